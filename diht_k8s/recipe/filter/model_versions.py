@@ -15,7 +15,7 @@ from diht_k8s.recipe.clip_models.files import model_digest
 from diht_k8s.recipe.runtime.model_files import parser_module
 from diht_k8s.recipe.shards.storage import Storage
 
-PARSER_RULES: Final = 7
+PARSER_RULES: Final = 8
 """Increment it with every change of the caption rules."""
 SPOTTER_RULES: Final = 3
 """Increment it with every change of the spotter's settings."""

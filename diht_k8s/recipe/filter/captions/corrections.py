@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diht_k8s.recipe.filter.captions.attachment import correct_attachment
-from diht_k8s.recipe.filter.captions.coordination import correct_clauses
-from diht_k8s.recipe.filter.captions.enumerations import correct_enumerations
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.titles import correct_fragment, correct_title
 from diht_k8s.recipe.filter.captions.tree import LABEL, Token, after, before, below, demote, replace_with
@@ -20,9 +18,7 @@ from diht_k8s.recipe.filter.captions.wordlists import (
     ADJECTIVES,
     AUXILIARIES,
     COLOURS,
-    COMMANDS,
     COMPLEX_PREPOSITIONS,
-    INTRANSITIVE,
     INVARIANT,
     MISTAKEN_VERBS,
     NUMBER_WORDS,
@@ -36,7 +32,6 @@ from diht_k8s.recipe.filter.captions.wordlists import (
 )
 
 LABELS = words("photo photos image images photography illustration illustrations footage vector vectors")
-WITH_INFINITIVE = words("helps helped helping lets letting makes made making goes going comes dares does did let")
 
 
 def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Token]:
@@ -54,15 +49,18 @@ def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[T
             _correct_noun(token, lexicon)
             _correct_identifier(tokens, token)
             _correct_label(tokens, token)
-        _correct_word(tokens, token, lexicon)
-    correct_enumerations(tokens, lexicon)
+        if token.is_verb and token.lower not in AUXILIARIES:
+            _correct_verb(tokens, token, lexicon)
+        elif token.tag in ("JJ", "RB"):
+            _correct_adjective(tokens, token, lexicon)
+        elif token.tag == "PRP" and token.lower in lexicon.nouns and token.lower not in PERSONAL_PRONOUNS:
+            token.retag("NN")  # "elf with light skin tone"
     find_verbs(tokens, lexicon)
-    correct_clauses(tokens, lexicon)
     if title:
         correct_title(tokens, lexicon, title)
     else:
         correct_fragment(tokens, lexicon)
-    correct_attachment(tokens, lexicon)
+    correct_attachment(tokens)
     return tokens
 
 
@@ -161,18 +159,6 @@ def _correct_quantity(token: Token) -> None:
         token.retag("CD")
 
 
-def _correct_word(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Correct tags that WordNet contradicts: "screwdriver" is not a verb, "haircut" not an adjective."""
-    if token.is_verb and token.lower not in AUXILIARIES:
-        _correct_verb(tokens, token, lexicon)
-    elif token.tag == "FW" and token.dep == "amod":
-        token.retag("JJ")
-    elif token.tag in ("JJ", "RB"):
-        _correct_adjective(tokens, token, lexicon)
-    elif token.tag == "PRP" and token.lower in lexicon.nouns and token.lower not in PERSONAL_PRONOUNS:
-        token.retag("NN")  # "elf with light skin tone"
-
-
 def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     """Correct "phone case", "scissors": a word that WordNet knows as a noun only is no verb."""
     word, left = token.lower, before(tokens, token)
@@ -181,13 +167,8 @@ def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
         become_modifier(tokens, token, "amod")  # "floor-to-ceiling windows"
     elif word in PLURAL_ONLY and word not in lexicon.verbs:
         _join_compound(token, left) if left is not None and left.is_noun else _become_noun(token, "NNS")
-    elif word == "rose" and left is not None and (left.tag.startswith("JJ") or left.lower in COLOURS):
-        _become_rose(token, left)
     elif not lexicon.is_verb_form(word) and _is_unlike_verb(token, lexicon):
         _become_noun(token, "NNS" if word.endswith("s") else "NN")
-    elif is_thing and _is_object_of_verb(token, left):
-        token.retag("NN")  # "rain stops play"
-        token.dep = "dobj"
     elif is_thing:
         _correct_verb_or_thing(tokens, token)
 
@@ -198,27 +179,19 @@ def _correct_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
     """
     word, left, right = token.lower, before(tokens, token), after(tokens, token)
     if left is None and (right is None or right.lower == "."):
-        token.retag("NN")  # "kiss"
+        token.retag("NN")  # "kiss": clip art has captions of one word, which labels need as objects
     elif (
         token.dep in ("dobj", "pobj")
         and not token.kids("aux", "auxpass", "nsubj", "dobj")
         and token.tag in ("VB", "VBP")
     ):
         token.retag("NN")  # "reveals smoke"
-    elif _names_drawing(left, token, right):
-        token.retag("NN")  # "Blueprint for a station"
     elif _opens(left) and right is not None and right.lower == "of" and (token.is_root or word == "set"):
         token.retag("NN")  # "Set of 6 glasses"
-    elif word == "close" and right is not None and right.lower == "up":
-        token.retag("RB")  # "tomatoes on vine, close up"
-    elif left is not None and left.is_noun and word == "shot" and right is not None and right.lower == "of":
-        _join_compound(token, left)  # "Studio shot of lemons"
     elif left is not None and left.is_noun and word in MISTAKEN_VERBS and _is_compound_head(token):
         _join_compound(token, left)
     elif token.tag in ("VB", "VBP") and _disagrees(token):
         become_noun_before(token)
-    elif left is not None and left.is_noun and token.tag == "VB" and left.dep == "npadvmod":
-        _join_compound(token, left)  # "Morning run along the canal"
 
 
 def _is_unlike_verb(token: Token, lexicon: Lexicon) -> bool:
@@ -229,29 +202,12 @@ def _is_unlike_verb(token: Token, lexicon: Lexicon) -> bool:
     return not (acts and token.tag == "VBZ" and any(thing.kids("det") for thing in token.kids("dobj")))
 
 
-def _is_object_of_verb(token: Token, left: Token | None) -> bool:
-    """Whether a bare infinitive follows a verb that has none."""
-    bare = token.tag in ("VB", "VBP") and token.dep in ("xcomp", "ccomp") and not token.kids("aux", "nsubj", "dobj")
-    return (
-        bare
-        and left is not None
-        and token.head is left
-        and left.tag in ("VBZ", "VBD", "VBG")
-        and left.lower not in WITH_INFINITIVE
-    )
-
-
-def _names_drawing(left: Token | None, token: Token, right: Token | None) -> bool:
-    opens = left is None and right is not None and right.lower == "for" and token.is_root
-    return opens and token.lower not in COMMANDS and token.lower not in INTRANSITIVE
-
-
 def _opens(left: Token | None) -> bool:
     return left is None or not left.lower[-1].isalnum()
 
 
 def _correct_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Correct "laundry hamper", "new tattoo", "baby Oliver": a word that WordNet or its form knows as a noun only is no
+    """Correct "laundry hamper", "baked oatmeal", "baby Oliver": a word that WordNet or its form knows as a noun only is no
     adjective or adverb.
     """
     word, left = token.lower, before(tokens, token)
@@ -260,23 +216,13 @@ def _correct_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) 
         token.retag("NN" if is_thing else "NNP")
         token.dep = "compound" if token.dep == "amod" else token.dep
         return
-    right = after(tokens, token)
     if token.kids("compound") and not word.endswith("ing") and token.dep != "amod":
         token.retag("NN")  # "Baby Oliver"
-    elif is_thing and left is None and token.is_root and right is not None and right.lower == "of":
-        token.retag("NN")  # "Schematic of a reactor"
     elif is_thing and left is None and token.dep == "amod" and token.head.tag == "NNS" and is_animate(word):
         token.retag("NN")  # "Mechanic checks the oil"
         token.dep = "compound"
     elif not is_thing:
         return
-    elif token.dep == "acomp" and word not in lexicon.adjectives and token.head.lower not in AUXILIARIES:
-        token.retag("NN")  # "person getting haircut"
-        token.dep = "dobj"
-    elif token.tag == "RB" and left is not None and left.tag == "JJ" and word not in lexicon.adverbs:
-        token.retag("NN")  # "new tattoo"
-        replace_with(left, token)
-        left.attach(token, "amod")
     elif (
         token.tag == "RB"
         and word not in lexicon.adverbs
@@ -329,20 +275,6 @@ def _become_noun(token: Token, tag: str) -> None:
     token.retag(tag)
     for child in token.kids("nsubj", "dobj"):
         child.dep = "compound" if child.i == token.i - 1 else "dep"
-
-
-def _become_rose(token: Token, left: Token) -> None:
-    """Correct "a single white rose": a flower, not the past tense of "rise"."""
-    token.retag("NN")
-    subjects = token.kids("nsubj")
-    if subjects and left not in subjects:
-        replace_with(token, subjects[0])
-        token.attach(subjects[0], "conj")
-    elif left not in below(token):
-        replace_with(left, token)
-    left.attach(token, "amod")
-    for child in list(left.children):
-        child.attach(token, child.dep)
 
 
 def _join_compound(token: Token, left: Token) -> None:

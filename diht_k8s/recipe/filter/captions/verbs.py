@@ -20,37 +20,23 @@ from diht_k8s.recipe.filter.captions.wordlists import (
     words,
 )
 
-DEEDS = words(
-    "tackle chase hold carry eat kiss hug feed pull push catch throw kick hit beat meet greet lick bite steal ride wear "
-    "win lose save score sell rescue guard follow lead teach help attack celebrate visit release receive open close"
-)
-"""Verbs of captions without articles: "Defender tackles striker"."""
 WAYS = words(
     "into through across over along past towards toward down up out off away around behind under against onto to"
 )
 
 
-VIEWS = words("view photograph sketch shot")
-
-
 def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
-    """Apply the rules around verbs, in two passes over the caption."""
+    """Apply the rules around verbs."""
     for token in tokens:
-        if token.is_verb or token.lower in COMMANDS:
+        if token.is_verb:
             _correct_opening(tokens, token, lexicon)
         if token.lower.endswith("ing"):
             _correct_participle(tokens, token, lexicon)
         if token.tag in ("NNS", "NNPS"):
             _correct_finite_verb(tokens, token, lexicon)
-        if token.children and token.is_noun:
-            _correct_hidden_verb(tokens, token, lexicon)
     for token in tokens:
-        if token.tag == "NN" and token.lower.endswith("ing"):
-            _correct_second_participle(tokens, token, lexicon)
-        elif token.tag == "NNS":
-            _correct_second_verb(tokens, token, lexicon)
-        elif token.is_verb:
-            _correct_two_subjects(token)
+        if token.tag in ("VBZ", "VBP", "VBD"):
+            _correct_subject_with_article(tokens, token)
 
 
 def become_noun_before(token: Token) -> None:
@@ -68,7 +54,7 @@ def become_noun_before(token: Token) -> None:
 def _correct_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     """Correct the word that opens a caption or a part of it.
 
-    It is a modifier ("Raised fist"), a noun ("Fall scene") or a command ("Shop now").
+    It is a modifier ("Raised fist") or a noun ("Fall scene").
     """
     left, right = before(tokens, token), after(tokens, token)
     if left is not None and token.tag in ("VBN", "VBD") and left.is_noun and _is_manner(left, token, right):
@@ -80,11 +66,6 @@ def _correct_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) ->
         become_modifier(tokens, token, "amod")  # "Portable folding chair", "Spicy pulled pork"
     elif left is not None and _continues_phrase(left):
         return
-    elif left is None and _is_lone_command(token, right):
-        token.retag("VB")
-    elif left is None and token.lower in VIEWS and right is not None and right.tag == "VBG":
-        token.retag("NN")  # "View looking north"
-        right.attach(token, "acl")
     elif right is not None and _is_bare_verb(token):
         _correct_opening_verb(tokens, token, lexicon)
 
@@ -99,11 +80,6 @@ def _continues_phrase(left: Token) -> bool:
     return (left.lower.isalnum() or left.lower == "'s") and left.tag not in ("IN", "CC", "DT")
 
 
-def _is_lone_command(token: Token, right: Token | None) -> bool:
-    """Whether a first word tagged as a noun is a command: "Shop now", "Visit our store"."""
-    return token.lower in COMMANDS and token.is_noun and (right is None or right.tag in ("RB", "PRP$", "DT"))
-
-
 def _is_bare_verb(token: Token) -> bool:
     return token.is_verb and token.dep not in ("amod", "aux", "compound") and not token.kids("nsubj", "aux")
 
@@ -114,7 +90,7 @@ def _correct_opening_verb(tokens: Sequence[Token], token: Token, lexicon: Lexico
     assert right is not None, "the caller checked that a word follows"
     if not (right.is_noun or right.tag.startswith("JJ") or (right.tag == "VBN" and right.dep == "amod")):
         if token.tag == "VBZ" and left is None and lexicon.noun(token.lower) in lexicon.nouns:
-            token.retag("NNS")
+            token.retag("NNS")  # "thumbs up"
         return
     is_past = token.tag in ("VBN", "VBD") or (token.lower.endswith("ed") and token.lower not in lexicon.verbs)
     with_things = left is not None and left.lower == "with" and token.dep == "pcomp" and right.is_noun
@@ -169,7 +145,7 @@ def _correct_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon)
     if token.tag == "VBG" and token.dep not in ("amod", "compound", "nmod"):
         if left.head is token and left.dep in ("compound", "npadvmod", "nmod", "amod", "dep"):
             if is_animate(left.lower):
-                left.dep = "nsubj"
+                left.dep = "nsubj"  # "a seal swimming"
             elif token.dep != "acl":
                 become_noun_before(token)  # "rock climbing", "phone charging cable"
         return
@@ -208,10 +184,7 @@ def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     )
     singular = opener is not None and opener.lower in SINGULAR_DETERMINERS
     moves = lexicon.verb(token.lower) in INTRANSITIVE and (is_animate(left.lower) or left.tag == "NNP")
-    verb_continues = right is not None and (right.tag in ("DT", "PRP$") or right.lower in WAYS)
-    acts_on = opener is None and is_animate(left.lower) and lexicon.verb(token.lower) in DEEDS
-    acts_on = acts_on and token.dep == "compound" and right is not None and right.is_noun
-    verb_continues = (verb_continues and token.dep != "pobj") or acts_on
+    verb_continues = right is not None and (right.tag in ("DT", "PRP$") or right.lower in WAYS) and token.dep != "pobj"
     other_verb = any(
         t.tag in ("VBZ", "VBP", "VBD") and t is not token and not _is_second(tokens, t, token) for t in tokens
     )
@@ -229,22 +202,7 @@ def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     elif token in below(left):
         token.attach(left.head if not left.is_root else token, left.dep if not left.is_root else "ROOT")
         left.attach(token, "nsubj")
-    elif acts_on:
-        _act_on(token, left)
-    for thing in token.kids("appos"):
-        thing.dep = "dobj" if thing.kids("det") else thing.dep
     token.retag("VBZ")
-
-
-def _act_on(token: Token, subject: Token) -> None:
-    """Correct "defender tackles striker": a name of three nouns is a subject, a verb and an object."""
-    thing = token.head
-    replace_with(thing, token)
-    for child in list(token.children):
-        if child.i < subject.i:
-            child.attach(subject, child.dep)
-    subject.attach(token, "nsubj")
-    thing.attach(token, "dobj")
 
 
 def _is_second(tokens: Sequence[Token], verb: Token, first: Token) -> bool:
@@ -253,71 +211,16 @@ def _is_second(tokens: Sequence[Token], verb: Token, first: Token) -> bool:
     return first.i < verb.i and link is not None and link.lower == "and"
 
 
-def _correct_hidden_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Correct "two brothers bake rye bread": if a noun has a subject, the word after that subject is the verb."""
-    for subject in token.kids("nsubj"):
-        verb = after(tokens, subject)
-        thing = token.head if verb is token and token.dep == "compound" and token.head.i > token.i else token
-        if verb is None or verb is thing or verb.i >= thing.i or not _agree(subject, verb, lexicon):
-            continue
-        replace_with(thing, verb)
-        subject.attach(verb, "nsubj")
-        thing.attach(verb, "dobj")
-        verb.retag("VBP")
-
-
-def _agree(subject: Token, verb: Token, lexicon: Lexicon) -> bool:
-    """Whether a noun could be the verb of a subject: "brothers bake", "brother bakes", but not "RPG map"."""
-    plural = subject.tag in ("NNS", "NNPS") or bool(subject.kids("conj"))
-    return verb.is_noun and lexicon.is_verb_form(verb.lower) and plural != (verb.tag in ("NNS", "NNPS"))
-
-
-def _correct_second_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Correct "resting on a rock and drinking water": an -ing word after "and" is coordinated with the participle
-    before it.
+def _correct_subject_with_article(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "when the code compiles", "Tim Vale dribbles": a noun between an article and a verb, or a name before it, is
+    its subject.
     """
-    left, right = before(tokens, token), after(tokens, token)
-    if left is None or right is None or left.lower != "and":
+    noun = before(tokens, token)
+    if noun is None or noun.dep != "compound" or noun.head is not token or token.kids("nsubj", "nsubjpass"):
         return
-    if (
-        token.lower in THINGS_IN_ING
-        or not lexicon.is_verb_form(token.lower)
-        or not (right.is_noun or right.tag == "DT")
-    ):
+    if not token.kids("det") and (noun.tag != "NNP" or token.tag != "VBZ"):
         return
-    first = next((t for t in reversed(tokens[: left.i]) if t.tag == "VBG" and t.dep not in ("amod", "compound")), None)
-    if first is None or token in first.ancestors():
-        return
-    token.retag("VBG")
-    token.attach(first, "conj")
-    if right.is_noun and right.head.i < token.i:
-        right.attach(token, "dobj")
-
-
-def _correct_second_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Correct "a man peels and chops onions": a plural noun between "verb and" and a noun is a verb too."""
-    link, right = before(tokens, token), after(tokens, token)
-    if link is None or right is None or link.lower != "and" or not lexicon.is_verb_form(token.lower):
-        return
-    first = before(tokens, link)
-    if first is None or first.tag != "VBZ" or not (right.is_noun or right.tag in ("DT", "PRP$")):
-        return
-    thing = token.head if token.dep == "compound" and token.head.i > token.i else right
-    token.retag("VBZ")
-    token.attach(first, "conj")
-    if thing.is_noun and token not in below(thing):
-        thing.attach(token, "dobj")
-
-
-def _correct_two_subjects(token: Token) -> None:
-    """Correct "the fence my uncle built": of two subjects in a row, the clause describes the first."""
-    subjects = token.kids("nsubj")
-    if len(subjects) != 2 or not all(subject.is_noun for subject in subjects) or not token.is_root:
-        return
-    first, second = subjects
-    if any(child.i > first.i for child in first.children) or any(
-        first.i < mark.i < second.i for mark in token.kids("punct", "cc")
-    ):
-        return
-    replace_with(token, first)
-    token.attach(first, "relcl")
+    noun.attach(token, "nsubj")
+    for child in token.kids("det", "amod", "compound", "poss"):
+        if child.i < noun.i:
+            child.attach(noun, child.dep)
