@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from benchmarks._settled import settle_collectives
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.runtime.launcher import leave
+from diht_k8s.recipe.runtime.rank_exit import leave
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets, HeadTargets
 from diht_k8s.recipe.train.distributed import init_process_groups
 from diht_k8s.recipe.train.ema import Ema

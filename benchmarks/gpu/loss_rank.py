@@ -12,7 +12,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from diht_k8s.recipe.runtime.launcher import leave
+from diht_k8s.recipe.runtime.rank_exit import leave
 from diht_k8s.recipe.train.distributed import init_process_groups, this_device
 from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss

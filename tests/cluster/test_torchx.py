@@ -140,7 +140,8 @@ def test_stage_trains_as_a_gang_from_the_literal_command_and_its_status_and_log_
 
 MEET = """
 import os, socket, time
-from diht_k8s.recipe.runtime.preflight import peer_hosts, wait_for_hosts
+from diht_k8s.recipe.runtime.preflight import wait_for_hosts
+from diht_k8s.recipe.runtime.gang import peer_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
 
 me, hosts = int(os.environ["TORCHX_REPLICA_ID"]), peer_hosts(os.environ["DIHT_PEER_HOSTS"], 2)

@@ -1,1 +1,1 @@
-"""What every stage shares: ranks, progress lines, signals, commit markers."""
+"""Parts that all stages share: ranks, progress lines, signals, commit markers."""

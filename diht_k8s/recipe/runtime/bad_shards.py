@@ -21,7 +21,7 @@ LOST: Final = "shard_damaged"
 
 @dataclass(frozen=True)
 class Damage:
-    """What is known about a damaged shard."""
+    """The damage of a shard."""
 
     reason: str
     """what is wrong, in words."""

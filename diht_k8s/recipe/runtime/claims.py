@@ -1,4 +1,4 @@
-"""Which worker processes which shard: small files in the stage's folder replace a coordinator.
+"""Claims of workers on shards: small files in the stage's folder replace a coordinator.
 
 A worker creates a claim (a conditional PUT on S3, a link on disk) and rewrites it while it works on the shard. A claim
 that does not change while another worker watches it belongs to a dead worker and may be taken over; so may a claim left

@@ -1,4 +1,4 @@
-"""Which shards a stage reads: the run's input, or what the filter kept."""
+"""The shards that a stage reads: the run's input, or those that the filter kept."""
 
 from __future__ import annotations
 

@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import os
-import signal
 import sys
 import tempfile
-import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from diht_k8s.api.errors import DihtError, ExitCode, RetryableError, StopRequested
-from diht_k8s.recipe.runtime.gang import STOPPED, Gang, cause_of
-from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog, notes_folder
+from diht_k8s.api.errors import RetryableError, StopRequested
+from diht_k8s.recipe.runtime.gang import Gang
+from diht_k8s.recipe.runtime.hangs.heartbeat import notes_folder
+from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog
 from diht_k8s.recipe.runtime.in_place.launcher import launch_in_place
 from diht_k8s.recipe.runtime.in_place.standby import Standbys
 from diht_k8s.recipe.runtime.pdeathsig import named_parent
 from diht_k8s.recipe.runtime.preflight import DNS_TIMEOUT_S, wait_for_hosts
+from diht_k8s.recipe.runtime.rank_exit import STOPPED, cause_of
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.time_spent import STARTING, TimeAccount, exported
 
@@ -70,7 +67,7 @@ def launch(
     run_id: str,
     stop: StopFlag | None = None,
     in_place: bool = False,
-    clock: TimeAccount | None = None,
+    account: TimeAccount | None = None,
     peers_s: float = DNS_TIMEOUT_S,
 ) -> None:
     """Run `python -m module arguments` as every rank of this node and wait for all of them.
@@ -82,24 +79,24 @@ def launch(
         run_id: name of the run.
         stop: is checked until the agent handles the signals; with `in_place` all the time.
         in_place: start the ranks again in this process when one fails (see `in_place`), instead of ending.
-        clock: this program's account of its time, which rank 0 goes on with.
+        account: of this program's wall time, which rank 0 goes on with.
         peers_s: seconds to wait for the names of the other nodes.
 
     Raises:
         DihtError: the first rank that failed, with its exit code and message.
         RetryableError: a node of the gang did not appear, or the ranks hung.
     """
-    stop, clock = stop or StopFlag(), clock or TimeAccount()
+    stop, account = stop or StopFlag(), account or TimeAccount()
     for name, value in (MALLOC | FLIGHT_RECORDER).items():
         os.environ.setdefault(name, value)
     command = [sys.executable, "-m", module, *arguments]
     with contextlib.closing(Standbys(command, gang.processes)) as standbys:
         if in_place:
             standbys.fill()  # they import while this program waits and imports
-        clock.enter(STARTING, "rendezvous")
+        account.enter(STARTING, "rendezvous")
         wait_for_hosts(gang.hosts, stop=stop, timeout_s=peers_s)
-        clock.enter(STARTING, "imports")
-        with exported(clock):
+        account.enter(STARTING, "imports")
+        with exported(account):
             if in_place:
                 return launch_in_place(gang, command, run_id=run_id, stop=stop, say=_to_stderr, standbys=standbys)
             return _launch_elastic(gang, module, arguments, run_id, stop)
@@ -143,40 +140,3 @@ def _launch_elastic(gang: Gang, module: str, arguments: Sequence[str], run_id: s
 
 def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def rank_main(work: Callable[[], object]) -> int:
-    """Run a rank's work; its exit code. The message goes where the launcher finds it."""
-    try:
-        work()
-    except DihtError as error:
-        return _record(int(error.exit_code), str(error))
-    except Exception as error:
-        traceback.print_exc()
-        return _record(int(ExitCode.UNEXPECTED), f"{type(error).__name__}: {error}")
-    finally:
-        # The agent stops the other ranks when one has ended; what is on its way out must keep its exit code.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return int(ExitCode.DONE)
-
-
-def leave(code: int) -> NoReturn:
-    """End this process with `code` after its `atexit` functions, without taking the interpreter down.
-
-    A thread of gloo may be the last holder of a tensor while a group is alive, and torch, DeepSpeed and this project keep
-    groups in their modules. To release it takes the GIL of an interpreter that is gone: the process would abort, and
-    SIGABRT would hide the code (pytorch/pytorch#190489). multiprocessing ends its children in the same way.
-    """
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
-            stream.flush()
-    os._exit(code)
-
-
-def _record(code: int, message: str) -> int:
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if path:
-        record = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
-        Path(path).write_text(json.dumps(record))
-    return code

@@ -1,4 +1,4 @@
-"""Models that come in packages of single uploaders: where they are from, and whether their files are those that we tested.
+"""Models from packages of single uploaders: their origin, and digests of the files that we tested.
 
 Nobody but their uploaders answers for these packages. So each file that is loaded has its SHA-256 here, and another file ends
 the stage before it is opened. The digests are of the versions that constraints.txt pins.
@@ -22,11 +22,11 @@ class ModelPackage:
     """A package with a model, and the digests of what is loaded from it."""
 
     requirement: str
-    """What pip installs."""
+    """Requirement for pip."""
     origin: str
     """Who made the model, and who uploaded it."""
     instead: str
-    """What to use in its place."""
+    """Package to use in its place."""
     files: Mapping[str, str]
     """Path in the module's folder -> SHA-256."""
 

@@ -1,4 +1,4 @@
-"""Which objects of a stage's folder the stage has written: lists that are written before the objects.
+"""Lists of the objects that a stage has written to its folder, each written before its objects.
 
 Each process of a stage has lists of its own, `STAGE/objects/WRITER-N.json`, so no process waits for another. It names
 an object there before it writes it. A crash can leave an entry without an object, but no object without an entry.

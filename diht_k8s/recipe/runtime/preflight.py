@@ -1,4 +1,4 @@
-"""What a gang checks before it trains: devices, shared and locked memory, output, names of the nodes, a sum over all ranks.
+"""Checks of a gang before it trains: devices, shared and locked memory, output, names of the nodes, a sum over all ranks.
 
 What is wrong here would fail later, after minutes of loading, and in words of torch's or NCCL's. Each check ends in one
 line that names the pod: with 64 where the run document is wrong, with 75 where another attempt or another node may do
@@ -52,11 +52,6 @@ def exported_result() -> NodeResult:
     """What the checks of this pod found before its ranks were started."""
     text = os.environ.get(RESULT_VARIABLE)
     return this_node() if text is None else NodeResult.model_validate_json(text)
-
-
-def peer_hosts(pattern: str, nodes: int) -> list[str]:
-    """The host names of a gang from `NAME-*.SERVICE`, the star standing for the index; none without a pattern."""
-    return [pattern.replace("*", str(index)) for index in range(nodes)] if pattern else []
 
 
 def resolves(host: str) -> bool:

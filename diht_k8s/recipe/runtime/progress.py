@@ -58,7 +58,7 @@ class Reporter:
         self._step, self._total, self._unit, self._first_done = step, total, unit, done
         self._started_at, self._printed_at, self._finished = self._clock(), float("-inf"), False
         if not self._keeps_time:
-            self.time.begun()
+            self.time.start_steps()
         self.update(done)
 
     def saved(self, checkpoint: SavedCheckpoint | None) -> None:

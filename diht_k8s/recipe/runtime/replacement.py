@@ -1,4 +1,4 @@
-"""What a stage's folder holds, by whose hand, and removing what the stage has written (`--replace`).
+"""Ownership of the files in a stage's folder, and removal of those that the stage has written (`--replace`).
 
 In: lists of objects (`runtime.ownership`), markers, file names. Files that neither a list nor a marker names are not
 this project's: they stay.

@@ -1,4 +1,4 @@
-"""Committed work of a stage whose workers share shards: how many shards are done, and the time that they took.
+"""Committed shards of a stage whose workers share them: their number, and the time that they took.
 
 Progress lines carry it, and the plan gives restarts back for it (`pipeline.budget`). The count is that of the whole
 stage, from storage. The time is one worker's, over all its starts: a small file keeps it, beside the claims.
@@ -20,7 +20,7 @@ EVERY_SECONDS: Final = 60.0
 
 
 class ShardProgress:
-    """Tells the progress of one worker what is committed."""
+    """Committed shards of a stage, for the progress lines of one worker."""
 
     def __init__(self, context: Context, folder: str, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin; the time counts from here.
@@ -49,7 +49,7 @@ class ShardProgress:
         self._context.progress.committed(CommittedShards(count=done, seconds=round(self._seconds)))
 
     def _read(self) -> float:
-        """What earlier starts of this worker have spent."""
+        """Seconds of earlier starts of this worker."""
         storage = self._context.storage
         try:
             return float(json.loads(storage.read_bytes(self._uri))["seconds"]) if storage.exists(self._uri) else 0.0

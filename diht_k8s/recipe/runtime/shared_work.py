@@ -1,4 +1,4 @@
-"""How the workers of a stage share its shards to the end: what every such stage does around its own work.
+"""Sharing of a stage's shards among its workers, to the commit.
 
 A worker takes shards as long as there are any that are neither done nor another's (see `runtime.claims`). Then one
 worker ends the stage, and the others wait for its marker: a worker succeeds only once the stage is committed, so one

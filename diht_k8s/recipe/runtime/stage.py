@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage program works with."""
+    """Run, storage and configuration of a stage program."""
 
     run: DihtRun
     stage: Stage
@@ -58,7 +58,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage wrote; the marker is made of it."""
+    """Artefacts and summary of a stage, for its marker."""
 
     artefacts: Sequence[Artefact]
     summary: dict[str, Any]

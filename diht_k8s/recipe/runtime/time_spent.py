@@ -1,7 +1,7 @@
-"""What a program spends its time on, by its own monotonic clock: at each moment one part grows, so they sum to its age.
+"""Wall time of a program by category; the categories sum to the total.
 
-The launcher of a training begins to count and hands over to rank 0, which notes its account where the launcher finds it
-after the rank has died. The next round goes on from there. `time.monotonic` is shared by all processes of a machine.
+The launcher of a training begins the account and exports it to rank 0, which notes it where the launcher finds it after
+the rank has died. The next round goes on from there. `time.monotonic` is shared by all processes of a machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.reports import TimeSpent
-from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, TIME_NOTE
+from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE, TIME_NOTE
 
 TIME_VARIABLE: Final = "DIHT_TIME_SPENT"
 """In the environment of ranks: the account up to their start."""
@@ -23,19 +23,19 @@ STARTING: Final = "starting"
 
 
 class TimeAccount:
-    """The account of one program."""
+    """The wall time of one program."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, began: float | None = None) -> None:
-        """Go on with what the environment hands over; else begin at this process's start.
+        """Go on with the account in the environment; without one begin at this process's start.
 
         Args:
             clock: seconds, monotonic.
-            began: when the account begins where nothing is handed over; None: when this process began.
+            began: when an account that is not in the environment begins; None: when this process began.
         """
-        self._clock, handed = clock, os.environ.get(TIME_VARIABLE)
+        self._clock, exported_text = clock, os.environ.get(TIME_VARIABLE)
         self._base, self._at = TimeSpent(), _process_began(clock) if began is None else began
-        if handed is not None:
-            self._base, self._at = load_account(handed)
+        if exported_text is not None:
+            self._base, self._at = load_account(exported_text)
         self._parts: dict[str, float] = {}
         self._start_up: dict[str, float] = {}
         self._part, self._detail = STARTING, "imports"
@@ -45,7 +45,7 @@ class TimeAccount:
         self._note = None if folder is None else Path(folder) / TIME_NOTE
 
     def enter(self, part: str, detail: str = "") -> None:
-        """From now on this part grows; of `starting`, the detail."""
+        """Count for this category from now on; of `starting`, for the detail."""
         now = self._clock()
         self._add(now - self._at)
         self._part, self._detail, self._at = part, detail, now
@@ -57,7 +57,7 @@ class TimeAccount:
         elif self._part == "steps":
             self._path += seconds
 
-    def begun(self) -> None:
+    def start_steps(self) -> None:
         """The first unit of work begins, if the program has not come so far before."""
         if self._part == STARTING:
             self.enter("steps")
@@ -71,8 +71,8 @@ class TimeAccount:
         """Seconds of steps behind the present position, over all attempts."""
         return self._path + (self._clock() - self._at if self._part == "steps" else 0.0)
 
-    def kept(self, productive: float) -> None:
-        """A checkpoint that is committed holds this many productive seconds."""
+    def checkpoint_committed(self, productive: float) -> None:
+        """The newest committed checkpoint holds this many productive seconds."""
         self._kept = productive
 
     def spent(self) -> TimeSpent:
@@ -94,18 +94,18 @@ class TimeAccount:
         """Write the account where the launcher finds it."""
         if self._note is not None:
             written = self._note.with_suffix(".new")
-            written.write_text(self.handed_over())
+            written.write_text(self.to_text())
             written.replace(self._note)
 
-    def handed_over(self) -> str:
+    def to_text(self) -> str:
         """The account for the environment of the ranks."""
         return dump_account(self.spent(), self._at)
 
 
 @contextlib.contextmanager
-def exported(clock: TimeAccount) -> Iterator[None]:
-    """Processes that are started meanwhile go on with the account."""
-    os.environ[TIME_VARIABLE] = clock.handed_over()
+def exported(account: TimeAccount) -> Iterator[None]:
+    """Keep an account in the environment: processes that start meanwhile go on with it."""
+    os.environ[TIME_VARIABLE] = account.to_text()
     try:
         yield
     finally:

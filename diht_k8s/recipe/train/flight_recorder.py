@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch._C import _distributed_c10d as c10d
 
 from diht_k8s.recipe.runtime.hangs.awaited_rank import Collective, GroupRecord, RankRecord
+from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE
 from diht_k8s.recipe.runtime.hangs.record_request import (
     ASK,
     GangRecords,
@@ -34,7 +35,6 @@ from diht_k8s.recipe.runtime.hangs.record_request import (
     record_path,
     write_atomically,
 )
-from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE
 
 LOOK_S: Final = 0.25
 """Between two looks for the watchdog's file."""

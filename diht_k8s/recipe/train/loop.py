@@ -23,12 +23,12 @@ from diht_k8s.api.errors import DataError, RetryableError, StopRequested, UserEr
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.runtime.gang import LOST_PEER
-from diht_k8s.recipe.runtime.hangs.watchdog import Heartbeat
+from diht_k8s.recipe.runtime.hangs.heartbeat import Heartbeat
 from diht_k8s.recipe.runtime.in_place.standby import wait_for_assignment
-from diht_k8s.recipe.runtime.launcher import leave, rank_main, read_env
+from diht_k8s.recipe.runtime.launcher import read_env
 from diht_k8s.recipe.runtime.pdeathsig import end_with_parent
 from diht_k8s.recipe.runtime.progress import Reporter
+from diht_k8s.recipe.runtime.rank_exit import LOST_PEER, leave, rank_main
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import stage_storage
 from diht_k8s.recipe.runtime.time_spent import STARTING, TimeAccount
@@ -128,7 +128,7 @@ class Training:
         self.progress = Reporter(Stage.TRAIN, time_spent=self.time, preflight=self.fabric.worst)
         checkpoint = None if saved is None else saved.cursor.saved_as(saved.uri)
         self.progress.saved(checkpoint)
-        self.heartbeat.at(self.cursor.step, checkpoint)
+        self.heartbeat.note_position(self.cursor.step, checkpoint)
 
     @property
     def steps(self) -> int:
@@ -265,11 +265,11 @@ class Training:
     @contextlib.contextmanager
     def _untimed(self, part: str) -> Iterator[None]:
         """Work that the watchdog does not time; the account of time counts it apart."""
-        self.heartbeat.excepted()
+        self.heartbeat.pause()
         self.time.enter(part)
         yield
         self.time.enter("steps")
-        self.heartbeat.resumed()
+        self.heartbeat.resume()
 
     def _log(
         self, losses: Losses, tokens_BT: Tensor, flags: StepFlags, held_out: dict[str, float], *, last: bool
@@ -317,10 +317,10 @@ class Training:
         with self._untimed("checkpoints"):
             cursor = self.checkpointer.complete(self.metrics)
         if cursor is not None:
-            self.time.kept(cursor.productive or 0.0)
+            self.time.checkpoint_committed(cursor.productive or 0.0)
             checkpoint = cursor.saved_as(checkpoint_uri(self.layout.checkpoints, cursor), time=int(time.time()))
             self.progress.saved(checkpoint)
-            self.heartbeat.at(self.cursor.step, checkpoint)
+            self.heartbeat.note_position(self.cursor.step, checkpoint)
         return cursor is not None
 
     def _state(self) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from diht_k8s.api.errors import DihtError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import MAX_PROBLEM, ROUNDS_VARIABLE, NodeResult, PreflightReport, Rounds, worst
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.runtime.hangs.watchdog import note_preflight
+from diht_k8s.recipe.runtime.hangs.heartbeat import note_preflight
 from diht_k8s.recipe.runtime.preflight import check_reduce, exported_result
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.bandwidth import SlowFabricError, check_bandwidth

@@ -87,7 +87,7 @@ def execute(context: Context) -> Outcome | None:
         run_id=context.run.metadata.name,
         stop=context.stop,
         in_place=policy.restart == "InPlace",
-        clock=context.progress.time,
+        account=context.progress.time,
         # A peer may still wait for a node: the operator withdraws the gang then, which counts towards no maxRestarts.
         peers_s=policy.scheduling_timeout_seconds + DNS_TIMEOUT_S,
     )

@@ -15,8 +15,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, Heartbeat
-from diht_k8s.recipe.runtime.launcher import leave
+from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE, Heartbeat
+from diht_k8s.recipe.runtime.rank_exit import leave
 from diht_k8s.recipe.train.flight_recorder import FlightRecorder
 
 

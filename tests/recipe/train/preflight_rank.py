@@ -16,8 +16,8 @@ import torch.distributed as dist
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
-from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE
-from diht_k8s.recipe.runtime.launcher import leave
+from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE
+from diht_k8s.recipe.runtime.rank_exit import leave
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.bandwidth import SlowFabricError
 from diht_k8s.recipe.train.rendezvous import FabricReport, init_distributed

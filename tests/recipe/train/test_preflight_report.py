@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.reports import NodeResult, PreflightReport
-from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, HangLimits, Watchdog
+from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE
+from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog
 from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.runtime.preflight import RESULT_VARIABLE
 from tests.recipe.train.small_run import environment

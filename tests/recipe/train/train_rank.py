@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DihtError, RetryableError
-from diht_k8s.recipe.runtime.launcher import leave
+from diht_k8s.recipe.runtime.rank_exit import leave
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train import engine, metrics, precision
 from diht_k8s.recipe.train.checkpoint import checkpointer

@@ -1,1 +1,1 @@
-"""Hangs: ranks that stand still are seen, asked where they are, and named."""
+"""Hangs: detection of ranks that stand still, and the name of the one that the others wait for."""

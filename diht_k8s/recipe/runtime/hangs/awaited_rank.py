@@ -1,4 +1,4 @@
-"""Which rank a gang waits for, and in which collective, from what each rank's flight recorder held. Pure.
+"""The rank that a hung gang waits for, and its collective, from the flight recorders of all ranks. Pure.
 
 In: a record of each rank that answered. Out: one sentence that names rank, node and collective.
 """
@@ -30,7 +30,7 @@ class Collective(BaseModel):
 
 
 class GroupRecord(BaseModel):
-    """What a rank has done in one process group."""
+    """Collectives of a rank in one process group."""
 
     issued: int
     """number of its newest collective."""
@@ -39,7 +39,7 @@ class GroupRecord(BaseModel):
 
 
 class RankRecord(BaseModel):
-    """What a rank's flight recorder held when it was asked."""
+    """Content of a rank's flight recorder when it was asked."""
 
     rank: int
     node: str
@@ -50,7 +50,7 @@ class RankRecord(BaseModel):
 
 
 def awaited_rank(records: Sequence[RankRecord], nodes: Mapping[int, str], *, whole: bool = True) -> str | None:
-    """Say whom the others wait for.
+    """The rank that the others wait for.
 
     Args:
         records: of the ranks that answered.

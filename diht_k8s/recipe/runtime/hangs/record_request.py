@@ -1,7 +1,7 @@
 """Files by which a node's watchdog asks its ranks for their flight recorders, and by which they answer.
 
-`request_records` asks all ranks of the node for their record, which each writes to its `record-`. `gather-` asks one of them for the
-records of the whole gang, which it writes to its `gathered-`.
+`ask` asks all ranks of the node for their record, which each writes to its `record-`. `gather-` asks one of them for
+the records of the whole gang, which it writes to its `gathered-`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Record = TypeVar("_Record", bound=BaseModel)
 
 
 class GangRecords(BaseModel):
-    """What is known of a gang."""
+    """The records of a gang."""
 
     records: list[RankRecord]
     nodes: dict[int, str]
@@ -63,7 +63,7 @@ def request_records(folder: Path) -> None:
 
 
 def awaited_by_records(folder: Path, ranks: Sequence[int], node: str) -> str | None:
-    """Whom the gang waits for, by what the ranks that were asked leave.
+    """The rank that the gang waits for, by the records of the ranks that were asked.
 
     Args:
         folder: of this node's notes.
@@ -71,7 +71,7 @@ def awaited_by_records(folder: Path, ranks: Sequence[int], node: str) -> str | N
         node: its name.
 
     Returns:
-        A sentence (`report.awaited_rank`); None if no rank answers, or if the records tell nothing.
+        A sentence (`awaited_rank`); None if no rank answers, or if the records tell nothing.
     """
     deadline = time.monotonic() + ANSWER_S
     _wait(lambda: all(record_path(folder, rank).exists() for rank in ranks), deadline)

@@ -58,15 +58,15 @@ class ControlStore:
         """Say that the ranks of all earlier rounds have ended here."""
         self._tell(lambda store: store.set(f"acknowledged/{round_}/{self._node}", "1"))
 
-    def call(self, round_: int, place: str) -> None:
-        """Say where the ranks of a round meet."""
-        self._tell(lambda store: store.set(f"place/{round_}", place))
+    def announce(self, round_: int, address: str) -> None:
+        """Publish the address at which the ranks of a round meet."""
+        self._tell(lambda store: store.set(f"address/{round_}", address))
 
     def report(self, round_: int) -> None:
         """Say that the ranks of this node have ended well."""
         self._tell(lambda store: store.set(f"done/{round_}/{self._node}", "1"))
 
-    def farewell(self) -> None:
+    def shutdown(self) -> None:
         """Say that this launcher has seen the end."""
         self._tell(lambda store: store.set(f"seen/{self._node}", "1"))
 
@@ -117,15 +117,15 @@ class ControlStore:
 
     def _read(self, store: TCPStore) -> StoreView:
         register = Register.model_validate_json(store.get(_REGISTER))
-        round_, place = register.round, f"place/{register.round}"
-        called = store.get(place).decode() if store.check([place]) else None
+        round_, key = register.round, f"address/{register.round}"
+        address = store.get(key).decode() if store.check([key]) else None
         if self._node != 0:
-            return StoreView(register, place=called)
+            return StoreView(register, address=address)
         nodes = range(self._nodes)
         return StoreView(
             register,
             acknowledged=store.check([f"acknowledged/{round_}/{node}" for node in nodes]),
-            place=called,
+            address=address,
             done=store.check([f"done/{round_}/{node}" for node in nodes]),
-            farewell=self._nodes == 1 or store.check([f"seen/{node}" for node in nodes[1:]]),
+            all_left=self._nodes == 1 or store.check([f"seen/{node}" for node in nodes[1:]]),
         )

@@ -1,4 +1,4 @@
-"""Restarts in place: the launchers of a gang end and start their ranks again in the living pods (see `rounds`)."""
+"""Launchers that restart in place: those of a gang end and start their ranks again in the living pods (see `rounds`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, RetryableError, StopRequested
 from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
-from diht_k8s.recipe.runtime.gang import LOST_PEER, STOPPED, Gang, cause_of
+from diht_k8s.recipe.runtime.gang import Gang
 from diht_k8s.recipe.runtime.in_place.control_store import ControlStore
 from diht_k8s.recipe.runtime.in_place.rank_processes import RankProcesses
 from diht_k8s.recipe.runtime.in_place.rounds import (
@@ -25,6 +25,7 @@ from diht_k8s.recipe.runtime.in_place.rounds import (
     decide,
 )
 from diht_k8s.recipe.runtime.in_place.standby import Standbys
+from diht_k8s.recipe.runtime.rank_exit import LOST_PEER, STOPPED, cause_of
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.time_spent import TIME_VARIABLE, with_recovery
 
@@ -122,7 +123,7 @@ class _Launcher:
         while True:
             self._look()
             step = decide(self._control.view, self._local, time.monotonic(), contact_at=self._control.contact_at)
-            if step.do is LauncherAction.EXIT:
+            if step.action is LauncherAction.EXIT:
                 assert step.failure is not None
                 return self._exit(step.failure)
             self._do(step)
@@ -196,35 +197,35 @@ class _Launcher:
 
     def _do(self, step: LauncherStep) -> None:
         round_ = self._register.round if self._register is not None else 0
-        if step.do is LauncherAction.KILL:
+        if step.action is LauncherAction.KILL:
             self._end_ranks()
-        elif step.do is LauncherAction.STOP:
+        elif step.action is LauncherAction.STOP:
             self._stop.requested = True  # the ranks of all nodes save and end together
             late = self._stopped_at is not None and time.monotonic() - self._stopped_at > self._grace_s
             if self._ranks is None or late or not self._ranks.living():
                 self._end_ranks()
-        elif step.do is LauncherAction.ACKNOWLEDGE:
+        elif step.action is LauncherAction.ACKNOWLEDGE:
             self._control.acknowledge(round_)
             self._local = replace(self._local, acknowledged=round_)
-        elif step.do is LauncherAction.CALL:
-            self._control.call(round_, f"{self._gang.master or 'localhost'}:{free_port()}")
-            self._local = replace(self._local, called=round_)
-        elif step.do is LauncherAction.START:
+        elif step.action is LauncherAction.ANNOUNCE:
+            self._control.announce(round_, f"{self._gang.master or 'localhost'}:{free_port()}")
+            self._local = replace(self._local, announced=round_)
+        elif step.action is LauncherAction.START:
             self._start(round_)
-        elif step.do is LauncherAction.REPORT:
+        elif step.action is LauncherAction.REPORT:
             self._control.report(round_)
             self._local = replace(self._local, reported=round_, since=time.monotonic())
-        elif step.do is LauncherAction.FAREWELL:
-            self._control.farewell()
+        elif step.action is LauncherAction.SHUTDOWN:
+            self._control.shutdown()
             self._local = replace(self._local, seen=True)
-        elif step.do is LauncherAction.PROPOSE:
+        elif step.action is LauncherAction.PROPOSE:
             assert self._register is not None
             assert step.failure is not None
             self._control.propose(self._register, step.failure)
 
     def _start(self, round_: int) -> None:
         assert self._control.view is not None
-        assert self._control.view.place is not None
+        assert self._control.view.address is not None
         assert self._register is not None
         why = self._register.newest
         if why is not None and self._gang.node_rank == 0:
@@ -232,7 +233,7 @@ class _Launcher:
         self.details["rounds"] = rounds = rounds_of(self._register)
         if why is not None and self._time is not None:
             self._time = with_recovery(self._time, time.monotonic())
-        host, _, port = self._control.view.place.rpartition(":")
+        host, _, port = self._control.view.address.rpartition(":")
         first = self._gang.node_rank * self._gang.processes
         environments = [
             {

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import RetryableError
-from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, HangLimits, Watchdog, notes_folder
+from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE, notes_folder
+from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog
 from diht_k8s.recipe.runtime.in_place.standby import Standbys
 from diht_k8s.recipe.runtime.pdeathsig import named_parent
 
@@ -25,7 +26,7 @@ REAP_S: Final = 20.0
 
 @dataclass(frozen=True)
 class RankFailure:
-    """How a rank failed, as torch's records name it."""
+    """Failure of a rank, with the fields of torch's records."""
 
     exitcode: int
     """negative for a signal."""

@@ -2,7 +2,7 @@
 
 One register holds the round and, once no further round begins, the end. It moves by compare-and-set alone, so of several
 launchers that report failures of a round one decides. Every launcher then ends and reaps its ranks and acknowledges the
-new round. Only when all have, launcher 0 says where its ranks meet; so while any process of an older round lives, no
+new round. Only when all have, launcher 0 announces where its ranks meet; so while any process of an older round lives, no
 newer round begins. Whatever keeps a launcher from acknowledging ends the gang, which is then created again.
 
 `decide` looks at what is known and says what to do next, as `pipeline.plan` does for runs: nothing depends on having
@@ -36,7 +36,7 @@ MAX_STALLED: Final = 3
 
 
 class RoundFailure(BaseModel):
-    """How a round failed on one node, or why all is over."""
+    """The failure of a round on one node, or the end of all rounds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,7 +55,7 @@ class RoundFailure(BaseModel):
 
 
 class Register(BaseModel):
-    """What all launchers agree on."""
+    """The state on which all launchers agree."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -93,29 +93,29 @@ def next_register(register: Register, failure: RoundFailure) -> Register:
 
 @dataclass(frozen=True)
 class StoreView:
-    """What a launcher has last read from the control store; all but the register is about the register's round."""
+    """The control store as a launcher last read it; all but the register is about the register's round."""
 
     register: Register
     acknowledged: bool = False
     """whether all launchers have ended the ranks of earlier rounds."""
-    place: str | None = None
-    """where the ranks meet; None until all have acknowledged."""
+    address: str | None = None
+    """at which the ranks meet; None until all have acknowledged."""
     done: bool = False
     """whether the ranks of all launchers have ended well."""
-    farewell: bool = False
+    all_left: bool = False
     """whether all other launchers have seen the end."""
 
 
 @dataclass(frozen=True)
 class LauncherState:
-    """What a launcher knows of itself."""
+    """The state of one launcher."""
 
     node: int
     running: int = 0
     """round whose ranks are not all reaped; 0: there are none."""
     acknowledged: int = 0
-    called: int = 0
-    """launcher 0: newest round whose place it has said."""
+    announced: int = 0
+    """launcher 0: newest round whose address it has published."""
     well: int = 0
     """round in which all ranks of this node ended well; 0: none."""
     reported: int = 0
@@ -129,7 +129,7 @@ class LauncherState:
 
 
 class LauncherAction(StrEnum):
-    """What a launcher does next."""
+    """The actions of a launcher."""
 
     WAIT = "wait"
     KILL = "kill"
@@ -137,30 +137,30 @@ class LauncherAction(StrEnum):
     STOP = "stop"
     """ask the ranks to end, since all others do; reap them."""
     ACKNOWLEDGE = "acknowledge"
-    CALL = "call"
-    """say where the ranks of this round meet."""
+    ANNOUNCE = "announce"
+    """publish the address at which the ranks of this round meet."""
     START = "start"
     """start this node's ranks."""
     PROPOSE = "propose"
     """compare-and-set the register to what follows from `failure`."""
     REPORT = "report"
     """tell that this node's ranks have ended well."""
-    FAREWELL = "farewell"
+    SHUTDOWN = "shutdown"
     """tell that this launcher has seen the end."""
     EXIT = "exit"
 
 
 @dataclass(frozen=True)
 class LauncherStep:
-    """An action, and what it is about."""
+    """The next action of a launcher."""
 
-    do: LauncherAction
+    action: LauncherAction
     failure: RoundFailure | None = None
     """to propose, or to exit with."""
 
 
 def decide(view: StoreView | None, local: LauncherState, now: float, *, contact_at: float) -> LauncherStep:
-    """What a launcher does next.
+    """The next step of a launcher.
 
     Args:
         view: what it has last read; None before the first time.
@@ -192,8 +192,8 @@ def _leave(view: StoreView, end: RoundFailure, local: LauncherState, now: float)
     if local.running:
         return LauncherStep(LauncherAction.STOP if end.code == ExitCode.STOPPED else LauncherAction.KILL)
     if not local.seen:
-        return LauncherStep(LauncherAction.FAREWELL)
-    waits = not view.farewell and now - local.since <= SHUTDOWN_S
+        return LauncherStep(LauncherAction.SHUTDOWN)
+    waits = not view.all_left and now - local.since <= SHUTDOWN_S
     if local.node != 0:
         waits = end.code != ExitCode.DONE and end.node != local.node and now - local.since <= CONSEQUENCE_S
     return LauncherStep(LauncherAction.WAIT) if waits else LauncherStep(LauncherAction.EXIT, end)
@@ -214,10 +214,10 @@ def _begin(view: StoreView, local: LauncherState, now: float) -> LauncherStep:
     round_ = view.register.round
     if local.acknowledged < round_:
         return LauncherStep(LauncherAction.ACKNOWLEDGE)
-    if view.place is not None:
+    if view.address is not None:
         return LauncherStep(LauncherAction.START)
-    if local.node == 0 and view.acknowledged and local.called < round_:
-        return LauncherStep(LauncherAction.CALL)
+    if local.node == 0 and view.acknowledged and local.announced < round_:
+        return LauncherStep(LauncherAction.ANNOUNCE)
     limit = FIRST_ROUND_S if round_ == 1 else ACKNOWLEDGE_S
     if now - local.since <= limit:
         return LauncherStep(LauncherAction.WAIT)

@@ -9,7 +9,8 @@ import pytest
 
 from diht_k8s.api.errors import RetryableError
 from diht_k8s.api.reports import MAX_LINE_BYTES, Cause, SavedCheckpoint
-from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, HangLimits, Heartbeat, Watchdog
+from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE, Heartbeat
+from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog
 from diht_k8s.recipe.runtime.stage import exit_code_of
 
 SAVED = SavedCheckpoint(step=40, uri="s3://b/step-40", seconds=99)
@@ -22,10 +23,10 @@ def test_cause_of_a_failed_training_names_its_step_and_newest_checkpoint(
     monkeypatch.setenv("DIHT_TERMINATION_LOG", str(tmp_path / "cause"))
     for rank, checkpoint in enumerate((SAVED, SAVED.model_copy(update={"step": 30}))):
         heartbeat = Heartbeat(rank)
-        heartbeat.at(25, None)
+        heartbeat.note_position(25, None)
         for _ in range(17):
             heartbeat.step()
-        heartbeat.at(42, checkpoint)
+        heartbeat.note_position(42, checkpoint)
 
     def fails() -> None:
         error = RetryableError("lost")
@@ -38,7 +39,7 @@ def test_cause_of_a_failed_training_names_its_step_and_newest_checkpoint(
 
 
 def test_place_that_cannot_be_read_adds_nothing(tmp_path: Path) -> None:
-    (tmp_path / "place-00000").write_text("{")
+    (tmp_path / "position-00000").write_text("{")
     assert Watchdog(tmp_path, HangLimits()).details() == {}
 
 

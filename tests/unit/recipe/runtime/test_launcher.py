@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.errors import DataError, ExitCode, UserError
-from diht_k8s.recipe.runtime.gang import Gang, cause_of
-from diht_k8s.recipe.runtime.launcher import export_env, rank_main
+from diht_k8s.recipe.runtime.gang import Gang
+from diht_k8s.recipe.runtime.launcher import export_env
+from diht_k8s.recipe.runtime.rank_exit import cause_of, rank_main
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def test_rank_when_done_then_code_0_and_a_late_sigterm_does_not_change_it(error_
 ABORTS_AT_THE_END = """
 import atexit, os, sys, threading
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.runtime.launcher import leave, rank_main
+from diht_k8s.recipe.runtime.rank_exit import leave, rank_main
 
 class Held:
     def __del__(self):  # like a tensor that a thread of gloo releases when the interpreter has gone

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from diht_k8s.api.errors import RetryableError, StopRequested
-from diht_k8s.recipe.runtime.gang import Gang
-from diht_k8s.recipe.runtime.preflight import peer_hosts, resolves, wait_for_hosts
+from diht_k8s.recipe.runtime.gang import Gang, peer_hosts
+from diht_k8s.recipe.runtime.preflight import resolves, wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
 
 HOSTS = ["job-0.svc", "job-1.svc", "job-2.svc"]

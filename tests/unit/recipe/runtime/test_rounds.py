@@ -89,17 +89,17 @@ class Gang:
         if not launcher.alive or launcher.end is not None:
             return
         step = decide(launcher.view, launcher.local, self.now, contact_at=launcher.contact_at)
-        if step.do is LauncherAction.EXIT:
+        if step.action is LauncherAction.EXIT:
             assert launcher.ranks == 0 or launcher.stuck
             assert step.failure is not None
             launcher.end = step.failure
             launcher.alive = node != 0 and launcher.alive
-        elif step.do in (LauncherAction.KILL, LauncherAction.STOP):
+        elif step.action in (LauncherAction.KILL, LauncherAction.STOP):
             if not launcher.stuck:
                 launcher.ranks = 0
                 launcher.local = replace(launcher.local, running=0)
-        elif step.do is not LauncherAction.WAIT and self.store.answers and self.launchers[0].alive:
-            self.write(launcher, step.do, step.failure)
+        elif step.action is not LauncherAction.WAIT and self.store.answers and self.launchers[0].alive:
+            self.write(launcher, step.action, step.failure)
 
     def write(self, launcher: Launcher, do: LauncherAction, failure: RoundFailure | None) -> None:
         store, local, view = self.store, launcher.local, launcher.view
@@ -108,16 +108,16 @@ class Gang:
         if do is LauncherAction.ACKNOWLEDGE:
             store.acknowledged.add((round_, local.node))
             launcher.local = replace(local, acknowledged=round_)
-        elif do is LauncherAction.CALL:
+        elif do is LauncherAction.ANNOUNCE:
             store.places.add(round_)
-            launcher.local = replace(local, called=round_)
+            launcher.local = replace(local, announced=round_)
         elif do is LauncherAction.START:
             launcher.ranks = round_
             launcher.local = replace(local, running=round_)
         elif do is LauncherAction.REPORT:
             store.done.add((round_, local.node))
             launcher.local = replace(local, reported=round_, since=self.now)
-        elif do is LauncherAction.FAREWELL:
+        elif do is LauncherAction.SHUTDOWN:
             store.seen.add(local.node)
             launcher.local = replace(local, seen=True)
         elif do is LauncherAction.PROPOSE and store.register == view.register:

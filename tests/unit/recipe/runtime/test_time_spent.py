@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.pipeline.attempt_reports import age_of
-from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, HangLimits, Watchdog
+from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE
+from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog
 from diht_k8s.recipe.runtime.time_spent import (
     STARTING,
     TIME_VARIABLE,
@@ -26,10 +27,10 @@ class Now:
     def __call__(self) -> float:
         return self.at
 
-    def pass_(self, clock: TimeAccount, *parts: tuple[str, float]) -> None:
+    def pass_(self, account: TimeAccount, *parts: tuple[str, float]) -> None:
         """Time passes in each of these parts."""
         for part, seconds in parts:
-            clock.enter(part, "x" if part == STARTING else "")
+            account.enter(part, "x" if part == STARTING else "")
             self.at += seconds
 
 
@@ -44,9 +45,9 @@ def rank(now: Now, monkeypatch: pytest.MonkeyPatch, handed: str) -> TimeAccount:
 
 
 def test_parts_sum_to_the_age_of_a_program(now: Now) -> None:
-    clock = TimeAccount(clock=now, began=97.0)
-    now.pass_(clock, (STARTING, 2), ("data", 1), ("steps", 5), ("checkpoints", 0.5), ("steps", 4), ("other", 1))
-    spent = clock.spent()
+    account = TimeAccount(clock=now, began=97.0)
+    now.pass_(account, (STARTING, 2), ("data", 1), ("steps", 5), ("checkpoints", 0.5), ("steps", 4), ("other", 1))
+    spent = account.spent()
     assert (spent.starting, spent.steps, spent.data, spent.checkpoints, spent.other) == (5, 9, 1, 0.5, 1)
     assert spent.start_up == {"imports": 3, "x": 2}
     assert age_of(spent) == now.at - 97
@@ -57,12 +58,12 @@ def test_process_that_is_handed_nothing_counts_from_its_begin() -> None:
 
 
 def test_program_without_parts_of_its_own_works_once_it_begins(now: Now) -> None:
-    clock = TimeAccount(clock=now, began=100.0)
+    account = TimeAccount(clock=now, began=100.0)
     now.at += 3
-    clock.begun()
+    account.start_steps()
     now.at += 5
-    clock.begun()
-    assert (clock.spent().starting, clock.spent().steps, clock.spent().path) == (3, 5, None)
+    account.start_steps()
+    assert (account.spent().starting, account.spent().steps, account.spent().path) == (3, 5, None)
 
 
 def test_rank_goes_on_with_the_account_of_its_launcher(now: Now, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,12 +77,12 @@ def test_rank_goes_on_with_the_account_of_its_launcher(now: Now, monkeypatch: py
 
 
 def test_round_that_resumes_earlier_has_lost_the_steps_between(now: Now, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = rank(now, monkeypatch, TimeAccount(clock=now, began=100.0).handed_over())
+    first = rank(now, monkeypatch, TimeAccount(clock=now, began=100.0).to_text())
     first.resumed(50.0)
     now.pass_(first, ("steps", 10))
-    first.kept(first.productive)
+    first.checkpoint_committed(first.productive)
     now.pass_(first, ("steps", 7))
-    left = first.handed_over()
+    left = first.to_text()
     assert first.spent().path == 67
     now.at += 3
     second = rank(now, monkeypatch, with_recovery(left, now.at))
@@ -99,9 +100,9 @@ def test_note_of_rank_0_outlives_it(now: Now, monkeypatch: pytest.MonkeyPatch, t
     assert watchdog.time_note() is None
     for number in ("0", "1"):
         monkeypatch.setenv("RANK", number)
-        clock = TimeAccount(clock=now, began=100.0)
-        now.pass_(clock, ("steps", 6))
-        clock.note()
+        account = TimeAccount(clock=now, began=100.0)
+        now.pass_(account, ("steps", 6))
+        account.note()
     note = watchdog.time_note()
     assert note is not None
     spent, at = load_account(note)

@@ -9,25 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.recipe.runtime.hangs.watchdog import (
+from diht_k8s.recipe.runtime.hangs.heartbeat import (
     FOLDER_VARIABLE,
-    HangLimits,
     Heartbeat,
     RankActivity,
     RankBeat,
-    Watchdog,
-    awaited_by_stacks,
     notes_folder,
-    overdue,
     percentile_99,
 )
+from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog, awaited_by_stacks, overdue
 
 LIMITS = HangLimits(min_seconds=120, first_steps=100)
 COLLECTIVE = 'File "site/torch/distributed/distributed_c10d.py", line 1 in all_reduce\n'
 ELSEWHERE = 'File "diht_k8s/recipe/train/data/dataset.py", line 1 in read\n'
 RANK = """
 import sys, time
-from diht_k8s.recipe.runtime.hangs.watchdog import Heartbeat
+from diht_k8s.recipe.runtime.hangs.heartbeat import Heartbeat
 beat = Heartbeat(int(sys.argv[1]))
 for _ in range(4):
     beat.step()
@@ -57,7 +54,7 @@ def beat(
         ([beat(1, step=1)], 541.0, 1),
         ([beat(0, doing=RankActivity.STARTING)], 1e6, None),
         ([beat(0, doing=RankActivity.DONE)], 1e6, None),
-        ([beat(0), beat(1, doing=RankActivity.EXCEPTED)], 1e6, None),
+        ([beat(0), beat(1, doing=RankActivity.UNTIMED)], 1e6, None),
         ([], 1e6, None),
     ],
     ids=[
@@ -112,7 +109,7 @@ def test_heartbeat_when_steps_pass_then_the_watchdog_reads_them(
     heart = Heartbeat(3, clock=lambda: next(times))
     heart.step()
     heart.step()
-    heart.excepted()  # a checkpoint of 40 s is no step
+    heart.pause()  # a checkpoint of 40 s is no step
     heart.step()
     heart.step()
     assert Watchdog(tmp_path, LIMITS).beats() == [RankBeat(os.getpid(), 4, RankActivity.STEP, 93.0, 3.0, 3)]
