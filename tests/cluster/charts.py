@@ -19,7 +19,7 @@ from tests.cluster.tools import PROJECT, Kubectl, fresh_namespace, script
 
 CHART = PROJECT / "helm/diht-operator"
 PREVIOUS = PROJECT / "tests/cluster/etc/diht-operator-0.1.0.tgz"
-"""The version before, as `helm package` left it; its operator's image is the one of the tests."""
+"""An older state of the chart, as `helm package` left it; its operator's image is the one of the tests."""
 IMAGE = "local/diht-operator:test"
 NEW_FIELD = "tomorrow"
 

@@ -143,7 +143,7 @@ def states(runs: Runs) -> dict[str, str]:
     return {name: runs.condition(name, "Progressing")["reason"] for name in STATES}
 
 
-def test_upgrade_from_the_previous_version_brings_new_fields_and_leaves_runs_in_every_state_alone(
+def test_upgrade_from_an_older_chart_brings_new_fields_and_leaves_runs_in_every_state_alone(
     runs: Runs, admin: Helm, tmp_path: Path
 ) -> None:
     settings = ("rbac.scope=namespaced",)

@@ -1,4 +1,4 @@
-"""What the Helm chart takes from elsewhere: the CRD as a template that outlives the release, and the table of values in its README.
+"""Generated parts of the Helm chart: its version, the CRD as a template that outlives the release, the table of values.
 
 Helm never upgrades what lies in a chart's `crds/` folder, so that new fields would be pruned silently; a template is upgraded, and its
 resource policy `keep` leaves definition and runs alone when the release is uninstalled.
@@ -7,18 +7,21 @@ resource policy `keep` leaves definition and runs alone when the release is unin
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from diht_k8s import __version__
 from diht_k8s.api.schema import crd
 
 CHART: Final = "helm/diht-operator"
 TEMPLATE_FILE: Final = f"{CHART}/templates/crd/diht.dev_dihtruns.yaml"
 README_FILE: Final = f"{CHART}/README.md"
 VALUES_FILE: Final = f"{CHART}/values.yaml"
+METADATA_FILE: Final = f"{CHART}/Chart.yaml"
 BEGIN: Final = "<!-- values: from values.yaml by `python -m diht_k8s.api.schema.generate` -->\n"
 END: Final = "<!-- end of values -->\n"
 _COMMENT: Final = "# -- "
@@ -55,6 +58,14 @@ def readme(root: Path) -> dict[str, str]:
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return {README_FILE: before + BEGIN + values_table((root / VALUES_FILE).read_text(encoding="utf-8")) + END + after}
+
+
+def metadata(root: Path) -> dict[str, str]:
+    """Chart.yaml with the package's version as that of chart and app; nothing where there is no chart below `root`."""
+    if not (root / METADATA_FILE).is_file():
+        return {}
+    text = (root / METADATA_FILE).read_text(encoding="utf-8")
+    return {METADATA_FILE: re.sub(r"(?m)^(version|appVersion): .*$", rf"\1: {__version__}", text)}
 
 
 def values_table(text: str) -> str:

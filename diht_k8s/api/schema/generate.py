@@ -1,4 +1,4 @@
-"""Writes what is made from the models: the CRD, the reference page, the JSON schema for editors; and the chart's CRD and README.
+"""Generator of what is made from the models: CRD, reference page, JSON schema for editors; and the chart's CRD, README and version.
 
 `--check` only compares.
 
@@ -31,6 +31,7 @@ def files(root: Path) -> dict[str, str]:
         REFERENCE_FILE: reference.page(),
         EDITOR_FILE: reference.editor_schema(),
         **chart.readme(root),
+        **chart.metadata(root),
     }
 
 
