@@ -27,8 +27,8 @@ KNOWN: Final[dict[str, str]] = {
         "filling for pairs without negatives, whose loss and share are 0",
     "losses: def hn_nce_loss(image_features_BD: Tensor, text_features_BD: Tensor, logit_scale: Tensor | float, *, alpha: float=1.0, beta: float=[0.25 -> 1.25], differentiate_weights: bool=True, chunk_size: int=256, group: dist.ProcessGroup | None=None, caption_ids_B: Tensor | None=None) -> Tensor:":
         "a default for callers of the function; no test fixes the number",
-    "states: most_s: float = [300.0 -> 301.0]": "a default; no test fixes the number",
-    "states: return min(self.most_s, self.first_s * 2.0 ** min(restarts - 1, [32 -> 33])) * (1 + self.jitter / 4)":
+    "run_status: most_s: float = [300.0 -> 301.0]": "a default; no test fixes the number",
+    "run_status: return min(self.most_s, self.first_s * 2.0 ** min(restarts - 1, [32 -> 33])) * (1 + self.jitter / 4)":
         "both powers are far above most_s",
     "running_time: if ended_at [<= -> <] status.ran_until or since is None or ended_at < since:":
         "an interval that ends where the counted time ends adds 0 s, and an attempt that runs begins a new one at once",

@@ -10,7 +10,7 @@ _TRAIN: Final = "diht_k8s.recipe.train."
 
 _OF_OBSERVATION: Final = [
     f"tests/unit/controller/test_{name}.py"
-    for name in ("observe", "ends", "runs", "budget", "own_times", "nodes", "ownership")
+    for name in ("observe", "ends", "runs", "budget", "first_seen", "nodes", "ownership")
 ]
 
 CORE: Final[dict[str, list[str]]] = {
@@ -105,21 +105,19 @@ EVALUATE: Final[dict[str, list[str]]] = {
     f"diht_k8s.recipe.evaluate.{module}": tests
     for module, tests in {
         "answer_task": _evaluate(
-            "answers", "", f"{_ANSWERS} stage_when_one_benchmark_fails_keeps_the_others_and_says_which"
+            "answer_ranking", "", f"{_ANSWERS} stage_when_one_benchmark_fails_keeps_the_others_and_says_which"
         ),
-        "answers": _evaluate("answers", "", _ANSWERS),
-        "benchmark_data": _evaluate("benchmark_data", "decode prefetch", _CAPTIONS),
+        "answer_ranking": _evaluate("answer_ranking", "", _ANSWERS),
+        "benchmark_images": _evaluate("benchmark_images", "decode prefetch", _CAPTIONS),
         "bootstrap": _evaluate("bootstrap"),
-        "catalogue.presence": _evaluate("", "folder_names catalogue"),
-        "class_texts": _evaluate("benchmark_data", "class_texts folder_names", ""),
+        "catalogue.discovery": _evaluate("", "folder_names catalogue"),
+        "class_texts": _evaluate("benchmark_images", "class_texts folder_names packaged_texts", ""),
         "classification": _evaluate("classification"),
         "feature_files": _evaluate("", "features_reuse", _INTERRUPTED),
         "few_shot": _evaluate("few_shot"),
-        "folder_names": _evaluate("", "folder_names"),
-        "group_scores": _evaluate("group_scores"),
-        "group_tasks": _evaluate("", "group_tasks"),
+        "catalogue.folder_names": _evaluate("", "folder_names"),
+        "group_tasks": _evaluate("group_scores", "group_tasks"),
         "importing": _evaluate("", "packaged_texts", imports="import import_input"),
-        "packaged_texts": _evaluate("", "packaged_texts class_texts"),
         "probe_solver": _evaluate("few_shot"),
         "references": _evaluate("", "references report_contents"),
         "retrieval": _evaluate("retrieval"),
