@@ -14,7 +14,9 @@ _OF_OBSERVATION: Final = [
 ]
 
 CORE: Final[dict[str, list[str]]] = {
+    "diht_k8s.pipeline.attempts": ["tests/unit/pipeline"],
     "diht_k8s.pipeline.budget": ["tests/unit/pipeline"],
+    "diht_k8s.pipeline.failure_policy": ["tests/unit/pipeline"],
     "diht_k8s.pipeline.plan": ["tests/unit/pipeline"],
     "diht_k8s.pipeline.running_time": ["tests/unit/pipeline"],
     "diht_k8s.pipeline.run_status": ["tests/unit/pipeline"],
