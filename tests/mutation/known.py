@@ -39,7 +39,7 @@ KNOWN: Final[dict[str, str]] = {
         "who says that the training resumes; tests/recipe/train/test_stage.py decides it (of the other such line it is killed)",
     "loader: ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, [0 -> 1], 0, 0)":
         "the kernel reads no argument after the signal",
-    "engine: torch.cuda.set_rng_state(state[[1 -> 2]], device)": "GPUs only; tests/gpu resumes there",
+    "gradient_caching: torch.cuda.set_rng_state(state[[1 -> 2]], device)": "GPUs only; tests/gpu resumes there",
     "collate: return int(digest[:15], [16 -> 17])": "any base gives equal captions equal numbers and others different ones",
     "bootstrap: _BLOCK_VALUES: Final = [1 -> 2] << 22": "the size of a block; the draws are the same",
     "bootstrap: _BLOCK_VALUES: Final = 1 << [22 -> 23]": "the size of a block; the draws are the same",
