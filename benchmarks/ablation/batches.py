@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.ablation.pools import Pairs
-from diht_k8s.recipe.train.data.augment import MEAN, STD, crop_box
+from diht_k8s.recipe.train.data.augment import crop_box
+from diht_k8s.recipe.train.data.normalisation import MEAN, STD
 from diht_k8s.recipe.train.data.rng import generator
 
 

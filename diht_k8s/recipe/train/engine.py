@@ -27,10 +27,11 @@ from diht_k8s.recipe.train.gradient_caching import joined, random_state, replaye
 from diht_k8s.recipe.train.gradient_reduction import OverlappedReduction, bucket_elements
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import duplicate_share, hn_nce_loss_and_statistics, soft_label_loss
+from diht_k8s.recipe.train.loss_scale import LOSS_SCALE, MIN_SCALE, LossScale
 from diht_k8s.recipe.train.model.attention import attention_in_fp32, needs_fp32_attention
 from diht_k8s.recipe.train.model.student import Features, Student
 from diht_k8s.recipe.train.optimizer import adamw
-from diht_k8s.recipe.train.precision import DTYPES, LOSS_SCALE, MIN_SCALE, LossScale, require_precision
+from diht_k8s.recipe.train.precision import DTYPES, require_precision
 
 
 class Stopwatch:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.data.augment import normalised
+from diht_k8s.recipe.train.data.normalisation import normalised
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics, model_configuration
 from diht_k8s.recipe.train.optimizer import parameter_groups
 from tests.recipe.train.small_run import RESNET, VIT

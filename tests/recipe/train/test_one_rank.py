@@ -23,13 +23,13 @@ from diht_k8s.recipe.shards.shard_index import index_of
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
-from diht_k8s.recipe.train.data.augment import normalised
 from diht_k8s.recipe.train.data.batch import Batch, HeadTargets
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.loader import Loader
+from diht_k8s.recipe.train.data.normalisation import normalised
 from diht_k8s.recipe.train.data.sampler import sampler_over
+from diht_k8s.recipe.train.loss_scale import LOSS_SCALE
 from diht_k8s.recipe.train.model.student import Features, Student
-from diht_k8s.recipe.train.precision import LOSS_SCALE
 from tests.recipe.train.small_run import (
     ATTRIBUTES,
     OBJECTS,

@@ -11,7 +11,7 @@ import torch
 
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
-from diht_k8s.recipe.train.precision import LOSS_SCALE
+from diht_k8s.recipe.train.loss_scale import LOSS_SCALE
 from tests.recipe.train.small_run import Job, document, lines, make_data, train_in_ranks
 
 STEPS, BATCH = 6, 16

@@ -21,7 +21,7 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DihtError, RetryableError
 from diht_k8s.recipe.runtime.rank_exit import leave
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train import engine, metrics, precision
+from diht_k8s.recipe.train import engine, loss_scale, metrics, precision
 from diht_k8s.recipe.train.checkpoint import checkpointer
 from diht_k8s.recipe.train.checkpoint.state import state_of
 from diht_k8s.recipe.train.collectives import gather_objects
@@ -115,9 +115,9 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
 def allow_fp16(scale: float | None) -> None:
     """Let this device train in fp16 from a loss scale on, or have all as it is."""
 
-    class Scale(precision.LossScale):
+    class Scale(loss_scale.LossScale):
         def __init__(self) -> None:
-            super().__init__(scale or precision.FIRST_SCALE)
+            super().__init__(scale or loss_scale.FIRST_SCALE)
 
     engine.LossScale = Scale
     engine.require_precision = precision.require_precision if scale is None else lambda device, name: None

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine
-from diht_k8s.recipe.train.precision import LOSS_SCALE
+from diht_k8s.recipe.train.loss_scale import LOSS_SCALE
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

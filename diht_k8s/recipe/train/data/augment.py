@@ -1,4 +1,4 @@
-"""Random augmentation of a pair, crop and choice of caption, and normalisation: RandomResizedCrop(0.9 to 1.0), OpenAI's mean.
+"""Random augmentation of a pair: RandomResizedCrop(0.9 to 1.0) of the image, choice of the caption.
 
 What is drawn depends on (seed, epoch, uid) alone, so that it is the same on any worker and after any restart. Pixels are
 those of PIL's bicubic filter (mean difference below 0.01 of 255), by torch's antialiased kernel on bytes.
@@ -6,13 +6,11 @@ those of PIL's bicubic filter (mean difference below 0.01 of 255), by torch's an
 
 from __future__ import annotations
 
-import functools
 import math
 from itertools import accumulate
 from typing import Final
 
 import numpy as np
-import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resized_crop
 
@@ -20,10 +18,8 @@ from diht_k8s.recipe.shards.sample_captions import weighted_captions
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.train.data.rng import generator
 
-# Shape legend: B batch, C channels (3), H height, W width.
+# Shape legend: C channels (3), H height, W width.
 
-MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
-STD: Final = (0.26862954, 0.26130258, 0.27577711)
 SCALE: Final = (0.9, 1.0)
 RATIO: Final = (3 / 4, 4 / 3)
 
@@ -56,29 +52,6 @@ def train_view(pixels_CHW: Tensor, size: int, *, seed: int, epoch: int, uid: str
         interpolation=InterpolationMode.BICUBIC,
         antialias=True,
     )
-
-
-@functools.cache
-def _rows(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of a row of pixels; `torch.tensor(..., device=...)` would wait for the device each time."""
-    mean, std = ((torch.tensor(value) * 255).repeat(width).to(device, non_blocking=True) for value in (MEAN, STD))
-    return mean, std
-
-
-def normalised(pixels_BHWC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Images B x C x H x W (channels last in memory) of uint8 pixels, on their device: computed in fp32, then rounded."""
-    batch, height, width, channels = pixels_BHWC.shape
-    # whole rows instead of a last dimension of 3, which no kernel vectorises
-    mean_row, std_row = _rows(width, pixels_BHWC.device)
-    rows = pixels_BHWC.reshape(batch, height, width * channels)
-    if pixels_BHWC.device.type == "cpu":  # image by image: three times as fast, because each stays in the cache
-        images = torch.empty(rows.shape, dtype=dtype)
-        wide = torch.empty(rows.shape[1:])
-        for row, image in zip(rows, images, strict=True):
-            torch.div(torch.sub(row, mean_row, out=wide), std_row, out=image)
-    else:
-        images = torch.sub(rows, mean_row).div_(std_row).to(dtype)
-    return images.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def drawn_caption(sample: Sample, *, seed: int, epoch: int) -> str:

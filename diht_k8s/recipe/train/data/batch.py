@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diht_k8s.recipe.runtime.bad_shards import Damage
-from diht_k8s.recipe.train.data.augment import normalised
+from diht_k8s.recipe.train.data.normalisation import normalised
 
 # Shape legend: B batch, C channels (3), H height, W width, T tokens, K stored classes.
 

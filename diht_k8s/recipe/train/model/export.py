@@ -12,7 +12,7 @@ from torch import Tensor
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.data.augment import MEAN, STD
+from diht_k8s.recipe.train.data.normalisation import MEAN, STD
 
 FILES = ("model/open_clip_config.json", "model/open_clip_model.safetensors", "concept_heads.safetensors")
 

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diht_k8s.recipe.train.data.augment import MEAN, STD, crop_box, normalised, train_view
+from diht_k8s.recipe.train.data.augment import crop_box, train_view
+from diht_k8s.recipe.train.data.normalisation import MEAN, STD, normalised
 from diht_k8s.recipe.train.data.rng import generator
 
 

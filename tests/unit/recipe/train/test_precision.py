@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.train.precision import FIRST_SCALE, GROWTH_STEPS, LossScale, require_precision
+from diht_k8s.recipe.train.loss_scale import FIRST_SCALE, GROWTH_STEPS, LossScale
+from diht_k8s.recipe.train.precision import require_precision
 
 
 @pytest.mark.parametrize(
