@@ -37,12 +37,19 @@ from diht_k8s.recipe.train.checkpoint.fencing import Fence
 from diht_k8s.recipe.train.data import dataset
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.lane_reader import LaneReader
-from diht_k8s.recipe.train.data.sampler import LaneSampler, order_sizes, read_amplification, sampler_over
+from diht_k8s.recipe.train.data.sampler import LaneSampler, OrderSizes, order_sizes, sampler_over
 
 PAPER = 438_000_000
 NEAR = 63
 VIT_L_PARAMETERS = 427_616_513
 """Of open_clip's ViT-L-14, towers and scale; a checkpoint holds weight and both moments in fp32."""
+
+
+def read_amplification(order: OrderSizes, batch_size: int, readers: int) -> float:
+    """Samples that all readers together read, over those that there are."""
+    each, own = batch_size // order.lanes, batch_size // readers
+    reads = sum(((part + 1) * own - 1) // each - part * own // each + 1 for part in range(readers))
+    return reads / order.lanes
 
 
 def amplification(batch_size: int, shards: int, size: int) -> dict[str, Any]:

@@ -300,13 +300,6 @@ class LaneOrder:
             interval += 1
 
 
-def read_amplification(order: OrderSizes, batch_size: int, readers: int) -> float:
-    """Samples that all readers together read, over those that there are."""
-    each, own = batch_size // order.lanes, batch_size // readers
-    reads = sum(((part + 1) * own - 1) // each - part * own // each + 1 for part in range(readers))
-    return reads / order.lanes
-
-
 def sampler_over(
     sizes: Sequence[int],
     batch_size: int,

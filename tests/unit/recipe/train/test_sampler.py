@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.order import read_amplification
 from diht_k8s.recipe.train.data.sampler import (
     LaneSampler,
     OrderSizes,
     held_samples,
     order_sizes,
-    read_amplification,
     sampler_over,
 )
 
