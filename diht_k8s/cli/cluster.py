@@ -19,7 +19,7 @@ from diht_k8s.api.status import Preflight, StageState, StageStatus, Status
 from diht_k8s.cli.document import warn_of_gpu
 from diht_k8s.cli.goodput_lines import goodput_lines
 from diht_k8s.controller.cache.runs import RETRY_ANNOTATION, cached_run
-from diht_k8s.controller.job_builder import asks_pod_group, build_objects
+from diht_k8s.controller.job_builder import build_objects, requires_pod_group
 from diht_k8s.controller.observe import entry_name
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.status_text import one_line
@@ -255,6 +255,6 @@ def planned(run: DihtRun, namespace: str) -> list[dict[str, Any]]:
     for stage in run.spec.stages:
         for step in CLUSTER_STEPS.get(stage, ("",)):
             name = attempt_name(run.metadata.name, stage, 1, step)
-            objects += build_objects(known, run, Start(stage, 1, name, step), pod_groups=asks_pod_group(run))
+            objects += build_objects(known, run, Start(stage, 1, name, step), pod_groups=requires_pod_group(run))
             assert objects[-1]["metadata"]["labels"][STAGE_LABEL] == entry_name(stage, step)
     return objects

@@ -1,1 +1,1 @@
-"""The operator: observes runs and their pods, plans, acts."""
+"""The operator, which observes runs and their pods, plans, and acts."""

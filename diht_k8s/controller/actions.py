@@ -1,10 +1,9 @@
-"""Execute the actions of a plan: create children, delete Jobs, delete an expired run. Safe to repeat at any point.
+"""Actions on the cluster: objects created; Jobs, expired runs and orphans deleted. Each may be repeated at any point.
 
-Pods that have lost their Job (`kubectl delete job --cascade=orphan`): found by the Job's UID, and deleted.
-
-No garbage collector removes them, not even when their run is deleted, and a second gang must not start beside them. A
-pod counts as an orphan only if it names the UID of a Job that was an attempt of the run, or of the run itself (an
-operator may have died before it noted its new Job's UID): the names in our labels could be set by chance.
+Orphans are pods that have lost their Job (`kubectl delete job --cascade=orphan`). No garbage collector removes them, not
+even when their run is deleted, and a second gang must not start beside them. A pod counts as an orphan only if it names
+the UID of a Job that was an attempt of the run, or of the run itself (an operator may have died before it noted its new
+Job's UID): the names in our labels could be set by chance.
 """
 
 from __future__ import annotations
@@ -39,23 +38,23 @@ class NameConflict(Exception):  # noqa: N818
 
 def execute(
     cluster: Cluster,
-    known: CachedRun,
+    cached: CachedRun,
     actions: Iterable[Action],
     observed: list[ObservedAttempt],
     objects: Callable[[Start], list[dict[str, Any]]],
     created: Callable[[Mapping[str, Any]], None],
-    unseen: Callable[[], str] = lambda: "",
+    uncached_pod: Callable[[], str] = lambda: "",
 ) -> RunProblem | None:
-    """Execute actions.
+    """Execute the actions of a plan.
 
     Args:
         cluster: the cluster.
-        known: the run as the API server has it.
+        cached: the run as the API server has it.
         actions: what to do.
         observed: the attempts that exist.
         objects: the objects of an attempt in the order of their creation.
         created: called with each Job that exists now.
-        unseen: name of a pod that still runs and that the plan did not know of; empty if there is none.
+        uncached_pod: name of a pod that still runs and that the plan did not know of; empty if there is none.
 
     Returns:
         What blocks the run, for the status; None if all is done.
@@ -65,15 +64,34 @@ def execute(
     """
     problem = None
     for action in actions:
-        if isinstance(action, Start) and (pod := unseen()):
+        if isinstance(action, Start) and (pod := uncached_pod()):
             problem = RunProblem(Reason.PENDING, f"waits until pod {pod} of an earlier attempt is gone")
         elif isinstance(action, Start):
-            problem = _start(cluster, known, objects, action, created) or problem
+            problem = _start(cluster, cached, objects, action, created) or problem
         elif isinstance(action, Stop):
-            _stop(cluster, known, action, observed)
+            _stop(cluster, cached, action, observed)
         elif isinstance(action, Expire):
-            delete_run(cluster, known.key, known.uid, known.version)
+            delete_run(cluster, cached.key, cached.uid, cached.version)
     return problem
+
+
+def create_or_get(cluster: Cluster, cached: CachedRun, item: dict[str, Any]) -> dict[str, Any]:
+    """Create an object, or return the one of the same name if it is ours."""
+    kind, name = item["kind"], item["metadata"]["name"]
+    try:
+        return cluster.create(item)
+    except ClusterError as error:
+        if error.reason != "AlreadyExists":
+            raise
+    there = cluster.get(kind, cached.namespace, name)
+    owner = next((each for each in there["metadata"].get("ownerReferences") or () if each.get("controller")), {})
+    if owner.get("uid") == cached.uid:
+        if "deletionTimestamp" in there["metadata"]:
+            raise StillTerminating(f"waits until the old {kind} {name} is gone")
+        return there
+    if owner.get("kind") == KIND and owner.get("name") == cached.name:
+        raise StillTerminating(f"waits until the {kind} {name} of a deleted run of the same name is gone")
+    raise NameConflict(f"a {kind} named {name} is there already and is not this run's: delete or rename it, or the run")
 
 
 def delete_run(cluster: Cluster, key: Key, uid: str, version: str) -> None:
@@ -85,7 +103,7 @@ def delete_run(cluster: Cluster, key: Key, uid: str, version: str) -> None:
             raise
 
 
-def delete_old_jobs(cluster: Cluster, known: CachedRun, observed: list[ObservedAttempt]) -> None:
+def delete_old_jobs(cluster: Cluster, cached: CachedRun, observed: list[ObservedAttempt]) -> None:
     """Delete the Jobs of attempts that ended long ago, and their Services."""
     newest: dict[str, int] = {}
     for each in observed:
@@ -93,86 +111,12 @@ def delete_old_jobs(cluster: Cluster, known: CachedRun, observed: list[ObservedA
     for each in observed:
         old = each.attempt.number <= newest[each.entry] - KEPT_ATTEMPTS
         if old and each.job is not None and each.job.over and not each.job.deleted:
-            _delete_job(cluster, known, each.job.name, each.job.uid)
+            _delete_job(cluster, cached, each.job.name, each.job.uid)
             with contextlib.suppress(ClusterError):
-                cluster.delete_service(known.namespace, each.job.name)
+                cluster.delete_service(cached.namespace, each.job.name)
             if each.job.pod_group:
                 with contextlib.suppress(ClusterError):
-                    cluster.delete("PodGroup", known.namespace, each.job.pod_group)
-
-
-def _stop(cluster: Cluster, known: CachedRun, action: Stop, observed: list[ObservedAttempt]) -> None:
-    for each in observed:
-        if each.job is not None and each.job.name == action.name and not each.job.deleted:
-            _delete_job(cluster, known, each.job.name, each.job.uid)
-
-
-def _delete_job(cluster: Cluster, known: CachedRun, name: str, uid: str) -> None:
-    try:
-        cluster.delete_job(known.namespace, name, uid)
-    except ClusterError as error:
-        if not error.is_gone and not error.is_conflict:  # gone already, or another Job of the same name by now
-            raise
-
-
-def _start(
-    cluster: Cluster,
-    known: CachedRun,
-    objects: Callable[[Start], list[dict[str, Any]]],
-    start: Start,
-    created: Callable[[Mapping[str, Any]], None],
-) -> RunProblem | None:
-    try:
-        for item in objects(start):
-            there = create_or_get(cluster, known, item)
-            if item["kind"] == "Job":
-                created(there)
-    except UserError as error:
-        return RunProblem(Reason.INVALID_SPEC, str(error))
-    except StillTerminating as error:
-        return RunProblem(Reason.PENDING, str(error))
-    except NameConflict as error:
-        return RunProblem(Reason.NAME_CONFLICT, str(error))
-    except ClusterError as error:
-        if error.is_gone:  # a Workload or a flavour that was there a moment ago
-            return RunProblem(Reason.PENDING, error.message)
-        return _refusal(error)
-    return None
-
-
-def create_or_get(cluster: Cluster, known: CachedRun, item: dict[str, Any]) -> dict[str, Any]:
-    """Create an object, or return the one of the same name if it is ours."""
-    kind, name = item["kind"], item["metadata"]["name"]
-    try:
-        return cluster.create(item)
-    except ClusterError as error:
-        if error.reason != "AlreadyExists":
-            raise
-    there = cluster.get(kind, known.namespace, name)
-    owner = next((each for each in there["metadata"].get("ownerReferences") or () if each.get("controller")), {})
-    if owner.get("uid") == known.uid:
-        if "deletionTimestamp" in there["metadata"]:
-            raise StillTerminating(f"waits until the old {kind} {name} is gone")
-        return there
-    if owner.get("kind") == KIND and owner.get("name") == known.name:
-        raise StillTerminating(f"waits until the {kind} {name} of a deleted run of the same name is gone")
-    raise NameConflict(f"a {kind} named {name} is there already and is not this run's: delete or rename it, or the run")
-
-
-def _refusal(error: ClusterError) -> RunProblem | None:
-    """What a refusal means to a person; transient errors are raised."""
-    message = error.message
-    if "exceeded quota" in message:
-        return RunProblem(Reason.QUOTA_EXCEEDED, message)
-    if error.is_terminating:
-        return None
-    if error.status == 403 and " cannot " in message:
-        return RunProblem(Reason.PERMISSION_DENIED, f"the operator may not do that: {message}: check its Role")
-    if error.status == 403:
-        return RunProblem(Reason.POD_REFUSED, message)
-    if error.status in (400, 422):
-        return RunProblem(Reason.INVALID_SPEC, f"the API server refuses the run's objects: {message}")
-    raise error
+                    cluster.delete("PodGroup", cached.namespace, each.job.pod_group)
 
 
 def orphans(
@@ -210,3 +154,58 @@ def delete_orphans(cluster: Cluster, pods: Iterable[PodSummary]) -> list[RunEven
         message = f"{pod.stage}: pod {pod.name} has lost its Job and is deleted"
         found.append(RunEvent("OrphanDeleted", message, warning=True))
     return found
+
+
+def _stop(cluster: Cluster, cached: CachedRun, action: Stop, observed: list[ObservedAttempt]) -> None:
+    for each in observed:
+        if each.job is not None and each.job.name == action.name and not each.job.deleted:
+            _delete_job(cluster, cached, each.job.name, each.job.uid)
+
+
+def _delete_job(cluster: Cluster, cached: CachedRun, name: str, uid: str) -> None:
+    try:
+        cluster.delete_job(cached.namespace, name, uid)
+    except ClusterError as error:
+        if not error.is_gone and not error.is_conflict:  # gone already, or another Job of the same name by now
+            raise
+
+
+def _start(
+    cluster: Cluster,
+    cached: CachedRun,
+    objects: Callable[[Start], list[dict[str, Any]]],
+    start: Start,
+    created: Callable[[Mapping[str, Any]], None],
+) -> RunProblem | None:
+    try:
+        for item in objects(start):
+            there = create_or_get(cluster, cached, item)
+            if item["kind"] == "Job":
+                created(there)
+    except UserError as error:
+        return RunProblem(Reason.INVALID_SPEC, str(error))
+    except StillTerminating as error:
+        return RunProblem(Reason.PENDING, str(error))
+    except NameConflict as error:
+        return RunProblem(Reason.NAME_CONFLICT, str(error))
+    except ClusterError as error:
+        if error.is_gone:  # a Workload or a flavour that was there a moment ago
+            return RunProblem(Reason.PENDING, error.message)
+        return _refusal(error)
+    return None
+
+
+def _refusal(error: ClusterError) -> RunProblem | None:
+    """What a refusal means to a person; transient errors are raised."""
+    message = error.message
+    if "exceeded quota" in message:
+        return RunProblem(Reason.QUOTA_EXCEEDED, message)
+    if error.is_terminating:
+        return None
+    if error.status == 403 and " cannot " in message:
+        return RunProblem(Reason.PERMISSION_DENIED, f"the operator may not do that: {message}: check its Role")
+    if error.status == 403:
+        return RunProblem(Reason.POD_REFUSED, message)
+    if error.status in (400, 422):
+        return RunProblem(Reason.INVALID_SPEC, f"the API server refuses the run's objects: {message}")
+    raise error

@@ -1,5 +1,4 @@
-"""Nodes that attempts avoid: which node a failure counts against, and how a Job asks for others; what the preflight of
-a training found on nodes. Pure.
+"""Nodes that the attempts of a stage avoid: counted by failed attempts and rounds, named in the Job's affinity. Pure.
 
 It is a preference: if no other node can take a pod, the run resumes there rather than not at all (our choice).
 """
@@ -7,22 +6,17 @@ It is a preference: if no other node can take a pod, the run resumes there rathe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from diht_k8s.api.errors import ExitCode
-from diht_k8s.api.reports import MAX_PROBLEM, NodeResult, worst
 from diht_k8s.api.status import (
     MAX_COUNT,
     AttemptStatus,
     FailedRounds,
-    Metric,
-    NodePreflight,
-    Preflight,
     RestartsInPlace,
 )
 from diht_k8s.controller.observe import ObservedAttempt, entry_name
-from diht_k8s.controller.pod_reports import preflight_results
 from diht_k8s.controller.status_text import one_line
 from diht_k8s.pipeline.failure_policy import is_never_retried
 from diht_k8s.pipeline.run_status import Failure, StageRecord
@@ -33,8 +27,6 @@ MAX_AVOIDED: Final = 16
 MAX_NODES: Final = 4
 """Nodes on which rounds failed that the status lists."""
 MAX_WORD: Final = 63
-MAX_NODE_NAME: Final = 253
-MAX_FIGURE: Final = 1e18
 NODE_FAULTS: Final = frozenset({
     "NodeLost", "NodeUnhealthy", "DeletionByTaintManager", "TerminationByKubelet", "Evicted", "UnexpectedAdmissionError",
 })  # fmt: skip
@@ -59,9 +51,9 @@ def restarts_in_place(
     """The restarts in place of a stage, with the node of the newest one and how often rounds failed on it."""
     if not stage.total_in_place:
         return None
-    found, known = stage.in_place, written or RestartsInPlace()
-    if (known.attempt, known.restarts) == (found.attempt, found.restarts):
-        return known.model_copy(update={"total": stage.total_in_place})
+    found, old = stage.in_place, written or RestartsInPlace()
+    if (old.attempt, old.restarts) == (found.attempt, found.restarts):
+        return old.model_copy(update={"total": stage.total_in_place})
     entry = entry_name(stage.stage, stage.step)
     own = [each for each in observed if each.entry == entry and each.attempt.number == found.attempt]
     pod = next((pod for each in own for pod in each.pods if pod.index == found.index), None)
@@ -74,7 +66,7 @@ def restarts_in_place(
         message=one_line(found.message),
         pod=one_line(pod.name, MAX_WORD) if pod is not None else "",
         node=node,
-        nodes=known.nodes if is_never_retried(Failure(found.exit_code)) else _with_round(known.nodes, node),
+        nodes=old.nodes if is_never_retried(Failure(found.exit_code)) else _with_round(old.nodes, node),
     )
 
 
@@ -103,44 +95,6 @@ def nodes_to_avoid(
         failures.update({each.node: each.rounds for each in in_place.nodes})
     bad = [node for node, times in failures.items() if times >= FAILURES_TO_AVOID]
     return list(dict.fromkeys([*before, *bad]))[-MAX_AVOIDED:]
-
-
-def preflight(
-    entry: str,
-    written: Preflight | None,
-    observed: Iterable[ObservedAttempt],
-    logged: Mapping[int, Sequence[NodeResult]],
-) -> Preflight | None:
-    """The worst nodes of the newest attempt of a stage whose preflight is known.
-
-    Args:
-        entry: the stage's name in status.stages.
-        written: what the status has so far.
-        observed: the attempts that exist; their pods may have told as they ended.
-        logged: what lines of progress tell, by the attempt's number.
-    """
-    told = {number: results for number, results in logged.items() if results}
-    for each in observed:
-        if each.entry == entry and (results := preflight_results(each.pods)):
-            told[each.attempt.number] = results
-    newest = max(told, default=0)
-    known = written or Preflight()
-    if not newest or newest < known.attempt:
-        return written
-    nodes = [_node_preflight(result) for result in worst(told[newest])]
-    fewer = newest == known.attempt and len(nodes) < len(known.nodes)  # pods go one after the other
-    return written if fewer else Preflight(attempt=min(newest, MAX_COUNT), nodes=nodes)
-
-
-def _node_preflight(result: NodeResult) -> NodePreflight:
-    """What a status can hold of a result: a program may report nonsense."""
-    figures = {name: max(min(value, MAX_FIGURE), -MAX_FIGURE) for name, value in result.figures.items()}
-    return NodePreflight(
-        node=one_line(result.node, MAX_NODE_NAME),
-        pod=one_line(result.pod, MAX_WORD),
-        problem=one_line(result.problem, MAX_PROBLEM),
-        figures=[Metric(name=name, value=f"{value:.6g}") for name, value in figures.items()],
-    )
 
 
 def prefer_other_nodes(job: dict[str, Any], nodes: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The Kubernetes Events of a run: what a person wants to know when its status changes. Pure."""
+"""Kubernetes Events of a run, from the changes of its status that a person wants to know of. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times of Jobs and pods on the operator's own clock: when it first observed a state. Pure.
+"""Times at which the operator first saw the states of Jobs and pods, by its own clock. Pure.
 
 Nodes, API server and operator have clocks of their own. A wait that begins at a node's time and ends at ours is wrong
 by their difference: with our clock six minutes ahead every pod that starts would be lost. So a wait begins when we first
@@ -42,10 +42,10 @@ class FirstSeen:
         """Pods with every time that a wait begins at by our clock; `finished_at` stays, since it orders pods."""
         old, self._pods = self._pods, {}
         for pod in pods:
-            known = old.get(pod.uid)
-            if known is None or known.original is not pod or now < known.timed_at:
-                known = _timed(pod, known.facts if known is not None else {}, now)
-            self._pods[pod.uid] = known
+            seen = old.get(pod.uid)
+            if seen is None or seen.original is not pod or now < seen.timed_at:
+                seen = _timed(pod, seen.facts if seen is not None else {}, now)
+            self._pods[pod.uid] = seen
         return [each.timed for each in self._pods.values()]
 
 

@@ -1,4 +1,4 @@
-"""The objects of one attempt: the same components and the same renderer as `torchx run -s kubernetes`. Pure."""
+"""The Job of one attempt, with its Service and PodGroup, by the renderer of `torchx run -s kubernetes`. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_POD_GROUPS: Final = (
 
 
 def build_objects(
-    known: CachedRun,
+    cached: CachedRun,
     run: DihtRun,
     start: Start,
     job_ttl_s: int | None = None,
@@ -39,7 +39,7 @@ def build_objects(
     """The Service (if pods talk to each other), then the Job of an attempt, so that the Job finds all that it needs.
 
     Args:
-        known: the run as the API server has it.
+        cached: the run as the API server has it.
         run: the same, parsed.
         start: the attempt.
         job_ttl_s: time in seconds after which Kubernetes removes the finished Job and its pods; None keeps them.
@@ -49,18 +49,18 @@ def build_objects(
     Raises:
         UserError: the run cannot be rendered; the message says why.
     """
-    labels = labels_of(known, start)
+    labels = labels_of(cached, start)
     config = JobConfig(
-        namespace=known.namespace,
+        namespace=cached.namespace,
         end_on_disruption=True if start.stage is Stage.TRAIN else None,
         ttl_seconds_after_finished=job_ttl_s,
     )
     app = stage_app(run, start.stage, step=start.step)
     if start.stage is Stage.EVALUATE:
-        timed = [(each.name, each.goodput, each.attempt) for each in known.status.stages if each.goodput is not None]
+        timed = [(each.name, each.goodput, each.attempt) for each in cached.status.stages if each.goodput is not None]
         app.roles[0].env[GOODPUT_VARIABLE] = goodput_json(timed)
-    objects = render(app, config, start.name, labels=labels, owner=known.owner_reference)
-    entry = next((stage for stage in known.status.stages if stage.name == labels[STAGE_LABEL]), None)
+    objects = render(app, config, start.name, labels=labels, owner=cached.owner_reference)
+    entry = next((stage for stage in cached.status.stages if stage.name == labels[STAGE_LABEL]), None)
     for job in (item for item in objects if item["kind"] == "Job"):
         avoided = [*(entry.avoid_nodes if entry is not None else ()), *faulty[:MAX_AVOIDED]]
         prefer_other_nodes(job, list(dict.fromkeys(avoided)))
@@ -71,7 +71,7 @@ def build_objects(
     return sorted(objects, key=lambda item: item["kind"] == "Job")
 
 
-def asks_pod_group(run: DihtRun) -> bool:
+def requires_pod_group(run: DihtRun) -> bool:
     """Whether a run insists on a PodGroup for its training."""
     return run.spec.train is not None and merged(run.spec.pods, run.spec.train.pods).gang == "PodGroup"
 
@@ -79,7 +79,7 @@ def asks_pod_group(run: DihtRun) -> bool:
 def _in_pod_group(run: DihtRun, *, pod_groups: bool) -> bool:
     """Whether Kubernetes itself schedules the training's pods together."""
     assert run.spec.train is not None
-    if not pod_groups and asks_pod_group(run):
+    if not pod_groups and requires_pod_group(run):
         raise UserError(NO_POD_GROUPS)
     return pod_groups and merged(run.spec.pods, run.spec.train.pods).gang != "None"
 
@@ -96,13 +96,13 @@ def pod_group(job: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": f"{group}/{version}", "kind": "PodGroup", "metadata": kept, "spec": spec}
 
 
-def labels_of(known: CachedRun, start: Start) -> dict[str, str]:
+def labels_of(cached: CachedRun, start: Start) -> dict[str, str]:
     """The labels by which the objects of an attempt are found."""
     return {
         "app.kubernetes.io/managed-by": MANAGED_BY,
         "app.kubernetes.io/part-of": "diht",
-        RUN_LABEL: known.name,
-        RUN_UID_LABEL: known.uid,
+        RUN_LABEL: cached.name,
+        RUN_UID_LABEL: cached.uid,
         STAGE_LABEL: entry_name(start.stage, start.step),
         ATTEMPT_LABEL: str(start.number),
     }

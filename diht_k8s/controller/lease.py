@@ -1,4 +1,4 @@
-"""Active/passive by a Lease: the client's own election, made to survive an API server that does not answer.
+"""Leader election by a Lease: the client's own election, made to survive an API server that does not answer.
 
 A replica that could not renew in time writes nothing more and stops before another may take over: what it knows may be
 old, and it has no right to act on it.
@@ -47,7 +47,7 @@ class Lease:
         self._released = False
         self._lock: Any = LeaseLock(name, namespace, identity)
         self._api: Any = client.CoordinationV1Api(api)
-        self._lock.api_instance = _InTime(self._api, self._renewed, self._observed_holder, lambda: self._released)
+        self._lock.api_instance = _TimeLimited(self._api, self._renewed, self._observed_holder, lambda: self._released)
 
     def stand(self, won: Callable[[], None], lost: Callable[[], None]) -> None:
         """Take part from a thread: `won` is called when this replica becomes the leader, `lost` when it stops being it."""
@@ -92,7 +92,7 @@ class Lease:
         self._renewed_at = asked_at
 
 
-class _InTime:
+class _TimeLimited:
     """The calls of an API with a time limit; no answer raises an ApiException.
 
     It reports what was read, and when a successful write began.

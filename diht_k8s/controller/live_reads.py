@@ -1,4 +1,4 @@
-"""Questions to the API server itself, where a mirror that is late would decide wrongly.
+"""Live reads of pods and events from the API server, where a cache that is late would lead to a wrong decision.
 
 The watches of Jobs and pods are not in step, and one may stall: a Job has failed by a pod whose end was not reported yet,
 or is gone while its pods were not reported at all. An operator that has just started never saw a drained pod; its
@@ -31,22 +31,22 @@ DRAIN: Final = "EvictionByEvictionAPI"
 
 
 class LiveReads:
-    """Reads pods and events past the mirror."""
+    """Reads pods and events past the cache."""
 
     def __init__(self, cluster: Cluster, pods: Informer[PodSummary]) -> None:
-        """Make one; what it reads goes into the mirror `pods` too."""
+        """Make one; the pods that it reads go into the cache `pods` too."""
         self._cluster, self._pods = cluster, pods
 
-    def unseen_pod(self, known: CachedRun, cache: ReconcileState) -> str:
+    def uncached_pod(self, cached: CachedRun, state: ReconcileState) -> str:
         """A pod of an earlier attempt that runs though its watch has not reported it yet; empty if there is none."""
-        if not cache.former_jobs and not cache.unnamed:
+        if not state.former_jobs and not state.has_unrecorded_job:
             return ""
-        seen = {pod.uid for pod in self._pods.of(*known.key)}
-        pods = map(pod_summary, self._listed(known))
+        seen = {pod.uid for pod in self._pods.of(*cached.key)}
+        pods = map(pod_summary, self._listed(cached))
         found = (pod for pod in pods if isinstance(pod, PodSummary) and not pod.ended and pod.uid not in seen)
-        return next((pod.name for pod in found if pod.is_known_by(known.uid, cache.former_jobs)), "")
+        return next((pod.name for pod in found if pod.is_known_by(cached.uid, state.former_jobs)), "")
 
-    def at_causes(self, known: CachedRun, cache: ReconcileState, observed: Sequence[ObservedAttempt]) -> bool:
+    def read_failed_pods(self, cached: CachedRun, state: ReconcileState, observed: Sequence[ObservedAttempt]) -> bool:
         """Read the pods of each attempt that failed by one that is not to be seen; once for each attempt.
 
         Returns:
@@ -56,33 +56,33 @@ class LiveReads:
             ClusterError: the API server does not answer; the cause has to wait for it.
         """
         jobs = [each.job for each in observed if each.job is not None and _is_unclear(each)]
-        jobs = [job for job in jobs if job.uid not in cache.looked_at]
+        jobs = [job for job in jobs if job.uid not in state.live_read_jobs]
         if not jobs:
             return False
-        for document in self._listed(known):
+        for document in self._listed(cached):
             self._pods.put(document)
-        seen = {pod.name for pod in self._pods.of(*known.key) if pod.disruption}
+        seen = {pod.name for pod in self._pods.of(*cached.key) if pod.disruption}
         for job in jobs:
             drained = DRAINED.search(job.message)
             if drained is not None and drained[1] not in seen:
-                cache.disrupted |= self._disrupted(known, job, drained[1])
-            cache.looked_at.add(job.uid)
+                state.disrupted |= self._disrupted(cached, job, drained[1])
+            state.live_read_jobs.add(job.uid)
         return True
 
-    def _listed(self, known: CachedRun) -> Sequence[Mapping[str, Any]]:
-        return self._cluster.items("Pod", known.namespace, f"{RUN_LABEL}={known.name}")
+    def _listed(self, cached: CachedRun) -> Sequence[Mapping[str, Any]]:
+        return self._cluster.items("Pod", cached.namespace, f"{RUN_LABEL}={cached.name}")
 
-    def _disrupted(self, known: CachedRun, job: JobSummary, name: str) -> dict[str, PodSummary]:
+    def _disrupted(self, cached: CachedRun, job: JobSummary, name: str) -> dict[str, PodSummary]:
         """A pod that is gone, as far as its events tell; empty if they do not name its node."""
         selector = f"involvedObject.kind=Pod,involvedObject.name={name}"
-        events = list(self._cluster.events(known.namespace, selector))
+        events = list(self._cluster.events(cached.namespace, selector))
         sources = [event.get("source") or {} for event in events]
         hosts = [source.get("host") for source in sources if source.get("component") == "kubelet"]
         node = next((host for host in hosts if host), "")
         kinds = (DISRUPTION_OF.get(event.get("reason", "")) for event in events)
         kind = next((kind for kind in kinds if kind is not None), DRAIN)
         gone = PodSummary(
-            known.namespace, name, "", "0", known.name, job.stage, job.attempt, job.uid, 0, "Failed", 0.0,
+            cached.namespace, name, "", "0", cached.name, job.stage, job.attempt, job.uid, 0, "Failed", 0.0,
             node=node, disruption=kind,
         )  # fmt: skip
         return {name: gone} if node else {}

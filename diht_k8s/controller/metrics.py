@@ -1,13 +1,10 @@
-"""Prometheus metrics of the controller, and the page that serves them beside its health."""
+"""Prometheus metrics of the operator."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
-from typing import Any, Final
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client import Counter, Gauge, Histogram
 
 from diht_k8s.kube.object_fields import UNREADABLE_REASONS
 
@@ -58,31 +55,3 @@ for _kind in ("DihtRun", "Job", "Pod"):
     WATCH_FAILURES.labels(_kind)
     for _reason in UNREADABLE_REASONS:  # all from zero on, or an alert on their increase would miss the first one
         SKIPPED.labels(_kind, _reason)
-
-Check = Callable[[], str]
-"""What is wrong; empty when nothing is."""
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        """No line for each probe."""
-
-
-def serve(address: str, port: int, healthy: Check, ready: Check, role: Callable[[], str] = lambda: "") -> None:
-    """Serve /healthz, /readyz and /metrics from a thread; `role` says what a healthy replica does."""
-    metrics = make_wsgi_app()
-    checks = {"/healthz": healthy, "/readyz": ready}
-
-    def application(environ: dict[str, Any], respond: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path == "/metrics":
-            return metrics(environ, respond)
-        if path not in checks:
-            respond("404 Not Found", [("Content-Type", "text/plain")])
-            return [b"try /healthz, /readyz, /metrics\n"]
-        problem = checks[path]()
-        respond("503 Service Unavailable" if problem else "200 OK", [("Content-Type", "text/plain")])
-        return [f"{problem or role() or 'ok'}\n".encode()]
-
-    server = make_server(address, port, application, handler_class=_Quiet)
-    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()

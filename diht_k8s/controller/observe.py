@@ -1,9 +1,8 @@
-"""Jobs and pods of one run in; attempts for the plan, and what a person wants to know about the newest, out. Pure.
+"""Attempts of a run, as its Jobs and pods show them: for the plan, and for the person who reads the status. Pure.
 
 The Job controller decides whether an attempt failed (it applies the pod failure policy), with one exception: it would
-wait for lost pods (of nodes that are not ready), so they are found here.
-
-Pods whose node does not answer: nothing that the API server says of them will change while it is away. Pure.
+wait for lost pods, whose node does not answer. Nothing that the API server says of them changes while the node is away,
+so they are found here.
 """
 
 from __future__ import annotations
@@ -33,22 +32,9 @@ A lost node is found much sooner, by the eviction that its taint causes (30 s, s
 time would count pods as lost when the API server was away for a minute: then all nodes seem lost, and none is."""
 GONE_AFTER_S: Final = 30.0
 """A pod that still exists this long after its deletion time has no kubelet that could remove it."""
-
-
-def is_lost(pod: PodSummary, now: float) -> bool:
-    """Whether a pod is lost: its node is not ready, though its containers may still run."""
-    if pod.ended:
-        return False
-    if pod.deleted_at is not None and now >= pod.deleted_at + GONE_AFTER_S:
-        return True
-    if pod.started_at is None or pod.not_ready_since is None or pod.exit_code is not None:
-        return False
-    return bool(pod.disruption) or now >= pod.not_ready_since + LOST_AFTER_S
-
-
 SETTLE_S: Final = 2.0
 """Peers of a failed pod fail within moments; their times show who was first once all have ended."""
-ASK_EVENTS_AFTER_S: Final = 5.0
+READ_EVENTS_AFTER_S: Final = 5.0
 """Pods that do not exist or have not started after this time may have a reason that only events tell."""
 DISRUPTED: Final = "DisruptionTarget"
 """Kubernetes' condition of a preempted, drained or evicted pod; the Job controller names it in the Job's message."""
@@ -65,6 +51,7 @@ DISRUPTIONS: Final = {
 SIGNALS: Final = 128
 """What a shell and a container runtime add to the number of the signal that killed a program."""
 GANGS: Final = frozenset({Stage.TRAIN})
+LIVING: Final = frozenset({AttemptState.PENDING, AttemptState.RUNNING})
 PULL_PROBLEMS: Final = frozenset({
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
     "RegistryUnavailable",
@@ -93,8 +80,8 @@ class ObservedAttempt:
     """the pod that failed first."""
     problem: RunProblem | None = None
     """why its pods do not all run."""
-    ask_events: str = ""
-    """uid of the object whose events may tell more; empty if nothing is unclear."""
+    event_subject: str = ""
+    """UID of the object whose events may tell more; empty if nothing is unclear."""
     lost: tuple[str, ...] = ()
     """names of lost pods (node not ready)."""
     settles_at: float | None = None
@@ -124,7 +111,7 @@ def observe_attempts(
     pods: Iterable[PodSummary],
     now: float,
     *,
-    known: Mapping[str, int],
+    newest: Mapping[str, int],
     run_uid: str = "",
     former: Collection[str] = (),
     disrupted: Mapping[str, PodSummary] | None = None,
@@ -136,7 +123,7 @@ def observe_attempts(
         jobs: the run's own Jobs.
         pods: pods with the run's label, also those of other owners.
         now: seconds since the epoch.
-        known: number of the newest attempt by entry in status.stages; pods without a Job belong to the run up to it.
+        newest: number of the newest attempt by entry in status.stages; pods without a Job belong to the run up to it.
         run_uid: UID of the run.
         former: UIDs of Jobs that were the run's own and may be deleted by now.
         disrupted: pods that were drained, evicted or preempted, as last observed, by name.
@@ -151,7 +138,7 @@ def observe_attempts(
         key = uids.get(pod.job_uid)
         if key is not None:
             by_attempt[key][1].append(pod)
-        elif pod.attempt <= known.get(pod.stage, 0) and (pod.is_known_by(run_uid, former) or _is_orphan(pod)):
+        elif pod.attempt <= newest.get(pod.stage, 0) and (pod.is_known_by(run_uid, former) or _is_orphan(pod)):
             own = by_attempt.setdefault((pod.stage, pod.attempt), (None, []))
             if own[0] is None:
                 own[1].append(pod)
@@ -209,6 +196,17 @@ def _observe_attempt(
     if job.failing or (lost and _are_missed(observed)):
         return _observe_failure(observed, job, pods, lost, now, pausing=pausing, gone=gone)
     return _observe_living(observed, job, pods, now)
+
+
+def is_lost(pod: PodSummary, now: float) -> bool:
+    """Whether a pod is lost: its node is not ready, though its containers may still run."""
+    if pod.ended:
+        return False
+    if pod.deleted_at is not None and now >= pod.deleted_at + GONE_AFTER_S:
+        return True
+    if pod.started_at is None or pod.not_ready_since is None or pod.exit_code is not None:
+        return False
+    return bool(pod.disruption) or now >= pod.not_ready_since + LOST_AFTER_S
 
 
 def _are_missed(observed: ObservedAttempt) -> bool:
@@ -366,7 +364,7 @@ def _observe_living(observed: ObservedAttempt, job: JobSummary, pods: list[PodSu
     done = sum(pod.phase == "Succeeded" for pod in pods)
     if len(running) + done >= job.parallelism:
         return observed
-    problem, ask = _waiting(job, existing, now)
+    problem, subject = _pending_cause(job, existing, now)
     partial = None
     if observed.attempt.stage in GANGS and running and any(pod.unschedulable for pod in existing):
         partial = min(pod.started_at for pod in running if pod.started_at is not None)
@@ -375,12 +373,29 @@ def _observe_living(observed: ObservedAttempt, job: JobSummary, pods: list[PodSu
         observed,
         attempt=replace(observed.attempt, state=state, partially_started_at=partial),
         problem=problem,
-        ask_events=ask,
+        event_subject=subject,
     )
 
 
-def _waiting(job: JobSummary, pods: list[PodSummary], now: float) -> tuple[RunProblem | None, str]:
-    """What pods wait for, or the uid of the object whose events may tell."""
+def due_times(observed: ObservedAttempt) -> list[float]:
+    """Times at which an attempt may change without an event."""
+    if observed.job is None and not observed.pods:
+        return []
+    due = [observed.settles_at] if observed.settles_at is not None else []
+    if observed.job is not None and observed.attempt.state is AttemptState.PENDING:
+        due.append(observed.job.seen_at + 6.0)
+    for pod in observed.pods:
+        if pod.ended or pod.name in observed.lost:
+            continue
+        if pod.deleted_at is not None:
+            due.append(pod.deleted_at + GONE_AFTER_S)
+        if pod.started_at is not None and pod.not_ready_since is not None:
+            due.append(pod.not_ready_since + LOST_AFTER_S)
+    return due
+
+
+def _pending_cause(job: JobSummary, pods: list[PodSummary], now: float) -> tuple[RunProblem | None, str]:
+    """What pods wait for, or the UID of the object whose events may tell."""
     for pod in pods:
         if pod.waiting in PULL_PROBLEMS:
             return RunProblem(Reason.IMAGE_PULL_FAILED, _pull_message(pod)), ""
@@ -391,10 +406,10 @@ def _waiting(job: JobSummary, pods: list[PodSummary], now: float) -> tuple[RunPr
         return RunProblem(Reason.UNSCHEDULABLE, one_line(stuck.unschedulable)), ""
     if job.suspended:
         return RunProblem(Reason.QUEUED, f"waits in the queue {job.queue}" if job.queue else "its Job is suspended"), ""
-    if len(pods) < job.parallelism and now >= job.seen_at + ASK_EVENTS_AFTER_S:
+    if len(pods) < job.parallelism and now >= job.seen_at + READ_EVENTS_AFTER_S:
         return None, job.uid
     creating = next((pod for pod in pods if pod.started_at is None), None)
-    late = creating is not None and now >= creating.seen_at + ASK_EVENTS_AFTER_S
+    late = creating is not None and now >= creating.seen_at + READ_EVENTS_AFTER_S
     return None, creating.uid if creating is not None and late else ""
 
 

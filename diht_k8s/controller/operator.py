@@ -28,7 +28,7 @@ from diht_k8s.controller.cache.watch import WATCH_S, Watch
 from diht_k8s.controller.lease import Lease
 from diht_k8s.controller.node_health.faults import WatchedFault
 from diht_k8s.controller.node_health.node_watch import NodeWatch
-from diht_k8s.controller.probes import stuck_watch
+from diht_k8s.controller.probes import serve, stuck_watch
 from diht_k8s.controller.queue.fair_order import PriorityLevel
 from diht_k8s.controller.queue.work_queue import WorkQueue
 from diht_k8s.controller.reconcile import InternalError, Reconciler
@@ -126,7 +126,7 @@ class Operator:
     async def run(self) -> None:
         """Run until a signal ends it."""
         if self._settings.port:
-            metrics.serve(self._settings.address, self._settings.port, self.unhealthy, self.unready, self.role)
+            serve(self._settings.address, self._settings.port, self.unhealthy, self.unready, self.role)
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stopped.set)
@@ -191,10 +191,10 @@ class Operator:
 
     def _level(self, key: Key) -> PriorityLevel:
         """A run that has ended, or is not listed yet, needs us least; one without any status needs us most."""
-        known = self._runs.get(key)
-        if known is None:
+        cached = self._runs.get(key)
+        if cached is None:
             return PriorityLevel.ENDED
-        return PriorityLevel.CHANGED if known.document["status"] else PriorityLevel.NEW
+        return PriorityLevel.CHANGED if cached.document["status"] else PriorityLevel.NEW
 
     def _stand_for_election(self) -> None:
         if self._lease is None:
@@ -223,9 +223,9 @@ class Operator:
     def _run_changed(self, key: Key) -> None:
         self._enqueue([key])
 
-    def _run_removed(self, key: Key, known: CachedRun | None) -> None:
+    def _run_removed(self, key: Key, cached: CachedRun | None) -> None:
         """Called from the watch of runs: others may have waited for its output."""
-        others = self._runs.sharing_output(known) if known is not None else []
+        others = self._runs.sharing_output(cached) if cached is not None else []
         self._enqueue([key, *(other.key for other in others)])
 
     async def _work(self) -> None:
@@ -252,8 +252,8 @@ class Operator:
             self._quiet_until = max(self._quiet_until, self._loop.time() + error.retry_after_s)
             metrics.ERRORS.labels(error.reason or "Unreachable").inc()
             log = logger.info if error.is_conflict else logger.warning
-            known = self._runs.get(key)
-            text = redacted_text(str(error), literals(known.document) if known is not None else ())
+            cached = self._runs.get(key)
+            text = redacted_text(str(error), literals(cached.document) if cached is not None else ())
             log("%s/%s: %s %s", *key, error.status, text, extra={"run": key[1], "namespace": key[0]})
         except InternalError:  # logged and in the run's status; it comes back with a growing wait
             failed = True

@@ -1,4 +1,4 @@
-"""What Warning events say about Jobs and pods that do not start, one list per namespace.
+"""Causes of pods that stay pending, where only Warning events or Kueue's queue tell.
 
 An API server reads all events of a namespace for each list of events, whatever the selector. With a thousand runs that
 wait, a list for each would keep it from everything else. So one list serves all runs of a namespace, and the more it
@@ -7,18 +7,22 @@ cost, the longer the next one waits.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from diht_k8s.api.kubernetes_types.security import REFUSED_ADVICE
 from diht_k8s.api.reasons import Reason
-from diht_k8s.controller.observe import RunProblem
+from diht_k8s.controller.cache.runs import CachedRun
+from diht_k8s.controller.observe import LIVING, ObservedAttempt, RunProblem
+from diht_k8s.controller.reconcile_state import ReconcileState
 from diht_k8s.controller.status_text import one_line
-from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.client import Cluster, ClusterError
 
+logger = logging.getLogger(__name__)
 LEAST_AGE_S: Final = 2.0
 """A list is used for at least this time."""
 COST_FACTOR: Final = 20.0
@@ -88,3 +92,52 @@ def event_problem(reason: str, message: str) -> RunProblem | None:
         kind = Reason.REFERENCE_MISSING if "not found" in message else Reason.POD_REFUSED
         return RunProblem(kind, text)
     return None
+
+
+def with_pending_cause(
+    cluster: Cluster,
+    warning_events: WarningEvents,
+    cached: CachedRun,
+    observed: list[ObservedAttempt],
+    state: ReconcileState,
+    now: float,
+    read_again_s: float,
+) -> list[ObservedAttempt]:
+    """The attempts, the living one with the cause of its pending pods; what was read is kept in `state` for a while."""
+    living = next((each for each in reversed(observed) if each.attempt.state in LIVING), None)
+    if living is None:
+        return observed
+    subject = living.event_subject or (living.job.uid if living.job is not None and living.job.suspended else "")
+    if not subject:
+        return observed
+    if subject != state.pending_subject:
+        state.pending_subject, state.pending_reads = subject, 0
+    if not state.pending_reads or not state.pending_read_at <= now < state.pending_read_at + read_again_s:
+        state.pending_reads, state.pending_read_at = state.pending_reads + 1, now
+        state.pending_cause = _pending_cause(cluster, warning_events, cached, living)
+    if state.pending_cause is None:
+        return observed
+    return [replace(each, problem=state.pending_cause) if each is living else each for each in observed]
+
+
+def _pending_cause(
+    cluster: Cluster, warning_events: WarningEvents, cached: CachedRun, observed: ObservedAttempt
+) -> RunProblem | None:
+    """The cause of pods that do not exist or do not start, in the words of events or of the queue."""
+    try:
+        if observed.job is not None and observed.job.suspended:
+            return _queue_cause(cluster, cached, observed)
+        return warning_events.problem_of(cached.namespace, observed.event_subject)
+    except ClusterError as error:
+        logger.debug("cannot ask why %s waits: %s", observed.entry, error)
+        return None
+
+
+def _queue_cause(cluster: Cluster, cached: CachedRun, observed: ObservedAttempt) -> RunProblem | None:
+    assert observed.job is not None
+    workload = cluster.workload_of(cached.namespace, observed.job.uid)
+    conditions = ((workload or {}).get("status") or {}).get("conditions") or ()
+    message = next((each.get("message", "") for each in conditions if each.get("type") == "QuotaReserved"), "")
+    if not message:
+        return None
+    return RunProblem(Reason.QUEUED, one_line(f"waits in the queue {observed.job.queue}: {message}"))

@@ -1,4 +1,4 @@
-"""Committed work and time of an attempt: from its Job and pods, their termination messages, and the log. Pure."""
+"""Reports of an attempt's pods, in termination messages and in the log: committed work, times, checkpoint, preflight. Pure."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from diht_k8s.pipeline.attempts import Attempt, AttemptTimes
 
 
 def with_reports(attempt: Attempt, job: JobSummary | None, pods: Sequence[PodSummary]) -> Attempt:
-    """The attempt with its moments, and what its pods left as they ended: committed work, the step that failed."""
+    """The attempt with its times, and what its pods left as they ended: committed work, the step that failed."""
     causes = _causes(pods)
     steps = [bounded_step(cause.step) for cause in causes if cause.step is not None]
     work = furthest(checkpoint_work(cause.checkpoint) for cause in causes)
     in_place = in_place_of(attempt.number, (cause.rounds for cause in causes))
     spent = most_spent(cause.time_spent for cause in causes)
-    known = {"work": work, "failed_at": max(steps, default=None), "in_place": in_place, "spent": spent}
-    return replace(attempt, moments=moments_of(job, pods), **known)
+    reported = {"work": work, "failed_at": max(steps, default=None), "in_place": in_place, "spent": spent}
+    return replace(attempt, moments=attempt_times(job, pods), **reported)
 
 
-def moments_of(job: JobSummary | None, pods: Sequence[PodSummary]) -> AttemptTimes | None:
+def attempt_times(job: JobSummary | None, pods: Sequence[PodSummary]) -> AttemptTimes | None:
     """When an attempt got on, by the clocks of API server and nodes; None without its Job.
 
     The first pod counts, in which a gang's rank 0 runs: what it waits for the others is its start.
@@ -52,7 +52,7 @@ def newest_checkpoint(pods: Iterable[PodSummary]) -> SavedCheckpoint | None:
 
 
 def preflight_results(pods: Iterable[PodSummary]) -> list[NodeResult]:
-    """What pods told of the preflight as they ended: of the worst nodes, or of their own where the ranks had not met."""
+    """Results of the preflight that pods left as they ended: of the worst nodes, or of their own where the ranks had not met."""
     return list({result.pod: result for cause in _causes(pods) for result in cause.preflight}.values())
 
 

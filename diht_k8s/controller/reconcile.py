@@ -2,8 +2,6 @@
 
 The status is written before the actions are executed: it holds the decision, and if a crash comes between, the next
 reconciliation executes it, since names are deterministic. In the opposite order a restart could go uncounted.
-
-Unexpected exceptions in a reconciliation: a log line with the traceback, without literal values of the run.
 """
 
 from __future__ import annotations
@@ -34,19 +32,20 @@ from diht_k8s.controller.node_health.gang_moves import decide_moves
 from diht_k8s.controller.node_health.node_watch import NodeWatch
 from diht_k8s.controller.observe import (
     GANGS,
+    LIVING,
     ObservedAttempt,
     RunProblem,
+    due_times,
     observe_attempts,
 )
-from diht_k8s.controller.pending_causes import WarningEvents
-from diht_k8s.controller.pod_logs import PodLogs, explained
+from diht_k8s.controller.pending_causes import WarningEvents, with_pending_cause
+from diht_k8s.controller.pod_logs import PodLogs, progress_interval
 from diht_k8s.controller.pod_reports import with_progress
 from diht_k8s.controller.reconcile_state import ReconcileState
 from diht_k8s.controller.run_metrics import BlockedRuns, UnhealthyNodes, count_changes
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
-from diht_k8s.controller.status_builder import LoggedProgress, build_status, redacted_status
+from diht_k8s.controller.status_builder import LoggedProgress, build_status, can_defer, redacted_status
 from diht_k8s.controller.status_text import one_line
-from diht_k8s.controller.timing import LIVING, can_wait, due_times, progress_interval
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.job_summary import JobSummary
 from diht_k8s.kube.pod_summary import PodSummary
@@ -56,31 +55,17 @@ from diht_k8s.pipeline.goodput import with_goodput
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, Observed, RunPlan, Start, plan
 from diht_k8s.pipeline.run_status import FINAL, RunStatus
 
-
-class InternalError(Exception):
-    """A reconciliation failed in a way that nobody expected; it is logged and the run's status says so."""
-
-
-def log_internal_error(known: CachedRun, error: Exception) -> str:
-    """Log the exception with its traceback; returns its message with the place where it was raised."""
-    secrets = literals(known.document)
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    message = redacted_text(f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})", secrets)
-    logger.error(
-        "%s/%s: unexpected error: %s\n%s", *known.key, one_line(message),
-        redacted_text("".join(traceback.format_exception(error)), secrets),
-        extra={"run": known.name, "namespace": known.namespace},
-    )  # fmt: skip
-    return message
-
-
 logger = logging.getLogger(__name__)
 
-FIRST_ASK_AGAIN_S: Final = 2.0
+FIRST_READ_AGAIN_S: Final = 2.0
 """The first wait before events and queues are read again."""
 PROBLEM_WAIT_S: Final = 1.0
 MOST_PROBLEM_WAIT_S: Final = 30.0
 MAX_FORMER_JOBS: Final = 16
+
+
+class InternalError(Exception):
+    """A reconciliation failed in a way that nobody expected; it is logged and the run's status says so."""
 
 
 class Reconciler:
@@ -120,10 +105,10 @@ class Reconciler:
         self._enqueue, self._clock, self._jitter = enqueue, clock, jitter
         self._job_ttl_s, self._pod_groups = job_ttl_s, pod_groups
         self._queue, self._nodes, self._unhealthy = RunQueue(cluster, workloads), nodes, UnhealthyNodes()
-        self._caches: dict[Key, ReconcileState] = {}
+        self._states: dict[Key, ReconcileState] = {}
         self._active: set[Key] = set()
         self._logs, self._warning_events, self._blocked = PodLogs(cluster), WarningEvents(cluster), BlockedRuns()
-        self._second_look = LiveReads(cluster, pods)
+        self._live_reads = LiveReads(cluster, pods)
 
     @property
     def active_runs(self) -> int:
@@ -138,40 +123,40 @@ class Reconciler:
         Raises:
             ClusterError, InternalError: the API server or the operator is at fault: reconcile again later.
         """
-        known, ended = self._runs.get(key), self._runs.finished(key)
+        cached, ended = self._runs.get(key), self._runs.finished(key)
         try:
             if ended is not None:
-                known = self._finished(key, ended)
-            if known is None or known.deleting:
+                cached = self._finished(key, ended)
+            if cached is None or cached.deleting:
                 self._forget(key)
                 return None
-            cache = self._caches.get(key) or self._caches.setdefault(key, self._first_cache(known))
-            wait_s = self._reconcile(known, cache)
+            state = self._states.get(key) or self._states.setdefault(key, self._first_state(cached))
+            wait_s = self._reconcile(cached, state)
             if (ended := self._runs.finished(key)) is not None and not self._lives(key, ended):
                 self._forget(key)
             return wait_s
         except ClusterError as error:
             if error.is_gone:  # the watch has not reported the deletion yet
-                self._runs.remove(key, known.uid if known is not None else None)
+                self._runs.remove(key, cached.uid if cached is not None else None)
             elif not error.is_terminating:
                 raise
             return None
         except Exception as error:
-            if known is None:
+            if cached is None:
                 raise
-            raise self._failed(known, error) from None  # its text may hold a secret
+            raise self._failed(cached, error) from None  # its text may hold a secret
 
-    def _failed(self, known: CachedRun, error: Exception) -> InternalError:
+    def _failed(self, cached: CachedRun, error: Exception) -> InternalError:
         """Log an unexpected exception and report it in the run's status, as far as that is possible."""
-        message = log_internal_error(known, error)
+        message = _log_internal_error(cached, error)
         try:
-            cache, newest = self._caches.setdefault(known.key, ReconcileState()), self._runs.get(known.key) or known
+            state, newest = self._states.setdefault(cached.key, ReconcileState()), self._runs.get(cached.key) or cached
             # it stays the problem until the actions succeed: the status does not go back and forth at each attempt
-            cache.problem = RunProblem(Reason.INTERNAL_ERROR, message)
-            self._refuse(newest, newest.status, cache.problem, cache, self._clock())
+            state.problem = RunProblem(Reason.INTERNAL_ERROR, message)
+            self._refuse(newest, newest.status, state.problem, state, self._clock())
         except Exception as second:  # the status itself may be what cannot be read or written
-            text = redacted_text(f"{type(second).__name__}: {second}", literals(known.document))
-            logger.warning("%s/%s: the status cannot say so: %s", *known.key, one_line(text))
+            text = redacted_text(f"{type(second).__name__}: {second}", literals(cached.document))
+            logger.warning("%s/%s: the status cannot say so: %s", *cached.key, one_line(text))
         return InternalError(message)
 
     def _finished(self, key: Key, ended: FinishedRun) -> CachedRun | None:
@@ -186,84 +171,88 @@ class Reconciler:
         jobs = (job for job in self._jobs.of(*key) if job.owner_uid == ended.uid)
         lost = (pod for pod in self._pods.of(*key) if not pod.job_name)
         living = any(not job.over and not job.deleted for job in jobs) or any(pod.deleted_at is None for pod in lost)
-        return living or self._queue.holds(key, ended.uid)
+        return living or self._queue.holds_quota(key, ended.uid)
 
     def _forget(self, key: Key) -> None:
         """A run is gone, or has ended: so must be its pods that no garbage collector finds."""
-        cache = self._caches.pop(key, None)
+        state = self._states.pop(key, None)
         self._active.discard(key)
         self._blocked.forget(key)
-        if cache is not None:
-            self._delete_orphans(key, cache)
+        if state is not None:
+            self._delete_orphans(key, state)
 
-    def _delete_orphans(self, key: Key, cache: ReconcileState) -> list[RunEvent]:
+    def _delete_orphans(self, key: Key, state: ReconcileState) -> list[RunEvent]:
         jobs = {job.uid for job in self._jobs.of(*key)}
-        return delete_orphans(self._cluster, orphans(self._pods.of(*key), cache.run_uid, cache.former_jobs, jobs))
+        return delete_orphans(self._cluster, orphans(self._pods.of(*key), state.run_uid, state.former_jobs, jobs))
 
-    def _first_cache(self, known: CachedRun) -> ReconcileState:
+    def _first_state(self, cached: CachedRun) -> ReconcileState:
         """A new operator would read all logs at once: it uses the progress that an earlier one read for a while."""
-        status = known.status
+        status = cached.status
         former = [attempt.uid for attempt in status.attempts if attempt.uid]
         if status.progress is None or status.progress.last_updated_time is None:
-            return ReconcileState(former_jobs=former, unnamed=len(former) < len(status.attempts))
-        if not self._caches:  # a new operator knows by the statuses alone how many runs are active
+            return ReconcileState(former_jobs=former, has_unrecorded_job=len(former) < len(status.attempts))
+        if not self._states:  # a new operator knows by the statuses alone how many runs are active
             self._active |= self._runs.running()
-        return ReconcileState(former_jobs=former, read_at=self._clock() - self._jitter() * self._progress_interval())
+        return ReconcileState(
+            former_jobs=former, log_read_at=self._clock() - self._jitter() * self._progress_interval()
+        )
 
-    def _reconcile(self, known: CachedRun, cache: ReconcileState) -> float | None:
-        now, status = self._clock(), known.status
+    def _reconcile(self, cached: CachedRun, state: ReconcileState) -> float | None:
+        now, status = self._clock(), cached.status
         try:
-            run = self._runs.parsed(known)
+            run = self._runs.parsed(cached)
         except UserError as error:
-            self._refuse(known, status, RunProblem(Reason.INVALID_SPEC, str(error)), cache, now)
+            self._refuse(cached, status, RunProblem(Reason.INVALID_SPEC, str(error)), state, now)
             return None
         before = saved_run_status(status)
-        observed = self._observe(known, run, status, cache, now)
-        if self._second_look.at_causes(known, cache, observed):
-            observed = self._observe(known, run, status, cache, now)
-        moves = decide_moves(observed, self._faults, _newest_step(status, cache.logged), cache.noticed)
-        observed, cache.noticed = moves.observed, moves.noticed
+        observed = self._observe(cached, run, status, state, now)
+        if self._live_reads.read_failed_pods(cached, state, observed):
+            observed = self._observe(cached, run, status, state, now)
+        moves = decide_moves(observed, self._faults, _newest_step(status, state.logged), state.pending_move)
+        observed, state.pending_move = moves.observed, moves.pending
         self._unhealthy.record(moves.faults)
-        problem = cache.problem
-        if before.state not in FINAL and (holder := self._runs.holder_of_output(known)) is not None:
-            message = f"run {holder.namespace}/{holder.name} writes to {known.output}: choose another data.output"
+        problem = state.problem
+        if before.state not in FINAL and (holder := self._runs.holder_of_output(cached)) is not None:
+            message = f"run {holder.namespace}/{holder.name} writes to {cached.output}: choose another data.output"
             decided, problem = RunPlan((), before), RunProblem(Reason.OUTPUT_IN_USE, message)
         else:
-            decided = self._plan(known, run, status, before, observed, cache, now)
-        queued = self._queue.decide(known, run, decided, observed)
+            decided = self._plan(cached, run, status, before, observed, state, now)
+        queued = self._queue.decide(cached, run, decided, observed)
         decided, problem = queued.plan, queued.problem or problem
         if decided.status.state not in FINAL:
-            ask_again_s = self._ask_again_s(cache)
-            observed = explained(self._cluster, self._warning_events, known, observed, cache, now, ask_again_s)
-        after = self._logs.read(known, before, decided.status, observed, cache, now, self._progress_interval())
-        after = with_goodput(after, [_with_log(each, cache.logged) for each in observed])
+            read_again_s = self._read_again_s(state)
+            observed = with_pending_cause(
+                self._cluster, self._warning_events, cached, observed, state, now, read_again_s
+            )
+        after = self._logs.read(cached, before, decided.status, observed, state, now, self._progress_interval())
+        after = with_goodput(after, [_with_log_progress(each, state.logged) for each in observed])
         new = build_status(
-            status, run, before, after, [*observed, *queued.waiting], problem=problem, logged=cache.logged, tails=cache.tails,
-            generation=known.generation, now=now,
+            status, run, before, after, [*observed, *queued.waiting], problem=problem, logged=state.logged, tails=state.log_tails,
+            generation=cached.generation, now=now,
         )  # fmt: skip
-        new = redacted_status(new, literals(known.document))
-        is_new = not known.document["status"]
-        known = self._write_status(known, new, cache, now)
-        new = status if cache.owes_pod_counts else new
+        new = redacted_status(new, literals(cached.document))
+        is_new = not cached.document["status"]
+        cached = self._write_status(cached, new, state, now)
+        new = status if state.defers_pod_counts else new
         if is_new and decided.actions:  # a thousand new runs all get their status before the first one's Job is created
-            self._record_events(known, status, new, now)
+            self._record_events(cached, status, new, now)
             return 0.0
         problem = execute(
-            self._cluster, known, decided.actions, observed, functools.partial(self._objects, known, run),
-            functools.partial(self._created, cache), functools.partial(self._second_look.unseen_pod, known, cache),
+            self._cluster, cached, decided.actions, observed, functools.partial(self._objects, cached, run),
+            functools.partial(self._created, state), functools.partial(self._live_reads.uncached_pod, cached, state),
         )  # fmt: skip
-        problem = self._queue.carry_out(known, run, queued.actions, now) or problem or queued.problem
-        delete_old_jobs(self._cluster, known, observed)
-        self._record_events(known, status, new, now)
-        self._record(known, self._delete_orphans(known.key, cache), now)
-        return self._requeue_after(known, decided, observed, cache, problem, now)
+        problem = self._queue.execute(cached, run, queued.actions, now) or problem or queued.problem
+        delete_old_jobs(self._cluster, cached, observed)
+        self._record_events(cached, status, new, now)
+        self._record(cached, self._delete_orphans(cached.key, state), now)
+        return self._requeue_after(cached, decided, observed, state, problem, now)
 
-    def _objects(self, known: CachedRun, run: DihtRun, start: Start) -> list[dict[str, Any]]:
+    def _objects(self, cached: CachedRun, run: DihtRun, start: Start) -> list[dict[str, Any]]:
         """The objects of an attempt, with its Job on the quota of its stage if that has a Workload of its own."""
-        shaped = self._queue.workers(known, run, start)
+        admitted = self._queue.with_admitted_workers(cached, run, start)
         faulty = self._nodes.unhealthy() if self._nodes is not None and start.stage in GANGS else ()
-        objects = build_objects(known, shaped, start, self._job_ttl_s, pod_groups=self._pod_groups(), faulty=faulty)
-        self._queue.place(known, run, start, objects[-1])
+        objects = build_objects(cached, admitted, start, self._job_ttl_s, pod_groups=self._pod_groups(), faulty=faulty)
+        self._queue.put_on_quota(cached, run, start, objects[-1])
         return objects
 
     def node_changed(self, node: str) -> list[Key]:
@@ -274,52 +263,54 @@ class Reconciler:
     def _faults(self, node: str) -> tuple[NodeFault, ...]:
         return self._nodes.faults(node) if self._nodes is not None else ()
 
-    def _created(self, cache: ReconcileState, job: Mapping[str, Any]) -> None:
+    def _created(self, state: ReconcileState, job: Mapping[str, Any]) -> None:
         self._jobs.put(job)
-        if job["metadata"]["uid"] not in cache.former_jobs:  # it may be gone before anybody looks again
-            cache.former_jobs.append(job["metadata"]["uid"])
+        if job["metadata"]["uid"] not in state.former_jobs:  # it may be gone before anybody looks again
+            state.former_jobs.append(job["metadata"]["uid"])
 
-    def _refuse(self, known: CachedRun, status: Status, problem: RunProblem, cache: ReconcileState, now: float) -> None:
+    def _refuse(
+        self, cached: CachedRun, status: Status, problem: RunProblem, state: ReconcileState, now: float
+    ) -> None:
         """Report that a run is not accepted; its children, if any, are left alone."""
-        before, generation = saved_run_status(status), known.generation
+        before, generation = saved_run_status(status), cached.generation
         found = conditions(status, before, None, problem, pausing=False, generation=generation, now=now)
-        new = status.model_copy(update={"conditions": found, "observed_generation": known.generation})
-        self._record_events(self._write_status(known, new, cache, now), status, new, now)
+        new = status.model_copy(update={"conditions": found, "observed_generation": cached.generation})
+        self._record_events(self._write_status(cached, new, state, now), status, new, now)
 
     def _observe(
-        self, known: CachedRun, run: DihtRun, status: Status, cache: ReconcileState, now: float
+        self, cached: CachedRun, run: DihtRun, status: Status, state: ReconcileState, now: float
     ) -> list[ObservedAttempt]:
         """The attempts of a run, from Jobs that it owns and pods that those own."""
-        labelled = cache.times.jobs(self._jobs.of(*known.key), now)
-        jobs = [job for job in labelled if job.owner_uid == known.uid]
+        labelled = state.first_seen.jobs(self._jobs.of(*cached.key), now)
+        jobs = [job for job in labelled if job.owner_uid == cached.uid]
         foreign = {job.uid for job in labelled} - {job.uid for job in jobs}
-        pods = [pod for pod in self._pods.of(*known.key) if pod.job_uid not in foreign]
-        pods = cache.times.pods(pods, now)
-        cache.run_uid = known.uid
-        cache.former_jobs = [*cache.former_jobs, *(job.uid for job in jobs if job.uid not in cache.former_jobs)]
-        del cache.former_jobs[:-MAX_FORMER_JOBS]
-        cache.disrupted |= {pod.name: pod for pod in pods if pod.disruption}
-        while len(cache.disrupted) > MAX_FORMER_JOBS:
-            del cache.disrupted[next(iter(cache.disrupted))]
+        pods = [pod for pod in self._pods.of(*cached.key) if pod.job_uid not in foreign]
+        pods = state.first_seen.pods(pods, now)
+        state.run_uid = cached.uid
+        state.former_jobs = [*state.former_jobs, *(job.uid for job in jobs if job.uid not in state.former_jobs)]
+        del state.former_jobs[:-MAX_FORMER_JOBS]
+        state.disrupted |= {pod.name: pod for pod in pods if pod.disruption}
+        while len(state.disrupted) > MAX_FORMER_JOBS:
+            del state.disrupted[next(iter(state.disrupted))]
         return observe_attempts(
             jobs, pods, now,
-            known={stage.name: stage.attempt for stage in status.stages},
-            run_uid=known.uid, former=cache.former_jobs, disrupted=cache.disrupted, pausing=run.spec.suspend,
+            newest={stage.name: stage.attempt for stage in status.stages},
+            run_uid=cached.uid, former=state.former_jobs, disrupted=state.disrupted, pausing=run.spec.suspend,
         )  # fmt: skip
 
     def _plan(
         self,
-        known: CachedRun,
+        cached: CachedRun,
         run: DihtRun,
         status: Status,
         before: RunStatus,
         observed: list[ObservedAttempt],
-        cache: ReconcileState,
+        state: ReconcileState,
         now: float,
     ) -> RunPlan:
         facts = Observed(
-            attempts=tuple(_with_log(each, cache.logged) for each in observed),
-            retry_requested=bool(known.retry) and known.retry == status.completion_time,
+            attempts=tuple(_with_log_progress(each, state.logged) for each in observed),
+            retry_requested=bool(cached.retry) and cached.retry == status.completion_time,
         )
         back_off = BackOff(jitter=self._jitter())
         return plan(run, facts, now, status=before, back_off=back_off, steps=CLUSTER_STEPS)
@@ -328,69 +319,83 @@ class Reconciler:
         """Seconds between two reads of a run's log: with many runs each is read less often."""
         return progress_interval(len(self._active))
 
-    def _ask_again_s(self, cache: ReconcileState) -> float:
+    def _read_again_s(self, state: ReconcileState) -> float:
         """Seconds after which the answer about an object is old: short at first, then as between two reads of a log."""
-        return min(self._progress_interval(), FIRST_ASK_AGAIN_S * 2.0 ** max(0, min(cache.asks, 8) - 1))
+        return min(self._progress_interval(), FIRST_READ_AGAIN_S * 2.0 ** max(0, min(state.pending_reads, 8) - 1))
 
-    def _write_status(self, known: CachedRun, new: Status, cache: ReconcileState, now: float) -> CachedRun:
+    def _write_status(self, cached: CachedRun, new: Status, state: ReconcileState, now: float) -> CachedRun:
         """Write the status if it changed; returns the run as it is afterwards."""
-        document, written_before = wire(new), known.document["status"]
-        cache.owes_pod_counts = document != written_before and can_wait(written_before, new, document)
+        document, written_before = wire(new), cached.document["status"]
+        state.defers_pod_counts = document != written_before and can_defer(written_before, new, document)
         if document == written_before or (
-            cache.owes_pod_counts and cache.wrote_at <= now < cache.wrote_at + self._progress_interval()
+            state.defers_pod_counts
+            and state.status_written_at <= now < state.status_written_at + self._progress_interval()
         ):
-            return known
-        cache.owes_pod_counts, cache.wrote_at = False, now
-        written = cached_run(self._cluster.write_status(known.namespace, known.name, known.version, document))
-        self._runs.put(written, only_known=True)
+            return cached
+        state.defers_pod_counts, state.status_written_at = False, now
+        written = cached_run(self._cluster.write_status(cached.namespace, cached.name, cached.version, document))
+        self._runs.put(written, only_existing=True)
         if has_ended(new):
-            self._active.discard(known.key)
-            self._enqueue([other.key for other in self._runs.sharing_output(known)])
+            self._active.discard(cached.key)
+            self._enqueue([other.key for other in self._runs.sharing_output(cached)])
         return written
 
-    def _record_events(self, known: CachedRun, before: Status, after: Status, now: float) -> None:
-        self._blocked.record(known.key, after)
+    def _record_events(self, cached: CachedRun, before: Status, after: Status, now: float) -> None:
+        self._blocked.record(cached.key, after)
         count_changes(before, after)
-        self._record(known, events_between(before, after), now)
+        self._record(cached, events_between(before, after), now)
 
-    def _record(self, known: CachedRun, events: Iterable[RunEvent], now: float) -> None:
+    def _record(self, cached: CachedRun, events: Iterable[RunEvent], now: float) -> None:
         for item in events:
-            extra = {"run": known.name, "namespace": known.namespace, "reason": item.reason}
+            extra = {"run": cached.name, "namespace": cached.namespace, "reason": item.reason}
             logger.info("%s", item.message, extra=extra)
             try:
-                self._cluster.write_event(known.namespace, event_document(known, item, now))
+                self._cluster.write_event(cached.namespace, event_document(cached, item, now))
             except ClusterError as error:
-                logger.warning("cannot write an Event for %s/%s: %s", known.namespace, known.name, error)
+                logger.warning("cannot write an Event for %s/%s: %s", cached.namespace, cached.name, error)
 
     def _requeue_after(
         self,
-        known: CachedRun,
+        cached: CachedRun,
         decided: RunPlan,
         observed: list[ObservedAttempt],
-        cache: ReconcileState,
+        state: ReconcileState,
         problem: RunProblem | None,
         now: float,
     ) -> float | None:
-        changed, cache.problem = problem != cache.problem, problem
-        cache.problems = cache.problems + 1 if problem is not None else 0
+        changed, state.problem = problem != state.problem, problem
+        state.problem_count = state.problem_count + 1 if problem is not None else 0
         living = any(each.attempt.state in LIVING for each in observed)
-        (self._active.add if living else self._active.discard)(known.key)
+        (self._active.add if living else self._active.discard)(cached.key)
         due = [at - now for each in observed for at in due_times(each)]
         if decided.wake_at is not None:
             due.append(decided.wake_at - now)
         if living:
-            since, interval = now - cache.read_at, self._progress_interval()
+            since, interval = now - state.log_read_at, self._progress_interval()
             due.append(interval - since if 0 <= since < interval else interval)
-        if any(each.ask_events or (each.job is not None and each.job.suspended) for each in observed) and living:
-            due.append(self._ask_again_s(cache))
-        if cache.owes_pod_counts:
-            due.append(cache.wrote_at + self._progress_interval() - now)
+        if any(each.event_subject or (each.job is not None and each.job.suspended) for each in observed) and living:
+            due.append(self._read_again_s(state))
+        if state.defers_pod_counts:
+            due.append(state.status_written_at + self._progress_interval() - now)
         if problem is not None:
-            due.append(min(MOST_PROBLEM_WAIT_S, PROBLEM_WAIT_S * 2.0 ** min(cache.problems - 1, 8)))
+            due.append(min(MOST_PROBLEM_WAIT_S, PROBLEM_WAIT_S * 2.0 ** min(state.problem_count - 1, 8)))
         return 0.0 if changed else min((wait for wait in due if wait > 0), default=None)
 
 
-def _with_log(observed: ObservedAttempt, logged: LoggedProgress | None) -> Attempt:
+def _log_internal_error(cached: CachedRun, error: Exception) -> str:
+    """Log an exception with its traceback, without literal values of the run; returns its message and where it was raised."""
+    secrets = literals(cached.document)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    message = redacted_text(f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})", secrets)
+    logger.error(
+        "%s/%s: unexpected error: %s\n%s", *cached.key, one_line(message),
+        redacted_text("".join(traceback.format_exception(error)), secrets),
+        extra={"run": cached.name, "namespace": cached.namespace},
+    )  # fmt: skip
+    return message
+
+
+def _with_log_progress(observed: ObservedAttempt, logged: LoggedProgress | None) -> Attempt:
     """The attempt with the work that its log names."""
     if logged is None or (logged.entry, logged.attempt) != (observed.entry, observed.attempt.number):
         return observed.attempt

@@ -1,4 +1,4 @@
-"""What the operator keeps of a run between reconciliations, beside the status."""
+"""State of a run that the operator keeps in memory between reconciliations, beside the status."""
 
 from __future__ import annotations
 
@@ -13,31 +13,37 @@ from diht_k8s.kube.pod_summary import PodSummary
 
 @dataclass
 class ReconcileState:
-    """What is cached of a run between reconciliations; it may be lost at any time."""
+    """State of one run between reconciliations; it may be lost at any time. Times are seconds since the epoch."""
 
     problem: RunProblem | None = None
     """what blocked the last actions."""
-    problems: int = 0
+    problem_count: int = 0
+    """reconciliations in a row that were blocked."""
     logged: LoggedProgress | None = None
-    read_at: float = 0.0
-    asked: str = ""
-    asks: int = 0
-    asked_at: float = 0.0
-    answer: RunProblem | None = None
-    tails: dict[str, list[str]] = field(default_factory=dict)
-    times: FirstSeen = field(default_factory=FirstSeen)
-    unnamed: bool = False
+    """the newest progress that a log named."""
+    log_read_at: float = 0.0
+    log_tails: dict[str, list[str]] = field(default_factory=dict)
+    """last lines of the logs of pods that failed, by name."""
+    pending_subject: str = ""
+    """UID of the object whose events, or whose queue, may tell why pods are pending."""
+    pending_reads: int = 0
+    """how often they were read."""
+    pending_read_at: float = 0.0
+    pending_cause: RunProblem | None = None
+    """what they told."""
+    first_seen: FirstSeen = field(default_factory=FirstSeen)
+    has_unrecorded_job: bool = False
     """whether an earlier operator may have created a Job and ended before it wrote the UID."""
     run_uid: str = ""
     """its UID when it was last observed."""
     former_jobs: list[str] = field(default_factory=list)
     """UIDs of its Jobs, newest last, which pods may still name when they are deleted."""
     disrupted: dict[str, PodSummary] = field(default_factory=dict)
-    """pods that were drained, evicted or preempted, as last observed: they are deleted soon after."""
-    looked_at: set[str] = field(default_factory=set)
-    """UIDs of the Jobs whose pods were listed because the cause of their end was not to be seen."""
-    noticed: PendingMove | None = None
+    """pods that were drained, evicted or preempted, as last observed, by name: they are deleted soon after."""
+    live_read_jobs: set[str] = field(default_factory=set)
+    """UIDs of the Jobs whose pods were read from the API server because the cause of their end was not to be seen."""
+    pending_move: PendingMove | None = None
     """the fault of a node because of which the gang moves after its next checkpoint."""
-    wrote_at: float = 0.0
-    owes_pod_counts: bool = False
+    status_written_at: float = 0.0
+    defers_pod_counts: bool = False
     """the written pod counts are older than ours: they are written with the next change, or after a while."""

@@ -1,9 +1,4 @@
-"""Restarts, time and ends of runs as metrics, from what a write changes in their status.
-
-The metric of the runs that cannot go on, by reason.
-
-The metric of nodes from which gangs move, for an alert that names them.
-"""
+"""Metrics of runs: restarts, time and ends; the runs that are blocked; the faulty nodes from which gangs move."""
 
 from __future__ import annotations
 
@@ -33,11 +28,11 @@ for _budget in BUDGETS:  # from zero on, or an alert on their increase would mis
     metrics.RESTARTS.labels(_budget)
 for _reason in ENDS:
     metrics.ENDED.labels(_reason.value)
-
-
+for _reason in WARNING_REASONS:
+    metrics.BLOCKED.labels(_reason.value)
 for _part in PARTS:
     metrics.STAGE_SECONDS.labels(_part)
-_lock, _owed = threading.Lock(), Counter[str]()
+_lock, _overcounted = threading.Lock(), Counter[str]()
 """Productive seconds that turned out to be lost were counted before: they are made up for by later ones."""
 
 
@@ -63,18 +58,14 @@ def _count_time(before: Status, after: Status) -> None:
     old, new = before.goodput or Goodput(), after.goodput or Goodput()
     with _lock:
         for part in PARTS:
-            seconds = getattr(new, f"{part}_seconds") - getattr(old, f"{part}_seconds") - _owed[part]
-            _owed[part] = max(0, -seconds)
+            seconds = getattr(new, f"{part}_seconds") - getattr(old, f"{part}_seconds") - _overcounted[part]
+            _overcounted[part] = max(0, -seconds)
             metrics.STAGE_SECONDS.labels(part).inc(max(0, seconds))
 
 
 def _failed_attempt(stage: StageStatus) -> int:
     """The attempt after which the stage restarts: the same plan may have started the next one."""
     return stage.attempt - (stage.state == "Running")
-
-
-for _reason in WARNING_REASONS:
-    metrics.BLOCKED.labels(_reason.value)
 
 
 class BlockedRuns:
@@ -118,21 +109,21 @@ class UnhealthyNodes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._told: dict[str, set[str]] = {}
+        self._recorded: dict[str, set[str]] = {}
 
     def record(self, faults: Iterable[NodeFault]) -> None:
         """Gangs move because of these."""
         with self._lock:
             for fault in faults:
-                self._told.setdefault(fault.node, set()).add(fault.name)
+                self._recorded.setdefault(fault.node, set()).add(fault.name)
                 metrics.UNHEALTHY.labels(fault.node, fault.name).set(1)
 
     def keep(self, node: str, faults: Iterable[NodeFault]) -> None:
         """The node has these faults now and no others."""
         names = {fault.name for fault in faults}
         with self._lock:
-            for gone in self._told.get(node, set()) - names:
+            for gone in self._recorded.get(node, set()) - names:
                 metrics.UNHEALTHY.remove(node, gone)
-            self._told[node] = self._told.get(node, set()) & names
-            if not self._told[node]:
-                del self._told[node]
+            self._recorded[node] = self._recorded.get(node, set()) & names
+            if not self._recorded[node]:
+                del self._recorded[node]

@@ -1,4 +1,4 @@
-"""The saved status (`DihtRun.status`) as the plan reads it. Pure.
+"""The saved status (`DihtRun.status`) in the form that the plan reads. Pure.
 
 Counters come from the status alone, never from the Jobs that happen to exist.
 """

@@ -1,16 +1,18 @@
-"""The status that a plan leads to: plan, attempts and progress in, `DihtRun.status` out. Pure.
+"""The status (`DihtRun.status`) that a plan leads to, from the plan, the attempts and their progress. Pure.
 
 Equal input gives equal output, so that nothing is written when nothing has changed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from diht_k8s.api.bounded_status import bounded
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.redaction import redacted_text
-from diht_k8s.api.reports import MAX_PROBLEM, Progress
+from diht_k8s.api.reports import MAX_PROBLEM, NodeResult, Progress, worst
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import (
     MAX_ATTEMPTS,
@@ -20,6 +22,7 @@ from diht_k8s.api.status import (
     JobReference,
     LastCheckpoint,
     Metric,
+    NodePreflight,
     PodCounts,
     Preflight,
     ProgressStatus,
@@ -32,10 +35,10 @@ from diht_k8s.api.status import (
 )
 from diht_k8s.api.status import StageState as EntryState
 from diht_k8s.api.times import timestamp
-from diht_k8s.controller.avoided_nodes import nodes_to_avoid, preflight, restarts_in_place, suspect_node
+from diht_k8s.controller.avoided_nodes import nodes_to_avoid, restarts_in_place, suspect_node
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
-from diht_k8s.controller.pod_reports import newest_checkpoint
+from diht_k8s.controller.pod_reports import newest_checkpoint, preflight_results
 from diht_k8s.controller.status_text import TAIL_WIDTH, one_line
 from diht_k8s.pipeline.attempts import attempt_name
 from diht_k8s.pipeline.goodput import run_goodput, stage_goodput
@@ -47,6 +50,8 @@ _LARGEST = 2**62
 _LATEST = 253_402_300_799
 """The last second that a date has."""
 MAX_URI = 1088
+MAX_NODE_NAME = 253
+MAX_FIGURE = 1e18
 
 
 @dataclass(frozen=True)
@@ -228,7 +233,7 @@ def _entry(
         output_uri=Layout(run.spec.data.output).stage(stage.stage) if stage.state in ENDED_WELL else None,
         cause=cause,
         goodput=stage_goodput(stage.time, ended=stage.state in ENDED_WELL),
-        preflight=preflight(_name(stage), old.preflight if old is not None else None, observed, told),
+        preflight=_preflight(_name(stage), old.preflight if old is not None else None, observed, told),
     )
 
 
@@ -394,3 +399,53 @@ def _ended(
             "counted": counted,
         }
     )
+
+
+def _preflight(
+    entry: str,
+    written: Preflight | None,
+    observed: Iterable[ObservedAttempt],
+    logged: Mapping[int, Sequence[NodeResult]],
+) -> Preflight | None:
+    """The worst nodes of the newest attempt of a stage whose preflight is known.
+
+    Args:
+        entry: the stage's name in status.stages.
+        written: what the status has so far.
+        observed: the attempts that exist; their pods may have told as they ended.
+        logged: what lines of progress tell, by the attempt's number.
+    """
+    told = {number: results for number, results in logged.items() if results}
+    for each in observed:
+        if each.entry == entry and (results := preflight_results(each.pods)):
+            told[each.attempt.number] = results
+    newest = max(told, default=0)
+    old = written or Preflight()
+    if not newest or newest < old.attempt:
+        return written
+    nodes = [_node_preflight(result) for result in worst(told[newest])]
+    fewer = newest == old.attempt and len(nodes) < len(old.nodes)  # pods go one after the other
+    return written if fewer else Preflight(attempt=min(newest, MAX_COUNT), nodes=nodes)
+
+
+def _node_preflight(result: NodeResult) -> NodePreflight:
+    """What a status can hold of a result: a program may report nonsense."""
+    figures = {name: max(min(value, MAX_FIGURE), -MAX_FIGURE) for name, value in result.figures.items()}
+    return NodePreflight(
+        node=one_line(result.node, MAX_NODE_NAME),
+        pod=one_line(result.pod, _WORD),
+        problem=one_line(result.problem, MAX_PROBLEM),
+        figures=[Metric(name=name, value=f"{value:.6g}") for name, value in figures.items()],
+    )
+
+
+def can_defer(written: Mapping[str, Any], new: Status, document: Mapping[str, Any]) -> bool:
+    """Whether only pod counts and times changed, and pods are still missing: pods start one by one."""
+    if new.pods is None or new.pods.ready == new.pods.desired:
+        return False
+    return _without_counts(written) == _without_counts(document)
+
+
+def _without_counts(document: Mapping[str, Any]) -> dict[str, Any]:
+    stages = [{**stage, "goodput": None} for stage in document.get("stages", ())]
+    return {**document, "pods": None, "goodput": None, "stages": stages}

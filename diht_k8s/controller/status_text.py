@@ -1,4 +1,4 @@
-"""Text of programs and clusters, cut to what a status holds: one line, no control characters, limited length. Pure."""
+"""Text of programs and clusters as a status holds it: one line, no control characters, limited length. Pure."""
 
 from __future__ import annotations
 

@@ -51,12 +51,12 @@ def raw(value: Any) -> Any:
     return value
 
 
-def asks_rank0(role: Role) -> bool:
+def uses_rank0(role: Role) -> bool:
     """Whether a substituted role uses the address of replica 0 anywhere."""
     return any(_RANK0 in text for text in _texts([role.args, role.env, role.metadata]))
 
 
-def asks_rank0_in_arguments(role: Role) -> bool:
+def uses_rank0_in_arguments(role: Role) -> bool:
     """Whether a substituted role's command uses the address of replica 0."""
     return any(_RANK0 in text for text in role.args)
 

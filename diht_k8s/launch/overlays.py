@@ -1,6 +1,4 @@
-"""Overlays in files and overlays of the whole application, merged into its roles.
-
-Overlays of the `kubernetes` scheduler for what a TorchX Role has no field for. Pure.
+"""TorchX overlays for what a Role has no field for: those of a stage, and those of an application in its roles. Pure.
 
 Stock TorchX reads `V1Pod`; the scheduler of this project also reads `V1Container` and `V1Job`.
 """
@@ -22,30 +20,6 @@ from diht_k8s.launch.pod_template import SHARED_MEMORY
 
 NAMESPACE: Final = "kubernetes"
 KINDS: Final = ("V1Pod", "V1Container", "V1Job")
-
-
-def with_overlays(app: AppDef) -> AppDef:
-    """A copy of the application whose roles carry all overlays that apply to them.
-
-    TorchX's command puts `--metadata kubernetes=FILE` into the application, which stock schedulers ignore.
-    """
-    return replace(app, roles=[_with_overlays(app, role) for role in app.roles])
-
-
-def _with_overlays(app: AppDef, role: Role) -> Role:
-    copy = replace(role, metadata={key: value for key, value in role.metadata.items() if key != NAMESPACE})
-    for kind in KINDS:
-        for source in (app, role):
-            if overlay := _overlay(source, kind):
-                set_overlay(copy, NAMESPACE, kind, overlay)
-    return copy
-
-
-def _overlay(source: AppDef | Role, kind: str) -> dict[str, Any]:
-    """The overlay of a kind; one without a kind applies to the pod."""
-    return get_overlay(source, NAMESPACE, kind, flat_fallback=kind == "V1Pod")
-
-
 POD_FIELDS = (
     "nodeSelector", "tolerations", "affinity", "priorityClassName", "serviceAccountName", "runtimeClassName",
     "terminationGracePeriodSeconds", "hostNetwork", "schedulerName",
@@ -162,3 +136,25 @@ def _of_workers(stage: Stage, replicas: int, step: str) -> dict[str, Any]:
     if stage is not Stage.LABEL or step == SHARED_STEP:
         spec["successPolicy"] = {"rules": [{"succeededCount": 1}]}
     return spec
+
+
+def with_overlays(app: AppDef) -> AppDef:
+    """A copy of the application whose roles carry all overlays that apply to them.
+
+    TorchX's command puts `--metadata kubernetes=FILE` into the application, which stock schedulers ignore.
+    """
+    return replace(app, roles=[_role_with_overlays(app, role) for role in app.roles])
+
+
+def _role_with_overlays(app: AppDef, role: Role) -> Role:
+    copy = replace(role, metadata={key: value for key, value in role.metadata.items() if key != NAMESPACE})
+    for kind in KINDS:
+        for source in (app, role):
+            if overlay := _overlay(source, kind):
+                set_overlay(copy, NAMESPACE, kind, overlay)
+    return copy
+
+
+def _overlay(source: AppDef | Role, kind: str) -> dict[str, Any]:
+    """The overlay of a kind; one without a kind applies to the pod."""
+    return get_overlay(source, NAMESPACE, kind, flat_fallback=kind == "V1Pod")

@@ -63,7 +63,7 @@ class PodConfig:
 
 @dataclass(frozen=True)
 class RoleHosts:
-    """The names by which the pods of a role find each other."""
+    """Host names by which the pods of a role find each other."""
 
     job: str
     """name of the role's Job: the host name of replica i is `{job}-{i}`."""
@@ -75,13 +75,13 @@ class RoleHosts:
     """whether this is the first role."""
 
 
-def pod_template(role: Role, config: PodConfig, place: RoleHosts, labels: Mapping[str, str]) -> dict[str, Any]:
+def pod_template(role: Role, config: PodConfig, hosts: RoleHosts, labels: Mapping[str, str]) -> dict[str, Any]:
     """The template of a role's pods.
 
     Args:
         role: the role after `macros.substituted`.
         config: what the AppDef does not say.
-        place: names of the Job and the Service.
+        hosts: names of the Job and the Service.
         labels: labels of the pods, which overlays can add to but not change.
 
     Raises:
@@ -92,7 +92,7 @@ def pod_template(role: Role, config: PodConfig, place: RoleHosts, labels: Mappin
     name = slug(role.name)
     template: dict[str, Any] = {
         "metadata": {"labels": {}, "annotations": {"sidecar.istio.io/inject": "false"}},  # a sidecar would never end
-        "spec": _pod_spec(role, config, place) | {"containers": [_container(name, role, config, place)]},
+        "spec": _pod_spec(role, config, hosts) | {"containers": [_container(name, role, config, hosts)]},
     }
     apply_overlay(template, macros.raw(get_overlay(role, "kubernetes", "V1Pod")))
     template["metadata"].setdefault("labels", {}).update(labels)
@@ -120,14 +120,14 @@ def image_entrypoint(entrypoint: str) -> str:
     return IMAGE_PYTHON if entrypoint == sys.executable else entrypoint
 
 
-def _pod_spec(role: Role, config: PodConfig, place: RoleHosts) -> dict[str, Any]:
+def _pod_spec(role: Role, config: PodConfig, hosts: RoleHosts) -> dict[str, Any]:
     capabilities = role.resource.capabilities
     return _present(
         restartPolicy="Never",
         automountServiceAccountToken=False,
         enableServiceLinks=False,
         terminationGracePeriodSeconds=GRACE_SECONDS,
-        subdomain=place.service,
+        subdomain=hosts.service,
         serviceAccountName=config.service_account,
         priorityClassName=config.priority_class,
         imagePullSecrets=[{"name": name} for name in config.image_pull_secrets] or None,
@@ -157,14 +157,14 @@ def _pod_spec(role: Role, config: PodConfig, place: RoleHosts) -> dict[str, Any]
     )
 
 
-def _container(name: str, role: Role, config: PodConfig, place: RoleHosts) -> dict[str, Any]:
+def _container(name: str, role: Role, config: PodConfig, hosts: RoleHosts) -> dict[str, Any]:
     return _present(
         name=name,
         image=role.image,
         imagePullPolicy=config.image_pull_policy,
         command=[macros.argument(image_entrypoint(role.entrypoint))],
         args=[macros.argument(word) for word in role.args] or None,
-        env=_environment(role, place),
+        env=_environment(role, hosts),
         ports=[{"name": slug(key, 15), "containerPort": port} for key, port in role.port_map.items()] or None,
         resources=_resources(role, config),
         securityContext=_container_security(role),
@@ -177,18 +177,18 @@ def _container(name: str, role: Role, config: PodConfig, place: RoleHosts) -> di
     )
 
 
-def _environment(role: Role, place: RoleHosts) -> list[dict[str, Any]]:
+def _environment(role: Role, hosts: RoleHosts) -> list[dict[str, Any]]:
     """Variables, ordered so that later ones can use earlier ones."""
     env: list[dict[str, Any]] = [
         {"name": macros.REPLICA_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": INDEX_FIELD}}},
-        {"name": macros.RANK0_VARIABLE, "value": place.rank0_host},
+        {"name": macros.RANK0_VARIABLE, "value": hosts.rank0_host},
     ]
-    if macros.asks_rank0_in_arguments(role):
+    if macros.uses_rank0_in_arguments(role):
         for replica in range(role.num_replicas):
-            host = "localhost" if place.is_first and replica == 0 else place.rank0_host
+            host = "localhost" if hosts.is_first and replica == 0 else hosts.rank0_host
             env.append({"name": f"{macros.RANK0_VARIABLE}_{replica}", "value": host})
-    if place.service and role.num_replicas > 1:
-        env.append({"name": PEERS_VARIABLE, "value": f"{place.job}-*.{place.service}"})
+    if hosts.service and role.num_replicas > 1:
+        env.append({"name": PEERS_VARIABLE, "value": f"{hosts.job}-*.{hosts.service}"})
     for name, value in {**role.env, "TORCHX_IMAGE": role.image}.items():
         if value.startswith(FIELD_PATH):
             env.append({"name": name, "valueFrom": {"fieldRef": {"fieldPath": value.removeprefix(FIELD_PATH)}}})

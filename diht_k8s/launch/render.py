@@ -74,7 +74,7 @@ def render(
     roles = [macros.substituted(role, name) for role in app.roles]
     jobs = job_names(name, [role.name for role in roles])
     _check_lengths(jobs, roles)
-    service = name if _replicas_talk(roles) else None
+    service = name if _replicas_communicate(roles) else None
     rank0_host = f"{jobs[0]}-0.{service}" if service else "localhost"
     common = {LABEL_APP: label_value(app.name), LABEL_INSTANCE: name, LABEL_MANAGER: MANAGER, **(labels or {})}
     objects = []
@@ -165,11 +165,11 @@ def _assign(item: dict[str, Any], namespace: str | None, owner: Mapping[str, Any
         metadata["ownerReferences"] = [dict(owner)]
 
 
-def _replicas_talk(roles: list[Role]) -> bool:
+def _replicas_communicate(roles: list[Role]) -> bool:
     if len(roles) > 1:
         return True
     (role,) = roles
-    return role.num_replicas > 1 and (bool(role.port_map) or macros.asks_rank0(role))
+    return role.num_replicas > 1 and (bool(role.port_map) or macros.uses_rank0(role))
 
 
 def _check_lengths(jobs: list[str], roles: list[Role]) -> None:

@@ -1,8 +1,8 @@
-"""The TorchX AppDef of a stage, made from a run document. Pure, except that it reads the run document's file.
+"""TorchX AppDefs of the stages, made from a run document. Pure, except that the document's file is read.
 
 The pod gets the document as canonical JSON in `DIHT_RUN`, and its place in the stage as `DIHT_WORKER` of
 `DIHT_WORKERS`. What a Role has no field for (tolerations, volumes, ...) goes into overlays of TorchX's `kubernetes`
-scheduler (`role_overlays`).
+scheduler (`overlays`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_DOCUMENT_BYTES: Final = 120_000
 
 
 def component_app(stage_name: str, script_args: Sequence[str], *, shape: str, image: str) -> AppDef:
-    """What a component returns. A user error ends the program with one line on stderr and exit code 64."""
+    """The AppDef that a component returns. A user error ends the program with one line on stderr and exit code 64."""
     try:
         stage = Stage(stage_name)
         path, overrides, rest = _parse(script_args)

@@ -1,4 +1,4 @@
-"""One-line errors in the `torchx` command, which prints a traceback for every error of a scheduler."""
+"""Excepthook of the `torchx` command: one line for an error of ours, where TorchX prints a traceback."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ GROUP: Final = "batch.volcano.sh"
 STOCK_OPTIONS: Final = (
     "queue", "namespace", "service_account", "priority_class", "reserved_millicpu", "reserved_memmb", "efa_device_count",
 )  # fmt: skip
-_NOT_HERE: Final = (403, 404)
+_UNSERVED: Final = (403, 404)
 T = TypeVar("T")
 
 
@@ -69,7 +69,7 @@ def volcano_job(scheduler: KubernetesScheduler, app: AppDef, cfg: Mapping[str, C
         _complete(task["template"]["spec"], role, cfg)
     if cfg["ttl_seconds_after_finished"] is not None:
         job["spec"]["ttlSecondsAfterFinished"] = cfg["ttl_seconds_after_finished"]
-    return _as_volcano_spells(job, app.roles[0])
+    return _with_volcano_variables(job, app.roles[0])
 
 
 def dry_run_info(resource: dict[str, Any], namespace: str) -> AppDryRunInfo[KubernetesJob, StockOpts]:
@@ -86,7 +86,7 @@ def none_if_unserved(call: Callable[[], T]) -> T | None:
     try:
         return call()
     except ApiException as error:
-        if error.status in _NOT_HERE:
+        if error.status in _UNSERVED:
             return None
         raise
 
@@ -102,7 +102,7 @@ def _complete(spec: dict[str, Any], role: Role, cfg: Mapping[str, CfgVal]) -> No
     apply_overlay(container, get_overlay(role, "kubernetes", "V1Container", flat_fallback=False))
 
 
-def _as_volcano_spells(job: dict[str, Any], first: Role) -> dict[str, Any]:
+def _with_volcano_variables(job: dict[str, Any], first: Role) -> dict[str, Any]:
     """Volcano writes an underscore for each dash of a task's name in its variables; stock TorchX keeps the dash."""
     variable = f"VC_{normalize_str(first.name)}_0_HOSTS".upper()
     return json.loads(json.dumps(job).replace(variable, variable.replace("-", "_")))

@@ -1,1 +1,1 @@
-"""What the operator mirrors of the cluster: runs, Jobs and pods, listed in pages and then watched."""
+"""The operator's cache of the cluster: runs, Jobs and pods, listed in pages and then watched."""

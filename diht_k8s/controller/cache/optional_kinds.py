@@ -1,4 +1,4 @@
-"""Watches of kinds that a cluster may not serve, or that the operator may not read: then their store is empty."""
+"""Kinds that a cluster may not serve, or that the operator may not read: their store is empty then."""
 
 from __future__ import annotations
 

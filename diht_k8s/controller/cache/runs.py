@@ -1,9 +1,7 @@
-"""The known runs at their newest version: the watch and our own writes feed them. Thread-safe.
+"""Runs at their newest version, fed by their watch and by our own writes. Thread-safe.
 
 A version that is older than the one here is dropped, so that a late event never takes back what we have just written.
 A run that has ended takes some hundred bytes: a namespace may keep thousands of them.
-
-The watch of runs: it feeds `RunStore`, which keeps little of those that have ended.
 """
 
 from __future__ import annotations
@@ -29,21 +27,25 @@ from diht_k8s.kube.object_fields import Document, Unreadable, identity
 Key = tuple[str, str]
 """Namespace and name."""
 ENDS: Final = (ConditionType.COMPLETE, ConditionType.FAILED)
+RUN_PAGE: Final = 200
+"""Runs in one answer of a list: one has up to 10 KB of status, and most are forgotten as soon as they are read."""
 RETRY_ANNOTATION = "diht.dev/retry"
 """Its value is the completionTime of the failure to retry (`diht retry` sets it)."""
 
 
 @dataclass(frozen=True)
 class CachedRun:
-    """One run as the API server has it."""
+    """One run as the API server had it at a version."""
 
     namespace: str
     name: str
     uid: str
     version: str
+    """resourceVersion."""
     generation: int
     created_at: str
     output: str
+    """`spec.data.output`."""
     document: Mapping[str, Any]
     deleting: bool = False
 
@@ -154,7 +156,7 @@ class RunStore:
         """
         self._ttl_s, self._history_limit = ttl_s, history_limit
         self._lock = threading.Lock()
-        self._known: dict[Key, CachedRun] = {}
+        self._unfinished: dict[Key, CachedRun] = {}
         self._finished: dict[str, dict[str, FinishedRun]] = {}
         """by namespace, then by name."""
         self._parsed: dict[str, tuple[int, DihtRun]] = {}
@@ -162,44 +164,44 @@ class RunStore:
 
     def __len__(self) -> int:
         with self._lock:
-            return len(self._known) + sum(map(len, self._finished.values()))
+            return len(self._unfinished) + sum(map(len, self._finished.values()))
 
     def keys(self) -> list[Key]:
         """The keys of the runs that have not ended."""
         with self._lock:
-            return list(self._known)
+            return list(self._unfinished)
 
     def running(self) -> set[Key]:
         """The keys of the runs whose status says that an attempt runs."""
         with self._lock:
-            return {key for key, run in self._known.items() if _runs(run.document["status"])}
+            return {key for key, run in self._unfinished.items() if _runs(run.document["status"])}
 
     def uids(self) -> list[tuple[Key, str]]:
         """Key and UID of all runs."""
         with self._lock:
             ended = [((space, name), run.uid) for space, runs in self._finished.items() for name, run in runs.items()]
-            return [*ended, *((key, run.uid) for key, run in self._known.items())]
+            return [*ended, *((key, run.uid) for key, run in self._unfinished.items())]
 
-    def knows(self, key: Key) -> bool:
+    def contains(self, key: Key) -> bool:
         """Whether there is such a run."""
         return self.get(key) is not None or self.finished(key) is not None
 
     def get(self, key: Key) -> CachedRun | None:
         """A run; None if it is gone or has ended."""
         with self._lock:
-            return self._known.get(key)
+            return self._unfinished.get(key)
 
     def finished(self, key: Key) -> FinishedRun | None:
         """A run that has ended; None if it is gone or has not."""
         with self._lock:
             return self._finished.get(key[0], {}).get(key[1])
 
-    def put(self, run: CachedRun, *, only_known: bool = False) -> bool:
-        """Store a run; False if a version at least as new is stored, or none and `only_known`."""
+    def put(self, run: CachedRun, *, only_existing: bool = False) -> bool:
+        """Store a run; False if a version at least as new is stored, or none and `only_existing`."""
         end = self._end(run)
         with self._lock:
-            old = self._known.get(run.key) or self._finished.get(run.namespace, {}).get(run.name)
-            if (old is None and only_known) or (old is not None and int(old.version) >= int(run.version)):
+            old = self._unfinished.get(run.key) or self._finished.get(run.namespace, {}).get(run.name)
+            if (old is None and only_existing) or (old is not None and int(old.version) >= int(run.version)):
                 return False
             if isinstance(old, CachedRun) and (end is not None or old.output != run.output or old.uid != run.uid):
                 self._drop(old)
@@ -208,14 +210,14 @@ class RunStore:
                 return True
             if old is not None and not isinstance(old, CachedRun):
                 self._drop_finished(run.key)
-            self._known[run.key] = run
+            self._unfinished[run.key] = run
             self._by_output.setdefault(run.output, set()).add(run.key)
             return True
 
     def remove(self, key: Key, uid: str | None = None) -> bool:
         """Remove a run if its UID matches; returns whether there was one."""
         with self._lock:
-            old = self._known.get(key) or self._finished.get(key[0], {}).get(key[1])
+            old = self._unfinished.get(key) or self._finished.get(key[0], {}).get(key[1])
             if old is None or uid not in (None, old.uid):
                 return False
             if isinstance(old, CachedRun):
@@ -254,7 +256,7 @@ class RunStore:
             return found[1]
         parsed = run.parsed()
         with self._lock:
-            if run.key in self._known:
+            if run.key in self._unfinished:
                 self._parsed[run.uid] = (run.generation, parsed)
         return parsed
 
@@ -264,14 +266,14 @@ class RunStore:
         A plain path is the same place within one namespace only.
         """
         with self._lock:
-            others = [self._known[key] for key in self._by_output.get(run.output, ()) if key != run.key]
+            others = [self._unfinished[key] for key in self._by_output.get(run.output, ()) if key != run.key]
         return [other for other in others if other.namespace == run.namespace or run.output.startswith("s3://")]
 
     def holder_of_output(self, run: CachedRun) -> CachedRun | None:
         """The run that uses the output; None if it is this run."""
-        mine = _claim(run)
+        mine = _precedence(run)
         rivals = [other for other in self.sharing_output(run) if not has_ended(other.status)]
-        return min((other for other in rivals if _claim(other) < mine), key=_claim, default=None)
+        return min((other for other in rivals if _precedence(other) < mine), key=_precedence, default=None)
 
     def _drop_finished(self, key: Key) -> None:
         runs = self._finished[key[0]]
@@ -280,7 +282,7 @@ class RunStore:
             del self._finished[key[0]]
 
     def _drop(self, run: CachedRun) -> None:
-        self._known.pop(run.key, None)
+        self._unfinished.pop(run.key, None)
         self._parsed.pop(run.uid, None)
         keys = self._by_output.get(run.output, set())
         keys.discard(run.key)
@@ -293,17 +295,13 @@ def _runs(status: Mapping[str, Any]) -> bool:
     return (ConditionType.PROGRESSING, Reason.RUNNING) in found
 
 
-def _claim(run: CachedRun) -> tuple[bool, str, str]:
+def _precedence(run: CachedRun) -> tuple[bool, str, str]:
     """Who comes first: a run that has started, then the older one."""
     return not run.status.start_time, run.created_at, run.uid
 
 
-RUN_PAGE: Final = 200
-"""Runs in one answer of a list: one has up to 10 KB of status, and most are forgotten as soon as they are read."""
-
-
 class RunWatch(Watch):
-    """Keeps `RunStore` equal to the API server's."""
+    """Keeps a `RunStore` equal to the API server's runs."""
 
     def __init__(
         self,
@@ -330,14 +328,12 @@ class RunWatch(Watch):
     def _add(self, document: Document) -> str | None:
         try:
             run = cached_run(document)
-            was_known = self._runs.knows(run.key)
+            existed = self._runs.contains(run.key)
             changed = self._runs.put(run)
         except Exception:  # one broken run must not end the watch of all others
             self._skip(Unreadable("Malformed", identity(document)))
             return None
-        if changed and (
-            was_known or self._runs.get(run.key) is not None
-        ):  # an old end that is first seen needs nothing
+        if changed and (existed or self._runs.get(run.key) is not None):  # an old end that is first seen needs nothing
             self._changed(run.key)
         return run.uid
 
@@ -353,6 +349,6 @@ class RunWatch(Watch):
         self._retain(set())  # nothing may be written on the ground of a run that is not so any more
 
     def _forget(self, key: Key, uid: str) -> None:
-        known = self._runs.get(key)
+        cached = self._runs.get(key)
         if self._runs.remove(key, uid):
-            self._removed(key, known)
+            self._removed(key, cached)

@@ -1,4 +1,4 @@
-"""List once, then watch: one thread keeps a store of one kind of object equal to the API server's.
+"""A list and a watch of one kind of object, by which one thread keeps a store equal to the API server's.
 
 Lists are paged; a watch ends by itself after a minute, so that a dead connection is noticed. After `410 Gone`, a watch
 that said nothing, or an answer that is an error, it lists again, for as long as it takes. After a connection that broke

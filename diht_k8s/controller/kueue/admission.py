@@ -1,4 +1,4 @@
-"""What the Workloads of a run need next: saved status, attempts and Workloads in; actions out. Pure.
+"""Decisions about the Workloads of a run, from its plan, its attempts and the Workloads that it has. Pure.
 
 A Workload holds the place of one stage in its queue, and its quota, through all attempts at it. Its life is that of a
 Job in Kueue's own reconciler: pods run only while it is admitted; where Kueue evicts it, the pods are stopped and
@@ -60,13 +60,27 @@ WorkloadAction = CreateWorkload | ReleaseQuota | FinishWorkload | DeleteWorkload
 
 
 @dataclass(frozen=True)
+class QueuedStart:
+    """An attempt that waits in a queue."""
+
+    start: Start
+    queue: str
+    cause: str
+
+    @property
+    def problem(self) -> RunProblem:
+        """What keeps it from starting, for a person."""
+        return RunProblem(Reason.QUEUED, f"waits in the queue {self.queue}: {self.cause}")
+
+
+@dataclass(frozen=True)
 class AdmissionDecision:
-    """What to do about the queue, and the plan without the attempts that have to wait in it."""
+    """A plan without the attempts that have to wait in their queue, and what their Workloads need."""
 
     plan: RunPlan
     actions: tuple[WorkloadAction, ...] = ()
-    waits: tuple[Start, str, str] | None = None
-    """the attempt that waits, its queue, and why it does."""
+    queued: QueuedStart | None = None
+    """the attempt that waits."""
 
 
 def decide_admission(
@@ -76,7 +90,7 @@ def decide_admission(
     queues: Mapping[str, str],
     shapes: Mapping[str, str],
 ) -> AdmissionDecision:
-    """Decide.
+    """Hold back the attempts whose stage has no quota, and stop those that have lost it.
 
     Args:
         plan: what the run needs apart from its queue.
@@ -97,20 +111,20 @@ def decide_admission(
             stops.append(_stop(each))
     kept = tuple(each for each in plan.actions if not isinstance(each, Start))
     starts = [each for each in plan.actions if isinstance(each, Start)]
-    waits = None
+    queued = None
     for start in starts:
         entry = entry_name(start.stage, start.step)
         if entry not in queues:
             kept = (*kept, start)
             continue
         workload = own.get(entry)
-        allowed, needed, why = _admission(start, workload, shapes.get(entry, ""))
+        allowed, needed, cause = _admission(start, workload, shapes.get(entry, ""))
         if needed is not None and needed not in actions:
             actions.append(needed)
         kept = (*kept, start) if allowed else kept
-        waits = waits if allowed else (start, queues[entry], why)
+        queued = queued if allowed else QueuedStart(start, queues[entry], cause)
     planned = RunPlan((*kept, *(each for each in stops if each not in kept)), plan.status, plan.wake_at)
-    return AdmissionDecision(planned, tuple(actions), waits)
+    return AdmissionDecision(planned, tuple(actions), queued)
 
 
 def _lives(observed: ObservedAttempt) -> bool:
@@ -178,9 +192,3 @@ def _admission(start: Start, workload: WorkloadSummary | None, shape: str) -> tu
     if not _may_run(workload):
         return False, None, workload.message or "Kueue has not looked at it yet"
     return True, None, ""
-
-
-def problem_of(waits: tuple[Start, str, str]) -> RunProblem:
-    """What keeps an attempt from starting, for a person."""
-    _, queue, why = waits
-    return RunProblem(Reason.QUEUED, f"waits in the queue {queue}: {why}")

@@ -1,4 +1,4 @@
-"""Carries out what `admission` decides: creates, finishes and deletes Workloads, and puts Jobs on their quota."""
+"""Workloads of Kueue on the cluster: created, finished and deleted as `admission` decides, and the Jobs on their quota."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MISSING: Final = (
 
 
 class Workloads(Protocol):
-    """The mirror of Workloads."""
+    """The cache of Workloads."""
 
     absent: str
 
@@ -51,7 +51,7 @@ NO_WORKLOADS: Final = _NoWorkloads()
 
 @dataclass(frozen=True)
 class QueuedPlan:
-    """A plan whose attempts have quota, or need none."""
+    """A plan whose attempts have quota, or need none; and what is left to do about the others."""
 
     plan: RunPlan
     actions: tuple[admission.WorkloadAction, ...] = ()
@@ -67,10 +67,10 @@ class RunQueue:
         """Make one."""
         self._cluster, self._workloads = cluster, workloads
 
-    def decide(self, known: CachedRun, run: DihtRun, plan: RunPlan, observed: Sequence[ObservedAttempt]) -> QueuedPlan:
+    def decide(self, cached: CachedRun, run: DihtRun, plan: RunPlan, observed: Sequence[ObservedAttempt]) -> QueuedPlan:
         """Hold back the attempts of a plan that have no quota yet, and stop those that have lost it."""
         queues = queues_of(run)
-        found = [each for each in self._workloads.of(*known.key) if each.owner_uid == known.uid]
+        found = [each for each in self._workloads.of(*cached.key) if each.owner_uid == cached.uid]
         if not queues and not found:
             return QueuedPlan(plan)
         starts = [each for each in plan.actions if isinstance(each, Start) and _entry(each) in queues]
@@ -79,19 +79,19 @@ class RunQueue:
             problem = RunProblem(Reason.BACKEND_MISSING, f"{MISSING}: {self._workloads.absent}") if starts else None
             return QueuedPlan(held, problem=problem)
         try:
-            shapes = {_entry(each): workload.shape(job_of(known, run, each)) for each in starts}
+            shapes = {_entry(each): workload.shape(job_of(cached, run, each)) for each in starts}
         except UserError as error:
             return QueuedPlan(held, problem=RunProblem(Reason.INVALID_SPEC, str(error)))
         decided = admission.decide_admission(plan, observed, found, queues, shapes)
-        waiting = () if decided.waits is None else (_waiting(decided.waits),)
+        waiting = () if decided.queued is None else (_waiting_attempt(decided.queued),)
         return QueuedPlan(decided.plan, decided.actions, waiting)
 
-    def holds(self, key: Key, uid: str) -> bool:
+    def holds_quota(self, key: Key, uid: str) -> bool:
         """Whether a run that has ended still has a place in a queue."""
         return any(each.owner_uid == uid and not (each.finished or each.deleted) for each in self._workloads.of(*key))
 
-    def carry_out(
-        self, known: CachedRun, run: DihtRun, actions: Sequence[admission.WorkloadAction], now: float
+    def execute(
+        self, cached: CachedRun, run: DihtRun, actions: Sequence[admission.WorkloadAction], now: float
     ) -> RunProblem | None:
         """Execute actions; returns what a person has to correct.
 
@@ -102,9 +102,9 @@ class RunQueue:
         for action in actions:
             try:
                 if isinstance(action, admission.CreateWorkload):
-                    self._reserve(known, run, action.start)
+                    self._create(cached, run, action.start)
                 else:
-                    self._execute(action, now)
+                    self._update(action, now)
             except StillTerminating as error:
                 problem = RunProblem(Reason.PENDING, str(error))
             except NameConflict as error:
@@ -120,7 +120,7 @@ class RunQueue:
                     raise
         return problem
 
-    def _execute(
+    def _update(
         self,
         action: admission.ReleaseQuota
         | admission.FinishWorkload
@@ -143,11 +143,11 @@ class RunQueue:
             patch = workload.pods_ready_patch(found, now)
         self._cluster.patch_workload_status(namespace, name, patch)
 
-    def _reserve(self, known: CachedRun, run: DihtRun, start: Start) -> None:
-        job = job_of(known, run, start)
-        labels = {key: value for key, value in labels_of(known, start).items() if key != ATTEMPT_LABEL}
-        document = workload.workload_document(workload_name(known.name, start), job, labels, self._priority(job))
-        create_or_get(self._cluster, known, document)
+    def _create(self, cached: CachedRun, run: DihtRun, start: Start) -> None:
+        job = job_of(cached, run, start)
+        labels = {key: value for key, value in labels_of(cached, start).items() if key != ATTEMPT_LABEL}
+        document = workload.workload_document(workload_name(cached.name, start), job, labels, self._priority(job))
+        create_or_get(self._cluster, cached, document)
 
     def _priority(self, job: Mapping[str, Any]) -> workload.WorkloadPriority:
         """The priority that Kueue would give the Job."""
@@ -161,7 +161,7 @@ class RunQueue:
         value = self._cluster.get(kind, "", name)["value"]
         return workload.WorkloadPriority(value, {"group": group, "kind": kind, "name": name})
 
-    def place(self, known: CachedRun, run: DihtRun, start: Start, job: dict[str, Any]) -> None:
+    def put_on_quota(self, cached: CachedRun, run: DihtRun, start: Start, job: dict[str, Any]) -> None:
         """Put the Job of an attempt on its quota, if its stage has a Workload of its own.
 
         Raises:
@@ -169,16 +169,16 @@ class RunQueue:
         """
         if _entry(start) not in queues_of(run):
             return
-        found = self._cluster.get("Workload", known.namespace, workload_name(known.name, start))
+        found = self._cluster.get("Workload", cached.namespace, workload_name(cached.name, start))
         names = workload.flavours_of(found)
         flavours = [self._cluster.get("ResourceFlavor", "", name) for name in names]
         workload.put_on_quota(job, found, flavours, first=start.number == 1)
 
-    def workers(self, known: CachedRun, run: DihtRun, start: Start) -> DihtRun:
+    def with_admitted_workers(self, cached: CachedRun, run: DihtRun, start: Start) -> DihtRun:
         """The run with as many workers as its stage was admitted with."""
         if start.stage is Stage.TRAIN or _entry(start) not in queues_of(run):
             return run
-        found = self._cluster.get("Workload", known.namespace, workload_name(known.name, start))
+        found = self._cluster.get("Workload", cached.namespace, workload_name(cached.name, start))
         count, config = workload.admitted_count(found), getattr(run.spec, start.stage.value)
         if config.workers == count or sized_for_step(run, start.stage, start.step) is not run:
             return run
@@ -201,9 +201,9 @@ def queues_of(run: DihtRun) -> dict[str, str]:
     return found
 
 
-def job_of(known: CachedRun, run: DihtRun, start: Start) -> dict[str, Any]:
+def job_of(cached: CachedRun, run: DihtRun, start: Start) -> dict[str, Any]:
     """The Job of an attempt, as it would be queued by itself."""
-    (job,) = (each for each in build_objects(known, run, start) if each["kind"] == "Job")
+    (job,) = (each for each in build_objects(cached, run, start) if each["kind"] == "Job")
     assert QUEUE_LABEL in job["metadata"]["labels"]
     return job
 
@@ -212,8 +212,8 @@ def _entry(start: Start) -> str:
     return entry_name(start.stage, start.step)
 
 
-def _waiting(waits: tuple[Start, str, str]) -> ObservedAttempt:
+def _waiting_attempt(queued: admission.QueuedStart) -> ObservedAttempt:
     """An attempt without a Job yet, as the status shows it."""
-    start, queue, _ = waits
+    start = queued.start
     attempt = Attempt(start.stage, start.number, AttemptState.PENDING, step=start.step)
-    return ObservedAttempt(attempt, None, (), problem=admission.problem_of(waits), queue=queue)
+    return ObservedAttempt(attempt, None, (), problem=queued.problem, queue=queued.queue)

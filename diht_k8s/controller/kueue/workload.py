@@ -1,4 +1,4 @@
-"""The Workload of a stage, changes of its status, and what an admission means for the stage's Job. Pure."""
+"""Kueue's Workload of a stage: its document, patches of its status, and its admission put into the stage's Job. Pure."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What node monitors say of nodes (taints and conditions), and gangs that move away from them."""
+"""Faults of nodes that node monitors report (taints and conditions), and gangs that move away from them."""

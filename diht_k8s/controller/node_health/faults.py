@@ -11,7 +11,7 @@ from diht_k8s.controller.status_text import one_line
 
 MOVES: Final = ("NextCheckpoint", "AtOnce")
 KINDS: Final = ("condition", "taint")
-MAX_WORDS: Final = 200
+MAX_DESCRIPTION: Final = 200
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class NodeFault:
 
     node: str
     name: str
-    words: str
+    description: str
     """for a person, with the monitor's own message."""
     at_once: bool = False
 
@@ -59,20 +59,20 @@ def _watched(entry: Any) -> WatchedFault:
     return WatchedFault(kinds[0], entry[kinds[0]], at_once=move == "AtOnce")
 
 
-def faults_of(document: Mapping[str, Any], known: Iterable[WatchedFault]) -> tuple[NodeFault, ...]:
+def faults_of(document: Mapping[str, Any], watched: Iterable[WatchedFault]) -> tuple[NodeFault, ...]:
     """The faults of a node, urgent ones first."""
     name = document["metadata"]["name"]
     conditions = {each["type"]: each for each in (document.get("status") or {}).get("conditions") or ()}
     taints = {each["key"]: each for each in (document.get("spec") or {}).get("taints") or ()}
     found = []
-    for each in known:
+    for each in watched:
         if each.kind == "condition" and conditions.get(each.name, {}).get("status") == "True":
             said = conditions[each.name].get("message", "")
-            words = f"condition {each.name}" + (f" ({said})" if said else "")
+            description = f"condition {each.name}" + (f" ({said})" if said else "")
         elif each.kind == "taint" and each.name in taints:
             taint = taints[each.name]
-            words = f"taint {each.name}={taint.get('value', '')}:{taint.get('effect', '')}"
+            description = f"taint {each.name}={taint.get('value', '')}:{taint.get('effect', '')}"
         else:
             continue
-        found.append(NodeFault(name, each.name, one_line(words, MAX_WORDS), each.at_once))
+        found.append(NodeFault(name, each.name, one_line(description, MAX_DESCRIPTION), each.at_once))
     return tuple(sorted(found, key=lambda fault: not fault.at_once))

@@ -1,4 +1,4 @@
-"""Gangs on nodes with faults: they save and move, at their next checkpoint or at once. Pure.
+"""Moves of gangs away from nodes with faults, at their next checkpoint or at once. Pure.
 
 A move is a restart by the infrastructure. Its pods are asked to end, so that they save the step that they are at, and
 the next attempt keeps away from every node that has a fault then. A gang that comes to such a node all the same (no
@@ -22,7 +22,7 @@ NODE_UNHEALTHY = "NodeUnhealthy"
 
 @dataclass(frozen=True)
 class PendingMove:
-    """The fault because of which a gang moves after its next checkpoint."""
+    """A gang that moves after its next checkpoint, because of a fault of its node."""
 
     job: str
     """UID of its Job."""
@@ -32,10 +32,10 @@ class PendingMove:
 
 @dataclass(frozen=True)
 class MoveDecision:
-    """The attempts with what faults of their nodes mean for them."""
+    """The attempts, failed where their gang moves; and the move that waits for a checkpoint."""
 
     observed: list[ObservedAttempt]
-    noticed: PendingMove | None = None
+    pending: PendingMove | None = None
     faults: tuple[NodeFault, ...] = ()
     """because of which gangs move or will."""
 
@@ -44,15 +44,15 @@ def decide_moves(
     observed: Sequence[ObservedAttempt],
     faults: Callable[[str], tuple[NodeFault, ...]],
     step: int | None,
-    noticed: PendingMove | None,
+    pending: PendingMove | None,
 ) -> MoveDecision:
-    """Look at the nodes of gangs that run.
+    """Decide which gangs move away from their nodes.
 
     Args:
         observed: the attempts.
         faults: the faults of a node, urgent ones first.
         step: of the newest checkpoint that is known; None without one.
-        noticed: what the last call returned.
+        pending: what the last call returned.
     """
     result, kept, found = list[ObservedAttempt](), None, list[NodeFault]()
     for each in observed:
@@ -62,13 +62,14 @@ def decide_moves(
             continue
         found.append(fault)
         newest = -1 if step is None else step
-        since = noticed if noticed is not None and noticed.job == each.job.uid else PendingMove(each.job.uid, newest)
+        since = pending if pending is not None and pending.job == each.job.uid else PendingMove(each.job.uid, newest)
         runs = each.attempt.state is AttemptState.RUNNING
         if runs and not fault.at_once and newest <= since.step:
             kept = since
             result.append(
                 replace(
-                    each, problem=RunProblem(Reason.NODE_UNHEALTHY, _words(pod, fault, "moves at its next checkpoint"))
+                    each,
+                    problem=RunProblem(Reason.NODE_UNHEALTHY, _message(pod, fault, "moves at its next checkpoint")),
                 )
             )
         else:
@@ -94,8 +95,8 @@ def _worst(
     return min(there, key=lambda item: not item[1].at_once, default=(None, None))
 
 
-def _words(pod: PodSummary, fault: NodeFault, what: str) -> str:
-    return one_line(f"node {fault.node} of pod {pod.name} has the {fault.words}: the gang {what}")
+def _message(pod: PodSummary, fault: NodeFault, what: str) -> str:
+    return one_line(f"node {fault.node} of pod {pod.name} has the {fault.description}: the gang {what}")
 
 
 def _moved(observed: ObservedAttempt, pod: PodSummary, fault: NodeFault) -> ObservedAttempt:
@@ -105,6 +106,6 @@ def _moved(observed: ObservedAttempt, pod: PodSummary, fault: NodeFault) -> Obse
         active=max(1, observed.attempt.active),
         infrastructure=True,
         reason=NODE_UNHEALTHY,
-        message=_words(pod, fault, "saves and moves"),
+        message=_message(pod, fault, "saves and moves"),
     )
     return replace(observed, attempt=attempt, failed_pod=pod)

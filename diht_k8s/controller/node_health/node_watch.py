@@ -1,4 +1,4 @@
-"""The nodes on which monitors report faults, as the API server has them."""
+"""The watch of nodes, which keeps those on which monitors report faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class NodeWatch(OptionalWatch):
     def __init__(
         self,
         listing: Callable[..., Any],
-        known: tuple[WatchedFault, ...],
+        watched: tuple[WatchedFault, ...],
         changed: Callable[[str], None],
         watch_s: int = WATCH_S,
     ) -> None:
@@ -27,12 +27,12 @@ class NodeWatch(OptionalWatch):
 
         Args:
             listing: the list call, which returns a response that can be streamed.
-            known: faults that count.
+            watched: faults that count.
             changed: called with the name of a node whose faults changed, from the watch's thread.
             watch_s: seconds after which the server is to end a watch.
         """
         super().__init__("Node", listing, page=PAGE, watch_s=watch_s)
-        self._known, self._changed = known, changed
+        self._watched, self._changed = watched, changed
         self._lock = threading.Lock()
         self._faults: dict[str, tuple[NodeFault, ...]] = {}
         self._uids: dict[str, str] = {}
@@ -67,7 +67,7 @@ class NodeWatch(OptionalWatch):
 
     def _read(self, document: Document) -> tuple[str, str, tuple[NodeFault, ...]]:
         metadata = document["metadata"]
-        return metadata["name"], metadata["uid"], faults_of(document, self._known)
+        return metadata["name"], metadata["uid"], faults_of(document, self._watched)
 
     def _remove(self, metadata: Document) -> None:
         self._drop(metadata["uid"])

@@ -1,1 +1,1 @@
-"""The queue of runs to reconcile: which waits, and whose turn it is."""
+"""The queue of runs to reconcile, and the order in which they get their turn."""

@@ -1,4 +1,4 @@
-"""A queue of keys: each waits at most once and is never given to two workers at a time. For one event loop."""
+"""A work queue: each key waits at most once and is never given to two workers at a time. For one event loop."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class WorkQueue(Generic[Key]):
     def add_after(self, key: Key, delay_s: float) -> None:
         """Work on the key after a while, or sooner if something asks for it sooner."""
         due = self._clock() + max(0.0, delay_s)
-        known = self._timers.get(key)
-        if known is not None and known[0] <= due:
+        timer = self._timers.get(key)
+        if timer is not None and timer[0] <= due:
             return
         self._cancel(key)
         handle = asyncio.get_running_loop().call_later(max(0.0, delay_s), self._fire, key)

@@ -57,7 +57,7 @@ def test_job_that_still_runs_after_its_run_has_ended_is_deleted_by_the_next_oper
     process = Process(cluster, clock)
     settle(process)
     assert cluster.jobs == {}
-    assert process.reconciler._caches == {}
+    assert process.reconciler._states == {}
 
 
 def test_finished_stage_whose_job_was_removed_after_its_time_does_not_start_again() -> None:

@@ -149,7 +149,7 @@ def counts() -> dict[str, float]:
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Any:
     """What the metric has grown by, by part."""
-    monkeypatch.setattr(run_metrics, "_owed", Counter())
+    monkeypatch.setattr(run_metrics, "_overcounted", Counter())
     before = counts()
     return lambda: {part: value - before[part] for part, value in counts().items() if value != before[part]}
 

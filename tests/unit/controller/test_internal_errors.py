@@ -26,14 +26,14 @@ def accepted(cluster: FakeCluster) -> Condition:
 
 def broken(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
     """Rendering the run of this name raises."""
-    render = reconcile.children
+    render = reconcile.build_objects
 
-    def children(known: Any, *arguments: Any, **options: Any) -> Any:
+    def build_objects(known: Any, *arguments: Any, **options: Any) -> Any:
         if known.name == name:
             raise error
         return render(known, *arguments, **options)
 
-    monkeypatch.setattr(reconcile, "children", children)
+    monkeypatch.setattr(reconcile, "build_objects", build_objects)
 
 
 def fails(process: Process) -> None:
@@ -51,7 +51,7 @@ def test_unexpected_exception_becomes_a_condition_and_goes_when_the_run_can_be_r
         process.reconcile()  # a new run gets its status first
         fails(process)
         assert (accepted(cluster).status, accepted(cluster).reason) == ("False", "InternalError")
-        assert accepted(cluster).message.startswith("KeyError: 'mountPath' (children, line ")
+        assert accepted(cluster).message.startswith("KeyError: 'mountPath' (build_objects, line ")
         assert reason(cluster) == "InternalError"
         assert [event["reason"] for event in cluster.recorded if event["type"] == "Warning"] == ["InternalError"]
         cluster.writes.clear()
@@ -88,7 +88,7 @@ def test_message_and_log_are_free_of_literal_values(
     process.reconcile()
     with caplog.at_level(logging.DEBUG), pytest.raises(InternalError) as raised:
         process.reconcile()
-    assert accepted(cluster).message.startswith("ValueError: line 1 REDACTED (children, line ")
+    assert accepted(cluster).message.startswith("ValueError: line 1 REDACTED (build_objects, line ")
     assert "Traceback" in caplog.text
     assert CANARY not in f"{caplog.text}{raised.value}{cluster.runs['r']['status']}{cluster.recorded}"
 

@@ -131,10 +131,10 @@ def test_drained_pod_that_still_exists_is_read_itself() -> None:
 def test_nothing_is_asked_while_no_attempt_has_failed() -> None:
     cluster, process, _ = training()
     process.reconcile()
-    look = LiveReads(cluster, Mirror(pod_summary))  # type: ignore[arg-type]
+    reads = LiveReads(cluster, Mirror(pod_summary))  # type: ignore[arg-type]
     cluster.asked.clear()
-    cache = process.reconciler._caches["n", "r"]
-    known = process.known.get(("n", "r"))
-    assert known is not None
-    assert not look.at_causes(known, cache, [])
+    state = process.reconciler._states["n", "r"]
+    cached = process.known.get(("n", "r"))
+    assert cached is not None
+    assert not reads.read_failed_pods(cached, state, [])
     assert cluster.asked == []

@@ -56,7 +56,7 @@ def node(name: str = "node-0", *, taints: Any = (), version: int = 5, **conditio
 def test_faults_are_listed_conditions_that_are_true_and_listed_taints(
     document: dict[str, Any], found: list[str]
 ) -> None:
-    assert [fault.words for fault in faults_of(document, parse_watched_faults(LISTED))] == found
+    assert [fault.description for fault in faults_of(document, parse_watched_faults(LISTED))] == found
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def observe(
 ) -> list[ObservedAttempt]:
     job_summaries = [summary for document in jobs if isinstance(summary := job_summary(document), JobSummary)]
     pod_summaries = [summary for document in pods if isinstance(summary := pod_summary(document), PodSummary)]
-    return observe_attempts(job_summaries, pod_summaries, now, known=more.pop("known", {}), **more)
+    return observe_attempts(job_summaries, pod_summaries, now, newest=more.pop("newest", {}), **more)
 
 
 LOST_WORKER = pod(1, "filter", ready=False, ready_since=NOW - 5, conditions=DISRUPTED, deleted=NOW)
@@ -187,9 +187,9 @@ def test_stop_that_we_asked_for_is_no_disruption() -> None:
 
 def test_pods_whose_job_was_removed_still_count_up_to_the_known_attempt() -> None:
     assert observe([], TWO) == []
-    [observed] = observe([], TWO, known={"train": 1})
+    [observed] = observe([], TWO, newest={"train": 1})
     assert (observed.attempt.state, observed.attempt.active, observed.attempt.ending) == (AttemptState.RUNNING, 2, True)
-    assert observe([], [pod(0, deleted=NOW - 60)], known={"train": 1}) == [], "a pod on a lost node is not waited for"
+    assert observe([], [pod(0, deleted=NOW - 60)], newest={"train": 1}) == [], "a pod on a lost node is not waited for"
 
 
 def owned_by(document: dict[str, Any], *owners: dict[str, Any], **labels: str) -> dict[str, Any]:
@@ -216,7 +216,9 @@ OWNER = {"kind": "Job", "name": "r-train-1", "uid": "old", "controller": True}
     ids=["labels alone", "another kind", "another Job", "no controller", "label of another Job", "Job was deleted", "Job that was ours", "orphan of a Job that was ours"],
 )  # fmt: skip
 def test_pod_counts_only_with_an_owner_that_can_be_a_job_of_the_run(document: dict[str, Any], active: int) -> None:
-    assert sum(each.attempt.active for each in observe([], [document], known={"train": 1}, former=["former"])) == active
+    assert (
+        sum(each.attempt.active for each in observe([], [document], newest={"train": 1}, former=["former"])) == active
+    )
 
 
 @pytest.mark.parametrize(
@@ -280,13 +282,13 @@ def test_image_that_is_tried_again_and_again_keeps_its_words() -> None:
 def test_queue_holds_a_job_and_events_are_asked_only_where_nothing_else_tells() -> None:
     [queued] = observe([job(suspended=True, labels={"kueue.x-k8s.io/queue-name": "q"})], [])
     assert queued.problem is not None
-    assert (queued.problem.reason, queued.ask_events) == (Reason.QUEUED, "")
-    assert observe([job(created=NOW - 1)], [])[0].ask_events == ""
-    assert observe([job()], [])[0].ask_events == "uid-r-train-1"
+    assert (queued.problem.reason, queued.event_subject) == (Reason.QUEUED, "")
+    assert observe([job(created=NOW - 1)], [])[0].event_subject == ""
+    assert observe([job()], [])[0].event_subject == "uid-r-train-1"
     creating = pod(1, phase="Pending", state=waiting("ContainerCreating"))
-    assert observe([job()], [pod(0), creating])[0].ask_events == "uid-r-train-1-1"
+    assert observe([job()], [pod(0), creating])[0].event_subject == "uid-r-train-1-1"
     just_made = pod(1, phase="Pending", state=waiting("ContainerCreating"), created=NOW - 1)
-    assert observe([job()], [pod(0), just_made])[0].ask_events == ""
+    assert observe([job()], [pod(0), just_made])[0].event_subject == ""
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_run_that_ends_and_one_that_begins_again_change_their_form() -> None:
 def test_late_write_brings_no_deleted_run_back() -> None:
     runs = known(run(version=1))
     runs.remove(("n", "r"))
-    assert not runs.put(run(version=2), only_known=True)
+    assert not runs.put(run(version=2), only_existing=True)
     assert len(runs) == 0
 
 

@@ -77,7 +77,7 @@ def test_object_with_any_json_in_any_place_is_read_or_skipped(data: st.DataObjec
     jobs = [each for each in [job_summary(document)] if isinstance(each, JobSummary)]
     pods = [each for each in [pod_summary(document)] if isinstance(each, PodSummary)]
     times = FirstSeen()
-    observe_attempts(times.jobs(jobs, NOW), times.pods(pods, NOW), NOW, known={"train": 9})
+    observe_attempts(times.jobs(jobs, NOW), times.pods(pods, NOW), NOW, newest={"train": 9})
 
 
 LABELS = ("metadata", "labels")

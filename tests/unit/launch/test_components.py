@@ -18,4 +18,4 @@ def test_components_are_one_file_of_signatures() -> None:
     for function in functions:
         assert isinstance(function, ast.FunctionDef)
         assert ast.get_docstring(function)
-        assert [ast.unparse(line).partition("(")[0] for line in function.body[1:]] == ["return stages.submitted"]
+        assert [ast.unparse(line).partition("(")[0] for line in function.body[1:]] == ["return stages.component_app"]
