@@ -120,7 +120,7 @@ def runner(cluster: Cluster, on_volcano: Volcano, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(KubernetesJobScheduler, "_cluster", lambda self: cluster)
     monkeypatch.setattr(KubernetesJobScheduler, "_volcano", lambda self: on_volcano)
     monkeypatch.setattr(
-        volcano, "rendered", lambda scheduler, app, cfg: {"kind": "Job", "spec": {"queue": cfg["queue"]}}
+        volcano, "volcano_job", lambda scheduler, app, cfg: {"kind": "Job", "spec": {"queue": cfg["queue"]}}
     )
     return Runner("torchx", {"kubernetes": create_scheduler})
 
