@@ -24,7 +24,7 @@ class Exposition:
     def __init__(self, change: str) -> None:
         code = f"""
         from prometheus_client import generate_latest
-        from diht_k8s.controller.telemetry import blocked_runs, metrics, run_metrics
+        from diht_k8s.controller import metrics, run_metrics
         metrics.LEADER.set(1)
         for kind in ("DihtRun", "Job", "Pod"):
             metrics.SYNC_AGE.labels(kind).set(1)
