@@ -16,7 +16,7 @@ from tests.cluster.operators import Operator
 NAMESPACE = "diht-system"
 """Where the chart is rendered for."""
 FRESH_S = 8.0
-"""The mirror of a healthy operator is never older, with the watches of `WATCH_S`."""
+"""The cache of a healthy operator is never older, with the watches of `WATCH_S`."""
 WATCH_S = 3
 STEP_S = 15.0
 """Interval of scrapes and evaluations."""

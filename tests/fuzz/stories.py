@@ -164,24 +164,24 @@ class Story:
     def _known_to(process: Process, name: str) -> dict[str, str]:
         """The versions that a process has, by UID."""
         if name != "runs":
-            mirror = process.jobs if name == "jobs" else process.pods
-            return {uid: each.version for uid, each in mirror.summaries.items()}
-        found = ((uid, process.known.get(key) or process.known.finished(key)) for key, uid in process.known.uids())
+            informer = process.jobs if name == "jobs" else process.pods
+            return {uid: each.version for uid, each in informer.summaries.items()}
+        found = ((uid, process.runs.get(key) or process.runs.finished(key)) for key, uid in process.runs.uids())
         return {uid: str(each.version) for uid, each in found if each is not None}
 
     @staticmethod
     def _take(process: Process, name: str, documents: dict[str, Doc]) -> None:
         if name != "runs":
-            mirror = process.jobs if name == "jobs" else process.pods
-            mirror.summaries = {}
+            informer = process.jobs if name == "jobs" else process.pods
+            informer.summaries = {}
             for document in documents.values():
-                mirror.put(document)
+                informer.put(document)
             return
         for document in documents.values():
-            process.known.put(cached_run(document))
-        for key, uid in process.known.uids():
+            process.runs.put(cached_run(document))
+        for key, uid in process.runs.uids():
             if key[1] not in documents:
-                process.known.remove(key, uid)
+                process.runs.remove(key, uid)
 
     def _check(self) -> None:
         """Rules that hold at any time."""

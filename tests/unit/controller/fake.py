@@ -25,7 +25,7 @@ class Dead(BaseException):
 
 
 @dataclass
-class Mirror:
+class FakeInformer:
     """An informer that a test fills."""
 
     reduce: Callable[[Any], Any]
@@ -254,28 +254,32 @@ class Process:
     """One operator process against a FakeCluster; all that it knows ends with it."""
 
     def __init__(self, cluster: FakeCluster, clock: Callable[[], float], nodes: Any = None) -> None:
-        self.cluster, self.known = cluster, RunStore()
-        self.jobs, self.pods, self.workloads = Mirror(job_summary), Mirror(pod_summary), Mirror(workload_summary)
-        self.reconciler = Reconciler(cluster, self.known, self.jobs, self.pods, workloads=self.workloads,  # type: ignore[arg-type]
+        self.cluster, self.runs = cluster, RunStore()
+        self.jobs, self.pods, self.workloads = (
+            FakeInformer(job_summary),
+            FakeInformer(pod_summary),
+            FakeInformer(workload_summary),
+        )
+        self.reconciler = Reconciler(cluster, self.runs, self.jobs, self.pods, workloads=self.workloads,  # type: ignore[arg-type]
             pod_groups=lambda: cluster.pod_groups, clock=clock, jitter=lambda: 0.0, nodes=nodes)  # fmt: skip
 
     def sync(self) -> None:
         """Take in the cluster as it is, as watches would report it."""
         for name, document in self.cluster.runs.items():
-            self.known.put(cached_run(copy.deepcopy(document)))
+            self.runs.put(cached_run(copy.deepcopy(document)))
             assert name
-        for key, _ in self.known.uids():
+        for key, _ in self.runs.uids():
             if key[1] not in self.cluster.runs:
-                self.known.remove(key)
+                self.runs.remove(key)
         workloads = self.cluster.others.get("Workload", {})
-        for mirror, documents in (
+        for informer, documents in (
             (self.jobs, self.cluster.jobs),
             (self.pods, self.cluster.pods),
             (self.workloads, workloads),
         ):
-            mirror.summaries = {}
+            informer.summaries = {}
             for document in documents.values():
-                mirror.put(document)
+                informer.put(document)
 
     def reconcile(self, name: str = "r") -> float | None:
         """Sync, then reconcile once."""

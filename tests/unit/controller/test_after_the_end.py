@@ -16,7 +16,7 @@ def test_run_whose_deletion_was_missed_is_removed() -> None:
     process.sync()
     cluster.runs.clear()
     assert process.reconciler.reconcile(("n", "r")) is None
-    assert process.known.keys() == []
+    assert process.runs.keys() == []
 
 
 def test_run_whose_time_to_live_is_over_is_deleted() -> None:
@@ -24,9 +24,9 @@ def test_run_whose_time_to_live_is_over_is_deleted() -> None:
     play(cluster)
     process = Process(cluster, clock)
     process.reconcile()
-    assert (list(cluster.runs), process.known.due(clock.now)) == (["r"], [])
+    assert (list(cluster.runs), process.runs.due(clock.now)) == (["r"], [])
     clock.now += 200
-    assert process.known.due(clock.now) == [("n", "r")]
+    assert process.runs.due(clock.now) == [("n", "r")]
     process.reconcile()
     assert cluster.runs == {}
 

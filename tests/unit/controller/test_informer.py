@@ -1,4 +1,4 @@
-"""The mirror of Jobs and pods: pages, changes, bookmarks, `410 Gone` and a list that fails after it, silence."""
+"""The cache of Jobs and pods: pages, changes, bookmarks, `410 Gone` and a list that fails after it, silence."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def informer(script: Script) -> tuple[Informer[JobSummary], list[str]]:
     return Informer("Job", script, job_summary, lambda namespace, run: changed.append(run), clock=lambda: 0.0), changed
 
 
-def names(mirror: Informer[JobSummary]) -> list[str]:
-    return sorted(summary.name for summary in mirror.of("n", "r"))
+def names(cache: Informer[JobSummary]) -> list[str]:
+    return sorted(summary.name for summary in cache.of("n", "r"))
 
 
 def test_list_reads_all_pages_and_forgets_what_is_gone() -> None:
     script = Script(page(job(attempt=1), token="t"), page(job(attempt=2)), page(job(attempt=2)))
-    mirror, _ = informer(script)
-    assert mirror._list() == "10"
-    assert names(mirror) == ["r-train-1", "r-train-2"]
+    cache, _ = informer(script)
+    assert cache._list() == "10"
+    assert names(cache) == ["r-train-1", "r-train-2"]
     assert [asked.get("_continue") for asked in script.asked] == [None, "t"]
-    mirror._list()
-    assert names(mirror) == ["r-train-2"]
+    cache._list()
+    assert names(cache) == ["r-train-2"]
 
 
 def test_watch_follows_changes_and_resumes_from_bookmarks() -> None:
@@ -48,54 +48,54 @@ def test_watch_follows_changes_and_resumes_from_bookmarks() -> None:
             ("BOOKMARK", {"metadata": {"resourceVersion": "77"}}),
         ),
     )
-    mirror, reported = informer(script)
-    mirror._list()
-    assert mirror._watch("10") == "77"
-    assert [summary.complete for summary in mirror.of("n", "r")] == [True]
+    cache, reported = informer(script)
+    cache._list()
+    assert cache._watch("10") == "77"
+    assert [summary.complete for summary in cache.of("n", "r")] == [True]
     assert len(reported) == 4
 
 
 def test_older_and_repeated_events_change_nothing() -> None:
-    mirror, reported = informer(Script())
-    mirror.put(job(version=9, conditions={"Complete": "x"}))
-    mirror.put(job(version=9))
-    mirror.put(job(version=3))
-    assert [summary.complete for summary in mirror.of("n", "r")] == [True]
+    cache, reported = informer(Script())
+    cache.put(job(version=9, conditions={"Complete": "x"}))
+    cache.put(job(version=9))
+    cache.put(job(version=3))
+    assert [summary.complete for summary in cache.of("n", "r")] == [True]
     assert len(reported) == 1
 
 
 def test_answer_that_comes_after_the_object_is_gone_does_not_bring_it_back() -> None:
     made = job(attempt=1)
-    mirror, _ = informer(Script(page(made), watch(("DELETED", made), ("ADDED", job(attempt=2)))))
-    mirror._list()
-    mirror._watch("10")
-    mirror.put(made)
-    assert names(mirror) == ["r-train-2"]
-    mirror._add(made)  # a list has it: etcd was restored
-    assert names(mirror) == ["r-train-1", "r-train-2"]
+    cache, _ = informer(Script(page(made), watch(("DELETED", made), ("ADDED", job(attempt=2)))))
+    cache._list()
+    cache._watch("10")
+    cache.put(made)
+    assert names(cache) == ["r-train-2"]
+    cache._add(made)  # a list has it: etcd was restored
+    assert names(cache) == ["r-train-1", "r-train-2"]
 
 
 def test_change_that_no_decision_depends_on_is_stored_and_reported_to_nobody() -> None:
-    mirror, reported = informer(Script())
-    mirror.put(job(version=3))
-    mirror.put({**job(version=9), "status": {"active": 7}})
-    mirror.put(job(version=5, conditions={"Complete": "x"}))
-    assert [(summary.version, summary.complete) for summary in mirror.of("n", "r")] == [("9", False)]
+    cache, reported = informer(Script())
+    cache.put(job(version=3))
+    cache.put({**job(version=9), "status": {"active": 7}})
+    cache.put(job(version=5, conditions={"Complete": "x"}))
+    assert [(summary.version, summary.complete) for summary in cache.of("n", "r")] == [("9", False)]
     assert len(reported) == 1
 
 
 def test_expired_version_is_reported() -> None:
-    mirror, _ = informer(Script(watch(("ERROR", {"code": 410, "message": "too old"}))))
+    cache, _ = informer(Script(watch(("ERROR", {"code": 410, "message": "too old"}))))
     with pytest.raises(Gone):
-        mirror._watch("1")
+        cache._watch("1")
 
 
 def test_objects_without_our_labels_are_passed_over() -> None:
     stranger = job()
     stranger["metadata"]["labels"] = {"diht.dev/run": "r"}
-    mirror, _ = informer(Script(page(stranger)))
-    mirror._list()
-    assert names(mirror) == []
+    cache, _ = informer(Script(page(stranger)))
+    cache._list()
+    assert names(cache) == []
 
 
 def poisoned(attempt: int = 1, **more: Any) -> dict[str, Any]:
@@ -111,10 +111,10 @@ def skipped() -> float:
 def test_object_that_cannot_be_read_is_counted_logged_once_and_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
     before = skipped()
     script = Script(page(poisoned(1), job(attempt=2)), watch(("ADDED", poisoned(1)), ("ADDED", job(attempt=3))))
-    mirror, _ = informer(script)
-    mirror._list()
-    mirror._watch("10")
-    assert names(mirror) == ["r-train-2", "r-train-3"]
+    cache, _ = informer(script)
+    cache._list()
+    cache._watch("10")
+    assert names(cache) == ["r-train-2", "r-train-3"]
     assert skipped() - before == 2
     assert [record.getMessage() for record in caplog.records] == [
         "Job n/r-train-1 (uid-r-train-1) is skipped: InvalidAttempt"
@@ -122,10 +122,10 @@ def test_object_that_cannot_be_read_is_counted_logged_once_and_hides_no_other(ca
 
 
 def test_object_whose_labels_become_unreadable_is_removed() -> None:
-    mirror, reported = informer(Script(watch(("MODIFIED", poisoned(1, version=5)))))
-    mirror.put(job(attempt=1))
-    mirror._watch("1")
-    assert (names(mirror), len(reported)) == ([], 2)
+    cache, reported = informer(Script(watch(("MODIFIED", poisoned(1, version=5)))))
+    cache.put(job(attempt=1))
+    cache._watch("1")
+    assert (names(cache), len(reported)) == ([], 2)
 
 
 def test_unexpected_error_ends_no_watch() -> None:
@@ -135,14 +135,14 @@ def test_unexpected_error_ends_no_watch() -> None:
         def __call__(self, **options: Any) -> Response:
             if not self.answers:
                 done.set()
-                mirror.stop()
+                cache.stop()
                 raise ClusterError(0, "Unreachable", "the end of the script")
             return super().__call__(**options)
 
-    mirror, _ = informer(Last(Response([]), page(job(attempt=1))))
-    mirror.start()
+    cache, _ = informer(Last(Response([]), page(job(attempt=1))))
+    cache.start()
     assert done.wait(10)
-    assert names(mirror) == ["r-train-1"]
+    assert names(cache) == ["r-train-1"]
 
 
 def test_watch_resumes_after_410_and_a_list_that_fails_after_it() -> None:
@@ -152,7 +152,7 @@ def test_watch_resumes_after_410_and_a_list_that_fails_after_it() -> None:
         def __call__(self, **options: Any) -> Response:
             if not self.answers:
                 done.set()
-                mirror.stop()
+                cache.stop()
                 raise ClusterError(0, "Unreachable", "the end of the script")
             return super().__call__(**options)
 
@@ -163,10 +163,10 @@ def test_watch_resumes_after_410_and_a_list_that_fails_after_it() -> None:
         page(job(attempt=1), job(attempt=2)),
         watch(("DELETED", job(attempt=1))),
     )
-    mirror, _ = informer(script)
-    mirror.start()
+    cache, _ = informer(script)
+    cache.start()
     assert done.wait(10)
-    assert names(mirror) == ["r-train-2"]
+    assert names(cache) == ["r-train-2"]
 
 
 def test_list_whose_history_went_back_replaces_what_is_known() -> None:
@@ -174,23 +174,23 @@ def test_list_whose_history_went_back_replaces_what_is_known() -> None:
     script = Script(
         page(job(version=90, conditions={"Failed": "x"}), version="95"), page(job(version=40), version="50")
     )
-    mirror, _ = informer(script)
-    mirror._list()
-    assert [summary.failing for summary in mirror.of("n", "r")] == [True]
-    mirror._list()
-    assert [summary.failing for summary in mirror.of("n", "r")] == [False]
+    cache, _ = informer(script)
+    cache._list()
+    assert [summary.failing for summary in cache.of("n", "r")] == [True]
+    cache._list()
+    assert [summary.failing for summary in cache.of("n", "r")] == [False]
 
 
-def test_age_of_the_mirror_grows_with_errors_and_ends_with_an_answer() -> None:
+def test_age_of_the_cache_grows_with_errors_and_ends_with_an_answer() -> None:
     now = 0.0
-    mirror = Informer("Job", Script(page(job())), job_summary, lambda *_: None, clock=lambda: now)
-    mirror.stop()
-    mirror.start()
+    cache = Informer("Job", Script(page(job())), job_summary, lambda *_: None, clock=lambda: now)
+    cache.stop()
+    cache.start()
     age = metrics.SYNC_AGE.labels("Job")
     now = 100.0
-    mirror._failed(ClusterError(0, "Unreachable", "away"))
-    assert (_value(age), mirror.alive_at) == (100.0, 100.0)
-    mirror._list()
+    cache._failed(ClusterError(0, "Unreachable", "away"))
+    assert (_value(age), cache.alive_at) == (100.0, 100.0)
+    cache._list()
     assert _value(age) == 0.0
 
 
@@ -199,7 +199,7 @@ def _value(gauge: Any) -> float:
 
 
 class Ending(Script):
-    """After its last answer it ends the mirror that asks."""
+    """After its last answer it ends the cache that asks."""
 
     def __init__(self, *answers: Response | Exception) -> None:
         super().__init__(*answers)
@@ -215,13 +215,13 @@ class Ending(Script):
 
 
 def followed(*answers: Response | Exception) -> tuple[Informer[JobSummary], list[str], Ending]:
-    """What a mirror knows and was told after these answers, and what it asked: `list`, `watch VERSION`, `probe`."""
+    """What a cache knows and was told after these answers, and what it asked: `list`, `watch VERSION`, `probe`."""
     script = Ending(*answers)
-    mirror, reported = informer(script)
-    script.stop = mirror.stop
-    mirror.start()
+    cache, reported = informer(script)
+    script.stop = cache.stop
+    cache.start()
     assert script.ended.wait(10)
-    return mirror, reported, script
+    return cache, reported, script
 
 
 def questions(script: Script) -> list[str]:
@@ -252,8 +252,8 @@ def unanswered() -> ClusterError:
 
 @pytest.mark.parametrize("silence", [Silent(), unanswered()], ids=["after its headers", "before its headers"])
 def test_watch_that_falls_silent_is_given_up_and_all_is_listed_again(silence: Response | Exception) -> None:
-    mirror, _, script = followed(page(job(attempt=1)), silence, page(job(attempt=2)), watch())
-    assert names(mirror) == ["r-train-2"]
+    cache, _, script = followed(page(job(attempt=1)), silence, page(job(attempt=2)), watch())
+    assert names(cache) == ["r-train-2"]
     assert questions(script) == ["list", "watch 10", "list", "watch 10"]
     assert script.asked[1]["_request_timeout"][1] == 1.2 * script.asked[1]["timeout_seconds"]
 
@@ -268,7 +268,7 @@ def test_watch_whose_connection_broke_resumes_where_it_was() -> None:
 
 def test_history_that_went_back_while_the_connection_was_broken_is_read_again() -> None:
     """The server would take the watch from a version of the future and say nothing until it has grown past it."""
-    mirror, reported, script = followed(
+    cache, reported, script = followed(
         page(job(version=90, conditions={"Failed": "x"}), version="95"),
         BROKEN,
         page(job(version=40), version="50"),
@@ -276,13 +276,13 @@ def test_history_that_went_back_while_the_connection_was_broken_is_read_again() 
         watch(),
     )
     assert questions(script) == ["list", "watch 95", "probe", "list", "watch 50"]
-    assert [summary.failing for summary in mirror.of("n", "r")] == [False]
+    assert [summary.failing for summary in cache.of("n", "r")] == [False]
     assert len(reported) == 2, "the Job was never reported as gone: nobody starts another in its place"
 
 
 def test_watch_waits_as_long_as_the_server_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    mirror, _ = informer(Script(ClusterError(429, "TooManyRequests", "busy", retry_after_s=7.0)))
-    monkeypatch.setattr(mirror._stop, "wait", lambda seconds: (waits.append(seconds), mirror.stop()))
-    mirror._run()
+    cache, _ = informer(Script(ClusterError(429, "TooManyRequests", "busy", retry_after_s=7.0)))
+    monkeypatch.setattr(cache._stop, "wait", lambda seconds: (waits.append(seconds), cache.stop()))
+    cache._run()
     assert 7.0 <= waits[0] <= 8.4

@@ -10,7 +10,7 @@ from diht_k8s.controller.live_reads import LiveReads
 from diht_k8s.kube.client import ClusterError
 from diht_k8s.kube.pod_summary import pod_summary
 from tests.unit.controller.documents import DISRUPTED
-from tests.unit.controller.fake import FakeCluster, Mirror, Process
+from tests.unit.controller.fake import FakeCluster, FakeInformer, Process
 from tests.unit.controller.stories import Clock, status, training
 
 POD = "r-train-1-0"
@@ -131,10 +131,10 @@ def test_drained_pod_that_still_exists_is_read_itself() -> None:
 def test_nothing_is_asked_while_no_attempt_has_failed() -> None:
     cluster, process, _ = training()
     process.reconcile()
-    reads = LiveReads(cluster, Mirror(pod_summary))  # type: ignore[arg-type]
+    reads = LiveReads(cluster, FakeInformer(pod_summary))  # type: ignore[arg-type]
     cluster.asked.clear()
     state = process.reconciler._states["n", "r"]
-    cached = process.known.get(("n", "r"))
+    cached = process.runs.get(("n", "r"))
     assert cached is not None
     assert not reads.read_failed_pods(cached, state, [])
     assert cluster.asked == []

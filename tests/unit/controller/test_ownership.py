@@ -21,7 +21,7 @@ def test_job_that_was_replaced_since_it_was_observed_is_not_deleted() -> None:
     process.sync()
     cluster.jobs["r-filter-1"]["metadata"]["uid"] = "another"
     cluster.edit("r", suspend=True)
-    process.known.put(cached_run(cluster.runs["r"]))
+    process.runs.put(cached_run(cluster.runs["r"]))
     process.reconciler.reconcile(("n", "r"))
     assert list(cluster.jobs) == ["r-filter-1"]
 

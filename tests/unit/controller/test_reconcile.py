@@ -138,9 +138,9 @@ def test_stale_view_never_writes_and_never_makes_a_job_twice() -> None:
     settle(process, 2)
     cluster.edit("r", suspend=True)  # the watch has not reported it yet
     cluster.end("r-filter-1", 0)
-    for mirror, documents in ((process.jobs, cluster.jobs), (process.pods, cluster.pods)):
+    for informer, documents in ((process.jobs, cluster.jobs), (process.pods, cluster.pods)):
         for document in documents.values():
-            mirror.put(document)
+            informer.put(document)
     with pytest.raises(ClusterError, match="modified"):
         process.reconciler.reconcile(("n", "r"))
     assert list(cluster.jobs) == ["r-filter-1"]
