@@ -34,8 +34,8 @@ WAIT_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
-class Indexed:
-    """An index that is complete."""
+class IndexResult:
+    """Counts of a complete index."""
 
     shards: int
     samples: int
@@ -52,7 +52,7 @@ def make_index(
     workers: int = 1,
     stop: StopFlag | None = None,
     sleep: Callable[[float], object] = time.sleep,
-) -> Indexed:
+) -> IndexResult:
     """Index the shards of a run with the other workers, until all are.
 
     Args:
@@ -104,16 +104,16 @@ class _Indexing:
         self._read = 0
         self._claims = Claims(storage, self._folder, worker=worker, workers=workers, config_sha256=self._digest)
 
-    def run(self, sleep: Callable[[float], object]) -> Indexed:
+    def run(self, sleep: Callable[[float], object]) -> IndexResult:
         """Index what is missing."""
         if self._by_filter:
             return self._outcome(self._by_filter)
         self._take(self._groups[self._worker :: self._workers], self._there())
         while True:
             there = self._there()  # before the table is looked for: whoever has written it removes the rows
-            book = StoredIndex.open(self._storage, self._folder)
-            if book is not None and book.header == {**book.header, **self._header}:
-                return self._outcome(book.rows.values())
+            index = StoredIndex.open(self._storage, self._folder)
+            if index is not None and index.header == {**index.header, **self._header}:
+                return self._outcome(index.rows.values())
             missing = [group for group in reversed(self._groups) if group.number not in there]
             worked = self._take(missing, there)
             if not missing and self._claims.take(END, counts_deaths=False):
@@ -127,10 +127,10 @@ class _Indexing:
 
         One that is not is removed, since it would be taken first.
         """
-        book = filter_index(run.spec, self._storage)
-        if book is None:
+        index = filter_index(run.spec, self._storage)
+        if index is None:
             return []
-        rows = [row for shard in self._shards if (row := _row(book, shard)) is not None]
+        rows = [row for shard in self._shards if (row := _row(index, shard)) is not None]
         if len(rows) == len(self._shards):
             return rows
         self._storage.remove(table_uri(filter_index_folder(run.spec)))
@@ -167,7 +167,7 @@ class _Indexing:
     def _rows_uri(self, group: ShardGroup) -> str:
         return join(self._folder, "rows", f"{group.number:05d}-{self._digest[:12]}.json")
 
-    def _finish(self) -> Indexed:
+    def _finish(self) -> IndexResult:
         """Write the table: rows of this index, and those of shards that an earlier one knows."""
         with ThreadPoolExecutor(READERS, "rows") as pool:
             contents = pool.map(self._storage.read_bytes, map(self._rows_uri, self._groups))
@@ -180,13 +180,13 @@ class _Indexing:
             self._storage.remove(join(self._folder, folder))
         return self._outcome(rows)
 
-    def _outcome(self, found: Iterable[IndexRow]) -> Indexed:
+    def _outcome(self, found: Iterable[IndexRow]) -> IndexResult:
         rows = list(found)
         samples, damaged = sum(row.samples for row in rows), sum(row.reason is not None for row in rows)
-        return Indexed(len(rows), samples, self._read, damaged)
+        return IndexResult(len(rows), samples, self._read, damaged)
 
 
-def _row(book: StoredIndex | None, shard: Shard) -> IndexRow | None:
-    """What a book says about this version of a shard."""
-    row = None if book is None else book.rows.get(shard.name)
+def _row(index: StoredIndex | None, shard: Shard) -> IndexRow | None:
+    """The row of this version of a shard in an index."""
+    row = None if index is None else index.rows.get(shard.name)
     return row if row is not None and row.identity == shard.identity else None

@@ -36,9 +36,9 @@ def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
 
 
 def own_index(spec: Spec, storage: Storage) -> StoredIndex | None:
-    """What `diht index` or a training has made, if it is of the shards that the training reads; None if there is none."""
-    book, kind = StoredIndex.open(storage, Layout(spec.data.output).index), kind_of_inputs(spec)
-    return None if book is None or book.header.get("of", kind) != kind else book
+    """The index that `diht index` or a training has made of the shards that the training reads; None if there is none."""
+    index, kind = StoredIndex.open(storage, Layout(spec.data.output).index), kind_of_inputs(spec)
+    return None if index is None or index.header.get("of", kind) != kind else index
 
 
 def filter_index(spec: Spec, storage: Storage) -> StoredIndex | None:
@@ -53,14 +53,14 @@ def filter_index_folder(spec: Spec) -> str:
 
 
 def kind_of_inputs(spec: Spec) -> Literal["own", "kept", "raw"]:
-    """What the training reads: its own shards, the filter's copies, or raw shards."""
+    """The shards that the training reads: its own, the filter's copies, or raw ones."""
     if spec.train is not None and spec.train.shards:
         return "own"
     return "kept" if spec.filter is not None and spec.filter.output == "Shards" else "raw"
 
 
 def kept_by(committed: Committed, spec: Spec, storage: Storage) -> list[Shard]:
-    """What the filter with this marker kept, without empty shards.
+    """The shards that the filter with this marker kept, without empty ones.
 
     Raises:
         UserError: its raw shards are to be read, and the run does not name one of them.

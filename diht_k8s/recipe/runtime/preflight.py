@@ -49,7 +49,7 @@ def this_node() -> NodeResult:
 
 
 def exported_result() -> NodeResult:
-    """What the checks of this pod found before its ranks were started."""
+    """The result of this pod's checks, as the launcher exported it."""
     text = os.environ.get(RESULT_VARIABLE)
     return this_node() if text is None else NodeResult.model_validate_json(text)
 
@@ -106,7 +106,7 @@ def in_pod() -> bool:
 
 
 def visible_gpus() -> int:
-    """How many GPUs torch sees."""
+    """Number of GPUs that torch sees."""
     import torch
 
     return torch.cuda.device_count()

@@ -61,12 +61,12 @@ class Tracking:
     def log(self, figures: Figures, step: int | None = None) -> None:
         """Hand figures over; returns at once."""
         for thread in self._threads:
-            thread.hand_over((dict(figures), step))
+            thread.put((dict(figures), step))
 
     def finish(self) -> None:
         """Wait for what is still to be sent, at most `FINISH_S`."""
         for thread in self._threads:
-            thread.hand_over(None)
+            thread.put(None)
         end = time.monotonic() + FINISH_S
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
@@ -84,7 +84,7 @@ class _Thread(threading.Thread):
         self._lines: queue.Queue[tuple[dict[str, Any], int | None] | None] = queue.Queue(WAITING)
         self.start()
 
-    def hand_over(self, line: tuple[dict[str, Any], int | None] | None) -> None:
+    def put(self, line: tuple[dict[str, Any], int | None] | None) -> None:
         try:
             self._lines.put_nowait(line)
         except queue.Full:
