@@ -254,16 +254,16 @@ def _check_result(total: Summary, rules: Filter, hints: Mapping[str, LayoutHints
     percent = 100 * total.bad.total() / max(total.input, 1)
     if percent > rules.max_bad_percent:
         raise DataError(
-            f"{total.bad.total()} of {total.input} samples are bad ({_listed(total.bad)}), {percent:.3g} % "
+            f"{total.bad.total()} of {total.input} samples are bad ({_counts_text(total.bad)}), {percent:.3g} % "
             f"and more than maxBadPercent {rules.max_bad_percent:g}: fix the shards, or raise spec.filter.maxBadPercent{hint}"
         )
     if total.kept == 0:
         raise DataError(
             f"the filter keeps none of {total.input} samples "
-            f"(dropped: {_listed(total.dropped)}; bad: {_listed(total.bad)}): "
+            f"(dropped: {_counts_text(total.dropped)}; bad: {_counts_text(total.bad)}): "
             f"lower spec.filter.minComplexity or minActions, or check that the captions are English{hint}"
         )
 
 
-def _listed(counts: Mapping[str, int]) -> str:
+def _counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())) or "none"

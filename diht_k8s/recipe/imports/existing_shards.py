@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.imports.shard_writer import ShardFacts
+from diht_k8s.recipe.shards.img2dataset_stats import stated_successes
 from diht_k8s.recipe.shards.samples import DamagedShardError, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -57,12 +57,11 @@ def check_shards(paths: Sequence[Path], storage: Storage, advance: Callable[[], 
 
 
 def _differences(path: Path, delivered: int) -> list[str]:
-    """Whether img2dataset says of a shard that it wrote another number of samples."""
+    """A note where img2dataset states another number of samples for a shard."""
     stats = path.with_name(f"{path.name.partition('.')[0]}_stats.json")
     if not stats.is_file():
         return []
-    try:
-        said = json.loads(stats.read_bytes())["successes"]
-    except (ValueError, KeyError, TypeError):
+    stated = stated_successes(stats.read_bytes())
+    if stated is None:
         return [f"{stats} cannot be read"]
-    return [] if said == delivered else [f"{path} holds {delivered} samples, but {stats.name} says {said}"]
+    return [] if stated == delivered else [f"{path} holds {delivered} samples, but {stats.name} says {stated}"]

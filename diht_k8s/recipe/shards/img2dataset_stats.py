@@ -17,7 +17,7 @@ from diht_k8s.recipe.shards.storage import Storage
 
 
 def img2dataset_count(storage: Storage, uri: str) -> int | None:
-    """The number of pairs of a shard by the files of img2dataset; None where there are none, or none that says so.
+    """The number of pairs of a shard by the files of img2dataset; None where there are none, or none that states it.
 
     Args:
         storage: where the shard is.
@@ -26,13 +26,14 @@ def img2dataset_count(storage: Storage, uri: str) -> int | None:
     folder, slash, name = uri.rpartition("/")
     stem = f"{folder}{slash}{name.partition('.')[0]}"
     if storage.exists(f"{stem}_stats.json"):
-        return _successes(storage.read_bytes(f"{stem}_stats.json"))
+        return stated_successes(storage.read_bytes(f"{stem}_stats.json"))
     if storage.exists(f"{stem}.parquet"):
         return _rows(storage.read_bytes(f"{stem}.parquet"))
     return None
 
 
-def _successes(content: bytes) -> int | None:
+def stated_successes(content: bytes) -> int | None:
+    """The number of pairs that a `NAME_stats.json` states; None if it states none."""
     try:
         stats: Any = json.loads(content)
     except ValueError:
