@@ -61,7 +61,7 @@ class Storage:
 
     @contextlib.contextmanager
     def open(self, uri: str, *, seekable: bool = False) -> Iterator[IO[bytes]]:
-        """Open for reading forwards, or anywhere; S3 by ranges, fetched ahead unless `seekable` (see `ranges`)."""
+        """Open for reading forwards, or anywhere; S3 by ranges, fetched ahead unless `seekable` (see `range_reads`)."""
         with _errors(uri, "read"):
             reader, path = self._reader(uri)
             opened = None if reader is None else reader.open_seekable if seekable else reader.open

@@ -1,7 +1,7 @@
 """The scores of a caption pass by uid, for the filter of the shards that were downloaded by its list.
 
-`filter/uid_index.npy` has three rows of 64-bit numbers: the halves of each survivor's uid, sorted, and the number of its
-part in the order of the marker. A local index is mapped; of an object each worker holds it, 24 bytes a survivor.
+`filter/uid_index.npy` has three rows of 64-bit numbers: the halves of each kept uid, sorted, and the number of its
+part in the order of the marker. A local index is mapped; of an object each worker holds it, 24 bytes a pair.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INDEX: Final = "uid_index.npy"
 UID_LIST: Final = "uids.npy"
 """DataComp's list; left out where a uid is not of 32 hex digits."""
 CACHED_PARTS: Final = 8
-"""Parts whose survivors' rows are held: img2dataset makes each shard of one part."""
+"""Parts whose kept rows are held: img2dataset makes each shard of one part."""
 
 
 class CaptionScores:
@@ -101,7 +101,7 @@ class CaptionScores:
 
 
 def write_index(storage: Storage, folder: str, uids: Sequence[Sequence[str]]) -> list[str]:
-    """Write the index of survivors and DataComp's list of their uids; returns the names of the files.
+    """Write the index of the kept pairs and DataComp's list of their uids; returns the names of the files.
 
     Args:
         storage: where they go.

@@ -2,9 +2,9 @@
 
 The library's defaults enlarge every image to 736 pixels and pad every line to 320. That is ten times slower, with equal
 verdicts on web images; the settings here were chosen by measurement (see `benchmarks/`). Recognition runs only on boxes
-that the detector finds, in whatever direction the line runs (see `lines`), and stops at the first text that the caller
-looks for. A second pass, off by default, looks for small text in a larger copy of the image, and for translucent marks
-in four that are turned and changed in colour (see `image_views`).
+that the detector finds, in whatever direction the line runs (see `line_orientation`), and stops at the first text that
+the caller looks for. A second pass, off by default, looks for small text in a larger copy of the image, and for
+translucent marks in four that are turned and changed in colour (see `image_views`).
 
 The detector can take several images of one size class (equal shape after RapidOCR's preprocessing) in one batch. It
 does so on a GPU. On the CPU it does not: that gains little, and each batch size would need its own network. On the CPU
