@@ -13,17 +13,16 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from PIL import Image
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.layout import join
-from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.language import is_english
 from diht_k8s.recipe.filter.layout_hints import CAPTIONS, LayoutHints
-from diht_k8s.recipe.filter.rules import caption_reason, new_row
+from diht_k8s.recipe.filter.rules import GraphParser, caption_reason, new_row
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.imports.resumable_import import MARKER
 from diht_k8s.recipe.label.caption_concepts import KeptCaptions
@@ -36,14 +35,6 @@ MAX_PROFILED: Final = 5000
 """Samples that are looked at: parsing their captions takes some seconds."""
 PAPER: Final = Filter()
 """The paper's rules: C and A at 1."""
-
-
-class Parser(Protocol):
-    """Parses captions (`CaptionParser`)."""
-
-    def parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
-        """A graph for each caption."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -117,7 +108,12 @@ def concept_counts(kept: Sequence[ProfiledPair]) -> ConceptCounts:
 
 
 def profile_dataset(
-    storage: Storage, uris: Sequence[str], parser: Parser, advance: Callable[[], object], *, most: int = MAX_PROFILED
+    storage: Storage,
+    uris: Sequence[str],
+    parser: GraphParser,
+    advance: Callable[[], object],
+    *,
+    most: int = MAX_PROFILED,
 ) -> DatasetProfile:
     """Look at some samples of some shards.
 
