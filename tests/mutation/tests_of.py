@@ -60,7 +60,7 @@ TRAIN: Final[dict[str, list[str]]] = {
         "data.sampler": _tests("sampler"),
         "distributed": _tests("", "one_rank stand_in"),
         "ema": _tests("", "one_rank"),
-        "engine": _tests("health", "learning_rates one_rank options"),
+        "engine": _tests("stopwatch", "learning_rates one_rank options"),
         "flops": _tests("flops"),
         "gradient_caching": _tests("", "one_rank"),
         "health": _tests("health"),
