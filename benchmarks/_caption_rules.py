@@ -15,12 +15,12 @@ from types import CodeType
 from typing import Any
 
 from diht_k8s.recipe.filter.captions.cleaning import is_foreign
+from diht_k8s.recipe.filter.captions.explain import CorrectionRule
+from diht_k8s.recipe.filter.captions.fast_parser import FastParser
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph, describe
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.parser import graph_of, prepared
-from diht_k8s.recipe.filter.captions.tagger import Tagger
 from diht_k8s.recipe.filter.captions.tree import Token, link
-from diht_k8s.recipe.filter.captions.why import CorrectionRule
 
 Verdict = tuple[bool, bool]
 """C >= 1, A >= 1."""
@@ -64,10 +64,10 @@ class RuleBench:
             captions: one or more.
             annotated: the right verdict of each, if known.
         """
-        tagger = Tagger()
-        self._lexicon, self._annotated = tagger.lexicon, annotated
+        parser = FastParser()
+        self._lexicon, self._annotated = parser.lexicon, annotated
         read = [prepared(caption) for caption in captions]
-        trees = tagger.parse(["" if is_foreign(text) else text for text, _, _ in read])
+        trees = parser.parse(["" if is_foreign(text) else text for text, _, _ in read])
         self.parsed = [
             ParsedCaption(caption, title, *_copied(tree))
             for caption, (_, title, _), tree in zip(captions, read, trees, strict=True)

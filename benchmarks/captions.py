@@ -73,9 +73,9 @@ def equal_verdicts(captions: Sequence[str]) -> dict[str, float]:
     """
     from diht_k8s.recipe.filter import CaptionParser
     from diht_k8s.recipe.filter.captions.cleaning import is_foreign
+    from diht_k8s.recipe.filter.captions.dependency_parsers import words_of
+    from diht_k8s.recipe.filter.captions.fast_parser import load
     from diht_k8s.recipe.filter.captions.parser import graph_of, prepared
-    from diht_k8s.recipe.filter.captions.tagger import load
-    from diht_k8s.recipe.filter.captions.tree_parsers import words_of
 
     language, lexicon = load()
     read = [prepared(caption) for caption in captions]
@@ -90,7 +90,7 @@ def equal_verdicts(captions: Sequence[str]) -> dict[str, float]:
 def measure_rules(rows: Sequence[dict[str, Any]], without: str | None, file: str | None) -> None:
     """Print what changes without each rule, or without the named ones together."""
     from benchmarks import _caption_rules as bench_of
-    from diht_k8s.recipe.filter.captions.why import rules
+    from diht_k8s.recipe.filter.captions.explain import rules
 
     annotated = all("num_actions" in row for row in rows)
     bench = bench_of.RuleBench(

@@ -19,7 +19,7 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 
 if TYPE_CHECKING:
     from diht_k8s.recipe.filter import CaptionGraph
-    from diht_k8s.recipe.filter.captions.why import Tree, Why
+    from diht_k8s.recipe.filter.captions.explain import Explanation, Tree
     from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
     from diht_k8s.recipe.shards.storage import Storage
     from diht_k8s.recipe.takedown import PurgeResult
@@ -46,7 +46,7 @@ def parse_command(captions: Sequence[str], *, as_json: bool = False, why: bool =
 
 def _parse_and_explain(captions: Sequence[str], *, as_json: bool) -> int:
     from diht_k8s.recipe.filter import describe
-    from diht_k8s.recipe.filter.captions.why import described, explain
+    from diht_k8s.recipe.filter.captions.explain import describe_steps, explain
 
     found = explain(captions)
     if as_json:
@@ -54,16 +54,16 @@ def _parse_and_explain(captions: Sequence[str], *, as_json: bool) -> int:
             json.dumps([_graph(c, each.graph) | {"why": _why(each)} for c, each in zip(captions, found, strict=True)])
         )
     else:
-        print("\n\n".join(f"{described(each)}\n\n{describe(each.graph)}" for each in found))
+        print("\n\n".join(f"{describe_steps(each)}\n\n{describe(each.graph)}" for each in found))
     return ExitCode.DONE
 
 
-def _why(why: Why) -> dict[str, Any]:
+def _why(explanation: Explanation) -> dict[str, Any]:
     steps = [
         {"rule": step.rule, "words": step.words, "before": _tree(step.before), "after": _tree(step.after)}
-        for step in why.steps
+        for step in explanation.steps
     ]
-    return {"before": _tree(why.before), "after": _tree(why.after), "steps": steps}
+    return {"before": _tree(explanation.before), "after": _tree(explanation.after), "steps": steps}
 
 
 def _tree(tree: Tree) -> list[dict[str, str]]:

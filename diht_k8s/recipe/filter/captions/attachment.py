@@ -1,19 +1,21 @@
-"""Attach participles, prepositions and coordinated nouns as captions use them, which the parser does not know."""
+"""Corrections of the heads of participles, prepositions and coordinated nouns, which captions use in ways of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
+from diht_k8s.recipe.filter.captions.animacy import is_animate
 from diht_k8s.recipe.filter.captions.tree import Token, before, below, replace_with
-from diht_k8s.recipe.filter.captions.wordlists import is_animate, words
+from diht_k8s.recipe.filter.captions.wordlists import words
 
-OF_THE_VERB = words("from into onto through across along past during before after")
-PICTURES = words(
+OF_THE_VERB: Final = words("from into onto through across along past during before after")
+PICTURES: Final = words(
     "photo photograph picture image portrait painting drawing illustration close-up closeup map diagram footage "
     "snapshot screenshot sketch view shot"
 )
 """What follows "a photo of a boat" says where the boat is, not the photo."""
-OFFERS = words("rent sale hire")
+OFFERS: Final = words("rent sale hire")
 
 
 def correct_attachment(tokens: Sequence[Token]) -> None:
@@ -131,9 +133,3 @@ def _correct_preposition_of_neighbour(token: Token) -> None:
         token.attach(noun.head, "prep")
     elif noun.dep == "pobj" and noun.lower in OFFERS and (noun.head.head.is_noun or noun.head.head.tag == "JJ"):
         token.attach(noun.head.head, "prep")
-
-
-def follows_comma(tokens: Sequence[Token], token: Token) -> bool:
-    """Whether a punctuation mark precedes the token."""
-    left = before(tokens, token)
-    return left is not None and not left.lower[-1].isalnum() and left.lower not in ("'s", "'", '"', "``", "(")

@@ -6,8 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from diht_k8s.recipe.filter.captions.wordlists import FOREIGN, UNITS, words
+from diht_k8s.recipe.filter.captions.wordlists import UNITS, words
 
+FOREIGN: Final = words(
+    "le la les un une des du et sur avec dans pour el los las una y con por del der die das und auf dem den mit ein "
+    "eine im il gli di per van het een de en em"
+)
+"""Function words of other languages."""
 URL: Final = re.compile(
     r"(?:https?://|www\.)\S+|\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|co\.uk|de|io|example|info)\b(?:/\S*)?", re.I
 )

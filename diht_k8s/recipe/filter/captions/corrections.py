@@ -1,4 +1,4 @@
-"""Correct the parser's tags and heads on captions before objects and relations are read from the tree.
+"""Corrections of the parser's tags and heads, made before objects and relations are read from a caption's tree.
 
 The model was trained on news and conversation. Captions are fragments, in which it takes "giraffe standing near trees"
 for a compound noun and "evergreen wreath" for a command. Each rule quotes the captions that it is for.
@@ -7,31 +7,69 @@ for a compound noun and "evergreen wreath" for a command. Each rule quotes the c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
+from diht_k8s.recipe.filter.captions.animacy import is_animate
 from diht_k8s.recipe.filter.captions.attachment import correct_attachment
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.titles import correct_fragment, correct_title
 from diht_k8s.recipe.filter.captions.tree import LABEL, Token, after, before, below, demote, replace_with
-from diht_k8s.recipe.filter.captions.verbs import become_modifier, become_noun_before, find_verbs
+from diht_k8s.recipe.filter.captions.verbs import become_modifier, become_noun_before, correct_verbs
 from diht_k8s.recipe.filter.captions.wordlists import (
-    ADJECTIVE_ENDINGS,
     ADJECTIVES,
     AUXILIARIES,
     COLOURS,
-    COMPLEX_PREPOSITIONS,
-    INVARIANT,
-    MISTAKEN_VERBS,
+    COUNTS,
     NUMBER_WORDS,
     OBJECT_NOT_ADVERB,
-    ORIGIN_ENDINGS,
-    PERSONAL_PRONOUNS,
     PLURAL_ONLY,
-    QUANTITIES,
-    is_animate,
+    by_first_word,
+    phrases,
     words,
 )
 
-LABELS = words("photo photos image images photography illustration illustrations footage vector vectors")
+INVARIANT: Final = words("fish sheep deer bison moose salmon trout shrimp squid offspring")
+"""Nouns whose plural equals their singular."""
+ORIGIN_ENDINGS: Final = ("ean", "ian", "ese", "ish", "ing", "ed")
+"""Endings of adjectives that WordNet lists as nouns only ("Caribbean", "vegetarian")."""
+ADJECTIVE_ENDINGS: Final = (
+    *[
+        "able",
+        "ible",
+        "less",
+        "proof",
+        "ic",
+        "al",
+        "ous",
+        "ive",
+        "ful",
+        "ern",
+        "ary",
+        "ory",
+        "ant",
+        "ent",
+        "ite",
+        "like",
+        "some",
+        "y",
+    ],
+    *ORIGIN_ENDINGS,
+)
+"""Endings that make a word unknown to WordNet an adjective."""
+PERSONAL_PRONOUNS: Final = words("i me you he him she her it we us they them mine yours his hers its ours theirs")
+COMPLEX_PREPOSITIONS: Final = by_first_word(
+    phrases(
+        "in front of;on top of;at the top of;at the bottom of;in the middle of;in the center of;in the centre of;on the "
+        "side of;on the edge of;next to;close to;out of;inside of;outside of;in between;across from;ahead of;at the edge "
+        "of;at the side of;on the bottom of;on the top of;at the end of;at the foot of;by the side of;in the back of;at "
+        "the back of;on the back of;instead of;because of;along with;together with;up to;due to;according to;such as;off "
+        "of;thanks to;away from;far from"
+    )
+)
+"""first word -> the multi-word prepositions that begin with it, longest first."""
+QUANTITIES: Final = COUNTS | words("lots plenty tons loads")
+MISTAKEN_VERBS: Final = words("set saw cast cut")
+LABELS: Final = words("photo photos image images photography illustration illustrations footage vector vectors")
 
 
 def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Token]:
@@ -55,7 +93,7 @@ def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[T
             _correct_adjective(tokens, token, lexicon)
         elif token.tag == "PRP" and token.lower in lexicon.nouns and token.lower not in PERSONAL_PRONOUNS:
             token.retag("NN")  # "elf with light skin tone"
-    find_verbs(tokens, lexicon)
+    correct_verbs(tokens, lexicon)
     if title:
         correct_title(tokens, lexicon, title)
     else:

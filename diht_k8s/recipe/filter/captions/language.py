@@ -1,4 +1,4 @@
-"""Is a caption English? Caption in, log-likelihood ratio out, by py3langid (naive Bayes over byte n-grams).
+"""Language of a caption, by py3langid (naive Bayes over byte n-grams): how much likelier another one is than English.
 
 Short captions name foreign dishes, places and people ("Gnocchi pesto"), so a caption counts as foreign only if some other
 language is far likelier than English. The margin grows with the length of the text: titles and names, which give

@@ -1,4 +1,4 @@
-"""Captions in, graphs out: spaCy's tagger and dependency parser, then the rules of this package.
+"""Caption parser: spaCy's tags and dependency trees, the corrections of this package, then the graph.
 
 The rules follow the guidelines for annotating the test captions (`tests/recipe/filter/captions/GUIDELINES.md`).
 """
@@ -6,18 +6,18 @@ The rules follow the guidelines for annotating the test captions (`tests/recipe/
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from diht_k8s.recipe.filter.captions.cleaning import clean, is_foreign
 from diht_k8s.recipe.filter.captions.corrections import correct
+from diht_k8s.recipe.filter.captions.dependency_parsers import DependencyParser, ParserKind, load_parser
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.markup import PlainText, plain
-from diht_k8s.recipe.filter.captions.phrases import find_phrases
+from diht_k8s.recipe.filter.captions.noun_phrases import find_phrases
 from diht_k8s.recipe.filter.captions.relations import build_graph
 from diht_k8s.recipe.filter.captions.tree import Token, unlink
-from diht_k8s.recipe.filter.captions.tree_parsers import ParserKind, TreeParser, load_parser
 
 CACHED: Final = 50_000
 MAX_CHARACTERS: Final = 1000
@@ -25,7 +25,7 @@ MAX_CHARACTERS: Final = 1000
 
 
 class CaptionParser:
-    """Parses captions; the first one loads the models, which freezes objects of the whole process (see `Tagger`)."""
+    """Parses captions; the first one loads the models, which freezes objects of the whole process (see `FastParser`)."""
 
     def __init__(self, *, cached: int = CACHED, kind: ParserKind = "Fast") -> None:
         """Create a parser; no model is loaded yet.
@@ -36,7 +36,7 @@ class CaptionParser:
         """
         self._max_cached = cached
         self._kind: ParserKind = kind
-        self._tagger: TreeParser | None = None
+        self._dependency_parser: DependencyParser | None = None
         self._cache: OrderedDict[str, CaptionGraph] = OrderedDict()
 
     def parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
@@ -58,15 +58,17 @@ class CaptionParser:
 
     def _parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
         """Graphs of distinct captions, sorted by length, so the captions of a batch finish together."""
-        if self._tagger is None or self._tagger.is_full:
-            self._tagger = None  # first, so memory never holds both, and the old one is not frozen with the new
-            self._tagger = load_parser(self._kind)
-        lexicon = self._tagger.lexicon
+        if self._dependency_parser is None or self._dependency_parser.is_full:
+            self._dependency_parser = (
+                None  # first, so memory never holds both, and the old one is not frozen with the new
+            )
+            self._dependency_parser = load_parser(self._kind)
+        lexicon = self._dependency_parser.lexicon
         read = [prepared(caption) for caption in captions]
         texts = [text for text, _, _ in read]
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         graphs: list[CaptionGraph] = [CaptionGraph()] * len(texts)
-        words = self._tagger.parse(["" if is_foreign(texts[index]) else texts[index] for index in order])
+        words = self._dependency_parser.parse(["" if is_foreign(texts[index]) else texts[index] for index in order])
         for index, tokens in zip(order, words, strict=True):
             _, title, without = read[index]
             graph = graph_of(tokens, lexicon, title)
@@ -80,20 +82,15 @@ def prepared(caption: str) -> tuple[str, str, PlainText | None]:
     return *clean(caption[:MAX_CHARACTERS] if without is None else without.text), without
 
 
-def graph_of(
-    tokens: Sequence[Token], lexicon: Lexicon, title: str, corrected_to: Callable[[Sequence[Token]], None] | None = None
-) -> CaptionGraph:
+def graph_of(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> CaptionGraph:
     """The graph of a caption.
 
     Args:
         tokens: its tagged and parsed words; consumed by the call.
         lexicon: lemmas and word classes.
         title: the second result of `prepared`.
-        corrected_to: called with the corrected tree.
     """
     corrected = correct(list(tokens), lexicon, title=title)
-    if corrected_to is not None:
-        corrected_to(corrected)
     graph = build_graph(corrected, find_phrases(corrected, lexicon), lexicon)
     unlink(tokens)
     return graph

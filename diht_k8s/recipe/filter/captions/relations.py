@@ -4,30 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-from diht_k8s.recipe.filter.captions.attachment import follows_comma
+from diht_k8s.recipe.filter.captions.animacy import can_act
 from diht_k8s.recipe.filter.captions.graph import Action, Attribute, CaptionGraph, Mention, Relation
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
-from diht_k8s.recipe.filter.captions.phrases import Phrase, Phrases
-from diht_k8s.recipe.filter.captions.titles import can_act
-from diht_k8s.recipe.filter.captions.tree import Token
-from diht_k8s.recipe.filter.captions.wordlists import AUXILIARIES, CAUSATIVES, COPULAS, DROPPED_PREPOSITIONS, words
+from diht_k8s.recipe.filter.captions.noun_phrases import Phrase, Phrases
+from diht_k8s.recipe.filter.captions.tree import Token, follows_comma
+from diht_k8s.recipe.filter.captions.wordlists import AUXILIARIES, words
 
-RELATIVES = words("that which who whom")
-SHARED_CLAUSES = words("while when after before until as since whilst once")
-INSTITUTIONS = words(
+CAUSATIVES: Final = words(
+    "teach help watch see hear let make ask tell want allow force train encourage invite show feel notice observe "
+    "catch find keep leave order send call lead"
+)
+"""After these the infinitive belongs to the object: "teaches a boy to swim"."""
+COPULAS: Final = words("become seem appear remain look feel stay get smell taste sound turn keep grow fall")
+"""Verbs whose adjective describes their subject: "tastes salty"."""
+DROPPED_PREPOSITIONS: Final = words("as than")
+RELATIVES: Final = words("that which who whom")
+SHARED_CLAUSES: Final = words("while when after before until as since whilst once")
+INSTITUTIONS: Final = words(
     "bank banks chain chains council city county school schools university college firm firms airline airlines club "
     "clubs union museum hospital church agency ministry charity group groups store stores retailer maker carmaker "
     "giant startup league network state states country countries party parliament senate committee band orchestra "
     "choir organisation organization"
 )
 """Institutions whose plans headlines announce ("Bank to close branches")."""
-ANNOUNCED = words(
+ANNOUNCED: Final = words(
     "begin start open close launch return continue end resume remain become host benefit receive get air debut feature"
 )
 """Verbs of headlines that announce things: "new lane to open in spring"."""
-AUXILIARIES_BUT_DO = AUXILIARIES - words("do does did")
-CLAUSES_OF_NOUNS = ("acl", "relcl")
+AUXILIARIES_BUT_DO: Final = AUXILIARIES - words("do does did")
+CLAUSES_OF_NOUNS: Final = ("acl", "relcl")
 
 
 def build_graph(tokens: Sequence[Token], phrases: Phrases, lexicon: Lexicon) -> CaptionGraph:

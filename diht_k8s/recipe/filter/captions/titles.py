@@ -1,5 +1,5 @@
-"""Correct words in titles that are not verbs: "Gold Plated Geometric Earrings", "Mood Changing LED Lanterns", "Brakk
-Quartz Ladies Watch".
+"""Corrections of words in titles that are not verbs: "Gold Plated Geometric Earrings", "Mood Changing LED Lanterns",
+"Brakk Quartz Ladies Watch".
 
 Titles of products and images, which are recognised by their capitals, are chains of nouns, participles and adjectives
 without articles. The tagger expects a sentence and takes one of these words for its verb. Headlines are titles too
@@ -12,22 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from diht_k8s.recipe.filter.captions.animacy import can_act, is_animate
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, replace_with
-from diht_k8s.recipe.filter.captions.wordlists import INTRANSITIVE, PURPOSE, THINGS_IN_ING, is_animate, words
+from diht_k8s.recipe.filter.captions.wordlists import INTRANSITIVE, PURPOSE, THINGS_IN_ING, words
 
 IRREGULAR_PARTICIPLES: Final = words(
     "cut set built made woven knit hidden broken fallen frozen lost worn torn sewn drawn grown blown wound bound spun "
     "cast"
 )
 ASKING: Final = words("when how why where what who")
-ACTORS: Final = words(
-    "hand hands arm arms finger fingers car cars train trains truck trucks bus boat boats ship ships plane planes "
-    "airplane helicopter hero heroes army team teams class company president minister police court government study "
-    "report family families crowd husband wife mother father parent brother sister son daughter chairman queen king "
-    "prince princess"
-)
-"""Things that act like people in captions (also groups)."""
 LOOKS: Final = words(
     "themed shaped printed inspired styled patterned framed autographed stamped embroidered lined trimmed colored "
     "coloured sized sleeved recessed tiled mounted ribbed quilted padded hooded striped embossed engraved plated "
@@ -200,11 +194,6 @@ def _is_word(token: Token) -> bool:
 
 def _is_nominal(token: Token) -> bool:
     return token.is_noun or token.tag in ("JJ", "CD")
-
-
-def can_act(token: Token, lexicon: Lexicon) -> bool:
-    """Whether a noun names somebody, or something that acts like people in captions."""
-    return is_animate(token.lower) or is_animate(lexicon.noun(token.lower)) or token.lower in ACTORS
 
 
 def _is_participle(token: Token) -> bool:

@@ -98,6 +98,12 @@ def after(tokens: Sequence[Token], token: Token) -> Token | None:
     return tokens[index] if index < len(tokens) else None
 
 
+def follows_comma(tokens: Sequence[Token], token: Token) -> bool:
+    """Whether a punctuation mark precedes the token."""
+    left = before(tokens, token)
+    return left is not None and not left.lower[-1].isalnum() and left.lower not in ("'s", "'", '"', "``", "(")
+
+
 def below(token: Token) -> list[Token]:
     """A token with all its descendants."""
     found = [token]

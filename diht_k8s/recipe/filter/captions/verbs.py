@@ -1,31 +1,44 @@
-"""Correct verbs that the parser took for nouns, and nouns and modifiers that it took for verbs."""
+"""Corrections of verbs that the parser took for nouns, and of nouns and modifiers that it took for verbs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
+from diht_k8s.recipe.filter.captions.animacy import is_animate
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, demote, replace_with
-from diht_k8s.recipe.filter.captions.wordlists import (
-    COMMANDS,
-    COMMANDS_OR_THINGS,
-    INTRANSITIVE,
-    LOOKS_IN_ING,
-    MANNERS,
-    MASS,
-    PURPOSE,
-    SINGULAR_DETERMINERS,
-    THINGS_IN_ING,
-    is_animate,
-    words,
-)
+from diht_k8s.recipe.filter.captions.wordlists import INTRANSITIVE, LOOKS_IN_ING, PURPOSE, THINGS_IN_ING, words
 
-WAYS = words(
+MANNERS: Final = words("hand home machine laser oven sun kiln")
+"""Nouns that give the manner of making: "hand drawn elements"."""
+COMMANDS: Final = words(
+    "buy shop click order visit get see find learn read watch make add download print use save try enjoy keep check "
+    "discover choose call follow join stop start come go look take tell thank wish wear share subscribe sign register "
+    "explore book browse compare contact create customize design do eat drink give have help hang let listen live love "
+    "meet open pay pick play please press pin put request reserve say search select sell send show stay swipe switch "
+    "tap think touch travel turn view vote wait walk win work write zoom don't donate"
+)
+"""Verbs that open a caption as a command to the reader."""
+COMMANDS_OR_THINGS: Final = words(
+    "stop shop print book play search call contact design work walk travel touch press pin post sign love watch share"
+)
+"""Of these, verbs that name things before a bare singular noun: "stop sign", "book cover"."""
+MASS: Final = words(
+    "dough pasta bread water milk coffee tea wine beer rice soup meat food music paper wood wool clay paint hair money "
+    "grass snow fire breakfast lunch dinner football soccer basketball baseball tennis golf chess guitar piano yoga "
+    "cheese fruit salad chocolate cake pizza jam butter flour sugar salt honey juice corn wheat hay metal iron steel "
+    "gold leather fabric cloth jewelry furniture laundry homework work business time life love english history art "
+    "traffic weather smoke air sand soil dirt mud ice rain garbage trash"
+)
+"""Nouns that need no article as objects: "kneading dough" is an action, "a frying pan" and "saluting face" are not."""
+SINGULAR_DETERMINERS: Final = words("a an each every this neither another")
+WAYS: Final = words(
     "into through across over along past towards toward down up out off away around behind under against onto to"
 )
 
 
-def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
+def correct_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
     """Apply the rules around verbs."""
     for token in tokens:
         if token.is_verb:

@@ -1,4 +1,4 @@
-"""The two ways from text to trees: the fast one in NumPy, and spaCy's own, with the same model and the same trees.
+"""The two dependency parsers: the fast one in NumPy, and spaCy's own, with the same model and the same trees.
 
 `fast_or_spacy` compares them on fixed captions when the model is loaded, since an untested version of spaCy, NumPy or the
 model could make them differ.
@@ -10,8 +10,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
+from diht_k8s.recipe.filter.captions.fast_parser import MAX_STRINGS, FastParser, load
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
-from diht_k8s.recipe.filter.captions.tagger import MAX_STRINGS, Tagger, load
 from diht_k8s.recipe.filter.captions.tree import Token, link
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ FIXED: Final = (
 logger = logging.getLogger(__name__)
 
 
-class TreeParser(Protocol):
+class DependencyParser(Protocol):
     """Tags and parses texts."""
 
     @property
@@ -68,7 +68,7 @@ class SpacyParser:
     """spaCy's own tagger and parser."""
 
     def __init__(self, language: Language, lexicon: Lexicon) -> None:
-        """Take what `tagger.load` gives."""
+        """Take what `fast_parser.load` gives."""
         self._language, self.lexicon = language, lexicon
 
     @property
@@ -99,7 +99,7 @@ def words_of(doc: Doc) -> list[Token]:
     return link(made, [word.head.i - word.i for word in doc])
 
 
-def load_parser(kind: ParserKind) -> TreeParser:
+def load_parser(kind: ParserKind) -> DependencyParser:
     """Load the model.
 
     Args:
@@ -107,10 +107,10 @@ def load_parser(kind: ParserKind) -> TreeParser:
     """
     if kind == "Spacy":
         return SpacyParser(*load())
-    return fast_or_spacy(Tagger())
+    return fast_or_spacy(FastParser())
 
 
-def fast_or_spacy(fast: Tagger) -> TreeParser:
+def fast_or_spacy(fast: FastParser) -> DependencyParser:
     """The fast parser, or spaCy's with a warning if their trees of a fixed caption differ."""
     slow = SpacyParser(fast.language, fast.lexicon)
     pairs = zip(FIXED, slow.parse(FIXED), fast.parse(FIXED), strict=True)

@@ -12,7 +12,7 @@ import pytest
 
 from diht_k8s.cli.corpus import parse_command
 from diht_k8s.recipe.filter import CaptionParser
-from diht_k8s.recipe.filter.captions.why import Why, explain, rules
+from diht_k8s.recipe.filter.captions.explain import Explanation, explain, rules
 
 FOLDER = Path(__file__).parent / "captions"
 DEVELOPMENT = ("dev", "dev2", "dev3", "dev4", "heldout2")
@@ -29,7 +29,7 @@ def development_captions() -> list[str]:
 
 
 @cache
-def explained() -> Sequence[Why]:
+def explained() -> Sequence[Explanation]:
     return explain(development_captions())
 
 

@@ -6,24 +6,24 @@ import numpy as np
 import pytest
 from spacy.attrs import NORM, PREFIX, SHAPE, SUFFIX  # type: ignore[attr-defined]
 
-from diht_k8s.recipe.filter.captions.tagger import Tagger
-from diht_k8s.recipe.filter.captions.words import MARKS
+from diht_k8s.recipe.filter.captions.fast_parser import FastParser
+from diht_k8s.recipe.filter.captions.vocab import MARKS
 
 FEATURES = [NORM, PREFIX, SUFFIX, SHAPE]
 
 
 @pytest.fixture(scope="module")
-def tagger() -> Tagger:
-    return Tagger()
+def parser() -> FastParser:
+    return FastParser()
 
 
-def test_plain_words_have_the_features_that_spacy_gives_them(tagger: Tagger) -> None:
-    lexicon = tagger.lexicon
+def test_plain_words_have_the_features_that_spacy_gives_them(parser: FastParser) -> None:
+    lexicon = parser.lexicon
     lower = sorted(word for word in lexicon.nouns | lexicon.verbs | lexicon.adjectives if word.isalpha())[::40]
     plain = [form for word in lower if word.isascii() for form in (word, word.title(), word.upper())]
-    doc = tagger.language.make_doc(" ".join(plain))
+    doc = parser.language.make_doc(" ".join(plain))
     assert len(plain) > 3000
-    parts = dict(tagger._words._tokenize_pieces(plain))
+    parts = dict(parser._vocab._tokenize_pieces(plain))
     assert [parts[word] for word in plain] == [
         [(word, features)] for word, features in zip(plain, doc.to_array(FEATURES).tolist(), strict=True)
     ]
@@ -34,9 +34,9 @@ def test_plain_words_have_the_features_that_spacy_gives_them(tagger: Tagger) -> 
 @pytest.mark.parametrize(
     "word", ["dog", "Dog", "LEDs", "LED", "MMMMMMix", "colour", "Mr", "e", "I", "cannot", "8", "1912", "a" * 100]
 )
-def test_letters_or_digits_and_a_mark_are_the_words_that_spacy_finds(tagger: Tagger, word: str, mark: str) -> None:
-    doc = tagger.language.make_doc(word + mark)
-    (found,) = dict(tagger._words._tokenize_pieces([word + mark])).values()
+def test_letters_or_digits_and_a_mark_are_the_words_that_spacy_finds(parser: FastParser, word: str, mark: str) -> None:
+    doc = parser.language.make_doc(word + mark)
+    (found,) = dict(parser._vocab._tokenize_pieces([word + mark])).values()
     assert found == list(zip([each.text for each in doc], doc.to_array(FEATURES).tolist(), strict=True))
 
 
@@ -56,26 +56,26 @@ def test_letters_or_digits_and_a_mark_are_the_words_that_spacy_finds(tagger: Tag
         "non-stick 2-in-1 rock'n'roll C++ U.S.A.",
     ],
 )
-def test_words_and_positions_equal_those_of_spacy(tagger: Tagger, text: str) -> None:
-    doc = tagger.language.make_doc(text)
-    words = [tagger._words.known[row] for row in tagger._words.rows([text])[0]]
+def test_words_and_positions_equal_those_of_spacy(parser: FastParser, text: str) -> None:
+    doc = parser.language.make_doc(text)
+    words = [parser._vocab.known[row] for row in parser._vocab.rows([text])[0]]
     assert [(word.lower, word.is_space) for word in words] == [(word.lower_, word.is_space) for word in doc]
     assert [word.width for word in words] == [len(word.text_with_ws) for word in doc]
 
 
-def test_a_word_with_and_without_a_blank_after_it_are_two(tagger: Tagger) -> None:
-    (one, two), (three,) = tagger._words.rows(["dog dog", "dog"])
+def test_a_word_with_and_without_a_blank_after_it_are_two(parser: FastParser) -> None:
+    (one, two), (three,) = parser._vocab.rows(["dog dog", "dog"])
     assert one != two == three
 
 
-def test_plain_words_are_not_stored_by_spacy(tagger: Tagger) -> None:
-    before = len(tagger.language.vocab.strings)
-    list(tagger.parse(["blorptastic zwinkerly, thingamabobbles. 190817?"]))
-    assert len(tagger.language.vocab.strings) == before
+def test_plain_words_are_not_stored_by_spacy(parser: FastParser) -> None:
+    before = len(parser.language.vocab.strings)
+    list(parser.parse(["blorptastic zwinkerly, thingamabobbles. 190817?"]))
+    assert len(parser.language.vocab.strings) == before
 
 
 def test_a_failing_tokenizer_does_not_affect_later_captions(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = Tagger()._words
+    words = FastParser()._vocab
     before = len(words.known)
     with monkeypatch.context() as patch:
         patch.setattr(words, "_tokenize", lambda text: 1 / 0)
@@ -83,5 +83,5 @@ def test_a_failing_tokenizer_does_not_affect_later_captions(monkeypatch: pytest.
             words.rows(["a zwinkerly dog", "don't"])
     assert len(words.known) == before
     rows = words.rows(["a zwinkerly dog"])[0]
-    unharmed = Tagger()._words
+    unharmed = FastParser()._vocab
     np.testing.assert_array_equal(words.vectors_MD[rows], unharmed.vectors_MD[unharmed.rows(["a zwinkerly dog"])[0]])

@@ -1,4 +1,4 @@
-"""spaCy's greedy transition parser in NumPy: all captions of a batch take their next step together.
+"""Transition parser: spaCy's greedy one in NumPy, in which all captions of a batch take their next step together.
 
 The state of a caption is a stack and a buffer of its words (arc-eager, in spaCy's variant: a word that leaves the stack
 without a head returns to the buffer, and a move may start a new sentence). Both are linked lists in arrays over all
@@ -34,7 +34,7 @@ one.
 """
 
 
-class Transitions:
+class TransitionParser:
     """The moves, and the network that picks the next move of each state."""
 
     def __init__(self, parser: Any) -> None:

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from diht_k8s.recipe.filter.captions.dependency_parsers import FIXED, SpacyParser, fast_or_spacy, load_parser
+from diht_k8s.recipe.filter.captions.fast_parser import FastParser
 from diht_k8s.recipe.filter.captions.parser import CaptionParser
-from diht_k8s.recipe.filter.captions.tagger import Tagger
 from diht_k8s.recipe.filter.captions.tree import Token
-from diht_k8s.recipe.filter.captions.tree_parsers import FIXED, SpacyParser, fast_or_spacy, load_parser
 
 CAPTIONS = [*FIXED, "", "a pianist plays while a couple dances", "Kids&#39; Boots #cute"]
 
 
 def test_fixed_captions_are_twenty_and_parse_alike(caplog: pytest.LogCaptureFixture) -> None:
     assert len(set(FIXED)) == 20
-    assert isinstance(load_parser("Fast"), Tagger)
+    assert isinstance(load_parser("Fast"), FastParser)
     assert not caplog.records
 
 
@@ -30,16 +30,16 @@ def test_both_parsers_give_the_same_graphs() -> None:
 def test_another_tree_of_one_fixed_caption_makes_spacy_parse_with_a_warning(
     field: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    right = Tagger.parse
+    right = FastParser.parse
 
-    def wrong(self: Tagger, texts: Sequence[str]) -> Iterator[list[Token]]:
+    def wrong(self: FastParser, texts: Sequence[str]) -> Iterator[list[Token]]:
         for text, tokens in zip(texts, right(self, texts), strict=True):
             if text == FIXED[-1]:
                 setattr(tokens[-1], field, "other")
             yield tokens
 
-    monkeypatch.setattr(Tagger, "parse", wrong)
+    monkeypatch.setattr(FastParser, "parse", wrong)
     with caplog.at_level(logging.WARNING):
-        parser = fast_or_spacy(Tagger())
+        parser = fast_or_spacy(FastParser())
     assert isinstance(parser, SpacyParser)
     assert "read 'the temple was built" in caplog.text

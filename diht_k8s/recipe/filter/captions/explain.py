@@ -1,4 +1,4 @@
-"""Why a caption is parsed as it is: each correction rule that changed its tree, in words, with the tree before and after.
+"""Explanation of a caption's graph: each correction rule that changed its tree, in words, with the tree before and after.
 
 A rule is a function of this package whose description begins with "Correct". Python's profiling hook watches their calls,
 so the rules themselves carry no trace of this and run at full speed elsewhere.
@@ -18,11 +18,14 @@ from typing import Any, Final
 
 from diht_k8s.recipe.filter import captions as package
 from diht_k8s.recipe.filter.captions.cleaning import is_foreign
+from diht_k8s.recipe.filter.captions.corrections import correct
+from diht_k8s.recipe.filter.captions.fast_parser import FastParser
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
-from diht_k8s.recipe.filter.captions.parser import graph_of, prepared
-from diht_k8s.recipe.filter.captions.tagger import Tagger
-from diht_k8s.recipe.filter.captions.tree import Token
+from diht_k8s.recipe.filter.captions.noun_phrases import find_phrases
+from diht_k8s.recipe.filter.captions.parser import prepared
+from diht_k8s.recipe.filter.captions.relations import build_graph
+from diht_k8s.recipe.filter.captions.tree import Token, unlink
 
 RULE: Final = "Correct "
 """How the description of a rule begins."""
@@ -41,7 +44,7 @@ class CorrectionRule:
 
 
 @dataclass(frozen=True)
-class Word:
+class TreeWord:
     """A word of a tree."""
 
     text: str
@@ -54,11 +57,11 @@ class Word:
         return f"{self.text} {self.tag} {self.dep}" + (f" of {self.head}" if self.head else "")
 
 
-Tree = tuple[Word, ...]
+Tree = tuple[TreeWord, ...]
 
 
 @dataclass(frozen=True)
-class Step:
+class CorrectionStep:
     """A change of the tree by a rule."""
 
     rule: str
@@ -68,18 +71,18 @@ class Step:
     before: Tree
     after: Tree
 
-    def changed(self) -> list[tuple[Word, Word]]:
+    def changed(self) -> list[tuple[TreeWord, TreeWord]]:
         """The words that are not the same any more."""
         return [(one, two) for one, two in zip(self.before, self.after, strict=True) if one != two]
 
 
 @dataclass(frozen=True)
-class Why:
+class Explanation:
     """The way from the parser's tree to the graph."""
 
     before: Tree
     after: Tree
-    steps: Sequence[Step]
+    steps: Sequence[CorrectionStep]
     graph: CaptionGraph
 
 
@@ -109,7 +112,7 @@ class _Watch:
         self._tokens = list(tokens)
         self._running: list[CorrectionRule] = []
         self.last = tree_of(self._tokens)
-        self.steps: list[Step] = []
+        self.steps: list[CorrectionStep] = []
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         if event not in ("call", "return") or (rule := _by_code().get(id(frame.f_code))) is None:
@@ -126,55 +129,55 @@ class _Watch:
         if now != self.last:
             rule = self._running[-1] if self._running else None
             name, words = ("", "") if rule is None else (rule.name, rule.words)
-            self.steps.append(Step(name, words, self.last, now))
+            self.steps.append(CorrectionStep(name, words, self.last, now))
             self.last = now
 
 
 def tree_of(tokens: Sequence[Token]) -> Tree:
     """The words of a linked tree."""
-    return tuple(Word(token.lower, token.tag, token.dep, "" if token.is_root else token.head.lower) for token in tokens)
+    return tuple(
+        TreeWord(token.lower, token.tag, token.dep, "" if token.is_root else token.head.lower) for token in tokens
+    )
 
 
-def explain(captions: Sequence[str]) -> list[Why]:
+def explain(captions: Sequence[str]) -> list[Explanation]:
     """The way of each caption; loads the model."""
-    tagger, found = Tagger(), list[Why]()
+    parser, found = FastParser(), list[Explanation]()
     for caption in captions:
         text, title, without = prepared(caption)
-        (tokens,) = tagger.parse(["" if is_foreign(text) else text])
-        why = _watched(tokens, tagger.lexicon, title)
-        found.append(why if without is None else replace(why, graph=why.graph.placed(without.span)))
+        (tokens,) = parser.parse(["" if is_foreign(text) else text])
+        explanation = _watched(tokens, parser.lexicon, title)
+        if without is not None:
+            explanation = replace(explanation, graph=explanation.graph.placed(without.span))
+        found.append(explanation)
     return found
 
 
-def _watched(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> Why:
+def _watched(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> Explanation:
     """Build the graph of a caption as `graph_of` does, watching the rules; consumes the tokens."""
     watch, earlier = _Watch(tokens), sys.getprofile()
     before = watch.last
-    after: list[Tree] = []
-
-    def corrected(_: Sequence[Token]) -> None:
-        sys.setprofile(earlier)
-        watch.note()
-        after.append(watch.last)
-
     sys.setprofile(watch)
     try:
-        graph = graph_of(tokens, lexicon, title, corrected)
+        corrected = correct(list(tokens), lexicon, title=title)
     finally:
         sys.setprofile(earlier)
-    return Why(before, after[0], watch.steps, graph)
+    watch.note()
+    graph = build_graph(corrected, find_phrases(corrected, lexicon), lexicon)
+    unlink(tokens)
+    return Explanation(before, watch.last, watch.steps, graph)
 
 
-def described(why: Why) -> str:
+def describe_steps(explanation: Explanation) -> str:
     """For a person: the tree, what each rule did to it, and the tree as the graph was read from it."""
-    lines = ["as parsed:", *_lines(why.before)]
-    for number, step in enumerate(why.steps, 1):
+    lines = ["as parsed:", *_lines(explanation.before)]
+    for number, step in enumerate(explanation.steps, 1):
         lines.append(f"{number}. {step.words} [{step.rule}]")
         lines += [f"     {one}  ->  {two}" for one, two in step.changed()]
-    if not why.steps:
+    if not explanation.steps:
         lines.append("no rule fired")
         return "\n".join(lines)
-    return "\n".join([*lines, "as corrected:", *_lines(why.after)])
+    return "\n".join([*lines, "as corrected:", *_lines(explanation.after)])
 
 
 def _lines(tree: Tree) -> list[str]:

@@ -1,4 +1,4 @@
-"""Captions in, indices of words out: each word is analysed once and looked up afterwards.
+"""Vocabulary of the captions seen so far: each word is analysed once and looked up afterwards.
 
 Like spaCy's tokenizer, this splits a text at blanks, and tokenizes each piece once. Pieces of plain letters or digits,
 perhaps with a mark after them, are most of the new ones. They never reach spaCy, which would store them forever. (spaCy
@@ -43,8 +43,8 @@ _Features = tuple[str, list[int]]
 """A word with its NORM, PREFIX, SUFFIX and SHAPE, the inputs of spaCy's encoder."""
 
 
-class Word(NamedTuple):
-    """What the rules need to know about a word, independent of its position."""
+class Lexeme(NamedTuple):
+    """A word independent of its position, with what the rules need to know."""
 
     lower: str
     length: int
@@ -55,7 +55,7 @@ class Word(NamedTuple):
     """only capitals ("LED lamp"): not a verb, since captions in capitals arrive in lower case."""
 
 
-class Words:
+class Vocab:
     """The words seen so far, one row each. A word with and the same word without a blank after it have two rows."""
 
     def __init__(self, language: Language, encoder: Encoder) -> None:
@@ -78,7 +78,7 @@ class Words:
         self._clear()
 
     def _clear(self) -> None:
-        self.known: list[Word] = []
+        self.known: list[Lexeme] = []
         self.vectors_MD = np.empty((1024, self._encoder.width), "f")
         self._row_of: dict[tuple[str, int, bool], int] = {}
         self._rows_of: dict[str, tuple[int, ...]] = {}
@@ -116,7 +116,7 @@ class Words:
         row = self._row_of.setdefault((text, features[0], before_blank), len(self.known))
         if row == len(self.known):
             is_space, is_name = text.isspace(), text.isupper() and len(text) > 1
-            self.known.append(Word(text.lower(), len(text), len(text) + before_blank, is_space, is_name))
+            self.known.append(Lexeme(text.lower(), len(text), len(text) + before_blank, is_space, is_name))
             new.append([*features, before_blank, is_space])
         return row
 

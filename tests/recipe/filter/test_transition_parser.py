@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diht_k8s.recipe.filter.captions.tagger import load
-from diht_k8s.recipe.filter.captions.transitions import DECORATION, Transitions
+from diht_k8s.recipe.filter.captions.fast_parser import load
+from diht_k8s.recipe.filter.captions.transition_parser import DECORATION, TransitionParser
 
 DEV = Path(__file__).parent / "captions" / "dev.jsonl"
 SENTENCES = "A dog runs. The cat sleeps! Is it raining? It is"
@@ -33,7 +33,7 @@ class Bench:
     def __init__(self) -> None:
         self.language, _ = load()
         self.parser = self.language.get_pipe("parser")
-        self.ours = Transitions(self.parser)
+        self.ours = TransitionParser(self.parser)
 
     def parse(self, texts: list[str]) -> tuple[list[list[tuple[int, str]]], list[list[tuple[int, str]]]]:
         """Distance of the head and label of each word, by spaCy and by us."""

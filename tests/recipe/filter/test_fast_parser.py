@@ -11,16 +11,16 @@ import pytest
 from spacy.language import Language
 from spacy.tokens import Token as SpacyToken
 
-from diht_k8s.recipe.filter.captions import encoder, tagger, words
+from diht_k8s.recipe.filter.captions import encoder, fast_parser, vocab
+from diht_k8s.recipe.filter.captions.fast_parser import FastParser
 from diht_k8s.recipe.filter.captions.parser import CaptionParser
-from diht_k8s.recipe.filter.captions.tagger import Tagger
 
 DEV = Path(__file__).parent / "captions" / "dev.jsonl"
 
 
 @pytest.fixture(scope="module")
-def fast_tagger() -> Tagger:
-    return Tagger()
+def parser() -> FastParser:
+    return FastParser()
 
 
 def captions() -> list[str]:
@@ -72,74 +72,70 @@ def head_beyond_blanks(word: SpacyToken) -> SpacyToken:
     return word if head.is_space else head
 
 
-def test_words_tags_and_heads_equal_those_of_spacy(fast_tagger: Tagger) -> None:
-    language, _ = tagger.load()
+def test_words_tags_and_heads_equal_those_of_spacy(parser: FastParser) -> None:
+    language, _ = fast_parser.load()
     texts = captions()
-    for text, tokens in zip(texts, fast_tagger.parse(texts), strict=True):
+    for text, tokens in zip(texts, parser.parse(texts), strict=True):
         found = [(token.lower, token.tag, token.dep, token.head.lower) for token in tokens]
         assert found == found_by_spacy(language, text), text
 
 
-def test_vectors_equal_those_of_spacy(fast_tagger: Tagger) -> None:
-    language, _ = tagger.load()
+def test_vectors_equal_those_of_spacy(parser: FastParser) -> None:
+    language, _ = fast_parser.load()
     texts = [text for text in captions() if text.strip()]
     docs = [language.make_doc(text) for text in texts]
     wanted = np.concatenate(language.get_pipe("tok2vec").predict(docs))  # type: ignore[attr-defined]
-    rows = fast_tagger._words.rows(texts)
-    vectors = fast_tagger._encoder.encode(
-        fast_tagger._words.vectors_MD[np.concatenate(rows)], [len(doc) for doc in docs]
-    )
+    rows = parser._vocab.rows(texts)
+    vectors = parser._encoder.encode(parser._vocab.vectors_MD[np.concatenate(rows)], [len(doc) for doc in docs])
     np.testing.assert_allclose(vectors, wanted, atol=2e-5)
 
 
-def test_captions_do_not_affect_each_other_in_any_batch(fast_tagger: Tagger) -> None:
+def test_captions_do_not_affect_each_other_in_any_batch(parser: FastParser) -> None:
     rng = np.random.default_rng(0)
     lengths = [1, 30, 2, encoder.ROWS + 5, 3]
-    vectors = rng.normal(size=(sum(lengths), fast_tagger._encoder.width)).astype("f")
-    together = fast_tagger._encoder.encode(vectors, lengths)
+    vectors = rng.normal(size=(sum(lengths), parser._encoder.width)).astype("f")
+    together = parser._encoder.encode(vectors, lengths)
     parts = np.split(vectors, np.cumsum(lengths)[:-1])
-    alone = np.concatenate([fast_tagger._encoder.encode(part, [len(part)]) for part in parts])
+    alone = np.concatenate([parser._encoder.encode(part, [len(part)]) for part in parts])
     np.testing.assert_allclose(together, alone, atol=2e-5)
 
 
 def test_words_are_cleared_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "MAX_WORDS", 8)
-    fast_tagger = Tagger()
+    monkeypatch.setattr(vocab, "MAX_WORDS", 8)
+    parser = FastParser()
     texts = ["a small dog chases a ball", "two cats sleep on that sofa", "a small dog chases a ball"]
-    lower = [[token.lower for token in tokens] for text in texts for tokens in fast_tagger.parse([text])]
+    lower = [[token.lower for token in tokens] for text in texts for tokens in parser.parse([text])]
     assert lower == [text.split() for text in texts]
-    assert len(fast_tagger._words.known) == 5
+    assert len(parser._vocab.known) == 5
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["", "", " "]])
-def test_texts_without_words_have_none(fast_tagger: Tagger, texts: list[str]) -> None:
-    assert list(fast_tagger.parse(texts)) == [[] for _ in texts]
+def test_texts_without_words_have_none(parser: FastParser, texts: list[str]) -> None:
+    assert list(parser.parse(texts)) == [[] for _ in texts]
 
 
-def test_parse_does_not_depend_on_the_batch(fast_tagger: Tagger, monkeypatch: pytest.MonkeyPatch) -> None:
-    together = [
-        [(token.lower, token.tag, token.dep, token.head.i) for token in text] for text in fast_tagger.parse(TOUGH)
-    ]
-    monkeypatch.setattr(tagger, "AT_ONCE", 1)
-    alone = [[(token.lower, token.tag, token.dep, token.head.i) for token in text] for text in fast_tagger.parse(TOUGH)]
+def test_parse_does_not_depend_on_the_batch(parser: FastParser, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = [[(token.lower, token.tag, token.dep, token.head.i) for token in text] for text in parser.parse(TOUGH)]
+    monkeypatch.setattr(fast_parser, "AT_ONCE", 1)
+    alone = [[(token.lower, token.tag, token.dep, token.head.i) for token in text] for text in parser.parse(TOUGH)]
     assert together == alone
 
 
 def test_model_with_too_many_strings_is_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     parser = CaptionParser(cached=0)
     first = parser.parse(["a man riding a horse"])
-    before = parser._tagger
-    monkeypatch.setattr(tagger, "MAX_STRINGS", 1)
+    before = parser._dependency_parser
+    monkeypatch.setattr(fast_parser, "MAX_STRINGS", 1)
     assert parser.parse(["a man riding a horse"]) == first
-    assert parser._tagger is not before
+    assert parser._dependency_parser is not before
 
 
 def test_objects_that_other_code_froze_stay_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tagger, "_freezes", None)
+    monkeypatch.setattr(FastParser, "_freezes", None)
     gc.freeze()
     frozen = gc.get_freeze_count()
     try:
-        Tagger()
+        FastParser()
         assert frozen // 2 < gc.get_freeze_count() <= frozen, "neither let go nor added to"
     finally:
         gc.unfreeze()
@@ -147,8 +143,8 @@ def test_objects_that_other_code_froze_stay_frozen(monkeypatch: pytest.MonkeyPat
 
 def test_a_second_model_unfreezes_the_objects_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.unfreeze()
-    monkeypatch.setattr(Tagger, "_freezes", None)
-    monkeypatch.setattr(tagger, "MAX_STRINGS", 1)
+    monkeypatch.setattr(FastParser, "_freezes", None)
+    monkeypatch.setattr(fast_parser, "MAX_STRINGS", 1)
     parser = CaptionParser(cached=0)
     parser.parse(["a dog"])
     first = gc.get_freeze_count()
