@@ -94,8 +94,6 @@ INTRANSITIVE: Final = words(
     "twirl whirl wane emerge sneeze cough yawn snore scream shout roar howl bow nod pose smoke work talk speak live "
     "look stare gaze peek drive row clap"
 )
-"""Verbs that usually take no object: their -ing form before a noun describes it, and a preposition after them is not a
-particle.
-"""
+"""Verbs that usually take no object: their -ing form before a noun describes it."""
 COUNTS: Final = words("dozens hundreds thousands millions")
 """Nouns that count with "of": "hundreds of farmers"."""
