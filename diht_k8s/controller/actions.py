@@ -9,7 +9,6 @@ Job's UID): the names in our labels could be set by chance.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -23,7 +22,6 @@ from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.plan import Action, Expire, Start, Stop
 
-logger = logging.getLogger(__name__)
 KEPT_ATTEMPTS = 2
 """Number of newest attempts of a stage whose Jobs stay, with their pods' logs."""
 

@@ -98,6 +98,18 @@ def _redacted_preflight(found: Preflight, secrets: tuple[str, ...]) -> Preflight
     return found.model_copy(update={"nodes": nodes})
 
 
+def can_defer(written: Mapping[str, Any], new: Status, document: Mapping[str, Any]) -> bool:
+    """Whether only pod counts and times changed, and pods are still missing: pods start one by one."""
+    if new.pods is None or new.pods.ready == new.pods.desired:
+        return False
+    return _without_counts(written) == _without_counts(document)
+
+
+def _without_counts(document: Mapping[str, Any]) -> dict[str, Any]:
+    stages = [{**stage, "goodput": None} for stage in document.get("stages", ())]
+    return {**document, "pods": None, "goodput": None, "stages": stages}
+
+
 def build_status(
     previous: Status,
     run: DihtRun,
@@ -315,6 +327,44 @@ def _progress_status(entry: str, logged: LoggedProgress) -> ProgressStatus:
     )
 
 
+def _preflight(
+    entry: str,
+    written: Preflight | None,
+    observed: Iterable[ObservedAttempt],
+    logged: Mapping[int, Sequence[NodeResult]],
+) -> Preflight | None:
+    """The worst nodes of the newest attempt of a stage whose preflight is known.
+
+    Args:
+        entry: the stage's name in status.stages.
+        written: what the status has so far.
+        observed: the attempts that exist; their pods may have told as they ended.
+        logged: what lines of progress tell, by the attempt's number.
+    """
+    told = {number: results for number, results in logged.items() if results}
+    for each in observed:
+        if each.entry == entry and (results := preflight_results(each.pods)):
+            told[each.attempt.number] = results
+    newest = max(told, default=0)
+    old = written or Preflight()
+    if not newest or newest < old.attempt:
+        return written
+    nodes = [_node_preflight(result) for result in worst(told[newest])]
+    fewer = newest == old.attempt and len(nodes) < len(old.nodes)  # pods go one after the other
+    return written if fewer else Preflight(attempt=min(newest, MAX_COUNT), nodes=nodes)
+
+
+def _node_preflight(result: NodeResult) -> NodePreflight:
+    """What a status can hold of a result: a program may report nonsense."""
+    figures = {name: max(min(value, MAX_FIGURE), -MAX_FIGURE) for name, value in result.figures.items()}
+    return NodePreflight(
+        node=one_line(result.node, MAX_NODE_NAME),
+        pod=one_line(result.pod, _WORD),
+        problem=one_line(result.problem, MAX_PROBLEM),
+        figures=[Metric(name=name, value=f"{value:.6g}") for name, value in figures.items()],
+    )
+
+
 def _last_checkpoint(
     previous: Status, logged: LoggedProgress | None, observed: list[ObservedAttempt]
 ) -> LastCheckpoint | None:
@@ -399,53 +449,3 @@ def _ended(
             "counted": counted,
         }
     )
-
-
-def _preflight(
-    entry: str,
-    written: Preflight | None,
-    observed: Iterable[ObservedAttempt],
-    logged: Mapping[int, Sequence[NodeResult]],
-) -> Preflight | None:
-    """The worst nodes of the newest attempt of a stage whose preflight is known.
-
-    Args:
-        entry: the stage's name in status.stages.
-        written: what the status has so far.
-        observed: the attempts that exist; their pods may have told as they ended.
-        logged: what lines of progress tell, by the attempt's number.
-    """
-    told = {number: results for number, results in logged.items() if results}
-    for each in observed:
-        if each.entry == entry and (results := preflight_results(each.pods)):
-            told[each.attempt.number] = results
-    newest = max(told, default=0)
-    old = written or Preflight()
-    if not newest or newest < old.attempt:
-        return written
-    nodes = [_node_preflight(result) for result in worst(told[newest])]
-    fewer = newest == old.attempt and len(nodes) < len(old.nodes)  # pods go one after the other
-    return written if fewer else Preflight(attempt=min(newest, MAX_COUNT), nodes=nodes)
-
-
-def _node_preflight(result: NodeResult) -> NodePreflight:
-    """What a status can hold of a result: a program may report nonsense."""
-    figures = {name: max(min(value, MAX_FIGURE), -MAX_FIGURE) for name, value in result.figures.items()}
-    return NodePreflight(
-        node=one_line(result.node, MAX_NODE_NAME),
-        pod=one_line(result.pod, _WORD),
-        problem=one_line(result.problem, MAX_PROBLEM),
-        figures=[Metric(name=name, value=f"{value:.6g}") for name, value in figures.items()],
-    )
-
-
-def can_defer(written: Mapping[str, Any], new: Status, document: Mapping[str, Any]) -> bool:
-    """Whether only pod counts and times changed, and pods are still missing: pods start one by one."""
-    if new.pods is None or new.pods.ready == new.pods.desired:
-        return False
-    return _without_counts(written) == _without_counts(document)
-
-
-def _without_counts(document: Mapping[str, Any]) -> dict[str, Any]:
-    stages = [{**stage, "goodput": None} for stage in document.get("stages", ())]
-    return {**document, "pods": None, "goodput": None, "stages": stages}
