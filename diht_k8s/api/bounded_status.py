@@ -1,4 +1,4 @@
-"""A status cut to its maximum size: what people need least goes first."""
+"""The status cut to its maximum size, least needed fields first."""
 
 from __future__ import annotations
 

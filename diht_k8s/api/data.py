@@ -1,4 +1,4 @@
-"""`spec.data` and `spec.storage`: where pairs come from, where results go, and how storage is reached."""
+"""`spec.data` and `spec.storage`: sources of pairs, the output folder, access to storage."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Errors that end a program of ours, and the exit codes by which pods, controller and shell tell them apart.
+"""Errors that end a program of this project, and its exit codes.
 
-Exit codes are API (README, "Exit codes"): Kubernetes' pod failure policy and the controller decide by them whether to
-retry.
+Exit codes are part of the API (docs/troubleshooting.md lists them): Kubernetes' pod failure policy and the controller
+decide by them whether to retry.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 
 class ExitCode(IntEnum):
-    """What the exit status of every program of this project means."""
+    """The exit status of every program of this project."""
 
     DONE = 0
     """Done, or cached: the output is committed."""
@@ -67,7 +67,7 @@ class StopRequested(DihtError):  # noqa: N818 (a request, not a fault)
 
 
 def missing_package(error: ImportError, extra: str = "recipe") -> str:
-    """What to do about an import that failed: in most cases the package was installed without its extras.
+    """Advice on an import that failed: in most cases the package was installed without its extras.
 
     Args:
         error: the failed import.

@@ -1,4 +1,4 @@
-"""What a JSON value is, for the type checker: `isinstance` alone leaves the items of a mapping or a list unknown."""
+"""Type guards of JSON values: for the type checker, `isinstance` alone leaves the items of a mapping or a list unknown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pods of a run ask of their namespace's Pod Security, by field. Pure."""
+"""The Pod Security level that the pods of a run need, by field. Pure."""
 
 from __future__ import annotations
 

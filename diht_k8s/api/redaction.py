@@ -1,6 +1,6 @@
-"""What of a run document may be seen by others: literal values stay in the user's document and in pod specs.
+"""Redaction of run documents: literal values stay in the user's document and in pod specs.
 
-Everything else that shows a document (artefacts, reports, `DIHT_RUN`, `diht plan`, errors, status) shows it redacted.
+Everything else that shows a document (artefacts, reports, `DIHT_RUN`, `diht plan`, errors, status) leaves them out.
 Pure.
 """
 

@@ -1,4 +1,4 @@
-"""What programs report: progress lines on stdout, the commit marker, the cause of a failure."""
+"""Reports of programs: progress lines on stdout, the commit marker, the cause of a failure."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Rounds(Record):
 
 
 class TimeSpent(Record):
-    """What the program of an attempt has spent its time on since it began, over all rounds, in seconds.
+    """The time of an attempt's program by category since it began, over all rounds, in seconds.
 
     `starting` to `other` add up to its age.
     """
@@ -86,7 +86,7 @@ class TimeSpent(Record):
 
 
 class NodeResult(Record):
-    """What the preflight of a training found on one node; None where it measured nothing."""
+    """The preflight's result on one node; None where it measured nothing."""
 
     node: str = ""
     """name of the Kubernetes node, or of the machine."""
@@ -130,7 +130,7 @@ def worst(results: Iterable[NodeResult], number: int = WORST_NODES) -> list[Node
 
 
 class PreflightReport(Record):
-    """`train/preflight.json`: what the preflight of the newest attempt whose ranks met has found."""
+    """`train/preflight.json`: the preflight of the newest attempt whose ranks have all joined."""
 
     schema_version: int
     time: int

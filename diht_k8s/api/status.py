@@ -1,4 +1,4 @@
-"""`status` of a run: what the operator writes for people, kubectl and itself. Counters live here and nowhere else.
+"""`status` of a run, which the operator writes for people, kubectl and itself. Counters live here and nowhere else.
 
 No floats (they would not survive every client), no phase (conditions say more), below 10 KB (`bounded`): a thousand
 runs are listed often. The operator writes it through the status subresource only, and not when nothing changed.
@@ -36,7 +36,7 @@ Large = Annotated[int, Field(ge=0, le=2**62)]
 
 
 class StageState(StrEnum):
-    """Where a stage stands."""
+    """The state of a stage."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -48,7 +48,7 @@ class StageState(StrEnum):
 
 
 class StatusModel(Model):
-    """Base of the models below: read back leniently, since a newer operator may have written them."""
+    """Base of the models below, read leniently: a newer operator may have written them."""
 
     model_config = ConfigDict(extra="ignore", strict=False)
 
@@ -67,11 +67,11 @@ class Condition(StatusModel):
     last_transition_time: KnownTime
     """lastTransitionTime is when status last changed."""
     observed_generation: Large = 0
-    """observedGeneration is metadata.generation that the condition speaks of."""
+    """observedGeneration is the metadata.generation that the condition was set for."""
 
 
 class JobReference(StatusModel):
-    """The object that carries an attempt."""
+    """The Job of an attempt."""
 
     kind: ShortText
     """kind of the object: Job, or Volcano's."""
@@ -80,7 +80,7 @@ class JobReference(StatusModel):
 
 
 class FailureCause(StatusModel):
-    """Why the newest bad attempt ended: the first pod that failed."""
+    """Why the newest failed attempt ended: the first pod that failed."""
 
     pod: ShortText = ""
     """pod that failed first; empty when the attempt ended without one."""
@@ -89,7 +89,7 @@ class FailureCause(StatusModel):
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node that it ran on."""
     exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
-    """exitCode of the program; unset when the pod went without one."""
+    """exitCode of the program; unset when the pod was gone before it ended."""
     reason: ShortText = ""
     """reason as the program or Kubernetes gives it, for example UserError, OOMKilled, Evicted."""
     message: Line = ""
@@ -106,7 +106,7 @@ class WorkStatus(StatusModel):
     seconds: Small = 0
     """seconds of productive time up to it, over all attempts."""
     failed_position: Large = 0
-    """failedPosition is the furthest one that failed: no restart is given back before it is committed."""
+    """failedPosition is the furthest position at which the program failed: no restart is given back before it is committed."""
 
 
 class FailedRounds(StatusModel):
@@ -140,38 +140,38 @@ class RestartsInPlace(StatusModel):
 
 
 class Goodput(StatusModel):
-    """What the wall time of a stage, or of all stages, went to: the seconds from queued to other add up to it."""
+    """The wall time of a stage, or of all stages, by category: the seconds below sum to it."""
 
     wall_seconds: Small = 0
-    """wallSeconds from the first attempt to the end, or to what the programs have told."""
+    """wallSeconds from the first attempt to the end, or until the last progress report."""
     productive_percent: Decimal | None = None
     """productivePercent is the goodput: productive seconds over wall seconds."""
     productive_seconds: Small = 0
     """productiveSeconds of work that counts: a training's steps without those that were redone."""
     lost_seconds: Small = 0
-    """lostSeconds of work that was done again, since no checkpoint held it."""
+    """lostSeconds of work that was redone because no checkpoint held it."""
     queued_seconds: Small = 0
-    """queuedSeconds until an attempt was admitted."""
+    """queuedSeconds of attempts before their admission."""
     scheduling_seconds: Small = 0
     """schedulingSeconds from admission to a node."""
     starting_seconds: Small = 0
     """startingSeconds from a node to the first step."""
     checkpointing_seconds: Small = 0
-    """checkpointingSeconds in which the training stood still for checkpoints."""
+    """checkpointingSeconds in which the training waited for its checkpoints."""
     validating_seconds: Small = 0
     """validatingSeconds of the held-out loss."""
     waiting_for_data_seconds: Small = 0
-    """waitingForDataSeconds of a training."""
+    """waitingForDataSeconds in which the training waited for batches."""
     recovering_seconds: Small = 0
-    """recoveringSeconds from the last word of a program that failed to the next attempt."""
+    """recoveringSeconds from the last progress report of a failed attempt to the next attempt."""
     suspended_seconds: Small = 0
-    """suspendedSeconds in which nobody wanted it to run."""
+    """suspendedSeconds in which the run was suspended, or over before a retry."""
     other_seconds: Small = 0
-    """otherSeconds between stages, and at the end of an attempt: exports, commits."""
+    """otherSeconds between stages, and at the end of an attempt (exports, commits)."""
 
 
 class StartUp(StatusModel):
-    """Part of the newest start."""
+    """One part of the newest start's time."""
 
     name: ShortText
     """name of the part: pod, imports, rendezvous, checkpoint, firstBatch."""
@@ -180,14 +180,14 @@ class StartUp(StatusModel):
 
 
 class StageGoodput(Goodput):
-    """What the wall time of one stage went to."""
+    """The wall time of one stage by category."""
 
     start_up: Annotated[list[StartUp], Keyed("name"), Field(max_length=8)] = []
     """startUp is the newest start's time by parts."""
     until: Time = None
-    """until when it counts."""
+    """until is the time up to which the seconds count."""
     ledger: Annotated[str, StringConstraints(max_length=800)] = ""
-    """ledger is what the operator needs to count on: of the newest attempt, and of the ones before it."""
+    """ledger is the operator's exact account of the newest attempt and of earlier ones, from which it continues."""
 
 
 class Metric(StatusModel):
@@ -200,7 +200,7 @@ class Metric(StatusModel):
 
 
 class NodePreflight(StatusModel):
-    """What the preflight of a training found on a node."""
+    """The preflight of a training on one node."""
 
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node that was checked."""
@@ -222,16 +222,16 @@ class Preflight(StatusModel):
 
 
 class StageStatus(StatusModel):
-    """What is remembered of one stage (label is three: vocabulary, heads, predict)."""
+    """The state of one stage (label has three entries: vocabulary, heads, predict)."""
 
     name: ShortText
     """name of the entry: filter, label, label-vocabulary, label-heads, label-predict, train, evaluate."""
     stage: Stage
     """stage of the spec that the entry belongs to."""
     state: StageState
-    """state of the stage; from the first that is not Pending on, its part of the spec is fixed."""
+    """state of the stage; once it is not Pending, its part of the spec cannot change."""
     attempt: Small = 0
-    """attempt is the number of the newest attempt, 0 before the first; it never goes back."""
+    """attempt is the number of the newest attempt, 0 before the first; it never decreases."""
     restarts: Small = 0
     """restarts of any cause."""
     restarts_count_towards_max: Small = 0
@@ -247,9 +247,9 @@ class StageStatus(StatusModel):
     restarts_in_place: RestartsInPlace | None = None
     """restartsInPlace of the stage's attempts; they count towards failurePolicy.maxRestarts, and are not in restarts."""
     work: WorkStatus | None = None
-    """work that is committed, as reported; what restarts are given back for."""
+    """work that is committed, as the programs report it; restarts are given back for it."""
     out_of_memory: Small = 0
-    """outOfMemory is the number of attempts that were killed for memory and not given back; the second ends the run."""
+    """outOfMemory is the number of attempts that were killed for memory and not given back; the second one fails the run."""
     not_before: Time = None
     """notBefore is when the next attempt starts."""
     backend: Literal["Job", "Volcano"] | None = None
@@ -267,7 +267,7 @@ class StageStatus(StatusModel):
     cause: FailureCause | None = None
     """cause of the newest failure."""
     goodput: StageGoodput | None = None
-    """goodput says what the stage's wall time went to."""
+    """goodput of the stage."""
     preflight: Preflight | None = None
     """preflight of a training, as the newest attempt that had one reported it."""
 
@@ -296,12 +296,12 @@ class AttemptStatus(StatusModel):
 
 
 class ProgressStatus(StatusModel):
-    """How far the current stage is."""
+    """The progress of the current stage."""
 
     stage: ShortText
     """stage is the name of the current entry in stages; the last one when the run has ended."""
     step: ShortText = ""
-    """step is what is being done, for example captions, teacher, epoch 3."""
+    """step names the current part of the stage, for example captions, teacher, epoch 3."""
     done: Large = 0
     """done counts units, over all workers."""
     total: Large = 0
@@ -315,7 +315,7 @@ class ProgressStatus(StatusModel):
     estimated_remaining_seconds: Large | None = None
     """estimatedRemainingSeconds until the stage ends; unset while unknown."""
     last_updated_time: Time = None
-    """lastUpdatedTime is when the program said so."""
+    """lastUpdatedTime is when the program reported it."""
     metrics: Annotated[list[Metric], Keyed("name"), Field(max_length=16)] = []
     """metrics are the newest figures."""
 
@@ -330,22 +330,22 @@ class PodCounts(StatusModel):
     ready: Small = 0
     """ready: running and ready."""
     failed: Small = 0
-    """failed: ended badly."""
+    """failed: ended with an error."""
 
 
 class RunningTime(StatusModel):
-    """How long attempts have run: spec.activeDeadlineSeconds is compared with it."""
+    """The time that attempts have run, which spec.activeDeadlineSeconds limits."""
 
     seconds: Large = 0
     """seconds of all intervals that have ended, from admission to end; queues, waits and suspension do not count."""
     until: Time = None
-    """until when seconds counts."""
+    """until is the time up to which seconds counts."""
     since: Time = None
-    """since when an attempt runs that seconds does not include; unset while none runs."""
+    """since is the start of the attempt that runs now, whose time seconds does not include; unset while none runs."""
 
 
 class LastCheckpoint(StatusModel):
-    """Where training would resume."""
+    """The checkpoint from which training would resume."""
 
     step: Large
     """step that it was taken at."""
@@ -365,10 +365,10 @@ class Queue(StatusModel):
 
 
 class Status(StatusModel):
-    """What the operator reports of a run."""
+    """The status of a run, as the operator reports it."""
 
     observed_generation: Large = 0
-    """observedGeneration is metadata.generation that this status speaks of."""
+    """observedGeneration is the metadata.generation that this status was made from."""
     conditions: Annotated[list[Condition], Keyed("type"), Field(max_length=8)] = []
     """conditions: Accepted, Progressing, Complete, Failed."""
     start_time: Time = None

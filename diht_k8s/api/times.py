@@ -1,6 +1,6 @@
-"""Times in `status` of a run, as text (RFC 3339): what is written is exact, what is read may be anything.
+"""Times in the `status` of a run, as RFC 3339 text: written exactly, read leniently.
 
-Whoever may write a status must not stop the run's reconciliation.
+Nobody who may write a status can stop the run's reconciliation by it.
 """
 
 from __future__ import annotations

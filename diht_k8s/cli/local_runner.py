@@ -175,7 +175,7 @@ class LocalRunner:
         known = Attempt(
             start.stage, start.number, AttemptState.FAILED, active=status.running, step=start.step,
             work=self._work.get(start.name), in_place=self._in_place.get(start.name), started_at=began, ended_at=ended,
-            moments=AttemptTimes(began, began, began, began, ended), spent=self._spent.get(start.name),
+            times=AttemptTimes(began, began, began, began, ended), spent=self._spent.get(start.name),
         )  # fmt: skip
         if status.failed is None:
             state = AttemptState.RUNNING if status.running else AttemptState.SUCCEEDED

@@ -28,11 +28,11 @@ def with_reports(attempt: Attempt, job: JobSummary | None, pods: Sequence[PodSum
     in_place = in_place_of(attempt.number, (cause.rounds for cause in causes))
     spent = most_spent(cause.time_spent for cause in causes)
     reported = {"work": work, "failed_at": max(steps, default=None), "in_place": in_place, "spent": spent}
-    return replace(attempt, moments=attempt_times(job, pods), **reported)
+    return replace(attempt, times=attempt_times(job, pods), **reported)
 
 
 def attempt_times(job: JobSummary | None, pods: Sequence[PodSummary]) -> AttemptTimes | None:
-    """When an attempt got on, by the clocks of API server and nodes; None without its Job.
+    """The timestamps of an attempt by the clocks of API server and nodes; None without its Job.
 
     The first pod counts, in which a gang's rank 0 runs: what it waits for the others is its start.
     """

@@ -1,4 +1,4 @@
-"""What the API server refuses, and what it does not answer: errors that say what failed, why, and what to do."""
+"""Errors of calls to the API server that it refuses or does not answer: what failed, why, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Committed work as programs report it: checkpoints or shards in, the plan's `CommittedWork` out. Pure."""
+"""Reports of an attempt's programs, joined and bounded: committed work, restarts in place, time spent. Pure."""
 
 from __future__ import annotations
 

@@ -46,12 +46,12 @@ class InPlaceRestarts:
 
 @dataclass(frozen=True)
 class AttemptTimes:
-    """When an attempt got on, in seconds since the epoch by the cluster's clock; None: not yet, or nobody knows."""
+    """Timestamps of an attempt, seconds since the epoch by the cluster's clock; None: not yet, or unknown."""
 
     created: float
     admitted: float | None = None
     """from its queue."""
-    placed: float | None = None
+    scheduled: float | None = None
     """its first pod has a node, as the next one."""
     running: float | None = None
     """its program runs."""
@@ -92,7 +92,7 @@ class Attempt:
     """seconds since the epoch at which it was admitted; None while it waits in a queue."""
     ended_at: float | None = None
     """seconds since the epoch at which it ended, or left its nodes for the queue; None while it runs."""
-    moments: AttemptTimes | None = None
+    times: AttemptTimes | None = None
     spent: TimeSpent | None = None
     """what its program spent its time on, as it said last; None if it said nothing."""
 

@@ -1,4 +1,4 @@
-"""Budgets for restarts: a failure takes one, committed work gives it back. Pure.
+"""Restart budgets: a failure takes one restart, committed work gives it back. Pure.
 
 A counter that only grows ends every long training: at one fault per 50,677 GPU hours (Llama 3), 8,000 GPUs use up ten
 restarts in four days. A counter that each checkpoint resets lets a loop that crashes after its first checkpoint run for

@@ -1,15 +1,13 @@
-"""Goodput: what each second of a stage went to, from its first attempt on. Pure.
+"""Goodput: the wall time of each stage by category, from its first attempt on, and how status and pages show it. Pure.
 
-The parts add up to the wall time by construction: an attempt is a line of moments (created, admitted, on a node,
-running, as far as its program has told, ended), and each interval between two of them goes to one part. Moments are
-timestamps of Jobs and pods, or of local processes; within a program its own monotonic clock counts. How often somebody
-looks, and whether the operator was away, changes nothing, and looking twice at the same facts neither.
+The parts add up to the wall time by construction: an attempt is a line of timestamps (created, admitted, on a node,
+running, last report, ended), and each interval between two of them goes to one part. The timestamps are those of Jobs
+and pods, or of local processes; within a program its own monotonic clock counts. How often the operator looks, and
+whether it was away, changes nothing, and neither does looking twice at the same facts.
 
-Steps are productive until they are found to be redone. A program says how many productive seconds lie behind its
-position (the path) and behind its newest checkpoint (kept). Where the next one resumes is the high-water mark: what the
+Steps are productive until they are found to be redone. A program reports how many productive seconds lie behind its
+position (`path`) and behind its newest checkpoint (`kept`). The next attempt resumes at the high-water mark: what the
 path had beyond it is lost.
-
-The time of a stage as the status shows it, as it is read back, and in words. Pure.
 """
 
 from __future__ import annotations
@@ -26,162 +24,6 @@ from diht_k8s.api.times import seconds, timestamp
 from diht_k8s.pipeline.attempts import Attempt, AttemptState, AttemptTimes
 from diht_k8s.pipeline.run_status import RunStatus, StageRecord, StageTime, TimeParts
 
-_LIVES: Final = frozenset({AttemptState.PENDING, AttemptState.RUNNING})
-
-
-def with_goodput(status: RunStatus, attempts: Iterable[Attempt]) -> RunStatus:
-    """The status with the time of its stages as far as its attempts tell it."""
-    ordered = sorted(attempts, key=lambda attempt: attempt.number)
-    stages, before = list[StageRecord](), 0.0
-    for record in status.stages:
-        own = [each for each in ordered if each.stage is record.stage and each.step == record.step]
-        time = record.time
-        for attempt in own:
-            time = with_attempt(time, attempt, kept_s=record.work.seconds, after=before)
-        stages.append(record if time == record.time else replace(record, time=time))
-        before = max(before, time.until)
-    return replace(status, stages=tuple(stages))
-
-
-def paused(time: StageTime) -> StageTime:
-    """The time of a stage whose run is suspended or over: until its next attempt nobody wants it to run."""
-    return time if time.pausing else replace(time, pausing=True)
-
-
-def with_attempt(time: StageTime, attempt: Attempt, *, kept_s: float, after: float) -> StageTime:
-    """The time of a stage with what is known of one attempt.
-
-    Args:
-        time: as known so far.
-        attempt: as observed.
-        kept_s: committed seconds of a stage whose program names none itself.
-        after: seconds since the epoch at which the stage before ended; 0 without one.
-    """
-    moments = attempt.moments
-    if moments is None or attempt.number < time.attempt:
-        return time
-    if attempt.number > time.attempt:
-        begins = time.until or min(after or moments.created, moments.created)
-        since = time.since or begins
-        time = replace(_closed(time), attempt=attempt.number, since=since, base=begins, told=begins, until=begins)
-    elif moments.admitted is not None and moments.admitted > time.until and time.ran:
-        time = replace(_closed(time), attempt=attempt.number, readmitted=True)  # back from its queue
-    time = _told(time, moments, attempt.spent, kept_s=kept_s)
-    return _ended(time, attempt)
-
-
-def time_parts(time: StageTime) -> TimeParts:
-    """The parts of a stage, its steps among them divided into productive ones and lost ones."""
-    parts = time.closed.plus(time.open).plus(time.tail)
-    lost = min(parts.productive, max(0.0, time.lost + _lost(time)))
-    return replace(parts, productive=parts.productive - lost, lost=lost)
-
-
-def _lost(time: StageTime) -> float:
-    """What the open attempt, or the one before it, has lost as far as one can tell."""
-    if not time.told_spent:
-        return max(0.0, time.path - time.kept)
-    return time.open_lost + (max(0.0, time.open_path - time.open_kept) if time.failed else 0.0)
-
-
-def _told(time: StageTime, moments: AttemptTimes, spent: TimeSpent | None, *, kept_s: float) -> StageTime:
-    """The open attempt up to the last moment that is known, if it is later than the one known so far."""
-    at, parts = time.base, TimeParts()
-    gap = max(0.0, (moments.created if not time.readmitted else at) - at)
-    parts = parts.plus(TimeParts(**{_between(time): gap}))
-    at += gap
-    for name, moment in (("queued", moments.admitted), ("scheduling", moments.placed), ("starting", moments.running)):
-        if moment is None:
-            return _further(time, parts, at)
-        parts = parts.plus(TimeParts(**{name: max(0.0, moment - at)}))
-        at = max(at, moment)
-    if spent is None:
-        return _further(time, parts, at, ran=True)
-    own = reported_parts(spent)
-    length, known = own.total, None if moments.ended is None else max(0.0, moments.ended - at)
-    if known is not None and length > known:
-        own, length = own.times(known / length), known  # timestamps of whole seconds
-    if at + length < time.told or (time.told_spent and at + length == time.told):
-        return time
-    resumed = time.kept if spent.resumed is None else spent.resumed
-    path = time.kept + spent.steps if spent.path is None else spent.path
-    kept = min(max(kept_s, time.kept), path) if spent.kept is None else spent.kept
-    return replace(
-        _further(time, parts.plus(own), at + length, ran=True),
-        told_spent=True,
-        open_lost=spent.lost + max(0.0, time.path - resumed),
-        open_path=path,
-        open_kept=kept,
-        start_up={"pod": parts.starting, **spent.start_up},
-    )
-
-
-def _further(time: StageTime, parts: TimeParts, told: float, *, ran: bool = False) -> StageTime:
-    if told <= time.told and time.until > time.base:
-        return time
-    return replace(time, open=parts, tail=TimeParts(), told=told, until=told, ran=time.ran or ran)
-
-
-def _ended(time: StageTime, attempt: Attempt) -> StageTime:
-    """The time up to the attempt's end: what its program did not tell any more."""
-    moments, failed = attempt.moments, attempt.state is AttemptState.FAILED
-    assert moments is not None
-    if moments.ended is None or attempt.state in _LIVES:
-        return time
-    rest = max(0.0, moments.ended - time.told)
-    name = "recovering" if failed else "other"
-    if not time.told_spent:
-        name = "productive" if time.ran and not failed else "recovering"
-    return replace(time, tail=TimeParts(**{name: rest}), until=max(time.until, time.told + rest), failed=failed)
-
-
-def _closed(time: StageTime) -> StageTime:
-    """The time with its open attempt among the closed ones; where it got to is kept for the next one."""
-    told = time.told_spent
-    return StageTime(
-        since=time.since,
-        until=time.until,
-        closed=time.closed.plus(time.open).plus(time.tail),
-        base=time.until,
-        told=time.until,
-        suspended=time.pausing,
-        start_up=time.start_up,
-        path=time.open_path if told else time.path,
-        kept=time.open_kept if told else time.kept,
-        lost=time.lost + (time.open_lost if told else 0.0),
-    )
-
-
-def _between(time: StageTime) -> str:
-    if time.suspended:
-        return "suspended"
-    return "recovering" if time.base > time.since else "other"
-
-
-def reported_parts(spent: TimeSpent) -> TimeParts:
-    """What a program tells, as parts of its stage."""
-    return TimeParts(
-        starting=spent.starting,
-        productive=spent.steps,
-        checkpointing=spent.checkpoints,
-        validating=spent.validation,
-        waiting_for_data=spent.data,
-        recovering=spent.recovering,
-        other=spent.other,
-    )
-
-
-def whole_seconds(parts: TimeParts) -> dict[str, int]:
-    """The parts in whole seconds whose sum is the whole seconds of the sum (largest remainders)."""
-    names = [each.name for each in fields(parts)]
-    exact = dict(zip(names, parts.values, strict=True))
-    found = {name: int(value) for name, value in exact.items()}
-    missing = round(parts.total) - sum(found.values())
-    for name in sorted(names, key=lambda name: found[name] - exact[name])[: max(0, missing)]:
-        found[name] += 1
-    return found
-
-
 PART_LABELS: Final = {
     "lost": "redone",
     "queued": "queued",
@@ -194,18 +36,185 @@ PART_LABELS: Final = {
     "suspended": "suspended",
     "other": "between stages and at the ends of attempts",
 }
-"""Parts other than the productive one, in words."""
-MOST_SECONDS: Final = 1e10
-LEAST_SHOWN: Final = 0.0005
-"""Part of the wall time below which the sentence leaves a part out."""
-_NUMBERS: Final = ("since", "until", "attempt", "base", "told", "lost", "path", "kept", "open_lost", "open_path", "open_kept")  # fmt: skip
-_FLAGS: Final = ("ran", "told_spent", "failed", "readmitted", "suspended", "pausing")
+"""The parts other than the productive one, for people."""
+_MAX_SECONDS: Final = 1e10
+_MIN_SHOWN: Final = 0.0005
+"""Smallest share of the wall time that the sentence names."""
+_NUMBERS: Final = ("since", "until", "attempt", "previous_end", "reported_until", "lost", "reached", "checkpointed", "open_lost", "open_reached", "open_checkpointed")  # fmt: skip
+_FLAGS: Final = ("ran", "has_report", "failed", "readmitted", "suspended", "paused")
 _PARTS: Final = ("closed", "open", "tail")
 _NAMES: Final = tuple(each.name for each in fields(TimeParts))
+_LIVES: Final = frozenset({AttemptState.PENDING, AttemptState.RUNNING})
+
+
+def with_goodput(status: RunStatus, attempts: Iterable[Attempt]) -> RunStatus:
+    """The status with the time of its stages up to what is known of their attempts."""
+    ordered = sorted(attempts, key=lambda attempt: attempt.number)
+    stages, before = list[StageRecord](), 0.0
+    for record in status.stages:
+        own = [each for each in ordered if each.stage is record.stage and each.step == record.step]
+        time = record.time
+        for attempt in own:
+            time = with_attempt(time, attempt, committed_s=record.work.seconds, after=before)
+        stages.append(record if time == record.time else replace(record, time=time))
+        before = max(before, time.until)
+    return replace(status, stages=tuple(stages))
+
+
+def paused(time: StageTime) -> StageTime:
+    """The time of a stage whose run is suspended or over: the gap before its next attempt is nobody's fault."""
+    return time if time.paused else replace(time, paused=True)
+
+
+def with_attempt(time: StageTime, attempt: Attempt, *, committed_s: float, after: float) -> StageTime:
+    """The time of a stage with one attempt as now observed.
+
+    Args:
+        time: as known so far.
+        attempt: as observed.
+        committed_s: committed seconds of a stage whose program does not report them.
+        after: seconds since the epoch at which the stage before ended; 0 without one.
+    """
+    times = attempt.times
+    if times is None or attempt.number < time.attempt:
+        return time
+    if attempt.number > time.attempt:
+        begins = time.until or min(after or times.created, times.created)
+        since = time.since or begins
+        time = replace(
+            _closed(time), attempt=attempt.number, since=since, previous_end=begins, reported_until=begins, until=begins
+        )
+    elif times.admitted is not None and times.admitted > time.until and time.ran:
+        time = replace(
+            _closed(time), attempt=attempt.number, readmitted=True
+        )  # suspended by its queue, and admitted again
+    time = _with_report(time, times, attempt.spent, committed_s=committed_s)
+    return _with_end(time, attempt)
+
+
+def time_parts(time: StageTime) -> TimeParts:
+    """The parts of a stage, its steps among them divided into productive ones and lost ones."""
+    parts = time.closed.plus(time.open).plus(time.tail)
+    lost = min(parts.productive, max(0.0, time.lost + _lost(time)))
+    return replace(parts, productive=parts.productive - lost, lost=lost)
+
+
+def _lost(time: StageTime) -> float:
+    """Productive seconds that the open attempt, or the one before it, has lost as far as is known."""
+    if not time.has_report:
+        return max(0.0, time.reached - time.checkpointed)
+    return time.open_lost + (max(0.0, time.open_reached - time.open_checkpointed) if time.failed else 0.0)
+
+
+def _with_report(time: StageTime, times: AttemptTimes, spent: TimeSpent | None, *, committed_s: float) -> StageTime:
+    """The time with the open attempt up to its last timestamp or report, if that is later than the one known so far."""
+    at, parts = time.previous_end, TimeParts()
+    gap = max(0.0, (times.created if not time.readmitted else at) - at)
+    parts = parts.plus(TimeParts(**{_gap_part(time): gap}))
+    at += gap
+    for name, moment in (("queued", times.admitted), ("scheduling", times.scheduled), ("starting", times.running)):
+        if moment is None:
+            return _extended(time, parts, at)
+        parts = parts.plus(TimeParts(**{name: max(0.0, moment - at)}))
+        at = max(at, moment)
+    if spent is None:
+        return _extended(time, parts, at, ran=True)
+    own = reported_parts(spent)
+    length, known = own.total, None if times.ended is None else max(0.0, times.ended - at)
+    if known is not None and length > known:
+        own, length = own.scaled(known / length), known  # timestamps of whole seconds
+    if at + length < time.reported_until or (time.has_report and at + length == time.reported_until):
+        return time
+    resumed = time.checkpointed if spent.resumed is None else spent.resumed
+    path = time.checkpointed + spent.steps if spent.path is None else spent.path
+    kept = min(max(committed_s, time.checkpointed), path) if spent.kept is None else spent.kept
+    return replace(
+        _extended(time, parts.plus(own), at + length, ran=True),
+        has_report=True,
+        open_lost=spent.lost + max(0.0, time.reached - resumed),
+        open_reached=path,
+        open_checkpointed=kept,
+        start_up={"pod": parts.starting, **spent.start_up},
+    )
+
+
+def _extended(time: StageTime, parts: TimeParts, until: float, *, ran: bool = False) -> StageTime:
+    """The time whose open attempt is known up to `until`; an earlier moment changes nothing."""
+    if until <= time.reported_until and time.until > time.previous_end:
+        return time
+    return replace(time, open=parts, tail=TimeParts(), reported_until=until, until=until, ran=time.ran or ran)
+
+
+def _with_end(time: StageTime, attempt: Attempt) -> StageTime:
+    """The time up to the attempt's end: what its program has not reported."""
+    times, failed = attempt.times, attempt.state is AttemptState.FAILED
+    assert times is not None
+    if times.ended is None or attempt.state in _LIVES:
+        return time
+    rest = max(0.0, times.ended - time.reported_until)
+    name = "recovering" if failed else "other"
+    if not time.has_report:
+        name = "productive" if time.ran and not failed else "recovering"
+    return replace(
+        time, tail=TimeParts(**{name: rest}), until=max(time.until, time.reported_until + rest), failed=failed
+    )
+
+
+def _closed(time: StageTime) -> StageTime:
+    """The time with its open attempt among the closed ones; the position that it reached stays for the next one."""
+    reported = time.has_report
+    return StageTime(
+        since=time.since,
+        until=time.until,
+        closed=time.closed.plus(time.open).plus(time.tail),
+        previous_end=time.until,
+        reported_until=time.until,
+        suspended=time.paused,
+        start_up=time.start_up,
+        reached=time.open_reached if reported else time.reached,
+        checkpointed=time.open_checkpointed if reported else time.checkpointed,
+        lost=time.lost + (time.open_lost if reported else 0.0),
+    )
+
+
+def _gap_part(time: StageTime) -> str:
+    """The part to which the time before the newest attempt goes."""
+    if time.suspended:
+        return "suspended"
+    return "recovering" if time.previous_end > time.since else "other"
+
+
+def reported_parts(spent: TimeSpent) -> TimeParts:
+    """A program's report of its time, as parts of its stage."""
+    return TimeParts(
+        starting=spent.starting,
+        productive=spent.steps,
+        checkpointing=spent.checkpoints,
+        validating=spent.validation,
+        waiting_for_data=spent.data,
+        recovering=spent.recovering,
+        other=spent.other,
+    )
+
+
+def whole_seconds(parts: TimeParts) -> dict[str, int]:
+    """The parts in whole seconds; they sum to the rounded total (largest remainders)."""
+    names = [each.name for each in fields(parts)]
+    exact = dict(zip(names, parts.values, strict=True))
+    found = {name: int(value) for name, value in exact.items()}
+    missing = round(parts.total) - sum(found.values())
+    for name in sorted(names, key=lambda name: found[name] - exact[name])[: max(0, missing)]:
+        found[name] += 1
+    return found
 
 
 def stage_goodput(time: StageTime, *, ended: bool) -> StageGoodput | None:
-    """What the status says of a stage's time; None before its first attempt. `ended`: nothing follows."""
+    """A stage's time for the status; None before its first attempt.
+
+    Args:
+        time: of the stage.
+        ended: whether no attempt follows, so that no ledger is needed.
+    """
     if not time.since:
         return None
     start_up = [
@@ -231,7 +240,7 @@ def run_goodput(stages: Iterable[StageStatus]) -> Goodput | None:
 
 
 def goodput_of(times: Iterable[StageTime]) -> Goodput:
-    """The same from what a local run keeps in memory."""
+    """The sum over the stages of a local run, which keeps their times in memory."""
     whole = TimeParts()
     for time in times:
         whole = whole.plus(time_parts(time))
@@ -254,19 +263,29 @@ def shown_parts(shown: Goodput) -> TimeParts:
 
 
 def saved_time(shown: StageGoodput | None) -> StageTime:
-    """The time of a stage as its status holds it; without a ledger that can be read, what it shows is settled."""
+    """The time of a stage as saved in its status; without a readable ledger, the seconds shown count as closed."""
     if shown is None:
         return StageTime()
     try:
-        return _read(shown)
+        return _read_ledger(shown)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        parts, until = shown_parts(shown), min(seconds(shown.until) or 0.0, MOST_SECONDS)
+        parts, until = shown_parts(shown), min(seconds(shown.until) or 0.0, _MAX_SECONDS)
         since = max(0.0, until - parts.total)
-        path, worked = parts.productive, replace(parts, productive=parts.productive + parts.lost, lost=0.0)
-        return StageTime(since, until, closed=worked, base=until, told=until, path=path, kept=path, lost=parts.lost)
+        productive, worked = parts.productive, replace(parts, productive=parts.productive + parts.lost, lost=0.0)
+        return StageTime(
+            since,
+            until,
+            closed=worked,
+            previous_end=until,
+            reported_until=until,
+            reached=productive,
+            checkpointed=productive,
+            lost=parts.lost,
+        )
 
 
 def _ledger(time: StageTime) -> str:
+    """The whole `StageTime` as JSON: `_NUMBERS`, `_FLAGS`, `_PARTS` in one list."""
     numbers = [_short(getattr(time, name)) for name in _NUMBERS]
     flags = [int(getattr(time, name)) for name in _FLAGS]
     parts = [_sparse(getattr(time, name)) for name in _PARTS]
@@ -279,15 +298,15 @@ def _sparse(parts: TimeParts) -> dict[str, float | int]:
 
 
 def _short(value: float) -> float | int:
-    rounded = round(min(value, MOST_SECONDS), 2)
+    rounded = round(min(value, _MAX_SECONDS), 2)
     return int(rounded) if rounded == int(rounded) else rounded
 
 
-def _read(shown: StageGoodput) -> StageTime:
+def _read_ledger(shown: StageGoodput) -> StageTime:
     found = json.loads(shown.ledger)
     numbers = dict(zip(_NUMBERS, (_number(each) for each in found[: len(_NUMBERS)]), strict=True))
     flags = found[len(_NUMBERS) : -len(_PARTS)]
-    parts = dict(zip(_PARTS, (_parts(each) for each in found[-len(_PARTS) :]), strict=True))
+    parts = dict(zip(_PARTS, (_read_parts(each) for each in found[-len(_PARTS) :]), strict=True))
     attempt = min(int(numbers.pop("attempt")), MAX_COUNT)
     start_up = {part.name: _number(float(part.seconds)) for part in shown.start_up}
     known: dict[str, Any] = dict(zip(_FLAGS, map(bool, flags), strict=True))
@@ -296,17 +315,21 @@ def _read(shown: StageGoodput) -> StageTime:
 
 def _number(value: Any) -> float:
     number = float(value)
-    if not math.isfinite(number) or not 0 <= number <= MOST_SECONDS:
-        raise ValueError("no number of seconds")
+    if not math.isfinite(number) or not 0 <= number <= _MAX_SECONDS:
+        raise ValueError("not a number of seconds")
     return number
 
 
-def _parts(found: Any) -> TimeParts:
+def _read_parts(found: Any) -> TimeParts:
     return TimeParts(**{_NAMES[int(index)]: _number(value) for index, value in dict(found).items()})
 
 
 def goodput_json(entries: Iterable[tuple[str, Goodput, int]]) -> str:
-    """What the time of the stages before went to, for the environment of the evaluation; their names, times, attempts."""
+    """The goodput of the stages before the evaluation, for its environment (`GOODPUT_VARIABLE`).
+
+    Args:
+        entries: name, goodput and number of attempts of each stage.
+    """
     return json.dumps([
         {"stage": name, "wall_seconds": shown.wall_seconds, "text": goodput_text(shown, attempts)}
         for name, shown, attempts in entries
@@ -322,7 +345,7 @@ def goodput_text(shown: Goodput, attempts: int) -> str:
     parts = {name: getattr(shown, f"{name}_seconds") / wall for name in PART_LABELS}
     listed = [f"{shown.productive_percent or '0.0'} % productive"]
     for name, part in sorted(parts.items(), key=lambda each: -each[1]):
-        if part >= LEAST_SHOWN:
+        if part >= _MIN_SHOWN:
             often = f" in {attempts} attempts" if name == "starting" and attempts > 1 else ""
             listed.append(f"{100 * part:.1f} % {PART_LABELS[name]}{often}")
     return "; ".join(listed)

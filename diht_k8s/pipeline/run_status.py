@@ -21,10 +21,10 @@ ENDED_WELL = frozenset({StageState.COMPLETE, StageState.CACHED})
 
 @dataclass(frozen=True)
 class TimeParts:
-    """Seconds by what they went to; see docs/operations.md."""
+    """Seconds by category; they sum to the wall time. docs/operations.md explains each."""
 
     productive: float = 0.0
-    """before it is divided: steps, lost ones included."""
+    """steps; lost ones are among them until `goodput.time_parts` takes them out."""
     lost: float = 0.0
     queued: float = 0.0
     scheduling: float = 0.0
@@ -50,14 +50,17 @@ class TimeParts:
         """The sum."""
         return TimeParts(*(mine + its for mine, its in zip(self.values, other.values, strict=True)))
 
-    def times(self, factor: float) -> TimeParts:
-        """All parts, shortened or lengthened."""
+    def scaled(self, factor: float) -> TimeParts:
+        """All parts, scaled."""
         return TimeParts(*(mine * factor for mine in self.values))
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """What the time of a stage went to (see `pipeline.goodput`); moments are seconds since the epoch."""
+    """The wall time of a stage by category (see `pipeline.goodput`); times are seconds since the epoch.
+
+    Productive seconds are counted along the training: at a position or checkpoint lie all those that led to it.
+    """
 
     since: float = 0.0
     """when it began; 0: not yet."""
@@ -67,34 +70,35 @@ class StageTime:
     """attempts before the newest one, and the time between them."""
     attempt: int = 0
     """number of the newest one."""
-    base: float = 0.0
+    previous_end: float = 0.0
     """when the one before ended."""
     open: TimeParts = TimeParts()
-    """of the newest one, from `base` to `told`."""
-    told: float = 0.0
+    """of the newest one, from `previous_end` to `reported_until`."""
+    reported_until: float = 0.0
+    """its last timestamp, or its program's last report."""
     tail: TimeParts = TimeParts()
-    """from `told` to its end."""
+    """from `reported_until` to its end."""
     ran: bool = False
     """whether its program has begun, as far as is known."""
-    told_spent: bool = False
-    """whether its program has said what it did."""
+    has_report: bool = False
+    """whether its program has reported what it spent its time on."""
     failed: bool = False
     readmitted: bool = False
-    """whether it went back to its queue before."""
+    """whether it was suspended by its queue and admitted again."""
     suspended: bool = False
-    """whether nobody wanted the stage to run before it."""
-    pausing: bool = False
-    """whether nobody has wanted it to run since then."""
+    """whether the run was suspended or over between the attempt before and this one."""
+    paused: bool = False
+    """whether the run has been suspended or over since this one's end."""
     lost: float = 0.0
-    """of the attempts before, as far as their successors have resumed."""
-    path: float = 0.0
-    """productive seconds behind the position that the one before had reached."""
-    kept: float = 0.0
-    """and behind its newest checkpoint."""
+    """productive seconds of earlier attempts that later ones have redone."""
+    reached: float = 0.0
+    """productive seconds at the position that the attempt before had reached."""
+    checkpointed: float = 0.0
+    """productive seconds at its newest checkpoint."""
     open_lost: float = 0.0
-    """the same of the newest one, as are the next two."""
-    open_path: float = 0.0
-    open_kept: float = 0.0
+    """the same three of the newest attempt, as far as it has reported them."""
+    open_reached: float = 0.0
+    open_checkpointed: float = 0.0
     start_up: Mapping[str, float] = field(default_factory=dict[str, float])
     """parts of its newest start."""
 

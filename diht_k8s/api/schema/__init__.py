@@ -1,1 +1,1 @@
-"""What is generated from the models: CRD, CEL rules, reference page, JSON schema."""
+"""Files generated from the models: CRD, CEL rules, reference page, JSON schema."""

@@ -35,7 +35,7 @@ def seen(
 ) -> Attempt:
     created, admitted, placed, running = [*moments, None, None, None][:4]
     assert created is not None
-    return Attempt(T, number, state, moments=AttemptTimes(created, admitted, placed, running, ended), spent=spent)
+    return Attempt(T, number, state, times=AttemptTimes(created, admitted, placed, running, ended), spent=spent)
 
 
 def spent(steps: float, *, starting: float = 10, resumed: float = 0, kept: float = 0, **other: Any) -> TimeSpent:
@@ -240,7 +240,7 @@ def test_nonsense_of_a_program_changes_no_sum() -> None:
 
 def test_largest_ledger_fits_its_field() -> None:
     most = TimeParts(*[9999999999.99] * 11)
-    numbers: dict[str, Any] = {name: 9999999999.99 for name in ("since", "until", "base", "told", "lost", "path", "kept", "open_lost", "open_path", "open_kept")}  # fmt: skip
+    numbers: dict[str, Any] = {name: 9999999999.99 for name in ("since", "until", "previous_end", "reported_until", "lost", "reached", "checkpointed", "open_lost", "open_reached", "open_checkpointed")}  # fmt: skip
     time = StageTime(closed=most, open=most, tail=TimeParts(other=9999999999.99), attempt=2**31 - 1, **numbers)
     assert stage_goodput(time, ended=False) is not None
 
