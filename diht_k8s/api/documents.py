@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.errors import UserError, suggestion
-from diht_k8s.api.json_types import is_array, is_dict, is_list, is_object
+from diht_k8s.api.json_types import FieldPath, is_array, is_dict, is_list, is_object
 from diht_k8s.api.pod_security import IDLE_CAPABILITIES, idle_capabilities, run_demands
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.redaction import (
@@ -25,7 +25,7 @@ from diht_k8s.api.redaction import (
     suspicious,
 )
 from diht_k8s.api.run import DihtRun
-from diht_k8s.api.yaml_tree import MAX_BYTES, FieldPath, Tree, YamlError, read_tree, scalar
+from diht_k8s.api.yaml_tree import MAX_BYTES, Tree, YamlError, read_tree, scalar
 
 MAX_PROBLEMS: Final = 50
 """A person reads no more of them."""
@@ -138,7 +138,7 @@ def security_demands(text: str, run: DihtRun) -> list[DocumentProblem]:
     return located(text, [(path, f"needs Pod Security {each.level} ({each.why})") for path, each in found])
 
 
-def located(text: str, found: Iterable[tuple[tuple[str | int, ...], str]]) -> list[DocumentProblem]:
+def located(text: str, found: Iterable[tuple[FieldPath, str]]) -> list[DocumentProblem]:
     """Fields of a document with messages as problems, each with its line."""
     tree = read_tree(text)
     return [DocumentProblem(tree.line_of(path), _field(path), message) for path, message in found]

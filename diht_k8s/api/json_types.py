@@ -1,9 +1,15 @@
-"""Type guards of JSON values: for the type checker, `isinstance` alone leaves the items of a mapping or a list unknown."""
+"""Types of JSON values: the path of a field, and guards for the type checker.
+
+`isinstance` alone leaves the items of a mapping or a list unknown.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, TypeGuard
+
+FieldPath = tuple[str | int, ...]
+"""Names of fields and indices of list items, from the document's root on."""
 
 
 def is_object(value: Any) -> TypeGuard[Mapping[str, Any]]:

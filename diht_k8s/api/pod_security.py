@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from diht_k8s.api.json_types import FieldPath
 from diht_k8s.api.kubernetes_types.security import Demand, Level
 from diht_k8s.api.pods import Pods, demands, merged
 from diht_k8s.api.run import Spec
 
-FieldPath = tuple[str | int, ...]
 IDLE_CAPABILITIES: Final = (
     "capabilities take effect for root only, and the pods run as user 1000: set runAsUser: 0 and runAsNonRoot: false beside "
     "them, or raise the limits in the nodes' container runtime"

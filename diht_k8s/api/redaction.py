@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any, Final
 
-from diht_k8s.api.json_types import is_array, is_dict, is_object
+from diht_k8s.api.json_types import FieldPath, is_array, is_dict, is_object
 
 REDACTED: Final = "REDACTED"
 STAGES: Final = ("filter", "label", "train", "evaluate")
@@ -61,12 +61,12 @@ def redacted_override(argument: str) -> str:
     return redacted_text(argument)
 
 
-def holds_literals(path: tuple[str | int, ...]) -> bool:
+def holds_literals(path: FieldPath) -> bool:
     """Whether the value at a path of a document may be a literal value."""
     return _PODS in path and any(name in path for name in _FREE_TEXT)
 
 
-def suspicious(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def suspicious(document: Mapping[str, Any]) -> Iterator[tuple[FieldPath, str]]:
     """The paths of literal values whose name looks like a secret, each with the name."""
     for path, pods in _pods_with_path(document):
         for index, variable in _literal_variables(pods):
@@ -90,7 +90,7 @@ def _all_pods(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     return (pods for _, pods in _pods_with_path(document))
 
 
-def _pods_with_path(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], dict[str, Any]]]:
+def _pods_with_path(document: Mapping[str, Any]) -> Iterator[tuple[FieldPath, dict[str, Any]]]:
     spec = document.get("spec")
     if not is_object(spec):
         return

@@ -97,7 +97,7 @@ def delete_run(cluster: Cluster, key: Key, uid: str, version: str) -> None:
     try:
         cluster.delete_run(*key, uid, version)
     except ClusterError as error:
-        if not error.is_gone and not error.is_conflict:
+        if not error.is_not_found and not error.is_conflict:
             raise
 
 
@@ -146,7 +146,7 @@ def delete_orphans(cluster: Cluster, pods: Iterable[PodSummary]) -> list[RunEven
         try:
             cluster.delete_pod(pod.namespace, pod.name, pod.uid)
         except ClusterError as error:
-            if not error.is_gone and not error.is_conflict:
+            if not error.is_not_found and not error.is_conflict:
                 raise
             continue
         message = f"{pod.stage}: pod {pod.name} has lost its Job and is deleted"
@@ -164,7 +164,7 @@ def _delete_job(cluster: Cluster, cached: CachedRun, name: str, uid: str) -> Non
     try:
         cluster.delete_job(cached.namespace, name, uid)
     except ClusterError as error:
-        if not error.is_gone and not error.is_conflict:  # gone already, or another Job of the same name by now
+        if not error.is_not_found and not error.is_conflict:  # gone already, or another Job of the same name by now
             raise
 
 
@@ -187,7 +187,7 @@ def _start(
     except NameConflict as error:
         return RunProblem(Reason.NAME_CONFLICT, str(error))
     except ClusterError as error:
-        if error.is_gone:  # a Workload or a flavour that was there a moment ago
+        if error.is_not_found:  # a Workload or a flavour that was there a moment ago
             return RunProblem(Reason.PENDING, error.message)
         return _refusal(error)
     return None

@@ -136,7 +136,7 @@ class Reconciler:
                 self._forget(key)
             return wait_s
         except ClusterError as error:
-            if error.is_gone:  # the watch has not reported the deletion yet
+            if error.is_not_found:  # the watch has not reported the deletion yet
                 self._runs.remove(key, cached.uid if cached is not None else None)
             elif not error.is_terminating:
                 raise

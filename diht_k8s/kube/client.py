@@ -317,7 +317,7 @@ class Cluster:
             try:
                 found = json_of(f"list Workloads in namespace {namespace}", call, *place, label_selector=selector)
             except ClusterError as error:
-                if not error.is_gone:
+                if not error.is_not_found:
                     raise
                 continue
             return next(iter(found["items"]), None)
@@ -334,7 +334,7 @@ class Cluster:
         try:
             found = json_of(f"list the kinds of {group}", self._custom.get_api_resources, group, version)
         except ClusterError as error:
-            if not error.is_gone:
+            if not error.is_not_found:
                 raise
             return False
         return any(item["name"] == plural for item in found["resources"])

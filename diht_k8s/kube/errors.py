@@ -52,7 +52,7 @@ class ClusterError(DihtError):
         self.status, self.reason, self.message = status, reason, message
 
     @property
-    def is_gone(self) -> bool:
+    def is_not_found(self) -> bool:
         """Whether the object does not exist."""
         return self.status == 404
 
@@ -69,7 +69,7 @@ class ClusterError(DihtError):
     @property
     def is_unknown_kind(self) -> bool:
         """Whether the cluster does not serve this kind of object."""
-        return self.is_gone and any(words in self.message for words in _UNKNOWN_KIND)
+        return self.is_not_found and any(words in self.message for words in _UNKNOWN_KIND)
 
 
 class UnavailableError(ClusterError, RetryableError):
@@ -117,12 +117,12 @@ def unreachable(what: str, error: Exception) -> ClusterError:
 
 
 @contextmanager
-def gone_is_fine() -> Iterator[None]:
+def ignore_not_found() -> Iterator[None]:
     """Ignore that an object does not exist."""
     try:
         yield
     except ClusterError as error:
-        if not error.is_gone:
+        if not error.is_not_found:
             raise
 
 

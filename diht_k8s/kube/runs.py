@@ -69,7 +69,7 @@ class RunClient:
         try:
             yield
         except ClusterError as error:
-            if not error.is_gone:
+            if not error.is_not_found:
                 raise
             why = (
                 "the cluster does not know DihtRuns: install the operator"

@@ -20,7 +20,7 @@ from torchx.workspace.docker_workspace import DockerWorkspaceMixin
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.kube.client import Cluster, connect
-from diht_k8s.kube.errors import gone_is_fine
+from diht_k8s.kube.errors import ignore_not_found
 from diht_k8s.launch import torchx_excepthook, volcano
 from diht_k8s.launch.app_description import (
     CANCELLED_ANNOTATION,
@@ -302,7 +302,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         return sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
 
     def _delete_job(self, namespace: str, name: str) -> None:
-        with gone_is_fine():
+        with ignore_not_found():
             self._cluster().delete_job(namespace, name, policy="Background")
 
     def _client(self) -> ApiClient:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import RetryableError
 from diht_k8s.kube.client import Cluster, lines
-from diht_k8s.kube.errors import gone_is_fine
+from diht_k8s.kube.errors import ignore_not_found
 
 POLL_S: Final = 1.0
 Pod = Mapping[str, Any]
@@ -90,7 +90,7 @@ def pod_lines(
     options: dict[str, Any] = {"container": container, "timestamps": True, "follow": follow}
     if since is not None:
         options["since_seconds"] = max(1, int((now - since).total_seconds()) + 1)
-    with gone_is_fine():
+    with ignore_not_found():
         for line in lines(cluster.log(metadata["namespace"], metadata["name"], **options)):
             yield line.decode(errors="replace")
 

@@ -178,42 +178,42 @@ def _retried(status: RunStatus, now: float) -> RunStatus:
 
 
 def _observe(
-    run: DihtRun, status: StageRecord, observed: Observed, now: float, back_off: BackOff, *, pausing: bool
+    run: DihtRun, record: StageRecord, observed: Observed, now: float, back_off: BackOff, *, pausing: bool
 ) -> StageRecord:
     """Fold the observed attempts of a stage into its record."""
     policy = run.spec.failure_policy
-    if status.state in ENDED_WELL or status.state is StageState.FAILED:
-        return status
-    attempts = [attempt for attempt in observed.attempts if _belongs(attempt, status)]
-    status = with_progress(status, attempts, policy)
+    if record.state in ENDED_WELL or record.state is StageState.FAILED:
+        return record
+    attempts = [attempt for attempt in observed.attempts if _belongs(attempt, record)]
+    record = with_progress(record, attempts, policy)
     # Once more, since work that is committed beyond the step of a restart gives that restart back.
-    status = with_progress(with_restarts_in_place(status, attempts), attempts, policy)
+    record = with_progress(with_restarts_in_place(record, attempts), attempts, policy)
     newest = max(attempts, key=lambda attempt: attempt.number, default=None)
-    if newest is None or newest.number < status.attempt:
-        return _without_attempt(status, observed, pausing=pausing)
-    if newest.number == status.attempt and status.state in (StageState.RESTARTING, StageState.STOPPED):
-        return status  # its end is already counted
-    newest, status = withdrawn(newest, policy, now), replace(status, attempt=newest.number)
+    if newest is None or newest.number < record.attempt:
+        return _without_attempt(record, observed, pausing=pausing)
+    if newest.number == record.attempt and record.state in (StageState.RESTARTING, StageState.STOPPED):
+        return record  # its end is already counted
+    newest, record = withdrawn(newest, policy, now), replace(record, attempt=newest.number)
     if newest.state is AttemptState.FAILED:
-        return after_failure(policy, status, newest, now, back_off)
+        return after_failure(policy, record, newest, now, back_off)
     if newest.state in _RUNS or newest.active:
-        if status.restarts > policy.max_restarts and newest.in_place is not None:
-            why = Failure(status.in_place.exit_code, RESTARTED_IN_PLACE, status.in_place.message)
-            return replace(status, state=StageState.FAILED, failure=why)
-        return replace(status, state=StageState.RUNNING, not_before=None)
-    return replace(status, state=StageState.COMPLETE, failure=None)
+        if record.restarts > policy.max_restarts and newest.in_place is not None:
+            why = Failure(record.in_place.exit_code, RESTARTED_IN_PLACE, record.in_place.message)
+            return replace(record, state=StageState.FAILED, failure=why)
+        return replace(record, state=StageState.RUNNING, not_before=None)
+    return replace(record, state=StageState.COMPLETE, failure=None)
 
 
-def _belongs(attempt: Attempt, status: StageRecord) -> bool:
-    return attempt.stage is status.stage and attempt.step == status.step
+def _belongs(attempt: Attempt, record: StageRecord) -> bool:
+    return attempt.stage is record.stage and attempt.step == record.step
 
 
-def _without_attempt(status: StageRecord, observed: Observed, *, pausing: bool) -> StageRecord:
-    if status.stage in observed.cached:
-        return replace(status, state=StageState.CACHED if status.attempt == 0 else StageState.COMPLETE)
-    if status.state is StageState.RUNNING and pausing:
-        return replace(status, state=StageState.STOPPED)
-    return status
+def _without_attempt(record: StageRecord, observed: Observed, *, pausing: bool) -> StageRecord:
+    if record.stage in observed.cached:
+        return replace(record, state=StageState.CACHED if record.attempt == 0 else StageState.COMPLETE)
+    if record.state is StageState.RUNNING and pausing:
+        return replace(record, state=StageState.STOPPED)
+    return record
 
 
 def _ended(run: DihtRun, status: RunStatus, now: float) -> RunStatus | None:

@@ -138,7 +138,7 @@ class Story:
             return False
         except ClusterError as error:
             wait_s = 1.0
-            if not (error.is_conflict or error.is_gone):
+            if not (error.is_conflict or error.is_not_found):
                 self.broken.append(f"ClusterError {error}")
         except InternalError as error:
             wait_s = 1.0

@@ -110,13 +110,13 @@ class RunQueue:
             except NameConflict as error:
                 problem = RunProblem(Reason.NAME_CONFLICT, str(error))
             except ClusterError as error:
-                if isinstance(action, admission.CreateWorkload) and error.is_gone:
+                if isinstance(action, admission.CreateWorkload) and error.is_not_found:
                     problem = RunProblem(Reason.REFERENCE_MISSING, error.message)
                 elif error.status == 403 and not error.is_terminating:
                     problem = RunProblem(Reason.PERMISSION_DENIED, error.message)
                 elif error.status in (400, 422):
                     problem = RunProblem(Reason.INVALID_SPEC, error.message)
-                elif not error.is_gone:
+                elif not error.is_not_found:
                     raise
         return problem
 

@@ -210,7 +210,7 @@ def test_refusal_keeps_the_words_of_the_api_server(server: ApiServer) -> None:
     with pytest.raises(ClusterError) as raised:
         server.cluster().create(JOB)
     error = raised.value
-    assert (error.reason, error.message, error.is_conflict, error.is_gone) == ("AlreadyExists", "j already exists", True, False)  # fmt: skip
+    assert (error.reason, error.message, error.is_conflict, error.is_not_found) == ("AlreadyExists", "j already exists", True, False)  # fmt: skip
 
 
 @pytest.mark.parametrize(
