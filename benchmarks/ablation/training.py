@@ -22,7 +22,8 @@ from benchmarks.ablation.batches import Course, Tokens, make_course, test_images
 from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
 from benchmarks.ablation.pools import Gallery, Material
 from diht_k8s.api.train import Optimizer, Schedule
-from diht_k8s.recipe.evaluate.classification import class_embeddings, classification, prompts
+from diht_k8s.recipe.evaluate.classification import classification
+from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
 from diht_k8s.recipe.evaluate.retrieval import Retrieval, retrieval
 from diht_k8s.recipe.evaluate.ridge import ridge_reference
 from diht_k8s.recipe.report.per_image import PerImage
@@ -228,7 +229,7 @@ class Bench:
         if zero_shot and self._prompt_tokens is not None:
             prompt_PD = functional.normalize(model.encode_text(self._prompt_tokens), dim=1).numpy()
             classes_N = gallery.classes_N
-            scores_NC = image_ND[classes_N >= 0] @ class_embeddings(prompt_PD, self._classes).T
+            scores_NC = image_ND[classes_N >= 0] @ ensemble_prompts(prompt_PD, self._classes).T
             accuracy = classification(scores_NC, classes_N[classes_N >= 0], np.random.default_rng(0))
             figures["zero_shot"] = round(100 * accuracy.balanced, 3)
             kept["zero_shot"] = _classified(accuracy.hits_2N[0].astype(np.float64), classes_N, self._classes)

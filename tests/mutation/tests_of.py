@@ -108,30 +108,31 @@ _CAPTIONS: Final = "benchmark_when_images_have_several_captions_or_cannot_be_rea
 EVALUATE: Final[dict[str, list[str]]] = {
     f"diht_k8s.recipe.evaluate.{module}": tests
     for module, tests in {
-        "answer_task": _evaluate(
+        "answer_ranking": _evaluate(
             "answer_ranking", "", f"{_ANSWERS} stage_when_one_benchmark_fails_keeps_the_others_and_says_which"
         ),
-        "answer_ranking": _evaluate("answer_ranking", "", _ANSWERS),
         "benchmark_images": _evaluate("benchmark_images", "decode prefetch", _CAPTIONS),
         "bootstrap": _evaluate("bootstrap"),
         "catalogue.discovery": _evaluate("", "folder_names catalogue"),
-        "class_texts": _evaluate("benchmark_images", "class_texts folder_names packaged_texts", ""),
-        "classification": _evaluate("classification"),
-        "feature_files": _evaluate("", "features_reuse", _INTERRUPTED),
-        "few_shot": _evaluate("few_shot"),
         "catalogue.folder_names": _evaluate("", "folder_names"),
+        "class_texts": _evaluate("benchmark_images", "class_texts packaged_texts folder_names", ""),
+        "classification": _evaluate("classification tasks", "report_contents", _CAPTIONS),
+        "encoding": _evaluate("benchmark_images", "prefetch", _CAPTIONS),
+        "feature_files": _evaluate("", "features_reuse", _INTERRUPTED),
+        "few_shot": _evaluate("few_shot tasks"),
         "group_tasks": _evaluate("group_scores", "group_tasks"),
         "importing": _evaluate("", "packaged_texts", imports="import import_input"),
+        "measure": _evaluate("", "group_tasks", f"{_ANSWERS} {_CAPTIONS}"),
         "probe_solver": _evaluate("few_shot"),
+        "prompts": _evaluate("classification"),
         "references": _evaluate("", "references report_contents"),
-        "retrieval": _evaluate("retrieval"),
+        "results": _evaluate("", "features_reuse", _INTERRUPTED),
+        "retrieval": _evaluate("retrieval tasks", "report_contents", _CAPTIONS),
         "ridge": _evaluate("ridge", "references"),
         "stage": _evaluate("", "features_reuse evaluation_only", f"{_INTERRUPTED} {_CAPTIONS}"),
-        "tasks": _evaluate("tasks", "report_contents", _CAPTIONS),
+        "training_pairs": _evaluate("", "references report_contents"),
     }.items()
-} | {
-    "diht_k8s.recipe.clip_models.features": _evaluate("", "text_length features_reuse"),
-}
+} | {"diht_k8s.recipe.clip_models.features": _evaluate("", "text_length features_reuse")}
 """The evaluation but its models and its progress lines."""
 
 SETS: Final = {"core": CORE, "train": TRAIN, "evaluate": EVALUATE}

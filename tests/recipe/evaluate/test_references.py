@@ -13,8 +13,9 @@ import pytest
 from diht_k8s.api.documents import load
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.evaluate import references
-from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, EncodedImages
+from diht_k8s.recipe.evaluate import references, training_pairs
+from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage
+from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.references import References
 from diht_k8s.recipe.evaluate.retrieval import CUTOFFS
 from diht_k8s.recipe.report.per_image import PerImage
@@ -83,7 +84,7 @@ def test_pairs_when_some_cannot_be_used_are_the_others(alone: DihtRun, tmp_path:
 def test_pairs_when_they_are_many_are_the_first(
     alone: DihtRun, tmp_path: Path, shards: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(references, "MAX_PAIRS", 55)
+    monkeypatch.setattr(training_pairs, "MAX_PAIRS", 55)
     said: list[tuple[str, int]] = []
     for number in range(shards):
         part = pairs(90, 1000)[90 * number // shards : 90 * (number + 1) // shards]

@@ -14,7 +14,7 @@ import pytest
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.evaluate import references
+from diht_k8s.recipe.evaluate import training_pairs
 from tests.recipe.evaluate.small_run import (
     add_teacher_features,
     document,
@@ -87,7 +87,7 @@ def test_seen_when_no_benchmark_is_of_retrieval_is_told_without_decoding_trainin
     run = document(fresh, {"fewShot": None})
     body = json.loads(run.model_dump_json(by_alias=True, exclude_defaults=True))
     del body["spec"]["evaluate"]["benchmarks"][0]
-    monkeypatch.setattr(references, "decode", lambda data: pytest.fail("decoded"))
+    monkeypatch.setattr(training_pairs, "decode", lambda data: pytest.fail("decoded"))
     evaluate(DihtRun.model_validate(body))
     (found,) = report(fresh)["benchmarks"]
     assert found["seen"] == {"pictures": 8, "pairs": 72}

@@ -14,7 +14,7 @@ import pytest
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.evaluate import benchmark_images, load_model, tasks
+from diht_k8s.recipe.evaluate import classification, encoding, load_model, retrieval
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.feature_files import read_features
 from diht_k8s.recipe.runtime import claims
@@ -96,14 +96,14 @@ def test_stage_when_interrupted_goes_on_and_ends_in_the_same_bytes(
     run = document(fresh)
     flag = StopFlag()
     with monkeypatch.context() as patch:
-        patch.setattr(tasks, "classify", lambda *args: pytest.fail("stopped here"))
+        patch.setattr(classification, "classify", lambda *args: pytest.fail("stopped here"))
         with pytest.raises(BaseException, match="stopped here"):
             evaluate(run, stop=flag)
     output = fresh / "out" / "evaluate"
     assert (output / "benchmarks" / "000.json").exists()
     assert not (output / "COMMITTED.json").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(tasks, "retrieve", lambda *args: pytest.fail("the first benchmark is not run again"))
+        patch.setattr(retrieval, "retrieve", lambda *args: pytest.fail("the first benchmark is not run again"))
         committed = evaluate(run)
     assert committed is not None
     assert "samples_per_second" not in committed.summary, "this attempt has encoded nothing"
@@ -137,7 +137,7 @@ def test_stage_when_a_worker_is_lost_ends_in_the_same_bytes_each_shard_encoded_o
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, output, encoded = several_shards(fresh), fresh / "out" / "evaluate", list[str]()
-    original = benchmark_images.encode_shard
+    original = encoding.encode_shard
     monkeypatch.setattr(claims, "STALE_SECONDS", 0.3)
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.1)
 
@@ -151,17 +151,17 @@ def test_stage_when_a_worker_is_lost_ends_in_the_same_bytes_each_shard_encoded_o
             raise RuntimeError("killed")
         return counted(storage, uri, *rest, **check)
 
-    monkeypatch.setattr(benchmark_images, "encode_shard", counted)
+    monkeypatch.setattr(encoding, "encode_shard", counted)
     evaluate(run)
     alone = written(output)
     assert len(encoded) == 3  # two benchmarks of the same shards
     shutil.rmtree(output)
     encoded.clear()
-    monkeypatch.setattr(benchmark_images, "encode_shard", dies_at_the_second)
+    monkeypatch.setattr(encoding, "encode_shard", dies_at_the_second)
     with pytest.raises(RuntimeError, match="killed"):
         evaluate(run, worker=0, workers=2)
     assert encoded == ["0.tar"]
-    monkeypatch.setattr(benchmark_images, "encode_shard", counted)
+    monkeypatch.setattr(encoding, "encode_shard", counted)
     assert evaluate(run, worker=1, workers=2) is not None
     shutil.rmtree(output / "claims")  # of the end, which keeps the others off it
     assert written(output) == alone
@@ -173,7 +173,7 @@ def test_stage_when_a_shard_killed_three_workers_names_it(fresh: Path, monkeypat
         raise RuntimeError("killed")
 
     run = several_shards(fresh)
-    monkeypatch.setattr(benchmark_images, "encode_shard", killed)
+    monkeypatch.setattr(encoding, "encode_shard", killed)
     for _ in range(3):
         with pytest.raises(RuntimeError, match="killed"):
             evaluate(run, worker=0, workers=2)

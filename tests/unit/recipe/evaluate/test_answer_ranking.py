@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from diht_k8s.recipe.evaluate.answer_ranking import VisualQuestion, answer_ranking, answer_score, texts_of
+from diht_k8s.recipe.evaluate.answer_ranking import answer_ranking, answer_score, texts_of
+from diht_k8s.recipe.evaluate.benchmark_images import VisualQuestion
 
 
 @pytest.mark.parametrize(

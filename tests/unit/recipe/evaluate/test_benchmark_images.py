@@ -18,16 +18,15 @@ from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.recipe.evaluate.benchmark_images import (
     BenchmarkImage,
     Cue,
-    EncodedImages,
     _bytes_in_tar,
     captions_of,
     cues_of,
     group_of,
-    joined,
     label_of,
     questions_of,
 )
 from diht_k8s.recipe.evaluate.class_texts import templates_of
+from diht_k8s.recipe.evaluate.encoding import EncodedImages, joined
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples

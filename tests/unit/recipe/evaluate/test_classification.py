@@ -8,12 +8,10 @@ from sklearn.metrics import f1_score
 
 from diht_k8s.recipe.evaluate.classification import (
     by_group,
-    class_embeddings,
     classification,
-    fill,
     macro_f1,
-    prompts,
 )
+from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, fill, prompts
 
 
 def rng() -> np.random.Generator:
@@ -36,9 +34,9 @@ def test_prompts_when_templates_are_several_keep_a_class_together() -> None:
     assert prompts(["a", "b"], ["x {}", "y {}"]) == ["x a", "y a", "x b", "y b"]
 
 
-def test_class_embeddings_when_templates_are_several_are_unit_means() -> None:
+def test_ensembles_when_templates_are_several_are_unit_means() -> None:
     features = np.array([[1, 0], [0, 1], [0, -1], [0, -1]], dtype=np.float32)
-    assert class_embeddings(features, 2) == pytest.approx(np.array([[2**-0.5, 2**-0.5], [0, -1]]))
+    assert ensemble_prompts(features, 2) == pytest.approx(np.array([[2**-0.5, 2**-0.5], [0, -1]]))
 
 
 def test_classification_when_classes_are_uneven_tells_accuracy_from_balanced_accuracy() -> None:

@@ -10,27 +10,28 @@ import pytest
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import FewShot
-from diht_k8s.recipe.evaluate import tasks
-from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, EncodedImages
-from diht_k8s.recipe.evaluate.few_shot import FewShotCurve, FewShotDraw
-from diht_k8s.recipe.report.per_image import PER_IMAGE
+from diht_k8s.recipe.evaluate import classification, retrieval
+from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage
+from diht_k8s.recipe.evaluate.encoding import EncodedImages
+from diht_k8s.recipe.evaluate.few_shot import FewShotCurve, FewShotDraw, curve_json
+from diht_k8s.recipe.evaluate.results import Measured
 
 LOADED = cast("Any", SimpleNamespace(logit_scale=50.0))
 
 
-def classified(labels: list[int], named: list[int], classes: int) -> dict[str, Any]:
+def classified(labels: list[int], named: list[int], classes: int) -> Measured:
     """The result of images that look like one class and are of another."""
     eye = np.eye(classes, dtype=np.float32)
     items = [BenchmarkImage("0.tar", str(row), str(row), (), label) for row, label in enumerate(labels)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "encode_texts", lambda loaded, texts: eye)
+        patch.setattr(classification, "encode_texts", lambda loaded, texts: eye)
         names = [f"class {number}" for number in range(classes)]
-        return tasks.classify(EncodedImages(items, eye[named]), names, ["{}"], LOADED, None, [0])
+        return classification.classify(EncodedImages(items, eye[named]), names, ["{}"], LOADED, None, [0])
 
 
 def test_mistakes_are_the_commonest_pairs_of_classes_without_the_right_ones() -> None:
     found = classified([0, 0, 0, 1, 1, 2], [1, 1, 0, 0, 1, 2], 3)
-    assert found["confused"] == [
+    assert found.figures["confused"] == [
         {"true": "class 0", "named": "class 1", "pictures": 2},
         {"true": "class 1", "named": "class 0", "pictures": 1},
     ]
@@ -38,10 +39,10 @@ def test_mistakes_are_the_commonest_pairs_of_classes_without_the_right_ones() ->
 
 def test_hits_when_classes_are_more_than_five_are_kept_of_each_image() -> None:
     found = classified([0, 1, 6], [0, 0, 0], 7)
-    hits = {name: hits_N.tolist() for name, (hits_N, _) in found[PER_IMAGE].figures.items()}
+    hits = {name: hits_N.tolist() for name, (hits_N, _) in found.per_image.figures.items()}
     assert hits["top-1"] == [1, 0, 0]
     assert hits["top-5"] == [1, 1, 0]
-    assert found["without_class"] == 0
+    assert found.figures["without_class"] == 0
 
 
 def test_class_when_it_has_no_name_is_an_error_of_the_data() -> None:
@@ -49,21 +50,21 @@ def test_class_when_it_has_no_name_is_an_error_of_the_data() -> None:
         classified([3], [0], 3)
 
 
-def retrieved(images: np.ndarray, texts: np.ndarray) -> dict[str, Any]:
+def retrieved(images: np.ndarray, texts: np.ndarray) -> Measured:
     items = [BenchmarkImage("0.tar", str(row), f"u{row}", (f"text {row}",), None) for row in range(len(images))]
     items.append(BenchmarkImage("0.tar", "x", "x", (), None))
     features = np.concatenate([images, images[:1]]).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "encode_texts", lambda loaded, each: texts.astype(np.float32))
-        return tasks.retrieve(EncodedImages(items, features), ["{}"], LOADED, [0])
+        patch.setattr(retrieval, "encode_texts", lambda loaded, each: texts.astype(np.float32))
+        return retrieval.retrieve(EncodedImages(items, features), ["{}"], LOADED, [0])
 
 
 def test_examples_are_the_hits_by_margin_and_the_misses_by_rank() -> None:
     angles = np.radians([0, 40, 88, 180, 181, 270, 300, 137])
     images = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     found = retrieved(images, images[[0, 1, 2, 4, 5, 3, 6, 7]])  # captions 3, 4 and 5 are those of one another
-    assert (found["pictures"], found["captions"], found["without_caption"]) == (8, 8, 1)
-    shown = found["examples"]["text_to_image"]
+    assert (found.figures["pictures"], found.figures["captions"], found.figures["without_caption"]) == (8, 8, 1)
+    shown = found.figures["examples"]["text_to_image"]
     assert [each["picture"] for each in shown["best"]] == ["u2", "u7", "u0", "u1"]
     assert [(each["picture"], each["rank"]) for each in shown["worst"]] == [("u5", 4.0), ("u4", 3.0), ("u3", 2.0)]
     second = shown["worst"][1]
@@ -73,15 +74,15 @@ def test_examples_are_the_hits_by_margin_and_the_misses_by_rank() -> None:
 
 def test_examples_when_there_is_one_image_are_that_one() -> None:
     found = retrieved(np.eye(2)[:1], np.eye(2)[:1])
-    assert [each["picture"] for each in found["examples"]["image_to_text"]["best"]] == ["u0"]
-    assert found["examples"]["image_to_text"]["worst"] == []
+    assert [each["picture"] for each in found.figures["examples"]["image_to_text"]["best"]] == ["u0"]
+    assert found.figures["examples"]["image_to_text"]["worst"] == []
 
 
 def test_examples_when_there_are_two_images_go_by_margin() -> None:
     images = np.array([[1.0, 0.0], [0.8, 0.6]])
     texts = np.array([[1.0, 0.0], [0.0, 1.0]])
     found = retrieved(images, texts)
-    assert [each["picture"] for each in found["examples"]["text_to_image"]["best"]] == ["u1", "u0"]
+    assert [each["picture"] for each in found.figures["examples"]["text_to_image"]["best"]] == ["u1", "u0"]
 
 
 def test_points_of_the_probe_are_mean_and_spread_over_the_draws() -> None:
@@ -89,7 +90,7 @@ def test_points_of_the_probe_are_mean_and_spread_over_the_draws() -> None:
         return FewShotDraw(shots, seed, probe, 0.1, 0.2, 0.3, 1.0, 0.1, 0.01, True, 1e-9)
 
     curve = FewShotCurve([draw(1, 0, 0.4), draw(1, 1, 0.6), draw(4, 0, 0.5)], {9: "few"}, 7)
-    found = tasks._few_shot(curve)
+    found = curve_json(curve)
     first, second = found["points"]
     assert first["probe"] == pytest.approx({"mean": 0.5, "low": 0.4, "high": 0.6, "deviation": 0.02**0.5})
     assert second["probe"] == {"mean": 0.5, "low": 0.5, "high": 0.5, "deviation": 0.0}
@@ -104,10 +105,10 @@ def test_probe_when_it_starts_from_zero_shot_has_the_models_logit_scale(monkeypa
         seen["zero_shot"] = zero_shot_CD
         return FewShotCurve([], {}, 0)
 
-    monkeypatch.setattr(tasks, "few_shot_curve", curve)
-    monkeypatch.setattr(tasks, "encode_texts", lambda loaded, texts: np.eye(2, dtype=np.float32))
+    monkeypatch.setattr(classification, "few_shot_curve", curve)
+    monkeypatch.setattr(classification, "encode_texts", lambda loaded, texts: np.eye(2, dtype=np.float32))
     items = [BenchmarkImage("0.tar", str(row), str(row), (), row % 2) for row in range(4)]
     images = EncodedImages(items, np.eye(2, dtype=np.float32)[[0, 1, 0, 1]])
-    result = tasks.classify(images, ["a", "b"], ["{}"], LOADED, FewShot(shots=[1], seeds=1), [0])
-    assert result["top1"] == 1.0
+    result = classification.classify(images, ["a", "b"], ["{}"], LOADED, FewShot(shots=[1], seeds=1), [0])
+    assert result.figures["top1"] == 1.0
     assert seen["zero_shot"].tolist() == [[50.0, 0.0], [0.0, 50.0]]
