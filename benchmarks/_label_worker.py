@@ -11,7 +11,10 @@ import torch
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.label import stage
+from diht_k8s.recipe.label import (
+    predict_step,  # noqa: F401 (as timm)
+    stage,
+)
 from diht_k8s.recipe.runtime.stage import run_stage
 
 if __name__ == "__main__":

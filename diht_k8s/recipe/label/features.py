@@ -13,7 +13,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final, TypeVar
 
@@ -23,10 +23,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.label.teacher import TeacherNetwork
-from diht_k8s.recipe.runtime.bad_shards import Damage
+from diht_k8s.recipe.label.caption_concepts import read_captions
+from diht_k8s.recipe.label.job import LabelJob
+from diht_k8s.recipe.label.teacher import LazyTeacher, TeacherNetwork
+from diht_k8s.recipe.runtime.bad_shards import Damage, lost_sample
 from diht_k8s.recipe.shards.images import BadImageError, decode
+from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
 T = TypeVar("T")
@@ -96,6 +100,25 @@ def extract(
         torch.tensor([problem is None for problem in problems]),
         Counter(problem for problem in problems if problem is not None),
     )
+
+
+def extract_shard(
+    job: LabelJob, teacher: LazyTeacher, shard: Shard, on_images: Callable[[int], None]
+) -> TeacherFeatures:
+    """Features of a kept shard, with a row for each pair that the filter kept."""
+    found = extract(teacher.loaded, _kept_samples(job, shard), shard.uri, on_images)
+    return replace(found, damage=job.bad_shards.found.get(shard.name))
+
+
+def _kept_samples(job: LabelJob, shard: Shard) -> Iterator[Sample]:
+    """The pairs of a kept shard; placeholders for those behind its damage, so that rows of all files match."""
+    samples, count = read_pairs(job.context.storage, shard, check=job.context.stop.raise_if_requested), 0
+    for sample in job.bad_shards.salvage(shard.name, samples):
+        yield sample
+        count += 1
+    if shard.name in job.bad_shards.found:
+        uids = read_captions(job.context.storage, job.context.layout, shard).uids
+        yield from map(lost_sample, uids[count:])
 
 
 Decoded = tuple[Sample, Tensor | None, str | None]

@@ -1,8 +1,8 @@
-"""The step `heads`: features and captions of the training images in, `heads.json` and `teacher_heads.safetensors` out.
+"""The step `heads`: images and captions of the training shards in, `heads.json` and `teacher_heads.safetensors` out.
 
-Each head is trained to a file of its own, `heads/KIND.safetensors`; at the end both are joined. A head sees cached features
-only, so its training takes a few percent of the time that the teacher took for them. An interrupted training resumes from
-`heads/KIND.state`, to the same bytes.
+The images pass the teacher first (`features/SHARD.safetensors`). Then each concept head is fitted, to a file of its own,
+`heads/KIND.safetensors`; at the end both are joined. A head sees cached features only, so its fit takes a few percent of
+the time that the teacher took for them. An interrupted fit resumes from `heads/KIND.state`, to the same bytes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,24 @@ from torch import Tensor
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.label.caption_concepts import KeptCaptions, read_captions
-from diht_k8s.recipe.label.features import TeacherFeatures, hash64, read_features, read_safetensors
+from diht_k8s.recipe.label.features import (
+    TeacherFeatures,
+    extract_shard,
+    hash64,
+    read_features,
+    read_safetensors,
+    write_features,
+)
 from diht_k8s.recipe.label.head_metrics import head_figures
 from diht_k8s.recipe.label.heads import Head, State, TrainingImages, fit_head, folds_of
-from diht_k8s.recipe.label.job import LabelJob
+from diht_k8s.recipe.label.job import LabelJob, LabelProgress
 from diht_k8s.recipe.label.targets import Targets, concatenated, encode
+from diht_k8s.recipe.label.teacher import LazyTeacher, device
 from diht_k8s.recipe.label.teacher_classes import with_own_classes
 from diht_k8s.recipe.label.teacher_weights import first_line
 from diht_k8s.recipe.label.vocabulary import Concepts
 from diht_k8s.recipe.label.vocabulary_step import read_vocabulary
-from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.sources import Shard, share
 
 KINDS: Final[tuple[str, ...]] = ("objects", "attributes")
 MEMORY_BYTES: Final = 1 << 30
@@ -40,9 +48,18 @@ SAVE_SECONDS: Final = 300.0
 """Interval at which the state of a long training is saved."""
 
 
-def device() -> torch.device:
-    """A GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def make_features(job: LabelJob, teacher: LazyTeacher) -> None:
+    """Pass this worker's share of the training shards through the teacher."""
+    mine = share(job.training_shards, job.context.worker, job.context.workers)
+    todo = job.missing("features", ".safetensors", mine)
+    job.context.storage.reserve(job.context.layout.features(shard.name) for shard in todo)
+    count = LabelProgress(job, "teacher", "features", ".safetensors", job.training_shards)
+    for shard in todo:
+        job.context.stop.raise_if_requested()
+        found = extract_shard(job, teacher, shard, count.within_shard)
+        uri = job.context.layout.features(shard.name)
+        write_features(job.context.storage, uri, found, job.header)
+        count.shard_done()
 
 
 def fit_heads(job: LabelJob, classifier: Callable[[], tuple[Tensor, Tensor] | None]) -> None:

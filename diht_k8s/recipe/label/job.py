@@ -16,6 +16,7 @@ from diht_k8s.api.layout import join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime.bad_shards import BadShards
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.shard_progress import ShardProgress
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.sources import Shard
 
@@ -66,6 +67,35 @@ class LabelJob:
     def training_shards(self) -> list[Shard]:
         """The shards that train the heads."""
         return [shard for shard in self.shards if shard.name in self.training]
+
+
+class LabelProgress:
+    """Counts the images of the whole stage: finished shards of all workers and this worker's current one."""
+
+    def __init__(self, job: LabelJob, step: str, folder: str, suffix: str, shards: Sequence[Shard]) -> None:
+        self._job, self._folder, self._suffix, self._shards = job, folder, suffix, shards
+        self._committed = ShardProgress(job.context, folder)
+        self._done = self._finished()
+        job.context.progress.start(step, job.samples(shards), done=self._done)
+
+    def _finished(self) -> int:
+        total = self._job.samples(self._shards)
+        return total - self._job.samples(self._job.missing(self._folder, self._suffix, self._shards))
+
+    def within_shard(self, images: int) -> None:
+        """Some images of the current shard are done; may raise to stop."""
+        self._job.context.stop.raise_if_requested()
+        self._update(self._done + images)
+
+    def shard_done(self) -> None:
+        """The current shard is done."""
+        self._committed.shard_done()
+        self._done = self._finished()
+        self._update(self._done)
+
+    def _update(self, done: int) -> None:
+        bad_shards = len(self._job.bad_shards.found)
+        self._job.context.progress.update(done, {"bad_shards": bad_shards} if bad_shards else None)
 
 
 def make_job(context: Context) -> LabelJob:

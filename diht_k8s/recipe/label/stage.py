@@ -55,14 +55,13 @@ def _execute_steps(names: Sequence[str], job: LabelJob) -> Outcome | None:
         make_vocabulary(job)
     if names == ("vocabulary",):
         return None
-    from diht_k8s.recipe.label import (  # torch: not needed before, nor by a stage that ends as cached
-        heads_step,
-        predict_step,
-    )
+    # torch: not needed before, nor by a stage that ends as cached
+    from diht_k8s.recipe.label import heads_step, predict_step
+    from diht_k8s.recipe.label.teacher import LazyTeacher, claim_threads
 
-    teacher = predict_step.LazyTeacher(job, predict_step.claim_threads())
+    teacher = LazyTeacher(job.label.teacher, job.context.storage, claim_threads())
     if "heads" in names:
-        predict_step.make_features(job, teacher)
+        heads_step.make_features(job, teacher)
         heads_step.fit_heads(job, lambda: teacher.loaded.classifier)
         heads_step.join_heads(job)
     if "predict" not in names:

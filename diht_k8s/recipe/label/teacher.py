@@ -10,7 +10,8 @@ Shapes: B images of a batch, H x W pixels, D features.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Teacher as TeacherConfig
 from diht_k8s.recipe.label.swag import swag
-from diht_k8s.recipe.label.teacher_weights import Weights, first_line, fit_weights, or_near, read_weights
+from diht_k8s.recipe.label.teacher_weights import Weights, first_line, fit_weights, or_near, read_weights, weights_uri
 from diht_k8s.recipe.shards.storage import Storage
 
 CPU_BATCH_PIXELS: Final = 200_000
@@ -94,6 +95,35 @@ def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torc
             f"label.teacher.imageSize {size[0]}: {config.model} cannot take such images ({first_line(error)}): unset it"
         ) from error
     return TeacherNetwork(preprocess, network, dimension, size, device, classifier)
+
+
+class LazyTeacher:
+    """The teacher, loaded when the first image needs it: timm takes seconds to import."""
+
+    def __init__(self, config: TeacherConfig, storage: Storage, threads: int) -> None:
+        self._config, self._storage, self._threads = config, storage, threads
+
+    @cached_property
+    def loaded(self) -> TeacherNetwork:
+        """The network with its weights."""
+        loaded = load_teacher(self._config, self._storage, weights_uri(self._config), device())
+        return replace(loaded, threads=self._threads)
+
+
+def device() -> torch.device:
+    """A GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def claim_threads() -> int:
+    """The threads of this process, for the teacher; torch's own operators get one of them on a CPU.
+
+    Features and heads then have the same bits on machines with different numbers of cores.
+    """
+    threads = torch.get_num_threads()
+    if device().type == "cpu":
+        torch.set_num_threads(1)
+    return threads
 
 
 class _BeforeClassifier(nn.Module):

@@ -289,7 +289,7 @@ def test_stop_when_the_heads_are_trained_then_resumes_after_the_epoch_to_the_sam
     monkeypatch.setattr(heads_step, "MEMORY_BYTES", 0)  # features on disk give the same
     label(stopped.run(heads=heads), step="vocabulary")
     flag, epochs = StopFlag(), list[int]()
-    original = heads_step.train_head
+    original = heads_step.fit_head
 
     def stops(images: Any, targets: Any, config: Any, seed: int, device: Any, on_epoch: Any, state: Any) -> Any:
         def after_epoch(epoch: int, *rest: Any) -> None:
@@ -299,7 +299,7 @@ def test_stop_when_the_heads_are_trained_then_resumes_after_the_epoch_to_the_sam
 
         return original(images, targets, config, seed, device, after_epoch, state)
 
-    monkeypatch.setattr(heads_step, "train_head", stops)
+    monkeypatch.setattr(heads_step, "fit_head", stops)
     with pytest.raises(StopRequested):
         label(stopped.run(heads=heads), step="heads", stop=flag)
     assert (stopped.folder / "label" / "heads" / "objects.state").exists()
