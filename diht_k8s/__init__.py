@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from diht_k8s.recipe.evaluate import load_model
+    from diht_k8s.recipe.clip_models.loading import load_model
     from diht_k8s.recipe.filter import CaptionParser, TextSpotter
     from diht_k8s.recipe.open_pairs import open_pairs
     from diht_k8s.recipe.train.loss.losses import hn_nce_loss
@@ -22,7 +22,7 @@ _MODULES: Final = {
     "CaptionParser": "recipe.filter",
     "TextSpotter": "recipe.filter",
     "hn_nce_loss": "recipe.train.loss.losses",
-    "load_model": "recipe.evaluate",
+    "load_model": "recipe.clip_models.loading",
     "open_pairs": "recipe.open_pairs",
 }
 

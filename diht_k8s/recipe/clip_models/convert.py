@@ -1,4 +1,4 @@
-"""Converts any model that `load_model` takes to an open_clip folder, a weights file or a released-style checkpoint."""
+"""Conversion of any model that `load_model` takes to an open_clip folder, a weights file or a released-style checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files make up a model: the weights in a folder, the configuration beside a file, and the identity of both.
+"""The files of a model: the weights in a folder, the configuration beside a file, and the identity of both.
 
 This is the one place that knows suffixes: the files that are loaded are the files that are identified, so new weights
 never pass for evaluated ones. It imports nothing heavy.
@@ -40,7 +40,7 @@ def is_weights(name: str) -> bool:
     return PurePosixPath(name).suffix in WEIGHT_SUFFIXES
 
 
-def bare(source: str) -> str:
+def without_prefix(source: str) -> str:
     """A source without open_clip's prefix for local folders."""
     return source.removeprefix("local-dir:")
 
@@ -70,7 +70,7 @@ def weights_in(folder: str, storage: Storage) -> str:
 
 def model_identity(source: str, storage: Storage) -> str:
     """Changes when the model does: the identity of its files, or the release of open_clip for an open_clip name."""
-    source = bare(source)
+    source = without_prefix(source)
     if not storage.exists(source):
         return f"{source} open_clip {importlib.metadata.version('open_clip_torch')}"
     return _identity(source, storage, storage.identity)
@@ -82,7 +82,7 @@ def model_digest(source: str, storage: Storage) -> str:
     Raises:
         UserError: there is no such model.
     """
-    source = bare(source)
+    source = without_prefix(source)
     if not storage.exists(source):
         raise UserError(f"{source} does not exist: give a folder with {CONFIG_NAME}, or a weights file")
     return sha256_of(_identity(source, storage, lambda uri: weights_sha256(storage, uri)))

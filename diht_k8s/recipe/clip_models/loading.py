@@ -1,4 +1,4 @@
-"""Loads any CLIP-type model: our export, an open_clip folder, name or checkpoint file. Never runs code from a file.
+"""`load_model` for any CLIP-type model: our export, an open_clip folder, name or checkpoint file. No code in a file runs.
 
 Heavy libraries are imported when a model is loaded, not when this module is.
 """
@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from diht_k8s.api.errors import DataError, DihtError, UserError, suggestion
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.clip_models.architecture import infer_config
-from diht_k8s.recipe.clip_models.files import CONFIG_NAME, TEXT_SUFFIXES, bare, folder_of, is_weights, weights_in
+from diht_k8s.recipe.clip_models.files import (
+    CONFIG_NAME,
+    TEXT_SUFFIXES,
+    folder_of,
+    is_weights,
+    weights_in,
+    without_prefix,
+)
 from diht_k8s.recipe.clip_models.released import check_digest, names_digest
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -82,11 +89,11 @@ def load_model(source: str, storage: Storage | None = None, *, architecture: str
         UserError: no such model, or a pickle that holds more than tensors (it is refused; its code does not run).
         DataError: the weights are damaged, differ from the digest in the name, or do not fit (the first key is named).
     """
-    storage, source = storage or Storage(), bare(source)
+    storage, source = storage or Storage(), without_prefix(source)
     if is_weights(source) and storage.exists(source):
-        return _from_file(source, storage, architecture, _short(source))
+        return _from_file(source, storage, architecture, _short_name(source))
     if storage.exists(join(source, CONFIG_NAME)):
-        return _from_file(weights_in(source, storage), storage, architecture, _short(source))
+        return _from_file(weights_in(source, storage), storage, architecture, _short_name(source))
     if is_weights(source) or storage.exists(source) or "://" in source:
         raise UserError(f"{source} is not a model: give a folder with {CONFIG_NAME} or a checkpoint file that exists")
     return _from_name(source)
@@ -105,10 +112,10 @@ def _from_file(uri: str, storage: Storage, architecture: str | None, name: str) 
         made: Any = open_clip.create_model_from_pretrained(place, device=_device(), weights_only=True)
         model, transform = made
         tokenizer = open_clip.get_tokenizer(architecture or place)
-        return LoadedModel(_ready(model), transform, tokenizer, name, document["model_cfg"], assumed=assumed)
+        return LoadedModel(_prepared(model), transform, tokenizer, name, document["model_cfg"], assumed=assumed)
 
 
-def _ready(model: Any) -> torch.nn.Module:
+def _prepared(model: Any) -> torch.nn.Module:
     """In evaluation mode; convolutional towers use channels-last memory, 1.4 x as fast with equal results."""
     import torch
 
@@ -176,7 +183,7 @@ def _from_name(source: str) -> LoadedModel:
         )
     model, _, transform = made
     config = {**config, "quick_gelu": True} if quick else config
-    return LoadedModel(_ready(model), transform, open_clip.get_tokenizer(name), source, config, trained=bool(tag))
+    return LoadedModel(_prepared(model), transform, open_clip.get_tokenizer(name), source, config, trained=bool(tag))
 
 
 def _known_config(name: str) -> dict[str, Any]:
@@ -244,6 +251,6 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _short(uri: str) -> str:
+def _short_name(uri: str) -> str:
     """The last parts of a path: reports are shared, and the rest is private."""
     return "/".join(uri.rstrip("/").split("/")[-2:])

@@ -1,4 +1,4 @@
-"""Visual question answering as the ranking of candidate answers. Pure.
+"""Visual question answering as the ranking of candidate answers.
 
 A CLIP model writes no text, so each candidate answer is put into the template with its question, and the image ranks
 the texts. We do not know the paper's own recipe; this one is our choice. The score of an answer is VQAv2's: with ten

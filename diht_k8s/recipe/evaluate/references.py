@@ -47,7 +47,7 @@ class References:
         self._retrieval = any(benchmark.type == "Retrieval" for benchmark in evaluate.chosen)
         self._label = find_committed(context.storage, context.layout, Stage.LABEL) if context.run.spec.label else None
 
-    def of(self, images: EncodedImages, seed: list[int], model: PerImage) -> Json:
+    def compare(self, images: EncodedImages, seed: list[int], model: PerImage) -> Json:
         """References of a retrieval benchmark, each with its difference to the model, and a note for each missing one."""
         captioned = images.chosen(lambda item: bool(item.captions))
         found: list[Json] = []

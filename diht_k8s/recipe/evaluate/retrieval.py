@@ -1,4 +1,4 @@
-"""Retrieval both ways: R@k with intervals, chance and ranks from features of images and captions, with the best and worst queries as examples.
+"""Retrieval both ways: R@k with intervals, chance and ranks, and the best and worst queries as examples.
 
 Tie rule: if wrong items score exactly as high as the best right one, the result is the mean over all orders of the tied
 items, so a hit can be fractional. A model that gives every item the same score gets exactly chance, and nothing depends

@@ -1,5 +1,4 @@
-"""Stage 4 as a program: a model and benchmark shards to `features/*`, `benchmarks/*.json`, the report and
-the model's card.
+"""Stage 4, evaluate: a model and benchmark shards to `features/*`, `benchmarks/*`, the report and the model's card.
 
 Each benchmark goes through four steps, of which each hands on a value: its texts and the images of its shards are read
 (`BenchmarkTexts`, `BenchmarkImage`), the images encoded (`EncodedImages`), the figures measured (`Measured`), and all of
@@ -154,7 +153,7 @@ def _evaluated(
     texts = read_texts(storage, benchmark)
     images = _images(context, benchmark, files)
     measured = measure(benchmark, texts, images, model(), evaluate.few_shot, seed)
-    compared = references.of(images, seed, measured.per_image) if benchmark.type == "Retrieval" else {}
+    compared = references.compare(images, seed, measured.per_image) if benchmark.type == "Retrieval" else {}
     seen = {} if compared else {"seen": references.seen(images)}
     item_of = {item.uid: item for item in images.items}
     shown = [(Shard(benchmark.name, item_of[uid].uri, benchmark.name), uid) for uid in measured.shown]

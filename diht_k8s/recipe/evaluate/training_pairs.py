@@ -1,4 +1,4 @@
-"""The run's training pairs, as the references of a benchmark are fitted on them: raw pixels, captions, teacher features.
+"""The run's training pairs, on which references are fitted: raw pixels, captions and teacher features of each.
 
 Digests of the images find those that a benchmark shares with the training. A run without a retrieval benchmark needs
 nothing else, so its images are read but not decoded.

@@ -1,4 +1,4 @@
-"""How good the heads are on images that they never saw, compared with what the frequencies alone would give.
+"""Quality of the heads on images that they never saw: average precision beside that of the frequencies alone, calibration.
 
 In: a head, features, targets and folds. Out: figures for `heads.json`. Without cross-fitting (K = 1) the unseen images are the
 held-out slice.

@@ -1,9 +1,10 @@
-"""The teacher's linear heads: trained on frozen features with soft targets, one per fold and one on all images.
+"""Concept heads of the teacher: linear classifiers fitted on frozen features with soft targets, one per fold and one on all images.
 
 In: features, targets and folds of the training images. Out: weights that apply to raw features. Pure but for progress.
 The paper (section 3.2) trains two linear classifiers with a soft-target cross-entropy; optimiser, schedule, standardisation
-and folds are our choice, and so are heads of sigmoids, which may find no concept likely, and the temperature. The fold heads and the head on all images are trained together: one batch passes through all of them,
-and each head ignores the images of its own fold. A head's fold is also its held-out slice, which decides when to stop.
+and folds are our choice, and so are heads of sigmoids, which may find no concept likely, and the temperature. The fold heads
+and the head on all images are fitted together: one batch passes through all of them, and each head ignores the images of its
+own fold. A head's fold is also its held-out slice, which decides when to stop.
 
 Shapes: N training images, B of a batch, D features, C classes, M heads (K folds, then the one on all images; 1 without
 cross-fitting).
@@ -72,14 +73,14 @@ class Head:
         probabilities_BC = torch.empty(len(features_BD), self.weight_MCD.shape[1])
         for head in head_B.unique().tolist():
             rows = (head_B == head).nonzero().flatten()
-            probabilities_BC[rows] = self._by(head, features_BD[rows])
+            probabilities_BC[rows] = self._probabilities(head, features_BD[rows])
         return probabilities_BC
 
     def all_data_probabilities(self, features_BD: Tensor) -> Tensor:
         """Those of the head on all images: for comparison, it has seen the captions that it is compared with."""
-        return self._by(len(self.weight_MCD) - 1, features_BD)
+        return self._probabilities(len(self.weight_MCD) - 1, features_BD)
 
-    def _by(self, head: int, features_BD: Tensor) -> Tensor:
+    def _probabilities(self, head: int, features_BD: Tensor) -> Tensor:
         weight_CD, bias_C = self.weight_MCD[head], self.bias_MC[head]
         features_BD = features_BD.to(weight_CD.device, weight_CD.dtype)
         logits_BC = functional.linear(features_BD, weight_CD, bias_C)
@@ -141,7 +142,7 @@ def fit_head(
     on_epoch: OnEpoch,
     state: State | None = None,
 ) -> Head:
-    """Train one head (objects or attributes) in all folds.
+    """Fit one concept head (objects or attributes) in all folds.
 
     Args:
         images: features and folds.
@@ -155,16 +156,16 @@ def fit_head(
     Returns:
         Weights of the epoch with the least held-out loss, applicable to raw features.
     """
-    training = _Training(images, targets, config, seed, device)
+    fit = _Fit(images, targets, config, seed, device)
     if state is not None:
-        training.restore(state)
-    while not training.is_over():
-        training.epoch()
-        on_epoch(len(training.history), training.history[-1], training.state)
-    return training.head()
+        fit.restore(state)
+    while not fit.is_over():
+        fit.epoch()
+        on_epoch(len(fit.history), fit.history[-1], fit.state)
+    return fit.head()
 
 
-class _Training:
+class _Fit:
     """Weights, optimiser, schedule and best epoch of one head in all folds, on standardised features."""
 
     def __init__(
@@ -175,7 +176,7 @@ class _Training:
         self.factor_N = repeat_factors(targets) if config.kind == "Softmax" else np.ones(len(targets.present))
         self.rng = np.random.default_rng(seed)
         heads = images.folds + 1 if images.folds > 1 else 1
-        self.mean_D, self.scale_D = _standard(images.features_ND)
+        self.mean_D, self.scale_D = _standardisation(images.features_ND)
         bias_C = _frequency_logits(targets, config.kind)
         dimension = images.features_ND.shape[1]
         self.weight_MCD = torch.zeros(heads, targets.classes, dimension, device=device, requires_grad=True)
@@ -199,7 +200,7 @@ class _Training:
     def epoch(self) -> None:
         """One pass over the up-sampled images, and the loss on the images that a head may not see."""
         order = epoch_order(self.factor_N, self.rng)
-        total = sum(self._step(rows_B) * len(rows_B) for rows_B in _chunks(order, self.config.batch_size))
+        total = sum(self._step(rows_B) * len(rows_B) for rows_B in _batches(order, self.config.batch_size))
         loss = total / max(1, len(order))
         held_out = self._held_out_loss()
         self.history.append({"loss": loss, "held_out_loss": loss if held_out is None else held_out})
@@ -223,7 +224,7 @@ class _Training:
         if not len(rows):
             return None
         weights = (self.weight_MCD, self.bias_MC)
-        sums = [self._held_out_sums(chunk, weights, (1.0,))[0] for chunk in _chunks(rows, CHUNK)]
+        sums = [self._held_out_sums(chunk, weights, (1.0,))[0] for chunk in _batches(rows, CHUNK)]
         return float(sum(sums)) / len(rows)
 
     def _held_out_rows(self) -> npt.NDArray[np.int64]:
@@ -248,7 +249,7 @@ class _Training:
         rows = self._held_out_rows()[: max(1, CALIBRATION_ENTRIES // self.targets.classes)]
         if not len(rows):
             return 1.0
-        sums = [self._held_out_sums(chunk, self.best, TEMPERATURES) for chunk in _chunks(rows, CHUNK)]
+        sums = [self._held_out_sums(chunk, self.best, TEMPERATURES) for chunk in _batches(rows, CHUNK)]
         return TEMPERATURES[int(np.sum(sums, axis=0).argmin())]
 
     def _standardised(self, rows_B: npt.NDArray[np.int64]) -> Tensor:
@@ -308,7 +309,7 @@ def _frequency_logits(targets: Targets, kind: Kind) -> Tensor:
     return share_C.logit().float()
 
 
-def _standard(features_ND: Tensor) -> tuple[Tensor, Tensor]:
+def _standardisation(features_ND: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and 1 / standard deviation of each feature; features that never change get scale 0."""
     count, dimension = features_ND.shape
     sum_D, square_D = torch.zeros(dimension, dtype=torch.float64), torch.zeros(dimension, dtype=torch.float64)
@@ -322,6 +323,6 @@ def _standard(features_ND: Tensor) -> tuple[Tensor, Tensor]:
     return mean_D.float(), scale_D.float()
 
 
-def _chunks(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:
+def _batches(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

@@ -43,9 +43,9 @@ from diht_k8s.recipe.shards.sources import Shard, share
 
 KINDS: Final[tuple[str, ...]] = ("objects", "attributes")
 MEMORY_BYTES: Final = 1 << 30
-"""Features of more bytes are kept on disk while the heads are trained: 420,000 images of a network with 1,280 features."""
+"""Features of more bytes are kept on disk while the heads are fitted: 420,000 images of a network with 1,280 features."""
 SAVE_SECONDS: Final = 300.0
-"""Interval at which the state of a long training is saved."""
+"""Interval at which the state of a long fit is saved."""
 
 
 def make_features(job: LabelJob, teacher: LazyTeacher) -> None:
@@ -63,7 +63,7 @@ def make_features(job: LabelJob, teacher: LazyTeacher) -> None:
 
 
 def fit_heads(job: LabelJob, classifier: Callable[[], tuple[Tensor, Tensor] | None]) -> None:
-    """Train the heads that are missing on the features of the training shards, each to a file of its own.
+    """Fit the concept heads that are missing on the features of the training shards, each to a file of its own.
 
     `classifier` gives the teacher's own weights and biases, and is called where its classes are concepts.
     """
@@ -76,11 +76,11 @@ def fit_heads(job: LabelJob, classifier: Callable[[], tuple[Tensor, Tensor] | No
     images, targets = training_images(job, {kind: getattr(vocabulary, kind) for kind in todo})
     context.progress.start("heads", len(todo) * config.epochs, unit="epochs")
     for number, kind in enumerate(todo):
-        watch = _Watch(job, kind, number * config.epochs)
+        progress = _FitProgress(job, kind, number * config.epochs)
         seed = context.run.spec.seed + KINDS.index(kind)
         concepts: Concepts = getattr(vocabulary, kind)
         trained = targets[kind].first(len(concepts.trained)) if concepts.teacher_classes else targets[kind]
-        head = fit_head(images, trained, config, seed, device(), watch, watch.saved())
+        head = fit_head(images, trained, config, seed, device(), progress, progress.saved())
         if concepts.teacher_classes:
             head = with_own_classes(head, images, targets[kind], classifier(), concepts)
         header = {**job.header, "vocabulary_sha256": vocabulary.sha256}
@@ -90,8 +90,8 @@ def fit_heads(job: LabelJob, classifier: Callable[[], tuple[Tensor, Tensor] | No
         context.storage.write_bytes(job.uri("heads", f"{kind}.safetensors"), save(tensors, metadata=metadata))
 
 
-class _Watch:
-    """Reports each epoch, and saves the training's state every `SAVE_SECONDS` and before a stop."""
+class _FitProgress:
+    """Reports each epoch, and saves the state of the fit every `SAVE_SECONDS` and before a stop."""
 
     def __init__(self, job: LabelJob, kind: str, before: int) -> None:
         self._job, self._before = job, before

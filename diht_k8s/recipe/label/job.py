@@ -1,4 +1,4 @@
-"""What every step of label works with: the kept shards, the rows that train the heads, the places of its files."""
+"""The work of one process of the label stage: its shards, the rows that train the heads, its files and its progress."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.clip_models.features import encode_texts
 from diht_k8s.recipe.clip_models.files import model_identity
-from diht_k8s.recipe.evaluate import load_model
+from diht_k8s.recipe.clip_models.loading import load_model
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.small_run import CONFIG, encode_images, export_model
 

@@ -14,7 +14,7 @@ import torch
 from benchmarks.judge import judge
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.evaluate import load_model
+from diht_k8s.recipe.clip_models.loading import load_model
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.images import decode

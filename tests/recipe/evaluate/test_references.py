@@ -63,7 +63,7 @@ def model_hits(rate: float) -> PerImage:
 
 
 def test_difference_is_that_of_the_models_recall_and_the_references(alone: DihtRun, tmp_path: Path) -> None:
-    found = references_of(alone).of(heldout_images(tmp_path), [0], model_hits(0.75))
+    found = references_of(alone).compare(heldout_images(tmp_path), [0], model_hits(0.75))
     (pixels,) = found["references"]
     assert (pixels["name"], pixels["pairs"]) == ("pixels", 90)
     for direction in ("text_to_image", "image_to_text"):
@@ -75,7 +75,7 @@ def test_pairs_when_some_cannot_be_used_are_the_others(alone: DihtRun, tmp_path:
     good = pairs(60, 1000)
     bad = [("x0", {"png": b"junk", "txt": b"a"}), ("x1", {"png": draw("red", "disc", 1)}), ("x2", {"txt": b"alone"})]
     write_samples(Storage(), f"{tmp_path}/raw/0.tar", [*good[:30], *bad, *good[30:]])
-    found = references_of(alone).of(heldout_images(tmp_path), [0], model_hits(1))
+    found = references_of(alone).compare(heldout_images(tmp_path), [0], model_hits(1))
     assert found["references"][0]["pairs"] == 60
     assert found["seen"] == {"pictures": 0, "pairs": 60}
 
@@ -92,7 +92,7 @@ def test_pairs_when_they_are_many_are_the_first(
     if shards > 1:  # what is not needed is not read
         (tmp_path / "raw/2.tar").write_bytes(b"no archive")
     found = references_of(alone, said)
-    assert found.of(heldout_images(tmp_path), [0], model_hits(1))["references"][0]["pairs"] == 55
+    assert found.compare(heldout_images(tmp_path), [0], model_hits(1))["references"][0]["pairs"] == 55
     assert said[0][0] == "reference: training pairs"
 
 
@@ -110,7 +110,7 @@ def test_references_when_there_are_too_many_images_or_too_few_pairs_are_left_out
 ) -> None:
     monkeypatch.setattr(references, "MAX_GALLERY", limit)
     write_samples(Storage(), f"{tmp_path}/raw/0.tar", pairs(training, 1000))
-    found = references_of(alone).of(heldout_images(tmp_path), [0], model_hits(1))
+    found = references_of(alone).compare(heldout_images(tmp_path), [0], model_hits(1))
     assert bool(found["references"]) is (note is None)
     assert note is None or note in found["notes"][0]
 
@@ -127,7 +127,7 @@ def test_references_when_there_are_no_pairs_say_why(tmp_path: Path, data: dict[s
     spec = {**data, "output": f"{tmp_path}/out"}
     run = document(tmp_path, {"model": "ViT-B-32"}, data=spec, filter=None, label=None, train=None)
     found = references_of(run)
-    result = found.of(heldout_images(tmp_path), [0], model_hits(1))
+    result = found.compare(heldout_images(tmp_path), [0], model_hits(1))
     assert (result["references"], result["seen"]) == ([], None)
     assert reason in result["notes"][0]
     assert found.seen(heldout_images(tmp_path)) is None

@@ -14,7 +14,8 @@ import pytest
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.evaluate import classification, encoding, load_model, retrieval
+from diht_k8s.recipe.clip_models.loading import load_model
+from diht_k8s.recipe.evaluate import classification, encoding, retrieval
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.feature_files import read_features
 from diht_k8s.recipe.runtime import claims

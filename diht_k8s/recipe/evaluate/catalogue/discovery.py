@@ -1,4 +1,4 @@
-"""Which benchmarks lie below a folder, those of a list and others.
+"""Benchmarks found below a folder, those of a list and others.
 
 A benchmark is a folder with `test/*.tar`, `test/nshards.txt`, `classnames.txt` and
 `zeroshot_classification_templates.txt`; for its name see `folder_names`.
@@ -22,7 +22,7 @@ from diht_k8s.recipe.shards.storage import Storage
 
 @dataclass(frozen=True)
 class FoundBenchmark:
-    """What of one benchmark is present below a root."""
+    """One benchmark of a list, as it lies below a root."""
 
     entry: CatalogueEntry
     folder: str | None
@@ -51,7 +51,7 @@ def candidate_folders(root: str, storage: Storage) -> set[str]:
 
 
 def find_benchmark(
-    entry: CatalogueEntry, root: str, storage: Storage, present: Collection[str] | None = None
+    entry: CatalogueEntry, root: str, storage: Storage, folders: Collection[str] | None = None
 ) -> FoundBenchmark:
     """Whether a benchmark is below a root, and whether it is complete.
 
@@ -59,9 +59,9 @@ def find_benchmark(
         entry: of a catalogue.
         root: folder or prefix.
         storage: where it is.
-        present: the `candidate_folders` of the root, if they are known.
+        folders: the `candidate_folders` of the root, if they are known.
     """
-    folders = candidate_folders(root, storage) if present is None else present
+    folders = candidate_folders(root, storage) if folders is None else folders
     for name in folder_names(entry.name):
         if name in folders and (shards := _shards(join(root, name), storage)):
             folder = join(root, name)
@@ -70,18 +70,18 @@ def find_benchmark(
 
 
 def find_unlisted(
-    root: str, storage: Storage, present: Collection[str], known: Collection[str]
+    root: str, storage: Storage, folders: Collection[str], known: Collection[str]
 ) -> list[FoundBenchmark]:
     """Benchmarks that lie below a root and are in no list, as they are: type and classes are those of their own files.
 
     Args:
         root: folder or prefix.
         storage: where it is.
-        present: the `candidate_folders` of the root.
+        folders: the `candidate_folders` of the root.
         known: names of benchmarks that are not listed again.
     """
     found: list[FoundBenchmark] = []
-    for name in sorted(present):
+    for name in sorted(folders):
         plain = plain_name(name)
         if plain in known or name in PARENTS or not (shards := _shards(join(root, name), storage)):
             continue

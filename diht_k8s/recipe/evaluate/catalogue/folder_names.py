@@ -1,4 +1,4 @@
-"""How the public tools spell the folder of a benchmark: one table, read in both directions. Pure.
+"""Folder names of benchmarks as the public tools spell them: one table, read in both directions. Pure.
 
 clip-benchmark calls a set `wds/vtab/dtd` and its repository `wds_vtab-dtd`; DataComp's download_evalsets.py writes
 `wds_vtab-dtd_test`.

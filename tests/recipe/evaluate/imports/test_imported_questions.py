@@ -13,8 +13,7 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.clip_models.loading import LoadedModel
-from diht_k8s.recipe.evaluate import load_model
+from diht_k8s.recipe.clip_models.loading import LoadedModel, load_model
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.catalogue.discovery import benchmark_of, candidate_folders, find_unlisted
 from diht_k8s.recipe.report.per_image import per_image_path, read_per_image
