@@ -1,15 +1,14 @@
 """The ridge references of a retrieval benchmark: two closed-form models, fitted on the run's training pairs.
 
 One regresses from 12 x 12 raw pixels, the other from the features of the label stage's teacher, if the label stage kept
-them. The training images are also compared with the benchmark's by digest. If the run has no retrieval benchmark, they
-are read only for that and not decoded.
+them. The training images are also compared with the benchmark's by digest.
 
 Shapes: N training pairs, M test images, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -38,7 +37,7 @@ Json = dict[str, Any]
 
 
 class References:
-    """Reads the training pairs for the first benchmark and keeps them for the others."""
+    """The references of a run: the training pairs are read for the first benchmark and kept for the others."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -47,28 +46,34 @@ class References:
         self._retrieval = any(benchmark.type == "Retrieval" for benchmark in evaluate.chosen)
         self._label = find_committed(context.storage, context.layout, Stage.LABEL) if context.run.spec.label else None
 
+    @cached_property
+    def _pairs(self) -> TrainingPairs | str:
+        """The pairs, or the reason why there are none."""
+        return read_training_pairs(self._context, self._label, decoded=self._retrieval)
+
     def compare(self, images: EncodedImages, seed: list[int], model: PerImage) -> Json:
         """References of a retrieval benchmark, each with its difference to the model, and a note for each missing one."""
         captioned = images.chosen(lambda item: bool(item.captions))
-        found: list[Json] = []
-        notes: list[str] = []
         if len(captioned.items) > MAX_GALLERY:
-            return {"references": found, "notes": [f"no references: more than {MAX_GALLERY} images"], "seen": None}
+            return {"references": [], "notes": [f"no references: more than {MAX_GALLERY} images"], "seen": None}
         pairs = self._pairs
         if isinstance(pairs, str):
-            return {"references": found, "notes": [f"no references: {pairs}"], "seen": None}
+            return {"references": [], "notes": [f"no references: {pairs}"], "seen": None}
         if pairs.number < MIN_PAIRS:
             few = f"no references: only {pairs.number} training pairs, {MIN_PAIRS} needed"
-            return {"references": found, "notes": [few], "seen": self.seen(captioned)}
-        pixels_MD = self._described(captioned)
-        found.append(self._fitted("pixels", np.stack(pairs.pixels), pixels_MD, captioned, seed, model))
+            return {"references": [], "notes": [few], "seen": self.seen(captioned)}
+        notes: list[str] = []
+        features = {"pixels": (pairs.pixels, _raw_pixels(self._context, captioned))}
         if self._label is None:
             notes.append("no reference from the teacher's features: the run has no committed label stage")
         elif len(pairs.teacher) != len(pairs.captions):
             notes.append("no reference from the teacher's features: they no longer lie beside the labels")
         else:
-            teacher_MD = self._teacher_features(captioned)
-            found.append(self._fitted("teacher", np.stack(pairs.teacher), teacher_MD, captioned, seed, model))
+            features["teacher"] = pairs.teacher, _teacher_features(self._context, captioned)
+        found = [
+            _reference(name, np.stack(train), pairs.captions, test_MD, captioned, seed, model)
+            for name, (train, test_MD) in features.items()
+        ]
         return {"references": found, "notes": notes, "seen": self.seen(captioned)}
 
     def seen(self, images: EncodedImages) -> Json | None:
@@ -82,54 +87,36 @@ class References:
         found = sum(item.digest in pairs.digests for item in images.items)
         return {"pictures": found, "pairs": pairs.number}
 
-    def _fitted(
-        self,
-        name: str,
-        train_ND: NDArray[np.floating],
-        test_MD: NDArray[np.floating],
-        captioned: EncodedImages,
-        seed: list[int],
-        model: PerImage,
-    ) -> Json:
-        assert not isinstance(self._pairs, str)
-        captions = [caption for item in captioned.items for caption in item.captions]
-        rng = np.random.default_rng(seed)
-        reference = ridge_reference(train_ND, self._pairs.captions, test_MD, captions, image_of_text(captioned), rng)
-        return _json(name, reference) | {"difference": _differences(reference, model, rng)}
 
-    @cached_property
-    def _pairs(self) -> TrainingPairs | str:
-        """The pairs, or the reason why there are none."""
-        return read_training_pairs(self._context, self._label, decoded=self._retrieval)
+def _raw_pixels(context: Context, captioned: EncodedImages) -> NDArray[np.float32]:
+    """[M, D] raw pixels of the benchmark's images."""
+    wanted = {item.uid for item in captioned.items}
+    pixels = {
+        uid: raw_pixels(image)
+        for uri in dict.fromkeys(item.uri for item in captioned.items)
+        for uid, image in images_of(until_damage(read_samples(context.storage, uri)), wanted)
+    }
+    return np.stack([pixels[item.uid] for item in captioned.items])
 
-    def _described(self, captioned: EncodedImages) -> NDArray[np.float32]:
-        """Raw pixels of the benchmark's images, in its order."""
-        wanted = {item.uid for item in captioned.items}
-        pixels = {
-            uid: raw_pixels(image)
-            for uri in dict.fromkeys(item.uri for item in captioned.items)
-            for uid, image in images_of(until_damage(read_samples(self._context.storage, uri)), wanted)
-        }
-        return np.stack([pixels[item.uid] for item in captioned.items])
 
-    def _teacher_features(self, captioned: EncodedImages) -> NDArray[np.float32]:
-        import torch
+def _teacher_features(context: Context, captioned: EncodedImages) -> NDArray[np.float32]:
+    """[M, D] features of the benchmark's images by the teacher of the label stage."""
+    import torch
 
-        from diht_k8s.recipe.label.teacher import load_teacher
-        from diht_k8s.recipe.label.teacher_weights import weights_uri
+    from diht_k8s.recipe.label.teacher import device, load_teacher
+    from diht_k8s.recipe.label.teacher_weights import weights_uri
 
-        label = self._context.run.spec.label
-        assert label is not None, "a committed label stage is in the run document"
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        teacher = load_teacher(label.teacher, self._context.storage, weights_uri(label.teacher), device)
-        self._context.progress.start("reference: teacher", len(captioned.items))
-        rows: dict[str, NDArray[np.float32]] = {}
-        for batch in _batches(self._context, captioned):
-            self._context.stop.raise_if_requested()
-            features_BD = teacher.features(torch.stack([teacher.preprocess(image) for _, image in batch])).numpy()
-            rows |= {uid: feature_D for (uid, _), feature_D in zip(batch, features_BD, strict=True)}
-            self._context.progress.update(len(rows))
-        return np.stack([rows[item.uid] for item in captioned.items])
+    label = context.run.spec.label
+    assert label is not None, "a committed label stage is in the run document"
+    teacher = load_teacher(label.teacher, context.storage, weights_uri(label.teacher), device())
+    context.progress.start("reference: teacher", len(captioned.items))
+    rows: dict[str, NDArray[np.float32]] = {}
+    for batch in _batches(context, captioned):
+        context.stop.raise_if_requested()
+        features_BD = teacher.features(torch.stack([teacher.preprocess(image) for _, image in batch])).numpy()
+        rows |= {uid: feature_D for (uid, _), feature_D in zip(batch, features_BD, strict=True)}
+        context.progress.update(len(rows))
+    return np.stack([rows[item.uid] for item in captioned.items])
 
 
 def _batches(context: Context, captioned: EncodedImages) -> Iterator[list[tuple[str, Image.Image]]]:
@@ -143,6 +130,30 @@ def _batches(context: Context, captioned: EncodedImages) -> Iterator[list[tuple[
                 batch = []
     if batch:
         yield batch
+
+
+def _reference(
+    name: str,
+    train_ND: NDArray[np.floating],
+    captions_N: Sequence[str],
+    test_MD: NDArray[np.floating],
+    captioned: EncodedImages,
+    seed: list[int],
+    model: PerImage,
+) -> Json:
+    """A reference fitted on features of the training pairs, and its difference to the model."""
+    captions = [caption for item in captioned.items for caption in item.captions]
+    rng = np.random.default_rng(seed)
+    fitted = ridge_reference(train_ND, captions_N, test_MD, captions, image_of_text(captioned), rng)
+    return {
+        "name": name,
+        "pairs": fitted.pairs,
+        "words": fitted.words,
+        "alpha": fitted.alpha,
+        "text_to_image": direction_json(fitted.retrieval.text_to_image),
+        "image_to_text": direction_json(fitted.retrieval.image_to_text),
+        "difference": _differences(fitted, model, rng),
+    }
 
 
 def _differences(reference: RidgeReference, model: PerImage, rng: np.random.Generator) -> Json:
@@ -159,15 +170,4 @@ def _differences(reference: RidgeReference, model: PerImage, rng: np.random.Gene
     return {
         key: {"value": each.value, "interval": [each.low, each.high], "verdict": verdict(each.value, p)}
         for key, each, p in zip(sides, found, adjusted, strict=True)
-    }
-
-
-def _json(name: str, reference: RidgeReference) -> Json:
-    return {
-        "name": name,
-        "pairs": reference.pairs,
-        "words": reference.words,
-        "alpha": reference.alpha,
-        "text_to_image": direction_json(reference.retrieval.text_to_image),
-        "image_to_text": direction_json(reference.retrieval.image_to_text),
     }

@@ -67,16 +67,18 @@ def execute(context: Context) -> Outcome | None:
     from diht_k8s.recipe.evaluate.feature_files import FeatureFiles
     from diht_k8s.recipe.shards.images import decode, decode_as_reference
 
-    files = FeatureFiles(
-        context.storage, join(context.layout.stage(Stage.EVALUATE), "features"), _feature_keys(context)
-    )
+    folder = join(context.layout.stage(Stage.EVALUATE), "features")
+    files = FeatureFiles(context.storage, folder, _feature_keys(context))
     model, claims = cache(partial(_load_model, context)), claims_of(context)
     decoder = decode_as_reference if _evaluate(context.run).decode == "Reference" else decode
     worker = EncodingWorker(context, files, claims, model, decoder)
+
+    def finish() -> Outcome:
+        results, errors = _evaluate_benchmarks(context, files, model)
+        return _report(context, results, errors, {**worker.speed(), **damage_summary(files.damaged)})
+
     worker.encode_share()
-    return until_committed(
-        context, claims, worker.encode_missing, lambda: _finish(context, files, model, worker.speed())
-    )
+    return until_committed(context, claims, worker.encode_missing, finish)
 
 
 def _feature_keys(context: Context) -> dict[str, str]:
@@ -96,43 +98,25 @@ def _load_model(context: Context) -> LoadedModel:
     return load_model(_evaluate(context.run).model or context.layout.model, context.storage)
 
 
-def _finish(
-    context: Context, files: FeatureFiles, model: Callable[[], LoadedModel], speed: dict[str, float]
-) -> Outcome:
-    """Measure the benchmarks without a result and write the report.
-
-    Raises:
-        DataError: a benchmark failed.
-        UserError: a benchmark failed, for a cause in the run document.
-    """
+def _evaluate_benchmarks(
+    context: Context, files: FeatureFiles, model: Callable[[], LoadedModel]
+) -> tuple[list[Json], list[DataError | UserError]]:
+    """The result of each benchmark, of an earlier attempt or of this one; those that failed hold their error."""
     from diht_k8s.recipe.evaluate.references import References
-    from diht_k8s.recipe.report import write_report
 
-    errors: list[DataError | UserError] = []
-    results: list[Json] = []
-    folder, references = context.layout.stage(Stage.EVALUATE), References(context)
+    results, errors = list[Json](), list[DataError | UserError]()
+    references = References(context)
     for number, benchmark in enumerate(_evaluate(context.run).chosen):
         context.stop.raise_if_requested()
         try:
-            kept = read_result(context.storage, folder, number, context.config_sha256)
-            results.append(kept or _evaluated(context, number, benchmark, files, model, references))
+            results.append(_result(context, number, benchmark, files, model, references))
         except (DataError, UserError) as error:
             errors.append(error)
             results.append({"name": benchmark.name, "type": benchmark.type, "error": str(error)})
-    context.progress.start("report", 1, unit="pages")
-    write_report(context, results)
-    context.progress.update(1)
-    _track(context, results)
-    if errors:
-        raise type(errors[0])(f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see report.html)")
-    paths = [path for number in range(len(results)) for path in (result_path(number), per_image_path(number))]
-    paths += ["report.json", "report.html", "README.md"]
-    artefacts = [artefact(context.storage, context.layout, Stage.EVALUATE, path) for path in paths]
-    summary = {"benchmarks": len(results), "samples": sum(result["pictures"] for result in results)}
-    return Outcome(artefacts, {**summary, **speed, **damage_summary(files.damaged)})
+    return results, errors
 
 
-def _evaluated(
+def _result(
     context: Context,
     number: int,
     benchmark: Benchmark,
@@ -140,7 +124,7 @@ def _evaluated(
     model: Callable[[], LoadedModel],
     references: References,
 ) -> Json:
-    """The result of one benchmark, read, measured and written.
+    """The result of one benchmark: from its texts and images to the figures, written as soon as it is there.
 
     Raises:
         DataError: the benchmark's data cannot be used.
@@ -149,12 +133,14 @@ def _evaluated(
     from diht_k8s.recipe.evaluate.measure import measure
     from diht_k8s.recipe.shards.thumbnails import thumbnails
 
-    storage, seed, evaluate = context.storage, [context.run.spec.seed, number], _evaluate(context.run)
+    evaluate, storage, folder = _evaluate(context.run), context.storage, context.layout.stage(Stage.EVALUATE)
+    if (found := read_result(storage, folder, number, context.config_sha256)) is not None:
+        return found
+    seed = [context.run.spec.seed, number]
     texts = read_texts(storage, benchmark)
     images = _images(context, benchmark, files)
     measured = measure(benchmark, texts, images, model(), evaluate.few_shot, seed)
     compared = references.compare(images, seed, measured.per_image) if benchmark.type == "Retrieval" else {}
-    seen = {} if compared else {"seen": references.seen(images)}
     item_of = {item.uid: item for item in images.items}
     shown = [(Shard(benchmark.name, item_of[uid].uri, benchmark.name), uid) for uid in measured.shown]
     result = {
@@ -169,14 +155,14 @@ def _evaluated(
         "decode": evaluate.decode,
         "templates_from": texts.templates.source,
         "class_names_from": texts.class_names.source,
-        **seen,
+        "seen": compared["seen"] if compared else references.seen(images),
         "thumbnails": thumbnails(storage, shown),
         "own_captions": {uid: next(iter(item_of[uid].captions), "") for uid in measured.shown},
         "bad": dict(sorted(images.bad.items())),
         **damage_summary(images.damaged),
         "model": _model_card(evaluate, model()),
     }
-    write_result(storage, context.layout.stage(Stage.EVALUATE), number, result, measured.per_image)
+    write_result(storage, folder, number, result, measured.per_image)
     return result
 
 
@@ -207,6 +193,30 @@ def _model_card(evaluate: Evaluate, loaded: LoadedModel) -> Json:
         "assumed": loaded.assumed,
         "logit_scale": loaded.logit_scale,
     }
+
+
+def _report(
+    context: Context, results: list[Json], errors: list[DataError | UserError], summary: Mapping[str, Any]
+) -> Outcome:
+    """Write the report and say what the stage made.
+
+    Raises:
+        DataError: a benchmark failed.
+        UserError: a benchmark failed, for a cause in the run document.
+    """
+    from diht_k8s.recipe.report import write_report
+
+    context.progress.start("report", 1, unit="pages")
+    write_report(context, results)
+    context.progress.update(1)
+    _track(context, results)
+    if errors:
+        raise type(errors[0])(f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see report.html)")
+    paths = [path for number in range(len(results)) for path in (result_path(number), per_image_path(number))]
+    paths += ["report.json", "report.html", "README.md"]
+    artefacts = [artefact(context.storage, context.layout, Stage.EVALUATE, path) for path in paths]
+    samples = sum(result["pictures"] for result in results)
+    return Outcome(artefacts, {"benchmarks": len(results), "samples": samples, **summary})
 
 
 def _track(context: Context, results: list[Json]) -> None:
