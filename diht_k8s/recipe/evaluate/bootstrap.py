@@ -1,6 +1,7 @@
 """Bootstrap intervals of rates: 95 % percentile intervals from values per group.
 
-Groups are resampled, not single queries, since the captions of one image are correlated.
+Groups are resampled, not single queries, since the captions of one image are correlated. `scipy.stats.bootstrap` knows
+no groups with weights, and draws indexes where multinomial weights make each draw a product of matrices.
 """
 
 from __future__ import annotations

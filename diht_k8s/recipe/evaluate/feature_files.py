@@ -19,6 +19,7 @@ from diht_k8s.api.layout import join
 from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Cue, VisualQuestion
 from diht_k8s.recipe.evaluate.encoding import EncodedImages, joined
 from diht_k8s.recipe.runtime.bad_shards import Damage
+from diht_k8s.recipe.shards.safetensors_metadata import metadata_of
 from diht_k8s.recipe.shards.storage import Storage
 
 Json = dict[str, Any]
@@ -129,7 +130,7 @@ def read_features(storage: Storage, uri: str, key: str) -> EncodedImages | DataE
         return None
     content = storage.read_bytes(uri)
     try:
-        tensors, document = load(content), _header(content)
+        tensors, document = load(content), json.loads(metadata_of(content)["document"])
     except (SafetensorError, ValueError, KeyError):
         return None
     if document["key"] != key:
@@ -143,12 +144,6 @@ def read_features(storage: Storage, uri: str, key: str) -> EncodedImages | DataE
         Counter(document["bad"]),
         {name: Damage(**damage) for name, damage in damaged.items()},
     )
-
-
-def _header(content: bytes) -> Json:
-    """The metadata of safetensors: eight bytes of length, then JSON."""
-    length = int.from_bytes(content[:8], "little")
-    return json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["document"])
 
 
 def _item(fields: Json) -> BenchmarkImage:

@@ -8,6 +8,8 @@ Each problem p minimises over W and b, with the prior's logits fixed,
 by FISTA with adaptive restart and projection after every step, until the fixed-point residual is small: a step of plain
 projected gradient no longer moves the solution. (Adam followed by a Euclidean projection converges to a wrong point.)
 
+scikit-learn's and SciPy's solvers know no ball around W and take one problem at a time; a draw of shots has dozens of them.
+
 Shapes: P problems, N images, D features, C classes.
 """
 

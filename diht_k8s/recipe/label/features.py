@@ -29,6 +29,7 @@ from diht_k8s.recipe.label.teacher import LazyTeacher, TeacherNetwork
 from diht_k8s.recipe.runtime.bad_shards import Damage, lost_sample
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.safetensors_metadata import metadata_of
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
@@ -213,15 +214,11 @@ def read_features(storage: Storage, uri: str, config_sha256: str) -> TeacherFeat
 def read_safetensors(storage: Storage, uri: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and our header of a safetensors file.
 
-    The file starts with the length of a JSON object (8 bytes, little-endian) and that object.
-
     Raises:
         DataError: the file is damaged.
     """
     data = storage.read_bytes(uri)
     try:
-        tensors = load(data)
-        length = int.from_bytes(data[:8], "little")
-        return tensors, json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["diht"])
+        return load(data), json.loads(metadata_of(data)["diht"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise DataError(f"{uri} is damaged ({error}): remove it and run the stage label again") from error
