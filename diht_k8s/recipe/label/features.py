@@ -68,6 +68,25 @@ def group_of(sample: Sample) -> str:
     return f"group:{group}" if isinstance(group, str | int) else sample.uid
 
 
+def extract_shard(
+    job: LabelJob, teacher: LazyTeacher, shard: Shard, on_images: Callable[[int], None]
+) -> TeacherFeatures:
+    """Features of a kept shard, with a row for each pair that the filter kept."""
+    found = extract(teacher.loaded, _kept_samples(job, shard), shard.uri, on_images)
+    return replace(found, damage=job.bad_shards.found.get(shard.name))
+
+
+def _kept_samples(job: LabelJob, shard: Shard) -> Iterator[Sample]:
+    """The pairs of a kept shard; placeholders for those behind its damage, so that rows of all files match."""
+    samples, count = read_pairs(job.context.storage, shard, check=job.context.stop.raise_if_requested), 0
+    for sample in job.bad_shards.salvage(shard.name, samples):
+        yield sample
+        count += 1
+    if shard.name in job.bad_shards.found:
+        uids = read_captions(job.context.storage, job.context.layout, shard).uids
+        yield from map(lost_sample, uids[count:])
+
+
 def extract(
     teacher: TeacherNetwork, samples: Iterable[Sample], where: str, on_images: Callable[[int], None]
 ) -> TeacherFeatures:
@@ -101,25 +120,6 @@ def extract(
         torch.tensor([problem is None for problem in problems]),
         Counter(problem for problem in problems if problem is not None),
     )
-
-
-def extract_shard(
-    job: LabelJob, teacher: LazyTeacher, shard: Shard, on_images: Callable[[int], None]
-) -> TeacherFeatures:
-    """Features of a kept shard, with a row for each pair that the filter kept."""
-    found = extract(teacher.loaded, _kept_samples(job, shard), shard.uri, on_images)
-    return replace(found, damage=job.bad_shards.found.get(shard.name))
-
-
-def _kept_samples(job: LabelJob, shard: Shard) -> Iterator[Sample]:
-    """The pairs of a kept shard; placeholders for those behind its damage, so that rows of all files match."""
-    samples, count = read_pairs(job.context.storage, shard, check=job.context.stop.raise_if_requested), 0
-    for sample in job.bad_shards.salvage(shard.name, samples):
-        yield sample
-        count += 1
-    if shard.name in job.bad_shards.found:
-        uids = read_captions(job.context.storage, job.context.layout, shard).uids
-        yield from map(lost_sample, uids[count:])
 
 
 Decoded = tuple[Sample, Tensor | None, str | None]
