@@ -123,7 +123,7 @@ def _import_pairs(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     from diht_k8s.api.errors import ExitCode, UserError
-    from diht_k8s.recipe.evaluate.importing import ImportOptions, import_benchmark
+    from diht_k8s.recipe.evaluate.importing import BenchmarkImport, import_benchmark
     from diht_k8s.recipe.imports.layouts import open_benchmark
     from diht_k8s.recipe.imports.records import ReaderOptions
     from diht_k8s.recipe.shards.storage import Storage
@@ -133,7 +133,7 @@ def _import(options: argparse.Namespace) -> int:
     images, annotations = (Path(name).expanduser() if name else None for name in (options.images, options.annotations))
     wanted = ReaderOptions(options.split, images, annotations, options.answers)
     source = open_benchmark(Path(options.source).expanduser(), options.kind, wanted)
-    order = ImportOptions(
+    order = BenchmarkImport(
         options.output, options.split, options.class_names, options.templates, options.shard_size, options.replace
     )
     with progress_bar() as bar:

@@ -40,7 +40,10 @@ class EncodingWorker:
             model: gives the model, which is loaded for the first shard.
             decoder: from a file's bytes to an image.
         """
-        self._context, self._files, self._claims, self._model = context, files, claims, model
+        self._context = context
+        self._files = files
+        self._claims = claims
+        self._model = model
         self._decoder = decoder
         self._images, self._seconds = 0, 0.0
 

@@ -36,7 +36,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class ImportOptions:
+class BenchmarkImport:
     """Where an import goes, and what a user gives with it."""
 
     output: str
@@ -49,7 +49,7 @@ class ImportOptions:
 
 def import_benchmark(
     source: RecordSource,
-    order: ImportOptions,
+    plan: BenchmarkImport,
     storage: Storage,
     begin: Callable[[int, int], object],
     advance: Callable[[], object],
@@ -58,7 +58,7 @@ def import_benchmark(
 
     Args:
         source: what is imported.
-        order: where to, and how.
+        plan: where to, and how.
         storage: where the output is.
         begin: called once with the number of records and how many of them are already there.
         advance: called after each record.
@@ -67,24 +67,24 @@ def import_benchmark(
         UserError: the output holds something else, or class names do not fit.
         DataError: no record of a shard can be used.
     """
-    names, templates = class_names(source, order, storage), templates_of(source, order, storage)
-    parts = shard_bounds(source.total, order.per_shard)
+    names, templates = class_names_for(source, plan, storage), templates_for(source, plan, storage)
+    parts = shard_bounds(source.total, plan.per_shard)
     config: Json = {
         "version": VERSION,
         "kind": source.kind,
         "type": source.type,
-        "split": order.split,
+        "split": plan.split,
         "records": source.total,
         "source": source.fingerprint,
         "shards": len(parts),
         "class_names": sha256_of(names.lines),
         "templates": sha256_of(templates.lines),
     }
-    target = ImportTarget(order.output, lambda number: f"test/{number}.tar", FIXED_FILES, order.replace)
+    target = ImportTarget(plan.output, lambda number: f"test/{number}.tar", FIXED_FILES, plan.replace)
     found, done = resume(storage, target, config, parts, begin)
     if found is not None:
         return found
-    _write_texts(storage, order.output, source, names, templates, len(parts))
+    _write_texts(storage, plan.output, source, names, templates, len(parts))
     finished = write_missing(storage, target, source, parts, done, advance, pack=pack_for_benchmark)
     marker = {
         "schema_version": 1,
@@ -99,40 +99,40 @@ def import_benchmark(
         "templates_from": templates.source,
         "notes": list(source.notes),
     }
-    storage.write_bytes(join(order.output, MARKER), json_bytes(marker))
+    storage.write_bytes(join(plan.output, MARKER), json_bytes(marker))
     return marker
 
 
-def class_names(source: RecordSource, order: ImportOptions, storage: Storage) -> SourcedTexts:
+def class_names_for(source: RecordSource, plan: BenchmarkImport, storage: Storage) -> SourcedTexts:
     """The names given, else a package's if they are as many as the classes, else those of the data set.
 
     Raises:
         UserError: names are given and their number is not that of the classes.
     """
     own = SourcedTexts(list(source.class_names), "the data set" if source.class_names else "")
-    if order.class_names is not None:
-        lines = [line.strip() for line in storage.read_text(order.class_names).rstrip().splitlines()]
+    if plan.class_names is not None:
+        lines = [line.strip() for line in storage.read_text(plan.class_names).rstrip().splitlines()]
         if own.lines and len(lines) != len(own.lines) and source.type == "Classification":
             raise UserError(
-                f"{order.class_names} has {len(lines)} names, but the data set has {len(own.lines)} classes: give one "
+                f"{plan.class_names} has {len(lines)} names, but the data set has {len(own.lines)} classes: give one "
                 "name a line, in the order of the class numbers"
             )
-        return SourcedTexts(lines, order.class_names)
+        return SourcedTexts(lines, plan.class_names)
     found = packaged_names(source.texts) if source.texts is not None else None
     return SourcedTexts(*found) if found is not None and len(found[0]) == len(own.lines) else own
 
 
-def templates_of(source: RecordSource, order: ImportOptions, storage: Storage) -> SourcedTexts:
+def templates_for(source: RecordSource, plan: BenchmarkImport, storage: Storage) -> SourcedTexts:
     """The templates given, else a package's, else none: the benchmark's own default holds then.
 
     Raises:
         UserError: a template has no place for the class name.
     """
-    if order.templates is not None:
-        lines = read_templates(storage, order.templates)
+    if plan.templates is not None:
+        lines = read_templates(storage, plan.templates)
         if not lines or any("{c}" not in line and "{}" not in line for line in lines):
-            raise UserError(f"{order.templates} needs one template a line, each with {{c}} for the class name")
-        return SourcedTexts([line.replace("{}", "{c}") for line in lines], order.templates)
+            raise UserError(f"{plan.templates} needs one template a line, each with {{c}} for the class name")
+        return SourcedTexts([line.replace("{}", "{c}") for line in lines], plan.templates)
     found = packaged_templates(source.texts) if source.texts is not None else None
     return SourcedTexts(*found) if found is not None else SourcedTexts([], "")
 

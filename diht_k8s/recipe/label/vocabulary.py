@@ -1,8 +1,8 @@
 """The concept classes: objects and attributes of the kept captions, counted, cut and frozen in one order.
 
-In: caption concepts of each kept shard. Out: `vocabulary.json`, ordered by count, then name. Counting is pure and mergeable:
-counts of two sets of shards add up to the counts of both, in any order. The paper's vocabulary is not known; stop list, cuts and
-caps are our choice. Names of authors are cut, too: a name that stands after "by" in more than half of the captions that have it.
+In: caption concepts of each kept shard, in any order. Out: `vocabulary.json`, ordered by count, then name. The paper's
+vocabulary is not known; stop list, cuts and caps are our choice. Names of authors are cut, too: a name that stands after
+"by" in more than half of the captions that have it.
 """
 
 from __future__ import annotations
@@ -53,13 +53,6 @@ class ConceptCounts:
             self.attributes.update(set(names))
         for names in captions.credits:
             self.credits.update(set(names))
-
-    def merge(self, other: ConceptCounts) -> None:
-        """Add the counts of other shards."""
-        self.captions += other.captions
-        self.objects.update(other.objects)
-        self.attributes.update(other.attributes)
-        self.credits.update(other.credits)
 
 
 @dataclass(frozen=True)
@@ -224,7 +217,7 @@ def _cut(
     kept: list[tuple[str, int]] = []
     for name, count in ordered:
         reasons = {
-            "stop_list": not _says_something(name),
+            "stop_list": not _is_informative(name),
             **{reason: name in names for reason, names in named.items()},
             "rare": count < least,
             "over_cap": len(kept) == most,
@@ -239,7 +232,7 @@ def _cut(
     return Concepts(tuple(names), tuple(counts)), {"distinct": len(ordered), "least_count": least, **figures}
 
 
-def _says_something(name: str) -> bool:
+def _is_informative(name: str) -> bool:
     names, endings = stop_list()
     if len(name) == 1 or not any(character.isalpha() for character in name):
         return False

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.evaluate.importing import ImportOptions, import_benchmark
+from diht_k8s.recipe.evaluate.importing import BenchmarkImport, import_benchmark
 from diht_k8s.recipe.imports import resumable_import
 from diht_k8s.recipe.imports.layouts import open_benchmark
 from diht_k8s.recipe.imports.records import ReaderOptions
@@ -230,7 +230,7 @@ def test_import_when_made_twice_has_the_same_bytes(tmp_path: Path, name: str) ->
 def run_import(source: Path, output: Path, advance: Callable[[], object] = lambda: None) -> list[tuple[int, int]]:
     """Import without the command; what it said of total and done."""
     said: list[tuple[int, int]] = []
-    order = ImportOptions(str(output), per_shard=8)
+    order = BenchmarkImport(str(output), per_shard=8)
     import_benchmark(
         open_benchmark(source, None, ReaderOptions()),
         order,
