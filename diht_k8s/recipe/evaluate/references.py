@@ -63,7 +63,9 @@ class References:
             few = f"no references: only {pairs.number} training pairs, {MIN_PAIRS} needed"
             return {"references": [], "notes": [few], "seen": self.seen(captioned)}
         notes: list[str] = []
-        features = {"pixels": (pairs.pixels, _raw_pixels(self._context, captioned))}
+        features: dict[str, tuple[Sequence[NDArray[np.floating]], NDArray[np.floating]]] = {
+            "pixels": (pairs.pixels, _raw_pixels(self._context, captioned))
+        }
         if self._label is None:
             notes.append("no reference from the teacher's features: the run has no committed label stage")
         elif len(pairs.teacher) != len(pairs.captions):
