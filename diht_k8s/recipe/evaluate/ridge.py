@@ -3,7 +3,7 @@
 A model trained for minutes easily beats chance; the question is whether it beats a closed-form regression from 12 x 12
 raw pixels, and how far it falls behind one on a strong frozen encoder.
 
-scikit-learn's `Ridge` solves anew for each penalty; here one decomposition serves all six, with sparse targets.
+scikit-learn's `Ridge` solves again for each penalty; here one decomposition serves all six, with sparse targets.
 
 Shapes: N training pairs, M test images, T test captions, D features, V words.
 """
