@@ -13,8 +13,8 @@ from typing import Final
 from diht_k8s.api.errors import DataError, DihtError
 from diht_k8s.api.label import Vocabulary
 from diht_k8s.api.run import DihtRun, Spec
-from diht_k8s.recipe.filter.rules import caption_reason, new_row, sample_reason
-from diht_k8s.recipe.inspection.dataset_profile import MAX_PROFILED, Parser, ProfiledPair, concept_counts
+from diht_k8s.recipe.filter.rules import GraphParser, caption_reason, new_row, sample_reason
+from diht_k8s.recipe.inspection.dataset_profile import MAX_PROFILED, ProfiledPair, concept_counts
 from diht_k8s.recipe.label.vocabulary import freeze
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import survey
@@ -31,7 +31,7 @@ Problem = tuple[tuple[str, ...], str]
 """A field of the document; what will fail and what to write."""
 
 
-def check_run(run: DihtRun, storage: Storage, parser: Callable[[], Parser]) -> list[Problem]:
+def check_run(run: DihtRun, storage: Storage, parser: Callable[[], GraphParser]) -> list[Problem]:
     """What will fail; empty where nothing is certain.
 
     Args:
@@ -118,7 +118,7 @@ def _small(storage: Storage, shards: Sequence[Shard]) -> bool:
     return sum(storage.size(shard.uri) for shard in shards) <= MAX_BYTES
 
 
-def _passing(spec: Spec, storage: Storage, shards: Sequence[Shard], parser: Parser) -> list[ProfiledPair]:
+def _passing(spec: Spec, storage: Storage, shards: Sequence[Shard], parser: GraphParser) -> list[ProfiledPair]:
     """The pairs whose captions pass the filter; those of unfiltered sources all do."""
     rules = spec.filter
     assert rules is not None
