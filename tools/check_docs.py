@@ -27,8 +27,7 @@ from diht_k8s.api.documents import check
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.run import Spec
-from diht_k8s.cli.imports import COMMAND
-from diht_k8s.cli.main import make_parser
+from diht_k8s.cli.arguments import BENCHMARKS_IMPORT, make_parser, parsers_of
 from tools.check_words import Hit
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -146,7 +145,7 @@ def command_problems(words: Sequence[str], root: Path) -> Iterator[str]:
 def diht_problems(words: list[str], root: Path) -> Iterator[str]:
     """What the parser says about a `diht` command, and the validator about its `--set` and its file."""
     if words[:2] == ["benchmarks", "import"]:
-        words = [COMMAND, *words[2:]]
+        words = [BENCHMARKS_IMPORT, *words[2:]]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
@@ -206,9 +205,7 @@ def python_problems(body: str) -> list[str]:
 
 def inline_problems(prose: str) -> Iterator[tuple[int, str]]:
     """`diht NAME --option` in running text names a command and options that there are."""
-    from tools.cli_reference import subcommands
-
-    parsers = subcommands()
+    parsers = parsers_of(make_parser())
     for match in re.finditer(r"`diht ([^`]+)`", prose):
         words = match[1].split()
         line = prose.count("\n", 0, match.start()) + 1
@@ -216,7 +213,7 @@ def inline_problems(prose: str) -> Iterator[tuple[int, str]]:
             if re.fullmatch(r"[a-z][\w-]*", words[0]):
                 yield line, f"diht has no command {words[0]}"
             continue
-        parser = parsers[COMMAND if words[:2] == ["benchmarks", "import"] else words[0]]
+        parser = parsers[BENCHMARKS_IMPORT if words[:2] == ["benchmarks", "import"] else words[0]]
         options = {option for action in parser._actions for option in action.option_strings}
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", match[1]):
             if option not in options:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
-from diht_k8s.cli.main import make_parser
+from diht_k8s.cli.arguments import make_parser, parsers_of
 
 _HEAD: Final = """# Commands
 
@@ -19,17 +19,9 @@ Made from the parser of `diht`. `diht COMMAND --help` prints the same.
 """
 
 
-def subcommands() -> Mapping[str, argparse.ArgumentParser]:
-    """Each command's parser by its name, in the order of the help."""
-    for action in make_parser()._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return action.choices
-    raise AssertionError("the parser has no commands")
-
-
 def page() -> str:
     """The whole page, Markdown."""
-    return "\n".join([_HEAD, *(_section(parser) for parser in subcommands().values())])
+    return "\n".join([_HEAD, *(_section(parser) for parser in parsers_of(make_parser()).values())])
 
 
 def _section(parser: argparse.ArgumentParser) -> str:

@@ -1,4 +1,4 @@
-"""The ablation's results as a table and an image: means over seeds, and differences to another arm by `report.paired`.
+"""The ablation's results as a table and an image: means over seeds, and differences to another arm by `report.paired_bootstrap`.
 
 The differences are paired over the images and over the seeds, with Holm's correction over the whole table: the one
 comparison that the report and `diht report A B` make, too. In: lines of `results.jsonl`, and each training's hits by

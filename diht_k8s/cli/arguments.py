@@ -1,57 +1,511 @@
-"""What the arguments of several commands share. Imports nothing heavy: `diht --help` must answer at once.
+"""The arguments of every `diht` command.
 
-Arguments of the commands on runs of a cluster. Imports nothing heavy: `diht --help` must answer at once.
-
-Arguments of the commands on corpora, benchmarks and models. Imports nothing heavy: `diht --help` must answer at once.
+`diht --help` must answer at once, so a command's module is imported when the command runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NoReturn
 
-from diht_k8s.cli.imports import add_import
+from diht_k8s import __version__
+from diht_k8s.api.errors import ExitCode, suggestion
+from diht_k8s.api.steps import LABEL_STEPS
 
 Commands = Any
 """argparse's object to which commands are added; its type has no public name."""
 Command = Callable[[argparse.Namespace], int]
+BENCHMARKS_IMPORT: Final = "benchmarks-import"
+"""How the parser names `diht benchmarks import`, whose first word takes a folder otherwise."""
 EXIT_CODES: Final = (
     "exit codes: 0 done or cached, 64 user error (configuration), 65 bad data, 75 transient error (try again), "
     "143 stopped on request, 1 anything else"
 )
 FILE: Final = "the run document (YAML or JSON)"
+HARDWARE: Final = ("laptop", "gpu-node", "cluster")
+RUN_FILE: Final = "run.yaml"
+SHELLS: Final = ("bash", "zsh", "tcsh")
+STAGES: Final = ("filter", "label", "train", "evaluate")
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add `--json`."""
-    parser.add_argument("--json", action="store_true", help="print one JSON value in place of text")
+class _DihtParser(argparse.ArgumentParser):
+    """Wrong usage is a user error: exit code 64, not argparse's 2."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> None:  # type: ignore[override]
+        super().exit(64 if status == 2 else status, message)
+
+    def error(self, message: str) -> NoReturn:
+        """Name the command nearest to an unknown one, where argparse would list them all."""
+        unknown = re.match(r"argument COMMAND: invalid choice: '(.*)' \(choose from (.*)\)$", message)
+        if unknown is None:
+            super().error(message)
+        commands = [name for name in unknown[2].replace("'", "").split(", ") if name != BENCHMARKS_IMPORT]
+        hint = suggestion(unknown[1], commands, "`diht --help` lists the commands")
+        super().error(f"unknown command {unknown[1]!r}: {hint}")
 
 
-def add_set(parser: argparse.ArgumentParser) -> None:
-    """Add `--set`."""
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; the reference page is made from it."""
+    parser = _DihtParser(
+        prog="diht",
+        description="The DiHT recipe: CAT filter, concept labels, training with hard negatives, evaluation.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"diht {__version__}")
+    parser.set_defaults(extra="recipe")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_import(commands)
+    _add_init(commands)
+    _add_run(commands)
+    _add_validate(commands)
+    _add_doctor(commands)
+    _add_estimate(commands)
+    _add_stage(commands)
+    _add_parse(commands)
+    _add_concepts(commands)
+    _add_index(commands)
+    _add_purge(commands)
+    _add_benchmarks(commands)
+    _add_benchmarks_import(commands)
+    _add_convert(commands)
+    _add_report(commands)
+    _add_cluster_commands(commands)
+    _add_completion(commands, parser)
+    _add_packaged(commands)
+    return parser
+
+
+def parsers_of(whole: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of the commands by name, in the order of the help; a change of them is one of the whole parser."""
+    return next(action.choices for action in whole._actions if isinstance(action, argparse._SubParsersAction))
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", dest="overrides",
         help="change a field below spec, for example train.samples=1000; may be repeated",
     )  # fmt: skip
 
 
-def add_cluster_commands(commands: Commands) -> None:
+def _add_json(parser: argparse.ArgumentParser, says: str = "print one JSON value in place of text") -> None:
+    parser.add_argument("--json", action="store_true", help=says)
+
+
+def _add_import(commands: Commands) -> None:
+    parser = commands.add_parser("import", help="write images with captions that lie on disk as shards for a run")
+    parser.description = (
+        "Write image-caption pairs that lie on disk as shards (OUTPUT/00000.tar, ...), as spec.data.sources reads them. "
+        "SOURCE is a folder of images with NAME.txt, NAME.caption or NAME.json beside each; a table (.csv, .tsv, .jsonl, "
+        ".parquet, .arrow) with captions and the images or their paths; COCO's captions or Karpathy's splits (.json); "
+        "Flickr30k's .token file; or a Hugging Face data set on disk. Shards that lie in SOURCE already, as img2dataset "
+        "writes them, are checked and stay where they are. Nothing is downloaded. An interrupted import resumes when it "
+        "is started again."
+    )
+    parser.add_argument("source", metavar="SOURCE", help="folder, table or annotation file, on this machine")
+    parser.add_argument("output", metavar="OUTPUT", nargs="?", help="folder or s3:// prefix for the shards")
+    parser.add_argument(
+        "--format", metavar="NAME", dest="kind", help="layout of SOURCE; found by what lies there if unset"
+    )
+    parser.add_argument(
+        "--split", default="train", metavar="NAME", help="split of a Hugging Face data set or of Karpathy's (train)"
+    )
+    parser.add_argument(
+        "--images", metavar="DIR", help="folder of the images, where they are not beside the table or annotations"
+    )
+    parser.add_argument("--image-column", metavar="NAME", help="column of a table with the images or their paths")
+    parser.add_argument(
+        "--caption-column", metavar="NAME", help="column of a table (or name in the .json) with captions"
+    )
+    parser.add_argument(
+        "--captions", choices=("each", "first", "list"), default="each",
+        help="of an image with several: a pair for each (the default), for the first, or one with all of them to draw from",
+    )  # fmt: skip
+    parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
+    parser.add_argument("--replace", action="store_true", help="remove another import from OUTPUT; other files stay")
+    _add_json(parser, "print one JSON object")
+    parser.set_defaults(command=_import)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.imports import import_pairs_command
+
+    return import_pairs_command(options)
+
+
+def _add_init(commands: Commands) -> None:
+    parser = commands.add_parser("init", help="look at shards and this machine, and write a run document that fits")
+    parser.description = (
+        "Look at shards of image-caption pairs (counts, image sizes, captions) and at this machine, and write a "
+        "commented run document: model, batch, samples, topK, minCount, workers, thresholds, and a held-out split by "
+        "groups, whose pairs are copied to runs/NAME-held-out. It never asks; what it chose stands in the document."
+    )
+    parser.add_argument(
+        "data", metavar="DATA", nargs="?", default=".", help="folder or s3:// prefix of the shards, or a pattern (.)"
+    )
+    parser.add_argument("--output", metavar="FILE", default=RUN_FILE, help=f"the run document ({RUN_FILE})")
+    parser.add_argument("--name", metavar="NAME", help="name of the run; that of DATA's folder if unset")
+    parser.add_argument(
+        "--for", choices=HARDWARE, dest="hardware", metavar="PLACE",
+        help="laptop, gpu-node or cluster; this machine's if unset: gpu-node where it has a GPU",
+    )  # fmt: skip
+    parser.add_argument("--replace", action="store_true", help="replace FILE if it exists")
+    _add_json(parser, "print one JSON object")
+    parser.set_defaults(command=_init)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.onboarding.init import init_command
+
+    return init_command(
+        options.data, options.output, options.name, options.hardware, replace=options.replace, as_json=options.json
+    )
+
+
+def _add_run(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "run", help="run all stages on this machine; resumes an interrupted run", epilog=EXIT_CODES
+    )
+    parser.description = (
+        "Run all stages of a run document on this machine. Finished stages are cached, an interrupted one resumes. "
+        "Relative paths in the document are taken from the current folder; a relative data.output from --workdir."
+    )
+    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument(
+        "--workdir", metavar="DIR", help="folder for a relative data.output; the current folder if unset"
+    )
+    parser.add_argument("--until", choices=STAGES, metavar="STAGE", help=f"end after this stage: {', '.join(STAGES)}")
+    _add_set(parser)
+    parser.add_argument(
+        "--replace", action="store_true",
+        help="remove what stages whose configuration differs, and the stages after them, have written, and make it again; "
+        "other files in their folders stay",
+    )  # fmt: skip
+    parser.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.run import run_command
+
+    return run_command(
+        options.file, overrides=options.overrides, workdir=options.workdir, until=options.until, replace=options.replace
+    )
+
+
+def _add_validate(commands: Commands) -> None:
+    parser = commands.add_parser("validate", help="check a run document", epilog=EXIT_CODES)
+    parser.description = "Check a run document by the API server's rules; names line, field and what to do."
+    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument(
+        "--gpu", metavar="NAME",
+        help="warn if the training does not fit on this GPU or the pods' CPUs cannot feed it; else that of its node selector",
+    )  # fmt: skip
+    _add_set(parser)
+    _add_json(parser)
+    parser.set_defaults(command=_validate, extra="")
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.validate import validate_command
+
+    return validate_command(options.file, options.overrides, options.gpu, as_json=options.json)
+
+
+def _add_doctor(commands: Commands) -> None:
+    parser = commands.add_parser("doctor", help="say what is wrong with this machine, a run's storage and shards")
+    parser.description = (
+        "Check versions of packages and devices; with a run document its text, disk, storage (conditional writes, rights) "
+        "and shards; with shards (a folder, a pattern, an s3:// prefix) those alone: suffixes, damage, the first bad "
+        "sample, sizes. One sentence for each thing that is wrong; exit code 64 if there is one."
+    )
+    parser.add_argument("target", metavar="RUN|SHARDS", nargs="?", help="a run document, or shards")
+    parser.add_argument("--all", action="store_true", help="read every shard, not 8 that are spread over all")
+    _add_json(parser, "print one JSON object")
+    parser.set_defaults(command=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.onboarding.doctor import doctor_command
+
+    return doctor_command(options.target, every=options.all, as_json=options.json)
+
+
+def _add_estimate(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "estimate", help="say whether a training fits on a GPU, and how long it takes", epilog=EXIT_CODES
+    )
+    parser.description = (
+        "Estimate the training of a run document on a GPU: memory of a rank by part, the largest micro-batch, host "
+        "memory, FLOPs, samples/s, days and GPU hours. Nothing runs and no GPU is needed. Exit code 64 if it does not fit."
+    )
+    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument(
+        "--gpu", required=True, metavar="NAME", help="H100, A100-80, L40S, ...; an unknown name lists all"
+    )
+    parser.add_argument("--nodes", type=int, metavar="N", help="pods of the gang; train.numNodes if unset")
+    parser.add_argument(
+        "--mfu", type=float, default=0.45, metavar="SHARE",
+        help="share of the GPU's peak at which it computes (0.45); recomputed activations count as work",
+    )  # fmt: skip
+    _add_json(parser, "print one JSON object; memory in bytes")
+    _add_set(parser)
+    parser.set_defaults(command=_estimate)
+
+
+def _estimate(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.estimate import estimate_command
+
+    return estimate_command(
+        options.file, options.overrides, options.gpu,
+        nodes=options.nodes, utilisation=options.mfu, as_json=options.json,
+    )  # fmt: skip
+
+
+def _add_stage(commands: Commands) -> None:
+    parser = commands.add_parser("stage", help="run one stage as one worker: what a pod runs", epilog=EXIT_CODES)
+    parser.description = (
+        "Run one stage as one worker of several that share it. This is what runs inside a pod: the run document comes "
+        "from --run or from the environment variable DIHT_RUN, worker and workers from DIHT_WORKER and DIHT_WORKERS. "
+        "For train a worker is a node."
+    )
+    parser.add_argument("name", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
+    parser.add_argument("--run", metavar="FILE", dest="file", help="the run document; DIHT_RUN holds one if unset")
+    _add_set(parser)
+    parser.add_argument("--worker", type=int, metavar="I", help="index of this worker, from 0")
+    parser.add_argument("--workers", type=int, metavar="N", help="number of workers")
+    parser.add_argument(
+        "--step", choices=LABEL_STEPS, default="",
+        help="for label: run only this step; only predict is shared by workers",
+    )  # fmt: skip
+    parser.set_defaults(command=_stage)
+
+
+def _stage(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.stage import stage_command
+
+    return stage_command(options.name, options.file, options.overrides, options.worker, options.workers, options.step)
+
+
+def _add_parse(commands: Commands) -> None:
+    parser = commands.add_parser("parse", help="show what the CAT filter sees in a caption")
+    parser.description = (
+        "Show objects, attributes, relations, complexity and actions of captions, as the CAT filter sees them."
+    )
+    parser.add_argument("captions", nargs="+", metavar="CAPTION")
+    parser.add_argument(
+        "--why", action="store_true", help="also show the parser's tree and each correction rule that changed it"
+    )
+    _add_json(parser)
+    parser.set_defaults(command=_parse)
+
+
+def _parse(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.parse import parse_command
+
+    return parse_command(options.captions, as_json=options.json, why=options.why)
+
+
+def _add_concepts(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "concepts", help="show the concepts of a run: commonest, rarest, cut", epilog=EXIT_CODES
+    )
+    parser.description = (
+        "Show the concept classes that the stage label made of the captions: the commonest, the rarest kept, and what "
+        "was cut and why. FILE is a run document, a run's output folder or a vocabulary.json (a path or s3:// URI)."
+    )
+    parser.add_argument("file", metavar="FILE", help="a run document, an output folder, or a vocabulary.json")
+    _add_set(parser)
+    _add_json(parser)
+    parser.set_defaults(command=_concepts)
+
+
+def _concepts(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.concepts import concepts_command
+
+    return concepts_command(options.file, options.overrides, as_json=options.json)
+
+
+def _add_index(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "index", help="count the samples of a run's shards and note where they stand", epilog=EXIT_CODES
+    )
+    parser.description = (
+        "Index the shards that the training of a run reads: how many samples each has, and where they stand. With an index "
+        "a training reads no shard to count it, and reads samples by ranges. The filter makes an index on its way: this "
+        "command is for runs without one. Several workers share the shards; start it again after a stop. Shards that are "
+        "indexed in this version are not read again."
+    )
+    parser.add_argument("file", metavar="FILE", help=FILE)
+    _add_set(parser)
+    parser.add_argument(
+        "--worker", type=int, metavar="I", help="index of this worker, from 0; else DIHT_WORKER, else 0"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="number of workers; else DIHT_WORKERS, else 1")
+    _add_json(parser)
+    parser.set_defaults(command=_index)
+
+
+def _index(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.corpus import index_command
+
+    workers = options.worker, options.workers
+    return index_command(options.file, options.overrides, *workers, as_json=options.json)
+
+
+def _add_purge(commands: Commands) -> None:
+    parser = commands.add_parser("purge", help="take pairs out of a run's output (takedowns)", epilog=EXIT_CODES)
+    parser.description = (
+        "Take pairs out of the kept shards, scores and labels of a run, and update its markers. No stage of the run may "
+        "be running. Start an interrupted purge again to finish it. A model that was trained on the pairs stays as it is."
+    )
+    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument(
+        "--exclude", required=True, metavar="LIST",
+        help="uids, SHA-256 of URLs or SHA-256 of images, one a line (a path or s3:// URI)",
+    )  # fmt: skip
+    _add_set(parser)
+    _add_json(parser)
+    parser.set_defaults(command=_purge)
+
+
+def _purge(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.corpus import purge_command
+
+    return purge_command(options.file, options.exclude, options.overrides, as_json=options.json)
+
+
+def _add_benchmarks(commands: Commands) -> None:
+    parser = commands.add_parser("benchmarks", help="list known benchmarks and those in a folder; import others")
+    parser.description = (
+        "List the benchmarks of a catalogue; with ROOT, say which lie below it (ROOT/NAME/test/*.tar, the layout of "
+        "clip-benchmark), and what else lies there in this layout. --yaml prints the complete ones of the catalogue as "
+        "spec.evaluate.benchmarks of a run document. `diht benchmarks import SOURCE OUTPUT` writes a data set on disk "
+        "in this layout (see its --help)."
+    )
+    parser.add_argument("root", metavar="ROOT", nargs="?", help="folder or s3:// prefix that holds benchmarks")
+    parser.add_argument(
+        "--list", default="diht29", dest="catalogue", metavar="NAME", help="diht29 (default), datacomp38 or vtab"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME",
+        help="this benchmark only, one of the list or a folder below ROOT; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--yaml", action="store_true", help="print a part of a run document")
+    _add_json(parser)
+    parser.set_defaults(command=_benchmarks)
+
+
+def _benchmarks(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.benchmarks import benchmarks_command
+
+    return benchmarks_command(options.catalogue, options.root, options.only, as_yaml=options.yaml, as_json=options.json)
+
+
+def _add_benchmarks_import(commands: Commands) -> None:
+    parser = commands.add_parser(BENCHMARKS_IMPORT, prog="diht benchmarks import")
+    parser.description = (
+        "Write a data set that lies on disk as benchmark shards (OUTPUT/test/*.tar, with class names and templates "
+        "beside them), the layout that evaluate and clip-benchmark read. SOURCE is a folder (ImageFolder, a root of "
+        "torchvision, WILDS, a Hugging Face data set in Parquet or Arrow) or an annotation file (COCO captions, "
+        "Karpathy's splits, VQAv2's questions, SNLI-VE, SugarCrepe, Winoground). Nothing is downloaded. An "
+        "interrupted import resumes when it is started again."
+    )
+    parser.add_argument("source", metavar="SOURCE", help="folder or annotation file of the original, on this machine")
+    parser.add_argument("output", metavar="OUTPUT", help="folder or s3:// prefix for the benchmark")
+    parser.add_argument(
+        "--format", metavar="NAME", dest="kind", help="layout of SOURCE; found by what lies there if unset"
+    )
+    parser.add_argument("--split", default="test", metavar="NAME", help="split of the original (test)")
+    parser.add_argument(
+        "--images", metavar="DIR", help="folder of the images, where they are not beside the annotations"
+    )
+    parser.add_argument("--annotations", metavar="FILE", help="the answers to VQAv2's questions")
+    parser.add_argument(
+        "--class-names", metavar="FILE", help="one class name a line, in the order of the class numbers"
+    )
+    parser.add_argument(
+        "--templates", metavar="FILE", help="one prompt template a line, {c} standing for the class name"
+    )
+    parser.add_argument(
+        "--answers", type=int, default=100, metavar="N", help="commonest answers of VQAv2 to choose from (100)"
+    )
+    parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
+    parser.add_argument("--replace", action="store_true", help="remove another import from OUTPUT; other files stay")
+    _add_json(parser, "print one JSON object")
+    parser.set_defaults(command=_benchmarks_import)
+
+
+def _benchmarks_import(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.imports import import_benchmark_command
+
+    return import_benchmark_command(options)
+
+
+def _add_convert(commands: Commands) -> None:
+    parser = commands.add_parser("convert", help="write a model in another layout")
+    parser.description = (
+        "Write a model in another layout. SOURCE is a folder with open_clip_config.json, a checkpoint file "
+        "(.safetensors, .pt, .pth, .bin, or a released DiHT .ckpt) or an open_clip NAME/TAG. TARGET is a folder "
+        "(open_clip's layout), a file NAME.safetensors (weights alone) or NAME.ckpt (the released DiHT layout; its "
+        "SHA-256 becomes part of the name)."
+    )
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("target", metavar="TARGET")
+    parser.add_argument(
+        "--architecture", metavar="NAME",
+        help="open_clip's name of the architecture, for a checkpoint file whose shapes do not determine it",
+    )  # fmt: skip
+    _add_json(parser)
+    parser.set_defaults(command=_convert)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from diht_k8s.recipe.clip_models.convert import convert
+    from diht_k8s.recipe.shards.storage import Storage
+
+    written = convert(options.source, options.target, Storage(), architecture=options.architecture)
+    print(json.dumps([*written]) if options.json else "\n".join(written))
+    return ExitCode.DONE
+
+
+def _add_report(commands: Commands) -> None:
+    parser = commands.add_parser("report", help="compare the evaluations of several runs side by side")
+    parser.description = (
+        "Compare evaluations side by side: a table on stdout and a page. Each RUN is a run document, a run's output folder, or its "
+        "report.json. Runs that differ only in their seed share one column, which shows their spread. "
+        "Differences to the first RUN are paired over the images and tested."
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+")
+    parser.add_argument("--output", metavar="FILE", default="comparison.html", help="the page (comparison.html)")
+    _add_json(parser)
+    parser.set_defaults(command=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.compare import report_command
+
+    return report_command(options.runs, options.output, as_json=options.json)
+
+
+def _add_cluster_commands(commands: Commands) -> None:
     """Add the commands on a cluster's runs."""
     submit = _add_for_file(commands, "submit", "send a run to the cluster, or change it there", _submit)
     submit.add_argument("--dry-run", action="store_true", help="only ask the cluster whether it accepts the run")
     _add_for_name(commands, "watch", "follow a run until it has ended", _watch)
-    status = _add_for_place(commands, "status", "say how a run stands, on this machine or on a cluster", _status)
-    status.add_argument("--json", action="store_true", help="print one JSON object")
+    status = _add_for_run(commands, "status", "say how a run stands, on this machine or on a cluster", _status)
+    _add_json(status, "print one JSON object")
     _add_list(commands)
-    logs = _add_for_place(commands, "logs", "print the logs of a stage's newest attempt", _logs)
+    logs = _add_for_run(commands, "logs", "print the logs of a stage's newest attempt", _logs)
     logs.add_argument(
         "stage", nargs="?", metavar="STAGE", help="filter, label, train, evaluate, or a step: label-heads"
     )
     logs.add_argument("-f", "--follow", action="store_true", help="keep printing new lines (of the first pod)")
     logs.add_argument("--tail", type=int, metavar="LINES", help="only the last lines")
     why = _add_for_name(commands, "why", "say in one sentence what a run does, or why it does not", _why)
-    why.add_argument("--json", action="store_true", help="print the status as one JSON object")
+    _add_json(why, "print the status as one JSON object")
     plan = _add_for_file(commands, "plan", "print every object that a run would create, without a cluster", _plan)
     plan.add_argument("--gpu", metavar="NAME", help="also estimate the training on this GPU (see diht estimate)")
     plan.add_argument("--image", metavar="IMAGE", help="image of the recipe, in place of pods.image of the document")
@@ -60,7 +514,7 @@ def add_cluster_commands(commands: Commands) -> None:
     _add_for_name(commands, "cancel", "delete a run; what it finished stays", _cancel)
 
 
-def _add_for_place(commands: Commands, name: str, says: str, command: Command) -> argparse.ArgumentParser:
+def _add_for_run(commands: Commands, name: str, says: str, command: Command) -> argparse.ArgumentParser:
     """A command on a run of this machine or of the cluster."""
     parser = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
     parser.add_argument(
@@ -78,7 +532,7 @@ def _add_list(commands: Commands) -> None:
         "folder", metavar="FOLDER", nargs="?", default="runs", help="where runs write their output (runs)"
     )
     parser.add_argument("-n", "--namespace", metavar="NAMESPACE", help="list the cluster's runs there")
-    parser.add_argument("--json", action="store_true", help="print one JSON list")
+    _add_json(parser, "print one JSON list")
     parser.set_defaults(command=_list, extra="operator")
 
 
@@ -93,7 +547,7 @@ def _add_for_file(commands: Commands, name: str, says: str, command: Command) ->
     """A command on a run document."""
     parser = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
     parser.add_argument("file", metavar="FILE", help=FILE)
-    add_set(parser)
+    _add_set(parser)
     return _finish(parser, command)
 
 
@@ -152,10 +606,10 @@ def _why(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from diht_k8s.cli import cluster
+    from diht_k8s.cli.planned_objects import plan_command
 
     overrides = [*options.overrides, *([f"pods.image={options.image}"] if options.image else [])]
-    return cluster.plan(options.file, overrides, options.namespace, gpu=options.gpu, show_secrets=options.show_secrets)
+    return plan_command(options.file, overrides, options.namespace, gpu=options.gpu, show_secrets=options.show_secrets)
 
 
 def _retry(options: argparse.Namespace) -> int:
@@ -170,150 +624,72 @@ def _cancel(options: argparse.Namespace) -> int:
     return cluster.cancel(options.name, options.namespace)
 
 
-def add_corpus_commands(commands: Commands) -> None:
-    """Add `parse`, `concepts`, `index` and `purge`."""
-    parse = commands.add_parser("parse", help="show what the CAT filter sees in a caption")
-    parse.description = (
-        "Show objects, attributes, relations, complexity and actions of captions, as the CAT filter sees them."
+def _add_completion(commands: Commands, whole: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser("completion", help="print a script that completes commands in a shell")
+    parser.description = (
+        "Print a script that completes commands, options and files. For bash: "
+        "diht completion bash > ~/.local/share/bash-completion/completions/diht"
     )
-    parse.add_argument("captions", nargs="+", metavar="CAPTION")
-    parse.add_argument(
-        "--why", action="store_true", help="also show the parser's tree and each correction rule that changed it"
-    )
-    add_json(parse)
-    parse.set_defaults(command=_parse)
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
+    parser.set_defaults(command=partial(_completion, whole))
 
-    concepts = commands.add_parser(
-        "concepts", help="show the concepts of a run: commonest, rarest, cut", epilog=EXIT_CODES
-    )
-    concepts.description = (
-        "Show the concept classes that the stage label made of the captions: the commonest, the rarest kept, and what "
-        "was cut and why. FILE is a run document, a run's output folder or a vocabulary.json (a path or s3:// URI)."
-    )
-    concepts.add_argument("file", metavar="FILE", help="a run document, an output folder, or a vocabulary.json")
-    add_set(concepts)
-    add_json(concepts)
-    concepts.set_defaults(command=_concepts)
 
-    index = commands.add_parser(
-        "index", help="count the samples of a run's shards and note where they stand", epilog=EXIT_CODES
-    )
-    index.description = (
-        "Index the shards that the training of a run reads: how many samples each has, and where they stand. With an index "
-        "a training reads no shard to count it, and reads samples by ranges. The filter makes an index on its way: this "
-        "command is for runs without one. Several workers share the shards; start it again after a stop. Shards that are "
-        "indexed in this version are not read again."
-    )
-    index.add_argument("file", metavar="FILE", help=FILE)
-    add_set(index)
-    index.add_argument("--worker", type=int, metavar="I", help="index of this worker, from 0; else DIHT_WORKER, else 0")
-    index.add_argument("--workers", type=int, metavar="N", help="number of workers; else DIHT_WORKERS, else 1")
-    add_json(index)
-    index.set_defaults(command=_index)
+def _completion(whole: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from diht_k8s.cli.completion import completion_command
 
-    purge = commands.add_parser("purge", help="take pairs out of a run's output (takedowns)", epilog=EXIT_CODES)
-    purge.description = (
-        "Take pairs out of the kept shards, scores and labels of a run, and update its markers. No stage of the run may "
-        "be running. Start an interrupted purge again to finish it. A model that was trained on the pairs stays as it is."
-    )
-    purge.add_argument("file", metavar="FILE", help=FILE)
-    purge.add_argument(
-        "--exclude", required=True, metavar="LIST",
-        help="uids, SHA-256 of URLs or SHA-256 of images, one a line (a path or s3:// URI)",
+    return completion_command(whole, options.shell)
+
+
+def _add_packaged(commands: Commands) -> None:
+    _add_text(
+        commands, "schema", _schema, "print the JSON schema of run documents, for editors",
+        "Print the JSON schema of run documents. An editor that knows it completes fields and marks wrong ones: begin "
+        "the document with `# yaml-language-server: $schema=FILE`.",
     )  # fmt: skip
-    add_set(purge)
-    add_json(purge)
-    purge.set_defaults(command=_purge)
-
-
-def _parse(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.corpus import parse_command
-
-    return parse_command(options.captions, as_json=options.json, why=options.why)
-
-
-def _concepts(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.corpus import concepts_command
-
-    return concepts_command(options.file, options.overrides, as_json=options.json)
-
-
-def _index(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.corpus import index_command
-
-    where = options.worker, options.workers
-    return index_command(options.file, options.overrides, *where, as_json=options.json)
-
-
-def _purge(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.corpus import purge_command
-
-    return purge_command(options.file, options.exclude, options.overrides, as_json=options.json)
-
-
-def add_evaluate_commands(commands: Commands) -> None:
-    """Add `benchmarks`, `convert` and `report`."""
-    benchmarks = commands.add_parser("benchmarks", help="list known benchmarks and those in a folder; import others")
-    benchmarks.description = (
-        "List the benchmarks of a catalogue; with ROOT, say which lie below it (ROOT/NAME/test/*.tar, the layout of "
-        "clip-benchmark), and what else lies there in this layout. --yaml prints the complete ones of the catalogue as "
-        "spec.evaluate.benchmarks of a run document. `diht benchmarks import SOURCE OUTPUT` writes a data set on disk "
-        "in this layout (see its --help)."
-    )
-    benchmarks.add_argument("root", metavar="ROOT", nargs="?", help="folder or s3:// prefix that holds benchmarks")
-    benchmarks.add_argument(
-        "--list", default="diht29", dest="catalogue", metavar="NAME", help="diht29 (default), datacomp38 or vtab"
-    )
-    benchmarks.add_argument(
-        "--only", action="append", default=[], metavar="NAME",
-        help="this benchmark only, one of the list or a folder below ROOT; may be repeated",
+    _add_text(
+        commands, "crd", _crd, "print the CustomResourceDefinition, for kubectl apply",
+        "Print the CustomResourceDefinition of runs: diht crd | kubectl apply --server-side -f -",
     )  # fmt: skip
-    benchmarks.add_argument("--yaml", action="store_true", help="print a part of a run document")
-    add_json(benchmarks)
-    benchmarks.set_defaults(command=_benchmarks)
-    add_import(commands)
-
-    convert = commands.add_parser("convert", help="write a model in another layout")
-    convert.description = (
-        "Write a model in another layout. SOURCE is a folder with open_clip_config.json, a checkpoint file "
-        "(.safetensors, .pt, .pth, .bin, or a released DiHT .ckpt) or an open_clip NAME/TAG. TARGET is a folder "
-        "(open_clip's layout), a file NAME.safetensors (weights alone) or NAME.ckpt (the released DiHT layout; its "
-        "SHA-256 becomes part of the name)."
+    samples = commands.add_parser("samples", help="list, print or write sample run documents")
+    samples.description = "List the sample run documents, print one of them, or write them into a folder."
+    samples.add_argument("name", nargs="?", metavar="NAME", help="print this one; all are listed if unset")
+    samples.add_argument("--output", metavar="DIR", help="write NAME, or all of them, into this folder")
+    samples.set_defaults(command=_samples, extra="")
+    chart = commands.add_parser("chart", help="write the operator's Helm chart into a folder")
+    chart.description = (
+        "Write the Helm chart of the operator into a folder: diht chart diht-operator, then "
+        "helm install diht-operator ./diht-operator --namespace diht-system --create-namespace"
     )
-    convert.add_argument("source", metavar="SOURCE")
-    convert.add_argument("target", metavar="TARGET")
-    convert.add_argument(
-        "--architecture", metavar="NAME",
-        help="open_clip's name of the architecture, for a checkpoint file whose shapes do not determine it",
-    )  # fmt: skip
-    add_json(convert)
-    convert.set_defaults(command=_convert)
-
-    report = commands.add_parser("report", help="compare the evaluations of several runs side by side")
-    report.description = (
-        "Compare evaluations side by side: a table on stdout and a page. Each RUN is a run document, a run's output folder, or its "
-        "report.json. Runs that differ only in their seed share one column, which shows their spread. "
-        "Differences to the first RUN are paired over the images and tested."
-    )
-    report.add_argument("runs", metavar="RUN", nargs="+")
-    report.add_argument("--output", metavar="FILE", default="comparison.html", help="the page (comparison.html)")
-    add_json(report)
-    report.set_defaults(command=_report)
+    chart.add_argument("output", metavar="DIR", help="folder of the chart; created if it is missing")
+    chart.set_defaults(command=_chart, extra="")
 
 
-def _benchmarks(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.benchmarks import benchmarks_command
-
-    return benchmarks_command(options.catalogue, options.root, options.only, as_yaml=options.yaml, as_json=options.json)
-
-
-def _convert(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.benchmarks import convert_command
-
-    return convert_command(options.source, options.target, options.architecture, as_json=options.json)
+def _add_text(commands: Commands, name: str, command: Command, says: str, description: str) -> None:
+    parser = commands.add_parser(name, help=says)
+    parser.description = description
+    parser.add_argument("--output", metavar="FILE", help="write it into this file in place of the screen")
+    parser.set_defaults(command=command, extra="")
 
 
-def _report(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.benchmarks import report_command
+def _schema(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.packaged import SCHEMA, text_command
 
-    return report_command(options.runs, options.output, as_json=options.json)
+    return text_command(SCHEMA, options.output)
+
+
+def _crd(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.packaged import CRD, text_command
+
+    return text_command(CRD, options.output)
+
+
+def _samples(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.packaged import samples_command
+
+    return samples_command(options.name, options.output)
+
+
+def _chart(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.packaged import chart_command
+
+    return chart_command(options.output)

@@ -1,23 +1,17 @@
-"""Commands around the stage evaluate: `diht benchmarks`, `diht convert` and `diht report`."""
+"""`diht benchmarks`: the benchmarks of a catalogue, and those that lie below a folder."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 
-from diht_k8s.api.errors import DataError, ExitCode, UserError
-from diht_k8s.api.hashing import SCHEMA_VERSION
-from diht_k8s.api.json_types import is_dict
-from diht_k8s.api.layout import Layout, join
-from diht_k8s.api.run import Stage
-from diht_k8s.cli.document import output_of
+from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.recipe.evaluate.catalogue import LISTS, Catalogue, catalogue
 from diht_k8s.recipe.evaluate.catalogue.discovery import (
     FoundBenchmark,
@@ -27,9 +21,6 @@ from diht_k8s.recipe.evaluate.catalogue.discovery import (
     find_unlisted,
 )
 from diht_k8s.recipe.shards.storage import Storage
-
-_REPORT_KEYS: Final = frozenset({"schema_version", "config", "run", "funnel", "train", "benchmarks"})
-"""What every report of the stage evaluate has, and no other file of a run."""
 
 
 def benchmarks_command(
@@ -41,24 +32,6 @@ def benchmarks_command(
         return ExitCode.DONE
     text = benchmark_yaml(name, root, only) if as_yaml else benchmark_list(name, root, only) + "\n"
     print(text, end="")
-    return ExitCode.DONE
-
-
-def convert_command(source: str, target: str, architecture: str | None, *, as_json: bool = False) -> int:
-    """Write a model in another layout and print the files; the exit code."""
-    from diht_k8s.recipe.clip_models.convert import convert
-
-    written = convert(source, target, Storage(), architecture=architecture)
-    print(json.dumps([*written]) if as_json else "\n".join(written))
-    return ExitCode.DONE
-
-
-def report_command(runs: Sequence[str], output: str, *, as_json: bool = False) -> int:
-    """Compare the reports of several runs, on stdout and as a page; the exit code."""
-    from diht_k8s.recipe.report.comparison import comparison_text
-
-    compared = compare(runs, output)
-    print(json.dumps({**compared, "page": output}) if as_json else f"{comparison_text(compared)}\n\n{output}")
     return ExitCode.DONE
 
 
@@ -124,14 +97,14 @@ def benchmark_yaml(name: str, root: str | None, only: Sequence[str] = ()) -> str
 
 @dataclass(frozen=True)
 class _Below:
-    """What lies below a root: folders that can be benchmarks, and the benchmarks that are in no list, by name."""
+    """Folders below a root that can be benchmarks, and the benchmarks there that are in no list, by name."""
 
     folders: frozenset[str] = frozenset()
     unlisted: Mapping[str, FoundBenchmark] = field(default_factory=dict)
 
 
 def _below(root: str | None) -> _Below:
-    """What lies below a root, nothing without one.
+    """The benchmarks below a root; none without one.
 
     Raises:
         UserError: the root is not a folder.
@@ -171,7 +144,7 @@ def _found(listed: Catalogue, root: str | None, below: _Below) -> dict[str, Foun
 
 
 def _others(root: str, listed: Catalogue, below: _Below) -> list[str]:
-    """What lies below the root beside the list: sets of other lists, and sets of none."""
+    """Benchmarks below the root that are not in the list: sets of other lists, and sets of none."""
     storage, names = Storage(), {entry.name for entry in listed.benchmarks}
     elsewhere = {entry.name: (name, entry) for name in LISTS for entry in catalogue(name).benchmarks}
     lines: list[str] = []
@@ -207,75 +180,3 @@ def _sums(listed: Catalogue, found: dict[str, FoundBenchmark] | None) -> list[st
         present = sum(item.whole for item in found.values())
         lines.append(f"{present} of {len(found)} sets are complete below this root.")
     return lines
-
-
-def compare(runs: Sequence[str], output: str) -> dict[str, Any]:
-    """Write the page; what it shows.
-
-    Args:
-        runs: run documents, output folders, or report.json files.
-        output: where the page goes.
-
-    Raises:
-        UserError: a run has no report, or the file is something else.
-        DataError: a report is damaged or of another version.
-    """
-    from diht_k8s.recipe.report.comparison import comparison, comparison_page
-    from diht_k8s.recipe.report.per_image import per_image_path, read_per_image
-
-    storage = Storage()
-    reports = [_read_report(storage, run) for run in runs]
-    per_image = [
-        {
-            result["name"]: found
-            for number, result in enumerate(report["benchmarks"])
-            if (found := read_per_image(storage, join(folder, per_image_path(number)))) is not None
-        }
-        for folder, report in reports
-    ]
-    compared = comparison([report for _, report in reports], per_image)
-    storage.write_bytes(output, comparison_page(compared, _thumbnails(storage, compared)).encode())
-    return compared
-
-
-def _thumbnails(storage: Storage, compared: Mapping[str, Any]) -> dict[str, str]:
-    """Images that one side gets right and the other does not; none where the benchmark's shards are not at hand."""
-    from diht_k8s.recipe.shards.sources import Shard
-    from diht_k8s.recipe.shards.thumbnails import thumbnails
-
-    found: dict[str, str] = {}
-    for part in (part for changed in compared["changed"] for part in changed):
-        shown = [*part["wins_shown"], *part["losses_shown"]]
-        with contextlib.suppress(UserError, DataError):
-            wanted = [(Shard(part["name"], each["shard"], part["name"]), each["uid"]) for each in shown]
-            found |= thumbnails(storage, wanted)
-    return found
-
-
-def _read_report(storage: Storage, run: str) -> tuple[str, dict[str, Any]]:
-    """The folder of a report, and the report."""
-    from diht_k8s.recipe.report.comparison import comparison
-
-    output = output_of(run)
-    places = [run] if output is None else [Layout(output).report(Stage.EVALUATE), join(output, "report.json")]
-    uri = next((place for place in places if storage.exists(place)), None)
-    if uri is None:
-        raise UserError(
-            f"{output or run} has no evaluate/report.json: run the stage evaluate first, or name a report.json"
-        )
-    try:
-        found = json.loads(storage.read_bytes(uri))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{uri} is damaged ({error}): run the stage evaluate again") from error
-    version = found.get("schema_version", SCHEMA_VERSION) if is_dict(found) else SCHEMA_VERSION
-    if version != SCHEMA_VERSION:
-        raise DataError(
-            f"{uri} is of version {version}, this program reads {SCHEMA_VERSION}: run the stage evaluate again"
-        )
-    if not is_dict(found) or not _REPORT_KEYS.issubset(found):
-        raise UserError(f"{uri} is not a report of the stage evaluate: give a run's output folder, or its report.json")
-    try:
-        comparison([found])
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise DataError(f"{uri} is damaged ({error!r}): run the stage evaluate again") from error
-    return uri.rpartition("/")[0], found

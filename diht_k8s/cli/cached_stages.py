@@ -1,4 +1,4 @@
-"""Which stages are cached: compares what the output of each stage depends on with what is committed.
+"""The cached stages of a run: what the output of each stage depends on, compared with its marker.
 
 Runs as a program of its own (`python -m diht_k8s.cli.cached_stages STAGE [--replace]`, run document in `DIHT_RUN`), so that
 `diht run` itself stays small: identifying inputs imports parts of the recipe. The last line that it prints is a JSON list.
@@ -17,8 +17,9 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.hashing import differences, sha256_of, stage_config
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.document import read_run, run_problems
+from diht_k8s.cli.document import read_run
 from diht_k8s.cli.stage import program_of
+from diht_k8s.cli.validate import run_problems
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.own_inputs import check_own_inputs
 from diht_k8s.recipe.runtime.replacement import foreign_files, remove_output
@@ -32,7 +33,7 @@ MAX_LEFT: Final = 3
 
 @dataclass(frozen=True)
 class StageComparison:
-    """What lies in a stage's folder."""
+    """A stage's output, compared with the run."""
 
     stage: str
     cached: bool
@@ -72,7 +73,7 @@ def compare_stages(run: DihtRun, first: Stage, *, replace: bool) -> list[StageCo
         before = committed.config if committed is not None else None if started is None else started.config
         lines = [] if before is None else differences(before, config)
         if before is None and number == 0:
-            _refuse_foreseen(run)
+            _refuse_failures(run)
         found.append(
             _replaced(storage, layout, stages[number:], lines)
             if lines and replace
@@ -82,7 +83,7 @@ def compare_stages(run: DihtRun, first: Stage, *, replace: bool) -> list[StageCo
     return found
 
 
-def _refuse_foreseen(run: DihtRun) -> None:
+def _refuse_failures(run: DihtRun) -> None:
     """Raise UserError before anything is written where a run that begins now will fail."""
     if problems := run_problems(run):
         raise UserError("\n".join(f"{'.'.join(field)}: {message}" for field, message in problems))

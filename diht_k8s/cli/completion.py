@@ -1,44 +1,31 @@
-"""`diht completion`: a script that completes commands, options and files in a shell."""
+"""`diht completion`: the script that completes commands, options and files in a shell."""
 
 from __future__ import annotations
 
 import argparse
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
-SHELLS: Final = ("bash", "zsh", "tcsh")
+import shtab
+
+from diht_k8s.api.errors import ExitCode
+from diht_k8s.cli.arguments import BENCHMARKS_IMPORT, parsers_of
+
 FILES: Final = ("FILE", "DIR", "SOURCE", "OUTPUT", "DATA", "RUN", "RUN|SHARDS", "FOLDER", "ROOT", "LIST", "TARGET")
 """Arguments that take a path."""
 
 
-def add_completion(commands: Any, whole: argparse.ArgumentParser) -> None:
-    """Add the command to a parser's commands.
+def completion_command(whole: argparse.ArgumentParser, shell: str) -> int:
+    """Print the script; the exit code.
 
     Args:
-        commands: of the parser.
         whole: the parser whose commands are completed.
+        shell: one of `SHELLS`.
     """
-    parser = commands.add_parser("completion", help="print a script that completes commands in a shell")
-    parser.description = (
-        "Print a script that completes commands, options and files. For bash: "
-        "diht completion bash > ~/.local/share/bash-completion/completions/diht"
-    )
-    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
-    parser.set_defaults(command=partial(_completion, whole))
-
-
-def _completion(whole: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    import shtab
-
-    for parser in parsers_of(whole).values():
+    parsers = parsers_of(whole)
+    del parsers[BENCHMARKS_IMPORT]  # nobody types it
+    for parser in parsers.values():
         for action in parser._actions:
             if action.metavar in FILES:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
-    print(shtab.complete(whole, options.shell))
-    return 0
-
-
-def parsers_of(whole: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """The parser of each command, by name."""
-    found = [action for action in whole._actions if isinstance(action, argparse._SubParsersAction)]
-    return {name: parser for action in found for name, parser in action.choices.items()}
+    print(shtab.complete(whole, shell))
+    return ExitCode.DONE

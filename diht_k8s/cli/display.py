@@ -1,4 +1,4 @@
-"""What a person sees during a run: one live display of all stages on a terminal, plain lines anywhere else."""
+"""Progress displays: bars of all stages on a terminal, plain lines anywhere else; one bar for other commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
@@ -24,7 +24,7 @@ FRESH_S: Final = 5.0
 
 
 class Display(Protocol):
-    """Shows how the stages of a run stand."""
+    """The state of each stage of a run, shown to a person."""
 
     def note(self, text: str) -> None:
         """A line of its own that stays."""
@@ -49,6 +49,12 @@ def open_display(
         return
     with LiveDisplay(stages, console, clock) as display:
         yield display
+
+
+def progress_bar(unit: str = "images") -> Bars:
+    """One bar on stderr, for commands that are no run; where that is no terminal, one line at the end."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    return Bars(*columns, TaskProgressColumn(show_speed=True), TimeRemainingColumn(), console=Console(stderr=True))
 
 
 class NewestProgress:

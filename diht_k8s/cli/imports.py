@@ -1,4 +1,4 @@
-"""`diht import` and `diht benchmarks import`: their arguments, their progress bar, and what they say at the end."""
+"""`diht import` and `diht benchmarks import`, and the summary that they print."""
 
 from __future__ import annotations
 
@@ -6,94 +6,24 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-COMMAND: Final = "benchmarks-import"
-"""How the parser names `diht benchmarks import`, whose first word takes a folder otherwise."""
-
-
-def add_pair_import(commands: Any) -> None:
-    """Add `diht import` to a parser's commands."""
-    parser = commands.add_parser("import", help="write images with captions that lie on disk as shards for a run")
-    parser.description = (
-        "Write image-caption pairs that lie on disk as shards (OUTPUT/00000.tar, ...), as spec.data.sources reads them. "
-        "SOURCE is a folder of images with NAME.txt, NAME.caption or NAME.json beside each; a table (.csv, .tsv, .jsonl, "
-        ".parquet, .arrow) with captions and the images or their paths; COCO's captions or Karpathy's splits (.json); "
-        "Flickr30k's .token file; or a Hugging Face data set on disk. Shards that lie in SOURCE already, as img2dataset "
-        "writes them, are checked and stay where they are. Nothing is downloaded. An interrupted import resumes when it "
-        "is started again."
-    )
-    parser.add_argument("source", metavar="SOURCE", help="folder, table or annotation file, on this machine")
-    parser.add_argument("output", metavar="OUTPUT", nargs="?", help="folder or s3:// prefix for the shards")
-    parser.add_argument(
-        "--format", metavar="NAME", dest="kind", help="layout of SOURCE; found by what lies there if unset"
-    )
-    parser.add_argument(
-        "--split", default="train", metavar="NAME", help="split of a Hugging Face data set or of Karpathy's (train)"
-    )
-    parser.add_argument(
-        "--images", metavar="DIR", help="folder of the images, where they are not beside the table or annotations"
-    )
-    parser.add_argument("--image-column", metavar="NAME", help="column of a table with the images or their paths")
-    parser.add_argument(
-        "--caption-column", metavar="NAME", help="column of a table (or name in the .json) with captions"
-    )
-    parser.add_argument(
-        "--captions", choices=("each", "first", "list"), default="each",
-        help="of an image with several: a pair for each (the default), for the first, or one with all of them to draw from",
-    )  # fmt: skip
-    parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
-    parser.add_argument("--replace", action="store_true", help="remove another import from OUTPUT; other files stay")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(command=_import_pairs)
+from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.cli.display import progress_bar
+from diht_k8s.recipe.evaluate.importing import BenchmarkImport, import_benchmark
+from diht_k8s.recipe.imports.existing_shards import check_shards
+from diht_k8s.recipe.imports.layouts import open_benchmark, open_pairs, shard_files
+from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
+from diht_k8s.recipe.imports.records import ReaderOptions
+from diht_k8s.recipe.shards.storage import Storage
 
 
-def add_import(commands: Any) -> None:
-    """Add `diht benchmarks import` to a parser's commands."""
-    parser = commands.add_parser(COMMAND, prog="diht benchmarks import")
-    parser.description = (
-        "Write a data set that lies on disk as benchmark shards (OUTPUT/test/*.tar, with class names and templates "
-        "beside them), the layout that evaluate and clip-benchmark read. SOURCE is a folder (ImageFolder, a root of "
-        "torchvision, WILDS, a Hugging Face data set in Parquet or Arrow) or an annotation file (COCO captions, "
-        "Karpathy's splits, VQAv2's questions, SNLI-VE, SugarCrepe, Winoground). Nothing is downloaded. An "
-        "interrupted import resumes when it is started again."
-    )
-    parser.add_argument("source", metavar="SOURCE", help="folder or annotation file of the original, on this machine")
-    parser.add_argument("output", metavar="OUTPUT", help="folder or s3:// prefix for the benchmark")
-    parser.add_argument(
-        "--format", metavar="NAME", dest="kind", help="layout of SOURCE; found by what lies there if unset"
-    )
-    parser.add_argument("--split", default="test", metavar="NAME", help="split of the original (test)")
-    parser.add_argument(
-        "--images", metavar="DIR", help="folder of the images, where they are not beside the annotations"
-    )
-    parser.add_argument("--annotations", metavar="FILE", help="the answers to VQAv2's questions")
-    parser.add_argument(
-        "--class-names", metavar="FILE", help="one class name a line, in the order of the class numbers"
-    )
-    parser.add_argument(
-        "--templates", metavar="FILE", help="one prompt template a line, {c} standing for the class name"
-    )
-    parser.add_argument(
-        "--answers", type=int, default=100, metavar="N", help="commonest answers of VQAv2 to choose from (100)"
-    )
-    parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
-    parser.add_argument("--replace", action="store_true", help="remove another import from OUTPUT; other files stay")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(command=_import)
+def import_pairs_command(options: argparse.Namespace) -> int:
+    """Write image-caption pairs as shards for a run; the exit code.
 
-
-def _import_pairs(options: argparse.Namespace) -> int:
-    from diht_k8s.api.errors import ExitCode, UserError
-    from diht_k8s.recipe.imports.existing_shards import check_shards
-    from diht_k8s.recipe.imports.layouts import open_pairs, shard_files
-    from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
-    from diht_k8s.recipe.imports.records import ReaderOptions
-    from diht_k8s.recipe.shards.storage import Storage
-
+    Args:
+        options: those of `diht import`.
+    """
     if options.shard_size < 1:
         raise UserError("--shard-size must be 1 or more")
     path = Path(options.source).expanduser()
@@ -121,13 +51,12 @@ def _import_pairs(options: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _import(options: argparse.Namespace) -> int:
-    from diht_k8s.api.errors import ExitCode, UserError
-    from diht_k8s.recipe.evaluate.importing import BenchmarkImport, import_benchmark
-    from diht_k8s.recipe.imports.layouts import open_benchmark
-    from diht_k8s.recipe.imports.records import ReaderOptions
-    from diht_k8s.recipe.shards.storage import Storage
+def import_benchmark_command(options: argparse.Namespace) -> int:
+    """Write a data set as benchmark shards; the exit code.
 
+    Args:
+        options: those of `diht benchmarks import`.
+    """
     if options.shard_size < 1 or options.answers < 2:
         raise UserError("--shard-size must be 1 or more, and --answers 2 or more")
     images, annotations = (Path(name).expanduser() if name else None for name in (options.images, options.annotations))
@@ -139,34 +68,15 @@ def _import(options: argparse.Namespace) -> int:
     with progress_bar() as bar:
         task = bar.add_task(f"import {source.kind}")
         marker = import_benchmark(
-            source,
-            order,
-            Storage(),
-            lambda total, done: bar.update(task, total=total, completed=done),
-            lambda: bar.advance(task),
-        )
-    print(json.dumps(marker) if options.json else summary(options.output, marker))
+            source, order, Storage(),
+            lambda total, done: bar.update(task, total=total, completed=done), lambda: bar.advance(task),
+        )  # fmt: skip
+    print(json.dumps(marker) if options.json else benchmark_summary(options.output, marker))
     return ExitCode.DONE
 
 
-def progress_bar(unit: str = "images") -> Progress:
-    """A bar on stderr; where that is no terminal, one line at the end."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    return Progress(*columns, TaskProgressColumn(show_speed=True), TimeRemainingColumn(), console=Console(stderr=True))
-
-
-def summary(output: str, marker: Mapping[str, Any]) -> str:
-    """What was imported, what was left out and why, and how to evaluate it."""
+def benchmark_summary(output: str, marker: Mapping[str, Any]) -> str:
+    """The imported images, those left out and why, and how to evaluate on them."""
     shards = len(marker["shards"])
     what = "classes" if marker["type"] == "Classification" else "answers to choose from"
     classes = f", {marker['classes']} {what}" if marker["classes"] else ""
@@ -182,13 +92,13 @@ def summary(output: str, marker: Mapping[str, Any]) -> str:
 
 
 def pair_summary(output: str, marker: Mapping[str, Any]) -> str:
-    """What was imported, what was left out and why, and what to do next."""
+    """The imported pairs, those left out and why, and the next command."""
     lines = [f"{output}: {marker['samples']} pairs in {_shards(len(marker['shards']))} ({marker['kind']})"]
     return "\n".join([*lines, *_notes(marker), f"to write a run document for them: diht init {output}"])
 
 
 def ready_summary(source: str, output: str | None, marker: Mapping[str, Any]) -> str:
-    """What the shards of a folder hold, and that they stay there."""
+    """The pairs of shards that stay where they are, and the next command."""
     lines = [
         f"{source}: {marker['samples']} pairs in {_shards(len(marker['shards']))}, sound; they are used where they are"
     ]

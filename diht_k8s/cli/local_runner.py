@@ -1,6 +1,6 @@
-"""The local run: observe, plan, act, as the operator does, on processes of this machine.
+"""The runner behind `diht run`: observe, plan, act, as the operator does, on processes of this machine.
 
-In: a placed run, jobs, a display. Out: the final status. What to do is decided by `pipeline.plan` alone.
+In: a placed run, jobs, a display. Out: the final status. `pipeline.plan` alone decides what happens.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Final
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DihtError
-from diht_k8s.api.reports import GOODPUT_VARIABLE, TimeSpent, parse_progress
+from diht_k8s.api.reports import GOODPUT_VARIABLE, Progress, TimeSpent, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.status import StageState
 from diht_k8s.cli.display import Display, duration
 from diht_k8s.cli.goodput_lines import page_goodput
-from diht_k8s.cli.placement import Machine, threads_per_process
+from diht_k8s.cli.machine import Machine
+from diht_k8s.cli.placement import threads_per_process
 from diht_k8s.launch import stages
 from diht_k8s.launch.local_jobs import LocalJobs
 from diht_k8s.pipeline.attempt_reports import (
@@ -45,22 +46,43 @@ GRACE_S: Final = 300.0
 
 
 class ComparisonError(DihtError):
-    """The stages could not be compared with the run; the message is what the program wrote on stderr."""
+    """The stages could not be compared with the run; the message is the stderr of the program that compares them."""
 
-    def __init__(self, exit_code: int, said: str) -> None:
-        super().__init__(said)
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
         self.exit_code = exit_code  # type: ignore[assignment]
 
 
 @dataclass
 class StopSignals:
-    """Counts signals to `diht run`: the first asks for a stop, the second for a stop at once."""
+    """Number of stop signals to `diht run`: the first asks for a stop, the second for a stop at once."""
 
     requests: int = 0
 
     def on_signal(self, number: int, frame: object) -> None:
         """Count a signal."""
         self.requests += 1
+
+
+@dataclass
+class _StartedAttempt:
+    """An attempt that runs or ran here, and the newest reports in its log."""
+
+    start: Start
+    started_at: float
+    stopped_at: float | None = None
+    """when its programs were asked to stop."""
+    ended_at: float | None = None
+    """when all its programs had ended."""
+    work: CommittedWork | None = None
+    in_place: InPlaceRestarts | None = None
+    spent: TimeSpent | None = None
+
+    def read(self, progress: Progress) -> None:
+        """Take over what a progress line reports."""
+        self.work = furthest((self.work, progress_work(progress)))
+        self.in_place = most_restarts((self.in_place, in_place_of(self.start.number, (progress.rounds,))))
+        self.spent = most_spent((self.spent, progress.time_spent))
 
 
 @dataclass
@@ -71,7 +93,7 @@ class LocalRunner:
     jobs: LocalJobs
     display: Display
     machine: Machine
-    stopper: StopSignals
+    signals: StopSignals
     until: Stage | None = None
     replace: bool = False
     back_off: BackOff = BACK_OFF
@@ -79,27 +101,17 @@ class LocalRunner:
     log: Path | None = None
     """of the last program that failed."""
     _cached: set[Stage] = field(default_factory=set)
-    _inspected: set[Stage] = field(default_factory=set)
-    _started: dict[str, Start] = field(default_factory=dict)
-    _started_at: dict[tuple[Stage, str], float] = field(default_factory=dict)
-    """of the newest attempt at each stage, or at each step of it."""
-    _attempts_at: dict[str, float] = field(default_factory=dict)
-    """when attempts started, by name."""
-    _ended_at: dict[str, float] = field(default_factory=dict)
-    """of attempts whose programs have all ended, by name."""
-    _work: dict[str, CommittedWork | None] = field(default_factory=dict)
-    _in_place: dict[str, InPlaceRestarts | None] = field(default_factory=dict)
-    _spent: dict[str, TimeSpent | None] = field(default_factory=dict)
-    """committed work that the log of an attempt named last, by name."""
-    _stopped_at: dict[str, float] = field(default_factory=dict)
+    _compared: set[Stage] = field(default_factory=set)
+    _attempts: dict[str, _StartedAttempt] = field(default_factory=dict)
+    """by name, the newest last."""
 
     def execute(self) -> RunStatus:
         """Run until the run is complete, has failed or is stopped and no process is left.
 
         Raises:
-            InspectionError: what is there already cannot be compared with the run.
+            ComparisonError: existing output cannot be compared with the run.
         """
-        self._inspect(self.run.spec.stages[0])
+        self._compare(self.run.spec.stages[0])
         status = RunStatus()
         while True:
             observed = self._observe()
@@ -112,8 +124,8 @@ class LocalRunner:
                 back_off=self.back_off,
                 steps=CLUSTER_STEPS,
             )
-            if (unseen := self._uninspected(decided.actions)) is not None:
-                self._inspect(unseen)
+            if (stage := self._not_compared(decided.actions)) is not None:
+                self._compare(stage)
                 continue
             for action in decided.actions:
                 self._act(action, decided.status)
@@ -123,12 +135,13 @@ class LocalRunner:
                 return status
             time.sleep(POLL_S)
 
-    def _uninspected(self, actions: tuple[Action, ...]) -> Stage | None:
+    def _not_compared(self, actions: tuple[Action, ...]) -> Stage | None:
         """With --replace, a stage is compared before it starts: its inputs are known only then."""
         starts = [action.stage for action in actions if isinstance(action, Start)]
-        return next((stage for stage in starts if self.replace and stage not in self._inspected), None)
+        return next((stage for stage in starts if self.replace and stage not in self._compared), None)
 
-    def _inspect(self, first: Stage) -> None:
+    def _compare(self, first: Stage) -> None:
+        """Compare the stages from `first` on with what is committed, up to the first that is not cached."""
         command = [sys.executable, "-P", "-m", "diht_k8s.cli.cached_stages", first.value]
         done = subprocess.run(  # noqa: S603 (an argument list of ours, no shell)
             [*command, "--replace"] if self.replace else command,
@@ -139,10 +152,10 @@ class LocalRunner:
         )
         if done.returncode:
             raise ComparisonError(done.returncode, done.stderr.strip())
-        self._inspected.add(first)
+        self._compared.add(first)
         for found in json.loads(done.stdout.splitlines()[-1]):
             stage = Stage(found["stage"])
-            self._inspected.add(stage)
+            self._compared.add(stage)
             if found["cached"]:
                 self._cached.add(stage)
             if found["replaced"]:
@@ -156,56 +169,54 @@ class LocalRunner:
                 )
 
     def _observe(self) -> Observed:
-        attempts = tuple(self._attempt(start) for start in self._started.values())
-        return Observed(attempts, frozenset(self._cached), stop_requested=self.stopper.requests > 0)
+        attempts = tuple(self._observe_attempt(name, attempt) for name, attempt in self._attempts.items())
+        return Observed(attempts, frozenset(self._cached), stop_requested=self.signals.requests > 0)
 
-    def _attempt(self, start: Start) -> Attempt:
-        for line in self.jobs.new_lines(start.name):
+    def _observe_attempt(self, name: str, attempt: _StartedAttempt) -> Attempt:
+        for line in self.jobs.new_lines(name):
             if (progress := parse_progress(line)) is not None:
                 self.display.progress(progress)
-                self._work[start.name] = furthest((self._work.get(start.name), progress_work(progress)))
-                said = in_place_of(start.number, (progress.rounds,))
-                self._in_place[start.name] = most_restarts((self._in_place.get(start.name), said))
-                self._spent[start.name] = most_spent((self._spent.get(start.name), progress.time_spent))
-        status = self.jobs.status(start.name)
+                attempt.read(progress)
+        status, start = self.jobs.status(name), attempt.start
         assert status is not None
-        if not status.running:
-            self._ended_at.setdefault(start.name, self.clock())
-        began, ended = self._attempts_at[start.name], self._ended_at.get(start.name)
-        known = Attempt(
+        if not status.running and attempt.ended_at is None:
+            attempt.ended_at = self.clock()
+        began, ended = attempt.started_at, attempt.ended_at
+        observed = Attempt(
             start.stage, start.number, AttemptState.FAILED, active=status.running, step=start.step,
-            work=self._work.get(start.name), in_place=self._in_place.get(start.name), started_at=began, ended_at=ended,
-            times=AttemptTimes(began, began, began, began, ended), spent=self._spent.get(start.name),
+            work=attempt.work, in_place=attempt.in_place, started_at=began, ended_at=ended,
+            times=AttemptTimes(began, began, began, began, ended), spent=attempt.spent,
         )  # fmt: skip
         if status.failed is None:
             state = AttemptState.RUNNING if status.running else AttemptState.SUCCEEDED
-            return replace(known, state=state)
+            return replace(observed, state=state)
         failed, self.log = status.failed, status.failed.log
-        self._end_late(start.name, status.running)
+        self._kill_late(name, attempt, status.running)
         cause = failed.cause
         return replace(
-            known,
+            observed,
             exit_code=failed.exit_code,
             reason=failed.reason,
             message=failed.message,
-            work=furthest((known.work, checkpoint_work(cause.checkpoint) if cause is not None else None)),
+            work=furthest((attempt.work, checkpoint_work(cause.checkpoint) if cause is not None else None)),
             failed_at=cause.step if cause is not None else None,
-            in_place=most_restarts((known.in_place, in_place_of(start.number, (cause.rounds,)) if cause else None)),
-            spent=most_spent((known.spent, cause.time_spent if cause is not None else None)),
+            in_place=most_restarts((attempt.in_place, in_place_of(start.number, (cause.rounds,)) if cause else None)),
+            spent=most_spent((attempt.spent, cause.time_spent if cause is not None else None)),
         )
 
-    def _end_late(self, name: str, running: int) -> None:
+    def _kill_late(self, name: str, attempt: _StartedAttempt, running: int) -> None:
         """Kill programs that were asked to stop and whose grace period is over."""
-        asked_at = self._stopped_at.get(name)
-        if running and asked_at is not None and (self.stopper.requests > 1 or self.clock() > asked_at + GRACE_S):
+        asked_at = attempt.stopped_at
+        if running and asked_at is not None and (self.signals.requests > 1 or self.clock() > asked_at + GRACE_S):
             self.jobs.kill(name)
 
     def _act(self, action: Action, status: RunStatus) -> None:
         if isinstance(action, Expire):  # only a cluster deletes runs
             return
         if isinstance(action, Stop):
-            if action.name not in self._stopped_at:
-                self._stopped_at[action.name] = self.clock()
+            attempt = self._attempts[action.name]
+            if attempt.stopped_at is None:
+                attempt.stopped_at = self.clock()
                 self.jobs.stop(action.name)
             return
         env = {"DIHT_PROGRESS_SECONDS": "1", PARENT_VARIABLE: str(os.getpid())}
@@ -215,15 +226,14 @@ class LocalRunner:
             shaped = stages.sized_for_step(self.run, action.stage, action.step)
             env["OMP_NUM_THREADS"] = str(threads_per_process(shaped, action.stage, self.machine))
         self.jobs.start(action.name, stages.stage_app(self.run, action.stage, step=action.step), env)
-        self._started[action.name] = action
-        self._started_at[action.stage, action.step] = self._attempts_at[action.name] = self.clock()
+        self._attempts[action.name] = _StartedAttempt(action, self.clock())
 
     def _show(self, before: RunStatus, after: RunStatus) -> None:
         for stage in after.stages:
-            known = before.of(stage.stage, stage.step)
-            if (stage.state, stage.attempt) != (known.state, known.attempt):
+            old = before.of(stage.stage, stage.step)
+            if (stage.state, stage.attempt) != (old.state, old.attempt):
                 self._show_stage(stage)
-            elif stage.total_in_place != known.total_in_place:
+            elif stage.total_in_place != old.total_in_place:
                 restarts = stage.in_place
                 self.display.state(
                     stage.stage,
@@ -253,4 +263,7 @@ class LocalRunner:
     def _began(self, stage: StageRecord, *, whole: bool) -> float:
         """When the newest attempt began, at a step or at the first step of the whole stage."""
         step = CLUSTER_STEPS.get(stage.stage, ("",))[0] if whole else stage.step
-        return self._started_at[stage.stage, step]
+        newest_first = reversed(self._attempts.values())
+        return next(
+            each.started_at for each in newest_first if (each.start.stage, each.start.step) == (stage.stage, step)
+        )

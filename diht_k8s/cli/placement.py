@@ -1,43 +1,16 @@
-"""What `diht run` changes in a run document: where and how fast it runs, never its results. Pure, except `this_machine`."""
+"""A run document placed on this machine: where and how fast it runs changes, its results never. Pure."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from diht_k8s.api.layout import join
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.run import DihtRun, Spec, Stage
+from diht_k8s.cli.machine import Machine
 
-
-@dataclass(frozen=True)
-class Machine:
-    """The resources of this machine."""
-
-    cores: int
-    gpus: int = 0
-
-
-CPU_PROCESSES = 2
+CPU_PROCESSES: Final = 2
 """Training processes without a GPU: at the sizes that a CPU can train, more of them only add communication (our choice)."""
-
-
-def this_machine() -> Machine:
-    """Cores that this process may use, GPUs that it may see."""
-    return Machine(len(os.sched_getaffinity(0)), _gpus(os.environ.get("CUDA_VISIBLE_DEVICES")))
-
-
-def _gpus(visible: str | None) -> int:
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return 0
-    listed = subprocess.run([command, "-L"], capture_output=True, text=True, check=False)  # noqa: S603 (no shell)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
 def place(run: DihtRun, machine: Machine, workdir: str | None) -> tuple[DihtRun, list[str]]:
@@ -102,7 +75,7 @@ def _wire(path: str) -> str:
 
 
 def threads_per_process(run: DihtRun, stage: Stage, machine: Machine) -> int:
-    """How many threads each process of a stage gets, so that together they use each core once."""
+    """Threads of each process of a stage; together they use each core once."""
     config = getattr(run.spec, stage.value)
     processes = config.processes_per_node if stage is Stage.TRAIN else getattr(config, "workers", 1)
     return max(1, machine.cores // processes)

@@ -24,7 +24,8 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import open_display
 from diht_k8s.cli.goodput_lines import local_goodput
 from diht_k8s.cli.local_runner import ComparisonError, LocalRunner, StopSignals
-from diht_k8s.cli.placement import place, this_machine
+from diht_k8s.cli.machine import this_machine
+from diht_k8s.cli.placement import place
 from diht_k8s.launch.local_jobs import LocalJobs
 from diht_k8s.pipeline.plan import stages_until
 from diht_k8s.pipeline.run_status import RunState, RunStatus
@@ -32,14 +33,14 @@ from diht_k8s.pipeline.run_status import RunState, RunStatus
 
 def run_command(path: str, *, overrides: Sequence[str], workdir: str | None, until: str | None, replace: bool) -> int:
     """Run a document; the exit code, with one line on stderr where the run failed."""
-    stopper = StopSignals()
+    signals = StopSignals()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stopper.on_signal)
+        signal.signal(number, signals.on_signal)
     try:
-        return _run(path, overrides, workdir, Stage(until) if until else None, stopper, replace=replace)
+        return _run(path, overrides, workdir, Stage(until) if until else None, signals, replace=replace)
     except ComparisonError as error:
-        print("diht: stopped on request" if stopper.requests else error, file=sys.stderr)
-        return ExitCode.STOPPED if stopper.requests else error.exit_code
+        print("diht: stopped on request" if signals.requests else error, file=sys.stderr)
+        return ExitCode.STOPPED if signals.requests else error.exit_code
 
 
 def _run(
@@ -47,7 +48,7 @@ def _run(
     overrides: Sequence[str],
     workdir: str | None,
     until: Stage | None,
-    stopper: StopSignals,
+    signals: StopSignals,
     *,
     replace: bool,
 ) -> int:
@@ -65,9 +66,9 @@ def _run(
         contextlib.closing(LocalJobs(logs)) as jobs,
         open_display(stages_until(run.spec, until), console, time.monotonic) as display,
     ):
-        loop = LocalRunner(run, jobs, display, machine, stopper, until=until, replace=replace)
-        status = loop.execute()
-    return _print_end(run, status, loop.log, until, console)
+        runner = LocalRunner(run, jobs, display, machine, signals, until=until, replace=replace)
+        status = runner.execute()
+    return _print_end(run, status, runner.log, until, console)
 
 
 def _require_recipe() -> None:

@@ -14,9 +14,9 @@ from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState, StageStatus, Status
-from diht_k8s.cli.cluster import avoids, sentence
 from diht_k8s.cli.display import Display, open_display
 from diht_k8s.cli.goodput_lines import goodput_lines
+from diht_k8s.cli.status_sentences import avoids, sentence
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.status_text import one_line
 from diht_k8s.kube.runs import RunClient, run_client

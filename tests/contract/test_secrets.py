@@ -17,8 +17,9 @@ from diht_k8s.api.documents import check, dump
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli import run as run_command
-from diht_k8s.cli.cluster import details, planned, sentence
 from diht_k8s.cli.main import main
+from diht_k8s.cli.planned_objects import planned_objects
+from diht_k8s.cli.status_sentences import details, sentence
 from diht_k8s.kube.client import ClusterError
 from diht_k8s.recipe.report import write_report
 from diht_k8s.recipe.runtime.progress import Reporter
@@ -91,7 +92,7 @@ def test_local_run_writes_and_prints_no_literal_value(tmp_path: Path) -> None:
 
 def test_pods_write_no_literal_value(tmp_path: Path) -> None:
     run = DihtRun.model_validate(document(str(tmp_path / "out")))
-    for job in (item for item in planned(run, "n") if item["kind"] == "Job"):
+    for job in (item for item in planned_objects(run, "n") if item["kind"] == "Job"):
         assert CANARY not in without_literals(job)
         words, env = started(job["spec"]["template"]["spec"]["containers"][0], 0)
         assert env["HF_TOKEN"] == CANARY

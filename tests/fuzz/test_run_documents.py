@@ -14,8 +14,9 @@ from diht_k8s.api.documents import MAX_PROBLEMS, DocumentProblem, canonical_json
 from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.hashing import sha256_of, stage_config
 from diht_k8s.api.run import DihtRun
-from diht_k8s.cli.cluster import planned
-from diht_k8s.cli.placement import Machine, place
+from diht_k8s.cli.machine import Machine
+from diht_k8s.cli.placement import place
+from diht_k8s.cli.planned_objects import planned_objects
 from tests.fuzz.run_documents import MUTATIONS, SOUND, Case, case
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import Clock
@@ -75,7 +76,7 @@ def _of_run(run: DihtRun) -> str | None:
         return f"its dump says something else: {dump(run)[:200]} {dump(again)[:200]}"
     place(run, Machine(4), "work")
     try:
-        yaml.safe_dump_all(planned(run, "default"))
+        yaml.safe_dump_all(planned_objects(run, "default"))
     except DihtError as error:
         if not any(text in str(error) for text in LEGITIMATE):
             return f"not planned: {error}"

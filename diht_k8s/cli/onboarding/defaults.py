@@ -1,4 +1,4 @@
-"""Which defaults fit some data and a machine. Pure: facts in, numbers out; all of them are our choice."""
+"""The defaults of `diht init`, from a data set's profile and a machine. Pure; all of them are our choice."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final, Literal
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.label import Vocabulary
+from diht_k8s.cli.machine import Machine
 from diht_k8s.recipe.inspection.dataset_profile import DatasetProfile, ProfiledPair, concept_counts
 from diht_k8s.recipe.inspection.held_out import HeldOut
 from diht_k8s.recipe.label.vocabulary import freeze
@@ -34,19 +35,10 @@ GPUS_A_POD: Final = 8
 
 
 @dataclass(frozen=True)
-class Machine:
-    """This machine."""
-
-    cores: int
-    memory_gib: float
-    gpus: int = 0
-
-
-@dataclass(frozen=True)
 class RunDefaults:
-    """What the document says."""
+    """The values that the document gets."""
 
-    place: Hardware
+    hardware: Hardware
     complexity: int
     actions: int
     shares: tuple[float, float, float]
@@ -74,37 +66,37 @@ class RunDefaults:
     validates: bool
 
 
-def choose_defaults(look: DatasetProfile, held: HeldOut, machine: Machine, place: Hardware) -> RunDefaults:
+def choose_defaults(profile: DatasetProfile, held: HeldOut, machine: Machine, hardware: Hardware) -> RunDefaults:
     """The defaults that fit.
 
     Raises:
         DataError: there are too few pairs.
     """
-    seen = len(look.seen)
-    strict, loose = len(look.kept(Filter())) / seen, len(look.kept(Filter(min_actions=0))) / seen
+    pairs = len(profile.pairs)
+    strict, loose = len(profile.kept(Filter())) / pairs, len(profile.kept(Filter(min_actions=0))) / pairs
     actions = int(strict >= LEAST_SHARE)
     complexity = int(actions or loose >= LEAST_SHARE)
-    english = look.english()
-    passing = look.kept(Filter(min_complexity=complexity, min_actions=actions), held.excluded)
+    english = profile.english()
+    passing = profile.kept(Filter(min_complexity=complexity, min_actions=actions), held.excluded)
     decontaminate = held.near <= 1 / 10
-    share = len(passing) / max(1, look.looked_at) * SAFETY * ((1 - held.near) if decontaminate else 1)
-    kept = int(look.total * share)
-    if look.usable < LEAST_PAIRS or kept < 8:
+    share = len(passing) / max(1, profile.sampled) * SAFETY * ((1 - held.near) if decontaminate else 1)
+    kept = int(profile.total * share)
+    if profile.usable < LEAST_PAIRS or kept < 8:
         raise DataError(
-            f"{look.usable} usable pairs, of which about {kept} are left after the filter and the held-out split, are too "
+            f"{profile.usable} usable pairs, of which about {kept} are left after the filter and the held-out split, are too "
             f"few for a run: give {LEAST_PAIRS} or more"
         )
     min_count, top_k, classes = _concepts(passing, kept / len(passing))
-    processes, nodes = _gang(machine, place, kept)
-    model, largest = (None, 128) if place == "laptop" else _model(kept)
+    processes, nodes = _gang(machine, hardware, kept)
+    model, largest = (None, 128) if hardware == "laptop" else _model(kept)
     batch = _batch(kept, largest, processes * nodes)
-    samples = _samples(kept, batch, place)
-    width = max(look.median_size())
+    samples = _samples(kept, batch, hardware)
+    width = max(profile.median_size())
     return RunDefaults(
-        place, complexity, actions, (strict, loose, english), english >= ENGLISH, _bad_percent(look),
+        hardware, complexity, actions, (strict, loose, english), english >= ENGLISH, _bad_percent(profile),
         160 if width <= 128 else 256, decontaminate, kept, min_count, top_k, classes, model, batch,
-        None if place == "laptop" else min(256, batch // (processes * nodes)), samples,
-        min(samples // 8, 2000 * batch) // batch * batch, processes, nodes, _workers(machine, place, len(look.uris)),
+        None if hardware == "laptop" else min(256, batch // (processes * nodes)), samples,
+        min(samples // 8, 2000 * batch) // batch * batch, processes, nodes, _workers(machine, hardware, len(profile.uris)),
         len(held.pairs) >= batch,
     )  # fmt: skip
 
@@ -114,7 +106,7 @@ def _concepts(passing: list[ProfiledPair], scale: float) -> tuple[int, int, tupl
 
     Args:
         passing: pairs whose captions pass.
-        scale: pairs that are left in the end for each that was looked at and passes.
+        scale: pairs that are left in the end for each of the profile that passes.
     """
     counts, found = concept_counts(passing), (MIN_COUNTS[-1], 0, (0, 0))
     for min_count in MIN_COUNTS:
@@ -128,11 +120,11 @@ def _concepts(passing: list[ProfiledPair], scale: float) -> tuple[int, int, tupl
     return found
 
 
-def _gang(machine: Machine, place: Hardware, kept: int) -> tuple[int, int]:
+def _gang(machine: Machine, hardware: Hardware, kept: int) -> tuple[int, int]:
     """Processes of a node, and nodes; fewer where a process would have fewer than two pairs of a quarter of the data."""
-    if place == "laptop":
+    if hardware == "laptop":
         return min(2, machine.cores), 1
-    processes, nodes = (GPUS_A_POD, PODS) if place == "cluster" else (max(1, machine.gpus), 1)
+    processes, nodes = (GPUS_A_POD, PODS) if hardware == "cluster" else (max(1, machine.gpus), 1)
     nodes = nodes if 8 * processes * nodes <= kept else 1
     return max(1, min(processes, kept // 8)), nodes
 
@@ -149,19 +141,19 @@ def _batch(kept: int, largest: int, processes: int) -> int:
     return share * processes
 
 
-def _samples(kept: int, batch: int, place: Hardware) -> int:
+def _samples(kept: int, batch: int, hardware: Hardware) -> int:
     """A multiple of the batch."""
-    wanted = min(EPOCHS * kept, CPU_SAMPLES) if place == "laptop" else EPOCHS * kept
+    wanted = min(EPOCHS * kept, CPU_SAMPLES) if hardware == "laptop" else EPOCHS * kept
     return max(1, wanted // batch) * batch
 
 
-def _workers(machine: Machine, place: Hardware, shards: int) -> int:
-    if place == "cluster":
+def _workers(machine: Machine, hardware: Hardware, shards: int) -> int:
+    if hardware == "cluster":
         return min(64, shards)
     return max(1, min(machine.cores, int(machine.memory_gib // 2)))
 
 
-def _bad_percent(look: DatasetProfile) -> float:
-    """Twice the share that was seen, and the usual limit at least."""
-    share = 100 * sum(look.bad.values()) / max(1, look.looked_at)
+def _bad_percent(profile: DatasetProfile) -> float:
+    """Twice the share of the profile, and the usual limit at least."""
+    share = 100 * sum(profile.bad.values()) / max(1, profile.sampled)
     return 1.0 if share < 0.5 else min(100.0, float(round(2 * share + 1)))

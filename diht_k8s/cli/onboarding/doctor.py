@@ -1,71 +1,75 @@
-"""`diht doctor`: versions, devices, disk, storage and shards; one sentence for each thing that is wrong."""
+"""`diht doctor`: a sentence on each fault of versions, devices, disk, storage and shards."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from diht_k8s.api.run import DihtRun
-    from diht_k8s.recipe.inspection.storage_checks import Finding
-    from diht_k8s.recipe.shards.storage import Storage
+from packaging.requirements import Requirement
+
+from diht_k8s import __version__
+from diht_k8s.api.documents import check, located, read_text
+from diht_k8s.api.errors import DihtError, ExitCode
+from diht_k8s.api.run import DihtRun
+from diht_k8s.cli.machine import this_machine
+from diht_k8s.cli.onboarding.init import shard_patterns
+from diht_k8s.cli.validate import run_problems
+from diht_k8s.recipe.inspection.storage_checks import (
+    READ,
+    Finding,
+    disk_findings,
+    output_findings,
+    shard_findings,
+    table_findings,
+)
+from diht_k8s.recipe.shards.sources import Shard, listed_shards
+from diht_k8s.recipe.shards.storage import Storage
 
 DOCUMENTS: Final = (".yaml", ".yml", ".json", "-")
 
 
-def add_doctor(commands: Any) -> None:
-    """Add the command to a parser's commands."""
-    parser = commands.add_parser("doctor", help="say what is wrong with this machine, a run's storage and shards")
-    parser.description = (
-        "Check versions of packages and devices; with a run document its text, disk, storage (conditional writes, rights) "
-        "and shards; with shards (a folder, a pattern, an s3:// prefix) those alone: suffixes, damage, the first bad "
-        "sample, sizes. One sentence for each thing that is wrong; exit code 64 if there is one."
-    )
-    parser.add_argument("target", metavar="RUN|SHARDS", nargs="?", help="a run document, or shards")
-    parser.add_argument("--all", action="store_true", help="read every shard, not 8 that are spread over all")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(command=_doctor)
+def doctor_command(target: str | None, *, every: bool, as_json: bool) -> int:
+    """Print each finding; 64 if something is wrong.
 
-
-def _doctor(options: argparse.Namespace) -> int:
-    from diht_k8s.api.errors import ExitCode
-    from diht_k8s.recipe.inspection import storage_checks  # noqa: F401 (names the extra where it is missing)
-
+    Args:
+        target: a run document or shards; None for this machine only.
+        every: read all shards.
+        as_json: print one JSON object in place of text.
+    """
     found: list[Finding] = []
-    for finding in findings(options.target, every=options.all):
+    for finding in findings(target, every=every):
         found.append(finding)
-        if not options.json:
+        if not as_json:
             print(f"{'wrong' if finding.wrong else 'ok':<5} {finding.about}: {finding.says}", flush=True)
     wrong = sum(finding.wrong for finding in found)
-    if options.json:
+    if as_json:
         print(json.dumps({"wrong": wrong, "findings": [asdict(finding) for finding in found]}))
     return ExitCode.USER_ERROR if wrong else ExitCode.DONE
 
 
 def findings(target: str | None, *, every: bool) -> Iterator[Finding]:
-    """All that is found, in order.
+    """All findings, in order.
 
     Args:
-        target: a run document or shards; None checks this machine only.
+        target: a run document or shards; None for this machine only.
         every: read all shards.
     """
-    yield from version_findings(_required())
+    yield from version_findings(_requirements())
     yield from device_findings(_listed_gpus(), _seen_gpus)
     if target is None:
         return
     if target.endswith(DOCUMENTS):
         yield from _run_findings(target, every=every)
     else:
-        yield from _shards_of(target, every=every)
+        yield from _target_findings(target, every=every)
 
 
-def _required() -> list[str]:
-    """What the project requires; nothing where it runs from a checkout that is not installed."""
+def _requirements() -> list[str]:
+    """The requirements of the project; none where it runs from a checkout that is not installed."""
     try:
         return metadata.requires("diht-k8s") or []
     except metadata.PackageNotFoundError:
@@ -86,11 +90,6 @@ def version_findings(required: Sequence[str]) -> Iterator[Finding]:
     Args:
         required: of the project, as its metadata has them.
     """
-    from packaging.requirements import Requirement
-
-    from diht_k8s import __version__
-    from diht_k8s.recipe.inspection.storage_checks import Finding
-
     wrong = False
     for requirement in map(Requirement, required):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": "recipe"}):
@@ -115,8 +114,6 @@ def device_findings(listed: int, seen: Callable[[], int]) -> Iterator[Finding]:
         listed: number of GPUs that the driver lists.
         seen: number that torch sees; called where there are some.
     """
-    from diht_k8s.recipe.inspection.storage_checks import Finding
-
     if not listed:
         yield Finding("devices", "no GPU: stages run on the CPU")
     elif (found := seen()) < listed:
@@ -126,8 +123,6 @@ def device_findings(listed: int, seen: Callable[[], int]) -> Iterator[Finding]:
 
 
 def _listed_gpus() -> int:
-    from diht_k8s.cli.placement import this_machine
-
     return this_machine().gpus
 
 
@@ -137,13 +132,7 @@ def _seen_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _shards_of(target: str, *, every: bool) -> Iterator[Finding]:
-    from diht_k8s.api.errors import DihtError
-    from diht_k8s.cli.onboarding.init import shard_patterns
-    from diht_k8s.recipe.inspection.storage_checks import READ, Finding, shard_findings
-    from diht_k8s.recipe.shards.sources import Shard
-    from diht_k8s.recipe.shards.storage import Storage
-
+def _target_findings(target: str, *, every: bool) -> Iterator[Finding]:
     storage = Storage()
     try:
         uris = storage.expand(shard_patterns(storage, target))
@@ -155,20 +144,6 @@ def _shards_of(target: str, *, every: bool) -> Iterator[Finding]:
 
 
 def _run_findings(path: str, *, every: bool) -> Iterator[Finding]:
-    from diht_k8s.api.documents import check, located, read_text
-    from diht_k8s.api.errors import DihtError
-    from diht_k8s.cli.document import run_problems
-    from diht_k8s.recipe.inspection.storage_checks import (
-        READ,
-        Finding,
-        disk_findings,
-        output_findings,
-        shard_findings,
-        table_findings,
-    )
-    from diht_k8s.recipe.shards.sources import listed_shards
-    from diht_k8s.recipe.shards.storage import Storage
-
     text = read_text(path)
     run, problems = check(text)
     yield from (Finding("document", f"{path}: {problem}", wrong=True) for problem in problems)
@@ -187,9 +162,9 @@ def _run_findings(path: str, *, every: bool) -> Iterator[Finding]:
         yield from shard_findings(storage, shards, most=len(shards) if every else READ)
     if any(source.captions for source in run.spec.data.sources):
         yield from table_findings(run, storage)
-    foreseen = located(text, run_problems(run))
-    yield from (Finding("document", f"{path}: {problem}", wrong=True) for problem in foreseen)
-    if not foreseen:
+    problems = located(text, run_problems(run))
+    yield from (Finding("document", f"{path}: {problem}", wrong=True) for problem in problems)
+    if not problems:
         yield Finding("document", f"{path} is valid")
 
 

@@ -1,4 +1,4 @@
-"""The run document that `diht init` writes: YAML with a comment on each choice. Pure: facts in, text out."""
+"""The run document of `diht init`: YAML with a comment on each default. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from diht_k8s import __version__
 from diht_k8s.api.layout import join
-from diht_k8s.cli.onboarding.defaults import Machine, RunDefaults
+from diht_k8s.cli.machine import Machine
+from diht_k8s.cli.onboarding.defaults import RunDefaults
 from diht_k8s.recipe.inspection.dataset_profile import DatasetProfile
 from diht_k8s.recipe.inspection.held_out import EXCLUDE, SHARD, HeldOut
 
 
 @dataclass(frozen=True)
 class RunNames:
-    """What the document is called and where things lie."""
+    """The run's name, the patterns of its shards, and its folders."""
 
     run: str
     patterns: list[str]
@@ -23,30 +24,30 @@ class RunNames:
 
 
 def render_document(
-    names: RunNames, look: DatasetProfile, held: HeldOut, machine: Machine, choices: RunDefaults
+    names: RunNames, profile: DatasetProfile, held: HeldOut, machine: Machine, defaults: RunDefaults
 ) -> str:
     """The text of the document."""
     parts = [
-        _head(names, look, machine, choices),
-        _data(names, look),
-        _filter(names, look, held, choices),
-        _label(choices),
-        _train(names, choices),
+        _head(names, profile, machine, defaults),
+        _data(names, profile),
+        _filter(names, profile, held, defaults),
+        _label(defaults),
+        _train(names, defaults),
         _evaluate(names, held),
-        _pods(choices),
+        _pods(defaults),
     ]
     return "\n".join(line for part in parts for line in part) + "\n"
 
 
-def _head(names: RunNames, look: DatasetProfile, machine: Machine, choices: RunDefaults) -> list[str]:
-    width, height = look.median_size()
-    bad = ", ".join(f"{count} {reason}" for reason, count in sorted(look.bad.items())) or "none bad"
-    pairs = f"{look.total:,} pairs" if look.counted else f"about {look.total:,} pairs"
-    where = {"laptop": "this machine", "gpu-node": "this machine's GPUs", "cluster": "a cluster"}[choices.place]
+def _head(names: RunNames, profile: DatasetProfile, machine: Machine, defaults: RunDefaults) -> list[str]:
+    width, height = profile.median_size()
+    bad = ", ".join(f"{count} {reason}" for reason, count in sorted(profile.bad.items())) or "none bad"
+    pairs = f"{profile.total:,} pairs" if profile.counted else f"about {profile.total:,} pairs"
+    where = {"laptop": "this machine", "gpu-node": "this machine's GPUs", "cluster": "a cluster"}[defaults.hardware]
     return [
         f"# Written by diht init {__version__} for {where}; every number is a first choice that you may change.",
-        f"# Data: {pairs} in {len(look.uris):,} shards; {look.looked_at:,} looked at ({bad}). The median image has",
-        f"# {width} x {height} pixels, the median caption {look.words():.0f} words; {choices.shares[2]:.0%} of the captions show no sign of",
+        f"# Data: {pairs} in {len(profile.uris):,} shards; {profile.sampled:,} looked at ({bad}). The median image has",
+        f"# {width} x {height} pixels, the median caption {profile.words():.0f} words; {defaults.shares[2]:.0%} of the captions show no sign of",
         "# a language other than English.",
         f"# This machine: {machine.cores} CPU cores, {machine.memory_gib:.0f} GiB of memory, {machine.gpus} GPUs.",
         "apiVersion: diht.dev/v1alpha1",
@@ -58,8 +59,8 @@ def _head(names: RunNames, look: DatasetProfile, machine: Machine, choices: RunD
     ]
 
 
-def _data(names: RunNames, look: DatasetProfile) -> list[str]:
-    key = [f"      captionKey: {look.caption_key}"] if look.caption_key else []
+def _data(names: RunNames, profile: DatasetProfile) -> list[str]:
+    key = [f"      captionKey: {profile.caption_key}"] if profile.caption_key else []
     return [
         "  data:",
         "    sources:",
@@ -70,24 +71,24 @@ def _data(names: RunNames, look: DatasetProfile) -> list[str]:
     ]
 
 
-def _filter(names: RunNames, look: DatasetProfile, held: HeldOut, choices: RunDefaults) -> list[str]:
-    strict, loose, _ = choices.shares
-    bad = choices.max_bad_percent
+def _filter(names: RunNames, profile: DatasetProfile, held: HeldOut, defaults: RunDefaults) -> list[str]:
+    strict, loose, _ = defaults.shares
+    bad = defaults.max_bad_percent
     lines = [
         "  filter:",
         f"    # {strict:.0%} of the captions pass the paper's rules (minComplexity: 1, minActions: 1), {loose:.0%} without minActions.",
-        f"    minComplexity: {choices.complexity}",
-        f"    minActions: {choices.actions}",
-        *([] if choices.english else [
+        f"    minComplexity: {defaults.complexity}",
+        f"    minActions: {defaults.actions}",
+        *([] if defaults.english else [
             "    # Most captions are not English: the caption parser reads English only, and finds little in others.",
             "    language: Any",
         ]),
         "    textSpotting:",
-        f"      detectorSize: {choices.detector_size}",
+        f"      detectorSize: {defaults.detector_size}",
         f"    # Held-out groups (pairs with the same image or caption): {len(held.pairs)} groups, {len(held.excluded)} pairs.",
         f"    exclude: {json.dumps(join(names.held_out, EXCLUDE))}",
     ]  # fmt: skip
-    if choices.decontaminate:
+    if defaults.decontaminate:
         lines.append("    decontaminate: [held-out]               # drops near copies of held-out images, too")
     else:
         lines.append(
@@ -95,61 +96,61 @@ def _filter(names: RunNames, look: DatasetProfile, held: HeldOut, choices: RunDe
         )
     if bad != 1.0:
         lines.append(
-            f"    maxBadPercent: {bad:g}                       # {sum(look.bad.values())} of {look.looked_at} samples are bad"
+            f"    maxBadPercent: {bad:g}                       # {sum(profile.bad.values())} of {profile.sampled} samples are bad"
         )
-    return [*lines, f"    workers: {choices.workers}"]
+    return [*lines, f"    workers: {defaults.workers}"]
 
 
-def _label(choices: RunDefaults) -> list[str]:
-    if not choices.top_k:
+def _label(defaults: RunDefaults) -> list[str]:
+    if not defaults.top_k:
         return ["  # No label stage: the captions share too few objects or attributes for concept classes."]
-    objects, attributes = choices.classes
+    objects, attributes = defaults.classes
     return [
         "  label:",
         "    vocabulary:",
-        f"      minCount: {choices.min_count}                           # about {objects} objects and {attributes} attributes become classes",
-        f"    topK: {choices.top_k}",
+        f"      minCount: {defaults.min_count}                           # about {objects} objects and {attributes} attributes become classes",
+        f"    topK: {defaults.top_k}",
         "    teacher:",
         "      model: timm/tf_efficientnet_lite0     # its ImageNet weights come in a Python package",
-        *(["      imageSize: 128"] if choices.place == "laptop" else []),
-        f"    workers: {choices.workers}",
-        *(["    pods:", '      resources: {cpu: "8", memory: 32Gi, nvidia.com/gpu: 1}'] if choices.place == "cluster" else []),
+        *(["      imageSize: 128"] if defaults.hardware == "laptop" else []),
+        f"    workers: {defaults.workers}",
+        *(["    pods:", '      resources: {cpu: "8", memory: 32Gi, nvidia.com/gpu: 1}'] if defaults.hardware == "cluster" else []),
     ]  # fmt: skip
 
 
-def _train(names: RunNames, choices: RunDefaults) -> list[str]:
+def _train(names: RunNames, defaults: RunDefaults) -> list[str]:
     small = [
         "    modelConfig:                            # small enough for CPUs",
         "      embed_dim: 128",
         "      vision_cfg: {image_size: 64, layers: [1, 1, 1, 1], width: 16}",
         "      text_cfg: {context_length: 32, vocab_size: 49408, width: 128, heads: 4, layers: 2}",
     ]
-    lr = "1.5e-3" if choices.model is None else "5.0e-4"
+    lr = "1.5e-3" if defaults.model is None else "5.0e-4"
     lines = [
         "  train:",
-        *(small if choices.model is None else [f"    model: {choices.model}"]),
-        f"    samples: {choices.samples}                           # {choices.samples // choices.batch} steps, {choices.samples / choices.kept:.0f} times the pairs that should be left",
-        f"    batchSize: {choices.batch}                           # of about {choices.kept:,} pairs",
+        *(small if defaults.model is None else [f"    model: {defaults.model}"]),
+        f"    samples: {defaults.samples}                           # {defaults.samples // defaults.batch} steps, {defaults.samples / defaults.kept:.0f} times the pairs that should be left",
+        f"    batchSize: {defaults.batch}                           # of about {defaults.kept:,} pairs",
     ]
-    if choices.micro_batch is not None:
+    if defaults.micro_batch is not None:
         lines.append(
-            f"    microBatchSize: {choices.micro_batch}                     # diht estimate RUN --gpu NAME says what fits"
+            f"    microBatchSize: {defaults.micro_batch}                     # diht estimate RUN --gpu NAME says what fits"
         )
     lines += [
         f"    optimizer: {{lr: {lr}, weightDecay: 0.2}}",
-        f"    schedule: {{type: Cosine, warmupSamples: {choices.warmup}}}",
+        f"    schedule: {{type: Cosine, warmupSamples: {defaults.warmup}}}",
         "    loss: {maskDuplicateCaptions: true}",
-        *([] if choices.top_k else ["    distillation: {mode: Disabled}"]),
-        f"    numNodes: {choices.nodes}",
-        f"    processesPerNode: {choices.processes}",
+        *([] if defaults.top_k else ["    distillation: {mode: Disabled}"]),
+        f"    numNodes: {defaults.nodes}",
+        f"    processesPerNode: {defaults.processes}",
     ]
-    if choices.place == "laptop":
+    if defaults.hardware == "laptop":
         lines.append("    checkpoint: {everySeconds: 20}")
-    if choices.validates:
-        every = max(1, choices.samples // 10 // choices.batch) * choices.batch
+    if defaults.validates:
+        every = max(1, defaults.samples // 10 // defaults.batch) * defaults.batch
         held = json.dumps([join(names.held_out, SHARD)])
         lines += ["    validation:", f"      shards: {held}", f"      everySamples: {every}"]
-    if choices.place == "cluster":
+    if defaults.hardware == "cluster":
         lines += ["    pods:", '      resources: {cpu: "64", memory: 256Gi, nvidia.com/gpu: 8}', "      shmSize: 32Gi"]
     return lines
 
@@ -165,8 +166,8 @@ def _evaluate(names: RunNames, held: HeldOut) -> list[str]:
     ]
 
 
-def _pods(choices: RunDefaults) -> list[str]:
-    if choices.place != "cluster":
+def _pods(defaults: RunDefaults) -> list[str]:
+    if defaults.hardware != "cluster":
         return []
     return [
         "  pods:",

@@ -1,1 +1,1 @@
-"""What `diht init` and `diht validate` read of shards before a run: a survey, a held-out split, what will fail."""
+"""Inspection before a run: a profile of the data set, a held-out split, checks of storage and of the run document."""

@@ -1,6 +1,6 @@
-"""Survey of shards: how many pairs there are, how large the images, what the captions are like, what a filter would keep.
+"""Profile of a data set: number of pairs, sizes of images, captions, and the pairs that pass the filter's caption rules.
 
-At most `MAX_PROFILED` samples are looked at, of shards that are spread evenly over all; counts are then estimates.
+It samples at most `MAX_PROFILED` pairs, of shards that are spread evenly over all; counts are then estimates.
 """
 
 from __future__ import annotations
@@ -32,14 +32,12 @@ from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 
 MAX_PROFILED: Final = 5000
-"""Samples that are looked at: parsing their captions takes some seconds."""
-PAPER: Final = Filter()
-"""The paper's rules: C and A at 1."""
+"""Parsing their captions takes some seconds."""
 
 
 @dataclass(frozen=True)
 class ProfiledPair:
-    """One usable sample, without its image."""
+    """A usable pair of the profile, without its image."""
 
     shard: int
     """place of its shard in the list."""
@@ -48,40 +46,40 @@ class ProfiledPair:
     uid: str
     image_sha256: str
     row: Row
-    """what the parser found."""
+    """the parser's scores of the caption."""
     caption: str
 
 
 @dataclass(frozen=True)
 class DatasetProfile:
-    """What lies in the shards."""
+    """Figures of some shards, and the sampled pairs."""
 
     uris: list[str]
     total: int
     """number of samples in all shards."""
     counted: bool
     """whether `total` is a count; otherwise it is an estimate from the shards that were read."""
-    looked_at: int
-    """samples that were looked at, bad ones included."""
-    seen: list[ProfiledPair]
+    sampled: int
+    """number of samples that were read for the profile, bad ones included."""
+    pairs: list[ProfiledPair]
     bad: dict[str, int]
-    """reason -> number, of those looked at."""
+    """reason -> number, of the sampled ones."""
     sizes: list[tuple[int, int]] = field(repr=False)
     caption_key: str | None = None
     """member that holds the captions, where it has no usual name."""
 
     @property
     def usable(self) -> int:
-        """Usable pairs in all shards, as far as the look tells."""
-        return round(self.total * len(self.seen) / max(1, self.looked_at))
+        """Estimated number of usable pairs in all shards."""
+        return round(self.total * len(self.pairs) / max(1, self.sampled))
 
     def english(self) -> float:
         """Share of the captions without a sign of another language."""
-        return sum(is_english(each.caption) for each in self.seen) / max(1, len(self.seen))
+        return sum(is_english(each.caption) for each in self.pairs) / max(1, len(self.pairs))
 
     def words(self) -> float:
         """Words of the median caption."""
-        return statistics.median(len(each.caption.split()) for each in self.seen)
+        return statistics.median(len(each.caption.split()) for each in self.pairs)
 
     def median_size(self) -> tuple[int, int]:
         """Width and height in pixels, each the median."""
@@ -91,11 +89,11 @@ class DatasetProfile:
     def kept(self, rules: Filter, without: Iterable[str] = ()) -> list[ProfiledPair]:
         """The samples whose captions pass the rules C and A, but for some uids."""
         left_out = set(without)
-        return [each for each in self.seen if each.uid not in left_out and not caption_reason(each.row, rules)]
+        return [each for each in self.pairs if each.uid not in left_out and not caption_reason(each.row, rules)]
 
 
 def concept_counts(kept: Sequence[ProfiledPair]) -> ConceptCounts:
-    """In how many of these captions each concept occurs."""
+    """Number of captions in which each concept occurs."""
     counts = ConceptCounts()
     counts.add(
         KeptCaptions(
@@ -108,34 +106,28 @@ def concept_counts(kept: Sequence[ProfiledPair]) -> ConceptCounts:
 
 
 def profile_dataset(
-    storage: Storage,
-    uris: Sequence[str],
-    parser: GraphParser,
-    advance: Callable[[], object],
-    *,
-    most: int = MAX_PROFILED,
+    storage: Storage, uris: Sequence[str], parser: GraphParser, advance: Callable[[], object]
 ) -> DatasetProfile:
-    """Look at some samples of some shards.
+    """The profile of some shards, from samples of some of them.
 
     Args:
         storage: where the shards are.
         uris: the shards.
         parser: of captions.
         advance: called after each sample.
-        most: samples to look at.
 
     Raises:
         DataError: a shard that is read is damaged or empty, or none of its samples can be used.
     """
-    found = _Found()
+    found = _Sampled()
     per_shard: list[int] = []
     for place in bit_reversed_order(len(uris)):
-        if found.looked_at >= most:
+        if found.sampled >= MAX_PROFILED:
             break
         count = 0
         for number, sample in enumerate(read_samples(storage, uris[place])):
             count += 1
-            if found.looked_at < most:
+            if found.sampled < MAX_PROFILED:
                 found.add(place, number, sample)
                 advance()
         per_shard.append(count)
@@ -143,24 +135,24 @@ def profile_dataset(
         raise DataError(found.nothing_usable(uris[0]))
     total, counted = _total(storage, uris, per_shard)
     graphs = parser.parse([sample.caption for _, _, sample, _ in found.usable])
-    seen: list[ProfiledPair] = []
+    pairs: list[ProfiledPair] = []
     for (place, number, sample, digest), graph in zip(found.usable, graphs, strict=True):
         row = new_row("", sample)
-        row.describe(graph, "look")
-        seen.append(ProfiledPair(place, number, sample.uid, digest, row, sample.caption))
+        row.describe(graph, "profile")
+        pairs.append(ProfiledPair(place, number, sample.uid, digest, row, sample.caption))
     return DatasetProfile(
-        [*uris], total, counted, found.looked_at, seen, dict(found.bad), found.sizes, found.caption_key
+        [*uris], total, counted, found.sampled, pairs, dict(found.bad), found.sizes, found.caption_key
     )
 
 
 def bit_reversed_order(shards: int) -> list[int]:
-    """All places, the middles of ever smaller parts first, so that any beginning of the list is spread evenly."""
+    """All indices by their bits reversed (van der Corput's sequence): any beginning of the list is spread evenly."""
     bits = max(1, (shards - 1).bit_length())
     return sorted(range(shards), key=lambda place: int(f"{place:0{bits}b}"[::-1], 2))
 
 
 def _total(storage: Storage, uris: Sequence[str], per_shard: Sequence[int]) -> tuple[int, bool]:
-    """Samples of all shards: counted, said by the import that wrote them, or estimated."""
+    """Samples of all shards: counted, from the marker of the import that wrote them, or estimated."""
     if len(per_shard) == len(uris):
         return sum(per_shard), True
     marker = join(uris[0].rpartition("/")[0] or ".", MARKER)
@@ -172,10 +164,10 @@ def _total(storage: Storage, uris: Sequence[str], per_shard: Sequence[int]) -> t
 
 
 @dataclass
-class _Found:
-    """What was read so far; images are not kept."""
+class _Sampled:
+    """The samples read so far, without their images."""
 
-    looked_at: int = 0
+    sampled: int = 0
     usable: list[tuple[int, int, Sample, str]] = field(default_factory=list)
     bad: Counter[str] = field(default_factory=Counter)
     hints: LayoutHints = field(default_factory=LayoutHints)
@@ -184,7 +176,7 @@ class _Found:
 
     def add(self, shard: int, number: int, sample: Sample) -> None:
         """Take a sample."""
-        self.looked_at += 1
+        self.sampled += 1
         self.hints.add(sample)
         if sample.problem == "caption_missing" and self.caption_key is None:
             self.caption_key = next((suffix for suffix in CAPTIONS if suffix in sample.members), None)
@@ -199,10 +191,10 @@ class _Found:
         self.usable.append((shard, number, light, digest))
 
     def nothing_usable(self, uri: str) -> str:
-        """Why there is nothing to train on, and what to do."""
+        """The error where no sample is usable."""
         counts = ", ".join(f"{count} {reason}" for reason, count in self.bad.most_common())
         hint = self.hints.sentence("data").partition(": ")[2] or "check how they were written"
-        return f"none of the first {self.looked_at} samples of {uri} can be used ({counts}): {hint}"
+        return f"none of the first {self.sampled} samples of {uri} can be used ({counts}): {hint}"
 
 
 def _size(data: bytes) -> tuple[int, int] | None:

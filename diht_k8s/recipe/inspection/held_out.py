@@ -45,9 +45,9 @@ class HeldOut:
     """share of the training images that are near-duplicates of a held-out one."""
 
 
-def duplicate_groups(seen: Sequence[ProfiledPair]) -> list[list[ProfiledPair]]:
+def duplicate_groups(pairs: Sequence[ProfiledPair]) -> list[list[ProfiledPair]]:
     """Pairs that share their image or their caption, directly or through others."""
-    parent = list(range(len(seen)))
+    parent = list(range(len(pairs)))
 
     def root(place: int) -> int:
         while parent[place] != place:
@@ -56,58 +56,58 @@ def duplicate_groups(seen: Sequence[ProfiledPair]) -> list[list[ProfiledPair]]:
         return place
 
     first: dict[tuple[str, str], int] = {}
-    for place, each in enumerate(seen):
+    for place, each in enumerate(pairs):
         for key in (("image", each.image_sha256), ("caption", each.caption.casefold())):
             parent[root(place)] = root(first.setdefault(key, place))
     found: dict[int, list[ProfiledPair]] = defaultdict(list)
-    for place, each in enumerate(seen):
+    for place, each in enumerate(pairs):
         found[root(place)].append(each)
     return list(found.values())
 
 
-def choose_groups(look: DatasetProfile, seed: int) -> tuple[list[ProfiledPair], list[str]]:
+def choose_groups(profile: DatasetProfile, seed: int) -> tuple[list[ProfiledPair], list[str]]:
     """One pair of each chosen group, and the uids of all pairs of these groups.
 
     Args:
-        look: at the shards.
+        profile: of the shards.
         seed: of the choice.
     """
-    wanted = min(MOST, max(1, len(look.seen) // SHARE))
-    small = [group for group in duplicate_groups(look.seen) if len(group) <= LARGEST_GROUP]
+    wanted = min(MOST, max(1, len(profile.pairs) // SHARE))
+    small = [group for group in duplicate_groups(profile.pairs) if len(group) <= LARGEST_GROUP]
     small.sort(key=lambda group: hashlib.sha256(f"{seed} {group[0].uid}".encode()).digest())
     chosen = small[:wanted]
     pairs = sorted((group[0] for group in chosen), key=lambda each: (each.shard, each.number))
     return pairs, [each.uid for group in chosen for each in group]
 
 
-def write_held_out(storage: Storage, look: DatasetProfile, folder: str, *, seed: int = 0) -> HeldOut:
+def write_held_out(storage: Storage, profile: DatasetProfile, folder: str, *, seed: int = 0) -> HeldOut:
     """Choose the groups and write them; the same data and seed give the same bytes.
 
     Args:
         storage: of the shards and the folder.
-        look: at the shards.
+        profile: of the shards.
         folder: for the shard and the list.
         seed: of the choice.
     """
-    pairs, excluded = choose_groups(look, seed)
-    members = [(f"h{number:05d}", found) for number, found in enumerate(_members(storage, look, pairs))]
+    pairs, excluded = choose_groups(profile, seed)
+    members = [(f"h{number:05d}", found) for number, found in enumerate(_members(storage, profile, pairs))]
     write_samples(storage, join(folder, SHARD), members)
     images = [hashlib.sha256(_image(found)).hexdigest() for _, found in members]
     lines = ["# held out of the training: uids, and SHA-256 of images", *sorted({*excluded, *images})]
     storage.write_bytes(join(folder, EXCLUDE), ("\n".join(lines) + "\n").encode())
-    near = _near(storage, look, [_image(found) for _, found in members], set(excluded))
+    near = _near(storage, profile, [_image(found) for _, found in members], set(excluded))
     return HeldOut(pairs, excluded, near)
 
 
-def _members(storage: Storage, look: DatasetProfile, pairs: Sequence[ProfiledPair]) -> Iterator[dict[str, bytes]]:
+def _members(storage: Storage, profile: DatasetProfile, pairs: Sequence[ProfiledPair]) -> Iterator[dict[str, bytes]]:
     """The members of each pair; the caption is in the .txt, wherever it was before."""
     by_shard: dict[int, set[int]] = defaultdict(set)
     for each in pairs:
         by_shard[each.shard].add(each.number)
     for shard, numbers in sorted(by_shard.items()):
-        for number, sample in enumerate(read_samples(storage, look.uris[shard])):
+        for number, sample in enumerate(read_samples(storage, profile.uris[shard])):
             if number in numbers:
-                found = with_usual_names(sample, None, look.caption_key)
+                found = with_usual_names(sample, None, profile.caption_key)
                 yield {**found.members, "txt": found.caption.encode()}
             if number == max(numbers):
                 break
@@ -117,12 +117,12 @@ def _image(members: Mapping[str, bytes]) -> bytes:
     return next(members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members)
 
 
-def _near(storage: Storage, look: DatasetProfile, held: Sequence[bytes], excluded: set[str]) -> float:
+def _near(storage: Storage, profile: DatasetProfile, held: Sequence[bytes], excluded: set[str]) -> float:
     """Share of some training images that the filter would take for copies of held-out ones."""
     gallery, compared, found = gallery_of(held), 0, 0
-    others = {(each.shard, each.number) for each in look.seen if each.uid not in excluded}
+    others = {(each.shard, each.number) for each in profile.pairs if each.uid not in excluded}
     for shard in sorted({place for place, _ in others}):
-        for number, sample in enumerate(read_samples(storage, look.uris[shard])):
+        for number, sample in enumerate(read_samples(storage, profile.uris[shard])):
             if compared == COMPARED:
                 return found / compared
             if (shard, number) in others:

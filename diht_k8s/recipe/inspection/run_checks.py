@@ -1,7 +1,7 @@
-"""What will fail in a run, known before it starts: a batch larger than its pairs, more classes asked for than there are.
+"""Failures of a run that its data foretell: a batch larger than its pairs, more classes asked for than there are.
 
-Only what is certain is said. Shards are read where they are local and small; captions are parsed where there are at most
-`MAX_PROFILED` of them. What a filter keeps is then known up to its image rules, which can only drop more.
+Only certain failures are reported. Shards are read where they are local and small; captions are parsed where there are
+at most `MAX_PROFILED` of them. The number that a filter keeps is then known up to its image rules, which drop more.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ MAX_BYTES: Final = 2 << 30
 MARGIN: Final = 0.8
 """Share of the pairs that advice counts on: the image rules drop some."""
 
-
 Problem = tuple[tuple[str, ...], str]
-"""A field of the document; what will fail and what to write."""
+"""A field of the document, and the failure with what to write."""
 
 
 def check_run(run: DihtRun, storage: Storage, parser: Callable[[], GraphParser]) -> list[Problem]:
-    """What will fail; empty where nothing is certain.
+    """The failures that are certain; empty where none is.
 
     Args:
         run: the run.
@@ -132,7 +131,7 @@ def _passing(spec: Spec, storage: Storage, shards: Sequence[Shard], parser: Grap
     found: list[ProfiledPair] = []
     for (filtered, sample), graph in zip(samples, graphs, strict=True):
         row = new_row("", sample)
-        row.describe(graph, "look")
+        row.describe(graph, "check")
         if not (filtered and caption_reason(row, rules)):
             found.append(ProfiledPair(0, 0, sample.uid, "", row, sample.caption))
     return found

@@ -1,4 +1,4 @@
-"""What is wrong with shards and with the place for the output: one sentence for each thing, which says what to do."""
+"""Checks of shards, tables, the output's storage and its disk: a sentence on each fault, with what to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diht_k8s.recipe.filter.layout_hints import LayoutHints
 from diht_k8s.recipe.inspection.dataset_profile import bit_reversed_order
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.samples import DamagedShardError, Sample
+from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -28,7 +28,7 @@ READ: Final = 8
 LARGE: Final = 8 << 30
 SMALL: Final = 1 << 20
 ROWS: Final = 1000
-"""Rows of a table that are looked at."""
+"""Rows of a table that are checked."""
 MANY: Final = 100
 """More shards than this of less than `SMALL` cost more in requests than in reading."""
 PROBE: Final = ".diht-doctor-"
@@ -36,7 +36,7 @@ PROBE: Final = ".diht-doctor-"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     about: str
     """versions, devices, disk, storage, shards, tables or document."""
@@ -51,7 +51,7 @@ def shard_findings(
 
     Args:
         storage: where they are.
-        shards: what is looked at.
+        shards: those to check.
         most: shards to read; they are spread evenly over all.
         advance: called after each shard that is read.
     """
@@ -69,8 +69,6 @@ def shard_findings(
                 if (problem := _problem(sample)) is not None:
                     bad[problem] += 1
                     first = first or f"{sample.key} in {shard.uri} ({problem})"
-        except DamagedShardError as error:
-            yield Finding("shards", str(error), wrong=True)
         except DihtError as error:
             yield Finding("shards", str(error), wrong=True)
         advance()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.cli.corpus import parse_command
+from diht_k8s.cli.parse import parse_command
 from diht_k8s.recipe.filter import CaptionParser
 from diht_k8s.recipe.filter.captions.explain import Explanation, explain, rules
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.cli.completion import parsers_of
-from diht_k8s.cli.main import make_parser
+from diht_k8s.cli.arguments import make_parser, parsers_of
 from tests.recipe.imports.loose_pairs import in_folder
 from tests.recipe.inspection.data import diht
 

@@ -20,8 +20,10 @@ from diht_k8s.api.status import (
     Status,
     wire,
 )
-from diht_k8s.cli.cluster import details, newest_pods, planned, sentence
+from diht_k8s.cli.cluster import newest_pods
 from diht_k8s.cli.main import main
+from diht_k8s.cli.planned_objects import planned_objects
+from diht_k8s.cli.status_sentences import details, sentence
 from diht_k8s.cli.watch import Watcher
 from tests.unit.api.documents import changed
 
@@ -109,7 +111,7 @@ def test_logs_are_those_of_the_newest_attempt(stage: str | None, names: list[str
 
 def test_plan_lists_each_object_of_each_stage_in_order() -> None:
     run = DihtRun.model_validate(changed(spec__pods={"image": "i"}, spec__train__numNodes=2))
-    objects = planned(run, "here")
+    objects = planned_objects(run, "here")
     assert [(item["kind"], item["metadata"]["name"]) for item in objects] == [
         ("Job", "a-run-filter-1"),
         ("Job", "a-run-vocabulary-1"),

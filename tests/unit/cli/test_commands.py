@@ -15,6 +15,7 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli import main as main_module
 from diht_k8s.cli import stage as stage_module
+from diht_k8s.cli.arguments import STAGES
 from diht_k8s.cli.main import main
 from tests.unit.api.documents import changed
 
@@ -112,7 +113,7 @@ def test_purge_imports_no_parser() -> None:
 
 
 def test_stages_of_the_parser_are_those_of_the_run_document() -> None:
-    assert tuple(Stage) == main_module._STAGES
+    assert tuple(Stage) == STAGES
 
 
 def test_validate_of_a_good_document_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,13 +10,13 @@ import pytest
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.cli.onboarding.defaults import Hardware, Machine, choose_defaults
+from diht_k8s.cli.machine import Machine
+from diht_k8s.cli.onboarding.defaults import Hardware, choose_defaults
 from diht_k8s.cli.onboarding.init import run_name
 from diht_k8s.cli.onboarding.run_template import RunNames, render_document
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.inspection.dataset_profile import DatasetProfile, ProfiledPair
-from diht_k8s.recipe.inspection.held_out import HeldOut, duplicate_groups
-from diht_k8s.recipe.inspection.held_out import choose_groups as choose_groups
+from diht_k8s.recipe.inspection.held_out import HeldOut, choose_groups, duplicate_groups
 
 NAMES = RunNames("mine", ["data/*.tar"], "runs/mine", "runs/mine-held-out")
 LAPTOP = Machine(4, 16.0)
@@ -115,7 +115,7 @@ def test_groups_hold_pairs_of_the_same_image_or_caption_together() -> None:
 
 
 def test_held_out_groups_depend_on_the_seed_alone_and_shared_captions_stay() -> None:
-    found = [*look(100).seen, *(seen(number, caption="image") for number in range(100, 120))]
+    found = [*look(100).pairs, *(seen(number, caption="image") for number in range(100, 120))]
     of = DatasetProfile(["data/0.tar"], 120, True, 120, found, {}, [(64, 64)] * 120)
     once, again, other = (choose_groups(of, seed) for seed in (0, 0, 1))
     assert once == again

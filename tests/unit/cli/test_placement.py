@@ -8,7 +8,8 @@ import pytest
 
 from diht_k8s.api.hashing import result_fields
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.placement import Machine, place, threads_per_process
+from diht_k8s.cli.machine import Machine
+from diht_k8s.cli.placement import place, threads_per_process
 from tests.unit.api.documents import changed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diht_k8s.api.reports import Cause, NodeResult, Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import Preflight
-from diht_k8s.cli.cluster import details
+from diht_k8s.cli.status_sentences import details
 from diht_k8s.controller.status_builder import redacted_status
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import settle, status, training

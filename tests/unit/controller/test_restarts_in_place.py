@@ -5,7 +5,7 @@ from __future__ import annotations
 from diht_k8s.api.reports import Cause, Progress, Rounds
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import RestartsInPlace
-from diht_k8s.cli.cluster import details
+from diht_k8s.cli.status_sentences import details
 from diht_k8s.controller.saved_status import saved_run_status
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import settle, status, training

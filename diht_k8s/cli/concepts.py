@@ -1,0 +1,110 @@
+"""`diht concepts`: the vocabulary of a run, its commonest and rarest concepts, and those that were cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.layout import Layout
+from diht_k8s.cli.document import read_run
+from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
+
+if TYPE_CHECKING:
+    from diht_k8s.recipe.shards.storage import Storage
+
+SHOWN: Final = 20
+SHOWN_CUT: Final = 8
+WIDTH: Final = 110
+
+
+def concepts_command(path: str, overrides: Sequence[str], *, as_json: bool = False) -> int:
+    """Print the vocabulary of a run, or of a `vocabulary.json`; the exit code."""
+    document = _vocabulary_document(path, overrides)
+    vocabulary = ConceptVocabulary.from_document(document)
+    print(json.dumps(document) if as_json else describe_vocabulary(vocabulary))
+    return ExitCode.DONE
+
+
+def describe_vocabulary(vocabulary: ConceptVocabulary) -> str:
+    """The text of a vocabulary."""
+    parts = [f"{vocabulary.captions:,} captions, vocabulary {vocabulary.sha256[:12]}"]
+    for kind, concepts in (("objects", vocabulary.objects), ("attributes", vocabulary.attributes)):
+        rows = list(zip(concepts.names, concepts.counts, strict=True))
+        cut = vocabulary.cut[kind]
+        parts += ["", f"{kind}: {len(rows):,} classes of {cut['distinct']:,} distinct names"]
+        parts += _listed("commonest", rows[:SHOWN])
+        parts += _listed("rarest kept", rows[-SHOWN:][::-1] if len(rows) > SHOWN else [])
+        for reason, why in _reasons(cut["least_count"]).items():
+            found = cut.get(reason)  # vocabularies of earlier versions have fewer reasons
+            if found and found["distinct"]:
+                parts += _listed(f"cut, {why}: {found['distinct']:,}", found["commonest"][:SHOWN_CUT])
+    return "\n".join(parts)
+
+
+def _reasons(least: int) -> dict[str, str]:
+    return {
+        "stop_list": "says nothing about an image (stop list)",
+        "excluded": "left out by the run (exclude)",
+        "credits": 'stands after "by": authors and makers',
+        "rare": f"in fewer than {least:,} captions (minCount, minFraction)",
+        "everywhere": "in too many captions (maxFraction)",
+        "over_cap": "beyond the cap (maxObjects, maxAttributes)",
+    }
+
+
+def _listed(title: str, rows: Sequence[Sequence[Any]]) -> list[str]:
+    """A title and `name count` pairs below it, broken at `WIDTH`."""
+    if not rows:
+        return []
+    lines, line = [f"  {title}"], ""
+    for name, count in rows:
+        entry = f"{name} {count:,}"
+        if line and len(line) + len(entry) + 6 > WIDTH:
+            lines.append(f"    {line}")
+            line = ""
+        line = f"{line}, {entry}" if line else entry
+    return [*lines, f"    {line}"]
+
+
+def _vocabulary_document(path: str, overrides: Sequence[str]) -> Mapping[str, Any]:
+    uri, data = _vocabulary_file(path, overrides)
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{uri} is not JSON ({error}): give a vocabulary.json or a run document") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{uri} is not a vocabulary: give a vocabulary.json or a run document")
+    return document
+
+
+def _vocabulary_file(path: str, overrides: Sequence[str]) -> tuple[str, bytes]:
+    """Where the vocabulary lies, and its bytes. A local `vocabulary.json` needs no package of the recipe."""
+    is_vocabulary = path.endswith("vocabulary.json")
+    if is_vocabulary and not path.startswith("s3://"):
+        try:
+            return path, Path(path.removeprefix("file://")).expanduser().read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"cannot read {path}: {reason}: check the path") from error
+    from diht_k8s.recipe.shards.storage import Storage
+
+    if is_vocabulary:
+        return path, Storage().read_bytes(path)
+    storage, folder = _output(path, overrides)
+    uri = Layout(folder).vocabulary
+    if not storage.exists(uri):
+        raise UserError(f"{uri} does not exist: run the stage label of this run first")
+    return uri, storage.read_bytes(uri)
+
+
+def _output(path: str, overrides: Sequence[str]) -> tuple[Storage, str]:
+    """The output folder of a run, named itself or by its document, and the storage that reaches it."""
+    from diht_k8s.recipe.shards.storage import Storage
+
+    if Path(path.removeprefix("file://")).expanduser().is_dir() or path.startswith("s3://"):
+        return Storage(), path
+    run = read_run(path, overrides, {})
+    return Storage(run.spec.storage), run.spec.data.output

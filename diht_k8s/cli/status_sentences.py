@@ -1,0 +1,90 @@
+"""The status of a cluster's run in sentences: `diht why`, `status`, `list` and `watch` print them."""
+
+from __future__ import annotations
+
+from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.reports import node_label
+from diht_k8s.api.status import Preflight, StageState, StageStatus, Status
+from diht_k8s.controller.saved_status import condition, is_true
+
+
+def sentence(name: str, status: Status) -> str:
+    """What a run does, or why it does not, in one sentence."""
+    accepted, progressing = condition(status, ConditionType.ACCEPTED), condition(status, ConditionType.PROGRESSING)
+    if progressing is None:
+        return f"{name} has no status yet: if that stays so, no operator serves its namespace"
+    if accepted is not None and accepted.status == "False":
+        return f"{name} is not taken on ({accepted.reason}): {accepted.message}"
+    if is_true(status, ConditionType.COMPLETE):
+        return f"{name} is complete since {status.completion_time}"
+    failed = condition(status, ConditionType.FAILED)
+    if failed is not None and failed.status == "True":
+        return f"{name} failed ({failed.reason}): {failed.message}"
+    if progressing.reason is Reason.RUNNING:
+        return f"{name} runs: {progressing.message}{_pace(status)}"
+    return f"{name} does not run ({progressing.reason}): {progressing.message}"
+
+
+def _pace(status: Status) -> str:
+    progress = status.progress
+    if progress is None or not progress.total:
+        return ""
+    left = progress.estimated_remaining_seconds
+    return f", {progress.percentage} % of {progress.step}" + (f", about {left} s left" if left is not None else "")
+
+
+def details(status: Status) -> list[str]:
+    """Lines that explain the sentence: the newest cause, its node, the last lines of the program."""
+    stage = next((stage for stage in reversed(status.stages) if stage.cause is not None), None)
+    rounds = [line for each in status.stages for line in _in_place(each)]
+    rounds += [avoids(each) for each in status.stages if each.avoid_nodes and each.cause is None]
+    rounds += [_preflight(each.name, each.preflight) for each in status.stages if each.preflight is not None]
+    if stage is None or stage.cause is None or stage.state in (StageState.COMPLETE, StageState.CACHED):
+        return [*rounds, *_checkpoint(status)] if not is_true(status, ConditionType.COMPLETE) else []
+    cause = stage.cause
+    where = f"pod {cause.pod} on node {cause.node}" if cause.pod else "no pod"
+    code = f", exit code {cause.exit_code}" if cause.exit_code is not None else ""
+    lines = [f"last failure of {stage.name}: {cause.reason}{code} ({where}): {cause.message}", _restarts(stage)]
+    if stage.avoid_nodes:
+        lines.append(avoids(stage))
+    return [*lines, *rounds, *_checkpoint(status), *(f"| {line}" for line in cause.log_tail[-5:])]
+
+
+def _restarts(stage: StageStatus) -> str:
+    counted = stage.restarts_count_towards_max
+    return f"restarts: {stage.restarts}, {counted} of them count towards failurePolicy.maxRestarts"
+
+
+def avoids(stage: StageStatus) -> str:
+    """The nodes that the next attempt of a stage avoids, and why."""
+    nodes = ", ".join(stage.avoid_nodes)
+    return f"{stage.name}: the next attempt prefers other nodes than {nodes}: two attempts or rounds failed there"
+
+
+def _in_place(stage: StageStatus) -> list[str]:
+    found = stage.restarts_in_place
+    if found is None or stage.state in (StageState.COMPLETE, StageState.CACHED):
+        return []
+    where = f" (pod {found.pod} on node {found.node})" if found.pod else ""
+    often = [f"{each.rounds} rounds failed on node {each.node}" for each in found.nodes if each.rounds > 1]
+    return [
+        f"{stage.name}: attempt {found.attempt} is in round {found.restarts + 1}, restarted in place{where}: {found.message}; "
+        + "; ".join([*often, f"{found.total} restarts in place in all attempts"])
+    ]
+
+
+def _preflight(stage: str, found: Preflight) -> str:
+    """The worst nodes that the preflight found, on one line."""
+    nodes: list[str] = []
+    for each in found.nodes:
+        figures = ", ".join(f"{figure.name} {figure.value}" for figure in each.figures)
+        nodes.append(f"{node_label(each.node, each.pod)}: {each.problem or figures or 'nothing measured'}")
+    return f"{stage}: worst nodes in the preflight of attempt {found.attempt}: {'; '.join(nodes)}"
+
+
+def _checkpoint(status: Status) -> list[str]:
+    saved = status.last_checkpoint
+    if saved is None:
+        return []
+    when = f", committed {saved.time}" if saved.time is not None else ""
+    return [f"last checkpoint: step {saved.step}{when} ({saved.uri})"]
