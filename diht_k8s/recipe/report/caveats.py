@@ -1,7 +1,4 @@
-"""What the figures say and what they do not, in sentences built from the figures. Pure.
-
-What the few-shot probe's curve says: where it is above the probe from scratch and where not, from its draws. Pure.
-"""
+"""Caveats of a report: what its figures say and what they do not, in sentences made of the figures. Pure."""
 
 from __future__ import annotations
 
@@ -10,146 +7,44 @@ from typing import Any, Final
 
 import numpy as np
 
+from diht_k8s.recipe.report.formatting import DIRECTIONS, SPLITS, percent, points
 from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, verdict
-
-SEED: Final = 2024
-"""Of the resamples: a page made twice is the same."""
-LEAST_DRAWS: Final = 3
-WORDS: Final = {"better": "above", "worse": "below", "not clearly different": "not clearly different from"}
-
-
-def few_shot_verdicts(draws: Sequence[Mapping[str, Any]]) -> dict[int, str]:
-    """Shots -> whether the probe from zero-shot is `better`, `worse` or `not clearly different` than that from scratch.
-
-    Both are fitted on the same draw of shots, so draws are the paired units; Holm's correction is over the numbers of
-    shots. Numbers of shots with fewer than `LEAST_DRAWS` draws are left out.
-    """
-    by_shots: dict[int, list[Mapping[str, Any]]] = {}
-    for draw in draws:
-        by_shots.setdefault(draw["shots"], []).append(draw)
-    tested = {shots: found for shots, found in sorted(by_shots.items()) if len(found) >= LEAST_DRAWS}
-    differences = []
-    for found in tested.values():
-        scratch_FSN, probe_FSN = (np.array([[[draw[kind] for draw in found]]]) for kind in ("scratch", "probe"))
-        rng = np.random.default_rng(SEED)
-        differences += paired_differences(scratch_FSN, probe_FSN, np.ones((1, len(found))), rng)
-    adjusted = holm([difference.p for difference in differences])
-    return {
-        shots: verdict(difference.value, p) for shots, difference, p in zip(tested, differences, adjusted, strict=True)
-    }
-
-
-def few_shot_caveats(benchmark: Mapping[str, Any]) -> list[str]:
-    """One sentence on probe and scratch, and why; none where the probe has no draws."""
-    few_shot = benchmark.get("few_shot", {})
-    verdicts = few_shot_verdicts(few_shot.get("draws", []))
-    if not verdicts:
-        return []
-    parts = [
-        f"{words} it at {_enumerated([shots for shots, found in verdicts.items() if found == kind])} shots per class"
-        for kind, words in WORDS.items()
-        if kind in verdicts.values()
-    ]
-    zero_shot, chance = few_shot["points"][0]["zero_shot"]["mean"], benchmark["chance"]
-    draws = few_shot["points"][0]["draws"]
-    note = (
-        f"{benchmark['name']}: against the probe from scratch, the probe from zero-shot is {', '.join(parts)} (paired "
-        f"over {draws} draws). Its prior is the zero-shot classifier, right for {100 * zero_shot:.1f}\N{NO-BREAK SPACE}% "
-        f"where guessing gives {100 * chance:.1f}\N{NO-BREAK SPACE}%."
-    )
-    if "worse" in verdicts.values():
-        note += " A ball around a weak prior holds the probe back as soon as the shots say more than the prior."
-    return [note]
-
-
-def _enumerated(numbers: Sequence[int]) -> str:
-    texts = [str(number) for number in numbers]
-    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
-
 
 SMALL_PAIRS: Final = 1_000_000
 MANY: Final = 4
-"""With more benchmarks than this, the page folds each of them together with its notes."""
-DIRECTIONS: Final = {"text_to_image": "caption to image", "image_to_text": "image to caption"}
+"""With more benchmarks than this, the page folds each of them together with its caveats."""
+CHECKED_LABELS: Final = (25, 81, 100)
+"""Labels beyond the caption that were right in the demo, with the paper's heads and with heads that may say nothing, of those
+that were looked at (docs/method.md)."""
+SEED: Final = 2024
+"""Of the resamples: a page made twice is the same."""
+LEAST_DRAWS: Final = 3
+RELATIONS: Final = {"better": "above", "worse": "below", "not clearly different": "not clearly different from"}
+"""Verdict of a paired difference -> words."""
 
 Json = Mapping[str, Any]
 
 
-SPLITS: Final = {"Development": "development", "HeldOut": "held-out"}
-CHECKED_LABELS: Final = (25, 81, 100)
-"""Labels beyond the caption that were right in the demo, with the paper's heads and with heads that may say nothing, of those
-that were looked at (docs/method.md)."""
-
-
-def first(content: Json, kind: str) -> dict[str, Any] | None:
-    """The first benchmark of a type that has a result, of the held-out split if there is one."""
-    found = [b for b in content["benchmarks"] if b["type"] == kind and "error" not in b]
-    return min(found, key=lambda b: b.get("split") != "HeldOut", default=None)
-
-
-def split_name(benchmark: Json) -> str:
-    """`held-out `, `development ` or nothing, to stand before a noun."""
-    return f"{SPLITS[benchmark['split']]} " if benchmark.get("split") else ""
-
-
-def percent(value: float) -> str:
-    """A share in percent with one decimal."""
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
-
-
-def points(value: float) -> str:
-    """A difference of shares in points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def lede(content: Json) -> str:
-    """The result in one or two sentences."""
-    parts: list[str] = []
-    if (benchmark := first(content, "Retrieval")) is not None:
-        found = benchmark["text_to_image"]
-        parts.append(
-            f"Given a caption, the model finds its image among {benchmark['pictures']:,} {split_name(benchmark)}images within the first five in "
-            f"{percent(found['recall']['5'])} of cases; chance finds {percent(found['chance']['5'])}"
-            + (f", a ridge regression on raw pixels {percent(pixels)}." if (pixels := _pixels(benchmark)) else ".")
-        )
-    if (benchmark := first(content, "Classification")) is not None:
-        parts.append(
-            f"Zero-shot, its mean accuracy over {len(benchmark['classes'])} classes {_of_split(benchmark)}is "
-            f"{percent(benchmark['balanced'])}; guessing gives {percent(benchmark['chance'])}."
-        )
-    for benchmark in content["benchmarks"]:
-        for found in benchmark.get("scores", [])[:1]:
-            parts.append(
-                f"On {benchmark['name']}, the {found['name']} is {percent(found['value'])}; guessing gives "
-                f"{percent(found['chance'])}."
-            )
-    return " ".join(parts) or "No benchmark of this run has a result."
-
-
 def caveats(content: Json) -> list[str]:
-    """What a careful reader should know before quoting a figure."""
+    """Sentences to read before quoting a figure."""
     done = [benchmark for benchmark in content["benchmarks"] if "error" not in benchmark]
-    own = [note for benchmark in done for note in benchmark_caveats(benchmark)]
+    own = [caveat for benchmark in done for caveat in benchmark_caveats(benchmark)]
     labels = label_caveats(content["label"].get("report", {}))
-    return [*_size_notes(content), *_split_notes(done), *_failures(content), *own, *labels, *_run_notes(content)]
+    return [*_size_caveats(content), *_split_caveats(done), *_failures(content), *own, *labels, *_run_caveats(content)]
 
 
 def page_caveats(content: Json) -> list[str]:
-    """Notes for the top of the page: those on labels stand in their section, those of many benchmarks in the folds."""
+    """Those for the top of the page: those on labels stand in their section, those of many benchmarks in the folds."""
     done = [benchmark for benchmark in content["benchmarks"] if "error" not in benchmark]
     if len(content["benchmarks"]) <= MANY:
         labels = label_caveats(content["label"].get("report", {}))
-        return [note for note in caveats(content) if note not in labels]
-    everywhere = [*_split_notes(done), *_failures(content), *_seen_in_all(done)]
-    return [*_size_notes(content), *everywhere, *_run_notes(content)]
+        return [caveat for caveat in caveats(content) if caveat not in labels]
+    everywhere = [*_split_caveats(done), *_failures(content), *_seen_in_all(done)]
+    return [*_size_caveats(content), *everywhere, *_run_caveats(content)]
 
 
-def _of_split(benchmark: Json) -> str:
-    return f"of the {split_name(benchmark)}split " if benchmark.get("split") else ""
-
-
-def _split_notes(benchmarks: list[dict[str, Any]]) -> list[str]:
-    """What the images of each split were used for."""
+def _split_caveats(benchmarks: list[dict[str, Any]]) -> list[str]:
+    """The use that was made of the images of each split."""
     says = {
         "Development": "settings were chosen on these images, so their figures are too good for new ones",
         "HeldOut": "no setting was chosen on these images",
@@ -168,7 +63,7 @@ def _failures(content: Json) -> list[str]:
 
 
 def _seen_in_all(benchmarks: list[dict[str, Any]]) -> list[str]:
-    """Which of many benchmarks contain training images."""
+    """Those of many benchmarks that contain training images."""
     compared = [benchmark for benchmark in benchmarks if benchmark.get("seen") is not None]
     if not compared:
         return []
@@ -184,8 +79,8 @@ def _seen_in_all(benchmarks: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _run_notes(content: Json) -> list[str]:
-    """Notes on the filter, the model and missing stages."""
+def _run_caveats(content: Json) -> list[str]:
+    """Caveats of the filter, the model and missing stages."""
     found: list[str] = []
     if content["filter"]["state"] == "committed":
         found.append(
@@ -210,7 +105,7 @@ def _run_notes(content: Json) -> list[str]:
 
 
 def label_caveats(report: Json) -> list[str]:
-    """How good the concept labels are, beside what naming the commonest concept would give."""
+    """Agreement of the concept labels with captions, beside that of always naming the commonest concept."""
     found: list[str] = []
     for kind in ("objects", "attributes"):
         tops = report.get("heads", {}).get(kind, {}).get("top_label_in_caption", {})
@@ -226,12 +121,12 @@ def label_caveats(report: Json) -> list[str]:
             "something that the caption does not. Nothing here measures whether it is in the image: of "
             f"{looked_at} such labels of the demo, checked by eye, {right} were (heads that may say nothing: {silent})."
         )
-        found += [note for kind in ("objects", "attributes") if (note := _added_note(kind, beyond.get(kind, {})))]
+        found += [added for kind in ("objects", "attributes") if (added := _added_labels(kind, beyond.get(kind, {})))]
     return found
 
 
-def _added_note(kind: str, beyond: Json) -> str | None:
-    """How far the captions of unseen images bear out the added labels of a head; reports of earlier versions do not say it."""
+def _added_labels(kind: str, beyond: Json) -> str | None:
+    """The share of unseen images whose captions confirm the added labels of a head; earlier reports lack it."""
     if not (precision := beyond.get("precision")):
         return None
     silent = f" Of {percent(beyond['silent'])} of the images the head says nothing." if beyond.get("silent") else ""
@@ -242,7 +137,7 @@ def _added_note(kind: str, beyond: Json) -> str | None:
     )
 
 
-def _size_notes(content: Json) -> list[str]:
+def _size_caveats(content: Json) -> list[str]:
     pairs = content["train"].get("summary", {}).get("pairs")
     if pairs is None or pairs >= SMALL_PAIRS:
         return []
@@ -253,16 +148,15 @@ def _size_notes(content: Json) -> list[str]:
 
 
 def benchmark_caveats(benchmark: Json) -> list[str]:
-    """Notes on one benchmark with a result."""
+    """Caveats of one benchmark with a result."""
     found: list[str] = []
     for key, direction in DIRECTIONS.items():
         pixels = next((each for each in benchmark.get("references", []) if each["name"] == "pixels"), None)
         if key in benchmark and pixels is not None:
             difference = pixels["difference"][key]
             low, high = difference["interval"]
-            relation = {"better": "above", "worse": "below"}.get(difference["verdict"], "not clearly different from")
             found.append(
-                f"{benchmark['name']}, {direction}: the model is {relation} the ridge on raw pixels (R@5 "
+                f"{benchmark['name']}, {direction}: the model is {RELATIONS[difference['verdict']]} the ridge on raw pixels (R@5 "
                 f"{percent(benchmark[key]['recall']['5'])} against {percent(pixels[key]['recall']['5'])}; paired over "
                 f"the images {points(difference['value'])} points, 95\N{NO-BREAK SPACE}% interval {points(low)} to "
                 f"{points(high)})."
@@ -299,5 +193,50 @@ def benchmark_caveats(benchmark: Json) -> list[str]:
     return found + [f"{benchmark['name']}: {note}." for note in benchmark.get("notes", [])]
 
 
-def _pixels(benchmark: Json, direction: str = "text_to_image") -> float | None:
-    return next((r[direction]["recall"]["5"] for r in benchmark.get("references", []) if r["name"] == "pixels"), None)
+def few_shot_verdicts(draws: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Shots -> whether the probe from zero-shot is `better`, `worse` or `not clearly different` than that from scratch.
+
+    Both are fitted on the same draw of shots, so draws are the paired units; Holm's correction is over the numbers of
+    shots. Numbers of shots with fewer than `LEAST_DRAWS` draws are left out.
+    """
+    by_shots: dict[int, list[Mapping[str, Any]]] = {}
+    for draw in draws:
+        by_shots.setdefault(draw["shots"], []).append(draw)
+    tested = {shots: found for shots, found in sorted(by_shots.items()) if len(found) >= LEAST_DRAWS}
+    differences = []
+    for found in tested.values():
+        scratch_FSN, probe_FSN = (np.array([[[draw[kind] for draw in found]]]) for kind in ("scratch", "probe"))
+        rng = np.random.default_rng(SEED)
+        differences += paired_differences(scratch_FSN, probe_FSN, np.ones((1, len(found))), rng)
+    adjusted = holm([difference.p for difference in differences])
+    return {
+        shots: verdict(difference.value, p) for shots, difference, p in zip(tested, differences, adjusted, strict=True)
+    }
+
+
+def few_shot_caveats(benchmark: Mapping[str, Any]) -> list[str]:
+    """One sentence on probe and scratch, and why; none where the probe has no draws."""
+    few_shot = benchmark.get("few_shot", {})
+    verdicts = few_shot_verdicts(few_shot.get("draws", []))
+    if not verdicts:
+        return []
+    parts = [
+        f"{words} it at {_enumerated([shots for shots, found in verdicts.items() if found == kind])} shots per class"
+        for kind, words in RELATIONS.items()
+        if kind in verdicts.values()
+    ]
+    zero_shot, chance = few_shot["points"][0]["zero_shot"]["mean"], benchmark["chance"]
+    draws = few_shot["points"][0]["draws"]
+    caveat = (
+        f"{benchmark['name']}: against the probe from scratch, the probe from zero-shot is {', '.join(parts)} (paired "
+        f"over {draws} draws). Its prior is the zero-shot classifier, right for {100 * zero_shot:.1f}\N{NO-BREAK SPACE}% "
+        f"where guessing gives {100 * chance:.1f}\N{NO-BREAK SPACE}%."
+    )
+    if "worse" in verdicts.values():
+        caveat += " A ball around a weak prior holds the probe back as soon as the shots say more than the prior."
+    return [caveat]
+
+
+def _enumerated(numbers: Sequence[int]) -> str:
+    texts = [str(number) for number in numbers]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)

@@ -1,6 +1,7 @@
-"""Compares runs: a page and a table from several `report.json`. Runs that differ only in seed share a column. Pure.
+"""Comparison of runs: a page and a table from several `report.json`, with paired differences. Pure.
 
-Whether the figures of two columns differ: paired over the images that both saw, corrected for their number. Pure.
+Runs that differ only in seed share a column. Differences are paired over the images that both columns saw, and corrected
+for the number of figures.
 """
 
 from __future__ import annotations
@@ -14,21 +15,65 @@ import numpy as np
 from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.hashing import differences
 from diht_k8s.api.redaction import redacted_document
-from diht_k8s.recipe.report.caveats import SPLITS, points
+from diht_k8s.recipe.report.formatting import SPLITS, points
 from diht_k8s.recipe.report.overview import headlines
 from diht_k8s.recipe.report.page import environment
 from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, verdict
 from diht_k8s.recipe.report.per_image import PerImage
 from diht_k8s.recipe.report.plots import Series, line_chart
 
+Json = dict[str, Any]
 Run = tuple[Mapping[str, Any], Mapping[str, PerImage]]
 """A report, and the images of its benchmarks by name."""
 
+MAX_LINES: Final = 4
+"""Lines of a chart that can be told apart."""
 SEED: Final = 2024
 """Of the resamples: a comparison printed twice is the same."""
 EXAMPLES: Final = 6
 NOT_PAIRED: Final = "not the same images"
 NO_IMAGES: Final = "no images are kept: run the stage evaluate again"
+
+
+def comparison(reports: Sequence[Mapping[str, Any]], per_image: Sequence[Mapping[str, PerImage]] | None = None) -> Json:
+    """Columns (runs of one configuration), rows (figures) and differences from the first column.
+
+    Args:
+        reports: contents of `report.json`, in order.
+        per_image: for each report the images of its benchmarks by name; without it no difference is tested.
+    """
+    groups: dict[str, list[Run]] = {}
+    for number, report in enumerate(reports):
+        run = (report, {} if per_image is None else per_image[number])
+        groups.setdefault(canonical_json(_configuration(report)), []).append(run)
+    runs = list(groups.values())
+    columns = [[report for report, _ in group] for group in runs]
+    rows: dict[tuple[str, str], Json] = {}
+    for number, group in enumerate(columns):
+        for report in group:
+            for key, value, percent in _figures(report):
+                row = rows.setdefault(key, {"name": key[0], "figure": key[1], "percent": percent, "values": {}})
+                row["values"].setdefault(number, []).append(value)
+    named = [each for report in reports for each in report["benchmarks"] if each.get("split")]
+    splits = {each["name"]: SPLITS[each["split"]] for each in named}
+    for row in rows.values():
+        row["split"] = splits.get(row["name"])
+        row["cells"] = [_cell(row["values"].get(number, [])) for number in range(len(columns))]
+        del row["values"]
+    tested = [differences_of(runs[0], group) for group in runs[1:]]
+    for key, row in rows.items():
+        for cell, found in zip(row["cells"][1:], tested, strict=True):
+            cell["difference"] = found.get(key)
+    first = _configuration(columns[0][0])
+    named_columns = _told_apart([_column(group) for group in columns])
+    return {
+        "columns": named_columns,
+        "rows": list(rows.values()),
+        "seeds": [len(group) for group in columns],
+        "changed": [changed_images(runs[0][0], group[0]) for group in runs[1:]],
+        "charts": _charts(columns, [column["name"] for column in named_columns]),
+        "differences": [differences(first, _configuration(group[0])) for group in columns[1:]],
+    }
 
 
 def differences_of(first: Sequence[Run], second: Sequence[Run]) -> dict[tuple[str, str], Json]:
@@ -41,7 +86,7 @@ def differences_of(first: Sequence[Run], second: Sequence[Run]) -> dict[tuple[st
         names = [head["metric"] for head in headlines(result)]
         if not all(any(other["name"] == result["name"] for other in run[0]["benchmarks"]) for run in second):
             continue
-        for name, difference in zip(names, _benchmark(result["name"], names, first, second), strict=True):
+        for name, difference in zip(names, _paired(result["name"], names, first, second), strict=True):
             found[result["name"], name] = difference
     tested = [difference for difference in found.values() if "p" in difference]
     for difference, p in zip(tested, holm([each["p"] for each in tested]), strict=True):
@@ -49,7 +94,7 @@ def differences_of(first: Sequence[Run], second: Sequence[Run]) -> dict[tuple[st
     return found
 
 
-def _benchmark(name: str, figures: Sequence[str], first: Sequence[Run], second: Sequence[Run]) -> list[Json]:
+def _paired(name: str, figures: Sequence[str], first: Sequence[Run], second: Sequence[Run]) -> list[Json]:
     sides = [[kept.get(name) for _, kept in runs] for runs in (first, second)]
     if any(images is None for side in sides for images in side):
         return [{"why": NO_IMAGES} for _ in figures]
@@ -92,52 +137,6 @@ def changed_images(first: Run, second: Run) -> list[Json]:
             ]
         found.append(part)
     return found
-
-
-Json = dict[str, Any]
-MAX_LINES: Final = 4
-"""Lines of a chart that can be told apart."""
-
-
-def comparison(reports: Sequence[Mapping[str, Any]], per_image: Sequence[Mapping[str, PerImage]] | None = None) -> Json:
-    """Columns (runs of one configuration), rows (figures) and differences from the first column.
-
-    Args:
-        reports: contents of `report.json`, in order.
-        per_image: for each report the images of its benchmarks by name; without it no difference is tested.
-    """
-    groups: dict[str, list[Run]] = {}
-    for number, report in enumerate(reports):
-        run = (report, {} if per_image is None else per_image[number])
-        groups.setdefault(canonical_json(_configuration(report)), []).append(run)
-    runs = list(groups.values())
-    columns = [[report for report, _ in group] for group in runs]
-    rows: dict[tuple[str, str], Json] = {}
-    for number, group in enumerate(columns):
-        for report in group:
-            for key, value, percent in _figures(report):
-                row = rows.setdefault(key, {"name": key[0], "figure": key[1], "percent": percent, "values": {}})
-                row["values"].setdefault(number, []).append(value)
-    named = [each for report in reports for each in report["benchmarks"] if each.get("split")]
-    splits = {each["name"]: SPLITS[each["split"]] for each in named}
-    for row in rows.values():
-        row["split"] = splits.get(row["name"])
-        row["cells"] = [_cell(row["values"].get(number, [])) for number in range(len(columns))]
-        del row["values"]
-    tested = [differences_of(runs[0], group) for group in runs[1:]]
-    for key, row in rows.items():
-        for cell, found in zip(row["cells"][1:], tested, strict=True):
-            cell["difference"] = found.get(key)
-    first = _configuration(columns[0][0])
-    named_columns = _told_apart([_column(group) for group in columns])
-    return {
-        "columns": named_columns,
-        "rows": list(rows.values()),
-        "seeds": [len(group) for group in columns],
-        "changed": [changed_images(runs[0][0], group[0]) for group in runs[1:]],
-        "charts": _charts(columns, [column["name"] for column in named_columns]),
-        "differences": [differences(first, _configuration(group[0])) for group in columns[1:]],
-    }
 
 
 def comparison_page(compared: Mapping[str, Any], thumbnails: Mapping[str, str] | None = None) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from diht_k8s.recipe.report.caveats import SPLITS
+from diht_k8s.recipe.report.formatting import SPLITS
 from diht_k8s.recipe.report.overview import headlines
 
 PATH: Final = "README.md"

@@ -1,4 +1,4 @@
-"""All benchmarks of a report at a glance, beside published figures. Pure except for a packaged file."""
+"""The results of a report at a glance: two sentences, headline figures, published ones beside. Pure but for a packaged file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from diht_k8s.recipe.report.caveats import percent
+from diht_k8s.recipe.report.formatting import percent, split_name
 
 Json = dict[str, Any]
 
@@ -21,6 +21,44 @@ TYPE_NAMES: Final = {
     "CaptionChoice": "caption choice",
     "Association": "association",
 }
+
+
+def lede(content: Mapping[str, Any]) -> str:
+    """The result in one or two sentences."""
+    parts: list[str] = []
+    if (benchmark := first_result(content, "Retrieval")) is not None:
+        found = benchmark["text_to_image"]
+        parts.append(
+            f"Given a caption, the model finds its image among {benchmark['pictures']:,} {split_name(benchmark)}images within the first five in "
+            f"{percent(found['recall']['5'])} of cases; chance finds {percent(found['chance']['5'])}"
+            + (f", a ridge regression on raw pixels {percent(pixels)}." if (pixels := _pixels(benchmark)) else ".")
+        )
+    if (benchmark := first_result(content, "Classification")) is not None:
+        parts.append(
+            f"Zero-shot, its mean accuracy over {len(benchmark['classes'])} classes {_of_split(benchmark)}is "
+            f"{percent(benchmark['balanced'])}; guessing gives {percent(benchmark['chance'])}."
+        )
+    for benchmark in content["benchmarks"]:
+        for found in benchmark.get("scores", [])[:1]:
+            parts.append(
+                f"On {benchmark['name']}, the {found['name']} is {percent(found['value'])}; guessing gives "
+                f"{percent(found['chance'])}."
+            )
+    return " ".join(parts) or "No benchmark of this run has a result."
+
+
+def first_result(content: Mapping[str, Any], kind: str) -> Json | None:
+    """The first benchmark of a type that has a result, of the held-out split if there is one."""
+    found = [b for b in content["benchmarks"] if b["type"] == kind and "error" not in b]
+    return min(found, key=lambda b: b.get("split") != "HeldOut", default=None)
+
+
+def _of_split(benchmark: Mapping[str, Any]) -> str:
+    return f"of the {split_name(benchmark)}split " if benchmark.get("split") else ""
+
+
+def _pixels(benchmark: Mapping[str, Any], direction: str = "text_to_image") -> float | None:
+    return next((r[direction]["recall"]["5"] for r in benchmark.get("references", []) if r["name"] == "pixels"), None)
 
 
 def headlines(result: Mapping[str, Any]) -> list[Json]:

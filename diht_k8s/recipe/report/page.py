@@ -10,10 +10,10 @@ from typing import Any, Final
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from diht_k8s.recipe.report import sections
-from diht_k8s.recipe.report.caveats import MANY, SPLITS, benchmark_caveats, label_caveats, lede, page_caveats, percent
+from diht_k8s.recipe.report import formatting, sections
+from diht_k8s.recipe.report.caveats import MANY, benchmark_caveats, label_caveats, page_caveats
 from diht_k8s.recipe.report.model_cards import data_card, model_card
-from diht_k8s.recipe.report.overview import TYPE_NAMES, overview, published
+from diht_k8s.recipe.report.overview import TYPE_NAMES, lede, overview, published
 
 MAX_BYTES: Final = 5 << 20
 
@@ -42,10 +42,10 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters |= {
-        "percent": percent,
-        "count": sections.count,
-        "duration": sections.duration,
-        "decimal": sections.decimal,
+        "percent": formatting.percent,
+        "count": formatting.count,
+        "duration": formatting.duration,
+        "decimal": formatting.decimal,
     }
     return templates
 
@@ -73,7 +73,7 @@ def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
         "overview": overview(content),
         "published": published(content),
         "type_names": TYPE_NAMES,
-        "splits": SPLITS,
+        "splits": formatting.SPLITS,
         "label_notes": label_caveats(content["label"].get("report", {})),
         "benchmarks": [
             {**sections.benchmark(item), "notes": [] if "error" in item else benchmark_caveats(item)}

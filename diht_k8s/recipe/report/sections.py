@@ -1,16 +1,16 @@
-"""What each part of the page shows: rows, bars, captions and charts from the report's content. Pure."""
+"""The parts of the page: rows, bars, captions and charts from the report's content. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from diht_k8s.recipe.report.caveats import DIRECTIONS, first, percent, split_name
+from diht_k8s.recipe.report.formatting import DIRECTIONS, count, decimal, duration, percent, split_name
+from diht_k8s.recipe.report.overview import first_result
 from diht_k8s.recipe.report.plots import Series, line_chart, thinned
 
 Json = dict[str, Any]
 
-DASH: Final = "\u2013"
 REFERENCE_NAMES: Final = {"pixels": "Ridge on 12 x 12 raw pixels", "teacher": "Ridge on the teacher's features"}
 SHORT_NAMES: Final = {"pixels": "Pixel ridge", "teacher": "Teacher ridge"}
 STEP_NAMES: Final = {
@@ -54,29 +54,6 @@ SHOWN_CHARTS: Final = 2
 TABLE_ROWS: Final = 16
 
 
-def count(value: float | None) -> str:
-    """A whole number with separators; a dash for None."""
-    return DASH if value is None else f"{value:,.0f}"
-
-
-def decimal(value: float | None) -> str:
-    """Three significant digits; numbers from 1,000 without decimals; a dash for None."""
-    if value is None:
-        return DASH
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds, minutes or hours."""
-    if seconds is None:
-        return "not recorded"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 def bar(name: str, value: float, kind: str = "reference", interval: list[float] | None = None) -> Json:
     """One bar; value and interval are shares of the full width."""
     return {"name": name, "value": value, "kind": kind, "interval": interval, "text": percent(value)}
@@ -98,7 +75,7 @@ def scaled(rows: list[Json]) -> list[Json]:
 def cards(content: Json) -> list[Json]:
     """The headline figures, each beside its references and chance."""
     found: list[Json] = []
-    if (benchmark := first(content, "Retrieval")) is not None:
+    if (benchmark := first_result(content, "Retrieval")) is not None:
         for key, direction in DIRECTIONS.items():
             rows = [bar("This model", benchmark[key]["recall"]["5"], "model", benchmark[key]["interval"]["5"])]
             rows += [bar(SHORT_NAMES[r["name"]], r[key]["recall"]["5"]) for r in benchmark["references"]]
@@ -112,7 +89,7 @@ def cards(content: Json) -> list[Json]:
                     "note": f"among {benchmark['pictures']:,} {split_name(benchmark)}images",
                 }
             )
-    if (benchmark := first(content, "Classification")) is not None:
+    if (benchmark := first_result(content, "Classification")) is not None:
         rows = [
             bar("This model", benchmark["balanced"], "model", benchmark["balanced_interval"]),
             bar("Chance", benchmark["chance"]),
@@ -232,8 +209,8 @@ def kept_examples(content: Json) -> list[Json]:
     return [_example(part, example, "kept") for example in part["report"].get("examples", {}).get("kept", [])]
 
 
-def why(example: Mapping[str, Any], reason: str) -> str:
-    """What the filter found, in a few words."""
+def scores_text(example: Mapping[str, Any], reason: str) -> str:
+    """The scores behind a reason, in a few words."""
     objects = ", ".join(example.get("objects", [])) or "none"
     if reason == "text":
         return f"reads “{' '.join(example.get('texts', []))}”"
@@ -336,4 +313,4 @@ def _few_shot(points: list[Json]) -> Json:
 
 
 def _example(part: Json, example: Json, reason: str) -> Json:
-    return {**example, "thumbnail": part["thumbnails"].get(example["uid"]), "why": why(example, reason)}
+    return {**example, "thumbnail": part["thumbnails"].get(example["uid"]), "why": scores_text(example, reason)}

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.recipe.report.caveats import MANY, benchmark_caveats, caveats, label_caveats, lede, page_caveats
+from diht_k8s.recipe.report.caveats import MANY, benchmark_caveats, caveats, label_caveats, page_caveats
 from diht_k8s.recipe.report.content import without_images
-from diht_k8s.recipe.report.sections import cards, decimal, duration, steps, training_charts, training_table, why
+from diht_k8s.recipe.report.formatting import decimal, duration
+from diht_k8s.recipe.report.overview import lede
+from diht_k8s.recipe.report.sections import cards, scores_text, steps, training_charts, training_table
 
 
 def side(value: float) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def test_duration_when_shown_has_a_unit(seconds: float | None, text: str) -> Non
     ],
 )
 def test_why_when_a_pair_is_shown_tells_what_the_filter_saw(reason: str, text: str) -> None:
-    assert why({"objects": ["kun"], "actions": ["run"], "texts": ["KUN", "TOY"]}, reason) == text
+    assert scores_text({"objects": ["kun"], "actions": ["run"], "texts": ["KUN", "TOY"]}, reason) == text
 
 
 def test_without_images_when_nested_removes_all_of_them() -> None:
