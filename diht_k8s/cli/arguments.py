@@ -68,6 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_parse(commands)
     _add_concepts(commands)
     _add_index(commands)
+    _add_uids(commands)
     _add_purge(commands)
     _add_benchmarks(commands)
     _add_benchmarks_import(commands)
@@ -353,6 +354,27 @@ def _index(options: argparse.Namespace) -> int:
 
     workers = options.worker, options.workers
     return index_command(options.file, options.overrides, *workers, as_json=options.json)
+
+
+def _add_uids(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "uids", help="write the uids of the kept pairs as DataComp's tools read them", epilog=EXIT_CODES
+    )
+    parser.description = (
+        "Write the uids of the pairs that the filter of a run kept: a sorted NumPy array of dtype u8,u8, the subset file of "
+        "DataComp's resharder, with which its trainer trains on them. All uids must have 32 hexadecimal digits."
+    )
+    parser.add_argument("file", metavar="FILE", help=FILE)
+    _add_set(parser)
+    parser.add_argument("--output", metavar="LIST", default="uids.npy", help="the list, a path or s3:// URI (uids.npy)")
+    _add_json(parser)
+    parser.set_defaults(command=_uids)
+
+
+def _uids(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.corpus import uids_command
+
+    return uids_command(options.file, options.output, options.overrides, as_json=options.json)
 
 
 def _add_purge(commands: Commands) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 from diht_k8s.api.errors import ExitCode
 from diht_k8s.cli.document import read_run
 from diht_k8s.cli.stage import place_of
+from diht_k8s.recipe.filter.uid_lists import write_kept_uids
 from diht_k8s.recipe.runtime.indexing import make_index
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
@@ -33,6 +34,14 @@ def index_command(
     return ExitCode.DONE
 
 
+def uids_command(path: str, output: str, overrides: Sequence[str], *, as_json: bool = False) -> int:
+    """Write the uids of a run's kept pairs as DataComp's list; the exit code."""
+    run = read_run(path, overrides, {})
+    count = write_kept_uids(run, Storage(run.spec.storage), output)
+    print(json.dumps({"uids": count, "file": output}) if as_json else f"{output}: {count} uids")
+    return ExitCode.DONE
+
+
 def purge_command(path: str, exclude: str, overrides: Sequence[str], *, as_json: bool = False) -> int:
     """Take the listed pairs out of a run's output and say what was done; the exit code."""
     stop = StopFlag().install()
@@ -48,10 +57,10 @@ def purge_command(path: str, exclude: str, overrides: Sequence[str], *, as_json:
 
 
 def describe_purge(done: PurgeResult, path: str, exclude: str, *, filters_out: bool, listed: bool = False) -> list[str]:
-    """What a purge did, as lines for a person.
+    """A finished purge in lines for a person.
 
     Args:
-        done: what it did.
+        done: its counts.
         path: the run document.
         exclude: the list.
         filters_out: whether the document names an exclude list.

@@ -43,8 +43,8 @@ def open_pairs(run: DihtRun | str | PathLike[str], *, labels: bool = False, keep
     Args:
         run: the run, or the path of its document.
         labels: join each pair with its soft labels.
-        keep_lists: folder of keep lists of the raw shards (`filter.uid_lists.write_keep_lists`), which take the place
-            of what the filter kept; a shard without a list is not read.
+        keep_lists: folder of keep lists of the raw shards (`shards.keep_lists.write_keep_list`), which take the place of
+            what the filter kept; a shard without a list is not read.
 
     Raises:
         UserError: the document is wrong, or the filter (with `labels` also the stage label) is not committed.

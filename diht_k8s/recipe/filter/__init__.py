@@ -17,7 +17,7 @@ Where things are, in the order in which a sample passes them:
 - `caption_tables` filters tables of URLs and captions, whose images are not downloaded yet.
 - `scores` (one row for each sample), `kept_pairs` (the kept shards), `summary` (counts) and `group_summaries` (counts of
   groups) hold the results.
-- `uid_lists` exchanges subsets of the pool with other tools.
+- `uid_lists` writes the kept pairs as DataComp's list of uids.
 - `report` turns the counts into `report.json`; `stage_progress` reports the progress of the stage.
 - `model_versions` identifies the models behind the scores.
 """

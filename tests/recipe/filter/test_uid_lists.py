@@ -1,4 +1,4 @@
-"""Subsets of a pool as DataComp and query engines exchange them, and back as keep lists of the raw shards."""
+"""Subsets of a pool: the uids of the kept pairs for DataComp's tools, and keep lists by other programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,16 +15,15 @@ import pytest
 
 from diht_k8s import open_pairs
 from diht_k8s.api.documents import dump
-from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import DihtRun
+from diht_k8s.cli.main import main
 from diht_k8s.recipe.filter.scores import SCHEMA
-from diht_k8s.recipe.filter.uid_lists import read_uids, write_keep_lists, write_uids
-from diht_k8s.recipe.shards.keep_lists import read_keep_list
+from diht_k8s.recipe.shards.keep_lists import KeepListRow, write_keep_list
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.filter.shards import filter_with, pair, run_of, tar_of
 from tests.site import ROOT
 
-UIDS = ["0123456789abcdef0123456789abcdef", "ffffffffffffffff0000000000000001", "00000000000000010000000000000002"]
+UIDS = ["ffffffffffffffff0000000000000001", "0123456789ABCDEF0123456789abcdef", "00000000000000010000000000000002"]
 CAPTIONS = ("a red car", "a small dog chasing a red ball", "server", "a man riding a brown horse on the beach")
 
 
@@ -43,61 +41,46 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> DihtRun:
     return run
 
 
-def test_npy_is_the_sorted_array_that_datacomp_reads(tmp_path: Path) -> None:
-    """`apply_filter.py` makes it as here."""
-    assert write_uids(Storage(), f"{tmp_path}/list.npy", [*UIDS, UIDS[0]]) == 3
-    theirs = np.array([(int(uid[:16], 16), int(uid[16:32], 16)) for uid in UIDS], np.dtype("u8,u8"))
+def uids_of(run: DihtRun, folder: Path) -> int:
+    """`diht uids` of a run, to list.npy."""
+    (folder / "run.json").write_text(dump(run))
+    return main(["uids", str(folder / "run.json"), "--output", str(folder / "list.npy")])
+
+
+def test_uids_of_kept_pairs_are_the_sorted_array_that_datacomp_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`apply_filter.py` makes it as here; the pair with the last uid is dropped, and one uid stands twice."""
+    captions = (CAPTIONS[1], CAPTIONS[3], CAPTIONS[2], CAPTIONS[3])
+    members = [pair(f"k{i}", caption, uid=UIDS[i % 3]) for i, caption in enumerate(captions)]
+    (tmp_path / "a.tar").write_bytes(tar_of([member for each in members for member in each]))
+    run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", {})
+    filter_with(run)
+    assert uids_of(run, tmp_path) == 0
+    assert capsys.readouterr().out.endswith("list.npy: 2 uids\n")
+    theirs = np.array([(int(uid[:16], 16), int(uid[16:32], 16)) for uid in UIDS[:2]], np.dtype("u8,u8"))
     theirs.sort()
     ours = np.load(tmp_path / "list.npy")
     assert ours.dtype == theirs.dtype
     assert ours.tolist() == theirs.tolist()
 
 
-@pytest.mark.parametrize("name", ["list.npy", "list.parquet"])
-def test_written_list_is_read_back(tmp_path: Path, name: str) -> None:
-    write_uids(Storage(), f"{tmp_path}/{name}", UIDS)
-    assert read_uids(Storage(), f"{tmp_path}/{name}") == set(UIDS)
+def test_uids_that_the_list_cannot_hold_are_refused(
+    tmp_path: Path, run: DihtRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert uids_of(run, tmp_path) == 64
+    assert "the uid 'a-1' in " in capsys.readouterr().err
+    assert not (tmp_path / "list.npy").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "uids", "message"),
-    [
-        ("list.npy", ["web-1"], r"the uid 'web-1' is not 32 hexadecimal digits: write a list that ends in .parquet"),
-        ("list.npy", [UIDS[0].upper()], "is not 32 hexadecimal digits"),
-        ("list.txt", UIDS, r"ends in .npy or .parquet"),
-    ],
-)
-def test_uids_that_a_format_cannot_hold_are_refused(tmp_path: Path, name: str, uids: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        write_uids(Storage(), f"{tmp_path}/{name}", uids)
-    assert list(tmp_path.iterdir()) == []
+def test_uids_of_an_unfinished_filter_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert uids_of(run_of(tmp_path / "out", f"{tmp_path}/*.tar", {}), tmp_path) == 64
+    assert "filter" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("list.npy", b""),
-        ("list.npy", b"no array"),
-        ("list.npy", np.arange(3)),
-        ("list.npy", np.zeros((2, 2), "u8,u8")),
-        ("list.npy", np.array([{"a": 1}])),
-        ("list.parquet", b"PAR1"),
-    ],
-)
-def test_files_that_are_no_lists_are_data_errors(tmp_path: Path, name: str, content: Any) -> None:
-    if isinstance(content, bytes):
-        (tmp_path / name).write_bytes(content)
-    else:
-        np.save(tmp_path / name, content, allow_pickle=True)
-    with pytest.raises(DataError, match=f"{name} is no list of uids"):
-        read_uids(Storage(), f"{tmp_path}/{name}")
-
-
-def test_selection_becomes_keep_lists_whose_pairs_a_training_reads(tmp_path: Path, run: DihtRun) -> None:
+def test_pairs_of_keep_lists_are_read_by_a_training(tmp_path: Path, run: DihtRun) -> None:
     lists = f"{tmp_path}/lists"
-    assert write_keep_lists(run, ["a-0", "a-2", "a-3", "nowhere"], lists) == 2  # a-0 is bad
-    assert Storage().names(lists) == ["web-a.parquet"]
-    assert read_keep_list(Storage(), f"{lists}/web-a.parquet") == [(2, "a-2"), (3, "a-3")]
+    write_keep_list(Storage(), f"{lists}/web-a.parquet", [KeepListRow(2, "a-2"), KeepListRow(3, "a-3")])
     assert [sample["__key__"] for sample in open_pairs(run, keep_lists=lists)] == ["a2", "a3"]
     with pytest.raises(ValueError, match="leave out labels or keep_lists"):
         open_pairs(run, labels=True, keep_lists=lists)
