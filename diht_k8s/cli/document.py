@@ -23,15 +23,15 @@ def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[st
     return load(environment["DIHT_RUN"], name="DIHT_RUN", overrides=overrides)
 
 
-def output_of(place: str, overrides: Sequence[str] = ()) -> str | None:
-    """The output folder that a place means: a run document's, or the folder itself; None for any other file.
+def output_of(path: str, overrides: Sequence[str] = ()) -> str | None:
+    """The output folder of a run, given itself or by the run document; None for any other file.
 
     Raises:
         UserError: the run document is wrong.
     """
-    if place.endswith((".yaml", ".yml")) or (place.endswith(".json") and _is_document(place)):
-        return read_run(place, overrides, {}).spec.data.output
-    return None if place.endswith(".json") else place
+    if path.endswith((".yaml", ".yml")) or (path.endswith(".json") and _is_document(path)):
+        return read_run(path, overrides, {}).spec.data.output
+    return None if path.endswith(".json") else path
 
 
 def _is_document(path: str) -> bool:

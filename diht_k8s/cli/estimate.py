@@ -1,4 +1,4 @@
-"""`diht estimate`: whether a training fits on a card and how long it takes, as a table or JSON."""
+"""`diht estimate`: memory and duration of a training on a GPU, as tables or JSON."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def line(run: DihtRun, gpu: str) -> str:
 
 
 def gpu_warnings(run: DihtRun, gpu: str | None) -> list[str]:
-    """What `advice` says, for `diht validate` and `diht submit`, which it must not stop.
+    """The warnings of `advice`, for `diht validate` and `diht submit`, which they must not stop.
 
     Raises:
         UserError: the card that was asked for is not known.

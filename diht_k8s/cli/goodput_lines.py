@@ -1,4 +1,4 @@
-"""What the time of a run went to, in lines for a person."""
+"""Goodput of a run in lines for a person, and as JSON for the report's page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def goodput_lines(status: Status) -> list[str]:
 
 
 def local_goodput(status: RunStatus) -> list[str]:
-    """The same of a run on this machine."""
+    """The same lines for a run on this machine."""
     records = [record for record in status.stages if record.time.since]
     whole = goodput_of(record.time for record in records)
     if not whole.wall_seconds:
@@ -38,7 +38,7 @@ def local_goodput(status: RunStatus) -> list[str]:
 
 
 def page_goodput(status: RunStatus) -> str:
-    """The same for the page of a run on this machine."""
+    """The same as JSON, for the report's page."""
     return goodput_json(_entries(status))
 
 
@@ -54,7 +54,7 @@ def _entries(status: RunStatus) -> list[tuple[str, StageGoodput, int]]:
 
 
 def _starts(stage: StageStatus) -> int:
-    """Attempts, and rounds in them."""
+    """Attempts and restarts in place."""
     return stage.attempt + (stage.restarts_in_place.total if stage.restarts_in_place is not None else 0)
 
 

@@ -1,4 +1,4 @@
-"""`diht status`, `list` and `logs` for runs of this machine: what lies in an output folder, and whether it is worked on."""
+"""`diht status`, `list` and `logs` of runs on this machine, from their output folders and locks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ POLL_S: Final = 0.5
 
 @dataclass(frozen=True)
 class LocalStage:
-    """How a stage stands, by what lies in its folder."""
+    """The state of a stage, from its folder."""
 
     stage: str
     state: str
@@ -42,7 +42,7 @@ class LocalStage:
 
 @dataclass(frozen=True)
 class LocalRun:
-    """How a run stands."""
+    """The state of a run, from its output folder."""
 
     name: str
     output: str
@@ -55,25 +55,25 @@ class LocalRun:
     """when a log or marker was last written."""
 
 
-def local_output(place: str) -> Path | None:
-    """The local output folder that a place means, where it means one: a folder with a run in it, or a run document.
+def local_output(path: str) -> Path | None:
+    """The local output folder of a run, given itself or by the run document; None where it is neither.
 
     Raises:
-        UserError: it is a document that is wrong, or whose output is not on this machine.
+        UserError: the document is wrong, or its output is not on this machine.
     """
-    folder = Path(place.removeprefix("file://")).expanduser()
+    folder = Path(path.removeprefix("file://")).expanduser()
     if folder.is_dir():
         return folder if (folder / "run.json").is_file() or (folder / "logs").is_dir() else None
-    output = output_of(place) if folder.is_file() else None
+    output = output_of(path) if folder.is_file() else None
     if output is None:
         return None
     if output.startswith("s3://"):
-        raise UserError(f"{place}: the output {output} is not on this machine: name the run to ask the cluster")
+        raise UserError(f"{path}: the output {output} is not on this machine: name the run to ask the cluster")
     return Path(output.removeprefix("file://")).expanduser()
 
 
 def status_of(output: Path) -> LocalRun:
-    """How the run in a folder stands.
+    """The state of the run in a folder.
 
     Raises:
         UserError: no run has begun there.
@@ -169,7 +169,7 @@ def _changed(output: Path, run: DihtRun) -> str:
 
 
 def status_command(output: Path, *, as_json: bool) -> int:
-    """Print how a run stands; the exit code."""
+    """Print the state of a run; the exit code."""
     found = status_of(output)
     if as_json:
         print(json.dumps(asdict(found)))

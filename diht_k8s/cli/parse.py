@@ -13,7 +13,7 @@ from diht_k8s.recipe.filter.captions.explain import Explanation, Tree, describe_
 
 
 def parse_command(captions: Sequence[str], *, as_json: bool = False, why: bool = False) -> int:
-    """Print the graph of each caption, and why it is so; the exit code."""
+    """Print the graph of each caption, with `why` also the corrections; the exit code."""
     if why:
         return _parse_and_explain(captions, as_json=as_json)
     if as_json:

@@ -1,4 +1,4 @@
-"""`diht watch`: a run on a cluster as `diht run` shows one on this machine, until it has ended."""
+"""`diht watch`: a run of a cluster on the display of `diht run`, until it has ended."""
 
 from __future__ import annotations
 

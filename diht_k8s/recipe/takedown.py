@@ -1,4 +1,4 @@
-"""Remove pairs from the output of a run (takedowns): kept shards, scores, soft labels, examples of both reports.
+"""Takedown of pairs from the output of a run: kept shards, scores, soft labels, examples of both reports.
 
 In: the committed stages filter and label, a list of uids and digests. Out: the same files without the pairs, with new
 markers. Only shards that hold such pairs are rewritten. A plan lists the pairs first, and the markers are removed
@@ -66,7 +66,7 @@ class TakedownPlan:
 
 @dataclass(frozen=True)
 class PurgeResult:
-    """What a purge did."""
+    """Counts of a finished purge."""
 
     pairs: int
     """pairs removed from kept shards."""

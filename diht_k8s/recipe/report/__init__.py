@@ -9,7 +9,7 @@ from typing import Any
 from diht_k8s.api.layout import join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.report.content import report_content, without_images
-from diht_k8s.recipe.report.evidence import gather
+from diht_k8s.recipe.report.evidence import gather_evidence
 from diht_k8s.recipe.report.model_index import PATH, card_with_results
 from diht_k8s.recipe.report.page import render
 from diht_k8s.recipe.runtime.stage import Context
@@ -19,7 +19,7 @@ __all__ = ["write_report"]
 
 def write_report(context: Context, results: Sequence[dict[str, Any]]) -> None:
     """Write the files, without timestamps so that the same run gives the same bytes."""
-    content = report_content(context.run, context.config, results, gather(context))
+    content = report_content(context.run, context.config, results, gather_evidence(context))
     document = json.dumps(without_images(content), indent=1, ensure_ascii=False)
     context.storage.write_bytes(context.layout.report(Stage.EVALUATE), document.encode())
     context.storage.write_bytes(context.layout.report(Stage.EVALUATE, "html"), render(content).encode())

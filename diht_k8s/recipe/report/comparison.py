@@ -176,7 +176,7 @@ def _difference_lines(compared: Mapping[str, Any]) -> list[str]:
 
 
 def difference_sentence(name: str, first: str, found: Mapping[str, Any]) -> str:
-    """What a difference says, for example `b is better than a by +2.1 points (95 % interval +0.4 to +3.8)`."""
+    """A difference in a sentence, for example `b is better than a by +2.1 points (95 % interval +0.4 to +3.8)`."""
     if "why" in found:
         return f"{name} and {first} cannot be paired: {found['why']}"
     low, high = found["interval"]

@@ -1,4 +1,4 @@
-"""`report.json` from results and evidence: what was run, its results and what is missing. Pure."""
+"""Content of `report.json`: the run, its results, the other stages' evidence and the stages that are missing. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def report_content(
         run: the run.
         config: the document that the evaluation's `config_sha256` covers.
         results: one per benchmark, in order; a failed one has `error`.
-        evidence: see `report.evidence.gather`.
+        evidence: see `report.evidence.gather_evidence`.
     """
     benchmarks = [{key: value for key, value in result.items() if key not in _HEADER_KEYS} for result in results]
     missing = {

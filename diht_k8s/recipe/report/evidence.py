@@ -1,4 +1,4 @@
-"""Reads the other stages' output for the report: markers, reports, training metrics and images.
+"""Evidence from the other stages for the report: markers, reports, training metrics and images.
 
 A stage may be absent from the run or not committed; its part then holds only this state.
 """
@@ -36,7 +36,7 @@ PACKAGES: Final = ("diht-k8s", "torch", "open_clip_torch", "numpy", "scikit-lear
 Json = dict[str, Any]
 
 
-def gather(context: Context) -> Json:
+def gather_evidence(context: Context) -> Json:
     """`filter`, `label`, `train` (each with a `state`), the data card and the versions of the packages."""
     return {
         "filter": _filter(context),
@@ -52,7 +52,7 @@ def gather(context: Context) -> Json:
 
 
 def time_spent(text: str) -> list[Json]:
-    """What the wall time of the stages before went to, as whoever started this stage says; empty where nobody does."""
+    """Wall time of the earlier stages by category, from whoever started this stage; empty where nobody gives it."""
     try:
         rows = json.loads(text)
         return [

@@ -1,4 +1,4 @@
-"""Data card and model card: what to know before using the data or the model, from the run's records. Pure."""
+"""Data card and model card of the page: origin, licence, size and limits, from the run's records. Pure."""
 
 from __future__ import annotations
 

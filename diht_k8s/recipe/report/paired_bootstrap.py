@@ -1,4 +1,4 @@
-"""Whether two models differ on the same images: the paired bootstrap, and Holm's correction over several figures. Pure.
+"""Paired bootstrap of the difference of two models on the same images, with Holm's correction over several figures. Pure.
 
 Both models are asked the same questions, so the interval is that of the difference: images are resampled for both at
 once, and seeds too where a side has several. An interval of one model's figure beside the point of another is wider
@@ -86,7 +86,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict(value: float, adjusted_p: float) -> str:
-    """`better`, `worse` or `not clearly different`: what a difference says after the correction."""
+    """`better`, `worse` or `not clearly different`, after the correction."""
     if adjusted_p > ALPHA:
         return "not clearly different"
     return "better" if value > 0 else "worse"

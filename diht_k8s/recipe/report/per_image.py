@@ -1,4 +1,4 @@
-"""Each image's part in a benchmark's figures, as a Parquet file beside the result: what comparisons resample.
+"""Each image's hits in a benchmark's figures, as a Parquet file beside the result, for comparisons to resample.
 
 Columns: `uid`, `shard`, `text` (its class or first caption), and for each figure, named as in the report, `FIGURE` (the
 hits of the image's queries, possibly fractional) and `FIGURE weight` (the most that they can be). A figure is
