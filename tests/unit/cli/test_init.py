@@ -22,7 +22,9 @@ NAMES = RunNames("mine", ["data/*.tar"], "runs/mine", "runs/mine-held-out")
 LAPTOP = Machine(4, 16.0)
 
 
-def seen(number: int, *, actions: int = 1, complexity: int = 2, caption: str = "", concepts: int = 12) -> ProfiledPair:
+def profiled(
+    number: int, *, actions: int = 1, complexity: int = 2, caption: str = "", concepts: int = 12
+) -> ProfiledPair:
     row = Row(
         shard="", index=str(number), uid=f"u{number}", caption_sha256="", complexity=complexity, num_actions=actions,
         objects=[f"thing{number % concepts}", f"place{number % 7}"], attributes=[("thing", f"colour{number % concepts}")],
@@ -30,8 +32,8 @@ def seen(number: int, *, actions: int = 1, complexity: int = 2, caption: str = "
     return ProfiledPair(0, number, f"u{number}", f"image{number}", row, caption or f"a thing {number} moves")
 
 
-def look(count: int, *, total: int | None = None, bad: int = 0, **facts: object) -> DatasetProfile:
-    found = [seen(number, **facts) for number in range(count)]  # type: ignore[arg-type]
+def profile(count: int, *, total: int | None = None, bad: int = 0, **facts: object) -> DatasetProfile:
+    found = [profiled(number, **facts) for number in range(count)]  # type: ignore[arg-type]
     problems = {"picture_unreadable": bad} if bad else {}
     return DatasetProfile(
         ["data/0.tar"], total or count + bad, total is None, count + bad, found, problems, [(640, 480)] * count
@@ -43,19 +45,21 @@ def held(of: DatasetProfile, *, near: float = 0.0) -> HeldOut:
     return HeldOut(pairs, excluded, near)
 
 
-def written(of: DatasetProfile, place: Hardware = "laptop", *, machine: Machine = LAPTOP, near: float = 0.0) -> DihtRun:
+def written(
+    of: DatasetProfile, hardware: Hardware = "laptop", *, machine: Machine = LAPTOP, near: float = 0.0
+) -> DihtRun:
     split = held(of, near=near)
-    text = render_document(NAMES, of, split, machine, choose_defaults(of, split, machine, place))
+    text = render_document(NAMES, of, split, machine, choose_defaults(of, split, machine, hardware))
     return load(text, name="run.yaml")
 
 
-@pytest.mark.parametrize("place", get_args(Hardware))
+@pytest.mark.parametrize("hardware", get_args(Hardware))
 @pytest.mark.parametrize("count", [30, 300, 5000])
 @pytest.mark.parametrize("facts", [{}, {"actions": 0}, {"concepts": 10_000}, {"actions": 0, "complexity": 0}])
-def test_document_is_valid_for_every_size_place_and_kind_of_captions(
-    place: Hardware, count: int, facts: dict[str, int]
+def test_document_is_valid_for_every_size_hardware_and_kind_of_captions(
+    hardware: Hardware, count: int, facts: dict[str, int]
 ) -> None:
-    spec = written(look(count, **facts), place, machine=Machine(4, 16.0, 3)).spec
+    spec = written(profile(count, **facts), hardware, machine=Machine(4, 16.0, 3)).spec
     assert spec.train is not None
     assert spec.filter is not None
     assert spec.train.samples % spec.train.batch_size == 0
@@ -67,8 +71,8 @@ def test_document_is_valid_for_every_size_place_and_kind_of_captions(
 
 
 def test_batch_and_model_grow_with_the_pairs() -> None:
-    def train(total: int, place: Hardware) -> tuple[str | None, int]:
-        found = written(look(5000, total=total), place).spec.train
+    def train(total: int, hardware: Hardware) -> tuple[str | None, int]:
+        found = written(profile(5000, total=total), hardware).spec.train
         assert found is not None
         return found.model, found.batch_size
 
@@ -80,20 +84,20 @@ def test_batch_and_model_grow_with_the_pairs() -> None:
 
 @pytest.mark.parametrize(("concepts", "min_count", "top_k"), [(5, 5, 5), (30, 5, 10), (80, 3, 10)])
 def test_top_k_is_no_larger_than_the_classes_that_are_left(concepts: int, min_count: int, top_k: int) -> None:
-    label = written(look(300, concepts=concepts)).spec.label
+    label = written(profile(300, concepts=concepts)).spec.label
     assert label is not None
     assert (label.vocabulary.min_count, label.top_k) == (min_count, top_k)
 
 
 def test_near_copies_are_dropped_unless_they_are_much_of_the_data() -> None:
-    few, many = (written(look(300), near=near).spec.filter for near in (0.05, 0.5))
+    few, many = (written(profile(300), near=near).spec.filter for near in (0.05, 0.5))
     assert few is not None
     assert many is not None
     assert (few.decontaminate, many.decontaminate) == (["held-out"], [])
 
 
 def test_bad_samples_raise_the_limit() -> None:
-    few, many = (written(look(300, bad=bad)).spec.filter for bad in (1, 30))
+    few, many = (written(profile(300, bad=bad)).spec.filter for bad in (1, 30))
     assert few is not None
     assert many is not None
     assert few.max_bad_percent == 1.0
@@ -101,21 +105,21 @@ def test_bad_samples_raise_the_limit() -> None:
 
 
 def test_too_few_pairs_are_refused_at_once() -> None:
-    of = look(12)
+    of = profile(12)
     with pytest.raises(DataError, match=r"12 usable pairs, .* are too few for a run: give 20 or more"):
         choose_defaults(of, held(of), LAPTOP, "laptop")
 
 
 def test_groups_hold_pairs_of_the_same_image_or_caption_together() -> None:
-    first, other = seen(1, caption="A dog"), seen(3, caption="a cat")
-    same_caption = seen(2, caption="a dog")
+    first, other = profiled(1, caption="A dog"), profiled(3, caption="a cat")
+    same_caption = profiled(2, caption="a dog")
     same_image = ProfiledPair(0, 9, "u9", same_caption.image_sha256, other.row, "another caption")
     found = duplicate_groups([first, same_caption, other, same_image])
     assert sorted(sorted(each.uid for each in group) for group in found) == [["u1", "u2", "u9"], ["u3"]]
 
 
 def test_held_out_groups_depend_on_the_seed_alone_and_shared_captions_stay() -> None:
-    found = [*look(100).pairs, *(seen(number, caption="image") for number in range(100, 120))]
+    found = [*profile(100).pairs, *(profiled(number, caption="image") for number in range(100, 120))]
     of = DatasetProfile(["data/0.tar"], 120, True, 120, found, {}, [(64, 64)] * 120)
     once, again, other = (choose_groups(of, seed) for seed in (0, 0, 1))
     assert once == again

@@ -55,7 +55,7 @@ def content(value: float = 0.27, verdict: str = "better", **changes: Any) -> dic
         (0.1, "worse", "below"),
     ],
 )
-def test_notes_when_compared_with_raw_pixels_go_by_the_paired_difference(
+def test_caveats_when_compared_with_raw_pixels_go_by_the_paired_difference(
     value: float, verdict: str, relation: str
 ) -> None:
     found = [note for note in caveats(content(value, verdict)) if "raw pixels" in note]
@@ -74,11 +74,11 @@ def test_notes_when_compared_with_raw_pixels_go_by_the_paired_difference(
         "no label stage",
     ],
 )
-def test_notes_when_the_run_is_small_tell_what_it_does_not_show(part: str) -> None:
+def test_caveats_when_the_run_is_small_tell_what_it_does_not_show(part: str) -> None:
     assert any(part in note for note in caveats(content()))
 
 
-def test_notes_when_a_benchmark_failed_or_the_model_is_random_say_so() -> None:
+def test_caveats_when_a_benchmark_failed_or_the_model_is_random_say_so() -> None:
     failed = {"name": "b", "type": "Retrieval", "error": "no shard"}
     found = caveats(content(benchmarks=[failed], model={"name": "ViT-B-32", "trained": False}))
     assert any("b has no result: no shard" in note for note in found)
@@ -122,7 +122,7 @@ def test_duration_when_shown_has_a_unit(seconds: float | None, text: str) -> Non
         ("bad:picture_empty", "picture empty"),
     ],
 )
-def test_why_when_a_pair_is_shown_tells_what_the_filter_saw(reason: str, text: str) -> None:
+def test_scores_text_when_a_pair_is_shown_tells_what_the_filter_saw(reason: str, text: str) -> None:
     assert scores_text({"objects": ["kun"], "actions": ["run"], "texts": ["KUN", "TOY"]}, reason) == text
 
 
@@ -130,7 +130,7 @@ def test_without_images_when_nested_removes_all_of_them() -> None:
     assert without_images({"a": [{"thumbnails": {"x": "data:"}, "b": 1}], "thumbnails": {}}) == {"a": [{"b": 1}]}
 
 
-def test_notes_when_images_were_trained_on_give_number_and_share() -> None:
+def test_caveats_when_images_were_trained_on_give_number_and_share() -> None:
     benchmark = {"name": "x", "type": "Classification", "pictures": 24, "seen": {"pictures": 8, "pairs": 72}}
     (note,) = benchmark_caveats(benchmark)
     assert note.startswith(
@@ -138,7 +138,7 @@ def test_notes_when_images_were_trained_on_give_number_and_share() -> None:
     )
 
 
-def test_page_notes_when_benchmarks_are_many_say_what_concerns_them_all() -> None:
+def test_page_caveats_when_benchmarks_are_many_say_what_concerns_them_all() -> None:
     (one,) = content()["benchmarks"]
     seen = {**one, "name": "leaked", "seen": {"pictures": 125, "pairs": 3000}}
     failed = {"name": "broken", "type": "Retrieval", "error": "its shards are gone"}
@@ -150,14 +150,14 @@ def test_page_notes_when_benchmarks_are_many_say_what_concerns_them_all() -> Non
     assert page_caveats(content()) == caveats(content())
 
 
-def test_page_notes_when_one_of_many_failed_leave_the_others_to_their_folds() -> None:
+def test_page_caveats_when_one_of_many_failed_leave_the_others_to_their_folds() -> None:
     (one,) = content()["benchmarks"]
     failed = {"name": "broken", "type": "Retrieval", "error": "its shards are gone"}
     found = page_caveats(content(benchmarks=[*[{**one, "name": f"b{number}"} for number in range(MANY)], failed]))
     assert not any("raw pixels" in note for note in found)
 
 
-def test_notes_when_a_checkpoint_came_without_configuration_say_what_was_assumed() -> None:
+def test_caveats_when_a_checkpoint_came_without_configuration_say_what_was_assumed() -> None:
     model = {"name": "m", "trained": True, "assumed": "round heads"}
     assert "The model m came without a configuration: round heads are assumed." in caveats(content(model=model))
 
@@ -199,7 +199,7 @@ def test_training_charts_when_held_out_loss_was_measured_then_stands_beside_the_
         (None, None),
     ],
 )
-def test_notes_when_a_benchmark_has_a_split_then_say_what_its_images_were_used_for(
+def test_caveats_when_a_benchmark_has_a_split_then_say_what_its_images_were_used_for(
     split: str | None, says: str | None
 ) -> None:
     (one,) = content()["benchmarks"]
@@ -222,7 +222,7 @@ def labels() -> dict[str, Any]:
     return {"heads": {"objects": head}, "beyond_caption": {"pictures": 0.83, "named_from": 0.2}}
 
 
-def test_notes_when_the_report_has_the_precision_of_added_labels_then_say_it_and_what_is_silent() -> None:
+def test_caveats_when_the_report_has_the_precision_of_added_labels_then_say_it_and_what_is_silent() -> None:
     added = {"precision": {"mean": 0.42, "concepts": {"owl": 0.42}}, "silent": 0.8}
     report = {
         **labels(),
@@ -235,7 +235,7 @@ def test_notes_when_the_report_has_the_precision_of_added_labels_then_say_it_and
     assert "Added attributes" not in found
 
 
-def test_notes_when_labels_are_judged_then_stand_beside_the_majority_and_do_not_call_them_right() -> None:
+def test_caveats_when_labels_are_judged_then_stand_beside_the_majority_and_do_not_call_them_right() -> None:
     whole = content(label={"state": "committed", "report": labels()})
     found = " ".join(caveats(whole)).replace("\N{NO-BREAK SPACE}", " ")
     assert "a word of the caption for 76.0 % of the images; always naming the commonest would be for 63.0 %" in found
