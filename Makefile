@@ -19,12 +19,13 @@ test-cluster: $(INSTALLED) ## the tier on a real Kubernetes: KUBECONFIG's, or tw
 test-gpu: $(INSTALLED) ## the tier on this machine's GPUs; DIHT_GPU_TESTS_ON=cpu runs its scenarios without one
 	@$(BIN)/python -m pytest -q tests/gpu
 
-lint: $(INSTALLED) ## style, types, layers and words
+lint: $(INSTALLED) ## style, types, layers, words and class names
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_words.py
+	$(BIN)/python tools/check_house.py
 	$(BIN)/python -m tools.check_docs
 
 check-words: $(INSTALLED) ## home-made words, module names, imports between tests
