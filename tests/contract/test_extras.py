@@ -38,7 +38,7 @@ NEEDS = {
     "--help": "", "--version": "", "validate run.yaml": "", "concepts vocabulary.json": "", "concepts s3://b/vocabulary.json": RECIPE,
     "run run.yaml": RECIPE, "stage filter --run run.yaml": RECIPE, "stage label --run run.yaml": RECIPE,
     "stage train --run run.yaml": RECIPE, "stage evaluate --run run.yaml": RECIPE, "parse words": RECIPE, "concepts run.yaml": RECIPE,
-    "purge run.yaml --exclude list": RECIPE, "index run.yaml": RECIPE, "estimate run.yaml --gpu H100": RECIPE, "benchmarks": RECIPE, "convert a b": RECIPE, "report a": RECIPE,
+    "purge run.yaml --exclude list": RECIPE, "index run.yaml": RECIPE, "estimate run.yaml --gpu H100": RECIPE, "benchmarks": RECIPE, "convert a b": RECIPE, "uids run.yaml --output a.npy": RECIPE, "report a": RECIPE,
     "submit run.yaml": OPERATOR, "watch small": OPERATOR, "logs small": OPERATOR, "why small": OPERATOR, "plan run.yaml": OPERATOR,
     "retry small": OPERATOR, "cancel small": OPERATOR, "status small": OPERATOR, "list -n team": OPERATOR, "list .": "",
     "import photos out": RECIPE, "init .": RECIPE, "doctor": RECIPE, "completion bash": "",
