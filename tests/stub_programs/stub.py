@@ -81,7 +81,7 @@ class Stub:
                 time.sleep(STALL_S)
                 saved.write_text(json.dumps({"step": step, "productive": productive}))
                 clock.enter("steps")
-                clock.kept(productive)
+                clock.checkpoint_committed(productive)
                 since = time.monotonic()
             context.progress.update(step)
 
