@@ -131,7 +131,7 @@ def effect_table(bench: RuleBench, found: Sequence[CorrectionRule]) -> Iterator[
     """A line for each rule, those that change most graphs first."""
     effects = sorted(((bench.without([rule])[0], rule) for rule in found), key=lambda pair: -len(pair[0].graphs))
     yield _head(bench)
-    yield from (f"{_figures(bench, effect)}  {rule.name}: {rule.words}" for effect, rule in effects)
+    yield from (f"{_figures(effect)}  {rule.name}: {rule.words}" for effect, rule in effects)
 
 
 def joint_effect(bench: RuleBench, off: Sequence[CorrectionRule], file: str | None) -> Iterator[str]:
@@ -141,7 +141,7 @@ def joint_effect(bench: RuleBench, off: Sequence[CorrectionRule], file: str | No
         changed = [_changed(bench, number, graphs[number], number in effect.verdicts) for number in effect.graphs]
         Path(file).write_text("".join(json.dumps(line) + "\n" for line in changed))
     yield _head(bench)
-    yield f"{_figures(bench, effect)}  without {', '.join(rule.name for rule in off)}"
+    yield f"{_figures(effect)}  without {', '.join(rule.name for rule in off)}"
 
 
 def _changed(bench: RuleBench, number: int, after: CaptionGraph, verdict: bool) -> dict[str, Any]:
@@ -154,6 +154,6 @@ def _head(bench: RuleBench) -> str:
     return f"graphs verdicts{'' if bench.right is None else '  right'}  of {len(bench.parsed)} captions{right}"
 
 
-def _figures(bench: RuleBench, effect: Effect) -> str:
+def _figures(effect: Effect) -> str:
     right = "" if effect.right is None else f" {effect.right:6}"
     return f"{len(effect.graphs):6} {len(effect.verdicts):8}{right}"

@@ -1,4 +1,4 @@
-"""Where everything lies below `spec.data.output`. Pure string work: URIs in, URIs out."""
+"""The places of all files below `spec.data.output`. Pure string work: URIs in, URIs out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def join(base: str, *parts: str) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """The output folder of a run (or of a stage elsewhere, through `stage_folder`)."""
+    """The output folder of a run."""
 
     output: str
     """`spec.data.output`, a URI or path."""
