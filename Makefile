@@ -1,20 +1,29 @@
 # `make demo` and `make test` are all that a newcomer needs. The environment is .venv, made from constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+TESTS = $(BIN)/python -m pytest -q --dist loadfile $(OPTIONS)
+OPTIONS = $(if $(SLOW),--slow) $(if $(COSTS),--costs $(COSTS))
 EXTRAS := recipe,operator,docs,dev
 INSTALLED := .venv/.installed
 
-.PHONY: images wheel sbom docs check-docs sizes demo test test-cluster test-gpu lint check-words format generate check-generated constraints clean-demo
+.PHONY: images wheel sbom docs check-docs sizes demo test test-all test-cluster test-gpu lint check-words format generate check-generated constraints clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED) ## the whole recipe on real images; a second call finds every stage cached
 	@$(BIN)/diht run examples/demo.yaml
 
-test: $(INSTALLED) ## every tier that this machine can run; says which it left out and why
-	@$(BIN)/python -m pytest -q
+test: $(INSTALLED) ## everything a change needs: a first verdict in three minutes; says which tier this machine cannot run and why
+	@$(TESTS) -n auto tests/unit tests/contract tests/fuzz tests/mutation
+	@mkdir -p build; tests/cluster/check $(OPTIONS) >build/cluster-tests.log 2>&1 & cluster=$$!; trap "kill $$cluster" INT TERM; \
+	$(TESTS) -n auto --maxprocesses 3 tests/recipe tests/s3 tests/browser tests/gpu; rest=$$?; \
+	echo "the cluster's tests, which wait more than they work, ran beside these (build/cluster-tests.log):"; \
+	tail -n +1 --pid=$$cluster -f build/cluster-tests.log; wait $$cluster && exit $$rest
+
+test-all: ## `make test`, and what takes minutes and finds faults rarely
+	@$(MAKE) test SLOW=1
 
 test-cluster: $(INSTALLED) ## the tier on a real Kubernetes: KUBECONFIG's, or two nodes on this machine
-	@$(BIN)/python -m pytest -q tests/cluster
+	@tests/cluster/check $(OPTIONS)
 
 test-gpu: $(INSTALLED) ## the tier on this machine's GPUs; DIHT_GPU_TESTS_ON=cpu runs its scenarios without one
 	@$(BIN)/python -m pytest -q tests/gpu

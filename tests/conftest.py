@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,8 +14,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.costs import Costs
 from tests.gpu.devices import devices, lacking
 
+CLUSTER_UP = Path(__file__).parent / "cluster/up"
 TIERS = ("unit", "contract", "recipe", "s3", "browser", "cluster", "gpu", "slow")
 
 
@@ -28,11 +31,9 @@ def _browser() -> str | None:
 
 
 def _cluster() -> str | None:
-    if os.environ.get("KUBECONFIG"):
+    if os.environ.get("KUBECONFIG") or subprocess.run([CLUSTER_UP, "--check"]).returncode == 0:
         return None
-    if os.geteuid() != 0:
-        return "no KUBECONFIG, and starting a cluster here needs root"
-    return None if shutil.which("go") else "no KUBECONFIG, and starting a cluster here needs Go"
+    return "no KUBECONFIG, and no cluster runs here: make test-cluster starts one"
 
 
 def _gpu() -> str | None:
@@ -52,6 +53,9 @@ NEEDS: dict[str, Callable[[], str | None]] = {
 }
 _left_out: dict[str, str] = {}
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Several processes share the cores, also those of one test: read before torch is imported."""
+
 # examples are checked for what they show, never for how long a busy machine takes over them
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
@@ -68,6 +72,12 @@ def signal_handlers() -> Iterator[None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
+    parser.addoption("--costs", metavar="FILE", help="append the seconds and CPU seconds of each test (tests/costs.py)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if file := config.getoption("--costs"):
+        config.pluginmanager.register(Costs(file))
 
 
 def _tier(item: pytest.Item) -> str:
@@ -87,9 +97,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 if reason := reasons[marker]:
                     _left_out[marker] = reason
                     item.add_marker(pytest.mark.skip(reason=reason))
-        if item.get_closest_marker("cluster"):
-            # A whole cluster and its pods on two cores: a wait that runs out once is the machine's fault, twice is ours.
-            item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=10))
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             _left_out["slow"] = "takes minutes: pytest --slow"
             item.add_marker(pytest.mark.skip(reason=_left_out["slow"]))

@@ -1,9 +1,11 @@
 """Fixtures of the cluster tier: a Kubernetes, a namespace per test, S3 and the recipe's Python environment inside it.
 
-With KUBECONFIG set the tests use that cluster; otherwise they start the one beside this file (`up`) and stop it at the end, unless
-it ran before. On a foreign cluster DIHT_TEST_S3_IMAGE and DIHT_TEST_RECIPE_IMAGE name images that its nodes can pull; what needs a
-hold on the nodes themselves is skipped there. Where nothing can be started the tier is skipped with the reason; TEST_CLUSTER_REQUIRED=1
-makes that a failure.
+`check` starts the cluster beside this file and runs these tests; with KUBECONFIG set they use that cluster. On a foreign cluster
+DIHT_TEST_S3_IMAGE and DIHT_TEST_RECIPE_IMAGE name images that its nodes can pull; what needs a hold on the nodes themselves is
+skipped there. TEST_CLUSTER_REQUIRED=1 makes what is skipped for want of a cluster a failure.
+
+Tests keep to a namespace of their own and run side by side. Those that change what all share (nodes, parts, definitions, Kueue)
+carry the mark `exclusive`, which a fixture of EXCLUSIVE gives them, too: `check` runs them one by one afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import secrets
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -25,10 +27,11 @@ import pytest
 
 from tests.cluster.tools import (
     CLUSTER,
-    HERE,
+    NAMESPACES,
     PROJECT,
     S3,
     Kubectl,
+    KubectlError,
     Parts,
     cannot,
     fresh_namespace,
@@ -39,31 +42,57 @@ from tests.cluster.tools import (
 from tests.cluster.tools import recipe_image as build_recipe_image
 from tests.cluster.trainings import Trainings, opened
 
-FIRST_START_TIMEOUT_S = 1800
-"""The first test waits for the cluster, and the first start on a machine compiles Kubernetes."""
+EXCLUSIVE = ("parts", "kwok", "kueue")
+"""Fixtures that change what all share, in the order of their tests: the last ones stay until the end."""
+LAST_LINES = 40
+"""Of each pod, in the report of a test that failed."""
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the first test that will need the cluster the time of its start; those before it may be left out."""
-    here = (item for item in items if isinstance(item, pytest.Function) and item.path.is_relative_to(HERE))
-    needing = (item for item in here if "kubeconfig" in item.fixturenames and not item.get_closest_marker("skip"))
-    first = next(needing, None)
-    if first:
-        first.add_marker(pytest.mark.timeout(FIRST_START_TIMEOUT_S))
+    """Mark the tests that use such fixtures; those of kwok and Kueue come last, which then are installed once."""
+    for item in items:
+        if isinstance(item, pytest.Function) and any(name in item.fixturenames for name in EXCLUSIVE):
+            item.add_marker(pytest.mark.exclusive)
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    names = item.fixturenames if isinstance(item, pytest.Function) else ()
+    return 2 if "kueue" in names else 1 if "kwok" in names else 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the test's namespaces say of themselves is in the report of a failure: `fresh_namespace` has not removed them yet."""
+    report = yield
+    kubectl = getattr(item, "funcargs", {}).get("kubectl")
+    if report.failed and kubectl is not None:
+        report.sections += [(f"namespace {name}", told(kubectl, name)) for name in NAMESPACES]
+    return report
+
+
+def told(kubectl: Kubectl, namespace: str) -> str:
+    """Status of the runs, events, and the last lines of the pods of a namespace."""
+    parts = []
+    for command in (
+        ("get", "dihtruns", "-o", "jsonpath={range .items[*]}{.metadata.name}{\": \"}{.status}{\"\\n\"}{end}"),
+        ("get", "events", "--sort-by=.lastTimestamp"),
+        ("logs", "--selector=batch.kubernetes.io/job-name", "--all-containers", "--prefix", f"--tail={LAST_LINES}", "--max-log-requests=50"),
+    ):  # fmt: skip
+        try:
+            parts.append(kubectl(*command, "--namespace", namespace, timeout_s=20))
+        except (KubectlError, subprocess.TimeoutExpired) as error:  # the failure may be the API server's
+            parts.append(str(error))
+    return "\n".join(parts)
 
 
 @pytest.fixture(scope="session")
-def kubeconfig() -> Iterator[Path]:
+def kubeconfig() -> Path:
     """The cluster's kubeconfig file."""
-    if os.environ.get("KUBECONFIG"):
-        yield Path(os.environ["KUBECONFIG"])
-        return
-    ran_before = subprocess.run([HERE / "up", "--check"]).returncode == 0
-    script("up")
-    yield CLUSTER / "kubeconfig"
-    if not ran_before:
-        script("down")
+    return Path(os.environ.get("KUBECONFIG") or CLUSTER / "kubeconfig")
 
 
 @pytest.fixture(scope="session")
@@ -260,9 +289,9 @@ def helm(own: bool) -> str:
     return program or cannot("KUBECONFIG is set, but there is no helm on the PATH")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kwok(own: bool) -> Iterator[None]:
-    """Fake nodes of 8 GPUs each, for the test."""
+    """Two fake nodes of 8 GPUs each."""
     if not own:
         cannot("KUBECONFIG is another cluster's: fake nodes are not joined to it")
     script("extra", "kwok", "2")
@@ -270,9 +299,9 @@ def kwok(own: bool) -> Iterator[None]:
     script("extra", "no-kwok")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kueue(kwok: None) -> Iterator[None]:
-    """Kueue over the fake nodes, for the test: its webhooks must not stay in the way of the others."""
+    """Kueue over the fake nodes. Its webhooks are in the way of all later tests, which is why there are none."""
     script("extra", "kueue")
     yield
     script("extra", "no-kueue")

@@ -13,6 +13,13 @@ GO=1.26 # what the modules in kube/ ask for
 say() { echo "cluster: $*" >&2; }
 unavailable() { say "$*"; exit 69; } # this machine cannot do it; the tests skip
 go_is_new_enough() { command -v go >/dev/null && printf '%s\n' "$GO" "$(go env GOVERSION | sed 's/^go//')" | sort -CV; }
+built() { # PROGRAM COMMAND...: bin/PROGRAM, made by COMMAND where it is not there; one build at a time on this machine
+  [ ! -x "$dir/bin/$1" ] || return 0
+  (
+    flock 8
+    [ -x "$dir/bin/$1" ] || "${@:2}" 8>&-
+  ) 8>"$dir/build.lock"
+}
 nodes() { seq 0 $((${TEST_CLUSTER_NODES:-2} - 1)); }
 ctr_() { local node=$1; shift; ctr --address "$dir/node-$node/containerd.sock" --namespace k8s.io "$@"; }
 kubectl_() { "$dir/bin/kubectl" --kubeconfig "$dir/kubeconfig" --request-timeout $((5 * patience))s "$@"; }

@@ -2,23 +2,26 @@
 # The parts of the cluster and how each is configured. Sourced by up, after lib.sh.
 gates=(${TEST_CLUSTER_FEATURES:+--feature-gates "$TEST_CLUSTER_FEATURES"})
 
-build_binaries() { # one binary is all of Kubernetes, etcd and CoreDNS; rebuilt when its sources change
-  local sum part version
-  sum=$(cat "$here"/kube/* | sha256sum | cut -c1-16)
-  if [ ! -x "$dir/bin/kube-$sum" ]; then
-    rm -f "$dir"/bin/kube-*
-    cp "$here"/kube/* "$dir/src/"
-    version=$(awk '$1 == "k8s.io/kubernetes" {print $2}' "$dir/src/go.mod")
-    (cd "$dir/src" && timeout 60 go mod download "k8s.io/kubernetes@$version") >"$dir/log/build" 2>&1 ||
-      unavailable "needs a Go module proxy for its first build and could not reach one: see $dir/log/build"
-    say "building Kubernetes $version (4 to 8 minutes on two cores, once)"
-    (cd "$dir/src" && go build -o "$dir/bin/kube.new" -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version \
-      -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$(echo "$version" | cut -d. -f2)" .) >>"$dir/log/build" 2>&1 ||
-      { tail -n 20 "$dir/log/build" >&2; exit 1; }
-    mv "$dir/bin/kube.new" "$dir/bin/kube-$sum"
-  fi
-  for part in etcd kubectl kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy coredns; do ln -sf "kube-$sum" "$dir/bin/$part"; done
-  [ -x "$dir/bin/pause" ] || gcc -static -O2 -o "$dir/bin/pause" "$here/etc/pause.c"
+build_binaries() { # one binary is all of Kubernetes, etcd and CoreDNS, under a name made of its sources and Go's version
+  local binary part
+  binary=kube-$( (go version; cat "$here"/kube/*) | sha256sum | cut -c1-16)
+  built "$binary" build_kubernetes "$binary"
+  for part in etcd kubectl kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy coredns; do ln -sf "$binary" "$dir/bin/$part"; done
+  built pause gcc -static -O2 -o "$dir/bin/pause" "$here/etc/pause.c"
+}
+
+build_kubernetes() { # BINARY
+  local version
+  cp "$here"/kube/* "$dir/src/"
+  version=$(awk '$1 == "k8s.io/kubernetes" {print $2}' "$dir/src/go.mod")
+  (cd "$dir/src" && timeout 60 go mod download "k8s.io/kubernetes@$version") >"$dir/log/build" 2>&1 ||
+    unavailable "needs a Go module proxy for its first build and could not reach one: see $dir/log/build"
+  say "building Kubernetes $version (4 to 8 minutes on two cores, once)"
+  (cd "$dir/src" && go build -o "$dir/src/kube" -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version \
+    -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$(echo "$version" | cut -d. -f2)" .) >>"$dir/log/build" 2>&1 ||
+    { tail -n 20 "$dir/log/build" >&2; exit 1; }
+  mv "$dir/src/kube" "$dir/bin/$1"
+  find "$dir/bin" -name 'kube-????????????????' -printf '%T@ %p\n' | sort -rn | tail -n +4 | cut -d' ' -f2 | xargs -r rm # those of other branches stay for a while
 }
 
 make_pki() {

@@ -29,7 +29,7 @@ from tests.cluster.operators import Runs
 from tests.cluster.tools import PROJECT, Kubectl, KubectlError, cannot, fresh_namespace, wait_until
 from tests.contract.charts import EVERYTHING, NEWEST
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.timeout(900)]
 ONE_STAGE: dict[str, Any] = {"label": None, "train": None, "evaluate": None}
 NAMESPACED = ("rbac.scope=namespaced", "rbac.kueue=false", "rbac.podGroups=false", "crds.install=false")
 USERS = str(PROJECT / "manifests/base/users.yaml")

@@ -10,7 +10,7 @@ from tests.cluster.operators import World, faulty, stages, world
 from tests.cluster.queues import STAGES
 from tests.cluster.tools import Kubectl, wait_until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.timeout(400)]
 
 
 def node_of(place: World, name: str, attempt: int) -> str:

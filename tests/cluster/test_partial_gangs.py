@@ -13,7 +13,7 @@ from tests.cluster.queues import STAGES, TRAIN
 from tests.cluster.tools import PATIENCE, Kubectl, cannot, wait_until
 from tests.cluster.trainings import EVERY_STEPS, Trainings
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.timeout(900)]
 SLOT, KEPT = "example.org/slot", "example.org/kept"
 NODES = 2
 LATER_S = 3600

@@ -12,7 +12,7 @@ from tests.cluster.operators import condition, one_slot_each, programs, stages, 
 from tests.cluster.tools import wait_until
 from tests.cluster.trainings import STEPS, Trainings
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.slow, pytest.mark.timeout(900)]
 NODES, SHOWN = 6, 5
 PAIRS = 6 * NODES
 RATE = "40mbit"

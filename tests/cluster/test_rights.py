@@ -13,7 +13,7 @@ from tests.cluster.charts import Helm, build_operator_image, runs_place
 from tests.cluster.operators import Runs
 from tests.cluster.tools import Kubectl, KubectlError, cannot, wait_until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.timeout(900)]
 ONE_STAGE: dict[str, Any] = {"label": None, "train": None, "evaluate": None}
 GANG: dict[str, Any] = {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}, "numNodes": 2}  # fmt: skip
 VERBS = ("create", "get", "list", "watch", "update", "patch", "delete", "deletecollection")

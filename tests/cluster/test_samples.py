@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from diht_k8s.cli.main import main
 from tests.cluster.tools import PROJECT, Kubectl
 
 pytestmark = pytest.mark.cluster
@@ -37,7 +36,7 @@ def with_every_field() -> str:
     ids=[*(each.stem for each in SAMPLES), "every-field"],
 )
 def test_run_and_its_jobs_pass_a_dry_run_on_the_server(
-    kubectl: Kubectl, namespace: str, tmp_path: Path, text: str
+    kubectl: Kubectl, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(PROJECT / "manifests/crd/diht.dev_dihtruns.yaml"))
     kubectl.wait_established("dihtruns.diht.dev")
@@ -45,9 +44,10 @@ def test_run_and_its_jobs_pass_a_dry_run_on_the_server(
     file.write_text(text)
     dry = ("--dry-run=server", "--validate=strict", "--namespace", namespace)
     kubectl("create", "-f", str(file), *dry)
-    command = [sys.executable, "-m", "diht_k8s.cli", "plan", str(file)]
-    planned = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT).stdout
-    objects = [each for each in yaml.safe_load_all(planned) if each and each.get("kind") in ("Job", "Service")]
+    assert main(["plan", str(file)]) == 0
+    objects = [
+        each for each in yaml.safe_load_all(capsys.readouterr().out) if each and each.get("kind") in ("Job", "Service")
+    ]
     assert any(each["kind"] == "Job" for each in objects)
     for each in objects:
         each["metadata"].pop("namespace", None)

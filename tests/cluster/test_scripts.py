@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SCRIPTS = ["up", "down", "lose", "build", "debian", "extra"]
+SCRIPTS = ["up", "down", "lose", "build", "debian", "extra", "check"]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.cluster.operators import APART, condition, evict, faulty, kill_progra
 from tests.cluster.tools import CLUSTER, Parts, wait_until
 from tests.cluster.trainings import EVERY_STEPS, STEPS, Trainings, check_end
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def restart(trainings: Trainings, name: str, reason: str, *, counted: bool, timeout_s: float = 300) -> dict[str, Any]:

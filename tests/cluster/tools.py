@@ -70,6 +70,10 @@ def recipe_image() -> str:
     return name
 
 
+NAMESPACES: list[str] = []
+"""Those of `fresh_namespace` that are there."""
+
+
 class KubectlError(Exception):
     """kubectl's own message."""
 
@@ -141,9 +145,11 @@ def fresh_namespace(kubectl: Kubectl, prefix: str) -> Iterator[str]:
     name = f"{prefix}-{secrets.token_hex(4)}"
     document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}
     kubectl.apply(json.dumps(document))
+    NAMESPACES.append(name)
     try:
         yield name
     finally:
+        NAMESPACES.remove(name)
         kubectl("delete", "namespace", name, "--wait=false")
         kubectl("delete", "pods", "--all", "--namespace", name, "--force", "--grace-period=0", "--wait=false")
 

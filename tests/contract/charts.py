@@ -87,8 +87,6 @@ def tool(name: str) -> str | None:
         return program
     built = CLUSTER / "bin" / name
     if shutil.which("go"):  # also if it is there: it may be of other sources
-        for folder in ("bin", "src", "log"):
-            (CLUSTER / folder).mkdir(parents=True, exist_ok=True)
         subprocess.run([ROOT / "tests/cluster/extra", name], check=True)
     return str(built) if built.exists() else None
 

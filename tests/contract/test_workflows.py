@@ -50,11 +50,12 @@ def unpinned(document: dict[Any, Any]) -> list[str]:
 
 
 def test_workflows_for_lint_tests_images_and_releases_are_there() -> None:
-    assert [path.stem for path in WORKFLOWS] == ["images", "lint", "release", "test"]
+    assert [path.stem for path in WORKFLOWS] == ["images", "lint", "nightly", "release", "test"]
     called = {path.stem: set[str]().union(*(make_targets(step.get("run", "")) for step in steps(read(path)))) for path in WORKFLOWS}  # fmt: skip
     assert called == {
         "images": {"images"},
         "lint": {"lint", "check-generated", "docs"},
+        "nightly": {"test-all"},
         "release": {"wheel", "sbom"},
         "test": {"demo", "test"},
     }

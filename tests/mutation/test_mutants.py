@@ -58,6 +58,7 @@ def test_tests_kill_nine_mutants_in_ten(modules: str, count: int, seed: int) -> 
     assert [survivor for survivor in survivors if survivor not in KNOWN] == []
 
 
+@pytest.mark.slow
 def test_known_survivors_are_mutants_of_today() -> None:
     named = {survivor.partition(":")[0] for survivor in KNOWN}
     modules = [module for module in TESTS if module.rpartition(".")[2] in named]

@@ -40,23 +40,22 @@ def crd_text() -> str:
     return _NOTE + yaml.safe_dump(crd.definition(), sort_keys=False, width=140, allow_unicode=True)
 
 
-def stale(root: Path) -> list[str]:
-    """The files below `root` that are not what the models give now."""
-    return [
-        name
+def stale(root: Path) -> dict[str, str]:
+    """The files below `root` that are not what the models give now, with what they give."""
+    return {
+        name: text
         for name, text in files(root).items()
         if not (root / name).is_file() or (root / name).read_text(encoding="utf-8") != text
-    ]
+    }
 
 
 def write(root: Path) -> list[str]:
     """Writes the files that are stale; returns their names."""
-    texts = files(root)
     changed = stale(root)
-    for name in changed:
+    for name, text in changed.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(texts[name], encoding="utf-8")
-    return changed
+        (root / name).write_text(text, encoding="utf-8")
+    return list(changed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

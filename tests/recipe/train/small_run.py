@@ -167,8 +167,8 @@ def train_in_ranks(
     content = {name: {**vars(job), "run": dump(job.run)} for name, job in jobs.items()}
     (folder / "jobs.json").write_text(json.dumps(content))
     rendezvous = {"WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
-    # Another program prepares its process before it imports anything, so what the parent has imported is of no use there.
-    start = _forked if FORK_VARIABLE in os.environ and program == RANK_PROGRAM else _started
+    # Another program prepares its process before it imports anything: a fork that has imported would be of no use there.
+    start = _forked if program == RANK_PROGRAM else _started
     ranks = [
         start(program, folder, environment(RANK=str(rank), LOCAL_RANK=str(rank), **rendezvous, **variables))
         for rank in range(world)
@@ -183,7 +183,7 @@ def _started(program: Path, folder: Path, variables: dict[str, str]) -> subproce
 
 
 class _Forked:
-    """A rank that shares what its parent has imported; as much of `Popen` as is used here."""
+    """A rank that starts with torch imported; as much of `Popen` as is used here."""
 
     def __init__(self, process: Any) -> None:
         self._process = process
@@ -200,14 +200,19 @@ class _Forked:
 
 
 def _forked(program: Path, folder: Path, variables: dict[str, str]) -> _Forked:
-    def rank() -> None:
-        os.environ.clear()
-        os.environ.update(variables)
-        runpy.run_path(str(program))["main"](folder)
-
-    process = multiprocessing.get_context("fork").Process(target=rank)
+    context = multiprocessing.get_context("fork" if FORK_VARIABLE in os.environ else "forkserver")
+    context.set_forkserver_preload(
+        [f"{__package__}.{program.stem}"]
+    )  # a server that has imported and does nothing else
+    process = context.Process(target=_rank, args=(program, folder, variables))
     process.start()
     return _Forked(process)
+
+
+def _rank(program: Path, folder: Path, variables: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+    runpy.run_path(str(program))["main"](folder)
 
 
 def _wait_for(ranks: Sequence[subprocess.Popen[bytes] | _Forked], seconds: float) -> list[int]:

@@ -43,7 +43,7 @@ NODES = dict(nodes(SCHEMA))
 
 
 def test_generated_files_are_those_that_the_models_give() -> None:
-    assert generate.stale(ROOT) == [], "run: python -m diht_k8s.api.schema.generate"
+    assert generate.stale(ROOT) == {}, "run: python -m diht_k8s.api.schema.generate"
 
 
 def test_check_names_what_is_stale_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
