@@ -259,7 +259,8 @@ def audit(own: bool) -> Callable[..., list[dict[str, Any]]]:
         verbs: tuple[str, ...] = ("create", "update", "patch", "delete", "deletecollection"),
     ) -> list[dict[str, Any]]:
         files = sorted((CLUSTER / "log").glob("audit*.jsonl"), key=lambda file: file.stat().st_mtime)
-        events = (json.loads(line) for file in files for line in file.read_text().splitlines())
+        lines = (line for file in files for line in file.read_text().splitlines())
+        events = (json.loads(line) for line in lines if user is None or user in line)
         return [
             event
             for event in events

@@ -225,7 +225,7 @@ class Runs:
         self.kubectl("patch", "dihtrun", name, "--namespace", self.namespace, "--type=merge", "-p", patch)
 
     def get(self, name: str) -> dict[str, Any]:
-        return self.kubectl.json("get", "dihtrun", name, "--namespace", self.namespace)
+        return self.kubectl.read(f"/apis/diht.dev/v1alpha1/namespaces/{self.namespace}/dihtruns/{name}")
 
     def status(self, name: str) -> dict[str, Any]:
         return self.get(name).get("status", {})
@@ -258,13 +258,11 @@ class Runs:
 
     def children(self, name: str) -> dict[str, str]:
         """Names of the Jobs of a run, with their UIDs."""
-        jobs = self.kubectl.json("get", "jobs", "--namespace", self.namespace, "--selector", f"diht.dev/run={name}")
+        jobs = self.kubectl.read(f"/apis/batch/v1/namespaces/{self.namespace}/jobs?labelSelector=diht.dev/run={name}")
         return {job["metadata"]["name"]: job["metadata"]["uid"] for job in jobs["items"]}
 
     def pods(self, name: str) -> list[dict[str, Any]]:
-        return self.kubectl.json("get", "pods", "--namespace", self.namespace, "--selector", f"diht.dev/run={name}")[
-            "items"
-        ]
+        return self.kubectl.read(f"/api/v1/namespaces/{self.namespace}/pods?labelSelector=diht.dev/run={name}")["items"]
 
 
 def programs(host: str) -> Iterator[int]:

@@ -38,7 +38,8 @@ class OneAtATime:
 
     def workload(self, name: str) -> dict[str, Any]:
         try:
-            return self.kubectl.json("get", WORKLOADS, name, "--namespace", self.runs.namespace)
+            kueue = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{self.runs.namespace}"
+            return self.kubectl.read(f"{kueue}/workloads/{name}")
         except KubectlError:
             return {}
 

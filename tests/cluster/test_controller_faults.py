@@ -151,6 +151,7 @@ def test_failed_run_resumes_when_a_person_asks_for_it(runs: Runs) -> None:
     assert condition(status, "Failed")["reason"] == "RestartsExhausted"
     token = f"diht.dev/retry={status['completionTime']}"
     runs.kubectl("annotate", "dihtrun", "again", token, "-n", runs.namespace)
+    wait_until(lambda: runs.condition("again", "Failed")["status"] == "False", "the run is taken on again", 30)
     status = runs.wait_for("again", "Complete")
     assert stages(status)["filter"]["attempt"] == 2
     assert condition(status, "Failed")["status"] == "False"
