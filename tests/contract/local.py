@@ -29,5 +29,5 @@ def torchx(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         "PATH": "/usr/bin:/bin",  # no virtual environment is activated
     }  # fmt: skip
     return subprocess.run(
-        [TORCHX, *arguments], cwd=folder, env=env, text=True, capture_output=True, timeout=120, check=False
+        [TORCHX, *arguments], cwd=folder, env=env, text=True, capture_output=True, timeout=300, check=False
     )

@@ -104,7 +104,7 @@ def run(command: list[str], arguments: str, folder: Path) -> subprocess.Complete
     keep = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KUBECONFIG")}
     return subprocess.run(
         [*command, *arguments.split()], cwd=folder, env={**keep, "HOME": str(folder)}, capture_output=True, text=True,
-        timeout=60, check=False,
+        timeout=300, check=False,
     )  # fmt: skip
 
 

@@ -131,7 +131,7 @@ def test_label_that_was_interrupted_resumes_with_its_steps(bench: Bench) -> None
     process = bench.start("--until", "label", stub=stub)
     wait_for((bench.out / "label" / "step").exists)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert (process.returncode, bench.attempts("label-predict")) == (143, 0)
     code, _, _ = bench.run("--until", "label", stub=stub)
     assert (code, bench.attempts("label-heads"), bench.attempts("label-predict")) == (0, 2, 1)
@@ -150,7 +150,7 @@ def test_an_interrupted_run_stops_its_programs_and_resumes_later(bench: Bench, n
     process = bench.start(stub={"train": ["hang", "ok"]})
     wait_for(lambda: (bench.out / "train" / "step").exists())
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 143
     assert "to resume: diht run run.json" in stderr
     saved = (bench.out / "train" / "step").stat().st_size
@@ -178,7 +178,7 @@ def test_a_second_run_on_the_same_output_is_refused(bench: Bench) -> None:
     wait_for((bench.out / "filter" / "step").exists)
     code, _, stderr = bench.run()
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert (code, stderr) == (
         64,
         "diht: another diht run works on out: wait for it or choose another data.output\n",

@@ -76,7 +76,7 @@ def diht(folder: Path, *arguments: str, **env: str) -> str:
     paths = {"DIHT_PROGRAMS": "stub_programs", "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
     done = subprocess.run(
         [sys.executable, "-P", "-m", "diht_k8s.cli", *arguments],
-        cwd=folder, env={**os.environ, **paths, **env}, text=True, capture_output=True, check=False, timeout=120,
+        cwd=folder, env={**os.environ, **paths, **env}, text=True, capture_output=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr

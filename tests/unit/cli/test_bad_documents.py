@@ -125,7 +125,7 @@ def test_path_that_is_no_document_file_is_refused_at_once(tmp_path: Path, kind: 
             file.truncate(1 << 40)
     done = subprocess.run(
         [sys.executable, "-P", "-m", "diht_k8s.cli", "validate", str(path)],
-        capture_output=True, text=True, timeout=20, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     message = {"folder": "Is a directory", "large": "is larger than 4 MiB"}.get(kind, "is not a regular file")
     assert (done.returncode, done.stderr.count("\n")) == (64, 1)
@@ -135,7 +135,7 @@ def test_path_that_is_no_document_file_is_refused_at_once(tmp_path: Path, kind: 
 def test_dash_reads_standard_input() -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "diht_k8s.cli", "validate", "-"],
-        input=GOOD, capture_output=True, text=True, timeout=60, check=False,
+        input=GOOD, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (
         0,

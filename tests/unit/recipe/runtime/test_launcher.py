@@ -146,7 +146,7 @@ def test_rank_when_the_interpreter_would_abort_at_its_end_then_its_code_and_outp
     work: str, code: int, reader: str
 ) -> None:
     command = [sys.executable, "-c", ABORTS_AT_THE_END, work, reader]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == code, ended.stderr
     assert reader == "nobody reads" or ended.stdout == "worked closed\n"
 

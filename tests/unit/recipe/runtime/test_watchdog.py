@@ -144,7 +144,7 @@ def test_watchdog_when_a_rank_stands_still_then_stacks_said_ranks_killed_and_it_
         ranks[stopped].send_signal(signal.SIGSTOP)
     said: list[str] = []
     with Watchdog(tmp_path, HangLimits(min_seconds=0.2, first_steps=3), say=said.append) as watchdog:
-        codes = [rank.wait(timeout=60) for rank in ranks]
+        codes = [rank.wait(timeout=300) for rank in ranks]
         deadline = time.monotonic() + 10
         while watchdog.verdict is None and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -29,5 +29,5 @@ def test_launcher_when_it_identifies_first_weights_then_without_torch(tmp_path: 
     data = {"sources": [{"name": "a", "shards": shards}], "output": str(tmp_path / "out")}
     run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "a"}}
     document = json.dumps({**run, "spec": {"data": data, "train": train}})
-    ended = subprocess.run([sys.executable, "-c", PROGRAM, document], capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", PROGRAM, document], capture_output=True, text=True, timeout=300)
     assert (ended.stdout.split(), ended.stderr) == (["True", "False"], "")
