@@ -1,4 +1,4 @@
-"""One S3 server for all tests of this folder."""
+"""One S3 server for all tests of this folder, and the filter's models loaded once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.recipe.filter.shared_models import shared_models
 from tests.s3.server import S3, serving, weed
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_loaded_once() -> Iterator[None]:
+    with shared_models():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,6 @@ from tests.recipe.filter.clip_scores import (
     scores_of,
 )
 from tests.recipe.filter.shards import (
-    assert_two_workers_equal_one,
     files_of,
     filter_with,
     kept_keys,
@@ -131,15 +130,12 @@ def test_scores_file_has_the_column_only_where_the_run_scores(tmp_path: Path, sh
 def test_only_images_above_min_score_are_searched_for_text(
     tmp_path: Path, shards: str, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, spot_all = list[SpottingRequest](), TextSpotter.spot_all
+    seen = list[SpottingRequest]()
 
     def spot(spotter: TextSpotter, requests: Iterable[SpottingRequest]) -> Iterator[Spotting]:
-        def noted() -> Iterator[SpottingRequest]:
-            for request in requests:
-                seen.append(request)
-                yield request
-
-        return spot_all(spotter, noted())
+        for request in requests:
+            seen.append(request)
+            yield Spotting((), "done")
 
     monkeypatch.setattr(TextSpotter, "spot_all", spot)
     expected = reference(model)
@@ -158,10 +154,6 @@ def test_unfiltered_source_is_not_scored(tmp_path: Path, shards: str, model: str
     assert committed is not None
     assert committed.summary["counts"]["kept"] == 16
     assert set(scores_of(tmp_path / "out").values()) == {None}
-
-
-def test_two_workers_write_the_same_files_as_one(tmp_path: Path, shards: str, model: str) -> None:
-    assert_two_workers_equal_one(tmp_path, shards, rule(model, 0.0))
 
 
 def test_interrupted_run_resumes_without_scoring_finished_shards_again(

@@ -14,6 +14,7 @@ from diht_k8s.recipe.filter import TextSpotter
 from diht_k8s.recipe.filter.text_spotting import spotter
 from diht_k8s.recipe.filter.text_spotting.image_views import view_pixels
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
+from diht_k8s.recipe.filter.text_spotting.rapidocr_engine import load_engine
 from diht_k8s.recipe.filter.text_spotting.spotter import MAX_LINES, Spotting, SpottingRequest
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import read_samples
@@ -165,10 +166,10 @@ def test_number_of_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def demo_images() -> list[Image.Image]:
-    """30 images, most from the demo with painted words, in three shapes at a detector size of 160 pixels."""
+    """16 images, most from the demo with painted words, in three shapes at a detector size of 160 pixels."""
     samples = (sample for sample in read_samples(Storage(), str(DEMO_SHARD)) if sample.problem is None)
     painted = (decode(sample.image) for sample in samples if sample.meta.get("painted"))
-    return [*islice(painted, 26), *(drawn_image("giraffe", "tall", size=(160, 64 + number)) for number in range(4))]
+    return [*islice(painted, 12), *(drawn_image("giraffe", "tall", size=(160, 64 + number)) for number in range(4))]
 
 
 class Sessions:
@@ -190,11 +191,12 @@ class Sessions:
 def test_batches_of_one_size_class_find_what_one_at_a_time_finds(
     wanted: Any, demo_images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    alone = [SPOTTER.spot(image, wanted) for image in demo_images]
     sessions = Sessions(TOGETHER, monkeypatch)
     requests = [SpottingRequest(image, wanted) for image in demo_images]
     found = list(TOGETHER.spot_all(requests))
-    assert found == [SPOTTER.spot(image, wanted) for image in demo_images]
-    assert sum(bool(spotting.texts) for spotting in found) > 20
+    assert found == alone
+    assert sum(bool(spotting.texts) for spotting in found) > 10
     assert sum(sessions.batches) == len(demo_images)
     assert (max(sessions.batches), len(sessions.batches) <= 8) == (8, True)
 
@@ -232,7 +234,8 @@ def test_both_precisions_read_the_same_words() -> None:
     assert all(abs(mine.confidence - theirs.confidence) < 0.01 for mine, theirs in zip(fast, exact, strict=True))
 
 
-def test_texts_do_not_depend_on_earlier_images(demo_images: list[Image.Image]) -> None:
+def test_texts_do_not_depend_on_earlier_images(demo_images: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spotter, "load_engine", load_engine)  # of its own, which has seen nothing
     images = [demo_images[0], demo_images[-1], drawn_image("giraffe", "tall")]
     fresh = TextSpotter(detector_size=160)
     assert [fresh.spot(image) for image in reversed(images)] == [SPOTTER.spot(image) for image in images][::-1]
@@ -255,7 +258,9 @@ def test_requests_are_consumed_lazily_and_few_images_are_held(
             yield SpottingRequest(drawn_image(size=(64, 64)))
 
     counts, before = [], 0
-    for _ in TextSpotter(detector_size=64, batch=batch).spot_all(requests()):
+    mine = TextSpotter(detector_size=64, batch=batch)
+    monkeypatch.setattr(mine, "_read_view", lambda view, together: [Spotting((), "done") for _ in together])
+    for _ in mine.spot_all(requests()):
         if len(drawn) > before:
             counts.append(len(drawn) - before)
         before = len(drawn)

@@ -295,7 +295,7 @@ def test_caption_in_the_image_is_dropped_as_text(tmp_path: Path) -> None:
         *pair("c", "a red car near trees", drawn(""), painted=False),
     ]
     (tmp_path / "a.tar").write_bytes(tar_of(members))
-    run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"textSpotting": {"mode": "Drop", "detectorSize": 192}})
+    run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"textSpotting": {"mode": "Drop", "detectorSize": 128}})
     committed = filter_with(run)
     assert committed is not None
     assert committed.summary["counts"]["dropped"] == {"text": 1}
