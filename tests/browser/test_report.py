@@ -9,8 +9,10 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
@@ -21,7 +23,7 @@ from diht_k8s.recipe.report.comparison import comparison, comparison_page
 from diht_k8s.recipe.report.per_image import PerImage, per_image_path, read_per_image
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluate.small_run import document, make_data, make_run
+from tests.recipe.evaluate.small_run import document, make_run
 
 pytestmark = pytest.mark.browser
 FLAGS = [
@@ -63,41 +65,74 @@ def axe() -> str:
     return (cache / "axe.min.js").read_text()
 
 
-@pytest.fixture(scope="module", params=["whole", "evaluation only", "29 benchmarks"])
-def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
+REPORTS = ["whole", "evaluation only", "12 benchmarks"]
+whole_report = pytest.mark.parametrize("report", ["whole"], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    make_run(folder, document(folder))
+    return folder
+
+
+@pytest.fixture(scope="module", params=REPORTS)
+def report(request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = shutil.copytree(trained, tmp_path_factory.mktemp("report"), dirs_exist_ok=True)
     run = document(folder)
-    make_run(folder, run)
     if request.param == "evaluation only":
-        make_data(folder)
         alone = {"model": f"{folder}/out/train/model"}
         run = document(folder, alone, data={"output": f"{folder}/out2"}, filter=None, label=None, train=None)
         run_stage(program, run, Stage.EVALUATE)
         return folder / "out2" / "evaluate" / "report.html"
-    if request.param == "29 benchmarks":
+    if request.param == "12 benchmarks":
         benchmarks = run.model_dump(by_alias=True, mode="json")["spec"]["evaluate"]["benchmarks"]
-        many = [{**benchmarks[number % 2], "name": f"benchmark {number}"} for number in range(29)]
+        many = [{**benchmarks[number % 2], "name": f"benchmark {number}"} for number in range(12)]
         run = document(folder, {"benchmarks": many, "fewShot": None})
     run_stage(program, run, Stage.EVALUATE)
     return folder / "out" / "evaluate" / "report.html"
 
 
+View = tuple[Page, list[str]]
+
+
+@pytest.fixture(scope="module")
+def views(browser: Browser) -> Callable[[int, str], View]:
+    """A window for each width and colour scheme, offline, and what it has said and asked for."""
+
+    @cache
+    def view(width: int, scheme: Literal["light", "dark"]) -> View:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+        page, messages = context.new_page(), list[str]()
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda found: messages.append(found.url) if found.url.startswith("http") else None)
+        return page, messages
+
+    return view
+
+
 @pytest.fixture
-def opened(browser: Browser, report: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Page, list[str]]]:
-    width, scheme = getattr(request, "param", (1440, "light"))
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-    page = context.new_page()
-    messages: list[str] = []
-    page.on("console", lambda message: messages.append(message.text))
-    page.on("pageerror", lambda error: messages.append(str(error)))
-    page.on("request", lambda found: messages.append(found.url) if found.url.startswith("http") else None)
+def opened(views: Callable[[int, str], View], report: Path, request: pytest.FixtureRequest) -> View:
+    """The report as it is when it is opened, whatever an earlier test did to it."""
+    page, messages = views(*getattr(request, "param", (1440, "light")))
+    page.emulate_media(media="screen")
+    page.goto("about:blank")
+    messages.clear()
     page.goto(report.as_uri())
-    yield page, messages
+    return page, messages
+
+
+@pytest.fixture
+def plain(browser: Browser) -> Iterator[Page]:
+    """A window without scripts."""
+    context = browser.new_context(java_script_enabled=False, offline=True)
+    yield context.new_page()
     context.close()
 
 
 @pytest.mark.parametrize("opened", [(1440, "light"), (390, "light"), (390, "dark")], indirect=True)
-def test_page_when_opened_is_silent_whole_and_fits_the_width(opened: tuple[Page, list[str]]) -> None:
+def test_page_when_opened_is_silent_whole_and_fits_the_width(opened: View) -> None:
     page, messages = opened
     assert messages == []
     shown = {name: page.locator(f"section#{name} h2").count() for name in SECTIONS}
@@ -108,7 +143,7 @@ def test_page_when_opened_is_silent_whole_and_fits_the_width(opened: tuple[Page,
     assert page.locator("script").count() == 0
 
 
-def test_page_when_read_aloud_has_names_for_what_is_no_text(opened: tuple[Page, list[str]]) -> None:
+def test_page_when_read_aloud_has_names_for_what_is_no_text(opened: View) -> None:
     page, _ = opened
     assert page.locator("h1").count() == 1
     assert page.locator("img:not([alt])").count() == 0
@@ -118,7 +153,7 @@ def test_page_when_read_aloud_has_names_for_what_is_no_text(opened: tuple[Page, 
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
-def test_page_when_used_by_keyboard_starts_with_a_way_past_the_menu(opened: tuple[Page, list[str]]) -> None:
+def test_page_when_used_by_keyboard_starts_with_a_way_past_the_menu(opened: View) -> None:
     page, _ = opened
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('href')") == "#main"
@@ -127,15 +162,13 @@ def test_page_when_used_by_keyboard_starts_with_a_way_past_the_menu(opened: tupl
 
 
 def charts(page: Page) -> Locator:
-    """The curves of the training; a report without that stage has none."""
-    found = page.locator("#training svg.chart")
-    if not found.count():
-        pytest.skip("this report has no curve")
-    return found
+    """The curves of the training."""
+    return page.locator("#training svg.chart")
 
 
+@whole_report
 @pytest.mark.parametrize("opened", [(1440, "light"), (390, "dark")], indirect=True)
-def test_chart_when_pointed_at_anywhere_shows_the_values_there(opened: tuple[Page, list[str]]) -> None:
+def test_chart_when_pointed_at_anywhere_shows_the_values_there(opened: View) -> None:
     page, messages = opened
     chart = charts(page).first
     chart.scroll_into_view_if_needed()
@@ -150,7 +183,8 @@ def test_chart_when_pointed_at_anywhere_shows_the_values_there(opened: tuple[Pag
     assert messages == []
 
 
-def test_chart_when_drawn_keeps_its_text_inside_its_edges(opened: tuple[Page, list[str]]) -> None:
+@whole_report
+def test_chart_when_drawn_keeps_its_text_inside_its_edges(opened: View) -> None:
     page, _ = opened
     assert charts(page).count() == 6
     page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
@@ -161,35 +195,35 @@ def test_chart_when_drawn_keeps_its_text_inside_its_edges(opened: tuple[Page, li
     assert page.evaluate(outside) == []
 
 
-def test_chart_when_scripts_are_off_or_printed_is_there(
-    browser: Browser, report: Path, opened: tuple[Page, list[str]]
-) -> None:
+@whole_report
+def test_chart_when_scripts_are_off_or_printed_is_there(plain: Page, report: Path, opened: View) -> None:
     page, _ = opened
     page.emulate_media(media="print")
     assert charts(page).first.is_visible()
-    context = browser.new_context(java_script_enabled=False, offline=True)
-    plain = context.new_page()
     plain.goto(report.as_uri())
     assert plain.locator("svg.chart").first.is_visible()
-    context.close()
 
 
-def test_page_when_a_caption_smuggles_a_script_in_does_not_run_it(opened: tuple[Page, list[str]], report: Path) -> None:
+@whole_report
+def test_page_when_a_caption_smuggles_a_script_in_does_not_run_it(opened: View, report: Path) -> None:
     page, messages = opened
     evil = "<script>document.title = 'taken'</script><img src='data:,' onerror=\"document.title = 'taken'\">"
     copy = report.with_name("evil.html")
     copy.write_text(report.read_text().replace("<main ", f"{evil}<main ", 1))
     page.goto(copy.as_uri())
-    page.wait_for_timeout(100)
+    page.evaluate("""() => new Promise(failed => {
+        const image = document.querySelector("img[onerror]");
+        image.addEventListener("error", failed);  // behind the smuggled handler
+        image.src = "data:,again";
+    })""")
     assert page.title() == "small: DiHT run report"
     assert any("Content Security Policy" in message for message in messages)
 
 
-def test_page_when_benchmarks_are_many_folds_them_and_links_unfold(opened: tuple[Page, list[str]]) -> None:
+@pytest.mark.parametrize("report", ["12 benchmarks"], indirect=True, scope="module")
+def test_page_when_benchmarks_are_many_folds_them_and_links_unfold(opened: View) -> None:
     page, _ = opened
-    folds = page.locator("details.benchmark")
-    if not folds.count():
-        pytest.skip("this report has few benchmarks")
+    assert page.locator("details.benchmark").count() == 12
     assert page.locator("details.benchmark[open]").count() == 0
     page.locator("a[href='#benchmark-7']").first.click()
     assert page.locator("details.benchmark[open] #benchmark-7").count() == 1
@@ -197,9 +231,7 @@ def test_page_when_benchmarks_are_many_folds_them_and_links_unfold(opened: tuple
     assert page.locator("#notes li").count() < 10
 
 
-def test_page_when_opened_folds_what_few_need_and_shows_it_by_a_click_or_in_print(
-    browser: Browser, report: Path, opened: tuple[Page, list[str]]
-) -> None:
+def test_page_when_opened_folds_what_few_need_and_shows_it_in_print(opened: View) -> None:
     page, _ = opened
     folds = page.locator("details.more")
     assert folds.count() >= 6
@@ -211,15 +243,17 @@ def test_page_when_opened_folds_what_few_need_and_shows_it_by_a_click_or_in_prin
     page.emulate_media(media="screen")
     page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     assert page.evaluate(height) > 1.3 * closed
-    context = browser.new_context(java_script_enabled=False, offline=True)
-    plain = context.new_page()
+
+
+@whole_report
+def test_fold_when_scripts_are_off_opens_by_a_click(plain: Page, report: Path) -> None:
     plain.goto(report.as_uri())
     plain.locator("#configuration details.more summary").first.click()
     assert plain.locator("#configuration pre").is_visible(), "no script is needed"
-    context.close()
 
 
-def test_page_when_it_shows_hits_keeps_their_images_in_small_boxes(opened: tuple[Page, list[str]]) -> None:
+@whole_report
+def test_page_when_it_shows_hits_keeps_their_images_in_small_boxes(opened: View) -> None:
     page, _ = opened
     page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     boxes = "[...document.querySelectorAll('.hits .image')].filter(box => box.offsetParent)"
@@ -227,7 +261,8 @@ def test_page_when_it_shows_hits_keeps_their_images_in_small_boxes(opened: tuple
     assert page.evaluate("[...document.querySelectorAll('figure .image')].every(box => box.offsetHeight <= 96)")
 
 
-def test_page_when_printed_keeps_its_images_and_drops_the_menu(opened: tuple[Page, list[str]]) -> None:
+@whole_report
+def test_page_when_printed_keeps_its_images_and_drops_the_menu(opened: View) -> None:
     page, _ = opened
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible()
@@ -257,8 +292,18 @@ def test_comparison_when_opened_on_a_phone_shows_its_verdicts_without_scrolling(
     context.close()
 
 
-@pytest.mark.parametrize("opened", [(1440, "light"), (390, "dark")], indirect=True)
-def test_page_when_axe_looks_at_it_has_no_serious_violation(opened: tuple[Page, list[str]], axe: str) -> None:
+@pytest.mark.parametrize(
+    ("report", "opened"),
+    [
+        ("whole", (1440, "light")),
+        ("whole", (390, "dark")),
+        ("evaluation only", (1440, "light")),
+        ("12 benchmarks", (390, "dark")),
+    ],
+    indirect=True,
+    scope="module",
+)
+def test_page_when_axe_looks_at_it_has_no_serious_violation(opened: View, axe: str) -> None:
     page, _ = opened
     page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     page.evaluate(axe)
