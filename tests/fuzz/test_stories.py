@@ -9,7 +9,7 @@ import pytest
 from diht_k8s.pipeline.run_status import RunState
 from tests.fuzz.stories import Story
 
-FEW, MANY, PARTS = 40, 10_000, 10
+FEW, MANY, PARTS = 16, 10_000, 10
 
 
 def broken_in(seeds: range) -> tuple[dict[int, list[str]], Counter[str], Counter[str]]:

@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
+import gzip
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from diht_k8s.api.errors import DihtError, ExitCode
 from diht_k8s.recipe.filter.scores import open_scores
+from diht_k8s.recipe.shards import range_reads
+from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.small_run import export_model
-from tests.recipe.filter.shards import filter_with, run_of
+from tests.recipe.filter.shards import filter_with, run_of, tar_of
 from tests.s3.documents import with_storage
 from tests.s3.faults import proxy_before
 from tests.s3.server import S3
 
 pytestmark = pytest.mark.s3
 DEMO = Path(__file__).parents[2] / "examples/data/train"
+PAIRS = 100
+BLOCK = 16 << 10
+"""Few bytes, so that a small shard takes many requests."""
 SHARDS = ("00000.tar.gz", "00001.tar.gz")
 RULES = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}
 
 
 @pytest.fixture(scope="module")
-def uploaded(s3: S3) -> S3:
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first pairs of two of the demo's shards."""
+    folder = tmp_path_factory.mktemp("raw")
+    for name in SHARDS:
+        samples = islice(read_samples(Storage(), str(DEMO / name)), PAIRS)
+        (folder / name).write_bytes(
+            gzip.compress(tar_of(member for sample in samples for member in members_of(sample)))
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uploaded(s3: S3, local: Path) -> S3:
     storage = storage_of(s3)
     for name in SHARDS:
-        storage.write_bytes(f"s3://{s3.bucket}/raw/{name}", (DEMO / name).read_bytes())
+        storage.write_bytes(f"s3://{s3.bucket}/raw/{name}", (local / name).read_bytes())
     return s3
+
+
+def members_of(sample: Sample) -> list[tuple[str, bytes]]:
+    return [(f"{sample.key}.{suffix}", data) for suffix, data in sample.members.items()]
 
 
 def storage_of(s3: S3) -> Storage:
@@ -34,7 +57,11 @@ def storage_of(s3: S3) -> Storage:
     return Storage(run.spec.storage)
 
 
-def test_kept_shards_and_scores_when_the_server_disturbs_then_those_from_disk(uploaded: S3, tmp_path: Path) -> None:
+def test_kept_shards_and_scores_when_the_server_disturbs_then_those_from_disk(
+    uploaded: S3, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(range_reads, "BLOCK_BYTES", BLOCK)
+    monkeypatch.setattr(range_reads, "MIN_BLOCK_BYTES", BLOCK)
     output = f"s3://{uploaded.bucket}/out"
     with proxy_before(uploaded.endpoint) as proxy:
         counts = proxy.set(refuse=0.15, cut=0.2, short=0.2, seed=1).counts
@@ -42,7 +69,7 @@ def test_kept_shards_and_scores_when_the_server_disturbs_then_those_from_disk(up
         there = filter_with(with_storage(run_of(output, f"s3://{uploaded.bucket}/raw/*.tar.gz", RULES), rule))
     assert counts["refused"] > 0
     assert counts["cut"] + counts["short"] > 0
-    here = filter_with(run_of(tmp_path / "out", [str(DEMO / name) for name in SHARDS], RULES))
+    here = filter_with(run_of(tmp_path / "out", [str(local / name) for name in SHARDS], RULES))
     assert there is not None
     assert here is not None
     for name in ("counts", "shards"):
@@ -57,7 +84,7 @@ def test_kept_shards_and_scores_when_the_server_disturbs_then_those_from_disk(up
         assert theirs.header["summary"] == ours.header["summary"]
 
 
-def test_clip_model_on_s3_cuts_the_pool_where_a_local_copy_does(uploaded: S3, tmp_path: Path) -> None:
+def test_clip_model_on_s3_cuts_the_pool_where_a_local_copy_does(uploaded: S3, local: Path, tmp_path: Path) -> None:
     export_model(tmp_path / "clip")
     storage, model = storage_of(uploaded), f"s3://{uploaded.bucket}/clip"
     for path in (tmp_path / "clip").iterdir():
@@ -65,8 +92,8 @@ def test_clip_model_on_s3_cuts_the_pool_where_a_local_copy_does(uploaded: S3, tm
     shards, output = f"s3://{uploaded.bucket}/raw/00000.tar.gz", f"s3://{uploaded.bucket}/clip-out"
     rules = {"clipScore": {"model": model, "keepShare": 0.3}}
     there = filter_with(with_storage(run_of(output, shards, rules), uploaded.rule))
-    local = {"clipScore": {"model": f"{tmp_path}/clip", "keepShare": 0.3}}
-    here = filter_with(run_of(tmp_path / "out", str(DEMO / SHARDS[0]), local))
+    copied = {"clipScore": {"model": f"{tmp_path}/clip", "keepShare": 0.3}}
+    here = filter_with(run_of(tmp_path / "out", str(local / SHARDS[0]), copied))
     assert there is not None
     assert here is not None
     assert there.summary["counts"] == here.summary["counts"]
@@ -84,9 +111,9 @@ def test_second_run_is_cached(uploaded: S3, capsys: pytest.CaptureFixture[str]) 
     assert "filter: cached" in capsys.readouterr().out
 
 
-def test_truncated_shard_ends_with_its_name_and_leaves_nothing_half_written(uploaded: S3) -> None:
+def test_truncated_shard_ends_with_its_name_and_leaves_nothing_half_written(uploaded: S3, local: Path) -> None:
     storage, rules = storage_of(uploaded), {"textSpotting": {"mode": "Disabled"}}
-    name, content = "cut/00000.tar.gz", (DEMO / SHARDS[0]).read_bytes()
+    name, content = "cut/00000.tar.gz", (local / SHARDS[0]).read_bytes()
     storage.write_bytes(f"s3://{uploaded.bucket}/{name}", content[: len(content) // 2])
     output = f"s3://{uploaded.bucket}/out-cut"
     run = with_storage(run_of(output, f"s3://{uploaded.bucket}/cut/*.tar.gz", rules), uploaded.rule)

@@ -186,9 +186,7 @@ def test_load_when_released_layout_has_full_size_agrees_and_is_the_named_archite
     assert load_model(str(path)).config == config_of("diht_vitb32_224px")
 
 
-def test_load_when_content_is_not_what_the_name_promises_refuses(
-    released: Released, tmp_path: Path
-) -> None:
+def test_load_when_content_is_not_what_the_name_promises_refuses(released: Released, tmp_path: Path) -> None:
     whole, _ = released("diht_vitb32_224px")
     content = bytearray(whole.read_bytes())
     content[len(content) // 2] ^= 1

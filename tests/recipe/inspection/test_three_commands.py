@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from diht_k8s.api.documents import load
+from tests.recipe.filter.shards import filter_with
 from tests.recipe.imports.loose_pairs import SOURCES, in_folder
-from tests.recipe.inspection.data import last_command
+from tests.recipe.inspection.data import diht, last_command
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -42,11 +44,20 @@ def test_three_commands_lead_from_300_images_to_a_report(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("layout", ["csv", "coco", "parquet-bytes"])
-def test_three_commands_lead_from_tables_through_the_first_stage(layout: str, tmp_path: Path) -> None:
+def test_three_commands_lead_from_tables_through_the_first_stage(
+    layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     source = SOURCES[layout](tmp_path / "in", 40).relative_to(tmp_path)
-    advised = typed(tmp_path, f"diht import {source} data/pairs")
-    advised = typed(tmp_path, last_command(advised))
-    typed(tmp_path, last_command(advised), "--until", "filter")
+    code, advised, problem = diht(capsys, f"diht import {source} data/pairs")
+    assert code == 0, problem
+    code, advised, problem = diht(capsys, last_command(advised))
+    assert code == 0, problem
+    assert last_command(advised) == "diht run run.yaml"
+    if layout == "csv":
+        typed(tmp_path, last_command(advised), "--until", "filter")
+    else:
+        filter_with(load(Path("run.yaml").read_text(), name="run.yaml"))
     counts = json.loads((tmp_path / "runs/pairs/filter/COMMITTED.json").read_text())["summary"]["counts"]
     assert counts["input"] == 40
     assert counts["kept"] >= 20

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
-import time
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DataError, StopRequested
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
@@ -167,14 +165,23 @@ def test_two_workers_when_no_step_is_named_then_worker_0_does_it_all_and_nobody_
 def test_resume_when_the_worker_was_killed_then_same_bytes(make_kept: Make) -> None:
     whole, broken = make_kept(name="whole", shards=6).write(), make_kept(name="broken", shards=6).write()
     label(whole.run())
-    first = broken.folder / "label" / "features" / "shapes-00.safetensors"
-    environment = {**os.environ, "DIHT_RUN": dump(broken.run()), "OMP_NUM_THREADS": "1"}
-    worker = subprocess.Popen([sys.executable, "-m", "diht_k8s.cli", "stage", "label"], env=environment)
-    while not first.exists():
-        assert worker.poll() is None
-        time.sleep(0.001)
-    worker.kill()
-    worker.wait()
+
+    def label_until_killed() -> None:
+        original = features.extract
+
+        def killed_at_the_second(teacher: Any, samples: Any, where: str, on_images: Any) -> features.TeacherFeatures:
+            if "shapes-01" in where:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(teacher, samples, where, on_images)
+
+        features.extract = killed_at_the_second  # this process ends with it
+        label(broken.run())
+
+    worker = multiprocessing.get_context("fork").Process(target=label_until_killed)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    assert (broken.folder / "label" / "features" / "shapes-00.safetensors").exists()
     assert not Path(Layout(str(broken.folder)).committed(Stage.LABEL)).exists()
     label(broken.run())
     assert files_of(broken.run()) == files_of(whole.run())

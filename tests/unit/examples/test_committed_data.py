@@ -7,12 +7,14 @@ import io
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import webdataset as wds
+from numpy.typing import NDArray
 from PIL import Image
 
 from diht_k8s.api.documents import load
@@ -37,6 +39,9 @@ class Sample(NamedTuple):
     key: str
     picture: bytes
     fields: dict[str, Any]
+
+
+Thumbnail = Callable[[Sample], NDArray[np.float32]]
 
 
 def read(folder: Path) -> list[Sample]:
@@ -72,8 +77,21 @@ def sources() -> dict[str, Any]:
 
 
 def image_of(sample: Sample) -> Image.Image:
-    with Image.open(io.BytesIO(sample.picture)) as image:
+    with Image.open(io.BytesIO(sample.picture), formats=["WEBP"]) as image:
         return image.convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def thumbnail_of() -> Thumbnail:
+    """The thumbnail of an image, computed once."""
+    found = dict[bytes, NDArray[np.float32]]()
+
+    def thumbnail(sample: Sample) -> NDArray[np.float32]:
+        if sample.picture not in found:
+            found[sample.picture] = pictures.thumbnail(image_of(sample))
+        return found[sample.picture]
+
+    return thumbnail
 
 
 def test_size_when_all_files_are_added_then_below_the_limit() -> None:
@@ -116,7 +134,7 @@ def test_images_when_decoded_then_small_rgb_webp(
 
 
 def test_split_when_train_and_development_are_compared_then_no_group_caption_or_image_is_on_both(
-    train: list[Sample], development: list[Sample]
+    train: list[Sample], development: list[Sample], thumbnail_of: Thumbnail
 ) -> None:
     def values(samples: list[Sample]) -> set[str]:
         return {
@@ -130,24 +148,24 @@ def test_split_when_train_and_development_are_compared_then_no_group_caption_or_
         }
 
     assert values(train) & values(development) == set()
-    assert lookalikes(development, train) == []
+    assert lookalikes(development, train, thumbnail_of) == []
 
 
 def test_held_out_split_when_compared_then_shares_no_name_source_or_image_with_what_choices_saw(
-    train: list[Sample], development: list[Sample], held_out: list[Sample]
+    train: list[Sample], development: list[Sample], held_out: list[Sample], thumbnail_of: Thumbnail
 ) -> None:
     seen = [*train, *development]
     names = {name for s in seen for name in names_of(s.fields)}
     assert not {s.fields["caption"] for s in held_out if {normalised(s.fields["caption"])} & names}
     assert not {s.fields["caption"] for s in held_out if {base_name(s.fields["caption"])} & names}
     assert {s.fields["source"] for s in held_out} & {s.fields["source"] for s in seen} == set()
-    assert lookalikes(held_out, seen) == []
+    assert lookalikes(held_out, seen, thumbnail_of) == []
 
 
-def lookalikes(first: list[Sample], second: list[Sample]) -> list[tuple[int, int]]:
+def lookalikes(first: list[Sample], second: list[Sample], thumbnail_of: Thumbnail) -> list[tuple[int, int]]:
     """Pairs across the two that look nearly the same; images that were painted on are left out."""
     plain = [s for s in second if not s.fields["painted"]]
-    thumbnails_ND = np.stack([pictures.thumbnail(image_of(s)) for s in [*first, *plain]])
+    thumbnails_ND = np.stack([thumbnail_of(s) for s in [*first, *plain]])
     limit = NEAR_DUPLICATE * 0.8  # the builder compared images before WebP changed them a little
     return [(a, b) for a, b in pictures.near_duplicates(thumbnails_ND, limit=limit) if a < len(first) <= b]
 
