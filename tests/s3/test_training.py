@@ -124,13 +124,13 @@ def attempts(bench: Bench) -> dict[str, tuple[Attempt, list[str]]]:
     output = bench.prepare("disturbed", loaderWorkers=1)
     folder, found = bench.folder / "disturbed", {}
     bench.proxy.set(refuse=0.1, cut=0.1, short=0.1, seed=1)
-    ended = attempt(folder, at_step=18, act=lambda launcher: bench.proxy.set(expired=True))
+    ended = attempt(folder, at_step=18, act=lambda launcher: bench.proxy.set(expired=True), forked=True)
     bench.proxy.set()
     found["expired"] = ended, bench.checkpoints(output)
     flip_a_bit(bench.storage, found["expired"][1][-1])
     leave_without_marker(bench.storage, found["expired"][1][-1])
     bench.proxy.set(refuse=0.1, cut=0.05, slow_s=0.01, seed=2)
-    ended = attempt(folder)
+    ended = attempt(folder, forked=True)
     bench.proxy.set()
     found["left alone"] = ended, bench.checkpoints(output)
     return found

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
 from diht_k8s.api.reports import parse_progress
+from diht_k8s.recipe.runtime.hangs.heartbeat import RankActivity, RankBeat, read_beats
+from tests.recipe.train import fork_server
 from tests.recipe.train.small_run import (
     Job,
     document,
@@ -25,7 +29,9 @@ from tests.recipe.train.small_run import (
     train_in_ranks,
 )
 
-STEPS, BATCH = 60, 16
+STEPS, BATCH = 45, 16
+SETTLE_S = 1.0
+"""After this time a rank waits for one that is frozen."""
 
 TRAIN: dict[str, Any] = {
     "samples": STEPS * BATCH,
@@ -46,6 +52,18 @@ class Attempt:
     """the marker of the newest committed checkpoint."""
 
 
+def start_stage(
+    folder: Path, *, forked: bool, stdout: int | IO[Any], stderr: IO[Any], variables: dict[str, str]
+) -> subprocess.Popen[str] | fork_server.Forked:
+    """Start the stage on the folder's `run.json`, in a new interpreter or in a fork, whose ranks are forks as well."""
+    run = str(folder / "run.json")
+    if forked:
+        program = "tests.recipe.train.forked_stage"
+        return fork_server.start(program, run, variables=variables, stdout=stdout, stderr=stderr)
+    command = [sys.executable, "-m", "diht_k8s.cli", "stage", "train", "--run", run]
+    return subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True, env=variables)
+
+
 def ranks_of(launcher: int) -> list[psutil.Process]:
     """The ranks below a launcher that have begun, in rank order; standby processes, which note no steps, are left out."""
     children = psutil.Process(launcher).children(recursive=True)
@@ -53,13 +71,41 @@ def ranks_of(launcher: int) -> list[psutil.Process]:
     return [child for _, child in sorted(ranks, key=lambda each: each[0])]
 
 
-def _note_of(process: psutil.Process) -> str | None:
-    """Name of the file in which a rank notes its steps; None for other processes."""
+def _note_of(process: psutil.Process) -> int | None:
+    """The rank whose steps a process notes; None for others, and for loader workers, which have the rank's files."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        if "diht_k8s.recipe.train.loop" in process.cmdline():
-            names = (Path(file.path).name for file in process.open_files())
-            return next((name for name in names if name.startswith("beat-")), None)
+        beat = _beat_of(process)
+        return None if beat is None else beat.rank
     return None
+
+
+def _beat_of(process: psutil.Process) -> RankBeat | None:
+    """The newest note of a process on its steps, if it is a rank."""
+    for path in (Path(file.path) for file in process.open_files()):
+        if path.name.startswith("beat-"):
+            return next((beat for beat in read_beats(path.parent) if beat.pid == process.pid), None)
+    return None
+
+
+def freeze(rank: psutil.Process, other: psutil.Process) -> None:
+    """Stop a rank in the middle of a step, in which the other one waits for it.
+
+    Nothing but steps is timed: while one of them writes a checkpoint, the watchdog would wait for ever.
+    """
+    while True:
+        rank.suspend()
+        if _in_step(rank) and _in_step(other):
+            time.sleep(SETTLE_S)
+            if _in_step(other):
+                return
+        rank.resume()
+        time.sleep(0.01)
+
+
+def _in_step(rank: psutil.Process) -> bool:
+    beat = _beat_of(rank)
+    assert beat is not None, "the rank has ended"
+    return beat.doing is RankActivity.STEP
 
 
 def kill_all(launcher: int) -> None:
@@ -72,16 +118,17 @@ def attempt(
     *,
     at_step: int | None = None,
     act: Callable[[int], object] = lambda launcher: None,
+    forked: bool = False,
     **variables: str,
 ) -> Attempt:
     """Start the stage; once it reports a step, act on the launcher's process id."""
-    with (folder / "errors.txt").open("w+") as errors, subprocess.Popen(
-        [sys.executable, "-m", "diht_k8s.cli", "stage", "train", "--run", str(folder / "run.json")],
-        stdout=subprocess.PIPE, stderr=errors, text=True, env=environment(DIHT_PROGRESS_SECONDS="0", **variables),
-    ) as launcher:  # fmt: skip
-        assert launcher.stdout is not None
+    output, end = os.pipe()
+    with (folder / "errors.txt").open("w+") as errors, os.fdopen(output) as stream:
+        variables = environment(**{"DIHT_PROGRESS_SECONDS": "0", **variables})
+        launcher = start_stage(folder, forked=forked, stdout=end, stderr=errors, variables=variables)
+        os.close(end)
         lines, acted = [], False
-        for line in launcher.stdout:
+        for line in stream:
             lines.append(line)
             progress = parse_progress(line)
             if at_step is not None and not acted and progress is not None and progress.done >= at_step * BATCH:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.recipe.runtime.in_place.standby import STANDBY_VARIABLE
-from tests.recipe.train.attempts import BATCH, TRAIN, ranks_of
+from tests.recipe.train.attempts import BATCH, TRAIN, ranks_of, start_stage
+from tests.recipe.train.fork_server import Forked
 from tests.recipe.train.small_run import document, environment, free_port
 
 GANG = {**TRAIN, "processesPerNode": 1, "numNodes": 2}
@@ -36,7 +37,9 @@ class Launchers:
     """The running gang."""
 
     folder: Path
-    processes: list[subprocess.Popen[str]]
+    processes: list[subprocess.Popen[str] | Forked]
+    stream: IO[str]
+    """what launcher 0 prints."""
     lines: list[str] = field(default_factory=list)
     """of launcher 0 and rank 0."""
     times: list[tuple[float, Progress]] = field(default_factory=list)
@@ -44,9 +47,7 @@ class Launchers:
 
     def follow(self, until: Callable[[Progress], bool]) -> bool:
         """Read what launcher 0 prints up to a line; False if it ends before."""
-        stream = self.processes[0].stdout
-        assert stream is not None
-        for line in stream:
+        for line in self.stream:
             self.lines.append(line)
             progress = parse_progress(line)
             if progress is not None:
@@ -69,8 +70,7 @@ class Launchers:
         """Wait for both; their exit codes."""
         self.follow(lambda line: False)
         codes = [process.wait() for process in self.processes]
-        assert self.processes[0].stdout is not None
-        self.processes[0].stdout.close()
+        self.stream.close()
         return codes
 
     def kill(self) -> None:
@@ -86,24 +86,19 @@ class Launchers:
         return (self.folder / f"errors-{node}.txt").read_text()
 
 
-def start(folder: Path, **variables: str) -> Launchers:
-    """Start both launchers."""
-    port, processes = free_port(), []
+def start(folder: Path, *, forked: bool = False, **variables: str) -> Launchers:
+    """Start both launchers, in new interpreters or in forks."""
+    port, processes, (output, end) = free_port(), [], os.pipe()
     for node in range(2):
         place = {"DIHT_NUM_NODES": "2", "DIHT_NODE_RANK": str(node), "DIHT_WORKER": str(node), "DIHT_WORKERS": "2"}
         rendezvous = {"DIHT_MASTER": "localhost", "DIHT_MASTER_PORT": str(port), "DIHT_PROCESSES": "1"}
         cause = {"DIHT_TERMINATION_LOG": str(folder / f"cause-{node}.json")}
-        with (folder / f"errors-{node}.txt").open("w") as errors:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "diht_k8s.cli", "stage", "train", "--run", str(folder / "run.json")],
-                    stdout=subprocess.PIPE if node == 0 else subprocess.DEVNULL,
-                    stderr=errors,
-                    text=True,
-                    env=environment(**{"DIHT_PROGRESS_SECONDS": "0", **place, **rendezvous, **cause, **variables}),
-                )
-            )
-    return Launchers(folder, processes)
+        every = environment(**{"DIHT_PROGRESS_SECONDS": "0", **place, **rendezvous, **cause, **variables})
+        with (folder / f"errors-{node}.txt").open("w") as errors, open(os.devnull, "w") as nowhere:
+            stdout = end if node == 0 else nowhere
+            processes.append(start_stage(folder, forked=forked, stdout=stdout, stderr=errors, variables=every))
+    os.close(end)
+    return Launchers(folder, processes, os.fdopen(output))
 
 
 def standbys() -> int:

@@ -29,8 +29,12 @@ from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.shards.shard_index import ShardIndex
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
+from tests.recipe.train import fork_server
 
 RANK_PROGRAM = Path(__file__).with_name("train_rank.py")
+ON_STAND_IN = RANK_PROGRAM.with_name("stand_in_rank.py")
+FORKED = {RANK_PROGRAM: fork_server.TRAINING, ON_STAND_IN: ("tests.recipe.train.stand_in_rank",)}
+"""Programs of ranks that are forked, each from a server that has imported what it names; other ones are started."""
 FORK_VARIABLE = "DIHT_TEST_FORK"
 """Set where ranks are forked from this process, which then has no threads: the mutation driver spares their imports."""
 SHARDS = (70, 41, 57)
@@ -167,10 +171,8 @@ def train_in_ranks(
     content = {name: {**vars(job), "run": dump(job.run)} for name, job in jobs.items()}
     (folder / "jobs.json").write_text(json.dumps(content))
     rendezvous = {"WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
-    # Another program prepares its process before it imports anything: a fork that has imported would be of no use there.
-    start = _forked if program == RANK_PROGRAM else _started
     ranks = [
-        start(program, folder, environment(RANK=str(rank), LOCAL_RANK=str(rank), **rendezvous, **variables))
+        _start(program, folder, environment(RANK=str(rank), LOCAL_RANK=str(rank), **rendezvous, **variables))
         for rank in range(world)
     ]
     codes = _wait_for(ranks, seconds)
@@ -178,20 +180,27 @@ def train_in_ranks(
     return torch.load(folder / "results.pt")
 
 
-def _started(program: Path, folder: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(program: Path, folder: Path, variables: dict[str, str]) -> Rank:
+    if program == RANK_PROGRAM and FORK_VARIABLE in os.environ:
+        return _ForkedFromHere(program, folder, variables)
+    if program in FORKED:
+        module = f"{__package__}.{program.stem}"
+        return fork_server.start(module, str(folder), variables=variables, modules=FORKED[program])
     return subprocess.Popen([sys.executable, str(program), str(folder)], env=variables)
 
 
-class _Forked:
-    """A rank that starts with torch imported; as much of `Popen` as is used here."""
+class _ForkedFromHere:
+    """A rank that is a fork of this process; as much of `Popen` as is used here."""
 
-    def __init__(self, process: Any) -> None:
-        self._process = process
+    def __init__(self, program: Path, folder: Path, variables: dict[str, str]) -> None:
+        context = multiprocessing.get_context("fork")
+        self._process = context.Process(target=_rank, args=(program, folder, variables))
+        self._process.start()
 
     def poll(self) -> int | None:
         return self._process.exitcode
 
-    def wait(self) -> int:
+    def wait(self) -> int | None:
         self._process.join()
         return self._process.exitcode
 
@@ -199,23 +208,16 @@ class _Forked:
         self._process.kill()
 
 
-def _forked(program: Path, folder: Path, variables: dict[str, str]) -> _Forked:
-    context = multiprocessing.get_context("fork" if FORK_VARIABLE in os.environ else "forkserver")
-    context.set_forkserver_preload(
-        [f"{__package__}.{program.stem}"]
-    )  # a server that has imported and does nothing else
-    process = context.Process(target=_rank, args=(program, folder, variables))
-    process.start()
-    return _Forked(process)
-
-
 def _rank(program: Path, folder: Path, variables: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(variables)
-    runpy.run_path(str(program))["main"](folder)
+    runpy.run_path(str(program))["main"](str(folder))
 
 
-def _wait_for(ranks: Sequence[subprocess.Popen[bytes] | _Forked], seconds: float) -> list[int]:
+Rank = fork_server.Forked | _ForkedFromHere | subprocess.Popen[bytes]
+
+
+def _wait_for(ranks: Sequence[Rank], seconds: float) -> list[int | None]:
     """Exit codes of all ranks; once one fails, the others, which would wait for it in a collective, are killed."""
     deadline = time.monotonic() + seconds
     while any(rank.poll() is None for rank in ranks):

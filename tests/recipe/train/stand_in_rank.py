@@ -10,16 +10,12 @@ import functools
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tests.recipe.train import stand_in
 
-BOTH = os.environ.get("STAND_IN_DEVICES") == "2"
-if not BOTH:
-    os.environ["LOCAL_RANK"] = "0"
 stand_in.install()
 
 from deepspeed.accelerator import real_accelerator  # noqa: E402  # after the device is there
@@ -135,10 +131,16 @@ def counting(job: dict[str, Any]) -> dict[str, Any]:
 
 recorded = train_rank.recorded
 
-if __name__ == "__main__":
-    train_rank.recorded = counting
-    if BOTH:
-        train_rank.recorded = started
+
+def main(folder: str) -> None:
+    both = os.environ.get("STAND_IN_DEVICES") == "2"
+    if not both:
+        os.environ["LOCAL_RANK"] = "0"
+    train_rank.recorded = started if both else counting
     with stand_in.Strict():
-        train_rank.main(Path(sys.argv[1]))
+        train_rank.main(folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
     train_rank.leave(0)

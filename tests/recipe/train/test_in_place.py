@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from diht_k8s.api.reports import Cause, PreflightReport
-from tests.recipe.train.attempts import STEPS, ranks_of, undisturbed_training
+from tests.recipe.train.attempts import STEPS, freeze, ranks_of, undisturbed_training
+from tests.recipe.train.forked_stage import STANDBY
 from tests.recipe.train.launchers import Launchers, kill, start, write_run
 from tests.recipe.train.small_run import make_data
 
@@ -35,12 +36,12 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     folder = tmp_path_factory.mktemp("in place")
     make_data(folder)
     write_run(folder)
-    gang = start(folder)
+    gang = start(folder, forked=True)
     assert gang.at_step(13), gang.errors(0)
     kill(gang.rank(1))
     assert gang.at_step(13, round_=2), gang.errors(0)
     ranks = [ranks_of(launcher.pid) for launcher in gang.processes]
-    started = [sum("RANK" in rank.environ() for rank in each) for each in ranks]
+    started = [sum(rank.name() != STANDBY for rank in each) for each in ranks]
     return Ended(gang.end(), started, gang, folder)
 
 
@@ -80,10 +81,6 @@ def test_weights_when_ranks_were_killed_then_bit_equal_to_undisturbed(disturbed:
     ] == []
 
 
-def freeze(gang: Launchers) -> None:
-    gang.rank(1).suspend()
-
-
 def kill_launcher_0(gang: Launchers) -> None:
     rank = gang.rank(0)
     kill(rank)
@@ -108,7 +105,7 @@ def test_gang_when_it_cannot_go_on_then_it_ends_and_the_cause_says_where_it_was(
 ) -> None:
     make_data(tmp_path)
     write_run(tmp_path)
-    gang = start(tmp_path)
+    gang = start(tmp_path, forked=True)
     assert gang.at_step(7), gang.errors(0)
     act(gang)
     assert gang.end()[1] == code, gang.errors(1)
@@ -124,9 +121,9 @@ def test_gang_when_it_cannot_go_on_then_it_ends_and_the_cause_says_where_it_was(
 def test_rank_when_it_hangs_then_the_watchdog_ends_the_round_and_the_next_one_goes_on(tmp_path: Path) -> None:
     make_data(tmp_path)
     write_run(tmp_path)
-    gang = start(tmp_path, DIHT_WATCHDOG_SECONDS="5", DIHT_WATCHDOG_STEPS="3")
+    gang = start(tmp_path, forked=True, DIHT_WATCHDOG_SECONDS="5", DIHT_WATCHDOG_STEPS="3")
     assert gang.at_step(7), gang.errors(0)
-    freeze(gang)
+    freeze(gang.rank(1), gang.rank(0))
     assert gang.end() == [0, 0], gang.errors(0)
     rounds = [line.rounds for _, line in gang.times if line.rounds is not None]
     assert rounds[-1].round == 2

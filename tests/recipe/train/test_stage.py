@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import signal
@@ -24,6 +25,7 @@ from tests.recipe.train.attempts import (
     TRAIN,
     Attempt,
     attempt,
+    freeze,
     kill_all,
     ranks_of,
     undisturbed_training,
@@ -36,11 +38,13 @@ from tests.recipe.train.small_run import (
     make_data,
 )
 
+FIRST_STOP, SECOND_STOP = 19, 25
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
 
 
-def freeze(launcher: int) -> None:
-    ranks_of(launcher)[1].send_signal(signal.SIGSTOP)
+def freeze_rank_1(launcher: int) -> None:
+    other, rank = ranks_of(launcher)
+    freeze(rank, other)
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +62,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def attempts(folder: Path) -> dict[str, Attempt]:
-    """One training, disturbed four times."""
+    """One training, disturbed four times; the last attempt is a new interpreter's."""
+    watched = {"DIHT_WATCHDOG_SECONDS": "8", "DIHT_WATCHDOG_STEPS": "3", "DIHT_TERMINATION_LOG": str(folder / "cause")}
+    disturbed = functools.partial(attempt, folder, forked=True)
     return {
-        "all killed": attempt(folder, at_step=13, act=kill_all),
-        "one rank stopped": attempt(folder, at_step=24, act=lambda pid: ranks_of(pid)[1].terminate()),
-        "launcher stopped": attempt(folder, at_step=38, act=lambda pid: psutil.Process(pid).terminate()),
-        "one rank frozen": attempt(
-            folder,
-            at_step=48,
-            act=freeze,
-            DIHT_WATCHDOG_SECONDS="4",
-            DIHT_WATCHDOG_STEPS="3",
-            DIHT_TERMINATION_LOG=str(folder / "cause"),
-        ),
-        "left alone": attempt(folder),
+        "all killed": disturbed(at_step=13, act=kill_all),
+        "one rank stopped": disturbed(at_step=FIRST_STOP, act=lambda pid: ranks_of(pid)[1].terminate()),
+        "launcher stopped": disturbed(at_step=SECOND_STOP, act=lambda pid: psutil.Process(pid).terminate()),
+        "one rank frozen": disturbed(at_step=31, act=freeze_rank_1, **watched),
+        "left alone": disturbed(),
         "again": attempt(folder),
     }
 
@@ -87,7 +86,7 @@ def test_killed_when_between_checkpoints_then_the_last_one_is_whole(attempts: di
 
 @pytest.mark.parametrize(
     ("name", "after", "following"),
-    [("one rank stopped", 24, "launcher stopped"), ("launcher stopped", 38, "one rank frozen")],
+    [("one rank stopped", FIRST_STOP, "launcher stopped"), ("launcher stopped", SECOND_STOP, "one rank frozen")],
 )
 def test_stopped_when_asked_then_all_ranks_save_the_same_step_and_exit_143(
     attempts: dict[str, Attempt], name: str, after: int, following: str

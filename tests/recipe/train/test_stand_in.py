@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.recipe.train.small_run import RANK_PROGRAM, Job, document, make_data, train_in_ranks
+from tests.recipe.train.small_run import ON_STAND_IN, Job, document, make_data, train_in_ranks
 
 STEPS, STOP, BATCH = 4, 2, 16
-ON_STAND_IN = RANK_PROGRAM.with_name("stand_in_rank.py")
 SETTINGS: dict[str, dict[str, Any]] = {
     "zero 0": {"zeroStage": 0},
     "zero 1": {"zeroStage": 1},
