@@ -27,7 +27,17 @@ from diht_k8s.api.data import StorageRule
 from diht_k8s.api.documents import dump
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.train.attempts import STEPS, TRAIN, Attempt, attempt, kill_all, ranks_of, undisturbed_training
+from tests.recipe.train.attempts import (
+    BATCH,
+    FEW_STEPS,
+    STEPS,
+    TRAIN,
+    Attempt,
+    attempt,
+    kill_all,
+    ranks_of,
+    undisturbed_training,
+)
 from tests.recipe.train.small_run import document, environment, make_data
 from tests.s3.faults import Proxy, proxy_before
 from tests.s3.server import S3
@@ -88,10 +98,9 @@ def bench(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield Bench(s3, proxy, storage, folder)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(bench: Bench) -> dict[str, torch.Tensor]:
+def undisturbed(steps: int) -> dict[str, torch.Tensor]:
     """The weights of a training from disk that nothing disturbs."""
-    weights = undisturbed_training()["weights"]
+    weights = undisturbed_training(steps)["weights"]
     return {key: value for key, value in weights.items() if "|" not in key and key != "adam_step"}
 
 
@@ -121,7 +130,7 @@ def leave_without_marker(storage: Storage, checkpoint: str) -> None:
 @pytest.fixture(scope="module")
 def attempts(bench: Bench) -> dict[str, tuple[Attempt, list[str]]]:
     """One training in two attempts; for each how it ended and which checkpoints it left."""
-    output = bench.prepare("disturbed", loaderWorkers=1)
+    output = bench.prepare("disturbed", samples=FEW_STEPS * BATCH, loaderWorkers=1)
     folder, found = bench.folder / "disturbed", {}
     bench.proxy.set(refuse=0.1, cut=0.1, short=0.1, seed=1)
     ended = attempt(folder, at_step=18, act=lambda launcher: bench.proxy.set(expired=True), forked=True)
@@ -154,15 +163,15 @@ def test_newest_checkpoint_when_damaged_then_said_so_and_the_one_before_is_used(
     assert (
         f"the checkpoint {checkpoints[-1]} is damaged: the digest of state-00001-000001.safetensors" in following.errors
     )
-    assert f"resuming after step {int(checkpoints[-2][-9:])} of {STEPS} ({checkpoints[-2]})" in following.output
+    assert f"resuming after step {int(checkpoints[-2][-9:])} of {FEW_STEPS} ({checkpoints[-2]})" in following.output
 
 
 def test_finished_when_disturbed_before_then_bit_equal_to_undisturbed(
-    bench: Bench, attempts: dict[str, tuple[Attempt, list[str]]], undisturbed: dict[str, torch.Tensor]
+    bench: Bench, attempts: dict[str, tuple[Attempt, list[str]]]
 ) -> None:
     ended, checkpoints = attempts["left alone"]
     assert ended.code == 0, ended.errors
-    assert different(bench.weights(f"s3://{bench.s3.bucket}/training/disturbed"), undisturbed) == []
+    assert different(bench.weights(f"s3://{bench.s3.bucket}/training/disturbed"), undisturbed(FEW_STEPS)) == []
     folder = f"s3://{bench.s3.bucket}/training/disturbed/train/checkpoints"
     left = [f"{folder}/{name}" for name in bench.storage.folders(folder)]
     half = {uri: names for uri in left if uri not in checkpoints and (names := bench.storage.names(uri))}
@@ -190,9 +199,7 @@ def end_after(folder: Path, seconds: float | None) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_then_bit_equal_to_undisturbed(
-    bench: Bench, undisturbed: dict[str, torch.Tensor]
-) -> None:
+def test_killed_at_twenty_random_moments_then_bit_equal_to_undisturbed(bench: Bench) -> None:
     output, folder = bench.prepare("killed", loaderWorkers=1), bench.folder / "killed"
     rng = random.Random(5)
     bench.proxy.set(refuse=0.05, cut=0.05, short=0.05, seed=3)
@@ -207,17 +214,17 @@ def test_killed_at_twenty_random_moments_then_bit_equal_to_undisturbed(
             codes.append(end_after(folder, rng.uniform(0.5, 6))[0])
         else:
             done = max((int(checkpoint[-9:]) for checkpoint in bench.checkpoints(output)), default=0)
-            codes.append(attempt(folder, at_step=min(done + rng.randint(1, 8), STEPS - 5), act=kill_soon).code)
+            codes.append(
+                attempt(folder, at_step=min(done + rng.randint(1, 8), STEPS - 5), act=kill_soon, forked=True).code
+            )
     assert codes == [-signal.SIGKILL] * 20
     code, errors = end_after(folder, None)
     assert code == 0, errors
-    assert different(bench.weights(output), undisturbed) == []
+    assert different(bench.weights(output), undisturbed(STEPS)) == []
 
 
 @pytest.mark.slow
-def test_two_then_one_then_two_processes_and_zero_3_then_the_same_training(
-    bench: Bench, undisturbed: dict[str, torch.Tensor]
-) -> None:
+def test_two_then_one_then_two_processes_and_zero_3_then_the_same_training(bench: Bench) -> None:
     output = bench.prepare("moved")
     folder = bench.folder / "moved"
     run = json.loads((folder / "run.json").read_text())
@@ -225,33 +232,32 @@ def test_two_then_one_then_two_processes_and_zero_3_then_the_same_training(
     for processes, zero_stage, at_step in ((2, 1, 11), (1, 3, 23), (2, 3, None)):
         run["spec"]["train"] |= {"processesPerNode": processes, "zeroStage": zero_stage}
         (folder / "run.json").write_text(json.dumps(run))
-        ended = attempt(folder, at_step=at_step, act=lambda pid: ranks_of(pid)[-1].terminate())
+        ended = attempt(folder, at_step=at_step, act=lambda pid: ranks_of(pid)[-1].terminate(), forked=True)
         assert ended.code == (0 if at_step is None else 143), ended.errors
+    expected = undisturbed(STEPS)
     for key, value in bench.weights(output).items():
-        torch.testing.assert_close(value.reshape(undisturbed[key].shape), undisturbed[key], rtol=0, atol=1e-4)
+        torch.testing.assert_close(value.reshape(expected[key].shape), expected[key], rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_disk_when_full_then_retryable_and_once_there_is_room_bit_equal(
-    bench: Bench, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
-) -> None:
+def test_disk_when_full_then_retryable_and_once_there_is_room_bit_equal(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(tmp_path / "small")], check=True)
     try:
         run = document(tmp_path / "small", data=bench.folder, **TRAIN)
         (tmp_path / "run.json").write_text(dump(run))
-        full = attempt(tmp_path)
+        full = attempt(tmp_path, forked=True)
         assert full.code == 75, full.errors
         assert "the disk is full: free space and start again, finished work is kept" in full.errors.splitlines()[-1]
         subprocess.run(["mount", "-o", "remount,size=500m", str(tmp_path / "small")], check=True)
-        again = attempt(tmp_path)
+        again = attempt(tmp_path, forked=True)
         assert again.code == 0, again.errors
         assert "resuming after step" in again.output
         train = Storage(), f"{tmp_path}/small/out/train"
         towers = load(train[0].read_bytes(f"{train[1]}/model/open_clip_model.safetensors"))
         found = {f"clip.{key}": value for key, value in towers.items()}
-        expected = {key: value for key, value in undisturbed.items() if key.startswith("clip.")}
+        expected = {key: value for key, value in undisturbed(STEPS).items() if key.startswith("clip.")}
         assert different(found, expected) == []
     finally:
         subprocess.run(["umount", "-l", str(tmp_path / "small")], check=True)

@@ -29,7 +29,8 @@ from tests.recipe.train.small_run import (
     train_in_ranks,
 )
 
-STEPS, BATCH = 45, 16
+STEPS, FEW_STEPS, BATCH = 45, 25, 16
+"""Of a training that is disturbed often, and once."""
 SETTLE_S = 1.0
 """After this time a rank waits for one that is frozen."""
 
@@ -145,9 +146,10 @@ def newest_marker(folder: Path) -> dict[str, Any] | None:
 
 
 @functools.cache
-def undisturbed_training() -> dict[str, Any]:
+def undisturbed_training(steps: int = STEPS) -> dict[str, Any]:
     """How the training ends that nothing disturbs (see `train_in_ranks`); done once for all tests that compare with it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_data(folder)
-        return train_in_ranks(2, {"whole": Job(document(folder, **TRAIN))}, folder / "ranks")["whole"]
+        run = document(folder, **TRAIN | {"samples": steps * BATCH})
+        return train_in_ranks(2, {"whole": Job(run)}, folder / "ranks")["whole"]

@@ -29,18 +29,18 @@ def held_up(call: Callable[..., Any]) -> Callable[..., Any]:
     return slow
 
 
-def main(folder: Path, minimum: float, slow: int, nodes: list[str]) -> None:
+def main(folder: str, minimum: str, slow: str, *nodes: str) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo")
-    if rank == slow:
+    if rank == int(slow):
         dist.all_reduce, dist.batch_isend_irecv = held_up(dist.all_reduce), held_up(dist.batch_isend_irecv)
     try:
-        found: Any = check_bandwidth(rank, world, torch.device("cpu"), minimum or None, node=nodes[rank])
+        found: Any = check_bandwidth(rank, world, torch.device("cpu"), float(minimum) or None, node=nodes[rank])
     except SlowFabricError as error:
         found = {"says": str(error), "node": error.culprit.node, "exchanges": dict(error.culprit.exchanges)}
-    (folder / f"{rank}.json").write_text(json.dumps(found))
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    main(*sys.argv[1:])

@@ -45,7 +45,8 @@ def train(net: nn.Module, layout: str, rank: int = 0, ranks: int = 1) -> dict[st
     return {"losses": torch.tensor(losses, dtype=torch.float64), "state": net.state_dict()}
 
 
-def main(rank: int, ranks: int, folder: str, layout: str) -> None:
+def main(rank_: str, ranks_: str, folder: str, layout: str) -> None:
+    rank, ranks = int(rank_), int(ranks_)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
     found = train(convert_batch_norm(network(), torch.device("cpu")), layout, rank, ranks)
@@ -55,4 +56,4 @@ def main(rank: int, ranks: int, folder: str, layout: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    main(*sys.argv[1:])

@@ -158,8 +158,9 @@ def _serve(control: socket.socket) -> None:
     running: dict[int, tuple[int, int]] = {}
     """descriptor of a process -> its id and the pipe that waits for its exit code."""
     while True:
-        for ready in select.select([control, *running], [], [])[0]:
-            if ready in running:
+        waiting: list[socket.socket | int] = [control, *running]
+        for ready in select.select(waiting, [], [])[0]:
+            if isinstance(ready, int):
                 pid, status = running.pop(ready)
                 with contextlib.suppress(BrokenPipeError):  # nobody asks any more
                     os.write(status, _NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))

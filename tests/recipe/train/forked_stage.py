@@ -53,7 +53,8 @@ class Popen(subprocess.Popen[Any]):
             socket.send_fds(to_fork, [json.dumps(request).encode()], list(files.values()))
             to_fork.recv(1)  # it leads a session now, if it is to
         self._child_created = True
-        self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
+        close = self._close_pipe_fds
+        close(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
 
 
 def _fork() -> tuple[int, socket.socket]:

@@ -33,7 +33,8 @@ ACTIONS = {
 }
 
 
-def main(folders: list[str], culprit: int, how: str) -> None:
+def main(places: str, culprit: str, how: str) -> None:
+    folders = places.split(",")
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     node = rank * len(folders) // world
     os.environ[FOLDER_VARIABLE] = folders[node]
@@ -46,11 +47,11 @@ def main(folders: list[str], culprit: int, how: str) -> None:
     for step in range(6):
         heartbeat.step()
         dist.barrier(group=side)
-        if step == 3 and rank == culprit:
+        if step == 3 and rank == int(culprit):
             ACTIONS[how]()
         dist.all_reduce(values)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1].split(","), int(sys.argv[2]), sys.argv[3])
+    main(*sys.argv[1:])
     leave(0)

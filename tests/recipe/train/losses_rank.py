@@ -89,7 +89,8 @@ def unequal(image, text):
 KINDS = {kind.__name__: kind for kind in (hn_nce, statistics, clip, soft_label, data_parallel, unequal)}
 
 
-def main(rank: int, ranks: int, folder: Path) -> None:
+def main(rank_: str, ranks_: str, place: str) -> None:
+    rank, ranks, folder = int(rank_), int(ranks_), Path(place)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
     cases = torch.load(folder / "cases.pt")
@@ -98,4 +99,4 @@ def main(rank: int, ranks: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(*sys.argv[1:])

@@ -27,7 +27,8 @@ from tests.recipe.train.small_run import document
 NOT_TO_BE_REACHED = 1e5
 
 
-def main(folder: Path, slow: int) -> None:
+def main(place: str, slow: str) -> None:
+    folder = Path(place)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
     def preflight(name: str, minimum: float | None = None) -> FabricReport:
@@ -38,7 +39,7 @@ def main(folder: Path, slow: int) -> None:
     found: dict[str, Any] = {}
     storage, write = Storage(), Storage.write_bytes
     all_reduce, exchange = dist.all_reduce, dist.batch_isend_irecv
-    if rank == slow:
+    if rank == int(slow):
         dist.all_reduce, dist.batch_isend_irecv = held_up(all_reduce), held_up(exchange)
     Storage.write_bytes = held_up(write)
     try:
@@ -59,5 +60,5 @@ def main(folder: Path, slow: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(*sys.argv[1:])
     leave(0)

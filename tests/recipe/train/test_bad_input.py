@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.state import load_weights
+from tests.recipe.train.attempts import start_stage
 from tests.recipe.train.small_run import VIT, Job, document, environment, make_data, train_in_ranks
 
 pytestmark = pytest.mark.timeout(600)  # for machines that do other things, too
@@ -227,13 +227,11 @@ def test_gradient_when_not_finite_then_it_never_reaches_the_weights_of_a_checkpo
     assert all(value.isfinite().all() for key, value in saved.state.items() if not key.startswith("buffer|"))
 
 
-def test_stage_when_a_rank_finds_bad_data_then_its_line_and_exit_code_come_through(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stage_when_a_rank_finds_bad_data_then_its_line_and_exit_code_come_through(tmp_path: Path) -> None:
     make_data(tmp_path, (20,))
     labels = tmp_path / "out" / "label" / "labels" / "drawn-0.parquet"
     labels.write_bytes(labels.read_bytes()[:-100])
-    code, error = stage_train(tmp_path, capsys)
+    code, error = stage_train_process(tmp_path)
     assert code == 65
     assert error.splitlines()[-1].startswith(f"diht: {labels} is not a table of this project or is damaged")
 
@@ -248,12 +246,12 @@ def test_weights_when_of_another_model_then_the_first_that_differs_is_named() ->
 
 def stage_train_process(folder: Path, processes: int = 1, **train: Any) -> tuple[int, str]:
     """Exit code and error text of `diht stage train` in a process of its own."""
-    file = folder / "run.json"
-    file.write_text(dump(document(folder, **train)))
-    command = [sys.executable, "-m", "diht_k8s.cli", "stage", "train", "--run", str(file)]
-    variables = environment(DIHT_PROCESSES=str(processes))
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)
-    return done.returncode, done.stderr
+    (folder / "run.json").write_text(dump(document(folder, **train)))
+    with (folder / "errors.txt").open("w+") as errors, open(os.devnull, "w") as nowhere:
+        variables = environment(DIHT_PROCESSES=str(processes))
+        code = start_stage(folder, forked=True, stdout=nowhere, stderr=errors, variables=variables).wait(250)
+        errors.seek(0)
+        return code, errors.read()
 
 
 def test_advice_on_the_batch_size_of_exit_65_ends_a_second_start_with_0(tmp_path: Path) -> None:
@@ -273,6 +271,7 @@ def test_advice_on_the_batch_size_of_exit_64_ends_a_second_start_with_0(tmp_path
 
 
 def test_second_start_in_the_same_process_is_not_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # the one test of this folder whose ranks are new interpreters, as outside of tests
     make_data(tmp_path, (30, 20))
     assert stage_train(tmp_path, capsys, batchSize=64, samples=64)[0] == 65
     assert stage_train(tmp_path, capsys, batchSize=16, samples=16)[0] == 0

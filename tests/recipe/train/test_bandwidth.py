@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,12 @@ import pytest
 
 from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.train.bandwidth import MIB, SIZES, rounds_of, slowest_node
+from tests.recipe.train import fork_server
 from tests.recipe.train.bandwidth_rank import DELAY_S
 from tests.recipe.train.small_run import environment
 
-PROGRAM = Path(__file__).with_name("bandwidth_rank.py")
+PROGRAM = "tests.recipe.train.bandwidth_rank"
+MODULES = (PROGRAM,)
 NOT_TO_BE_REACHED = 1e5
 
 
@@ -26,11 +26,12 @@ def measured(folder: Path, nodes: list[str], *, minimum: float = 0.0, slow: int 
     ranks = []
     for rank in range(len(nodes)):
         variables = {"RANK": str(rank), "WORLD_SIZE": str(len(nodes)), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-        command = [sys.executable, str(PROGRAM), str(folder), str(minimum), str(slow), *nodes]
-        ranks.append(subprocess.Popen(command, env=environment(**variables), stdout=subprocess.PIPE, text=True))
-    said = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * len(ranks)
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(len(nodes))], said[0]
+        with (folder / f"{rank}.log").open("w") as log:
+            arguments, preset = (str(folder), str(minimum), str(slow), *nodes), environment(**variables)
+            ranks.append(fork_server.start(PROGRAM, *arguments, variables=preset, modules=MODULES, stdout=log))
+    assert [rank.wait(250) for rank in ranks] == [0] * len(ranks)
+    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(len(nodes))]
+    return found, (folder / "0.log").read_text()
 
 
 def test_all_ranks_know_the_same_bandwidth_and_a_slow_rank_lowers_it(tmp_path: Path) -> None:

@@ -6,23 +6,26 @@ sharp bound is here.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.recipe.train import fork_server
 from tests.recipe.train.batch_norm_rank import LAYOUTS, network, train
+from tests.recipe.train.small_run import environment
 
-RANK_PROGRAM = Path(__file__).with_name("batch_norm_rank.py")
+PROGRAM = "tests.recipe.train.batch_norm_rank"
+MODULES = (PROGRAM, "torch._dynamo")  # an optimizer imports it
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_curve_when_over_two_ranks_then_that_of_the_global_batch(tmp_path: Path, layout: str) -> None:
-    commands = [[sys.executable, str(RANK_PROGRAM), str(rank), "2", str(tmp_path), layout] for rank in range(2)]
-    ranks = [subprocess.Popen(command) for command in commands]
-    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    ranks = [
+        fork_server.start(PROGRAM, str(rank), "2", str(tmp_path), layout, variables=environment(), modules=MODULES)
+        for rank in range(2)
+    ]
+    assert [rank.wait(250) for rank in ranks] == [0, 0]
     found, expected = torch.load(tmp_path / "found.pt"), train(network(), layout)
     assert expected["losses"][-1] < expected["losses"][0]
     torch.testing.assert_close(found["losses"], expected["losses"], rtol=0, atol=1e-10)

@@ -1,4 +1,4 @@
-"""The same curve for any number of processes, any ZeRO stage, any micro-batch: 50 steps in fp32 against one process that sees it all."""
+"""The same curve for any number of processes, any ZeRO stage, any micro-batch: two epochs in fp32 against one process that sees it all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from tests.recipe.train.small_run import RESNET, Job, document, make_data, train_in_ranks
 
-STEPS = 50
+STEPS = 22
 REFERENCE = "zero 0"
 SETTINGS: dict[str, dict[str, Any]] = {
     "zero 0": {},
@@ -42,7 +42,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], d
     results = {}
     for world in (1, 2):
         names = [name for ranks, name in [(1, REFERENCE), *CASES] if ranks == world] + ["batch norm"]
-        jobs = {n: Job(document(folder / f"{n}-{world}", data=folder / "data", **SETTINGS[n])) for n in names}
+        train = {n: {"samples": 16 * STEPS, **SETTINGS[n]} for n in names}
+        jobs = {n: Job(document(folder / f"{n}-{world}", data=folder / "data", **train[n])) for n in names}
         results |= {(world, n): r for n, r in train_in_ranks(world, jobs, folder / f"world-{world}").items()}
     return results
 
@@ -50,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], d
 def test_reference_when_trained_then_it_learns(trained: dict[tuple[int, str], dict[str, Any]]) -> None:
     losses = torch.tensor(trained[1, REFERENCE]["losses"])
     assert losses.shape == (STEPS, 4)
-    assert losses[-10:, 0].mean() < losses[:10, 0].mean() - 0.5
+    assert losses[-5:, 0].mean() < losses[:5, 0].mean() - 0.5
 
 
 @pytest.mark.parametrize(("world", "name"), CASES, ids=[f"{name}, {world} processes" for world, name in CASES])

@@ -8,7 +8,7 @@ import pytest
 
 from tests.recipe.train.small_run import Job, document, make_data, train_in_ranks
 
-STEPS, BATCH = 6, 16
+STEPS, BATCH = 4, 16
 STAGES = (0, 1, 2, 3)
 pytestmark = pytest.mark.timeout(600)  # for machines that do other things, too
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,10 +13,11 @@ import pytest
 from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog
 from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.runtime.launcher import FLIGHT_RECORDER
+from tests.recipe.train import fork_server
 from tests.recipe.train.small_run import environment
 
-PROGRAM = Path(__file__).with_name("hanging_rank.py")
-LIMITS = HangLimits(min_seconds=2.0, first_steps=2, first_seconds=60.0)
+PROGRAM = "tests.recipe.train.hanging_rank"
+LIMITS = HangLimits(min_seconds=4.0, first_steps=2, first_seconds=60.0)
 
 
 def verdicts(folders: Sequence[Path], culprit: int, how: str, *, world: int) -> list[str]:
@@ -27,22 +26,21 @@ def verdicts(folders: Sequence[Path], culprit: int, how: str, *, world: int) -> 
     said: list[str] = []
     watchdogs = [Watchdog(folder, LIMITS, say=said.append) for folder in folders]
     with ExitStack() as stack:
-        ranks = []
+        ranks, nowhere = [], stack.enter_context(open(os.devnull, "w"))
         for rank in range(world):
             variables = {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-            process = subprocess.Popen(
-                [sys.executable, str(PROGRAM), ",".join(map(str, folders)), str(culprit), how],
-                env=environment(**variables, **FLIGHT_RECORDER), stderr=subprocess.DEVNULL,
+            process = fork_server.start(
+                PROGRAM, ",".join(map(str, folders)), str(culprit), how, modules=(PROGRAM,), stderr=nowhere,
+                variables=environment(**variables, **FLIGHT_RECORDER),
             )  # fmt: skip
             ranks.append(process)
             stack.callback(process.wait)
             stack.callback(process.kill)
         for watchdog in watchdogs:
             stack.enter_context(watchdog)
-        deadline = time.monotonic() + 90
-        while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
-            time.sleep(0.1)
-    assert signal.SIGKILL in {-process.returncode for process in ranks}
+        for process in ranks:
+            process.wait(250)
+    assert signal.SIGKILL in {-process.wait() for process in ranks}
     return [watchdog.verdict for watchdog in watchdogs if watchdog.verdict is not None]
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from diht_k8s.api.reports import Cause, PreflightReport
-from tests.recipe.train.attempts import STEPS, freeze, ranks_of, undisturbed_training
+from tests.recipe.train.attempts import BATCH, FEW_STEPS, STEPS, freeze, ranks_of, undisturbed_training
 from tests.recipe.train.forked_stage import STANDBY
 from tests.recipe.train.launchers import Launchers, kill, start, write_run
 from tests.recipe.train.small_run import make_data
@@ -35,7 +35,7 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     """One training of two launchers, in which the rank of one is killed."""
     folder = tmp_path_factory.mktemp("in place")
     make_data(folder)
-    write_run(folder)
+    write_run(folder, samples=FEW_STEPS * BATCH)
     gang = start(folder, forked=True)
     assert gang.at_step(13), gang.errors(0)
     kill(gang.rank(1))
@@ -73,7 +73,7 @@ def test_weights_when_ranks_were_killed_then_bit_equal_to_undisturbed(disturbed:
         **{f"clip.{key}": value for key, value in towers.items()},
         **load_file(train / "concept_heads.safetensors"),
     }
-    expected: dict[str, Any] = undisturbed_training()["weights"]
+    expected: dict[str, Any] = undisturbed_training(FEW_STEPS)["weights"]
     parameters = {key: value for key, value in expected.items() if "|" not in key and key != "adam_step"}
     assert found.keys() == parameters.keys()
     assert [

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from open_clip.loss import ClipLoss
 
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss, hn_nce_loss_and_statistics, soft_label_loss
+from tests.recipe.train import fork_server
+from tests.recipe.train.losses_rank import open_clip_loss
+from tests.recipe.train.small_run import environment
 
-RANK_PROGRAM = Path(__file__).with_name("losses_rank.py")
+PROGRAM = "tests.recipe.train.losses_rank"
+MODULES = (PROGRAM, "torch._dynamo", "torch.nn.parallel.distributed")  # what DDP imports
+ClipLoss = open_clip_loss()
 
 
 def pairs(batch, width=8):
@@ -79,13 +79,12 @@ DATA_PARALLEL_CASE = ("data_parallel", (*pairs(12), *towers()), {"beta": 0.5})  
 
 def run_ranks(cases, ranks, folder):
     torch.save(cases, folder / "cases.pt")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     programs = [
-        subprocess.Popen([sys.executable, RANK_PROGRAM, str(rank), str(ranks), str(folder)], env=environment)
+        fork_server.start(PROGRAM, str(rank), str(ranks), str(folder), variables=environment(), modules=MODULES)
         for rank in range(ranks)
     ]
     try:
-        codes = [program.wait(timeout=120) for program in programs]
+        codes = [program.wait(250) for program in programs]
     finally:
         for program in programs:
             program.kill()

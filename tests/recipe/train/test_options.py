@@ -12,9 +12,9 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from tests.recipe.train.small_run import Job, document, lines, make_data, train_in_ranks
 
-STEPS, BATCH = 8, 16
+STEPS, BATCH = 5, 16
 EMA = {"ema": 0.9, "zeroStage": 1}
-HELD_OUT = {"everySamples": 3 * BATCH}
+HELD_OUT = {"everySamples": 2 * BATCH}
 NO_HEADS = {"labels": None, "distillation": {"mode": "Disabled"}}
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -26,7 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "activation checkpointing": {"activationCheckpointing": True},
     "locked": {"lockImageTower": True, "zeroStage": 3},
     "validation": {"validation": HELD_OUT, "zeroStage": 3},
-    "profile": {"profileSteps": 2, "samples": 16 * BATCH},
+    "profile": {"profileSteps": 2, "samples": 12 * BATCH},
     "no heads": NO_HEADS,
     "no heads, parts": {**NO_HEADS, "microBatchSize": 4},
 }
@@ -69,7 +69,7 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
     jobs |= {name: job(name, **train) for name, (train, _) in REFUSED.items()}
     jobs |= {"ema 1": job("ema in pieces", 3, **EMA), "ema 2": job("ema in pieces", **EMA)}
     start = {"uri": f"{place}/plain/out/train/checkpoints/step-{STEPS:09d}", "kind": "Checkpoint"}
-    longer = {"initFrom": start, "samples": (STEPS + 4) * BATCH, "schedule": {"type": "Constant"}}
+    longer = {"initFrom": start, "samples": (STEPS + 2) * BATCH, "schedule": {"type": "Constant"}}
     jobs["resumed elsewhere"] = job("resumed elsewhere", **longer)
     jobs["nothing left"] = job("nothing left", **{**longer, "samples": STEPS * BATCH})
     locked = {"lockImageTower": True, "zeroStage": 3, "ema": 0.9}
@@ -175,7 +175,7 @@ def test_validation_when_due_then_in_the_metrics_and_the_same_for_any_number_of_
         {line["step"]: line for line in lines(place, name) if "validation_loss" in line}
         for name in ("validation", "validation alone")
     )
-    assert list(two) == list(one) == [3, 6, STEPS]
+    assert list(two) == list(one) == [2, 4, STEPS]
     for step, line in two.items():
         assert line["validation_loss"] == pytest.approx(one[step]["validation_loss"], abs=1e-4)
         assert 0 <= line["validation_image_to_text_top1"] <= 1
@@ -185,11 +185,12 @@ def test_checkpoint_when_another_run_goes_on_from_it_then_at_its_step_with_its_m
     trained: dict[str, dict[str, Any]],
 ) -> None:
     assert trained["resumed elsewhere"]["error"] is None
-    assert len(trained["resumed elsewhere"]["losses"]) == 4
-    assert float(trained["resumed elsewhere"]["weights"]["adam_step"]) == STEPS + 4
+    assert len(trained["resumed elsewhere"]["losses"]) == 2
+    assert float(trained["resumed elsewhere"]["weights"]["adam_step"]) == STEPS + 2
     assert trained["other batch"]["error"].startswith("64 the checkpoint ")
-    assert "another train.batchSize (128 samples in 8 steps)" in trained["other batch"]["error"]
-    assert trained["nothing left"]["error"].endswith("has seen 128 samples of train.samples 128: raise it")
+    assert f"another train.batchSize ({STEPS * BATCH} samples in {STEPS} steps)" in trained["other batch"]["error"]
+    seen = STEPS * BATCH
+    assert trained["nothing left"]["error"].endswith(f"has seen {seen} samples of train.samples {seen}: raise it")
 
 
 def test_metrics_when_two_ranks_train_then_the_slowest_is_named(

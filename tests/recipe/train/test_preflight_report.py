@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,12 @@ from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE
 from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog
 from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.runtime.preflight import RESULT_VARIABLE
+from tests.recipe.train import fork_server
 from tests.recipe.train.small_run import environment
 
 pytestmark = pytest.mark.timeout(600)  # for machines that do other things, too
 
-PROGRAM = Path(__file__).with_name("preflight_rank.py")
+PROGRAM = "tests.recipe.train.preflight_rank"
 SLOW = 2
 OUTPUT_SECONDS = (0.1, 0.3, 0.2)
 """of each node."""
@@ -50,10 +49,10 @@ def preflight(tmp_path_factory: pytest.TempPathFactory) -> PreflightRun:
             "RANK": str(rank), "WORLD_SIZE": str(len(PLACES)), "LOCAL_RANK": str(local), "MASTER_ADDR": "localhost",
             "MASTER_PORT": port, RESULT_VARIABLE: checked.model_dump_json(), FOLDER_VARIABLE: str(watched),
         }  # fmt: skip
-        command = [sys.executable, str(PROGRAM), str(folder), str(SLOW)]
+        arguments, preset = (str(folder), str(SLOW)), environment(**variables)
         with (folder / f"{rank}.log").open("wb") as log:
-            ranks.append(subprocess.Popen(command, env=environment(**variables), stderr=log))
-    assert [rank.wait(timeout=500) for rank in ranks] == [0] * len(ranks), (folder / "0.log").read_text()
+            ranks.append(fork_server.start(PROGRAM, *arguments, variables=preset, modules=(PROGRAM,), stderr=log))
+    assert [rank.wait(500) for rank in ranks] == [0] * len(ranks), (folder / "0.log").read_text()
     return PreflightRun(folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(len(ranks))])
 
 
