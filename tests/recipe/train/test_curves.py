@@ -1,4 +1,4 @@
-"""The same curve for any number of processes, any ZeRO stage, any micro-batch: two epochs in fp32 against one process that sees it all."""
+"""The same curve for any number of processes, any ZeRO stage, any micro-batch: an epoch and more in fp32 against one process that sees it all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from tests.recipe.train.small_run import RESNET, Job, document, make_data, train_in_ranks
 
-STEPS = 22
+STEPS = 12
 REFERENCE = "zero 0"
 SETTINGS: dict[str, dict[str, Any]] = {
     "zero 0": {},
@@ -51,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], d
 def test_reference_when_trained_then_it_learns(trained: dict[tuple[int, str], dict[str, Any]]) -> None:
     losses = torch.tensor(trained[1, REFERENCE]["losses"])
     assert losses.shape == (STEPS, 4)
-    assert losses[-5:, 0].mean() < losses[:5, 0].mean() - 0.5
+    assert losses[-4:, 0].mean() < losses[:4, 0].mean() - 0.5
 
 
 @pytest.mark.parametrize(("world", "name"), CASES, ids=[f"{name}, {world} processes" for world, name in CASES])

@@ -111,13 +111,16 @@ SMALL_CACHES = {
 }
 
 
-@pytest.mark.parametrize("caches", SMALL_CACHES.values(), ids=SMALL_CACHES)
-@pytest.mark.parametrize(("workers", "order"), [(0, "lanes"), (2, "lanes"), (2, "lanes in sequence")])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("workers", "caches"),
+    [(0, "as they are"), (0, "no image kept"), (0, "nothing kept"), (2, "as they are"), (2, "nothing kept")],
+)
 def test_batches_when_begun_in_the_middle_or_with_small_caches_then_the_same(
-    folder: Path, caches: list[tuple[Any, str]], workers: int, order: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, caches: str, workers: int, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = batches(folder, 14, order=order)
-    for module, name in caches:
+    for module, name in SMALL_CACHES[caches]:
         monkeypatch.setattr(module, name, 1)
     again = batches(folder, 4, position=10 * BATCH, workers=workers, order=order)
     assert all(same(a, b) for a, b in zip(again, whole[10:], strict=True))

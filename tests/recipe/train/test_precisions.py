@@ -14,7 +14,7 @@ from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.loss_scale import LOSS_SCALE
 from tests.recipe.train.small_run import Job, document, lines, make_data, train_in_ranks
 
-STEPS, BATCH = 6, 16
+STEPS, OVERFLOW_STEPS, BATCH = 4, 6, 16
 SMALL_SCALE, LARGE_SCALE = 2.0**12, 2.0**16
 """With the one no gradient of this model overflows, with the other those of the first steps do."""
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -45,8 +45,9 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
     jobs = {"pieces 1": job("pieces", 3, zeroStage=1), "pieces 2": job("pieces", zeroStage=1, scale=1.0)}
     jobs |= {name: job(name, **train) for name, train in SETTINGS.items()}
     jobs["fp32"] = job("fp32", precision="fp32")
-    jobs["overflow, zero 0"] = job("overflow, zero 0", scale=LARGE_SCALE)
-    jobs["overflow, zero 1"] = job("overflow, zero 1", scale=LARGE_SCALE, zeroStage=1)
+    overflow = {"scale": LARGE_SCALE, "samples": OVERFLOW_STEPS * BATCH}
+    jobs["overflow, zero 0"] = job("overflow, zero 0", **overflow)
+    jobs["overflow, zero 1"] = job("overflow, zero 1", **overflow, zeroStage=1)
     jobs["no step yet"] = job("no step yet", 1, scale=2.0**40, zeroStage=1)
     return train_in_ranks(2, jobs, place / "ranks")
 
@@ -70,10 +71,10 @@ def test_step_when_gradients_overflow_then_left_out_on_all_ranks_and_the_scale_h
 ) -> None:
     assert trained[name]["error"] is None
     left_out = [norm for norm in trained[name]["norms"] if not math.isfinite(norm)]
-    assert 0 < len(left_out) < STEPS - 1
+    assert 0 < len(left_out) < OVERFLOW_STEPS - 1
     scales = [line["loss_scale"] for line in lines(place, name)]
     assert scales[-1] == LARGE_SCALE / 2 ** len(left_out)
-    assert float(trained[name]["weights"]["adam_step"]) == STEPS - len(left_out)
+    assert float(trained[name]["weights"]["adam_step"]) == OVERFLOW_STEPS - len(left_out)
 
 
 def test_checkpoint_when_no_step_was_made_yet_then_without_moments(

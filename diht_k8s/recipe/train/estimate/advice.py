@@ -32,8 +32,8 @@ def advice(run: DihtRun, gpu: str | None) -> list[str]:
     gpu = selected_gpu(run) if gpu is None else gpu_of(gpu).name
     if gpu is None or run.spec.train is None:
         return []
-    made = estimate(run, gpu)
-    found = [] if made.fits else [does_not_fit(made)]
+    made = estimate(run, gpu, largest=False)
+    found = [] if made.fits else [does_not_fit(estimate(run, gpu))]
     cpu = merged(run.spec.pods, run.spec.train.pods).resources.get("cpu")
     return [*found, *starved(made, None if cpu is None else number_of(cpu), run.spec.train.loader_workers)]
 

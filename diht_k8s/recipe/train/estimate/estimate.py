@@ -65,7 +65,7 @@ class Estimate:
     """bytes on the card besides tensors, by part: assumptions of ours."""
     gpu_memory: int
     largest_micro_batch: int | None
-    """None: not even one pair fits."""
+    """None: not even one pair fits, or nobody asked."""
     host_memory: dict[str, int]
     """of a pod by part, in bytes."""
     work: StepFlops
@@ -90,7 +90,9 @@ class Estimate:
         return {**made, **totals, "flops_per_sample": self.work.model, "executed_flops_per_sample": self.work.executed}
 
 
-def estimate(run: DihtRun, gpu: str, *, nodes: int | None = None, utilisation: float = 0.45) -> Estimate:
+def estimate(
+    run: DihtRun, gpu: str, *, nodes: int | None = None, utilisation: float = 0.45, largest: bool = True
+) -> Estimate:
     """Estimate a run's training.
 
     Args:
@@ -98,6 +100,7 @@ def estimate(run: DihtRun, gpu: str, *, nodes: int | None = None, utilisation: f
         gpu: a name of `gpus.GPUS`.
         nodes: pods of the gang; None takes the document's.
         utilisation: share of the card's peak at which it computes.
+        largest: search for the largest micro-batch, too, which takes three times as long as the rest.
 
     Raises:
         UserError: no train stage, an unknown card or model, a batch that the ranks cannot divide.
@@ -114,7 +117,7 @@ def estimate(run: DihtRun, gpu: str, *, nodes: int | None = None, utilisation: f
     work = step_flops(train, num_objects=objects, num_attributes=attributes, in_parts=placement.in_parts)
     overhead = CONTEXT_BYTES + (NCCL_BYTES if placement.world > 1 else 0)
     memory = rank_memory(student.sizes, student.trace(placement.micro), placement)
-    peak = card.peak(train.precision)
+    peak, limit = card.peak(train.precision), round((card.memory - overhead) / (1 + FRAGMENTATION))
     return Estimate(
         gpu=gpu,
         nodes=nodes,
@@ -125,7 +128,7 @@ def estimate(run: DihtRun, gpu: str, *, nodes: int | None = None, utilisation: f
         memory=memory,
         overhead={"CUDA and NCCL": overhead, "fragmentation": round(FRAGMENTATION * memory.total)},
         gpu_memory=card.memory,
-        largest_micro_batch=_largest_micro_batch(student, placement, round((card.memory - overhead) / (1 + FRAGMENTATION))),
+        largest_micro_batch=_largest_micro_batch(student, placement, limit) if largest else None,
         host_memory=_host_memory(train, student.sizes, placement, memory.offloaded),
         work=work,
         pace=pace_of(work, peak=peak, utilisation=utilisation, batch=train.batch_size, ranks=placement.world, samples=train.samples),

@@ -120,6 +120,7 @@ class TracedStudent:
         """
         self._train, self._on_cpu = train, on_cpu
         self._classes = (num_objects, num_attributes)
+        self._traces: dict[int, Trace] = {}
         self._config = model_configuration(train)
         self._mode = FakeTensorMode()
         with self._mode:
@@ -152,7 +153,12 @@ class TracedStudent:
         )
 
     def trace(self, micro_batch: int) -> Trace:
-        """Pass a micro-batch through the model, forward and backward."""
+        """Pass a micro-batch through the model, forward and backward; once for each size."""
+        if micro_batch not in self._traces:
+            self._traces[micro_batch] = self._traced(micro_batch)
+        return self._traces[micro_batch]
+
+    def _traced(self, micro_batch: int) -> Trace:
         with self._mode, self._device_rules():
             images, tokens, targets = self._inputs(micro_batch)
             images = images.to(DTYPES[self._train.precision])  # as the engine hands them over

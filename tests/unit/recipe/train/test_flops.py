@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,9 +24,15 @@ TINY = {
 BATCH = 128
 
 
+@functools.cache
 def flops(*, in_parts: bool = False, **train: Any) -> StepFlops:
     settings = Train.model_validate({"modelConfig": TINY, "samples": 1, "batchSize": BATCH, **train})
     return step_flops(settings, num_objects=100, num_attributes=50, in_parts=in_parts)
+
+
+@functools.cache
+def tiny() -> CountedStudent:
+    return CountedStudent(TINY)
 
 
 def counted(call: Callable[[], Tensor]) -> int:
@@ -38,7 +45,7 @@ def counted(call: Callable[[], Tensor]) -> int:
 
 
 def test_flops_are_those_of_the_real_model_forward_and_backward() -> None:
-    model, student = Student(TINY), CountedStudent(TINY)
+    model, student = Student(TINY), tiny()
     image = counted(lambda: model.clip.encode_image(torch.zeros(1, 3, 32, 32)))
     text = counted(lambda: model.text_features(torch.zeros(1, 16, dtype=torch.long)))
     assert student.image_tower().both == image > 0
@@ -46,7 +53,7 @@ def test_flops_are_those_of_the_real_model_forward_and_backward() -> None:
 
 
 def test_step_when_whole_then_three_forward_passes_less_the_pixels_gradient_and_logits_once_more() -> None:
-    student, made = CountedStudent(TINY), flops()
+    student, made = tiny(), flops()
     patches, width, pixels = 16, 64, 3 * 8 * 8
     assert made.parts == {
         "image tower": 3 * student.image_tower().forward - 2 * patches * width * pixels,
@@ -59,20 +66,20 @@ def test_step_when_whole_then_three_forward_passes_less_the_pixels_gradient_and_
 
 
 def test_step_when_in_parts_then_a_forward_pass_of_towers_and_heads_more() -> None:
-    student = CountedStudent(TINY)
+    student = tiny()
     forward = student.image_tower().forward + student.text_tower(16).forward + 2 * 32 * (100 + 50)
     assert flops(in_parts=True).parts == flops().parts
     assert flops(in_parts=True).recomputed == flops().recomputed + forward
 
 
 def test_step_when_activations_are_recomputed_then_less_than_a_forward_pass_more() -> None:
-    student, again = CountedStudent(TINY), flops(activationCheckpointing=True).recomputed - flops().recomputed
+    student, again = tiny(), flops(activationCheckpointing=True).recomputed - flops().recomputed
     forward = student.image_tower().forward + student.text_tower(16).forward
     assert 0.5 * forward < again < forward  # the last product of a block is not needed, nor what lies outside of blocks
 
 
 def test_step_when_the_image_tower_is_locked_then_its_forward_pass_alone() -> None:
-    assert flops(lockImageTower=True).parts["image tower"] == CountedStudent(TINY).image_tower().forward
+    assert flops(lockImageTower=True).parts["image tower"] == tiny().image_tower().forward
 
 
 @pytest.mark.parametrize(
