@@ -115,7 +115,8 @@ def views(browser: Browser) -> Callable[[int, str], View]:
 @pytest.fixture
 def opened(views: Callable[[int, str], View], report: Path, request: pytest.FixtureRequest) -> View:
     """The report as it is when it is opened, whatever an earlier test did to it."""
-    page, messages = views(*getattr(request, "param", (1440, "light")))
+    width, scheme = getattr(request, "param", (1440, "light"))
+    page, messages = views(width, scheme)
     page.emulate_media(media="screen")
     page.goto("about:blank")
     messages.clear()

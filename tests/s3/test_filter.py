@@ -21,8 +21,8 @@ from tests.s3.server import S3
 
 pytestmark = pytest.mark.s3
 DEMO = Path(__file__).parents[2] / "examples/data/train"
-PAIRS = 100
-BLOCK = 16 << 10
+PAIRS = 60
+BLOCK = 32 << 10
 """Few bytes, so that a small shard takes many requests."""
 SHARDS = ("00000.tar.gz", "00001.tar.gz")
 RULES = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}

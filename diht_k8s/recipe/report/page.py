@@ -5,6 +5,7 @@ The page has no script, and its Content Security Policy allows none, so that not
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 import yaml
@@ -32,8 +33,9 @@ def render(content: dict[str, Any]) -> str:
     return page
 
 
+@cache
 def environment() -> Environment:
-    """The templates, with autoescaping of all text."""
+    """The templates, with autoescaping of all text; each is compiled once in a process."""
     templates = Environment(
         loader=PackageLoader("diht_k8s.recipe.report", "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),

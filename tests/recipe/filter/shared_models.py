@@ -1,6 +1,6 @@
 """The caption parser and the OCR engine of a test process: loaded once for all runs of the filter in it.
 
-A start of the filter loads them again, for one to two seconds of CPU time. Their results do not depend on what they read
+A start of the filter loads them, for one to two seconds of CPU time. Their results do not depend on what they read
 before (`test_parser.py`, `test_spotter.py`), so that the tests of the stage need not pay for it. The tests of loading
 itself call `load_parser` and `load_engine` where they are defined.
 """
