@@ -33,7 +33,7 @@ from tests.recipe.train import fork_server
 
 RANK_PROGRAM = Path(__file__).with_name("train_rank.py")
 ON_STAND_IN = RANK_PROGRAM.with_name("stand_in_rank.py")
-FORKED = {RANK_PROGRAM: fork_server.TRAINING, ON_STAND_IN: ("tests.recipe.train.stand_in_rank",)}
+FORKED = {RANK_PROGRAM: fork_server.TRAINING, ON_STAND_IN: ("tests.recipe.train.stand_in_rank", *fork_server.TRAINING)}
 """Programs of ranks that are forked, each from a server that has imported what it names; other ones are started."""
 FORK_VARIABLE = "DIHT_TEST_FORK"
 """Set where ranks are forked from this process, which then has no threads: the mutation driver spares their imports."""
