@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +86,7 @@ def shapes_of(name: str, layers: int | None) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-Released = Callable[[str], tuple[Path, dict[str, torch.Tensor]]]
-
-
-@pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
-    """Files of one layer, made once; tests change neither them nor their weights."""
-    return cache(lambda name: make_released(tmp_path_factory.mktemp("released"), name))
-
-
-def make_released(folder: Path, name: str, layers: int | None = 1) -> tuple[Path, dict[str, torch.Tensor]]:
+def released(folder: Path, name: str, layers: int | None = 1) -> tuple[Path, dict[str, torch.Tensor]]:
     """A file in the released layout with random weights; few layers unless told otherwise."""
     generator = torch.Generator().manual_seed(0)
     weights = {
@@ -172,32 +161,29 @@ def agrees(path: Path, name: str, w: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", list(SIZES))
-def test_load_when_checkpoint_has_the_released_layout_agrees_with_its_description(
-    released: Released, name: str
-) -> None:
-    path, weights = released(name)
+def test_load_when_checkpoint_has_the_released_layout_agrees_with_its_description(tmp_path: Path, name: str) -> None:
+    path, weights = released(tmp_path, name)
     agrees(path, name, weights)
 
 
 @pytest.mark.slow
 def test_load_when_released_layout_has_full_size_agrees_and_is_the_named_architecture(tmp_path: Path) -> None:
-    path, weights = make_released(tmp_path, "diht_vitb32_224px", layers=None)
+    path, weights = released(tmp_path, "diht_vitb32_224px", layers=None)
     agrees(path, "diht_vitb32_224px", weights)
     assert load_model(str(path)).config == config_of("diht_vitb32_224px")
 
 
-def test_load_when_content_is_not_what_the_name_promises_refuses(released: Released, tmp_path: Path) -> None:
-    whole, _ = released("diht_vitb32_224px")
-    content = bytearray(whole.read_bytes())
+def test_load_when_content_is_not_what_the_name_promises_refuses(tmp_path: Path) -> None:
+    path, _ = released(tmp_path, "diht_vitb32_224px")
+    content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    path = tmp_path / whole.name
     path.write_bytes(bytes(content))
     with pytest.raises(DataError, match="not the one in its name"):
         load_model(str(path))
 
 
-def test_convert_when_there_and_back_keeps_weights_and_embeddings(released: Released, tmp_path: Path) -> None:
-    path, weights = released("diht_vitb32_224px")
+def test_convert_when_there_and_back_keeps_weights_and_embeddings(tmp_path: Path) -> None:
+    path, weights = released(tmp_path, "diht_vitb32_224px")
     assert main(["convert", str(path), f"{tmp_path}/folder"]) == 0
     found = load_file(tmp_path / "folder" / "open_clip_model.safetensors")
     assert found.keys() == weights.keys()
@@ -210,8 +196,8 @@ def test_convert_when_there_and_back_keeps_weights_and_embeddings(released: Rele
     assert np.abs(encode_texts(load_model(back), ["a box"]) - theirs).max() <= 1e-5
 
 
-def test_convert_when_weights_alone_are_wanted_writes_them(released: Released, tmp_path: Path) -> None:
-    path, weights = released("diht_vitb16_224px")
+def test_convert_when_weights_alone_are_wanted_writes_them(tmp_path: Path) -> None:
+    path, weights = released(tmp_path, "diht_vitb16_224px")
     assert convert(str(path), f"{tmp_path}/w.safetensors", Storage()) == [f"{tmp_path}/w.safetensors"]
     found = load_file(tmp_path / "w.safetensors")
     assert all(torch.equal(found[key], weights[key]) for key in weights)
