@@ -120,9 +120,9 @@ def test_second_replica_takes_over_and_the_first_writes_nothing_more(
         try:
             wait_until(lambda: second.get("/readyz")[0] == 200, "the second replica")
             assert not leads(second)
-            wait_until(lambda: "ok: stands by, " in second.get("/readyz")[1], "that the second replica says so")
+            wait_until(lambda: "this replica stands by: " in second.log.read_text(), "that the second replica says so")
+            assert "ok: stands by, " in second.get("/readyz")[1]
             assert "ok: acts" in first.get("/readyz")[1]
-            assert "this replica stands by: " in second.log.read_text()
             assert first.process is not None
             first.process.send_signal(signal.SIGSTOP)
             place.runs.apply("r", **ONE)
