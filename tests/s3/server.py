@@ -68,10 +68,14 @@ def serving(program: str, folder: Path) -> Iterator[S3]:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports below 32768 less 10000, since the server adds 10000 to each for gRPC."""
+    """Ports below 32768 less 10000, since the server adds 10000 to each for gRPC.
+
+    Each process looks from a place of its own: the workers of one call have neighbouring ids and start their servers at
+    the same time.
+    """
     with contextlib.ExitStack() as stack:
         found: list[int] = []
-        for port in range(14000 + os.getpid() % 4000, 21000):
+        for port in range(14000 + 8 * os.getpid() % 6000, 21000):
             if len(found) == number:
                 break
             taken = [stack.enter_context(socket.socket()) for _ in range(2)]
