@@ -49,7 +49,7 @@ def make_data(
         shards: how many.
         long_captions: every N-th caption is repeated until it fills any context; None leaves all as they are.
     """
-    storage, layout, rng = Storage(), Layout(str(folder / "out")), np.random.default_rng(0)
+    storage, layout, rng = Storage(), Layout("", {Stage.LABEL: str(folder / "out/label")}), np.random.default_rng(0)
     found = [
         (sample.caption, sample.image)
         for uri in storage.expand([f"{ROOT}/examples/data/train/*.tar.gz"])

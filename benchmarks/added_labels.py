@@ -22,7 +22,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from diht_k8s.api.documents import load
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.label.caption_concepts import read_captions
 from diht_k8s.recipe.label.features import group_of
@@ -30,6 +29,7 @@ from diht_k8s.recipe.label.report import named, outside_caption
 from diht_k8s.recipe.label.soft_labels import read_labels
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.storage import Storage
@@ -88,9 +88,10 @@ def main() -> None:
 
 def added_objects(run: DihtRun) -> list[Added]:
     """Of each image its likeliest object that the label names and no word of the caption does."""
-    storage, layout, found = Storage(run.spec.storage), Layout(run.spec.data.output), list[Added]()
+    storage, found = Storage(run.spec.storage), list[Added]()
+    layout = run_layout(run, storage)
     concepts = ConceptVocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary))).objects
-    for shard in kept_shards(run.spec, storage):
+    for shard in kept_shards(run.spec, storage, layout):
         labels = read_labels(storage, layout.labels(shard.name))
         head, names_N = labels.objects, read_captions(storage, layout, shard).objects
         added_NK = outside_caption(head, concepts, names_N) & named(head, labels.header)

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from diht_k8s.api.documents import load
-from diht_k8s.api.layout import Layout
+from diht_k8s.api.layout import MARKER
 from diht_k8s.api.run import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,13 +33,13 @@ def main() -> None:
     arguments = parser.parse_args()
     run = load((ROOT / arguments.document).read_text(), name=arguments.document)
     with tempfile.TemporaryDirectory() as folder:
-        layout = Layout(str(Path(folder) / run.spec.data.output))
-        stages = {stage.value: measure(arguments.document, folder, stage, layout) for stage in run.spec.stages}
+        latest = Path(folder) / run.spec.data.output / "runs/latest"
+        stages = {stage.value: measure(arguments.document, folder, stage, latest) for stage in run.spec.stages}
     seconds = round(sum(stage["seconds"] for stage in stages.values()), 1)
     print(json.dumps({"benchmark": "demo", "seconds": seconds, "cores": psutil.cpu_count(), "stages": stages}))
 
 
-def measure(document: str, folder: str, stage: Stage, layout: Layout) -> dict[str, Any]:
+def measure(document: str, folder: str, stage: Stage, latest: Path) -> dict[str, Any]:
     """Wall time, throughput and memory of one stage."""
     diht = shutil.which("diht", path=str(Path(sys.executable).parent)) or "diht"
     began, peak = time.perf_counter(), 0
@@ -52,7 +52,7 @@ def measure(document: str, folder: str, stage: Stage, layout: Layout) -> dict[st
     if process.returncode:
         raise SystemExit(f"diht run ended with exit code {process.returncode} in the stage {stage}")
     seconds = time.perf_counter() - began
-    samples = samples_of(stage, json.loads(Path(layout.committed(stage)).read_text())["summary"])
+    samples = samples_of(stage, json.loads((latest / stage.value / MARKER).read_text())["summary"])
     return {
         "seconds": round(seconds, 1),
         "samples": samples,

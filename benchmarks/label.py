@@ -30,7 +30,8 @@ from diht_k8s.recipe.label import stage as label_stage
 from diht_k8s.recipe.label.teacher import TeacherNetwork, load_teacher
 from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.runtime.inputs import kept_shards
-from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.runtime.run_folder import run_layout
+from diht_k8s.recipe.runtime.stage import locate, run_stage
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.storage import Storage
@@ -80,7 +81,11 @@ def whole_stage(run: DihtRun, rounds: int) -> dict[str, Any]:
     """CPU time of the stage over that of the teacher alone, with and without decoding."""
     assert run.spec.label is not None, "the demo labels"
     teacher = load_teacher(run.spec.label.teacher, Storage(), weights_uri(run.spec.label.teacher), torch.device("cpu"))
-    images = [sample.image for shard in kept_shards(run.spec, Storage()) for sample in read_pairs(Storage(), shard)]
+    images = [
+        sample.image
+        for shard in kept_shards(run.spec, Storage(), run_layout(run, Storage()))
+        for sample in read_pairs(Storage(), shard)
+    ]
     ready = [teacher.preprocess(decode(data)) for data in images]
     label(run)  # loads what is loaded once a process
     competitors: dict[str, Callable[[], object]] = {
@@ -90,7 +95,7 @@ def whole_stage(run: DihtRun, rounds: int) -> dict[str, Any]:
         "stage": lambda: label(run),
     }
     best = best_cpu(competitors, rounds)
-    summary = json.loads((Path(run.spec.data.output) / "label" / "COMMITTED.json").read_text())["summary"]
+    summary = json.loads((label_folder(run) / "COMMITTED.json").read_text())["summary"]
     return {
         "pictures": len(images),
         "cpu_s": {name: round(seconds, 2) for name, seconds in best.items()},
@@ -103,13 +108,18 @@ def whole_stage(run: DihtRun, rounds: int) -> dict[str, Any]:
 
 def label(run: DihtRun) -> None:
     """The whole stage from nothing."""
-    shutil.rmtree(Path(run.spec.data.output) / "label", ignore_errors=True)
+    shutil.rmtree(label_folder(run), ignore_errors=True)
     quietly(lambda: run_stage(label_stage, run, Stage.LABEL))
+
+
+def label_folder(run: DihtRun) -> Path:
+    """Where the run's labels lie."""
+    return Path(locate(label_stage, run, Storage(), run_layout(run, Storage()), Stage.LABEL)[0].stage(Stage.LABEL))
 
 
 def heads_seconds(run: DihtRun) -> float:
     """CPU time of the heads' training and measuring: the step alone, with features and vocabulary there."""
-    folder = Path(run.spec.data.output) / "label"
+    folder = label_folder(run)
     for name in ("heads.json", "teacher_heads.safetensors", "COMMITTED.json"):
         (folder / name).unlink()
     before = time.process_time()
@@ -131,7 +141,7 @@ def processes(run: DihtRun, rounds: int) -> dict[str, Any]:
     assert run.spec.label is not None, "the demo labels"
     few = run.spec.label.model_copy(update={"max_samples": TRAINING_IMAGES})
     run = run.model_copy(update={"spec": run.spec.model_copy(update={"label": few})})
-    folder = Path(run.spec.data.output) / "label"
+    folder = label_folder(run)
     shutil.rmtree(folder, ignore_errors=True)
     for step in ("vocabulary", "heads"):
         quietly(lambda step=step: run_stage(label_stage, run, Stage.LABEL, step=step))

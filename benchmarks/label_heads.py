@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from benchmarks.ablation.pools import ROOT, read_pairs, teacher_features
 from diht_k8s.api.documents import load
 from diht_k8s.api.label import Heads
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter import CaptionParser
 from diht_k8s.recipe.label.caption_concepts import read_captions
@@ -37,6 +36,7 @@ from diht_k8s.recipe.label.teacher_classes import imagenet_names, join_classes, 
 from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.shards.storage import Storage
 
 FRACTIONS: Final = (1.0, 0.25)
@@ -134,10 +134,11 @@ def says(probabilities_NC: NDArray[np.float32], targets: Targets, least: float) 
 def read_pool(run: DihtRun) -> Pool:
     """What a committed label stage and its filter left."""
     assert run.spec.label is not None, "the run labels"
-    storage, layout = Storage(), Layout(run.spec.data.output)
+    storage = Storage()
+    layout = run_layout(run, storage)
     vocabulary = ConceptVocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary)))
     features, groups, names = list[torch.Tensor](), list[torch.Tensor](), list[list[str]]()
-    for shard in kept_shards(run.spec, storage):
+    for shard in kept_shards(run.spec, storage, layout):
         tensors, _ = read_safetensors(storage, layout.features(shard.name))
         features.append(tensors["features"])
         groups.append(tensors["group_hash"])

@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 
 from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import Stage
 from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
@@ -240,7 +241,14 @@ def state(ranks: int, scale: int) -> dict[str, Any]:
             checkpoint.write_part(storage, saved, cursor, part, rank=rank, attempt=1)
             for rank, part in enumerate(parts_of(ranks, scale))
         ]
-        checkpoint.commit(storage, saved, cursor, parts, keep=1, fence=Fence(storage, Layout(f"{folder}/run")))
+        checkpoint.commit(
+            storage,
+            saved,
+            cursor,
+            parts,
+            keep=1,
+            fence=Fence(storage, Layout(f"{folder}/run").at(Stage.TRAIN, "0" * 64)),
+        )
         whole = sum(part.size for part in parts)
         context = multiprocessing.get_context("fork")
         processes = [context.Process(target=resume_rank, args=(folder, rank, ranks)) for rank in range(ranks)]

@@ -38,7 +38,6 @@ from benchmarks._scale import (
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import StopRequested
-from diht_k8s.api.hashing import stage_config
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter import stage as filter_stage
@@ -46,12 +45,13 @@ from diht_k8s.recipe.filter.group_summaries import GroupSummaries
 from diht_k8s.recipe.filter.rules import RuleChain
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.stage import Context, run_stage
+from diht_k8s.recipe.runtime.stage import Context, locate, run_stage
 from diht_k8s.recipe.shards.shard_groups import groups_of
 from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
 from diht_k8s.recipe.shards.sources import Shard, current_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.stored_index import write_part, write_rows
+from diht_k8s.recipe.train import stage as train_stage
 from tests.s3.faults import Proxy, proxy_before
 from tests.s3.server import BUCKET, S3, serving, weed
 
@@ -113,8 +113,8 @@ class Bench:
         self.measure("filter: first caption", lambda: self.until_first_caption(run, 0))
         self.measure("filter: first caption of another worker", lambda: self.until_first_caption(run, 1))
         shards = current_shards(run.spec, self.direct)
-        groups, layout = groups_of(shards), Layout(run.spec.data.output)
-        config = stage_config(run.spec, Stage.FILTER, *filter_stage.identify(run, self.direct))
+        groups = groups_of(shards)
+        layout, config = locate(filter_stage, run, self.direct, Layout(run.spec.data.output), Stage.FILTER)
         quiet = Reporter(Stage.FILTER, stream=open(os.devnull, "w"))  # noqa: SIM115 (to the end)
         context = Context(run, Stage.FILTER, self.direct, layout, config, quiet, StopFlag())
         summaries = GroupSummaries(context, final=True)
@@ -159,7 +159,7 @@ class Bench:
 
     def _train_to_checkpoint(self, run: DihtRun) -> Iterator[str]:
         """Yields `first step` after it and `first checkpoint` after that; then stops the training."""
-        folder = Layout(run.spec.data.output).checkpoints
+        folder = locate(train_stage, run, self.direct, Layout(run.spec.data.output), Stage.TRAIN)[0].checkpoints
         before = set(self.direct.folders(folder))
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             file.write(dump(run))

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.ablation.pools import ROOT, pool_run, prepare_pools, read_pairs, teacher_features
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.evaluate.ridge import raw_pixels
 from diht_k8s.recipe.filter import CaptionParser
@@ -34,6 +33,7 @@ from diht_k8s.recipe.label.heads import Head, folds_of
 from diht_k8s.recipe.label.targets import encode
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.shards.storage import Storage
 
 HELD_OUT_EXAMPLES: Final = 5
@@ -105,13 +105,14 @@ def compare(runs: dict[str, DihtRun]) -> dict[str, Any]:
 def read_labelled(run: DihtRun) -> Labelled:
     """What a committed label stage left."""
     assert run.spec.label is not None, "the demo labels"
-    storage, layout = Storage(), Layout(run.spec.data.output)
+    storage = Storage()
+    layout = run_layout(run, storage)
     vocabulary = ConceptVocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary)))
     tensors, _ = read_safetensors(storage, layout.teacher_heads)
     parts: list[dict[str, Tensor]] = []
     names: list[list[str]] = []
-    for shard in kept_shards(run.spec, storage):
-        parts.append(read_safetensors(storage, f"{layout.output}/label/features/{shard.name}.safetensors")[0])
+    for shard in kept_shards(run.spec, storage, layout):
+        parts.append(read_safetensors(storage, layout.features(shard.name))[0])
         names += read_captions(storage, layout, shard).objects
     fold_N = folds_of(torch.cat([part["group_hash"] for part in parts]), run.spec.label.cross_fit, run.spec.seed)
     present_NC = np.asarray(encode(names, vocabulary.objects).soft(np.arange(len(names))).numpy() > 0)

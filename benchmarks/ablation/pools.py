@@ -8,7 +8,6 @@ Shapes: N pairs of a pool, K stored classes, D features of the teacher.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from benchmarks.ablation.arms import PoolName
 from benchmarks.ablation.junk import junk_samples
 from diht_k8s.api.documents import load
 from diht_k8s.api.hashing import sha256_of
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter import stage as filter_stage
 from diht_k8s.recipe.label import stage as label_stage
@@ -34,6 +32,7 @@ from diht_k8s.recipe.label.teacher import load_teacher
 from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import Sample, read_samples
@@ -129,9 +128,10 @@ def prepare_pools(document: str, work: Path, overrides: Sequence[str] = (), *, u
         write_samples(Storage(), str(shard), junk_samples(raw, count, JUNK_SEED))
     run_stage(filter_stage, junk_run, Stage.FILTER)
     if untrained:
-        shutil.copytree(work / "pool" / "filter", work / "untrained" / "filter", dirs_exist_ok=True)
         _write_untrained_weights(kept_run, work)
-        run_stage(label_stage, pool_run(document, work, "untrained", overrides), Stage.LABEL)
+        untrained_run = pool_run(document, work, "untrained", overrides)
+        run_stage(filter_stage, untrained_run, Stage.FILTER)
+        run_stage(label_stage, untrained_run, Stage.LABEL)
     return sha256_of([marker.output_sha256 for marker in markers if marker is not None])[:12]
 
 
@@ -142,7 +142,7 @@ def pool_run(document: str, work: Path, name: str, overrides: Sequence[str] = ()
         overrides.append(f"label.teacher.weights={work / UNTRAINED}")
     if name == "junk":
         overrides.append("data.sources=" + json.dumps([{"name": "junk", "shards": [str(work / "junk" / "00000.tar")]}]))
-    folder = work / "junk" / "run" if name == "junk" else work / name
+    folder = work / "junk" / "run" if name == "junk" else work / "pool"
     return load((ROOT / document).read_text(), name=document, overrides=[*overrides, f"data.output={folder}"])
 
 
@@ -217,7 +217,8 @@ def _samples(patterns: Sequence[str]) -> list[Sample]:
 
 def _kept_samples(run: DihtRun) -> list[Sample]:
     storage = Storage()
-    return [sample for shard in kept_shards(run.spec, storage) for sample in read_samples(storage, shard.uri)]
+    shards = kept_shards(run.spec, storage, run_layout(run, storage))
+    return [sample for shard in shards for sample in read_samples(storage, shard.uri)]
 
 
 def _pairs(samples: Sequence[Sample]) -> Pairs:
@@ -229,8 +230,9 @@ def _pairs(samples: Sequence[Sample]) -> Pairs:
 
 
 def _labels(run: DihtRun) -> SoftLabels:
-    storage, layout = Storage(), Layout(run.spec.data.output)
-    found = [read_labels(storage, layout.labels(shard.name)) for shard in kept_shards(run.spec, storage)]
+    storage = Storage()
+    layout = run_layout(run, storage)
+    found = [read_labels(storage, layout.labels(shard.name)) for shard in kept_shards(run.spec, storage, layout)]
 
     def joined(head: str) -> HeadLabels:
         heads: list[HeadLabels] = [getattr(labels, head) for labels in found]
@@ -245,9 +247,10 @@ def _labels(run: DihtRun) -> SoftLabels:
 
 def _standardised(run: DihtRun) -> tuple[Tensor, Tensor, Tensor]:
     """Standardised teacher features of the kept pairs, with the mean and scale that did it."""
-    storage, folder = Storage(), Path(run.spec.data.output) / "label" / "features"
-    names = [f"{shard.name}.safetensors" for shard in kept_shards(run.spec, storage)]
-    parts: list[dict[str, Any]] = [read_safetensors(storage, str(folder / name))[0] for name in names]
+    storage = Storage()
+    layout = run_layout(run, storage)
+    names = [shard.name for shard in kept_shards(run.spec, storage, layout)]
+    parts: list[dict[str, Any]] = [read_safetensors(storage, layout.features(name))[0] for name in names]
     features_ND = torch.cat([part["features"] for part in parts]).float()
     mean_D, scale_D = features_ND.mean(dim=0), 1 / features_ND.std(dim=0).clamp(min=1e-6)
     return (features_ND - mean_D) * scale_D, mean_D, scale_D

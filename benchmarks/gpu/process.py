@@ -132,7 +132,7 @@ def run_case(command: Sequence[str], environment: Mapping[str, str], box: Box, *
                     last.append(line.rstrip()[:500])
         finally:
             _kill(process)
-    ours = place / "out" / "train" / "metrics.jsonl"
+    ours = place / "out/runs/latest/train/metrics.jsonl"
     if ours.exists():
         _add_metrics(reading, ours.read_text())
     return _judged(reading, process.returncode, time.monotonic() - began, tuple(last))

@@ -56,11 +56,18 @@ def stage_config(spec: Spec, stage: Stage, inputs: Mapping[str, str], programs: 
         "schema_version": SCHEMA_VERSION,
         "stage": stage.value,
         "stage_version": STAGE_VERSIONS[stage],
-        "seed": spec.seed,
-        "config": result_fields(getattr(spec, stage.value)),
+        **({} if stage is Stage.FILTER else {"seed": spec.training_seed if stage is Stage.TRAIN else spec.seed}),
+        "config": {name: value for name, value in result_fields(getattr(spec, stage.value)).items() if name != "seed"},
         "inputs": dict(inputs),
         "programs": dict(programs),
     }
+
+
+def run_sha256(spec: Spec) -> str:
+    """Digest of the fields of a run document that change any result: two runs of one name and digest are the same run."""
+    stages = {stage.value: result_fields(getattr(spec, stage.value)) for stage in spec.stages}
+    data = {name: value for name, value in result_fields(spec.data).items() if name != "output"}
+    return sha256_of({"seed": spec.seed, "data": data, "stages": stages})
 
 
 def sha256_of(value: Any) -> str:

@@ -1,16 +1,27 @@
-"""The places of all files below `spec.data.output`. Pure string work: URIs in, URIs out."""
+"""The places of all files below `spec.data.output`. Pure string work: URIs in, URIs out.
+
+What a stage makes lies under the digest of everything that decides it, so nothing is ever replaced, and runs that have
+a stage in common share it:
+
+    OUTPUT/STAGE/DIGEST/              output of a stage; DIGEST begins its `config_sha256`
+    OUTPUT/runs/NAME/DIGEST/          a run: its document, logs, and a pointer to the folder of each of its stages
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
 
 MARKER: Final = "COMMITTED.json"
 """The last file written into a complete folder, of a stage or of a checkpoint."""
-OBJECTS: Final = "objects"
-"""Folder of a stage that holds its lists of what it has written."""
+STARTED: Final = "STARTED.json"
+"""The first file written into the folder of a stage: what decides its content, and what it reads."""
+DIGITS: Final = 16
+"""Digits of a digest that name a folder; the markers have all of them."""
 
 
 def join(base: str, *parts: str) -> str:
@@ -20,43 +31,62 @@ def join(base: str, *parts: str) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """The output folder of a run."""
+    """An output folder, as one run sees it."""
 
     output: str
     """`spec.data.output`, a URI or path."""
+    folders: Mapping[Stage, str] = field(default_factory=dict[Stage, str])
+    """folder of each stage that is known: of those that have begun in a run."""
 
-    @property
-    def run_document(self) -> str:
-        """The resolved run document."""
-        return join(self.output, "run.json")
+    def at(self, stage: Stage, config_sha256: str) -> Layout:
+        """With the folder of a stage under its configuration."""
+        return self.with_folder(stage, join(self.output, stage.value, config_sha256[:DIGITS]))
+
+    def with_folder(self, stage: Stage, folder: str) -> Layout:
+        """With the folder of a stage."""
+        return replace(self, folders={**self.folders, stage: folder})
+
+    def relative(self, stage: Stage) -> str:
+        """The folder of a stage, relative to the output."""
+        return self.stage(stage).removeprefix(self.output.rstrip("/") + "/")
+
+    def run(self, name: str, digest: str) -> str:
+        """The folder of a run."""
+        return join(self.output, "runs", name, digest[:DIGITS])
 
     @property
     def index(self) -> str:
         """The index of shards that no filter of this run has read or written."""
         return join(self.output, "index")
 
+    @property
+    def takedowns(self) -> str:
+        """Lists of pairs that were taken down, `000001` and so on: no filter of this output keeps them."""
+        return join(self.output, "takedowns")
+
     def filter_index(self, shards: Literal["raw", "kept"]) -> str:
         """The index that the filter makes on its way, of the shards that it reads or writes."""
         return join(self.stage(Stage.FILTER), "index", shards)
 
     def stage(self, stage: Stage) -> str:
-        """The folder of a stage."""
-        return join(self.output, stage.value)
+        """The folder of a stage.
+
+        Raises:
+            UserError: the stage has not begun.
+        """
+        if stage not in self.folders:
+            raise UserError(
+                f"the stage {stage.value} of this run has not begun in {self.output}: run the stage {stage.value} first"
+            )
+        return self.folders[stage]
 
     def committed(self, stage: Stage) -> str:
         """The marker that a stage writes last."""
         return join(self.stage(stage), MARKER)
 
-    def started(self, stage: Stage, number: int = 1) -> str:
-        """The configuration under which a stage began; the files beside it may be incomplete.
-
-        Another configuration that takes over a folder without output adds the next number; the highest one counts.
-        """
-        return join(self.stage(stage), "STARTED.json" if number == 1 else f"STARTED-{number}.json")
-
-    def objects(self, stage: Stage) -> str:
-        """The folder of the lists of what a stage has written."""
-        return join(self.stage(stage), OBJECTS)
+    def started(self, stage: Stage) -> str:
+        """The configuration under which a stage began; the files beside it may be incomplete."""
+        return join(self.stage(stage), STARTED)
 
     def scores(self, shard: str) -> str:
         """The filter's scores of one input shard."""
@@ -79,9 +109,10 @@ class Layout:
         """Where the repeated images of the pool are searched."""
         return join(self.stage(Stage.FILTER), "duplicates")
 
-    def repeats(self, config_sha256: str) -> str:
-        """Which images of the kept pairs repeat an earlier one, found under one configuration."""
-        return join(self.duplicates, config_sha256[:16], "repeats.parquet")
+    @property
+    def repeats(self) -> str:
+        """Which images of the kept pairs repeat an earlier one."""
+        return join(self.duplicates, "repeats.parquet")
 
     def report(self, stage: Stage, suffix: str = "json") -> str:
         """`report.json` or `report.html` of a stage."""

@@ -211,18 +211,24 @@ class Committed(Record):
     inputs: dict[str, str]
     artefacts: list[Artefact]
     output_sha256: str
-    """SHA-256 over the artefacts: the digest by which later stages name this output."""
+    """SHA-256 over the artefacts."""
+    identity: str
+    """`output_sha256` when the stage first ended, which takedowns do not change: labels belong to it."""
+    revision: int = 0
+    """takedowns that changed the output since."""
     summary: dict[str, Any] = {}
     """a few figures for people and for the next stage (counts of samples, seconds)."""
 
 
 class Cause(Record):
-    """Why a program ended badly: the pod's termination message, and what `diht run` prints."""
+    """How a program ended: the pod's termination message, and where it failed what `diht run` prints."""
 
     exit_code: int
     reason: str
     message: str
     worker: int = 0
+    output: str | None = None
+    """folder of the stage, where it ended well."""
     step: int | None = None
     """of a training: the step at which it failed, from 1."""
     checkpoint: SavedCheckpoint | None = None

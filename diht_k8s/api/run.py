@@ -61,7 +61,7 @@ class Spec(Model):
     """What to run. A stage that is left out is skipped; its input is then the stage before it."""
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """seed of everything random: order, initialisation, augmentation, folds."""
+    """seed of everything random: order, initialisation, augmentation, folds, bootstrap. The filter draws nothing."""
     data: Data
     """data says where pairs come from and where results go."""
     storage: Annotated[list[StorageRule], Keyed("prefix"), Field(max_length=32)] = []
@@ -85,6 +85,11 @@ class Spec(Model):
     """ttlSecondsAfterFinished after which a finished run is deleted (its output stays); unset keeps it."""
     failure_policy: Annotated[FailurePolicy, Field(json_schema_extra=PLACEMENT)] = FailurePolicy()
     """failurePolicy says when to start again."""
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of the training: its own, or that of the run."""
+        return self.seed if self.train is None or self.train.seed is None else self.train.seed
 
     @property
     def stages(self) -> tuple[Stage, ...]:

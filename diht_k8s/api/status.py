@@ -262,7 +262,7 @@ class StageStatus(StatusModel):
     """startTime of the first attempt."""
     completion_time: Time = None
     """completionTime is when the stage ended."""
-    output_uri: Annotated[str, StringConstraints(max_length=1040)] | None = None
+    output_uri: Annotated[str, StringConstraints(max_length=1056)] | None = None
     """outputUri is the folder with the stage's committed output."""
     cause: FailureCause | None = None
     """cause of the newest failure."""

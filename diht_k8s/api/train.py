@@ -80,7 +80,7 @@ class InitFrom(Model):
 
     uri: Uri
     """uri of a file of weights (.safetensors, .pt: a CLIP of open_clip's, or an image tower alone), of a model that a
-    run exported (OUTPUT/train/model), or of a checkpoint (OUTPUT/train/checkpoints/step-N)."""
+    run exported (OUTPUT/train/DIGEST/model), or of a checkpoint (OUTPUT/train/DIGEST/checkpoints/step-N)."""
     kind: Literal["Weights", "Checkpoint"] = "Weights"
     """kind: Weights starts a new training from them, Checkpoint resumes with optimiser and position."""
 
@@ -131,9 +131,12 @@ class Train(Model):
     shards: Annotated[list[Uri], Field(max_length=256)] = []
     """shards to train on in place of what the filter kept."""
     labels: Uri | None = None
-    """labels is a label folder of another run."""
+    """labels is a label folder of another run, OUTPUT/label/DIGEST."""
     samples: Count
     """samples seen in all."""
+    seed: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    """seed of the training alone: first weights, order, augmentation; unset takes spec.seed. Trainings that differ in
+    it share filter and labels."""
     batch_size: Count = 32768
     """batchSize over all processes; gradient caching makes it independent of their number and memory."""
     micro_batch_size: Annotated[Count | None, Field(json_schema_extra=PLACEMENT)] = None

@@ -67,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_stage(commands)
     _add_parse(commands)
     _add_concepts(commands)
+    _add_path(commands)
     _add_index(commands)
     _add_uids(commands)
     _add_purge(commands)
@@ -180,20 +181,13 @@ def _add_run(commands: Commands) -> None:
     )
     parser.add_argument("--until", choices=STAGES, metavar="STAGE", help=f"end after this stage: {', '.join(STAGES)}")
     _add_set(parser)
-    parser.add_argument(
-        "--replace", action="store_true",
-        help="remove what stages whose configuration differs, and the stages after them, have written, and make it again; "
-        "other files in their folders stay",
-    )  # fmt: skip
     parser.set_defaults(command=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     from diht_k8s.cli.run import run_command
 
-    return run_command(
-        options.file, overrides=options.overrides, workdir=options.workdir, until=options.until, replace=options.replace
-    )
+    return run_command(options.file, overrides=options.overrides, workdir=options.workdir, until=options.until)
 
 
 def _add_validate(commands: Commands) -> None:
@@ -321,6 +315,25 @@ def _add_concepts(commands: Commands) -> None:
     _add_set(parser)
     _add_json(parser)
     parser.set_defaults(command=_concepts)
+
+
+def _add_path(commands: Commands) -> None:
+    parser = commands.add_parser("path", help="print the folder in which a stage of a run lies", epilog=EXIT_CODES)
+    parser.description = (
+        "Print the folder in which a stage of a run lies: for a script, or for a field of another run document "
+        "(filter.scoresFrom, train.labels, evaluate.model)."
+    )
+    parser.add_argument("run", metavar="RUN", help="a run document, the folder of a run, or an output: its last run")
+    parser.add_argument("stage", metavar="STAGE", choices=STAGES, help=", ".join(STAGES))
+    _add_set(parser)
+    _add_json(parser)
+    parser.set_defaults(command=_path)
+
+
+def _path(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.stage_folder import path_command
+
+    return path_command(options.run, options.stage, options.overrides, as_json=options.json)
 
 
 def _concepts(options: argparse.Namespace) -> int:
@@ -594,8 +607,8 @@ def _watch(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from diht_k8s.cli import local_runs
 
-    if (output := local_runs.local_output(options.name)) is not None:
-        return local_runs.status_command(output, as_json=options.json)
+    if (folder := local_runs.local_run(options.name)) is not None:
+        return local_runs.status_command(folder, as_json=options.json)
     from diht_k8s.cli import cluster
 
     return cluster.why(options.name, options.namespace, as_json=options.json)
@@ -614,8 +627,8 @@ def _list(options: argparse.Namespace) -> int:
 def _logs(options: argparse.Namespace) -> int:
     from diht_k8s.cli import local_runs
 
-    if (output := local_runs.local_output(options.name)) is not None:
-        return local_runs.logs_command(output, options.stage, follow=options.follow, lines=options.tail)
+    if (folder := local_runs.local_run(options.name)) is not None:
+        return local_runs.logs_command(folder, options.stage, follow=options.follow, lines=options.tail)
     from diht_k8s.cli import cluster
 
     return cluster.logs(options.name, options.stage, options.namespace, follow=options.follow, lines=options.tail)

@@ -10,11 +10,13 @@ from typing import Any, Final
 from diht_k8s.api.errors import DataError, ExitCode, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.json_types import is_dict
-from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.layout import join
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.document import output_of
+from diht_k8s.cli.stage_folder import is_folder, layout_named
 from diht_k8s.recipe.report.comparison import comparison, comparison_page, comparison_text
 from diht_k8s.recipe.report.per_image import per_image_path, read_per_image
+from diht_k8s.recipe.runtime.run_folder import latest_run, runs_of
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.thumbnails import thumbnails
@@ -34,7 +36,7 @@ def compare(runs: Sequence[str], output: str) -> dict[str, Any]:
     """Write the page; what it shows.
 
     Args:
-        runs: run documents, output folders, or report.json files.
+        runs: run documents, folders of runs, report.json files, or output folders: all runs there.
         output: where the page goes.
 
     Raises:
@@ -42,7 +44,7 @@ def compare(runs: Sequence[str], output: str) -> dict[str, Any]:
         DataError: a report is damaged or of another version.
     """
     storage = Storage()
-    reports = [_read_report(storage, run) for run in runs]
+    reports = [_read_report(storage, place) for run in runs for place in _variants(storage, run)]
     per_image = [
         {
             result["name"]: found
@@ -67,15 +69,33 @@ def _thumbnails(storage: Storage, compared: Mapping[str, Any]) -> dict[str, str]
     return found
 
 
+def _variants(storage: Storage, run: str) -> list[str]:
+    """The reports of all runs of an output; anything else as it is."""
+    if not is_folder(run) or latest_run(storage, run) is None:
+        return [run]
+    layouts = [layout for _, layout in runs_of(storage, run.rstrip("/")) if Stage.EVALUATE in layout.folders]
+    found = dict.fromkeys(layout.report(Stage.EVALUATE) for layout in layouts)
+    return [uri for uri in found if storage.exists(uri)] or [run]
+
+
+def _report_uri(storage: Storage, run: str) -> str | None:
+    """Where the report of a run lies, given by its document, an output, its folder, the stage's folder or the report."""
+    if output_of(run) is None:
+        return run
+    if output_of(run) == run:
+        if not is_folder(run):
+            return None
+        if storage.exists(uri := join(run, "report.json")):
+            return uri
+    _, layout = layout_named(run)
+    return layout.report(Stage.EVALUATE) if Stage.EVALUATE in layout.folders else None
+
+
 def _read_report(storage: Storage, run: str) -> tuple[str, dict[str, Any]]:
     """The folder of a report, and the report."""
-    output = output_of(run)
-    places = [run] if output is None else [Layout(output).report(Stage.EVALUATE), join(output, "report.json")]
-    uri = next((place for place in places if storage.exists(place)), None)
-    if uri is None:
-        raise UserError(
-            f"{output or run} has no evaluate/report.json: run the stage evaluate first, or name a report.json"
-        )
+    uri = _report_uri(storage, run)
+    if uri is None or not storage.exists(uri):
+        raise UserError(f"{run} has no report of the stage evaluate: run that stage first, or name a report.json")
     try:
         found = json.loads(storage.read_bytes(uri))
     except (ValueError, RecursionError) as error:

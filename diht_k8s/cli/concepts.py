@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from diht_k8s.api.errors import ExitCode, UserError
-from diht_k8s.api.layout import Layout
-from diht_k8s.cli.document import read_run
+from diht_k8s.api.run import Stage
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 
 if TYPE_CHECKING:
-    from diht_k8s.recipe.shards.storage import Storage
+    pass
 
 SHOWN: Final = 20
 SHOWN_CUT: Final = 8
@@ -93,18 +92,9 @@ def _vocabulary_file(path: str, overrides: Sequence[str]) -> tuple[str, bytes]:
 
     if is_vocabulary:
         return path, Storage().read_bytes(path)
-    storage, folder = _output(path, overrides)
-    uri = Layout(folder).vocabulary
-    if not storage.exists(uri):
-        raise UserError(f"{uri} does not exist: run the stage label of this run first")
-    return uri, storage.read_bytes(uri)
+    from diht_k8s.cli.stage_folder import layout_named
 
-
-def _output(path: str, overrides: Sequence[str]) -> tuple[Storage, str]:
-    """The output folder of a run, named itself or by its document, and the storage that reaches it."""
-    from diht_k8s.recipe.shards.storage import Storage
-
-    if Path(path.removeprefix("file://")).expanduser().is_dir() or path.startswith("s3://"):
-        return Storage(), path
-    run = read_run(path, overrides, {})
-    return Storage(run.spec.storage), run.spec.data.output
+    storage, layout = layout_named(path, overrides)
+    if Stage.LABEL not in layout.folders or not storage.exists(layout.vocabulary):
+        raise UserError(f"{path} has no vocabulary: run the stage label of this run first")
+    return layout.vocabulary, storage.read_bytes(layout.vocabulary)

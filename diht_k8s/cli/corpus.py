@@ -50,24 +50,24 @@ def purge_command(path: str, exclude: str, overrides: Sequence[str], *, as_json:
     if as_json:
         print(json.dumps(asdict(done)))
         return ExitCode.DONE
-    filters_out = run.spec.filter is not None and run.spec.filter.exclude is not None
     listed = run.spec.filter is not None and run.spec.filter.output == "KeepList"
-    print(*describe_purge(done, path, exclude, filters_out=filters_out, listed=listed), sep="\n")
+    print(*describe_purge(done, path, listed=listed), sep="\n")
     return ExitCode.DONE
 
 
-def describe_purge(done: PurgeResult, path: str, exclude: str, *, filters_out: bool, listed: bool = False) -> list[str]:
+def describe_purge(done: PurgeResult, path: str, *, listed: bool = False) -> list[str]:
     """A finished purge in lines for a person.
 
     Args:
         done: its counts.
         path: the run document.
-        exclude: the list.
-        filters_out: whether the document names an exclude list.
         listed: whether kept pairs are listed and not copied.
     """
     if not done.shards:
-        return ["nothing to remove: no pair of the list is in the run's output", *_unmatched(done)]
+        return [
+            "nothing to remove: no pair of the list is in the output; later filters here keep them out",
+            *_unmatched(done),
+        ]
     kept = "keep lists" if listed else "kept shards"
     what = f"{kept} and labels" if done.labels else kept
     lines = [f"removed {done.pairs} pairs from {what}; {done.shards} shards were rewritten"]
@@ -79,12 +79,10 @@ def describe_purge(done: PurgeResult, path: str, exclude: str, *, filters_out: b
         lines.append(
             f"{done.dropped} pairs that the filter had dropped lost their words and spotted texts in the scores"
         )
-    if not filters_out:
-        lines.append(f"to keep them out when the filter runs again: add exclude: {exclude} to spec.filter")
     if done.trained:
         lines.append(
-            f"a model was trained on them: diht run {path} --replace trains and evaluates again; exported models, "
-            "checkpoints and the evaluation's report with its thumbnails stay until then"
+            f"a model was trained on them: diht run {path} trains and evaluates another one; the exported "
+            "model, its checkpoints and its evaluation's report with thumbnails stay until you remove them"
         )
     return [*lines, *_unmatched(done)]
 

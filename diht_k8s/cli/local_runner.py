@@ -41,12 +41,14 @@ from diht_k8s.pipeline.run_status import RunState, RunStatus, StageRecord
 from diht_k8s.recipe.runtime.pdeathsig import PARENT_VARIABLE
 
 POLL_S: Final = 0.2
+SHOWN: Final = 6
+"""Differences that a person is shown."""
 GRACE_S: Final = 300.0
 """Time for a last checkpoint after SIGTERM, as pods have it."""
 
 
 class ComparisonError(DihtError):
-    """The stages could not be compared with the run; the message is the stderr of the program that compares them."""
+    """The cached stages could not be found; the message is the stderr of the program that looks for them."""
 
     def __init__(self, exit_code: int, message: str) -> None:
         super().__init__(message)
@@ -95,13 +97,11 @@ class LocalRunner:
     machine: Machine
     signals: StopSignals
     until: Stage | None = None
-    replace: bool = False
     back_off: BackOff = BACK_OFF
     clock: Callable[[], float] = time.time
     log: Path | None = None
     """of the last program that failed."""
     _cached: set[Stage] = field(default_factory=set)
-    _compared: set[Stage] = field(default_factory=set)
     _attempts: dict[str, _StartedAttempt] = field(default_factory=dict)
     """by name, the newest last."""
 
@@ -109,9 +109,9 @@ class LocalRunner:
         """Run until the run is complete, has failed or is stopped and no process is left.
 
         Raises:
-            ComparisonError: existing output cannot be compared with the run.
+            ComparisonError: the cached stages cannot be found.
         """
-        self._compare(self.run.spec.stages[0])
+        self._find_cached()
         status = RunStatus()
         while True:
             observed = self._observe()
@@ -124,9 +124,6 @@ class LocalRunner:
                 back_off=self.back_off,
                 steps=CLUSTER_STEPS,
             )
-            if (stage := self._not_compared(decided.actions)) is not None:
-                self._compare(stage)
-                continue
             for action in decided.actions:
                 self._act(action, decided.status)
             self._show(status, decided.status)
@@ -135,38 +132,25 @@ class LocalRunner:
                 return status
             time.sleep(POLL_S)
 
-    def _not_compared(self, actions: tuple[Action, ...]) -> Stage | None:
-        """With --replace, a stage is compared before it starts: its inputs are known only then."""
-        starts = [action.stage for action in actions if isinstance(action, Start)]
-        return next((stage for stage in starts if self.replace and stage not in self._compared), None)
-
-    def _compare(self, first: Stage) -> None:
-        """Compare the stages from `first` on with what is committed, up to the first that is not cached."""
-        command = [sys.executable, "-P", "-m", "diht_k8s.cli.cached_stages", first.value]
+    def _find_cached(self) -> None:
+        """Find the stages that are cached, up to the first that is not, and say why that one begins or goes on."""
+        command = [sys.executable, "-P", "-m", "diht_k8s.cli.cached_stages"]
         done = subprocess.run(  # noqa: S603 (an argument list of ours, no shell)
-            [*command, "--replace"] if self.replace else command,
-            env={**os.environ, "DIHT_RUN": dump(self.run)},
-            capture_output=True,
-            text=True,
-            check=False,
+            command, env={**os.environ, "DIHT_RUN": dump(self.run)}, capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise ComparisonError(done.returncode, done.stderr.strip())
-        self._compared.add(first)
         for found in json.loads(done.stdout.splitlines()[-1]):
-            stage = Stage(found["stage"])
-            self._compared.add(stage)
-            if found["cached"]:
-                self._cached.add(stage)
-            if found["replaced"]:
-                self.display.note(
-                    f"--replace: removed the output of {', '.join(found['replaced'])}, because {stage} differs: "
-                    + "; ".join(found["differences"][:6])
-                )
-            if found["left"]:
-                self.display.note(
-                    f"left: {found['left_count']} files that this project did not write, for example {found['left'][0]}"
-                )
+            lines: list[str] = found["differences"]
+            more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+            shown = f"{'; '.join(lines[:SHOWN])}{more}"
+            if found["state"] == "cached":
+                self._cached.add(Stage(found["stage"]))
+            if found["state"] == "begun":
+                self.display.note(f"{found['stage']}: resumed")
+            elif shown:
+                note = f"cached ({shown} is placement)" if found["state"] == "cached" else f"new because {shown}"
+                self.display.note(f"{found['stage']}: {note}")
 
     def _observe(self) -> Observed:
         attempts = tuple(self._observe_attempt(name, attempt) for name, attempt in self._attempts.items())

@@ -1,7 +1,8 @@
-"""`diht status`, `list` and `logs` of runs on this machine, from their output folders and locks."""
+"""`diht status`, `list` and `logs` of runs on this machine, from their folders (`OUTPUT/runs/NAME/DIGEST`) and the output's lock."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -18,13 +19,17 @@ from pydantic import ValidationError
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DihtError, ExitCode, UserError
-from diht_k8s.api.layout import Layout
+from diht_k8s.api.hashing import run_sha256
+from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import Cause, Committed, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import amount, speed
-from diht_k8s.cli.document import output_of
+from diht_k8s.cli.document import output_of, read_run
 
 FOLDER: Final = "runs"
+LOGS: Final = "logs"
+LOCK: Final = "lock"
+"""Beside the runs of an output: names the one that works there."""
 DEPTH: Final = 3
 """Folders below the one that is listed."""
 POLL_S: Final = 0.5
@@ -46,6 +51,8 @@ class LocalRun:
 
     name: str
     output: str
+    folder: str
+    """of the run, below the output."""
     state: str
     """complete, running, failed, stopped or waiting."""
     stages: list[LocalStage]
@@ -55,54 +62,85 @@ class LocalRun:
     """when a log or marker was last written."""
 
 
-def local_output(path: str) -> Path | None:
-    """The local output folder of a run, given itself or by the run document; None where it is neither.
+def local_run_folder(run: DihtRun) -> Path:
+    """The folder of a run whose output is on this machine."""
+    output = Path(run.spec.data.output.removeprefix("file://")).expanduser().absolute()
+    return Path(Layout(str(output)).run(run.metadata.name, run_sha256(run.spec)))
+
+
+def local_layout(folder: Path) -> Layout:
+    """The output with the stage folders that a run's folder points to."""
+    layout = Layout(str(folder.parents[2]))
+    for stage in Stage:
+        if (found := _pointer(folder / f"{stage.value}.json")) is not None:
+            layout = layout.with_folder(stage, join(layout.output, found))
+    return layout
+
+
+def _pointer(path: Path) -> str | None:
+    try:
+        return str(json.loads(path.read_text())["folder"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def local_run(path: str) -> Path | None:
+    """The folder of a run on this machine; None where there is none.
+
+    Args:
+        path: the folder itself, an output folder (the run that began a stage there last), or a run document.
 
     Raises:
         UserError: the document is wrong, or its output is not on this machine.
     """
     folder = Path(path.removeprefix("file://")).expanduser()
     if folder.is_dir():
-        return folder if (folder / "run.json").is_file() or (folder / "logs").is_dir() else None
-    output = output_of(path) if folder.is_file() else None
-    if output is None:
+        if folder.resolve().parent.parent.name == FOLDER and (folder / "run.json").is_file():
+            return folder.resolve()
+        latest = _pointer(folder / FOLDER / "latest.json") or _worked_on(folder.absolute())
+        return None if latest is None else folder.absolute() / FOLDER / latest
+    if not folder.is_file() or output_of(path) is None:
         return None
-    if output.startswith("s3://"):
-        raise UserError(f"{path}: the output {output} is not on this machine: name the run to ask the cluster")
-    return Path(output.removeprefix("file://")).expanduser()
+    run = read_run(path, (), {})
+    if run.spec.data.output.startswith("s3://"):
+        raise UserError(
+            f"{path}: the output {run.spec.data.output} is not on this machine: name the run to ask the cluster"
+        )
+    return local_run_folder(run)
 
 
-def status_of(output: Path) -> LocalRun:
-    """The state of the run in a folder.
+def status_of(folder: Path) -> LocalRun:
+    """The state of a run, given its folder.
 
     Raises:
         UserError: no run has begun there.
     """
-    document = output / "run.json"
+    document = folder / "run.json"
     if not document.is_file():
-        raise UserError(f"no run has begun in {output}: start it by diht run")
+        raise UserError(f"no run has begun in {folder}: start it by diht run")
     run = load(document.read_text(), name=str(document))
-    layout = Layout(str(output))
+    layout = local_layout(folder)
     stages = [_stage(layout, stage) for stage in run.spec.stages]
     says, state = "", "stopped"
     if all(stage.state == "complete" for stage in stages):
         state = "complete"
-    elif _is_locked(output):
-        state, says = "running", _progress(output)
-    elif (cause := _cause(output)) is not None and cause.exit_code != ExitCode.STOPPED:
+    elif _is_running(folder):
+        state, says = "running", _progress(folder)
+    elif (cause := _cause(folder)) is not None and cause.exit_code != ExitCode.STOPPED:
         state, says = "failed", cause.message
     elif all(stage.state == "waiting" for stage in stages):
         state = "waiting"
-    return LocalRun(run.metadata.name, str(output), state, stages, says, _changed(output, run))
+    return LocalRun(run.metadata.name, layout.output, str(folder), state, stages, says, _changed(folder, layout))
 
 
 def _stage(layout: Layout, stage: Stage) -> LocalStage:
+    if stage not in layout.folders:
+        return LocalStage(stage.value, "waiting")
     marker = Path(layout.committed(stage))
     try:
         committed = Committed.model_validate_json(marker.read_text())
     except OSError:
-        begun = Path(layout.started(stage)).is_file()
-        return LocalStage(stage.value, "begun" if begun else "waiting")
+        return LocalStage(stage.value, "begun")
     except ValidationError:
         return LocalStage(stage.value, "begun", f"{marker} is damaged")
     return LocalStage(stage.value, "complete", _figures(committed.summary))
@@ -115,23 +153,28 @@ def _figures(summary: dict[str, Any]) -> str:
     return ", ".join(f"{summary[name]:,} {name}" for name in ("samples", "steps") if isinstance(summary.get(name), int))
 
 
-def _is_locked(output: Path) -> bool:
-    """Whether a `diht run` works on the folder."""
+def _is_running(folder: Path) -> bool:
+    """Whether a `diht run` works on the run."""
+    return _worked_on(folder.parents[2]) == str(folder.relative_to(folder.parents[1]))
+
+
+def _worked_on(output: Path) -> str | None:
+    """The run on which a `diht run` works in an output."""
     try:
-        handle = os.open(output / "logs" / "lock", os.O_RDWR)
+        handle = os.open(output / FOLDER / LOCK, os.O_RDWR)
     except OSError:
-        return False
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        return os.pread(handle, 4096, 0).decode()
     finally:
         os.close(handle)
-    return False
+    return None
 
 
-def _progress(output: Path) -> str:
-    attempt = _newest_attempt(output, None)
+def _progress(folder: Path) -> str:
+    attempt = _newest_attempt(folder, None)
     logs = [] if attempt is None else sorted(attempt.glob("*/*/*/stdout.log"))
     for log in logs:
         with log.open(errors="replace") as file:
@@ -141,43 +184,44 @@ def _progress(output: Path) -> str:
     return ""
 
 
-def _cause(output: Path) -> Cause | None:
-    attempt = _newest_attempt(output, None)
+def _cause(folder: Path) -> Cause | None:
+    attempt = _newest_attempt(folder, None)
     found = [] if attempt is None else sorted(attempt.glob("cause-*.json"), key=lambda path: path.stat().st_mtime_ns)
-    try:
-        return Cause.model_validate_json(found[0].read_text()) if found else None
-    except (OSError, ValidationError):
-        return None
+    for path in found:
+        with contextlib.suppress(OSError, ValidationError):
+            if (cause := Cause.model_validate_json(path.read_text())).exit_code != ExitCode.DONE:
+                return cause
+    return None
 
 
-def _newest_attempt(output: Path, stage: str | None) -> Path | None:
+def _newest_attempt(folder: Path, stage: str | None) -> Path | None:
     """The folder of the newest attempt at a stage or step; at any without one."""
     steps = {"label": ("vocabulary", "heads", "predict", "label")}.get(stage or "", (stage,))
     steps = tuple(step.removeprefix("label-") for step in steps if step)
-    found = [path for path in (output / "logs").glob("*") if path.is_dir()]
+    found = [path for path in (folder / LOGS).glob("*") if path.is_dir()]
     found = [
         path for path in found if not steps or path.name.rpartition("-")[0].endswith(tuple(f"-{s}" for s in steps))
     ]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def _changed(output: Path, run: DihtRun) -> str:
-    layout = Layout(str(output))
-    paths = [output / "run.json", *(Path(layout.committed(stage)) for stage in run.spec.stages), *output.glob("logs/*")]
+def _changed(folder: Path, layout: Layout) -> str:
+    markers = [Path(layout.committed(stage)) for stage in layout.folders]
+    paths = [folder / "run.json", *markers, *folder.glob(f"{LOGS}/*")]
     newest = max(path.stat().st_mtime for path in paths if path.exists())
     return datetime.fromtimestamp(newest, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def status_command(output: Path, *, as_json: bool) -> int:
+def status_command(folder: Path, *, as_json: bool) -> int:
     """Print the state of a run; the exit code."""
-    found = status_of(output)
+    found = status_of(folder)
     if as_json:
         print(json.dumps(asdict(found)))
         return ExitCode.DONE
     print(f"{found.name}: {found.state}{f': {found.says}' if found.says else ''}")
     for stage in found.stages:
         print(f"  {stage.stage:<9} {stage.state}{f': {stage.says}' if stage.says else ''}")
-    print(f"  output    {found.output}, last changed {found.changed}")
+    print(f"  folder    {found.folder}, last changed {found.changed}")
     return ExitCode.DONE
 
 
@@ -197,28 +241,28 @@ def list_command(folder: str, *, as_json: bool) -> int:
         return ExitCode.DONE
     width = max((len(each.name) for each in found), default=0)
     for each in sorted(found, key=lambda each: each.changed, reverse=True):
-        print(f"{each.name:<{width}}  {each.state:<8}  {each.changed}  {each.output}")
+        print(f"{each.name:<{width}}  {each.state:<8}  {each.changed}  {each.folder}")
     if not found:
         print(f"no runs below {folder}")
     return ExitCode.DONE
 
 
 def _outputs(root: Path) -> list[Path]:
-    patterns = ("/".join(["*"] * depth + ["run.json"]) for depth in range(DEPTH + 1))
+    patterns = ("/".join(["*"] * depth + [FOLDER, "*", "*", "run.json"]) for depth in range(DEPTH + 1))
     return sorted({path.parent for pattern in patterns for path in root.glob(pattern)})
 
 
-def logs_command(output: Path, stage: str | None, *, follow: bool, lines: int | None) -> int:
+def logs_command(folder: Path, stage: str | None, *, follow: bool, lines: int | None) -> int:
     """Print the logs of a stage's newest attempt; the exit code."""
-    attempt = _newest_attempt(output, stage)
+    attempt = _newest_attempt(folder, stage)
     files = (
         [] if attempt is None else sorted(attempt.glob("*/*/*/combined.log"), key=lambda path: int(path.parent.name))
     )
     if not files:
         of = f" of the stage {stage}" if stage else ""
-        raise UserError(f"no logs{of} in {output / 'logs'}: diht status {output} says what has run")
+        raise UserError(f"no logs{of} in {folder / LOGS}: diht status {folder} says what has run")
     if follow:
-        for line in _followed(files[0], output, lines):
+        for line in _followed(files[0], folder, lines):
             print(line, end="", flush=True)
         return ExitCode.DONE
     for file in files:
@@ -229,11 +273,11 @@ def logs_command(output: Path, stage: str | None, *, follow: bool, lines: int | 
     return ExitCode.DONE
 
 
-def _followed(file: Path, output: Path, lines: int | None) -> Iterator[str]:
+def _followed(file: Path, folder: Path, lines: int | None) -> Iterator[str]:
     with file.open(errors="replace") as opened:
         yield from deque(opened, lines)
         while True:
-            running = _is_locked(output)  # before the last read
+            running = _is_running(folder)  # before the last read
             yield from opened
             if not running:
                 return

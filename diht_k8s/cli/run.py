@@ -18,12 +18,12 @@ from rich.console import Console
 
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.redaction import redacted_override
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import open_display
 from diht_k8s.cli.goodput_lines import local_goodput
 from diht_k8s.cli.local_runner import ComparisonError, LocalRunner, StopSignals
+from diht_k8s.cli.local_runs import LOCK, LOGS, local_layout, local_run_folder
 from diht_k8s.cli.machine import this_machine
 from diht_k8s.cli.placement import place
 from diht_k8s.launch.local_jobs import LocalJobs
@@ -31,13 +31,13 @@ from diht_k8s.pipeline.plan import stages_until
 from diht_k8s.pipeline.run_status import RunState, RunStatus
 
 
-def run_command(path: str, *, overrides: Sequence[str], workdir: str | None, until: str | None, replace: bool) -> int:
+def run_command(path: str, *, overrides: Sequence[str], workdir: str | None, until: str | None) -> int:
     """Run a document; the exit code, with one line on stderr where the run failed."""
     signals = StopSignals()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signals.on_signal)
     try:
-        return _run(path, overrides, workdir, Stage(until) if until else None, signals, replace=replace)
+        return _run(path, overrides, workdir, Stage(until) if until else None, signals)
     except ComparisonError as error:
         print("diht: stopped on request" if signals.requests else error, file=sys.stderr)
         return ExitCode.STOPPED if signals.requests else error.exit_code
@@ -49,8 +49,6 @@ def _run(
     workdir: str | None,
     until: Stage | None,
     signals: StopSignals,
-    *,
-    replace: bool,
 ) -> int:
     document = load(read_text(path), name=path, overrides=overrides)
     _require_recipe()
@@ -66,7 +64,7 @@ def _run(
         contextlib.closing(LocalJobs(logs)) as jobs,
         open_display(stages_until(run.spec, until), console, time.monotonic) as display,
     ):
-        runner = LocalRunner(run, jobs, display, machine, signals, until=until, replace=replace)
+        runner = LocalRunner(run, jobs, display, machine, signals, until=until)
         status = runner.execute()
     return _print_end(run, status, runner.log, until, console)
 
@@ -88,19 +86,21 @@ def _log_folder(run: DihtRun) -> Iterator[Path]:
 
     Holds a lock on a local output: only one `diht run` at a time may work on it.
     """
-    output = run.spec.data.output.removeprefix("file://")
+    output = run.spec.data.output
     if output.startswith("s3://"):
         yield Path(tempfile.mkdtemp(prefix=f"diht-{run.metadata.name}-"))
         return
-    folder = Path(output).expanduser().absolute() / "logs"
+    folder = local_run_folder(run)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+        (folder / LOGS).mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder.parent.parent / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}: check data.output and its rights") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield folder
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(folder.relative_to(folder.parent.parent)).encode(), 0)
+        yield folder / LOGS
     except BlockingIOError as error:
         raise UserError(f"another diht run works on {output}: wait for it or choose another data.output") from error
     finally:
@@ -133,8 +133,10 @@ def _results(run: DihtRun, until: Stage | None) -> list[str]:
     output = run.spec.data.output
     if Stage.EVALUATE not in run.spec.stages or until not in (None, Stage.EVALUATE):
         return [f"output: {output}"]
-    report = Layout(output).report(Stage.EVALUATE, "html")
-    if report.startswith("s3://"):
-        return [f"report: {report}"]
-    path = Path(report.removeprefix("file://")).expanduser().absolute()
+    if output.startswith("s3://"):
+        from diht_k8s.recipe.runtime.run_folder import run_layout
+        from diht_k8s.recipe.shards.storage import Storage
+
+        return [f"report: {run_layout(run, Storage(run.spec.storage)).report(Stage.EVALUATE, 'html')}"]
+    path = Path(local_layout(local_run_folder(run)).report(Stage.EVALUATE, "html"))
     return [f"report: {path}", f"        {path.as_uri()}"]

@@ -56,6 +56,12 @@ def preflight_results(pods: Iterable[PodSummary]) -> list[NodeResult]:
     return list({result.pod: result for cause in _causes(pods) for result in cause.preflight}.values())
 
 
+def stage_folder(pods: Iterable[PodSummary], below: str) -> str | None:
+    """The folder of the stage that pods named as they ended well; None where none has, or it is not below `below`."""
+    named = (cause.output for cause in _causes(pods) if cause.output is not None and cause.output.startswith(below))
+    return next(named, None)
+
+
 def with_progress(attempt: Attempt, progress: Progress | None, *, tells_time: bool = True) -> Attempt:
     """The attempt with the work and the restarts that its newest line of progress names, if these are more.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diht_k8s.api.bounded_status import bounded
-from diht_k8s.api.layout import Layout
+from diht_k8s.api.layout import join
 from diht_k8s.api.redaction import redacted_text
 from diht_k8s.api.reports import MAX_PROBLEM, NodeResult, Progress, worst
 from diht_k8s.api.run import DihtRun
@@ -38,7 +38,7 @@ from diht_k8s.api.times import timestamp
 from diht_k8s.controller.avoided_nodes import nodes_to_avoid, restarts_in_place, suspect_node
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
-from diht_k8s.controller.pod_reports import newest_checkpoint, preflight_results
+from diht_k8s.controller.pod_reports import newest_checkpoint, preflight_results, stage_folder
 from diht_k8s.controller.status_text import TAIL_WIDTH, one_line
 from diht_k8s.pipeline.attempts import attempt_name
 from diht_k8s.pipeline.goodput import run_goodput, stage_goodput
@@ -242,11 +242,17 @@ def _entry(
         avoid_nodes=nodes_to_avoid(old.avoid_nodes if old is not None else (), attempts, _name(stage), in_place),
         start_time=((old.start_time if old is not None else None) or timestamp(now)) if started else None,
         completion_time=((old.completion_time if old is not None else None) or timestamp(now)) if ended else None,
-        output_uri=Layout(run.spec.data.output).stage(stage.stage) if stage.state in ENDED_WELL else None,
+        output_uri=_output(run, stage, observed) or (old.output_uri if old is not None else None),
         cause=cause,
         goodput=stage_goodput(stage.time, ended=stage.state in ENDED_WELL),
         preflight=_preflight(_name(stage), old.preflight if old is not None else None, observed, told),
     )
+
+
+def _output(run: DihtRun, stage: StageRecord, observed: list[ObservedAttempt]) -> str | None:
+    """The folder of a stage, as its programs said."""
+    pods = [pod for each in observed if each.entry == _name(stage) for pod in each.pods]
+    return stage_folder(pods, join(run.spec.data.output, stage.stage.value, ""))
 
 
 def _lost(stage: StageRecord) -> int | None:

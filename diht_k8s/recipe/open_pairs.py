@@ -24,6 +24,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.label.soft_labels import HEADS, Labels, read_labels
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import storable
 from diht_k8s.recipe.shards.sources import Shard, input_shards
@@ -58,10 +59,11 @@ def open_pairs(run: DihtRun | str | PathLike[str], *, labels: bool = False, keep
         raise ValueError("labels are those of the pairs that the filter kept: leave out labels or keep_lists")
     if not isinstance(run, DihtRun):
         run = load(read_text(fspath(run)), name=fspath(run))
-    storage, layout = Storage(run.spec.storage), Layout(run.spec.data.output)
+    storage = Storage(run.spec.storage)
+    layout = run_layout(run, storage)
     if labels:
         read_committed(storage, layout, Stage.LABEL)
-    found = _listed(run, storage, keep_lists) if keep_lists else kept_shards(run.spec, storage)
+    found = _listed(run, storage, keep_lists) if keep_lists else kept_shards(run.spec, storage, layout)
     shards = [{"url": shard.uri, "shard": shard} for shard in found]
 
     def samples(urls: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -1,27 +1,27 @@
-"""Takedown of pairs from the output of a run: kept shards, scores, soft labels, examples of both reports.
+"""Takedown of pairs from an output: kept shards, scores, soft labels, examples of both reports, in the folders of all runs.
 
-In: the committed stages filter and label, a list of uids and digests. Out: the same files without the pairs, with new
-markers. Only shards that hold such pairs are rewritten. A plan lists the pairs first, and the markers are removed
-meanwhile: an interrupted purge resumes when it is started again, and no program takes a partially purged output for
-complete. A model that was trained on the pairs cannot forget them: its training no longer matches its input, and `diht
-run` says so.
+In: a list of uids and digests. Out: the list as `OUTPUT/takedowns/N`, which every later filter of this output applies,
+and the folders of the stages filter and label without the pairs, with new markers. Only shards that hold such pairs are
+rewritten. A plan lists the pairs first, and the markers are removed meanwhile: an interrupted purge resumes when it is
+started again, and no program takes a partially purged output for complete. A model that was trained on the pairs cannot
+forget them: its training no longer matches its input, and `diht run` trains another one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import pyarrow as pa
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.hashing import result_fields, sha256_of
+from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.filter.exclusion import names_of, read_exclusions
+from diht_k8s.recipe.filter.exclusion import names_of, read_exclusions, taken_down
 from diht_k8s.recipe.filter.group_summaries import FOLDER, FilteredShard, summarised
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs, write_scores
 from diht_k8s.recipe.filter.rules import match_rule
@@ -32,9 +32,10 @@ from diht_k8s.recipe.filter.text_spotting.matching import shows_caption
 from diht_k8s.recipe.runtime.commit import artefact, commit, find_committed
 from diht_k8s.recipe.runtime.inputs import kept_by
 from diht_k8s.recipe.runtime.progress import Reporter
+from diht_k8s.recipe.runtime.run_folder import runs_of
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context
-from diht_k8s.recipe.runtime.started import rewrite_started
+from diht_k8s.recipe.runtime.started import find_started
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.parquet import read_table, write_table
 from diht_k8s.recipe.shards.samples import Sample
@@ -50,7 +51,8 @@ class TakedownPlan:
     """The pairs to remove, and the markers as they were."""
 
     filter: dict[str, Any]
-    label: dict[str, Any] | None
+    labels: dict[str, dict[str, Any] | None]
+    """name of each folder of labels of these pairs -> its marker; None where it is not complete."""
     rows: dict[str, list[int]] = field(default_factory=dict)
     """shard -> numbers of its rows of scores that lose everything but their names."""
     taken: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -82,30 +84,61 @@ class PurgeResult:
 
 
 def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> PurgeResult:
-    """Remove the pairs of a list from a run's output; no stage of the run may be running.
+    """Remove the pairs of a list from all folders of a run's output; no stage may be running there.
 
     Args:
-        run: the run that made the output.
+        run: a run of the output.
         storage: where the output is.
         exclude: URI of the list: uids, SHA-256 of URLs or SHA-256 of images, one a line.
         stop: checked between shards.
 
     Raises:
-        UserError: the list is empty, or the output belongs to another run document.
+        UserError: the list is empty, there is nothing to purge, or a filter has begun and is not complete.
     """
-    entries = read_exclusions(storage, exclude)
+    entries, layout = read_exclusions(storage, exclude), Layout(run.spec.data.output)
     if not entries:
         raise UserError(f"{exclude} names nothing: give one uid or SHA-256 a line")
-    takedown = _Purge(run, storage, stop)
-    plan = takedown.plan(entries)
-    if plan.rows:
-        takedown.execute(plan)
-    trained = find_committed(storage, Layout(run.spec.data.output), Stage.TRAIN) is not None
-    dropped = sum(map(len, plan.rows.values())) - plan.pairs
-    unmatched = () if takedown.resumes else _unmatched(entries, takedown.matched)
-    return PurgeResult(
-        plan.pairs, dropped, len(plan.rows), plan.label is not None, trained and plan.pairs > 0, unmatched
-    )
+    filters = _filters(storage, layout.output)
+    if not filters:
+        raise UserError(f"no filter has run in {layout.output}: there is no output to purge yet")
+    takedowns = [_Purge(found, storage, stop, place) for found, place in filters]
+    plans = [takedown.plan(entries) for takedown in takedowns]
+    _write_takedown(storage, layout, entries)
+    done, matched, resumes = PurgeResult(0, 0, 0, labels=False, trained=False), set[str](), False
+    for takedown, plan in zip(takedowns, plans, strict=True):
+        if plan.rows:
+            takedown.execute(plan)
+        matched |= takedown.matched
+        resumes = resumes or takedown.resumes
+        done = PurgeResult(
+            done.pairs + plan.pairs,
+            done.dropped + sum(map(len, plan.rows.values())) - plan.pairs,
+            done.shards + len(plan.rows),
+            done.labels or bool(plan.labels),
+            done.trained or (plan.pairs > 0 and _is_trained(storage, layout.output)),
+        )
+    return done if resumes else replace(done, unmatched=_unmatched(entries, matched))
+
+
+def _filters(storage: Storage, output: str) -> list[tuple[DihtRun, Layout]]:
+    """One run for each filter folder of an output."""
+    found = {place.stage(Stage.FILTER): (run, place) for run, place in runs_of(storage, output) if Stage.FILTER in place.folders}  # fmt: skip
+    return [found[folder] for folder in sorted(found)]
+
+
+def _is_trained(storage: Storage, output: str) -> bool:
+    """Whether a model of this output is complete."""
+    return any(find_committed(storage, place, Stage.TRAIN) is not None for _, place in runs_of(storage, output))
+
+
+def _write_takedown(storage: Storage, layout: Layout, entries: frozenset[str]) -> None:
+    """Write the list among the takedowns, unless all of it is there."""
+    if entries <= taken_down(storage, layout):
+        return
+    content = "".join(f"{entry}\n" for entry in sorted(entries)).encode()
+    number = 1 + max((int(name) for name in storage.names(layout.takedowns) if name.isdigit()), default=0)
+    while not storage.create(join(layout.takedowns, f"{number:06d}"), content):
+        number += 1
 
 
 def _unmatched(entries: Collection[str], matched: Collection[str]) -> tuple[str, ...]:
@@ -116,19 +149,18 @@ def _unmatched(entries: Collection[str], matched: Collection[str]) -> tuple[str,
 
 
 class _Purge:
-    def __init__(self, run: DihtRun, storage: Storage, stop: StopFlag) -> None:
-        if run.spec.filter is None:
-            raise UserError(f"the run {run.metadata.name} has no stage filter: take the pairs out of the raw shards")
+    def __init__(self, run: DihtRun, storage: Storage, stop: StopFlag, layout: Layout) -> None:
+        assert run.spec.filter is not None, "the run points to a filter"
         if any(source.captions for source in run.spec.data.sources):
             raise UserError(
                 f"the run {run.metadata.name} filters captions without images: add the list to filter.exclude and run it "
-                "again with --replace (no caption is parsed again)"
+                "again (no caption is parsed again)"
             )
         self._rules, self._storage, self._stop, self._layout = (
             run.spec.filter,
             storage,
             stop,
-            Layout(run.spec.data.output),
+            layout,
         )
         self._plan_uri = join(self._layout.stage(Stage.FILTER), PLAN)
         self._before = self._begun()
@@ -136,16 +168,11 @@ class _Purge:
         self.matched = set[str]()
         """entries of the list that name a pair, as far as shards were searched."""
         committed = Committed.model_validate(self._before.filter)
-        if _without_exclude(result_fields(self._rules)) != _without_exclude(committed.config["config"]):
-            raise UserError(
-                f"{self._layout.stage(Stage.FILTER)} was made with other settings than spec.filter: "
-                "give the run document that made it"
-            )
         self._context = Context(
             run, Stage.FILTER, storage, self._layout, committed.config, Reporter(Stage.FILTER), stop
         )
         self._kept = KeptPairs(storage, self._layout, self._rules.output)
-        self._readable = {shard.name: shard for shard in kept_by(committed, run.spec, storage)}
+        self._readable = {shard.name: shard for shard in kept_by(committed, run.spec, storage, layout)}
         filtered = {source.name: source.filter for source in run.spec.data.sources}
         self._shards = [
             Shard(item["name"], "", item["source"], filtered.get(item["source"], True))
@@ -153,15 +180,32 @@ class _Purge:
         ]
 
     def _begun(self) -> TakedownPlan:
-        """The plan of an interrupted purge, or an empty one with the markers."""
+        """The plan of an interrupted purge, or an empty one with the markers.
+
+        Raises:
+            UserError: the filter is not complete.
+        """
         if self._storage.exists(self._plan_uri):
             return TakedownPlan(**json.loads(self._storage.read_bytes(self._plan_uri)))
-        committed, label = (find_committed(self._storage, self._layout, stage) for stage in (Stage.FILTER, Stage.LABEL))
+        committed = find_committed(self._storage, self._layout, Stage.FILTER)
         if committed is None:
             raise UserError(
-                f"{self._layout.stage(Stage.FILTER)} is not committed: there is no complete output to purge yet"
+                f"{self._layout.stage(Stage.FILTER)} has begun and is not complete: finish this filter, or remove its "
+                "folder and its run's below runs/, then purge"
             )
-        return TakedownPlan(committed.model_dump(mode="json"), None if label is None else label.model_dump(mode="json"))
+        return TakedownPlan(committed.model_dump(mode="json"), dict(self._labels(committed.identity)))
+
+    def _labels(self, identity: str) -> Iterator[tuple[str, dict[str, Any] | None]]:
+        """The folders of labels of this filter's pairs, each with its marker."""
+        for name in self._storage.folders(join(self._layout.output, Stage.LABEL.value)):
+            layout = self._label_layout(name)
+            started = find_started(self._storage, layout, Stage.LABEL)
+            if started is not None and started.config["inputs"].get("filter") == identity:
+                marker = find_committed(self._storage, layout, Stage.LABEL)
+                yield name, None if marker is None else marker.model_dump(mode="json")
+
+    def _label_layout(self, name: str) -> Layout:
+        return self._layout.with_folder(Stage.LABEL, join(self._layout.output, Stage.LABEL.value, name))
 
     def plan(self, entries: frozenset[str]) -> TakedownPlan:
         """Find the pairs; those of an interrupted purge are included."""
@@ -206,8 +250,9 @@ class _Purge:
         """Write the remaining pairs, markers last."""
         storage, gone = self._storage, set[str]()
         storage.write_bytes(self._plan_uri, json.dumps(asdict(plan)).encode())
-        for stage in (Stage.LABEL, Stage.FILTER):
-            storage.remove(self._layout.committed(stage))
+        for name in plan.labels:
+            storage.remove(self._label_layout(name).committed(Stage.LABEL))
+        storage.remove(self._layout.committed(Stage.FILTER))
         for folder in (FOLDER, "index"):  # they name the pairs' files as they were
             storage.remove(join(self._layout.stage(Stage.FILTER), folder))
         for shard in self._shards:
@@ -218,9 +263,10 @@ class _Purge:
         found = summarised(self._done(shard) for shard in self._shards)
         outcome = finish(self._context, [found], check=False)
         summary = {**before.summary, **outcome.summary, "purged": before.summary.get("purged", 0) + plan.pairs}
-        committed = commit(storage, self._layout, Stage.FILTER, before.config, outcome.artefacts, summary)
-        if plan.label is not None:
-            self._commit_label(Committed.model_validate(plan.label), committed, plan, gone)
+        commit(storage, self._layout, Stage.FILTER, before.config, outcome.artefacts, summary, before)
+        for name, marker in plan.labels.items():
+            if marker is not None:
+                self._commit_label(Committed.model_validate(marker), self._label_layout(name), plan, gone)
         for shard in plan.taken:
             storage.remove(self._layout.fingerprints(shard))
         storage.remove(self._layout.duplicates)
@@ -236,8 +282,8 @@ class _Purge:
         kept, header = [number for number, row in enumerate(rows) if row.kept], scores.header
         places = {place for place, number in enumerate(kept) if number in numbers}
         if places:
-            if plan.label is not None:
-                self._purge_labels(shard, places, len(kept))
+            for name in plan.labels:
+                self._purge_labels(self._label_layout(name), shard, places, len(kept))
             header = {**header, "kept": self._kept.rewrite(shard.name, rows, numbers)}
         summary = Summary.from_json(header["summary"])
         taken = plan.taken.get(shard.name)
@@ -246,33 +292,32 @@ class _Purge:
         write_scores(self._storage, layout.scores(shard.name), rows, {**header, "summary": summary.to_json()})
         return uids
 
-    def _purge_labels(self, shard: Shard, places: Collection[int], kept: int) -> None:
+    def _purge_labels(self, layout: Layout, shard: Shard, places: Collection[int], kept: int) -> None:
         """Remove rows from a shard's labels, and its features, which only labelling reads."""
-        uri = self._layout.labels(shard.name)
+        uri = layout.labels(shard.name)
+        self._storage.remove(layout.features(shard.name))
+        if not self._storage.exists(uri):  # not made yet
+            return
         table, header = read_table(self._storage, uri)
         if table.num_rows == kept:
             left = [place not in places for place in range(kept)]
             write_table(self._storage, uri, table.filter(pa.array(left)), header)
         elif table.num_rows != kept - len(places):
             raise DataError(f"{uri} has {table.num_rows} rows for {kept} kept pairs: run the stage label again")
-        self._storage.remove(self._layout.features(shard.name))
 
-    def _commit_label(self, before: Committed, filtered: Committed, plan: TakedownPlan, gone: Collection[str]) -> None:
-        """Write the label stage's marker and report as if its labels came from the purged filter output."""
-        storage, layout = self._storage, self._layout
-        uri = layout.report(Stage.LABEL)
+    def _commit_label(self, before: Committed, layout: Layout, plan: TakedownPlan, gone: Collection[str]) -> None:
+        """Write the label stage's marker and report without the pairs."""
+        storage, uri = self._storage, layout.report(Stage.LABEL)
         report = json.loads(storage.read_bytes(uri))
         report["examples"] = [example for example in report.get("examples", []) if example["uid"] not in gone]
         storage.write_bytes(uri, json.dumps(report, indent=1, ensure_ascii=False).encode())
-        config = {**before.config, "inputs": {**before.config["inputs"], "filter": filtered.output_sha256}}
         written = {f"labels/{name}.parquet" for name in plan.taken} | {"report.json"}
         artefacts = [
             artefact(storage, layout, Stage.LABEL, item.path) if item.path in written else item
             for item in before.artefacts
         ]
-        rewrite_started(storage, layout, Stage.LABEL, config)
         samples = before.summary.get("samples", plan.pairs) - plan.pairs
-        commit(storage, layout, Stage.LABEL, config, artefacts, {**before.summary, "samples": samples})
+        commit(storage, layout, Stage.LABEL, before.config, artefacts, {**before.summary, "samples": samples}, before)
 
     def _scores(self, shard: Shard) -> Scores:
         uri = self._layout.scores(shard.name)
@@ -300,7 +345,3 @@ def _purged(row: Row) -> Row:
         caption_sha256=row.caption_sha256,
         reason="exclude" if row.kept else row.reason,
     )
-
-
-def _without_exclude(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name != "exclude"}

@@ -17,13 +17,10 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from diht_k8s.api.run import Stage
-from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.report.comparison import comparison, comparison_page
 from diht_k8s.recipe.report.per_image import PerImage, per_image_path, read_per_image
-from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluate.small_run import document, make_run
+from tests.recipe.evaluate.small_run import document, evaluate, make_run
 
 pytestmark = pytest.mark.browser
 FLAGS = [
@@ -78,19 +75,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=REPORTS)
 def report(request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = shutil.copytree(trained, tmp_path_factory.mktemp("report"), dirs_exist_ok=True)
+    folder = shutil.copytree(trained, tmp_path_factory.mktemp("report"), dirs_exist_ok=True, symlinks=True)
     run = document(folder)
     if request.param == "evaluation only":
-        alone = {"model": f"{folder}/out/train/model"}
+        alone = {"model": f"{folder}/out/runs/latest/train/model"}
         run = document(folder, alone, data={"output": f"{folder}/out2"}, filter=None, label=None, train=None)
-        run_stage(program, run, Stage.EVALUATE)
-        return folder / "out2" / "evaluate" / "report.html"
+        evaluate(run)
+        return folder / "out2" / "runs/latest/evaluate" / "report.html"
     if request.param == "12 benchmarks":
         benchmarks = run.model_dump(by_alias=True, mode="json")["spec"]["evaluate"]["benchmarks"]
         many = [{**benchmarks[number % 2], "name": f"benchmark {number}"} for number in range(12)]
         run = document(folder, {"benchmarks": many, "fewShot": None})
-    run_stage(program, run, Stage.EVALUATE)
-    return folder / "out" / "evaluate" / "report.html"
+    evaluate(run)
+    return folder / "out" / "runs/latest/evaluate" / "report.html"
 
 
 View = tuple[Page, list[str]]

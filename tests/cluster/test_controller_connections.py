@@ -99,7 +99,7 @@ def test_operator_recovers_once_names_can_be_resolved_again(
     operator = replace(operator, program="tests.cluster.nameless").start()
     try:
         runs.apply(name, {"filter": ["hang", "ok"]}, **ONE)
-        wait_until(lambda: (runs.folder / name / "filter/step").exists(), "its first step")
+        wait_until(lambda: (runs.folder / name / "runs/latest/filter/step").exists(), "its first step")
         away.touch()
         proxy.hang_up()
         runs.apply(f"{name}-meanwhile", **ONE)
@@ -154,7 +154,7 @@ def test_jobs_are_adopted_after_etcd_was_restored_to_an_older_snapshot(
     runs.apply(f"running-{tag}", {"filter": ["hang", "ok"]}, **ONE)
     runs.apply(f"later-{tag}", {"filter": ["hang", "ok"]}, **ONE, suspend=True)
     operator.start()
-    step = runs.folder / f"running-{tag}/filter/step"
+    step = runs.folder / f"running-{tag}/runs/latest/filter/step"
     wait_until(step.exists, "its first step")
     runs.wait_for(f"later-{tag}", "Progressing", "Suspended")
     etcd.snapshot()

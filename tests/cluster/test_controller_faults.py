@@ -49,7 +49,7 @@ def test_user_error_fails_the_run_at_once_with_the_programs_message(runs: Runs) 
 
 def test_killed_program_starts_again_and_counts(runs: Runs) -> None:
     runs.apply("killed", {"filter": ["hang", "ok"]}, **ONE)
-    wait_until(lambda: (runs.folder / "killed/filter/step").exists(), "its first step")
+    wait_until(lambda: (runs.folder / "killed/runs/latest/filter/step").exists(), "its first step")
     kill_program("killed-filter-1-0")
     status = runs.wait_for("killed", "Complete")
     stage = stages(status)["filter"]
@@ -103,7 +103,7 @@ def test_missing_secret_of_a_storage_says_so(runs: Runs) -> None:
 def test_suspended_run_stops_its_pods_and_resumes_with_the_next_attempt(runs: Runs) -> None:
     runs.apply("pause", {"filter": ["hang", "ok"]}, **ONE)
     wait_until(lambda: [p for p in runs.pods("pause") if p["status"]["phase"] == "Running"], "the pod")
-    wait_until(lambda: (runs.folder / "pause/filter/step").exists(), "its first step")
+    wait_until(lambda: (runs.folder / "pause/runs/latest/filter/step").exists(), "its first step")
     runs.patch("pause", {"suspend": True})
     status = runs.wait_for("pause", "Progressing", "Suspended", timeout_s=60)
     assert stages(status)["filter"]["state"] == "Stopped"
@@ -167,7 +167,7 @@ def test_finished_run_is_deleted_after_its_time_and_its_output_stays(runs: Runs)
             return True
 
     wait_until(gone, "the end of the run", 60)
-    assert (runs.folder / "brief/filter/COMMITTED.json").exists()
+    assert (runs.folder / "brief/runs/latest/filter/COMMITTED.json").exists()
 
 
 def test_deadline_ends_the_run(runs: Runs) -> None:

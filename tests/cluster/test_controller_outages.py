@@ -52,7 +52,7 @@ def test_operator_that_was_away_catches_up(place: World) -> None:
     operator.kill()
     runs.patch("paused", {"suspend": True})
     runs.kubectl("delete", "dihtrun", "deleted", "-n", runs.namespace)
-    wait_until(lambda: (runs.folder / "ends/filter/COMMITTED.json").exists(), "the end of the first run")
+    wait_until(lambda: (runs.folder / "ends/runs/latest/filter/COMMITTED.json").exists(), "the end of the first run")
     wait_until(lambda: runs.children("deleted") == {}, "the end of the deleted run's Jobs")
     operator.start()
     runs.wait_for("ends", "Complete")
@@ -142,12 +142,12 @@ def test_second_replica_takes_over_and_the_first_writes_nothing_more(
 def test_api_server_that_was_away_finds_the_status_true_soon_after(place: World, parts: Parts) -> None:
     runs = place.runs
     runs.apply("r", {"filter": ["hang", "ok"]}, **ONE)
-    wait_until(lambda: (runs.folder / "r/filter/step").exists(), "its first step")
+    wait_until(lambda: (runs.folder / "r/runs/latest/filter/step").exists(), "its first step")
     process = place.operator.process
     parts.kill("kube-apiserver")
-    before = len((runs.folder / "r/filter/step").read_bytes())
+    before = len((runs.folder / "r/runs/latest/filter/step").read_bytes())
     time.sleep(60)
-    assert len((runs.folder / "r/filter/step").read_bytes()) > before, "the program continues"
+    assert len((runs.folder / "r/runs/latest/filter/step").read_bytes()) > before, "the program continues"
     assert place.operator.get("/healthz")[0] == 200, "nothing that a restart could fix"
     parts.restore()
     back = datetime.now(UTC)
@@ -172,7 +172,9 @@ def test_gang_on_a_lost_node_starts_again_elsewhere_and_counts_nothing(
     where = {"affinity": APART} if nodes == 2 else {"nodeSelector": {"kubernetes.io/hostname": "node-1"}}
     train = {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "numNodes": nodes, "distillation": {"mode": "Disabled"}}
     runs.apply("r", **TRAIN, train=train, pods={**pods, **where}, failurePolicy={"maxRestarts": 0})
-    wait_until(lambda: (runs.folder / "r/train/step").exists() and len(running(runs, "r")) == nodes, "the gang")
+    wait_until(
+        lambda: (runs.folder / "r/runs/latest/train/step").exists() and len(running(runs, "r")) == nodes, "the gang"
+    )
     parts.lose_node(1, zombies=zombies)
     runs.patch("r", {"pods": {"nodeSelector": None}})
     status = runs.wait_for("r", "Complete", timeout_s=240)

@@ -29,7 +29,7 @@ def test_gang_moves_to_another_node_and_names_node_and_condition(
     with world(kubectl, recipe_image, tmp_path) as place:
         place.runs.apply("moves", {"train": ["hang"]}, **STAGES)
         old = wait_until(lambda: node_of(place, "moves", 1), "the first attempt", 90)
-        saved = place.runs.folder / "moves/train/step"
+        saved = place.runs.folder / "moves/runs/latest/train/step"
         wait_until(lambda: saved.exists() and len(saved.read_bytes()) > 3, "a few steps", 30)
         with faulty(kubectl, old, "UrgentTestFault"):
             new = wait_until(lambda: node_of(place, "moves", 2), "the next attempt", 120)

@@ -23,8 +23,7 @@ NEVER_AGAIN = {"maxRestarts": 0}
 
 
 def report(trainings: Trainings, name: str) -> dict[str, Any]:
-    key = f"{trainings.folder(name)}/train/preflight.json"
-    return json.loads(trainings.s3.client().get_object(Bucket=trainings.s3.bucket, Key=key)["Body"].read())
+    return json.loads(trainings.read(f"{trainings.stage_folder(name)}/preflight.json"))
 
 
 def shown(trainings: Trainings, name: str) -> dict[str, Any] | None:

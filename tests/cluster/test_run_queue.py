@@ -140,7 +140,7 @@ def test_filter_runs_with_the_workers_that_the_quota_has_room_for(kueue: None, f
         job = few.kubectl.json("get", "job", f"{queueing.lower()}-filter-1", "--namespace", few.namespace)["spec"]
         assert (job["parallelism"], job["completions"]) == (2, 2)
         assert {"name": "DIHT_WORKERS", "value": workers} in job["template"]["spec"]["containers"][0]["env"]
-        committed = json.loads((few.runs.folder / queueing / "filter/COMMITTED.json").read_text())
+        committed = json.loads((few.runs.folder / queueing / "runs/latest/filter/COMMITTED.json").read_text())
         assert committed["summary"]["counts"]["input"] == SHARDS * PAIRS
         results.add(committed["output_sha256"])
     assert len(results) == 1, "the same output"

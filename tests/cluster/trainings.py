@@ -79,9 +79,21 @@ class Trainings:
     def folder(self, name: str) -> str:
         return f"faults/{self.place.namespace}/{name}"
 
+    def read(self, key: str) -> str:
+        return self.s3.client().get_object(Bucket=self.s3.bucket, Key=key)["Body"].read().decode()
+
+    def stage_folder(self, name: str) -> str:
+        """Where the training writes; a folder without content before it has begun."""
+        runs = f"{self.folder(name)}/runs"
+        try:
+            latest = json.loads(self.read(f"{runs}/latest.json"))["folder"]
+            return f"{self.folder(name)}/{json.loads(self.read(f'{runs}/{latest}/train.json'))['folder']}"
+        except self.s3.client().exceptions.NoSuchKey:
+            return f"{self.folder(name)}/train/none"
+
     def names(self, name: str, below: str) -> list[str]:
         """What lies below a folder of the training."""
-        prefix = f"{self.folder(name)}/train/{below}/"
+        prefix = f"{self.stage_folder(name)}/{below}/"
         found = self.s3.client().list_objects_v2(Bucket=self.s3.bucket, Prefix=prefix).get("Contents", [])
         return [item["Key"].removeprefix(prefix) for item in found]
 
@@ -95,8 +107,7 @@ class Trainings:
 
     def losses(self, name: str) -> dict[int, float]:
         """By step."""
-        key = f"{self.folder(name)}/train/metrics.jsonl"
-        body = self.s3.client().get_object(Bucket=self.s3.bucket, Key=key)["Body"].read().decode()
+        body = self.read(f"{self.stage_folder(name)}/metrics.jsonl")
         return {line["step"]: line["loss"] for line in map(json.loads, body.splitlines())}
 
     def resumed_at(self, name: str, attempt: int = 2) -> int:

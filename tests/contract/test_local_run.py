@@ -70,7 +70,7 @@ def test_a_run_ends_with_its_results_and_a_second_one_finds_all_stages_cached(be
     assert (code, stderr) == (0, "")
     assert "spec.filter.workers: 5 -> " in stdout
     assert stdout.splitlines()[-1] == "output: out"
-    assert json.loads((bench.out / "train" / "COMMITTED.json").read_text())["summary"]["steps"] == 3
+    assert json.loads((bench.out / "runs/latest/train" / "COMMITTED.json").read_text())["summary"]["steps"] == 3
 
     code, stdout, _ = bench.run()
     assert code == 0
@@ -81,9 +81,9 @@ def test_a_run_ends_with_its_results_and_a_second_one_finds_all_stages_cached(be
 def test_a_run_until_a_stage_leaves_the_later_ones(bench: Bench, tmp_path: Path) -> None:
     code, _, _ = bench.run("--until", "filter", "--workdir", str(tmp_path / "elsewhere"))
     assert code == 0
-    assert (tmp_path / "elsewhere" / "out" / "filter" / "COMMITTED.json").exists()
-    assert not (tmp_path / "elsewhere" / "out" / "train").exists()
-    assert "train" in json.loads((tmp_path / "elsewhere" / "out" / "run.json").read_text())["spec"]
+    assert (tmp_path / "elsewhere" / "out" / "runs/latest/filter" / "COMMITTED.json").exists()
+    assert not (tmp_path / "elsewhere" / "out" / "runs/latest/train").exists()
+    assert "train" in json.loads((tmp_path / "elsewhere" / "out" / "runs/latest/run.json").read_text())["spec"]
     assert not bench.out.exists()
 
 
@@ -129,13 +129,13 @@ def test_label_that_was_interrupted_resumes_with_its_steps(bench: Bench) -> None
     bench.write(LABELLED)
     stub: dict[str, list[str | int]] = {"label-heads": ["hang", "ok"]}
     process = bench.start("--until", "label", stub=stub)
-    wait_for((bench.out / "label" / "step").exists)
+    wait_for((bench.out / "runs/latest/label" / "step").exists)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=300)
     assert (process.returncode, bench.attempts("label-predict")) == (143, 0)
     code, _, _ = bench.run("--until", "label", stub=stub)
     assert (code, bench.attempts("label-heads"), bench.attempts("label-predict")) == (0, 2, 1)
-    assert (bench.out / "label" / "COMMITTED.json").exists()
+    assert (bench.out / "runs/latest/label" / "COMMITTED.json").exists()
 
 
 def test_a_failed_worker_ends_the_others(bench: Bench) -> None:
@@ -148,14 +148,14 @@ def test_a_failed_worker_ends_the_others(bench: Bench) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_an_interrupted_run_stops_its_programs_and_resumes_later(bench: Bench, number: signal.Signals) -> None:
     process = bench.start(stub={"train": ["hang", "ok"]})
-    wait_for(lambda: (bench.out / "train" / "step").exists())
+    wait_for(lambda: (bench.out / "runs/latest/train" / "step").exists())
     process.send_signal(number)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 143
     assert "to resume: diht run run.json" in stderr
-    saved = (bench.out / "train" / "step").stat().st_size
+    saved = (bench.out / "runs/latest/train" / "step").stat().st_size
     time.sleep(0.3)
-    assert (bench.out / "train" / "step").stat().st_size == saved  # nothing runs on
+    assert (bench.out / "runs/latest/train" / "step").stat().st_size == saved  # nothing runs on
 
     code, stdout, _ = bench.run(stub={"train": ["hang", "ok"]})
     assert (code, bench.attempts("filter"), bench.attempts("train")) == (0, 1, 2)
@@ -164,7 +164,9 @@ def test_an_interrupted_run_stops_its_programs_and_resumes_later(bench: Bench, n
 
 def test_programs_end_with_a_run_that_was_killed(bench: Bench) -> None:
     process = bench.start("--until", "filter", stub={"filter": ["hang"]})
-    files = [bench.out / "filter" / f"pid-{worker}" for worker in range(min(2, len(os.sched_getaffinity(0))))]
+    files = [
+        bench.out / "runs/latest/filter" / f"pid-{worker}" for worker in range(min(2, len(os.sched_getaffinity(0))))
+    ]
     wait_for(lambda: all(file.exists() for file in files))
     programs = [Path("/proc") / file.read_text() / "cmdline" for file in files]
     assert all(program.read_bytes() for program in programs)
@@ -175,7 +177,7 @@ def test_programs_end_with_a_run_that_was_killed(bench: Bench) -> None:
 
 def test_a_second_run_on_the_same_output_is_refused(bench: Bench) -> None:
     process = bench.start(stub={"filter": ["hang"]})
-    wait_for((bench.out / "filter" / "step").exists)
+    wait_for((bench.out / "runs/latest/filter" / "step").exists)
     code, _, stderr = bench.run()
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=300)
@@ -185,36 +187,32 @@ def test_a_second_run_on_the_same_output_is_refused(bench: Bench) -> None:
     )
 
 
-def test_another_configuration_is_refused_until_replace_makes_it_again(bench: Bench) -> None:
+def test_variants_lie_beside_each_other_and_share_the_stages_that_they_have_in_common(bench: Bench) -> None:
     assert bench.run()[0] == 0
-    (bench.out / "filter" / "scores").mkdir()
-    (bench.out / "filter" / "scores" / "web-a.parquet").write_bytes(b"scores")
-    change = ["--set", "filter.minActions=0"]
-
-    code, _, stderr = bench.run(*change)
-    assert code == 64
-    assert "holds output of another configuration (config.minActions: (default) -> 0)" in stderr
-
-    code, stdout, _ = bench.run(*change, "--replace")
-    assert code == 0
-    assert "--replace: removed the output of filter, train, because filter differs: config.minActions" in stdout
-    assert (bench.attempts("filter"), bench.attempts("train")) == (2, 2)
-    assert (bench.out / "filter" / "scores" / "web-a.parquet").read_bytes() == b"scores"
-
-
-def test_replace_leaves_what_fits(bench: Bench) -> None:
-    assert bench.run()[0] == 0
-    code, stdout, _ = bench.run("--set", "train.samples=16", "--replace")
+    code, stdout, _ = bench.run("--set", "train.samples=16")
     assert (code, bench.attempts("filter"), bench.attempts("train")) == (0, 1, 2)
-    assert "removed the output of train, because train differs: config.samples: 8 -> 16" in stdout
+    assert "train: new because train.samples 8 -> 16" in stdout
+    code, stdout, _ = bench.run("--set", "filter.minActions=0")
+    assert (code, bench.attempts("filter"), bench.attempts("train")) == (0, 2, 3)
+    assert "filter: new because filter.minActions (default) -> 0" in stdout
+    assert [len(list((bench.out / stage).glob("*/COMMITTED.json"))) for stage in ("filter", "train")] == [2, 3]
+    code, stdout, _ = bench.run()
+    assert (code, bench.attempts("filter"), bench.attempts("train")) == (0, 2, 3), "the first one is still there"
+    assert "new because" not in stdout
 
 
-def test_replace_makes_a_stage_again_whose_input_came_out_otherwise(bench: Bench) -> None:
+def test_cached_stage_says_what_is_placement(bench: Bench) -> None:
+    assert bench.run()[0] == 0
+    code, stdout, _ = bench.run("--set", "train.zeroStage=2")
+    assert (code, bench.attempts("train")) == (0, 1)
+    assert "train: cached (train.zeroStage 1 -> 2 is placement)" in stdout
+    assert "placement" not in bench.run("--set", "train.zeroStage=2")[1]
+
+
+def test_stage_that_somebody_removed_is_made_again_and_what_follows_stays(bench: Bench) -> None:
     assert bench.run()[0] == 0
     shutil.rmtree(bench.out / "filter")
-    code, stdout, _ = bench.run("--set", "filter.minActions=0", "--replace")
-    assert (code, bench.attempts("filter"), bench.attempts("train")) == (0, 2, 2)
-    assert "removed the output of train, because train differs: inputs.filter: " in stdout
+    assert (bench.run()[0], bench.attempts("filter"), bench.attempts("train")) == (0, 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +220,7 @@ def test_replace_makes_a_stage_again_whose_input_came_out_otherwise(bench: Bench
     [
         (["--until", "label"], "--until label: the run has no such stage: it has filter, train"),
         (["--set", "train.sample=1"], "spec.train.sample: unknown key; did you mean samples?"),
-        (["--workdir", "/proc/nowhere"], "cannot write /proc/nowhere/out/logs"),
+        (["--workdir", "/proc/nowhere"], "cannot write /proc/nowhere/out/runs/tiny/"),
     ],
 )
 def test_wrong_usage_ends_with_one_line(bench: Bench, arguments: list[str], words: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_status_of_a_finished_run_by_its_document_or_folder(
         "tiny: complete", "  filter    complete: 3 steps", "  train     complete: 3 steps",
     ]  # fmt: skip
     found = json.loads(shown(capsys, "status", place, "--json"))
-    assert (found["name"], found["state"], found["output"]) == ("tiny", "complete", "out")
+    assert (found["name"], found["state"], found["output"]) == ("tiny", "complete", str(finished / "out"))
 
 
 def test_status_of_a_failed_run_says_why(
@@ -67,7 +68,7 @@ def test_status_of_a_failed_run_says_why(
 
 
 def test_status_of_a_run_that_a_process_works_on_is_running(failed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with (failed / "out/logs/lock").open("r+") as lock:
+    with (failed / "out/runs/lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert shown(capsys, "status", str(failed / "out")).startswith("tiny: running")
 
@@ -81,7 +82,7 @@ def test_list_names_each_run_below_a_folder_with_its_state(
     assert found[str(finished / "out")] == "complete"
     assert found[str(failed / "out")] == "failed"
     assert "tiny  complete" in shown(capsys, "list", str(finished))
-    assert shown(capsys, "list", str(finished / "out/logs")).startswith("no runs below")
+    assert shown(capsys, "list", str(finished / "out/filter")).startswith("no runs below")
 
 
 def test_logs_of_a_stage_are_those_of_its_newest_attempt(
@@ -93,7 +94,9 @@ def test_logs_of_a_stage_are_those_of_its_newest_attempt(
     assert len(shown(capsys, "logs", "out", "train", "--tail", "1").splitlines()) == 1
     assert shown(capsys, "logs", "out", "train", "--follow") == text
     assert main(["logs", "out", "evaluate"]) == 64
-    assert "no logs of the stage evaluate in out/logs: diht status out says what has run" in capsys.readouterr().err
+    assert re.search(
+        r"no logs of the stage evaluate in \S+/out/runs/tiny/\w{16}/logs: diht status", capsys.readouterr().err
+    )
 
 
 def test_a_run_that_has_not_begun_says_how_to_start_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.documents import check, dump
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli import run as run_command
 from diht_k8s.cli.main import main
@@ -27,6 +26,7 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.storage import Storage
 from tests.contract.local import TESTS
+from tests.folders import planted
 from tests.unit.api.documents import changed
 from tests.unit.controller.fake import Process
 from tests.unit.controller.stories import Clock, make, settle, status
@@ -108,7 +108,7 @@ def test_stage_that_reads_the_users_file_writes_no_literal_value(tmp_path: Path)
     folder = tmp_path / "here"
     folder.mkdir()
     diht(folder, "stage", "filter", "--run", write(tmp_path, document()))
-    assert (folder / "out" / "run.json").exists()
+    assert (folder / "out/runs/latest/run.json").exists()
     assert files_with_canary(folder) == []
 
 
@@ -120,12 +120,18 @@ def test_report_and_comparison_show_no_literal_value(tmp_path: Path, capsys: pyt
     run = DihtRun.model_validate(given)
     storage = Storage()
     context = Context(
-        run, Stage.EVALUATE, storage, Layout(run.spec.data.output), {"inputs": {}}, Reporter(Stage.EVALUATE), StopFlag()
+        run,
+        Stage.EVALUATE,
+        storage,
+        planted(run, Stage.EVALUATE),
+        {"inputs": {}},
+        Reporter(Stage.EVALUATE),
+        StopFlag(),
     )
     write_report(context, [])
-    assert (tmp_path / "out/evaluate/report.html").exists()
+    assert (tmp_path / "out/runs/latest/evaluate/report.html").exists()
     assert files_with_canary(tmp_path) == []
-    report = json.loads((tmp_path / "out/evaluate/report.json").read_text())
+    report = json.loads((tmp_path / "out/runs/latest/evaluate/report.json").read_text())
     assert report["config"]["spec"]["pods"]["env"][0] == {"name": "HF_TOKEN", "value": "REDACTED"}
     report["config"]["spec"]["pods"] = PODS  # as an earlier version wrote it
     (tmp_path / "old.json").write_text(json.dumps(report))

@@ -31,8 +31,8 @@ def test_stages_run_one_by_one_where_no_environment_is_activated(folder: Path) -
     ):
         done = torchx(folder, "run", "-s", "local_cwd", *component, "--", "--run", "run.json", "--set", "seed=3")
         assert done.returncode == 0, done.stderr
-    assert (folder / "out" / "filter" / "part-1").exists()
-    committed = json.loads((folder / "out" / "train" / "COMMITTED.json").read_text())
+    assert (folder / "out" / "runs/latest/filter" / "part-1").exists()
+    committed = json.loads((folder / "out" / "runs/latest/train" / "COMMITTED.json").read_text())
     assert committed["config"]["seed"] == 3
 
 
@@ -40,14 +40,15 @@ def test_overrides_are_repeated_in_the_form_that_the_help_of_a_component_shows(f
     overrides = ["--set=seed=3", "--set=filter.minActions=0"]
     done = torchx(folder, "run", "-s", "local_cwd", "components.cat_filter", "--", "--run", "run.json", *overrides)
     assert done.returncode == 0, done.stderr
-    config = json.loads((folder / "out" / "filter" / "COMMITTED.json").read_text())["config"]
-    assert (config["seed"], config["config"]["minActions"]) == (3, 0)
+    config = json.loads((folder / "out" / "runs/latest/filter" / "COMMITTED.json").read_text())["config"]
+    assert config["config"]["minActions"] == 0
+    assert json.loads((folder / "out/runs/latest/run.json").read_text())["spec"]["seed"] == 3
 
 
 def test_a_failed_stage_fails_torchx_with_the_programs_words(folder: Path) -> None:
     done = torchx(folder, "run", "-s", "local_cwd", "components.train", "--", "--run", "run.json")
     assert done.returncode == 1
-    assert "out/filter is not committed: run the stage filter first" in done.stdout + done.stderr
+    assert "the stage filter of this run has not begun in out: run the stage filter first" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("component", ["cat_filter", "label", "train", "evaluate"])

@@ -31,7 +31,7 @@ def filtered(folder: Path, made: dict[str, Case]) -> dict[str, Any]:
     file = folder / "run.json"
     file.write_text(dump(run.model_copy(update={"spec": run.spec.model_copy(update={"data": data})})))
     assert main(["stage", "filter", "--run", str(file)]) == 0
-    return json.loads((folder / "out/filter/COMMITTED.json").read_text())["summary"]
+    return json.loads((folder / "out/runs/latest/filter/COMMITTED.json").read_text())["summary"]
 
 
 def problem_of(folder: Path, shard: dict[str, Any], made: Case, damage: dict[str, Any] | None) -> str | None:
@@ -48,7 +48,7 @@ def problem_of(folder: Path, shard: dict[str, Any], made: Case, damage: dict[str
         return f"{shard['input']} of {made.total} samples and no damage"
     if damage is not None and damage["salvaged"] != shard["input"]:
         return f"{damage['salvaged']} salvaged, {shard['input']} counted"
-    if count_samples(Storage(), f"{folder}/out/filter/kept/{shard['name']}.tar") != shard["kept"]:
+    if count_samples(Storage(), f"{folder}/out/runs/latest/filter/kept/{shard['name']}.tar") != shard["kept"]:
         return "the kept shard holds another number of pairs"
     return None
 

@@ -107,7 +107,7 @@ def trained(folder: Path) -> Trained:
 def body(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     found = {"samples": STEPS * BATCH, "batchSize": BATCH, "loaderWorkers": 0, "collectiveTimeoutSeconds": 120}
     if "validation" in settings:
-        settings = {"validation": {**settings["validation"], "shards": [f"{folder}/data/out/filter/kept/*.tar"]}}
+        settings = {"validation": {**settings["validation"], "shards": [f"{folder}/data/made/filter/kept/*.tar"]}}
     return {**found, **settings}
 
 

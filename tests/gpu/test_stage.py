@@ -95,7 +95,7 @@ def test_finished_when_disturbed_before_then_the_weights_are_those_of_one_undist
     program = RANK_PROGRAM.parents[2] / "gpu" / "rank.py"
     undisturbed = train_in_ranks(1, {"whole": job}, tmp_path / "ranks", program=program, **devices().variables)["whole"]
     assert undisturbed["error"] is None
-    found = load_file(folder / "out" / "train" / "model" / "open_clip_model.safetensors")
+    found = load_file(folder / "out" / "runs/latest/train" / "model" / "open_clip_model.safetensors")
     wanted = {
         key.removeprefix("clip."): value for key, value in undisturbed["weights"].items() if key.startswith("clip.") and "|" not in key
     }  # fmt: skip
@@ -142,7 +142,7 @@ def test_local_run_when_on_all_cards_then_committed_with_as_many_processes(tmp_p
         env=environment(**devices().variables), capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    summary = json.loads((tmp_path / "out" / "train" / "COMMITTED.json").read_text())["summary"]
+    summary = json.loads((tmp_path / "out" / "runs/latest/train" / "COMMITTED.json").read_text())["summary"]
     assert (summary["steps"], summary["processes"]) == (steps, devices().all)
-    weights = load_file(tmp_path / "out" / "train" / "model" / "open_clip_model.safetensors")
+    weights = load_file(tmp_path / "out" / "runs/latest/train" / "model" / "open_clip_model.safetensors")
     assert all(torch.isfinite(value).all() for value in weights.values())

@@ -1,9 +1,8 @@
-"""SIGKILL between the list of objects and an object, and starts at the same moment: whole programs on a disk."""
+"""SIGKILL while an object is written, and starts at the same moment: whole programs on a disk."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
 import os
 import signal
@@ -15,18 +14,14 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.api.errors import UserError
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.cached_stages import compare_stages
 from diht_k8s.recipe.runtime import stage as frame
 from diht_k8s.recipe.runtime.commit import find_committed
-from diht_k8s.recipe.runtime.replacement import survey
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.filter.shards import config_of, files_of, filter_with, run_of, write_shards
 
 OTHER = {"minComplexity": 0}
-MINE = {"filter/kept/mine.tar", "filter/.mine.tar.abcdefgh.tmp", "filter/objects/mine.json"}
 OBJECT = "kept/web-00001.tar"
 ROUNDS = 3
 
@@ -39,32 +34,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, byte
     return shards, files_of(folder / "out")
 
 
-def names_of(output: Path) -> set[str]:
-    return {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
-
-
 def start(program: Callable[..., object], *arguments: Any) -> BaseProcess:
     process = multiprocessing.get_context("fork").Process(target=program, args=arguments)
     process.start()
     return process
 
 
-def after_its_list(place: Path) -> bool:
-    return place.parent.name == "objects" and OBJECT in place.read_text()
-
-
-def as_the_object(place: Path) -> bool:
-    return str(place).endswith(OBJECT)
-
-
-def filter_until_killed(run: DihtRun, killed: Callable[[Path], bool], *, renamed: bool) -> None:
-    """Run the filter and send itself SIGKILL before or after the rename of the file that `killed` picks."""
+def filter_until_killed(run: DihtRun, *, renamed: bool) -> None:
+    """Run the filter and send itself SIGKILL before or after the rename of an object."""
     replace = Path.replace
 
     def replace_and_die(self: Path, target: Any) -> Path:
         if renamed:
             replace(self, target)
-        if killed(Path(target)):
+        if str(target).endswith(OBJECT):
             os.kill(os.getpid(), signal.SIGKILL)
         return Path(target) if renamed else replace(self, target)
 
@@ -72,49 +55,29 @@ def filter_until_killed(run: DihtRun, killed: Callable[[Path], bool], *, renamed
     filter_with(run)
 
 
-@pytest.mark.parametrize("resumed", [False, True], ids=["replaced at once", "resumed first"])
-@pytest.mark.parametrize(
-    ("killed", "renamed", "left"),
-    [(after_its_list, True, 0), (as_the_object, False, 1), (as_the_object, True, 0)],
-    ids=["before the object", "while the object is written", "after the object"],
-)
-def test_sigkill_between_list_and_object_leaves_nothing_that_replace_does_not_remove(
-    tmp_path: Path, whole: tuple[str, dict[str, bytes]], killed: Callable[[Path], bool], *, renamed: bool, left: int,
-    resumed: bool,
-) -> None:  # fmt: skip
+@pytest.mark.parametrize("renamed", [False, True], ids=["while the object is written", "after the object"])
+def test_sigkill_at_an_object_is_resumed_to_the_same_files(
+    tmp_path: Path, whole: tuple[str, dict[str, bytes]], *, renamed: bool
+) -> None:
     out, (shards, wanted) = tmp_path / "out", whole
-    for name in MINE:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_bytes(name.encode())
-    process = start(lambda: filter_until_killed(run_of(out, shards), killed, renamed=renamed))
+    process = start(lambda: filter_until_killed(run_of(out, shards), renamed=renamed))
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert (out / "filter" / OBJECT).exists() == (killed is as_the_object and renamed)
-    assert len(list((out / "filter/kept").glob(f".{Path(OBJECT).name}.*.tmp"))) == left
-    found = survey(Storage(), Layout(str(out)), Stage.FILTER)
-    assert {f"filter/{path}" for path in found.foreign} == MINE, "each object and temporary file is listed"
-    if resumed:
-        filter_with(run_of(out, shards))
-        assert {name: data for name, data in files_of(out).items() if name != "kept/mine.tar"} == wanted
-    compare_stages(run_of(out, shards, OTHER), Stage.FILTER, replace=True)
-    rest = {name for name in names_of(out) if not name.startswith("filter/scores/")}
-    assert rest - {"filter/objects/kept.json"} == MINE
-    assert all((out / name).read_bytes() == name.encode() for name in MINE)
+    assert (out / "runs/latest/filter" / OBJECT).exists() == renamed
+    filter_with(run_of(out, shards))
+    assert files_of(out) == wanted
 
 
 def filter_at_once(run: DihtRun, worker: int, workers: int, barrier: Barrier) -> None:
-    """Run the filter and wait for the other starter right before the folder is claimed; exit code 64 if refused."""
-    begin = frame.begin
+    """Run the filter and wait for the other starter right before the folder is begun."""
+    begin = frame.start
 
     def begin_together(*arguments: Any) -> Any:
         barrier.wait(60)
         return begin(*arguments)
 
-    frame.begin = begin_together
-    try:
-        filter_with(run, worker=worker, workers=workers)
-    except UserError as error:
-        os._exit(error.exit_code)
+    frame.start = begin_together
+    filter_with(run, worker=worker, workers=workers)
 
 
 def both(runs: list[DihtRun], workers: int) -> list[int | None]:
@@ -125,17 +88,18 @@ def both(runs: list[DihtRun], workers: int) -> list[int | None]:
     return [process.exitcode for process in processes]
 
 
-def check_marker(out: Path) -> str:
-    """The digest of the configuration of the committed output, whose files are those that the marker names."""
-    committed = find_committed(Storage(), Layout(str(out)), Stage.FILTER)
+def check_marker(run: DihtRun) -> str:
+    """The digest of the configuration of a run's filter, whose files are those that the marker names."""
+    layout = run_layout(run, Storage())
+    committed = find_committed(Storage(), layout, Stage.FILTER)
     assert committed is not None
     for item in committed.artefacts:
-        assert hashlib.sha256((out / "filter" / item.path).read_bytes()).hexdigest() == item.sha256
+        assert hashlib.sha256(Path(layout.stage(Stage.FILTER), item.path).read_bytes()).hexdigest() == item.sha256
     return committed.config_sha256
 
 
 @pytest.mark.parametrize("workers", [1, 2], ids=["the same work", "shared work"])
-def test_workers_that_start_at_once_claim_one_folder_and_list_all_that_they_write(
+def test_workers_that_start_at_once_begin_one_folder(
     tmp_path: Path, whole: tuple[str, dict[str, bytes]], workers: int
 ) -> None:
     shards, wanted = whole
@@ -143,22 +107,15 @@ def test_workers_that_start_at_once_claim_one_folder_and_list_all_that_they_writ
         out = tmp_path / str(number)
         assert both([run_of(out, shards)] * 2, workers) == [0, 0]
         assert files_of(out) == wanted
-        check_marker(out)
-        found = survey(Storage(), Layout(str(out)), Stage.FILTER)
-        assert found.foreign == ()
-        listed = {path for name in found.lists for path in json.loads((out / "filter" / name).read_text())["objects"]}
-        assert set(found.owned) <= listed
+        assert len(list((out / "filter").iterdir())) == 1
+        check_marker(run_of(out, shards))
 
 
-def test_one_of_two_configurations_that_start_at_once_commits(
+def test_two_configurations_that_start_at_once_commit_each_in_its_folder(
     tmp_path: Path, whole: tuple[str, dict[str, bytes]]
 ) -> None:
     shards, _ = whole
     for number in range(ROUNDS):
-        out = tmp_path / str(number)
-        runs = [run_of(out, shards), run_of(out, shards, OTHER)]
-        codes = both(runs, 1)
-        print(codes)
-        assert sorted(codes, key=str) == [0, 64]
-        assert check_marker(out) == config_of(runs[codes.index(0)])
-        assert survey(Storage(), Layout(str(out)), Stage.FILTER).foreign == ()
+        runs = [run_of(tmp_path / str(number), shards), run_of(tmp_path / str(number), shards, OTHER)]
+        assert both(runs, 1) == [0, 0]
+        assert [check_marker(run) for run in runs] == [config_of(run) for run in runs]

@@ -8,9 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from diht_k8s.api.run import Stage
 from diht_k8s.recipe.filter.captions.parser import CaptionParser
 from diht_k8s.recipe.imports import url_tables
 from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import located
 from tests.recipe.filter.shards import filter_with, run_of
 from tests.recipe.filter.tables import pairs, shard_of, survivors, table_run, write_table
 from tests.s3.documents import with_storage
@@ -44,13 +46,13 @@ def test_tables_on_a_disturbed_server_give_what_tables_on_disk_give(
     assert here is not None
     assert there.summary["shards"] == here.summary["shards"]
     assert len(there.summary["shards"]) > 6
-    folder = f"{output}/filter/survivors"
+    folder = f"{located(output, direct).stage(Stage.FILTER)}/survivors"
     tables = [pq.read_table(io.BytesIO(direct.read_bytes(f"{folder}/{name}"))) for name in direct.names(folder)]
     assert [row for table in tables for row in table.to_pylist()] == survivors(tmp_path / "out")
 
     direct.write_bytes(f"{base}/tar/00000.tar", shard_of(survivors(tmp_path / "out")))
     monkeypatch.setattr(CaptionParser, "parse", lambda *_: pytest.fail("a caption was parsed again"))
-    rules = {"minActions": 1, "scoresFrom": f"{output}/filter"}
+    rules = {"minActions": 1, "scoresFrom": folder}
     later = filter_with(with_storage(run_of(f"{output}-later", f"{base}/tar/*.tar", rules), s3.rule))
     assert later is not None
     assert later.summary["counts"]["kept"] == there.summary["counts"]["kept"]

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.clip_models.files import model_identity
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.catalogue import catalogue
 from diht_k8s.recipe.evaluate.catalogue.discovery import benchmark_of, find_benchmark
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.layouts import lay_out
@@ -38,7 +38,7 @@ def evaluation(root: str, storage: Storage, rules: list[dict[str, Any]]) -> dict
         {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "far"}, "spec": spec}
     )
     assert run_stage(program, run, Stage.EVALUATE) is not None
-    return json.loads(storage.read_bytes(Layout(run.spec.data.output).report(Stage.EVALUATE)))
+    return json.loads(storage.read_bytes(run_layout(run, storage).report(Stage.EVALUATE)))
 
 
 def test_evaluation_when_all_lies_on_s3_has_the_figures_from_disk(s3: S3, tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.api.errors import DihtError, ExitCode
+from diht_k8s.api.run import Stage
 from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.shards import range_reads
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import located
 from tests.recipe.evaluate.small_run import export_model
 from tests.recipe.filter.shards import filter_with, run_of, tar_of
 from tests.s3.documents import with_storage
@@ -75,10 +77,14 @@ def test_kept_shards_and_scores_when_the_server_disturbs_then_those_from_disk(
     for name in ("counts", "shards"):
         assert there.summary[name] == here.summary[name]
     storage = storage_of(uploaded)
+    layout = located(output, storage)
     for shard in ("web-00000", "web-00001"):
-        kept = storage.read_bytes(f"{output}/filter/kept/{shard}.tar")
-        assert kept == (tmp_path / f"out/filter/kept/{shard}.tar").read_bytes()
-        uri, path = f"{output}/filter/scores/{shard}.parquet", tmp_path / f"out/filter/scores/{shard}.parquet"
+        kept = storage.read_bytes(layout.kept(shard))
+        assert kept == (tmp_path / f"out/runs/latest/filter/kept/{shard}.tar").read_bytes()
+        uri, path = (
+            layout.scores(shard),
+            tmp_path / f"out/runs/latest/filter/scores/{shard}.parquet",
+        )
         theirs, ours = open_scores(storage.read_bytes(uri), uri), open_scores(path.read_bytes(), str(path))
         assert theirs.file.read().equals(ours.file.read())  # the headers name ETags there and times here
         assert theirs.header["summary"] == ours.header["summary"]
@@ -99,8 +105,8 @@ def test_clip_model_on_s3_cuts_the_pool_where_a_local_copy_does(uploaded: S3, lo
     assert there.summary["counts"] == here.summary["counts"]
     assert there.summary["counts"]["dropped"]["clip_share"] > 0
     assert there.config["programs"] == here.config["programs"]
-    kept = storage.read_bytes(f"{output}/filter/kept/web-00000.tar")
-    assert kept == (tmp_path / "out/filter/kept/web-00000.tar").read_bytes()
+    kept = storage.read_bytes(located(output, storage).kept("web-00000"))
+    assert kept == (tmp_path / "out/runs/latest/filter/kept/web-00000.tar").read_bytes()
 
 
 def test_second_run_is_cached(uploaded: S3, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,13 +126,14 @@ def test_truncated_shard_ends_with_its_name_and_leaves_nothing_half_written(uplo
     with pytest.raises(DihtError, match=f"s3://{uploaded.bucket}/{name} is damaged after") as raised:
         filter_with(run)
     assert raised.value.exit_code == ExitCode.BAD_DATA
-    assert storage.names(f"{output}/filter/kept") == storage.names(f"{output}/filter/scores") == []
+    folder = located(output, storage).stage(Stage.FILTER)
+    assert storage.names(f"{folder}/kept") == storage.names(f"{folder}/scores") == []
 
 
 def test_wrong_credentials_end_with_the_uri(uploaded: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIHT_STORAGE_0_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("DIHT_STORAGE_0_SECRET_ACCESS_KEY", "wrong")
     run = with_storage(run_of(f"s3://{uploaded.bucket}/no", f"s3://{uploaded.bucket}/raw/*.tar.gz"), uploaded.rule)
-    with pytest.raises(DihtError, match=f"s3://{uploaded.bucket}/raw") as raised:
+    with pytest.raises(DihtError, match=f"s3://{uploaded.bucket}/") as raised:
         filter_with(run)
     assert raised.value.exit_code != ExitCode.UNEXPECTED

@@ -17,7 +17,9 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime import claims
 from diht_k8s.recipe.runtime.commit import read_committed
+from diht_k8s.recipe.runtime.run_folder import latest_run
 from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import located
 from tests.recipe.filter.shards import CAPTIONS, filter_by_two, filter_slowly, filter_with, run_of, write_shards
 from tests.s3.faults import proxy_before
 from tests.s3.server import S3
@@ -48,7 +50,7 @@ class Bench:
 
     def objects(self, name: str) -> Mapping[str, bytes]:
         """Kept shards, scores and report, by name."""
-        base = f"s3://{self.s3.bucket}/{name}/filter"
+        base = located(f"s3://{self.s3.bucket}/{name}", self.storage).stage(Stage.FILTER)
         paths = [f"{part}/{file}" for part in ("kept", "scores") for file in self.storage.names(f"{base}/{part}")]
         return {path: self.storage.read_bytes(f"{base}/{path}") for path in [*paths, "report.json"]}
 
@@ -65,7 +67,7 @@ def test_worker_killed_at_a_random_moment_leaves_the_same_objects_behind(bench: 
     run = bench.run(f"killed-{seed}")
     worker = multiprocessing.get_context("fork").Process(target=filter_slowly, args=(run,))
     worker.start()
-    while not bench.storage.exists(Layout(run.spec.data.output).started(Stage.FILTER)) and worker.is_alive():
+    while latest_run(bench.storage, run.spec.data.output) is None and worker.is_alive():
         time.sleep(0.01)
     time.sleep(Random(seed).uniform(0, LONGEST_S))
     worker.kill()
@@ -84,9 +86,12 @@ def test_two_workers_write_the_objects_of_one(bench: Bench, workers: int) -> Non
 def test_dead_workers_claim_is_taken_over(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "STALE_SECONDS", 1.0)
     run = bench.run("dead")
-    undisturbed = read_committed(bench.storage, Layout(f"s3://{bench.s3.bucket}/undisturbed"), Stage.FILTER)
+    undisturbed = read_committed(
+        bench.storage, located(f"s3://{bench.s3.bucket}/undisturbed", bench.storage), Stage.FILTER
+    )
     claim = {"worker": 1, "config_sha256": undisturbed.config_sha256, "beat": "of one that was killed"}
-    bench.storage.write_bytes(f"{run.spec.data.output}/filter/claims/web-00003.json", json.dumps(claim).encode())
+    folder = Layout(run.spec.data.output).at(Stage.FILTER, undisturbed.config_sha256).stage(Stage.FILTER)
+    bench.storage.write_bytes(f"{folder}/claims/web-00003.json", json.dumps(claim).encode())
     assert filter_with(run, worker=0, workers=2) is not None
     assert bench.objects("dead") == bench.wanted
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.label import stage
 from diht_k8s.recipe.label.features import read_safetensors
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.parquet import read_table
 from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import located, planted
 from tests.recipe.label.conftest import make_kept, one_thread, teacher_weights  # noqa: F401 (fixtures)
 from tests.s3.server import S3
 
@@ -44,10 +45,11 @@ def test_labels_when_all_lies_on_s3_then_labels_and_heads_are_those_from_disk(
     for path in sorted(kept.folder.rglob("*")):
         if path.is_file():
             storage.write_bytes(f"s3://{s3.bucket}/{OUTPUT}/{path.relative_to(kept.folder)}", path.read_bytes())
+    planted(remote, Stage.FILTER)
     here, far = run_stage(stage, run, Stage.LABEL), run_stage(stage, remote, Stage.LABEL)
     assert here is not None
     assert far is not None
-    layout, local = Layout(remote.spec.data.output), Layout(str(kept.folder))
+    layout, local = run_layout(remote, storage), located(kept.folder)
     for shard in ("shapes-00", "shapes-01"):  # the headers name the weights' URI, the rows do not
         theirs, ours = (read_table(Storage(remote.spec.storage), each.labels(shard))[0] for each in (layout, local))
         assert theirs.equals(ours)

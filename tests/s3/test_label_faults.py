@@ -12,8 +12,10 @@ from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DihtError, ExitCode
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.label import stage
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import located, planted
 from tests.recipe.label.conftest import make_kept, one_thread, teacher_weights  # noqa: F401  # fixtures
 from tests.s3.faults import Proxy, proxy_before
 from tests.s3.server import S3
@@ -38,18 +40,21 @@ def test_labels_when_the_server_disturbs_then_those_from_disk(s3: S3, make_kept:
             storage.write_bytes(f"s3://{s3.bucket}/label/{path.relative_to(kept.folder)}", path.read_bytes())
     with proxy_before(s3.endpoint) as proxy:
         counts = proxy.set(refuse=0.15, cut=0.2, short=0.2, seed=1).counts
-        there = run_stage(stage, on_server(kept.run(), s3, proxy), Stage.LABEL)
+        remote = on_server(kept.run(), s3, proxy)
+        planted(remote, Stage.FILTER)
+        there = run_stage(stage, remote, Stage.LABEL)
     here = run_stage(stage, kept.run(), Stage.LABEL)
     assert counts["refused"] > 0
     assert counts["cut"] + counts["short"] > 0
     assert there is not None
     assert here is not None
-    for path in (Path(kept.folder) / "label").rglob("*"):
+    ours, theirs = Path(located(kept.folder).stage(Stage.LABEL)), run_layout(remote, storage).stage(Stage.LABEL)
+    for path in ours.rglob("*"):
         if (
             path.suffix in (".parquet", ".safetensors") and "features" not in path.parts
         ) or path.name == "vocabulary.json":
-            name = path.relative_to(kept.folder).as_posix()
-            assert storage.read_bytes(f"s3://{s3.bucket}/label/{name}") == path.read_bytes(), name
+            name = path.relative_to(ours).as_posix()
+            assert storage.read_bytes(f"{theirs}/{name}") == path.read_bytes(), name
 
 
 def test_label_when_the_credentials_expire_then_retryable_in_one_line(s3: S3, make_kept: Make) -> None:  # noqa: F811

@@ -33,6 +33,6 @@ def test_pool_on_s3_when_disturbed_then_the_repeats_of_a_disk(
             for bits in shards:
                 pool.add(bits)
         on_disk, on_s3 = (pool.repeats() for pool in pools)
-        assert storage.files(f"s3://{s3.bucket}/repeats/filter/duplicates") == ["0000000000000000/repeats.parquet"]
+        assert storage.files(f"s3://{s3.bucket}/repeats/filter/duplicates") == ["repeats.parquet"]
     assert on_s3 == on_disk
     assert sum(map(len, on_disk)) == 150

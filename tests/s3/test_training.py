@@ -25,8 +25,9 @@ from safetensors.torch import load
 
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.documents import dump
-from diht_k8s.api.run import DihtRun
+from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import located
 from tests.recipe.train.attempts import (
     BATCH,
     FEW_STEPS,
@@ -71,13 +72,15 @@ class Bench:
 
     def weights(self, output: str) -> dict[str, torch.Tensor]:
         """What the training exported."""
-        towers = load(self.storage.read_bytes(f"{output}/train/model/open_clip_model.safetensors"))
-        heads = load(self.storage.read_bytes(f"{output}/train/concept_heads.safetensors"))
+        towers = load(self.storage.read_bytes(f"{located(output, self.storage).model}/open_clip_model.safetensors"))
+        heads = load(
+            self.storage.read_bytes(f"{located(output, self.storage).stage(Stage.TRAIN)}/concept_heads.safetensors")
+        )
         return {**{f"clip.{key}": value for key, value in towers.items()}, **heads}
 
     def checkpoints(self, output: str) -> list[str]:
         """The committed ones, oldest first."""
-        folder = f"{output}/train/checkpoints"
+        folder = located(output, self.storage).checkpoints
         return [
             f"{folder}/{name}"
             for name in self.storage.folders(folder)
@@ -172,7 +175,7 @@ def test_finished_when_disturbed_before_then_bit_equal_to_undisturbed(
     ended, checkpoints = attempts["left alone"]
     assert ended.code == 0, ended.errors
     assert different(bench.weights(f"s3://{bench.s3.bucket}/training/disturbed"), undisturbed(FEW_STEPS)) == []
-    folder = f"s3://{bench.s3.bucket}/training/disturbed/train/checkpoints"
+    folder = located(f"s3://{bench.s3.bucket}/training/disturbed", bench.storage).checkpoints
     left = [f"{folder}/{name}" for name in bench.storage.folders(folder)]
     half = {uri: names for uri in left if uri not in checkpoints and (names := bench.storage.names(uri))}
     assert half == {}  # SeaweedFS shows the folder of what was removed for a while, empty
@@ -254,7 +257,7 @@ def test_disk_when_full_then_retryable_and_once_there_is_room_bit_equal(bench: B
         again = attempt(tmp_path, forked=True)
         assert again.code == 0, again.errors
         assert "resuming after step" in again.output
-        train = Storage(), f"{tmp_path}/small/out/train"
+        train = Storage(), f"{tmp_path}/small/out/runs/latest/train"
         towers = load(train[0].read_bytes(f"{train[1]}/model/open_clip_model.safetensors"))
         found = {f"clip.{key}": value for key, value in towers.items()}
         expected = {key: value for key, value in undisturbed(STEPS).items() if key.startswith("clip.")}

@@ -38,10 +38,12 @@ class Stub:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
 
-    def identify(self, run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    def identify(self, run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
         before = [stage for stage in run.spec.stages if list(Stage).index(stage) < list(Stage).index(self.stage)]
-        layout = Layout(run.spec.data.output)
         return {stage.value: read_committed(storage, layout, stage).output_sha256 for stage in before[-1:]}, {}
+
+    def reads(self, run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, Any]) -> dict[str, str]:
+        return {}
 
     def execute(self, context: Context) -> Outcome | None:
         folder = context.layout.stage(self.stage)

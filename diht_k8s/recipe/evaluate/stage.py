@@ -9,6 +9,7 @@ fails does not lose the others: the report is still written, then the stage ends
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,7 @@ from diht_k8s.recipe.evaluate.class_texts import read_texts, text_files
 from diht_k8s.recipe.evaluate.results import read_result, result_path, write_result
 from diht_k8s.recipe.report.per_image import per_image_path
 from diht_k8s.recipe.runtime.bad_shards import BadShards, damage_summary
-from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
+from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.shared_work import claims_of, until_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.runtime.tracking import start_tracking
@@ -39,20 +40,17 @@ Json = dict[str, Any]
 MISSING: Final = "missing"
 
 
-def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """The model, the benchmarks' shards and class names, and the stages that the report shows.
 
     Raises:
         UserError: the model does not exist. (Missing shards fail only their benchmark, when it runs.)
     """
-    evaluate, layout = _evaluate(run), Layout(run.spec.data.output)
+    evaluate = _evaluate(run)
     if evaluate.model is None:
-        inputs = {"train": read_committed(storage, layout, Stage.TRAIN).output_sha256}
+        inputs = {stage.value: read_committed(storage, layout, stage).output_sha256 for stage in _earlier(run)}
     else:
         inputs = {"model": model_identity(evaluate.model, storage)}
-    for stage in (Stage.FILTER, Stage.LABEL):
-        if getattr(run.spec, stage.value) is not None and (found := find_committed(storage, layout, stage)) is not None:
-            inputs[stage.value] = found.output_sha256
     for benchmark in evaluate.chosen:
         for number, uri in enumerate(_shards(storage, benchmark)):
             inputs[f"{benchmark.name} {number}"] = storage.identity(uri)
@@ -61,12 +59,27 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     return inputs, {}
 
 
+def reads(run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, Any]) -> dict[str, str]:
+    """The folders of the stages before, or the model."""
+    if (model := _evaluate(run).model) is not None:
+        return {"model": model}
+    return {stage.value: layout.relative(stage) for stage in _earlier(run)}
+
+
+def _earlier(run: DihtRun) -> list[Stage]:
+    """The stages that made the model, which the page describes; a model that the document names was made elsewhere."""
+    return [stage for stage in run.spec.stages if stage is not Stage.EVALUATE]
+
+
 def execute(context: Context) -> Outcome | None:
     """Encode shards until all are; then one worker measures the benchmarks without a result and writes the report."""
     from diht_k8s.recipe.evaluate.encoding_worker import EncodingWorker
     from diht_k8s.recipe.evaluate.feature_files import FeatureFiles
     from diht_k8s.recipe.shards.images import decode, decode_as_reference
 
+    if _evaluate(context.run).model is not None:  # the run's other stages did not make it
+        own = {Stage.EVALUATE: context.layout.stage(Stage.EVALUATE)}
+        context = replace(context, layout=replace(context.layout, folders=own))
     folder = join(context.layout.stage(Stage.EVALUATE), "features")
     files = FeatureFiles(context.storage, folder, _feature_keys(context))
     model, claims = cache(partial(_load_model, context)), claims_of(context)

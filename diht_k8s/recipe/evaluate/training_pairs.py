@@ -58,7 +58,7 @@ def read_training_pairs(context: Context, label: Committed | None, *, decoded: b
     """
     pairs = TrainingPairs()
     try:
-        shards = kept_shards(context.run.spec, context.storage)
+        shards = kept_shards(context.run.spec, context.storage, context.layout)
     except UserError as error:
         return str(error)
     if not shards:
@@ -99,8 +99,7 @@ def _decoded(sample: Sample) -> Image.Image | None:
 
 def _teacher_features(context: Context, label: Committed | None, shard: Shard) -> NDArray[np.float16] | None:
     """[N, D] of the pairs of a shard; None where the label stage has kept none."""
-    uri = context.layout.features(shard.name)
-    if label is None or not context.storage.exists(uri):
+    if label is None or not context.storage.exists(uri := context.layout.features(shard.name)):
         return None
     from diht_k8s.recipe.label.features import read_features
 

@@ -99,7 +99,7 @@ class RepeatSearch:
         self._context, self._storage, self._kind, self._claims = context, context.storage, kind, claims
         self._shards, self._found = shards, False
         self._tables = minhash_forest.ROOTS if kind == "Near" else 1
-        self._result = context.layout.repeats(context.config_sha256)
+        self._result = context.layout.repeats
         self._folder = self._result.rpartition("/")[0]
         self._header = {"schema_version": SCHEMA_VERSION, "config_sha256": context.config_sha256}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+from diht_k8s.api.layout import Layout, join
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -20,6 +21,12 @@ def read_exclusions(storage: Storage, uri: str | None) -> frozenset[str]:
     lines = (line.strip() for line in storage.read_text(uri).splitlines())
     entries = {line for line in lines if line and not line.startswith("#")}
     return frozenset(entries | {entry.lower() for entry in entries})
+
+
+def taken_down(storage: Storage, layout: Layout) -> frozenset[str]:
+    """Entries of all takedowns of an output, which every later filter applies: no variant brings a pair back."""
+    lists = [join(layout.takedowns, name) for name in storage.names(layout.takedowns)]
+    return frozenset[str]().union(*(read_exclusions(storage, uri) for uri in lists))
 
 
 def is_excluded(sample: Sample, entries: frozenset[str]) -> bool:

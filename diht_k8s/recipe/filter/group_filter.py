@@ -8,11 +8,11 @@ place of one for each shard.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from diht_k8s.api.errors import DihtError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.layout import join
+from diht_k8s.api.run import Stage
 from diht_k8s.recipe.filter.clip_top_fraction import keeps_top_fraction
 from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummaries
 from diht_k8s.recipe.filter.scores import Scores, open_scores
@@ -23,9 +23,6 @@ from diht_k8s.recipe.runtime.shard_progress import ShardProgress
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.shard_groups import ShardGroup
 from diht_k8s.recipe.shards.sources import Shard
-
-RESERVED: Final = 1024
-"""Shards whose files are listed in one write, or a group more."""
 
 
 def is_done(scores: Scores, context: Context) -> bool:
@@ -48,23 +45,15 @@ class WrittenFiles:
         """names of the shards with scores."""
         self.done = frozenset[str]()
         """names of the shards with all files that belong to scores."""
-        self.kept = frozenset[str]()
-        """names of the files of kept pairs that earlier starts have left."""
-        self._listed = False
 
     def refresh(self) -> None:
         """List the folders as they are now."""
         self.scored = self._shards("scores")
         self.done = self.scored & self._shards("fingerprints") if self._duplicates else self.scored
-        if not self._listed:
-            self.kept, self._listed = frozenset(self._names("kept")), True
 
     def _shards(self, folder: str) -> frozenset[str]:
-        return frozenset(name.removesuffix(".parquet") for name in self._names(folder))
-
-    def _names(self, folder: str) -> list[str]:
-        context = self._context
-        return context.storage.names(join(context.layout.stage(context.stage), folder))
+        names = self._context.storage.names(join(self._context.layout.stage(Stage.FILTER), folder))
+        return frozenset(name.removesuffix(".parquet") for name in names)
 
 
 class GroupFilter:
@@ -92,7 +81,6 @@ class GroupFilter:
         self._written = WrittenFiles(context, duplicates=rules.duplicates is not None)
         self._summaries = GroupSummaries(context, final=rules.duplicates is None and not keeps_top_fraction(rules))
         self._shard_progress = ShardProgress(context, "scores")
-        self._reserved = set[str]()
         self._counted = set[int]()
         """numbers of the groups that the progress counts as done."""
 
@@ -123,13 +111,11 @@ class GroupFilter:
 
     def _filter_missing(self, groups: Sequence[ShardGroup], missing: Sequence[ShardGroup]) -> bool:
         worked, numbers = False, {group.number for group in missing}
-        for place, group in enumerate(groups):
+        for group in groups:
             self._raise_if_stopped()
             if group.number not in numbers:
                 self._count(group)
                 continue
-            if group.shards[0].name not in self._reserved:
-                self._reserve(groups[place:])
             if self._claims.take(group.name):
                 worked = True
                 self._filter_group(group, sure=not self._claims.took_over)
@@ -158,7 +144,7 @@ class GroupFilter:
 
     def _filter_shard(self, shard: Shard, before: Scores | None) -> FilteredShard:
         self._shard_filter.progress.begin(shard)
-        found = self._shard_filter.filter(shard, before, self._written.kept)
+        found = self._shard_filter.filter(shard, before)
         self._shard_progress.shard_done()
         self._finish(shard, found.header["summary"]["input"])
         return found
@@ -196,22 +182,6 @@ class GroupFilter:
         if not is_done(scores, self._context) or self._rules.duplicates is None:
             return is_done(scores, self._context)
         return self._context.storage.exists(self._context.layout.fingerprints(shard.name))
-
-    def _reserve(self, groups: Sequence[ShardGroup]) -> None:
-        """List what is written for some groups in advance, which saves a write for each file."""
-        layout = self._context.layout
-        places = [layout.scores, layout.fingerprints] if self._rules.duplicates is not None else [layout.scores]
-        uris, names = list[str](), list[str]()
-        for group in groups:
-            names += [shard.name for shard in group.shards]
-            uris += [
-                place(shard.name) for shard in group.shards for place in (self._shard_filter.kept_files.uri, *places)
-            ]
-            uris += [*self._summaries.uris(group), *self._claims.uris([group.name])]
-            if len(names) >= RESERVED:
-                break
-        self._context.storage.reserve(uris)
-        self._reserved.update(names)
 
     def _finish(self, shard: Shard, samples: int, *, skipped: bool = False) -> None:
         damaged = len(self._shard_filter.bad_shards.found)

@@ -22,7 +22,7 @@ from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.shard_groups import ShardGroup
 from diht_k8s.recipe.shards.shard_index import IndexedDamage, ShardIndex, unpack_starts
 from diht_k8s.recipe.shards.sources import Shard
-from diht_k8s.recipe.shards.stored_index import IndexRow, part_uri, write_part
+from diht_k8s.recipe.shards.stored_index import IndexRow, write_part
 
 FOLDER: Final = "summaries"
 MAX_NAMES: Final = 2000
@@ -151,11 +151,6 @@ class GroupSummaries:
     def uri(self, group: ShardGroup) -> str:
         """Where the summary of a group lies."""
         return join(self._folder, self._name(group))
-
-    def uris(self, group: ShardGroup) -> list[str]:
-        """All files that `write` may write."""
-        layout = self._context.layout
-        return [self.uri(group), *(part_uri(layout.filter_index(kind), group.number) for kind in ("raw", "kept"))]
 
     def written(self, groups: Sequence[ShardGroup], scored: Collection[str]) -> set[int]:
         """Numbers of the groups that are summed up, by one listing.

@@ -43,25 +43,16 @@ class KeptPairs:
         """Path of a shard's file, relative to the folder of the stage."""
         return self.uri(shard).removeprefix(self.layout.stage(Stage.FILTER) + "/")
 
-    def write(
-        self, shard: str, pairs: Iterable[tuple[int, Row, Sample]], *, existing: Collection[str]
-    ) -> tuple[int, WrittenFile]:
+    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> tuple[int, WrittenFile]:
         """Write the kept pairs of a shard; returns their number and the size and digest of the file.
 
         Args:
             shard: name of the shard.
             pairs: index in the raw shard, row and sample of each kept pair.
-            existing: names of the files of kept pairs that earlier starts have left.
         """
         if self.output == "KeepList":
-            count, written = self._write_list(shard, [KeepListRow(number, row.uid) for number, row, _ in pairs])
-            other = self.layout.kept(shard)
-        else:
-            count, written = self._write_copies(shard, ((sample.key, sample.members) for _, _, sample in pairs))
-            other = self.layout.keep_list(shard)
-        if other.rpartition("/")[2] in existing:  # left by an earlier run; nothing would read it or drop pairs from it
-            self.storage.remove(other)
-        return count, written
+            return self._write_list(shard, [KeepListRow(number, row.uid) for number, row, _ in pairs])
+        return self._write_copies(shard, ((sample.key, sample.members) for _, _, sample in pairs))
 
     def rewrite(self, shard: str, rows: Sequence[Row], gone: Collection[int]) -> WrittenFile:
         """Rewrite a shard's file without some pairs; nothing changes if they were already dropped.

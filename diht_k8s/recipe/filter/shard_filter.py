@@ -6,7 +6,7 @@ Earlier scores of the same samples are taken over as far as their models are sti
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Protocol
@@ -22,7 +22,7 @@ from diht_k8s.recipe.filter.captions.parser import CaptionParser
 from diht_k8s.recipe.filter.clip_score import ClipScorer
 from diht_k8s.recipe.filter.decontamination import read_gallery
 from diht_k8s.recipe.filter.deduplication import write_fingerprints
-from diht_k8s.recipe.filter.exclusion import read_exclusions
+from diht_k8s.recipe.filter.exclusion import read_exclusions, taken_down
 from diht_k8s.recipe.filter.group_summaries import FilteredShard
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs, WrittenFile
 from diht_k8s.recipe.filter.rules import RuleChain
@@ -71,9 +71,7 @@ class KeptFiles(Protocol):
         """The file relative to the folder of the stage."""
         ...
 
-    def write(
-        self, shard: str, pairs: Iterable[tuple[int, Row, Sample]], *, existing: Collection[str]
-    ) -> tuple[int, WrittenFile]:
+    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> tuple[int, WrittenFile]:
         """Write what is kept: its index in the shard, row and sample; returns their number, size and digest."""
         ...
 
@@ -148,7 +146,8 @@ class ShardFilter:
             self._spotter.check_device()
         self._scorer = None if rules.clip_score is None else ClipScorer(rules.clip_score, context.storage)
         self._caption_scores = CaptionScores.find(context.storage, rules.scores_from)
-        self._exclusions = read_exclusions(context.storage, rules.exclude)
+        listed = read_exclusions(context.storage, rules.exclude)
+        self._exclusions = listed | taken_down(context.storage, context.layout)
         self.kept_files = kept or KeptPairs(context.storage, context.layout, rules.output)
         self.bad_shards = BadShards(context.run.spec.data.max_bad_shards, len(shards))
         self.progress = StageProgress(context, shards, own)
@@ -167,13 +166,12 @@ class ShardFilter:
             scorer=self._scorer,
         )
 
-    def filter(self, shard: Shard, before: Scores | None, existing: Collection[str]) -> FilteredShard:
+    def filter(self, shard: Shard, before: Scores | None) -> FilteredShard:
         """Filter a shard: write its kept pairs, its fingerprints if repeats are dropped, and last its scores.
 
         Args:
             shard: to filter.
-            before: scores that lie in the place of its own; of another configuration, or without fingerprints.
-            existing: names of the files of kept pairs that earlier starts have left.
+            before: scores that lie in the place of its own, without fingerprints.
 
         Raises:
             StopRequested: between batches, after a signal.
@@ -188,7 +186,7 @@ class ShardFilter:
         found = _ScoredSamples(schema_of(header), shard.filtered, characters)
         samples = self.bad_shards.salvage(shard.uri, self._read(shard, places))
         kept = found.kept(self._scored(shard, samples, earlier, header))
-        count, written = self.kept_files.write(shard.name, kept, existing=existing)
+        count, written = self.kept_files.write(shard.name, kept)
         summary = found.summary
         assert count == summary.kept, "one kept pair for each kept row"
         summary.check()
@@ -259,13 +257,14 @@ class ShardFilter:
         return earlier if same else None
 
     def _of_other_run(self, shard: Shard) -> Scores | None:
-        """The scores of this shard in `scoresFrom`."""
-        folder = self._rules.scores_from
-        if folder is None or self._caption_scores is not None:
+        """The scores of this shard in the folder that the stage reads them from."""
+        if (folder := self._context.reads.get("scores")) is None or self._caption_scores is not None:
             return None
-        uri = join(folder, "scores", f"{shard.name}.parquet")
+        own = self._rules.scores_from is None
+        base = join(self._context.layout.output, folder) if own else folder
+        uri = join(base, "scores", f"{shard.name}.parquet")
         scores = self._usable(shard, find_scores(self._context.storage, uri))
-        if scores is None:
+        if scores is None and not own:  # its own output may have been pruned: the captions are parsed
             raise UserError(
                 f"spec.filter.scoresFrom: {uri} does not exist or was made from another {shard.uri}: "
                 "name the filter folder of a run over the same shards, or leave scoresFrom out"

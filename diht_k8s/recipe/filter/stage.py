@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
-from diht_k8s.api.layout import join
+from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter.caption_tables.download_list import DownloadList
 from diht_k8s.recipe.filter.caption_tables.table_filter import TableFilter, without_images
@@ -37,6 +37,7 @@ from diht_k8s.recipe.filter.model_versions import (
     spotter_version,
 )
 from diht_k8s.recipe.filter.report import report
+from diht_k8s.recipe.filter.scored_sibling import scored_sibling
 from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.filter.shard_filter import ShardFilter
 from diht_k8s.recipe.filter.summary import Summary
@@ -57,7 +58,7 @@ Step = Callable[[], tuple[bool, int]]
 """Work on what is free; whether there was anything, and the number of shards or steps that are not done."""
 
 
-def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Identities of the shards, the exclude list and the benchmarks to keep out; versions of the models."""
     rules = _rules(run)
     inputs = {shard.name: _identity(shard) for shard in filter_input(run.spec, storage, current=True)}
@@ -75,6 +76,15 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     if rules.clip_score is not None:
         versions["clip"] = clip_version(rules.clip_score, storage)
     return inputs, versions
+
+
+def reads(run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, Any]) -> dict[str, str]:
+    """The folder whose scores are used again: `scoresFrom`, or a complete one of the same output over the same shards."""
+    rules = _rules(run)
+    if rules.scores_from is not None:
+        return {"scores": rules.scores_from}
+    folder = scored_sibling(storage, layout, config)
+    return {} if folder is None else {"scores": folder}
 
 
 def execute(context: Context) -> Outcome | None:
@@ -111,8 +121,6 @@ def _sum_up(context: Context, groups: Sequence[ShardGroup], claims: Claims) -> t
     names = frozenset(shard.name for group in groups for shard in group.shards)
     written, worked, waiting = summaries.written(groups, names), False, 0
     missing = [group for group in groups if group.number not in written]
-    claimed = [f"{group.name} summary" for group in missing]
-    context.storage.reserve([*claims.uris(claimed), *(uri for group in missing for uri in summaries.uris(group))])
     for group in missing:
         if not claims.take(f"{group.name} summary", counts_deaths=False):
             waiting += 1

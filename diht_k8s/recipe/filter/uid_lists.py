@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.filter.uid_arrays import is_hex_uid, order_of, uid_numbers, write_uid_list
 from diht_k8s.recipe.runtime.commit import read_committed
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.shards.storage import Storage
 
 
@@ -29,7 +29,7 @@ def write_kept_uids(run: DihtRun, storage: Storage, uri: str) -> int:
     Raises:
         UserError: the filter is not committed, or a uid is not of 32 hexadecimal digits.
     """
-    layout = Layout(run.spec.data.output)
+    layout = run_layout(run, storage)
     parts = [np.empty((0, 2), np.uint64)]
     for shard in read_committed(storage, layout, Stage.FILTER).summary["shards"]:
         if shard["kept"]:

@@ -47,7 +47,7 @@ def read_captions(storage: Storage, layout: Layout, shard: Shard) -> KeptCaption
     if shard.samples is not None and kept.num_rows != shard.samples:
         raise DataError(
             f"{layout.scores(shard.name)} has {kept.num_rows} kept rows where the filter counted {shard.samples}: "
-            "run the stage filter again with --replace"
+            "run the stage filter again"
         )
     return KeptCaptions(
         uids=kept["uid"].to_pylist(),

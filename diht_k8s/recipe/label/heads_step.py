@@ -52,7 +52,6 @@ def make_features(job: LabelJob, teacher: LazyTeacher) -> None:
     """Pass this worker's share of the training shards through the teacher."""
     mine = share(job.training_shards, job.context.worker, job.context.workers)
     todo = job.missing("features", ".safetensors", mine)
-    job.context.storage.reserve(job.context.layout.features(shard.name) for shard in todo)
     count = LabelProgress(job, "teacher", "features", ".safetensors", job.training_shards)
     for shard in todo:
         job.context.stop.raise_if_requested()
@@ -216,9 +215,7 @@ def check_same_pairs(found: TeacherFeatures, uids: Sequence[str], where: str) ->
         DataError: they do not.
     """
     if found.uid_hash_N.tolist() != [hash64(uid) for uid in uids]:
-        raise DataError(
-            f"{where} and the filter's scores do not hold the same pairs: run the stage filter again with --replace"
-        )
+        raise DataError(f"{where} and the filter's scores do not hold the same pairs: run the stage filter again")
 
 
 def read_heads(job: LabelJob) -> tuple[list[Head], str]:
@@ -230,6 +227,6 @@ def read_heads(job: LabelJob) -> tuple[list[Head], str]:
     uri = job.context.layout.teacher_heads
     tensors, header = read_safetensors(job.context.storage, uri)
     if header["config_sha256"] != job.context.config_sha256:
-        raise DataError(f"{uri} was made under another configuration: run the stage label again with --replace")
+        raise DataError(f"{uri} was made under another configuration: run the stage label again")
     heads = [Head(tensors[f"{kind}.weight"], tensors[f"{kind}.bias"], kind=job.label.heads.kind) for kind in KINDS]
     return heads, header["vocabulary_sha256"]

@@ -106,7 +106,7 @@ def make_job(context: Context) -> LabelJob:
     """
     label = context.run.spec.label
     assert label is not None  # run_stage has checked it
-    shards = kept_shards(context.run.spec, context.storage)
+    shards = kept_shards(context.run.spec, context.storage, context.layout)
     if not shards:
         raise DataError("the filter kept no pair, so there is nothing to label: loosen spec.filter or give more shards")
     return LabelJob(context, label, shards, choose_training(shards, label.max_samples, context.run.spec.seed))

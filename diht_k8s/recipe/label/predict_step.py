@@ -33,8 +33,6 @@ def make_labels(job: LabelJob, teacher: LazyTeacher) -> Outcome | None:
     context = job.context
     claims = claims_of(context)
     mine = job.missing("labels", ".parquet", share(list(job.shards), context.worker, context.workers))
-    names = [shard.name for shard in mine]
-    context.storage.reserve([*map(context.layout.labels, names), *claims.uris(names)])
     writer = _LabelWriter(job, teacher, claims)
     writer.write(mine)
 

@@ -228,7 +228,7 @@ def _check_labels(job: LabelJob, labels: Labels, vocabulary: ConceptVocabulary, 
     ):
         raise DataError(
             f"{job.context.layout.labels(shard.name)} belongs to another vocabulary or configuration: "
-            "run the stage label again with --replace"
+            "run the stage label again"
         )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
@@ -28,12 +29,17 @@ from diht_k8s.recipe.shards.storage import Storage
 logger = logging.getLogger(__name__)
 
 
-def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """The filter's output and the teacher's weights."""
     assert run.spec.label is not None  # run_stage has checked it
-    committed = read_committed(storage, Layout(run.spec.data.output), Stage.FILTER)
+    committed = read_committed(storage, layout, Stage.FILTER)
     digest = weights_sha256(storage, weights_uri(run.spec.label.teacher))
-    return {"filter": committed.output_sha256}, {"teacher": digest}
+    return {"filter": committed.identity}, {"teacher": digest}
+
+
+def reads(run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, Any]) -> dict[str, str]:
+    """The filter's folder."""
+    return {"filter": layout.relative(Stage.FILTER)}
 
 
 def execute(context: Context) -> Outcome | None:

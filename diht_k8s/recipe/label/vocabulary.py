@@ -140,13 +140,9 @@ class ConceptVocabulary:
             vocabulary = cls(document["captions"], objects, attributes, {**document["cut"]})
             changed = vocabulary.sha256 != document["sha256"]
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"vocabulary.json is damaged ({error!r}): run the stage label again with --replace"
-            ) from error
+            raise DataError(f"vocabulary.json is damaged ({error!r}): run the stage label again") from error
         if changed:
-            raise DataError(
-                "vocabulary.json was changed after it was written: run the stage label again with --replace"
-            )
+            raise DataError("vocabulary.json was changed after it was written: run the stage label again")
         return vocabulary
 
 

@@ -29,8 +29,8 @@ def write_report(context: Context, results: Sequence[dict[str, Any]]) -> None:
 
 def _trained_card(context: Context) -> str | None:
     """The card that the training has written beside the model; None for a model from elsewhere."""
-    evaluate, uri = context.run.spec.evaluate, join(context.layout.model, PATH)
+    evaluate = context.run.spec.evaluate
     assert evaluate is not None, "the stage is there"
-    if evaluate.model is not None or not context.storage.exists(uri):
+    if evaluate.model is not None or not context.storage.exists(uri := join(context.layout.model, PATH)):
         return None
     return context.storage.read_text(uri)

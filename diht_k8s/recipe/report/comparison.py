@@ -203,9 +203,10 @@ def _charts(columns: Sequence[Sequence[Mapping[str, Any]]], names: Sequence[str]
 
 
 def _configuration(report: Mapping[str, Any]) -> Json:
-    """The configuration without name, seed and location of the output."""
+    """The configuration without name, seeds and location of the output."""
     spec = redacted_document(report["config"])["spec"]  # earlier versions wrote literal values
-    spec.pop("seed", None)
+    for place in (spec, spec.get("train") or {}):
+        place.pop("seed", None)
     spec.get("data", {}).pop("output", None)
     return spec
 

@@ -41,7 +41,11 @@ def report_content(
         "schema_version": SCHEMA_VERSION,
         "config_sha256": sha256_of(dict(config)),
         "inputs": config["inputs"],
-        "run": {"name": run.metadata.name, "seed": run.spec.seed, "stages": [stage.value for stage in run.spec.stages]},
+        "run": {
+            "name": run.metadata.name,
+            "seed": run.spec.training_seed,
+            "stages": [stage.value for stage in run.spec.stages],
+        },
         "model": next((result["model"] for result in results if "model" in result), None),
         "benchmarks": benchmarks,
         "references": {b["name"]: b["references"] for b in benchmarks if b.get("references")},

@@ -96,7 +96,7 @@ def _label(context: Context) -> Json:
     if committed is None:
         return part
     part["report"] = report = _document(context, Stage.LABEL)
-    shard_of = {shard.name: shard for shard in kept_shards(context.run.spec, context.storage)}
+    shard_of = {shard.name: shard for shard in kept_shards(context.run.spec, context.storage, context.layout)}
     examples = [example for example in report.get("examples", []) if example["shard"] in shard_of]
     part["thumbnails"] = thumbnails(context.storage, [(shard_of[item["shard"]], item["uid"]) for item in examples])
     return part
@@ -114,7 +114,7 @@ def _data_card(context: Context) -> Json:
     """Licences, origins and dates of the first training pairs."""
     licences, origins, dates, pairs = Counter[str](), Counter[str](), set[str](), 0
     try:
-        shards = kept_shards(context.run.spec, context.storage)
+        shards = kept_shards(context.run.spec, context.storage, context.layout)
     except UserError:
         shards = []
     for sample in itertools.islice(_samples(context, shards), CARD_PAIRS):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
@@ -67,10 +67,6 @@ class Claims:
         """the shard that the owner works on, of a claim on several."""
         self.took_over = False
         """whether the claim that was taken last had another owner before."""
-
-    def uris(self, names: Sequence[str]) -> list[str]:
-        """Where the claims of these names lie; a worker alone writes none."""
-        return [] if self._alone else [self._uri(name) for name in names]
 
     def take(self, name: str, *, counts_deaths: bool = True, shown: str = "") -> bool:
         """Claim something; False if another worker seems to work on it.

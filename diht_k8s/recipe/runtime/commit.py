@@ -10,12 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.hashing import SCHEMA_VERSION, differences, sha256_of
+from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import Artefact, Committed
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.runtime.replacement import described, foreign_files, survey
-from diht_k8s.recipe.runtime.started import create_started, newest_started, require_started
 from diht_k8s.recipe.shards.storage import Storage
 
 
@@ -28,73 +26,22 @@ def read_committed(storage: Storage, layout: Layout, stage: Stage) -> Committed:
     """
     found = find_committed(storage, layout, stage)
     if found is None:
-        raise UserError(f"{layout.stage(stage)} is not committed: run the stage {stage} first")
+        raise UserError(f"{layout.stage(stage)} is not complete: run the stage {stage} first")
     return found
 
 
 def find_committed(storage: Storage, layout: Layout, stage: Stage) -> Committed | None:
-    """The marker of a stage, or None."""
-    uri = layout.committed(stage)
-    if not storage.exists(uri):
+    """The marker of a stage; None where it has not begun or has not ended.
+
+    Raises:
+        DataError: the marker is damaged.
+    """
+    if stage not in layout.folders or not storage.exists(uri := layout.committed(stage)):
         return None
     try:
         return Committed.model_validate_json(storage.read_bytes(uri))
     except ValidationError as error:
         raise DataError(f"{uri} is damaged: remove this file and run the stage {stage} again") from error
-
-
-def begin(
-    storage: Storage, layout: Layout, stage: Stage, config: dict[str, Any], later: Sequence[Stage] = ()
-) -> Committed | None:
-    """Claim the stage's folder for a configuration.
-
-    A folder that another configuration has claimed without writing any output is taken over.
-
-    Args:
-        storage: where the folder is.
-        layout: of the run.
-        stage: to begin.
-        config: what `config_sha256` covers.
-        later: the run's stages after it, which --replace removes too.
-
-    Returns:
-        The marker if the stage is committed under this configuration (nothing to do), else None (run and resume).
-
-    Raises:
-        UserError: the folder holds output of another configuration; the message names the fields that differ.
-    """
-    committed = find_committed(storage, layout, stage)
-    if committed is not None:
-        if committed.config_sha256 == sha256_of(config):
-            return committed
-        raise _other_configuration(storage, layout, (stage, *later), committed.config, config)
-    started = newest_started(storage, layout, stage)
-    while started is None or started.config_sha256 != sha256_of(config):
-        if started is not None and survey(storage, layout, stage).results:
-            raise _other_configuration(storage, layout, (stage, *later), started.config, config)
-        number = 1 if started is None else started.number + 1
-        if create_started(storage, layout, stage, number, config):
-            if started is not None and survey(storage, layout, stage).results:  # its owner is alive
-                storage.remove_files(layout.stage(stage), [layout.started(stage, number).rpartition("/")[2]])
-                raise _other_configuration(storage, layout, (stage, *later), started.config, config)
-            return None
-        started = newest_started(storage, layout, stage)
-    return None
-
-
-def _other_configuration(
-    storage: Storage, layout: Layout, stages: Sequence[Stage], before: Any, after: Any
-) -> UserError:
-    lines = differences(before, after)
-    shown = "; ".join(lines[:6]) + (f"; and {len(lines) - 6} more" if len(lines) > 6 else "")
-    found = [survey(storage, layout, stage) for stage in stages]
-    foreign = foreign_files(layout, found)
-    left = f", and leaves {len(foreign)} that this project did not write" if foreign else ""
-    return UserError(
-        f"{layout.stage(stages[0])} holds output of another configuration ({shown}): "
-        "choose another data.output, undo the change, or add --replace to run this stage and the later ones again: "
-        f"it removes {described(found)}{left}"
-    )
 
 
 def artefact(storage: Storage, layout: Layout, stage: Stage, path: str) -> Artefact:
@@ -114,13 +61,20 @@ def commit(
     config: dict[str, Any],
     artefacts: Sequence[Artefact],
     summary: dict[str, Any],
+    before: Committed | None = None,
 ) -> Committed:
-    """Write the marker: from now on the output is complete.
+    """Write the marker: from now on the output is complete. Whoever comes second takes the first one's.
 
-    Raises:
-        UserError: a start under another configuration has taken the folder over.
+    Args:
+        storage: where the folder is.
+        layout: with the stage's folder.
+        stage: that is complete.
+        config: what `config_sha256` covers.
+        artefacts: what belongs to the output.
+        summary: for people and later stages.
+        before: the marker before a takedown; None for the first one.
     """
-    require_started(storage, layout, stage, sha256_of(config))
+    output_sha256 = sha256_of([[item.path, item.size, item.sha256] for item in artefacts])
     committed = Committed(
         schema_version=SCHEMA_VERSION,
         stage=stage,
@@ -128,10 +82,12 @@ def commit(
         config=config,
         inputs=config["inputs"],
         artefacts=list(artefacts),
-        output_sha256=sha256_of([[item.path, item.size, item.sha256] for item in artefacts]),
+        output_sha256=output_sha256,
+        identity=output_sha256 if before is None else before.identity,
+        revision=0 if before is None else before.revision + 1,
         summary=summary,
     )
-    storage.write_bytes(
-        layout.committed(stage), json.dumps(committed.model_dump(mode="json"), indent=1, ensure_ascii=False).encode()
-    )
-    return committed
+    content = json.dumps(committed.model_dump(mode="json"), indent=1, ensure_ascii=False).encode()
+    if storage.create(layout.committed(stage), content):
+        return committed
+    return read_committed(storage, layout, stage)

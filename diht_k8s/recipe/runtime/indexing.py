@@ -19,6 +19,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.inputs import filter_index, filter_index_folder, kept_by, kind_of_inputs
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.shard_groups import ShardGroup, groups_of
 from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
@@ -77,14 +78,14 @@ def shards_of(run: DihtRun, storage: Storage) -> list[Shard]:
     if spec.train is not None and spec.train.shards:
         (own,) = current_sources(storage, spec.data.output, [spec.train.shards])
         return training_shards(own)
-    layout = Layout(spec.data.output)
-    committed = None if spec.filter is None else find_committed(storage, layout, Stage.FILTER)
+    layout = run_layout(run, storage)
+    committed = find_committed(storage, layout, Stage.FILTER)
     if committed is None:
         return current_shards(spec, storage)
     identities = storage.identities(layout.kept("").rpartition("/")[0])
     return [
         shard if shard.keep_list else replace(shard, identity=identities.get(f"{shard.name}.tar"))
-        for shard in kept_by(committed, spec, storage)
+        for shard in kept_by(committed, spec, storage, layout)
     ]
 
 
@@ -127,13 +128,14 @@ class _Indexing:
 
         One that is not is removed, since it would be taken first.
         """
-        index = filter_index(run.spec, self._storage)
+        layout = run_layout(run, self._storage)
+        index = filter_index(run.spec, self._storage, layout)
         if index is None:
             return []
         rows = [row for shard in self._shards if (row := _row(index, shard)) is not None]
         if len(rows) == len(self._shards):
             return rows
-        self._storage.remove(table_uri(filter_index_folder(run.spec)))
+        self._storage.remove(table_uri(filter_index_folder(run.spec, layout)))
         return []
 
     def _take(self, groups: Sequence[ShardGroup], there: Collection[int]) -> bool:

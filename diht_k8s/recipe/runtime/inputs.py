@@ -16,7 +16,7 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.stored_index import StoredIndex
 
 
-def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
+def kept_shards(spec: Spec, storage: Storage, layout: Layout) -> list[Shard]:
     """The input of training and labelling: what the filter kept, without empty shards, or the raw input without a filter.
 
     Raises:
@@ -32,7 +32,7 @@ def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
                 "(with filter: false for a source from which nothing should be dropped)"
             )
         return shards
-    return kept_by(read_committed(storage, Layout(spec.data.output), Stage.FILTER), spec, storage)
+    return kept_by(read_committed(storage, layout, Stage.FILTER), spec, storage, layout)
 
 
 def own_index(spec: Spec, storage: Storage) -> StoredIndex | None:
@@ -41,15 +41,17 @@ def own_index(spec: Spec, storage: Storage) -> StoredIndex | None:
     return None if index is None or index.header.get("of", kind) != kind else index
 
 
-def filter_index(spec: Spec, storage: Storage) -> StoredIndex | None:
+def filter_index(spec: Spec, storage: Storage, layout: Layout) -> StoredIndex | None:
     """The index that the filter has made of the shards that the training reads; None if there is none."""
     kind = kind_of_inputs(spec)
-    return None if kind == "own" or spec.filter is None else StoredIndex.open(storage, filter_index_folder(spec))
+    if kind == "own" or spec.filter is None or Stage.FILTER not in layout.folders:
+        return None
+    return StoredIndex.open(storage, filter_index_folder(spec, layout))
 
 
-def filter_index_folder(spec: Spec) -> str:
+def filter_index_folder(spec: Spec, layout: Layout) -> str:
     """Where the filter's index of what the training reads lies."""
-    return Layout(spec.data.output).filter_index("kept" if kind_of_inputs(spec) == "kept" else "raw")
+    return layout.filter_index("kept" if kind_of_inputs(spec) == "kept" else "raw")
 
 
 def kind_of_inputs(spec: Spec) -> Literal["own", "kept", "raw"]:
@@ -59,13 +61,12 @@ def kind_of_inputs(spec: Spec) -> Literal["own", "kept", "raw"]:
     return "kept" if spec.filter is not None and spec.filter.output == "Shards" else "raw"
 
 
-def kept_by(committed: Committed, spec: Spec, storage: Storage) -> list[Shard]:
+def kept_by(committed: Committed, spec: Spec, storage: Storage, layout: Layout) -> list[Shard]:
     """The shards that the filter with this marker kept, without empty ones.
 
     Raises:
         UserError: its raw shards are to be read, and the run does not name one of them.
     """
-    layout = Layout(spec.data.output)
     kept = [item for item in committed.summary["shards"] if item["kept"]]
     if committed.config.get("config", {}).get("output") == "KeepList":
         raw = {shard.name: shard for shard in input_shards(spec, storage)}

@@ -1,39 +1,38 @@
-"""Refuses a run whose input lies inside a stage folder of its own output, with patterns expanded and paths resolved."""
+"""Refuses a run with a source inside a stage folder of its own output, with patterns expanded and paths resolved."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from braceexpand import braceexpand
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.layout import Layout
-from diht_k8s.api.own_inputs import input_uris, literal_part, own_input_message
-from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.layout import join
+from diht_k8s.api.own_inputs import STAGE_FOLDERS, literal_part, own_input_message, source_patterns
+from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.shards.storage import Storage
 
 
 def check_own_inputs(run: DihtRun, storage: Storage) -> None:
-    """Check a run before it writes or removes anything.
+    """Check a run before it writes anything.
 
     Raises:
-        UserError: says which input lies in which folder.
+        UserError: says which source lies in which folder.
     """
-    layout = Layout(run.spec.data.output)
-    folders = {stage: storage.location(layout.stage(stage)) for stage in run.spec.stages}
-    for field, pattern in input_uris(run.spec):
+    folders = [storage.location(join(run.spec.data.output, name)) for name in STAGE_FOLDERS]
+    for field, pattern in source_patterns(run.spec):
         for uri in dict.fromkeys(place for item in braceexpand(pattern) for place in _places(storage, item, folders)):
-            for stage, folder in folders.items():
+            for name, folder in zip(STAGE_FOLDERS, folders, strict=True):
                 if _inside(uri, folder):
-                    raise UserError(own_input_message(field, pattern, layout.stage(stage), stage))
+                    raise UserError(own_input_message(field, pattern, join(run.spec.data.output, name)))
 
 
-def _places(storage: Storage, pattern: str, folders: Mapping[Stage, str]) -> list[str]:
+def _places(storage: Storage, pattern: str, folders: Sequence[str]) -> list[str]:
     """Where the matches of a pattern lie; they are listed only if some could lie in one of the folders."""
     start = literal_part(pattern)
     place = storage.location(start or ".")
-    if start != pattern and not any(_inside(place, folder) for folder in folders.values()):
-        if not any(_inside(folder, place) for folder in folders.values()):
+    if start != pattern and not any(_inside(place, folder) for folder in folders):
+        if not any(_inside(folder, place) for folder in folders):
             return [place]
         return [storage.location(uri) for uri in storage.matches(pattern)]
     return [place]

@@ -1,4 +1,4 @@
-"""The frame of every stage program: claim the output, end as cached, commit, exit codes, cause of failure."""
+"""The frame of every stage program: find its folder, end as cached, commit, exit codes, cause of failure."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ import logging
 import os
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DihtError, ExitCode, UserError, missing_package
 from diht_k8s.api.hashing import sha256_of, stage_config
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Artefact, Cause, Committed
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.runtime.commit import begin, commit
+from diht_k8s.recipe.runtime.commit import commit, find_committed
 from diht_k8s.recipe.runtime.own_inputs import check_own_inputs
-from diht_k8s.recipe.runtime.ownership import StageStorage
 from diht_k8s.recipe.runtime.progress import Reporter
+from diht_k8s.recipe.runtime.run_folder import point, read_document, run_layout, write_document
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.started import require_started
+from diht_k8s.recipe.runtime.started import start
 from diht_k8s.recipe.shards.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -49,6 +47,8 @@ class Context:
     step: str = ""
     """the part of the stage that this program does, where the cluster runs the stage as several jobs; empty does all of
     it."""
+    reads: Mapping[str, str] = field(default_factory=dict[str, str])
+    """what it is -> folder that the stage reads, as worker 0 found it."""
 
     @cached_property
     def config_sha256(self) -> str:
@@ -65,10 +65,14 @@ class Outcome:
 
 
 class Program(Protocol):
-    """A stage: two functions, `identify` before and `execute` within the claim."""
+    """A stage: `identify` says what decides its folder, `reads` what it takes from others, `execute` fills it."""
 
-    def identify(self, run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    def identify(self, run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """Digests of the inputs and of the models used (see `api.hashing.stage_config`)."""
+        ...
+
+    def reads(self, run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, Any]) -> dict[str, str]:
+        """What it is -> folder that the stage reads: noted in `STARTED.json`."""
         ...
 
     def execute(self, context: Context) -> Outcome | None:
@@ -93,21 +97,22 @@ def run_stage(
     """
     if getattr(run.spec, stage.value) is None:
         raise UserError(f"the run {run.metadata.name} has no stage {stage}: add spec.{stage} to the run document")
-    storage, layout = Storage(run.spec.storage), Layout(run.spec.data.output)
+    storage = Storage(run.spec.storage)
     storage.first = worker == 0
     check_own_inputs(run, storage)
-    inputs, programs = program.identify(run, storage)
-    config = stage_config(run.spec, stage, inputs, programs)
-    later = run.spec.stages[run.spec.stages.index(stage) + 1 :]
-    cached = begin(storage, layout, stage, config, later)
+    layout, config = locate(program, run, storage, run_layout(run, storage), stage)
+    if worker == 0 and read_document(run, storage) is None:
+        write_document(run, storage)
+    started = start(storage, layout, stage, config, program.reads(run, storage, layout, config))
+    point(run, storage, layout, stage, lead=worker == 0)
+    cached = find_committed(storage, layout, stage)
     if cached is not None:
         print(f"{stage}: cached ({layout.stage(stage)})", flush=True)
-        return cached
-    storage.create(layout.run_document, dump(run).encode())
+        return _ended(cached, layout.stage(stage), worker)
     context = Context(
         run,
         stage,
-        stage_storage(run, stage, f"worker-{worker:05d}", sha256_of(config)),
+        storage,
         layout,
         config,
         Reporter(stage, worker=worker),
@@ -115,32 +120,41 @@ def run_stage(
         worker=worker,
         workers=workers,
         step=step,
+        reads=started.reads,
     )
     began = time.monotonic()
     outcome = program.execute(context)
     if outcome is None:
-        return None
+        return _ended(None, layout.stage(stage), worker)
     summary = {"seconds": round(time.monotonic() - began, 1), **outcome.summary}
-    return commit(storage, layout, stage, config, outcome.artefacts, summary)
+    committed = commit(storage, layout, stage, config, outcome.artefacts, summary)
+    return _ended(committed, layout.stage(stage), worker)
 
 
-def stage_storage(run: DihtRun, stage: Stage, writer: str, config_sha256: str) -> StageStorage:
-    """The storage of one process of a stage: keeps a list of what it writes, and stops when another start takes over.
+def _ended(committed: Committed | None, folder: str, worker: int) -> Committed | None:
+    """Leave the stage's folder as the termination message: the operator reads no storage."""
+    _leave(Cause(exit_code=ExitCode.DONE, reason="Completed", message="", worker=worker, output=folder))
+    return committed
+
+
+def locate(
+    program: Program, run: DihtRun, storage: Storage, layout: Layout, stage: Stage
+) -> tuple[Layout, dict[str, Any]]:
+    """Find the folder of a stage: the layout with it, and the configuration that decides it.
 
     Args:
+        program: of the stage.
         run: the run.
+        storage: of its inputs and output.
+        layout: with the folders of the stages before it.
         stage: the stage.
-        writer: says which process it is.
-        config_sha256: configuration under which the stage was begun.
+
+    Raises:
+        UserError: an input is missing, among them the output of a stage before.
     """
-    layout = Layout(run.spec.data.output)
-
-    def fence() -> None:
-        require_started(storage, layout, stage, config_sha256)
-
-    unique = f"{writer}-{uuid.uuid4().hex[:12]}"  # an earlier start of this process has lists of its own
-    storage = StageStorage(run.spec.storage, layout.stage(stage), writer=unique, fence=fence)
-    return storage
+    inputs, programs = program.identify(run, storage, layout)
+    config = stage_config(run.spec, stage, inputs, programs)
+    return layout.at(stage, sha256_of(config)), config
 
 
 def exit_code_of(work: Callable[[], object], *, worker: int = 0) -> int:
@@ -166,10 +180,12 @@ def _failed(
     code: ExitCode, reason: str, message: str, worker: int, details: Mapping[str, Any] = MappingProxyType({})
 ) -> int:
     print(f"diht: {message}", file=sys.stderr, flush=True)
+    _leave(Cause.model_validate({**details, "exit_code": code, "reason": reason, "message": message, "worker": worker}))
+    return code
+
+
+def _leave(cause: Cause) -> None:
+    """Write the termination message, in a pod or where a launcher wants it."""
     path = Path(os.environ.get("DIHT_TERMINATION_LOG", "/dev/termination-log"))
     if path.exists() or "DIHT_TERMINATION_LOG" in os.environ:
-        cause = Cause.model_validate({
-            **details, "exit_code": code, "reason": reason, "message": message, "worker": worker
-        })  # fmt: skip
         path.write_text(cause.encoded())
-    return code

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Final, cast
@@ -29,6 +30,16 @@ CLIENT: Final = {"retries": {"max_attempts": 9, "mode": "standard"}, "connect_ti
 EXPIRED: Final = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 REMOVALS: Final = 32
 """Files that are removed at the same time: an object store answers each request in some 10 ms."""
+
+
+_TEMPORARY: Final = re.compile(r"(?P<folder>.*/)?\.(?P<name>[^/]+)\.[A-Za-z0-9_]{8}\.tmp")
+"""What a local write leaves behind if it is killed (`Storage.local_copy`)."""
+
+
+def temporary_of(path: str) -> str | None:
+    """The path of the file that a temporary file was to become; None for other files."""
+    found = _TEMPORARY.fullmatch(path)
+    return None if found is None else (found["folder"] or "") + found["name"]
 
 
 class Storage:
@@ -250,12 +261,6 @@ class Storage:
         """One text for all spellings of a place: an absolute path without links, or `s3://bucket/key`."""
         system, path = self._resolve(uri)
         return os.path.realpath(path) if isinstance(system, LocalFileSystem) else f"s3://{path.rstrip('/')}"
-
-    def reserve(self, uris: Iterable[str]) -> None:
-        """Announce files that are written soon; only the storage of a stage keeps a list (`runtime.ownership`)."""
-
-    def add_known(self, uris: Iterable[str]) -> None:
-        """Learn that other processes of this stage have listed and written these files (see `reserve`)."""
 
     def remove(self, uri: str) -> None:
         """Remove a file or a folder with its content; absent ones are no error."""

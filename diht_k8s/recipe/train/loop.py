@@ -21,7 +21,7 @@ from torch import Tensor
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError, RetryableError, StopRequested, UserError
 from diht_k8s.api.hashing import sha256_of
-from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.layout import join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.hangs.heartbeat import Heartbeat
 from diht_k8s.recipe.runtime.in_place.standby import wait_for_assignment
@@ -29,10 +29,11 @@ from diht_k8s.recipe.runtime.launcher import read_env
 from diht_k8s.recipe.runtime.pdeathsig import end_with_parent
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.rank_exit import LOST_PEER, leave, rank_main
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.stage import stage_storage
 from diht_k8s.recipe.runtime.time_spent import STARTING, TimeAccount
 from diht_k8s.recipe.runtime.tracking import start_tracking
+from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.bad_samples import BadSamples
 from diht_k8s.recipe.train.checkpoint import checkpointer
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Saved, checkpoint_uri
@@ -88,13 +89,13 @@ class Training:
         self.time = TimeAccount()
         self.time.enter(STARTING, "checkpoint")
         self.run, self.settings = run, run.spec.train
-        self.layout, self.config_sha256 = Layout(run.spec.data.output), sha256_of(config)
+        self.storage, self.config_sha256 = Storage(run.spec.storage), sha256_of(config)
+        self.layout = run_layout(run, self.storage).at(Stage.TRAIN, self.config_sha256)
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        self.storage = stage_storage(run, Stage.TRAIN, f"rank-{self.rank:05d}", self.config_sha256)
         self.stop = StopFlag().install()
         self.heartbeat = Heartbeat(self.rank)
         self.model_config = model_configuration(self.settings)
-        self.vocabulary = read_vocabulary(run, self.storage)
+        self.vocabulary = read_vocabulary(run, self.storage, self.layout)
         where = {"rank": self.rank, "world": self.world}
         self.model = make_student(run, self.model_config, self.vocabulary, **where)
         self.time.enter(STARTING, "rendezvous")
@@ -104,13 +105,15 @@ class Training:
         self.checkpointer = Checkpointer(self.storage, self.layout, **kept, **where)
         saved = self._first_or_newest()
         check = self.stop.raise_if_requested
-        self.data = training_data(run, self.storage, saved, attempt=self.checkpointer.attempt, check=check, **where)
+        self.data = training_data(
+            run, self.storage, self.layout, saved, attempt=self.checkpointer.attempt, check=check, **where
+        )
         self.bad = BadSamples(run.spec.data.max_bad_shards, len(self.data.indexed.shards), self.data.indexed.damaged)
         self.cursor = resume_cursor(
             saved, self.settings.batch_size, self.data.sampler, config_sha256=self.config_sha256
         )
         self.time.resumed(self.cursor.seconds if self.cursor.productive is None else self.cursor.productive)
-        self.loader = make_loader(run, self.storage, self.data, self.model, self.vocabulary, **where)
+        self.loader = make_loader(run, self.storage, self.layout, self.data, self.model, self.vocabulary, **where)
         self.batches = self.loader.batches(self.cursor.position)  # reads while the engine is made
         self.engine = Engine(self.settings, self.model, **where)
         if saved is not None:
@@ -195,7 +198,7 @@ class Training:
         seen = step * settings.batch_size
         self.lr = learning_rate(settings.optimizer, settings.schedule, seen=seen, samples=settings.samples)
         self.engine.set_learning_rate(self.lr)
-        torch.manual_seed(_step_seed(self.run.spec.seed, step, self.rank))
+        torch.manual_seed(_step_seed(self.run.spec.training_seed, step, self.rank))
         losses = self.engine.step(batch)
         if self.ema is not None and self.engine.update is Update.MADE:
             self.ema.update(step + 1)

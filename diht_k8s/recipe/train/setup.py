@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
@@ -35,12 +36,12 @@ MAX_WORKERS = 64
 """Loader workers of a rank that are chosen without being asked for."""
 
 
-def read_vocabulary(run: DihtRun, storage: Storage) -> ConceptVocabulary | None:
+def read_vocabulary(run: DihtRun, storage: Storage, layout: Layout) -> ConceptVocabulary | None:
     """The concepts of the student's heads; None without distillation."""
     assert run.spec.train is not None
     if run.spec.train.distillation.mode != "Concepts":
         return None
-    return ConceptVocabulary.from_document(json.loads(storage.read_bytes(label_layout(run).vocabulary)))
+    return ConceptVocabulary.from_document(json.loads(storage.read_bytes(label_layout(run, layout).vocabulary)))
 
 
 def make_student(
@@ -53,7 +54,7 @@ def make_student(
     """
     train = run.spec.train
     assert train is not None
-    torch.manual_seed(run.spec.seed)
+    torch.manual_seed(run.spec.training_seed)
     model = Student(
         config,
         num_objects=len(vocabulary.objects) if vocabulary else 0,
@@ -86,7 +87,7 @@ def _compile(model: Student, train: Train) -> None:
     compile_blocks(model)
 
 
-def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
+def train_shards(run: DihtRun, storage: Storage, layout: Layout) -> list[Shard]:
     """The shards to train on: `train.shards` (labels go by file names), else the kept shards, else the raw input.
 
     They have their counts where the filter has counted them.
@@ -96,7 +97,7 @@ def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
     if train.shards:
         (own,) = known_sources(storage, run.spec.data.output, [train.shards])
         return training_shards(own)
-    return kept_shards(run.spec, storage)
+    return kept_shards(run.spec, storage, layout)
 
 
 class TrainingData(NamedTuple):
@@ -109,6 +110,7 @@ class TrainingData(NamedTuple):
 def training_data(
     run: DihtRun,
     storage: Storage,
+    layout: Layout,
     saved: Saved | None,
     *,
     attempt: int,
@@ -121,6 +123,7 @@ def training_data(
     Args:
         run: the run document.
         storage: reads the shards.
+        layout: with the folders of the stages before.
         saved: the checkpoint to go on from, which decides the order.
         attempt: number of this attempt.
         rank: of this process.
@@ -134,13 +137,14 @@ def training_data(
     train = run.spec.train
     assert train is not None
     made = RankAttempt(attempt, rank, world)
-    found = indexed(run, storage, train_shards(run, storage), made, in_sequence=sequential_shards(saved), check=check)
+    shards = train_shards(run, storage, layout)
+    found = indexed(run, storage, layout, shards, made, in_sequence=sequential_shards(saved), check=check)
     require_batch(found.shards, train.batch_size)
     sampler = resume_sampler(
         saved,
         train,
         [shard.samples or 0 for shard in found.shards],
-        run.spec.seed,
+        run.spec.training_seed,
         weights=shard_weights(run, found.shards),
         sequential=found.sequential,
     )
@@ -173,6 +177,7 @@ def image_size(model: Student) -> int:
 def make_loader(
     run: DihtRun,
     storage: Storage,
+    layout: Layout,
     data: TrainingData,
     model: Student,
     vocabulary: ConceptVocabulary | None,
@@ -183,7 +188,8 @@ def make_loader(
     """The loader of one rank's batches; nothing is read yet."""
     train = run.spec.train
     assert train is not None
-    labels = None if vocabulary is None else [label_layout(run).labels(shard.name) for shard in data.indexed.shards]
+    labelled = label_layout(run, layout)
+    labels = None if vocabulary is None else [labelled.labels(shard.name) for shard in data.indexed.shards]
     sha256 = None if vocabulary is None else vocabulary.sha256
     return Loader(
         ShardDataset(storage, data.indexed.shards, labels, vocabulary_sha256=sha256, indexes=data.indexed),
@@ -191,7 +197,7 @@ def make_loader(
         batch_size=train.batch_size,
         image_size=image_size(model),
         context_length=model.clip.context_length,
-        seed=run.spec.seed,
+        seed=run.spec.training_seed,
         rank=rank,
         world=world,
         workers=loader_workers(train, usable_cpus(), this_device().type),

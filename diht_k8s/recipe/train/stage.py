@@ -49,12 +49,11 @@ MAX_WEIGHT_RATIO = 100
 """Of the sources' weights."""
 
 
-def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """The kept shards and labels by the digests of the stages that made them; raw shards by their identity."""
     train = _train(run)
     check_model(train)
     inputs = _weights(run)
-    layout = Layout(run.spec.data.output)
     if train.shards:
         (own,) = current_sources(storage, run.spec.data.output, [train.shards])
         inputs |= {each.uri: each.identity for each in own}
@@ -63,10 +62,22 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     else:
         inputs |= {shard.name: shard.identity or "" for shard in current_shards(run.spec, storage)}
     if train.distillation.mode == "Concepts":
-        inputs["label"] = read_committed(storage, label_layout(run), Stage.LABEL).output_sha256
+        inputs["label"] = read_committed(storage, label_layout(run, layout), Stage.LABEL).output_sha256
     if train.init_from is not None:
         inputs |= init_identity(storage, train.init_from)
     return inputs, {"open_clip": importlib.metadata.version("open_clip_torch")}
+
+
+def reads(run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, Any]) -> dict[str, str]:
+    """The folders of the filter and the labels, and what the document names itself."""
+    train, found = _train(run), dict[str, str]()
+    if run.spec.filter is not None and not train.shards:
+        found["filter"] = layout.relative(Stage.FILTER)
+    if train.distillation.mode == "Concepts":
+        found["label"] = label_layout(run, layout).relative(Stage.LABEL)
+    if train.init_from is not None:
+        found["initFrom"] = train.init_from.uri
+    return found
 
 
 def execute(context: Context) -> Outcome | None:
@@ -126,15 +137,10 @@ def check_pod(context: Context, processes: int) -> NodeResult:
     return found.model_copy(update={"output_seconds": round(seconds, 4)})
 
 
-def label_layout(run: DihtRun) -> Layout:
-    """The place of the labels: this run's, or those of `train.labels` (a label folder of another run)."""
+def label_layout(run: DihtRun, layout: Layout) -> Layout:
+    """With the folder of the labels: this run's, or that of `train.labels`."""
     labels = _train(run).labels
-    if labels is None:
-        return Layout(run.spec.data.output)
-    folder = labels.rstrip("/")
-    if not folder.endswith("/label"):
-        raise UserError(f"train.labels {labels} is no label folder: give the folder OUTPUT/label of another run")
-    return Layout(folder.removesuffix("/label"))
+    return layout if labels is None else layout.with_folder(Stage.LABEL, labels.rstrip("/"))
 
 
 def _gpus(run: DihtRun) -> int:

@@ -217,7 +217,7 @@ def test_seeds_when_shared_over_processes_then_each_is_trained_once(
 def test_evidence_when_its_corpus_is_not_built_then_names_the_command_that_builds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(evidence, "CORPUS", tmp_path / "train")
+    monkeypatch.setattr(evidence, "CORPUS", tmp_path / "runs/latest/train")
     monkeypatch.setattr("sys.argv", ["evidence", "--work", str(tmp_path / "work")])
     with pytest.raises(SystemExit):
         evidence.main()

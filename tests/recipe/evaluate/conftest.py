@@ -33,6 +33,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fresh(tmp_path: Path, done: Path) -> Path:
     """Its inputs again, not evaluated; paths inside differ, contents do not."""
-    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True, symlinks=True)
     shutil.rmtree(tmp_path / "out" / "evaluate")
     return tmp_path

@@ -26,6 +26,7 @@ from diht_k8s.recipe.shards.samples import make_sample
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
+from tests.folders import planted
 
 COLOURS = ["red", "green", "blue", "gold", "black", "purple"]
 SHAPES = ["disc", "box", "bar"]
@@ -113,6 +114,10 @@ def export_model(folder: Path, config: dict[str, Any] | None = None) -> None:
     )
 
 
+MADE = (Stage.FILTER, Stage.LABEL, Stage.TRAIN)
+"""The stages whose outputs `make_run` writes."""
+
+
 def encode_images(loaded: LoadedModel, images: Sequence[Image.Image]) -> NDArray[np.float32]:
     """[B, D] unit features of a few images, preprocessed as the model's own configuration says."""
     return encode_pixels(loaded, [loaded.transform(image) for image in images])
@@ -121,7 +126,7 @@ def encode_images(loaded: LoadedModel, images: Sequence[Image.Image]) -> NDArray
 def make_run(folder: Path, run: DihtRun) -> None:
     """Data and the outputs of filter, label and train, each committed."""
     make_data(folder)
-    storage, layout = Storage(), Layout(run.spec.data.output)
+    storage, layout = Storage(), planted(run, *MADE)
     raw = pairs(90, 1000)
     kept = [pair for number, pair in enumerate(raw) if number % 5]
     write_samples(storage, layout.kept("drawn-0"), kept)
@@ -145,7 +150,7 @@ def add_teacher_features(run: DihtRun) -> None:
     from diht_k8s.recipe.label.teacher import load_teacher
     from diht_k8s.recipe.label.teacher_weights import weights_uri
 
-    storage, layout, label = Storage(), Layout(run.spec.data.output), run.spec.label
+    storage, layout, label = Storage(), planted(run, *MADE), run.spec.label
     assert label is not None
     teacher = load_teacher(label.teacher, storage, weights_uri(label.teacher), torch.device("cpu"))
     header = {"config_sha256": read_committed(storage, layout, Stage.LABEL).config_sha256}
@@ -242,15 +247,16 @@ def _commit(storage: Storage, layout: Layout, stage: Stage, summary: dict[str, A
 
 
 def evaluate(run: DihtRun, **options: Any) -> Committed | None:
+    planted(run, *(stage for stage in MADE if stage in run.spec.stages))
     return run_stage(program, run, Stage.EVALUATE, **options)
 
 
 def report(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "out" / "evaluate" / "report.json").read_text())
+    return json.loads((folder / "out" / "runs/latest/evaluate" / "report.json").read_text())
 
 
 def page(folder: Path) -> str:
-    return (folder / "out" / "evaluate" / "report.html").read_text()
+    return (folder / "out" / "runs/latest/evaluate" / "report.html").read_text()
 
 
 def heldout(folder: Path, *samples: tuple[str, dict[str, bytes]]) -> None:

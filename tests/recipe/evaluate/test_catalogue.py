@@ -40,14 +40,14 @@ def test_entries_when_laid_out_small_are_all_evaluated(
     }
     document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "all"}, "spec": spec}
     run_stage(program, load(json.dumps(document), name="all.yaml"), Stage.EVALUATE)
-    results = json.loads((tmp_path / "out" / "evaluate" / "report.json").read_text())["benchmarks"]
+    results = json.loads((tmp_path / "out" / "runs/latest/evaluate" / "report.json").read_text())["benchmarks"]
     assert [result["name"] for result in results] == [entry.name for entry in listed.benchmarks]
     for entry, result in zip(listed.benchmarks, results, strict=True):
         assert "error" not in result, result
         assert result["pictures"] == 6
         if entry.type == "Classification":
             assert len(result["classes"]) == entry.classes
-    page = (tmp_path / "out" / "evaluate" / "report.html").read_text()
+    page = (tmp_path / "out" / "runs/latest/evaluate" / "report.html").read_text()
     assert len(page.encode()) <= 5 << 20
     assert ("Beside published figures" in page) == (name != "vtab")
     assert "No average over benchmarks is given" in page

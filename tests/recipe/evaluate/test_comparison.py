@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diht_k8s.api.documents import load
+from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.report.comparison import comparison, comparison_page, comparison_text
 from diht_k8s.recipe.report.per_image import PerImage, per_image_path, write_per_image
 from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import planted
 
 
 def report(name: str, seed: int, recall: float, **train: Any) -> dict[str, Any]:
@@ -115,19 +118,18 @@ def test_comparison_when_images_cannot_be_paired_says_why(kept: list[dict[str, P
 def test_command_when_runs_are_given_prints_a_table_and_writes_an_escaped_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, recall in (("one", 0.1), ("two", 0.25)):
-        content = report(f"<b>{name}</b>", 0, recall, beta=recall)
-        (tmp_path / name / "evaluate").mkdir(parents=True)
-        (tmp_path / name / "evaluate" / "report.json").write_text(json.dumps(content))
-        kept = images_of(int(200 * recall))["pairs"]
-        write_per_image(Storage(), f"{tmp_path}/{name}/evaluate/{per_image_path(0)}", kept)
     document = {
         "apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "one"},
         "spec": {"data": {"output": f"{tmp_path}/one"}, "evaluate": {"model": "m", "benchmarks": [
             {"name": "b", "type": "Retrieval", "shards": ["b.tar"]}]}},
     }  # fmt: skip
     (tmp_path / "one.json").write_text(json.dumps(document))
-    runs = [f"{tmp_path}/one.json", f"{tmp_path}/two/evaluate/report.json"]
+    one = planted(load(json.dumps(document), name="one"), Stage.EVALUATE).stage(Stage.EVALUATE)
+    for name, folder, recall in (("one", one, 0.1), ("two", f"{tmp_path}/two", 0.25)):
+        content = report(f"<b>{name}</b>", 0, recall, beta=recall)
+        Storage().write_bytes(f"{folder}/report.json", json.dumps(content).encode())
+        write_per_image(Storage(), f"{folder}/{per_image_path(0)}", images_of(int(200 * recall))["pairs"])
+    runs = [f"{tmp_path}/one.json", f"{tmp_path}/two/report.json"]
     assert main(["report", *runs, "--output", f"{tmp_path}/c.html"]) == 0
     assert "10.0" in (text := capsys.readouterr().out)
     assert "25.0" in text
@@ -149,7 +151,7 @@ EMPTY = {
 @pytest.mark.parametrize(
     ("content", "code", "message"),
     [
-        (None, 64, "has no evaluate/report.json"),
+        (None, 64, "has no report of the stage evaluate"),
         ("{", 65, "is damaged"),
         ("[" * 100_000, 65, "is damaged"),
         ('{"schema_version": 9}', 65, "of version 9"),

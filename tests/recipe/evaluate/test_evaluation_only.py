@@ -42,7 +42,7 @@ def page(
         train=None,
     )
     run_stage(program, run, Stage.EVALUATE)
-    folder = tmp_path / "out" / "evaluate"
+    folder = tmp_path / "out" / "runs/latest/evaluate"
     report = json.loads((folder / "report.json").read_text())
     return (folder / "report.html").read_text(), report, capsys.readouterr().out
 
@@ -105,7 +105,7 @@ def test_decode_when_reference_is_asked_for_gives_other_features_and_says_so(tmp
         evaluate = {"model": f"{tmp_path}/model", "benchmarks": [benchmark], "decode": decode, "fewShot": None}
         data = {"output": f"{tmp_path}/{decode}"}
         run_stage(program, document(tmp_path, evaluate, data=data, filter=None, label=None, train=None), Stage.EVALUATE)
-        folder = tmp_path / decode / "evaluate"
+        folder = tmp_path / decode / "runs/latest/evaluate"
         report = json.loads((folder / "report.json").read_text())
         assert report["benchmarks"][0]["decode"] == decode
         assert any("without orientation" in note for note in report["notes"]) is (decode == "Reference")
@@ -128,7 +128,7 @@ def test_splits_when_one_is_chosen_then_the_other_is_neither_read_nor_named(
     chosen = {"model": f"{tmp_path}/model", "benchmarks": benchmarks, "split": "Development", "fewShot": None}
     data = {"output": f"{tmp_path}/out"}
     run_stage(program, document(tmp_path, chosen, data=data, filter=None, label=None, train=None), Stage.EVALUATE)
-    folder = tmp_path / "out" / "evaluate"
+    folder = tmp_path / "out" / "runs/latest/evaluate"
     found = json.loads((folder / "report.json").read_text())
     assert [(each["name"], each["split"]) for each in found["benchmarks"]] == [("tuning", "Development")]
     assert "tuning: retrieval, development split" in (folder / "report.html").read_text()

@@ -165,7 +165,7 @@ def test_stage_when_groups_are_evaluated_writes_scores_page_and_a_comparison(
         }
         document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": run}, "spec": spec}
         run_stage(program, load(json.dumps(document), name="run.yaml"), Stage.EVALUATE)
-    results = json.loads((tmp_path / "one/evaluate/report.json").read_text())["benchmarks"]
+    results = json.loads((tmp_path / "one/runs/latest/evaluate/report.json").read_text())["benchmarks"]
     assert [[each["name"] for each in result["scores"]] for result in results] == [
         ["text score", "image score", "group score"],
         ["accuracy"],
@@ -173,13 +173,13 @@ def test_stage_when_groups_are_evaluated_writes_scores_page_and_a_comparison(
     ]
     assert results[2]["templates_from"] == "DataComp's prompt"
     for number, result in enumerate(results):
-        kept = read_per_image(Storage(), f"{tmp_path}/one/evaluate/benchmarks/{number:03d}.parquet")
+        kept = read_per_image(Storage(), f"{tmp_path}/one/runs/latest/evaluate/benchmarks/{number:03d}.parquet")
         assert kept is not None
         for each in result["scores"]:
             hits, weights = kept.figures[each["name"]]
             assert hits.sum() / weights.sum() == pytest.approx(each["value"])
             assert each["interval"][0] <= each["value"] <= each["interval"][1]
-    page = (tmp_path / "one/evaluate/report.html").read_text()
+    page = (tmp_path / "one/runs/latest/evaluate/report.html").read_text()
     for part in (
         "text score",
         "group score",

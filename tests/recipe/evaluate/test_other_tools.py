@@ -86,7 +86,7 @@ def test_figures_when_clip_benchmark_has_the_same_shards_and_model_are_equal(tmp
     evaluate = {"model": f"{tmp_path}/model", "benchmarks": benchmarks, "fewShot": None}
     raw = {"sources": [{"name": "drawn", "shards": [f"{tmp_path}/wds/pairs/test/*.tar"]}], "output": f"{tmp_path}/out"}
     run_stage(program, document(tmp_path, evaluate, data=raw, filter=None, label=None, train=None), Stage.EVALUATE)
-    pairs, classes = json.loads((tmp_path / "out" / "evaluate" / "report.json").read_text())["benchmarks"]
+    pairs, classes = json.loads((tmp_path / "out" / "runs/latest/evaluate" / "report.json").read_text())["benchmarks"]
 
     theirs = judge("zeroshot_retrieval", tmp_path / "wds" / "pairs", tmp_path / "model", tmp_path / "r.json").metrics
     for k in ("1", "5", "10"):

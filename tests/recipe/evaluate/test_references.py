@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from diht_k8s.api.documents import load
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.evaluate import references, training_pairs
 from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage
@@ -23,6 +22,7 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
+from tests.folders import located
 from tests.recipe.evaluate.small_run import document, draw, make_data, pairs
 
 PERFECT = 24
@@ -39,7 +39,7 @@ def alone(tmp_path: Path) -> DihtRun:
 def references_of(run: DihtRun, started: list[tuple[str, int]] | None = None) -> References:
     said: list[tuple[str, int]] = [] if started is None else started
     progress = SimpleNamespace(start=lambda step, total: said.append((step, total)), update=lambda done: None)
-    layout = Layout(run.spec.data.output)
+    layout = located(run.spec.data.output)
     context = SimpleNamespace(run=run, storage=Storage(), layout=layout, progress=progress, stop=StopFlag())
     return References(cast("Any", context))
 

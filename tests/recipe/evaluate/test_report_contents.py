@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.evaluate import training_pairs
+from tests.folders import located
 from tests.recipe.evaluate.small_run import (
     add_teacher_features,
     document,
@@ -60,7 +60,7 @@ def test_report_when_stages_are_missing_says_so(tmp_path: Path) -> None:
     make_data(tmp_path)
     whole = document(tmp_path)
     make_run(tmp_path, whole)
-    shutil.move(Layout(whole.spec.data.output).model, tmp_path / "model")
+    shutil.move(located(whole.spec.data.output).model, tmp_path / "model")
     shutil.rmtree(tmp_path / "out")
     alone = {"model": f"{tmp_path}/model"}
     evaluate(document(tmp_path, alone, filter=None, label=None, train=None))
@@ -73,8 +73,8 @@ def test_report_when_stages_are_missing_says_so(tmp_path: Path) -> None:
 
 def test_report_when_stages_left_no_report_of_their_own_shows_their_counts(fresh: Path) -> None:
     for stage in ("filter", "label"):
-        (fresh / "out" / stage / "report.json").unlink()
-    (fresh / "out" / "train" / "metrics.jsonl").unlink()
+        (fresh / "out/runs/latest" / stage / "report.json").unlink()
+    (fresh / "out" / "runs/latest/train" / "metrics.jsonl").unlink()
     evaluate(document(fresh, {"fewShot": None}))
     assert [step["samples"] for step in report(fresh)["funnel"]] == [90, 90, 75, 72]
     assert "No metrics were written." in page(fresh)

@@ -48,7 +48,7 @@ def test_stage_when_whole_writes_report_and_marker(done: Path) -> None:
     assert [point["shots"] for point in classification["few_shot"]["points"]] == [1, 2]
     assert found["missing"] == {}
     assert found["funnel"][-1]["samples"] == 72
-    committed = json.loads((done / "out" / "evaluate" / "COMMITTED.json").read_text())
+    committed = json.loads((done / "out" / "runs/latest/evaluate" / "COMMITTED.json").read_text())
     names = [artefact["path"] for artefact in committed["artefacts"]]
     assert names == [
         *(f"benchmarks/00{number}.{suffix}" for number in range(2) for suffix in ("json", "parquet")),
@@ -73,7 +73,7 @@ def test_report_when_written_has_the_documented_fields(done: Path) -> None:
 
 
 def test_report_when_for_programs_holds_no_images(done: Path) -> None:
-    assert "data:image" not in (done / "out" / "evaluate" / "report.json").read_text()
+    assert "data:image" not in (done / "out" / "runs/latest/evaluate" / "report.json").read_text()
     assert page(done).count("data:image/webp") > 20
 
 
@@ -86,9 +86,9 @@ def test_page_when_opened_needs_nothing_from_elsewhere(done: Path) -> None:
 
 
 def test_stage_when_run_again_is_cached(done: Path) -> None:
-    before = (done / "out" / "evaluate" / "report.html").stat().st_mtime_ns
+    before = (done / "out" / "runs/latest/evaluate" / "report.html").stat().st_mtime_ns
     assert evaluate(document(done)) is not None
-    assert (done / "out" / "evaluate" / "report.html").stat().st_mtime_ns == before
+    assert (done / "out" / "runs/latest/evaluate" / "report.html").stat().st_mtime_ns == before
 
 
 def test_stage_when_interrupted_goes_on_and_ends_in_the_same_bytes(
@@ -100,7 +100,7 @@ def test_stage_when_interrupted_goes_on_and_ends_in_the_same_bytes(
         patch.setattr(classification, "classify", lambda *args: pytest.fail("stopped here"))
         with pytest.raises(BaseException, match="stopped here"):
             evaluate(run, stop=flag)
-    output = fresh / "out" / "evaluate"
+    output = fresh / "out" / "runs/latest/evaluate"
     assert (output / "benchmarks" / "000.json").exists()
     assert not (output / "COMMITTED.json").exists()
     with monkeypatch.context() as patch:
@@ -109,7 +109,7 @@ def test_stage_when_interrupted_goes_on_and_ends_in_the_same_bytes(
     assert committed is not None
     assert "samples_per_second" not in committed.summary, "this attempt has encoded nothing"
     resumed = written(output)
-    shutil.rmtree(output)
+    shutil.rmtree(output.resolve())
     evaluate(run)
     assert written(output) == resumed
 
@@ -137,7 +137,7 @@ def several_shards(folder: Path) -> DihtRun:
 def test_stage_when_a_worker_is_lost_ends_in_the_same_bytes_each_shard_encoded_once(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, output, encoded = several_shards(fresh), fresh / "out" / "evaluate", list[str]()
+    run, output, encoded = several_shards(fresh), fresh / "out" / "runs/latest/evaluate", list[str]()
     original = encoding.encode_shard
     monkeypatch.setattr(claims, "STALE_SECONDS", 0.3)
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.1)
@@ -156,7 +156,7 @@ def test_stage_when_a_worker_is_lost_ends_in_the_same_bytes_each_shard_encoded_o
     evaluate(run)
     alone = written(output)
     assert len(encoded) == 3  # two benchmarks of the same shards
-    shutil.rmtree(output)
+    shutil.rmtree(output.resolve())
     encoded.clear()
     monkeypatch.setattr(encoding, "encode_shard", dies_at_the_second)
     with pytest.raises(RuntimeError, match="killed"):
@@ -184,11 +184,11 @@ def test_stage_when_a_shard_killed_three_workers_names_it(fresh: Path, monkeypat
 
 def test_features_when_damaged_or_of_another_model_are_made_again(fresh: Path) -> None:
     evaluate(document(fresh, {"fewShot": None}))
-    file = fresh / "out" / "evaluate" / "features" / "00000.safetensors"
+    file = fresh / "out" / "runs/latest/evaluate" / "features" / "00000.safetensors"
     whole, found = file.read_bytes(), read_features(Storage(), str(file), "another model")
     assert found is None
     file.write_bytes(whole[:-5])
-    (fresh / "out" / "evaluate" / "COMMITTED.json").unlink()
+    (fresh / "out" / "runs/latest/evaluate" / "COMMITTED.json").unlink()
     evaluate(document(fresh, {"fewShot": None}))
     assert file.read_bytes() == whole
 
@@ -228,7 +228,7 @@ def test_answers_when_ranked_equal_open_clip_question_by_question(fresh: Path) -
 
 def by_hand(folder: Path, benchmark: dict[str, Any]) -> float:
     """The same, one image and one question at a time, with open_clip's own calls."""
-    loaded, worths = load_model(f"{folder}/out/train/model"), list[float]()
+    loaded, worths = load_model(f"{folder}/out/runs/latest/train/model"), list[float]()
     for row, colour in enumerate(COLOURS * 2):
         image = encode_images(loaded, [decode(draw(colour, "disc", row))])[0]
         asked = [(f"what colour is shape {row}?", COLOURS, colour)]
@@ -290,7 +290,7 @@ def test_stage_when_one_benchmark_fails_keeps_the_others_and_says_which(fresh: P
     assert "recall" in first["text_to_image"]
     assert message in second["error"]
     assert "has no result" in page(fresh)
-    assert not (fresh / "out" / "evaluate" / "COMMITTED.json").exists()
+    assert not (fresh / "out" / "runs/latest/evaluate" / "COMMITTED.json").exists()
 
 
 def test_benchmark_when_images_have_several_captions_or_cannot_be_read_counts_them(fresh: Path) -> None:
@@ -322,12 +322,12 @@ def test_benchmark_when_a_shard_is_damaged_is_used_up_to_the_damage_within_the_l
 
 def test_stage_when_training_is_not_committed_says_what_to_run(tmp_path: Path) -> None:
     make_data(tmp_path)
-    with pytest.raises(UserError, match="run the stage train first"):
+    with pytest.raises(UserError, match="run the stage filter first"):
         evaluate(document(tmp_path))
 
 
 def test_identity_when_the_models_file_changes_changes(fresh: Path) -> None:
-    model = fresh / "out" / "train" / "model"
+    model = fresh / "out" / "runs/latest/train" / "model"
     before = program.model_identity(str(model), Storage())
     config = model / "open_clip_config.json"
     config.write_text(config.read_text() + " ")

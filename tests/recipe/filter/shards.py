@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from diht_k8s.api.hashing import sha256_of, stage_config
+from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
@@ -23,8 +23,9 @@ from diht_k8s.recipe.filter.scores import Row, open_scores
 from diht_k8s.recipe.filter.shard_filter import ShardFilter
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.runtime.stage import locate, run_stage
 from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import located
 
 Member = tuple[str, bytes]
 DISABLED = {"mode": "Disabled"}
@@ -125,7 +126,7 @@ def assert_two_workers_equal_one(folder: Path, shards: str, rules: Mapping[str, 
     """Two processes that share the shards commit and write the same as one."""
     one = filter_with(run_of(folder / "one", shards, rules))
     assert filter_by_two(run_of(folder / "two", shards, rules)) == [0, 0]
-    two = read_committed(Storage(), Layout(str(folder / "two")), Stage.FILTER)
+    two = read_committed(Storage(), located(folder / "two"), Stage.FILTER)
     assert one is not None
     assert (two.output_sha256, files_of(folder / "two")) == (one.output_sha256, files_of(folder / "one"))
 
@@ -144,28 +145,37 @@ def filter_slowly(run: DihtRun, worker: int = 0, workers: int = 1) -> None:
 
 def config_of(run: DihtRun) -> str:
     """The config digest of the filter stage."""
-    return sha256_of(stage_config(run.spec, Stage.FILTER, *stage.identify(run, Storage(run.spec.storage))))
+    return sha256_of(_located(run)[1])
+
+
+def folder_of(run: DihtRun) -> Path:
+    """Where the filter of a run writes, also before it has begun."""
+    return Path(_located(run)[0].stage(Stage.FILTER))
+
+
+def _located(run: DihtRun) -> tuple[Layout, dict[str, Any]]:
+    return locate(stage, run, Storage(run.spec.storage), Layout(run.spec.data.output), Stage.FILTER)
 
 
 def forget(output: Path) -> None:
-    """Delete the markers but not the scores, as `diht run --replace` does before it runs a stage again."""
+    """Delete the markers but not the scores, as if the stage had been killed right before its end."""
     for name in ("COMMITTED.json", "STARTED.json"):
-        (output / "filter" / name).unlink(missing_ok=True)
-    shutil.rmtree(output / "filter" / "summaries", ignore_errors=True)
+        (output / "runs/latest/filter" / name).unlink(missing_ok=True)
+    shutil.rmtree(output / "runs/latest/filter" / "summaries", ignore_errors=True)
 
 
 def rows_of(output: Path, shard: str) -> list[Row]:
-    path = output / "filter" / "scores" / f"{shard}.parquet"
+    path = output / "runs/latest/filter" / "scores" / f"{shard}.parquet"
     return list(open_scores(path.read_bytes(), str(path)).rows())
 
 
 def files_of(output: Path) -> dict[str, bytes]:
     """Scores, kept shards and report, without markers."""
-    folder = output / "filter"
+    folder = output / "runs/latest/filter"
     names = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in (".parquet", ".tar")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in [*names, folder / "report.json"]}
 
 
 def kept_keys(output: Path, shard: str) -> list[str]:
-    with tarfile.open(output / "filter" / "kept" / f"{shard}.tar") as tar:
+    with tarfile.open(output / "runs/latest/filter" / "kept" / f"{shard}.tar") as tar:
         return list(dict.fromkeys(name.partition(".")[0] for name in tar.getnames()))

@@ -88,5 +88,5 @@ def table_run(
 
 def survivors(output: Path) -> list[Pair]:
     """The rows of the survivors' tables, in order."""
-    files = sorted((output / "filter" / "survivors").glob("*.parquet"))
+    files = sorted((output / "runs/latest/filter" / "survivors").glob("*.parquet"))
     return [row for file in files for row in pq.read_table(file).to_pylist()]

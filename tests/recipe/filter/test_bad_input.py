@@ -231,8 +231,8 @@ def test_read_only_output_is_a_user_error(tiny_disk: Path, tmp_path: Path) -> No
 def test_damaged_scores_are_named(tmp_path: Path) -> None:
     run = run_of(tmp_path / "out", write_shards(tmp_path / "in"))
     filter_with(run)
-    (tmp_path / "out/filter/COMMITTED.json").unlink()
-    path = tmp_path / "out/filter/scores/web-00000.parquet"
+    (tmp_path / "out/runs/latest/filter/COMMITTED.json").unlink()
+    path = tmp_path / "out/runs/latest/filter/scores/web-00000.parquet"
     path.write_bytes(io.BytesIO(path.read_bytes()).read(100))
     with pytest.raises(DataError, match=r"web-00000\.parquet .*damaged.*remove it"):
         filter_with(run)

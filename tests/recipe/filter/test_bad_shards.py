@@ -53,7 +53,7 @@ def test_resumed_stage_counts_the_damaged_shards_of_the_attempt_before(shards: P
 
 def test_damaged_shards_are_in_report_and_progress(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     filter_with(run_with(shards, "100%"))
-    report = json.loads((shards / "out/filter/report.json").read_text())
+    report = json.loads((shards / "out/runs/latest/filter/report.json").read_text())
     assert [item["salvaged"] for item in report["damaged_shards"]] == [1, 0]
     assert '"bad_shards":2.0' in capsys.readouterr().out
 

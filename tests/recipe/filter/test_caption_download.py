@@ -64,7 +64,7 @@ def by_loop(table: Path, shards: Path) -> None:
         with urllib.request.urlopen(row["url"]) as answer:
             return answer.read()
 
-    rows = survivors(table.parent.parent)
+    rows = survivors(table.parents[3])
     with ThreadPoolExecutor(8) as pool:
         images = list(pool.map(image, rows))
     shards.mkdir()
@@ -98,7 +98,7 @@ def test_kept_shards_are_those_of_all_images_while_four_fifths_are_not_fetched(
 ) -> None:
     rows = pairs(count, base=web.base)
     filter_with(table_run(tmp_path / "captions", write_table(tmp_path / "pool.parquet", rows), RULES))
-    download(tmp_path / "captions" / "filter" / "survivors", tmp_path / "shards")
+    download(tmp_path / "captions" / "runs/latest/filter" / "survivors", tmp_path / "shards")
     assert 0 < len(web.fetched) == len(set(web.fetched)) <= 0.2 * count
     parsed, parse = list[str](), CaptionParser.parse
 
@@ -107,7 +107,7 @@ def test_kept_shards_are_those_of_all_images_while_four_fifths_are_not_fetched(
         return parse(parser, captions)
 
     monkeypatch.setattr(CaptionParser, "parse", counted)
-    rules = {**RULES, "textSpotting": {"detectorSize": 160}, "scoresFrom": f"{tmp_path}/captions/filter"}
+    rules = {**RULES, "textSpotting": {"detectorSize": 160}, "scoresFrom": f"{tmp_path}/captions/runs/latest/filter"}
     later = filter_with(run_of(tmp_path / "later", f"{tmp_path}/shards/*.tar", rules))
     assert later is not None
     assert parsed == []

@@ -18,7 +18,7 @@ from diht_k8s.recipe.imports import url_tables
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.takedown import purge
-from tests.recipe.filter.shards import drawn, files_of, filter_by_two, filter_with, forget, rows_of, run_of
+from tests.recipe.filter.shards import drawn, files_of, filter_by_two, filter_with, rows_of, run_of
 from tests.recipe.filter.tables import pairs, shard_of, survivors, table_run, write_table
 
 RULES = {
@@ -124,9 +124,10 @@ def test_other_thresholds_parse_no_caption_again(tmp_path: Path, parsed: list[st
     table = write_table(tmp_path / "a.parquet", pairs(200))
     filter_with(table_run(tmp_path / "out", table))
     parsed.clear()
-    forget(tmp_path / "out")
     again = filter_with(table_run(tmp_path / "out", table, {"minActions": 0}))
-    other = filter_with(table_run(tmp_path / "other", table, {"minActions": 0, "scoresFrom": f"{tmp_path}/out/filter"}))
+    other = filter_with(
+        table_run(tmp_path / "other", table, {"minActions": 0, "scoresFrom": f"{tmp_path}/out/runs/latest/filter"})
+    )
     assert again is not None
     assert other is not None
     assert other.summary["counts"] == again.summary["counts"]
@@ -144,7 +145,7 @@ def test_sizes_of_the_table_drop_images_before_they_are_fetched(tmp_path: Path) 
 
 def test_uid_list_is_sorted_pairs_of_numbers_as_datacomp_reads_them(tmp_path: Path) -> None:
     filter_with(table_run(tmp_path / "out", write_table(tmp_path / "a.parquet", pairs(300))))
-    listed = np.load(tmp_path / "out" / "filter" / "uids.npy")
+    listed = np.load(tmp_path / "out" / "runs/latest/filter" / "uids.npy")
     assert listed.dtype == np.dtype("u8,u8")
     uids = sorted(row["uid"] for row in survivors(tmp_path / "out"))
     assert [f"{high:016x}{low:016x}" for high, low in listed.tolist()] == uids
@@ -157,17 +158,17 @@ def test_uid_is_a_hash_of_url_and_caption_where_the_table_has_none(tmp_path: Pat
     assert len(found) > 10
     for row in found:
         assert row["uid"] == hashlib.sha256(f"{row['url']}\0{row['text']}".encode()).hexdigest()[:32]
-    assert (tmp_path / "out" / "filter" / "uids.npy").exists()
+    assert (tmp_path / "out" / "runs/latest/filter" / "uids.npy").exists()
 
 
 def test_uids_that_are_no_hex_digits_give_no_list_and_scores_are_found(tmp_path: Path, parsed: list[str]) -> None:
     rows = [{**row, "uid": f"row {number}"} for number, row in enumerate(pairs(100))]
     filter_with(table_run(tmp_path / "out", write_table(tmp_path / "a.parquet", rows)))
-    assert not (tmp_path / "out" / "filter" / "uids.npy").exists()
+    assert not (tmp_path / "out" / "runs/latest/filter" / "uids.npy").exists()
     found = survivors(tmp_path / "out")
     (tmp_path / "pool.tar").write_bytes(shard_of(found, [b"no image", *[drawn()] * (len(found) - 1)]))
     parsed.clear()
-    rules = {"minActions": 1, "maxBadPercent": 50, "scoresFrom": f"{tmp_path}/out/filter"}
+    rules = {"minActions": 1, "maxBadPercent": 50, "scoresFrom": f"{tmp_path}/out/runs/latest/filter"}
     later = filter_with(run_of(tmp_path / "later", str(tmp_path / "pool.tar"), rules))
     assert parsed == []
     assert later is not None
@@ -192,7 +193,9 @@ def test_later_pass_reuses_the_scores_by_uid_and_reads_the_images(
     fresh = filter_with(run_of(tmp_path / "fresh", shards, rules))
     assert len(parsed) == len(downloaded) + 1 + 2
     parsed.clear()
-    later = filter_with(run_of(tmp_path / "later", shards, {**rules, "scoresFrom": f"{tmp_path}/out/filter"}))
+    later = filter_with(
+        run_of(tmp_path / "later", shards, {**rules, "scoresFrom": f"{tmp_path}/out/runs/latest/filter"})
+    )
     assert sorted(parsed) == sorted([changed["text"], new["text"]])
     assert later is not None
     assert fresh is not None
@@ -254,5 +257,5 @@ def test_purge_says_how_pairs_of_a_table_are_removed(tmp_path: Path) -> None:
     run = table_run(tmp_path / "out", write_table(tmp_path / "a.parquet", pairs(50)))
     filter_with(run)
     (tmp_path / "list.txt").write_text(pairs(1)[0]["uid"])
-    with pytest.raises(UserError, match=r"add the list to filter\.exclude and run it again with --replace"):
+    with pytest.raises(UserError, match=r"add the list to filter\.exclude and run it again"):
         purge(run, Storage(), str(tmp_path / "list.txt"), StopFlag())

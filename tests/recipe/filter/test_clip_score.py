@@ -110,7 +110,7 @@ def test_pairs_below_min_score_are_dropped_and_counted_by_a_reason_of_their_own(
     assert {key for key, reason in reasons_of(tmp_path / "out").items() if reason == "clip_score"} == gone
     kept = [key for shard in SHARDS for key in kept_keys(tmp_path / "out", shard)]
     assert set(kept) == set(scored(expected)) - gone
-    report = json.loads((tmp_path / "out/filter/report.json").read_text())
+    report = json.loads((tmp_path / "out/runs/latest/filter/report.json").read_text())
     steps = {step["step"]: (step["dropped"], step["samples"]) for step in report["funnel"]}
     assert steps["clip_score"] == (6, 8)
     assert list(steps).index("action") < list(steps).index("clip_score") < list(steps).index("text")
@@ -121,7 +121,7 @@ def test_scores_file_has_the_column_only_where_the_run_scores(tmp_path: Path, sh
     filter_with(run_of(tmp_path / "plain", shards))
     filter_with(run_of(tmp_path / "out", shards, rule(model)))
     plain, with_scores = (
-        pq.read_table(tmp_path / name / "filter/scores/web-0.parquet").schema for name in ("plain", "out")
+        pq.read_table(tmp_path / name / "runs/latest/filter/scores/web-0.parquet").schema for name in ("plain", "out")
     )
     assert with_scores.names == [*plain.names, "clip_score"]
     assert str(with_scores.field("clip_score").type) == "double"

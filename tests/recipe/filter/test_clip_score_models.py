@@ -25,7 +25,6 @@ from tests.recipe.filter.shards import (
     config_of,
     files_of,
     filter_with,
-    forget,
     pair,
     rows_of,
     run_of,
@@ -50,7 +49,6 @@ def test_tighter_min_score_uses_the_scores_and_opens_neither_model_nor_image(
     found = [score for score in scores_of(tmp_path / "out").values() if score is not None]
     low = between(found, 6)
     filter_with(run_of(tmp_path / "fresh", shards, rule(model, low)))
-    forget(tmp_path / "out")
     monkeypatch.setattr(loading, "load_model", refuse)
     monkeypatch.setattr("diht_k8s.recipe.filter.rules.decode", refuse)
     committed = filter_with(run_of(tmp_path / "out", shards, rule(model, low)))
@@ -66,7 +64,7 @@ def test_min_score_is_part_of_the_stage_but_not_of_the_scores(tmp_path: Path, sh
     headers = []
     for name, source, low in (("a", model, 0.1), ("b", str(copied), -1)):
         filter_with(run_of(tmp_path / name, shards, rule(source, low)))
-        table = pq.read_schema(tmp_path / name / "filter/scores/web-0.parquet")
+        table = pq.read_schema(tmp_path / name / "runs/latest/filter/scores/web-0.parquet")
         headers.append(json.loads((table.metadata or {})[b"diht"])["clip_model"])
     assert headers[0] == headers[1]
     assert headers[0].startswith("open_clip-")
@@ -99,7 +97,9 @@ def test_scores_from_another_run_are_reused_where_the_same_model_gave_them(
         return score(scorer, given, captions)
 
     monkeypatch.setattr(ClipScorer, "scores", counted)
-    filter_with(run_of(tmp_path / "out", shards, {**rule(model), "scoresFrom": f"{tmp_path}/earlier/filter"}))
+    filter_with(
+        run_of(tmp_path / "out", shards, {**rule(model), "scoresFrom": f"{tmp_path}/earlier/runs/latest/filter"})
+    )
     assert sum(sizes) == images
     filter_with(run_of(tmp_path / "fresh", shards, rule(model)))
     assert scores_of(tmp_path / "out") == pytest.approx(scores_of(tmp_path / "fresh"), abs=1e-5)
@@ -107,22 +107,10 @@ def test_scores_from_another_run_are_reused_where_the_same_model_gave_them(
 
 def test_run_without_the_rule_keeps_the_scores_of_the_earlier_one(tmp_path: Path, shards: str, model: str) -> None:
     filter_with(run_of(tmp_path / "scored", shards, rule(model, 0.0)))
-    committed = filter_with(run_of(tmp_path / "out", shards, {"scoresFrom": f"{tmp_path}/scored/filter"}))
+    committed = filter_with(run_of(tmp_path / "out", shards, {"scoresFrom": f"{tmp_path}/scored/runs/latest/filter"}))
     assert committed is not None
     assert committed.summary["counts"]["kept"] == 14
     assert scores_of(tmp_path / "out") == scores_of(tmp_path / "scored")
-
-
-def test_finished_filter_when_the_weights_have_changed_then_names_the_model(
-    tmp_path: Path, shards: str, model: str
-) -> None:
-    run = run_of(tmp_path / "out", shards, rule(model))
-    filter_with(run)
-    before = files_of(tmp_path / "out")
-    change(Path(model))
-    with pytest.raises(UserError, match=r"programs\.clip: .*--replace"):
-        filter_with(run)
-    assert files_of(tmp_path / "out") == before
 
 
 def test_repeats_and_takedowns_keep_the_scores(tmp_path: Path, shards: str, model: str) -> None:

@@ -11,6 +11,7 @@ from diht_k8s.api.errors import StopRequested
 from diht_k8s.recipe.clip_models import loading
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.storage import Storage
@@ -20,7 +21,6 @@ from tests.recipe.filter.shards import (
     assert_two_workers_equal_one,
     files_of,
     filter_with,
-    forget,
     pair,
     rows_of,
     run_of,
@@ -47,10 +47,14 @@ def test_best_share_of_the_whole_input_is_kept_and_the_rest_counted(
     assert committed is not None
     counts = {"input": 16, "kept": 7, "bad": {}, "dropped": {"clip_share": 7, "complexity": 2}}
     assert committed.summary["counts"] == counts
-    read = [sample.key for shard in kept_shards(run.spec, Storage()) for sample in read_pairs(Storage(), shard)]
+    read = [
+        sample.key
+        for shard in kept_shards(run.spec, Storage(), run_layout(run, Storage()))
+        for sample in read_pairs(Storage(), shard)
+    ]
     assert set(read) == best(expected, 7)
     assert {key for key, reason in reasons_of(tmp_path / "out").items() if not reason} == set(read)
-    report = json.loads((tmp_path / "out/filter/report.json").read_text())
+    report = json.loads((tmp_path / "out/runs/latest/filter/report.json").read_text())
     assert report["funnel"][-1] == {"step": "clip_share", "samples": 7, "dropped": 7}
     assert report["clip_share"] == {"pairs": 14, "kept": 7, "score": pytest.approx(min(expected[k] for k in read))}
     assert len(report["examples"]["clip_share"]) == 7
@@ -91,7 +95,7 @@ def test_worker_that_stops_between_two_shards_goes_on_to_the_same_bytes(
             filter_with(run, stop=stop)
     assert calls == ["web-0"]
     if lost == "cut":
-        (tmp_path / "out/filter/clip_share.json").unlink()
+        (tmp_path / "out/runs/latest/filter/clip_share.json").unlink()
     monkeypatch.setattr(loading, "load_model", None)  # all pairs are scored
     filter_with(run)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
@@ -103,7 +107,6 @@ def test_another_share_uses_the_scores(
 ) -> None:
     filter_with(run_of(tmp_path / "fresh", shards, share(model, keep)))
     filter_with(run_of(tmp_path / "out", shards, share(model, 0.5)))
-    forget(tmp_path / "out")
     monkeypatch.setattr(loading, "load_model", None)
     filter_with(run_of(tmp_path / "out", shards, share(model, keep)))
     assert files_of(tmp_path / "out") == files_of(tmp_path / "fresh")
@@ -124,6 +127,6 @@ def test_takedown_leaves_the_cut_where_it_is(tmp_path: Path, shards: str, model:
     purge(run, Storage(), str(tmp_path / "list.txt"), StopFlag())
     left = {key for key, reason in reasons_of(tmp_path / "out").items() if not reason}
     assert left == {index for uid, index in kept.items() if uid != gone}
-    report = (tmp_path / "out/filter/report.json").read_text()
+    report = (tmp_path / "out/runs/latest/filter/report.json").read_text()
     assert gone not in report
     assert json.loads(report)["clip_share"]["kept"] == 7

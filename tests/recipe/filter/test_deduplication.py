@@ -11,21 +11,21 @@ import pytest
 from PIL import Image
 
 from diht_k8s.api.errors import StopRequested
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.takedown import purge
+from tests.folders import located
 from tests.recipe.filter.shards import (
     encoded,
     files_of,
     filter_by_two,
     filter_with,
-    forget,
     kept_keys,
     pair,
     rows_of,
@@ -91,7 +91,7 @@ def test_images_that_repeat_an_earlier_kept_one_are_dropped_and_counted(
     assert counts["dropped"].get("duplicate", 0) == len(gone)
     assert kept_keys(tmp_path / "out", "web-a") == [key for key in ("a-1", "a-3") if key not in gone]
     for item in committed.artefacts:
-        assert artefact(Storage(), Layout(str(tmp_path / "out")), Stage.FILTER, item.path) == item
+        assert artefact(Storage(), located(tmp_path / "out"), Stage.FILTER, item.path) == item
 
 
 @pytest.mark.parametrize("output", ["Shards", "KeepList"])
@@ -105,13 +105,13 @@ def test_of_two_pairs_with_one_name_only_the_repeat_is_dropped(tmp_path: Path, o
     committed = filter_with(run)
     assert committed is not None
     assert committed.summary["counts"]["kept"] == 2
-    (kept,) = kept_shards(run.spec, Storage())
+    (kept,) = kept_shards(run.spec, Storage(), run_layout(run, Storage()))
     assert [sample.key for sample in read_pairs(Storage(), kept)] == ["k", "x"]
 
 
 def test_report_counts_repeats_last_and_shows_some(tmp_path: Path, shards: str) -> None:
     filter_with(run_in(tmp_path / "out", shards, "Near"))
-    report = json.loads((tmp_path / "out/filter/report.json").read_text())
+    report = json.loads((tmp_path / "out/runs/latest/filter/report.json").read_text())
     assert report["funnel"][-1] == {"step": "duplicate", "samples": 3, "dropped": 3}
     assert sorted(example["uid"] for example in report["examples"]["duplicate"]) == ["a-3", "b-2", "c-1"]
     assert sorted(example["uid"] for example in report["examples"]["kept"]) == ["a-1", "b-1", "b-3"]
@@ -149,7 +149,6 @@ def test_lifted_rule_keeps_the_repeats_again_without_the_parser(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: str
 ) -> None:
     filter_with(run_in(tmp_path / "out", shards, "Near"))
-    forget(tmp_path / "out")
     monkeypatch.setattr("diht_k8s.recipe.filter.captions.parser.CaptionParser.parse", None)
     filter_with(run_in(tmp_path / "out", shards, None))
     assert reasons(tmp_path / "out") == {"a-2": "complexity"}
@@ -162,9 +161,9 @@ def test_purge_of_a_pair_works_beside_repeats(tmp_path: Path, shards: str) -> No
     done = purge(run, Storage(), str(tmp_path / "list"), StopFlag())
     assert (done.pairs, done.dropped) == (1, 1)
     assert kept_keys(tmp_path / "out", "web-b") == ["b-3"]
-    counts = read_committed(Storage(), Layout(str(tmp_path / "out")), Stage.FILTER).summary["counts"]
+    counts = read_committed(Storage(), located(tmp_path / "out"), Stage.FILTER).summary["counts"]
     assert counts["dropped"] == {"complexity": 1, "duplicate": 3, "exclude": 1}
-    assert Storage().names(f"{tmp_path}/out/filter/fingerprints") == [
+    assert Storage().names(f"{tmp_path}/out/runs/latest/filter/fingerprints") == [
         "web-a.parquet",
         "web-c.parquet",
     ]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.errors import StopRequested
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter import shard_filter
 from diht_k8s.recipe.runtime.inputs import filter_index, kept_shards
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards import shard_groups
 from diht_k8s.recipe.shards.samples import read_samples
@@ -19,6 +19,7 @@ from diht_k8s.recipe.shards.shard_index import read_range
 from diht_k8s.recipe.shards.sources import input_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.stored_index import StoredIndex
+from tests.folders import located
 from tests.recipe.filter.shards import CAPTIONS, files_of, filter_by_two, filter_with, run_of, write_shards
 
 SHARDS = [[f"{caption} {number}" for caption in CAPTIONS[: 2 + number % 4]] for number in range(7)]
@@ -30,18 +31,15 @@ def grouped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_groups, "MAX_GROUPS", 3)
 
 
-def forget_markers(output: Path) -> None:
-    for name in ("COMMITTED.json", "STARTED.json"):
-        (output / "filter" / name).unlink()
-
-
 def check_index(run: DihtRun) -> int:
     """The filter's index gives the pairs of kept and raw shards by ranges; the number of pairs of kept shards."""
-    storage, layout, found = Storage(), Layout(run.spec.data.output), 0
-    book, raw = filter_index(run.spec, storage), StoredIndex.open(storage, layout.filter_index("raw"))
+    storage, layout, found = Storage(), located(run.spec.data.output), 0
+    book, raw = filter_index(run.spec, storage, layout), StoredIndex.open(storage, layout.filter_index("raw"))
     assert book is not None
     assert raw is not None
-    places = [(book, shard) for shard in kept_shards(run.spec, storage) if shard.keep_list is None]
+    places = [
+        (book, shard) for shard in kept_shards(run.spec, storage, run_layout(run, storage)) if shard.keep_list is None
+    ]
     for stored_index, shard in [*places, *((raw, shard) for shard in input_shards(run.spec, storage))]:
         index, samples = stored_index.find(shard.name), list(read_samples(storage, shard.uri))
         assert index is not None
@@ -63,7 +61,9 @@ def test_groups_of_any_size_and_any_number_of_workers_end_in_the_same_files(
     assert filter_by_two(run) == [0, 0]
     assert whole is not None
     assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
-    summaries = [path.name for path in (tmp_path / "two/filter/summaries").iterdir() if "filtered" not in path.name]
+    summaries = [
+        path.name for path in (tmp_path / "two/runs/latest/filter/summaries").iterdir() if "filtered" not in path.name
+    ]
     assert len(summaries) == 3
     kept = check_index(run)
     assert kept == (0 if "output" in rules else whole.summary["counts"]["kept"])
@@ -83,7 +83,7 @@ def test_a_stop_within_a_group_keeps_its_finished_shards_and_their_places(
     monkeypatch.setattr(shard_filter, "write_table", stop_then)
     with pytest.raises(StopRequested):
         filter_with(run, stop=stop)
-    written = [path.name for path in (tmp_path / "out/filter/scores").iterdir()]
+    written = [path.name for path in (tmp_path / "out/runs/latest/filter/scores").iterdir()]
     monkeypatch.setattr(shard_filter, "write_table", lambda *arguments: again.append(arguments[1]) or write(*arguments))
     again: list[str] = []
     committed = filter_with(run)
@@ -93,26 +93,11 @@ def test_a_stop_within_a_group_keeps_its_finished_shards_and_their_places(
 
 
 @pytest.mark.usefixtures("grouped")
-def test_summaries_of_another_configuration_do_not_count(tmp_path: Path) -> None:
-    shards = write_shards(tmp_path / "in", SHARDS)
-    first = filter_with(run_of(tmp_path / "out", shards))
-    forget_markers(tmp_path / "out")
-    other = filter_with(run_of(tmp_path / "out", shards, {"minComplexity": 2}))
-    forget_markers(tmp_path / "out")
-    again = filter_with(run_of(tmp_path / "out", shards))
-    assert first is not None
-    assert other is not None
-    assert again is not None
-    assert other.output_sha256 != first.output_sha256
-    assert again.output_sha256 == first.output_sha256
-
-
-@pytest.mark.usefixtures("grouped")
 def test_lost_scores_of_one_shard_are_made_again(tmp_path: Path) -> None:
     run = run_of(tmp_path / "out", write_shards(tmp_path / "in", SHARDS))
     filter_with(run)
     whole = files_of(tmp_path / "out")
-    (tmp_path / "out/filter/scores/web-00003.parquet").unlink()
-    (tmp_path / "out/filter/COMMITTED.json").unlink()
+    (tmp_path / "out/runs/latest/filter/scores/web-00003.parquet").unlink()
+    (tmp_path / "out/runs/latest/filter/COMMITTED.json").unlink()
     filter_with(run)
     assert files_of(tmp_path / "out") == whole

@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.shards.keep_lists import read_keep_list
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.thumbnails import thumbnails
 from diht_k8s.recipe.train.data.dataset import ShardDataset
-from tests.recipe.filter.shards import drawn, files_of, filter_with, forget, pair, run_of, tar_of
+from tests.folders import located
+from tests.recipe.filter.shards import drawn, filter_with, folder_of, pair, run_of, tar_of
 
 GOOD, BARE = "a small dog chasing a red ball", "server"
 LISTED = {"output": "KeepList"}
@@ -51,7 +52,10 @@ def pairs_of(run: DihtRun) -> dict[str, list[tuple[str, str, str, bytes]]]:
         return sample.key, sample.uid, sample.caption, sample.image
 
     storage = Storage()
-    return {shard.name: list(map(seen, read_pairs(storage, shard))) for shard in kept_shards(run.spec, storage)}
+    return {
+        shard.name: list(map(seen, read_pairs(storage, shard)))
+        for shard in kept_shards(run.spec, storage, run_layout(run, storage))
+    }
 
 
 @pytest.mark.parametrize("duplicates", [None, "Exact"])
@@ -71,7 +75,7 @@ def test_later_stages_see_the_pairs_that_copies_would_hold(tmp_path: Path, suffi
     repeats = {"web-a": ["a-0", "a-3", "a-4"], "web-c": ["c-0", "c-1"]}
     assert keys == (repeats if duplicates is None else {"web-a": ["a-0", "a-4"], "web-c": ["c-1"]})
     assert not list((tmp_path / "listed").rglob("*.tar"))
-    layout = Layout(str(tmp_path / "listed"))
+    layout = located(tmp_path / "listed")
     for item in committed[1].artefacts:
         assert artefact(Storage(), layout, Stage.FILTER, item.path) == item
 
@@ -84,13 +88,13 @@ def listed_run(tmp_path: Path, **rules: Any) -> DihtRun:
 
 def test_list_names_rows_and_uids(tmp_path: Path) -> None:
     listed_run(tmp_path)
-    listed = [read_keep_list(Storage(), Layout(str(tmp_path / "out")).keep_list(f"web-{shard}")) for shard in "abc"]
+    listed = [read_keep_list(Storage(), located(tmp_path / "out").keep_list(f"web-{shard}")) for shard in "abc"]
     assert listed == [[(0, "a-0"), (3, "a-3"), (4, "a-1")], [], [(0, "c-0"), (1, "c-1")]]
 
 
 def test_training_reads_the_listed_pairs_in_its_order(tmp_path: Path) -> None:
     run, storage = listed_run(tmp_path), Storage()
-    shards = kept_shards(run.spec, storage)
+    shards = kept_shards(run.spec, storage, run_layout(run, storage))
     dataset = ShardDataset(storage, shards)
     items = [item for number in range(len(shards)) for item in dataset.sequence(number, 0)]
     expected = pairs_of(run)
@@ -103,7 +107,7 @@ def test_report_shows_listed_images_of_other_names(tmp_path: Path) -> None:
     raw = write_raw(tmp_path / "raw", "img")
     run = run_of(tmp_path / "out", raw, {"maxBadPercent": 20, **LISTED}, imageKey="img")
     filter_with(run)
-    first = kept_shards(run.spec, Storage())[0]
+    first = kept_shards(run.spec, Storage(), run_layout(run, Storage()))[0]
     assert list(thumbnails(Storage(), [(first, "a-3"), (first, "a-2")])) == ["a-3"]
 
 
@@ -116,7 +120,7 @@ def test_report_shows_listed_images_of_other_names(tmp_path: Path) -> None:
     ids=["shorter", "other pairs"],
 )  # fmt: skip
 def test_shard_that_was_replaced_since_is_refused(tmp_path: Path, keys: list[str], message: str) -> None:
-    first = kept_shards(listed_run(tmp_path).spec, Storage())[0]
+    first = kept_shards(listed_run(tmp_path).spec, Storage(), run_layout(listed_run(tmp_path), Storage()))[0]
     members = [member for key in keys for member in pair(key, GOOD, uid=key)]
     (tmp_path / "raw/a.tar").write_bytes(tar_of(members))
     with pytest.raises(DataError, match=message):
@@ -136,7 +140,7 @@ def test_shard_that_was_replaced_by_other_pairs_of_the_same_names_is_refused(tmp
 def test_table_that_is_not_a_keep_list_is_refused(tmp_path: Path) -> None:
     listed_run(tmp_path)
     with pytest.raises(DataError, match=r"web-a\.parquet is not a keep list: run the stage filter again"):
-        read_keep_list(Storage(), Layout(str(tmp_path / "out")).scores("web-a"))
+        read_keep_list(Storage(), located(tmp_path / "out").scores("web-a"))
 
 
 def test_run_that_no_longer_names_the_shards_is_refused(tmp_path: Path) -> None:
@@ -144,24 +148,15 @@ def test_run_that_no_longer_names_the_shards_is_refused(tmp_path: Path) -> None:
     (tmp_path / "raw/a.tar").rename(tmp_path / "raw/z.tar")
     moved = run_of(tmp_path / "out", f"{tmp_path}/raw/*.tar", LISTED)
     with pytest.raises(UserError, match=r"kept pairs of the shard web-a, which spec\.data\.sources no longer match"):
-        kept_shards(moved.spec, Storage())
+        kept_shards(moved.spec, Storage(), run_layout(moved, Storage()))
 
 
-def test_copies_of_an_earlier_run_are_removed_and_restored_without_the_parser(
+def test_list_beside_the_copies_of_an_earlier_run_parses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = write_raw(tmp_path / "raw")
     runs = [run_of(tmp_path / "out", raw, {"maxBadPercent": 20, **more}) for more in ({}, LISTED)]
     filter_with(runs[0])
-    copies = files_of(tmp_path / "out")
     monkeypatch.setattr("diht_k8s.recipe.filter.captions.parser.CaptionParser.parse", None)
-    forget(tmp_path / "out")
     filter_with(runs[1])
-    assert not list((tmp_path / "out").rglob("*.tar"))
-    forget(tmp_path / "out")
-    filter_with(runs[0])
-    again = files_of(tmp_path / "out")
-    assert again.keys() == copies.keys()
-    assert [again[name] for name in copies if name.endswith(".tar")] == [
-        copies[name] for name in copies if name.endswith(".tar")
-    ]
+    assert [bool(list(folder_of(run).rglob("*.tar"))) for run in runs] == [True, False]

@@ -25,6 +25,7 @@ from tests.recipe.filter.shards import (
     filter_by_two,
     filter_slowly,
     filter_with,
+    folder_of,
     forget,
     pair,
     run_of,
@@ -54,7 +55,7 @@ def test_worker_killed_at_a_random_moment_leaves_the_same_files_behind(
     shards, wanted = undisturbed
     worker = multiprocessing.get_context("fork").Process(target=filter_slowly, args=(run_of(tmp_path / "out", shards),))
     worker.start()
-    started = tmp_path / "out/filter/STARTED.json"
+    started = tmp_path / "out/runs/latest/filter/STARTED.json"
     while not started.exists() and worker.is_alive():
         time.sleep(0.01)
     time.sleep(Random(seed).uniform(0, LONGEST_S))
@@ -78,7 +79,7 @@ def test_surviving_worker_finishes_the_work_of_a_killed_one(
     shards, wanted = undisturbed
     monkeypatch.setattr(claims, "STALE_SECONDS", 0.5)
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.1)
-    context, folder = multiprocessing.get_context("fork"), tmp_path / "out/filter"
+    context, folder = multiprocessing.get_context("fork"), folder_of(run_of(tmp_path / "out", shards))
     one, two = (
         context.Process(target=filter_slowly, args=(run_of(tmp_path / "out", shards), worker, 2)) for worker in (0, 1)
     )
@@ -98,10 +99,10 @@ def _killed_by_a_shard(run: DihtRun, worker: int) -> None:
     """A worker that the kernel kills whenever it filters one of the shards."""
     filter_shard = ShardFilter.filter
 
-    def poisoned(self: ShardFilter, shard: Shard, before: Any, existing: Any) -> Any:
+    def poisoned(self: ShardFilter, shard: Shard, before: Any) -> Any:
         if shard.name == "web-00003":
             os.kill(os.getpid(), signal.SIGKILL)
-        return filter_shard(self, shard, before, existing)
+        return filter_shard(self, shard, before)
 
     ShardFilter.filter = poisoned  # type: ignore[method-assign]  # this process ends with it
     os._exit(exit_code_of(lambda: filter_with(run, worker=worker, workers=2)))
@@ -126,7 +127,8 @@ def test_kill_between_output_and_marker_leads_to_the_same_files(
     tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], left: str
 ) -> None:
     shards, wanted = undisturbed
-    run, folder = run_of(tmp_path / "out", shards), tmp_path / "out/filter"
+    run = run_of(tmp_path / "out", shards)
+    folder = folder_of(run)
     filter_with(run)
     (folder / "COMMITTED.json").unlink()
     if left != "all but the marker":

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.filter.shards import encoded, filter_with, forget, kept_keys, pair, rows_of, run_of, tar_of
+from tests.recipe.filter.shards import encoded, filter_with, folder_of, kept_keys, pair, rows_of, run_of, tar_of
 
 GOOD = "a small dog chasing a red ball"
 
@@ -53,7 +55,7 @@ def test_each_rule_counts_what_it_drops_in_the_order_of_the_rules(tmp_path: Path
     assert committed is not None
     dropped = {"complexity": 1, "language": 1, "metadata": 1, "size": 2}
     assert committed.summary["counts"] == {"input": 6, "kept": 1, "bad": {}, "dropped": dropped}
-    funnel = json.loads((tmp_path / "out/filter/report.json").read_text())["funnel"]
+    funnel = json.loads((tmp_path / "out/runs/latest/filter/report.json").read_text())["funnel"]
     steps = [(step["step"], step["samples"]) for step in funnel if step["dropped"] or step["step"] == "input"]
     assert steps == [("input", 6), ("language", 5), ("metadata", 4), ("complexity", 3), ("size", 1)]
 
@@ -80,7 +82,6 @@ def test_other_benchmark_images_run_the_stage_again(tmp_path: Path) -> None:
         (tmp_path / "test.tar").write_bytes(tar_of(pair("x", "anything", encoded(scene(seed)))))
         filter_with(run)
         assert kept_keys(tmp_path / "out", "web-a") == kept
-        forget(tmp_path / "out")
 
 
 def test_lifted_rules_keep_the_pairs_again(tmp_path: Path) -> None:
@@ -88,7 +89,6 @@ def test_lifted_rules_keep_the_pairs_again(tmp_path: Path) -> None:
     limits = {"metadataLimits": [{"name": "punsafe", "max": 0.5}]}
     filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", limits))
     assert kept_keys(tmp_path / "out", "web-a") == ["b"]
-    forget(tmp_path / "out")
     filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar"))
     assert [row.reason for row in rows_of(tmp_path / "out", "web-a")] == ["", ""]
 
@@ -130,11 +130,10 @@ def test_images_and_captions_may_have_other_names(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of(members))
     run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", imageKey="img", captionKey="alt_text")
     assert filter_with(run) is not None
-    (kept,) = kept_shards(run.spec, Storage())
+    (kept,) = kept_shards(run.spec, Storage(), run_layout(run, Storage()))
     (sample,) = read_samples(Storage(), kept.uri)
     assert (sample.problem, sample.caption, sample.image) == (None, GOOD, encoded(scene(1)))
-    with pytest.raises(UserError, match="another configuration"):
-        filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", imageKey="img"))
+    assert folder_of(run_of(tmp_path / "out", f"{tmp_path}/a.tar", imageKey="img")) != folder_of(run)
 
 
 def test_other_names_without_a_filter_are_refused(tmp_path: Path) -> None:
@@ -152,4 +151,4 @@ def test_other_names_without_a_filter_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"spec\.data\.sources web: imageKey and captionKey are read by the stage filter"
     ):
-        kept_shards(DihtRun.model_validate(document).spec, Storage())
+        kept_shards(DihtRun.model_validate(document).spec, Storage(), Layout(str(tmp_path)))

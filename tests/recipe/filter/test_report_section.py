@@ -21,7 +21,7 @@ def section(folder: Path) -> str:
     rules = {"minActions": 1, "maxAspectRatio": 5, "duplicates": "Exact"}
     committed = filter_with(run_of(folder / "out", f"{folder}/a.tar", rules))
     assert committed is not None
-    report = json.loads((folder / "out/filter/report.json").read_text())
+    report = json.loads((folder / "out/runs/latest/filter/report.json").read_text())
     part = {"state": "committed", "summary": committed.summary, "report": report, "thumbnails": {}}
     content = {"missing": {}, "filter": part, "funnel": report["funnel"]}
     html = (

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from diht_k8s.api.errors import DataError, StopRequested, UserError
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.filter import model_versions
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
@@ -21,8 +20,10 @@ from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingReque
 from diht_k8s.recipe.runtime import claims, shared_work
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import located
 from tests.recipe.filter.shards import (
     CAPTIONS,
     assert_two_workers_equal_one,
@@ -30,7 +31,7 @@ from tests.recipe.filter.shards import (
     drawn,
     files_of,
     filter_with,
-    forget,
+    folder_of,
     kept_keys,
     pair,
     rows_of,
@@ -86,7 +87,7 @@ def test_kept_members_are_unchanged(tmp_path: Path) -> None:
     filter_with(run_of(tmp_path / "out", write_shards(tmp_path / "in")))
     with (
         tarfile.open(tmp_path / "in/00000.tar") as raw,
-        tarfile.open(tmp_path / "out/filter/kept/web-00000.tar") as kept,
+        tarfile.open(tmp_path / "out/runs/latest/filter/kept/web-00000.tar") as kept,
     ):
         for name in kept.getnames():
             assert kept.extractfile(name).read() == raw.extractfile(name).read()  # type: ignore[union-attr]
@@ -95,7 +96,9 @@ def test_kept_members_are_unchanged(tmp_path: Path) -> None:
 def test_later_stages_see_the_kept_shards_that_are_not_empty(tmp_path: Path) -> None:
     run = run_of(tmp_path / "out", write_shards(tmp_path / "in", [CAPTIONS, ["server", "iphone case"]]))
     filter_with(run)
-    assert [(shard.name, shard.samples) for shard in kept_shards(run.spec, Storage())] == [("web-00000", 4)]
+    assert [(shard.name, shard.samples) for shard in kept_shards(run.spec, Storage(), run_layout(run, Storage()))] == [
+        ("web-00000", 4)
+    ]
 
 
 def test_artefacts_name_every_file_with_its_digest(tmp_path: Path) -> None:
@@ -137,7 +140,8 @@ def test_workers_leave_claimed_shards_alone_until_the_claim_is_stale(
     tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = write_shards(tmp_path / "in")
-    run, claim = run_of(tmp_path / "out", shards), tmp_path / "out/filter/claims/web-00001.json"
+    run = run_of(tmp_path / "out", shards)
+    claim = folder_of(run) / "claims/web-00001.json"
     claim.parent.mkdir(parents=True)
     digest = config_of(run)
     claim.write_text(json.dumps({"worker": 1, "config_sha256": digest, "beat": "of one that was killed"}))
@@ -154,10 +158,9 @@ def test_workers_leave_claimed_shards_alone_until_the_claim_is_stale(
     assert calls.captions == list(CAPTIONS)
 
 
-def test_any_worker_replaces_scores_of_an_earlier_configuration(tmp_path: Path) -> None:
+def test_any_worker_uses_the_scores_of_an_earlier_configuration(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "in")
     filter_with(run_of(tmp_path / "out", shards))
-    forget(tmp_path / "out")
     rules = {"minComplexity": 2}
     two = filter_with(run_of(tmp_path / "out", shards, rules), worker=0, workers=2)
     one = filter_with(run_of(tmp_path / "one", shards, rules))
@@ -196,18 +199,11 @@ def test_crash_between_kept_shard_and_scores_leads_to_the_same_bytes(tmp_path: P
     run = run_of(tmp_path / "out", write_shards(tmp_path / "in"))
     filter_with(run)
     whole = files_of(tmp_path / "out")
-    (tmp_path / "out/filter/scores/web-00001.parquet").unlink()
-    (tmp_path / "out/filter/COMMITTED.json").unlink()
-    (tmp_path / "out/filter/kept/web-00001.tar").write_bytes(b"half")
+    (tmp_path / "out/runs/latest/filter/scores/web-00001.parquet").unlink()
+    (tmp_path / "out/runs/latest/filter/COMMITTED.json").unlink()
+    (tmp_path / "out/runs/latest/filter/kept/web-00001.tar").write_bytes(b"half")
     filter_with(run)
     assert files_of(tmp_path / "out") == whole
-
-
-def test_other_thresholds_in_the_same_folder_are_refused_with_the_difference(tmp_path: Path) -> None:
-    shards = write_shards(tmp_path / "in")
-    filter_with(run_of(tmp_path / "out", shards))
-    with pytest.raises(UserError, match=r"config.minComplexity: \(default\) -> 2.*--replace"):
-        filter_with(run_of(tmp_path / "out", shards, {"minComplexity": 2}))
 
 
 def test_tighter_threshold_uses_the_scores_and_opens_no_image(
@@ -217,7 +213,6 @@ def test_tighter_threshold_uses_the_scores_and_opens_no_image(
     on = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}
     filter_with(run_of(tmp_path / "out", shards, on))
     assert (len(calls.captions), calls.images) == (6, 4)
-    forget(tmp_path / "out")
     calls.captions.clear()
 
     def refuse_to_decode(data: bytes) -> Image.Image:
@@ -235,7 +230,7 @@ def test_looser_threshold_reads_the_newly_surviving_images_only(tmp_path: Path, 
     filter_with(run_of(tmp_path / "tight", shards, {**on, "minActions": 1}))
     assert calls.images == 3
     calls.captions.clear()
-    scores = {"scoresFrom": str(tmp_path / "tight/filter")}
+    scores = {"scoresFrom": str(tmp_path / "tight/runs/latest/filter")}
     committed = filter_with(run_of(tmp_path / "loose", shards, {**on, **scores, "minComplexity": 0}))
     assert committed is not None
     assert (calls.captions, calls.images, committed.summary["counts"]["kept"]) == ([], 6, 6)
@@ -259,22 +254,24 @@ def test_scores_of_another_spotter_are_reused_for_captions_only(
     filter_with(run_of(tmp_path / "a", shards, {"textSpotting": {"detectorSize": 96}}))
     calls.captions.clear()
     calls.images = 0
-    rules = {"textSpotting": other, "scoresFrom": str(tmp_path / "a/filter")}
+    rules = {"textSpotting": other, "scoresFrom": str(tmp_path / "a/runs/latest/filter")}
     filter_with(run_of(tmp_path / "b", shards, rules))
     assert (calls.captions, calls.images) == ([], 4)
 
 
-def test_finished_filter_when_the_spotter_has_changed_then_names_it_and_stays(
+def test_filter_of_another_spotter_lies_beside_the_finished_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_of(tmp_path / "a", write_shards(tmp_path / "in"), {"textSpotting": {"detectorSize": 96}})
     filter_with(run)
     before = files_of(tmp_path / "a")
-    monkeypatch.setattr(model_versions, "SPOTTER_RULES", 99)
-    model_versions.spotter_version.cache_clear()
-    with pytest.raises(UserError, match=r"programs\.spotter: .*--replace"):
+    with monkeypatch.context() as patch:
+        patch.setattr(model_versions, "SPOTTER_RULES", 99)
+        model_versions.spotter_version.cache_clear()
         filter_with(run)
     model_versions.spotter_version.cache_clear()
+    assert len(list((tmp_path / "a/filter").iterdir())) == 2
+    filter_with(run)
     assert files_of(tmp_path / "a") == before
 
 
@@ -285,7 +282,7 @@ def test_scores_from_a_mismatched_folder_are_refused(tmp_path: Path, case: str) 
         filter_with(run_of(tmp_path / "a", shards))
         write_shards(tmp_path / "in", [CAPTIONS[:2], CAPTIONS[2:]])
     with pytest.raises(UserError, match=r"scoresFrom: .*web-00000\.parquet does not exist or was made from another"):
-        filter_with(run_of(tmp_path / "b", shards, {"scoresFrom": str(tmp_path / "a/filter")}))
+        filter_with(run_of(tmp_path / "b", shards, {"scoresFrom": str(tmp_path / "a/runs/latest/filter")}))
 
 
 def test_caption_in_the_image_is_dropped_as_text(tmp_path: Path) -> None:
@@ -302,7 +299,7 @@ def test_caption_in_the_image_is_dropped_as_text(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "out", "web-a")
     assert [(row.reason, row.ocr_state) for row in rows] == [("text", "done"), ("", "done"), ("", "done")]
     assert [[text.text for text in row.ocr] for row in rows] == [["giraffe"], ["hello"], []]
-    report = json.loads((tmp_path / "out/filter/report.json").read_text())
+    report = json.loads((tmp_path / "out/runs/latest/filter/report.json").read_text())
     assert (report["text_spotting"]["recall"], report["text_spotting"]["precision"]) == (1.0, 1.0)
     assert report["examples"]["text"][0]["texts"] == ["giraffe"]
 
@@ -316,9 +313,7 @@ def test_unfiltered_source_is_kept_whole(tmp_path: Path) -> None:
 
 def test_filtering_a_source_or_not_is_another_configuration(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "in")
-    filter_with(run_of(tmp_path / "out", shards, filter=False))
-    with pytest.raises(UserError, match="not filtered"):
-        filter_with(run_of(tmp_path / "out", shards))
+    assert config_of(run_of(tmp_path / "out", shards, filter=False)) != config_of(run_of(tmp_path / "out", shards))
 
 
 def test_exclude_list_drops_pairs(tmp_path: Path) -> None:
@@ -335,18 +330,18 @@ def test_report_has_its_header_and_adds_up(tmp_path: Path) -> None:
     run = run_of(tmp_path / "out", write_shards(tmp_path / "in"))
     committed = filter_with(run)
     assert committed is not None
-    report: dict[str, Any] = json.loads((tmp_path / "out/filter/report.json").read_text())
+    report: dict[str, Any] = json.loads((tmp_path / "out/runs/latest/filter/report.json").read_text())
     assert report["config_sha256"] == committed.config_sha256
     assert report["funnel"][-1]["samples"] == report["counts"]["kept"] == 4
     assert dict(report["names"]["actions"]) == {"chase": 1, "ride": 1, "share": 1}
-    assert read_committed(Storage(), Layout(str(tmp_path / "out")), Stage.FILTER) == committed
+    assert read_committed(Storage(), located(tmp_path / "out"), Stage.FILTER) == committed
 
 
 def test_all_samples_filtered_out_ends_with_the_counts(tmp_path: Path) -> None:
     run = run_of(tmp_path / "out", write_shards(tmp_path / "in"), {"minComplexity": 50})
     with pytest.raises(DataError, match=r"keeps none of 6 samples \(dropped: complexity 6; bad: none\): lower"):
         filter_with(run)
-    assert not (tmp_path / "out/filter/COMMITTED.json").exists()
+    assert not (tmp_path / "out/runs/latest/filter/COMMITTED.json").exists()
 
 
 def test_benchmark_that_the_run_does_not_name_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,24 @@ import pytest
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import StopRequested, UserError
-from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.main import main
 from diht_k8s.recipe import takedown
+from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.label.soft_labels import read_labels, write_labels
 from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.run_folder import point, run_layout
 from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.started import start
 from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.takedown import purge
+from tests.folders import located
 from tests.recipe.filter.shards import drawn, filter_with, kept_keys, pair, rows_of, run_of, tar_of
 
 GOOD = "a small dog chasing a red ball"
@@ -54,13 +60,17 @@ class Bench:
             (folder / f"{shard}.tar").write_bytes(tar_of(members))
         self.run = run_of(folder / "out", f"{folder}/*.tar", {"output": output})
         filter_with(self.run)
-        self.layout = Layout(str(folder / "out"))
+        self.layout = located(folder / "out")
         self.label()
+        self.layout = located(folder / "out")
 
     def label(self) -> None:
         """Write the files of the label stage, with numbers that identify the row."""
-        names = ["report.json"]
-        for shard in kept_shards(self.run.spec, self.storage):
+        names, config = ["report.json"], {"inputs": {"filter": self.committed(Stage.FILTER).identity}}
+        self.layout = self.layout.at(Stage.LABEL, sha256_of(config))
+        start(self.storage, self.layout, Stage.LABEL, config, {})
+        point(self.run, self.storage, self.layout, Stage.LABEL)
+        for shard in self.kept():
             uids = [row.uid for row in rows_of(self.folder / "out", shard.name) if row.kept]
             ids = np.arange(len(uids), dtype=np.uint16)[:, None]
             head = (ids, np.ones((len(uids), 1), np.float16))
@@ -71,9 +81,11 @@ class Bench:
             names.append(f"labels/{shard.name}.parquet")
         examples = [{"uid": uid, "caption": GOOD} for uid in ("a-0", "b-1")]
         self.storage.write_bytes(self.layout.report(Stage.LABEL), json.dumps({"examples": examples}).encode())
-        config = {"inputs": {"filter": self.committed(Stage.FILTER).output_sha256}}
         artefacts = [artefact(self.storage, self.layout, Stage.LABEL, name) for name in names]
         commit(self.storage, self.layout, Stage.LABEL, config, artefacts, {"samples": 5})
+
+    def kept(self) -> list[Shard]:
+        return kept_shards(self.run.spec, self.storage, self.layout)
 
     def committed(self, stage: Stage) -> Committed:
         return read_committed(self.storage, self.layout, stage)
@@ -100,7 +112,7 @@ class Bench:
         files = (
             path
             for path in sorted((self.folder / "out").rglob("*"))
-            if path.is_file() and path.parent.name != "objects"
+            if path.is_file() and "runs" not in path.parts and "takedowns" not in path.parts
         )
         return {str(path): path.read_bytes() for path in files}
 
@@ -145,7 +157,8 @@ def test_other_shards_are_not_touched(bench: Bench) -> None:
 def test_labels_belong_to_the_purged_filter_output_and_features_are_removed(bench: Bench) -> None:
     bench.purge("a-1")
     label = bench.committed(Stage.LABEL)
-    assert label.inputs == {"filter": bench.committed(Stage.FILTER).output_sha256}
+    assert label.inputs == {"filter": bench.committed(Stage.FILTER).identity}
+    assert (label.revision, bench.committed(Stage.FILTER).revision) == (1, 1)
     assert label.summary["samples"] == 4
     assert bench.storage.names(f"{bench.layout.stage(Stage.LABEL)}/features") == ["web-b.safetensors"]
 
@@ -155,12 +168,14 @@ def test_purged_run_is_cached_and_equals_one_that_excluded_from_the_start(bench:
     assert filter_with(bench.run) == bench.committed(Stage.FILTER)
     rules = {"exclude": bench.listed("a-1", "b-0")}
     filter_with(run_of(tmp_path / "fresh", f"{tmp_path}/?.tar", rules))
-    purged, fresh = (json.loads((tmp_path / name / "filter/report.json").read_text()) for name in ("out", "fresh"))
+    purged, fresh = (
+        json.loads((tmp_path / name / "runs/latest/filter/report.json").read_text()) for name in ("out", "fresh")
+    )
     same = ("counts", "funnel", "table", "complexity", "actions", "names", "examples")
     assert {name: purged[name] for name in same} == {name: fresh[name] for name in same}
     for shard in ("web-a", "web-b"):
         assert rows_of(tmp_path / "out", shard) == rows_of(tmp_path / "fresh", shard)
-        tars = [(tmp_path / name / f"filter/kept/{shard}.tar").read_bytes() for name in ("out", "fresh")]
+        tars = [(tmp_path / name / f"runs/latest/filter/kept/{shard}.tar").read_bytes() for name in ("out", "fresh")]
         assert tars[0] == tars[1]
 
 
@@ -183,7 +198,7 @@ def test_pairs_are_removed_from_the_keep_list_and_stay_in_the_raw_shard(tmp_path
     bench = Bench(tmp_path, "KeepList")
     raw = (tmp_path / "a.tar").read_bytes()
     assert bench.purge(entry("image"), "b-0").pairs == 2
-    kept = {shard.name: shard for shard in kept_shards(bench.run.spec, bench.storage)}
+    kept = {shard.name: shard for shard in bench.kept()}
     uids = {name: [sample.uid for sample in read_pairs(bench.storage, shard)] for name, shard in kept.items()}
     assert uids == {"web-a": ["a-0", "a-3"], "web-b": ["b-1"]}
     assert bench.labels("web-a") == (["a-0", "a-3"], [0, 2])
@@ -193,7 +208,7 @@ def test_pairs_are_removed_from_the_keep_list_and_stay_in_the_raw_shard(tmp_path
 
 def test_shard_may_become_empty(bench: Bench) -> None:
     bench.purge("b-0", "b-1")
-    assert [shard.name for shard in kept_shards(bench.run.spec, bench.storage)] == ["web-a"]
+    assert [shard.name for shard in bench.kept()] == ["web-a"]
     assert bench.labels("web-b") == ([], [])
     bench.check_artefacts()
 
@@ -219,14 +234,17 @@ def test_entries_that_match_nothing_are_named(bench: Bench, capsys: pytest.Captu
     assert "1 entries match nothing (a digest finds kept pairs only): Nobody" in capsys.readouterr().out
 
 
-WRITES = ("PURGE.json", "labels/web-a.parquet", "kept/web-a.tar", "scores/web-a.parquet", "labels/web-b.parquet",
-          "kept/web-b.tar", "scores/web-b.parquet", "filter/report.json", "filter/COMMITTED.json", "label/report.json",
-          "label/STARTED.json", "label/COMMITTED.json")  # fmt: skip
+WRITES = ("filter PURGE.json", "label labels/web-a.parquet", "filter kept/web-a.tar", "filter scores/web-a.parquet",
+          "label labels/web-b.parquet", "filter kept/web-b.tar", "filter scores/web-b.parquet", "filter report.json",
+          "filter COMMITTED.json", "label report.json", "label COMMITTED.json")  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("output", "name"),
-    [*(("Shards", name) for name in WRITES), *(("KeepList", f"{part}/web-a.parquet") for part in ("kept", "scores"))],
+    [
+        *(("Shards", name) for name in WRITES),
+        *(("KeepList", f"filter {part}/web-a.parquet") for part in ("kept", "scores")),
+    ],
 )
 def test_purge_stopped_before_any_write_resumes_to_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, name: str
@@ -234,19 +252,28 @@ def test_purge_stopped_before_any_write_resumes_to_the_same_files(
     whole, broken = (Bench(_made(tmp_path / folder), output) for folder in ("whole", "broken"))
     gone = ("a-1", entry("image"), "b-0", "b-1")
     whole.purge(*gone)
-    writer = Storage.writer
+    stage, _, file = name.partition(" ")
+    writer, create = Storage.writer, Storage.create
 
-    def fail(storage: Storage, uri: str) -> Any:
-        if uri.endswith(name):
+    def fail(uri: str) -> None:
+        if f"/{stage}/" in uri and uri.endswith(f"/{file}"):
             raise StopRequested("killed here")
+
+    def write(storage: Storage, uri: str) -> Any:
+        fail(uri)
         return writer(storage, uri)
 
+    def create_only(storage: Storage, uri: str, data: bytes) -> bool:
+        fail(uri)
+        return create(storage, uri, data)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Storage, "writer", fail)
+        patch.setattr(Storage, "writer", write)
+        patch.setattr(Storage, "create", create_only)
         with pytest.raises(StopRequested):
             broken.purge(*gone)
-    if name != "PURGE.json":
-        assert not (tmp_path / "broken/out/label/COMMITTED.json").exists()
+    if file != "PURGE.json":
+        assert not (tmp_path / "broken/out/runs/latest/label/COMMITTED.json").exists()
     assert broken.purge(*gone).pairs == 3
     broken.check_artefacts()
     assert _without_times(broken) == _without_times(whole)
@@ -262,8 +289,10 @@ def _without_times(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {
         "rows": [rows_of(bench.folder / "out", shard) for shard in ("web-a", "web-b")],
         "labels": [bench.labels(shard) for shard in ("web-a", "web-b")],
-        "kept": {path.name: path.read_bytes() for path in (bench.folder / "out/filter/kept").iterdir()},
-        "files": sorted(name.removeprefix(str(bench.folder)) for name in bench.everything()),
+        "kept": {path.name: path.read_bytes() for path in (bench.folder / "out/runs/latest/filter/kept").iterdir()},
+        "files": sorted(
+            re.sub(r"/[0-9a-f]{16}/", "/", name.removeprefix(str(bench.folder))) for name in bench.everything()
+        ),
     }
     for stage in (Stage.FILTER, Stage.LABEL):
         summary = dict(bench.committed(stage).summary)
@@ -273,14 +302,15 @@ def _without_times(bench: Bench) -> dict[str, Any]:
 
 
 def test_model_trained_on_the_pairs_is_reported(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    commit(bench.storage, bench.layout, Stage.TRAIN, {"inputs": {}}, [], {})
+    layout = bench.layout.at(Stage.TRAIN, "0" * 64)
+    commit(bench.storage, layout, Stage.TRAIN, {"inputs": {}}, [], {})
+    point(bench.run, bench.storage, layout, Stage.TRAIN)
     document = bench.folder / "run.json"
     document.write_text(bench.run.model_dump_json(by_alias=True, exclude_none=True))
     assert main(["purge", str(document), "--exclude", bench.listed("a-1")]) == 0
     said = capsys.readouterr().out
     assert "removed 1 pairs from kept shards and labels; 1 shards were rewritten" in said
-    assert "add exclude: " in said
-    assert f"diht run {document} --replace" in said
+    assert f"diht run {document} trains and evaluates another one" in said
 
 
 def test_purge_of_lists_reports_that_the_raw_shards_still_hold_the_pairs(
@@ -295,18 +325,32 @@ def test_purge_of_lists_reports_that_the_raw_shards_still_hold_the_pairs(
     assert "the raw shards still hold them" in said
 
 
-@pytest.mark.parametrize("case", ["empty list", "other settings", "not committed"])
-def test_output_that_cannot_be_purged_is_refused(bench: Bench, case: str) -> None:
+@pytest.mark.parametrize("case", ["names nothing", "no filter has run", "has begun and is not complete"])
+def test_output_that_cannot_be_purged_is_refused_and_nothing_is_taken_down(bench: Bench, case: str) -> None:
     entries, run = ["a-1"], bench.run
-    if case == "empty list":
+    if case == "names nothing":
         entries = []
-    elif case == "other settings":
-        run = run_of(bench.folder / "out", f"{bench.folder}/*.tar", {"minComplexity": 2})
+    elif case == "no filter has run":
+        run = run_of(bench.folder / "elsewhere", f"{bench.folder}/*.tar")
     else:
         bench.storage.remove(bench.layout.committed(Stage.FILTER))
-    wanted = {"empty list": "names nothing", "other settings": "other settings", "not committed": "is not committed"}
-    with pytest.raises(UserError, match=wanted[case]):
+    with pytest.raises(UserError, match=case):
         bench.purge(*entries, run=run)
+    assert bench.storage.names(bench.layout.takedowns) == []
+
+
+def test_takedown_reaches_every_variant_and_holds_through_a_later_one(bench: Bench) -> None:
+    def variant(complexity: int) -> Layout:
+        run = run_of(bench.folder / "out", f"{bench.folder}/?.tar", {"minComplexity": complexity})
+        filter_with(run)
+        return run_layout(run, bench.storage)
+
+    before = variant(0)
+    assert bench.purge("a-1", entry("image")).pairs == 2
+    after = variant(2)
+    for layout in (bench.layout, before, after):
+        scores = open_scores(bench.storage.read_bytes(layout.scores("web-a")), "scores")
+        assert [row.uid for row in scores.rows() if row.reason == "exclude"] == ["a-1"]
 
 
 def test_interrupted_purge_with_another_list_is_refused_until_the_first_is_done(

@@ -92,7 +92,7 @@ def test_scores_are_the_documented_table(run: DihtRun) -> None:
     documented = {cells[1].strip(" `"): cells[2].strip(" `") for line in lines if len(cells := line.split("|")) == 5}
     kinds = {field.name: str(field.type).replace("item: ", "") for field in SCHEMA}
     assert {name: kind for name, kind in documented.items() if name in kinds} == kinds
-    assert pq.read_schema(f"{run.spec.data.output}/filter/scores/web-a.parquet").names == SCHEMA.names
+    assert pq.read_schema(f"{run.spec.data.output}/runs/latest/filter/scores/web-a.parquet").names == SCHEMA.names
 
 
 @pytest.mark.slow

@@ -11,8 +11,7 @@ import yaml
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.run import Stage
-from diht_k8s.cli.cached_stages import compare_stages
+from diht_k8s.cli.cached_stages import stage_folders
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.imports.loose_pairs import drawn, jpeg
@@ -67,16 +66,12 @@ def test_what_will_fail_is_said_at_once_and_its_advice_works(case: str, capsys: 
     assert re.search(said, problem)
     assert re.match(r"run.yaml: line \d+: spec\.", problem)
     with pytest.raises(UserError, match=said):
-        compare_stages(load(Path("run.yaml").read_text(), name="run.yaml"), Stage(made_first(made)), replace=False)
+        stage_folders(load(Path("run.yaml").read_text(), name="run.yaml"))
     assert not Path("out").exists()
     advised = re.findall(r"([a-zA-Z.]+): (\d+)", problem.partition("write ")[2])
     assert advised
     overrides = " ".join(f"--set {field}={value}" for field, value in advised)
     assert diht(capsys, f"diht validate run.yaml {overrides}")[0] == 0
-
-
-def made_first(made: dict[str, Any]) -> str:
-    return next(stage for stage in Stage if stage in made["spec"])
 
 
 def test_a_run_that_fits_is_valid(capsys: pytest.CaptureFixture[str]) -> None:

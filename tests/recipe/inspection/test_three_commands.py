@@ -58,7 +58,7 @@ def test_three_commands_lead_from_tables_through_the_first_stage(
         typed(tmp_path, last_command(advised), "--until", "filter")
     else:
         filter_with(load(Path("run.yaml").read_text(), name="run.yaml"))
-    counts = json.loads((tmp_path / "runs/pairs/filter/COMMITTED.json").read_text())["summary"]["counts"]
+    counts = json.loads((tmp_path / "runs/pairs/runs/latest/filter/COMMITTED.json").read_text())["summary"]["counts"]
     assert counts["input"] == 40
     assert counts["kept"] >= 20
     assert counts["dropped"]["exclude"] == 4

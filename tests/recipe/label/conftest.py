@@ -17,12 +17,12 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 from diht_k8s.api.hashing import SCHEMA_VERSION
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.commit import artefact, commit
 from diht_k8s.recipe.shards.parquet import write_table
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
+from tests.folders import planted
 
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square", "bar")
@@ -85,10 +85,12 @@ class Kept:
                 "label": {**self.label, **label},
             },
         }
-        return DihtRun.model_validate(document)
+        run = DihtRun.model_validate(document)
+        planted(run, Stage.FILTER, latest=False)
+        return run
 
     def write(self) -> Kept:
-        storage, layout = Storage(), Layout(str(self.folder))
+        storage, layout = Storage(), planted(self.run(), Stage.FILTER)
         shards = []
         for number, pairs in enumerate(self.shards):
             name = f"shapes-{number:02}"

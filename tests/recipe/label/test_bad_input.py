@@ -11,8 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diht_k8s.api.errors import DataError, DihtError, UserError
-from diht_k8s.api.layout import Layout
-from diht_k8s.api.run import Stage
 from tests.recipe.label.label_stage import Make, label
 
 
@@ -38,10 +36,10 @@ def spoil_format(kept: Any, tmp_path: Path) -> dict[str, Any]:
 
 def spoil_order(kept: Any, tmp_path: Path) -> dict[str, Any]:
     kept.shards[0].reverse()
-    (kept.folder / "filter" / "scores").rename(tmp_path / "scores")
+    (kept.folder / "runs/latest/filter" / "scores").rename(tmp_path / "scores")
     kept.write()
     for path in (tmp_path / "scores").iterdir():
-        path.rename(kept.folder / "filter" / "scores" / path.name)
+        path.rename(kept.folder / "runs/latest/filter" / "scores" / path.name)
     return {}
 
 
@@ -66,7 +64,7 @@ def no_concepts(kept: Any, tmp_path: Path) -> dict[str, Any]:
 
 
 def damaged_shard(kept: Any, tmp_path: Path) -> dict[str, Any]:
-    path = kept.folder / "filter" / "kept" / "shapes-00.tar"
+    path = kept.folder / "runs/latest/filter" / "kept" / "shapes-00.tar"
     path.write_bytes(path.read_bytes()[:3000])
     return {}
 
@@ -120,7 +118,7 @@ def test_bad_input_when_label_runs_then_one_line_says_what_and_what_to_do(
         label(run)
     assert "\n" not in str(error.value)
     assert ": " in str(error.value)
-    assert not Path(Layout(str(kept.folder)).committed(Stage.LABEL)).exists()
+    assert list((kept.folder / "label").glob("*/COMMITTED.json")) == []
 
 
 def test_filter_when_not_committed_then_says_which_stage_to_run(make_kept: Make) -> None:
@@ -132,7 +130,7 @@ def test_filter_when_not_committed_then_says_which_stage_to_run(make_kept: Make)
 def test_half_done_stage_when_a_file_of_it_is_damaged_then_names_it(make_kept: Make, file: str) -> None:
     kept = make_kept(shards=1).write()
     label(kept.run(), step="vocabulary")
-    path = kept.folder / "label" / file
+    path = kept.folder / "runs/latest/label" / file
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(DataError, match=rf"{file} is damaged \(.+\): remove it and run the stage label again"):

@@ -22,10 +22,10 @@ from webdataset.pipeline import DataPipeline
 from diht_k8s import open_pairs
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.label.soft_labels import read_labels
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import located
 from tests.recipe.filter.shards import CAPTIONS, encoded, filter_with, pair, run_of, tar_of
 from tests.recipe.label.label_stage import Make, label
 
@@ -74,7 +74,7 @@ def test_pairs_in_open_clips_own_pipeline_equal_what_it_reads_of_the_kept_shards
     filtered(tmp_path / "copies", "Shards")
     arguments = SimpleNamespace(
         train_data=None,
-        val_data=f"{tmp_path}/copies/out/filter/kept/web-{{0..1}}.tar",
+        val_data=f"{tmp_path}/copies/out/runs/latest/filter/kept/web-{{0..1}}.tar",
         val_num_samples=8,
         batch_size=BATCH,
         world_size=1,
@@ -124,7 +124,7 @@ def test_pairs_come_with_their_soft_labels(make_kept: Make, tmp_path: Path) -> N
     document.write_text(dump(run))
     found = list(open_pairs(document, labels=True).compose(wds.decode("pilrgb")))
     assert [sample["__key__"] for sample in found] == [each.uid for pairs in kept.shards for each in pairs]
-    labels = [read_labels(Storage(), Layout(str(kept.folder)).labels(f"shapes-{number:02}")) for number in range(3)]
+    labels = [read_labels(Storage(), located(kept.folder).labels(f"shapes-{number:02}")) for number in range(3)]
     for name, values in {
         "object_ids": [shard.objects.ids_NK for shard in labels],
         "object_probabilities": [shard.objects.probabilities_NK for shard in labels],
@@ -166,7 +166,7 @@ def test_labels_of_other_pairs_are_refused(make_kept: Make, change: Any) -> None
 def test_run_without_labels_has_pairs_but_no_labels(make_kept: Make) -> None:
     run = make_kept(shards=1, pairs=3).write().run()
     assert [set(sample) for sample in open_pairs(run)] == [{"__key__", "__url__", "png", "txt", "json"}] * 3
-    with pytest.raises(UserError, match="label is not committed: run the stage label first"):
+    with pytest.raises(UserError, match="run the stage label first"):
         open_pairs(run, labels=True)
 
 

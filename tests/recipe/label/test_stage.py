@@ -16,19 +16,19 @@ import torch
 from safetensors.torch import load_file
 
 from diht_k8s.api.errors import DataError, StopRequested
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.label import features, heads_step, predict_step
 from diht_k8s.recipe.label.soft_labels import read_labels
 from diht_k8s.recipe.runtime import claims
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import located
 from tests.recipe.label.label_stage import Make, label
 
 
 def files_of(run: DihtRun) -> dict[str, str]:
     """Digest of every artefact below label/; markers, claims, features (a cache) and names of attempts apart."""
-    folder = Path(run.spec.data.output) / "label"
+    folder = Path(run.spec.data.output) / "runs/latest/label"
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -43,7 +43,7 @@ def test_labels_of_a_committed_filter_when_all_is_well_then_rows_follow_the_kept
     committed = label(kept.run())
     assert committed is not None
     assert committed.summary["samples"] == committed.summary["labelled"] == 120
-    layout = Layout(str(kept.folder))
+    layout = located(kept.folder)
     vocabulary = json.loads(Path(layout.vocabulary).read_text())
     assert {row["name"]: row["count"] for row in vocabulary["objects"]} == {"bar": 36, "circle": 42, "square": 42}
     assert [row["name"] for row in vocabulary["objects"]] == ["circle", "square", "bar"]
@@ -61,7 +61,7 @@ def test_vocabulary_when_captions_credit_an_author_then_the_author_is_no_class(m
     for pair in kept.shards[0][:20]:
         pair.author = "jane doe"
     assert label(kept.write().run(), step="vocabulary") is None
-    vocabulary = json.loads(Path(Layout(str(kept.folder)).vocabulary).read_text())
+    vocabulary = json.loads(Path(located(kept.folder).vocabulary).read_text())
     assert {row["name"] for row in vocabulary["objects"]} == {"bar", "circle", "square"}
     assert vocabulary["cut"]["objects"]["credits"] == {"distinct": 1, "commonest": [["jane doe", 20]]}
 
@@ -69,7 +69,7 @@ def test_vocabulary_when_captions_credit_an_author_then_the_author_is_no_class(m
 def test_heads_when_images_show_their_concepts_then_beat_the_frequency_baseline(make_kept: Make) -> None:
     kept = make_kept().write()
     label(kept.run(heads={"epochs": 15, "lr": 0.02, "batchSize": 32}))
-    report = json.loads((kept.folder / "label" / "report.json").read_text())
+    report = json.loads((kept.folder / "runs/latest/label" / "report.json").read_text())
     for kind in ("objects", "attributes"):
         figures = report["heads"][kind]
         assert figures["held_out"]
@@ -88,19 +88,19 @@ def test_labels_when_heads_may_say_nothing_then_what_is_said_is_likely_and_resum
     for step in ("vocabulary", "heads", "predict"):
         label(again.run(heads=heads, minProbability=0.6), step=step)
     assert files_of(again.run()) == files_of(kept.run())
-    labels = read_labels(Storage(), Layout(str(kept.folder)).labels("shapes-00"))
+    labels = read_labels(Storage(), located(kept.folder).labels("shapes-00"))
     said = labels.attributes.probabilities_NK
     assert labels.has_label_N.all()
     assert 0 < (said > 0).sum() < said.size
     assert said[said > 0].min() >= 0.599
-    report = json.loads((kept.folder / "label" / "report.json").read_text())
+    report = json.loads((kept.folder / "runs/latest/label" / "report.json").read_text())
     silent = sum(not row.any() for n in range(3) for row in attributes_of(kept.folder, n))
     assert report["beyond_caption"]["named_from"] == 0.6
     assert report["beyond_caption"]["attributes"]["silent"] == pytest.approx(silent / 120, abs=1e-4)
 
 
 def attributes_of(folder: Path, number: int) -> np.ndarray:
-    return read_labels(Storage(), Layout(str(folder)).labels(f"shapes-{number:02}")).attributes.probabilities_NK
+    return read_labels(Storage(), located(folder).labels(f"shapes-{number:02}")).attributes.probabilities_NK
 
 
 def test_labels_when_the_teachers_classes_join_then_vocabulary_and_heads_have_them(make_kept: Make) -> None:
@@ -108,7 +108,7 @@ def test_labels_when_the_teachers_classes_join_then_vocabulary_and_heads_have_th
     heads = {"epochs": 2, "lr": 0.01, "batchSize": 32, "kind": "Sigmoid"}
     teacher = {**kept.label["teacher"], "ownClasses": True}
     label(kept.run(heads=heads, teacher=teacher, minProbability=0.5))
-    layout = Layout(str(kept.folder))
+    layout = located(kept.folder)
     rows = json.loads(Path(layout.vocabulary).read_text())["objects"]
     assert [row["name"] for row in rows[:4]] == ["circle", "square", "bar", "tench"]
     assert load_file(layout.teacher_heads)["objects.weight"].shape[:2] == (6, len(rows))
@@ -141,7 +141,7 @@ def test_resume_when_killed_after_the_first_shard_then_same_bytes_and_no_image_t
     monkeypatch.setattr(features, "extract", dies_at_the_second)
     with pytest.raises(RuntimeError, match="killed"):
         label(broken.run())
-    assert not Path(Layout(str(broken.folder)).committed(Stage.LABEL)).exists()
+    assert not Path(located(broken.folder).committed(Stage.LABEL)).exists()
 
     def counts(teacher: Any, samples: Any, where: str, on_images: Any) -> features.TeacherFeatures:
         made.append(where)
@@ -156,7 +156,7 @@ def test_resume_when_killed_after_the_first_shard_then_same_bytes_and_no_image_t
 def test_two_workers_when_no_step_is_named_then_worker_0_does_it_all_and_nobody_waits(make_kept: Make) -> None:
     run = make_kept(shards=2).write().run()
     assert label(run, worker=1, workers=2) is None
-    assert not (Path(run.spec.data.output) / "label" / "features").exists()
+    assert not (Path(run.spec.data.output) / "runs/latest/label" / "features").exists()
     committed = label(run, worker=0, workers=2)
     assert committed is not None
     assert committed.summary["labelled"] == 80
@@ -181,8 +181,8 @@ def test_resume_when_the_worker_was_killed_then_same_bytes(make_kept: Make) -> N
     worker.start()
     worker.join()
     assert worker.exitcode == -signal.SIGKILL
-    assert (broken.folder / "label" / "features" / "shapes-00.safetensors").exists()
-    assert not Path(Layout(str(broken.folder)).committed(Stage.LABEL)).exists()
+    assert (broken.folder / "runs/latest/label" / "features" / "shapes-00.safetensors").exists()
+    assert not Path(located(broken.folder).committed(Stage.LABEL)).exists()
     label(broken.run())
     assert files_of(broken.run()) == files_of(whole.run())
 
@@ -190,7 +190,7 @@ def test_resume_when_the_worker_was_killed_then_same_bytes(make_kept: Make) -> N
 def test_damaged_shard_when_it_is_fixed_then_same_bytes_as_if_it_had_never_been(make_kept: Make) -> None:
     whole, broken = make_kept(name="whole").write(), make_kept(name="broken").write()
     label(whole.run())
-    path = broken.folder / "filter" / "kept" / "shapes-01.tar"
+    path = broken.folder / "runs/latest/filter" / "kept" / "shapes-01.tar"
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"shapes-01\.tar is damaged after \d+ samples"):
@@ -202,7 +202,7 @@ def test_damaged_shard_when_it_is_fixed_then_same_bytes_as_if_it_had_never_been(
 
 def test_damaged_shard_within_the_limit_keeps_a_row_for_each_lost_pair_and_is_counted(make_kept: Make) -> None:
     kept = make_kept().write()
-    path = kept.folder / "filter" / "kept" / "shapes-01.tar"
+    path = kept.folder / "runs/latest/filter" / "kept" / "shapes-01.tar"
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     run = kept.run()
@@ -273,8 +273,8 @@ def test_max_samples_when_fewer_than_the_images_then_the_rest_is_labelled_withou
     committed = label(kept.run(maxSamples=50))
     assert committed is not None
     assert committed.summary["labelled"] == 120
-    assert len(list((kept.folder / "label" / "features").iterdir())) == 2
-    report = json.loads((kept.folder / "label" / "report.json").read_text())
+    assert len(list((kept.folder / "runs/latest/label" / "features").iterdir())) == 2
+    report = json.loads((kept.folder / "runs/latest/label" / "report.json").read_text())
     assert report["heads"]["training_pictures"] == 50
     assert report["beyond_caption"]["measured_on"] == 80  # the two shards that they come from
 
@@ -309,7 +309,7 @@ def test_stop_when_the_heads_are_trained_then_resumes_after_the_epoch_to_the_sam
     monkeypatch.setattr(heads_step, "fit_head", stops)
     with pytest.raises(StopRequested):
         label(stopped.run(heads=heads), step="heads", stop=flag)
-    assert (stopped.folder / "label" / "heads" / "objects.state").exists()
+    assert (stopped.folder / "runs/latest/label" / "heads" / "objects.state").exists()
     flag.requested = False
     label(stopped.run(heads=heads), step="heads")
     assert epochs == [1, 2, 3, 4, 1, 2, 3, 4]
@@ -326,7 +326,7 @@ def test_bad_image_when_within_the_limit_then_counted_and_without_label(make_kep
     committed = label(kept.write().run())
     assert committed is not None
     assert committed.summary["bad"] == {"picture_unreadable": 1}
-    labels = read_labels(Storage(), Layout(str(kept.folder)).labels("shapes-00"))
+    labels = read_labels(Storage(), located(kept.folder).labels("shapes-00"))
     assert labels.has_label_N.tolist() == [number != 7 for number in range(40)]
     assert not labels.objects.probabilities_NK[7].any()
 
@@ -339,7 +339,7 @@ def test_groups_when_pairs_share_one_then_they_share_a_fold(make_kept: Make) -> 
     run = kept.write().run()
     label(run)
     first, second = (
-        load_file(kept.folder / "label" / "features" / f"shapes-0{number}.safetensors")["group_hash"]
+        load_file(kept.folder / "runs/latest/label" / "features" / f"shapes-0{number}.safetensors")["group_hash"]
         for number in (0, 1)
     )
     assert torch.equal(first, second)

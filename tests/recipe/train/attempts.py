@@ -141,7 +141,7 @@ def attempt(
 
 
 def newest_marker(folder: Path) -> dict[str, Any] | None:
-    markers = sorted((folder / "out" / "train" / "checkpoints").glob("*/COMMITTED.json"))
+    markers = sorted((folder / "out" / "runs/latest/train" / "checkpoints").glob("*/COMMITTED.json"))
     return json.loads(markers[-1].read_text()) if markers else None
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch.distributed as dist
 
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
 from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE
 from diht_k8s.recipe.runtime.rank_exit import leave
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.bandwidth import SlowFabricError
 from diht_k8s.recipe.train.rendezvous import FabricReport, init_distributed
+from tests.folders import flat
 from tests.recipe.train.bandwidth_rank import held_up
 from tests.recipe.train.small_run import document
 
@@ -34,7 +34,7 @@ def main(place: str, slow: str) -> None:
     def preflight(name: str, minimum: float | None = None) -> FabricReport:
         settings = document(folder, minBusBandwidth=minimum).spec.train
         assert settings is not None
-        return init_distributed(settings, storage, Layout(str(folder / name)), rank=rank, world=world)
+        return init_distributed(settings, storage, flat(folder / name), rank=rank, world=world)
 
     found: dict[str, Any] = {}
     storage, write = Storage(), Storage.write_bytes

@@ -20,7 +20,6 @@ from PIL import Image
 
 from diht_k8s.api.documents import dump, load
 from diht_k8s.api.hashing import SCHEMA_VERSION
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.label.soft_labels import top_k, write_labels
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
@@ -29,6 +28,7 @@ from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.shards.shard_index import ShardIndex
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
+from tests.folders import flat
 from tests.recipe.train import fork_server
 
 RANK_PROGRAM = Path(__file__).with_name("train_rank.py")
@@ -61,8 +61,8 @@ def document(folder: Path, *, data: Path | None = None, name: str = "run", **tra
     data = data or folder
     body = {
         "modelConfig": VIT,
-        "shards": [f"{data}/out/filter/kept/*.tar"],
-        "labels": f"{data}/out/label",
+        "shards": [f"{data}/made/filter/kept/*.tar"],
+        "labels": f"{data}/made/label",
         "samples": 16 * 50,
         "batchSize": 16,
         "optimizer": {"lr": 1e-3, "eps": 1e-6},
@@ -73,7 +73,7 @@ def document(folder: Path, *, data: Path | None = None, name: str = "run", **tra
     }
     spec = {
         "data": {
-            "sources": [{"name": "drawn", "shards": [f"{data}/out/filter/kept/*.tar"]}],
+            "sources": [{"name": "drawn", "shards": [f"{data}/made/filter/kept/*.tar"]}],
             "output": f"{folder}/out",
         },
         "train": {key: value for key, value in body.items() if value is not None},
@@ -84,7 +84,7 @@ def document(folder: Path, *, data: Path | None = None, name: str = "run", **tra
 
 def make_data(folder: Path, shards: tuple[int, ...] = SHARDS, *, captions: int | None = None) -> None:
     """Kept shards and labels, both committed; a third has no label. `captions` limits the number of distinct ones."""
-    storage, layout, rng = Storage(), Layout(f"{folder}/out"), np.random.default_rng(0)
+    storage, layout, rng = Storage(), flat(f"{folder}/made"), np.random.default_rng(0)
     vocabulary = ConceptVocabulary(
         sum(shards),
         Concepts(tuple(f"object {i}" for i in range(OBJECTS)), (9,) * OBJECTS),
@@ -230,4 +230,7 @@ def _wait_for(ranks: Sequence[Rank], seconds: float) -> list[int | None]:
 
 
 def lines(place: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (place / name / "out" / "train" / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (place / name / "out" / "runs/latest/train" / "metrics.jsonl").read_text().splitlines()
+    ]

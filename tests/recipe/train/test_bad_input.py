@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,10 +41,13 @@ BEFORE_RANKS: dict[str, tuple[dict[str, Any], str]] = {
         {"modelConfig": None, "model": "ViT-B-61"},
         "train.model ViT-B-61 is not known to open_clip: did you mean ViT-B-16?",
     ),
-    "labels from nowhere": ({"labels": "elsewhere/labels"}, "train.labels elsewhere/labels is no label folder"),
+    "labels from nowhere": (
+        {"labels": "elsewhere/labels"},
+        "elsewhere/labels is not complete: run the stage label first",
+    ),
     "labels not committed": (
         {"labels": "elsewhere/label"},
-        "elsewhere/label is not committed: run the stage label first",
+        "elsewhere/label is not complete: run the stage label first",
     ),
     "shards that match nothing": ({"shards": ["nothing/*.tar"]}, "no shard matches nothing/*.tar"),
     "first weights from nowhere": ({"initFrom": {"uri": "nothing.pt"}}, "cannot read nothing.pt: it does not exist"),
@@ -80,23 +84,26 @@ def test_stage_when_the_output_cannot_be_written_then_exit_64(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_data(tmp_path, (20,))
+    (tmp_path / "out").mkdir()
     (tmp_path / "out" / "train").write_text("a file where the folder should be")
     code, error = stage_train(tmp_path, capsys)
     assert code == 64
-    assert f"{tmp_path}/out/train/STARTED.json: Not a directory: check rights and credentials" in error
+    assert re.search(
+        rf"{tmp_path}/out/train/\w{{16}}/STARTED.json: Not a directory: check rights and credentials", error
+    )
 
 
 def drop_vocabulary(data: Path) -> None:
-    (data / "out" / "label" / "vocabulary.json").unlink()
+    (data / "made" / "label" / "vocabulary.json").unlink()
 
 
 def swap_labels(data: Path) -> None:
-    labels = data / "out" / "label" / "labels"
+    labels = data / "made" / "label" / "labels"
     shutil.copy(labels / "drawn-1.parquet", labels / "drawn-0.parquet")
 
 
 def labels_of_other_words(data: Path) -> None:
-    file = data / "out" / "label" / "vocabulary.json"
+    file = data / "made" / "label" / "vocabulary.json"
     document = json.loads(file.read_text())
     document["objects"][0]["name"] = "another"
     file.write_text(json.dumps(document))
@@ -104,7 +111,7 @@ def labels_of_other_words(data: Path) -> None:
 
 def spoil(data: Path, every: int) -> None:
     """Each so-manieth image of the first shard is no image."""
-    storage, uri = Storage(), f"{data}/out/filter/kept/drawn-0.tar"
+    storage, uri = Storage(), f"{data}/made/filter/kept/drawn-0.tar"
     samples = list(read_samples(storage, uri))
     spoilt = [
         (s.key, {**s.members, "png": b"no image"} if index % every == 0 else s.members)
@@ -115,7 +122,7 @@ def spoil(data: Path, every: int) -> None:
 
 def cut_off(data: Path, share: float) -> None:
     """The first shard ends in the middle."""
-    shard = data / "out" / "filter" / "kept" / "drawn-0.tar"
+    shard = data / "made" / "filter" / "kept" / "drawn-0.tar"
     content = shard.read_bytes()
     shard.write_bytes(content[: int(len(content) * share)])
 
@@ -142,9 +149,9 @@ IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         {"batchSize": 64},
         "65 50 pairs are fewer than train.batchSize 64: lower it or loosen the filter",
     ),
-    "no vocabulary": (drop_vocabulary, {}, "64 cannot read {data}/out/label/vocabulary.json: it does not exist"),
+    "no vocabulary": (drop_vocabulary, {}, "64 cannot read {data}/made/label/vocabulary.json: it does not exist"),
     "vocabulary of other words": (labels_of_other_words, {}, "65 vocabulary.json was changed after it was written"),
-    "labels of another shard": (swap_labels, {}, "65 the labels of drawn-0 do not match {data}/out/filter/kept/drawn-0.tar"),
+    "labels of another shard": (swap_labels, {}, "65 the labels of drawn-0 do not match {data}/made/filter/kept/drawn-0.tar"),
     "many bad images": (
         lambda data: spoil(data, 4),
         {},
@@ -153,27 +160,27 @@ IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "shard that is damaged for good": (
         lambda data: cut_off(data, 0.7),
         {},
-        "65 {data}/out/filter/kept/drawn-0.tar is damaged after ",
+        "65 {data}/made/filter/kept/drawn-0.tar is damaged after ",
     ),
     "loss that is not finite": (
         lambda data: None,
         {"optimizer": {"lr": 1e6, "gradientClipNorm": 0}, "checkpoint": {"everySamples": 16}},
-        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/not_finite-00000.json)",
+        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/{digest}/not_finite-00000.json)",
     ),
     "loss that is not finite, zero 2, parts": (
         lambda data: None,
         {"optimizer": {"lr": 1e6, "gradientClipNorm": 0}, "checkpoint": {"everySamples": 16}, "zeroStage": 2, "microBatchSize": 8},
-        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/not_finite-00000.json)",
+        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/{digest}/not_finite-00000.json)",
     ),
     "gradient that is not finite, zero 0": (
         lambda data: None,
         {"checkpoint": {"everySamples": 16}},
-        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/not_finite-00000.json)",
+        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/{digest}/not_finite-00000.json)",
     ),
     "gradient that is not finite, zero 2": (
         lambda data: None,
         {"checkpoint": {"everySamples": 16}, "zeroStage": 2},
-        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/not_finite-00000.json)",
+        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/{digest}/not_finite-00000.json)",
     ),
 }  # fmt: skip
 FINITE_STEPS = {name: 4 for name in IN_RANKS if name.startswith("gradient")}
@@ -202,7 +209,7 @@ def test_rank_when_the_input_is_wrong_then_one_line_and_its_exit_code(
 ) -> None:
     error, data, folder = refused[name]
     assert error is not None
-    assert error.startswith(IN_RANKS[name][2].format(data=data, folder=folder))
+    assert error.startswith(IN_RANKS[name][2].format(data=data, folder=folder, digest=sha256_of({"run": "run"})[:16]))
     assert "\n" not in error
 
 
@@ -211,9 +218,9 @@ def test_loss_when_not_finite_then_no_checkpoint_holds_it_and_the_pairs_are_name
     refused: dict[str, tuple[str, Path, Path]], name: str
 ) -> None:
     _, _, folder = refused[name]
-    left = json.loads((folder / "out" / "train" / "not_finite-00000.json").read_text())
+    left = json.loads((folder / "out" / "runs/latest/train" / "not_finite-00000.json").read_text())
     assert len(left["uids"]) == 16
-    steps = sorted(path.name for path in (folder / "out" / "train" / "checkpoints").iterdir())
+    steps = sorted(path.name for path in (folder / "out" / "runs/latest/train" / "checkpoints").iterdir())
     assert steps[-1] == f"step-{left['step'] - 3:09d}"
 
 
@@ -221,7 +228,9 @@ def test_loss_when_not_finite_then_no_checkpoint_holds_it_and_the_pairs_are_name
 def test_gradient_when_not_finite_then_it_never_reaches_the_weights_of_a_checkpoint(
     refused: dict[str, tuple[str, Path, Path]], name: str
 ) -> None:
-    saved = checkpoint.newest(Storage(), f"{refused[name][2]}/out/train/checkpoints", sha256_of({"run": "run"}))
+    saved = checkpoint.newest(
+        Storage(), f"{refused[name][2]}/out/runs/latest/train/checkpoints", sha256_of({"run": "run"})
+    )
     assert saved is not None
     assert saved.cursor.step == FINITE_STEPS[name]
     assert all(value.isfinite().all() for key, value in saved.state.items() if not key.startswith("buffer|"))
@@ -229,7 +238,7 @@ def test_gradient_when_not_finite_then_it_never_reaches_the_weights_of_a_checkpo
 
 def test_stage_when_a_rank_finds_bad_data_then_its_line_and_exit_code_come_through(tmp_path: Path) -> None:
     make_data(tmp_path, (20,))
-    labels = tmp_path / "out" / "label" / "labels" / "drawn-0.parquet"
+    labels = tmp_path / "made" / "label" / "labels" / "drawn-0.parquet"
     labels.write_bytes(labels.read_bytes()[:-100])
     code, error = stage_train_process(tmp_path)
     assert code == 65
@@ -259,7 +268,7 @@ def test_advice_on_the_batch_size_of_exit_65_ends_a_second_start_with_0(tmp_path
     code, error = stage_train_process(tmp_path, batchSize=64)
     assert (code, "50 pairs are fewer than train.batchSize 64: lower it" in error) == (65, True)
     assert stage_train_process(tmp_path, batchSize=48, samples=48) == (0, "")
-    assert (tmp_path / "out/train/COMMITTED.json").exists()
+    assert (tmp_path / "out/runs/latest/train/COMMITTED.json").exists()
 
 
 def test_advice_on_the_batch_size_of_exit_64_ends_a_second_start_with_0(tmp_path: Path) -> None:
@@ -267,7 +276,7 @@ def test_advice_on_the_batch_size_of_exit_64_ends_a_second_start_with_0(tmp_path
     code, error = stage_train_process(tmp_path, 2, batchSize=15)
     assert (code, "train.batchSize 15 must be a multiple of the 2 processes" in error) == (64, True)
     assert stage_train_process(tmp_path, 2, batchSize=16, samples=16) == (0, "")
-    assert (tmp_path / "out/train/COMMITTED.json").exists()
+    assert (tmp_path / "out/runs/latest/train/COMMITTED.json").exists()
 
 
 def test_second_start_in_the_same_process_is_not_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

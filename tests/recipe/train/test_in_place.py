@@ -53,13 +53,15 @@ def test_training_when_ranks_are_killed_then_it_ends_well_in_the_same_launchers(
     assert (last.round, last.node, last.exit_code) == (2, 1, 1)
     assert last.message == "rank 1 was killed by signal 9: see its log"
     assert "".join(disturbed.gang.lines).count("train: resuming after step") == 1
-    epochs = sorted(path.name for path in (disturbed.folder / "out" / "train" / "epochs").iterdir())
+    epochs = sorted(path.name for path in (disturbed.folder / "out" / "runs/latest/train" / "epochs").iterdir())
     assert epochs == ["000001", "000002"], "each round took a number of its own"
     assert disturbed.started == [0, 0], "standby processes became the ranks"
 
 
 def test_preflight_is_of_both_nodes_and_told_in_the_first_round_alone(disturbed: Ended) -> None:
-    report = PreflightReport.model_validate_json((disturbed.folder / "out/train/preflight.json").read_bytes())
+    report = PreflightReport.model_validate_json(
+        (disturbed.folder / "out/runs/latest/train/preflight.json").read_bytes()
+    )
     assert len(report.nodes) == 2
     assert all(node.output_seconds is not None and not node.problem for node in report.nodes)
     told = {(line.rounds.round, len(line.preflight)) for _, line in disturbed.gang.times if line.rounds is not None}
@@ -67,7 +69,7 @@ def test_preflight_is_of_both_nodes_and_told_in_the_first_round_alone(disturbed:
 
 
 def test_weights_when_ranks_were_killed_then_bit_equal_to_undisturbed(disturbed: Ended) -> None:
-    train = disturbed.folder / "out" / "train"
+    train = disturbed.folder / "out" / "runs/latest/train"
     towers = load_file(train / "model" / "open_clip_model.safetensors")
     found = {
         **{f"clip.{key}": value for key, value in towers.items()},
@@ -128,5 +130,5 @@ def test_rank_when_it_hangs_then_the_watchdog_ends_the_round_and_the_next_one_go
     rounds = [line.rounds for _, line in gang.times if line.rounds is not None]
     assert rounds[-1].round == 2
     assert "no step for" in rounds[-1].message
-    committed = json.loads((tmp_path / "out" / "train" / "COMMITTED.json").read_text())
+    committed = json.loads((tmp_path / "out" / "runs/latest/train" / "COMMITTED.json").read_text())
     assert committed["summary"]["steps"] == STEPS

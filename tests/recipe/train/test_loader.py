@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from diht_k8s.api.errors import DataError, RetryableError
-from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.label.soft_labels import read_labels
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.shard_index import index_of
@@ -29,6 +28,7 @@ from diht_k8s.recipe.train.data.batch import Batch, merged
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.sampler import sampler_over
+from tests.folders import flat
 from tests.recipe.train.small_run import SHARDS, Indexed, make_data
 
 STORAGE = Storage()
@@ -58,7 +58,7 @@ def loader_over(
     draw: bool = False,
     **sizes: int,
 ) -> Loader:
-    layout = Layout(f"{folder}/out")
+    layout = flat(f"{folder}/made")
     shards = [Shard(f"drawn-{i}", layout.kept(f"drawn-{i}"), "drawn", samples=n) for i, n in enumerate(SHARDS)]
     indexes = Indexed({shard.name: index_of(STORAGE, shard.uri) for shard in shards})
     reads = ShardDataset(STORAGE, shards, [layout.labels(shard.name) for shard in shards], indexes=indexes)
@@ -79,7 +79,7 @@ def batches(folder: Path, number: int, *, position: int = 0, **settings: Any) ->
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_epoch_when_read_then_every_pair_once_with_its_own_caption_and_labels(folder: Path, order: str) -> None:
-    layout = Layout(f"{folder}/out")
+    layout = flat(f"{folder}/made")
     samples = {s.uid: s for i in range(len(SHARDS)) for s in read_samples(STORAGE, layout.kept(f"drawn-{i}"))}
     labels = [read_labels(STORAGE, layout.labels(f"drawn-{i}")) for i in range(len(SHARDS))]
     assert sum(SHARDS) % 24 == 0
@@ -127,7 +127,7 @@ def test_batches_when_begun_in_the_middle_or_with_small_caches_then_the_same(
 
 
 def test_captions_when_drawn_then_by_epoch_and_the_same_on_any_worker_from_any_position(folder: Path) -> None:
-    layout, tokenizer = Layout(f"{folder}/out"), open_clip.tokenizer.SimpleTokenizer(context_length=12)
+    layout, tokenizer = flat(f"{folder}/made"), open_clip.tokenizer.SimpleTokenizer(context_length=12)
     samples = {s.uid: s for i in range(len(SHARDS)) for s in read_samples(STORAGE, layout.kept(f"drawn-{i}"))}
     epoch = sum(SHARDS) // 24
     whole = batches(folder, 2 * epoch, batch=24, draw=True)
@@ -199,7 +199,7 @@ def test_batches_when_cut_among_ranks_and_workers_then_together_the_same(
 
 def test_bad_sample_when_read_then_grey_and_counted_by_reason(tmp_path: Path) -> None:
     make_data(tmp_path)
-    uri = Layout(f"{tmp_path}/out").kept("drawn-1")
+    uri = flat(f"{tmp_path}/made").kept("drawn-1")
     samples = list(read_samples(STORAGE, uri))
     spoilt = [(s.key, {**s.members, **({"png": b"no"} if i == 3 else {})}) for i, s in enumerate(samples)]
     write_samples(STORAGE, uri, spoilt)
@@ -213,7 +213,7 @@ def test_bad_sample_when_read_then_grey_and_counted_by_reason(tmp_path: Path) ->
 
 def test_shard_when_shorter_than_committed_then_the_error_names_it(tmp_path: Path) -> None:
     make_data(tmp_path)
-    uri = Layout(f"{tmp_path}/out").kept("drawn-2")
+    uri = flat(f"{tmp_path}/made").kept("drawn-2")
     write_samples(STORAGE, uri, [(s.key, s.members) for s in read_samples(STORAGE, uri)][:-5])
     with pytest.raises(DataError, match="holds fewer samples than the filter committed: run the stage filter again"):
         batches(tmp_path, sum(SHARDS) // BATCH)
@@ -246,7 +246,7 @@ def test_shard_when_cut_off_then_what_is_missing_counts_as_bad_and_the_rest_is_u
 ) -> None:
     monkeypatch.setattr(dataset, "SHARD_CACHE_BYTES", cache_bytes)
     make_data(tmp_path)
-    uri = Layout(f"{tmp_path}/out").kept("drawn-2")
+    uri = flat(f"{tmp_path}/made").kept("drawn-2")
     cut(uri, 0.6)
     steps = sum(SHARDS) // BATCH
     whole, seen = batches(folder, steps), batches(tmp_path, steps)
@@ -264,7 +264,7 @@ def test_shard_when_cut_off_then_what_is_missing_counts_as_bad_and_the_rest_is_u
 
 def test_worker_when_it_meets_wrong_labels_then_its_line_comes_through(tmp_path: Path) -> None:
     make_data(tmp_path)
-    labels = tmp_path / "out" / "label" / "labels"
+    labels = tmp_path / "made" / "label" / "labels"
     (labels / "drawn-0.parquet").write_bytes((labels / "drawn-1.parquet").read_bytes())
     with pytest.raises(DataError, match=r"^the labels of drawn-0 do not match .* run the stage label again$"):
         batches(tmp_path, sum(SHARDS) // BATCH, workers=2)
@@ -280,7 +280,7 @@ def no_handler() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_handler")
 def test_worker_when_killed_then_retryable(folder: Path) -> None:
-    shard = Shard("drawn-0", Layout(f"{folder}/out").kept("drawn-0"), "drawn", samples=70)
+    shard = Shard("drawn-0", flat(f"{folder}/made").kept("drawn-0"), "drawn", samples=70)
     reads = ShardDataset(STORAGE, [shard], indexes=Indexed({shard.name: index_of(STORAGE, shard.uri)}))
     loader = Loader(
         reads,

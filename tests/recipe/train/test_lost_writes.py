@@ -87,7 +87,7 @@ def trained(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
 
 def committed(folder: Path, world: int, name: str) -> list[str]:
     """Checkpoints with a marker; one without is an assertion error, since nothing half is left."""
-    found = sorted((folder / f"{world}" / name / "out" / "train" / "checkpoints").glob("step-*"))
+    found = sorted((folder / f"{world}" / name / "out" / "runs/latest/train" / "checkpoints").glob("step-*"))
     assert [path.name for path in found if not (path / MARKER).exists()] == []
     return [path.name for path in found]
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
-from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.shards.pixels import decode_pixels
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.shard_index import index_of
@@ -30,6 +29,7 @@ from diht_k8s.recipe.train.data.normalisation import normalised
 from diht_k8s.recipe.train.data.sampler import sampler_over
 from diht_k8s.recipe.train.loss_scale import LOSS_SCALE
 from diht_k8s.recipe.train.model.student import Features, Student
+from tests.folders import flat
 from tests.recipe.train.small_run import (
     ATTRIBUTES,
     OBJECTS,
@@ -94,7 +94,7 @@ def job(
     fp16_scale: float | None = None,
     **train: Any,
 ) -> Job:
-    held = {"shards": [f"{place}/data/out/filter/kept/drawn-1.tar"], "everySamples": 3 * BATCH}
+    held = {"shards": [f"{place}/data/made/filter/kept/drawn-1.tar"], "everySamples": 3 * BATCH}
     run = document(place / name, data=place / "data", **{**TRAIN, "validation": held, **train})
     return Job(run, stop_after, fp16_scale, finite_steps)
 
@@ -148,7 +148,7 @@ def expected(place: Path) -> Expected:
 
 
 def batches(place: Path) -> list[Batch]:
-    layout = Layout(f"{place}/data/out")
+    layout = flat(f"{place}/data/made")
     shards = [Shard(f"drawn-{i}", layout.kept(f"drawn-{i}"), "drawn", samples=n) for i, n in enumerate(SHARDS)]
     indexes = Indexed({shard.name: index_of(Storage(), shard.uri) for shard in shards})
     reads = ShardDataset(Storage(), shards, [layout.labels(shard.name) for shard in shards], indexes=indexes)
@@ -194,7 +194,7 @@ def losses(features: Features, batch: Batch) -> list[Tensor]:
 @torch.no_grad()
 def held_out(model: Student, place: Path) -> float:
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=12)
-    samples = list(read_samples(Storage(), f"{place}/data/out/filter/kept/drawn-1.tar"))
+    samples = list(read_samples(Storage(), f"{place}/data/made/filter/kept/drawn-1.tar"))
     found = []
     for begin in range(0, len(samples) // BATCH * BATCH, BATCH):
         part = samples[begin : begin + BATCH]
@@ -244,7 +244,7 @@ def test_average_when_written_in_plain_torch_then_the_same_in_the_checkpoint_and
 ) -> None:
     from safetensors.torch import load_file
 
-    folder = place / name / "out" / "train"
+    folder = place / name / "out" / "runs/latest/train"
     state = checkpoint.read(Storage(), f"{folder}/checkpoints/step-{STEPS:09d}").state
     model = load_file(folder / "model" / "open_clip_model.safetensors")
     assert {key.removesuffix("|ema") for key in state if key.endswith("|ema")} == expected.average.keys()
@@ -276,7 +276,7 @@ def test_checkpoints_when_due_by_samples_then_in_that_interval_and_only_the_newe
     trained: dict[str, dict[str, Any]], place: Path
 ) -> None:
     for name in KINDS:
-        folder = place / name / "out" / "train"
+        folder = place / name / "out" / "runs/latest/train"
         assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
             "step-000000006", f"step-{STEPS:09d}"
         ]  # fmt: skip
@@ -294,7 +294,9 @@ def test_training_when_gradients_stay_not_finite_then_three_steps_are_skipped_an
     found = trained[f"{name}, not finite"]
     assert found["error"].startswith("65 the loss or its gradient was not finite in 3 steps in a row")
     assert len(found["losses"]) == FINITE + 3
-    named = json.loads((place / f"{name}, not finite" / "out" / "train" / "not_finite-00000.json").read_text())
+    named = json.loads(
+        (place / f"{name}, not finite" / "out" / "runs/latest/train" / "not_finite-00000.json").read_text()
+    )
     assert named == {"step": FINITE + 3, "uids": expected.uids[FINITE + 2]}
     assert float(found["weights"]["adam_step"]) == FINITE
 
@@ -306,6 +308,6 @@ def test_training_when_resumed_in_fp16_then_at_the_checkpoints_loss_scale(
     assert second["error"] is None
     both = torch.tensor(first["losses"] + second["losses"])
     torch.testing.assert_close(both, torch.tensor(expected.losses), rtol=0, atol=0.05)
-    state = checkpoint.read(Storage(), f"{place}/fp16/out/train/checkpoints/step-{STEPS:09d}").state
+    state = checkpoint.read(Storage(), f"{place}/fp16/out/runs/latest/train/checkpoints/step-{STEPS:09d}").state
     assert state[LOSS_SCALE].flatten().tolist() == [SCALE, STEPS]
     assert lines(place, "fp16")[-1]["loss_scale"] == SCALE

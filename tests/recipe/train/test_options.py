@@ -61,13 +61,13 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
     def job(name: str, stop_after: int | None = None, **train: Any) -> Job:
         if "validation" in train:
             few = train["validation"].get("shards")
-            shards = f"{place}/{'few' if few else 'data'}/out/filter/kept/drawn-*.tar"
+            shards = f"{place}/{'few' if few else 'data'}/made/filter/kept/drawn-*.tar"
             train["validation"] = {**train["validation"], "shards": [shards]}
         return Job(document(place / name, data=place / "data", **{"samples": STEPS * BATCH, **train}), stop_after)
 
     jobs = {name: job(name, **train) for name, train in SETTINGS.items()}
     jobs |= {name: job(name, **train) for name, (train, _) in REFUSED.items()}
-    start = {"uri": f"{place}/plain/out/train/checkpoints/step-{STEPS:09d}", "kind": "Checkpoint"}
+    start = {"uri": f"{place}/plain/out/runs/latest/train/checkpoints/step-{STEPS:09d}", "kind": "Checkpoint"}
     longer = {"initFrom": start, "samples": (STEPS + 2) * BATCH, "schedule": {"type": "Constant"}}
     jobs["resumed elsewhere"] = job("resumed elsewhere", **longer)
     jobs["nothing left"] = job("nothing left", **{**longer, "samples": STEPS * BATCH})
@@ -89,7 +89,7 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
 
 def state(place: Path, name: str) -> dict[str, torch.Tensor]:
     """Of the last checkpoint."""
-    return checkpoint.read(Storage(), f"{place}/{name}/out/train/checkpoints/step-{STEPS:09d}").state
+    return checkpoint.read(Storage(), f"{place}/{name}/out/runs/latest/train/checkpoints/step-{STEPS:09d}").state
 
 
 @pytest.mark.parametrize("name", ["offload", "offload parameters", "activation checkpointing", "ema", "validation"])
@@ -150,7 +150,7 @@ def test_average_when_resumed_with_a_locked_tower_then_bit_equal(
 def test_export_when_averaged_then_the_average(trained: dict[str, dict[str, Any]], place: Path) -> None:
     from safetensors.torch import load_file
 
-    model = load_file(place / "ema" / "out" / "train" / "model" / "open_clip_model.safetensors")
+    model = load_file(place / "ema" / "out" / "runs/latest/train" / "model" / "open_clip_model.safetensors")
     found = state(place, "ema")
     assert torch.equal(model["text_projection"], found["clip.text_projection|ema"])
 
@@ -214,7 +214,7 @@ def test_duplicate_captions_when_masked_then_the_loss_is_lower_and_their_share_i
 def test_profile_when_asked_for_then_a_trace_and_a_table_of_each_rank(
     trained: dict[str, dict[str, Any]], place: Path
 ) -> None:
-    folder = place / "profile" / "out" / "train" / "profile"
+    folder = place / "profile" / "out" / "runs/latest/train" / "profile"
     assert sorted(path.name for path in folder.iterdir()) == [
         "rank-00000.json.gz", "rank-00000.txt", "rank-00001.json.gz", "rank-00001.txt",
     ]  # fmt: skip
@@ -222,5 +222,5 @@ def test_profile_when_asked_for_then_a_trace_and_a_table_of_each_rank(
 
 
 def test_card_when_exported_then_beside_the_model(trained: dict[str, dict[str, Any]], place: Path) -> None:
-    text = (place / "plain" / "out" / "train" / "model" / "README.md").read_text()
+    text = (place / "plain" / "out" / "runs/latest/train" / "model" / "README.md").read_text()
     assert f"{STEPS * BATCH:,} samples in {STEPS} steps" in text

@@ -82,7 +82,7 @@ def test_checkpoint_when_no_step_was_made_yet_then_without_moments(
 ) -> None:
     assert trained["no step yet"]["norms"] == [float("inf")]
     assert trained["no step yet"]["error"].startswith("143 stopped on request at step 1")
-    saved = checkpoint.read(Storage(), f"{place}/no step yet/out/train/checkpoints/step-{1:09d}")
+    saved = checkpoint.read(Storage(), f"{place}/no step yet/out/runs/latest/train/checkpoints/step-{1:09d}")
     assert not any("|exp_avg" in key for key in saved.state)
 
 
@@ -90,7 +90,7 @@ def test_weights_when_resumed_then_bit_equal_with_the_same_scale(
     trained: dict[str, dict[str, Any]], place: Path
 ) -> None:
     whole, pieces = (
-        checkpoint.read(Storage(), f"{place}/{name}/out/train/checkpoints/step-{STEPS:09d}").state
+        checkpoint.read(Storage(), f"{place}/{name}/out/runs/latest/train/checkpoints/step-{STEPS:09d}").state
         for name in ("zero 1", "pieces")
     )
     assert whole[LOSS_SCALE].tolist() == [SMALL_SCALE, STEPS]

@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
+from tests.folders import flat
 
 ORDER = CursorOrder(lanes=4, block=64, window=100, epoch=1000)
 SAVERS = 4
@@ -43,7 +43,7 @@ def part_of(rank: int) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two checkpoints of four ranks."""
-    storage, fence = Storage(), Fence(Storage(), Layout(f"{tmp_path}/run"))
+    storage, fence = Storage(), Fence(Storage(), flat(f"{tmp_path}/run"))
     for step in (5, 10):
         cursor = Cursor(step=step, position=step * 16, order=ORDER, config_sha256="ours", seconds=1.0)
         parts = [

@@ -120,7 +120,7 @@ def test_finished_when_disturbed_before_then_bit_equal_to_undisturbed(
     attempts: dict[str, Attempt], folder: Path, undisturbed: dict[str, Any]
 ) -> None:
     assert attempts["left alone"].code == 0, attempts["left alone"].errors
-    train = folder / "out" / "train"
+    train = folder / "out" / "runs/latest/train"
     towers = load_file(train / "model" / "open_clip_model.safetensors")
     heads = load_file(train / "concept_heads.safetensors")
     found = {**{f"clip.{key}": value for key, value in towers.items()}, **heads}
@@ -134,18 +134,20 @@ def test_finished_when_disturbed_before_then_bit_equal_to_undisturbed(
 def test_metrics_when_disturbed_before_then_steps_rise_and_the_summary_counts_all(
     attempts: dict[str, Attempt], folder: Path
 ) -> None:
-    lines = [json.loads(line) for line in (folder / "out" / "train" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / "out" / "runs/latest/train" / "metrics.jsonl").read_text().splitlines()
+    ]
     steps = [line["step"] for line in lines]
     assert steps == sorted(set(steps))
     assert steps[-1] == STEPS
     assert {"loss", "contrastive_loss", "object_loss", "attribute_loss", "lr", "logit_scale", "gradient_norm"} <= lines[
         0
     ].keys()
-    committed = json.loads((folder / "out" / "train" / "COMMITTED.json").read_text())
+    committed = json.loads((folder / "out" / "runs/latest/train" / "COMMITTED.json").read_text())
     summary = committed["summary"]
     assert (summary["samples"], summary["steps"], summary["processes"]) == (STEPS * BATCH, STEPS, 2)
     assert summary["bad"] == {}
-    assert len(list((folder / "out" / "train" / "tensorboard").iterdir())) == 1
+    assert len(list((folder / "out" / "runs/latest/train" / "tensorboard").iterdir())) == 1
 
 
 def test_again_when_committed_then_cached(attempts: dict[str, Attempt]) -> None:
@@ -159,7 +161,7 @@ def test_export_when_loaded_by_open_clip_then_embeddings_are_the_students(
     student = Student(VIT, num_objects=OBJECTS, num_attributes=ATTRIBUTES).eval()
     weights = {key.removeprefix("buffer|"): value for key, value in undisturbed["weights"].items()}
     student.load_state_dict({key: weights[key] for key in student.state_dict()})
-    place = f"local-dir:{folder / 'out' / 'train' / 'model'}"
+    place = f"local-dir:{folder / 'out/runs/latest/train/model'}"
     model, _, preprocess = open_clip.create_model_and_transforms(place)
     tokens = open_clip.get_tokenizer(place)(["a red house with a garden", "cat"])
     assert tokens.shape == (2, VIT["text_cfg"]["context_length"])

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train import validation
 from diht_k8s.recipe.train.model.student import Features
 from diht_k8s.recipe.train.validation import HeldOutPairs, HeldOutValidation
+from tests.folders import flat
 from tests.recipe.train.small_run import make_data
 
 PAIRS = 40
@@ -38,7 +38,7 @@ class Engine(torch.nn.Module):
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("held-out")
     make_data(folder, (PAIRS,))
-    return Layout(f"{folder}/out").kept("drawn-0")
+    return flat(f"{folder}/made").kept("drawn-0")
 
 
 def validation_of(uri: str, batch_size: int, limit: int | str = 0) -> HeldOutValidation:

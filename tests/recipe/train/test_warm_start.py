@@ -15,7 +15,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.train import InitFrom
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
@@ -24,6 +23,7 @@ from diht_k8s.recipe.train.checkpoint.init_from import init_identity
 from diht_k8s.recipe.train.checkpoint.warm_start import load_first_weights, start_from
 from diht_k8s.recipe.train.model.export import export
 from diht_k8s.recipe.train.model.student import Student
+from tests.folders import flat
 from tests.recipe.train.small_run import RESNET, VIT
 
 STORAGE = Storage()
@@ -71,7 +71,7 @@ def test_weights_when_of_a_clip_then_all_are_taken(
 
 def test_weights_when_of_an_export_then_towers_are_taken_and_heads_start_from_scratch(tmp_path: Path) -> None:
     source, model = student(1), student(2, num_objects=3, num_attributes=2)
-    layout = Layout(str(tmp_path))
+    layout = flat(tmp_path)
     state = {name: value.detach() for name, value in source.named_parameters()}
     export(STORAGE, layout, VIT, state)
     head = model.object_head.weight.clone()
@@ -87,7 +87,7 @@ def committed(folder: Path, model: Student) -> str:
     state = {name: value.detach() for name, value in model.named_parameters()} | {"adam_step": torch.tensor(5.0)}
     state |= {f"buffer|{name}": value for name, value in model.named_buffers()}
     part = checkpoint.write_part(STORAGE, str(folder), cursor, state, rank=0, attempt=1)
-    checkpoint.commit(STORAGE, str(folder), cursor, [part], keep=3, fence=Fence(STORAGE, Layout(f"{folder} run")))
+    checkpoint.commit(STORAGE, str(folder), cursor, [part], keep=3, fence=Fence(STORAGE, flat(f"{folder} run")))
     return f"{folder}/step-000000005"
 
 

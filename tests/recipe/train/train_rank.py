@@ -19,7 +19,11 @@ import torch.distributed as dist
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DihtError, RetryableError
+from diht_k8s.api.hashing import sha256_of
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.rank_exit import leave
+from diht_k8s.recipe.runtime.run_folder import point
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train import engine, loss_scale, metrics, precision
 from diht_k8s.recipe.train.checkpoint import checkpointer
@@ -61,11 +65,19 @@ def recorded(job: dict[str, Any]) -> dict[str, Any]:
         return trained(job)
 
 
+def begun(run: DihtRun) -> Training:
+    """The training in the folder that its name decides, to which the run points."""
+    config = {"run": run.metadata.name}
+    if os.environ["RANK"] == "0":
+        point(run, Storage(), Layout(run.spec.data.output).at(Stage.TRAIN, sha256_of(config)), Stage.TRAIN)
+    return Training(run, config)
+
+
 def trained(job: dict[str, Any]) -> dict[str, Any]:
     run = load(job["run"], name="job")
     allow_fp16(job["fp16_scale"])
     try:
-        training = Training(run, {"run": run.metadata.name})
+        training = begun(run)
     except DihtError as problem:
         return {"error": described(problem)}
     losses, uids, norms, gradients = [], [], [], {}

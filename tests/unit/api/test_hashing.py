@@ -64,6 +64,20 @@ def test_filter_hash_ignores_workers_device_and_bad_limit_but_not_thresholds() -
     assert digest(changed(spec__filter=scored), Stage.FILTER) != digest(changed(spec__filter=stricter), Stage.FILTER)
 
 
+@pytest.mark.parametrize(
+    ("changes", "other"),
+    [
+        ({"spec__seed": 1}, {Stage.LABEL, Stage.TRAIN, Stage.EVALUATE}),
+        ({"spec__train__seed": 1}, {Stage.TRAIN}),
+        ({"spec__train__seed": 0}, set()),
+        ({"spec__seed": 1, "spec__train__seed": 0}, {Stage.LABEL, Stage.EVALUATE}),
+    ],
+    ids=["the run's", "the training's", "the same twice", "both"],
+)
+def test_seed_decides_only_the_stages_that_draw_by_it(changes: dict[str, Any], other: set[Stage]) -> None:
+    assert {stage for stage in Stage if digest(changed(**changes), stage) != digest(changed(), stage)} == other
+
+
 def test_differences_of_long_values_show_what_differs() -> None:
     one, other = ([{"name": "web", "shards": [f"/data/a/long/way/down/to/the/shards/of/{run}/*.tar"]}] for run in "ab")
     assert differences({"sources": one}, {"sources": other}) == [

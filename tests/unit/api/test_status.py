@@ -122,7 +122,7 @@ def test_status_of_many_nodes_and_long_words_keeps_its_limit() -> None:
     }
     stage = {
         "stage": "train", "state": "Failed", "attempt": 999, "avoidNodes": [f"{index:02}{node[2:]}" for index in range(16)],
-        "outputUri": "s" * 1040, "cause": cause, "workload": {"kind": "Job", "name": "j" * 63},
+        "outputUri": "s" * 1056, "cause": cause, "workload": {"kind": "Job", "name": "j" * 63},
     }  # fmt: skip
     kinds = ("Accepted", "Progressing", "Complete", "Failed")
     time = "2026-01-01T00:00:00Z"

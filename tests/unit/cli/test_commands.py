@@ -54,7 +54,7 @@ def test_wrong_usage_is_a_user_error(arguments: list[str], capsys: pytest.Captur
     ("arguments", "words"),
     [
         (["--help"], ["run", "validate", "stage", "parse", "concepts", "exit codes: 0 done or cached"]),
-        (["run", "--help"], ["--workdir DIR", "--until STAGE", "--set PATH=VALUE", "--replace"]),
+        (["run", "--help"], ["--workdir DIR", "--until STAGE", "--set PATH=VALUE"]),
         (["stage", "--help"], ["DIHT_RUN", "--worker I", "--workers N"]),
         (["--help"], ["submit", "watch", "logs", "why", "plan", "retry", "cancel"]),
         (["submit", "--help"], ["FILE", "-n NAMESPACE", "--set PATH=VALUE", "--dry-run"]),

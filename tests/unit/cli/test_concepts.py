@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from diht_k8s.api.documents import load
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.label import Vocabulary as Cuts
+from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.label.caption_concepts import KeptCaptions
 from diht_k8s.recipe.label.vocabulary import ConceptCounts, freeze
+from tests.folders import planted
 
 RUN = """\
 apiVersion: diht.dev/v1alpha1
@@ -30,7 +33,8 @@ def vocabulary(tmp_path: Path) -> Path:
     captions = KeptCaptions([str(row) for row in range(45)], [[*row, "image"] for row in names], [["red"]] * 45)
     counts = ConceptCounts()
     counts.add(captions)
-    path = tmp_path / "out" / "label" / "vocabulary.json"
+    run = load(RUN.format(output=tmp_path / "out"), name="run.yaml")
+    path = Path(planted(run, Stage.LABEL).vocabulary)
     path.parent.mkdir(parents=True)
     header = {"schema_version": SCHEMA_VERSION, "config_sha256": "c", "inputs": {}}
     path.write_text(json.dumps(freeze(counts, Cuts(min_count=5, max_objects=38)).document(header)))

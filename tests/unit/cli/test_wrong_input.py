@@ -23,7 +23,7 @@ spec:
 """
 NO_FILE = "cannot read the run document absent: No such file or directory: check the path"
 NO_DOCUMENT = "a run document is a mapping with apiVersion, kind, metadata and spec"
-NO_REPORT = "has no evaluate/report.json: run the stage evaluate first, or name a report.json"
+NO_REPORT = "has no report of the stage evaluate: run that stage first, or name a report.json"
 NOT_A_REPORT = "is not a report of the stage evaluate: give a run's output folder, or its report.json"
 NOT_A_MODEL = "is not a model: give a folder with open_clip_config.json or a checkpoint file that exists"
 DOCUMENT_COMMANDS = (["run"], ["validate"], ["plan"], ["submit"], ["concepts"], ["purge", "--exclude", "uids"],
@@ -83,7 +83,7 @@ def test_file_that_is_no_run_document(
     capsys: pytest.CaptureFixture[str], command: list[str], file: str, message: str
 ) -> None:
     if command == ["concepts"] and file == "empty":  # a run's output folder does as well
-        message = "empty/label/vocabulary.json does not exist: run the stage label of this run first"
+        message = "empty has no vocabulary: run the stage label of this run first"
     check_one_line(capsys, [*command, file], message)
 
 
@@ -123,7 +123,7 @@ def test_command_of_the_cluster_without_one(
         (["convert", "empty", "out"], f"empty {NOT_A_MODEL}"),
         (["convert", "text.txt", "out"], f"text.txt {NOT_A_MODEL}"),
         (["convert", "model", "out"], "model holds open_clip_config.json but no weights"),
-        (["concepts", "run.yaml"], "out/label/vocabulary.json does not exist: run the stage label of this run first"),
+        (["concepts", "run.yaml"], "run.yaml has no vocabulary: run the stage label of this run first"),
         (["purge", "run.yaml", "--exclude", "absent"], "cannot read absent: it does not exist"),
         (["purge", "run.yaml", "--exclude", "empty"], "cannot read empty: Is a directory"),
         (["purge", "run.yaml", "--exclude", "bytes"], "bytes is not UTF-8 text"),

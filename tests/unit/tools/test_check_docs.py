@@ -40,7 +40,7 @@ def fence(language: str, body: str) -> str:
         fence("yaml", "queueName: research"),
         fence("yaml", "apiVersion: v1\nkind: Pod"),
         fence("python", "from diht_k8s import load_model"),
-        "`diht why NAME`, `diht report A B`, `diht run FILE --replace`, `diht COMMAND --help`\n",
+        "`diht why NAME`, `diht report A B`, `diht run FILE --until filter`, `diht COMMAND --help`\n",
         "[the filter](../filter.md#several-workers), [elsewhere](https://arxiv.org/abs/2301.02280)\n",
     ],
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -44,9 +44,7 @@ class DownloadList:
         """The table relative to the folder of the stage."""
         return f"{FOLDER}/{shard}.parquet"
 
-    def write(
-        self, shard: str, pairs: Iterable[tuple[int, Row, Sample]], *, existing: Collection[str] = ()
-    ) -> tuple[int, WrittenFile]:
+    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> tuple[int, WrittenFile]:
         """Write the kept pairs of a part; returns their number and the size and digest of the file."""
         numbers = [name for name in self.numbers if name not in (UID, URL, TEXT, DIGEST)]
         schema = pa.schema({

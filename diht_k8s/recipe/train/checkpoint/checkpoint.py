@@ -23,8 +23,7 @@ from torch import Tensor
 from diht_k8s.api.errors import DataError, DihtError, StopRequested
 from diht_k8s.api.layout import MARKER, join
 from diht_k8s.api.reports import SavedCheckpoint
-from diht_k8s.recipe.runtime.ownership import temporary_of
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.storage import Storage, temporary_of
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
 from diht_k8s.recipe.train.checkpoint.shared_state import Part, SharedState
 from diht_k8s.recipe.train.collectives import broadcast_object
@@ -122,7 +121,6 @@ def commit(storage: Storage, folder: str, cursor: Cursor, parts: Sequence[Part],
     }
     fence.commit(_name(cursor), marker)
     _write_marker(storage, checkpoint_uri(folder, cursor), marker, fence)
-    storage.add_known(join(checkpoint_uri(folder, cursor), name) for name in (MARKER, *(part.name for part in parts)))
     try:
         _remove_old(storage, folder, cursor, keep=keep, fence=fence)
         fence.prune()

@@ -188,7 +188,7 @@ class Checkpointer:
             self.fence()
             whole = {**summary, **metrics.summary()}
             files = export(self._storage, self._layout, config, state)
-            files.append(write_card(self._storage, run, config, whole))
+            files.append(write_card(self._storage, self._layout, run, config, whole))
             metrics.write()
             metrics.try_write_tensorboard()
             result = {"files": [*files, "metrics.jsonl"], "summary": whole}

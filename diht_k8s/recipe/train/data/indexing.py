@@ -69,6 +69,7 @@ class IndexedShards:
 def indexed(
     run: DihtRun,
     storage: Storage,
+    layout: Layout,
     shards: Sequence[Shard],
     attempt: RankAttempt,
     *,
@@ -80,6 +81,7 @@ def indexed(
     Args:
         run: the run document.
         storage: reads the shards and writes what is missing of the index.
+        layout: with the folder of the filter.
         shards: in the order's numbering, with the counts that are known.
         attempt: this one.
         in_sequence: numbers of the shards that the order of a checkpoint reads in sequence; None for a new training.
@@ -88,8 +90,8 @@ def indexed(
     Raises:
         DataError: a checkpoint's order asks for ranges of a shard that has none.
     """
-    folder = Layout(run.spec.data.output).index
-    books = [filter_index(run.spec, storage), own_index(run.spec, storage)]
+    folder = layout.index
+    books = [filter_index(run.spec, storage, layout), own_index(run.spec, storage)]
     rows = [_row_of(shard, books) for shard in shards]
     ranges = frozenset() if in_sequence is None else frozenset(range(len(shards))) - in_sequence
     unknown = [

@@ -27,11 +27,12 @@ LICENCES = """\
 - **Programs**: diht-k8s Apache-2.0, open_clip MIT, spaCy's en_core_web_sm MIT, RapidOCR's detector and recogniser Apache-2.0."""
 
 
-def write_card(storage: Storage, run: DihtRun, config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+def write_card(
+    storage: Storage, layout: Layout, run: DihtRun, config: Mapping[str, Any], summary: Mapping[str, Any]
+) -> str:
     """Write the card; its path relative to the stage's folder."""
-    layout = Layout(run.spec.data.output)
     counts = None
-    if run.spec.filter is not None and (filtered := find_committed(storage, layout, Stage.FILTER)) is not None:
+    if (filtered := find_committed(storage, layout, Stage.FILTER)) is not None:
         counts = filtered.summary.get("counts")
     text = card(run, config, summary, counts)
     storage.write_bytes(join(layout.stage(Stage.TRAIN), PATH), text.encode())
@@ -59,7 +60,7 @@ def card(run: DihtRun, config: Mapping[str, Any], summary: Mapping[str, Any], co
         "data before you rely on it. The concept heads of the training are not part of it.",
         f"## Data\n{_data(run)}",
         f"### What the filter kept\n{_funnel(counts)}",
-        f"## Training\n{_code(result_fields(run.spec.train), 'yaml')}\nSeed {run.spec.seed}. What is not named has the default of the API "
+        f"## Training\n{_code(result_fields(run.spec.train), 'yaml')}\nSeed {run.spec.training_seed}. What is not named has the default of the API "
         "reference (docs/api.md).",
         f"### Architecture\n{_code(config, 'json')}",
         f"## Licences\n{LICENCES.format(teacher=_teacher(run))}",

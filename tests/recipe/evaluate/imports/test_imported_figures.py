@@ -76,7 +76,7 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     }
     document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "all"}, "spec": spec}
     run_stage(program, load(json.dumps(document), name="all.yaml"), Stage.EVALUATE)
-    results = json.loads((tmp_path / "run/evaluate/report.json").read_text())["benchmarks"]
+    results = json.loads((tmp_path / "run/runs/latest/evaluate/report.json").read_text())["benchmarks"]
     return {result["name"].removeprefix("our_"): result for result in results}
 
 

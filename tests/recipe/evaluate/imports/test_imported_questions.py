@@ -40,7 +40,7 @@ def evaluated(tmp_path: Path) -> tuple[dict[str, dict[str, list[float]]], Loaded
     run_stage(program, load(json.dumps(document), name="all.yaml"), Stage.EVALUATE)
     hits: dict[str, dict[str, list[float]]] = {}
     for number, part in enumerate(parts):
-        kept = read_per_image(storage, f"{tmp_path}/run/evaluate/{per_image_path(number)}")
+        kept = read_per_image(storage, f"{tmp_path}/run/runs/latest/evaluate/{per_image_path(number)}")
         assert kept is not None
         hits[part.name.removeprefix("our_")] = {name: each[0].tolist() for name, each in kept.figures.items()}
     return hits, load_model(f"{tmp_path}/model")

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.filter.deduplication import RepeatSearch, write_fingerprints
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import flat
 
 STEPS = 256
 
@@ -55,7 +55,7 @@ class Pool:
         config: str = "0" * 64,
         storage: Storage | None = None,
     ) -> None:
-        self.layout, self.storage, self._config = Layout(str(folder)), storage or Storage(), config
+        self.layout, self.storage, self._config = flat(folder), storage or Storage(), config
         self._kind: Literal["Exact", "Near"] = kind
         self.shards: list[Shard] = []
 

@@ -106,7 +106,7 @@ def test_search_interrupted_at_any_write_goes_on_and_ends_in_the_same_bytes(
                 ends += 1
     assert ends > 5
     assert pool.repeats() == expected(kind)
-    name = "filter/duplicates/0000000000000000/repeats.parquet"
+    name = "filter/duplicates/repeats.parquet"
     assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.filter.stage_progress import StageProgress
@@ -16,6 +15,7 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import flat
 
 
 class Clock:
@@ -51,7 +51,7 @@ def progress(clock: Clock, tmp_path: Path) -> tuple[StageProgress, io.StringIO]:
     reporter = Reporter(Stage.FILTER, stream=stream, clock=clock, every_s=0)
     config = {"inputs": {shard.name: "100-etag" for shard in SHARDS}}
     run = DihtRun.model_validate(DOCUMENT)
-    context = Context(run, Stage.FILTER, Storage(), Layout(str(tmp_path)), config, reporter, StopFlag())
+    context = Context(run, Stage.FILTER, Storage(), flat(tmp_path), config, reporter, StopFlag())
     return StageProgress(context, SHARDS, SHARDS[:2], clock), stream
 
 

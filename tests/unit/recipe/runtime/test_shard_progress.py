@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.api.documents import load
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import CommittedShards, Progress, parse_progress
 from diht_k8s.api.run import Stage
 from diht_k8s.pipeline.attempt_reports import progress_work
 from diht_k8s.pipeline.attempts import CommittedWork
-from diht_k8s.recipe.runtime.ownership import StageStorage
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.shard_progress import ShardProgress
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import flat
 from tests.unit.api.documents import changed
 
 
@@ -36,8 +36,8 @@ class Worker:
         self.clock, self.lines, self.scores = Clock(), io.StringIO(), folder / "filter/scores"
         run = load(json.dumps(changed(spec__data__output=str(folder))), name="test")
         reporter = Reporter(Stage.FILTER, worker=worker, stream=self.lines, every_s=0.0)
-        storage = StageStorage([], str(folder / "filter"), writer=f"worker-{worker}-{id(self)}")
-        layout = Layout(str(folder))
+        storage = Storage()
+        layout = flat(folder)
         self.context = Context(
             run, Stage.FILTER, storage, layout, {"inputs": {}}, reporter, StopFlag(), worker=worker, workers=2
         )

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.api.errors import DataError, StopRequested
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime import claims, shared_work
 from diht_k8s.recipe.runtime.progress import Reporter
@@ -17,6 +16,7 @@ from diht_k8s.recipe.runtime.shared_work import END, claims_of, until_committed
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import flat
 
 DOCUMENT = {
     "apiVersion": "diht.dev/v1alpha1",
@@ -32,7 +32,7 @@ class Worker:
 
     def __init__(self, folder: Path, index: int, *looks: tuple[bool, int]) -> None:
         self.context = Context(
-            DihtRun.model_validate(DOCUMENT), Stage.FILTER, Storage(), Layout(str(folder)), {"inputs": {}},
+            DihtRun.model_validate(DOCUMENT), Stage.FILTER, Storage(), flat(folder), {"inputs": {}},
             Reporter(Stage.FILTER), StopFlag(), worker=index, workers=2,
         )  # fmt: skip
         self.claims, self.looks, self.slept = claims_of(self.context), list(looks), list[float]()

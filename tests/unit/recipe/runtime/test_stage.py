@@ -5,11 +5,13 @@ import json
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError, ExitCode, RetryableError, StopRequested, UserError
+from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import SavedCheckpoint, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.commit import artefact
@@ -25,8 +27,11 @@ class Stub:
 
     calls = 0
 
-    def identify(self, run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    def identify(self, run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
         return {"shard": "1"}, {}
+
+    def reads(self, run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, Any]) -> dict[str, str]:
+        return {}
 
     def execute(self, context: Context) -> Outcome | None:
         self.calls += 1
@@ -66,9 +71,9 @@ def test_stage_that_the_run_does_not_have_is_a_user_error(tmp_path: Path) -> Non
         run_stage(Stub(), load(json.dumps(document), name="test"), Stage.EVALUATE)
 
 
-def test_resolved_run_document_lies_beside_the_output(tmp_path: Path) -> None:
+def test_resolved_run_document_lies_in_the_runs_folder(tmp_path: Path) -> None:
     run_stage(Stub(), run_below(tmp_path), Stage.FILTER)
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["metadata"] == {"name": "a-run"}
+    assert json.loads((tmp_path / "out/runs/latest/run.json").read_text())["metadata"] == {"name": "a-run"}
 
 
 def raising(error: BaseException) -> Callable[[], None]:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.checkpoint import MARKER, Cursor, CursorOrder, commit, newest, write_part
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
 from diht_k8s.recipe.train.checkpoint.shared_state import Part
+from tests.folders import flat
 
 STORAGE = Storage()
 
@@ -31,7 +31,7 @@ def save(folder: Path, step: int, *, ranks: int = 2, keep: int = 9, config: str 
 
 def attempt_at(folder: Path, storage: Storage = STORAGE) -> Fence:
     """Begin another attempt; what it claims lies beside the checkpoints, not among them."""
-    return Fence(storage, Layout(f"{folder} run"))
+    return Fence(storage, flat(f"{folder} run"))
 
 
 def parts(folder: Path, step: int, ranks: int = 2, attempt: int = 1) -> list[Part]:

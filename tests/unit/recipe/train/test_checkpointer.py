@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from diht_k8s.api.errors import RetryableError, StopRequested
-from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder
 from diht_k8s.recipe.train.checkpoint.checkpointer import Checkpointer
 from diht_k8s.recipe.train.metrics import Metrics
+from tests.folders import flat
 
 
 class SlowStorage(Storage):
@@ -43,7 +43,7 @@ def cursor(step: int) -> Cursor:
 
 @pytest.fixture
 def slow(tmp_path: Path) -> tuple[SlowStorage, Checkpointer, Metrics, str]:
-    storage, layout = SlowStorage(), Layout(str(tmp_path))
+    storage, layout = SlowStorage(), flat(tmp_path)
     return (
         storage,
         Checkpointer(storage, layout, keep=3, rank=0, world=1),
@@ -103,20 +103,20 @@ def test_checkpoint_when_a_newer_attempt_has_begun_then_neither_marker_nor_metri
     slow: tuple[Any, ...], tmp_path: Path
 ) -> None:
     storage, saver, _, folder = slow
-    metrics = Metrics(storage, Layout(str(tmp_path)), step=0, fence=saver.fence)
+    metrics = Metrics(storage, flat(tmp_path), step=0, fence=saver.fence)
     metrics.add({"step": 1, "loss": 1.0})
     metrics.write()
     saver.begin({"weight": torch.ones(3)}, cursor(5), {})
     storage.may_write.set()
-    newer = Checkpointer(storage, Layout(str(tmp_path)), keep=3, rank=0, world=1)
+    newer = Checkpointer(storage, flat(tmp_path), keep=3, rank=0, world=1)
     metrics.add({"step": 2, "loss": 1.0})
     for act in (metrics.write, lambda: saver.complete(metrics)):
         with pytest.raises(StopRequested, match=r"attempt 2 has taken over"):
             act()
-    assert storage.read_text(Layout(str(tmp_path)).metrics).count("\n") == 1
+    assert storage.read_text(flat(tmp_path).metrics).count("\n") == 1
     assert checkpoint.newest(storage, folder, "ours") is None
     newer.begin({"weight": torch.zeros(3)}, cursor(5), {})
-    assert newer.complete(Metrics(storage, Layout(str(tmp_path)), step=0)) == cursor(5)
+    assert newer.complete(Metrics(storage, flat(tmp_path), step=0)) == cursor(5)
     saved = checkpoint.newest(storage, folder, "ours")
     assert saved is not None
     assert saved.state["weight"].tolist() == [0, 0, 0]

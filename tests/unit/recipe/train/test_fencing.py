@@ -24,6 +24,7 @@ from diht_k8s.recipe.train.checkpoint.checkpoint import (
     write_part,
 )
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
+from tests.folders import flat
 
 STORAGE = Storage()
 
@@ -96,7 +97,7 @@ def begin(layout: Layout) -> Fence:
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    return Layout(str(tmp_path))
+    return flat(tmp_path)
 
 
 # What the zombie waits for; the newest checkpoint that its successor begins with; and after both are done, where the

@@ -10,6 +10,7 @@ import pytest
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.stage import identify
 
@@ -25,7 +26,7 @@ def weights_of(folder: Path, weights: list[float], **train: Any) -> str | None:
     body = {"modelConfig": MODEL, "samples": 1, "distillation": {"mode": "Disabled"}, **train}
     spec = {"data": {"sources": sources, "output": str(folder / "out")}, "train": body}
     run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "a"}, "spec": spec}
-    return identify(load(json.dumps(run), name="run"), Storage())[0].get("weights")
+    return identify(load(json.dumps(run), name="run"), Storage(), Layout("out"))[0].get("weights")
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,9 @@ def run(tmp_path: Path) -> DihtRun:
 def look(
     run: DihtRun, attempt: RankAttempt = FIRST, in_sequence: frozenset[int] | None = None
 ) -> tuple[IndexedShards, list[str]]:
-    storage = Noting()
-    return indexed(run, storage, train_shards(run, storage), attempt, in_sequence=in_sequence), storage.opened
+    storage, layout = Noting(), Layout(run.spec.data.output)
+    shards = train_shards(run, storage, layout)
+    return indexed(run, storage, layout, shards, attempt, in_sequence=in_sequence), storage.opened
 
 
 def counts_beside(folder: Path) -> None:
@@ -69,8 +70,9 @@ def counts_beside(folder: Path) -> None:
 
 
 def make_index(run: DihtRun, numbers: range) -> None:
-    storage, folder = Storage(), Layout(run.spec.data.output).index
-    shards = [train_shards(run, storage)[number] for number in numbers]
+    storage, layout = Storage(), Layout(run.spec.data.output)
+    folder = layout.index
+    shards = [train_shards(run, storage, layout)[number] for number in numbers]
     rows = write_part(storage, folder, 0, [(shard.name, index_of(storage, shard.uri)) for shard in shards])
     write_rows(storage, folder, rows, {})
 

@@ -8,10 +8,11 @@ from pathlib import Path
 PROGRAM = """
 import sys
 from diht_k8s.api.documents import load
+from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.stage import identify
 
-print("initFrom" in identify(load(sys.argv[1], name="run"), Storage())[0], "torch" in sys.modules)
+print("initFrom" in identify(load(sys.argv[1], name="run"), Storage(), Layout("out"))[0], "torch" in sys.modules)
 """
 
 

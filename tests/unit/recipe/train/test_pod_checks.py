@@ -12,12 +12,12 @@ import pytest
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import RetryableError, UserError
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.pods import NODE_VARIABLE
 from diht_k8s.api.reports import Cause, NodeResult
 from diht_k8s.recipe.runtime.stage import exit_code_of
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.stage import check_pod
+from tests.folders import flat
 
 HOST = socket.gethostname()
 GPUS = 99
@@ -29,7 +29,7 @@ def context(folder: Path, **pods: Any) -> Any:
     data = {"sources": [{"name": "web", "shards": ["s3://bucket/0.tar"]}], "output": str(folder)}
     spec = {"data": data, "train": train, "pods": pods}
     run = load(json.dumps({"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "a"}, "spec": spec}), name="run")  # fmt: skip
-    return cast("Any", SimpleNamespace(run=run, storage=Storage(), layout=Layout(str(folder))))
+    return cast("Any", SimpleNamespace(run=run, storage=Storage(), layout=flat(folder)))
 
 
 @pytest.fixture(autouse=True)

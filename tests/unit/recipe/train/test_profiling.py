@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from torch.profiler import record_function
 
-from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.profiling import FIRST_STEP, Profiler
+from tests.folders import flat
 
 
 def recorded(folder: Path) -> list[int]:
@@ -34,7 +34,7 @@ def recorded(folder: Path) -> list[int]:
 def test_profile_when_steps_run_then_those_after_the_first_are_written(
     tmp_path: Path, steps: int, ran: int, expected: list[int] | None
 ) -> None:
-    profiler = Profiler(Storage(), Layout(str(tmp_path)), steps=steps, rank=3)
+    profiler = Profiler(Storage(), flat(tmp_path), steps=steps, rank=3)
     for number in range(ran):
         profiler.step()
         with record_function(f"step {number}"):

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.runtime.tracking import Tracking
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder
@@ -18,6 +17,7 @@ from diht_k8s.recipe.train.engine import Losses
 from diht_k8s.recipe.train.health import WINDOW
 from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.telemetry import LAG_LINES, Telemetry, TrainStep
+from tests.folders import flat
 
 
 def step(
@@ -30,12 +30,12 @@ def step(
 
 
 def observer(folder: Path, world: int = 1, tracking: Tracking | None = None) -> tuple[Telemetry, Metrics]:
-    metrics = Metrics(Storage(), Layout(str(folder)), step=0, tracking=tracking)
+    metrics = Metrics(Storage(), flat(folder), step=0, tracking=tracking)
     return Telemetry(metrics, {}, batch_size=8, world=world), metrics
 
 
 def test_bandwidth_of_the_fabric_is_in_the_first_line_of_an_attempt(tmp_path: Path) -> None:
-    metrics = Metrics(Storage(), Layout(f"{tmp_path}/out"), step=0)
+    metrics = Metrics(Storage(), flat(f"{tmp_path}/out"), step=0)
     telemetry = Telemetry(metrics, {}, batch_size=8, world=2, bus_bandwidth=92.5)
     for number in (1, 2):
         telemetry.add(step(number, own=(1.0, 1.0)), 0.0)
