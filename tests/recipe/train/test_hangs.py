@@ -61,6 +61,7 @@ def test_rank_of_another_node_is_named(tmp_path: Path) -> None:
     for folder in folders:
         folder.mkdir()
     found = verdicts(folders, 3, "sleeps", world=4)
-    assert found
-    for verdict in found:
-        assert "rank 3 on node node-1 has not reached all_reduce 4; the 3 others wait in it" in verdict
+    words = "rank 3 on node {} has not reached all_reduce 4; the {} in it"
+    assert any(words.format("node-1", "3 others wait") in verdict for verdict in found)
+    for verdict in found:  # the watchdog that looks second may find the other node's ranks ended
+        assert "rank 3 on node " in verdict
