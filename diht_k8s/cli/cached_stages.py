@@ -21,7 +21,7 @@ from diht_k8s.cli.stage import program_of
 from diht_k8s.cli.validate import run_problems
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.own_inputs import check_own_inputs
-from diht_k8s.recipe.runtime.run_folder import latest_run, layout_of, point, read_document, run_layout, write_document
+from diht_k8s.recipe.runtime.run_folder import layout_at, point, read_document, run_layout, write_document
 from diht_k8s.recipe.runtime.stage import exit_code_of, locate
 from diht_k8s.recipe.runtime.started import find_started
 from diht_k8s.recipe.shards.storage import Storage
@@ -46,7 +46,7 @@ def stage_folders(run: DihtRun) -> list[StageFolder]:
     """
     storage = Storage(run.spec.storage)
     check_own_inputs(run, storage)
-    layout, before = run_layout(run, storage), _latest(storage, run.spec.data.output)
+    layout, before = run_layout(run, storage), layout_at(storage, run.spec.data.output)
     earlier = read_document(run, storage)
     found: list[StageFolder] = []
     for stage in run.spec.stages:
@@ -59,7 +59,8 @@ def stage_folders(run: DihtRun) -> list[StageFolder]:
             break
         point(run, storage, layout, stage)
         found.append(StageFolder(stage, "cached", _moved(earlier, run, stage)))
-    write_document(run, storage)
+    if earlier != run:
+        write_document(run, storage, replace=True)
     return found
 
 
@@ -71,11 +72,6 @@ def _moved(earlier: DihtRun | None, run: DihtRun, stage: Stage) -> list[str]:
         {stage.value: getattr(each.spec, stage.value).model_dump(mode="json", by_alias=True)} for each in (earlier, run)
     )
     return [line.replace(": ", " ", 1) for line in differences(before, after)]
-
-
-def _latest(storage: Storage, output: str) -> Layout:
-    folder = latest_run(storage, output)
-    return Layout(output) if folder is None else layout_of(storage, output, folder)
 
 
 def _differences(storage: Storage, before: Layout, stage: Stage, config: dict[str, Any]) -> list[str]:

@@ -98,10 +98,12 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> Purge
     entries, layout = read_exclusions(storage, exclude), Layout(run.spec.data.output)
     if not entries:
         raise UserError(f"{exclude} names nothing: give one uid or SHA-256 a line")
-    filters = _filters(storage, layout.output)
+    runs = list(runs_of(storage, layout.output))
+    filters = {place.stage(Stage.FILTER): (found, place) for found, place in runs if Stage.FILTER in place.folders}
     if not filters:
         raise UserError(f"no filter has run in {layout.output}: there is no output to purge yet")
-    takedowns = [_Purge(found, storage, stop, place) for found, place in filters]
+    trained = any(find_committed(storage, place, Stage.TRAIN) is not None for _, place in runs)
+    takedowns = [_Purge(*filters[folder], storage, stop) for folder in sorted(filters)]
     plans = [takedown.plan(entries) for takedown in takedowns]
     _write_takedown(storage, layout, entries)
     done, matched, resumes = PurgeResult(0, 0, 0, labels=False, trained=False), set[str](), False
@@ -115,20 +117,9 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> Purge
             done.dropped + sum(map(len, plan.rows.values())) - plan.pairs,
             done.shards + len(plan.rows),
             done.labels or bool(plan.labels),
-            done.trained or (plan.pairs > 0 and _is_trained(storage, layout.output)),
+            done.trained or (plan.pairs > 0 and trained),
         )
     return done if resumes else replace(done, unmatched=_unmatched(entries, matched))
-
-
-def _filters(storage: Storage, output: str) -> list[tuple[DihtRun, Layout]]:
-    """One run for each filter folder of an output."""
-    found = {place.stage(Stage.FILTER): (run, place) for run, place in runs_of(storage, output) if Stage.FILTER in place.folders}  # fmt: skip
-    return [found[folder] for folder in sorted(found)]
-
-
-def _is_trained(storage: Storage, output: str) -> bool:
-    """Whether a model of this output is complete."""
-    return any(find_committed(storage, place, Stage.TRAIN) is not None for _, place in runs_of(storage, output))
 
 
 def _write_takedown(storage: Storage, layout: Layout, entries: frozenset[str]) -> None:
@@ -149,7 +140,7 @@ def _unmatched(entries: Collection[str], matched: Collection[str]) -> tuple[str,
 
 
 class _Purge:
-    def __init__(self, run: DihtRun, storage: Storage, stop: StopFlag, layout: Layout) -> None:
+    def __init__(self, run: DihtRun, layout: Layout, storage: Storage, stop: StopFlag) -> None:
         assert run.spec.filter is not None, "the run points to a filter"
         if any(source.captions for source in run.spec.data.sources):
             raise UserError(

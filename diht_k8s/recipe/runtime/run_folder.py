@@ -50,7 +50,7 @@ def latest_run(storage: Storage, output: str) -> str | None:
 
 def layout_at(storage: Storage, place: str) -> Layout:
     """The stage folders of a run, given by its folder or by an output, whose last run it is then."""
-    folder = latest_run(storage, place) or place.rstrip("/")
+    folder = latest_run(storage, place) or storage.location(place)  # `runs/latest` is a link, one level less deep
     return layout_of(storage, folder.rsplit("/", 3)[0], folder)
 
 
@@ -87,10 +87,10 @@ def read_document(run: DihtRun, storage: Storage) -> DihtRun | None:
     return load(storage.read_text(uri), name=uri) if storage.exists(uri) else None
 
 
-def write_document(run: DihtRun, storage: Storage) -> None:
-    """Write the run's document into its folder; one that differs in placement is replaced."""
-    if read_document(run, storage) != run:
-        storage.write_bytes(join(run_folder(run), "run.json"), dump(run).encode())
+def write_document(run: DihtRun, storage: Storage, *, replace: bool = False) -> None:
+    """Write the run's document into its folder, unless it is there; `replace` writes it where its placement differs."""
+    write = storage.write_bytes if replace else storage.create
+    write(join(run_folder(run), "run.json"), dump(run).encode())
 
 
 def point(

@@ -21,7 +21,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.commit import commit, find_committed
 from diht_k8s.recipe.runtime.own_inputs import check_own_inputs
 from diht_k8s.recipe.runtime.progress import Reporter
-from diht_k8s.recipe.runtime.run_folder import point, read_document, run_layout, write_document
+from diht_k8s.recipe.runtime.run_folder import point, run_layout, write_document
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.started import start
 from diht_k8s.recipe.shards.storage import Storage
@@ -101,8 +101,7 @@ def run_stage(
     storage.first = worker == 0
     check_own_inputs(run, storage)
     layout, config = locate(program, run, storage, run_layout(run, storage), stage)
-    if worker == 0 and read_document(run, storage) is None:
-        write_document(run, storage)
+    write_document(run, storage)
     started = start(storage, layout, stage, config, program.reads(run, storage, layout, config))
     point(run, storage, layout, stage, lead=worker == 0)
     cached = find_committed(storage, layout, stage)

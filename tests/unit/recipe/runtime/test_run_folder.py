@@ -56,7 +56,8 @@ def test_pointers_lead_later_stages_and_people_to_the_folders(tmp_path: Path) ->
     found = layout.at(Stage.FILTER, ONE)
     point(run, STORAGE, found, Stage.FILTER)
     folder = run_folder.run_folder(run)
-    assert run_layout(run, STORAGE) == found == layout_at(STORAGE, layout.output) == layout_at(STORAGE, folder)
+    for place in (layout.output, folder, f"{layout.output}/runs/latest", f"{layout.output}/runs/latest/"):
+        assert layout_at(STORAGE, place) == found == run_layout(run, STORAGE), place
     assert found.stage(Stage.FILTER) == f"{tmp_path}/out/filter/{ONE[:16]}"
     Path(found.stage(Stage.FILTER)).mkdir(parents=True)
     assert (tmp_path / "out/runs/latest/filter").resolve() == Path(found.stage(Stage.FILTER))
