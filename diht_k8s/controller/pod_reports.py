@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from diht_k8s.api.reports import Cause, NodeResult, Progress, SavedCheckpoint
 from diht_k8s.kube.job_summary import JobSummary
@@ -18,6 +20,8 @@ from diht_k8s.pipeline.attempt_reports import (
     progress_work,
 )
 from diht_k8s.pipeline.attempts import Attempt, AttemptTimes
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{16}")
 
 
 def with_reports(attempt: Attempt, job: JobSummary | None, pods: Sequence[PodSummary]) -> Attempt:
@@ -57,9 +61,9 @@ def preflight_results(pods: Iterable[PodSummary]) -> list[NodeResult]:
 
 
 def stage_folder(pods: Iterable[PodSummary], below: str) -> str | None:
-    """The folder of the stage that pods named as they ended well; None where none has, or it is not below `below`."""
-    named = (cause.output for cause in _causes(pods) if cause.output is not None and cause.output.startswith(below))
-    return next(named, None)
+    """The folder of the stage that pods named as they ended well; None where none has, or it is no digest below `below`."""
+    named = (cause.output for cause in _causes(pods) if cause.output is not None)
+    return next((uri for uri in named if uri.startswith(below) and _DIGEST.fullmatch(uri, len(below))), None)
 
 
 def with_progress(attempt: Attempt, progress: Progress | None, *, tells_time: bool = True) -> Attempt:

@@ -99,6 +99,16 @@ def test_logs_of_a_stage_are_those_of_its_newest_attempt(
     )
 
 
+@pytest.mark.parametrize("place", ["run.json", "out", "out/runs/latest"])
+def test_path_of_a_stage_by_document_output_or_folder(
+    place: str, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    assert Path(shown(capsys, "path", place, "train").strip()).resolve() == Path("out/runs/latest/train").resolve()
+    assert main(["path", place, "evaluate"]) == 64
+    assert "the stage evaluate of this run has not begun in" in capsys.readouterr().err
+
+
 def test_a_run_that_has_not_begun_says_how_to_start_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.json").write_text(json.dumps({**DOCUMENT, "spec": {**DOCUMENT["spec"], "data": {**DOCUMENT["spec"]["data"], "output": f"{tmp_path}/out"}}}))  # fmt: skip
     assert main(["status", str(tmp_path / "run.json")]) == 64

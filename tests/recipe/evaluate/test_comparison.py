@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from diht_k8s.api.documents import load
+from diht_k8s.api.hashing import sha256_of
+from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.report.comparison import comparison, comparison_page, comparison_text
 from diht_k8s.recipe.report.per_image import PerImage, per_image_path, write_per_image
+from diht_k8s.recipe.runtime.run_folder import point, write_document
 from diht_k8s.recipe.shards.storage import Storage
 from tests.folders import planted
 
@@ -141,6 +144,23 @@ def test_command_when_runs_are_given_prints_a_table_and_writes_an_escaped_page(
     assert "train.beta: 0.1 -&gt; 0.25" in page
     for part in ("30 images gained", "0 images lost", ">better</b>", "caption 20<", "Training loss"):
         assert part in page
+
+
+def test_command_when_an_output_is_given_compares_all_its_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, output = Storage(), f"{tmp_path}/out"
+    for name, recall in (("one", 0.1), ("two", 0.25)):
+        document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name},
+                    "spec": {"data": {"output": output}, "evaluate": {"model": name, "benchmarks": [
+                        {"name": "b", "type": "Retrieval", "shards": ["b.tar"]}]}}}  # fmt: skip
+        run, layout = load(json.dumps(document), name=name), Layout(output).at(Stage.EVALUATE, sha256_of(name))
+        storage.write_bytes(layout.report(Stage.EVALUATE), json.dumps(report(name, 0, recall, beta=recall)).encode())
+        write_document(run, storage)
+        point(run, storage, layout, Stage.EVALUATE)
+    assert main(["report", output, "--output", f"{tmp_path}/c.html"]) == 0
+    shown = capsys.readouterr().out
+    assert all(figure in shown for figure in ("one", "two", "10.0", "25.0"))
 
 
 EMPTY = {

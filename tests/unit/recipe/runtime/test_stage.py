@@ -56,6 +56,15 @@ def test_second_call_is_cached_and_does_no_work(tmp_path: Path, capsys: pytest.C
     assert "filter: cached" in capsys.readouterr().out
 
 
+def test_stage_leaves_its_folder_as_the_termination_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIHT_TERMINATION_LOG", str(tmp_path / "log"))
+    for _ in ("made", "cached"):
+        run_stage(Stub(), run_below(tmp_path), Stage.FILTER)
+        said = json.loads((tmp_path / "log").read_text())
+        assert (said["exit_code"], said["output"]) == (0, str((tmp_path / "out/runs/latest/filter").resolve()))
+        (tmp_path / "log").unlink()
+
+
 def test_worker_whose_part_is_not_the_last_commits_nothing(tmp_path: Path) -> None:
     stub, run = Stub(), run_below(tmp_path)
     assert run_stage(stub, run, Stage.FILTER, worker=0, workers=2) is None
