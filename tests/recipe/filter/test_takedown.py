@@ -22,6 +22,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.main import main
 from diht_k8s.recipe import takedown
 from diht_k8s.recipe.filter.scores import open_scores
+from diht_k8s.recipe.label import stage as label_stage
 from diht_k8s.recipe.label.soft_labels import read_labels, write_labels
 from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
@@ -161,6 +162,17 @@ def test_labels_belong_to_the_purged_filter_output_and_features_are_removed(benc
     assert (label.revision, bench.committed(Stage.FILTER).revision) == (1, 1)
     assert label.summary["samples"] == 4
     assert bench.storage.names(f"{bench.layout.stage(Stage.LABEL)}/features") == ["web-b.safetensors"]
+
+
+def test_labels_of_a_purged_filter_keep_their_folder(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = bench.run.model_dump(mode="json", by_alias=True, exclude_none=True)
+    document["spec"]["label"] = {}
+    run = DihtRun.model_validate(document)
+    monkeypatch.setattr(label_stage, "weights_sha256", lambda *_: "weights")
+    monkeypatch.setattr(label_stage, "weights_uri", lambda *_: "weights")
+    before = label_stage.identify(run, bench.storage, bench.layout)
+    bench.purge("a-1")
+    assert label_stage.identify(run, bench.storage, bench.layout) == before
 
 
 def test_purged_run_is_cached_and_equals_one_that_excluded_from_the_start(bench: Bench, tmp_path: Path) -> None:
