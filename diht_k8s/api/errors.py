@@ -60,6 +60,10 @@ class RetryableError(DihtError):
     exit_code = ExitCode.RETRYABLE
 
 
+class ComputedElsewhere(RetryableError):  # noqa: N818 (no fault)
+    """Another run computes this training now: its result will be this run's, and nothing is computed twice."""
+
+
 class StopRequested(DihtError):  # noqa: N818 (a request, not a fault)
     """Somebody asked this program to stop; what could be saved is saved."""
 

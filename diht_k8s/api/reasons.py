@@ -41,7 +41,6 @@ class Reason(StrEnum):
 
     VALID = "Valid", "the run is well formed and its output is its own"
     INVALID_SPEC = "InvalidSpec", "the operator cannot read the spec (an operator older than the CRD): see the message"
-    OUTPUT_IN_USE = "OutputInUse", "another run writes to the same data.output"
     NAME_CONFLICT = "NameConflict", "an object with the name of one of the run's children belongs to somebody else"
     BACKEND_MISSING = "BackendMissing", "the cluster does not serve the backend that the run began on"
 

@@ -38,6 +38,7 @@ from diht_k8s.pipeline.attempts import Attempt, AttemptState, AttemptTimes, Comm
 from diht_k8s.pipeline.failure_policy import BACK_OFF, BackOff
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, Action, Expire, Observed, Start, Stop, plan
 from diht_k8s.pipeline.run_status import RunState, RunStatus, StageRecord
+from diht_k8s.recipe.runtime.owner import OWNER_VARIABLE, this_process
 from diht_k8s.recipe.runtime.pdeathsig import PARENT_VARIABLE
 
 POLL_S: Final = 0.2
@@ -203,7 +204,7 @@ class LocalRunner:
                 attempt.stopped_at = self.clock()
                 self.jobs.stop(action.name)
             return
-        env = {"DIHT_PROGRESS_SECONDS": "1", PARENT_VARIABLE: str(os.getpid())}
+        env = {"DIHT_PROGRESS_SECONDS": "1", PARENT_VARIABLE: str(os.getpid()), OWNER_VARIABLE: this_process()}
         if action.stage is Stage.EVALUATE:
             env[GOODPUT_VARIABLE] = page_goodput(status)
         if "OMP_NUM_THREADS" not in os.environ:

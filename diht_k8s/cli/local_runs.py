@@ -1,4 +1,4 @@
-"""`diht status`, `list` and `logs` of runs on this machine, from their folders (`OUTPUT/runs/NAME/DIGEST`) and the output's lock."""
+"""`diht status`, `list` and `logs` of runs on this machine, from their folders (`OUTPUT/runs/NAME/DIGEST`) and the locks there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from diht_k8s.cli.document import output_of, read_run
 FOLDER: Final = "runs"
 LOGS: Final = "logs"
 LOCK: Final = "lock"
-"""Beside the runs of an output: names the one that works there."""
+"""In the folder of logs: held by the `diht run` that writes there."""
 DEPTH: Final = 3
 """Folders below the one that is listed."""
 POLL_S: Final = 0.5
@@ -155,22 +155,27 @@ def _figures(summary: dict[str, Any]) -> str:
 
 def _is_running(folder: Path) -> bool:
     """Whether a `diht run` works on the run."""
-    return _worked_on(folder.parents[2]) == str(folder.relative_to(folder.parents[1]))
+    return any(_is_locked(path) for path in folder.glob(f"{LOGS}*/{LOCK}"))
 
 
-def _worked_on(output: Path) -> str | None:
-    """The run on which a `diht run` works in an output."""
+def _is_locked(path: Path) -> bool:
     try:
-        handle = os.open(output / FOLDER / LOCK, os.O_RDWR)
+        handle = os.open(path, os.O_RDWR)
     except OSError:
-        return None
+        return False
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return os.pread(handle, 4096, 0).decode()
+        return True
     finally:
         os.close(handle)
-    return None
+    return False
+
+
+def _worked_on(output: Path) -> str | None:
+    """A run on which a `diht run` works in an output, although no stage has begun."""
+    runs = output / FOLDER
+    return next((str(path.relative_to(runs)) for path in sorted(runs.glob("*/*")) if _is_running(path)), None)
 
 
 def _progress(folder: Path) -> str:
@@ -198,7 +203,7 @@ def _newest_attempt(folder: Path, stage: str | None) -> Path | None:
     """The folder of the newest attempt at a stage or step; at any without one."""
     steps = {"label": ("vocabulary", "heads", "predict", "label")}.get(stage or "", (stage,))
     steps = tuple(step.removeprefix("label-") for step in steps if step)
-    found = [path for path in (folder / LOGS).glob("*") if path.is_dir()]
+    found = [path for path in folder.glob(f"{LOGS}*/*") if path.is_dir()]
     found = [
         path for path in found if not steps or path.name.rpartition("-")[0].endswith(tuple(f"-{s}" for s in steps))
     ]
@@ -207,7 +212,7 @@ def _newest_attempt(folder: Path, stage: str | None) -> Path | None:
 
 def _changed(folder: Path, layout: Layout) -> str:
     markers = [Path(layout.committed(stage)) for stage in layout.folders]
-    paths = [folder / "run.json", *markers, *folder.glob(f"{LOGS}/*")]
+    paths = [folder / "run.json", *markers, *folder.glob(f"{LOGS}*/*")]
     newest = max(path.stat().st_mtime for path in paths if path.exists())
     return datetime.fromtimestamp(newest, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

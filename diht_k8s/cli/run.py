@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib.util
+import itertools
 import os
 import shlex
 import signal
@@ -84,27 +85,34 @@ def _require_recipe() -> None:
 def _log_folder(run: DihtRun) -> Iterator[Path]:
     """Where logs go: below a local output, else a temporary folder.
 
-    Holds a lock on a local output: only one `diht run` at a time may work on it.
+    A `diht run` locks the folder of its logs, which tells that it is alive; a second one of the same run takes another.
     """
     output = run.spec.data.output
     if output.startswith("s3://"):
         yield Path(tempfile.mkdtemp(prefix=f"diht-{run.metadata.name}-"))
         return
-    folder = local_run_folder(run)
+    parent = local_run_folder(run)
+    names = (LOGS if number == 1 else f"{LOGS}-{number}" for number in itertools.count(1))
+    folder, lock = next((parent / name, lock) for name in names if (lock := _locked(parent / name)) is not None)
     try:
-        (folder / LOGS).mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder.parent.parent / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+        yield folder
+    finally:
+        os.close(lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """The lock of a folder of logs, held until it is closed; None if another `diht run` holds it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}: check data.output and its rights") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, str(folder.relative_to(folder.parent.parent)).encode(), 0)
-        yield folder / LOGS
-    except BlockingIOError as error:
-        raise UserError(f"another diht run works on {output}: wait for it or choose another data.output") from error
-    finally:
+    except BlockingIOError:
         os.close(lock)
+        return None
+    return lock
 
 
 def _print_end(run: DihtRun, status: RunStatus, log: Path | None, until: Stage | None, console: Console) -> int:

@@ -18,7 +18,7 @@ from diht_k8s.pipeline.attempts import AttemptState
 from diht_k8s.pipeline.run_status import ENDED_WELL, RunState, RunStatus, StageRecord
 
 NOT_ACCEPTED: Final = frozenset({
-    Reason.INVALID_SPEC, Reason.OUTPUT_IN_USE, Reason.NAME_CONFLICT, Reason.BACKEND_MISSING,
+    Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.BACKEND_MISSING,
     Reason.INTERNAL_ERROR,
 })  # fmt: skip
 """Problems that keep the operator from accepting the run."""

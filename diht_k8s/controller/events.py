@@ -17,7 +17,7 @@ from diht_k8s.controller.status_text import one_line
 
 COMPONENT: Final = "diht-operator"
 WARNING_REASONS: Final = frozenset({
-    Reason.INVALID_SPEC, Reason.OUTPUT_IN_USE, Reason.NAME_CONFLICT, Reason.BACKEND_MISSING, Reason.UNSCHEDULABLE,
+    Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.BACKEND_MISSING, Reason.UNSCHEDULABLE,
     Reason.IMAGE_PULL_FAILED, Reason.REFERENCE_MISSING, Reason.QUOTA_EXCEEDED, Reason.POD_REFUSED,
     Reason.PERMISSION_DENIED, Reason.INTERNAL_ERROR,
 })  # fmt: skip

@@ -23,7 +23,7 @@ from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.controller import metrics
 from diht_k8s.controller.cache.informer import Informer
 from diht_k8s.controller.cache.optional_kinds import PodGroups, WorkloadInformer
-from diht_k8s.controller.cache.runs import CachedRun, Key, RunStore, RunWatch
+from diht_k8s.controller.cache.runs import Key, RunStore, RunWatch
 from diht_k8s.controller.cache.watch import WATCH_S, Watch
 from diht_k8s.controller.lease import Lease
 from diht_k8s.controller.node_health.faults import WatchedFault
@@ -104,7 +104,7 @@ class Operator:
         faults = settings.node_faults
         nodes = NodeWatch(listing("Node"), faults, self._node_changed, every) if faults else None
         self._watches: tuple[Watch, ...] = (
-            RunWatch(listing("DihtRun"), self._runs, self._run_changed, self._run_removed, every),
+            RunWatch(listing("DihtRun"), self._runs, self._run_changed, every),
             self._jobs,
             self._pods,
             *([workloads] if settings.kueue else ()),
@@ -222,11 +222,6 @@ class Operator:
 
     def _run_changed(self, key: Key) -> None:
         self._enqueue([key])
-
-    def _run_removed(self, key: Key, cached: CachedRun | None) -> None:
-        """Called from the watch of runs: others may have waited for its output."""
-        others = self._runs.sharing_output(cached) if cached is not None else []
-        self._enqueue([key, *(other.key for other in others)])
 
     async def _work(self) -> None:
         await self._leads.wait()

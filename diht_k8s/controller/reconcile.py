@@ -212,11 +212,7 @@ class Reconciler:
         observed, state.pending_move = moves.observed, moves.pending
         self._unhealthy.record(moves.faults)
         problem = state.problem
-        if before.state not in FINAL and (holder := self._runs.holder_of_output(cached)) is not None:
-            message = f"run {holder.namespace}/{holder.name} writes to {cached.output}: choose another data.output"
-            decided, problem = RunPlan((), before), RunProblem(Reason.OUTPUT_IN_USE, message)
-        else:
-            decided = self._plan(cached, run, status, before, observed, state, now)
+        decided = self._plan(cached, run, status, before, observed, state, now)
         queued = self._queue.decide(cached, run, decided, observed)
         decided, problem = queued.plan, queued.problem or problem
         if decided.status.state not in FINAL:
@@ -337,7 +333,6 @@ class Reconciler:
         self._runs.put(written, only_existing=True)
         if has_ended(new):
             self._active.discard(cached.key)
-            self._enqueue([other.key for other in self._runs.sharing_output(cached)])
         return written
 
     def _record_events(self, cached: CachedRun, before: Status, after: Status, now: float) -> None:

@@ -133,18 +133,6 @@ def test_job_of_somebody_else_is_refused_and_left_alone(runs: Runs) -> None:
     runs.wait_for("taken", "Complete")
 
 
-def test_second_run_with_the_same_output_waits_for_the_first(runs: Runs) -> None:
-    output = {"data": {"sources": [{"name": "web", "shards": ["/output/none.tar"]}], "output": "file:///output/shared"}}
-    runs.apply("first", {"filter": ["hang"]}, **ONE, **output)
-    wait_until(lambda: stages(runs.status("first")), "the first run")
-    runs.apply("second", **ONE, **output)
-    status = runs.wait_for("second", "Accepted", "OutputInUse", timeout_s=30)
-    assert f"{runs.namespace}/first" in condition(status, "Accepted")["message"]
-    assert runs.children("second") == {}
-    runs.kubectl("delete", "dihtrun", "first", "-n", runs.namespace)
-    runs.wait_for("second", "Complete")
-
-
 def test_failed_run_resumes_when_a_person_asks_for_it(runs: Runs) -> None:
     runs.apply("again", {"filter": [75, "ok"]}, **ONE, failurePolicy={"maxRestarts": 0})
     status = runs.wait_for("again", "Failed")

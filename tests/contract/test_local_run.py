@@ -175,16 +175,21 @@ def test_programs_end_with_a_run_that_was_killed(bench: Bench) -> None:
     wait_for(lambda: not any(program.exists() and program.read_bytes() for program in programs))
 
 
-def test_a_second_run_on_the_same_output_is_refused(bench: Bench) -> None:
-    process = bench.start(stub={"filter": ["hang"]})
+def test_two_runs_of_one_document_at_once_go_on_and_keep_their_logs_apart(bench: Bench) -> None:
+    first = bench.start(stub={"filter": ["hang"]})
     wait_for((bench.out / "runs/latest/filter" / "step").exists)
-    code, _, stderr = bench.run()
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=300)
-    assert (code, stderr) == (
-        64,
-        "diht: another diht run works on out: wait for it or choose another data.output\n",
-    )
+    code, stdout, stderr = bench.run()
+    assert (code, stderr) == (0, "")
+    assert "filter: resumed" in stdout
+    logs = [
+        sorted(path.name for path in (bench.out / "runs/latest").glob(f"{name}/*-1")) for name in ("logs", "logs-2")
+    ]
+    assert logs == [["tiny-filter-1"], ["tiny-filter-1", "tiny-train-1"]]
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=300)
+    assert first.returncode == 143
+    assert bench.run()[0] == 0
+    assert not (bench.out / "runs/latest/logs-3").exists()
 
 
 def test_variants_lie_beside_each_other_and_share_the_stages_that_they_have_in_common(bench: Bench) -> None:

@@ -68,7 +68,7 @@ def test_status_of_a_failed_run_says_why(
 
 
 def test_status_of_a_run_that_a_process_works_on_is_running(failed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with (failed / "out/runs/lock").open("r+") as lock:
+    with (failed / "out/runs/latest/logs/lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert shown(capsys, "status", str(failed / "out")).startswith("tiny: running")
 

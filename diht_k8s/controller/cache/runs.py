@@ -21,7 +21,6 @@ from diht_k8s.api.schema.crd import KIND
 from diht_k8s.api.status import Status
 from diht_k8s.api.times import seconds
 from diht_k8s.controller.cache.watch import WATCH_S, Watch
-from diht_k8s.controller.saved_status import has_ended
 from diht_k8s.kube.object_fields import Document, Unreadable, identity
 
 Key = tuple[str, str]
@@ -43,9 +42,6 @@ class CachedRun:
     version: str
     """resourceVersion."""
     generation: int
-    created_at: str
-    output: str
-    """`spec.data.output`."""
     document: Mapping[str, Any]
     deleting: bool = False
 
@@ -101,8 +97,6 @@ def cached_run(document: Mapping[str, Any]) -> CachedRun:
         uid=metadata["uid"],
         version=metadata["resourceVersion"],
         generation=metadata.get("generation", 0),
-        created_at=metadata.get("creationTimestamp", ""),
-        output=str((spec.get("data") or {}).get("output", "")).rstrip("/"),
         document={"metadata": metadata, "spec": spec, "status": document.get("status") or {}},
         deleting="deletionTimestamp" in metadata,
     )
@@ -160,7 +154,6 @@ class RunStore:
         self._finished: dict[str, dict[str, FinishedRun]] = {}
         """by namespace, then by name."""
         self._parsed: dict[str, tuple[int, DihtRun]] = {}
-        self._by_output: dict[str, set[Key]] = {}
 
     def __len__(self) -> int:
         with self._lock:
@@ -203,7 +196,7 @@ class RunStore:
             old = self._unfinished.get(run.key) or self._finished.get(run.namespace, {}).get(run.name)
             if (old is None and only_existing) or (old is not None and int(old.version) >= int(run.version)):
                 return False
-            if isinstance(old, CachedRun) and (end is not None or old.output != run.output or old.uid != run.uid):
+            if isinstance(old, CachedRun) and (end is not None or old.uid != run.uid):
                 self._drop(old)
             if end is not None:
                 self._finished.setdefault(run.namespace, {})[run.name] = end
@@ -211,7 +204,6 @@ class RunStore:
             if old is not None and not isinstance(old, CachedRun):
                 self._drop_finished(run.key)
             self._unfinished[run.key] = run
-            self._by_output.setdefault(run.output, set()).add(run.key)
             return True
 
     def remove(self, key: Key, uid: str | None = None) -> bool:
@@ -260,21 +252,6 @@ class RunStore:
                 self._parsed[run.uid] = (run.generation, parsed)
         return parsed
 
-    def sharing_output(self, run: CachedRun) -> list[CachedRun]:
-        """Other runs that write to the same place and have not ended.
-
-        A plain path is the same place within one namespace only.
-        """
-        with self._lock:
-            others = [self._unfinished[key] for key in self._by_output.get(run.output, ()) if key != run.key]
-        return [other for other in others if other.namespace == run.namespace or run.output.startswith("s3://")]
-
-    def holder_of_output(self, run: CachedRun) -> CachedRun | None:
-        """The run that uses the output; None if it is this run."""
-        mine = _precedence(run)
-        rivals = [other for other in self.sharing_output(run) if not has_ended(other.status)]
-        return min((other for other in rivals if _precedence(other) < mine), key=_precedence, default=None)
-
     def _drop_finished(self, key: Key) -> None:
         runs = self._finished[key[0]]
         del runs[key[1]]
@@ -284,20 +261,11 @@ class RunStore:
     def _drop(self, run: CachedRun) -> None:
         self._unfinished.pop(run.key, None)
         self._parsed.pop(run.uid, None)
-        keys = self._by_output.get(run.output, set())
-        keys.discard(run.key)
-        if not keys:
-            self._by_output.pop(run.output, None)
 
 
 def _runs(status: Mapping[str, Any]) -> bool:
     found = ((each.get("type"), each.get("reason")) for each in status.get("conditions") or ())
     return (ConditionType.PROGRESSING, Reason.RUNNING) in found
-
-
-def _precedence(run: CachedRun) -> tuple[bool, str, str]:
-    """Who comes first: a run that has started, then the older one."""
-    return not run.status.start_time, run.created_at, run.uid
 
 
 class RunWatch(Watch):
@@ -308,7 +276,6 @@ class RunWatch(Watch):
         listing: Callable[..., Any],
         runs: RunStore,
         changed: Callable[[Key], None],
-        removed: Callable[[Key, CachedRun | None], None],
         watch_s: int = WATCH_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -317,13 +284,12 @@ class RunWatch(Watch):
         Args:
             listing: the list call, which returns a response that can be streamed.
             runs: the runs to keep.
-            changed: called with a run that changed and may need something, from the watch's thread.
-            removed: called with a run that is gone, and what was known of it if it had not ended.
+            changed: called with a run that changed and may need something, or is gone, from the watch's thread.
             watch_s: seconds after which the server is to end a watch.
             clock: seconds, monotonic.
         """
         super().__init__("DihtRun", listing, page=RUN_PAGE, watch_s=watch_s, clock=clock)
-        self._runs, self._changed, self._removed = runs, changed, removed
+        self._runs, self._changed = runs, changed
 
     def _add(self, document: Document) -> str | None:
         try:
@@ -349,6 +315,5 @@ class RunWatch(Watch):
         self._retain(set())  # nothing may be written on the ground of a run that is not so any more
 
     def _forget(self, key: Key, uid: str) -> None:
-        cached = self._runs.get(key)
         if self._runs.remove(key, uid):
-            self._removed(key, cached)
+            self._changed(key)

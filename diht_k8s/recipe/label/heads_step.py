@@ -39,7 +39,7 @@ from diht_k8s.recipe.label.teacher_classes import with_own_classes
 from diht_k8s.recipe.label.teacher_weights import first_line
 from diht_k8s.recipe.label.vocabulary import Concepts
 from diht_k8s.recipe.label.vocabulary_step import read_vocabulary
-from diht_k8s.recipe.shards.sources import Shard, share
+from diht_k8s.recipe.shards.sources import Shard
 
 KINDS: Final[tuple[str, ...]] = ("objects", "attributes")
 MEMORY_BYTES: Final = 1 << 30
@@ -48,10 +48,16 @@ SAVE_SECONDS: Final = 300.0
 """Interval at which the state of a long fit is saved."""
 
 
-def make_features(job: LabelJob, teacher: LazyTeacher) -> None:
-    """Pass this worker's share of the training shards through the teacher."""
-    mine = share(job.training_shards, job.context.worker, job.context.workers)
-    todo = job.missing("features", ".safetensors", mine)
+def make_heads(job: LabelJob, teacher: LazyTeacher) -> None:
+    """Pass the training shards through the teacher, fit both heads, and write them."""
+    _make_features(job, teacher)
+    _fit_heads(job, lambda: teacher.loaded.classifier)
+    _join_heads(job)
+
+
+def _make_features(job: LabelJob, teacher: LazyTeacher) -> None:
+    """Pass the training shards without features through the teacher."""
+    todo = job.missing("features", ".safetensors", job.training_shards)
     count = LabelProgress(job, "teacher", "features", ".safetensors", job.training_shards)
     for shard in todo:
         job.context.stop.raise_if_requested()
@@ -61,7 +67,7 @@ def make_features(job: LabelJob, teacher: LazyTeacher) -> None:
         count.shard_done()
 
 
-def fit_heads(job: LabelJob, classifier: Callable[[], tuple[Tensor, Tensor] | None]) -> None:
+def _fit_heads(job: LabelJob, classifier: Callable[[], tuple[Tensor, Tensor] | None]) -> None:
     """Fit the concept heads that are missing on the features of the training shards, each to a file of its own.
 
     `classifier` gives the teacher's own weights and biases, and is called where its classes are concepts.
@@ -69,7 +75,7 @@ def fit_heads(job: LabelJob, classifier: Callable[[], tuple[Tensor, Tensor] | No
     context, config = job.context, job.label.heads
     there = set(context.storage.names(job.uri("heads")))
     todo = [kind for kind in KINDS if f"{kind}.safetensors" not in there]
-    if not todo or context.storage.exists(context.layout.teacher_heads):
+    if not todo:
         return
     vocabulary = read_vocabulary(job)
     images, targets = training_images(job, {kind: getattr(vocabulary, kind) for kind in todo})
@@ -125,11 +131,9 @@ class _FitProgress:
             ) from error
 
 
-def join_heads(job: LabelJob) -> None:
+def _join_heads(job: LabelJob) -> None:
     """Put both heads into one file, their figures into another; the weights are written last."""
     context, layout = job.context, job.context.layout
-    if context.storage.exists(layout.teacher_heads):
-        return
     tensors: dict[str, Tensor] = {}
     figures: dict[str, Any] = {}
     vocabulary_sha256 = read_vocabulary(job).sha256

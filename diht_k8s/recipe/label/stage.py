@@ -23,6 +23,7 @@ from diht_k8s.recipe.label.job import LabelJob, make_job
 from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.label.vocabulary_step import make_vocabulary
 from diht_k8s.recipe.runtime.commit import read_committed
+from diht_k8s.recipe.runtime.shared_work import once
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -57,8 +58,9 @@ def execute(context: Context) -> Outcome | None:
 
 def _execute_steps(names: Sequence[str], job: LabelJob) -> Outcome | None:
     """Run some steps in order; the files that the first one needs exist when it starts."""
+    context, exists = job.context, job.context.storage.exists
     if "vocabulary" in names:
-        make_vocabulary(job)
+        once(context, "vocabulary", lambda: exists(context.layout.vocabulary), lambda: make_vocabulary(job))
     if names == ("vocabulary",):
         return None
     # torch: not needed before, nor by a stage that ends as cached
@@ -67,9 +69,9 @@ def _execute_steps(names: Sequence[str], job: LabelJob) -> Outcome | None:
 
     teacher = LazyTeacher(job.label.teacher, job.context.storage, claim_threads())
     if "heads" in names:
-        heads_step.make_features(job, teacher)
-        heads_step.fit_heads(job, lambda: teacher.loaded.classifier)
-        heads_step.join_heads(job)
+        once(
+            context, "heads", lambda: exists(context.layout.teacher_heads), lambda: heads_step.make_heads(job, teacher)
+        )
     if "predict" not in names:
         return None
     return predict_step.make_labels(job, teacher)

@@ -21,28 +21,21 @@ def make_vocabulary(job: LabelJob) -> None:
         UserError: top k is larger than a vocabulary.
         DataError: a vocabulary is empty.
     """
-    context = job.context
-    if not context.storage.exists(context.layout.vocabulary):
-        counts, done = ConceptCounts(), 0
-        context.progress.start("vocabulary", job.samples(job.shards), unit="captions")
-        for shard in job.shards:
-            context.stop.raise_if_requested()
-            counts.add(read_captions(context.storage, context.layout, shard))
-            done += shard.samples or 0
-            context.progress.update(done)
-        vocabulary = freeze(counts, job.label.vocabulary)
-        if job.label.teacher.own_classes:
-            from diht_k8s.recipe.label.teacher_classes import imagenet_names, join_classes  # torch
+    context, counts, done = job.context, ConceptCounts(), 0
+    context.progress.start("vocabulary", job.samples(job.shards), unit="captions")
+    for shard in job.shards:
+        context.stop.raise_if_requested()
+        counts.add(read_captions(context.storage, context.layout, shard))
+        done += shard.samples or 0
+        context.progress.update(done)
+    vocabulary = freeze(counts, job.label.vocabulary)
+    if job.label.teacher.own_classes:
+        from diht_k8s.recipe.label.teacher_classes import imagenet_names, join_classes  # torch
 
-            joined = join_classes(vocabulary.objects, counts.objects, imagenet_names())
-            vocabulary = replace(vocabulary, objects=joined)
-        _check(job, vocabulary)  # before anything is written: the stage can then begin again with another topK
-        job.write_json(context.layout.vocabulary, vocabulary.document(job.header))
-    _check(job, read_vocabulary(job))
-
-
-def _check(job: LabelJob, vocabulary: ConceptVocabulary) -> None:
+        joined = join_classes(vocabulary.objects, counts.objects, imagenet_names())
+        vocabulary = replace(vocabulary, objects=joined)
     check_top_k(job.label.top_k, {"objects": len(vocabulary.objects), "attributes": len(vocabulary.attributes)})
+    job.write_json(context.layout.vocabulary, vocabulary.document(job.header))
 
 
 def read_vocabulary(job: LabelJob) -> ConceptVocabulary:

@@ -1,15 +1,15 @@
 """Claims of workers on shards: small files in the stage's folder replace a coordinator.
 
-A worker creates a claim (a conditional PUT on S3, a link on disk) and rewrites it while it works on the shard. A claim
-that does not change while another worker watches it belongs to a dead worker and may be taken over; so may a claim left
-by an earlier start of this worker, and a claim of another configuration. Each watcher uses its own clock, so clocks
-need not agree.
+A worker creates a claim (a conditional PUT on S3, a link on disk) and rewrites it while it works on the shard. Runs that
+share a folder so share its work. A claim that does not change while another worker watches it belongs to a dead worker
+and may be taken over; so may one of an owner known to be dead, and one left by an earlier start of this worker. Each
+watcher uses its own clock, so clocks need not agree.
 
 Claims avoid duplicate work and protect nothing: two workers on one shard (a slow one and its successor) write the same
 bytes.
 
 A claim also counts the workers that died while they held it: a shard that kills its worker (memory, a crash in a
-decoder) would kill one after another.
+decoder) would kill one after another. Whoever ended together with its whole run was not killed by the shard.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.layout import join
+from diht_k8s.recipe.runtime.owner import Owner, is_dead
 from diht_k8s.recipe.shards.storage import Storage
 
 BEAT_SECONDS: Final = 20.0
@@ -39,10 +40,9 @@ class Claims:
         self,
         storage: Storage,
         folder: str,
-        *,
+        owner: Owner,
         worker: int,
-        workers: int,
-        config_sha256: str,
+        *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; nothing is claimed yet.
@@ -50,14 +50,12 @@ class Claims:
         Args:
             storage: where the claims lie.
             folder: the stage's folder.
-            worker: index of this worker.
-            workers: number of workers; one alone claims nothing.
-            config_sha256: claims made under another configuration do not count.
+            owner: whose worker this is.
+            worker: its index.
             clock: seconds, monotonic.
         """
         self._storage, self._folder, self._clock = storage, join(folder, "claims"), clock
-        self._owner = {"worker": worker, "config_sha256": config_sha256}
-        self._alone = workers == 1
+        self._owner = {"owner": owner.id, "worker": worker}
         self._beats = 0
         self._seen: dict[str, tuple[bytes, float]] = {}
         """claims of others: content, and since when it has not changed."""
@@ -80,8 +78,6 @@ class Claims:
             DataError: MAX_DEATHS workers died on it; the next start of the stage counts from zero.
         """
         self.took_over = False
-        if self._alone:
-            return True
         deaths, self._at = 0, ""
         if not self._storage.create(self._uri(name), self._content(0)):
             found = self._read(name)
@@ -124,8 +120,6 @@ class Claims:
         """Release a claim on work that this worker will not finish; who died on it before is not forgotten."""
         deaths = self._held[2] if self._held is not None and self._held[0] == name else 0
         self._held = None
-        if self._alone:
-            return
         if deaths or self._at:  # or shards of it may be done, which the next owner looks for
             released = {**self._owner, "worker": None, "deaths": deaths}
             self._storage.write_bytes(self._uri(name), json.dumps(released).encode())
@@ -135,22 +129,18 @@ class Claims:
     def clear(self, name: str) -> None:
         """Remove all claims except one, and the times of the workers (`runtime.shard_progress`)."""
         self._storage.remove(self._folder)
-        if not self._alone:
-            self._storage.write_bytes(self._uri(name), self._content(0))
+        self._storage.write_bytes(self._uri(name), self._content(0))
 
     def _deaths(self, owner: dict[str, Any]) -> int:
         """How many workers have died on a claim if its owner is dead."""
-        if owner.get("config_sha256") != self._owner["config_sha256"]:
-            return 0
-        return int(owner.get("deaths", 0)) + (owner.get("worker") is not None)
+        died = owner.get("worker") is not None and not is_dead(str(owner.get("owner")))
+        return int(owner.get("deaths", 0)) + died
 
     def _is_free(self, name: str, content: bytes, owner: dict[str, Any], stale_seconds: float) -> bool:
-        if owner.get("worker") is None:
+        if owner.get("worker") is None or is_dead(str(owner.get("owner"))):
             return True
         if {key: owner.get(key) for key in self._owner} == self._owner:
             return True  # this worker's, before it was started again
-        if owner.get("config_sha256") != self._owner["config_sha256"]:
-            return True
         now = self._clock()
         before, since = self._seen.get(name, (b"", now))
         if content != before:

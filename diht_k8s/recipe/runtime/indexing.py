@@ -7,6 +7,7 @@ index knows in this version are not read again; a damaged shard is indexed up to
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.inputs import filter_index, filter_index_folder, kept_by, kind_of_inputs
+from diht_k8s.recipe.runtime.owner import owner_of
 from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.shard_groups import ShardGroup, groups_of
@@ -103,7 +105,7 @@ class _Indexing:
         rows = () if self._before is None else self._before.rows.values()
         self._first_part = 1 + max((row.part for row in rows), default=-1)
         self._read = 0
-        self._claims = Claims(storage, self._folder, worker=worker, workers=workers, config_sha256=self._digest)
+        self._claims = Claims(storage, self._folder, owner_of(os.environ), worker)
 
     def run(self, sleep: Callable[[float], object]) -> IndexResult:
         """Index what is missing."""

@@ -22,13 +22,7 @@ END: Final = "end of the stage"
 
 def claims_of(context: Context) -> Claims:
     """This worker's claims on shards of its stage."""
-    return Claims(
-        context.storage,
-        context.layout.stage(context.stage),
-        worker=context.worker,
-        workers=context.workers,
-        config_sha256=context.config_sha256,
-    )
+    return Claims(context.storage, context.layout.stage(context.stage), context.owner, context.worker)
 
 
 def until_committed(
@@ -60,6 +54,36 @@ def until_committed(
             context.stop.raise_if_requested("finished shards are kept")
             sleep(min(max(1, waiting), BEAT_SECONDS))  # about one request per second
     return None
+
+
+def once(
+    context: Context,
+    name: str,
+    is_done: Callable[[], bool],
+    work: Callable[[], None],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Have something done by one worker of all runs that share the folder, and wait for it.
+
+    Args:
+        context: the stage's context.
+        name: of the claim.
+        is_done: whether it is done.
+        work: does it.
+        sleep: waits for seconds.
+    """
+    claims = claims_of(context)
+    while not is_done():
+        if claims.take(name, counts_deaths=False):
+            try:
+                with _beating(claims):
+                    work()
+            finally:
+                claims.give_up(name)
+        else:
+            context.stop.raise_if_requested()
+            sleep(1.0)
 
 
 def _ended(claims: Claims, end: Callable[[], Outcome | None]) -> Outcome | None:

@@ -20,6 +20,7 @@ from diht_k8s.api.reports import Artefact, Cause, Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.commit import commit, find_committed
 from diht_k8s.recipe.runtime.own_inputs import check_own_inputs
+from diht_k8s.recipe.runtime.owner import Owner, owner_of
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.run_folder import point, run_layout, write_document
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -47,6 +48,8 @@ class Context:
     step: str = ""
     """the part of the stage that this program does, where the cluster runs the stage as several jobs; empty does all of
     it."""
+    owner: Owner = field(default_factory=lambda: owner_of(os.environ))
+    """whose program this is."""
     reads: Mapping[str, str] = field(default_factory=dict[str, str])
     """what it is -> folder that the stage reads, as worker 0 found it."""
 

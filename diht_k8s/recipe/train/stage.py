@@ -5,6 +5,7 @@ Runs in process 1 of a pod: claims the output, launches the ranks, commits.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -40,6 +41,7 @@ from diht_k8s.recipe.shards.source_lists import current_sources
 from diht_k8s.recipe.shards.sources import current_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.init_from import init_identity
+from diht_k8s.recipe.train.lease import held_lease
 from diht_k8s.recipe.train.model.tokenizers import require_clips_tokenizer
 
 RANK_MODULE = "diht_k8s.recipe.train.loop"
@@ -91,17 +93,18 @@ def execute(context: Context) -> Outcome | None:
     # Before a collective's time-out, which names nobody, the watchdog shall have named who is waited for.
     os.environ.setdefault(FIRST_SECONDS_VARIABLE, str(0.9 * train.collective_timeout_seconds))
     policy = context.run.spec.failure_policy
-    launch(
-        gang,
-        RANK_MODULE,
-        [],
-        run_id=context.run.metadata.name,
-        stop=context.stop,
-        in_place=policy.restart == "InPlace",
-        account=context.progress.time,
-        # A peer may still wait for a node: the operator withdraws the gang then, which counts towards no maxRestarts.
-        peers_s=policy.scheduling_timeout_seconds + DNS_TIMEOUT_S,
-    )
+    with held_lease(context) if gang.node_rank == 0 else contextlib.nullcontext():
+        launch(
+            gang,
+            RANK_MODULE,
+            [],
+            run_id=context.run.metadata.name,
+            stop=context.stop,
+            in_place=policy.restart == "InPlace",
+            account=context.progress.time,
+            # A peer may still wait for a node: the operator withdraws the gang then, which counts towards no maxRestarts.
+            peers_s=policy.scheduling_timeout_seconds + DNS_TIMEOUT_S,
+        )
     if gang.node_rank != 0:
         return None
     result: dict[str, Any] = json.loads(context.storage.read_bytes(join(context.layout.stage(Stage.TRAIN), RESULT)))

@@ -51,7 +51,7 @@ RUNS = condition(ConditionType.PROGRESSING, Reason.RUNNING, "train: attempt 1 ru
             "r runs: train: attempt 1 runs, 40 % of epoch 3, about 9 s left",
         ),
         (status(condition(ConditionType.PROGRESSING, Reason.UNSCHEDULABLE, "train: 0/2 nodes")), "r does not run (Unschedulable): train: 0/2 nodes"),
-        (status(condition(ConditionType.ACCEPTED, Reason.OUTPUT_IN_USE, "other", "False"), RUNS), "r is not taken on (OutputInUse): other"),
+        (status(condition(ConditionType.ACCEPTED, Reason.NAME_CONFLICT, "other", "False"), RUNS), "r is not taken on (NameConflict): other"),
         (status(RUNS, condition(ConditionType.FAILED, Reason.BAD_DATA, "filter: bad")), "r failed (BadData): filter: bad"),
         (status(RUNS, condition(ConditionType.COMPLETE, Reason.COMPLETE), completion_time=NOW), f"r is complete since {NOW}"),
     ],

@@ -36,10 +36,10 @@ def test_run_is_counted_by_the_reason_for_which_it_cannot_go_on(counts: BlockedR
     counts.record(KEY, unscheduled)
     counts.record(KEY, unscheduled)
     assert blocked(Reason.UNSCHEDULABLE) == 1
-    counts.record(KEY, status(ConditionType.ACCEPTED, Reason.OUTPUT_IN_USE, "False"))
-    assert (blocked(Reason.UNSCHEDULABLE), blocked(Reason.OUTPUT_IN_USE)) == (0, 1)
+    counts.record(KEY, status(ConditionType.ACCEPTED, Reason.NAME_CONFLICT, "False"))
+    assert (blocked(Reason.UNSCHEDULABLE), blocked(Reason.NAME_CONFLICT)) == (0, 1)
     counts.record(KEY, status(ConditionType.PROGRESSING, Reason.RUNNING))
-    assert blocked(Reason.OUTPUT_IN_USE) == 0
+    assert blocked(Reason.NAME_CONFLICT) == 0
 
 
 def test_run_that_is_gone_is_not_counted(counts: BlockedRuns) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
-from diht_k8s.api.status import StageState, Status
+from diht_k8s.api.status import StageState
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.saved_status import condition, saved_run_status
 from diht_k8s.kube.client import ClusterError
@@ -312,25 +312,6 @@ def test_cached_stage_is_recognised_by_its_log() -> None:
     cluster.end("r-filter-1", 0)
     settle(process)
     assert status(cluster).stages[0].state is StageState.CACHED
-
-
-def test_second_run_with_one_output_waits_and_starts_when_the_first_has_ended() -> None:
-    cluster = make(**ONE)
-    other = {**cluster.runs["r"], "metadata": {"name": "s"}}
-    cluster.add_run(other, uid="z-later")
-    enqueued: list[Any] = []
-    process = Process(cluster, Clock())
-    process.reconciler._enqueue = enqueued.extend
-    settle(process)
-    process.reconcile("s")
-    found = Status.model_validate(cluster.runs["s"]["status"])
-    assert found.conditions[0].reason.value == "OutputInUse"
-    assert "n/r writes to s3://corpus/run" in found.conditions[0].message
-    cluster.end("r-filter-1", 0)
-    settle(process)
-    assert enqueued == [("n", "s")]
-    process.reconcile("s")
-    assert "s-filter-1" in cluster.jobs
 
 
 def test_spec_that_the_operator_cannot_read_is_invalid() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.controller.cache.runs import RETRY_ANNOTATION, CachedRun, RunStore, cached_run
-from tests.unit.controller.cached_runs import ENDED, ended_run, run
+from tests.unit.controller.cached_runs import ended_run, run
 from tests.unit.controller.documents import NOW, at
 from tests.unit.controller.stories import make, play
 
@@ -39,30 +39,6 @@ def test_deletion_of_an_earlier_run_of_the_same_name_leaves_the_new_one() -> Non
     assert not runs.remove(("n", "r"), "old")
     assert runs.remove(("n", "r"), "new")
     assert runs.keys() == []
-
-
-@pytest.mark.parametrize(
-    ("mine", "other", "held"),
-    [
-        (run(created="2026-01-02T00:00:00Z"), run("s"), True),
-        (run(), run("s", created="2026-01-02T00:00:00Z"), False),
-        (run(uid="b"), run("s", uid="a"), True),
-        (run(), run("s", created="2026-01-02T00:00:00Z", status={"startTime": "2026-01-03T00:00:00Z"}), True),
-        (run(created="2026-01-02T00:00:00Z"), run("s", status=ENDED), False),
-        (run(created="2026-01-02T00:00:00Z"), run("s", output="s3://corpus/other"), False),
-        (run(created="2026-01-02T00:00:00Z"), run("s", output="s3://corpus/o/"), True),
-        (run(created="2026-01-02T00:00:00Z"), run("s", namespace="m"), True),
-        (run(created="2026-01-02T00:00:00Z", output="/data/o"), run("s", namespace="m", output="/data/o"), False),
-        (run(created="2026-01-02T00:00:00Z", output="/data/o"), run("s", output="/data/o"), True),
-    ],
-    ids=[
-        "the older one has it", "mine is older", "of one second, the lower uid", "the other has started", "the other has ended",
-        "another output", "a slash at the end", "S3 is one for all namespaces", "a path is not", "a path within one namespace",
-    ],
-)  # fmt: skip
-def test_output_belongs_to_one_run(mine: CachedRun, other: CachedRun, held: bool) -> None:
-    runs = known(mine, other)
-    assert (runs.holder_of_output(mine) == other) is held
 
 
 def test_spec_is_read_once_for_each_generation_and_a_broken_one_is_reported_plainly() -> None:
@@ -100,10 +76,8 @@ def test_run_that_ends_and_one_that_begins_again_change_their_form() -> None:
     runs = known(run(version=1))
     assert runs.put(ended_run(version=2, kind="Failed"))
     assert (runs.get(("n", "r")), runs.put(run(version=1))) == (None, False)
-    assert runs.holder_of_output(run("s")) is None
     assert runs.put(run(version=3))
     assert (runs.finished(("n", "r")), len(runs)) == (None, 1)
-    assert runs.holder_of_output(run("s", created="2026-01-02T00:00:00Z")) is runs.get(("n", "r"))
 
 
 def test_late_write_brings_no_deleted_run_back() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.filter.deduplication import RepeatSearch, write_fingerprints
 from diht_k8s.recipe.runtime.claims import Claims
+from diht_k8s.recipe.runtime.owner import Owner
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
@@ -68,13 +69,7 @@ class Pool:
     def search(self, worker: int = 0, workers: int = 1) -> RepeatSearch:
         """One worker's search."""
         context = self._context(worker, workers)
-        claims = Claims(
-            self.storage,
-            self.layout.stage(Stage.FILTER),
-            worker=worker,
-            workers=workers,
-            config_sha256=self._config,
-        )
+        claims = Claims(self.storage, self.layout.stage(Stage.FILTER), Owner("a run"), worker)
         return RepeatSearch(context, self._kind, self.shards, claims)
 
     def repeats(self) -> list[list[int]]:

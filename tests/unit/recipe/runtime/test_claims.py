@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, FINAL_STALE_SECONDS, MAX_DEATHS, STALE_SECONDS, Claims
+from diht_k8s.recipe.runtime.owner import Owner, this_process
 from diht_k8s.recipe.shards.storage import Storage
 
 
@@ -18,8 +21,14 @@ class Clock:
         return self.now
 
 
-def worker(folder: Path, index: int, clock: Clock | None = None, *, workers: int = 2, config: str = "abc") -> Claims:
-    return Claims(Storage(), str(folder), worker=index, workers=workers, config_sha256=config, clock=clock or Clock())
+def worker(folder: Path, index: int, clock: Clock | None = None, *, owner: str = "a run") -> Claims:
+    return Claims(Storage(), str(folder), Owner(owner), index, clock=clock or Clock())
+
+
+def ended_process() -> str:
+    """An owner whose process has ended."""
+    code = "from diht_k8s.recipe.runtime.owner import this_process; print(this_process())"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_claim_is_one_workers_until_it_is_given_up(tmp_path: Path) -> None:
@@ -62,18 +71,28 @@ def test_keeping_writes_no_more_often_than_needed(tmp_path: Path) -> None:
     assert (tmp_path / "claims/a.json").read_bytes() == before
 
 
-@pytest.mark.parametrize(("index", "config"), [(0, "abc"), (1, "other")], ids=["own", "another configuration"])
-def test_claim_of_an_earlier_start_is_taken_at_once(tmp_path: Path, index: int, config: str) -> None:
+def test_claim_of_an_earlier_start_is_taken_at_once(tmp_path: Path) -> None:
     assert worker(tmp_path, 0).take("a")
-    assert worker(tmp_path, index, config=config).take("a")
+    assert worker(tmp_path, 0).take("a")
 
 
-def test_one_worker_alone_claims_nothing(tmp_path: Path) -> None:
-    alone = worker(tmp_path, 0, workers=1)
-    assert alone.take("a")
-    alone.keep()
-    alone.clear("a")
-    assert list(tmp_path.iterdir()) == []
+def test_worker_of_another_run_waits_for_a_living_owner_and_takes_over_from_a_dead_one(tmp_path: Path) -> None:
+    clock = Clock()
+    assert worker(tmp_path, 0).take("a")
+    other = worker(tmp_path, 0, clock, owner="another run")
+    assert not other.take("a")
+    clock.now += STALE_SECONDS
+    assert other.take("a")
+
+
+def test_owner_whose_process_has_ended_is_robbed_at_once_and_was_not_killed_by_the_shard(tmp_path: Path) -> None:
+    for _ in range(2 * MAX_DEATHS):
+        assert worker(tmp_path, 0, owner=ended_process()).take("a")
+    assert not worker(tmp_path, 0, owner=this_process()).took_over
+    living = worker(tmp_path, 0, owner=this_process())
+    assert living.take("a")
+    assert living.took_over
+    assert not worker(tmp_path, 0, owner="another run").take("a"), "its process runs"
 
 
 def test_clear_leaves_the_one_claim(tmp_path: Path) -> None:
@@ -152,11 +171,10 @@ def test_beats_remember_who_died(tmp_path: Path) -> None:
         worker(tmp_path, 0).take("a")
 
 
-@pytest.mark.parametrize(("config", "counts"), [("other", True), ("abc", False)], ids=["configuration", "no shard"])
-def test_deaths_count_for_one_configuration_and_for_shards_alone(tmp_path: Path, config: str, counts: bool) -> None:
+def test_deaths_count_for_shards_alone(tmp_path: Path) -> None:
     for _ in range(MAX_DEATHS):
         assert worker(tmp_path, 0).take("a")
-    assert worker(tmp_path, 0, config=config).take("a", counts_deaths=counts)
+    assert worker(tmp_path, 0).take("a", counts_deaths=False)
 
 
 def test_deaths_on_a_claim_of_several_shards_count_for_the_shard_that_killed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from diht_k8s.api.errors import DataError, StopRequested
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime import claims, shared_work
 from diht_k8s.recipe.runtime.progress import Reporter
-from diht_k8s.recipe.runtime.shared_work import END, claims_of, until_committed
+from diht_k8s.recipe.runtime.shared_work import END, claims_of, once, until_committed
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.storage import Storage
@@ -97,3 +97,23 @@ def test_end_that_takes_long_stays_with_its_worker(tmp_path: Path, monkeypatch: 
         return OUTCOME
 
     assert Worker(tmp_path, 0, (False, 0)).run(computes) is OUTCOME
+
+
+def test_what_is_done_once_is_waited_for_by_another_run_and_done_by_it_after_an_error(tmp_path: Path) -> None:
+    mine, theirs, done = Worker(tmp_path, 0).context, Worker(tmp_path, 1).context, list[str]()
+
+    def work() -> None:
+        assert not claims_of(theirs).take("heads", counts_deaths=False)
+        raise DataError("disk")
+
+    with pytest.raises(DataError, match="disk"):
+        once(mine, "heads", lambda: bool(done), work)
+    assert claims_of(mine).take("heads", counts_deaths=False)
+    slept = list[float]()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        done.append("by the other")
+
+    once(theirs, "heads", lambda: bool(done), lambda: pytest.fail("twice"), sleep=sleep)
+    assert len(slept) == 1
