@@ -215,7 +215,7 @@ def _plain(value: Any) -> Any:
 
 
 def _apply(document: dict[str, Any], override: str) -> None:
-    path, separator, value = override.partition("=")
+    path, separator, _ = override.partition("=")
     if any(0xD800 <= ord(character) < 0xE000 for character in override):
         raise _wrong_override(override, "not UTF-8 text")
     if not separator or not path:
@@ -229,12 +229,12 @@ def _apply(document: dict[str, Any], override: str) -> None:
                 inside = ".".join(keys[:depth])
                 raise _wrong_override(override, f"{inside} is a list of {len(target)}: write an index below that")
             if last:
-                target[int(key)] = _override_value(override, value)
+                target[int(key)] = override_value(override)
             target = target[int(key)]
         elif not is_dict(target):
             raise _wrong_override(override, f"{'.'.join(keys[:depth]) or 'spec'} is not a mapping")
         elif last:
-            target[key] = _override_value(override, value)
+            target[key] = override_value(override)
         else:
             target = target[key] if target.get(key) is not None else _fresh(target, key)
 
@@ -248,7 +248,13 @@ def _fresh(target: dict[str, Any], key: str) -> dict[str, Any]:
     return target[key]
 
 
-def _override_value(override: str, text: str) -> Any:
+def override_value(override: str) -> Any:
+    """The value of an override `PATH=VALUE`.
+
+    Raises:
+        UserError: it begins like a list, a mapping or a quoted text, and is not YAML.
+    """
+    text = override.partition("=")[2]
     if not text.startswith(("[", "{", '"', "'")):
         return scalar(text, quoted=False)
     try:
@@ -338,13 +344,14 @@ def _known_names(path: FieldPath) -> list[str]:
         if isinstance(part, int):
             continue
         field = next((f for n, f in model.model_fields.items() if part in (f.alias, n)), None)
-        model = _model_in(field.annotation) if field is not None else None
+        model = model_in(field.annotation) if field is not None else None
         if model is None:
             return []
     return sorted(field.alias or name for name, field in model.model_fields.items())
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model in a field's type, also of its items; None where there is none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)
+    return next((found for part in get_args(annotation) if (found := model_in(part)) is not None), None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from diht_k8s.api.documents import canonical_json
+from diht_k8s.api.documents import canonical_json, model_in
 from diht_k8s.api.json_types import is_array, is_object
 from diht_k8s.api.run import Spec, Stage
 
@@ -28,13 +29,15 @@ def result_fields(model: BaseModel) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, field in type(model).model_fields.items():
         value = _result_value(getattr(model, name))
-        extra = field.json_schema_extra
-        if value == _result_value(field.get_default(call_default_factory=True)) or (
-            is_object(extra) and extra.get("x-placement")
-        ):
+        if value == _result_value(field.get_default(call_default_factory=True)) or _is_placement(field):
             continue
         fields[field.alias or name] = value
     return fields
+
+
+def _is_placement(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return is_object(extra) and bool(extra.get("x-placement"))
 
 
 def _result_value(value: Any) -> Any:
@@ -68,6 +71,63 @@ def run_sha256(spec: Spec) -> str:
     stages = {stage.value: result_fields(getattr(spec, stage.value)) for stage in spec.stages}
     data = {name: value for name, value in result_fields(spec.data).items() if name != "output"}
     return sha256_of({"seed": spec.seed, "data": data, "stages": stages})
+
+
+def field_without_result(path: Sequence[str]) -> str | None:
+    """The field on a path below `spec` that changes no result: placement, or outside all digests; None if each may.
+
+    An unknown field counts as one that may: the document's check names it.
+    """
+    if list(path[:2]) == ["data", "output"]:
+        return "data.output"
+    model: type[BaseModel] | None = Spec
+    for depth, key in enumerate(path):
+        if key.isdigit():  # an item of a list
+            continue
+        fields = {} if model is None else {field.alias or name: field for name, field in model.model_fields.items()}
+        if (field := fields.get(key)) is None:
+            return None
+        outside = depth == 0 and key not in ("seed", "data", *Stage)
+        if outside or _is_placement(field):
+            return ".".join(path[: depth + 1])
+        model = model_in(field.annotation)
+    return None
+
+
+def decided_by(spec: Spec, stage: Stage) -> str:
+    """Digest of what in a run document decides a stage's result: two documents for which it is equal share the stage.
+
+    It stands for `config_sha256` as long as the stages before have not ended; what lies at the inputs is left open.
+    """
+    inputs = {before.value: decided_by(spec, before) for before in _read_by(spec, stage)}
+    if stage in (Stage.FILTER, Stage.TRAIN):
+        unused = {"output", "weight"} if stage is Stage.FILTER else {"output"}
+        inputs["data"] = sha256_of(_without(result_fields(spec.data), unused))
+    if stage is Stage.FILTER and spec.filter is not None and spec.evaluate is not None:
+        kept_out = [each for each in spec.evaluate.benchmarks if each.name in spec.filter.decontaminate]
+        inputs["benchmarks"] = sha256_of([result_fields(each) for each in kept_out])
+    return sha256_of(stage_config(spec, stage, inputs, {}))
+
+
+def _read_by(spec: Spec, stage: Stage) -> list[Stage]:
+    """The stages of a run whose output a stage reads."""
+    train, evaluate = spec.train, spec.evaluate
+    unread: set[Stage] = set()
+    if stage is Stage.TRAIN and train is not None:
+        if train.shards:
+            unread.add(Stage.FILTER)
+        if train.labels is not None or train.distillation.mode == "Disabled":
+            unread.add(Stage.LABEL)
+    if stage is Stage.EVALUATE and evaluate is not None and evaluate.model is not None:
+        return []
+    before = list(Stage)[: list(Stage).index(stage)]
+    return [each for each in before if each in spec.stages and each not in unread]
+
+
+def _without(value: Any, names: Set[str]) -> Any:
+    if is_object(value):
+        return {key: _without(item, names) for key, item in value.items() if key not in names}
+    return [_without(item, names) for item in value] if is_array(value) else value
 
 
 def sha256_of(value: Any) -> str:

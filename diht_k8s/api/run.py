@@ -26,6 +26,8 @@ OBJECT_META: Final = frozenset((
 """The fields of Kubernetes' ObjectMeta."""
 MAX_NAME_LENGTH: Final = 40
 """Children add `-evaluate-999-9999`, and Kubernetes allows 63."""
+SWEEP_LABEL: Final = "diht.dev/sweep"
+"""Names the run of which a run is a variant (`diht sweep`)."""
 
 
 UNKNOWN_MOUNT: Final = "volumeMounts names a volume that pods.volumes lacks: give it there"
@@ -179,6 +181,15 @@ def _train_problems(spec: Spec, train: Train) -> list[str]:
     return problems
 
 
+class RunLabels(Model):
+    """The labels that we read; the API server keeps the others."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    sweep: Annotated[str | None, Field(alias=SWEEP_LABEL)] = None
+    """diht.dev/sweep names the run of which this one is a variant; `diht sweep` sets it."""
+
+
 class Metadata(Model):
     """The part of Kubernetes' ObjectMeta that we read."""
 
@@ -188,6 +199,8 @@ class Metadata(Model):
     """name of the run: lower-case letters, digits and dashes, at most 40 characters."""
     namespace: str | None = None
     """namespace of the run."""
+    labels: RunLabels = RunLabels()
+    """labels of the run."""
 
     @model_validator(mode="before")
     @classmethod

@@ -61,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_import(commands)
     _add_init(commands)
     _add_run(commands)
+    _add_sweep(commands)
     _add_validate(commands)
     _add_doctor(commands)
     _add_estimate(commands)
@@ -188,6 +189,47 @@ def _run(options: argparse.Namespace) -> int:
     from diht_k8s.cli.run import run_command
 
     return run_command(options.file, overrides=options.overrides, workdir=options.workdir, until=options.until)
+
+
+def _add_sweep(commands: Commands) -> None:
+    parser = commands.add_parser("sweep", help="run the variants of a document, and compare them", epilog=EXIT_CODES)
+    parser.description = (
+        "Run all combinations of some values of a document's fields, one after another here, or by the operator with "
+        "--submit. Stages that variants have in common are computed once. A table of the variants comes first, and a "
+        "comparison last; the first variant is what the others are compared with. The same command goes on with an "
+        "interrupted sweep. Each run is called by its values, as in demo-beta-0-5-seed-1."
+    )
+    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument(
+        "--vary", action="append", default=[], metavar="PATH=V1,V2",
+        help="values of a field below spec, for example train.loss.beta=0.25,0.5; may be repeated. Each is read as by "
+        "--set; commas inside brackets, braces and quotes separate nothing: data.sources.0.shards=[a.tar],[a.tar,b.tar]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="of each combination N trainings, from the document's seed on"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", default="comparison.html", help="the comparison's page (comparison.html)"
+    )
+    parser.add_argument("--submit", action="store_true", help="send one DihtRun each to the cluster")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only print the table, with --submit also ask the cluster"
+    )
+    _add_set(parser)
+    parser.add_argument(
+        "-n", "--namespace", metavar="NAMESPACE", help="with --submit; that of the current context if unset"
+    )
+    parser.set_defaults(command=_sweep)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    options.extra = "operator" if options.submit else "recipe"
+    from diht_k8s.cli import sweep
+
+    given = (options.file, options.vary, options.seeds, options.overrides)
+    if options.submit:
+        return sweep.submit_command(*given, options.namespace, dry_run=options.dry_run)
+    return sweep.sweep_command(*given, output=options.output, dry_run=options.dry_run)
 
 
 def _add_validate(commands: Commands) -> None:
@@ -567,6 +609,7 @@ def _add_list(commands: Commands) -> None:
         "folder", metavar="FOLDER", nargs="?", default="runs", help="where runs write their output (runs)"
     )
     parser.add_argument("-n", "--namespace", metavar="NAMESPACE", help="list the cluster's runs there")
+    parser.add_argument("--sweep", metavar="NAME", help="only the variants of the run NAME, see diht sweep")
     _add_json(parser, "print one JSON list")
     parser.set_defaults(command=_list, extra="operator")
 
@@ -618,10 +661,10 @@ def _list(options: argparse.Namespace) -> int:
     if options.namespace is not None:
         from diht_k8s.cli import cluster
 
-        return cluster.list_runs(options.namespace, as_json=options.json)
+        return cluster.list_runs(options.namespace, options.sweep, as_json=options.json)
     from diht_k8s.cli import local_runs
 
-    return local_runs.list_command(options.folder, as_json=options.json)
+    return local_runs.list_command(options.folder, options.sweep, as_json=options.json)
 
 
 def _logs(options: argparse.Namespace) -> int:

@@ -106,17 +106,17 @@ def newest_pods(pods: list[dict[str, Any]], stage: str | None) -> list[dict[str,
     return [pod for _, pod in sorted(same, key=lambda each: (each[0], each[1]["metadata"]["creationTimestamp"]))]
 
 
-def list_runs(namespace: str, *, as_json: bool) -> int:
-    """Print the runs of a namespace."""
+def list_runs(namespace: str, sweep: str | None = None, *, as_json: bool) -> int:
+    """Print the runs of a namespace, or the variants of a sweep there."""
     kube = run_client(namespace)
-    runs = [(each["metadata"]["name"], each.get("status") or {}) for each in kube.all()]
+    runs = [(each["metadata"]["name"], each.get("status") or {}) for each in kube.all(sweep)]
     if as_json:
         print(json.dumps([{"name": name, "status": status} for name, status in runs]))
         return ExitCode.DONE
     for name, status in runs:
         print(sentence(name, Status.model_validate(status)))
     if not runs:
-        print(f"no runs in the namespace {kube.namespace}")
+        print(f"no runs{'' if sweep is None else f' of the sweep {sweep}'} in the namespace {kube.namespace}")
     return ExitCode.DONE
 
 

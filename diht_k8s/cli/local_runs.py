@@ -60,6 +60,8 @@ class LocalRun:
     """why it failed, or how far its stage is."""
     changed: str = ""
     """when a log or marker was last written."""
+    sweep: str | None = None
+    """the run of which it is a variant."""
 
 
 def local_run_folder(run: DihtRun) -> Path:
@@ -130,7 +132,9 @@ def status_of(folder: Path) -> LocalRun:
         state, says = "failed", cause.message
     elif all(stage.state == "waiting" for stage in stages):
         state = "waiting"
-    return LocalRun(run.metadata.name, layout.output, str(folder), state, stages, says, _changed(folder, layout))
+    return LocalRun(
+        run.metadata.name, layout.output, str(folder), state, stages, says, _changed(folder, layout), run.metadata.labels.sweep
+    )  # fmt: skip
 
 
 def _stage(layout: Layout, stage: Stage) -> LocalStage:
@@ -230,8 +234,8 @@ def status_command(folder: Path, *, as_json: bool) -> int:
     return ExitCode.DONE
 
 
-def list_command(folder: str, *, as_json: bool) -> int:
-    """Print the runs below a folder; the exit code."""
+def list_command(folder: str, sweep: str | None = None, *, as_json: bool) -> int:
+    """Print the runs below a folder, or the variants of a sweep there; the exit code."""
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise UserError(f"{folder} is no folder: name the one in which runs write their output, or --namespace for a cluster's")  # fmt: skip
@@ -241,6 +245,7 @@ def list_command(folder: str, *, as_json: bool) -> int:
             found.append(status_of(path))
         except DihtError as error:
             print(f"diht: {path}: {error}", file=sys.stderr)
+    found = [each for each in found if sweep in (None, each.sweep)]
     if as_json:
         print(json.dumps([asdict(each) for each in found]))
         return ExitCode.DONE
@@ -248,7 +253,7 @@ def list_command(folder: str, *, as_json: bool) -> int:
     for each in sorted(found, key=lambda each: each.changed, reverse=True):
         print(f"{each.name:<{width}}  {each.state:<8}  {each.changed}  {each.folder}")
     if not found:
-        print(f"no runs below {folder}")
+        print(f"no runs{'' if sweep is None else f' of the sweep {sweep}'} below {folder}")
     return ExitCode.DONE
 
 

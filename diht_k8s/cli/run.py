@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -25,7 +25,7 @@ from diht_k8s.cli.display import open_display
 from diht_k8s.cli.goodput_lines import local_goodput
 from diht_k8s.cli.local_runner import ComparisonError, LocalRunner, StopSignals
 from diht_k8s.cli.local_runs import LOCK, LOGS, local_layout, local_run_folder
-from diht_k8s.cli.machine import this_machine
+from diht_k8s.cli.machine import Machine, this_machine
 from diht_k8s.cli.placement import place
 from diht_k8s.launch.local_jobs import LocalJobs
 from diht_k8s.pipeline.plan import stages_until
@@ -34,43 +34,55 @@ from diht_k8s.pipeline.run_status import RunState, RunStatus
 
 def run_command(path: str, *, overrides: Sequence[str], workdir: str | None, until: str | None) -> int:
     """Run a document; the exit code, with one line on stderr where the run failed."""
-    signals = StopSignals()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signals.on_signal)
-    try:
-        return _run(path, overrides, workdir, Stage(until) if until else None, signals)
-    except ComparisonError as error:
-        print("diht: stopped on request" if signals.requests else error, file=sys.stderr)
-        return ExitCode.STOPPED if signals.requests else error.exit_code
-
-
-def _run(
-    path: str,
-    overrides: Sequence[str],
-    workdir: str | None,
-    until: Stage | None,
-    signals: StopSignals,
-) -> int:
+    signals = stop_signals()
     document = load(read_text(path), name=path, overrides=overrides)
-    _require_recipe()
-    if until is not None and until not in document.spec.stages:
+    require_recipe()
+    last = Stage(until) if until else None
+    if last is not None and last not in document.spec.stages:
         raise UserError(f"--until {until}: the run has no such stage: it has {', '.join(document.spec.stages)}")
     machine = this_machine()
     run, changed = place(document, machine, workdir)
+    show_placement(changed)
+    return run_here(run, machine, signals, until=last)
+
+
+def stop_signals() -> StopSignals:
+    """Count the signals that ask for a stop from now on."""
+    signals = StopSignals()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signals.on_signal)
+    return signals
+
+
+def show_placement(changed: Iterable[str]) -> None:
+    """Print what this machine changes in the document."""
     console = Console()
     for line in changed:
         console.print(f"overridden locally: {line}", markup=False, highlight=False, soft_wrap=True)
-    with (
-        _log_folder(run) as logs,
-        contextlib.closing(LocalJobs(logs)) as jobs,
-        open_display(stages_until(run.spec, until), console, time.monotonic) as display,
-    ):
-        runner = LocalRunner(run, jobs, display, machine, signals, until=until)
-        status = runner.execute()
+
+
+def run_here(run: DihtRun, machine: Machine, signals: StopSignals, *, until: Stage | None = None) -> int:
+    """Run a placed run; the exit code, with one line on stderr where it failed.
+
+    Raises:
+        UserError: its output cannot be written.
+    """
+    console = Console()
+    try:
+        with (
+            _log_folder(run) as logs,
+            contextlib.closing(LocalJobs(logs)) as jobs,
+            open_display(stages_until(run.spec, until), console, time.monotonic) as display,
+        ):
+            runner = LocalRunner(run, jobs, display, machine, signals, until=until)
+            status = runner.execute()
+    except ComparisonError as error:
+        print("diht: stopped on request" if signals.requests else error, file=sys.stderr)
+        return ExitCode.STOPPED if signals.requests else error.exit_code
     return _print_end(run, status, runner.log, until, console)
 
 
-def _require_recipe() -> None:
+def require_recipe() -> None:
     """The recipe runs in processes of its own: name a missing package here, not in the traceback of the first one.
 
     Raises:

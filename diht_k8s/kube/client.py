@@ -229,10 +229,11 @@ class Cluster:
         what = f"read run {namespace}/{name}"
         return json_of(what, self._custom.get_namespaced_custom_object, *_run(namespace, name))
 
-    def runs(self, namespace: str) -> Iterator[Json]:
-        """All DihtRuns of a namespace."""
-        place = (GROUP, VERSION, namespace, PLURAL)
-        return pages(f"list DihtRuns in namespace {namespace}", self._custom.list_namespaced_custom_object, *place)
+    def runs(self, namespace: str, selector: str = "") -> Iterator[Json]:
+        """The DihtRuns of a namespace: all, or those of a label selector."""
+        what, call = f"list DihtRuns in namespace {namespace}", self._custom.list_namespaced_custom_object
+        options = {"label_selector": selector} if selector else {}
+        return pages(what, call, GROUP, VERSION, namespace, PLURAL, **options)
 
     def apply_run(self, namespace: str, name: str, document: Mapping[str, Any], *, dry_run: bool = False) -> Json:
         """Create a run, or change it to what the document says; an unknown key is an error."""

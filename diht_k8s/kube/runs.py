@@ -11,7 +11,7 @@ from typing import Any
 
 from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.run import DihtRun
+from diht_k8s.api.run import SWEEP_LABEL, DihtRun
 from diht_k8s.kube.client import POD_ACCOUNT, Cluster, connect, in_pod
 from diht_k8s.kube.errors import ClusterError, kubeconfig_errors
 from diht_k8s.kube.labels import RUN_LABEL
@@ -29,14 +29,15 @@ class RunClient:
         with self._named(name):
             return self.cluster.get_run(self.namespace, name)
 
-    def all(self) -> list[dict[str, Any]]:
-        """The runs of the namespace, by name."""
-        return sorted(self.cluster.runs(self.namespace), key=lambda run: run["metadata"]["name"])
+    def all(self, sweep: str | None = None) -> list[dict[str, Any]]:
+        """The runs of the namespace, or the variants of a sweep there, by name."""
+        selector = "" if sweep is None else f"{SWEEP_LABEL}={sweep}"
+        return sorted(self.cluster.runs(self.namespace, selector), key=lambda run: run["metadata"]["name"])
 
     def apply(self, run: DihtRun, *, dry_run: bool = False) -> dict[str, Any]:
         """Create a run, or change it to what the document says; an unknown key is an error."""
         given = run.model_dump(by_alias=True, exclude_unset=True, exclude={"status"}, exclude_none=True)
-        given["metadata"] = {"name": run.metadata.name, "namespace": self.namespace}
+        given["metadata"]["namespace"] = self.namespace
         document = json.loads(canonical_json(given))
         with self._named(run.metadata.name):
             return self.cluster.apply_run(self.namespace, run.metadata.name, document, dry_run=dry_run)

@@ -96,3 +96,20 @@ def test_edit_that_comes_too_late_is_refused_with_what_to_do(place: World, diht:
     done = diht("submit", file, "-n", place.namespace, "--set", "filter.minComplexity=3")
     assert done.returncode == 64
     assert "delete the run and apply it again" in done.stderr
+
+
+def test_sweep_submits_a_run_for_each_variant_and_again_changes_nothing(
+    place: World, diht: Diht, tmp_path: Path
+) -> None:
+    where = ("-n", place.namespace)
+    sweep = ("sweep", write(place, tmp_path, "swept", {}), "--vary", "filter.minComplexity=1,2", "--submit", *where)
+    names = ["swept-mincomplexity-1", "swept-mincomplexity-2"]
+    assert diht(*sweep, "--dry-run").stdout.count("accepted run") == 2
+    done = diht(*sweep)
+    assert (done.returncode, done.stdout.count("submitted run")) == (0, 2), done.stderr
+    labels = [place.runs.get(name)["metadata"]["labels"] for name in names]
+    assert labels == [{"diht.dev/sweep": "swept"}] * 2
+    assert diht(*sweep).stdout.count("unchanged run") == 2
+    listed = json.loads(diht("list", *where, "--sweep", "swept", "--json").stdout)
+    assert [each["name"] for each in listed] == names
+    assert diht("list", *where, "--sweep", "other").stdout.startswith("no runs of the sweep other")

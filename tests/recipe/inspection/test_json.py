@@ -14,7 +14,7 @@ from diht_k8s.cli.arguments import make_parser, parsers_of
 from tests.recipe.imports.loose_pairs import in_folder
 from tests.recipe.inspection.data import diht
 
-WITHOUT = {"run", "stage", "submit", "watch", "logs", "plan", "retry", "cancel", "completion"} | {
+WITHOUT = {"run", "sweep", "stage", "submit", "watch", "logs", "plan", "retry", "cancel", "completion"} | {
     "schema", "crd", "samples", "chart",
 }  # fmt: skip
 """They run something, print logs, a script, documents or YAML objects."""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.documents import load
-from diht_k8s.api.hashing import differences, sha256_of, stage_config
+from diht_k8s.api.hashing import decided_by, differences, field_without_result, sha256_of, stage_config
 from diht_k8s.api.run import Stage
 from tests.unit.api.documents import changed
 
@@ -95,3 +95,61 @@ def test_differences_name_the_fields() -> None:
         'config.optimizer: {"lr":0.1} -> (default)',
         "config.samples: 5 -> 6",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages"),
+    [
+        ({}, ""),
+        ({"spec__train__zeroStage": 3, "spec__pods": {"image": "x"}, "spec__data__output": "elsewhere"}, ""),
+        ({"spec__data__sources__0__shards": ["b.tar"]}, "filter label train evaluate"),
+        ({"spec__data__sources__0__weight": 2.0}, "train evaluate"),
+        ({"spec__filter__minComplexity": 3}, "filter label train evaluate"),
+        ({"spec__label__heads": {"kind": "Sigmoid"}}, "label train evaluate"),
+        ({"spec__seed": 1}, "label train evaluate"),
+        ({"spec__train__seed": 1}, "train evaluate"),
+        ({"spec__evaluate__decode": "Reference"}, "evaluate"),
+        ({"spec__train__labels": "x/label/1"}, "train evaluate"),
+    ],
+)
+def test_change_decides_its_stage_and_those_that_read_it(changes: dict[str, Any], stages: str) -> None:
+    before, after = (load(json.dumps(changed(**each)), name="test").spec for each in ({}, changes))
+    assert [stage for stage in Stage if decided_by(before, stage) != decided_by(after, stage)] == stages.split()
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "stages"),
+    [
+        ({"spec__train__shards": ["c.tar"]}, {"spec__filter__minComplexity": 3}, "filter label train evaluate"),
+        ({"spec__train__shards": ["c.tar"], "spec__train__labels": "l"}, {"spec__label__heads": {"kind": "Sigmoid"}}, "label evaluate"),
+        ({"spec__train__shards": ["c.tar"], "spec__train__labels": "l"}, {"spec__filter__minComplexity": 3}, "filter label evaluate"),
+        ({"spec__train__distillation": {"mode": "Disabled"}}, {"spec__label__heads": {"kind": "Sigmoid"}}, "label evaluate"),
+        ({"spec__evaluate__model": "m"}, {"spec__train__samples": 9}, "train"),
+        ({"spec__filter__decontaminate": ["flickr30k"]}, {"spec__evaluate__benchmarks__0__shards": ["g.tar"]}, "filter label train evaluate"),
+        ({}, {"spec__evaluate__benchmarks__0__shards": ["g.tar"]}, "evaluate"),
+    ],
+)  # fmt: skip
+def test_change_does_not_reach_a_stage_that_reads_something_else(
+    given: dict[str, Any], changes: dict[str, Any], stages: str
+) -> None:
+    before, after = (load(json.dumps(changed(**{**given, **each})), name="test").spec for each in ({}, changes))
+    assert [stage for stage in Stage if decided_by(before, stage) != decided_by(after, stage)] == stages.split()
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("train.loss.beta", None),
+        ("data.sources.0.weight", None),
+        ("seed", None),
+        ("unknown.field", None),
+        ("train.unknown", None),
+        ("train.modelConfig.width", None),
+        ("train.checkpoint.keep", "train.checkpoint"),
+        ("filter.textSpotting.device", "filter.textSpotting.device"),
+        ("storage.0.region", "storage"),
+        ("data.output", "data.output"),
+    ],
+)
+def test_field_without_result_is_named(path: str, field: str | None) -> None:
+    assert field_without_result(path.split(".")) == field

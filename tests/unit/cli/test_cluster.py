@@ -136,7 +136,9 @@ def test_plan_takes_the_image_that_its_own_message_asks_for(tmp_path: Path, caps
 class TwoRuns:
     namespace = "team"
 
-    def all(self) -> list[dict[str, Any]]:
+    def all(self, sweep: str | None) -> list[dict[str, Any]]:
+        if sweep is not None:
+            return []
         done = status(condition(ConditionType.PROGRESSING, Reason.RUNNING, "train: attempt 1 runs"))
         return [{"metadata": {"name": "a"}, "status": wire(done)}, {"metadata": {"name": "b"}}]
 
@@ -150,6 +152,8 @@ def test_list_of_a_namespace_says_in_a_sentence_each_what_its_runs_do(
     assert (first, second.startswith("b has no status yet")) == ("a runs: train: attempt 1 runs", True)
     assert main(["list", "-n", "team", "--json"]) == 0
     assert [each["name"] for each in json.loads(capsys.readouterr().out)] == ["a", "b"]
+    assert main(["list", "-n", "team", "--sweep", "s"]) == 0
+    assert capsys.readouterr().out == "no runs of the sweep s in the namespace team\n"
 
 
 class Screen:

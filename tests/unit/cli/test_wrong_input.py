@@ -26,7 +26,7 @@ NO_DOCUMENT = "a run document is a mapping with apiVersion, kind, metadata and s
 NO_REPORT = "has no report of the stage evaluate: run that stage first, or name a report.json"
 NOT_A_REPORT = "is not a report of the stage evaluate: give a run's output folder, or its report.json"
 NOT_A_MODEL = "is not a model: give a folder with open_clip_config.json or a checkpoint file that exists"
-DOCUMENT_COMMANDS = (["run"], ["validate"], ["plan"], ["submit"], ["concepts"], ["purge", "--exclude", "uids"],
+DOCUMENT_COMMANDS = (["run"], ["validate"], ["plan"], ["submit"], ["sweep", "--seeds", "2"], ["concepts"], ["purge", "--exclude", "uids"],
                      ["stage", "filter", "--run"])  # fmt: skip
 CLUSTER_COMMANDS = (
     ["watch", "x"],
@@ -35,6 +35,7 @@ CLUSTER_COMMANDS = (
     ["retry", "x"],
     ["cancel", "x"],
     ["submit", "run.yaml"],
+    ["sweep", "run.yaml", "--submit", "--seeds", "2"],
 )
 
 

@@ -66,6 +66,16 @@ def test_run_is_applied_as_it_was_written(server: ApiServer) -> None:
     assert server.asked[0].body == {**changed(), "metadata": {"name": "a-run", "namespace": "n"}}
 
 
+def test_variant_of_a_sweep_is_applied_with_its_label_and_listed_by_it(server: ApiServer) -> None:
+    labels = {"diht.dev/sweep": "s", "other": "x"}
+    server.answers = [(200, {}), (200, {"items": [], "metadata": {}}), (200, {"items": [], "metadata": {}})]
+    runs = RunClient(server.cluster(), "n")
+    runs.apply(DihtRun.model_validate(changed(metadata__labels=labels)))
+    assert server.asked[0].body["metadata"]["labels"] == {"diht.dev/sweep": "s"}, "the only one that we read"
+    assert (runs.all("s"), runs.all()) == ([], [])
+    assert [asked.query.get("labelSelector") for asked in server.asked[1:]] == ["diht.dev/sweep=s", None]
+
+
 def test_events_are_oldest_first(server: ApiServer) -> None:
     events = [{"lastTimestamp": "2"}, {"lastTimestamp": "3"}, {"lastTimestamp": None}]
     server.answers = [(200, {"items": events, "metadata": {}})]
