@@ -66,11 +66,20 @@ def stage_config(spec: Spec, stage: Stage, inputs: Mapping[str, str], programs: 
     }
 
 
-def run_sha256(spec: Spec) -> str:
-    """Digest of the fields of a run document that change any result: two runs of one name and digest are the same run."""
-    stages = {stage.value: result_fields(getattr(spec, stage.value)) for stage in spec.stages}
+def run_fields(spec: Spec) -> dict[str, Any]:
+    """The set fields of a run document that change any result."""
     data = {name: value for name, value in result_fields(spec.data).items() if name != "output"}
-    return sha256_of({"seed": spec.seed, "data": data, "stages": stages})
+    return {"seed": spec.seed, "data": data, **stages_fields(spec)}
+
+
+def stages_fields(spec: Spec) -> dict[str, Any]:
+    """The set fields of a run's stages that change their results."""
+    return {stage.value: result_fields(getattr(spec, stage.value)) for stage in spec.stages}
+
+
+def run_sha256(spec: Spec) -> str:
+    """Digest of `run_fields`: two runs of one name and digest are the same run."""
+    return sha256_of(run_fields(spec))
 
 
 def field_without_result(path: Sequence[str]) -> str | None:

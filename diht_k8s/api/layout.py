@@ -4,7 +4,8 @@ What a stage makes lies under the digest of everything that decides it, so nothi
 a stage in common share it:
 
     OUTPUT/STAGE/DIGEST/              output of a stage; DIGEST begins its `config_sha256`
-    OUTPUT/runs/NAME/DIGEST/          a run: its document, logs, and a pointer to the folder of each of its stages
+    OUTPUT/runs/NAME/DIGEST/          a run: its document, logs, page, and a pointer to the folder of each of its stages
+    OUTPUT/index/DIGEST/              where the samples of some shards begin, which no filter has found on its way
 """
 
 from __future__ import annotations
@@ -55,9 +56,13 @@ class Layout:
         return join(self.output, "runs", name, digest[:DIGITS])
 
     @property
-    def index(self) -> str:
-        """The index of shards that no filter of this run has read or written."""
+    def indexes(self) -> str:
+        """Indexes of shards that no filter has indexed, each in the folder of its digest."""
         return join(self.output, "index")
+
+    def index(self, digest: str) -> str:
+        """The index of the shards whose names and versions have this digest."""
+        return join(self.indexes, digest[:DIGITS])
 
     @property
     def takedowns(self) -> str:

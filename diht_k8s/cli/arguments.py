@@ -551,8 +551,8 @@ def _convert(options: argparse.Namespace) -> int:
 def _add_report(commands: Commands) -> None:
     parser = commands.add_parser("report", help="compare the evaluations of several runs side by side")
     parser.description = (
-        "Compare evaluations side by side: a table on stdout and a page. Each RUN is a run document, a run's output folder, or its "
-        "report.json. Runs that differ only in their seed share one column, which shows their spread. "
+        "Compare evaluations side by side: a table on stdout and a page. Each RUN is a run document, a run's folder or "
+        "report.json, or an output, which stands for all its runs. Runs that differ only in their seed share one column, which shows their spread. "
         "Differences to the first RUN are paired over the images and tested."
     )
     parser.add_argument("runs", metavar="RUN", nargs="+")

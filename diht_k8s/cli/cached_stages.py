@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
 
-from diht_k8s.api.errors import DihtError, UserError
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.hashing import differences
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.document import read_run
 from diht_k8s.cli.stage import program_of
@@ -22,9 +20,11 @@ from diht_k8s.cli.validate import run_problems
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.own_inputs import check_own_inputs
 from diht_k8s.recipe.runtime.run_folder import layout_at, point, read_document, run_layout, write_document
-from diht_k8s.recipe.runtime.stage import exit_code_of, locate
+from diht_k8s.recipe.runtime.stage import exit_code_of, locate, why_begun
+from diht_k8s.recipe.runtime.stages_before import listed
 from diht_k8s.recipe.runtime.started import find_started
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.shorter_sibling import offer_shorter_sibling
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class StageFolder:
     """What lies in the folder of a stage."""
 
     stage: str
-    state: Literal["cached", "begun", "new"]
-    differences: list[str] = field(default_factory=list)
-    """Of a new one: fields in which it differs from the stage of the run that was here last. Of a cached one: fields of
-    placement in which this run differs from its start before."""
+    cached: bool
+    note: str
+    """for a person: what is cached though its placement differs, resumed, or new and why; empty where nothing is to say."""
 
 
 def stage_folders(run: DihtRun) -> list[StageFolder]:
-    """The stages of a run from the first one on, up to the first that is not cached; pointers are set to those that are.
+    """The stages of a run from the first one on, up to the first that is not cached; pointers are set to those that are, and the
+    run's own page is written where its evaluation is.
 
     Raises:
         UserError: an input lies where a stage writes, or a run that begins now will fail.
@@ -52,35 +52,30 @@ def stage_folders(run: DihtRun) -> list[StageFolder]:
     for stage in run.spec.stages:
         layout, config = locate(program_of(stage), run, storage, layout, stage)
         if find_committed(storage, layout, stage) is None:
-            if (started := find_started(storage, layout, stage)) is None and not found:
+            begun = find_started(storage, layout, stage) is not None
+            if not begun and not found:
                 _refuse_failures(run)
-            state = "new" if started is None else "begun"
-            found.append(StageFolder(stage, state, [] if started else _differences(storage, before, stage, config)))
+            why = "resumed" if begun else why_begun(storage, before, layout, stage, config)
+            offer = "" if begun or stage is not Stage.TRAIN else offer_shorter_sibling(storage, layout, config)
+            found.append(StageFolder(stage, False, "; ".join(part for part in (why, offer) if part)))
             break
         point(run, storage, layout, stage)
-        found.append(StageFolder(stage, "cached", _moved(earlier, run, stage)))
+        program_of(stage).present(run, storage, layout)
+        found.append(StageFolder(stage, True, _moved(earlier, run, stage)))
     if earlier != run:
         write_document(run, storage, replace=True)
     return found
 
 
-def _moved(earlier: DihtRun | None, run: DihtRun, stage: Stage) -> list[str]:
+def _moved(earlier: DihtRun | None, run: DihtRun, stage: Stage) -> str:
     """What differs from the start before, which is placement: the folder is the same."""
     if earlier is None:
-        return []
+        return ""
     before, after = (
         {stage.value: getattr(each.spec, stage.value).model_dump(mode="json", by_alias=True)} for each in (earlier, run)
     )
-    return [line.replace(": ", " ", 1) for line in differences(before, after)]
-
-
-def _differences(storage: Storage, before: Layout, stage: Stage, config: dict[str, Any]) -> list[str]:
-    try:
-        started = find_started(storage, before, stage)
-    except DihtError:
-        return []
-    lines = [] if started is None else differences(started.config, config)
-    return [line.replace("config.", f"{stage.value}.", 1).replace(": ", " ", 1) for line in lines]
+    lines = differences(before, after)
+    return f"cached ({listed(lines)} is placement)" if lines else ""
 
 
 def _refuse_failures(run: DihtRun) -> None:

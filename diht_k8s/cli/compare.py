@@ -8,19 +8,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, ExitCode, UserError
-from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.api.hashing import SCHEMA_VERSION, run_fields, run_sha256
 from diht_k8s.api.json_types import is_dict
-from diht_k8s.api.layout import join
-from diht_k8s.api.run import Stage
-from diht_k8s.cli.document import output_of
-from diht_k8s.cli.stage_folder import is_folder, layout_named
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.cli.document import output_of, read_run
+from diht_k8s.cli.stage_folder import is_folder
 from diht_k8s.recipe.report.comparison import comparison, comparison_page, comparison_text
 from diht_k8s.recipe.report.per_image import per_image_path, read_per_image
-from diht_k8s.recipe.runtime.run_folder import latest_run, runs_of
+from diht_k8s.recipe.report.variants import natural_order
+from diht_k8s.recipe.runtime.run_folder import latest_run, run_folder, runs_of
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.thumbnails import thumbnails
 
+REPORT: Final = "report.json"
 _REPORT_KEYS: Final = frozenset({"schema_version", "config", "run", "funnel", "train", "benchmarks"})
 """Keys of every report of the stage evaluate, and of no other file of a run."""
 
@@ -36,7 +37,8 @@ def compare(runs: Sequence[str], output: str) -> dict[str, Any]:
     """Write the page; what it shows.
 
     Args:
-        runs: run documents, folders of runs, report.json files, or output folders: all runs there.
+        runs: run documents, folders of runs, report.json files, or output folders: all runs there. In the order of the
+            columns; the others are compared with the first one.
         output: where the page goes.
 
     Raises:
@@ -44,7 +46,8 @@ def compare(runs: Sequence[str], output: str) -> dict[str, Any]:
         DataError: a report is damaged or of another version.
     """
     storage = Storage()
-    reports = [_read_report(storage, place) for run in runs for place in _variants(storage, run)]
+    places = dict.fromkeys(place for run in runs for place in _variants(storage, run))
+    reports = [_read_report(storage, place) for place in places]
     per_image = [
         {
             result["name"]: found
@@ -70,30 +73,27 @@ def _thumbnails(storage: Storage, compared: Mapping[str, Any]) -> dict[str, str]
 
 
 def _variants(storage: Storage, run: str) -> list[str]:
-    """The reports of all runs of an output; anything else as it is."""
+    """The folders of all evaluated runs of an output, in natural order; anything else as it is."""
     if not is_folder(run) or latest_run(storage, run) is None:
         return [run]
-    layouts = [layout for _, layout in runs_of(storage, run.rstrip("/")) if Stage.EVALUATE in layout.folders]
-    found = dict.fromkeys(layout.report(Stage.EVALUATE) for layout in layouts)
-    return [uri for uri in found if storage.exists(uri)] or [run]
+    found = [each for each, _ in runs_of(storage, run.rstrip("/"))]
+    found.sort(key=lambda each: natural_order(each.metadata.name, run_fields(each.spec)))
+    folders = [Layout(run).run(each.metadata.name, run_sha256(each.spec)) for each in found]
+    return [folder for folder in folders if storage.exists(join(folder, REPORT))] or [run]
 
 
-def _report_uri(storage: Storage, run: str) -> str | None:
-    """Where the report of a run lies, given by its document, an output, its folder, the stage's folder or the report."""
-    if output_of(run) is None:
+def _report_uri(run: str) -> str | None:
+    """Where the report of a run lies, given by its document, its folder, the folder of its results or the report."""
+    if (output := output_of(run)) is None:
         return run
-    if output_of(run) == run:
-        if not is_folder(run):
-            return None
-        if storage.exists(uri := join(run, "report.json")):
-            return uri
-    _, layout = layout_named(run)
-    return layout.report(Stage.EVALUATE) if Stage.EVALUATE in layout.folders else None
+    if output == run:
+        return join(run, REPORT) if is_folder(run) else None
+    return join(run_folder(read_run(run, (), {})), REPORT)
 
 
 def _read_report(storage: Storage, run: str) -> tuple[str, dict[str, Any]]:
-    """The folder of a report, and the report."""
-    uri = _report_uri(storage, run)
+    """The folder of a report's results, and the report."""
+    uri = _report_uri(run)
     if uri is None or not storage.exists(uri):
         raise UserError(f"{run} has no report of the stage evaluate: run that stage first, or name a report.json")
     try:
@@ -109,6 +109,13 @@ def _read_report(storage: Storage, run: str) -> tuple[str, dict[str, Any]]:
         raise UserError(f"{uri} is not a report of the stage evaluate: give a run's output folder, or its report.json")
     try:
         comparison([found])
+        return _results(storage, uri.rpartition("/")[0], found), found
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise DataError(f"{uri} is damaged ({error!r}): run the stage evaluate again") from error
-    return uri.rpartition("/")[0], found
+
+
+def _results(storage: Storage, folder: str, report: Mapping[str, Any]) -> str:
+    """The folder in which the results of a report lie: another one where the report is a run's own."""
+    own = report["run"].get("folder")
+    output, found = storage.location(folder), own is not None and storage.location(folder).endswith(f"/{own}")
+    return join(output.removesuffix(f"/{own}"), report["run"]["folders"]["evaluate"]) if found else folder

@@ -42,8 +42,6 @@ from diht_k8s.recipe.runtime.owner import OWNER_VARIABLE, this_process
 from diht_k8s.recipe.runtime.pdeathsig import PARENT_VARIABLE
 
 POLL_S: Final = 0.2
-SHOWN: Final = 6
-"""Differences that a person is shown."""
 GRACE_S: Final = 300.0
 """Time for a last checkpoint after SIGTERM, as pods have it."""
 
@@ -142,16 +140,10 @@ class LocalRunner:
         if done.returncode:
             raise ComparisonError(done.returncode, done.stderr.strip())
         for found in json.loads(done.stdout.splitlines()[-1]):
-            lines: list[str] = found["differences"]
-            more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-            shown = f"{'; '.join(lines[:SHOWN])}{more}"
-            if found["state"] == "cached":
+            if found["cached"]:
                 self._cached.add(Stage(found["stage"]))
-            if found["state"] == "begun":
-                self.display.note(f"{found['stage']}: resumed")
-            elif shown:
-                note = f"cached ({shown} is placement)" if found["state"] == "cached" else f"new because {shown}"
-                self.display.note(f"{found['stage']}: {note}")
+            if found["note"]:
+                self.display.note(f"{found['stage']}: {found['note']}")
 
     def _observe(self) -> Observed:
         attempts = tuple(self._observe_attempt(name, attempt) for name, attempt in self._attempts.items())

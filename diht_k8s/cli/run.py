@@ -19,12 +19,14 @@ from rich.console import Console
 
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.hashing import run_sha256
+from diht_k8s.api.layout import Layout
 from diht_k8s.api.redaction import redacted_override
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import open_display
 from diht_k8s.cli.goodput_lines import local_goodput
 from diht_k8s.cli.local_runner import ComparisonError, LocalRunner, StopSignals
-from diht_k8s.cli.local_runs import LOCK, LOGS, local_layout, local_run_folder
+from diht_k8s.cli.local_runs import LOCK, LOGS, local_run_folder
 from diht_k8s.cli.machine import Machine, this_machine
 from diht_k8s.cli.placement import place
 from diht_k8s.launch.local_jobs import LocalJobs
@@ -154,9 +156,6 @@ def _results(run: DihtRun, until: Stage | None) -> list[str]:
     if Stage.EVALUATE not in run.spec.stages or until not in (None, Stage.EVALUATE):
         return [f"output: {output}"]
     if output.startswith("s3://"):
-        from diht_k8s.recipe.runtime.run_folder import run_layout
-        from diht_k8s.recipe.shards.storage import Storage
-
-        return [f"report: {run_layout(run, Storage(run.spec.storage)).report(Stage.EVALUATE, 'html')}"]
-    path = Path(local_layout(local_run_folder(run)).report(Stage.EVALUATE, "html"))
+        return [f"report: {Layout(output).run(run.metadata.name, run_sha256(run.spec))}/report.html"]
+    path = local_run_folder(run) / "report.html"
     return [f"report: {path}", f"        {path.as_uri()}"]

@@ -65,6 +65,11 @@ class TakedownPlan:
         """Number of kept pairs to remove."""
         return sum(counts["kept"] for counts in self.taken.values())
 
+    @property
+    def dropped(self) -> int:
+        """Number of pairs that the filter had dropped, of which the scores forget all but the name."""
+        return sum(map(len, self.rows.values())) - self.pairs
+
 
 @dataclass(frozen=True)
 class PurgeResult:
@@ -114,7 +119,7 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> Purge
         resumes = resumes or takedown.resumes
         done = PurgeResult(
             done.pairs + plan.pairs,
-            done.dropped + sum(map(len, plan.rows.values())) - plan.pairs,
+            done.dropped + plan.dropped,
             done.shards + len(plan.rows),
             done.labels or bool(plan.labels),
             done.trained or (plan.pairs > 0 and trained),
@@ -253,7 +258,12 @@ class _Purge:
         before = Committed.model_validate(plan.filter)
         found = summarised(self._done(shard) for shard in self._shards)
         outcome = finish(self._context, [found], check=False)
-        summary = {**before.summary, **outcome.summary, "purged": before.summary.get("purged", 0) + plan.pairs}
+        summary = {
+            **before.summary,
+            **outcome.summary,
+            "purged": before.summary.get("purged", 0) + plan.pairs,
+            "forgotten": before.summary.get("forgotten", 0) + plan.dropped,
+        }
         commit(storage, self._layout, Stage.FILTER, before.config, outcome.artefacts, summary, before)
         for name, marker in plan.labels.items():
             if marker is not None:

@@ -32,7 +32,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SECTIONS = ["notes", "filter", "concepts", "training", "evaluation", "cards", "configuration"]
+SECTIONS = ["notes", "filter", "concepts", "training", "evaluation", "cards", "configuration", "run"]
 AXE = "axe-core@4.14.1"
 
 
@@ -81,13 +81,13 @@ def report(request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pyte
         alone = {"model": f"{folder}/out/runs/latest/train/model"}
         run = document(folder, alone, data={"output": f"{folder}/out2"}, filter=None, label=None, train=None)
         evaluate(run)
-        return folder / "out2" / "runs/latest/evaluate" / "report.html"
+        return folder / "out2" / "runs/latest" / "report.html"
     if request.param == "12 benchmarks":
         benchmarks = run.model_dump(by_alias=True, mode="json")["spec"]["evaluate"]["benchmarks"]
         many = [{**benchmarks[number % 2], "name": f"benchmark {number}"} for number in range(12)]
         run = document(folder, {"benchmarks": many, "fewShot": None})
     evaluate(run)
-    return folder / "out" / "runs/latest/evaluate" / "report.html"
+    return folder / "out" / "runs/latest" / "report.html"
 
 
 View = tuple[Page, list[str]]
@@ -275,7 +275,7 @@ def test_comparison_when_opened_on_a_phone_shows_its_verdicts_without_scrolling(
     other["config"]["spec"]["evaluate"]["model"] = "another"
     kept: dict[str, PerImage] = {}
     for number, result in enumerate(one["benchmarks"]):
-        found = read_per_image(Storage(), f"{report.parent}/{per_image_path(number)}")
+        found = read_per_image(Storage(), f"{report.parent}/evaluate/{per_image_path(number)}")
         assert found is not None
         kept[result["name"]] = found
     (tmp_path / "c.html").write_text(comparison_page(comparison([one, other], [kept, kept])))

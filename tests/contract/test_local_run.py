@@ -196,7 +196,9 @@ def test_variants_lie_beside_each_other_and_share_the_stages_that_they_have_in_c
     assert bench.run()[0] == 0
     code, stdout, _ = bench.run("--set", "train.samples=16")
     assert (code, bench.attempts("filter"), bench.attempts("train")) == (0, 1, 2)
-    assert "train: new because train.samples 8 -> 16" in stdout
+    said = " ".join(stdout.split())
+    assert "train: new because train.samples 8 -> 16; train/" in said
+    assert " is the same training of 8 samples; to go on from it: --set train.initFrom.uri=out/train/" in said
     code, stdout, _ = bench.run("--set", "filter.minActions=0")
     assert (code, bench.attempts("filter"), bench.attempts("train")) == (0, 2, 3)
     assert "filter: new because filter.minActions (default) -> 0" in stdout

@@ -21,6 +21,7 @@ from diht_k8s.cli.planned_objects import planned_objects
 from diht_k8s.cli.status_sentences import details, sentence
 from diht_k8s.kube.client import ClusterError
 from diht_k8s.recipe.report import write_report
+from diht_k8s.recipe.report.run_page import write_run_page
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context
@@ -131,13 +132,13 @@ def test_report_and_comparison_show_no_literal_value(tmp_path: Path, capsys: pyt
     write_report(context, [])
     assert (tmp_path / "out/runs/latest/evaluate/report.html").exists()
     assert files_with_canary(tmp_path) == []
-    report = json.loads((tmp_path / "out/runs/latest/evaluate/report.json").read_text())
-    assert report["config"]["spec"]["pods"]["env"][0] == {"name": "HF_TOKEN", "value": "REDACTED"}
-    report["config"]["spec"]["pods"] = PODS  # as an earlier version wrote it
-    (tmp_path / "old.json").write_text(json.dumps(report))
+    write_run_page(run, storage, context.layout)
+    report = json.loads((tmp_path / "out/runs/latest/report.json").read_text())
+    assert report["document"]["spec"]["pods"]["env"][0] == {"name": "HF_TOKEN", "value": "REDACTED"}
     page = tmp_path / "comparison.html"
-    assert main(["report", str(tmp_path / "out"), str(tmp_path / "old.json"), "--output", str(page)]) == 0
-    assert CANARY not in capsys.readouterr().out + page.read_text()
+    assert main(["report", str(tmp_path / "out"), "--output", str(page)]) == 0
+    assert CANARY not in capsys.readouterr().out
+    assert files_with_canary(tmp_path) == []
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["program fails", "API server refuses"])

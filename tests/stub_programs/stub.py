@@ -64,6 +64,9 @@ class Stub:
         context.storage.write_bytes(join(folder, "result.json"), json.dumps(context.config).encode())
         return Outcome([artefact(context.storage, context.layout, self.stage, "result.json")], {"steps": 3})
 
+    def present(self, run: DihtRun, storage: Storage, layout: Layout) -> None:
+        pass
+
     def _train(self, context: Context, steps: int) -> None:
         clock, saved = context.progress.time, Path(context.layout.output, "saved")
         at = json.loads(saved.read_text()) if saved.exists() else {"step": 0, "productive": 0.0}

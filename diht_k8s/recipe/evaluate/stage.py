@@ -26,8 +26,9 @@ from diht_k8s.recipe.runtime.bad_shards import BadShards, damage_summary
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.shared_work import claims_of, until_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.recipe.runtime.stages_before import output_before
 from diht_k8s.recipe.runtime.tracking import start_tracking
-from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.sources import Shard, current_shards
 from diht_k8s.recipe.shards.storage import Storage
 
 if TYPE_CHECKING:
@@ -41,16 +42,20 @@ MISSING: Final = "missing"
 
 
 def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """The model, the benchmarks' shards and class names, and the stages that the report shows.
+    """The model, the benchmarks' shards and class names, and the stages or pairs that the report shows.
 
     Raises:
         UserError: the model does not exist. (Missing shards fail only their benchmark, when it runs.)
     """
     evaluate = _evaluate(run)
     if evaluate.model is None:
-        inputs = {stage.value: read_committed(storage, layout, stage).output_sha256 for stage in _earlier(run)}
+        found = {stage: read_committed(storage, layout, stage) for stage in _earlier(run)}
+        inputs = {stage.value: committed.identity for stage, committed in found.items()}
+        inputs |= output_before(found[Stage.FILTER]) if Stage.FILTER in found else {}
     else:
         inputs = {"model": model_identity(evaluate.model, storage)}
+    if evaluate.model is not None or run.spec.filter is None:
+        inputs |= _raw_pairs(run, storage)
     for benchmark in evaluate.chosen:
         for number, uri in enumerate(_shards(storage, benchmark)):
             inputs[f"{benchmark.name} {number}"] = storage.identity(uri)
@@ -67,8 +72,30 @@ def reads(run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, A
 
 
 def _earlier(run: DihtRun) -> list[Stage]:
-    """The stages that made the model, which the page describes; a model that the document names was made elsewhere."""
+    """The stages that made the model, which the page describes."""
     return [stage for stage in run.spec.stages if stage is not Stage.EVALUATE]
+
+
+def _raw_pairs(run: DihtRun, storage: Storage) -> dict[str, str]:
+    """The raw pairs that stand for those of the training, as one digest; none where they cannot be read."""
+    if not run.spec.data.sources:
+        return {}
+    try:
+        shards = current_shards(run.spec, storage)
+    except UserError:
+        return {}
+    return {"pairs": sha256_of([[shard.name, shard.identity] for shard in shards])}
+
+
+def _evaluated_alone(context: Context) -> Context:
+    """Without the run's other stages: a model that the document names was made elsewhere, so they say nothing about it."""
+    run, alone = context.run, {stage.value: None for stage in _earlier(context.run)}
+    own = {Stage.EVALUATE: context.layout.stage(Stage.EVALUATE)}
+    return replace(
+        context,
+        run=run.model_copy(update={"spec": run.spec.model_copy(update=alone)}),
+        layout=replace(context.layout, folders=own),
+    )
 
 
 def execute(context: Context) -> Outcome | None:
@@ -77,9 +104,8 @@ def execute(context: Context) -> Outcome | None:
     from diht_k8s.recipe.evaluate.feature_files import FeatureFiles
     from diht_k8s.recipe.shards.images import decode, decode_as_reference
 
-    if _evaluate(context.run).model is not None:  # the run's other stages did not make it
-        own = {Stage.EVALUATE: context.layout.stage(Stage.EVALUATE)}
-        context = replace(context, layout=replace(context.layout, folders=own))
+    if _evaluate(context.run).model is not None:
+        context = _evaluated_alone(context)
     folder = join(context.layout.stage(Stage.EVALUATE), "features")
     files = FeatureFiles(context.storage, folder, _feature_keys(context))
     model, claims = cache(partial(_load_model, context)), claims_of(context)
@@ -92,6 +118,13 @@ def execute(context: Context) -> Outcome | None:
 
     worker.encode_share()
     return until_committed(context, claims, worker.encode_missing, finish)
+
+
+def present(run: DihtRun, storage: Storage, layout: Layout) -> None:
+    """The run's own page and `report.json`."""
+    from diht_k8s.recipe.report.run_page import write_run_page
+
+    write_run_page(run, storage, layout)
 
 
 def _feature_keys(context: Context) -> dict[str, str]:
@@ -224,7 +257,9 @@ def _report(
     context.progress.update(1)
     _track(context, results)
     if errors:
-        raise type(errors[0])(f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see report.html)")
+        raise type(errors[0])(
+            f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see {context.layout.report(Stage.EVALUATE, 'html')})"
+        )
     paths = [path for number in range(len(results)) for path in (result_path(number), per_image_path(number))]
     paths += ["report.json", "report.html", "README.md"]
     artefacts = [artefact(context.storage, context.layout, Stage.EVALUATE, path) for path in paths]

@@ -87,6 +87,10 @@ def reads(run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, A
     return {} if folder is None else {"scores": folder}
 
 
+def present(run: DihtRun, storage: Storage, layout: Layout) -> None:
+    """Nothing: the page of the run's evaluation shows this stage."""
+
+
 def execute(context: Context) -> Outcome | None:
     """Filter shards until all are done; returns the outcome in the worker that ends the stage, None in the others."""
     rules, claims = _rules(context.run), claims_of(context)

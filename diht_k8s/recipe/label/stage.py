@@ -43,6 +43,10 @@ def reads(run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, A
     return {"filter": layout.relative(Stage.FILTER)}
 
 
+def present(run: DihtRun, storage: Storage, layout: Layout) -> None:
+    """Nothing: the page of the run's evaluation shows this stage."""
+
+
 def execute(context: Context) -> Outcome | None:
     """Run one step, or all of them if none is named; one worker of `predict` writes the report, the others wait for it.
 

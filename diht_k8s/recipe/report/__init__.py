@@ -1,4 +1,4 @@
-"""The run's report: `report.json`, one self-contained `report.html`, and the model's card with its results."""
+"""The report of an evaluation: `report.json`, one self-contained `report.html`, and the model's card with its results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparison of runs: a page and a table from several `report.json`, with paired differences. Pure.
+"""Comparison of runs: a page and a table from several `report.json`, with what differs and paired differences. Pure.
 
 Runs that differ only in seed share a column. Differences are paired over the images that both columns saw, and corrected
 for the number of figures.
@@ -13,20 +13,21 @@ from typing import Any, Final
 import numpy as np
 
 from diht_k8s.api.documents import canonical_json
-from diht_k8s.api.hashing import differences
-from diht_k8s.api.redaction import redacted_document
+from diht_k8s.api.layout import DIGITS
 from diht_k8s.recipe.report.formatting import SPLITS, points
 from diht_k8s.recipe.report.overview import headlines
 from diht_k8s.recipe.report.page import environment
 from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, verdict
 from diht_k8s.recipe.report.per_image import PerImage
-from diht_k8s.recipe.report.plots import Series, line_chart
+from diht_k8s.recipe.report.plots import Series, line_chart, thinned
+from diht_k8s.recipe.report.variants import configuration, variant_names, varying_fields
 
 Json = dict[str, Any]
 Run = tuple[Mapping[str, Any], Mapping[str, PerImage]]
 """A report, and the images of its benchmarks by name."""
 
-MAX_LINES: Final = 4
+CURVES: Final = (("Training loss", "loss"), ("Held-out loss", "validation_loss"))
+MAX_LINES: Final = 8
 """Lines of a chart that can be told apart."""
 SEED: Final = 2024
 """Of the resamples: a comparison printed twice is the same."""
@@ -45,7 +46,7 @@ def comparison(reports: Sequence[Mapping[str, Any]], per_image: Sequence[Mapping
     groups: dict[str, list[Run]] = {}
     for number, report in enumerate(reports):
         run = (report, {} if per_image is None else per_image[number])
-        groups.setdefault(canonical_json(_configuration(report)), []).append(run)
+        groups.setdefault(canonical_json(configuration(report)), []).append(run)
     runs = list(groups.values())
     columns = [[report for report, _ in group] for group in runs]
     rows: dict[tuple[str, str], Json] = {}
@@ -64,15 +65,15 @@ def comparison(reports: Sequence[Mapping[str, Any]], per_image: Sequence[Mapping
     for key, row in rows.items():
         for cell, found in zip(row["cells"][1:], tested, strict=True):
             cell["difference"] = found.get(key)
-    first = _configuration(columns[0][0])
-    named_columns = _told_apart([_column(group) for group in columns])
+    fields = varying_fields([configuration(group[0]) for group in columns])
+    named_columns = _named_columns(columns, fields)
     return {
         "columns": named_columns,
         "rows": list(rows.values()),
         "seeds": [len(group) for group in columns],
         "changed": [changed_images(runs[0][0], group[0]) for group in runs[1:]],
         "charts": _charts(columns, [column["name"] for column in named_columns]),
-        "differences": [differences(first, _configuration(group[0])) for group in columns[1:]],
+        "fields": [{"field": field, "values": values} for field, values in fields],
     }
 
 
@@ -189,41 +190,33 @@ def difference_sentence(name: str, first: str, found: Mapping[str, Any]) -> str:
 
 def _charts(columns: Sequence[Sequence[Mapping[str, Any]]], names: Sequence[str]) -> list[Json]:
     """Loss curves of the training, one line a column (its first seed), over each other."""
-    series: list[Series] = []
-    for group, name in list(zip(columns, names, strict=True))[:MAX_LINES]:
-        lines = [line for line in group[0]["train"].get("metrics", []) if line.get("loss") is not None]
-        xs = [line.get("samples", number) for number, line in enumerate(lines)]
-        series.append(Series(name, xs, [line["loss"] for line in lines]))
-    chart = line_chart("Training loss", [line for line in series if line.xs], x_label="samples")
-    return (
-        [{"title": "Training loss", "svg": chart, "names": [{"name": line.name} for line in series if line.xs]}]
-        if chart
-        else []
-    )
+    found: list[Json] = []
+    for title, key in CURVES:
+        series: list[Series] = []
+        for group, name in list(zip(columns, names, strict=True))[:MAX_LINES]:
+            lines = [line for line in group[0]["train"].get("metrics", []) if line.get(key) is not None]
+            samples = [line.get("samples", number) for number, line in enumerate(lines)]
+            xs, ys = thinned(samples, [line[key] for line in lines])
+            series.append(Series(name, xs, ys))
+        if chart := line_chart(title, series, x_label="samples"):
+            found.append({"title": title, "svg": chart, "names": [{"name": line.name} for line in series]})
+    return found
 
 
-def _configuration(report: Mapping[str, Any]) -> Json:
-    """The configuration without name, seeds and location of the output."""
-    spec = redacted_document(report["config"])["spec"]  # earlier versions wrote literal values
-    for place in (spec, spec.get("train") or {}):
-        place.pop("seed", None)
-    spec.get("data", {}).pop("output", None)
-    return spec
-
-
-def _column(group: Sequence[Mapping[str, Any]]) -> Json:
-    names = list(dict.fromkeys(report["run"]["name"] for report in group))
-    seeds = [report["run"]["seed"] for report in group]
-    return {"name": ", ".join(names), "runs": len(group), "seeds": ", ".join(map(str, seeds))}
-
-
-def _told_apart(columns: list[Json]) -> list[Json]:
-    """Columns of the same name get a number: one document, run twice with other settings, keeps its name."""
-    names = [column["name"] for column in columns]
+def _named_columns(
+    columns: Sequence[Sequence[Mapping[str, Any]]], fields: Sequence[tuple[str, Sequence[str]]]
+) -> list[Json]:
+    names = variant_names([[_name(report) for report in group] for group in columns], fields)
+    seeds = [", ".join(str(report["run"]["seed"]) for report in group) for group in columns]
     return [
-        {**column, "name": f"{name} ({names[: place + 1].count(name)})" if names.count(name) > 1 else name}
-        for place, (column, name) in enumerate(zip(columns, names, strict=True))
+        {"name": name, "runs": len(group), "seeds": each}
+        for name, group, each in zip(names, columns, seeds, strict=True)
     ]
+
+
+def _name(report: Mapping[str, Any]) -> str:
+    """The name of the run; results that no run is known of go by their digest."""
+    return report["run"].get("name") or str(report.get("config_sha256", "unnamed"))[:DIGITS]
 
 
 def _figures(report: Mapping[str, Any]) -> list[tuple[tuple[str, str], float, bool]]:

@@ -1,13 +1,16 @@
-"""Content of `report.json`: the run, its results, the other stages' evidence and the stages that are missing. Pure."""
+"""Content of an evaluation's `report.json`: results, the other stages' evidence and the stages that are missing. Pure.
+
+Runs share an evaluation, so it holds nothing that its digest does not decide: no name, no placement, no goodput. Those
+stand on the page of each run (`report.run_page`).
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from diht_k8s.api.documents import dump
-from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
+from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of, stages_fields
+from diht_k8s.api.redaction import redacted_document
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.report.caveats import caveats
 
@@ -41,11 +44,7 @@ def report_content(
         "schema_version": SCHEMA_VERSION,
         "config_sha256": sha256_of(dict(config)),
         "inputs": config["inputs"],
-        "run": {
-            "name": run.metadata.name,
-            "seed": run.spec.training_seed,
-            "stages": [stage.value for stage in run.spec.stages],
-        },
+        "run": {"seed": run.spec.training_seed, "stages": [stage.value for stage in run.spec.stages]},
         "model": next((result["model"] for result in results if "model" in result), None),
         "benchmarks": benchmarks,
         "references": {b["name"]: b["references"] for b in benchmarks if b.get("references")},
@@ -55,9 +54,8 @@ def report_content(
         "label": evidence["label"],
         "train": evidence["train"],
         "data_card": evidence["data_card"],
-        "cost": _cost(run, evidence),
-        "time": evidence["time"],
-        "config": json.loads(dump(run)),
+        "cost": _cost(evidence),
+        "config": redacted_document({"spec": {"seed": run.spec.seed, **stages_fields(run.spec)}}),
         "versions": evidence["versions"],
     }
     content["notes"] = caveats(content)
@@ -89,7 +87,7 @@ def _funnel(part: Mapping[str, Any]) -> list[Json]:
     return steps
 
 
-def _cost(run: DihtRun, evidence: Mapping[str, Any]) -> list[Json]:
+def _cost(evidence: Mapping[str, Any]) -> list[Json]:
     """Samples, seconds and process-hours of each stage; None if its marker has no value."""
     rows: list[Json] = []
     for stage in (Stage.FILTER, Stage.LABEL, Stage.TRAIN):
@@ -97,8 +95,7 @@ def _cost(run: DihtRun, evidence: Mapping[str, Any]) -> list[Json]:
         if summary is None:
             continue
         samples = summary.get("samples", summary.get("counts", {}).get("input"))
-        seconds, config = summary.get("seconds"), getattr(run.spec, stage.value)
-        processes = summary.get("processes", getattr(config, "workers", 1))
-        hours = None if seconds is None else round(seconds * processes / 3600, 4)
+        seconds = summary.get("seconds")
+        hours = None if seconds is None else round(seconds * summary.get("processes", 1) / 3600, 4)
         rows.append({"stage": stage.value, "samples": samples, "seconds": seconds, "process_hours": hours})
     return rows

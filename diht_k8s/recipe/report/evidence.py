@@ -9,14 +9,13 @@ import contextlib
 import importlib.metadata
 import itertools
 import json
-import os
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.reports import GOODPUT_VARIABLE, Committed
+from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
@@ -37,30 +36,17 @@ Json = dict[str, Any]
 
 
 def gather_evidence(context: Context) -> Json:
-    """`filter`, `label`, `train` (each with a `state`), the data card and the versions of the packages."""
+    """`filter`, `label`, `train` (each with a `state`), the data card and the versions of the packages that measured."""
     return {
         "filter": _filter(context),
         "label": _label(context),
         "train": _train(context),
         "data_card": _data_card(context),
-        "time": time_spent(os.environ.get(GOODPUT_VARIABLE, "")),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},
         },
     }
-
-
-def time_spent(text: str) -> list[Json]:
-    """Wall time of the earlier stages by category, from whoever started this stage; empty where nobody gives it."""
-    try:
-        rows = json.loads(text)
-        return [
-            {"stage": str(row["stage"]), "wall_seconds": float(row["wall_seconds"]), "text": str(row["text"])}
-            for row in rows
-        ]
-    except (ValueError, TypeError, KeyError):
-        return []
 
 
 def _state(context: Context, stage: Stage) -> tuple[Json, Committed | None]:
@@ -111,7 +97,7 @@ def _train(context: Context) -> Json:
 
 
 def _data_card(context: Context) -> Json:
-    """Licences, origins and dates of the first training pairs."""
+    """The sources' shards, and licences, origins and dates of the first training pairs."""
     licences, origins, dates, pairs = Counter[str](), Counter[str](), set[str](), 0
     try:
         shards = kept_shards(context.run.spec, context.storage, context.layout)
@@ -123,6 +109,7 @@ def _data_card(context: Context) -> Json:
         origins.update(_texts(sample.meta, ("source",)))
         dates.update(_texts(sample.meta, ("date",)))
     return {
+        "sources": dict(Counter(shard.source for shard in shards)),
         "pairs": pairs,
         "licences": dict(licences.most_common(CARD_VALUES)),
         "origins": dict(origins.most_common(CARD_VALUES)),

@@ -14,10 +14,10 @@ LOSSES: Final = "hard-negative NCE (alpha {alpha}, beta {beta}), concept distill
 
 def data_card(content: Mapping[str, Any]) -> list[Row]:
     """Rows (what, answer) about the training data; none where the run only evaluates and names no pairs."""
-    data, card = content["config"]["spec"]["data"], content["data_card"]
-    if content["run"]["stages"] == ["evaluate"] and not data.get("sources"):
+    card = content["data_card"]
+    if content["run"]["stages"] == ["evaluate"] and not card["sources"]:
         return []
-    rows: list[Row] = [("Source", f"{s['name']}: {', '.join(s['shards'])}") for s in data.get("sources", [])]
+    rows: list[Row] = [("Source", f"{name}: {shards:,} shards with pairs") for name, shards in card["sources"].items()]
     if content["funnel"]:
         first, last = content["funnel"][0]["samples"], content["funnel"][-1]["samples"]
         rows.append(("Pairs", f"{first:,} raw, {last:,} after the filter"))

@@ -12,7 +12,7 @@ from typing import Any, Final
 import yaml
 
 from diht_k8s.recipe.report.formatting import SPLITS
-from diht_k8s.recipe.report.overview import headlines
+from diht_k8s.recipe.report.overview import headlines, model_title
 
 PATH: Final = "README.md"
 TASKS: Final = {
@@ -41,7 +41,7 @@ def card_with_results(card: str | None, content: Mapping[str, Any]) -> str:
     Returns:
         Markdown with YAML front matter.
     """
-    name = content["run"]["name"]
+    name = model_title(content)
     front, text = _divided(card) if card is not None else (dict(FRONT), f"# {name}\n")
     results = model_results(content)
     if results:

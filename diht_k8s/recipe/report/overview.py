@@ -47,6 +47,13 @@ def lede(content: Mapping[str, Any]) -> str:
     return " ".join(parts) or "No benchmark of this run has a result."
 
 
+def model_title(content: Mapping[str, Any]) -> str:
+    """What the evaluated model is called: as the training names its architecture, else as it was loaded."""
+    if (train := content["config"]["spec"].get("train")) is not None:
+        return train.get("model", "CLIP")
+    return "No model" if content["model"] is None else content["model"]["name"]
+
+
 def first_result(content: Mapping[str, Any], kind: str) -> Json | None:
     """The first benchmark of a type that has a result, of the held-out split if there is one."""
     found = [b for b in content["benchmarks"] if b["type"] == kind and "error" not in b]

@@ -1,10 +1,13 @@
 """`report.html` from the report's content: one file that loads nothing. Captions and names are escaped.
 
+Places in it are marked for what only a run knows: `filled` puts that in.
 The page has no script, and its Content Security Policy allows none, so that nothing in a stranger's caption can run.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
@@ -14,9 +17,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from diht_k8s.recipe.report import formatting, sections
 from diht_k8s.recipe.report.caveats import MANY, benchmark_caveats, label_caveats, page_caveats
 from diht_k8s.recipe.report.model_cards import data_card, model_card
-from diht_k8s.recipe.report.overview import TYPE_NAMES, lede, overview, published
+from diht_k8s.recipe.report.overview import TYPE_NAMES, lede, model_title, overview, published
 
 MAX_BYTES: Final = 5 << 20
+_PLACE: Final = re.compile(r"<!--(\w+)-->.*?<!--/\1-->", re.DOTALL)
+"""All other text of the page is escaped, so none looks like this."""
 
 
 def render(content: dict[str, Any]) -> str:
@@ -31,6 +36,11 @@ def render(content: dict[str, Any]) -> str:
         kept -= 1
     assert len(page.encode()) <= MAX_BYTES, "only figures and a few images are left"
     return page
+
+
+def filled(page: str, parts: Mapping[str, str]) -> str:
+    """The page with the places of these names filled by HTML."""
+    return _PLACE.sub(lambda found: parts.get(found[1], found[0]), page)
 
 
 @cache
@@ -52,6 +62,11 @@ def environment() -> Environment:
     return templates
 
 
+def as_yaml(document: Mapping[str, Any]) -> str:
+    """A document as a person writes it."""
+    return yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=100)
+
+
 def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
     """Variables of the templates; benchmarks from number `illustrated` on have no images."""
     results = [
@@ -60,6 +75,7 @@ def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
     ]
     return {
         "content": content,
+        "title": model_title(content),
         "lede": lede(content),
         "notes": page_caveats(content),
         "folded": len(results) > MANY,
@@ -83,5 +99,5 @@ def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
         ],
         "data_card": data_card(content),
         "model_card": model_card(content),
-        "run_yaml": yaml.safe_dump(content["config"], sort_keys=False, allow_unicode=True, width=100),
+        "config_yaml": as_yaml(content["config"]),
     }

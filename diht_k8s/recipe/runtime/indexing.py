@@ -1,7 +1,8 @@
 """`diht index`: the index of the shards that a run's training reads, made by workers that share them.
 
-In: the run's own shards, what its filter kept, or its raw input. Out: `OUTPUT/index`. Shards that the filter or an earlier
-index knows in this version are not read again; a damaged shard is indexed up to its damage.
+In: the run's own shards, what its filter kept, or its raw input. Out: `OUTPUT/index/DIGEST`, the digest one of the shards'
+names and versions. Shards that the filter or another index of the output knows in this version are not read again; a
+damaged shard is indexed up to its damage.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
-from diht_k8s.api.hashing import sha256_of
-from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.layout import join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.commit import find_committed
-from diht_k8s.recipe.runtime.inputs import filter_index, filter_index_folder, kept_by, kind_of_inputs
+from diht_k8s.recipe.runtime.inputs import filter_index, index_folder, kept_by, other_indexes
 from diht_k8s.recipe.runtime.owner import owner_of
 from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -28,7 +29,7 @@ from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
 from diht_k8s.recipe.shards.source_lists import current_sources
 from diht_k8s.recipe.shards.sources import Shard, current_shards, training_shards
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.stored_index import IndexRow, StoredIndex, table_uri, write_part, write_rows
+from diht_k8s.recipe.shards.stored_index import IndexRow, StoredIndex, write_part, write_rows
 
 READERS: Final = 8
 """Shards of a group that are read at the same time."""
@@ -94,16 +95,11 @@ def shards_of(run: DihtRun, storage: Storage) -> list[Shard]:
 class _Indexing:
     def __init__(self, run: DihtRun, storage: Storage, worker: int, workers: int, stop: StopFlag) -> None:
         self._storage, self._stop, self._worker, self._workers = storage, stop, worker, workers
-        self._folder = Layout(run.spec.data.output).index
+        self._layout = run_layout(run, storage)
         self._shards = shards_of(run, storage)
-        self._digest = sha256_of([[shard.name, shard.identity] for shard in self._shards])
-        self._header = {"shards": self._digest, "of": kind_of_inputs(run.spec)}
-        self._by_filter = self._complete_by_filter(run)
-        self._before = StoredIndex.open(storage, self._folder)
-        missing = [shard for shard in self._shards if _row(self._before, shard) is None]
-        self._groups = [] if self._by_filter else groups_of(missing)
-        rows = () if self._before is None else self._before.rows.values()
-        self._first_part = 1 + max((row.part for row in rows), default=-1)
+        self._folder = index_folder(run.spec, storage, self._layout, self._shards)
+        self._by_filter = self._whole(filter_index(run.spec, storage, self._layout))
+        self._groups = [] if self._by_filter else groups_of(self._shards)
         self._read = 0
         self._claims = Claims(storage, self._folder, owner_of(os.environ), worker)
 
@@ -111,34 +107,32 @@ class _Indexing:
         """Index what is missing."""
         if self._by_filter:
             return self._outcome(self._by_filter)
+        if rows := self._whole(StoredIndex.open(self._storage, self._folder)):
+            return self._outcome(rows)
         self._take(self._groups[self._worker :: self._workers], self._there())
         while True:
             there = self._there()  # before the table is looked for: whoever has written it removes the rows
-            index = StoredIndex.open(self._storage, self._folder)
-            if index is not None and index.header == {**index.header, **self._header}:
-                return self._outcome(index.rows.values())
+            if rows := self._whole(StoredIndex.open(self._storage, self._folder)):
+                return self._outcome(rows)
             missing = [group for group in reversed(self._groups) if group.number not in there]
             worked = self._take(missing, there)
             if not missing and self._claims.take(END, counts_deaths=False):
-                return self._finish()
+                rows = self._whole(
+                    StoredIndex.open(self._storage, self._folder)
+                )  # whoever had the claim may have ended
+                return self._finish() if not rows else self._outcome(rows)
             if not worked:
                 self._stop.raise_if_requested("start again to resume")
                 sleep(WAIT_SECONDS)
 
-    def _complete_by_filter(self, run: DihtRun) -> list[IndexRow]:
-        """The rows of the index that the filter has made; [] if it is not one of all shards as they are now.
-
-        One that is not is removed, since it would be taken first.
-        """
-        layout = run_layout(run, self._storage)
-        index = filter_index(run.spec, self._storage, layout)
-        if index is None:
-            return []
+    def _whole(self, index: StoredIndex | None) -> list[IndexRow]:
+        """The rows of an index; [] if it is not one of all shards as they are now."""
         rows = [row for shard in self._shards if (row := _row(index, shard)) is not None]
-        if len(rows) == len(self._shards):
-            return rows
-        self._storage.remove(table_uri(filter_index_folder(run.spec, layout)))
-        return []
+        return rows if len(rows) == len(self._shards) else []
+
+    @cached_property
+    def _others(self) -> list[StoredIndex]:
+        return other_indexes(self._storage, self._layout, "")  # this one, too: a training may have begun it
 
     def _take(self, groups: Sequence[ShardGroup], there: Collection[int]) -> bool:
         worked = False
@@ -153,11 +147,17 @@ class _Indexing:
         def work(shard: Shard) -> tuple[str, ShardIndex]:
             return shard.name, index_of(self._storage, shard.uri, self._check, shard.identity)
 
+        known = {shard.name: index for shard in group.shards if (index := self._known(shard)) is not None}
+        unknown = [shard for shard in group.shards if shard.name not in known]
         with ThreadPoolExecutor(READERS, "index") as pool:
-            found = list(pool.map(work, group.shards))
-        self._read += len(found)
-        rows = write_part(self._storage, self._folder, self._first_part + group.number, found)
+            read = dict(pool.map(work, unknown))
+        self._read += len(read)
+        found = [(shard.name, known.get(shard.name) or read[shard.name]) for shard in group.shards]
+        rows = write_part(self._storage, self._folder, group.number, found)
         self._storage.write_bytes(self._rows_uri(group), json.dumps(rows).encode())
+
+    def _known(self, shard: Shard) -> ShardIndex | None:
+        return next((index.find(shard.name) for index in self._others if _row(index, shard) is not None), None)
 
     def _check(self) -> None:
         self._stop.raise_if_requested("start again to resume")
@@ -169,17 +169,14 @@ class _Indexing:
         return {group.number for group in self._groups if self._rows_uri(group).rpartition("/")[2] in names}
 
     def _rows_uri(self, group: ShardGroup) -> str:
-        return join(self._folder, "rows", f"{group.number:05d}-{self._digest[:12]}.json")
+        return join(self._folder, "rows", f"{group.number:05d}.json")
 
     def _finish(self) -> IndexResult:
-        """Write the table: rows of this index, and those of shards that an earlier one knows."""
+        """Write the table of all groups' rows."""
         with ThreadPoolExecutor(READERS, "rows") as pool:
             contents = pool.map(self._storage.read_bytes, map(self._rows_uri, self._groups))
-            fresh = {row[0]: IndexRow(*row) for content in contents for row in json.loads(content)}
-        rows = [
-            found for shard in self._shards if (found := fresh.get(shard.name) or _row(self._before, shard)) is not None
-        ]
-        write_rows(self._storage, self._folder, rows, self._header)
+            rows = [IndexRow(*row) for content in contents for row in json.loads(content)]
+        write_rows(self._storage, self._folder, rows, {})
         for folder in ("rows", "claims"):
             self._storage.remove(join(self._folder, folder))
         return self._outcome(rows)

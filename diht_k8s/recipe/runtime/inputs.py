@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.layout import Layout
+from diht_k8s.api.hashing import sha256_of
+from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import Spec, Stage
-from diht_k8s.recipe.runtime.commit import read_committed
+from diht_k8s.recipe.runtime.commit import find_committed, read_committed
 from diht_k8s.recipe.shards.sources import Shard, input_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.stored_index import StoredIndex
@@ -35,10 +36,22 @@ def kept_shards(spec: Spec, storage: Storage, layout: Layout) -> list[Shard]:
     return kept_by(read_committed(storage, layout, Stage.FILTER), spec, storage, layout)
 
 
-def own_index(spec: Spec, storage: Storage) -> StoredIndex | None:
-    """The index that `diht index` or a training has made of the shards that the training reads; None if there is none."""
-    index, kind = StoredIndex.open(storage, Layout(spec.data.output).index), kind_of_inputs(spec)
-    return None if index is None or index.header.get("of", kind) != kind else index
+def index_folder(spec: Spec, storage: Storage, layout: Layout, shards: Sequence[Shard]) -> str:
+    """Where `diht index` or a training puts the index of the shards that the training reads.
+
+    Every process finds it by itself: raw shards count by their versions, kept ones by the digests in the filter's marker.
+    """
+    kept = dict[str, str]()
+    if kind_of_inputs(spec) == "kept" and (committed := find_committed(storage, layout, Stage.FILTER)) is not None:
+        kept = {item.path: item.sha256 for item in committed.artefacts}
+    return layout.index(sha256_of([[each.name, kept.get(f"kept/{each.name}.tar", each.identity)] for each in shards]))
+
+
+def other_indexes(storage: Storage, layout: Layout, folder: str) -> list[StoredIndex]:
+    """The complete indexes of an output but the one in a folder: they may know some of its shards."""
+    folders = [join(layout.indexes, name) for name in storage.folders(layout.indexes)]
+    found = (StoredIndex.open(storage, other) for other in folders if other != folder)
+    return [index for index in found if index is not None]
 
 
 def filter_index(spec: Spec, storage: Storage, layout: Layout) -> StoredIndex | None:

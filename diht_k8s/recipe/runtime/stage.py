@@ -24,7 +24,8 @@ from diht_k8s.recipe.runtime.owner import Owner, owner_of
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.run_folder import point, run_layout, write_document
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.started import start
+from diht_k8s.recipe.runtime.stages_before import why_new
+from diht_k8s.recipe.runtime.started import find_started, start
 from diht_k8s.recipe.shards.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,9 @@ class Outcome:
 
 
 class Program(Protocol):
-    """A stage: `identify` says what decides its folder, `reads` what it takes from others, `execute` fills it."""
+    """A stage: `identify` says what decides its folder, `reads` what it takes from others, `execute` fills it, `present`
+    shows it to those who asked for it.
+    """
 
     def identify(self, run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """Digests of the inputs and of the models used (see `api.hashing.stage_config`)."""
@@ -80,6 +83,10 @@ class Program(Protocol):
 
     def execute(self, context: Context) -> Outcome | None:
         """Do this worker's part; None while other workers' parts are missing."""
+        ...
+
+    def present(self, run: DihtRun, storage: Storage, layout: Layout) -> None:
+        """Write what a run's own folder shows of a complete stage, which other runs may have computed."""
         ...
 
 
@@ -103,33 +110,27 @@ def run_stage(
     storage = Storage(run.spec.storage)
     storage.first = worker == 0
     check_own_inputs(run, storage)
-    layout, config = locate(program, run, storage, run_layout(run, storage), stage)
+    before = run_layout(run, storage)
+    layout, config = locate(program, run, storage, before, stage)
+    if worker == 0 and (why := why_begun(storage, before, layout, stage, config)):
+        print(f"{stage}: {why}", flush=True)
     write_document(run, storage)
     started = start(storage, layout, stage, config, program.reads(run, storage, layout, config))
     point(run, storage, layout, stage, lead=worker == 0)
-    cached = find_committed(storage, layout, stage)
-    if cached is not None:
+    committed = find_committed(storage, layout, stage)
+    if committed is not None:
         print(f"{stage}: cached ({layout.stage(stage)})", flush=True)
-        return _ended(cached, layout.stage(stage), worker)
-    context = Context(
-        run,
-        stage,
-        storage,
-        layout,
-        config,
-        Reporter(stage, worker=worker),
-        stop or StopFlag(),
-        worker=worker,
-        workers=workers,
-        step=step,
-        reads=started.reads,
-    )
-    began = time.monotonic()
-    outcome = program.execute(context)
-    if outcome is None:
-        return _ended(None, layout.stage(stage), worker)
-    summary = {"seconds": round(time.monotonic() - began, 1), **outcome.summary}
-    committed = commit(storage, layout, stage, config, outcome.artefacts, summary)
+    else:
+        shape = {"worker": worker, "workers": workers, "step": step}
+        reporter, stop = Reporter(stage, worker=worker), stop or StopFlag()
+        context = Context(run, stage, storage, layout, config, reporter, stop, **shape, reads=started.reads)
+        began = time.monotonic()
+        if (outcome := program.execute(context)) is not None:
+            seconds = round(time.monotonic() - began, 1)
+            summary = {"seconds": seconds, "processes": workers, **outcome.summary}
+            committed = commit(storage, layout, stage, config, outcome.artefacts, summary)
+    if worker == 0 and storage.exists(layout.committed(stage)):
+        program.present(run, storage, layout)
     return _ended(committed, layout.stage(stage), worker)
 
 
@@ -137,6 +138,17 @@ def _ended(committed: Committed | None, folder: str, worker: int) -> Committed |
     """Leave the stage's folder as the termination message: the operator reads no storage."""
     _leave(Cause(exit_code=ExitCode.DONE, reason="Completed", message="", worker=worker, output=folder))
     return committed
+
+
+def why_begun(storage: Storage, before: Layout, layout: Layout, stage: Stage, config: Mapping[str, Any]) -> str:
+    """Why a stage begins its folder and does not go on in the one from before, for a person; or nothing."""
+    if stage not in before.folders or before.stage(stage) == layout.stage(stage):
+        return ""
+    try:
+        started, committed = find_started(storage, before, stage), find_committed(storage, before, stage)
+    except DihtError:  # who looks at a damaged folder reports it
+        return ""
+    return "" if started is None else why_new(started.config, config, complete=committed is not None)
 
 
 def locate(

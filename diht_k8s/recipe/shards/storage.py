@@ -160,7 +160,10 @@ class Storage:
         with _errors(uri, "write"):
             try:
                 if isinstance(system, LocalFileSystem):
-                    return self._create_local(Path(path), data)
+                    try:
+                        return self._create_local(Path(path), data)
+                    except FileNotFoundError:  # another worker has just removed the folder
+                        return self._create_local(Path(path), data)
                 system.pipe_file(path, data, mode="create")
             except FileExistsError:
                 return False

@@ -29,7 +29,7 @@ CACHED_SAMPLES: Final = 1 << 22
 """Places that an open index keeps in memory, 8 bytes each."""
 _SCHEMA: Final = pa.schema([
     ("name", pa.string()), ("identity", pa.string()), ("samples", pa.int64()),
-    ("part", pa.int32()), ("begin", pa.int64()), ("end", pa.int64()),
+    ("part", pa.int64()), ("begin", pa.int64()), ("end", pa.int64()),
     ("reason", pa.string()), ("offset", pa.int64()),
 ])  # fmt: skip
 

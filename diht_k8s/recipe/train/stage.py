@@ -37,6 +37,7 @@ from diht_k8s.recipe.runtime.preflight import (
     this_node,
 )
 from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.recipe.runtime.stages_before import pairs_before
 from diht_k8s.recipe.shards.source_lists import current_sources
 from diht_k8s.recipe.shards.sources import current_shards
 from diht_k8s.recipe.shards.storage import Storage
@@ -52,7 +53,7 @@ MAX_WEIGHT_RATIO = 100
 
 
 def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """The kept shards and labels by the digests of the stages that made them; raw shards by their identity."""
+    """The kept pairs and labels by the stages that made them, and takedowns since; raw shards by their identity."""
     train = _train(run)
     check_model(train)
     inputs = _weights(run)
@@ -60,11 +61,11 @@ def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[st
         (own,) = current_sources(storage, run.spec.data.output, [train.shards])
         inputs |= {each.uri: each.identity for each in own}
     elif run.spec.filter is not None:
-        inputs["filter"] = read_committed(storage, layout, Stage.FILTER).output_sha256
+        inputs |= pairs_before(read_committed(storage, layout, Stage.FILTER))
     else:
         inputs |= {shard.name: shard.identity or "" for shard in current_shards(run.spec, storage)}
     if train.distillation.mode == "Concepts":
-        inputs["label"] = read_committed(storage, label_layout(run, layout), Stage.LABEL).output_sha256
+        inputs["label"] = read_committed(storage, label_layout(run, layout), Stage.LABEL).identity
     if train.init_from is not None:
         inputs |= init_identity(storage, train.init_from)
     return inputs, {"open_clip": importlib.metadata.version("open_clip_torch")}
@@ -80,6 +81,10 @@ def reads(run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, A
     if train.init_from is not None:
         found["initFrom"] = train.init_from.uri
     return found
+
+
+def present(run: DihtRun, storage: Storage, layout: Layout) -> None:
+    """Nothing: the page of the run's evaluation shows this stage."""
 
 
 def execute(context: Context) -> Outcome | None:

@@ -252,11 +252,16 @@ def evaluate(run: DihtRun, **options: Any) -> Committed | None:
 
 
 def report(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "out" / "runs/latest" / "report.json").read_text())
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """What the evaluation itself wrote, also where it failed."""
     return json.loads((folder / "out" / "runs/latest/evaluate" / "report.json").read_text())
 
 
 def page(folder: Path) -> str:
-    return (folder / "out" / "runs/latest/evaluate" / "report.html").read_text()
+    return (folder / "out" / "runs/latest" / "report.html").read_text()
 
 
 def heldout(folder: Path, *samples: tuple[str, dict[str, bytes]]) -> None:

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diht_k8s.api.documents import load
-from diht_k8s.api.hashing import sha256_of
-from diht_k8s.api.layout import Layout
-from diht_k8s.api.run import Stage
+from diht_k8s.api.documents import dump, load
+from diht_k8s.api.hashing import run_sha256
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.cli.compare import compare
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.report.comparison import comparison, comparison_page, comparison_text
 from diht_k8s.recipe.report.per_image import PerImage, per_image_path, write_per_image
-from diht_k8s.recipe.runtime.run_folder import point, write_document
+from diht_k8s.recipe.report.run_page import run_report
+from diht_k8s.recipe.runtime.run_folder import point, run_folder, write_document
 from diht_k8s.recipe.shards.storage import Storage
-from tests.folders import planted
 
 
 def report(name: str, seed: int, recall: float, **train: Any) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def test_comparison_when_runs_differ_in_the_seed_only_gives_mean_and_spread() ->
     row = next(row for row in found["rows"] if row["figure"] == "caption to image, R@1")
     assert row["cells"][0] == {"mean": pytest.approx(0.2), "deviation": pytest.approx(0.1414, abs=1e-4), "runs": 2}
     assert (row["cells"][1]["mean"], row["cells"][1]["deviation"], row["cells"][1]["runs"]) == (0.5, None, 1)
-    assert found["differences"] == [["train.beta: (default) -> 1"]]
+    assert found["fields"] == [{"field": "train.beta", "values": ["(default)", "1"]}]
     assert [row["cells"][0]["mean"] for row in found["rows"] if row["figure"] == "last loss"] == [2.5]
 
 
@@ -77,11 +78,28 @@ def test_comparison_when_runs_logged_at_other_samples_draws_both_curves() -> Non
     assert [line["name"] for line in chart["names"]] == ["a", "b"]
 
 
-def test_comparison_when_runs_have_one_name_numbers_them() -> None:
+def test_comparison_when_runs_have_one_name_tells_them_apart_by_their_fields() -> None:
     found = comparison([report("a", 0, 0.1), report("a", 0, 0.5, beta=1), report("b", 0, 0.5, beta=2)])
-    assert [column["name"] for column in found["columns"]] == ["a (1)", "a (2)", "b"]
+    assert [column["name"] for column in found["columns"]] == ["a", "a (beta 1)", "b"]
     (chart,) = found["charts"]
-    assert [line["name"] for line in chart["names"]] == ["a (1)", "a (2)", "b"]
+    assert [line["name"] for line in chart["names"]] == ["a", "a (beta 1)", "b"]
+    page = comparison_page(found)
+    for part in ("<code>train.beta</code>", ">(default)</td>", ">1</td>", ">2</td>", "the others are compared with it"):
+        assert part in page
+
+
+def test_comparison_when_trainings_have_held_out_losses_draws_them_over_each_other() -> None:
+    reports = [report("a", 0, 0.1), report("b", 0, 0.5, beta=1)]
+    for each in reports:
+        each["train"]["metrics"][1]["validation_loss"] = 2.5
+    assert [chart["title"] for chart in comparison(reports)["charts"]] == ["Training loss", "Held-out loss"]
+
+
+def test_comparison_when_runs_are_many_says_of_how_many_the_curves_are() -> None:
+    found = comparison([report(f"a{beta}", 0, 0.1, beta=beta) for beta in range(1, 11)])
+    (chart,) = found["charts"]
+    assert (len(chart["names"]), len(found["columns"])) == (8, 10)
+    assert "Of the first 8 runs." in comparison_page(found)
 
 
 def images_of(gained: int, order: int = 1) -> dict[str, PerImage]:
@@ -118,20 +136,35 @@ def test_comparison_when_images_cannot_be_paired_says_why(kept: list[dict[str, P
     assert found["changed"] == [[]]
 
 
+def evaluated(output: Path, name: str, recall: float, *, beta: float | None = None, shown: str = "") -> DihtRun:
+    """A run with a report of its own, and its results and their images in another folder."""
+    loss = {} if beta is None else {"loss": {"beta": beta}}
+    benchmark = {"name": "pairs", "type": "Retrieval", "shards": ["b.tar"]}
+    train = {"model": "m", "samples": 100, "distillation": {"mode": "Disabled"}, **loss}
+    document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name},
+                "spec": {"data": {"output": str(output), "sources": [{"name": "s", "shards": ["s.tar"]}]}, "train": train,
+                         "evaluate": {"benchmarks": [benchmark]}}}  # fmt: skip
+    run = load(json.dumps(document), name=name)
+    storage, layout = Storage(), Layout(str(output)).at(Stage.EVALUATE, run_sha256(run.spec)[::-1])
+    write_document(run, storage)
+    point(run, storage, layout, Stage.EVALUATE)
+    content = run_report(run, report(name, 0, recall), layout, [])
+    content["run"]["name"] = shown or name
+    storage.write_bytes(f"{run_folder(run)}/report.json", json.dumps(content).encode())
+    write_per_image(
+        storage, join(layout.stage(Stage.EVALUATE), per_image_path(0)), images_of(int(200 * recall))["pairs"]
+    )
+    return run
+
+
 def test_command_when_runs_are_given_prints_a_table_and_writes_an_escaped_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    document = {
-        "apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "one"},
-        "spec": {"data": {"output": f"{tmp_path}/one"}, "evaluate": {"model": "m", "benchmarks": [
-            {"name": "b", "type": "Retrieval", "shards": ["b.tar"]}]}},
-    }  # fmt: skip
-    (tmp_path / "one.json").write_text(json.dumps(document))
-    one = planted(load(json.dumps(document), name="one"), Stage.EVALUATE).stage(Stage.EVALUATE)
-    for name, folder, recall in (("one", one, 0.1), ("two", f"{tmp_path}/two", 0.25)):
-        content = report(f"<b>{name}</b>", 0, recall, beta=recall)
-        Storage().write_bytes(f"{folder}/report.json", json.dumps(content).encode())
-        write_per_image(Storage(), f"{folder}/{per_image_path(0)}", images_of(int(200 * recall))["pairs"])
+    one = evaluated(tmp_path / "out", "one", 0.1, shown="<b>one</b>")
+    (tmp_path / "one.json").write_text(dump(one))
+    shared = report("", 0, 0.25, beta=0.25) | {"run": {"seed": 0}, "config_sha256": "<b>two</b>"}
+    Storage().write_bytes(f"{tmp_path}/two/report.json", json.dumps(shared).encode())
+    write_per_image(Storage(), f"{tmp_path}/two/{per_image_path(0)}", images_of(50)["pairs"])
     runs = [f"{tmp_path}/one.json", f"{tmp_path}/two/report.json"]
     assert main(["report", *runs, "--output", f"{tmp_path}/c.html"]) == 0
     assert "10.0" in (text := capsys.readouterr().out)
@@ -141,26 +174,38 @@ def test_command_when_runs_are_given_prints_a_table_and_writes_an_escaped_page(
     assert "<b>one" not in page
     assert "&lt;b&gt;one" in page
     assert "<script" not in page
-    assert "train.beta: 0.1 -&gt; 0.25" in page
+    assert "<code>train.beta</code>" in page
+    assert ">0.25</td>" in page
     for part in ("30 images gained", "0 images lost", ">better</b>", "caption 20<", "Training loss"):
         assert part in page
 
 
-def test_command_when_an_output_is_given_compares_all_its_runs(
+def test_command_when_an_output_is_given_compares_all_its_runs_in_natural_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    storage, output = Storage(), f"{tmp_path}/out"
-    for name, recall in (("one", 0.1), ("two", 0.25)):
-        document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name},
-                    "spec": {"data": {"output": output}, "evaluate": {"model": name, "benchmarks": [
-                        {"name": "b", "type": "Retrieval", "shards": ["b.tar"]}]}}}  # fmt: skip
-        run, layout = load(json.dumps(document), name=name), Layout(output).at(Stage.EVALUATE, sha256_of(name))
-        storage.write_bytes(layout.report(Stage.EVALUATE), json.dumps(report(name, 0, recall, beta=recall)).encode())
-        write_document(run, storage)
-        point(run, storage, layout, Stage.EVALUATE)
-    assert main(["report", output, "--output", f"{tmp_path}/c.html"]) == 0
-    shown = capsys.readouterr().out
-    assert all(figure in shown for figure in ("one", "two", "10.0", "25.0"))
+    out = tmp_path / "out"
+    for name, recall, beta in (
+        ("b10", 0.1, 0.5),
+        ("b9", 0.2, 0.3),
+        ("a", 0.3, 0.4),
+        ("a", 0.4, None),
+        ("a", 0.5, 0.35),
+    ):
+        evaluated(out, name, recall, beta=beta)
+    assert main(["report", str(out), "--output", f"{tmp_path}/c.html", "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)
+    names = ["a", "a (beta 0.35)", "a (beta 0.4)", "b9", "b10"]
+    assert [column["name"] for column in compared["columns"]] == names
+    first = next(row for row in compared["rows"] if row["name"] == "pairs")
+    assert [cell["mean"] for cell in first["cells"]] == [0.4, 0.5, 0.3, 0.2, 0.1]
+    assert first["cells"][1]["difference"]["verdict"] == "better", "the images beside the shared results are found"
+
+
+def test_compare_when_runs_are_given_keeps_their_order_and_takes_each_once(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    folders = [run_folder(evaluated(out, name, recall, beta=recall)) for name, recall in (("a", 0.1), ("b", 0.25))]
+    compared = compare([folders[1], f"{out}/runs/latest", str(out)], f"{tmp_path}/c.html")
+    assert [column["name"] for column in compared["columns"]] == ["b", "a"]
 
 
 EMPTY = {

@@ -34,6 +34,7 @@ from tests.recipe.evaluate.small_run import (
     page,
     pairs,
     report,
+    results,
 )
 
 
@@ -58,7 +59,7 @@ def test_stage_when_whole_writes_report_and_marker(done: Path) -> None:
     ]
     summary = committed["summary"]
     assert summary.pop("samples_per_second") > 0
-    assert summary == {"seconds": summary["seconds"], "benchmarks": 2, "samples": 48}
+    assert summary == {"seconds": summary["seconds"], "processes": 1, "benchmarks": 2, "samples": 48}
     assert set(committed["inputs"]) >= {"train", "filter", "label", "pairs 0", "colours class names"}
 
 
@@ -73,7 +74,7 @@ def test_report_when_written_has_the_documented_fields(done: Path) -> None:
 
 
 def test_report_when_for_programs_holds_no_images(done: Path) -> None:
-    assert "data:image" not in (done / "out" / "runs/latest/evaluate" / "report.json").read_text()
+    assert "data:image" not in (done / "out" / "runs/latest" / "report.json").read_text()
     assert page(done).count("data:image/webp") > 20
 
 
@@ -286,10 +287,10 @@ def test_stage_when_one_benchmark_fails_keeps_the_others_and_says_which(fresh: P
     with pytest.raises((DataError, UserError), match="1 of 2 benchmarks failed") as caught:
         evaluate(DihtRun.model_validate(body))
     assert message in str(caught.value)
-    first, second = report(fresh)["benchmarks"]
+    first, second = results(fresh)["benchmarks"]
     assert "recall" in first["text_to_image"]
     assert message in second["error"]
-    assert "has no result" in page(fresh)
+    assert "has no result" in (fresh / "out/runs/latest/evaluate/report.html").read_text()
     assert not (fresh / "out" / "runs/latest/evaluate" / "COMMITTED.json").exists()
 
 

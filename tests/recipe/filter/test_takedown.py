@@ -7,6 +7,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.cli.cached_stages import stage_folders
 from diht_k8s.cli.main import main
 from diht_k8s.recipe import takedown
+from diht_k8s.recipe.evaluate import stage as evaluate_stage
 from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.label import stage as label_stage
 from diht_k8s.recipe.label.soft_labels import read_labels, write_labels
@@ -28,11 +32,13 @@ from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.run_folder import point, run_layout
 from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.stage import locate
 from diht_k8s.recipe.runtime.started import start
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.takedown import purge
+from diht_k8s.recipe.train import stage as train_stage
 from tests.folders import located
 from tests.recipe.filter.shards import drawn, filter_with, kept_keys, pair, rows_of, run_of, tar_of
 
@@ -377,3 +383,85 @@ def test_interrupted_purge_with_another_list_is_refused_until_the_first_is_done(
     assert bench.purge("a-1").pairs == 1
     assert bench.purge("a-1", "a-3").pairs == 1
     assert kept_keys(bench.folder / "out", "web-a") == ["a-0"]
+
+
+def trained_after(bench: Bench, *, evaluated: bool = False) -> DihtRun:
+    """The bench's run with a training that wants no labels, and an evaluation."""
+    document = bench.run.model_dump(mode="json", by_alias=True, exclude_none=True)
+    document["spec"]["train"] = {
+        "model": "ViT-B-32",
+        "samples": 4,
+        "batchSize": 2,
+        "distillation": {"mode": "Disabled"},
+    }
+    if evaluated:
+        benchmark = {"name": "b", "type": "Retrieval", "shards": [f"{bench.folder}/none.tar"]}
+        document["spec"]["evaluate"] = {"benchmarks": [benchmark]}
+    return DihtRun.model_validate(document)
+
+
+def train_inputs(bench: Bench) -> Mapping[str, str]:
+    return train_stage.identify(trained_after(bench), bench.storage, bench.layout)[0]
+
+
+def evaluate_inputs(bench: Bench) -> Mapping[str, str]:
+    layout = bench.layout.at(Stage.TRAIN, "0" * 64)
+    commit(bench.storage, layout, Stage.TRAIN, {"inputs": {}}, [], {})
+    return evaluate_stage.identify(trained_after(bench, evaluated=True), bench.storage, layout)[0]
+
+
+@pytest.mark.parametrize("output", ["Shards", "KeepList"])
+@pytest.mark.parametrize(
+    ("taken", "trains", "evaluates"),
+    [(("a-1",), "1 pairs", "1 pairs"), (("a-2",), None, "1 pairs"), (("a-1", "a-2"), "1 pairs", "2 pairs"),
+     (("nobody",), None, None)],
+)  # fmt: skip
+def test_takedown_adds_the_pairs_that_a_stage_reads_to_its_digest(
+    tmp_path: Path, output: str, taken: tuple[str, ...], trains: str | None, evaluates: str | None
+) -> None:
+    bench = Bench(tmp_path, output)
+    before = train_inputs(bench), evaluate_inputs(bench)
+    bench.purge(*taken)
+    for found, old, pairs in zip(
+        (train_inputs(bench), evaluate_inputs(bench)), before, (trains, evaluates), strict=True
+    ):
+        added = {name: value.partition(",")[0] for name, value in found.items() if name not in old}
+        assert added == ({} if pairs is None else {"taken down": pairs})
+        assert found == {**found, **old}
+
+
+def test_takedown_of_equal_pairs_by_other_lists_gives_equal_digests(tmp_path: Path) -> None:
+    bench = Bench(_made(tmp_path / "one"))
+    shutil.copytree(bench.folder / "out", tmp_path / "copy", symlinks=True)
+    bench.purge("a-1", entry("image"), "b-0", "a-2")
+    at_once = train_inputs(bench), evaluate_inputs(bench)
+    shutil.rmtree(bench.folder / "out")
+    shutil.move(tmp_path / "copy", bench.folder / "out")
+    bench.purge("a-2", "b-0")
+    assert train_inputs(bench) != at_once[0]
+    bench.purge(entry("image"))
+    assert (train_inputs(bench), evaluate_inputs(bench)) == at_once
+
+
+def test_takedown_in_another_filter_leaves_a_training_as_it_is(bench: Bench) -> None:
+    other = Bench(_made(bench.folder / "other"))
+    other.run = run_of(bench.folder / "out", f"{bench.folder}/other/b.tar")
+    filter_with(other.run)
+    other.layout = run_layout(other.run, bench.storage)
+    before = train_inputs(other), train_inputs(bench)
+    assert bench.purge("a-1").pairs == 1
+    assert train_inputs(other) == before[0]
+    assert train_inputs(bench) != before[1]
+
+
+def test_interrupted_training_begins_again_after_a_takedown_and_says_so(bench: Bench) -> None:
+    run = trained_after(bench)
+    filter_with(run)
+    layout, config = locate(train_stage, run, bench.storage, run_layout(run, bench.storage), Stage.TRAIN)
+    start(bench.storage, layout, Stage.TRAIN, config, {})
+    point(run, bench.storage, layout, Stage.TRAIN)
+    assert stage_folders(run)[-1].note == "resumed"
+    bench.purge("a-1", "b-0", "a-2")
+    filtered, trained = stage_folders(run)
+    assert (filtered.cached, trained.cached) == (True, False)
+    assert trained.note == "begins again because a takedown removed 2 pairs of its input"

@@ -36,7 +36,7 @@ def test_three_commands_lead_from_300_images_to_a_report(tmp_path: Path) -> None
     advised = typed(tmp_path, last_command(advised))
     said = typed(tmp_path, last_command(advised))
     page = Path(said.splitlines()[-2].removeprefix("report: "))
-    assert page == (tmp_path / "runs/photos/runs/latest/evaluate/report.html").resolve()
+    assert page == (tmp_path / "runs/photos/runs/latest/report.html").resolve()
     assert page.stat().st_size > 10_000
     trained = json.loads((tmp_path / "runs/photos/runs/latest/train/COMMITTED.json").read_text())["summary"]
     assert trained["samples"] == trained["steps"] * 32

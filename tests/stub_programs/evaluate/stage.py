@@ -5,19 +5,24 @@ import json
 from stub_programs.stub import Stub
 
 from diht_k8s.api.documents import dump
-from diht_k8s.api.run import Stage
-from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.runtime.run_folder import run_folder
+from diht_k8s.recipe.shards.storage import Storage
 
 _stub = Stub(Stage.EVALUATE)
-identify, reads = _stub.identify, _stub.reads
+identify, reads, execute = _stub.identify, _stub.reads, _stub.execute
 
 
-def execute(context: Context) -> Outcome | None:
-    """As the other stubs; the report has only what a comparison reads."""
-    run = context.run
-    content = {
-        "schema_version": 1, "run": {"name": run.metadata.name, "seed": run.spec.training_seed}, "benchmarks": [],
-        "config": json.loads(dump(run)), "funnel": [{"step": "input", "samples": 7}], "train": {},
+def present(run: DihtRun, storage: Storage, layout: Layout) -> None:
+    """A run's report with only what a comparison reads."""
+    folder = run_folder(run)
+    own = {
+        "name": run.metadata.name, "seed": run.spec.training_seed, "folder": folder.removeprefix(join(layout.output, "")),
+        "folders": {"evaluate": layout.relative(Stage.EVALUATE)},
     }  # fmt: skip
-    context.storage.write_bytes(context.layout.report(Stage.EVALUATE), json.dumps(content).encode())
-    return _stub.execute(context)
+    content = {
+        "schema_version": 1, "run": own, "benchmarks": [], "config": json.loads(dump(run)),
+        "funnel": [{"step": "input", "samples": 7}], "train": {},
+    }  # fmt: skip
+    storage.write_bytes(join(folder, "report.json"), json.dumps(content).encode())

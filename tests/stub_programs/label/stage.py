@@ -5,4 +5,4 @@ from stub_programs.stub import Stub
 from diht_k8s.api.run import Stage
 
 _stub = Stub(Stage.LABEL)
-identify, reads, execute = _stub.identify, _stub.reads, _stub.execute
+identify, reads, execute, present = _stub.identify, _stub.reads, _stub.execute, _stub.present

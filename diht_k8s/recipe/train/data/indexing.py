@@ -7,16 +7,17 @@ indexed as `diht index` would have done it, so that a second start reads nothing
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.runtime.bad_shards import Damage
-from diht_k8s.recipe.runtime.inputs import filter_index, kind_of_inputs, own_index
+from diht_k8s.recipe.runtime.inputs import filter_index, index_folder, other_indexes
 from diht_k8s.recipe.shards.img2dataset_stats import img2dataset_count
 from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
 from diht_k8s.recipe.shards.sources import Shard
@@ -24,8 +25,12 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.stored_index import IndexRow, StoredIndex, write_part, write_rows
 from diht_k8s.recipe.train.collectives import broadcast_error, gather_objects
 
-RANKS = 100_000
-"""More than any gang has: parts are numbered by attempt and rank, so that no attempt writes over another one's."""
+FIRST_PART: Final = 1 << 32
+"""Parts of trainings have numbers by chance from here on, so that none writes over another's or over those of `diht index`."""
+
+
+OWN_BOOKS: Final = 2
+"""Indexes of exactly these shards: the filter's, and that of their digest."""
 
 
 class RankAttempt(NamedTuple):
@@ -90,9 +95,12 @@ def indexed(
     Raises:
         DataError: a checkpoint's order asks for ranges of a shard that has none.
     """
-    folder = layout.index
-    books = [filter_index(run.spec, storage, layout), own_index(run.spec, storage)]
+    folder = index_folder(run.spec, storage, layout, shards)
+    books = [filter_index(run.spec, storage, layout), StoredIndex.open(storage, folder)]
     rows = [_row_of(shard, books) for shard in shards]
+    if not all(rows):
+        books += other_indexes(storage, layout, folder)
+        rows = [_row_of(shard, books) for shard in shards]
     ranges = frozenset() if in_sequence is None else frozenset(range(len(shards))) - in_sequence
     unknown = [
         number
@@ -103,9 +111,8 @@ def indexed(
     if unknown:
         made, counts = _count_or_index(storage, folder, shards, unknown, ranges, attempt, check)
         if made:
-            header = {"of": kind_of_inputs(run.spec)}
-            _write_book(storage, folder, books[1], made, header, lead=attempt.rank == 0)
-            books[1] = own_index(run.spec, storage)
+            _write_book(storage, folder, books[1], made, lead=attempt.rank == 0)
+            books[1] = StoredIndex.open(storage, folder)
         rows = [_row_of(shard, books) for shard in shards]
     counted = list(_counted(shards, rows, counts))
     sequential = frozenset(number for number, row in enumerate(rows) if row is None or row.begin == row.end)
@@ -142,8 +149,11 @@ def _say(sentence: str) -> None:
 
 
 def _row_of(shard: Shard, books: Sequence[StoredIndex | None]) -> IndexRow | None:
-    """The row of the first index that knows this version of a shard."""
-    for book in books:
+    """The row of the first index that knows this version of a shard.
+
+    Of kept shards, which have no version here, only the filter's index and this training's own know the right ones.
+    """
+    for book in books[:OWN_BOOKS] if shard.identity is None else books:
         row = None if book is None else book.rows.get(shard.name)
         if row is not None and shard.identity in (None, row.identity):
             return row
@@ -174,7 +184,7 @@ def _count_or_index(
                 "`diht index` does that beforehand, by workers without GPUs"
             )
         mine.append((shard.name, index_of(storage, shard.uri, check)))
-    rows = write_part(storage, folder, attempt.number * RANKS + attempt.rank, mine)
+    rows = write_part(storage, folder, FIRST_PART + secrets.randbits(62), mine)
     gathered = gather_objects((rows, counts))
     made = [row for theirs, _ in gathered for row in theirs]
     return made, {number: count for _, theirs in gathered for number, count in theirs.items()}
@@ -185,7 +195,6 @@ def _write_book(
     folder: str,
     book: StoredIndex | None,
     rows: Sequence[IndexRow],
-    header: dict[str, str],
     *,
     lead: bool,
 ) -> None:
@@ -194,7 +203,7 @@ def _write_book(
 
     def write() -> None:
         old = [] if book is None else [row for name, row in book.rows.items() if name not in new]
-        write_rows(storage, folder, [*old, *rows], header)
+        write_rows(storage, folder, [*old, *rows], {})
 
     error = broadcast_error(write if lead else None)
     if error is not None:

@@ -49,7 +49,7 @@ def card(run: DihtRun, config: Mapping[str, Any], summary: Mapping[str, Any], co
         counts: the filter's: input, kept, dropped by reason, bad by reason; None without a filter.
     """
     assert run.spec.train is not None
-    name = run.metadata.name
+    name = run.spec.train.model or "CLIP"
     parts = [
         f"---\n{yaml.safe_dump(FRONT, sort_keys=False)}---\n# {name}",
         f"A CLIP model trained by the DiHT recipe (arXiv 2301.02280) with diht-k8s: {summary['samples']:,} samples in {summary['steps']:,} "
@@ -100,7 +100,7 @@ def _teacher(run: DihtRun) -> str:
     if run.spec.train.distillation.mode != "Concepts":
         return "none, this run did not distil"
     if run.spec.label is None:
-        return f"that of the labels `{run.spec.train.labels or run.spec.data.output}`"
+        return f"that of the labels `{run.spec.train.labels}`"
     return f"`{run.spec.label.teacher.model}`"
 
 

@@ -29,7 +29,8 @@ def content(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     failed = {"name": "gone", "type": "Retrieval", "error": "no shard"}
     return {
-        "run": {"name": "towers"},
+        "config": {"spec": {"train": {"model": "towers"}}},
+        "model": {"name": "model"},
         "benchmarks": [pets, gallery, pairs, failed],
         "notes": ["look | twice"],
         **changes,

@@ -8,17 +8,14 @@ import pytest
 
 from diht_k8s.api.status import Goodput
 from diht_k8s.pipeline.goodput import goodput_json
-from diht_k8s.recipe.report.evidence import time_spent
-from diht_k8s.recipe.report.page import environment
+from diht_k8s.recipe.report.run_page import run_page, time_spent
 
 SHOWN = Goodput(wall_seconds=7200, productive_seconds=7128, productive_percent="99.0", starting_seconds=72)
 
 
 def page(text: str) -> str:
-    run = {"stages": ["train", "evaluate"]}
-    content = {"run": run, "cost": [], "versions": {}, "inputs": {}, "config_sha256": "", "time": time_spent(text)}
-    section = '{% from "parts.html.jinja" import more %}{% include "configuration.html.jinja" %}'
-    return environment().from_string(section).render(content=content, run_yaml="", digest="")
+    run = {"name": "a", "folder": "runs/a/0", "folders": {"evaluate": "evaluate/0"}, "time": time_spent(text)}
+    return run_page("<!--run--><!--/run-->", {"run": run, "document": {}})
 
 
 def test_page_says_what_the_time_of_the_stages_before_went_to() -> None:

@@ -6,21 +6,23 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from diht_k8s.api.errors import StopRequested
+from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.runtime import claims, indexing
 from diht_k8s.recipe.runtime.indexing import make_index
-from diht_k8s.recipe.runtime.inputs import own_index
+from diht_k8s.recipe.runtime.inputs import index_folder
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards import shard_groups
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.shard_index import read_range
 from diht_k8s.recipe.shards.sources import input_shards
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.stored_index import StoredIndex
 from diht_k8s.recipe.shards.tar_writer import write_samples
 
 
@@ -52,8 +54,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DihtRun:
     return DihtRun.model_validate({**document, "spec": {"data": data, "train": body}})
 
 
+def folder_of(run: DihtRun) -> str:
+    """As the ranks of a training find it."""
+    storage, layout = Storage(), Layout(run.spec.data.output)
+    return index_folder(run.spec, storage, layout, input_shards(run.spec, storage))
+
+
 def assert_is_right(run: DihtRun) -> None:
-    storage, book = Storage(), own_index(run.spec, Storage())
+    storage, book = Storage(), StoredIndex.open(Storage(), folder_of(run))
     assert book is not None
     for shard in input_shards(run.spec, storage):
         index, samples = book.find(shard.name, shard.identity), list(read_samples(storage, shard.uri))
@@ -65,7 +73,8 @@ def test_one_worker_indexes_all_shards_and_leaves_the_index_alone(tmp_path: Path
     done = make_index(run, Noting())
     assert (done.shards, done.samples, done.read, done.damaged) == (9, 45, 9, 0)
     assert_is_right(run)
-    assert sorted(os.listdir(tmp_path / "out" / "index")) == ["parts", "shards.table"]
+    (folder,) = (tmp_path / "out" / "index").iterdir()
+    assert sorted(os.listdir(folder)) == ["parts", "shards.table"]
     assert make_index(run, Noting()).read == 0
     assert sorted(Noting.opened) == [f"{number}.tar" for number in range(9)]
 
@@ -92,6 +101,7 @@ def test_only_shards_that_changed_are_read_again(tmp_path: Path, run: DihtRun) -
     write_shard(tmp_path, 10, 2)
     done = make_index(run, Noting())
     assert (done.shards, done.samples, done.read) == (10, 45 - 4 + 20 + 2, 2)
+    assert len(list((tmp_path / "out" / "index").iterdir())) == 2, "the index of the old shards stays as it is"
     assert sorted(Noting.opened) == ["10.tar", "3.tar"]
     assert_is_right(run)
 
@@ -133,3 +143,30 @@ def test_damaged_shards_are_indexed_up_to_their_damage(tmp_path: Path, run: Diht
 def test_groups_hold_all_shards_in_order(run: DihtRun, shards: int, groups: Sequence[int]) -> None:
     some = [input_shards(run.spec, Storage())[0]] * shards
     assert [len(group.shards) for group in shard_groups.groups_of(some)] == groups
+
+
+def test_runs_over_other_shards_have_indexes_beside_each_other(tmp_path: Path, run: DihtRun) -> None:
+    fewer = run.model_copy(deep=True)
+    fewer.spec.data.sources[0] = fewer.spec.data.sources[0].model_copy(update={"shards": [f"{tmp_path}/{{0..3}}.tar"]})
+    make_index(fewer, Noting())
+    before = {path: path.read_bytes() for path in Path(folder_of(fewer)).rglob("*") if path.is_file()}
+    assert make_index(run, Noting()).read == 5, "the other index knows four of them"
+    assert folder_of(run) != folder_of(fewer)
+    assert {path: path.read_bytes() for path in Path(folder_of(fewer)).rglob("*") if path.is_file()} == before
+    assert_is_right(run)
+    assert_is_right(fewer)
+
+
+def test_worker_that_comes_when_the_index_is_just_complete_leaves_it_alone(run: DihtRun) -> None:
+    late = indexing._Indexing(run, Storage(), 1, 2, StopFlag())
+    take, there = late._claims.take, late._there
+
+    def complete_then_take(*arguments: Any, **options: Any) -> bool:
+        make_index(run, Storage(), worker=0, workers=2)
+        return take(*arguments, **options)
+
+    late._take, late._there = lambda *_: False, lambda: {group.number for group in late._groups}  # type: ignore[method-assign]
+    late._claims.take = complete_then_take  # type: ignore[method-assign]
+    assert late.run(lambda _: None).shards == 9
+    assert there() == set()
+    assert_is_right(run)

@@ -25,7 +25,8 @@ from tests.unit.api.documents import changed
 class Stub:
     """A stage that writes one file."""
 
-    calls = 0
+    def __init__(self) -> None:
+        self.calls, self.presented = 0, list[str]()
 
     def identify(self, run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
         return {"shard": "1"}, {}
@@ -41,6 +42,9 @@ class Stub:
         return Outcome(
             [artefact(context.storage, context.layout, context.stage, "report.json")], {"worker": context.worker}
         )
+
+    def present(self, run: DihtRun, storage: Storage, layout: Layout) -> None:
+        self.presented.append(run.metadata.name)
 
 
 def run_below(tmp_path: Path, **changes: object) -> DihtRun:
@@ -70,7 +74,18 @@ def test_worker_whose_part_is_not_the_last_commits_nothing(tmp_path: Path) -> No
     assert run_stage(stub, run, Stage.FILTER, worker=0, workers=2) is None
     last = run_stage(stub, run, Stage.FILTER, worker=1, workers=2)
     assert last is not None
-    assert last.summary == {"seconds": 0.0, "worker": 1}
+    assert last.summary == {"seconds": 0.0, "processes": 2, "worker": 1}
+
+
+def test_first_worker_presents_a_complete_stage_to_each_run_that_finds_it(tmp_path: Path) -> None:
+    stub = Stub()
+    run_stage(stub, run_below(tmp_path), Stage.FILTER, worker=0, workers=2)
+    assert stub.presented == [], "not complete"
+    run_stage(stub, run_below(tmp_path), Stage.FILTER, worker=1, workers=2)
+    assert stub.presented == []
+    for name in ("a-run", "another"):
+        run_stage(stub, run_below(tmp_path, metadata__name=name), Stage.FILTER, workers=2)
+    assert stub.presented == ["a-run", "another"]
 
 
 def test_stage_that_the_run_does_not_have_is_a_user_error(tmp_path: Path) -> None:

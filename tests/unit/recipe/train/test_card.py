@@ -30,7 +30,7 @@ def test_card_when_written_then_data_funnel_numbers_and_licences_are_there() -> 
     front = yaml.safe_load(text.split("---")[1])
     assert front["library_name"] == "open_clip"
     for part in (
-        "# demo",
+        "# ViT-B-16",
         "40,960 samples in 160 steps, 1.5 minutes",
         "**laion**: `s3://corpus/raw/{00..12}.tar`",
         "| dropped: complexity | -30 |",

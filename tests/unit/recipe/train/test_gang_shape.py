@@ -15,6 +15,7 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.errors import RetryableError, UserError
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime import launcher
+from diht_k8s.recipe.runtime.owner import Owner
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
@@ -48,7 +49,13 @@ def context_of(train: dict[str, Any], output: str, **spec: Any) -> Any:
     data = {"sources": [{"name": "web", "shards": ["s3://bucket/0.tar"]}], "output": output}
     spec = {"data": data, "train": train, **spec}
     run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "a"}, "spec": spec}
-    parts = {"config": {}, "progress": Reporter(Stage.TRAIN), "stop": StopFlag(), "layout": flat(output)}
+    parts = {
+        "config": {},
+        "progress": Reporter(Stage.TRAIN),
+        "stop": StopFlag(),
+        "layout": flat(output),
+        "owner": Owner("a"),
+    }
     return cast("Any", SimpleNamespace(run=load(json.dumps(run), name="run"), storage=Storage(), **parts))
 
 

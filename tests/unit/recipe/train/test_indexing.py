@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -14,10 +15,11 @@ import pytest
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.runtime.inputs import index_folder
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.shard_index import index_of
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.stored_index import write_part, write_rows
+from diht_k8s.recipe.shards.stored_index import table_uri, write_part, write_rows
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.indexing import IndexedShards, RankAttempt, indexed
@@ -71,8 +73,8 @@ def counts_beside(folder: Path) -> None:
 
 def make_index(run: DihtRun, numbers: range) -> None:
     storage, layout = Storage(), Layout(run.spec.data.output)
-    folder = layout.index
-    shards = [train_shards(run, storage, layout)[number] for number in numbers]
+    known = train_shards(run, storage, layout)
+    folder, shards = index_folder(run.spec, storage, layout, known), [known[number] for number in numbers]
     rows = write_part(storage, folder, 0, [(shard.name, index_of(storage, shard.uri)) for shard in shards])
     write_rows(storage, folder, rows, {})
 
@@ -148,3 +150,24 @@ def test_damage_is_known_before_the_first_step(run: DihtRun, tmp_path: Path) -> 
     found, _ = look(run)
     assert [shard.samples for shard in found.shards] == [3, 1, 2]
     assert {uri: damage.salvaged for uri, damage in found.damaged.items()} == {f"{tmp_path}/1.tar": 1}
+
+
+def test_kept_shards_are_not_looked_up_in_indexes_of_other_shards(run: DihtRun, tmp_path: Path) -> None:
+    make_index(run, range(3))
+    storage, layout = Storage(), Layout(run.spec.data.output)
+    kept = [replace(shard, identity=None) for shard in train_shards(run, storage, layout)]
+    noting = Noting()
+    found = indexed(run, noting, layout, kept, FIRST)
+    assert sorted(noting.opened) == ["0.tar", "1.tar", "2.tar"]
+    assert index_folder(run.spec, storage, layout, kept) != index_folder(run.spec, storage, layout, found.shards[:2])
+
+
+def test_trainings_that_index_the_same_shards_at_once_do_not_write_over_each_other(run: DihtRun) -> None:
+    storage, layout = Storage(), Layout(run.spec.data.output)
+    shards = train_shards(run, storage, layout)
+    first = indexed(run, storage, layout, shards, FIRST)
+    storage.remove(table_uri(index_folder(run.spec, storage, layout, shards)))
+    with pytest.raises(DataError, match="start again"):  # this rank's share alone
+        indexed(run, storage, layout, shards, RankAttempt(1, 0, 2))
+    items = ShardDataset(Storage(), first.shards, indexes=first).block(1, 2, 3)
+    assert [item.sample.key for item in items] == ["12", "13", "14"]
