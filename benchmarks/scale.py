@@ -43,6 +43,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter import stage as filter_stage
 from diht_k8s.recipe.filter.group_summaries import GroupSummaries
 from diht_k8s.recipe.filter.rules import RuleChain
+from diht_k8s.recipe.runtime.inputs import index_folder
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context, locate, run_stage
@@ -143,7 +144,8 @@ class Bench:
         """Two starts of a training with an index; each is stopped once it has saved a checkpoint."""
         run = train_run(self.rule, self.shards, f"s3://{BUCKET}/train")
         shards = current_shards(run.spec, self.direct)
-        first, folder = index_of(self.direct, shards[0].uri), Layout(run.spec.data.output).index
+        first = index_of(self.direct, shards[0].uri)
+        folder = index_folder(run.spec, self.direct, Layout(run.spec.data.output), shards)
         assert first.samples == PAIRS
         rows = []
         for group in groups_of(shards):

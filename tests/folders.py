@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.runtime.run_folder import layout_at, point, write_document
+from diht_k8s.recipe.runtime.commit import commit
+from diht_k8s.recipe.runtime.run_folder import layout_at, point, run_layout, write_document
+from diht_k8s.recipe.runtime.started import start
 from diht_k8s.recipe.shards.storage import Storage
 
 
@@ -31,3 +35,25 @@ def planted(run: DihtRun, *stages: Stage, latest: bool = True) -> Layout:
         layout = layout.at(stage, "0" * 64)
         point(run, storage, layout, stage, lead=latest)
     return layout
+
+
+def filled(
+    run: DihtRun,
+    stage: Stage,
+    variant: str,
+    *,
+    reads: Mapping[str, str] | None = None,
+    files: Mapping[str, bytes] | None = None,
+    complete: bool = True,
+) -> str:
+    """A stage's folder as a stage leaves it, to which the run then points; its place relative to the output."""
+    storage, config = Storage(run.spec.storage), {"inputs": {}, "variant": variant}
+    layout = run_layout(run, storage).at(stage, sha256_of(config))
+    write_document(run, storage)
+    start(storage, layout, stage, config, reads or {})
+    point(run, storage, layout, stage)
+    for path, content in (files or {}).items():
+        storage.write_bytes(join(layout.stage(stage), path), content)
+    if complete:
+        commit(storage, layout, stage, config, [], {})
+    return layout.relative(stage)

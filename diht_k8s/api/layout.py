@@ -10,8 +10,9 @@ a stage in common share it:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Final, Literal
 
 from diht_k8s.api.errors import UserError
@@ -23,11 +24,71 @@ STARTED: Final = "STARTED.json"
 """The first file written into the folder of a stage: what decides its content, and what it reads."""
 DIGITS: Final = 16
 """Digits of a digest that name a folder; the markers have all of them."""
+LEASE: Final = "lease.json"
+"""In the folder of a training: which gang works on it."""
+STAGE_FILES: Final[Mapping[Stage, tuple[str, ...]]] = {
+    Stage.FILTER: (
+        MARKER, "PURGE.json", "report.json", "summaries/*.json", "scores/*.parquet", "uids.npy", "uid_index.npy",
+        "clip_share.json", "kept/*.tar", "kept/*.parquet", "survivors/*.parquet", "fingerprints/*.parquet",
+        "duplicates/*.parquet", "duplicates/*/*.parquet", "duplicates/*/*.bin", "index/*/shards.table",
+        "index/*/parts/[0-9]*", "claims/*.json", STARTED,
+    ),
+    Stage.LABEL: (
+        MARKER, "report.json", "labels/*.parquet", "features/*.safetensors", "teacher_heads.safetensors", "heads.json",
+        "heads/*.state", "heads/*.safetensors", "vocabulary.json", "claims/*.json", STARTED,
+    ),
+    Stage.TRAIN: (
+        MARKER, "result.json", f"checkpoints/step-*/{MARKER}", "checkpoints/step-*/state-*.safetensors",
+        "model/open_clip_config.json", "model/open_clip_model.safetensors", "model/README.md",
+        "concept_heads.safetensors", "metrics.jsonl", "tensorboard/events.out.tfevents.*", "profile/rank-*",
+        "not_finite-*.json", "preflight.json", "preflight-*", "commits/[0-9]*", "epochs/[0-9]*", LEASE, STARTED,
+    ),
+    Stage.EVALUATE: (
+        MARKER, "report.json", "report.html", "README.md", "benchmarks/*.json", "benchmarks/*.parquet",
+        "features/*.safetensors", "claims/*.json", STARTED,
+    ),
+}  # fmt: skip
+"""What a stage writes into its folder: patterns, of which `*` matches no slash. Everything else there is a person's.
+Files go in this order (`recipe.prune`): first those that say that others are complete, last the one that says whose
+the folder is."""
+RUN_FILES: Final = (
+    *(stage.value for stage in Stage), *(f"{stage.value}.json" for stage in Stage), "report.html", "report.json",
+    "logs*/*/cause-*.json", "logs*/*/*/SUCCESS", "logs*/*/*/*/*/*.log", "logs*/lock", "run.json",
+)  # fmt: skip
+"""What is ours in the folder of a run, in the order in which it goes: links, pointers, page, logs, the document."""
 
 
 def join(base: str, *parts: str) -> str:
     """Join a folder and names with one slash between them."""
     return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def pattern_of(path: str, patterns: Sequence[str]) -> int | None:
+    """Which of some patterns a path relative to a folder matches first; None for a file that is not ours."""
+    parts = path.split("/")
+    for number, pattern in enumerate(patterns):
+        wanted = pattern.split("/")
+        if len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted)):
+            return number
+    return None
+
+
+def refuse_old_layout(output: str, names: Callable[[str], Collection[str]]) -> None:
+    """Refuse an output of the first layout, in which a stage wrote into `OUTPUT/STAGE` itself.
+
+    Args:
+        output: URI or path.
+        names: of the files directly in a folder.
+
+    Raises:
+        UserError: it is one.
+    """
+    for stage in Stage:
+        if not {STARTED, MARKER}.isdisjoint(names(join(output, stage.value))):
+            raise UserError(
+                f"{output} has the layout of an earlier version ({stage.value}/ without a folder for each configuration): "
+                "choose another data.output, or move the old files away, and run the stages again"
+            )
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_index(commands)
     _add_uids(commands)
     _add_purge(commands)
+    _add_prune(commands)
     _add_benchmarks(commands)
     _add_benchmarks_import(commands)
     _add_convert(commands)
@@ -435,8 +436,8 @@ def _uids(options: argparse.Namespace) -> int:
 def _add_purge(commands: Commands) -> None:
     parser = commands.add_parser("purge", help="take pairs out of a run's output (takedowns)", epilog=EXIT_CODES)
     parser.description = (
-        "Take pairs out of the kept shards, scores and labels of a run, and update its markers. No stage of the run may "
-        "be running. Start an interrupted purge again to finish it. A model that was trained on the pairs stays as it is."
+        "Take pairs out of the kept shards, scores and labels of a run, and update its markers. Refused while a filter or "
+        "label stage runs there. Start an interrupted purge again to finish it. A model that was trained on the pairs stays as it is."
     )
     parser.add_argument("file", metavar="FILE", help=FILE)
     parser.add_argument(
@@ -452,6 +453,32 @@ def _purge(options: argparse.Namespace) -> int:
     from diht_k8s.cli.corpus import purge_command
 
     return purge_command(options.file, options.exclude, options.overrides, as_json=options.json)
+
+
+def _add_prune(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "prune", help="show what an output takes, and remove what no run needs", epilog=EXIT_CODES
+    )
+    parser.description = (
+        "Show the folders of an output by size, and who refers to each: runs by their pointers and documents, folders by "
+        "what they read. What nobody refers to is removable; with --keep also other runs, and what only they refer to. "
+        "Nothing is removed without --yes. Files that no stage wrote stay, and so do folders in which somebody works: "
+        "claims there are watched for up to two minutes. Start an interrupted prune again to finish it."
+    )
+    parser.add_argument("output", metavar="OUTPUT", help="the output of runs (data.output), or a run document")
+    parser.add_argument(
+        "--keep", action="extend", nargs="+", metavar="RUN",
+        help="the runs that shall stay: run documents, run folders, NAME or NAME/DIGEST; all if unset",
+    )  # fmt: skip
+    parser.add_argument("--yes", action="store_true", help="remove what is removable")
+    _add_json(parser, "print one JSON object")
+    parser.set_defaults(command=_prune)
+
+
+def _prune(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.prune import prune_command
+
+    return prune_command(options.output, options.keep, yes=options.yes, as_json=options.json)
 
 
 def _add_benchmarks(commands: Commands) -> None:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DihtError, ExitCode, UserError
 from diht_k8s.api.hashing import run_sha256
-from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.layout import MARKER, STARTED, Layout, join, refuse_old_layout
 from diht_k8s.api.reports import Cause, Committed, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import amount, speed
@@ -93,12 +93,13 @@ def local_run(path: str) -> Path | None:
         path: the folder itself, an output folder (the run that began a stage there last), or a run document.
 
     Raises:
-        UserError: the document is wrong, or its output is not on this machine.
+        UserError: the document is wrong, or its output is not on this machine or has an old layout.
     """
     folder = Path(path.removeprefix("file://")).expanduser()
     if folder.is_dir():
         if folder.resolve().parent.parent.name == FOLDER and (folder / "run.json").is_file():
             return folder.resolve()
+        refuse_old_layout(path, _names)
         latest = _pointer(folder / FOLDER / "latest.json") or _worked_on(folder.absolute())
         return None if latest is None else folder.absolute() / FOLDER / latest
     if not folder.is_file() or output_of(path) is None:
@@ -108,7 +109,13 @@ def local_run(path: str) -> Path | None:
         raise UserError(
             f"{path}: the output {run.spec.data.output} is not on this machine: name the run to ask the cluster"
         )
+    refuse_old_layout(run.spec.data.output, _names)
     return local_run_folder(run)
+
+
+def _names(folder: str) -> set[str]:
+    path = Path(folder.removeprefix("file://")).expanduser()
+    return {entry.name for entry in path.iterdir()} if path.is_dir() else set()
 
 
 def status_of(folder: Path) -> LocalRun:
@@ -240,12 +247,17 @@ def list_command(folder: str, sweep: str | None = None, *, as_json: bool) -> int
     if not root.is_dir():
         raise UserError(f"{folder} is no folder: name the one in which runs write their output, or --namespace for a cluster's")  # fmt: skip
     found: list[LocalRun] = []
-    for path in _outputs(root):
+    for path in _run_folders(root):
         try:
             found.append(status_of(path))
         except DihtError as error:
             print(f"diht: {path}: {error}", file=sys.stderr)
     found = [each for each in found if sweep in (None, each.sweep)]
+    for output in _old_outputs(root):
+        try:
+            refuse_old_layout(str(output), _names)
+        except UserError as error:
+            print(f"diht: {error}", file=sys.stderr)
     if as_json:
         print(json.dumps([asdict(each) for each in found]))
         return ExitCode.DONE
@@ -257,9 +269,19 @@ def list_command(folder: str, sweep: str | None = None, *, as_json: bool) -> int
     return ExitCode.DONE
 
 
-def _outputs(root: Path) -> list[Path]:
-    patterns = ("/".join(["*"] * depth + [FOLDER, "*", "*", "run.json"]) for depth in range(DEPTH + 1))
-    return sorted({path.parent for pattern in patterns for path in root.glob(pattern)})
+def _run_folders(root: Path) -> list[Path]:
+    return sorted(path.parent for path in _below(root, FOLDER, "*", "*", "run.json"))
+
+
+def _old_outputs(root: Path) -> list[Path]:
+    """Outputs that may have the layout of an earlier version; a run's folder has links to its stages."""
+    folders = {path.parent for stage in Stage for name in (STARTED, MARKER) for path in _below(root, stage.value, name)}
+    return sorted({folder.parent for folder in folders if not folder.is_symlink()})
+
+
+def _below(root: Path, *parts: str) -> set[Path]:
+    """What matches in a folder and in those below it, as deep as outputs are looked for."""
+    return {path for depth in range(DEPTH + 1) for path in root.glob("/".join(["*"] * depth + list(parts)))}
 
 
 def logs_command(folder: Path, stage: str | None, *, follow: bool, lines: int | None) -> int:

@@ -10,15 +10,15 @@ forget them: its training no longer matches its input, and `diht run` trains ano
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import pyarrow as pa
 
-from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.errors import DataError, RetryableError, UserError
 from diht_k8s.api.hashing import sha256_of
-from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.layout import STAGE_FILES, Layout, join, pattern_of
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter.exclusion import names_of, read_exclusions, taken_down
@@ -31,6 +31,7 @@ from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.filter.text_spotting.matching import shows_caption
 from diht_k8s.recipe.runtime.commit import artefact, commit, find_committed
 from diht_k8s.recipe.runtime.inputs import kept_by
+from diht_k8s.recipe.runtime.living import Watch, living
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.run_folder import runs_of
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -40,7 +41,7 @@ from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.parquet import read_table, write_table
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sources import Shard
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.storage import Storage, temporary_of
 
 PLAN: Final = "PURGE.json"
 _SHA256_DIGITS: Final = 64
@@ -88,17 +89,19 @@ class PurgeResult:
     """entries of the list that name no pair; empty where an interrupted purge was finished."""
 
 
-def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> PurgeResult:
-    """Remove the pairs of a list from all folders of a run's output; no stage may be running there.
+def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag, *, watch: Watch = living) -> PurgeResult:
+    """Remove the pairs of a list from all folders of a run's output, unless a filter or a label stage runs there.
 
     Args:
         run: a run of the output.
         storage: where the output is.
         exclude: URI of the list: uids, SHA-256 of URLs or SHA-256 of images, one a line.
         stop: checked between shards.
+        watch: says in which folders somebody works.
 
     Raises:
         UserError: the list is empty, there is nothing to purge, or a filter has begun and is not complete.
+        RetryableError: somebody works in a folder of the filter or the labels.
     """
     entries, layout = read_exclusions(storage, exclude), Layout(run.spec.data.output)
     if not entries:
@@ -107,6 +110,7 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> Purge
     filters = {place.stage(Stage.FILTER): (found, place) for found, place in runs if Stage.FILTER in place.folders}
     if not filters:
         raise UserError(f"no filter has run in {layout.output}: there is no output to purge yet")
+    _refuse_living(watch(storage, _changeable(storage, layout, filters), stop))
     trained = any(find_committed(storage, place, Stage.TRAIN) is not None for _, place in runs)
     takedowns = [_Purge(*filters[folder], storage, stop) for folder in sorted(filters)]
     plans = [takedown.plan(entries) for takedown in takedowns]
@@ -125,6 +129,19 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> Purge
             done.trained or (plan.pairs > 0 and trained),
         )
     return done if resumes else replace(done, unmatched=_unmatched(entries, matched))
+
+
+def _changeable(storage: Storage, layout: Layout, filters: Collection[str]) -> list[str]:
+    """The folders that a takedown may change."""
+    labels = join(layout.output, Stage.LABEL.value)
+    return [*sorted(filters), *(join(labels, name) for name in storage.folders(labels))]
+
+
+def _refuse_living(alive: Mapping[str, str]) -> None:
+    for folder, claim in alive.items():
+        raise RetryableError(
+            f"somebody works in {folder} ({claim} changes): wait until that stage ends, or stop it, then purge"
+        )
 
 
 def _write_takedown(storage: Storage, layout: Layout, entries: frozenset[str]) -> None:
@@ -247,10 +264,10 @@ class _Purge:
         storage, gone = self._storage, set[str]()
         storage.write_bytes(self._plan_uri, json.dumps(asdict(plan)).encode())
         for name in plan.labels:
-            storage.remove(self._label_layout(name).committed(Stage.LABEL))
-        storage.remove(self._layout.committed(Stage.FILTER))
+            self._open(self._label_layout(name), Stage.LABEL)
+        self._open(self._layout, Stage.FILTER)
         for folder in (FOLDER, "index"):  # they name the pairs' files as they were
-            storage.remove(join(self._layout.stage(Stage.FILTER), folder))
+            self._clear(folder)
         for shard in self._shards:
             if shard.name in plan.rows:
                 self._stop.raise_if_requested("start the purge again to resume")
@@ -270,8 +287,20 @@ class _Purge:
                 self._commit_label(Committed.model_validate(marker), self._label_layout(name), plan, gone)
         for shard in plan.taken:
             storage.remove(self._layout.fingerprints(shard))
-        storage.remove(self._layout.duplicates)
+        self._clear("duplicates")
         storage.remove(self._plan_uri)
+
+    def _open(self, layout: Layout, stage: Stage) -> None:
+        """Remove a marker, and before it the claims, which are those of the dead: to the next start they would look held."""
+        self._storage.remove_named(join(layout.stage(stage), "claims"), "*.json")
+        self._storage.remove(layout.committed(stage))
+
+    def _clear(self, folder: str) -> None:
+        """Remove what the filter wrote into a folder of its own."""
+        stage, patterns = self._layout.stage(Stage.FILTER), STAGE_FILES[Stage.FILTER]
+        names = [f"{folder}/{name}" for name in self._storage.files(join(stage, folder))]
+        ours = [name for name in names if pattern_of(temporary_of(name) or name, patterns) is not None]
+        self._storage.remove_files(stage, ours)
 
     def _purge_shard(self, plan: TakedownPlan, shard: Shard) -> set[str]:
         """Purge labels first and scores last (they say what the others may still hold); returns the removed uids."""

@@ -289,7 +289,7 @@ class RepeatSearch:
         rows = [bits[begin:end].tobytes() for begin, end in pairwise(starts.tolist())]
         write_table(self._storage, self._result, pa.table({"repeats": pa.array(rows, pa.binary())}), self._header)
         for folder in ("spread", "lists"):
-            self._storage.remove(join(self._folder, folder))
+            self._storage.remove_named(join(self._folder, folder), "*.parquet", "*.bin")
 
     def _pause(self) -> None:
         """Between two pieces of work: stop if asked to, and keep the claim."""

@@ -150,7 +150,7 @@ def _join_heads(job: LabelJob) -> None:
     job.write_json(job.uri("heads.json"), {**job.header, **figures})
     metadata = {"diht": json.dumps({**job.header, "vocabulary_sha256": vocabulary_sha256}, sort_keys=True)}
     context.storage.write_bytes(layout.teacher_heads, save(tensors, metadata=metadata))
-    context.storage.remove(job.uri("heads"))
+    context.storage.remove_named(job.uri("heads"), "*.state", "*.safetensors")
 
 
 def training_images(job: LabelJob, vocabulary: Mapping[str, Concepts]) -> tuple[TrainingImages, dict[str, Targets]]:

@@ -128,7 +128,7 @@ class Claims:
 
     def clear(self, name: str) -> None:
         """Remove all claims except one, and the times of the workers (`runtime.shard_progress`)."""
-        self._storage.remove(self._folder)
+        self._storage.remove_named(self._folder, "*.json")
         self._storage.write_bytes(self._uri(name), self._content(0))
 
     def _deaths(self, owner: dict[str, Any]) -> int:

@@ -178,7 +178,7 @@ class _Indexing:
             rows = [IndexRow(*row) for content in contents for row in json.loads(content)]
         write_rows(self._storage, self._folder, rows, {})
         for folder in ("rows", "claims"):
-            self._storage.remove(join(self._folder, folder))
+            self._storage.remove_named(join(self._folder, folder), "*.json")
         return self._outcome(rows)
 
     def _outcome(self, found: Iterable[IndexRow]) -> IndexResult:

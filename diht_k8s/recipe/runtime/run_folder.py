@@ -19,7 +19,7 @@ from typing import Any, Final
 from diht_k8s.api.documents import dump, load
 from diht_k8s.api.errors import DataError, RetryableError
 from diht_k8s.api.hashing import SCHEMA_VERSION, run_sha256
-from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.layout import Layout, join, refuse_old_layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -37,8 +37,10 @@ def run_layout(run: DihtRun, storage: Storage) -> Layout:
     """The output with the folders of the stages that have begun in a run.
 
     Raises:
+        UserError: the output has an old layout.
         DataError: a pointer is damaged.
     """
+    refuse_old_layout(run.spec.data.output, storage.names)
     return layout_of(storage, run.spec.data.output, run_folder(run))
 
 
@@ -49,18 +51,29 @@ def latest_run(storage: Storage, output: str) -> str | None:
 
 
 def layout_at(storage: Storage, place: str) -> Layout:
-    """The stage folders of a run, given by its folder or by an output, whose last run it is then."""
-    folder = latest_run(storage, place) or storage.location(place)  # `runs/latest` is a link, one level less deep
-    return layout_of(storage, folder.rsplit("/", 3)[0], folder)
+    """The stage folders of a run, given by its folder or by an output, whose last run it is then.
+
+    Raises:
+        UserError: the output has an old layout.
+        DataError: a pointer is damaged.
+    """
+    latest = latest_run(storage, place)
+    folder = latest or storage.location(place)  # `runs/latest` is a link, one level less deep
+    layout = layout_of(storage, folder.rsplit("/", 3)[0], folder)
+    if latest is None and not layout.folders:  # an output in which nothing has begun, or of an old layout
+        layout = Layout(place)
+    refuse_old_layout(layout.output, storage.names)
+    return layout
 
 
 def runs_of(storage: Storage, output: str) -> Iterator[tuple[DihtRun, Layout]]:
     """All runs of an output, each with the stage folders that it points to.
 
     Raises:
-        UserError: a run's document cannot be read.
+        UserError: the output has an old layout, or a run's document cannot be read.
         DataError: a pointer is damaged.
     """
+    refuse_old_layout(output, storage.names)
     for name in storage.folders(join(output, "runs")):
         for digest in storage.folders(join(output, "runs", name)):
             folder = join(output, "runs", name, digest)
@@ -133,6 +146,12 @@ def point(
         _link(path / stage.value, Path("../../..") / mine)
     if lead:
         _note_latest(storage, run.spec.data.output, folder, path)
+
+
+def lead_latest(storage: Storage, output: str, going: str, folder: str) -> None:
+    """Lead `runs/latest` to another run where it leads to one that goes; folders of both relative to the output."""
+    if _read(storage, join(output, "runs"), "latest") == going.removeprefix("runs/"):
+        _note_latest(storage, output, join(output, folder), storage.local_path(join(output, folder)))
 
 
 def _note_latest(storage: Storage, output: str, folder: str, path: Path | None) -> None:

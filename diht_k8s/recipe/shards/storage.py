@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
@@ -232,11 +233,19 @@ class Storage:
 
     def files(self, folder: str) -> list[str]:
         """Sorted paths of all files below a folder, relative to it; empty if there is no folder."""
+        return sorted(self.sizes(folder))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Path relative to a folder -> bytes of all files below it, temporary ones too. Links are files of no size."""
         system, path = self._resolve(folder)
         with _errors(folder, "list"):
-            found = cast("list[str]", system.find(path))
+            found = cast("dict[str, dict[str, Any]]", system.find(path, detail=True))
         start = path.rstrip("/") + "/"
-        return sorted(name.removeprefix(start) for name in found if name.startswith(start) and not name.endswith("/"))
+        return {
+            name.removeprefix(start): 0 if info.get("islink") else int(info["size"])
+            for name, info in found.items()
+            if name.startswith(start) and not name.endswith("/")
+        }
 
     def remove_files(self, folder: str, names: Sequence[str]) -> None:
         """Remove some files below a folder, then the local folders that became empty, the folder itself included.
@@ -259,6 +268,12 @@ class Storage:
                 if parent.is_relative_to(path):
                     with contextlib.suppress(OSError):  # it is not empty, or gone
                         parent.rmdir()
+
+    def remove_named(self, folder: str, *patterns: str) -> None:
+        """Remove the files directly below a folder whose names match a pattern, half-written ones too; others stay."""
+        names = self._entries(folder, "file")
+        meant = {name: temporary_of(name) or name for name in names}
+        self.remove_files(folder, [name for name in names if any(fnmatchcase(meant[name], each) for each in patterns)])
 
     def location(self, uri: str) -> str:
         """One text for all spellings of a place: an absolute path without links, or `s3://bucket/key`."""

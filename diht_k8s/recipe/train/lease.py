@@ -17,13 +17,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from diht_k8s.api.errors import ComputedElsewhere, DihtError, StopRequested
-from diht_k8s.api.layout import join
+from diht_k8s.api.layout import LEASE, join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, STALE_SECONDS
 from diht_k8s.recipe.runtime.owner import is_dead
 from diht_k8s.recipe.runtime.stage import Context
 
-LEASE: Final = "lease.json"
 LOOK_SECONDS: Final = 2.0
 """Between two looks at a lease that may be alive."""
 

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from diht_k8s.api.documents import dump
-from diht_k8s.api.errors import StopRequested, UserError
+from diht_k8s.api.errors import RetryableError, StopRequested, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
@@ -28,8 +29,10 @@ from diht_k8s.recipe.evaluate import stage as evaluate_stage
 from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.label import stage as label_stage
 from diht_k8s.recipe.label.soft_labels import read_labels, write_labels
+from diht_k8s.recipe.runtime.claims import STALE_SECONDS
 from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.living import living
 from diht_k8s.recipe.runtime.run_folder import point, run_layout
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import locate
@@ -203,6 +206,56 @@ def test_examples_of_the_reports_lose_the_pair(bench: Bench) -> None:
         assert '"a-0"' not in bench.storage.read_text(bench.layout.report(stage))
 
 
+def held(folder: str, name: str = "s") -> str:
+    """A claim that somebody holds in a stage's folder, which is then not complete."""
+    Storage().remove(f"{folder}/COMMITTED.json")
+    Storage().write_bytes(claim := f"{folder}/claims/{name}.json", b'{"owner": "a run", "worker": 0, "beat": "1"}')
+    return claim
+
+
+@pytest.mark.parametrize("stage", [Stage.FILTER, Stage.LABEL])
+def test_purge_is_refused_while_somebody_works_in_a_folder_that_it_would_change(
+    stage: Stage, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, before = held(folder := bench.layout.stage(stage)), bench.everything()
+
+    def sleep(seconds: float) -> None:
+        bench.storage.write_bytes(claim, b'{"owner": "a run", "worker": 0, "beat": "2"}')
+
+    with pytest.raises(RetryableError, match=re.escape(f"somebody works in {folder} ({claim} changes): wait")):
+        purge(
+            bench.run,
+            bench.storage,
+            bench.listed("a-1"),
+            StopFlag(),
+            watch=partial(living, sleep=sleep, clock=lambda: 0),
+        )
+    bench.storage.write_bytes(claim, b'{"owner": "a run", "worker": 0, "beat": "1"}')
+    assert bench.everything() == before
+    assert not (bench.folder / "out/takedowns").exists()
+
+
+def test_claims_of_the_dead_stop_no_purge(bench: Bench) -> None:
+    held(bench.layout.stage(Stage.LABEL))
+    clock = iter([0.0, *[STALE_SECONDS] * 9])
+    watch = partial(living, sleep=lambda seconds: None, clock=lambda: next(clock))
+    done = purge(bench.run, bench.storage, bench.listed("a-1"), StopFlag(), watch=watch)
+    assert done.pairs == 1
+    assert "a-1" not in kept_keys(bench.folder / "out", "web-a")
+
+
+def test_notes_of_people_survive_a_purge_in_folders_that_it_clears(bench: Bench) -> None:
+    folder = bench.layout.stage(Stage.FILTER)
+    notes = [
+        f"{folder}/{name}/notes.txt" for name in ("index/raw", "index/raw/parts", "summaries", "duplicates", "kept")
+    ]
+    for uri in notes:
+        bench.storage.write_bytes(uri, uri.encode())
+    bench.purge("a-1")
+    assert [bench.storage.read_text(uri) for uri in notes] == notes
+    assert bench.storage.files(f"{folder}/index") == ["raw/notes.txt", "raw/parts/notes.txt"]
+
+
 def test_words_of_dropped_pairs_are_removed_as_well(bench: Bench) -> None:
     assert rows_of(bench.folder / "out", "web-a")[2].objects == ["server"]
     done = bench.purge("a-2")
@@ -352,6 +405,7 @@ def test_output_that_cannot_be_purged_is_refused_and_nothing_is_taken_down(bench
         run = run_of(bench.folder / "elsewhere", f"{bench.folder}/*.tar")
     else:
         bench.storage.remove(bench.layout.committed(Stage.FILTER))
+        bench.storage.remove(f"{bench.layout.stage(Stage.FILTER)}/claims")  # this process holds one, and lives
     with pytest.raises(UserError, match=case):
         bench.purge(*entries, run=run)
     assert bench.storage.names(bench.layout.takedowns) == []

@@ -110,6 +110,33 @@ def test_names_folders_exists_size_remove(tmp_path: Path, storage: Storage) -> N
     assert not storage.exists(str(tmp_path / "sub"))
 
 
+def test_sizes_are_those_of_all_files_below_and_none_of_what_a_link_leads_to(tmp_path: Path, storage: Storage) -> None:
+    (tmp_path / "large").write_bytes(b"x" * 1000)
+    (tmp_path / "folder/deeper").mkdir(parents=True)
+    (tmp_path / "folder/deeper/a").write_bytes(b"abc")
+    (tmp_path / "folder/.b.abcd1234.tmp").write_bytes(b"x")
+    (tmp_path / "folder/file").symlink_to("../large")
+    (tmp_path / "folder/others").symlink_to("..")
+    assert storage.sizes(f"{tmp_path}/folder") == {".b.abcd1234.tmp": 1, "deeper/a": 3, "file": 0, "others": 0}
+    assert storage.sizes(f"{tmp_path}/absent") == {}
+
+
+def test_named_files_are_removed_and_others_keep_their_folder(tmp_path: Path, storage: Storage) -> None:
+    for name in (
+        "claims/a.json",
+        "claims/.b.json.abcd1234.tmp",
+        "claims/notes.txt",
+        "claims/deeper/c.json",
+        "rows/a.json",
+    ):
+        storage.write_bytes(f"{tmp_path}/{name}", b"x")
+    storage.remove_named(f"{tmp_path}/claims", "*.json", "*.bin")
+    assert storage.files(f"{tmp_path}/claims") == ["deeper/c.json", "notes.txt"]
+    storage.remove_named(f"{tmp_path}/rows", "*.json")
+    assert not (tmp_path / "rows").exists()
+    storage.remove_named(f"{tmp_path}/absent", "*.json")
+
+
 def test_identity_changes_with_the_content(tmp_path: Path, storage: Storage) -> None:
     uri = str(tmp_path / "f")
     storage.write_bytes(uri, b"one")

@@ -1,0 +1,89 @@
+"""Prune on a real S3 server: the same folders go as on disk, our objects alone, and an interrupted one is finished."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diht_k8s.api.data import StorageRule
+from diht_k8s.api.documents import load
+from diht_k8s.api.errors import StopRequested
+from diht_k8s.api.layout import MARKER, STARTED
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.cli.main import main
+from diht_k8s.recipe import prune
+from diht_k8s.recipe.prune import plan_to_remove, remove
+from diht_k8s.recipe.runtime.run_folder import latest_run, run_folder
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.storage import Storage
+from tests.folders import filled
+from tests.unit.api.documents import changed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.s3.server import S3
+
+pytestmark = pytest.mark.s3
+FILES = {"kept/web-0.tar": b"kept", "scores/web-0.parquet": b"scores"}
+
+
+class Bench:
+    """Two runs with a filter each, one with a person's object."""
+
+    def __init__(self, s3: S3, name: str) -> None:
+        self.s3, self.output = s3, f"s3://{s3.bucket}/prune/{name}"
+        self.storage = Storage([StorageRule.model_validate(s3.rule)])
+        self.one, self.two = self.run("one"), self.run("two")
+        self.first = filled(self.one, Stage.FILTER, "one", files=FILES)
+        self.second = filled(self.two, Stage.FILTER, "two", files={**FILES, "notes.txt": b"mine"})
+
+    def document(self, name: str) -> str:
+        rule = [self.s3.rule]
+        return json.dumps(changed(metadata__name=name, spec__data__output=self.output, spec__storage=rule))
+
+    def run(self, name: str) -> DihtRun:
+        return load(self.document(name), name="test")
+
+    def files(self, place: str) -> list[str]:
+        return self.storage.files(f"{self.output}/{place}")
+
+
+def test_run_and_what_only_it_refers_to_go_and_a_persons_object_stays(
+    s3: S3, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(s3, "whole")
+    (tmp_path / "run.json").write_text(bench.document("one"))
+    before, run = bench.files(bench.first), run_folder(bench.two).removeprefix(f"{bench.output}/")
+    command = ["prune", str(tmp_path / "run.json"), "--keep", "one", "--json"]
+    assert main(command) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["removed"], bench.files(bench.second) != []) == (None, True)
+    assert main([*command, "--yes"]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == [run, bench.second]
+    assert (bench.files(bench.second), bench.files(run)) == (["notes.txt"], [])
+    assert bench.files(bench.first) == before
+    assert latest_run(bench.storage, bench.output) == run_folder(bench.one)
+
+
+def test_interrupted_prune_leaves_nothing_that_looks_complete_and_is_finished(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(s3, "interrupted")
+    bench.storage.remove(run_folder(bench.two))
+    monkeypatch.setattr(prune, "CHUNK", 1)
+    seen: list[list[str]] = []
+    for _ in range(10):
+        stop = StopFlag()
+        plan = plan_to_remove(bench.storage, bench.output, None, stop)
+        if not plan.removable:
+            break
+        try:
+            remove(bench.storage, plan, stop, lambda files, stop=stop: setattr(stop, "requested", True))
+        except StopRequested:
+            seen.append(bench.files(bench.second))
+    assert [len(files) for files in seen] == [4, 3, 2], "one object a start, the last with the folder's end"
+    assert all(MARKER not in files and STARTED in files for files in seen)
+    assert bench.files(bench.second) == ["notes.txt"]
