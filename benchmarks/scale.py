@@ -152,7 +152,7 @@ class Bench:
             rows += write_part(
                 self.direct, folder, group.number, [(shard.name, _alike(first, shard)) for shard in group.shards]
             )
-        write_rows(self.direct, folder, rows, {"of": "raw"})
+        write_rows(self.direct, folder, rows, {})
         for name in ("training", "training after a restart"):
             counted, began = Counted(self._proxy, self._delay), time.perf_counter()
             for moment in self._train_to_checkpoint(run):

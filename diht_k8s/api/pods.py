@@ -35,6 +35,10 @@ RENDEZVOUS_PORT: Final = 29500
 """TCP port on which the ranks of a gang find each other."""
 NODE_VARIABLE: Final = "DIHT_NODE_NAME"
 """In the environment of a training's pods: the node's name, which the host name of a pod does not tell."""
+OWNER_VARIABLE: Final = "DIHT_OWNER"
+"""In the environment: whose claims and lease a program's are. On a cluster the run's UID."""
+OWNER_RUN_VARIABLE: Final = "DIHT_OWNER_RUN"
+"""In the environment on a cluster: NAMESPACE/NAME of that run."""
 HOST_PORTS: Final = range(20000, 29000)
 """Its ports on the nodes' network: below NodePorts (30000) and ephemeral ports (32768)."""
 ONE_TOPOLOGY: Final = "give one of required, preferred and unconstrained"

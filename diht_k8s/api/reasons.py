@@ -61,6 +61,10 @@ class Reason(StrEnum):
     RUNNING = "Running", "the stage's programs run"
     CHECKPOINTING = "Checkpointing", "the programs were asked to stop and save what they can"
     RESTARTING = "Restarting", "an attempt ended badly; the next one starts, resuming from what is committed"
+    COMPUTED_ELSEWHERE = (
+        "ComputedElsewhere",
+        "another run computes the same training: its result is this run's, and until then this run holds no GPU",
+    )
     SUSPENDED = "Suspended", "spec.suspend is true and nothing runs"
 
     COMPLETE = "Complete", "every stage's output is committed"

@@ -20,6 +20,8 @@ WORST_NODES: Final = 5
 """Nodes of a preflight that progress lines, causes and the status name."""
 MAX_PROBLEM: Final = 256
 """Characters of a node's problem."""
+COMMITTED: Final = "Committed"
+"""Reason of a program's end at which its stage is committed, by whomever."""
 KEPT_MESSAGE: Final = 1024
 """Characters of a message that the status has room for."""
 

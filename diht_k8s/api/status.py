@@ -168,6 +168,8 @@ class Goodput(StatusModel):
     """suspendedSeconds in which the run was suspended, or over before a retry."""
     other_seconds: Small = 0
     """otherSeconds between stages, and at the end of an attempt (exports, commits)."""
+    waiting_for_run_seconds: Small = 0
+    """waitingForRunSeconds in which another run computed the same training."""
 
 
 class StartUp(StatusModel):

@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 
 from diht_k8s import __version__
 from diht_k8s.api.errors import ExitCode, suggestion
-from diht_k8s.api.steps import LABEL_STEPS
+from diht_k8s.api.steps import STEPS
 
 Commands = Any
 """argparse's object to which commands are added; its type has no public name."""
@@ -315,8 +315,9 @@ def _add_stage(commands: Commands) -> None:
     parser.add_argument("--worker", type=int, metavar="I", help="index of this worker, from 0")
     parser.add_argument("--workers", type=int, metavar="N", help="number of workers")
     parser.add_argument(
-        "--step", choices=LABEL_STEPS, default="",
-        help="for label: run only this step; only predict is shared by workers",
+        "--step", choices=[step for steps in STEPS.values() for step in steps], default="",
+        help="for label: run only this step; only predict is shared by workers. For train: wait, until no other run "
+        "computes the same training",
     )  # fmt: skip
     parser.set_defaults(command=_stage)
 

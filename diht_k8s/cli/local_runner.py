@@ -17,6 +17,7 @@ from typing import Final
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DihtError
+from diht_k8s.api.pods import OWNER_VARIABLE
 from diht_k8s.api.reports import GOODPUT_VARIABLE, Progress, TimeSpent, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.status import StageState
@@ -38,7 +39,7 @@ from diht_k8s.pipeline.attempts import Attempt, AttemptState, AttemptTimes, Comm
 from diht_k8s.pipeline.failure_policy import BACK_OFF, BackOff
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, Action, Expire, Observed, Start, Stop, plan
 from diht_k8s.pipeline.run_status import RunState, RunStatus, StageRecord
-from diht_k8s.recipe.runtime.owner import OWNER_VARIABLE, this_process
+from diht_k8s.recipe.runtime.owner import this_process
 from diht_k8s.recipe.runtime.pdeathsig import PARENT_VARIABLE
 
 POLL_S: Final = 0.2

@@ -10,6 +10,7 @@ from typing import Final, cast
 from diht_k8s.api.documents import printable
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
+from diht_k8s.api.steps import STEPS
 from diht_k8s.cli.document import read_run
 from diht_k8s.recipe.runtime.pdeathsig import end_with_parent
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -39,8 +40,8 @@ def stage_command(
         index, number = place_of(worker, workers)
         run = read_run(path, overrides, os.environ)
         stop.raise_if_requested()
-        if step and Stage(name) is not Stage.LABEL:
-            raise UserError(f"--step {step}: only the stage label has steps: leave --step out")
+        if step and step not in STEPS.get(name, ()):
+            raise UserError(f"--step {step}: the stage {name} has no such step: leave --step out")
         run_stage(program_of(Stage(name)), run, Stage(name), worker=index, workers=number, step=step, stop=stop)
 
     variable = os.environ.get("DIHT_WORKER", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diht_k8s.api.errors import ComputedElsewhere
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.reports import node_label
 from diht_k8s.api.status import Preflight, StageState, StageStatus, Status
@@ -35,7 +36,7 @@ def _pace(status: Status) -> str:
 
 def details(status: Status) -> list[str]:
     """Lines that explain the sentence: the newest cause, its node, the last lines of the program."""
-    stage = next((stage for stage in reversed(status.stages) if stage.cause is not None), None)
+    stage = next((stage for stage in reversed(status.stages) if _has_failed(stage)), None)
     rounds = [line for each in status.stages for line in _in_place(each)]
     rounds += [avoids(each) for each in status.stages if each.avoid_nodes and each.cause is None]
     rounds += [_preflight(each.name, each.preflight) for each in status.stages if each.preflight is not None]
@@ -48,6 +49,11 @@ def details(status: Status) -> list[str]:
     if stage.avoid_nodes:
         lines.append(avoids(stage))
     return [*lines, *rounds, *_checkpoint(status), *(f"| {line}" for line in cause.log_tail[-5:])]
+
+
+def _has_failed(stage: StageStatus) -> bool:
+    """Whether an attempt failed; one that gave way to another run did not."""
+    return stage.cause is not None and stage.cause.reason != ComputedElsewhere.__name__
 
 
 def _restarts(stage: StageStatus) -> str:

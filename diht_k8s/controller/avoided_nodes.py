@@ -42,7 +42,7 @@ def suspect_node(failure: Failure, observed: ObservedAttempt | None) -> str:
     if failure.infrastructure:
         return pod.node if failure.reason in NODE_FAULTS else ""
     own = is_never_retried(failure) or failure.reason == "OOMKilled" or failure.exit_code == ExitCode.STOPPED
-    return "" if own else pod.node
+    return "" if own or failure.computed_elsewhere else pod.node
 
 
 def restarts_in_place(

@@ -115,13 +115,17 @@ def _progressing(
 
 def _under_way(stage: StageRecord, current: ObservedAttempt | None, problem: RunProblem | None) -> _Claim:
     name, failure = _name(stage), stage.failure.message if stage.failure else ""
-    if stage.state is StageState.RESTARTING:
+    if stage.state is StageState.RESTARTING and not stage.computed_elsewhere:
         when = f" at {timestamp(stage.not_before)}" if stage.not_before is not None else ""
         message = f"{name}: attempt {stage.attempt} ended: {failure}; the next one starts{when}"
         return _Claim("True", Reason.RESTARTING, message)
     if problem is not None:
         return _Claim("True", problem.reason, f"{name}: {problem.message}")
     observed = current.problem if current is not None else None
+    if stage.computed_elsewhere:
+        also = f"; attempt {stage.attempt}, which waits for that: {observed.message}" if observed is not None else ""
+        why = failure.partition(": ")[0]  # what a person would have to do, the operator does
+        return _Claim("True", Reason.COMPUTED_ELSEWHERE, f"{name}: {why}, and this run waits for its end{also}")
     if current is not None and current.job is not None and current.attempt.state is AttemptState.RUNNING:
         also = f"; {observed.message}" if observed is not None else ""
         return _Claim("True", Reason.RUNNING, f"{name}: attempt {stage.attempt} runs{also}")

@@ -21,7 +21,9 @@ WARNING_REASONS: Final = frozenset({
     Reason.IMAGE_PULL_FAILED, Reason.REFERENCE_MISSING, Reason.QUOTA_EXCEEDED, Reason.POD_REFUSED,
     Reason.PERMISSION_DENIED, Reason.INTERNAL_ERROR,
 })  # fmt: skip
-NORMAL_REASONS: Final = frozenset({Reason.QUEUED, Reason.SUSPENDED, Reason.CHECKPOINTING})
+NORMAL_REASONS: Final = frozenset({
+    Reason.QUEUED, Reason.SUSPENDED, Reason.CHECKPOINTING, Reason.COMPUTED_ELSEWHERE,
+})  # fmt: skip
 
 
 @dataclass(frozen=True)

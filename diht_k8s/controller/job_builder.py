@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.pods import merged
+from diht_k8s.api.pods import OWNER_RUN_VARIABLE, OWNER_VARIABLE, merged
 from diht_k8s.api.reports import GOODPUT_VARIABLE
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.steps import WAIT_STEP
 from diht_k8s.controller.avoided_nodes import MAX_AVOIDED, prefer_other_nodes
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.observe import entry_name
@@ -52,10 +53,12 @@ def build_objects(
     labels = labels_of(cached, start)
     config = JobConfig(
         namespace=cached.namespace,
-        end_on_disruption=True if start.stage is Stage.TRAIN else None,
+        end_on_disruption=True if start.stage is Stage.TRAIN and start.step != WAIT_STEP else None,
         ttl_seconds_after_finished=job_ttl_s,
     )
     app = stage_app(run, start.stage, step=start.step)
+    owner = {OWNER_VARIABLE: cached.uid, OWNER_RUN_VARIABLE: f"{cached.namespace}/{cached.name}"}
+    app.roles[0].env.update(owner)
     if start.stage is Stage.EVALUATE:
         timed = [(each.name, each.goodput, each.attempt) for each in cached.status.stages if each.goodput is not None]
         app.roles[0].env[GOODPUT_VARIABLE] = goodput_json(timed)

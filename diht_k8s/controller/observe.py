@@ -15,9 +15,10 @@ from typing import Final
 
 from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.reasons import Reason
-from diht_k8s.api.reports import Cause
+from diht_k8s.api.reports import COMMITTED, Cause
 from diht_k8s.api.run import Stage
-from diht_k8s.controller.pod_reports import with_reports
+from diht_k8s.api.steps import WAIT_STEP
+from diht_k8s.controller.pod_reports import says_committed, with_reports
 from diht_k8s.controller.status_text import last_line, one_line
 from diht_k8s.kube.job_summary import JobSummary
 from diht_k8s.kube.pod_summary import PodSummary
@@ -50,7 +51,6 @@ DISRUPTIONS: Final = {
 """Reasons of the condition, for a person."""
 SIGNALS: Final = 128
 """What a shell and a container runtime add to the number of the signal that killed a program."""
-GANGS: Final = frozenset({Stage.TRAIN})
 LIVING: Final = frozenset({AttemptState.PENDING, AttemptState.RUNNING})
 PULL_PROBLEMS: Final = frozenset({
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
@@ -92,16 +92,16 @@ class ObservedAttempt:
     @property
     def entry(self) -> str:
         """The name of its entry in status.stages."""
-        return entry_name(self.attempt.stage, self.attempt.step)
+        return entry_name(self.attempt.stage, self.attempt.record_step)
 
 
 def entry_name(stage: Stage, step: str = "") -> str:
-    """The name of an entry in status.stages: `train`, `label-heads`."""
+    """The name of an entry in status.stages, as objects are labelled with it: `train`, `label-heads`."""
     return f"{stage}-{step}" if step else stage.value
 
 
 def entry_parts(name: str) -> tuple[Stage, str]:
-    """The stage and step of an entry's name."""
+    """The stage and step of such a name; `train-wait` is no entry, but labels what waits for another run's training."""
     stage, _, step = name.partition("-")
     return Stage(stage), step
 
@@ -138,7 +138,7 @@ def observe_attempts(
         key = uids.get(pod.job_uid)
         if key is not None:
             by_attempt[key][1].append(pod)
-        elif pod.attempt <= newest.get(pod.stage, 0) and (pod.is_known_by(run_uid, former) or _is_orphan(pod)):
+        elif pod.attempt <= newest.get(_entry_of(pod), 0) and (pod.is_known_by(run_uid, former) or _is_orphan(pod)):
             own = by_attempt.setdefault((pod.stage, pod.attempt), (None, []))
             if own[0] is None:
                 own[1].append(pod)
@@ -147,6 +147,12 @@ def observe_attempts(
         for (stage, number), (job, own) in sorted(by_attempt.items())
     )
     return [attempt for attempt in observed if attempt is not None]
+
+
+def _entry_of(pod: PodSummary) -> str:
+    """The entry in status.stages to which a pod belongs."""
+    stage, step = entry_parts(pod.stage)
+    return entry_name(stage, "" if step == WAIT_STEP else step)
 
 
 def _is_orphan(pod: PodSummary) -> bool:
@@ -192,7 +198,8 @@ def _observe_attempt(
     if job.deleted:
         return replace(observed, attempt=replace(base, active=max(1, active), ending=True))
     if job.complete:
-        return replace(observed, attempt=replace(base, state=AttemptState.SUCCEEDED, ending=True))
+        reason = COMMITTED if says_committed(pods) else ""
+        return replace(observed, attempt=replace(base, state=AttemptState.SUCCEEDED, reason=reason, ending=True))
     if job.failing or (lost and _are_missed(observed)):
         return _observe_failure(observed, job, pods, lost, now, pausing=pausing, gone=gone)
     return _observe_living(observed, job, pods, now)
@@ -214,7 +221,7 @@ def _are_missed(observed: ObservedAttempt) -> bool:
 
     Workers need no peer: while one lives, or has succeeded where that is enough, the others are not missed.
     """
-    if observed.attempt.stage in GANGS or observed.job is None:
+    if observed.attempt.is_gang or observed.job is None:
         return True
     done = observed.job.one_suffices and any(pod.phase == "Succeeded" for pod in observed.pods)
     return not (done or observed.attempt.active)
@@ -366,9 +373,10 @@ def _observe_living(observed: ObservedAttempt, job: JobSummary, pods: list[PodSu
         return observed
     problem, subject = _pending_cause(job, existing, now)
     partial = None
-    if observed.attempt.stage in GANGS and running and any(pod.unschedulable for pod in existing):
+    gang = observed.attempt.is_gang
+    if gang and running and any(pod.unschedulable for pod in existing):
         partial = min(pod.started_at for pod in running if pod.started_at is not None)
-    state = AttemptState.RUNNING if running and observed.attempt.stage not in GANGS else AttemptState.PENDING
+    state = AttemptState.RUNNING if running and not gang else AttemptState.PENDING
     return replace(
         observed,
         attempt=replace(observed.attempt, state=state, partially_started_at=partial),

@@ -9,7 +9,7 @@ from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState
 from diht_k8s.controller.cache.runs import CachedRun
-from diht_k8s.controller.observe import GANGS, ObservedAttempt, entry_name
+from diht_k8s.controller.observe import ObservedAttempt, entry_name
 from diht_k8s.controller.reconcile_state import ReconcileState
 from diht_k8s.controller.status_builder import LoggedProgress, failed_attempt, newly_failed
 from diht_k8s.controller.status_text import TAIL_LINES, tail
@@ -53,8 +53,9 @@ class PodLogs:
         for index, stage in enumerate(stages):
             if newly_failed(before, stage):
                 state.log_tails = self.tails(cached, observed)
-                failed = failed_attempt(observed, stage) if stage.stage in GANGS else None
-                state.logged = (self.last_progress(cached, failed, now) if failed else None) or state.logged
+                failed = failed_attempt(observed, stage)
+                if failed is not None and failed.attempt.is_gang:
+                    state.logged = self.last_progress(cached, failed, now) or state.logged
             old = before.of(stage.stage, stage.step).state
             if stage.state is StageState.COMPLETE and old is not StageState.COMPLETE:
                 lines = self.last_lines(cached, observed, stage)
@@ -107,7 +108,7 @@ class PodLogs:
 
 def _logging_pods(observed: ObservedAttempt) -> list[PodSummary]:
     running = [pod for pod in observed.pods if pod.started_at is not None and not pod.ended]
-    return [pod for pod in running if pod.index == 0][:1] if observed.attempt.stage in GANGS else running[:2]
+    return [pod for pod in running if pod.index == 0][:1] if observed.attempt.is_gang else running[:2]
 
 
 def progress_in(lines: str, stage: Stage) -> Progress | None:

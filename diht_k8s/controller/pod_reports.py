@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from diht_k8s.api.reports import Cause, NodeResult, Progress, SavedCheckpoint
+from diht_k8s.api.reports import COMMITTED, Cause, NodeResult, Progress, SavedCheckpoint
 from diht_k8s.kube.job_summary import JobSummary
 from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.attempt_reports import (
@@ -64,6 +64,11 @@ def stage_folder(pods: Iterable[PodSummary], below: str) -> str | None:
     """The folder of the stage that pods named as they ended well; None where none has, or it is no digest below `below`."""
     named = (cause.output for cause in _causes(pods) if cause.output is not None)
     return next((uri for uri in named if uri.startswith(below) and _DIGEST.fullmatch(uri, len(below))), None)
+
+
+def says_committed(pods: Iterable[PodSummary]) -> bool:
+    """Whether a pod said as it ended that its stage is committed."""
+    return any(cause.reason == COMMITTED for cause in _causes(pods))
 
 
 def with_progress(attempt: Attempt, progress: Progress | None, *, tells_time: bool = True) -> Attempt:

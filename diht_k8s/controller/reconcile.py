@@ -17,7 +17,7 @@ from typing import Any, Final
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.redaction import literals, redacted_text
-from diht_k8s.api.run import DihtRun
+from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.status import Status, wire
 from diht_k8s.controller.actions import delete_old_jobs, delete_orphans, delete_run, execute, orphans
 from diht_k8s.controller.cache.informer import Informer
@@ -31,7 +31,6 @@ from diht_k8s.controller.node_health.faults import NodeFault
 from diht_k8s.controller.node_health.gang_moves import decide_moves
 from diht_k8s.controller.node_health.node_watch import NodeWatch
 from diht_k8s.controller.observe import (
-    GANGS,
     LIVING,
     ObservedAttempt,
     RunProblem,
@@ -246,7 +245,7 @@ class Reconciler:
     def _objects(self, cached: CachedRun, run: DihtRun, start: Start) -> list[dict[str, Any]]:
         """The objects of an attempt, with its Job on the quota of its stage if that has a Workload of its own."""
         admitted = self._queue.with_admitted_workers(cached, run, start)
-        faulty = self._nodes.unhealthy() if self._nodes is not None and start.stage in GANGS else ()
+        faulty = self._nodes.unhealthy() if self._nodes is not None and start.stage is Stage.TRAIN else ()
         objects = build_objects(cached, admitted, start, self._job_ttl_s, pod_groups=self._pod_groups(), faulty=faulty)
         self._queue.put_on_quota(cached, run, start, objects[-1])
         return objects

@@ -34,6 +34,7 @@ from diht_k8s.api.status import (
     WorkStatus,
 )
 from diht_k8s.api.status import StageState as EntryState
+from diht_k8s.api.steps import WAIT_STEP
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.avoided_nodes import nodes_to_avoid, restarts_in_place, suspect_node
 from diht_k8s.controller.conditions import conditions
@@ -198,11 +199,12 @@ def _failed_number(stage: StageRecord) -> int:
 
 
 def newly_failed(before: RunStatus, stage: StageRecord) -> bool:
-    """Whether the plan has just counted a failure of the stage."""
+    """Whether the plan has just taken note of a failure of the stage."""
     old = before.of(stage.stage, stage.step)
     if stage.failure is None or old.state in (StageState.FAILED, StageState.STOPPED):
         return False
-    return stage.total_restarts > old.total_restarts or stage.state in (StageState.FAILED, StageState.STOPPED)
+    left = stage.computed_elsewhere and not old.computed_elsewhere  # which counts towards nothing
+    return left or stage.total_restarts > old.total_restarts or stage.state in (StageState.FAILED, StageState.STOPPED)
 
 
 def _entry(
@@ -220,7 +222,9 @@ def _entry(
     cause = old.cause if old is not None and stage.failure is not None else None
     if newly_failed(before, stage):
         cause = _cause(stage, failed_attempt(observed, stage), tails)
-    name = attempt_name(run.metadata.name, stage.stage, stage.attempt, stage.step)
+    same = old is not None and old.attempt == stage.attempt
+    step = WAIT_STEP if stage.computed_elsewhere else stage.step
+    job = JobReference(kind="Job", name=attempt_name(run.metadata.name, stage.stage, stage.attempt, step))
     in_place = restarts_in_place(stage, old.restarts_in_place if old is not None else None, observed)
     told = {} if logged is None or logged.entry != _name(stage) else {logged.attempt: logged.progress.preflight}
     return StageStatus(
@@ -238,7 +242,7 @@ def _entry(
         out_of_memory=_count(stage.out_of_memory),
         not_before=_time(stage.not_before, old.not_before if old is not None else None),
         backend=(old.backend if old is not None and old.backend else "Job") if started else None,
-        workload=JobReference(kind="Job", name=name) if started else None,
+        workload=(old.workload if old is not None and same else job) if started else None,
         avoid_nodes=nodes_to_avoid(old.avoid_nodes if old is not None else (), attempts, _name(stage), in_place),
         start_time=((old.start_time if old is not None else None) or timestamp(now)) if started else None,
         completion_time=((old.completion_time if old is not None else None) or timestamp(now)) if ended else None,

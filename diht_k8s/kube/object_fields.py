@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import MAX_COUNT
-from diht_k8s.api.steps import LABEL_STEPS
+from diht_k8s.api.steps import STEPS
 from diht_k8s.kube.labels import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL
 
 MAX_MESSAGE: Final = 4096
@@ -76,7 +76,7 @@ def common_fields(metadata: Document, labels: Document) -> dict[str, Any]:
     number(version, "Malformed")
     entry = text(labels, STAGE_LABEL)
     stage, _, step = entry.partition("-")
-    if stage not in _STAGES or (step and (stage != Stage.LABEL or step not in LABEL_STEPS)):
+    if stage not in _STAGES or (step and step not in STEPS.get(stage, ())):
         raise UnreadableError("InvalidStage")
     found = {key: text(metadata, key) for key in ("namespace", "name", "uid")}
     if not all(found.values()):

@@ -11,7 +11,7 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from torchx.specs import AppDef, Resource, RetryPolicy, Role, macros
@@ -20,14 +20,18 @@ from torchx.specs.overlays import set_overlay
 from diht_k8s.api.documents import dump, load, read_text
 from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.kubernetes_types.quantities import number_of
-from diht_k8s.api.pods import Pods, merged, rendezvous_port
+from diht_k8s.api.pods import OWNER_VARIABLE, Pods, merged, rendezvous_port
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.api.steps import SHARED_STEP
+from diht_k8s.api.steps import SHARED_STEP, WAIT_STEP
 from diht_k8s.launch.overlays import stage_overlays
 from diht_k8s.launch.pod_template import IMAGE_PYTHON
 
 MAX_DOCUMENT_BYTES: Final = 120_000
 """Linux accepts 128 KiB in one environment variable."""
+WAITING_RESOURCES: Final[Mapping[str, str]] = {"cpu": "500m", "memory": "1Gi"}
+"""Most that a pod asks for which only waits for another run (our choice)."""
+PLACES: Final = ("node_selector", "affinity", "runtime_class_name", "host_network", "shm_size")
+"""Fields of pods by which a training finds nodes with GPUs and uses their memory and fabric."""
 
 
 def component_app(stage_name: str, script_args: Sequence[str], *, shape: str, image: str) -> AppDef:
@@ -36,7 +40,9 @@ def component_app(stage_name: str, script_args: Sequence[str], *, shape: str, im
         stage = Stage(stage_name)
         path, overrides, rest = _parse(script_args)
         run = load(read_text(path), name=path, overrides=[*overrides, *_shape_overrides(stage, shape)])
-        return stage_app(run, stage, arguments=rest, image=image)
+        app = stage_app(run, stage, arguments=rest, image=image)
+        app.roles[0].env[OWNER_VARIABLE] = macros.app_id  # one owner for all replicas and retries of a submission
+        return app
     except DihtError as error:
         print(f"diht: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
@@ -62,19 +68,20 @@ def stage_app(run: DihtRun, stage: Stage, *, step: str = "", arguments: Sequence
     if step:
         run, arguments = sized_for_step(run, stage, step), ("--step", step, *arguments)
     config = getattr(run.spec, stage.value)
-    pods = merged(run.spec.pods, config.pods)
-    replicas = config.num_nodes if stage is Stage.TRAIN else getattr(config, "workers", 1)
+    gang = stage is Stage.TRAIN and step != WAIT_STEP
+    pods = waiting_pods(run) if step == WAIT_STEP else merged(run.spec.pods, config.pods)
+    replicas = config.num_nodes if gang else getattr(config, "workers", 1)
     role = Role(
         name=stage.value,
         image=image or pods.image or "",
         entrypoint=IMAGE_PYTHON if image else sys.executable,
         args=["-P", "-m", "diht_k8s.cli", "stage", stage.value, *map(_escaped, arguments)],
-        env=_environment(run, stage, replicas, pods),
+        env=_environment(run, replicas, pods) | (_gang_environment(run, replicas, pods) if gang else {}),
         num_replicas=replicas,
         # ranks start and end together; workers share the shards, and any of them can be replaced
-        retry_policy=RetryPolicy.APPLICATION if stage is Stage.TRAIN else RetryPolicy.REPLICA,
+        retry_policy=RetryPolicy.APPLICATION if gang else RetryPolicy.REPLICA,
         resource=_resource(pods),
-        port_map={"rendezvous": _port(run, pods)} if stage is Stage.TRAIN else {},
+        port_map={"rendezvous": _port(run, pods)} if gang else {},
     )
     for kind, overlay in stage_overlays(run, stage, pods, replicas, step=step).items():
         set_overlay(role, "kubernetes", kind, _escaped(overlay))
@@ -86,7 +93,7 @@ def sized_for_step(run: DihtRun, stage: Stage, step: str) -> DihtRun:
 
     The number of workers is placement: no result depends on it.
     """
-    if step in ("", SHARED_STEP):
+    if step in ("", SHARED_STEP, WAIT_STEP):
         return run
     config = getattr(run.spec, stage.value).model_copy(update={"workers": 1})
     return run.model_copy(update={"spec": run.spec.model_copy(update={stage.value: config})})
@@ -119,7 +126,23 @@ def _shape_overrides(stage: Stage, shape: str) -> list[str]:
     return [f"{stage}.workers={shape}"]
 
 
-def _environment(run: DihtRun, stage: Stage, replicas: int, pods: Pods) -> dict[str, str]:
+def waiting_pods(run: DihtRun) -> Pods:
+    """The pods of a training that only waits for another run: a small one, where a pod of no stage in particular runs.
+
+    What `train.pods` adds to `spec.pods` to find GPUs would keep a node of them alive, and ask for their quota.
+    """
+    assert run.spec.train is not None
+    common, own = run.spec.pods, merged(run.spec.pods, run.spec.train.pods)
+    asked = {name: own.resources[name] for name in WAITING_RESOURCES if name in own.resources}
+    small = {
+        name: min(value, WAITING_RESOURCES[name], key=lambda each: quantity(each, f"pods.resources.{name}"))
+        for name, value in asked.items()
+    }
+    places = {name: getattr(common, name) for name in PLACES}
+    return own.model_copy(update={"resources": small, "topology": None, **places})
+
+
+def _environment(run: DihtRun, replicas: int, pods: Pods) -> dict[str, str]:
     document = dump(run)
     if len(document.encode()) > MAX_DOCUMENT_BYTES:
         raise UserError(
@@ -127,18 +150,19 @@ def _environment(run: DihtRun, stage: Stage, replicas: int, pods: Pods) -> dict[
             "name shards by brace ranges and globs"
         )
     env = {variable.name: _escaped(variable.value) for variable in pods.env if variable.value is not None}
-    env |= {"DIHT_RUN": _escaped(document), "DIHT_WORKER": macros.replica_id, "DIHT_WORKERS": str(replicas)}
-    if stage is Stage.TRAIN:
-        assert run.spec.train is not None
-        env |= {
-            "DIHT_NODE_RANK": macros.replica_id,
-            "DIHT_NUM_NODES": str(replicas),
-            "DIHT_PROCESSES": str(run.spec.train.processes_per_node),
-            # Name of the variable in which the scheduler puts the address of replica 0, the host of the rendezvous.
-            "DIHT_MASTER_VARIABLE": macros.rank0_env,
-            "DIHT_MASTER_PORT": str(_port(run, pods)),
-        }
-    return env
+    return env | {"DIHT_RUN": _escaped(document), "DIHT_WORKER": macros.replica_id, "DIHT_WORKERS": str(replicas)}
+
+
+def _gang_environment(run: DihtRun, replicas: int, pods: Pods) -> dict[str, str]:
+    assert run.spec.train is not None
+    return {
+        "DIHT_NODE_RANK": macros.replica_id,
+        "DIHT_NUM_NODES": str(replicas),
+        "DIHT_PROCESSES": str(run.spec.train.processes_per_node),
+        # Name of the variable in which the scheduler puts the address of replica 0, the host of the rendezvous.
+        "DIHT_MASTER_VARIABLE": macros.rank0_env,
+        "DIHT_MASTER_PORT": str(_port(run, pods)),
+    }
 
 
 def _port(run: DihtRun, pods: Pods) -> int:

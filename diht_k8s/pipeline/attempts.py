@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from diht_k8s.api.reports import TimeSpent
 from diht_k8s.api.run import Stage
+from diht_k8s.api.steps import WAIT_STEP
 
 
 class AttemptState(StrEnum):
@@ -71,7 +72,7 @@ class Attempt:
     exit_code: int | None = None
     """of the first program that failed."""
     reason: str = ""
-    """OOMKilled, UserError, ..., for machines."""
+    """OOMKilled, UserError, ..., for machines; Committed if it ended well and said that its stage is committed."""
     message: str = ""
     """one line for a person."""
     infrastructure: bool = False
@@ -95,6 +96,21 @@ class Attempt:
     times: AttemptTimes | None = None
     spent: TimeSpent | None = None
     """what its program spent its time on, as it said last; None if it said nothing."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether it only waits for another run, which computes the same training."""
+        return self.step == WAIT_STEP
+
+    @property
+    def is_gang(self) -> bool:
+        """Whether its programs start and end together."""
+        return self.stage is Stage.TRAIN and not self.waits
+
+    @property
+    def record_step(self) -> str:
+        """The step in whose record it counts: waiting shares record and numbers with the training that it waits for."""
+        return "" if self.waits else self.step
 
 
 def attempt_name(run_name: str, stage: Stage, number: int, step: str = "") -> str:

@@ -58,8 +58,12 @@ def after_failure(
     policy: FailurePolicy, record: StageRecord, attempt: Attempt, now: float, back_off: BackOff
 ) -> StageRecord:
     """The record of a stage whose attempt failed."""
+    if attempt.waits:
+        return _after_failed_wait(policy, record, replace(attempt, step=""), now, back_off)
     failure = Failure(attempt.exit_code, attempt.reason, attempt.message, infrastructure=attempt.infrastructure)
     record = replace(record, failure=failure)
+    if failure.computed_elsewhere:  # counts towards nothing, and there is nothing to wait for before the waiting
+        return replace(record, state=StageState.RESTARTING, not_before=None)
     if attempt.infrastructure:
         return _infrastructure_restart(policy, record, now, back_off)
     if attempt.exit_code == ExitCode.STOPPED:
@@ -71,6 +75,14 @@ def after_failure(
         return replace(record, state=StageState.FAILED)
     record = charged(failed_at(record, attempt), infrastructure=False)
     return replace(record, state=StageState.RESTARTING, not_before=now + back_off.delay_s(record.restarts))
+
+
+def _after_failed_wait(
+    policy: FailurePolicy, record: StageRecord, attempt: Attempt, now: float, back_off: BackOff
+) -> StageRecord:
+    """The record after an attempt that waited for another run and failed: that run still is why, so the next one waits, too."""
+    after = after_failure(policy, record, attempt, now, back_off)
+    return after if after.state is StageState.FAILED else replace(after, failure=record.failure)
 
 
 def is_never_retried(failure: Failure) -> bool:

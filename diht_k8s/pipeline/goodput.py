@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any, Final
 
+from diht_k8s.api.errors import ComputedElsewhere
 from diht_k8s.api.reports import TimeSpent
 from diht_k8s.api.status import MAX_COUNT, Goodput, StageGoodput, StageStatus, StartUp
 from diht_k8s.api.times import seconds, timestamp
@@ -35,6 +36,7 @@ PART_LABELS: Final = {
     "recovering": "down after failures",
     "suspended": "suspended",
     "other": "between stages and at the ends of attempts",
+    "waiting_for_run": "waiting for another run",
 }
 """The parts other than the productive one, for people."""
 _MAX_SECONDS: Final = 1e10
@@ -52,7 +54,7 @@ def with_goodput(status: RunStatus, attempts: Iterable[Attempt]) -> RunStatus:
     ordered = sorted(attempts, key=lambda attempt: attempt.number)
     stages, before = list[StageRecord](), 0.0
     for record in status.stages:
-        own = [each for each in ordered if each.stage is record.stage and each.step == record.step]
+        own = [each for each in ordered if each.stage is record.stage and each.record_step == record.step]
         time = record.time
         for attempt in own:
             time = with_attempt(time, attempt, committed_s=record.work.seconds, after=before)
@@ -88,6 +90,8 @@ def with_attempt(time: StageTime, attempt: Attempt, *, committed_s: float, after
         time = replace(
             _closed(time), attempt=attempt.number, readmitted=True
         )  # suspended by its queue, and admitted again
+    if attempt.waits:
+        return _with_wait(time, times)
     time = _with_report(time, times, attempt.spent, committed_s=committed_s)
     return _with_end(time, attempt)
 
@@ -138,6 +142,16 @@ def _with_report(time: StageTime, times: AttemptTimes, spent: TimeSpent | None, 
     )
 
 
+def _with_wait(time: StageTime, times: AttemptTimes) -> StageTime:
+    """The time up to the last timestamp of an attempt that only waits for another run."""
+    gap = max(0.0, times.created - time.previous_end) if time.suspended else 0.0
+    known = [
+        moment for moment in (times.created, times.admitted, times.scheduled, times.running, times.ended) if moment
+    ]
+    until = max(*known, time.previous_end + gap)
+    return _extended(time, TimeParts(suspended=gap, waiting_for_run=until - time.previous_end - gap), until)
+
+
 def _extended(time: StageTime, parts: TimeParts, until: float, *, ran: bool = False) -> StageTime:
     """The time whose open attempt is known up to `until`; an earlier moment changes nothing."""
     if until <= time.reported_until and time.until > time.previous_end:
@@ -155,6 +169,8 @@ def _with_end(time: StageTime, attempt: Attempt) -> StageTime:
     name = "recovering" if failed else "other"
     if not time.has_report:
         name = "productive" if time.ran and not failed else "recovering"
+    if failed and attempt.reason == ComputedElsewhere.__name__:
+        name = "waiting_for_run"
     return replace(
         time, tail=TimeParts(**{name: rest}), until=max(time.until, time.reported_until + rest), failed=failed
     )

@@ -12,9 +12,10 @@ from typing import Final
 
 from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.reasons import Reason
+from diht_k8s.api.reports import COMMITTED
 from diht_k8s.api.run import DihtRun, Spec, Stage
 from diht_k8s.api.status import MAX_COUNT, StageState
-from diht_k8s.api.steps import LABEL_STEPS
+from diht_k8s.api.steps import LABEL_STEPS, WAIT_STEP
 from diht_k8s.pipeline.attempts import Attempt, AttemptState, attempt_name
 from diht_k8s.pipeline.budget import with_progress, with_restarts_in_place
 from diht_k8s.pipeline.failure_policy import (
@@ -201,11 +202,14 @@ def _observe(
             why = Failure(record.in_place.exit_code, RESTARTED_IN_PLACE, record.in_place.message)
             return replace(record, state=StageState.FAILED, failure=why)
         return replace(record, state=StageState.RUNNING, not_before=None)
-    return replace(record, state=StageState.COMPLETE, failure=None)
+    ended = StageState.COMPLETE
+    if newest.waits:  # the other run has made the result; if not, the work itself comes next
+        ended = StageState.CACHED if newest.reason == COMMITTED else StageState.RESTARTING
+    return replace(record, state=ended, failure=None)
 
 
 def _belongs(attempt: Attempt, record: StageRecord) -> bool:
-    return attempt.stage is record.stage and attempt.step == record.step
+    return attempt.stage is record.stage and attempt.record_step == record.step
 
 
 def _without_attempt(record: StageRecord, observed: Observed, *, pausing: bool) -> StageRecord:
@@ -294,8 +298,8 @@ def _advance(
     # A running attempt that does not exist was never started (a crash), or somebody removed it: start the same again.
     number = min(current.attempt + (current.state is not StageState.RUNNING), MAX_COUNT)
     started = replace(current, state=StageState.RUNNING, attempt=number, not_before=None)
-    name = attempt_name(run.metadata.name, current.stage, number, current.step)
-    start = Start(current.stage, number, name, current.step)
+    step = WAIT_STEP if current.computed_elsewhere else current.step
+    start = Start(current.stage, number, attempt_name(run.metadata.name, current.stage, number, step), step)
     started_at = now if status.started_at is None else status.started_at
     return RunPlan((start,), replace(_with(status, current, started), started_at=started_at))
 

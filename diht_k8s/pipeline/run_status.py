@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from diht_k8s.api.errors import ExitCode
+from diht_k8s.api.errors import ComputedElsewhere, ExitCode
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState
@@ -35,6 +35,8 @@ class TimeParts:
     recovering: float = 0.0
     suspended: float = 0.0
     other: float = 0.0
+    waiting_for_run: float = 0.0
+    """which computes the same training."""
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -114,6 +116,11 @@ class Failure:
     infrastructure: bool = False
     """whether the program did not cause it."""
 
+    @property
+    def computed_elsewhere(self) -> bool:
+        """Whether another run does the work: no fault of anybody."""
+        return self.reason == ComputedElsewhere.__name__
+
 
 @dataclass(frozen=True)
 class StageRecord:
@@ -150,6 +157,11 @@ class StageRecord:
     total_in_place: int = 0
     """restarts in place of all attempts; never given back."""
     time: StageTime = StageTime()
+
+    @property
+    def computed_elsewhere(self) -> bool:
+        """Whether another run does the stage's work: its next attempt, or the one that runs, only waits for that."""
+        return self.failure is not None and self.failure.computed_elsewhere
 
 
 class RunState(StrEnum):

@@ -1,5 +1,7 @@
 """The running time of a run: from each attempt's admission to its end, without queues, waits and suspensions. Pure.
 
+An attempt that waits for another run, which computes the same training, is such a wait.
+
 It adds up intervals between timestamps of Jobs and pods (or of local processes), which the status remembers: how often
 the operator reconciles, and whether it was away, changes nothing. The one exception is an attempt that vanishes while
 nobody is there to see its end; it counts until it is missed.
@@ -16,7 +18,7 @@ from diht_k8s.pipeline.run_status import RunStatus
 
 def with_running_time(status: RunStatus, attempts: Iterable[Attempt], now: float) -> RunStatus:
     """The status with the running time of its attempts; `now` is seconds since the epoch."""
-    timed = sorted(attempts, key=_order)
+    timed = sorted((each for each in attempts if not each.waits), key=_order)
     for attempt in timed:
         if attempt.ended_at is not None:
             status = _closed(status, attempt.started_at, attempt.ended_at)

@@ -43,9 +43,14 @@ class Trainings:
         secret: str = "s3-credentials",
         policy: dict[str, Any] | None = None,
         train: dict[str, Any] | None = None,
+        output: str | None = None,
+        spec: dict[str, Any] | None = None,
         **pods: Any,
     ) -> str:
-        """Apply a run of the stage train alone; `train` and `pods` are merged over its own."""
+        """Apply a run of the stage train alone; `train`, `pods` and the rest of the `spec` are merged over its own.
+
+        `output`: name of the run whose output it shares; None for one of its own.
+        """
         runs = self.place.runs
         common = {
             "image": self.image,
@@ -55,10 +60,10 @@ class Trainings:
             "volumes": runs.project["volumes"],
             "volumeMounts": runs.project["mounts"],
         }
-        spec = {
+        document: dict[str, Any] = {
             "data": {
                 "sources": [{"name": "clips", "shards": ["/project/examples/data/train/00000.tar.gz"]}],
-                "output": f"s3://{self.s3.bucket}/{self.folder(name)}",
+                "output": f"s3://{self.s3.bucket}/{self.folder(output or name)}",
             },
             "storage": [
                 {"prefix": f"s3://{self.s3.bucket}", "endpointURL": self.s3.endpoint_url, "region": "us-east-1",
@@ -71,9 +76,10 @@ class Trainings:
             },
             "pods": {**common, **pods},
             "failurePolicy": policy or {},
+            **(spec or {}),
         }  # fmt: skip
-        document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name}, "spec": spec}
-        runs.kubectl.apply(json.dumps(document), "--namespace", runs.namespace)
+        run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name}, "spec": document}
+        runs.kubectl.apply(json.dumps(run), "--namespace", runs.namespace)
         return name
 
     def folder(self, name: str) -> str:

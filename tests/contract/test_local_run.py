@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from diht_k8s.api.steps import LABEL_STEPS
-from tests.contract.local import DOCUMENT, TESTS
+from tests.contract.local import DOCUMENT, TESTS, wait_for
 
 LABELLED: dict[str, Any] = {**DOCUMENT, "spec": {**DOCUMENT["spec"], "label": {}}}
 
@@ -56,13 +55,6 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def test_a_run_ends_with_its_results_and_a_second_one_finds_all_stages_cached(bench: Bench) -> None:

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.cli.main import main
-from tests.contract.local import DOCUMENT, TESTS
-from tests.contract.test_local_run import wait_for
+from tests.contract.local import DOCUMENT, TESTS, wait_for
 
 EVALUATE = {"benchmarks": [{"name": "b", "type": "Retrieval", "shards": ["b.tar"]}]}
 SMALL: dict[str, Any] = {**DOCUMENT["spec"], "evaluate": EVALUATE}

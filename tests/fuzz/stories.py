@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
+from diht_k8s.api.errors import ComputedElsewhere
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
-from diht_k8s.api.status import Status
+from diht_k8s.api.run import Stage
+from diht_k8s.api.status import StageStatus, Status
 from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.controller.reconcile import InternalError
 from diht_k8s.controller.saved_status import saved_run_status
 from diht_k8s.kube.client import ClusterError
 from diht_k8s.pipeline.run_status import FINAL, RunState
-from tests.fuzz.world import Doc, World
+from tests.fuzz.world import Doc, OtherRun, World
+from tests.unit.controller.documents import NOW
 from tests.unit.controller.fake import Dead, Process
 from tests.unit.controller.stories import ONE, SPEC
 
@@ -64,6 +67,7 @@ class Story:
         spec = {key: value for key, value in spec.items() if value is not None}
         document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "r"}, "spec": spec}
         self.world.add_run(document)
+        self.world.other = _other_run(Random(-seed)) if seed % 3 == 1 else None
         self.clock_ahead, self.due = 0.0, 0.0
         self.process: Process | None = Process(self.world, self.clock)
         self.status = Status()
@@ -92,6 +96,7 @@ class Story:
         else:
             self.broken.append(f"does not end: {self.status.conditions}")
         saved = saved_run_status(self.status)
+        self.faults += Counter({"another run": self.world.gave_way})
         if self.world.alive():
             self.broken.append("programs run after the end")
         if self.world.jobs and "r" not in self.world.runs:
@@ -193,8 +198,11 @@ class Story:
             for job in list(self.world.jobs.values()):
                 self.world.remove_job(job, "Background")  # the garbage collector
             return
-        was_final = self._final
+        was_final, before = self._final, _train(self.status)
         self.status = Status.model_validate(run.get("status") or {})
+        now = _train(self.status)
+        if now and before and _gave_way(now) and not _gave_way(before) and now.restarts > before.restarts:
+            self.broken.append("a gang that gave way to another run was counted as a restart")
         if was_final and not self._final:
             self.broken.append("a final state was left")
         for stage in self.status.stages:
@@ -216,6 +224,24 @@ class Story:
             Reason.DEADLINE_EXCEEDED: self.deadline_s is not None,
         }
         return [] if may.get(reason, False) else [f"ended by {reason}, which nothing caused: {dict(faults)}"]
+
+
+def _other_run(rng: Random) -> OtherRun:
+    """One that works on the training once or twice, each time for up to half an hour."""
+    works, now = list[tuple[float, float]](), NOW
+    for _ in range(rng.choice((1, 1, 2))):
+        since = now + rng.choice((0, 60, 300))
+        now = since + rng.choice((60, 300, 1800))
+        works.append((since, now))
+    return OtherRun(tuple(works), completes=rng.random() < 0.5)
+
+
+def _train(status: Status) -> StageStatus | None:
+    return next((stage for stage in status.stages if stage.stage is Stage.TRAIN), None)
+
+
+def _gave_way(stage: StageStatus | None) -> bool:
+    return stage is not None and stage.cause is not None and stage.cause.reason == ComputedElsewhere.__name__
 
 
 Fault = Callable[[Story], None]

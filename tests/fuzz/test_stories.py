@@ -29,7 +29,7 @@ def test_run_ends_well_or_for_a_cause_and_never_has_two_attempts() -> None:
     broken, ends, faults = broken_in(range(FEW))
     assert broken == {}
     assert ends[RunState.COMPLETE] > FEW / 4
-    assert {"crash", "disrupted", "node", "job deleted", "dead", "clock", "suspend"} <= faults.keys()
+    assert {"crash", "disrupted", "node", "job deleted", "dead", "clock", "suspend", "another run"} <= faults.keys()
 
 
 @pytest.mark.parametrize("seed", [5925, 6593], ids=["Job that no operator saw is orphaned", "all workers are lost"])

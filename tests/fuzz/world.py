@@ -7,11 +7,12 @@ programs run, which must never be more than one.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from diht_k8s.api.errors import NEVER_RETRIED
-from diht_k8s.api.reports import Cause, CommittedShards, Progress, SavedCheckpoint
+from diht_k8s.api.errors import NEVER_RETRIED, ComputedElsewhere
+from diht_k8s.api.reports import COMMITTED, Cause, CommittedShards, Progress, SavedCheckpoint
 from diht_k8s.api.run import Stage
 from diht_k8s.kube.client import ClusterError
 from tests.unit.controller.documents import NOW, at
@@ -38,6 +39,16 @@ def condition(document: Doc, kind: str) -> Doc | None:
     return next((each for each in found if each["type"] == kind and each["status"] == "True"), None)
 
 
+@dataclass(frozen=True)
+class OtherRun:
+    """Another run that wants the same training."""
+
+    works: tuple[tuple[float, float], ...]
+    """from when to when its gang works, seconds since the epoch, where this run's does not."""
+    completes: bool
+    """whether it has completed the training after the last of these times."""
+
+
 class World(FakeCluster):
     """Objects as the API server keeps them, and what happens to them as time passes."""
 
@@ -52,6 +63,11 @@ class World(FakeCluster):
         self.counted: set[str] = set()
         """UIDs of pods whose end the Job controller has counted."""
         self.queues = rng.random() < 0.3
+        self.other: OtherRun | None = None
+        self.leased: set[str] = set()
+        """UIDs of Jobs whose gang has found the training free."""
+        self.gave_way = 0
+        """gangs that found it computed by the other run."""
 
     def create(self, document: Doc) -> Doc:
         document = {**document, "status": {}}
@@ -79,6 +95,8 @@ class World(FakeCluster):
         if pod not in self.pods:
             raise ClusterError(404, "NotFound", pod)
         entry = self.pods[pod]["metadata"]["labels"]["diht.dev/stage"]
+        if entry == "train-wait":
+            return ""
         done, total = self.committed(entry), WORK[entry]
         training = entry == "train"
         shards = None if training else CommittedShards(count=done, seconds=done)
@@ -138,6 +156,7 @@ class World(FakeCluster):
     def pass_time(self, seconds: int) -> None:
         """Play the cluster for a while."""
         self.now += seconds
+        self._complete_elsewhere()
         for pod in list(self.pods.values()):
             self._kubelet(pod)
         for job in list(self.jobs.values()):
@@ -190,12 +209,14 @@ class World(FakeCluster):
             pod["status"]["conditions"].append({"type": "DisruptionTarget", "status": "True", "reason": reason})
             self.touch(pod)
 
-    def end(self, pod: Doc, code: int, *, reason: str = "", message: str = "") -> None:  # type: ignore[override]
-        """The program of a pod ends."""
+    def end(self, pod: Doc, code: int, *, reason: str = "", message: str = "", cause: str = "x") -> None:  # type: ignore[override]
+        """The program of a pod ends; `cause` is the reason that it gives itself."""
         entry = pod["metadata"]["labels"]["diht.dev/stage"]
-        if code and entry == "train":
-            cause = Cause(exit_code=code, reason="x", message=message or "m", checkpoint=self.checkpoint())
-            message = "" if code in (137, 139) else cause.encoded()
+        if entry == "train-wait" and not code:
+            message = Cause(exit_code=0, reason=cause, message="").encoded()
+        elif code and entry == "train":
+            left = Cause(exit_code=code, reason=cause, message=message or "m", checkpoint=self.checkpoint())
+            message = "" if code in (137, 139) else left.encoded()
         state = {
             "exitCode": code, "reason": reason or ("Error" if code else "Completed"), "message": message,
             "startedAt": at(self.now - 1), "finishedAt": at(self.now),
@@ -213,15 +234,46 @@ class World(FakeCluster):
             pod for pod in pods if pod["status"]["phase"] == "Running" and self.down[pod["spec"]["nodeName"]] is None
         ]
         entry = job["metadata"]["labels"]["diht.dev/stage"]
+        if entry == "train-wait":
+            self._wait(working)
+            return
         if entry == "train" and len(working) < job["spec"]["parallelism"] and self.done[entry] < WORK[entry]:
             self.done[entry] = self.committed(entry)
             return
-        if not working:
+        if not working or (entry == "train" and self._gives_way(job, working)):
             return
         self.done[entry] = min(WORK[entry], self.done[entry] + seconds * (1 if entry == "train" else len(working)))
         for pod in working if self.done[entry] >= WORK[entry] else ():
             if self.rng.random() < 0.7:
                 self.end(pod, 0)
+
+    def _other_works(self) -> bool:
+        return self.other is not None and any(since <= self.now < until for since, until in self.other.works)
+
+    def _wait(self, pods: list[Doc]) -> None:
+        """Programs that wait for the other run end once that has ended."""
+        if not self._other_works():
+            for pod in pods:
+                self.end(pod, 0, cause=COMMITTED if self.done["train"] >= WORK["train"] else "Completed")
+
+    def _gives_way(self, job: Doc, pods: list[Doc]) -> bool:
+        """Whether a gang ends before it has begun, since the other run's works."""
+        uid = job["metadata"]["uid"]
+        if self.done["train"] >= WORK["train"] or uid in self.leased:
+            return False
+        if not self._other_works():
+            self.leased.add(uid)
+            return False
+        self.gave_way += 1
+        self.end(pods[0], 75, cause=ComputedElsewhere.__name__)
+        return True
+
+    def _complete_elsewhere(self) -> None:
+        """The other run completes the training, unless this one's gang has it."""
+        if self.other is None or not self.other.completes or self.now < self.other.works[-1][1]:
+            return
+        if not self.leased & {job["metadata"]["uid"] for job in self.jobs.values()}:
+            self.done["train"] = WORK["train"]
 
     def _control(self, job: Doc) -> None:
         """The Job controller, Kueue and the TTL controller."""

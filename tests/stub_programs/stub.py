@@ -2,7 +2,7 @@
 
 DIHT_STUB is JSON: stage (or stage-step) -> list of what its attempts do, one after another; the last entry repeats. An entry is
 "ok", "hang" (until it is asked to stop), "kill" (SIGKILL to itself), "noise" (all that a log should not hold, then exit code 75),
-or an exit code. "hang" counts steps in a file, as a checkpoint does, and resumes from it. An object {"train": n, "then": entry}
+"elsewhere" (another run computes it), or an exit code. "hang" counts steps in a file, as a checkpoint does, and resumes from it. An object {"train": n, "then": entry}
 trains n steps, saving each fourth one, before it ends; what each step took goes to the file `steps` of the output.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diht_k8s.api.errors import DataError, DihtError, RetryableError, UserError
+from diht_k8s.api.errors import ComputedElsewhere, DataError, DihtError, RetryableError, UserError
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
@@ -104,6 +104,8 @@ class Stub:
         if what == "noise":
             _make_noise()
             what = 75
+        if what == "elsewhere":
+            raise ComputedElsewhere("this training is computed by run other: start again to take its result")
         if isinstance(what, int):
             raise ERRORS[what](f"{self.stage} was told to end with {what}: nothing to do")
         if what == "hang":

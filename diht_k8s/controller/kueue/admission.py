@@ -102,7 +102,7 @@ def decide_admission(
     own = {each.stage: each for each in workloads}
     actions, stops = list[WorkloadAction](), list[Action]()
     for entry, workload in own.items():
-        living = [each for each in observed if each.entry == entry and _lives(each)]
+        living = [each for each in observed if each.entry == entry and _lives(each) and not each.attempt.waits]
         if workload.deleted or (living and not all(_holds(each) for each in living)):
             continue
         actions += _upkeep(workload, living, plan.status, queues)
@@ -161,7 +161,8 @@ def _upkeep(
         return [ReportPodsReady(workload)] if ready else []
     if record is not None and _has_ended(record, status):
         return [FinishWorkload(workload, succeeded=record.state in ENDED_WELL)]
-    if record is None or workload.stage not in queues or status.state is RunState.SUSPENDED:
+    elsewhere = record is not None and record.computed_elsewhere  # no quota is held for another run's work
+    if record is None or workload.stage not in queues or status.state is RunState.SUSPENDED or elsewhere:
         return [DeleteWorkload(workload)]
     return [ReleaseQuota(workload)] if workload.evicted and workload.reserved else []
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from diht_k8s.api.reasons import Reason
 from diht_k8s.controller.node_health.faults import NodeFault
-from diht_k8s.controller.observe import GANGS, ObservedAttempt, RunProblem
+from diht_k8s.controller.observe import ObservedAttempt, RunProblem
 from diht_k8s.controller.status_text import one_line
 from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.attempts import AttemptState
@@ -83,7 +83,7 @@ def _worst(
     """The pod of a living gang that it has to move for, and the fault of its node."""
     attempt, job = observed.attempt, observed.job
     living = attempt.state in (AttemptState.PENDING, AttemptState.RUNNING)
-    if attempt.stage not in GANGS or not living or attempt.ending or job is None or job.deleted:
+    if not attempt.is_gang or not living or attempt.ending or job is None or job.deleted:
         return None, None
     known = job.unhealthy_nodes.split(",")
     there = [

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-OWNER_VARIABLE: Final = "DIHT_OWNER"
-"""UID of the run, or the process of a `diht run`."""
-OWNER_RUN_VARIABLE: Final = "DIHT_OWNER_RUN"
-"""NAMESPACE/NAME of the run on a cluster."""
+from diht_k8s.api.pods import OWNER_RUN_VARIABLE, OWNER_VARIABLE
+
 PROC: Final = Path("/proc")
 
 

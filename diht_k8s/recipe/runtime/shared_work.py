@@ -77,7 +77,7 @@ def once(
     while not is_done():
         if claims.take(name, counts_deaths=False):
             try:
-                with _beating(claims):
+                with beating(claims.keep):
                     work()
             finally:
                 claims.give_up(name)
@@ -90,7 +90,7 @@ def _ended(claims: Claims, end: Callable[[], Outcome | None]) -> Outcome | None:
     """The outcome; without one the claim on the end is another's to take."""
     outcome = None
     try:
-        with _beating(claims):
+        with beating(claims.keep):
             outcome = end()
     finally:
         if outcome is None:
@@ -100,16 +100,16 @@ def _ended(claims: Claims, end: Callable[[], Outcome | None]) -> Outcome | None:
 
 
 @contextlib.contextmanager
-def _beating(claims: Claims) -> Iterator[None]:
-    """Keep the held claim: what ends a stage may compute for longer than a claim may stand still."""
+def beating(keep: Callable[[], None]) -> Iterator[None]:
+    """Call `keep` from time to time: what is computed may take longer than a claim or a lease may stand still."""
     stopped = threading.Event()
 
     def beat() -> None:
         while not stopped.wait(BEAT_SECONDS):
             with contextlib.suppress(Exception):  # the work itself meets the same storage and reports it
-                claims.keep()
+                keep()
 
-    thread = threading.Thread(target=beat, name="keeps-the-end", daemon=True)
+    thread = threading.Thread(target=beat, name="beats", daemon=True)
     thread.start()
     try:
         yield

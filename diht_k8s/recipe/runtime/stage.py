@@ -16,8 +16,9 @@ from typing import Any, Protocol
 from diht_k8s.api.errors import DihtError, ExitCode, UserError, missing_package
 from diht_k8s.api.hashing import sha256_of, stage_config
 from diht_k8s.api.layout import Layout
-from diht_k8s.api.reports import Artefact, Cause, Committed
+from diht_k8s.api.reports import COMMITTED, Artefact, Cause, Committed
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.steps import WAIT_STEP
 from diht_k8s.recipe.runtime.commit import commit, find_committed
 from diht_k8s.recipe.runtime.own_inputs import check_own_inputs
 from diht_k8s.recipe.runtime.owner import Owner, owner_of
@@ -129,14 +130,17 @@ def run_stage(
             seconds = round(time.monotonic() - began, 1)
             summary = {"seconds": seconds, "processes": workers, **outcome.summary}
             committed = commit(storage, layout, stage, config, outcome.artefacts, summary)
+        elif step == WAIT_STEP:
+            committed = find_committed(storage, layout, stage)
     if worker == 0 and storage.exists(layout.committed(stage)):
         program.present(run, storage, layout)
     return _ended(committed, layout.stage(stage), worker)
 
 
 def _ended(committed: Committed | None, folder: str, worker: int) -> Committed | None:
-    """Leave the stage's folder as the termination message: the operator reads no storage."""
-    _leave(Cause(exit_code=ExitCode.DONE, reason="Completed", message="", worker=worker, output=folder))
+    """Leave the stage's folder as the termination message, and whether it is committed: the operator reads no storage."""
+    reason = "Completed" if committed is None else COMMITTED
+    _leave(Cause(exit_code=ExitCode.DONE, reason=reason, message="", worker=worker, output=folder))
     return committed
 
 

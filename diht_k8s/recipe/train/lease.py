@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from diht_k8s.api.layout import LEASE, join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, STALE_SECONDS
 from diht_k8s.recipe.runtime.owner import is_dead
+from diht_k8s.recipe.runtime.shared_work import beating
 from diht_k8s.recipe.runtime.stage import Context
 
 LOOK_SECONDS: Final = 2.0
@@ -36,28 +36,20 @@ def held_lease(context: Context, sleep: Callable[[float], object] = time.sleep) 
     """
     lease = _Lease(context)
     lease.take(sleep)
-    if context.storage.exists(context.layout.committed(Stage.TRAIN)):  # while this one watched
+    if lease.is_committed():  # while this one watched
         lease.release()
         raise ComputedElsewhere("another run has completed this training meanwhile: start again to take its result")
-    stopped = threading.Event()
-
-    def beat() -> None:
-        while not stopped.wait(BEAT_SECONDS):
-            with contextlib.suppress(DihtError):  # the ranks meet the same storage and report it
-                lease.keep()
-
-    thread = threading.Thread(target=beat, name="keeps-the-lease", daemon=True)
-    thread.start()
     try:
-        yield
-    except StopRequested as error:  # the fence's, unless somebody asked this program
-        if context.stop.requested or (holder := lease.foreign()) is None:
+        with beating(lease.keep):
+            yield
+    except BaseException as error:
+        fenced = isinstance(error, StopRequested) and not context.stop.requested
+        holder = lease.foreign() if fenced else None
+        lease.release()
+        if holder is None:
             raise
         raise _elsewhere(holder, context) from error
-    finally:
-        stopped.set()
-        thread.join()
-        lease.release()
+    # At a good end the lease stays: until the marker is written, nobody shall find the training free.
 
 
 def wait_until_free(context: Context, sleep: Callable[[float], object] = time.sleep) -> None:
@@ -66,8 +58,8 @@ def wait_until_free(context: Context, sleep: Callable[[float], object] = time.sl
     Raises:
         StopRequested: a signal.
     """
-    lease, committed = _Lease(context), context.layout.committed(Stage.TRAIN)
-    while not context.storage.exists(committed) and lease.holder_lives(sleep) is not None:
+    lease = _Lease(context)
+    while not lease.is_committed() and lease.holder_lives(sleep) is not None:
         context.stop.raise_if_requested()
         sleep(BEAT_SECONDS)
 
@@ -100,12 +92,16 @@ class _Lease:
         while (found := self.foreign()) is not None:
             if found != first:
                 return found
-            if is_dead(str(found.get("owner"))) or waited >= STALE_SECONDS:
+            if is_dead(str(found.get("owner"))) or waited >= STALE_SECONDS or self.is_committed():
                 return None
             self._context.stop.raise_if_requested()
             sleep(LOOK_SECONDS)
             waited += LOOK_SECONDS
         return None
+
+    def is_committed(self) -> bool:
+        """Whether the training is complete."""
+        return self._storage.exists(self._context.layout.committed(Stage.TRAIN))
 
     def foreign(self) -> dict[str, Any] | None:
         """The lease, if it is another owner's."""

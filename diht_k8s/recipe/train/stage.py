@@ -21,6 +21,7 @@ from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.pods import merged
 from diht_k8s.api.reports import MAX_PROBLEM, NodeResult
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.steps import WAIT_STEP
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.gang import Gang
@@ -42,7 +43,7 @@ from diht_k8s.recipe.shards.source_lists import current_sources
 from diht_k8s.recipe.shards.sources import current_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.init_from import init_identity
-from diht_k8s.recipe.train.lease import held_lease
+from diht_k8s.recipe.train.lease import held_lease, wait_until_free
 from diht_k8s.recipe.train.model.tokenizers import require_clips_tokenizer
 
 RANK_MODULE = "diht_k8s.recipe.train.loop"
@@ -88,7 +89,10 @@ def present(run: DihtRun, storage: Storage, layout: Layout) -> None:
 
 
 def execute(context: Context) -> Outcome | None:
-    """Launch this node's ranks; node 0 commits what rank 0 wrote."""
+    """Launch this node's ranks; node 0 commits what rank 0 wrote. The step `wait` only waits for another run's gang."""
+    if context.step == WAIT_STEP:
+        wait_until_free(context)
+        return None
     train = _train(context.run)
     gang = Gang.from_environment(train.processes_per_node)
     _check_shape(train, gang)

@@ -205,7 +205,7 @@ def test_table_says_what_is_shared_new_begun_and_cached() -> None:
     ]  # fmt: skip
 
 
-def test_table_without_a_look_says_only_what_is_shared_and_cuts_long_values() -> None:
+def test_table_without_folders_says_only_what_is_shared_and_cuts_long_values() -> None:
     axes, found = made(f"train.model={'x' * 60},z")
     lines = table(axes, found, None)
     assert lines[1].split()[1:] == [f'"{"x" * 28}...', *["computed"] * 4]

@@ -131,6 +131,8 @@ def test_command_of_the_cluster_without_one(
         (["run", "run.yaml", "--until", "train"], "--until train: the run has no such stage"),
         (["stage", "filter"], "no run document: give --run FILE, or set DIHT_RUN to one"),
         (["stage", "filter", "--run", "run.yaml", "--worker", "2", "--workers", "2"], "worker 2 of 2 workers"),
+        (["stage", "filter", "--run", "run.yaml", "--step", "wait"], "--step wait: the stage filter has no such step"),
+        (["stage", "label", "--run", "run.yaml", "--step", "wait"], "--step wait: the stage label has no such step"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

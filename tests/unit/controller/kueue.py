@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.unit.controller.documents import NOW, at
-from tests.unit.controller.fake import FakeCluster
+from tests.unit.controller.fake import FakeCluster, Process
+from tests.unit.controller.stories import SPEC, Clock, make, settle
 
 FLAVOUR = {"spec": {"nodeLabels": {"pool": "a100"}, "tolerations": [{"key": "gpu", "operator": "Exists"}]}}
 
@@ -66,3 +67,24 @@ class Kueue:
                 "lastTransitionTime": at(NOW),
             }
         status["conditions"] = list(kept.values())
+
+
+PODS = {"image": "recipe:1", "queueName": "gpus", "queueing": "PerRun", "resources": {"cpu": "1"}}
+TRAIN = {**SPEC["train"], "distillation": {"mode": "Disabled"}}
+ONE: dict[str, Any] = {"filter": None, "label": None, "evaluate": None, "train": TRAIN, "pods": PODS}
+
+
+def world(quota: int = 1, **spec: Any) -> tuple[FakeCluster, Kueue, Process, Clock]:
+    cluster, clock = make(**{**ONE, **spec}), Clock()
+    return cluster, Kueue(cluster, quota), Process(cluster, clock), clock
+
+
+def admitted(**spec: Any) -> tuple[FakeCluster, Kueue, Process, Clock]:
+    """A training whose pods run."""
+    cluster, kueue, process, clock = world(**spec)
+    settle(process)
+    kueue.admit()
+    settle(process)
+    cluster.run_pods("r-train-1")
+    settle(process)
+    return cluster, kueue, process, clock

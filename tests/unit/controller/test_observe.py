@@ -12,28 +12,18 @@ from diht_k8s.api.run import Stage
 from diht_k8s.controller.observe import (
     LOST_AFTER_S,
     SETTLE_S,
-    ObservedAttempt,
     _pull_message,
-    observe_attempts,
 )
 from diht_k8s.controller.pending_causes import event_problem
-from diht_k8s.kube.job_summary import JobSummary, job_summary
 from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from diht_k8s.pipeline.attempts import AttemptState
 from tests.unit.controller.documents import DISRUPTED, NO_NODE, NOW, at, ended, failed_pod, job, pod
+from tests.unit.controller.observed import observe
 
 FAILED = {"Failed": "BackoffLimitExceeded"}
 FAILING = {"FailureTarget": "PodFailurePolicy"}
 TWO = [pod(0), pod(1)]
 CAUSE = Cause(exit_code=64, reason="UserError", message="batchSize is no number").encoded()
-
-
-def observe(
-    jobs: list[dict[str, Any]], pods: list[dict[str, Any]], *, now: float = NOW, **more: Any
-) -> list[ObservedAttempt]:
-    job_summaries = [summary for document in jobs if isinstance(summary := job_summary(document), JobSummary)]
-    pod_summaries = [summary for document in pods if isinstance(summary := pod_summary(document), PodSummary)]
-    return observe_attempts(job_summaries, pod_summaries, now, newest=more.pop("newest", {}), **more)
 
 
 LOST_WORKER = pod(1, "filter", ready=False, ready_since=NOW - 5, conditions=DISRUPTED, deleted=NOW)

@@ -10,28 +10,8 @@ from diht_k8s.api.reports import Cause
 from diht_k8s.kube.client import ClusterError
 from tests.unit.controller.documents import at
 from tests.unit.controller.fake import Dead, FakeCluster, Process
-from tests.unit.controller.kueue import Kueue
-from tests.unit.controller.stories import SPEC, Clock, make, reason, settle, status
-
-PODS = {"image": "recipe:1", "queueName": "gpus", "queueing": "PerRun", "resources": {"cpu": "1"}}
-TRAIN = {**SPEC["train"], "distillation": {"mode": "Disabled"}}
-ONE: dict[str, Any] = {"filter": None, "label": None, "evaluate": None, "train": TRAIN, "pods": PODS}
-
-
-def world(quota: int = 1, **spec: Any) -> tuple[FakeCluster, Kueue, Process, Clock]:
-    cluster, clock = make(**{**ONE, **spec}), Clock()
-    return cluster, Kueue(cluster, quota), Process(cluster, clock), clock
-
-
-def admitted(**spec: Any) -> tuple[FakeCluster, Kueue, Process, Clock]:
-    """A training whose pods run."""
-    cluster, kueue, process, clock = world(**spec)
-    settle(process)
-    kueue.admit()
-    settle(process)
-    cluster.run_pods("r-train-1")
-    settle(process)
-    return cluster, kueue, process, clock
+from tests.unit.controller.kueue import PODS, Kueue, admitted, world
+from tests.unit.controller.stories import Clock, make, reason, settle, status
 
 
 def queue(cluster: FakeCluster) -> tuple[str, str]:

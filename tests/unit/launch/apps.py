@@ -63,6 +63,24 @@ def train_gang() -> list[dict[str, Any]]:
     return render(stage_app(document, Stage.TRAIN), config, "a-run-train-2", labels=LABELS, owner=OWNER)
 
 
+def training_waits() -> list[dict[str, Any]]:
+    """For another run: one small pod that asks for no GPU, and for none of the places that have some."""
+    gpus = {
+        "resources": {"cpu": "96", "memory": "512Mi", "nvidia.com/gpu": 8},
+        "nodeSelector": {"pool": "h100"},
+        "topology": {"required": "rack"},
+        "hostNetwork": True,
+        "shmSize": "64Gi",
+        "runtimeClassName": "nvidia",
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "env": [{"name": "AWS_CA_BUNDLE", "value": "/data/ca.pem"}],
+    }
+    document = run(spec__train__numNodes=2, spec__pods={**PODS, "shmSize": None}, spec__train__pods=gpus)
+    labels = {**LABELS, "diht.dev/stage": "train-wait"}
+    app = stage_app(document, Stage.TRAIN, step="wait")
+    return render(app, JobConfig(namespace="team"), "a-run-wait-2", labels=labels, owner=OWNER)
+
+
 def on_a_fabric() -> list[dict[str, Any]]:
     """InfiniBand on the nodes' network: devices, locked memory, port and DNS."""
     pods = {
@@ -143,7 +161,16 @@ def on_volcano() -> list[dict[str, Any]]:
 
 
 CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
-    case.__name__: case for case in (train_gang, on_a_fabric, filter_workers, stock_torchrun, several_roles, on_volcano)
+    case.__name__: case
+    for case in (
+        train_gang,
+        training_waits,
+        on_a_fabric,
+        filter_workers,
+        stock_torchrun,
+        several_roles,
+        on_volcano,
+    )
 }
 
 

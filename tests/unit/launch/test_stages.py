@@ -47,7 +47,9 @@ def test_component_of_a_file_ships_the_document_in_its_shape(
 ) -> None:
     app = component("--run", run_file, "--set", "seed=7", "--workers", "9", **arguments)
     (role,) = app.roles
-    shipped = load(VALUES.apply(role).env["DIHT_RUN"], name="DIHT_RUN")
+    env = VALUES.apply(role).env
+    shipped = load(env["DIHT_RUN"], name="DIHT_RUN")
+    assert env["DIHT_OWNER"] == "APP", "replicas and retries of one submission are one owner"
     assert (app.name, role.num_replicas, shipped.spec.seed) == (name, replicas, 7)
     assert role.args == ["-P", "-m", "diht_k8s.cli", "stage", role.name, "--workers", "9"]
     assert {key: getattr(shipped.spec.train, key) for key in shape} == shape

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, FINAL_STALE_SECONDS, MAX_DEATHS, STALE_SECONDS, Claims
 from diht_k8s.recipe.runtime.owner import Owner, this_process
 from diht_k8s.recipe.shards.storage import Storage
+from tests.unit.recipe.runtime.owners import ended_process
 
 
 class Clock:
@@ -23,12 +22,6 @@ class Clock:
 
 def worker(folder: Path, index: int, clock: Clock | None = None, *, owner: str = "a run") -> Claims:
     return Claims(Storage(), str(folder), Owner(owner), index, clock=clock or Clock())
-
-
-def ended_process() -> str:
-    """An owner whose process has ended."""
-    code = "from diht_k8s.recipe.runtime.owner import this_process; print(this_process())"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_claim_is_one_workers_until_it_is_given_up(tmp_path: Path) -> None:

@@ -88,6 +88,21 @@ def test_first_worker_presents_a_complete_stage_to_each_run_that_finds_it(tmp_pa
     assert stub.presented == ["a-run", "another"]
 
 
+@pytest.mark.parametrize(("meanwhile", "says"), [(True, "Committed"), (False, "Completed")])
+def test_program_that_has_waited_for_another_run_says_whether_that_has_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: bool, says: str
+) -> None:
+    class Waits(Stub):
+        def execute(self, context: Context) -> Outcome | None:
+            if meanwhile:
+                run_stage(Stub(), run_below(tmp_path, metadata__name="other"), Stage.TRAIN)
+            return None
+
+    monkeypatch.setenv("DIHT_TERMINATION_LOG", str(tmp_path / "log"))
+    run_stage(Waits(), run_below(tmp_path), Stage.TRAIN, step="wait")
+    assert json.loads((tmp_path / "log").read_text())["reason"] == says
+
+
 def test_stage_that_the_run_does_not_have_is_a_user_error(tmp_path: Path) -> None:
     document = changed(spec__data__output=str(tmp_path))
     del document["spec"]["evaluate"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.api.errors import ComputedElsewhere, StopRequested
+from diht_k8s.api.errors import ComputedElsewhere, DataError, StopRequested
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.claims import STALE_SECONDS
 from diht_k8s.recipe.runtime.owner import Owner
@@ -20,7 +21,7 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train import lease
 from diht_k8s.recipe.train.lease import LOOK_SECONDS, held_lease, wait_until_free
 from tests.folders import flat
-from tests.unit.recipe.runtime.test_claims import ended_process
+from tests.unit.recipe.runtime.owners import ended_process
 
 DOCUMENT = {
     "apiVersion": "diht.dev/v1alpha1",
@@ -80,7 +81,6 @@ def test_lease_of_a_dead_gang_is_taken_over_and_the_dead_one_cannot_take_it_back
         zombie.keep()
         zombie.release()
         assert (tmp_path / "train/lease.json").read_bytes() == before
-    assert not (tmp_path / "train/lease.json").exists()
 
 
 def test_next_attempt_of_the_same_run_goes_on_at_once_and_its_zombie_leaves_the_lease_alone(tmp_path: Path) -> None:
@@ -141,6 +141,17 @@ def test_waiting_ends_when_the_training_is_committed_free_or_dead(tmp_path: Path
     assert sum(1 for each in slept if each == LOOK_SECONDS) > STALE_SECONDS / LOOK_SECONDS
     other.storage.write_bytes(other.layout.committed(Stage.TRAIN), b"{}")
     wait_until_free(waiting, lambda _: pytest.fail("it is committed"))
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["a gang that fails", "a gang that only has to commit"])
+def test_lease_is_given_up_by(tmp_path: Path, fails: bool) -> None:
+    def ranks() -> None:
+        if fails:
+            raise DataError("damaged")
+
+    with contextlib.suppress(DataError), held_lease(gang(tmp_path, ONE)):
+        ranks()
+    assert (tmp_path / "train/lease.json").exists() is not fails
 
 
 def test_stop_ends_a_gang_that_watches(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""Several runs over one output at once: they share the filter, one gang computes a training, the others wait without GPUs.
+
+That a zombie gang stays fenced is in `test_training_faults.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from tests.cluster.operators import Runs, World, condition, stages, why, world
+from tests.cluster.tools import Kubectl, cannot, wait_until
+from tests.cluster.trainings import Trainings
+
+pytestmark = pytest.mark.cluster
+TRAIN_ALONE = {"filter": None, "label": None, "evaluate": None}
+TRAIN = {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}, "numNodes": 2}
+OTHER = "this training is computed by run other, and this run waits for its end"
+
+
+@pytest.fixture
+def runs(kubectl: Kubectl, own: bool, recipe_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    if not own:
+        cannot("KUBECONFIG is another cluster's: its pods cannot share a folder of this machine")
+    place: World
+    with world(kubectl, recipe_image, tmp_path_factory.mktemp("operator")) as place:
+        yield place.runs
+
+
+def test_gang_that_finds_its_training_computed_waits_in_one_pod_and_starts_again(runs: Runs) -> None:
+    """With stub programs: all that the operator does, suspension in between."""
+    name = runs.apply(
+        "gives-way", {"train": ["elsewhere", "ok"], "train-wait": ["hang", "ok"]}, **TRAIN_ALONE, train=TRAIN
+    )
+    found = condition(runs.wait_for(name, "Progressing", "ComputedElsewhere", timeout_s=120), "Progressing")
+    assert found["message"] == f"train: {OTHER}"
+    assert why(runs, name).splitlines()[0] == f"{name} does not run (ComputedElsewhere): train: {OTHER}"
+    wait_until(lambda: running(runs, name) == [f"{name}-wait-2-0"], "one pod that waits", 60)
+    assert "ComputedElsewhere" in runs.kubectl("get", "dihtruns", name, "-n", runs.namespace)
+    runs.patch(name, {"suspend": True})
+    runs.wait_for(name, "Progressing", "Suspended", timeout_s=120)
+    assert running(runs, name) == []
+    runs.patch(name, {"suspend": False})
+    status = runs.wait_for(name, "Complete", timeout_s=180)
+    stage = stages(status)["train"]
+    assert (stage["attempt"], stage.get("restarts", 0), status.get("restarts", 0)) == (4, 0, 0)
+    assert {f"{name}-wait-3", f"{name}-train-4"} <= runs.children(name).keys()
+    assert status["attempts"][0]["reason"] == "ComputedElsewhere"
+    assert stage["goodput"].get("lostSeconds", 0) == 0
+    assert "Restarting" not in runs.events(name)
+
+
+def running(runs: Runs, name: str) -> list[str]:
+    """The pods of a run that have not ended, without the random end of their names."""
+    pods = [pod for pod in runs.pods(name) if pod["status"]["phase"] not in ("Succeeded", "Failed")]
+    return sorted(pod["metadata"]["name"].rpartition("-")[0] for pod in pods)
+
+
+@pytest.mark.slow
+@pytest.mark.exclusive
+@pytest.mark.timeout(1500)
+def test_of_three_runs_that_want_one_training_one_computes_it(trainings: Trainings) -> None:
+    runs, names = trainings.place.runs, ("one", "two", "three")
+    for name in names:
+        trainings.start(name, nodes=1, steps=800, output="shared")
+
+    def holder() -> str:
+        waiting = [each for each in names if runs.condition(each, "Progressing").get("reason") == "ComputedElsewhere"]
+        return next(iter(set(names) - set(waiting))) if len(waiting) == 2 else ""
+
+    trains = wait_until(holder, "two runs that wait for the third", 400)
+    for name in sorted({*names} - {trains}):
+        assert f"computed by run {trains}," in runs.condition(name, "Progressing")["message"]
+        assert f"computed by run {trains}," in why(runs, name)
+    wait_until(
+        lambda: all(running(runs, name) == [f"{name}-wait-2-0"] for name in {*names} - {trains}), "one pod each", 60
+    )
+    found = {name: runs.wait_for(name, "Complete", timeout_s=900) for name in names}
+    assert {name: stages(status)["train"]["state"] for name, status in found.items()} == {
+        name: "Complete" if name == trains else "Cached" for name in names
+    }
+    assert len({stages(status)["train"]["outputUri"] for status in found.values()}) == 1
+    assert len(trainings.names("shared", "epochs")) == 1, "one gang has trained"
+    assert [status.get("restarts", 0) for status in found.values()] == [0, 0, 0]
+    for name in sorted({*names} - {trains}):
+        assert runs.children(name).keys() == {f"{name}-train-1", f"{name}-wait-2"}
+        assert "ComputedElsewhere" in runs.events(name)
+
+
+def objects(trainings: Trainings, output: str, pattern: str) -> dict[str, datetime]:
+    """When the objects of an output were written whose name matches."""
+    prefix = f"{trainings.folder(output)}/"
+    pages = trainings.s3.client().get_paginator("list_objects_v2").paginate(Bucket=trainings.s3.bucket, Prefix=prefix)
+    listed = (
+        (item["Key"].removeprefix(prefix), item["LastModified"]) for page in pages for item in page.get("Contents", [])
+    )
+    return {key: time for key, time in listed if re.fullmatch(pattern, key)}
+
+
+SCORES = r"filter/[0-9a-f]{16}/scores/.*"
+MARKER = r"filter/[0-9a-f]{16}/COMMITTED\.json"
+
+
+@pytest.mark.slow
+@pytest.mark.exclusive
+@pytest.mark.timeout(1500)
+def test_filter_of_two_runs_is_finished_by_one_when_the_other_is_deleted(trainings: Trainings) -> None:
+    runs = trainings.place.runs
+    shards = "/project/examples/data/train/0000{0..7}.tar.gz"
+    spec: dict[str, Any] = {
+        "data": {
+            "sources": [{"name": "clips", "shards": [shards]}],
+            "output": f"s3://{trainings.s3.bucket}/{trainings.folder('filtered')}",
+        },
+        "filter": {"minActions": 0, "textSpotting": {"detectorSize": 128}},
+    }
+    trainings.start("deleted", nodes=1, spec=spec)
+    wait_until(lambda: objects(trainings, "filtered", SCORES), "the first shard's scores", 400)
+    trainings.start("finishes", nodes=1, spec=spec, train={"seed": 7})
+    wait_until(lambda: stages(runs.status("finishes")).get("filter", {}).get("state") == "Running", "the second", 120)
+    done = wait_until(
+        lambda: len(found := objects(trainings, "filtered", SCORES)) >= 3 and found, "half of the filter", 400
+    )
+    assert objects(trainings, "filtered", MARKER) == {}, "the filter ended too soon for this test"
+    runs.kubectl("delete", "dihtrun", "deleted", "-n", runs.namespace)
+    status = runs.wait_for("finishes", "Complete", timeout_s=900)
+    after = objects(trainings, "filtered", SCORES)
+    assert {key: after[key] for key in done} == done, "no shard was filtered twice"
+    assert (len(after), len(objects(trainings, "filtered", MARKER))) == (8, 1)
+    assert {name: stage.get("restarts", 0) for name, stage in stages(status).items()} == {"filter": 0, "train": 0}
