@@ -10,7 +10,7 @@ from typing import Any, Final
 from diht_k8s.api.errors import DataError, ExitCode, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION, run_fields, run_sha256
 from diht_k8s.api.json_types import is_dict
-from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.layout import Layout, join, refuse_old_layout
 from diht_k8s.cli.document import output_of, read_run
 from diht_k8s.cli.stage_folder import is_folder
 from diht_k8s.recipe.report.comparison import comparison, comparison_page, comparison_text
@@ -74,6 +74,9 @@ def _thumbnails(storage: Storage, compared: Mapping[str, Any]) -> dict[str, str]
 
 def _variants(storage: Storage, run: str) -> list[str]:
     """The folders of all evaluated runs of an output, in natural order; anything else as it is."""
+    output = output_of(run)
+    if output is not None and not storage.exists(join(output, "run.json")):  # a run's folder has links to its stages
+        refuse_old_layout(output, storage.names)
     if not is_folder(run) or latest_run(storage, run) is None:
         return [run]
     found = [each for each, _ in runs_of(storage, run.rstrip("/"))]

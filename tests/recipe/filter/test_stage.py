@@ -185,7 +185,8 @@ def test_interrupted_run_resumes_shard_by_shard_to_the_same_bytes(tmp_path: Path
         patch.setattr("diht_k8s.recipe.filter.shard_filter.ShardFilter.batch", 1)
         with pytest.raises(StopRequested, match="finished shards are kept"):
             filter_with(run, stop=stop)
-    assert sorted(path.name for path in (tmp_path / "out/filter").rglob("web-*")) == [
+    found = (path for path in (tmp_path / "out/filter").rglob("web-*") if path.parent.name != "claims")
+    assert sorted(path.name for path in found) == [
         "web-00000.parquet",
         "web-00000.tar",
     ]
