@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     StringConstraints,
     ValidationError,
@@ -14,8 +15,17 @@ from pydantic import (
 )
 
 from diht_k8s.api.base import PLACEMENT, Keyed, Model, Name, Text, Uri
+from diht_k8s.api.braces import check_braces
 
-Shards = Annotated[list[Uri], Field(min_length=1, max_length=256)]
+
+def _few_enough(patterns: list[str]) -> list[str]:
+    check_braces(patterns)
+    return patterns
+
+
+FewEnough: Final = AfterValidator(_few_enough)
+"""Refuses patterns whose braces stand for more names than a run reads shards."""
+Shards = Annotated[list[Uri], Field(min_length=1, max_length=256), FewEnough]
 """Brace ranges (`{00000..00127}.tar`) and globs (`*.tar`), each expanded in order."""
 SHARDS_OR_CAPTIONS: Final = "a source has shards or captions: give exactly one of them"
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from diht_k8s.api.base import PLACEMENT, Count, Fraction, Model, Text, Uri
-from diht_k8s.api.data import Shards
+from diht_k8s.api.data import FewEnough, Shards
 from diht_k8s.api.pods import Pods
 
 Positive = Annotated[float, Field(gt=0, le=1e6)]
@@ -128,7 +128,7 @@ class Train(Model):
     """model is a name that open_clip knows; or set modelConfig."""
     model_config_: Annotated[dict[str, Any] | None, Field(alias="modelConfig", max_length=64)] = None
     """modelConfig is an open_clip model configuration (embed_dim, vision_cfg, text_cfg)."""
-    shards: Annotated[list[Uri], Field(max_length=256)] = []
+    shards: Annotated[list[Uri], Field(max_length=256), FewEnough] = []
     """shards to train on in place of what the filter kept."""
     labels: Uri | None = None
     """labels is a label folder of another run, OUTPUT/label/DIGEST."""

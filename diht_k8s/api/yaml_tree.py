@@ -28,6 +28,8 @@ _PLAIN: Final = "plain"
 """Stands for the tag of a scalar without quotes and without a tag."""
 _TYPES: Final = {f"{_TAG}int": int, f"{_TAG}float": int | float, f"{_TAG}bool": bool, f"{_TAG}null": type(None)}
 """What a scalar with one of these tags must be by the rules of `scalar`."""
+_NAMES: Final = re.compile(r"(undefined alias|undefined tag handle|duplicate tag handle) .*", re.DOTALL)
+"""What a library's message shows of the text: a secret that begins with * or ! and has no quotes is an alias or a tag."""
 MAX_NODES: Final = 200_000
 """Aliases of aliases can expand to more than any machine holds; the largest run that the schema allows has fewer."""
 MAX_INT_CHARACTERS: Final = 300
@@ -86,7 +88,7 @@ def read_tree(text: str) -> Tree:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: column {mark.column + 1}: " if mark else ""
-        raise YamlError(f"{where}{getattr(error, 'problem', None) or error}") from error
+        raise YamlError(f"{where}{_NAMES.sub(_unnamed, getattr(error, 'problem', None) or str(error))}") from error
     except RecursionError as error:
         raise YamlError("the document is nested deeper than 100 levels") from error
     lines: dict[FieldPath, int] = {}
@@ -94,6 +96,11 @@ def read_tree(text: str) -> Tree:
         raise YamlError(f"the document's aliases expand to more than {MAX_NODES} values: write fewer")
     value = None if node is None else _build(node, (), lines, 0)
     return Tree(value, lines)
+
+
+def _unnamed(found: re.Match[str]) -> str:
+    """A library's message without a name that may be a secret."""
+    return f"{found[1]}: quote a value that begins with {'*' if 'alias' in found[1] else '!'}"
 
 
 def _build(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], depth: int) -> Any:
@@ -108,16 +115,15 @@ def _build(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], depth:
     _check_tag(node, _PLAIN, _STRING_TAG, _MERGE_TAG, *_TYPES)
     value = scalar(_characters(node), quoted=node.tag == _STRING_TAG)
     if node.tag in _TYPES and not isinstance(value, _TYPES[node.tag]):
-        raise YamlError(
-            f"line {node.start_mark.line + 1}: {value!r:.60} is no {node.tag.removeprefix(_TAG)}, as its tag says"
-        )
+        kind = node.tag.removeprefix(_TAG)
+        raise YamlError(f"line {node.start_mark.line + 1}: the value is no {kind}, as its tag !!{kind} says")
     return value
 
 
 def _check_tag(node: yaml.Node, *allowed: str) -> None:
     if node.tag not in allowed:
-        tag = node.tag.replace(_TAG, "!!")
-        raise YamlError(f"line {node.start_mark.line + 1}: the tag {tag!r:.60} is not allowed here: leave it out")
+        line = node.start_mark.line + 1
+        raise YamlError(f"line {line}: a tag is not allowed here: leave it out, or quote a value that begins with !")
 
 
 def _characters(node: yaml.Node) -> str:

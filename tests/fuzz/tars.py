@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 BLOCK = 512
+RECORD = 20 * BLOCK
+PAGE = 4096
+MAX_PADDING = 1 << 20
+"""More zeros than this at the end are damage; fewer cannot be told from padding."""
 PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAADAAAAAwCAIAAADYYG7QAAAASklEQVR4nO3OIQEAIQAAMSAI/aMQC//mJC+2BJtn7/En63XgS6gIFaEiVISKUBEqQkWoCBWhIlSEilARKkJFqAgVoSJUhIpQESoX0XIBZHTQg3AAAAAASUVORK5CYII="
 )
@@ -41,6 +45,8 @@ class Archive:
     samples: list[Placed]
     headers: list[int]
     """where members begin, extended headers included; the end mark last."""
+    begins: list[int]
+    """where their data begin."""
 
 
 @dataclass
@@ -57,28 +63,49 @@ class Case:
     """whether no damage may be reported, and `unharmed` is all that comes out."""
 
 
-def archive(rng: random.Random, *, count: int | None = None, prefix: str = "") -> Archive:
-    """A sound archive of small samples, in one of tarfile's formats."""
-    buffer, samples, headers = io.BytesIO(), list[Placed](), list[int]()
-    long = rng.random() < 0.2
+def archive(rng: random.Random, *, count: int | None = None, prefix: str = "", zeros: int | None = None) -> Archive:
+    """A sound archive of small samples, in one of tarfile's formats.
+
+    Args:
+        rng: draws.
+        count: number of samples.
+        prefix: of keys.
+        zeros: have the last member end in zeros, which do not begin at a sector as holes do; the byte at which the archive will
+            stand in its file.
+    """
+    buffer, samples, headers, begins = io.BytesIO(), list[Placed](), list[int](), list[int]()
+    long = rng.random() < 0.2 and zeros is None
     with tarfile.open(fileobj=buffer, mode="w", format=rng.choice(FORMATS)) as tar:
-        for number in range(rng.randint(2, 12) if count is None else count):
+        count = rng.randint(2, 12) if count is None else count
+        for number in range(count):
             key = f"{prefix}{'é' * 30 + 'x' * 90 if long else ''}{number:04}"
             if len(key) > 90 and tar.format == tarfile.USTAR_FORMAT:
                 key = f"{prefix}{number:04}"
             image = (PICTURE if rng.random() < 0.5 else b"") + rng.randbytes(rng.randint(1, 6000))
             caption = f"a dog number {number}"
             members = {"jpg": image, "txt": caption.encode(), **({"json": b"{}"} if rng.random() < 0.3 else {})}
+            if zeros is not None and number == count - 1:
+                members["x"] = b""
             end = 0
             for suffix in sorted(members):
+                content = members[suffix] if suffix != "x" else _zero_ended_data(rng, (zeros or 0) + tar.offset + BLOCK)
                 headers.append(tar.offset)
                 info = tarfile.TarInfo(f"{key}.{suffix}")
-                info.size = len(members[suffix])
-                tar.addfile(info, io.BytesIO(members[suffix]))
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
                 end = tar.offset - -info.size % BLOCK
+                begins.append(tar.offset - (info.size + -info.size % BLOCK))
             samples.append(Placed(key, caption, image, end))
         headers.append(tar.offset)
-    return Archive(buffer.getvalue(), samples, headers)
+    return Archive(buffer.getvalue(), samples, headers, begins)
+
+
+def _zero_ended_data(rng: random.Random, begin: int) -> bytes:
+    """Data from a byte of the file on that end in zeros, or are zeros, where these cannot be a hole."""
+    zeros = bytes(rng.randint(1, 5000))
+    if rng.random() < 0.2 and begin % PAGE:
+        return zeros
+    return rng.randbytes(rng.randrange(6) * BLOCK + rng.randrange(BLOCK - 2)) + b"." + zeros
 
 
 def _before(made: Archive, at: int) -> list[Placed]:
@@ -119,11 +146,56 @@ def _zeros(rng: random.Random, made: Archive) -> Case:
     begin = rng.randrange(len(made.data) // BLOCK) * BLOCK
     end = min(begin + rng.randint(1, 30) * BLOCK, len(made.data))
     data = made.data[:begin] + bytes(end - begin) + made.data[end:]
-    # Zeros up to the end mark are an end mark, and padding that ends at a record is a join: the bytes do not tell.
-    starts_with_a_member = begin in made.headers or any(s.end <= begin < s.end + BLOCK for s in made.samples)
-    join = end in made.headers and starts_with_a_member and (end - begin == 2 * BLOCK or end % (20 * BLOCK) == 0)
-    unknown = end >= made.headers[-1] or join
-    return Case("zeros", data, _before(made, begin), None if unknown else len(made.samples))
+    return Case("zeros", data, _before(made, begin), None if _unknown(made, begin, end) else len(made.samples))
+
+
+def _unknown(made: Archive, begin: int, end: int) -> bool:
+    """Whether the bytes do not tell that these were made zeros.
+
+    Up to the end mark they are an end mark. Padding that ends at a record is a join, if it begins with a header, behind the
+    data of a member, or with them, for data may be zeros; those that begin at a page are taken for a hole.
+    """
+    if end >= made.headers[-1]:
+        return True
+    if end not in made.headers:
+        return False
+    header = next(each for each in made.headers if each >= begin)
+    data = begin in made.begins and not (begin % PAGE == 0 and end % PAGE == 0)
+    return (begin == header or data) and (end - header == 2 * BLOCK or end % RECORD == 0)
+
+
+def _hole(rng: random.Random, made: Archive) -> Case:
+    """Some pages that were never written."""
+    made = archive(rng, count=rng.randint(8, 60))
+    begin = rng.randrange(len(made.data) // PAGE) * PAGE
+    end = begin + rng.choice([1, 1, 1, 2, 3, rng.randint(1, 20)]) * PAGE
+    data = (made.data[:begin] + bytes(end - begin) + made.data[end:])[: len(made.data)]
+    return Case("hole", data, _before(made, begin), None if _unknown(made, begin, end) else len(made.samples))
+
+
+def _preallocated(rng: random.Random, made: Archive) -> Case:
+    """The beginning of an archive in a file of its full size or more, as downloads leave it that were cut off."""
+    made = archive(rng, count=rng.randint(8, 60))
+    at = rng.choice(
+        [rng.randrange(made.headers[-1]), rng.randrange(made.headers[-1]) // PAGE * PAGE, rng.choice(made.headers)]
+    )
+    more = rng.choice([0, rng.randrange(MAX_PADDING // 2), MAX_PADDING + BLOCK * 100, rng.randint(2, 4) * MAX_PADDING])
+    data = made.data[:at] + bytes(len(made.data) - at + more)
+    # A member that is cut is read as zeros; the end mark begins behind it.
+    header = min((each for each in made.headers if each >= at), default=len(data))
+    return Case("preallocated", data, _before(made, at), None if len(data) - header <= MAX_PADDING else 1 << 30)
+
+
+def _zero_ended(rng: random.Random, made: Archive) -> Case:
+    """Sound archives whose last member ends in zeros: joined, padded, or both."""
+    parts, samples = list[bytes](), list[Placed]()
+    for number in range(rng.choice([1, 2, 2, 3])):
+        part = archive(rng, count=rng.randint(1, 6), prefix=f"{number}-", zeros=sum(map(len, parts)))
+        two_blocks = part.data[: part.headers[-1]] + bytes(2 * BLOCK)
+        parts.append(part.data if rng.random() < 0.5 else two_blocks)
+        samples += part.samples
+    padding = rng.choice([0, rng.randrange(20_000), rng.randrange(MAX_PADDING - RECORD)])
+    return Case("zero-ended", b"".join(parts) + bytes(padding), samples, len(samples), sound=True)
 
 
 def _with_field(data: bytes, header: int, at: int, value: bytes) -> bytes:
@@ -241,7 +313,7 @@ def _gzip(rng: random.Random, made: Archive) -> Case:
 
 MUTATIONS: tuple[Callable[[random.Random, Archive], Case], ...] = (
     _truncated, _bits_of_a_header, _bits_of_data, _bits_anywhere, _zeros, _size, _type, _inserted, _deleted, _joined, _sound,
-    _repeated, _junk_behind, _junk, _pax, _gzip,
+    _repeated, _junk_behind, _junk, _pax, _gzip, _hole, _preallocated, _zero_ended,
 )  # fmt: skip
 
 

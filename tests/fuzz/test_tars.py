@@ -14,7 +14,7 @@ from diht_k8s.recipe.shards.samples import DamagedShardError, Sample, count_samp
 from diht_k8s.recipe.shards.storage import Storage
 from tests.fuzz.tars import MUTATIONS, Case, case
 
-FEW = 640
+FEW = 760
 MANY = 10_000
 MAX_SECONDS = 2.0
 

@@ -123,6 +123,8 @@ class _ImageProgress:
         self._context, self._damaged = context, damaged
         self._sizes = {uri: self._size(uri) for uri in shards}
         self._images, self._read, self._in_shard = 0, 0, 0
+        self._said = 0
+        """number of damaged shards in the last update: one more is told at once."""
         context.progress.start("images", 0)
 
     @property
@@ -139,15 +141,20 @@ class _ImageProgress:
         """A batch of images is encoded, for which `size` bytes of the shard were read; may raise to stop."""
         self._images += images
         self._in_shard += size
-        metrics = {"bad_shards": len(self._damaged)} if self._damaged else None
-        self._context.progress.update(self._images, metrics, total=self._total())
+        self._update()
         self._context.stop.raise_if_requested()
 
     def finish(self, uri: str) -> None:
         """A shard is done: its size is what was read, whatever was compressed or left out."""
         self._read += self._sizes.pop(uri)
         self._in_shard = 0
-        self._context.progress.update(self._images, total=self._total())
+        self._update()
+
+    def _update(self) -> None:
+        damaged = len(self._damaged)
+        metrics = {"bad_shards": damaged} if damaged else None
+        self._context.progress.update(self._images, metrics, total=self._total(), last=damaged > self._said)
+        self._said = damaged
 
     def _total(self) -> int:
         left = sum(self._sizes.values())

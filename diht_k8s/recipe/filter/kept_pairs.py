@@ -100,7 +100,7 @@ class KeptPairs:
         write_scores(self.storage, self.layout.scores(shard), rows, header)
 
     def _copies(self, uri: str, stays: Collection[int]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-        """The copies at these positions; keys and uids may repeat within a shard."""
+        """The copies at these positions; uids may repeat within a shard."""
         for place, sample in enumerate(read_samples(self.storage, uri)):
             if place in stays:
                 yield sample.key, sample.members

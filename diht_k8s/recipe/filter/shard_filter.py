@@ -33,6 +33,7 @@ from diht_k8s.recipe.filter.text_spotting.spotter import TextSpotter
 from diht_k8s.recipe.runtime.bad_shards import BadShards
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.distinct_keys import DistinctKeys
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.parquet import write_table
 from diht_k8s.recipe.shards.samples import Sample, SamplePlaces
@@ -89,15 +90,20 @@ class _ScoredSamples:
     """of the kept pairs."""
 
     def kept(self, scored: Iterable[tuple[Sequence[Sample], Sequence[Row]]]) -> Iterator[tuple[int, Row, Sample]]:
-        """Count batches of samples and rows, and pass the kept pairs on, each with its index in the shard."""
+        """Count batches of samples and rows, and pass the kept pairs on, each with its index in the shard and a key of its own.
+
+        The keys of samples that are dropped count, too: a pair has the same one whatever the rules keep beside it.
+        """
+        keys = DistinctKeys()
         for samples, rows in scored:
             self.batches.append(to_batch(rows, self.schema))
             for sample, row in zip(samples, rows, strict=True):
                 number = self.summary.input  # samples before this one
                 self.summary.add(row, sample, filtered=self.filtered, min_characters=self.min_characters)
+                named = keys.named(sample)
                 if row.kept:
                     self.fingerprints.append(row.fingerprint or b"")
-                    yield number, row, sample
+                    yield number, row, named
 
     def table(self) -> pa.Table:
         """The rows of all samples."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from braceexpand import braceexpand
-
+from diht_k8s.api.braces import expanded
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import join
 from diht_k8s.api.own_inputs import STAGE_FOLDERS, literal_part, own_input_message, source_patterns
@@ -21,7 +20,7 @@ def check_own_inputs(run: DihtRun, storage: Storage) -> None:
     """
     folders = [storage.location(join(run.spec.data.output, name)) for name in STAGE_FOLDERS]
     for field, pattern in source_patterns(run.spec):
-        for uri in dict.fromkeys(place for item in braceexpand(pattern) for place in _places(storage, item, folders)):
+        for uri in dict.fromkeys(place for item in expanded(pattern) for place in _places(storage, item, folders)):
             for name, folder in zip(STAGE_FOLDERS, folders, strict=True):
                 if _inside(uri, folder):
                     raise UserError(own_input_message(field, pattern, join(run.spec.data.output, name)))

@@ -19,6 +19,9 @@ CHUNK_BYTES: Final = 1 << 20
 """At most this many bytes are read or unpacked between two checks for a stop request."""
 PACKED_CHUNK_BYTES: Final = 32 << 10
 """Packed bytes read at once: a decompressor copies the rest of them at each call."""
+MAX_PADDING_BYTES: Final = 1 << 20
+"""More zeros than this at the end of an archive are no padding but data that were never written: tars are padded to 10 KiB, by
+some programs to some hundreds of them. Fewer cannot be told from padding."""
 LZMA_MEMORY_BYTES: Final = 256 << 20
 _UNPACKERS: Final[dict[bytes, Callable[[], Any]]] = {
     b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),
@@ -30,6 +33,10 @@ _UNPACK_ERRORS: Final = (zlib.error, lzma.LZMAError, OSError, ValueError, EOFErr
 
 class PackedError(Exception):
     """The packed bytes are damaged or cut off."""
+
+
+class UnwrittenError(PackedError):
+    """More zeros follow the packed bytes than padding has."""
 
 
 class ArchiveBytes(Protocol):
@@ -54,6 +61,10 @@ class ArchiveBytes(Protocol):
 
     def skip(self, size: int) -> bool:
         """Pass over `size` bytes that `left` allows, without reading them; False if they must be read."""
+        ...
+
+    def go_back(self, size: int) -> None:
+        """Go back by as many bytes as a `skip` and what was read since have passed."""
         ...
 
 
@@ -99,6 +110,10 @@ class _PlainBytes:
             self.position += size
         return self._seeks
 
+    def go_back(self, size: int) -> None:
+        self._file.seek(-size, io.SEEK_CUR)
+        self.position -= size
+
 
 class _PackedBytes:
     plain = False
@@ -119,6 +134,9 @@ class _PackedBytes:
 
     def skip(self, size: int) -> bool:
         return False
+
+    def go_back(self, size: int) -> None:
+        raise AssertionError("nothing was skipped")
 
     def _unpack(self, limit: int) -> bytes:
         """Some bytes, at most `limit`; none at the end."""
@@ -141,9 +159,15 @@ class _PackedBytes:
 
     def _next_part(self) -> bool:
         """Begin the part behind one that has ended; False at the end of the file."""
-        rest: bytes = self._unpacker.unused_data.lstrip(b"\0")
+        found: bytes = self._unpacker.unused_data
+        rest = found.lstrip(b"\0")
+        zeros = len(found) - len(rest)
         while len(rest) < HEAD_BYTES and (more := self._file.read(PACKED_CHUNK_BYTES)):
-            rest = (rest + more).lstrip(b"\0")
+            found = rest + more
+            rest = found.lstrip(b"\0")
+            zeros += len(found) - len(rest)
+            if zeros > MAX_PADDING_BYTES:
+                raise UnwrittenError(f"more than {MAX_PADDING_BYTES >> 20} MiB of zeros follow the packed data")
         if not rest:
             return False
         make = next((make for magic, make in _UNPACKERS.items() if rest.startswith(magic)), None)

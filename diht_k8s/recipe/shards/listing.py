@@ -16,13 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, cast
 
-from braceexpand import braceexpand
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.braces import MAX_TEXTS, BracesError, check_braces, expanded
+from diht_k8s.api.errors import DataError, UserError
 
-MAX_SHARDS: Final = 1_000_000
 FEW: Final = 16
 """Up to this number of names of one folder are asked for one by one: the folder may hold millions of others."""
 REQUESTS: Final = 16
@@ -49,9 +48,16 @@ def identity_of(info: Mapping[str, Any], path: str) -> str:
 
     Args:
         info: of the file, from its file system.
-        path: of the file, which is asked for its mtime where there is no ETag.
+        path: of the file, which is asked for its mtime where it is on a disk; those of disks begin with a slash.
+
+    Raises:
+        DataError: the object store gives no ETag.
     """
-    version = info.get("ETag", "").strip('"') or str(os.stat(path).st_mtime_ns)
+    version = str(os.stat(path).st_mtime_ns) if path.startswith("/") else str(info.get("ETag") or "").strip('"')
+    if not version:
+        raise DataError(
+            f"the storage gives no ETag for s3://{path}, so a replaced object would go unseen: use one that does"
+        )
     return f"{info['size']}-{version}"
 
 
@@ -64,11 +70,15 @@ def list_files(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> lis
         errors: see `Errors`.
 
     Raises:
-        UserError: a pattern matches nothing or a folder, or the same file is matched twice.
+        UserError: a pattern matches nothing or a folder, the same file is matched twice, or braces stand for too much.
     """
+    try:
+        check_braces(patterns)
+    except BracesError as error:
+        raise UserError(str(error)) from error
     found: list[ListedFile] = []
     for pattern in patterns:
-        uris = list(braceexpand(pattern))
+        uris = expanded(pattern)
         some = matches(uris, resolve, errors)
         if not some:
             raise UserError(
@@ -80,8 +90,8 @@ def list_files(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> lis
     twice = next((place for place, times in places.items() if times > 1), None)
     if twice is not None:
         raise UserError(f"{twice} is matched twice by the shard patterns: name each shard once")
-    if len(found) > MAX_SHARDS:
-        raise UserError(f"{len(found)} shards are more than {MAX_SHARDS}: use larger shards")
+    if len(found) > MAX_TEXTS:
+        raise UserError(f"{len(found)} shards are more than {MAX_TEXTS}: use larger shards")
     return found
 
 

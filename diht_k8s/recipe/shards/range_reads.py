@@ -2,8 +2,9 @@
 
 In: an S3 client of botocore, bucket and key. Out: a file that streams forwards. A request that the server refuses
 temporarily (503, a throttle, no connection) is repeated by botocore with growing, jittered pauses; a body that breaks
-off or comes short is requested again here, from the byte where it ended. Each range must carry the ETag and the size of
-the first one: an object that is replaced meanwhile is an error, never a mixture. What is read ahead is bounded in bytes
+off or comes short is requested again here, from the byte where it ended; so is an answer that does not say which bytes of
+which version it holds, or holds more than it was asked for. Each range must carry the ETag and the size of the first one: an
+object that is replaced meanwhile is an error, never a mixture. What is read ahead is bounded in bytes
 over all files of a process.
 
 Own code, because a process forked from one that has read by obstore 0.12.1 hangs at its first read, and the training's
@@ -136,18 +137,22 @@ class RangeReader:
             code = error.response.get("Error", {}).get("Code", "")
             if code in ("InvalidRange", "416") and first == 0:  # no byte to give: the object is empty
                 head = self._client.head_object(Bucket=bucket, Key=key)
-                sink.total, sink.etag = int(head["ContentLength"]), head["ETag"]
+                sink.about(int(head["ContentLength"]), _etag(head), _changed(bucket, key))
                 return
             if code in ("PreconditionFailed", "412"):
                 raise _changed(bucket, key) from error
             raise
         body = answer["Body"]
         try:
-            total = _total(answer, first)
-            if sink.etag not in ("", answer["ETag"]):
-                raise _changed(bucket, key)
-            sink.total, sink.etag = total, answer["ETag"]
+            size, total = _size_and_total(answer, first, end)
+            sink.about(total, _etag(answer), _changed(bucket, key))
             while chunk := body.read(CHUNK_BYTES):
+                size -= len(chunk)
+                if size < 0:
+                    raise RetryableError(
+                        f"cannot read s3://{bucket}/{key}: the answer to bytes {first}-{end - 1} is longer than it says, so its "
+                        "bytes cannot be trusted: start again, and look at the storage or the proxy before it"
+                    )
                 sink.done += len(chunk)
                 sink.put(chunk)
         finally:
@@ -190,6 +195,12 @@ class Sink:
         self.forgotten = False
         """whether the file was closed."""
         self._items: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
+
+    def about(self, total: int, etag: str, changed: DataError) -> None:
+        """Take what an answer says about the object; raises `changed` if the first one has said something else."""
+        if self.etag not in ("", etag) or self.total not in (sys.maxsize, total):
+            raise changed
+        self.total, self.etag = total, etag
 
     def put(self, item: bytes | BaseException | None) -> None:
         """Take a chunk, or None or an error at the end."""
@@ -270,12 +281,25 @@ class ObjectFile(io.BufferedIOBase):
         self._asked += size
 
 
-def _total(answer: Any, first: int) -> int:
-    """The object's size, by an answer that must begin where it was asked to."""
+def _size_and_total(answer: Any, first: int, end: int) -> tuple[int, int]:
+    """The sizes of an answer and of the object, by an answer that must hold what was asked for, or the beginning of it."""
     match = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
-    if match is None or int(match[1]) != first:
-        raise ConnectionError(f"the answer has the range {answer.get('ContentRange')!r} instead of one from {first}")
-    return int(match[3])
+    begin, last, total = (-1, -1, -1) if match is None else map(int, match.groups())
+    if (
+        not first == begin <= last < min(end, total)
+        or answer.get("ContentLength", last + 1 - first) != last + 1 - first
+    ):
+        raise ConnectionError(
+            f"the answer has {answer.get('ContentLength')} bytes of the range {answer.get('ContentRange')!r} instead of "
+            f"{first}-{end - 1}"
+        )
+    return last + 1 - first, total
+
+
+def _etag(answer: Any) -> str:
+    if not answer.get("ETag"):
+        raise ConnectionError("the answer has no ETag, so a replaced object would go unseen")
+    return answer["ETag"]
 
 
 def _changed(bucket: str, key: str) -> DataError:
@@ -324,7 +348,7 @@ class SeekableObject(io.RawIOBase):
         sink, filled = Sink(self._etag, total=self._size), 0
         self._reader.fetch(self._bucket, self._key, self._position, wanted, sink)
         while filled < wanted:
-            chunk = (sink.next() or b"")[: wanted - filled]  # a server may send more than it was asked for
+            chunk = sink.next() or b""
             buffer[filled : filled + len(chunk)] = chunk
             filled += len(chunk)
         self._position += filled

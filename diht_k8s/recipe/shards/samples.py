@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.shards.img2dataset_stats import img2dataset_count
 from diht_k8s.recipe.shards.sample_captions import caption_digest, caption_of
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_reader import Member, TarDamageError, read_members
@@ -142,9 +143,15 @@ def read_samples(
                 yield make_sample(key, group.members, group.problem)
                 count += 1
         except TarDamageError as damage:
-            raise DamagedShardError.of(uri, damage, count, key) from damage
+            if not _is_padding(storage, uri, damage, count):
+                raise DamagedShardError.of(uri, damage, count, key) from damage
     if count == 0:
         raise DamagedShardError.empty(uri, others)
+
+
+def _is_padding(storage: Storage, uri: str, damage: TarDamageError, samples: int) -> bool:
+    """Whether zeros behind some samples are the shard's end: img2dataset has counted as many."""
+    return damage.unwritten and img2dataset_count(storage, uri) == samples
 
 
 def until_damage(samples: Iterator[Sample]) -> Iterator[Sample]:
@@ -289,7 +296,8 @@ def survey(
                 if places is not None:
                     places.add(group)
         except TarDamageError as damage:
-            return Survey(count, DamagedShardError.of(uri, damage, count, key))
+            if not _is_padding(storage, uri, damage, count):
+                return Survey(count, DamagedShardError.of(uri, damage, count, key))
     return Survey(count, None)
 
 

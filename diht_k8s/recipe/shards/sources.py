@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from diht_k8s.api.run import Spec
 from diht_k8s.recipe.shards.listing import ListedFile
+from diht_k8s.recipe.shards.shard_names import distinct_names, stem
 from diht_k8s.recipe.shards.source_lists import current_sources, known_sources
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -29,7 +29,7 @@ class Shard:
     """One shard and the name under which stages write what belongs to it."""
 
     name: str
-    """`SOURCE-STEM`, unique in the run."""
+    """`SOURCE-STEM`, or `SOURCE-STEM-DIGEST` where another shard would have that name (see `shard_names`)."""
     uri: str
     source: str
     filtered: bool = True
@@ -67,9 +67,11 @@ def listed_shards(spec: Spec, storage: Storage) -> list[Shard]:
 
 def training_shards(listed: Iterable[ListedFile]) -> list[Shard]:
     """The shards that the training names itself (`train.shards`); labels go by their file names."""
+    files = list(listed)
+    names = distinct_names([(stem(file.uri), file.uri) for file in files])
     return [
-        Shard(PurePosixPath(uri).name.partition(".")[0], uri, "train", size=size, identity=identity)
-        for uri, size, identity in listed
+        Shard(name, uri, "train", size=size, identity=identity)
+        for name, (uri, size, identity) in zip(names, files, strict=True)
     ]
 
 
@@ -78,18 +80,12 @@ def _patterns(spec: Spec) -> list[list[str]]:
 
 
 def _named(spec: Spec, found: Sequence[Sequence[ListedFile]]) -> list[Shard]:
-    shards: list[Shard] = []
-    taken: set[str] = set()
-    for source, files in zip(spec.data.sources, found, strict=True):
-        for uri, size, identity in files:
-            stem = PurePosixPath(uri).name.partition(".")[0]
-            name = f"{source.name}-{stem}"
-            if name in taken:
-                name = f"{name}-{len(shards)}"
-            taken.add(name)
-            keys = source.image_key, source.caption_key
-            shards.append(Shard(name, uri, source.name, source.filter, *keys, size=size, identity=identity))
-    return shards
+    files = [(source, file) for source, files in zip(spec.data.sources, found, strict=True) for file in files]
+    names = distinct_names([(f"{source.name}-{stem(file.uri)}", file.uri) for source, file in files])
+    return [
+        Shard(name, uri, source.name, source.filter, source.image_key, source.caption_key, size=size, identity=identity)
+        for name, (source, (uri, size, identity)) in zip(names, files, strict=True)
+    ]
 
 
 def share(shards: list[Shard], worker: int, workers: int) -> list[Shard]:

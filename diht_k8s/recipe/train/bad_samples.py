@@ -47,9 +47,14 @@ class BadSamples:
                 "filter on this data"
             )
 
-    def metrics(self) -> dict[str, float]:
-        """The number of damaged shards, for the progress; empty where there are none."""
-        return {"bad_shards": len(self._bad_shards.found)} if self._bad_shards.found else {}
+    def metrics(self, validation: Mapping[str, Damage]) -> dict[str, float]:
+        """The number of damaged shards that this rank knows, for the progress; empty where there are none.
+
+        Args:
+            validation: damaged shards of the held-out pairs.
+        """
+        found = self._bad_shards.found.keys() | validation.keys()
+        return {"bad_shards": len(found)} if found else {}
 
     def summary(self, validation: Mapping[str, Damage]) -> dict[str, list[dict[str, Any]]]:
         """The entry `damaged_shards` of the marker, over all ranks (a collective).

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from diht_k8s.api.errors import DataError, RetryableError, StopRequested, UserEr
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import join
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.runtime.hangs.heartbeat import Heartbeat
 from diht_k8s.recipe.runtime.in_place.standby import wait_for_assignment
 from diht_k8s.recipe.runtime.launcher import read_env
@@ -274,13 +275,18 @@ class Training:
         self.time.enter("steps")
         self.heartbeat.resume()
 
+    @property
+    def _held_out_damage(self) -> Mapping[str, Damage]:
+        return {} if self.validation is None else self.validation.damaged
+
     def _log(
         self, losses: Losses, tokens_BT: Tensor, flags: StepFlags, held_out: dict[str, float], *, last: bool
     ) -> None:
         if self.rank != 0:
             return
         scale = self.engine.logit_scale
-        shown = {**self.telemetry.failures(self.checkpointer.failed), **self.bad.metrics(), **self.telemetry.fabric}
+        shown = {**self.telemetry.failures(self.checkpointer.failed), **self.telemetry.fabric}
+        shown |= self.bad.metrics(self._held_out_damage)
         self.progress.update(self.cursor.position, {"loss": losses.total, "logit_scale": scale, **shown})
         step = TrainStep(
             self.cursor,
@@ -355,7 +361,7 @@ class Training:
             "seconds": round(self.cursor.seconds, 1),
             "samples_per_second": round(self.cursor.position / max(self.cursor.seconds, 1e-9), 1),
             "bad": self.checkpointer.bad(self.cursor, self.bad.counts),
-            **self.bad.summary({} if self.validation is None else self.validation.damaged),
+            **self.bad.summary(self._held_out_damage),
             "shards": len(self.data.indexed.shards),
             "pairs": sum(self.data.sampler.sizes),
             "processes": self.world,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from diht_k8s.api.train import Train
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.cpus import usable_cpus
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.shards.shard_names import stem
 from diht_k8s.recipe.shards.source_lists import known_sources
 from diht_k8s.recipe.shards.sources import Shard, training_shards
 from diht_k8s.recipe.shards.storage import Storage
@@ -91,11 +93,20 @@ def train_shards(run: DihtRun, storage: Storage, layout: Layout) -> list[Shard]:
     """The shards to train on: `train.shards` (labels go by file names), else the kept shards, else the raw input.
 
     They have their counts where the filter has counted them.
+
+    Raises:
+        UserError: two of `train.shards` have one file name, by which their labels would be found.
     """
     train: Train | None = run.spec.train
     assert train is not None
     if train.shards:
         (own,) = known_sources(storage, run.spec.data.output, [train.shards])
+        twice = next((name for name, times in Counter(stem(file.uri) for file in own).items() if times > 1), None)
+        if twice is not None and train.distillation.mode == "Concepts":
+            raise UserError(
+                f"spec.train.shards: several files are named {twice}, and labels are found by the name: rename them, or "
+                "write train.distillation: {mode: Disabled}"
+            )
         return training_shards(own)
     return kept_shards(run.spec, storage, layout)
 

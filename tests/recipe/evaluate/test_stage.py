@@ -321,6 +321,20 @@ def test_benchmark_when_a_shard_is_damaged_is_used_up_to_the_damage_within_the_l
     assert "1 damaged shards were used up to the damage" in page(fresh)
 
 
+def test_progress_when_the_last_shard_is_damaged_counts_as_many_as_the_report(
+    fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = max((fresh / "heldout").glob("*.tar"))
+    path.write_bytes(path.read_bytes()[:-20_000])
+    run = document(fresh, {"fewShot": None})
+    data = run.spec.data.model_copy(update={"max_bad_shards": "100%"})
+    committed = evaluate(run.model_copy(update={"spec": run.spec.model_copy(update={"data": data})}))
+    assert committed is not None
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"diht":"progress"')]
+    last = [line for line in lines if line["step"] == "images"][-1]
+    assert last["metrics"]["bad_shards"] == len(committed.summary["damaged_shards"]) == 1
+
+
 def test_stage_when_training_is_not_committed_says_what_to_run(tmp_path: Path) -> None:
     make_data(tmp_path)
     with pytest.raises(UserError, match="run the stage filter first"):

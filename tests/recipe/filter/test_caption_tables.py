@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from diht_k8s.api.errors import DataError, StopRequested, UserError
 from diht_k8s.recipe.filter.caption_tables import table_filter
+from diht_k8s.recipe.filter.caption_tables.table_parts import filter_input
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.parser import CaptionParser
 from diht_k8s.recipe.imports import url_tables
@@ -96,6 +99,17 @@ def test_table_of_several_row_groups_is_split_over_workers_and_nothing_is_lost(
     assert len(lines.summary["shards"]) > 5
     assert lines.summary["counts"] == whole.summary["counts"]
     assert survivors(tmp_path / "lines") == survivors(tmp_path / "whole")
+
+
+def test_tables_of_like_names_have_parts_of_their_own(tmp_path: Path) -> None:
+    for name in ("x/0-1", "a/0", "b/0"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(pairs(5)), tmp_path / f"{name}.parquet")
+    places = [f"{tmp_path}/{name}.parquet" for name in ("x/0-1", "a/0", "b/0")]
+    spec = run_of(tmp_path / "out", [], captions=places).spec
+    found = filter_input(spec, Storage())
+    assert [shard.uri for shard in found] == places
+    assert len({shard.name for shard in found}) == 3
 
 
 def test_stopped_pass_resumes_at_the_part_and_ends_with_the_same_bytes(

@@ -15,6 +15,11 @@ def parsed(caption: str) -> CaptionGraph:
     return PARSER.parse([caption])[0]
 
 
+def test_one_caption_in_place_of_a_list_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"write parse\(\[caption\]\)\[0\]"):
+        PARSER.parse("a caption")
+
+
 def triples(graph: CaptionGraph) -> set[Triple]:
     names = graph.names
     return {

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from webdataset.pipeline import DataPipeline
+from webdataset.shardlists import SimpleShardList
+from webdataset.tariterators import tarfile_to_samples
 
 from diht_k8s.api.errors import DataError, StopRequested, UserError
 from diht_k8s.api.run import Stage
@@ -22,6 +25,7 @@ from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from tests.folders import located
 from tests.recipe.filter.shards import (
@@ -81,6 +85,50 @@ def test_filter_scores_every_sample_and_keeps_what_passes(tmp_path: Path) -> Non
     assert list(rows[0].attributes) == [("dog", "small"), ("ball", "red")]
     assert list(rows[0].relations) == [("dog", "chase", "ball")]
     assert kept_keys(tmp_path / "out", "web-00000") == ["0-0", "0-2"]
+
+
+@pytest.mark.parametrize(
+    "files", [["x/0-2.tar", "a/0.tar", "b/0.tar"], ["a-0.tar", "b/a.tar", "a.tar", "0.tar", "c/a-0.tar"]]
+)
+def test_shards_of_like_names_lose_no_pair(tmp_path: Path, files: list[str]) -> None:
+    for number, name in enumerate(files):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        captions = [f"a {colour} dog chasing ball {number}" for colour in ("red", "blue", "brown")[: number % 3 + 1]]
+        path.write_bytes(tar_of(member for i, text in enumerate(captions) for member in pair(f"{number}-{i}", text)))
+    committed = filter_with(run_of(tmp_path / "out", [f"{tmp_path}/in/{name}" for name in files]))
+    assert committed is not None
+    names = [item["name"] for item in committed.summary["shards"]]
+    kept = [key for name in names for key in kept_keys(tmp_path / "out", name)]
+    pairs = [f"{number}-{i}" for number in range(len(files)) for i in range(number % 3 + 1)]
+    assert (kept, committed.summary["counts"]["kept"]) == (pairs, len(pairs))
+    assert sorted(path.stem for path in (tmp_path / "out/runs/latest/filter/kept").iterdir()) == sorted(names)
+
+
+def test_repeated_keys_are_told_apart_in_kept_shards_and_nothing_is_lost(tmp_path: Path) -> None:
+    good, simple = "a small dog chasing a red ball", "red car"
+    samples = [
+        ("a", good),
+        ("a", f"{good} 2"),
+        ("b", good),
+        ("b", simple),
+        ("b", f"{good} 3"),
+        ("a-2", good),
+        ("a", good),
+    ]
+    members = [member for number, (key, text) in enumerate(samples) for member in pair(key, text, drawn(str(number)))]
+    # Without "c", which is dropped, the members of the two "d" would make one sample.
+    members += [("d.png", drawn("8")), ("d.txt", good.encode()), *pair("c", simple, drawn("9"))]
+    members += [("d.jpg", drawn("10", kind="JPEG")), ("d.json", json.dumps({"caption": good}).encode())]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/00000.tar").write_bytes(tar_of(members))
+    filter_with(run_of(tmp_path / "out", f"{tmp_path}/in/*.tar", {"minActions": 1}))
+    kept = tmp_path / "out/runs/latest/filter/kept/web-00000.tar"
+    found = list(DataPipeline(SimpleShardList([str(kept)]), tarfile_to_samples()))
+    assert [each["__key__"] for each in found] == ["a", "a-2", "b", "b-3", "a-2-2", "a-3", "d", "d-2"]
+    rows = rows_of(tmp_path / "out", "web-00000")
+    assert [row.uid for row in rows if row.kept] == [sample.uid for sample in read_samples(Storage(), str(kept))]
+    assert [row.index for row in rows] == [*(key for key, _ in samples), "d", "c", "d"]
 
 
 def test_kept_members_are_unchanged(tmp_path: Path) -> None:

@@ -48,6 +48,12 @@ def test_minimal_document_is_accepted() -> None:
         (changed(spec__train=REMOVE), "evaluate needs a model"),
         (changed(spec__data=REMOVE), "spec.data: is missing: add it"),
         (changed(spec__data__sources=[]), "spec.data.sources is empty"),
+        (
+            changed(spec__data__sources=[{"name": "a", "shards": ["{0..99999999}.tar"]}]),
+            "100,000,000 names, at most 1,000,000",
+        ),
+        (changed(spec__data__sources=[{"name": "a", "captions": ["{a,b}" * 21]}]), "2,097,152 names"),
+        (changed(spec__train__shards=["{a.tar"]), "spec.train.shards: the braces of {a.tar are not balanced"),
         (changed(spec__data__output="pipe:cat"), "allowed URI"),
         (changed(spec__data__output="http://x/y"), "allowed URI"),
         (changed(spec__data__output="-rf"), "allowed URI"),

@@ -74,16 +74,26 @@ def test_lines_of_fields_and_items_are_known() -> None:
         ("b: 1\na: \x07\n", r"^line 2: the character '\\x07' is not allowed in YAML$"),
         ("b: 1\na: \ud800\n", r"^line 2: the character '\\ud800' is not allowed in YAML$"),
         ("b: 1\n[a]: 2\n", "line 2: a key must be text"),
-        ("a: !!binary aGk=", "line 1: the tag '!!binary' is not allowed here"),
-        ("a: !!python/name:os.system x", "line 1: the tag '!!python/name:os.system' is not allowed here"),
-        ("a: !!set {b, c}", "line 1: the tag '!!set' is not allowed here"),
-        ("a: !!int b", "line 1: 'b' is no int"),
+        ("a: !!binary aGk=", "line 1: a tag is not allowed here: leave it out"),
+        ("a: !!python/name:os.system x", "line 1: a tag is not allowed here"),
+        ("a: !!set {b, c}", "line 1: a tag is not allowed here"),
+        ("a: !!int b", "line 1: the value is no int, as its tag !!int says"),
         ("a" * (1 << 21), "characters"),
     ],
 )
 def test_broken_yaml_is_an_error_with_a_line(text: str, message: str) -> None:
     with pytest.raises(YamlError, match=message):
         read_tree(text)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["*S3cret", "!!int S3cret", "!!bool S3cret", "!S3cret", "!!S3cret x", "!S3cret!x y", "[*S3cret"],
+)
+def test_a_secret_without_quotes_is_not_in_the_message(value: str) -> None:
+    with pytest.raises(YamlError, match=r"^line 2: ") as caught:
+        read_tree(f"b: 1\na: {value}\n")
+    assert "S3cret" not in str(caught.value)
 
 
 def test_an_unquoted_boolean_key_becomes_text() -> None:

@@ -59,7 +59,7 @@ def test_value_that_is_no_number_is_one_problem(
         pytest.param(r'"\x1b[2J": 1', r"spec.\x1b[2J: unknown key", id="escape sequence in a key"),
         pytest.param(r'suspend: "\u2028"', r'got "\u2028"', id="line separator in a value"),
         pytest.param("k" * 1000 + ": 1", "kkk...", id="long key"),
-        pytest.param(r"!!binary aGk=: 1", "the tag '!!binary' is not allowed here", id="tag of a key"),
+        pytest.param(r"!!binary aGk=: 1", "a tag is not allowed here", id="tag of a key"),
         pytest.param("\x07: 1", r"the character '\x07' is not allowed in YAML", id="control character"),
     ],
 )

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 from diht_k8s.api.filter import Filter
@@ -14,6 +13,7 @@ from diht_k8s.api.run import Spec
 from diht_k8s.recipe.imports.url_tables import Columns, TableRow, parts_of, read_part
 from diht_k8s.recipe.shards.sample_captions import caption_of
 from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.recipe.shards.shard_names import distinct_names, stem
 from diht_k8s.recipe.shards.sources import Shard, current_shards, input_shards
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -40,29 +40,23 @@ def filter_input(spec: Spec, storage: Storage, *, current: bool = False) -> list
     """
     if not has_tables(spec):
         return current_shards(spec, storage) if current else input_shards(spec, storage)
-    found, taken = list[Shard](), set[str]()
-    for source in spec.data.sources:
-        files = storage.list_files(source.captions or ())
-        with ThreadPoolExecutor(_AT_A_TIME) as pool:
-            tables = list(pool.map(lambda file: parts_of(storage, file.uri), files))
-        for file, parts in zip(files, tables, strict=True):
-            table = f"{source.name}-{PurePosixPath(file.uri).name.partition('.')[0]}"
-            if table in taken:
-                table = f"{table}-{len(taken)}"
-            taken.add(table)
-            found += [
-                Shard(
-                    f"{table}-{number:05}",
-                    file.uri,
-                    source.name,
-                    source.filter,
-                    caption_key=source.caption_key,
-                    identity=file.identity,
-                    part=part,
-                )
-                for number, part in enumerate(parts)
-            ]
-    return found
+    files = [(source, file) for source in spec.data.sources for file in storage.list_files(source.captions or ())]
+    names = distinct_names([(f"{source.name}-{stem(file.uri)}", file.uri) for source, file in files])
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        tables = list(pool.map(lambda each: parts_of(storage, each[1].uri), files))
+    return [
+        Shard(
+            f"{name}-{number:05}",
+            file.uri,
+            source.name,
+            source.filter,
+            caption_key=source.caption_key,
+            identity=file.identity,
+            part=part,
+        )
+        for name, (source, file), parts in zip(names, files, tables, strict=True)
+        for number, part in enumerate(parts)
+    ]
 
 
 def read_rows(storage: Storage, shard: Shard, rules: Filter) -> Iterator[Sample]:

@@ -40,7 +40,15 @@ class CaptionParser:
         self._cache: OrderedDict[str, CaptionGraph] = OrderedDict()
 
     def parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
-        """A graph for each caption, in order."""
+        """A graph for each caption, in order.
+
+        Raises:
+            TypeError: one caption was given in place of a list of them.
+        """
+        if isinstance(captions, str):
+            raise TypeError(
+                "captions is one text, and each of its characters would be parsed: write parse([caption])[0]"
+            )
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._cache]
         graphs = dict(zip(new, self._parse(new), strict=True)) if new else {}
         result = [graphs[caption] if caption in graphs else self._cached_graph(caption) for caption in captions]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -31,8 +31,10 @@ class Body:
 class Server:
     """Answers with N bytes of a range and then breaks off, one N per request; complete answers after the last N."""
 
-    def __init__(self, gives: list[int], *, etags: Iterator[str] | None = None, shift: int = 0) -> None:
-        self.gives, self.ranges, self._etags, self._shift = gives, list[str](), etags, shift
+    def __init__(
+        self, gives: list[int], *, etags: Iterator[str] | None = None, says: Mapping[str, Any] | None = None
+    ) -> None:
+        self.gives, self.ranges, self._etags, self._says = gives, list[str](), etags, says or {}
 
     def get_object(self, *, Bucket: str, Key: str, Range: str, IfMatch: str | None = None) -> Any:
         self.ranges.append(Range)
@@ -40,11 +42,12 @@ class Server:
         end = min(end, len(CONTENT) - 1)
         body = Body(CONTENT[begin : end + 1], breaks=False)
         if self.gives:
-            body = Body(CONTENT[begin : begin + self.gives.pop(0)], breaks=True)
+            body = Body(CONTENT[begin : min(begin + self.gives.pop(0), end + 1)], breaks=True)
         return {
-            "ContentRange": f"bytes {begin + self._shift}-{end}/{len(CONTENT)}",
+            "ContentRange": f"bytes {begin}-{end}/{len(CONTENT)}",
             "ETag": next(self._etags) if self._etags else '"a"',
             "Body": body,
+            **self._says,
         }
 
 
@@ -71,9 +74,40 @@ def test_range_when_nothing_comes_then_growing_pauses_and_retryable() -> None:
     assert sum(pauses[-4:]) > sum(pauses[:4])
 
 
-def test_range_when_the_answer_begins_elsewhere_then_asked_again_and_not_taken() -> None:
-    with pytest.raises(RetryableError, match="instead of one from 20"):
-        fetch(Server([], shift=1))
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        ({"ContentRange": "bytes 21-119/200"}, "instead of 20-119"),
+        ({"ContentRange": "bytes 20-120/200"}, "'bytes 20-120/200' instead of 20-119"),
+        ({"ContentRange": "bytes 20-119/100"}, "instead of 20-119"),
+        ({"ContentLength": 101}, "has 101 bytes of the range 'bytes 20-119/200'"),
+        ({"ContentRange": ""}, "the range '' instead of 20-119"),
+        ({"ETag": None}, "the answer has no ETag"),
+        ({"ETag": ""}, "the answer has no ETag"),
+    ],
+)
+def test_range_when_the_answer_is_another_then_asked_again_and_nothing_of_it_is_taken(
+    says: dict[str, Any], message: str
+) -> None:
+    server, sink = Server([], says=says), Sink()
+    with pytest.raises(RetryableError, match=message):
+        RangeReader(server, sleep=lambda _: None).fetch("bucket", "key", 20, 100, sink)
+    assert (len(server.ranges), sink.done) == (MAX_BREAKS, 0)
+
+
+def test_range_when_the_body_is_longer_than_it_says_then_nothing_of_it_is_taken() -> None:
+    sink = Sink()
+    body = Body(CONTENT[20:121], breaks=False)
+    with pytest.raises(RetryableError, match=r"the answer to bytes 20-119 is longer than it says"):
+        RangeReader(Server([], says={"Body": body})).fetch("bucket", "key", 20, 100, sink)
+    assert sink.done == 0
+
+
+def test_range_when_the_size_of_the_object_changes_then_no_mixture() -> None:
+    sink = Sink('"a"', total=300)
+    with pytest.raises(DataError, match="s3://bucket/key was replaced while it was read"):
+        RangeReader(Server([])).fetch("bucket", "key", 20, 100, sink)
+    assert sink.done == 0
 
 
 def test_range_when_the_object_was_replaced_then_no_mixture() -> None:

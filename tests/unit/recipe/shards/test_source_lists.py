@@ -10,7 +10,7 @@ import pytest
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.shards import source_lists
-from diht_k8s.recipe.shards.listing import ListedFile
+from diht_k8s.recipe.shards.listing import ListedFile, identity_of
 from diht_k8s.recipe.shards.source_lists import current_sources, known_sources, list_uri
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -130,3 +130,9 @@ def test_a_damaged_list_is_an_error_that_says_what_to_do(tmp_path: Path, groups:
         source_lists.write_table(Storage(), list_uri(out, groups), table, header)
     with pytest.raises(DataError, match=r"remove it and (start|run)"):
         known_sources(Storage(), out, groups)
+
+
+@pytest.mark.parametrize("info", [{"size": 3}, {"size": 3, "ETag": ""}, {"size": 3, "ETag": None}])
+def test_an_object_without_etag_is_refused_by_name(info: dict[str, object]) -> None:
+    with pytest.raises(DataError, match=r"no ETag for s3://bucket/0\.tar"):
+        identity_of(info, "bucket/0.tar")

@@ -56,6 +56,8 @@ def test_shards_of_a_range_that_do_not_exist_are_told(
         (["missing-*.tar"], r"no shard matches missing-\*\.tar"),
         (["x.tar", "y.tar"], r"no shard matches y\.tar"),
         (["x.tar", "*.tar"], "matched twice"),
+        (["x.tar", "{0..9999999999999999999999}.tar"], "names, at most 1,000,000 are allowed"),
+        (["{a,b.tar"], "not balanced"),
     ],
 )
 def test_pattern_that_matches_nothing_or_twice_is_a_user_error(

@@ -9,7 +9,7 @@ import lzma
 import signal
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -17,7 +17,9 @@ import pytest
 
 from diht_k8s.api.errors import StopRequested
 from diht_k8s.recipe.shards.samples import DamagedShardError, Sample, count_samples, make_sample, read_samples
+from diht_k8s.recipe.shards.shard_index import index_of
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_reader import RECORD
 
 IMAGE = b"\x89PNG image" * 80
 PAIR_BYTES = 512 + 1024 + 512 + 512
@@ -58,6 +60,16 @@ def written(format_: int, name: str = "a", **headers: str) -> bytes:
             info.size, info.pax_headers = len(data), headers
             tar.addfile(info, io.BytesIO(data))
     return buffer.getvalue()
+
+
+def zero_tailed(begin: int) -> bytes:
+    """A pair, and a member of 1024 bytes that are zeros from one of them on."""
+    return pair("a") + member(b"b.png", b"x" * begin + bytes(1024 - begin))
+
+
+def on_page(begin: int, size: int) -> bytes:
+    """A member, and one whose data begin at byte 4096 and are zeros from one of them on."""
+    return member(b"a.png", b"x" * 3072) + member(b"b.png", b"x" * begin + bytes(size - begin))
 
 
 def pax(*records: bytes) -> bytes:
@@ -102,7 +114,7 @@ def two_seconds() -> Iterator[None]:
         (pairs("a", "b") + END, ["a", "b"]),
         (pair("a") + bytes(10_240), ["a"]),
         (pair("a") + bytes(512), ["a"]),
-        (pair("a") + bytes(1 << 21), ["a"]),
+        (pair("a") + bytes(1 << 20), ["a"]),
         (written(tarfile.USTAR_FORMAT, "x/" * 60 + "a"), ["x/" * 60 + "a"]),
         (written(tarfile.GNU_FORMAT, "x" * 300), ["x" * 300]),
         (written(tarfile.PAX_FORMAT, "é" * 200), ["é" * 200]),
@@ -116,11 +128,20 @@ def two_seconds() -> Iterator[None]:
         (pair("a") + END + pair("b") + END, ["a", "b"]),
         (written(tarfile.GNU_FORMAT, "a") + written(tarfile.PAX_FORMAT, "b"), ["a", "b"]),
         (member(b"label", b"volume", b"V") + pair("a") + END, ["a"]),
+        (zero_tailed(700) + END + pair("c") + END, ["a", "b", "c"]),
+        (zero_tailed(511) + END + pair("c") + END, ["a", "b", "c"]),
+        (zero_tailed(700) + bytes(1 << 20), ["a", "b"]),
+        (pair("a") + member(b"b.png", bytes(1024)) + END + pair("c") + END, ["a", "b", "c"]),
+        (pair("a") + member(b"b.png", bytes(1024)) + bytes(1 << 20), ["a", "b"]),
+        (on_page(0, 1024) + END + pair("c") + END, ["a", "b", "c"]),
+        (on_page(4094, 7168) + END + pair("c") + END, ["a", "b", "c"]),
+        (pair("a") + member(b"b.png", bytes(40 << 20)) + END + pair("c") + END, ["a", "b", "c"]),
     ],
     ids=[
         "ustar", "padded", "one zero block", "many zeros", "prefix", "GNU long name", "pax path", "pax size", "v7",
         "GNU time is no prefix", "base 256", "folders and devices", "global pax", "pax for one member",
-        "joined", "joined and padded", "volume label",
+        "joined", "joined and padded", "volume label", "zeros at the end of data, joined", "zeros from a byte before a sector",
+        "zeros at the end of data, padded", "data of zeros, joined", "data of zeros, padded", "data of zeros from a page, joined", "zeros from before a page", "much data of zeros, joined",
     ],
 )  # fmt: skip
 def test_sound_archive_is_read_whole(tmp_path: Path, data: bytes, keys: list[str]) -> None:
@@ -150,8 +171,13 @@ MALFORMED_PAX = [
         (pair("a") + bytes(512) + pair("b") + END, ["a"], PAIR_BYTES, "zeros"),
         (pair("a") + bytes(5 * 512) + pair("b") + END, ["a"], PAIR_BYTES, "zeros"),
         (pair("a") + bytes(1 << 20) + pair("b") + END, ["a"], PAIR_BYTES, "end mark"),
-        (pair("a") + member(b"b.png", IMAGE[:400] + bytes(624)) + END + pair("c") + END, ["a", "b"], PAIR_BYTES + 1536, "zeros"),
-        (pair("a") + member(b"b.png", bytes(1024)) + bytes(1 << 20), ["a", "b"], PAIR_BYTES + 1536, "zeros from within"),
+        (pair("a") + bytes(RECORD - PAIR_BYTES) + bytes(RECORD) + pair("b") + END, ["a"], PAIR_BYTES, "end mark"),
+        (pair("a") + bytes((1 << 20) + (1 << 16)), ["a"], PAIR_BYTES, "more than 1 MiB of zeros"),
+        (zero_tailed(512) + END + pair("c") + END, ["a", "b"], PAIR_BYTES + 1536, "zeros stand between"),
+        (zero_tailed(512) + bytes(1 << 20), ["a", "b"], PAIR_BYTES + 1536, "zeros from within"),
+        (on_page(0, 3072) + END + pair("c") + END, ["a", "b"], 7168, "zeros stand between"),
+        (on_page(4095, 7168) + END + pair("c") + END, ["a", "b"], 11_264, "zeros stand between"),
+        (on_page(0, 3072) + bytes(1 << 20), ["a", "b"], 7168, "zeros from within"),
         (pair("a") + END + b"junk" * 200, ["a"], PAIR_BYTES + 1024, "checksum"),
         (pair("a"), ["a"], PAIR_BYTES, "end mark is missing"),
         ((pairs("a", "b") + END)[: PAIR_BYTES + 100], ["a"], PAIR_BYTES, "within a header"),
@@ -318,3 +344,32 @@ def test_counting_does_not_read_the_data(tmp_path: Path) -> None:
     began = time.monotonic()
     assert count_samples(Storage(), str(path)) == 3
     assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize(
+    ("beside", "content", "sound"),
+    [
+        ("s_stats.json", b'{"successes": 2}', True),
+        ("s_stats.json", b'{"successes": 3}', False),
+        ("t_stats.json", b'{"successes": 2}', False),
+    ],
+    ids=["as many", "more", "none"],
+)
+def test_zeros_beyond_padding_are_the_end_where_img2dataset_counted_as_many(
+    tmp_path: Path, pack: Callable[[bytes], bytes], beside: str, content: bytes, *, sound: bool
+) -> None:
+    (tmp_path / beside).write_bytes(content)
+    keys, damage = keys_of(tmp_path, pack(pairs("a", "b") + bytes(8 << 20)))
+    assert keys == ["a", "b"]
+    assert (damage is None) == sound
+    index = index_of(Storage(), str(tmp_path / "s.tar"))
+    assert (index.samples, index.damage is None) == (2, sound)
+
+
+def test_zeros_behind_packed_data_are_padding_up_to_a_mebibyte(tmp_path: Path) -> None:
+    packed = gzip.compress(pairs("a", "b") + END)
+    assert keys_of(tmp_path, packed + bytes(1 << 20)) == (["a", "b"], None)
+    keys, damage = keys_of(tmp_path, packed + bytes((1 << 20) + (1 << 16)))
+    assert keys == ["a", "b"]
+    assert "more than 1 MiB of zeros follow the packed data" in str(damage)

@@ -53,7 +53,8 @@ def test_damaged_shards_of_batches_count_once_towards_the_limit() -> None:
     bad = BadSamples("10%", 10, {})
     for _ in range(3):
         bad.add(batch({LOST: 50}, {"1.tar": DAMAGE}), 100)  # lost samples have the limit of their shard
-    assert bad.metrics() == {"bad_shards": 1}
+    assert bad.metrics({}) == {"bad_shards": 1}
+    assert bad.metrics({"held-out.tar": DAMAGE, "1.tar": DAMAGE}) == {"bad_shards": 2}
     assert bad.summary({"held-out.tar": DAMAGE}) == {
         "damaged_shards": [{"name": name, **DAMAGE.to_json()} for name in ("1.tar", "held-out.tar")]
     }
@@ -64,7 +65,7 @@ def test_damaged_shards_of_batches_count_once_towards_the_limit() -> None:
 def test_bad_samples_beyond_a_hundredth_stop_the_training() -> None:
     bad = BadSamples(0, 10, {})
     bad.add(batch({"picture_unreadable": 1}, {}), 100)
-    assert bad.metrics() == {}
+    assert bad.metrics({}) == {}
     assert bad.summary({}) == {}
     with pytest.raises(DataError, match=r"more than 1% of the pairs cannot be used \(\{'picture_unreadable': 2\}\)"):
         bad.add(batch({"picture_unreadable": 1}, {}), 100)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.train.setup import make_student
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.setup import make_student, train_shards
 
 TEXT = {"context_length": 8, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1}
 VIT = {
@@ -52,3 +55,15 @@ def test_student_when_compiled_on_a_cpu_then_a_compiler_is_needed(
             make_student(run(VIT, compile=True), VIT, None, rank=0, world=1)
     else:
         make_student(run(VIT, compile=True), VIT, None, rank=0, world=1)
+
+
+@pytest.mark.parametrize("mode", ["Concepts", "Disabled"])
+def test_own_shards_of_one_file_name_are_refused_only_where_labels_go_by_it(tmp_path: Path, mode: str) -> None:
+    for name in ("a/0.tar", "b/0.tar"):
+        Storage().write_bytes(str(tmp_path / name), b"x")
+    asked = run(VIT, shards=[f"{tmp_path}/*/0.tar"], labels="labels", distillation={"mode": mode})
+    if mode == "Concepts":
+        with pytest.raises(UserError, match="several files are named 0, and labels are found by the name"):
+            train_shards(asked, Storage(), Layout("out"))
+    else:
+        assert len({shard.name for shard in train_shards(asked, Storage(), Layout("out"))}) == 2
