@@ -106,8 +106,9 @@ def _add_import(commands: Commands) -> None:
         "SOURCE is a folder of images with NAME.txt, NAME.caption or NAME.json beside each; a table (.csv, .tsv, .jsonl, "
         ".parquet, .arrow) with captions and the images or their paths; COCO's captions or Karpathy's splits (.json); "
         "Flickr30k's .token file; or a Hugging Face data set on disk. Shards that lie in SOURCE already, as img2dataset "
-        "writes them, are checked and stay where they are. Nothing is downloaded. An interrupted import resumes when it "
-        "is started again."
+        "writes them, are checked and stay where they are. Nothing is downloaded. The last lines say what became of each "
+        "file or row: stored, left out by reason, or ignored by suffix. An interrupted import resumes when it is started "
+        "again."
     )
     parser.add_argument("source", metavar="SOURCE", help="folder, table or annotation file, on this machine")
     parser.add_argument("output", metavar="OUTPUT", nargs="?", help="folder or s3:// prefix for the shards")
@@ -125,13 +126,26 @@ def _add_import(commands: Commands) -> None:
         "--caption-column", metavar="NAME", help="column of a table (or name in the .json) with captions"
     )
     parser.add_argument(
+        "--delimiter",
+        metavar="C",
+        help="between the cells of a .csv, .tsv or .txt: one character, or tab (its usual one)",
+    )
+    parser.add_argument(
         "--captions", choices=("each", "first", "list"), default="each",
         help="of an image with several: a pair for each (the default), for the first, or one with all of them to draw from",
     )  # fmt: skip
+    _add_allow_links(parser)
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
     parser.add_argument("--replace", action="store_true", help="remove another import from OUTPUT; other files stay")
     _add_json(parser, "print one JSON object")
     parser.set_defaults(command=_import)
+
+
+def _add_allow_links(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-links", metavar="DIR", action="append", default=[],
+        help="read files in DIR to which links or paths in SOURCE lead; without it none outside of SOURCE; may be repeated",
+    )  # fmt: skip
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -537,6 +551,7 @@ def _add_benchmarks_import(commands: Commands) -> None:
     parser.add_argument(
         "--answers", type=int, default=100, metavar="N", help="commonest answers of VQAv2 to choose from (100)"
     )
+    _add_allow_links(parser)
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
     parser.add_argument("--replace", action="store_true", help="remove another import from OUTPUT; other files stay")
     _add_json(parser, "print one JSON object")

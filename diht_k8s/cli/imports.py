@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.errors import ExitCode, StopRequested, UserError
 from diht_k8s.cli.display import progress_bar
 from diht_k8s.recipe.evaluate.importing import BenchmarkImport, import_benchmark
+from diht_k8s.recipe.imports.account import account_lines
 from diht_k8s.recipe.imports.existing_shards import check_shards
 from diht_k8s.recipe.imports.layouts import open_benchmark, open_pairs, shard_files
 from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
 from diht_k8s.recipe.imports.records import ReaderOptions
+from diht_k8s.recipe.imports.tally import Tally
 from diht_k8s.recipe.shards.storage import Storage
 
 
@@ -38,10 +42,12 @@ def import_pairs_command(options: argparse.Namespace) -> int:
     wanted = ReaderOptions(
         options.split, Path(options.images).expanduser() if options.images else None,
         image_column=options.image_column, caption_column=options.caption_column,
+        delimiter=_delimiter(options.delimiter), links=_folders(options.allow_links),
     )  # fmt: skip
-    source = open_pairs(path, options.kind, wanted)
-    order = PairImport(options.output, options.shard_size, options.captions, options.replace)
-    with progress_bar() as bar:
+    order = PairImport(options.output, options.shard_size, options.captions, options.replace, wanted.allowed)
+    with stopping_on_request(), contextlib.ExitStack() as shown:
+        source = open_pairs(path, options.kind, wanted)
+        bar = shown.enter_context(progress_bar())
         task = bar.add_task(f"import {source.kind}")
         marker = import_pairs(
             source, order, Storage(),
@@ -60,12 +66,14 @@ def import_benchmark_command(options: argparse.Namespace) -> int:
     if options.shard_size < 1 or options.answers < 2:
         raise UserError("--shard-size must be 1 or more, and --answers 2 or more")
     images, annotations = (Path(name).expanduser() if name else None for name in (options.images, options.annotations))
-    wanted = ReaderOptions(options.split, images, annotations, options.answers)
-    source = open_benchmark(Path(options.source).expanduser(), options.kind, wanted)
+    wanted = ReaderOptions(options.split, images, annotations, options.answers, links=_folders(options.allow_links))
     order = BenchmarkImport(
-        options.output, options.split, options.class_names, options.templates, options.shard_size, options.replace
-    )
-    with progress_bar() as bar:
+        options.output, options.split, options.class_names, options.templates, options.shard_size, options.replace,
+        wanted.allowed,
+    )  # fmt: skip
+    with stopping_on_request(), contextlib.ExitStack() as shown:
+        source = open_benchmark(Path(options.source).expanduser(), options.kind, wanted)
+        bar = shown.enter_context(progress_bar())
         task = bar.add_task(f"import {source.kind}")
         marker = import_benchmark(
             source, order, Storage(),
@@ -85,7 +93,7 @@ def benchmark_summary(output: str, marker: Mapping[str, Any]) -> str:
         lines.append(f"class names from {marker['class_names_from']}")
     if marker["type"] == "Classification":
         lines.append(f"templates from {marker['templates_from'] or 'nowhere: the class name alone is the prompt'}")
-    lines += _notes(marker)
+    lines += [*account_lines(marker), *_notes(marker)]
     parent = output.rstrip("/").rpartition("/")[0] or "."
     lines.append(f"diht benchmarks {parent} lists it; add --yaml --only NAME for its part of a run document")
     return "\n".join(lines)
@@ -94,7 +102,8 @@ def benchmark_summary(output: str, marker: Mapping[str, Any]) -> str:
 def pair_summary(output: str, marker: Mapping[str, Any]) -> str:
     """The imported pairs, those left out and why, and the next command."""
     lines = [f"{output}: {marker['samples']} pairs in {_shards(len(marker['shards']))} ({marker['kind']})"]
-    return "\n".join([*lines, *_notes(marker), f"to write a run document for them: diht init {output}"])
+    lines += [*account_lines(marker), *_notes(marker)]
+    return "\n".join([*lines, f"to write a run document for them: diht init {output}"])
 
 
 def ready_summary(source: str, output: str | None, marker: Mapping[str, Any]) -> str:
@@ -104,7 +113,8 @@ def ready_summary(source: str, output: str | None, marker: Mapping[str, Any]) ->
     ]
     if output is not None:
         lines.append(f"nothing was written to {output}")
-    return "\n".join([*lines, *_notes(marker), f"to write a run document for them: diht init {source}"])
+    lines += [*Tally(marker["bad"]).lines("left out"), *_notes(marker)]
+    return "\n".join([*lines, f"to write a run document for them: diht init {source}"])
 
 
 def _shards(count: int) -> str:
@@ -112,7 +122,35 @@ def _shards(count: int) -> str:
 
 
 def _notes(marker: Mapping[str, Any]) -> list[str]:
-    lines = [f"note: {note}" for note in marker["notes"]]
-    return lines + [
-        f"left out: {each['count']} {why}, for example {each['example']}" for why, each in marker["bad"].items()
-    ]
+    return [f"note: {note}" for note in marker["notes"]]
+
+
+@contextlib.contextmanager
+def stopping_on_request() -> Iterator[None]:
+    """End at once on SIGTERM, as on Ctrl-C; finished shards stay, and a half-written one leaves nothing behind.
+
+    Raises:
+        StopRequested: a signal came.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise StopRequested("stopped on request; finished shards are kept: start again to resume") from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _delimiter(given: str | None) -> str | None:
+    mark = {"tab": "\t", "\\t": "\t"}.get(given or "", given)
+    if mark is not None and (len(mark) != 1 or mark in '"\r\n'):
+        raise UserError(f"--delimiter {given!r} is no single character: write for example ';' or tab")
+    return mark
+
+
+def _folders(given: Sequence[str]) -> tuple[Path, ...]:
+    folders = tuple(Path(name).expanduser() for name in given)
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"--allow-links {folder} is no folder: name the one into which links may lead")
+    return folders

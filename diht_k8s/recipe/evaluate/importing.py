@@ -21,8 +21,17 @@ from diht_k8s.recipe.evaluate.class_texts import (
     packaged_templates,
     read_templates,
 )
+from diht_k8s.recipe.imports.account import seen_json, seen_units, settle
 from diht_k8s.recipe.imports.records import RecordSource
-from diht_k8s.recipe.imports.resumable_import import MARKER, ImportTarget, json_bytes, resume, sum_bad, write_missing
+from diht_k8s.recipe.imports.resumable_import import (
+    MARKER,
+    ImportTarget,
+    json_bytes,
+    renewed,
+    resume,
+    sole_writer,
+    write_missing,
+)
 from diht_k8s.recipe.imports.shard_writer import pack_for_benchmark, shard_bounds
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -45,6 +54,8 @@ class BenchmarkImport:
     templates: str | None = None
     per_shard: int = 1000
     replace: bool = False
+    links: tuple[str, ...] = ()
+    """folders outside of the source in which its files may lie."""
 
 
 def import_benchmark(
@@ -65,7 +76,8 @@ def import_benchmark(
 
     Raises:
         UserError: the output holds something else, or class names do not fit.
-        DataError: no record of a shard can be used.
+        RetryableError: another import writes there now.
+        DataError: no record of a shard can be used, or something that was seen is not accounted for.
     """
     names, templates = class_names_for(source, plan, storage), templates_for(source, plan, storage)
     parts = shard_bounds(source.total, plan.per_shard)
@@ -79,27 +91,28 @@ def import_benchmark(
         "shards": len(parts),
         "class_names": sha256_of(names.lines),
         "templates": sha256_of(templates.lines),
+        "links": list(plan.links),
     }
     target = ImportTarget(plan.output, lambda number: f"test/{number}.tar", FIXED_FILES, plan.replace)
-    found, done = resume(storage, target, config, parts, begin)
-    if found is not None:
-        return found
-    _write_texts(storage, plan.output, source, names, templates, len(parts))
-    finished = write_missing(storage, target, source, parts, done, advance, pack=pack_for_benchmark)
-    marker = {
-        "schema_version": 1,
-        "config": config,
-        "type": source.type,
-        "kind": source.kind,
-        "samples": sum(each.samples for each in finished),
-        "bad": sum_bad(finished),
-        "shards": [{"name": f"test/{n}.tar", **each.to_json()} for n, each in enumerate(finished)],
-        "classes": len(names.lines),
-        "class_names_from": names.source,
-        "templates_from": templates.source,
-        "notes": list(source.notes),
-    }
-    storage.write_bytes(join(plan.output, MARKER), json_bytes(marker))
+    with sole_writer(storage, target, len(parts)):
+        found, done = resume(storage, target, config, parts, begin)
+        if found is not None:
+            return renewed(storage, target, found, seen_json(seen_units(source)))
+        _write_texts(storage, plan.output, source, names, templates, len(parts))
+        finished = write_missing(storage, target, source, parts, done, advance, pack=pack_for_benchmark)
+        marker = {
+            "schema_version": 1,
+            "config": config,
+            "type": source.type,
+            "kind": source.kind,
+            **settle(source, finished, plan.output),
+            "shards": [{"name": f"test/{n}.tar", **each.to_json()} for n, each in enumerate(finished)],
+            "classes": len(names.lines),
+            "class_names_from": names.source,
+            "templates_from": templates.source,
+            "notes": list(source.notes),
+        }
+        storage.write_bytes(join(plan.output, MARKER), json_bytes(marker))
     return marker
 
 

@@ -29,6 +29,7 @@ from diht_k8s.recipe.filter.fingerprints import Gallery, fingerprint
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.filter.text_spotting.matching import MatchRule, shows_caption
 from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest
+from diht_k8s.recipe.imports.provenance import source_of
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.samples import Sample, storable
 from diht_k8s.recipe.shards.tar_writer import fits_tar
@@ -331,4 +332,10 @@ def _was_readable(before: Row | None) -> bool:
 
 def new_row(shard: str, sample: Sample) -> Row:
     """The row of a sample before it is scored."""
-    return Row(shard=shard, index=storable(sample.key), uid=storable(sample.uid), caption_sha256=sample.caption_sha256)
+    return Row(
+        shard=shard,
+        index=storable(sample.key),
+        uid=storable(sample.uid),
+        caption_sha256=sample.caption_sha256,
+        source=source_of(sample.meta),
+    )

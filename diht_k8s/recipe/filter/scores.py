@@ -37,6 +37,7 @@ SCHEMA: Final = pa.schema(
         "index": pa.string(),
         "uid": pa.string(),
         "caption_sha256": pa.string(),
+        "source": pa.string(),
         "objects": _STRINGS,
         "attributes": _records(object=pa.string(), attribute=pa.string()),
         "relations": _records(subject=pa.string(), action=pa.string(), object=pa.string()),
@@ -65,6 +66,8 @@ class Row:
     """the sample's key in its shard."""
     uid: str
     caption_sha256: str
+    source: str | None = None
+    """where the pair came from, as its .json says: path of the image, else table and row; None where it says nothing."""
     objects: Sequence[str] = ()
     attributes: Sequence[tuple[str, str]] = ()
     relations: Sequence[tuple[str | None, str, str | None]] = ()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.recipe.imports.tally import printable
 
 
 def read_json(path: Path) -> Any:
@@ -30,7 +31,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         DataError: a line is none.
     """
     found: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(errors="surrogateescape").splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -86,8 +87,15 @@ def image_folder_of(path: Path, given: Path | None, names: Sequence[str], first:
     """
     places = [given] if given is not None else [path.parent / name for name in ("", *names)]
     places = [place for parent in places for place in (parent, *(parent / name for name in names))]
-    found = next((place for place in dict.fromkeys(places) if any((place / name).is_file() for name in first)), None)
+    found = next((place for place in dict.fromkeys(places) if any(_is_file(place / name) for name in first)), None)
     if found is None:
         where = str(given) if given is not None else f"{path.parent} or its folders {', '.join(names)}"
-        raise UserError(f"{first[0]} of {path} is not in {where}: name the folder of the images by --images")
+        raise UserError(f"{printable(first[0])} of {path} is not in {where}: name the folder of the images by --images")
     return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long
+        return False

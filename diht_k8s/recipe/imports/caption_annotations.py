@@ -2,70 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import codecs
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.recipe.imports.annotation_files import image_folder_of, text_of
-from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, fingerprint, reader_of
+from diht_k8s.recipe.imports.annotation_files import image_folder_of
+from diht_k8s.recipe.imports.provenance import kept_columns, named_path
+from diht_k8s.recipe.imports.records import (
+    ImageRecord,
+    ReaderOptions,
+    RecordSource,
+    SeenUnits,
+    fingerprint,
+    reader_of,
+)
+from diht_k8s.recipe.imports.source_files import SourceFile
+from diht_k8s.recipe.imports.tally import Tally, printable
 
 FOLDERS: Final = (
     "images", "val2014", "train2014", "val2017", "train2017", "test2015", "flickr30k_images", "flickr30k-images",
     "Images", "Flicker8k_Dataset",
 )  # fmt: skip
 """Folders in which the images of COCO and Flickr are unpacked."""
+NO_IMAGE: Final = "annotation_without_image"
+NO_CAPTION: Final = "image_without_caption"
+"""Why an entry is ignored: its counterpart is missing."""
 LOOKED_AT: Final = 100
 """Images of which one must lie where it should: a few files may be missing."""
 
 
 def is_coco(document: Any) -> bool:
     """Whether a JSON document is a caption file of COCO."""
-    return _has_lists(document, "images", "annotations") and "caption" in next(iter(document["annotations"]), {})
+    return _has_lists(document, "images", "annotations") and _any_has(document["annotations"], "caption")
 
 
 def is_karpathy(document: Any) -> bool:
     """Whether a JSON document is one of Karpathy's files (dataset_coco.json, dataset_flickr30k.json)."""
-    return _has_lists(document, "images") and "sentences" in next(iter(document["images"]), {})
+    return _has_lists(document, "images") and _any_has(document["images"], "sentences")
+
+
+@dataclass
+class Captioned:
+    """Images of an annotation file with their captions, and the entries that give none."""
+
+    captions: dict[str, list[str]] = field(default_factory=dict)
+    """name of an image -> its captions, in the order of the file."""
+    rows: dict[str, str] = field(default_factory=dict)
+    """name of an image -> its entry: `line 7`."""
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """name of an image -> the other fields of its entry."""
+    beside: int = 0
+    """entries that are captions of an image that has an entry of its own, or has one before."""
+    ignored: Tally = field(default_factory=Tally)
+    """entries that give no caption, by reason."""
 
 
 def read_coco(path: Path, document: Any, options: ReaderOptions) -> RecordSource:
     """A caption file of COCO, also one of a Karpathy split in that form; it is one split, so `options.split` is not read.
 
+    Entries that lack a field, and those without their counterpart, are counted.
+
     Raises:
         UserError: the images are not found.
-        DataError: an entry lacks a field.
+        DataError: no image has a caption.
     """
-    captions: dict[Any, list[str]] = {}
-    for entry in document["annotations"]:
-        captions.setdefault(entry.get("image_id"), []).append(text_of(entry, "caption", path))
-    images = [entry for entry in document["images"] if captions.get(entry.get("id"))]
-    images.sort(key=lambda entry: str(entry["id"]).zfill(20))
-    found = [(text_of(entry, "file_name", path), captions[entry["id"]]) for entry in images]
-    without = len(document["images"]) - len(images)
-    notes = (f"{without} images without a caption are left out",) if without else ()
-    return _source("coco-captions", path, options, found, notes)
+    found, said = Captioned(), dict[Any, list[tuple[int, str]]]()
+    for number, entry in enumerate(document["annotations"]):
+        caption, image = _field(entry, "caption", str), _field(entry, "image_id", (str, int))
+        if caption is None or image is None:
+            found.ignored.add(
+                "annotation_without_caption" if caption is None else NO_IMAGE, f"{path} annotation {number}"
+            )
+        else:
+            said.setdefault(image, []).append((number, caption))
+    images = sorted(enumerate(document["images"]), key=lambda each: str(_field(each[1], "id", (str, int))).zfill(20))
+    for number, entry in images:
+        name, own = _field(entry, "file_name", str), said.pop(_field(entry, "id", (str, int)), None)
+        if not name:
+            found.ignored.add("entry_without_name", f"{path} image {number}")
+            for caption, _ in own or ():
+                found.ignored.add(NO_IMAGE, f"{path} annotation {caption}")
+        elif own is None:
+            found.ignored.add(NO_CAPTION, f"{path} image {number}: {name}")
+        else:
+            found.beside += len(own) + (name in found.captions)
+            found.captions.setdefault(name, []).extend(caption for _, caption in own)
+            found.rows[name] = f"image {entry['id']}"
+            found.columns[name] = kept_columns({key: value for key, value in entry.items() if key != "file_name"})
+    for left in said.values():
+        for number, _ in left:
+            found.ignored.add(NO_IMAGE, f"{path} annotation {number}")
+    seen = len(document["annotations"]) + len(document["images"])
+    return _source("coco-captions", path, options, found, SeenUnits("entries", seen, found.beside, found.ignored))
 
 
 def read_karpathy(path: Path, document: Any, options: ReaderOptions) -> RecordSource:
-    """One split of Karpathy's file.
+    """One split of Karpathy's file; entries that lack a field are counted.
 
     Raises:
         UserError: there is no such split, or the images are not found.
-        DataError: an entry lacks a field.
+        DataError: no image has a caption.
     """
-    splits = sorted({str(entry.get("split")) for entry in document["images"]})
+    entries = document["images"]
+    splits = sorted({str(_field(entry, "split", str)) for entry in entries})
     if options.split not in splits:
         raise UserError(f"{path} has no split {options.split}: choose one by --split ({', '.join(splits)})")
-    found: list[tuple[str, list[str]]] = []
-    for entry in document["images"]:
-        if entry.get("split") == options.split:
-            name = "/".join([*([entry["filepath"]] if entry.get("filepath") else []), text_of(entry, "filename", path)])
-            found.append((name, [text_of(sentence, "raw", path) for sentence in entry["sentences"]]))
+    found = Captioned()
+    for number, entry in enumerate(entries):
+        place, split = f"{path} image {number}", str(_field(entry, "split", str))
+        name = _field(entry, "filename", str)
+        sentences = _field(entry, "sentences", list) or []
+        said = [text for each in sentences if (text := _field(each, "raw", str)) is not None]
+        if split != options.split:
+            found.ignored.add(f"split_{printable(split)[:40]}", place)
+        elif not name:
+            found.ignored.add("entry_without_name", place)
+        elif not said:
+            found.ignored.add(NO_CAPTION, f"{place}: {name}")
+        else:
+            name = "/".join([*([parent] if (parent := _field(entry, "filepath", str)) else []), name])
+            found.beside += name in found.captions
+            found.captions.setdefault(name, []).extend(said)
+            found.rows[name] = f"image {number}"
+            others = {key: value for key, value in entry.items() if key not in ("filename", "filepath", "sentences")}
+            found.columns[name] = kept_columns(others)
+    seen = SeenUnits("entries", len(entries), found.beside, found.ignored)
     try:
-        return _source("karpathy", path, options, found, ())
+        return _source("karpathy", path, options, found, seen)
     except UserError:  # COCO's images may lie in one folder, without the one that the file names
-        return _source("karpathy", path, options, [(name.rpartition("/")[2], said) for name, said in found], ())
+        return _source("karpathy", path, options, found, seen, plain=True)
 
 
 def read_caption_lines(path: Path, options: ReaderOptions) -> RecordSource:
@@ -73,17 +141,14 @@ def read_caption_lines(path: Path, options: ReaderOptions) -> RecordSource:
 
     Raises:
         UserError: the images are not found.
-        DataError: a line has no image name.
+        DataError: no line can be read.
     """
-    captions: dict[str, list[str]] = {}
-    for number, line in enumerate(path.read_text().splitlines()[1:], start=2):
-        if not line.strip():
-            continue
+
+    def parts(line: str) -> tuple[str, str] | None:
         name, suffix, caption = line.strip().partition(".jpg,")
-        if not suffix:
-            raise DataError(f"{path}, line {number}, is not IMAGE.jpg,CAPTION: fetch the file again")
-        captions.setdefault(f"{name}.jpg", []).append(caption.strip())
-    return _source("flickr-captions", path, options, list(captions.items()), ())
+        return (f"{name}.jpg", caption.strip()) if suffix else None
+
+    return _from_lines("flickr-captions", path, options, parts, header=1)
 
 
 def read_tokens(path: Path, options: ReaderOptions) -> RecordSource:
@@ -91,39 +156,75 @@ def read_tokens(path: Path, options: ReaderOptions) -> RecordSource:
 
     Raises:
         UserError: the images are not found.
-        DataError: a line is none of these.
+        DataError: no line can be read.
     """
-    captions: dict[str, list[str]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines(), start=1):
+
+    def parts(line: str) -> tuple[str, str] | None:
+        place, tab, caption = line.rstrip("\r\n").partition("\t")
+        name, sign, _ = place.rpartition("#")
+        return (name, caption.strip()) if tab and sign and name else None
+
+    return _from_lines("flickr-tokens", path, options, parts)
+
+
+def _from_lines(
+    kind: str, path: Path, options: ReaderOptions, parts: Callable[[str], tuple[str, str] | None], header: int = 0
+) -> RecordSource:
+    """Captions from lines, each of which names an image; those that cannot be read are counted."""
+    found, text = Captioned(), path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    lines = text.decode(errors="surrogateescape").split("\n")
+    for number, line in enumerate(lines[header:], start=1 + header):
         if not line.strip():
             continue
-        place, tab, caption = line.partition("\t")
-        name, sign, _ = place.rpartition("#")
-        if not tab or not sign:
-            raise DataError(f"{path}, line {number}, is not IMAGE.jpg#0<tab>CAPTION: fetch the file again")
-        captions.setdefault(name, []).append(caption.strip())
-    return _source("flickr-tokens", path, options, list(captions.items()), ())
+        named = parts(line)
+        if named is None:
+            found.ignored.add("line_unreadable", f"{path} line {number}")
+            continue
+        name, caption = named
+        found.beside += name in found.captions
+        found.captions.setdefault(name, []).append(caption)
+        found.rows.setdefault(name, f"line {number}")
+    seen = sum(1 for line in text.split(b"\n")[header:] if line.decode(errors="surrogateescape").strip())
+    return _source(kind, path, options, found, SeenUnits("lines", seen, found.beside, found.ignored))
 
 
 def _source(
-    kind: str, path: Path, options: ReaderOptions, found: list[tuple[str, list[str]]], notes: tuple[str, ...]
+    kind: str, path: Path, options: ReaderOptions, found: Captioned, seen: SeenUnits, *, plain: bool = False
 ) -> RecordSource:
-    if not found:
-        raise DataError(f"{path} has no image with a caption: fetch it again")
-    folder = image_folder_of(path, options.images, FOLDERS, [name for name, _ in found[:LOOKED_AT]])
-    records = [ImageRecord(str(folder / name), folder / name, captions=tuple(captions)) for name, captions in found]
+    """The records of the images; `plain` looks for their names without folders."""
+    if not found.captions:
+        why = "; ".join(seen.ignored.lines("left out"))
+        raise DataError(f"{path} has no image with a caption{f' ({why})' if why else ''}: fetch it again")
+    names = {name: name.rpartition("/")[2] if plain else name for name in found.captions}
+    folder = image_folder_of(path, options.images, FOLDERS, list(names.values())[:LOOKED_AT])
+    roots = options.roots(path.parent)
+    records = [
+        ImageRecord(
+            str(folder / names[name]), SourceFile(folder / names[name], roots), captions=tuple(captions),
+            path=named_path(folder / names[name], path.parent, options.images), row=f"{path.name} {found.rows[name]}",
+            columns=found.columns.get(name, {}),
+        )
+        for name, captions in found.captions.items()
+    ]  # fmt: skip
     return RecordSource(
         kind=kind,
         type="Retrieval",
         total=len(records),
         read=reader_of(records),
-        fingerprint=fingerprint([kind, found]),
-        notes=notes,
+        fingerprint=fingerprint([kind, list(found.captions.items())]),
+        seen=seen,
     )
+
+
+def _field(entry: Any, name: str, kind: type | tuple[type, ...]) -> Any:
+    """A field of an entry; None where the entry is no object, or the field is missing or of another type."""
+    value = entry.get(name) if isinstance(entry, Mapping) else None
+    return value if isinstance(value, kind) else None
+
+
+def _any_has(entries: list[Any], name: str) -> bool:
+    return any(isinstance(entry, Mapping) and name in entry for entry in entries)
 
 
 def _has_lists(document: Any, *names: str) -> bool:
-    return isinstance(document, Mapping) and all(
-        isinstance(document.get(name), list) and all(isinstance(entry, dict) for entry in document[name][:1])
-        for name in names
-    )
+    return isinstance(document, Mapping) and all(isinstance(document.get(name), list) for name in names)

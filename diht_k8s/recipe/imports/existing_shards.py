@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.imports.shard_writer import ShardFacts
+from diht_k8s.recipe.imports.tally import Tally
 from diht_k8s.recipe.shards.img2dataset_stats import stated_successes
 from diht_k8s.recipe.shards.samples import DamagedShardError, read_samples
 from diht_k8s.recipe.shards.storage import Storage
@@ -27,16 +27,16 @@ def check_shards(paths: Sequence[Path], storage: Storage, advance: Callable[[], 
     Raises:
         DataError: a shard is damaged, or no sample can be used.
     """
-    total, notes, damaged = ShardFacts(), list[str](), list[DamagedShardError]()
+    samples, bad, notes, damaged = 0, Tally(), list[str](), list[DamagedShardError]()
     for path in paths:
         delivered = 0
         try:
             for sample in read_samples(storage, str(path)):
                 delivered += 1
                 if sample.problem is None:
-                    total.samples += 1
+                    samples += 1
                 else:
-                    total.add_bad(sample.problem, f"{path} {sample.key}")
+                    bad.add(sample.problem, f"{path} {sample.key}")
         except DamagedShardError as error:
             damaged.append(error)
         else:
@@ -45,13 +45,11 @@ def check_shards(paths: Sequence[Path], storage: Storage, advance: Callable[[], 
     if damaged:
         more = f" (and {len(damaged) - 1} more damaged shards)" if len(damaged) > 1 else ""
         raise DataError(f"{damaged[0]}{more}")
-    if not total.samples:
-        reasons = "; ".join(
-            f"{each['count']} {reason}, for example {each['example']}" for reason, each in total.bad.items()
-        )
+    if not samples:
+        reasons = "; ".join(f"{each['count']} {reason}, for example {each['example']}" for reason, each in bad.items())
         raise DataError(f"none of the samples can be used: {reasons}")
     return {
-        "type": "Pairs", "kind": "shards", "samples": total.samples, "bad": dict(sorted(total.bad.items())),
+        "type": "Pairs", "kind": "shards", "samples": samples, "bad": dict(sorted(bad.items())),
         "shards": [{"name": path.name} for path in paths], "notes": notes[:NOTES],
     }  # fmt: skip
 

@@ -8,7 +8,14 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports.hugging_face_tables import Table, open_table
-from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, file_stats, fingerprint
+from diht_k8s.recipe.imports.records import (
+    ImageRecord,
+    ReaderOptions,
+    RecordSource,
+    file_stats,
+    fingerprint,
+)
+from diht_k8s.recipe.imports.source_files import SourceFile
 
 IMAGES: Final = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")
 LABELS: Final = ("label", "labels", "cls", "fine_label", "class", "category")
@@ -24,7 +31,7 @@ def read_hugging_face(path: Path, options: ReaderOptions) -> RecordSource:
         UserError: there is no such split, or the columns are those of no task.
         DataError: a file is damaged.
     """
-    table = open_table(path, options.split)
+    table = open_table(path, options)
     columns = set(table.schema.names)
     if columns.issuperset(WINOGROUND):
         return _source(table, options, "winoground", "PairMatching", 2 * table.total, _winoground(table))
@@ -84,7 +91,7 @@ def _labelled(table: Table, options: ReaderOptions, image: str, label: str) -> R
         for number, row in enumerate(table.rows([image, label], start, stop), start=start):
             value = row[label]
             number_or = number_of[value] if isinstance(value, str) else value
-            yield ImageRecord(_place(table, number), _bytes(row[image], table), label=number_or)
+            yield ImageRecord(_place(table, number), _image(row[image], table), label=number_or)
 
     plain = tuple(str(name).replace("_", " ") for name in names)
     return _source(table, options, "hugging-face", "Classification", table.total, read, plain, tuple(notes))
@@ -95,7 +102,7 @@ def _captioned(table: Table, image: str, caption: str) -> Any:
         for number, row in enumerate(table.rows([image, caption], start, stop), start=start):
             said = row[caption]
             captions = tuple(text for text in (said if isinstance(said, list) else [said]) if isinstance(text, str))
-            yield ImageRecord(_place(table, number), _bytes(row[image], table), captions=captions)
+            yield ImageRecord(_place(table, number), _image(row[image], table), captions=captions)
 
     return read
 
@@ -111,7 +118,7 @@ def _asked(table: Table, image: str) -> Any:
             answers = [one.get("answer") if isinstance(one, dict) else one for one in given]
             meta = {"question": row["question"], "answers": [text for text in answers if isinstance(text, str)]}
             meta |= {name: row[name] for name in candidates}
-            yield ImageRecord(_place(table, number), _bytes(row[image], table), meta=meta)
+            yield ImageRecord(_place(table, number), _image(row[image], table), meta=meta)
 
     return read
 
@@ -126,7 +133,7 @@ def _winoground(table: Table) -> Any:
                 if start <= 2 * number + side < stop:
                     meta = {"group": number, "uid": f"{number}-{side}"}
                     image, caption = row[f"image_{side}"], row[f"caption_{side}"]
-                    yield ImageRecord(_place(table, number), _bytes(image, table), captions=(caption,), meta=meta)
+                    yield ImageRecord(_place(table, number), _image(image, table), captions=(caption,), meta=meta)
 
     return read
 
@@ -150,20 +157,20 @@ def _winogavil(table: Table, options: ReaderOptions) -> RecordSource:
             by_row.setdefault(place_of[name][0], []).append(name)
         for number, row in enumerate(table.rows(WINOGAVIL[:1], first, last + 1), start=first):
             for name in by_row.get(number, ()):
-                image = _bytes(row["candidate_images"][place_of[name][1]], table)
+                image = _image(row["candidate_images"][place_of[name][1]], table)
                 yield ImageRecord(_place(table, number), image, meta={"cues": cues[name], "uid": name})
 
     return _source(table, options, "winogavil", "Association", len(names), read)
 
 
-def _bytes(value: Any, table: Table) -> bytes | Path:
+def _image(value: Any, table: Table) -> bytes | SourceFile:
     """The image of a cell: bytes, an object with `bytes` or `path`, or a path relative to the file."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
-        return table.files[0].parent / value
+        return SourceFile(table.files[0].parent / value, table.roots)
     if value is None:
         return b""
     raise DataError(f"{table.files[0]} holds {type(value).__name__} in place of images: fetch it again")

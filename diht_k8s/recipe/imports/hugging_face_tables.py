@@ -13,7 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.recipe.imports.folder_walk import shallow_files
 from diht_k8s.recipe.imports.image_folder import SPLITS
+from diht_k8s.recipe.imports.records import ReaderOptions
+from diht_k8s.recipe.imports.source_files import SourceRoots, require_inside
+from diht_k8s.recipe.imports.tally import printable
 
 BATCH: Final = 64
 """Rows that are in memory at a time: a row of images may be large."""
@@ -29,6 +33,8 @@ class Table:
     schema: pa.Schema
     features: dict[str, Any]
     """what `datasets` says of the columns, by name; {} where it says nothing."""
+    roots: SourceRoots
+    """where files that its cells name may lie."""
 
     @property
     def total(self) -> int:
@@ -57,19 +63,23 @@ def is_hugging_face(folder: Path) -> bool:
     """Whether a folder holds Parquet files or what `save_to_disk` writes."""
     if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json", "dataset_info.json")):
         return True
-    return any(
-        next(folder.glob(pattern), None) for pattern in ("*.parquet", "data/*.parquet", "*/*.parquet", "*.arrow")
+    return any(path.suffix == ".parquet" for path in shallow_files(folder, 2)) or any(
+        path.suffix == ".arrow" for path in shallow_files(folder, 1)
     )
 
 
-def open_table(path: Path, split: str) -> Table:
+def open_table(path: Path, options: ReaderOptions) -> Table:
     """The rows of one split of a folder, or of one file.
 
     Raises:
-        UserError: there is no such split.
+        UserError: there is no such split, or a file of the folder is a link that leaves it.
         DataError: a file is damaged, or there are no rows.
     """
+    split, roots = options.split, options.roots(path if path.is_dir() else path.parent)
     files = [path] if path.is_file() else _files(path, split)
+    if path.is_dir():
+        for file in files:
+            require_inside(file, roots)
     starts, schema = [0], None
     for file in files:
         try:
@@ -80,13 +90,15 @@ def open_table(path: Path, split: str) -> Table:
         starts.append(starts[-1] + rows)
     if schema is None or not starts[-1]:
         raise DataError(f"{path} has no rows in split {split}: fetch it again")
-    return Table(tuple(files), tuple(starts), schema, _features(schema, path))
+    if len({*schema.names}) != len(schema.names):
+        raise DataError(f"{path} has two columns of one name ({printable(', '.join(schema.names))}): rename one")
+    return Table(tuple(files), tuple(starts), schema, _features(schema, path), roots)
 
 
 def _files(folder: Path, split: str) -> list[Path]:
     found = sorted(
-        path for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet", "*.arrow", "*/*.arrow")
-        for path in folder.glob(pattern) if not path.name.startswith("cache-")
+        path for suffix, depth in ((".parquet", 3), (".arrow", 2))
+        for path in shallow_files(folder, depth) if path.suffix == suffix and not path.name.startswith("cache-")
     )  # fmt: skip
     by_split: dict[str, list[Path]] = {}
     for path in found:
@@ -128,9 +140,9 @@ def _rows(path: Path, columns: list[str], first: int, last: int) -> Iterator[dic
         for batch in reader:
             low, high = max(first - seen, 0), min(last - seen, batch.num_rows)
             if low < high:
-                chosen = pa.Table.from_batches([batch]).select(columns)
+                chosen = batch.select([name for name in columns if name in batch.schema.names])
                 for start in range(low, high, BATCH):
-                    yield from chosen.slice(start, min(BATCH, high - start)).to_pylist()
+                    yield from _python_rows(chosen.slice(start, min(BATCH, high - start)))
             seen += batch.num_rows
             if seen >= last:
                 return
@@ -160,10 +172,40 @@ def parquet_rows(
     for batch in file.iter_batches(batch_rows, row_groups=groups, columns=list(columns)):
         low, high = max(first - position, 0), min(last - position, batch.num_rows)
         if low < high:
-            yield from batch.slice(low, high - low).to_pylist()
+            yield from _python_rows(batch.slice(low, high - low))
         position += batch.num_rows
         if position >= last:
             return
+
+
+def _python_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Rows as Python's values; a text that is no UTF-8 keeps its bytes as surrogates, a value that Python lacks is None."""
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException):  # of one cell: the others are sound
+        columns = [[_python_value(cell) for cell in column] for column in batch.columns]
+        return [dict(zip(batch.schema.names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
+def _python_value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        read = getattr(cell, "as_buffer", None)
+        return None if read is None else read().to_pybytes().decode(errors="surrogateescape")
+    except (ValueError, OverflowError, pa.ArrowException):
+        return None
+
+
+def holds_bytes(schema: pa.Schema, name: str) -> bool:
+    """Whether the values of a column hold bytes, which no JSON holds."""
+    waiting = [schema.field(name).type]
+    while waiting:
+        kind = waiting.pop()
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+            return True
+        waiting += [kind.field(number).type for number in range(kind.num_fields)]
+    return False
 
 
 def _features(schema: pa.Schema, path: Path) -> dict[str, Any]:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Final
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, fingerprint, reader_of
+from diht_k8s.recipe.imports.folder_walk import walk
+from diht_k8s.recipe.imports.records import (
+    ImageRecord,
+    ReaderOptions,
+    RecordSource,
+    SeenUnits,
+    fingerprint,
+    reader_of,
+)
+from diht_k8s.recipe.imports.source_files import SourceFile
+from diht_k8s.recipe.imports.tally import Tally, by_suffix
 
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+IMAGE_SUFFIXES: Final = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".gif", ".ppm", ".pgm", ".tif",
+    ".tiff",
+)  # fmt: skip
+UNCLASSED: Final = "image_in_no_class"
+"""Why a file is ignored: an image beside the folders of the classes."""
 SPLITS: Final = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
 _SYNSET: Final = re.compile(r"n\d{8}")
 
@@ -20,16 +36,20 @@ def read_image_folder(folder: Path, options: ReaderOptions) -> RecordSource:
     Raises:
         UserError: the split is missing, there are no class folders, or they hold no images.
     """
-    root = split_folder(folder, options.split)
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    root, roots = split_folder(folder, options.split), options.roots(folder)
+    classes = sorted(entry.name for entry in root.iterdir() if os.path.isdir(entry) and not entry.name.startswith("."))
     if not classes:
         raise UserError(f"{root} has no folders: an ImageFolder has one for each class, CLASS/IMAGE.jpg")
+    found, label_of = walk(root, roots), {name: label for label, name in enumerate(classes)}
+    images = [path for path in found.files if path.suffix.lower() in IMAGE_SUFFIXES]
+    classed = [path for path in images if len(path.relative_to(root).parts) > 1]
     records = [
-        ImageRecord(str(path), path, label=label)
-        for label, name in enumerate(classes)
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+        ImageRecord(str(path), SourceFile(path, roots), label_of[path.relative_to(root).parts[0]]) for path in classed
     ]
+    ignored = Tally(found.ignored)
+    for path in sorted({*images} - {*classed}):
+        ignored.add(UNCLASSED, str(path))
+    ignored.merge(by_suffix(path for path in found.files if path.suffix.lower() not in IMAGE_SUFFIXES))
     if not records:
         raise UserError(f"{root} holds no images in its {len(classes)} folders: name a folder of CLASS/IMAGE.jpg")
     filled = {record.label for record in records}
@@ -47,6 +67,7 @@ def read_image_folder(folder: Path, options: ReaderOptions) -> RecordSource:
         class_names=tuple(name.replace("_", " ") for name in classes),
         texts="imagenet1k" if synsets and len(classes) == 1000 else None,
         notes=tuple(notes),
+        seen=SeenUnits("files", found.seen, ignored=ignored),
     )
 
 
@@ -58,7 +79,7 @@ def split_folder(folder: Path, split: str) -> Path:
     """
     if (folder / split).is_dir():
         return folder / split
-    others = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name.lower() in SPLITS)
+    others = sorted(entry.name for entry in folder.iterdir() if os.path.isdir(entry) and entry.name.lower() in SPLITS)
     if others:
         raise UserError(f"{folder} has no split {split}: choose one by --split ({', '.join(others)})")
     return folder

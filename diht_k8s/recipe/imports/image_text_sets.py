@@ -11,6 +11,7 @@ from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports.annotation_files import image_folder_of, read_json, read_json_lines, text_of
 from diht_k8s.recipe.imports.caption_annotations import FOLDERS
 from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, fingerprint, reader_of
+from diht_k8s.recipe.imports.source_files import SourceFile
 
 ENTAILMENT: Final = ("entailment", "neutral", "contradiction")
 ANSWERS_FILE: Final = ("questions", "annotations")
@@ -101,9 +102,11 @@ def read_sugar_crepe(path: Path, document: Any, options: ReaderOptions) -> Recor
         (text_of(entry, "filename", path), (text_of(entry, "caption", path), text_of(entry, "negative_caption", path)))
         for entry in document.values()
     ]
-    folder = image_folder_of(path, options.images, FOLDERS, [entries[0][0]])
+    folder, roots = image_folder_of(path, options.images, FOLDERS, [entries[0][0]]), options.roots(path.parent)
     records = [
-        ImageRecord(str(folder / name), folder / name, captions=captions, meta={"uid": f"{path.stem}-{key}"})
+        ImageRecord(
+            str(folder / name), SourceFile(folder / name, roots), captions=captions, meta={"uid": f"{path.stem}-{key}"}
+        )
         for key, (name, captions) in zip(document, entries, strict=True)
     ]
     return RecordSource("sugar-crepe", "CaptionChoice", len(records), reader_of(records), fingerprint(entries))
@@ -117,9 +120,10 @@ def _source(
     candidates: tuple[str, ...],
     note: str,
 ) -> RecordSource:
-    folder = image_folder_of(path, options.images, FOLDERS, [asked[0][0]])
+    folder, roots = image_folder_of(path, options.images, FOLDERS, [asked[0][0]]), options.roots(path.parent)
     records = [
-        ImageRecord(str(folder / name), folder / name, meta={"questions": questions}) for name, questions in asked
+        ImageRecord(str(folder / name), SourceFile(folder / name, roots), meta={"questions": questions})
+        for name, questions in asked
     ]
     return RecordSource(
         kind=kind,
@@ -154,10 +158,13 @@ def read_winoground(path: Path, options: ReaderOptions) -> RecordSource:
     ]
     if not pairs:
         raise DataError(f"{path} has no examples: fetch it again")
-    folder = image_folder_of(path, options.images, ("images",), [f"{pairs[0][2]}.png"])
+    folder, roots = (
+        image_folder_of(path, options.images, ("images",), [f"{pairs[0][2]}.png"]),
+        options.roots(path.parent),
+    )
     records = [
         ImageRecord(
-            str(folder / f"{name}.png"), folder / f"{name}.png", captions=(caption,),
+            str(folder / f"{name}.png"), SourceFile(folder / f"{name}.png", roots), captions=(caption,),
             meta={"group": group, "uid": f"{group}-{side}"},
         )
         for group, side, name, caption in pairs

@@ -5,20 +5,25 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import UserError, suggestion
 from diht_k8s.recipe.imports import caption_annotations, image_text_sets
 from diht_k8s.recipe.imports.annotation_files import read_json
+from diht_k8s.recipe.imports.folder_walk import shallow_files, walk
 from diht_k8s.recipe.imports.hugging_face import read_hugging_face
 from diht_k8s.recipe.imports.hugging_face_tables import is_hugging_face
-from diht_k8s.recipe.imports.image_folder import read_image_folder
+from diht_k8s.recipe.imports.image_folder import IMAGE_SUFFIXES, read_image_folder
 from diht_k8s.recipe.imports.loose_images import read_loose_images
 from diht_k8s.recipe.imports.pair_tables import TABLES, read_rows, read_table
 from diht_k8s.recipe.imports.records import ReaderOptions, RecordSource
+from diht_k8s.recipe.imports.source_files import SourceFile, require_inside
+from diht_k8s.recipe.imports.tally import printable
 from diht_k8s.recipe.imports.torchvision_sets import TORCHVISION_SETS, find_torchvision, read_torchvision
 from diht_k8s.recipe.imports.wilds_sets import find_wilds, read_wilds
 
@@ -85,7 +90,7 @@ def _open_benchmark_folder(folder: Path, kind: str | None, options: ReaderOption
     if kind not in (None, "image-folder"):
         raise UserError(f"{kind} is read from its annotation file: name that in place of {folder}")
     documents = sorted(path.name for path in folder.iterdir() if path.suffix in (".json", ".jsonl"))
-    if kind is None and documents and not any(entry.is_dir() and _holds_folders(entry) for entry in folder.iterdir()):
+    if kind is None and documents and not any(map(_holds_folders, folder.iterdir())):
         raise UserError(
             f"{folder} holds annotations ({', '.join(documents[:4])}): name one of these files, not the folder"
         )
@@ -93,7 +98,7 @@ def _open_benchmark_folder(folder: Path, kind: str | None, options: ReaderOption
 
 
 def _holds_folders(folder: Path) -> bool:
-    return any(entry.is_dir() for entry in folder.iterdir())
+    return os.path.isdir(folder) and any(map(os.path.isdir, folder.iterdir()))
 
 
 def _open_benchmark_file(path: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
@@ -139,7 +144,8 @@ def _open_pair_folder(folder: Path, kind: str | None, options: ReaderOptions) ->
     if kind in (None, "table", "rows") and (
         table := next((folder / n for n in METADATA if (folder / n).is_file()), None)
     ):
-        return _open_pair_file(table, kind, options)
+        require_inside(table, options.roots(folder))
+        return _noting_unnamed(_open_pair_file(table, kind, options), folder, table, options)
     if kind == "rows" or (kind is None and is_hugging_face(folder) and not _has_loose_images(folder)):
         return read_rows(folder, options)
     if kind not in (None, "folder"):
@@ -147,9 +153,24 @@ def _open_pair_folder(folder: Path, kind: str | None, options: ReaderOptions) ->
     return read_loose_images(folder, options)
 
 
+def _noting_unnamed(source: RecordSource, folder: Path, table: Path, options: ReaderOptions) -> RecordSource:
+    """The records of a table that lies in a folder, with a note where no row names an image that lies there."""
+    images = (record.image for record in source.read(0, source.total))
+    named = {os.path.normpath(image.path) for image in images if isinstance(image, SourceFile)}
+    if not named:  # the table holds the images
+        return source
+    found = [path for path in walk(folder, options.roots(folder)).files if path.suffix.lower() in IMAGE_SUFFIXES]
+    unnamed = [path for path in found if os.path.normpath(path) not in named]
+    if not unnamed:
+        return source
+    example = printable(str(unnamed[0]))
+    note = f"{len(unnamed)} images below {folder} are named by no row of {table.name}, for example {example}"
+    return replace(source, notes=(*source.notes, note))
+
+
 def _has_loose_images(folder: Path) -> bool:
     """Whether an image lies in the folder or in one of those in it, as where img2dataset wrote files."""
-    return any(next(folder.glob(pattern), None) for pattern in ("*.jpg", "*/*.jpg", "*.png", "*/*.png"))
+    return any(path.suffix in (".jpg", ".png") for path in shallow_files(folder, 2))
 
 
 def _open_pair_file(path: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
@@ -182,7 +203,7 @@ def shard_files(path: Path) -> list[Path]:
     """The shards of a folder that holds some already, as img2dataset writes them; a single shard for a file."""
     if path.is_file():
         return [path] if _is_shard(path) else []
-    return sorted(found for found in path.iterdir() if found.is_file() and _is_shard(found)) if path.is_dir() else []
+    return sorted(found for found in shallow_files(path, 1) if _is_shard(found))
 
 
 def _is_shard(path: Path) -> bool:

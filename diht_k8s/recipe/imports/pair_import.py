@@ -7,17 +7,30 @@ once with all of them as `captions` of its .json, from which a training draws (`
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import join
-from diht_k8s.recipe.imports.records import ImageRecord, RecordSource, encode_image
-from diht_k8s.recipe.imports.resumable_import import MARKER, ImportTarget, json_bytes, resume, sum_bad, write_missing
-from diht_k8s.recipe.imports.shard_writer import Packed, shard_bounds
-from diht_k8s.recipe.shards.images import BadImageError, decode
+from diht_k8s.recipe.imports.account import seen_json, seen_units, settle
+from diht_k8s.recipe.imports.image_bytes import HEIF_ADVICE, HEIF_MISSING, encode_image
+from diht_k8s.recipe.imports.provenance import SOURCE_PATH, SOURCE_ROW, storable_path
+from diht_k8s.recipe.imports.records import ImageRecord, RecordSource
+from diht_k8s.recipe.imports.resumable_import import (
+    MARKER,
+    ImportTarget,
+    json_bytes,
+    renewed,
+    resume,
+    sole_writer,
+    write_missing,
+)
+from diht_k8s.recipe.imports.shard_writer import Packed, ShardFacts, shard_bounds
+from diht_k8s.recipe.imports.source_files import LINKS_ADVICE, OUTSIDE
+from diht_k8s.recipe.imports.tally import Tally
+from diht_k8s.recipe.shards.images import BadImageError
 from diht_k8s.recipe.shards.samples import make_sample
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -38,6 +51,8 @@ class PairImport:
     captions: Captions = "each"
     """of an image with several: a pair for each, a pair for the first, or one pair with the list of them."""
     replace: bool = False
+    links: tuple[str, ...] = ()
+    """folders outside of the source in which its files may lie."""
 
 
 def import_pairs(
@@ -58,7 +73,8 @@ def import_pairs(
 
     Raises:
         UserError: the output holds something else.
-        DataError: no record can be used.
+        RetryableError: another import writes there now.
+        DataError: no record can be used, or something that was seen is not accounted for.
     """
     parts = shard_bounds(source.total, order.per_shard)
     config: Json = {
@@ -68,30 +84,40 @@ def import_pairs(
         "source": source.fingerprint,
         "shards": len(parts),
         "captions": order.captions,
+        "links": list(order.links),
     }
     target = ImportTarget(order.output, lambda number: f"{number:0{DIGITS}d}.tar", replace=order.replace)
-    found, done = resume(storage, target, config, parts, begin)
-    if found is not None:
-        return found
-    pack = partial(pack_pairs, captions=order.captions)
-    facts = write_missing(storage, target, source, parts, done, advance, pack=pack, empty_shards=True)
-    bad = sum_bad(facts)
-    if not any(each.samples for each in facts):
-        reasons = "; ".join(f"{each['count']} {reason}, for example {each['example']}" for reason, each in bad.items())
-        raise DataError(f"none of the {source.total} pairs can be used: {reasons}")
-    marker = {
-        "schema_version": 1,
-        "config": config,
-        "type": "Pairs",
-        "kind": source.kind,
-        "records": source.total,
-        "samples": sum(each.samples for each in facts),
-        "bad": bad,
-        "shards": [{"name": target.name(n), **each.to_json()} for n, each in enumerate(facts) if each.samples],
-        "notes": list(source.notes),
-    }
-    storage.write_bytes(join(order.output, MARKER), json_bytes(marker))
+    with sole_writer(storage, target, len(parts)):
+        found, done = resume(storage, target, config, parts, begin)
+        if found is not None:
+            return renewed(storage, target, found, seen_json(seen_units(source)))
+        pack = partial(pack_pairs, captions=order.captions)
+        facts = write_missing(storage, target, source, parts, done, advance, pack=pack, empty_shards=True)
+        _require_pairs(facts, source)
+        marker = {
+            "schema_version": 1,
+            "config": config,
+            "type": "Pairs",
+            "kind": source.kind,
+            "records": source.total,
+            **settle(source, facts, order.output),
+            "shards": [{"name": target.name(n), **each.to_json()} for n, each in enumerate(facts) if each.samples],
+            "notes": list(source.notes),
+        }
+        storage.write_bytes(join(order.output, MARKER), json_bytes(marker))
     return marker
+
+
+def _require_pairs(facts: Sequence[ShardFacts], source: RecordSource) -> None:
+    if any(each.samples for each in facts):
+        return
+    bad = Tally()
+    for each in facts:
+        bad.merge(each.bad)
+    reasons = "; ".join(f"{each['count']} {reason}, for example {each['example']}" for reason, each in bad.items())
+    advice = [HEIF_ADVICE] if HEIF_MISSING in bad else []
+    advice += [LINKS_ADVICE] if any(OUTSIDE in reason for reason in bad) else []
+    raise DataError(". ".join([f"none of the {source.total} pairs can be used: {reasons}", *advice]))
 
 
 def pack_pairs(record: ImageRecord, *, captions: Captions) -> Packed:
@@ -108,17 +134,28 @@ def pack_pairs(record: ImageRecord, *, captions: Captions) -> Packed:
         raise BadImageError(record.problem)
     if not record.captions:
         raise BadImageError("caption_missing")
-    suffix, image = encode_image(record, check=decode)
+    suffix, image = encode_image(record, strict=True)
     taken = record.captions if captions == "each" else record.captions[:1]
-    meta = {key: value for key, value in record.meta.items() if key != "uid" or len(taken) == 1}
+    meta = {**record.columns, **record.meta, **_origin(record)}
+    if len(taken) > 1:
+        meta.pop("uid", None)  # it names the image: each of its pairs needs its own
     if captions == "list" and len(record.captions) > 1:
         meta["captions"] = [" ".join(caption.split()) for caption in record.captions]
     found = [_members(suffix, image, caption, meta) for caption in taken]
     return [make_sample("pair", members).problem or members for members in found]
 
 
+def _origin(record: ImageRecord) -> Json:
+    named = {SOURCE_PATH: storable_path(record.path), SOURCE_ROW: storable_path(record.row)}
+    return {name: value for name, value in named.items() if value}
+
+
 def _members(suffix: str, image: bytes, caption: str, meta: Mapping[str, Any]) -> dict[str, bytes]:
-    members = {suffix: image, "txt": " ".join(caption.split()).encode(errors="surrogateescape")}
+    # a lone surrogate becomes bytes that are no UTF-8, and the caption is counted as such
+    members = {suffix: image, "txt": " ".join(caption.split()).encode(errors="surrogatepass")}
     if meta:
-        members["json"] = json.dumps(meta, sort_keys=True).encode()
+        try:
+            members["json"] = json.dumps(meta, sort_keys=True).encode()
+        except (ValueError, RecursionError) as error:
+            raise BadImageError("json_unreadable") from error
     return members

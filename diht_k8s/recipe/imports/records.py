@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from PIL import Image
 
-from diht_k8s.recipe.shards.images import BadImageError, decode_as_reference
-
-OTHER_FORMATS: Final = ("BMP", "GIF", "PPM", "TIFF")
-"""Formats that shards do not hold; their images are stored as PNG."""
-SUFFIXES: Final = ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
-MISSING: Final = "picture_missing"
-"""Why a record is bad: its file is not there."""
+from diht_k8s.recipe.imports.source_files import SourceFile, SourceRoots
+from diht_k8s.recipe.imports.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -27,13 +21,33 @@ class ImageRecord:
 
     place: str
     """where it lies, for messages: a file, or a row of one."""
-    image: Path | bytes | Callable[[], Image.Image]
+    image: SourceFile | bytes | Callable[[], Image.Image]
     label: int | None = None
     captions: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     """further facts, for the sample's .json."""
     problem: str | None = None
     """why it is bad, where the reader knows it already."""
+    path: str = ""
+    """of the image's file, relative to SOURCE where it lies there; "" where it lies in no file of its own."""
+    row: str = ""
+    """of the table or annotation file that names it: `pairs.csv line 7`; "" where none does."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """the row's other columns, as JSON values."""
+
+
+@dataclass(frozen=True)
+class SeenUnits:
+    """What a reader saw at a source: each unit is a record, lies beside one, or is ignored."""
+
+    unit: str
+    """files, rows, lines or entries."""
+    count: int
+    """counted apart from the records: by a walk, a footer, or a second reading."""
+    beside: int = 0
+    """units that belong to a record and are none: files of captions, annotations."""
+    ignored: Tally = field(default_factory=Tally)
+    """by suffix or reason."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,8 @@ class RecordSource:
     """the name under which clip-benchmark keeps class names and templates of this set, in the order of the labels."""
     notes: tuple[str, ...] = ()
     """what a user should know of how it was read."""
+    seen: SeenUnits | None = None
+    """None where the layout lists its images itself: these are all that is seen."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +88,19 @@ class ReaderOptions:
     """column of a table that holds the images or their paths; None takes a usual name."""
     caption_column: str | None = None
     """column of a table that holds the captions; None takes a usual name."""
+    delimiter: str | None = None
+    """between the cells of a table in text; None takes the usual one of its suffix."""
+    links: tuple[Path, ...] = ()
+    """folders outside of the source in which links and paths may lead."""
+
+    def roots(self, folder: Path) -> SourceRoots:
+        """Where the files of a data set in a folder may lie."""
+        return SourceRoots.of(folder, self.images, *self.links)
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The folders of `links`, as an import's configuration names them."""
+        return tuple(sorted(SourceRoots.of(*self.links).folders))
 
 
 def reader_of(records: Sequence[ImageRecord]) -> Callable[[int, int], Iterator[ImageRecord]]:
@@ -90,51 +119,13 @@ def fingerprint(parts: object) -> str:
 
 def file_stats(paths: Sequence[Path]) -> list[list[object]]:
     """Name, size and time of files: what changes with their content, without reading it."""
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    return [[path.name, *facts_of(path)] for path in paths]
 
 
-def encode_image(record: ImageRecord, *, check: Callable[[bytes], object] = decode_as_reference) -> tuple[str, bytes]:
-    """Suffix and bytes of a record's image for a shard: JPEG, PNG and WebP as they are, all else as PNG without loss.
-
-    Args:
-        record: of a data set.
-        check: raises BadImageError for an image of a shard's format that cannot be used.
-
-    Raises:
-        BadImageError: the image is missing, empty or cannot be decoded.
-    """
-    if callable(record.image):
-        return "png", _png(record.image())
-    if isinstance(record.image, Path):
-        try:
-            data = record.image.read_bytes()
-        except FileNotFoundError as error:
-            raise BadImageError(MISSING) from error
-        except OSError as error:
-            raise BadImageError("picture_unreadable") from error
-    else:
-        data = record.image
-    if not data:
-        raise BadImageError("picture_empty")
-    suffix = next((suffix for magic, suffix in SUFFIXES if data.startswith(magic)), None)
-    if suffix is None:
-        return "png", _png(_opened(data))
-    check(data)
-    return suffix, data
-
-
-def _opened(data: bytes) -> Image.Image:
+def facts_of(path: Path) -> list[int]:
+    """Size and time of a file; none of one that is not there, or of a link that leads nowhere."""
     try:
-        image = Image.open(io.BytesIO(data), formats=OTHER_FORMATS)
-        image.load()
-    except Image.DecompressionBombError as error:
-        raise BadImageError("picture_too_large") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise BadImageError("picture_unreadable") from error
-    return image
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    (image if image.mode in ("L", "RGB") else image.convert("RGB")).save(buffer, "PNG")
-    return buffer.getvalue()
+        found = path.stat()
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]

@@ -5,17 +5,22 @@ OUTPUT/import/started.json says whose output it is, OUTPUT/import/N.json what sh
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import RetryableError, UserError
 from diht_k8s.api.hashing import differences
 from diht_k8s.api.layout import join
+from diht_k8s.recipe.imports.image_bytes import HEIF_MISSING, can_read_heif
 from diht_k8s.recipe.imports.records import RecordSource
 from diht_k8s.recipe.imports.shard_writer import EmptyShardError, Pack, ShardFacts, write_shard
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.storage import Storage, temporary_of
 
 MARKER: Final = "COMMITTED.json"
 STARTED: Final = "import/started.json"
@@ -34,6 +39,62 @@ class ImportTarget:
     """names of the other files that it writes beside the shards, their records and the marker."""
     replace: bool = False
     """remove another import that lies there."""
+
+
+@contextlib.contextmanager
+def sole_writer(storage: Storage, target: ImportTarget, shards: int) -> Iterator[None]:
+    """Keep other imports from an output on a disk, and remove what an interrupted one left half-written there.
+
+    Args:
+        storage: where the output is.
+        target: the output.
+        shards: their number.
+
+    Raises:
+        RetryableError: another import writes there now.
+    """
+    folder = storage.local_path(target.output)
+    handle = None if folder is None else _locked(folder)
+    if folder is None or handle is None:
+        yield
+        return
+    try:
+        _remove_temporary(folder, target, shards)
+        yield
+    finally:
+        os.close(handle)
+        with contextlib.suppress(OSError):  # it holds something, as a rule
+            folder.rmdir()
+
+
+def _locked(folder: Path) -> int | None:
+    """The open folder, locked until it is closed; None where it cannot be made or locked.
+
+    Raises:
+        RetryableError: another process has locked it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # the first write says what is wrong
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise RetryableError(f"another import writes to {folder} now: wait until it ends, or stop it") from error
+        return None  # a file system that locks no folders: whose the temporary files are is not known
+    return handle
+
+
+def _remove_temporary(folder: Path, target: ImportTarget, shards: int) -> None:
+    ours = {name for n in range(shards) for name in (target.name(n), _record(n))}
+    ours |= {MARKER, STARTED, *target.others}
+    for place in {(folder / name).parent for name in (target.name(0), STARTED, *target.others)}:
+        for path in place.glob(".*.tmp"):
+            if temporary_of(path.relative_to(folder).as_posix()) in ours:
+                path.unlink(missing_ok=True)
 
 
 def resume(
@@ -72,7 +133,8 @@ def _committed_or_begun(storage: Storage, target: ImportTarget, config: Json) ->
         if any(name.endswith(".tar") for name in storage.names(folder)):
             raise UserError(f"{output} holds shards that were not imported by diht: choose another OUTPUT")
     elif (before := json.loads(storage.read_bytes(started))) == config:
-        return json.loads(storage.read_bytes(marker)) if storage.exists(marker) else None
+        found = json.loads(storage.read_bytes(marker)) if storage.exists(marker) else None
+        return None if found is None or _can_read_more(found["bad"]) else found
     elif not target.replace:
         what = "; ".join(differences(before, config)[:4])
         raise UserError(f"{output} holds another import ({what}): choose another OUTPUT, or add --replace")
@@ -87,10 +149,26 @@ def _finished(storage: Storage, target: ImportTarget, number: int) -> ShardFacts
     record, shard = (join(target.output, name) for name in (_record(number), target.name(number)))
     if not storage.exists(record):
         return None
-    facts = ShardFacts(**json.loads(storage.read_bytes(record)))
+    facts = ShardFacts.of_json(json.loads(storage.read_bytes(record)))
+    if _can_read_more(facts.bad):
+        return None
     if not facts.samples:
         return facts
     return facts if storage.exists(shard) and storage.size(shard) == facts.size else None
+
+
+def _can_read_more(bad: Mapping[str, Any]) -> bool:
+    """Whether images were left out for want of a package that is installed now."""
+    return HEIF_MISSING in bad and can_read_heif()
+
+
+def renewed(storage: Storage, target: ImportTarget, marker: Json, seen: Json) -> Json:
+    """The marker of a finished import with what its source shows now: files that are ignored come and go."""
+    if marker["seen"] == seen:
+        return marker
+    marker = {**marker, "seen": seen}
+    storage.write_bytes(join(target.output, MARKER), json_bytes(marker))
+    return marker
 
 
 def write_missing(
@@ -134,18 +212,9 @@ def write_missing(
     return facts
 
 
-def sum_bad(facts: Sequence[ShardFacts]) -> Json:
-    """Reason -> `count` and the first `example`, over all shards."""
-    total = ShardFacts()
-    for each in facts:
-        for reason, found in each.bad.items():
-            total.add_bad(reason, found["example"], found["count"])
-    return dict(sorted(total.bad.items()))
-
-
 def json_bytes(document: Json) -> bytes:
     """A JSON file: sorted keys, so that equal documents are equal bytes."""
-    return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True).encode()
+    return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True).encode(errors="backslashreplace")
 
 
 def _record(number: int) -> str:

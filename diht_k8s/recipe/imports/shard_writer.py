@@ -10,11 +10,14 @@ from functools import partial
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.imports.records import ImageRecord, RecordSource, encode_image
+from diht_k8s.recipe.imports.image_bytes import encode_image
+from diht_k8s.recipe.imports.records import ImageRecord, RecordSource
+from diht_k8s.recipe.imports.source_files import LINKS_ADVICE, OUTSIDE
+from diht_k8s.recipe.imports.tally import Tally
 from diht_k8s.recipe.shards.images import BadImageError
 from diht_k8s.recipe.shards.prefetch import prefetch
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import ContentDigest, write_samples
+from diht_k8s.recipe.shards.tar_writer import TarDigest, write_samples
 
 THREADS: Final = 4
 AHEAD: Final = 32
@@ -31,15 +34,20 @@ class ShardFacts:
     """Contents of a shard, and the records left out of it by reason."""
 
     samples: int = 0
+    images: int = 0
+    """records of which a sample is stored."""
     size: int = 0
     sha256: str = ""
-    bad: dict[str, Any] = field(default_factory=dict)
-    """reason -> `count`, and the `example` that came first."""
+    bad: Tally = field(default_factory=Tally)
+    """records of which nothing is stored."""
+    bad_captions: Tally = field(default_factory=Tally)
+    """captions of images that are stored with others."""
 
-    def add_bad(self, reason: str, place: str, count: int = 1) -> None:
-        """Count a record that was left out."""
-        found = self.bad.setdefault(reason, {"count": 0, "example": place})
-        found["count"] += count
+    @classmethod
+    def of_json(cls, document: Mapping[str, Any]) -> ShardFacts:
+        """Facts from plain values."""
+        tallies = {name: Tally(document[name]) for name in ("bad", "bad_captions")}
+        return cls(**{**document, **tallies})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -92,25 +100,43 @@ def write_shard(
 
     Raises:
         EmptyShardError: no record of the range can be used.
+        DataError: the reader gave other records than the range has, or the tar holds other members than were written.
     """
-    facts, digest = ShardFacts(), ContentDigest()
+    facts, digest, members_of = ShardFacts(), TarDigest(), list[int]()
     packed_ahead = prefetch(source.read(start, stop), partial(_pack_or_reason, pack=pack), ahead=AHEAD, threads=THREADS)
 
     def samples() -> Iterator[tuple[str, Mapping[str, bytes]]]:
         for number, (record, packed) in enumerate(packed_ahead, start=start):
             advance()
+            _count(facts, record, packed)
             for place, members in enumerate(packed):
-                if isinstance(members, str):
-                    facts.add_bad(members, record.place)
-                    continue
-                facts.samples += 1
-                yield f"s{number:07d}{f'-{place}' if len(packed) > 1 else ''}", members
+                if not isinstance(members, str):
+                    members_of.append(len(members))
+                    yield f"s{number:07d}{f'-{place}' if len(packed) > 1 else ''}", members
+        if (read := facts.images + facts.bad.total) != stop - start:
+            raise DataError(
+                f"{uri}: {stop - start} records of {source.kind} were to come, {read} came: leave SOURCE alone during "
+                "an import, and start it again"
+            )
         if not facts.samples:
             raise _empty(facts, source, start, stop)
 
     write_samples(storage, uri, samples(), digest=digest)
+    if digest.starts(members_of) is None:
+        raise DataError(f"{uri} does not hold the {sum(members_of)} files that were written into it: start it again")
     facts.size, facts.sha256 = digest.size, digest.sha256
     return facts
+
+
+def _count(facts: ShardFacts, record: ImageRecord, packed: Packed) -> None:
+    problems = [members for members in packed if isinstance(members, str)]
+    if len(problems) == len(packed):
+        facts.bad.add(problems[0], record.place)
+        return
+    facts.images += 1
+    facts.samples += len(packed) - len(problems)
+    for problem in problems:
+        facts.bad_captions.add(problem, record.place)
 
 
 def _members(record: ImageRecord, suffix: str, image: bytes) -> dict[str, bytes]:
@@ -126,9 +152,9 @@ def _members(record: ImageRecord, suffix: str, image: bytes) -> dict[str, bytes]
 
 def _empty(facts: ShardFacts, source: RecordSource, start: int, stop: int) -> EmptyShardError:
     reason, first = next(iter(facts.bad.items()), ("no records", {"example": source.kind}))
+    advice = LINKS_ADVICE if OUTSIDE in reason else "check the path and fetch the files again"
     error = EmptyShardError(
-        f"none of the images {start} to {stop - 1} can be used ({reason}, for example {first['example']}): "
-        "check the path and fetch the files again"
+        f"none of the images {start} to {stop - 1} can be used ({reason}, for example {first['example']}): {advice}"
     )
     error.facts = facts
     return error

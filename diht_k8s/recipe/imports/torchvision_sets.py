@@ -14,6 +14,7 @@ from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, file_stats, fingerprint, reader_of
+from diht_k8s.recipe.imports.source_files import SourceFile, SourceRoots
 from diht_k8s.recipe.shards.images import BadImageError
 
 _TRAIN_OR_TEST: Final = {"train": {"train": True}, "test": {"train": False}}
@@ -118,7 +119,7 @@ def read_torchvision(name: str, root: Path, options: ReaderOptions) -> RecordSou
         kind=name,
         type="Classification",
         total=total,
-        read=_reader(dataset, marker, layout),
+        read=_reader(dataset, marker, layout, options.roots(root)),
         fingerprint=fingerprint([name, options.split, total, file_stats(files)]),
         class_names=_class_names(dataset, layout),
         texts=layout.texts,
@@ -143,7 +144,9 @@ def _opened(name: str, layout: TorchvisionSet, root: Path, split: str) -> Any:
         ) from error
 
 
-def _reader(dataset: Any, marker: Path, layout: TorchvisionSet) -> Callable[[int, int], Iterator[ImageRecord]]:
+def _reader(
+    dataset: Any, marker: Path, layout: TorchvisionSet, roots: SourceRoots
+) -> Callable[[int, int], Iterator[ImageRecord]]:
     def image(row: int) -> Callable[[], Image.Image]:
         def load() -> Image.Image:
             try:
@@ -158,7 +161,7 @@ def _reader(dataset: Any, marker: Path, layout: TorchvisionSet) -> Callable[[int
     paths, labels = _paths(dataset), _labels(dataset)
     if paths is not None and labels is not None:  # in an order of its own, since some sets come as the disk lists them
         pairs = sorted((str(path), int(label)) for path, label in zip(paths, labels, strict=True))
-        return reader_of([ImageRecord(path, Path(path), label) for path, label in pairs])
+        return reader_of([ImageRecord(path, SourceFile(Path(path), roots), label) for path, label in pairs])
 
     def read(start: int, stop: int) -> Iterator[ImageRecord]:
         for row in range(start, stop):

@@ -183,7 +183,7 @@ def _text_rows(storage: Storage, uri: str, part: TablePart) -> Iterator[TableRow
             yield from json_rows(_json_lines(file, part, whole=uri.endswith(".gz")))
         else:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            yield from csv_rows(text, uri, DIALECTS[suffix])
+            yield from csv_rows(text, DIALECTS[suffix])
 
 
 def _json_lines(file: IO[bytes], part: TablePart, *, whole: bool) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ from typing import Final
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports.annotation_files import read_csv
 from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, file_stats, fingerprint, reader_of
+from diht_k8s.recipe.imports.source_files import SourceFile, SourceRoots
 
 CAMELYON: Final = ("patient", "node", "x_coord", "y_coord", "tumor", "center", "split")
 IWILDCAM: Final = ("split", "filename", "y", "location_remapped")
@@ -40,7 +41,7 @@ def read_wilds(kind: str, folder: Path, options: ReaderOptions) -> RecordSource:
         DataError: the metadata lack a column or name an unknown class.
     """
     read = {"wilds-camelyon17": _camelyon, "wilds-iwildcam": _iwildcam, "wilds-fmow": _fmow}[kind]
-    by_split, names, texts = read(folder)
+    by_split, names, texts = read(folder, options.roots(folder))
     if options.split not in by_split:
         raise UserError(f"{folder} has no split {options.split}: choose one by --split ({', '.join(sorted(by_split))})")
     records = by_split[options.split]
@@ -60,23 +61,25 @@ _Read = tuple[dict[str, list[ImageRecord]], list[str], str]
 """Split -> records, class names, the name of the texts."""
 
 
-def _camelyon(folder: Path) -> _Read:
+def _camelyon(folder: Path, roots: SourceRoots) -> _Read:
     """Hospital 2 is the test set and hospital 1 the validation set outside of the training's distribution."""
     by_split: dict[str, list[ImageRecord]] = {}
     for row in read_csv(folder / "metadata.csv", CAMELYON):
         split = {"1": "val", "2": "test"}.get(row["center"], "id_val" if row["split"] == "1" else "train")
         slide = f"patient_{row['patient'].zfill(3)}_node_{row['node']}"
         path = folder / "patches" / slide / f"patch_{slide}_x_{row['x_coord']}_y_{row['y_coord']}.png"
-        by_split.setdefault(split, []).append(ImageRecord(str(path), path, label=int(row["tumor"])))
+        by_split.setdefault(split, []).append(ImageRecord(str(path), SourceFile(path, roots), label=int(row["tumor"])))
     return by_split, ["lymph node", "lymph node containing metastatic tumor tissue"], "pcam"
 
 
-def _iwildcam(folder: Path) -> _Read:
+def _iwildcam(folder: Path, roots: SourceRoots) -> _Read:
     by_split: dict[str, list[ImageRecord]] = {}
     rows = read_csv(folder / "metadata.csv", IWILDCAM)
     for row in rows:
         path = folder / "train" / row["filename"]
-        by_split.setdefault(row["split"], []).append(ImageRecord(str(path), path, label=int(row["y"])))
+        by_split.setdefault(row["split"], []).append(
+            ImageRecord(str(path), SourceFile(path, roots), label=int(row["y"]))
+        )
     names = {int(row["y"]): row["name"] for row in read_csv(folder / "categories.csv", ("y", "name")) if row["y"]}
     return (
         by_split,
@@ -85,7 +88,7 @@ def _iwildcam(folder: Path) -> _Read:
     )
 
 
-def _fmow(folder: Path) -> _Read:
+def _fmow(folder: Path, roots: SourceRoots) -> _Read:
     """Images from 2016 on are the test set, those of 2013 to 2015 the validation set outside of the distribution."""
     countries = read_csv(folder / "country_code_mapping.csv", ("alpha-3", "region"))
     region_of = {row["alpha-3"]: row["region"] for row in countries if row["region"]}
@@ -100,7 +103,9 @@ def _fmow(folder: Path) -> _Read:
         region = region_of.get(row["country_code"], OTHER_REGION)
         path = folder / "images" / f"rgb_img_{number}.png"
         group = {} if region == OTHER_REGION else {"group": region}
-        by_split.setdefault(split, []).append(ImageRecord(str(path), path, label=label_of[row["category"]], meta=group))
+        by_split.setdefault(split, []).append(
+            ImageRecord(str(path), SourceFile(path, roots), label=label_of[row["category"]], meta=group)
+        )
     return by_split, [name.replace("_", " ") for name in names], "fmow"
 
 

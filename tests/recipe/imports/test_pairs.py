@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,23 +15,10 @@ from diht_k8s.recipe.imports.layouts import open_pairs
 from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
 from diht_k8s.recipe.imports.records import ReaderOptions
 from diht_k8s.recipe.shards.sample_captions import weighted_captions
-from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.imports.loose_pairs import SOURCES, drawn, in_folder, jpeg
-
-
-def imported(source: Path, output: Path, *options: str) -> dict[str, Any]:
-    assert main(["import", str(source), str(output), *options]) == 0
-    return json.loads((output / "COMMITTED.json").read_text())
-
-
-def pairs(output: Path) -> list[Sample]:
-    return [sample for path in sorted(output.glob("*.tar")) for sample in read_samples(Storage(), str(path))]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+from tests.recipe.imports.outputs import imported, pairs, tree
 
 
 @pytest.mark.parametrize("layout", SOURCES)
@@ -162,7 +148,7 @@ def made(folder: Path) -> Path:
 
 def without_images(folder: Path) -> Path:
     folder.mkdir()
-    (folder / "a.heic").write_bytes(b"")
+    (folder / "a.mp4").write_bytes(b"")
     return folder
 
 
@@ -170,7 +156,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[Exception], str]] = {
     "nothing": (lambda folder: folder, UserError, "does not exist: name a folder of images"),
     "empty folder": (made, UserError, "is empty: name a folder of images with a .txt or .json beside each"),
     "no captions": (without_captions, UserError, "none of the 2 images .* has a caption: write NAME.txt"),
-    "no images": (without_images, UserError, "holds no images .its files: 1 .heic"),
+    "no images": (without_images, UserError, "holds no images .its files: 1 .mp4"),
     "URLs": (file("a.csv", "url,caption\nhttps://x/y.jpg,a dog\n"), UserError, "run img2dataset on it"),
     "unknown columns": (file("a.csv", "path,words\n0000.jpg,a\n"), UserError, "its columns: path, words.*--caption-column"),
     "images elsewhere": (file("a.csv", "image,caption\nno.jpg,a\n"), UserError, "name the folder of the images by --images"),
@@ -215,7 +201,10 @@ def test_import_of_a_gif_stores_its_first_frame_as_png(tmp_path: Path) -> None:
     drawn(1)[0].save(folder / "b.gif")
     (folder / "b.txt").write_text("a gif moves")
     imported(folder, tmp_path / "out")
-    assert [sorted(sample.members) for sample in pairs(tmp_path / "out")] == [["jpg", "txt"], ["png", "txt"]]
+    assert [sorted(sample.members) for sample in pairs(tmp_path / "out")] == [
+        ["jpg", "json", "txt"],
+        ["json", "png", "txt"],
+    ]
 
 
 def test_import_of_a_csv_takes_commas_in_its_last_column(tmp_path: Path) -> None:

@@ -333,6 +333,36 @@ def test_import_when_images_are_bad_counts_them_by_reason_with_an_example(
     assert [sample.key for sample in samples_of(tmp_path / "out")][2:5] == ["s0000002", "s0000004", "s0000006"]
 
 
+def test_import_when_a_folder_holds_other_files_and_links_accounts_for_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ORIGINALS["image_folder"](tmp_path / "in")
+    root = source / "test"
+    (root / "README.md").write_text("mine")
+    (root / "cover.jpg").write_bytes(b"")
+    first = sorted(path for path in root.iterdir() if path.is_dir())[0]
+    (tmp_path / "elsewhere").mkdir()
+    first.rename(tmp_path / "elsewhere/class")
+    first.symlink_to(tmp_path / "elsewhere/class")
+    for output, options, stored in (("out", (), 20), ("all", ("--allow-links", str(tmp_path / "elsewhere")), 24)):
+        assert main(["benchmarks", "import", str(source), str(tmp_path / output), *options]) == 0
+        marker = json.loads((tmp_path / output / "COMMITTED.json").read_text())
+        ignored = {reason: each["count"] for reason, each in marker["seen"]["ignored"].items()}
+        assert (marker["images"], marker["seen"]["count"]) == (stored, stored + sum(ignored.values()))
+        outside = {} if options else {"outside_of_source": 1}
+        assert ignored == {".md": 1, "image_in_no_class": 1, **outside}
+    said = capsys.readouterr().out
+    assert "23 files seen: 20 images stored, 0 bad, 3 ignored" in said
+    for path in root.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            path.rename(tmp_path / "elsewhere" / path.name)
+            path.mkdir()
+            (path / "a.jpg").symlink_to(tmp_path / "elsewhere/class")
+            (path / "b.jpg").symlink_to(next((tmp_path / "elsewhere/class").iterdir()))
+    assert main(["benchmarks", "import", str(source), str(tmp_path / "none")]) == 65
+    assert "name where links and paths may lead by --allow-links DIR" in capsys.readouterr().err
+
+
 def test_import_when_no_image_of_a_shard_can_be_used_is_an_error_of_the_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
