@@ -43,7 +43,7 @@ class ImportTarget:
 
 @contextlib.contextmanager
 def sole_writer(storage: Storage, target: ImportTarget, shards: int) -> Iterator[None]:
-    """Keep other imports from an output on a disk, and remove what an interrupted one left half-written there.
+    """Keep other imports from an output on a disk, and remove what this or an earlier one left half-written there.
 
     Args:
         storage: where the output is.
@@ -62,6 +62,7 @@ def sole_writer(storage: Storage, target: ImportTarget, shards: int) -> Iterator
         _remove_temporary(folder, target, shards)
         yield
     finally:
+        _remove_temporary(folder, target, shards)  # an interrupt may fall between the making of a file and its `finally`
         os.close(handle)
         with contextlib.suppress(OSError):  # it holds something, as a rule
             folder.rmdir()

@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +60,20 @@ def test_import_when_asked_to_stop_says_so_in_one_line_and_resumes(tmp_path: Pat
     assert imported(source, output, "--shard-size", "60")["samples"] == IMAGES
     imported(source, tmp_path / "whole", "--shard-size", "60")
     assert tree(output) == tree(tmp_path / "whole")
+
+
+def test_import_when_stopped_between_the_making_of_a_file_and_its_use_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output, made = in_folder(tmp_path / "in", 1), tmp_path / "out", tempfile.mkstemp
+
+    def interrupted_in(*arguments: Any, **options: Any) -> Any:
+        made(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tempfile, "mkstemp", interrupted_in)
+    assert main(["import", str(source), str(output)]) == ExitCode.STOPPED
+    assert temporary(output) == []
 
 
 def test_import_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
