@@ -255,6 +255,9 @@ def _add_validate(commands: Commands) -> None:
         "--gpu", metavar="NAME",
         help="warn if the training does not fit on this GPU or the pods' CPUs cannot feed it; else that of its node selector",
     )  # fmt: skip
+    parser.add_argument(
+        "--cluster", action="store_true", help="the run is for a cluster: paths that its pods will not find are errors"
+    )
     _add_set(parser)
     _add_json(parser)
     parser.set_defaults(command=_validate, extra="")
@@ -263,7 +266,7 @@ def _add_validate(commands: Commands) -> None:
 def _validate(options: argparse.Namespace) -> int:
     from diht_k8s.cli.validate import validate_command
 
-    return validate_command(options.file, options.overrides, options.gpu, as_json=options.json)
+    return validate_command(options.file, options.overrides, options.gpu, cluster=options.cluster, as_json=options.json)
 
 
 def _add_doctor(commands: Commands) -> None:

@@ -22,6 +22,11 @@ HUGE = 4096
 H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
 T4 = {"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}
 
+MOUNTED: dict[str, Any] = {
+    "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+}
+
 Write = Callable[..., str]
 
 
@@ -34,10 +39,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
             "modelConfig": MODEL, "samples": 10**6, "batchSize": 64, "precision": "fp32",
             "distillation": {"mode": "Disabled"}, **train,
         }  # fmt: skip
-        spec = {"data": {"sources": [{"name": "web", "shards": ["a.tar"]}], "output": "out"}, "train": body}
+        spec = {"data": {"sources": [{"name": "web", "shards": ["/data/a.tar"]}], "output": "/data/out"}, "train": body}
         run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "small"}}
         path = tmp_path / "run.yaml"
-        path.write_text(json.dumps({**run, "spec": {**spec, "pods": {"image": "i", **(pods or {})}}}))
+        path.write_text(json.dumps({**run, "spec": {**spec, "pods": {"image": "i", **MOUNTED, **(pods or {})}}}))
         return str(path)
 
     return write
@@ -171,3 +176,42 @@ def test_submit_when_it_cannot_fit_then_says_so_before_and_submits(
     said = capsys.readouterr()
     assert "warning: the training needs " in said.err
     assert "submitted run here/small" in said.out
+
+
+def test_submit_when_the_run_names_what_is_not_there_then_says_all_of_it_and_sends_nothing(
+    write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "run_client", lambda _: pytest.fail("the cluster is not asked"))
+    path = write(pods={"volumeMounts": []}, modelConfig=None, model="ViT-B-33")
+    assert main(["submit", path]) == 64
+    fields = ["spec.train.model", "spec.data.sources[0].shards[0]", "spec.data.output"]
+    lines = capsys.readouterr().err.removeprefix("diht: ").splitlines()
+    assert [line.partition(": ")[0] for line in lines] == fields
+
+
+@pytest.mark.parametrize(
+    ("pods", "options", "code", "says"),
+    [
+        ({"volumeMounts": []}, ["--cluster"], 64, "line 1: spec.data.output: /data/out lies below no volumeMounts.mountPath"),
+        ({"volumeMounts": []}, [], 0, "warning: line 1: spec.data.output: /data/out lies below no volumeMounts.mountPath"),
+        ({}, ["--cluster"], 0, ""),
+    ],
+)  # fmt: skip
+def test_validate_takes_paths_that_pods_lack_for_errors_where_it_knows_that_the_run_is_for_a_cluster(
+    pods: dict[str, Any], options: list[str], code: int, says: str, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", write(pods=pods), *options]) == code
+    said = capsys.readouterr().err
+    assert says in said
+    assert says or "spec.data.output" not in said
+
+
+def test_validate_of_a_document_without_pods_takes_its_paths_for_those_of_this_machine(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write()
+    run = json.loads(Path(path).read_text())
+    run["spec"].pop("pods")
+    Path(path).write_text(json.dumps(run))
+    assert main(["validate", path]) == 0
+    assert capsys.readouterr().err == ""
