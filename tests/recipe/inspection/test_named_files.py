@@ -18,7 +18,9 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Teacher
 from diht_k8s.api.named_uris import uri_fields
 from diht_k8s.api.run import Stage
+from diht_k8s.cli import cached_stages
 from diht_k8s.cli.cached_stages import stage_folders
+from diht_k8s.cli.machine import Machine
 from diht_k8s.recipe.inspection.named_files import CHECKS, file_problems
 from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.shards.storage import Storage
@@ -187,6 +189,19 @@ def test_a_sweep_says_the_faults_of_all_variants_before_the_first_one_begins(
     code, _, problem = diht(capsys, "diht sweep run.yaml --vary train.initFrom.uri=clip.safetensors,gone.pt")
     assert (code, problem) == (64, "diht: spec.train.initFrom.uri: cannot read gone.pt: it does not exist: check the path or bucket\n")  # fmt: skip
     assert not Path("out").exists()
+
+
+def test_a_run_says_that_its_training_does_not_fit_on_this_machines_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cached_stages, "this_machine", lambda: Machine(2, 8.0, 0, "T4"))
+    made = document(
+        train__modelConfig=None,
+        train__model="ViT-L-14",
+        train__initFrom=None,
+        train__precision="fp16",
+        train__batchSize=32,
+    )
+    (filtered,) = cached_stages.stage_folders(load(yaml.safe_dump(made), name="run"))
+    assert re.match(r"warning: the training needs [\d.]+ GiB of a T4's 15.0", filtered.note)
 
 
 def test_what_only_later_stages_read_is_not_looked_at(capsys: pytest.CaptureFixture[str]) -> None:

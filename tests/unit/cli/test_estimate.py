@@ -17,6 +17,8 @@ MODEL = {
     "vision_cfg": {"image_size": 224, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 1000, "width": 32, "heads": 2, "layers": 1},
 }
+RESNET = {**MODEL, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16}}
+"""At 32 pixels its last BatchNorm sees one place of an image."""
 HUGE = 4096
 """Pairs of a batch that fit on no T4."""
 H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
@@ -66,6 +68,14 @@ def test_estimate_when_it_fits_then_tables_and_0(write: Write, capsys: pytest.Ca
     assert said.err == ""
 
 
+@pytest.mark.parametrize(("batch", "largest"), [(64, "64"), (13, "13")])
+def test_estimate_of_a_model_whose_batch_norm_sees_one_value_of_an_image_is_made(
+    batch: int, largest: str, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["estimate", write(modelConfig=RESNET, batchSize=batch), "--gpu", "H100", "--json"]) == 0
+    assert str(json.loads(capsys.readouterr().out)["largest_micro_batch"]) == largest
+
+
 def test_estimate_when_asked_for_json_then_one_object_whose_parts_add_up(
     write: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +100,7 @@ def test_estimate_when_asked_for_json_then_one_object_whose_parts_add_up(
         (["--gpu", "H100", "--nodes", "0"], {}, "change --nodes or batchSize"),
         (["--gpu", "H100"], {"microBatchSize": 5}, "train.microBatchSize 5 must divide the 64 pairs of a process"),
         (["--gpu", "H100", "--mfu", "45"], {}, "--mfu 45.0 must be above 0 and at most 1"),
+        (["--gpu", "H100"], {"modelConfig": RESNET, "microBatchSize": 1}, "a micro-batch of 1 cannot pass through the model (Expected more than 1 value"),
         (["--gpu", "T4"], {"precision": "bf16"}, "train.precision bf16 is not supported by this GPU"),
         (["--gpu", "T4"], {"batchSize": HUGE}, "GiB of a T4's 15.0: set train.microBatchSize to "),
     ],
