@@ -341,11 +341,9 @@ def test_run_that_names_what_its_pods_cannot_have_is_not_accepted_and_starts_not
 
 def test_run_that_has_begun_is_not_judged_by_what_it_names() -> None:
     cluster = make(**ONE)
-    process = Process(cluster, Clock())
-    settle(process)
+    settle(Process(cluster, Clock()))
     cluster.runs["r"]["spec"]["filter"] = {"workers": 2, "decontaminate": ["unknown"]}
-    cluster.runs["r"]["metadata"]["generation"] = 2
-    settle(process)
+    settle(Process(cluster, Clock()))
     assert reason(cluster, "Accepted") == "Valid"
 
 
