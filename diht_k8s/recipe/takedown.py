@@ -274,7 +274,7 @@ class _Purge:
                 gone |= self._purge_shard(plan, shard)
         before = Committed.model_validate(plan.filter)
         found = summarised(self._done(shard) for shard in self._shards)
-        outcome = finish(self._context, [found], check=False)
+        outcome = finish(self._context, [found], [shard.name for shard in self._shards], check=False)
         summary = {
             **before.summary,
             **outcome.summary,
