@@ -451,13 +451,14 @@ def _uids(options: argparse.Namespace) -> int:
 def _add_purge(commands: Commands) -> None:
     parser = commands.add_parser("purge", help="take pairs out of a run's output (takedowns)", epilog=EXIT_CODES)
     parser.description = (
-        "Take pairs out of the kept shards, scores and labels of a run, and update its markers. Refused while a filter or "
-        "label stage runs there. Start an interrupted purge again to finish it. A model that was trained on the pairs stays as it is."
+        "Take pairs out of all that the runs of an output have written: kept shards, scores and labels, whose markers are "
+        "updated, evaluations and pages that show them, logs. Refused while a filter, label or evaluate stage runs there. Start "
+        "an interrupted purge again to finish it. A model that was trained on the pairs stays as it is."
     )
     parser.add_argument("file", metavar="FILE", help=FILE)
     parser.add_argument(
         "--exclude", required=True, metavar="LIST",
-        help="uids, SHA-256 of URLs or SHA-256 of images, one a line (a path or s3:// URI)",
+        help="uids, source paths, SHA-256 of URLs or SHA-256 of images, one a line (a path or s3:// URI)",
     )  # fmt: skip
     _add_set(parser)
     _add_json(parser)
