@@ -71,6 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_path(commands)
     _add_index(commands)
     _add_uids(commands)
+    _add_explain(commands)
     _add_purge(commands)
     _add_prune(commands)
     _add_benchmarks(commands)
@@ -446,6 +447,29 @@ def _uids(options: argparse.Namespace) -> int:
     from diht_k8s.cli.corpus import uids_command
 
     return uids_command(options.file, options.output, options.overrides, as_json=options.json)
+
+
+def _add_explain(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "explain", help="show what became of a pair at each stage of a run, and why", epilog=EXIT_CODES
+    )
+    parser.description = (
+        "Show what became of a pair: whether the filter kept it and by which rule and number it did not, whether it has "
+        "labels, how often the training drew it. Nothing is changed."
+    )
+    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument(
+        "name", metavar="NAME", help="its uid, its key in a shard, or the path or row that it came from"
+    )
+    _add_set(parser)
+    _add_json(parser)
+    parser.set_defaults(command=_explain)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.explain import explain_command
+
+    return explain_command(options.file, options.name, options.overrides, as_json=options.json)
 
 
 def _add_purge(commands: Commands) -> None:

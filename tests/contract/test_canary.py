@@ -34,7 +34,7 @@ STEPS = [
     "stage filter --run run.json", "stage label --run run.json", "stage train --run run.json",
     "stage evaluate --run run.json", "run run.json", "run other.json --until filter", "doctor run.json",
     "concepts run.json", "path run.json filter", "index run.json", "index raw.json", "index raw.json",
-    "uids run.json --output out/uids.npy", "report run.json --output out/comparison.html",
+    "uids run.json --output out/uids.npy", "explain run.json 1000-4", "report run.json --output out/comparison.html",
     "sweep run.json --seeds 1 --output out/sweep.html", "status out", "list .",
     "logs other.json filter", "purge run.json --exclude list.txt", "index run.json", "stage label --run run.json",
     "convert {model} out/converted", "import photos out/imported", "import photos out/imported --replace",
