@@ -20,7 +20,7 @@ from diht_k8s.recipe.shards.sample_captions import caption_digest
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from diht_k8s.recipe.shards.thumbnails import thumbnail
-from tests.contract.test_canary import document, prepare, unknown, walk
+from tests.contract.whole_run import document, prepare, unknown, walk
 from tests.recipe.evaluate.small_run import pairs
 
 
