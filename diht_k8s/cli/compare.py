@@ -74,8 +74,9 @@ def _thumbnails(storage: Storage, compared: Mapping[str, Any]) -> dict[str, str]
 
 def _variants(storage: Storage, run: str) -> list[str]:
     """The folders of all evaluated runs of an output, in natural order; anything else as it is."""
-    output = output_of(run)
-    if output is not None and not storage.exists(join(output, "run.json")):  # a run's folder has links to its stages
+    if (output := output_of(run)) is None:
+        return [run]
+    if output != run or (is_folder(run) and not storage.exists(join(run, "run.json"))):  # a run's folder has links
         refuse_old_layout(output, storage.names)
     if not is_folder(run) or latest_run(storage, run) is None:
         return [run]

@@ -57,7 +57,7 @@ def test_commands_of_the_tutorial_lead_to_a_valid_run_document(place: Path) -> N
     for command in COMMANDS[:3]:
         typed(place, command)
     with tarfile.open(place / "data/photos/00000.tar") as tar:
-        assert len(tar.getnames()) == 800
+        assert len(tar.getnames()) == 3 * 400
 
 
 @pytest.mark.slow

@@ -31,9 +31,11 @@ def own(run: DihtRun, file: str) -> str:
 
 
 def shared(folder: Path) -> dict[str, bytes]:
-    """The files of all evaluations, but the marker, which holds seconds."""
-    files = sorted((folder / "out/evaluate").rglob("*"))
-    return {file.name: file.read_bytes() for file in files if file.is_file() and file.name != "COMMITTED.json"}
+    """The files of all evaluations, but the marker and the claims, which say who made them, and when."""
+    files = [file for file in sorted((folder / "out/evaluate").rglob("*")) if file.is_file()]
+    return {
+        file.name: file.read_bytes() for file in files if file.name != "COMMITTED.json" and file.parent.name != "claims"
+    }
 
 
 def test_evaluation_has_the_same_bytes_whatever_run_computes_it(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.errors import DataError, ExitCode
+from diht_k8s.api.pods import OWNER_VARIABLE
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter import scores
 from diht_k8s.recipe.filter.shard_filter import ShardFilter
 from diht_k8s.recipe.runtime import claims
+from diht_k8s.recipe.runtime.owner import this_process
 from diht_k8s.recipe.runtime.stage import exit_code_of
 from diht_k8s.recipe.shards.sources import Shard
 from tests.recipe.filter.shards import (
@@ -109,8 +111,12 @@ def _killed_by_a_shard(run: DihtRun, worker: int) -> None:
 
 
 def test_shard_that_kills_three_workers_ends_the_stage_and_is_named(
-    tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    undisturbed: tuple[str, dict[str, bytes]],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv(OWNER_VARIABLE, this_process())  # as `diht run`, which starts its workers again
     run, context = run_of(tmp_path / "out", undisturbed[0]), multiprocessing.get_context("fork")
     codes = []
     for _ in range(4):

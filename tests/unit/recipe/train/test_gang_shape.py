@@ -55,6 +55,7 @@ def context_of(train: dict[str, Any], output: str, **spec: Any) -> Any:
         "stop": StopFlag(),
         "layout": flat(output),
         "owner": Owner("a"),
+        "step": "",
     }
     return cast("Any", SimpleNamespace(run=load(json.dumps(run), name="run"), storage=Storage(), **parts))
 
