@@ -44,11 +44,13 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: $(INSTALLED) ## CRD, API reference and JSON schema from the models
+generate: $(INSTALLED) ## CRD, API reference and JSON schema from the models; the list of model names from the packages
 	$(BIN)/python -m diht_k8s.api.schema.generate
+	$(BIN)/python -m tools.model_names
 
 check-generated: $(INSTALLED)
 	$(BIN)/python -m diht_k8s.api.schema.generate --check
+	$(BIN)/python -m tools.model_names --check
 
 constraints: ## pins what pyproject.toml needs, with and without hashes; keeps today's versions: delete a line to update it (needs uv)
 	@PYTHON="$(PYTHON)" tools/constraints

@@ -104,15 +104,15 @@ def synthetic_total(seed: int, shards: int, samples: int) -> Summary:
 
 
 def synthetic_summary(group: ShardGroup, total: Summary, samples: int) -> GroupSummary:
-    """What a group of shards with these counts would leave."""
+    """What a group of shards with these counts would leave, whose files have a byte each."""
     kept = samples // 2
-    found = GroupSummary(total=total)
+    found = GroupSummary(total=total, rows=samples * len(group.shards), pairs=kept * len(group.shards))
     for shard in group.shards:
         digest = hashlib.sha256(shard.name.encode()).hexdigest()
         counts = {"input": samples, "kept": kept, "bad": {}, "dropped": {"complexity": samples - kept}}
         found.shards.append({"name": shard.name, "source": shard.source, **counts})
         found.artefacts.append(Artefact(path=f"scores/{shard.name}.parquet", size=1, sha256=digest))
-        found.artefacts.append(Artefact(path=f"kept/{shard.name}.tar", size=10**8, sha256=digest))
+        found.artefacts.append(Artefact(path=f"kept/{shard.name}.tar", size=1, sha256=digest))
         found.raw.append(IndexRow(shard.name, shard.identity or "", samples, group.number, 0, 20_000))
         found.kept.append(IndexRow(shard.name, "", kept, group.number, 0, 10_000))
     return found

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,11 @@ class Bench:
         quiet = Reporter(Stage.FILTER, stream=open(os.devnull, "w"))  # noqa: SIM115 (to the end)
         context = Context(run, Stage.FILTER, self.direct, layout, config, quiet, StopFlag())
         summaries = GroupSummaries(context, final=True)
-        totals = [synthetic_total(seed, len(groups[0].shards), SAMPLES) for seed in range(TOTALS)]
+        total = cache(lambda seed, size: synthetic_total(seed, size, SAMPLES))  # the last group may be smaller
         texts = [
-            json.dumps(synthetic_summary(group, totals[group.number % TOTALS], SAMPLES).to_json()).encode()
+            json.dumps(
+                synthetic_summary(group, total(group.number % TOTALS, len(group.shards)), SAMPLES).to_json()
+            ).encode()
             for group in groups
         ]
         key = f"s3://{BUCKET}/"

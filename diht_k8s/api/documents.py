@@ -13,7 +13,8 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.errors import UserError, suggestion
-from diht_k8s.api.json_types import FieldPath, is_array, is_dict, is_list, is_object
+from diht_k8s.api.field_problems import FieldProblem
+from diht_k8s.api.json_types import FieldPath, dotted, is_array, is_dict, is_list, is_object
 from diht_k8s.api.pod_security import IDLE_CAPABILITIES, idle_capabilities, run_demands
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.redaction import (
@@ -126,22 +127,25 @@ def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, 
 def warnings(text: str, run: DihtRun) -> list[DocumentProblem]:
     """What is allowed in a valid document and unwise: literals that look like secrets, capabilities without effect."""
     secrets = [
-        (path, f"{name} looks like a secret: put it into a Secret and refer to it by valueFrom.secretKeyRef")
+        FieldProblem(
+            path, f"{name} looks like a secret: put it into a Secret and refer to it by valueFrom.secretKeyRef"
+        )
         for path, name in suspicious(document_of(run))
     ]
-    return located(text, [*secrets, *((path, IDLE_CAPABILITIES) for path in idle_capabilities(run.spec))])
+    idle = [FieldProblem(path, IDLE_CAPABILITIES) for path in idle_capabilities(run.spec)]
+    return located(text, [*secrets, *idle])
 
 
 def security_demands(text: str, run: DihtRun) -> list[DocumentProblem]:
     """The fields of a valid document that need more of the namespace than Pod Security `restricted`."""
     found = run_demands(run.spec)
-    return located(text, [(path, f"needs Pod Security {each.level} ({each.why})") for path, each in found])
+    return located(text, [FieldProblem(path, f"needs Pod Security {each.level} ({each.why})") for path, each in found])
 
 
-def located(text: str, found: Iterable[tuple[FieldPath, str]]) -> list[DocumentProblem]:
-    """Fields of a document with messages as problems, each with its line."""
+def located(text: str, found: Iterable[FieldProblem]) -> list[DocumentProblem]:
+    """Problems of fields, each with its line in the document."""
     tree = read_tree(text)
-    return [DocumentProblem(tree.line_of(path), _field(path), message) for path, message in found]
+    return [DocumentProblem(tree.line_of(each.field), dotted(each.field), each.message) for each in found]
 
 
 def read_text(path: str) -> str:
@@ -270,11 +274,7 @@ def _leading_line(message: str) -> int:
 
 def _problem(tree: Tree, detail: Any) -> DocumentProblem:
     path: FieldPath = tuple(part for part in detail["loc"])
-    return DocumentProblem(tree.line_of(path), _field(path), _message(path, detail))
-
-
-def _field(path: FieldPath) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    return DocumentProblem(tree.line_of(path), dotted(path), _message(path, detail))
 
 
 def _message(path: FieldPath, detail: Any) -> str:

@@ -12,6 +12,11 @@ FieldPath = tuple[str | int, ...]
 """Names of fields and indices of list items, from the document's root on."""
 
 
+def dotted(path: FieldPath) -> str:
+    """A field as people write it: `spec.data.sources[0].shards[1]`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
 def is_object(value: Any) -> TypeGuard[Mapping[str, Any]]:
     """Whether the value is a JSON object."""
     return isinstance(value, Mapping)

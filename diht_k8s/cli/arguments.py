@@ -71,6 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_path(commands)
     _add_index(commands)
     _add_uids(commands)
+    _add_explain(commands)
     _add_purge(commands)
     _add_prune(commands)
     _add_benchmarks(commands)
@@ -255,6 +256,9 @@ def _add_validate(commands: Commands) -> None:
         "--gpu", metavar="NAME",
         help="warn if the training does not fit on this GPU or the pods' CPUs cannot feed it; else that of its node selector",
     )  # fmt: skip
+    parser.add_argument(
+        "--cluster", action="store_true", help="the run is for a cluster: paths that its pods will not find are errors"
+    )
     _add_set(parser)
     _add_json(parser)
     parser.set_defaults(command=_validate, extra="")
@@ -263,7 +267,7 @@ def _add_validate(commands: Commands) -> None:
 def _validate(options: argparse.Namespace) -> int:
     from diht_k8s.cli.validate import validate_command
 
-    return validate_command(options.file, options.overrides, options.gpu, as_json=options.json)
+    return validate_command(options.file, options.overrides, options.gpu, cluster=options.cluster, as_json=options.json)
 
 
 def _add_doctor(commands: Commands) -> None:
@@ -448,16 +452,40 @@ def _uids(options: argparse.Namespace) -> int:
     return uids_command(options.file, options.output, options.overrides, as_json=options.json)
 
 
+def _add_explain(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "explain", help="show what became of a pair at each stage of a run, and why", epilog=EXIT_CODES
+    )
+    parser.description = (
+        "Show what became of a pair: whether the filter kept it and by which rule and number it did not, whether it has "
+        "labels, how often the training drew it. Nothing is changed."
+    )
+    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument(
+        "name", metavar="NAME", help="its uid, its key in a shard, or the path or row that it came from"
+    )
+    _add_set(parser)
+    _add_json(parser)
+    parser.set_defaults(command=_explain)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.explain import explain_command
+
+    return explain_command(options.file, options.name, options.overrides, as_json=options.json)
+
+
 def _add_purge(commands: Commands) -> None:
     parser = commands.add_parser("purge", help="take pairs out of a run's output (takedowns)", epilog=EXIT_CODES)
     parser.description = (
-        "Take pairs out of the kept shards, scores and labels of a run, and update its markers. Refused while a filter or "
-        "label stage runs there. Start an interrupted purge again to finish it. A model that was trained on the pairs stays as it is."
+        "Take pairs out of all that the runs of an output have written: kept shards, scores and labels, whose markers are "
+        "updated, evaluations and pages that show them, logs. Refused while a filter, label or evaluate stage runs there. Start "
+        "an interrupted purge again to finish it. A model that was trained on the pairs stays as it is."
     )
     parser.add_argument("file", metavar="FILE", help=FILE)
     parser.add_argument(
         "--exclude", required=True, metavar="LIST",
-        help="uids, SHA-256 of URLs or SHA-256 of images, one a line (a path or s3:// URI)",
+        help="uids, source paths, SHA-256 of URLs or SHA-256 of images, one a line (a path or s3:// URI)",
     )  # fmt: skip
     _add_set(parser)
     _add_json(parser)

@@ -1,7 +1,10 @@
 """The cached stages of a run: the folder that each stage finds, and what is there.
 
 Runs as a program of its own (`python -m diht_k8s.cli.cached_stages`, run document in `DIHT_RUN`), so that `diht run`
-itself stays small: identifying inputs imports parts of the recipe. The last line that it prints is a JSON list.
+itself stays small: identifying inputs imports parts of the recipe. What will fail, or is unwise, is said before a stage
+begins. The last line that it prints is a JSON list.
+
+python -m diht_k8s.cli.cached_stages [UNTIL]
 """
 
 from __future__ import annotations
@@ -9,14 +12,18 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.field_problems import refuse
 from diht_k8s.api.hashing import differences
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.document import read_run
+from diht_k8s.cli.machine import this_machine
 from diht_k8s.cli.stage import program_of
-from diht_k8s.cli.validate import run_problems
+from diht_k8s.cli.validate import gpu_warnings, stage_problems
+from diht_k8s.pipeline.plan import stages_until
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.own_inputs import check_own_inputs
 from diht_k8s.recipe.runtime.run_folder import layout_at, point, read_document, run_layout, write_document
@@ -37,27 +44,35 @@ class StageFolder:
     """for a person: what is cached though its placement differs, resumed, or new and why; empty where nothing is to say."""
 
 
-def stage_folders(run: DihtRun) -> list[StageFolder]:
+def stage_folders(run: DihtRun, until: Stage | None = None) -> list[StageFolder]:
     """The stages of a run from the first one on, up to the first that is not cached; pointers are set to those that are, and the
     run's own page is written where its evaluation is.
 
+    Args:
+        run: the run as this machine runs it.
+        until: its last stage; None runs all.
+
     Raises:
-        UserError: an input lies where a stage writes, or a run that begins now will fail.
+        UserError: an input lies where a stage writes, or a stage that is not cached will fail; a line for each reason.
     """
     storage = Storage(run.spec.storage)
     check_own_inputs(run, storage)
     layout, before = run_layout(run, storage), layout_at(storage, run.spec.data.output)
     earlier = read_document(run, storage)
+    stages = stages_until(run.spec, until)
     found: list[StageFolder] = []
-    for stage in run.spec.stages:
-        layout, config = locate(program_of(stage), run, storage, layout, stage)
+    for place, stage in enumerate(stages):
+        try:
+            layout, config = locate(program_of(stage), run, storage, layout, stage)
+        except UserError:  # by the first of its inputs
+            refuse(stage_problems(run, stages[place:], whole=not found))
+            raise
         if find_committed(storage, layout, stage) is None:
             begun = find_started(storage, layout, stage) is not None
-            if not begun and not found:
-                _refuse_failures(run)
+            unwise = _check(run, stages[place:], whole=not begun and not found)
             why = "resumed" if begun else why_begun(storage, before, layout, stage, config)
             offer = "" if begun or stage is not Stage.TRAIN else offer_shorter_sibling(storage, layout, config)
-            found.append(StageFolder(stage, False, "; ".join(part for part in (why, offer) if part)))
+            found.append(StageFolder(stage, False, "; ".join(part for part in (why, offer, *unwise) if part)))
             break
         point(run, storage, layout, stage)
         program_of(stage).present(run, storage, layout)
@@ -65,6 +80,19 @@ def stage_folders(run: DihtRun) -> list[StageFolder]:
     if earlier != run:
         write_document(run, storage, replace=True)
     return found
+
+
+def _check(run: DihtRun, stages: Sequence[Stage], *, whole: bool) -> list[str]:
+    """What is unwise about stages that begin or go on now.
+
+    Raises:
+        UserError: they will fail.
+    """
+    problems = stage_problems(run, stages, whole=whole)
+    refuse(problems)
+    gpu = this_machine().gpu if Stage.TRAIN in stages else None
+    lacks = [] if gpu is None else gpu_warnings(run, gpu)
+    return [f"warning: {each}" for each in (*problems, *lacks)]
 
 
 def _moved(earlier: DihtRun | None, run: DihtRun, stage: Stage) -> str:
@@ -78,17 +106,12 @@ def _moved(earlier: DihtRun | None, run: DihtRun, stage: Stage) -> str:
     return f"cached ({listed(lines)} is placement)" if lines else ""
 
 
-def _refuse_failures(run: DihtRun) -> None:
-    """Raise UserError before anything is written where a run that begins now will fail."""
-    if problems := run_problems(run):
-        raise UserError("\n".join(f"{'.'.join(field)}: {message}" for field, message in problems))
-
-
 def main() -> int:
     """Print what `stage_folders` found; the exit code."""
 
     def work() -> None:
-        print(json.dumps([asdict(each) for each in stage_folders(read_run(None, [], os.environ))]), flush=True)
+        until = Stage(sys.argv[1]) if len(sys.argv) > 1 else None
+        print(json.dumps([asdict(each) for each in stage_folders(read_run(None, [], os.environ), until)]), flush=True)
 
     return exit_code_of(work)
 

@@ -13,7 +13,7 @@ from diht_k8s.api.reasons import ConditionType
 from diht_k8s.api.status import Status
 from diht_k8s.cli.goodput_lines import goodput_lines
 from diht_k8s.cli.status_sentences import details, sentence
-from diht_k8s.cli.validate import warn_of_gpu
+from diht_k8s.cli.validate import check_for_cluster
 from diht_k8s.controller.cache.runs import RETRY_ANNOTATION
 from diht_k8s.controller.saved_status import is_true
 from diht_k8s.controller.status_text import one_line
@@ -26,8 +26,8 @@ SHOWN_EVENTS: Final = 3
 def submit(path: str, overrides: Sequence[str], namespace: str | None, *, dry_run: bool) -> int:
     """Send a run to the cluster."""
     run = load(read_text(path), name=path, overrides=overrides)
+    check_for_cluster(path, run)
     kube = run_client(namespace or run.metadata.namespace)
-    warn_of_gpu(path, run)
     made = kube.apply(run, dry_run=dry_run)
     name = f"{made['metadata']['namespace']}/{made['metadata']['name']}"
     if dry_run:

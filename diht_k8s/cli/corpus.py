@@ -17,6 +17,7 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.takedown import PurgeResult, purge
 
 SHOWN_UNMATCHED: Final = 10
+SHOWN_REMOVED: Final = 20
 
 
 def index_command(
@@ -77,13 +78,23 @@ def describe_purge(done: PurgeResult, path: str, *, listed: bool = False) -> lis
         )
     if done.dropped:
         lines.append(
-            f"{done.dropped} pairs that the filter had dropped lost their words and spotted texts in the scores"
+            f"{done.dropped} pairs that the filter had dropped lost their names, words and spotted texts in the scores"
+        )
+    if done.removed:
+        more = len(done.removed) - SHOWN_REMOVED
+        lines.append(
+            f"freed of their names, or removed because it showed them: {', '.join(done.removed[:SHOWN_REMOVED])}"
+            f"{f' and {more} more' if more > 0 else ''} (diht run {path} makes evaluations and pages again)"
         )
     if done.trained:
         lines.append(
             f"a model was trained on them: diht run {path} trains and evaluates another one; the exported "
-            "model, its checkpoints and its evaluation's report with thumbnails stay until you remove them"
+            "model and its checkpoints stay until you remove them"
         )
+    lines.append(
+        "not looked into: raw and benchmark shards, pages outside of the stages' and runs' folders (diht report --output, "
+        "diht sweep), copies of the output, uploads to trackers"
+    )
     return [*lines, *_unmatched(done)]
 
 

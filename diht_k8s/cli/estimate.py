@@ -94,7 +94,7 @@ def line(run: DihtRun, gpu: str) -> str:
     )
 
 
-def gpu_warnings(run: DihtRun, gpu: str | None) -> list[str]:
+def training_warnings(run: DihtRun, gpu: str | None) -> list[str]:
     """The warnings of `advice`, for `diht validate` and `diht submit`, which they must not stop.
 
     Raises:

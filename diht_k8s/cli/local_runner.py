@@ -134,7 +134,8 @@ class LocalRunner:
 
     def _find_cached(self) -> None:
         """Find the stages that are cached, up to the first that is not, and say why that one begins or goes on."""
-        command = [sys.executable, "-P", "-m", "diht_k8s.cli.cached_stages"]
+        last = [] if self.until is None else [self.until.value]
+        command = [sys.executable, "-P", "-m", "diht_k8s.cli.cached_stages", *last]
         done = subprocess.run(  # noqa: S603 (an argument list of ours, no shell)
             command, env={**os.environ, "DIHT_RUN": dump(self.run)}, capture_output=True, text=True, check=False
         )

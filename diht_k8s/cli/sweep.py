@@ -15,7 +15,7 @@ from diht_k8s.api.run import SWEEP_LABEL, DihtRun, Stage
 from diht_k8s.cli.machine import this_machine
 from diht_k8s.cli.placement import place
 from diht_k8s.cli.run import require_recipe, run_here, show_placement, stop_signals
-from diht_k8s.cli.validate import warn_of_gpu
+from diht_k8s.cli.validate import check_for_cluster
 from diht_k8s.cli.variants import Axis, Variant, axis_of, seeds_axis, settings, variants_of
 from diht_k8s.kube.runs import RunClient, run_client
 
@@ -43,7 +43,10 @@ def sweep_command(
     machine = this_machine()
     placed = [place(variant.run, machine, None) for variant in variants]
     runs = [run for run, _ in placed]
-    print("\n".join(table(axes, variants, _found(runs))), flush=True)
+    found, problems = _found(runs)
+    print("\n".join(table(axes, variants, found)), flush=True)
+    if problems:
+        raise UserError("\n".join(problems))
     if dry_run:
         return ExitCode.DONE
     show_placement(dict.fromkeys(line for _, changed in placed for line in changed))
@@ -80,13 +83,16 @@ def _variants(
     return axes, variants_of(text, name=path, overrides=overrides, axes=axes)
 
 
-def _found(runs: Sequence[DihtRun]) -> dict[str, str]:
-    """What lies already in the stages' folders, as a program of its own finds it."""
+def _found(runs: Sequence[DihtRun]) -> tuple[dict[str, str], list[str]]:
+    """What lies already in the stages' folders, and what the others will fail by, as a program of its own finds it."""
     command = [sys.executable, "-P", "-m", "diht_k8s.cli.sweep_folders"]
     done = subprocess.run(  # noqa: S603 (an argument list of ours, no shell)
         command, input=json.dumps([dump(run) for run in runs]), stdout=subprocess.PIPE, text=True, check=False
     )
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
+    if done.returncode:
+        return {}, []
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found["stages"], found["problems"]
 
 
 def _compare(runs: Sequence[DihtRun], output: str) -> None:
@@ -143,12 +149,12 @@ def submit_command(
     """Send each variant to the cluster, or change it there; the exit code, that of the first that was refused."""
     axes, variants = _variants(path, vary, seeds, overrides)
     print("\n".join(table(axes, variants, None)), flush=True)
+    _check(path, variants)
     kube = run_client(namespace or variants[0].run.metadata.namespace)
     before = {each["metadata"]["name"]: each["metadata"] for each in kube.all()}
     refused: list[int] = []
     for variant in variants:
         name = variant.run.metadata.name
-        warn_of_gpu(f"{path} ({name})", variant.run)
         try:
             print(f"{_submit(kube, variant.run, before.get(name), dry_run=dry_run)} run {kube.namespace}/{name}")
         except DihtError as error:
@@ -158,6 +164,22 @@ def submit_command(
         sweep = variants[0].run.metadata.labels.sweep
         print(f"to follow them: diht list -n {kube.namespace} --sweep {sweep}")
     return refused[0] if refused else ExitCode.DONE
+
+
+def _check(path: str, variants: Sequence[Variant]) -> None:
+    """Check all variants before the first one is sent.
+
+    Raises:
+        UserError: the problems of all of them, a line each.
+    """
+    found: list[str] = []
+    for variant in variants:
+        try:
+            check_for_cluster(f"{path} ({variant.run.metadata.name})", variant.run)
+        except UserError as error:
+            found += str(error).splitlines()
+    if found:
+        raise UserError("\n".join(dict.fromkeys(found)))
 
 
 def _submit(kube: RunClient, run: DihtRun, before: Mapping[str, Any] | None, *, dry_run: bool) -> str:

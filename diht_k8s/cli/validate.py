@@ -10,23 +10,27 @@ from typing import TYPE_CHECKING
 
 from diht_k8s.api.documents import DocumentProblem, check, located, read_text, security_demands, warnings
 from diht_k8s.api.errors import ExitCode
+from diht_k8s.api.field_problems import FieldProblem, refuse, text_problems
+from diht_k8s.api.pod_paths import has_pods, path_problems
 from diht_k8s.api.pod_security import level_of
-from diht_k8s.api.run import DihtRun
+from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.train.estimate.gpus import selected_gpu
 
 if TYPE_CHECKING:
     from diht_k8s.recipe.filter import CaptionParser
 
 
-def validate_command(path: str, overrides: Sequence[str], gpu: str | None = None, *, as_json: bool = False) -> int:
+def validate_command(
+    path: str, overrides: Sequence[str], gpu: str | None = None, *, cluster: bool = False, as_json: bool = False
+) -> int:
     """Check a document; prints on stderr what is wrong, will fail, is unwise or needs rights; 0 or 64.
 
     Whether its training fits on a GPU and its pods' CPUs can feed that is unwise at most: the GPU is `gpu` or that of its
-    node selector.
+    node selector. So are paths that pods do not have, unless the document is known to be for a cluster.
     """
     text = read_text(path)
     run, problems = check(text, overrides=overrides)
-    found = _Findings(problems) if run is None else _findings(text, run, gpu)
+    found = _Findings(problems) if run is None else _findings(text, run, gpu, cluster=cluster)
     if as_json:
         print(json.dumps({"valid": not found.problems, **asdict(found)}))
     elif found.problems:
@@ -55,13 +59,17 @@ class _Findings:
     """fields that need more rights than Pod Security `restricted`."""
 
 
-def _findings(text: str, run: DihtRun, gpu: str | None) -> _Findings:
+def _findings(text: str, run: DihtRun, gpu: str | None, *, cluster: bool) -> _Findings:
     """Those of a document that can be read."""
-    unwise = [f"warning: {warning}" for warning in (*warnings(text, run), *_gpu_warnings(run, gpu))]
-    return _Findings(located(text, run_problems(run)), unwise, security_demands(text, run))
+    named, paths = text_problems(run.spec), path_problems(run.spec) if cluster or has_pods(run.spec) else []
+    wrong = [each for each in named if each.certain] + [each for each in paths if each.certain and cluster]
+    doubtful = [each for each in (*named, *paths) if each not in wrong]
+    unwise = (*warnings(text, run), *located(text, doubtful), *gpu_warnings(run, gpu))
+    problems = located(text, [*wrong, *run_problems(run)])
+    return _Findings(problems, [f"warning: {each}" for each in unwise], security_demands(text, run))
 
 
-def run_problems(run: DihtRun) -> list[tuple[tuple[str, ...], str]]:
+def run_problems(run: DihtRun) -> list[FieldProblem]:
     """Failures of a run that its local data foretell; empty without the packages of the recipe."""
     try:
         from diht_k8s.recipe.inspection.run_checks import check_run
@@ -77,23 +85,49 @@ def run_problems(run: DihtRun) -> list[tuple[tuple[str, ...], str]]:
     return check_run(run, Storage(run.spec.storage), parser)
 
 
-def warn_of_gpu(path: str, run: DihtRun, gpu: str | None = None) -> None:
-    """Print on stderr why the training does not fit on its GPU or is not fed, where its GPU is known.
+def stage_problems(run: DihtRun, stages: Sequence[Stage], *, whole: bool) -> list[FieldProblem]:
+    """What some stages of a run will fail by here: names, files and, of a whole run, its data.
+
+    Args:
+        run: the run.
+        stages: that will run.
+        whole: nothing of it is there yet, so its shards are counted and some captions parsed.
+
+    Raises:
+        RetryableError: the storage does not answer.
+    """
+    from diht_k8s.recipe.inspection.named_files import file_problems
+    from diht_k8s.recipe.shards.storage import Storage
+
+    named = [each for each in text_problems(run.spec) if each.stage in stages]
+    files = file_problems(run.spec, Storage(run.spec.storage), stages)
+    return [*named, *files, *(run_problems(run) if whole else [])]
+
+
+def check_for_cluster(path: str, run: DihtRun) -> None:
+    """Check a run that is about to be sent: print on stderr what is unwise, its GPU's memory among it, where that is known.
+
+    Raises:
+        UserError: it names what does not exist, or what its pods do not have; a line each.
+    """
+    found = [*text_problems(run.spec), *path_problems(run.spec)]
+    refuse(found)
+    for warning in (*found, *gpu_warnings(run, None)):
+        print(f"{path}: warning: {warning}", file=sys.stderr)
+
+
+def gpu_warnings(run: DihtRun, gpu: str | None) -> list[str]:
+    """Why the training does not fit on a GPU or is not fed; nothing where its GPU is not known.
 
     Raises:
         UserError: the GPU that was asked for is not known.
     """
-    for warning in _gpu_warnings(run, gpu):
-        print(f"{path}: warning: {warning}", file=sys.stderr)
-
-
-def _gpu_warnings(run: DihtRun, gpu: str | None) -> list[str]:
     if gpu is None and selected_gpu(run) is None:
         return []
     try:
-        from diht_k8s.cli.estimate import gpu_warnings  # imports torch
+        from diht_k8s.cli.estimate import training_warnings  # imports torch
     except ImportError:
         if gpu is not None:
             raise
         return ["memory and CPUs of the training are not checked: install the extra recipe"]
-    return gpu_warnings(run, gpu)
+    return training_warnings(run, gpu)

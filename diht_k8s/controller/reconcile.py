@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.field_problems import refuse, text_problems
+from diht_k8s.api.pod_paths import path_problems
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.api.run import DihtRun, Stage
@@ -200,8 +202,10 @@ class Reconciler:
         now, status = self._clock(), cached.status
         try:
             run = self._runs.parsed(cached)
+            if not status.attempts:  # what runs already is judged by how it ends
+                refuse([*text_problems(run.spec), *path_problems(run.spec)])
         except UserError as error:
-            self._refuse(cached, status, RunProblem(Reason.INVALID_SPEC, str(error)), state, now)
+            self._refuse(cached, status, RunProblem(Reason.INVALID_SPEC, str(error).replace("\n", "; ")), state, now)
             return None
         before = saved_run_status(status)
         observed = self._observe(cached, run, status, state, now)

@@ -1,16 +1,17 @@
 """Takedown of pairs from an output: kept shards, scores, soft labels, examples of both reports, in the folders of all runs.
 
-In: a list of uids and digests. Out: the list as `OUTPUT/takedowns/N`, which every later filter of this output applies,
-and the folders of the stages filter and label without the pairs, with new markers. Only shards that hold such pairs are
-rewritten. A plan lists the pairs first, and the markers are removed meanwhile: an interrupted purge resumes when it is
+In: a list of uids, paths and digests. Out: the list as `OUTPUT/takedowns/N`, which every later filter of this output
+applies, the folders of the stages filter and label without the pairs, with new markers, and nothing else that shows or
+names them (`recipe.traces`). Only shards that hold such pairs are rewritten. A plan lists the pairs first, and the markers are removed meanwhile: an interrupted purge resumes when it is
 started again, and no program takes a partially purged output for complete. A model that was trained on the pairs cannot
 forget them: its training no longer matches its input, and `diht run` trains another one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
@@ -18,16 +19,16 @@ import pyarrow as pa
 
 from diht_k8s.api.errors import DataError, RetryableError, UserError
 from diht_k8s.api.hashing import sha256_of
-from diht_k8s.api.layout import STAGE_FILES, Layout, join, pattern_of
+from diht_k8s.api.layout import Layout, join, pattern_of
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.filter.exclusion import names_of, read_exclusions, taken_down
+from diht_k8s.recipe.filter.exclusion import EXCLUDED, names_of, read_exclusions, taken_down
 from diht_k8s.recipe.filter.group_summaries import FOLDER, FilteredShard, summarised
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs, write_scores
 from diht_k8s.recipe.filter.rules import match_rule
 from diht_k8s.recipe.filter.scores import Row, Scores, open_scores
 from diht_k8s.recipe.filter.stage import done_shard, finish
-from diht_k8s.recipe.filter.summary import Summary
+from diht_k8s.recipe.filter.summary import MAX_CAPTION, Summary
 from diht_k8s.recipe.filter.text_spotting.matching import shows_caption
 from diht_k8s.recipe.runtime.commit import artefact, commit, find_committed
 from diht_k8s.recipe.runtime.inputs import kept_by
@@ -42,8 +43,24 @@ from diht_k8s.recipe.shards.parquet import read_table, write_table
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage, temporary_of
+from diht_k8s.recipe.traces import Traces
 
 PLAN: Final = "PURGE.json"
+REWRITTEN: Final[Mapping[Stage, tuple[str, ...]]] = {
+    Stage.FILTER: ("report.json", "scores/*.parquet", "kept/*.tar", "kept/*.parquet"),
+    Stage.LABEL: ("report.json", "labels/*.parquet"),
+}
+"""What loses the pairs and stays."""
+CLEARED: Final = (f"{FOLDER}/*.json", "index/*/shards.table", "index/*/parts/[0-9]*")
+CLEARED_LAST: Final = ("duplicates/*.parquet", "duplicates/*/*.parquet", "duplicates/*/*.bin")
+"""What the filter makes again, or `diht index`: it names the pairs' files as they were."""
+PER_SHARD: Final[Mapping[Stage, tuple[str, ...]]] = {
+    Stage.FILTER: ("fingerprints/*.parquet",),
+    Stage.LABEL: ("features/*.safetensors",),
+}
+"""What goes for the shards with such pairs."""
+OF_TABLES: Final = ("uids.npy", "uid_index.npy", "survivors/*.parquet")
+"""What a filter of captions leaves, which no takedown changes."""
 _SHA256_DIGITS: Final = 64
 
 
@@ -60,6 +77,10 @@ class TakedownPlan:
     """shard -> counts over the kept pairs among them (`Summary.to_json`)."""
     entries: str = ""
     """Digest of the exclusion list."""
+    names: list[str] = field(default_factory=list)
+    """uids, digests and paths of these pairs."""
+    captions: list[str] = field(default_factory=list)
+    """of the kept ones."""
 
     @property
     def pairs(self) -> int:
@@ -85,6 +106,9 @@ class PurgeResult:
     """whether there were labels to purge."""
     trained: bool
     """whether a model was trained on removed pairs."""
+    removed: tuple[str, ...] = ()
+    """evaluations, pages and other documents that named the pairs, relative to the output; they are gone, or were freed
+    of the names."""
     unmatched: tuple[str, ...] = ()
     """entries of the list that name no pair; empty where an interrupted purge was finished."""
 
@@ -95,17 +119,17 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag, *, watch
     Args:
         run: a run of the output.
         storage: where the output is.
-        exclude: URI of the list: uids, SHA-256 of URLs or SHA-256 of images, one a line.
+        exclude: URI of the list: uids, paths, SHA-256 of URLs or SHA-256 of images, one a line.
         stop: checked between shards.
         watch: says in which folders somebody works.
 
     Raises:
         UserError: the list is empty, there is nothing to purge, or a filter has begun and is not complete.
-        RetryableError: somebody works in a folder of the filter or the labels.
+        RetryableError: somebody works in a folder of a filter, of labels or of an evaluation.
     """
     entries, layout = read_exclusions(storage, exclude), Layout(run.spec.data.output)
     if not entries:
-        raise UserError(f"{exclude} names nothing: give one uid or SHA-256 a line")
+        raise UserError(f"{exclude} names nothing: give one uid, path or SHA-256 a line")
     runs = list(runs_of(storage, layout.output))
     filters = {place.stage(Stage.FILTER): (found, place) for found, place in runs if Stage.FILTER in place.folders}
     if not filters:
@@ -117,8 +141,7 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag, *, watch
     _write_takedown(storage, layout, entries)
     done, matched, resumes = PurgeResult(0, 0, 0, labels=False, trained=False), set[str](), False
     for takedown, plan in zip(takedowns, plans, strict=True):
-        if plan.rows:
-            takedown.execute(plan)
+        removed = takedown.execute(plan) if plan.rows else []
         matched |= takedown.matched
         resumes = resumes or takedown.resumes
         done = PurgeResult(
@@ -127,14 +150,15 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag, *, watch
             done.shards + len(plan.rows),
             done.labels or bool(plan.labels),
             done.trained or (plan.pairs > 0 and trained),
+            tuple(dict.fromkeys([*done.removed, *removed])),
         )
     return done if resumes else replace(done, unmatched=_unmatched(entries, matched))
 
 
 def _changeable(storage: Storage, layout: Layout, filters: Collection[str]) -> list[str]:
     """The folders that a takedown may change."""
-    labels = join(layout.output, Stage.LABEL.value)
-    return [*sorted(filters), *(join(labels, name) for name in storage.folders(labels))]
+    found = [join(layout.output, stage.value) for stage in (Stage.LABEL, Stage.EVALUATE)]
+    return [*sorted(filters), *(join(folder, name) for folder in found for name in storage.folders(folder))]
 
 
 def _refuse_living(alive: Mapping[str, str]) -> None:
@@ -227,7 +251,15 @@ class _Purge:
             raise UserError(
                 "a purge of another list was interrupted: start it again with that list, then with this one"
             )
-        plan = replace(self._before, rows=dict(self._before.rows), taken=dict(self._before.taken), entries=digest)
+        before = self._before
+        plan = replace(
+            before,
+            rows=dict(before.rows),
+            taken=dict(before.taken),
+            entries=digest,
+            names=list(before.names),
+            captions=list(before.captions),
+        )
         for shard in self._shards:
             self._stop.raise_if_requested("nothing has been changed")
             if shard.name not in plan.rows:
@@ -236,8 +268,8 @@ class _Purge:
 
     def _find(self, plan: TakedownPlan, shard: Shard, entries: frozenset[str]) -> None:
         rows = list(self._scores(shard).rows())
-        found = {number for number, row in enumerate(rows) if row.uid in entries and not _is_purged(row)}
-        self.matched |= {row.uid for row in rows if row.uid in entries}
+        found = {number for number, row in enumerate(rows) if not entries.isdisjoint({row.uid, row.source})}
+        self.matched |= {name for number in found for name in (rows[number].uid, rows[number].source or "")}
         kept = [number for number, row in enumerate(rows) if row.kept]
         by_digest = any(len(entry) == _SHA256_DIGITS for entry in entries)
         if kept and (by_digest or found.intersection(kept)):
@@ -248,10 +280,14 @@ class _Purge:
                     self.matched |= named
                     found.add(number)
                     self._count(taken, rows[number], sample, shard)
+                    plan.names.append(hashlib.sha256(sample.image).hexdigest())
+                    plan.captions.extend({sample.caption, sample.caption[:MAX_CAPTION]})
             if taken.kept:
                 plan.taken[shard.name] = {**taken.to_json(), "examples": {}}
         if found:
             plan.rows[shard.name] = sorted(found)
+            for row in (rows[number] for number in sorted(found)):
+                plan.names.extend(name for name in (row.uid, row.caption_sha256, row.source) if name)
 
     def _count(self, taken: Summary, row: Row, sample: Sample, shard: Shard) -> None:
         if row.ocr_state != "not_run" and self._rules.text_spotting.mode != "Disabled" and shard.filtered:
@@ -259,22 +295,21 @@ class _Purge:
         least = self._rules.text_spotting.min_matched_characters
         taken.add(row, sample, filtered=shard.filtered, min_characters=least)
 
-    def execute(self, plan: TakedownPlan) -> None:
-        """Write the remaining pairs, markers last."""
-        storage, gone = self._storage, set[str]()
+    def execute(self, plan: TakedownPlan) -> list[str]:
+        """Write the remaining pairs, markers last, then free all else of the pairs; returns what `Traces` changed."""
+        storage, gone = self._storage, frozenset(plan.names)
         storage.write_bytes(self._plan_uri, json.dumps(asdict(plan)).encode())
         for name in plan.labels:
             self._open(self._label_layout(name), Stage.LABEL)
         self._open(self._layout, Stage.FILTER)
-        for folder in (FOLDER, "index"):  # they name the pairs' files as they were
-            self._clear(folder)
+        self._clear(CLEARED)
         for shard in self._shards:
             if shard.name in plan.rows:
                 self._stop.raise_if_requested("start the purge again to resume")
-                gone |= self._purge_shard(plan, shard)
+                self._purge_shard(plan, shard)
         before = Committed.model_validate(plan.filter)
         found = summarised(self._done(shard) for shard in self._shards)
-        outcome = finish(self._context, [found], check=False)
+        outcome = finish(self._context, [found], [shard.name for shard in self._shards], check=False)
         summary = {
             **before.summary,
             **outcome.summary,
@@ -283,50 +318,64 @@ class _Purge:
         }
         commit(storage, self._layout, Stage.FILTER, before.config, outcome.artefacts, summary, before)
         for name, marker in plan.labels.items():
-            if marker is not None:
-                self._commit_label(Committed.model_validate(marker), self._label_layout(name), plan, gone)
+            layout = self._label_layout(name)
+            if marker is None:
+                storage.remove(layout.report(Stage.LABEL))  # the stage writes it again
+            else:
+                self._commit_label(Committed.model_validate(marker), layout, plan, gone)
         for shard in plan.taken:
             storage.remove(self._layout.fingerprints(shard))
-        self._clear("duplicates")
+        self._clear(CLEARED_LAST)
+        removed = Traces(storage, self._layout.output, gone, frozenset(plan.captions)).remove()
         storage.remove(self._plan_uri)
+        return removed
 
     def _open(self, layout: Layout, stage: Stage) -> None:
         """Remove a marker, and before it the claims, which are those of the dead: to the next start they would look held."""
         self._storage.remove_named(join(layout.stage(stage), "claims"), "*.json")
         self._storage.remove(layout.committed(stage))
 
-    def _clear(self, folder: str) -> None:
-        """Remove what the filter wrote into a folder of its own."""
-        stage, patterns = self._layout.stage(Stage.FILTER), STAGE_FILES[Stage.FILTER]
-        names = [f"{folder}/{name}" for name in self._storage.files(join(stage, folder))]
-        ours = [name for name in names if pattern_of(temporary_of(name) or name, patterns) is not None]
-        self._storage.remove_files(stage, ours)
+    def _clear(self, patterns: Sequence[str]) -> None:
+        """Remove what the filter wrote into folders of its own."""
+        stage = self._layout.stage(Stage.FILTER)
+        for folder in dict.fromkeys(pattern.partition("/")[0] for pattern in patterns):
+            names = [f"{folder}/{name}" for name in self._storage.files(join(stage, folder))]
+            ours = [name for name in names if pattern_of(temporary_of(name) or name, patterns) is not None]
+            self._storage.remove_files(stage, ours)
 
-    def _purge_shard(self, plan: TakedownPlan, shard: Shard) -> set[str]:
-        """Purge labels first and scores last (they say what the others may still hold); returns the removed uids."""
+    def _purge_shard(self, plan: TakedownPlan, shard: Shard) -> None:
+        """Purge labels first and scores last (they say what the others may still hold)."""
         scores, numbers, layout = self._scores(shard), set(plan.rows[shard.name]), self._layout
         rows = list(scores.rows())
         uids = {rows[number].uid for number in numbers}
-        if all(_is_purged(rows[number]) for number in numbers):
-            return uids
+        if all(rows[number].is_forgotten for number in numbers):
+            return
         kept, header = [number for number, row in enumerate(rows) if row.kept], scores.header
         places = {place for place, number in enumerate(kept) if number in numbers}
         if places:
-            for name in plan.labels:
-                self._purge_labels(self._label_layout(name), shard, places, len(kept))
+            for name, marker in plan.labels.items():
+                self._purge_labels(self._label_layout(name), shard, places, len(kept), complete=marker is not None)
             header = {**header, "kept": self._kept.rewrite(shard.name, rows, numbers)}
         summary = Summary.from_json(header["summary"])
         taken = plan.taken.get(shard.name)
         summary.exclude(Summary() if taken is None else Summary.from_json(taken), uids)
-        rows = [_purged(row) if number in numbers else row for number, row in enumerate(rows)]
+        for number in numbers:
+            rows[number].reason = EXCLUDED if rows[number].kept else rows[number].reason
+            rows[number].kept = False
+            rows[number].forget()
         write_scores(self._storage, layout.scores(shard.name), rows, {**header, "summary": summary.to_json()})
-        return uids
 
-    def _purge_labels(self, layout: Layout, shard: Shard, places: Collection[int], kept: int) -> None:
-        """Remove rows from a shard's labels, and its features, which only labelling reads."""
+    def _purge_labels(
+        self, layout: Layout, shard: Shard, places: Collection[int], kept: int, *, complete: bool
+    ) -> None:
+        """Remove rows from a shard's labels, and its features, which only labelling reads.
+
+        Labels of a stage that is not complete go: it makes them again, with its counts of bad images.
+        """
         uri = layout.labels(shard.name)
         self._storage.remove(layout.features(shard.name))
-        if not self._storage.exists(uri):  # not made yet
+        if not complete:
+            self._storage.remove(uri)
             return
         table, header = read_table(self._storage, uri)
         if table.num_rows == kept:
@@ -360,18 +409,3 @@ class _Purge:
                 f"{self._layout.scores(shard.name)} does not belong to the committed output: run the stage filter again"
             )
         return found
-
-
-def _is_purged(row: Row) -> bool:
-    return not row.kept and not row.parser_version and not row.ocr
-
-
-def _purged(row: Row) -> Row:
-    """The row of an excluded pair: its names only, and the reason if the pair was kept."""
-    return Row(
-        shard=row.shard,
-        index=row.index,
-        uid=row.uid,
-        caption_sha256=row.caption_sha256,
-        reason="exclude" if row.kept else row.reason,
-    )

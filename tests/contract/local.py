@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,9 +20,19 @@ DOCUMENT: dict[str, Any] = {
     "spec": {
         "data": {"sources": [{"name": "web", "shards": ["a.tar"]}], "output": "out"},
         "filter": {"workers": 5},
-        "train": {"model": "x", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}},
+        "train": {"model": "ViT-B-32", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}},
     },
 }
+SHARDS = ("a.tar", "b.tar")
+
+
+def write_run(folder: Path, document: dict[str, Any]) -> None:
+    """A document, and shards under the names that it gives them: stub programs do not read them."""
+    for name in SHARDS:
+        (folder / name).touch()
+    (folder / "run.json").write_text(json.dumps(document))
+
+
 TORCHX = Path(sys.executable).with_name("torchx")
 
 

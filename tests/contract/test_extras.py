@@ -23,11 +23,11 @@ apiVersion: diht.dev/v1alpha1
 kind: DihtRun
 metadata: {name: small}
 spec:
-  data: {sources: [{name: web, shards: ["a.tar"]}], output: out}
+  data: {sources: [{name: web, shards: ["s3://corpus/a.tar"]}], output: s3://corpus/out}
   filter: {}
   label: {}
   train: {model: ViT-B-16, samples: 1000, batchSize: 8}
-  evaluate: {benchmarks: [{name: b, type: Retrieval, shards: ["b.tar"]}]}
+  evaluate: {benchmarks: [{name: b, type: Retrieval, shards: ["s3://corpus/b.tar"]}]}
   pods: {image: "recipe:1"}
 """
 VOCABULARY = """{"schema_version": 1, "sha256": "SHA256", "captions": 3,

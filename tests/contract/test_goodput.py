@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks._effective_time import DAY, Kind, Setting, Simulation
-from tests.contract.local import DOCUMENT, TESTS
+from tests.contract.local import DOCUMENT, TESTS, write_run
 from tests.stub_programs.stub import SAVED_EACH, STALL_S, STEP_S
 
 
@@ -40,7 +40,7 @@ def train(folder: Path, entries: list[dict[str, Any]]) -> Found:
     """A run of one training whose attempts do this, one after another."""
     spec = {**DOCUMENT["spec"], "failurePolicy": {"maxRestarts": 1000}}
     del spec["filter"]
-    (folder / "run.json").write_text(json.dumps({**DOCUMENT, "spec": spec}))
+    write_run(folder, {**DOCUMENT, "spec": spec})
     done = subprocess.run(
         [sys.executable, "-m", "tests.contract.faulty_run", "run.json"], cwd=folder, capture_output=True, text=True,
         check=True, timeout=550,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.steps import LABEL_STEPS
-from tests.contract.local import DOCUMENT, TESTS, wait_for
+from tests.contract.local import DOCUMENT, TESTS, wait_for, write_run
 
 LABELLED: dict[str, Any] = {**DOCUMENT, "spec": {**DOCUMENT["spec"], "label": {}}}
 
@@ -28,7 +28,7 @@ class Bench:
         self.write(DOCUMENT)
 
     def write(self, document: dict[str, Any]) -> None:
-        (self.folder / "run.json").write_text(json.dumps(document))
+        write_run(self.folder, document)
 
     def start(self, *arguments: str, stub: dict[str, list[str | int]] | None = None) -> subprocess.Popen[str]:
         env = {

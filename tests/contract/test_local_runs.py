@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.cli.main import main
-from tests.contract.local import DOCUMENT, TESTS
+from tests.contract.local import DOCUMENT, TESTS, write_run
 
 
 def started(folder: Path, stub: dict[str, list[str | int]]) -> int:
-    (folder / "run.json").write_text(json.dumps(DOCUMENT))
+    write_run(folder, DOCUMENT)
     env = {
         **os.environ, "DIHT_PROGRAMS": "stub_programs", "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "DIHT_STUB": json.dumps(stub),
     }  # fmt: skip

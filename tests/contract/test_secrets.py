@@ -85,7 +85,10 @@ def diht(folder: Path, *arguments: str, **env: str) -> str:
 
 def test_local_run_writes_and_prints_no_literal_value(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
-    printed = diht(tmp_path / "here", "run", write(tmp_path, document()))
+    given = document()
+    given["spec"]["data"]["sources"][0]["shards"] = given["spec"]["evaluate"]["benchmarks"][0]["shards"] = ["a.tar"]
+    (tmp_path / "here/a.tar").touch()
+    printed = diht(tmp_path / "here", "run", write(tmp_path, given))
     assert CANARY not in printed
     assert len(list((tmp_path / "here").rglob("COMMITTED.json"))) == 4
     assert files_with_canary(tmp_path / "here") == []

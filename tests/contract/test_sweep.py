@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from diht_k8s.cli.main import main
-from tests.contract.local import DOCUMENT, TESTS, wait_for
+from tests.contract.local import DOCUMENT, TESTS, wait_for, write_run
 
 EVALUATE = {"benchmarks": [{"name": "b", "type": "Retrieval", "shards": ["b.tar"]}]}
 SMALL: dict[str, Any] = {**DOCUMENT["spec"], "evaluate": EVALUATE}
-SPEC = {**SMALL, "label": {}, "train": {"model": "x", "samples": 8, "batchSize": 8}}
+SPEC = {**SMALL, "label": {}, "train": {"model": "ViT-B-32", "samples": 8, "batchSize": 8}}
 NAMES = ["tiny-beta-0-1-seed-0", "tiny-beta-0-1-seed-1", "tiny-beta-0-5-seed-0", "tiny-beta-0-5-seed-1"]
 TWO_BY_TWO = ("--vary", "train.loss.beta=0.1,0.5", "--seeds", "2")
 Stubs = Mapping[str, list[Any]]
@@ -28,7 +28,7 @@ Stubs = Mapping[str, list[Any]]
 def started(
     folder: Path, *arguments: str, spec: dict[str, Any] = SPEC, stub: Stubs | None = None
 ) -> subprocess.Popen[str]:
-    (folder / "run.json").write_text(json.dumps({**DOCUMENT, "spec": spec}))
+    write_run(folder, {**DOCUMENT, "spec": spec})
     env = {
         **os.environ, "DIHT_PROGRAMS": "stub_programs", "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "DIHT_STUB": json.dumps(stub or {}),
     }  # fmt: skip

@@ -73,6 +73,7 @@ TRAIN: Final[dict[str, list[str]]] = {
         "model.batch_norm": _tests("", "batch_norm"),
         "model.card": _tests("card"),
         "model.export": _tests("", "warm_start one_rank"),
+        "model.first_weights": _tests("", "warm_start"),
         "model.head_inputs": _tests("", "concept_heads"),
         "model.student": _tests("", "model concept_heads one_rank"),
         "model.tokenizers": _tests("tokenizers"),

@@ -17,7 +17,7 @@ from diht_k8s.api.errors import DihtError, ExitCode
 from diht_k8s.api.run import DihtRun
 from diht_k8s.cli.machine import this_machine
 from diht_k8s.cli.onboarding.init import shard_patterns
-from diht_k8s.cli.validate import run_problems
+from diht_k8s.cli.validate import gpu_warnings, stage_problems
 from diht_k8s.recipe.inspection.storage_checks import (
     READ,
     Finding,
@@ -152,6 +152,13 @@ def _run_findings(path: str, *, every: bool) -> Iterator[Finding]:
     storage = Storage(run.spec.storage)
     yield from output_findings(storage, run.spec.data.output)
     try:
+        found = stage_problems(run, run.spec.stages, whole=True)
+        wrong = [each for each in found if each.certain]
+        for each, problem in zip(found, located(text, found), strict=True):
+            doubt = "" if each.certain else "warning: "
+            yield Finding("document", f"{path}: {doubt}{problem}", wrong=each.certain)
+        if any(each.field[1] == "data" for each in found):
+            return
         shards = listed_shards(run.spec, storage)
     except DihtError as error:
         yield Finding("shards", str(error), wrong=True)
@@ -162,9 +169,9 @@ def _run_findings(path: str, *, every: bool) -> Iterator[Finding]:
         yield from shard_findings(storage, shards, most=len(shards) if every else READ)
     if any(source.captions for source in run.spec.data.sources):
         yield from table_findings(run, storage)
-    problems = located(text, run_problems(run))
-    yield from (Finding("document", f"{path}: {problem}", wrong=True) for problem in problems)
-    if not problems:
+    lacks = gpu_warnings(run, gpu) if (gpu := this_machine().gpu) is not None else []
+    yield from (Finding("document", f"{path}: {each}", wrong=True) for each in lacks)
+    if not wrong and not lacks:
         yield Finding("document", f"{path} is valid")
 
 

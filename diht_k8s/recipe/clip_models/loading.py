@@ -90,13 +90,25 @@ def load_model(source: str, storage: Storage | None = None, *, architecture: str
         DataError: the weights are damaged, differ from the digest in the name, or do not fit (the first key is named).
     """
     storage, source = storage or Storage(), without_prefix(source)
+    weights = find_weights(source, storage)
+    if weights is None:
+        return _from_name(source)
+    return _from_file(weights, storage, architecture, _short_name(source))
+
+
+def find_weights(source: str, storage: Storage) -> str | None:
+    """The weights file of a model, which is not read; None for what can only be a name of open_clip's.
+
+    Raises:
+        UserError: no such file, or a folder without a model.
+    """
     if is_weights(source) and storage.exists(source):
-        return _from_file(source, storage, architecture, _short_name(source))
+        return source
     if storage.exists(join(source, CONFIG_NAME)):
-        return _from_file(weights_in(source, storage), storage, architecture, _short_name(source))
+        return weights_in(source, storage)
     if is_weights(source) or storage.exists(source) or "://" in source:
         raise UserError(f"{source} is not a model: give a folder with {CONFIG_NAME} or a checkpoint file that exists")
-    return _from_name(source)
+    return None
 
 
 def _from_file(uri: str, storage: Storage, architecture: str | None, name: str) -> LoadedModel:

@@ -17,7 +17,7 @@ from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Decoder, prepare_image, read_images
 from diht_k8s.recipe.runtime.bad_shards import Damage, salvaged
 from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.samples import SamplePlaces, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 
 if TYPE_CHECKING:
@@ -33,11 +33,15 @@ class EncodedImages:
     bad: Counter[str] = field(default_factory=Counter)
     damaged: dict[str, Damage] = field(default_factory=dict)
     """shard -> its damage; the images before it are here."""
+    samples: int = 0
+    """that their shards hold, as the reader of the tars counts them."""
 
     def chosen(self, keep: Callable[[BenchmarkImage], bool]) -> EncodedImages:
         """The images for which `keep` is true."""
         rows = [row for row, item in enumerate(self.items) if keep(item)]
-        return EncodedImages([self.items[row] for row in rows], self.features_ND[rows], self.bad, self.damaged)
+        return EncodedImages(
+            [self.items[row] for row in rows], self.features_ND[rows], self.bad, self.damaged, self.samples
+        )
 
 
 def encode_shard(
@@ -59,7 +63,7 @@ def encode_shard(
         check: called while the shard is read; it may raise to stop.
         decoder: from a file's bytes to an image.
     """
-    result, blocks = EncodedImages(), list[NDArray[np.float32]]()
+    result, blocks, places = EncodedImages(), list[NDArray[np.float32]](), SamplePlaces()
     pixels: list[torch.Tensor] = []
     read = 0
 
@@ -71,7 +75,8 @@ def encode_shard(
         read = 0
 
     samples = salvaged(
-        read_samples(storage, uri, check=check), lambda damage, sentence: result.damaged.update({uri: damage})
+        read_samples(storage, uri, check=check, places=places),
+        lambda damage, sentence: result.damaged.update({uri: damage}),
     )
     with contextlib.closing(
         read_images(samples, uri, partial(prepare_image, transform=loaded.transform, decoder=decoder), result.bad)
@@ -86,6 +91,7 @@ def encode_shard(
         encode()
     if blocks:
         result.features_ND = np.concatenate(blocks)
+    result.samples = places.samples
     return result
 
 
@@ -95,4 +101,5 @@ def joined(parts: Sequence[EncodedImages]) -> EncodedImages:
     bad = sum((part.bad for part in parts), Counter[str]())
     features_ND = np.concatenate(full) if full else np.zeros((0, 0), dtype=np.float32)
     damaged = {uri: damage for part in parts for uri, damage in part.damaged.items()}
-    return EncodedImages([item for part in parts for item in part.items], features_ND, bad, damaged)
+    samples = sum(part.samples for part in parts)
+    return EncodedImages([item for part in parts for item in part.items], features_ND, bad, damaged, samples)

@@ -19,6 +19,7 @@ from diht_k8s.api.layout import join
 from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Cue, VisualQuestion
 from diht_k8s.recipe.evaluate.encoding import EncodedImages, joined
 from diht_k8s.recipe.runtime.bad_shards import Damage
+from diht_k8s.recipe.runtime.ledger import Count, require_equal
 from diht_k8s.recipe.shards.safetensors_metadata import metadata_of
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -67,7 +68,7 @@ class FeatureFiles:
         """The images of encoded shards, in order.
 
         Raises:
-            DataError: one of the shards could not be read.
+            DataError: one of the shards could not be read, or images of it were lost.
         """
         parts: list[EncodedImages] = []
         for shard in shards:
@@ -75,6 +76,7 @@ class FeatureFiles:
             assert features is not None, "every shard is encoded before one is read"
             if isinstance(features, DataError):
                 raise features
+            _check(self._uri(shard), features)
             parts.append(features)
         return joined(parts)
 
@@ -115,6 +117,7 @@ def write_features(storage: Storage, uri: str, key: str, found: EncodedImages | 
         document["error"] = str(found)
     else:
         document |= {"items": [asdict(item) for item in found.items], "bad": dict(sorted(found.bad.items()))}
+        document["samples"] = found.samples
         if found.damaged:
             document["damaged"] = {name: damage.to_json() for name, damage in found.damaged.items()}
         tensors["features"] = np.ascontiguousarray(found.features_ND)
@@ -143,7 +146,17 @@ def read_features(storage: Storage, uri: str, key: str) -> EncodedImages | DataE
         tensors["features"],
         Counter(document["bad"]),
         {name: Damage(**damage) for name, damage in damaged.items()},
+        document["samples"],
     )
+
+
+def _check(uri: str, found: EncodedImages) -> None:
+    """Compare the images of a shard with its tar and with the rows of their features."""
+    again, bad = "remove this file and run the stage evaluate again", found.bad.total()
+    images = Count(len(found.items), "images are encoded")
+    require_equal(uri, again, images, Count(len(found.features_ND), "rows of features"))
+    held = Count(found.samples, "images are in the shard")
+    require_equal(uri, again, held, Count(images.number + bad, f"are encoded or bad ({bad})"))
 
 
 def _item(fields: Json) -> BenchmarkImage:

@@ -24,6 +24,7 @@ from diht_k8s.recipe.evaluate.results import read_result, result_path, write_res
 from diht_k8s.recipe.report.per_image import per_image_path
 from diht_k8s.recipe.runtime.bad_shards import BadShards, damage_summary
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
+from diht_k8s.recipe.runtime.ledger import Count, require_equal
 from diht_k8s.recipe.runtime.shared_work import claims_of, until_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.runtime.stages_before import output_before
@@ -36,9 +37,16 @@ if TYPE_CHECKING:
     from diht_k8s.recipe.evaluate.encoding import EncodedImages
     from diht_k8s.recipe.evaluate.feature_files import FeatureFiles
     from diht_k8s.recipe.evaluate.references import References
+    from diht_k8s.recipe.evaluate.results import Measured
 
 Json = dict[str, Any]
 MISSING: Final = "missing"
+LEFT_OUT: Final = {
+    "Classification": "without_class",
+    "Retrieval": "without_caption",
+    "AnswerRanking": "without_question",
+}
+"""Type of a benchmark whose figures are of single images -> the figure that counts those that it leaves out."""
 
 
 def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
@@ -186,6 +194,7 @@ def _result(
     texts = read_texts(storage, benchmark)
     images = _images(context, benchmark, files)
     measured = measure(benchmark, texts, images, model(), evaluate.few_shot, seed)
+    _check_images(benchmark, images, measured)
     compared = references.compare(images, seed, measured.per_image) if benchmark.type == "Retrieval" else {}
     item_of = {item.uid: item for item in images.items}
     shown = [(Shard(benchmark.name, item_of[uid].uri, benchmark.name), uid) for uid in measured.shown]
@@ -227,6 +236,16 @@ def _images(context: Context, benchmark: Benchmark, files: FeatureFiles) -> Enco
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(images.bad.items()))
         raise DataError(f"evaluate.benchmarks {benchmark.name}: no image can be used ({reasons}): check its shards")
     return images
+
+
+def _check_images(benchmark: Benchmark, images: EncodedImages, measured: Measured) -> None:
+    """Compare the images with the rows that the figures have of each, and those that the task leaves out."""
+    if benchmark.type not in LEFT_OUT:
+        return  # its figures are of groups of images
+    left = measured.figures[name := LEFT_OUT[benchmark.type]]
+    used = Count(len(measured.per_image.uids) + left, f"are measured or left out ({name}: {left})")
+    remedy = "report this as a fault of the program"
+    require_equal(f"evaluate.benchmarks {benchmark.name}", remedy, Count(len(images.items), "images are encoded"), used)
 
 
 def _model_card(evaluate: Evaluate, loaded: LoadedModel) -> Json:

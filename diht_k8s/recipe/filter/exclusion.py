@@ -1,15 +1,23 @@
-"""The exclude list: pairs to drop (takedowns), named by uid or by the SHA-256 of their URL or image."""
+"""The exclude list: pairs to drop (takedowns), named by uid, by where they came from (path, or table and row), or by the
+SHA-256 of their URL or image.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
+from typing import Final
 
 from diht_k8s.api.layout import Layout, join
+from diht_k8s.recipe.imports.provenance import source_of
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.storage import Storage
 
+EXCLUDED: Final = "exclude"
+"""Reason of the pairs that a list names."""
 URL_KEYS = ("url", "URL")
+_SHA256: Final = re.compile(r"[0-9A-Fa-f]{64}")
 
 
 def read_exclusions(storage: Storage, uri: str | None) -> frozenset[str]:
@@ -20,7 +28,7 @@ def read_exclusions(storage: Storage, uri: str | None) -> frozenset[str]:
         return frozenset()
     lines = (line.strip() for line in storage.read_text(uri).splitlines())
     entries = {line for line in lines if line and not line.startswith("#")}
-    return frozenset(entries | {entry.lower() for entry in entries})
+    return frozenset(entries | {entry.lower() for entry in entries if _SHA256.fullmatch(entry)})
 
 
 def taken_down(storage: Storage, layout: Layout) -> frozenset[str]:
@@ -35,8 +43,10 @@ def is_excluded(sample: Sample, entries: frozenset[str]) -> bool:
 
 
 def names_of(sample: Sample) -> Iterator[str]:
-    """The names that a list may give this pair: its uid, the digest of its image, those of its URLs."""
+    """The names that a list may give this pair: its uid, where it came from, the digests of its image and of its URLs."""
     yield sample.uid
+    if (source := source_of(sample.meta)) is not None:
+        yield source
     yield hashlib.sha256(sample.image).hexdigest()
     for url in (sample.meta.get(key) for key in URL_KEYS):
         if isinstance(url, str):

@@ -15,10 +15,12 @@ from typing import Any, Final
 
 from diht_k8s.api.layout import join
 from diht_k8s.api.reports import Artefact
+from diht_k8s.recipe.filter.conservation import check_shard
 from diht_k8s.recipe.filter.layout_hints import LayoutHints
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.parquet import row_count
 from diht_k8s.recipe.shards.shard_groups import ShardGroup
 from diht_k8s.recipe.shards.shard_index import IndexedDamage, ShardIndex, unpack_starts
 from diht_k8s.recipe.shards.sources import Shard
@@ -37,6 +39,8 @@ class FilteredShard:
     header: Mapping[str, Any]
     """of its scores."""
     scores: Artefact
+    rows: int
+    """of its scores, by their footer."""
     kept_path: str
     """of its kept pairs, relative to the stage's folder."""
 
@@ -45,7 +49,8 @@ class FilteredShard:
         """The shard whose scores are a file with this content."""
         path = f"scores/{shard.name}.parquet"
         artefact = Artefact(path=path, size=len(content), sha256=hashlib.sha256(content).hexdigest())
-        return cls(shard, json.loads(json.dumps(header, sort_keys=True)), artefact, kept_path)  # as a reader has it
+        read = json.loads(json.dumps(header, sort_keys=True))  # as a reader has it
+        return cls(shard, read, artefact, row_count(content), kept_path)
 
     @property
     def raw_index(self) -> ShardIndex:
@@ -71,6 +76,10 @@ class GroupSummary:
     """by source."""
     shards: list[dict[str, Any]] = field(default_factory=list)
     """name, source and counts of each."""
+    rows: int = 0
+    """of the scores, by their footers."""
+    pairs: int = 0
+    """in the files of kept pairs, by what was written into them."""
     artefacts: list[Artefact] = field(default_factory=list)
     damaged: dict[str, Damage] = field(default_factory=dict)
     raw: list[IndexRow] = field(default_factory=list)
@@ -78,9 +87,15 @@ class GroupSummary:
     """rows of the index of the raw shards, and of their kept pairs."""
 
     def add(self, found: FilteredShard) -> None:
-        """Count a shard; its counts add up."""
+        """Count a shard.
+
+        Raises:
+            DataError: its counts do not add up.
+        """
         summary, shard = Summary.from_json(found.header["summary"]), found.shard
-        summary.check()
+        check_shard(found.scores.path, found.header, found.rows, summary)
+        self.rows += found.rows
+        self.pairs += found.header["kept"]["pairs"]
         self.total.merge(summary)
         self.hints[shard.source].merge(summary.hints)
         if "damage" in found.header:
@@ -94,6 +109,8 @@ class GroupSummary:
         for source, hints in other.hints.items():
             self.hints[source].merge(hints)
         self.shards += other.shards
+        self.rows += other.rows
+        self.pairs += other.pairs
         self.artefacts += other.artefacts
         self.damaged |= other.damaged
         self.raw += other.raw
@@ -105,6 +122,8 @@ class GroupSummary:
             "total": self.total.to_json(names=MAX_NAMES),
             "hints": {source: self.hints[source].to_json() for source in sorted(self.hints)},
             "shards": self.shards,
+            "rows": self.rows,
+            "pairs": self.pairs,
             "artefacts": [[item.path, item.size, item.sha256] for item in self.artefacts],
             "damaged": {name: damage.to_json() for name, damage in sorted(self.damaged.items())},
             "raw": [list(row) for row in self.raw],
@@ -119,6 +138,8 @@ class GroupSummary:
             total=Summary.from_json(data["total"]),
             hints=defaultdict(LayoutHints, hints),
             shards=data["shards"],
+            rows=data["rows"],
+            pairs=data["pairs"],
             artefacts=[Artefact(path=path, size=size, sha256=digest) for path, size, digest in data["artefacts"]],
             damaged={name: Damage(**damage) for name, damage in data["damaged"].items()},
             raw=[IndexRow(*row) for row in data["raw"]],

@@ -18,17 +18,19 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.filter.scores import Row, Scores, schema_of, to_batch
 from diht_k8s.recipe.filter.summary import Summary
+from diht_k8s.recipe.runtime.ledger import Count, require_equal
 from diht_k8s.recipe.shards.keep_lists import KeepListRow, write_keep_list
-from diht_k8s.recipe.shards.parquet import write_table
+from diht_k8s.recipe.shards.parquet import row_count, write_table
 from diht_k8s.recipe.shards.samples import Sample, count_samples, read_samples
 from diht_k8s.recipe.shards.shard_index import pack_starts
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import TarDigest, write_samples
+from diht_k8s.recipe.shards.tar_writer import TarDigest, held_members, write_samples
 
 _BATCH: Final = 1024
 
 WrittenFile = dict[str, Any]
-"""`size` in bytes and `sha256` of a file; `starts` of its samples where it holds copies (`shards.index.packed`)."""
+"""`size` in bytes and `sha256` of a file, and the `pairs` in it, counted in what was written; `starts` of its samples where
+it holds copies (`shards.index.packed`)."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class KeptPairs:
         """Path of a shard's file, relative to the folder of the stage."""
         return self.uri(shard).removeprefix(self.layout.stage(Stage.FILTER) + "/")
 
-    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> tuple[int, WrittenFile]:
-        """Write the kept pairs of a shard; returns their number and the size and digest of the file.
+    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> WrittenFile:
+        """Write the kept pairs of a shard.
 
         Args:
             shard: name of the shard.
@@ -68,15 +70,13 @@ class KeptPairs:
         kept = [number for number, row in enumerate(rows) if row.kept]
         left = [number for number in kept if number not in gone]
         if self.output == "KeepList":
-            return self._write_list(shard, [KeepListRow(number, rows[number].uid) for number in left])[1]
+            return self._write_list(shard, [KeepListRow(number, rows[number].uid) for number in left])
         uri = self.uri(shard)
         held = count_samples(self.storage, uri)
         if held not in (len(kept), len(left)):
             raise DataError(f"{uri} holds {held} pairs where {len(kept)} were kept: run the stage filter again")
         stays = {place for place, number in enumerate(kept) if held == len(left) or number not in gone}
-        count, written = self._write_copies(shard, self._copies(uri, stays) if left else ())
-        assert count == len(left), "one copy for each remaining pair"
-        return written
+        return self._write_copies(shard, self._copies(uri, stays) if left else ())
 
     def drop(self, shard: str, scores: Scores, gone: Collection[int], reason: str, *, mark: str) -> None:
         """Drop kept pairs of a shard by a later rule: from its file first, then from its scores.
@@ -105,20 +105,28 @@ class KeptPairs:
             if place in stays:
                 yield sample.key, sample.members
 
-    def _write_copies(self, shard: str, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> tuple[int, WrittenFile]:
+    def _write_copies(self, shard: str, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> WrittenFile:
         digest, members = TarDigest(), list[int]()
 
         def counted() -> Iterator[tuple[str, Mapping[str, bytes]]]:
             for key, parts in samples:
-                members.append(len(parts))
+                members.append(len(held_members(parts)))
                 yield key, parts
 
-        count = write_samples(self.storage, self.uri(shard), counted(), digest=digest)
-        return count, {"size": digest.size, "sha256": digest.sha256, "starts": pack_starts(digest.starts(members))}
+        uri = self.uri(shard)
+        write_samples(self.storage, uri, counted(), digest=digest)
+        held, written = Count(sum(members), "members do its pairs have"), Count(digest.members, "members were written")
+        require_equal(uri, "run the stage filter again", held, written)
+        return {
+            "size": digest.size,
+            "sha256": digest.sha256,
+            "pairs": digest.samples,
+            "starts": pack_starts(digest.starts(members)),
+        }
 
-    def _write_list(self, shard: str, listed: Sequence[KeepListRow]) -> tuple[int, WrittenFile]:
+    def _write_list(self, shard: str, listed: Sequence[KeepListRow]) -> WrittenFile:
         data = write_keep_list(self.storage, self.uri(shard), listed)
-        return len(listed), {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pairs": row_count(data)}
 
     def uri(self, shard: str) -> str:
         """A shard's file."""

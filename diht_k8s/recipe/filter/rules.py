@@ -24,7 +24,7 @@ from diht_k8s.api.filter import Filter, MetadataLimit
 from diht_k8s.recipe.filter import clip_score
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.language import is_english
-from diht_k8s.recipe.filter.exclusion import is_excluded
+from diht_k8s.recipe.filter.exclusion import EXCLUDED, is_excluded
 from diht_k8s.recipe.filter.fingerprints import Gallery, fingerprint
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.filter.text_spotting.matching import MatchRule, shows_caption
@@ -123,6 +123,8 @@ class RuleChain:
         ]
         for row, sample in zip(rows, samples, strict=True):
             row.reason = self._first_reason(sample, filtered=filtered)
+            if row.reason == EXCLUDED:
+                row.forget()
         self._score_captions(rows, samples, known)
         for row in rows:
             if not row.reason and filtered:
@@ -135,7 +137,7 @@ class RuleChain:
         if not fits_tar(sample):
             return BAD + "name_too_long"
         if is_excluded(sample, self.exclusions):
-            return "exclude"
+            return EXCLUDED
         return sample_reason(sample, self.rules) if filtered else ""
 
     def _score_captions(self, rows: Sequence[Row], samples: Sequence[Sample], known: Sequence[Row | None]) -> None:

@@ -106,6 +106,17 @@ class Row:
         self.complexity, self.num_actions = graph.complexity, graph.num_actions
         self.num_subject_actions, self.parser_version = graph.num_subject_actions, version
 
+    def forget(self) -> None:
+        """Keep of a pair that somebody wants taken down no more than the place and the reason."""
+        kept = Row(shard=self.shard, index="", uid="", caption_sha256="", kept=self.kept, reason=self.reason)
+        for name in Row.__slots__:
+            setattr(self, name, getattr(kept, name))
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether `forget` was called before it was stored."""
+        return not self.uid and not self.index
+
     def take_caption_scores(self, other: Row) -> None:
         """Copy what the parser of an earlier run found."""
         for name in _CAPTION_FIELDS:

@@ -72,8 +72,8 @@ class KeptFiles(Protocol):
         """The file relative to the folder of the stage."""
         ...
 
-    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> tuple[int, WrittenFile]:
-        """Write what is kept: its index in the shard, row and sample; returns their number, size and digest."""
+    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> WrittenFile:
+        """Write what is kept: its index in the shard, row and sample."""
         ...
 
 
@@ -192,16 +192,14 @@ class ShardFilter:
         found = _ScoredSamples(schema_of(header), shard.filtered, characters)
         samples = self.bad_shards.salvage(shard.uri, self._read(shard, places))
         kept = found.kept(self._scored(shard, samples, earlier, header))
-        count, written = self.kept_files.write(shard.name, kept)
-        summary = found.summary
-        assert count == summary.kept, "one kept pair for each kept row"
-        summary.check()
+        written, summary = self.kept_files.write(shard.name, kept), found.summary
         if self._rules.duplicates is not None:
             write_fingerprints(context, shard, found.fingerprints)
         damage = self.bad_shards.found.get(shard.uri)
         header = {
             **header,
             "kept": written,
+            "read": self._number_read(shard, places),
             "raw": pack_starts(places.starts) if shard.part is None else None,
             "summary": summary.to_json(),
             **({"damage": damage.to_json()} if damage else {}),
@@ -229,6 +227,10 @@ class ShardFilter:
 
     def _read(self, shard: Shard, places: SamplePlaces) -> Iterator[Sample]:
         return read_pairs(self._context.storage, shard, check=self._raise_if_stopped, places=places)
+
+    def _number_read(self, shard: Shard, places: SamplePlaces) -> int | None:
+        """Samples of a shard as its reader counts them; None where only the loop over them can tell."""
+        return places.samples
 
     def _apply_rules(self, shard: Shard, batch: Sequence[Sample], known: Sequence[Row | None]) -> list[Row]:
         return self._rule_chain.apply(shard.name, batch, known, filtered=shard.filtered)

@@ -16,13 +16,14 @@ from typing import Any, Final
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
-from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter.caption_tables.download_list import DownloadList
 from diht_k8s.recipe.filter.caption_tables.table_filter import TableFilter, without_images
 from diht_k8s.recipe.filter.caption_tables.table_parts import filter_input, has_tables
 from diht_k8s.recipe.filter.caption_tables.uid_index import write_index
 from diht_k8s.recipe.filter.clip_top_fraction import ClipTopFraction, keeps_top_fraction, read_cutoff
+from diht_k8s.recipe.filter.conservation import check_stage
 from diht_k8s.recipe.filter.decontamination import benchmark_shards
 from diht_k8s.recipe.filter.deduplication import Deduplication
 from diht_k8s.recipe.filter.global_rules import GlobalRule
@@ -105,8 +106,9 @@ def execute(context: Context) -> Outcome | None:
     if global_rules:
         steps.append(lambda: _sum_up(context, groups, claims))
     group_filter.filter(own)
+    names = [shard.name for shard in shards]
     return until_committed(
-        context, claims, lambda: _first_with_work(steps), lambda: finish(context, _summaries(context, groups))
+        context, claims, lambda: _first_with_work(steps), lambda: finish(context, _summaries(context, groups), names)
     )
 
 
@@ -188,18 +190,23 @@ def done_shard(context: Context, shard: Shard) -> FilteredShard | None:
     return FilteredShard.of(shard, scores.header, content, _kept_files(context).path(shard.name))
 
 
-def finish(context: Context, groups: Iterable[GroupSummary], *, check: bool = True) -> Outcome:
-    """Add up the counts of all groups, `check` the totals, write the report and complete the index.
+def finish(context: Context, groups: Iterable[GroupSummary], shards: Sequence[str], *, check: bool = True) -> Outcome:
+    """Add up the counts of all groups, compare them with the files, write the report and complete the index.
+
+    Args:
+        context: the stage's context.
+        groups: the summaries of all groups.
+        shards: names of all shards of the stage.
+        check: whether too many bad samples, or none that is kept, end the stage.
 
     Raises:
-        DataError: too many samples are bad, or no sample is kept.
+        DataError: something was lost or came twice, too many samples are bad, or no sample is kept.
     """
     found = GroupSummary()
     for group in groups:
         found.merge(group)
-    _check_sizes(context, found)
+    check_stage(context.storage, context.layout.stage(context.stage), found, shards)
     total, rules = found.total, _rules(context.run)
-    total.check()
     if check:
         BadShards(context.run.spec.data.max_bad_shards, len(found.shards)).add_all(found.damaged)
         _check_result(total, rules, found.hints)
@@ -221,20 +228,6 @@ def finish(context: Context, groups: Iterable[GroupSummary], *, check: bool = Tr
     _complete_index(context, found)
     summary = {"shards": found.shards, "counts": total.counts(), **damage_summary(found.damaged)}
     return Outcome([*found.artefacts, *files], summary)
-
-
-def _check_sizes(context: Context, found: GroupSummary) -> None:
-    """Compare the scores with what their summaries say, by one listing: a disk may have lost a part of them since.
-
-    Raises:
-        DataError: a file has another size.
-    """
-    folder = join(context.layout.stage(context.stage), "scores")
-    there = context.storage.identities(folder)
-    for item in found.artefacts:
-        name = item.path.removeprefix("scores/")
-        if name != item.path and name in there and int(there[name].partition("-")[0]) != item.size:
-            raise DataError(f"{join(folder, name)} is damaged (it had {item.size} bytes): remove it and start again")
 
 
 def _kept_files(context: Context) -> KeptPairs | DownloadList:

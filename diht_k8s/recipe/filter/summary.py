@@ -1,6 +1,6 @@
 """Counts of the filter: per shard while its scores are computed, then summed over shards for the report.
 
-Nothing is dropped silently: `Summary.check` asserts input = kept + dropped by reason + bad by reason.
+Nothing is dropped silently: input = kept + dropped by reason + bad by reason, which `conservation` checks.
 """
 
 from __future__ import annotations
@@ -164,9 +164,10 @@ class Summary:
         }
         self.examples |= {name: examples for name, examples in parts.items() if examples}
 
-    def check(self) -> None:
-        """Assert that every sample is accounted for."""
-        assert self.input == self.kept + self.dropped.total() + self.bad.total(), self.counts()
+    @property
+    def accounted(self) -> int:
+        """Samples of which it is known what became of them."""
+        return self.kept + self.dropped.total() + self.bad.total()
 
     def counts(self) -> dict[str, Any]:
         """Number of input and kept samples, and of bad and dropped samples by reason."""

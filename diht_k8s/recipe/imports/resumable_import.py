@@ -62,7 +62,9 @@ def sole_writer(storage: Storage, target: ImportTarget, shards: int) -> Iterator
         _remove_temporary(folder, target, shards)
         yield
     finally:
-        _remove_temporary(folder, target, shards)  # an interrupt may fall between the making of a file and its `finally`
+        _remove_temporary(
+            folder, target, shards
+        )  # an interrupt may fall between the making of a file and its `finally`
         os.close(handle)
         with contextlib.suppress(OSError):  # it holds something, as a rule
             folder.rmdir()

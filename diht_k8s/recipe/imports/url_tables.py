@@ -119,6 +119,11 @@ def parts_of(storage: Storage, uri: str) -> list[TablePart]:
     return [TablePart(0, size, size)]
 
 
+def rows_of_part(uri: str, part: TablePart) -> int | None:
+    """Rows of a part by the footer of its table; None of a text file, which says nothing of its rows."""
+    return part.stop - part.start if _suffix(uri) == ".parquet" else None
+
+
 def part_starts(groups: Sequence[int]) -> list[int]:
     """The first row of each part, and the number of all rows.
 

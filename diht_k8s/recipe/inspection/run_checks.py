@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from diht_k8s.api.errors import DataError, DihtError
+from diht_k8s.api.field_problems import FieldProblem
 from diht_k8s.api.label import Vocabulary
 from diht_k8s.api.run import DihtRun, Spec
 from diht_k8s.recipe.filter.rules import GraphParser, caption_reason, new_row, sample_reason
@@ -26,11 +27,8 @@ MAX_BYTES: Final = 2 << 30
 MARGIN: Final = 0.8
 """Share of the pairs that advice counts on: the image rules drop some."""
 
-Problem = tuple[tuple[str, ...], str]
-"""A field of the document, and the failure with what to write."""
 
-
-def check_run(run: DihtRun, storage: Storage, parser: Callable[[], GraphParser]) -> list[Problem]:
+def check_run(run: DihtRun, storage: Storage, parser: Callable[[], GraphParser]) -> list[FieldProblem]:
     """The failures that are certain; empty where none is.
 
     Args:
@@ -56,15 +54,15 @@ def check_run(run: DihtRun, storage: Storage, parser: Callable[[], GraphParser])
     return found
 
 
-def _too_few_samples(spec: Spec) -> list[Problem]:
+def _too_few_samples(spec: Spec) -> list[FieldProblem]:
     train = spec.train
     if train is None or train.samples >= train.batch_size:
         return []
     message = f"{train.samples} are fewer than one batch of {train.batch_size}: write train.samples: {train.batch_size}"
-    return [(("spec", "train", "samples"), message)]
+    return [FieldProblem(("spec", "train", "samples"), message)]
 
 
-def _too_large_batch(spec: Spec, pairs: int, what: str) -> list[Problem]:
+def _too_large_batch(spec: Spec, pairs: int, what: str) -> list[FieldProblem]:
     train = spec.train
     if train is None or train.shards or pairs >= train.batch_size:
         return []
@@ -77,10 +75,10 @@ def _too_large_batch(spec: Spec, pairs: int, what: str) -> list[Problem]:
         advice = f"too few for {processes} processes: give more pairs"
     else:
         advice = f"write train.batchSize: {share * processes}"
-    return [(("spec", "train", "batchSize"), f"{said}: {advice}")]
+    return [FieldProblem(("spec", "train", "batchSize"), f"{said}: {advice}")]
 
 
-def _too_few_classes(spec: Spec, passing: Sequence[ProfiledPair]) -> list[Problem]:
+def _too_few_classes(spec: Spec, passing: Sequence[ProfiledPair]) -> list[FieldProblem]:
     label = spec.label
     assert label is not None
     classes = _classes(passing, label.vocabulary)
@@ -99,7 +97,7 @@ def _too_few_classes(spec: Spec, passing: Sequence[ProfiledPair]) -> list[Proble
             lower = "" if min_count == wanted else f" and label.vocabulary.minCount: {min_count}"
             advice = f"write label.topK: {top_k}{lower}"
             break
-    return [(("spec", "label", "topK"), f"{said}: {advice}")]
+    return [FieldProblem(("spec", "label", "topK"), f"{said}: {advice}")]
 
 
 def _classes(passing: Sequence[ProfiledPair], cuts: Vocabulary) -> tuple[int, int]:

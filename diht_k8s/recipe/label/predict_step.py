@@ -23,6 +23,7 @@ from diht_k8s.recipe.label.vocabulary_step import read_vocabulary
 from diht_k8s.recipe.runtime.bad_shards import damage_summary
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.commit import artefact
+from diht_k8s.recipe.runtime.ledger import Count, require_equal
 from diht_k8s.recipe.runtime.shared_work import claims_of, until_committed
 from diht_k8s.recipe.runtime.stage import Outcome
 from diht_k8s.recipe.shards.sources import Shard, share
@@ -101,8 +102,13 @@ class _LabelWriter:
 
 
 def finish(job: LabelJob) -> Outcome:
-    """Write the report and say what the stage made."""
+    """Write the report and say what the stage made.
+
+    Raises:
+        DataError: labels were lost or came twice, or too many images have none.
+    """
     context = job.context
+    _check_files(job)
     report = make_report(job, read_vocabulary(job), json.loads(context.storage.read_bytes(job.uri("heads.json"))))
     job.write_json(context.layout.report(Stage.LABEL), report)
     paths = ["vocabulary.json", "heads.json", "teacher_heads.safetensors"]
@@ -119,3 +125,15 @@ def finish(job: LabelJob) -> Outcome:
         **damage_summary(job.bad_shards.found),
     }
     return Outcome(artefacts, summary)
+
+
+def _check_files(job: LabelJob) -> None:
+    """Compare the files of labels with the shards that have kept pairs, by one listing."""
+    there = [name for name in job.context.storage.names(job.uri("labels")) if name.endswith(".parquet")]
+    more = sorted(set(there) - {f"{shard.name}.parquet" for shard in job.shards})
+    require_equal(
+        job.uri("labels"),
+        f"move away what the stage has not written ({', '.join(more[:3])})" if more else "run the stage label again",
+        Count(len(job.shards), "shards have kept pairs"),
+        Count(len(there), "files of labels"),
+    )

@@ -20,6 +20,7 @@ from diht_k8s.recipe.label.job import LabelJob
 from diht_k8s.recipe.label.soft_labels import HeadLabels, Labels, read_labels
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.bad_shards import LOST, Damage, damage_summary
+from diht_k8s.recipe.runtime.ledger import Count, require_equal
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import until_damage
 from diht_k8s.recipe.shards.sources import Shard
@@ -48,6 +49,7 @@ def make_report(job: LabelJob, vocabulary: ConceptVocabulary, heads: dict[str, A
     for shard in job.shards:
         labels = read_labels(job.context.storage, job.context.layout.labels(shard.name))
         _check_labels(job, labels, vocabulary, shard)
+        _check_rows(job, labels, shard)
         total += len(labels.uids)
         bad.update(labels.header["bad"])
         if "damage" in labels.header:
@@ -230,6 +232,16 @@ def _check_labels(job: LabelJob, labels: Labels, vocabulary: ConceptVocabulary, 
             f"{job.context.layout.labels(shard.name)} belongs to another vocabulary or configuration: "
             "run the stage label again"
         )
+
+
+def _check_rows(job: LabelJob, labels: Labels, shard: Shard) -> None:
+    """Compare the rows of labels with the filter's count of kept pairs, and those without labels with their reasons."""
+    assert shard.samples is not None, "the filter counts what it keeps"
+    uri, again = job.context.layout.labels(shard.name), "remove this file and run the stage label again"
+    kept, rows = Count(shard.samples, "pairs were kept by the filter"), Count(len(labels.uids), "rows have labels")
+    require_equal(uri, again, kept, rows)
+    bad = Count(sum(labels.header["bad"].values()), "images are bad by reason")
+    require_equal(uri, again, bad, Count(int((~labels.has_label_N).sum()), "rows have no label"))
 
 
 def _check_bad(job: LabelJob, total: int, bad: Counter[str]) -> None:

@@ -9,6 +9,7 @@ Shapes: B images of a batch, H x W pixels, D features.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -77,14 +78,13 @@ def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torc
         UserError: unknown name, weights that do not fit, or a size that the network cannot take.
     """
     library, _, name = config.model.partition("/")
-    builders = {"timm": _timm, "open_clip": _open_clip, "swag": swag}
-    if not name or library not in builders:
+    if not name or library not in BUILDERS:
         raise UserError(
             f"label.teacher.model {config.model} is unknown: write timm/NAME, open_clip/NAME or swag/NAME"
             f"{or_near(config.model, [f'timm/{config.model}', 'timm/tf_efficientnet_lite0'])}"
         )
     weights = read_weights(storage, uri)
-    network, preprocess, size = builders[library](name, config.image_size, weights, uri)
+    network, preprocess, size = BUILDERS[library](name, config.image_size, weights, uri)
     classifier = network.classifier() if isinstance(network, _BeforeClassifier) else None
     network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     try:
@@ -95,6 +95,22 @@ def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torc
             f"label.teacher.imageSize {size[0]}: {config.model} cannot take such images ({first_line(error)}): unset it"
         ) from error
     return TeacherNetwork(preprocess, network, dimension, size, device, classifier)
+
+
+def check_weights(config: TeacherConfig, weights: Weights, uri: str) -> None:
+    """Whether weights fit the teacher, by their names and shapes alone: network and weights are on the meta device.
+
+    Args:
+        config: name and image size; the name is known.
+        weights: see `clip_models.weight_shapes`.
+        uri: where they come from, for the message.
+
+    Raises:
+        UserError: they do not fit, or the network takes no images of this size.
+    """
+    library, _, name = config.model.partition("/")
+    with torch.device("meta"), contextlib.suppress(NotImplementedError):  # a network that needs numbers to be built
+        BUILDERS[library](name, config.image_size, weights, uri)
 
 
 class LazyTeacher:
@@ -193,3 +209,7 @@ def _open_clip(
     tower.load_state_dict(fit_weights(tower.state_dict(), image_side or weights, (), uri), strict=False)
     preprocess: Any = image_transform_v2(PreprocessCfg(**tower.preprocess_cfg), is_train=False)
     return tower, preprocess, size
+
+
+BUILDERS: Final = {"timm": _timm, "open_clip": _open_clip, "swag": swag}
+"""By the first part of a teacher's name."""

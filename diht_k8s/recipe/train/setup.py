@@ -17,6 +17,7 @@ from diht_k8s.api.train import Train
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.cpus import usable_cpus
 from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.ledger import Count, require_equal
 from diht_k8s.recipe.shards.shard_names import stem
 from diht_k8s.recipe.shards.source_lists import known_sources
 from diht_k8s.recipe.shards.sources import Shard, training_shards
@@ -142,7 +143,7 @@ def training_data(
         check: called while a shard is read; it may raise to stop.
 
     Raises:
-        DataError: all pairs together are fewer than a batch.
+        DataError: all pairs together are fewer than a batch, or the order has more or fewer than there are.
         UserError: another order is asked for than that of the checkpoint.
     """
     train = run.spec.train
@@ -159,7 +160,24 @@ def training_data(
         weights=shard_weights(run, found.shards),
         sequential=found.sequential,
     )
+    drawn = Count(epoch_samples(found.shards, shard_weights(run, found.shards)), "samples by counts and weights")
+    ordered = Count(sampler.total, "samples in the order of an epoch")
+    require_equal("train", "report this as a fault of the program", drawn, ordered)
     return TrainingData(found, sampler)
+
+
+def epoch_samples(shards: Sequence[Shard], weights: Sequence[float]) -> int:
+    """Samples of an epoch as docs/training.md has it: those of the lightest source once, others as they are heavier.
+
+    Args:
+        shards: with their counts.
+        weights: of each shard.
+    """
+    total, least = 0, min(weights, default=1.0)
+    for shard, weight in zip(shards, weights, strict=True):
+        times = int(weight / least)
+        total += times * (shard.samples or 0) + round((weight / least - times) * (shard.samples or 0))
+    return total
 
 
 def require_batch(shards: Sequence[Shard], batch_size: int) -> None:

@@ -65,6 +65,7 @@ class Bench:
                     drawn(colour=next(colours)),
                     uid=f"{shard}-{number}",
                     url=URL[:-5] + f"{shard}{number}",
+                    source_path=f"photos/{shard}-{number}.png",
                 )
             ]
             (folder / f"{shard}.tar").write_bytes(tar_of(members))
@@ -133,12 +134,14 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def entry(kind: str) -> str:
-    """Entries that name the pair a-1 in three ways."""
+    """Entries that name the pair a-1 in four ways."""
+    if kind == "path":
+        return "photos/a-1.png"
     digests = {"url": URL[:-5].encode() + b"a1", "image": drawn(colour="green")}
     return "a-1" if kind == "uid" else hashlib.sha256(digests[kind]).hexdigest()
 
 
-@pytest.mark.parametrize("kind", ["uid", "url", "image"])
+@pytest.mark.parametrize("kind", ["uid", "path", "url", "image"])
 def test_named_pair_is_removed_from_shards_scores_labels_and_counts(bench: Bench, kind: str) -> None:
     before = bench.committed(Stage.FILTER)
     assert bench.purge(entry(kind)) == takedown.PurgeResult(pairs=1, dropped=0, shards=1, labels=True, trained=False)
@@ -213,11 +216,65 @@ def held(folder: str, name: str = "s") -> str:
     return claim
 
 
-@pytest.mark.parametrize("stage", [Stage.FILTER, Stage.LABEL])
+def evaluated(bench: Bench, digest: str, *uids: str) -> str:
+    """An evaluation whose page shows pairs as examples; its folder."""
+    folder = f"{bench.layout.output}/evaluate/{digest * 16}"
+    shown = {"filter": {"report": {"examples": {"kept": [{"uid": uid, "caption": GOOD} for uid in uids]}}}}
+    for name, content in (
+        ("report.json", json.dumps(shown)),
+        ("report.html", "<p>"),
+        ("COMMITTED.json", "{}"),
+        ("STARTED.json", "{}"),
+    ):
+        bench.storage.write_bytes(f"{folder}/{name}", content.encode())
+    return folder
+
+
+@pytest.mark.parametrize(("taken", "gone"), [("a-0", True), ("photos/a-2.png", True), ("b-1", False)])
+def test_evaluation_that_shows_a_removed_pair_loses_all_but_what_it_is(bench: Bench, taken: str, gone: bool) -> None:
+    folder = evaluated(bench, "1", "a-0", "a-2", "b-0")
+    done = bench.purge(taken)
+    assert done.removed == (("evaluate/" + "1" * 16,) if gone else ())
+    left = {"STARTED.json"} if gone else {"STARTED.json", "COMMITTED.json", "report.json", "report.html"}
+    assert set(bench.storage.names(folder)) == left
+
+
+def test_purge_stopped_before_the_evaluations_goes_on_with_them(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = evaluated(bench, "1", "a-1")
+    with monkeypatch.context() as patch:
+        patch.setattr(takedown.Traces, "remove", lambda traces: (_ for _ in ()).throw(StopRequested("stopped")))
+        with pytest.raises(StopRequested):
+            bench.purge("a-1")
+    assert bench.storage.exists(f"{folder}/report.html")
+    assert bench.purge("a-1").removed == ("evaluate/" + "1" * 16,)
+    assert not bench.storage.exists(f"{folder}/report.html")
+    assert not bench.storage.exists(f"{bench.layout.stage(Stage.FILTER)}/PURGE.json")
+
+
+def test_scores_forget_all_but_the_place_of_a_pair(bench: Bench) -> None:
+    bench.purge("a-1", "a-2")
+    for row in rows_of(bench.folder / "out", "web-a")[1:3]:
+        assert (row.shard, row.index, row.uid, row.caption_sha256, row.source) == ("web-a", "", "", "", None)
+
+
+def test_unfinished_labels_of_a_shard_with_such_pairs_are_made_again(bench: Bench) -> None:
+    bench.storage.remove(bench.layout.committed(Stage.LABEL))
+    bench.purge("a-1")
+    assert bench.storage.names(f"{bench.layout.stage(Stage.LABEL)}/labels") == ["web-b.parquet"]
+    assert not bench.storage.exists(bench.layout.report(Stage.LABEL))
+
+
+def test_paths_are_told_apart_by_case_and_digests_are_not(bench: Bench) -> None:
+    assert bench.purge("photos/A-1.png").pairs == 0
+    assert bench.purge(entry("image").upper()).pairs == 1
+
+
+@pytest.mark.parametrize("stage", [Stage.FILTER, Stage.LABEL, Stage.EVALUATE])
 def test_purge_is_refused_while_somebody_works_in_a_folder_that_it_would_change(
     stage: Stage, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim, before = held(folder := bench.layout.stage(stage)), bench.everything()
+    folder = evaluated(bench, "1") if stage is Stage.EVALUATE else bench.layout.stage(stage)
+    claim, before = held(folder), bench.everything()
 
     def sleep(seconds: float) -> None:
         bench.storage.write_bytes(claim, b'{"owner": "a run", "worker": 0, "beat": "2"}')
@@ -422,7 +479,13 @@ def test_takedown_reaches_every_variant_and_holds_through_a_later_one(bench: Ben
     after = variant(2)
     for layout in (bench.layout, before, after):
         scores = open_scores(bench.storage.read_bytes(layout.scores("web-a")), "scores")
-        assert [row.uid for row in scores.rows() if row.reason == "exclude"] == ["a-1"]
+        rows = list(scores.rows())
+        assert [(row.reason, row.uid) for row in rows] == [
+            ("", "a-0"),
+            ("exclude", ""),
+            *[(rows[2].reason, "a-2")],
+            ("", "a-3"),
+        ]
 
 
 def test_interrupted_purge_with_another_list_is_refused_until_the_first_is_done(

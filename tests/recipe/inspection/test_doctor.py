@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from diht_k8s.cli.machine import Machine
 from diht_k8s.cli.onboarding import doctor
 from diht_k8s.recipe.inspection import storage_checks
 from diht_k8s.recipe.shards.storage import Storage
@@ -124,6 +125,12 @@ def large_batch(_: pytest.MonkeyPatch) -> None:
     write(train={"model": "ViT-B-32", "samples": 64000, "distillation": {"mode": "Disabled"}})
 
 
+def small_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "this_machine", lambda: Machine(2, 8.0, 0, "T4"))
+    train = {"model": "ViT-L-14", "samples": 640, "batchSize": 32, "distillation": {"mode": "Disabled"}}
+    write(train={**train, "precision": "fp16"})
+
+
 FAULTS: dict[str, tuple[Plant, str]] = {
     "typo": (typo, r"run.yaml: line \d+: spec.train.batchsize: unknown key; did you mean batchSize\?"),
     "no shards": (no_shards, r"no shard matches web/\*.tar: check the path"),
@@ -139,6 +146,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     "missing package": (no_package, r"timm is not installed: pip install 'diht-k8s\[recipe\]'"),
     "old package": (old_package, r"pillow 9.0 is installed, but >=12.3 is needed"),
     "unseen GPUs": (unseen_gpus, r"the driver lists 2 GPUs, but torch sees 0: install the CUDA build"),
+    "small GPU": (small_gpu, r"run.yaml: the training needs [\d.]+ GiB of a T4's 15.0"),
     "large batch": (large_batch, r"spec.train.batchSize: 32768 is more than the \d+ pairs"),
 }
 

@@ -20,8 +20,9 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
 from diht_k8s.recipe.train.checkpoint.init_from import init_identity
-from diht_k8s.recipe.train.checkpoint.warm_start import load_first_weights, start_from
+from diht_k8s.recipe.train.checkpoint.warm_start import start_from
 from diht_k8s.recipe.train.model.export import export
+from diht_k8s.recipe.train.model.first_weights import load_first_weights
 from diht_k8s.recipe.train.model.student import Student
 from tests.folders import flat
 from tests.recipe.train.small_run import RESNET, VIT

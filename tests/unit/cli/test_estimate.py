@@ -17,10 +17,17 @@ MODEL = {
     "vision_cfg": {"image_size": 224, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 1000, "width": 32, "heads": 2, "layers": 1},
 }
+RESNET = {**MODEL, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16}}
+"""At 32 pixels its last BatchNorm sees one place of an image."""
 HUGE = 4096
 """Pairs of a batch that fit on no T4."""
 H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
 T4 = {"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}
+
+MOUNTED: dict[str, Any] = {
+    "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+}
 
 Write = Callable[..., str]
 
@@ -34,10 +41,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
             "modelConfig": MODEL, "samples": 10**6, "batchSize": 64, "precision": "fp32",
             "distillation": {"mode": "Disabled"}, **train,
         }  # fmt: skip
-        spec = {"data": {"sources": [{"name": "web", "shards": ["a.tar"]}], "output": "out"}, "train": body}
+        spec = {"data": {"sources": [{"name": "web", "shards": ["/data/a.tar"]}], "output": "/data/out"}, "train": body}
         run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "small"}}
         path = tmp_path / "run.yaml"
-        path.write_text(json.dumps({**run, "spec": {**spec, "pods": {"image": "i", **(pods or {})}}}))
+        path.write_text(json.dumps({**run, "spec": {**spec, "pods": {"image": "i", **MOUNTED, **(pods or {})}}}))
         return str(path)
 
     return write
@@ -59,6 +66,14 @@ def test_estimate_when_it_fits_then_tables_and_0(write: Write, capsys: pytest.Ca
         assert row in said.out
     assert "neither was measured on a GPU" in said.out
     assert said.err == ""
+
+
+@pytest.mark.parametrize(("batch", "largest"), [(64, "64"), (13, "13")])
+def test_estimate_of_a_model_whose_batch_norm_sees_one_value_of_an_image_is_made(
+    batch: int, largest: str, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["estimate", write(modelConfig=RESNET, batchSize=batch), "--gpu", "H100", "--json"]) == 0
+    assert str(json.loads(capsys.readouterr().out)["largest_micro_batch"]) == largest
 
 
 def test_estimate_when_asked_for_json_then_one_object_whose_parts_add_up(
@@ -85,6 +100,7 @@ def test_estimate_when_asked_for_json_then_one_object_whose_parts_add_up(
         (["--gpu", "H100", "--nodes", "0"], {}, "change --nodes or batchSize"),
         (["--gpu", "H100"], {"microBatchSize": 5}, "train.microBatchSize 5 must divide the 64 pairs of a process"),
         (["--gpu", "H100", "--mfu", "45"], {}, "--mfu 45.0 must be above 0 and at most 1"),
+        (["--gpu", "H100"], {"modelConfig": RESNET, "microBatchSize": 1}, "a micro-batch of 1 cannot pass through the model (Expected more than 1 value"),
         (["--gpu", "T4"], {"precision": "bf16"}, "train.precision bf16 is not supported by this GPU"),
         (["--gpu", "T4"], {"batchSize": HUGE}, "GiB of a T4's 15.0: set train.microBatchSize to "),
     ],
@@ -171,3 +187,42 @@ def test_submit_when_it_cannot_fit_then_says_so_before_and_submits(
     said = capsys.readouterr()
     assert "warning: the training needs " in said.err
     assert "submitted run here/small" in said.out
+
+
+def test_submit_when_the_run_names_what_is_not_there_then_says_all_of_it_and_sends_nothing(
+    write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "run_client", lambda _: pytest.fail("the cluster is not asked"))
+    path = write(pods={"volumeMounts": []}, modelConfig=None, model="ViT-B-33")
+    assert main(["submit", path]) == 64
+    fields = ["spec.train.model", "spec.data.sources[0].shards[0]", "spec.data.output"]
+    lines = capsys.readouterr().err.removeprefix("diht: ").splitlines()
+    assert [line.partition(": ")[0] for line in lines] == fields
+
+
+@pytest.mark.parametrize(
+    ("pods", "options", "code", "says"),
+    [
+        ({"volumeMounts": []}, ["--cluster"], 64, "line 1: spec.data.output: /data/out lies below no volumeMounts.mountPath"),
+        ({"volumeMounts": []}, [], 0, "warning: line 1: spec.data.output: /data/out lies below no volumeMounts.mountPath"),
+        ({}, ["--cluster"], 0, ""),
+    ],
+)  # fmt: skip
+def test_validate_takes_paths_that_pods_lack_for_errors_where_it_knows_that_the_run_is_for_a_cluster(
+    pods: dict[str, Any], options: list[str], code: int, says: str, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", write(pods=pods), *options]) == code
+    said = capsys.readouterr().err
+    assert says in said
+    assert says or "spec.data.output" not in said
+
+
+def test_validate_of_a_document_without_pods_takes_its_paths_for_those_of_this_machine(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write()
+    run = json.loads(Path(path).read_text())
+    run["spec"].pop("pods")
+    Path(path).write_text(json.dumps(run))
+    assert main(["validate", path]) == 0
+    assert capsys.readouterr().err == ""

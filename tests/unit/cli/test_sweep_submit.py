@@ -64,6 +64,14 @@ def test_second_submission_says_what_is_unchanged_and_what_it_changed(
     assert f"unchanged run team/{FIRST}\nchanged run team/{SECOND}\n" in shown
 
 
+def test_a_variant_that_names_what_is_not_there_keeps_all_of_them_here(
+    server: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", "run.json", "--vary", "train.model=ViT-B-16,ViT-B-33", "--submit"]) == 64
+    assert capsys.readouterr().err.startswith("diht: spec.train.model: ViT-B-33 is not known to open_clip")
+    assert server.asked == []
+
+
 @pytest.mark.parametrize("other", [None, "another"])
 def test_run_of_the_same_name_that_is_no_variant_stays_and_the_others_are_submitted(
     other: str | None, server: ApiServer, capsys: pytest.CaptureFixture[str]

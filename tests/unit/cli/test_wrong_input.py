@@ -21,6 +21,7 @@ spec:
   filter: {}
   label: {}
 """
+CLUSTER_RUN = RUN.replace("a.tar", "s3://corpus/a.tar").replace("output: out", "output: s3://corpus/out")
 NO_FILE = "cannot read the run document absent: No such file or directory: check the path"
 NO_DOCUMENT = "a run document is a mapping with apiVersion, kind, metadata and spec"
 NO_REPORT = "has no report of the stage evaluate: run that stage first, or name a report.json"
@@ -34,8 +35,8 @@ CLUSTER_COMMANDS = (
     ["why", "x"],
     ["retry", "x"],
     ["cancel", "x"],
-    ["submit", "run.yaml"],
-    ["sweep", "run.yaml", "--submit", "--seeds", "2"],
+    ["submit", "cluster.yaml"],
+    ["sweep", "cluster.yaml", "--submit", "--seeds", "2"],
 )
 
 
@@ -45,6 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     monkeypatch.setattr("diht_k8s.cli.stage.end_with_parent", lambda: None)
     (tmp_path / "run.yaml").write_text(RUN)
+    (tmp_path / "cluster.yaml").write_text(CLUSTER_RUN)
     (tmp_path / "text.txt").write_text("hello\n")
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "object.json").write_text("{}")

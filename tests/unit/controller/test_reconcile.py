@@ -15,7 +15,7 @@ from diht_k8s.kube.client import ClusterError
 from diht_k8s.pipeline.run_status import RunState
 from tests.unit.controller.documents import NOW
 from tests.unit.controller.fake import Process
-from tests.unit.controller.stories import ONE, ORDER, Clock, make, play, reason, settle, status
+from tests.unit.controller.stories import ONE, ORDER, SPEC, Clock, make, play, reason, settle, status
 
 
 @pytest.mark.parametrize(
@@ -321,6 +321,30 @@ def test_spec_that_the_operator_cannot_read_is_invalid() -> None:
     process.reconcile()
     assert reason(cluster, "Accepted") == "InvalidSpec"
     assert cluster.jobs == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"train": {**SPEC["train"], "model": "ViT-B-61"}}, "spec.train.model: ViT-B-61 is not known to open_clip"),
+        ({"data": {**SPEC["data"], "output": "runs/a"}}, "spec.data.output: runs/a is a relative path"),
+    ],
+)
+def test_run_that_names_what_its_pods_cannot_have_is_not_accepted_and_starts_nothing(
+    spec: dict[str, Any], says: str
+) -> None:
+    cluster = make(**spec)
+    settle(Process(cluster, Clock()))
+    assert (reason(cluster, "Accepted"), cluster.jobs) == ("InvalidSpec", {})
+    assert says in next(each.message for each in status(cluster).conditions if each.type == "Accepted")
+
+
+def test_run_that_has_begun_is_not_judged_by_what_it_names() -> None:
+    cluster = make(**ONE)
+    settle(Process(cluster, Clock()))
+    cluster.runs["r"]["spec"]["filter"] = {"workers": 2, "decontaminate": ["unknown"]}
+    settle(Process(cluster, Clock()))
+    assert reason(cluster, "Accepted") == "Valid"
 
 
 def test_events_record_each_change_once() -> None:

@@ -19,7 +19,7 @@ from diht_k8s.api.run import Stage
 from diht_k8s.recipe.filter.caption_tables.table_parts import DIGEST
 from diht_k8s.recipe.filter.kept_pairs import WrittenFile
 from diht_k8s.recipe.filter.scores import Row
-from diht_k8s.recipe.shards.parquet import write_table
+from diht_k8s.recipe.shards.parquet import row_count, write_table
 from diht_k8s.recipe.shards.samples import Sample, storable
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -44,8 +44,8 @@ class DownloadList:
         """The table relative to the folder of the stage."""
         return f"{FOLDER}/{shard}.parquet"
 
-    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> tuple[int, WrittenFile]:
-        """Write the kept pairs of a part; returns their number and the size and digest of the file."""
+    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> WrittenFile:
+        """Write the kept pairs of a part."""
         numbers = [name for name in self.numbers if name not in (UID, URL, TEXT, DIGEST)]
         schema = pa.schema({
             **dict.fromkeys((UID, URL, TEXT, DIGEST), pa.string()), **dict.fromkeys(numbers, pa.float64())
@@ -61,7 +61,7 @@ class DownloadList:
             for _, row, sample in pairs
         ]
         data = write_table(self.storage, self.uri(shard), pa.Table.from_pylist(listed, schema=schema), {})
-        return len(listed), {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pairs": row_count(data)}
 
     def uids(self, shard: str) -> list[str]:
         """The uids of a part's kept pairs, in order."""

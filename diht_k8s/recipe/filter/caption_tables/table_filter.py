@@ -11,6 +11,7 @@ from diht_k8s.recipe.filter.caption_tables.table_parts import read_rows, sizes_o
 from diht_k8s.recipe.filter.rules import has_bad_shape
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.filter.shard_filter import ShardFilter
+from diht_k8s.recipe.imports.url_tables import rows_of_part
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.samples import Sample, SamplePlaces
@@ -55,6 +56,9 @@ class TableFilter(ShardFilter):
 
     def _read(self, shard: Shard, places: SamplePlaces) -> Iterator[Sample]:
         return read_rows(self._context.storage, shard, self._rules)
+
+    def _number_read(self, shard: Shard, places: SamplePlaces) -> int | None:
+        return None if shard.part is None else rows_of_part(shard.uri, shard.part)
 
     def _apply_rules(self, shard: Shard, batch: Sequence[Sample], known: Sequence[Row | None]) -> list[Row]:
         rows, _ = self._rule_chain.apply_to_captions(shard.name, batch, known, filtered=shard.filtered)

@@ -1,24 +1,20 @@
 """First weights (`train.initFrom`): an exported model, an open_clip checkpoint, one tower, or another run's checkpoint.
 
-In: a URI. Out: weights under the student's names, position embeddings resized where the new model sees larger images or
-longer captions, as the paper does to continue at 336 px. Each tower must match completely or be left out: a partial tower is an
-error, never a silent mix.
+In: a URI. Out: weights under the student's names (`model.first_weights`), or the checkpoint to go on from.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from open_clip.model import resize_pos_embed, resize_text_pos_embed
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import MARKER
 from diht_k8s.api.train import InitFrom
 from diht_k8s.recipe.shards.storage import Storage
@@ -26,13 +22,8 @@ from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.checkpoint import Saved
 from diht_k8s.recipe.train.checkpoint.init_from import weights_file
 from diht_k8s.recipe.train.checkpoint.state import is_weight
+from diht_k8s.recipe.train.model.first_weights import load_first_weights
 from diht_k8s.recipe.train.model.student import Student
-
-WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes that DistributedDataParallel and torch.compile put before names."""
-HEADS = ("object_head.", "attribute_head.")
-NOT_OURS = ("logit_bias", "attn_mask", "text.attn_mask", "input_resolution", "context_length", "vocab_size")
-"""Entries of open_clip's and OpenAI's files that are no weights of a CLIP with our loss."""
 
 
 def start_from(storage: Storage, start: InitFrom, model: Student, *, rank: int = 0, world: int = 1) -> Saved | None:
@@ -52,34 +43,6 @@ def start_from(storage: Storage, start: InitFrom, model: Student, *, rank: int =
     return None
 
 
-def load_first_weights(model: Student, state: Mapping[str, Tensor], name: str) -> None:
-    """Load weights that may lack towers, heads or the logit scale, or have other image sizes and caption lengths.
-
-    Args:
-        model: the student; what the state lacks keeps its random start.
-        state: weights under open_clip's names, the student's (`clip.`), or those of a timm tower alone.
-        name: where they come from, for messages.
-
-    Raises:
-        UserError: the state is of another model.
-    """
-    towers, heads = _sorted_out(model, state)
-    if not towers:
-        raise UserError(f"train.initFrom {name} holds no weights of a CLIP model")
-    _resize(model, towers, name)
-    own = model.clip.state_dict()
-    _require_whole(own, towers, name)
-    for key, value in towers.items():
-        if own[key].shape != value.shape and key != "logit_scale":
-            raise UserError(
-                f"train.initFrom {name} is of another model: {key} is {list(value.shape)} there and {list(own[key].shape)} here"
-            )
-    model.clip.load_state_dict({key: value.reshape(own[key].shape) for key, value in towers.items()}, strict=False)
-    mine = model.state_dict()
-    fitting = {key: value for key, value in heads.items() if key in mine and mine[key].shape == value.shape}
-    model.load_state_dict(fitting, strict=False)
-
-
 def _read(storage: Storage, place: str, *, rank: int, world: int) -> dict[str, Tensor]:
     if place.endswith(MARKER):
         state = checkpoint.read(storage, place.removesuffix(MARKER).rstrip("/"), rank=rank, world=world).state
@@ -93,57 +56,3 @@ def _read(storage: Storage, place: str, *, rank: int, world: int) -> dict[str, T
         raise DataError(f"train.initFrom {place} is damaged or no file of weights: fetch or export it again") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
-
-
-def _sorted_out(model: Student, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The towers' weights under open_clip's names, and the concept heads'."""
-    towers, heads = {}, {}
-    for key, value in state.items():
-        for wrapper in WRAPPERS:
-            key = key.removeprefix(wrapper)
-        if key.startswith(HEADS):
-            heads[key] = value.float()
-        elif key.removeprefix("clip.") not in NOT_OURS:
-            towers[key.removeprefix("clip.")] = value.float() if value.is_floating_point() else value
-    if not any(key.startswith("visual.") for key in towers):
-        for prefix in ("visual.trunk.", "visual."):  # a tower alone; what it has beside (a classifier) is left out
-            own = [key for key in model.clip.state_dict() if key.startswith(prefix)]
-            if own and all(key.removeprefix(prefix) in towers for key in own):
-                return {key: towers[key.removeprefix(prefix)] for key in own}, heads
-    return towers, heads
-
-
-def _resize(model: Student, towers: dict[str, Tensor], name: str) -> None:
-    trunk: Any = getattr(model.clip.visual, "trunk", None)
-    key = "visual.trunk.pos_embed"
-    try:
-        if trunk is not None and key in towers and towers[key].shape != trunk.pos_embed.shape:
-            from timm.layers.pos_embed import resample_abs_pos_embed
-
-            size, prefix = trunk.patch_embed.grid_size, trunk.num_prefix_tokens
-            towers[key] = resample_abs_pos_embed(towers[key], list(size), num_prefix_tokens=prefix)
-        resize_pos_embed(towers, model.clip)
-        resize_text_pos_embed(towers, model.clip)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"train.initFrom {name} is of another model: its position embeddings do not fit ({error})"
-        ) from error
-
-
-def _require_whole(own: Mapping[str, Tensor], towers: Mapping[str, Tensor], name: str) -> None:
-    """Each tower is there as a whole or not at all."""
-    unknown = sorted(towers.keys() - own.keys())
-    if unknown:
-        raise UserError(f"train.initFrom {name} is of another model: this one has no {unknown[0]}")
-    groups: dict[str, set[str]] = {}
-    for key in own:
-        groups.setdefault(_group(key), set()).add(key)
-    for wanted in groups.values():
-        missing = sorted(wanted - towers.keys())
-        if missing and len(missing) < len(wanted):
-            raise UserError(f"train.initFrom {name} is of another model: it lacks {missing[0]}")
-
-
-def _group(key: str) -> str:
-    """The group of a weight: open_clip's projection of a timm tower, the image tower, the scale or the text tower."""
-    return next((prefix for prefix in ("visual.head.", "visual.", "logit_scale") if key.startswith(prefix)), "text")

@@ -18,6 +18,7 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.runtime.inputs import filter_index, index_folder, other_indexes
+from diht_k8s.recipe.runtime.ledger import Count, require_equal
 from diht_k8s.recipe.shards.img2dataset_stats import img2dataset_count
 from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
 from diht_k8s.recipe.shards.sources import Shard
@@ -93,7 +94,7 @@ def indexed(
         check: called while a shard is read; it may raise to stop.
 
     Raises:
-        DataError: a checkpoint's order asks for ranges of a shard that has none.
+        DataError: a checkpoint's order asks for ranges of a shard that has none, or an index has another count than the filter.
     """
     folder = index_folder(run.spec, storage, layout, shards)
     books = [filter_index(run.spec, storage, layout), StoredIndex.open(storage, folder)]
@@ -132,6 +133,9 @@ def _counted(shards: Sequence[Shard], rows: Sequence[IndexRow | None], counts: M
         if shard.samples is None and row is None and number not in counts:
             raise DataError(f"{shard.uri} was replaced while it was indexed: start again")
         samples = row.samples if row is not None else counts.get(number)
+        if row is not None and row.damage is None and shard.samples is not None and shard.keep_list is None:
+            kept, there = Count(shard.samples, "pairs were kept by the filter"), Count(row.samples, "are in its index")
+            require_equal(shard.uri, "run the stage filter again", kept, there)
         yield replace(shard, samples=samples) if shard.samples is None else shard
 
 

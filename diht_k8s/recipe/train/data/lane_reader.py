@@ -13,6 +13,7 @@ from itertools import islice
 
 import numpy as np
 
+from diht_k8s.recipe.runtime.ledger import Count, require_equal
 from diht_k8s.recipe.train.data.dataset import LabelledSample, ShardDataset
 from diht_k8s.recipe.train.data.sampler import LaneSampler
 
@@ -21,9 +22,16 @@ class LaneReader:
     """The items of a lane."""
 
     def __init__(self, source: ShardDataset, sampler: LaneSampler, epoch: int, lane: int, element: int) -> None:
-        """Make a reader; nothing is read yet."""
+        """Make a reader; nothing is read yet.
+
+        Raises:
+            DataError: the lane's blocks hold more or fewer samples than the epoch gives it positions.
+        """
         self._source, self._sequential = source, sampler.sequential
         self._blocks, self._order = sampler.blocks(epoch, lane), sampler.lane(epoch, lane)
+        positions = Count(self._order.length, "positions has the lane")
+        samples = Count(int(self._blocks.counts.sum()), "samples have its blocks")
+        require_equal(f"lane {lane} of epoch {epoch}", "report this as a fault of the program", positions, samples)
         self._pieces = self._order.elements(element)
         self._ahead: deque[int] = deque()
         """numbers of the elements to come, in their order."""

@@ -186,18 +186,22 @@ def _largest_micro_batch(student: TracedStudent, placement: Placement, limit: in
     """The largest divisor of a rank's share that fits; guessed from two traces and then traced itself."""
     sizes, local = student.sizes, placement.local
     divisors = [number for number in range(1, local + 1) if local % number == 0]
-    first = max(number for number in divisors if number <= BASE_MICRO_BATCH)
+    first = max(2, *(number for number in divisors if number <= BASE_MICRO_BATCH))
     small, large = student.trace(first), student.trace(2 * first)
 
-    def total(trace: Trace) -> int:
-        return rank_memory(sizes, trace, replace(placement, micro=trace.micro_batch)).total
+    def fits(micro_batch: int) -> bool:
+        try:
+            trace = student.trace(micro_batch)
+        except UserError:  # one pair through a BatchNorm
+            return False
+        return rank_memory(sizes, trace, replace(placement, micro=micro_batch)).total <= limit
 
     # Both traces by gradient caching, as any smaller micro-batch runs.
     slope = max(1.0, (_activations(large) - _activations(small)) / first)
     room = limit - (rank_memory(sizes, small, replace(placement, micro=first)).total)
     guess = first + max(0.0, room) / slope * 1.05 if room > 0 else first
     candidates = [number for number in reversed(divisors) if number <= guess]
-    return next((number for number in candidates if total(student.trace(number)) <= limit), None)
+    return next((number for number in candidates if fits(number)), None)
 
 
 def _activations(trace: Trace) -> int:

@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.estimate.footprint import Sizes, Trace
 from diht_k8s.recipe.train.estimate.reduction import Moment
@@ -153,9 +154,19 @@ class TracedStudent:
         )
 
     def trace(self, micro_batch: int) -> Trace:
-        """Pass a micro-batch through the model, forward and backward; once for each size."""
+        """Pass a micro-batch through the model, forward and backward; once for each size.
+
+        Raises:
+            UserError: torch refuses it, as BatchNorm refuses a single value a channel.
+        """
         if micro_batch not in self._traces:
-            self._traces[micro_batch] = self._traced(micro_batch)
+            try:
+                self._traces[micro_batch] = self._traced(micro_batch)
+            except ValueError as error:
+                raise UserError(
+                    f"a micro-batch of {micro_batch} cannot pass through the model ({error}): set train.microBatchSize to 2 or "
+                    "more, with fewer processes or a larger batchSize if a process has no more"
+                ) from error
         return self._traces[micro_batch]
 
     def _traced(self, micro_batch: int) -> Trace:

@@ -10,6 +10,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.train import CLIPS_ONLY
+
+
+def tokenizer_problem(config: Mapping[str, Any]) -> str | None:
+    """What about an open_clip configuration needs another tokenizer or text tower; None if nothing does."""
+    text: Mapping[str, Any] = config.get("text_cfg") or {}
+    if "multimodal_cfg" in config:
+        return "is a CoCa, which also generates captions"
+    if text.get("hf_model_name"):
+        return f"has the text tower {text['hf_model_name']}"
+    if text.get("hf_tokenizer_name") or text.get("tokenizer_kwargs"):
+        return f"needs the tokenizer {text.get('hf_tokenizer_name') or text['tokenizer_kwargs']}"
+    if config.get("custom_text"):
+        return "has a text tower of its own (custom_text)"
+    return None
 
 
 def require_clips_tokenizer(field: str, config: Mapping[str, Any]) -> None:
@@ -22,17 +37,5 @@ def require_clips_tokenizer(field: str, config: Mapping[str, Any]) -> None:
     Raises:
         UserError: it has another tokenizer or text tower.
     """
-    text: Mapping[str, Any] = config.get("text_cfg") or {}
-    problem = None
-    if "multimodal_cfg" in config:
-        problem = "is a CoCa, which also generates captions"
-    elif text.get("hf_model_name"):
-        problem = f"has the text tower {text['hf_model_name']}"
-    elif text.get("hf_tokenizer_name") or text.get("tokenizer_kwargs"):
-        problem = f"needs the tokenizer {text.get('hf_tokenizer_name') or text['tokenizer_kwargs']}"
-    elif config.get("custom_text"):
-        problem = "has a text tower of its own (custom_text)"
-    if problem is not None:
-        raise UserError(
-            f"{field} {problem}: the training has CLIP's text tower and tokenizer only, choose such a model"
-        )
+    if (problem := tokenizer_problem(config)) is not None:
+        raise UserError(f"{field} {problem}: {CLIPS_ONLY}")

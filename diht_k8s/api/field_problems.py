@@ -1,0 +1,101 @@
+"""What the text of a run document names and does not exist: models, benchmarks, weights that no package brings. Pure.
+
+`diht validate`, `submit`, `run` and the operator say it, all problems at once; what files hold is checked where they are
+(`recipe.inspection.named_files`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from diht_k8s.api.errors import UserError, suggestion
+from diht_k8s.api.evaluate import Evaluate
+from diht_k8s.api.filter import Filter
+from diht_k8s.api.json_types import FieldPath, dotted
+from diht_k8s.api.label import PACKAGED_TEACHERS, Label
+from diht_k8s.api.model_names import LIBRARIES, NameProblem, model_names, unknown_name
+from diht_k8s.api.run import Spec, Stage
+from diht_k8s.api.train import CLIPS_ONLY, Train
+
+
+@dataclass(frozen=True)
+class FieldProblem:
+    """What is wrong with what a field names."""
+
+    field: FieldPath
+    """from the document's root on, as the document writes it."""
+    message: str
+    """what, and what to do."""
+    certain: bool = True
+    """False: a warning, since the run may know better."""
+
+    @property
+    def stage(self) -> Stage | None:
+        """The stage whose field it is; None for fields of the whole run."""
+        return Stage(self.field[1]) if self.field[1] in list(Stage) else None
+
+    def __str__(self) -> str:
+        """`spec.train.model: ViT-B-33 is not known ...`."""
+        return f"{dotted(self.field)}: {self.message}"
+
+
+def refuse(problems: Iterable[FieldProblem]) -> None:
+    """Raise UserError with a line for each problem that is certain, if there is one."""
+    if lines := [str(problem) for problem in problems if problem.certain]:
+        raise UserError("\n".join(lines))
+
+
+def text_problems(spec: Spec) -> list[FieldProblem]:
+    """Names that nobody knows, by the lists that this package ships and by the document itself."""
+    found = list[FieldProblem]()
+    if spec.filter is not None:
+        found += _of_filter(spec.filter, spec.evaluate)
+    if spec.label is not None:
+        found += _of_label(spec.label)
+    if spec.train is not None:
+        found += _of_train(spec.train)
+    return found
+
+
+def _of_filter(rules: Filter, evaluate: Evaluate | None) -> Iterator[FieldProblem]:
+    known = [] if evaluate is None else [benchmark.name for benchmark in evaluate.benchmarks]
+    for place, name in enumerate(rules.decontaminate):
+        if name not in known:
+            there = f"no benchmark is called {name} (there are: {', '.join(known) or 'none'})"
+            hint = suggestion(name, known, "add it to spec.evaluate.benchmarks")
+            yield FieldProblem(("spec", "filter", "decontaminate", place), f"{there}: {hint}")
+    if rules.clip_score is not None and (name := rules.clip_score.architecture) is not None:
+        field = ("spec", "filter", "clipScore", "architecture")
+        yield from _named(field, unknown_name("open_clip", name))
+
+
+def _of_label(label: Label) -> Iterator[FieldProblem]:
+    model, field = label.teacher.model, ("spec", "label", "teacher", "model")
+    library, _, name = model.partition("/")
+    if not name or library not in LIBRARIES:
+        libraries = ", ".join(f"{each}/NAME" for each in LIBRARIES)
+        hint = next((f", did you mean {each}/{model}?" for each in LIBRARIES if model in model_names().of(each)), "")
+        yield FieldProblem(field, f"{model} is unknown: write {libraries}{hint}")
+    elif (problem := unknown_name(library, name)) is not None:
+        yield from _named(field, problem)
+    elif label.teacher.weights is None and model not in PACKAGED_TEACHERS:
+        advice = f"name a .safetensors or .pth file, or take one of {', '.join(PACKAGED_TEACHERS)}"
+        unset = ("spec", "label", "teacher", "weights")
+        yield FieldProblem(unset, f"is not set, and no package brings the weights of {model}: {advice}")
+
+
+def _of_train(train: Train) -> Iterator[FieldProblem]:
+    if train.model is None:
+        return
+    field = ("spec", "train", "model")
+    if (problem := unknown_name("open_clip", train.model)) is not None:
+        own = NameProblem(f"{problem.message} (a model of your own is train.modelConfig)", problem.certain)
+        yield from _named(field, own)
+    elif refused := model_names().problems[f"open_clip/{train.model}"]:
+        yield FieldProblem(field, f"{train.model} {refused}: {CLIPS_ONLY}")
+
+
+def _named(field: FieldPath, problem: NameProblem | None) -> Iterator[FieldProblem]:
+    if problem is not None:
+        yield FieldProblem(field, problem.message, problem.certain)

@@ -1,0 +1,36 @@
+"""`diht explain`: what became of a pair at each stage of a run, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from diht_k8s.api.errors import ExitCode
+from diht_k8s.cli.document import read_run
+from diht_k8s.recipe.pair_history import MOST, PairHistory, histories
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.storage import Storage
+
+
+def explain_command(path: str, name: str, overrides: Sequence[str], *, as_json: bool = False) -> int:
+    """Print the pairs with a name, each with a line a stage; the exit code."""
+    stop = StopFlag().install()
+    run = read_run(path, overrides, {})
+    found = histories(run, Storage(run.spec.storage), name, stop)
+    if as_json:
+        print(json.dumps([asdict(each) for each in found], ensure_ascii=False))
+        return ExitCode.DONE
+    print("\n\n".join(map(describe_pair, found)))
+    if len(found) == MOST:
+        print(f"\nonly the first {MOST} pairs of this name are shown: give a uid")
+    return ExitCode.DONE
+
+
+def describe_pair(found: PairHistory) -> str:
+    """A pair in lines for a person."""
+    source = "" if found.source is None else f", from {found.source}"
+    lines = [f"{found.uid}: sample {found.row} of {found.shard}, key {found.key}{source}"]
+    if found.caption is not None:
+        lines.append(f"  caption  {found.caption!r}")
+    return "\n".join([*lines, *(f"  {stage:<8} {sentence}" for stage, sentence in found.stages.items())])

@@ -1,0 +1,109 @@
+"""What `diht explain` says of pairs, by uid, key and path, of a real filter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diht_k8s.api.documents import dump
+from diht_k8s.api.filter import Filter
+from diht_k8s.api.run import DihtRun
+from diht_k8s.cli.main import main
+from diht_k8s.recipe.filter.scores import Row
+from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
+from diht_k8s.recipe.pair_history import verdict
+from tests.recipe.filter.shards import drawn, filter_with, pair, run_of, tar_of
+
+GOOD = "a small dog chasing a red ball"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("explain")
+    image = drawn()
+    members = [
+        *pair("k0", GOOD, image, uid="u0", source_path="photos/dog.png"),
+        *pair("k1", "a red ball", image, uid="u1", source_path="photos/ball.png"),
+        *pair("k2", "server", image, uid="u2"),
+        *pair("k3", GOOD, b"broken", uid="u3"),
+        *pair("k4", GOOD, image, uid="u4"),
+    ]
+    (place / "a.tar").write_bytes(tar_of(members))
+    (place / "list.txt").write_text("u4\n")
+    run = run_of(
+        place / "out", f"{place}/a.tar", {"minActions": 1, "exclude": f"{place}/list.txt", "maxBadPercent": 100}
+    )
+    filter_with(run)
+    (place / "run.json").write_text(dump(run))
+    return place
+
+
+SAID = {
+    "u0": "filter   kept",
+    "photos/dog.png": "u0: sample 0 of web-a, key k0, from photos/dog.png",
+    "photos/ball.png": "filter   dropped by action: 'a red ball' has no action",
+    "k2": "filter   dropped by complexity: 'server' has complexity 0, and minComplexity is 1",
+    "u3": "filter   bad: picture_unreadable",
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_pair_is_found_by_any_of_its_names_and_explained(
+    name: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(folder / "run.json"), name]) == 0
+    assert SAID[name] in capsys.readouterr().out
+
+
+def test_pair_whose_raw_shard_is_gone_is_explained_without_its_words(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden = (folder / "a.tar").rename(tmp_path / "a.tar")
+    try:
+        assert main(["explain", str(folder / "run.json"), "u1", "--json"]) == 0
+    finally:
+        hidden.rename(folder / "a.tar")
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["caption"] is None
+    assert found["stages"] == {"filter": "dropped by action: the caption has no action"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("u4", "is on a list of takedowns"), ("nobody", "give a uid, a key or a path")]
+)
+def test_name_of_no_pair_is_refused(name: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(folder / "run.json"), name]) == 64
+    assert said in capsys.readouterr().err
+
+
+def test_run_without_a_filter_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads((folder / "run.json").read_text())
+    del document["spec"]["filter"]
+    document["spec"]["train"] = {
+        "model": "ViT-B-32",
+        "samples": 4,
+        "batchSize": 2,
+        "distillation": {"mode": "Disabled"},
+    }
+    (tmp_path / "run.json").write_text(dump(DihtRun.model_validate(document)))
+    assert main(["explain", str(tmp_path / "run.json"), "u1"]) == 64
+    assert "has no stage filter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("language", "dropped by language: 'x' is not in the language en"),
+        ("text", "dropped by text: its image shows 'Sale', which is in 'x'"),
+        ("duplicate", "dropped by duplicate: its image repeats an earlier one of the input"),
+        ("clip_share", "dropped by clip_share: its score 0.2500 is below the share that clipScore keeps"),
+        ("a later rule", "dropped by a later rule"),
+    ],
+)
+def test_each_reason_is_told_with_its_numbers(reason: str, said: str) -> None:
+    row = Row(
+        shard="s", index="k", uid="u", caption_sha256="", reason=reason, clip_score=0.25, ocr=[SpottedText("Sale", 0.9)]
+    )
+    assert verdict(row, Filter(), "x") == said
