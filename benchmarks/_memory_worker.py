@@ -61,7 +61,7 @@ def _train(case: dict[str, Any], rank: int, world: int) -> None:
     config = model_configuration(train)
     model = Student(config, num_objects=objects, num_attributes=attributes)
     if train.activation_checkpointing:
-        model.clip.set_grad_checkpointing()
+        model.set_grad_checkpointing()
     engine = Engine(train, model, rank=rank, world=world)
     ema = Ema(engine.deepspeed, model, train.ema) if train.ema else None
     for step in range(STEPS):
@@ -73,9 +73,7 @@ def _train(case: dict[str, Any], rank: int, world: int) -> None:
 
 
 def _batch(pairs: int, model: Student, objects: int, attributes: int) -> Batch:
-    size: Any = model.clip.visual.image_size
-    side = size[0] if isinstance(size, tuple) else size
-    length = model.clip.context_length
+    side, length = model.image_size, model.clip.context_length
     tokens_BT = torch.randint(1, 1000, (pairs, length))
     tokens_BT[:, -1] = 49407  # the end token: captions fill the context
     targets = None

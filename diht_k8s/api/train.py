@@ -160,7 +160,8 @@ class Train(Model):
     """captions: First trains on each pair's own caption, which the filter judged; Drawn draws in each epoch one of
     `captions` in its .json, by `caption_weights` where they are given."""
     lock_image_tower: bool = False
-    """lockImageTower trains the text side only."""
+    """lockImageTower trains the text side only, and the projection that open_clip puts on a timm network. The tower stays as
+    it is, its BatchNorm statistics too, and is in no checkpoint; these hold its digest."""
     patch_dropout: Fraction = 0.0
     """patchDropout drops this share of the image's patches in training (ViT only)."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -35,11 +35,12 @@ class PassFlops(NamedTuple):
 class CountedStudent:
     """A student on the meta device, whose operations are counted."""
 
-    def __init__(self, config: dict[str, Any], **heads: Any) -> None:
+    def __init__(self, config: dict[str, Any], *, locked: bool = False, **heads: Any) -> None:
         """Make the model.
 
         Args:
             config: an open_clip model configuration.
+            locked: whether the image tower does not learn.
             heads: `num_objects`, `num_attributes` and `heads_input` of the `Student`.
 
         Raises:
@@ -47,13 +48,13 @@ class CountedStudent:
         """
         with torch.device("meta"):
             self.model = Student(config, **heads)
+        if locked:
+            self.model.lock_image_tower()
 
     def image_tower(self) -> PassFlops:
         """Of one image, counted on two: BatchNorm trains on no single value a channel."""
-        size: Any = self.model.clip.visual.image_size
-        height, width = size if isinstance(size, tuple) else (size, size)
-        images = torch.empty(2, 3, height, width, device="meta")
-        counted = _counted(lambda: self.model.clip.encode_image(images))
+        images = torch.empty(2, 3, self.model.image_size, self.model.image_size, device="meta")
+        counted = _counted(lambda: self.model.encode_image(images))
         return PassFlops(counted.forward // 2, counted.both // 2)
 
     def text_tower(self, length: int) -> PassFlops:
@@ -133,12 +134,14 @@ def step_flops(train: Train, *, num_objects: int, num_attributes: int, in_parts:
         UserError: open_clip refuses the model.
     """
     config = model_configuration(train)
-    heads_input = train.distillation.heads_input
-    student = CountedStudent(config, num_objects=num_objects, num_attributes=num_attributes, heads_input=heads_input)
-    clip = student.model.clip
-    if train.lock_image_tower:
-        clip.lock_image_tower()
-    image, text, heads = student.image_tower(), student.text_tower(clip.context_length), student.heads()
+    heads = {
+        "num_objects": num_objects,
+        "num_attributes": num_attributes,
+        "heads_input": train.distillation.heads_input,
+    }
+    student = CountedStudent(config, locked=train.lock_image_tower, **heads)
+    length = student.model.clip.context_length
+    image, text, heads = student.image_tower(), student.text_tower(length), student.heads()
     loss = PassFlops(*(flops * train.batch_size for flops in _of_loss(train, config["embed_dim"])))
     parts = {
         "image tower": image.both,
@@ -150,9 +153,9 @@ def step_flops(train: Train, *, num_objects: int, num_attributes: int, in_parts:
     if in_parts:
         recomputed += image.forward + text.forward + heads.forward
     if train.activation_checkpointing:
-        clip.set_grad_checkpointing()
+        student.model.set_grad_checkpointing()
         recomputed += student.image_tower().both - image.both
-        recomputed += student.text_tower(clip.context_length).both - text.both
+        recomputed += student.text_tower(length).both - text.both
     return StepFlops(parts, recomputed)
 
 
@@ -162,14 +165,15 @@ class MfuMeter:
     Recomputed activations do not count, as is the custom.
     """
 
-    def __init__(self, config: dict[str, Any], peak: float) -> None:
+    def __init__(self, config: dict[str, Any], peak: float, *, locked: bool = False) -> None:
         """Count the operations of an image.
 
         Args:
             config: the model's configuration; it is built once more without memory.
             peak: of one device, in operations a second.
+            locked: whether the image tower does not learn, so that it has no backward pass.
         """
-        self._peak, self._student = peak, CountedStudent(config)
+        self._peak, self._student = peak, CountedStudent(config, locked=locked)
         self._student.model.eval()  # all patches of an image, whatever a training drops
         self._image = self._student.image_tower().both
         self._text: dict[int, int] = {}

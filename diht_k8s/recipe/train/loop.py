@@ -37,10 +37,11 @@ from diht_k8s.recipe.runtime.tracking import start_tracking
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.bad_samples import BadSamples
 from diht_k8s.recipe.train.checkpoint import checkpointer
-from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Saved, checkpoint_uri
+from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Saved, TowerDigest, checkpoint_uri
 from diht_k8s.recipe.train.checkpoint.checkpointer import Checkpointer
 from diht_k8s.recipe.train.checkpoint.resume import resume_cursor
 from diht_k8s.recipe.train.checkpoint.state import load_moments, load_weights, state_of
+from diht_k8s.recipe.train.checkpoint.tower import lock_tower
 from diht_k8s.recipe.train.checkpoint.warm_start import start_from
 from diht_k8s.recipe.train.collectives import StepFlags, reduce_flags
 from diht_k8s.recipe.train.consumption import Consumption
@@ -58,6 +59,7 @@ from diht_k8s.recipe.train.optimizer import learning_rate
 from diht_k8s.recipe.train.profiling import Profiler
 from diht_k8s.recipe.train.rendezvous import init_distributed
 from diht_k8s.recipe.train.setup import (
+    adapt_student,
     make_loader,
     make_student,
     make_validation,
@@ -99,21 +101,21 @@ class Training:
         self.model_config = model_configuration(self.settings)
         self.vocabulary = read_vocabulary(run, self.storage, self.layout)
         where = {"rank": self.rank, "world": self.world}
-        self.model = make_student(run, self.model_config, self.vocabulary, **where)
+        self.model = make_student(run, self.model_config, self.vocabulary)
         self.time.enter(STARTING, "rendezvous")
         self.fabric = init_distributed(self.settings, self.storage, self.layout, **where)
         self.time.enter(STARTING, "checkpoint")
         kept = {"keep": self.settings.checkpoint.keep, "max_failures": self.settings.checkpoint.max_failures}
         self.checkpointer = Checkpointer(self.storage, self.layout, **kept, **where)
-        saved = self._first_or_newest()
+        saved, tower = self._first_or_newest()
+        adapt_student(self.model, self.settings, **where)
         check = self.stop.raise_if_requested
         self.data = training_data(
             run, self.storage, self.layout, saved, attempt=self.checkpointer.attempt, check=check, **where
         )
         self.bad = BadSamples(run.spec.data.max_bad_shards, len(self.data.indexed.shards), self.data.indexed.damaged)
-        self.cursor = resume_cursor(
-            saved, self.settings.batch_size, self.data.sampler, config_sha256=self.config_sha256
-        )
+        cursor = resume_cursor(saved, self.settings.batch_size, self.data.sampler, config_sha256=self.config_sha256)
+        self.cursor = cursor.model_copy(update={"tower": tower})
         self.time.resumed(self.cursor.seconds if self.cursor.productive is None else self.cursor.productive)
         self.loader = make_loader(run, self.storage, self.layout, self.data, self.model, self.vocabulary, **where)
         self.batches = self.loader.batches(self.cursor.position)  # reads while the engine is made
@@ -154,7 +156,7 @@ class Training:
         if self.rank == 0:
             self.progress.start("steps", self.planned, done=self.cursor.position)
             self.telemetry = Telemetry(
-                self.metrics, self.model_config, batch_size=self.settings.batch_size, world=self.world,
+                self.metrics, self.model_config, locked=self.settings.lock_image_tower, batch_size=self.settings.batch_size, world=self.world,
                 bus_bandwidth=self.fabric.bus_bandwidth,
             )  # fmt: skip
         for step in range(self.cursor.step, self.steps):
@@ -210,8 +212,12 @@ class Training:
         self._check_finite(batch.uids)
         return losses
 
-    def _first_or_newest(self) -> Saved | None:
-        """Load the newest checkpoint's weights, else those of `train.initFrom`; return the state to resume from."""
+    def _first_or_newest(self) -> tuple[Saved | None, TowerDigest | None]:
+        """Load the newest checkpoint's weights, else those of `train.initFrom`, and lock the image tower if it shall be.
+
+        Returns:
+            The state to resume from, and what is to be said of the locked tower.
+        """
         saved = self.checkpointer.newest(self.config_sha256)
         if saved is None and self.settings.init_from is not None:
             saved = start_from(self.storage, self.settings.init_from, self.model, rank=self.rank, world=self.world)
@@ -219,11 +225,12 @@ class Training:
                 raise UserError(
                     f"the checkpoint {saved.uri} has seen {saved.cursor.position} samples of train.samples {self.settings.samples}: raise it"
                 )
+        tower = lock_tower(self.storage, self.settings, self.model, saved)
         if saved is not None:
             if self.rank == 0:
                 print(f"train: resuming after step {saved.cursor.step} of {self.steps} ({saved.uri})", flush=True)
             load_weights(self.model, saved.state)
-        return saved
+        return saved, tower
 
     def _advance_cursor(self, step: int, seconds: float) -> Cursor:
         position = step * self.settings.batch_size
@@ -349,9 +356,10 @@ class Training:
         return state
 
     def _weights(self) -> dict[str, Tensor]:
-        """All weights on rank 0: their EMA if the run keeps one."""
+        """All weights on rank 0: their EMA if the run keeps one, and a locked image tower."""
         with self.ema.in_place() if self.ema is not None else contextlib.nullcontext():
-            return state_of(self.engine.deepspeed, self.model, rank=self.rank, moments=False)
+            trained = state_of(self.engine.deepspeed, self.model, rank=self.rank, moments=False)
+        return trained if self.model.locked is None else trained | self.model.locked.state()
 
     def _finish(self) -> None:
         self._complete()

@@ -47,9 +47,7 @@ def read_vocabulary(run: DihtRun, storage: Storage, layout: Layout) -> ConceptVo
     return ConceptVocabulary.from_document(json.loads(storage.read_bytes(label_layout(run, layout).vocabulary)))
 
 
-def make_student(
-    run: DihtRun, config: dict[str, Any], vocabulary: ConceptVocabulary | None, *, rank: int, world: int
-) -> Student:
+def make_student(run: DihtRun, config: dict[str, Any], vocabulary: ConceptVocabulary | None) -> Student:
     """The student with random weights that depend on the run's seed alone.
 
     Raises:
@@ -57,17 +55,25 @@ def make_student(
     """
     train = run.spec.train
     assert train is not None
+    if train.compile:
+        if train.zero_stage == 3:
+            raise UserError(
+                "train.compile does not go with train.zeroStage 3, which gathers weights inside the towers: use 2"
+            )
+        require_compiler(this_device().type)
     torch.manual_seed(run.spec.training_seed)
-    model = Student(
+    return Student(
         config,
         num_objects=len(vocabulary.objects) if vocabulary else 0,
         num_attributes=len(vocabulary.attributes) if vocabulary else 0,
         heads_input=train.distillation.heads_input,
     )
-    if train.lock_image_tower:
-        model.clip.lock_image_tower()
+
+
+def adapt_student(model: Student, train: Train, *, rank: int, world: int) -> None:
+    """Have a student with its first weights, whose image tower is locked or not, compute as the settings say."""
     if train.activation_checkpointing:
-        model.clip.set_grad_checkpointing()
+        model.set_grad_checkpointing()
     if has_batch_statistics(model):
         if world > 1:
             convert_batch_norm(model, this_device())
@@ -76,18 +82,7 @@ def make_student(
                 "the model has batch statistics (BatchNorm): its curve depends on train.microBatchSize, over which they are taken"
             )
     if train.compile:
-        _compile(model, train)
-    return model
-
-
-def _compile(model: Student, train: Train) -> None:
-    """Have torch.compile make the blocks' kernels at the first step."""
-    if train.zero_stage == 3:
-        raise UserError(
-            "train.compile does not go with train.zeroStage 3, which gathers weights inside the towers: use 2"
-        )
-    require_compiler(this_device().type)
-    compile_blocks(model)
+        compile_blocks(model)
 
 
 def train_shards(run: DihtRun, storage: Storage, layout: Layout) -> list[Shard]:
@@ -197,12 +192,6 @@ def shard_weights(run: DihtRun, shards: Sequence[Shard]) -> list[float]:
     return [weights.get(shard.source, 1.0) for shard in shards]
 
 
-def image_size(model: Student) -> int:
-    """Side of the images in pixels."""
-    size: Any = model.clip.visual.image_size
-    return size[0] if isinstance(size, tuple) else size
-
-
 def make_loader(
     run: DihtRun,
     storage: Storage,
@@ -224,7 +213,7 @@ def make_loader(
         ShardDataset(storage, data.indexed.shards, labels, vocabulary_sha256=sha256, indexes=data.indexed),
         data.sampler,
         batch_size=train.batch_size,
-        image_size=image_size(model),
+        image_size=model.image_size,
         context_length=model.clip.context_length,
         seed=run.spec.training_seed,
         rank=rank,
@@ -257,7 +246,7 @@ def make_validation(
         storage.expand(train.validation.shards),
         train.batch_size,
         micro_batch,
-        image_size(model),
+        model.image_size,
         model.clip.context_length,
         rank,
         world,

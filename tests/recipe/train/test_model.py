@@ -114,12 +114,45 @@ def test_groups_when_made_then_each_parameter_once_and_no_decay_on_gains_biases_
     assert found["heads"] == ["object_head.weight", "attribute_head.weight"]
 
 
-def test_groups_when_the_image_tower_is_locked_then_it_is_left_out() -> None:
-    model = student()
-    model.clip.lock_image_tower()
-    groups = parameter_groups(model, weight_decay=0.2, head_lr_scale=10, head_weight_decay_scale=0.01)
-    visual = {id(parameter) for parameter in model.clip.visual.parameters()}
-    assert not [parameter for group in groups for parameter in group["params"] if id(parameter) in visual]
+TIMM = {**VIT, "vision_cfg": {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64}}  # fmt: skip
+TOWERS = {"ViT": VIT, "ResNet": RESNET, "timm": TIMM}
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_locked_tower_is_no_part_of_the_student_and_keeps_its_statistics_in_training_mode(name: str) -> None:
+    model, tokens = student(TOWERS[name]), TOKENIZER(["a", "b c"])
+    images = torch.randn(2, 3, model.image_size, model.image_size, generator=torch.Generator().manual_seed(0))
+    whole = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        expected = model(images, tokens, 100.0).image_BD
+    model.lock_image_tower()
+    model.train()
+    features = model(images, tokens, 100.0)
+    (features.logit_scale * features.image_BD @ features.text_BD.T).diag().sum().backward()
+    assert torch.equal(features.image_BD, expected)
+    assert model.locked is not None
+    assert not model.locked.state().keys() & model.state_dict().keys()
+    after = model.state_dict() | model.locked.state()
+    assert {key: torch.equal(value, whole[key]) for key, value in after.items()} == dict.fromkeys(whole, True)
+    trained = {key for key, _ in model.named_parameters()}
+    assert {key for key in trained if key.startswith("clip.visual")} == (
+        {"clip.visual.head.proj.weight"} if name == "timm" else set()
+    )
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    grouped = parameter_groups(model, weight_decay=0.2, head_lr_scale=10, head_weight_decay_scale=0.01)
+    assert sum(len(group["params"]) for group in grouped) == len(trained)
+
+
+def test_digest_of_a_locked_tower_changes_with_a_weight_and_with_a_statistic() -> None:
+    found = set()
+    for key in (None, "layer1.0.conv1.weight", "bn1.running_var"):
+        model = student(RESNET)
+        if key is not None:
+            model.clip.visual.state_dict()[key].view(-1)[0] += 1e-3
+        model.lock_image_tower()
+        assert model.locked is not None
+        found.add(model.locked.sha256)
+    assert len(found) == 3
 
 
 def test_configuration_when_named_then_exact_gelu_and_the_runs_own_settings() -> None:

@@ -24,7 +24,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "offload": {"offload": "Optimizer", "zeroStage": 2},
     "offload parameters": {"offload": "Parameters", "zeroStage": 3},
     "activation checkpointing": {"activationCheckpointing": True},
-    "locked ema": {"lockImageTower": True, "zeroStage": 3, "ema": 0.9},
     "validation": {"validation": HELD_OUT, "zeroStage": 3},
     "profile": {"profileSteps": 2, "samples": 12 * BATCH},
     "no heads": NO_HEADS,
@@ -71,9 +70,6 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
     longer = {"initFrom": start, "samples": (STEPS + 2) * BATCH, "schedule": {"type": "Constant"}}
     jobs["resumed elsewhere"] = job("resumed elsewhere", **longer)
     jobs["nothing left"] = job("nothing left", **{**longer, "samples": STEPS * BATCH})
-    locked = SETTINGS["locked ema"]
-    jobs["locked ema 1"] = job("locked ema in pieces", 3, **locked)
-    jobs["locked ema 2"] = job("locked ema in pieces", **locked)
     jobs["other batch"] = job("other batch", **{**longer, "batchSize": 8, "zeroStage": 1})
     make_data(place / "repeated", (40,), captions=20)
     for name, mask in (("repeated", False), ("repeated, masked", True)):
@@ -138,31 +134,12 @@ def test_average_when_trained_then_it_follows_the_weights_and_is_the_same_for_an
             torch.testing.assert_close(theirs[key], found[key], rtol=0, atol=1e-5, msg=lambda t, k=key: f"{k}: {t}")
 
 
-def test_average_when_resumed_with_a_locked_tower_then_bit_equal(
-    trained: dict[str, dict[str, Any]], place: Path
-) -> None:
-    assert trained["locked ema 2"]["error"] is None
-    whole, pieces = state(place, "locked ema"), state(place, "locked ema in pieces")
-    assert whole.keys() == pieces.keys()
-    assert [key for key, value in whole.items() if not torch.equal(value, pieces[key])] == []
-
-
 def test_export_when_averaged_then_the_average(trained: dict[str, dict[str, Any]], place: Path) -> None:
     from safetensors.torch import load_file
 
     model = load_file(place / "ema" / "out" / "runs/latest/train" / "model" / "open_clip_model.safetensors")
     found = state(place, "ema")
     assert torch.equal(model["text_projection"], found["clip.text_projection|ema"])
-
-
-def test_locked_when_trained_then_the_image_tower_stays_and_the_text_tower_moves(
-    trained: dict[str, dict[str, Any]],
-) -> None:
-    locked, free = trained["locked ema"]["weights"], trained["plain"]["weights"]
-    assert trained["locked ema"]["error"] is None
-    assert not torch.equal(locked["clip.visual.conv1.weight"], free["clip.visual.conv1.weight"])
-    assert "clip.visual.conv1.weight|exp_avg" not in locked
-    assert "clip.text_projection|exp_avg" in locked
 
 
 def test_validation_when_due_then_in_the_metrics_and_the_same_for_any_number_of_processes(

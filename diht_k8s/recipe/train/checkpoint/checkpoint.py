@@ -51,6 +51,16 @@ class CursorOrder(BaseModel):
     """first and last of the shards that are read in sequence, by number."""
 
 
+class TowerDigest(BaseModel):
+    """The locked image tower on which a training goes on; its weights are in no checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    uri: str | None
+    """where its weights come from (`train.initFrom`); None: from the training's seed."""
+
+
 class Cursor(BaseModel):
     """Progress of the training."""
 
@@ -71,6 +81,8 @@ class Cursor(BaseModel):
     productive: float | None = Field(default=None, exclude=True)
     """seconds of the steps behind it, over all attempts; None from older programs. Beside the cursor in the marker, since
     older programs refuse a cursor with unknown fields."""
+    tower: TowerDigest | None = Field(default=None, exclude=True)
+    """the locked image tower; beside the cursor, too."""
 
     def saved_as(self, uri: str, *, time: int | None = None) -> SavedCheckpoint:
         """The report of a checkpoint of this cursor; `time` is that of its commit."""
@@ -118,6 +130,7 @@ def commit(storage: Storage, folder: str, cursor: Cursor, parts: Sequence[Part],
         "cursor": cursor.model_dump(exclude_none=True),
         "parts": [part.model_dump() for part in parts],
         "productive_seconds": cursor.productive,
+        **({} if cursor.tower is None else {"tower": cursor.tower.model_dump()}),
     }
     fence.commit(_name(cursor), marker)
     _write_marker(storage, checkpoint_uri(folder, cursor), marker, fence)
@@ -243,7 +256,7 @@ def _read_marker(storage: Storage, uri: str) -> tuple[Cursor, list[Part]]:
         version = marker["cursor"]["version"]
         if version != CURSOR_VERSION:
             raise DataError(f"the checkpoint {uri} has version {version}, this program reads {CURSOR_VERSION}")
-        cursor = {**marker["cursor"], "productive": marker.get("productive_seconds")}
+        cursor = {**marker["cursor"], "productive": marker.get("productive_seconds"), "tower": marker.get("tower")}
         return Cursor.model_validate(cursor), [Part.model_validate(part) for part in marker["parts"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"the checkpoint {uri} has a damaged marker") from error

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from diht_k8s.api.errors import DataError
+from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.layout import MARKER
 from diht_k8s.api.train import InitFrom
 from diht_k8s.recipe.shards.storage import Storage
@@ -39,14 +39,30 @@ def start_from(storage: Storage, start: InitFrom, model: Student, *, rank: int =
     place = weights_file(storage, start)
     if start.kind == "Checkpoint":
         return checkpoint.read(storage, start.uri.rstrip("/"), rank=rank, world=world)
-    load_first_weights(model, _read(storage, place, rank=rank, world=world), place)
+    if place.endswith(MARKER):
+        saved = checkpoint.read(storage, place.removesuffix(MARKER).rstrip("/"), rank=rank, world=world)
+        _start_from_tower(storage, saved, model)
+        state = {key.removeprefix("buffer|"): saved.state[key] for key in saved.state if is_weight(key)}
+    else:
+        state = _read(storage, place)
+    load_first_weights(model, state, place)
     return None
 
 
-def _read(storage: Storage, place: str, *, rank: int, world: int) -> dict[str, Tensor]:
-    if place.endswith(MARKER):
-        state = checkpoint.read(storage, place.removesuffix(MARKER).rstrip("/"), rank=rank, world=world).state
-        return {key.removeprefix("buffer|"): state[key] for key in state if is_weight(key)}
+def _start_from_tower(storage: Storage, saved: Saved, model: Student) -> None:
+    """Take the locked image tower, of which a checkpoint has the digest alone, from where its training took it."""
+    tower = saved.cursor.tower
+    if tower is None:
+        return
+    if tower.uri is None:
+        raise UserError(
+            f"train.initFrom {saved.uri} lacks its locked image tower, which was drawn from a seed: give the model that the "
+            "training exported (OUTPUT/train/DIGEST/model)"
+        )
+    start_from(storage, InitFrom(uri=tower.uri), model)
+
+
+def _read(storage: Storage, place: str) -> dict[str, Tensor]:
     data = storage.read_bytes(place)
     try:
         state: Any = (

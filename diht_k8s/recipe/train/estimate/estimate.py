@@ -124,7 +124,7 @@ def estimate(
         processes_per_node=train.processes_per_node,
         batch_size=train.batch_size,
         micro_batch=placement.micro,
-        parameters=student.sizes.parameters,
+        parameters=student.sizes.parameters + student.sizes.locked,
         memory=memory,
         overhead={"CUDA and NCCL": overhead, "fragmentation": round(FRAGMENTATION * memory.total)},
         gpu_memory=card.memory,

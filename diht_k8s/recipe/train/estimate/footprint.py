@@ -38,6 +38,7 @@ class Sizes:
     """Numbers that the arithmetic needs of a model."""
 
     parameters: int
+    """of the student, without a locked image tower."""
     trained_sizes: tuple[int, ...]
     """elements of each parameter with a gradient, in the model's order."""
     groups: tuple[tuple[int, ...], ...]
@@ -48,6 +49,8 @@ class Sizes:
     embed_dim: int
     classes: int
     """of both heads together."""
+    locked: int = 0
+    """elements of a locked image tower, which every rank holds whole."""
 
     @property
     def trained(self) -> int:
@@ -69,6 +72,8 @@ class Trace:
     """bytes at the end of the forward pass."""
     backward: tuple[Moment, ...]
     """of the backward pass: the largest activations since each finished gradient, which grow in number."""
+    locked_forward: int = 0
+    """most bytes of the forward pass where a locked image tower, which keeps none of its activations, is in it."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ def rank_memory(sizes: Sizes, trace: Trace, placement: Placement) -> RankMemory:
     """
     held, offloaded = _held(sizes, placement)
     phases = {
+        "locked image tower": {"activations": trace.locked_forward},
         "loss": _loss_phase(sizes, trace, placement),
         "backward": _backward_phase(sizes, trace, placement),
         "gradient reduction": _reduction_phase(sizes, placement),
@@ -152,6 +158,7 @@ def _held(sizes: Sizes, placement: Placement) -> tuple[dict[str, int], int]:
     pixels = 3 * sizes.image_side**2
     held = {
         "weights": weights + sizes.buffer_bytes,
+        "locked image tower": FP32 * sizes.locked,
         "fp32 master weights": share if stage else 0,
         "optimiser states": 2 * share,
         "EMA": share if placement.ema else 0,

@@ -132,25 +132,25 @@ class TracedStudent:
                 heads_input=train.distillation.heads_input,
             )
         if train.lock_image_tower:
-            self._model.clip.lock_image_tower()
+            self._model.lock_image_tower()
         if train.activation_checkpointing:
-            self._model.clip.set_grad_checkpointing()
+            self._model.set_grad_checkpointing()
 
     @property
     def sizes(self) -> Sizes:
         """Numbers of elements and lengths of the model."""
         model, parameters = self._model, list(self._model.parameters())
-        size: Any = model.clip.visual.image_size
         groups = parameter_groups(model, weight_decay=0.0, head_lr_scale=1.0, head_weight_decay_scale=1.0)
         return Sizes(
             parameters=sum(parameter.numel() for parameter in parameters),
             trained_sizes=tuple(parameter.numel() for parameter in parameters if parameter.requires_grad),
             groups=tuple(tuple(parameter.numel() for parameter in group["params"]) for group in groups),
             buffer_bytes=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
-            image_side=size[0] if isinstance(size, tuple) else size,
+            image_side=model.image_size,
             context_length=model.clip.context_length,
             embed_dim=self._config["embed_dim"],
             classes=sum(self._classes),
+            locked=0 if model.locked is None else model.locked.elements,
         )
 
     def trace(self, micro_batch: int) -> Trace:
@@ -177,6 +177,7 @@ class TracedStudent:
             with allocations:
                 features = self._forward(images, tokens)
                 forward = allocations.now.activations
+                tower = max(moment.activations for moment in allocations.moments) if self._model.locked else 0
                 loss = self._loss(features, targets)
                 begin = len(allocations.moments)
                 loss.backward()
@@ -184,7 +185,7 @@ class TracedStudent:
             del features, loss
             for parameter in self._model.parameters():
                 parameter.grad = None
-        return Trace(micro_batch, forward, _by_gradient(backward))
+        return Trace(micro_batch, forward, _by_gradient(backward), tower)
 
     def _inputs(self, pairs: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
         sizes = self.sizes

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import open_clip
 import torch
 from open_clip.model import CLIP
+from open_clip.timm_model import TimmModel
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.loss.losses import clamped_logit_scale
 from diht_k8s.recipe.train.model.head_inputs import TowerFeatures
+from diht_k8s.recipe.train.model.locked_tower import LockedTower
 from diht_k8s.recipe.train.model.tokenizers import require_clips_tokenizer
 
 # B pairs, T tokens of the longest caption, D embedding, W width of the image tower, C concepts of a head.
@@ -88,6 +90,11 @@ class Student(nn.Module):
             self.clip = CLIP(**config, nonscalar_logit_scale=True)
         except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
             raise UserError(f"open_clip refuses the model configuration: {error}: check train.modelConfig") from error
+        size: Any = self.clip.visual.image_size
+        self.image_size: int = size[0] if isinstance(size, tuple) else size
+        """side of the images in pixels."""
+        self.locked: LockedTower | None = None
+        """the image tower, or its part before a trained projection, that is no part of the student any more."""
         has_heads = num_objects or num_attributes
         for module in self.clip.transformer.modules():
             if isinstance(module, nn.MultiheadAttention):
@@ -98,6 +105,31 @@ class Student(nn.Module):
         self.attribute_head = nn.Linear(width, num_attributes) if num_attributes else None
         self.autocast_dtype: torch.dtype | None = None
         """dtype of matrix products in `forward`; None leaves the choice to the caller."""
+
+    def lock_image_tower(self) -> None:
+        """Take the image tower out of what is trained; of a timm network all but the projection that open_clip adds."""
+        visual: Any = self.clip.visual
+        if isinstance(visual, TimmModel):
+            self.locked, visual.trunk = LockedTower(visual.trunk, "clip.visual.trunk."), nn.Identity()
+        else:
+            self.locked, self.clip.visual = LockedTower(visual, "clip.visual."), nn.Identity()  # type: ignore[assignment]  # any module will do
+
+    @property
+    def image_tower(self) -> nn.Module:
+        """The image tower, locked or not."""
+        return self.clip.visual if self.locked is None else self.locked.module
+
+    def set_grad_checkpointing(self) -> None:
+        """Have the towers compute activations again in the backward pass; a locked tower has none."""
+        clip: Any = self.clip
+        if self.locked is None:
+            clip.visual.set_grad_checkpointing()
+        clip.transformer.grad_checkpointing = True
+
+    def encode_image(self, images_BCHW: Tensor) -> Tensor:
+        """Image embeddings before normalisation, fp32, BxD."""
+        seen = images_BCHW if self.locked is None else self.locked(images_BCHW)
+        return self.clip.encode_image(seen).float()
 
     def encode_text(self, tokens_BT: Tensor) -> Tensor:
         """Text embeddings before normalisation, fp32, BxD.
@@ -136,7 +168,7 @@ class Student(nn.Module):
             return self._features(images_BCHW, tokens_BT, max_logit_scale)
 
     def _features(self, images_BCHW: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
-        image_BD = self.clip.encode_image(images_BCHW).float()
+        image_BD = self.encode_image(images_BCHW)
         seen_BW = image_BD if self._tower is None else self._tower.take()
         text_BD = self.encode_text(tokens_BT)
         return Features(
@@ -154,5 +186,5 @@ def _causal(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any,
 
 
 def has_batch_statistics(model: nn.Module) -> bool:
-    """Whether a sample's features depend on the others that pass through the model with it."""
+    """Whether a sample's features depend on the others that pass through the model with it in training."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())

@@ -98,6 +98,30 @@ def test_trace_has_the_largest_activations_since_each_gradient() -> None:
     assert len(finished) == len(sizes.trained_sizes) + 1
 
 
+def test_locked_tower_has_no_states_at_any_stage_and_is_held_whole_by_each_rank() -> None:
+    train = Train.model_validate({"modelConfig": TINY, "samples": 1, "lockImageTower": True, "microBatchSize": 4})
+    student = TracedStudent(train, num_objects=0, num_attributes=0)
+    free = TracedStudent(train.model_copy(update={"lock_image_tower": False}), num_objects=0, num_attributes=0)
+    sizes = student.sizes
+    assert sizes.parameters == sizes.trained == free.sizes.parameters - sizes.locked
+    for stage in range(4):
+        made = rank_memory(sizes, student.trace(4), Placement(2, 4, 4, stage, "fp32", "None", ema=True))
+        shards = 2 if stage else 1
+        assert made.device["locked image tower"] == 4 * sizes.locked
+        assert made.device["optimiser states"] == 2 * 4 * -(-sizes.trained // shards)
+        assert made.device["EMA"] == 4 * -(-sizes.trained // shards)
+
+
+def test_locked_tower_at_its_widest_is_a_phase() -> None:
+    vision = {"image_size": 224, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8}
+    train = {"modelConfig": {**TINY, "vision_cfg": vision}, "samples": 1, "lockImageTower": True}
+    student = TracedStudent(Train.model_validate(train), num_objects=0, num_attributes=0)
+    made = rank_memory(student.sizes, student.trace(8), Placement(1, 8, 8, 0, "fp32", "None", ema=False))
+    tokens = 28**2 + 1
+    assert made.phase == "locked image tower"
+    assert made.device["activations"] >= 4 * 8 * tokens * 4 * 64  # the widest layer of a block
+
+
 def test_offload_moves_states_to_the_host() -> None:
     made = rank_memory(SIZES, TRACE, Placement(2, 4, 4, 1, "fp32", "Optimizer", ema=False))
     assert "optimiser states" not in made.device

@@ -82,6 +82,29 @@ def test_step_when_the_image_tower_is_locked_then_its_forward_pass_alone() -> No
     assert flops(lockImageTower=True).parts["image tower"] == tiny().image_tower().forward
 
 
+def test_step_when_the_locked_tower_has_a_projection_then_that_alone_is_trained() -> None:
+    vision = {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64}
+    config = {**TINY, "vision_cfg": vision}
+    projection = 2 * 256 * 32
+    locked, free = (CountedStudent(config, locked=locked).image_tower() for locked in (True, False))
+    assert locked.forward == free.forward
+    assert locked.both == locked.forward + projection  # of its weights: no gradient is asked for below it
+    assert free.both > 2 * free.forward
+
+
+def test_operations_when_the_tower_is_locked_then_no_backward_pass_of_it() -> None:
+    tokens = torch.zeros(1, 16, dtype=torch.long)
+    tokens[:, 15] = 49407
+    locked, free = (MfuMeter(TINY, 1e12, locked=locked).operations(tokens) for locked in (True, False))
+    tower = tiny().image_tower()
+    assert free - locked == tower.both - tower.forward
+
+
+def test_step_when_activations_of_a_locked_student_are_recomputed_then_those_of_the_text_alone() -> None:
+    again = flops(lockImageTower=True, activationCheckpointing=True).recomputed - flops().recomputed
+    assert 0.5 * tiny().text_tower(16).forward < again < tiny().text_tower(16).forward
+
+
 @pytest.mark.parametrize(
     ("name", "tera"),
     [

@@ -13,7 +13,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.setup import make_student, train_shards
+from diht_k8s.recipe.train.setup import adapt_student, make_student, train_shards
 
 TEXT = {"context_length": 8, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1}
 VIT = {
@@ -32,15 +32,26 @@ def run(model: dict[str, Any], **train: Any) -> DihtRun:
 
 
 @pytest.mark.parametrize(
-    ("model", "micro", "rank", "warns"),
-    [(RESNET, 4, 0, True), (RESNET, 4, 1, False), (RESNET, None, 0, False), (VIT, 4, 0, False)],
-    ids=["batch statistics", "another rank", "whole batches", "no batch statistics"],
+    ("model", "micro", "rank", "locked", "warns"),
+    [
+        (RESNET, 4, 0, False, True),
+        (RESNET, 4, 1, False, False),
+        (RESNET, None, 0, False, False),
+        (RESNET, 4, 0, True, False),
+        (VIT, 4, 0, False, False),
+    ],
+    ids=["batch statistics", "another rank", "whole batches", "locked", "no batch statistics"],
 )
 def test_student_when_its_statistics_are_those_of_micro_batches_then_rank_0_says_so(
-    caplog: pytest.LogCaptureFixture, model: dict[str, Any], micro: int | None, rank: int, warns: bool
+    caplog: pytest.LogCaptureFixture, model: dict[str, Any], micro: int | None, rank: int, locked: bool, warns: bool
 ) -> None:
+    asked = run(model, microBatchSize=micro)
+    assert asked.spec.train is not None
     with caplog.at_level(logging.WARNING):
-        made = make_student(run(model, microBatchSize=micro), model, None, rank=rank, world=1)
+        made = make_student(asked, model, None)
+        if locked:
+            made.lock_image_tower()
+        adapt_student(made, asked.spec.train, rank=rank, world=1)
     assert ("batch statistics" in caplog.text) is warns
     assert made.object_head is None
 
@@ -52,9 +63,9 @@ def test_student_when_compiled_on_a_cpu_then_a_compiler_is_needed(
     monkeypatch.setattr(shutil, "which", lambda name: f"bin/{name}" if name == compiler else None)
     if compiler is None:
         with pytest.raises(UserError, match="needs a C"):
-            make_student(run(VIT, compile=True), VIT, None, rank=0, world=1)
+            make_student(run(VIT, compile=True), VIT, None)
     else:
-        make_student(run(VIT, compile=True), VIT, None, rank=0, world=1)
+        make_student(run(VIT, compile=True), VIT, None)
 
 
 @pytest.mark.parametrize("mode", ["Concepts", "Disabled"])
