@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.ablation.pools import Pairs
 from diht_k8s.recipe.train.data.augment import crop_box
-from diht_k8s.recipe.train.data.normalisation import MEAN, STD
+from diht_k8s.recipe.train.data.normalisation import CLIPS
 from diht_k8s.recipe.train.data.rng import generator
 
 
@@ -78,7 +78,7 @@ def make_course(pairs: Pairs, tokens: Tokens, *, samples: int, image_size: int, 
 
 
 def _normalised(pixels_BHWC: NDArray[np.uint8]) -> Tensor:
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (MEAN, STD))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in CLIPS)
     return (torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float() - mean) / std
 
 

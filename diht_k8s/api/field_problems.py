@@ -86,6 +86,11 @@ def _of_label(label: Label) -> Iterator[FieldProblem]:
 
 
 def _of_train(train: Train) -> Iterator[FieldProblem]:
+    start = train.init_from
+    if start is not None and start.names_network and start.uri not in PACKAGED_TEACHERS:
+        advice = f"give a .safetensors or .pth file, or take one of {', '.join(PACKAGED_TEACHERS)}"
+        unpacked = ("spec", "train", "initFrom", "uri")
+        yield FieldProblem(unpacked, f"no package brings the weights of {start.uri}: {advice}")
     if train.model is None:
         return
     field = ("spec", "train", "model")

@@ -28,7 +28,7 @@ def path_problems(spec: Spec) -> list[FieldProblem]:
 
 
 def _path_problem(spec: Spec, named: NamedUri, mounts: Mapping[Stage, Sequence[str]]) -> FieldProblem | None:
-    if named.uri.startswith("s3://") or _is_model_name(named):
+    if named.uri.startswith("s3://") or _is_model_name(named) or _is_network(spec, named):
         return None
     path = named.uri.removeprefix("file://")
     if not path.startswith("/"):
@@ -43,6 +43,12 @@ def _path_problem(spec: Spec, named: NamedUri, mounts: Mapping[Stage, Sequence[s
         return None
     says = f"{named.uri} lies below no volumeMounts.mountPath of the pods of {', '.join(without)}: mount the volume that has it (pods.volumes, pods.volumeMounts), or write s3://BUCKET/KEY"
     return FieldProblem(named.path, says, certain=named.field not in IN_IMAGES)
+
+
+def _is_network(spec: Spec, named: NamedUri) -> bool:
+    """Whether the place is a network whose weights a package brings."""
+    start = None if spec.train is None else spec.train.init_from
+    return named.field == "train.initFrom.uri" and start is not None and start.names_network
 
 
 def _is_model_name(named: NamedUri) -> bool:

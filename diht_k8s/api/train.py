@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
@@ -12,6 +13,8 @@ from diht_k8s.api.pods import Pods
 
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
+WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+"""Of files of weights, in order of preference; all but the first are read with torch's `weights_only`."""
 CLIPS_ONLY: Final = "the training has CLIP's text tower and tokenizer only, choose such a model"
 
 
@@ -81,9 +84,16 @@ class InitFrom(Model):
 
     uri: Uri
     """uri of a file of weights (.safetensors, .pt: a CLIP of open_clip's, or an image tower alone), of a model that a
-    run exported (OUTPUT/train/DIGEST/model), or of a checkpoint (OUTPUT/train/DIGEST/checkpoints/step-N)."""
+    run exported (OUTPUT/train/DIGEST/model), or of a checkpoint (OUTPUT/train/DIGEST/checkpoints/step-N); or `timm/NAME`, an
+    image tower whose weights an installed package brings."""
     kind: Literal["Weights", "Checkpoint"] = "Weights"
     """kind: Weights starts a new training from them, Checkpoint resumes with optimiser and position."""
+
+    @property
+    def names_network(self) -> bool:
+        """Whether `uri` is `timm/NAME` and no path."""
+        path = PurePosixPath(self.uri)
+        return path.parts[0] == "timm" and len(path.parts) == 2 and path.suffix not in WEIGHT_SUFFIXES
 
 
 class Order(Model):
@@ -144,6 +154,9 @@ class Train(Model):
     """microBatchSize is what one process passes through the model at once; unset means its full share of the batch."""
     image_size: Annotated[int | None, Field(ge=16, le=1024)] = None
     """imageSize in pixels; unset takes the model's own. Another size resizes the position embedding."""
+    normalisation: Literal["CLIP", "Network"] | None = None
+    """normalisation of the pixels: CLIP by the mean and deviation of CLIP's images, Network by those with which timm trained
+    the network of modelConfig. Unset takes Network where initFrom is `timm/NAME`, else CLIP."""
     optimizer: Optimizer = Optimizer()
     """optimizer sets AdamW."""
     schedule: Schedule = Schedule()

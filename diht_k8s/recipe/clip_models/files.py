@@ -15,11 +15,10 @@ from typing import Final
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import join
+from diht_k8s.api.train import WEIGHT_SUFFIXES
 from diht_k8s.recipe.shards.storage import Storage
 
 CONFIG_NAME: Final = "open_clip_config.json"
-WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
-"""In order of preference; all but the first are read with torch's `weights_only`."""
 TEXT_SUFFIXES: Final = (".json", ".txt", ".model")
 """Configurations, and tokenizer files beside the weights."""
 _PUBLISHED_NAMES: Final = (

@@ -63,7 +63,7 @@ def _of_torch(storage: Storage, uri: str) -> dict[str, Tensor]:
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     return {
-        key: torch.empty(value.shape, dtype=value.dtype, device="meta")
+        key.removeprefix("module."): torch.empty(value.shape, dtype=value.dtype, device="meta")
         for key, value in found.items()
         if isinstance(value, torch.Tensor)
     }

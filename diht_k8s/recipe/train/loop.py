@@ -46,6 +46,7 @@ from diht_k8s.recipe.train.checkpoint.warm_start import start_from
 from diht_k8s.recipe.train.collectives import StepFlags, reduce_flags
 from diht_k8s.recipe.train.consumption import Consumption
 from diht_k8s.recipe.train.data.batch import Batch
+from diht_k8s.recipe.train.data.normalisation import normalisation_of
 from diht_k8s.recipe.train.data.rng import generator
 from diht_k8s.recipe.train.distributed import (
     choose_algorithms,
@@ -54,6 +55,7 @@ from diht_k8s.recipe.train.distributed import (
 from diht_k8s.recipe.train.ema import Ema
 from diht_k8s.recipe.train.engine import Engine, Losses, Update
 from diht_k8s.recipe.train.metrics import Metrics
+from diht_k8s.recipe.train.model.export import ModelDescription
 from diht_k8s.recipe.train.model.student import model_configuration
 from diht_k8s.recipe.train.optimizer import learning_rate
 from diht_k8s.recipe.train.profiling import Profiler
@@ -99,6 +101,7 @@ class Training:
         self.stop = StopFlag().install()
         self.heartbeat = Heartbeat(self.rank)
         self.model_config = model_configuration(self.settings)
+        self.normalisation = normalisation_of(self.settings, self.model_config)
         self.vocabulary = read_vocabulary(run, self.storage, self.layout)
         where = {"rank": self.rank, "world": self.world}
         self.model = make_student(run, self.model_config, self.vocabulary)
@@ -119,13 +122,15 @@ class Training:
         self.time.resumed(self.cursor.seconds if self.cursor.productive is None else self.cursor.productive)
         self.loader = make_loader(run, self.storage, self.layout, self.data, self.model, self.vocabulary, **where)
         self.batches = self.loader.batches(self.cursor.position)  # reads while the engine is made
-        self.engine = Engine(self.settings, self.model, **where)
+        self.engine = Engine(self.settings, self.model, normalisation=self.normalisation, **where)
         if saved is not None:
             load_moments(self.engine.deepspeed, self.model, saved.state)
             self.engine.load_scaling(saved.state)
         state = None if saved is None else saved.state
         self.ema = Ema(self.engine.deepspeed, self.model, self.settings.ema, state) if self.settings.ema > 0 else None
-        self.validation = make_validation(run, self.storage, self.model, self.engine.micro_batch, **where)
+        self.validation = make_validation(
+            run, self.storage, self.model, self.normalisation, self.engine.micro_batch, **where
+        )
         self.profiler = Profiler(self.storage, self.layout, steps=self.settings.profile_steps, rank=self.rank)
         self.not_finite = 0
         self.consumption = Consumption(self.cursor.position)
@@ -378,7 +383,8 @@ class Training:
             "pairs": sum(self.data.sampler.sizes),
             "processes": self.world,
         }
-        self.checkpointer.finish(self.run, self._weights(), self.model_config, self.metrics, summary)
+        model = ModelDescription(self.model_config, self.normalisation)
+        self.checkpointer.finish(self.run, self._weights(), model, self.metrics, summary)
         self.metrics.finish()
         if self.rank == 0:
             self.progress.update(self.cursor.position, last=True)

@@ -27,6 +27,7 @@ from diht_k8s.recipe.train.checkpoint.resume import resume_sampler, sequential_s
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.indexing import IndexedShards, RankAttempt, indexed
 from diht_k8s.recipe.train.data.loader import Loader
+from diht_k8s.recipe.train.data.normalisation import Normalisation
 from diht_k8s.recipe.train.data.sampler import LaneSampler
 from diht_k8s.recipe.train.distributed import this_device
 from diht_k8s.recipe.train.model.batch_norm import convert_batch_norm
@@ -234,7 +235,14 @@ def loader_workers(train: Train, cpus: float, device: str) -> int:
 
 
 def make_validation(
-    run: DihtRun, storage: Storage, model: Student, micro_batch: int, *, rank: int, world: int
+    run: DihtRun,
+    storage: Storage,
+    model: Student,
+    normalisation: Normalisation,
+    micro_batch: int,
+    *,
+    rank: int,
+    world: int,
 ) -> HeldOutValidation | None:
     """The held-out validation; None without `train.validation`."""
     train = run.spec.train
@@ -251,5 +259,6 @@ def make_validation(
         rank,
         world,
         run.spec.data.max_bad_shards,
+        normalisation,
     )
     return HeldOutValidation(held, train)

@@ -79,7 +79,7 @@ def reads(run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, A
         found["filter"] = layout.relative(Stage.FILTER)
     if train.distillation.mode == "Concepts":
         found["label"] = label_layout(run, layout).relative(Stage.LABEL)
-    if train.init_from is not None:
+    if train.init_from is not None and not train.init_from.names_network:
         found["initFrom"] = train.init_from.uri
     return found
 

@@ -24,7 +24,7 @@ from diht_k8s.recipe.shards.images import BadImageError
 from diht_k8s.recipe.shards.pixels import decode_pixels
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.data.normalisation import normalised
+from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation, normalised
 from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics
@@ -52,6 +52,7 @@ class HeldOutPairs:
     world: int
     max_bad_shards: int | str = 0
     """`data.maxBadShards`, of these shards alone."""
+    normalisation: Normalisation = CLIPS
 
 
 class HeldOutValidation:
@@ -126,7 +127,11 @@ class HeldOutValidation:
             pixels_BHWC = torch.stack([self._view(sample) for sample in part]).permute(0, 2, 3, 1).contiguous()
             tokens_BT = self._tokenizer([sample.caption for sample in part])
             parts.append(
-                engine(normalised(pixels_BHWC.to(device)), tokens_BT.to(device), self._train.loss.max_logit_scale)
+                engine(
+                    normalised(pixels_BHWC.to(device), of=self._pairs.normalisation),
+                    tokens_BT.to(device),
+                    self._train.loss.max_logit_scale,
+                )
             )
         image_BD, text_BD = (torch.cat([getattr(part, side) for part in parts]) for side in ("image_BD", "text_BD"))
         return Features(image_BD, text_BD, parts[0].logit_scale, None, None)

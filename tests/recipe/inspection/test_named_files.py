@@ -127,6 +127,7 @@ FAULTS: dict[str, tuple[str, Plant, dict[str, Any], str]] = {
     "cut first weights": ("train.initFrom.uri", cut, {"train__initFrom__uri": "gone.safetensors"}, r"train.initFrom.uri: gone.safetensors is cut: its header promises [\d,]+ bytes"),
     "code for first weights": ("train.initFrom.uri", code, {"train__initFrom__uri": "gone.pt"}, "train.initFrom.uri: gone.pt is damaged or no file of weights"),
     "another model's first weights": ("train.initFrom.uri", nothing, {"train__modelConfig": WIDER}, r"train.initFrom.uri: .*clip.safetensors is of another model: .* is \[.*\] there and \[.*\] here"),
+    "network of another model": ("train.initFrom.uri", nothing, {"train__initFrom__uri": "timm/tf_efficientnet_lite0"}, "train.initFrom.uri: .* is of another model: this one has no "),
     "no held-out pairs": ("train.validation.shards", nothing, {"train__validation": {"shards": ["gone.tar"]}}, r"train.validation.shards\[0\]: no shard matches gone.tar"),
     "no model to evaluate": ("evaluate.model", nothing, {"evaluate__model": "gone.safetensors"}, "evaluate.model: " + NO_MODEL.format("gone.safetensors")),
     "misspelt model to evaluate": ("evaluate.model", nothing, {"evaluate__model": "ViT-B-33"}, "evaluate.model: ViT-B-33 does not exist, and ViT-B-33 is not known to open_clip .*: did you mean ViT-B-32?"),

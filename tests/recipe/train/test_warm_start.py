@@ -14,14 +14,19 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.train import InitFrom
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.label import Teacher
+from diht_k8s.api.train import InitFrom, Train
+from diht_k8s.recipe.clip_models.files import weights_sha256
+from diht_k8s.recipe.label.teacher import load_teacher
+from diht_k8s.recipe.label.teacher_weights import packaged_weights, tower_weights
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
-from diht_k8s.recipe.train.checkpoint.init_from import init_identity
+from diht_k8s.recipe.train.checkpoint.init_from import init_identity, weights_file
 from diht_k8s.recipe.train.checkpoint.warm_start import start_from
-from diht_k8s.recipe.train.model.export import export
+from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation, normalisation_of
+from diht_k8s.recipe.train.model.export import ModelDescription, export
 from diht_k8s.recipe.train.model.first_weights import load_first_weights
 from diht_k8s.recipe.train.model.student import Student
 from tests.folders import flat
@@ -74,7 +79,7 @@ def test_weights_when_of_an_export_then_towers_are_taken_and_heads_start_from_sc
     source, model = student(1), student(2, num_objects=3, num_attributes=2)
     layout = flat(tmp_path)
     state = {name: value.detach() for name, value in source.named_parameters()}
-    export(STORAGE, layout, VIT, state)
+    export(STORAGE, layout, ModelDescription(VIT), state)
     head = model.object_head.weight.clone()
     start_from(STORAGE, InitFrom(uri=layout.model), model)
     assert torch.equal(model.clip.visual.proj, source.clip.visual.proj)
@@ -145,6 +150,68 @@ def test_weights_when_of_a_timm_tower_then_taken_without_its_classifier(size: in
     assert torch.equal(model.clip.visual.head.proj.weight, projection)
 
 
+LITE = {**VIT, "vision_cfg": {"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "timm_proj": "linear", "image_size": 224}}  # fmt: skip
+
+
+def test_weights_of_a_network_that_a_package_brings_are_those_of_the_teacher() -> None:
+    name = "timm/tf_efficientnet_lite0"
+    teacher = load_teacher(Teacher(model=name), STORAGE, packaged_weights(name), torch.device("cpu"))
+    model, start = student(1, LITE).eval(), InitFrom(uri=name)
+    projection = model.clip.visual.head.proj.weight.clone()
+    assert start_from(STORAGE, start, model) is None
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model.clip.visual.trunk(images), teacher.network(images), rtol=0, atol=1e-4)
+    assert torch.equal(model.clip.visual.head.proj.weight, projection)
+    assert init_identity(STORAGE, start) == {"initFrom": weights_sha256(STORAGE, packaged_weights(name))}
+    assert weights_file(STORAGE, start) == packaged_weights(name)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ({"uri": "timm/resnet50"}, "no package brings the weights of timm/resnet50: give a .safetensors or .pth file, or one of timm"),
+        ({"uri": "timm/tf_efficientnet_lite0", "kind": "Checkpoint"}, "is a network and no checkpoint: remove kind"),
+    ],
+)  # fmt: skip
+def test_network_when_no_package_brings_it_or_it_should_be_resumed_then_said(start: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        start_from(STORAGE, InitFrom(**start), student(1))
+
+
+@pytest.mark.parametrize(
+    ("train", "config", "expected"),
+    [
+        ({"initFrom": {"uri": "timm/tf_efficientnet_lite0"}}, LITE, Normalisation((0.5,) * 3, (0.5,) * 3)),
+        ({"initFrom": {"uri": "timm/a.pth"}}, LITE, CLIPS),
+        ({"initFrom": {"uri": "timm/tf_efficientnet_lite0"}, "normalisation": "CLIP"}, LITE, CLIPS),
+        ({"normalisation": "Network"}, LITE, Normalisation((0.5,) * 3, (0.5,) * 3)),
+        ({}, VIT, CLIPS),
+        ({"normalisation": "Network"}, VIT, None),
+    ],
+)
+def test_normalisation_is_the_networks_where_it_is_named_or_asked_for(
+    train: dict[str, Any], config: dict[str, Any], expected: Normalisation | None
+) -> None:
+    asked = Train.model_validate({"modelConfig": config, "samples": 1, **train})
+    if expected is None:
+        with pytest.raises(UserError, match="the image tower is none of timm's: name one in modelConfig"):
+            normalisation_of(asked, config)
+    else:
+        assert normalisation_of(asked, config) == expected
+        document = ModelDescription(config, normalisation_of(asked, config)).document()
+        assert document["preprocess_cfg"]["mean"] == expected.mean
+
+
+def test_weights_when_a_file_of_another_ports_network_holds_more_than_a_classifier_then_not_taken() -> None:
+    own = {"stem.weight": torch.zeros(4, 3), "bn.num_batches_tracked": torch.tensor(0)}
+    port = {"_a.weight": torch.ones(4, 3), "_b.num_batches_tracked": torch.tensor(7)}
+    classifier = {"_fc.weight": torch.ones(10, 4), "_fc.bias": torch.ones(10)}
+    assert tower_weights(own, {**port, **classifier}) == {"stem.weight": port["_a.weight"], "bn.num_batches_tracked": port["_b.num_batches_tracked"]}  # fmt: skip
+    assert tower_weights(own, {**port, **classifier, "_more.weight": torch.ones(1)}) == {}
+    assert tower_weights(own, {"stem.weight": port["_a.weight"]}) == {"stem.weight": port["_a.weight"]}
+
+
 def without(state: dict[str, Tensor], key: str) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if name != key}
 
@@ -178,7 +245,7 @@ def test_weights_when_of_another_model_then_the_first_that_differs_is_named(
 )
 def test_file_when_damaged_then_said(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match="is damaged or no file of weights"):
+    with pytest.raises(UserError, match="cannot be read safely as a weights file"):
         start_from(STORAGE, InitFrom(uri=str(tmp_path / name)), student(1))
 
 

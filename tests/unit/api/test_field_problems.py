@@ -46,6 +46,11 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
         "spec.train.model: roberta-ViT-B-32 has the text tower roberta-base: the training has CLIP's text tower and "
         "tokenizer only, choose such a model",
     ),
+    "train.initFrom of no package": (
+        {"spec__train__initFrom": {"uri": "timm/resnet50"}},
+        "spec.train.initFrom.uri: no package brings the weights of timm/resnet50: give a .safetensors or .pth file, or take "
+        "one of timm/tf_efficientnet_lite0, timm/tf_efficientnet_lite1, timm/tf_efficientnet_lite2",
+    ),
     "label.teacher.model, timm's": (
         {"spec__label": {"teacher": {"model": "timm/resnet5O", "weights": "s3://corpus/w.pth"}}},
         "spec.label.teacher.model: resnet5O is not known to timm VERSION: did you mean resnet50?",
@@ -189,6 +194,12 @@ def test_a_stages_own_mounts_count_for_its_fields_alone() -> None:
 def test_an_open_clip_name_is_no_path(name: str, says: str | None) -> None:
     found = path_problems(spec_of(spec__evaluate__model=name))
     assert [problem.message.rpartition(": ")[2] for problem in found] == ([] if says is None else [says])
+
+
+def test_a_network_that_a_package_brings_is_no_path() -> None:
+    assert path_problems(spec_of(spec__train__initFrom={"uri": "timm/tf_efficientnet_lite0"})) == []
+    (problem,) = path_problems(spec_of(spec__train__initFrom={"uri": "timm/lite0.pth"}))
+    assert RELATIVE in problem.message
 
 
 def test_every_field_of_the_type_uri_is_found_and_has_a_planted_path() -> None:

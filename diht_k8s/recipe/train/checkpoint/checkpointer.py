@@ -29,7 +29,7 @@ from diht_k8s.recipe.train.checkpoint.shared_state import Part
 from diht_k8s.recipe.train.collectives import broadcast_error, broadcast_object, gather_objects
 from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.model.card import write_card
-from diht_k8s.recipe.train.model.export import export
+from diht_k8s.recipe.train.model.export import ModelDescription, export
 from diht_k8s.recipe.train.stage import RESULT
 
 RETRY_S: Final = 3.0
@@ -174,7 +174,7 @@ class Checkpointer:
         self,
         run: DihtRun,
         state: Mapping[str, Tensor],
-        config: Mapping[str, Any],
+        model: ModelDescription,
         metrics: Metrics,
         summary: Mapping[str, Any],
     ) -> None:
@@ -187,8 +187,8 @@ class Checkpointer:
         def write() -> None:
             self.fence()
             whole = {**summary, **metrics.summary()}
-            files = export(self._storage, self._layout, config, state)
-            files.append(write_card(self._storage, self._layout, run, config, whole))
+            files = export(self._storage, self._layout, model, state)
+            files.append(write_card(self._storage, self._layout, run, model.config, whole))
             metrics.write()
             metrics.try_write_tensorboard()
             result = {"files": [*files, "metrics.jsonl"], "summary": whole}

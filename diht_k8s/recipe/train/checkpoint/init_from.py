@@ -12,18 +12,24 @@ from pathlib import PurePosixPath
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import MARKER, join
 from diht_k8s.api.train import InitFrom
+from diht_k8s.recipe.clip_models.files import weights_sha256
+from diht_k8s.recipe.label.teacher_weights import packaged_weights
 from diht_k8s.recipe.shards.storage import Storage
 
 EXPORTED = "open_clip_model.safetensors"
 
 
 def weights_file(storage: Storage, start: InitFrom) -> str:
-    """The file that identifies the weights: the file itself, an export's safetensors, a checkpoint's marker.
+    """The file that identifies the weights: the file itself, a package's, an export's safetensors, a checkpoint's marker.
 
     Raises:
-        UserError: the folder holds none of them.
+        UserError: the folder holds none of them, or no package does.
     """
     uri = start.uri.rstrip("/")
+    if start.names_network:
+        if start.kind == "Checkpoint":
+            raise UserError(f"train.initFrom {uri} is a network and no checkpoint: remove kind")
+        return packaged_weights(uri)
     if start.kind == "Weights" and PurePosixPath(uri).suffix:
         return uri
     for name in (EXPORTED, MARKER):
@@ -39,8 +45,12 @@ def weights_file(storage: Storage, start: InitFrom) -> str:
 
 
 def init_identity(storage: Storage, start: InitFrom) -> dict[str, str]:
-    """The identity of the first weights among the stage's inputs: checkpoint digests, else file size and version."""
+    """The identity of the first weights among the stage's inputs: digests of a checkpoint or of what a package brings, else
+    file size and version.
+    """
     place = weights_file(storage, start)
+    if start.names_network:
+        return {"initFrom": weights_sha256(storage, place)}
     if place.endswith(MARKER):
         parts = json.loads(storage.read_bytes(place))["parts"]
         return {"initFrom": " ".join(part["sha256"] for part in parts)}

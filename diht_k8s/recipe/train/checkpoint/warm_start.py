@@ -1,22 +1,14 @@
-"""First weights (`train.initFrom`): an exported model, an open_clip checkpoint, one tower, or another run's checkpoint.
+"""First weights (`train.initFrom`): a model, one tower, a network whose weights a package brings, or another run's checkpoint.
 
 In: a URI. Out: weights under the student's names (`model.first_weights`), or the checkpoint to go on from.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
-from torch import Tensor
-
-from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import MARKER
 from diht_k8s.api.train import InitFrom
+from diht_k8s.recipe.label.teacher_weights import read_weights
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.checkpoint import Saved
@@ -33,8 +25,8 @@ def start_from(storage: Storage, start: InitFrom, model: Student, *, rank: int =
         The checkpoint to resume from, with optimiser and position; None if only weights were requested.
 
     Raises:
-        UserError: nothing is there, or it is of another model; the first weight that differs is named.
-        DataError: the file is damaged.
+        UserError: nothing is there, it cannot be read, or it is of another model; the first weight that differs is named.
+        DataError: a checkpoint is damaged.
     """
     place = weights_file(storage, start)
     if start.kind == "Checkpoint":
@@ -44,7 +36,7 @@ def start_from(storage: Storage, start: InitFrom, model: Student, *, rank: int =
         _start_from_tower(storage, saved, model)
         state = {key.removeprefix("buffer|"): saved.state[key] for key in saved.state if is_weight(key)}
     else:
-        state = _read(storage, place)
+        state = read_weights(storage, place)
     load_first_weights(model, state, place)
     return None
 
@@ -60,15 +52,3 @@ def _start_from_tower(storage: Storage, saved: Saved, model: Student) -> None:
             "training exported (OUTPUT/train/DIGEST/model)"
         )
     start_from(storage, InitFrom(uri=tower.uri), model)
-
-
-def _read(storage: Storage, place: str) -> dict[str, Tensor]:
-    data = storage.read_bytes(place)
-    try:
-        state: Any = (
-            load(data) if place.endswith(".safetensors") else torch.load(io.BytesIO(data), "cpu", weights_only=True)
-        )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise DataError(f"train.initFrom {place} is damaged or no file of weights: fetch or export it again") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else {}
-    return {key: value for key, value in state.items() if isinstance(value, Tensor)}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diht_k8s.recipe.runtime.bad_shards import Damage
-from diht_k8s.recipe.train.data.normalisation import normalised
+from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation, normalised
 
 # Shape legend: B batch, C channels (3), H height, W width, T tokens, K stored classes.
 
@@ -61,12 +61,14 @@ class Batch:
 
     @property
     def images_BCHW(self) -> Tensor:  # noqa: N802  # the shape is part of the name
-        """The normalised images, fp32."""
+        """All images, normalised as CLIP's, fp32."""
         return self.images_of(slice(None))
 
-    def images_of(self, part: slice, dtype: torch.dtype = torch.float32) -> Tensor:
+    def images_of(
+        self, part: slice, normalisation: Normalisation = CLIPS, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """The normalised images of a micro-batch: up to four times the memory of their pixels, so not of all at once."""
-        return normalised(self.pixels_BHWC[part], dtype)
+        return normalised(self.pixels_BHWC[part], dtype, of=normalisation)
 
     def tokens_of(self, part: slice, *, cut: bool) -> Tensor:
         """The tokens of a micro-batch; on a device up to its longest caption, if `cut` is set."""

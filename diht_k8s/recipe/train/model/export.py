@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from safetensors.torch import save
@@ -12,12 +13,27 @@ from torch import Tensor
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.data.normalisation import MEAN, STD
+from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation
 
 FILES = ("model/open_clip_config.json", "model/open_clip_model.safetensors", "concept_heads.safetensors")
 
 
-def export(storage: Storage, layout: Layout, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[str]:
+@dataclass(frozen=True)
+class ModelDescription:
+    """What open_clip needs beside the weights."""
+
+    config: Mapping[str, Any]
+    """open_clip's `model_cfg`."""
+    normalisation: Normalisation = CLIPS
+
+    def document(self) -> dict[str, Any]:
+        """The content of `open_clip_config.json`."""
+        vision = {key: value for key, value in self.config["vision_cfg"].items() if key != "patch_dropout"}
+        seen = {**self.normalisation._asdict(), "interpolation": "bicubic", "resize_mode": "shortest"}
+        return {"model_cfg": {**self.config, "vision_cfg": vision}, "preprocess_cfg": seen}
+
+
+def export(storage: Storage, layout: Layout, model: ModelDescription, state: Mapping[str, Tensor]) -> list[str]:
     """Write the model; returns the paths relative to the stage's folder.
 
     `open_clip.create_model_and_transforms("local-dir:FOLDER/model")` loads it.
@@ -30,11 +46,7 @@ def export(storage: Storage, layout: Layout, config: Mapping[str, Any], state: M
         elif name.startswith(("object_head.", "attribute_head.")) and "|" not in name:
             heads[name] = value
     towers.pop("attn_mask", None)
-    description = {
-        "model_cfg": {**config, "vision_cfg": {k: v for k, v in config["vision_cfg"].items() if k != "patch_dropout"}},
-        "preprocess_cfg": {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"},
-    }
-    contents = [json.dumps(description, indent=1).encode(), save(_contiguous(towers)), save(_contiguous(heads))]
+    contents = [json.dumps(model.document(), indent=1).encode(), save(_contiguous(towers)), save(_contiguous(heads))]
     written = [name for name in FILES if heads or name != FILES[2]]
     for name, content in zip(FILES, contents, strict=True):
         if name in written:

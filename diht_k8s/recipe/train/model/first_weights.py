@@ -14,7 +14,7 @@ from open_clip.model import resize_pos_embed, resize_text_pos_embed
 from torch import Tensor
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.label.teacher_weights import weights_by_order
+from diht_k8s.recipe.label.teacher_weights import tower_weights
 from diht_k8s.recipe.train.model.student import Student
 
 WRAPPERS = ("module.", "_orig_mod.")
@@ -67,9 +67,8 @@ def _sorted_out(model: Student, state: Mapping[str, Tensor]) -> tuple[dict[str, 
         for prefix in ("visual.trunk.", "visual."):  # a tower alone; what it has beside (a classifier) is left out
             state_of = model.clip.state_dict().items()
             own = {key.removeprefix(prefix): value for key, value in state_of if key.startswith(prefix)}
-            alone = towers if towers.keys() >= own.keys() else weights_by_order(own, towers)  # as a teacher's are read
-            if own and alone:
-                return {f"{prefix}{key}": alone[key] for key in own}, heads
+            if alone := tower_weights(own, towers):  # as a teacher's are read
+                return {f"{prefix}{key}": value for key, value in (own | alone).items()}, heads
     return towers, heads
 
 

@@ -46,7 +46,7 @@ class LockedTower:
         digest = hashlib.sha256()
         for key, value in self.state().items():
             digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     @property

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from diht_k8s.recipe.train.data.augment import crop_box, train_view
-from diht_k8s.recipe.train.data.normalisation import MEAN, STD, normalised
+from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation, normalised
 from diht_k8s.recipe.train.data.rng import generator
 
 
@@ -65,12 +65,13 @@ def test_view_depends_on_seed_epoch_and_uid_only() -> None:
         assert (train_view(image, 32, **other) != same[0]).any()
 
 
-def test_pixels_are_normalised_by_openais_mean_and_deviation() -> None:
+@pytest.mark.parametrize("of", [CLIPS, Normalisation((0.5, 0.4, 0.3), (0.5, 0.6, 0.7))])
+def test_pixels_are_normalised_by_mean_and_deviation(of: Normalisation) -> None:
     pixels = torch.full((2, 4, 4, 3), 255, dtype=torch.uint8)
-    tensor = normalised(pixels)
+    tensor = normalised(pixels, of=of)
     assert tensor.shape == (2, 3, 4, 4)
     for channel in range(3):
-        assert float(tensor[0, channel, 0, 0]) == pytest.approx((1 - MEAN[channel]) / STD[channel], rel=1e-5)
+        assert float(tensor[0, channel, 0, 0]) == pytest.approx((1 - of.mean[channel]) / of.std[channel], rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
