@@ -6,6 +6,7 @@ a stage in common share it:
     OUTPUT/STAGE/DIGEST/              output of a stage; DIGEST begins its `config_sha256`
     OUTPUT/runs/NAME/DIGEST/          a run: its document, logs, page, and a pointer to the folder of each of its stages
     OUTPUT/index/DIGEST/              where the samples of some shards begin, which no filter has found on its way
+    OUTPUT/features/DIGEST/           image features of a locked tower, for all trainings on it
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ DIGITS: Final = 16
 """Digits of a digest that name a folder; the markers have all of them."""
 LEASE: Final = "lease.json"
 """In the folder of a training: which gang works on it."""
+FEATURE_FILES: Final = ("features.json", "claims/*.json", "*.safetensors")
+"""What trainings write into a folder of features."""
 STAGE_FILES: Final[Mapping[Stage, tuple[str, ...]]] = {
     Stage.FILTER: (
         MARKER, "PURGE.json", "report.json", "summaries/*.json", "scores/*.parquet", "uids.npy", "uid_index.npy",
@@ -140,6 +143,15 @@ class Layout:
     def index(self, digest: str) -> str:
         """The index of the shards whose names and versions have this digest."""
         return join(self.indexes, digest[:DIGITS])
+
+    @property
+    def feature_sets(self) -> str:
+        """Image features of locked towers, each set in the folder of its digest."""
+        return join(self.output, "features")
+
+    def feature_set(self, digest: str) -> str:
+        """The image features under the tower and view with this digest."""
+        return join(self.feature_sets, digest[:DIGITS])
 
     @property
     def takedowns(self) -> str:

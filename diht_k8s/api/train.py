@@ -15,6 +15,12 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 """Of files of weights, in order of preference; all but the first are read with torch's `weights_only`."""
+LOCKED_FEATURES: Final = (
+    "train.features Stored needs lockImageTower: true: the features of a tower that learns change in each step"
+)
+NO_DROPPED_PATCHES: Final = (
+    "train.patchDropout does not go with lockImageTower, whose tower sees all patches: give only one of them"
+)
 CLIPS_ONLY: Final = "the training has CLIP's text tower and tokenizer only, choose such a model"
 
 
@@ -175,6 +181,9 @@ class Train(Model):
     lock_image_tower: bool = False
     """lockImageTower trains the text side only, and the projection that open_clip puts on a timm network. The tower stays as
     it is, its BatchNorm statistics too, and is in no checkpoint; these hold its digest."""
+    features: Literal["Computed", "Stored"] = "Computed"
+    """features of a locked image tower: Computed passes each augmented image through it in each step; Stored passes each
+    image once, as the exported model sees it, and trains on what is stored below OUTPUT/features."""
     patch_dropout: Fraction = 0.0
     """patchDropout drops this share of the image's patches in training (ViT only)."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0

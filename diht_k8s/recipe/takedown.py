@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from diht_k8s.api.errors import DataError, RetryableError, UserError
 from diht_k8s.api.hashing import sha256_of
-from diht_k8s.api.layout import Layout, join, pattern_of
+from diht_k8s.api.layout import DIGITS, Layout, join, pattern_of
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter.exclusion import EXCLUDED, names_of, read_exclusions, taken_down
@@ -59,6 +59,8 @@ PER_SHARD: Final[Mapping[Stage, tuple[str, ...]]] = {
     Stage.LABEL: ("features/*.safetensors",),
 }
 """What goes for the shards with such pairs."""
+OF_FEATURES: Final = "*.safetensors"
+"""In `OUTPUT/features/DIGEST`: goes for the shards with such pairs, whose names these files begin with."""
 OF_TABLES: Final = ("uids.npy", "uid_index.npy", "survivors/*.parquet")
 """What a filter of captions leaves, which no takedown changes."""
 _SHA256_DIGITS: Final = 64
@@ -325,10 +327,21 @@ class _Purge:
                 self._commit_label(Committed.model_validate(marker), layout, plan, gone)
         for shard in plan.taken:
             storage.remove(self._layout.fingerprints(shard))
+        self._remove_features(plan.taken)
         self._clear(CLEARED_LAST)
         removed = Traces(storage, self._layout.output, gone, frozenset(plan.captions)).remove()
         storage.remove(self._plan_uri)
         return removed
+
+    def _remove_features(self, shards: Collection[str]) -> None:
+        """Remove the features that trainings have stored of some shards, under every tower; the next training makes them."""
+        folder = self._layout.feature_sets
+        digest = "[0-9a-f]" * DIGITS
+        theirs = [f"*/{shard}-{OF_FEATURES.replace('*', digest)}" for shard in shards]
+        names = self._storage.files(folder)
+        self._storage.remove_files(
+            folder, [name for name in names if pattern_of(temporary_of(name) or name, theirs) is not None]
+        )
 
     def _open(self, layout: Layout, stage: Stage) -> None:
         """Remove a marker, and before it the claims, which are those of the dead: to the next start they would look held."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from diht_k8s.api.layout import HOLD_NO_PAIR, RUN_FILES, STAGE_FILES, STARTED
+from diht_k8s.api.layout import FEATURE_FILES, HOLD_NO_PAIR, RUN_FILES, STAGE_FILES, STARTED
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe import takedown, traces
 from diht_k8s.recipe.shards.sample_captions import caption_digest
@@ -36,6 +36,7 @@ def test_takedown_knows_every_file_of_a_stage_that_can_hold_a_pair() -> None:
         if stage is Stage.EVALUATE:
             freed += [pattern for pattern in STAGE_FILES[stage] if pattern != STARTED]
         assert sorted([*freed, *HOLD_NO_PAIR[stage]]) == sorted(STAGE_FILES[stage]), stage
+    assert {takedown.OF_FEATURES, "features.json", "claims/*.json"} == set(FEATURE_FILES)
     assert {*traces.LOGS, *traces.PAGES} <= set(RUN_FILES)
 
 

@@ -249,8 +249,8 @@ class Engine:
 
     def _forward(self, batch: Batch, part: slice) -> Features:
         tokens_BT = batch.tokens_of(part, cut=self._model.cuts_captions)
-        images_BCHW = batch.images_of(part, self._normalisation, self._image_dtype)
-        return self.deepspeed(images_BCHW, tokens_BT, self._train.loss.max_logit_scale)
+        images = batch.images_of(part, self._normalisation, self._image_dtype)
+        return self.deepspeed(images, tokens_BT, self._train.loss.max_logit_scale)
 
     def _whole(self, batch: Batch) -> Losses:
         features = self._forward(batch, slice(None))

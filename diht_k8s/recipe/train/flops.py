@@ -35,12 +35,13 @@ class PassFlops(NamedTuple):
 class CountedStudent:
     """A student on the meta device, whose operations are counted."""
 
-    def __init__(self, config: dict[str, Any], *, locked: bool = False, **heads: Any) -> None:
+    def __init__(self, config: dict[str, Any], *, locked: bool = False, stored: bool = False, **heads: Any) -> None:
         """Make the model.
 
         Args:
             config: an open_clip model configuration.
             locked: whether the image tower does not learn.
+            stored: whether no image passes through it, since its features are stored.
             heads: `num_objects`, `num_attributes` and `heads_input` of the `Student`.
 
         Raises:
@@ -50,10 +51,14 @@ class CountedStudent:
             self.model = Student(config, **heads)
         if locked:
             self.model.lock_image_tower()
+        self._stored = stored
 
     def image_tower(self) -> PassFlops:
         """Of one image, counted on two: BatchNorm trains on no single value a channel."""
         images = torch.empty(2, 3, self.model.image_size, self.model.image_size, device="meta")
+        if self._stored:
+            assert self.model.locked is not None
+            images = self.model.locked(images)
         counted = _counted(lambda: self.model.encode_image(images))
         return PassFlops(counted.forward // 2, counted.both // 2)
 
@@ -139,7 +144,7 @@ def step_flops(train: Train, *, num_objects: int, num_attributes: int, in_parts:
         "num_attributes": num_attributes,
         "heads_input": train.distillation.heads_input,
     }
-    student = CountedStudent(config, locked=train.lock_image_tower, **heads)
+    student = CountedStudent(config, locked=train.lock_image_tower, stored=train.features == "Stored", **heads)
     length = student.model.clip.context_length
     image, text, heads = student.image_tower(), student.text_tower(length), student.heads()
     loss = PassFlops(*(flops * train.batch_size for flops in _of_loss(train, config["embed_dim"])))
@@ -165,15 +170,16 @@ class MfuMeter:
     Recomputed activations do not count, as is the custom.
     """
 
-    def __init__(self, config: dict[str, Any], peak: float, *, locked: bool = False) -> None:
+    def __init__(self, config: dict[str, Any], peak: float, *, locked: bool = False, stored: bool = False) -> None:
         """Count the operations of an image.
 
         Args:
             config: the model's configuration; it is built once more without memory.
             peak: of one device, in operations a second.
             locked: whether the image tower does not learn, so that it has no backward pass.
+            stored: whether its features are stored, so that it has no forward pass either.
         """
-        self._peak, self._student = peak, CountedStudent(config, locked=locked)
+        self._peak, self._student = peak, CountedStudent(config, locked=locked, stored=stored)
         self._student.model.eval()  # all patches of an image, whatever a training drops
         self._image = self._student.image_tower().both
         self._text: dict[int, int] = {}

@@ -48,12 +48,10 @@ from diht_k8s.recipe.train.consumption import Consumption
 from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.normalisation import normalisation_of
 from diht_k8s.recipe.train.data.rng import generator
-from diht_k8s.recipe.train.distributed import (
-    choose_algorithms,
-    is_lost_peer,
-)
+from diht_k8s.recipe.train.distributed import choose_algorithms, is_lost_peer, this_device
 from diht_k8s.recipe.train.ema import Ema
 from diht_k8s.recipe.train.engine import Engine, Losses, Update
+from diht_k8s.recipe.train.features.stored import stored_features
 from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.model.export import ModelDescription
 from diht_k8s.recipe.train.model.student import model_configuration
@@ -116,11 +114,20 @@ class Training:
         self.data = training_data(
             run, self.storage, self.layout, saved, attempt=self.checkpointer.attempt, check=check, **where
         )
+        self.progress = Reporter(Stage.TRAIN, time_spent=self.time, preflight=self.fabric.worst)
+        self.time.enter(STARTING, "features")
+        features = stored_features(
+            run, self.storage, self.layout, self.model, self.normalisation, self.data.indexed.shards, this_device(),
+            progress=self.progress, check=check, **where,
+        )  # fmt: skip
+        self.time.enter(STARTING, "checkpoint")
         self.bad = BadSamples(run.spec.data.max_bad_shards, len(self.data.indexed.shards), self.data.indexed.damaged)
         cursor = resume_cursor(saved, self.settings.batch_size, self.data.sampler, config_sha256=self.config_sha256)
         self.cursor = cursor.model_copy(update={"tower": tower})
         self.time.resumed(self.cursor.seconds if self.cursor.productive is None else self.cursor.productive)
-        self.loader = make_loader(run, self.storage, self.layout, self.data, self.model, self.vocabulary, **where)
+        self.loader = make_loader(
+            run, self.storage, self.layout, self.data, self.model, self.vocabulary, features, **where
+        )
         self.batches = self.loader.batches(self.cursor.position)  # reads while the engine is made
         self.engine = Engine(self.settings, self.model, normalisation=self.normalisation, **where)
         if saved is not None:
@@ -138,7 +145,6 @@ class Training:
         self.metrics = Metrics(
             self.storage, self.layout, step=self.cursor.step, tracking=tracking, fence=self.checkpointer.fence
         )
-        self.progress = Reporter(Stage.TRAIN, time_spent=self.time, preflight=self.fabric.worst)
         checkpoint = None if saved is None else saved.cursor.saved_as(saved.uri)
         self.progress.saved(checkpoint)
         self.heartbeat.note_position(self.cursor.step, checkpoint)
@@ -161,7 +167,8 @@ class Training:
         if self.rank == 0:
             self.progress.start("steps", self.planned, done=self.cursor.position)
             self.telemetry = Telemetry(
-                self.metrics, self.model_config, locked=self.settings.lock_image_tower, batch_size=self.settings.batch_size, world=self.world,
+                self.metrics, self.model_config, locked=self.settings.lock_image_tower,
+                stored=self.settings.features == "Stored", batch_size=self.settings.batch_size, world=self.world,
                 bus_bandwidth=self.fabric.bus_bandwidth,
             )  # fmt: skip
         for step in range(self.cursor.step, self.steps):

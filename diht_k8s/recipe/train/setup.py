@@ -30,6 +30,7 @@ from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.normalisation import Normalisation
 from diht_k8s.recipe.train.data.sampler import LaneSampler
 from diht_k8s.recipe.train.distributed import this_device
+from diht_k8s.recipe.train.features.rows import FeatureTables
 from diht_k8s.recipe.train.model.batch_norm import convert_batch_norm
 from diht_k8s.recipe.train.model.compiling import compile_blocks, require_compiler
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics
@@ -200,18 +201,21 @@ def make_loader(
     data: TrainingData,
     model: Student,
     vocabulary: ConceptVocabulary | None,
+    features: FeatureTables | None = None,
     *,
     rank: int,
     world: int,
 ) -> Loader:
-    """The loader of one rank's batches; nothing is read yet."""
+    """The loader of one rank's batches, of stored features if there are any; nothing is read yet."""
     train = run.spec.train
     assert train is not None
     labelled = label_layout(run, layout)
     labels = None if vocabulary is None else [labelled.labels(shard.name) for shard in data.indexed.shards]
     sha256 = None if vocabulary is None else vocabulary.sha256
     return Loader(
-        ShardDataset(storage, data.indexed.shards, labels, vocabulary_sha256=sha256, indexes=data.indexed),
+        ShardDataset(
+            storage, data.indexed.shards, labels, vocabulary_sha256=sha256, indexes=data.indexed, features=features
+        ),
         data.sampler,
         batch_size=train.batch_size,
         image_size=model.image_size,
@@ -227,11 +231,16 @@ def make_loader(
 def loader_workers(train: Train, cpus: float, device: str) -> int:
     """Workers of a rank: `train.loaderWorkers`, else those that the pod's CPUs leave beside the ranks themselves.
 
-    Where a CPU trains, its cores are busy with that: a thread decodes. The number changes no batch (see `Loader`).
+    Where a CPU trains, its cores are busy with that: a thread decodes. One reads stored features, too, of which there is
+    nothing to decode. The number changes no batch (see `Loader`).
     """
     if train.loader_workers is not None:
         return train.loader_workers
-    return 0 if device == "cpu" else min(MAX_WORKERS, max(1, int(cpus / train.processes_per_node) - 1))
+    return (
+        0
+        if device == "cpu" or train.features == "Stored"
+        else min(MAX_WORKERS, max(1, int(cpus / train.processes_per_node) - 1))
+    )
 
 
 def make_validation(

@@ -60,11 +60,12 @@ class Telemetry:
         batch_size: int,
         world: int,
         locked: bool = False,
+        stored: bool = False,
         bus_bandwidth: float | None = None,
     ) -> None:
         """Make one; `model_config` gives the operations of a sample, used if the device's peak is known.
 
-        `locked` says that the image tower does not learn, `bus_bandwidth` what the preflight measured, in GB/s.
+        `locked` says that the image tower does not learn, `stored` that its features are stored, `bus_bandwidth` what the preflight measured, in GB/s.
         """
         self.fabric = {} if bus_bandwidth is None else {"bus_bandwidth_gb_per_second": bus_bandwidth}
         self._first = True
@@ -74,7 +75,7 @@ class Telemetry:
         self._own = [0.0] * world
         self._lagging: tuple[int, ...] = ()
         peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-        self._utilisation = None if peak is None else MfuMeter(model_config, peak, locked=locked)
+        self._utilisation = None if peak is None else MfuMeter(model_config, peak, locked=locked, stored=stored)
 
     def add(self, step: TrainStep, waited_seconds: float) -> bool:
         """Add a step; whether a line was written, which resets `waited_seconds` (for data, since the last line)."""

@@ -70,6 +70,8 @@ RULES = [
     bad("two models", "give exactly one of model and modelConfig", spec__train__modelConfig={"embed_dim": 8}),
     bad("batch that does not divide", "must be a multiple of numNodes x processesPerNode", spec__train__batchSize=9, spec__train__numNodes=2),
     bad("default batch that does not divide", "must be a multiple of numNodes x processesPerNode", spec__train__batchSize=REMOVE, spec__train__numNodes=3),
+    bad("features of a tower that learns", "train.features Stored needs lockImageTower: true", spec__train__features="Stored"),
+    bad("dropped patches of a locked tower", "train.patchDropout does not go with lockImageTower", spec__train__lockImageTower=True, spec__train__patchDropout=0.5),
     bad("batch of 1 pair a process", "leaves a process fewer than 2 pairs", spec__train__processesPerNode=8),
     bad("parameters on the host with stage 1", "Parameters needs zeroStage 3", spec__train__offload="Parameters"),
     bad("optimiser on the host with stage 0", "Optimizer needs zeroStage 1 or more", spec__train__offload="Optimizer", spec__train__zeroStage=0),

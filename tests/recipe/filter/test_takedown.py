@@ -582,3 +582,19 @@ def test_interrupted_training_begins_again_after_a_takedown_and_says_so(bench: B
     filtered, trained = stage_folders(run)
     assert (filtered.cached, trained.cached) == (True, False)
     assert trained.note == "begins again because a takedown removed 2 pairs of its input"
+
+
+def test_stored_features_of_the_shards_go_under_every_tower_and_those_of_others_stay(bench: Bench) -> None:
+    folder, digest = bench.folder / "out/features", "0123456789abcdef"
+    shards = [shard.name for shard in bench.kept()]
+    files = [folder / tower / f"{shard}-{digest}.safetensors" for tower in ("a" * 16, "b" * 16) for shard in shards]
+    files += [
+        folder / ("a" * 16) / f"{shards[0]}-{digest}-more-{digest}.safetensors",
+        folder / ("a" * 16) / "features.json",
+    ]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"features")
+    bench.purge("a-0")
+    left = [path for path in files if path.exists()]
+    assert left == [path for path in files if path.name != f"{shards[0]}-{digest}.safetensors"]

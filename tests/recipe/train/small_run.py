@@ -145,6 +145,8 @@ class Job:
     """... before its loss is infinite while the gradients are finite, instead."""
     spoilt_steps: int | None = None
     """how many steps that lasts; to the end if None."""
+    whole_view: bool = False
+    """let it see each image as an evaluation does, without a random crop."""
     refused: tuple[tuple[int, str, int, int], ...] = ()
     """writes that the storage refuses: (rank, part of the URI, first, number), the first write being 0."""
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torchvision.transforms.v2.functional import InterpolationMode, center_crop, pil_to_tensor, resize, to_pil_image
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DihtError, RetryableError
@@ -29,6 +30,7 @@ from diht_k8s.recipe.train import engine, loss_scale, metrics, precision
 from diht_k8s.recipe.train.checkpoint import checkpointer
 from diht_k8s.recipe.train.checkpoint.state import state_of
 from diht_k8s.recipe.train.collectives import gather_objects
+from diht_k8s.recipe.train.data import augment, collate
 from diht_k8s.recipe.train.loop import Training
 
 
@@ -60,7 +62,14 @@ def refusing(refused: list[tuple[int, str, int, int]]) -> Iterator[None]:
         Storage.write_bytes, Storage.create = write, create
 
 
+def whole_view(pixels_CHW: torch.Tensor, size: int, **_: Any) -> torch.Tensor:
+    """What an evaluation sees of an image, in place of a random crop."""
+    image = to_pil_image(pixels_CHW)
+    return pil_to_tensor(center_crop(resize(image, [size], interpolation=InterpolationMode.BICUBIC), [size]))
+
+
 def recorded(job: dict[str, Any]) -> dict[str, Any]:
+    collate.train_view = whole_view if job["whole_view"] else augment.train_view
     with refusing(job["refused"]):
         return trained(job)
 

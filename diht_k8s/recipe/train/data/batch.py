@@ -12,7 +12,7 @@ from torch import Tensor
 from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation, normalised
 
-# Shape legend: B batch, C channels (3), H height, W width, T tokens, K stored classes.
+# Shape legend: B batch, C channels (3), H height, W width of images and of features, T tokens, K stored classes.
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class BatchTargets:
 class Batch:
     """One rank's part of a global batch, in the batch's order."""
 
-    pixels_BHWC: Tensor
-    """augmented images, uint8: a quarter of the memory until they are needed."""
+    seen_B: Tensor
+    """BxHxWxC augmented images, uint8 (a quarter of the memory until they are needed), or BxW stored features."""
     tokens_BT: Tensor
     caption_ids_B: Tensor
     """equal where captions are equal, int64."""
@@ -67,8 +67,12 @@ class Batch:
     def images_of(
         self, part: slice, normalisation: Normalisation = CLIPS, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """The normalised images of a micro-batch: up to four times the memory of their pixels, so not of all at once."""
-        return normalised(self.pixels_BHWC[part], dtype, of=normalisation)
+        """What the image side takes of a micro-batch: normalised images, or stored features, fp32.
+
+        Images take up to four times the memory of their pixels, so not all are made at once.
+        """
+        seen = self.seen_B[part]
+        return seen.float() if seen.ndim == 2 else normalised(seen, dtype, of=normalisation)
 
     def tokens_of(self, part: slice, *, cut: bool) -> Tensor:
         """The tokens of a micro-batch; on a device up to its longest caption, if `cut` is set."""
@@ -77,7 +81,7 @@ class Batch:
 
     def pinned(self) -> Batch:
         """The same in page-locked memory, from which a GPU fetches while it computes."""
-        return replace(self, pixels_BHWC=self.pixels_BHWC.pin_memory(), tokens_BT=self.tokens_BT.pin_memory())
+        return replace(self, seen_B=self.seen_B.pin_memory(), tokens_BT=self.tokens_BT.pin_memory())
 
     def on(self, device: torch.device) -> Batch:
         """The same on a device, to which page-locked memory goes while it computes."""
@@ -85,7 +89,7 @@ class Batch:
             return self
         return replace(
             self,
-            pixels_BHWC=_sent(self.pixels_BHWC, device),
+            seen_B=_sent(self.seen_B, device),
             tokens_BT=_sent(self.tokens_BT, device),
             caption_ids_B=_sent(self.caption_ids_B, device),
             targets=None if self.targets is None else self.targets.on(device),
@@ -106,7 +110,7 @@ def merged(parts: Sequence[Batch]) -> Batch:
     for part in parts:
         bad.update(part.bad)
     return Batch(
-        torch.cat([part.pixels_BHWC for part in parts]),
+        torch.cat([part.seen_B for part in parts]),
         torch.cat([part.tokens_BT for part in parts]),
         torch.cat([part.caption_ids_B for part in parts]),
         _merged_targets([part.targets for part in parts if part.targets is not None]),

@@ -24,14 +24,13 @@ from diht_k8s.recipe.train.data.augment import drawn_caption, train_view
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets, HeadTargets
 from diht_k8s.recipe.train.data.dataset import LabelledSample, ShardDataset
 from diht_k8s.recipe.train.data.lane_reader import LaneReader
+from diht_k8s.recipe.train.data.normalisation import GREY
 from diht_k8s.recipe.train.data.sampler import LaneSampler
 
 IMAGE_CACHE_BYTES = 512 << 20
 """Decoded images that a process keeps for the next epoch: a small set fits, a large one would gain nothing."""
 FETCHERS = 8
 """Threads of a process that read the blocks of its next batch: at 25 ms a request and 3 MiB a block some 100 MB/s each."""
-GREY = (123, 117, 104)
-"""OpenAI's mean in bytes: replaces an image that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -88,22 +87,27 @@ class Collator:
         self._fetch(positions)
         items = [self._item(position) for position in positions]
         self._fetch(self._positions(start + job.batch_size))
-        images = [self._image(item) for item in items]
         captions = [self._caption(item, position) for item, position in zip(items, positions, strict=True)]
+        seen_B, problems = self._views(items, positions) if job.source.features is None else _stored(items)
+        return Batch(
+            seen_B,
+            self._tokenizer(captions),
+            torch.tensor([_caption_id(caption_digest(caption)) for caption in captions]),
+            _targets(items),
+            [item.sample.uid for item in items],
+            dict(Counter(problem for problem in problems if problem is not None)),
+            dict(job.source.damaged),
+        )
+
+    def _views(self, items: Sequence[LabelledSample], positions: Sequence[int]) -> tuple[Tensor, list[str | None]]:
+        """BxHxWxC augmented images, and what is wrong with each."""
+        job, images = self._job, [self._image(item) for item in items]
         pixels_BHWC = torch.empty((len(items), job.image_size, job.image_size, 3), dtype=torch.uint8)
         for place, position, item, image in zip(pixels_BHWC, positions, items, images, strict=True):
             epoch, _, _ = job.sampler.locate(position)
             view_CHW = train_view(image.pixels_CHW, job.image_size, seed=job.seed, epoch=epoch, uid=item.sample.uid)
             place.copy_(view_CHW.permute(1, 2, 0))
-        return Batch(
-            pixels_BHWC,
-            self._tokenizer(captions),
-            torch.tensor([_caption_id(caption_digest(caption)) for caption in captions]),
-            _targets(items),
-            [item.sample.uid for item in items],
-            dict(Counter(image.problem for image in images if image.problem is not None)),
-            dict(job.source.damaged),
-        )
+        return pixels_BHWC, [image.problem for image in images]
 
     def close(self) -> None:
         """End the threads that read ahead."""
@@ -158,6 +162,12 @@ class Collator:
         while self._image_bytes > self._image_limit:
             _, dropped = self._images.popitem(last=False)
             self._image_bytes -= dropped.pixels_CHW.numel()
+
+
+def _stored(items: Sequence[LabelledSample]) -> tuple[Tensor, list[str | None]]:
+    """BxW stored features, and what is wrong with each image."""
+    features_BW = torch.stack([item.features_W for item in items if item.features_W is not None])
+    return features_BW, [item.sample.problem or item.problem for item in items]
 
 
 def _targets(items: list[LabelledSample]) -> BatchTargets | None:

@@ -12,22 +12,25 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.label.features import hash64
 from diht_k8s.recipe.label.soft_labels import Labels, LabelTable, read_label_table
 from diht_k8s.recipe.runtime.bad_shards import Damage, lost_sample, salvaged
 from diht_k8s.recipe.shards.keep_lists import KeepListRow, read_keep_list
 from diht_k8s.recipe.shards.pairs import read_pairs, replaced, with_usual_names
-from diht_k8s.recipe.shards.samples import Sample, storable
+from diht_k8s.recipe.shards.samples import IMAGE_SUFFIXES, Sample, storable
 from diht_k8s.recipe.shards.shard_index import ShardIndex, read_range
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data.lru_cache import LruCache
+from diht_k8s.recipe.train.features.rows import FeatureRows, FeatureTables
 
 SHARD_CACHE_BYTES = 256 << 20
 """Samples that a process keeps for the next epoch, if all of the training fit."""
@@ -38,6 +41,9 @@ INDEX_CACHE_SAMPLES = 1 << 22
 """Places of samples at hand, and rows of keep lists: 8 bytes each, and some 150."""
 GAP_BYTES = 1 << 20
 """Two kept samples with more than this between them are two requests: a connection passes it in the time of a request."""
+
+UNUSABLE = "picture_unreadable"
+"""Problem of an image without stored features."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +59,10 @@ class LabelledSample:
     """place in the shard."""
     row: int
     """of its labels in `labels`."""
+    features_W: Tensor | None = None
+    """stored features of its image; those of a grey one if it cannot be used."""
+    problem: str | None = None
+    """why its image cannot be used, as far as stored features say so."""
 
 
 class Indexes(Protocol):
@@ -74,6 +84,7 @@ class ShardDataset:
         *,
         vocabulary_sha256: str | None = None,
         indexes: Indexes | None = None,
+        features: FeatureTables | None = None,
     ) -> None:
         """Make a source; nothing is read yet.
 
@@ -83,8 +94,10 @@ class ShardDataset:
             label_uris: one table of soft labels beside each shard; None without distillation.
             vocabulary_sha256: of the vocabulary that the labels must belong to.
             indexes: of the shards of which blocks are read.
+            features: stored ones, with which images are not kept.
         """
         self._storage, self.shards, self._indexes = storage, shards, indexes
+        self.features = features
         self._label_uris, self._vocabulary_sha256 = label_uris, vocabulary_sha256
         self._tables: LruCache[int, LabelTable] = LruCache(LABEL_CACHE_BYTES, lambda table: table.size)
         self._index: LruCache[int, ShardIndex] = LruCache(INDEX_CACHE_SAMPLES, lambda index: index.samples)
@@ -108,8 +121,10 @@ class ShardDataset:
             self._samples.add(number, found)
         labels = None if self._label_uris is None else self._table(number)
         rows = None if labels is None else labels.rows(first, first + count)
+        stored = None if self.features is None else self.features.rows(number, first, count)
         return [
-            self._item(number, index, found.get(index), rows, index - first) for index in range(first, first + count)
+            self._item(number, index, found.get(index), rows, stored, index - first)
+            for index in range(first, first + count)
         ]
 
     def sequence(self, number: int, first: int) -> Iterator[LabelledSample]:
@@ -118,16 +133,25 @@ class ShardDataset:
         Raises:
             DataError: the shard holds fewer samples than its marker says, or its labels belong to something else.
         """
-        labels = self._labels(number)
+        labels, samples = self._labels(number), self.shards[number].samples
+        stored = None if self.features is None else self.features.rows(number, 0, samples or 0)
         at = first
         for index, sample in self._read(number):
             if index >= first:
-                yield self._item(number, index, sample, labels, index)
+                yield self._item(number, index, sample, labels, stored, index)
                 at = index + 1
-        for index in range(at, self.shards[number].samples or at):
-            yield self._item(number, index, None, labels, index)
+        for index in range(at, samples or at):
+            yield self._item(number, index, None, labels, stored, index)
 
-    def _item(self, number: int, index: int, sample: Sample | None, labels: Labels | None, row: int) -> LabelledSample:
+    def _item(
+        self,
+        number: int,
+        index: int,
+        sample: Sample | None,
+        labels: Labels | None,
+        stored: FeatureRows | None,
+        row: int,
+    ) -> LabelledSample:
         shard = self.shards[number]
         if sample is None and number not in self._damaged:
             raise DataError(f"{shard.uri} holds fewer samples than the filter committed: run the stage filter again")
@@ -137,7 +161,17 @@ class ShardDataset:
             )
         if sample is None:
             sample = lost_sample(f"{shard.name}-{index}")
-        return LabelledSample(sample, labels, number, index, row)
+        if self.features is None or stored is None:
+            return LabelledSample(sample, labels, number, index, row)
+        there = row < len(stored.usable_B)
+        if there and stored.uid_hash_B[row] != hash64(sample.uid):
+            raise DataError(
+                f"the features in {self.features.files[number].uri} do not match {shard.uri} at sample {index}: remove that "
+                "file, and the next start makes it again"
+            )
+        usable = there and stored.usable_B[row]
+        features_W = stored.features_BW[row] if usable else self.features.stand_in_W
+        return LabelledSample(sample, labels, number, index, row, features_W, None if usable else UNUSABLE)
 
     def _read_block(self, number: int, first: int, count: int) -> dict[int, Sample]:
         """The samples that are there, by index; a damaged shard has them up to its damage."""
@@ -155,7 +189,7 @@ class ShardDataset:
             wanted = {int(row): first + begin + place for place, row in enumerate(there[begin:end])}
             for row, sample in enumerate(read, int(there[begin])):
                 if row in wanted:
-                    found[wanted[row]] = with_usual_names(sample, shard.image_key, shard.caption_key)
+                    found[wanted[row]] = self._needed(with_usual_names(sample, shard.image_key, shard.caption_key))
         for place, each in enumerate(listed or []):
             sample = found.get(first + place)
             if shard.keep_list is not None and sample is not None and storable(sample.uid) != each.uid:
@@ -180,7 +214,15 @@ class ShardDataset:
         """The samples of a shard with their indexes, as far as it can be read."""
         shard = self.shards[number]
         samples = islice(read_pairs(self._storage, shard, check=self.check), shard.samples)
-        yield from enumerate(salvaged(samples, lambda damage, sentence: self._report(number, damage, sentence)))
+        read = salvaged(samples, lambda damage, sentence: self._report(number, damage, sentence))
+        yield from enumerate(map(self._needed, read))
+
+    def _needed(self, sample: Sample) -> Sample:
+        """A sample without its image, which stored features stand for."""
+        if self.features is None:
+            return sample
+        members = {name: data for name, data in sample.members.items() if name not in IMAGE_SUFFIXES}
+        return replace(sample, members=members)
 
     def _report(self, number: int, damage: Damage, sentence: str) -> None:
         if number not in self._damaged:

@@ -18,11 +18,19 @@ Colour = tuple[float, ...]
 """A number of each channel, for pixels from 0 to 1."""
 
 
+GREY: Final = (123, 117, 104)
+"""CLIP's mean in bytes: replaces an image that cannot be used."""
+
+
 class Normalisation(NamedTuple):
     """Mean and deviation of the pixels with which a tower was trained."""
 
     mean: Colour
     std: Colour
+
+    def preprocessing(self) -> dict[str, Any]:
+        """open_clip's `preprocess_cfg` of a model that sees images so."""
+        return {**self._asdict(), "interpolation": "bicubic", "resize_mode": "shortest"}
 
 
 CLIPS: Final = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

@@ -211,7 +211,8 @@ def _activations(trace: Trace) -> int:
 def _host_memory(train: Train, sizes: Sizes, placement: Placement, offloaded: int) -> dict[str, int]:
     """Of a pod, by part."""
     processes = train.processes_per_node
-    batch = placement.local * (3 * sizes.image_side**2 + 8 * sizes.context_length)
+    seen = 2 * sizes.feature_width or 3 * sizes.image_side**2
+    batch = placement.local * (seen + 8 * sizes.context_length)
     waiting = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // batch))
     # The pairs of an epoch are not known here; a run mostly sees each more than once.
     order = order_sizes(train.samples, train.batch_size, **train.order.model_dump())

@@ -50,7 +50,9 @@ class Sizes:
     classes: int
     """of both heads together."""
     locked: int = 0
-    """elements of a locked image tower, which every rank holds whole."""
+    """elements of a locked image tower, which every rank holds whole on its device."""
+    feature_width: int = 0
+    """numbers of an image's stored features, which come in place of pixels; 0 without them."""
 
     @property
     def trained(self) -> int:
@@ -155,16 +157,13 @@ def _held(sizes: Sizes, placement: Placement) -> tuple[dict[str, int], int]:
     share = FP32 * -(-sizes.trained // shards)
     state = 2 * share + (share if stage else 0) + (share if placement.ema else 0)
     weights = FP32 * (-(-sizes.parameters // shards) if stage == 3 else sizes.parameters)
-    pixels = 3 * sizes.image_side**2
     held = {
         "weights": weights + sizes.buffer_bytes,
         "locked image tower": FP32 * sizes.locked,
         "fp32 master weights": share if stage else 0,
         "optimiser states": 2 * share,
         "EMA": share if placement.ema else 0,
-        # uint8 as they come, and normalised by micro-batch; 8-byte tokens
-        "batch": pixels * (placement.local + DTYPES[placement.precision].itemsize * placement.micro)
-        + placement.local * sizes.context_length * 8,
+        "batch": _batch_bytes(sizes, placement),
         "features": _feature_bytes(sizes, placement),
     }
     if stage == 3:
@@ -180,6 +179,15 @@ def _held(sizes: Sizes, placement: Placement) -> tuple[dict[str, int], int]:
         held["weights"] = sizes.buffer_bytes
         offloaded += weights
     return held, offloaded
+
+
+def _batch_bytes(sizes: Sizes, placement: Placement) -> int:
+    """Pixels in uint8 as they come and normalised by micro-batch, or stored features in fp16 and fp32; 8-byte tokens."""
+    tokens = placement.local * sizes.context_length * 8
+    if sizes.feature_width:
+        return sizes.feature_width * (2 * placement.local + FP32 * placement.micro) + tokens
+    pixels = 3 * sizes.image_side**2
+    return pixels * (placement.local + DTYPES[placement.precision].itemsize * placement.micro) + tokens
 
 
 def _feature_bytes(sizes: Sizes, placement: Placement) -> int:

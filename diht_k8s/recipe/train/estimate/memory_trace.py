@@ -140,6 +140,11 @@ class TracedStudent:
     def sizes(self) -> Sizes:
         """Numbers of elements and lengths of the model."""
         model, parameters = self._model, list(self._model.parameters())
+        stored, validated = self._train.features == "Stored", self._train.validation is not None
+        width = 0
+        if stored and model.locked is not None:
+            with self._mode:
+                width = model.locked(torch.empty(1, 3, model.image_size, model.image_size)).shape[-1]
         groups = parameter_groups(model, weight_decay=0.0, head_lr_scale=1.0, head_weight_decay_scale=1.0)
         return Sizes(
             parameters=sum(parameter.numel() for parameter in parameters),
@@ -150,7 +155,8 @@ class TracedStudent:
             context_length=model.clip.context_length,
             embed_dim=self._config["embed_dim"],
             classes=sum(self._classes),
-            locked=0 if model.locked is None else model.locked.elements,
+            locked=0 if model.locked is None or (stored and not validated) else model.locked.elements,
+            feature_width=width,
         )
 
     def trace(self, micro_batch: int) -> Trace:
@@ -190,6 +196,8 @@ class TracedStudent:
     def _inputs(self, pairs: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
         sizes = self.sizes
         images = torch.empty(pairs, 3, sizes.image_side, sizes.image_side)
+        if self._train.features == "Stored":
+            images = torch.empty(pairs, sizes.feature_width)
         tokens = torch.zeros(pairs, sizes.context_length, dtype=torch.long)
         ids = torch.zeros(pairs, STORED_CLASSES, dtype=torch.long)
         return images, tokens, (ids, torch.empty(pairs, STORED_CLASSES), torch.ones(pairs, dtype=torch.bool))

@@ -29,7 +29,7 @@ class ModelDescription:
     def document(self) -> dict[str, Any]:
         """The content of `open_clip_config.json`."""
         vision = {key: value for key, value in self.config["vision_cfg"].items() if key != "patch_dropout"}
-        seen = {**self.normalisation._asdict(), "interpolation": "bicubic", "resize_mode": "shortest"}
+        seen = self.normalisation.preprocessing()
         return {"model_cfg": {**self.config, "vision_cfg": vision}, "preprocess_cfg": seen}
 
 

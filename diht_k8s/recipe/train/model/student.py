@@ -115,6 +115,11 @@ class Student(nn.Module):
             self.locked, self.clip.visual = LockedTower(visual, "clip.visual."), nn.Identity()  # type: ignore[assignment]  # any module will do
 
     @property
+    def keeps_projection(self) -> bool:
+        """Whether a locked tower has left its projection to the student."""
+        return isinstance(self.clip.visual, TimmModel)
+
+    @property
     def image_tower(self) -> nn.Module:
         """The image tower, locked or not."""
         return self.clip.visual if self.locked is None else self.locked.module
@@ -126,9 +131,9 @@ class Student(nn.Module):
             clip.visual.set_grad_checkpointing()
         clip.transformer.grad_checkpointing = True
 
-    def encode_image(self, images_BCHW: Tensor) -> Tensor:
-        """Image embeddings before normalisation, fp32, BxD."""
-        seen = images_BCHW if self.locked is None else self.locked(images_BCHW)
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Image embeddings before normalisation, fp32, BxD, of BxCxHxW images or BxW features of a locked tower."""
+        seen = images if self.locked is None or images.ndim == 2 else self.locked(images)
         return self.clip.encode_image(seen).float()
 
     def encode_text(self, tokens_BT: Tensor) -> Tensor:
@@ -161,15 +166,15 @@ class Student(nn.Module):
             return pooled_BW.float()
         return (projection(pooled_BW) if isinstance(projection, nn.Linear) else pooled_BW @ projection).float()
 
-    def forward(self, images_BCHW: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
-        """Features and concept logits of a batch."""
+    def forward(self, images: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
+        """Features and concept logits of a batch of BxCxHxW images, or of BxW features of a locked tower."""
         lower = self.autocast_dtype
-        with contextlib.nullcontext() if lower is None else torch.autocast(images_BCHW.device.type, lower):
-            return self._features(images_BCHW, tokens_BT, max_logit_scale)
+        with contextlib.nullcontext() if lower is None else torch.autocast(images.device.type, lower):
+            return self._features(images, tokens_BT, max_logit_scale)
 
-    def _features(self, images_BCHW: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
-        image_BD = self.encode_image(images_BCHW)
-        seen_BW = image_BD if self._tower is None else self._tower.take()
+    def _features(self, images: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
+        image_BD = self.encode_image(images)
+        seen_BW = image_BD if self._tower is None else images if images.ndim == 2 else self._tower.take()
         text_BD = self.encode_text(tokens_BT)
         return Features(
             nn.functional.normalize(image_BD, dim=-1),

@@ -122,6 +122,16 @@ def test_locked_tower_at_its_widest_is_a_phase() -> None:
     assert made.device["activations"] >= 4 * 8 * tokens * 4 * 64  # the widest layer of a block
 
 
+@pytest.mark.parametrize(("validation", "held"), [(None, False), ({"shards": ["a.tar"]}, True)])
+def test_stored_features_come_in_place_of_pixels_and_of_the_tower(validation: object, held: bool) -> None:
+    train = {"modelConfig": TINY, "samples": 1, "lockImageTower": True, "features": "Stored", "validation": validation}
+    student = TracedStudent(Train.model_validate(train), num_objects=0, num_attributes=0)
+    made = rank_memory(student.sizes, student.trace(4), Placement(1, 8, 4, 0, "fp32", "None", ema=False))
+    width, tokens = 32, 16 * 8
+    assert made.device["batch"] == width * (2 * 8 + 4 * 4) + 8 * tokens
+    assert ("locked image tower" in made.device) is held
+
+
 def test_offload_moves_states_to_the_host() -> None:
     made = rank_memory(SIZES, TRACE, Placement(2, 4, 4, 1, "fp32", "Optimizer", ema=False))
     assert "optimiser states" not in made.device

@@ -100,6 +100,14 @@ def test_operations_when_the_tower_is_locked_then_no_backward_pass_of_it() -> No
     assert free - locked == tower.both - tower.forward
 
 
+def test_step_when_features_are_stored_then_no_pass_of_the_tower() -> None:
+    tokens = torch.zeros(1, 16, dtype=torch.long)
+    tokens[:, 15] = 49407
+    stored = MfuMeter(TINY, 1e12, locked=True, stored=True).operations(tokens)
+    assert stored == tiny().text_tower(16).both
+    assert flops(lockImageTower=True, features="Stored").parts["image tower"] == 0
+
+
 def test_step_when_activations_of_a_locked_student_are_recomputed_then_those_of_the_text_alone() -> None:
     again = flops(lockImageTower=True, activationCheckpointing=True).recomputed - flops().recomputed
     assert 0.5 * tiny().text_tower(16).forward < again < tiny().text_tower(16).forward
