@@ -40,6 +40,9 @@ class Teacher(Model):
     """weights is a safetensors or .pth file; unset takes the weights of an installed package. Nothing is downloaded."""
     image_size: Annotated[int | None, Field(ge=32, le=1024)] = None
     """imageSize in pixels; unset takes the teacher's own."""
+    crop: Literal["Network", "Whole"] = "Network"
+    """crop: Network shows a `timm/NAME` the middle of an image, as timm evaluates it; Whole the largest square, as open_clip's
+    models see it. Features of whole images serve a training on the same network, too (train.features Stored)."""
     own_classes: bool = False
     """ownClasses joins the classes of an ImageNet network (`timm/NAME`) to the objects, by words: what no caption concept
     names keeps the teacher's classifier, calibrated on the captions. It needs heads.kind Sigmoid (ours, not the paper's)."""

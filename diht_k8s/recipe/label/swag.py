@@ -14,6 +14,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.label import Teacher
 from diht_k8s.recipe.label.teacher_weights import SWAG_LICENCE, SWAG_NAMES, Weights, fit_weights, or_near
 
 SIZE: Final = 224
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def swag(
-    name: str, image_size: int | None, weights: Weights, uri: str
+    name: str, config: Teacher, weights: Weights, uri: str
 ) -> tuple[nn.Module, Callable[[Image], Tensor], tuple[int, int]]:
     """Network, preprocessing and image size of a SWAG trunk.
 
@@ -37,7 +38,7 @@ def swag(
             f"label.teacher.model swag/{name} is unknown{or_near(name, sorted(SWAG_NAMES))}: use one of {', '.join(SWAG_NAMES)}"
         )
     logger.warning("the weights of swag/%s are %s", name, SWAG_LICENCE)
-    size = image_size or SIZE
+    size = config.image_size or SIZE
     network = _network(SWAG_NAMES[name], size)
     classifier = CLASSIFIER[SWAG_NAMES[name].partition("_")[0]]
     setattr(network, classifier, nn.Identity())

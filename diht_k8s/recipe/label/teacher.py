@@ -84,7 +84,7 @@ def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torc
             f"{or_near(config.model, [f'timm/{config.model}', 'timm/tf_efficientnet_lite0'])}"
         )
     weights = read_weights(storage, uri)
-    network, preprocess, size = BUILDERS[library](name, config.image_size, weights, uri)
+    network, preprocess, size = BUILDERS[library](name, config, weights, uri)
     classifier = network.classifier() if isinstance(network, _BeforeClassifier) else None
     network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     try:
@@ -110,7 +110,7 @@ def check_weights(config: TeacherConfig, weights: Weights, uri: str) -> None:
     """
     library, _, name = config.model.partition("/")
     with torch.device("meta"), contextlib.suppress(NotImplementedError):  # a network that needs numbers to be built
-        BUILDERS[library](name, config.image_size, weights, uri)
+        BUILDERS[library](name, config, weights, uri)
 
 
 class LazyTeacher:
@@ -163,9 +163,10 @@ class _BeforeClassifier(nn.Module):
 
 
 def _timm(
-    name: str, image_size: int | None, weights: Weights, uri: str
+    name: str, config: TeacherConfig, weights: Weights, uri: str
 ) -> tuple[nn.Module, Callable[[Image], Tensor], tuple[int, int]]:
     import timm
+    from open_clip.transform import PreprocessCfg, image_transform_v2
     from timm.data import create_transform, resolve_model_data_config
 
     if not timm.is_model(name):
@@ -173,7 +174,7 @@ def _timm(
             f"label.teacher.model timm/{name} is unknown{or_near(name, timm.list_models())}: see timm.list_models()"
         )
     network: Any = timm.create_model(name, pretrained=False)
-    cfg = network.pretrained_cfg
+    cfg, image_size = network.pretrained_cfg, config.image_size
     data: dict[str, Any] = resolve_model_data_config(network)
     if image_size is not None and image_size != data["input_size"][1]:
         if cfg.get("fixed_input_size"):
@@ -186,12 +187,15 @@ def _timm(
     fitted = fit_weights(network.state_dict(), weights, optional, uri)
     network.load_state_dict(fitted, strict=False)
     preprocess: Any = create_transform(**data, is_training=False)
+    if config.crop == "Whole":
+        view = PreprocessCfg(size=data["input_size"][1:], mean=data["mean"], std=data["std"])
+        preprocess = image_transform_v2(view, is_train=False)
     trained = bool(optional) and all(f"{name}.weight" in fitted for name in optional)
     return _BeforeClassifier(network, trained=trained), preprocess, data["input_size"][1:]
 
 
 def _open_clip(
-    name: str, image_size: int | None, weights: Weights, uri: str
+    name: str, config: TeacherConfig, weights: Weights, uri: str
 ) -> tuple[nn.Module, Callable[[Image], Tensor], tuple[int, int]]:
     import open_clip
     from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -203,6 +207,7 @@ def _open_clip(
     model: Any = open_clip.create_model(name, load_weights=False, pretrained_image=False)
     tower = model.visual
     size = tower.image_size if isinstance(tower.image_size, tuple) else (tower.image_size, tower.image_size)
+    image_size = config.image_size
     if image_size is not None and (image_size, image_size) != size:
         raise UserError(f"label.teacher.imageSize {image_size}: open_clip/{name} takes {size[0]} pixels only: unset it")
     image_side = {key.removeprefix("visual."): value for key, value in weights.items() if key.startswith("visual.")}

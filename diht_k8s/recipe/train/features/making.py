@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL.Image import Image
+from torch import Tensor
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import join
@@ -126,10 +128,9 @@ class FeatureMaker:
 
     def _network(self, threads: int) -> TeacherNetwork:
         module = self._tower.module.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        preprocess: Any = image_transform_v2(PreprocessCfg(**self._features.preprocessing), is_train=False)
         size = (self._features.size, self._features.size)
         width = feature_width(self._tower, self._features.size, self._device)
-        return TeacherNetwork(preprocess, module, width, size, self._device, threads=threads)
+        return TeacherNetwork(preprocess_of(self._features), module, width, size, self._device, threads=threads)
 
     def _images_done(self, images: int) -> None:
         self._check()
@@ -142,6 +143,12 @@ def _folder(file: FeatureFile) -> str:
 
 def _name(file: FeatureFile) -> str:
     return file.uri.rpartition("/")[2]
+
+
+def preprocess_of(features: FeatureSet) -> Callable[[Image], Tensor]:
+    """The view of an image, RGB -> 3xHxW: open_clip's own code, as an evaluation of the exported model has it."""
+    made: Any = image_transform_v2(PreprocessCfg(**features.preprocessing), is_train=False)
+    return made
 
 
 def feature_width(tower: LockedTower, size: int, device: torch.device) -> int:

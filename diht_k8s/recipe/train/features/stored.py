@@ -18,6 +18,7 @@ from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data.normalisation import GREY, Normalisation, normalised
 from diht_k8s.recipe.train.features.feature_set import FeatureSet, pairs_of
+from diht_k8s.recipe.train.features.label_features import label_features
 from diht_k8s.recipe.train.features.making import FeatureMaker, feature_width
 from diht_k8s.recipe.train.features.rows import CACHE_BYTES, FeatureTables
 from diht_k8s.recipe.train.model.student import Student
@@ -74,7 +75,12 @@ def stored_features(
     features = FeatureSet(model.locked.sha256, source, model.image_size, normalisation)
     feature_width(model.locked, model.image_size, torch.device("cpu"))  # refuses maps before anything passes
     pairs = pairs_of(run, storage, layout, shards)
-    files = [features.file(layout, shard.name, each) for shard, each in zip(shards, pairs, strict=True)]
+    labelled = label_features(run, storage, layout, model.locked, features, shards)
+    files = [
+        labelled.get(shard.name) or features.file(layout, shard.name, each)
+        for shard, each in zip(shards, pairs, strict=True)
+    ]
+    own = [(shard, file) for shard, file in zip(shards, files, strict=True) if shard.name not in labelled]
     claims = Claims(storage, layout.feature_set(features.config_sha256), owner_of(os.environ), rank)
     total = sum(shard.samples or 0 for shard in shards)
 
@@ -83,9 +89,11 @@ def stored_features(
             progress.update(total - missing)
 
     if rank == 0:
+        if labelled:
+            print(f"train: the teacher's features serve {len(labelled)} of {len(shards)} shards", flush=True)
         progress.start("features", total)
     maker = FeatureMaker(storage, features, model.locked, claims, device, check=check)
-    maker.make(list(zip(shards, files, strict=True)), rank=rank, world=world, missing_left=told)
+    maker.make(own, rank=rank, world=world, missing_left=told)
     model.locked.module.to("cpu")  # the training reads features; a validation moves it back
     limit = CACHE_BYTES // max(1, train.loader_workers or 1)
     return FeatureTables(storage, files, grey_features(model, normalisation), pairs=total, limit=limit)
