@@ -125,6 +125,7 @@ def test_locked_tower_is_no_part_of_the_student_and_keeps_its_statistics_in_trai
     whole = {key: value.clone() for key, value in model.state_dict().items()}
     with torch.no_grad():
         expected = model(images, tokens, 100.0).image_BD
+    model.train()
     model.lock_image_tower()
     model.train()
     features = model(images, tokens, 100.0)
