@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -135,3 +136,13 @@ def test_swag_names_when_looked_up_then_torchvision_has_them() -> None:
 def test_swag_trunk_when_no_weights_are_given_then_nothing_is_downloaded_and_the_licence_is_said() -> None:
     with pytest.raises(UserError, match=r"CC-BY-NC 4\.0: not for commercial use, and are never downloaded: fetch"):
         weights_uri(Teacher(model="swag/vit_h14"))
+
+
+@pytest.mark.parametrize(("crop", "share"), [("Network", 0.875), ("Whole", 1.0)])
+def test_image_when_the_teacher_sees_it_then_its_middle_or_all_of_the_square(crop: str, share: float) -> None:
+    config = Teacher.model_validate({"crop": crop})
+    teacher = load_teacher(config, Storage(), weights_uri(config), CPU)
+    columns = np.linspace(0, 255, 448).astype(np.uint8)  # brightness says how far left a column is
+    image = Image.fromarray(np.repeat(np.tile(columns, (448, 1))[:, :, None], 3, axis=2))
+    seen_W = (teacher.preprocess(image)[0, 112] + 1) / 2
+    assert float(seen_W[-1] - seen_W[0]) == pytest.approx(share, abs=0.02)
