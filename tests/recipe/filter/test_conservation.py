@@ -34,7 +34,8 @@ FOLDERS = ("", "a/", "b/", "a/b/", "web/", "0/", "c-0/")
 
 def drawn_layout(rng: random.Random, folder: Path) -> tuple[DihtRun, Counter[str]]:
     """A run over shards with names that resemble each other, some of them empty, and how often each uid stands in them."""
-    files = [f"{place}{stem}{end}.tar" for place in FOLDERS for stem in STEMS for end in ("", "-1")]
+    names = dict.fromkeys(f"{stem}{end}" for stem in STEMS for end in ("", "-1"))
+    files = [f"{place}{name}.tar" for place in FOLDERS for name in names]
     chosen, uids = rng.sample(files, rng.choice((1, 2, 3, 7, 20, 60))), Counter[str]()
     for number, name in enumerate(chosen):
         path, members = folder / "in" / name, []
@@ -67,7 +68,7 @@ def with_sources(run: DihtRun, sources: list[dict[str, Any]]) -> DihtRun:
 def drawn_tables(rng: random.Random, folder: Path) -> tuple[DihtRun, Counter[str]]:
     """A run over tables of all formats with such names, of one part or several."""
     ends = (".parquet", ".csv", ".tsv", ".jsonl", ".csv.gz", ".jsonl.gz", "-1.parquet")
-    files = [f"{place}{stem}{end}" for place in FOLDERS for stem in STEMS for end in ends]
+    files = list(dict.fromkeys(f"{place}{stem}{end}" for place in FOLDERS for stem in STEMS for end in ends))
     chosen, uids = rng.sample(files, rng.choice((1, 2, 3, 7))), Counter[str]()
     for number, name in enumerate(chosen):
         rows = [
