@@ -196,6 +196,28 @@ def groups(change: Callable[[list[GroupSummary]], list[GroupSummary]]) -> Plant:
     return lambda patch: patch.setattr(stage, "_summaries", changed)
 
 
+def first_group(change: Callable[[GroupSummary], object]) -> Plant:
+    """Change what one group's summary says."""
+
+    def changed(found: list[GroupSummary]) -> list[GroupSummary]:
+        change(found[0])
+        return found
+
+    return groups(changed)
+
+
+def one_more(counted: dict[str, int] | Summary | GroupSummary, name: str) -> None:
+    if isinstance(counted, dict):
+        counted[name] += 1
+    else:
+        setattr(counted, name, getattr(counted, name) + 1)
+
+
+def two_of_one_name(patch: pytest.MonkeyPatch) -> None:
+    finish = stage.finish
+    patch.setattr(stage, "finish", lambda context, groups, names: finish(context, groups, names[:1] * 2))
+
+
 def drop_is_not_counted(patch: pytest.MonkeyPatch) -> None:
     add = Summary.add
 
@@ -235,6 +257,27 @@ BREAKS: dict[str, tuple[Plant, str]] = {
     "scores twice": (at_the_end(lambda folder: copied(folder / "scores/web-b.parquet")), "2 shards, but 3 files"),
     "group left out": (groups(lambda found: found[:-1]), "2 shards are listed, but 1 are summed up"),
     "group twice": (groups(lambda found: [*found, found[0]]), "2 shards are listed, but 3 are summed up"),
+    "two shards of one name": (two_of_one_name, "2 shards are listed, but 1 names do they have"),
+    "group with a sample more": (
+        first_group(lambda group: one_more(group.total, "input")),
+        "6 samples are kept, dropped or bad, but 7 were filtered",
+    ),
+    "shard with a sample more": (
+        first_group(lambda group: one_more(group.shards[0], "input")),
+        "6 samples .*, but 7 are the shards' samples",
+    ),
+    "group with a row more": (
+        first_group(lambda group: one_more(group, "rows")),
+        "6 samples .*, but 7 rows are in the",
+    ),
+    "shard with a kept pair more": (
+        first_group(lambda group: one_more(group.shards[0], "kept")),
+        "4 samples are kept, but 5 are the shards' kept",
+    ),
+    "group with a pair more": (
+        first_group(lambda group: one_more(group, "pairs")),
+        "4 samples are kept, but 5 pairs are",
+    ),
     "other group in its place": (groups(lambda found: [found[0]] * 2), "2 shards are listed, but 1 of them are summed"),
 }
 
