@@ -130,7 +130,8 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag, *, watch
     Raises:
         UserError: the list is empty, there is nothing to purge, a filter has begun and is not complete, or a run reads a
             folder of a filter, or of its labels, that belongs to no run.
-        RetryableError: somebody works in a folder of a filter, of labels or of an evaluation.
+        RetryableError: somebody works in a folder of a filter, of labels or of an evaluation, or a run came to use one that
+            belonged to none.
     """
     entries, layout = read_exclusions(storage, exclude), Layout(run.spec.data.output)
     if not entries:
@@ -160,7 +161,10 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag, *, watch
             removed=tuple(dict.fromkeys([*done.removed, *removed])),
         )
     if lost:
+        used = {place for run in run_folders(storage, layout.output) for place in run.refers}
         for place, stage in lost.items():
+            if stage is Stage.FILTER and place in used:
+                raise RetryableError(f"a run has come to use {join(layout.output, place)}: start the purge again")
             remove_ours(storage, join(layout.output, place), STAGE_FILES[stage], stop)
         more = Traces(storage, layout.output, entries).remove()
         done = replace(done, folders=tuple(lost), removed=tuple(dict.fromkeys([*done.removed, *more])))

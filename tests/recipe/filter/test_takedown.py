@@ -380,6 +380,26 @@ def test_folder_of_no_run_that_somebody_reads_stops_the_purge_before_any_change(
     assert bench.everything() == before
 
 
+def test_run_that_comes_to_use_a_folder_of_no_run_keeps_it_and_the_next_purge_searches_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, write = str(replaced(bench)[0]), takedown._write_takedown
+
+    def meanwhile(*arguments: Any) -> None:
+        write(*arguments)
+        run = run_of(bench.folder / "out", f"{bench.folder}/?.tar")
+        write_document(run, bench.storage)
+        point(run, bench.storage, bench.layout.with_folder(Stage.FILTER, place), Stage.FILTER)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(takedown, "_write_takedown", meanwhile)
+        with pytest.raises(RetryableError, match=f"a run has come to use {place}: start the purge again"):
+            bench.purge("a-1")
+    assert bench.purge("a-1").folders == ()
+    scores = f"{place}/scores/web-a.parquet"
+    assert "a-1" not in [row.uid for row in open_scores(bench.storage.read_bytes(scores), scores).rows()]
+
+
 def test_words_of_dropped_pairs_are_removed_as_well(bench: Bench) -> None:
     assert rows_of(bench.folder / "out", "web-a")[2].objects == ["server"]
     done = bench.purge("a-2")
