@@ -77,10 +77,11 @@ def drawn_tables(rng: random.Random, folder: Path) -> tuple[DihtRun, Counter[str
         rows[0] |= {"text": GOOD, "original_width": 96}
         uids.update(row["uid"] for row in rows)
         path = folder / "in" / name
-        plain = Path(write_table(path.with_suffix("") if path.suffix == ".gz" else path, rows))
-        if plain != path:
+        packed = path.suffix == ".gz"  # its plain twin may be drawn, too
+        plain = Path(write_table(folder / "plain" / path.with_suffix("").name if packed else path, rows))
+        if packed:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(gzip.compress(plain.read_bytes()))
-            plain.unlink()
     cut = rng.randint(1, len(chosen))
     parts = [part for part in (chosen[:cut], chosen[cut:]) if part]
     sources = [
