@@ -21,8 +21,8 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 """With these a spreadsheet takes a cell for a formula, and the words come from the web."""
 
 
-def write_pair_table(storage: Storage, layout: Layout, file: TextIO, stop: StopFlag) -> int:
-    """Write the pairs of a filter as CSV, in the order of the shards; returns their number.
+def write_pair_table(storage: Storage, layout: Layout, file: TextIO, stop: StopFlag) -> None:
+    """Write the pairs of a filter as CSV, in the order of the shards.
 
     Args:
         storage: of the output.
@@ -34,14 +34,11 @@ def write_pair_table(storage: Storage, layout: Layout, file: TextIO, stop: StopF
         UserError: the filter is not complete.
         DataError: a scores file is damaged or gone.
     """
-    writer, written = csv.DictWriter(file, COLUMNS, lineterminator="\n"), 0
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for shard in read_committed(storage, layout, Stage.FILTER).summary["shards"]:
         stop.raise_if_requested("the table is not complete")
-        for row in read_scores(storage, layout.scores(shard["name"])).rows():
-            writer.writerow(_cells(row))
-            written += 1
-    return written
+        writer.writerows(map(_cells, read_scores(storage, layout.scores(shard["name"])).rows()))
 
 
 def _cells(row: Row) -> Mapping[str, object]:
