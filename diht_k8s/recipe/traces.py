@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
+from diht_k8s.api.json_types import texts_in
 from diht_k8s.api.layout import MARKER, STAGE_FILES, STARTED, join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.report.per_image import read_per_image
@@ -37,19 +38,7 @@ GONE: Final = "(taken down)"
 
 def names_in(document: Any, names: Collection[str]) -> bool:
     """Whether a JSON document has one of some names as a key or as a whole text."""
-    return any(text in names for text in _texts(document))
-
-
-def _texts(document: Any) -> Iterator[str]:
-    if isinstance(document, str):
-        yield document
-    elif isinstance(document, Mapping):
-        yield from document
-        for value in document.values():
-            yield from _texts(value)
-    elif isinstance(document, list):
-        for value in document:
-            yield from _texts(value)
+    return any(text in names for text in texts_in(document, keys=True))
 
 
 def changed_texts(document: Any, change: Callable[[str], str]) -> Any:
