@@ -39,8 +39,10 @@ from benchmarks._scale import (
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import StopRequested
+from diht_k8s.api.field_problems import refuse
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.cli.validate import stage_problems
 from diht_k8s.recipe.filter import stage as filter_stage
 from diht_k8s.recipe.filter.group_summaries import GroupSummaries
 from diht_k8s.recipe.filter.rules import RuleChain
@@ -112,6 +114,7 @@ class Bench:
         """First caption of a fresh and of a resumed filter, then the end, all over made-up summaries."""
         run = filter_run(self.rule, self.shards, f"s3://{BUCKET}/whole")
         self.measure("source list", lambda: current_shards(run.spec, Storage(run.spec.storage)))
+        self.measure("checks before the first stage", lambda: refuse(stage_problems(run, [Stage.FILTER], whole=True)))
         self.measure("filter: first caption", lambda: self.until_first_caption(run, 0))
         self.measure("filter: first caption of another worker", lambda: self.until_first_caption(run, 1))
         shards = current_shards(run.spec, self.direct)

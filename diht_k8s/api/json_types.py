@@ -1,11 +1,11 @@
-"""Types of JSON values: the path of a field, and guards for the type checker.
+"""Types of JSON values: the path of a field, guards for the type checker, and the texts of a document.
 
 `isinstance` alone leaves the items of a mapping or a list unknown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 FieldPath = tuple[str | int, ...]
@@ -35,3 +35,17 @@ def is_dict(value: Any) -> TypeGuard[dict[str, Any]]:
 def is_list(value: Any) -> TypeGuard[list[Any]]:
     """Whether the value is a JSON array that can be changed in place."""
     return isinstance(value, list)
+
+
+def texts_in(value: Any, *, keys: bool) -> Iterator[str]:
+    """All texts of a JSON document, in order; names of fields among them if `keys`."""
+    if isinstance(value, str):
+        yield value
+    elif is_object(value):
+        for key, item in value.items():
+            if keys:
+                yield key
+            yield from texts_in(item, keys=keys)
+    elif is_list(value):
+        for item in value:
+            yield from texts_in(item, keys=keys)

@@ -458,11 +458,12 @@ def _add_explain(commands: Commands) -> None:
     )
     parser.description = (
         "Show what became of a pair: whether the filter kept it and by which rule and number it did not, whether it has "
-        "labels, how often the training drew it. Nothing is changed."
+        "labels, how often the training drew it. Without NAME, print all pairs as CSV for a spreadsheet: names, verdict, "
+        "scores. Nothing is changed."
     )
     parser.add_argument("file", metavar="FILE", help=FILE)
     parser.add_argument(
-        "name", metavar="NAME", help="its uid, its key in a shard, or the path or row that it came from"
+        "name", metavar="NAME", nargs="?", help="its uid, its key in a shard, or the path or row that it came from"
     )
     _add_set(parser)
     _add_json(parser)

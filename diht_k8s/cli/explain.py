@@ -1,23 +1,36 @@
-"""`diht explain`: what became of a pair at each stage of a run, and why."""
+"""`diht explain`: what became of a pair at each stage of a run, and why; without a name, a table of all pairs."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from diht_k8s.api.errors import ExitCode
+from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.cli.document import read_run
 from diht_k8s.recipe.pair_history import MOST, PairHistory, histories
+from diht_k8s.recipe.pair_table import write_pair_table
+from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
 
 
-def explain_command(path: str, name: str, overrides: Sequence[str], *, as_json: bool = False) -> int:
-    """Print the pairs with a name, each with a line a stage; the exit code."""
+def explain_command(path: str, name: str | None, overrides: Sequence[str], *, as_json: bool = False) -> int:
+    """Print the pairs with a name, each with a line a stage, or all pairs as CSV; the exit code.
+
+    Raises:
+        UserError: JSON is asked for all pairs, or as of `histories` and `write_pair_table`.
+    """
     stop = StopFlag().install()
     run = read_run(path, overrides, {})
-    found = histories(run, Storage(run.spec.storage), name, stop)
+    storage = Storage(run.spec.storage)
+    if name is None:
+        if as_json:
+            raise UserError("--json needs a NAME; without one all pairs are printed as CSV")
+        write_pair_table(storage, run_layout(run, storage), sys.stdout, stop)
+        return ExitCode.DONE
+    found = histories(run, storage, name, stop)
     if as_json:
         print(json.dumps([asdict(each) for each in found], ensure_ascii=False))
         return ExitCode.DONE

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.api.layout import MARKER, STAGE_FILES, STARTED, join, pattern_of
+from diht_k8s.api.json_types import texts_in
+from diht_k8s.api.layout import MARKER, STAGE_FILES, STARTED, join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.report.per_image import read_per_image
+from diht_k8s.recipe.runtime.own_files import pattern_of_file
 from diht_k8s.recipe.runtime.references import RUNS
 from diht_k8s.recipe.shards.safetensors_metadata import metadata_of
-from diht_k8s.recipe.shards.storage import Storage, temporary_of
+from diht_k8s.recipe.shards.storage import Storage
 
 BLANKED: Final[Mapping[Stage, tuple[str, ...]]] = {
     Stage.FILTER: ("clip_share.json",),
@@ -36,19 +38,7 @@ GONE: Final = "(taken down)"
 
 def names_in(document: Any, names: Collection[str]) -> bool:
     """Whether a JSON document has one of some names as a key or as a whole text."""
-    return any(text in names for text in _texts(document))
-
-
-def _texts(document: Any) -> Iterator[str]:
-    if isinstance(document, str):
-        yield document
-    elif isinstance(document, Mapping):
-        yield from document
-        for value in document.values():
-            yield from _texts(value)
-    elif isinstance(document, list):
-        for value in document:
-            yield from _texts(value)
+    return any(text in names for text in texts_in(document, keys=True))
 
 
 def changed_texts(document: Any, change: Callable[[str], str]) -> Any:
@@ -117,7 +107,7 @@ class Traces:
     def _ours(self, folder: str, patterns: Collection[str]) -> Iterator[str]:
         """Files of a folder that match a pattern, relative to the output; those of killed writes, too."""
         for name in self.storage.files(join(self.output, folder)) if patterns else ():
-            if pattern_of(temporary_of(name) or name, tuple(patterns)) is not None:
+            if pattern_of_file(name, tuple(patterns)) is not None:
                 yield join(folder, name)
 
     def _remove(self, paths: Collection[str] | Iterator[str]) -> None:

@@ -126,9 +126,7 @@ def test_second_replica_takes_over_and_the_first_writes_nothing_more(
             assert first.process is not None
             first.process.send_signal(signal.SIGSTOP)
             place.runs.apply("r", **ONE)
-            stopped = time.monotonic()
-            wait_until(lambda: leads(second), "the second replica", 30)
-            assert time.monotonic() - stopped < 25
+            wait_until(lambda: leads(second), "the second replica")
             first.process.send_signal(signal.SIGCONT)
             assert first.process.wait(20) == 1, "it has lost the lease"
             place.runs.wait_for("r", "Complete")

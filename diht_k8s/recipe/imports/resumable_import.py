@@ -62,9 +62,8 @@ def sole_writer(storage: Storage, target: ImportTarget, shards: int) -> Iterator
         _remove_temporary(folder, target, shards)
         yield
     finally:
-        _remove_temporary(
-            folder, target, shards
-        )  # an interrupt may fall between the making of a file and its `finally`
+        # an interrupt may fall between the making of a file and the `try` that removes it
+        _remove_temporary(folder, target, shards)
         os.close(handle)
         with contextlib.suppress(OSError):  # it holds something, as a rule
             folder.rmdir()

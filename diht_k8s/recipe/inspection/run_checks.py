@@ -38,9 +38,12 @@ def check_run(run: DihtRun, storage: Storage, parser: Callable[[], GraphParser])
     """
     spec = run.spec
     found = _too_few_samples(spec)
+    patterns = [pattern for source in spec.data.sources for pattern in source.shards or ()]
+    if any(storage.local_path(pattern) is None for pattern in patterns):
+        return found
     try:
         shards = listed_shards(spec, storage)
-        if not shards or not _small(storage, shards):
+        if not shards or sum(storage.size(shard.uri) for shard in shards) > MAX_BYTES:
             return found
         total = sum(survey(storage, shard.uri).samples for shard in shards)
         parses = spec.filter is not None and total <= MAX_PROFILED
@@ -107,12 +110,6 @@ def _classes(passing: Sequence[ProfiledPair], cuts: Vocabulary) -> tuple[int, in
     except DataError:
         return 0, 0
     return len(vocabulary.objects), len(vocabulary.attributes)
-
-
-def _small(storage: Storage, shards: Sequence[Shard]) -> bool:
-    if any(storage.local_path(shard.uri) is None for shard in shards):
-        return False
-    return sum(storage.size(shard.uri) for shard in shards) <= MAX_BYTES
 
 
 def _passing(spec: Spec, storage: Storage, shards: Sequence[Shard], parser: GraphParser) -> list[ProfiledPair]:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.hashing import sha256_of
+from diht_k8s.api.json_types import texts_in
 from diht_k8s.api.layout import DIGITS, Layout, join, refuse_old_layout
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime.run_folder import layout_of
@@ -59,7 +60,7 @@ def stage_folders(storage: Storage, output: str) -> Iterator[StoredStage]:
                 yield StoredStage(place, stage, "foreign", frozenset())
                 continue
             state = "complete" if storage.exists(layout.committed(stage)) else "begun"
-            yield StoredStage(place, stage, state, _named(storage, output, started.reads))
+            yield StoredStage(place, stage, state, places_named(storage, output, started.reads))
 
 
 def _started(storage: Storage, layout: Layout, stage: Stage, name: str) -> Started | None:
@@ -83,7 +84,7 @@ def run_folders(storage: Storage, output: str) -> Iterator[StoredRun]:
             layout, document = layout_of(storage, output, join(output, place)), join(output, place, "run.json")
             begun = storage.exists(document)
             if begun or layout.folders:
-                named = _named(storage, output, _document(storage, document)) if begun else frozenset[str]()
+                named = places_named(storage, output, _document(storage, document)) if begun else frozenset[str]()
                 yield StoredRun(place, named | {layout.relative(stage) for stage in layout.folders})
 
 
@@ -94,11 +95,13 @@ def _document(storage: Storage, uri: str) -> Any:
         raise DataError(f"{uri} is damaged: what the run refers to is not known: fix this file or remove it") from error
 
 
-def _named(storage: Storage, output: str, document: Any) -> frozenset[str]:
-    """The places of stage folders that the texts of a document name, relative to the output or anyhow."""
+def places_named(storage: Storage, output: str, document: Any) -> frozenset[str]:
+    """The places of stage folders that the texts of a JSON document name, relative to the output or anyhow."""
     start = f"{storage.location(output)}/"
     found = set[str]()
-    for text in _texts(document):
+    for text in texts_in(document, keys=False):
+        if "/" not in text or "\0" in text:  # no place
+            continue
         for place in map(storage.location, _spellings(output, text)):
             stage, _, rest = place.removeprefix(start).partition("/")
             if place.startswith(start) and rest and stage in list(Stage):
@@ -112,19 +115,6 @@ def _spellings(output: str, text: str) -> list[str]:
     if separator:
         return [text] if scheme in ("s3", "file") else []
     return [join(output, text), text]
-
-
-def _texts(document: Any) -> Iterator[str]:
-    """The texts of a document that can be places."""
-    if isinstance(document, str):
-        if "/" in document and "\0" not in document:
-            yield document
-    elif isinstance(document, Mapping):
-        for value in document.values():
-            yield from _texts(value)
-    elif isinstance(document, list):
-        for value in document:
-            yield from _texts(value)
 
 
 def reached(roots: Iterable[str], reads: Mapping[str, Collection[str]]) -> set[str]:

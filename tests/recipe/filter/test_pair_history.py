@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from diht_k8s.cli.main import main
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
 from diht_k8s.recipe.pair_history import verdict
+from diht_k8s.recipe.pair_table import write_pair_table
+from diht_k8s.recipe.runtime.run_folder import run_layout
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.filter.shards import drawn, filter_with, pair, run_of, tar_of
 
 GOOD = "a small dog chasing a red ball"
@@ -68,6 +74,35 @@ def test_pair_whose_raw_shard_is_gone_is_explained_without_its_words(
     (found,) = json.loads(capsys.readouterr().out)
     assert found["caption"] is None
     assert found["stages"] == {"filter": "dropped by action: the caption has no action"}
+
+
+def test_table_tells_names_verdict_and_scores_of_all_pairs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(folder / "run.json")]) == 0
+    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["key"], row["kept"], row["reason"]) for row in table] == [
+        ("k0", "True", ""), ("k1", "False", "action"), ("k2", "False", "complexity"),
+        ("k3", "False", "bad:picture_unreadable"), ("", "False", "exclude"),
+    ]  # fmt: skip
+    assert [row["source"] for row in table][:3] == ["photos/dog.png", "photos/ball.png", ""]
+    assert (table[0]["objects"], table[0]["num_actions"], table[4]["complexity"]) == ("dog; ball", "1", "")
+
+
+@pytest.mark.parametrize("words", ["=1+1", "+1", "-1", "@sum(a1)", "\t=1"])
+def test_cells_of_the_table_are_no_formulas(words: str, folder: Path) -> None:
+    """What a spreadsheet would compute with the user's rights."""
+    shard, out = folder / "b.tar", io.StringIO()
+    shard.write_bytes(tar_of(pair("k", GOOD, drawn(), uid=words, source_path=words)))
+    run = run_of(folder / f"formulas-{words.encode().hex()}", str(shard), {"minActions": 1})
+    filter_with(run)
+    storage = Storage()
+    write_pair_table(storage, run_layout(run, storage), out, StopFlag())
+    (row,) = csv.DictReader(io.StringIO(out.getvalue(), newline=""))
+    assert (row["uid"], row["source"]) == (f"'{words}", f"'{words}")
+
+
+def test_table_is_no_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(folder / "run.json"), "--json"]) == 64
+    assert "--json needs a NAME" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import yaml
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
 from diht_k8s.cli.cached_stages import stage_folders
+from diht_k8s.recipe.filter import CaptionParser
+from diht_k8s.recipe.inspection.run_checks import check_run
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.imports.loose_pairs import drawn, jpeg
@@ -77,3 +79,15 @@ def test_what_will_fail_is_said_at_once_and_its_advice_works(case: str, capsys: 
 def test_a_run_that_fits_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
     Path("run.yaml").write_text(yaml.safe_dump(document()))
     assert diht(capsys, "diht validate run.yaml")[0] == 0
+
+
+def test_shards_on_s3_are_not_listed_again_since_none_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    listings = list[Any]()
+    monkeypatch.setattr(Storage, "list_sources", lambda self, groups: listings.append(groups) or [[] for _ in groups])
+    for pattern, count in (("s3://corpus/{000000..099999}.tar", 0), ("web/*.tar", 1)):
+        made = document(samples=10)
+        made["spec"]["data"]["sources"][0]["shards"] = [pattern]
+        run = load(yaml.safe_dump(made), name="run")
+        (found,) = check_run(run, Storage(), CaptionParser)
+        assert "fewer than one batch" in found.message
+        assert len(listings) == count

@@ -6,9 +6,9 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import signal
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -335,15 +335,20 @@ def test_stop_request_is_honoured(tmp_path: Path, limit: int) -> None:
     assert len(calls) == limit
 
 
+def bytes_read() -> int:
+    """By this process, as the kernel counts them."""
+    return int(re.findall(r"rchar: (\d+)", Path("/proc/self/io").read_text())[0])
+
+
 def test_counting_does_not_read_the_data(tmp_path: Path) -> None:
     path = tmp_path / "s.tar"
     with path.open("wb") as file:
         file.write(pair("a") + header(b"b.png", b"%011o\0" % (4 << 30)))
         file.seek(4 << 30, io.SEEK_CUR)
         file.write(pair("c") + END)
-    began = time.monotonic()
+    before = bytes_read()
     assert count_samples(Storage(), str(path)) == 3
-    assert time.monotonic() - began < 1
+    assert bytes_read() - before < 1 << 20
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
