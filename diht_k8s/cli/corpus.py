@@ -64,9 +64,11 @@ def describe_purge(done: PurgeResult, path: str, *, listed: bool = False) -> lis
         path: the run document.
         listed: whether kept pairs are listed and not copied.
     """
+    gone = f"removed with all that they held, since no run needs them and no document says how to search them: {', '.join(done.folders)}"
     if not done.shards:
         return [
             "nothing to remove: no pair of the list is in the output; later filters here keep them out",
+            *([gone] if done.folders else []),
             *_unmatched(done),
         ]
     kept = "keep lists" if listed else "kept shards"
@@ -80,6 +82,7 @@ def describe_purge(done: PurgeResult, path: str, *, listed: bool = False) -> lis
         lines.append(
             f"{done.dropped} pairs that the filter had dropped lost their names, words and spotted texts in the scores"
         )
+    lines += [gone] if done.folders else []
     if done.removed:
         more = len(done.removed) - SHOWN_REMOVED
         lines.append(

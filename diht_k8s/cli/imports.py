@@ -32,7 +32,7 @@ def import_pairs_command(options: argparse.Namespace) -> int:
         raise UserError("--shard-size must be 1 or more")
     path = Path(options.source).expanduser()
     if ready := shard_files(path):
-        with progress_bar("shards") as bar:
+        with stopping_on_request("nothing was written"), progress_bar("shards") as bar:
             task = bar.add_task("check", total=len(ready))
             marker = check_shards(ready, Storage(), lambda: bar.advance(task))
         print(json.dumps(marker) if options.json else ready_summary(options.source, options.output, marker))
@@ -126,8 +126,11 @@ def _notes(marker: Mapping[str, Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def stopping_on_request() -> Iterator[None]:
+def stopping_on_request(left: str = "finished shards are kept: start again to resume") -> Iterator[None]:
     """End at once on SIGTERM, as on Ctrl-C; finished shards stay, and a half-written one leaves nothing behind.
+
+    Args:
+        left: what there is then, for the message.
 
     Raises:
         StopRequested: a signal came.
@@ -136,7 +139,7 @@ def stopping_on_request() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise StopRequested("stopped on request; finished shards are kept: start again to resume") from error
+        raise StopRequested(f"stopped on request; {left}") from error
     finally:
         signal.signal(signal.SIGTERM, before)
 

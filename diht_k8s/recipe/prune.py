@@ -9,22 +9,19 @@ Runs go before the folders that only they refer to. In each folder `COMMITTED.js
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Literal
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.layout import RUN_FILES, STAGE_FILES, join, pattern_of
+from diht_k8s.api.layout import RUN_FILES, STAGE_FILES, join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime.living import Watch, living
+from diht_k8s.recipe.runtime.own_files import pattern_of_file, remove_ours
 from diht_k8s.recipe.runtime.references import RUNS, StoredRun, StoredStage, reached, run_folders, stage_folders
 from diht_k8s.recipe.runtime.run_folder import lead_latest
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.storage import Storage, temporary_of
-
-CHUNK: Final = 1000
-"""Files that are removed between two looks at the stop flag."""
-
+from diht_k8s.recipe.shards.storage import Storage
 
 State = Literal["complete", "begun", "foreign", "run"]
 
@@ -142,7 +139,7 @@ def _use(storage: Storage, output: str, keep: Collection[str] | None, alive: dic
 def _measured(storage: Storage, output: str, use: _Use, removable: Collection[str]) -> Plan:
     def place(at: str, state: State, patterns: Sequence[str]) -> Place:
         sizes = storage.sizes(join(output, at))
-        ours = [] if state == "foreign" else [name for name in sizes if _pattern(name, patterns) is not None]
+        ours = [] if state == "foreign" else [name for name in sizes if pattern_of_file(name, patterns) is not None]
         return Place(
             at, state, sum(sizes.values()), len(sizes), sorted(use.users.get(at, ())), removable=at in removable,
             frees=sum(sizes[name] for name in ours) if at in removable else 0, in_use=use.alive.get(at, ""),
@@ -181,35 +178,9 @@ def remove(
             continue
         else:
             patterns = STAGE_FILES[Stage(place.folder.partition("/")[0])]
-        _remove(storage, join(plan.output, place.folder), patterns, stop, advance)
+        remove_ours(storage, join(plan.output, place.folder), patterns, stop, advance)
         gone.append(place)
     return gone
-
-
-def _remove(
-    storage: Storage, folder: str, patterns: Sequence[str], stop: StopFlag, advance: Callable[[int], object]
-) -> None:
-    above, _, name = folder.rpartition("/")  # an empty folder goes, and one that holds nothing else
-    for names in _in_order(storage.files(folder), patterns):
-        for start in range(0, len(names), CHUNK):
-            stop.raise_if_requested("nothing that is left looks complete")
-            chunk = names[start : start + CHUNK]
-            storage.remove_files(above, [f"{name}/{file}" for file in chunk])
-            advance(len(chunk))
-
-
-def _in_order(names: Iterable[str], patterns: Sequence[str]) -> list[list[str]]:
-    """Our files among some, by pattern."""
-    found: list[list[str]] = [[] for _ in patterns]
-    for name in names:
-        if (number := _pattern(name, patterns)) is not None:
-            found[number].append(name)
-    return found
-
-
-def _pattern(name: str, patterns: Sequence[str]) -> int | None:
-    """Of a file, or of the one that a killed write would have made."""
-    return pattern_of(temporary_of(name) or name, patterns)
 
 
 def _name(place: str) -> str:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from diht_k8s.api.errors import DataError, RetryableError, UserError
 from diht_k8s.api.hashing import sha256_of
-from diht_k8s.api.layout import Layout, join, pattern_of
+from diht_k8s.api.layout import STAGE_FILES, Layout, join
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter.exclusion import EXCLUDED, names_of, read_exclusions, taken_down
@@ -33,7 +33,9 @@ from diht_k8s.recipe.filter.text_spotting.matching import shows_caption
 from diht_k8s.recipe.runtime.commit import artefact, commit, find_committed
 from diht_k8s.recipe.runtime.inputs import kept_by
 from diht_k8s.recipe.runtime.living import Watch, living
+from diht_k8s.recipe.runtime.own_files import pattern_of_file, remove_ours
 from diht_k8s.recipe.runtime.progress import Reporter
+from diht_k8s.recipe.runtime.references import places_named, run_folders, stage_folders
 from diht_k8s.recipe.runtime.run_folder import runs_of
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context
@@ -106,6 +108,8 @@ class PurgeResult:
     """whether there were labels to purge."""
     trained: bool
     """whether a model was trained on removed pairs."""
+    folders: tuple[str, ...] = ()
+    """folders of filters and labels that belong to no run, relative to the output; they are gone."""
     removed: tuple[str, ...] = ()
     """evaluations, pages and other documents that named the pairs, relative to the output; they are gone, or were freed
     of the names."""
@@ -124,8 +128,10 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag, *, watch
         watch: says in which folders somebody works.
 
     Raises:
-        UserError: the list is empty, there is nothing to purge, or a filter has begun and is not complete.
-        RetryableError: somebody works in a folder of a filter, of labels or of an evaluation.
+        UserError: the list is empty, there is nothing to purge, a filter has begun and is not complete, or a run reads a
+            folder of a filter, or of its labels, that belongs to no run.
+        RetryableError: somebody works in a folder of a filter, of labels or of an evaluation, or a run came to use one that
+            belonged to none.
     """
     entries, layout = read_exclusions(storage, exclude), Layout(run.spec.data.output)
     if not entries:
@@ -134,9 +140,11 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag, *, watch
     filters = {place.stage(Stage.FILTER): (found, place) for found, place in runs if Stage.FILTER in place.folders}
     if not filters:
         raise UserError(f"no filter has run in {layout.output}: there is no output to purge yet")
-    _refuse_living(watch(storage, _changeable(storage, layout, filters), stop))
+    _refuse_living(watch(storage, _changeable(storage, layout), stop))
     trained = any(find_committed(storage, place, Stage.TRAIN) is not None for _, place in runs)
     takedowns = [_Purge(*filters[folder], storage, stop) for folder in sorted(filters)]
+    lost = _without_run(storage, layout, filters, {takedown.identity for takedown in takedowns})
+    _refuse_read(storage, layout, lost, [found for found, _ in runs])
     plans = [takedown.plan(entries) for takedown in takedowns]
     _write_takedown(storage, layout, entries)
     done, matched, resumes = PurgeResult(0, 0, 0, labels=False, trained=False), set[str](), False
@@ -150,15 +158,65 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag, *, watch
             done.shards + len(plan.rows),
             done.labels or bool(plan.labels),
             done.trained or (plan.pairs > 0 and trained),
-            tuple(dict.fromkeys([*done.removed, *removed])),
+            removed=tuple(dict.fromkeys([*done.removed, *removed])),
         )
+    if lost:
+        used = {place for run in run_folders(storage, layout.output) for place in run.refers}
+        for place, stage in lost.items():
+            if stage is Stage.FILTER and place in used:
+                raise RetryableError(f"a run has come to use {join(layout.output, place)}: start the purge again")
+            remove_ours(storage, join(layout.output, place), STAGE_FILES[stage], stop)
+        more = Traces(storage, layout.output, entries).remove()
+        done = replace(done, folders=tuple(lost), removed=tuple(dict.fromkeys([*done.removed, *more])))
     return done if resumes else replace(done, unmatched=_unmatched(entries, matched))
 
 
-def _changeable(storage: Storage, layout: Layout, filters: Collection[str]) -> list[str]:
+def _changeable(storage: Storage, layout: Layout) -> list[str]:
     """The folders that a takedown may change."""
-    found = [join(layout.output, stage.value) for stage in (Stage.LABEL, Stage.EVALUATE)]
-    return [*sorted(filters), *(join(folder, name) for folder in found for name in storage.folders(folder))]
+    found = [join(layout.output, stage.value) for stage in (Stage.FILTER, Stage.LABEL, Stage.EVALUATE)]
+    return [join(folder, name) for folder in found for name in storage.folders(folder)]
+
+
+def _without_run(
+    storage: Storage, layout: Layout, filters: Collection[str], identities: Collection[str]
+) -> dict[str, Stage]:
+    """Folders of filters to which no run points, and of labels of other pairs than the runs' filters have kept.
+
+    Raw shards that are replaced, or another version of the program, leave such folders. No document says how to search
+    them, and no run needs them.
+
+    Args:
+        storage: where the output is.
+        layout: of the output.
+        filters: folders of the filters of all runs.
+        identities: of these filters.
+    """
+    found = dict[str, Stage]()
+    for each in stage_folders(storage, layout.output):
+        folder = join(layout.output, each.place)
+        if each.state == "foreign":
+            continue
+        if each.stage is Stage.FILTER and folder not in filters:
+            found[each.place] = each.stage
+        elif each.stage is Stage.LABEL:
+            started = find_started(storage, layout.with_folder(Stage.LABEL, folder), Stage.LABEL)
+            if started is not None and started.config["inputs"].get("filter") not in identities:
+                found[each.place] = each.stage
+    return found
+
+
+def _refuse_read(storage: Storage, layout: Layout, lost: Collection[str], runs: Sequence[DihtRun]) -> None:
+    """Refuse folders that a run's document names, and filters to which a run without its document points."""
+    readers = [(run.metadata.name, places_named(storage, layout.output, run.model_dump(mode="json"))) for run in runs]
+    start = f"{Stage.FILTER.value}/"
+    for run in run_folders(storage, layout.output):
+        readers.append((run.place, frozenset(place for place in run.refers if place.startswith(start))))
+    for reader, places in readers:
+        if found := sorted(places.intersection(lost)):
+            raise UserError(
+                f"{join(layout.output, found[0])} belongs to no run whose document is there, so its pairs cannot be searched, "
+                f"and {reader} refers to it: start the run that made it again, or remove the folder, then purge"
+            )
 
 
 def _refuse_living(alive: Mapping[str, str]) -> None:
@@ -205,6 +263,8 @@ class _Purge:
         self.matched = set[str]()
         """entries of the list that name a pair, as far as shards were searched."""
         committed = Committed.model_validate(self._before.filter)
+        self.identity = committed.identity
+        """of the filter."""
         self._context = Context(
             run, Stage.FILTER, storage, self._layout, committed.config, Reporter(Stage.FILTER), stop
         )
@@ -331,16 +391,24 @@ class _Purge:
         return removed
 
     def _open(self, layout: Layout, stage: Stage) -> None:
-        """Remove a marker, and before it the claims, which are those of the dead: to the next start they would look held."""
+        """Remove a marker, and before it the claims, which are those of the dead: to the next start they would look held.
+
+        Half of a file, which a killed write has left, may hold a pair, too.
+        """
         self._storage.remove_named(join(layout.stage(stage), "claims"), "*.json")
         self._storage.remove(layout.committed(stage))
+        folder = layout.stage(stage)
+        half = [name for name in self._storage.files(folder) if temporary_of(name) is not None]
+        self._storage.remove_files(
+            folder, [name for name in half if pattern_of_file(name, STAGE_FILES[stage]) is not None]
+        )
 
     def _clear(self, patterns: Sequence[str]) -> None:
         """Remove what the filter wrote into folders of its own."""
         stage = self._layout.stage(Stage.FILTER)
         for folder in dict.fromkeys(pattern.partition("/")[0] for pattern in patterns):
             names = [f"{folder}/{name}" for name in self._storage.files(join(stage, folder))]
-            ours = [name for name in names if pattern_of(temporary_of(name) or name, patterns) is not None]
+            ours = [name for name in names if pattern_of_file(name, patterns) is not None]
             self._storage.remove_files(stage, ours)
 
     def _purge_shard(self, plan: TakedownPlan, shard: Shard) -> None:

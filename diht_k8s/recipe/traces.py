@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.api.layout import MARKER, STAGE_FILES, STARTED, join, pattern_of
+from diht_k8s.api.layout import MARKER, STAGE_FILES, STARTED, join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.report.per_image import read_per_image
+from diht_k8s.recipe.runtime.own_files import pattern_of_file
 from diht_k8s.recipe.runtime.references import RUNS
 from diht_k8s.recipe.shards.safetensors_metadata import metadata_of
-from diht_k8s.recipe.shards.storage import Storage, temporary_of
+from diht_k8s.recipe.shards.storage import Storage
 
 BLANKED: Final[Mapping[Stage, tuple[str, ...]]] = {
     Stage.FILTER: ("clip_share.json",),
@@ -117,7 +118,7 @@ class Traces:
     def _ours(self, folder: str, patterns: Collection[str]) -> Iterator[str]:
         """Files of a folder that match a pattern, relative to the output; those of killed writes, too."""
         for name in self.storage.files(join(self.output, folder)) if patterns else ():
-            if pattern_of(temporary_of(name) or name, tuple(patterns)) is not None:
+            if pattern_of_file(name, tuple(patterns)) is not None:
                 yield join(folder, name)
 
     def _remove(self, paths: Collection[str] | Iterator[str]) -> None:

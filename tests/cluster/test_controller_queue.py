@@ -24,15 +24,17 @@ def test_two_runs_on_a_quota_for_one_go_one_after_the_other(
             "queueName": "gpus",
             "resources": {"cpu": 1, "memory": "1Gi", "nvidia.com/gpu": 3},
         }
+        data = {"sources": [{"name": "web", "shards": ["s3://none/0.tar"]}], "output": "s3://none/runs"}
+        spec = {**ONE, "filter": {"workers": 2}, "data": data}  # its pods mount nothing, and nothing runs in them
         for name in ("first", "second"):
-            runs.apply(name, **ONE, filter={"workers": 2}, pods=pods)
+            runs.apply(name, **spec, pods=pods)
         for name in ("first", "second"):
             runs.wait_for(name, "Complete", timeout_s=120)
         workloads = kubectl.json("get", "workloads.kueue.x-k8s.io", "-n", place.namespace)["items"]
         times = [{c["type"]: c["lastTransitionTime"] for c in each["status"]["conditions"]} for each in workloads]
         earlier, later = sorted(times, key=lambda conditions: conditions["Finished"])
         assert later["Admitted"] >= earlier["Finished"], "both held pods at once"
-        runs.apply("big", **ONE, filter={"workers": 2}, pods={**pods, "resources": {"nvidia.com/gpu": 5}})
+        runs.apply("big", **spec, pods={**pods, "resources": {"nvidia.com/gpu": 5}})
         wait_until(lambda: "insufficient quota for nvidia.com/gpu" in waits(runs, "big"), "why the run waits", 30)
         assert runs.condition("big", "Progressing")["reason"] == "Queued"
         kubectl("delete", "dihtruns", "--all", "-n", place.namespace)

@@ -37,7 +37,7 @@ RECIPE, OPERATOR = "pip install 'diht-k8s[recipe]'", "pip install 'diht-k8s[oper
 NEEDS = {
     "--help": "", "--version": "", "validate run.yaml": "", "concepts vocabulary.json": "", "concepts s3://b/vocabulary.json": RECIPE,
     "run run.yaml": RECIPE, "sweep run.yaml --seeds 2": RECIPE, "prune out": RECIPE, "sweep run.yaml --seeds 2 --submit": OPERATOR, "stage filter --run run.yaml": RECIPE, "stage label --run run.yaml": RECIPE,
-    "stage train --run run.yaml": RECIPE, "stage evaluate --run run.yaml": RECIPE, "parse words": RECIPE, "concepts run.yaml": RECIPE, "path run.yaml filter": RECIPE,
+    "stage train --run run.yaml": RECIPE, "stage evaluate --run run.yaml": RECIPE, "parse words": RECIPE, "concepts run.yaml": RECIPE, "path run.yaml filter": RECIPE, "explain run.yaml u1": RECIPE,
     "purge run.yaml --exclude list": RECIPE, "index run.yaml": RECIPE, "estimate run.yaml --gpu H100": RECIPE, "benchmarks": RECIPE, "convert a b": RECIPE, "uids run.yaml --output a.npy": RECIPE, "report a": RECIPE,
     "submit run.yaml": OPERATOR, "watch small": OPERATOR, "logs small": OPERATOR, "why small": OPERATOR, "plan run.yaml": OPERATOR,
     "retry small": OPERATOR, "cancel small": OPERATOR, "status small": OPERATOR, "list -n team": OPERATOR, "list .": "",

@@ -106,7 +106,7 @@ def find_weights(source: str, storage: Storage) -> str | None:
         return source
     if storage.exists(join(source, CONFIG_NAME)):
         return weights_in(source, storage)
-    if is_weights(source) or storage.exists(source) or "://" in source:
+    if is_weights(source) or storage.exists(source) or "://" in source or source.startswith(("/", ".", "~")):
         raise UserError(f"{source} is not a model: give a folder with {CONFIG_NAME} or a checkpoint file that exists")
     return None
 
@@ -181,11 +181,7 @@ def _from_name(source: str) -> LoadedModel:
     import open_clip
     import torch
 
-    name, _, tag = source.removeprefix("open_clip/").partition("/")
-    config = _known_config(name)
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag and tag not in tags:
-        raise UserError(f"{name} has no weights {tag!r}: choose one of {', '.join(tags) or 'none'}, or give a folder")
+    name, tag, config = published(source)
     # open_clip only warns if weights trained with QuickGELU meet a configuration with exact GELU
     quick = bool(tag and open_clip.get_pretrained_cfg(name, tag).get("quick_gelu")) or config.get("quick_gelu", False)
     with torch.random.fork_rng(devices=[]):
@@ -196,6 +192,22 @@ def _from_name(source: str) -> LoadedModel:
     model, _, transform = made
     config = {**config, "quick_gelu": True} if quick else config
     return LoadedModel(_prepared(model), transform, open_clip.get_tokenizer(name), source, config, trained=bool(tag))
+
+
+def published(source: str) -> tuple[str, str, dict[str, Any]]:
+    """Name, tag ("" for random weights) and `model_cfg` of what open_clip publishes as `NAME` or `NAME/TAG`.
+
+    Raises:
+        UserError: open_clip has no such model, or no such weights of it.
+    """
+    import open_clip
+
+    name, _, tag = source.removeprefix("open_clip/").partition("/")
+    config = _known_config(name)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag and tag not in tags:
+        raise UserError(f"{name} has no weights {tag!r}: choose one of {', '.join(tags) or 'none'}, or give a folder")
+    return name, tag, config
 
 
 def _known_config(name: str) -> dict[str, Any]:

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.recipe.imports.column_names import require_distinct
 from diht_k8s.recipe.imports.folder_walk import shallow_files
 from diht_k8s.recipe.imports.image_folder import SPLITS
 from diht_k8s.recipe.imports.records import ReaderOptions
 from diht_k8s.recipe.imports.source_files import SourceRoots, require_inside
-from diht_k8s.recipe.imports.tally import printable
 
 BATCH: Final = 64
 """Rows that are in memory at a time: a row of images may be large."""
@@ -90,8 +90,7 @@ def open_table(path: Path, options: ReaderOptions) -> Table:
         starts.append(starts[-1] + rows)
     if schema is None or not starts[-1]:
         raise DataError(f"{path} has no rows in split {split}: fetch it again")
-    if len({*schema.names}) != len(schema.names):
-        raise DataError(f"{path} has two columns of one name ({printable(', '.join(schema.names))}): rename one")
+    require_distinct(path, schema.names)
     return Table(tuple(files), tuple(starts), schema, _features(schema, path), roots)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, TextIO
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports.annotation_files import image_folder_of
 from diht_k8s.recipe.imports.caption_annotations import FOLDERS, LOOKED_AT
+from diht_k8s.recipe.imports.column_names import require_distinct
 from diht_k8s.recipe.imports.hugging_face_tables import holds_bytes, open_table
 from diht_k8s.recipe.imports.provenance import kept_columns, named_path, text_columns
 from diht_k8s.recipe.imports.records import (
@@ -92,7 +93,7 @@ def read_table(path: Path, options: ReaderOptions) -> RecordSource:
 
     Raises:
         UserError: a column is not found, or no image lies where the rows say.
-        DataError: the file has no rows.
+        DataError: the file has no rows, or two columns of one name.
     """
     delimiter = options.delimiter or DIALECTS.get(path.suffix.lower(), ",")
     rows, seen = _read_text(path, delimiter)
@@ -129,7 +130,7 @@ def _read_text(path: Path, delimiter: str) -> tuple[Numbered, int]:
             lines = (line if number else line.removeprefix(codecs.BOM_UTF8) for number, line in enumerate(file))
             return rows, sum(1 for line in lines if line.decode(errors="surrogateescape").strip())
     with _opened(path, "") as file:
-        rows = list(numbered_csv_rows(file, delimiter))
+        rows = list(numbered_csv_rows(file, delimiter, path))
     with _opened(path, "") as file:
         filled = sum(1 for cells in _cells(csv.reader(_without_nul(file), delimiter=delimiter)) if cells != [])
     return rows, max(filled - 1, 0)
@@ -245,18 +246,24 @@ def _path_of(value: Any) -> str | None:
     return value if isinstance(value, str) and value and "\0" not in value else None
 
 
-def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[dict[str, Any] | None]:
+def csv_rows(lines: Iterable[str], delimiter: str, table: object) -> Iterator[dict[str, Any] | None]:
     """Rows of a CSV file with a header, None for one that cannot be read; commas of a caption in the last column need no
     quotes.
 
     Args:
         lines: of the file, with their ends.
         delimiter: between cells.
+        table: the file, for messages.
+
+    Raises:
+        DataError: two columns have one name; columns without a name are not told apart.
     """
-    return (row for _, row in numbered_csv_rows(lines, delimiter))
+    return (row for _, row in numbered_csv_rows(lines, delimiter, table))
 
 
-def numbered_csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
+def numbered_csv_rows(
+    lines: Iterable[str], delimiter: str, table: object
+) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """The rows of `csv_rows`, each with the number of its last line."""
     reader = csv.reader(_without_nul(lines), delimiter=delimiter)
     header: list[str] | None = None
@@ -265,6 +272,7 @@ def numbered_csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[tuple[in
             continue
         if header is None:
             header = [name.strip() for name in cells or ()]
+            require_distinct(table, filter(None, header))
             continue
         row = None
         if cells is not None:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.recipe.imports.column_names import require_distinct
 from diht_k8s.recipe.imports.hugging_face_tables import parquet_rows
 from diht_k8s.recipe.imports.pair_tables import (
     CAPTION_COLUMNS,
@@ -79,7 +80,9 @@ def find_columns(uri: str, names: Sequence[str], caption: str | None, numbers: S
 
     Raises:
         UserError: there is no column of URLs or captions.
+        DataError: two columns have one name.
     """
+    require_distinct(uri, names)
     url = usual_column(names, URL_COLUMNS)
     found = caption if caption in names else usual_column(names, CAPTION_COLUMNS) if caption is None else None
     there = ", ".join(names[:40])
@@ -113,7 +116,7 @@ def parts_of(storage: Storage, uri: str) -> list[TablePart]:
         starts = part_starts(groups)
         rows = max(starts[-1], 1)
         return [TablePart(a, b, size * (b - a) // rows) for a, b in itertools.pairwise(starts)]
-    if suffix in JSON_LINES:
+    if suffix in JSON_LINES and not _is_packed(uri):
         starts = [*range(0, max(size, 1), PART_BYTES), size]
         return [TablePart(a, b, b - a) for a, b in itertools.pairwise(starts)]
     return [TablePart(0, size, size)]
@@ -182,13 +185,13 @@ def _parquet_part(
 def _text_rows(storage: Storage, uri: str, part: TablePart) -> Iterator[TableRow | None]:
     suffix = _suffix(uri)
     with storage.open(uri, seekable=True) as file, _reading(uri):
-        if uri.endswith(".gz"):
+        if _is_packed(uri):
             file = cast("IO[bytes]", gzip.GzipFile(fileobj=file))
         if suffix in JSON_LINES:
-            yield from json_rows(_json_lines(file, part, whole=uri.endswith(".gz")))
+            yield from json_rows(_json_lines(file, part, whole=_is_packed(uri)))
         else:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            yield from csv_rows(text, DIALECTS[suffix])
+            yield from csv_rows(text, DIALECTS[suffix], uri)
 
 
 def _json_lines(file: IO[bytes], part: TablePart, *, whole: bool) -> Iterator[bytes]:
@@ -223,6 +226,10 @@ def _reading(uri: str) -> Iterator[None]:
     except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
         said = " ".join(str(error).split())[:120]
         raise DataError(f"{uri} cannot be read ({said}): fetch it again or leave it out of the captions") from error
+
+
+def _is_packed(uri: str) -> bool:
+    return uri.lower().endswith(".gz")
 
 
 def _suffix(uri: str) -> str:

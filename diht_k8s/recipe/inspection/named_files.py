@@ -1,7 +1,7 @@
 """Whether the files that a run document names are there and fit: shards, lists, class names, models, weights.
 
 It reads little: listings, headers, small texts. A network that weights must fit is built without memory for it, by the
-code that loads it later; torch is imported for that alone.
+code that loads it later; torch is imported for that, and open_clip for its names, alone.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from diht_k8s.api.field_problems import FieldProblem, text_problems
 from diht_k8s.api.json_types import FieldPath
 from diht_k8s.api.label import PACKAGED_TEACHERS, Label
 from diht_k8s.api.layout import MARKER, Layout
-from diht_k8s.api.model_names import unknown_name
 from diht_k8s.api.named_uris import NamedUri, named_uris
 from diht_k8s.api.run import Spec, Stage
 from diht_k8s.recipe.clip_models.files import CONFIG_NAME
-from diht_k8s.recipe.clip_models.loading import find_weights
+from diht_k8s.recipe.clip_models.loading import find_weights, published
 from diht_k8s.recipe.evaluate.class_texts import class_names, templates_of
 from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.runtime.commit import find_committed
@@ -114,9 +113,7 @@ def _labels(spec: Spec, storage: Storage, uri: str) -> None:
 
 def _model(spec: Spec, storage: Storage, source: str) -> None:
     if find_weights(source, storage) is None:
-        name = source.removeprefix("open_clip/").partition("/")[0]
-        if (problem := unknown_name("open_clip", name)) is not None and problem.certain:
-            raise UserError(f"{source} does not exist, and {problem.message}")
+        published(source)
 
 
 def _model_files(spec: Spec, storage: Storage, source: str) -> None:

@@ -59,7 +59,7 @@ def stage_folders(storage: Storage, output: str) -> Iterator[StoredStage]:
                 yield StoredStage(place, stage, "foreign", frozenset())
                 continue
             state = "complete" if storage.exists(layout.committed(stage)) else "begun"
-            yield StoredStage(place, stage, state, _named(storage, output, started.reads))
+            yield StoredStage(place, stage, state, places_named(storage, output, started.reads))
 
 
 def _started(storage: Storage, layout: Layout, stage: Stage, name: str) -> Started | None:
@@ -83,7 +83,7 @@ def run_folders(storage: Storage, output: str) -> Iterator[StoredRun]:
             layout, document = layout_of(storage, output, join(output, place)), join(output, place, "run.json")
             begun = storage.exists(document)
             if begun or layout.folders:
-                named = _named(storage, output, _document(storage, document)) if begun else frozenset[str]()
+                named = places_named(storage, output, _document(storage, document)) if begun else frozenset[str]()
                 yield StoredRun(place, named | {layout.relative(stage) for stage in layout.folders})
 
 
@@ -94,8 +94,8 @@ def _document(storage: Storage, uri: str) -> Any:
         raise DataError(f"{uri} is damaged: what the run refers to is not known: fix this file or remove it") from error
 
 
-def _named(storage: Storage, output: str, document: Any) -> frozenset[str]:
-    """The places of stage folders that the texts of a document name, relative to the output or anyhow."""
+def places_named(storage: Storage, output: str, document: Any) -> frozenset[str]:
+    """The places of stage folders that the texts of a JSON document name, relative to the output or anyhow."""
     start = f"{storage.location(output)}/"
     found = set[str]()
     for text in _texts(document):

@@ -61,17 +61,27 @@ def identity_of(info: Mapping[str, Any], path: str) -> str:
     return f"{info['size']}-{version}"
 
 
-def list_files(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> list[ListedFile]:
+def list_files(groups: Sequence[Sequence[str]], resolve: Resolve, errors: Errors) -> list[list[ListedFile]]:
     """The files that brace ranges and globs match, each pattern expanded in order; stderr tells of absent ones.
 
     Args:
-        patterns: URIs with brace ranges and globs.
+        groups: URIs with brace ranges and globs, of each source.
         resolve: see `Resolve`.
         errors: see `Errors`.
 
     Raises:
-        UserError: a pattern matches nothing or a folder, the same file is matched twice, or braces stand for too much.
+        UserError: a pattern matches nothing or a folder, the same file is matched twice, also by two groups, or braces
+            stand for too much.
     """
+    found = [_listed(patterns, resolve, errors) for patterns in groups]
+    places = Counter(resolve(each.uri)[1] for group in found for each in group)
+    twice = next((place for place, times in places.items() if times > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice} is matched twice by the shard patterns: name each shard once, in one source")
+    return found
+
+
+def _listed(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> list[ListedFile]:
     try:
         check_braces(patterns)
     except BracesError as error:
@@ -86,10 +96,6 @@ def list_files(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> lis
             )
         _tell_absent(pattern, uris, some)
         found += some
-    places = Counter(resolve(each.uri)[1] for each in found)
-    twice = next((place for place, times in places.items() if times > 1), None)
-    if twice is not None:
-        raise UserError(f"{twice} is matched twice by the shard patterns: name each shard once")
     if len(found) > MAX_TEXTS:
         raise UserError(f"{len(found)} shards are more than {MAX_TEXTS}: use larger shards")
     return found

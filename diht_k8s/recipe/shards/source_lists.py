@@ -44,7 +44,7 @@ def known_sources(storage: Storage, output: str, groups: Groups) -> list[list[Li
         UserError: a pattern matches nothing or a folder, or two match the same file.
     """
     found = _read(storage, list_uri(output, groups), len(groups))
-    return _listed(storage, groups) if found is None else found
+    return storage.list_sources(groups) if found is None else found
 
 
 def current_sources(
@@ -78,12 +78,8 @@ def current_sources(
         storage.remove(claim)
 
 
-def _listed(storage: Storage, groups: Groups) -> list[list[ListedFile]]:
-    return [storage.list_files(patterns) for patterns in groups]
-
-
 def _made(storage: Storage, uri: str, groups: Groups) -> list[list[ListedFile]]:
-    found = _listed(storage, groups)
+    found = storage.list_sources(groups)
     if sum(map(len, found)) > FEW and _read(storage, uri, len(groups)) != found:
         rows = [(number, *each) for number, group in enumerate(found) for each in group]
         columns = dict(zip(("group", *ListedFile._fields), map(list, zip(*rows, strict=True)), strict=True))

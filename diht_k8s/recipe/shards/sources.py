@@ -62,7 +62,7 @@ def current_shards(spec: Spec, storage: Storage) -> list[Shard]:
 
 def listed_shards(spec: Spec, storage: Storage) -> list[Shard]:
     """The raw shards of all sources as they are now, for programs that run beside no stage."""
-    return _named(spec, [storage.list_files(source.shards or ()) for source in spec.data.sources])
+    return _named(spec, storage.list_sources(_patterns(spec)))
 
 
 def training_shards(listed: Iterable[ListedFile]) -> list[Shard]:

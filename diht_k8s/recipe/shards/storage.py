@@ -65,7 +65,15 @@ class Storage:
         Raises:
             UserError: a pattern matches nothing or a folder, or the same file is matched twice.
         """
-        return list_files(patterns, self._resolve, _errors)
+        return self.list_sources([patterns])[0]
+
+    def list_sources(self, groups: Sequence[Sequence[str]]) -> list[list[ListedFile]]:
+        """The files of each source, as `list_files` gives those of one.
+
+        Raises:
+            UserError: as `list_files`; the same file is matched by two sources, so its pairs would come twice.
+        """
+        return list_files(groups, self._resolve, _errors)
 
     def matches(self, uri: str) -> list[str]:
         """The files that a pattern without braces matches, in order; possibly none. A folder raises UserError."""

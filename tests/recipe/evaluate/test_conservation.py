@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.evaluate import encoding, measure
+from diht_k8s.recipe.evaluate import answer_ranking, classification, encoding, retrieval
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
-from tests.recipe.evaluate.small_run import document, evaluate
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
+from tests.recipe.evaluate.small_run import document, evaluate, pairs
 
 Spoil = Callable[[EncodedImages], None]
 
@@ -59,17 +61,34 @@ def test_planted_break_in_the_features_ends_the_stage_without_a_marker(
     assert not (fresh / "out/runs/latest/evaluate/COMMITTED.json").exists()
 
 
+TASKS: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "Retrieval": (retrieval, "retrieve", {}),
+    "Classification": (classification, "classify", {"classNames": "heldout/names.txt"}),
+    "AnswerRanking": (answer_ranking, "rank_answers", {"classNames": "heldout/names.txt"}),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_image_that_no_figure_counts_ends_the_stage_without_a_marker(
-    fresh: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = measure.retrieval.retrieve
+    module, name, texts = TASKS[task]
+    measured = getattr(module, name)
 
     def without_one(*arguments: Any) -> Any:
         found = measured(*arguments)
         found.per_image.uids.pop()
         return found
 
-    monkeypatch.setattr(measure.retrieval, "retrieve", without_one)
-    with pytest.raises(DataError, match=r"pairs: 24 images are encoded, but 23 are measured or left out"):
-        evaluate(document(fresh))
+    monkeypatch.chdir(fresh)
+    question = {"question": "which colour is it?", "answers": ["red"]}
+    write_samples(Storage(), "asked.tar", pairs(24, 7000, **question))
+    benchmark = {"name": "only", "type": task, "shards": ["asked.tar"], **texts}
+    run = document(fresh, {"benchmarks": [benchmark]})
+    monkeypatch.setattr(module, name, without_one)
+    with pytest.raises(DataError, match=r"only: 24 images are encoded, but 23 are measured or left out"):
+        evaluate(run)
     assert not (fresh / "out/runs/latest/evaluate/COMMITTED.json").exists()
+    monkeypatch.setattr(module, name, measured)
+    evaluate(run)
+    assert (fresh / "out/runs/latest/evaluate/COMMITTED.json").exists()

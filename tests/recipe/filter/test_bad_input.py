@@ -234,5 +234,5 @@ def test_damaged_scores_are_named(tmp_path: Path) -> None:
     (tmp_path / "out/runs/latest/filter/COMMITTED.json").unlink()
     path = tmp_path / "out/runs/latest/filter/scores/web-00000.parquet"
     path.write_bytes(io.BytesIO(path.read_bytes()).read(100))
-    with pytest.raises(DataError, match=r"web-00000\.parquet .*damaged.*remove it"):
+    with pytest.raises(DataError, match=r"web-00000\.parquet is damaged .*: remove .*web-00000\.parquet and start"):
         filter_with(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import shutil
 from collections import Counter
@@ -18,10 +19,12 @@ from diht_k8s.recipe.filter import kept_pairs, shard_filter, stage
 from diht_k8s.recipe.filter.group_summaries import GroupSummary
 from diht_k8s.recipe.filter.shard_filter import ShardFilter
 from diht_k8s.recipe.filter.summary import Summary
+from diht_k8s.recipe.imports import url_tables
 from diht_k8s.recipe.shards.samples import read_samples, until_damage
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.filter.shards import drawn, filter_with, folder_of, pair, rows_of, run_of, tar_of
+from tests.recipe.filter.tables import pairs, survivors, table_run, write_table
 
 GOOD, SIMPLE = "a small dog chasing a red ball", "server"
 IMAGE = drawn()
@@ -30,13 +33,14 @@ FOLDERS = ("", "a/", "b/", "a/b/", "web/", "0/", "c-0/")
 
 
 def drawn_layout(rng: random.Random, folder: Path) -> tuple[DihtRun, Counter[str]]:
-    """A run over shards with names that resemble each other, and how often each uid stands in them."""
-    files = [f"{place}{stem}{end}.tar" for place in FOLDERS for stem in STEMS for end in ("", "-1")]
+    """A run over shards with names that resemble each other, some of them empty, and how often each uid stands in them."""
+    names = dict.fromkeys(f"{stem}{end}" for stem in STEMS for end in ("", "-1"))
+    files = [f"{place}{name}.tar" for place in FOLDERS for name in names]
     chosen, uids = rng.sample(files, rng.choice((1, 2, 3, 7, 20, 60))), Counter[str]()
     for number, name in enumerate(chosen):
         path, members = folder / "in" / name, []
         path.parent.mkdir(parents=True, exist_ok=True)
-        for place in range(rng.randint(1, 3)):
+        for place in range(rng.randint(0 if number else 1, 3)):
             first, key = number == place == 0, rng.choice(("k", f"{place}", "k-2"))  # one pair is kept in any case
             caption, image = (
                 GOOD if first else rng.choice((GOOD, SIMPLE)),
@@ -52,9 +56,54 @@ def drawn_layout(rng: random.Random, folder: Path) -> tuple[DihtRun, Counter[str
         {"name": name, "shards": [f"{folder}/in/{each}" for each in part], "filter": rng.random() < 0.7}
         for name, part in zip(("web", "web-0"), parts, strict=False)
     ]
+    return with_sources(run, sources), uids
+
+
+def with_sources(run: DihtRun, sources: list[dict[str, Any]]) -> DihtRun:
     document = run.model_dump(mode="json", by_alias=True, exclude_none=True)
-    document["spec"]["data"]["sources"] = sources
-    return DihtRun.model_validate(document), uids
+    document["spec"]["data"] |= {"sources": sources, "maxBadShards": "100%"}
+    return DihtRun.model_validate(document)
+
+
+def drawn_tables(rng: random.Random, folder: Path) -> tuple[DihtRun, Counter[str]]:
+    """A run over tables of all formats with such names, of one part or several."""
+    ends = (".parquet", ".csv", ".tsv", ".jsonl", ".csv.gz", ".jsonl.gz", "-1.parquet")
+    files = list(dict.fromkeys(f"{place}{stem}{end}" for place in FOLDERS for stem in STEMS for end in ends))
+    chosen, uids = rng.sample(files, rng.choice((1, 2, 3, 7))), Counter[str]()
+    for number, name in enumerate(chosen):
+        rows = [
+            {**row, "uid": f"{number}-{row['uid']}", "text": row["text"] or ""} for row in pairs(rng.randint(1, 40))
+        ]
+        rows[0] |= {"text": GOOD, "original_width": 96}
+        uids.update(row["uid"] for row in rows)
+        path = folder / "in" / name
+        plain = Path(write_table(path.with_suffix("") if path.suffix == ".gz" else path, rows))
+        if plain != path:
+            path.write_bytes(gzip.compress(plain.read_bytes()))
+            plain.unlink()
+    cut = rng.randint(1, len(chosen))
+    parts = [part for part in (chosen[:cut], chosen[cut:]) if part]
+    sources = [
+        {"name": name, "captions": [f"{folder}/in/{each}" for each in part], "filter": rng.random() < 0.7}
+        for name, part in zip(("web", "web-0"), parts, strict=False)
+    ]
+    return with_sources(table_run(folder / "out", "x", {"language": "Any", "maxBadPercent": 100}), sources), uids
+
+
+def check_tables(seed: int, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Filter drawn tables in small parts; every row comes out once, by what lies on the disk."""
+    rng = random.Random(seed)
+    patch.setattr(url_tables, "PART_ROWS", rng.choice((3, 10, 1000)))
+    patch.setattr(url_tables, "PART_BYTES", rng.choice((300, 2000, 1 << 20)))
+    run, uids = drawn_tables(rng, folder)
+    committed = filter_with(run)
+    assert committed is not None
+    rows = [row for shard in committed.summary["shards"] for row in rows_of(folder / "out", shard["name"])]
+    assert Counter(row.uid for row in rows) == uids
+    listed = Counter(row["uid"] for row in survivors(folder / "out"))
+    assert listed == Counter(row.uid for row in rows if row.kept)
+    counts = committed.summary["counts"]
+    assert (counts["input"], counts["kept"]) == (uids.total(), listed.total())
 
 
 def check_layout(seed: int, folder: Path) -> None:
@@ -79,11 +128,20 @@ def test_every_pair_of_a_random_layout_comes_out_once(seed: int, tmp_path: Path)
     check_layout(seed, tmp_path)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_every_row_of_random_tables_comes_out_once(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_tables(seed, tmp_path, monkeypatch)
+
+
 @pytest.mark.slow
-def test_every_pair_of_many_random_layouts_comes_out_once(tmp_path: Path) -> None:
+def test_every_pair_of_many_random_layouts_and_tables_comes_out_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for seed in range(100, 500):
         check_layout(seed, tmp_path / str(seed))
-        shutil.rmtree(tmp_path / str(seed))
+        check_tables(seed, tmp_path / f"{seed} tables", monkeypatch)
+        for folder in (tmp_path / str(seed), tmp_path / f"{seed} tables"):
+            shutil.rmtree(folder)
 
 
 Plant = Callable[[pytest.MonkeyPatch], object]
@@ -138,6 +196,28 @@ def groups(change: Callable[[list[GroupSummary]], list[GroupSummary]]) -> Plant:
     return lambda patch: patch.setattr(stage, "_summaries", changed)
 
 
+def first_group(change: Callable[[GroupSummary], object]) -> Plant:
+    """Change what one group's summary says."""
+
+    def changed(found: list[GroupSummary]) -> list[GroupSummary]:
+        change(found[0])
+        return found
+
+    return groups(changed)
+
+
+def one_more(counted: dict[str, int] | Summary | GroupSummary, name: str) -> None:
+    if isinstance(counted, dict):
+        counted[name] += 1
+    else:
+        setattr(counted, name, getattr(counted, name) + 1)
+
+
+def two_of_one_name(patch: pytest.MonkeyPatch) -> None:
+    finish = stage.finish
+    patch.setattr(stage, "finish", lambda context, groups, names: finish(context, groups, names[:1] * 2))
+
+
 def drop_is_not_counted(patch: pytest.MonkeyPatch) -> None:
     add = Summary.add
 
@@ -177,6 +257,27 @@ BREAKS: dict[str, tuple[Plant, str]] = {
     "scores twice": (at_the_end(lambda folder: copied(folder / "scores/web-b.parquet")), "2 shards, but 3 files"),
     "group left out": (groups(lambda found: found[:-1]), "2 shards are listed, but 1 are summed up"),
     "group twice": (groups(lambda found: [*found, found[0]]), "2 shards are listed, but 3 are summed up"),
+    "two shards of one name": (two_of_one_name, "2 shards are listed, but 1 names do they have"),
+    "group with a sample more": (
+        first_group(lambda group: one_more(group.total, "input")),
+        "6 samples are kept, dropped or bad, but 7 were filtered",
+    ),
+    "shard with a sample more": (
+        first_group(lambda group: one_more(group.shards[0], "input")),
+        "6 samples .*, but 7 are the shards' samples",
+    ),
+    "group with a row more": (
+        first_group(lambda group: one_more(group, "rows")),
+        "6 samples .*, but 7 rows are in the",
+    ),
+    "shard with a kept pair more": (
+        first_group(lambda group: one_more(group.shards[0], "kept")),
+        "4 samples are kept, but 5 are the shards' kept",
+    ),
+    "group with a pair more": (
+        first_group(lambda group: one_more(group, "pairs")),
+        "4 samples are kept, but 5 pairs are",
+    ),
     "other group in its place": (groups(lambda found: [found[0]] * 2), "2 shards are listed, but 1 of them are summed"),
 }
 

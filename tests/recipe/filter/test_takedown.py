@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ from diht_k8s.recipe.runtime.claims import STALE_SECONDS
 from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.living import living
-from diht_k8s.recipe.runtime.run_folder import point, run_layout
+from diht_k8s.recipe.runtime.run_folder import point, run_folder, run_layout, write_document
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import locate
 from diht_k8s.recipe.runtime.started import start
@@ -311,6 +312,92 @@ def test_notes_of_people_survive_a_purge_in_folders_that_it_clears(bench: Bench)
     bench.purge("a-1")
     assert [bench.storage.read_text(uri) for uri in notes] == notes
     assert bench.storage.files(f"{folder}/index") == ["raw/notes.txt", "raw/parts/notes.txt"]
+
+
+def test_half_of_a_file_that_a_killed_write_left_goes_and_those_of_people_stay(bench: Bench) -> None:
+    filtered, labelled = (Path(bench.layout.stage(stage)) for stage in (Stage.FILTER, Stage.LABEL))
+    half = [
+        *(filtered / f".{name}.abcd_fg1.tmp" for name in ("report.json", "PURGE.json")),
+        *(filtered / each for each in ("kept/.web-a.tar.abcd_fg1.tmp", "scores/.web-a.parquet.abcd_fg1.tmp")),
+        *(
+            labelled / each
+            for each in ("labels/.web-b.parquet.abcd_fg1.tmp", "features/.web-b.safetensors.abcd_fg1.tmp")
+        ),
+    ]
+    mine = [filtered / ".notes.txt.abcd_fg1.tmp", labelled / "labels/.own.abcd_fg1.tmp"]
+    for path in (*half, *mine):
+        path.write_bytes(b"a-1")
+    assert bench.purge("a-1").pairs == 1
+    assert [path for path in half if path.exists()] == []
+    assert all(path.exists() for path in mine)
+
+
+def replaced(bench: Bench) -> tuple[Path, Path]:
+    """Filter another version of a shard; the folders of the first filter and of its labels, which belong to no run now."""
+    before = Path(bench.layout.stage(Stage.FILTER)), Path(bench.layout.stage(Stage.LABEL))
+    os.utime(bench.folder / "a.tar", ns=(1, 1))
+    filter_with(bench.run)
+    bench.layout = located(bench.folder / "out")
+    assert Path(bench.layout.stage(Stage.FILTER)) != before[0]
+    return before
+
+
+@pytest.mark.parametrize("taken", ["a-1", "nobody"])
+def test_folders_of_shards_that_were_replaced_go_as_a_whole(
+    bench: Bench, taken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = replaced(bench)
+    (folders[0] / "notes.txt").write_text("mine")
+    document = bench.folder / "run.json"
+    document.write_text(dump(bench.run))
+    assert main(["purge", str(document), "--exclude", bench.listed(taken)]) == 0
+    places = [str(folder.relative_to(bench.folder / "out")) for folder in folders]
+    said = "removed with all that they held, since no run needs them and no document says how to search them: "
+    assert said + ", ".join(places) in capsys.readouterr().out
+    assert [path.name for path in folders[0].iterdir()] == ["notes.txt"]
+    assert not folders[1].exists()
+    assert kept_keys(bench.folder / "out", "web-a") == ["a-0", *(["a-1"] if taken == "nobody" else []), "a-3"]
+
+
+@pytest.mark.parametrize("reader", ["scoresFrom", "labels", "run without its document"])
+def test_folder_of_no_run_that_somebody_reads_stops_the_purge_before_any_change(bench: Bench, reader: str) -> None:
+    places = [str(folder) for folder in replaced(bench)]
+    place = places[reader == "labels"]
+    document = json.loads(dump(run_of(bench.folder / "out", f"{bench.folder}/b.tar")))
+    if reader == "labels":
+        document["spec"]["train"] = {"model": "ViT-B-32", "samples": 4, "batchSize": 2, "labels": place}
+    elif reader == "scoresFrom":
+        document["spec"]["filter"]["scoresFrom"] = place
+    run = DihtRun.model_validate(document)
+    if reader == "run without its document":
+        point(run, bench.storage, bench.layout.with_folder(Stage.FILTER, place), Stage.FILTER)
+        bench.storage.remove(f"{run_folder(run)}/run.json")
+    else:
+        write_document(run, bench.storage)
+    before = bench.everything()
+    with pytest.raises(UserError, match=f"{place} belongs to no run .* refers to it"):
+        bench.purge("a-1")
+    assert bench.everything() == before
+
+
+def test_run_that_comes_to_use_a_folder_of_no_run_keeps_it_and_the_next_purge_searches_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, write = str(replaced(bench)[0]), takedown._write_takedown
+
+    def meanwhile(*arguments: Any) -> None:
+        write(*arguments)
+        run = run_of(bench.folder / "out", f"{bench.folder}/?.tar")
+        write_document(run, bench.storage)
+        point(run, bench.storage, bench.layout.with_folder(Stage.FILTER, place), Stage.FILTER)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(takedown, "_write_takedown", meanwhile)
+        with pytest.raises(RetryableError, match=f"a run has come to use {place}: start the purge again"):
+            bench.purge("a-1")
+    assert bench.purge("a-1").folders == ()
+    scores = f"{place}/scores/web-a.parquet"
+    assert "a-1" not in [row.uid for row in open_scores(bench.storage.read_bytes(scores), scores).rows()]
 
 
 def test_words_of_dropped_pairs_are_removed_as_well(bench: Bench) -> None:

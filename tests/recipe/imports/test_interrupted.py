@@ -17,6 +17,7 @@ import pytest
 
 from diht_k8s.api.errors import ExitCode, RetryableError
 from diht_k8s.cli.main import main
+from diht_k8s.recipe.imports import existing_shards
 from tests.recipe.imports.loose_pairs import in_folder
 from tests.recipe.imports.outputs import imported, pairs, tree
 
@@ -60,6 +61,20 @@ def test_import_when_asked_to_stop_says_so_in_one_line_and_resumes(tmp_path: Pat
     assert imported(source, output, "--shard-size", "60")["samples"] == IMAGES
     imported(source, tmp_path / "whole", "--shard-size", "60")
     assert tree(output) == tree(tmp_path / "whole")
+
+
+def test_check_of_shards_when_asked_to_stop_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported(in_folder(tmp_path / "in", 1), source := tmp_path / "shards")
+    capsys.readouterr()
+    monkeypatch.setattr(existing_shards, "read_samples", lambda *_: signal.raise_signal(signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody heeds SIGTERM"))
+    try:
+        assert main(["import", str(source), str(tmp_path / "out")]) == ExitCode.STOPPED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "diht: stopped on request; nothing was written"
 
 
 def test_import_when_stopped_between_the_making_of_a_file_and_its_use_leaves_nothing(

@@ -16,9 +16,9 @@ from diht_k8s.api.errors import DataError, StopRequested
 from diht_k8s.api.layout import MARKER, STARTED
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.main import main
-from diht_k8s.recipe import prune
 from diht_k8s.recipe.prune import make_plan, plan_to_remove, remove
 from diht_k8s.recipe.runtime import living as watching
+from diht_k8s.recipe.runtime import own_files
 from diht_k8s.recipe.runtime.run_folder import latest_run, run_folder
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
@@ -166,7 +166,7 @@ def test_marker_goes_first_and_started_last_and_the_same_command_finishes_an_int
 ) -> None:
     bench.forget(bench.one)
     bench.forget(bench.two)
-    monkeypatch.setattr(prune, "CHUNK", 1)
+    monkeypatch.setattr(own_files, "CHUNK", 1)
     seen: list[set[str]] = []
     for _ in range(20):
         stop = StopFlag()

@@ -40,7 +40,8 @@ def filter_input(spec: Spec, storage: Storage, *, current: bool = False) -> list
     """
     if not has_tables(spec):
         return current_shards(spec, storage) if current else input_shards(spec, storage)
-    files = [(source, file) for source in spec.data.sources for file in storage.list_files(source.captions or ())]
+    found = storage.list_sources([source.captions or () for source in spec.data.sources])
+    files = [(source, file) for source, group in zip(spec.data.sources, found, strict=True) for file in group]
     names = distinct_names([(f"{source.name}-{stem(file.uri)}", file.uri) for source, file in files])
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         tables = list(pool.map(lambda each: parts_of(storage, each[1].uri), files))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports import url_tables
 from diht_k8s.recipe.imports.url_tables import Columns, find_columns, part_starts, parts_of, read_part
 from diht_k8s.recipe.shards.sources import TablePart
@@ -96,12 +96,45 @@ def test_each_line_is_read_in_one_part_wherever_the_parts_begin(
     assert found == rows
 
 
-def test_gzipped_text_is_one_part(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv.gz"
-    path.write_bytes(gzip.compress(b'url,text\nhttp://a/1,"a dog,\nrunning"\n'))
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv.gz", b'url,text\nhttp://a/1,"a dog,\nrunning"\n'),
+        ("A.CSV.GZ", b'url,text\nhttp://a/1,"a dog,\nrunning"\n'),
+        ("a.jsonl.gz", b'{"url": "http://a/1", "text": "a dog,\\nrunning"}\n'),
+    ],
+)
+def test_gzipped_text_is_one_part_however_long_it_is(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(url_tables, "PART_BYTES", 10)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content))
     (part,) = parts_of(Storage(), str(path))
     assert list(read_part(Storage(), str(path), part, None, [])[1]) == [
         ("0", {"url": "http://a/1", "text": "a dog,\nrunning"})
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet"])
+def test_table_with_two_columns_of_one_name_is_refused(name: str, tmp_path: Path) -> None:
+    path, names, cells = tmp_path / name, ["url", "text", "text"], ["http://a/1", "a dog", "a cat"]
+    if name == "a.parquet":
+        pq.write_table(pa.Table.from_arrays([pa.array([cell]) for cell in cells], names), path)
+    else:
+        mark = "," if name == "a.csv" else "\t"
+        path.write_text("".join(f"{mark.join(line)}\n" for line in (names, cells)))
+    (part,) = parts_of(Storage(), str(path))
+    with pytest.raises(DataError, match=r"two columns of one name \(text\)"):
+        list(read_part(Storage(), str(path), part, None, [])[1])
+
+
+def test_columns_without_a_name_are_not_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("url,text,,\nhttp://a/1,a dog,,\n")
+    (part,) = parts_of(Storage(), str(path))
+    assert [row for _, row in read_part(Storage(), str(path), part, None, [])[1]] == [
+        {"url": "http://a/1", "text": "a dog", "": ""}
     ]
 
 

@@ -69,6 +69,18 @@ def test_pattern_that_matches_nothing_or_twice_is_a_user_error(
         storage.expand(patterns)
 
 
+@pytest.mark.parametrize("other", ["x.tar", "./x.tar", "*.tar", "../{here}/x.tar"])
+def test_file_that_two_sources_match_is_a_user_error(
+    tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.tar", "y.tar"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [len(group) for group in storage.list_sources([["x.tar"], ["y.tar"]])] == [1, 1]
+    with pytest.raises(UserError, match=r"x\.tar is matched twice"):
+        storage.list_sources([["x.tar"], [other.format(here=tmp_path.name)]])
+
+
 def test_write_that_fails_leaves_the_old_content_and_no_other_file(tmp_path: Path, storage: Storage) -> None:
     uri = str(tmp_path / "f")
     storage.write_bytes(uri, b"old")
