@@ -77,6 +77,9 @@ class MetadataLimit(Model):
 class Filter(Model):
     """Which pairs are kept."""
 
+    min_objects: Annotated[int, Field(ge=0, le=100)] = 0
+    """minObjects: the caption names at least this many objects (ours: not in the paper). With minComplexity: 0 and minActions: 0,
+    1 is a rule for small, clean pools: it drops file names and foreign captions, and keeps bare names. 0 switches it off."""
     min_complexity: Annotated[int, Field(ge=0, le=100)] = 1
     """minComplexity: at least one object of the caption has at least this many attributes and relations (C)."""
     min_actions: Annotated[int, Field(ge=0, le=100)] = 1

@@ -159,6 +159,9 @@ def _low_score(row: Row, rules: Filter, caption: str) -> str:
 _WHY: Final[Mapping[str, Callable[[Row, Filter, str], str]]] = {
     "language": lambda row, rules, caption: f"{caption} is not in the language {rules.language}",
     "metadata": lambda row, rules, caption: "a number of its .json is outside of metadataLimits",
+    "objects": lambda row, rules, caption: (
+        f"{caption} names {len(row.objects)} objects, and minObjects is {rules.min_objects}"
+    ),
     "complexity": lambda row, rules, caption: (
         f"{caption} has complexity {row.complexity}, and minComplexity is {rules.min_complexity}"
     ),

@@ -15,6 +15,7 @@ STEPS: Final = (
     "exclude",
     "language",
     "metadata",
+    "objects",
     "complexity",
     "action",
     "size",

@@ -1,7 +1,7 @@
 """The CAT rules on batches of samples; the first rule that drops a sample gives the reason.
 
-Order: bad, exclude, language, metadata, C (complexity), A (action), then the image: readable, size, benchmark, clip
-score, T (text).
+Order: bad, exclude, language, metadata, objects, C (complexity), A (action), then the image: readable, size, benchmark,
+clip score, T (text).
 
 Cheap rules come first, so only images of the remaining samples are decoded, scored and searched for text. The clip
 score stands before T: on an accelerator it takes a small part of T's time, and on a CPU, where a ViT-B/32 takes some
@@ -309,7 +309,9 @@ def image_reason(image: Image.Image, rules: Filter, gallery: Gallery | None) -> 
 
 
 def caption_reason(row: Row, rules: Filter) -> str:
-    """Reason to drop a scored sample by its caption (C before A); "" to keep it."""
+    """Reason to drop a scored sample by its caption (objects, C, A); "" to keep it."""
+    if len(row.objects) < rules.min_objects:
+        return "objects"
     if row.complexity < rules.min_complexity:
         return "complexity"
     actions = row.num_actions if rules.action_rule == "SubjectOrObject" else row.num_subject_actions

@@ -70,7 +70,7 @@ class Summary:
             self.names["objects"].update(row.objects)
             self.names["attributes"].update(name for _, name in row.attributes)
             self.names["actions"].update(row.actions)
-            if filtered and not row.reason.startswith(BAD) and row.reason != "language":
+            if filtered and not row.reason.startswith(BAD) and row.reason not in ("language", "objects"):
                 self._add_cell(row)
         self.hints.add(sample)
         self._add_painted(row, sample, min_characters)

@@ -18,6 +18,7 @@ STEP_NAMES: Final = {
     "readable": "Readable",
     "exclude": "Not excluded",
     "language": "In the language",
+    "objects": "Enough objects",
     "complexity": "Complexity (C)",
     "metadata": "Numbers within limits",
     "action": "Action (A)",
@@ -29,6 +30,7 @@ STEP_NAMES: Final = {
     "clip_share": "Most like their captions (CLIP)",
 }
 REASONS: Final = {
+    "objects": "Caption names too few objects",
     "complexity": "Caption too simple (C)",
     "action": "No action in the caption (A)",
     "clip_score": "Image unlike its caption (CLIP score)",
@@ -216,6 +218,8 @@ def scores_text(example: Mapping[str, Any], reason: str) -> str:
         return f"reads “{' '.join(example.get('texts', []))}”"
     if reason == "action":
         return f"objects: {objects}; no action"
+    if reason == "objects":
+        return f"objects: {objects}"
     if reason == "complexity":
         return f"objects: {objects}; nothing attached"
     if reason == "kept":

@@ -89,6 +89,8 @@ RUNNING = sample("giraffe running fast")
 @pytest.mark.parametrize(
     ("rules", "one", "reason"),
     [
+        (Filter(min_objects=1, min_complexity=0, min_actions=0), sample("dog"), ""),
+        (Filter(min_objects=2), sample("dog"), "objects"),
         (Filter(min_complexity=2, min_actions=0), sample("dog"), "complexity"),
         (Filter(min_complexity=1, min_actions=0), sample("dog"), ""),
         (Filter(min_complexity=1, min_actions=1), sample("small dog"), "action"),
