@@ -44,10 +44,11 @@ def filled(
     *,
     reads: Mapping[str, str] | None = None,
     files: Mapping[str, bytes] | None = None,
+    settings: Mapping[str, str] | None = None,
     complete: bool = True,
 ) -> str:
     """A stage's folder as a stage leaves it, to which the run then points; its place relative to the output."""
-    storage, config = Storage(run.spec.storage), {"inputs": {}, "variant": variant}
+    storage, config = Storage(run.spec.storage), {"inputs": {}, "variant": variant, "config": dict(settings or {})}
     layout = run_layout(run, storage).at(stage, sha256_of(config))
     write_document(run, storage)
     start(storage, layout, stage, config, reads or {})

@@ -27,8 +27,9 @@ DIGITS: Final = 16
 """Digits of a digest that name a folder; the markers have all of them."""
 LEASE: Final = "lease.json"
 """In the folder of a training: which gang works on it."""
-FEATURE_FILES: Final = ("features.json", "claims/*.json", "*.safetensors")
-"""What trainings write into a folder of features."""
+ABOUT_FEATURES: Final = "features.json"
+FEATURE_FILES: Final = ("claims/*.json", "*.safetensors", ABOUT_FEATURES)
+"""What trainings write into a folder of features, in the order in which it goes."""
 STAGE_FILES: Final[Mapping[Stage, tuple[str, ...]]] = {
     Stage.FILTER: (
         MARKER, "PURGE.json", "report.json", "summaries/*.json", "scores/*.parquet", "uids.npy", "uid_index.npy",

@@ -25,7 +25,10 @@ from diht_k8s.recipe.shards.storage import Storage
 DOCUMENTS: Final = (".yaml", ".yml", ".json")
 SHOWN: Final = 3
 """Runs, or files of a person, that a person is shown of a folder."""
-STATES: Final = {"complete": "complete", "begun": "begun, not complete", "foreign": "not ours", "run": "run"}
+STATES: Final = {
+    "complete": "complete", "begun": "begun, not complete", "foreign": "not ours", "run": "run",
+    "features": "stored features",
+}  # fmt: skip
 
 
 def prune_command(output: str, keep: Sequence[str] | None, *, yes: bool, as_json: bool) -> int:

@@ -14,16 +14,25 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.layout import RUN_FILES, STAGE_FILES, join
+from diht_k8s.api.layout import FEATURE_FILES, RUN_FILES, STAGE_FILES, join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime.living import Watch, living
 from diht_k8s.recipe.runtime.own_files import pattern_of_file, remove_ours
-from diht_k8s.recipe.runtime.references import RUNS, StoredRun, StoredStage, reached, run_folders, stage_folders
+from diht_k8s.recipe.runtime.references import (
+    FEATURES,
+    RUNS,
+    StoredRun,
+    StoredStage,
+    feature_sets,
+    reached,
+    run_folders,
+    stage_folders,
+)
 from diht_k8s.recipe.runtime.run_folder import lead_latest
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
 
-State = Literal["complete", "begun", "foreign", "run"]
+State = Literal["complete", "begun", "foreign", "run", "features"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,8 @@ class Place:
     folder: str
     """relative to the output."""
     state: State
-    """begun: not complete. foreign: not ours, so it stays. run: the folder of a run."""
+    """begun: not complete. foreign: not ours, so it stays. run: the folder of a run. features: images' features under a locked
+    tower, for all trainings on such; they stay while one of these does."""
     bytes: int
     files: int
     runs: list[str] = field(default_factory=list)
@@ -60,7 +70,7 @@ class Plan:
     @property
     def removable(self) -> list[Place]:
         """What goes, in that order: runs, then folders before those that they read."""
-        order = [RUNS, *(stage.value for stage in reversed(Stage))]
+        order = [RUNS, *(stage.value for stage in reversed(Stage)), FEATURES]
         found = [place for place in self.places if place.removable]
         return sorted(found, key=lambda place: (order.index(place.folder.partition("/")[0]), place.folder))
 
@@ -98,7 +108,7 @@ def plan_to_remove(
         StopRequested: a signal.
     """
     before = _use(storage, output, keep, {})
-    watched = {folder.place for folder in before.folders} & before.removable
+    watched = {*before.features, *(folder.place for folder in before.folders)} & before.removable
     watched = watched.union(*(run.refers for run in before.runs if run.place in before.removable))
     uris = {join(output, place): place for place in sorted(watched)}
     alive = {uris[uri]: claim for uri, claim in watch(storage, uris, stop).items()}
@@ -112,6 +122,8 @@ class _Use:
 
     runs: list[StoredRun]
     folders: list[StoredStage]
+    features: list[str]
+    """places of the sets of stored features."""
     kept: list[StoredRun]
     users: dict[str, list[str]]
     """place of a stage folder -> NAME/DIGEST of the runs that refer to it."""
@@ -132,8 +144,14 @@ def _use(storage: Storage, output: str, keep: Collection[str] | None, alive: dic
     for run in runs:
         for place in reached(run.refers, reads):
             users.setdefault(place, []).append(_name(run.place))
+    features, readers = list(feature_sets(storage, output)), {each.place for each in folders if each.stored_features}
+    for place in features:
+        users[place] = sorted({run for reader in readers for run in users.get(reader, ())})
     ours = {folder.place for folder in folders if folder.state != "foreign"}
-    return _Use(runs, folders, kept, users, (ours - needed) | {run.place for run in runs if run not in kept}, alive)
+    going = (ours - needed) | {run.place for run in runs if run not in kept}
+    if readers.isdisjoint(needed):
+        going |= set(features) - alive.keys()
+    return _Use(runs, folders, features, kept, users, going, alive)
 
 
 def _measured(storage: Storage, output: str, use: _Use, removable: Collection[str]) -> Plan:
@@ -148,6 +166,7 @@ def _measured(storage: Storage, output: str, use: _Use, removable: Collection[st
 
     found = [place(run.place, "run", RUN_FILES) for run in use.runs]
     found += [place(folder.place, folder.state, STAGE_FILES[folder.stage]) for folder in use.folders]
+    found += [place(each, "features", FEATURE_FILES) for each in use.features]
     found = sorted((each for each in found if each.files), key=lambda each: (-each.bytes, each.folder))
     return Plan(output, found, [_name(run.place) for run in use.kept])
 
@@ -174,6 +193,8 @@ def remove(
         if place.state == "run":
             lead_latest(storage, plan.output, place.folder, f"{RUNS}/{plan.kept[0]}")
             patterns = RUN_FILES
+        elif place.state == "features":
+            patterns = FEATURE_FILES
         elif any(place.folder in run.refers for run in run_folders(storage, plan.output)):
             continue
         else:

@@ -1,8 +1,7 @@
-"""The recipe of the data set: candidates -> images -> groups -> split -> painted words -> shards, with all counts."""
+"""The recipe of the data set: candidates -> images -> groups -> splits -> junk on top -> pairs, with all counts."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,17 +9,21 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from PIL import Image, ImageFont
 
 from examples.build_data import emoji, groups, openclipart, paint, pictures
 from examples.build_data.candidates import Candidate, Tally, vocabulary_of
+from examples.build_data.items import Item, fields_of
+from examples.build_data.junk import junk_pairs
 from examples.build_data.shards import Pair
 
 SEED = 20230105
-HELD_OUT = 500
-HELD_OUT_PER_CLASS = 30
-MAX_HELD_OUT_GROUP = 12
-PAINTED_SHARE = 0.10
+HELD_OUT_SEED = 20261129
+GALLERY = 500
+PER_CLASS = 30
+MAX_GROUP = 12
+DEVELOPMENT_SHARE = 0.6
+HELD_OUT_SHARE = 0.8
+"""of the groups of a class that development has left."""
 NEAR_DUPLICATE = 0.10
 MAX_SAME_CAPTION = 40
 FONT_FILES = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf")
@@ -29,27 +32,17 @@ TEMPLATES = ("{c}", "a picture of {c}", "a drawing of {c}", "clip art of {c}", "
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
-    """A candidate with its small image."""
-
-    candidate: Candidate
-    image: Image.Image
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class DataSet:
     """The finished data set, before it is written."""
 
     train: list[Pair]
     development: list[Pair]
+    held_out: list[Pair]
     classes: list[str]
     tallies: dict[str, Tally]
     figures: dict[str, int]
-
-
-def uid_of(candidate: Candidate) -> str:
-    """Identity of an image, stable over rebuilds: digest of source and file."""
-    return hashlib.sha256(f"{candidate.source}/{candidate.file}".encode()).hexdigest()[:12]
+    junk: dict[str, int]
+    """pairs of each kind of junk, on top of the real ones."""
 
 
 def load(candidates: Sequence[Candidate], tallies: Mapping[str, Tally]) -> list[Item]:
@@ -90,43 +83,12 @@ def cap_captions(items: Sequence[Item], tallies: Mapping[str, Tally], rng: Rando
     return [items[index] for index in sorted(kept)]
 
 
-def fields_of(candidate: Candidate, group: int) -> dict[str, object]:
-    """JSON fields that every pair has."""
-    return {
-        "caption": candidate.caption,
-        "uid": uid_of(candidate),
-        "source": candidate.source,
-        "group": group,
-        "painted": False,
-        "licence": candidate.licence,
-        "file": candidate.file,
-    }
-
-
-def train_pairs(
-    items: Sequence[Item], group_of: Sequence[int], fonts: Sequence[ImageFont.FreeTypeFont], rng: Random
-) -> list[Pair]:
-    """Training pairs in random order, a tenth of them with painted words."""
-    order = list(range(len(items)))
-    rng.shuffle(order)
-    wanted = round(PAINTED_SHARE * len(items))
-    pairs: list[Pair] = []
-    for index in order:
-        item, fields = items[index], fields_of(items[index].candidate, group_of[index])
-        result = paint.paint_words(item.image, item.candidate.caption, fonts, rng) if wanted else None
-        image = item.image
-        if result is not None:
-            wanted -= 1
-            image, painted = result
-            fields["painted"] = {
-                "text": " ".join(painted.words),
-                "words": list(painted.words),
-                "cap_height_px": painted.cap_height_px,
-                "font_size": painted.font_size,
-            }
-        pairs.append(Pair(picture=pictures.encode(image), fields=fields))
-    rng.shuffle(pairs)  # the painted ones came first
-    return pairs
+def train_pairs(items: Sequence[Item], group_of: Sequence[int]) -> list[Pair]:
+    """The pairs of real images with their own captions."""
+    return [
+        Pair(picture=pictures.encode(item.image), fields=fields_of(item.candidate, group))
+        for item, group in zip(items, group_of, strict=True)
+    ]
 
 
 def gallery_pairs(items: Sequence[Item], group_of: Sequence[int], classes: Sequence[str]) -> list[Pair]:
@@ -155,28 +117,45 @@ def build(unpacked: Path) -> DataSet:
     thumbnails_ND = np.stack([pictures.thumbnail(item.image) for item in items])
     similar = pictures.near_duplicates(thumbnails_ND, limit=NEAR_DUPLICATE)
     group_of = groups.group_candidates(candidates, similar)
-    chosen = groups.choose_held_out(
-        candidates,
-        group_of,
-        number=HELD_OUT,
-        per_class=HELD_OUT_PER_CLASS,
-        max_group=MAX_HELD_OUT_GROUP,
-        rng=rng,
-    )
-    closed = {group_of[index] for index in chosen}
-    training = [index for index in range(len(items)) if group_of[index] not in closed]
+    development = _gallery(candidates, group_of, range(len(items)), rng, class_share=DEVELOPMENT_SHARE)
+    closed = {group_of[index] for index in development}
+    left = [index for index in range(len(items)) if group_of[index] not in closed]
+    held_out = _gallery(candidates, group_of, left, Random(HELD_OUT_SEED), class_share=HELD_OUT_SHARE)
+    closed |= {group_of[index] for index in held_out}
+    training = [index for index in left if group_of[index] not in closed]
 
-    classes = sorted({candidates[i].class_name or "" for i in chosen} - {""})
+    classes = sorted({candidates[i].class_name or "" for i in development} - {""})
     fonts = paint.load_fonts([unpacked / FONT_FOLDER / name for name in FONT_FILES])
-    train = train_pairs([items[i] for i in training], [group_of[i] for i in training], fonts, rng)
-    development = gallery_pairs([items[i] for i in chosen], [group_of[i] for i in chosen], classes)
+    own, of = [items[i] for i in training], [group_of[i] for i in training]
+    real = train_pairs(own, of)
+    junk = junk_pairs(own, of, fonts, emoji.read_foreign(unpacked), rng)
+    train = [*real, *junk]
+    rng.shuffle(train)
+    galleries = [
+        gallery_pairs([items[i] for i in chosen], [group_of[i] for i in chosen], classes)
+        for chosen in (development, held_out)
+    ]
     figures = {
         "pictures": len(items),
         "near_duplicate_pairs": len(similar),
         "groups": len(set(group_of)),
-        "train": len(train),
-        "train_painted": sum(bool(pair.fields["painted"]) for pair in train),
+        "train": len(real),
         "development": len(development),
-        "other_members_of_development_groups": len(items) - len(train) - len(development),
+        "heldout": len(held_out),
+        "other_members_of_gallery_groups": len(items) - len(real) - len(development) - len(held_out),
     }
-    return DataSet(train=train, development=development, classes=classes, tallies=tallies, figures=figures)
+    return DataSet(
+        train=train, development=galleries[0], held_out=galleries[1], classes=classes, tallies=tallies, figures=figures,
+        junk=dict(Counter(str(pair.fields["junk"]) for pair in junk)),
+    )  # fmt: skip
+
+
+def _gallery(
+    candidates: Sequence[Candidate], group_of: Sequence[int], among: Sequence[int], rng: Random, *, class_share: float
+) -> list[int]:
+    """Indices of a gallery's images, one of each of its groups."""
+    chosen = groups.choose_gallery(
+        [candidates[i] for i in among], [group_of[i] for i in among], number=GALLERY, per_class=PER_CLASS,
+        max_group=MAX_GROUP, class_share=class_share, rng=rng,
+    )  # fmt: skip
+    return [among[i] for i in chosen]

@@ -17,6 +17,7 @@ SOURCE = "noto-emoji"
 LICENCE = "OFL-1.1"
 FONT = "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 CLDR = "usr/share/unicode/cldr/common"
+LANGUAGES = ("en", "de", "es", "fr", "it", "nl", "pl", "pt", "ru", "tr")
 SKIN_TONES = {
     "light skin tone",
     "medium-light skin tone",
@@ -107,6 +108,24 @@ def read_names(annotations: bytes) -> dict[str, str]:
     return {e.attrib["cp"]: e.text for e in entries if e.text}
 
 
+def read_foreign(unpacked: Path) -> dict[str, list[str]]:
+    """File of an emoji -> its names in other languages, as far as they are no English name of it."""
+    names = {
+        language: read_names((unpacked / CLDR / f"annotations/{language}.xml").read_bytes()) for language in LANGUAGES
+    }
+    english = names.pop("en")
+    found: dict[str, list[str]] = {}
+    for sequence, own in english.items():
+        others = [of[sequence] for of in names.values() if sequence in of]
+        found[file_of(sequence)] = [name for name in others if " " in name and name.lower() != own.lower()]
+    return found
+
+
+def file_of(sequence: str) -> str:
+    """Name of an emoji's file: its code points."""
+    return "u" + "_".join(f"{ord(character):x}" for character in sequence)
+
+
 def read_english(unpacked: Path) -> list[str]:
     """English texts of CLDR (names, keywords, countries): tells whether a caption is English."""
     texts = []
@@ -179,7 +198,7 @@ def read_candidates(unpacked: Path) -> tuple[list[Candidate], Tally]:
         candidates.append(
             Candidate(
                 source=SOURCE,
-                file="u" + "_".join(f"{ord(character):x}" for character in sequence),
+                file=file_of(sequence),
                 caption=natural_caption(names[sequence]),
                 names=(base_name(names[sequence]),),
                 licence=LICENCE,

@@ -21,7 +21,6 @@ DIRECTIONS = "left right up down upper lower upwards downwards leftwards rightwa
 SIZES = "small medium large big tiny little mini huge heavy bold simple"
 NUMBERS = "one two three four five six seven eight nine ten eleven twelve first second third last single double triple"
 FILLERS = "the of and with in on for to by clipart clip art icon symbol sign flag svg theme skin tone vers version"
-CLASS_SHARE = 0.6  # the rest of a class stays in training
 VARIANT_WORDS = frozenset(f"{PEOPLE} {COLOURS} {DIRECTIONS} {SIZES} {NUMBERS} {FILLERS}".split())
 SAME_AS = {  # words that hide a gender or a number, and what is left without it
     **dict.fromkeys(PEOPLE.split(), "person"),
@@ -90,22 +89,19 @@ def group_candidates(candidates: Sequence[Candidate], similar: Iterable[tuple[in
     return [sets.find(index) for index in range(len(candidates))]
 
 
-def _share(count: int) -> int:
-    return int(CLASS_SHARE * count)
-
-
-def choose_held_out(
+def choose_gallery(
     candidates: Sequence[Candidate],
     groups: Sequence[int],
     *,
     number: int,
     per_class: int,
     max_group: int,
+    class_share: float,
     rng: Random,
 ) -> list[int]:
-    """Indices of the held-out gallery: one image from each chosen group, in random order.
+    """Indices of a gallery: one image from each chosen group, in random order.
 
-    First up to `per_class` groups of each zero-shot class are drawn, at most CLASS_SHARE of those it has, then groups
+    First up to `per_class` groups of each zero-shot class are drawn, at most `class_share` of those it has, then groups
     without a class. Only captions that describe the image are eligible, and only groups of at most `max_group`
     members, because the other members of a chosen group are lost to training.
 
@@ -125,7 +121,9 @@ def choose_held_out(
     for index in eligible:
         by_class[candidates[index].class_name or ""].append(index)
     others = by_class.pop("", [])
-    chosen = [i for name in sorted(by_class) for i in by_class[name][: min(per_class, _share(len(by_class[name])))]]
+    chosen = [
+        i for name in sorted(by_class) for i in by_class[name][: min(per_class, int(class_share * len(by_class[name])))]
+    ]
     chosen = (chosen + others)[:number]
     if len(chosen) < number:
         raise ValueError(f"only {len(chosen)} groups can be held out, {number} are wanted: lower the number")

@@ -13,13 +13,14 @@ from typing import Any, Final, Literal
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.json_types import texts_in
-from diht_k8s.api.layout import DIGITS, Layout, join, refuse_old_layout
+from diht_k8s.api.layout import ABOUT_FEATURES, DIGITS, Layout, join, refuse_old_layout
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime.run_folder import layout_of
 from diht_k8s.recipe.runtime.started import Started, find_started
 from diht_k8s.recipe.shards.storage import Storage
 
 RUNS: Final = "runs"
+FEATURES: Final = "features"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class StoredStage:
     """foreign: without our `STARTED.json`, so not ours."""
     reads: frozenset[str]
     """places of the stage folders that it reads."""
+    stored_features: bool = False
+    """whether it is a training on stored features. Which set it reads is known when its tower is."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,25 @@ def stage_folders(storage: Storage, output: str) -> Iterator[StoredStage]:
                 yield StoredStage(place, stage, "foreign", frozenset())
                 continue
             state = "complete" if storage.exists(layout.committed(stage)) else "begun"
-            yield StoredStage(place, stage, state, places_named(storage, output, started.reads))
+            features = stage is Stage.TRAIN and started.config.get("config", {}).get("features") == "Stored"
+            yield StoredStage(place, stage, state, places_named(storage, output, started.reads), features)
+
+
+def feature_sets(storage: Storage, output: str) -> Iterator[str]:
+    """The places of the stored image features that trainings of ours made."""
+    layout = Layout(output)
+    for name in storage.folders(layout.feature_sets):
+        if _digest_of_features(storage, layout.feature_set(name)) == name:
+            yield f"{FEATURES}/{name}"
+
+
+def _digest_of_features(storage: Storage, folder: str) -> str | None:
+    """The name that a folder of features should have by what it says of itself; None where it says nothing."""
+    about = join(folder, ABOUT_FEATURES)
+    try:
+        return str(json.loads(storage.read_bytes(about))["config_sha256"])[:DIGITS] if storage.exists(about) else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _started(storage: Storage, layout: Layout, stage: Stage, name: str) -> Started | None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from diht_k8s.api.errors import UserError
 from examples.build_data import build, emoji, openclipart, sources
 from examples.build_data.candidates import Candidate, Tally
+from examples.build_data.items import Item
 
 
 def png(number: int) -> bytes:
@@ -36,15 +37,9 @@ def candidate(file: str, caption: str, picture: bytes, *, clean: bool = True) ->
     )
 
 
-def items_of(count: int) -> list[build.Item]:
+def items_of(count: int) -> list[Item]:
     candidates = [candidate(f"{i:03d}", f"wooden table {i}", png(i)) for i in range(count)]
     return build.load(candidates, {"test": Tally(seen=count)})
-
-
-def fonts() -> list[ImageFont.FreeTypeFont]:
-    font = ImageFont.load_default(size=20)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return [font]
 
 
 def test_load_when_images_are_equal_then_the_clean_caption_stays_and_the_other_is_counted() -> None:
@@ -69,14 +64,6 @@ def test_cap_captions_when_one_repeats_too_often_then_the_rest_is_counted(monkey
     kept = build.cap_captions(items, {"test": tally}, Random(0))
     assert sorted(item.candidate.caption for item in kept) == ["own", "own", "same", "same", "same"]
     assert tally.kept == 5
-
-
-def test_train_pairs_when_built_then_a_tenth_is_painted_and_the_seed_decides() -> None:
-    items = items_of(30)
-    first, second = (build.train_pairs(items, list(range(30)), fonts(), Random(4)) for _ in range(2))
-    assert first == second
-    assert sum(bool(pair.fields["painted"]) for pair in first) == 3
-    assert sorted(str(pair.fields["file"]) for pair in first) == [f"{i:03d}" for i in range(30)]
 
 
 def test_gallery_pairs_when_an_image_has_a_class_then_its_name_and_index_are_given() -> None:

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from examples.build_data.candidates import Candidate
-from examples.build_data.groups import base_name, choose_held_out, group_candidates
+from examples.build_data.groups import base_name, choose_gallery, group_candidates
 
 
 def candidate(
@@ -74,26 +74,28 @@ def gallery(per_class: int, number: int) -> tuple[list[Candidate], list[int], li
     items = [candidate(f"animal {i}", class_name="animal") for i in range(20)]
     items += [candidate(f"thing {i}", clean=i % 2 == 0) for i in range(40)]
     groups = [*range(0, 20), *(20 + 2 * (i // 2) for i in range(40))]
-    chosen = choose_held_out(items, groups, number=number, per_class=per_class, max_group=2, rng=Random(3))
+    chosen = choose_gallery(
+        items, groups, number=number, per_class=per_class, max_group=2, class_share=0.6, rng=Random(3)
+    )
     return items, groups, chosen
 
 
-def test_choose_held_out_when_drawn_then_one_clean_image_of_each_group() -> None:
+def test_choose_gallery_when_drawn_then_one_clean_image_of_each_group() -> None:
     items, groups, chosen = gallery(per_class=8, number=20)
     assert len({groups[i] for i in chosen}) == len(chosen) == 20
     assert all(items[i].clean for i in chosen)
     assert sum(items[i].class_name == "animal" for i in chosen) == 8
 
 
-def test_choose_held_out_when_a_class_is_small_then_a_part_stays_in_training() -> None:
+def test_choose_gallery_when_a_class_is_small_then_a_part_stays_in_training() -> None:
     items, _, chosen = gallery(per_class=19, number=20)
     assert sum(items[i].class_name == "animal" for i in chosen) == 12
 
 
-def test_choose_held_out_when_seeded_alike_then_equal() -> None:
+def test_choose_gallery_when_seeded_alike_then_equal() -> None:
     assert gallery(8, 20)[2] == gallery(8, 20)[2]
 
 
-def test_choose_held_out_when_too_few_groups_then_says_how_many() -> None:
+def test_choose_gallery_when_too_few_groups_then_says_how_many() -> None:
     with pytest.raises(ValueError, match="only 28 groups can be held out, 300 are wanted"):
         gallery(8, 300)

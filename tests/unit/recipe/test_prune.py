@@ -136,6 +136,27 @@ def test_folder_without_our_started_stays_and_is_named(bench: Bench, started: st
     assert {p.folder: p.state for p in make_plan(STORAGE, str(bench.output)).places}["filter/mine"] == "foreign"
 
 
+def test_stored_features_stay_while_a_training_on_such_does_and_go_with_the_last(bench: Bench) -> None:
+    digest = "ab" * 32
+    place = f"features/{digest[:16]}"
+    for name, content in (
+        ("features.json", json.dumps({"config_sha256": digest}).encode()), ("web-0-1.safetensors", b"f" * 9),
+        ("claims/web-0.json", b"{}"), ("notes.txt", b"mine"),
+    ):  # fmt: skip
+        STORAGE.write_bytes(f"{bench.output}/{place}/{name}", content)
+    STORAGE.write_bytes(f"{bench.output}/features/theirs/web-0.safetensors", b"no features.json beside it")
+    three = bench.run("three")
+    filled(three, Stage.FILTER, "f")
+    stored = filled(three, Stage.TRAIN, "t3", reads={"filter": bench.filter}, settings={"features": "Stored"})
+    assert bench.prune() == []
+    assert next(each for each in make_plan(STORAGE, str(bench.output)).places if each.folder == place).runs == [
+        bench.run_place(three).removeprefix("runs/")
+    ]
+    bench.forget(three)
+    assert bench.prune() == [stored, place]
+    assert bench.files("features") == {f"{digest[:16]}/notes.txt", "theirs/web-0.safetensors"}
+
+
 def test_files_of_people_stay_and_half_written_ones_of_ours_go(bench: Bench) -> None:
     mine = ["notes.txt", "kept/notes.txt", "kept/deeper/web-1.tar", ".kept", "index"]
     for name in [*mine, "kept/.web-1.tar.abcd1234.tmp", ".STARTED.json.abcd1234.tmp"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -17,7 +17,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.layout import join
+from diht_k8s.api.layout import ABOUT_FEATURES, join
 from diht_k8s.recipe.label.features import extract, write_features
 from diht_k8s.recipe.label.teacher import TeacherNetwork
 from diht_k8s.recipe.runtime.bad_shards import Damage, salvaged
@@ -31,7 +31,6 @@ from diht_k8s.recipe.train.model.locked_tower import LockedTower
 
 # B images, C channels, H height, W width of the images and of the features.
 
-ABOUT: Final = "features.json"
 """Says in a folder of features, to people, what they are of."""
 
 
@@ -113,7 +112,9 @@ class FeatureMaker:
         return worked
 
     def _write(self, shard: Shard, file: FeatureFile) -> None:
-        self._storage.create(join(_folder(file), ABOUT), json.dumps(self._features.header(), indent=1).encode())
+        self._storage.create(
+            join(_folder(file), ABOUT_FEATURES), json.dumps(self._features.header(), indent=1).encode()
+        )
         threads, damaged = torch.get_num_threads(), list[Damage]()
         read = read_pairs(self._storage, shard, check=self._check)
         samples = salvaged(read, lambda damage, _: damaged.append(damage))  # the training counts what lies behind it

@@ -1,14 +1,14 @@
-"""The demo's held-out split: 500 drawings of packages that no choice has seen. `python -m examples.build_data.held_out`.
+"""The demo's other style: 500 drawings of packages that no choice has seen. `python -m examples.build_data.other_style`.
 
 The rule, fixed before the first figure on it was read:
 
 1. Candidates are the colour drawings of `icons.ICON_SETS` in categories that show things; captions are their names.
-2. A candidate is left out if its caption or base name is one of the training or development pairs', or if it looks
-   nearly like one of their images (the measures by which those two were split).
+2. A candidate is left out if its caption or base name is one of the other splits' pairs, or if it looks nearly
+   like one of their images (the measures by which those were split).
 3. The rest is grouped by the same measures, and each group keeps one drawing.
 4. Of the classes with at least `MIN_CLASS` drawings up to `PER_CLASS` are drawn, then others up to `NUMBER`, by `SEED`.
 
-The committed shards of the other two splits are read, not rebuilt.
+The committed shards of the other splits are read, not rebuilt.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ from PIL import Image
 from diht_k8s.api.errors import UserError
 from examples.build_data import build, groups, icons, openclipart, pictures
 from examples.build_data.candidates import Candidate, Tally, normalised
+from examples.build_data.items import Item
 from examples.build_data.shards import Pair, write_shards
 
 DATA: Final = Path(__file__).resolve().parent.parent / "data"
-OTHER_SPLITS: Final = ("train", "development")
+OTHER_SPLITS: Final = ("train", "development", "heldout")
 SEED: Final = 20261126
 NUMBER: Final = 500
 PER_CLASS: Final = 40
@@ -57,7 +58,7 @@ class Taken:
 
 
 def taken(folder: Path) -> Taken:
-    """Names and images of the training and development pairs."""
+    """Names and images of the other splits' pairs."""
     names: set[str] = set()
     images: list[Image.Image] = []
     for shard in sorted(path for split in OTHER_SPLITS for path in (folder / split).glob("*.tar.gz")):
@@ -81,13 +82,13 @@ def names_of(fields: dict[str, Any]) -> set[str]:
     return {name for text in texts for name in (normalised(text), groups.base_name(text)) if name}
 
 
-def open_items(items: Sequence[build.Item], closed: Taken, tallies: dict[str, Tally]) -> list[build.Item]:
+def open_items(items: Sequence[Item], closed: Taken, tallies: dict[str, Tally]) -> list[Item]:
     """The items that share no name and no look with the other splits (rule 2)."""
     thumbnails_ND = np.stack([pictures.thumbnail(image) for image in [*closed.images, *(item.image for item in items)]])
     first = len(closed.images)
     similar = pictures.near_duplicates(thumbnails_ND, limit=build.NEAR_DUPLICATE)
     alike = {second - first for one, second in similar if one < first <= second}
-    kept: list[build.Item] = []
+    kept: list[Item] = []
     for number, item in enumerate(items):
         names = {normalised(item.candidate.caption), groups.base_name(item.candidate.caption)}
         if names & closed.names:
@@ -99,11 +100,11 @@ def open_items(items: Sequence[build.Item], closed: Taken, tallies: dict[str, Ta
     return kept
 
 
-def one_of_each_group(items: Sequence[build.Item], tallies: dict[str, Tally], rng: Random) -> list[build.Item]:
+def one_of_each_group(items: Sequence[Item], tallies: dict[str, Tally], rng: Random) -> list[Item]:
     """A random drawing of each group of variants (rule 3)."""
     thumbnails_ND = np.stack([pictures.thumbnail(item.image) for item in items])
     similar = pictures.near_duplicates(thumbnails_ND, limit=build.NEAR_DUPLICATE)
-    members: dict[int, list[build.Item]] = defaultdict(list)
+    members: dict[int, list[Item]] = defaultdict(list)
     for item, group in zip(items, groups.group_candidates([each.candidate for each in items], similar), strict=True):
         members[group].append(item)
     chosen = [rng.choice(members[group]) for group in sorted(members)]
@@ -113,7 +114,7 @@ def one_of_each_group(items: Sequence[build.Item], tallies: dict[str, Tally], rn
     return chosen
 
 
-def draw(items: Sequence[build.Item], tallies: dict[str, Tally], rng: Random) -> tuple[list[build.Item], list[str]]:
+def draw(items: Sequence[Item], tallies: dict[str, Tally], rng: Random) -> tuple[list[Item], list[str]]:
     """The gallery and its classes (rule 4); an image of too small a class has none.
 
     Raises:
@@ -137,7 +138,7 @@ def draw(items: Sequence[build.Item], tallies: dict[str, Tally], rng: Random) ->
     return [_with_class(item, classes) for item in chosen], classes
 
 
-def _with_class(item: build.Item, classes: Sequence[str]) -> build.Item:
+def _with_class(item: Item, classes: Sequence[str]) -> Item:
     known = item.candidate.class_name if item.candidate.class_name in classes else None
     return replace(item, candidate=replace(item.candidate, class_name=known))
 
@@ -197,12 +198,12 @@ def documents(tarballs: Sequence[Path], tallies: dict[str, Tally], classes: Iter
             {"schema_version": 1, "packages": packages, "seed": SEED, "pictures": fates}, indent=2
         )
         + "\n",
-        "LICENCES.md": "# Licences of the held-out split\n\nThe drawings were changed: laid on white, cropped, shrunk and "
+        "LICENCES.md": "# Licences of the other style\n\nThe drawings were changed: laid on white, cropped, shrunk and "
         "stored as WebP.\n\n" + "".join(licences),
     }
 
 
-def held_out(tarballs: Sequence[Path], folder: Path) -> tuple[list[Pair], dict[str, str]]:
+def other_style(tarballs: Sequence[Path], folder: Path) -> tuple[list[Pair], dict[str, str]]:
     """Pairs and documents of the split."""
     tallies, rng = {each.source: Tally() for each in icons.ICON_SETS}, Random(SEED)
     items = build.load(candidates_of(tarballs, tallies), tallies)
@@ -214,7 +215,7 @@ def held_out(tarballs: Sequence[Path], folder: Path) -> tuple[list[Pair], dict[s
 
 def main() -> int:
     """Parse the arguments, build, report; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m examples.build_data.held_out", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m examples.build_data.other_style", description=__doc__)
     parser.add_argument("--npm", type=Path, help="folder of .tgz packages; what is missing is fetched into it by npm")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the splits (default: examples/data)")
     options = parser.parse_args()
@@ -222,13 +223,13 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             tarballs = [fetch(each, options.npm or Path(scratch)) for each in icons.ICON_SETS]
-            pairs, texts = held_out(tarballs, options.data)
+            pairs, texts = other_style(tarballs, options.data)
     except UserError as error:
         log.error("%s", error)
         return int(error.exit_code)
-    total = write_shards(options.data / "heldout", pairs, number=1)
+    total = write_shards(options.data / "heldout_style", pairs, number=1)
     for name, text in texts.items():
-        (options.data / "heldout" / name).write_text(text, encoding="utf-8")
+        (options.data / "heldout_style" / name).write_text(text, encoding="utf-8")
     log.info("wrote %s bytes of shards, %s pairs", f"{total:,}", len(pairs))
     return 0
 

@@ -1,4 +1,4 @@
-"""The held-out split's rule: what the other splits know is left out, and every drawing is accounted for."""
+"""The other style's rule: what the other splits know is left out, and every drawing is accounted for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from random import Random
 import pytest
 from PIL import Image, ImageDraw
 
-from examples.build_data import build, held_out
+from examples.build_data import build, other_style
 from examples.build_data.candidates import Candidate, Tally
 from examples.build_data.icons import caption_of
+from examples.build_data.items import Item
 
 
 def disc(number: int) -> bytes:
@@ -21,7 +22,7 @@ def disc(number: int) -> bytes:
     return buffer.getvalue()
 
 
-def items_of(*captions: str, class_name: str | None = None) -> list[build.Item]:
+def items_of(*captions: str, class_name: str | None = None) -> list[Item]:
     found = [
         Candidate(
             source="icons", file=str(number), caption=caption, names=(caption,), licence="none", class_name=class_name,
@@ -34,35 +35,35 @@ def items_of(*captions: str, class_name: str | None = None) -> list[build.Item]:
 
 def test_open_items_when_another_split_has_the_name_its_variant_or_the_image_then_are_left_out() -> None:
     items, tally = items_of("red fox", "two wagons", "narwhal", "kettle"), Tally(seen=4)
-    known = held_out.names_of({"caption": "Red fox, animal", "source": "openclipart", "file": "a/wagon_02"})
-    closed = held_out.Taken(frozenset(known), [items[2].image])
-    left = held_out.open_items(items, closed, {"icons": tally})
+    known = other_style.names_of({"caption": "Red fox, animal", "source": "openclipart", "file": "a/wagon_02"})
+    closed = other_style.Taken(frozenset(known), [items[2].image])
+    left = other_style.open_items(items, closed, {"icons": tally})
     assert [item.candidate.caption for item in left] == ["kettle"]
     assert tally.dropped == {"name_of_another_split": 2, "looks_like_another_split": 1}
 
 
 def test_groups_when_variants_then_one_stays_and_the_rest_is_counted() -> None:
     items, tally = items_of("wagon", "two wagons", "kettle"), Tally(seen=3)
-    left = held_out.one_of_each_group(items, {"icons": tally}, Random(0))
+    left = other_style.one_of_each_group(items, {"icons": tally}, Random(0))
     assert len(left) == tally.kept == 2
 
 
 def test_draw_when_a_class_is_small_then_its_images_have_none_and_the_seed_decides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(held_out, "NUMBER", 3)
-    monkeypatch.setattr(held_out, "MIN_CLASS", 2)
+    monkeypatch.setattr(other_style, "NUMBER", 3)
+    monkeypatch.setattr(other_style, "MIN_CLASS", 2)
     items = [*items_of("wagon", "kettle", class_name="tool"), *items_of("narwhal", class_name="animal")]
     tallies = [Tally(seen=3), Tally(seen=3)]
-    first, second = (held_out.draw(items, {"icons": tally}, Random(1)) for tally in tallies)
+    first, second = (other_style.draw(items, {"icons": tally}, Random(1)) for tally in tallies)
     assert first == second
     assert first[1] == ["tool"]
     assert {item.candidate.caption: item.candidate.class_name for item in first[0]} == {
         "wagon": "tool", "kettle": "tool", "narwhal": None,
     }  # fmt: skip
-    monkeypatch.setattr(held_out, "NUMBER", 4)
+    monkeypatch.setattr(other_style, "NUMBER", 4)
     with pytest.raises(ValueError, match="only 3 groups are left, 4 are wanted"):
-        held_out.draw(items, {"icons": Tally(seen=3)}, Random(1))
+        other_style.draw(items, {"icons": Tally(seen=3)}, Random(1))
 
 
 @pytest.mark.parametrize(
