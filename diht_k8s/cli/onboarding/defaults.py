@@ -17,6 +17,8 @@ from diht_k8s.recipe.label.vocabulary import freeze
 Hardware = Literal["laptop", "gpu-node", "cluster"]
 LEAST_PAIRS: Final = 20
 """Fewer usable pairs are refused: two thirds of them would be held out or dropped."""
+SMALL_POOL: Final = 100_000
+"""Fewer pairs are filtered by objects alone: C and A, made for billions of alt texts, cost such a pool more than they gain."""
 LEAST_SHARE: Final = 0.4
 """A rule that keeps a smaller share of the captions is switched off: it is made for the web, not for this data."""
 MIN_COUNTS: Final = (5, 3, 2)
@@ -28,6 +30,9 @@ CPU_SAMPLES: Final = 40_960
 EPOCHS: Final = 30
 SAFETY: Final = 0.8
 """Share of the pairs whose captions pass that is counted on: the T rule and damaged images take some more."""
+PAPER: Final = Filter()
+WITHOUT_ACTIONS: Final = Filter(min_actions=0)
+OBJECTS: Final = Filter(min_objects=1, min_complexity=0, min_actions=0)
 LARGE: Final = ((500_000_000, "ViT-L-14", 16384), (10_000_000, "ViT-B-16", 16384), (0, "ViT-B-32", 8192))
 """Number of pairs -> model and largest batch."""
 PODS: Final = 2
@@ -39,10 +44,11 @@ class RunDefaults:
     """The values that the document gets."""
 
     hardware: Hardware
+    objects: int
     complexity: int
     actions: int
-    shares: tuple[float, float, float]
-    """of the captions: pass C and A, pass C, are without a sign of another language."""
+    shares: tuple[float, float, float, float]
+    """of the captions: pass C and A, pass C, name an object, are without a sign of another language."""
     english: bool
     max_bad_percent: float
     detector_size: int
@@ -72,12 +78,16 @@ def choose_defaults(profile: DatasetProfile, held: HeldOut, machine: Machine, ha
     Raises:
         DataError: there are too few pairs.
     """
-    pairs = len(profile.pairs)
-    strict, loose = len(profile.kept(Filter())) / pairs, len(profile.kept(Filter(min_actions=0))) / pairs
-    actions = int(strict >= LEAST_SHARE)
-    complexity = int(actions or loose >= LEAST_SHARE)
+    small = profile.total < SMALL_POOL
+    strict, loose, named = (
+        len(profile.kept(rules)) / len(profile.pairs) for rules in (PAPER, WITHOUT_ACTIONS, OBJECTS)
+    )
+    actions = int(not small and strict >= LEAST_SHARE)
+    complexity = int(not small and (strict >= LEAST_SHARE or loose >= LEAST_SHARE))
+    objects = int(not complexity and named >= LEAST_SHARE)
     english = profile.english()
-    passing = profile.kept(Filter(min_complexity=complexity, min_actions=actions), held.excluded)
+    rules = Filter(min_objects=objects, min_complexity=complexity, min_actions=actions)
+    passing = profile.kept(rules, held.excluded)
     decontaminate = held.near <= 1 / 10
     share = len(passing) / max(1, profile.sampled) * SAFETY * ((1 - held.near) if decontaminate else 1)
     kept = int(profile.total * share)
@@ -93,7 +103,7 @@ def choose_defaults(profile: DatasetProfile, held: HeldOut, machine: Machine, ha
     samples = _samples(kept, batch, hardware)
     width = max(profile.median_size())
     return RunDefaults(
-        hardware, complexity, actions, (strict, loose, english), english >= ENGLISH, _bad_percent(profile),
+        hardware, objects, complexity, actions, (strict, loose, named, english), english >= ENGLISH, _bad_percent(profile),
         160 if width <= 128 else 256, decontaminate, kept, min_count, top_k, classes, model, batch,
         None if hardware == "laptop" else min(256, batch // (processes * nodes)), samples,
         min(samples // 8, 2000 * batch) // batch * batch, processes, nodes, _workers(machine, hardware, len(profile.uris)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from diht_k8s import __version__
 from diht_k8s.api.layout import join
 from diht_k8s.cli.machine import Machine
-from diht_k8s.cli.onboarding.defaults import RunDefaults
+from diht_k8s.cli.onboarding.defaults import SMALL_POOL, RunDefaults
 from diht_k8s.recipe.inspection.dataset_profile import DatasetProfile
 from diht_k8s.recipe.inspection.held_out import EXCLUDE, SHARD, HeldOut
 
@@ -47,7 +47,7 @@ def _head(names: RunNames, profile: DatasetProfile, machine: Machine, defaults: 
     return [
         f"# Written by diht init {__version__} for {where}; every number is a first choice that you may change.",
         f"# Data: {pairs} in {len(profile.uris):,} shards; {profile.sampled:,} looked at ({bad}). The median image has",
-        f"# {width} x {height} pixels, the median caption {profile.words():.0f} words; {defaults.shares[2]:.0%} of the captions show no sign of",
+        f"# {width} x {height} pixels, the median caption {profile.words():.0f} words; {defaults.shares[3]:.0%} of the captions show no sign of",
         "# a language other than English.",
         f"# This machine: {machine.cores} CPU cores, {machine.memory_gib:.0f} GiB of memory, {machine.gpus} GPUs.",
         "apiVersion: diht.dev/v1alpha1",
@@ -72,11 +72,16 @@ def _data(names: RunNames, profile: DatasetProfile) -> list[str]:
 
 
 def _filter(names: RunNames, profile: DatasetProfile, held: HeldOut, defaults: RunDefaults) -> list[str]:
-    strict, loose, _ = defaults.shares
+    strict, loose, named, _ = defaults.shares
     bad = defaults.max_bad_percent
     lines = [
         "  filter:",
         f"    # {strict:.0%} of the captions pass the paper's rules (minComplexity: 1, minActions: 1), {loose:.0%} without minActions.",
+        *([
+            f"    # {named:.0%} name an object. The paper's rules are made for billions of alt texts: below {SMALL_POOL:,} pairs they",
+            "    # cost more than they gain.",
+            "    minObjects: 1",
+        ] if defaults.objects else []),
         f"    minComplexity: {defaults.complexity}",
         f"    minActions: {defaults.actions}",
         *([] if defaults.english else [

@@ -11,7 +11,7 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.cli.machine import Machine
-from diht_k8s.cli.onboarding.defaults import Hardware, choose_defaults
+from diht_k8s.cli.onboarding.defaults import SMALL_POOL, Hardware, choose_defaults
 from diht_k8s.cli.onboarding.init import run_name
 from diht_k8s.cli.onboarding.run_template import RunNames, render_document
 from diht_k8s.recipe.filter.scores import Row
@@ -27,7 +27,8 @@ def profiled(
 ) -> ProfiledPair:
     row = Row(
         shard="", index=str(number), uid=f"u{number}", caption_sha256="", complexity=complexity, num_actions=actions,
-        objects=[f"thing{number % concepts}", f"place{number % 7}"], attributes=[("thing", f"colour{number % concepts}")],
+        objects=[f"thing{number % concepts}", f"place{number % 7}"] if concepts else [],
+        attributes=[("thing", f"colour{number % concepts}")] if concepts else [],
     )  # fmt: skip
     return ProfiledPair(0, number, f"u{number}", f"image{number}", row, caption or f"a thing {number} moves")
 
@@ -65,9 +66,26 @@ def test_document_is_valid_for_every_size_hardware_and_kind_of_captions(
     assert spec.train.samples % spec.train.batch_size == 0
     assert spec.train.schedule.warmup_samples < spec.train.samples
     assert spec.train.batch_size <= count * 0.9
-    assert spec.filter.min_actions == facts.get("actions", 1)
+    assert (spec.filter.min_objects, spec.filter.min_complexity, spec.filter.min_actions) == (1, 0, 0)
     assert (spec.label is None) == (facts.get("concepts") == 10_000)
     assert spec.train.distillation.mode == ("Disabled" if spec.label is None else "Concepts")
+
+
+@pytest.mark.parametrize(
+    ("facts", "rules"),
+    [
+        ({}, (0, 1, 1)),
+        ({"actions": 0}, (0, 1, 0)),
+        ({"actions": 0, "complexity": 0}, (1, 0, 0)),
+        ({"actions": 0, "complexity": 0, "concepts": 0}, (0, 0, 0)),
+    ],
+)
+def test_large_pool_gets_the_papers_rules_as_far_as_its_captions_pass_them(
+    facts: dict[str, int], rules: tuple[int, int, int]
+) -> None:
+    found = written(profile(300, total=SMALL_POOL, **facts)).spec.filter
+    assert found is not None
+    assert (found.min_objects, found.min_complexity, found.min_actions) == rules
 
 
 def test_batch_and_model_grow_with_the_pairs() -> None:
