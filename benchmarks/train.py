@@ -37,10 +37,20 @@ from diht_k8s.api.reports import parse_progress
 MEMORY_INTERVAL_S = 1.0
 INFO_NCE = {"loss": {"alpha": 1.0, "beta": 0.0}, "distillation": {"mode": "Disabled"}}
 HN_NCE = {"loss": {"alpha": 1.0, "beta": 0.25}, "distillation": {"mode": "Concepts"}}
+LOCKED = {**INFO_NCE, "lockImageTower": True}
+SMALL = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 2},
+}
+"""A ResNet that two cores train in minutes."""
 PACKAGES = ROOT / ".cache" / "open-clip"
 """Packages for open_clip's trainer alone."""
 SIDES = ("ours", "open_clip", "open_clip_fused", "ours_hn_nce_and_heads")
-REFERENCE = "open_clip"
+LOCKED_SIDES = ("ours_locked", "ours_stored", "open_clip_locked")
+"""Of the demo's model, whose image tower does not learn: passed in each step, or once."""
+REFERENCES = ("open_clip", "open_clip_locked", "ours_locked")
+"""The first that is measured."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ FIGURES = ("samples_per_second", "cpu_ms_per_sample", "peak_memory_mib", "peak_g
 
 
 def cases(*, gpus: int = 0) -> dict[str, Case]:
-    """The demo's model over one and a half epochs of its data, the first third left out, and open_clip's ViTs at 224 px.
+    """A small ResNet over one and a half epochs of the demo's data, the first third left out, the demo's model, and open_clip's ViTs.
 
     The ViTs train for as long as two cores bear; with GPUs, on batches that fill cards of 80 GB.
     """
@@ -81,8 +91,9 @@ def cases(*, gpus: int = 0) -> dict[str, Case]:
     demo = yaml.safe_load((ROOT / "examples" / "demo.yaml").read_text())["spec"]["train"]["modelConfig"]
     small_vit = {"image_size": 64, "layers": 6, "width": 192, "head_width": 48, "patch_size": 8}
     found = {
-        "demo": Case(demo, batch=256, steps=39, warm_up=13, pairs=6590),
-        "vit-small": Case({**demo, "vision_cfg": small_vit, "text_cfg": {**demo["text_cfg"], "context_length": 77}},
+        "small": Case(SMALL, batch=256, steps=39, warm_up=13, pairs=6590),
+        "locked": Case(demo, batch=512, steps=6, warm_up=2, pairs=2048),
+        "vit-small": Case({**SMALL, "vision_cfg": small_vit, "text_cfg": {**SMALL["text_cfg"], "context_length": 77}},
                           batch=256, steps=40, warm_up=10, pairs=6590),
     }  # fmt: skip
     for name, on_cpu, a_card in (("ViT-B-32", 64, 1024), ("ViT-B-16", 16, 512), ("ViT-L-14", 4, 128)):
@@ -121,7 +132,9 @@ def ours(case: Case, folder: Path, processes: int, precision: str, train: dict[s
     return [sys.executable, "-m", "diht_k8s.cli", "stage", "train", "--run", str(document)]
 
 
-def open_clip_trainer(case: Case, folder: Path, processes: int, precision: str, *, fused: bool) -> list[str]:
+def open_clip_trainer(
+    case: Case, folder: Path, processes: int, precision: str, *, fused: bool = False, locked: bool = False
+) -> list[str]:
     """The command of open_clip's trainer, with the settings that its manual advises for several processes."""
     model = folder / "benchmark-model.json"
     model.write_text(json.dumps(case.model))
@@ -134,6 +147,7 @@ def open_clip_trainer(case: Case, folder: Path, processes: int, precision: str, 
         *(f"--device={'cuda' if gpu else 'cpu'}", f"--dist-backend={'nccl' if gpu else 'gloo'}"),
         *("--lr=5e-4", "--wd=0.2", "--beta1=0.9", "--beta2=0.98", "--eps=1e-6", "--grad-clip-norm=1.0", "--warmup=0"),
         f"--logs={tempfile.mkdtemp(dir=folder)}",
+        *(("--lock-image", "--lock-image-freeze-bn-stats") if locked else ()),
     ]  # fmt: skip
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
     return [*torchrun, "-m", "benchmarks._open_clip", str(model), str(int(fused)), json.dumps(arguments)]
@@ -143,7 +157,7 @@ def samples_of(line: str) -> int | None:
     """How many samples a line of either trainer says are done."""
     progress = parse_progress(line)
     if progress is not None:
-        return progress.done or None
+        return (progress.done or None) if progress.step == "steps" else None
     found = re.search(r"Train Epoch: \d+ \[\s*(\d+)/", line)
     return int(found[1]) if found else None
 
@@ -223,13 +237,17 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         shape = (case, folder, arguments.processes, arguments.precision)
         commands: dict[str, Callable[[], list[str]]] = {
             "ours": lambda: ours(*shape, INFO_NCE),
-            "open_clip": lambda: open_clip_trainer(*shape, fused=False),
+            "open_clip": lambda: open_clip_trainer(*shape),
             "open_clip_fused": lambda: open_clip_trainer(*shape, fused=True),
             "ours_hn_nce_and_heads": lambda: ours(*shape, HN_NCE),
+            "ours_locked": lambda: ours(*shape, LOCKED),
+            "ours_stored": lambda: ours(*shape, {**LOCKED, "features": "Stored"}),
+            "open_clip_locked": lambda: open_clip_trainer(*shape, locked=True),
         }
-        found: dict[str, list[Measured]] = {side: [] for side in arguments.sides}
+        names = sides_of(arguments)
+        found: dict[str, list[Measured]] = {side: [] for side in names}
         for _ in range(arguments.rounds):
-            for side in arguments.sides:
+            for side in names:
                 found[side].append(measure(commands[side](), case))
                 print(side, found[side][-1], file=sys.stderr, flush=True)
     sides = {side: _middle(runs) for side, runs in found.items()}
@@ -248,26 +266,32 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def sides_of(arguments: argparse.Namespace) -> list[str]:
+    """The sides that were asked for, or those of the case."""
+    return arguments.sides or list(LOCKED_SIDES if arguments.case == "locked" else SIDES)
+
+
 def _middle(runs: list[Measured]) -> dict[str, float]:
     return {key: round(statistics.median(getattr(run, key) for run in runs), 3) for key in FIGURES}
 
 
 def _ratios(sides: dict[str, dict[str, float]], key: str) -> dict[str, float]:
-    if not sides.get(REFERENCE, {}).get(key):  # no reference, or no GPU
+    reference = next((side for side in REFERENCES if side in sides), None)
+    if reference is None or not sides[reference][key]:  # no reference, or no GPU
         return {}
-    return {side: round(values[key] / sides[REFERENCE][key], 3) for side, values in sides.items() if side != REFERENCE}
+    return {side: round(values[key] / sides[reference][key], 3) for side, values in sides.items() if side != reference}
 
 
 def main() -> None:
     """Measure and print the line."""
     parser = argparse.ArgumentParser(prog="benchmarks/run train", description=__doc__)
-    parser.add_argument("--case", choices=sorted(cases()), default="demo")
+    parser.add_argument("--case", choices=sorted(cases()), default="small")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--sides", nargs="+", choices=(*SIDES, *LOCKED_SIDES), help="default: those of the case")
     arguments = parser.parse_args()
-    if not PACKAGES.exists():
+    if not PACKAGES.exists() and any(side.startswith("open_clip") for side in sides_of(arguments)):
         where, pins = PACKAGES.relative_to(ROOT), "benchmarks/open-clip-requirements.txt"
         raise SystemExit(
             f"{where} is missing, run first: .venv/bin/python -m pip install --target {where} --no-deps -r {pins}"
