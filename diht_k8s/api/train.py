@@ -162,7 +162,8 @@ class Train(Model):
     """imageSize in pixels; unset takes the model's own. Another size resizes the position embedding."""
     normalisation: Literal["CLIP", "Network"] | None = None
     """normalisation of the pixels: CLIP by the mean and deviation of CLIP's images, Network by those with which timm trained
-    the network of modelConfig. Unset takes Network where initFrom is `timm/NAME`, else CLIP."""
+    the network of modelConfig. Unset takes Network where initFrom is `timm/NAME`, what open_clip_config.json beside the
+    weights of initFrom says, else CLIP."""
     optimizer: Optimizer = Optimizer()
     """optimizer sets AdamW."""
     schedule: Schedule = Schedule()

@@ -39,6 +39,7 @@ from diht_k8s.recipe.train.bad_samples import BadSamples
 from diht_k8s.recipe.train.checkpoint import checkpointer
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Saved, TowerDigest, checkpoint_uri
 from diht_k8s.recipe.train.checkpoint.checkpointer import Checkpointer
+from diht_k8s.recipe.train.checkpoint.init_from import preprocessing_of
 from diht_k8s.recipe.train.checkpoint.resume import resume_cursor
 from diht_k8s.recipe.train.checkpoint.state import load_moments, load_weights, state_of
 from diht_k8s.recipe.train.checkpoint.tower import lock_tower
@@ -99,7 +100,9 @@ class Training:
         self.stop = StopFlag().install()
         self.heartbeat = Heartbeat(self.rank)
         self.model_config = model_configuration(self.settings)
-        self.normalisation = normalisation_of(self.settings, self.model_config)
+        start = self.settings.init_from
+        stored = {} if start is None else preprocessing_of(self.storage, start)
+        self.normalisation = normalisation_of(self.settings, self.model_config, stored)
         self.vocabulary = read_vocabulary(run, self.storage, self.layout)
         where = {"rank": self.rank, "world": self.world}
         self.model = make_student(run, self.model_config, self.vocabulary)

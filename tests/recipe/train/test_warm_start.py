@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from diht_k8s.recipe.label.teacher_weights import packaged_weights, tower_weight
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
-from diht_k8s.recipe.train.checkpoint.init_from import init_identity, weights_file
+from diht_k8s.recipe.train.checkpoint.init_from import init_identity, preprocessing_of, weights_file
 from diht_k8s.recipe.train.checkpoint.warm_start import start_from
 from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation, normalisation_of
 from diht_k8s.recipe.train.model.export import ModelDescription, export
@@ -177,6 +178,35 @@ def test_weights_of_a_network_that_a_package_brings_are_those_of_the_teacher() -
 def test_network_when_no_package_brings_it_or_it_should_be_resumed_then_said(start: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         start_from(STORAGE, InitFrom(**start), student(1))
+
+
+@pytest.mark.parametrize(
+    ("beside", "asked", "expected"),
+    [
+        ({"preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}, None, Normalisation((0.5,) * 3, (0.25,) * 3)),
+        ({"preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}, "CLIP", CLIPS),
+        ({"model_cfg": {}}, None, CLIPS),
+        (None, None, CLIPS),
+    ],
+)
+def test_normalisation_is_what_stands_beside_the_first_weights(
+    beside: dict[str, Any] | None, asked: str | None, expected: Normalisation, tmp_path: Path
+) -> None:
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"")
+    if beside is not None:
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(beside))
+    for uri in (tmp_path, tmp_path / "open_clip_model.safetensors"):
+        settings = {"modelConfig": VIT, "samples": 1, "initFrom": {"uri": str(uri)}, "normalisation": asked}
+        train = Train.model_validate(settings)
+        assert train.init_from is not None
+        assert normalisation_of(train, VIT, preprocessing_of(STORAGE, train.init_from)) == expected
+
+
+def test_damaged_description_beside_the_first_weights_is_named(tmp_path: Path) -> None:
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"")
+    (tmp_path / "open_clip_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"open_clip_config.json is damaged"):
+        preprocessing_of(STORAGE, InitFrom(uri=str(tmp_path)))
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import PurePosixPath
+from typing import Any
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import MARKER, join
 from diht_k8s.api.train import InitFrom
-from diht_k8s.recipe.clip_models.files import weights_sha256
+from diht_k8s.recipe.clip_models.files import CONFIG_NAME, weights_sha256
 from diht_k8s.recipe.label.teacher_weights import packaged_weights
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -42,6 +43,19 @@ def weights_file(storage: Storage, start: InitFrom) -> str:
     raise UserError(
         f"train.initFrom {uri} is not a committed checkpoint: give the folder OUTPUT/train/checkpoints/step-N"
     )
+
+
+def preprocessing_of(storage: Storage, start: InitFrom) -> dict[str, Any]:
+    """open_clip's `preprocess_cfg` beside the weights: how their model saw images; empty where nothing says it."""
+    if start.names_network or start.kind == "Checkpoint":
+        return {}
+    beside = join(weights_file(storage, start).rpartition("/")[0], CONFIG_NAME)
+    if not storage.exists(beside):
+        return {}
+    try:
+        return dict(json.loads(storage.read_bytes(beside)).get("preprocess_cfg") or {})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{beside} is damaged ({error}): write it again, or remove it") from error
 
 
 def init_identity(storage: Storage, start: InitFrom) -> dict[str, str]:

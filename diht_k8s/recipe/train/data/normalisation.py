@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -36,17 +37,22 @@ class Normalisation(NamedTuple):
 CLIPS: Final = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
-def normalisation_of(train: Train, config: Mapping[str, Any]) -> Normalisation:
-    """What a training asks for.
+def normalisation_of(
+    train: Train, config: Mapping[str, Any], stored: Mapping[str, Any] = MappingProxyType({})
+) -> Normalisation:
+    """What a training asks for, or else what its first weights were trained with.
 
     Args:
         train: the settings.
         config: the model's configuration.
+        stored: open_clip's `preprocess_cfg` beside the first weights.
 
     Raises:
         UserError: that of a network is asked for, and the image tower is none of timm's.
     """
     asked, start = train.normalisation, train.init_from
+    if asked is None and stored.get("mean") and stored.get("std"):
+        return Normalisation(tuple(stored["mean"]), tuple(stored["std"]))
     if asked is None:
         asked = "Network" if start is not None and start.names_network else "CLIP"
     if asked == "CLIP":
