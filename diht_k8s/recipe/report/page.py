@@ -83,6 +83,7 @@ def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
         "steps": sections.steps(content),
         "funnel": sections.funnel(content),
         "dropped": sections.dropped(content),
+        "junk": sections.junk(content),
         "damaged": sections.damaged_shards(content),
         "kept": sections.kept_examples(content),
         "charts": sections.training_charts(content),
