@@ -79,6 +79,7 @@ def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
         "lede": lede(content),
         "notes": page_caveats(content),
         "folded": len(results) > MANY,
+        "queries": sections.queries(content, results),
         "cards": sections.cards(content),
         "steps": sections.steps(content),
         "funnel": sections.funnel(content),

@@ -74,6 +74,22 @@ def scaled(rows: list[Json]) -> list[Json]:
     ]
 
 
+def queries(content: Json, benchmarks: list[Json]) -> Json | None:
+    """The queries with which the page opens, and the images that they find; None without a retrieval benchmark.
+
+    Args:
+        content: of the report.
+        benchmarks: its results, some without images.
+    """
+    shown = {**content, "benchmarks": benchmarks}
+    if (found := first_result(shown, "Retrieval")) is None:
+        return None
+    captions = found["examples"]["text_to_image"]["drawn"]
+    classes = first_result(shown, "Classification")
+    hits = sum(hit["right"] for query in captions for hit in query["top"])
+    return {"result": found, "captions": captions, "hits": hits, "classes": classes}
+
+
 def cards(content: Json) -> list[Json]:
     """The headline figures, each beside its references and chance."""
     found: list[Json] = []
