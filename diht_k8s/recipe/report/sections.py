@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from diht_k8s.recipe.report.formatting import DIRECTIONS, count, decimal, duration, percent, split_name
+from diht_k8s.recipe.report.formatting import DIRECTIONS, count, decimal, duration, percent, points, split_name
 from diht_k8s.recipe.report.overview import first_result
 from diht_k8s.recipe.report.plots import Series, line_chart, thinned
 
 Json = dict[str, Any]
 
-REFERENCE_NAMES: Final = {"pixels": "Ridge on 12 x 12 raw pixels", "teacher": "Ridge on the teacher's features"}
-SHORT_NAMES: Final = {"pixels": "Pixel ridge", "teacher": "Teacher ridge"}
+REFERENCE_NAMES: Final = {
+    "pixels": "Ridge on 12 x 12 raw pixels",
+    "teacher": "Ridge on the teacher's features",
+    "words": "Ridge from words to the teacher's features",
+    "tokens": "Ridge from BPE tokens to the teacher's whitened features",
+}
+SHORT_NAMES: Final = {
+    "pixels": "Pixel ridge",
+    "teacher": "Teacher ridge",
+    "words": "Ridge from words",
+    "tokens": "Ridge from BPE, whitened",
+}
+COMPARED: Final = ("words", "pixels")
+"""The reference to which a card gives the paired difference: the first that there is."""
 STEP_NAMES: Final = {
     "input": "Raw pairs",
     "readable": "Readable",
@@ -104,13 +116,14 @@ def cards(content: Json) -> list[Json]:
                     "title": title,
                     "value": rows[0]["text"],
                     "rows": scaled(rows),
-                    "note": f"among {benchmark['pictures']:,} {split_name(benchmark)}images",
+                    "note": f"among {benchmark['pictures']:,} {split_name(benchmark)}images"
+                    + _difference(benchmark, key),
                 }
             )
     if (benchmark := first_result(content, "Classification")) is not None:
         rows = [
             bar("This model", benchmark["balanced"], "model", benchmark["balanced_interval"]),
-            bar("Chance", benchmark["chance"]),
+            bar("Chance, or the commonest class", benchmark["chance"]),
         ]
         images = f"{benchmark['pictures']:,} {split_name(benchmark)}images"
         note = f"mean over {len(benchmark['classes'])} classes, {images}"
@@ -129,6 +142,17 @@ def cards(content: Json) -> list[Json]:
             }
         )
     return found
+
+
+def _difference(benchmark: Json, key: str) -> str:
+    """The paired difference to a reference, in points of R@5."""
+    by_name = {reference["name"]: reference for reference in benchmark["references"]}
+    if (name := next((name for name in COMPARED if name in by_name), None)) is None:
+        return ""
+    found = by_name[name]["difference"][key]
+    low, high = found["interval"]
+    name = SHORT_NAMES[name][0].lower() + SHORT_NAMES[name][1:]
+    return f"; {points(found['value'])} points to the {name}, paired 95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)}"
 
 
 def steps(content: Json) -> list[Json]:
@@ -233,7 +257,7 @@ def junk(content: Json) -> Json | None:
         bars.append(bar("After dropping as many at random", whole["junk_before"]))
     return {
         **found,
-        "columns": [STEP_NAMES.get(rule, rule) for rule in rules],
+        "columns": [REASONS.get(rule, rule) for rule in rules],
         "rows": [
             {"name": name, "kind": kind, "pairs": row["pairs"], "cells": _cells(row, rules)} for name, row, kind in rows
         ],

@@ -82,8 +82,10 @@ def test_references_when_the_teachers_features_lie_beside_the_labels_include_the
     run = document(fresh, {"fewShot": None}, label={"teacher": {"imageSize": 32}})
     add_teacher_features(run)
     evaluate(run)
-    pixels, teacher = report(fresh)["benchmarks"][0]["references"]
-    assert (pixels["name"], teacher["name"], teacher["pairs"]) == ("pixels", "teacher", 72)
+    pixels, teacher, words, tokens = report(fresh)["benchmarks"][0]["references"]
+    assert [each["name"] for each in (pixels, teacher, words, tokens)] == ["pixels", "teacher", "words", "tokens"]
+    assert {each["pairs"] for each in (teacher, words, tokens)} == {72}
+    assert "points to the ridge from words, paired" in page(fresh)
     assert teacher["text_to_image"]["recall"]["10"] > teacher["text_to_image"]["chance"]["10"]
 
 
