@@ -139,6 +139,7 @@ def test_page_when_opened_is_silent_whole_and_fits_the_width(opened: View) -> No
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     assert page.locator("script").count() == 0
+    assert page.evaluate("[...document.querySelectorAll('.card')].every(card => card.scrollWidth <= card.clientWidth)")
 
 
 def test_page_when_read_aloud_has_names_for_what_is_no_text(opened: View) -> None:

@@ -20,8 +20,8 @@ REFERENCE_NAMES: Final = {
 SHORT_NAMES: Final = {
     "pixels": "Pixel ridge",
     "teacher": "Teacher ridge",
-    "words": "Ridge from words",
-    "tokens": "Ridge from BPE, whitened",
+    "words": "Word ridge",
+    "tokens": "BPE ridge",
 }
 COMPARED: Final = ("words", "pixels")
 """The reference to which a card gives the paired difference: the first that there is."""
@@ -123,7 +123,8 @@ def cards(content: Json) -> list[Json]:
     if (benchmark := first_result(content, "Classification")) is not None:
         rows = [
             bar("This model", benchmark["balanced"], "model", benchmark["balanced_interval"]),
-            bar("Chance, or the commonest class", benchmark["chance"]),
+            bar("Commonest class", benchmark["chance"]),
+            bar("Chance", benchmark["chance"]),
         ]
         images = f"{benchmark['pictures']:,} {split_name(benchmark)}images"
         note = f"mean over {len(benchmark['classes'])} classes, {images}"
@@ -151,8 +152,7 @@ def _difference(benchmark: Json, key: str) -> str:
         return ""
     found = by_name[name]["difference"][key]
     low, high = found["interval"]
-    name = SHORT_NAMES[name][0].lower() + SHORT_NAMES[name][1:]
-    return f"; {points(found['value'])} points to the {name}, paired 95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)}"
+    return f"; {points(found['value'])} points to the {SHORT_NAMES[name].lower()}, paired 95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)}"
 
 
 def steps(content: Json) -> list[Json]:

@@ -74,6 +74,9 @@ def test_page_when_opened_begins_with_queries_drawn_by_digest_and_the_images_fou
     named = classification["queries"]
     assert {query["query"] for query in named["drawn"]} == set(COLOURS)
     assert named["chance"] == pytest.approx(1 / 6)
+    for query in named["drawn"]:
+        of_class = [COLOURS[int(hit["item"].partition("-")[2]) % 6] == query["query"] for hit in query["top"]]
+        assert [hit["right"] for hit in query["top"]] == of_class
     rights = [hit["right"] for query in named["drawn"] for hit in query["top"]]
     assert named["right"] == pytest.approx(sum(rights) / 30)
 
@@ -85,7 +88,7 @@ def test_references_when_the_teachers_features_lie_beside_the_labels_include_the
     pixels, teacher, words, tokens = report(fresh)["benchmarks"][0]["references"]
     assert [each["name"] for each in (pixels, teacher, words, tokens)] == ["pixels", "teacher", "words", "tokens"]
     assert {each["pairs"] for each in (teacher, words, tokens)} == {72}
-    assert "points to the ridge from words, paired" in page(fresh)
+    assert "points to the word ridge, paired" in page(fresh)
     assert teacher["text_to_image"]["recall"]["10"] > teacher["text_to_image"]["chance"]["10"]
 
 
