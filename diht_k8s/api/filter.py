@@ -113,6 +113,10 @@ class Filter(Model):
     """exclude lists uids, SHA-256 of URLs or SHA-256 of images that must go, one a line."""
     decontaminate: Annotated[list[Text], Field(max_length=64)] = []
     """decontaminate names benchmarks of spec.evaluate: near-duplicates of their images are dropped and counted."""
+    junk_field: Text | None = None
+    """junkField names the text in the .json by which a pool with known junk tells its kind, a short label ("watermark");
+    pairs without it are wanted. For the report only, which shows what each rule drops of each kind; tables of captions
+    have none (ours: not in the paper)."""
     scores_from: Annotated[Uri | None, Field(json_schema_extra=PLACEMENT)] = None
     """scoresFrom is the filter folder of another run whose scores are used again under the thresholds of this one."""
     output: Literal["Shards", "KeepList"] = "Shards"

@@ -21,8 +21,7 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter.caption_tables.table_parts import filter_input, has_tables, read_rows
 from diht_k8s.recipe.filter.exclusion import read_exclusions, taken_down
-from diht_k8s.recipe.filter.rules import BAD
-from diht_k8s.recipe.filter.scores import Row, read_columns, read_scores
+from diht_k8s.recipe.filter.scores import BAD, Row, read_columns, read_scores
 from diht_k8s.recipe.label.soft_labels import read_label_table
 from diht_k8s.recipe.runtime.commit import find_committed, read_committed
 from diht_k8s.recipe.runtime.run_folder import run_layout

@@ -444,6 +444,7 @@ class _Purge:
             rows[number].reason = EXCLUDED if rows[number].kept else rows[number].reason
             rows[number].kept = False
             rows[number].forget()
+        summary.junk.name_only({row.junk for row in rows if row.junk is not None})
         write_scores(self._storage, layout.scores(shard.name), rows, {**header, "summary": summary.to_json()})
 
     def _purge_labels(

@@ -32,7 +32,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SECTIONS = ["notes", "filter", "concepts", "training", "evaluation", "cards", "configuration", "run"]
+SECTIONS = ["queries", "notes", "filter", "concepts", "training", "evaluation", "cards", "configuration", "run"]
 AXE = "axe-core@4.14.1"
 
 
@@ -139,6 +139,7 @@ def test_page_when_opened_is_silent_whole_and_fits_the_width(opened: View) -> No
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     assert page.locator("script").count() == 0
+    assert page.evaluate("[...document.querySelectorAll('.card')].every(card => card.scrollWidth <= card.clientWidth)")
 
 
 def test_page_when_read_aloud_has_names_for_what_is_no_text(opened: View) -> None:
@@ -257,6 +258,36 @@ def test_page_when_it_shows_hits_keeps_their_images_in_small_boxes(opened: View)
     boxes = "[...document.querySelectorAll('.hits .image')].filter(box => box.offsetParent)"
     assert page.evaluate(f"{boxes}.every(box => box.offsetWidth <= 66 && box.offsetHeight <= 66)")
     assert page.evaluate("[...document.querySelectorAll('figure .image')].every(box => box.offsetHeight <= 96)")
+
+
+@pytest.mark.parametrize("opened", [(1440, "light"), (390, "dark")], indirect=True)
+def test_page_when_opened_shows_queries_before_all_else_with_the_own_image_outlined(opened: View) -> None:
+    page, _ = opened
+    assert page.evaluate("document.querySelector('main').firstElementChild.id") == "queries"
+    queries = page.locator("#queries .opening").first.locator(".query")
+    assert queries.count() == 6
+    for number in range(6):
+        own = queries.nth(number).locator(".right .image")
+        assert own.count() == 1
+        assert own.locator("img").is_visible()
+        border = own.evaluate("box => getComputedStyle(box).borderTopColor")
+        other = queries.nth(number).locator("li:not(.right) .image").first
+        assert border != other.evaluate("box => getComputedStyle(box).borderTopColor")
+    top = page.evaluate("document.querySelector('#queries .hits img').getBoundingClientRect().bottom")
+    assert top < 900, "images are seen without scrolling"
+
+
+@whole_report
+@pytest.mark.parametrize("opened", [(1440, "light"), (390, "dark")], indirect=True)
+def test_table_of_junk_when_shown_is_darker_where_more_goes_and_fits_its_text(opened: View) -> None:
+    page, _ = opened
+    rows = page.locator("#filter .heat tbody tr")
+    assert rows.locator("th").all_inner_texts() == ["another image's caption", "watermark", "All junk", "Wanted pairs"]
+    shade = "cell => getComputedStyle(cell).backgroundColor"
+    watermark = rows.nth(1).locator(".cell")
+    assert watermark.all_inner_texts() == ["", "100", ""]
+    assert watermark.nth(1).evaluate(shade) != watermark.nth(0).evaluate(shade)
+    assert page.locator("#filter .heat").evaluate("table => table.scrollWidth <= table.parentElement.scrollWidth")
 
 
 @whole_report

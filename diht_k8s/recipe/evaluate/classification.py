@@ -20,6 +20,7 @@ from diht_k8s.api.evaluate import FewShot
 from diht_k8s.recipe.clip_models.features import encode_texts
 from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.bootstrap import RESAMPLES, Interval, interval, rate_interval
+from diht_k8s.recipe.evaluate.drawn_queries import FOUND, drawn_by_digest
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.few_shot import balanced_accuracy, curve_json, few_shot_curve
 from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
@@ -109,6 +110,7 @@ def classify(
         "groups": _groups(by_group(figures.hits_2N, [item.group for item in labelled.items])),
         "confusion": figures.confusion_CC.tolist() if len(names) <= MAX_CONFUSION_CLASSES else None,
         "confused": _confused(figures.confusion_CC, names),
+        "queries": _queries(scores_NC, labels_N, names, [item.uid for item in labelled.items]),
     }
     if few_shot is not None:
         rngs = [np.random.default_rng([*seed, draw]) for draw in range(few_shot.seeds)]
@@ -116,7 +118,8 @@ def classify(
         with threadpool_limits(1):  # products this small are slower on several threads
             curve = few_shot_curve(labelled.features_ND, labels_N, zero_shot_CD, few_shot.shots, rngs, names)
         result["few_shot"] = curve_json(curve)
-    return Measured(result, _classified(labelled, figures, labels_N, names))
+    shown = [hit["item"] for query in result["queries"]["drawn"] for hit in query["top"]]
+    return Measured(result, _classified(labelled, figures, labels_N, names), list(dict.fromkeys(shown)))
 
 
 def classification(
@@ -208,6 +211,29 @@ def _confused(confusion_CC: np.ndarray, names: Sequence[str]) -> list[Json]:
         for true, named in pairs
         if wrong[true, named]
     ]
+
+
+def _queries(scores_NC: np.ndarray, labels_N: np.ndarray, names: Sequence[str], uids: Sequence[str]) -> Json:
+    """Class names as queries: the first images of some, and the share of right ones among those of all, beside chance."""
+    first_KC = np.argsort(-scores_NC, axis=0, kind="stable")[:FOUND]
+    right_KC = labels_N[first_KC] == np.arange(len(names))
+    present = np.isin(np.arange(len(names)), labels_N)
+    known = [c for c in range(len(names)) if present[c]]
+    drawn = [known[row] for row in drawn_by_digest([names[c] for c in known], [names[c] for c in known])]
+    return {
+        "right": float(right_KC[:, present].mean()),
+        "chance": float(np.bincount(labels_N)[known].mean() / len(labels_N)),
+        "drawn": [
+            {
+                "query": names[c],
+                "top": [
+                    {"item": uids[row], "right": bool(right)}
+                    for row, right in zip(first_KC[:, c], right_KC[:, c], strict=True)
+                ],
+            }
+            for c in drawn
+        ],
+    }
 
 
 def _groups(groups: Sequence[GroupAccuracy]) -> list[Json]:

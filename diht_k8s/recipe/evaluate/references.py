@@ -1,14 +1,14 @@
-"""The ridge references of a retrieval benchmark: two closed-form models, fitted on the run's training pairs.
+"""The ridge references of a retrieval benchmark: closed-form models, fitted on the run's training pairs.
 
-One regresses from 12 x 12 raw pixels, the other from the features of the label stage's teacher, if the label stage kept
-them. The training images are also compared with the benchmark's by digest.
+One regresses from 12 x 12 raw pixels to words. If the label stage kept its teacher's features, others regress from these to
+words, from words to these, and from BPE tokens to these whitened. The training images are also compared with the benchmark's by digest.
 
 Shapes: N training pairs, M test images, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.retrieval import CUTOFFS, direction_json, image_of_text
 from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, RidgeReference, raw_pixels, ridge_reference
+from diht_k8s.recipe.evaluate.text_ridge import ridge_from_tokens, ridge_from_words
 from diht_k8s.recipe.evaluate.training_pairs import TrainingPairs, read_training_pairs
 from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, verdict
 from diht_k8s.recipe.report.per_image import PerImage
@@ -34,6 +35,8 @@ MAX_GALLERY: Final = 10_000
 TEACHER_BATCH: Final = 16
 
 Json = dict[str, Any]
+Fit = Callable[..., RidgeReference]
+"""Fits a reference; takes what `ridge_reference` does."""
 
 
 class References:
@@ -63,18 +66,21 @@ class References:
             few = f"no references: only {pairs.number} training pairs, {MIN_PAIRS} needed"
             return {"references": [], "notes": [few], "seen": self.seen(captioned)}
         notes: list[str] = []
-        features: dict[str, tuple[Sequence[NDArray[np.floating]], NDArray[np.floating]]] = {
-            "pixels": (pairs.pixels, _raw_pixels(self._context, captioned))
-        }
+        pixels = pairs.pixels, _raw_pixels(self._context, captioned)
+        fits: list[tuple[str, Fit, tuple[Sequence[NDArray[np.floating]], NDArray[np.floating]]]] = [
+            ("pixels", ridge_reference, pixels)
+        ]
         if self._label is None:
             notes.append("no reference from the teacher's features: the run has no committed label stage")
         elif len(pairs.teacher) != len(pairs.captions):
             notes.append("no reference from the teacher's features: they no longer lie beside the labels")
         else:
-            features["teacher"] = pairs.teacher, _teacher_features(self._context, captioned)
+            teacher = pairs.teacher, _teacher_features(self._context, captioned)
+            fits += [("teacher", ridge_reference, teacher)]
+            fits += [("words", ridge_from_words, teacher), ("tokens", ridge_from_tokens, teacher)]
         found = [
-            _reference(name, np.stack(train), pairs.captions, test_MD, captioned, seed, model)
-            for name, (train, test_MD) in features.items()
+            _reference(name, fit, np.stack(train), pairs.captions, test_MD, captioned, seed, model)
+            for name, fit, (train, test_MD) in fits
         ]
         return {"references": found, "notes": notes, "seen": self.seen(captioned)}
 
@@ -136,6 +142,7 @@ def _batches(context: Context, captioned: EncodedImages) -> Iterator[list[tuple[
 
 def _reference(
     name: str,
+    fit: Fit,
     train_ND: NDArray[np.floating],
     captions_N: Sequence[str],
     test_MD: NDArray[np.floating],
@@ -146,7 +153,7 @@ def _reference(
     """A reference fitted on features of the training pairs, and its difference to the model."""
     captions = [caption for item in captioned.items for caption in item.captions]
     rng = np.random.default_rng(seed)
-    fitted = ridge_reference(train_ND, captions_N, test_MD, captions, image_of_text(captioned), rng)
+    fitted = fit(train_ND, captions_N, test_MD, captions, image_of_text(captioned), rng)
     return {
         "name": name,
         "pairs": fitted.pairs,

@@ -26,6 +26,7 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.clip_models.features import encode_texts
 from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_intervals
+from diht_k8s.recipe.evaluate.drawn_queries import FOUND, drawn_by_digest
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
 from diht_k8s.recipe.evaluate.results import Measured, per_image_of
@@ -36,7 +37,6 @@ _BLOCK_SCORES: Final = 1 << 24
 """Scores in memory at once (64 MiB of float32), for any size of the gallery."""
 EXAMPLES: Final = 4
 """Best and worst queries shown of each direction."""
-SHOWN_ITEMS: Final = 5
 MAX_CANDIDATES: Final = 512
 """Queries of rank 1 among which the best are selected."""
 
@@ -85,6 +85,10 @@ def retrieve(images: EncodedImages, templates: Sequence[str], loaded: LoadedMode
     uids = [item.uid for item in captioned.items]
     text_examples = _examples(
         figures.text_to_image, texts_MD, image_of_text_M, captioned.features_ND, np.arange(len(uids))
+    )
+    drawn = np.array(drawn_by_digest([uids[row] for row in image_of_text_M], captions))
+    text_examples["drawn"] = _described(
+        drawn, figures.text_to_image, texts_MD, image_of_text_M, captioned.features_ND, np.arange(len(uids))
     )
     image_examples = _examples(
         figures.image_to_text, captioned.features_ND, np.arange(len(uids)), texts_MD, image_of_text_M
@@ -305,27 +309,38 @@ def _examples(
     worst = np.argsort(-figures.ranks_Q, kind="stable")[:EXAMPLES]
     worst = worst[figures.ranks_Q[worst] > 1]
 
-    def described(chosen: np.ndarray) -> list[Json]:
-        if not chosen.size:
-            return []
-        order, scores = top_items(queries_QD[chosen], gallery_GD, SHOWN_ITEMS)
-        return [
-            {
-                "query": int(query),
-                "rank": float(figures.ranks_Q[query]),
-                "top": [
-                    {
-                        "item": int(item),
-                        "score": round(float(score), 4),
-                        "right": bool(gallery_ids_G[item] == query_ids_Q[query]),
-                    }
-                    for item, score in zip(order[row], scores[row], strict=True)
-                ],
-            }
-            for row, query in enumerate(chosen)
-        ]
+    chosen = {"best": best, "worst": worst}
+    given = figures, queries_QD, query_ids_Q, gallery_GD, gallery_ids_G
+    return {kind: _described(queries, *given) for kind, queries in chosen.items()}
 
-    return {"best": described(best), "worst": described(worst)}
+
+def _described(
+    chosen: np.ndarray,
+    figures: Direction,
+    queries_QD: np.ndarray,
+    query_ids_Q: np.ndarray,
+    gallery_GD: np.ndarray,
+    gallery_ids_G: np.ndarray,
+) -> list[Json]:
+    """Some queries, each with its rank, first items and their scores."""
+    if not chosen.size:
+        return []
+    order, scores = top_items(queries_QD[chosen], gallery_GD, FOUND)
+    return [
+        {
+            "query": int(query),
+            "rank": float(figures.ranks_Q[query]),
+            "top": [
+                {
+                    "item": int(item),
+                    "score": round(float(score), 4),
+                    "right": bool(gallery_ids_G[item] == query_ids_Q[query]),
+                }
+                for item, score in zip(order[row], scores[row], strict=True)
+            ],
+        }
+        for row, query in enumerate(chosen)
+    ]
 
 
 def _named(examples: Json, *, queries: Sequence[str], query_images: Sequence[str], items: Sequence[str]) -> Json:

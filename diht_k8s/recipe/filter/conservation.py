@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import join
 from diht_k8s.api.reports import Artefact
+from diht_k8s.recipe.filter.exclusion import EXCLUDED
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.runtime.ledger import Count, require_equal
 from diht_k8s.recipe.shards.storage import Storage
@@ -73,6 +74,9 @@ def check_stage(storage: Storage, folder: str, found: GroupSummary, shards: Sequ
         Count(sum(shard["input"] for shard in found.shards), "are the shards' samples"),
         Count(found.rows, "rows are in the scores"),
     )
+    if total.junk.pairs:
+        listed = Count(total.input - total.dropped[EXCLUDED], "samples are not excluded")
+        require_equal(folder, again, listed, Count(total.junk.pairs, "are counted by kind of junk"))
     require_equal(
         folder,
         again,

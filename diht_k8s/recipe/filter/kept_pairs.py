@@ -92,7 +92,7 @@ class KeptPairs:
         if gone:
             header["kept"] = self.rewrite(shard, rows, gone)
             summary = Summary.from_json(header["summary"])
-            summary.drop([rows[number].uid for number in sorted(gone)], reason)
+            summary.drop([rows[number] for number in sorted(gone)], reason)
             header["summary"] = summary.to_json()
             rows = [
                 replace(row, kept=False, reason=reason) if number in gone else row for number, row in enumerate(rows)

@@ -54,6 +54,7 @@ def report(summary: Summary, rules: Filter, header: dict[str, Any]) -> dict[str,
         "actions": _histogram(summary, 1),
         "names": {kind: top_names(summary.names[kind], SHOWN_NAMES) for kind in NAME_KINDS},
         "text_spotting": text_spotting(summary),
+        "junk": None if rules.junk_field is None else summary.junk.figures(rules.junk_field, STEPS),
         "examples": {
             reason: [{name: value for name, value in example.items() if name != "rank"} for example in examples]
             for reason, examples in sorted(summary.examples.items())

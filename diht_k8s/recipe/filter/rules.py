@@ -26,7 +26,8 @@ from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.language import is_english
 from diht_k8s.recipe.filter.exclusion import EXCLUDED, is_excluded
 from diht_k8s.recipe.filter.fingerprints import Gallery, fingerprint
-from diht_k8s.recipe.filter.scores import Row
+from diht_k8s.recipe.filter.junk_kinds import kind_of
+from diht_k8s.recipe.filter.scores import BAD, Row
 from diht_k8s.recipe.filter.text_spotting.matching import MatchRule, shows_caption
 from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest
 from diht_k8s.recipe.imports.provenance import source_of
@@ -34,7 +35,6 @@ from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.samples import Sample, storable
 from diht_k8s.recipe.shards.tar_writer import fits_tar
 
-BAD: Final = "bad:"
 _UNFILTERED: Final = Filter()
 """Defaults, which have no rule on image shapes; used for sources that are not filtered."""
 
@@ -118,6 +118,9 @@ class RuleChain:
         same sample.
         """
         rows = [new_row(shard, sample) for sample in samples]
+        if (name := self.rules.junk_field) is not None:
+            for row, sample in zip(rows, samples, strict=True):
+                row.junk = kind_of(sample.meta, name)
         known = [
             row if row is not None and row.same_sample(new) else None for row, new in zip(earlier, rows, strict=True)
         ]

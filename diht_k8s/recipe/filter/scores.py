@@ -56,6 +56,13 @@ SCHEMA: Final = pa.schema(
 CLIP_SCHEMA: Final = SCHEMA.append(pa.field("clip_score", pa.float64()))
 """Of scores whose header names a CLIP model; null where the image was not scored."""
 
+_JUNK: Final = pa.field("junk", pa.string())
+"""Of scores whose header names `filter.junkField`."""
+
+
+BAD: Final = "bad:"
+"""Reasons of samples that cannot be used begin so."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Row:
@@ -85,6 +92,8 @@ class Row:
     """"" until the caption is parsed."""
     clip_score: float | None = None
     """cosine similarity of image and caption; None until the image is scored."""
+    junk: str | None = None
+    """kind of junk that its .json names, "" for none; None where the run does not ask, and of excluded pairs."""
     matched: bool | None = field(default=None, compare=False)
     """whether the image shows its caption under the rule of the run; None while unknown. Not stored, because the rule
     may change.
@@ -135,7 +144,8 @@ _CAPTION_FIELDS: Final = (
 
 def schema_of(header: Mapping[str, Any]) -> pa.Schema:
     """The columns of the scores with this header."""
-    return CLIP_SCHEMA if "clip_model" in header else SCHEMA
+    schema = CLIP_SCHEMA if "clip_model" in header else SCHEMA
+    return schema.append(_JUNK) if "junk_field" in header else schema
 
 
 def to_batch(rows: Sequence[Row], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:

@@ -257,6 +257,7 @@ class ShardFilter:
             "parser": self._versions["parser"],
             "spotter": self._versions.get("spotter", None if earlier is None else earlier.header["spotter"]),
             **({} if clip is None else {"clip_model": clip}),
+            **({} if self._rules.junk_field is None else {"junk_field": self._rules.junk_field}),
         }
 
     def _usable(self, shard: Shard, earlier: Scores | None) -> Scores | None:

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from diht_k8s.recipe.filter.junk_kinds import JunkKinds
 from diht_k8s.recipe.filter.layout_hints import LayoutHints
-from diht_k8s.recipe.filter.rules import BAD
-from diht_k8s.recipe.filter.scores import Row
+from diht_k8s.recipe.filter.scores import BAD, Row
 from diht_k8s.recipe.filter.text_spotting.matching import normalised_words
 from diht_k8s.recipe.shards.samples import Sample
 
@@ -49,6 +49,8 @@ class Summary:
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """reason (or `kept`) -> the samples with the smallest hashes of their uids, which makes them a uniform draw."""
     hints: LayoutHints = field(default_factory=LayoutHints)
+    junk: JunkKinds = field(default_factory=JunkKinds)
+    """all but the excluded ones by kind of junk, in runs with `filter.junkField`."""
 
     def add(self, row: Row, sample: Sample, *, filtered: bool, min_characters: int) -> None:
         """Count one filtered sample.
@@ -72,6 +74,8 @@ class Summary:
             self.names["actions"].update(row.actions)
             if filtered and not row.reason.startswith(BAD) and row.reason not in ("language", "objects"):
                 self._add_cell(row)
+        if row.junk is not None:
+            self.junk.add(row.junk, row.reason)
         self.hints.add(sample)
         self._add_painted(row, sample, min_characters)
         self._add_example(row, sample)
@@ -128,6 +132,7 @@ class Summary:
             mine_cell = self.cells.get(key, [0] * len(CELL_FIELDS))
             self.cells[key] = [one + two for one, two in zip(mine_cell, cell, strict=True)]
         self.hints.merge(other.hints)
+        self.junk.merge(other.junk)
         for reason, examples in other.examples.items():
             self.examples[reason] = _first(MAX_EXAMPLES, [*self.examples.get(reason, []), *examples])
 
@@ -142,6 +147,7 @@ class Summary:
         self.dropped["exclude"] += taken.kept
         self.dropped = +self.dropped
         self.painted = self.painted - taken.painted
+        self.junk.exclude(taken.junk)
         for kind in NAME_KINDS:
             self.names[kind] -= taken.names[kind]  # rare names are not stored, so their counts stay at zero
         for key, cell in taken.cells.items():
@@ -153,11 +159,14 @@ class Summary:
         }
         self.examples = {reason: examples for reason, examples in left.items() if examples}
 
-    def drop(self, uids: Sequence[str], reason: str) -> None:
+    def drop(self, rows: Sequence[Row], reason: str) -> None:
         """Count kept samples as dropped by a later rule."""
-        self.kept -= len(uids)
-        self.dropped[reason] += len(uids)
-        kept, gone = self.examples.pop("kept", []), frozenset(uids)
+        self.kept -= len(rows)
+        self.dropped[reason] += len(rows)
+        for row in rows:
+            if row.junk is not None:
+                self.junk.drop(row.junk, reason)
+        kept, gone = self.examples.pop("kept", []), frozenset(row.uid for row in rows)
         parts = {
             "kept": [item for item in kept if item["uid"] not in gone],
             reason: [i for i in kept if i["uid"] in gone],
@@ -191,6 +200,7 @@ class Summary:
             "painted": dict(sorted(self.painted.items())),
             "examples": {reason: self.examples[reason] for reason in sorted(self.examples)},
             **({"hints": self.hints.to_json()} if self.hints.samples else {}),
+            **({"junk": self.junk.to_json()} if self.junk.pairs else {}),
         }
 
     @classmethod
@@ -206,6 +216,7 @@ class Summary:
             painted=Counter(data["painted"]),
             examples=dict(data["examples"]),
             hints=LayoutHints.from_json(data["hints"]) if "hints" in data else LayoutHints(),
+            junk=JunkKinds.from_json(data["junk"]) if "junk" in data else JunkKinds(),
         )
 
 

@@ -10,9 +10,9 @@ DIRECTIONS: Final = {"text_to_image": "caption to image", "image_to_text": "imag
 SPLITS: Final = {"Development": "development", "HeldOut": "held-out"}
 
 
-def percent(value: float) -> str:
-    """A share in percent with one decimal."""
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+def percent(value: float | None) -> str:
+    """A share in percent with one decimal; a dash for None."""
+    return DASH if value is None else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def points(value: float) -> str:

@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from diht_k8s.recipe.report.formatting import DIRECTIONS, count, decimal, duration, percent, split_name
+from diht_k8s.recipe.report.formatting import DIRECTIONS, count, decimal, duration, percent, points, split_name
 from diht_k8s.recipe.report.overview import first_result
 from diht_k8s.recipe.report.plots import Series, line_chart, thinned
 
 Json = dict[str, Any]
 
-REFERENCE_NAMES: Final = {"pixels": "Ridge on 12 x 12 raw pixels", "teacher": "Ridge on the teacher's features"}
-SHORT_NAMES: Final = {"pixels": "Pixel ridge", "teacher": "Teacher ridge"}
+REFERENCE_NAMES: Final = {
+    "pixels": "Ridge on 12 x 12 raw pixels",
+    "teacher": "Ridge on the teacher's features",
+    "words": "Ridge from words to the teacher's features",
+    "tokens": "Ridge from BPE tokens to the teacher's whitened features",
+}
+SHORT_NAMES: Final = {
+    "pixels": "Pixel ridge",
+    "teacher": "Teacher ridge",
+    "words": "Word ridge",
+    "tokens": "BPE ridge",
+}
+COMPARED: Final = ("words", "pixels")
+"""The reference to which a card gives the paired difference: the first that there is."""
 STEP_NAMES: Final = {
     "input": "Raw pairs",
     "readable": "Readable",
@@ -74,6 +86,22 @@ def scaled(rows: list[Json]) -> list[Json]:
     ]
 
 
+def queries(content: Json, benchmarks: list[Json]) -> Json | None:
+    """The queries with which the page opens, and the images that they find; None without a retrieval benchmark.
+
+    Args:
+        content: of the report.
+        benchmarks: its results, some without images.
+    """
+    shown = {**content, "benchmarks": benchmarks}
+    if (found := first_result(shown, "Retrieval")) is None:
+        return None
+    captions = found["examples"]["text_to_image"]["drawn"]
+    classes = first_result(shown, "Classification")
+    hits = sum(hit["right"] for query in captions for hit in query["top"])
+    return {"result": found, "captions": captions, "hits": hits, "classes": classes}
+
+
 def cards(content: Json) -> list[Json]:
     """The headline figures, each beside its references and chance."""
     found: list[Json] = []
@@ -88,12 +116,14 @@ def cards(content: Json) -> list[Json]:
                     "title": title,
                     "value": rows[0]["text"],
                     "rows": scaled(rows),
-                    "note": f"among {benchmark['pictures']:,} {split_name(benchmark)}images",
+                    "note": f"among {benchmark['pictures']:,} {split_name(benchmark)}images"
+                    + _difference(benchmark, key),
                 }
             )
     if (benchmark := first_result(content, "Classification")) is not None:
         rows = [
             bar("This model", benchmark["balanced"], "model", benchmark["balanced_interval"]),
+            bar("Commonest class", benchmark["chance"]),
             bar("Chance", benchmark["chance"]),
         ]
         images = f"{benchmark['pictures']:,} {split_name(benchmark)}images"
@@ -113,6 +143,16 @@ def cards(content: Json) -> list[Json]:
             }
         )
     return found
+
+
+def _difference(benchmark: Json, key: str) -> str:
+    """The paired difference to a reference, in points of R@5."""
+    by_name = {reference["name"]: reference for reference in benchmark["references"]}
+    if (name := next((name for name in COMPARED if name in by_name), None)) is None:
+        return ""
+    found = by_name[name]["difference"][key]
+    low, high = found["interval"]
+    return f"; {points(found['value'])} points to the {SHORT_NAMES[name].lower()}, paired 95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)}"
 
 
 def steps(content: Json) -> list[Json]:
@@ -195,6 +235,41 @@ def dropped(content: Json) -> list[Json]:
         }
         for reason, number in counts.items()
         if number
+    ]
+
+
+def junk(content: Json) -> Json | None:
+    """What each rule drops of each kind of junk, where the pool's kinds are known; None elsewhere.
+
+    A row for each kind: its pairs, and a cell for each rule and for what is kept, of which the share shades the cell.
+    """
+    found = content["filter"].get("report", {}).get("junk")
+    if not found:
+        return None
+    rules = [rule["rule"] for rule in found["rules"]]
+    named = [(row["kind"], row, "junk") for row in found["kinds"]]
+    named += [("Other kinds", found["other_kinds"], "junk")] if found["other_kinds"] else []
+    rows = [*named, ("All junk", found["junk"], "total"), ("Wanted pairs", found["wanted"], "wanted")]
+    whole = found["filter"]
+    shares = (("Before the filter", "junk_before", "reference"), ("After it", "junk_after", "model"))
+    bars = [bar(name, whole[key], kind) for name, key, kind in shares if whole[key] is not None]
+    if whole["junk_before"] is not None:
+        bars.append(bar("After dropping as many at random", whole["junk_before"]))
+    return {
+        **found,
+        "columns": [REASONS.get(rule, rule) for rule in rules],
+        "rows": [
+            {"name": name, "kind": kind, "pairs": row["pairs"], "cells": _cells(row, rules)} for name, row, kind in rows
+        ],
+        "bars": bars,
+    }
+
+
+def _cells(row: Json, rules: list[str]) -> list[float | None]:
+    """Shares of the usable pairs of a kind that each rule drops, and that stay."""
+    used = row["pairs"] - row["bad"]
+    return [
+        number / used if used else None for number in (*(row["dropped"].get(rule, 0) for rule in rules), row["kept"])
     ]
 
 

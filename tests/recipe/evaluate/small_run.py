@@ -19,6 +19,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.clip_models.features import encode_pixels
 from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate import stage as program
+from diht_k8s.recipe.filter.junk_kinds import JunkKinds
 from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.pairs import read_pairs
@@ -184,6 +185,7 @@ def filter_report(raw: list[Pair]) -> dict[str, Any]:
         "thresholds": {"minComplexity": 1, "minActions": 0},
         "table": [{"minComplexity": 1, "minActions": 1, "scored": 90, "complexity": 75, "action": 7, "text": None}],
         "text_spotting": {"recall": 0.9, "precision": 1.0},
+        "junk": junk().figures("junk", ("complexity", "text")),
         "names": {"objects": [["disc", 30]], "attributes": [["red", 15]], "actions": []},
         "examples": {
             "complexity": examples(range(0, 20, 5)),
@@ -191,6 +193,21 @@ def filter_report(raw: list[Pair]) -> dict[str, Any]:
             "kept": examples(range(1, 5)),
         },
     }
+
+
+def junk() -> JunkKinds:
+    """Of the 90 pairs: three with a watermark, five with another image's caption."""
+    kinds = JunkKinds()
+    for kind, reason, number in (
+        ("", "", 69),
+        ("", "complexity", 13),
+        ("watermark", "text", 3),
+        ("another image's caption", "", 3),
+        ("another image's caption", "complexity", 2),
+    ):
+        for _ in range(number):
+            kinds.add(kind, reason)
+    return kinds
 
 
 def label_report(kept: list[Pair]) -> dict[str, Any]:

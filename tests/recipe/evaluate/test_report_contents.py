@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.evaluate import training_pairs
 from tests.folders import located
 from tests.recipe.evaluate.small_run import (
+    COLOURS,
     add_teacher_features,
     document,
     evaluate,
@@ -47,12 +50,45 @@ def test_report_when_benchmark_images_are_in_the_training_shards_says_how_many(f
     assert retrieval["seen"] == classification["seen"] == {"pictures": 8, "pairs": 72}  # two of ten were not kept
 
 
+def test_page_when_opened_begins_with_queries_drawn_by_digest_and_the_images_found(done: Path) -> None:
+    retrieval, classification = report(done)["benchmarks"]
+    drawn = retrieval["examples"]["text_to_image"]["drawn"]
+    smallest = sorted((f"9000-{n}" for n in range(24)), key=lambda uid: hashlib.sha256(uid.encode()).digest())[:6]
+    assert [query["picture"] for query in drawn] == smallest
+    for query in drawn:
+        right = [hit["item"] for hit in query["top"] if hit["right"]]
+        assert (len(query["top"]), right) == (5, [query["picture"]] if query["rank"] <= 5 else [])
+    opening = page(done).partition('<main id="main"')[2].partition("</section>")[0]
+    assert opening.strip().startswith('class="wrap">\n<section id="queries">')
+    shown = [len(query["top"]) + (query["rank"] > 5) for query in drawn]
+    assert opening.count("data:image/webp") == sum(shown) + 6 * 5
+    text = re.sub(r"<[^>]+>", "", opening).replace("\N{NO-BREAK SPACE}", " ")
+    share = 100 * retrieval["text_to_image"]["recall"]["5"]
+    hits = sum(query["rank"] <= 5 for query in drawn)
+    assert (
+        f"Here {hits} of 6 find it among the first five; of all 24 captions {share:.1f} % do, and by chance 20.8 %"
+        in text
+    )
+    for query in drawn:
+        assert query["rank"] <= 5 or f"rank {query['rank']:.0f}" in text
+    named = classification["queries"]
+    assert {query["query"] for query in named["drawn"]} == set(COLOURS)
+    assert named["chance"] == pytest.approx(1 / 6)
+    for query in named["drawn"]:
+        of_class = [COLOURS[int(hit["item"].partition("-")[2]) % 6] == query["query"] for hit in query["top"]]
+        assert [hit["right"] for hit in query["top"]] == of_class
+    rights = [hit["right"] for query in named["drawn"] for hit in query["top"]]
+    assert named["right"] == pytest.approx(sum(rights) / 30)
+
+
 def test_references_when_the_teachers_features_lie_beside_the_labels_include_them(fresh: Path) -> None:
     run = document(fresh, {"fewShot": None}, label={"teacher": {"imageSize": 32}})
     add_teacher_features(run)
     evaluate(run)
-    pixels, teacher = report(fresh)["benchmarks"][0]["references"]
-    assert (pixels["name"], teacher["name"], teacher["pairs"]) == ("pixels", "teacher", 72)
+    pixels, teacher, words, tokens = report(fresh)["benchmarks"][0]["references"]
+    assert [each["name"] for each in (pixels, teacher, words, tokens)] == ["pixels", "teacher", "words", "tokens"]
+    assert {each["pairs"] for each in (teacher, words, tokens)} == {72}
+    assert "points to the word ridge, paired" in page(fresh)
     assert teacher["text_to_image"]["recall"]["10"] > teacher["text_to_image"]["chance"]["10"]
 
 

@@ -26,12 +26,13 @@ def section(folder: Path) -> str:
     content = {"missing": {}, "filter": part, "funnel": report["funnel"]}
     html = (
         environment()
-        .from_string('{% from "parts.html.jinja" import more %}{% include "filter.html.jinja" %}')
+        .from_string('{% from "parts.html.jinja" import bars, more %}{% include "filter.html.jinja" %}')
         .render(
             content=content,
             funnel=sections.funnel(content),
             dropped=sections.dropped(content),
             kept=sections.kept_examples(content),
+            junk=sections.junk(content),
             damaged=[],
             pair=lambda example: f"{example['caption']} ",
         )

@@ -218,6 +218,7 @@ OTHERS: Mapping[str, str] = {
     "data.sources.imageKey": "members of shards: `diht doctor` reads some, and the filter counts what lacks them",
     "data.sources.captionKey": "members of shards, or a column: `diht doctor` reads some",
     "filter.metadataLimits.name": "pairs without the number pass",
+    "filter.junkField": "pairs without the field are wanted; the page says where no pair has it",
     "label.vocabulary.exclude": "a name that no caption has excludes nothing",
     "storage.endpointURL": "the first listing says it: `diht doctor`, `diht run`",
     "storage.region": "the first listing says it",

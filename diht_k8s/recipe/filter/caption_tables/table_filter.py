@@ -29,6 +29,7 @@ def without_images(rules: Filter) -> Filter:
             "clip_score": None,
             "duplicates": None,
             "decontaminate": [],
+            "junk_field": None,
         }
     )
 

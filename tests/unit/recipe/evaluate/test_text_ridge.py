@@ -1,0 +1,55 @@
+"""The references on the text's side find images by words that they have learned, and not by others."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from diht_k8s.recipe.evaluate import text_ridge
+from diht_k8s.recipe.evaluate.ridge import RidgeReference
+from diht_k8s.recipe.evaluate.text_ridge import ridge_from_tokens, ridge_from_words
+
+COLOURS = ["red", "green", "blue", "gold", "black", "purple", "white", "grey"]
+THINGS = ["dog", "cat", "ball", "house", "tree", "car", "boat", "train"]
+PAIRS = list(itertools.product(range(8), range(8)))
+Fit = Callable[..., RidgeReference]
+both = pytest.mark.parametrize("fit", [ridge_from_words, ridge_from_tokens])
+
+
+def fitted(fit: Fit, captions: list[str] | None = None, loud: float = 0.0) -> RidgeReference:
+    """64 pairs of a colour and a thing, shown three times; features are their sum, and `loud` noise in one direction."""
+    rng = np.random.default_rng(0)
+    colours, things = rng.normal(size=(2, 8, 16))
+    clean = np.array([colours[c] + things[t] for c, t in PAIRS])
+    train = np.tile(clean, (3, 1)) + rng.normal(size=(192, 16)) * np.array([loud, *[0.1] * 15])
+    test = clean + rng.normal(size=clean.shape) * np.array([loud, *[0.1] * 15])
+    said = [f"a {COLOURS[c]} {THINGS[t]}" for c, t in PAIRS]
+    return fit(train.astype(np.float32), said * 3, test, captions or said, np.arange(64), np.random.default_rng(1))
+
+
+@both
+def test_captions_of_known_words_find_their_images(fit: Fit) -> None:
+    found = fitted(fit).retrieval
+    assert found.text_to_image.recall[1] > 0.9
+    assert found.image_to_text.recall[1] > 0.9
+
+
+@both
+def test_captions_of_unknown_words_find_no_more_than_chance(fit: Fit) -> None:
+    found = fitted(fit, ["\u0434\u0430"] * 64).retrieval.text_to_image
+    assert found.recall == pytest.approx(found.chance)
+
+
+def test_whitening_keeps_a_loud_direction_from_drowning_the_others() -> None:
+    plain, white = (
+        fitted(fit, loud=20.0).retrieval.text_to_image.recall[1] for fit in (ridge_from_words, ridge_from_tokens)
+    )
+    assert white > plain + 0.2
+
+
+def test_terms_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_ridge, "MOST_TERMS", 5)
+    assert fitted(ridge_from_words).words == 5
