@@ -15,7 +15,7 @@ from diht_k8s.api.json_types import is_object
 from diht_k8s.api.label import Label
 from diht_k8s.api.own_inputs import own_input_problems
 from diht_k8s.api.pods import Pods, merged, unknown_mounts
-from diht_k8s.api.train import LOCKED_FEATURES, NO_DROPPED_PATCHES, Train
+from diht_k8s.api.train import LOCKED_FEATURES, NO_DROPPED_PATCHES, RIDGE_START, Train
 
 API_VERSION: Final = "diht.dev/v1alpha1"
 KIND: Final = "DihtRun"
@@ -180,6 +180,8 @@ def _train_problems(spec: Spec, train: Train) -> list[str]:
         problems.append("train.offload: Optimizer needs zeroStage 1 or more, Parameters needs zeroStage 3: raise it")
     if train.features == "Stored" and not train.lock_image_tower:
         problems.append(LOCKED_FEATURES)
+    if train.text_start == "Ridge" and not (train.lock_image_tower and train.features == "Stored"):
+        problems.append(RIDGE_START)
     if train.patch_dropout > 0 and train.lock_image_tower:
         problems.append(NO_DROPPED_PATCHES)
     return problems

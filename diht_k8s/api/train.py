@@ -18,6 +18,9 @@ WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 LOCKED_FEATURES: Final = (
     "train.features Stored needs lockImageTower: true: the features of a tower that learns change in each step"
 )
+RIDGE_START: Final = (
+    "train.textStart Ridge needs lockImageTower: true and features: Stored, which are at hand before the first step"
+)
 NO_DROPPED_PATCHES: Final = (
     "train.patchDropout does not go with lockImageTower, whose tower sees all patches: give only one of them"
 )
@@ -185,6 +188,9 @@ class Train(Model):
     features: Literal["Computed", "Stored"] = "Computed"
     """features of a locked image tower: Computed passes each augmented image through it in each step; Stored passes each
     image once, as the exported model sees it, and trains on what is stored below OUTPUT/features."""
+    text_start: Literal["Random", "Ridge"] = "Random"
+    """textStart of the text tower where initFrom brings none: Random draws it from the seed; Ridge has it begin as a ridge
+    regression from words to stored features, and the image projection as their whitening. That is for small pools."""
     patch_dropout: Fraction = 0.0
     """patchDropout drops this share of the image's patches in training (ViT only)."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0

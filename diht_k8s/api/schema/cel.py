@@ -28,7 +28,7 @@ from diht_k8s.api.run import (
     Spec,
     Stage,
 )
-from diht_k8s.api.train import LOCKED_FEATURES, NO_DROPPED_PATCHES, Train
+from diht_k8s.api.train import LOCKED_FEATURES, NO_DROPPED_PATCHES, RIDGE_START, Train
 
 ALWAYS_EDITABLE: Final = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "failurePolicy", "pods")
 """Fields of the spec that take effect at once (pods: at the next attempt)."""
@@ -229,7 +229,7 @@ def _count(names: Iterable[str]) -> str:
 def _train_rules() -> list[Rule]:
     processes = f"{_value('numNodes', Train)} * {_value('processesPerNode', Train)}"
     batch, offload, zero = (_value(name, Train) for name in ("batchSize", "offload", "zeroStage"))
-    features, dropped = (_value(name, Train) for name in ("features", "patchDropout"))
+    features, dropped, start = (_value(name, Train) for name in ("features", "patchDropout", "textStart"))
     locked = "(has(self.lockImageTower) && self.lockImageTower)"
     return [
         Rule("has(self.model) != has(self.modelConfig)", "train: give exactly one of model and modelConfig"),
@@ -246,6 +246,7 @@ def _train_rules() -> list[Rule]:
             "train.offload: Optimizer needs zeroStage 1 or more, Parameters needs zeroStage 3: raise it",
         ),
         Rule(f"{features} != 'Stored' || {locked}", LOCKED_FEATURES),
+        Rule(f"{start} != 'Ridge' || ({locked} && {features} == 'Stored')", RIDGE_START),
         Rule(f"!{locked} || {dropped} == 0.0", NO_DROPPED_PATCHES),
     ]
 

@@ -151,7 +151,7 @@ def _first_weights(spec: Spec, storage: Storage, uri: str) -> None:
     with torch.device("meta"):
         student = Student(model_configuration(train))
     with warnings.catch_warnings(action="ignore"):
-        load_first_weights(student, read_shapes(storage, place), place)
+        load_first_weights(student, read_shapes(storage, place), place, image_only=train.text_start == "Ridge")
 
 
 CHECKS: Final[Mapping[str, Check]] = {

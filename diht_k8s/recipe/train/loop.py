@@ -68,6 +68,7 @@ from diht_k8s.recipe.train.setup import (
     training_data,
 )
 from diht_k8s.recipe.train.telemetry import Telemetry, TrainStep
+from diht_k8s.recipe.train.text_start import start_text_tower
 
 MAX_NOT_FINITE = 3
 
@@ -131,6 +132,10 @@ class Training:
         self.loader = make_loader(
             run, self.storage, self.layout, self.data, self.model, self.vocabulary, features, **where
         )
+        if saved is None and self.settings.text_start == "Ridge":
+            start_text_tower(
+                self.storage, self.settings, self.model, self.loader, self.data.sampler.total, check=check, **where
+            )
         self.batches = self.loader.batches(self.cursor.position)  # reads while the engine is made
         self.engine = Engine(self.settings, self.model, normalisation=self.normalisation, **where)
         if saved is not None:
@@ -235,7 +240,10 @@ class Training:
         """
         saved = self.checkpointer.newest(self.config_sha256)
         if saved is None and self.settings.init_from is not None:
-            saved = start_from(self.storage, self.settings.init_from, self.model, rank=self.rank, world=self.world)
+            saved = start_from(
+                self.storage, self.settings.init_from, self.model,
+                image_only=self.settings.text_start == "Ridge", rank=self.rank, world=self.world,
+            )  # fmt: skip
             if saved is not None and saved.cursor.step >= self.steps:
                 raise UserError(
                     f"the checkpoint {saved.uri} has seen {saved.cursor.position} samples of train.samples {self.settings.samples}: raise it"

@@ -44,6 +44,7 @@ from diht_k8s.recipe.shards.sources import current_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.init_from import init_identity
 from diht_k8s.recipe.train.lease import held_lease, wait_until_free
+from diht_k8s.recipe.train.model.ridge_form import require_ridge_form
 from diht_k8s.recipe.train.model.tokenizers import require_clips_tokenizer
 
 RANK_MODULE = "diht_k8s.recipe.train.loop"
@@ -172,19 +173,23 @@ def _train(run: DihtRun) -> Train:
 
 def check_model(train: Train) -> None:
     """Check the name before ranks start, by open_clip's configuration files: its import takes seconds."""
-    if train.model is None:
-        require_clips_tokenizer("train.modelConfig", train.model_config_ or {})
-        return
+    field, config = ("train.modelConfig", train.model_config_ or {}) if train.model is None else _named(train.model)
+    require_clips_tokenizer(field, config)
+    if train.text_start == "Ridge":
+        require_ridge_form(field, config)
+
+
+def _named(model: str) -> tuple[str, dict[str, Any]]:
+    """The field that names a model, and its configuration."""
     package = importlib.util.find_spec("open_clip")
     if package is None or not package.submodule_search_locations:
         raise UserError("open_clip is not installed: install the extra recipe of this package")
     folder = Path(package.submodule_search_locations[0]) / "model_configs"
     names = sorted(path.stem for path in folder.glob("*.json"))
-    if train.model not in names:
-        hint = suggestion(train.model, names, "see its model configurations, or set train.modelConfig")
-        raise UserError(f"train.model {train.model} is not known to open_clip: {hint}")
-    config = json.loads((folder / f"{train.model}.json").read_text())
-    require_clips_tokenizer(f"train.model {train.model}", config)
+    if model not in names:
+        hint = suggestion(model, names, "see its model configurations, or set train.modelConfig")
+        raise UserError(f"train.model {model} is not known to open_clip: {hint}")
+    return f"train.model {model}", json.loads((folder / f"{model}.json").read_text())
 
 
 def _check_shape(train: Train, gang: Gang) -> None:

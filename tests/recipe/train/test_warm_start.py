@@ -269,6 +269,14 @@ def test_weights_when_of_another_model_then_the_first_that_differs_is_named(
         load_first_weights(student(2), change(plain(student(1))), "a.pt")
 
 
+def test_weights_when_they_bring_a_text_tower_that_another_start_replaces_then_refused() -> None:
+    source = plain(student(1))
+    with pytest.raises(UserError, match=r"train.initFrom a.pt brings a text tower.*remove textStart"):
+        load_first_weights(student(2), source, "a.pt", image_only=True)
+    image = {key: value for key, value in source.items() if key.startswith("visual.")}
+    load_first_weights(student(2), image, "a.pt", image_only=True)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("a.pt", b"no weights"), ("a.safetensors", b"no weights"), ("a.pt", pickled({"x": print})[:-40])],

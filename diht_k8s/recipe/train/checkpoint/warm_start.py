@@ -18,8 +18,18 @@ from diht_k8s.recipe.train.model.first_weights import load_first_weights
 from diht_k8s.recipe.train.model.student import Student
 
 
-def start_from(storage: Storage, start: InitFrom, model: Student, *, rank: int = 0, world: int = 1) -> Saved | None:
+def start_from(
+    storage: Storage, start: InitFrom, model: Student, *, image_only: bool = False, rank: int = 0, world: int = 1
+) -> Saved | None:
     """Put the first weights into a model that no engine holds yet (a collective).
+
+    Args:
+        storage: reads them.
+        start: where they are.
+        model: takes them.
+        image_only: refuse weights with a text tower; a checkpoint that is gone on from has its own.
+        rank: of this process.
+        world: number of processes.
 
     Returns:
         The checkpoint to resume from, with optimiser and position; None if only weights were requested.
@@ -37,7 +47,7 @@ def start_from(storage: Storage, start: InitFrom, model: Student, *, rank: int =
         state = {key.removeprefix("buffer|"): saved.state[key] for key in saved.state if is_weight(key)}
     else:
         state = read_weights(storage, place)
-    load_first_weights(model, state, place)
+    load_first_weights(model, state, place, image_only=image_only)
     return None
 
 

@@ -23,8 +23,11 @@ HEADS = ("object_head.", "attribute_head.")
 NOT_OURS = ("logit_bias", "attn_mask", "text.attn_mask", "input_resolution", "context_length", "vocab_size")
 """Entries of open_clip's and OpenAI's files that are no weights of a CLIP with our loss."""
 
+TEXT = "text"
+"""The group of the text tower's weights."""
 
-def load_first_weights(model: Student, state: Mapping[str, Tensor], name: str) -> None:
+
+def load_first_weights(model: Student, state: Mapping[str, Tensor], name: str, *, image_only: bool = False) -> None:
     """Load weights that may lack towers, heads or the logit scale, or have other image sizes and caption lengths.
 
     Args:
@@ -32,13 +35,19 @@ def load_first_weights(model: Student, state: Mapping[str, Tensor], name: str) -
         state: weights under open_clip's names, the student's (`clip.`), or those of a timm tower alone, also under the names
             of another port of the network.
         name: where they come from, for messages.
+        image_only: refuse a text tower, for which `train.textStart` has another start.
 
     Raises:
-        UserError: the state is of another model.
+        UserError: the state is of another model, or has a text tower that nobody wants.
     """
     towers, heads = _sorted_out(model, state)
     if not towers:
         raise UserError(f"train.initFrom {name} holds no weights of a CLIP model")
+    if image_only and any(_group(key) == TEXT for key in towers):
+        raise UserError(
+            f"train.initFrom {name} brings a text tower, in whose place train.textStart Ridge would put its own: remove "
+            "textStart, or give the image tower alone"
+        )
     _resize(model, towers, name)
     own = model.clip.state_dict()
     _require_whole(own, towers, name)
@@ -105,4 +114,4 @@ def _require_whole(own: Mapping[str, Tensor], towers: Mapping[str, Tensor], name
 
 def _group(key: str) -> str:
     """The group of a weight: open_clip's projection of a timm tower, the image tower, the scale or the text tower."""
-    return next((prefix for prefix in ("visual.head.", "visual.", "logit_scale") if key.startswith(prefix)), "text")
+    return next((prefix for prefix in ("visual.head.", "visual.", "logit_scale") if key.startswith(prefix)), TEXT)

@@ -1,0 +1,136 @@
+"""`textStart: Ridge` with real ranks: solved once for all of them, from stored features, before the first step alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import load_file, save_file
+
+from diht_k8s.api.label import Teacher
+from diht_k8s.recipe.clip_models.loading import load_model
+from diht_k8s.recipe.label.teacher import load_teacher
+from diht_k8s.recipe.label.teacher_classes import imagenet_names
+from diht_k8s.recipe.label.teacher_weights import packaged_weights
+from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.model.ridge_start import (
+    ClassCaptions,
+    caption_counts,
+    commonest_tokens,
+    pair_sums,
+    ridge,
+    word_frequencies,
+)
+from diht_k8s.recipe.train.model.student import Student
+from tests.folders import flat
+from tests.recipe.train.small_run import SHARDS, VIT, Job, document, make_data, train_in_ranks
+
+BATCH, STEPS, STOP = 14, 4, 2
+LITE = "timm/tf_efficientnet_lite0"
+TIMM = {
+    **VIT,
+    "vision_cfg": {"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "timm_proj": "linear", "timm_proj_bias": True, "image_size": 128},
+    "text_cfg": {**VIT["text_cfg"], "width": 32},
+}  # fmt: skip
+NAMES = [", ".join(synonyms) for synonyms in imagenet_names()]
+pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ridge")
+    torch.manual_seed(7)
+    save_file(Student(TIMM).clip.state_dict(), folder / "whole.safetensors")
+    make_data(folder / "data")
+    return folder
+
+
+def job(place: Path, name: str, stop_after: int | None = None, **train: Any) -> Job:
+    settings = {
+        "modelConfig": TIMM,
+        "samples": STEPS * BATCH,
+        "batchSize": BATCH,
+        "schedule": {"type": "Constant"},
+        "lockImageTower": True,
+        "initFrom": {"uri": LITE},
+        "features": "Stored",
+        "textStart": "Ridge",
+        **train,
+    }
+    return Job(document(place / "shared", data=place / "data", name=name, **settings), stop_after)
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> dict[str, dict[str, Any]]:
+    still = {"samples": BATCH, "optimizer": {"lr": 1e-9}, "ema": 0.9}
+    jobs = {
+        "whole": job(place, "whole"),
+        "random": job(place, "random", textStart="Random"),
+        "still": job(place, "still", **still),
+        "pieces 1": job(place, "pieces", STOP),
+        "pieces 2": job(place, "pieces"),
+        "brought": job(place, "brought", initFrom={"uri": f"{place}/whole.safetensors"}),
+        "zero 3": job(place, "zero-3", zeroStage=3),
+    }
+    return train_in_ranks(2, jobs, place / "two") | train_in_ranks(1, {"alone": job(place, "alone")}, place / "one")
+
+
+def test_export_when_nothing_was_learned_then_captions_embed_as_the_regression_of_all_pairs_predicts(
+    trained: dict[str, dict[str, Any]], place: Path
+) -> None:
+    assert trained["still"]["error"] is None
+    (folder,) = (place / "shared/out/runs/still").glob("*/train/model")
+    model: Any = load_model(str(folder)).model
+    tokenizer = SimpleTokenizer(context_length=VIT["text_cfg"]["context_length"])
+    captions = [
+        sample.caption
+        for number in range(len(SHARDS))
+        for sample in read_samples(Storage(), flat(f"{place}/data/made").kept(f"drawn-{number}"))
+    ]
+    paths = sorted((place / "shared/out/features").glob("*/drawn-*.safetensors"))
+    features_NF = torch.cat([load_file(path)["features"] for path in paths]).numpy()
+    tokens_NT, named_JT = (tokenizer(texts).numpy() for texts in (captions, NAMES))
+    frequencies = sum(word_frequencies(each, 49408) for each in (tokens_NT, named_JT))
+    tokens_V = commonest_tokens(np.asarray(frequencies))
+    sums = pair_sums(caption_counts(tokens_NT, tokens_V, 49408), features_NF)
+    teacher = load_teacher(Teacher(model=LITE), Storage(), packaged_weights(LITE), torch.device("cpu"))
+    assert teacher.classifier is not None
+    classes = ClassCaptions(caption_counts(named_JT, tokens_V, 49408), teacher.classifier[0].double().numpy())
+    expected = ridge(sums, TIMM["embed_dim"], bias=True, classes=classes)
+    predicted = caption_counts(tokens_NT, tokens_V, 49408) @ expected.words_VD
+    with torch.no_grad():
+        texts = torch.nn.functional.normalize(model.encode_text(torch.from_numpy(tokens_NT))).numpy()
+        images = torch.nn.functional.normalize(model.visual.head(torch.from_numpy(features_NF).float())).numpy()
+    assert expected.bias_D is not None
+    projected = features_NF @ expected.projection_DF.T + expected.bias_D
+    for found, wanted in ((texts, predicted), (images, projected)):
+        cosines = (found * wanted).sum(axis=1) / np.linalg.norm(wanted, axis=1)
+        np.testing.assert_allclose(cosines, 1, atol=1e-3)
+
+
+def test_curve_when_in_one_process_two_or_sharded_then_the_same_and_another_than_of_a_random_start(
+    trained: dict[str, dict[str, Any]],
+) -> None:
+    curves = {name: torch.tensor(trained[name]["losses"]) for name in ("whole", "alone", "zero 3", "random")}
+    torch.testing.assert_close(curves["alone"], curves["whole"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(curves["zero 3"], curves["whole"], rtol=0, atol=1e-4)
+    assert curves["whole"][0, 1] < curves["random"][0, 1] - 0.3  # these pairs are those of the regression
+
+
+def test_training_when_it_goes_on_then_from_its_checkpoint_and_nothing_is_solved_again(
+    trained: dict[str, dict[str, Any]],
+) -> None:
+    assert trained["pieces 1"]["error"].startswith("143 stopped on request")
+    pieces = trained["pieces 1"]["losses"] + trained["pieces 2"]["losses"]
+    assert pieces == trained["whole"]["losses"]
+    whole, again = trained["whole"]["weights"], trained["pieces 2"]["weights"]
+    assert [key for key, value in whole.items() if not torch.equal(value, again[key])] == []
+
+
+def test_first_weights_when_they_bring_a_text_tower_then_refused(trained: dict[str, dict[str, Any]]) -> None:
+    assert "brings a text tower, in whose place train.textStart Ridge" in trained["brought"]["error"]
