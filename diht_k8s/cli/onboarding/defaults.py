@@ -25,9 +25,11 @@ MIN_COUNTS: Final = (5, 3, 2)
 MOST_TOP_K: Final = 10
 ENGLISH: Final = 0.5
 """Below this share of captions without a sign of another language, captions are not filtered by language."""
-CPU_SAMPLES: Final = 40_960
-"""Samples that two CPU cores train on in about a minute at this model's size, as in the demo."""
+CPU_SAMPLES: Final = 307_200
+"""Samples that two CPU cores train on in some minutes on stored features."""
 EPOCHS: Final = 30
+RIDGE_EPOCHS: Final = 5
+"""Of a text tower that begins as a regression on all pairs; more learn them by heart."""
 SAFETY: Final = 0.8
 """Share of the pairs whose captions pass that is counted on: the T rule and damaged images take some more."""
 PAPER: Final = Filter()
@@ -61,7 +63,9 @@ class RunDefaults:
     classes: tuple[int, int]
     """objects and attributes that are counted on."""
     model: str | None
-    """None takes the small model for CPUs."""
+    """None takes a packaged image tower, locked, on stored features, which CPUs bear."""
+    ridge: bool
+    """whether its text tower begins as a ridge regression."""
     batch: int
     micro_batch: int | None
     samples: int
@@ -98,13 +102,14 @@ def choose_defaults(profile: DatasetProfile, held: HeldOut, machine: Machine, ha
         )
     min_count, top_k, classes = _concepts(passing, kept / len(passing))
     processes, nodes = _gang(machine, hardware, kept)
-    model, largest = (None, 128) if hardware == "laptop" else _model(kept)
+    model, largest = (None, 512) if hardware == "laptop" else _model(kept)
+    ridge = model is None and small
     batch = _batch(kept, largest, processes * nodes)
-    samples = _samples(kept, batch, hardware)
+    samples = _samples(kept, batch, hardware, RIDGE_EPOCHS if ridge else EPOCHS)
     width = max(profile.median_size())
     return RunDefaults(
         hardware, objects, complexity, actions, (strict, loose, named, english), english >= ENGLISH, _bad_percent(profile),
-        160 if width <= 128 else 256, decontaminate, kept, min_count, top_k, classes, model, batch,
+        160 if width <= 128 else 256, decontaminate, kept, min_count, top_k, classes, model, ridge, batch,
         None if hardware == "laptop" else min(256, batch // (processes * nodes)), samples,
         min(samples // 8, 2000 * batch) // batch * batch, processes, nodes, _workers(machine, hardware, len(profile.uris)),
         len(held.pairs) >= batch,
@@ -151,9 +156,9 @@ def _batch(kept: int, largest: int, processes: int) -> int:
     return share * processes
 
 
-def _samples(kept: int, batch: int, hardware: Hardware) -> int:
+def _samples(kept: int, batch: int, hardware: Hardware, epochs: int) -> int:
     """A multiple of the batch."""
-    wanted = min(EPOCHS * kept, CPU_SAMPLES) if hardware == "laptop" else EPOCHS * kept
+    wanted = min(epochs * kept, CPU_SAMPLES) if hardware == "laptop" else epochs * kept
     return max(1, wanted // batch) * batch
 
 

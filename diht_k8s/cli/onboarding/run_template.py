@@ -117,23 +117,33 @@ def _label(defaults: RunDefaults) -> list[str]:
         f"    topK: {defaults.top_k}",
         "    teacher:",
         "      model: timm/tf_efficientnet_lite0     # its ImageNet weights come in a Python package",
-        *(["      imageSize: 128"] if defaults.hardware == "laptop" else []),
+        *(["      imageSize: 128", "      crop: Whole                           # so that the training can use the same features"] if defaults.model is None else []),
         f"    workers: {defaults.workers}",
         *(["    pods:", '      resources: {cpu: "8", memory: 32Gi, nvidia.com/gpu: 1}'] if defaults.hardware == "cluster" else []),
     ]  # fmt: skip
 
 
 def _train(names: RunNames, defaults: RunDefaults) -> list[str]:
-    small = [
-        "    modelConfig:                            # small enough for CPUs",
-        "      embed_dim: 128",
-        "      vision_cfg: {image_size: 64, layers: [1, 1, 1, 1], width: 16}",
-        "      text_cfg: {context_length: 32, vocab_size: 49408, width: 128, heads: 4, layers: 2}",
-    ]
-    lr = "1.5e-3" if defaults.model is None else "5.0e-4"
+    locked = [
+        "    # An image tower that a Python package brings stays as it is, each image passes it once, and the text tower learns.",
+        "    modelConfig:",
+        "      embed_dim: 256",
+        "      vision_cfg:",
+        "        timm_model_name: tf_efficientnet_lite0",
+        "        timm_pool: avg",
+        "        timm_proj: linear",
+        "        timm_proj_bias: true",
+        "        image_size: 128",
+        "      text_cfg: {context_length: 32, vocab_size: 49408, width: 320, heads: 5, layers: 1}",
+        "    initFrom: {uri: timm/tf_efficientnet_lite0}",
+        "    lockImageTower: true",
+        "    features: Stored",
+        *(["    textStart: Ridge                        # a regression from words to features: for small pools"] if defaults.ridge else []),
+    ]  # fmt: skip
+    lr = "3.0e-4" if defaults.ridge else "5.0e-4"
     lines = [
         "  train:",
-        *(small if defaults.model is None else [f"    model: {defaults.model}"]),
+        *(locked if defaults.model is None else [f"    model: {defaults.model}"]),
         f"    samples: {defaults.samples}                           # {defaults.samples // defaults.batch} steps, {defaults.samples / defaults.kept:.0f} times the pairs that should be left",
         f"    batchSize: {defaults.batch}                           # of about {defaults.kept:,} pairs",
     ]
@@ -150,7 +160,7 @@ def _train(names: RunNames, defaults: RunDefaults) -> list[str]:
         f"    processesPerNode: {defaults.processes}",
     ]
     if defaults.hardware == "laptop":
-        lines.append("    checkpoint: {everySeconds: 20}")
+        lines.append("    checkpoint: {everySeconds: 60}")
     if defaults.validates:
         every = max(1, defaults.samples // 10 // defaults.batch) * defaults.batch
         held = json.dumps([join(names.held_out, SHARD)])

@@ -88,13 +88,28 @@ def test_large_pool_gets_the_papers_rules_as_far_as_its_captions_pass_them(
     assert (found.min_objects, found.min_complexity, found.min_actions) == rules
 
 
+@pytest.mark.parametrize(
+    ("total", "hardware", "model", "start"),
+    [(300, "laptop", None, "Ridge"), (SMALL_POOL, "laptop", None, "Random"), (300, "gpu-node", "ViT-B-32", "Random")],
+)
+def test_laptop_trains_on_stored_features_and_a_small_pool_begins_as_a_regression(
+    total: int, hardware: Hardware, model: str | None, start: str
+) -> None:
+    spec = written(profile(300, total=total), hardware).spec
+    assert spec.train is not None
+    assert (spec.train.model, spec.train.text_start) == (model, start)
+    assert spec.train.lock_image_tower == (spec.train.features == "Stored") == (model is None)
+    assert spec.label is not None
+    assert spec.label.teacher.crop == ("Whole" if model is None else "Network")
+
+
 def test_batch_and_model_grow_with_the_pairs() -> None:
     def train(total: int, hardware: Hardware) -> tuple[str | None, int]:
         found = written(profile(5000, total=total), hardware).spec.train
         assert found is not None
         return found.model, found.batch_size
 
-    assert train(5000, "laptop") == (None, 128)
+    assert train(5000, "laptop") == (None, 512)
     assert train(200_000, "gpu-node") == ("ViT-B-32", 8192)
     assert train(100_000_000, "cluster") == ("ViT-B-16", 16384)
     assert train(2_000_000_000, "cluster") == ("ViT-L-14", 16384)
