@@ -39,7 +39,7 @@ POOL = (
 def test_row_of_a_kind_holds_the_share_that_each_rule_drops_and_that_stays() -> None:
     found = sections.junk(content(*POOL))
     assert found is not None
-    assert found["columns"] == ["Complexity (C)", "No painted caption (T)"]
+    assert found["columns"] == ["Caption too simple (C)", "The image shows its own caption (T)"]
     assert [(row["name"], row["pairs"], row["cells"]) for row in found["rows"]] == [
         ("<b>mark</b>", 5, [0, 0.75, 0.25]),
         ("name", 1, [1, 0, 0]),
