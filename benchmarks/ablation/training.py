@@ -25,7 +25,7 @@ from diht_k8s.api.train import Optimizer, Schedule
 from diht_k8s.recipe.evaluate.classification import classification
 from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
 from diht_k8s.recipe.evaluate.retrieval import Retrieval, retrieval
-from diht_k8s.recipe.evaluate.ridge import ridge_reference
+from diht_k8s.recipe.evaluate.ridge import ridge_to_words
 from diht_k8s.recipe.report.per_image import PerImage
 from diht_k8s.recipe.train.data.rng import generator
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss, soft_label_loss
@@ -97,10 +97,9 @@ class Bench:
     def ridge(self) -> dict[str, float]:
         """The reference without training: ridge regression from the teacher's features to the words of the captions."""
         material, main = self.material, next(iter(self.material.galleries.values()))
-        reference = ridge_reference(
-            material.teacher_ND.numpy(), material.kept.captions, main.teacher_ND.numpy(),
-            main.pairs.captions, np.arange(len(main.pairs)), np.random.default_rng(0),
-        )  # fmt: skip
+        rng = np.random.default_rng(0)
+        fitted = ridge_to_words(material.teacher_ND.numpy(), material.kept.captions, rng)
+        reference = fitted.reference(main.teacher_ND.numpy(), main.pairs.captions, np.arange(len(main.pairs)), rng)
         return _recalls(reference.retrieval)
 
     def _course(self, arm: Arm, seed: int) -> Course:

@@ -8,7 +8,7 @@ Shapes: N training pairs, M test images, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Final
 
@@ -20,8 +20,8 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.retrieval import CUTOFFS, direction_json, image_of_text
-from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, RidgeReference, raw_pixels, ridge_reference
-from diht_k8s.recipe.evaluate.text_ridge import ridge_from_tokens, ridge_from_words
+from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, ImageRidge, RidgeReference, raw_pixels, ridge_to_words
+from diht_k8s.recipe.evaluate.text_ridge import TextRidge, ridge_from_tokens, ridge_from_words
 from diht_k8s.recipe.evaluate.training_pairs import TrainingPairs, read_training_pairs
 from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, verdict
 from diht_k8s.recipe.report.per_image import PerImage
@@ -35,8 +35,6 @@ MAX_GALLERY: Final = 10_000
 TEACHER_BATCH: Final = 16
 
 Json = dict[str, Any]
-Fit = Callable[..., RidgeReference]
-"""Fits a reference; takes what `ridge_reference` does."""
 
 
 class References:
@@ -44,6 +42,7 @@ class References:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._ridges: dict[str, ImageRidge | TextRidge] = {}
         evaluate = context.run.spec.evaluate
         assert evaluate is not None, "run_stage checks that the stage is there"
         self._retrieval = any(benchmark.type == "Retrieval" for benchmark in evaluate.chosen)
@@ -66,23 +65,31 @@ class References:
             few = f"no references: only {pairs.number} training pairs, {MIN_PAIRS} needed"
             return {"references": [], "notes": [few], "seen": self.seen(captioned)}
         notes: list[str] = []
-        pixels = pairs.pixels, _raw_pixels(self._context, captioned)
-        fits: list[tuple[str, Fit, tuple[Sequence[NDArray[np.floating]], NDArray[np.floating]]]] = [
-            ("pixels", ridge_reference, pixels)
-        ]
+        tests: dict[str, NDArray[np.floating]] = {"pixels": _raw_pixels(self._context, captioned)}
         if self._label is None:
             notes.append("no reference from the teacher's features: the run has no committed label stage")
         elif len(pairs.teacher) != len(pairs.captions):
             notes.append("no reference from the teacher's features: they no longer lie beside the labels")
         else:
-            teacher = pairs.teacher, _teacher_features(self._context, captioned)
-            fits += [("teacher", ridge_reference, teacher)]
-            fits += [("words", ridge_from_words, teacher), ("tokens", ridge_from_tokens, teacher)]
+            tests |= dict.fromkeys(("teacher", "words", "tokens"), _teacher_features(self._context, captioned))
         found = [
-            _reference(name, fit, np.stack(train), pairs.captions, test_MD, captioned, seed, model)
-            for name, fit, (train, test_MD) in fits
+            _reference(name, self._fitted(name, pairs), test_MD, captioned, seed, model)
+            for name, test_MD in tests.items()
         ]
         return {"references": found, "notes": notes, "seen": self.seen(captioned)}
+
+    def _fitted(self, name: str, pairs: TrainingPairs) -> ImageRidge | TextRidge:
+        """A reference, fitted for the first benchmark and kept for the others."""
+        if name not in self._ridges:
+            features_ND, captions = np.stack(pairs.pixels if name == "pixels" else pairs.teacher), pairs.captions
+            if name == "words":
+                self._ridges[name] = ridge_from_words(features_ND, captions)
+            elif name == "tokens":
+                self._ridges[name] = ridge_from_tokens(features_ND, captions)
+            else:
+                rng = np.random.default_rng([self._context.run.spec.seed, *name.encode()])
+                self._ridges[name] = ridge_to_words(features_ND, captions, rng)
+        return self._ridges[name]
 
     def seen(self, images: EncodedImages) -> Json | None:
         """How many of a benchmark's images are byte for byte among the training pairs; None if these cannot be read."""
@@ -142,18 +149,16 @@ def _batches(context: Context, captioned: EncodedImages) -> Iterator[list[tuple[
 
 def _reference(
     name: str,
-    fit: Fit,
-    train_ND: NDArray[np.floating],
-    captions_N: Sequence[str],
+    ridge: ImageRidge | TextRidge,
     test_MD: NDArray[np.floating],
     captioned: EncodedImages,
     seed: list[int],
     model: PerImage,
 ) -> Json:
-    """A reference fitted on features of the training pairs, and its difference to the model."""
+    """A reference's figures, and its difference to the model."""
     captions = [caption for item in captioned.items for caption in item.captions]
     rng = np.random.default_rng(seed)
-    fitted = fit(train_ND, captions_N, test_MD, captions, image_of_text(captioned), rng)
+    fitted = ridge.reference(test_MD, captions, image_of_text(captioned), rng)
     return {
         "name": name,
         "pairs": fitted.pairs,

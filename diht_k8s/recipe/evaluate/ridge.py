@@ -46,39 +46,58 @@ def raw_pixels(image: Image.Image) -> NDArray[np.float32]:
     return np.asarray(small, dtype=np.float32).ravel() / np.float32(255)
 
 
-def ridge_reference(
-    features_ND: NDArray[np.floating],
-    captions_N: Sequence[str],
-    test_features_MD: NDArray[np.floating],
-    test_captions_T: Sequence[str],
-    image_of_text_T: NDArray[np.int64],
-    rng: np.random.Generator,
-) -> RidgeReference:
-    """Fit on training pairs, retrieve among test pairs by the cosine of predicted and real TF-IDF words.
+@dataclass(frozen=True)
+class ImageRidge:
+    """A regression from features of an image to the TF-IDF words of its caption."""
+
+    vectorizer: Any
+    """captions -> [T, V] words, sparse."""
+    solution: _Ridge
+    alpha: float
+    pairs: int
+
+    def reference(
+        self,
+        features_MD: NDArray[np.floating],
+        captions_T: Sequence[str],
+        image_of_text_T: NDArray[np.int64],
+        rng: np.random.Generator,
+    ) -> RidgeReference:
+        """Retrieve among test pairs by the cosine of predicted and real words.
+
+        Args:
+            features_MD: features of the test images.
+            captions_T: their captions.
+            image_of_text_T: index of each caption's image.
+            rng: draws of the bootstrap.
+        """
+        texts_TV: NDArray[np.float64] = self.vectorizer.transform(captions_T).toarray()
+        predicted_MV = self.solution.predict(features_MD, self.alpha)
+        figures = retrieval(unit(predicted_MV), unit(texts_TV), image_of_text_T, rng)
+        return RidgeReference(figures, pairs=self.pairs, words=texts_TV.shape[1], alpha=self.alpha)
+
+
+def ridge_to_words(
+    features_ND: NDArray[np.floating], captions_N: Sequence[str], rng: np.random.Generator
+) -> ImageRidge:
+    """Fit on training pairs.
 
     Args:
         features_ND: features of the training images.
         captions_N: their captions.
-        test_features_MD: features of the test images.
-        test_captions_T: captions of the test images.
-        image_of_text_T: index of each test caption's image.
-        rng: draws of the validation part and of the bootstrap.
+        rng: draws the validation part.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float64)
     targets_NV: Any = vectorizer.fit_transform(captions_N)  # a scipy sparse matrix
-    tests: Any = vectorizer.transform(test_captions_T)
-    tests_TV: NDArray[np.float64] = tests.toarray()
     order = rng.permutation(len(captions_N))
     held_out, rest = np.split(order, [min(VALIDATION_PAIRS, len(order) // 5)])
     fitted = _Ridge(features_ND[rest], targets_NV[rest])
     held_out_V = targets_NV[held_out].toarray()
     scores = [_quality(fitted.predict(features_ND[held_out], alpha), held_out_V) for alpha in ALPHAS]
     alpha = ALPHAS[int(np.argmax(scores))]
-    predicted_MV = _Ridge(features_ND, targets_NV).predict(test_features_MD, alpha)
-    figures = retrieval(_unit(predicted_MV), _unit(tests_TV), image_of_text_T, rng)
-    return RidgeReference(figures, pairs=len(captions_N), words=tests_TV.shape[1], alpha=alpha)
+    return ImageRidge(vectorizer, _Ridge(features_ND, targets_NV), alpha, len(captions_N))
 
 
 class _Ridge:
@@ -103,10 +122,11 @@ class _Ridge:
 def _quality(predicted_MV: NDArray[np.float64], truth_MV: NDArray[np.float64]) -> float:
     """R@5 of both directions together."""
     ids_M = np.arange(len(truth_MV))
-    predicted_MV, truth_MV = _unit(predicted_MV), _unit(truth_MV)
+    predicted_MV, truth_MV = unit(predicted_MV), unit(truth_MV)
     both = (rank_counts(predicted_MV, ids_M, truth_MV, ids_M), rank_counts(truth_MV, ids_M, predicted_MV, ids_M))
     return sum(float(expected_hits(*counts, cutoff=5).mean()) for counts in both)
 
 
-def _unit(values_MV: NDArray[np.float64]) -> NDArray[np.float64]:
+def unit(values_MV: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of unit length; zeros stay."""
     return values_MV / np.maximum(np.linalg.norm(values_MV, axis=1, keepdims=True), 1e-12)

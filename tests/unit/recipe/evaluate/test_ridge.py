@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diht_k8s.recipe.evaluate.ridge import raw_pixels, ridge_reference
+from diht_k8s.recipe.evaluate.ridge import raw_pixels, ridge_to_words
 
 WORDS = ["red", "green", "blue", "cyan", "olive", "plum", "rust", "sand", "teal", "wine"]
 
@@ -23,7 +23,8 @@ def pairs(number: int, informative: bool, seed: int):
 def test_reference_when_features_tell_words_beats_chance_else_not(informative: bool) -> None:
     train, captions = pairs(400, informative, seed=1)
     tests, test_captions = pairs(100, informative, seed=2)
-    result = ridge_reference(train, captions, tests, test_captions, np.arange(100), np.random.default_rng(0))
+    fitted = ridge_to_words(train, captions, np.random.default_rng(0))
+    result = fitted.reference(tests, test_captions, np.arange(100), np.random.default_rng(0))
     found, chance = result.retrieval.text_to_image.recall[10], result.retrieval.text_to_image.chance[10]
     assert (found > 4 * chance) if informative else (found < 3 * chance)
     assert (result.pairs, result.words) == (400, 10)
@@ -32,9 +33,8 @@ def test_reference_when_features_tell_words_beats_chance_else_not(informative: b
 def test_reference_when_a_caption_has_no_known_word_still_counts_it() -> None:
     train, captions = pairs(400, True, seed=1)
     tests, test_captions = pairs(100, True, seed=2)
-    result = ridge_reference(
-        train, captions, tests, ["zzz", *test_captions[1:]], np.arange(100), np.random.default_rng(0)
-    )
+    fitted = ridge_to_words(train, captions, np.random.default_rng(0))
+    result = fitted.reference(tests, ["zzz", *test_captions[1:]], np.arange(100), np.random.default_rng(0))
     assert len(result.retrieval.text_to_image.ranks_Q) == 100
 
 

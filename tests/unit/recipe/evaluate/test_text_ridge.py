@@ -10,12 +10,12 @@ import pytest
 
 from diht_k8s.recipe.evaluate import text_ridge
 from diht_k8s.recipe.evaluate.ridge import RidgeReference
-from diht_k8s.recipe.evaluate.text_ridge import ridge_from_tokens, ridge_from_words
+from diht_k8s.recipe.evaluate.text_ridge import TextRidge, ridge_from_tokens, ridge_from_words
 
 COLOURS = ["red", "green", "blue", "gold", "black", "purple", "white", "grey"]
 THINGS = ["dog", "cat", "ball", "house", "tree", "car", "boat", "train"]
 PAIRS = list(itertools.product(range(8), range(8)))
-Fit = Callable[..., RidgeReference]
+Fit = Callable[..., TextRidge]
 both = pytest.mark.parametrize("fit", [ridge_from_words, ridge_from_tokens])
 
 
@@ -27,7 +27,8 @@ def fitted(fit: Fit, captions: list[str] | None = None, loud: float = 0.0) -> Ri
     train = np.tile(clean, (3, 1)) + rng.normal(size=(192, 16)) * np.array([loud, *[0.1] * 15])
     test = clean + rng.normal(size=clean.shape) * np.array([loud, *[0.1] * 15])
     said = [f"a {COLOURS[c]} {THINGS[t]}" for c, t in PAIRS]
-    return fit(train.astype(np.float32), said * 3, test, captions or said, np.arange(64), np.random.default_rng(1))
+    ridge = fit(train.astype(np.float32), said * 3)
+    return ridge.reference(test, captions or said, np.arange(64), np.random.default_rng(1))
 
 
 @both
