@@ -1,7 +1,7 @@
 """The ridge references of a retrieval benchmark: closed-form models, fitted on the run's training pairs.
 
-One regresses from 12 x 12 raw pixels to words. If the label stage kept its teacher's features, others regress from these to
-words, from words to these, and from BPE tokens to these whitened. The training images are also compared with the benchmark's by digest.
+One regresses from 12 x 12 raw pixels to words. If the label stage kept its teacher's features, two regress to these: from
+words, and from BPE tokens to them whitened. The training images are also compared with the benchmark's by digest.
 
 Shapes: N training pairs, M test images, D features.
 """
@@ -71,7 +71,7 @@ class References:
         elif len(pairs.teacher) != len(pairs.captions):
             notes.append("no reference from the teacher's features: they no longer lie beside the labels")
         else:
-            tests |= dict.fromkeys(("teacher", "words", "tokens"), _teacher_features(self._context, captioned))
+            tests |= dict.fromkeys(("words", "tokens"), _teacher_features(self._context, captioned))
         found = [
             _reference(name, self._fitted(name, pairs), test_MD, captioned, seed, model)
             for name, test_MD in tests.items()
@@ -81,15 +81,16 @@ class References:
     def _fitted(self, name: str, pairs: TrainingPairs) -> ImageRidge | TextRidge:
         """A reference, fitted for the first benchmark and kept for the others."""
         if name not in self._ridges:
-            features_ND, captions = np.stack(pairs.pixels if name == "pixels" else pairs.teacher), pairs.captions
-            if name == "words":
-                self._ridges[name] = ridge_from_words(features_ND, captions)
-            elif name == "tokens":
-                self._ridges[name] = ridge_from_tokens(features_ND, captions)
-            else:
-                rng = np.random.default_rng([self._context.run.spec.seed, *name.encode()])
-                self._ridges[name] = ridge_to_words(features_ND, captions, rng)
+            self._ridges[name] = self._fit(name, pairs)
         return self._ridges[name]
+
+    def _fit(self, name: str, pairs: TrainingPairs) -> ImageRidge | TextRidge:
+        if name == "pixels":
+            return ridge_to_words(
+                np.stack(pairs.pixels), pairs.captions, np.random.default_rng(self._context.run.spec.seed)
+            )
+        fit = ridge_from_words if name == "words" else ridge_from_tokens
+        return fit(np.stack(pairs.teacher), pairs.captions)
 
     def seen(self, images: EncodedImages) -> Json | None:
         """How many of a benchmark's images are byte for byte among the training pairs; None if these cannot be read."""

@@ -13,13 +13,11 @@ Json = dict[str, Any]
 
 REFERENCE_NAMES: Final = {
     "pixels": "Ridge on 12 x 12 raw pixels",
-    "teacher": "Ridge on the teacher's features",
     "words": "Ridge from words to the teacher's features",
     "tokens": "Ridge from BPE tokens to the teacher's whitened features",
 }
 SHORT_NAMES: Final = {
     "pixels": "Pixel ridge",
-    "teacher": "Teacher ridge",
     "words": "Word ridge",
     "tokens": "BPE ridge",
 }
