@@ -185,6 +185,10 @@ def _correct_train(rng: random.Random, spec: dict[str, Any]) -> None:
         train.setdefault("model", "ViT-B-16")
     if train.get("distillation", {}).get("mode", "Concepts") == "Concepts" and "label" not in spec:
         train["distillation"] = {**train.get("distillation", {}), "mode": "Disabled"}
+    if train.get("features") == "Stored":
+        train["lockImageTower"] = True
+    if train.get("lockImageTower"):
+        train.pop("patchDropout", None)
     if "embeddings" in train.get("distillation", {}):
         train.pop("captions", None)
         if not spec.get("label", {}).get("teacher", {}).get("textEmbeddings"):
