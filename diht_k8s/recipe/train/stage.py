@@ -67,7 +67,7 @@ def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[st
         inputs |= {shard.name: shard.identity or "" for shard in current_shards(run.spec, storage)}
     if train.distillation.reads_labels:
         label = read_committed(storage, label_layout(run, layout), Stage.LABEL)
-        _check_labels(train, label_layout(run, layout), label)
+        check_labels(train, label_layout(run, layout), label)
         inputs["label"] = label.identity
     if train.init_from is not None:
         inputs |= init_identity(storage, train.init_from)
@@ -157,8 +157,17 @@ def label_layout(run: DihtRun, layout: Layout) -> Layout:
     return layout if labels is None else layout.with_folder(Stage.LABEL, labels.rstrip("/"))
 
 
-def _check_labels(train: Train, labelled: Layout, label: Committed) -> None:
-    """Refuse labels without the embeddings that the training asks for."""
+def check_labels(train: Train, labelled: Layout, label: Committed) -> None:
+    """Refuse labels without the embeddings that a training asks for.
+
+    Args:
+        train: its settings.
+        labelled: with the folder of the labels.
+        label: their marker.
+
+    Raises:
+        UserError: they have none.
+    """
     teacher = label.config.get("config", {}).get("teacher", {})
     if train.distillation.embeddings is not None and not teacher.get("textEmbeddings"):
         raise UserError(

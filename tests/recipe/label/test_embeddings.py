@@ -88,6 +88,7 @@ def test_embeddings_are_the_teachers_own_of_every_kept_pair(
         assert found["usable"].tolist() == usable
         assert found["uid_hash"].tolist() == [hash64(pair.uid) for pair in pairs]
     assert json.loads(header_of(layout.embeddings("shapes-00")))["config_sha256"] == committed.config_sha256
+    assert committed.config["config"]["teacher"]["textEmbeddings"] is True  # what a training looks for
     stored = [item.path for item in committed.artefacts if item.path.startswith("embeddings/")]
     assert stored == [f"embeddings/shapes-{number:02}.safetensors" for number in range(3)]
 
