@@ -83,6 +83,11 @@ def _of_label(label: Label) -> Iterator[FieldProblem]:
         advice = f"name a .safetensors or .pth file, or take one of {', '.join(PACKAGED_TEACHERS)}"
         unset = ("spec", "label", "teacher", "weights")
         yield FieldProblem(unset, f"is not set, and no package brings the weights of {model}: {advice}")
+    if label.teacher.text_embeddings and (refused := model_names().problems.get(model)):
+        texts = ("spec", "label", "teacher", "textEmbeddings")
+        yield FieldProblem(
+            texts, f"{name} {refused}: captions are read by CLIP's tokenizer only, choose such a teacher"
+        )
 
 
 def _of_train(train: Train) -> Iterator[FieldProblem]:

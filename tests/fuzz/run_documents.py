@@ -129,8 +129,7 @@ def _correct(rng: random.Random, spec: dict[str, Any]) -> None:
     _correct_clip_score(rng, spec.get("filter", {}).get("clipScore", {}))
     if "label" in spec:
         spec.setdefault("filter", {})
-        if spec["label"].get("teacher", {}).get("ownClasses"):
-            spec["label"].setdefault("heads", {})["kind"] = "Sigmoid"
+        _correct_teacher(spec["label"])
     _correct_train(rng, spec)
     for benchmark in spec.get("evaluate", {}).get("benchmarks", []):
         if benchmark["type"] == "Classification":
@@ -146,6 +145,15 @@ def _correct(rng: random.Random, spec: dict[str, Any]) -> None:
     correct_pods(rng, spec)
     if rng.random() < 0.9:
         spec.setdefault("pods", {}).setdefault("image", "recipe:1")
+
+
+def _correct_teacher(label: dict[str, Any]) -> None:
+    """Heads that go with its own classes, and a network with both towers where captions pass it, too."""
+    teacher = label.get("teacher", {})
+    if teacher.get("ownClasses"):
+        label.setdefault("heads", {})["kind"] = "Sigmoid"
+    if teacher.get("textEmbeddings"):
+        teacher["model"] = "open_clip/ViT-B-32"
 
 
 def _correct_clip_score(rng: random.Random, score: dict[str, Any]) -> None:
@@ -177,6 +185,14 @@ def _correct_train(rng: random.Random, spec: dict[str, Any]) -> None:
         train.setdefault("model", "ViT-B-16")
     if train.get("distillation", {}).get("mode", "Concepts") == "Concepts" and "label" not in spec:
         train["distillation"] = {**train.get("distillation", {}), "mode": "Disabled"}
+    if train.get("features") == "Stored":
+        train["lockImageTower"] = True
+    if train.get("lockImageTower"):
+        train.pop("patchDropout", None)
+    if "embeddings" in train.get("distillation", {}):
+        train.pop("captions", None)
+        if not spec.get("label", {}).get("teacher", {}).get("textEmbeddings"):
+            train["labels"] = "s3://corpus/other/label/1"
     processes = train.get("numNodes", 1) * train.get("processesPerNode", 1)
     train["batchSize"] = processes * rng.choice((2, 3, 64))
     if train.get("offload", "None") != "None":

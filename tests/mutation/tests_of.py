@@ -26,6 +26,7 @@ CORE: Final[dict[str, list[str]]] = {
     "diht_k8s.recipe.filter.deduplication": ["tests/unit/recipe/filter/test_repeat_search.py"],
     "diht_k8s.recipe.train.data.sampler": ["tests/unit/recipe/train/test_sampler.py"],
     "diht_k8s.recipe.train.loss.losses": ["tests/unit/recipe/train/test_losses.py"],
+    "diht_k8s.recipe.train.loss.embedding_distillation": ["tests/unit/recipe/train/test_embedding_distillation.py"],
     "diht_k8s.recipe.train.loss.hn_nce": ["tests/unit/recipe/train/test_losses.py"],
 }
 """The planner, what it observes, and the pure parts of the recipe."""
@@ -66,6 +67,7 @@ TRAIN: Final[dict[str, list[str]]] = {
         "health": _tests("health"),
         "data.indexing": _tests("indexing"),
         "loop": _tests("", "one_rank options"),
+        "loss.embedding_distillation": _tests("embedding_distillation", "losses_distributed"),
         "loss.hn_nce": _tests("losses"),
         "loss.losses": _tests("losses"),
         "metrics": _tests("telemetry"),

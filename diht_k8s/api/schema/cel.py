@@ -17,6 +17,7 @@ from diht_k8s.api.evaluate import NO_SPLIT
 from diht_k8s.api.filter import SCORE_OR_SHARE
 from diht_k8s.api.kubernetes_types.pod_types import ONE_REFERENCE, REFERENCES, SOURCES, TOO_MANY_SOURCES
 from diht_k8s.api.kubernetes_types.security import CAPABILITY_PREFIX, PRIVILEGED_ESCALATES, ROOT_NEEDS_CONSENT
+from diht_k8s.api.label import BOTH_TOWERS
 from diht_k8s.api.pods import ONE_TOPOLOGY, OWN_VOLUMES, WHOLE_SLICE
 from diht_k8s.api.run import (
     MAX_NAME_LENGTH,
@@ -28,7 +29,7 @@ from diht_k8s.api.run import (
     Spec,
     Stage,
 )
-from diht_k8s.api.train import LOCKED_FEATURES, NO_DROPPED_PATCHES, RIDGE_START, Train
+from diht_k8s.api.train import LOCKED_FEATURES, NO_DROPPED_PATCHES, OWN_CAPTIONS, RIDGE_START, TEXT_EMBEDDINGS, Train
 
 ALWAYS_EDITABLE: Final = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "failurePolicy", "pods")
 """Fields of the spec that take effect at once (pods: at the next attempt)."""
@@ -148,6 +149,11 @@ def _fixed_rule(name: str) -> Rule:
     )
 
 
+_TEXT_EMBEDDINGS: Final = (
+    "(has(self.label.teacher) && has(self.label.teacher.textEmbeddings) && self.label.teacher.textEmbeddings)"
+)
+
+
 def _spec_rules() -> list[Rule]:
     stages = " || ".join(f"has(self.{stage.value})" for stage in Stage)
     return [
@@ -174,6 +180,18 @@ def _spec_rules() -> list[Rule]:
             "self.label.heads.kind == 'Sigmoid')",
             OWN_CLASSES,
             "label",
+        ),
+        Rule(
+            f"!has(self.label) || !{_TEXT_EMBEDDINGS} || (has(self.label.teacher.model) && "
+            "self.label.teacher.model.startsWith('open_clip/'))",
+            BOTH_TOWERS,
+            "label",
+        ),
+        Rule(
+            "!has(self.train) || !has(self.train.distillation) || !has(self.train.distillation.embeddings) || "
+            f"has(self.train.labels) || (has(self.label) && {_TEXT_EMBEDDINGS})",
+            TEXT_EMBEDDINGS,
+            "train",
         ),
         Rule(
             "!has(self.train) || has(self.label) || has(self.train.labels) || (has(self.train.distillation) && "
@@ -229,7 +247,9 @@ def _count(names: Iterable[str]) -> str:
 def _train_rules() -> list[Rule]:
     processes = f"{_value('numNodes', Train)} * {_value('processesPerNode', Train)}"
     batch, offload, zero = (_value(name, Train) for name in ("batchSize", "offload", "zeroStage"))
-    features, dropped, start = (_value(name, Train) for name in ("features", "patchDropout", "textStart"))
+    features, dropped, start, captions = (
+        _value(name, Train) for name in ("features", "patchDropout", "textStart", "captions")
+    )
     locked = "(has(self.lockImageTower) && self.lockImageTower)"
     return [
         Rule("has(self.model) != has(self.modelConfig)", "train: give exactly one of model and modelConfig"),
@@ -248,6 +268,7 @@ def _train_rules() -> list[Rule]:
         Rule(f"{features} != 'Stored' || {locked}", LOCKED_FEATURES),
         Rule(f"{start} != 'Ridge' || ({locked} && {features} == 'Stored')", RIDGE_START),
         Rule(f"!{locked} || {dropped} == 0.0", NO_DROPPED_PATCHES),
+        Rule(f"!has(self.distillation) || !has(self.distillation.embeddings) || {captions} != 'Drawn'", OWN_CAPTIONS),
     ]
 
 

@@ -28,6 +28,7 @@ from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.init_from import weights_file
+from diht_k8s.recipe.train.stage import check_labels
 
 Check = Callable[[Spec, Storage, str], object]
 """Raises UserError or DataError if what a URI names is not there or does not fit."""
@@ -107,8 +108,10 @@ def _folder(spec: Spec, storage: Storage, uri: str) -> None:
 
 def _labels(spec: Spec, storage: Storage, uri: str) -> None:
     layout = Layout(spec.data.output).with_folder(Stage.LABEL, uri.rstrip("/"))
-    if find_committed(storage, layout, Stage.LABEL) is None:
+    if (label := find_committed(storage, layout, Stage.LABEL)) is None:
         raise UserError(f"{uri} holds no finished labels: give the folder OUTPUT/label/DIGEST of another run")
+    assert spec.train is not None
+    check_labels(spec.train, layout, label)
 
 
 def _model(spec: Spec, storage: Storage, source: str) -> None:

@@ -55,6 +55,8 @@ class TeacherFeatures:
     """unusable images by reason."""
     damage: Damage | None = None
     """of the shard, where it was damaged after the filter."""
+    captions: tuple[str, ...] = ()
+    """of all pairs, where they were read with the images: no file of features has them."""
 
 
 def hash64(text: str) -> int:
@@ -72,11 +74,11 @@ def extract_shard(
     job: LabelJob, teacher: LazyTeacher, shard: Shard, on_images: Callable[[int], None]
 ) -> TeacherFeatures:
     """Features of a kept shard, with a row for each pair that the filter kept."""
-    found = extract(teacher.loaded, _kept_samples(job, shard), shard.uri, on_images)
+    found = extract(teacher.loaded, kept_samples(job, shard), shard.uri, on_images)
     return replace(found, damage=job.bad_shards.found.get(shard.name))
 
 
-def _kept_samples(job: LabelJob, shard: Shard) -> Iterator[Sample]:
+def kept_samples(job: LabelJob, shard: Shard) -> Iterator[Sample]:
     """The pairs of a kept shard; placeholders for those behind its damage, so that rows of all files match."""
     samples, count = read_pairs(job.context.storage, shard, check=job.context.stop.raise_if_requested), 0
     for sample in job.bad_shards.salvage(shard.name, samples):
@@ -103,11 +105,13 @@ def extract(
     """
     rows: list[Tensor] = []
     uids: list[str] = []
+    captions: list[str] = []
     groups: list[int] = []
     problems: list[str | None] = []
     for batch, features_BD in _encoded_batches(teacher, samples):
         rows.append(features_BD.half())
         uids += [sample.uid for sample, _, _ in batch]
+        captions += [sample.caption for sample, _, _ in batch]
         groups += [hash64(group_of(sample)) for sample, _, _ in batch]
         problems += [problem for _, _, problem in batch]
         on_images(len(uids))
@@ -119,6 +123,7 @@ def extract(
         torch.tensor(groups),
         torch.tensor([problem is None for problem in problems]),
         Counter(problem for problem in problems if problem is not None),
+        captions=tuple(captions),
     )
 
 

@@ -1,5 +1,7 @@
 """The step `predict`: heads and teacher in, `labels/SHARD.parquet` of all kept shards and the stage's report out.
 
+A CLIP-type teacher's embeddings go to `embeddings/SHARD.safetensors`, where they are asked for.
+
 Workers share the shards, as those of the filter do; a shard that has its labels is left out.
 """
 
@@ -12,7 +14,8 @@ from functools import cached_property
 from diht_k8s.api.errors import DihtError
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.label.caption_concepts import read_captions
-from diht_k8s.recipe.label.features import extract_shard, found_header
+from diht_k8s.recipe.label.embeddings import caption_embeddings, write_embeddings
+from diht_k8s.recipe.label.features import TeacherFeatures, extract_shard, found_header, kept_samples
 from diht_k8s.recipe.label.heads import Head, folds_of
 from diht_k8s.recipe.label.heads_step import check_same_pairs, read_heads, read_shard
 from diht_k8s.recipe.label.job import LabelJob, LabelProgress
@@ -82,6 +85,8 @@ class _LabelWriter:
             found = extract_shard(job, self._teacher, shard, self._images_done)
             captions = read_captions(job.context.storage, job.context.layout, shard)
             check_same_pairs(found, captions.uids, shard.uri)
+        if job.label.teacher.text_embeddings:
+            self._write_embeddings(shard, found)
         fold_N = folds_of(found.group_hash_N, job.label.cross_fit, job.context.run.spec.seed)
         least = job.label.min_probability
         probabilities = [head.probabilities(found.features_ND, fold_N).numpy() for head in heads]
@@ -95,6 +100,15 @@ class _LabelWriter:
         }
         uri = job.context.layout.labels(shard.name)
         write_labels(job.context.storage, uri, captions.uids, found.usable_N.numpy(), stored, header)
+
+    def _write_embeddings(self, shard: Shard, found: TeacherFeatures) -> None:
+        """Before the labels, whose file says that the shard is done."""
+        job = self._job
+        captions = found.captions or [sample.caption for sample in kept_samples(job, shard)]
+        text_NE = caption_embeddings(self._teacher.texts, captions, lambda: self._images_done(len(captions)))
+        rows = {"uid_hash": found.uid_hash_N.numpy(), "usable": found.usable_N.numpy()}
+        uri = job.context.layout.embeddings(shard.name)
+        write_embeddings(job.context.storage, uri, found.features_ND.numpy(), text_NE, rows, job.header)
 
     def _images_done(self, images: int) -> None:
         self._claims.keep()
@@ -113,6 +127,8 @@ def finish(job: LabelJob) -> Outcome:
     job.write_json(context.layout.report(Stage.LABEL), report)
     paths = ["vocabulary.json", "heads.json", "teacher_heads.safetensors"]
     paths += [f"labels/{shard.name}.parquet" for shard in job.shards] + ["report.json"]
+    if job.label.teacher.text_embeddings:
+        paths += [f"embeddings/{shard.name}.safetensors" for shard in job.shards]
     artefacts = [artefact(context.storage, context.layout, Stage.LABEL, path) for path in paths]
     label_bytes = sum(item.size for item in artefacts if item.path.startswith("labels/"))
     summary = {
@@ -128,12 +144,16 @@ def finish(job: LabelJob) -> Outcome:
 
 
 def _check_files(job: LabelJob) -> None:
-    """Compare the files of labels with the shards that have kept pairs, by one listing."""
-    there = [name for name in job.context.storage.names(job.uri("labels")) if name.endswith(".parquet")]
-    more = sorted(set(there) - {f"{shard.name}.parquet" for shard in job.shards})
-    require_equal(
-        job.uri("labels"),
-        f"move away what the stage has not written ({', '.join(more[:3])})" if more else "run the stage label again",
-        Count(len(job.shards), "shards have kept pairs"),
-        Count(len(there), "files of labels"),
-    )
+    """Compare the files of labels, and of embeddings, with the shards that have kept pairs, by one listing each."""
+    kinds = {"labels": ".parquet"} | ({"embeddings": ".safetensors"} if job.label.teacher.text_embeddings else {})
+    for kind, suffix in kinds.items():
+        there = [name for name in job.context.storage.names(job.uri(kind)) if name.endswith(suffix)]
+        more = sorted(set(there) - {f"{shard.name}{suffix}" for shard in job.shards})
+        require_equal(
+            job.uri(kind),
+            f"move away what the stage has not written ({', '.join(more[:3])})"
+            if more
+            else "run the stage label again",
+            Count(len(job.shards), "shards have kept pairs"),
+            Count(len(there), f"files of {kind}"),
+        )

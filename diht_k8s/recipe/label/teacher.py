@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Teacher as TeacherConfig
+from diht_k8s.recipe.clip_models.loading import LoadedModel
+from diht_k8s.recipe.label.embeddings import load_text_tower
 from diht_k8s.recipe.label.swag import swag
 from diht_k8s.recipe.label.teacher_weights import Weights, first_line, fit_weights, or_near, read_weights, weights_uri
 from diht_k8s.recipe.shards.storage import Storage
@@ -125,6 +127,11 @@ class LazyTeacher:
         loaded = load_teacher(self._config, self._storage, weights_uri(self._config), device())
         return replace(loaded, threads=self._threads)
 
+    @cached_property
+    def texts(self) -> LoadedModel:
+        """The text tower of a CLIP-type teacher, which no step but the last one needs."""
+        return load_text_tower(self._config, self._storage, weights_uri(self._config))
+
 
 def device() -> torch.device:
     """A GPU if there is one, else the CPU."""
@@ -204,7 +211,9 @@ def _open_clip(
         raise UserError(
             f"label.teacher.model open_clip/{name} is unknown{or_near(name, open_clip.list_models())}: see open_clip.list_models()"
         )
-    model: Any = open_clip.create_model(name, load_weights=False, pretrained_image=False)
+    # The meta device, where only names and shapes are asked for: from there nothing can be moved to a CPU.
+    where = torch.get_default_device()
+    model: Any = open_clip.create_model(name, device=where, load_weights=False, pretrained_image=False)
     tower = model.visual
     size = tower.image_size if isinstance(tower.image_size, tuple) else (tower.image_size, tower.image_size)
     image_size = config.image_size
@@ -212,6 +221,9 @@ def _open_clip(
         raise UserError(f"label.teacher.imageSize {image_size}: open_clip/{name} takes {size[0]} pixels only: unset it")
     image_side = {key.removeprefix("visual."): value for key, value in weights.items() if key.startswith("visual.")}
     tower.load_state_dict(fit_weights(tower.state_dict(), image_side or weights, (), uri), strict=False)
+    if config.text_embeddings:  # it is loaded where captions are read, and shall be missed here
+        text_side = {key: value for key, value in model.state_dict().items() if not key.startswith("visual.")}
+        fit_weights(text_side, {key: weights[key] for key in text_side if key in weights}, (), uri)
     preprocess: Any = image_transform_v2(PreprocessCfg(**tower.preprocess_cfg), is_train=False)
     return tower, preprocess, size
 

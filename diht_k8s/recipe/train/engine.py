@@ -26,6 +26,7 @@ from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine, deepspeed_se
 from diht_k8s.recipe.train.distributed import this_device
 from diht_k8s.recipe.train.gradient_caching import joined, random_state, replayed, surrogate
 from diht_k8s.recipe.train.gradient_reduction import OverlappedReduction, bucket_elements
+from diht_k8s.recipe.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import duplicate_share, hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.train.loss_scale import LOSS_SCALE, MIN_SCALE, LossScale
@@ -72,6 +73,8 @@ class Losses:
     contrastive: float
     object: float
     attribute: float
+    embedding: float
+    """divergence of the similarities from a teacher's; 0 where none are distilled."""
     image_to_text_top1: float
     """share of the batch's images whose own caption scores highest."""
     text_to_image_top1: float
@@ -293,9 +296,11 @@ class Engine:
         )
         objects, attributes = self._distilled(features, batch.targets)
         total = contrastive + self._train.distillation.weight * (objects + attributes)
-        return [
-            total, contrastive, objects, attributes, *statistics, duplicate_share(batch.caption_ids_B, self.group)
-        ]  # fmt: skip
+        embedding = self._embedding(features, batch.teacher_B2E)
+        if self._train.distillation.embeddings is not None:
+            total = total + self._train.distillation.embeddings.weight * embedding
+        duplicates = duplicate_share(batch.caption_ids_B, self.group)
+        return [total, contrastive, objects, attributes, embedding, *statistics, duplicates]
 
     def _distilled(self, features: Features, targets: BatchTargets | None) -> tuple[Tensor, Tensor]:
         """The cross-entropies of both heads; 0 without labels."""
@@ -308,6 +313,14 @@ class Engine:
             soft_label_loss(object_logits_BC, objects.ids_BK, objects.probabilities_BK, mask_B, group),
             soft_label_loss(attribute_logits_BC, attributes.ids_BK, attributes.probabilities_BK, mask_B, group),
         )
+
+    def _embedding(self, features: Features, teacher_B2E: Tensor | None) -> Tensor:
+        """The loss on a teacher's embeddings; 0 without them."""
+        rule = self._train.distillation.embeddings
+        if rule is None or teacher_B2E is None:
+            return features.image_BD.new_zeros(())
+        sides = (features.image_BD, features.text_BD, features.logit_scale)
+        return embedding_loss(*sides, teacher_B2E, temperature=rule.temperature, group=self.group)
 
     @property
     def group(self) -> dist.ProcessGroup | None:

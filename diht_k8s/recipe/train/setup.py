@@ -30,6 +30,7 @@ from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.normalisation import Normalisation
 from diht_k8s.recipe.train.data.sampler import LaneSampler
 from diht_k8s.recipe.train.distributed import this_device
+from diht_k8s.recipe.train.features.label_embeddings import label_embeddings
 from diht_k8s.recipe.train.features.rows import FeatureTables
 from diht_k8s.recipe.train.model.batch_norm import convert_batch_norm
 from diht_k8s.recipe.train.model.compiling import compile_blocks, require_compiler
@@ -100,10 +101,10 @@ def train_shards(run: DihtRun, storage: Storage, layout: Layout) -> list[Shard]:
     if train.shards:
         (own,) = known_sources(storage, run.spec.data.output, [train.shards])
         twice = next((name for name, times in Counter(stem(file.uri) for file in own).items() if times > 1), None)
-        if twice is not None and train.distillation.mode == "Concepts":
+        if twice is not None and train.distillation.reads_labels:
             raise UserError(
                 f"spec.train.shards: several files are named {twice}, and labels are found by the name: rename them, or "
-                "write train.distillation: {mode: Disabled}"
+                "write train.distillation: {mode: Disabled} without embeddings"
             )
         return training_shards(own)
     return kept_shards(run.spec, storage, layout)
@@ -211,10 +212,16 @@ def make_loader(
     assert train is not None
     labelled = label_layout(run, layout)
     labels = None if vocabulary is None else [labelled.labels(shard.name) for shard in data.indexed.shards]
-    sha256 = None if vocabulary is None else vocabulary.sha256
+    workers = loader_workers(train, usable_cpus(), this_device().type)
     return Loader(
         ShardDataset(
-            storage, data.indexed.shards, labels, vocabulary_sha256=sha256, indexes=data.indexed, features=features
+            storage,
+            data.indexed.shards,
+            labels,
+            vocabulary_sha256=None if vocabulary is None else vocabulary.sha256,
+            indexes=data.indexed,
+            features=features,
+            embeddings=label_embeddings(run, storage, labelled, data.indexed.shards, readers=workers),
         ),
         data.sampler,
         batch_size=train.batch_size,
@@ -223,7 +230,7 @@ def make_loader(
         seed=run.spec.training_seed,
         rank=rank,
         world=world,
-        workers=loader_workers(train, usable_cpus(), this_device().type),
+        workers=workers,
         draw_captions=train.captions == "Drawn",
     )
 

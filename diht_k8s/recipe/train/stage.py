@@ -19,7 +19,7 @@ from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import RetryableError, UserError, suggestion
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.pods import merged
-from diht_k8s.api.reports import MAX_PROBLEM, NodeResult
+from diht_k8s.api.reports import MAX_PROBLEM, Committed, NodeResult
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import WAIT_STEP
 from diht_k8s.api.train import Train
@@ -66,8 +66,10 @@ def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[st
         inputs |= pairs_before(read_committed(storage, layout, Stage.FILTER))
     else:
         inputs |= {shard.name: shard.identity or "" for shard in current_shards(run.spec, storage)}
-    if train.distillation.mode == "Concepts":
-        inputs["label"] = read_committed(storage, label_layout(run, layout), Stage.LABEL).identity
+    if train.distillation.reads_labels:
+        label = read_committed(storage, label_layout(run, layout), Stage.LABEL)
+        check_labels(train, label_layout(run, layout), label)
+        inputs["label"] = label.identity
     if train.init_from is not None:
         inputs |= init_identity(storage, train.init_from)
     return inputs, {"open_clip": importlib.metadata.version("open_clip_torch")}
@@ -78,7 +80,7 @@ def reads(run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, A
     train, found = _train(run), dict[str, str]()
     if run.spec.filter is not None and not train.shards:
         found["filter"] = layout.relative(Stage.FILTER)
-    if train.distillation.mode == "Concepts":
+    if train.distillation.reads_labels:
         found["label"] = label_layout(run, layout).relative(Stage.LABEL)
     if train.init_from is not None and not train.init_from.names_network:
         found["initFrom"] = train.init_from.uri
@@ -154,6 +156,25 @@ def label_layout(run: DihtRun, layout: Layout) -> Layout:
     """With the folder of the labels: this run's, or that of `train.labels`."""
     labels = _train(run).labels
     return layout if labels is None else layout.with_folder(Stage.LABEL, labels.rstrip("/"))
+
+
+def check_labels(train: Train, labelled: Layout, label: Committed) -> None:
+    """Refuse labels without the embeddings that a training asks for.
+
+    Args:
+        train: its settings.
+        labelled: with the folder of the labels.
+        label: their marker.
+
+    Raises:
+        UserError: they have none.
+    """
+    teacher = label.config.get("config", {}).get("teacher", {})
+    if train.distillation.embeddings is not None and not teacher.get("textEmbeddings"):
+        raise UserError(
+            f"train.distillation.embeddings: the labels in {labelled.stage(Stage.LABEL)} hold no embeddings: run their stage "
+            "with label.teacher.textEmbeddings: true and a teacher open_clip/NAME, or leave embeddings out"
+        )
 
 
 def _gpus(run: DihtRun) -> int:

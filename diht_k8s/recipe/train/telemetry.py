@@ -142,6 +142,7 @@ def _figures(step: TrainStep) -> dict[str, float]:
         "contrastive_loss": losses.contrastive,
         "object_loss": losses.object,
         "attribute_loss": losses.attribute,
+        "embedding_loss": losses.embedding,
         "lr": step.lr,
         "logit_scale": step.logit_scale,
         "gradient_norm": step.gradient_norm(),

@@ -8,6 +8,7 @@ from tests.unit.api.documents import REMOVE
 TRAIN = "  train: {model: ViT-B-16, batchSize: 8, distillation: {mode: Disabled}, %s}"
 CLASSES = {"name": "x", "type": "Classification", "shards": ["a"]}
 CAPTIONS = {"name": "pool", "captions": ["s3://pool/{0..9}.parquet"]}
+CLIP_TEACHER = {"model": "open_clip/ViT-B-32", "weights": "s3://corpus/clip.safetensors", "textEmbeddings": True}
 STAGES = ("filter", "label", "train", "evaluate")
 MOUNTS = {"spec__pods": {"volumes": [{"name": "x"}], "volumeMounts": [{"name": "x", "mountPath": "/x"}]}}
 
@@ -64,6 +65,19 @@ RULES = [
     bad("clip score without a threshold", "has minScore or keepShare", spec__filter={"clipScore": {"model": "m"}}),
     bad("clip score with two thresholds", "has minScore or keepShare", spec__filter={"clipScore": {"model": "m", "minScore": 0, "keepShare": 1}}),
     bad("the teacher's own classes in a softmax", "ownClasses needs label.heads.kind Sigmoid", spec__label={"teacher": {"ownClasses": True}}),
+    good("embeddings of both towers", spec__label={"teacher": CLIP_TEACHER}, spec__train__distillation={"embeddings": {}}),
+    good("embeddings without concepts", spec__label={"teacher": CLIP_TEACHER}, spec__train__distillation={"mode": "Disabled", "embeddings": {"weight": 2}}),
+    good("embeddings of another run's labels", spec__label=REMOVE, spec__train__labels="s3://corpus/o/label/1", spec__train__distillation={"embeddings": {}}),
+    bad("text embeddings of a network of images", "textEmbeddings needs a teacher of images and captions", spec__label={"teacher": {"textEmbeddings": True}}),
+    bad("embeddings that no label stage makes", "give label.teacher.textEmbeddings: true", spec__train__distillation={"embeddings": {}}),
+    bad(
+        "embeddings without labels", "give label.teacher.textEmbeddings: true",
+        spec__label=REMOVE, spec__train__distillation={"mode": "Disabled", "embeddings": {}},
+    ),
+    bad(
+        "embeddings of drawn captions", "does not go with train.captions Drawn",
+        spec__label={"teacher": CLIP_TEACHER}, spec__train__distillation={"embeddings": {}}, spec__train__captions="Drawn",
+    ),
     bad("concepts without labels", "needs labels: give label, or train.labels", spec__label=REMOVE),
     bad("concepts by name without labels", "needs labels", spec__label=REMOVE, spec__train__distillation={"mode": "Concepts"}),
     bad("no model", "give exactly one of model and modelConfig", spec__train__model=REMOVE),

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import RetryableError, StopRequested, UserError
@@ -29,6 +30,8 @@ from diht_k8s.recipe import takedown
 from diht_k8s.recipe.evaluate import stage as evaluate_stage
 from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.label import stage as label_stage
+from diht_k8s.recipe.label.embeddings import write_embeddings
+from diht_k8s.recipe.label.features import hash64
 from diht_k8s.recipe.label.soft_labels import read_labels, write_labels
 from diht_k8s.recipe.runtime.claims import STALE_SECONDS
 from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
@@ -90,7 +93,10 @@ class Bench:
             uri = self.layout.labels(shard.name)
             write_labels(self.storage, uri, uids, np.ones(len(uids), bool), [head, head], header)
             self.storage.write_bytes(f"{self.layout.stage(Stage.LABEL)}/features/{shard.name}.safetensors", b"features")
-            names.append(f"labels/{shard.name}.parquet")
+            rows = {"uid_hash": np.array([hash64(uid) for uid in uids]), "usable": np.ones(len(uids), bool)}
+            unit = np.eye(len(uids), 4, dtype=np.float16)
+            write_embeddings(self.storage, self.layout.embeddings(shard.name), unit, unit, rows, header)
+            names += [f"labels/{shard.name}.parquet", f"embeddings/{shard.name}.safetensors"]
         examples = [{"uid": uid, "caption": GOOD} for uid in ("a-0", "b-1")]
         self.storage.write_bytes(self.layout.report(Stage.LABEL), json.dumps({"examples": examples}).encode())
         artefacts = [artefact(self.storage, self.layout, Stage.LABEL, name) for name in names]
@@ -113,6 +119,12 @@ class Bench:
     def labels(self, shard: str) -> tuple[list[str], list[int]]:
         found = read_labels(self.storage, self.layout.labels(shard))
         return found.uids, found.objects.ids_NK[:, 0].tolist()
+
+    def embedded(self, shard: str) -> list[int]:
+        """Which rows of the embeddings are there, by where their only number is; each is that of its label's pair."""
+        found = load(self.storage.read_bytes(self.layout.embeddings(shard)))
+        assert found["uid_hash"].tolist() == [hash64(uid) for uid in self.labels(shard)[0]]
+        return found["features"][:, :4].argmax(axis=1).tolist()
 
     def check_artefacts(self) -> None:
         """Assert that every artefact of both markers matches its file."""
@@ -148,6 +160,7 @@ def test_named_pair_is_removed_from_shards_scores_labels_and_counts(bench: Bench
     assert bench.purge(entry(kind)) == takedown.PurgeResult(pairs=1, dropped=0, shards=1, labels=True, trained=False)
     assert kept_keys(bench.folder / "out", "web-a") == ["a-0", "a-3"]
     assert bench.labels("web-a") == (["a-0", "a-3"], [0, 2])
+    assert bench.embedded("web-a") == [0, 2]
     rows = rows_of(bench.folder / "out", "web-a")
     assert [row.reason for row in rows] == ["", "exclude", "complexity", ""]
     assert (list(rows[1].objects), rows[1].complexity) == ([], 0)
@@ -164,7 +177,7 @@ def test_other_shards_are_not_touched(bench: Bench) -> None:
     paths = [*(bench.folder / "out/filter").rglob("web-b*"), *(bench.folder / "out/label").rglob("web-b*")]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
     bench.purge("a-1")
-    assert len(paths) == 4
+    assert len(paths) == 5
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths} == before
 
 
@@ -262,6 +275,7 @@ def test_unfinished_labels_of_a_shard_with_such_pairs_are_made_again(bench: Benc
     bench.storage.remove(bench.layout.committed(Stage.LABEL))
     bench.purge("a-1")
     assert bench.storage.names(f"{bench.layout.stage(Stage.LABEL)}/labels") == ["web-b.parquet"]
+    assert bench.storage.names(f"{bench.layout.stage(Stage.LABEL)}/embeddings") == ["web-b.safetensors"]
     assert not bench.storage.exists(bench.layout.report(Stage.LABEL))
 
 
@@ -504,6 +518,7 @@ def _without_times(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {
         "rows": [rows_of(bench.folder / "out", shard) for shard in ("web-a", "web-b")],
         "labels": [bench.labels(shard) for shard in ("web-a", "web-b")],
+        "embeddings": [bench.embedded(shard) for shard in ("web-a", "web-b")],
         "kept": {path.name: path.read_bytes() for path in (bench.folder / "out/runs/latest/filter/kept").iterdir()},
         "files": sorted(
             re.sub(r"/[0-9a-f]{16}/", "/", name.removeprefix(str(bench.folder))) for name in bench.everything()

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Teacher
+from diht_k8s.api.layout import Layout
 from diht_k8s.api.named_uris import uri_fields
 from diht_k8s.api.run import Stage
 from diht_k8s.cli import cached_stages
@@ -23,6 +24,7 @@ from diht_k8s.cli.cached_stages import stage_folders
 from diht_k8s.cli.machine import Machine
 from diht_k8s.recipe.inspection.named_files import CHECKS, file_problems
 from diht_k8s.recipe.label.teacher_weights import weights_uri
+from diht_k8s.recipe.runtime.commit import commit
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from diht_k8s.recipe.train.model.student import Student
@@ -105,6 +107,10 @@ def bare_folder() -> None:
     Path("gone").mkdir()
 
 
+def labels() -> None:
+    commit(Storage(), Layout("out").with_folder(Stage.LABEL, "gone"), Stage.LABEL, {"inputs": {}, "config": {}}, [], {})
+
+
 Plant = Callable[[], object]
 SCORE = {"minScore": 0.1}
 WEIGHTS = "label__teacher__weights"
@@ -122,6 +128,7 @@ FAULTS: dict[str, tuple[str, Plant, dict[str, Any], str]] = {
     "size of no teacher's": ("label.teacher.weights", nothing, {**TEACHER, WEIGHTS: "clip.safetensors", "label__teacher__imageSize": 999}, "label.teacher.weights: label.teacher.imageSize 999: timm/test_vit takes 160 pixels only"),
     "no shards of the training": ("train.shards", nothing, {"train__shards": ["gone/{0..3}.tar"]}, r"train.shards\[0\]: no shard matches gone/\{0..3\}.tar"),
     "no labels": ("train.labels", bare_folder, {"train__labels": "gone", "train__distillation": {"mode": "Concepts"}}, "train.labels: gone holds no finished labels: give the folder OUTPUT/label/DIGEST"),
+    "labels without embeddings": ("train.labels", labels, {"train__labels": "gone", "train__distillation": {"mode": "Disabled", "embeddings": {}}}, "train.labels: train.distillation.embeddings: the labels in gone hold no embeddings"),
     "no first weights": ("train.initFrom.uri", nothing, {"train__initFrom__uri": "gone.pt"}, "train.initFrom.uri: cannot read gone.pt: it does not exist"),
     "no checkpoint": ("train.initFrom.uri", bare_folder, {"train__initFrom": {"uri": "gone", "kind": "Checkpoint"}}, "train.initFrom.uri: .*gone is not a committed checkpoint"),
     "cut first weights": ("train.initFrom.uri", cut, {"train__initFrom__uri": "gone.safetensors"}, r"train.initFrom.uri: gone.safetensors is cut: its header promises [\d,]+ bytes"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from diht_k8s.recipe.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss, hn_nce_loss_and_statistics, soft_label_loss
 
@@ -58,6 +59,12 @@ def soft_label(logits, ids, probabilities, mask):
     return with_gradients(loss, logits)
 
 
+def embedding(image, text, scale, teacher, **settings):
+    image, text, scale = own_rows(image).requires_grad_(), own_rows(text).requires_grad_(), scale.requires_grad_()
+    loss = embedding_loss(image, text, scale, own_rows(teacher), group=dist.group.WORLD, **settings)
+    return with_gradients(loss, image, text, scale)
+
+
 class Towers(torch.nn.Module):
     def __init__(self, image_weight, text_weight):
         super().__init__()
@@ -86,7 +93,7 @@ def unequal(image, text):
     return "no error"
 
 
-KINDS = {kind.__name__: kind for kind in (hn_nce, statistics, clip, soft_label, data_parallel, unequal)}
+KINDS = {kind.__name__: kind for kind in (hn_nce, statistics, clip, soft_label, embedding, data_parallel, unequal)}
 
 
 def main(rank_: str, ranks_: str, place: str) -> None:

@@ -19,8 +19,10 @@ import numpy as np
 from PIL import Image
 
 from diht_k8s.api.documents import dump, load
-from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.label.embeddings import write_embeddings
+from diht_k8s.recipe.label.features import hash64
 from diht_k8s.recipe.label.soft_labels import top_k, write_labels
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.commit import artefact, commit
@@ -44,6 +46,8 @@ VIT = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+LABEL: dict[str, Any] = {"inputs": {}, "config": {"teacher": {"textEmbeddings": True}}}
+"""What decided the labels."""
 RESNET = {**VIT, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}
 WORDS = ("red", "green", "small", "large", "house", "tree", "cat", "dog", "with", "and", "garden", "hat")
 
@@ -97,13 +101,24 @@ def make_data(folder: Path, shards: tuple[int, ...] = SHARDS, *, captions: int |
         uids = [f"{number}-{index}" for index in range(size)]
         header = {"schema_version": SCHEMA_VERSION, "top_k": 3, "vocabulary_sha256": vocabulary.sha256}
         write_labels(storage, layout.labels(f"drawn-{number}"), uids, rng.random(size) > 0.33, heads, header)
+        write_teacher(storage, layout.embeddings(f"drawn-{number}"), uids)
     counts = [{"name": f"drawn-{i}", "source": "drawn", "input": size, "kept": size} for i, size in enumerate(shards)]
     artefacts = [artefact(storage, layout, Stage.FILTER, f"kept/{count['name']}.tar") for count in counts]
     commit(storage, layout, Stage.FILTER, {"inputs": {}}, artefacts, {"shards": counts})
     content = json.dumps(vocabulary.document({"schema_version": SCHEMA_VERSION})).encode()
     storage.write_bytes(layout.vocabulary, content)
     labels = [artefact(storage, layout, Stage.LABEL, "vocabulary.json")]
-    commit(storage, layout, Stage.LABEL, {"inputs": {}}, labels, {})
+    commit(storage, layout, Stage.LABEL, LABEL, labels, {})
+
+
+def write_teacher(storage: Storage, uri: str, uids: Sequence[str], config_sha256: str = sha256_of(LABEL)) -> None:
+    """Embeddings of a CLIP-type teacher, which could not see every seventh image."""
+    rng = np.random.default_rng(len(uids))
+    image_NE, text_NE = (rng.normal(size=(len(uids), 6)).astype(np.float32) for _ in range(2))
+    text_NE /= np.linalg.norm(text_NE, axis=1, keepdims=True)
+    usable_N = np.arange(len(uids)) % 7 != 0
+    rows = {"uid_hash": np.array([hash64(uid) for uid in uids]), "usable": usable_N}
+    write_embeddings(storage, uri, image_NE, text_NE, rows, {"config_sha256": config_sha256})
 
 
 def pairs(
@@ -163,7 +178,7 @@ def train_in_ranks(
     """Do each job in the same `world` processes, one after the other, step by step recorded, all within `seconds`.
 
     Returns:
-        for each job {"losses": [total, contrastive, object, attribute] of each step, "uids": of each step in global
+        for each job {"losses": [total, contrastive, object, attribute, embedding] of each step, "uids": of each step in global
         order, "weights": the checkpoint state at the end, "norms": gradient norms, "gradients": of the first step,
         under ZeRO 0, "error": None or exit code and text}.
     """

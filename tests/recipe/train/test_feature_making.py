@@ -202,5 +202,5 @@ def test_file_of_another_set_or_width_is_named(data: Path, tmp_path: Path, limit
     ):
         tables.rows(0, 0, 1)
     tables = FeatureTables(STORAGE, bench.files, torch.zeros(4), pairs=sum(SHARDS), limit=limit)
-    with pytest.raises(DataError, match="holds 3 numbers for an image"):
+    with pytest.raises(DataError, match="holds 3 numbers for a pair"):
         tables.rows(0, 0, 1)

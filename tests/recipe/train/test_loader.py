@@ -14,8 +14,10 @@ import open_clip
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from diht_k8s.api.errors import DataError, RetryableError
+from diht_k8s.api.hashing import sha256_of
 from diht_k8s.recipe.label.soft_labels import read_labels
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.shard_index import index_of
@@ -28,8 +30,10 @@ from diht_k8s.recipe.train.data.batch import Batch, merged
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.sampler import sampler_over
+from diht_k8s.recipe.train.features.feature_set import FeatureFile
+from diht_k8s.recipe.train.features.rows import FeatureTables, width_of
 from tests.folders import flat
-from tests.recipe.train.small_run import SHARDS, Indexed, make_data
+from tests.recipe.train.small_run import LABEL, SHARDS, Indexed, make_data, write_teacher
 
 STORAGE = Storage()
 BATCH = 16
@@ -61,7 +65,11 @@ def loader_over(
     layout = flat(f"{folder}/made")
     shards = [Shard(f"drawn-{i}", layout.kept(f"drawn-{i}"), "drawn", samples=n) for i, n in enumerate(SHARDS)]
     indexes = Indexed({shard.name: index_of(STORAGE, shard.uri) for shard in shards})
-    reads = ShardDataset(STORAGE, shards, [layout.labels(shard.name) for shard in shards], indexes=indexes)
+    files = [FeatureFile(layout.embeddings(each.name), sha256_of(LABEL), "the teacher", "make them") for each in shards]
+    limit = dataset.LABEL_CACHE_BYTES  # a small one has the tables read by ranges, and forgotten
+    embeddings = FeatureTables(STORAGE, files, torch.zeros(width_of(STORAGE, files[0])), pairs=sum(SHARDS), limit=limit)
+    labels = [layout.labels(shard.name) for shard in shards]
+    reads = ShardDataset(STORAGE, shards, labels, indexes=indexes, embeddings=embeddings)
     sequential = frozenset(range(len(SHARDS))) if order == "lanes in sequence" else frozenset[int]()
     sizes = {"block": 8, "window": 64, **sizes}
     sampler = sampler_over(SHARDS, batch, 0, weights=weights, sequential=sequential, **sizes)
@@ -96,8 +104,43 @@ def test_epoch_when_read_then_every_pair_once_with_its_own_caption_and_labels(fo
     assert {bool(flag) for batch in seen for flag in batch.targets.mask_B} == {True, False}
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_embeddings_when_an_epoch_is_read_then_each_pair_has_its_own(folder: Path, order: str) -> None:
+    layout = flat(f"{folder}/made")
+    stored = [load_file(layout.embeddings(f"drawn-{i}"))["features"] for i in range(len(SHARDS))]
+    for batch in batches(folder, sum(SHARDS) // 24, batch=24, order=order):
+        assert batch.teacher_B2E is not None
+        for found_2E, uid in zip(batch.teacher_B2E, batch.uids, strict=True):
+            shard, index = map(int, uid.split("-"))
+            assert torch.equal(found_2E.flatten(), stored[shard][index])
+            assert bool(found_2E[0].any()) == (index % 7 != 0)
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 20, 1], ids=["held", "by ranges"])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"uids": [f"1-{number + 1}" for number in range(SHARDS[1])]}, "do not match .*drawn-1.tar at sample .*: make them"),
+        ({"config_sha256": "o" * 64}, "holds features of others, not of the teacher: make them"),
+    ],
+    ids=["other pairs", "another configuration"],
+)  # fmt: skip
+def test_embeddings_when_they_are_of_something_else_then_the_error_names_the_file(
+    tmp_path: Path, change: dict[str, Any], says: str, cache_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "LABEL_CACHE_BYTES", cache_bytes)
+    make_data(tmp_path)
+    uri = flat(f"{tmp_path}/made").embeddings("drawn-1")
+    write_teacher(STORAGE, uri, **{"uids": [f"1-{number}" for number in range(SHARDS[1])], **change})
+    with pytest.raises(DataError, match=f"{uri} {says}"):
+        batches(tmp_path, sum(SHARDS) // BATCH)
+
+
 def same(ours: Batch, theirs: Batch) -> bool:
-    return ours.uids == theirs.uids and torch.equal(ours.images_BCHW, theirs.images_BCHW)
+    assert ours.teacher_B2E is not None
+    assert theirs.teacher_B2E is not None
+    tensors = ((ours.images_BCHW, theirs.images_BCHW), (ours.teacher_B2E, theirs.teacher_B2E))
+    return ours.uids == theirs.uids and all(torch.equal(a, b) for a, b in tensors)
 
 
 SMALL_CACHES = {
@@ -260,6 +303,9 @@ def test_shard_when_cut_off_then_what_is_missing_counts_as_bad_and_the_rest_is_u
     assert bad <= SHARDS[2] - damage.salvaged < bad + BATCH  # the last samples make no whole batch
     assert all(uid.startswith("2-") and int(uid[2:]) > 20 for uid in replaced)
     assert f"{uri} is damaged after" in caplog.text
+    taught = [(uid, bool(row.any())) for batch in seen for uid, row in zip(batch.uids, batch.teacher_B2E, strict=True)]
+    assert not any(has for uid, has in taught if uid.startswith("drawn-2-"))
+    assert any(has for uid, has in taught if uid.startswith("2-"))
 
 
 def test_worker_when_it_meets_wrong_labels_then_its_line_comes_through(tmp_path: Path) -> None:

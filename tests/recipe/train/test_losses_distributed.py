@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from diht_k8s.recipe.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss, hn_nce_loss_and_statistics, soft_label_loss
 from tests.recipe.train import fork_server
@@ -65,6 +66,13 @@ def towers():
     return tuple(torch.randn(8, 5, generator=generator, dtype=torch.float64) for _ in range(2))
 
 
+def embeddings(without=()):
+    """Of a teacher, which has none of some images."""
+    made = torch.nn.functional.normalize(torch.randn(12, 2, 5, generator=torch.Generator().manual_seed(2)), dim=2)
+    made[list(without), 0] = 0
+    return made.half()
+
+
 CASES = [
     *hn_nce_cases(),
     ("hn_nce", (*pairs(12), number(50.0), CAPTION_IDS), {"beta": 0.5}),
@@ -72,6 +80,9 @@ CASES = [
     ("hn_nce", (*pairs(12), number(50.0), None), {"beta": 0.0}),
     ("clip", (*pairs(12), number(50.0)), {"local_loss": True, "gather_with_grad": True}),
     ("soft_label", soft_labels(), {}),
+    ("embedding", (*pairs(12), number(50.0), embeddings()), {"temperature": 0.07, "chunk_size": 2}),
+    # The last ranks have few or none, and the tiles of different ranks other peaks.
+    ("embedding", (*pairs(12), number(90.0), embeddings([1, 7, 9, 10, 11])), {"temperature": 0.01}),
     ("unequal", pairs(6), {}),
 ]
 DATA_PARALLEL_CASE = ("data_parallel", (*pairs(12), *towers()), {"beta": 0.5})  # seconds to import: with two ranks only
@@ -188,6 +199,14 @@ def test_soft_label_loss_over_ranks_divides_by_the_global_count(results):
     logits = logits.clone().requires_grad_()
     wanted = with_gradients(soft_label_loss(logits, *rest), logits)
     assert largest_error(averaged(per_rank, 1), wanted) <= 1e-6
+
+
+def test_embedding_loss_over_ranks_equals_that_of_the_global_batch(results):
+    for (_, (image, text, scale, teacher), settings), per_rank in of_kind(results, "embedding"):
+        inputs = [side.clone().requires_grad_() for side in (image, text, scale)]
+        wanted = with_gradients(embedding_loss(*inputs, teacher, temperature=settings["temperature"]), *inputs)
+        assert largest_error(averaged(per_rank, 2), wanted) <= 1e-12, settings
+        assert len({rank[0].item() for rank in per_rank}) == 1
 
 
 def test_hn_nce_loss_when_ranks_hold_unequal_batches_says_so_on_every_rank(results):

@@ -12,8 +12,9 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
 from diht_k8s.recipe.shards.pixels import decode_pixels
@@ -43,12 +44,18 @@ from tests.recipe.train.small_run import (
     train_in_ranks,
 )
 
+EMBEDDINGS = {"weight": 0.6, "temperature": 0.2}
 STEPS, BATCH, WARM_UP, STOP, FINITE = 8, 16, 3, 3, 2
 LR, MIN_LR, DECAY, HEAD_LR, HEAD_DECAY, WEIGHT, EMA, CLIP = 2e-3, 1e-4, 0.1, 5.0, 0.5, 0.7, 0.7, 0.8
 TRAIN: dict[str, Any] = {
     "samples": STEPS * BATCH - 5,
     "loss": {"alpha": 1.0, "beta": 0.0},
-    "distillation": {"weight": WEIGHT, "headLrScale": HEAD_LR, "headWeightDecayScale": HEAD_DECAY},
+    "distillation": {
+        "weight": WEIGHT,
+        "headLrScale": HEAD_LR,
+        "headWeightDecayScale": HEAD_DECAY,
+        "embeddings": EMBEDDINGS,
+    },
     "optimizer": {"lr": LR, "weightDecay": DECAY, "gradientClipNorm": CLIP, "eps": 1e-6},
     "schedule": {"warmupSamples": WARM_UP * BATCH, "minLr": MIN_LR},
     "ema": EMA,
@@ -130,7 +137,7 @@ def expected(place: Path) -> Expected:
         for group in adamw.param_groups:
             group["lr"] = lr * group["scale"]
         features = model(batch.images_BCHW, batch.tokens_BT, 100.0)
-        parts = losses(features, batch)
+        parts = losses(features, batch, teacher_of(place, batch.uids))
         adamw.zero_grad()
         parts[0].backward()
         found.norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
@@ -176,7 +183,26 @@ def contrastive(features: Features) -> Tensor:
     return (cross_entropy(logits_BB, own) + cross_entropy(logits_BB.T, own)) / 2
 
 
-def losses(features: Features, batch: Batch) -> list[Tensor]:
+def teacher_of(place: Path, uids: list[str]) -> Tensor:
+    """The teacher's embeddings of some pairs, B x 2 x E, of which every seventh has none."""
+    layout = flat(f"{place}/data/made")
+    stored = [load_file(layout.embeddings(f"drawn-{i}"))["features"] for i in range(len(SHARDS))]
+    rows = [stored[shard][index] for shard, index in (map(int, uid.split("-")) for uid in uids)]
+    return torch.stack(rows).view(len(rows), 2, -1).float()
+
+
+def divergence(features: Features, teacher_B2E: Tensor) -> Tensor:
+    used_B = teacher_B2E[:, 0].any(dim=1)
+    z = features.logit_scale * features.image_BD[used_B] @ features.text_BD[used_B].T
+    t = teacher_B2E[used_B, 0] @ teacher_B2E[used_B, 1].T / EMBEDDINGS["temperature"]
+    both = [
+        kl_div(a.log_softmax(1), b.log_softmax(1), reduction="batchmean", log_target=True)
+        for a, b in ((z, t), (z.T, t.T))
+    ]
+    return (both[0] + both[1]) / 2
+
+
+def losses(features: Features, batch: Batch, teacher_B2E: Tensor) -> list[Tensor]:
     assert batch.targets is not None
     mask_B = batch.targets.mask_B
 
@@ -187,8 +213,9 @@ def losses(features: Features, batch: Batch) -> list[Tensor]:
 
     objects = distilled(features.object_logits_BC, batch.targets.objects)
     attributes = distilled(features.attribute_logits_BC, batch.targets.attributes)
-    plain = contrastive(features)
-    return [plain + WEIGHT * (objects + attributes), plain, objects, attributes]
+    plain, embedding = contrastive(features), divergence(features, teacher_B2E)
+    total = plain + WEIGHT * (objects + attributes) + EMBEDDINGS["weight"] * embedding
+    return [total, plain, objects, attributes, embedding]
 
 
 @torch.no_grad()
@@ -242,8 +269,6 @@ def test_training_when_stopped_and_resumed_then_goes_on_where_it_was(
 def test_average_when_written_in_plain_torch_then_the_same_in_the_checkpoint_and_in_the_model(
     trained: dict[str, dict[str, Any]], expected: Expected, place: Path, name: str
 ) -> None:
-    from safetensors.torch import load_file
-
     folder = place / name / "out" / "runs/latest/train"
     state = checkpoint.read(Storage(), f"{folder}/checkpoints/step-{STEPS:09d}").state
     model = load_file(folder / "model" / "open_clip_model.safetensors")
@@ -266,7 +291,7 @@ def test_metrics_when_trained_then_each_line_tells_its_step(
         assert line["lr"] == pytest.approx(expected.lrs[step - 1], rel=1e-5)
         assert line["logit_scale"] == pytest.approx(expected.scales[step - 1], rel=1e-4)
         assert line["gradient_norm"] == pytest.approx(expected.norms[step - 1], rel=2e-3)
-        parts = [line[f"{part}loss"] for part in ("", "contrastive_", "object_", "attribute_")]
+        parts = [line[f"{part}loss"] for part in ("", "contrastive_", "object_", "attribute_", "embedding_")]
         assert parts == pytest.approx(expected.losses[step - 1], abs=2e-4)
     assert [step for step, line in found.items() if "validation_loss" in line] == [3, 6, STEPS]
     assert found[STEPS]["validation_loss"] == pytest.approx(expected.held_out, abs=1e-3)

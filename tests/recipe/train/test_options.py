@@ -15,6 +15,8 @@ from tests.recipe.train.small_run import Job, document, lines, make_data, train_
 STEPS, BATCH = 5, 16
 EMA = {"ema": 0.9, "zeroStage": 1}
 HELD_OUT = {"everySamples": 2 * BATCH}
+EMBEDDINGS = {"distillation": {"embeddings": {"weight": 0.5, "temperature": 0.2}}}
+NO_HEADS_BUT_EMBEDDINGS = {"distillation": {"mode": "Disabled", "embeddings": {}}}
 NO_HEADS = {"labels": None, "distillation": {"mode": "Disabled"}}
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -26,6 +28,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "activation checkpointing": {"activationCheckpointing": True},
     "validation": {"validation": HELD_OUT, "zeroStage": 3},
     "profile": {"profileSteps": 2, "samples": 12 * BATCH},
+    "embeddings": EMBEDDINGS,
+    "embeddings, parts": {**EMBEDDINGS, "microBatchSize": 4, "zeroStage": 2},
+    "embeddings alone": NO_HEADS_BUT_EMBEDDINGS,
     "no heads": NO_HEADS,
     "no heads, parts": {**NO_HEADS, "microBatchSize": 4},
 }
@@ -79,7 +84,7 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
     (place / "trackers" / "wandb.py").write_text(TRACKER)
     path = f"{place}/trackers:{Path(__file__).parents[3]}"
     results = train_in_ranks(2, jobs, place / "ranks", PYTHONPATH=path, WANDB_PROJECT="tests")
-    alone = {"validation alone": job("validation alone", **SETTINGS["validation"])}
+    alone = {f"{name}, one rank": job(f"{name}, one rank", **SETTINGS[name]) for name in ("validation", "embeddings")}
     return results | train_in_ranks(1, alone, place / "alone")
 
 
@@ -101,6 +106,29 @@ def test_curve_when_micro_batches_are_trained_without_heads_then_the_same(traine
     assert trained["no heads"]["error"] is trained["no heads, parts"]["error"] is None
     parts, whole = (torch.tensor(trained[key]["losses"]) for key in ("no heads, parts", "no heads"))
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["embeddings, parts", "embeddings, one rank"])
+def test_embeddings_when_distilled_in_parts_or_by_any_number_of_processes_then_the_same_curve(
+    trained: dict[str, dict[str, Any]], name: str
+) -> None:
+    assert trained["embeddings"]["error"] is trained[name]["error"] is None
+    ours, theirs = (torch.tensor(trained[key]["losses"]) for key in ("embeddings", name))
+    assert (ours[:, 4] > 0.01).all()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_embeddings_when_distilled_then_their_loss_is_in_the_metrics_and_in_the_sum(
+    trained: dict[str, dict[str, Any]], place: Path
+) -> None:
+    assert trained["embeddings alone"]["error"] is None
+    for name, weight in (("embeddings", 0.5), ("embeddings alone", 1.0), ("plain", 0.0)):
+        for line in lines(place, name):
+            heads = 0.5 * (line["object_loss"] + line["attribute_loss"])
+            total = line["contrastive_loss"] + heads + weight * line["embedding_loss"]
+            assert line["loss"] == pytest.approx(total, rel=1e-4)
+            assert (line["embedding_loss"] > 0) == (weight > 0)
+            assert (heads > 0) == (name != "embeddings alone")
 
 
 def test_tracker_when_two_ranks_train_then_it_hears_each_step_from_rank_0_alone(
@@ -147,7 +175,7 @@ def test_validation_when_due_then_in_the_metrics_and_the_same_for_any_number_of_
 ) -> None:
     two, one = (
         {line["step"]: line for line in lines(place, name) if "validation_loss" in line}
-        for name in ("validation", "validation alone")
+        for name in ("validation", "validation, one rank")
     )
     assert list(two) == list(one) == [2, 4, STEPS]
     for step, line in two.items():

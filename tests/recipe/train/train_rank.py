@@ -115,7 +115,7 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
 
     def recording(batch: Any) -> Any:
         result = step(batch)
-        losses.append([result.total, result.contrastive, result.object, result.attribute])
+        losses.append([result.total, result.contrastive, result.object, result.attribute, result.embedding])
         uids.append(in_global_order(batch.uids))
         norms.append(training.engine.gradient_norm())
         training.stop.requested = len(losses) == job["stop_after"] and training.rank == training.world - 1

@@ -68,6 +68,19 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
         {"spec__label": {"teacher": {"model": "resnet50"}}},
         "spec.label.teacher.model: resnet50 is unknown: write open_clip/NAME, timm/NAME, swag/NAME, did you mean timm/resnet50?",
     ),
+    "label.teacher.textEmbeddings of another tokenizer": (
+        {
+            "spec__label": {
+                "teacher": {
+                    "model": "open_clip/ViT-B-16-SigLIP",
+                    "weights": "s3://corpus/w.pth",
+                    "textEmbeddings": True,
+                }
+            }
+        },
+        "spec.label.teacher.textEmbeddings: ViT-B-16-SigLIP needs the tokenizer timm/ViT-B-16-SigLIP: captions are read by "
+        "CLIP's tokenizer only, choose such a teacher",
+    ),
     "label.teacher.weights": (
         {"spec__label": {"teacher": {"model": "timm/resnet50"}}},
         "spec.label.teacher.weights: is not set, and no package brings the weights of timm/resnet50: name a .safetensors "

@@ -110,6 +110,7 @@ def test_differences_name_the_fields() -> None:
         ({"spec__train__seed": 1}, "train evaluate"),
         ({"spec__evaluate__decode": "Reference"}, "evaluate"),
         ({"spec__train__labels": "x/label/1"}, "train evaluate"),
+        ({"spec__label__teacher": {"model": "open_clip/ViT-B-32", "textEmbeddings": True}}, "label train evaluate"),
     ],
 )
 def test_change_decides_its_stage_and_those_that_read_it(changes: dict[str, Any], stages: str) -> None:
@@ -124,6 +125,14 @@ def test_change_decides_its_stage_and_those_that_read_it(changes: dict[str, Any]
         ({"spec__train__shards": ["c.tar"], "spec__train__labels": "l"}, {"spec__label__heads": {"kind": "Sigmoid"}}, "label evaluate"),
         ({"spec__train__shards": ["c.tar"], "spec__train__labels": "l"}, {"spec__filter__minComplexity": 3}, "filter label evaluate"),
         ({"spec__train__distillation": {"mode": "Disabled"}}, {"spec__label__heads": {"kind": "Sigmoid"}}, "label evaluate"),
+        (
+            {
+                "spec__train__distillation": {"mode": "Disabled", "embeddings": {}},
+                "spec__label__teacher": {"model": "open_clip/ViT-B-32", "textEmbeddings": True},
+            },
+            {"spec__label__heads": {"kind": "Sigmoid"}},
+            "label train evaluate",
+        ),
         ({"spec__evaluate__model": "m"}, {"spec__train__samples": 9}, "train"),
         ({"spec__filter__decontaminate": ["flickr30k"]}, {"spec__evaluate__benchmarks__0__shards": ["g.tar"]}, "filter label train evaluate"),
         ({}, {"spec__evaluate__benchmarks__0__shards": ["g.tar"]}, "evaluate"),

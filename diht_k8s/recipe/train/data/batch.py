@@ -12,7 +12,8 @@ from torch import Tensor
 from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation, normalised
 
-# Shape legend: B batch, C channels (3), H height, W width of images and of features, T tokens, K stored classes.
+# Shape legend: B batch, C channels (3), H height, W width of images and of features, T tokens, K stored classes, E width of
+# a teacher's embeddings.
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Batch:
     """URI of a shard -> its damage, as far as this rank has found any."""
     lengths: list[int] | None = None
     """tokens of each caption, where the tokens lie on a device, which would have to be waited for."""
+    teacher_B2E: Tensor | None = None
+    """a CLIP-type teacher's embeddings of each image and its caption, fp16; zeros where it has none."""
 
     @property
     def images_BCHW(self) -> Tensor:  # noqa: N802  # the shape is part of the name
@@ -94,6 +97,7 @@ class Batch:
             caption_ids_B=_sent(self.caption_ids_B, device),
             targets=None if self.targets is None else self.targets.on(device),
             lengths=(self.tokens_BT.argmax(dim=1) + 1).tolist(),
+            teacher_B2E=None if self.teacher_B2E is None else _sent(self.teacher_B2E, device),
         )
 
 
@@ -117,7 +121,12 @@ def merged(parts: Sequence[Batch]) -> Batch:
         [uid for part in parts for uid in part.uids],
         dict(bad),
         {name: damage for part in parts for name, damage in part.damaged.items()},
+        teacher_B2E=_joined([part.teacher_B2E for part in parts if part.teacher_B2E is not None]),
     )
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor | None:
+    return torch.cat(list(parts)) if parts else None
 
 
 def _merged_targets(parts: Sequence[BatchTargets]) -> BatchTargets | None:

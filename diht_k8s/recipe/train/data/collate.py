@@ -97,6 +97,7 @@ class Collator:
             [item.sample.uid for item in items],
             dict(Counter(problem for problem in problems if problem is not None)),
             dict(job.source.damaged),
+            teacher_B2E=_embeddings(items),
         )
 
     def _views(self, items: Sequence[LabelledSample], positions: Sequence[int]) -> tuple[Tensor, list[str | None]]:
@@ -168,6 +169,12 @@ def _stored(items: Sequence[LabelledSample]) -> tuple[Tensor, list[str | None]]:
     """BxW stored features, and what is wrong with each image."""
     features_BW = torch.stack([item.features_W for item in items if item.features_W is not None])
     return features_BW, [item.sample.problem or item.problem for item in items]
+
+
+def _embeddings(items: Sequence[LabelledSample]) -> Tensor | None:
+    """A teacher's embeddings of images and captions, B x 2 x E."""
+    rows = [item.embeddings_W for item in items if item.embeddings_W is not None]
+    return torch.stack(rows).view(len(rows), 2, -1) if rows else None
 
 
 def _targets(items: list[LabelledSample]) -> BatchTargets | None:

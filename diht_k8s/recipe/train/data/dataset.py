@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -63,6 +63,16 @@ class LabelledSample:
     """stored features of its image; those of a grey one if it cannot be used."""
     problem: str | None = None
     """why its image cannot be used, as far as stored features say so."""
+    embeddings_W: Tensor | None = None
+    """a teacher's, of its image and its caption; zeros where the teacher has none."""
+
+
+class _Beside(NamedTuple):
+    """What is stored beside some consecutive samples of a shard."""
+
+    labels: Labels | None
+    features: FeatureRows | None
+    embeddings: FeatureRows | None
 
 
 class Indexes(Protocol):
@@ -85,6 +95,7 @@ class ShardDataset:
         vocabulary_sha256: str | None = None,
         indexes: Indexes | None = None,
         features: FeatureTables | None = None,
+        embeddings: FeatureTables | None = None,
     ) -> None:
         """Make a source; nothing is read yet.
 
@@ -95,9 +106,10 @@ class ShardDataset:
             vocabulary_sha256: of the vocabulary that the labels must belong to.
             indexes: of the shards of which blocks are read.
             features: stored ones, with which images are not kept.
+            embeddings: a teacher's, of images and captions.
         """
         self._storage, self.shards, self._indexes = storage, shards, indexes
-        self.features = features
+        self.features, self.embeddings = features, embeddings
         self._label_uris, self._vocabulary_sha256 = label_uris, vocabulary_sha256
         self._tables: LruCache[int, LabelTable] = LruCache(LABEL_CACHE_BYTES, lambda table: table.size)
         self._index: LruCache[int, ShardIndex] = LruCache(INDEX_CACHE_SAMPLES, lambda index: index.samples)
@@ -119,12 +131,9 @@ class ShardDataset:
         if found is None:
             found = self._read_block(number, first, count)
             self._samples.add(number, found)
-        labels = None if self._label_uris is None else self._table(number)
-        rows = None if labels is None else labels.rows(first, first + count)
-        stored = None if self.features is None else self.features.rows(number, first, count)
+        beside = self._beside(number, first, count)
         return [
-            self._item(number, index, found.get(index), rows, stored, index - first)
-            for index in range(first, first + count)
+            self._item(number, index, found.get(index), beside, index - first) for index in range(first, first + count)
         ]
 
     def sequence(self, number: int, first: int) -> Iterator[LabelledSample]:
@@ -133,45 +142,54 @@ class ShardDataset:
         Raises:
             DataError: the shard holds fewer samples than its marker says, or its labels belong to something else.
         """
-        labels, samples = self._labels(number), self.shards[number].samples
-        stored = None if self.features is None else self.features.rows(number, 0, samples or 0)
-        at = first
+        samples = self.shards[number].samples
+        beside, at = self._beside(number, 0, samples), first
         for index, sample in self._read(number):
             if index >= first:
-                yield self._item(number, index, sample, labels, stored, index)
+                yield self._item(number, index, sample, beside, index)
                 at = index + 1
         for index in range(at, samples or at):
-            yield self._item(number, index, None, labels, stored, index)
+            yield self._item(number, index, None, beside, index)
 
-    def _item(
-        self,
-        number: int,
-        index: int,
-        sample: Sample | None,
-        labels: Labels | None,
-        stored: FeatureRows | None,
-        row: int,
-    ) -> LabelledSample:
-        shard = self.shards[number]
+    def _beside(self, number: int, first: int, count: int | None) -> _Beside:
+        """What lies beside some samples; beside all of them where their number is not known."""
+        labels = None if self._label_uris is None else self._table(number)
+        return _Beside(
+            None if labels is None else labels.rows(first, len(labels) if count is None else first + count),
+            None if self.features is None else self.features.rows(number, first, count or 0),
+            None if self.embeddings is None else self.embeddings.rows(number, first, count or 0),
+        )
+
+    def _item(self, number: int, index: int, sample: Sample | None, beside: _Beside, row: int) -> LabelledSample:
+        shard, labels = self.shards[number], beside.labels
         if sample is None and number not in self._damaged:
             raise DataError(f"{shard.uri} holds fewer samples than the filter committed: run the stage filter again")
         if labels is not None and (row >= len(labels.uids) or (sample is not None and labels.uids[row] != sample.uid)):
             raise DataError(
                 f"the labels of {shard.name} do not match {shard.uri} at sample {index}: run the stage label again"
             )
-        if sample is None:
-            sample = lost_sample(f"{shard.name}-{index}")
-        if self.features is None or stored is None:
-            return LabelledSample(sample, labels, number, index, row)
-        there = row < len(stored.usable_B)
-        if there and stored.uid_hash_B[row] != hash64(sample.uid):
+        uid = None if sample is None else sample.uid
+        item = LabelledSample(sample or lost_sample(f"{shard.name}-{index}"), labels, number, index, row)
+        if self.features is not None and beside.features is not None:
+            features_W, usable = self._stored(self.features, beside.features, number, index, row, uid)
+            item = replace(item, features_W=features_W, problem=None if usable else UNUSABLE)
+        if self.embeddings is not None and beside.embeddings is not None:
+            embeddings_W, _ = self._stored(self.embeddings, beside.embeddings, number, index, row, uid)
+            item = replace(item, embeddings_W=embeddings_W)
+        return item
+
+    def _stored(
+        self, tables: FeatureTables, rows: FeatureRows, number: int, index: int, row: int, uid: str | None
+    ) -> tuple[Tensor, bool]:
+        """What is stored of a sample, or what stands in for it, and whether it is usable; a lost one has no uid."""
+        there = uid is not None and row < len(rows.usable_B)
+        if there and rows.uid_hash_B[row] != hash64(uid or ""):
+            file = tables.files[number]
             raise DataError(
-                f"the features in {self.features.files[number].uri} do not match {shard.uri} at sample {index}: remove that "
-                "file, and the next start makes it again"
+                f"the features in {file.uri} do not match {self.shards[number].uri} at sample {index}: {file.remedy}"
             )
-        usable = there and stored.usable_B[row]
-        features_W = stored.features_BW[row] if usable else self.features.stand_in_W
-        return LabelledSample(sample, labels, number, index, row, features_W, None if usable else UNUSABLE)
+        usable = there and rows.usable_B[row]
+        return (rows.features_BW[row] if usable else tables.stand_in_W), usable
 
     def _read_block(self, number: int, first: int, count: int) -> dict[int, Sample]:
         """The samples that are there, by index; a damaged shard has them up to its damage."""
@@ -229,12 +247,6 @@ class ShardDataset:
             logger.warning("%s; until then, the samples after it count as bad", sentence)
         self._damaged.add(number)
         self.damaged[self.shards[number].uri] = damage
-
-    def _labels(self, number: int) -> Labels | None:
-        if self._label_uris is None:
-            return None
-        table = self._table(number)
-        return table.rows(0, len(table))
 
     def _table(self, number: int) -> LabelTable:
         return self._tables.get(number, self._read_table)

@@ -30,6 +30,8 @@ class FeatureFile(NamedTuple):
     """that its header must have."""
     of: str
     """the set, for a message."""
+    remedy: str = "remove it, and the next start makes it again"
+    """for a file that does not fit."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def label_features(
     """
     train = run.spec.train
     assert train is not None
-    if train.distillation.mode != "Concepts" or train.shards or run.spec.filter is None or train.init_from is None:
+    if not train.distillation.reads_labels or train.shards or run.spec.filter is None or train.init_from is None:
         return {}
     labelled = label_layout(run, layout)
     label, kept = find_committed(storage, labelled, Stage.LABEL), find_committed(storage, layout, Stage.FILTER)

@@ -112,16 +112,16 @@ class FeatureTables:
         if table.features_NW is not None:
             features_BW = table.features_NW[first:last]
         elif last > first:
-            features_BW = self._read(self.files[number].uri, table.features, first, last)
+            features_BW = self._read(self.files[number], table.features, first, last)
         else:
             features_BW = self.stand_in_W.new_empty(0, self.width)
         return FeatureRows(features_BW, table.uid_hash_N[first:last].tolist(), table.usable_N[first:last].tolist())
 
-    def _read(self, uri: str, column: _Column, first: int, last: int) -> Tensor:
+    def _read(self, file: FeatureFile, column: _Column, first: int, last: int) -> Tensor:
         begin, size = column.begin, column.row_bytes
-        data = self._storage.read_range(uri, begin + first * size, begin + last * size)
+        data = self._storage.read_range(file.uri, begin + first * size, begin + last * size)
         if len(data) != (last - first) * size:
-            raise DataError(f"{uri} is cut: remove it, and the next start makes it again")
+            raise DataError(f"{file.uri} is cut: {file.remedy}")
         found = torch.frombuffer(bytearray(data), dtype=column.dtype)
         return found if column.width == 1 else found.view(-1, column.width)
 
@@ -130,7 +130,7 @@ class FeatureTables:
         try:
             return self._held(file) if self._whole else self._indexed(file)
         except (SafetensorError, ValueError, KeyError) as error:
-            raise DataError(f"{file.uri} is damaged ({error}): remove it, and the next start makes it again") from error
+            raise _damaged(file, error) from error
 
     def _held(self, file: FeatureFile) -> _Table:
         data = self._storage.read_bytes(file.uri)
@@ -142,16 +142,12 @@ class FeatureTables:
         return _Table(column, found["uid_hash"], found["usable"], features_NW)
 
     def _indexed(self, file: FeatureFile) -> _Table:
-        start = self._storage.read_range(file.uri, 0, HEADER_BYTES)
-        length = int.from_bytes(start[:LENGTH_BYTES], "little")
-        if LENGTH_BYTES + length > len(start):
-            raise ValueError("its header is too long")
-        header = json.loads(start[LENGTH_BYTES : LENGTH_BYTES + length])
+        header, length = _header(self._storage, file)
         self._check(file, json.loads(header["__metadata__"]["diht"]))
         columns = {name: _column(header[name], LENGTH_BYTES + length) for name in ("features", "uid_hash", "usable")}
         rows: int = header["features"]["shape"][0]
         self._check_width(file, columns["features"].width)
-        uid_hash_N, usable_N = (self._read(file.uri, columns[name], 0, rows) for name in ("uid_hash", "usable"))
+        uid_hash_N, usable_N = (self._read(file, columns[name], 0, rows) for name in ("uid_hash", "usable"))
         return _Table(columns["features"], uid_hash_N, usable_N, None)
 
     def _check(self, file: FeatureFile, header: Mapping[str, Any]) -> None:
@@ -159,13 +155,36 @@ class FeatureTables:
             theirs = (
                 f"the image tower {str(header['tower'])[:12]} of {header['source']}" if "tower" in header else "others"
             )
-            raise DataError(
-                f"{file.uri} holds features of {theirs}, not of {file.of}: remove it, and the next start makes it"
-            )
+            raise DataError(f"{file.uri} holds features of {theirs}, not of {file.of}: {file.remedy}")
 
     def _check_width(self, file: FeatureFile, width: int) -> None:
         if width != self.width:
-            raise DataError(f"{file.uri} holds {width} numbers for an image, {file.of} gives {self.width}: remove it")
+            raise DataError(f"{file.uri} holds {width} numbers for a pair, {file.of} gives {self.width}: {file.remedy}")
+
+
+def width_of(storage: Storage, file: FeatureFile) -> int:
+    """Numbers that a file holds for a pair.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        return math.prod(_header(storage, file)[0]["features"]["shape"][1:])
+    except (ValueError, KeyError) as error:
+        raise _damaged(file, error) from error
+
+
+def _header(storage: Storage, file: FeatureFile) -> tuple[dict[str, Any], int]:
+    """A file's header and its length in bytes."""
+    start = storage.read_range(file.uri, 0, HEADER_BYTES)
+    length = int.from_bytes(start[:LENGTH_BYTES], "little")
+    if LENGTH_BYTES + length > len(start):
+        raise ValueError("its header is too long")
+    return json.loads(start[LENGTH_BYTES : LENGTH_BYTES + length]), length
+
+
+def _damaged(file: FeatureFile, error: Exception) -> DataError:
+    return DataError(f"{file.uri} is damaged ({error}): {file.remedy}")
 
 
 def _column(entry: Mapping[str, Any], data_begin: int) -> _Column:

@@ -97,7 +97,7 @@ def _funnel(counts: Mapping[str, Any] | None) -> str:
 
 def _teacher(run: DihtRun) -> str:
     assert run.spec.train is not None
-    if run.spec.train.distillation.mode != "Concepts":
+    if not run.spec.train.distillation.reads_labels:
         return "none, this run did not distil"
     if run.spec.label is None:
         return f"that of the labels `{run.spec.train.labels}`"

@@ -49,3 +49,5 @@ def test_card_when_without_filter_and_labels_then_said() -> None:
     text = card(run(train=train), {}, SUMMARY, None)
     assert "This run had no filter of its own." in text
     assert "none, this run did not distil" in text
+    embeddings = {**train, "labels": "s3://corpus/label/1", "distillation": {"mode": "Disabled", "embeddings": {}}}
+    assert "that of the labels `s3://corpus/label/1`" in card(run(train=embeddings), {}, SUMMARY, None)

@@ -11,6 +11,8 @@ import pytest
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.runtime.commit import commit
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.stage import identify
 
@@ -52,3 +54,22 @@ def test_weights_when_the_training_has_shards_of_its_own_then_refused(tmp_path: 
 def test_weights_when_shards_of_its_own_are_all_there_is_then_none(tmp_path: Path) -> None:
     (tmp_path / "own.tar").write_bytes(b"")
     assert weights_of(tmp_path, [], shards=[str(tmp_path / "own.tar")]) is None
+
+
+@pytest.mark.parametrize("mode", ["Concepts", "Disabled"])
+def test_labels_without_embeddings_when_these_are_asked_for_then_refused(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "own.tar").write_bytes(b"")
+    for name, teacher in (("with", {"textEmbeddings": True}), ("without", {})):
+        layout = Layout("out").with_folder(Stage.LABEL, str(tmp_path / name))
+        commit(Storage(), layout, Stage.LABEL, {"inputs": {}, "config": {"teacher": teacher}}, [], {})
+
+    def identified(name: str) -> None:
+        distillation = {"mode": mode, "embeddings": {}}
+        own = [str(tmp_path / "own.tar")]
+        weights_of(tmp_path, [], shards=own, labels=str(tmp_path / name), distillation=distillation)
+
+    identified("with")
+    with pytest.raises(
+        UserError, match=r"without hold no embeddings: run their stage with label.teacher.textEmbeddings"
+    ):
+        identified("without")

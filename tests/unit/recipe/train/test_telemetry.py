@@ -25,7 +25,7 @@ def step(
 ) -> TrainStep:
     order = CursorOrder(lanes=1, block=64, window=64, epoch=80)
     cursor = Cursor(step=number, position=number * 8, order=order, config_sha256="ours", seconds=float(number))
-    losses = Losses(loss, loss, 0.0, 0.0, 0.5, 0.5, 1.5, 0.25)
+    losses = Losses(loss, loss, 0.0, 0.0, 0.0, 0.5, 0.5, 1.5, 0.25)
     return TrainStep(cursor, losses, 1e-3, 14.0, lambda: 0.7, own, loss_scale, torch.zeros(1, 4), {}, last=True)
 
 
@@ -84,6 +84,7 @@ def test_line_when_written_then_every_figure_is_there_and_the_loss_scale_with_fp
     first, second = map(json.loads, (tmp_path / "train" / "metrics.jsonl").read_text().splitlines())
     assert first.keys() == {
         "step", "samples", "time", "loss", "contrastive_loss", "object_loss", "attribute_loss", "lr", "logit_scale",
+        "embedding_loss",
         "gradient_norm", "image_to_text_top1", "text_to_image_top1", "hardest_negative_weight", "samples_per_second",
         "duplicate_caption_share",
         "data_wait_percent", "peak_memory_mib", "loss_spikes",
