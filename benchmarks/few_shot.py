@@ -57,7 +57,7 @@ class Pairs:
 
 
 def read_pairs(data: str) -> Pairs:
-    """All images without painted text, through the teacher."""
+    """All images of the pool but its junk, through the teacher."""
     import torch
 
     from diht_k8s.recipe.label.teacher import load_teacher
@@ -67,7 +67,7 @@ def read_pairs(data: str) -> Pairs:
     teacher = load_teacher(config, storage, weights_uri(config), torch.device("cpu"))
     features, captions, labels, groups = list[Array](), list[str](), list[int](), list[int]()
     for uri in sorted(glob.glob(f"{data}/train/*.tar.gz") + glob.glob(f"{data}/development/*.tar.gz")):
-        samples = [sample for sample in read_samples(storage, uri) if not sample.meta["painted"]]
+        samples = [sample for sample in read_samples(storage, uri) if "junk" not in sample.meta]
         for start in range(0, len(samples), 32):
             block = samples[start : start + 32]
             pixels = torch.stack([teacher.preprocess(decode(sample.image)) for sample in block])

@@ -120,7 +120,7 @@ def unpainted_samples(rng: Random) -> list[Sample]:
         sample
         for shard in sorted(DATA.glob("*.tar.gz"))
         for sample in read_samples(Storage(), str(shard))
-        if sample.problem is None and not sample.meta.get("painted")
+        if sample.problem is None and "junk" not in sample.meta
     ]
     rng.shuffle(samples)
     return samples
