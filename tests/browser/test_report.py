@@ -17,6 +17,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
+from diht_k8s.recipe.evaluate.drawn_queries import QUERIES
 from diht_k8s.recipe.report.comparison import comparison, comparison_page
 from diht_k8s.recipe.report.per_image import PerImage, per_image_path, read_per_image
 from diht_k8s.recipe.shards.storage import Storage
@@ -265,8 +266,8 @@ def test_page_when_opened_shows_queries_before_all_else_with_the_own_image_outli
     page, _ = opened
     assert page.evaluate("document.querySelector('main').firstElementChild.id") == "queries"
     queries = page.locator("#queries .opening").first.locator(".query")
-    assert queries.count() == 6
-    for number in range(6):
+    assert queries.count() == QUERIES
+    for number in range(QUERIES):
         own = queries.nth(number).locator(".right .image")
         assert own.count() == 1
         assert own.locator("img").is_visible()

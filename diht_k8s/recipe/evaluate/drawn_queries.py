@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final
 
-QUERIES: Final = 6
+QUERIES: Final = 12
 FOUND: Final = 5
 """Images shown of each."""
 

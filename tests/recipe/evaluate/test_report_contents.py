@@ -16,6 +16,7 @@ import pytest
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.evaluate import training_pairs
+from diht_k8s.recipe.evaluate.drawn_queries import QUERIES
 from tests.folders import located
 from tests.recipe.evaluate.small_run import (
     COLOURS,
@@ -53,7 +54,7 @@ def test_report_when_benchmark_images_are_in_the_training_shards_says_how_many(f
 def test_page_when_opened_begins_with_queries_drawn_by_digest_and_the_images_found(done: Path) -> None:
     retrieval, classification = report(done)["benchmarks"]
     drawn = retrieval["examples"]["text_to_image"]["drawn"]
-    smallest = sorted((f"9000-{n}" for n in range(24)), key=lambda uid: hashlib.sha256(uid.encode()).digest())[:6]
+    smallest = sorted((f"9000-{n}" for n in range(24)), key=lambda uid: hashlib.sha256(uid.encode()).digest())[:QUERIES]
     assert [query["picture"] for query in drawn] == smallest
     for query in drawn:
         right = [hit["item"] for hit in query["top"] if hit["right"]]
@@ -66,7 +67,7 @@ def test_page_when_opened_begins_with_queries_drawn_by_digest_and_the_images_fou
     share = 100 * retrieval["text_to_image"]["recall"]["5"]
     hits = sum(query["rank"] <= 5 for query in drawn)
     assert (
-        f"Here {hits} of 6 find it among the first five; of all 24 captions {share:.1f} % do, and by chance 20.8 %"
+        f"Here {hits} of {QUERIES} find it among the first five; of all 24 captions {share:.1f} % do, and by chance 20.8 %"
         in text
     )
     for query in drawn:
