@@ -20,7 +20,7 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.retrieval import CUTOFFS, direction_json, image_of_text
-from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, ImageRidge, RidgeReference, raw_pixels, ridge_to_words
+from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, ImageRidge, RidgeReference, has_words, raw_pixels, ridge_to_words
 from diht_k8s.recipe.evaluate.text_ridge import TextRidge, ridge_from_tokens, ridge_from_words
 from diht_k8s.recipe.evaluate.training_pairs import TrainingPairs, read_training_pairs
 from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, verdict
@@ -64,6 +64,9 @@ class References:
         if pairs.number < MIN_PAIRS:
             few = f"no references: only {pairs.number} training pairs, {MIN_PAIRS} needed"
             return {"references": [], "notes": [few], "seen": self.seen(captioned)}
+        if not any(map(has_words, pairs.captions)):
+            wordless = "no references: no training caption has a word"
+            return {"references": [], "notes": [wordless], "seen": self.seen(captioned)}
         notes: list[str] = []
         tests: dict[str, NDArray[np.floating]] = {"pixels": _raw_pixels(self._context, captioned)}
         if self._label is None:

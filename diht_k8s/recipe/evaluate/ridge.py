@@ -10,6 +10,7 @@ Shapes: N training pairs, M test images, T test captions, D features, V words.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -44,6 +45,11 @@ def raw_pixels(image: Image.Image) -> NDArray[np.float32]:
     """The image as 12 x 12 RGB values in [0, 1], flat."""
     small = image.convert("RGB").resize((PIXEL_SIDE, PIXEL_SIDE), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32).ravel() / np.float32(255)
+
+
+def has_words(caption: str) -> bool:
+    """Whether a caption has a word of two signs or more, as the vectorizers take them."""
+    return re.search(r"\b\w\w+\b", caption) is not None
 
 
 @dataclass(frozen=True)

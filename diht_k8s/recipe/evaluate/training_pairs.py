@@ -25,7 +25,8 @@ from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import Sample
-from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.source_lists import known_sources
+from diht_k8s.recipe.shards.sources import Shard, training_shards
 
 MAX_PAIRS: Final = 20_000
 """Training pairs that a reference is fitted on: more take longer and add little accuracy."""
@@ -58,7 +59,7 @@ def read_training_pairs(context: Context, label: Committed | None, *, decoded: b
     """
     pairs = TrainingPairs()
     try:
-        shards = kept_shards(context.run.spec, context.storage, context.layout)
+        shards = _shards(context)
     except UserError as error:
         return str(error)
     if not shards:
@@ -87,6 +88,15 @@ def read_training_pairs(context: Context, label: Committed | None, *, decoded: b
         if pairs.number == MAX_PAIRS:
             break
     return pairs
+
+
+def _shards(context: Context) -> list[Shard]:
+    """The shards that the model was trained on, in the training's order."""
+    spec = context.run.spec
+    if spec.train is not None and spec.train.shards:
+        (own,) = known_sources(context.storage, spec.data.output, [spec.train.shards])
+        return training_shards(own)
+    return kept_shards(spec, context.storage, context.layout)
 
 
 def _decoded(sample: Sample) -> Image.Image | None:

@@ -25,9 +25,9 @@ Json = dict[str, Any]
 
 
 def kind_of(meta: Mapping[str, Any], name: str) -> str:
-    """The kind of junk of a pair, printable and short; `WANTED` where its .json has none, or null, false or ""."""
+    """The kind of junk of a pair, printable and short; `WANTED` where its .json has none, or null, false, NaN or ""."""
     value = meta.get(name)
-    if not value:
+    if not value or value != value:  # NaN is what tables write where a row has no text
         return WANTED
     text = str(value)[: 4 * MAX_NAME]
     printable = "".join(character if character.isprintable() else " " for character in text)

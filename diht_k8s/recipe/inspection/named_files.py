@@ -11,7 +11,7 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.evaluate import Benchmark
@@ -21,6 +21,7 @@ from diht_k8s.api.label import PACKAGED_TEACHERS, Label
 from diht_k8s.api.layout import MARKER, Layout
 from diht_k8s.api.named_uris import NamedUri, named_uris
 from diht_k8s.api.run import Spec, Stage
+from diht_k8s.api.train import Train
 from diht_k8s.recipe.clip_models.files import CONFIG_NAME
 from diht_k8s.recipe.clip_models.loading import find_weights, published
 from diht_k8s.recipe.evaluate.class_texts import class_names, templates_of
@@ -28,7 +29,7 @@ from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.init_from import weights_file
-from diht_k8s.recipe.train.stage import check_labels
+from diht_k8s.recipe.train.stage import check_labels, check_model
 
 Check = Callable[[Spec, Storage, str], object]
 """Raises UserError or DataError if what a URI names is not there or does not fit."""
@@ -54,6 +55,8 @@ def file_problems(spec: Spec, storage: Storage, stages: Sequence[Stage]) -> list
     ]
     if spec.label is not None and spec.label.teacher.weights is None and Stage.LABEL in stages:
         found += _without_weights(spec.label)
+    if spec.train is not None and Stage.TRAIN in stages and not _is_unknown(spec, "train", "model"):
+        found += _unfit_model(spec.train)
     if spec.evaluate is not None and Stage.EVALUATE in stages:
         for place, benchmark in enumerate(spec.evaluate.benchmarks):
             if benchmark in spec.evaluate.chosen:
@@ -145,16 +148,22 @@ def _first_weights(spec: Spec, storage: Storage, uri: str) -> None:
     storage.size(place)
     if place.endswith(MARKER) or _is_unknown(spec, "train", "model"):
         return  # a checkpoint is read by all ranks together
+    if _wrong(lambda: check_model(train)) is not None:
+        return  # said of the model
     import torch
 
     from diht_k8s.recipe.clip_models.weight_shapes import read_shapes
     from diht_k8s.recipe.train.model.first_weights import load_first_weights
+    from diht_k8s.recipe.train.model.ridge_start import require_fewer_dimensions
     from diht_k8s.recipe.train.model.student import Student, model_configuration
 
     with torch.device("meta"):
         student = Student(model_configuration(train))
     with warnings.catch_warnings(action="ignore"):
         load_first_weights(student, read_shapes(storage, place), place, image_only=train.text_start == "Ridge")
+    if train.text_start == "Ridge":
+        projection: Any = student.clip.get_submodule("visual.head.proj")
+        require_fewer_dimensions(projection.out_features, projection.in_features)
 
 
 CHECKS: Final[Mapping[str, Check]] = {
@@ -178,6 +187,12 @@ def _without_weights(label: Label) -> Iterator[FieldProblem]:
     """Whether the package is there whose weights the teacher takes."""
     if label.teacher.model in PACKAGED_TEACHERS and (said := _wrong(lambda: weights_uri(label.teacher))) is not None:
         yield FieldProblem(("spec", "label", "teacher", "weights"), said)
+
+
+def _unfit_model(train: Train) -> Iterator[FieldProblem]:
+    """Whether the model's form is another one than the training's settings need."""
+    if (said := _wrong(lambda: check_model(train))) is not None:
+        yield FieldProblem(("spec", "train", "modelConfig" if train.model is None else "model"), said)
 
 
 def _texts(field: FieldPath, benchmark: Benchmark, storage: Storage) -> Iterator[FieldProblem]:

@@ -103,7 +103,7 @@ def extract(
     Raises:
         DataError: the teacher gives NaN or infinite features; the first images are named.
     """
-    rows: list[Tensor] = []
+    rows = [torch.zeros(0, teacher.dimension, dtype=torch.float16)]  # of a shard without a readable pair, all
     uids: list[str] = []
     captions: list[str] = []
     groups: list[int] = []
@@ -119,9 +119,9 @@ def extract(
     _check_finite(features_ND, uids, where)
     return TeacherFeatures(
         features_ND,
-        torch.tensor([hash64(uid) for uid in uids]),
-        torch.tensor(groups),
-        torch.tensor([problem is None for problem in problems]),
+        torch.tensor([hash64(uid) for uid in uids], dtype=torch.int64),
+        torch.tensor(groups, dtype=torch.int64),
+        torch.tensor([problem is None for problem in problems], dtype=torch.bool),
         Counter(problem for problem in problems if problem is not None),
         captions=tuple(captions),
     )

@@ -23,7 +23,7 @@ from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.folders import located
-from tests.recipe.evaluate.small_run import document, draw, make_data, pairs
+from tests.recipe.evaluate.small_run import CONFIG, document, draw, make_data, pairs
 
 PERFECT = 24
 """Images of the held-out shard."""
@@ -77,6 +77,24 @@ def test_pairs_when_some_cannot_be_used_are_the_others(alone: DihtRun, tmp_path:
     write_samples(Storage(), f"{tmp_path}/raw/0.tar", [*good[:30], *bad, *good[30:]])
     found = references_of(alone).compare(heldout_images(tmp_path), [0], model_hits(1))
     assert found["references"][0]["pairs"] == 60
+    assert found["seen"] == {"pictures": 0, "pairs": 60}
+
+
+def test_pairs_when_the_training_names_its_own_shards_are_theirs(tmp_path: Path) -> None:
+    make_data(tmp_path)
+    write_samples(Storage(), f"{tmp_path}/own/0.tar", pairs(70, 5000))
+    own = {"modelConfig": CONFIG, "samples": 100, "batchSize": 10, "shards": [f"{tmp_path}/own/*.tar"]}
+    run = document(tmp_path, label=None, filter=None, train={**own, "distillation": {"mode": "Disabled"}})
+    found = references_of(run).compare(heldout_images(tmp_path), [0], model_hits(1))
+    assert found["references"][0]["pairs"] == 70
+    assert found["seen"] == {"pictures": 0, "pairs": 70}
+
+
+def test_references_when_no_training_caption_has_a_word_say_so(alone: DihtRun, tmp_path: Path) -> None:
+    wordless = [(key, {"png": members["png"], "txt": b"?! 7"}) for key, members in pairs(60, 1000)]
+    write_samples(Storage(), f"{tmp_path}/raw/0.tar", wordless)
+    found = references_of(alone).compare(heldout_images(tmp_path), [0], model_hits(1))
+    assert (found["references"], found["notes"]) == ([], ["no references: no training caption has a word"])
     assert found["seen"] == {"pictures": 0, "pairs": 60}
 
 

@@ -115,6 +115,8 @@ Plant = Callable[[], object]
 SCORE = {"minScore": 0.1}
 WEIGHTS = "label__teacher__weights"
 TEACHER = {"label__teacher__model": "timm/test_vit", "label__topK": 1, "label__vocabulary": {"minCount": 2}}
+RIDGE: dict[str, Any] = {"train__textStart": "Ridge", "train__features": "Stored", "train__lockImageTower": True, "train__initFrom__uri": "timm/tf_efficientnet_lite0"}  # fmt: skip
+LARGER = {**MODEL, "embed_dim": 1281, "vision_cfg": LITE, "text_cfg": {**MODEL["text_cfg"], "width": 1296}}
 FAULTS: dict[str, tuple[str, Plant, dict[str, Any], str]] = {
     "no shards": ("data.sources.shards", nothing, {"data__sources__0__shards": ["web/*.tar", "gone/*.tar"]}, r"data.sources\[0\].shards\[1\]: no shard matches gone/\*.tar: check the path"),
     "no table": ("data.sources.captions", nothing, {"data__sources__0__shards": None, "data__sources__0__captions": ["gone.csv"], "train": None, "evaluate": None}, r"data.sources\[0\].captions\[0\]: no shard matches gone.csv"),
@@ -135,6 +137,11 @@ FAULTS: dict[str, tuple[str, Plant, dict[str, Any], str]] = {
     "code for first weights": ("train.initFrom.uri", code, {"train__initFrom__uri": "gone.pt"}, "train.initFrom.uri: gone.pt is damaged or no file of weights"),
     "another model's first weights": ("train.initFrom.uri", nothing, {"train__modelConfig": WIDER}, r"train.initFrom.uri: .*clip.safetensors is of another model: .* is \[.*\] there and \[.*\] here"),
     "network of another model": ("train.initFrom.uri", nothing, {"train__initFrom__uri": "timm/tf_efficientnet_lite0"}, "train.initFrom.uri: .* is of another model: this one has no "),
+    "ridge of a network without a projection": ("train.modelConfig", nothing, RIDGE, "train.modelConfig: train.textStart Ridge: train.modelConfig has no linear projection behind its image tower"),
+    "ridge of too narrow a text tower": ("train.modelConfig", nothing, {**RIDGE, "train__modelConfig": {**MODEL, "vision_cfg": LITE}}, "train.modelConfig: train.textStart Ridge: train.modelConfig has a text tower 32 wide, but embed_dim 32 needs 35"),
+    "ridge of more numbers than features": ("train.initFrom.uri", nothing, {**RIDGE, "train__modelConfig": LARGER}, "train.initFrom.uri: train.textStart Ridge: embed_dim 1281 is more than the 1280 features"),
+    "ridge of a width that is no number": ("train.initFrom.uri", nothing, {**RIDGE, "train__modelConfig": {**MODEL, "vision_cfg": LITE, "text_cfg": {**MODEL["text_cfg"], "width": "wide"}}}, "train.initFrom.uri: open_clip refuses the model configuration"),
+    "text tower without layers": ("train.initFrom.uri", nothing, {"train__modelConfig": {**MODEL, "text_cfg": {**MODEL["text_cfg"], "layers": 0}}}, "train.initFrom.uri: open_clip refuses the model configuration"),
     "no held-out pairs": ("train.validation.shards", nothing, {"train__validation": {"shards": ["gone.tar"]}}, r"train.validation.shards\[0\]: no shard matches gone.tar"),
     "no model to evaluate": ("evaluate.model", nothing, {"evaluate__model": "gone.safetensors"}, "evaluate.model: " + NO_MODEL.format("gone.safetensors")),
     "misspelt model to evaluate": ("evaluate.model", nothing, {"evaluate__model": "ViT-B-33"}, "evaluate.model: ViT-B-33 is neither an open_clip model nor an existing path: did you mean ViT-B-32?"),

@@ -204,3 +204,16 @@ def test_file_of_another_set_or_width_is_named(data: Path, tmp_path: Path, limit
     tables = FeatureTables(STORAGE, bench.files, torch.zeros(4), pairs=sum(SHARDS), limit=limit)
     with pytest.raises(DataError, match="holds 3 numbers for a pair"):
         tables.rows(0, 0, 1)
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 20], ids=["by ranges", "held"])
+@pytest.mark.parametrize("content", [b"", b"no tar" * 1000], ids=["empty", "damaged"])
+def test_shard_without_a_readable_pair_has_no_rows(data: Path, tmp_path: Path, limit: int, content: bytes) -> None:
+    bench = Bench(data, tmp_path)
+    place = tmp_path / "drawn-1.tar"
+    place.write_bytes(content or bytes(10240))
+    bench.shards[1] = Shard("drawn-1", str(place), "drawn", samples=SHARDS[1] if content else 0)
+    bench.make(bench.maker()[0])
+    tables = FeatureTables(STORAGE, bench.files, torch.zeros(3), pairs=sum(SHARDS), limit=limit)
+    rows = tables.rows(1, 0, 3)
+    assert (rows.features_BW.shape, rows.uid_hash_B, rows.usable_B) == ((0, 3), [], [])

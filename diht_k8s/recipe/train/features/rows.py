@@ -119,6 +119,8 @@ class FeatureTables:
 
     def _read(self, file: FeatureFile, column: _Column, first: int, last: int) -> Tensor:
         begin, size = column.begin, column.row_bytes
+        if first == last:
+            return torch.empty(0, dtype=column.dtype)
         data = self._storage.read_range(file.uri, begin + first * size, begin + last * size)
         if len(data) != (last - first) * size:
             raise DataError(f"{file.uri} is cut: {file.remedy}")

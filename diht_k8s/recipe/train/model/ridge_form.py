@@ -18,15 +18,15 @@ WIDTH: Final = 512
 
 
 def ridge_problem(config: Mapping[str, Any]) -> str | None:
-    """What about an open_clip configuration is in the way, and what to do; None if nothing is."""
+    """What about an open_clip configuration is in the way, and what to do; None if nothing is. Open_clip refuses what is no number."""
     vision: Mapping[str, Any] = config.get("vision_cfg") or {}
     text: Mapping[str, Any] = config.get("text_cfg") or {}
     if not vision.get("timm_model_name") or vision.get("timm_proj", "linear") != "linear":
         return "has no linear projection behind its image tower: take a timm network with vision_cfg.timm_proj linear"
     if others := sorted(text.keys() - PLAIN_TEXT):
         return f"has a text tower with {others[0]}, which is not CLIP's own: remove it"
-    embedding, width = int(config.get("embed_dim", 0)), int(text.get("width", WIDTH))
-    if width < embedding + CONSTANTS:
+    embedding, width = config.get("embed_dim"), text.get("width", WIDTH)
+    if isinstance(embedding, int) and isinstance(width, int) and width < embedding + CONSTANTS:
         return (
             f"has a text tower {width} wide, but embed_dim {embedding} needs {embedding + CONSTANTS}: raise text_cfg.width "
             "or lower embed_dim"

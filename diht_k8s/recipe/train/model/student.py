@@ -88,7 +88,15 @@ class Student(nn.Module):
         try:
             # DeepSpeed cannot broadcast 0-dimensional parameters; the export makes the scale a scalar again.
             self.clip = CLIP(**config, nonscalar_logit_scale=True)
-        except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+        except (
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            AssertionError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:
             raise UserError(f"open_clip refuses the model configuration: {error}: check train.modelConfig") from error
         size: Any = self.clip.visual.image_size
         self.image_size: int = size[0] if isinstance(size, tuple) else size

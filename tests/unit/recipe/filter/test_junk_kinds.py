@@ -38,6 +38,7 @@ def stored(kinds: JunkKinds) -> JunkKinds:
         ({"junk": None}, ""),
         ({"junk": ""}, ""),
         ({"junk": False}, ""),
+        ({"junk": float("nan")}, ""),
         ({"junk": True}, "True"),
         ({"junk": "file name"}, "file name"),
         ({"junk": " a\n\tb\x00\u202e c "}, "a b c"),
