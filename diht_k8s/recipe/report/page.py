@@ -82,6 +82,7 @@ def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
         "queries": sections.queries(content, results),
         "cards": sections.cards(content),
         "steps": sections.steps(content),
+        "learned_from": sections.learned_from(content),
         "funnel": sections.funnel(content),
         "dropped": sections.dropped(content),
         "junk": sections.junk(content),

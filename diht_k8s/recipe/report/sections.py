@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from diht_k8s.api.train import Loss
 from diht_k8s.recipe.report.formatting import DIRECTIONS, count, decimal, duration, percent, points, split_name
 from diht_k8s.recipe.report.overview import first_result
 from diht_k8s.recipe.report.plots import Series, line_chart, thinned
@@ -172,7 +173,7 @@ def steps(content: Json) -> list[Json]:
     does = {
         "filter": "keeps informative pairs",
         "label": "teacher names concepts",
-        "train": "hard negatives, concept heads",
+        "train": ", ".join(learned_from(content)),
         "evaluate": "this report",
     }
     return [
@@ -184,6 +185,18 @@ def steps(content: Json) -> list[Json]:
         }
         for name in does
         if name == "evaluate" or content[name]["state"] != "absent"
+    ]
+
+
+def learned_from(content: Json) -> list[str]:
+    """What the training learns from, as its settings say."""
+    train = content["config"]["spec"].get("train", {})
+    distillation = train.get("distillation", {})
+    has_heads = distillation.get("mode", "Concepts") == "Concepts"
+    return [
+        "hard negatives" if train.get("loss", {}).get("beta", Loss().beta) else "captions",
+        *(["concept heads"] if has_heads else []),
+        *(["a teacher's embeddings"] if distillation.get("embeddings") else []),
     ]
 
 

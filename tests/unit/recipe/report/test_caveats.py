@@ -39,6 +39,7 @@ def content(value: float = 0.27, verdict: str = "better", **changes: Any) -> dic
         "label": {"state": "absent"},
         "train": {"state": "committed", "summary": {"pairs": 3000, "samples": 100, "steps": 2}},
         "run": {"stages": ["filter", "train", "evaluate"]},
+        "config": {"spec": {"train": {}}},
         "missing": {"label": "This run has no label stage."},
         "model": {"name": "m", "trained": True},
         "funnel": [{"step": "input", "samples": 10, "dropped": 0}, {"step": "text", "samples": 4, "dropped": 6}],
