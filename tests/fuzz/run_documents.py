@@ -185,6 +185,8 @@ def _correct_train(rng: random.Random, spec: dict[str, Any]) -> None:
         train.setdefault("model", "ViT-B-16")
     if train.get("distillation", {}).get("mode", "Concepts") == "Concepts" and "label" not in spec:
         train["distillation"] = {**train.get("distillation", {}), "mode": "Disabled"}
+    if train.get("textStart") == "Ridge":
+        train["features"] = "Stored"
     if train.get("features") == "Stored":
         train["lockImageTower"] = True
     if train.get("lockImageTower"):
