@@ -49,7 +49,7 @@ def page(
 
 def test_page_when_only_evaluated_has_no_section_of_other_stages(page: tuple[str, dict[str, Any], str]) -> None:
     text, report, _ = page
-    assert re.findall(r'<section id="([a-z-]+)"', text) == ["notes", "evaluation", "cards", "configuration"]
+    assert re.findall(r'<section id="([a-z-]+)"', text) == ["queries", "notes", "evaluation", "cards", "configuration"]
     assert not re.search(r'href="#(filter|concepts|training)"', text)
     assert "not in this report" not in text
     assert not any(empty in text for empty in ("Data card", "Process-hours", "No other stage"))
