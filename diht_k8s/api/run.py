@@ -15,7 +15,15 @@ from diht_k8s.api.json_types import is_object
 from diht_k8s.api.label import BOTH_TOWERS, Label
 from diht_k8s.api.own_inputs import own_input_problems
 from diht_k8s.api.pods import Pods, merged, unknown_mounts
-from diht_k8s.api.train import LOCKED_FEATURES, NO_DROPPED_PATCHES, OWN_CAPTIONS, RIDGE_START, TEXT_EMBEDDINGS, Train
+from diht_k8s.api.train import (
+    LOCKED_FEATURES,
+    NO_DROPPED_PATCHES,
+    OWN_CAPTIONS,
+    RIDGE_START,
+    STORED_VIEWS,
+    TEXT_EMBEDDINGS,
+    Train,
+)
 
 API_VERSION: Final = "diht.dev/v1alpha1"
 KIND: Final = "DihtRun"
@@ -188,13 +196,18 @@ def _train_problems(spec: Spec, train: Train) -> list[str]:
         train.offload == "Parameters" and train.zero_stage < 3
     ):
         problems.append("train.offload: Optimizer needs zeroStage 1 or more, Parameters needs zeroStage 3: raise it")
-    if train.features == "Stored" and not train.lock_image_tower:
-        problems.append(LOCKED_FEATURES)
-    if train.text_start == "Ridge" and not (train.lock_image_tower and train.features == "Stored"):
-        problems.append(RIDGE_START)
-    if train.patch_dropout > 0 and train.lock_image_tower:
-        problems.append(NO_DROPPED_PATCHES)
-    return problems
+    return problems + _locked_tower_problems(train)
+
+
+def _locked_tower_problems(train: Train) -> list[str]:
+    stored = train.features == "Stored"
+    found = {
+        LOCKED_FEATURES: stored and not train.lock_image_tower,
+        RIDGE_START: train.text_start == "Ridge" and not (train.lock_image_tower and stored),
+        STORED_VIEWS: train.feature_views > 1 and not stored,
+        NO_DROPPED_PATCHES: train.patch_dropout > 0 and train.lock_image_tower,
+    }
+    return [sentence for sentence, is_so in found.items() if is_so]
 
 
 class RunLabels(Model):

@@ -18,6 +18,9 @@ WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 LOCKED_FEATURES: Final = (
     "train.features Stored needs lockImageTower: true: the features of a tower that learns change in each step"
 )
+STORED_VIEWS: Final = (
+    "train.featureViews needs features: Stored, of which it is the number: remove it, or store features"
+)
 RIDGE_START: Final = (
     "train.textStart Ridge needs lockImageTower: true and features: Stored, which are at hand before the first step"
 )
@@ -210,6 +213,9 @@ class Train(Model):
     features: Literal["Computed", "Stored"] = "Computed"
     """features of a locked image tower: Computed passes each augmented image through it in each step; Stored passes each
     image once, as the exported model sees it, and trains on what is stored below OUTPUT/features."""
+    feature_views: Annotated[int, Field(ge=1, le=64)] = 1
+    """featureViews of an image whose features are stored, of which each epoch sees the next one: the image as an evaluation sees it,
+    and then random crops, as Computed takes them."""
     text_start: Literal["Random", "Ridge"] = "Random"
     """textStart of the text tower where initFrom brings none: Random draws it from the seed; Ridge has it begin as a ridge
     regression from words to stored features, and the image projection as their whitening. That is for small pools."""

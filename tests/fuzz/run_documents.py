@@ -187,6 +187,8 @@ def _correct_train(rng: random.Random, spec: dict[str, Any]) -> None:
         train["distillation"] = {**train.get("distillation", {}), "mode": "Disabled"}
     if train.get("textStart") == "Ridge":
         train["features"] = "Stored"
+    if train.get("featureViews", 1) > 1:
+        train["features"] = "Stored"
     if train.get("features") == "Stored":
         train["lockImageTower"] = True
     if train.get("lockImageTower"):

@@ -29,7 +29,15 @@ from diht_k8s.api.run import (
     Spec,
     Stage,
 )
-from diht_k8s.api.train import LOCKED_FEATURES, NO_DROPPED_PATCHES, OWN_CAPTIONS, RIDGE_START, TEXT_EMBEDDINGS, Train
+from diht_k8s.api.train import (
+    LOCKED_FEATURES,
+    NO_DROPPED_PATCHES,
+    OWN_CAPTIONS,
+    RIDGE_START,
+    STORED_VIEWS,
+    TEXT_EMBEDDINGS,
+    Train,
+)
 
 ALWAYS_EDITABLE: Final = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "failurePolicy", "pods")
 """Fields of the spec that take effect at once (pods: at the next attempt)."""
@@ -247,8 +255,8 @@ def _count(names: Iterable[str]) -> str:
 def _train_rules() -> list[Rule]:
     processes = f"{_value('numNodes', Train)} * {_value('processesPerNode', Train)}"
     batch, offload, zero = (_value(name, Train) for name in ("batchSize", "offload", "zeroStage"))
-    features, dropped, start, captions = (
-        _value(name, Train) for name in ("features", "patchDropout", "textStart", "captions")
+    features, views, dropped, start, captions = (
+        _value(name, Train) for name in ("features", "featureViews", "patchDropout", "textStart", "captions")
     )
     locked = "(has(self.lockImageTower) && self.lockImageTower)"
     return [
@@ -266,6 +274,7 @@ def _train_rules() -> list[Rule]:
             "train.offload: Optimizer needs zeroStage 1 or more, Parameters needs zeroStage 3: raise it",
         ),
         Rule(f"{features} != 'Stored' || {locked}", LOCKED_FEATURES),
+        Rule(f"{views} == 1 || {features} == 'Stored'", STORED_VIEWS),
         Rule(f"{start} != 'Ridge' || ({locked} && {features} == 'Stored')", RIDGE_START),
         Rule(f"!{locked} || {dropped} == 0.0", NO_DROPPED_PATCHES),
         Rule(f"!has(self.distillation) || !has(self.distillation.embeddings) || {captions} != 'Drawn'", OWN_CAPTIONS),

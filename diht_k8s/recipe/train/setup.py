@@ -202,7 +202,7 @@ def make_loader(
     data: TrainingData,
     model: Student,
     vocabulary: ConceptVocabulary | None,
-    features: FeatureTables | None = None,
+    features: Sequence[FeatureTables] = (),
     *,
     rank: int,
     world: int,

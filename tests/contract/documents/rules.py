@@ -85,6 +85,8 @@ RULES = [
     bad("batch that does not divide", "must be a multiple of numNodes x processesPerNode", spec__train__batchSize=9, spec__train__numNodes=2),
     bad("default batch that does not divide", "must be a multiple of numNodes x processesPerNode", spec__train__batchSize=REMOVE, spec__train__numNodes=3),
     bad("features of a tower that learns", "train.features Stored needs lockImageTower: true", spec__train__features="Stored"),
+    bad("views of features that are computed", "train.featureViews needs features: Stored", spec__train__featureViews=2),
+    good("views of stored features", spec__train__featureViews=2, spec__train__lockImageTower=True, spec__train__features="Stored"),
     bad("ridge start of features that are computed", "train.textStart Ridge needs lockImageTower: true and features: Stored", spec__train__textStart="Ridge", spec__train__lockImageTower=True),
     bad("ridge start of a tower that learns", "train.textStart Ridge needs lockImageTower: true and features: Stored", spec__train__textStart="Ridge"),
     good("ridge start of stored features", spec__train__textStart="Ridge", spec__train__lockImageTower=True, spec__train__features="Stored"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from diht_k8s.api.errors import DataError, UserError
@@ -22,7 +25,7 @@ from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data.normalisation import CLIPS
 from diht_k8s.recipe.train.features.feature_set import FeatureFile, FeatureSet
-from diht_k8s.recipe.train.features.making import FeatureMaker, feature_width
+from diht_k8s.recipe.train.features.making import FeatureMaker, feature_width, preprocess_of
 from diht_k8s.recipe.train.features.rows import FeatureTables
 from diht_k8s.recipe.train.model.locked_tower import LockedTower
 from tests.folders import flat
@@ -97,6 +100,23 @@ def test_features_when_two_processes_make_them_then_each_shard_once_in_the_label
     about = json.loads((bench.folder / "features.json").read_text())
     assert about["source"] == "timm/NAME"
     assert about["preprocessing"]["size"] == SIZE
+
+
+def test_view_when_it_is_no_evaluations_then_a_crop_that_image_and_number_decide() -> None:
+    views = [FeatureSet("t" * 64, "timm/NAME", SIZE, CLIPS, view) for view in range(3)]
+    assert len({view.config_sha256 for view in views}) == 3
+    shown = {(view.view, seed): preprocess_of(view)(noise(seed)) for view, seed in itertools.product(views, range(2))}
+    assert all(torch.equal(preprocess_of(views[view])(noise(seed)), found) for (view, seed), found in shown.items())
+    assert {tuple(found.shape) for found in shown.values()} == {(3, SIZE, SIZE)}
+    for one, other in itertools.combinations(shown, 2):
+        assert not torch.equal(shown[one], shown[other])
+    whole, crop = shown[0, 0], shown[1, 0]
+    assert abs(float(whole.mean() - crop.mean())) < 0.2, "both are normalised"
+
+
+def noise(seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
 
 
 @pytest.mark.parametrize("dead", [True, False])

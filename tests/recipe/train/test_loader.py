@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from diht_k8s.api.errors import DataError, RetryableError
 from diht_k8s.api.hashing import sha256_of
+from diht_k8s.recipe.label.features import TeacherFeatures, hash64, write_features
 from diht_k8s.recipe.label.soft_labels import read_labels
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.shard_index import index_of
@@ -60,6 +61,7 @@ def loader_over(
     weights: Sequence[float] = (),
     order: str = "lanes",
     draw: bool = False,
+    features: Sequence[FeatureTables] = (),
     **sizes: int,
 ) -> Loader:
     layout = flat(f"{folder}/made")
@@ -69,7 +71,7 @@ def loader_over(
     limit = dataset.LABEL_CACHE_BYTES  # a small one has the tables read by ranges, and forgotten
     embeddings = FeatureTables(STORAGE, files, torch.zeros(width_of(STORAGE, files[0])), pairs=sum(SHARDS), limit=limit)
     labels = [layout.labels(shard.name) for shard in shards]
-    reads = ShardDataset(STORAGE, shards, labels, indexes=indexes, embeddings=embeddings)
+    reads = ShardDataset(STORAGE, shards, labels, indexes=indexes, embeddings=embeddings, features=features)
     sequential = frozenset(range(len(SHARDS))) if order == "lanes in sequence" else frozenset[int]()
     sizes = {"block": 8, "window": 64, **sizes}
     sampler = sampler_over(SHARDS, batch, 0, weights=weights, sequential=sequential, **sizes)
@@ -102,6 +104,42 @@ def test_epoch_when_read_then_every_pair_once_with_its_own_caption_and_labels(fo
             assert bool(batch.targets.mask_B[row]) == bool(labels[shard].has_label_N[index])
             assert batch.targets.objects.ids_BK[row].tolist() == labels[shard].objects.ids_NK[index].tolist()
     assert {bool(flag) for batch in seen for flag in batch.targets.mask_B} == {True, False}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("position", [0, sum(SHARDS) + 24])
+def test_views_when_there_are_several_then_each_epoch_sees_the_next(
+    folder: Path, tmp_path: Path, order: str, position: int
+) -> None:
+    assert sum(SHARDS) % 24 == 0
+    views = [view_of(folder, tmp_path, view) for view in range(3)]
+    number = 4 * sum(SHARDS) // 24 - position // 24
+    seen = batches(folder, number, position=position, batch=24, order=order, features=views)
+    epochs = [(position + 24 * step) // sum(SHARDS) for step in range(number)]
+    assert [set(batch.seen_B.flatten().tolist()) for batch in seen] == [{float(epoch % 3)} for epoch in epochs]
+
+
+def test_features_when_their_shard_was_damaged_and_is_whole_again_then_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"0-1\.safetensors is of .*drawn-1\.tar as far as .* lacks sample 3\d: make it"
+    ):
+        batches(folder, sum(SHARDS) // 24, batch=24, features=[view_of(folder, tmp_path, 0, missing=11)])
+
+
+def view_of(folder: Path, place: Path, view: int, missing: int = 0) -> FeatureTables:
+    """Stored features that say of which view they are; those of the second shard may lack some at the end."""
+    layout, files = flat(f"{folder}/made"), list[FeatureFile]()
+    for number, size in enumerate(SHARDS):
+        rows = size - missing if number == 1 else size
+        uids = torch.tensor([hash64(sample.uid) for sample in read_samples(STORAGE, layout.kept(f"drawn-{number}"))])[
+            :rows
+        ]
+        usable_N = torch.ones(rows, dtype=torch.bool)
+        found = TeacherFeatures(torch.full((rows, 2), view, dtype=torch.float16), uids, uids.clone(), usable_N, {})
+        uri = f"{place}/{view}-{number}.safetensors"
+        write_features(STORAGE, uri, found, {"config_sha256": "a" * 64})
+        files.append(FeatureFile(uri, "a" * 64, "a view", "make it"))
+    return FeatureTables(STORAGE, files, torch.full((2,), 9.0), pairs=sum(SHARDS), limit=1 << 20)
 
 
 @pytest.mark.parametrize("order", ORDERS)

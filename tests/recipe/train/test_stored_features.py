@@ -85,6 +85,9 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
     jobs["pieces 2"] = job(place, "pieces", **KINDS["zero 3"])
     jobs["moved 1"] = job(place, "moved", 3)
     jobs["workers"] = job(place, "workers", loaderWorkers=2)
+    views = {"featureViews": 2, "output": "views"}
+    jobs |= {"views": job(place, "views", **views), "views 1": job(place, "view-pieces", STOP, **views)}
+    jobs["views 2"] = job(place, "view-pieces", **views)
     jobs["validated"] = job(
         place,
         "validated",
@@ -144,6 +147,18 @@ def test_training_when_stopped_then_it_goes_on_bit_equal_and_over_other_numbers_
     assert [key for key, value in whole.items() if not torch.equal(value, pieces[key])] == []
     moved = [line for number in (1, 2, 3) for line in trained[f"moved {number}"]["losses"]]
     torch.testing.assert_close(torch.tensor(moved), torch.tensor(trained["plain"]["losses"]), rtol=0, atol=1e-5)
+
+
+def test_views_when_stored_then_the_second_epoch_sees_crops_and_a_resume_the_same(
+    trained: dict[str, dict[str, Any]], place: Path
+) -> None:
+    plain, views = trained["plain"]["losses"], trained["views"]["losses"]
+    whole = sum(SHARDS) // BATCH
+    assert views[:whole] == plain[:whole]
+    assert views[whole + 1 :] != plain[whole + 1 :]
+    assert trained["views 1"]["losses"] + trained["views 2"]["losses"] == views
+    folders = (place / "views/out/features").glob("*/features.json")
+    assert {json.loads(path.read_text())["preprocessing"].get("crop", 0) for path in folders} == {0, 1}
 
 
 def test_image_when_it_cannot_be_used_then_a_grey_one_stands_in_and_it_is_counted_as_ever(

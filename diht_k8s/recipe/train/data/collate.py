@@ -88,7 +88,7 @@ class Collator:
         items = [self._item(position) for position in positions]
         self._fetch(self._positions(start + job.batch_size))
         captions = [self._caption(item, position) for item, position in zip(items, positions, strict=True)]
-        seen_B, problems = self._views(items, positions) if job.source.features is None else _stored(items)
+        seen_B, problems = _stored(items) if job.source.features else self._views(items, positions)
         return Batch(
             seen_B,
             self._tokenizer(captions),

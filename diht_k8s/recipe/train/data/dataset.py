@@ -71,7 +71,9 @@ class _Beside(NamedTuple):
     """What is stored beside some consecutive samples of a shard."""
 
     labels: Labels | None
+    view: FeatureTables | None
     features: FeatureRows | None
+    """of that view."""
     embeddings: FeatureRows | None
 
 
@@ -94,7 +96,7 @@ class ShardDataset:
         *,
         vocabulary_sha256: str | None = None,
         indexes: Indexes | None = None,
-        features: FeatureTables | None = None,
+        features: Sequence[FeatureTables] = (),
         embeddings: FeatureTables | None = None,
     ) -> None:
         """Make a source; nothing is read yet.
@@ -105,7 +107,7 @@ class ShardDataset:
             label_uris: one table of soft labels beside each shard; None without distillation.
             vocabulary_sha256: of the vocabulary that the labels must belong to.
             indexes: of the shards of which blocks are read.
-            features: stored ones, with which images are not kept.
+            features: stored ones, with which images are not kept: tables of each view, of which each epoch sees the next.
             embeddings: a teacher's, of images and captions.
         """
         self._storage, self.shards, self._indexes = storage, shards, indexes
@@ -121,8 +123,8 @@ class ShardDataset:
         self.check: Callable[[], object] | None = None
         """called while a shard is read; it may raise to stop."""
 
-    def block(self, number: int, first: int, count: int) -> list[LabelledSample]:
-        """Consecutive samples of an indexed shard; the kept ones of a shard with a keep list.
+    def block(self, number: int, first: int, count: int, epoch: int = 0) -> list[LabelledSample]:
+        """Consecutive samples of an indexed shard, as an epoch sees them; the kept ones of a shard with a keep list.
 
         Raises:
             DataError: a shard is another one than that of its index, or its labels belong to something else.
@@ -131,19 +133,19 @@ class ShardDataset:
         if found is None:
             found = self._read_block(number, first, count)
             self._samples.add(number, found)
-        beside = self._beside(number, first, count)
+        beside = self._beside(number, first, count, epoch)
         return [
             self._item(number, index, found.get(index), beside, index - first) for index in range(first, first + count)
         ]
 
-    def sequence(self, number: int, first: int) -> Iterator[LabelledSample]:
-        """The samples of a shard from one of them on, read from its start.
+    def sequence(self, number: int, first: int, epoch: int = 0) -> Iterator[LabelledSample]:
+        """The samples of a shard from one of them on, as an epoch sees them, read from its start.
 
         Raises:
             DataError: the shard holds fewer samples than its marker says, or its labels belong to something else.
         """
         samples = self.shards[number].samples
-        beside, at = self._beside(number, 0, samples), first
+        beside, at = self._beside(number, 0, samples, epoch), first
         for index, sample in self._read(number):
             if index >= first:
                 yield self._item(number, index, sample, beside, index)
@@ -151,12 +153,14 @@ class ShardDataset:
         for index in range(at, samples or at):
             yield self._item(number, index, None, beside, index)
 
-    def _beside(self, number: int, first: int, count: int | None) -> _Beside:
+    def _beside(self, number: int, first: int, count: int | None, epoch: int) -> _Beside:
         """What lies beside some samples; beside all of them where their number is not known."""
         labels = None if self._label_uris is None else self._table(number)
+        view = self.features[epoch % len(self.features)] if self.features else None
         return _Beside(
             None if labels is None else labels.rows(first, len(labels) if count is None else first + count),
-            None if self.features is None else self.features.rows(number, first, count or 0),
+            view,
+            None if view is None else view.rows(number, first, count or 0),
             None if self.embeddings is None else self.embeddings.rows(number, first, count or 0),
         )
 
@@ -170,8 +174,8 @@ class ShardDataset:
             )
         uid = None if sample is None else sample.uid
         item = LabelledSample(sample or lost_sample(f"{shard.name}-{index}"), labels, number, index, row)
-        if self.features is not None and beside.features is not None:
-            features_W, usable = self._stored(self.features, beside.features, number, index, row, uid)
+        if beside.view is not None and beside.features is not None:
+            features_W, usable = self._stored(beside.view, beside.features, number, index, row, uid)
             item = replace(item, features_W=features_W, problem=None if usable else UNUSABLE)
         if self.embeddings is not None and beside.embeddings is not None:
             embeddings_W, _ = self._stored(self.embeddings, beside.embeddings, number, index, row, uid)
@@ -182,9 +186,13 @@ class ShardDataset:
         self, tables: FeatureTables, rows: FeatureRows, number: int, index: int, row: int, uid: str | None
     ) -> tuple[Tensor, bool]:
         """What is stored of a sample, or what stands in for it, and whether it is usable; a lost one has no uid."""
-        there = uid is not None and row < len(rows.usable_B)
+        there, file = uid is not None, tables.files[number]
+        if there and row >= len(rows.usable_B):
+            uri = self.shards[number].uri
+            raise DataError(
+                f"{file.uri} is of {uri} as far as that could be read once, and lacks sample {index}: {file.remedy}"
+            )
         if there and rows.uid_hash_B[row] != hash64(uid or ""):
-            file = tables.files[number]
             raise DataError(
                 f"the features in {file.uri} do not match {self.shards[number].uri} at sample {index}: {file.remedy}"
             )
@@ -237,7 +245,7 @@ class ShardDataset:
 
     def _needed(self, sample: Sample) -> Sample:
         """A sample without its image, which stored features stand for."""
-        if self.features is None:
+        if not self.features:
             return sample
         members = {name: data for name, data in sample.members.items() if name not in IMAGE_SUFFIXES}
         return replace(sample, members=members)

@@ -27,7 +27,7 @@ class LaneReader:
         Raises:
             DataError: the lane's blocks hold more or fewer samples than the epoch gives it positions.
         """
-        self._source, self._sequential = source, sampler.sequential
+        self._source, self._sequential, self._epoch = source, sampler.sequential, epoch
         self._blocks, self._order = sampler.blocks(epoch, lane), sampler.lane(epoch, lane)
         positions = Count(self._order.length, "positions has the lane")
         samples = Count(int(self._blocks.counts.sum()), "samples have its blocks")
@@ -62,7 +62,7 @@ class LaneReader:
         number = self._ahead[element - self.next]
         block = self._block_of(number)
         if number not in self._items and block not in self._coming and not self._is_sequential(block):
-            self._coming[block] = pool.submit(self._source.block, *self._place_of(block))
+            self._coming[block] = pool.submit(self._source.block, *self._place_of(block), self._epoch)
 
     def _look_ahead(self, element: int) -> None:
         while len(self._ahead) <= element - self.next:
@@ -89,7 +89,7 @@ class LaneReader:
             self._read_through(block, number)
             return
         coming = self._coming.pop(block, None)
-        items = self._source.block(*self._place_of(block)) if coming is None else coming.result()
+        items = self._source.block(*self._place_of(block), self._epoch) if coming is None else coming.result()
         self._keep(block, items, number)
 
     def _keep(self, block: int, items: list[LabelledSample], now: int) -> None:
@@ -107,7 +107,7 @@ class LaneReader:
             if self._is_sequential(each):
                 shard, first, count = self._place_of(each)
                 if self._sequence is None or not self._goes_on(each):
-                    self._sequence = self._source.sequence(shard, first)
+                    self._sequence = self._source.sequence(shard, first, self._epoch)
                 self._keep(each, list(islice(self._sequence, count)), now)
         self._unread = max(self._unread, block + 1)
 

@@ -73,7 +73,7 @@ class Loader:
         self.workers = next(
             number for number in range(min(workers, local), -1, -1) if number == 0 or local % number == 0
         )
-        seen = image_size**2 * 3 if source.features is None else 2 * source.features.width
+        seen = image_size**2 * 3 if not source.features else 2 * source.features[0].width
         seen += 0 if source.embeddings is None else 2 * source.embeddings.width
         self._prefetch = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // (local * seen)))
         self.wait_seconds = 0.0

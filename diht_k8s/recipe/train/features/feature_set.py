@@ -45,11 +45,14 @@ class FeatureSet:
     size: int
     """side of the images in pixels."""
     normalisation: Normalisation
+    view: int = 0
+    """0 is an evaluation's; others are random crops, each image's its own."""
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """open_clip's, which the exported model has, too."""
-        return {"size": self.size, **self.normalisation.preprocessing()}
+        crop = {"crop": self.view} if self.view else {}
+        return {"size": self.size, **self.normalisation.preprocessing(), **crop}
 
     @cached_property
     def config_sha256(self) -> str:

@@ -6,6 +6,7 @@ of any collective. A file is whole or absent, so an interrupted pass goes on at 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL.Image import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import ABOUT_FEATURES, join
@@ -26,12 +28,12 @@ from diht_k8s.recipe.runtime.ledger import Count, require_equal
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.data.augment import train_view
+from diht_k8s.recipe.train.data.normalisation import normalised
 from diht_k8s.recipe.train.features.feature_set import SUFFIX, FeatureFile, FeatureSet
 from diht_k8s.recipe.train.model.locked_tower import LockedTower
 
 # B images, C channels, H height, W width of the images and of the features.
-
-"""Says in a folder of features, to people, what they are of."""
 
 
 class FeatureMaker:
@@ -147,9 +149,19 @@ def _name(file: FeatureFile) -> str:
 
 
 def preprocess_of(features: FeatureSet) -> Callable[[Image], Tensor]:
-    """The view of an image, RGB -> 3xHxW: open_clip's own code, as an evaluation of the exported model has it."""
+    """The view of an image, RGB -> 3xHxW: by open_clip's own code, as an evaluation of the exported model has it, or a crop of the
+    training's that depends on image and view alone.
+    """
+    if features.view:
+        return lambda image: _crop(image, features)
     made: Any = image_transform_v2(PreprocessCfg(**features.preprocessing), is_train=False)
     return made
+
+
+def _crop(image: Image, features: FeatureSet) -> Tensor:
+    drawn_by = hashlib.sha256(image.tobytes()).hexdigest()
+    pixels_CHW = train_view(pil_to_tensor(image), features.size, seed=0, epoch=features.view, uid=drawn_by)
+    return normalised(pixels_CHW.permute(1, 2, 0)[None], of=features.normalisation)[0]
 
 
 def feature_width(tower: LockedTower, size: int, device: torch.device) -> int:

@@ -37,8 +37,8 @@ def stored_features(
     world: int,
     progress: Reporter,
     check: Callable[[], object],
-) -> FeatureTables | None:
-    """The features of a training's pairs under its locked tower; None where images pass it in each step.
+) -> Sequence[FeatureTables]:
+    """The features of a training's pairs under its locked tower, a table of each view; none where images pass it in each step.
 
     Args:
         run: the run document.
@@ -60,7 +60,7 @@ def stored_features(
     train = run.spec.train
     assert train is not None
     if train.features != "Stored":
-        return None
+        return []
     assert model.locked is not None, "the document's rules require it"
     if (
         train.distillation.mode == "Concepts"
@@ -72,31 +72,38 @@ def stored_features(
             "stored: set Embedding"
         )
     source = "the seed" if train.init_from is None else train.init_from.uri
-    features = FeatureSet(model.locked.sha256, source, model.image_size, normalisation)
+    sets = [
+        FeatureSet(model.locked.sha256, source, model.image_size, normalisation, view)
+        for view in range(train.feature_views)
+    ]
     feature_width(model.locked, model.image_size, torch.device("cpu"))  # refuses maps before anything passes
     pairs = pairs_of(run, storage, layout, shards)
-    labelled = label_features(run, storage, layout, model.locked, features, shards)
-    files = [
-        labelled.get(shard.name) or features.file(layout, shard.name, each)
-        for shard, each in zip(shards, pairs, strict=True)
-    ]
-    own = [(shard, file) for shard, file in zip(shards, files, strict=True) if shard.name not in labelled]
-    claims = Claims(storage, layout.feature_set(features.config_sha256), owner_of(os.environ), rank)
+    labelled = label_features(run, storage, layout, model.locked, sets[0], shards)
     total = sum(shard.samples or 0 for shard in shards)
-
-    def told(missing: int) -> None:
-        if rank == 0:
-            progress.update(total - missing)
-
     if rank == 0:
         if labelled:
             print(f"train: the teacher's features serve {len(labelled)} of {len(shards)} shards", flush=True)
-        progress.start("features", total)
-    maker = FeatureMaker(storage, features, model.locked, claims, device, check=check)
-    maker.make(own, rank=rank, world=world, missing_left=told)
+        progress.start("features", total * len(sets))
+    grey_W, tables = grey_features(model, normalisation), list[FeatureTables]()
+    limit = CACHE_BYTES // max(1, train.loader_workers or 1) // len(sets)
+    for features in sets:
+        theirs = {} if features.view else labelled
+        files = [
+            theirs.get(shard.name) or features.file(layout, shard.name, each)
+            for shard, each in zip(shards, pairs, strict=True)
+        ]
+        own = [(shard, file) for shard, file in zip(shards, files, strict=True) if shard.name not in theirs]
+        claims = Claims(storage, layout.feature_set(features.config_sha256), owner_of(os.environ), rank)
+
+        def told(missing: int, before: int = features.view * total) -> None:
+            if rank == 0:
+                progress.update(before + total - missing)
+
+        maker = FeatureMaker(storage, features, model.locked, claims, device, check=check)
+        maker.make(own, rank=rank, world=world, missing_left=told)
+        tables.append(FeatureTables(storage, files, grey_W, pairs=total, limit=limit))
     model.locked.module.to("cpu")  # the training reads features; a validation moves it back
-    limit = CACHE_BYTES // max(1, train.loader_workers or 1)
-    return FeatureTables(storage, files, grey_features(model, normalisation), pairs=total, limit=limit)
+    return tables
 
 
 def grey_features(model: Student, normalisation: Normalisation) -> Tensor:
