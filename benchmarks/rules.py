@@ -15,14 +15,14 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+import numpy as np
 import yaml
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.report.comparison import Run, differences_of
-from diht_k8s.recipe.report.overview import headlines
-from diht_k8s.recipe.report.per_image import per_image_path, read_per_image
+from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, verdict
+from diht_k8s.recipe.report.per_image import PerImage, per_image_path, read_per_image
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.run_folder import run_folder, run_layout
 from diht_k8s.recipe.shards.samples import read_samples
@@ -35,7 +35,12 @@ NO_RULE: Final = {
 }  # fmt: skip
 SHARDS: Final = 8
 
+FIGURES: Final = ("caption to image, R@5", "image to caption, R@5", "top-1")
+SEED: Final = 2026
+"""Of the resamples."""
+
 Json = dict[str, Any]
+Images = dict[str, PerImage]
 
 
 def main() -> None:
@@ -57,20 +62,35 @@ def main() -> None:
     drawn = [
         finished(at_random(at_seed(document, work, seed), work, seed, number), work) for seed in range(options.seeds)
     ]
-    ours, theirs = [read_run(run) for run in kept], [read_run(run) for run in drawn]
-    figures = [
-        {
-            "benchmark": name, "figure": figure, "kept": mean(ours, name, figure), "random": mean(theirs, name, figure),
-            "difference": round(found["value"], 4), "interval": [round(each, 4) for each in found["interval"]],
-            "verdict": found["verdict"],
-        }
-        for (name, figure), found in differences_of(theirs, ours).items()
-    ]  # fmt: skip
-    print(
-        json.dumps(
-            {"benchmark": "rules", "seeds": options.seeds, "split": options.split, "pairs": number, "figures": figures}
-        )
-    )
+    sides = [[read_images(run) for run in runs] for runs in (drawn, kept)]
+    line = {"benchmark": "rules", "seeds": options.seeds, "split": options.split, "pairs": number}
+    print(json.dumps({**line, "figures": compared(*sides)}))
+
+
+def compared(theirs: Sequence[Images], ours: Sequence[Images]) -> list[Json]:
+    """Each figure of both sides, and the difference over images and seeds; Holm's correction covers all of them."""
+    rng = np.random.default_rng(SEED)
+    lines: list[Json] = []
+    for name, first in ours[0].items():
+        figures = [figure for figure in FIGURES if figure in first.figures]
+        if not figures:
+            continue
+        hits = [
+            np.stack([[run[name].figures[figure][0] for run in side] for figure in figures]) for side in (theirs, ours)
+        ]
+        weights_FN = np.stack([first.figures[figure][1] for figure in figures])
+        means = [np.average(side.mean(axis=1), weights=weights_FN, axis=1) for side in hits]
+        differences = paired_differences(hits[0], hits[1], weights_FN, rng, same_seeds=True)
+        for figure, random, kept, found in zip(figures, *means, differences, strict=True):
+            lines.append(
+                {
+                    "benchmark": name, "figure": figure, "kept": round(float(kept), 4), "random": round(float(random), 4),
+                    "difference": round(found.value, 4), "interval": [round(found.low, 4), round(found.high, 4)], "p": found.p,
+                }
+            )  # fmt: skip
+    for line, adjusted in zip(lines, holm([line.pop("p") for line in lines]), strict=True):
+        line["verdict"] = verdict(line["difference"], adjusted)
+    return lines
 
 
 def at_seed(document: Json, work: Path, seed: int) -> Json:
@@ -114,24 +134,18 @@ def kept_pairs(run: DihtRun) -> int:
     return sum(each["kept"] for each in committed.summary["shards"])
 
 
-def read_run(run: DihtRun) -> Run:
-    """The report of a run, and the images of its benchmarks."""
+def read_images(run: DihtRun) -> Images:
+    """What a run found for each image of its benchmarks, by name; in the order of uids."""
     storage, folder = Storage(), run_folder(run)
     report = json.loads(storage.read_bytes(f"{folder}/report.json"))
     layout: Layout = run_layout(run, storage)
-    images = {
-        result["name"]: found
-        for number, result in enumerate(report["benchmarks"])
-        if (found := read_per_image(storage, f"{layout.stage(Stage.EVALUATE)}/{per_image_path(number)}")) is not None
-    }
-    return report, images
-
-
-def mean(runs: Sequence[Run], name: str, figure: str) -> float:
-    """Of a headline figure over seeds."""
-    results = [result for report, _ in runs for result in report["benchmarks"] if result["name"] == name]
-    values = [head["value"] for result in results for head in headlines(result) if head["metric"] == figure]
-    return round(sum(values) / len(values), 4)
+    found: Images = {}
+    for number, result in enumerate(report["benchmarks"]):
+        each = read_per_image(storage, f"{layout.stage(Stage.EVALUATE)}/{per_image_path(number)}")
+        ordered = None if each is None else each.in_order_of(sorted(each.uids))
+        assert ordered is not None, "the evaluation has ended"
+        found[result["name"]] = ordered
+    return found
 
 
 if __name__ == "__main__":
