@@ -166,10 +166,14 @@ def test_number_of_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def demo_images() -> list[Image.Image]:
-    """16 images, most from the demo with painted words, in three shapes at a detector size of 160 pixels."""
-    samples = (sample for sample in read_samples(Storage(), str(DEMO_SHARD)) if sample.problem is None)
-    painted = (decode(sample.image) for sample in samples if sample.meta.get("painted"))
-    return [*islice(painted, 12), *(drawn_image("giraffe", "tall", size=(160, 64 + number)) for number in range(4))]
+    """16 images, most from the demo with words in them: eight squares of one size class, drawings of others, and tall ones."""
+    samples = [sample for sample in read_samples(Storage(), str(DEMO_SHARD)) if sample.problem is None]
+    of_kind = {
+        kind: (decode(sample.image) for sample in samples if sample.meta.get("junk") == kind)
+        for kind in ("text only", "watermark")
+    }
+    tall = (drawn_image("giraffe", "tall", size=(160, 64 + number)) for number in range(4))
+    return [*islice(of_kind["text only"], 8), *islice(of_kind["watermark"], 4), *tall]
 
 
 class Sessions:

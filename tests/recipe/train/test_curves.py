@@ -50,7 +50,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], d
 
 def test_reference_when_trained_then_it_learns(trained: dict[tuple[int, str], dict[str, Any]]) -> None:
     losses = torch.tensor(trained[1, REFERENCE]["losses"])
-    assert losses.shape == (STEPS, 4)
+    assert losses.shape == (STEPS, 5)
+    assert not losses[:, 4].any(), "no teacher's embeddings are learned"
     assert losses[-4:, 0].mean() < losses[:4, 0].mean() - 0.5
 
 
