@@ -44,13 +44,15 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: $(INSTALLED) ## CRD, API reference and JSON schema from the models; the list of model names from the packages
+generate: $(INSTALLED) ## CRD, API reference and JSON schema from the models; the lists of model names and of Kubernetes' types from packages
 	$(BIN)/python -m diht_k8s.api.schema.generate
 	$(BIN)/python -m tools.model_names
+	$(BIN)/python -m tools.kubernetes_types
 
 check-generated: $(INSTALLED)
 	$(BIN)/python -m diht_k8s.api.schema.generate --check
 	$(BIN)/python -m tools.model_names --check
+	$(BIN)/python -m tools.kubernetes_types --check
 
 constraints: ## pins what pyproject.toml needs, with and without hashes; keeps today's versions: delete a line to update it (needs uv)
 	@PYTHON="$(PYTHON)" tools/constraints

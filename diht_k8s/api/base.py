@@ -19,6 +19,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import core_schema
 
 from diht_k8s.api.json_types import is_object
+from diht_k8s.api.kubernetes_types.field_bounds import DNS_NAME
 
 PLACEMENT: Final[dict[str, Any]] = {"x-placement": True}
 """Marks a field that says where and how fast a stage runs, not what comes out: it stays out of `config_sha256`."""
@@ -35,6 +36,8 @@ URI_PATTERN: Final = (
 Uri = Annotated[str, StringConstraints(pattern=URI_PATTERN, max_length=1024)]
 """`s3://bucket/key`, `file:///path` or a plain path."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
+ObjectName = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=DNS_NAME.pattern)]
+"""The name of an object of the cluster."""
 Name = Annotated[str, StringConstraints(pattern=LABEL_PATTERN, max_length=40)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=2**62)]
@@ -42,7 +45,7 @@ Count = Annotated[int, Field(ge=1, le=2**62)]
 
 @dataclass(frozen=True)
 class Keyed:
-    """Marks a list of models that one field identifies: no value twice, and the API server merges edits by it."""
+    """Marks a list of models or objects that one field identifies: no value twice, and the API server merges edits by it."""
 
     field: str
     """name in Python and on the wire."""
@@ -58,7 +61,7 @@ class Keyed:
         return {**handler(schema), "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [self.field]}
 
     def _unique(self, items: list[Any]) -> list[Any]:
-        counts = Counter(getattr(item, self.field) for item in items)
+        counts = Counter(item[self.field] if is_object(item) else getattr(item, self.field) for item in items)
         twice = next((value for value, count in counts.items() if count > 1), None)
         if twice is not None:
             raise ValueError(

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from diht_k8s.api.base import PLACEMENT, Keyed, Model, Name, Text, Uri
+from diht_k8s.api.base import PLACEMENT, Keyed, Model, Name, ObjectName, Text, Uri
 from diht_k8s.api.braces import check_braces
 
 
@@ -91,7 +91,7 @@ class Data(Model):
 class SecretRef(Model):
     """A Secret in the run's namespace."""
 
-    name: Text
+    name: ObjectName
     """name of a Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
 
 

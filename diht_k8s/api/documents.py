@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from diht_k8s.api.errors import UserError, suggestion
 from diht_k8s.api.field_problems import FieldProblem
 from diht_k8s.api.json_types import FieldPath, dotted, is_array, is_dict, is_list, is_object
+from diht_k8s.api.kubernetes_types.field_bounds import FORMATS
 from diht_k8s.api.pod_security import IDLE_CAPABILITIES, idle_capabilities, run_demands
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.redaction import (
@@ -61,12 +62,10 @@ _BOUNDS: Final[Mapping[str, str]] = {
 }
 _PATTERNS: Final[Mapping[str, str]] = {
     "^[a-z]([-a-z0-9]*[a-z0-9])?$": "lower-case letters, digits and dashes, beginning with a letter",
-    "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": "lower-case letters, digits and dashes",
     "^[A-Za-z0-9_.-]+$": "letters, digits, dots, dashes and underscores",
     "^[A-Za-z_][A-Za-z0-9_]*$": "letters, digits and underscores, beginning with no digit",
-    "^[A-Z_]+$": "upper-case letters and underscores, such as IPC_LOCK",
-    "^[^:]+$": "a path without a colon",
     r"^[^\x00-\x1f\x7f]*$": "one line of text without control characters",
+    **{each.pattern: each.words for each in FORMATS},
 }
 
 

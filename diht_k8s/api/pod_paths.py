@@ -59,7 +59,7 @@ def _is_model_name(named: NamedUri) -> bool:
 
 def _mounts(spec: Spec, stage: Stage) -> list[str]:
     pods = merged(spec.pods, getattr(spec, stage.value).pods)
-    return [posixpath.normpath(mount.mount_path) for mount in pods.volume_mounts]
+    return [posixpath.normpath(mount["mountPath"]) for mount in pods.volume_mounts]
 
 
 def _below(place: str, mount: str) -> bool:

@@ -35,12 +35,11 @@ def idle_capabilities(spec: Spec) -> list[FieldPath]:
     found: dict[FieldPath, None] = {}
     for place, common, own in _pods_of(spec):
         pods = merged(common, own)
-        context, pod = pods.security_context, pods.pod_security_context
-        if context is None or context.capabilities is None or not context.capabilities.add:
+        context, pod = pods.security_context or {}, pods.pod_security_context or {}
+        if not context.get("capabilities", {}).get("add"):
             continue
-        user = context.run_as_user if context.run_as_user is not None else None if pod is None else pod.run_as_user
-        if user != 0 and not context.privileged:
-            mine = own.security_context is not None and own.security_context.capabilities is not None
+        if context.get("runAsUser", pod.get("runAsUser")) != 0 and not context.get("privileged"):
+            mine = "capabilities" in (own.security_context or {})
             found[(*(place if mine else ("spec", "pods")), "securityContext", "capabilities", "add")] = None
     return list(found)
 

@@ -5,27 +5,24 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from diht_k8s.api.base import Keyed, Model, Text, without_nulls
-from diht_k8s.api.kubernetes_types.pod_types import (
-    LABEL_VALUE_PATTERN,
-    Affinity,
-    Toleration,
-    ValueSource,
-    Volume,
-    VolumeMount,
-    wire,
-)
+from diht_k8s.api.base import Keyed, Model, ObjectName, Text, without_nulls
+from diht_k8s.api.json_types import is_object
+from diht_k8s.api.kubernetes_types.field_bounds import DNS_NAME, IMAGE, LABEL_VALUE, QUALIFIED
+from diht_k8s.api.kubernetes_types.object_type import ObjectType, broken_rules
 from diht_k8s.api.kubernetes_types.quantities import Quantity, Size
-from diht_k8s.api.kubernetes_types.security import (
-    Demand,
-    Level,
-    PodSecurityContext,
-    SecurityContext,
-    context_demands,
-    volume_demands,
-)
+from diht_k8s.api.kubernetes_types.resources import HUGE_PAGES, resource_problem
+from diht_k8s.api.kubernetes_types.security import Demand, Level, context_demands, escalates, volume_demands
+
+Object = dict[str, Any]
+Affinity = Annotated[Object, ObjectType("Affinity")]
+PodSecurityContext = Annotated[Object, ObjectType("PodSecurityContext")]
+SecurityContext = Annotated[Object, ObjectType("SecurityContext")]
+Toleration = Annotated[Object, ObjectType("Toleration")]
+ValueSource = Annotated[Object, ObjectType("EnvVarSource")]
+Volume = Annotated[Object, ObjectType("Volume")]
+VolumeMount = Annotated[Object, ObjectType("VolumeMount")]
 
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 """Label by which Kueue finds a Job's queue."""
@@ -43,17 +40,54 @@ HOST_PORTS: Final = range(20000, 29000)
 """Its ports on the nodes' network: below NodePorts (30000) and ephemeral ports (32768)."""
 ONE_TOPOLOGY: Final = "give one of required, preferred and unconstrained"
 WHOLE_SLICE: Final = "give sliceRequired and sliceSize together"
+BIDIRECTIONAL: Final = (
+    "mountPropagation: Bidirectional needs securityContext.privileged: true; give it, or write HostToContainer"
+)
+HOST_SYSCTLS: Final = (
+    "podSecurityContext.sysctls of the network are the node's own under hostNetwork: remove one of the two"
+)
+LONE_HUGE_PAGES: Final = "resources: huge pages need cpu or memory beside them: give one"
+NO_FOLDER: Final = "env: fileKeyRef names {}, which is no emptyDir of pods.volumes: give it there"
 OWN_VOLUMES: Final = ("dshm", "tmp")
 """Volumes that every pod has: at /dev/shm and at /tmp."""
 
+
+def _qualified(given: dict[str, Any]) -> dict[str, Any]:
+    """Keys as Kubernetes takes them for labels, annotations and resources."""
+    for key in given:
+        if len(key) > 317 or not QUALIFIED.matches(key):
+            raise ValueError(f"{key[:80]} is no key: write {QUALIFIED.words}")
+    return given
+
+
+_Keys = AfterValidator(_qualified)
 Labels = Annotated[
-    dict[str, Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN, max_length=63)]],
+    dict[str, Annotated[str, StringConstraints(pattern=LABEL_VALUE.pattern, max_length=63)]],
     Field(max_length=64),
     BeforeValidator(without_nulls),
+    _Keys,
 ]
 Annotations = Annotated[
-    dict[str, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=64), BeforeValidator(without_nulls)
+    dict[str, Annotated[str, StringConstraints(max_length=4096)]],
+    Field(max_length=64),
+    BeforeValidator(without_nulls),
+    _Keys,
 ]
+
+
+def _requestable(given: dict[str, str | int]) -> dict[str, str | int]:
+    for name, amount in given.items():
+        if (problem := resource_problem(name, amount)) is not None:
+            raise ValueError(problem)
+    return given
+
+
+Resources = Annotated[
+    dict[str, Quantity], Field(max_length=64), BeforeValidator(without_nulls), AfterValidator(_requestable)
+]
+QueueName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=DNS_NAME.pattern)]
+"""The same where it is the value of a label."""
+Image = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=IMAGE.pattern)]
 
 
 NodeLabel = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$", max_length=317)]
@@ -103,18 +137,18 @@ class Topology(Model):
 class Pods(Model):
     """The pod settings of a stage. `diht run` ignores it."""
 
-    image: Text | None = None
+    image: Image | None = None
     """image of the recipe."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """imagePullPolicy as in Kubernetes."""
-    image_pull_secrets: Annotated[list[Text], Field(max_length=16)] = []
+    image_pull_secrets: Annotated[list[ObjectName], Field(max_length=16)] = []
     """imagePullSecrets names Secrets with registry credentials."""
-    queue_name: Text | None = None
+    queue_name: QueueName | None = None
     """queueName is the Kueue LocalQueue or Volcano queue that admits the stage."""
     queueing: Literal["PerAttempt", "PerRun"] = "PerAttempt"
     """queueing of restarts: with PerAttempt each attempt queues, PerRun keeps a stage's place and quota until it ends
     (Kueue only)."""
-    queue_priority_class: Text | None = None
+    queue_priority_class: QueueName | None = None
     """queuePriorityClass is Kueue's WorkloadPriorityClass: the order in the queue, without preempting pods."""
     min_workers: Annotated[int | None, Field(ge=1, le=4096)] = None
     """minWorkers is the number of pods with which Kueue may start a stage of several workers if its quota does not allow
@@ -126,7 +160,7 @@ class Pods(Model):
     the cluster serves it, None does not."""
     scheduler_name: Text | None = None
     """schedulerName as in Kubernetes."""
-    resources: Annotated[dict[str, Quantity], Field(max_length=64), BeforeValidator(without_nulls)] = {}
+    resources: Resources = {}
     """resources of each pod, as requests and limits: cpu, memory, nvidia.com/gpu, rdma/hca and other extended ones."""
     node_selector: Labels = {}
     """nodeSelector as in Kubernetes."""
@@ -134,9 +168,9 @@ class Pods(Model):
     """tolerations as in Kubernetes."""
     affinity: Affinity | None = None
     """affinity as in Kubernetes."""
-    priority_class_name: Text | None = None
+    priority_class_name: ObjectName | None = None
     """priorityClassName as in Kubernetes."""
-    service_account_name: Text | None = None
+    service_account_name: ObjectName | None = None
     """serviceAccountName whose identity reaches the storage."""
     env: Annotated[list[EnvVar], Keyed("name"), Field(max_length=64)] = []
     """env adds environment variables."""
@@ -148,7 +182,7 @@ class Pods(Model):
     """labels added to each pod."""
     annotations: Annotations = {}
     """annotations added to each pod."""
-    runtime_class_name: Text | None = None
+    runtime_class_name: ObjectName | None = None
     """runtimeClassName as in Kubernetes."""
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] | None = None
     """terminationGracePeriodSeconds: time for the last checkpoint after SIGTERM; 300 when unset."""
@@ -174,10 +208,8 @@ def merged(base: Pods, over: Pods | None) -> Pods:
     fields: dict[str, Any] = {name: getattr(over, name) for name in over.model_fields_set}
     for name, value in fields.items():
         before = getattr(base, name)
-        if isinstance(value, dict):
-            fields[name] = {**before, **value}
-        elif isinstance(value, BaseModel) and isinstance(before, BaseModel) and not isinstance(value, Topology):
-            fields[name] = type(value).model_validate({**wire(before), **wire(value)})
+        if is_object(value):
+            fields[name] = {**(before or {}), **value}
     if "env" in fields:
         by_name = {variable.name: variable for variable in [*base.env, *over.env]}
         fields["env"] = list(by_name.values())
@@ -200,20 +232,36 @@ def topology_annotations(topology: Topology | None, pods: int) -> dict[str, str]
     return {f"kueue.x-k8s.io/{name}": value for name, value in given.items() if value is not None}
 
 
+def merged_problems(pods: Pods) -> list[str]:
+    """What the merged settings of a stage say against each other."""
+    container, pod = pods.security_context or {}, pods.pod_security_context or {}
+    problems = [*broken_rules("SecurityContext", container), *broken_rules("PodSecurityContext", pod)]
+    if any(mount.get("mountPropagation") == "Bidirectional" for mount in pods.volume_mounts):
+        problems += [] if container.get("privileged") else [BIDIRECTIONAL]
+    if pods.host_network and any(sysctl["name"].startswith("net") for sysctl in pod.get("sysctls", [])):
+        problems.append(HOST_SYSCTLS)
+    if any(name.startswith(HUGE_PAGES) for name in pods.resources) and not pods.resources.keys() & {"cpu", "memory"}:
+        problems.append(LONE_HUGE_PAGES)
+    folders = {volume["name"] for volume in pods.volumes if "emptyDir" in volume or len(volume) == 1} | {*OWN_VOLUMES}
+    sources = [variable.value_from or {} for variable in pods.env]
+    files: list[str] = [source["fileKeyRef"]["volumeName"] for source in sources if "fileKeyRef" in source]
+    return problems + [NO_FOLDER.format(name) for name in files if name not in folders]
+
+
 def unknown_mounts(pods: Pods) -> list[str]:
     """The volumes that `volumeMounts` names and the pods do not have."""
-    known = {*OWN_VOLUMES, *(volume.name for volume in pods.volumes)}
-    return [mount.name for mount in pods.volume_mounts if mount.name not in known]
+    known = {*OWN_VOLUMES, *(volume["name"] for volume in pods.volumes)}
+    return [mount["name"] for mount in pods.volume_mounts if mount["name"] not in known]
 
 
 def demands(pods: Pods) -> list[Demand]:
     """The fields for which these pods need more than Pod Security `restricted`."""
     found = [*volume_demands(pods.volumes)]
-    container, pod = pods.security_context or SecurityContext(), pods.pod_security_context or PodSecurityContext()
+    container, pod = pods.security_context or {}, pods.pod_security_context or {}
     if pods.host_network:
         found.append(Demand(Level.PRIVILEGED, ("hostNetwork",), "host namespaces"))
     found += [*context_demands(container, "securityContext"), *context_demands(pod, "podSecurityContext")]
-    if container.escalates and container.allow_privilege_escalation is None:  # which the container then has
+    if escalates(container) and "allowPrivilegeEscalation" not in container:  # which the container then has
         found.append(Demand(Level.BASELINE, ("securityContext",), "allowPrivilegeEscalation != false"))
     return found
 

@@ -14,7 +14,7 @@ from diht_k8s.api.filter import Filter
 from diht_k8s.api.json_types import is_object
 from diht_k8s.api.label import BOTH_TOWERS, Label
 from diht_k8s.api.own_inputs import own_input_problems
-from diht_k8s.api.pods import Pods, merged, unknown_mounts
+from diht_k8s.api.pods import Pods, merged, merged_problems, unknown_mounts
 from diht_k8s.api.train import (
     LOCKED_FEATURES,
     NO_DROPPED_PATCHES,
@@ -159,7 +159,9 @@ def cross_field_problems(spec: Spec) -> list[str]:
     if (train := spec.train) is not None:
         problems += _train_problems(spec, train)
     for stage in spec.stages:
-        unknown = unknown_mounts(merged(spec.pods, getattr(spec, stage.value).pods))
+        pods = merged(spec.pods, getattr(spec, stage.value).pods)
+        problems += [f"{stage.value}: {problem}" for problem in merged_problems(pods)]
+        unknown = unknown_mounts(pods)
         problems += [f"{stage.value}: {UNKNOWN_MOUNT} ({', '.join(unknown)})"] if unknown else []
     return problems + own_input_problems(spec)
 

@@ -11,8 +11,7 @@ from typing import Any, Final
 from torchx.specs import AppDef, Role
 from torchx.specs.overlays import JOIN, PUT, get_overlay, set_overlay
 
-from diht_k8s.api.kubernetes_types.pod_types import wire
-from diht_k8s.api.kubernetes_types.security import SecurityContext
+from diht_k8s.api.kubernetes_types.security import escalates
 from diht_k8s.api.pods import NODE_VARIABLE, QUEUE_LABEL, QUEUE_PRIORITY_LABEL, Pods, topology_annotations
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import SHARED_STEP
@@ -53,9 +52,9 @@ def _pod(pods: Pods, replicas: int) -> dict[str, Any]:
     if pods.host_network:
         spec["dnsPolicy"] = "ClusterFirstWithHostNet"  # else a pod on its node's network finds no Service
     if pods.pod_security_context is not None:
-        spec["securityContext"] = wire(pods.pod_security_context)
+        spec["securityContext"] = pods.pod_security_context
     memory = [{"name": SHARED_MEMORY, "emptyDir": {"medium": "Memory", "sizeLimit": pods.shm_size}}]
-    if volumes := [*(memory if pods.shm_size else []), *map(wire, pods.volumes)]:
+    if volumes := [*(memory if pods.shm_size else []), *pods.volumes]:
         spec[JOIN("volumes", on="name")] = volumes
     metadata = {name: given[name] for name in ("labels", "annotations") if name in given}
     if topology := topology_annotations(pods.topology, replicas):
@@ -71,11 +70,11 @@ def _container(run: DihtRun, stage: Stage, pods: Pods) -> dict[str, Any]:
         quantities = {name: str(value) for name, value in pods.resources.items()}
         container["resources"] = {"limits": quantities, "requests": dict(quantities)}
     if pods.volume_mounts:
-        container["volumeMounts"] = [wire(mount) for mount in pods.volume_mounts]
+        container["volumeMounts"] = pods.volume_mounts
     if pods.security_context is not None:
         container["securityContext"] = _security(pods.security_context)
     references = [
-        {"name": variable.name, **({"valueFrom": wire(variable.value_from)} if variable.value_from else {})}
+        {"name": variable.name, **({"valueFrom": variable.value_from} if variable.value_from else {})}
         for variable in pods.env
         if variable.value is None
     ]
@@ -85,9 +84,9 @@ def _container(run: DihtRun, stage: Stage, pods: Pods) -> dict[str, Any]:
     return container
 
 
-def _security(context: SecurityContext) -> dict[str, Any]:
-    found = wire(context)
-    if context.escalates:
+def _security(context: dict[str, Any]) -> dict[str, Any]:
+    found = dict(context)
+    if escalates(context):
         found.setdefault("allowPrivilegeEscalation", True)
     if "drop" in (capabilities := found.get("capabilities", {})):  # in place of ALL, not beside it
         found["capabilities"] = {key: value for key, value in capabilities.items() if key != "drop"}

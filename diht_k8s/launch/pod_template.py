@@ -97,6 +97,7 @@ def pod_template(role: Role, config: PodConfig, hosts: RoleHosts, labels: Mappin
     apply_overlay(template, macros.raw(get_overlay(role, "kubernetes", "V1Pod")))
     template["metadata"].setdefault("labels", {}).update(labels)
     spec = template["spec"]
+    spec["volumes"] = [_of_one_source(volume) for volume in spec["volumes"]]
     container = next((item for item in spec["containers"] if item.get("name") == name), None)
     if container is None:
         raise UserError(f"role {role.name}: its overlay removes the container {name}: keep it")
@@ -252,6 +253,12 @@ def _volume(name: str, mount: BindMount | VolumeMount | DeviceMount) -> dict[str
     if kind:
         raise UserError(f"mount {mount.src}: write a claim's name, secret/NAME or configmap/NAME")
     return {"name": name, "persistentVolumeClaim": {"claimName": source}}
+
+
+def _of_one_source(volume: dict[str, Any]) -> dict[str, Any]:
+    """An overlay's volume by the name of one of ours, which are emptyDirs, takes its place."""
+    without = {key: value for key, value in volume.items() if key != "emptyDir"}
+    return without if len(without) > 1 else volume
 
 
 def _volume_mount(name: str, mount: BindMount | VolumeMount | DeviceMount) -> dict[str, Any]:

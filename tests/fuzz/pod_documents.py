@@ -7,17 +7,9 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-OPEN: dict[str, Any] = {
-    "ephemeral": {"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}},
-    "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]},
-    "image": {"reference": "registry.example.org/models:1", "pullPolicy": "IfNotPresent"},
-    "sources": {"secret": {"name": "keys", "items": [{"key": "token", "path": "token"}]}},
-    "nodePublishSecretRef": {"name": "keys"},
-    "namespaceSelector": {"matchLabels": {"team": "vision"}},
-}  # fmt: skip
-"""What stands in objects that the schema leaves open."""
 SOURCES = (
-    "emptyDir", "hostPath", "persistentVolumeClaim", "secret", "configMap", "nfs", "csi", "projected", "ephemeral", "downwardAPI", "image",
+    "awsElasticBlockStore", "azureDisk", "azureFile", "cinder", "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "fc", "flexVolume",
+    "gcePersistentDisk", "hostPath", "image", "iscsi", "nfs", "persistentVolumeClaim", "portworxVolume", "projected", "secret", "vsphereVolume",
 )  # fmt: skip
 REFERENCES = ("secretKeyRef", "configMapKeyRef", "fieldRef", "resourceFieldRef", "fileKeyRef")
 TYPED = ("tolerations", "affinity", "env", "volumes", "volumeMounts")
@@ -50,23 +42,115 @@ def _correct_values(rng: random.Random, pods: dict[str, Any]) -> None:
                 variable["valueFrom"]["secretKeyRef"] = {"name": "keys", "key": "token"}
     for volume in pods.get("volumes", []):
         _keep_one(rng, volume, SOURCES)
-    for context in ("securityContext", "podSecurityContext"):
-        _correct_context(pods.get(context) or {})
+    for key in ("tolerations", "affinity", "env", "volumes", "volumeMounts", "securityContext", "podSecurityContext"):
+        _correct_objects(key, pods.get(key))
     if "topology" in pods:
         _keep_one(rng, pods["topology"], ("required", "preferred", "unconstrained"))
         if ("sliceRequired" in pods["topology"]) != ("sliceSize" in pods["topology"]):
             pods["topology"].pop("sliceRequired", None)
             pods["topology"].pop("sliceSize", None)
     if "resources" in pods:
-        pods["resources"] = {key: value for key, value in pods["resources"].items() if value != "100%"}
+        pods["resources"] = {key: 1 if "/" in key else value for key, value in pods["resources"].items()}
 
 
-def _correct_context(context: dict[str, Any]) -> None:
-    """What excludes another field, here or in the pods of all stages that this context is merged over."""
-    if context.get("allowPrivilegeEscalation") is False:
-        del context["allowPrivilegeEscalation"]
-    if context.get("runAsUser") == 0:
-        del context["runAsUser"]
+def _correct_objects(key: str, value: Any) -> None:
+    """Make Kubernetes' rules within its objects hold; `key` is the field in which the value stands."""
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, dict):
+            _RULES.get(key, lambda _: None)(item)
+            for name, inner in item.items():
+                _correct_objects(name, inner)
+
+
+def _drop(item: dict[str, Any], *names: str) -> None:
+    for name in names:
+        item.pop(name, None)
+
+
+def _toleration(item: dict[str, Any]) -> None:
+    item.update({"key": "gpu", "operator": "Equal"} if item.get("key") else {"operator": "Exists"})
+    if item["operator"] == "Exists":
+        _drop(item, "value")
+    if "tolerationSeconds" in item:
+        item["effect"] = "NoExecute"
+
+
+def _requirement(item: dict[str, Any]) -> None:
+    values = {"Exists": [], "DoesNotExist": [], "In": ["a", "b"], "NotIn": ["a"]}
+    item["values"] = values.get(item["operator"], ["1"])
+
+
+def _profile(item: dict[str, Any]) -> None:
+    _drop(item, "localhostProfile")
+    if item["type"] == "Localhost":
+        item["localhostProfile"] = "p.json"
+
+
+def _context(item: dict[str, Any]) -> None:
+    """Without what excludes another field, here or in the pods of all stages that this context is merged over."""
+    _drop(item, "procMount")
+    if "sysctls" in item:
+        item["sysctls"] = item["sysctls"][:1]
+    if item.get("allowPrivilegeEscalation") is False:
+        del item["allowPrivilegeEscalation"]
+    if item.get("runAsUser") == 0:
+        del item["runAsUser"]
+
+
+def _reference(item: dict[str, Any]) -> None:
+    if item.get("fileKeyRef"):
+        item["fileKeyRef"]["volumeName"] = "tmp"
+
+
+def _downward(item: dict[str, Any]) -> None:
+    for file in item.get("items", []):
+        _drop(file, "fieldRef", "resourceFieldRef")
+        file["fieldRef"] = {"fieldPath": "metadata.labels"}
+
+
+def _projected(item: dict[str, Any]) -> None:
+    for source in item.get("sources", []):
+        for name in list(source)[1:]:
+            del source[name]
+        for inner in source.values():
+            if "items" in inner:
+                inner["items"] = []
+    item["sources"] = item.get("sources", [])[:1]
+
+
+def _azure(item: dict[str, Any]) -> None:
+    item["diskURI"] = "/subscriptions/a" if item.get("kind") == "Managed" else "https://a.example.org/a.vhd"
+
+
+def _claim(item: dict[str, Any]) -> None:
+    _drop(item, "dataSource", "dataSourceRef")
+    item |= {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+
+
+_RULES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "tolerations": _toleration,
+    "matchExpressions": _requirement,
+    "matchFields": lambda item: item.update(key="metadata.name", operator="In", values=["a"]),
+    "seccompProfile": _profile,
+    "appArmorProfile": _profile,
+    "securityContext": _context,
+    "podSecurityContext": _context,
+    "valueFrom": _reference,
+    "fieldRef": lambda item: item.update(fieldPath="metadata.name"),
+    "resourceFieldRef": lambda item: _drop(item, "divisor"),
+    "downwardAPI": _downward,
+    "projected": _projected,
+    "podCertificate": lambda item: item.update(keyPath="key"),
+    "clusterTrustBundle": lambda item: (_drop(item, "signerName", "labelSelector"), item.update(name="ca"))[0],
+    "azureDisk": _azure,
+    "fc": lambda item: item.update(targetWWNs=["a"], wwids=[], lun=1),
+    "iscsi": lambda item: _drop(item, "chapAuthDiscovery", "chapAuthSession", "initiatorName"),
+    "spec": _claim,
+    "volumeMounts": lambda item: _drop(item, "subPathExpr", "recursiveReadOnly", "mountPropagation"),
+    "podAffinityTerm": lambda item: _drop(item, "matchLabelKeys", "mismatchLabelKeys"),
+    "requiredDuringSchedulingIgnoredDuringExecution": lambda item: _drop(item, "matchLabelKeys", "mismatchLabelKeys"),
+}
+"""By field."""
 
 
 def _keep_one(rng: random.Random, value: dict[str, Any], names: tuple[str, ...]) -> None:

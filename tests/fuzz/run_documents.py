@@ -16,7 +16,6 @@ from typing import Any
 import yaml
 
 from diht_k8s.api.run import DihtRun
-from tests.fuzz import pod_documents
 from tests.fuzz.pod_documents import TYPED, correct_pods, damage_pods
 
 SCHEMA: dict[str, Any] = DihtRun.model_json_schema(by_alias=True)
@@ -24,10 +23,10 @@ TEXTS = (
     "a", "web", "run-1", "ViT-B-16", "recipe:1", "0.5", "100%", "1", "8Gi", "500m", "jpg", "s3://corpus/a/{000..127}.tar", "s3://corpus/run",
     "file:///data/a.tar", "runs/a", "~/x/*.tar", "../up/../a.tar", "a photo of a {c}.", "naïve 日本 😀", "https://s3.example.org:9000/x",
     "http://[::1]:9000", "NAME_1", "NET_RAW", "x" * 40, "y" * 63, "null", "true", "1e3", "0x10", "on", " lead", "a: b", "- a", "#no", "$(HOME)", "${x}", "{}",
+    "metadata.name", "limits.cpu", "/data", "example.org/zone", "example.org/ca", "iqn.2001-04.org.example:disk1", "storage",
 )  # fmt: skip
 """Strings that a pattern of the schema may accept; many of them mean something else without quotes."""
 OPEN: dict[str, Any] = {
-    **pod_documents.OPEN,
     "modelConfig": {"embed_dim": 64, "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "mlp_ratio": 4.0},
                     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}},
     "status": {"progress": None},
@@ -87,11 +86,15 @@ def _object(rng: random.Random, node: dict[str, Any], name: str) -> dict[str, An
         asked, often = node.get("required", []), rng.choice((0.1, 0.3, 0.9))
         chosen = [key for key in node["properties"] if key in asked or rng.random() < often]
         drawn = {key: _drawn(rng, node["properties"][key], key) for key in chosen}
-        if node.get("additionalProperties") is True and rng.random() < 0.1:  # a newer Kubernetes may know more fields
-            drawn["futureField"] = rng.choice((None, 1, {"a": [1.5, None]}))
         return drawn
     if isinstance(values := node.get("additionalProperties"), dict):
-        keys = ("cpu", "memory", "nvidia.com/gpu") if name == "resources" else ("app", "example.org/zone", "on", "1")
+        keys = (
+            ("cpu", "memory", "nvidia.com/gpu")
+            if name == "resources"
+            else ("storage",)
+            if name in ("requests", "limits")
+            else ("app", "example.org/zone", "on", "1")
+        )
         return {key: _drawn(rng, values, name) for key in keys if rng.random() < 0.5}
     return json.loads(json.dumps(OPEN[name]))
 

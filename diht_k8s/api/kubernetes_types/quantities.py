@@ -5,21 +5,29 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final
 
-from pydantic import Field, StringConstraints, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import Field, StringConstraints, ValidatorFunctionWrapHandler, WrapValidator
 
 QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]+)?$"
 """Kubernetes' quantities that a pod may ask for: `8`, `500m`, `1.5`, `64Gi`, `1e3`."""
+MAX_CHARACTERS: Final = 32
+
+
+def quantity_problem(given: Any) -> str | None:
+    """What is wrong with a value as a quantity; None where nothing is."""
+    text = type(given) is str and len(given) <= MAX_CHARACTERS and re.fullmatch(QUANTITY_PATTERN, given)
+    if text or (type(given) is int and 0 <= given <= 2**62):
+        return None
+    return f"invalid quantity {given!r}: write for example 8, 500m or 64Gi"
 
 
 def _quantity(given: Any, handler: ValidatorFunctionWrapHandler) -> str | int:
     """One problem in place of one for each branch of the union."""
-    try:
-        return handler(given)
-    except ValidationError as error:
-        raise ValueError(f"invalid quantity {given!r}: write for example 8, 500m or 64Gi") from error
+    if (problem := quantity_problem(given)) is not None:
+        raise ValueError(problem)
+    return handler(given)
 
 
-Size = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=32)]
+Size = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=MAX_CHARACTERS)]
 Quantity = Annotated[Size | Annotated[int, Field(ge=0, le=2**62)], WrapValidator(_quantity)]
 _UNITS: Final = {
     "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,

@@ -15,8 +15,6 @@ from pydantic import BaseModel
 from diht_k8s.api.data import SHARDS_OR_CAPTIONS
 from diht_k8s.api.evaluate import NO_SPLIT
 from diht_k8s.api.filter import SCORE_OR_SHARE
-from diht_k8s.api.kubernetes_types.pod_types import ONE_REFERENCE, REFERENCES, SOURCES, TOO_MANY_SOURCES
-from diht_k8s.api.kubernetes_types.security import CAPABILITY_PREFIX, PRIVILEGED_ESCALATES, ROOT_NEEDS_CONSENT
 from diht_k8s.api.label import BOTH_TOWERS
 from diht_k8s.api.pods import ONE_TOPOLOGY, OWN_VOLUMES, WHOLE_SLICE
 from diht_k8s.api.run import (
@@ -281,10 +279,6 @@ def _train_rules() -> list[Rule]:
     ]
 
 
-_ROOT: Final = Rule(
-    "!has(self.runAsUser) || self.runAsUser != 0 || (has(self.runAsNonRoot) && !self.runAsNonRoot)", ROOT_NEEDS_CONSENT
-)
-
 _RULES: Final[dict[str, list[Rule]]] = {
     "Spec": _spec_rules(),
     "Train": _train_rules(),
@@ -295,19 +289,6 @@ _RULES: Final[dict[str, list[Rule]]] = {
         Rule(f"{_count(('required', 'preferred', 'unconstrained'))} <= 1", ONE_TOPOLOGY),
         Rule("has(self.sliceRequired) == has(self.sliceSize)", WHOLE_SLICE),
     ],
-    "ValueSource": [Rule(f"{_count(REFERENCES)} == 1", ONE_REFERENCE)],
-    "Volume": [Rule(f"{_count(SOURCES)} <= 1", TOO_MANY_SOURCES)],
-    "Capabilities": [
-        Rule("!has(self.add) || self.add.all(name, !name.startsWith('CAP_'))", CAPABILITY_PREFIX),
-    ],
-    "SecurityContext": [
-        _ROOT,
-        Rule(
-            "!has(self.privileged) || !self.privileged || !has(self.allowPrivilegeEscalation) || self.allowPrivilegeEscalation",
-            PRIVILEGED_ESCALATES,
-        ),
-    ],
-    "PodSecurityContext": [_ROOT],
     "StageStatus": [
         Rule(
             "!has(oldSelf.attempt) || oldSelf.attempt == 0 || (has(self.attempt) && self.attempt >= oldSelf.attempt)",

@@ -121,9 +121,9 @@ def _structural_with(node: dict[str, Any], defs: dict[str, Any], name: str) -> d
 
 def _object(node: dict[str, Any], defs: dict[str, Any], *, name: str) -> dict[str, Any]:
     properties = {key: _structural(value, defs) for key, value in node["properties"].items()}
-    rules = [rule.schema() for rule in rules_of(name)]
+    rules = node.get("x-kubernetes-validations", [rule.schema() for rule in rules_of(name)])
     return {
-        "description": node.get("description", ""),
+        **({"description": node["description"]} if "description" in node else {}),
         "type": "object",
         **({"required": node["required"]} if node.get("required") else {}),
         "properties": properties,

@@ -127,6 +127,8 @@ def _type(node: Schema, defs: dict[str, Schema]) -> str:
     kind = node.get("type", "anything")
     if kind == "array":
         return f"list of {_type(node['items'], defs)}{_between(node, 'Items', 'items')}"
+    if "properties" in node:
+        return f"Kubernetes' {node['title']}"
     if kind == "object":
         values = node.get("additionalProperties", True)
         return "object" if values is True else f"map to {_type(values, defs)}{_between(node, 'Properties', 'keys')}"

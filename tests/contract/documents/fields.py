@@ -27,7 +27,15 @@ VOLUMES: list[dict[str, Any]] = [
     {"name": "nfs", "nfs": {"server": "nfs.example.org", "path": "/export"}},
     {"name": "csi", "csi": {"driver": "d.example.org", "volumeAttributes": {"a": "b"}}},
     {"name": "projected", "projected": {"sources": [{"secret": {"name": "s"}}]}},
-    {"name": "ephemeral", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}},
+    {
+        "name": "ephemeral",
+        "ephemeral": {
+            "volumeClaimTemplate": {
+                "metadata": {"labels": {"a": "b"}},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "100Gi"}}},
+            }
+        },
+    },
     {"name": "image", "image": {"reference": "model:1"}},
     {"name": "none"},
 ]
@@ -81,11 +89,9 @@ GOOD = [
     good("open model configuration", spec__train__model=REMOVE, spec__train__modelConfig={"embed_dim": 64, "x": {"y": [1, None]}}),
     good("share of bad shards", spec__data__maxBadShards="1.5%"),
     good("number of bad shards", spec__data__maxBadShards=100),
-    good("quantities", spec__pods__resources={"cpu": "500m", "memory": "64Gi", "nvidia.com/gpu": 8, "hugepages-2Mi": "1e3"}),
-    good("open affinity", spec__pods__affinity={"nodeAffinity": {"anything": [{"goes": 1}]}}),
+    good("quantities", spec__pods__resources={"cpu": "500m", "memory": "64Gi", "nvidia.com/gpu": 8, "hugepages-2Mi": "4Mi", "ephemeral-storage": "1e3"}),
     good("tolerations", spec__train__pods={"tolerations": [{"key": "gpu", "operator": "Exists"}] * 64}),
     good("volumes", spec__pods={"volumes": VOLUMES, "volumeMounts": [*({"name": each["name"], "mountPath": f"/{each['name']}", "readOnly": True} for each in VOLUMES), {"name": "dshm", "mountPath": "/shm"}]}),
-    good("volume of a newer Kubernetes", spec__pods__volumes=[{"name": "v", "futureSource": {"x": [1]}}]),
     good("affinity in full", spec__train__pods__affinity=AFFINITY),
     good("toleration in full", spec__pods__tolerations=[{"key": "gpu", "operator": "Equal", "value": "yes", "effect": "NoExecute", "tolerationSeconds": 60}]),
     good("security of the container in full", spec__pods__securityContext={"privileged": False, "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "procMount": "Default", "runAsUser": 2000, "runAsGroup": 2000, "runAsNonRoot": True, "capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["ALL"]}, "seccompProfile": {"type": "Localhost", "localhostProfile": "p.json"}, "appArmorProfile": {"type": "RuntimeDefault"}, "seLinuxOptions": {"level": "s0"}}),

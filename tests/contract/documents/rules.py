@@ -97,12 +97,12 @@ RULES = [
     good("classification with names beside the shards", spec__evaluate={"benchmarks": [CLASSES]}),
     bad("two sources of a volume", "a volume has one source", spec__pods__volumes=[{"name": "x", "emptyDir": {}, "hostPath": {"path": "/x"}}]),
     bad("no reference", "valueFrom needs exactly one reference", spec__pods__env=[{"name": "A", "valueFrom": {}}]),
-    bad("two references", "valueFrom needs exactly one reference", spec__pods__env=[{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "x"}, "secretKeyRef": {"name": "s", "key": "k"}}}]),
+    bad("two references", "valueFrom needs exactly one reference", spec__pods__env=[{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}, "secretKeyRef": {"name": "s", "key": "k"}}}]),
     *(bad(f"mount of a volume that {stage} lacks", f"{stage}: volumeMounts names a volume that pods.volumes lacks", "(x)", **MOUNTS, **{f"spec__{stage}__pods": {"volumes": []}}) for stage in STAGES),
     bad("mount of a volume that no stage has", "volumeMounts names a volume that pods.volumes lacks", spec__pods={"volumeMounts": [{"name": "x", "mountPath": "/x"}]}),
     good("mount of a stage, volume of all stages", spec__pods={"volumes": [{"name": "x"}]}, spec__train__pods={"volumeMounts": [{"name": "x", "mountPath": "/x"}]}),
     good("mount of all stages, volume of each stage", **{f"spec__{stage}__pods": {"volumes": [{"name": "x"}]} for stage in STAGES}, spec__pods={"volumeMounts": [{"name": "x", "mountPath": "/x"}]}),
-    bad("value and reference", "give value or valueFrom, not both", spec__pods__env=[{"name": "A", "value": "", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]),
+    bad("value and reference", "give value or valueFrom, not both", spec__pods__env=[{"name": "A", "value": "", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]),
     good("root on purpose", spec__pods__securityContext={"runAsUser": 0, "runAsNonRoot": False, "capabilities": {"add": ["IPC_LOCK"]}}, spec__train__pods__podSecurityContext={"runAsUser": 0, "runAsNonRoot": False}),
     bad("root by accident", "runAsUser 0 is root, which needs runAsNonRoot: false", spec__pods__securityContext={"runAsUser": 0}),
     bad("root by accident in the pod of a stage", "runAsUser 0 is root, which needs runAsNonRoot: false", spec__train__pods__podSecurityContext={"runAsUser": 0, "runAsNonRoot": True}),
@@ -111,7 +111,7 @@ RULES = [
     good("whole topology", spec__pods__topology={"required": "example.org/rack", "sliceRequired": "kubernetes.io/hostname", "sliceSize": 2}),
     bad("two topologies", "give one of required, preferred and unconstrained", spec__pods__topology={"required": "a", "preferred": "b"}),
     bad("half of a slice", "give sliceRequired and sliceSize together", spec__train__pods={"topology": {"preferred": "a", "sliceSize": 2}}),
-    bad("value and reference in a stage", "give value or valueFrom, not both", spec__train__pods={"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]}),
+    bad("value and reference in a stage", "give value or valueFrom, not both", spec__train__pods={"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}),
 ]  # fmt: skip
 
 YAML = [

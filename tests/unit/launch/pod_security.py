@@ -46,13 +46,12 @@ LEVELS: Final[dict[str, tuple[dict[str, Any], str, tuple[str, ...]]]] = {
     "SELinux type": (container(seLinuxOptions={"type": "spc_t"}), "privileged", ("securityContext.seLinuxOptions.type",)),
     "SELinux user and role": (pod(seLinuxOptions={"user": "u", "role": "r"}), "privileged", ("podSecurityContext.seLinuxOptions.user", "podSecurityContext.seLinuxOptions.role")),
     "SELinux level": (container(seLinuxOptions={"type": "container_t", "level": "s0:c1"}), "restricted", ()),
-    "unmasked /proc": (container(procMount="Unmasked"), "privileged", ("securityContext.procMount",)),
     "unsafe sysctl": (pod(sysctls=[{"name": "net.ipv4.tcp_rmem", "value": "1 2 3"}, {"name": "net.core.somaxconn", "value": "9"}]), "privileged", ("podSecurityContext.sysctls[1]",)),
     "safe sysctl": (pod(sysctls=[{"name": "kernel.shm_rmid_forced", "value": "1"}]), "restricted", ()),
     "groups": (pod(fsGroup=0, supplementalGroups=[0, 5]), "restricted", ()),
     "host path": ({"volumes": [{"name": "v", "hostPath": {"path": "/data"}}]}, "privileged", ("volumes[0].hostPath",)),
     "NFS": ({"volumes": [{"name": "u", "emptyDir": {}}, {"name": "v", "nfs": {"server": "s", "path": "/p"}}]}, "baseline", ("volumes[1].nfs",)),
-    "volume of no type of ours": ({"volumes": [{"name": "v", "cephfs": {"monitors": ["m"]}}]}, "baseline", ("volumes[0].cephfs",)),
+    "disk of a cloud": ({"volumes": [{"name": "v", "awsElasticBlockStore": {"volumeID": "m"}}]}, "baseline", ("volumes[0].awsElasticBlockStore",)),
     "volumes that are allowed": ({"volumes": [{"name": "a", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "b", "secret": {"secretName": "s"}}, {"name": "c", "csi": {"driver": "d"}}, {"name": "d", "image": {"reference": "i:1"}}]}, "restricted", ()),
 }  # fmt: skip
 """What a stage's `pods` say: (fields, level, the fields that need more than `restricted`)."""
