@@ -1,7 +1,8 @@
 """Run documents whose pods are drawn from the CRD's schema and, within Kubernetes' own objects, from Kubernetes' schema. Seeded, pure.
 
-Values stand at the bounds of what Kubernetes takes, on both sides; unknown keys, nulls and integers for quantities are
-among them. A field is drawn again until `validate` takes it, so that most documents are valid.
+A run begins as a valid one, drawn from the models' schema. Then single values within its pods change, again and again, as
+long as `validate` takes them: to values at the bounds of what Kubernetes takes, on both sides, to unknown keys, nulls,
+integers for quantities.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from diht_k8s.api.documents import check
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.schema.crd import definition
-from tests.fuzz.run_documents import sound_value
+from tests.fuzz.run_documents import value_with_typed_pods
 
 MINOR: Final = "1.37"
 CORE: Final = "io.k8s.api.core.v1."
-TRIES: Final = 12
 OBJECTS: Final = {
     "tolerations": "Toleration", "affinity": "Affinity", "volumes": "Volume", "volumeMounts": "VolumeMount", "env": "EnvVar",
     "securityContext": "SecurityContext", "podSecurityContext": "PodSecurityContext",
 }  # fmt: skip
 """Fields of `pods` that hold objects of Kubernetes, and their types there."""
+SINGLE: Final = ("affinity", "securityContext", "podSecurityContext")
+"""Those that hold one of them."""
 NUMBERS: Final = (0, 1, -1, 60, 100, 101, 420, 0o777, 0o1000, 1000, 65535, 65536, 2**31 - 1, 2**31, 2**62, 2**63)
 QUANTITIES: Final = (0, 1, 107374182400, 2**62, "0", "1", "8Gi", "500m", "1.5", "0.5Gi", "1e3", "1E3", "1E", "8.", ".5", "+1", "9" * 32, "64 GB", "-1", "0.1m", "1n", "5u")  # fmt: skip
 TEXTS: Final = (
@@ -73,73 +75,73 @@ def pods_schema() -> dict[str, Any]:
     return root["properties"]["spec"]["properties"]["pods"]["properties"]
 
 
-def valid_run(seed: int) -> tuple[DihtRun | None, str]:
-    """A run that `validate` takes, and its document; None where the document is not valid."""
+def valid_run(seed: int) -> DihtRun | None:
+    """A run that `validate` takes; None where the document that was drawn is not valid."""
     rng = random.Random(seed)
-    document = sound_value(rng)
+    document = value_with_typed_pods(rng)
     document["metadata"] = {"name": f"g{seed}"}
     spec = document["spec"]
-    spec["pods"] = _drawn_pods(rng)
-    for stage in ("filter", "label", "train", "evaluate"):
-        if stage in spec:
-            spec[stage].pop("pods", None)
-            if rng.random() < 0.3:
-                spec[stage]["pods"] = _drawn_pods(rng)
-                if "volumes" in spec[stage]["pods"]:  # they replace the common ones, which mounts may name
-                    spec[stage]["pods"].setdefault("volumeMounts", [])
     spec["pods"].setdefault("image", "recipe:1")
-    text = json.dumps(document)
-    return check(text)[0], text
+    for place in (spec, *(spec[stage] for stage in ("filter", "label", "train", "evaluate") if stage in spec)):
+        if "pods" in place:
+            place["pods"] = _changed_pods(rng, place["pods"]) | {"gang": "None"}  # PodGroups are not served everywhere
+    return check(json.dumps(document))[0]
 
 
-def _drawn_pods(rng: random.Random) -> dict[str, Any]:
-    """Some fields of `pods`, each one valid by itself."""
-    often, pods = rng.choice((0.1, 0.3, 0.8)), dict[str, Any]()
-    for name, node in pods_schema().items():
-        if name == "gang" or rng.random() > often:
+def drawn_object(seed: int) -> tuple[str, Any]:
+    """A field of `pods` that holds objects of Kubernetes, and a value for it, valid or not."""
+    rng = random.Random(seed)
+    name = rng.choice([name for name in OBJECTS if name != "env"])
+    node = {"$ref": f"#/$defs/{CORE}{OBJECTS[name]}"}
+    value = _of_one_source(rng) if name == "volumes" else _drawn(rng, node, name)
+    return name, value if name in SINGLE else [value]
+
+
+def _changed_pods(rng: random.Random, pods: dict[str, Any]) -> dict[str, Any]:
+    """With single values changed, one after the other, wherever `validate` takes the change."""
+    schema = pods_schema()
+    for _ in range(rng.choice((0, 10, 40))):
+        name = rng.choice((*OBJECTS, *OBJECTS, *schema))
+        if name not in OBJECTS:
+            changed = _drawn(rng, schema[name], name)
+        else:
+            node = {"$ref": f"#/$defs/{CORE}{OBJECTS[name]}"}
+            node = node if name in SINGLE else {"type": "array", "items": node}
+            changed = _changed(rng, node, pods[name], name) if name in pods else _drawn(rng, node, name)
+        try:
+            Pods.model_validate({**pods, name: changed})
+        except ValidationError:
             continue
-        for _ in range(TRIES):
-            value = _list(rng, name) if name in OBJECTS else _drawn(rng, node, name)
-            if name == "volumeMounts":
-                own = [volume["name"] for volume in pods.get("volumes", [])]
-                value = [{**each, "name": rng.choice(("dshm", "tmp", *own))} for each in value]
-            try:
-                Pods.model_validate({name: value})
-            except ValidationError:
-                continue
-            pods[name] = value
-            break
+        pods = {**pods, name: changed}
     return pods
 
 
-def _list(rng: random.Random, name: str) -> Any:
-    """Objects of Kubernetes for a field, each one valid by itself."""
-    node = {"$ref": f"#/$defs/{CORE}{OBJECTS[name]}"}
-    if name in ("affinity", "securityContext", "podSecurityContext"):
-        return _drawn(rng, node, name)
-    found = list[Any]()
-    for _ in range(rng.randint(1, 3)):
-        for _ in range(TRIES):
-            value = _drawn(rng, node, name)
-            if name == "volumes":
-                value = _of_one_source(rng, value)
-            try:
-                Pods.model_validate({name: [*found, value]})
-            except ValidationError:
-                continue
-            found.append(value)
-            break
-    return found
+def _changed(rng: random.Random, node: dict[str, Any], value: Any, name: str) -> Any:
+    """A value of Kubernetes' schema with one change somewhere within it."""
+    if "$ref" in node and not node["$ref"].endswith(".Quantity"):
+        node = definitions()[node["$ref"].rsplit("/", 1)[1]]
+    if isinstance(value, list) and value and rng.random() < 0.9:
+        at = rng.randrange(len(value))
+        return [*value[:at], _changed(rng, node["items"], value[at], name), *value[at + 1 :]]
+    if isinstance(value, dict) and "properties" in node and rng.random() < 0.97:
+        if rng.random() < 0.05:
+            return {**value, **_unknown(rng, share=1.0)}
+        key = rng.choice([*node["properties"], *value] if rng.random() < 0.5 else [*value] or [*node["properties"]])
+        if key not in node["properties"] or (key in value and rng.random() < 0.1):
+            return {each: item for each, item in value.items() if each != key}
+        inner = node["properties"][key]
+        return {**value, key: _changed(rng, inner, value[key], key) if key in value else _drawn(rng, inner, key)}
+    return _drawn(rng, node, name)
 
 
-def _of_one_source(rng: random.Random, volume: dict[str, Any]) -> dict[str, Any]:
+def _of_one_source(rng: random.Random) -> dict[str, Any]:
     properties = definitions()[f"{CORE}Volume"]["properties"]
     source = rng.choice([name for name in properties if name != "name"])
     return {"name": rng.choice(NAMES), source: _drawn(rng, properties[source], source, depth=1), **_unknown(rng)}
 
 
-def _unknown(rng: random.Random) -> dict[str, Any]:
-    return {"futureField": rng.choice((None, 1, "a"))} if rng.random() < 0.02 else {}
+def _unknown(rng: random.Random, share: float = 0.02) -> dict[str, Any]:
+    return {"futureField": rng.choice((None, 1, "a"))} if rng.random() < share else {}
 
 
 def _drawn(rng: random.Random, node: dict[str, Any], name: str, depth: int = 0) -> Any:

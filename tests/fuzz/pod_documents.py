@@ -11,6 +11,7 @@ SOURCES = (
     "awsElasticBlockStore", "azureDisk", "azureFile", "cinder", "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "fc", "flexVolume",
     "gcePersistentDisk", "hostPath", "image", "iscsi", "nfs", "persistentVolumeClaim", "portworxVolume", "projected", "secret", "vsphereVolume",
 )  # fmt: skip
+PROJECTED = ("clusterTrustBundle", "configMap", "downwardAPI", "podCertificate", "secret", "serviceAccountToken")
 REFERENCES = ("secretKeyRef", "configMapKeyRef", "fieldRef", "resourceFieldRef", "fileKeyRef")
 TYPED = ("tolerations", "affinity", "env", "volumes", "volumeMounts")
 """Fields of `pods` that hold objects of Kubernetes."""
@@ -40,8 +41,7 @@ def _correct_values(rng: random.Random, pods: dict[str, Any]) -> None:
             _keep_one(rng, variable["valueFrom"], REFERENCES)
             if not any(variable["valueFrom"].get(name) for name in REFERENCES):
                 variable["valueFrom"]["secretKeyRef"] = {"name": "keys", "key": "token"}
-    for volume in pods.get("volumes", []):
-        _keep_one(rng, volume, SOURCES)
+    _correct_volumes(rng, pods.get("volumes", []))
     for key in ("tolerations", "affinity", "env", "volumes", "volumeMounts", "securityContext", "podSecurityContext"):
         _correct_objects(key, pods.get(key))
     if "topology" in pods:
@@ -51,6 +51,13 @@ def _correct_values(rng: random.Random, pods: dict[str, Any]) -> None:
             pods["topology"].pop("sliceSize", None)
     if "resources" in pods:
         pods["resources"] = {key: 1 if "/" in key else value for key, value in pods["resources"].items()}
+
+
+def _correct_volumes(rng: random.Random, volumes: list[dict[str, Any]]) -> None:
+    for volume in volumes:
+        _keep_one(rng, volume, SOURCES)
+        for source in (volume.get("projected") or {}).get("sources", []):
+            _keep_one(rng, source, PROJECTED)
 
 
 def _correct_objects(key: str, value: Any) -> None:
@@ -104,18 +111,36 @@ def _reference(item: dict[str, Any]) -> None:
 
 def _downward(item: dict[str, Any]) -> None:
     for file in item.get("items", []):
-        _drop(file, "fieldRef", "resourceFieldRef")
-        file["fieldRef"] = {"fieldPath": "metadata.labels"}
+        if file.pop("fieldRef", None) or "resourceFieldRef" not in file:
+            _drop(file, "resourceFieldRef")
+            file["fieldRef"] = {"fieldPath": "metadata.labels"}
 
 
 def _projected(item: dict[str, Any]) -> None:
-    for source in item.get("sources", []):
-        for name in list(source)[1:]:
-            del source[name]
-        for inner in source.values():
-            if "items" in inner:
-                inner["items"] = []
+    """With one file at most, whose path then is nobody else's."""
     item["sources"] = item.get("sources", [])[:1]
+    for inner in (inner for source in item["sources"] for inner in source.values() if inner is not None):
+        if "items" in inner:
+            inner["items"] = inner["items"][:1]
+
+
+def _certificate(item: dict[str, Any]) -> None:
+    _drop(item, "credentialBundlePath", "certificateChainPath")
+    item["keyPath"] = "key"
+
+
+def _bundle(item: dict[str, Any]) -> None:
+    if "signerName" in item:
+        _drop(item, "name")
+    else:
+        _drop(item, "labelSelector")
+        item["name"] = "ca"
+
+
+def _mount(item: dict[str, Any]) -> None:
+    _drop(item, "subPathExpr", "recursiveReadOnly")
+    if "mountPropagation" in item:
+        item["mountPropagation"] = "HostToContainer"
 
 
 def _azure(item: dict[str, Any]) -> None:
@@ -123,7 +148,8 @@ def _azure(item: dict[str, Any]) -> None:
 
 
 def _claim(item: dict[str, Any]) -> None:
-    _drop(item, "dataSource", "dataSourceRef")
+    if "dataSource" in item:
+        _drop(item, "dataSourceRef")
     item |= {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
 
 
@@ -137,16 +163,18 @@ _RULES: dict[str, Callable[[dict[str, Any]], None]] = {
     "podSecurityContext": _context,
     "valueFrom": _reference,
     "fieldRef": lambda item: item.update(fieldPath="metadata.name"),
-    "resourceFieldRef": lambda item: _drop(item, "divisor"),
+    "resourceFieldRef": lambda item: item.update(divisor="1", containerName="train"),
     "downwardAPI": _downward,
     "projected": _projected,
-    "podCertificate": lambda item: item.update(keyPath="key"),
-    "clusterTrustBundle": lambda item: (_drop(item, "signerName", "labelSelector"), item.update(name="ca"))[0],
+    "dataSource": lambda item: item.update(kind="PersistentVolumeClaim"),
+    "dataSourceRef": lambda item: item.update(kind="PersistentVolumeClaim"),
+    "podCertificate": _certificate,
+    "clusterTrustBundle": _bundle,
     "azureDisk": _azure,
     "fc": lambda item: item.update(targetWWNs=["a"], wwids=[], lun=1),
     "iscsi": lambda item: _drop(item, "chapAuthDiscovery", "chapAuthSession", "initiatorName"),
     "spec": _claim,
-    "volumeMounts": lambda item: _drop(item, "subPathExpr", "recursiveReadOnly", "mountPropagation"),
+    "volumeMounts": _mount,
     "podAffinityTerm": lambda item: _drop(item, "matchLabelKeys", "mismatchLabelKeys"),
     "requiredDuringSchedulingIgnoredDuringExecution": lambda item: _drop(item, "matchLabelKeys", "mismatchLabelKeys"),
 }

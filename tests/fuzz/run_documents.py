@@ -280,7 +280,7 @@ def _strange_keys(rng: random.Random) -> Case:
     return Case("strange keys", written(rng, value))
 
 
-def _with_typed_pods(rng: random.Random) -> dict[str, Any]:
+def value_with_typed_pods(rng: random.Random) -> dict[str, Any]:
     """A sound document whose pods have most of the fields that hold objects of Kubernetes."""
     value = sound_value(rng)
     pods, fields = value["spec"].setdefault("pods", {}), SCHEMA["$defs"]["Pods"]["properties"]
@@ -292,11 +292,11 @@ def _with_typed_pods(rng: random.Random) -> dict[str, Any]:
 
 
 def _sound_pods(rng: random.Random) -> Case:
-    return Case("sound pods", written(rng, _with_typed_pods(rng)), sound=True)
+    return Case("sound pods", written(rng, value_with_typed_pods(rng)), sound=True)
 
 
 def _broken_pods(rng: random.Random) -> Case:
-    value = _with_typed_pods(rng)
+    value = value_with_typed_pods(rng)
     damage_pods(rng, value["spec"]["pods"], STRANGE)
     return Case("broken pods", written(rng, value))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from diht_k8s.api.kubernetes_types.definitions import definitions
+from diht_k8s.api.kubernetes_types.field_bounds import DNS_NAME
 from diht_k8s.api.kubernetes_types.quantities import number_of
 
 Object = Mapping[str, Any]
@@ -203,6 +204,10 @@ RULES: Final[dict[str, tuple[ObjectRule, ...]]] = {
             "matchFields knows metadata.name only, with In or NotIn and one value: use matchExpressions for labels",
             "!has(self.matchFields) || self.matchFields.all(each, each.key == 'metadata.name' && each.operator in ['In', 'NotIn'] && "
             "has(each.values) && each.values.size() == 1)",
+        ),
+        ObjectRule(
+            lambda it: all(DNS_NAME.matches(name) for each in it.get("matchFields", []) for name in each.get("values", [])),
+            f"the value of matchFields is a node's name: write {DNS_NAME.words}",
         ),
     ),
     "PersistentVolumeClaimSpec": (

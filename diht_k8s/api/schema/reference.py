@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from diht_k8s.api.json_types import is_array, is_object
+from diht_k8s.api.kubernetes_types.definitions import definitions
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import API_VERSION, DihtRun, Spec
 from diht_k8s.api.schema.cel import ALWAYS_EDITABLE, run_rules
@@ -35,6 +36,8 @@ spec: {{...}}
 
 The same document runs on a laptop (`diht run FILE`) and on a cluster (`kubectl apply -f FILE`). Unknown keys are errors: in files always, on a cluster
 where the client asks for it (kubectl does; a client that does not has them dropped with a warning). A field that is `null` is a field that is not there.
+What stands in `pods` as in Kubernetes (volumes, tolerations, affinity, ...) is checked by the schema of Kubernetes {definitions().minor} and the rules of its API
+server: a key that it does not know and a value that it would refuse are errors, with line and field, before a pod is made.
 Defaults belong to the programs, not to the cluster: a run keeps only what you wrote.
 """
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchx.components.dist import torchrun
 from torchx.specs import AppDef, Resource, RetryPolicy, Role, VolumeMount, macros
-from torchx.specs.overlays import PUT, set_overlay
+from torchx.specs.overlays import JOIN, PUT, set_overlay
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.launch.render import JobConfig, render
@@ -141,6 +141,21 @@ def test_overlay_without_the_roles_container_is_refused() -> None:
 def test_mount_of_the_user_replaces_the_default_one() -> None:
     mounts = container(replace(ROLE, mounts=[VolumeMount("scratch", "/tmp")]))["volumeMounts"]
     assert [(mount["name"], mount["mountPath"]) for mount in mounts] == [("dshm", "/dev/shm"), ("mount-0", "/tmp")]
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes"),
+    [
+        ({"persistentVolumeClaim": {"claimName": "c"}}, {"persistentVolumeClaim": {"claimName": "c"}}),
+        ({"emptyDir": {"sizeLimit": "1Gi"}}, {"emptyDir": {"sizeLimit": "1Gi"}}),
+        ({}, {"emptyDir": {}}),
+    ],
+)
+def test_volume_of_an_overlay_takes_the_place_of_ours(given: dict[str, Any], becomes: dict[str, Any]) -> None:
+    role = replace(ROLE, metadata={})
+    set_overlay(role, "kubernetes", "V1Pod", {"spec": {JOIN("volumes", on="name"): [{"name": "tmp", **given}]}})
+    volumes = rendered(role)[0]["spec"]["template"]["spec"]["volumes"]
+    assert [volume for volume in volumes if volume["name"] == "tmp"] == [{"name": "tmp", **becomes}]
 
 
 @pytest.mark.parametrize(
