@@ -97,7 +97,7 @@ class Refusals:
 
 
 def refusals(dry_run: DryRun, count: int, first: int = 0) -> Refusals:
-    """What the API server refuses of so many valid runs, from a seed on."""
+    """What the API server refuses of a number of valid runs, drawn from a seed on."""
     found = Refusals()
     for seed in itertools.count(first):
         if found.counted["valid"] == count:
