@@ -147,7 +147,7 @@ def _pod_with(name: str, value: Any) -> dict[str, Any]:
     else:
         (spec if name in ("tolerations", "affinity", "volumes") else container)[name] = value
     if name == "volumeMounts":
-        spec["volumes"] = [{"name": mount.get("name"), "emptyDir": {}} for mount in value]
+        spec["volumes"] = [{"name": volume} for volume in {str(mount.get("name")) for mount in value}]
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec}
 
 

@@ -89,12 +89,14 @@ def valid_run(seed: int) -> DihtRun | None:
 
 
 def drawn_object(seed: int) -> tuple[str, Any]:
-    """A field of `pods` that holds objects of Kubernetes, and a value for it, valid or not."""
+    """A field of `pods` that holds objects of Kubernetes, and a value for it: a valid one with a change or two, valid or not."""
     rng = random.Random(seed)
-    name = rng.choice([name for name in OBJECTS if name != "env"])
-    node = {"$ref": f"#/$defs/{CORE}{OBJECTS[name]}"}
-    value = _of_one_source(rng) if name == "volumes" else _drawn(rng, node, name)
-    return name, value if name in SINGLE else [value]
+    pods = value_with_typed_pods(rng)["spec"]["pods"]
+    name = rng.choice([name for name in OBJECTS if name in pods and name != "env"] or ["tolerations"])
+    value = pods.get(name, [])
+    for _ in range(rng.choice((1, 1, 2))):
+        value = _changed(rng, _node(name), value, name)
+    return name, value
 
 
 def _changed_pods(rng: random.Random, pods: dict[str, Any]) -> dict[str, Any]:
@@ -105,8 +107,7 @@ def _changed_pods(rng: random.Random, pods: dict[str, Any]) -> dict[str, Any]:
         if name not in OBJECTS:
             changed = _drawn(rng, schema[name], name)
         else:
-            node = {"$ref": f"#/$defs/{CORE}{OBJECTS[name]}"}
-            node = node if name in SINGLE else {"type": "array", "items": node}
+            node = _node(name)
             changed = _changed(rng, node, pods[name], name) if name in pods else _drawn(rng, node, name)
         try:
             Pods.model_validate({**pods, name: changed})
@@ -114,6 +115,12 @@ def _changed_pods(rng: random.Random, pods: dict[str, Any]) -> dict[str, Any]:
             continue
         pods = {**pods, name: changed}
     return pods
+
+
+def _node(name: str) -> dict[str, Any]:
+    """Kubernetes' schema of a field of `pods`."""
+    node = {"$ref": f"#/$defs/{CORE}{OBJECTS[name]}"}
+    return node if name in SINGLE else {"type": "array", "items": node}
 
 
 def _changed(rng: random.Random, node: dict[str, Any], value: Any, name: str) -> Any:
@@ -132,12 +139,6 @@ def _changed(rng: random.Random, node: dict[str, Any], value: Any, name: str) ->
         inner = node["properties"][key]
         return {**value, key: _changed(rng, inner, value[key], key) if key in value else _drawn(rng, inner, key)}
     return _drawn(rng, node, name)
-
-
-def _of_one_source(rng: random.Random) -> dict[str, Any]:
-    properties = definitions()[f"{CORE}Volume"]["properties"]
-    source = rng.choice([name for name in properties if name != "name"])
-    return {"name": rng.choice(NAMES), source: _drawn(rng, properties[source], source, depth=1), **_unknown(rng)}
 
 
 def _unknown(rng: random.Random, share: float = 0.02) -> dict[str, Any]:

@@ -18,7 +18,8 @@ RUNS: Final = int(os.environ.get("DIHT_DRY_RUNS", "200"))
 ON_PURPOSE: Final = re.compile(
     r"no longer mounts such volumes|run on Linux only"
     r"|(secretRef|claimName|secretName|configMap)\S*: "  # names that no object can have
-    r"|securityContext.capabilities|volumeMounts.mountPath|volumes.fc.lun"
+    r"|securityContext.capabilities|volumeMounts.mountPath|volumes.fc.lun|runAsUser 0 is root"
+    r"|tolerationSeconds: .* -?46116860184273879"  # the CRD's bounds are floating-point numbers
 )
 """What Kubernetes' API server takes and its nodes do not."""
 
@@ -36,6 +37,6 @@ def test_api_server_takes_every_object_of_a_valid_run(dry_run: DryRun) -> None:
 
 
 def test_object_that_the_api_server_takes_is_refused_on_purpose_only(dry_run: DryRun) -> None:
-    found = list(refused_by_us_alone(dry_run, range(5 * RUNS)))
+    found = list(refused_by_us_alone(dry_run, range(10 * RUNS)))
     assert found
     assert [why for why in found if not ON_PURPOSE.search(why)] == []

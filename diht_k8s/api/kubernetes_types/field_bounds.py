@@ -198,6 +198,7 @@ BOUNDS: Final[dict[str, Bounds]] = {
     ),
     "PodCertificateProjection.maxExpirationSeconds": Bounds(low=3600, high=91 * 86400),
     "PodCertificateProjection.signerName": Bounds(SIGNER, least=1, most=571),
+    "PodCertificateProjection.userAnnotations": Bounds(most=4096, keys=WITH_DOMAIN),
     "PodSecurityContext.fsGroup": _ID,
     "PodSecurityContext.fsGroupChangePolicy": Bounds(one_of=("OnRootMismatch", "Always")),
     "PodSecurityContext.runAsGroup": _ID,

@@ -57,6 +57,7 @@ def divided(resource: str, divisor: str) -> dict[str, Any]:
         (template(resources={"requests": {"storage": 0}}), "a claim asks for storage"),
         (template(resources={"requests": {"memory": "1Gi"}}), "memory is no key: write storage"),
         (volume(projected={"sources": [{"secret": {"name": "s", **TWICE}}, {"configMap": {"name": "c", **TWICE}}]}), "two sources make the same file"),
+        (volume(projected={"sources": [{"podCertificate": {"signerName": "example.org/ca", "keyType": "ED25519", "keyPath": "k", "userAnnotations": {"a": "b"}}}]}), "a is no key: write DOMAIN/NAME"),
         (volume(flexVolume={"driver": "d", "options": {"kubernetes.io/fsType": "xfs"}}), "options of kubernetes.io and k8s.io"),
         ({"volumes": [{"name": "v" * 60, "iscsi": ISCSI}]}, "at most 62 characters together"),
         (divided("limits.cpu", "1Mi"), "divisor is 1 or 1m for cpu"),
