@@ -144,7 +144,7 @@ BOUNDS: Final[dict[str, Bounds]] = {
     "DownwardAPIVolumeFile.mode": _MODE,
     "DownwardAPIVolumeSource.defaultMode": _MODE,
     "FCVolumeSource.lun": Bounds(low=0, high=255),
-    "FileKeySelector.key": Bounds(Format("^[^=]+$", "a name without `=`"), least=1, most=253),
+    "FileKeySelector.key": Bounds(Format("^[ -<>-~]+$", "printable ASCII characters without `=`"), least=1, most=253),
     "FileKeySelector.path": _FILE,
     "FileKeySelector.volumeName": Bounds(DNS_LABEL, least=1, most=63),
     "FlexVolumeSource.driver": _GIVEN,

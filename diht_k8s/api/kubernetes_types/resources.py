@@ -34,6 +34,6 @@ def _huge_page_problem(name: str, amount: str | int) -> str | None:
         size = number_of(name.removeprefix(HUGE_PAGES))
     except ValueError:
         return f"{name} names no size of pages: write for example hugepages-2Mi"
-    if size <= 0 or number_of(amount) % size:
-        return f"{amount} is no multiple of the page size of {name}: correct it"
+    if size <= 0 or number_of(amount) % size or number_of(amount) >= 2**63:
+        return f"{amount} is no multiple of the page size of {name}, or too large: correct it"
     return None

@@ -98,6 +98,7 @@ CASES: list[Case] = [
     bad("two values to compare with", "Gt and Lt take one", **node(matchExpressions=[{"key": "a", "operator": "Gt", "values": ["1", "2"]}])),
     bad("field of a node that is not its name", "matchFields knows metadata.name only", **node(matchFields=[{"key": "metadata.uid", "operator": "In", "values": ["a"]}])),
     bad("field of a pod that no variable tells", "fieldPath", **variable(fieldRef={"fieldPath": "status.phase"})),
+    bad("key of a file that is no variable", "fileKeyRef.key", **variable(fileKeyRef={"volumeName": "tmp", "path": "p", "key": "ä"})),
     bad("all labels in one variable", "a variable takes one label", **variable(fieldRef={"fieldPath": "metadata.labels"})),
     bad("node's name in a file", "files tell metadata of the pod only", **volume(downwardAPI={"items": [{"path": "p", "fieldRef": {"fieldPath": "spec.nodeName"}}]})),
     bad("file of nothing", "give exactly one of fieldRef, resourceFieldRef", **volume(downwardAPI={"items": [{"path": "p"}]})),

@@ -71,6 +71,7 @@ def divided(resource: str, divisor: str) -> dict[str, Any]:
         ({"resources": {"requests.nvidia.com/gpu": 1}}, "is no resource"),
         ({"resources": {"nvidia.com/gpu": "1500m"}}, "nvidia.com/gpu is counted: 1500m is not a whole number"),
         ({"resources": {"hugepages-2Mi": "3Mi", "cpu": 1}}, "3Mi is no multiple of the page size of hugepages-2Mi"),
+        ({"resources": {"hugepages-2Mi": "9" * 32, "cpu": 1}}, "or too large"),
         ({"resources": {"hugepages-big": 1, "cpu": 1}}, "hugepages-big names no size of pages"),
     ],
 )  # fmt: skip
