@@ -20,22 +20,22 @@ from open_clip.tokenizer import SimpleTokenizer
 from diht_k8s.api.label import Teacher
 from diht_k8s.api.train import InitFrom, Train
 from diht_k8s.recipe.label.teacher import load_teacher
-from diht_k8s.recipe.label.teacher_classes import IMAGENET_CLASSES, imagenet_names
+from diht_k8s.recipe.label.teacher_classes import class_captions
 from diht_k8s.recipe.label.teacher_weights import packaged_weights
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.distributed import control_group
-from diht_k8s.recipe.train.model.ridge_start import (
+from diht_k8s.recipe.train.model.ridge_start import start_as_ridge
+from diht_k8s.recipe.train.model.student import Student
+from diht_k8s.recipe.train.model.token_ridge import (
     ClassCaptions,
     caption_counts,
     commonest_tokens,
     pair_sums,
     require_fewer_dimensions,
     ridge,
-    start_as_ridge,
     word_frequencies,
 )
-from diht_k8s.recipe.train.model.student import Student
 
 MAX_PAIRS: Final = 100_000
 """Pairs of the regression, at most: their features take 250 MB with 1,280 numbers each."""
@@ -116,12 +116,10 @@ def _class_names(
     if start is None or not start.names_network:
         return None
     teacher = Teacher(model=start.uri)
-    classifier = load_teacher(teacher, storage, packaged_weights(start.uri), torch.device("cpu")).classifier
-    if classifier is None or classifier[0].shape != (IMAGENET_CLASSES, width):
+    found = class_captions(load_teacher(teacher, storage, packaged_weights(start.uri), torch.device("cpu")).classifier)
+    if found is None or found[1].shape[1] != width:
         return None
-    names = [", ".join(synonyms) for synonyms in imagenet_names()]
-    tokens_JT = SimpleTokenizer(context_length=context_length)(names)
-    return tokens_JT.long().numpy(), classifier[0].double().numpy()
+    return SimpleTokenizer(context_length=context_length)(found[0]).long().numpy(), found[1]
 
 
 def _summed(mine: NDArray[Any], world: int) -> NDArray[Any]:
