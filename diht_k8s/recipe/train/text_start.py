@@ -1,7 +1,8 @@
 """The start of a training's text tower as a ridge regression on its own pairs (`train.textStart: Ridge`).
 
 In: stored features and captions of the first pairs of the training's order, which all processes read as they read batches; the
-class names of a tower that brings its classifier. Out: the student's weights, the same in every process: rank 0 solves.
+class names of a tower that brings its classifier. Out: the student's weights in rank 0, which solves: DeepSpeed hands its weights
+to the others when it takes the model.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def start_text_tower(
     world: int,
     check: Callable[[], object],
 ) -> None:
-    """Have a student with its first weights begin as the regression (a collective).
+    """Have rank 0's student with its first weights begin as the regression (a collective).
 
     Args:
         storage: reads the tower's classifier.
@@ -91,9 +92,6 @@ def start_text_tower(
             f"on {int(sums.pairs[0])} pairs{more}",
             flush=True,
         )
-    if world > 1:
-        for parameter in model.clip.parameters():
-            dist.broadcast(parameter.data, 0, group=control_group())
 
 
 def _read(loader: Loader, batches: int, check: Callable[[], object]) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
