@@ -29,7 +29,7 @@ from urllib3.exceptions import HTTPError
 from benchmarks._figures import Request, quantile, requests
 from benchmarks._load import NAMESPACE, STREAMS, names
 from benchmarks._peers import NAMES, PEERS, Peer, Usage, removed, started
-from benchmarks._plane import LOADER, PODS_PER_NODE, Plane, control_plane, programs
+from benchmarks._plane import FAKES, LOADER, PODS_PER_NODE, Plane, control_plane, programs
 from benchmarks.controller import install
 from diht_k8s.kube.client import Cluster, lines
 
@@ -134,11 +134,13 @@ class Bench:
         self._until(lambda: [job for job in jobs if pods.complete_at(job) is None], f"{peer.title}: pods")
         waits = [max(0.0, (pods.complete_at(job) or math.inf) - created[job]) for job in jobs]
         time.sleep(5)  # what it writes of it
+        seen = self._requests(began)
         return {
             "pods_p50_s": _short(quantile(waits, 0.5)),
             "pods_p99_s": _short(quantile(waits, 0.99)),
-            "writes_start": round(self._writes(peer, began) / len(jobs), 1),
+            "writes_start": round(sum(each.user in peer.users for each in seen if each.is_write) / len(jobs), 1),
             "cpu_start_ms": round(1000 * (usage.cpu_s() - cpu) / len(jobs)),
+            "timeline_s": _timeline(seen, peer, began, list(created.values())),
         }
 
     def _again(self, peer: Peer, jobs: list[str], pods: Pods) -> dict[str, Any]:
@@ -157,7 +159,9 @@ class Bench:
         return {
             "again_p50_s": _short(quantile(waits, 0.5)),
             "again_p99_s": _short(quantile(waits, 0.99)),
-            "writes_again": round(self._writes(peer, began) / max(1, len(jobs)), 1),
+            "writes_again": round(
+                sum(each.user in peer.users for each in self._requests(began) if each.is_write) / max(1, len(jobs)), 1
+            ),
         }
 
     @staticmethod
@@ -187,11 +191,11 @@ class Bench:
         self._until(left, f"{peer.title}: Jobs")
         return {"deleted_s": _short(time.time() - began)}
 
-    def _writes(self, peer: Peer, since: float) -> int:
+    def _requests(self, since: float) -> list[Request]:
+        """What the audit log holds since a time."""
         time.sleep(LOG_LATE_S)
         with self._plane.audit_log.open() as log:
-            found: list[Request] = [each for each in requests(log) if each.ended >= since and each.user in peer.users]
-        return sum(each.is_write for each in found)
+            return [each for each in requests(log) if each.ended >= since]
 
     @staticmethod
     def _until(missing: Callable[[], list[Any]], what: str) -> None:
@@ -203,6 +207,22 @@ class Bench:
                 told = time.monotonic()
                 sys.stderr.write(f"{time.strftime('%H:%M:%S')} {what}: {len(left)} to go\n")
             time.sleep(0.1)
+
+
+def _timeline(seen: list[Request], peer: Peer, began: float, created: list[float]) -> dict[str, list[float]]:
+    """When half of the objects, and nine tenths, had come how far, in seconds since the first was asked for."""
+    running: dict[str, float] = {}
+    for each in seen:
+        if each.user == FAKES and each.what == "pods/status":
+            running.setdefault(each.name, each.ended)
+    times = {
+        "asked for": created,
+        "Job created": [each.ended for each in seen if each.user in peer.users and (each.verb, each.what) == ("create", "jobs")],
+        "pod created": [each.ended for each in seen if (each.verb, each.what) == ("create", "pods")],
+        "pod bound": [each.ended for each in seen if each.what == "pods/binding"],
+        "pod runs": list(running.values()),
+    }  # fmt: skip
+    return {name: [_short(quantile(found, share) - began) for share in (0.5, 0.9)] for name, found in times.items()}
 
 
 def _short(value: float) -> float:

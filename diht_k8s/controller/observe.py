@@ -385,6 +385,21 @@ def _observe_living(observed: ObservedAttempt, job: JobSummary, pods: list[PodSu
     )
 
 
+def is_starting(jobs: Iterable[JobSummary], pods: Iterable[PodSummary]) -> bool:
+    """Whether pods of a Job are still to start, and nothing has gone wrong: what there is to tell can wait for the others."""
+    living = [job for job in jobs if not job.over and not job.deleted]
+    if not living or any(job.failing or job.complete for job in living):
+        return False
+    started, own = 0, {job.uid for job in living}
+    for pod in pods:
+        if pod.job_uid not in own:
+            continue
+        if pod.ended or pod.deleted_at is not None or pod.exit_code is not None or pod.disruption:
+            return False
+        started += pod.started_at is not None
+    return started < sum(job.parallelism for job in living)
+
+
 def due_times(observed: ObservedAttempt) -> list[float]:
     """Times at which an attempt may change without an event."""
     if observed.job is None and not observed.pods:

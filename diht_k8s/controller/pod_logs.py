@@ -46,6 +46,8 @@ class PodLogs:
     ) -> RunStatus:
         """Read the logs that matter now: progress at intervals, the end of a pod that failed, a cached stage."""
         running = next((each for each in reversed(observed) if each.attempt.state is AttemptState.RUNNING), None)
+        if running is not None and not state.log_read_at:  # it has hardly begun
+            state.log_read_at = now
         if running is not None and not now - interval_s < state.log_read_at <= now:
             state.log_read_at = now
             state.logged = self.progress(cached, running, now) or state.logged
@@ -107,7 +109,10 @@ class PodLogs:
 
 
 def _logging_pods(observed: ObservedAttempt) -> list[PodSummary]:
-    running = [pod for pod in observed.pods if pod.started_at is not None and not pod.ended]
+    """Those of a node that does not answer are left out: each would hold a worker for seconds."""
+    running = [
+        pod for pod in observed.pods if pod.started_at is not None and not pod.ended and pod.not_ready_since is None
+    ]
     return [pod for pod in running if pod.index == 0][:1] if observed.attempt.is_gang else running[:2]
 
 

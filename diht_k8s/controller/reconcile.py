@@ -230,12 +230,8 @@ class Reconciler:
             generation=cached.generation, now=now,
         )  # fmt: skip
         new = redacted_status(new, literals(cached.document))
-        is_new = not cached.document["status"]
         cached = self._write_status(cached, new, state, now)
         new = status if state.defers_pod_counts else new
-        if is_new and decided.actions:  # a thousand new runs all get their status before the first one's Job is created
-            self._record_events(cached, status, new, now)
-            return 0.0
         problem = execute(
             self._cluster, cached, decided.actions, observed, functools.partial(self._objects, cached, run),
             functools.partial(self._created, state), functools.partial(self._live_reads.uncached_pod, cached, state),

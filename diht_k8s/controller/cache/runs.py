@@ -6,6 +6,7 @@ A run that has ended takes some hundred bytes: a namespace may keep thousands of
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -50,7 +51,7 @@ class CachedRun:
         """Namespace and name."""
         return self.namespace, self.name
 
-    @property
+    @functools.cached_property
     def status(self) -> Status:
         """Its status; an empty one if there is none yet."""
         return Status.model_validate(self.document.get("status") or {})

@@ -48,7 +48,6 @@ def test_unexpected_exception_becomes_a_condition_and_goes_when_the_run_can_be_r
     process = Process(cluster, Clock())
     with monkeypatch.context() as patch:
         broken(patch, "r", KeyError("mountPath"))
-        process.reconcile()  # a new run gets its status first
         fails(process)
         assert (accepted(cluster).status, accepted(cluster).reason) == ("False", "InternalError")
         assert accepted(cluster).message.startswith("KeyError: 'mountPath' (build_objects, line ")
@@ -72,7 +71,6 @@ def test_other_runs_continue(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     broken(monkeypatch, "r", TypeError("unhashable type: 'dict'"))
     process = Process(cluster, Clock())
-    process.reconcile()
     fails(process)
     for _ in range(3):
         process.reconcile("o")
@@ -85,7 +83,6 @@ def test_message_and_log_are_free_of_literal_values(
     cluster = make(pods={"image": "recipe:1", "env": [{"name": "T", "value": CANARY}]})
     broken(monkeypatch, "r", ValueError(f"line 1\n{CANARY}\x1b[31m"))
     process = Process(cluster, Clock())
-    process.reconcile()
     with caplog.at_level(logging.DEBUG), pytest.raises(InternalError) as raised:
         process.reconcile()
     assert accepted(cluster).message.startswith("ValueError: line 1 REDACTED (build_objects, line ")

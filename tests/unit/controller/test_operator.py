@@ -17,6 +17,7 @@ from diht_k8s.controller import operator as module
 from diht_k8s.controller.operator import Operator, Settings
 from diht_k8s.kube.client import ClusterError
 from tests.unit.controller.cached_runs import ended_run, run
+from tests.unit.controller.documents import job, pod
 
 
 def with_operator(monkeypatch: pytest.MonkeyPatch, story: Callable[[Operator], Any], **more: Any) -> Any:
@@ -70,6 +71,20 @@ def test_runs_that_have_not_ended_are_reconciled_first_after_a_start(monkeypatch
         await asyncio.sleep(0)
         assert [(await found._queue.get())[0][1] for _ in range(3)] == ["active", "late", "ended"]
 
+    with_operator(monkeypatch, story)
+
+
+@pytest.mark.parametrize("started", [1, 2])
+def test_gang_is_looked_at_when_all_its_pods_run_not_at_each(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
+    async def story(found: Operator) -> None:
+        found._jobs.put(job(size=2))
+        for number in range(2):
+            found._pods.put(pod(number, phase="Running" if number < started else "Pending"))
+        found._enqueue_changed()
+        assert len(found._queue) == (started == 2)
+        await asyncio.wait_for(found._queue.get(), 1)
+
+    monkeypatch.setattr(module, "STARTING_S", 0.05)
     with_operator(monkeypatch, story)
 
 
