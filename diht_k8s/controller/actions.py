@@ -18,7 +18,8 @@ from diht_k8s.api.schema.crd import KIND
 from diht_k8s.controller.cache.runs import CachedRun, Key
 from diht_k8s.controller.events import RunEvent
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem
-from diht_k8s.kube.client import Cluster, ClusterError
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.plan import Action, Expire, Start, Stop
 

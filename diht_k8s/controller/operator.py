@@ -32,7 +32,9 @@ from diht_k8s.controller.probes import serve, stuck_watch
 from diht_k8s.controller.queue.fair_order import PriorityLevel
 from diht_k8s.controller.queue.work_queue import WorkQueue
 from diht_k8s.controller.reconcile import InternalError, Reconciler
-from diht_k8s.kube.client import Cluster, ClusterError, connect
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.connection import connect
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.job_summary import JobSummary, job_summary
 from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from diht_k8s.kube.workload_summary import workload_summary
@@ -90,7 +92,7 @@ class Operator:
             None
             if settings.lease_namespace is None
             # a connection of its own: it must not inherit one that has died under another call, for it has 10 s in all
-            else Lease(connect(wait=False), settings.lease_namespace, settings.lease_name, settings.identity)
+            else Lease(connect(wait=False).api, settings.lease_namespace, settings.lease_name, settings.identity)
         )
         self._cluster = Cluster(connect(wait=False), before_write=self._before_write)
         self._loop = asyncio.get_running_loop()

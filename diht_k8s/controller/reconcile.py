@@ -47,7 +47,8 @@ from diht_k8s.controller.run_metrics import BlockedRuns, UnhealthyNodes, count_c
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
 from diht_k8s.controller.status_builder import LoggedProgress, build_status, can_defer, redacted_status
 from diht_k8s.controller.status_text import one_line
-from diht_k8s.kube.client import Cluster, ClusterError
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.job_summary import JobSummary
 from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.attempts import Attempt

@@ -16,7 +16,8 @@ from diht_k8s.controller.job_builder import build_objects, labels_of
 from diht_k8s.controller.kueue import admission, workload
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.kube.api_resources import KUEUE, SCHEDULING
-from diht_k8s.kube.client import Cluster, ClusterError
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.labels import ATTEMPT_LABEL
 from diht_k8s.kube.workload_summary import WorkloadSummary
 from diht_k8s.launch.stages import sized_for_step

@@ -11,7 +11,7 @@ from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.saved_status import condition, saved_run_status
-from diht_k8s.kube.client import ClusterError
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.pipeline.run_status import RunState
 from tests.unit.controller.documents import NOW
 from tests.unit.controller.fake import Process
