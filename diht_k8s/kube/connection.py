@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
@@ -30,6 +31,8 @@ TIMEOUT_S: Final = (5.0, 30.0)
 """Connect, read: a hanging API server must not hold a worker for long."""
 POOL: Final = 32
 """Connections that stay open for the next call."""
+TOKEN_AGE_S: Final = 1.0
+"""A token is used for this time before the library is asked for it again, which costs a tenth of a call."""
 RELOAD_AGAIN_S: Final = 5.0
 """Credentials that the API server refuses are loaded anew at most this often."""
 POD_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -77,6 +80,22 @@ def _load(*, wait: bool) -> ApiClient:
     return client.ApiClient(settings)
 
 
+@dataclass
+class _Login:
+    """The official client with the token that it gave last."""
+
+    api: ApiClient
+    token: str = ""
+    read_at: float = float("-inf")
+
+    def read(self, now: float) -> str:
+        """The value of the Authorization header; empty without one. An exec plugin may run."""
+        if now >= self.read_at + TOKEN_AGE_S:
+            given = self.api.configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+            self.token, self.read_at = (given or "").strip(), now
+        return self.token
+
+
 class Connection:
     """Requests to one API server. Any thread may make them; they block, so none belongs on the event loop."""
 
@@ -87,13 +106,13 @@ class Connection:
             api: the official client, of which the pool and the credentials are used.
             load: loads the credentials anew where the API server refuses those of `api`; None: they cannot change.
         """
-        self._api, self._load = api, load
+        self._login, self._load = _Login(api), load
         self._lock, self._loaded_at = threading.Lock(), float("-inf")
 
     @property
     def api(self) -> ApiClient:
         """The official client, for what is written for it: leader election, and TorchX's scheduler for Volcano."""
-        return self._api
+        return self._login.api
 
     def request(
         self,
@@ -129,9 +148,9 @@ class Connection:
             path = f"{path}?{urlencode({key: _as_text(value) for key, value in query.items()})}"
         send = functools.partial(self._send, method, path, content, form, timeout_s, stream)
         try:
-            api = self._api
-            response = send(api)
-            if response.status == 401 and (renewed := self._renewed(api)) is not None:
+            login = self._login
+            response = send(login)
+            if response.status == 401 and (renewed := self._renewed(login)) is not None:
                 response.drain_conn()
                 response = send(renewed)
             if response.status >= 400:
@@ -150,35 +169,34 @@ class Connection:
         form: str,
         timeout_s: tuple[float, float] | None,
         stream: bool,
-        api: ApiClient,
+        login: _Login,
     ) -> urllib3.BaseHTTPResponse:
-        settings = api.configuration
         with self._lock:  # an exec plugin runs once for all threads
-            token = settings.get_api_key_with_prefix("BearerToken", alias="authorization")
+            token = login.read(time.monotonic())
         headers = {"Accept": "application/json, */*", "User-Agent": USER_AGENT}
         if content is not None:
             headers["Content-Type"] = form
         if token:
-            headers["Authorization"] = token.strip()
-        return api.rest_client.pool_manager.urlopen(
-            method, settings.host + path, body=content, headers=headers, preload_content=not stream,
+            headers["Authorization"] = token
+        return login.api.rest_client.pool_manager.urlopen(
+            method, login.api.configuration.host + path, body=content, headers=headers, preload_content=not stream,
             timeout=None if timeout_s is None else urllib3.Timeout(connect=timeout_s[0], read=timeout_s[1]),
         )  # fmt: skip
 
-    def _renewed(self, refused_api: ApiClient) -> ApiClient | None:
-        """The client with newer credentials than those that were refused; None if there are none."""
+    def _renewed(self, old: _Login) -> _Login | None:
+        """Newer credentials than those that were refused; None if there are none."""
         with self._lock:
-            if self._api is not refused_api:  # another thread was faster
-                return self._api
+            if self._login is not old:  # another thread was faster
+                return self._login
             now = time.monotonic()
             if self._load is None or now < self._loaded_at + RELOAD_AGAIN_S:
                 return None
             self._loaded_at = now
             try:
-                self._api = self._load()
+                self._login = _Login(self._load())
             except UserError:  # the refusal says more
                 return None
-            return self._api
+            return self._login
 
 
 def _as_text(value: object) -> str:

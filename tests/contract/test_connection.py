@@ -40,6 +40,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 def server(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    monkeypatch.setattr(module, "TOKEN_AGE_S", 0.0)
     for name in PROXY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     with ApiServer(certificates).serving() as found:
@@ -110,6 +111,16 @@ def test_token_of_the_pod_is_read_again_after_a_minute(
     monkeypatch.setattr(incluster_config, "datetime", Later)
     cluster.get_run("n", "r")
     assert tokens(server) == ["first", "first", "second"]
+
+
+def test_token_is_not_asked_for_at_each_call(server: ApiServer, account: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOKEN_AGE_S", 60.0)
+    cluster = Cluster(connect())
+    asked: list[Any] = []
+    monkeypatch.setattr(cluster._connection.api.configuration, "refresh_api_key_hook", asked.append)
+    for _ in range(3):
+        cluster.get_run("n", "r")
+    assert (len(asked), tokens(server)) == (1, ["first"] * 3)
 
 
 def test_token_of_the_pod_that_is_refused_is_read_again_at_once(server: ApiServer, account: Path) -> None:
