@@ -115,9 +115,9 @@ def test_status_is_written_before_the_job_is_created_and_new_runs_all_get_theirs
     cluster = make()
     process = Process(cluster, Clock())
     assert process.reconcile() == 0.0
-    assert cluster.writes == ["status r", "event"]
+    assert cluster.writes == ["status r"]
     process.reconcile()
-    assert cluster.writes == ["status r", "event", "create Job r-filter-1"]
+    assert cluster.writes == ["status r", "create Job r-filter-1", "event"], "it has started once the Job exists"
 
 
 def test_gang_has_its_service_before_its_job_and_one_pod_steps_have_one_pod() -> None:
@@ -188,7 +188,15 @@ def test_job_of_the_same_name_that_is_not_ours_is_left_alone(owner: list[Any], k
             "PermissionDenied",
         ),
         (403, 'jobs.batch "r" is forbidden: exceeded quota: q', "QuotaExceeded"),
-        (422, "Job is invalid: spec.template.spec.tolerations", "InvalidSpec"),
+        (403, 'pods "r" is forbidden: violates PodSecurity "restricted:latest"', "PodRefused"),
+        (400, 'admission webhook "w" denied the request: no', "PodRefused"),
+        (
+            422,
+            "jobs.batch is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no",
+            "PodRefused",
+        ),
+        (500, 'Internal error occurred: failed calling webhook "w": no endpoints', "PodRefused"),
+        (404, "the server could not find the requested resource", "ReferenceMissing"),
     ],
 )
 def test_refused_job_says_why_and_is_tried_again(status_code: int, message: str, expected: str) -> None:
