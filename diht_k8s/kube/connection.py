@@ -34,7 +34,7 @@ POOL: Final = 32
 TOKEN_AGE_S: Final = 1.0
 """A token is used for this time before the library is asked for it again, which costs a tenth of a call."""
 RELOAD_AGAIN_S: Final = 5.0
-"""Credentials that the API server refuses are loaded anew at most this often."""
+"""Credentials that the API server refuses are loaded again at most this often."""
 POD_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds its token and its namespace."""
 USER_AGENT: Final = "diht-k8s"
@@ -104,7 +104,7 @@ class Connection:
 
         Args:
             api: the official client, of which the pool and the credentials are used.
-            load: loads the credentials anew where the API server refuses those of `api`; None: they cannot change.
+            load: loads the credentials again where the API server refuses those of `api`; None: they cannot change.
         """
         self._login, self._load = _Login(api), load
         self._lock, self._loaded_at = threading.Lock(), float("-inf")
