@@ -92,7 +92,7 @@ class Operator:
             None
             if settings.lease_namespace is None
             # a connection of its own: it must not inherit one that has died under another call, for it has 10 s in all
-            else Lease(connect(wait=False).api, settings.lease_namespace, settings.lease_name, settings.identity)
+            else Lease(connect(wait=False), settings.lease_namespace, settings.lease_name, settings.identity)
         )
         self._cluster = Cluster(connect(wait=False), before_write=self._before_write)
         self._loop = asyncio.get_running_loop()

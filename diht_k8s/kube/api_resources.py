@@ -42,6 +42,7 @@ KINDS: Final = {
     "Pod": ApiResource("", "v1", "pods"),
     "Event": ApiResource("", "v1", "events"),
     "Node": ApiResource("", "v1", "nodes"),
+    "Lease": ApiResource("coordination.k8s.io", "v1", "leases"),
     "DihtRun": ApiResource(GROUP, VERSION, PLURAL),
     "Workload": ApiResource(KUEUE, KUEUE_VERSIONS[0], "workloads"),
     "ResourceFlavor": ApiResource(KUEUE, KUEUE_VERSIONS[0], "resourceflavors"),

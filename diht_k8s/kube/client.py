@@ -5,7 +5,6 @@ Every call has a time limit, and fails with a `ClusterError` that says what to d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from typing import Any, Final
@@ -62,11 +61,11 @@ class Cluster:
         self._before_write(f"create_{kind.lower()}")
         query = {"fieldValidation": "Strict"} if kind in STRICT else {}
         what = f"create {kind} {metadata.get('name', '')} in namespace {namespace}"
-        return self._ask(what, "POST", KINDS[kind].path(namespace), query | _dry(dry_run), document)
+        return self._connection.json(what, "POST", KINDS[kind].path(namespace), query | _dry(dry_run), document)
 
     def get(self, kind: str, namespace: str, name: str) -> Json:
         """Read an object of `KINDS`; a namespace of "" reads one that has none."""
-        return self._ask(f"read {kind} {namespace}/{name}", "GET", KINDS[kind].path(namespace, name))
+        return self._connection.json(f"read {kind} {namespace}/{name}", "GET", KINDS[kind].path(namespace, name))
 
     def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
         """Delete an object of `KINDS` and what it owns; with `uid` only the one of this UID."""
@@ -112,7 +111,7 @@ class Cluster:
 
     def get_run(self, namespace: str, name: str) -> Json:
         """Read a run."""
-        return self._ask(f"read run {namespace}/{name}", "GET", KINDS["DihtRun"].path(namespace, name))
+        return self._connection.json(f"read run {namespace}/{name}", "GET", KINDS["DihtRun"].path(namespace, name))
 
     def runs(self, namespace: str, selector: str = "") -> Iterator[Json]:
         """The DihtRuns of a namespace: all, or those of a label selector."""
@@ -144,7 +143,9 @@ class Cluster:
     def write_event(self, namespace: str, document: Json) -> None:
         """Create an Event."""
         self._before_write("create_event")
-        self._ask(f"create an event in namespace {namespace}", "POST", KINDS["Event"].path(namespace), body=document)
+        self._connection.json(
+            f"create an event in namespace {namespace}", "POST", KINDS["Event"].path(namespace), body=document
+        )
 
     def events(self, namespace: str, selector: str) -> Iterator[Json]:
         """The events of a field selector, page by page."""
@@ -198,7 +199,7 @@ class Cluster:
         for version in KUEUE_VERSIONS:
             path = KINDS["Workload"]._replace(version=version).path(namespace)
             try:
-                found = self._ask(what, "GET", path, query)
+                found = self._connection.json(what, "GET", path, query)
             except ClusterError as error:
                 if not error.is_not_found:
                     raise
@@ -208,14 +209,14 @@ class Cluster:
 
     def serves(self, group: str) -> bool:
         """Whether the cluster serves an API group."""
-        groups = self._ask("list API groups", "GET", "/apis/")["groups"]
+        groups = self._connection.json("list API groups", "GET", "/apis/")["groups"]
         return any(item["name"] == group for item in groups)
 
     def serves_kind(self, kind: str) -> bool:
         """Whether the cluster serves a kind of `KINDS`, in its version there."""
         resource = KINDS[kind]
         try:
-            found = self._ask(f"list the kinds of {resource.group}", "GET", resource.root)
+            found = self._connection.json(f"list the kinds of {resource.group}", "GET", resource.root)
         except ClusterError as error:
             if not error.is_not_found:
                 raise
@@ -240,7 +241,9 @@ class Cluster:
         what, path = f"list {kind}s in namespace {namespace}", KINDS[kind].path(namespace)
         token = ""
         while True:
-            page = self._ask(what, "GET", path, {**query, "limit": PAGE, **({"continue": token} if token else {})})
+            page = self._connection.json(
+                what, "GET", path, {**query, "limit": PAGE, **({"continue": token} if token else {})}
+            )
             yield from page["items"] or ()  # null in an empty list of metadata
             token = page["metadata"].get("continue")
             if not token:
@@ -249,26 +252,12 @@ class Cluster:
     def _delete(self, kind: str, namespace: str, name: str, body: Json) -> None:
         noun = "run" if kind == "DihtRun" else kind
         self._before_write(f"delete_{noun.lower()}")
-        self._ask(f"delete {noun} {namespace}/{name}", "DELETE", KINDS[kind].path(namespace, name), body=body)
+        self._connection.json(
+            f"delete {noun} {namespace}/{name}", "DELETE", KINDS[kind].path(namespace, name), body=body
+        )
 
     def _patch(self, what: str, path: str, patch: object, form: str, query: Mapping[str, object] | None = None) -> Json:
-        return self._ask(what, "PATCH", path, query, patch, form=form)
-
-    def _ask(
-        self,
-        what: str,
-        method: str,
-        path: str,
-        query: Mapping[str, object] | None = None,
-        body: object = None,
-        **options: Any,
-    ) -> Json:
-        """The document that a request answers with; arguments as of `Connection.request`."""
-        response = self._connection.request(what, method, path, query, body, **options)
-        try:
-            return json.loads(response.data)
-        except ValueError as error:  # a proxy may answer in HTML
-            raise unreachable(what, error) from error
+        return self._connection.json(what, "PATCH", path, query, patch, form=form)
 
 
 def _deletion(policy: str, uid: str | None, version: str | None = None) -> Json:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 import urllib3
@@ -111,7 +111,7 @@ class Connection:
 
     @property
     def api(self) -> ApiClient:
-        """The official client, for what is written for it: leader election, and TorchX's scheduler for Volcano."""
+        """The official client, for what is written for it: TorchX's scheduler for Volcano."""
         return self._login.api
 
     def request(
@@ -130,7 +130,7 @@ class Connection:
 
         Args:
             what: what it does, for the error: `create Job a in namespace n`.
-            method: GET, POST, PATCH or DELETE.
+            method: GET, POST, PUT, PATCH or DELETE.
             path: path on the API server, quoted.
             query: parameters, as Kubernetes names them.
             body: what is sent as JSON; None sends nothing.
@@ -159,6 +159,22 @@ class Connection:
                 raise refused(what, response.status, response.reason, said, after)
             return response
         except (urllib3.exceptions.HTTPError, ConfigException, OSError) as error:  # the last two: an unreadable token
+            raise unreachable(what, error) from error
+
+    def json(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        query: Mapping[str, object] | None = None,
+        body: object = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """The document that a request answers with; arguments and errors as of `request`."""
+        response = self.request(what, method, path, query, body, **options)
+        try:
+            return json.loads(response.data)
+        except ValueError as error:  # a proxy may answer in HTML
             raise unreachable(what, error) from error
 
     def _send(
