@@ -32,6 +32,7 @@ from benchmarks._peers import NAMES, PEERS, Peer, Usage, removed, started
 from benchmarks._plane import FAKES, LOADER, PODS_PER_NODE, Plane, control_plane, programs
 from benchmarks.controller import install
 from diht_k8s.kube.client import Cluster, lines
+from diht_k8s.kube.connection import Connection
 
 TIMEOUT_S: Final = 1800.0
 LOG_LATE_S: Final = 1.0
@@ -82,7 +83,7 @@ class Pods:
         """Watch until `stopped`."""
         version = json.loads(listing(limit=1).data)["metadata"]["resourceVersion"]
         while not self.stopped:
-            response = listing(resource_version=version, watch=True, timeout_seconds=20, allow_watch_bookmarks=True)
+            response = listing(resourceVersion=version, watch=True, timeoutSeconds=20, allowWatchBookmarks=True)
             try:
                 for line in lines(response.stream(1 << 16, decode_content=True)):
                     event = json.loads(line)
@@ -102,7 +103,11 @@ class Bench:
         settings.connection_pool_maxsize = STREAMS
         api = client.ApiClient(settings)
         self._plane, self._options = plane, options
-        self._custom, self._core, self._cluster = client.CustomObjectsApi(api), client.CoreV1Api(api), Cluster(api)
+        self._custom, self._core, self._cluster = (
+            client.CustomObjectsApi(api),
+            client.CoreV1Api(api),
+            Cluster(Connection(api)),
+        )
 
     def measure(self, peer: Peer) -> dict[str, Any]:
         """All phases of one operator."""

@@ -36,7 +36,9 @@ GONE_AFTER_S: Final = 30.0
 SETTLE_S: Final = 2.0
 """Peers of a failed pod fail within moments; their times show who was first once all have ended."""
 READ_EVENTS_AFTER_S: Final = 5.0
-"""Pods that do not exist or have not started after this time may have a reason that only events tell."""
+"""Pods that have not started after this time may have a reason that only events tell."""
+MISSING_AFTER_S: Final = 2.0
+"""Pods that do not exist after this time may have been refused, which only events of their Job tell."""
 DISRUPTED: Final = "DisruptionTarget"
 """Kubernetes' condition of a preempted, drained or evicted pod; the Job controller names it in the Job's message."""
 DRAINED: Final = re.compile(rf"Pod \S+/(\S+) has condition {DISRUPTED}")
@@ -67,6 +69,8 @@ class RunProblem:
 
     reason: Reason
     message: str
+    until_changed: bool = False
+    """whether only another document can help: nothing is tried again before."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,11 @@ class ObservedAttempt:
     """when it is clear which pod failed first."""
     queue: str = ""
     """the queue in which it waits, if its Job is made once it has quota."""
+
+    @property
+    def misses_pods(self) -> bool:
+        """Whether pods do not exist that its Job should have made by now."""
+        return self.job is not None and self.event_subject == self.job.uid
 
     @property
     def entry(self) -> str:
@@ -406,7 +415,8 @@ def due_times(observed: ObservedAttempt) -> list[float]:
         return []
     due = [observed.settles_at] if observed.settles_at is not None else []
     if observed.job is not None and observed.attempt.state is AttemptState.PENDING:
-        due.append(observed.job.seen_at + 6.0)
+        missing = len(observed.pods) < observed.job.parallelism
+        due.append(observed.job.seen_at + (MISSING_AFTER_S if missing else READ_EVENTS_AFTER_S + 1.0))
     for pod in observed.pods:
         if pod.ended or pod.name in observed.lost:
             continue
@@ -429,7 +439,7 @@ def _pending_cause(job: JobSummary, pods: list[PodSummary], now: float) -> tuple
         return RunProblem(Reason.UNSCHEDULABLE, one_line(stuck.unschedulable)), ""
     if job.suspended:
         return RunProblem(Reason.QUEUED, f"waits in the queue {job.queue}" if job.queue else "its Job is suspended"), ""
-    if len(pods) < job.parallelism and now >= job.seen_at + READ_EVENTS_AFTER_S:
+    if len(pods) < job.parallelism and now >= job.seen_at + MISSING_AFTER_S:
         return None, job.uid
     creating = next((pod for pod in pods if pod.started_at is None), None)
     late = creating is not None and now >= creating.seen_at + READ_EVENTS_AFTER_S

@@ -33,7 +33,9 @@ from diht_k8s.controller.probes import serve, stuck_watch
 from diht_k8s.controller.queue.fair_order import PriorityLevel
 from diht_k8s.controller.queue.work_queue import WorkQueue
 from diht_k8s.controller.reconcile import InternalError, Reconciler
-from diht_k8s.kube.client import Cluster, ClusterError, connect
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.connection import connect
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.job_summary import JobSummary, job_summary
 from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from diht_k8s.kube.workload_summary import workload_summary

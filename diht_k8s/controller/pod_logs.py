@@ -13,7 +13,8 @@ from diht_k8s.controller.observe import ObservedAttempt, entry_name
 from diht_k8s.controller.reconcile_state import ReconcileState
 from diht_k8s.controller.status_builder import LoggedProgress, failed_attempt, newly_failed
 from diht_k8s.controller.status_text import TAIL_LINES, tail
-from diht_k8s.kube.client import Cluster, ClusterError
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.attempts import AttemptState
 from diht_k8s.pipeline.run_status import RunStatus, StageRecord

@@ -34,14 +34,12 @@ from diht_k8s.api.status import (
     WorkStatus,
 )
 from diht_k8s.api.status import StageState as EntryState
-from diht_k8s.api.steps import WAIT_STEP
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.avoided_nodes import nodes_to_avoid, restarts_in_place, suspect_node
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.pod_reports import newest_checkpoint, preflight_results, stage_folder
 from diht_k8s.controller.status_text import TAIL_WIDTH, one_line
-from diht_k8s.pipeline.attempts import attempt_name
 from diht_k8s.pipeline.goodput import run_goodput, stage_goodput
 from diht_k8s.pipeline.run_status import ENDED_WELL, FINAL, RunState, RunStatus, StageRecord
 
@@ -194,6 +192,12 @@ def failed_attempt(observed: list[ObservedAttempt], stage: StageRecord) -> Obser
     return own[-1] if own else None
 
 
+def _job(stage: StageRecord, observed: list[ObservedAttempt]) -> JobReference | None:
+    """The Job of a stage's newest attempt, if it exists."""
+    newest = _newest(observed, stage)
+    return None if newest is None or newest.job is None else JobReference(kind="Job", name=newest.job.name)
+
+
 def _failed_number(stage: StageRecord) -> int:
     return stage.attempt - (stage.state is StageState.RUNNING)
 
@@ -223,8 +227,7 @@ def _entry(
     if newly_failed(before, stage):
         cause = _cause(stage, failed_attempt(observed, stage), tails)
     same = old is not None and old.attempt == stage.attempt
-    step = WAIT_STEP if stage.computed_elsewhere else stage.step
-    job = JobReference(kind="Job", name=attempt_name(run.metadata.name, stage.stage, stage.attempt, step))
+    job = _job(stage, observed) or (old.workload if old is not None and same else None)
     in_place = restarts_in_place(stage, old.restarts_in_place if old is not None else None, observed)
     told = {} if logged is None or logged.entry != _name(stage) else {logged.attempt: logged.progress.preflight}
     return StageStatus(
@@ -242,7 +245,7 @@ def _entry(
         out_of_memory=_count(stage.out_of_memory),
         not_before=_time(stage.not_before, old.not_before if old is not None else None),
         backend=(old.backend if old is not None and old.backend else "Job") if started else None,
-        workload=(old.workload if old is not None and same else job) if started else None,
+        workload=job if started else None,
         avoid_nodes=nodes_to_avoid(old.avoid_nodes if old is not None else (), attempts, _name(stage), in_place),
         start_time=((old.start_time if old is not None else None) or timestamp(now)) if started else None,
         completion_time=((old.completion_time if old is not None else None) or timestamp(now)) if ended else None,

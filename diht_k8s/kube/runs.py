@@ -12,7 +12,8 @@ from typing import Any
 from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import SWEEP_LABEL, DihtRun
-from diht_k8s.kube.client import POD_ACCOUNT, Cluster, connect, in_pod
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.connection import POD_ACCOUNT, connect, in_pod
 from diht_k8s.kube.errors import ClusterError, kubeconfig_errors
 from diht_k8s.kube.labels import RUN_LABEL
 
@@ -63,7 +64,8 @@ class RunClient:
 
     def log(self, pod: str, *, follow: bool, lines: int | None) -> Iterator[bytes]:
         """The log of a pod, in blocks as they come: its last `lines`, or all."""
-        return self.cluster.log(self.namespace, pod, follow=follow, **({} if lines is None else {"tail_lines": lines}))
+        query: dict[str, Any] = {} if lines is None else {"tailLines": lines}
+        return self.cluster.log(self.namespace, pod, follow=follow, **query)
 
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:

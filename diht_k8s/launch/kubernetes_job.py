@@ -19,7 +19,8 @@ from torchx.specs import AppDef, AppDryRunInfo, CfgVal, InvalidRunConfigExceptio
 from torchx.workspace.docker_workspace import DockerWorkspaceMixin
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.kube.client import Cluster, connect
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.connection import Connection, connect
 from diht_k8s.kube.errors import ignore_not_found
 from diht_k8s.launch import torchx_excepthook, volcano
 from diht_k8s.launch.app_description import (
@@ -110,7 +111,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
 
     def __init__(self, session_name: str, client: ApiClient | None = None, docker_client: Any = None) -> None:
         super().__init__("kubernetes", session_name, docker_client=docker_client)
-        self._given_client = client
+        self._connection = Connection(client) if client is not None else None
         self._given_docker = docker_client
 
     def _run_opts(self) -> runopts:
@@ -305,16 +306,14 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         with ignore_not_found():
             self._cluster().delete_job(namespace, name, policy="Background")
 
-    def _client(self) -> ApiClient:
-        if self._given_client is None:
-            self._given_client = connect()
-        return self._given_client
-
     def _cluster(self) -> Cluster:
-        return Cluster(self._client())
+        if self._connection is None:
+            self._connection = connect()
+        return Cluster(self._connection)
 
     def _volcano(self) -> volcano.VolcanoScheduler:
-        return volcano.VolcanoScheduler(self.session_name, self._given_client, self._given_docker)
+        client = self._connection.api if self._connection is not None else None
+        return volcano.VolcanoScheduler(self.session_name, client, self._given_docker)
 
 
 def create_scheduler(

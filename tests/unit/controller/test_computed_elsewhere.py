@@ -70,7 +70,7 @@ def test_status_says_in_words_who_computes_it_and_counts_nothing() -> None:
     first = found.attempts[0]
     assert (first.reason, first.exit_code, first.counted, first.node) == ("ComputedElsewhere", 75, False, "")
     reported = [event["reason"] for event in cluster.recorded]
-    assert reported == ["Started", "Started", "ComputedElsewhere"]
+    assert reported == ["Started", "ComputedElsewhere", "Started"]
     assert {event["type"] for event in cluster.recorded} == {"Normal"}
 
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kubernetes import client
 from prometheus_client import Gauge
 
 from diht_k8s.controller import metrics
 from diht_k8s.controller import operator as module
 from diht_k8s.controller.operator import Operator, Settings
-from diht_k8s.kube.client import ClusterError
+from diht_k8s.kube.errors import ClusterError
 from tests.unit.controller.cached_runs import ended_run, run
 from tests.unit.controller.documents import job, pod
+from tests.unit.kube.api_server import ApiServer
 
 
-def with_operator(monkeypatch: pytest.MonkeyPatch, story: Callable[[Operator], Any], **more: Any) -> Any:
-    monkeypatch.setattr(module, "connect", lambda **_: client.ApiClient(client.Configuration()))
+def with_operator(
+    monkeypatch: pytest.MonkeyPatch, story: Callable[[Operator], Any], server: ApiServer | None = None, **more: Any
+) -> Any:
+    monkeypatch.setattr(module, "connect", lambda **_: (server or ApiServer()).connection())
 
     async def inside() -> Any:
         result = story(Operator(Settings(port=0, **more)))
@@ -108,15 +109,7 @@ def test_new_run_waits_behind_no_flood_of_another_namespace(monkeypatch: pytest.
 
 @pytest.mark.parametrize("held", [True, False])
 def test_nothing_is_written_without_the_lease(monkeypatch: pytest.MonkeyPatch, held: bool) -> None:
-    asked: list[str] = []
-
-    def answer(self: Any, method: str, *_: Any, **__: Any) -> SimpleNamespace:
-        asked.append(method)
-        found = SimpleNamespace(status=200, data=b"{}", reason="")
-        found.response = found  # some calls of the client unwrap it
-        return found
-
-    monkeypatch.setattr(client.ApiClient, "call_api", answer)
+    server = ApiServer([(200, {})] * 7)
 
     def story(found: Operator) -> None:
         assert found._lease is not None
@@ -137,9 +130,9 @@ def test_nothing_is_written_without_the_lease(monkeypatch: pytest.MonkeyPatch, h
                 continue
             with pytest.raises(ClusterError, match="lease is not held"):
                 write()
-        assert len(asked) == (len(writes) if held else 0)
+        assert len(server.asked) == (len(writes) if held else 0)
 
-    with_operator(monkeypatch, story, lease_namespace="n")
+    with_operator(monkeypatch, story, server, lease_namespace="n")
 
 
 def test_server_that_asks_for_quiet_gets_it_from_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.saved_status import condition, saved_run_status
-from diht_k8s.kube.client import ClusterError
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.pipeline.run_status import RunState
 from tests.unit.controller.documents import NOW
 from tests.unit.controller.fake import Process
@@ -188,7 +188,15 @@ def test_job_of_the_same_name_that_is_not_ours_is_left_alone(owner: list[Any], k
             "PermissionDenied",
         ),
         (403, 'jobs.batch "r" is forbidden: exceeded quota: q', "QuotaExceeded"),
-        (422, "Job is invalid: spec.template.spec.tolerations", "InvalidSpec"),
+        (403, 'pods "r" is forbidden: violates PodSecurity "restricted:latest"', "PodRefused"),
+        (400, 'admission webhook "w" denied the request: no', "PodRefused"),
+        (
+            422,
+            "jobs.batch is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no",
+            "PodRefused",
+        ),
+        (500, 'Internal error occurred: failed calling webhook "w": no endpoints', "PodRefused"),
+        (404, "the server could not find the requested resource", "ReferenceMissing"),
     ],
 )
 def test_refused_job_says_why_and_is_tried_again(status_code: int, message: str, expected: str) -> None:

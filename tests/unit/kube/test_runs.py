@@ -12,8 +12,8 @@ from kubernetes.config import kube_config
 
 from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.kube import client
-from diht_k8s.kube.client import connect
+from diht_k8s.kube import connection
+from diht_k8s.kube.connection import connect
 from diht_k8s.kube.runs import RunClient, run_client
 from tests.unit.api.documents import changed
 from tests.unit.kube.api_server import ApiServer, refusal
@@ -107,7 +107,7 @@ def test_credentials_are_the_pods_unless_kubeconfig_is_set_or_it_has_none(
 ) -> None:
     if has_token:
         (tmp_path / "token").write_text("t")
-    monkeypatch.setattr(client, "POD_ACCOUNT", tmp_path)
+    monkeypatch.setattr(connection, "POD_ACCOUNT", tmp_path)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("KUBECONFIG", kubeconfig)
     loaded: list[str] = []
