@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import signal
+import statistics
 import sys
 import tempfile
 import threading
@@ -230,6 +231,14 @@ def _timeline(seen: list[Request], peer: Peer, began: float, created: list[float
     return {name: [_short(quantile(found, share) - began) for share in (0.5, 0.9)] for name, found in times.items()}
 
 
+def _medians(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The median of each figure, and the timeline of the last round."""
+    numbers = {
+        key: [each[key] for each in rounds] for key, value in rounds[0].items() if isinstance(value, int | float)
+    }
+    return {**rounds[-1], **{key: _short(statistics.median(values)) for key, values in numbers.items()}}
+
+
 def _short(value: float) -> float:
     return value if not math.isfinite(value) else round(value, 2)
 
@@ -252,21 +261,24 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=200, help="jobs of each operator (200)")
     parser.add_argument("--pods", type=int, default=10, help="pods of each job (10)")
     parser.add_argument("--failures", type=int, default=20, help="jobs of which one pod fails (20)")
+    parser.add_argument("--rounds", type=int, default=1, help="rounds, each of all operators; medians are printed (1)")
     parser.add_argument("--only", action="append", choices=NAMES, help="only this operator; may be repeated")
     parser.add_argument("--table", action="store_true", help="print the table after the line")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started ends, too
     nodes = math.ceil(2 * options.pods * options.jobs / PODS_PER_NODE)
-    figures: dict[str, dict[str, Any]] = {}
     with (
         tempfile.TemporaryDirectory(prefix="peers-") as folder,
         control_plane(Path(folder), programs(), nodes=nodes, containers=("train", "node")) as plane,
     ):
         install(plane)
         bench = Bench(plane, options)
-        for name in options.only or NAMES:
-            figures[name] = bench.measure(PEERS[name])
-            sys.stderr.write(f"{json.dumps(figures[name])}\n")
+        rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in options.only or NAMES}
+        for _ in range(options.rounds):
+            for name, found in rounds.items():
+                found.append(bench.measure(PEERS[name]))
+                sys.stderr.write(f"{json.dumps(found[-1])}\n")
+        figures = {name: _medians(found) for name, found in rounds.items()}
     line = {"benchmark": "peers", "cores": psutil.cpu_count(), "jobs": options.jobs, "pods": options.pods, **figures}
     sys.stdout.write(json.dumps(line) + "\n")
     if options.table:
