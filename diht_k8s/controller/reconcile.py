@@ -194,10 +194,9 @@ class Reconciler:
         """A new operator would read all logs at once: it uses the progress that an earlier one read for a while."""
         status = cached.status
         former = [attempt.uid for attempt in status.attempts if attempt.uid]
-        accepted = condition(status, ConditionType.ACCEPTED)
-        problem = None  # what an earlier operator said holds until this one has tried it
-        if accepted is not None and accepted.status == "False":
-            problem = RunProblem(accepted.reason, accepted.message)
+        accepted, problem = condition(status, ConditionType.ACCEPTED), None
+        if accepted is not None and (accepted.status, accepted.observed_generation) == ("False", cached.generation):
+            problem = RunProblem(accepted.reason, accepted.message)  # it holds until this operator has tried it
         if status.progress is None or status.progress.last_updated_time is None:
             unrecorded = len(former) < len(status.attempts)
             return ReconcileState(problem, former_jobs=former, has_unrecorded_job=unrecorded)
@@ -243,9 +242,9 @@ class Reconciler:
         cached = self._write_status(cached, new, state, now)
         new = status if state.defers_pod_counts else new
         refused = state.problem if state.refused_generation == cached.generation else None
-        actions, places = (
-            _without_creation(decided, queued) if refused is not None else (decided.actions, queued.actions)
-        )
+        actions, places = decided.actions, queued.actions
+        if refused is not None:
+            actions, places = _without_creation(decided, queued)
         executed = execute(
             self._cluster, cached, actions, observed, functools.partial(self._objects, cached, run),
             functools.partial(self._created, state), functools.partial(self._live_reads.uncached_pod, cached, state),

@@ -209,9 +209,13 @@ class Connection:
                 return None
             self._loaded_at = now
             try:
-                self._login = _Login(self._load())
+                found = self._load()
             except UserError:  # the refusal says more
                 return None
+            settings = found.configuration
+            if not (settings.api_key or settings.cert_file):  # a plugin that failed: the server would call us anonymous
+                return None
+            self._login = _Login(found)
             return self._login
 
 

@@ -171,6 +171,21 @@ def test_quota_of_jobs_is_told_and_clears_itself(runs: Runs, apply: Callable[...
     started(runs, "full")
 
 
+def test_job_of_somebody_else_is_named_and_the_run_starts_once_it_is_gone(
+    runs: Runs, apply: Callable[..., str]
+) -> None:
+    runs.kubectl("create", "job", "foreign-filter-1", f"--image={IMAGE}", "-n", runs.namespace)
+    apply("foreign")
+    said = condition(runs.wait_for("foreign", "Accepted", "NameConflict", timeout_s=20), "Accepted")["message"]
+    assert said.startswith("a Job named foreign-filter-1 is there already and is not this run's")
+    assert said in why(runs, "foreign")
+    wait_until(lambda: warnings(runs, "foreign", "NameConflict") == [said], "the event", 10)
+    assert "workload" not in stages(runs.status("foreign"))["filter"]
+    assert "Started" not in runs.events("foreign")
+    runs.kubectl("delete", "job", "foreign-filter-1", "-n", runs.namespace)
+    started(runs, "foreign")
+
+
 LIMITS = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "small"},
           "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}}]}}  # fmt: skip
 NO_PODS = {

@@ -191,6 +191,23 @@ def test_token_that_stays_refused_is_reported_and_the_plugin_not_asked_in_a_loop
     assert (len(server.asked), runs()) == (4, 2)
 
 
+def test_exec_plugin_that_fails_leaves_nobody_anonymous(
+    server: ApiServer, connected: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RELOAD_AGAIN_S", 0.0)
+    user, say, _ = plugin(tmp_path)
+    say(token="old")
+    cluster = connected(user)
+    server.admits = lambda asked: asked.token == "Bearer new"
+    (tmp_path / "said").write_text("no network")
+    for _ in range(2):
+        with pytest.raises(ClusterError, match="credentials"):
+            cluster.get_run("n", "r")
+    assert tokens(server) == ["old", "old"], "never without a token"
+    say(token="new")
+    cluster.get_run("n", "r")
+
+
 def test_certificate_of_an_exec_plugin_is_shown_and_renewed(
     server: ApiServer, connected: Callable[..., Cluster], tmp_path: Path
 ) -> None:
