@@ -11,6 +11,7 @@ from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.reasons import ConditionType
 from diht_k8s.api.status import Status
+from diht_k8s.api.status_reading import read_status
 from diht_k8s.cli.goodput_lines import goodput_lines
 from diht_k8s.cli.status_sentences import details, event_sentence, sentence
 from diht_k8s.cli.validate import check_for_cluster
@@ -40,7 +41,7 @@ def submit(path: str, overrides: Sequence[str], namespace: str | None, *, dry_ru
 def retry(name: str, namespace: str | None) -> int:
     """Resume a run that failed."""
     kube = run_client(namespace)
-    status = Status.model_validate(kube.run(name).get("status") or {})
+    status = read_status(kube.run(name).get("status")).status
     if not is_true(status, ConditionType.FAILED) or status.completion_time is None:
         raise UserError(f"run {kube.namespace}/{name} has not failed: there is nothing to retry")
     kube.annotate(name, RETRY_ANNOTATION, status.completion_time)
@@ -61,7 +62,7 @@ def logs(name: str, stage: str | None, namespace: str | None, *, follow: bool, l
     """Print the logs of a stage's newest attempt."""
     kube = run_client(namespace)
     document = kube.run(name)
-    status = Status.model_validate(document.get("status") or {})
+    status = read_status(document.get("status")).status
     pods = newest_pods(kube.pods(document), stage or _current(status))
     if not pods:
         raise UserError(
@@ -103,7 +104,7 @@ def list_runs(namespace: str, sweep: str | None = None, *, as_json: bool) -> int
         print(json.dumps([{"name": name, "status": status} for name, status in runs]))
         return ExitCode.DONE
     for name, status in runs:
-        print(sentence(name, Status.model_validate(status)))
+        print(sentence(name, read_status(status).status))
     if not runs:
         print(f"no runs{'' if sweep is None else f' of the sweep {sweep}'} in the namespace {kube.namespace}")
     return ExitCode.DONE
@@ -113,7 +114,7 @@ def why(name: str, namespace: str | None, *, as_json: bool = False) -> int:
     """Say in one sentence what a run does, or why it does not."""
     kube = run_client(namespace)
     document = kube.run(name)
-    status = Status.model_validate(document.get("status") or {})
+    status = read_status(document.get("status")).status
     if as_json:
         print(json.dumps({"name": name, "says": sentence(name, status), "status": document.get("status") or {}}))
         return ExitCode.DONE

@@ -14,6 +14,7 @@ from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState, StageStatus, Status
+from diht_k8s.api.status_reading import read_status
 from diht_k8s.cli.display import Display, open_display
 from diht_k8s.cli.goodput_lines import goodput_lines
 from diht_k8s.cli.status_sentences import avoids, event_sentence, sentence
@@ -77,7 +78,7 @@ class Watcher:
 
     def show(self, document: dict[str, Any]) -> None:
         """Show what has changed."""
-        before, status = self._last, Status.model_validate(document.get("status") or {})
+        before, status = self._last, read_status(document.get("status")).status
         self._last = status
         for event in self.kube.events(document["metadata"]["uid"]):
             if event["metadata"]["uid"] not in self._shown_events:

@@ -63,6 +63,8 @@ FIRST_READ_AGAIN_S: Final = 2.0
 PROBLEM_WAIT_S: Final = 1.0
 MOST_PROBLEM_WAIT_S: Final = 30.0
 MAX_FORMER_JOBS: Final = 16
+MAX_UNKNOWN: Final = 200
+"""Characters of the log about what a status has that is unknown."""
 
 
 class InternalError(Exception):
@@ -200,6 +202,9 @@ class Reconciler:
 
     def _reconcile(self, cached: CachedRun, state: ReconcileState) -> float | None:
         now, status = self._clock(), cached.status
+        if cached.read.unknown:
+            what = one_line(", ".join(cached.read.unknown), MAX_UNKNOWN)
+            logger.warning("%s/%s: its status is repaired: it has unknown %s", *cached.key, what)
         try:
             run = self._runs.parsed(cached)
             if not status.attempts:  # what runs already is judged by how it ends
