@@ -48,8 +48,8 @@ RUNS = condition(ConditionType.PROGRESSING, Reason.RUNNING, "train: attempt 1 ru
         (Status(), "r has no status yet: if that stays so, no operator serves its namespace"),
         (status(RUNS), "r runs: train: attempt 1 runs"),
         (
-            status(RUNS, progress=ProgressStatus(stage="train", step="epoch 3", total=10, percentage=40, estimated_remaining_seconds=9)),
-            "r runs: train: attempt 1 runs, 40 % of epoch 3, about 9 s left",
+            status(RUNS, progress=ProgressStatus(stage="train", step="epoch 3", total=10, percentage=40, estimated_remaining_seconds=93784)),
+            "r runs: train: attempt 1 runs, 40 % of epoch 3, about 26:03:04 left",
         ),
         (status(condition(ConditionType.PROGRESSING, Reason.UNSCHEDULABLE, "train: 0/2 nodes")), "r does not run (Unschedulable): train: 0/2 nodes"),
         (status(condition(ConditionType.ACCEPTED, Reason.NAME_CONFLICT, "other", "False"), RUNS), "r is not taken on (NameConflict): other"),
