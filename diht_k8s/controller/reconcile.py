@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import random
+import secrets
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -38,6 +39,7 @@ from diht_k8s.controller.observe import (
     RunProblem,
     due_times,
     observe_attempts,
+    with_named_holder,
 )
 from diht_k8s.controller.pending_causes import WarningEvents, with_pending_cause
 from diht_k8s.controller.pod_logs import PodLogs, progress_interval
@@ -255,7 +257,15 @@ class Reconciler:
         """The objects of an attempt, with its Job on the quota of its stage if that has a Workload of its own."""
         admitted = self._queue.with_admitted_workers(cached, run, start)
         faulty = self._nodes.unhealthy() if self._nodes is not None and start.stage is Stage.TRAIN else ()
-        objects = build_objects(cached, admitted, start, self._job_ttl_s, pod_groups=self._pod_groups(), faulty=faulty)
+        objects = build_objects(
+            cached,
+            admitted,
+            start,
+            self._job_ttl_s,
+            pod_groups=self._pod_groups(),
+            faulty=faulty,
+            token=secrets.token_hex(),
+        )
         self._queue.put_on_quota(cached, run, start, objects[-1])
         return objects
 
@@ -296,11 +306,12 @@ class Reconciler:
         state.disrupted |= {pod.name: pod for pod in pods if pod.disruption}
         while len(state.disrupted) > MAX_FORMER_JOBS:
             del state.disrupted[next(iter(state.disrupted))]
-        return observe_attempts(
+        observed = observe_attempts(
             jobs, pods, now,
             newest={stage.name: stage.attempt for stage in status.stages},
             run_uid=cached.uid, former=state.former_jobs, disrupted=state.disrupted, pausing=run.spec.suspend,
         )  # fmt: skip
+        return [with_named_holder(each, functools.partial(self._runs.name_of, cached.namespace)) for each in observed]
 
     def _plan(
         self,

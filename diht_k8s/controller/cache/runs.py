@@ -182,6 +182,10 @@ class RunStore:
             ended = [((space, name), run.uid) for space, runs in self._finished.items() for name, run in runs.items()]
             return [*ended, *((key, run.uid) for key, run in self._unfinished.items())]
 
+    def name_of(self, namespace: str, uid: str) -> str:
+        """The name of a run of a namespace; empty if it has none of this UID."""
+        return next((key[1] for key, found in self.uids() if found == uid and key[0] == namespace), "")
+
     def contains(self, key: Key) -> bool:
         """Whether there is such a run."""
         return self.get(key) is not None or self.finished(key) is not None
