@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _job_ttl(text: str) -> int:
     value = int(text)
-    if 0 < value < LEAST_JOB_TTL_S:
+    if value != 0 and value < LEAST_JOB_TTL_S:
         raise argparse.ArgumentTypeError(
             f"{value} s is too short for the operator to read how a stage ended: "
             f"give {LEAST_JOB_TTL_S} or more, or 0 to keep Jobs for ever"

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from diht_k8s.api.errors import ExitCode
+from diht_k8s.api.errors import ComputedElsewhere, ExitCode
+from diht_k8s.api.pods import RUN_UID
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import COMMITTED, Cause
 from diht_k8s.api.run import Stage
@@ -156,6 +157,18 @@ def observe_attempts(
         for (stage, number), (job, own) in sorted(by_attempt.items())
     )
     return [attempt for attempt in observed if attempt is not None]
+
+
+def with_named_holder(observed: ObservedAttempt, name_of: Callable[[str], str]) -> ObservedAttempt:
+    """An attempt that found its training computed elsewhere, with the name of that run if it is of the same namespace.
+
+    `name_of`: the name of a run of the namespace by its UID, which is all that a pod knows; empty for any other.
+    """
+    if observed.attempt.reason != ComputedElsewhere.__name__:
+        return observed
+    named = RUN_UID.sub(lambda found: name_of(found[0]), observed.attempt.message)
+    message = named.replace("computed by run :", "computed by another run:")
+    return replace(observed, attempt=replace(observed.attempt, message=message))
 
 
 def _entry_of(pod: PodSummary) -> str:

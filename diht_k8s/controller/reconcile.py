@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import random
+import secrets
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -39,6 +40,7 @@ from diht_k8s.controller.observe import (
     RunProblem,
     due_times,
     observe_attempts,
+    with_named_holder,
 )
 from diht_k8s.controller.pending_causes import WarningEvents, with_pending_cause
 from diht_k8s.controller.pod_logs import PodLogs, progress_interval
@@ -67,6 +69,8 @@ MISSING_READ_AGAIN_S: Final = 2.5
 PROBLEM_WAIT_S: Final = 1.0
 MOST_PROBLEM_WAIT_S: Final = 30.0
 MAX_FORMER_JOBS: Final = 16
+MAX_UNKNOWN: Final = 200
+"""Characters of the log about what a status has that is unknown."""
 
 
 class InternalError(Exception):
@@ -208,6 +212,9 @@ class Reconciler:
 
     def _reconcile(self, cached: CachedRun, state: ReconcileState) -> float | None:
         now, status = self._clock(), cached.status
+        if cached.read.unknown:
+            what = one_line(", ".join(cached.read.unknown), MAX_UNKNOWN)
+            logger.warning("%s/%s: its status is repaired: it has unknown %s", *cached.key, what)
         try:
             run = self._runs.parsed(cached)
             if not status.attempts:  # what runs already is judged by how it ends
@@ -264,7 +271,15 @@ class Reconciler:
         """The objects of an attempt, with its Job on the quota of its stage if that has a Workload of its own."""
         admitted = self._queue.with_admitted_workers(cached, run, start)
         faulty = self._nodes.unhealthy() if self._nodes is not None and start.stage is Stage.TRAIN else ()
-        objects = build_objects(cached, admitted, start, self._job_ttl_s, pod_groups=self._pod_groups(), faulty=faulty)
+        objects = build_objects(
+            cached,
+            admitted,
+            start,
+            self._job_ttl_s,
+            pod_groups=self._pod_groups(),
+            faulty=faulty,
+            token=secrets.token_hex(),
+        )
         self._queue.put_on_quota(cached, run, start, objects[-1])
         return objects
 
@@ -305,11 +320,12 @@ class Reconciler:
         state.disrupted |= {pod.name: pod for pod in pods if pod.disruption}
         while len(state.disrupted) > MAX_FORMER_JOBS:
             del state.disrupted[next(iter(state.disrupted))]
-        return observe_attempts(
+        observed = observe_attempts(
             jobs, pods, now,
             newest={stage.name: stage.attempt for stage in status.stages},
             run_uid=cached.uid, former=state.former_jobs, disrupted=state.disrupted, pausing=run.spec.suspend,
         )  # fmt: skip
+        return [with_named_holder(each, functools.partial(self._runs.name_of, cached.namespace)) for each in observed]
 
     def _plan(
         self,

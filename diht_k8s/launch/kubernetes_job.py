@@ -7,7 +7,7 @@ COMPONENT` needs only a kubeconfig. An application is named `NAMESPACE:NAME`; th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -29,6 +29,7 @@ from diht_k8s.launch.app_description import (
     description,
     job_state,
     main_container,
+    owned_pods,
     replica_pods,
     waiting_reason,
 )
@@ -190,7 +191,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         jobs = self._jobs(namespace, name)
         if not jobs:
             return volcano.none_if_unserved(lambda: self._volcano().describe(app_id))
-        return description(app_id, jobs, self._pods(namespace, name))
+        return description(app_id, jobs, self._pods(namespace, name, jobs))
 
     def describe_native(self, app_id: str) -> AppDryRunInfo[Request] | None:
         """The objects of an application as the cluster has them; None if it does not exist."""
@@ -278,7 +279,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         reported: set[tuple[str, str]] = set()
 
         def pods() -> list[Mapping[str, Any]]:
-            found = replica_pods(job, self._pods(namespace, name), replica)
+            found = replica_pods(job, self._pods(namespace, name, [job]), replica)
             for pod in found:
                 reason = waiting_reason(pod)
                 if reason and reason not in reported:
@@ -297,9 +298,9 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
     def _jobs(self, namespace: str, name: str) -> list[dict[str, Any]]:
         return self._cluster().items("Job", namespace, f"{LABEL_INSTANCE}={name}")
 
-    def _pods(self, namespace: str, name: str) -> list[dict[str, Any]]:
-        """The pods of an application, oldest first."""
-        pods = self._cluster().items("Pod", namespace, f"{LABEL_INSTANCE}={name}")
+    def _pods(self, namespace: str, name: str, jobs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The pods of an application's Jobs, oldest first."""
+        pods = owned_pods(jobs, self._cluster().items("Pod", namespace, f"{LABEL_INSTANCE}={name}"))
         return sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
 
     def _delete_job(self, namespace: str, name: str) -> None:

@@ -14,6 +14,7 @@ from diht_k8s.controller import metrics, operator, reconcile
 from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.controller.operator import Operator, Settings
 from diht_k8s.controller.reconcile import InternalError
+from diht_k8s.kube.client import ClusterError
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import SPEC, Clock, make, reason, settle, status
 
@@ -90,11 +91,16 @@ def test_message_and_log_are_free_of_literal_values(
     assert CANARY not in f"{caplog.text}{raised.value}{cluster.runs['r']['status']}{cluster.recorded}"
 
 
-def test_status_that_cannot_be_read_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_status_that_cannot_be_written_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     cluster = make()
-    cluster.runs["r"]["status"] = {"stages": "none"}
-    fails(Process(cluster, Clock()))
-    assert "the status cannot say so: ValidationError" in caplog.text
+    process = Process(cluster, Clock())
+    process.reconcile()
+    broken(monkeypatch, "r", KeyError("mountPath"))
+    cluster.refuse["write status"] = ClusterError(500, "InternalError", "etcd is full")
+    fails(process)
+    assert "the status cannot say so: ClusterError" in caplog.text
 
 
 def test_operator_counts_it_and_tries_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
