@@ -183,9 +183,9 @@ class _Draw:
     def _run_status(self) -> Json:
         rng, time, small = self._rng, self._time, (0, 1, 7, 2**31 - 1)
         stages = [
-            {"name": name, "stage": name.split("-")[0], "state": rng.choice(["Pending", "Running", "Restarting", "Stopped", "Complete", "Cached", "Failed"]),
+            {"name": name, "stage": name.split("-")[0] if name != "mining" else "filter", "state": rng.choice(["Pending", "Running", "Restarting", "Stopped", "Complete", "Cached", "Failed"]),
              "attempt": rng.choice(small), "restarts": rng.choice(small), "notBefore": time() or "2026-01-01T00:00:00Z"}
-            for name in rng.sample(STAGES[:-1], rng.randrange(5))
+            for name in rng.sample(STAGES, rng.randrange(5))
         ]  # fmt: skip
         conditions = [
             {"type": kind, "status": rng.choice(["True", "False", "Unknown"]), "reason": rng.choice(["Queued", "Pending", "Mine"]),

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,13 @@ from typing import Any, Final
 import psutil
 import yaml
 
-from benchmarks._load import document
+from benchmarks._load import NAMESPACE, document
 from benchmarks._plane import OPERATOR, Plane, free_port, programs, stop, until
 from benchmarks._process import EVERY_S, controller
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.controller.cache.runs import cached_run
+from diht_k8s.controller.job_builder import build_objects
+from diht_k8s.pipeline.plan import Start
 
 JOBSET: Final = ("sigs.k8s.io/jobset", "v0.12.0", ".")
 TRAINER: Final = ("github.com/kubeflow/trainer/v2", "v2.3.0", "./cmd/trainer-controller-manager")
@@ -70,8 +75,14 @@ def _run(name: str, pods: int) -> Json:
 
 
 def _job(pods: int) -> Json:
-    container = {"name": "node", "image": "example.org/recipe:1", "command": ["train"]}
-    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    """With the very pods of our operator's Job, but for their own names for each other."""
+    made = _run("job-00000", pods)
+    made["metadata"] |= {"namespace": NAMESPACE, "uid": str(uuid.UUID(int=0)), "resourceVersion": "1", "generation": 1}
+    start = Start(Stage.TRAIN, 1, "job-00000-train-1")
+    *_, job = build_objects(cached_run({**made, "status": {}}), DihtRun.model_validate(_run("job-00000", pods)), start)
+    template = {"spec": job["spec"]["template"]["spec"]}
+    template["spec"].pop("subdomain", None)  # of one pod there is none
+    template["spec"]["containers"][0]["name"] = "node"
     return {"backoffLimit": 0, "completions": pods, "parallelism": pods, "template": template}
 
 

@@ -25,10 +25,12 @@ HERE: Final = Path(__file__).resolve().parent
 OPERATOR: Final = "diht-operator"
 """User of the controller under test: the audit log tells its writes from others'."""
 LOADER: Final = "loader"
+FAKES: Final = "fakes"
+"""User of kwok, which lets the fake pods run."""
 PEERS: Final = ("jobset", "trainer")
 """Users of the controllers that it is compared with."""
 USERS: Final = {
-    "admin": "system:masters", OPERATOR: "operators", LOADER: "system:masters", "fakes": "system:masters",
+    "admin": "system:masters", OPERATOR: "operators", LOADER: "system:masters", FAKES: "system:masters",
     **dict.fromkeys(PEERS, "system:masters"),
 }  # fmt: skip
 PODS_PER_NODE: Final = 1000
@@ -93,7 +95,7 @@ def control_plane(folder: Path, programs: Path, *, nodes: int, containers: tuple
         parts.start("kube-controller-manager", *_controllers(folder), *admin)
         parts.start("kube-scheduler", *admin, "--leader-elect=false", "--secure-port=0", *_UNLIMITED)
         (folder / "kwok.yaml").write_text(_kwok(plane, containers))
-        parts.start("kwok", *_fakes(folder, fake), "--kubeconfig", str(plane.kubeconfig("fakes")))
+        parts.start("kwok", *_fakes(folder, fake), "--kubeconfig", str(plane.kubeconfig(FAKES)))
         plane.kubectl("apply", "-f", "-", text="---\n".join(_node(number) for number in range(nodes)))
         until(lambda: plane.kubectl("get", "serviceaccount", "default"), "the controllers", parts.check)
         plane.kubectl("wait", "nodes", "--all", "--for=condition=Ready", "--timeout=60s")
@@ -219,6 +221,19 @@ def _audit_policy() -> dict[str, Any]:
                 "verbs": ["create", "update", "patch", "delete", "deletecollection"],
             },
             {"level": "Metadata", "users": [LOADER], "verbs": ["create", "patch"], "resources": runs},
+            *(
+                {
+                    "level": "Metadata",
+                    "users": [user],
+                    "verbs": [verb],
+                    "resources": [{"group": "", "resources": [what]}],
+                }
+                for user, verb, what in (
+                    ("admin", "create", "pods"),
+                    ("admin", "create", "pods/binding"),
+                    (FAKES, "patch", "pods/status"),
+                )
+            ),
             {"level": "None"},
         ],
     }

@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import signal
+import statistics
 import sys
 import tempfile
 import threading
@@ -29,9 +30,10 @@ from urllib3.exceptions import HTTPError
 from benchmarks._figures import Request, quantile, requests
 from benchmarks._load import NAMESPACE, STREAMS, names
 from benchmarks._peers import NAMES, PEERS, Peer, Usage, removed, started
-from benchmarks._plane import LOADER, PODS_PER_NODE, Plane, control_plane, programs
+from benchmarks._plane import FAKES, LOADER, PODS_PER_NODE, Plane, control_plane, programs
 from benchmarks.controller import install
 from diht_k8s.kube.client import Cluster, lines
+from diht_k8s.kube.connection import Connection
 
 TIMEOUT_S: Final = 1800.0
 LOG_LATE_S: Final = 1.0
@@ -82,7 +84,7 @@ class Pods:
         """Watch until `stopped`."""
         version = json.loads(listing(limit=1).data)["metadata"]["resourceVersion"]
         while not self.stopped:
-            response = listing(resource_version=version, watch=True, timeout_seconds=20, allow_watch_bookmarks=True)
+            response = listing(resourceVersion=version, watch=True, timeoutSeconds=20, allowWatchBookmarks=True)
             try:
                 for line in lines(response.stream(1 << 16, decode_content=True)):
                     event = json.loads(line)
@@ -102,7 +104,11 @@ class Bench:
         settings.connection_pool_maxsize = STREAMS
         api = client.ApiClient(settings)
         self._plane, self._options = plane, options
-        self._custom, self._core, self._cluster = client.CustomObjectsApi(api), client.CoreV1Api(api), Cluster(api)
+        self._custom, self._core, self._cluster = (
+            client.CustomObjectsApi(api),
+            client.CoreV1Api(api),
+            Cluster(Connection(api)),
+        )
 
     def measure(self, peer: Peer) -> dict[str, Any]:
         """All phases of one operator."""
@@ -134,11 +140,13 @@ class Bench:
         self._until(lambda: [job for job in jobs if pods.complete_at(job) is None], f"{peer.title}: pods")
         waits = [max(0.0, (pods.complete_at(job) or math.inf) - created[job]) for job in jobs]
         time.sleep(5)  # what it writes of it
+        seen = self._requests(began)
         return {
             "pods_p50_s": _short(quantile(waits, 0.5)),
             "pods_p99_s": _short(quantile(waits, 0.99)),
-            "writes_start": round(self._writes(peer, began) / len(jobs), 1),
+            "writes_start": round(sum(each.user in peer.users for each in seen if each.is_write) / len(jobs), 1),
             "cpu_start_ms": round(1000 * (usage.cpu_s() - cpu) / len(jobs)),
+            "timeline_s": _timeline(seen, peer, began, list(created.values())),
         }
 
     def _again(self, peer: Peer, jobs: list[str], pods: Pods) -> dict[str, Any]:
@@ -157,7 +165,9 @@ class Bench:
         return {
             "again_p50_s": _short(quantile(waits, 0.5)),
             "again_p99_s": _short(quantile(waits, 0.99)),
-            "writes_again": round(self._writes(peer, began) / max(1, len(jobs)), 1),
+            "writes_again": round(
+                sum(each.user in peer.users for each in self._requests(began) if each.is_write) / max(1, len(jobs)), 1
+            ),
         }
 
     @staticmethod
@@ -187,11 +197,11 @@ class Bench:
         self._until(left, f"{peer.title}: Jobs")
         return {"deleted_s": _short(time.time() - began)}
 
-    def _writes(self, peer: Peer, since: float) -> int:
+    def _requests(self, since: float) -> list[Request]:
+        """What the audit log holds since a time."""
         time.sleep(LOG_LATE_S)
         with self._plane.audit_log.open() as log:
-            found: list[Request] = [each for each in requests(log) if each.ended >= since and each.user in peer.users]
-        return sum(each.is_write for each in found)
+            return [each for each in requests(log) if each.ended >= since]
 
     @staticmethod
     def _until(missing: Callable[[], list[Any]], what: str) -> None:
@@ -203,6 +213,30 @@ class Bench:
                 told = time.monotonic()
                 sys.stderr.write(f"{time.strftime('%H:%M:%S')} {what}: {len(left)} to go\n")
             time.sleep(0.1)
+
+
+def _timeline(seen: list[Request], peer: Peer, began: float, created: list[float]) -> dict[str, list[float]]:
+    """When half of the objects, and nine tenths, had come how far, in seconds since the first was asked for."""
+    running: dict[str, float] = {}
+    for each in seen:
+        if each.user == FAKES and each.what == "pods/status":
+            running.setdefault(each.name, each.ended)
+    times = {
+        "asked for": created,
+        "Job created": [each.ended for each in seen if each.user in peer.users and (each.verb, each.what) == ("create", "jobs")],
+        "pod created": [each.ended for each in seen if (each.verb, each.what) == ("create", "pods")],
+        "pod bound": [each.ended for each in seen if each.what == "pods/binding"],
+        "pod runs": list(running.values()),
+    }  # fmt: skip
+    return {name: [_short(quantile(found, share) - began) for share in (0.5, 0.9)] for name, found in times.items()}
+
+
+def _medians(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The median of each figure, and the timeline of the last round."""
+    numbers = {
+        key: [each[key] for each in rounds] for key, value in rounds[0].items() if isinstance(value, int | float)
+    }
+    return {**rounds[-1], **{key: _short(statistics.median(values)) for key, values in numbers.items()}}
 
 
 def _short(value: float) -> float:
@@ -227,21 +261,24 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=200, help="jobs of each operator (200)")
     parser.add_argument("--pods", type=int, default=10, help="pods of each job (10)")
     parser.add_argument("--failures", type=int, default=20, help="jobs of which one pod fails (20)")
+    parser.add_argument("--rounds", type=int, default=1, help="rounds, each of all operators; medians are printed (1)")
     parser.add_argument("--only", action="append", choices=NAMES, help="only this operator; may be repeated")
     parser.add_argument("--table", action="store_true", help="print the table after the line")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started ends, too
     nodes = math.ceil(2 * options.pods * options.jobs / PODS_PER_NODE)
-    figures: dict[str, dict[str, Any]] = {}
     with (
         tempfile.TemporaryDirectory(prefix="peers-") as folder,
         control_plane(Path(folder), programs(), nodes=nodes, containers=("train", "node")) as plane,
     ):
         install(plane)
         bench = Bench(plane, options)
-        for name in options.only or NAMES:
-            figures[name] = bench.measure(PEERS[name])
-            sys.stderr.write(f"{json.dumps(figures[name])}\n")
+        rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in options.only or NAMES}
+        for _ in range(options.rounds):
+            for name, found in rounds.items():
+                found.append(bench.measure(PEERS[name]))
+                sys.stderr.write(f"{json.dumps(found[-1])}\n")
+        figures = {name: _medians(found) for name, found in rounds.items()}
     line = {"benchmark": "peers", "cores": psutil.cpu_count(), "jobs": options.jobs, "pods": options.pods, **figures}
     sys.stdout.write(json.dumps(line) + "\n")
     if options.table:

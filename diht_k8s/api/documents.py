@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,6 +37,7 @@ MAX_FILE_BYTES: Final = 4 * MAX_BYTES
 MAX_CHARACTERS: Final = 800
 """A message shows no more of a field's name or of an override."""
 STANDARD_INPUT: Final = "-"
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]\Z")
 _KINDS: Final[Mapping[str, str]] = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -285,6 +287,8 @@ def _message(path: FieldPath, detail: Any) -> str:
     if kind == "missing":
         return "is missing: add it"
     if kind == "string_pattern_mismatch" and "x00-\\x1f" in str(detail.get("ctx", {}).get("pattern", "")):
+        if str(given).startswith("s3://") and not _BUCKET.match(bucket := str(given)[5:].partition("/")[0]):
+            return f"{_short(bucket)} is no bucket's name: it has 3 to 63 lower-case letters, digits, dots and dashes"
         return (
             f"{_short(given)} is neither plain text nor an allowed URI: use s3://bucket/key, file:///path or a path, "
             "without quotes, `$`, `;`, `|`, credentials, queries or control characters"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -34,8 +35,10 @@ NODE_VARIABLE: Final = "DIHT_NODE_NAME"
 """In the environment of a training's pods: the node's name, which the host name of a pod does not tell."""
 OWNER_VARIABLE: Final = "DIHT_OWNER"
 """In the environment: whose claims and lease a program's are. On a cluster the run's UID."""
-OWNER_RUN_VARIABLE: Final = "DIHT_OWNER_RUN"
-"""In the environment on a cluster: NAMESPACE/NAME of that run."""
+RUN_UID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""Such a UID."""
+CONTROL_VARIABLE: Final = "DIHT_CONTROL_TOKEN"
+"""In the environment of an attempt that restarts in place: what a launcher must know to use the control store."""
 HOST_PORTS: Final = range(20000, 29000)
 """Its ports on the nodes' network: below NodePorts (30000) and ephemeral ports (32768)."""
 ONE_TOPOLOGY: Final = "give one of required, preferred and unconstrained"

@@ -42,8 +42,8 @@ class Reason(StrEnum):
     VALID = "Valid", "the run is well formed and its output is its own"
     INVALID_SPEC = (
         "InvalidSpec",
-        "the spec names what does not exist (a model, a path that its pods do not have), or the operator cannot read it (an "
-        "operator older than the CRD): see the message",
+        "the spec names what does not exist (a model, a path that its pods do not have), the API server refuses what it asks "
+        "for, or the operator cannot read it (an operator older than the CRD): the message names the field",
     )
     NAME_CONFLICT = "NameConflict", "an object with the name of one of the run's children belongs to somebody else"
     BACKEND_MISSING = "BackendMissing", "the cluster does not serve the backend that the run began on"
@@ -58,9 +58,15 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable", "no node takes a pod: the message has the scheduler's words"
     IMAGE_PULL_FAILED = "ImagePullFailed", "a node cannot pull the image"
     NODE_UNHEALTHY = "NodeUnhealthy", "a node monitor reports a fault of a node: the gang saves and moves"
-    REFERENCE_MISSING = "ReferenceMissing", "a Secret, ConfigMap, volume claim or service account does not exist"
-    QUOTA_EXCEEDED = "QuotaExceeded", "the namespace's quota does not allow the pods"
-    POD_REFUSED = "PodRefused", "the cluster's admission refuses the pods (Pod Security, a webhook)"
+    REFERENCE_MISSING = (
+        "ReferenceMissing",
+        "a Secret, ConfigMap, volume claim, service account or kind of object does not exist",
+    )
+    QUOTA_EXCEEDED = "QuotaExceeded", "the namespace's quota does not allow the Job or its pods"
+    POD_REFUSED = (
+        "PodRefused",
+        "the cluster's admission refuses the Job or its pods (Pod Security, LimitRange, a policy, a webhook)",
+    )
     PERMISSION_DENIED = "PermissionDenied", "the operator lacks a right: the message names the rule"
     RUNNING = "Running", "the stage's programs run"
     CHECKPOINTING = "Checkpointing", "the programs were asked to stop and save what they can"

@@ -1,12 +1,17 @@
-"""Reports of programs: progress lines on stdout, the commit marker, the cause of a failure."""
+"""Reports of programs: progress lines on stdout, the commit marker, the cause of a failure.
+
+A program may report nonsense. Each number is brought here, as it is read, into the range that the status and the arithmetic
+of the operator have room for; nothing behind this module bounds it again.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from diht_k8s.api.run import Stage
 
@@ -26,6 +31,37 @@ KEPT_MESSAGE: Final = 1024
 """Characters of a message that the status has room for."""
 
 
+MOST_STEPS: Final = 2**61
+MOST_SECONDS: Final = 2**31 - 1
+MOST_ROUNDS: Final = 2**20
+LATEST: Final = 253_402_300_799
+"""The last second that a date has."""
+MAX_FIGURE: Final = 10**18
+
+
+def _within(least: int, most: int) -> AfterValidator:
+    """Brings a number into a range; infinite ones and NaN count as 0."""
+
+    def within(value: Any) -> Any:
+        known = value if isinstance(value, int) or math.isfinite(value) else 0.0
+        return min(max(known, least), most)
+
+    return AfterValidator(within)
+
+
+Position = Annotated[int, _within(0, MOST_STEPS)]
+"""Steps, shards, samples."""
+Seconds = Annotated[float, _within(0, MOST_SECONDS)]
+WholeSeconds = Annotated[int, _within(0, MOST_SECONDS)]
+Date = Annotated[int, _within(0, LATEST)]
+"""Seconds since the epoch."""
+Figure = Annotated[float, _within(-MAX_FIGURE, MAX_FIGURE)]
+WholeFigure = Annotated[int, _within(-MAX_FIGURE, MAX_FIGURE)]
+Code = Annotated[int, _within(0, 255)]
+"""An exit code."""
+Rank = Annotated[int, _within(-1, MOST_SECONDS)]
+
+
 class Record(BaseModel):
     """Base of the records below: unknown keys of newer programs are ignored."""
 
@@ -35,27 +71,27 @@ class Record(BaseModel):
 class SavedCheckpoint(Record):
     """The newest checkpoint that is committed: where training would resume."""
 
-    step: int
+    step: Position
     uri: str
-    time: int | None = None
-    """seconds since the epoch of the commit; None where an earlier program committed it."""
-    seconds: int | None = None
+    time: Date | None = None
+    """of the commit; None where an earlier program committed it."""
+    seconds: WholeSeconds | None = None
     """time spent training up to it, over all attempts; None from older programs."""
 
 
 class Rounds(Record):
     """The rounds of an attempt whose ranks were restarted in place, up to the line or message that names them."""
 
-    round: int
+    round: Annotated[int, _within(1, MOST_ROUNDS)]
     """number of the newest one, from 1: one more than there were restarts in place."""
-    exit_code: int | None = None
+    exit_code: Code | None = None
     """of the round before, as of the newest restart are the next three."""
     message: str = ""
-    node: int | None = None
+    node: Rank | None = None
     """rank of the node that failed."""
     host: str = ""
     """name of its pod or machine."""
-    step: int | None = None
+    step: Position | None = None
     """furthest step at which a round failed, from 1; None if unknown."""
 
 
@@ -65,25 +101,25 @@ class TimeSpent(Record):
     `starting` to `other` add up to its age.
     """
 
-    starting: float = 0.0
-    steps: float = 0.0
-    data: float = 0.0
+    starting: Seconds = 0.0
+    steps: Seconds = 0.0
+    data: Seconds = 0.0
     """waiting for it."""
-    checkpoints: float = 0.0
+    checkpoints: Seconds = 0.0
     """standing still for them."""
-    validation: float = 0.0
-    recovering: float = 0.0
+    validation: Seconds = 0.0
+    recovering: Seconds = 0.0
     """from the last step of a round to the start of the next."""
-    other: float = 0.0
-    lost: float = 0.0
+    other: Seconds = 0.0
+    lost: Seconds = 0.0
     """of the steps: later rounds have redone them."""
-    resumed: float | None = None
+    resumed: Seconds | None = None
     """seconds of steps behind the position at which the attempt began, over all attempts; None where nobody counts."""
-    path: float | None = None
+    path: Seconds | None = None
     """the same at its present position."""
-    kept: float | None = None
+    kept: Seconds | None = None
     """the same at its newest committed checkpoint."""
-    start_up: dict[str, float] = {}
+    start_up: dict[str, Seconds] = {}
     """parts of the newest round's `starting`."""
 
 
@@ -94,13 +130,13 @@ class NodeResult(Record):
     """name of the Kubernetes node, or of the machine."""
     pod: str = ""
     """host name: the pod's name, with `hostNetwork` the node's, else the machine's."""
-    gpus: int | None = None
+    gpus: WholeFigure | None = None
     """that torch sees."""
-    shared_memory_mib: int | None = None
+    shared_memory_mib: WholeFigure | None = None
     """size of `/dev/shm`."""
-    output_seconds: float | None = None
+    output_seconds: Figure | None = None
     """to write, read back and remove a small file in the output."""
-    exchange_gb_per_second: float | None = None
+    exchange_gb_per_second: Figure | None = None
     """with its best neighbour, in each direction; where the fabric is slower than `train.minBusBandwidth`."""
     problem: str = ""
     """one line; empty if there is none."""
@@ -146,9 +182,9 @@ class PreflightReport(Record):
 class CommittedShards(Record):
     """Shards of a stage that are committed: another attempt need not repeat them."""
 
-    count: int
+    count: Position
     """of the whole stage."""
-    seconds: int
+    seconds: WholeSeconds
     """time that one worker has spent on its part of them, over all attempts."""
 
 
@@ -158,14 +194,14 @@ class Progress(Record):
     stage: Stage
     step: str
     """what is being done, for example `captions`, `teacher`, `epoch 3`."""
-    done: int
-    total: int
+    done: Position
+    total: Position
     """0 while unknown."""
     unit: str = "samples"
-    per_second: float = 0.0
-    eta_seconds: int | None = None
+    per_second: Figure = 0.0
+    eta_seconds: WholeSeconds | None = None
     metrics: dict[str, float] = {}
-    worker: int = 0
+    worker: Rank = 0
     checkpoint: SavedCheckpoint | None = None
     """of a training, once there is one."""
     rounds: Rounds | None = None
@@ -225,13 +261,13 @@ class Committed(Record):
 class Cause(Record):
     """How a program ended: the pod's termination message, and where it failed what `diht run` prints."""
 
-    exit_code: int
+    exit_code: Code
     reason: str
     message: str
-    worker: int = 0
+    worker: Rank = 0
     output: str | None = None
     """folder of the stage, where it ended well."""
-    step: int | None = None
+    step: Position | None = None
     """of a training: the step at which it failed, from 1."""
     checkpoint: SavedCheckpoint | None = None
     """of a training: the newest one, since the log that names it may be lost."""

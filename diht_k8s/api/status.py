@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from diht_k8s.api.base import Keyed, Model
 from diht_k8s.api.reasons import ConditionType, Reason
@@ -31,8 +31,18 @@ Decimal = Annotated[
 """A number as text, since status holds no floats."""
 MAX_COUNT: Final = 2**31 - 1
 """The largest attempt, number of restarts or of pods that a status holds."""
-Small = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-Large = Annotated[int, Field(ge=0, le=2**62)]
+MAX_POSITION: Final = 2**62
+
+
+def _at_most(most: int) -> BeforeValidator:
+    """Keeps a number within what a status holds: somebody else may have set what it was counted on from."""
+    return BeforeValidator(lambda value: min(max(value, 0), most) if type(value) is int else value)
+
+
+Small = Annotated[int, Field(ge=0, le=MAX_COUNT), _at_most(MAX_COUNT)]
+Large = Annotated[int, Field(ge=0, le=MAX_POSITION), _at_most(MAX_POSITION)]
+Code = Annotated[int, Field(ge=0, le=255), _at_most(255)]
+"""An exit code."""
 
 
 class StageState(StrEnum):
@@ -88,7 +98,7 @@ class FailureCause(StatusModel):
     """container in that pod."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node that it ran on."""
-    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    exit_code: Code | None = None
     """exitCode of the program; unset when the pod was gone before it ended."""
     reason: ShortText = ""
     """reason as the program or Kubernetes gives it, for example UserError, OOMKilled, Evicted."""
@@ -127,7 +137,7 @@ class RestartsInPlace(StatusModel):
     """attempt is the number of the newest one that had any."""
     restarts: Small = 0
     """restarts in that attempt: its rounds less one."""
-    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    exit_code: Code | None = None
     """exitCode of the program that caused the newest restart."""
     message: Line = ""
     """message of that program, one line."""
@@ -285,7 +295,7 @@ class AttemptStatus(StatusModel):
     """startTime of the attempt."""
     completion_time: Time = None
     """completionTime of the attempt; unset while it runs."""
-    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    exit_code: Code | None = None
     """exitCode of the program that failed first."""
     reason: ShortText = ""
     """reason of the end: Complete, or as in cause."""

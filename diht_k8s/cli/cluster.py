@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.reasons import ConditionType
 from diht_k8s.api.status import Status
+from diht_k8s.api.status_reading import read_status
 from diht_k8s.cli.goodput_lines import goodput_lines
-from diht_k8s.cli.status_sentences import details, sentence
+from diht_k8s.cli.status_sentences import details, event_sentence, sentence
 from diht_k8s.cli.validate import check_for_cluster
 from diht_k8s.controller.cache.runs import RETRY_ANNOTATION
 from diht_k8s.controller.saved_status import is_true
-from diht_k8s.controller.status_text import one_line
-from diht_k8s.kube.labels import ATTEMPT_LABEL, INDEX_LABEL, STAGE_LABEL
+from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.kube.runs import run_client
 
 SHOWN_EVENTS: Final = 3
@@ -41,7 +41,7 @@ def submit(path: str, overrides: Sequence[str], namespace: str | None, *, dry_ru
 def retry(name: str, namespace: str | None) -> int:
     """Resume a run that failed."""
     kube = run_client(namespace)
-    status = Status.model_validate(kube.run(name).get("status") or {})
+    status = read_status(kube.run(name).get("status")).status
     if not is_true(status, ConditionType.FAILED) or status.completion_time is None:
         raise UserError(f"run {kube.namespace}/{name} has not failed: there is nothing to retry")
     kube.annotate(name, RETRY_ANNOTATION, status.completion_time)
@@ -61,16 +61,17 @@ def cancel(name: str, namespace: str | None) -> int:
 def logs(name: str, stage: str | None, namespace: str | None, *, follow: bool, lines: int | None) -> int:
     """Print the logs of a stage's newest attempt."""
     kube = run_client(namespace)
-    status = Status.model_validate(kube.run(name).get("status") or {})
-    pods = newest_pods(kube.pods(name), stage or _current(status))
+    document = kube.run(name)
+    status = read_status(document.get("status")).status
+    pods = newest_pods(kube.pods(document), stage or _current(status))
     if not pods:
         raise UserError(
             f"run {kube.namespace}/{name} has no pods{f' of the stage {stage}' if stage else ''}: diht why {name}"
         )
     shown = pods[:1] if follow else pods
     for pod in shown:
-        prefix = f"[{pod['metadata']['labels'].get(INDEX_LABEL, '0')}] ".encode() if len(shown) > 1 else b""
-        _copy(kube.log(pod["metadata"]["name"], follow=follow, lines=lines), prefix)
+        prefix = f"[{pod.index}] ".encode() if len(shown) > 1 else b""
+        _copy(kube.log(pod.name, follow=follow, lines=lines), prefix)
     return ExitCode.DONE
 
 
@@ -87,23 +88,12 @@ def _current(status: Status) -> str | None:
     return status.progress.stage if status.progress is not None else None
 
 
-def newest_pods(pods: list[dict[str, Any]], stage: str | None) -> list[dict[str, Any]]:
+def newest_pods(pods: Iterable[PodSummary], stage: str | None) -> list[PodSummary]:
     """The pods of a stage's (or a step's) newest attempt, by index; of the newest stage if none is named."""
-    labelled = [(pod["metadata"]["labels"], pod) for pod in pods]
-    own = [
-        (labels, pod)
-        for labels, pod in labelled
-        if stage is None or labels[STAGE_LABEL] == stage or labels[STAGE_LABEL].split("-")[0] == stage
-    ]
-    if not own:
-        return []
-    last = max(own, key=lambda each: each[1]["metadata"]["creationTimestamp"])[0]
-    same = [
-        (int(labels.get(INDEX_LABEL, 0)), pod)
-        for labels, pod in own
-        if (labels[STAGE_LABEL], labels[ATTEMPT_LABEL]) == (last[STAGE_LABEL], last[ATTEMPT_LABEL])
-    ]
-    return [pod for _, pod in sorted(same, key=lambda each: (each[0], each[1]["metadata"]["creationTimestamp"]))]
+    own = [pod for pod in pods if stage is None or stage in (pod.stage, pod.stage.split("-")[0])]
+    last = max(own, key=lambda pod: pod.created_at, default=None)
+    same = [pod for pod in own if last is not None and (pod.stage, pod.attempt) == (last.stage, last.attempt)]
+    return sorted(same, key=lambda pod: (pod.index, pod.created_at))
 
 
 def list_runs(namespace: str, sweep: str | None = None, *, as_json: bool) -> int:
@@ -114,7 +104,7 @@ def list_runs(namespace: str, sweep: str | None = None, *, as_json: bool) -> int
         print(json.dumps([{"name": name, "status": status} for name, status in runs]))
         return ExitCode.DONE
     for name, status in runs:
-        print(sentence(name, Status.model_validate(status)))
+        print(sentence(name, read_status(status).status))
     if not runs:
         print(f"no runs{'' if sweep is None else f' of the sweep {sweep}'} in the namespace {kube.namespace}")
     return ExitCode.DONE
@@ -124,14 +114,14 @@ def why(name: str, namespace: str | None, *, as_json: bool = False) -> int:
     """Say in one sentence what a run does, or why it does not."""
     kube = run_client(namespace)
     document = kube.run(name)
-    status = Status.model_validate(document.get("status") or {})
+    status = read_status(document.get("status")).status
     if as_json:
         print(json.dumps({"name": name, "says": sentence(name, status), "status": document.get("status") or {}}))
         return ExitCode.DONE
     print(sentence(name, status))
     for line in (*details(status), *goodput_lines(status)):
         print(f"  {line}")
-    warnings = [event for event in kube.events(document["metadata"]["uid"]) if event["type"] == "Warning"]
+    warnings = [event for event in kube.events(document["metadata"]["uid"]) if event.get("type") == "Warning"]
     for event in warnings[-SHOWN_EVENTS:]:
-        print(f"  {event.get('lastTimestamp', '')} {event['reason']}: {one_line(event.get('message', ''))}")
+        print(f"  {event.get('lastTimestamp') or ''} {event_sentence(event)}")
     return ExitCode.DONE

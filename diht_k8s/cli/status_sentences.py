@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from diht_k8s.api.errors import ComputedElsewhere
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.reports import node_label
 from diht_k8s.api.status import Preflight, StageState, StageStatus, Status
+from diht_k8s.cli.display import duration
 from diht_k8s.controller.saved_status import condition, is_true
+from diht_k8s.controller.status_text import one_line, plain
 
 
 def sentence(name: str, status: Status) -> str:
@@ -31,7 +36,14 @@ def _pace(status: Status) -> str:
     if progress is None or not progress.total:
         return ""
     left = progress.estimated_remaining_seconds
-    return f", {progress.percentage} % of {progress.step}" + (f", about {left} s left" if left is not None else "")
+    return f", {progress.percentage} % of {progress.step}" + (
+        f", about {duration(left)} left" if left is not None else ""
+    )
+
+
+def event_sentence(event: Mapping[str, Any]) -> str:
+    """What an event says; anybody may write one about a run, and leave fields out."""
+    return f"{plain(event.get('reason') or '')}: {one_line(event.get('message') or '')}"
 
 
 def details(status: Status) -> list[str]:

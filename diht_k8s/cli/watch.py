@@ -14,11 +14,11 @@ from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState, StageStatus, Status
+from diht_k8s.api.status_reading import read_status
 from diht_k8s.cli.display import Display, open_display
 from diht_k8s.cli.goodput_lines import goodput_lines
-from diht_k8s.cli.status_sentences import avoids, sentence
+from diht_k8s.cli.status_sentences import avoids, event_sentence, sentence
 from diht_k8s.controller.saved_status import condition, is_true
-from diht_k8s.controller.status_text import one_line
 from diht_k8s.kube.runs import RunClient, run_client
 
 EVERY_S: Final = 2.0
@@ -78,12 +78,12 @@ class Watcher:
 
     def show(self, document: dict[str, Any]) -> None:
         """Show what has changed."""
-        before, status = self._last, Status.model_validate(document.get("status") or {})
+        before, status = self._last, read_status(document.get("status")).status
         self._last = status
         for event in self.kube.events(document["metadata"]["uid"]):
             if event["metadata"]["uid"] not in self._shown_events:
                 self._shown_events.add(event["metadata"]["uid"])
-                self.display.note(f"{event['reason']}: {one_line(event.get('message', ''))}")
+                self.display.note(event_sentence(event))
         old = {stage.name: stage for stage in before.stages}
         for stage in status.stages:
             if _state(old.get(stage.name)) != _state(stage):

@@ -64,7 +64,7 @@ async def _run(settings: Settings) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diht_k8s.controller", description="The operator of DihtRuns.")
     parser.add_argument("--namespace", help="serve this namespace only; all if unset")
-    parser.add_argument("--workers", type=int, default=8, help="runs reconciled at the same time (8)")
+    parser.add_argument("--workers", type=int, default=2, help="runs reconciled at the same time (2)")
     parser.add_argument("--address", default="", help="address of the pages below; all if unset")
     parser.add_argument(
         "--port", type=int, default=8080, help="port of /healthz, /readyz and /metrics (8080); 0 for none"
@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _job_ttl(text: str) -> int:
     value = int(text)
-    if 0 < value < LEAST_JOB_TTL_S:
+    if value != 0 and value < LEAST_JOB_TTL_S:
         raise argparse.ArgumentTypeError(
             f"{value} s is too short for the operator to read how a stage ended: "
             f"give {LEAST_JOB_TTL_S} or more, or 0 to keep Jobs for ever"

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.controller.cache.runs import CachedRun, Key
-from diht_k8s.controller.events import RunEvent
-from diht_k8s.controller.observe import ObservedAttempt, RunProblem
-from diht_k8s.kube.client import Cluster, ClusterError
+from diht_k8s.controller.events import RunEvent, started_event
+from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
+from diht_k8s.controller.refusals import name_of, refusal
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.plan import Action, Expire, Start, Stop
 
@@ -34,6 +37,15 @@ class NameConflict(Exception):  # noqa: N818
     """An object of the same name has another owner."""
 
 
+@dataclass(frozen=True)
+class Executed:
+    """What came of the actions of a plan."""
+
+    problem: RunProblem | None = None
+    """what blocks the run, for the status; None if all is done."""
+    events: tuple[RunEvent, ...] = ()
+
+
 def execute(
     cluster: Cluster,
     cached: CachedRun,
@@ -42,7 +54,7 @@ def execute(
     objects: Callable[[Start], list[dict[str, Any]]],
     created: Callable[[Mapping[str, Any]], None],
     uncached_pod: Callable[[], str] = lambda: "",
-) -> RunProblem | None:
+) -> Executed:
     """Execute the actions of a plan.
 
     Args:
@@ -55,22 +67,27 @@ def execute(
         uncached_pod: name of a pod that still runs and that the plan did not know of; empty if there is none.
 
     Returns:
-        What blocks the run, for the status; None if all is done.
+        What blocks the run, and the events to record.
 
     Raises:
         ClusterError: the API server does not answer, or its answer is nothing that a person could act on.
     """
-    problem = None
+    problem, events = None, list[RunEvent]()
+
+    def started(job: Mapping[str, Any], start: Start) -> None:
+        created(job)
+        events.append(started_event(entry_name(start.stage, start.step), start.number))
+
     for action in actions:
         if isinstance(action, Start) and (pod := uncached_pod()):
             problem = RunProblem(Reason.PENDING, f"waits until pod {pod} of an earlier attempt is gone")
         elif isinstance(action, Start):
-            problem = _start(cluster, cached, objects, action, created) or problem
+            problem = _start(cluster, cached, objects, action, started) or problem
         elif isinstance(action, Stop):
             _stop(cluster, cached, action, observed)
         elif isinstance(action, Expire):
             delete_run(cluster, cached.key, cached.uid, cached.version)
-    return problem
+    return Executed(problem, tuple(events))
 
 
 def create_or_get(cluster: Cluster, cached: CachedRun, item: dict[str, Any]) -> dict[str, Any]:
@@ -173,37 +190,25 @@ def _start(
     cached: CachedRun,
     objects: Callable[[Start], list[dict[str, Any]]],
     start: Start,
-    created: Callable[[Mapping[str, Any]], None],
+    started: Callable[[Mapping[str, Any], Start], None],
 ) -> RunProblem | None:
     try:
-        for item in objects(start):
-            there = create_or_get(cluster, cached, item)
-            if item["kind"] == "Job":
-                created(there)
+        items = objects(start)
     except UserError as error:
         return RunProblem(Reason.INVALID_SPEC, str(error))
-    except StillTerminating as error:
-        return RunProblem(Reason.PENDING, str(error))
-    except NameConflict as error:
-        return RunProblem(Reason.NAME_CONFLICT, str(error))
     except ClusterError as error:
         if error.is_not_found:  # a Workload or a flavour that was there a moment ago
             return RunProblem(Reason.PENDING, error.message)
-        return _refusal(error)
+        return refusal(error, f"what attempt {start.number} of {start.stage} needs")
+    for item in items:
+        try:
+            there = create_or_get(cluster, cached, item)
+        except StillTerminating as error:
+            return RunProblem(Reason.PENDING, str(error))
+        except NameConflict as error:
+            return RunProblem(Reason.NAME_CONFLICT, str(error))
+        except ClusterError as error:
+            return refusal(error, name_of(item))
+        if item["kind"] == "Job":
+            started(there, start)
     return None
-
-
-def _refusal(error: ClusterError) -> RunProblem | None:
-    """What a refusal means to a person; transient errors are raised."""
-    message = error.message
-    if "exceeded quota" in message:
-        return RunProblem(Reason.QUOTA_EXCEEDED, message)
-    if error.is_terminating:
-        return None
-    if error.status == 403 and " cannot " in message:
-        return RunProblem(Reason.PERMISSION_DENIED, f"the operator may not do that: {message}: check its Role")
-    if error.status == 403:
-        return RunProblem(Reason.POD_REFUSED, message)
-    if error.status in (400, 422):
-        return RunProblem(Reason.INVALID_SPEC, f"the API server refuses the run's objects: {message}")
-    raise error

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.status import (
-    MAX_COUNT,
     AttemptStatus,
     FailedRounds,
     RestartsInPlace,
@@ -76,7 +75,7 @@ def _with_round(nodes: Sequence[FailedRounds], node: str) -> list[FailedRounds]:
         return list(nodes)
     rounds = next((each.rounds for each in nodes if each.node == node), 0)
     others = [each for each in nodes if each.node != node]
-    return [*others, FailedRounds(node=node, rounds=min(rounds + 1, MAX_COUNT))][-MAX_NODES:]
+    return [*others, FailedRounds(node=node, rounds=rounds + 1)][-MAX_NODES:]
 
 
 def nodes_to_avoid(

@@ -9,7 +9,7 @@ from typing import Any, Final
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import API_VERSION
 from diht_k8s.api.schema.crd import KIND
-from diht_k8s.api.status import StageState, StageStatus, Status
+from diht_k8s.api.status import Condition, StageState, StageStatus, Status
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.saved_status import condition, is_true
@@ -45,11 +45,8 @@ def events_between(before: Status, after: Status) -> list[RunEvent]:
 
 def _of_stage(old: StageStatus | None, stage: StageStatus) -> list[RunEvent]:
     found: list[RunEvent] = []
-    old_restarts, old_attempt = (old.restarts, old.attempt) if old is not None else (0, 0)
-    if stage.restarts > old_restarts and stage.cause is not None:
+    if stage.restarts > (old.restarts if old is not None else 0) and stage.cause is not None:
         found.append(RunEvent("Restarting", f"{stage.name}: {stage.cause.reason}: {stage.cause.message}", warning=True))
-    if stage.attempt > old_attempt:
-        found.append(RunEvent("Started", f"{stage.name}: attempt {stage.attempt} started"))
     before, now = (old.restarts_in_place if old is not None else None), stage.restarts_in_place
     if now is not None and now.total > (0 if before is None else before.total):
         text = f"{stage.name}: round {now.restarts + 1} of attempt {now.attempt} began: {now.message}"
@@ -67,11 +64,21 @@ def _of_run(before: Status, after: Status) -> list[RunEvent]:
     failed = condition(after, ConditionType.FAILED)
     if failed is not None and failed.status == "True" and not is_true(before, ConditionType.FAILED):
         return [RunEvent(failed.reason.value, failed.message, warning=True)]
-    if now is None or (was is not None and was.reason is now.reason):
+    if now is None or (was is not None and was.reason is now.reason and not _is_another_refusal(was, now)):
         return []
     if now.reason in WARNING_REASONS:
         return [RunEvent(now.reason.value, now.message, warning=True)]
     return [RunEvent(now.reason.value, now.message)] if now.reason in NORMAL_REASONS else []
+
+
+def _is_another_refusal(was: Condition, now: Condition) -> bool:
+    """Whether another document has met another refusal."""
+    return was.observed_generation != now.observed_generation and was.message != now.message
+
+
+def started_event(entry: str, attempt: int) -> RunEvent:
+    """The event of an attempt whose Job exists."""
+    return RunEvent("Started", f"{entry}: attempt {attempt} started")
 
 
 def event_document(run: CachedRun, item: RunEvent, now: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.pods import OWNER_RUN_VARIABLE, OWNER_VARIABLE, merged
+from diht_k8s.api.pods import CONTROL_VARIABLE, OWNER_VARIABLE, merged
 from diht_k8s.api.reports import GOODPUT_VARIABLE
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import WAIT_STEP
@@ -17,7 +17,7 @@ from diht_k8s.kube.api_resources import KINDS
 from diht_k8s.kube.labels import ATTEMPT_LABEL, RUN_LABEL, RUN_UID_LABEL, STAGE_LABEL, UNHEALTHY_NODES_ANNOTATION
 from diht_k8s.kube.object_fields import MAX_MESSAGE
 from diht_k8s.launch.render import JobConfig, render
-from diht_k8s.launch.stages import stage_app
+from diht_k8s.launch.stages import restarts_in_place, stage_app
 from diht_k8s.pipeline.goodput import goodput_json
 from diht_k8s.pipeline.plan import Start
 
@@ -36,6 +36,7 @@ def build_objects(
     *,
     pod_groups: bool = False,
     faulty: Sequence[str] = (),
+    token: str = "",
 ) -> list[dict[str, Any]]:
     """The Service (if pods talk to each other), then the Job of an attempt, so that the Job finds all that it needs.
 
@@ -46,6 +47,8 @@ def build_objects(
         job_ttl_s: time in seconds after which Kubernetes removes the finished Job and its pods; None keeps them.
         pod_groups: whether the cluster serves PodGroups.
         faulty: nodes of which monitors report faults.
+        token: random; the launchers of a gang that restarts in place show it to each other. It stands in the Job, so whoever
+            may read Jobs or pods of the namespace knows it: nobody needs a right on Secrets for it.
 
     Raises:
         UserError: the run cannot be rendered; the message says why.
@@ -57,8 +60,9 @@ def build_objects(
         ttl_seconds_after_finished=job_ttl_s,
     )
     app = stage_app(run, start.stage, step=start.step)
-    owner = {OWNER_VARIABLE: cached.uid, OWNER_RUN_VARIABLE: f"{cached.namespace}/{cached.name}"}
-    app.roles[0].env.update(owner)
+    app.roles[0].env[OWNER_VARIABLE] = cached.uid
+    if token and restarts_in_place(run, start.stage) and start.step != WAIT_STEP:
+        app.roles[0].env[CONTROL_VARIABLE] = token
     if start.stage is Stage.EVALUATE:
         timed = [(each.name, each.goodput, each.attempt) for each in cached.status.stages if each.goodput is not None]
         app.roles[0].env[GOODPUT_VARIABLE] = goodput_json(timed)

@@ -1,4 +1,4 @@
-"""Leader election by a Lease: the client's own election, made to survive an API server that does not answer.
+"""Leader election by a Lease: the library's own election, made to survive an API server that does not answer.
 
 A replica that could not renew in time writes nothing more and stops before another may take over: what it knows may be
 old, and it has no right to act on it.
@@ -6,18 +6,23 @@ old, and it has no right to act on it.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from types import SimpleNamespace
 from typing import Any, Final
 
-import urllib3
-from kubernetes import client
-from kubernetes.client.exceptions import ApiException
 from kubernetes.leaderelection.electionconfig import Config
 from kubernetes.leaderelection.leaderelection import LeaderElection
+from kubernetes.leaderelection.leaderelectionrecord import LeaderElectionRecord
 from kubernetes.leaderelection.resourcelock.leaselock import LeaseLock
+
+from diht_k8s.kube.api_resources import KINDS
+from diht_k8s.kube.connection import Connection
+from diht_k8s.kube.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +31,7 @@ RENEW_S: Final = 10
 RETRY_S: Final = 2
 """Lease, renewal and retry of Kubernetes' own controllers."""
 CALL_S: Final = (2.0, 4.0)
-_UNREACHABLE: Final = '{"code": 503}'
+Json = dict[str, Any]
 
 
 class Lease:
@@ -34,24 +39,22 @@ class Lease:
 
     def __init__(
         self,
-        api: client.ApiClient,
+        connection: Connection,
         namespace: str,
         name: str,
         identity: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make one; `stand` takes part. `clock` gives seconds, monotonic: it also runs while the process is stopped."""
-        self._clock, self._renewed_at, self._identity = clock, float("-inf"), identity
+        self.namespace, self.name, self.identity = namespace, name, identity
+        self._connection, self._clock = connection, clock
+        self._renewed_at, self._released = float("-inf"), False
         self.holder = ""
         """identity of the leader when this replica last read the Lease; empty while unknown."""
-        self._released = False
-        self._lock: Any = LeaseLock(name, namespace, identity)
-        self._api: Any = client.CoordinationV1Api(api)
-        self._lock.api_instance = _TimeLimited(self._api, self._renewed, self._observed_holder, lambda: self._released)
 
     def stand(self, won: Callable[[], None], lost: Callable[[], None]) -> None:
         """Take part from a thread: `won` is called when this replica becomes the leader, `lost` when it stops being it."""
-        settings = Config(self._lock, LEASE_S, RENEW_S, RETRY_S, onstarted_leading=won, onstopped_leading=lost)
+        settings = Config(_Lock(self), LEASE_S, RENEW_S, RETRY_S, onstarted_leading=won, onstopped_leading=lost)
         logging.getLogger("leaderelection").setLevel(logging.WARNING)
         threading.Thread(target=LeaderElection(settings).run, name="lease", daemon=True).start()
 
@@ -71,59 +74,86 @@ class Lease:
         """
         assert self._released, "close first"
         try:
-            lease = self._api.read_namespaced_lease(self._lock.name, self._lock.namespace, _request_timeout=CALL_S)
-            if lease.spec.holder_identity != self._identity:
-                return
-            lease.spec.holder_identity = None
-            self._api.replace_namespaced_lease(
-                self._lock.name, self._lock.namespace, lease, _request_timeout=CALL_S
-            )  # of the version that was read: nobody else's can be overwritten
-        except (ApiException, urllib3.exceptions.HTTPError) as error:
-            logger.info("the lease is left to expire: %s", getattr(error, "reason", type(error).__name__))
+            lease = self._ask("GET")
+            if lease["spec"].get("holderIdentity") == self.identity:
+                lease["spec"]["holderIdentity"] = None
+                self._ask("PUT", lease)  # of the version that was read: nobody else's can be overwritten
+        except ClusterError as error:
+            logger.info("the lease is left to expire: %s", error.reason)
 
-    def _observed_holder(self, lease: Any) -> None:
-        """Log whom this replica stands by for, once for each leader."""
-        holder = str(lease.spec.holder_identity or "")
-        if holder not in ("", self.holder, self._identity):
+    def read(self) -> Json:
+        """The Lease, whose holder is logged once for each other leader.
+
+        Raises:
+            ClusterError: no answer, or none is wanted any more.
+        """
+        self._must_be_open()
+        lease = self._ask("GET")
+        holder = str((lease.get("spec") or {}).get("holderIdentity") or "")
+        if holder not in ("", self.holder, self.identity):
             logger.info("this replica stands by: %s acts", holder)
         self.holder = holder
+        return lease
 
-    def _renewed(self, asked_at: float) -> None:
+    def write(self, lease: Json) -> None:
+        """Create the Lease, or replace the one that was read; this replica holds it from the call's beginning.
+
+        Raises:
+            ClusterError: no answer, or none is wanted any more.
+        """
+        asked_at = self._clock()
+        self._must_be_open()
+        self._ask("PUT" if "resourceVersion" in lease["metadata"] else "POST", lease)
         self._renewed_at = asked_at
 
+    def _must_be_open(self) -> None:
+        if self._released:
+            raise ClusterError(0, "Closed", "this replica takes no part any more")
 
-class _TimeLimited:
-    """The calls of an API with a time limit; no answer raises an ApiException.
-
-    It reports what was read, and when a successful write began.
-    """
-
-    def __init__(
-        self, api: Any, wrote: Callable[[float], None], read: Callable[[Any], None], closed: Callable[[], bool]
-    ) -> None:
-        self._api, self._wrote, self._read, self._closed = api, wrote, read, closed
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        call = getattr(self._api, name)
-
-        def in_time(*arguments: Any, **options: Any) -> Any:
-            asked_at = time.monotonic()
-            if self._closed():
-                raise _no_answer("closed")
-            try:
-                answer = call(*arguments, **options, _request_timeout=CALL_S)
-            except urllib3.exceptions.HTTPError as error:
-                raise _no_answer(type(error).__name__) from error
-            if name.startswith(("create", "replace")):
-                self._wrote(asked_at)
-            elif name.startswith("read"):
-                self._read(answer)
-            return answer
-
-        return in_time
+    def _ask(self, method: str, body: Json | None = None) -> Json:
+        path = KINDS["Lease"].path(self.namespace, *(() if method == "POST" else (self.name,)))
+        what = f"{method} lease {self.namespace}/{self.name}"
+        return self._connection.json(what, method, path, body=body, timeout_s=CALL_S)
 
 
-def _no_answer(reason: str) -> ApiException:
-    failure = ApiException(status=503, reason=reason)
-    failure.body = _UNREACHABLE
-    return failure
+class _Lock(LeaseLock):
+    """The Lease as the library's election asks for it, in plain JSON."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease, self._document = lease, Json()
+        self.name, self.namespace, self.identity = lease.name, lease.namespace, lease.identity
+
+    def get(self, name: str, namespace: str) -> Any:
+        """Whether it could be read, and the record or why not."""
+        try:
+            self._document = self._lease.read()
+        except ClusterError as error:
+            return False, SimpleNamespace(body=json.dumps({"code": error.status or 503}), reason=error.reason)
+        spec = self._document.get("spec") or {}
+        seconds, times = spec.get("leaseDurationSeconds"), [spec.get(key) for key in ("acquireTime", "renewTime")]
+        read = [self.time_from_utc(datetime.fromisoformat(each)) if each else None for each in times]
+        return True, LeaderElectionRecord(spec.get("holderIdentity") or None, str(seconds) if seconds else None, *read)
+
+    def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
+        """Create the Lease; whether that succeeded."""
+        return self._write(
+            {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}}, election_record
+        )
+
+    def update(self, name: str, namespace: str, updated_record: LeaderElectionRecord) -> bool:
+        """Replace the Lease that was read; whether that succeeded."""
+        return self._write(self._document, updated_record)
+
+    def _write(self, lease: Mapping[str, Any], record: LeaderElectionRecord) -> bool:
+        spec = {
+            "holderIdentity": record.holder_identity,
+            "leaseDurationSeconds": int(record.lease_duration),
+            "acquireTime": self.time_str_to_iso(record.acquire_time).isoformat(timespec="microseconds"),
+            "renewTime": self.time_str_to_iso(record.renew_time).isoformat(timespec="microseconds"),
+        }
+        try:
+            self._lease.write({**lease, "spec": {**(lease.get("spec") or {}), **spec}})
+        except ClusterError as error:
+            logger.debug("the lease is not written: %s", error)
+            return False
+        return True

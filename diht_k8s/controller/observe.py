@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from diht_k8s.api.errors import ExitCode
+from diht_k8s.api.errors import ComputedElsewhere, ExitCode
+from diht_k8s.api.pods import RUN_UID
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import COMMITTED, Cause
 from diht_k8s.api.run import Stage
@@ -36,7 +37,9 @@ GONE_AFTER_S: Final = 30.0
 SETTLE_S: Final = 2.0
 """Peers of a failed pod fail within moments; their times show who was first once all have ended."""
 READ_EVENTS_AFTER_S: Final = 5.0
-"""Pods that do not exist or have not started after this time may have a reason that only events tell."""
+"""Pods that have not started after this time may have a reason that only events tell."""
+MISSING_AFTER_S: Final = 2.0
+"""Pods that do not exist after this time may have been refused, which only events of their Job tell."""
 DISRUPTED: Final = "DisruptionTarget"
 """Kubernetes' condition of a preempted, drained or evicted pod; the Job controller names it in the Job's message."""
 DRAINED: Final = re.compile(rf"Pod \S+/(\S+) has condition {DISRUPTED}")
@@ -67,6 +70,8 @@ class RunProblem:
 
     reason: Reason
     message: str
+    until_changed: bool = False
+    """whether only another document can help: nothing is tried again before."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,11 @@ class ObservedAttempt:
     """when it is clear which pod failed first."""
     queue: str = ""
     """the queue in which it waits, if its Job is made once it has quota."""
+
+    @property
+    def misses_pods(self) -> bool:
+        """Whether pods do not exist that its Job should have made by now."""
+        return self.job is not None and self.event_subject == self.job.uid
 
     @property
     def entry(self) -> str:
@@ -147,6 +157,18 @@ def observe_attempts(
         for (stage, number), (job, own) in sorted(by_attempt.items())
     )
     return [attempt for attempt in observed if attempt is not None]
+
+
+def with_named_holder(observed: ObservedAttempt, name_of: Callable[[str], str]) -> ObservedAttempt:
+    """An attempt that found its training computed elsewhere, with the name of that run if it is of the same namespace.
+
+    `name_of`: the name of a run of the namespace by its UID, which is all that a pod knows; empty for any other.
+    """
+    if observed.attempt.reason != ComputedElsewhere.__name__:
+        return observed
+    named = RUN_UID.sub(lambda found: name_of(found[0]), observed.attempt.message)
+    message = named.replace("computed by run :", "computed by another run:")
+    return replace(observed, attempt=replace(observed.attempt, message=message))
 
 
 def _entry_of(pod: PodSummary) -> str:
@@ -385,13 +407,29 @@ def _observe_living(observed: ObservedAttempt, job: JobSummary, pods: list[PodSu
     )
 
 
+def is_starting(jobs: Iterable[JobSummary], pods: Iterable[PodSummary]) -> bool:
+    """Whether pods of a Job are still to start, and nothing has gone wrong: what there is to tell can wait for the others."""
+    living = [job for job in jobs if not job.over and not job.deleted]
+    if not living or any(job.failing or job.complete for job in living):
+        return False
+    started, own = 0, {job.uid for job in living}
+    for pod in pods:
+        if pod.job_uid not in own:
+            continue
+        if pod.ended or pod.deleted_at is not None or pod.exit_code is not None or pod.disruption:
+            return False
+        started += pod.started_at is not None
+    return started < sum(job.parallelism for job in living)
+
+
 def due_times(observed: ObservedAttempt) -> list[float]:
     """Times at which an attempt may change without an event."""
     if observed.job is None and not observed.pods:
         return []
     due = [observed.settles_at] if observed.settles_at is not None else []
     if observed.job is not None and observed.attempt.state is AttemptState.PENDING:
-        due.append(observed.job.seen_at + 6.0)
+        missing = len(observed.pods) < observed.job.parallelism
+        due.append(observed.job.seen_at + (MISSING_AFTER_S if missing else READ_EVENTS_AFTER_S + 1.0))
     for pod in observed.pods:
         if pod.ended or pod.name in observed.lost:
             continue
@@ -414,7 +452,7 @@ def _pending_cause(job: JobSummary, pods: list[PodSummary], now: float) -> tuple
         return RunProblem(Reason.UNSCHEDULABLE, one_line(stuck.unschedulable)), ""
     if job.suspended:
         return RunProblem(Reason.QUEUED, f"waits in the queue {job.queue}" if job.queue else "its Job is suspended"), ""
-    if len(pods) < job.parallelism and now >= job.seen_at + READ_EVENTS_AFTER_S:
+    if len(pods) < job.parallelism and now >= job.seen_at + MISSING_AFTER_S:
         return None, job.uid
     creating = next((pod for pod in pods if pod.started_at is None), None)
     late = creating is not None and now >= creating.seen_at + READ_EVENTS_AFTER_S

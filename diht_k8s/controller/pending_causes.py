@@ -20,7 +20,8 @@ from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.observe import LIVING, ObservedAttempt, RunProblem
 from diht_k8s.controller.reconcile_state import ReconcileState
 from diht_k8s.controller.status_text import one_line
-from diht_k8s.kube.client import Cluster, ClusterError
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 LEAST_AGE_S: Final = 2.0

@@ -13,7 +13,8 @@ from diht_k8s.controller.observe import ObservedAttempt, entry_name
 from diht_k8s.controller.reconcile_state import ReconcileState
 from diht_k8s.controller.status_builder import LoggedProgress, failed_attempt, newly_failed
 from diht_k8s.controller.status_text import TAIL_LINES, tail
-from diht_k8s.kube.client import Cluster, ClusterError
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.attempts import AttemptState
 from diht_k8s.pipeline.run_status import RunStatus, StageRecord
@@ -46,6 +47,8 @@ class PodLogs:
     ) -> RunStatus:
         """Read the logs that matter now: progress at intervals, the end of a pod that failed, a cached stage."""
         running = next((each for each in reversed(observed) if each.attempt.state is AttemptState.RUNNING), None)
+        if running is not None and not state.log_read_at:  # it has hardly begun
+            state.log_read_at = now
         if running is not None and not now - interval_s < state.log_read_at <= now:
             state.log_read_at = now
             state.logged = self.progress(cached, running, now) or state.logged
@@ -107,7 +110,10 @@ class PodLogs:
 
 
 def _logging_pods(observed: ObservedAttempt) -> list[PodSummary]:
-    running = [pod for pod in observed.pods if pod.started_at is not None and not pod.ended]
+    """Those of a node that does not answer are left out: each would hold a worker for seconds."""
+    running = [
+        pod for pod in observed.pods if pod.started_at is not None and not pod.ended and pod.not_ready_since is None
+    ]
     return [pod for pod in running if pod.index == 0][:1] if observed.attempt.is_gang else running[:2]
 
 

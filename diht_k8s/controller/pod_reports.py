@@ -11,7 +11,6 @@ from diht_k8s.api.reports import COMMITTED, Cause, NodeResult, Progress, SavedCh
 from diht_k8s.kube.job_summary import JobSummary
 from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.attempt_reports import (
-    bounded_step,
     checkpoint_work,
     furthest,
     in_place_of,
@@ -27,7 +26,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{16}")
 def with_reports(attempt: Attempt, job: JobSummary | None, pods: Sequence[PodSummary]) -> Attempt:
     """The attempt with its times, and what its pods left as they ended: committed work, the step that failed."""
     causes = _causes(pods)
-    steps = [bounded_step(cause.step) for cause in causes if cause.step is not None]
+    steps = [cause.step for cause in causes if cause.step is not None]
     work = furthest(checkpoint_work(cause.checkpoint) for cause in causes)
     in_place = in_place_of(attempt.number, (cause.rounds for cause in causes))
     spent = most_spent(cause.time_spent for cause in causes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import random
+import secrets
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,7 @@ from typing import Any, Final
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.field_problems import refuse, text_problems
 from diht_k8s.api.pod_paths import path_problems
-from diht_k8s.api.reasons import Reason
+from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.status import Status, wire
@@ -27,7 +28,8 @@ from diht_k8s.controller.cache.runs import CachedRun, FinishedRun, Key, RunStore
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.events import RunEvent, event_document, events_between
 from diht_k8s.controller.job_builder import build_objects
-from diht_k8s.controller.kueue.run_queue import NO_WORKLOADS, RunQueue, Workloads
+from diht_k8s.controller.kueue import admission
+from diht_k8s.controller.kueue.run_queue import NO_WORKLOADS, QueuedPlan, RunQueue, Workloads
 from diht_k8s.controller.live_reads import LiveReads
 from diht_k8s.controller.node_health.faults import NodeFault
 from diht_k8s.controller.node_health.gang_moves import decide_moves
@@ -38,31 +40,37 @@ from diht_k8s.controller.observe import (
     RunProblem,
     due_times,
     observe_attempts,
+    with_named_holder,
 )
 from diht_k8s.controller.pending_causes import WarningEvents, with_pending_cause
 from diht_k8s.controller.pod_logs import PodLogs, progress_interval
 from diht_k8s.controller.pod_reports import with_progress
 from diht_k8s.controller.reconcile_state import ReconcileState
 from diht_k8s.controller.run_metrics import BlockedRuns, UnhealthyNodes, count_changes
-from diht_k8s.controller.saved_status import has_ended, saved_run_status
+from diht_k8s.controller.saved_status import condition, has_ended, saved_run_status
 from diht_k8s.controller.status_builder import LoggedProgress, build_status, can_defer, redacted_status
 from diht_k8s.controller.status_text import one_line
-from diht_k8s.kube.client import Cluster, ClusterError
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.job_summary import JobSummary
 from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.attempts import Attempt
 from diht_k8s.pipeline.failure_policy import BackOff
 from diht_k8s.pipeline.goodput import with_goodput
-from diht_k8s.pipeline.plan import CLUSTER_STEPS, Observed, RunPlan, Start, plan
+from diht_k8s.pipeline.plan import CLUSTER_STEPS, Action, Observed, RunPlan, Start, plan
 from diht_k8s.pipeline.run_status import FINAL, RunStatus
 
 logger = logging.getLogger(__name__)
 
 FIRST_READ_AGAIN_S: Final = 2.0
 """The first wait before events and queues are read again."""
+MISSING_READ_AGAIN_S: Final = 2.5
+"""The longest wait while pods do not exist and nobody has said why: with the age of a list of events less than 5 s."""
 PROBLEM_WAIT_S: Final = 1.0
 MOST_PROBLEM_WAIT_S: Final = 30.0
 MAX_FORMER_JOBS: Final = 16
+MAX_UNKNOWN: Final = 200
+"""Characters of the log about what a status has that is unknown."""
 
 
 class InternalError(Exception):
@@ -190,16 +198,23 @@ class Reconciler:
         """A new operator would read all logs at once: it uses the progress that an earlier one read for a while."""
         status = cached.status
         former = [attempt.uid for attempt in status.attempts if attempt.uid]
+        accepted, problem = condition(status, ConditionType.ACCEPTED), None
+        if accepted is not None and (accepted.status, accepted.observed_generation) == ("False", cached.generation):
+            problem = RunProblem(accepted.reason, accepted.message)  # it holds until this operator has tried it
         if status.progress is None or status.progress.last_updated_time is None:
-            return ReconcileState(former_jobs=former, has_unrecorded_job=len(former) < len(status.attempts))
+            unrecorded = len(former) < len(status.attempts)
+            return ReconcileState(problem, former_jobs=former, has_unrecorded_job=unrecorded)
         if not self._states:  # a new operator knows by the statuses alone how many runs are active
             self._active |= self._runs.running()
         return ReconcileState(
-            former_jobs=former, log_read_at=self._clock() - self._jitter() * self._progress_interval()
+            problem, former_jobs=former, log_read_at=self._clock() - self._jitter() * self._progress_interval()
         )
 
     def _reconcile(self, cached: CachedRun, state: ReconcileState) -> float | None:
         now, status = self._clock(), cached.status
+        if cached.read.unknown:
+            what = one_line(", ".join(cached.read.unknown), MAX_UNKNOWN)
+            logger.warning("%s/%s: its status is repaired: it has unknown %s", *cached.key, what)
         try:
             run = self._runs.parsed(cached)
             if not status.attempts:  # what runs already is judged by how it ends
@@ -219,38 +234,52 @@ class Reconciler:
         queued = self._queue.decide(cached, run, decided, observed)
         decided, problem = queued.plan, queued.problem or problem
         if decided.status.state not in FINAL:
-            read_again_s = self._read_again_s(state)
+            read_again_s = self._read_again_s(state, observed)
             observed = with_pending_cause(
                 self._cluster, self._warning_events, cached, observed, state, now, read_again_s
             )
         after = self._logs.read(cached, before, decided.status, observed, state, now, self._progress_interval())
         after = with_goodput(after, [_with_log_progress(each, state.logged) for each in observed])
-        new = build_status(
-            status, run, before, after, [*observed, *queued.waiting], problem=problem, logged=state.logged, tails=state.log_tails,
+        secrets = literals(cached.document)
+        build = functools.partial(
+            build_status, status, run, before, after, [*observed, *queued.waiting], logged=state.logged, tails=state.log_tails,
             generation=cached.generation, now=now,
         )  # fmt: skip
-        new = redacted_status(new, literals(cached.document))
-        is_new = not cached.document["status"]
+        new = redacted_status(build(problem=problem), secrets)
         cached = self._write_status(cached, new, state, now)
         new = status if state.defers_pod_counts else new
-        if is_new and decided.actions:  # a thousand new runs all get their status before the first one's Job is created
-            self._record_events(cached, status, new, now)
-            return 0.0
-        problem = execute(
-            self._cluster, cached, decided.actions, observed, functools.partial(self._objects, cached, run),
+        refused = state.problem if state.refused_generation == cached.generation else None
+        actions, places = decided.actions, queued.actions
+        if refused is not None:
+            actions, places = _without_creation(decided, queued)
+        executed = execute(
+            self._cluster, cached, actions, observed, functools.partial(self._objects, cached, run),
             functools.partial(self._created, state), functools.partial(self._live_reads.uncached_pod, cached, state),
         )  # fmt: skip
-        problem = self._queue.execute(cached, run, queued.actions, now) or problem or queued.problem
+        found = self._queue.execute(cached, run, places, now) or executed.problem or queued.problem
+        if (actions, places) != (decided.actions, queued.actions):
+            found = found or refused
+        if found != problem:  # whoever looks now learns at once why it does not go on, or that it does
+            new = redacted_status(build(problem=found), secrets)
+            cached = self._write_status(cached, new, state, now)
         delete_old_jobs(self._cluster, cached, observed)
         self._record_events(cached, status, new, now)
-        self._record(cached, self._delete_orphans(cached.key, state), now)
-        return self._requeue_after(cached, decided, observed, state, problem, now)
+        self._record(cached, [*executed.events, *self._delete_orphans(cached.key, state)], now)
+        return self._requeue_after(cached, decided, observed, state, found, now)
 
     def _objects(self, cached: CachedRun, run: DihtRun, start: Start) -> list[dict[str, Any]]:
         """The objects of an attempt, with its Job on the quota of its stage if that has a Workload of its own."""
         admitted = self._queue.with_admitted_workers(cached, run, start)
         faulty = self._nodes.unhealthy() if self._nodes is not None and start.stage is Stage.TRAIN else ()
-        objects = build_objects(cached, admitted, start, self._job_ttl_s, pod_groups=self._pod_groups(), faulty=faulty)
+        objects = build_objects(
+            cached,
+            admitted,
+            start,
+            self._job_ttl_s,
+            pod_groups=self._pod_groups(),
+            faulty=faulty,
+            token=secrets.token_hex(),
+        )
         self._queue.put_on_quota(cached, run, start, objects[-1])
         return objects
 
@@ -291,11 +320,12 @@ class Reconciler:
         state.disrupted |= {pod.name: pod for pod in pods if pod.disruption}
         while len(state.disrupted) > MAX_FORMER_JOBS:
             del state.disrupted[next(iter(state.disrupted))]
-        return observe_attempts(
+        observed = observe_attempts(
             jobs, pods, now,
             newest={stage.name: stage.attempt for stage in status.stages},
             run_uid=cached.uid, former=state.former_jobs, disrupted=state.disrupted, pausing=run.spec.suspend,
         )  # fmt: skip
+        return [with_named_holder(each, functools.partial(self._runs.name_of, cached.namespace)) for each in observed]
 
     def _plan(
         self,
@@ -318,9 +348,11 @@ class Reconciler:
         """Seconds between two reads of a run's log: with many runs each is read less often."""
         return progress_interval(len(self._active))
 
-    def _read_again_s(self, state: ReconcileState) -> float:
+    def _read_again_s(self, state: ReconcileState, observed: list[ObservedAttempt]) -> float:
         """Seconds after which the answer about an object is old: short at first, then as between two reads of a log."""
-        return min(self._progress_interval(), FIRST_READ_AGAIN_S * 2.0 ** max(0, min(state.pending_reads, 8) - 1))
+        wait_s = min(self._progress_interval(), FIRST_READ_AGAIN_S * 2.0 ** max(0, min(state.pending_reads, 8) - 1))
+        unexplained = state.pending_cause is None and any(each.misses_pods for each in observed)
+        return min(wait_s, MISSING_READ_AGAIN_S) if unexplained else wait_s
 
     def _write_status(self, cached: CachedRun, new: Status, state: ReconcileState, now: float) -> CachedRun:
         """Write the status if it changed; returns the run as it is afterwards."""
@@ -361,7 +393,8 @@ class Reconciler:
         problem: RunProblem | None,
         now: float,
     ) -> float | None:
-        changed, state.problem = problem != state.problem, problem
+        state.problem = problem
+        state.refused_generation = cached.generation if problem is not None and problem.until_changed else None
         state.problem_count = state.problem_count + 1 if problem is not None else 0
         living = any(each.attempt.state in LIVING for each in observed)
         (self._active.add if living else self._active.discard)(cached.key)
@@ -372,12 +405,20 @@ class Reconciler:
             since, interval = now - state.log_read_at, self._progress_interval()
             due.append(interval - since if 0 <= since < interval else interval)
         if any(each.event_subject or (each.job is not None and each.job.suspended) for each in observed) and living:
-            due.append(self._read_again_s(state))
+            due.append(self._read_again_s(state, observed))
         if state.defers_pod_counts:
             due.append(state.status_written_at + self._progress_interval() - now)
-        if problem is not None:
+        if problem is not None and not problem.until_changed:
             due.append(min(MOST_PROBLEM_WAIT_S, PROBLEM_WAIT_S * 2.0 ** min(state.problem_count - 1, 8)))
-        return 0.0 if changed else min((wait for wait in due if wait > 0), default=None)
+        return min((wait for wait in due if wait > 0), default=None)
+
+
+def _without_creation(
+    plan: RunPlan, queued: QueuedPlan
+) -> tuple[tuple[Action, ...], tuple[admission.WorkloadAction, ...]]:
+    """The actions of a plan and in its queues that create nothing."""
+    actions = tuple(each for each in plan.actions if not isinstance(each, Start))
+    return actions, tuple(each for each in queued.actions if not isinstance(each, admission.CreateWorkload))
 
 
 def _log_internal_error(cached: CachedRun, error: Exception) -> str:

@@ -17,6 +17,8 @@ class ReconcileState:
 
     problem: RunProblem | None = None
     """what blocked the last actions."""
+    refused_generation: int | None = None
+    """the document whose objects the API server refused as they are: they are not sent again."""
     problem_count: int = 0
     """reconciliations in a row that were blocked."""
     logged: LoggedProgress | None = None

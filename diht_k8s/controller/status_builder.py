@@ -16,7 +16,6 @@ from diht_k8s.api.reports import MAX_PROBLEM, NodeResult, Progress, worst
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import (
     MAX_ATTEMPTS,
-    MAX_COUNT,
     AttemptStatus,
     FailureCause,
     JobReference,
@@ -34,25 +33,19 @@ from diht_k8s.api.status import (
     WorkStatus,
 )
 from diht_k8s.api.status import StageState as EntryState
-from diht_k8s.api.steps import WAIT_STEP
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.avoided_nodes import nodes_to_avoid, restarts_in_place, suspect_node
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.pod_reports import newest_checkpoint, preflight_results, stage_folder
 from diht_k8s.controller.status_text import TAIL_WIDTH, one_line
-from diht_k8s.pipeline.attempts import attempt_name
 from diht_k8s.pipeline.goodput import run_goodput, stage_goodput
 from diht_k8s.pipeline.run_status import ENDED_WELL, FINAL, RunState, RunStatus, StageRecord
 
 MAX_METRICS = 16
 _WORD = 63
-_LARGEST = 2**62
-_LATEST = 253_402_300_799
-"""The last second that a date has."""
 MAX_URI = 1088
 MAX_NODE_NAME = 253
-MAX_FIGURE = 1e18
 
 
 @dataclass(frozen=True)
@@ -155,7 +148,7 @@ def build_status(
         start_time=_time(after.started_at, previous.start_time),
         completion_time=previous.completion_time or _time(after.ended_at, None) if after.state in FINAL else None,
         running_time=_running_time(after),
-        restarts=_count(sum(stage.restarts for stage in stages)),
+        restarts=sum(stage.restarts for stage in stages),
         progress=_progress(previous, after, current, logged),
         pods=_pods(attempt) if living else None,
         queue=_queue(attempt) if living else None,
@@ -194,6 +187,12 @@ def failed_attempt(observed: list[ObservedAttempt], stage: StageRecord) -> Obser
     return own[-1] if own else None
 
 
+def _job(stage: StageRecord, observed: list[ObservedAttempt]) -> JobReference | None:
+    """The Job of a stage's newest attempt, if it exists."""
+    newest = _newest(observed, stage)
+    return None if newest is None or newest.job is None else JobReference(kind="Job", name=newest.job.name)
+
+
 def _failed_number(stage: StageRecord) -> int:
     return stage.attempt - (stage.state is StageState.RUNNING)
 
@@ -223,8 +222,7 @@ def _entry(
     if newly_failed(before, stage):
         cause = _cause(stage, failed_attempt(observed, stage), tails)
     same = old is not None and old.attempt == stage.attempt
-    step = WAIT_STEP if stage.computed_elsewhere else stage.step
-    job = JobReference(kind="Job", name=attempt_name(run.metadata.name, stage.stage, stage.attempt, step))
+    job = _job(stage, observed) or (old.workload if old is not None and same else None)
     in_place = restarts_in_place(stage, old.restarts_in_place if old is not None else None, observed)
     told = {} if logged is None or logged.entry != _name(stage) else {logged.attempt: logged.progress.preflight}
     return StageStatus(
@@ -232,17 +230,17 @@ def _entry(
         stage=stage.stage,
         state=EntryState(stage.state.value),
         attempt=stage.attempt,
-        restarts=_count(stage.total_restarts),
-        restarts_count_towards_max=_count(stage.restarts),
+        restarts=stage.total_restarts,
+        restarts_count_towards_max=stage.restarts,
         infrastructure_restarts_count_towards_max=_lost(stage),
         healed_until_seconds=stage.healed_until,
         infrastructure_healed_until_seconds=stage.infrastructure_healed_until,
         restarts_in_place=in_place,
         work=_work(stage),
-        out_of_memory=_count(stage.out_of_memory),
+        out_of_memory=stage.out_of_memory,
         not_before=_time(stage.not_before, old.not_before if old is not None else None),
         backend=(old.backend if old is not None and old.backend else "Job") if started else None,
-        workload=(old.workload if old is not None and same else job) if started else None,
+        workload=job if started else None,
         avoid_nodes=nodes_to_avoid(old.avoid_nodes if old is not None else (), attempts, _name(stage), in_place),
         start_time=((old.start_time if old is not None else None) or timestamp(now)) if started else None,
         completion_time=((old.completion_time if old is not None else None) or timestamp(now)) if ended else None,
@@ -261,13 +259,8 @@ def _output(run: DihtRun, stage: StageRecord, observed: list[ObservedAttempt]) -
 
 def _lost(stage: StageRecord) -> int | None:
     """Infrastructure restarts that count; None where an older operator would compute the same."""
-    lost = _count(stage.infrastructure_restarts)
-    return None if lost == _count(stage.total_restarts) - _count(stage.restarts) else lost
-
-
-def _count(value: int) -> int:
-    """A number that the status can hold: somebody else may have set what it was counted on from."""
-    return min(value, MAX_COUNT)
+    lost = stage.infrastructure_restarts
+    return None if lost == stage.total_restarts - stage.restarts else lost
 
 
 def _work(stage: StageRecord) -> WorkStatus | None:
@@ -280,7 +273,7 @@ def _running_time(run: RunStatus) -> RunningTime | None:
     if run.started_at is None:
         return None
     return RunningTime(
-        seconds=min(run.ran_seconds, _LARGEST),
+        seconds=run.ran_seconds,
         until=timestamp(run.ran_until) if run.ran_until else None,
         since=timestamp(run.running_since) if run.running_since is not None else None,
     )
@@ -319,21 +312,18 @@ def _progress(
 
 def _progress_status(entry: str, logged: LoggedProgress) -> ProgressStatus:
     line = logged.progress
-    total, done = min(max(line.total, 0), _LARGEST), min(max(line.done, 0), _LARGEST)
+    names = {one_line(name, _WORD): value for name, value in line.metrics.items()}
     return ProgressStatus(
         stage=entry,
         step=one_line(line.step, _WORD),
-        done=done,
-        total=total,
+        done=line.done,
+        total=line.total,
         unit=one_line(line.unit, _WORD),
-        percentage=min(100, 100 * done // total) if total else 0,
+        percentage=min(100, 100 * line.done // line.total) if line.total else 0,
         samples_per_second=f"{line.per_second:.6g}",
-        estimated_remaining_seconds=None if line.eta_seconds is None else min(max(0, line.eta_seconds), _LARGEST),
+        estimated_remaining_seconds=line.eta_seconds,
         last_updated_time=timestamp(logged.read_at),
-        metrics=[
-            Metric(name=one_line(name, _WORD), value=f"{value:.6g}")
-            for name, value in list(line.metrics.items())[:MAX_METRICS]
-        ],
+        metrics=[Metric(name=name, value=f"{value:.6g}") for name, value in list(names.items())[:MAX_METRICS]],
     )
 
 
@@ -361,17 +351,16 @@ def _preflight(
         return written
     nodes = [_node_preflight(result) for result in worst(told[newest])]
     fewer = newest == old.attempt and len(nodes) < len(old.nodes)  # pods go one after the other
-    return written if fewer else Preflight(attempt=min(newest, MAX_COUNT), nodes=nodes)
+    return written if fewer else Preflight(attempt=newest, nodes=nodes)
 
 
 def _node_preflight(result: NodeResult) -> NodePreflight:
-    """What a status can hold of a result: a program may report nonsense."""
-    figures = {name: max(min(value, MAX_FIGURE), -MAX_FIGURE) for name, value in result.figures.items()}
+    """What a status can hold of a result."""
     return NodePreflight(
         node=one_line(result.node, MAX_NODE_NAME),
         pod=one_line(result.pod, _WORD),
         problem=one_line(result.problem, MAX_PROBLEM),
-        figures=[Metric(name=name, value=f"{value:.6g}") for name, value in figures.items()],
+        figures=[Metric(name=name, value=f"{value:.6g}") for name, value in result.figures.items()],
     )
 
 
@@ -388,11 +377,10 @@ def _last_checkpoint(
         said = left
     if said is None:
         return written
-    uri, step = one_line(said.uri, MAX_URI), min(max(said.step, 0), _LARGEST)
-    time = timestamp(min(max(said.time, 0), _LATEST)) if said.time is not None else None
-    if written is not None and (written.step, written.uri) == (step, uri) and time is None:
+    uri, time = one_line(said.uri, MAX_URI), timestamp(said.time) if said.time is not None else None
+    if written is not None and (written.step, written.uri) == (said.step, uri) and time is None:
         return written
-    return LastCheckpoint(step=step, uri=uri, time=time)
+    return LastCheckpoint(step=said.step, uri=uri, time=time)
 
 
 def _pods(observed: ObservedAttempt | None) -> PodCounts | None:

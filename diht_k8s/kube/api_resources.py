@@ -1,8 +1,9 @@
-"""Kinds of objects that the client reaches by their API group and plural."""
+"""The kinds of objects that the client reaches, and their paths on the API server."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
+from urllib.parse import quote
 
 from diht_k8s.api.schema.crd import GROUP, PLURAL, VERSION
 
@@ -15,11 +16,33 @@ class ApiResource(NamedTuple):
     """Where the API server serves a kind."""
 
     group: str
+    """empty for Kubernetes' core."""
     version: str
     plural: str
 
+    @property
+    def root(self) -> str:
+        """The path of its group in its version."""
+        return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+
+    def path(self, namespace: str | None = None, *name: str) -> str:
+        """The path of all objects, of those of a namespace, or of one.
+
+        Args:
+            namespace: their namespace; None or "" for all, or for a kind that has none.
+            name: name of the object, and of its subresource.
+        """
+        place = ("namespaces", namespace) if namespace else ()
+        return "/".join((self.root, *(quote(each, safe="") for each in (*place, self.plural, *name))))
+
 
 KINDS: Final = {
+    "Job": ApiResource("batch", "v1", "jobs"),
+    "Service": ApiResource("", "v1", "services"),
+    "Pod": ApiResource("", "v1", "pods"),
+    "Event": ApiResource("", "v1", "events"),
+    "Node": ApiResource("", "v1", "nodes"),
+    "Lease": ApiResource("coordination.k8s.io", "v1", "leases"),
     "DihtRun": ApiResource(GROUP, VERSION, PLURAL),
     "Workload": ApiResource(KUEUE, KUEUE_VERSIONS[0], "workloads"),
     "ResourceFlavor": ApiResource(KUEUE, KUEUE_VERSIONS[0], "resourceflavors"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,12 @@ from typing import Any
 from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import SWEEP_LABEL, DihtRun
-from diht_k8s.kube.client import POD_ACCOUNT, Cluster, connect, in_pod
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.connection import POD_ACCOUNT, connect, in_pod
 from diht_k8s.kube.errors import ClusterError, kubeconfig_errors
+from diht_k8s.kube.job_summary import JobSummary, job_summary
 from diht_k8s.kube.labels import RUN_LABEL
+from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,19 @@ class RunClient:
         found = self.cluster.events(self.namespace, f"involvedObject.uid={uid}")
         return sorted(found, key=lambda event: event.get("lastTimestamp") or "")
 
-    def pods(self, run: str) -> list[dict[str, Any]]:
-        """The pods of a run."""
-        return self.cluster.items("Pod", self.namespace, f"{RUN_LABEL}={run}")
+    def pods(self, run: Mapping[str, Any]) -> list[PodSummary]:
+        """The pods of a run: a Job that it owns or once had owns them. Labels prove nothing, since anybody may set them."""
+        metadata, selector = run["metadata"], f"{RUN_LABEL}={run['metadata']['name']}"
+        jobs = map(job_summary, self.cluster.items("Job", self.namespace, selector))
+        own = {job.uid for job in jobs if isinstance(job, JobSummary) and job.owner_uid == metadata["uid"]}
+        own |= {attempt.get("uid") for attempt in (run.get("status") or {}).get("attempts") or ()}
+        pods = map(pod_summary, self.cluster.items("Pod", self.namespace, selector))
+        return [pod for pod in pods if isinstance(pod, PodSummary) and pod.job_uid and pod.job_uid in own]
 
     def log(self, pod: str, *, follow: bool, lines: int | None) -> Iterator[bytes]:
         """The log of a pod, in blocks as they come: its last `lines`, or all."""
-        return self.cluster.log(self.namespace, pod, follow=follow, **({} if lines is None else {"tail_lines": lines}))
+        query: dict[str, Any] = {} if lines is None else {"tailLines": lines}
+        return self.cluster.log(self.namespace, pod, follow=follow, **query)
 
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -11,11 +11,11 @@ from torchx.specs import NONE, AppState, ReplicaState, ReplicaStatus, Resource, 
 
 from diht_k8s.api.reports import Cause
 from diht_k8s.kube.labels import INDEX_LABEL
+from diht_k8s.kube.object_fields import owner_of
 from diht_k8s.launch.names import slug
 from diht_k8s.launch.render import LABEL_ROLE
 
 CANCELLED_ANNOTATION: Final = "diht.dev/cancelled"
-JOB_LABEL: Final = "batch.kubernetes.io/job-name"
 _PHASES: Final = {
     "Pending": ReplicaState.PENDING,
     "Running": ReplicaState.RUNNING,
@@ -66,12 +66,18 @@ def description(
     )
 
 
+def owned_pods(jobs: Sequence[Mapping[str, Any]], pods: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The pods whose owner is one of the Jobs: labels prove nothing, since anybody may set them."""
+    uids = {job["metadata"]["uid"] for job in jobs}
+    return [pod for pod in pods if owner_of(pod["metadata"]).get("uid") in uids]
+
+
 def replica_pods(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], replica: int) -> list[Mapping[str, Any]]:
     """All pods of a replica so far, in the order of `pods`."""
     return [
         pod
         for pod in pods
-        if pod["metadata"]["labels"].get(JOB_LABEL) == job["metadata"]["name"]
+        if owner_of(pod["metadata"]).get("uid") == job["metadata"]["uid"]
         and pod["metadata"]["labels"].get(INDEX_LABEL) == str(replica)
     ]
 

@@ -7,7 +7,7 @@ COMPONENT` needs only a kubeconfig. An application is named `NAMESPACE:NAME`; th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -19,7 +19,8 @@ from torchx.specs import AppDef, AppDryRunInfo, CfgVal, InvalidRunConfigExceptio
 from torchx.workspace.docker_workspace import DockerWorkspaceMixin
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.kube.client import Cluster, connect
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.connection import Connection, connect
 from diht_k8s.kube.errors import ignore_not_found
 from diht_k8s.launch import torchx_excepthook, volcano
 from diht_k8s.launch.app_description import (
@@ -28,6 +29,7 @@ from diht_k8s.launch.app_description import (
     description,
     job_state,
     main_container,
+    owned_pods,
     replica_pods,
     waiting_reason,
 )
@@ -110,7 +112,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
 
     def __init__(self, session_name: str, client: ApiClient | None = None, docker_client: Any = None) -> None:
         super().__init__("kubernetes", session_name, docker_client=docker_client)
-        self._given_client = client
+        self._connection = Connection(client) if client is not None else None
         self._given_docker = docker_client
 
     def _run_opts(self) -> runopts:
@@ -189,7 +191,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         jobs = self._jobs(namespace, name)
         if not jobs:
             return volcano.none_if_unserved(lambda: self._volcano().describe(app_id))
-        return description(app_id, jobs, self._pods(namespace, name))
+        return description(app_id, jobs, self._pods(namespace, name, jobs))
 
     def describe_native(self, app_id: str) -> AppDryRunInfo[Request] | None:
         """The objects of an application as the cluster has them; None if it does not exist."""
@@ -277,7 +279,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         reported: set[tuple[str, str]] = set()
 
         def pods() -> list[Mapping[str, Any]]:
-            found = replica_pods(job, self._pods(namespace, name), replica)
+            found = replica_pods(job, self._pods(namespace, name, [job]), replica)
             for pod in found:
                 reason = waiting_reason(pod)
                 if reason and reason not in reported:
@@ -296,25 +298,23 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
     def _jobs(self, namespace: str, name: str) -> list[dict[str, Any]]:
         return self._cluster().items("Job", namespace, f"{LABEL_INSTANCE}={name}")
 
-    def _pods(self, namespace: str, name: str) -> list[dict[str, Any]]:
-        """The pods of an application, oldest first."""
-        pods = self._cluster().items("Pod", namespace, f"{LABEL_INSTANCE}={name}")
+    def _pods(self, namespace: str, name: str, jobs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The pods of an application's Jobs, oldest first."""
+        pods = owned_pods(jobs, self._cluster().items("Pod", namespace, f"{LABEL_INSTANCE}={name}"))
         return sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
 
     def _delete_job(self, namespace: str, name: str) -> None:
         with ignore_not_found():
             self._cluster().delete_job(namespace, name, policy="Background")
 
-    def _client(self) -> ApiClient:
-        if self._given_client is None:
-            self._given_client = connect()
-        return self._given_client
-
     def _cluster(self) -> Cluster:
-        return Cluster(self._client())
+        if self._connection is None:
+            self._connection = connect()
+        return Cluster(self._connection)
 
     def _volcano(self) -> volcano.VolcanoScheduler:
-        return volcano.VolcanoScheduler(self.session_name, self._given_client, self._given_docker)
+        client = self._connection.api if self._connection is not None else None
+        return volcano.VolcanoScheduler(self.session_name, client, self._given_docker)
 
 
 def create_scheduler(

@@ -89,7 +89,7 @@ def pod_lines(
     metadata = pod["metadata"]
     options: dict[str, Any] = {"container": container, "timestamps": True, "follow": follow}
     if since is not None:
-        options["since_seconds"] = max(1, int((now - since).total_seconds()) + 1)
+        options["sinceSeconds"] = max(1, int((now - since).total_seconds()) + 1)
     with ignore_not_found():
         for line in lines(cluster.log(metadata["namespace"], metadata["name"], **options)):
             yield line.decode(errors="replace")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
@@ -20,7 +21,7 @@ from torchx.specs.overlays import set_overlay
 from diht_k8s.api.documents import dump, load, read_text
 from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.kubernetes_types.quantities import number_of
-from diht_k8s.api.pods import OWNER_VARIABLE, Pods, merged, rendezvous_port
+from diht_k8s.api.pods import CONTROL_VARIABLE, OWNER_VARIABLE, Pods, merged, rendezvous_port
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import SHARED_STEP, WAIT_STEP
 from diht_k8s.launch.overlays import stage_overlays
@@ -42,10 +43,18 @@ def component_app(stage_name: str, script_args: Sequence[str], *, shape: str, im
         run = load(read_text(path), name=path, overrides=[*overrides, *_shape_overrides(stage, shape)])
         app = stage_app(run, stage, arguments=rest, image=image)
         app.roles[0].env[OWNER_VARIABLE] = macros.app_id  # one owner for all replicas and retries of a submission
+        if restarts_in_place(run, stage):
+            app.roles[0].env[CONTROL_VARIABLE] = secrets.token_hex()
         return app
     except DihtError as error:
         print(f"diht: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+
+
+def restarts_in_place(run: DihtRun, stage: Stage) -> bool:
+    """Whether several launchers of a stage start their ranks again together, and so have a control store."""
+    policy, train = run.spec.failure_policy, run.spec.train
+    return stage is Stage.TRAIN and train is not None and train.num_nodes > 1 and policy.restart == "InPlace"
 
 
 def stage_app(run: DihtRun, stage: Stage, *, step: str = "", arguments: Sequence[str] = (), image: str = "") -> AppDef:

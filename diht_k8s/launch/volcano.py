@@ -18,7 +18,7 @@ from torchx.specs.overlays import apply_overlay, get_overlay
 from torchx.util.strings import normalize_str
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.kube.client import connect
+from diht_k8s.kube.connection import connect
 from diht_k8s.launch.pod_template import image_entrypoint
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class VolcanoScheduler(KubernetesScheduler):
 
     def _api_client(self) -> ApiClient:
         if self._client is None:
-            self._client = connect()
+            self._client = connect().api
         return self._client
 
     def validate(self, resource: dict[str, Any], namespace: str) -> None:

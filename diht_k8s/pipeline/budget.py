@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from diht_k8s.api.run import FailurePolicy
-from diht_k8s.pipeline.attempt_reports import bounded_step
 from diht_k8s.pipeline.attempts import Attempt, CommittedWork
 from diht_k8s.pipeline.run_status import StageRecord
 
@@ -68,7 +67,7 @@ def charged(record: StageRecord, *, infrastructure: bool) -> StageRecord:
 
 def failed_at(record: StageRecord, attempt: Attempt) -> StageRecord:
     """The record with the step at which the program failed; the first one that is not committed where nobody knows."""
-    step = attempt.failed_at if attempt.failed_at is not None else bounded_step(record.work.position + 1)
+    step = attempt.failed_at if attempt.failed_at is not None else record.work.position + 1
     return replace(record, failed_at=max(record.failed_at, step))
 
 

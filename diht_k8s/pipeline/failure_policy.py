@@ -27,7 +27,7 @@ SCHEDULING_TIMEOUT: Final = "SchedulingTimeout"
 class BackOff:
     """Waiting before a restart: `first_s`, doubled with each restart, at most `most_s` (our choice)."""
 
-    first_s: float = 2.0
+    first_s: float = 1.0
     most_s: float = 300.0
     jitter: float = 0.0
     """0 to 1: lengthens the wait by up to a quarter, so that runs that failed together do not come back together."""

@@ -233,9 +233,8 @@ def stage_goodput(time: StageTime, *, ended: bool) -> StageGoodput | None:
     """
     if not time.since:
         return None
-    start_up = [
-        StartUp(name=name[:63], seconds=f"{value:.1f}") for name, value in list(time.start_up.items())[:8] if value
-    ]
+    named = {name[:63]: value for name, value in time.start_up.items() if value}
+    start_up = [StartUp(name=name, seconds=f"{value:.1f}") for name, value in list(named.items())[:8]]
     return StageGoodput(
         **_figures(whole_seconds(time_parts(time))),
         start_up=start_up,
@@ -267,9 +266,9 @@ def _figures(parts: dict[str, int]) -> dict[str, Any]:
     wall = sum(parts.values())
     percent = f"{100 * parts['productive'] / wall:.1f}" if wall else None
     return {
-        "wall_seconds": min(wall, MAX_COUNT),
+        "wall_seconds": wall,
         "productive_percent": percent,
-        **{f"{name}_seconds": min(value, MAX_COUNT) for name, value in parts.items()},
+        **{f"{name}_seconds": value for name, value in parts.items()},
     }
 
 

@@ -8,22 +8,21 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from diht_k8s.controller.__main__ import main
-from diht_k8s.kube import client
+from diht_k8s.kube.connection import Connection
 
-answer = client.answer_of
+request = Connection.request
 
 
-def answer_and_die(what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    response = answer(what, call, *arguments, **options)
-    if call.__name__.startswith(("create", "delete", "patch", "replace")):
-        print(f"killed after {call.__name__}", file=sys.stderr, flush=True)
+def request_and_die(self: Connection, what: str, method: str, *arguments: Any, **options: Any) -> Any:
+    response = request(self, what, method, *arguments, **options)
+    if method != "GET":
+        print(f"killed after: {what}", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     return response
 
 
-client.answer_of = answer_and_die
+Connection.request = request_and_die
 main()

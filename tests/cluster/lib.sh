@@ -61,6 +61,18 @@ wait_for() { # WHAT COMMAND...: until COMMAND succeeds, 2 minutes at most, times
   exit 1
 }
 
+one_at_a_time() { # ARGUMENTS OF THE SCRIPT...: what starts or builds parts waits for whoever does so on this machine
+  [ -n "${TEST_CLUSTER_LOCKED:-}" ] || TEST_CLUSTER_LOCKED=1 exec flock --close "$dir/lock" "$here/$(basename "$0")" "$@"
+}
+
+apt_get() { # ARGUMENTS...: waits for whoever holds a lock of apt or dpkg (an upgrade at the start of a machine), 5 minutes at most
+  local deadline=$((SECONDS + ${TEST_CLUSTER_APT_SECONDS:-300}))
+  until apt-get -o DPkg::Lock::Timeout=300 "$@" >"$dir/log/apt" 2>&1; do
+    grep -q 'Could not get lock' "$dir/log/apt" && [ $SECONDS -lt $deadline ] || return 1
+    sleep 1
+  done
+}
+
 install_packages() { # PROGRAM:PACKAGE...: those Debian packages whose program (or file) is not there
   local missing=() pair
   for pair in "$@"; do
@@ -69,7 +81,7 @@ install_packages() { # PROGRAM:PACKAGE...: those Debian packages whose program (
   [ ${#missing[@]} -eq 0 ] && return
   command -v apt-get >/dev/null || unavailable "needs ${missing[*]}: install them (no apt-get here)"
   say "installing ${missing[*]}"
-  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$dir/log/apt" 2>&1 ||
+  { apt_get update && DEBIAN_FRONTEND=noninteractive apt_get install -y --no-install-recommends "${missing[@]}"; } ||
     unavailable "needs ${missing[*]}, and apt-get could not install them: see $dir/log/apt"
 }
 

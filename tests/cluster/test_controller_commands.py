@@ -113,3 +113,41 @@ def test_sweep_submits_a_run_for_each_variant_and_again_changes_nothing(
     listed = json.loads(diht("list", *where, "--sweep", "swept", "--json").stdout)
     assert [each["name"] for each in listed] == names
     assert diht("list", *where, "--sweep", "other").stdout.startswith("no runs of the sweep other")
+
+
+STRANGERS = {
+    "no-stage": {"diht.dev/stage": None, "batch.kubernetes.io/job-completion-index": "0"},
+    "odd-index": {"batch.kubernetes.io/job-completion-index": "abc"},
+    "newest": {"diht.dev/attempt": "99", "batch.kubernetes.io/job-completion-index": "0"},
+}
+NEVER_PLACED = {
+    "nodeSelector": {"example.org/none": "none"},
+    "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+    "containers": [
+        {
+            "name": "main",
+            "image": "none.example.org/none:1",
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        }
+    ],
+}
+"""Pods of anybody: what their labels say beside the run, its stage and its attempt."""
+
+
+def test_pods_that_bear_a_runs_labels_change_nothing_of_what_the_commands_say(
+    place: World, diht: Diht, tmp_path: Path
+) -> None:
+    where = ("-n", place.namespace)
+    diht("submit", write(place, tmp_path, "told", {"filter": [75]}), *where)
+    diht("watch", "told", *where)
+    commands = [("logs", "told"), ("logs", "told", "filter"), ("why", "told"), ("status", "told"), ("watch", "told")]
+    before = [diht(*words, *where) for words in commands]
+    for name, more in STRANGERS.items():
+        given = {"diht.dev/run": "told", "diht.dev/stage": "filter", "diht.dev/attempt": "1", **more}
+        labels = {key: value for key, value in given.items() if value is not None}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": NEVER_PLACED}
+        place.kubectl.apply(json.dumps(pod), *where)
+    after = [diht(*words, *where) for words in commands]
+    told = [[(done.returncode, done.stdout, done.stderr) for done in each] for each in (before, after)]
+    assert told[0] == told[1]
+    assert "filter was told to end with 75" in before[0].stdout

@@ -252,7 +252,7 @@ def test_status_comes_back_as_it_was_written_and_fills_the_columns(api: Api) -> 
     name = api.create(MINIMAL, wire(FULL))
     assert Status.model_validate(api.kubectl.json("get", api.resource, name, "-n", api.namespace)["status"]) == FULL
     head, row = api.kubectl("get", api.resource, name, "-n", api.namespace, "-o", "wide").splitlines()
-    assert head.split() == ["NAME", "STAGE", "STATE", "PROGRESS", "RESTARTS", "AGE", "ETA", "LOSS", "WORKLOAD"]
+    assert head.split() == ["NAME", "STAGE", "STATE", "PROGRESS", "RESTARTS", "AGE", "ETA-SECONDS", "LOSS", "WORKLOAD"]
     values = dict(zip(head.split(), row.split(), strict=True))
     del values["AGE"]
     assert values == {
@@ -261,7 +261,7 @@ def test_status_comes_back_as_it_was_written_and_fills_the_columns(api: Api) -> 
         "STATE": "Restarting",
         "PROGRESS": "42",
         "RESTARTS": "2",
-        "ETA": "77",
+        "ETA-SECONDS": "77",
         "LOSS": "1.25",
         "WORKLOAD": "a-run-train-3",
     }

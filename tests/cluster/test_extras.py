@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import Any
 
 import pytest
 
-from tests.cluster.tools import manifest, script, wait_until
+from tests.cluster.tools import CLUSTER, PROJECT, manifest, script, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -52,6 +53,15 @@ def restricted_pod(node: str) -> dict[str, Any]:
         "containers": [container],
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": node}, "spec": spec}
+
+
+def test_helm_when_no_version_is_given_renders_the_chart_for_the_kubernetes_of_the_cluster():
+    script("extra", "helm")
+    done = subprocess.run(
+        [CLUSTER / "bin/helm", "template", "x", PROJECT / "helm/diht-operator"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "kind: Deployment" in done.stdout
 
 
 def test_gangs_when_the_quota_is_for_one_run_one_after_the_other(kueue, kubectl, namespace):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import calendar
+import contextlib
 import os
 import random
 import signal
+import socket
 import statistics
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.pods import CONTROL_VARIABLE, RENDEZVOUS_PORT
 from tests.cluster.operators import APART, kill_program, stages
 from tests.cluster.tools import Parts, wait_until
 from tests.cluster.trainings import STEPS, Trainings, check_end
@@ -158,3 +161,35 @@ def test_parts_sum_to_the_wall_time_over_30_faults(trainings: Trainings) -> None
         time.sleep(rng.uniform(5, 30))
     status = runs.wait_for(name, "Complete", timeout_s=1500)
     require_sums(status, least_faults=FAULTS // 2)
+
+
+def test_bytes_of_strangers_at_the_port_of_the_control_store_end_nothing(
+    trainings: Trainings, undisturbed: dict[int, float]
+) -> None:
+    name, runs, rng = trainings.start("port", policy=IN_PLACE), trainings.place.runs, random.Random(37)
+    trainings.wait_for_checkpoint(name)
+    [address] = [
+        pod["status"]["podIP"] for pod in runs.pods(name) if pod["metadata"]["name"].startswith(f"{name}-train-1-0")
+    ]
+    silent = []
+    for _ in range(200):
+        stranger = socket.create_connection((address, RENDEZVOUS_PORT), timeout=5)
+        with contextlib.suppress(OSError):
+            stranger.sendall(rng.randbytes(rng.randrange(1, 4000)))
+        silent.append(stranger)
+    kill_rank(f"{name}-train-1-1")
+    status = runs.wait_for(name, "Complete", timeout_s=400)
+    stage = stages(status)["train"]
+    assert (stage["attempt"], stage.get("restarts", 0), stage["restartsInPlace"]["total"]) == (1, 0, 1)
+    check_end(trainings, name, undisturbed)
+    for stranger in silent:
+        stranger.close()
+    job = trainings.place.kubectl.json("get", "job", f"{name}-train-1", "-n", trainings.place.namespace)
+    [token] = [
+        each["value"]
+        for each in job["spec"]["template"]["spec"]["containers"][0]["env"]
+        if each["name"] == CONTROL_VARIABLE
+    ]
+    assert len(token) == 64
+    logs = trainings.place.kubectl("logs", f"job/{name}-train-1", "-n", trainings.place.namespace)
+    assert token not in f"{logs}{status}"

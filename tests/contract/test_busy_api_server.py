@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.kube.client import Cluster, connect
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.connection import connect
 from diht_k8s.kube.errors import UnavailableError
 
 

@@ -153,6 +153,37 @@ def test_namespaced_scope_makes_nothing_cluster_wide_and_serves_its_namespace(he
     ]
 
 
+def test_rights_to_create_and_delete_are_bound_to_the_tenants_where_they_are_named(helm: str) -> None:
+    objects = rendered(helm, {"rbac": {"tenants": ["team-a", "team-b"]}})
+    wide = one(objects, "ClusterRole")["rules"]
+    written = {(rule["resources"][0], verb) for rule in wide for verb in rule["verbs"]} - {("dihtruns", "get")}
+    reads = ("list", "watch", "get")
+    assert {pair for pair in written if pair[1] not in reads} == {("dihtruns/status", "patch"), ("events", "create")}
+    assert ("pods/log", "get") not in written
+    everywhere = one(rendered(helm, {}), "ClusterRole")["rules"]
+    narrow = one(objects, "ClusterRole", "diht-operator-tenant")["rules"]
+    assert narrow == [rule for rule in everywhere if rule in narrow]
+    assert {(each["resources"][0], *each["verbs"]) for each in everywhere} - {(each["resources"][0], *each["verbs"]) for each in narrow} == {
+        ("resourceflavors", "get"), ("workloadpriorityclasses", "get"), ("priorityclasses", "get"), ("nodes", "list", "watch"),
+    }  # fmt: skip
+    bound = [
+        each for each in objects if each["kind"] == "RoleBinding" and each["roleRef"]["name"] == "diht-operator-tenant"
+    ]
+    assert [each["metadata"]["namespace"] for each in bound] == ["team-a", "team-b"]
+    assert {each["subjects"][0]["namespace"] for each in bound} == {"diht-system"}
+    assert rendered(helm, {"rbac": {"tenants": ["team-a"], "scope": "namespaced"}}) == rendered(
+        helm, {"rbac": {"scope": "namespaced"}}
+    )
+
+
+@pytest.mark.parametrize(("quantity", "taken"), [("1Gi", True), ("512M", True), (2, True), (0.5, True), ("100m", True), ("1e3", True),
+    ("lots", False), ("1GiB", False), (-1, False), ("-1", False), ("", False)])  # fmt: skip
+def test_resources_are_quantities(helm: str, quantity: Any, taken: bool) -> None:
+    done = template(helm, {"resources": {"limits": {"memory": quantity}}})
+    assert (done.returncode == 0) is taken, done.stderr
+    assert taken or "at '/resources/limits/memory'" in done.stderr
+
+
 def test_roles_of_the_operator_name_what_they_mean(helm: str) -> None:
     for document in rendered(helm, {}):
         for rule in document.get("rules", []):
@@ -215,12 +246,14 @@ def test_arguments_are_options_of_the_operator(helm: str) -> None:
     assert (given.run_ttl, given.history_limit) == (values["runTTLSeconds"], values["historyLimit"]) == (0, 0)
 
 
-@pytest.mark.parametrize(("seconds", "taken"), [(0, True), (1, False), (599, False), (600, True)])
+@pytest.mark.parametrize(("seconds", "taken"), [(0, True), (1, False), (599, False), (600, True), (-1, False)])
 def test_jobs_stay_long_enough_to_be_read_or_for_ever(
     helm: str, capsys: pytest.CaptureFixture[str], seconds: int, taken: bool
 ) -> None:
     done = template(helm, {"operator": {"jobTTLSeconds": seconds}})
     assert (done.returncode == 0) is taken, done.stderr
+    assert taken or "minimum: got" in done.stderr
+    assert "'not'" not in done.stderr
     argument = f"--job-ttl={seconds}"
     if taken:
         assert argument in done.stdout
@@ -267,8 +300,8 @@ def wrong_values(schema: dict[str, Any], path: tuple[str | int, ...]) -> Iterato
         yield path, "?"
     elif "minimum" in schema:
         yield path, schema["minimum"] - 1
-    elif schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
-        yield (*path, "key"), 7
+    elif schema.get("type") == "object" and isinstance(values := schema.get("additionalProperties"), dict):
+        yield (*path, "key"), "lots" if "$ref" in values else 7
 
 
 def wrong_sizes(schema: dict[str, Any], path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:

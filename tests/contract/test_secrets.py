@@ -19,7 +19,7 @@ from diht_k8s.cli import run as run_command
 from diht_k8s.cli.main import main
 from diht_k8s.cli.planned_objects import planned_objects
 from diht_k8s.cli.status_sentences import details, sentence
-from diht_k8s.kube.client import ClusterError
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.recipe.report import write_report
 from diht_k8s.recipe.report.run_page import write_run_page
 from diht_k8s.recipe.runtime.progress import Reporter

@@ -20,7 +20,7 @@ from diht_k8s.api.status import StageStatus, Status
 from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.controller.reconcile import InternalError
 from diht_k8s.controller.saved_status import saved_run_status
-from diht_k8s.kube.client import ClusterError
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.pipeline.run_status import FINAL, RunState
 from tests.fuzz.world import Doc, OtherRun, World
 from tests.unit.controller.documents import NOW

@@ -14,7 +14,7 @@ from typing import Any, Final
 from diht_k8s.api.errors import NEVER_RETRIED, ComputedElsewhere
 from diht_k8s.api.reports import COMMITTED, Cause, CommittedShards, Progress, SavedCheckpoint
 from diht_k8s.api.run import Stage
-from diht_k8s.kube.client import ClusterError
+from diht_k8s.kube.errors import ClusterError
 from tests.unit.controller.documents import NOW, at
 from tests.unit.controller.fake import Dead, FakeCluster
 

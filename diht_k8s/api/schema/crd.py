@@ -30,7 +30,7 @@ COLUMNS: Final = (
     ("Progress", "integer", ".status.progress.percentage", "Per cent of the stage.", 0),
     ("Restarts", "integer", ".status.restarts", "Restarts of all stages, of any cause.", 0),
     ("Age", "date", ".metadata.creationTimestamp", "Time since the run was created.", 0),
-    ("ETA", "integer", ".status.progress.estimatedRemainingSeconds", "Seconds until the stage ends.", 1),
+    ("ETA-SECONDS", "integer", ".status.progress.estimatedRemainingSeconds", "Seconds until the stage ends.", 1),
     ("Loss", "string", '.status.progress.metrics[?(@.name=="loss")].value', "The newest training loss.", 1),
     ("Workload", "string", '.status.stages[?(@.state=="Running")].workload.name', "The object that carries it.", 1),
 )

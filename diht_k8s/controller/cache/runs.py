@@ -6,6 +6,7 @@ A run that has ended takes some hundred bytes: a namespace may keep thousands of
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import API_VERSION, DihtRun
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.api.status import Status
+from diht_k8s.api.status_reading import ReadStatus, read_status
 from diht_k8s.api.times import seconds
 from diht_k8s.controller.cache.watch import WATCH_S, Watch
 from diht_k8s.kube.object_fields import Document, Unreadable, identity
@@ -50,10 +52,15 @@ class CachedRun:
         """Namespace and name."""
         return self.namespace, self.name
 
+    @functools.cached_property
+    def read(self) -> ReadStatus:
+        """Its status, and what of it is unknown."""
+        return read_status(self.document.get("status"))
+
     @property
     def status(self) -> Status:
         """Its status; an empty one if there is none yet."""
-        return Status.model_validate(self.document.get("status") or {})
+        return self.read.status
 
     @property
     def retry(self) -> str:
@@ -174,6 +181,10 @@ class RunStore:
         with self._lock:
             ended = [((space, name), run.uid) for space, runs in self._finished.items() for name, run in runs.items()]
             return [*ended, *((key, run.uid) for key, run in self._unfinished.items())]
+
+    def name_of(self, namespace: str, uid: str) -> str:
+        """The name of a run of a namespace; empty if it has none of this UID."""
+        return next((key[1] for key, found in self.uids() if found == uid and key[0] == namespace), "")
 
     def contains(self, key: Key) -> bool:
         """Whether there is such a run."""

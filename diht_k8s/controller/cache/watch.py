@@ -20,7 +20,8 @@ from typing import Any, Final
 import urllib3
 
 from diht_k8s.controller import metrics
-from diht_k8s.kube.client import ClusterError, lines
+from diht_k8s.kube.client import lines
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.object_fields import Document, Unreadable
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Watch(ABC):
         """
         self.kind, self._listing, self._page, self._clock = kind, listing, page, clock
         self._watch_s = watch_s
-        self._options = {"label_selector": selector} if selector else {}
+        self._query = {"labelSelector": selector} if selector else {}
         self._skipped: set[Unreadable] = set()
         self._newest = 0
         self._stop = threading.Event()
@@ -147,7 +148,7 @@ class Watch(ABC):
 
         It would take a watch from there, and say nothing until its history has grown past that version.
         """
-        page = json.loads(self._listing(limit=1, **self._options).data)
+        page = json.loads(self._listing(limit=1, **self._query).data)
         return int(page["metadata"]["resourceVersion"]) < max(self._newest, int(version))
 
     def _list(self) -> str | None:
@@ -155,8 +156,8 @@ class Watch(ABC):
         found: set[str] = set()
         token, version = None, ""
         while True:
-            options = {**self._options, **({"_continue": token} if token else {})}
-            response = self._listing(limit=self._page, **options)
+            query = {**self._query, **({"continue": token} if token else {})}
+            response = self._listing(limit=self._page, **query)
             page = json.loads(response.data)
             self._answered()
             token, version = page["metadata"].get("continue"), page["metadata"]["resourceVersion"]
@@ -180,12 +181,12 @@ class Watch(ABC):
     def _watch(self, version: str) -> str:
         """Follow changes until the server ends the watch; returns the version to resume from."""
         response = self._listing(
-            **self._options,
-            resource_version=version,
+            timeout_s=(5.0, SILENCE * self._watch_s),
+            **self._query,
+            resourceVersion=version,
             watch=True,
-            allow_watch_bookmarks=True,
-            timeout_seconds=self._watch_s,
-            _request_timeout=(5.0, SILENCE * self._watch_s),
+            allowWatchBookmarks=True,
+            timeoutSeconds=self._watch_s,
         )
         self._answered()
         try:

@@ -15,8 +15,10 @@ from diht_k8s.controller.cache.runs import CachedRun, Key
 from diht_k8s.controller.job_builder import build_objects, labels_of
 from diht_k8s.controller.kueue import admission, workload
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
+from diht_k8s.controller.refusals import refusal
 from diht_k8s.kube.api_resources import KUEUE, SCHEDULING
-from diht_k8s.kube.client import Cluster, ClusterError
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.labels import ATTEMPT_LABEL
 from diht_k8s.kube.workload_summary import WorkloadSummary
 from diht_k8s.launch.stages import sized_for_step
@@ -110,12 +112,10 @@ class RunQueue:
             except NameConflict as error:
                 problem = RunProblem(Reason.NAME_CONFLICT, str(error))
             except ClusterError as error:
-                if isinstance(action, admission.CreateWorkload) and error.is_not_found:
-                    problem = RunProblem(Reason.REFERENCE_MISSING, error.message)
-                elif error.status == 403 and not error.is_terminating:
-                    problem = RunProblem(Reason.PERMISSION_DENIED, error.message)
-                elif error.status in (400, 422):
-                    problem = RunProblem(Reason.INVALID_SPEC, error.message)
+                if isinstance(action, admission.CreateWorkload):
+                    problem = refusal(error, f"Workload {workload_name(cached.name, action.start)}")
+                elif error.status == 403:
+                    problem = refusal(error, f"Workload {action.workload.name}")
                 elif not error.is_not_found:
                     raise
         return problem

@@ -1,7 +1,7 @@
 """The ridge references of a retrieval benchmark: closed-form models, fitted on the run's training pairs.
 
 One regresses from 12 x 12 raw pixels to words. If the label stage kept its teacher's features, two regress to these: from
-words, and from BPE tokens to them whitened. The training images are also compared with the benchmark's by digest.
+words, and from CLIP's tokens to them whitened. The training images are also compared with the benchmark's by digest.
 
 Shapes: N training pairs, M test images, D features.
 """
@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import Stage
@@ -23,16 +22,19 @@ from diht_k8s.recipe.evaluate.retrieval import CUTOFFS, direction_json, image_of
 from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, ImageRidge, RidgeReference, has_words, raw_pixels, ridge_to_words
 from diht_k8s.recipe.evaluate.text_ridge import TextRidge, ridge_from_tokens, ridge_from_words
 from diht_k8s.recipe.evaluate.training_pairs import TrainingPairs, read_training_pairs
+from diht_k8s.recipe.label.teacher_classes import class_captions
 from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, verdict
 from diht_k8s.recipe.report.per_image import PerImage
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.images import images_of
-from diht_k8s.recipe.shards.samples import read_samples, until_damage
+from diht_k8s.recipe.shards.samples import Sample, read_samples, until_damage
+
+if TYPE_CHECKING:
+    from diht_k8s.recipe.label.teacher import TeacherNetwork
 
 MAX_GALLERY: Final = 10_000
 """Benchmarks of more images get no reference."""
-TEACHER_BATCH: Final = 16
 
 Json = dict[str, Any]
 
@@ -52,6 +54,16 @@ class References:
     def _pairs(self) -> TrainingPairs | str:
         """The pairs, or the reason why there are none."""
         return read_training_pairs(self._context, self._label, decoded=self._retrieval)
+
+    @cached_property
+    def _teacher(self) -> TeacherNetwork:
+        """The teacher of the label stage."""
+        from diht_k8s.recipe.label.teacher import device, load_teacher
+        from diht_k8s.recipe.label.teacher_weights import weights_uri
+
+        label = self._context.run.spec.label
+        assert label is not None, "a committed label stage is in the run document"
+        return load_teacher(label.teacher, self._context.storage, weights_uri(label.teacher), device())
 
     def compare(self, images: EncodedImages, seed: list[int], model: PerImage) -> Json:
         """References of a retrieval benchmark, each with its difference to the model, and a note for each missing one."""
@@ -74,7 +86,7 @@ class References:
         elif len(pairs.teacher) != len(pairs.captions):
             notes.append("no reference from the teacher's features: they no longer lie beside the labels")
         else:
-            tests |= dict.fromkeys(("words", "tokens"), _teacher_features(self._context, captioned))
+            tests |= dict.fromkeys(("words", "tokens"), _teacher_features(self._context, self._teacher, captioned))
         found = [
             _reference(name, self._fitted(name, pairs), test_MD, captioned, seed, model)
             for name, test_MD in tests.items()
@@ -92,8 +104,9 @@ class References:
             return ridge_to_words(
                 np.stack(pairs.pixels), pairs.captions, np.random.default_rng(self._context.run.spec.seed)
             )
-        fit = ridge_from_words if name == "words" else ridge_from_tokens
-        return fit(np.stack(pairs.teacher), pairs.captions)
+        if name == "words":
+            return ridge_from_words(np.stack(pairs.teacher), pairs.captions)
+        return ridge_from_tokens(np.stack(pairs.teacher), pairs.captions, class_captions(self._teacher.classifier))
 
     def seen(self, images: EncodedImages) -> Json | None:
         """How many of a benchmark's images are byte for byte among the training pairs; None if these cannot be read."""
@@ -118,37 +131,24 @@ def _raw_pixels(context: Context, captioned: EncodedImages) -> NDArray[np.float3
     return np.stack([pixels[item.uid] for item in captioned.items])
 
 
-def _teacher_features(context: Context, captioned: EncodedImages) -> NDArray[np.float32]:
+def _teacher_features(context: Context, teacher: TeacherNetwork, captioned: EncodedImages) -> NDArray[np.float32]:
     """[M, D] features of the benchmark's images by the teacher of the label stage."""
-    import torch
+    from diht_k8s.recipe.label.features import extract
 
-    from diht_k8s.recipe.label.teacher import device, load_teacher
-    from diht_k8s.recipe.label.teacher_weights import weights_uri
+    left, uids = {item.uid for item in captioned.items}, list[str]()
+    context.progress.start("reference: teacher", len(left))
 
-    label = context.run.spec.label
-    assert label is not None, "a committed label stage is in the run document"
-    teacher = load_teacher(label.teacher, context.storage, weights_uri(label.teacher), device())
-    context.progress.start("reference: teacher", len(captioned.items))
-    rows: dict[str, NDArray[np.float32]] = {}
-    for batch in _batches(context, captioned):
-        context.stop.raise_if_requested()
-        features_BD = teacher.features(torch.stack([teacher.preprocess(image) for _, image in batch])).numpy()
-        rows |= {uid: feature_D for (uid, _), feature_D in zip(batch, features_BD, strict=True)}
-        context.progress.update(len(rows))
+    def wanted() -> Iterator[Sample]:
+        for uri in dict.fromkeys(item.uri for item in captioned.items):
+            for sample in until_damage(read_samples(context.storage, uri, check=context.stop.raise_if_requested)):
+                if sample.uid in left:
+                    left.remove(sample.uid)
+                    uids.append(sample.uid)
+                    yield sample
+
+    features_MD = extract(teacher, wanted(), "the benchmark", context.progress.update).features_ND.float().numpy()
+    rows = dict(zip(uids, features_MD, strict=True))
     return np.stack([rows[item.uid] for item in captioned.items])
-
-
-def _batches(context: Context, captioned: EncodedImages) -> Iterator[list[tuple[str, Image.Image]]]:
-    wanted = {item.uid for item in captioned.items}
-    batch: list[tuple[str, Image.Image]] = []
-    for uri in dict.fromkeys(item.uri for item in captioned.items):
-        for pair in images_of(until_damage(read_samples(context.storage, uri)), wanted):
-            batch.append(pair)
-            if len(batch) == TEACHER_BATCH:
-                yield batch
-                batch = []
-    if batch:
-        yield batch
 
 
 def _reference(

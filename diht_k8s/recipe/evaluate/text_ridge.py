@@ -1,14 +1,15 @@
 """References on the text's side: ridge regression from a caption to the features of its image by a strong encoder. Pure.
 
-The plain one goes from words; the strong one from CLIP's BPE tokens to whitened features, in which no few directions
-outweigh the others. A text tower trained on the same features should be above them.
+The plain one goes from words. The strong one is what a training may start as (`train.textStart: Ridge`): from CLIP's tokens to
+whitened features, in which no few directions outweigh the others, with the encoder's class names as further captions. A text
+tower trained on the same features should be above both.
 
-Shapes: N training pairs, M test images, T test captions, D features, V words or tokens.
+Shapes: N training pairs, M test images, T test captions, J classes, D features, V words or tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,11 +20,9 @@ from diht_k8s.recipe.evaluate.retrieval import retrieval
 from diht_k8s.recipe.evaluate.ridge import RidgeReference, unit
 
 PENALTY: Final = 2.0
-"""For texts of unit length (our choice)."""
-MOST_TERMS: Final = 8192
-"""The commonest words or tokens that count: the system to solve is this large at most (256 MiB)."""
-LEAST_VARIANCE: Final = 0.03
-"""Share of the mean variance that whitening adds to each direction, so that it blows up no noise (our choice)."""
+"""Of words, for texts of unit length (our choice)."""
+MOST_WORDS: Final = 8192
+"""The commonest ones that count: the system to solve is this large at most (512 MiB)."""
 
 Array = NDArray[np.float64]
 
@@ -32,12 +31,14 @@ Array = NDArray[np.float64]
 class TextRidge:
     """A regression from a caption to the features of its image."""
 
-    vectorizer: Any
-    """captions -> [T, V] terms, sparse."""
-    weights_VD: Array
-    centre_D: Array
-    whitening_DD: Array | None
+    texts: Callable[[Sequence[str]], Array]
+    """captions -> [T, D] where they lie."""
+    images: Callable[[NDArray[np.floating]], Array]
+    """features [M, D] -> where the images lie."""
     pairs: int
+    terms: int
+    """V."""
+    penalty: float
 
     def reference(
         self,
@@ -54,12 +55,8 @@ class TextRidge:
             image_of_text_T: index of each caption's image.
             rng: draws of the bootstrap.
         """
-        images_MD = features_MD - self.centre_D
-        if self.whitening_DD is not None:
-            images_MD = images_MD @ self.whitening_DD
-        predicted_TD = self.vectorizer.transform(captions_T) @ self.weights_VD
-        figures = retrieval(unit(images_MD), unit(predicted_TD), image_of_text_T, rng)
-        return RidgeReference(figures, pairs=self.pairs, words=len(self.weights_VD), alpha=PENALTY)
+        figures = retrieval(unit(self.images(features_MD)), unit(self.texts(captions_T)), image_of_text_T, rng)
+        return RidgeReference(figures, pairs=self.pairs, words=self.terms, alpha=self.penalty)
 
 
 def ridge_from_words(features_ND: NDArray[np.floating], captions_N: Sequence[str]) -> TextRidge:
@@ -69,37 +66,54 @@ def ridge_from_words(features_ND: NDArray[np.floating], captions_N: Sequence[str
         features_ND: features of the training images.
         captions_N: their captions.
     """
-    centre_D = features_ND.mean(axis=0, dtype=np.float64)
-    return _fitted("word", features_ND - centre_D, captions_N, centre_D, None)
-
-
-def ridge_from_tokens(features_ND: NDArray[np.floating], captions_N: Sequence[str]) -> TextRidge:
-    """The same from BPE tokens to whitened features."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    encode = SimpleTokenizer().encode
-    centre_D = features_ND.mean(axis=0, dtype=np.float64)
-    centred_ND = features_ND - centre_D
-    values_D, axes_DD = np.linalg.eigh(centred_ND.T @ centred_ND / len(centred_ND))
-    whitening_DD = axes_DD / np.sqrt(np.maximum(values_D, 0) + LEAST_VARIANCE * values_D.mean() + 1e-12)
-
-    def tokens(caption: str) -> list[str]:
-        return [str(token) for token in encode(caption)]
-
-    return _fitted(tokens, centred_ND @ whitening_DD, captions_N, centre_D, whitening_DD)
-
-
-def _fitted(
-    analyzer: Any, targets_ND: Array, captions_N: Sequence[str], centre_D: Array, whitening_DD: Array | None
-) -> TextRidge:
-    """The normal equations, which are positive definite."""
     from scipy.linalg import solve
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer: Any = TfidfVectorizer(sublinear_tf=True, dtype=np.float64, max_features=MOST_TERMS, analyzer=analyzer)
+    centre_D = features_ND.mean(axis=0, dtype=np.float64)
+    vectorizer: Any = TfidfVectorizer(sublinear_tf=True, dtype=np.float64, max_features=MOST_WORDS)
     texts_NV: Any = vectorizer.fit_transform(captions_N)  # a scipy sparse matrix
     gram_VV = (texts_NV.T @ texts_NV).toarray()
     gram_VV.flat[:: len(gram_VV) + 1] += PENALTY
-    products_VD = texts_NV.T @ targets_ND
-    weights_VD = solve(gram_VV, products_VD, assume_a="pos", overwrite_a=True, overwrite_b=True)
-    return TextRidge(vectorizer, weights_VD, centre_D, whitening_DD, len(captions_N))
+    weights_VD = solve(gram_VV, texts_NV.T @ (features_ND - centre_D), assume_a="pos", overwrite_a=True)
+    return TextRidge(
+        lambda captions: vectorizer.transform(captions) @ weights_VD,
+        lambda features_MD: features_MD - centre_D,
+        len(captions_N), len(weights_VD), PENALTY,
+    )  # fmt: skip
+
+
+def ridge_from_tokens(
+    features_ND: NDArray[np.floating], captions_N: Sequence[str], classes: tuple[Sequence[str], Array] | None = None
+) -> TextRidge:
+    """CLIP's tokens to whitened features.
+
+    Args:
+        features_ND: features of the training images.
+        captions_N: their captions.
+        classes: names of the encoder's own classes, and its classifier's weights JxD; None where it has none.
+    """
+    from open_clip.tokenizer import SimpleTokenizer
+
+    from diht_k8s.recipe.train.model import token_ridge
+
+    tokenizer = SimpleTokenizer()
+
+    def tokens(captions: Sequence[str]) -> NDArray[np.int64]:
+        return tokenizer(list(captions)).numpy()
+
+    def counts(tokens_NT: NDArray[np.int64]) -> Any:
+        return token_ridge.caption_counts(tokens_NT, tokens_V, tokenizer.vocab_size)
+
+    captions_NT, names_JT = tokens(captions_N), tokens(classes[0]) if classes is not None else None
+    said = captions_NT if names_JT is None else np.concatenate([captions_NT, names_JT])
+    tokens_V = token_ridge.commonest_tokens(token_ridge.word_frequencies(said, tokenizer.vocab_size))
+    named = None if classes is None or names_JT is None else token_ridge.ClassCaptions(counts(names_JT), classes[1])
+    sums = token_ridge.pair_sums(counts(captions_NT), features_ND)
+    ridge = token_ridge.ridge(sums, features_ND.shape[1], bias=True, classes=named)
+    bias_D = ridge.bias_D
+    assert bias_D is not None, "asked for"
+    return TextRidge(
+        lambda captions: counts(tokens(captions)) @ ridge.words_VD,
+        lambda features_MD: features_MD @ ridge.projection_DF.T + bias_D,
+        len(captions_N), len(tokens_V), token_ridge.PENALTY,
+    )  # fmt: skip

@@ -154,8 +154,8 @@ def _first_weights(spec: Spec, storage: Storage, uri: str) -> None:
 
     from diht_k8s.recipe.clip_models.weight_shapes import read_shapes
     from diht_k8s.recipe.train.model.first_weights import load_first_weights
-    from diht_k8s.recipe.train.model.ridge_start import require_fewer_dimensions
     from diht_k8s.recipe.train.model.student import Student, model_configuration
+    from diht_k8s.recipe.train.model.token_ridge import require_fewer_dimensions
 
     with torch.device("meta"):
         student = Student(model_configuration(train))

@@ -20,6 +20,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -42,6 +43,13 @@ def imagenet_names() -> list[list[str]]:
     info = ImageNetInfo()
     described = [info.index_to_description(number) for number in range(IMAGENET_CLASSES)]
     return [[name.strip().lower() for name in text.split(",")] for text in described]
+
+
+def class_captions(classifier: tuple[Tensor, Tensor] | None) -> tuple[list[str], NDArray[np.float64]] | None:
+    """Each of the teacher's classes as a caption of all its names, and its weights [1000, D]; None where it has others or none."""
+    if classifier is None or len(classifier[0]) != IMAGENET_CLASSES:
+        return None
+    return [", ".join(synonyms) for synonyms in imagenet_names()], classifier[0].double().numpy()
 
 
 def join_classes(concepts: Concepts, counts: Mapping[str, int], names: Sequence[Sequence[str]]) -> Concepts:

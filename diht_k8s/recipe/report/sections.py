@@ -15,7 +15,7 @@ Json = dict[str, Any]
 REFERENCE_NAMES: Final = {
     "pixels": "Ridge on 12 x 12 raw pixels",
     "words": "Ridge from words to the teacher's features",
-    "tokens": "Ridge from BPE tokens to the teacher's whitened features",
+    "tokens": "Ridge from BPE tokens and class names to the teacher's whitened features",
 }
 SHORT_NAMES: Final = {
     "pixels": "Pixel ridge",

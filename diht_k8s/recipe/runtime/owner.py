@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from diht_k8s.api.pods import OWNER_RUN_VARIABLE, OWNER_VARIABLE
+from diht_k8s.api.pods import OWNER_VARIABLE
 
 PROC: Final = Path("/proc")
 
@@ -23,13 +23,11 @@ class Owner:
     """Who works on a stage."""
 
     id: str
-    run: str = ""
-    """NAMESPACE/NAME of the run on a cluster; empty elsewhere."""
 
 
 def owner_of(environ: Mapping[str, str]) -> Owner:
     """The owner that the environment names, else this process."""
-    return Owner(environ.get(OWNER_VARIABLE) or this_process(), environ.get(OWNER_RUN_VARIABLE, ""))
+    return Owner(environ.get(OWNER_VARIABLE) or this_process())
 
 
 def this_process() -> str:

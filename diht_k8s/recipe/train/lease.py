@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import ComputedElsewhere, DihtError, StopRequested
 from diht_k8s.api.layout import LEASE, join
+from diht_k8s.api.pods import RUN_UID
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, STALE_SECONDS
 from diht_k8s.recipe.runtime.owner import is_dead
@@ -48,7 +49,7 @@ def held_lease(context: Context, sleep: Callable[[float], object] = time.sleep) 
         lease.release()
         if holder is None:
             raise
-        raise _elsewhere(holder, context) from error
+        raise _elsewhere(holder) from error
     # At a good end the lease stays: until the marker is written, nobody shall find the training free.
 
 
@@ -83,7 +84,7 @@ class _Lease:
         if self._storage.create(self._uri, self._content()):
             return
         if (holder := self.holder_lives(sleep)) is not None:
-            raise _elsewhere(holder, self._context)
+            raise _elsewhere(holder)
         self._storage.write_bytes(self._uri, self._content())
 
     def holder_lives(self, sleep: Callable[[float], object]) -> dict[str, Any] | None:
@@ -125,10 +126,8 @@ class _Lease:
 
     def _content(self) -> bytes:
         self._beats += 1
-        owner = self._context.owner
-        return json.dumps(
-            {"owner": owner.id, "run": owner.run, "holder": self._holder, "beat": f"{time.time():.3f} {self._beats}"}
-        ).encode()
+        beat = f"{time.time():.3f} {self._beats}"
+        return json.dumps({"owner": self._context.owner.id, "holder": self._holder, "beat": beat}).encode()
 
     def _read(self) -> dict[str, Any] | None:
         """The lease; None if there is none, and {} if it is damaged."""
@@ -143,9 +142,8 @@ class _Lease:
         return found if isinstance(found, dict) else {}
 
 
-def _elsewhere(lease: dict[str, Any], context: Context) -> ComputedElsewhere:
-    """Names the holder for a person; a run of another namespace stays without a name."""
-    theirs, namespace = str(lease.get("run", "")), context.owner.run.partition("/")[0]
-    known = namespace and theirs.startswith(f"{namespace}/")
-    holder = f"run {theirs.partition('/')[2]}" if known else "another run"
+def _elsewhere(lease: dict[str, Any]) -> ComputedElsewhere:
+    """Tells the UID of the holder. Its name is nobody's business who shares the bucket; the operator knows those of a namespace."""
+    owner = str(lease.get("owner"))
+    holder = f"run {owner}" if RUN_UID.fullmatch(owner) else "another run"
     return ComputedElsewhere(f"this training is computed by {holder}: start again to take its result")

@@ -1,7 +1,8 @@
 """The start of a training's text tower as a ridge regression on its own pairs (`train.textStart: Ridge`).
 
 In: stored features and captions of the first pairs of the training's order, which all processes read as they read batches; the
-class names of a tower that brings its classifier. Out: the student's weights, the same in every process: rank 0 solves.
+class names of a tower that brings its classifier. Out: the student's weights in rank 0, which solves: DeepSpeed hands its weights
+to the others when it takes the model.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from open_clip.tokenizer import SimpleTokenizer
 from diht_k8s.api.label import Teacher
 from diht_k8s.api.train import InitFrom, Train
 from diht_k8s.recipe.label.teacher import load_teacher
-from diht_k8s.recipe.label.teacher_classes import IMAGENET_CLASSES, imagenet_names
+from diht_k8s.recipe.label.teacher_classes import class_captions
 from diht_k8s.recipe.label.teacher_weights import packaged_weights
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.distributed import control_group
-from diht_k8s.recipe.train.model.ridge_start import (
+from diht_k8s.recipe.train.model.ridge_start import start_as_ridge
+from diht_k8s.recipe.train.model.student import Student
+from diht_k8s.recipe.train.model.token_ridge import (
     ClassCaptions,
     caption_counts,
     commonest_tokens,
     pair_sums,
     require_fewer_dimensions,
     ridge,
-    start_as_ridge,
     word_frequencies,
 )
-from diht_k8s.recipe.train.model.student import Student
 
 MAX_PAIRS: Final = 100_000
 """Pairs of the regression, at most: their features take 250 MB with 1,280 numbers each."""
@@ -54,7 +55,7 @@ def start_text_tower(
     world: int,
     check: Callable[[], object],
 ) -> None:
-    """Have a student with its first weights begin as the regression (a collective).
+    """Have rank 0's student with its first weights begin as the regression (a collective).
 
     Args:
         storage: reads the tower's classifier.
@@ -91,9 +92,6 @@ def start_text_tower(
             f"on {int(sums.pairs[0])} pairs{more}",
             flush=True,
         )
-    if world > 1:
-        for parameter in model.clip.parameters():
-            dist.broadcast(parameter.data, 0, group=control_group())
 
 
 def _read(loader: Loader, batches: int, check: Callable[[], object]) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
@@ -116,12 +114,10 @@ def _class_names(
     if start is None or not start.names_network:
         return None
     teacher = Teacher(model=start.uri)
-    classifier = load_teacher(teacher, storage, packaged_weights(start.uri), torch.device("cpu")).classifier
-    if classifier is None or classifier[0].shape != (IMAGENET_CLASSES, width):
+    found = class_captions(load_teacher(teacher, storage, packaged_weights(start.uri), torch.device("cpu")).classifier)
+    if found is None or found[1].shape[1] != width:
         return None
-    names = [", ".join(synonyms) for synonyms in imagenet_names()]
-    tokens_JT = SimpleTokenizer(context_length=context_length)(names)
-    return tokens_JT.long().numpy(), classifier[0].double().numpy()
+    return SimpleTokenizer(context_length=context_length)(found[0]).long().numpy(), found[1]
 
 
 def _summed(mine: NDArray[Any], world: int) -> NDArray[Any]:

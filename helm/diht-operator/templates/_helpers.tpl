@@ -122,6 +122,32 @@ namespace: {{ .Release.Namespace }}
 {{- end }}
 {{- end -}}
 
+{{/* What it may do in all namespaces where its rights to create and delete are bound to its tenants' namespaces. */}}
+{{- define "diht-operator.watch-rules" -}}
+# Runs, Jobs and pods: one watch each for all namespaces.
+- apiGroups: [diht.dev]
+  resources: [dihtruns]
+  verbs: [get, list, watch]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+# A run in a namespace that is no tenant's is told what is missing.
+- apiGroups: [diht.dev]
+  resources: [dihtruns/status]
+  verbs: [patch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
+{{- if .Values.rbac.kueue }}
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list, watch]
+{{- end }}
+{{- end -}}
+
 {{/* What it reads of objects without a namespace; only in cluster scope. */}}
 {{- define "diht-operator.cluster-rules" -}}
 {{- if .Values.rbac.kueue }}

@@ -151,14 +151,6 @@ def test_references_when_there_are_no_pairs_say_why(tmp_path: Path, data: dict[s
     assert found.seen(heldout_images(tmp_path)) is None
 
 
-def test_images_when_they_go_to_the_teacher_come_in_batches_of_sixteen(tmp_path: Path) -> None:
-    make_data(tmp_path)
-    context = cast("Any", SimpleNamespace(storage=Storage()))
-    batches = list(references._batches(context, heldout_images(tmp_path)))
-    assert [len(batch) for batch in batches] == [16, 8]
-    assert [uid for batch in batches for uid, _ in batch] == [f"9000-{row}" for row in range(24)]
-
-
 def test_documents_without_retrieval_need_no_decoded_pairs(alone: DihtRun) -> None:
     body = json.loads(alone.model_dump_json(by_alias=True, exclude_defaults=True))
     del body["spec"]["evaluate"]["benchmarks"][0]

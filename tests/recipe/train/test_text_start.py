@@ -18,7 +18,8 @@ from diht_k8s.recipe.label.teacher_classes import imagenet_names
 from diht_k8s.recipe.label.teacher_weights import packaged_weights
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.model.ridge_start import (
+from diht_k8s.recipe.train.model.student import Student
+from diht_k8s.recipe.train.model.token_ridge import (
     ClassCaptions,
     caption_counts,
     commonest_tokens,
@@ -26,7 +27,6 @@ from diht_k8s.recipe.train.model.ridge_start import (
     ridge,
     word_frequencies,
 )
-from diht_k8s.recipe.train.model.student import Student
 from tests.folders import flat
 from tests.recipe.train.small_run import SHARDS, VIT, Job, document, make_data, train_in_ranks
 

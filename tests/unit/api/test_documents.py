@@ -57,7 +57,7 @@ def test_minimal_document_is_accepted() -> None:
         (changed(spec__data__output="pipe:cat"), "allowed URI"),
         (changed(spec__data__output="http://x/y"), "allowed URI"),
         (changed(spec__data__output="-rf"), "allowed URI"),
-        (changed(spec__data__output="s3://b/;rm"), "allowed URI"),
+        (changed(spec__data__output="s3://bucket/;rm"), "allowed URI"),
         (changed(spec__data__output="s3://bucket/$(touch x)"), "allowed URI"),
         (changed(spec__storage=[{"prefix": "s3://corpus", "endpointUrl": "x"}]), "did you mean endpointURL?"),
         (changed(metadata__name="A-Run"), "metadata.name"),
@@ -220,3 +220,20 @@ def test_message_says_what_is_expected_without_the_words_of_a_library(case: str)
     assert run is None
     assert said in shown
     assert not [word for word in JARGON if word in shown], shown
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("s3://b/0.tar", '"b" is no bucket\'s name: it has 3 to 63 lower-case letters, digits, dots and dashes'),
+        ("s3://Team_A/0.tar", '"Team_A" is no bucket\'s name'),
+        ("s3://", "is no bucket's name"),
+        ("s3://bucket/a|b", "is neither plain text nor an allowed URI: use s3://bucket/key"),
+        ("gs://bucket/0.tar", "is neither plain text nor an allowed URI: use s3://bucket/key"),
+    ],
+)
+def test_uri_that_is_refused_is_told_what_is_wrong_with_it(uri: str, says: str) -> None:
+    document = changed(spec__data__output=uri)
+    run, problems = check(json.dumps(document))
+    assert run is None
+    assert any(says in problem.message for problem in problems), [str(problem) for problem in problems]

@@ -1,10 +1,26 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated, Any, get_args, get_origin
 
 import pytest
 
-from diht_k8s.api.reports import Cause, NodeResult, Progress, parse_progress, worst
+from diht_k8s.api.reports import (
+    LATEST,
+    MOST_ROUNDS,
+    MOST_SECONDS,
+    MOST_STEPS,
+    Cause,
+    CommittedShards,
+    NodeResult,
+    Progress,
+    Record,
+    Rounds,
+    SavedCheckpoint,
+    TimeSpent,
+    parse_progress,
+    worst,
+)
 from diht_k8s.api.run import Stage
 
 LINE = Progress(
@@ -97,3 +113,38 @@ def test_cause_gives_up_the_preflight_before_the_message_that_the_status_holds(
     assert len(text.encode()) <= 4096
     assert len(found.preflight) == kept
     assert len(found.message) >= min(length, 1024)
+
+
+LARGE = "1" + "0" * 400
+BOUNDS = [
+    ("step", "-3", 0), ("step", "41", 41), ("step", LARGE, MOST_STEPS), ("exit_code", "-9", 0), ("exit_code", LARGE, 255),
+    ("worker", LARGE, MOST_SECONDS), ("rounds.round", "-1", 1), ("rounds.round", LARGE, MOST_ROUNDS), ("rounds.exit_code", "256", 255),
+    ("rounds.node", "-5", -1), ("rounds.step", str(2**62), MOST_STEPS), ("checkpoint.step", LARGE, MOST_STEPS), ("checkpoint.time", LARGE, LATEST),
+    ("checkpoint.seconds", "-1", 0), ("checkpoint.seconds", LARGE, MOST_SECONDS), ("time_spent.steps", "-5.5", 0.0), ("time_spent.steps", "1e999", 0.0),
+    ("time_spent.kept", "1e300", MOST_SECONDS), ("time_spent.start_up", '{"a": 1e300}', {"a": MOST_SECONDS}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "given", "read"), BOUNDS, ids=[f"{field} {given[:6]}" for field, given, _ in BOUNDS])
+def test_number_of_a_report_is_brought_into_its_range_as_it_is_read(field: str, given: str, read: Any) -> None:
+    inner = {"rounds": '"round": 1', "checkpoint": '"step": 1, "uri": "u"', "time_spent": '"other": 0'}
+    *outer, name = field.split(".")
+    text = f'"{name}": {given}'
+    text = f'"{outer[0]}": {{{inner[outer[0]]}, {text}}}' if outer else text
+    found: Any = Cause.model_validate_json(f'{{"exit_code": 1, "reason": "r", "message": "m", {text}}}')
+    for key in field.split("."):
+        found = getattr(found, key)
+    assert found == read
+
+
+@pytest.mark.parametrize("kind", [Progress, Cause, NodeResult, SavedCheckpoint, Rounds, CommittedShards, TimeSpent])
+def test_no_number_of_a_report_is_without_bounds(kind: type[Record]) -> None:
+    """A new field of a report gets a range with its type."""
+    free = [name for name, field in kind.model_fields.items() if _has_number(field.annotation) and not field.metadata]
+    assert [name for name in free if name != "metrics"] == [], "metrics may be NaN: a loss is"
+
+
+def _has_number(annotation: Any) -> bool:
+    if get_origin(annotation) is Annotated:
+        return False
+    return annotation in (int, float) or any(map(_has_number, get_args(annotation)))

@@ -23,8 +23,9 @@ from diht_k8s.api.status import (
 from diht_k8s.cli.cluster import newest_pods
 from diht_k8s.cli.main import main
 from diht_k8s.cli.planned_objects import planned_objects
-from diht_k8s.cli.status_sentences import details, sentence
+from diht_k8s.cli.status_sentences import details, event_sentence, sentence
 from diht_k8s.cli.watch import Watcher
+from diht_k8s.kube.pod_summary import PodSummary
 from tests.unit.api.documents import changed
 
 NOW = "2026-01-01T00:00:00Z"
@@ -47,8 +48,8 @@ RUNS = condition(ConditionType.PROGRESSING, Reason.RUNNING, "train: attempt 1 ru
         (Status(), "r has no status yet: if that stays so, no operator serves its namespace"),
         (status(RUNS), "r runs: train: attempt 1 runs"),
         (
-            status(RUNS, progress=ProgressStatus(stage="train", step="epoch 3", total=10, percentage=40, estimated_remaining_seconds=9)),
-            "r runs: train: attempt 1 runs, 40 % of epoch 3, about 9 s left",
+            status(RUNS, progress=ProgressStatus(stage="train", step="epoch 3", total=10, percentage=40, estimated_remaining_seconds=93784)),
+            "r runs: train: attempt 1 runs, 40 % of epoch 3, about 26:03:04 left",
         ),
         (status(condition(ConditionType.PROGRESSING, Reason.UNSCHEDULABLE, "train: 0/2 nodes")), "r does not run (Unschedulable): train: 0/2 nodes"),
         (status(condition(ConditionType.ACCEPTED, Reason.NAME_CONFLICT, "other", "False"), RUNS), "r is not taken on (NameConflict): other"),
@@ -89,13 +90,8 @@ def test_details_name_the_checkpoint_to_go_on_from_and_the_nodes_to_keep_away_fr
     assert details(ended) == []
 
 
-def pod(name: str, stage: str, attempt: int, index: int, time: int) -> dict[str, Any]:
-    labels = {
-        "diht.dev/stage": stage,
-        "diht.dev/attempt": str(attempt),
-        "batch.kubernetes.io/job-completion-index": str(index),
-    }
-    return {"metadata": {"name": name, "labels": labels, "creationTimestamp": f"2026-01-01T00:00:{time:02d}Z"}}
+def pod(name: str, stage: str, attempt: int, index: int, time: float) -> PodSummary:
+    return PodSummary("n", name, f"uid-{name}", "1", "r", stage, attempt, "job", index, "Running", time)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +102,7 @@ def test_logs_are_those_of_the_newest_attempt(stage: str | None, names: list[str
         pod("v", "label-vocabulary", 1, 0, 1), pod("h", "label-heads", 1, 0, 2), pod("t10", "train", 1, 0, 3),
         pod("t21", "train", 2, 1, 5), pod("t20", "train", 2, 0, 4),
     ]  # fmt: skip
-    assert [each["metadata"]["name"] for each in newest_pods(pods, stage)] == names
+    assert [each.name for each in newest_pods(pods, stage)] == names
 
 
 def test_plan_lists_each_object_of_each_stage_in_order() -> None:
@@ -222,3 +218,9 @@ def test_watch_ends_with_the_code_of_the_failure(reason: Reason, code: int) -> N
     failed = status(RUNS, condition(ConditionType.FAILED, reason))
     watcher = Watcher(FakeKube(failed), "r", Screen(), clock=lambda: 0.0, sleep=lambda s: None)  # type: ignore[arg-type]
     assert watcher.follow() == code
+
+
+@pytest.mark.parametrize("event", [{}, {"type": "Warning"}, {"type": "Warning", "reason": None, "message": "\x1b[2Jm"}])
+def test_event_that_anybody_wrote_about_a_run_is_one_plain_line(event: dict[str, Any]) -> None:
+    said = event_sentence(event)
+    assert said in (": ", ": m")

@@ -13,7 +13,7 @@ from typing import Any
 
 from diht_k8s.controller.cache.runs import RunStore, cached_run
 from diht_k8s.controller.reconcile import Reconciler
-from diht_k8s.kube.client import ClusterError
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.job_summary import JobSummary, job_summary
 from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from diht_k8s.kube.workload_summary import WorkloadSummary, workload_summary

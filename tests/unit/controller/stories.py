@@ -74,7 +74,15 @@ def play(cluster: FakeCluster, ends: dict[str, int] | None = None, *, die_after:
 
 
 def training() -> tuple[FakeCluster, Process, Clock]:
-    """A gang that runs."""
+    """A gang that runs, and whose log is read next."""
+    cluster, process, clock = gang()
+    process.reconcile()
+    clock.now += 10.5
+    return cluster, process, clock
+
+
+def gang() -> tuple[FakeCluster, Process, Clock]:
+    """A gang whose pods run, of which the operator has not heard yet."""
     cluster, clock = make(filter=None, label=None, evaluate=None), Clock()
     cluster.runs["r"]["spec"]["train"]["distillation"] = {"mode": "Disabled"}
     process = Process(cluster, clock)

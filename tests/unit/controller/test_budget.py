@@ -12,7 +12,7 @@ from diht_k8s.api.times import timestamp
 from diht_k8s.controller.saved_status import saved_run_status
 from diht_k8s.kube.job_summary import JobSummary, job_summary
 from tests.unit.controller.documents import NOW, at, job
-from tests.unit.controller.stories import reason, settle, status, training
+from tests.unit.controller.stories import gang, reason, settle, status, training
 
 SAVED = SavedCheckpoint(step=900, uri="s3://corpus/run/train/checkpoints/step-000000900", seconds=7300)
 
@@ -72,7 +72,7 @@ def test_jobs_end_is_read_from_its_timestamps(document: dict[str, Any], expected
 
 
 def test_deadline_waits_while_the_job_is_in_its_queue() -> None:
-    cluster, process, clock = training()
+    cluster, process, clock = gang()
     cluster.edit("r", activeDeadlineSeconds=60)
     cluster.pods.clear()
     cluster.jobs["r-train-1"]["spec"]["suspend"] = True

@@ -10,6 +10,7 @@ import pytest
 from diht_k8s.api.reports import COMMITTED, Cause
 from diht_k8s.api.status import StageState, Status
 from diht_k8s.cli.status_sentences import details, sentence
+from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.controller.saved_status import saved_run_status
 from diht_k8s.pipeline.run_status import RunState
 from tests.unit.controller.documents import failed_pod, job, pod
@@ -54,7 +55,8 @@ def test_every_pod_knows_whose_it_is() -> None:
     cluster, _, _ = left()
     for each in cluster.jobs.values():
         env = {item["name"]: item.get("value") for item in each["spec"]["template"]["spec"]["containers"][0]["env"]}
-        assert (env["DIHT_OWNER"], env["DIHT_OWNER_RUN"]) == (cluster.runs["r"]["metadata"]["uid"], "n/r")
+        assert env["DIHT_OWNER"] == cluster.runs["r"]["metadata"]["uid"]
+        assert "n/r" not in env.values(), "what a program writes into a bucket names no run"
 
 
 def test_status_says_in_words_who_computes_it_and_counts_nothing() -> None:
@@ -70,7 +72,7 @@ def test_status_says_in_words_who_computes_it_and_counts_nothing() -> None:
     first = found.attempts[0]
     assert (first.reason, first.exit_code, first.counted, first.node) == ("ComputedElsewhere", 75, False, "")
     reported = [event["reason"] for event in cluster.recorded]
-    assert reported == ["Started", "Started", "ComputedElsewhere"]
+    assert reported == ["Started", "ComputedElsewhere", "Started"]
     assert {event["type"] for event in cluster.recorded} == {"Normal"}
 
 
@@ -183,3 +185,21 @@ def test_message_without_a_name_says_another_run() -> None:
     settle(process)
     progressing = Status.model_validate(cluster.runs["r"]["status"]).conditions[1]
     assert progressing.message == "train: this training is computed by another run, and this run waits for its end"
+
+
+@pytest.mark.parametrize(("namespace", "says"), [("n", "run b"), ("others", "another run"), ("", "another run")])
+def test_holder_is_named_by_the_operator_if_it_is_of_the_same_namespace(namespace: str, says: str) -> None:
+    cluster, process, _ = training()
+    holder = "a0b1c2d3-0000-4000-8000-0123456789ab"
+    words = f"this training is computed by run {holder}: start again to take its result"
+    cluster.end("r-train-1", 75, message=Cause(exit_code=75, reason="ComputedElsewhere", message=words).encoded())
+    if namespace:
+        document = copy.deepcopy(cluster.runs["r"])
+        document["metadata"] |= {"name": "b", "namespace": namespace, "uid": holder}
+        process.runs.put(cached_run(document))
+        cluster.runs["b"] = document  # not taken for deleted
+    settle(process)
+    told = f"{cluster.runs['r']['status']}{cluster.recorded}"
+    assert f"computed by {says}, and this run waits" in told
+    assert holder not in told
+    assert says == "run b" or "run b" not in told

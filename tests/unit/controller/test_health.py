@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from kubernetes import client
 
 from diht_k8s.controller.lease import LEASE_S, RENEW_S, Lease
 from diht_k8s.controller.probes import STALE_S, stuck_watch
+from tests.unit.kube.api_server import ApiServer
 
 
 @pytest.mark.parametrize(
@@ -18,9 +18,9 @@ def test_watch_that_is_silent_for_long_is_stuck(since: float, says: str) -> None
 
 def test_right_to_write_ends_before_the_lease_does() -> None:
     now = 0.0
-    lease = Lease(client.ApiClient(client.Configuration()), "n", "l", "me", clock=lambda: now)
+    lease = Lease(ApiServer([(200, {})]).connection(), "n", "l", "me", clock=lambda: now)
     assert not lease.held()
-    lease._renewed(now)
+    lease.write({"metadata": {}})
     now = RENEW_S - 0.1
     assert lease.held()
     now = RENEW_S + 0.1
@@ -29,18 +29,12 @@ def test_right_to_write_ends_before_the_lease_does() -> None:
 
 
 def test_standby_says_for_whom_it_stands_by_once_for_each(caplog: pytest.LogCaptureFixture) -> None:
-    lease = Lease(client.ApiClient(client.Configuration()), "n", "l", "me", clock=lambda: 0.0)
-    holders = iter(["other", "other", None, "me", "third"])
-
-    class Api:
-        def read_namespaced_lease(self, name: str, namespace: str, **options: object) -> client.V1Lease:
-            return client.V1Lease(spec=client.V1LeaseSpec(holder_identity=next(holders)))
-
-    lease._lock.api_instance._api = Api()
-    found = []
+    holders = ["other", "other", None, "me", "third"]
+    server = ApiServer([(200, {"spec": {"holderIdentity": holder}}) for holder in holders])
+    lease, found = Lease(server.connection(), "n", "l", "me", clock=lambda: 0.0), []
     with caplog.at_level("INFO"):
-        for _ in range(5):
-            lease._lock.api_instance.read_namespaced_lease("l", "n")
+        for _ in holders:
+            lease.read()
             found.append(lease.holder)
     assert found == ["other", "other", "", "me", "third"]
     assert [record.message for record in caplog.records] == [

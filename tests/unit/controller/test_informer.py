@@ -12,7 +12,7 @@ import urllib3
 from diht_k8s.controller import metrics
 from diht_k8s.controller.cache.informer import Informer
 from diht_k8s.controller.cache.watch import Gone
-from diht_k8s.kube.client import ClusterError
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.job_summary import JobSummary, job_summary
 from tests.unit.controller.documents import job
 from tests.unit.controller.script import Response, Script, page, watch
@@ -32,7 +32,7 @@ def test_list_reads_all_pages_and_forgets_what_is_gone() -> None:
     cache, _ = informer(script)
     assert cache._list() == "10"
     assert names(cache) == ["r-train-1", "r-train-2"]
-    assert [asked.get("_continue") for asked in script.asked] == [None, "t"]
+    assert [asked.get("continue") for asked in script.asked] == [None, "t"]
     cache._list()
     assert names(cache) == ["r-train-2"]
 
@@ -226,7 +226,7 @@ def followed(*answers: Response | Exception) -> tuple[Informer[JobSummary], list
 
 def questions(script: Script) -> list[str]:
     return [
-        f"watch {asked['resource_version']}" if "watch" in asked else "probe" if asked["limit"] == 1 else "list"
+        f"watch {asked['resourceVersion']}" if "watch" in asked else "probe" if asked["limit"] == 1 else "list"
         for asked in script.asked
     ]
 
@@ -255,7 +255,7 @@ def test_watch_that_falls_silent_is_given_up_and_all_is_listed_again(silence: Re
     cache, _, script = followed(page(job(attempt=1)), silence, page(job(attempt=2)), watch())
     assert names(cache) == ["r-train-2"]
     assert questions(script) == ["list", "watch 10", "list", "watch 10"]
-    assert script.asked[1]["_request_timeout"][1] == 1.2 * script.asked[1]["timeout_seconds"]
+    assert script.asked[1]["timeout_s"][1] == 1.2 * script.asked[1]["timeoutSeconds"]
 
 
 BROKEN = ClusterError(0, "Unreachable", "connection refused")

@@ -14,6 +14,7 @@ from diht_k8s.controller import metrics, operator, reconcile
 from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.controller.operator import Operator, Settings
 from diht_k8s.controller.reconcile import InternalError
+from diht_k8s.kube.client import ClusterError
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import SPEC, Clock, make, reason, settle, status
 
@@ -48,7 +49,6 @@ def test_unexpected_exception_becomes_a_condition_and_goes_when_the_run_can_be_r
     process = Process(cluster, Clock())
     with monkeypatch.context() as patch:
         broken(patch, "r", KeyError("mountPath"))
-        process.reconcile()  # a new run gets its status first
         fails(process)
         assert (accepted(cluster).status, accepted(cluster).reason) == ("False", "InternalError")
         assert accepted(cluster).message.startswith("KeyError: 'mountPath' (build_objects, line ")
@@ -72,7 +72,6 @@ def test_other_runs_continue(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     broken(monkeypatch, "r", TypeError("unhashable type: 'dict'"))
     process = Process(cluster, Clock())
-    process.reconcile()
     fails(process)
     for _ in range(3):
         process.reconcile("o")
@@ -85,7 +84,6 @@ def test_message_and_log_are_free_of_literal_values(
     cluster = make(pods={"image": "recipe:1", "env": [{"name": "T", "value": CANARY}]})
     broken(monkeypatch, "r", ValueError(f"line 1\n{CANARY}\x1b[31m"))
     process = Process(cluster, Clock())
-    process.reconcile()
     with caplog.at_level(logging.DEBUG), pytest.raises(InternalError) as raised:
         process.reconcile()
     assert accepted(cluster).message.startswith("ValueError: line 1 REDACTED (build_objects, line ")
@@ -93,11 +91,16 @@ def test_message_and_log_are_free_of_literal_values(
     assert CANARY not in f"{caplog.text}{raised.value}{cluster.runs['r']['status']}{cluster.recorded}"
 
 
-def test_status_that_cannot_be_read_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_status_that_cannot_be_written_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     cluster = make()
-    cluster.runs["r"]["status"] = {"stages": "none"}
-    fails(Process(cluster, Clock()))
-    assert "the status cannot say so: ValidationError" in caplog.text
+    process = Process(cluster, Clock())
+    process.reconcile()
+    broken(monkeypatch, "r", KeyError("mountPath"))
+    cluster.refuse["write status"] = ClusterError(500, "InternalError", "etcd is full")
+    fails(process)
+    assert "the status cannot say so: ClusterError" in caplog.text
 
 
 def test_operator_counts_it_and_tries_again_later(monkeypatch: pytest.MonkeyPatch) -> None:

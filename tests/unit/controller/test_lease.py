@@ -1,67 +1,118 @@
-"""The end of a replica's time: it writes nothing more, and takes its own name off the Lease, nobody else's."""
+"""A replica's part in the election: what it reads and writes, and the end, at which it takes its own name off, nobody else's."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kubernetes import client
-from kubernetes.client.exceptions import ApiException
+from kubernetes.leaderelection.electionconfig import Config
+from kubernetes.leaderelection.leaderelection import LeaderElection
 
-from diht_k8s.controller.lease import Lease
+from diht_k8s.controller.lease import CALL_S, LEASE_S, RENEW_S, RETRY_S, Lease, _Lock
+from diht_k8s.kube.errors import ClusterError
+from tests.unit.kube.api_server import ApiServer, refusal
 
-
-class Api:
-    """The Lease as the API server has it."""
-
-    def __init__(self, holder: str) -> None:
-        self.lease = SimpleNamespace(spec=SimpleNamespace(holder_identity=holder), version=7)
-        self.wrote: list[str | None] = []
-        self.failure: Exception | None = None
-
-    def read_namespaced_lease(self, name: str, namespace: str, **_: Any) -> Any:
-        if self.failure is not None:
-            raise self.failure
-        return self.lease
-
-    def replace_namespaced_lease(self, name: str, namespace: str, body: Any, **_: Any) -> Any:
-        self.wrote.append(body.spec.holder_identity)
-        return body
+PATH = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
+TIMES = {"acquireTime": "2026-11-29T20:00:00.000000Z", "renewTime": "2026-11-29T20:00:01.500000Z"}
 
 
-def lease_of(api: Api, now: list[float]) -> Lease:
-    found = Lease(client.ApiClient(), "ns", "diht-operator", "me", clock=lambda: now[0])
-    found._api = found._lock.api_instance._api = api
-    return found
+def document(holder: str | None, **spec: Any) -> dict[str, Any]:
+    metadata = {"name": "diht-operator", "namespace": "ns", "resourceVersion": "7"}
+    return {"kind": "Lease", "metadata": metadata, "spec": {"holderIdentity": holder, "leaseTransitions": 3, **spec}}
+
+
+def lease_of(server: ApiServer, now: float = 0.0) -> Lease:
+    return Lease(server.connection(), "ns", "diht-operator", "me", clock=lambda: now)
+
+
+def election(lease: Lease) -> LeaderElection:
+    return LeaderElection(
+        Config(_Lock(lease), LEASE_S, RENEW_S, RETRY_S, onstarted_leading=print, onstopped_leading=print)
+    )
+
+
+def test_first_replica_creates_the_lease_and_holds_it() -> None:
+    server = ApiServer([(404, refusal("not found")), (201, {})])
+    lease = lease_of(server)
+    assert election(lease).try_acquire_or_renew()
+    read, created = server.asked
+    assert (read.method, read.path, read.limits_s) == ("GET", f"{PATH}/diht-operator", CALL_S)
+    assert (created.method, created.path, created.body["metadata"]) == ("POST", PATH, {"name": "diht-operator"})
+    spec = created.body["spec"]
+    assert (spec["holderIdentity"], spec["leaseDurationSeconds"]) == ("me", LEASE_S)
+    assert spec["renewTime"].endswith("+00:00")
+    assert lease.held()
+
+
+@pytest.mark.parametrize("holder", ["me", None, ""], ids=["own", "released", "empty"])
+def test_lease_of_nobody_else_is_replaced_in_the_version_that_was_read(holder: str | None) -> None:
+    server = ApiServer([(200, document(holder, leaseDurationSeconds=15, **TIMES)), (200, {})])
+    lease = lease_of(server)
+    assert election(lease).try_acquire_or_renew()
+    written = server.asked[1]
+    assert (written.method, written.path) == ("PUT", f"{PATH}/diht-operator")
+    assert (written.body["metadata"]["resourceVersion"], written.body["spec"]["leaseTransitions"]) == ("7", 3)
+    kept = written.body["spec"]["acquireTime"] == "2026-11-29T20:00:00.000000+00:00"
+    assert kept == (holder == "me"), "the time since which it leads"
+    assert lease.held()
+
+
+def test_lease_of_another_replica_is_left_alone_until_it_expires() -> None:
+    server = ApiServer([(200, document("other", leaseDurationSeconds=15, **TIMES))] * 3)
+    found = election(lease := lease_of(server))
+    assert not found.try_acquire_or_renew()
+    assert not found.try_acquire_or_renew()
+    assert (lease.held(), lease.holder, {asked.method for asked in server.asked}) == (False, "other", {"GET"})
+    found.observed_time_milliseconds -= 1000 * LEASE_S + 1
+    server.answers.append((200, {}))
+    assert found.try_acquire_or_renew()
+    assert lease.held()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [(503, refusal("busy"))],
+        [(403, refusal("no right"))],
+        [TimeoutError("no answer")],
+        [(200, b"<html>log in</html>")],
+        [(200, document("me", leaseDurationSeconds=15, **TIMES)), (409, refusal("changed"))],
+        [(404, refusal("not found")), (409, refusal("exists"))],
+    ],
+    ids=["busy", "no right", "no answer", "proxy", "another was faster", "another made it"],
+)
+def test_replica_whose_call_fails_holds_nothing(answers: list[Any]) -> None:
+    lease = lease_of(ApiServer(answers))
+    assert not election(lease).try_acquire_or_renew()
+    assert not lease.held()
 
 
 @pytest.mark.parametrize(("holder", "wrote"), [("me", [None]), ("another", []), ("", [])])
 def test_release_takes_its_own_name_off_and_no_other(holder: str, wrote: list[str | None]) -> None:
-    api = Api(holder)
-    lease = lease_of(api, [0.0])
+    server = ApiServer([(200, document(holder)), (200, {})])
+    lease = lease_of(server)
     lease.close()
     lease.release()
-    assert api.wrote == wrote
+    assert [asked.body["spec"]["holderIdentity"] for asked in server.asked[1:]] == wrote
 
 
 def test_closed_lease_is_not_held_whatever_was_renewed_and_is_not_renewed_again() -> None:
-    api = Api("me")
-    lease = lease_of(api, [0.0])
-    lease._renewed(0.0)
+    server = ApiServer([(200, {})])
+    lease = lease_of(server)
+    lease.write(document("me"))
     assert lease.held()
     lease.close()
-    lease._renewed(0.0)
     assert not lease.held()
-    with pytest.raises(ApiException, match="closed"):
-        lease._lock.api_instance.replace_namespaced_lease("diht-operator", "ns", api.lease)
-    assert api.wrote == []
+    with pytest.raises(ClusterError, match="no part"):
+        lease.write(document("me"))
+    with pytest.raises(ClusterError, match="no part"):
+        lease.read()
+    assert len(server.asked) == 1
 
 
 def test_release_without_the_right_to_is_no_error() -> None:
-    api = Api("me")
-    api.failure = ApiException(status=403, reason="Forbidden")
-    lease = lease_of(api, [0.0])
+    server = ApiServer([(403, refusal("Forbidden"))])
+    lease = lease_of(server)
     lease.close()
     lease.release()
-    assert api.wrote == []
+    assert len(server.asked) == 1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.controller.live_reads import LiveReads
-from diht_k8s.kube.client import ClusterError
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.pod_summary import pod_summary
 from tests.unit.controller.documents import DISRUPTED
 from tests.unit.controller.fake import FakeCluster, FakeInformer, Process

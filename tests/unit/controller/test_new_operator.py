@@ -8,6 +8,7 @@ import pytest
 
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
+from diht_k8s.api.times import timestamp
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import Clock, settle, status, training
 
@@ -57,3 +58,15 @@ def test_logs_are_read_over_one_interval_of_the_runs_that_run(others: str, inter
     clock.now += 1
     new.reconcile()
     assert asked == ["r-train-1-0"]
+
+
+@pytest.mark.parametrize("ready", ["True", "False"])
+def test_log_of_a_pod_on_a_silent_node_is_not_asked_for(ready: str) -> None:
+    cluster, clock, asked = followed()
+    cluster.pods["r-train-1-0"]["status"]["conditions"] = [
+        {"type": "Ready", "status": ready, "lastTransitionTime": timestamp(clock.now)}
+    ]
+    new = Process(cluster, clock)
+    new.reconciler._jitter = lambda: 1.0
+    new.reconcile()
+    assert asked == (["r-train-1-0"] if ready == "True" else [])

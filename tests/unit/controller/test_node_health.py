@@ -12,7 +12,7 @@ from diht_k8s.api.run import Stage
 from diht_k8s.controller.cache.optional_kinds import PodGroups
 from diht_k8s.controller.node_health.faults import NodeFault, faults_of, parse_watched_faults
 from diht_k8s.controller.node_health.node_watch import NodeWatch
-from diht_k8s.kube.client import ClusterError
+from diht_k8s.kube.errors import ClusterError
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.script import Script, page, watch
 from tests.unit.controller.stories import Clock, reason, settle, status, training

@@ -13,8 +13,10 @@ from diht_k8s.controller.observe import (
     LOST_AFTER_S,
     SETTLE_S,
     _pull_message,
+    is_starting,
 )
 from diht_k8s.controller.pending_causes import event_problem
+from diht_k8s.kube.job_summary import JobSummary, job_summary
 from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from diht_k8s.pipeline.attempts import AttemptState
 from tests.unit.controller.documents import DISRUPTED, NO_NODE, NOW, at, ended, failed_pod, job, pod
@@ -180,6 +182,33 @@ def test_pods_whose_job_was_removed_still_count_up_to_the_known_attempt() -> Non
     [observed] = observe([], TWO, newest={"train": 1})
     assert (observed.attempt.state, observed.attempt.active, observed.attempt.ending) == (AttemptState.RUNNING, 2, True)
     assert observe([], [pod(0, deleted=NOW - 60)], newest={"train": 1}) == [], "a pod on a lost node is not waited for"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "pods", "expected"),
+    [
+        ([job()], [], True),
+        ([job()], [pod(0), pod(1, phase="Pending")], True),
+        ([job()], [pod(0), pod(1, phase="Pending", conditions=NO_NODE)], True),
+        ([job()], TWO, False),
+        ([job()], [failed_pod(0, 75), pod(1, phase="Pending")], False),
+        ([job()], [pod(0, deleted=NOW), pod(1, phase="Pending")], False),
+        ([job()], [pod(0, conditions=DISRUPTED), pod(1, phase="Pending")], False),
+        ([job("filter")], [pod(0, "filter", phase="Succeeded", state=ended(0))], False),
+        ([job(conditions=FAILING)], [pod(0)], False),
+        ([job(conditions=FAILED), job(attempt=2, uid="two")], [failed_pod(0, 75), pod(0, attempt=2, job_uid="two")], True),
+        ([job(deleted=True)], [pod(0)], False),
+        ([], [pod(0)], False),
+    ],
+    ids=["no pods yet", "one runs", "one finds no node", "all run", "one failed", "one is deleted", "one is evicted", "one is done",
+         "Job fails", "the attempt before failed", "Job is deleted", "no Job"],
+)  # fmt: skip
+def test_news_of_a_start_can_wait_until_all_pods_run_or_something_goes_wrong(
+    jobs: list[dict[str, Any]], pods: list[dict[str, Any]], expected: bool
+) -> None:
+    found = [each for document in jobs if isinstance(each := job_summary(document), JobSummary)]
+    seen = [each for document in pods if isinstance(each := pod_summary(document), PodSummary)]
+    assert is_starting(found, seen) == expected
 
 
 def owned_by(document: dict[str, Any], *owners: dict[str, Any], **labels: str) -> dict[str, Any]:

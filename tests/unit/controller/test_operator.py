@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kubernetes import client
 from prometheus_client import Gauge
 
 from diht_k8s.controller import metrics
 from diht_k8s.controller import operator as module
 from diht_k8s.controller.operator import Operator, Settings
-from diht_k8s.kube.client import ClusterError
+from diht_k8s.kube.errors import ClusterError
 from tests.unit.controller.cached_runs import ended_run, run
+from tests.unit.controller.documents import job, pod
+from tests.unit.kube.api_server import ApiServer
 
 
-def with_operator(monkeypatch: pytest.MonkeyPatch, story: Callable[[Operator], Any], **more: Any) -> Any:
-    monkeypatch.setattr(module, "connect", lambda **_: client.ApiClient(client.Configuration()))
+def with_operator(
+    monkeypatch: pytest.MonkeyPatch, story: Callable[[Operator], Any], server: ApiServer | None = None, **more: Any
+) -> Any:
+    monkeypatch.setattr(module, "connect", lambda **_: (server or ApiServer()).connection())
 
     async def inside() -> Any:
         result = story(Operator(Settings(port=0, **more)))
@@ -73,6 +75,20 @@ def test_runs_that_have_not_ended_are_reconciled_first_after_a_start(monkeypatch
     with_operator(monkeypatch, story)
 
 
+@pytest.mark.parametrize("started", [1, 2])
+def test_gang_is_looked_at_when_all_its_pods_run_not_at_each(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
+    async def story(found: Operator) -> None:
+        found._jobs.put(job(size=2))
+        for number in range(2):
+            found._pods.put(pod(number, phase="Running" if number < started else "Pending"))
+        found._enqueue_changed()
+        assert len(found._queue) == (started == 2)
+        await asyncio.wait_for(found._queue.get(), 1)
+
+    monkeypatch.setattr(module, "STARTING_S", 0.05)
+    with_operator(monkeypatch, story)
+
+
 def test_new_run_waits_behind_no_flood_of_another_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor behind changes of its own namespace; and those take turns with the other's."""
     status = {"observedGeneration": 1}
@@ -93,15 +109,7 @@ def test_new_run_waits_behind_no_flood_of_another_namespace(monkeypatch: pytest.
 
 @pytest.mark.parametrize("held", [True, False])
 def test_nothing_is_written_without_the_lease(monkeypatch: pytest.MonkeyPatch, held: bool) -> None:
-    asked: list[str] = []
-
-    def answer(self: Any, method: str, *_: Any, **__: Any) -> SimpleNamespace:
-        asked.append(method)
-        found = SimpleNamespace(status=200, data=b"{}", reason="")
-        found.response = found  # some calls of the client unwrap it
-        return found
-
-    monkeypatch.setattr(client.ApiClient, "call_api", answer)
+    server = ApiServer([(200, {})] * 7)
 
     def story(found: Operator) -> None:
         assert found._lease is not None
@@ -122,9 +130,9 @@ def test_nothing_is_written_without_the_lease(monkeypatch: pytest.MonkeyPatch, h
                 continue
             with pytest.raises(ClusterError, match="lease is not held"):
                 write()
-        assert len(asked) == (len(writes) if held else 0)
+        assert len(server.asked) == (len(writes) if held else 0)
 
-    with_operator(monkeypatch, story, lease_namespace="n")
+    with_operator(monkeypatch, story, server, lease_namespace="n")
 
 
 def test_server_that_asks_for_quiet_gets_it_from_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:

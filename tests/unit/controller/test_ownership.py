@@ -133,7 +133,6 @@ def test_orphans_of_a_job_that_no_living_operator_has_seen_are_gone_before_the_a
 ) -> None:
     cluster = make()
     process = Process(cluster, Clock())
-    process.reconcile()
     create = cluster.create
 
     def die_after_job(document: dict[str, Any]) -> dict[str, Any]:

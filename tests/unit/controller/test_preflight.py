@@ -99,7 +99,7 @@ def test_nonsense_of_a_program_is_cut_to_what_a_status_holds() -> None:
     node = preflight.nodes[0]
     assert (len(node.node), len(node.pod), len(node.problem)) == (253, 63, 256)
     assert (node.node + node.pod + node.problem).isprintable()
-    assert {figure.name: figure.value for figure in node.figures} == {"gpus": "-1e+18", "output_seconds": "nan"}
+    assert {figure.name: figure.value for figure in node.figures} == {"gpus": "-1e+18", "output_seconds": "0"}
 
 
 def test_literal_values_of_the_run_are_redacted() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
+from diht_k8s.api.pods import CONTROL_VARIABLE
 from diht_k8s.api.reports import Cause, Progress, Rounds
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import RestartsInPlace
 from diht_k8s.cli.status_sentences import details
 from diht_k8s.controller.saved_status import saved_run_status
 from tests.unit.controller.fake import FakeCluster, Process
-from tests.unit.controller.stories import settle, status, training
+from tests.unit.controller.stories import Clock, make, settle, status, training
 
 
 def rounds(number: int) -> Rounds:
@@ -93,3 +96,36 @@ def test_round_that_ends_by_a_fault_of_the_program_counts_against_no_node() -> N
     found = train(cluster)
     assert found is not None
     assert (found.total, found.nodes) == (2, [])
+
+
+def gang(policy: str, nodes: int = 2) -> tuple[FakeCluster, Process, Clock]:
+    cluster, clock = make(filter=None, label=None, evaluate=None, failurePolicy={"restart": policy}), Clock()
+    cluster.runs["r"]["spec"]["train"] |= {"distillation": {"mode": "Disabled"}, "numNodes": nodes}
+    return cluster, Process(cluster, clock), clock
+
+
+def tokens(cluster: FakeCluster) -> list[str]:
+    containers = [job["spec"]["template"]["spec"]["containers"][0] for job in cluster.jobs.values()]
+    return [each["value"] for found in containers for each in found["env"] if each["name"] == CONTROL_VARIABLE]
+
+
+def test_launchers_of_each_attempt_have_a_random_token_of_their_own_in_the_job() -> None:
+    cluster, process, clock = gang("InPlace")
+    settle(process)
+    cluster.end("r-train-1", 70)
+    settle(process)
+    clock.now += 1000
+    settle(process)
+    found = tokens(cluster)
+    assert [len(each) for each in found] == [64, 64]
+    assert len(set(found)) == 2
+    said = f"{cluster.runs}{cluster.recorded}"
+    assert not any(each in said for each in found)
+
+
+@pytest.mark.parametrize(("policy", "nodes"), [("Recreate", 2), ("InPlace", 1)])
+def test_gang_without_a_control_store_of_several_launchers_has_no_token(policy: str, nodes: int) -> None:
+    cluster, process, _ = gang(policy, nodes)
+    settle(process)
+    assert list(cluster.jobs) == ["r-train-1"]
+    assert tokens(cluster) == []

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.reports import Cause
-from diht_k8s.kube.client import ClusterError
+from diht_k8s.kube.errors import ClusterError
 from tests.unit.controller.documents import at
 from tests.unit.controller.fake import Dead, FakeCluster, Process
 from tests.unit.controller.kueue import PODS, Kueue, admitted, world

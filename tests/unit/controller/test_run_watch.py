@@ -29,8 +29,8 @@ def test_list_is_paged_and_old_ends_are_stored_without_a_word() -> None:
     seen = Seen(page(document(ended_run("old")), document(run("a")), token="t"), page(document(run("b"))))
     assert seen.watch._list() == "10"
     assert (len(seen.runs), seen.changed) == (3, ["a", "b"])
-    assert [asked.get("_continue") for asked in seen.script.asked] == [None, "t"]
-    assert all("label_selector" not in asked for asked in seen.script.asked)
+    assert [asked.get("continue") for asked in seen.script.asked] == [None, "t"]
+    assert all("labelSelector" not in asked for asked in seen.script.asked)
 
 
 def test_changes_are_told_once_and_our_own_writes_not_at_all() -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from diht_k8s.api.reports import MOST_STEPS, PROGRESS_PREFIX
 from diht_k8s.api.status import MAX_COUNT, Status, wire
 from diht_k8s.api.times import EPOCH, seconds
 from diht_k8s.controller.cache.runs import RunStore
 from tests.unit.controller.cached_runs import ENDED, run
 from tests.unit.controller.fake import Process
-from tests.unit.controller.stories import ONE, Clock, make, settle, status
+from tests.unit.controller.stories import ONE, Clock, make, settle, status, training
 
 STRANGE_TIMES: list[Any] = [[], [[]], [None], "yesterday", "2026-02-30T00:00:00Z", {}, 5]
 
@@ -85,3 +87,41 @@ def test_run_whose_attempts_are_used_up_ends() -> None:
             cluster.end(name, 70)
         clock.now += 1000.0
     assert next(each for each in status(cluster).conditions if each.type == "Failed").reason == "RestartsExhausted"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"stages": [{"name": "mining", "stage": "filter", "state": "Pending"}]}, "stage mining"),
+        ({"stages": [{"name": "train-wait", "stage": "train", "state": "Running"}]}, "stage train-wait"),
+        ({"stages": [{"name": "filter", "stage": "filter", "state": "Sleeping"}]}, "stages[0].state"),
+        ({"progress": "half of it"}, "progress"),
+        ({"stages": "none", "pods": []}, "stages, pods"),
+    ],
+)
+def test_status_that_the_models_do_not_know_is_repaired_with_one_line_of_log(
+    given: dict[str, Any], says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = make(**ONE)
+    cluster.runs["r"]["status"] = given
+    settle(Process(cluster, Clock()))
+    assert list(cluster.jobs) == ["r-filter-1"]
+    assert [stage.name for stage in status(cluster).stages] == ["filter"]
+    [line] = [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
+    assert line.startswith(f"n/r: its status is repaired: it has unknown {says}")
+
+
+@pytest.mark.parametrize("position", [2**62 - 1, 2**62, 2**63, 10**400])
+def test_round_that_failed_at_the_largest_step_stops_no_run(position: int) -> None:
+    cluster, process, clock = training()
+    cluster.runs["r"]["spec"]["failurePolicy"] = {"restart": "InPlace"}
+    rounds = {"round": 2, "exit_code": 75, "step": None}
+    work = {"step": position, "uri": "s3://corpus/c", "seconds": position}
+    line = {"stage": "train", "step": "epoch 1", "done": 1, "total": 2, "rounds": rounds, "checkpoint": work}
+    cluster.logs["r-train-1-0"] = f"{PROGRESS_PREFIX},{json.dumps(line)[1:]}\n"
+    for _ in range(3):
+        process.reconcile()
+        clock.now += 60
+    [stage] = [stage for stage in status(cluster).stages if stage.name == "train"]
+    assert stage.work is not None
+    assert stage.work.failed_position == MOST_STEPS + 1

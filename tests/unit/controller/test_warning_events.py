@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.controller.pending_causes import COST_FACTOR, LEAST_AGE_S, WarningEvents
-from diht_k8s.kube.client import ClusterError
+from diht_k8s.kube.errors import ClusterError
 from tests.unit.controller.documents import NOW, at
 from tests.unit.controller.fake import FakeCluster
 

@@ -13,6 +13,7 @@ import urllib3
 from kubernetes import client
 
 from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.connection import Connection
 
 
 class BrokenBody(io.BytesIO):
@@ -37,25 +38,25 @@ class Asked:
 
 @dataclass
 class ApiServer:
-    """Answers in order: an HTTP status with a document or bytes, or an exception in place of an answer."""
+    """Answers in order: an HTTP status with a document or bytes, perhaps headers, or an exception in place of an answer."""
 
     answers: list[Any] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     breaks_off: bool = False
     """Closes the connection in the middle of each answer."""
 
-    def client(self) -> client.ApiClient:
+    def connection(self) -> Connection:
         settings = client.Configuration()
         settings.host = "http://api"
         api = client.ApiClient(settings)
         api.rest_client.pool_manager = self  # type: ignore[assignment]
-        return api
+        return Connection(api)
 
     def cluster(self) -> Cluster:
-        return Cluster(self.client())
+        return Cluster(self.connection())
 
-    def request(self, method: str, url: str, **options: Any) -> urllib3.HTTPResponse:
-        """Stands for `urllib3.PoolManager.request`."""
+    def urlopen(self, method: str, url: str, **options: Any) -> urllib3.HTTPResponse:
+        """Stands for `urllib3.PoolManager.urlopen`."""
         parts, body = urlsplit(url), options.get("body")
         headers = {key.lower(): value for key, value in options["headers"].items()}
         document = json.loads(body) if body else None
@@ -65,10 +66,11 @@ class ApiServer:
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        status, content = answer
+        status, content, *headers = answer
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         response = BrokenBody(data) if self.breaks_off else io.BytesIO(data)
-        return urllib3.HTTPResponse(response, status=status, reason="Phrase", preload_content=False)
+        preload = options["preload_content"]
+        return urllib3.HTTPResponse(response, *headers, status=status, reason="Phrase", preload_content=preload)
 
 
 def refusal(message: str, reason: str = "Reason") -> dict[str, Any]:

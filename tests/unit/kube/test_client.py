@@ -11,7 +11,7 @@ from urllib3.exceptions import MaxRetryError
 from diht_k8s.api.errors import ExitCode, RetryableError
 from diht_k8s.kube import client as kube_client
 from diht_k8s.kube.client import Cluster, lines
-from diht_k8s.kube.errors import ClusterError
+from diht_k8s.kube.errors import ClusterError, UnavailableError
 from tests.unit.kube.api_server import ApiServer, refusal
 
 JOB = {"kind": "Job", "metadata": {"name": "j", "namespace": "n"}}
@@ -28,9 +28,9 @@ def server() -> ApiServer:
 @pytest.mark.parametrize(
     ("call", "request_line", "query", "body"),
     [
-        (lambda c: c.create(JOB), "POST /apis/batch/v1/namespaces/n/jobs", {}, JOB),
-        (lambda c: c.create(JOB, dry_run=True), "POST /apis/batch/v1/namespaces/n/jobs", {"dryRun": "All"}, JOB),
-        (lambda c: c.create({**JOB, "kind": "Service"}), "POST /api/v1/namespaces/n/services", {}, {**JOB, "kind": "Service"}),
+        (lambda c: c.create(JOB), "POST /apis/batch/v1/namespaces/n/jobs", {"fieldValidation": "Strict"}, JOB),
+        (lambda c: c.create(JOB, dry_run=True), "POST /apis/batch/v1/namespaces/n/jobs", {"fieldValidation": "Strict", "dryRun": "All"}, JOB),
+        (lambda c: c.create({**JOB, "kind": "Service"}), "POST /api/v1/namespaces/n/services", {"fieldValidation": "Strict"}, {**JOB, "kind": "Service"}),
         (lambda c: c.get("Job", "n", "j"), "GET /apis/batch/v1/namespaces/n/jobs/j", {}, None),
         (lambda c: c.get("Service", "n", "s"), "GET /api/v1/namespaces/n/services/s", {}, None),
         (lambda c: c.patch_job("n", "j", {"spec": {"suspend": True}}), "PATCH /apis/batch/v1/namespaces/n/jobs/j", {}, {"spec": {"suspend": True}}),
@@ -38,18 +38,25 @@ def server() -> ApiServer:
          {"propagationPolicy": "Foreground", "preconditions": {"uid": "u"}}),
         (lambda c: c.delete_job("n", "j", policy="Background"), "DELETE /apis/batch/v1/namespaces/n/jobs/j", {},
          {"propagationPolicy": "Background"}),
-        (lambda c: c.delete_service("n", "s"), "DELETE /api/v1/namespaces/n/services/s", {}, None),
+        (lambda c: c.delete_pod("n", "p", "u"), "DELETE /api/v1/namespaces/n/pods/p", {},
+         {"propagationPolicy": "Background", "preconditions": {"uid": "u"}}),
+        (lambda c: c.create({**JOB, "kind": "PodGroup"}), "POST /apis/scheduling.k8s.io/v1beta1/namespaces/n/podgroups", {}, {**JOB, "kind": "PodGroup"}),
+        (lambda c: c.get("PriorityClass", "", "p"), "GET /apis/scheduling.k8s.io/v1/priorityclasses/p", {}, None),
+        (lambda c: c.get("Job", "n", "../a b?"), "GET /apis/batch/v1/namespaces/n/jobs/..%2Fa%20b%3F", {}, None),
+        (lambda c: c.patch_workload_status("n", "w", {"status": {}}),
+         "PATCH /apis/kueue.x-k8s.io/v1beta2/namespaces/n/workloads/w/status", {}, {"status": {}}),
+        (lambda c: c.delete_service("n", "s"), "DELETE /api/v1/namespaces/n/services/s", {}, {"propagationPolicy": "Background"}),
         (lambda c: c.get_run("n", "r"), f"GET {RUN}", {}, None),
         (lambda c: c.delete_run("n", "r", "u"), f"DELETE {RUN}", {}, {"propagationPolicy": "Background", "preconditions": {"uid": "u"}}),
         (lambda c: c.delete_run("n", "r"), f"DELETE {RUN}", {}, {"propagationPolicy": "Background"}),
         (lambda c: c.write_status("n", "r", "7", {"a": 1}), f"PATCH {RUN}/status", {},
          [{"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}, {"op": "add", "path": "/status", "value": {"a": 1}}]),
         (lambda c: c.apply_run("n", "r", {"spec": {}}), f"PATCH {RUN}",
-         {"fieldManager": "diht", "fieldValidation": "Strict", "force": "True"}, {"spec": {}}),
+         {"fieldManager": "diht", "fieldValidation": "Strict", "force": "true"}, {"spec": {}}),
         (lambda c: c.annotate_run("n", "r", "k", "v"), f"PATCH {RUN}", {}, {"metadata": {"annotations": {"k": "v"}}}),
         (lambda c: c.write_event("n", EVENT), "POST /api/v1/namespaces/n/events", {}, EVENT),
-        (lambda c: c.listing("Job", None)(label_selector="a", limit=5), "GET /apis/batch/v1/jobs", {"labelSelector": "a", "limit": "5"}, None),
-        (lambda c: c.listing("Pod", "n")(watch=True), "GET /api/v1/namespaces/n/pods", {"watch": "True"}, None),
+        (lambda c: c.listing("Job", None)(labelSelector="a", limit=5), "GET /apis/batch/v1/jobs", {"labelSelector": "a", "limit": "5"}, None),
+        (lambda c: c.listing("Pod", "n")(watch=True), "GET /api/v1/namespaces/n/pods", {"watch": "true"}, None),
     ],
 )  # fmt: skip
 def test_call_reaches_the_api_server_as_kubernetes_documents_it(
@@ -59,7 +66,7 @@ def test_call_reaches_the_api_server_as_kubernetes_documents_it(
     call(server.cluster())
     (asked,) = server.asked
     assert f"{asked.method} {asked.path}" == request_line
-    assert {key: value.title() if value == "true" else value for key, value in asked.query.items()} == query
+    assert asked.query == query
     assert asked.body == body
 
 
@@ -85,7 +92,7 @@ def test_patch_of_a_run_says_its_form(server: ApiServer, call: Call, form: str) 
         (lambda c: c.log_tail("n", "p", 3), (5.0, 10.0)),
         (lambda c: list(c.log("n", "p")), (5.0, 30.0)),
         (lambda c: list(c.log("n", "p", follow=True)), None),
-        (lambda c: c.listing("Pod", None)(watch=True, _request_timeout=(5.0, 60.0)), (5.0, 60.0)),
+        (lambda c: c.listing("Pod", None)(watch=True, timeout_s=(5.0, 60.0)), (5.0, 60.0)),
     ],
     ids=["call", "end of a log", "log", "followed log", "watch"],
 )
@@ -119,7 +126,7 @@ def test_write_that_is_not_allowed_is_never_sent(server: ApiServer, call: Call, 
         raise ClusterError(0, "NotLeading", "not leading")
 
     with pytest.raises(ClusterError, match="not leading"):
-        call(Cluster(server.client(), before_write=stop))
+        call(Cluster(server.connection(), before_write=stop))
     assert stopped == [name]
     assert not server.asked
 
@@ -142,6 +149,24 @@ def test_list_is_read_page_by_page(server: ApiServer, call: Call) -> None:
     ]
 
 
+def test_list_of_metadata_says_null_where_it_is_empty(server: ApiServer) -> None:
+    server.answers = [(200, {"items": None, "metadata": {}})]
+    assert server.cluster().items("Pod", "n", "a=b") == []
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7.0), (None, 0.0), ("86400", 60.0), ("-1", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0)],
+)
+def test_refusal_says_how_long_the_server_wants_to_be_left_alone(
+    server: ApiServer, header: str | None, seconds: float
+) -> None:
+    server.answers = [(429, {}, {} if header is None else {"Retry-After": header})]
+    with pytest.raises(UnavailableError) as refused:
+        server.cluster().get_run("n", "r")
+    assert refused.value.retry_after_s == seconds
+
+
 @pytest.mark.parametrize(
     ("kind", "namespace", "path"),
     [
@@ -153,7 +178,7 @@ def test_list_is_read_page_by_page(server: ApiServer, call: Call) -> None:
 )
 def test_watch_asks_for_changes_of_one_kind(server: ApiServer, kind: str, namespace: str | None, path: str) -> None:
     server.answers = [(200, {})]
-    server.cluster().listing(kind, namespace)(watch=True, allow_watch_bookmarks=True, resource_version="7")
+    server.cluster().listing(kind, namespace)(watch=True, allowWatchBookmarks=True, resourceVersion="7")
     [asked] = server.asked
     assert (asked.method, asked.path) == ("GET", path)
     assert asked.query == {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": "7"}

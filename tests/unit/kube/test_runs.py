@@ -12,8 +12,9 @@ from kubernetes.config import kube_config
 
 from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.kube import client
-from diht_k8s.kube.client import connect
+from diht_k8s.kube import connection
+from diht_k8s.kube.connection import connect
+from diht_k8s.kube.labels import INDEX_LABEL
 from diht_k8s.kube.runs import RunClient, run_client
 from tests.unit.api.documents import changed
 from tests.unit.kube.api_server import ApiServer, refusal
@@ -107,7 +108,7 @@ def test_credentials_are_the_pods_unless_kubeconfig_is_set_or_it_has_none(
 ) -> None:
     if has_token:
         (tmp_path / "token").write_text("t")
-    monkeypatch.setattr(client, "POD_ACCOUNT", tmp_path)
+    monkeypatch.setattr(connection, "POD_ACCOUNT", tmp_path)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("KUBECONFIG", kubeconfig)
     loaded: list[str] = []
@@ -136,3 +137,48 @@ def test_invalid_kubeconfig_is_reported_in_one_line(
     with pytest.raises(UserError, match=r"(cannot read|no cluster).*: (check|set) KUBECONFIG$") as raised:
         open_it()
     assert "\n" not in str(raised.value)
+
+
+def labelled(name: str, owner: str | None = None, **labels: str | None) -> dict[str, Any]:
+    """A pod with the labels of the run `r`; None leaves a label out."""
+    own = {"run": "r", "stage": "train", "attempt": "1"} | labels
+    found = {
+        f"diht.dev/{key}" if key != "index" else INDEX_LABEL: value for key, value in own.items() if value is not None
+    }
+    owners = [{"kind": "Job", "name": "r-train-1", "uid": owner, "controller": True}] if owner is not None else []
+    metadata = {"name": name, "namespace": "n", "uid": f"uid-{name}", "resourceVersion": "1", "labels": found,
+                "creationTimestamp": "2026-01-01T00:00:00Z", "ownerReferences": owners}  # fmt: skip
+    return {"metadata": metadata, "status": {"phase": "Running"}}
+
+
+def job(uid: str, owner: str | None) -> dict[str, Any]:
+    found = labelled(f"job-{uid}")
+    owners = [{"kind": "DihtRun", "name": "r", "uid": owner, "controller": True}] if owner is not None else []
+    return {"metadata": {**found["metadata"], "uid": uid, "ownerReferences": owners}, "spec": {}, "status": {}}
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        labelled("s"),
+        labelled("s", stage=None),
+        labelled("s", index="abc"),
+        labelled("s", attempt="99"),
+        labelled("s", stage="mining"),
+        labelled("s", **{"run-uid": "run-uid"}),
+        labelled("s", "no-job", attempt="99"),
+        labelled("s", "foreign-job", attempt="99"),
+        {"metadata": {"name": "s"}},
+    ],
+    ids=["labels", "no stage", "index", "attempt", "stage", "run's uid", "no Job", "a Job of nobody's", "nothing"],
+)
+def test_pods_of_a_run_are_those_of_its_own_jobs_whatever_others_are_labelled_with(
+    server: ApiServer, stranger: dict[str, Any]
+) -> None:
+    jobs = [job("job", "run-uid"), job("foreign-job", None), job("other-runs", "other-uid")]
+    pods = [stranger, labelled("own", "job", index="1"), labelled("left", "gone-job", index="0")]
+    server.answers = [(200, {"items": found, "metadata": {}}) for found in (jobs, pods)]
+    run = {"metadata": {"name": "r", "uid": "run-uid"}, "status": {"attempts": [{"uid": "gone-job"}, {}]}}
+    found = RunClient(server.cluster(), "n").pods(run)
+    assert [(pod.name, pod.index) for pod in found] == [("own", 1), ("left", 0)]
+    assert [asked.query["labelSelector"] for asked in server.asked] == ["diht.dev/run=r"] * 2

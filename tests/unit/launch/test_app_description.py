@@ -21,15 +21,17 @@ def job(*conditions: str, cancelled: bool = False, **status: Any) -> dict[str, A
     item = render(AppDef("app", roles=[ROLE]), JobConfig(), "app-x")[0]
     found = [{"type": kind, "status": "True", "reason": "Why", "message": f"{kind} it is"} for kind in conditions]
     item["status"] = {"conditions": [{"type": "Failed", "status": "False"}, *found], **status}
+    item["metadata"]["uid"] = "job-uid"
     item["metadata"]["annotations"] = {CANCELLED_ANNOTATION: "true"} if cancelled else {}
     return item
 
 
 def pod(index: int, phase: str, *, number: int = 0, **status: Any) -> dict[str, Any]:
-    labels = {"batch.kubernetes.io/job-name": "app-x", "batch.kubernetes.io/job-completion-index": str(index)}
+    labels = {"batch.kubernetes.io/job-completion-index": str(index)}
     name = f"app-x-{index}-{number}"
+    owners = [{"kind": "Job", "name": "app-x", "uid": "job-uid", "controller": True}]
     return {
-        "metadata": {"name": name, "namespace": "ns", "labels": labels, "uid": name},
+        "metadata": {"name": name, "namespace": "ns", "labels": labels, "uid": name, "ownerReferences": owners},
         "spec": {"hostname": f"app-x-{index}", "subdomain": "app-x"},
         "status": {"phase": phase, **status},
     }

@@ -36,6 +36,8 @@ class Cluster:
         self.asked: list[str] = []
         self.refuse = ""
         self.groups: list[str] = []
+        self.stranger = False
+        """Whether somebody else's pod has the labels of the application's."""
 
     def create(self, item: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
         name = item["metadata"]["name"]
@@ -59,16 +61,22 @@ class Cluster:
         ]
 
     def pods(self, namespace: str, selector: str) -> list[dict[str, Any]]:
-        labels = {"batch.kubernetes.io/job-name": self.jobs(namespace, selector)[0]["metadata"]["name"]}
-        return [
+        job = self.jobs(namespace, selector)[0]["metadata"]
+        owner = {"kind": "Job", "name": job["name"], "uid": job["uid"], "controller": True}
+        pods = [
             {
                 "metadata": {"uid": str(i), "name": str(i), "namespace": namespace, "creationTimestamp": "2026",
-                             "labels": {**labels, "batch.kubernetes.io/job-completion-index": str(i)}},
+                             "labels": {"batch.kubernetes.io/job-completion-index": str(i)}, "ownerReferences": [owner]},
                 "spec": {},
                 "status": {"containerStatuses": [{"name": "main", "state": {"terminated": {"exitCode": 0}}}]},
             }
             for i in range(2)
         ]  # fmt: skip
+        stranger = {
+            **pods[1],
+            "metadata": {**pods[1]["metadata"], "uid": "s", "name": "stranger", "ownerReferences": []},
+        }
+        return [*pods, stranger] if self.stranger else pods
 
     def patch_job(self, namespace: str, name: str, patch: dict[str, Any]) -> None:
         item = self.objects["Job", name]
@@ -276,6 +284,14 @@ def test_log_is_the_replicas_own(runner: Runner) -> None:
     handle = runner.run(APP, "kubernetes")
     assert list(runner.log_lines(handle, "main", 1)) == ["main of pod 1\n"]
     assert list(runner.log_lines(handle, "main", 1, regex="pod 2")) == []
+
+
+def test_pod_with_the_labels_of_an_application_is_not_taken_for_its_own(runner: Runner, cluster: Cluster) -> None:
+    handle = runner.run(APP, "kubernetes")
+    said = runner.status(handle)
+    cluster.stranger = True
+    assert list(runner.log_lines(handle, "main", 1)) == ["main of pod 1\n"]
+    assert runner.status(handle) == said
 
 
 @pytest.mark.parametrize(

@@ -159,4 +159,4 @@ def test_log_of_a_pod_that_is_gone_has_no_lines() -> None:
 def test_log_since_a_moment_is_asked_for_in_whole_seconds_before_it(age_s: float, asked_s: int) -> None:
     cluster = LoggingCluster()
     lines_of(cluster, START - timedelta(seconds=age_s))
-    assert cluster.asked == {"container": "main", "timestamps": True, "follow": False, "since_seconds": asked_s}
+    assert cluster.asked == {"container": "main", "timestamps": True, "follow": False, "sinceSeconds": asked_s}

@@ -13,6 +13,7 @@ from torchx.specs.overlays import get_overlay
 import components
 from diht_k8s.api.documents import canonical_json, load
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.pods import CONTROL_VARIABLE
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.launch import stages
 from tests.unit.api.documents import changed
@@ -178,3 +179,19 @@ def test_stage_that_the_run_lacks_is_refused() -> None:
     without = run.model_copy(update={"spec": run.spec.model_copy(update={"label": None})})
     with pytest.raises(UserError, match="has no stage label"):
         stages.stage_app(without, Stage.LABEL)
+
+
+@pytest.mark.parametrize(
+    ("restart", "stage", "has_token"),
+    [("InPlace", "train", True), ("Recreate", "train", False), ("InPlace", "filter", False)],
+)
+def test_component_of_a_gang_that_restarts_in_place_draws_a_token_for_each_submission(
+    tmp_path: Path, restart: str, stage: str, has_token: bool
+) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(canonical_json(changed(spec__failurePolicy={"restart": restart}, spec__train__numNodes=2)))
+    shape = "2x1" if stage == "train" else ""
+    made = [stages.component_app(stage, ["--run", str(path)], shape=shape, image="i").roles[0].env for _ in range(2)]
+    found = [env.get(CONTROL_VARIABLE) for env in made]
+    assert [token is not None for token in found] == [has_token] * 2
+    assert not has_token or found[0] != found[1]

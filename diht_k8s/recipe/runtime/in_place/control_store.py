@@ -1,4 +1,4 @@
-"""The control store of a gang: torch's TCPStore in launcher 0, apart from the store of the ranks.
+"""The control store of a gang: a small server in launcher 0, apart from the store of the ranks (see `store`).
 
 It lives as long as the Job, so that launchers can agree on the next round when all ranks are gone. All traffic is in
 one thread: a store whose host hangs blocks that thread alone, and the launcher sees how long ago it last answered.
@@ -10,13 +10,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from diht_k8s.recipe.runtime.in_place.rounds import FIRST_ROUND_S, Register, RoundFailure, StoreView, next_register
+from pydantic import ValidationError
 
-if TYPE_CHECKING:
-    from torch.distributed import TCPStore
+from diht_k8s.recipe.runtime.in_place.rounds import Register, RoundFailure, StoreView, next_register
+from diht_k8s.recipe.runtime.in_place.store import StoreClient, StoreServer
+from diht_k8s.recipe.runtime.in_place.store_protocol import ProtocolError
 
 POLL_S: Final = 0.1
 RECONNECT_S: Final = 1.0
@@ -26,7 +26,7 @@ _REGISTER: Final = "register"
 class ControlStore:
     """One launcher's connection; launcher 0 hosts the store."""
 
-    def __init__(self, *, node: int, nodes: int, host: str, port: int, poll_s: float = POLL_S) -> None:
+    def __init__(self, *, node: int, nodes: int, host: str, port: int, token: str, poll_s: float = POLL_S) -> None:
         """Begin to connect.
 
         Args:
@@ -34,14 +34,17 @@ class ControlStore:
             nodes: number of launchers.
             host: of launcher 0.
             port: of the store; 0 takes a free one, which works for a single launcher only.
+            token: of this attempt, which all its launchers know and nobody else.
             poll_s: seconds between two looks at the store.
         """
         self._node, self._nodes, self._host, self._port, self._poll_s = node, nodes, host, port, poll_s
+        self._token = token
+        self._server: StoreServer | None = None
         self.view: StoreView | None = None
         """what was read last; None before the first time."""
         self.contact_at = time.monotonic()
         """when the store last answered."""
-        self._work: queue.SimpleQueue[Callable[[TCPStore], object]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[StoreClient], object]] = queue.SimpleQueue()
         self._told = threading.Event()
         self._closed = threading.Event()
         # A daemon: it may hang in a store that does not answer, and must not keep the launcher from ending.
@@ -68,14 +71,14 @@ class ControlStore:
 
     def shutdown(self) -> None:
         """Say that this launcher has seen the end."""
-        self._tell(lambda store: store.set(f"seen/{self._node}", "1"))
+        self._tell(lambda store: store.set(f"seen/other/{self._node - 1}", "1"))
 
     def propose(self, before: Register, failure: RoundFailure) -> None:
         """Move the register to what follows from a failure, unless it has moved since `before` was read."""
         new = next_register(before, failure)
-        self._tell(lambda store: store.compare_set(_REGISTER, before.model_dump_json(), new.model_dump_json()))
+        self._tell(lambda store: store.replace(_REGISTER, before.model_dump_json(), new.model_dump_json()))
 
-    def _tell(self, work: Callable[[TCPStore], object]) -> None:
+    def _tell(self, work: Callable[[StoreClient], object]) -> None:
         self._work.put(work)
         self._told.set()
 
@@ -92,40 +95,38 @@ class ControlStore:
                     pending = None
                 self.view = self._read(store)
                 self.contact_at = time.monotonic()
-            except RuntimeError:  # torch's errors of a store are of this kind
-                store = store if self._node == 0 else None
+            except (OSError, ProtocolError, ValidationError):
+                if store is not None:
+                    store.close()
+                store = None
                 self._closed.wait(RECONNECT_S)
             else:
                 self._told.wait(self._poll_s)
                 self._told.clear()
 
-    def _connected(self) -> TCPStore:
-        # Not at the top: torch takes seconds to import, and a launcher is asked for its arguments before.
-        from torch.distributed import TCPStore
+        if store is not None:
+            store.close()
+        if self._server is not None:
+            self._server.close()
 
-        hosts = self._node == 0
-        store = TCPStore(
-            self._host,
-            self._port,
-            is_master=hosts,
-            timeout=timedelta(seconds=FIRST_ROUND_S),
-            wait_for_workers=False,
-        )
-        if hosts:
-            store.compare_set(_REGISTER, "", Register().model_dump_json())
-        return store
+    def _connected(self) -> StoreClient:
+        if self._node != 0:
+            return StoreClient(self._token, self._host, self._port)
+        if self._server is None:
+            begin = {_REGISTER: Register().model_dump_json()}
+            self._server = StoreServer(self._token, self._port, everywhere=self._nodes > 1, given=begin)
+        return StoreClient(self._token, "127.0.0.1", self._server.port)
 
-    def _read(self, store: TCPStore) -> StoreView:
-        register = Register.model_validate_json(store.get(_REGISTER))
-        round_, key = register.round, f"address/{register.round}"
-        address = store.get(key).decode() if store.check([key]) else None
+    def _read(self, store: StoreClient) -> StoreView:
+        register = Register.model_validate_json(store.get(_REGISTER) or "")
+        round_ = register.round
+        address = store.get(f"address/{round_}")
         if self._node != 0:
             return StoreView(register, address=address)
-        nodes = range(self._nodes)
         return StoreView(
             register,
-            acknowledged=store.check([f"acknowledged/{round_}/{node}" for node in nodes]),
+            acknowledged=store.has_all(f"acknowledged/{round_}/", self._nodes),
             address=address,
-            done=store.check([f"done/{round_}/{node}" for node in nodes]),
-            all_left=self._nodes == 1 or store.check([f"seen/{node}" for node in nodes[1:]]),
+            done=store.has_all(f"done/{round_}/", self._nodes),
+            all_left=self._nodes == 1 or store.has_all("seen/other/", self._nodes - 1),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, RetryableError, StopRequested
+from diht_k8s.api.pods import CONTROL_VARIABLE
 from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
 from diht_k8s.recipe.runtime.gang import Gang
 from diht_k8s.recipe.runtime.in_place.control_store import ControlStore
@@ -110,6 +112,7 @@ class _Launcher:
             nodes=gang.nodes,
             host="localhost" if single else gang.master,
             port=0 if single else gang.port,
+            token=secrets.token_hex() if single else os.environ.get(CONTROL_VARIABLE, ""),
         )
 
     def close(self) -> None:

@@ -52,5 +52,19 @@ def test_whitening_keeps_a_loud_direction_from_drowning_the_others() -> None:
 
 
 def test_terms_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_ridge, "MOST_TERMS", 5)
+    monkeypatch.setattr(text_ridge, "MOST_WORDS", 5)
     assert fitted(ridge_from_words).words == 5
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_class_names_teach_words_that_no_caption_has(named: bool) -> None:
+    rng = np.random.default_rng(0)
+    things = rng.normal(size=(8, 16))
+    numbers = rng.integers(8, size=400)
+    features = (things[numbers] + 0.1 * rng.normal(size=(400, 16))).astype(np.float32)
+    captions = [f"a {THINGS[number]}" if number < 6 else "a thing" for number in numbers]
+    classes = (THINGS, (things - things.mean(axis=0)).astype(np.float64)) if named else None
+    ridge = ridge_from_tokens(features, captions, classes)
+    found = ridge.reference(things, THINGS, np.arange(8), np.random.default_rng(1)).retrieval.text_to_image
+    ranks_of_unsaid = found.hits_KN[0, 6:]
+    assert (ranks_of_unsaid.mean() > 0.9) == named

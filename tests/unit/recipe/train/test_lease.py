@@ -29,7 +29,8 @@ DOCUMENT = {
     "metadata": {"name": "r"},
     "spec": {"data": {"sources": [{"name": "web", "shards": ["/in/0.tar"]}], "output": "/out"}, "filter": {}},
 }
-ONE, TWO = Owner("1", "team/one"), Owner("2", "team/two")
+UID = "a0b1c2d3-0000-4000-8000-0123456789ab"
+ONE, TWO = Owner("1"), Owner("2")
 
 
 def gang(folder: Path, owner: Owner) -> Context:
@@ -53,17 +54,15 @@ def beats(folder: Path, after: int = 1) -> Callable[[float], None]:
 
 
 @pytest.mark.parametrize(
-    ("mine", "says"),
-    [(TWO, "run one"), (Owner("2", "others/two"), "another run"), (Owner("2"), "another run")],
-    ids=["of its namespace", "of another namespace", "no cluster"],
+    ("holder", "says"),
+    [(UID, f"run {UID}"), ("process 1 2 3", "another run"), (f"{UID} b", "another run")],
+    ids=["of a cluster", "of a laptop", "of somebody who may write anything"],
 )
-def test_gang_that_finds_a_living_one_leaves_and_names_a_run_of_its_namespace_only(
-    tmp_path: Path, mine: Owner, says: str
-) -> None:
+def test_gang_that_finds_a_living_one_leaves_and_tells_its_uid(tmp_path: Path, holder: str, says: str) -> None:
     with (
-        held_lease(gang(tmp_path, ONE)),
+        held_lease(gang(tmp_path, Owner(holder))),
         pytest.raises(ComputedElsewhere, match=f"computed by {says}:") as raised,
-        held_lease(gang(tmp_path, mine), beats(tmp_path)),
+        held_lease(gang(tmp_path, TWO), beats(tmp_path)),
     ):
         pytest.fail("two gangs")
     assert raised.value.exit_code == 75

@@ -13,17 +13,17 @@ from open_clip.model import CLIP
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.model import ridge_start
+from diht_k8s.recipe.train.model import token_ridge
 from diht_k8s.recipe.train.model.ridge_form import ridge_problem
-from diht_k8s.recipe.train.model.ridge_start import (
+from diht_k8s.recipe.train.model.ridge_start import start_as_ridge
+from diht_k8s.recipe.train.model.token_ridge import (
     ClassCaptions,
-    RidgeStart,
+    TokenRidge,
     caption_counts,
     commonest_tokens,
     pair_sums,
     require_fewer_dimensions,
     ridge,
-    start_as_ridge,
     word_frequencies,
 )
 from diht_k8s.recipe.train.stage import check_model
@@ -77,7 +77,7 @@ def planted(pairs: int, seed: int, *, noise: float = 1.0) -> Pairs:
     return tokens_of([" ".join(WORDS[word] for word in words) for words in chosen]), features.astype(np.float32)
 
 
-def solved(pairs: Pairs, *, bias: bool = True, classes: ClassCaptions | None = None) -> tuple[RidgeStart, Any]:
+def solved(pairs: Pairs, *, bias: bool = True, classes: ClassCaptions | None = None) -> tuple[TokenRidge, Any]:
     tokens_V = commonest_tokens(word_frequencies(pairs[0], VOCABULARY))
     sums = pair_sums(caption_counts(pairs[0], tokens_V, VOCABULARY), pairs[1])
     return ridge(sums, DIMENSION, bias=bias, classes=classes), tokens_V
@@ -154,7 +154,7 @@ def test_sums_when_pairs_are_divided_then_they_add_up(monkeypatch: pytest.Monkey
     tokens_V = commonest_tokens(word_frequencies(tokens, VOCABULARY))
     counts = caption_counts(tokens, tokens_V, VOCABULARY)
     whole = pair_sums(counts, features)
-    monkeypatch.setattr(ridge_start, "ROWS", 7)
+    monkeypatch.setattr(token_ridge, "ROWS", 7)
     parts = [pair_sums(counts[part], features[part]) for part in (slice(0, 30), slice(30, 100))]
     for one, two, both in zip(parts[0].parts, parts[1].parts, whole.parts, strict=True):
         np.testing.assert_allclose(one + two, both, rtol=1e-12)
@@ -168,7 +168,7 @@ def test_tokens_when_too_many_then_the_commonest_and_of_captions_the_words_alone
     frequencies = word_frequencies(tokens, VOCABULARY)
     assert {int(token): int(frequencies[token]) for token in np.flatnonzero(frequencies)} == {red: 3, cat: 3, dog: 1}
     assert commonest_tokens(frequencies).tolist() == sorted((red, cat, dog))
-    monkeypatch.setattr(ridge_start, "MAX_TOKENS", 2)
+    monkeypatch.setattr(token_ridge, "MAX_TOKENS", 2)
     assert commonest_tokens(frequencies).tolist() == sorted((red, cat))
     counts = caption_counts(tokens, np.array(sorted((red, cat))), VOCABULARY).toarray()
     expected = np.array([[1, 1], [1, 0], [1, 2]]) / np.sqrt([[2], [2], [3]])

@@ -1,0 +1,172 @@
+"""Ridge regression from the words of captions to the features of their images, as CLIP's tokenizer cuts them.
+
+In: words and features of pairs, as sums. Out: where a caption lies, and the projection of the features into the same space. Pure.
+A training may start as it (`train.textStart`, see `ridge_start`), and an evaluation compares a model with it. Ours, not the
+paper's.
+
+A caption is the counts of its tokens over the root of their number, the target the features of its image, centred and whitened
+with a shrunken covariance S, Y = (f - mean) (S + s I)^-1/2 with s the mean variance. Names of classes are further captions where
+the image tower has a classifier: by linear discriminant analysis its weights w are S^-1 (class mean - mean), so S w is what an
+image of the class differs by. Of the whitened features those D directions stay that the regression predicts most of.
+
+Shapes: N captions, V tokens that occur, F features, D embedding, J classes, T tokens of a caption.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_array
+
+from diht_k8s.api.errors import UserError
+
+MAX_TOKENS: Final = 6144
+"""Tokens of the regression, the commonest ones: its matrix takes 300 MB. Another token starts as no word."""
+PENALTY: Final = 0.64
+"""Of the regression, in pairs: a token that captions hold less often than that is mostly left at zero."""
+SHRINKAGE: Final = 1.0
+"""Of the covariance that whitens, in mean variances."""
+ROWS: Final = 8192
+"""Pairs whose features are widened to fp64 at once."""
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PairSums:
+    """What the regression needs of pairs; the sums of two sets of pairs are those of both."""
+
+    pairs: Matrix
+    """their number, [1]."""
+    features_F: Matrix
+    squares_FF: Matrix
+    counts_VV: Matrix
+    """products of the captions' counts."""
+    products_VF: Matrix
+    """of counts and features."""
+    words_V: Matrix
+    """counts."""
+
+    @property
+    def parts(self) -> tuple[Matrix, ...]:
+        """All of them, to be summed over processes in place."""
+        return self.pairs, self.features_F, self.squares_FF, self.counts_VV, self.products_VF, self.words_V
+
+
+@dataclass(frozen=True)
+class ClassCaptions:
+    """The classes of the image tower's own classifier."""
+
+    counts_JV: csr_array
+    """words of their names."""
+    weights_JF: Matrix
+    """of the classifier."""
+
+
+@dataclass(frozen=True)
+class TokenRidge:
+    """The regression."""
+
+    words_VD: Matrix
+    projection_DF: Matrix
+    """features -> image embedding."""
+    bias_D: Matrix | None
+    """None where the projection has none: then the projection itself takes away the mean."""
+
+
+def require_fewer_dimensions(dimension: int, width: int) -> None:
+    """Refuse an embedding of more dimensions than the features have, D of F.
+
+    Raises:
+        UserError: it has.
+    """
+    if dimension > width:
+        raise UserError(
+            f"train.textStart Ridge: embed_dim {dimension} is more than the {width} features of the image tower: lower it"
+        )
+
+
+def word_frequencies(tokens_NT: NDArray[np.int64], vocabulary: int) -> NDArray[np.int64]:
+    """How often each token of a vocabulary stands in captions, between their first and their end token."""
+    return np.bincount(tokens_NT[_is_word(tokens_NT)], minlength=vocabulary)
+
+
+def commonest_tokens(frequencies: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers of the tokens that occur, in order: the commonest ones where there are too many."""
+    order = np.argsort(-frequencies, kind="stable")[:MAX_TOKENS]
+    return np.sort(order[frequencies[order] > 0])
+
+
+def caption_counts(tokens_NT: NDArray[np.int64], tokens_V: NDArray[np.int64], vocabulary: int) -> csr_array:
+    """Counts of captions' words over the root of their number, NxV; words of no number in `tokens_V` are left out."""
+    words_NT = _is_word(tokens_NT)
+    columns = np.full(vocabulary, -1)
+    columns[tokens_V] = np.arange(len(tokens_V))
+    rows, found = np.nonzero(words_NT)[0], columns[tokens_NT[words_NT]]
+    each_N = 1 / np.sqrt(np.maximum(words_NT.sum(axis=1), 1))
+    rows, found = rows[found >= 0], found[found >= 0]
+    return csr_array((each_N[rows], (rows, found)), shape=(len(tokens_NT), len(tokens_V)))
+
+
+def _is_word(tokens_NT: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where a caption's words stand; its end token is the highest number."""
+    places_T = np.arange(tokens_NT.shape[1])
+    return (places_T > 0) & (places_T < tokens_NT.argmax(axis=1)[:, None])
+
+
+def pair_sums(counts_NV: csr_array, features_NF: NDArray[np.floating]) -> PairSums:
+    """The sums of some pairs, in fp64."""
+    (pairs, width), words_V = features_NF.shape, counts_NV.sum(axis=0)
+    features_F, squares_FF, products_VF = np.zeros(width), np.zeros((width, width)), np.zeros((len(words_V), width))
+    for first in range(0, pairs, ROWS):
+        part_BF = features_NF[first : first + ROWS].astype(np.float64)
+        features_F += part_BF.sum(axis=0)
+        squares_FF += part_BF.T @ part_BF
+        products_VF += counts_NV[first : first + ROWS].T @ part_BF
+    counts_VV = (counts_NV.T @ counts_NV).toarray()
+    return PairSums(np.array([float(pairs)]), features_F, squares_FF, counts_VV, products_VF, words_V)
+
+
+def ridge(sums: PairSums, dimension: int, *, bias: bool, classes: ClassCaptions | None = None) -> TokenRidge:
+    """Solve the regression.
+
+    Args:
+        sums: of all pairs.
+        dimension: D, at most F.
+        bias: whether the projection of the features has one.
+        classes: further captions, None without.
+    """
+    pairs, width = float(sums.pairs[0]), len(sums.features_F)
+    mean_F = sums.features_F / pairs
+    covariance_FF = sums.squares_FF / pairs - np.outer(mean_F, mean_F)
+    variance = max(float(np.trace(covariance_FF)) / width, 1e-12)
+    values_F, axes_FF = np.linalg.eigh(covariance_FF)
+    scales_F = 1 / np.sqrt(np.maximum(values_F, 0) + SHRINKAGE * variance)
+    whitening_FF = axes_FF * scales_F
+    matrix_VV = sums.counts_VV.copy()
+    products_VF = (sums.products_VF - np.outer(sums.words_V, mean_F)) @ whitening_FF
+    if classes is not None:
+        targets_JF = classes.weights_JF @ covariance_FF @ whitening_FF
+        usual = np.sqrt(np.sum(np.maximum(values_F, 0) * scales_F**2))  # length of an image's whitened features
+        targets_JF *= usual / max(np.sqrt((targets_JF**2).sum(axis=1).mean()), 1e-12)
+        matrix_VV += (classes.counts_JV.T @ classes.counts_JV).toarray()
+        products_VF += classes.counts_JV.T @ targets_JF
+    matrix_VV[np.diag_indices_from(matrix_VV)] += PENALTY
+    words_VF = cho_solve(cho_factor(matrix_VV, check_finite=False), products_VF, check_finite=False)
+    axes_FD = _leading_axes(words_VF.T @ products_VF, dimension)  # what the regression explains, less its penalty
+    projection_DF = (whitening_FF @ axes_FD).T
+    if bias:
+        return TokenRidge(words_VF @ axes_FD, projection_DF, -projection_DF @ mean_F)
+    # One = f u for features f, as nearly as can be: projecting f - mean (f u) centres without a bias.
+    one_F = np.linalg.solve(sums.squares_FF / pairs + 0.01 * variance * np.eye(width), mean_F)
+    return TokenRidge(words_VF @ axes_FD, projection_DF - np.outer(projection_DF @ mean_F, one_F), None)
+
+
+def _leading_axes(matrix_FF: Matrix, number: int) -> Matrix:
+    """The eigenvectors of the largest eigenvalues, FxD, each with its largest number positive."""
+    axes_FD = np.linalg.eigh(matrix_FF)[1][:, ::-1][:, :number]
+    largest_D = np.abs(axes_FD).argmax(axis=0)
+    return axes_FD * np.sign(axes_FD[largest_D, np.arange(number)])
