@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from diht_k8s.api.reports import Cause
@@ -33,7 +34,7 @@ class Clock:
 
 def make(**spec: Any) -> FakeCluster:
     cluster = FakeCluster()
-    merged = {key: value for key, value in {**SPEC, **spec}.items() if value is not None}
+    merged = copy.deepcopy({key: value for key, value in {**SPEC, **spec}.items() if value is not None})
     cluster.add_run({"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "r"}, "spec": merged})
     return cluster
 

@@ -96,8 +96,9 @@ def test_status_that_cannot_be_written_is_logged(
 ) -> None:
     cluster = make()
     process = Process(cluster, Clock())
-    process.reconcile()
     broken(monkeypatch, "r", KeyError("mountPath"))
+    fails(process)
+    broken(monkeypatch, "r", KeyError("image"))
     cluster.refuse["write status"] = ClusterError(500, "InternalError", "etcd is full")
     fails(process)
     assert "the status cannot say so: ClusterError" in caplog.text
