@@ -22,16 +22,30 @@ TYPE_NAMES: Final = {
     "Association": "association",
 }
 
+SHORT_NAMES: Final = {"pixels": "pixel ridge", "words": "word ridge", "tokens": "BPE ridge"}
+"""Of the references."""
+
+REGRESSED: Final = {
+    "pixels": "on raw pixels",
+    "words": "from words to a strong encoder's features",
+    "tokens": "from words and class names to a strong encoder's features",
+}
+"""What the references regress, for a sentence."""
+
 
 def lede(content: Mapping[str, Any]) -> str:
     """The result in one or two sentences."""
     parts: list[str] = []
     if (benchmark := first_result(content, "Retrieval")) is not None:
-        found = benchmark["text_to_image"]
+        found, best = benchmark["text_to_image"], strongest_reference(benchmark, "text_to_image")
         parts.append(
             f"Given a caption, the model finds its image among {benchmark['pictures']:,} {split_name(benchmark)}images within the first five in "
             f"{percent(found['recall']['5'])} of cases; chance finds {percent(found['chance']['5'])}"
-            + (f", a ridge regression on raw pixels {percent(pixels)}." if (pixels := _pixels(benchmark)) else ".")
+            + (
+                f", a ridge regression {REGRESSED[best['name']]} {percent(best['text_to_image']['recall']['5'])}."
+                if best
+                else "."
+            )
         )
     if (benchmark := first_result(content, "Classification")) is not None:
         parts.append(
@@ -64,8 +78,9 @@ def _of_split(benchmark: Mapping[str, Any]) -> str:
     return f"of the {split_name(benchmark)}split " if benchmark.get("split") else ""
 
 
-def _pixels(benchmark: Mapping[str, Any], direction: str = "text_to_image") -> float | None:
-    return next((r[direction]["recall"]["5"] for r in benchmark.get("references", []) if r["name"] == "pixels"), None)
+def strongest_reference(benchmark: Mapping[str, Any], direction: str) -> Json | None:
+    """The reference that finds most within the first five; None without references."""
+    return max(benchmark.get("references", []), key=lambda each: each[direction]["recall"]["5"], default=None)
 
 
 def headlines(result: Mapping[str, Any]) -> list[Json]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from diht_k8s.api.train import Loss
 from diht_k8s.recipe.report.formatting import DIRECTIONS, count, decimal, duration, percent, points, split_name
-from diht_k8s.recipe.report.overview import first_result
+from diht_k8s.recipe.report.overview import SHORT_NAMES, first_result, strongest_reference
 from diht_k8s.recipe.report.plots import Series, line_chart, thinned
 
 Json = dict[str, Any]
@@ -17,13 +17,6 @@ REFERENCE_NAMES: Final = {
     "words": "Ridge from words to the teacher's features",
     "tokens": "Ridge from BPE tokens and class names to the teacher's whitened features",
 }
-SHORT_NAMES: Final = {
-    "pixels": "Pixel ridge",
-    "words": "Word ridge",
-    "tokens": "BPE ridge",
-}
-COMPARED: Final = ("words", "pixels")
-"""The reference to which a card gives the paired difference: the first that there is."""
 STEP_NAMES: Final = {
     "input": "Raw pairs",
     "readable": "Readable",
@@ -107,7 +100,7 @@ def cards(content: Json) -> list[Json]:
     if (benchmark := first_result(content, "Retrieval")) is not None:
         for key, direction in DIRECTIONS.items():
             rows = [bar("This model", benchmark[key]["recall"]["5"], "model", benchmark[key]["interval"]["5"])]
-            rows += [bar(SHORT_NAMES[r["name"]], r[key]["recall"]["5"]) for r in benchmark["references"]]
+            rows += [bar(_capitalised(SHORT_NAMES[r["name"]]), r[key]["recall"]["5"]) for r in benchmark["references"]]
             rows.append(bar("Chance", benchmark[key]["chance"]["5"]))
             title = f"{direction.capitalize()}, R@5"
             found.append(
@@ -144,14 +137,17 @@ def cards(content: Json) -> list[Json]:
     return found
 
 
+def _capitalised(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
 def _difference(benchmark: Json, key: str) -> str:
-    """The paired difference to a reference, in points of R@5."""
-    by_name = {reference["name"]: reference for reference in benchmark["references"]}
-    if (name := next((name for name in COMPARED if name in by_name), None)) is None:
+    """The paired difference to the strongest reference, in points of R@5."""
+    if (best := strongest_reference(benchmark, key)) is None:
         return ""
-    found = by_name[name]["difference"][key]
+    found = best["difference"][key]
     low, high = found["interval"]
-    return f"; {points(found['value'])} points to the {SHORT_NAMES[name].lower()}, paired 95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)}"
+    return f"; {points(found['value'])} points to the {SHORT_NAMES[best['name']]}, paired 95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)}"
 
 
 def steps(content: Json) -> list[Json]:

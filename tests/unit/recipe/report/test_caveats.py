@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -90,6 +91,16 @@ def test_lede_when_there_are_results_names_chance_beside_them() -> None:
     text = lede(content()).replace("\N{NO-BREAK SPACE}", " ")
     assert "in 27.0 % of cases; chance finds 1.0 %, a ridge regression on raw pixels 20.0 %." in text
     assert lede(content(benchmarks=[])) == "No benchmark of this run has a result."
+
+
+def test_lede_and_cards_when_there_are_references_name_the_strongest() -> None:
+    body = content()
+    weak = body["benchmarks"][0]["references"][0]
+    strong = copy.deepcopy(weak) | {"name": "tokens"}
+    strong["text_to_image"]["recall"]["5"], strong["difference"]["text_to_image"]["value"] = 0.26, 0.01
+    body["benchmarks"][0]["references"] = [weak, strong]
+    assert "a ridge regression from words and class names to a strong encoder's features 26.0" in lede(body)
+    assert any("points to the BPE ridge" in card["note"] for card in cards(body))
 
 
 def test_cards_when_shown_stand_beside_references_and_chance() -> None:
