@@ -287,8 +287,10 @@ def _message(path: FieldPath, detail: Any) -> str:
     if kind == "missing":
         return "is missing: add it"
     if kind == "string_pattern_mismatch" and "x00-\\x1f" in str(detail.get("ctx", {}).get("pattern", "")):
-        if str(given).startswith("s3://") and not _BUCKET.match(bucket := str(given)[5:].partition("/")[0]):
-            return f"{_short(bucket)} is no bucket's name: it has 3 to 63 lower-case letters, digits, dots and dashes"
+        bucket = str(given).removeprefix("s3://").partition("/")[0]
+        if str(given).startswith("s3://") and not _BUCKET.match(bucket):
+            told = "" if re.search("[:@]", str(given)[5:]) else f"{_short(given)} "  # no credentials
+            return f"{told}names no bucket: a name has 3 to 63 lower-case letters, digits, dots and dashes"
         return (
             f"{_short(given)} is neither plain text nor an allowed URI: use s3://bucket/key, file:///path or a path, "
             "without quotes, `$`, `;`, `|`, credentials, queries or control characters"

@@ -82,7 +82,7 @@ def test_a_run_until_a_stage_leaves_the_later_ones(bench: Bench, tmp_path: Path)
 def test_a_transient_error_and_a_killed_program_are_retried(bench: Bench) -> None:
     code, stdout, _ = bench.run(stub={"train": [75, "kill", "ok"]})
     assert (code, bench.attempts("train"), bench.attempts("filter")) == (0, 3, 1)
-    assert "starts again in 2 s: train was told to end with 75: nothing to do" in stdout
+    assert "starts again in 1 s: train was told to end with 75: nothing to do" in stdout
     assert "starting, attempt 3" in stdout
 
 
@@ -102,7 +102,7 @@ def test_label_runs_as_three_jobs_one_after_another_as_on_the_cluster(bench: Ben
     code, stdout, stderr = bench.run("--until", "label", stub={"label-heads": [75, "ok"]})
     assert (code, stderr) == (0, "")
     shown = [line for line in stdout.splitlines() if line.startswith("label ")]
-    states = ["vocabulary: starting", "vocabulary: done in", "heads: starting", "heads: starts again in 2 s",
+    states = ["vocabulary: starting", "vocabulary: done in", "heads: starting", "heads: starts again in 1 s",
               "heads: starting, attempt 2", "heads: done in", "predict: starting", "done in"]  # fmt: skip
     assert [
         line.removeprefix("label").strip().startswith(state) for line, state in zip(shown, states, strict=True)

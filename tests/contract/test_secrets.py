@@ -191,6 +191,8 @@ def test_commands_print_no_literal_value_unless_asked(tmp_path: Path, capsys: py
         {"spec__pods": [{"env": CANARY}]},
         {"spec": [{"pods": {"env": CANARY}}]},
         {"spec__data__output": f"s3://key:{CANARY}@bucket/x"},
+        {"spec__data__output": f"s3://key:{CANARY}/x@bucket/x"},
+        {"spec__data__output": f"s3://K:{CANARY}"},
         {"spec__data__output": f"s3://bucket/x?X-Amz-Signature={CANARY}"},
         {"spec__storage": [{"prefix": "s3://aaa", "endpointURL": f"https://key:{CANARY}@host"}]},
         {"spec__storage": [{"prefix": "s3://aaa", "endpointURL": f"https://host/?token={CANARY}"}]},
