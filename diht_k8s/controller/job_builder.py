@@ -98,7 +98,7 @@ def pod_group(job: dict[str, Any]) -> dict[str, Any]:
     spec: dict[str, Any] = {"schedulingPolicy": {"gang": {"minCount": job["spec"]["parallelism"]}}}
     if "priorityClassName" in template:
         spec["priorityClassName"] = template["priorityClassName"]
-    group, version, _ = KINDS["PodGroup"]
+    group, version, *_ = KINDS["PodGroup"]
     kept = {key: metadata[key] for key in ("name", "namespace", "labels", "ownerReferences") if key in metadata}
     return {"apiVersion": f"{group}/{version}", "kind": "PodGroup", "metadata": kept, "spec": spec}
 

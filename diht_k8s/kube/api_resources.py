@@ -19,6 +19,7 @@ class ApiResource(NamedTuple):
     """empty for Kubernetes' core."""
     version: str
     plural: str
+    namespaced: bool = True
 
     @property
     def root(self) -> str:
@@ -29,10 +30,11 @@ class ApiResource(NamedTuple):
         """The path of all objects, of those of a namespace, or of one.
 
         Args:
-            namespace: their namespace; None or "" for all, or for a kind that has none.
+            namespace: their namespace; None or "" for all. A kind that has none takes no heed of it: the API server would
+                answer with an empty list.
             name: name of the object, and of its subresource.
         """
-        place = ("namespaces", namespace) if namespace else ()
+        place = ("namespaces", namespace) if namespace and self.namespaced else ()
         return "/".join((self.root, *(quote(each, safe="") for each in (*place, self.plural, *name))))
 
 
@@ -41,12 +43,12 @@ KINDS: Final = {
     "Service": ApiResource("", "v1", "services"),
     "Pod": ApiResource("", "v1", "pods"),
     "Event": ApiResource("", "v1", "events"),
-    "Node": ApiResource("", "v1", "nodes"),
+    "Node": ApiResource("", "v1", "nodes", namespaced=False),
     "Lease": ApiResource("coordination.k8s.io", "v1", "leases"),
     "DihtRun": ApiResource(GROUP, VERSION, PLURAL),
     "Workload": ApiResource(KUEUE, KUEUE_VERSIONS[0], "workloads"),
-    "ResourceFlavor": ApiResource(KUEUE, KUEUE_VERSIONS[0], "resourceflavors"),
-    "WorkloadPriorityClass": ApiResource(KUEUE, KUEUE_VERSIONS[0], "workloadpriorityclasses"),
-    "PriorityClass": ApiResource(SCHEDULING, "v1", "priorityclasses"),
+    "ResourceFlavor": ApiResource(KUEUE, KUEUE_VERSIONS[0], "resourceflavors", namespaced=False),
+    "WorkloadPriorityClass": ApiResource(KUEUE, KUEUE_VERSIONS[0], "workloadpriorityclasses", namespaced=False),
+    "PriorityClass": ApiResource(SCHEDULING, "v1", "priorityclasses", namespaced=False),
     "PodGroup": ApiResource(SCHEDULING, "v1beta1", "podgroups"),
 }

@@ -88,7 +88,7 @@ def workload_document(name: str, job: Mapping[str, Any], labels: Mapping[str, st
         labels: of the Workload.
         priority: its place in the queue.
     """
-    group, version, _ = KINDS["Workload"]
+    group, version, *_ = KINDS["Workload"]
     spec: Json = {
         "queueName": job["metadata"]["labels"][QUEUE_LABEL],
         "priority": priority.value,

@@ -174,6 +174,7 @@ def test_refusal_says_how_long_the_server_wants_to_be_left_alone(
         ("DihtRun", "n", "/apis/diht.dev/v1alpha1/namespaces/n/dihtruns"),
         ("Job", None, "/apis/batch/v1/jobs"),
         ("Pod", "n", "/api/v1/namespaces/n/pods"),
+        ("Node", "n", "/api/v1/nodes"),
     ],
 )
 def test_watch_asks_for_changes_of_one_kind(server: ApiServer, kind: str, namespace: str | None, path: str) -> None:
