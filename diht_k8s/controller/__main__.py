@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import logging
 import os
@@ -54,11 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     gc.freeze()  # what was imported stays
     gc.set_threshold(GC_THRESHOLD)
-    asyncio.run(_run(settings))
-
-
-async def _run(settings: Settings) -> None:
-    await Operator(settings).run()
+    Operator(settings).run()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Actions on the cluster: objects created; Jobs, expired runs and orphans deleted. Each may be repeated at any point.
+"""Objects of a run created on the cluster; Jobs, expired runs and orphans deleted. Each may be repeated at any point.
 
 Orphans are pods that have lost their Job (`kubectl delete job --cascade=orphan`). No garbage collector removes them, not
 even when their run is deleted, and a second gang must not start beside them. A pod counts as an orphan only if it names
@@ -9,21 +9,16 @@ Job's UID): the names in our labels could be set by chance.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from typing import Any
 
-from diht_k8s.api.errors import UserError
-from diht_k8s.api.reasons import Reason
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.controller.cache.runs import CachedRun, Key
-from diht_k8s.controller.events import RunEvent, started_event
-from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
-from diht_k8s.controller.refusals import name_of, refusal
+from diht_k8s.controller.events import RunEvent
+from diht_k8s.controller.observe import ObservedAttempt
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.pod_summary import PodSummary
-from diht_k8s.pipeline.plan import Action, Expire, Start, Stop
 
 KEPT_ATTEMPTS = 2
 """Number of newest attempts of a stage whose Jobs stay, with their pods' logs."""
@@ -35,59 +30,6 @@ class StillTerminating(Exception):  # noqa: N818 (a state, not a fault)
 
 class NameConflict(Exception):  # noqa: N818
     """An object of the same name has another owner."""
-
-
-@dataclass(frozen=True)
-class Executed:
-    """What came of the actions of a plan."""
-
-    problem: RunProblem | None = None
-    """what blocks the run, for the status; None if all is done."""
-    events: tuple[RunEvent, ...] = ()
-
-
-def execute(
-    cluster: Cluster,
-    cached: CachedRun,
-    actions: Iterable[Action],
-    observed: list[ObservedAttempt],
-    objects: Callable[[Start], list[dict[str, Any]]],
-    created: Callable[[Mapping[str, Any]], None],
-    uncached_pod: Callable[[], str] = lambda: "",
-) -> Executed:
-    """Execute the actions of a plan.
-
-    Args:
-        cluster: the cluster.
-        cached: the run as the API server has it.
-        actions: what to do.
-        observed: the attempts that exist.
-        objects: the objects of an attempt in the order of their creation.
-        created: called with each Job that exists now.
-        uncached_pod: name of a pod that still runs and that the plan did not know of; empty if there is none.
-
-    Returns:
-        What blocks the run, and the events to record.
-
-    Raises:
-        ClusterError: the API server does not answer, or its answer is nothing that a person could act on.
-    """
-    problem, events = None, list[RunEvent]()
-
-    def started(job: Mapping[str, Any], start: Start) -> None:
-        created(job)
-        events.append(started_event(entry_name(start.stage, start.step), start.number))
-
-    for action in actions:
-        if isinstance(action, Start) and (pod := uncached_pod()):
-            problem = RunProblem(Reason.PENDING, f"waits until pod {pod} of an earlier attempt is gone")
-        elif isinstance(action, Start):
-            problem = _start(cluster, cached, objects, action, started) or problem
-        elif isinstance(action, Stop):
-            _stop(cluster, cached, action, observed)
-        elif isinstance(action, Expire):
-            delete_run(cluster, cached.key, cached.uid, cached.version)
-    return Executed(problem, tuple(events))
 
 
 def create_or_get(cluster: Cluster, cached: CachedRun, item: dict[str, Any]) -> dict[str, Any]:
@@ -126,7 +68,7 @@ def delete_old_jobs(cluster: Cluster, cached: CachedRun, observed: list[Observed
     for each in observed:
         old = each.attempt.number <= newest[each.entry] - KEPT_ATTEMPTS
         if old and each.job is not None and each.job.over and not each.job.deleted:
-            _delete_job(cluster, cached, each.job.name, each.job.uid)
+            delete_job(cluster, cached, each.job.name, each.job.uid)
             with contextlib.suppress(ClusterError):
                 cluster.delete_service(cached.namespace, each.job.name)
             if each.job.pod_group:
@@ -171,44 +113,10 @@ def delete_orphans(cluster: Cluster, pods: Iterable[PodSummary]) -> list[RunEven
     return found
 
 
-def _stop(cluster: Cluster, cached: CachedRun, action: Stop, observed: list[ObservedAttempt]) -> None:
-    for each in observed:
-        if each.job is not None and each.job.name == action.name and not each.job.deleted:
-            _delete_job(cluster, cached, each.job.name, each.job.uid)
-
-
-def _delete_job(cluster: Cluster, cached: CachedRun, name: str, uid: str) -> None:
+def delete_job(cluster: Cluster, cached: CachedRun, name: str, uid: str) -> None:
+    """Delete a Job with its pods, unless it is gone already or is another one of the same name by now."""
     try:
         cluster.delete_job(cached.namespace, name, uid)
     except ClusterError as error:
-        if not error.is_not_found and not error.is_conflict:  # gone already, or another Job of the same name by now
+        if not error.is_not_found and not error.is_conflict:
             raise
-
-
-def _start(
-    cluster: Cluster,
-    cached: CachedRun,
-    objects: Callable[[Start], list[dict[str, Any]]],
-    start: Start,
-    started: Callable[[Mapping[str, Any], Start], None],
-) -> RunProblem | None:
-    try:
-        items = objects(start)
-    except UserError as error:
-        return RunProblem(Reason.INVALID_SPEC, str(error))
-    except ClusterError as error:
-        if error.is_not_found:  # a Workload or a flavour that was there a moment ago
-            return RunProblem(Reason.PENDING, error.message)
-        return refusal(error, f"what attempt {start.number} of {start.stage} needs")
-    for item in items:
-        try:
-            there = create_or_get(cluster, cached, item)
-        except StillTerminating as error:
-            return RunProblem(Reason.PENDING, str(error))
-        except NameConflict as error:
-            return RunProblem(Reason.NAME_CONFLICT, str(error))
-        except ClusterError as error:
-            return refusal(error, name_of(item))
-        if item["kind"] == "Job":
-            started(there, start)
-    return None

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from diht_k8s.controller.cache.informer import Informer
 from diht_k8s.controller.cache.runs import CachedRun
+from diht_k8s.controller.known_objects import KnownObjects
 from diht_k8s.controller.observe import DISRUPTED, DRAINED, ObservedAttempt
-from diht_k8s.controller.reconcile_state import ReconcileState
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.job_summary import JobSummary
 from diht_k8s.kube.labels import RUN_LABEL
@@ -37,16 +37,16 @@ class LiveReads:
         """Make one; the pods that it reads go into the cache `pods` too."""
         self._cluster, self._pods = cluster, pods
 
-    def uncached_pod(self, cached: CachedRun, state: ReconcileState) -> str:
+    def uncached_pod(self, cached: CachedRun, known: KnownObjects) -> str:
         """A pod of an earlier attempt that runs though its watch has not reported it yet; empty if there is none."""
-        if not state.former_jobs and not state.has_unrecorded_job:
+        if not known.former_jobs and not known.has_unrecorded_job:
             return ""
         seen = {pod.uid for pod in self._pods.of(*cached.key)}
         pods = map(pod_summary, self._listed(cached))
         found = (pod for pod in pods if isinstance(pod, PodSummary) and not pod.ended and pod.uid not in seen)
-        return next((pod.name for pod in found if pod.is_known_by(cached.uid, state.former_jobs)), "")
+        return next((pod.name for pod in found if pod.is_known_by(cached.uid, known.former_jobs)), "")
 
-    def read_failed_pods(self, cached: CachedRun, state: ReconcileState, observed: Sequence[ObservedAttempt]) -> bool:
+    def read_failed_pods(self, cached: CachedRun, known: KnownObjects, observed: Sequence[ObservedAttempt]) -> bool:
         """Read the pods of each attempt that failed by one that is not to be seen; once for each attempt.
 
         Returns:
@@ -56,7 +56,7 @@ class LiveReads:
             ClusterError: the API server does not answer; the cause has to wait for it.
         """
         jobs = [each.job for each in observed if each.job is not None and _is_unclear(each)]
-        jobs = [job for job in jobs if job.uid not in state.live_read_jobs]
+        jobs = [job for job in jobs if job.uid not in known.read_jobs]
         if not jobs:
             return False
         for document in self._listed(cached):
@@ -65,8 +65,8 @@ class LiveReads:
         for job in jobs:
             drained = DRAINED.search(job.message)
             if drained is not None and drained[1] not in seen:
-                state.disrupted |= self._disrupted(cached, job, drained[1])
-            state.live_read_jobs.add(job.uid)
+                known.disrupted |= self._disrupted(cached, job, drained[1])
+            known.read_jobs.add(job.uid)
         return True
 
     def _listed(self, cached: CachedRun) -> Sequence[Mapping[str, Any]]:

@@ -5,7 +5,6 @@ It makes no decisions (see `reconcile` and `pipeline.plan`): it only connects th
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import os
@@ -14,8 +13,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,6 +47,8 @@ STARTING_S: Final = 2.0
 """And for this time while an attempt's pods start one after the other, until all of them run or something goes wrong."""
 FAILING_AFTER: Final = 5
 """Failed reconciliations in a row, over 15 s at least, that make a run one to tell an administrator of."""
+STOPS_WITHIN_S: Final = 1.0
+"""How soon a replica that stands by notices that it is to stop."""
 SWEEP_S: Final = 10.0
 """How often finished runs are looked through for those that are to be deleted."""
 
@@ -99,8 +99,7 @@ class Operator:
             else Lease(connect(wait=False), settings.lease_namespace, settings.lease_name, settings.identity)
         )
         self._cluster = Cluster(connect(wait=False), before_write=self._before_write)
-        self._loop = asyncio.get_running_loop()
-        self._queue: WorkQueue[Key] = WorkQueue(self._loop.time, _namespace, self._level)
+        self._queue: WorkQueue[Key] = WorkQueue(_namespace, self._level)
         self._runs = RunStore(ttl_s=settings.run_ttl_s, history_limit=settings.history_limit)
         listing, every = functools.partial(self._cluster.listing, namespace=settings.namespace), settings.watch_s
         self._jobs: Informer[JobSummary] = Informer("Job", listing("Job"), job_summary, self._changed, every)
@@ -110,53 +109,68 @@ class Operator:
         faults = settings.node_faults
         nodes = NodeWatch(listing("Node"), faults, self._node_changed, every) if faults else None
         self._watches: tuple[Watch, ...] = (
-            RunWatch(listing("DihtRun"), self._runs, self._run_changed, every),
+            RunWatch(listing("DihtRun"), self._runs, self._queue.add, every),
             self._jobs,
             self._pods,
             *([workloads] if settings.kueue else ()),
             *([nodes] if nodes is not None else ()),
         )
         self._reconciler = Reconciler(
-            self._cluster, self._runs, self._jobs, self._pods, workloads=workloads,
-            pod_groups=PodGroups(self._cluster, allowed=settings.pod_groups), nodes=nodes, enqueue=self._enqueue,
-            job_ttl_s=settings.job_ttl_s,
+            self._cluster, self._runs, self._jobs, self._pods, workloads,
+            pod_groups=PodGroups(self._cluster, allowed=settings.pod_groups), nodes=nodes, job_ttl_s=settings.job_ttl_s,
         )  # fmt: skip
         metrics.DEPTH.set_function(lambda: len(self._queue))
         metrics.FAILING.set_function(lambda: self._queue.failing(FAILING_AFTER))
-        self._leads = asyncio.Event()
-        self._quiet_until = self._loop.time()
-        """the API server wants to be left alone until then, on the event loop's clock."""
-        self._lock, self._changed_keys = threading.Lock(), set[Key]()
-        self._threads = ThreadPoolExecutor(settings.workers + 2, thread_name_prefix="worker")
+        self._leads, self._stopped = threading.Event(), threading.Event()
+        self._quiet_until = time.monotonic()
+        """the API server wants to be left alone until then."""
+        self._lock, self._changed_keys, self._any_changed = threading.Lock(), set[Key](), threading.Event()
+        self._error: BaseException | None = None
 
-    async def run(self) -> None:
-        """Run until a signal ends it."""
+    def run(self) -> None:
+        """Run until a signal ends it; to be called from the main thread.
+
+        Raises:
+            BaseException: what ended one of its threads.
+        """
         if self._settings.port:
             serve(self._settings.address, self._settings.port, self.unhealthy, self.unready, self.role)
-        stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, stopped.set)
+            signal.signal(number, lambda *_: self._stopped.set())
         for watch in self._watches:
             watch.start()
         self._stand_for_election()
-        tasks = [asyncio.create_task(stopped.wait()), asyncio.create_task(self._resync())]
-        tasks += [asyncio.create_task(self._sweep())]
-        tasks += [asyncio.create_task(self._work()) for _ in range(self._settings.workers)]
-        done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in others:
-            task.cancel()
-        await self._step_down()
-        for task in done:
-            task.result()
+        self._thread("gather", self._gather).start()
+        self._thread("sweep", self._sweep).start()
+        workers = [self._thread(f"worker-{number}", self._work) for number in range(self._settings.workers)]
+        for worker in workers:
+            worker.start()
+        self._stopped.wait()
+        self._step_down(workers)
+        if self._error is not None:
+            raise self._error
 
-    async def _step_down(self) -> None:
+    def _thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
+        """A thread whose unexpected end ends the process."""
+
+        def run() -> None:
+            try:
+                target()
+            except BaseException as error:
+                self._error = error
+                self._stopped.set()
+
+        return threading.Thread(target=run, name=name, daemon=True)
+
+    def _step_down(self, workers: Iterable[threading.Thread]) -> None:
         """Write nothing more; once no reconciliation is under way, the next replica may lead at once."""
-        if self._lease is None:
-            return
-        self._lease.close()
-        quiet = functools.partial(self._threads.shutdown, wait=True, cancel_futures=True)
-        await self._loop.run_in_executor(None, quiet)
-        await self._loop.run_in_executor(None, self._lease.release)
+        if self._lease is not None:
+            self._lease.close()
+        self._queue.close()
+        for worker in workers:
+            worker.join()
+        if self._lease is not None:
+            self._lease.release()
 
     def unhealthy(self) -> str:
         """Why only a restart helps; empty if healthy."""
@@ -176,16 +190,21 @@ class Operator:
     def _changed(self, namespace: str, run: str) -> None:
         """Called from an informer's thread: changes within a moment (of ten pods, say) make one reconciliation."""
         with self._lock:
-            first = not self._changed_keys
             self._changed_keys.add((namespace, run))
-        if first:
-            self._loop.call_soon_threadsafe(self._loop.call_later, GATHER_S, self._enqueue_changed)
+        self._any_changed.set()
 
     def _node_changed(self, node: str) -> None:
         """Called from the watch of nodes: gangs may have to move."""
         self._enqueue(self._reconciler.node_changed(node))
 
+    def _gather(self) -> None:
+        while True:
+            self._any_changed.wait()
+            time.sleep(GATHER_S)
+            self._enqueue_changed()
+
     def _enqueue_changed(self) -> None:
+        self._any_changed.clear()
         with self._lock:
             keys, self._changed_keys = self._changed_keys, set()
         for key in keys:
@@ -196,7 +215,7 @@ class Operator:
 
     def _enqueue(self, keys: Iterable[Key]) -> None:
         for key in keys:
-            self._loop.call_soon_threadsafe(self._queue.add, key)
+            self._queue.add(key)
 
     def _level(self, key: Key) -> PriorityLevel:
         """A run that has ended, or is not listed yet, needs us least; one without any status needs us most."""
@@ -214,10 +233,7 @@ class Operator:
             logger.error("the lease is lost: this replica stops")
             os._exit(1)  # at once: another may lead already
 
-        def won() -> None:
-            self._loop.call_soon_threadsafe(self._lead)
-
-        self._lease.stand(won, lost)
+        self._lease.stand(self._lead, lost)
 
     def _before_write(self, call: str) -> None:
         if self._lease is not None and not self._lease.held():
@@ -229,31 +245,29 @@ class Operator:
         self._leads.set()
         logger.info("this replica acts")
 
-    def _run_changed(self, key: Key) -> None:
-        self._enqueue([key])
+    def _work(self) -> None:
+        for event in (self._leads, *(watch.synced for watch in self._watches)):
+            while not event.wait(STOPS_WITHIN_S):
+                if self._stopped.is_set():
+                    return
+        while (taken := self._queue.get()) is not None:
+            key, since = taken
+            self._keep_quiet()
+            metrics.WAIT.observe(time.monotonic() - since)
+            self._reconcile_key(key)
 
-    async def _work(self) -> None:
-        await self._leads.wait()
-        for watch in self._watches:
-            await self._loop.run_in_executor(None, watch.synced.wait)
-        while True:
-            key, since = await self._queue.get()
-            await self._keep_quiet()
-            metrics.WAIT.observe(self._loop.time() - since)
-            await self._reconcile_key(key)
-
-    async def _keep_quiet(self) -> None:
+    def _keep_quiet(self) -> None:
         """Wait as long as the API server asked; not all workers come back at once."""
-        if (quiet_s := self._quiet_until - self._loop.time()) > 0:
-            await asyncio.sleep(quiet_s + random.random())
+        if (quiet_s := self._quiet_until - time.monotonic()) > 0:
+            self._stopped.wait(quiet_s + random.random())
 
-    async def _reconcile_key(self, key: Key) -> None:
-        failed, wait_s, started = False, None, time.monotonic()
+    def _reconcile_key(self, key: Key) -> None:
+        failed, wait_s, started, began = False, None, time.monotonic(), time.thread_time()
         try:
-            wait_s = await self._loop.run_in_executor(self._threads, self._reconcile, key)
+            wait_s = self._reconciler.reconcile(key)
         except ClusterError as error:
             failed = True
-            self._quiet_until = max(self._quiet_until, self._loop.time() + error.retry_after_s)
+            self._quiet_until = max(self._quiet_until, time.monotonic() + error.retry_after_s)
             metrics.ERRORS.labels(error.reason or "Unreachable").inc()
             log = logger.info if error.is_conflict else logger.warning
             cached = self._runs.get(key)
@@ -269,30 +283,21 @@ class Operator:
         took_s = time.monotonic() - started
         logger.debug("reconciled %s/%s in %.3f s, again in %s s", *key, took_s, wait_s)
         metrics.RECONCILE.observe(took_s)
+        metrics.RECONCILE_CPU.observe(time.thread_time() - began)
         metrics.RUNS.set(len(self._runs))
         metrics.ACTIVE.set(self._reconciler.active_runs)
         self._queue.done(key, failed=failed)
         if wait_s is not None:
             self._queue.add_after(key, wait_s)
 
-    def _reconcile(self, key: Key) -> float | None:
-        """One reconciliation, in a worker's thread."""
-        began = time.thread_time()
-        try:
-            return self._reconciler.reconcile(key)
-        finally:
-            metrics.RECONCILE_CPU.observe(time.thread_time() - began)
-
-    async def _resync(self) -> None:
-        while True:
-            await asyncio.sleep(RESYNC_S)
-            self._enqueue(self._runs.keys())
-
-    async def _sweep(self) -> None:
-        """Finished runs whose time is over: one timer for all of them."""
-        while True:
-            await asyncio.sleep(SWEEP_S)
+    def _sweep(self) -> None:
+        """Queue finished runs whose time is over, and all runs now and then: one timer for all of them."""
+        resync_at = time.monotonic() + RESYNC_S
+        while not self._stopped.wait(SWEEP_S):
             self._enqueue(self._runs.due(time.time()))
+            if time.monotonic() >= resync_at:
+                resync_at = time.monotonic() + RESYNC_S
+                self._enqueue(self._runs.keys())
 
 
 def _namespace(key: Key) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -18,7 +18,6 @@ from diht_k8s.api.kubernetes_types.security import REFUSED_ADVICE
 from diht_k8s.api.reasons import Reason
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.observe import LIVING, ObservedAttempt, RunProblem
-from diht_k8s.controller.reconcile_state import ReconcileState
 from diht_k8s.controller.status_text import one_line
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.errors import ClusterError
@@ -30,6 +29,10 @@ COST_FACTOR: Final = 20.0
 """And for this multiple of the time that it took: at most a twentieth of the time goes into lists."""
 ASKING_S: Final = 60.0
 """While one thread lists, the others use the last list for this time."""
+FIRST_READ_AGAIN_S: Final = 2.0
+"""The first wait before events and queues are read again."""
+MISSING_READ_AGAIN_S: Final = 2.5
+"""The longest wait while pods do not exist and nobody has said why: with the age of a list of events less than 5 s."""
 
 
 @dataclass
@@ -95,30 +98,50 @@ def event_problem(reason: str, message: str) -> RunProblem | None:
     return None
 
 
+@dataclass
+class PendingCause:
+    """What was read about why pods of a run are pending."""
+
+    subject: str = ""
+    """UID of the object whose events, or whose queue, may tell."""
+    reads: int = 0
+    """how often they were read."""
+    read_at: float = 0.0
+    problem: RunProblem | None = None
+    """what they told."""
+
+    def read_again_s(self, observed: Iterable[ObservedAttempt], interval_s: float) -> float:
+        """Seconds after which the answer is old: short at first, then as between two reads of a log."""
+        wait_s = min(interval_s, FIRST_READ_AGAIN_S * 2.0 ** max(0, min(self.reads, 8) - 1))
+        unexplained = self.problem is None and any(each.misses_pods for each in observed)
+        return min(wait_s, MISSING_READ_AGAIN_S) if unexplained else wait_s
+
+
 def with_pending_cause(
     cluster: Cluster,
     warning_events: WarningEvents,
     cached: CachedRun,
     observed: list[ObservedAttempt],
-    state: ReconcileState,
+    pending: PendingCause,
     now: float,
-    read_again_s: float,
+    interval_s: float,
 ) -> list[ObservedAttempt]:
-    """The attempts, the living one with the cause of its pending pods; what was read is kept in `state` for a while."""
+    """The attempts, the living one with the cause of its pending pods; what was read is kept in `pending` for a while."""
     living = next((each for each in reversed(observed) if each.attempt.state in LIVING), None)
     if living is None:
         return observed
     subject = living.event_subject or (living.job.uid if living.job is not None and living.job.suspended else "")
     if not subject:
         return observed
-    if subject != state.pending_subject:
-        state.pending_subject, state.pending_reads = subject, 0
-    if not state.pending_reads or not state.pending_read_at <= now < state.pending_read_at + read_again_s:
-        state.pending_reads, state.pending_read_at = state.pending_reads + 1, now
-        state.pending_cause = _pending_cause(cluster, warning_events, cached, living)
-    if state.pending_cause is None:
+    read_again_s = pending.read_again_s(observed, interval_s)
+    if subject != pending.subject:
+        pending.subject, pending.reads = subject, 0
+    if not pending.reads or not pending.read_at <= now < pending.read_at + read_again_s:
+        pending.reads, pending.read_at = pending.reads + 1, now
+        pending.problem = _pending_cause(cluster, warning_events, cached, living)
+    if pending.problem is None:
         return observed
-    return [replace(each, problem=state.pending_cause) if each is living else each for each in observed]
+    return [replace(each, problem=pending.problem) if each is living else each for each in observed]
 
 
 def _pending_cause(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState
 from diht_k8s.controller.cache.runs import CachedRun
+from diht_k8s.controller.logged_progress import LoggedProgress
 from diht_k8s.controller.observe import ObservedAttempt, entry_name
-from diht_k8s.controller.reconcile_state import ReconcileState
-from diht_k8s.controller.status_builder import LoggedProgress, failed_attempt, newly_failed
+from diht_k8s.controller.status_builder import failed_attempt, newly_failed
 from diht_k8s.controller.status_text import TAIL_LINES, tail
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.errors import ClusterError
@@ -29,41 +29,59 @@ def progress_interval(active: int) -> float:
     return max(10.0, 0.05 * active)
 
 
+@dataclass
+class ReadLogs:
+    """What the logs of a run have told."""
+
+    logged: LoggedProgress | None = None
+    """the newest progress that a log named."""
+    read_at: float = 0.0
+    """when progress was last asked for, seconds since the epoch."""
+    tails: dict[str, list[str]] = field(default_factory=dict)
+    """last lines of the logs of pods that failed, by name."""
+
+
 class PodLogs:
     """Reads logs. A log that cannot be read counts as empty and stops nothing."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def read(
+    def read_progress(
+        self, cached: CachedRun, observed: list[ObservedAttempt], logs: ReadLogs, now: float, interval_s: float
+    ) -> None:
+        """Read the progress of the attempt that runs, at intervals."""
+        running = next((each for each in reversed(observed) if each.attempt.state is AttemptState.RUNNING), None)
+        if running is None:
+            return
+        if not logs.read_at:  # it has hardly begun
+            logs.read_at = now
+        if not now - interval_s < logs.read_at <= now:
+            logs.read_at = now
+            logs.logged = self.progress(cached, running, now) or logs.logged
+
+    def read_ends(
         self,
         cached: CachedRun,
         before: RunStatus,
         after: RunStatus,
         observed: list[ObservedAttempt],
-        state: ReconcileState,
+        logs: ReadLogs,
         now: float,
-        interval_s: float,
     ) -> RunStatus:
-        """Read the logs that matter now: progress at intervals, the end of a pod that failed, a cached stage."""
-        running = next((each for each in reversed(observed) if each.attempt.state is AttemptState.RUNNING), None)
-        if running is not None and not state.log_read_at:  # it has hardly begun
-            state.log_read_at = now
-        if running is not None and not now - interval_s < state.log_read_at <= now:
-            state.log_read_at = now
-            state.logged = self.progress(cached, running, now) or state.logged
+        """Read how the attempts ended whose end a plan has just noted; returns its status, which tells a cached stage from another."""
         stages = list(after.stages)
         for index, stage in enumerate(stages):
             if newly_failed(before, stage):
-                state.log_tails = self.tails(cached, observed)
+                logs.tails = self.tails(cached, observed)
                 failed = failed_attempt(observed, stage)
                 if failed is not None and failed.attempt.is_gang:
-                    state.logged = self.last_progress(cached, failed, now) or state.logged
+                    logs.logged = self.last_progress(cached, failed, now) or logs.logged
             old = before.of(stage.stage, stage.step).state
             if stage.state is StageState.COMPLETE and old is not StageState.COMPLETE:
                 lines = self.last_lines(cached, observed, stage)
                 if (progress := progress_in(lines, stage.stage)) is not None:
-                    state.logged = LoggedProgress(entry_name(stage.stage, stage.step), stage.attempt, progress, now)
+                    logs.logged = LoggedProgress(entry_name(stage.stage, stage.step), stage.attempt, progress, now)
                 if cached_in(lines, stage.stage):
                     stages[index] = replace(stage, state=StageState.CACHED)
         return replace(after, stages=tuple(stages))

@@ -6,13 +6,12 @@ Equal input gives equal output, so that nothing is written when nothing has chan
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from diht_k8s.api.bounded_status import bounded
 from diht_k8s.api.layout import join
 from diht_k8s.api.redaction import redacted_text
-from diht_k8s.api.reports import MAX_PROBLEM, NodeResult, Progress, worst
+from diht_k8s.api.reports import MAX_PROBLEM, NodeResult, worst
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import (
     MAX_ATTEMPTS,
@@ -36,6 +35,7 @@ from diht_k8s.api.status import StageState as EntryState
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.avoided_nodes import nodes_to_avoid, restarts_in_place, suspect_node
 from diht_k8s.controller.conditions import conditions
+from diht_k8s.controller.logged_progress import LoggedProgress
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.pod_reports import newest_checkpoint, preflight_results, stage_folder
 from diht_k8s.controller.status_text import TAIL_WIDTH, one_line
@@ -46,17 +46,6 @@ MAX_METRICS = 16
 _WORD = 63
 MAX_URI = 1088
 MAX_NODE_NAME = 253
-
-
-@dataclass(frozen=True)
-class LoggedProgress:
-    """The newest progress line of an attempt."""
-
-    entry: str
-    attempt: int
-    progress: Progress
-    read_at: float
-    """seconds since the epoch."""
 
 
 def redacted_status(status: Status, secrets: tuple[str, ...]) -> Status:

@@ -3,94 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any
 
-from diht_k8s.api.errors import UserError
-from diht_k8s.api.pods import QUEUE_LABEL, QUEUE_PRIORITY_LABEL, merged
+from diht_k8s.api.pods import QUEUE_PRIORITY_LABEL
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.controller.actions import NameConflict, StillTerminating, create_or_get
-from diht_k8s.controller.cache.runs import CachedRun, Key
-from diht_k8s.controller.job_builder import build_objects, labels_of
+from diht_k8s.controller.cache.runs import CachedRun
+from diht_k8s.controller.job_builder import labels_of
 from diht_k8s.controller.kueue import admission, workload
-from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
+from diht_k8s.controller.kueue.queued_plan import entry_of, job_of, queues_of
+from diht_k8s.controller.observe import RunProblem
 from diht_k8s.controller.refusals import refusal
 from diht_k8s.kube.api_resources import KUEUE, SCHEDULING
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.labels import ATTEMPT_LABEL
-from diht_k8s.kube.workload_summary import WorkloadSummary
 from diht_k8s.launch.stages import sized_for_step
-from diht_k8s.pipeline.attempts import Attempt, AttemptState
-from diht_k8s.pipeline.plan import CLUSTER_STEPS, RunPlan, Start
-
-MISSING: Final = (
-    f"pods.queueing is PerRun, and the cluster does not serve {KUEUE}/v1beta2, or the operator may not read it"
-)
-
-
-class Workloads(Protocol):
-    """The cache of Workloads."""
-
-    absent: str
-
-    def of(self, namespace: str, run: str) -> list[WorkloadSummary]:
-        """Those of a run."""
-        ...
-
-
-class _NoWorkloads:
-    absent = ""
-
-    def of(self, namespace: str, run: str) -> list[WorkloadSummary]:
-        return []
-
-
-NO_WORKLOADS: Final = _NoWorkloads()
-"""Where nobody watches them."""
-
-
-@dataclass(frozen=True)
-class QueuedPlan:
-    """A plan whose attempts have quota, or need none; and what is left to do about the others."""
-
-    plan: RunPlan
-    actions: tuple[admission.WorkloadAction, ...] = ()
-    waiting: tuple[ObservedAttempt, ...] = ()
-    """the attempt that waits in a queue, for the status."""
-    problem: RunProblem | None = None
+from diht_k8s.pipeline.plan import Start
 
 
 class RunQueue:
     """The Workloads of runs whose `pods.queueing` is PerRun."""
 
-    def __init__(self, cluster: Cluster, workloads: Workloads) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         """Make one."""
-        self._cluster, self._workloads = cluster, workloads
-
-    def decide(self, cached: CachedRun, run: DihtRun, plan: RunPlan, observed: Sequence[ObservedAttempt]) -> QueuedPlan:
-        """Hold back the attempts of a plan that have no quota yet, and stop those that have lost it."""
-        queues = queues_of(run)
-        found = [each for each in self._workloads.of(*cached.key) if each.owner_uid == cached.uid]
-        if not queues and not found:
-            return QueuedPlan(plan)
-        starts = [each for each in plan.actions if isinstance(each, Start) and _entry(each) in queues]
-        held = replace(plan, actions=tuple(each for each in plan.actions if each not in starts))
-        if self._workloads.absent:
-            problem = RunProblem(Reason.BACKEND_MISSING, f"{MISSING}: {self._workloads.absent}") if starts else None
-            return QueuedPlan(held, problem=problem)
-        try:
-            shapes = {_entry(each): workload.shape(job_of(cached, run, each)) for each in starts}
-        except UserError as error:
-            return QueuedPlan(held, problem=RunProblem(Reason.INVALID_SPEC, str(error)))
-        decided = admission.decide_admission(plan, observed, found, queues, shapes)
-        waiting = () if decided.queued is None else (_waiting_attempt(decided.queued),)
-        return QueuedPlan(decided.plan, decided.actions, waiting)
-
-    def holds_quota(self, key: Key, uid: str) -> bool:
-        """Whether a run that has ended still has a place in a queue."""
-        return any(each.owner_uid == uid and not (each.finished or each.deleted) for each in self._workloads.of(*key))
+        self._cluster = cluster
 
     def execute(
         self, cached: CachedRun, run: DihtRun, actions: Sequence[admission.WorkloadAction], now: float
@@ -167,7 +105,7 @@ class RunQueue:
         Raises:
             ClusterError: the Workload or its flavour is gone, or cannot be read.
         """
-        if _entry(start) not in queues_of(run):
+        if entry_of(start) not in queues_of(run):
             return
         found = self._cluster.get("Workload", cached.namespace, workload_name(cached.name, start))
         names = workload.flavours_of(found)
@@ -176,7 +114,7 @@ class RunQueue:
 
     def with_admitted_workers(self, cached: CachedRun, run: DihtRun, start: Start) -> DihtRun:
         """The run with as many workers as its stage was admitted with."""
-        if start.stage is Stage.TRAIN or _entry(start) not in queues_of(run):
+        if start.stage is Stage.TRAIN or entry_of(start) not in queues_of(run):
             return run
         found = self._cluster.get("Workload", cached.namespace, workload_name(cached.name, start))
         count, config = workload.admitted_count(found), getattr(run.spec, start.stage.value)
@@ -189,31 +127,3 @@ class RunQueue:
 def workload_name(run: str, start: Start) -> str:
     """The name of a stage's Workload."""
     return f"{run}-{start.step or start.stage}"
-
-
-def queues_of(run: DihtRun) -> dict[str, str]:
-    """The queues of the stages that keep their place, by the name of their entry in status.stages."""
-    found = dict[str, str]()
-    for stage in run.spec.stages:
-        pods = merged(run.spec.pods, getattr(run.spec, stage.value).pods)
-        if pods.queueing == "PerRun" and pods.queue_name:
-            found |= {entry_name(stage, each): pods.queue_name for each in CLUSTER_STEPS.get(stage, ("",))}
-    return found
-
-
-def job_of(cached: CachedRun, run: DihtRun, start: Start) -> dict[str, Any]:
-    """The Job of an attempt, as it would be queued by itself."""
-    (job,) = (each for each in build_objects(cached, run, start) if each["kind"] == "Job")
-    assert QUEUE_LABEL in job["metadata"]["labels"]
-    return job
-
-
-def _entry(start: Start) -> str:
-    return entry_name(start.stage, start.step)
-
-
-def _waiting_attempt(queued: admission.QueuedStart) -> ObservedAttempt:
-    """An attempt without a Job yet, as the status shows it."""
-    start = queued.start
-    attempt = Attempt(start.stage, start.number, AttemptState.PENDING, step=start.step)
-    return ObservedAttempt(attempt, None, (), problem=queued.problem, queue=queued.queue)

@@ -260,7 +260,7 @@ class Process:
             FakeInformer(pod_summary),
             FakeInformer(workload_summary),
         )
-        self.reconciler = Reconciler(cluster, self.runs, self.jobs, self.pods, workloads=self.workloads,  # type: ignore[arg-type]
+        self.reconciler = Reconciler(cluster, self.runs, self.jobs, self.pods, self.workloads,  # type: ignore[arg-type]
             pod_groups=lambda: cluster.pod_groups, clock=clock, jitter=lambda: 0.0, nodes=nodes)  # fmt: skip
 
     def sync(self) -> None:

@@ -57,13 +57,13 @@ def test_job_that_still_runs_after_its_run_has_ended_is_deleted_by_the_next_oper
     process = Process(cluster, clock)
     settle(process)
     assert cluster.jobs == {}
-    assert process.reconciler._states == {}
+    assert process.reconciler._memories == {}
 
 
 def test_finished_stage_whose_job_was_removed_after_its_time_does_not_start_again() -> None:
     cluster = make()
     process = Process(cluster, Clock())
-    process.reconciler._job_ttl_s = 86_400
+    process.reconciler._executor._job_ttl_s = 86_400
     settle(process)
     assert cluster.jobs["r-filter-1"]["spec"]["ttlSecondsAfterFinished"] == 86_400
     cluster.end("r-filter-1", 0)

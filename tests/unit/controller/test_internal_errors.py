@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import logging
+import time
 from typing import Any
 
 import pytest
 
 from diht_k8s.api.status import Condition
-from diht_k8s.controller import metrics, operator, reconcile
+from diht_k8s.controller import execution, metrics, operator
 from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.controller.operator import Operator, Settings
 from diht_k8s.controller.reconcile import InternalError
@@ -27,14 +27,14 @@ def accepted(cluster: FakeCluster) -> Condition:
 
 def broken(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
     """Rendering the run of this name raises."""
-    render = reconcile.build_objects
+    render = execution.build_objects
 
     def build_objects(known: Any, *arguments: Any, **options: Any) -> Any:
         if known.name == name:
             raise error
         return render(known, *arguments, **options)
 
-    monkeypatch.setattr(reconcile, "build_objects", build_objects)
+    monkeypatch.setattr(execution, "build_objects", build_objects)
 
 
 def fails(process: Process) -> None:
@@ -111,13 +111,10 @@ def test_operator_counts_it_and_tries_again_later(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(operator, "connect", lambda **_: None)
     before = metrics.ERRORS.labels("InternalError")._value.get()
 
-    async def work() -> float:
-        process = Operator(Settings(port=0))
-        monkeypatch.setattr(process._reconciler, "reconcile", lambda key: story())
-        await process._reconcile_key(("n", "r"))
-        return process._queue._timers["n", "r"][0] - asyncio.get_running_loop().time()
-
-    assert 0 < asyncio.run(work()) <= 0.5
+    process = Operator(Settings(port=0))
+    monkeypatch.setattr(process._reconciler, "reconcile", lambda key: story())
+    process._reconcile_key(("n", "r"))
+    assert 0 < process._queue._due["n", "r"] - time.monotonic() <= 0.5
     assert metrics.ERRORS.labels("InternalError")._value.get() == before + 1
 
 
@@ -127,16 +124,13 @@ def test_errors_of_the_api_server_are_logged_without_literal_values(
     monkeypatch.setattr(operator, "connect", lambda **_: None)
     cluster = make(pods={"env": [{"name": "T", "value": CANARY}]})
 
-    async def work() -> None:
-        process = Operator(Settings(port=0))
-        process._runs.put(cached_run(copy.deepcopy(cluster.runs["r"])))
+    process = Operator(Settings(port=0))
+    process._runs.put(cached_run(copy.deepcopy(cluster.runs["r"])))
 
-        def refused(key: Any) -> None:
-            raise operator.ClusterError(500, "InternalError", f"webhook said {CANARY}")
+    def refused(key: Any) -> None:
+        raise operator.ClusterError(500, "InternalError", f"webhook said {CANARY}")
 
-        monkeypatch.setattr(process._reconciler, "reconcile", refused)
-        await process._reconcile_key(("n", "r"))
-
-    asyncio.run(work())
+    monkeypatch.setattr(process._reconciler, "reconcile", refused)
+    process._reconcile_key(("n", "r"))
     assert "webhook said REDACTED" in caplog.text
     assert CANARY not in caplog.text

@@ -133,8 +133,8 @@ def test_nothing_is_asked_while_no_attempt_has_failed() -> None:
     process.reconcile()
     reads = LiveReads(cluster, FakeInformer(pod_summary))  # type: ignore[arg-type]
     cluster.asked.clear()
-    state = process.reconciler._states["n", "r"]
+    known = process.reconciler._memories["n", "r"].objects
     cached = process.runs.get(("n", "r"))
     assert cached is not None
-    assert not reads.read_failed_pods(cached, state, [])
+    assert not reads.read_failed_pods(cached, known, [])
     assert cluster.asked == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,12 +23,13 @@ def with_operator(
     monkeypatch: pytest.MonkeyPatch, story: Callable[[Operator], Any], server: ApiServer | None = None, **more: Any
 ) -> Any:
     monkeypatch.setattr(module, "connect", lambda **_: (server or ApiServer()).connection())
+    return story(Operator(Settings(port=0, **more)))
 
-    async def inside() -> Any:
-        result = story(Operator(Settings(port=0, **more)))
-        return await result if asyncio.iscoroutine(result) else result
 
-    return asyncio.run(inside())
+def taken(found: Operator) -> tuple[str, str]:
+    item = found._queue.get(5.0)
+    assert item is not None
+    return item[0]
 
 
 def test_replica_is_unready_and_says_which_list_failed_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,40 +51,44 @@ def test_replica_is_unready_and_says_which_list_failed_and_why(monkeypatch: pyte
 def test_run_whose_time_is_over_is_queued_by_one_timer_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SWEEP_S", 0.01)
 
-    async def story(found: Operator) -> None:
+    def story(found: Operator) -> None:
         found._runs.put(ended_run("old", time.time() - 100))
         found._runs.put(ended_run("new", time.time() - 10))
-        sweep = asyncio.create_task(found._sweep())
-        key, _ = await asyncio.wait_for(found._queue.get(), 5)
-        sweep.cancel()
-        assert (key, len(found._queue)) == (("n", "old"), 0)
+        sweep = threading.Thread(target=found._sweep)
+        sweep.start()
+        key = taken(found)
+        found._stopped.set()
+        sweep.join()
+        assert key == ("n", "old")
+        found._queue.done(key)
+        later = found._queue.get(0.05)
+        assert later is None or later[0] == key, "a later sweep has found it again"
 
     with_operator(monkeypatch, story, run_ttl_s=60.0)
 
 
 def test_runs_that_have_not_ended_are_reconciled_first_after_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(found: Operator) -> None:
+    def story(found: Operator) -> None:
         for name in ("ended", "late", "active"):  # their Jobs and pods are listed, most runs are not
             found._changed("n", name)
         found._enqueue_changed()
         for known in (ended_run("ended"), run("active"), run("late")):
             found._runs.put(known)
-            found._run_changed(known.key)
-        await asyncio.sleep(0)
-        assert [(await found._queue.get())[0][1] for _ in range(3)] == ["active", "late", "ended"]
+            found._queue.add(known.key)
+        assert [taken(found)[1] for _ in range(3)] == ["active", "late", "ended"]
 
     with_operator(monkeypatch, story)
 
 
 @pytest.mark.parametrize("started", [1, 2])
 def test_gang_is_looked_at_when_all_its_pods_run_not_at_each(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
-    async def story(found: Operator) -> None:
+    def story(found: Operator) -> None:
         found._jobs.put(job(size=2))
         for number in range(2):
             found._pods.put(pod(number, phase="Running" if number < started else "Pending"))
         found._enqueue_changed()
         assert len(found._queue) == (started == 2)
-        await asyncio.wait_for(found._queue.get(), 1)
+        taken(found)
 
     monkeypatch.setattr(module, "STARTING_S", 0.05)
     with_operator(monkeypatch, story)
@@ -93,13 +98,12 @@ def test_new_run_waits_behind_no_flood_of_another_namespace(monkeypatch: pytest.
     """Nor behind changes of its own namespace; and those take turns with the other's."""
     status = {"observedGeneration": 1}
 
-    async def story(found: Operator) -> None:
+    def story(found: Operator) -> None:
         many = [run(f"{number}", namespace="flood", status=status if number % 2 else None) for number in range(100)]
         for known in (*many, run("old", status=status), run("new")):
             found._runs.put(known)
-            found._run_changed(known.key)
-        await asyncio.sleep(0)
-        first = [(await found._queue.get())[0] for _ in range(5)]
+            found._queue.add(known.key)
+        first = [taken(found) for _ in range(5)]
         assert first.index(("n", "new")) <= 2
         assert ("n", "old") in first
         assert len(found._queue) == 97
@@ -142,18 +146,21 @@ def test_server_that_asks_for_quiet_gets_it_from_all_workers(monkeypatch: pytest
         asked.append(key)
         raise ClusterError(429, "TooManyRequests", "busy", retry_after_s=30.0)
 
-    async def story(found: Operator) -> None:
+    def story(found: Operator) -> None:
         monkeypatch.setattr(found._reconciler, "reconcile", refuse)
         found._leads.set()
         for watch in found._watches:
             watch.synced.set()
-        worker = asyncio.create_task(found._work())
+        worker = threading.Thread(target=found._work)
+        worker.start()
         found._queue.add(("n", "first"))
-        await asyncio.sleep(0.3)
+        time.sleep(0.3)
         found._queue.add(("n", "second"))
-        await asyncio.sleep(0.7)  # the first one's own wait is 0.5 s
-        worker.cancel()
+        time.sleep(0.7)  # the first one's own wait is 0.5 s
         assert asked == [("n", "first")]
+        found._queue.close()
+        found._stopped.set()
+        worker.join()
 
     with_operator(monkeypatch, story)
 
@@ -172,7 +179,7 @@ def test_depth_of_the_queue_is_true_while_no_worker_takes_from_it(monkeypatch: p
 
 
 def test_run_that_fails_again_and_again_is_counted_until_it_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(found: Operator) -> None:
+    def story(found: Operator) -> None:
         for _ in range(4):
             found._queue.done(("n", "a"), failed=True)
         assert value(metrics.FAILING) == 0
@@ -182,3 +189,30 @@ def test_run_that_fails_again_and_again_is_counted_until_it_succeeds(monkeypatch
         assert value(metrics.FAILING) == 0
 
     with_operator(monkeypatch, story)
+
+
+def test_replica_that_stands_by_stops_soon_and_an_error_of_a_thread_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "STOPS_WITHIN_S", 0.05)
+    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+
+    def stood_by(found: Operator) -> None:
+        monkeypatch.setattr(found, "_stand_for_election", lambda: None)
+        for watch in found._watches:
+            monkeypatch.setattr(watch, "start", lambda: None)
+        threading.Timer(0.1, found._stopped.set).start()
+        found.run()
+
+    def broken(found: Operator) -> None:
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(found, "_sweep", fail)
+        for watch in found._watches:
+            monkeypatch.setattr(watch, "start", lambda: None)
+        with pytest.raises(ZeroDivisionError):
+            found.run()
+
+    with_operator(monkeypatch, stood_by)
+    with_operator(monkeypatch, broken)

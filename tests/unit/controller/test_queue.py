@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -13,174 +16,194 @@ from diht_k8s.controller.queue.fair_order import PriorityLevel
 from diht_k8s.controller.queue.work_queue import WorkQueue
 
 KEYS = ("a1", "a2", "b1", "c1")
-Story = Callable[[WorkQueue[str]], Coroutine[None, None, None]]
 
 
-def run(story: Story, levels: Mapping[str, PriorityLevel] | None = None) -> None:
-    """Run a story; a key's flow is its first letter."""
-
-    def level(key: str) -> PriorityLevel:
-        return (levels or {}).get(key, PriorityLevel.CHANGED)
-
-    async def inside() -> None:
-        await story(WorkQueue(asyncio.get_running_loop().time, lambda key: key[0], level))
-
-    asyncio.run(inside())
+def queue_of(levels: Mapping[str, PriorityLevel] | None = None) -> WorkQueue[str]:
+    """A queue in which a key's flow is its first letter."""
+    return WorkQueue(lambda key: key[0], lambda key: (levels or {}).get(key, PriorityLevel.CHANGED))
 
 
-async def now(queue: WorkQueue[str]) -> str:
-    key, _ = await asyncio.wait_for(queue.get(), 1)
-    return key
+def now(queue: WorkQueue[str]) -> str:
+    item = queue.get(1.0)
+    assert item is not None
+    return item[0]
 
 
-async def nothing(queue: WorkQueue[str]) -> None:
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(queue.get(), 0.02)
+def nothing(queue: WorkQueue[str]) -> bool:
+    return queue.get(0.02) is None
 
 
 def test_key_that_is_added_twice_waits_once() -> None:
-    async def story(queue: WorkQueue[str]) -> None:
-        queue.add("a")
-        queue.add("b")
-        queue.add("a")
-        assert [await now(queue), await now(queue)] == ["a", "b"]
-        await nothing(queue)
-
-    run(story)
+    queue = queue_of()
+    queue.add("a")
+    queue.add("b")
+    queue.add("a")
+    assert [now(queue), now(queue)] == ["a", "b"]
+    assert nothing(queue)
 
 
 def test_key_of_a_low_level_comes_after_all_others_until_it_is_asked_for_itself() -> None:
     levels: dict[str, PriorityLevel] = {key: PriorityLevel.ENDED for key in ("old", "older", "oldest")}
-
-    async def story(queue: WorkQueue[str]) -> None:
-        for key in ("old", "older", "oldest"):
-            queue.add(key)
-        queue.add("a")
-        levels["oldest"] = PriorityLevel.CHANGED
-        queue.add("oldest")
-        levels["a"] = PriorityLevel.ENDED
-        queue.add("a")
-        assert len(queue) == 4
-        assert [await now(queue) for _ in range(4)] == ["a", "oldest", "old", "older"]
-        await nothing(queue)
-
-    run(story, levels)
+    queue = queue_of(levels)
+    for key in ("old", "older", "oldest"):
+        queue.add(key)
+    queue.add("a")
+    levels["oldest"] = PriorityLevel.CHANGED
+    queue.add("oldest")
+    levels["a"] = PriorityLevel.ENDED
+    queue.add("a")
+    assert len(queue) == 4
+    assert [now(queue) for _ in range(4)] == ["a", "oldest", "old", "older"]
+    assert nothing(queue)
 
 
 def test_flows_take_turns() -> None:
-    async def story(queue: WorkQueue[str]) -> None:
-        for key in ("a1", "a2", "a3", "b1"):
-            queue.add(key)
-        assert [await now(queue) for _ in range(4)] == ["a1", "b1", "a2", "a3"]
-
-    run(story)
+    queue = queue_of()
+    for key in ("a1", "a2", "a3", "b1"):
+        queue.add(key)
+    assert [now(queue) for _ in range(4)] == ["a1", "b1", "a2", "a3"]
 
 
 @pytest.mark.parametrize("is_busy", [False, True])
 def test_wait_is_counted_from_the_first_time_that_the_key_was_asked_for(is_busy: bool) -> None:
-    async def story(queue: WorkQueue[str]) -> None:
-        if is_busy:
-            queue.add("a")
-            assert await now(queue) == "a"
+    queue = queue_of()
+    if is_busy:
         queue.add("a")
-        asked = asyncio.get_running_loop().time()
-        await asyncio.sleep(0.02)
-        queue.add("a")
-        await asyncio.sleep(0.02)
-        queue.done("a")
-        assert (await queue.get())[1] <= asked
-
-    run(story)
+        assert now(queue) == "a"
+    queue.add("a")
+    asked = time.monotonic()
+    time.sleep(0.02)
+    queue.add("a")
+    time.sleep(0.02)
+    queue.done("a")
+    item = queue.get(1.0)
+    assert item is not None
+    assert item[1] <= asked
 
 
 @given(
     st.lists(st.tuples(st.sampled_from(["add", "get", "done", "fail", "after"]), st.sampled_from(KEYS)), max_size=80)
 )
 def test_any_story_gives_no_key_to_two_workers_and_loses_none(steps: list[tuple[str, str]]) -> None:
-    async def story(queue: WorkQueue[str]) -> None:
-        busy: set[str] = set()
-        owed: set[str] = set()
-        for what, key in steps:
-            if what == "add":
-                queue.add(key)
-                owed.add(key)
-            elif what == "get" and owed - busy:
-                got = await now(queue)
-                assert got in owed
-                assert got not in busy
-                busy.add(got)
-                owed.discard(got)
-            elif what in ("done", "fail") and key in busy:
-                queue.done(key, failed=what == "fail")
-                busy.discard(key)
-            elif what == "after":
-                queue.add_after(key, 60.0)
-            assert len(queue) == len(owed)
-        for key in sorted(busy):
-            queue.done(key)
-        left = [await now(queue) for _ in range(len(queue))]
-        assert sorted(left) == sorted(owed)
+    queue, busy, owed = queue_of(), set[str](), set[str]()
+    for what, key in steps:
+        if what == "add":
+            queue.add(key)
+            owed.add(key)
+        elif what == "get" and owed - busy:
+            got = now(queue)
+            assert got in owed
+            assert got not in busy
+            busy.add(got)
+            owed.discard(got)
+        elif what in ("done", "fail") and key in busy:
+            queue.done(key, failed=what == "fail")
+            busy.discard(key)
+        elif what == "after":
+            queue.add_after(key, 60.0)
+        assert len(queue) == len(owed)
+    for key in sorted(busy):
+        queue.done(key)
+    left = [now(queue) for _ in range(len(queue))]
+    assert sorted(left) == sorted(owed)
 
-    run(story)
+
+def test_many_workers_share_keys_without_losing_any_or_working_on_one_twice_at_a_time() -> None:
+    queue, lock = queue_of(), threading.Lock()
+    busy, twice = set[str](), list[str]()
+    seen, wanted = Counter[str](), Counter[str]()
+
+    def work() -> None:
+        while (item := queue.get()) is not None:
+            key, _ = item
+            with lock:
+                twice.extend([key] * (key in busy))
+                busy.add(key)
+                seen[key] = wanted[key]  # everything that was asked for before it was taken
+            time.sleep(random.random() / 2000)
+            with lock:
+                busy.discard(key)
+            queue.done(key, failed=random.random() < 0.1)
+
+    def ask() -> None:
+        for _ in range(300):
+            key = random.choice(KEYS)
+            with lock:
+                wanted[key] += 1
+            queue.add(key) if random.random() < 0.7 else queue.add_after(key, random.random() / 500)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for each in (*workers, *askers):
+        each.start()
+    for each in askers:
+        each.join()
+    until = time.monotonic() + 10
+    while seen != wanted and time.monotonic() < until:
+        time.sleep(0.01)
+    queue.close()
+    for each in workers:
+        each.join()
+    assert (twice, seen) == ([], wanted)
 
 
 def test_key_that_is_added_while_it_is_worked_on_comes_once_more_after() -> None:
-    async def story(queue: WorkQueue[str]) -> None:
-        queue.add("a")
-        assert await now(queue) == "a"
-        queue.add("a")
-        queue.add("a")
-        await nothing(queue)
-        queue.done("a")
-        assert await now(queue) == "a"
-        queue.done("a")
-        await nothing(queue)
-
-    run(story)
+    queue = queue_of()
+    queue.add("a")
+    assert now(queue) == "a"
+    queue.add("a")
+    queue.add("a")
+    assert nothing(queue)
+    queue.done("a")
+    assert now(queue) == "a"
+    queue.done("a")
+    assert nothing(queue)
 
 
 def test_later_key_comes_when_it_is_due_or_sooner_if_asked() -> None:
-    async def story(queue: WorkQueue[str]) -> None:
-        queue.add_after("a", 0.03)
-        queue.add_after("a", 9)
-        queue.add_after("b", 9)
-        queue.add_after("b", 0.01)
-        assert [await now(queue), await now(queue)] == ["b", "a"]
-        queue.add_after("c", 9)
-        queue.add("c")
-        assert await now(queue) == "c"
+    queue = queue_of()
+    queue.add_after("a", 0.03)
+    queue.add_after("a", 9)
+    queue.add_after("b", 9)
+    queue.add_after("b", 0.01)
+    assert [now(queue), now(queue)] == ["b", "a"]
+    queue.add_after("c", 9)
+    queue.add("c")
+    assert now(queue) == "c"
+    queue.done("c")
+    assert nothing(queue)
 
-    run(story)
+
+def test_waiting_worker_learns_of_a_sooner_time_and_of_the_end() -> None:
+    queue, found = queue_of(), list[object]()
+    waiting = threading.Thread(target=lambda: found.extend([queue.get(), queue.get()]))
+    queue.add_after("a", 9)
+    waiting.start()
+    time.sleep(0.02)
+    queue.add_after("b", 0.01)
+    until = time.monotonic() + 5
+    while not queue._busy and time.monotonic() < until:
+        time.sleep(0.005)
+    queue.close()
+    waiting.join(5)
+    assert not waiting.is_alive()
+    assert [item[0] if isinstance(item, tuple) else item for item in found] == ["b", None]
+    queue.add("c")
+    assert queue.get() is None, "it is closed"
 
 
 def test_failed_key_comes_back_by_itself_and_a_good_reconciliation_resets_the_failures() -> None:
-    async def story(queue: WorkQueue[str]) -> None:
+    queue = queue_of()
+    queue.add("a")
+    for _ in range(2):
+        assert now(queue) == "a"
+        queue.done("a", failed=True)
         queue.add("a")
-        for _ in range(2):
-            assert await now(queue) == "a"
-            queue.done("a", failed=True)
-            queue.add("a")
-        assert queue._failures == {"a": 2}
-        assert await now(queue) == "a"
-        queue.done("a")
-        assert queue._failures == {}
-        queue.add("b")
-        assert await now(queue) == "b"
-        queue.done("b", failed=True)
-        assert await now(queue) == "b", "nobody has asked for it"
-
-    run(story)
-
-
-def test_worker_that_was_cancelled_takes_no_key_with_it() -> None:
-    async def story(queue: WorkQueue[str]) -> None:
-        waiting = asyncio.create_task(queue.get())
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.sleep(0)
-        other = asyncio.create_task(queue.get())
-        await asyncio.sleep(0)
-        queue.add("a")
-        assert (await asyncio.wait_for(other, 1))[0] == "a"
-
-    run(story)
+    assert (queue.failing(2), queue.failing(3)) == (1, 0)
+    assert now(queue) == "a"
+    queue.done("a")
+    assert queue.failing(1) == 0
+    queue.add("b")
+    assert now(queue) == "b"
+    queue.done("b", failed=True)
+    assert now(queue) == "b", "nobody has asked for it"

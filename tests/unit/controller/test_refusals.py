@@ -156,7 +156,7 @@ def test_refused_pods_are_told_within_five_seconds_of_their_jobs_event(after_s: 
     process.reconcile()  # makes the Job, of which the watch tells
     began, passes, wait_s = clock.now, 0, process.reconcile()
     words = 'Error creating: pods "r-filter-1-0" is forbidden: maximum cpu usage per Container is 1, but limit is 2'
-    process.reconciler._warning_events._clock = lambda: clock.now
+    process.reconciler._observer._warning_events._clock = lambda: clock.now
     while reason(cluster) == "Pending" and clock.now < began + 60:
         assert wait_s is not None
         clock.now, passes = clock.now + wait_s, passes + 1
