@@ -152,7 +152,7 @@ class StatusReporter:
         written: WrittenStatus,
         interval_s: float,
     ) -> Report:
-        """The report with its status built anew, and written if that differs from what the API server has."""
+        """The report with its status rebuilt, and written if that differs from what the API server has."""
         built = build_status(
             report.said, seen.run, seen.before, report.decided, [*decision.attempts, *decision.waiting],
             problem=report.problem, logged=logs.logged, tails=logs.tails, generation=report.cached.generation,
