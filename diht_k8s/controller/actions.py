@@ -70,7 +70,7 @@ def delete_old_jobs(cluster: Cluster, cached: CachedRun, observed: list[Observed
         if old and each.job is not None and each.job.over and not each.job.deleted:
             delete_job(cluster, cached, each.job.name, each.job.uid)
             with contextlib.suppress(ClusterError):
-                cluster.delete_service(cached.namespace, each.job.name)
+                cluster.delete("Service", cached.namespace, each.job.name)
             if each.job.pod_group:
                 with contextlib.suppress(ClusterError):
                     cluster.delete("PodGroup", cached.namespace, each.job.pod_group)
@@ -103,7 +103,7 @@ def delete_orphans(cluster: Cluster, pods: Iterable[PodSummary]) -> list[RunEven
     found = []
     for pod in pods:
         try:
-            cluster.delete_pod(pod.namespace, pod.name, pod.uid)
+            cluster.delete("Pod", pod.namespace, pod.name, pod.uid)
         except ClusterError as error:
             if not error.is_not_found and not error.is_conflict:
                 raise

@@ -68,7 +68,7 @@ class Cluster:
         return self._connection.json(f"read {kind} {namespace}/{name}", "GET", KINDS[kind].path(namespace, name))
 
     def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
-        """Delete an object of `KINDS` and what it owns; with `uid` only the one of this UID."""
+        """Delete an object of `KINDS` and what it owns; with `uid` only the one of this UID. Programs get their usual grace."""
         self._delete(kind, namespace, name, _deletion("Background", uid))
 
     def delete_job(self, namespace: str, name: str, uid: str | None = None, *, policy: str = "Foreground") -> None:
@@ -81,14 +81,6 @@ class Cluster:
             policy: Foreground keeps the Job until its pods are gone; Background deletes it at once.
         """
         self._delete("Job", namespace, name, _deletion(policy, uid))
-
-    def delete_pod(self, namespace: str, name: str, uid: str) -> None:
-        """Delete the pod of this UID; its programs get their usual grace."""
-        self.delete("Pod", namespace, name, uid)
-
-    def delete_service(self, namespace: str, name: str) -> None:
-        """Delete a Service."""
-        self.delete("Service", namespace, name)
 
     def delete_run(self, namespace: str, name: str, uid: str | None = None, version: str | None = None) -> None:
         """Delete a run, whose Jobs and pods follow; with `uid` and `version` only that run as it was then."""

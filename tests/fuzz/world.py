@@ -89,7 +89,7 @@ class World(FakeCluster):
         if name not in self.pods or self.pods[name]["metadata"]["uid"] != uid:
             raise ClusterError(404, "NotFound", name)
         self.mark_deleted(self.pods[name], GRACE_S)
-        self._wrote(f"delete pod {name}")
+        self._wrote(f"delete Pod {name}")
 
     def log_tail(self, namespace: str, pod: str, lines: int) -> str:
         if pod not in self.pods:

@@ -112,8 +112,8 @@ class FakeCluster:
         return made
 
     def _store(self, kind: str) -> dict[str, dict[str, Any]]:
-        if kind in ("Job", "Service"):
-            return self.jobs if kind == "Job" else self.services
+        if kind in ("Job", "Service", "Pod"):
+            return {"Job": self.jobs, "Service": self.services, "Pod": self.pods}[kind]
         return self.others.setdefault(kind, {})
 
     def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
@@ -125,6 +125,8 @@ class FakeCluster:
     def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
         if name not in self._store(kind):
             raise ClusterError(404, "NotFound", name)
+        if uid not in (None, self._store(kind)[name]["metadata"]["uid"]):
+            raise ClusterError(409, "Conflict", "the UID in the precondition does not match")
         del self._store(kind)[name]
         self._wrote(f"delete {kind} {name}")
 
@@ -147,12 +149,6 @@ class FakeCluster:
         self.pods = {key: pod for key, pod in self.pods.items() if not key.startswith(f"{name}-")}
         self._wrote(f"delete Job {name}")
 
-    def delete_pod(self, namespace: str, name: str, uid: str) -> None:
-        if self.pods[name]["metadata"]["uid"] != uid:
-            raise ClusterError(409, "Conflict", "the UID in the precondition does not match")
-        del self.pods[name]
-        self._wrote(f"delete pod {name}")
-
     def get_run(self, namespace: str, name: str) -> dict[str, Any]:
         if name not in self.runs:
             raise ClusterError(404, "NotFound", name)
@@ -164,9 +160,6 @@ class FakeCluster:
         self._may(f"list {kind}")
         self.asked.append(f"{kind}s of {value}")
         return [copy.deepcopy(each) for each in store.values() if each["metadata"]["labels"].get(key) == value]
-
-    def delete_service(self, namespace: str, name: str) -> None:
-        self.services.pop(name, None)
 
     def delete_run(self, namespace: str, name: str, uid: str, version: str) -> None:
         if name not in self.runs:

@@ -122,8 +122,8 @@ def test_nothing_is_written_without_the_lease(monkeypatch: pytest.MonkeyPatch, h
         writes: list[Callable[[], Any]] = [
             lambda: cluster.create({"kind": "Job", "metadata": {"namespace": "n"}}),
             lambda: cluster.delete_job("n", "j", "uid"),
-            lambda: cluster.delete_service("n", "s"),
-            lambda: cluster.delete_pod("n", "p", "uid"),
+            lambda: cluster.delete("Service", "n", "s"),
+            lambda: cluster.delete("Pod", "n", "p", "uid"),
             lambda: cluster.delete_run("n", "r", "uid", "1"),
             lambda: cluster.write_status("n", "r", "1", {}),
             lambda: cluster.write_event("n", {"metadata": {}, "involvedObject": {}}),

@@ -112,9 +112,9 @@ def test_orphans_of_our_job_are_deleted_with_an_event_and_gone_before_the_attemp
     process = Process(cluster, Clock()) if restarts else process
     process.reconcile()
     assert cluster.jobs == {}
-    assert [write for write in cluster.writes if "pod" in write] == [
-        "delete pod r-filter-1-0",
-        "delete pod r-filter-1-1",
+    assert [write for write in cluster.writes if "Pod " in write] == [
+        "delete Pod r-filter-1-0",
+        "delete Pod r-filter-1-1",
     ]
     assert (reason(cluster), status(cluster).conditions[1].message) == (
         "Pending",
