@@ -137,6 +137,42 @@ def test_second_replica_takes_over_and_the_first_writes_nothing_more(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_lease_that_changes_hands_under_load_starts_nothing_twice_and_loses_nothing(
+    kubectl: Kubectl, own: bool, recipe_image: str, tmp_path: Path, audit: Any
+) -> None:
+    """The leader is killed again and again while runs of two stages come and go; a standby takes over each time."""
+    if not own:
+        cannot("KUBECONFIG is another cluster's: its pods cannot share a folder of this machine")
+    with world(kubectl, recipe_image, tmp_path, start=False) as place:
+        runs, names, since = place.runs, [f"r{number}" for number in range(12)], datetime.now(UTC)
+        options = ("--lease-namespace", place.namespace)
+        first = replace(place.operator, options=options).start()
+        second = replace(first, port=free_port(), log=tmp_path / "second.log", process=None).start()
+        try:
+            for number, name in enumerate(names):
+                runs.apply(name, {"filter": [75, "ok"]}, label=None, evaluate=None)
+                if number % 3 == 2:
+                    wait_until(lambda: leads(first) or leads(second), "a leader")
+                    leader = first if leads(first) else second
+                    leader.kill()
+                    leader.start()
+            for name in names:
+                stage = stages(runs.wait_for(name, "Complete", timeout_s=300))
+                assert {key: (each["attempt"], each.get("restarts", 0)) for key, each in stage.items()} == {
+                    "filter": (2, 1),
+                    "train": (1, 0),
+                }
+            created = [event["objectRef"]["name"] for event in audit(user=first.user, since=since)
+                       if event["objectRef"]["resource"] == "jobs" and event["verb"] == "create"]  # fmt: skip
+            wanted = [f"{name}-{job}" for name in names for job in ("filter-1", "filter-2", "train-1")]
+            assert sorted(created) == sorted(wanted), "each Job is asked for once"
+        finally:
+            second.stop()
+            first.stop()
+
+
+@pytest.mark.slow
 def test_api_server_that_was_away_finds_the_status_true_soon_after(place: World, parts: Parts) -> None:
     runs = place.runs
     runs.apply("r", {"filter": ["hang", "ok"]}, **ONE)
