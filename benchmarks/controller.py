@@ -38,7 +38,7 @@ BURST_TIMEOUT_S: Final = 1200.0
 MS: Final = 1000
 TARGETS: Final = {
     "reconcile_cpu_p50_ms": 10, "reconcile_cpu_p99_ms": 100, "change_to_action_p99_s": 1, "memory_peak_mib": 250,
-    "restart_s": 10, "writes_per_stage": 10, "idle_writes": 0,
+    "restart_s": 5, "writes_per_stage": 10, "idle_writes": 0,
 }  # fmt: skip
 """At most so much, with 1,000 active runs and 10,000 pods."""
 WITH_HISTORY: Final = {"memory_peak_mib": 300, "restart_s": 20}
