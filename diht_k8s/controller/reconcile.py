@@ -143,10 +143,14 @@ class Reconciler:
         seen = self._observer.observe(cached, run, objects, logs, memory.pending, now=now, interval_s=interval_s)
         decision = decide(seen, memory.blocked, memory.move, self._jitter())
         memory.move = decision.move
+        living = any(each.attempt.state in LIVING for each in decision.attempts)
+        (self._active.add if living else self._active.discard)(cached.key)
         self._unhealthy.record(decision.faults)
         report = self._reporter.record(seen, decision, memory.blocked.problem, logs, written, interval_s)
         executed = self._executor.act(report.cached, run, decision, objects, now)
         report = self._reporter.conclude(seen, decision, report, executed, logs, written, interval_s)
+        if executed.error is not None:
+            raise executed.error
         memory.blocked = memory.blocked.next(executed.problem, cached.generation)
         delete_old_jobs(self._cluster, report.cached, decision.attempts)
         self._reporter.tell_events(report.cached, self._delete_orphans(cached.key, objects), now)
@@ -169,12 +173,10 @@ class Reconciler:
     def _wait_s(self, key: Key, decision: Decision, memory: RunMemory, now: float) -> float | None:
         """Seconds after which something may have changed that no watch reports; None if nothing can."""
         attempts, interval_s = decision.attempts, self._interval_s()
-        living = any(each.attempt.state in LIVING for each in attempts)
-        (self._active.add if living else self._active.discard)(key)
         due = [at - now for each in attempts for at in due_times(each)]
         if decision.wake_at is not None:
             due.append(decision.wake_at - now)
-        if living:
+        if key in self._active:
             since = now - memory.logs.read_at
             due.append(interval_s - since if 0 <= since < interval_s else interval_s)
             if any(each.event_subject or (each.job is not None and each.job.suspended) for each in attempts):
