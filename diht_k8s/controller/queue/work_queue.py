@@ -14,7 +14,7 @@ from diht_k8s.controller.queue.fair_order import FairOrder, PriorityLevel
 FIRST_WAIT_S: Final = 0.5
 MOST_WAIT_S: Final = 60.0
 LEAST_TIMERS: Final = 64
-"""Timers that are kept without a look at how many of them still count."""
+"""Timers that are kept however few of them still count."""
 Key = TypeVar("Key", bound=Hashable)
 
 
