@@ -36,6 +36,8 @@ class Executed:
     problem: RunProblem | None = None
     """what blocks the run, for its status; None if all is done."""
     events: tuple[RunEvent, ...] = ()
+    error: Exception | None = None
+    """what ended the actions early; to be raised once the events are told, for no later reconciliation knows of them."""
 
 
 class Executor:
@@ -74,24 +76,28 @@ class Executor:
             decision: what to do.
             known: its Jobs and pods that are gone, or may be.
             now: seconds since the epoch.
+        """
+        problem, events = None, list[RunEvent]()
+        try:
+            for action in decision.actions:
+                if isinstance(action, Start):
+                    started = self._start(cached, run, action, known)
+                    problem, events = started.problem or problem, [*events, *started.events]
+                elif isinstance(action, Stop):
+                    self._stop(cached, action, decision.attempts)
+                elif isinstance(action, Expire):
+                    delete_run(self._cluster, cached.key, cached.uid, cached.version)
+            queued = self._queue.execute(cached, run, decision.workload_actions, now)
+        except Exception as error:
+            return Executed(problem or decision.problem, tuple(events), error)
+        return Executed(queued or problem or decision.problem, tuple(events))
+
+    def _start(self, cached: CachedRun, run: DihtRun, start: Start, known: KnownObjects) -> Executed:
+        """Create the objects of an attempt.
 
         Raises:
             ClusterError: the API server does not answer, or its answer is nothing that a person could act on.
         """
-        problem, events = None, list[RunEvent]()
-        for action in decision.actions:
-            if isinstance(action, Start):
-                started = self._start(cached, run, action, known)
-                problem, events = started.problem or problem, [*events, *started.events]
-            elif isinstance(action, Stop):
-                self._stop(cached, action, decision.attempts)
-            elif isinstance(action, Expire):
-                delete_run(self._cluster, cached.key, cached.uid, cached.version)
-        queued = self._queue.execute(cached, run, decision.workload_actions, now)
-        return Executed(queued or problem or decision.problem, tuple(events))
-
-    def _start(self, cached: CachedRun, run: DihtRun, start: Start, known: KnownObjects) -> Executed:
-        """Create the objects of an attempt."""
         if pod := self._live_reads.uncached_pod(cached, known):
             return Executed(RunProblem(Reason.PENDING, f"waits until pod {pod} of an earlier attempt is gone"))
         try:

@@ -18,11 +18,10 @@ MAX_KNOWN: Final = 16
 class KnownObjects:
     """Jobs and pods of a run that are gone or may be, and since when those that exist are as they are."""
 
+    run_uid: str
     first_seen: FirstSeen = field(default_factory=FirstSeen)
     has_unrecorded_job: bool = False
     """whether an earlier operator may have created a Job and ended before it wrote the UID."""
-    run_uid: str = ""
-    """of the run when it was last observed."""
     former_jobs: list[str] = field(default_factory=list)
     """UIDs of its Jobs, newest last, which pods may still name when they are deleted."""
     disrupted: dict[str, PodSummary] = field(default_factory=dict)
@@ -30,9 +29,8 @@ class KnownObjects:
     read_jobs: set[str] = field(default_factory=set)
     """UIDs of the Jobs whose pods were read from the API server because the cause of their end was not to be seen."""
 
-    def saw(self, run_uid: str, jobs: Iterable[JobSummary], pods: Sequence[PodSummary]) -> None:
+    def saw(self, jobs: Iterable[JobSummary], pods: Sequence[PodSummary]) -> None:
         """The run has these Jobs and pods."""
-        self.run_uid = run_uid
         for job in jobs:
             self.has_job(job.uid)
         self.disrupted |= {pod.name: pod for pod in pods if pod.disruption}

@@ -111,7 +111,7 @@ class Observer:
         foreign = {job.uid for job in labelled} - {job.uid for job in jobs}
         pods = [pod for pod in self._pods.of(*cached.key) if pod.job_uid not in foreign]
         pods = known.first_seen.pods(pods, now)
-        known.saw(cached.uid, jobs, pods)
+        known.saw(jobs, pods)
         observed = observe_attempts(
             jobs, pods, now,
             newest={stage.name: stage.attempt for stage in cached.status.stages},

@@ -253,6 +253,8 @@ class Operator:
         while (taken := self._queue.get()) is not None:
             key, since = taken
             self._keep_quiet()
+            if self._stopped.is_set():
+                return
             metrics.WAIT.observe(time.monotonic() - since)
             self._reconcile_key(key)
 

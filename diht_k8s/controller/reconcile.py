@@ -115,7 +115,7 @@ class Reconciler:
             if cached is None or cached.deleting:
                 self._forget(key)
                 return None
-            memory = self._memories.get(key) or self._memories.setdefault(key, self._first_memory(cached))
+            memory = self._memory_of(cached)
             wait_s = self._reconcile(cached, memory)
             if (ended := self._runs.finished(key)) is not None and not self._lives(key, ended):
                 self._forget(key)
@@ -143,10 +143,14 @@ class Reconciler:
         seen = self._observer.observe(cached, run, objects, logs, memory.pending, now=now, interval_s=interval_s)
         decision = decide(seen, memory.blocked, memory.move, self._jitter())
         memory.move = decision.move
+        living = any(each.attempt.state in LIVING for each in decision.attempts)
+        (self._active.add if living else self._active.discard)(cached.key)
         self._unhealthy.record(decision.faults)
         report = self._reporter.record(seen, decision, memory.blocked.problem, logs, written, interval_s)
         executed = self._executor.act(report.cached, run, decision, objects, now)
         report = self._reporter.conclude(seen, decision, report, executed, logs, written, interval_s)
+        if executed.error is not None:
+            raise executed.error
         memory.blocked = memory.blocked.next(executed.problem, cached.generation)
         delete_old_jobs(self._cluster, report.cached, decision.attempts)
         self._reporter.tell_events(report.cached, self._delete_orphans(cached.key, objects), now)
@@ -169,12 +173,10 @@ class Reconciler:
     def _wait_s(self, key: Key, decision: Decision, memory: RunMemory, now: float) -> float | None:
         """Seconds after which something may have changed that no watch reports; None if nothing can."""
         attempts, interval_s = decision.attempts, self._interval_s()
-        living = any(each.attempt.state in LIVING for each in attempts)
-        (self._active.add if living else self._active.discard)(key)
         due = [at - now for each in attempts for at in due_times(each)]
         if decision.wake_at is not None:
             due.append(decision.wake_at - now)
-        if living:
+        if key in self._active:
             since = now - memory.logs.read_at
             due.append(interval_s - since if 0 <= since < interval_s else interval_s)
             if any(each.event_subject or (each.job is not None and each.job.suspended) for each in attempts):
@@ -193,7 +195,8 @@ class Reconciler:
         """Log an unexpected exception and report it in the run's status, as far as that is possible."""
         message = _log_internal_error(cached, error)
         try:
-            memory, newest = self._memories.setdefault(cached.key, RunMemory()), self._runs.get(cached.key) or cached
+            first = RunMemory(KnownObjects(cached.uid))
+            memory, newest = self._memories.setdefault(cached.key, first), self._runs.get(cached.key) or cached
             # it stays the problem until the actions succeed: the status does not go back and forth at each attempt
             problem = RunProblem(Reason.INTERNAL_ERROR, message)
             memory.blocked = memory.blocked.next(problem, newest.generation)
@@ -220,15 +223,23 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         """A run is gone, or has ended: so must be its pods that no garbage collector finds."""
-        memory = self._memories.pop(key, None)
         self._active.discard(key)
         self._reporter.forget(key)
-        if memory is not None:
+        if (memory := self._memories.get(key)) is not None:
             self._delete_orphans(key, memory.objects)
+            del self._memories[key]  # only now: nothing else knows whose pods they are
 
     def _delete_orphans(self, key: Key, known: KnownObjects) -> list[RunEvent]:
         jobs = {job.uid for job in self._jobs.of(*key)}
         return delete_orphans(self._cluster, orphans(self._pods.of(*key), known.run_uid, known.former_jobs, jobs))
+
+    def _memory_of(self, cached: CachedRun) -> RunMemory:
+        """What is known of a run; nothing of one that had its name before, whose end no reconciliation may have seen."""
+        memory = self._memories.get(cached.key)
+        if memory is not None and memory.objects.run_uid != cached.uid:
+            self._forget(cached.key)
+            memory = None
+        return memory or self._memories.setdefault(cached.key, self._first_memory(cached))
 
     def _first_memory(self, cached: CachedRun) -> RunMemory:
         """A new operator would read all logs at once: it uses the progress that an earlier one read for a while."""
@@ -239,11 +250,11 @@ class Reconciler:
             blocked = Blocked(RunProblem(accepted.reason, accepted.message))  # until this operator has tried it
         if status.progress is None or status.progress.last_updated_time is None:
             unrecorded = len(former) < len(status.attempts)
-            return RunMemory(blocked, KnownObjects(former_jobs=former, has_unrecorded_job=unrecorded))
+            return RunMemory(KnownObjects(cached.uid, former_jobs=former, has_unrecorded_job=unrecorded), blocked)
         if not self._memories:  # a new operator knows by the statuses alone how many runs are active
             self._active |= self._runs.running()
         logs = ReadLogs(read_at=self._clock() - self._jitter() * self._interval_s())
-        return RunMemory(blocked, KnownObjects(former_jobs=former), logs)
+        return RunMemory(KnownObjects(cached.uid, former_jobs=former), blocked, logs)
 
 
 def _log_internal_error(cached: CachedRun, error: Exception) -> str:

@@ -108,10 +108,13 @@ class StatusReporter:
         Raises:
             ClusterError: as for `record`.
         """
-        if executed.problem != report.problem:
-            report = self._write(seen, decision, replace(report, problem=executed.problem), logs, written, interval_s)
-        self._tell(report, seen.now)
-        self.tell_events(report.cached, executed.events, seen.now)
+        try:
+            if executed.error is None and executed.problem != report.problem:
+                named = replace(report, problem=executed.problem)
+                report = self._write(seen, decision, named, logs, written, interval_s)
+        finally:  # the next reconciliation starts from the status that is written: it could not tell how it came about
+            self._tell(report, seen.now)
+            self.tell_events(report.cached, executed.events, seen.now)
         return report
 
     def refuse(self, cached: CachedRun, problem: RunProblem, written: WrittenStatus, now: float) -> None:

@@ -16,8 +16,8 @@ from diht_k8s.controller.report import WrittenStatus
 class RunMemory:
     """The memory of one run; each part is changed by the module that defines it, and by no other."""
 
+    objects: KnownObjects
     blocked: Blocked = field(default_factory=Blocked)
-    objects: KnownObjects = field(default_factory=KnownObjects)
     logs: ReadLogs = field(default_factory=ReadLogs)
     pending: PendingCause = field(default_factory=PendingCause)
     move: PendingMove | None = None

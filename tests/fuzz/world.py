@@ -85,7 +85,10 @@ class World(FakeCluster):
         self.remove_job(job, "Foreground")
         self._wrote(f"delete Job {name}")
 
-    def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+    def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+        if kind != "Pod":
+            super().delete(kind, namespace, name, uid)
+            return
         if name not in self.pods or self.pods[name]["metadata"]["uid"] != uid:
             raise ClusterError(404, "NotFound", name)
         self.mark_deleted(self.pods[name], GRACE_S)

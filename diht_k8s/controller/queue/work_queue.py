@@ -13,6 +13,8 @@ from diht_k8s.controller.queue.fair_order import FairOrder, PriorityLevel
 
 FIRST_WAIT_S: Final = 0.5
 MOST_WAIT_S: Final = 60.0
+LEAST_TIMERS: Final = 64
+"""Timers that are kept however few of them still count."""
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -115,6 +117,9 @@ class WorkQueue(Generic[Key]):
             return
         self._due[key] = due
         heapq.heappush(self._timers, (due, next(self._numbers), key))
+        if len(self._timers) > LEAST_TIMERS + 2 * len(self._due):  # rarely enough to cost each timer the same
+            self._timers = [timer for timer in self._timers if not self._is_stale(timer)]
+            heapq.heapify(self._timers)
         self._changed.notify()
 
     def _put(self, key: Key, since: float) -> None:

@@ -165,6 +165,25 @@ def test_server_that_asks_for_quiet_gets_it_from_all_workers(monkeypatch: pytest
     with_operator(monkeypatch, story)
 
 
+def test_server_that_asked_for_quiet_keeps_it_when_the_operator_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def story(found: Operator) -> None:
+        monkeypatch.setattr(found._reconciler, "reconcile", asked.append)
+        found._leads.set()
+        for watch in found._watches:
+            watch.synced.set()
+        found._quiet_until = time.monotonic() + 30.0
+        found._queue.add(("n", "r"))
+        worker = threading.Thread(target=found._work, daemon=True)
+        worker.start()
+        found._stopped.set()
+        worker.join(5.0)
+        assert (worker.is_alive(), asked) == (False, [])
+
+    with_operator(monkeypatch, story)
+
+
 def value(gauge: Gauge) -> float:
     return next(iter(gauge.collect())).samples[0].value
 

@@ -9,6 +9,7 @@ import pytest
 from diht_k8s.api.status import StageState
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.cache.runs import cached_run
+from diht_k8s.kube.errors import ClusterError
 from tests.unit.controller.documents import DISRUPTED, NOW, at, job, pod
 from tests.unit.controller.fake import Dead, FakeCluster, Process
 from tests.unit.controller.stories import ONE, Clock, make, reason, settle, status, training
@@ -125,6 +126,26 @@ def test_orphans_of_our_job_are_deleted_with_an_event_and_gone_before_the_attemp
     ]
     settle(process)
     assert list(cluster.jobs) == ["r-filter-1"]
+
+
+def test_orphans_of_a_run_that_is_gone_are_deleted_though_the_first_try_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = make(**ONE)
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    settle(process)
+    orphaned(cluster, "r-filter-1")
+    cluster.runs.clear()
+
+    def fail(*_: Any) -> None:
+        raise ClusterError(0, "Unreachable", "no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "delete", fail)
+        with pytest.raises(ClusterError):
+            process.reconcile()
+    process.reconcile()
+    assert (cluster.pods, process.reconciler._memories) == ({}, {})
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["seen", "not seen yet"])

@@ -207,3 +207,16 @@ def test_failed_key_comes_back_by_itself_and_a_good_reconciliation_resets_the_fa
     assert now(queue) == "b"
     queue.done("b", failed=True)
     assert now(queue) == "b", "nobody has asked for it"
+
+
+def test_timers_of_keys_that_were_asked_for_sooner_are_dropped() -> None:
+    """A run whose deadline is a month away is reconciled at each change, and each time asks to come back then."""
+    queue = queue_of()
+    queue.add_after("late", 0.2)
+    for _ in range(1000):
+        queue.add_after("a", 3600.0)
+        queue.add("a")
+        assert now(queue) == "a"
+        queue.done("a")
+    assert len(queue._timers) < 100
+    assert now(queue) == "late"

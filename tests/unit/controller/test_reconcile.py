@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -386,3 +387,37 @@ def test_job_of_several_workers_outlives_failed_pods_and_disruptions_but_no_user
     assert limits == dict(zip(ORDER, [6, 0, 0, 6, 0, 0], strict=True))
     rules = cluster.jobs["r-filter-1"]["spec"]["podFailurePolicy"]["rules"]
     assert [rule["action"] for rule in rules] == ["FailJob", "Ignore"]
+
+
+@pytest.mark.parametrize(
+    ("refused", "lost_write"),
+    [
+        ({"create Job": ClusterError(0, "Unreachable", "no answer")}, 0),
+        ({"create Service": ClusterError(403, "Forbidden", "no")}, 2),
+    ],
+    ids=["no answer to an action", "status after the actions has a conflict"],
+)
+def test_change_is_told_once_though_the_reconciliation_that_wrote_it_fails(
+    monkeypatch: pytest.MonkeyPatch, refused: dict[str, ClusterError], lost_write: int
+) -> None:
+    cluster = make(label=None, evaluate=None, train={**SPEC["train"], "distillation": {"mode": "Disabled"}})
+    process, write, writes = Process(cluster, Clock()), cluster.write_status, itertools.count(1)
+
+    def write_status(*arguments: Any) -> dict[str, Any]:
+        if next(writes) == lost_write:
+            raise ClusterError(409, "Conflict", "the object has been modified")
+        return write(*arguments)
+
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    settle(process)
+    cluster.end("r-filter-1", 0)
+    cluster.recorded.clear()
+    monkeypatch.setattr(cluster, "refuse", refused)
+    monkeypatch.setattr(cluster, "write_status", write_status)
+    with pytest.raises(ClusterError):
+        process.reconcile()
+    monkeypatch.undo()
+    settle(process)
+    assert [event["reason"] for event in cluster.recorded].count("StageComplete") == 1
+    assert list(cluster.jobs) == ["r-filter-1", "r-train-1"]

@@ -121,6 +121,17 @@ def test_document_that_is_refused_is_sent_again_only_when_it_changes() -> None:
     assert recorded(cluster)[2:] == [("Normal", "Started", "filter: attempt 1 started")]
 
 
+def test_refusal_says_nothing_about_a_new_run_of_the_same_name() -> None:
+    """`kubectl replace --force`: both are at generation 1, and the operator may never have seen that there was none."""
+    cluster, process, _ = refusing(400, UNKNOWN)
+    settle(process)
+    document = cluster.runs.pop("r")
+    cluster.refuse.clear()
+    cluster.add_run({key: document[key] for key in ("apiVersion", "kind", "metadata", "spec")}, uid="another")
+    settle(process)
+    assert (reason(cluster, "Accepted"), list(cluster.jobs)) == ("Valid", ["r-filter-1"])
+
+
 def test_new_operator_tries_a_refused_document_once_and_writes_nothing_about_it() -> None:
     cluster, process, clock = refusing(400, UNKNOWN)
     settle(process)
