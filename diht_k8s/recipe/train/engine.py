@@ -262,7 +262,7 @@ class Engine:
         return self.losses
 
     def _in_parts(self, batch: Batch) -> Losses:
-        parts = [slice(begin, min(begin + self._micro, self._local)) for begin in range(0, self._local, self._micro)]
+        parts = [slice(begin, begin + self._micro) for begin in range(0, self._local, self._micro)]
         states, cached = [], []
         with torch.no_grad():
             for part in parts:

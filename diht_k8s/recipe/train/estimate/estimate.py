@@ -154,9 +154,10 @@ def pace_of(work: StepFlops, *, peak: float, utilisation: float, batch: int, ran
         ranks: cards.
         samples: seen in all.
     """
-    rate = ranks * utilisation * peak / work.executed
+    pairs = batch / (ranks * BatchShare(batch, 0, ranks).rows)  # share of the rows that hold one
+    rate = pairs * ranks * utilisation * peak / work.executed
     hours = samples / rate / 3600
-    return Pace(rate, batch / rate, utilisation * work.model / work.executed, hours / 24, hours * ranks)
+    return Pace(rate, batch / rate, pairs * utilisation * work.model / work.executed, hours / 24, hours * ranks)
 
 
 def placement_of(train: Train, nodes: int) -> Placement:

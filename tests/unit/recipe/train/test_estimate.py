@@ -146,6 +146,9 @@ def test_the_largest_micro_batch_fits_and_the_pace_scales_with_nodes() -> None:
     assert one.fits
     assert one.largest_micro_batch == 64
     assert two.pace.samples_per_second == pytest.approx(2 * one.pace.samples_per_second)
+    three = estimate(run(), "L4", nodes=3, largest=False)
+    assert three.pace.samples_per_second == pytest.approx(3 * 64 / 66 * one.pace.samples_per_second)
+    assert three.pace.model_mfu == pytest.approx(64 / 66 * one.pace.model_mfu)
 
 
 @pytest.mark.parametrize(
