@@ -272,9 +272,9 @@ def test_advice_on_the_batch_size_of_exit_65_ends_a_second_start_with_0(tmp_path
 
 def test_advice_on_the_batch_size_of_exit_64_ends_a_second_start_with_0(tmp_path: Path) -> None:
     make_data(tmp_path, (30, 20))
-    code, error = stage_train_process(tmp_path, 2, batchSize=1)
-    assert (code, "train.batchSize must be at least 2" in error) == (64, True)
-    assert stage_train_process(tmp_path, 2, batchSize=3, samples=3) == (0, "")
+    code, error = stage_train_process(tmp_path, 3, batchSize=2)
+    assert (code, "train.batchSize must be at least 2 and numNodes x processesPerNode" in error) == (64, True)
+    assert stage_train_process(tmp_path, 3, batchSize=3, samples=3) == (0, "")
     assert (tmp_path / "out/runs/latest/train/COMMITTED.json").exists()
 
 
