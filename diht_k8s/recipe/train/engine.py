@@ -1,4 +1,5 @@
-"""The training step: DeepSpeed around the student, losses, precision, clipping, for a global batch of any size.
+"""The training step: DeepSpeed around the student, losses, precision, clipping, for a global batch of any size on any number of
+ranks.
 
 A batch that does not fit at once runs in micro-batches by gradient caching; the contrastive loss always sees all of it.
 """
@@ -18,10 +19,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets
 from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation
+from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine, deepspeed_settings, reduce_alike
 from diht_k8s.recipe.train.distributed import this_device
 from diht_k8s.recipe.train.gradient_caching import joined, random_state, replayed, surrogate
@@ -120,10 +121,8 @@ class Engine:
         self._train, self._world = train, world
         self._model, self._normalisation = model, normalisation
         self._norm: float | Tensor = float("nan")
-        self._local = train.batch_size // world
+        self._local = BatchShare(train.batch_size, rank, world).rows
         self._micro = min(train.micro_batch_size or self._local, self._local)
-        if self._local % self._micro:
-            raise UserError(f"train.microBatchSize {self._micro} must divide the {self._local} pairs of a process")
         # What autocast rounds images to in any case, before the first convolution.
         self._image_dtype = DTYPES[train.precision]
         self.device = this_device()
@@ -191,7 +190,7 @@ class Engine:
 
     @property
     def micro_batch(self) -> int:
-        """Pairs of this rank that pass through the model at once."""
+        """Rows of this rank that pass through the model at once, at most."""
         return self._micro
 
     def scaling_state(self) -> dict[str, Tensor]:
@@ -286,7 +285,7 @@ class Engine:
         """The figures of `Losses`; averaging over ranks gives the global figures and gradients."""
         loss = self._train.loss
         self._scale = features.logit_scale.detach()
-        settings = HnNceSettings.of(self._train.loss, self.group)
+        settings = HnNceSettings.of(loss, self.group, self._train.batch_size)
         contrastive, statistics = hn_nce_loss_and_statistics(
             features.image_BD,
             features.text_BD,
@@ -299,7 +298,7 @@ class Engine:
         embedding = self._embedding(features, batch.teacher_B2E)
         if self._train.distillation.embeddings is not None:
             total = total + self._train.distillation.embeddings.weight * embedding
-        duplicates = duplicate_share(batch.caption_ids_B, self.group)
+        duplicates = duplicate_share(batch.caption_ids_B, self.group, self._train.batch_size)
         return [total, contrastive, objects, attributes, embedding, *statistics, duplicates]
 
     def _distilled(self, features: Features, targets: BatchTargets | None) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,7 @@ from diht_k8s.recipe.train.consumption import Consumption
 from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.normalisation import normalisation_of
 from diht_k8s.recipe.train.data.rng import generator
+from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.distributed import choose_algorithms, is_lost_peer, this_device
 from diht_k8s.recipe.train.ema import Ema
 from diht_k8s.recipe.train.engine import Engine, Losses, Update
@@ -98,6 +99,7 @@ class Training:
         self.storage, self.config_sha256 = Storage(run.spec.storage), sha256_of(config)
         self.layout = run_layout(run, self.storage).at(Stage.TRAIN, self.config_sha256)
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.share = BatchShare(self.settings.batch_size, self.rank, self.world)
         self.stop = StopFlag().install()
         self.heartbeat = Heartbeat(self.rank)
         self.model_config = model_configuration(self.settings)
@@ -228,7 +230,7 @@ class Training:
         if self.ema is not None and self.engine.update is Update.MADE:
             self.ema.update(step + 1)
         self.consumption.add(batch)
-        self.bad.add(batch, max(self.data.sampler.total, self.cursor.position) / self.world)
+        self.bad.add(batch, max(self.data.sampler.total, self.cursor.position) * self.share.pairs / settings.batch_size)
         self._check_finite(batch.uids)
         return losses
 

@@ -89,7 +89,7 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         training = begun(run)
     except DihtError as problem:
         return {"error": described(problem)}
-    losses, uids, norms, gradients = [], [], [], {}
+    losses, uids, norms, gradients, began = [], [], [], {}, training.cursor.step
     step, update = training.engine.step, training.engine._make_update
 
     def updating() -> None:
@@ -129,7 +129,8 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         error = described(problem)
     weights = state_of(training.engine.deepspeed, training.model, rank=training.rank)
     return {
-        "losses": losses, "uids": uids, "norms": norms, "weights": weights, "gradients": gradients, "error": error
+        "losses": losses, "uids": uids, "norms": norms, "weights": weights, "gradients": gradients, "error": error,
+        "began": began
     }  # fmt: skip
 
 
