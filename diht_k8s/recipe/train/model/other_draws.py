@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from open_clip.timm_model import TimmModel
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diht_k8s.api.errors import UserError
@@ -36,17 +36,11 @@ def refuse_other_draws(tower: nn.Module, draws: RowDraws) -> None:
     """
     if not isinstance(tower, TimmModel):
         return
-    copied = _copied(tower, draws)
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            _pass(*copied)
-    except (DataDependentOutputException, DynamicOutputShapeException):  # its code asks for data
-        _pass(*_copied(tower, draws))
-
-
-def _copied(tower: TimmModel, draws: RowDraws) -> tuple[TimmModel, RowDraws]:
-    """Copies with the same parameters, which no forward pass changes, as it does buffers and what a module caches."""
-    return copy.deepcopy((tower, draws), {id(parameter): parameter for parameter in tower.parameters()})
+    # A pass changes no parameter, but buffers and what modules cache.
+    shared = {id(parameter): parameter for parameter in tower.parameters()}
+    copied = copy.deepcopy((tower, draws), shared)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _pass(*copied)
 
 
 def _pass(tower: TimmModel, draws: RowDraws) -> None:
@@ -77,17 +71,11 @@ class _Refusal(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, unless it draws."""
-        if torch.Tag.nondeterministic_seeded in func.tags and _drops(func, args, kwargs or {}):
+        # Fused attention has the tag, too; on a CPU torch takes it without dropout alone.
+        if torch.Tag.nondeterministic_seeded in func.tags and "scaled_dot_product" not in func._schema.name:
             raise UserError(
                 f"the image tower draws random numbers in {self._entered[-1] or 'itself'} ({func}), outside of the modules "
                 "that can draw them by the pair, so that the training would depend on the number of processes: choose a "
                 "network without dropout there (train.modelConfig)"
             )
         return func(*args, **(kwargs or {}))
-
-
-def _drops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether an operation that can draw does so: attention draws only with dropout."""
-    names = [argument.name for argument in func._schema.arguments]
-    given = dict(zip(names, args, strict=False)) | dict(kwargs)
-    return "dropout_p" not in names or given.get("dropout_p", 0.0) > 0
