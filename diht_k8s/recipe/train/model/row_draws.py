@@ -69,7 +69,7 @@ class RowDraws:
         Raises:
             UserError: the samples are no multiple of the pairs.
         """
-        assert self._words_PB, "rows have begun"
+        assert len(self._words_PB) > 0, "rows have begun"  # as a number: the compiler would have a list be a tensor
         first_B, second_B, *ready = (words_PB[place] for words_PB in self._words_PB)
         pairs = len(first_B)
         if samples % pairs:

@@ -259,3 +259,36 @@ def test_tower_when_it_draws_by_rows_alone_then_passed_and_as_it_was(config: dic
     side = config.get("image_size", 160)
     assert not isinstance(made(torch.ones(2, 3, side, side)), FakeTensor)
     assert made.training
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_tower_when_compiled_then_one_graph_draws_for_all_steps_and_rows(recomputed: bool) -> None:
+    torch.manual_seed(0)
+    made, draws = tower(timm_drop=0.2, timm_drop_path=0.7, patch_dropout=0.3), RowDraws(0)
+    draw_by_rows(made, draws)
+    made.set_grad_checkpointing(recomputed)
+    for module in made.modules():  # a path called twice in a block
+        if hasattr(module, "drop_path2"):
+            module.drop_path2 = module.drop_path1
+    graphs: list[Any] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(made, backend=backend, fullgraph=True)
+
+    def gradients(model: Callable[[Tensor], Tensor]) -> Tensor:
+        made.zero_grad()
+        model(torch.ones(4, 3, 160, 160)).square().sum().backward()
+        return torch.cat([p.grad.flatten() for p in made.parameters() if p.grad is not None])
+
+    found: list[Tensor] = []
+    for step, first in [(0, 0), (1, 0), (2, 4)]:
+        draws.begin_step(step)
+        draws.begin_rows(first, 4, CPU)
+        found.append(gradients(compiled))
+        torch.testing.assert_close(found[-1], gradients(made))
+    assert len(graphs) == 1
+    assert not torch.allclose(found[0], found[1])
+    assert not torch.allclose(found[1], found[2])
