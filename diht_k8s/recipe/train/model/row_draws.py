@@ -182,7 +182,8 @@ def draw_by_rows(model: nn.Module, draws: RowDraws) -> None:
                 setattr(parent, name, made(child, draws).train(child.training))
     for parent in model.modules():
         if called := _called_by(parent):
-            parent.register_forward_pre_hook(_Recount(called))
+            # After each pass, which torch's compiler wants to leave no trace, and which activation checkpointing may end early.
+            parent.register_forward_hook(_Recount(called), always_call=True)
 
 
 def _called_by(parent: nn.Module) -> list[_Drawing]:
@@ -204,6 +205,6 @@ class _Recount:
     def __init__(self, called: list[_Drawing]) -> None:
         self._called = called
 
-    def __call__(self, _module: nn.Module, _inputs: Any) -> None:
+    def __call__(self, *_: Any) -> None:
         for module in self._called:
             module.calls = 0

@@ -190,7 +190,7 @@ def test_model_when_it_drops_nothing_then_the_same_modules_and_no_draws() -> Non
     draw_by_rows(made, draws)
     assert dict(made.named_modules()) == before
     assert draws.places == 0
-    assert not any(module._forward_pre_hooks for module in made.modules())
+    assert not any(module._forward_hooks for module in made.modules())
 
 
 def test_tower_when_its_blocks_are_computed_again_then_they_draw_the_same() -> None:
