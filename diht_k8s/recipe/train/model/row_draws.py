@@ -200,7 +200,7 @@ def _called_by(parent: nn.Module) -> list[_Drawing]:
 
 
 class _Recount:
-    """Counts a module's calls anew in each pass of the one that calls it, activation checkpointing's second one too."""
+    """Has each pass of a module, activation checkpointing's second one too, count the calls of others from 0."""
 
     def __init__(self, called: list[_Drawing]) -> None:
         self._called = called

@@ -16,10 +16,9 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.recipe.train.model.other_draws import refuse_other_draws
 from diht_k8s.recipe.train.model.row_draws import RowDraws, draw_by_rows
 from diht_k8s.recipe.train.model.student import Student
-from tests.unit.recipe.train.test_compiling import VIT
 
 CPU = torch.device("cpu")
-SIZE = 32
+TEXT = {"context_length": 12, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "dropout": (lambda: nn.Dropout(0.3), (5, 7)),
     "dropout of windows": (lambda: nn.Dropout(0.3), (3, 5)),
@@ -179,7 +178,8 @@ def test_words_when_seed_step_row_and_place_are_given_then_these_for_ever() -> N
 
 
 def tower(**config: Any) -> TimmModel:
-    made = Student({**VIT, "vision_cfg": {"timm_model_name": "test_vit", "image_size": 160, **config}}).clip.visual
+    vision = {"timm_model_name": "test_vit", "image_size": 160, **config}
+    made = Student({"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT}).clip.visual
     assert isinstance(made, TimmModel)
     return made
 
