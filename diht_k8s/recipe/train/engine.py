@@ -25,7 +25,7 @@ from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation
 from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine, deepspeed_settings, reduce_alike
 from diht_k8s.recipe.train.distributed import this_device
-from diht_k8s.recipe.train.gradient_caching import joined, random_state, replayed, surrogate
+from diht_k8s.recipe.train.gradient_caching import joined, surrogate
 from diht_k8s.recipe.train.gradient_reduction import OverlappedReduction, bucket_elements
 from diht_k8s.recipe.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
@@ -121,7 +121,8 @@ class Engine:
         self._train, self._world = train, world
         self._model, self._normalisation = model, normalisation
         self._norm: float | Tensor = float("nan")
-        self._local = BatchShare(train.batch_size, rank, world).rows
+        share = BatchShare(train.batch_size, rank, world)
+        self._local, self._first_row = share.rows, share.first
         self._micro = min(train.micro_batch_size or self._local, self._local)
         # What autocast rounds images to in any case, before the first convolution.
         self._image_dtype = DTYPES[train.precision]
@@ -252,6 +253,7 @@ class Engine:
     def _forward(self, batch: Batch, part: slice) -> Features:
         tokens_BT = batch.tokens_of(part, cut=self._model.cuts_captions)
         images = batch.images_of(part, self._normalisation, self._image_dtype)
+        self._model.draws.begin_rows(self._first_row + (part.start or 0), len(images), images.device)
         return self.deepspeed(images, tokens_BT, self._train.loss.max_logit_scale)
 
     def _whole(self, batch: Batch) -> Losses:
@@ -263,17 +265,13 @@ class Engine:
 
     def _in_parts(self, batch: Batch) -> Losses:
         parts = [slice(begin, begin + self._micro) for begin in range(0, self._local, self._micro)]
-        states, cached = [], []
         with torch.no_grad():
-            for part in parts:
-                states.append(random_state(self.device))
-                cached.append(self._forward(batch, part))
+            cached = [self._forward(batch, part) for part in parts]
         self._watch.stop()
         whole = joined(cached)
         self._mask_nonfinite(self._losses(whole, batch)).backward()
-        for number, (part, state) in enumerate(zip(parts, states, strict=True)):
-            with replayed(state, self.device):
-                features = self._forward(batch, part)
+        for number, part in enumerate(parts):
+            features = self._forward(batch, part)
             last = number == len(parts) - 1
             self.deepspeed.set_gradient_accumulation_boundary(last)
             # DeepSpeed divides by the number of parts, as if the loss were a mean over them.

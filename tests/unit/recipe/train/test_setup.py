@@ -52,7 +52,7 @@ def test_student_when_its_statistics_are_those_of_micro_batches_then_rank_0_says
         made = make_student(asked, model, None)
         if locked:
             made.lock_image_tower()
-        adapt_student(made, asked.spec.train, rank=rank, world=1)
+        adapt_student(made, asked.spec.train, seed=0, rank=rank, world=1)
     assert ("batch statistics" in caplog.text) is warns
     assert made.object_head is None
 
