@@ -40,6 +40,7 @@ KINDS: dict[int, dict[str, dict[str, Any]]] = {
         "all": {"modelConfig": ALL},
         "all, zero 3": {"modelConfig": ALL, "zeroStage": 3},
     },
+    3: {"patches": {"modelConfig": PATCHES}, "all, parts": {"modelConfig": ALL, "microBatchSize": 4}},
     4: {"patches": {"modelConfig": PATCHES}, "all": {"modelConfig": ALL, "zeroStage": 1, "microBatchSize": 2}},
 }  # fmt: skip
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too

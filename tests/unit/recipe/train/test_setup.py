@@ -80,7 +80,7 @@ def test_student_with_batch_statistics_when_parts_of_a_batch_are_unequal_then_re
     if locked:
         made.lock_image_tower()
     with contextlib.nullcontext() if says is None else pytest.raises(UserError, match=says):
-        adapt_student(made, asked.spec.train, rank=0, world=world)
+        adapt_student(made, asked.spec.train, seed=0, rank=0, world=world)
 
 
 @pytest.mark.parametrize("compiler", ["g++", None])
