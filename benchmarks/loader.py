@@ -39,6 +39,7 @@ from diht_k8s.recipe.train.data.augment import train_view
 from diht_k8s.recipe.train.data.collate import CollateSettings, Collator
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.sampler import sampler_over
+from diht_k8s.recipe.train.data.share import BatchShare
 
 SIZES = ((512, 512), (512, 384), (1024, 768))
 CAPTIONS = ("a man riding a brown horse on the beach", "two small dogs are chasing a red ball in the park, photo {}")
@@ -91,7 +92,7 @@ class Indexed(dict[str, ShardIndex]):
 
 def ours(job: CollateSettings, *, rank: int = 0, world: int = 1, position: int = 0) -> Iterator[int]:
     """Number of images of each batch, normalised pixels included."""
-    collator = Collator(job, reader=rank, readers=world)
+    collator = Collator(job, rows=BatchShare(job.batch_size, rank, world).part(0, 1))
     for start in itertools.count(position, job.batch_size):
         yield len(collator.batch(start).images_BCHW)
 

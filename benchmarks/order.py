@@ -3,7 +3,7 @@
 In: nothing (`python -m benchmarks.order`; `--help` lists sizes). Out: one JSON line.
 
 - `amplification`: how many times all readers (ranks x loader workers) together read what there is, for every number of readers up to
-  256 that divides the batch, against the bound 1 + (N - 1) / S.
+  256, against the bound 1 + (N - 1) / S.
 - `shuffle`: pairs are neighbours if they lie within 63 places in one shard. `together`: the chance that two neighbours are in one
   batch. `again`: how many pairs of a batch meet in a batch of the next epoch, relative to a full shuffle (both of a share B / T by
   definition there, so 1). Pairs are counted in simulated epochs of `--pairs`; `again_at_438_million` is computed from the counts.
@@ -39,6 +39,7 @@ from diht_k8s.recipe.train.data import dataset
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.lane_reader import LaneReader
 from diht_k8s.recipe.train.data.sampler import LaneSampler, OrderSizes, order_sizes, sampler_over
+from diht_k8s.recipe.train.data.share import BatchShare
 
 PAPER = 438_000_000
 NEAR = 63
@@ -47,17 +48,17 @@ VIT_L_PARAMETERS = 427_616_513
 
 
 def read_amplification(order: OrderSizes, batch_size: int, readers: int) -> float:
-    """Samples that all readers together read, over those that there are."""
-    each, own = batch_size // order.lanes, batch_size // readers
-    reads = sum(((part + 1) * own - 1) // each - part * own // each + 1 for part in range(readers))
-    return reads / order.lanes
+    """Samples that all readers together read, over those that there are; readers without a pair read none."""
+    each, shares = batch_size // order.lanes, [BatchShare(batch_size, rank, readers) for rank in range(readers)]
+    parts = [share.part(0, 1) for share in shares if share.pairs]
+    return sum(part[-1] // each - part[0] // each + 1 for part in parts) / order.lanes
 
 
 def amplification(batch_size: int, shards: int, size: int) -> dict[str, Any]:
     """Reads by number of readers."""
     order = order_sizes(shards * size, batch_size)
     table = []
-    for readers in [number for number in range(1, 257) if batch_size % number == 0]:
+    for readers in range(1, min(256, batch_size) + 1):
         table.append({
             "readers": readers,
             "lanes": round(read_amplification(order, batch_size, readers), 4),
@@ -158,7 +159,7 @@ def read_epoch(source: ShardDataset, sampler: LaneSampler, batch_size: int, posi
     """Read the rows of some batches, as one reader."""
     readers: dict[int, tuple[int, LaneReader]] = {}
     for start in positions:
-        for position in sampler.rows(start, batch_size, 0, 1):
+        for position in sampler.positions(start, batch_size, range(batch_size)):
             epoch, lane, element = sampler.locate(position)
             if lane not in readers or readers[lane][0] != epoch:
                 readers[lane] = epoch, LaneReader(source, sampler, epoch, lane, element)

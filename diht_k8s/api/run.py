@@ -23,6 +23,7 @@ from diht_k8s.api.train import (
     STORED_VIEWS,
     TEXT_EMBEDDINGS,
     Train,
+    few_pairs,
 )
 
 API_VERSION: Final = "diht.dev/v1alpha1"
@@ -186,14 +187,8 @@ def _train_problems(spec: Spec, train: Train) -> list[str]:
         problems += [] if made or train.labels is not None else [TEXT_EMBEDDINGS]
         problems += [OWN_CAPTIONS] if train.captions == "Drawn" else []
     processes = train.num_nodes * train.processes_per_node
-    if train.batch_size % processes:
-        problems.append(
-            f"train.batchSize {train.batch_size} must be a multiple of numNodes x processesPerNode = {processes}"
-        )
-    if train.batch_size < 2 * processes:
-        problems.append(
-            f"train.batchSize {train.batch_size} leaves a process fewer than 2 pairs: raise it to {2 * processes} or more"
-        )
+    if (problem := few_pairs(train.batch_size, processes)) is not None:
+        problems.append(problem)
     if (train.offload == "Optimizer" and train.zero_stage < 1) or (
         train.offload == "Parameters" and train.zero_stage < 3
     ):

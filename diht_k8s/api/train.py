@@ -15,6 +15,7 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 """Of files of weights, in order of preference; all but the first are read with torch's `weights_only`."""
+FEW_PAIRS: Final = "train.batchSize must be at least 2 and numNodes x processesPerNode, so that processes have pairs: raise it, or lower these"
 LOCKED_FEATURES: Final = (
     "train.features Stored needs lockImageTower: true: the features of a tower that learns change in each step"
 )
@@ -33,6 +34,11 @@ TEXT_EMBEDDINGS: Final = (
 )
 OWN_CAPTIONS: Final = "train.distillation.embeddings does not go with train.captions Drawn: the teacher has read each pair's own caption: give captions: First"
 CLIPS_ONLY: Final = "the training has CLIP's text tower and tokenizer only, choose such a model"
+
+
+def few_pairs(batch_size: int, processes: int) -> str | None:
+    """What is wrong with a batch that leaves a process without a pair, or one pair without another; None if nothing is."""
+    return None if batch_size >= max(2, processes) else f"{FEW_PAIRS} ({batch_size} pairs, {processes} processes)"
 
 
 class Optimizer(Model):
@@ -183,9 +189,10 @@ class Train(Model):
     """seed of the training alone: first weights, order, augmentation; unset takes spec.seed. Trainings that differ in
     it share filter and labels."""
     batch_size: Count = 32768
-    """batchSize over all processes; gradient caching makes it independent of their number and memory."""
+    """batchSize over all processes, of which there may be any number up to it: where they do not divide it, the last ones have
+    fewer pairs. Gradient caching makes it independent of their memory."""
     micro_batch_size: Annotated[Count | None, Field(json_schema_extra=PLACEMENT)] = None
-    """microBatchSize is what one process passes through the model at once; unset means its full share of the batch."""
+    """microBatchSize is what one process passes through the model at once, at most; unset means its full share of the batch."""
     image_size: Annotated[int | None, Field(ge=16, le=1024)] = None
     """imageSize in pixels; unset takes the model's own. Another size resizes the position embedding."""
     normalisation: Literal["CLIP", "Network"] | None = None

@@ -43,16 +43,14 @@ def _train_shape(spec: Spec, machine: Machine) -> dict[str, Any]:
     train = spec.train
     assert train is not None
     most = machine.gpus or min(CPU_PROCESSES, machine.cores)
-    processes = next(n for n in range(most, 0, -1) if train.batch_size % n == 0 and train.batch_size >= 2 * n)
-    share, micro = train.batch_size // processes, train.micro_batch_size
-    if micro is not None:
-        micro = next(n for n in range(min(micro, share), 0, -1) if share % n == 0)
-    return {"num_nodes": 1, "processes_per_node": processes, "micro_batch_size": micro, "pods": None}
+    share = -(-train.batch_size // most)
+    processes = -(-train.batch_size // share)  # as many as make the share of each no larger
+    return {"num_nodes": 1, "processes_per_node": processes, "pods": None}
 
 
 def _differences(before: Spec, after: Spec) -> list[str]:
     fields = ("data.output", "filter.workers", "label.workers", "train.num_nodes", "train.processes_per_node",
-              "train.micro_batch_size", "suspend")  # fmt: skip
+              "suspend")  # fmt: skip
     lines = [
         f"{_wire(path)}: {old} -> {new}"
         for path in fields

@@ -28,6 +28,7 @@ from diht_k8s.api.run import (
     Stage,
 )
 from diht_k8s.api.train import (
+    FEW_PAIRS,
     LOCKED_FEATURES,
     NO_DROPPED_PATCHES,
     OWN_CAPTIONS,
@@ -259,14 +260,7 @@ def _train_rules() -> list[Rule]:
     locked = "(has(self.lockImageTower) && self.lockImageTower)"
     return [
         Rule("has(self.model) != has(self.modelConfig)", "train: give exactly one of model and modelConfig"),
-        Rule(
-            f"{batch} % ({processes}) == 0",
-            "train.batchSize must be a multiple of numNodes x processesPerNode: change one of them",
-        ),
-        Rule(
-            f"{batch} >= 2 * {processes}",
-            "train.batchSize leaves a process fewer than 2 pairs: raise it to 2 x numNodes x processesPerNode or more",
-        ),
+        Rule(f"{batch} >= 2 && {batch} >= {processes}", FEW_PAIRS),
         Rule(
             f"{offload} == 'None' || {zero} >= ({offload} == 'Parameters' ? 3 : 1)",
             "train.offload: Optimizer needs zeroStage 1 or more, Parameters needs zeroStage 3: raise it",

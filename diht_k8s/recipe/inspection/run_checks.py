@@ -70,7 +70,7 @@ def _too_large_batch(spec: Spec, pairs: int, what: str) -> list[FieldProblem]:
     if train is None or train.shards or pairs >= train.batch_size:
         return []
     processes = train.num_nodes * train.processes_per_node
-    share = 2
+    share = 1 if processes > 1 else 2
     while 2 * share * processes <= pairs // 4:
         share *= 2
     said = f"{train.batch_size} is more than the {pairs} {what}"

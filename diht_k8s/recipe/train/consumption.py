@@ -1,4 +1,4 @@
-"""Samples that a training has consumed: the rows of all ranks' batches beside what its steps should have taken."""
+"""Samples that a training has consumed: the pairs of all ranks' batches beside what its steps should have taken."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Consumption:
     began: int
     """global position at which the attempt began."""
     rows: int = 0
-    """of this rank's batches."""
+    """with pairs, of this rank's batches."""
 
     def add(self, batch: Batch) -> None:
         """Count a batch."""

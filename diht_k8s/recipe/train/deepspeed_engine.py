@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diht_k8s.api.train import Train
+from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.gradient_reduction import bucket_elements
 from diht_k8s.recipe.train.model.student import Features, Student
 from diht_k8s.recipe.train.precision import DTYPES
@@ -65,15 +66,17 @@ def deepspeed_settings(train: Train, *, micro_batch: int, world: int, parameters
 
     Args:
         train: of the run document.
-        micro_batch: pairs that one process passes through the model at once.
+        micro_batch: rows that one process passes through the model at once, at most.
         world: number of processes.
         parameters: of the model, in all.
     """
     bucket = bucket_elements(parameters)
+    parts = -(-BatchShare(train.batch_size, 0, world).rows // micro_batch)
     settings: dict[str, Any] = {
-        "train_batch_size": train.batch_size,
+        # DeepSpeed wants whole micro-batches of all ranks: what surplus rows and a shorter last part lack is counted in.
+        "train_batch_size": micro_batch * parts * world,
         "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": train.batch_size // world // micro_batch,
+        "gradient_accumulation_steps": parts,
         # At ZeRO 0 it would wait for the device twice, and take the norm that the engine has: there the engine clips.
         "gradient_clipping": train.optimizer.gradient_clip_norm if train.zero_stage > 0 else 0.0,
         "zero_optimization": {

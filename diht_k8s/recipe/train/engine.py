@@ -1,4 +1,5 @@
-"""The training step: DeepSpeed around the student, losses, precision, clipping, for a global batch of any size.
+"""The training step: DeepSpeed around the student, losses, precision, clipping, for a global batch of any size on any number of
+ranks.
 
 A batch that does not fit at once runs in micro-batches by gradient caching; the contrastive loss always sees all of it.
 """
@@ -18,13 +19,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets
 from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation
+from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine, deepspeed_settings, reduce_alike
 from diht_k8s.recipe.train.distributed import this_device
-from diht_k8s.recipe.train.gradient_caching import joined, random_state, replayed, surrogate
+from diht_k8s.recipe.train.gradient_caching import joined, surrogate
 from diht_k8s.recipe.train.gradient_reduction import OverlappedReduction, bucket_elements
 from diht_k8s.recipe.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
@@ -120,10 +121,9 @@ class Engine:
         self._train, self._world = train, world
         self._model, self._normalisation = model, normalisation
         self._norm: float | Tensor = float("nan")
-        self._local = train.batch_size // world
+        share = BatchShare(train.batch_size, rank, world)
+        self._local, self._first_row = share.rows, share.first
         self._micro = min(train.micro_batch_size or self._local, self._local)
-        if self._local % self._micro:
-            raise UserError(f"train.microBatchSize {self._micro} must divide the {self._local} pairs of a process")
         # What autocast rounds images to in any case, before the first convolution.
         self._image_dtype = DTYPES[train.precision]
         self.device = this_device()
@@ -191,7 +191,7 @@ class Engine:
 
     @property
     def micro_batch(self) -> int:
-        """Pairs of this rank that pass through the model at once."""
+        """Rows of this rank that pass through the model at once, at most."""
         return self._micro
 
     def scaling_state(self) -> dict[str, Tensor]:
@@ -253,6 +253,7 @@ class Engine:
     def _forward(self, batch: Batch, part: slice) -> Features:
         tokens_BT = batch.tokens_of(part, cut=self._model.cuts_captions)
         images = batch.images_of(part, self._normalisation, self._image_dtype)
+        self._model.draws.begin_rows(self._first_row + (part.start or 0), len(images), images.device)
         return self.deepspeed(images, tokens_BT, self._train.loss.max_logit_scale)
 
     def _whole(self, batch: Batch) -> Losses:
@@ -264,17 +265,13 @@ class Engine:
 
     def _in_parts(self, batch: Batch) -> Losses:
         parts = [slice(begin, begin + self._micro) for begin in range(0, self._local, self._micro)]
-        states, cached = [], []
         with torch.no_grad():
-            for part in parts:
-                states.append(random_state(self.device))
-                cached.append(self._forward(batch, part))
+            cached = [self._forward(batch, part) for part in parts]
         self._watch.stop()
         whole = joined(cached)
         self._mask_nonfinite(self._losses(whole, batch)).backward()
-        for number, (part, state) in enumerate(zip(parts, states, strict=True)):
-            with replayed(state, self.device):
-                features = self._forward(batch, part)
+        for number, part in enumerate(parts):
+            features = self._forward(batch, part)
             last = number == len(parts) - 1
             self.deepspeed.set_gradient_accumulation_boundary(last)
             # DeepSpeed divides by the number of parts, as if the loss were a mean over them.
@@ -286,7 +283,7 @@ class Engine:
         """The figures of `Losses`; averaging over ranks gives the global figures and gradients."""
         loss = self._train.loss
         self._scale = features.logit_scale.detach()
-        settings = HnNceSettings.of(self._train.loss, self.group)
+        settings = HnNceSettings.of(loss, self.group, self._train.batch_size)
         contrastive, statistics = hn_nce_loss_and_statistics(
             features.image_BD,
             features.text_BD,
@@ -299,7 +296,7 @@ class Engine:
         embedding = self._embedding(features, batch.teacher_B2E)
         if self._train.distillation.embeddings is not None:
             total = total + self._train.distillation.embeddings.weight * embedding
-        duplicates = duplicate_share(batch.caption_ids_B, self.group)
+        duplicates = duplicate_share(batch.caption_ids_B, self.group, self._train.batch_size)
         return [total, contrastive, objects, attributes, embedding, *statistics, duplicates]
 
     def _distilled(self, features: Features, targets: BatchTargets | None) -> tuple[Tensor, Tensor]:

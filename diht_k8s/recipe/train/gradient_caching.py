@@ -1,13 +1,12 @@
 """Gradient caching (GradCache, arXiv 2101.06983): a batch in micro-batches whose loss sees all of it.
 
 Features are computed first, without a graph; the loss and its gradient follow on all of them; then each micro-batch runs
-again, with its random numbers replayed, and is differentiated through a surrogate of the loss.
+again, with the same random draws (`row_draws`), and is differentiated through a surrogate of the loss.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,25 +42,3 @@ def surrogate(features: Features, whole: Features, part: slice) -> Tensor:
         else:
             total = total + 0.0 * value
     return total
-
-
-def random_state(device: torch.device) -> list[Tensor]:
-    """The state of the random generators of host and device."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-
-@contextlib.contextmanager
-def replayed(state: list[Tensor], device: torch.device) -> Iterator[None]:
-    """Replay the random numbers (dropout, patch dropout) of the first pass without disturbing the sequence."""
-    now = random_state(device)
-    _set_random_state(state, device)
-    try:
-        yield
-    finally:
-        _set_random_state(now, device)
-
-
-def _set_random_state(state: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state[1], device)

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -48,7 +47,7 @@ from diht_k8s.recipe.train.collectives import StepFlags, reduce_flags
 from diht_k8s.recipe.train.consumption import Consumption
 from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.normalisation import normalisation_of
-from diht_k8s.recipe.train.data.rng import generator
+from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.distributed import choose_algorithms, is_lost_peer, this_device
 from diht_k8s.recipe.train.ema import Ema
 from diht_k8s.recipe.train.engine import Engine, Losses, Update
@@ -98,6 +97,7 @@ class Training:
         self.storage, self.config_sha256 = Storage(run.spec.storage), sha256_of(config)
         self.layout = run_layout(run, self.storage).at(Stage.TRAIN, self.config_sha256)
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.share = BatchShare(self.settings.batch_size, self.rank, self.world)
         self.stop = StopFlag().install()
         self.heartbeat = Heartbeat(self.rank)
         self.model_config = model_configuration(self.settings)
@@ -113,7 +113,7 @@ class Training:
         kept = {"keep": self.settings.checkpoint.keep, "max_failures": self.settings.checkpoint.max_failures}
         self.checkpointer = Checkpointer(self.storage, self.layout, **kept, **where)
         saved, tower = self._first_or_newest()
-        adapt_student(self.model, self.settings, **where)
+        adapt_student(self.model, self.settings, seed=run.spec.training_seed, **where)
         check = self.stop.raise_if_requested
         self.data = training_data(
             run, self.storage, self.layout, saved, attempt=self.checkpointer.attempt, check=check, **where
@@ -223,12 +223,12 @@ class Training:
         seen = step * settings.batch_size
         self.lr = learning_rate(settings.optimizer, settings.schedule, seen=seen, samples=settings.samples)
         self.engine.set_learning_rate(self.lr)
-        torch.manual_seed(_step_seed(self.run.spec.training_seed, step, self.rank))
+        self.model.draws.begin_step(step)
         losses = self.engine.step(batch)
         if self.ema is not None and self.engine.update is Update.MADE:
             self.ema.update(step + 1)
         self.consumption.add(batch)
-        self.bad.add(batch, max(self.data.sampler.total, self.cursor.position) / self.world)
+        self.bad.add(batch, max(self.data.sampler.total, self.cursor.position) * self.share.pairs / settings.batch_size)
         self._check_finite(batch.uids)
         return losses
 
@@ -406,11 +406,6 @@ class Training:
         self.metrics.finish()
         if self.rank == 0:
             self.progress.update(self.cursor.position, last=True)
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of dropout: the same after a restart."""
-    return int(generator(seed, "dropout", step, rank).integers(2**63))
 
 
 def _import() -> None:

@@ -32,8 +32,10 @@ from diht_k8s.recipe.train.data.sampler import LaneSampler
 from diht_k8s.recipe.train.distributed import this_device
 from diht_k8s.recipe.train.features.label_embeddings import label_embeddings
 from diht_k8s.recipe.train.features.rows import FeatureTables
-from diht_k8s.recipe.train.model.batch_norm import convert_batch_norm
+from diht_k8s.recipe.train.model.batch_norm import convert_batch_norm, require_equal_parts
 from diht_k8s.recipe.train.model.compiling import compile_blocks, require_compiler
+from diht_k8s.recipe.train.model.other_draws import refuse_other_draws
+from diht_k8s.recipe.train.model.row_draws import RowDraws, draw_by_rows
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics
 from diht_k8s.recipe.train.stage import label_layout
 from diht_k8s.recipe.train.validation import HeldOutPairs, HeldOutValidation
@@ -73,11 +75,21 @@ def make_student(run: DihtRun, config: dict[str, Any], vocabulary: ConceptVocabu
     )
 
 
-def adapt_student(model: Student, train: Train, *, rank: int, world: int) -> None:
-    """Have a student with its first weights, whose image tower is locked or not, compute as the settings say."""
+def adapt_student(model: Student, train: Train, *, seed: int, rank: int, world: int) -> None:
+    """Have a student with its first weights, whose image tower is locked or not, compute as the settings say.
+
+    Raises:
+        UserError: it has batch statistics, and the ranks or micro-batches do not divide the batch; or it draws random numbers
+            that cannot be keyed by the row.
+    """
+    model.draws = RowDraws(seed)
+    draw_by_rows(model, model.draws)
+    if model.locked is None:
+        refuse_other_draws(model.image_tower, model.draws)
     if train.activation_checkpointing:
         model.set_grad_checkpointing()
     if has_batch_statistics(model):
+        require_equal_parts(train, world)
         if world > 1:
             convert_batch_norm(model, this_device())
         if rank == 0 and train.micro_batch_size is not None:

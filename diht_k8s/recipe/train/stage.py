@@ -22,7 +22,7 @@ from diht_k8s.api.pods import merged
 from diht_k8s.api.reports import MAX_PROBLEM, Committed, NodeResult
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import WAIT_STEP
-from diht_k8s.api.train import Train
+from diht_k8s.api.train import Train, few_pairs
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.gang import Gang
 from diht_k8s.recipe.runtime.hangs.watchdog import FIRST_SECONDS_VARIABLE
@@ -215,10 +215,8 @@ def _named(model: str) -> tuple[str, dict[str, Any]]:
 
 def _check_shape(train: Train, gang: Gang) -> None:
     ranks = gang.nodes * gang.processes
-    if train.batch_size % ranks or train.batch_size < 2 * ranks:
-        raise UserError(
-            f"train.batchSize {train.batch_size} must be a multiple of the {ranks} processes, at least 2 pairs for each: change one"
-        )
+    if (problem := few_pairs(train.batch_size, ranks)) is not None:
+        raise UserError(problem)
     if gang.nodes > 1 and not gang.master:
         raise UserError("DIHT_MASTER is not set: a gang of several nodes needs the host name of node 0")
 

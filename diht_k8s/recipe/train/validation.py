@@ -25,12 +25,13 @@ from diht_k8s.recipe.shards.pixels import decode_pixels
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation, normalised
+from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics
 from diht_k8s.recipe.train.model.student import Features
 
-# Shape legend: B pairs of this rank, C channels, H height, W width, T tokens.
+# Shape legend: B rows of this rank, C channels, H height, W width, T tokens.
 
 MAX_PAIRS = 10_000
 """At most, unless one global batch is larger."""
@@ -45,7 +46,7 @@ class HeldOutPairs:
     batch_size: int
     """of the global batch."""
     micro_batch: int
-    """pairs of one rank that pass through the model at once."""
+    """rows of one rank that pass through the model at once, at most."""
     image_size: int
     context_length: int
     rank: int
@@ -53,6 +54,11 @@ class HeldOutPairs:
     max_bad_shards: int | str = 0
     """`data.maxBadShards`, of these shards alone."""
     normalisation: Normalisation = CLIPS
+
+    @property
+    def share(self) -> BatchShare:
+        """This rank's rows of a batch."""
+        return BatchShare(self.batch_size, self.rank, self.world)
 
 
 class HeldOutValidation:
@@ -73,7 +79,7 @@ class HeldOutValidation:
         Raises:
             DataError: the shards hold fewer usable pairs than a global batch, or too many of them are damaged.
         """
-        settings = HnNceSettings.of(self._train.loss, group)
+        settings = HnNceSettings.of(self._train.loss, group, self._pairs.batch_size)
         sums, batches = torch.zeros(3, dtype=torch.float64), 0
         engine.eval()
         try:
@@ -99,10 +105,11 @@ class HeldOutValidation:
         return self._bad_shards.found
 
     def _batches(self) -> Iterator[list[Sample]]:
-        """This rank's rows of each whole global batch, images still encoded."""
+        """This rank's pairs of each whole global batch, images still encoded."""
+        own = self._pairs.share.part(0, 1)
         pairs = itertools.islice(self._usable(), max(MAX_PAIRS, self._pairs.batch_size))
         while len(batch := list(itertools.islice(pairs, self._pairs.batch_size))) == self._pairs.batch_size:
-            yield batch[self._pairs.rank :: self._pairs.world]
+            yield batch[own.start : own.stop]
 
     def _usable(self) -> Iterator[Sample]:
         for uri in self._pairs.uris:
@@ -110,22 +117,26 @@ class HeldOutValidation:
                 if sample.problem is None:
                     yield sample
 
-    def _view(self, sample: Sample) -> Tensor:
-        """The evaluation view of an image, uint8, C x size x size: resized and centre-cropped; grey if unreadable."""
+    def _view(self, sample: Sample | None) -> Tensor:
+        """The evaluation view of an image, uint8, C x size x size: resized and centre-cropped; grey if unreadable or none."""
         size = [self._pairs.image_size]
+        grey_CHW = torch.full((3, *size, *size), 117, dtype=torch.uint8)
+        if sample is None:
+            return grey_CHW
         try:
             pixels_CHW = decode_pixels(sample.image)
         except BadImageError:
-            return torch.full((3, *size, *size), 117, dtype=torch.uint8)
+            return grey_CHW
         pixels_CHW = resize(pixels_CHW, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
         return center_crop(pixels_CHW, size)
 
     def _features(self, engine: DeepSpeedEngine, samples: list[Sample], device: torch.device) -> Features:
-        parts = []
-        for begin in range(0, len(samples), self._pairs.micro_batch):
-            part = samples[begin : begin + self._pairs.micro_batch]
+        """Of pairs, and of surplus rows behind them: all ranks pass as many micro-batches."""
+        parts, rows = [], [*samples, *[None] * self._pairs.share.surplus]
+        for begin in range(0, len(rows), self._pairs.micro_batch):
+            part = rows[begin : begin + self._pairs.micro_batch]
             pixels_BHWC = torch.stack([self._view(sample) for sample in part]).permute(0, 2, 3, 1).contiguous()
-            tokens_BT = self._tokenizer([sample.caption for sample in part])
+            tokens_BT = self._tokenizer(["" if sample is None else sample.caption for sample in part])
             parts.append(
                 engine(
                     normalised(pixels_BHWC.to(device), of=self._pairs.normalisation),

@@ -54,6 +54,7 @@ FAILING: dict[str, tuple[dict[str, Any], str]] = {
     "the default topK": (with_label({"vocabulary": {"minCount": 2}}), "spec.label.topK: 10 is more than the classes of"),
     "the default minCount": (with_label({"vocabulary": {"minCount": 40}, "topK": 4}), "at minCount 40"),
     "the default batch": (document(batchSize=32768, samples=65536), "32768 is more than the 5[0-9] pairs whose captions pass"),
+    "more processes than half of the pairs": (document(batchSize=128, processesPerNode=40), "write train.batchSize: 40"),
     "a batch without a filter": (without_stages("filter", "label"), "128 is more than the 60 pairs of its shards"),
     "fewer samples than a batch": (document(samples=10), "spec.train.samples: 10 are fewer than one batch of 16"),
 }  # fmt: skip

@@ -13,13 +13,26 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
-from diht_k8s.recipe.train.loss.losses import hn_nce_loss, hn_nce_loss_and_statistics, soft_label_loss
+from diht_k8s.recipe.train.loss.losses import (
+    duplicate_share,
+    hn_nce_loss,
+    hn_nce_loss_and_statistics,
+    soft_label_loss,
+)
 
 
 def own_rows(rows):
     return rows.chunk(dist.get_world_size())[dist.get_rank()].clone()
+
+
+def shared_rows(pairs, surplus):
+    """A rank's rows of some pairs, where the ranks need not divide them; surplus ones hold a value."""
+    share = BatchShare(len(pairs), dist.get_rank(), dist.get_world_size())
+    own = pairs[share.first : share.first + share.pairs]
+    return torch.cat([own, own.new_full((share.surplus, *pairs.shape[1:]), surplus)])
 
 
 def with_gradients(loss, *inputs):
@@ -36,6 +49,33 @@ def hn_nce(image, text, scale, ids, **settings):
 def statistics(image, text, scale, ids, **settings):
     full = HnNceSettings(**settings, group=dist.group.WORLD)
     return list(hn_nce_loss_and_statistics(own_rows(image), own_rows(text), scale, full, own_rows(ids))[1])
+
+
+def shared_hn_nce(image, text, scale, ids, **settings):
+    """Surplus rows are longer than any feature and have a caption of a pair."""
+    sides = [shared_rows(side, 3.0).requires_grad_() for side in (image, text)]
+    scale, own_ids = scale.requires_grad_(), None if ids is None else shared_rows(ids, int(ids[0]))
+    more = {"group": dist.group.WORLD, "num_pairs": len(image)}
+    return with_gradients(hn_nce_loss(*sides, scale, caption_ids_B=own_ids, **settings, **more), *sides, scale)
+
+
+def shared_statistics(image, text, scale, ids, **settings):
+    sides, own_ids = [shared_rows(side, 3.0) for side in (image, text)], shared_rows(ids, int(ids[0]))
+    full = HnNceSettings(**settings, group=dist.group.WORLD, num_pairs=len(image))
+    found = hn_nce_loss_and_statistics(*sides, scale, full, own_ids)[1]
+    return [*found, duplicate_share(own_ids, dist.group.WORLD, len(image))]
+
+
+def shared_soft_label(logits, ids, probabilities, mask):
+    logits = shared_rows(logits, 9.0).requires_grad_()
+    rest = [shared_rows(part, value) for part, value in ((ids, 1), (probabilities, 0.5), (mask, False))]
+    return with_gradients(soft_label_loss(logits, *rest, group=dist.group.WORLD), logits)
+
+
+def shared_embedding(image, text, scale, teacher, **settings):
+    sides = [shared_rows(side, 3.0).requires_grad_() for side in (image, text)]
+    scale, own = scale.requires_grad_(), shared_rows(teacher, 0.0)
+    return with_gradients(embedding_loss(*sides, scale, own, group=dist.group.WORLD, **settings), *sides, scale)
 
 
 def open_clip_loss():
@@ -93,7 +133,13 @@ def unequal(image, text):
     return "no error"
 
 
-KINDS = {kind.__name__: kind for kind in (hn_nce, statistics, clip, soft_label, embedding, data_parallel, unequal)}
+KINDS = {
+    kind.__name__: kind
+    for kind in (
+        hn_nce, statistics, clip, soft_label, embedding, data_parallel, unequal,
+        shared_hn_nce, shared_statistics, shared_soft_label, shared_embedding,
+    )
+}  # fmt: skip
 
 
 def main(rank_: str, ranks_: str, place: str) -> None:

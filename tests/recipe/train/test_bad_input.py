@@ -23,7 +23,7 @@ from diht_k8s.recipe.shards.tar_writer import write_samples
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.state import load_weights
 from tests.recipe.train.attempts import start_stage
-from tests.recipe.train.small_run import VIT, Job, document, environment, make_data, train_in_ranks
+from tests.recipe.train.small_run import RESNET, VIT, Job, document, environment, make_data, train_in_ranks
 
 pytestmark = pytest.mark.timeout(600)  # for machines that do other things, too
 
@@ -66,17 +66,16 @@ def test_stage_when_the_document_is_wrong_then_one_line_and_exit_64(
     assert "\n" not in error
 
 
-@pytest.mark.parametrize("batch_size", [15, 2])
-def test_stage_when_the_gang_does_not_suit_the_batch_then_exit_64(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, batch_size: int
+def test_stage_when_the_gang_has_more_processes_than_pairs_then_exit_64(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_data(tmp_path, (20,))
-    monkeypatch.setenv("DIHT_PROCESSES", "2")
-    code, error = stage_train(tmp_path, capsys, batchSize=batch_size)
+    monkeypatch.setenv("DIHT_PROCESSES", "3")
+    code, error = stage_train(tmp_path, capsys, batchSize=2)
     assert code == 64
-    assert (
-        error
-        == f"diht: train.batchSize {batch_size} must be a multiple of the 2 processes, at least 2 pairs for each: change one"
+    assert error == (
+        "diht: train.batchSize must be at least 2 and numNodes x processesPerNode, so that processes have pairs: raise it, or "
+        "lower these (2 pairs, 3 processes)"
     )
 
 
@@ -129,10 +128,10 @@ def cut_off(data: Path, share: float) -> None:
 
 IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "fp16 without a GPU": (lambda data: None, {"precision": "fp16"}, "64 train.precision fp16 needs a GPU: use bf16 or fp32"),
-    "micro-batch that does not divide": (
+    "micro-batches of unequal batch statistics": (
         lambda data: None,
-        {"microBatchSize": 5},
-        "64 train.microBatchSize 5 must divide the 16 pairs of a process",
+        {"modelConfig": RESNET, "microBatchSize": 5},
+        "64 the model of train.modelConfig has batch statistics (BatchNorm), which must be of equally many pairs",
     ),
     "model that open_clip refuses": (
         lambda data: None,
@@ -273,9 +272,9 @@ def test_advice_on_the_batch_size_of_exit_65_ends_a_second_start_with_0(tmp_path
 
 def test_advice_on_the_batch_size_of_exit_64_ends_a_second_start_with_0(tmp_path: Path) -> None:
     make_data(tmp_path, (30, 20))
-    code, error = stage_train_process(tmp_path, 2, batchSize=15)
-    assert (code, "train.batchSize 15 must be a multiple of the 2 processes" in error) == (64, True)
-    assert stage_train_process(tmp_path, 2, batchSize=16, samples=16) == (0, "")
+    code, error = stage_train_process(tmp_path, 3, batchSize=2)
+    assert (code, "train.batchSize must be at least 2 and numNodes x processesPerNode" in error) == (64, True)
+    assert stage_train_process(tmp_path, 3, batchSize=3, samples=3) == (0, "")
     assert (tmp_path / "out/runs/latest/train/COMMITTED.json").exists()
 
 

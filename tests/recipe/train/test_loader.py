@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from diht_k8s.recipe.train.data import collate, dataset
 from diht_k8s.recipe.train.data.augment import drawn_caption
-from diht_k8s.recipe.train.data.batch import Batch, merged
+from diht_k8s.recipe.train.data.batch import Batch, BatchTargets, HeadTargets, merged
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.sampler import sampler_over
@@ -253,7 +254,8 @@ READERS = [
     (2, 2, "lanes"),
     (3, 2, "lanes"),
     (8, 0, "lanes"),  # more than shards
-    (4, 0, "lanes in sequence"),
+    (7, 2, "lanes"),  # workers have unequal parts, the last rank has no pair and the one before it one
+    (5, 0, "lanes in sequence"),
 ]
 
 
@@ -262,20 +264,69 @@ def test_batches_when_cut_among_ranks_and_workers_then_together_the_same(
     folder: Path, world: int, workers: int, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dataset, "SHARD_CACHE_BYTES", 1)
-    size = 24 if world == 3 else BATCH
+    size = BATCH
     lanes = 4 if world == 8 else 1024  # eight readers share four
     whole = batches(folder, 8, batch=size, order=order, lanes=lanes)
     ranks = [
         batches(folder, 8, rank=rank, world=world, batch=size, workers=workers, order=order, lanes=lanes)
         for rank in range(world)
     ]
+    rows = -(-size // world)
     for step, batch in enumerate(whole):
-        together = merged([rank[step] for rank in ranks])
+        assert all(len(rank[step].seen_B) == len(rank[step].tokens_BT) == rows for rank in ranks)
+        together = up_to(merged([rank[step] for rank in ranks]), size)
         assert same(together, batch)
+        assert torch.equal(together.tokens_BT, batch.tokens_BT)
+        assert torch.equal(together.caption_ids_B, batch.caption_ids_B)
         assert batch.targets is not None
         assert together.targets is not None
         assert torch.equal(together.targets.mask_B, batch.targets.mask_B)
         assert torch.equal(together.targets.attributes.probabilities_BK, batch.targets.attributes.probabilities_BK)
+
+
+def up_to(batch: Batch, rows: int) -> Batch:
+    """The first rows of a batch, whose uids and counts are of these alone."""
+    assert batch.targets is not None
+    assert batch.teacher_B2E is not None
+    heads = [
+        HeadTargets(*(part[:rows] for part in vars(head).values()))
+        for head in (batch.targets.objects, batch.targets.attributes)
+    ]
+    return replace(
+        batch, seen_B=batch.seen_B[:rows], tokens_BT=batch.tokens_BT[:rows], caption_ids_B=batch.caption_ids_B[:rows],
+        targets=BatchTargets(*heads, batch.targets.mask_B[:rows]), teacher_B2E=batch.teacher_B2E[:rows],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("rank", [5, 6])
+def test_rows_without_a_pair_are_grey_without_caption_label_and_embedding(
+    folder: Path, tmp_path: Path, rank: int, stored: bool
+) -> None:
+    features = [view_of(folder, tmp_path, 0)] if stored else []
+    [batch] = batches(folder, 1, rank=rank, world=7, features=features)
+    pairs = 1 if rank == 5 else 0
+    assert len(batch.uids) == pairs
+    assert len(batch.seen_B) == 3
+    assert not batch.bad
+    assert batch.targets is not None
+    assert batch.teacher_B2E is not None
+    assert not batch.targets.mask_B[pairs:].any()
+    assert not batch.teacher_B2E[pairs:].any()
+    assert (batch.caption_ids_B[pairs:] == -1).all()
+    assert batch.tokens_BT[pairs:].argmax(dim=1).tolist() == [1] * (3 - pairs)  # the end follows the beginning
+    if stored:
+        assert (batch.seen_B[pairs:] == 9).all()
+    else:
+        assert batch.images_BCHW[pairs:].abs().max() < 0.01
+    kinds = [
+        (each.dtype, each.shape[1:]) for each in (batch.seen_B, batch.tokens_BT, batch.caption_ids_B, batch.teacher_B2E)
+    ]
+    [full] = batches(folder, 1, rank=0, world=7, features=features)
+    assert full.teacher_B2E is not None
+    assert kinds == [
+        (each.dtype, each.shape[1:]) for each in (full.seen_B, full.tokens_BT, full.caption_ids_B, full.teacher_B2E)
+    ]
 
 
 def test_bad_sample_when_read_then_grey_and_counted_by_reason(tmp_path: Path) -> None:

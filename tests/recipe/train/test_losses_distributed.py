@@ -1,4 +1,4 @@
-"""The losses over 2 and 4 gloo ranks: value and averaged gradients equal those of the global batch in one process."""
+"""The losses over gloo ranks: value and averaged gradients equal those of the global batch in one process, for any number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import torch
 
 from diht_k8s.recipe.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
-from diht_k8s.recipe.train.loss.losses import hn_nce_loss, hn_nce_loss_and_statistics, soft_label_loss
+from diht_k8s.recipe.train.loss.losses import (
+    duplicate_share,
+    hn_nce_loss,
+    hn_nce_loss_and_statistics,
+    soft_label_loss,
+)
 from tests.recipe.train import fork_server
 from tests.recipe.train.losses_rank import open_clip_loss
 from tests.recipe.train.small_run import environment
@@ -73,6 +78,22 @@ def embeddings(without=()):
     return made.half()
 
 
+SHARED = 9
+"""Pairs that two ranks and more do not divide, except for three: the last one of four has none, the last two of seven."""
+
+
+def shared_cases():
+    for alpha, beta, differentiate_weights in itertools.product([0.0, 1.0], [0.0, 0.5], [True, False]):
+        settings = {"alpha": alpha, "beta": beta, "differentiate_weights": differentiate_weights, "chunk_size": 2}
+        yield "shared_hn_nce", (*pairs(SHARED), number(20.0), None), settings
+    yield "shared_hn_nce", (*pairs(SHARED), number(20.0), CAPTION_IDS[:SHARED]), {"beta": 0.5}
+    yield "shared_statistics", (*pairs(SHARED), number(50.0), CAPTION_IDS[:SHARED]), STATISTICS_SETTINGS
+    logits, *labels = (each[:SHARED] for each in soft_labels())
+    yield "shared_soft_label", (logits.double(), *labels), {}
+    teacher = embeddings([1, 7])[:SHARED]
+    yield "shared_embedding", (*pairs(SHARED), number(50.0), teacher), {"temperature": 0.07, "chunk_size": 2}
+
+
 CASES = [
     *hn_nce_cases(),
     ("hn_nce", (*pairs(12), number(50.0), CAPTION_IDS), {"beta": 0.5}),
@@ -84,6 +105,7 @@ CASES = [
     # The last ranks have few or none, and the tiles of different ranks other peaks.
     ("embedding", (*pairs(12), number(90.0), embeddings([1, 7, 9, 10, 11])), {"temperature": 0.01}),
     ("unequal", pairs(6), {}),
+    *shared_cases(),
 ]
 DATA_PARALLEL_CASE = ("data_parallel", (*pairs(12), *towers()), {"beta": 0.5})  # seconds to import: with two ranks only
 
@@ -122,6 +144,22 @@ def four_ranks(tmp_path_factory):
 @pytest.fixture(params=["two_ranks", "four_ranks"])
 def results(request):
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module", params=[2, 3, 4, 5, 7])
+def shared(request, tmp_path_factory):
+    """Of ranks that mostly do not divide the pairs."""
+    fixture = {2: "two_ranks", 4: "four_ranks"}.get(request.param)
+    if fixture is not None:
+        return request.getfixturevalue(fixture)
+    return results_of(request.param, list(shared_cases()), tmp_path_factory)
+
+
+def of_pairs(per_rank, num_local):
+    """As `averaged`, of the pairs alone; surplus rows have no gradient at all."""
+    value, *gradients = averaged(per_rank, num_local)
+    assert not any(local[SHARED:].any() for local in gradients[:num_local])
+    return [value, *(local[:SHARED] for local in gradients[:num_local]), *gradients[num_local:]]
 
 
 def of_kind(results, kind):
@@ -214,3 +252,36 @@ def test_hn_nce_loss_when_ranks_hold_unequal_batches_says_so_on_every_rank(resul
     assert all(
         "local batches differ between ranks: (pairs, width) = [(6, 8), (5, 8)" in message for message in messages
     )
+
+
+def test_hn_nce_loss_over_any_number_of_ranks_equals_the_literal_formula(shared):
+    for (_, (image, text, scale, ids), settings), per_rank in of_kind(shared, "shared_hn_nce"):
+        inputs = [side.clone().requires_grad_() for side in (image, text, scale)]
+        if ids is None:
+            formula = {key: value for key, value in settings.items() if key != "chunk_size"}
+            wanted = with_gradients(literal_loss(*inputs, **formula), *inputs)
+        else:
+            wanted = with_gradients(hn_nce_loss(*inputs, caption_ids_B=ids, **settings), *inputs)
+        assert largest_error(of_pairs(per_rank, 2), wanted) <= 1e-12, settings
+        assert len({rank[0].item() for rank in per_rank}) == 1
+
+
+def test_statistics_over_any_number_of_ranks_are_those_of_the_pairs(shared):
+    [((_, (image, text, scale, ids), settings), per_rank)] = of_kind(shared, "shared_statistics")
+    found = hn_nce_loss_and_statistics(image, text, scale, HnNceSettings(**settings, group=None), ids)[1]
+    wanted = [*found, duplicate_share(ids)]
+    assert all(largest_error(rank, wanted) <= 1e-12 for rank in per_rank)
+
+
+def test_soft_label_loss_over_any_number_of_ranks_is_that_of_the_pairs(shared):
+    [((_, (logits, *labels), _settings), per_rank)] = of_kind(shared, "shared_soft_label")
+    logits = logits.clone().requires_grad_()
+    wanted = with_gradients(soft_label_loss(logits, *labels), logits)
+    assert largest_error(of_pairs(per_rank, 1), wanted) <= 1e-12
+
+
+def test_embedding_loss_over_any_number_of_ranks_is_that_of_the_pairs(shared):
+    [((_, (image, text, scale, teacher), settings), per_rank)] = of_kind(shared, "shared_embedding")
+    inputs = [side.clone().requires_grad_() for side in (image, text, scale)]
+    wanted = with_gradients(embedding_loss(*inputs, teacher, temperature=settings["temperature"]), *inputs)
+    assert largest_error(of_pairs(per_rank, 2), wanted) <= 1e-12

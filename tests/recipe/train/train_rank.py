@@ -89,7 +89,7 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         training = begun(run)
     except DihtError as problem:
         return {"error": described(problem)}
-    losses, uids, norms, gradients = [], [], [], {}
+    losses, uids, norms, words, gradients, began = [], [], [], [], {}, training.cursor.step
     step, update = training.engine.step, training.engine._make_update
 
     def updating() -> None:
@@ -118,6 +118,7 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         losses.append([result.total, result.contrastive, result.object, result.attribute, result.embedding])
         uids.append(in_global_order(batch.uids))
         norms.append(training.engine.gradient_norm())
+        words.append(drawn(training))
         training.stop.requested = len(losses) == job["stop_after"] and training.rank == training.world - 1
         return result
 
@@ -129,8 +130,15 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         error = described(problem)
     weights = state_of(training.engine.deepspeed, training.model, rank=training.rank)
     return {
-        "losses": losses, "uids": uids, "norms": norms, "weights": weights, "gradients": gradients, "error": error
+        "losses": losses, "uids": uids, "norms": norms, "words": words, "weights": weights, "gradients": gradients,
+        "error": error, "began": began,
     }  # fmt: skip
+
+
+def drawn(training: Training) -> list[int]:
+    """What the first place of the model that draws has drawn for each row of the last micro-batch; [] if none does."""
+    draws = training.model.draws
+    return draws.words(0, 0, len(draws._words_PB[0][0]), 1).flatten().tolist() if draws.places else []
 
 
 def allow_fp16(scale: float | None) -> None:

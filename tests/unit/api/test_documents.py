@@ -37,10 +37,10 @@ def test_minimal_document_is_accepted() -> None:
         (changed(spec__train__loss={"beta": -1}), "expected a number of at least 0"),
         (changed(spec__train__zeroStage=4), "expected a number of at most 3"),
         (
-            changed(spec__train__batchSize=9, spec__train__numNodes=2),
-            "must be a multiple of numNodes x processesPerNode = 2",
+            changed(spec__train__batchSize=8, spec__train__processesPerNode=9),
+            "so that processes have pairs: raise it, or lower these (8 pairs, 9 processes)",
         ),
-        (changed(spec__train__batchSize=8, spec__train__processesPerNode=8), "fewer than 2 pairs"),
+        (changed(spec__train__batchSize=1), "at least 2 and numNodes x processesPerNode"),
         (changed(spec__train__model=REMOVE), "exactly one of model and modelConfig"),
         (changed(spec__train__modelConfig={}), "exactly one of model and modelConfig"),
         (changed(spec__label=REMOVE), "needs labels"),

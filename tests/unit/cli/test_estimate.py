@@ -96,9 +96,8 @@ def test_estimate_when_asked_for_json_then_one_object_whose_parts_add_up(
     [
         (["--gpu", "H1000"], {}, "--gpu H1000 is not known: did you mean H100? There are B200, H200, H100"),
         (["--gpu", "abacus"], {}, "--gpu abacus is not known: give one of B200"),
-        (["--gpu", "H100", "--nodes", "3"], {}, "train.batchSize 64 must be a multiple of the 3 processes"),
-        (["--gpu", "H100", "--nodes", "0"], {}, "change --nodes or batchSize"),
-        (["--gpu", "H100"], {"microBatchSize": 5}, "train.microBatchSize 5 must divide the 64 pairs of a process"),
+        (["--gpu", "H100", "--nodes", "65"], {}, "(64 pairs, 65 processes)"),
+        (["--gpu", "H100", "--nodes", "0"], {}, "--nodes 0 must be at least 1"),
         (["--gpu", "H100", "--mfu", "45"], {}, "--mfu 45.0 must be above 0 and at most 1"),
         (["--gpu", "H100"], {"modelConfig": RESNET, "microBatchSize": 1}, "a micro-batch of 1 cannot pass through the model (Expected more than 1 value"),
         (["--gpu", "T4"], {"precision": "bf16"}, "train.precision bf16 is not supported by this GPU"),
@@ -147,7 +146,11 @@ def test_plan_when_given_a_gpu_then_the_estimate_stands_above_the_objects(
         ({"nodeSelector": T4}, {"batchSize": HUGE}, [], "GiB of a T4's 15.0: set train.microBatchSize to "),
         ({"nodeSelector": H100, "resources": {"cpu": "4"}}, {}, [], "cpu 4 of a pod feeds 1 x H100 about 1,224 of "),
         ({"nodeSelector": H100}, {"loaderWorkers": 2}, [], "train.loaderWorkers 2 of a pod feeds 1 x H100 about 816 of "),
-        ({"nodeSelector": H100}, {"batchSize": 65, "microBatchSize": 64}, [], "the training cannot be estimated: train.microBatchSize 64"),
+        ({"nodeSelector": H100}, {"batchSize": 65, "microBatchSize": 64}, [], None),
+        (
+            {"nodeSelector": H100}, {"modelConfig": RESNET, "batchSize": 65, "microBatchSize": 64}, [],
+            "the training cannot be estimated: the model of train.modelConfig has batch statistics",
+        ),
     ],
 )  # fmt: skip
 def test_validate_when_the_gpu_is_known_then_warns_of_what_it_lacks_and_stays_0(

@@ -18,26 +18,23 @@ def make_run(**changes: Any) -> DihtRun:
 
 
 @pytest.mark.parametrize(
-    ("batch", "micro", "machine", "processes", "placed_micro"),
+    ("batch", "machine", "processes"),
     [
-        (8, None, Machine(2), 2, None),
-        (8, None, Machine(1), 1, None),
-        (8, 128, Machine(16), 2, 4),
-        (8, 3, Machine(2), 2, 2),
-        (7, 4, Machine(2), 1, 1),
-        (96, 64, Machine(16, gpus=8), 8, 12),
-        (96, 9, Machine(16, gpus=8), 8, 6),
-        (12, None, Machine(16, gpus=8), 6, None),
-        (2, None, Machine(16, gpus=8), 1, None),
+        (8, Machine(2), 2),
+        (8, Machine(1), 1),
+        (7, Machine(2), 2),
+        (96, Machine(16, gpus=8), 8),
+        (97, Machine(16, gpus=8), 8),
+        (12, Machine(16, gpus=8), 6),  # of 8, two would have no pair
+        (2, Machine(16, gpus=8), 2),
     ],
 )
-def test_training_takes_the_most_processes_that_divide_the_batch(
-    batch: int, micro: int | None, machine: Machine, processes: int, placed_micro: int | None
+def test_training_takes_as_many_processes_as_lower_the_share_of_each(
+    batch: int, machine: Machine, processes: int
 ) -> None:
-    more = {} if micro is None else {"spec__train__microBatchSize": micro}
-    run, _ = place(make_run(spec__train__batchSize=batch, **more), machine, None)
+    run, _ = place(make_run(spec__train__batchSize=batch, spec__train__microBatchSize=3), machine, None)
     assert run.spec.train is not None
-    assert (run.spec.train.processes_per_node, run.spec.train.micro_batch_size) == (processes, placed_micro)
+    assert (run.spec.train.processes_per_node, run.spec.train.micro_batch_size) == (processes, 3)
 
 
 def test_every_change_is_reported_in_one_line_and_changes_no_result() -> None:

@@ -63,7 +63,7 @@ def test_component_of_a_file_ships_the_document_in_its_shape(
         (["--run", "nowhere.yaml"], {}, "cannot read the run document nowhere.yaml"),
         (["--run", "FILE", "--set", "train.bogus=1"], {}, "spec.train.bogus: unknown key"),
         (["--run", "FILE"], {"j": "2"}, "-j 2: write NODESxPROCESSES"),
-        (["--run", "FILE"], {"j": "3x1"}, "train.batchSize 8 must be a multiple of numNodes x processesPerNode = 3"),
+        (["--run", "FILE"], {"j": "3x3"}, "train.batchSize must be at least 2 and numNodes x processesPerNode, "),
     ],
 )
 def test_component_with_a_users_mistake_ends_with_one_line_and_64(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation, normalised
@@ -44,7 +44,7 @@ class BatchTargets:
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of a global batch, in the batch's order."""
+    """One rank's part of a global batch, in the batch's order; at its end there may be surplus rows, which hold no pair (`share`)."""
 
     seen_B: Tensor
     """BxHxWxC augmented images, uint8 (a quarter of the memory until they are needed), or BxW stored features."""
@@ -53,6 +53,7 @@ class Batch:
     """equal where captions are equal, int64."""
     targets: BatchTargets | None
     uids: list[str]
+    """of the pairs, surplus rows have none."""
     bad: dict[str, int]
     """samples that could not be used, by reason; a grey image stands in for each."""
     damaged: dict[str, Damage] = field(default_factory=dict)
@@ -140,4 +141,15 @@ def _merged_targets(parts: Sequence[BatchTargets]) -> BatchTargets | None:
 
 
 def _merged_head(parts: Sequence[HeadTargets]) -> HeadTargets:
-    return HeadTargets(torch.cat([part.ids_BK for part in parts]), torch.cat([part.probabilities_BK for part in parts]))
+    width = max(part.ids_BK.shape[1] for part in parts)
+    return HeadTargets(
+        torch.cat([_filled(part.ids_BK, width, -1) for part in parts]),
+        torch.cat([_filled(part.probabilities_BK, width, 0) for part in parts]),
+    )
+
+
+def _filled(rows_BK: Tensor, width: int, value: int) -> Tensor:
+    """Short rows, filled up as the loss knows it."""
+    return (
+        rows_BK if rows_BK.shape[1] == width else nn.functional.pad(rows_BK, (0, width - rows_BK.shape[1]), value=value)
+    )

@@ -1,7 +1,7 @@
 """Collation of the global order into batches: decoded and augmented images, tokens, soft labels.
 
-A collator is one of N readers: a rank without loader workers, or one worker of a rank. The order says which rows of a
-batch are a reader's (`rows`): consecutive ones, so that readers read other lanes than their neighbours.
+A collator is one of N readers: a rank without loader workers, or one worker of a rank. Its rows of a batch are consecutive ones
+(`share`), so that readers read other lanes than their neighbours.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CollateSettings:
     source: ShardDataset
     sampler: LaneSampler
     batch_size: int
-    """of the global batch; a multiple of the number of ranks."""
+    """of the global batch."""
     image_size: int
     """side of the images in pixels."""
     context_length: int
@@ -63,16 +63,15 @@ class DecodedImage:
 class Collator:
     """Makes one reader's parts of the batches."""
 
-    def __init__(self, job: CollateSettings, *, reader: int, readers: int, sharers: int = 1) -> None:
+    def __init__(self, job: CollateSettings, *, rows: range, sharers: int = 1) -> None:
         """Make a collator; nothing is read yet.
 
         Args:
             job: what to make batches of.
-            reader: whose parts.
-            readers: number of readers.
+            rows: of each batch that are made, at least one.
             sharers: number of collators of one process' memory, among which the cache of images is divided.
         """
-        self._job, self._reader, self._readers = job, reader, readers
+        self._job, self._rows = job, rows
         self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=job.context_length)
         self._lanes: dict[int, tuple[int, LaneReader]] = {}
         """the epoch and what reads it, by lane; positions rise, so an older epoch is never read again."""
@@ -115,7 +114,7 @@ class Collator:
         self._fetchers.shutdown(cancel_futures=True)
 
     def _positions(self, start: int) -> Sequence[int]:
-        return self._job.sampler.rows(start, self._job.batch_size, self._reader, self._readers)
+        return self._job.sampler.positions(start, self._job.batch_size, self._rows)
 
     def _item(self, position: int) -> LabelledSample:
         epoch, lane, element = self._job.sampler.locate(position)
@@ -163,6 +162,36 @@ class Collator:
         while self._image_bytes > self._image_limit:
             _, dropped = self._images.popitem(last=False)
             self._image_bytes -= dropped.pixels_CHW.numel()
+
+
+def surplus_rows(job: CollateSettings, rows: int) -> Batch:
+    """Rows that hold no pair: grey images (or features of one), empty captions, no label, no embedding.
+
+    Args:
+        job: what the batches are made of, whose form they have.
+        rows: how many, at least one.
+    """
+    source = job.source
+    grey_HWC = torch.tensor(GREY, dtype=torch.uint8).expand(job.image_size, job.image_size, 3)
+    seen = source.features[0].stand_in_W if source.features else grey_HWC
+    tokens_BT = open_clip.tokenizer.SimpleTokenizer(context_length=job.context_length)([""] * rows)
+    return Batch(
+        seen.expand(rows, *seen.shape).clone(),
+        tokens_BT,
+        torch.full((rows,), -1),  # no digest is negative
+        BatchTargets(_no_targets(rows), _no_targets(rows), torch.zeros(rows, dtype=torch.bool))
+        if source.labelled
+        else None,
+        [],
+        {},
+        teacher_B2E=None
+        if source.embeddings is None
+        else source.embeddings.stand_in_W.expand(rows, -1).view(rows, 2, -1),
+    )
+
+
+def _no_targets(rows: int) -> HeadTargets:
+    return HeadTargets(torch.full((rows, 1), -1), torch.zeros(rows, 1))
 
 
 def _stored(items: Sequence[LabelledSample]) -> tuple[Tensor, list[str | None]]:

@@ -123,6 +123,11 @@ class ShardDataset:
         self.check: Callable[[], object] | None = None
         """called while a shard is read; it may raise to stop."""
 
+    @property
+    def labelled(self) -> bool:
+        """Whether soft labels lie beside the samples."""
+        return self._label_uris is not None
+
     def block(self, number: int, first: int, count: int, epoch: int = 0) -> list[LabelledSample]:
         """Consecutive samples of an indexed shard, as an epoch sees them; the kept ones of a shard with a keep list.
 

@@ -1,7 +1,7 @@
 """Prefetched batches of one rank: from a thread, or from n worker processes that each make a part of its rows.
 
 Workers are readers as ranks are (see `collate`), so neither the batches nor the cursor depend on their number. What is prepared
-ahead is bounded in bytes.
+ahead is bounded in bytes. Surplus rows are made once and put behind a rank's pairs.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from diht_k8s.api.errors import DihtError, RetryableError, StopRequested
 from diht_k8s.recipe.train.data.batch import Batch, merged
-from diht_k8s.recipe.train.data.collate import CollateSettings, Collator
+from diht_k8s.recipe.train.data.collate import CollateSettings, Collator, surplus_rows
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.sampler import LaneSampler
+from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.distributed import set_this_device
 
 PREFETCH_BYTES = 512 << 20
@@ -57,25 +58,22 @@ class Loader:
         Args:
             source: the shards.
             sampler: the global order over them.
-            batch_size: of the global batch; a multiple of `world`.
+            batch_size: of the global batch.
             image_size: side of the images in pixels.
             context_length: tokens of a caption at most.
             seed: of the augmentation and of the draw of captions.
             rank: of this process.
             world: number of processes.
-            workers: processes that make the batches, at most; the largest number up to it that divides a rank's part of
-                a batch is taken. 0: a thread of this process.
+            workers: processes that make the batches, at most one for each pair of the rank; 0: a thread of this process.
             draw_captions: draw one of a pair's captions in each epoch.
         """
         self._job = CollateSettings(source, sampler, batch_size, image_size, context_length, seed, draw_captions)
-        self._rank, self._world = rank, world
-        local = batch_size // world
-        self.workers = next(
-            number for number in range(min(workers, local), -1, -1) if number == 0 or local % number == 0
-        )
+        self._share = BatchShare(batch_size, rank, world)
+        self._surplus = surplus_rows(self._job, self._share.surplus) if self._share.surplus else None
+        self.workers = min(workers, self._share.pairs)
         seen = image_size**2 * 3 if not source.features else 2 * source.features[0].width
         seen += 0 if source.embeddings is None else 2 * source.embeddings.width
-        self._prefetch = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // (local * seen)))
+        self._prefetch = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // (self._share.rows * seen)))
         self.wait_seconds = 0.0
         """time that `batches` waited for data since it was last read."""
 
@@ -87,6 +85,7 @@ class Loader:
         ready: queue.Queue[Batch | BaseException] = queue.Queue(self._prefetch)
         closed = threading.Event()
         made = self._merged(self._start_workers(position)) if self.workers else self._here(position)
+        made = made if self._surplus is None else self._filled_up(made, self._surplus)
         filler = threading.Thread(target=self._fill, args=(made, ready, closed), name="loader", daemon=True)
         filler.start()
 
@@ -126,10 +125,15 @@ class Loader:
             _handed_over(error, ready, closed)
 
     def _here(self, position: int) -> Generator[Batch]:
-        reader, readers = self._job.sampler.reader_of(self._rank, self._world, 0, 1)
-        with contextlib.closing(Collator(self._job, reader=reader, readers=readers)) as collator:
+        with contextlib.closing(Collator(self._job, rows=self._share.part(0, 1))) as collator:
             for start in itertools.count(position, self._job.batch_size):
                 yield collator.batch(start)
+
+    def _filled_up(self, made: Generator[Batch], surplus: Batch) -> Generator[Batch]:
+        """Batches with this rank's surplus rows behind its pairs, of which it may have none."""
+        with contextlib.closing(made):
+            while True:
+                yield merged([next(made), surplus]) if self._share.pairs else surplus
 
     def _start_workers(self, position: int) -> Iterator[Any]:
         """Fork the workers, from the thread with which they shall end.
@@ -139,7 +143,7 @@ class Loader:
         """
         before = signal.getsignal(signal.SIGCHLD)
         loader = DataLoader(
-            _Parts(self._job, position, rank=self._rank, world=self._world),
+            _Parts(self._job, position, self._share),
             batch_size=None,
             num_workers=self.workers,
             prefetch_factor=self._prefetch,
@@ -162,7 +166,7 @@ class Loader:
                 if not _is_lost_worker(error):
                     raise
                 raise RetryableError(
-                    f"rank {self._rank} lost a loader worker ({str(error) or type(error).__name__}): start again; if it comes back, raise pods.shmSize or "
+                    f"rank {self._share.rank} lost a loader worker ({str(error) or type(error).__name__}): start again; if it comes back, raise pods.shmSize or "
                     "memory, or lower train.loaderWorkers"
                 ) from error
             for part in made:
@@ -196,14 +200,14 @@ def _handed_over(item: Any, ready: queue.Queue[Any], closed: threading.Event) ->
 class _Parts(IterableDataset[Any]):
     """One worker's parts of the rank's batches; the last thing that it yields is the error that ends it."""
 
-    def __init__(self, job: CollateSettings, position: int, *, rank: int, world: int) -> None:
-        self._job, self._position, self._rank, self._world = job, position, rank, world
+    def __init__(self, job: CollateSettings, position: int, share: BatchShare) -> None:
+        self._job, self._position, self._share = job, position, share
 
     def __iter__(self) -> Iterator[Batch | DihtError]:
         info = get_worker_info()
         assert info is not None
-        reader, readers = self._job.sampler.reader_of(self._rank, self._world, info.id, info.num_workers)
-        collator = Collator(self._job, reader=reader, readers=readers, sharers=info.num_workers)
+        rows = self._share.part(info.id, info.num_workers)
+        collator = Collator(self._job, rows=rows, sharers=info.num_workers)
         try:
             for start in itertools.count(self._position, self._job.batch_size):
                 yield collator.batch(start)

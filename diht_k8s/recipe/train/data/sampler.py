@@ -12,9 +12,9 @@ order of the keys: a sliding shuffle, in which a reader holds about w / 2 sample
 
 A shard of which no ranges can be read (a compressed tar) is one long block, which is read from its start in sequence.
 
-The rows of a batch, sorted by lane and element, are cut contiguously among N readers (ranks x workers). So reader r has the
-same lanes in every batch, and a lane is read twice only where a cut splits it: all readers together read at most
-1 + (N - 1) / S times what there is, and exactly once where N divides S.
+The rows of a batch, sorted by lane and element, are cut contiguously among N readers (ranks x workers, any number; `share`). So
+reader r has the same lanes in every batch, and a lane is read twice only where a cut splits it: all readers together read at
+most 1 + (N - 1) / S times what there is, and exactly once where N divides S.
 
 Where sources have weights, an epoch reads the shards of the lightest one once and the others' as many times as they are
 heavier; a fractional weight adds a random part of each shard, drawn again in each epoch. Each reading has its own order.
@@ -160,22 +160,17 @@ class LaneSampler:
         first = -((lane - epoch * self.total) // lanes)  # the first turn of the lane in this epoch, rounded up
         return epoch, lane, position // lanes - first
 
-    def rows(self, start: int, batch_size: int, part: int, parts: int) -> list[int]:
-        """The positions of one of several readers' rows of the batch that begins at a position, in its order.
+    def positions(self, start: int, batch_size: int, rows: range) -> list[int]:
+        """The positions of some rows of the batch that begins at a position.
 
         Args:
             start: a multiple of the batch size.
-            batch_size: of the global batch, a multiple of the lanes and of `parts`.
-            part: which reader.
-            parts: number of readers.
+            batch_size: of the global batch, a multiple of the lanes.
+            rows: numbers of the rows in the batch's order, by lane and element.
         """
-        lanes, own = self.order.lanes, batch_size // parts
+        lanes = self.order.lanes
         each = batch_size // lanes
-        return [start + row % each * lanes + row // each for row in range(part * own, (part + 1) * own)]
-
-    def reader_of(self, rank: int, world: int, worker: int, workers: int) -> tuple[int, int]:
-        """(reader, number of readers) of a rank's loader worker."""
-        return rank * workers + worker, world * workers
+        return [start + row % each * lanes + row // each for row in rows]
 
     def length(self, epoch: int, lane: int) -> int:
         """Elements of a lane in an epoch."""

@@ -27,7 +27,7 @@ def advice(run: DihtRun, gpu: str | None) -> list[str]:
         gpu: a name of `gpus.GPUS`; None takes the one of the node selector, and without one says nothing.
 
     Raises:
-        UserError: an unknown card, or a batch that the ranks cannot divide.
+        UserError: an unknown card, or a batch that the ranks cannot share.
     """
     gpu = selected_gpu(run) if gpu is None else gpu_of(gpu).name
     if gpu is None or run.spec.train is None:

@@ -6,19 +6,22 @@ with what a CPU measures.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Label
 from diht_k8s.api.run import DihtRun
-from diht_k8s.api.train import Train
+from diht_k8s.api.train import Train, few_pairs
 from diht_k8s.recipe.train.data.loader import PREFETCH_BATCHES, PREFETCH_BYTES
 from diht_k8s.recipe.train.data.sampler import held_samples, order_sizes
+from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.estimate.footprint import FP32, GIB, Placement, RankMemory, Sizes, Trace, rank_memory
 from diht_k8s.recipe.train.estimate.gpus import gpu_of
 from diht_k8s.recipe.train.estimate.memory_trace import TracedStudent
 from diht_k8s.recipe.train.flops import StepFlops, step_flops
+from diht_k8s.recipe.train.model.batch_norm import require_equal_parts
 
 CONTEXT_BYTES: Final = GIB
 """CUDA context, kernels and their workspaces. Our assumption, as are the next three."""
@@ -103,7 +106,8 @@ def estimate(
         largest: search for the largest micro-batch, too, which takes three times as long as the rest.
 
     Raises:
-        UserError: no train stage, an unknown card or model, a batch that the ranks cannot divide.
+        UserError: no train stage, an unknown card or model, fewer pairs than ranks, unequal parts of a batch for a model with
+            batch statistics.
     """
     train, card = run.spec.train, gpu_of(gpu)
     if train is None:
@@ -114,6 +118,8 @@ def estimate(
     placement = placement_of(train, nodes)
     objects, attributes = num_classes(run)
     student = TracedStudent(train, num_objects=objects, num_attributes=attributes)
+    if student.has_batch_statistics:
+        require_equal_parts(train, placement.world)
     work = step_flops(train, num_objects=objects, num_attributes=attributes, in_parts=placement.in_parts)
     overhead = CONTEXT_BYTES + (NCCL_BYTES if placement.world > 1 else 0)
     memory = rank_memory(student.sizes, student.trace(placement.micro), placement)
@@ -133,7 +139,7 @@ def estimate(
         work=work,
         pace=pace_of(work, peak=peak, utilisation=utilisation, batch=train.batch_size, ranks=placement.world, samples=train.samples),
         utilisation=utilisation,
-        notes=_notes(run, train),
+        notes=_notes(run, train, placement),
     )  # fmt: skip
 
 
@@ -148,26 +154,25 @@ def pace_of(work: StepFlops, *, peak: float, utilisation: float, batch: int, ran
         ranks: cards.
         samples: seen in all.
     """
-    rate = ranks * utilisation * peak / work.executed
+    pairs = batch / (ranks * BatchShare(batch, 0, ranks).rows)  # share of the rows that hold one
+    rate = pairs * ranks * utilisation * peak / work.executed
     hours = samples / rate / 3600
-    return Pace(rate, batch / rate, utilisation * work.model / work.executed, hours / 24, hours * ranks)
+    return Pace(rate, batch / rate, pairs * utilisation * work.model / work.executed, hours / 24, hours * ranks)
 
 
 def placement_of(train: Train, nodes: int) -> Placement:
     """The division of the training over nodes.
 
     Raises:
-        UserError: the ranks cannot divide the batch.
+        UserError: there are no nodes, or fewer pairs than ranks.
     """
     world = nodes * train.processes_per_node
-    if nodes < 1 or train.batch_size % world or train.batch_size < 2 * world:
-        raise UserError(
-            f"train.batchSize {train.batch_size} must be a multiple of the {world} processes, at least 2 pairs for each: change --nodes or batchSize"
-        )
-    local = train.batch_size // world
+    if nodes < 1:
+        raise UserError(f"--nodes {nodes} must be at least 1")
+    if (problem := few_pairs(train.batch_size, world)) is not None:
+        raise UserError(problem)
+    local = BatchShare(train.batch_size, 0, world).rows
     micro = min(train.micro_batch_size or local, local)
-    if local % micro:
-        raise UserError(f"train.microBatchSize {micro} must divide the {local} pairs of a process")
     return Placement(
         world, local, micro, train.zero_stage, train.precision, train.offload, train.ema > 0, train.gradient_reduction
     )
@@ -183,10 +188,12 @@ def num_classes(run: DihtRun) -> tuple[int, int]:
 
 
 def _largest_micro_batch(student: TracedStudent, placement: Placement, limit: int) -> int | None:
-    """The largest divisor of a rank's share that fits; guessed from two traces and then traced itself."""
+    """The largest one that fits, to a thirtieth; guessed from two traces and then traced itself.
+
+    Of a model with batch statistics it is a divisor of the rank's share.
+    """
     sizes, local = student.sizes, placement.local
-    divisors = [number for number in range(1, local + 1) if local % number == 0]
-    first = max(2, *(number for number in divisors if number <= BASE_MICRO_BATCH))
+    first = max(2, min(BASE_MICRO_BATCH, local))
     small, large = student.trace(first), student.trace(2 * first)
 
     def fits(micro_batch: int) -> bool:
@@ -199,9 +206,17 @@ def _largest_micro_batch(student: TracedStudent, placement: Placement, limit: in
     # Both traces by gradient caching, as any smaller micro-batch runs.
     slope = max(1.0, (_activations(large) - _activations(small)) / first)
     room = limit - (rank_memory(sizes, small, replace(placement, micro=first)).total)
-    guess = first + max(0.0, room) / slope * 1.05 if room > 0 else first
-    candidates = [number for number in reversed(divisors) if number <= guess]
-    return next((number for number in candidates if fits(number)), None)
+    guess = min(local, int(first + max(0.0, room) / slope * 1.05))
+    return next((number for number in _below(guess, local, student.has_batch_statistics) if fits(number)), None)
+
+
+def _below(guess: int, local: int, divisors: bool) -> Iterator[int]:
+    """Micro-batches from a guess down, in steps of a thirtieth; or the divisors of a rank's share among them."""
+    number = guess
+    while number:
+        if not divisors or local % number == 0:
+            yield number
+        number -= 1 if divisors else max(1, number // 30)
 
 
 def _activations(trace: Trace) -> int:
@@ -230,8 +245,14 @@ def _host_memory(train: Train, sizes: Sizes, placement: Placement, offloaded: in
     }
 
 
-def _notes(run: DihtRun, train: Train) -> list[str]:
+def _notes(run: DihtRun, train: Train, placement: Placement) -> list[str]:
     notes = ["GPU figures are estimates: memory is traced, time follows from --mfu; neither was measured on a GPU"]
+    rows = placement.local * placement.world
+    if surplus := rows - train.batch_size:
+        notes.append(
+            f"{placement.world:,} processes take {placement.local:,} rows each, {rows:,} for a batch of {train.batch_size:,}: "
+            f"{surplus / rows:.1%} of them hold no pair"
+        )
     if train.distillation.mode == "Concepts":
         objects, attributes = num_classes(run)
         notes.append(

@@ -85,9 +85,9 @@ class Placement:
     world: int
     """ranks."""
     local: int
-    """pairs of a rank."""
+    """rows of a rank."""
     micro: int
-    """pairs of a rank that pass through the model at once; divides `local`."""
+    """rows of a rank that pass through the model at once, at most."""
     zero_stage: int
     precision: str
     offload: str

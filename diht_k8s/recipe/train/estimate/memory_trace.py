@@ -31,7 +31,7 @@ from diht_k8s.recipe.train.estimate.reduction import Moment
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32
-from diht_k8s.recipe.train.model.student import Features, Student, model_configuration
+from diht_k8s.recipe.train.model.student import Features, Student, has_batch_statistics, model_configuration
 from diht_k8s.recipe.train.optimizer import parameter_groups
 from diht_k8s.recipe.train.precision import DTYPES
 
@@ -135,6 +135,11 @@ class TracedStudent:
             self._model.lock_image_tower()
         if train.activation_checkpointing:
             self._model.set_grad_checkpointing()
+
+    @property
+    def has_batch_statistics(self) -> bool:
+        """Whether it takes statistics over a batch in training."""
+        return has_batch_statistics(self._model)
 
     @property
     def sizes(self) -> Sizes:

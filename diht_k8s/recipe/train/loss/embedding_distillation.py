@@ -50,7 +50,7 @@ def embedding_loss(
 ) -> Tensor:
     """How far the student's similarities of images and captions are from the teacher's; 0 where they are equal.
 
-    Pairs of which the teacher has no image embedding (zeros) take no part, in no row and in no column.
+    Pairs of which the teacher has no image embedding (zeros) take no part, in no row and in no column; so do surplus rows.
 
     Args:
         image_features_BD: this rank's image features, L2-normalised; bf16, fp16, fp32 (computed in fp32) or fp64.

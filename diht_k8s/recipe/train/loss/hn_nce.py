@@ -10,6 +10,9 @@ statistics. The weighted sum of the negatives collapses to two log-sum-exps per 
 Both directions come from one pass over tiles of a few image rows against all texts: a tile completes its rows and adds
 to the columns. The backward pass recomputes each tile and applies the closed form of d loss / d z. Memory is O(B (chunk
 + D)) instead of O(B^2), and across ranks only the text side travels: gathered once, its gradient reduce-scattered.
+
+Ranks hold rows of one number, so where they do not divide the batch the last rows of the last ranks hold no pair. Their mask is
+one number, that of the pairs: rows from there on are cut off before the first pass, and get a gradient of 0.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from diht_k8s.recipe.train.collectives import gather_rows, group_rank, group_siz
 CHUNK_SIZE: Final = 256
 """Image rows that a training compares with all captions at a time."""
 
-# Shape legend: B pairs of this rank, N pairs of all ranks, T image rows of one tile, D feature width.
+# Shape legend: B rows of this rank, P pairs among them, N pairs of all ranks, T image rows of one tile, D feature width.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +50,12 @@ class HnNceSettings:
     """Image rows per tile."""
     group: dist.ProcessGroup | None
     """The ranks that share the batch; None: this process holds all of it."""
+    num_pairs: int | None = None
+    """Pairs of the global batch, the first of all ranks' rows in rank order; those after them are surplus, which are neither
+    anchors nor negatives. None: each row holds a pair."""
 
     @staticmethod
-    def of(loss: Loss, group: dist.ProcessGroup | None = None) -> HnNceSettings:
+    def of(loss: Loss, group: dist.ProcessGroup | None = None, num_pairs: int | None = None) -> HnNceSettings:
         """Those of a run document (`train.loss`)."""
         return HnNceSettings(
             alpha=loss.alpha,
@@ -57,6 +63,7 @@ class HnNceSettings:
             differentiate_weights=loss.differentiate_weights,
             chunk_size=CHUNK_SIZE,
             group=group,
+            num_pairs=num_pairs,
         )
 
     @property
@@ -92,18 +99,23 @@ class PairTerms(NamedTuple):
 class _Tiles:
     """The scaled logits, a few image rows at a time, positives and masked pairs at -inf; tiles share one buffer."""
 
-    image_BD: Tensor
+    image_PD: Tensor
     text_ND: Tensor
     scale: Tensor
     first_column: int
     chunk_size: int
     caption_ids_N: Tensor | None
 
+    @property
+    def own(self) -> slice:
+        """This rank's columns."""
+        return slice(self.first_column, self.first_column + self.image_PD.shape[0])
+
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield (rows, logits_TN, positive_T); the logits are overwritten by the next tile."""
         buffer_TN = self.scratch()
-        for start in range(0, self.image_BD.shape[0], self.chunk_size):
-            image_TD = self.image_BD[start : start + self.chunk_size]
+        for start in range(0, self.image_PD.shape[0], self.chunk_size):
+            image_TD = self.image_PD[start : start + self.chunk_size]
             rows = slice(start, start + image_TD.shape[0])
             # Given `out`, mm is also left alone by autocast, which would round the logits to 8 bits.
             logits_TN = torch.mm(image_TD * self.scale, self.text_ND.T, out=buffer_TN[: image_TD.shape[0]])
@@ -117,7 +129,7 @@ class _Tiles:
 
     def scratch(self) -> Tensor:
         """An uninitialised buffer for the largest tile."""
-        return self.text_ND.new_empty(min(self.chunk_size, self.image_BD.shape[0]), self.text_ND.shape[0])
+        return self.text_ND.new_empty(min(self.chunk_size, self.image_PD.shape[0]), self.text_ND.shape[0])
 
 
 def _sums_of_tile(logits_TN: Tensor, beta: float, dim: int, scratch_TN: Tensor) -> NegativeSums:
@@ -153,8 +165,8 @@ def _sums_of_rows_and_columns(tiles: _Tiles, beta: float) -> tuple[NegativeSums,
     scratch_TN = tiles.scratch()
     empty_N = tiles.text_ND.new_zeros(tiles.text_ND.shape[0])
     columns = NegativeSums(torch.full_like(empty_N, torch.finfo(empty_N.dtype).min), empty_N, empty_N)
-    rows: list[NegativeSums] = []
-    positives: list[Tensor] = []
+    none = tiles.text_ND.new_empty(0)
+    rows, positives = [NegativeSums(none, none, none)], [none]  # of a rank without pairs
     for _, logits_TN, positive_T in tiles:
         tile_scratch_TN = scratch_TN[: logits_TN.shape[0]]
         rows.append(_sums_of_tile(logits_TN, beta, 1, tile_scratch_TN))
@@ -207,7 +219,7 @@ def pairs_of_caption(caption_ids_N: Tensor) -> Tensor:
 def _statistics(
     rows: NegativeSums, columns: NegativeSums, positive: Tensor, num_negatives: Tensor, beta: float
 ) -> Tensor:
-    """(top-1 image to text, top-1 text to image, mean weight of the hardest negative): see `losses.HnNceStatistics`."""
+    """Means over pairs (top-1 image to text, top-1 text to image, weight of the hardest negative): `losses.HnNceStatistics`."""
     hardest = [num_negatives / sums.weight if beta else torch.ones_like(positive) for sums in (rows, columns)]
     hardest_weight = torch.stack(hardest).nan_to_num_(nan=0.0).mean()
     tops = [(positive > sums.peak).to(positive.dtype).mean() for sums in (rows, columns)]
@@ -240,21 +252,21 @@ def _gradients(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Second pass: gradients of the summed losses for the scaled features (image side, text side) and for the scale."""
     buffers = (tiles.scratch(), tiles.scratch())
-    image_gradient_BD = torch.empty_like(tiles.image_BD)
+    image_gradient_PD = torch.empty_like(tiles.image_PD)
     text_gradient_ND = torch.zeros_like(tiles.text_ND) if needs_text else None
     scale_gradient = torch.zeros_like(tiles.scale)
     for rows, logits_TN, _ in tiles:
         terms = PairTerms(*(term[rows] for term in row_terms))
         diagonal = tiles.first_column + rows.start
         gradient_TN = _tile_gradient(logits_TN, terms, column_terms, diagonal, settings, buffers)
-        image_TD, image_gradient_TD = tiles.image_BD[rows], image_gradient_BD[rows]
+        image_TD, image_gradient_TD = tiles.image_PD[rows], image_gradient_PD[rows]
         torch.mm(gradient_TN, tiles.text_ND, out=image_gradient_TD)
         scale_gradient += torch.sum(
             image_gradient_TD * image_TD
         )  # = sum of gradient x cosine: no third pass over the tile
         if text_gradient_ND is not None:
             text_gradient_ND.addmm_(gradient_TN.T, image_TD)
-    return image_gradient_BD, text_gradient_ND, scale_gradient
+    return image_gradient_PD, text_gradient_ND, scale_gradient
 
 
 class HnNce(torch.autograd.Function):
@@ -276,11 +288,15 @@ class HnNce(torch.autograd.Function):
         """Run the first pass and keep features and O(N) vectors for the second."""
         ctx.settings, ctx.dtypes = settings, (image_BD.dtype, text_BD.dtype, scale.dtype, scale.shape)
         dtype = torch.float64 if torch.float64 in (image_BD.dtype, text_BD.dtype) else torch.float32
-        text_ND = gather_rows(text_BD, settings.group).to(dtype)
-        ids_N = None if caption_ids_B is None else gather_rows(caption_ids_B, settings.group)
-        tiles = _tiles(image_BD.to(dtype), text_ND, scale.to(dtype).reshape(()), ids_N, settings)
-        loss, statistics, row_terms, column_terms = _first_pass(tiles, settings)
-        ctx.save_for_backward(tiles.image_BD, text_ND, tiles.scale, ids_N, *row_terms, *column_terms)
+        rows, group, pairs = image_BD.shape[0], settings.group, settings.num_pairs
+        first = group_rank(group) * rows
+        ctx.first, ctx.rows = first, rows
+        text_ND = gather_rows(text_BD, group).to(dtype)[:pairs]
+        ids_N = None if caption_ids_B is None else gather_rows(caption_ids_B, group)[:pairs]
+        image_PD = image_BD.to(dtype)[: max(0, text_ND.shape[0] - first)]
+        tiles = _Tiles(image_PD, text_ND, scale.to(dtype).reshape(()), first, settings.chunk_size, ids_N)
+        loss, statistics, row_terms, column_terms = _first_pass(tiles, rows, settings)
+        ctx.save_for_backward(tiles.image_PD, text_ND, tiles.scale, ids_N, *row_terms, *column_terms)
         ctx.mark_non_differentiable(statistics)
         return loss, statistics
 
@@ -288,36 +304,47 @@ class HnNce(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the second pass; the text side's gradient is summed over the ranks that used it."""
-        image_BD, text_ND, scale, ids_N, *terms = ctx.saved_tensors
+        image_PD, text_ND, scale, ids_N, *terms = ctx.saved_tensors
         settings, (image_dtype, text_dtype, scale_dtype, scale_shape) = ctx.settings, ctx.dtypes
         row_terms, column_terms = PairTerms(*terms[: len(terms) // 2]), PairTerms(*terms[len(terms) // 2 :])
-        tiles = _tiles(image_BD, text_ND, scale, ids_N, settings)
+        tiles = _Tiles(image_PD, text_ND, scale, ctx.first, settings.chunk_size, ids_N)
         image, text, of_scale = _gradients(tiles, row_terms, column_terms, settings, ctx.needs_input_grad[1])
         # 1 / (2 N) for the mean, times the ranks for the average that will be taken over them.
-        mean = loss_gradient.to(scale.dtype) / (2 * image.shape[0])
-        image.mul_(mean * scale)
+        ranks = group_size(settings.group)
+        mean = loss_gradient.to(scale.dtype) / (2 * (text_ND.shape[0] / ranks))
+        image = _filled_up(image.mul_(mean * scale), ctx.rows)
         if text is not None:
-            text = scatter_row_sums(text.mul_(mean * scale), settings.group).to(text_dtype)
+            text = _filled_up(text.mul_(mean * scale), ctx.rows * ranks)
+            text = scatter_row_sums(text, settings.group).to(text_dtype)
         return image.to(image_dtype), text, (of_scale * mean).to(scale_dtype).reshape(scale_shape), None, None
 
 
-def _tiles(image_BD: Tensor, text_ND: Tensor, scale: Tensor, ids_N: Tensor | None, settings: HnNceSettings) -> _Tiles:
-    first_column = group_rank(settings.group) * image_BD.shape[0]
-    return _Tiles(image_BD, text_ND, scale, first_column, settings.chunk_size, ids_N)
+def _filled_up(pairs: Tensor, rows: int) -> Tensor:
+    """The rows of pairs with zeros for the surplus ones behind them; (pairs, ...) to (rows, ...)."""
+    surplus = rows - pairs.shape[0]
+    return torch.cat([pairs, pairs.new_zeros(surplus, *pairs.shape[1:])]) if surplus else pairs
 
 
-def _first_pass(tiles: _Tiles, settings: HnNceSettings) -> tuple[Tensor, Tensor, PairTerms, PairTerms]:
-    """(loss, statistics, terms of this rank's rows, terms of all columns)."""
-    rows, columns, positive_B = _sums_of_rows_and_columns(tiles, settings.beta)
+def _first_pass(tiles: _Tiles, num_rows: int, settings: HnNceSettings) -> tuple[Tensor, Tensor, PairTerms, PairTerms]:
+    """(loss, statistics, terms of this rank's rows, terms of all columns); `num_rows` of each rank, surplus ones included."""
+    rows, columns, positive_P = _sums_of_rows_and_columns(tiles, settings.beta)
     columns = _merge_ranks(columns, settings.beta, settings.group)
-    positive_N = gather_rows(positive_B, settings.group)
-    num_negatives_N = _count_negatives(tiles.caption_ids_N, positive_N)
-    own = slice(tiles.first_column, tiles.first_column + positive_B.shape[0])
-    row_terms = _terms(rows, positive_B, num_negatives_N[own], settings)
+    positive_N = gather_rows(_filled_up(positive_P, num_rows), settings.group)[: settings.num_pairs]
+    num_negatives_N, own = _count_negatives(tiles.caption_ids_N, positive_N), tiles.own
+    row_terms = _terms(rows, positive_P, num_negatives_N[own], settings)
     column_terms = _terms(columns, positive_N, num_negatives_N, settings)
 
     own_columns = NegativeSums(*(part[own] for part in columns))
-    statistics = _statistics(rows, own_columns, positive_B, num_negatives_N[own], settings.beta)
+    statistics = _statistics(rows, own_columns, positive_P, num_negatives_N[own], settings.beta)
     loss = (row_terms.loss.mean() + column_terms.loss[own].mean()) / 2
-    means = reduce_(torch.cat([loss[None], statistics]), dist.ReduceOp.SUM, settings.group) / group_size(settings.group)
+    means = _weighted(torch.cat([loss[None], statistics]), positive_P.shape[0], positive_N.shape[0], settings.group)
+    means = reduce_(means, dist.ReduceOp.SUM, settings.group) / group_size(settings.group)
     return means[0], means[1:], row_terms, column_terms
+
+
+def _weighted(means: Tensor, pairs: int, num_pairs: int, group: dist.ProcessGroup | None) -> Tensor:
+    """A rank's means over its pairs, to be averaged over ranks with unequally many of all `num_pairs`."""
+    if not pairs:
+        return torch.zeros_like(means)  # the means of nothing are NaN
+    weight = pairs * group_size(group) / num_pairs
+    return means if weight == 1 else means * weight

@@ -27,7 +27,7 @@ __all__ = [
     "soft_label_loss",
 ]
 
-# Shape legend: B pairs of this rank, D feature width, C concepts of a vocabulary, K stored soft labels per image.
+# Shape legend: B rows of this rank, D feature width, C concepts of a vocabulary, K stored soft labels per image.
 
 MAX_LOGIT_SCALE = 100.0
 """CLIP's bound on the inverse temperature."""
@@ -55,6 +55,7 @@ def hn_nce_loss(
     chunk_size: int = 256,
     group: dist.ProcessGroup | None = None,
     caption_ids_B: Tensor | None = None,
+    num_pairs: int | None = None,
 ) -> Tensor:
     """Hard-negative noise-contrastive loss (DiHT, section 3.3), exact, in log space, without the batch x batch matrix.
 
@@ -75,6 +76,8 @@ def hn_nce_loss(
         group: the ranks that share the global batch; None: the batch as given is global.
         caption_ids_B: integers that are equal where captions are; pairs with another pair's caption are then no
             negatives of it, and a pair without any negative adds 0 (our choice: the paper does not mask).
+        num_pairs: pairs of the global batch, the first of all ranks' rows in rank order; the rows after them are surplus: no
+            anchors, no negatives, gradient 0. None: each row holds a pair.
 
     Returns:
         The 0-d loss of the global batch, equal on all ranks, in fp32 (fp64 for fp64 features). Once differentiable.
@@ -84,7 +87,12 @@ def hn_nce_loss(
             global batch.
     """
     settings = HnNceSettings(
-        alpha=alpha, beta=beta, differentiate_weights=differentiate_weights, chunk_size=chunk_size, group=group
+        alpha=alpha,
+        beta=beta,
+        differentiate_weights=differentiate_weights,
+        chunk_size=chunk_size,
+        group=group,
+        num_pairs=num_pairs,
     )
     return _hn_nce(image_features_BD, text_features_BD, logit_scale, settings, caption_ids_B)[0]
 
@@ -108,7 +116,10 @@ def _hn_nce(
     scale = torch.as_tensor(scale, dtype=None if isinstance(scale, Tensor) else torch.float64, device=image_BD.device)
     _check_features(image_BD, text_BD, scale, ids_B)
     require_equal_shapes(image_BD, settings.group)
-    num_pairs = image_BD.shape[0] * group_size(settings.group)
+    num_rows = image_BD.shape[0] * group_size(settings.group)
+    num_pairs = num_rows if settings.num_pairs is None else settings.num_pairs
+    if num_pairs > num_rows:
+        raise ValueError(f"num_pairs is {num_pairs}: the ranks hold {num_rows} rows")
     if num_pairs < 2:
         raise ValueError(f"the global batch has {num_pairs} pair(s): a contrastive loss needs at least 2")
     return HnNce.apply(image_BD, text_BD, scale, ids_B, settings)  # type: ignore[return-value]  # apply is untyped
@@ -137,17 +148,20 @@ def _check_features(image_BD: Tensor, text_BD: Tensor, scale: Tensor, ids_B: Ten
         )
 
 
-def duplicate_share(caption_ids_B: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+def duplicate_share(
+    caption_ids_B: Tensor, group: dist.ProcessGroup | None = None, num_pairs: int | None = None
+) -> Tensor:
     """Share of the global batch's pairs with a repeated caption: false negatives, which hard-negative weights raise.
 
     Args:
         caption_ids_B: integers that are equal where captions are.
         group: the ranks that share the global batch; None: the batch as given is global.
+        num_pairs: pairs of the global batch, as in `hn_nce_loss`.
 
     Returns:
         A 0-d fp32 tensor, equal on all ranks.
     """
-    return (pairs_of_caption(gather_rows(caption_ids_B, group)) > 1).float().mean()
+    return (pairs_of_caption(gather_rows(caption_ids_B, group)[:num_pairs]) > 1).float().mean()
 
 
 class _RecoverableClamp(torch.autograd.Function):
@@ -208,7 +222,8 @@ def soft_label_loss(
         logits_BC: the student head's outputs; any floating dtype.
         ids_BK: concept numbers of the stored labels; entries below 0 fill up short rows and count as probability 0.
         probabilities_BK: the teacher's probabilities of these; the paper's rows sum to 1.
-        mask_B: true where an image has labels; other rows add nothing, whatever their ids and probabilities hold.
+        mask_B: true where an image has labels; other rows, such as surplus ones, add nothing, whatever their ids and
+            probabilities hold.
         group: the ranks that share the global batch; None: the batch as given is global.
 
     Returns:

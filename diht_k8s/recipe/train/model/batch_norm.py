@@ -3,7 +3,7 @@
 It stays because torch has it for accelerators only (`torch.nn.SyncBatchNorm`), and without it a ResNet could not be
 trained on CPUs by several processes with the same curve. The normalisation and the local sums are torch's own
 kernels; between them each layer exchanges two numbers a channel, forward and backward. Every rank must hold equally
-many samples.
+many pairs and no surplus rows, which would enter the statistics: other divisions of a batch are refused.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.train import Train
 
 # B samples of this rank, C channels, H and W places.
 
@@ -70,6 +73,27 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), self.momentum)
         self.running_var.lerp_((var_C * count / (count - 1)).to(self.running_var.dtype), self.momentum)
+
+
+def require_equal_parts(train: Train, world: int) -> None:
+    """Refuse to train a model with batch statistics where ranks or micro-batches would hold unequally many pairs.
+
+    Args:
+        train: the settings.
+        world: number of ranks.
+
+    Raises:
+        UserError: they do not divide the batch.
+    """
+    name = "the model of train.modelConfig" if train.model is None else f"train.model {train.model}"
+    why = f"{name} has batch statistics (BatchNorm), which must be of equally many pairs"
+    if train.batch_size % world:
+        raise UserError(
+            f"{why}: make train.batchSize {train.batch_size} a multiple of the {world} processes, or change their number"
+        )
+    share, micro = train.batch_size // world, train.micro_batch_size
+    if micro is not None and micro < share and share % micro:
+        raise UserError(f"{why}: make train.microBatchSize {micro} a divisor of the {share} pairs of a process")
 
 
 def convert_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:

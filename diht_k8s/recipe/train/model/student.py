@@ -22,6 +22,7 @@ from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.loss.losses import clamped_logit_scale
 from diht_k8s.recipe.train.model.head_inputs import TowerFeatures
 from diht_k8s.recipe.train.model.locked_tower import LockedTower
+from diht_k8s.recipe.train.model.row_draws import RowDraws
 from diht_k8s.recipe.train.model.tokenizers import require_clips_tokenizer
 
 # B pairs, T tokens of the longest caption, D embedding, W width of the image tower, C concepts of a head.
@@ -111,6 +112,8 @@ class Student(nn.Module):
         width = config["embed_dim"] if self._tower is None else self._tower.width
         self.object_head = nn.Linear(width, num_objects) if num_objects else None
         self.attribute_head = nn.Linear(width, num_attributes) if num_attributes else None
+        self.draws = RowDraws(0)
+        """of the modules that draw by rows (`draw_by_rows`); none does at first."""
         self.autocast_dtype: torch.dtype | None = None
         """dtype of matrix products in `forward`; None leaves the choice to the caller."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.estimate.estimate import estimate
+from diht_k8s.recipe.train.estimate.estimate import _below, estimate
 from diht_k8s.recipe.train.estimate.footprint import Placement, Sizes, Trace, rank_memory
 from diht_k8s.recipe.train.estimate.memory_trace import TracedStudent
 from diht_k8s.recipe.train.estimate.reduction import Moment
@@ -17,6 +19,7 @@ TINY = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
+RESNET = {**TINY, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}
 SIZES = Sizes(1000, (100,) * 10, ((100,) * 10,), 0, 8, 4, 16, 0)
 BUCKET = 4 * 250
 """Bytes of a bucket: a quarter of the parameters."""
@@ -143,6 +146,9 @@ def test_the_largest_micro_batch_fits_and_the_pace_scales_with_nodes() -> None:
     assert one.fits
     assert one.largest_micro_batch == 64
     assert two.pace.samples_per_second == pytest.approx(2 * one.pace.samples_per_second)
+    three = estimate(run(), "L4", nodes=3, largest=False)
+    assert three.pace.samples_per_second == pytest.approx(3 * 64 / 66 * one.pace.samples_per_second)
+    assert three.pace.model_mfu == pytest.approx(64 / 66 * one.pace.model_mfu)
 
 
 @pytest.mark.parametrize(
@@ -150,13 +156,53 @@ def test_the_largest_micro_batch_fits_and_the_pace_scales_with_nodes() -> None:
     [
         ("H900", {}, {}, "H100"),
         ("H100", {"utilisation": 0.0}, {}, "--mfu"),
-        ("H100", {"nodes": 3}, {}, "multiple of the 3 processes"),
+        ("H100", {"nodes": 65}, {}, r"\(64 pairs, 65 processes\)"),
+        (
+            "H100",
+            {"nodes": 3},
+            {"modelConfig": RESNET},
+            "batch statistics .* make train.batchSize 64 a multiple of the 3 processes",
+        ),
+        (
+            "H100",
+            {},
+            {"modelConfig": RESNET, "microBatchSize": 24},
+            "batch statistics .* make train.microBatchSize 24 a divisor of the 64 pairs",
+        ),
         ("T4", {}, {}, "bf16 is not supported"),
     ],
 )
 def test_bad_input_is_a_user_error(gpu: str, options: dict, train: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         estimate(run(**train), gpu, **options)
+
+
+@pytest.mark.parametrize(("model", "largest"), [(TINY, 61), (RESNET, 61)])
+def test_the_largest_micro_batch_is_of_any_size(model: dict[str, object], largest: int) -> None:
+    assert estimate(run(modelConfig=model, batchSize=61), "H100").largest_micro_batch == largest
+
+
+@pytest.mark.parametrize(("nodes", "rows", "says"), [(2, 32, None), (3, 22, "3 processes take 22 rows each, 66 for a batch of 64: 3.0% of them hold no pair")])  # fmt: skip
+def test_rows_that_hold_no_pair_are_told(nodes: int, rows: int, says: str | None) -> None:
+    made = estimate(run(), "L4", nodes=nodes, largest=False)
+    assert made.micro_batch == rows
+    assert [note for note in made.notes if "hold no pair" in note] == ([] if says is None else [says])
+
+
+@pytest.mark.parametrize(
+    ("guess", "local", "divisors", "expected"),
+    [
+        (64, 64, False, [64, 62, 60]),
+        (5, 64, False, [5, 4, 3, 2, 1]),
+        (13, 64, True, [8, 4, 2, 1]),
+        (13, 26, True, [13, 2, 1]),
+        (0, 64, False, []),
+    ],
+)
+def test_micro_batches_are_tried_from_the_guess_down(
+    guess: int, local: int, divisors: bool, expected: list[int]
+) -> None:
+    assert list(itertools.islice(_below(guess, local, divisors), len(expected) if guess == local else None)) == expected
 
 
 def test_a_run_without_training_is_refused() -> None:

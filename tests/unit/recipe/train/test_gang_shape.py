@@ -1,4 +1,4 @@
-"""Checks of a node before it starts any rank: it refuses a batch that the ranks cannot divide and a gang without a node 0,
+"""Checks of a node before it starts any rank: it refuses a batch of fewer pairs than ranks and a gang without a node 0,
 and waits for the other nodes."""
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.stage import execute
 from tests.folders import flat
 
-DIVIDED = r"train.batchSize {} must be a multiple of the {} processes, at least 2 pairs for each"
+FEW = r"train.batchSize must be at least 2 and numNodes x processesPerNode, .* \({} pairs, {} processes\)"
 
 
 @pytest.mark.parametrize(
     ("batch", "nodes", "processes", "message"),
     [
-        pytest.param(32, 3, 1, DIVIDED.format(32, 3), id="not a multiple"),
-        pytest.param(4, 2, 2, DIVIDED.format(4, 4), id="one pair for each"),
+        pytest.param(4, 5, 1, FEW.format(4, 5), id="more nodes than pairs"),
+        pytest.param(7, 2, 4, FEW.format(7, 8), id="more processes than pairs"),
         pytest.param(32, 2, 1, "DIHT_MASTER is not set: a gang of several nodes", id="two nodes without a name"),
     ],
 )

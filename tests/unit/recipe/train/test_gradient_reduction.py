@@ -35,6 +35,18 @@ def test_settings_when_several_processes_then_deepspeed_overlaps_in_bounded_buck
     assert settings["timers"] == {"throughput": {"enabled": False}}  # two synchronisations a step
 
 
+@pytest.mark.parametrize(
+    ("batch", "micro", "world", "parts", "padded"),
+    [(64, 64, 1, 1, 64), (64, 22, 3, 1, 66), (64, 10, 3, 3, 90), (16, 3, 7, 1, 21), (16, 2, 7, 2, 28)],
+)
+def test_settings_when_rows_hold_no_pair_then_deepspeed_counts_whole_micro_batches_of_all_ranks(
+    batch: int, micro: int, world: int, parts: int, padded: int
+) -> None:
+    train = Train(model="ViT-L-14", samples=1, batch_size=batch)
+    settings = deepspeed_settings(train, micro_batch=micro, world=world, parameters=1000)
+    assert (settings["gradient_accumulation_steps"], settings["train_batch_size"]) == (parts, padded)
+
+
 class Exchange:
     """Two ranks with equal gradients: each sum is twice what this one gives."""
 

@@ -278,6 +278,8 @@ FEATURES = torch.eye(4)
         ((FEATURES, FEATURES[:3], 1.0, {}), r"\(4, 4\).*\(3, 4\)"),
         ((FEATURES[0], FEATURES[0], 1.0, {}), "must be"),
         ((FEATURES[:1], FEATURES[:1], 1.0, {}), "at least 2"),
+        ((FEATURES, FEATURES, 1.0, {"num_pairs": 1}), "at least 2"),
+        ((FEATURES, FEATURES, 1.0, {"num_pairs": 5}), "num_pairs is 5: the ranks hold 4 rows"),
         ((FEATURES.long(), FEATURES, 1.0, {}), "floating point"),
         ((FEATURES, FEATURES, torch.ones(2), {}), "one number"),
         ((FEATURES, FEATURES, 1.0, {"alpha": 1.5}), "alpha is 1.5"),
@@ -291,6 +293,21 @@ def test_hn_nce_loss_when_input_is_bad_says_what(arguments, message):
     *inputs, settings = arguments
     with pytest.raises(ValueError, match=message):
         hn_nce_loss(*inputs, **settings)
+
+
+@pytest.mark.parametrize("ids", [None, [4, 1, 4, 2, 9, 4, 2, 7]], ids=["all negatives", "captions masked"])
+@pytest.mark.parametrize("chunk_size", [1, 3, 256])
+def test_hn_nce_loss_with_surplus_rows_is_that_of_the_pairs(chunk_size, ids):
+    image, text = pairs(8)
+    ids = None if ids is None else torch.tensor(ids)
+    scale, settings = number(20.0), {"chunk_size": chunk_size, "beta": 0.5}
+    wanted = with_gradients(hn_nce_loss(image, text, scale, caption_ids_B=ids, **settings), image, text, scale)
+    longer = [torch.cat([side, torch.full((3, 8), 5.0)]) for side in (image, text)]
+    more_ids = None if ids is None else torch.cat([ids, torch.tensor([4, 4, 1])])
+    loss = hn_nce_loss(*longer, scale, caption_ids_B=more_ids, num_pairs=8, **settings)
+    value, *of_rows, of_scale = with_gradients(loss, *longer, scale)
+    assert largest_error([value, *(gradient[:8] for gradient in of_rows), of_scale], wanted) == 0
+    assert not any(gradient[8:].any() for gradient in of_rows)
 
 
 @pytest.mark.parametrize(

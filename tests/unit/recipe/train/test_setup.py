@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from pathlib import Path
@@ -51,9 +52,35 @@ def test_student_when_its_statistics_are_those_of_micro_batches_then_rank_0_says
         made = make_student(asked, model, None)
         if locked:
             made.lock_image_tower()
-        adapt_student(made, asked.spec.train, rank=rank, world=1)
+        adapt_student(made, asked.spec.train, seed=0, rank=rank, world=1)
     assert ("batch statistics" in caplog.text) is warns
     assert made.object_head is None
+
+
+UNEQUAL = "the model of train.modelConfig has batch statistics .* make train."
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "world", "locked", "says"),
+    [
+        (RESNET, {}, 3, False, f"{UNEQUAL}batchSize 16 a multiple of the 3 processes, or change their number"),
+        (RESNET, {"microBatchSize": 5}, 1, False, f"{UNEQUAL}microBatchSize 5 a divisor of the 16 pairs of a process"),
+        (RESNET, {"microBatchSize": 17}, 1, False, None),
+        (RESNET, {"microBatchSize": 5}, 3, True, None),
+        (VIT, {"microBatchSize": 5}, 3, False, None),
+    ],
+    ids=["ranks", "micro-batches", "one micro-batch", "locked", "no batch statistics"],
+)
+def test_student_with_batch_statistics_when_parts_of_a_batch_are_unequal_then_refused_by_name(
+    model: dict[str, Any], train: dict[str, Any], world: int, locked: bool, says: str | None
+) -> None:
+    asked = run(model, **train)
+    assert asked.spec.train is not None
+    made = make_student(asked, model, None)
+    if locked:
+        made.lock_image_tower()
+    with contextlib.nullcontext() if says is None else pytest.raises(UserError, match=says):
+        adapt_student(made, asked.spec.train, seed=0, rank=0, world=world)
 
 
 @pytest.mark.parametrize("compiler", ["g++", None])

@@ -1,0 +1,193 @@
+"""Any number of processes: the training of one process, whether the processes divide the batch or not.
+
+Of 16 pairs the last one of three processes has fewer than the others, the last one of five none, and of seven one has a single
+pair and one none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.recipe.train.small_run import SHARDS, Job, document, lines, make_data, train_in_ranks
+
+STEPS, BATCH, LONG = 12, 16, 200
+"""The last one of STEPS is of the second epoch."""
+MASKED = {"loss": {"maskDuplicateCaptions": True}}
+EMBEDDINGS = {"distillation": {"embeddings": {"weight": 0.5, "temperature": 0.2}}}
+KINDS: dict[str, dict[str, Any]] = {"masked": {**MASKED, **EMBEDDINGS}, "unmasked": {"ema": 0.9}}
+"""HN-NCE with concept heads, with and without repeated captions among the negatives."""
+PLACES: dict[str, dict[str, Any]] = {
+    "zero 0": {"zeroStage": 0},
+    "zero 1, parts": {"zeroStage": 1, "microBatchSize": 4},
+    "zero 2, parts": {"zeroStage": 2, "microBatchSize": 2},
+    "zero 3, parts": {"zeroStage": 3, "microBatchSize": 2},
+}
+"""Micro-batches of which the last one is shorter: 4 and 2 of six rows, 2 and 1 of three."""
+FIGURES = (
+    "loss", "contrastive_loss", "object_loss", "attribute_loss", "embedding_loss", "image_to_text_top1", "text_to_image_top1",
+    "hardest_negative_weight", "duplicate_caption_share", "lr", "logit_scale", "samples",
+)  # fmt: skip
+HELD_OUT = ("validation_loss", "validation_image_to_text_top1", "validation_text_to_image_top1")
+pytestmark = pytest.mark.timeout(1800)  # for machines that do other things, too
+
+Results = dict[tuple[int, str, str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("worlds")
+    make_data(folder / "data", captions=30)
+    return folder
+
+
+def trained_in(place: Path, world: int, places: list[tuple[str, str]], steps: int, label: str) -> Results:
+    held_out = {"shards": [f"{place}/data/made/filter/kept/drawn-0.tar"], "everySamples": 4 * BATCH}
+    jobs = {
+        f"{kind}; {where}": Job(
+            document(
+                place / f"{label}-{world}-{kind}-{where}".replace(" ", "-").replace(",", ""), data=place / "data",
+                samples=steps * BATCH, validation=held_out if steps == STEPS else None, **KINDS[kind], **PLACES[where],
+            )
+        )
+        for kind, where in places
+    }  # fmt: skip
+    found = train_in_ranks(world, jobs, place / f"{label}-{world}", seconds=1500)
+    return {(world, *name.split("; ")): result for name, result in found.items()}  # type: ignore[misc]  # two parts
+
+
+REFERENCE = [("masked", "zero 0"), ("unmasked", "zero 0")]
+CASES = [
+    (3, "masked", "zero 0"),
+    (3, "unmasked", "zero 1, parts"),
+    (3, "masked", "zero 3, parts"),
+    (7, "unmasked", "zero 0"),
+    (7, "masked", "zero 1, parts"),
+    (7, "unmasked", "zero 2, parts"),
+    (7, "masked", "zero 3, parts"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> Results:
+    results = trained_in(place, 1, REFERENCE, STEPS, "short")
+    for world in (3, 7):
+        results |= trained_in(place, world, [case[1:] for case in CASES if case[0] == world], STEPS, "short")
+    return results
+
+
+def metrics(place: Path, world: int, kind: str, where: str) -> list[dict[str, Any]]:
+    return lines(place, f"short-{world}-{kind}-{where}".replace(" ", "-").replace(",", ""))
+
+
+def assert_same_curve(found: dict[str, Any], reference: dict[str, Any]) -> None:
+    assert found["error"] is None
+    assert found["uids"] == reference["uids"]
+    for what in ("losses", "norms"):
+        ours, theirs = (torch.tensor(result[what]) for result in (found, reference))
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4, msg=lambda text, w=what: f"{w}: {text}")
+
+
+@pytest.mark.parametrize(("world", "kind", "where"), CASES)
+def test_training_when_the_processes_do_not_divide_the_batch_then_that_of_one(
+    trained: Results, world: int, kind: str, where: str
+) -> None:
+    found, reference = trained[world, kind, where], trained[1, kind, "zero 0"]
+    assert len(reference["losses"]) == STEPS
+    assert reference["losses"][-1][0] < reference["losses"][0][0] - 0.3, "it learns"
+    assert_same_curve(found, reference)
+    assert found["weights"].keys() == reference["weights"].keys()
+    for key, weight in reference["weights"].items():
+        torch.testing.assert_close(
+            found["weights"][key], weight, rtol=0, atol=1e-4, msg=lambda text, k=key: f"{k}: {text}"
+        )
+
+
+@pytest.mark.parametrize(("world", "kind", "where"), CASES)
+def test_metrics_when_the_processes_do_not_divide_the_batch_then_of_the_pairs_alone(
+    trained: Results, place: Path, world: int, kind: str, where: str
+) -> None:
+    assert trained
+    found, reference = (
+        {line["step"]: line for line in metrics(place, *key)} for key in ((world, kind, where), (1, kind, "zero 0"))
+    )
+    both = sorted(found.keys() & reference.keys())
+    held_out = [step for step in both if HELD_OUT[0] in reference[step]]
+    assert held_out == [4, 8, 12]
+    for step in both:
+        names = FIGURES + (HELD_OUT if step in held_out else ())
+        ours, theirs = ({name: line[step][name] for name in names} for line in (found, reference))
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    assert 0 < reference[12]["duplicate_caption_share"] < 1
+
+
+@pytest.mark.parametrize(("world", "kind", "where"), [case for case in CASES if case[2] == "zero 0"])
+def test_gradient_when_the_processes_do_not_divide_the_batch_then_that_of_one(
+    trained: Results, world: int, kind: str, where: str
+) -> None:
+    found, reference = trained[world, kind, where]["gradients"], trained[1, kind, "zero 0"]["gradients"]
+    assert found.keys() == reference.keys()
+    ours, theirs = (torch.cat([each.flatten() for each in part.values()]).double() for part in (found, reference))
+    assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
+
+
+CHAIN = [(4, 3, None), (3, 5, 3), (2, 1, None), (3, 3, None), (4, None, None)]
+"""Processes, steps of the attempt, and good steps of one that ends without a checkpoint of its last ones."""
+
+
+@pytest.fixture(scope="module")
+def resumed(place: Path) -> dict[str, Any]:
+    """A training that goes on with other numbers of processes, and the whole one in one process."""
+    train = {"samples": STEPS * BATCH, "checkpoint": {"everySamples": 2 * BATCH}}
+    attempts = []
+    for number, ((world, steps, good), stage) in enumerate(zip(CHAIN, (1, 3, 0, 2, 1), strict=True)):
+        run = document(place / "chain", data=place / "data", zeroStage=stage, **train)
+        attempts += train_in_ranks(
+            world, {"it": Job(run, steps, finite_steps=good)}, place / f"chain-{number}"
+        ).values()
+    whole = Job(document(place / "alone", data=place / "data", **train))
+    return {"attempts": attempts, "whole": train_in_ranks(1, {"whole": whole}, place / "chain-whole")["whole"]}
+
+
+def test_lineage_when_resumed_with_other_numbers_of_processes_then_each_sample_once(resumed: dict[str, Any]) -> None:
+    attempts, whole = resumed["attempts"], resumed["whole"]
+    assert [each["error"] is None for each in attempts] == [False] * 4 + [True]
+    began = [each["began"] for each in attempts]
+    assert began[0] == 0
+    assert began[2] < began[1] + len(attempts[1]["uids"]), "an attempt lost steps"
+    lineage: dict[int, list[str]] = {}
+    for each in attempts:
+        lineage |= {each["began"] + step: uids for step, uids in enumerate(each["uids"])}
+    assert [lineage[step] for step in range(STEPS)] == whole["uids"]
+    seen, whole_batches = [uid for step in range(STEPS) for uid in lineage[step]], sum(SHARDS) // BATCH * BATCH
+    assert len(set(seen[:whole_batches])) == whole_batches
+    assert len(set(seen[: whole_batches + BATCH])) == sum(SHARDS), "the first epoch ends in the next batch"
+
+
+def test_curve_when_resumed_with_other_numbers_of_processes_then_the_same(resumed: dict[str, Any]) -> None:
+    losses: dict[int, list[float]] = {}
+    for each in resumed["attempts"]:
+        losses |= {each["began"] + step: values for step, values in enumerate(each["losses"])}
+    ours, theirs = torch.tensor([losses[step] for step in range(STEPS)]), torch.tensor(resumed["whole"]["losses"])
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def long_ones(place: Path) -> Results:
+    return trained_in(place, 1, REFERENCE, LONG, "long")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3, 4, 5, 7])
+def test_loss_of_each_of_many_steps_is_that_of_one_process(place: Path, long_ones: Results, world: int) -> None:
+    everywhere = [(kind, where) for kind in KINDS for where in PLACES]
+    for (_, kind, _), found in trained_in(place, world, everywhere, LONG, "long").items():
+        reference = long_ones[1, kind, "zero 0"]
+        assert len(reference["losses"]) == LONG
+        assert found["uids"] == reference["uids"]
+        torch.testing.assert_close(
+            torch.tensor(found["losses"])[:, 0], torch.tensor(reference["losses"])[:, 0], rtol=1e-4, atol=0
+        )
