@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from diht_k8s.api.layout import join
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.run import DihtRun, Spec, Stage
+from diht_k8s.api.train import Train
 from diht_k8s.cli.machine import Machine
 
 CPU_PROCESSES: Final = 2
 """Training processes without a GPU: at the sizes that a CPU can train, more of them only add communication (our choice)."""
 
 
-def place(run: DihtRun, machine: Machine, workdir: str | None) -> tuple[DihtRun, list[str]]:
+def place(
+    run: DihtRun,
+    machine: Machine,
+    workdir: str | None,
+    *,
+    has_batch_statistics: Callable[[Train], bool] = lambda _: False,
+) -> tuple[DihtRun, list[str]]:
     """The run as this machine runs it.
 
     Args:
         run: the run document as written.
         machine: its resources.
         workdir: the folder below which a relative data.output lies; None is the current folder.
+        has_batch_statistics: whether the model of a training takes statistics over a batch, which must be divided equally; asked
+            only where it would not be.
 
     Returns:
         The run, and one line for each field that differs from the document.
@@ -32,20 +42,26 @@ def place(run: DihtRun, machine: Machine, workdir: str | None) -> tuple[DihtRun,
         if (config := getattr(spec, stage.value)) is not None:
             changes[stage.value] = config.model_copy(update={"workers": machine.cores, "pods": None})
     if spec.train is not None:
-        changes["train"] = spec.train.model_copy(update=_train_shape(spec, machine))
+        changes["train"] = spec.train.model_copy(update=_train_shape(spec.train, machine, has_batch_statistics))
     if spec.evaluate is not None:
         changes["evaluate"] = spec.evaluate.model_copy(update={"pods": None})
     placed = spec.model_copy(update=changes)
     return run.model_copy(update={"spec": placed}), _differences(spec, placed)
 
 
-def _train_shape(spec: Spec, machine: Machine) -> dict[str, Any]:
-    train = spec.train
-    assert train is not None
+def _train_shape(train: Train, machine: Machine, has_batch_statistics: Callable[[Train], bool]) -> dict[str, Any]:
     most = machine.gpus or min(CPU_PROCESSES, machine.cores)
     share = -(-train.batch_size // most)
     processes = -(-train.batch_size // share)  # as many as make the share of each no larger
+    if not _equal_parts(train, processes) and not train.lock_image_tower and has_batch_statistics(train):
+        processes = next((number for number in range(processes, 1, -1) if _equal_parts(train, number)), 1)
     return {"num_nodes": 1, "processes_per_node": processes, "pods": None}
+
+
+def _equal_parts(train: Train, processes: int) -> bool:
+    """Whether all processes and micro-batches have equally many pairs."""
+    share, rest = divmod(train.batch_size, processes)
+    return not rest and share % min(train.micro_batch_size or share, share) == 0
 
 
 def _differences(before: Spec, after: Spec) -> list[str]:

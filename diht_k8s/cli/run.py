@@ -23,6 +23,7 @@ from diht_k8s.api.hashing import run_sha256
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.redaction import redacted_override
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.train import Train
 from diht_k8s.cli.display import open_display
 from diht_k8s.cli.goodput_lines import local_goodput
 from diht_k8s.cli.local_runner import ComparisonError, LocalRunner, StopSignals
@@ -43,9 +44,19 @@ def run_command(path: str, *, overrides: Sequence[str], workdir: str | None, unt
     if last is not None and last not in document.spec.stages:
         raise UserError(f"--until {until}: the run has no such stage: it has {', '.join(document.spec.stages)}")
     machine = this_machine()
-    run, changed = place(document, machine, workdir)
+    run, changed = place(document, machine, workdir, has_batch_statistics=has_batch_statistics)
     show_placement(changed)
     return run_here(run, machine, signals, until=last)
+
+
+def has_batch_statistics(train: Train) -> bool:
+    """Whether the model of a training takes statistics over a batch; False for one that cannot be made, as its stage will say."""
+    from diht_k8s.recipe.train.estimate.memory_trace import TracedStudent  # seconds, which few runs need
+
+    try:
+        return TracedStudent(train, num_objects=0, num_attributes=0).has_batch_statistics
+    except UserError:
+        return False
 
 
 def stop_signals() -> StopSignals:

@@ -14,7 +14,7 @@ from diht_k8s.api.errors import DihtError, ExitCode, UserError
 from diht_k8s.api.run import SWEEP_LABEL, DihtRun, Stage
 from diht_k8s.cli.machine import this_machine
 from diht_k8s.cli.placement import place
-from diht_k8s.cli.run import require_recipe, run_here, show_placement, stop_signals
+from diht_k8s.cli.run import has_batch_statistics, require_recipe, run_here, show_placement, stop_signals
 from diht_k8s.cli.validate import check_for_cluster
 from diht_k8s.cli.variants import Axis, Variant, axis_of, seeds_axis, settings, variants_of
 from diht_k8s.kube.runs import RunClient, run_client
@@ -41,7 +41,7 @@ def sweep_command(
     axes, variants = _variants(path, vary, seeds, overrides)
     require_recipe()
     machine = this_machine()
-    placed = [place(variant.run, machine, None) for variant in variants]
+    placed = [place(variant.run, machine, None, has_batch_statistics=has_batch_statistics) for variant in variants]
     runs = [run for run, _ in placed]
     found, problems = _found(runs)
     print("\n".join(table(axes, variants, found)), flush=True)

@@ -10,7 +10,8 @@ from diht_k8s.api.hashing import result_fields
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.machine import Machine
 from diht_k8s.cli.placement import place, threads_per_process
-from tests.unit.api.documents import changed
+from diht_k8s.cli.run import has_batch_statistics
+from tests.unit.api.documents import REMOVE, changed
 
 
 def make_run(**changes: Any) -> DihtRun:
@@ -35,6 +36,45 @@ def test_training_takes_as_many_processes_as_lower_the_share_of_each(
     run, _ = place(make_run(spec__train__batchSize=batch, spec__train__microBatchSize=3), machine, None)
     assert run.spec.train is not None
     assert (run.spec.train.processes_per_node, run.spec.train.micro_batch_size) == (processes, 3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "locked", "machine", "processes"),
+    [
+        (8, None, False, Machine(2), 2),
+        (7, None, False, Machine(2), 1),
+        (7, None, True, Machine(2), 2),  # what is trained has none
+        (96, 12, False, Machine(16, gpus=8), 8),
+        (97, 9, False, Machine(16, gpus=8), 1),  # refused anywhere
+        (96, 16, False, Machine(16, gpus=8), 8),  # all of a process's pairs at once
+        (96, 8, False, Machine(16, gpus=8), 6),
+        (98, None, False, Machine(16, gpus=8), 7),
+    ],
+)
+def test_training_with_batch_statistics_takes_processes_that_divide_the_batch(
+    batch: int, micro: int | None, locked: bool, machine: Machine, processes: int
+) -> None:
+    changes = {} if micro is None else {"spec__train__microBatchSize": micro}
+    run = make_run(spec__train__batchSize=batch, spec__train__lockImageTower=locked, **changes)
+    placed, _ = place(run, machine, None, has_batch_statistics=lambda _: True)
+    assert placed.spec.train is not None
+    assert (placed.spec.train.processes_per_node, placed.spec.train.micro_batch_size) == (processes, micro)
+
+
+@pytest.mark.parametrize(
+    ("vision", "expected"),
+    [
+        ({"layers": 2, "width": 32, "patch_size": 16}, False),
+        ({"layers": [1, 1, 1, 1], "width": 8}, True),
+        ({"layers": "many"}, False),  # open_clip refuses it, and the stage says so
+    ],
+)
+def test_batch_statistics_of_a_model_are_known_before_it_is_placed(vision: dict[str, Any], expected: bool) -> None:
+    text = {"context_length": 12, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "vision_cfg": {"image_size": 32, **vision}, "text_cfg": text}
+    train = make_run(spec__train__model=REMOVE, spec__train__modelConfig=config).spec.train
+    assert train is not None
+    assert has_batch_statistics(train) is expected
 
 
 def test_every_change_is_reported_in_one_line_and_changes_no_result() -> None:

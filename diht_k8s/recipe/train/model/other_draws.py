@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from open_clip.timm_model import TimmModel
@@ -21,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diht_k8s.api.errors import UserError
 from diht_k8s.recipe.train.model.row_draws import RowDraws
 
-PAIRS = 2
+PAIRS: Final = 1009
+"""A prime, of which no number of windows or places is a multiple: what draws for anything but images is found. Without data they cost nothing."""
 
 
 def refuse_other_draws(tower: nn.Module, draws: RowDraws) -> None:

@@ -238,6 +238,25 @@ def test_tower_when_it_draws_outside_of_modules_then_refused_by_name(config: dic
     assert message in str(refused.value)
 
 
+class Bias(nn.Module):
+    """Adds a bias of 64 places, of which it drops some for all images alike, as swinv2_cr's does."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk, self.drop = trunk, nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.trunk(x + self.drop(torch.ones(64, 1)).mean())
+
+
+def test_tower_when_it_draws_for_all_images_alike_then_refused() -> None:
+    made, draws = tower(), RowDraws(0)
+    made.trunk = Bias(made.trunk)
+    draw_by_rows(made, draws)
+    with pytest.raises(UserError, match="drops parts of 64 samples where"):
+        refuse_other_draws(made, draws)
+
+
 @pytest.mark.parametrize(
     "config",
     [
