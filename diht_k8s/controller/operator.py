@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import queue
 import random
 import signal
 import socket
@@ -125,7 +126,8 @@ class Operator:
         self._quiet_until = time.monotonic()
         """the API server wants to be left alone until then."""
         self._lock, self._changed_keys, self._any_changed = threading.Lock(), set[Key](), threading.Event()
-        self._error: BaseException | None = None
+        self._ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        """what ended a thread, or None for a signal; a handler may put here, where an Event's lock could be its own thread's."""
 
     def run(self) -> None:
         """Run until a signal ends it; to be called from the main thread.
@@ -136,7 +138,7 @@ class Operator:
         if self._settings.port:
             serve(self._settings.address, self._settings.port, self.unhealthy, self.unready, self.role)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stopped.set())
+            signal.signal(number, lambda *_: self._ended.put(None))
         for watch in self._watches:
             watch.start()
         self._stand_for_election()
@@ -145,10 +147,11 @@ class Operator:
         workers = [self._thread(f"worker-{number}", self._work) for number in range(self._settings.workers)]
         for worker in workers:
             worker.start()
-        self._stopped.wait()
+        error = self._ended.get()
+        self._stopped.set()
         self._step_down(workers)
-        if self._error is not None:
-            raise self._error
+        if error is not None:
+            raise error
 
     def _thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
         """A thread whose unexpected end ends the process."""
@@ -157,8 +160,7 @@ class Operator:
             try:
                 target()
             except BaseException as error:
-                self._error = error
-                self._stopped.set()
+                self._ended.put(error)
 
         return threading.Thread(target=run, name=name, daemon=True)
 

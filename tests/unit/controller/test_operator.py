@@ -220,7 +220,7 @@ def test_replica_that_stands_by_stops_soon_and_an_error_of_a_thread_ends_the_pro
         monkeypatch.setattr(found, "_stand_for_election", lambda: None)
         for watch in found._watches:
             monkeypatch.setattr(watch, "start", lambda: None)
-        threading.Timer(0.1, found._stopped.set).start()
+        threading.Timer(0.1, lambda: found._ended.put(None)).start()
         found.run()
 
     def broken(found: Operator) -> None:
