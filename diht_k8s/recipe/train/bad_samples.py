@@ -29,22 +29,34 @@ class BadSamples:
         self._bad_shards = BadShards(limit, shards)
         self._bad_shards.add_all(known)
 
-    def add(self, batch: Batch, seen: float) -> None:
-        """Count a batch's bad samples and damaged shards.
+    @property
+    def unusable(self) -> int:
+        """This rank's bad samples; those of damaged shards are left out, for `data.maxBadShards` limits them."""
+        return self.counts.total() - self.counts[LOST]
 
-        Args:
-            batch: of this rank.
-            seen: samples of an epoch that this rank reads, or of all steps so far if they are more.
+    def add(self, batch: Batch) -> None:
+        """Count the bad samples and damaged shards of this rank's part of a batch.
 
         Raises:
-            DataError: too many samples are bad, or more shards are damaged than the run allows.
+            DataError: more shards are damaged than the run allows.
         """
         self._bad_shards.add_all(batch.damaged)
         self.counts.update(batch.bad)
-        if self.counts.total() - self.counts[LOST] > MAX_BAD_FRACTION * seen:  # data.maxBadShards limits lost ones
+
+    def check(self, unusable: int, seen: int) -> None:
+        """Stop where too many samples are bad: on all ranks at once, and alike for any number of them.
+
+        Args:
+            unusable: of all ranks.
+            seen: samples of an epoch, or of all steps so far if they are more.
+
+        Raises:
+            DataError: they are too many.
+        """
+        if unusable > MAX_BAD_FRACTION * seen:
             raise DataError(
-                f"more than {MAX_BAD_FRACTION:.0%} of the pairs cannot be used ({dict(self.counts)}): run the stage "
-                "filter on this data"
+                f"more than {MAX_BAD_FRACTION:.0%} of the pairs cannot be used ({unusable:,} of {seen:,}; on this rank "
+                f"{dict(self.counts)}): run the stage filter on this data"
             )
 
     def metrics(self, validation: Mapping[str, Damage]) -> dict[str, float]:

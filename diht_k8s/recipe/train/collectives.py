@@ -135,15 +135,18 @@ class StepFlags:
     """a checkpoint is still being written."""
     own_seconds: list[float]
     """of each rank, before the first collective."""
+    unusable: int
+    """bad samples of all ranks."""
 
 
-def reduce_flags(stop: bool, due: bool, busy: bool, own_seconds: float, *, rank: int, world: int) -> StepFlags:
-    """Flags of any rank and the time of each (a collective of the control group)."""
-    if world == 1:
-        return StepFlags(stop, due, busy, [own_seconds])
-    values = torch.zeros(3 + world)
+def reduce_flags(
+    stop: bool, due: bool, busy: bool, own_seconds: float, unusable: int, *, rank: int, world: int
+) -> StepFlags:
+    """Flags of any rank, the time of each, and the bad samples of all (a collective of the control group)."""
+    values = torch.zeros(3 + 2 * world, dtype=torch.float64)
     values[:3] = torch.tensor([stop, due, busy])
-    values[3 + rank] = own_seconds
-    dist.all_reduce(values, dist.ReduceOp.MAX, group=control_group())
-    stop_any, due_any, busy_any, *own = values.tolist()
-    return StepFlags(bool(stop_any), bool(due_any), bool(busy_any), own)
+    values[3 + rank], values[3 + world + rank] = own_seconds, unusable
+    if world > 1:
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=control_group())
+    stop_any, due_any, busy_any, *each = values.tolist()
+    return StepFlags(bool(stop_any), bool(due_any), bool(busy_any), each[:world], int(sum(each[world:])))

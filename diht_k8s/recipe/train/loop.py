@@ -47,7 +47,6 @@ from diht_k8s.recipe.train.collectives import StepFlags, reduce_flags
 from diht_k8s.recipe.train.consumption import Consumption
 from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.normalisation import normalisation_of
-from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.distributed import choose_algorithms, is_lost_peer, this_device
 from diht_k8s.recipe.train.ema import Ema
 from diht_k8s.recipe.train.engine import Engine, Losses, Update
@@ -97,7 +96,6 @@ class Training:
         self.storage, self.config_sha256 = Storage(run.spec.storage), sha256_of(config)
         self.layout = run_layout(run, self.storage).at(Stage.TRAIN, self.config_sha256)
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        self.share = BatchShare(self.settings.batch_size, self.rank, self.world)
         self.stop = StopFlag().install()
         self.heartbeat = Heartbeat(self.rank)
         self.model_config = model_configuration(self.settings)
@@ -189,6 +187,7 @@ class Training:
             losses = self._step(step, batch)
             self.cursor = self._advance_cursor(step + 1, before + time.monotonic() - began)
             flags = self._exchange_flags(since, waited + self.engine.own_seconds())
+            self.bad.check(flags.unusable, max(self.data.sampler.total, self.cursor.position))
             self._finish_step(losses, batch.tokens_BT, flags, since)
             self.time.enter("data")
             self.time.note()
@@ -228,7 +227,7 @@ class Training:
         if self.ema is not None and self.engine.update is Update.MADE:
             self.ema.update(step + 1)
         self.consumption.add(batch)
-        self.bad.add(batch, max(self.data.sampler.total, self.cursor.position) * self.share.pairs / settings.batch_size)
+        self.bad.add(batch)
         self._check_finite(batch.uids)
         return losses
 
@@ -286,7 +285,7 @@ class Training:
     def _exchange_flags(self, since: LastSave, own_seconds: float) -> StepFlags:
         """Flags of any rank and the time of each, equal on all ranks."""
         mine = (self.stop.requested, self._due(since), self.checkpointer.busy)
-        return reduce_flags(*mine, own_seconds, rank=self.rank, world=self.world)
+        return reduce_flags(*mine, own_seconds, self.bad.unusable, rank=self.rank, world=self.world)
 
     def _held_out(self) -> dict[str, float]:
         """The held-out figures if a validation is due after this step."""

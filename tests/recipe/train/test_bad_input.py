@@ -154,7 +154,7 @@ IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "many bad images": (
         lambda data: spoil(data, 4),
         {},
-        "65 more than 1% of the pairs cannot be used ({{'picture_unreadable': ",
+        "65 more than 1% of the pairs cannot be used (2 of 50; on this rank {{'picture_unreadable': 2}})",
     ),
     "shard that is damaged for good": (
         lambda data: cut_off(data, 0.7),

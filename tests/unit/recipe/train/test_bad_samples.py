@@ -52,20 +52,23 @@ def test_known_damaged_shards_beyond_the_limit_stop_before_the_first_step() -> N
 def test_damaged_shards_of_batches_count_once_towards_the_limit() -> None:
     bad = BadSamples("10%", 10, {})
     for _ in range(3):
-        bad.add(batch({LOST: 50}, {"1.tar": DAMAGE}), 100)  # lost samples have the limit of their shard
+        bad.add(batch({LOST: 50}, {"1.tar": DAMAGE}))  # lost samples have the limit of their shard
     assert bad.metrics({}) == {"bad_shards": 1}
     assert bad.metrics({"held-out.tar": DAMAGE, "1.tar": DAMAGE}) == {"bad_shards": 2}
     assert bad.summary({"held-out.tar": DAMAGE}) == {
         "damaged_shards": [{"name": name, **DAMAGE.to_json()} for name in ("1.tar", "held-out.tar")]
     }
     with pytest.raises(DataError, match="maxBadShards"):
-        bad.add(batch({}, {"2.tar": DAMAGE}), 100)
+        bad.add(batch({}, {"2.tar": DAMAGE}))
 
 
 def test_bad_samples_beyond_a_hundredth_stop_the_training() -> None:
     bad = BadSamples(0, 10, {})
-    bad.add(batch({"picture_unreadable": 1}, {}), 100)
+    bad.add(batch({"picture_unreadable": 2}, {}))
+    bad.check(bad.unusable, 200)  # one of two ranks' pairs, all of which count
     assert bad.metrics({}) == {}
     assert bad.summary({}) == {}
-    with pytest.raises(DataError, match=r"more than 1% of the pairs cannot be used \(\{'picture_unreadable': 2\}\)"):
-        bad.add(batch({"picture_unreadable": 1}, {}), 100)
+    with pytest.raises(DataError) as raised:
+        bad.check(bad.unusable + 9, 1000)
+    says = "more than 1% of the pairs cannot be used (11 of 1,000; on this rank {'picture_unreadable': 2})"
+    assert str(raised.value).startswith(says)
