@@ -13,7 +13,7 @@ from typing import Any
 
 from diht_k8s.api.redaction import literals
 from diht_k8s.api.status import Status, wire
-from diht_k8s.controller.cache.runs import CachedRun, RunStore, cached_run
+from diht_k8s.controller.cache.runs import CachedRun, Key, RunStore, cached_run
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.decision import Decision
 from diht_k8s.controller.events import RunEvent, event_document, events_between
@@ -113,7 +113,7 @@ class StatusReporter:
                 named = replace(report, problem=executed.problem)
                 report = self._write(seen, decision, named, logs, written, interval_s)
         finally:  # the next reconciliation starts from the status that is written: it could not tell how it came about
-            self._tell(report, seen.now)
+            self._tell(report.cached, report.said, report.status, seen.now)
             self.tell_events(report.cached, executed.events, seen.now)
         return report
 
@@ -124,7 +124,7 @@ class StatusReporter:
         status = said.model_copy(update={"conditions": found, "observed_generation": generation})
         if (document := wire(status)) != cached.document["status"]:
             cached = self._put(cached, document, written, now)
-        self._tell(Report(cached, said, status, saved_run_status(status), problem), now)
+        self._tell(cached, said, status, now)
 
     def tell_events(self, cached: CachedRun, events: Iterable[RunEvent], now: float) -> None:
         """Write Events and log them; an Event that cannot be written stops nothing."""
@@ -136,15 +136,15 @@ class StatusReporter:
             except ClusterError as error:
                 logger.warning("cannot write an Event for %s/%s: %s", cached.namespace, cached.name, error)
 
-    def forget(self, cached_key: tuple[str, str]) -> None:
+    def forget(self, key: Key) -> None:
         """A run is gone, or has ended."""
-        self._blocked.forget(cached_key)
+        self._blocked.forget(key)
 
-    def _tell(self, report: Report, now: float) -> None:
+    def _tell(self, cached: CachedRun, before: Status, after: Status, now: float) -> None:
         """Events and metrics of a changed status."""
-        self._blocked.record(report.cached.key, report.status)
-        count_changes(report.said, report.status)
-        self.tell_events(report.cached, events_between(report.said, report.status), now)
+        self._blocked.record(cached.key, after)
+        count_changes(before, after)
+        self.tell_events(cached, events_between(before, after), now)
 
     def _write(
         self,

@@ -14,7 +14,7 @@ from diht_k8s.controller.report import WrittenStatus
 
 @dataclass
 class RunMemory:
-    """The memory of one run; each part is changed by the module that defines it, and by no other."""
+    """The memory of one run; what can change is changed by the module that defines it alone, and `reconcile` replaces the values."""
 
     objects: KnownObjects
     blocked: Blocked = field(default_factory=Blocked)

@@ -128,7 +128,8 @@ def test_orphans_of_our_job_are_deleted_with_an_event_and_gone_before_the_attemp
     assert list(cluster.jobs) == ["r-filter-1"]
 
 
-def test_orphans_of_a_run_that_is_gone_are_deleted_though_the_first_try_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def gone_with_orphans() -> tuple[FakeCluster, Process]:
+    """A run is gone, and its pods have lost their Job."""
     cluster = make(**ONE)
     process = Process(cluster, Clock())
     settle(process)
@@ -136,6 +137,11 @@ def test_orphans_of_a_run_that_is_gone_are_deleted_though_the_first_try_fails(mo
     settle(process)
     orphaned(cluster, "r-filter-1")
     cluster.runs.clear()
+    return cluster, process
+
+
+def test_orphans_of_a_run_that_is_gone_are_deleted_though_the_first_try_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, process = gone_with_orphans()
 
     def fail(*_: Any) -> None:
         raise ClusterError(0, "Unreachable", "no answer")
@@ -208,13 +214,7 @@ def test_orphans_are_deleted_when_their_run_is_suspended_or_deleted() -> None:
 
 
 def test_orphans_of_a_run_that_is_deleted_before_they_are_seen_are_deleted() -> None:
-    cluster = make(**ONE)
-    process = Process(cluster, Clock())
-    settle(process)
-    cluster.run_pods("r-filter-1")
-    settle(process)
-    orphaned(cluster, "r-filter-1")
-    cluster.runs.clear()
+    cluster, process = gone_with_orphans()
     settle(process)
     assert cluster.pods == {}
 

@@ -346,5 +346,4 @@ def _weighted(means: Tensor, pairs: int, num_pairs: int, group: dist.ProcessGrou
     """A rank's means over its pairs, to be averaged over ranks with unequally many of all `num_pairs`."""
     if not pairs:
         return torch.zeros_like(means)  # the means of nothing are NaN
-    weight = pairs * group_size(group) / num_pairs
-    return means if weight == 1 else means * weight
+    return means * (pairs * group_size(group) / num_pairs)
