@@ -5,7 +5,8 @@ Surplus rows would enter the statistics, and parts of unequal size would weigh a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 from diht_k8s.api.train import Train
 
@@ -25,8 +26,11 @@ def shows_batch_statistics(train: Train) -> bool:
         return False
     if train.model_config_ is None:
         return train.model is not None and train.model.startswith("RN")
-    vision = train.model_config_.get("vision_cfg")
-    return isinstance(vision, dict) and isinstance(vision.get("layers"), list) and not vision.get("timm_model_name")
+    vision: Any = train.model_config_.get("vision_cfg")
+    if not isinstance(vision, Mapping):
+        return False
+    form = cast("Mapping[str, Any]", vision)
+    return isinstance(form.get("layers"), list) and not form.get("timm_model_name")
 
 
 def unequal_parts(train: Train, processes: int) -> UnequalParts | None:

@@ -14,19 +14,27 @@ SIDE = 32
 
 @register_model
 def small_vit_relpos(
-    pretrained: bool = False, pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None, cache_dir: Any = None, **settings: Any
+    pretrained: bool = False,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: Any = None,
+    cache_dir: Any = None,
+    **settings: Any,
 ) -> nn.Module:
-    made = VisionTransformerRelPos(SIDE, patch_size=8, embed_dim=32, depth=2, num_heads=2, **settings)
+    made: Any = VisionTransformerRelPos(SIDE, patch_size=8, embed_dim=32, depth=2, num_heads=2, **settings)
     made.default_cfg = {}
     return made
 
 
 @register_model
 def small_swinv2_cr(
-    pretrained: bool = False, pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None, cache_dir: Any = None, **settings: Any
+    pretrained: bool = False,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: Any = None,
+    cache_dir: Any = None,
+    **settings: Any,
 ) -> nn.Module:
-    made = SwinTransformerV2Cr(
-        SIDE, patch_size=2, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(1, 2), **settings
+    made: Any = SwinTransformerV2Cr(
+        (SIDE, SIDE), patch_size=2, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(1, 2), **settings
     )
     made.default_cfg = {}
     return made

@@ -28,3 +28,13 @@ def read_configuration(train: Train) -> tuple[str, dict[str, Any]]:
         hint = suggestion(train.model, names, "see its model configurations, or set train.modelConfig")
         raise UserError(f"train.model {train.model} is not known to open_clip: {hint}")
     return f"train.model {train.model}", json.loads((folder / f"{train.model}.json").read_text())
+
+
+def learns_in_timm(train: Train) -> bool:
+    """Whether the image tower is a network of timm's that learns.
+
+    Raises:
+        UserError: open_clip does not know the name, or is not installed.
+    """
+    vision = read_configuration(train)[1].get("vision_cfg")
+    return not train.lock_image_tower and isinstance(vision, dict) and bool(vision.get("timm_model_name"))

@@ -235,8 +235,8 @@ def draw_by_rows(model: nn.Module, draws: RowDraws) -> None:
         for name, child in list(parent.named_children()):
             rate, made = ROW_MODULES.get(type(child), ("", nn.Module))
             if rate and getattr(child, rate):
-                made = AlikeDropout if parent in alike and made is RowDropout else made
-                setattr(parent, name, made(child, draws).train(child.training))
+                kind: type[Any] = AlikeDropout if parent in alike and made is RowDropout else made
+                setattr(parent, name, kind(child, draws).train(child.training))
     for parent in model.modules():
         if called := drawing_parts(parent):
             # After each pass, which torch's compiler wants to leave no trace, and which activation checkpointing may end early.

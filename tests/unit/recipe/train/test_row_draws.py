@@ -192,7 +192,10 @@ class Positions:
         self.places = [module for module in self.model.modules() if isinstance(module, AlikeDropout)]
         self._seen: list[Tensor] = []
         for place in self.places:
-            place.register_forward_hook(lambda _module, _args, made: self._seen.append(made != 0))
+            place.register_forward_hook(self._see)
+
+    def _see(self, _module: nn.Module, _args: Any, made: Tensor) -> None:
+        self._seen.append(made != 0)
 
     def passed(self, x: Tensor, *, first: int = 0, step: int = 3) -> tuple[Tensor, list[Tensor]]:
         self._seen.clear()
