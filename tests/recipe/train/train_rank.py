@@ -6,11 +6,12 @@ Usage: train_rank.py FOLDER, with torchrun's variables. Rank 0 writes FOLDER/res
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         training = begun(run)
     except DihtError as problem:
         return {"error": described(problem)}
+    take_share_of(training, job["order"])
     losses, uids, norms, words, gradients, began = [], [], [], [], {}, training.cursor.step
     step, update = training.engine.step, training.engine._make_update
 
@@ -133,6 +135,12 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         "losses": losses, "uids": uids, "norms": norms, "words": words, "weights": weights, "gradients": gradients,
         "error": error, "began": began,
     }  # fmt: skip
+
+
+def take_share_of(training: Training, order: Sequence[int]) -> None:
+    """Have each rank train on the pairs of another, where all ranks have as many; () changes nothing."""
+    share = training.loader._share
+    training.loader._share = dataclasses.replace(share, rank=[*order, *range(len(order), share.world)][share.rank])
 
 
 def drawn(training: Training) -> list[int]:
