@@ -10,6 +10,7 @@ import torch
 
 from diht_k8s.recipe.train.model.row_draws import RowDraws
 from tests.recipe.train.small_run import VIT, Job, document, make_data, train_in_ranks
+from tests.recipe.train.small_timm import SIDE
 
 STEPS, BATCH, STOP, SEED = 8, 16, 3, 5
 PATCHES = {**VIT, "vision_cfg": {**VIT["vision_cfg"], "patch_size": 8, "patch_dropout": 0.5}}
@@ -21,6 +22,13 @@ ALL = {
     },
 }  # fmt: skip
 """Drops elements, paths and patches."""
+ALIKE = {
+    **VIT,
+    "vision_cfg": {
+        "timm_model_name": "small_swinv2_cr", "timm_pool": "avg", "timm_proj": "linear", "image_size": SIDE, "timm_drop_path": 0.5,
+    },
+}  # fmt: skip
+"""Drops paths, and parts of its biases of positions for all images alike."""
 UNKEYED = {**VIT, "vision_cfg": {"timm_model_name": "ghostnet_050", "timm_pool": "avg", "timm_proj": "", "image_size": 32}}  # fmt: skip
 """timm's classifier calls torch's dropout outside of a module."""
 KINDS: dict[int, dict[str, dict[str, Any]]] = {
@@ -33,6 +41,8 @@ KINDS: dict[int, dict[str, dict[str, Any]]] = {
         "all, zero 2, recomputed parts": {
             "modelConfig": ALL, "zeroStage": 2, "microBatchSize": 2, "activationCheckpointing": True,
         },
+        "alike": {"modelConfig": ALIKE},
+        "alike, recomputed parts": {"modelConfig": ALIKE, "activationCheckpointing": True, "microBatchSize": 4},
         "refused": {"modelConfig": UNKEYED},
     },
     2: {
@@ -40,7 +50,11 @@ KINDS: dict[int, dict[str, dict[str, Any]]] = {
         "all": {"modelConfig": ALL},
         "all, zero 3": {"modelConfig": ALL, "zeroStage": 3},
     },
-    3: {"patches": {"modelConfig": PATCHES}, "all, parts": {"modelConfig": ALL, "microBatchSize": 4}},
+    3: {
+        "patches": {"modelConfig": PATCHES},
+        "all, parts": {"modelConfig": ALL, "microBatchSize": 4},
+        "alike, parts": {"modelConfig": ALIKE, "microBatchSize": 4},
+    },
     4: {"patches": {"modelConfig": PATCHES}, "all": {"modelConfig": ALL, "zeroStage": 1, "microBatchSize": 2}},
 }  # fmt: skip
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
@@ -72,7 +86,7 @@ CASES = [
     (world, name)
     for world, kinds in KINDS.items()
     for name in kinds
-    if name != "refused" and (world, name) not in ((1, "patches"), (1, "all"))
+    if name != "refused" and (world, name) not in ((1, "patches"), (1, "all"), (1, "alike"))
 ]
 
 

@@ -33,6 +33,7 @@ from diht_k8s.recipe.train.checkpoint.state import state_of
 from diht_k8s.recipe.train.collectives import gather_objects
 from diht_k8s.recipe.train.data import augment, collate
 from diht_k8s.recipe.train.loop import Training
+from tests.recipe.train import small_timm  # noqa: F401  # timm then knows its networks
 
 
 @contextlib.contextmanager
