@@ -6,12 +6,11 @@ Usage: train_rank.py FOLDER, with torchrun's variables. Rank 0 writes FOLDER/res
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,8 @@ from diht_k8s.recipe.train import engine, loss_scale, metrics, precision
 from diht_k8s.recipe.train.checkpoint import checkpointer
 from diht_k8s.recipe.train.checkpoint.state import state_of
 from diht_k8s.recipe.train.collectives import gather_objects
-from diht_k8s.recipe.train.data import augment, collate
+from diht_k8s.recipe.train.data import augment, collate, loader
+from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.loop import Training
 from tests.recipe.train import small_timm  # noqa: F401  # timm then knows its networks
 
@@ -70,8 +70,14 @@ def whole_view(pixels_CHW: torch.Tensor, size: int, **_: Any) -> torch.Tensor:
     return pil_to_tensor(center_crop(resize(image, [size], interpolation=InterpolationMode.BICUBIC), [size]))
 
 
+def shares(order: Sequence[int]) -> Callable[[int, int, int], BatchShare]:
+    """What each rank loads: the pairs of another one by `order`, or its own where that is ()."""
+    return lambda batch, rank, world: BatchShare(batch, order[rank] if order else rank, world)
+
+
 def recorded(job: dict[str, Any]) -> dict[str, Any]:
     collate.train_view = whole_view if job["whole_view"] else augment.train_view
+    loader.BatchShare = shares(job["order"])
     with refusing(job["refused"]):
         return trained(job)
 
@@ -91,7 +97,6 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         training = begun(run)
     except DihtError as problem:
         return {"error": described(problem)}
-    take_share_of(training, job["order"])
     losses, uids, norms, words, gradients, began = [], [], [], [], {}, training.cursor.step
     step, update = training.engine.step, training.engine._make_update
 
@@ -136,12 +141,6 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         "losses": losses, "uids": uids, "norms": norms, "words": words, "weights": weights, "gradients": gradients,
         "error": error, "began": began,
     }  # fmt: skip
-
-
-def take_share_of(training: Training, order: Sequence[int]) -> None:
-    """Have each rank train on the pairs of another, where all ranks have as many; () changes nothing."""
-    share = training.loader._share
-    training.loader._share = dataclasses.replace(share, rank=[*order, *range(len(order), share.world)][share.rank])
 
 
 def drawn(training: Training) -> list[int]:

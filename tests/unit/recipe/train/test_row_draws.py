@@ -224,8 +224,9 @@ def test_biases_when_step_seed_or_place_is_another_then_others_and_an_eighth_is_
     masks = seen.passed(x)[1]
     others = [seen.passed(x, step=4)[1], seen.passed(x, step=3 + 2**32)[1], Positions(ALIKE[name], 6).passed(x)[1]]
     assert not any(equal(other, masks) for other in others)
-    assert not torch.equal(masks[0], masks[1])
     assert equal(seen.passed(x)[1], masks)
+    alone = [place(torch.ones(64)) for place in seen.places for _call in range(2)]
+    assert len({tuple(mask.tolist()) for mask in alone}) == len(alone) > 1
     # What ReLU has made 0 is as if it were dropped: ask for a share of what is not always 0.
     many = torch.stack([torch.cat([mask.flatten() for mask in seen.passed(x, step=step)[1]]) for step in range(64)])
     alive = many.any(dim=0)
