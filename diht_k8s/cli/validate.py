@@ -65,9 +65,11 @@ def _findings(text: str, run: DihtRun, gpu: str | None, *, cluster: bool) -> _Fi
     named, paths = text_problems(run.spec), path_problems(run.spec) if cluster or has_pods(run.spec) else []
     wrong = [each for each in named if each.certain] + [each for each in paths if each.certain and cluster]
     doubtful = [each for each in (*named, *paths) if each not in wrong]
-    unwise = (*warnings(text, run), *located(text, doubtful), *gpu_warnings(run, gpu))
-    problems = located(text, [*wrong, *run_problems(run), *model_problems(run)])
-    return _Findings(problems, [f"warning: {each}" for each in unwise], security_demands(text, run))
+    certain = [*wrong, *run_problems(run), *model_problems(run)]
+    # The estimate of a training that is refused says no more than that.
+    lacks = [each for each in gpu_warnings(run, gpu) if not any(problem.message in each for problem in certain)]
+    unwise = (*warnings(text, run), *located(text, doubtful), *lacks)
+    return _Findings(located(text, certain), [f"warning: {each}" for each in unwise], security_demands(text, run))
 
 
 def run_problems(run: DihtRun) -> list[FieldProblem]:
