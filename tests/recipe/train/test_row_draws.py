@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ ALL = {
 ALIKE = {
     **VIT,
     "vision_cfg": {
-        "timm_model_name": "small_swinv2_cr", "timm_pool": "avg", "timm_proj": "linear", "image_size": SIDE, "timm_drop_path": 0.5,
+        "timm_model_name": "small_vit_relpos", "timm_pool": "avg", "timm_proj": "linear", "image_size": SIDE, "timm_drop_path": 0.5,
     },
 }  # fmt: skip
 """Drops paths, and parts of its biases of positions for all images alike."""
@@ -97,6 +98,26 @@ def test_curve_when_pairs_are_dropped_from_then_the_same_on_any_number_of_ranks_
     one = trained[1, name.partition(",")[0]]["losses"]
     assert len(one) == STEPS
     torch.testing.assert_close(torch.tensor(trained[world, name]["losses"]), torch.tensor(one), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("world", "name"), [case for case in CASES if case[1].startswith("alike")])
+def test_gradient_when_parts_are_dropped_for_all_images_alike_then_the_same_on_any_number_of_ranks_and_in_any_parts(
+    trained: dict[tuple[int, str], dict[str, Any]], world: int, name: str
+) -> None:
+    ours, theirs = (
+        {
+            key: value
+            for key, value in trained[case]["gradients"].items()
+            if re.search(r"rel_pos\.mlp\.fc(1|2\.weight)", key)
+        }
+        for case in ((world, name), (1, "alike"))
+    )
+    assert len(theirs) == 6  # of a bias that softmax takes away there is none
+    assert all(gradient.any() for gradient in theirs.values())
+    assert ours.keys() == theirs.keys()
+    for key, gradient in theirs.items():
+        least = 1e-4 * float(gradient.abs().max())
+        torch.testing.assert_close(ours[key], gradient, rtol=1e-4, atol=least, msg=lambda text, k=key: f"{k}: {text}")
 
 
 @pytest.mark.parametrize(("world", "name", "first"), [(1, "all, parts", 12), (2, "all", 0), (4, "all", 2)])
