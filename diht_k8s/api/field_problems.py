@@ -1,4 +1,4 @@
-"""What the text of a run document names and does not exist: models, benchmarks, weights that no package brings. Pure.
+"""What the text of a run document names and does not exist or cannot be trained: models, benchmarks, weights that no package brings. Pure.
 
 `diht validate`, `submit`, `run` and the operator say it, all problems at once; what files hold is checked where they are
 (`recipe.inspection.named_files`).
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from diht_k8s.api.batch_statistics import shows_batch_statistics, unequal_parts
 from diht_k8s.api.errors import UserError, suggestion
 from diht_k8s.api.evaluate import Evaluate
 from diht_k8s.api.filter import Filter
@@ -96,6 +97,9 @@ def _of_train(train: Train) -> Iterator[FieldProblem]:
         advice = f"give a .safetensors or .pth file, or take one of {', '.join(PACKAGED_TEACHERS)}"
         unpacked = ("spec", "train", "initFrom", "uri")
         yield FieldProblem(unpacked, f"no package brings the weights of {start.uri}: {advice}")
+    processes = train.num_nodes * train.processes_per_node
+    if shows_batch_statistics(train) and (unequal := unequal_parts(train, processes)) is not None:
+        yield FieldProblem(("spec", "train", unequal.field), unequal.message)
     if train.model is None:
         return
     field = ("spec", "train", "model")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from diht_k8s.api.batch_statistics import shows_batch_statistics
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.hashing import run_sha256
@@ -33,6 +34,7 @@ from diht_k8s.cli.placement import place
 from diht_k8s.launch.local_jobs import LocalJobs
 from diht_k8s.pipeline.plan import stages_until
 from diht_k8s.pipeline.run_status import RunState, RunStatus
+from diht_k8s.recipe.train.model.configurations import learns_in_timm
 
 
 def run_command(path: str, *, overrides: Sequence[str], workdir: str | None, until: str | None) -> int:
@@ -51,12 +53,14 @@ def run_command(path: str, *, overrides: Sequence[str], workdir: str | None, unt
 
 def has_batch_statistics(train: Train) -> bool:
     """Whether the model of a training takes statistics over a batch; False for one that cannot be made, as its stage will say."""
-    from diht_k8s.recipe.train.estimate.memory_trace import TracedStudent  # seconds, which few runs need
-
     try:
-        return TracedStudent(train, num_objects=0, num_attributes=0).has_batch_statistics
+        if not learns_in_timm(train):
+            return shows_batch_statistics(train)
     except UserError:
         return False
+    from diht_k8s.recipe.inspection.model_checks import timm_network  # seconds, which few runs need
+
+    return timm_network(train).batch_statistics
 
 
 def stop_signals() -> StopSignals:

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from diht_k8s.api.documents import DocumentProblem, check, located, read_text, security_demands, warnings
-from diht_k8s.api.errors import ExitCode
+from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.field_problems import FieldProblem, refuse, text_problems
 from diht_k8s.api.pod_paths import has_pods, path_problems
 from diht_k8s.api.pod_security import level_of
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.train.estimate.gpus import selected_gpu
+from diht_k8s.recipe.train.model.configurations import learns_in_timm
 
 if TYPE_CHECKING:
     from diht_k8s.recipe.filter import CaptionParser
@@ -64,9 +65,11 @@ def _findings(text: str, run: DihtRun, gpu: str | None, *, cluster: bool) -> _Fi
     named, paths = text_problems(run.spec), path_problems(run.spec) if cluster or has_pods(run.spec) else []
     wrong = [each for each in named if each.certain] + [each for each in paths if each.certain and cluster]
     doubtful = [each for each in (*named, *paths) if each not in wrong]
-    unwise = (*warnings(text, run), *located(text, doubtful), *gpu_warnings(run, gpu))
-    problems = located(text, [*wrong, *run_problems(run)])
-    return _Findings(problems, [f"warning: {each}" for each in unwise], security_demands(text, run))
+    certain = [*wrong, *run_problems(run), *model_problems(run)]
+    # The estimate of a training that is refused says no more than that.
+    lacks = [each for each in gpu_warnings(run, gpu) if not any(problem.message in each for problem in certain)]
+    unwise = (*warnings(text, run), *located(text, doubtful), *lacks)
+    return _Findings(located(text, certain), [f"warning: {each}" for each in unwise], security_demands(text, run))
 
 
 def run_problems(run: DihtRun) -> list[FieldProblem]:
@@ -85,6 +88,17 @@ def run_problems(run: DihtRun) -> list[FieldProblem]:
     return check_run(run, Storage(run.spec.storage), parser)
 
 
+def model_problems(run: DihtRun) -> list[FieldProblem]:
+    """What the start of a run's training will refuse about its model, beside what the document's text shows; none without torch."""
+    try:
+        if run.spec.train is None or not learns_in_timm(run.spec.train):
+            return []
+        from diht_k8s.recipe.inspection.model_checks import timm_problems  # torch and timm: seconds
+    except (ImportError, UserError):  # an unknown name: its own field says so
+        return []
+    return timm_problems(run.spec.train)
+
+
 def stage_problems(run: DihtRun, stages: Sequence[Stage], *, whole: bool) -> list[FieldProblem]:
     """What some stages of a run will fail by here: names, files and, of a whole run, its data.
 
@@ -101,16 +115,17 @@ def stage_problems(run: DihtRun, stages: Sequence[Stage], *, whole: bool) -> lis
 
     named = [each for each in text_problems(run.spec) if each.stage in stages]
     files = file_problems(run.spec, Storage(run.spec.storage), stages)
-    return [*named, *files, *(run_problems(run) if whole else [])]
+    model = model_problems(run) if Stage.TRAIN in stages else []
+    return [*named, *files, *model, *(run_problems(run) if whole else [])]
 
 
 def check_for_cluster(path: str, run: DihtRun) -> None:
     """Check a run that is about to be sent: print on stderr what is unwise, its GPU's memory among it, where that is known.
 
     Raises:
-        UserError: it names what does not exist, or what its pods do not have; a line each.
+        UserError: it names what does not exist, what its pods do not have, or a model that cannot be trained so; a line each.
     """
-    found = [*text_problems(run.spec), *path_problems(run.spec)]
+    found = [*text_problems(run.spec), *path_problems(run.spec), *model_problems(run)]
     refuse(found)
     for warning in (*found, *gpu_warnings(run, None)):
         print(f"{path}: warning: {warning}", file=sys.stderr)

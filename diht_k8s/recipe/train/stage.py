@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from diht_k8s.api.documents import dump
-from diht_k8s.api.errors import RetryableError, UserError, suggestion
+from diht_k8s.api.errors import RetryableError, UserError
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.pods import merged
 from diht_k8s.api.reports import MAX_PROBLEM, Committed, NodeResult
@@ -44,6 +42,7 @@ from diht_k8s.recipe.shards.sources import current_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.init_from import init_identity
 from diht_k8s.recipe.train.lease import held_lease, wait_until_free
+from diht_k8s.recipe.train.model.configurations import read_configuration
 from diht_k8s.recipe.train.model.ridge_form import require_ridge_form
 from diht_k8s.recipe.train.model.tokenizers import require_clips_tokenizer
 
@@ -194,23 +193,10 @@ def _train(run: DihtRun) -> Train:
 
 def check_model(train: Train) -> None:
     """Check the name before ranks start, by open_clip's configuration files: its import takes seconds."""
-    field, config = ("train.modelConfig", train.model_config_ or {}) if train.model is None else _named(train.model)
+    field, config = read_configuration(train)
     require_clips_tokenizer(field, config)
     if train.text_start == "Ridge":
         require_ridge_form(field, config)
-
-
-def _named(model: str) -> tuple[str, dict[str, Any]]:
-    """The field that names a model, and its configuration."""
-    package = importlib.util.find_spec("open_clip")
-    if package is None or not package.submodule_search_locations:
-        raise UserError("open_clip is not installed: install the extra recipe of this package")
-    folder = Path(package.submodule_search_locations[0]) / "model_configs"
-    names = sorted(path.stem for path in folder.glob("*.json"))
-    if model not in names:
-        hint = suggestion(model, names, "see its model configurations, or set train.modelConfig")
-        raise UserError(f"train.model {model} is not known to open_clip: {hint}")
-    return f"train.model {model}", json.loads((folder / f"{model}.json").read_text())
 
 
 def _check_shape(train: Train, gang: Gang) -> None:

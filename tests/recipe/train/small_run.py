@@ -164,6 +164,8 @@ class Job:
     """let it see each image as an evaluation does, without a random crop."""
     refused: tuple[tuple[int, str, int, int], ...] = ()
     """writes that the storage refuses: (rank, part of the URI, first, number), the first write being 0."""
+    order: tuple[int, ...] = ()
+    """the rank whose pairs each rank takes, where all have as many; its own if empty."""
 
 
 def train_in_ranks(

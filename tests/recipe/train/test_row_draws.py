@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from diht_k8s.recipe.train.model.row_draws import RowDraws
 from tests.recipe.train.small_run import VIT, Job, document, make_data, train_in_ranks
+from tests.recipe.train.small_timm import SIDE
 
 STEPS, BATCH, STOP, SEED = 8, 16, 3, 5
 PATCHES = {**VIT, "vision_cfg": {**VIT["vision_cfg"], "patch_size": 8, "patch_dropout": 0.5}}
@@ -21,6 +23,13 @@ ALL = {
     },
 }  # fmt: skip
 """Drops elements, paths and patches."""
+ALIKE = {
+    **VIT,
+    "vision_cfg": {
+        "timm_model_name": "small_vit_relpos", "timm_pool": "avg", "timm_proj": "linear", "image_size": SIDE, "timm_drop_path": 0.5,
+    },
+}  # fmt: skip
+"""Drops paths, and parts of its biases of positions for all images alike."""
 UNKEYED = {**VIT, "vision_cfg": {"timm_model_name": "ghostnet_050", "timm_pool": "avg", "timm_proj": "", "image_size": 32}}  # fmt: skip
 """timm's classifier calls torch's dropout outside of a module."""
 KINDS: dict[int, dict[str, dict[str, Any]]] = {
@@ -33,6 +42,8 @@ KINDS: dict[int, dict[str, dict[str, Any]]] = {
         "all, zero 2, recomputed parts": {
             "modelConfig": ALL, "zeroStage": 2, "microBatchSize": 2, "activationCheckpointing": True,
         },
+        "alike": {"modelConfig": ALIKE},
+        "alike, recomputed parts": {"modelConfig": ALIKE, "activationCheckpointing": True, "microBatchSize": 4},
         "refused": {"modelConfig": UNKEYED},
     },
     2: {
@@ -40,7 +51,11 @@ KINDS: dict[int, dict[str, dict[str, Any]]] = {
         "all": {"modelConfig": ALL},
         "all, zero 3": {"modelConfig": ALL, "zeroStage": 3},
     },
-    3: {"patches": {"modelConfig": PATCHES}, "all, parts": {"modelConfig": ALL, "microBatchSize": 4}},
+    3: {
+        "patches": {"modelConfig": PATCHES},
+        "all, parts": {"modelConfig": ALL, "microBatchSize": 4},
+        "alike, parts": {"modelConfig": ALIKE, "microBatchSize": 4},
+    },
     4: {"patches": {"modelConfig": PATCHES}, "all": {"modelConfig": ALL, "zeroStage": 1, "microBatchSize": 2}},
 }  # fmt: skip
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
@@ -72,7 +87,7 @@ CASES = [
     (world, name)
     for world, kinds in KINDS.items()
     for name in kinds
-    if name != "refused" and (world, name) not in ((1, "patches"), (1, "all"))
+    if name != "refused" and (world, name) not in ((1, "patches"), (1, "all"), (1, "alike"))
 ]
 
 
@@ -83,6 +98,26 @@ def test_curve_when_pairs_are_dropped_from_then_the_same_on_any_number_of_ranks_
     one = trained[1, name.partition(",")[0]]["losses"]
     assert len(one) == STEPS
     torch.testing.assert_close(torch.tensor(trained[world, name]["losses"]), torch.tensor(one), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("world", "name"), [case for case in CASES if case[1].startswith("alike")])
+def test_gradient_when_parts_are_dropped_for_all_images_alike_then_the_same_on_any_number_of_ranks_and_in_any_parts(
+    trained: dict[tuple[int, str], dict[str, Any]], world: int, name: str
+) -> None:
+    ours, theirs = (
+        {
+            key: value
+            for key, value in trained[case]["gradients"].items()
+            if re.search(r"rel_pos\.mlp\.fc(1|2\.weight)", key)
+        }
+        for case in ((world, name), (1, "alike"))
+    )
+    assert len(theirs) == 6  # of a bias that softmax takes away there is none
+    assert all(gradient.any() for gradient in theirs.values())
+    assert ours.keys() == theirs.keys()
+    for key, gradient in theirs.items():
+        least = 1e-4 * float(gradient.abs().max())
+        torch.testing.assert_close(ours[key], gradient, rtol=1e-4, atol=least, msg=lambda text, k=key: f"{k}: {text}")
 
 
 @pytest.mark.parametrize(("world", "name", "first"), [(1, "all, parts", 12), (2, "all", 0), (4, "all", 2)])

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from diht_k8s.recipe.train import engine, loss_scale, metrics, precision
 from diht_k8s.recipe.train.checkpoint import checkpointer
 from diht_k8s.recipe.train.checkpoint.state import state_of
 from diht_k8s.recipe.train.collectives import gather_objects
-from diht_k8s.recipe.train.data import augment, collate
+from diht_k8s.recipe.train.data import augment, collate, loader
+from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.loop import Training
+from tests.recipe.train import small_timm  # noqa: F401  # timm then knows its networks
 
 
 @contextlib.contextmanager
@@ -68,8 +70,14 @@ def whole_view(pixels_CHW: torch.Tensor, size: int, **_: Any) -> torch.Tensor:
     return pil_to_tensor(center_crop(resize(image, [size], interpolation=InterpolationMode.BICUBIC), [size]))
 
 
+def shares(order: Sequence[int]) -> Callable[[int, int, int], BatchShare]:
+    """What each rank loads: the pairs of another one by `order`, or its own where that is ()."""
+    return lambda batch, rank, world: BatchShare(batch, order[rank] if order else rank, world)
+
+
 def recorded(job: dict[str, Any]) -> dict[str, Any]:
     collate.train_view = whole_view if job["whole_view"] else augment.train_view
+    loader.BatchShare = shares(job["order"])
     with refusing(job["refused"]):
         return trained(job)
 

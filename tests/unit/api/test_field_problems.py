@@ -18,7 +18,7 @@ from diht_k8s.api.model_names import unknown_name
 from diht_k8s.api.named_uris import named_uris, uri_fields
 from diht_k8s.api.pod_paths import has_pods, path_problems
 from diht_k8s.api.run import DihtRun, Spec
-from tests.unit.api.documents import changed
+from tests.unit.api.documents import REMOVE, changed
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = [*sorted((ROOT / "manifests/samples").glob("*.yaml")), *sorted((ROOT / "examples").glob("*.yaml"))]
@@ -28,6 +28,7 @@ DATA: dict[str, Any] = {
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
     }
 }
+RESNET = {"embed_dim": 16, "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8}, "text_cfg": {}}
 SCORE: dict[str, Any] = {"model": "s3://corpus/clip", "minScore": 0.2}
 
 
@@ -50,6 +51,16 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
         {"spec__train__initFrom": {"uri": "timm/resnet50"}},
         "spec.train.initFrom.uri: no package brings the weights of timm/resnet50: give a .safetensors or .pth file, or take "
         "one of timm/tf_efficientnet_lite0, timm/tf_efficientnet_lite1, timm/tf_efficientnet_lite2",
+    ),
+    "train.model with batch statistics": (
+        {"spec__train__model": "RN50", "spec__train__numNodes": 3},
+        "spec.train.batchSize: train.model RN50 has batch statistics (BatchNorm), which must be of equally many pairs: make "
+        "train.batchSize 8 a multiple of the 3 processes, or change their number",
+    ),
+    "train.modelConfig with batch statistics": (
+        {"spec__train__model": REMOVE, "spec__train__modelConfig": RESNET, "spec__train__microBatchSize": 3},
+        "spec.train.microBatchSize: the model of train.modelConfig has batch statistics (BatchNorm), which must be of equally "
+        "many pairs: make train.microBatchSize 3 a divisor of the 8 pairs of a process",
     ),
     "label.teacher.model, timm's": (
         {"spec__label": {"teacher": {"model": "timm/resnet5O", "weights": "s3://corpus/w.pth"}}},

@@ -148,8 +148,8 @@ def test_plan_when_given_a_gpu_then_the_estimate_stands_above_the_objects(
         ({"nodeSelector": H100}, {"loaderWorkers": 2}, [], "train.loaderWorkers 2 of a pod feeds 1 x H100 about 816 of "),
         ({"nodeSelector": H100}, {"batchSize": 65, "microBatchSize": 64}, [], None),
         (
-            {"nodeSelector": H100}, {"modelConfig": RESNET, "batchSize": 65, "microBatchSize": 64}, [],
-            "the training cannot be estimated: the model of train.modelConfig has batch statistics",
+            {"nodeSelector": H100}, {"modelConfig": RESNET, "batchSize": 64, "microBatchSize": 1}, [],
+            "the training cannot be estimated: a micro-batch of 1 cannot pass through the model",
         ),
     ],
 )  # fmt: skip
@@ -166,6 +166,15 @@ def test_validate_when_the_gpu_is_known_then_warns_of_what_it_lacks_and_stays_0(
     assert "valid: run small" in said.out
     assert ("warning: " in said.err) is (says is not None)
     assert says is None or says in said.err
+
+
+def test_validate_when_the_training_is_refused_then_not_also_as_one_that_cannot_be_estimated(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = {"modelConfig": RESNET, "batchSize": 65, "microBatchSize": 64}
+    assert main(["validate", write(pods={"nodeSelector": H100}, **refused)]) == 64
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "spec.train.microBatchSize: the model of train.modelConfig has batch statistics" in line
 
 
 def test_validate_when_the_gpu_is_unknown_then_64(write: Write, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from diht_k8s.api.hashing import result_fields
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.cli import run as cli_run
+from diht_k8s.cli import sweep
+from diht_k8s.cli.local_runner import StopSignals
 from diht_k8s.cli.machine import Machine
 from diht_k8s.cli.placement import place, threads_per_process
 from diht_k8s.cli.run import has_batch_statistics
@@ -75,6 +80,26 @@ def test_batch_statistics_of_a_model_are_known_before_it_is_placed(vision: dict[
     train = make_run(spec__train__model=REMOVE, spec__train__modelConfig=config).spec.train
     assert train is not None
     assert has_batch_statistics(train) is expected
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_command_when_the_model_has_batch_statistics_then_its_processes_divide_the_batch(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[DihtRun] = []
+    for module in (cli_run, sweep):
+        monkeypatch.setattr(module, "this_machine", lambda: Machine(16, gpus=8))
+        monkeypatch.setattr(module, "stop_signals", StopSignals)
+        monkeypatch.setattr(module, "run_here", lambda run, *_, **__: started.append(run) or 1)
+    monkeypatch.setattr(sweep, "_found", lambda runs: ({}, []))
+    document = tmp_path / "run.json"
+    document.write_text(json.dumps(changed(spec__train__model="RN50", spec__train__batchSize=98)))
+    if command == "run":
+        cli_run.run_command(str(document), overrides=[], workdir=None, until=None)
+    else:
+        sweep.sweep_command(str(document), ["train.model=RN50,ViT-B-32"], None, [], output="c.html", dry_run=False)
+    found = [run.spec.train.processes_per_node for run in started if run.spec.train is not None]
+    assert found == {"run": [7], "sweep": [7, 8]}[command]
 
 
 def test_every_change_is_reported_in_one_line_and_changes_no_result() -> None:

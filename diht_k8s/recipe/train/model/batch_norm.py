@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from diht_k8s.api.batch_statistics import unequal_parts
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 
@@ -85,15 +86,8 @@ def require_equal_parts(train: Train, world: int) -> None:
     Raises:
         UserError: they do not divide the batch.
     """
-    name = "the model of train.modelConfig" if train.model is None else f"train.model {train.model}"
-    why = f"{name} has batch statistics (BatchNorm), which must be of equally many pairs"
-    if train.batch_size % world:
-        raise UserError(
-            f"{why}: make train.batchSize {train.batch_size} a multiple of the {world} processes, or change their number"
-        )
-    share, micro = train.batch_size // world, train.micro_batch_size
-    if micro is not None and micro < share and share % micro:
-        raise UserError(f"{why}: make train.microBatchSize {micro} a divisor of the {share} pairs of a process")
+    if (problem := unequal_parts(train, world)) is not None:
+        raise UserError(problem.message)
 
 
 def convert_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:

@@ -14,8 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.recipe.train.model.other_draws import refuse_other_draws
-from diht_k8s.recipe.train.model.row_draws import RowDraws, draw_by_rows
+from diht_k8s.recipe.train.model.row_draws import AlikeDropout, RowDraws, UnlikeRowsError, draw_by_rows
 from diht_k8s.recipe.train.model.student import Student
+from tests.recipe.train.small_timm import SIDE, small_swinv2_cr, small_vit_relpos
 
 CPU = torch.device("cpu")
 TEXT = {"context_length": 12, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
@@ -177,6 +178,74 @@ def test_words_when_seed_step_row_and_place_are_given_then_these_for_ever() -> N
     assert made[1].words(1, 0, 3, 5)[1].tolist() == [374132881, 2368695989, 1143645188, 301816026, 3742091739]
 
 
+ALIKE = {"vit_relpos": small_vit_relpos, "swinv2_cr": small_swinv2_cr}
+"""Networks that drop parts of their biases of positions, and paths."""
+
+
+class Positions:
+    """What the dropouts of a network's biases of positions have let through, by pass."""
+
+    def __init__(self, make: Callable[..., nn.Module], seed: int = 5) -> None:
+        torch.manual_seed(0)
+        self.model, self.draws = make(drop_path_rate=0.5, num_classes=0), RowDraws(seed)
+        draw_by_rows(self.model, self.draws)
+        self.places = [module for module in self.model.modules() if isinstance(module, AlikeDropout)]
+        self._seen: list[Tensor] = []
+        for place in self.places:
+            place.register_forward_hook(self._see)
+
+    def _see(self, _module: nn.Module, _args: Any, made: Tensor) -> None:
+        self._seen.append(made != 0)
+
+    def passed(self, x: Tensor, *, first: int = 0, step: int = 3) -> tuple[Tensor, list[Tensor]]:
+        self._seen.clear()
+        self.draws.begin_step(step)
+        self.draws.begin_rows(first, len(x), CPU)
+        return self.model(x), list(self._seen)
+
+
+def equal(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_biases_when_dropped_for_all_images_alike_then_the_same_for_all_rows_and_parts(name: str) -> None:
+    seen, x = Positions(ALIKE[name]), torch.randn(6, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    whole, masks = seen.passed(x, first=10)
+    assert len(masks) == len(seen.places) > 1
+    found = [seen.passed(x[a:b], first=10 + a) for a, b in ((0, 1), (1, 4), (4, 6))]
+    assert all(equal(part, masks) for _, part in found)
+    torch.testing.assert_close(torch.cat([out for out, _ in found]), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_biases_when_step_seed_or_place_is_another_then_others_and_an_eighth_is_dropped(name: str) -> None:
+    seen, x = Positions(ALIKE[name]), torch.ones(2, 3, SIDE, SIDE)
+    masks = seen.passed(x)[1]
+    others = [seen.passed(x, step=4)[1], seen.passed(x, step=3 + 2**32)[1], Positions(ALIKE[name], 6).passed(x)[1]]
+    assert not any(equal(other, masks) for other in others)
+    assert equal(seen.passed(x)[1], masks)
+    alone = [place(torch.ones(64)) for place in seen.places for _call in range(2)]
+    assert len({tuple(mask.tolist()) for mask in alone}) == len(alone) > 1
+    # What ReLU has made 0 is as if it were dropped: ask for a share of what is not always 0.
+    many = torch.stack([torch.cat([mask.flatten() for mask in seen.passed(x, step=step)[1]]) for step in range(64)])
+    alive = many.any(dim=0)
+    share = float((~many[:, alive]).double().mean())
+    assert abs(share - 0.125) < 4 * (0.125 * 0.875 / (64 * int(alive.sum()))) ** 0.5
+    assert equal(Positions(ALIKE[name]).passed(x)[1], masks)
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_biases_when_blocks_are_computed_again_then_the_same_gradients(name: str) -> None:
+    gradients = []
+    for again in (False, True):
+        seen = Positions(ALIKE[name])
+        seen.model.set_grad_checkpointing(again)  # type: ignore[operator]  # timm's networks have it
+        seen.passed(torch.ones(4, 3, SIDE, SIDE))[0].square().sum().backward()
+        gradients.append([p.grad for p in seen.model.parameters() if p.grad is not None])
+    assert equal(*gradients)
+
+
 def tower(**config: Any) -> TimmModel:
     vision = {"timm_model_name": "test_vit", "image_size": 160, **config}
     made = Student({"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT}).clip.visual
@@ -214,7 +283,7 @@ def test_tower_when_its_blocks_are_computed_again_then_they_draw_the_same() -> N
 
 def test_tower_when_samples_are_no_multiple_of_the_pairs_then_refused() -> None:
     made = keyed(lambda: nn.Dropout(0.5))
-    with pytest.raises(UserError, match="drops parts of 5 samples where 2 images pass"):
+    with pytest.raises(UnlikeRowsError, match="5 samples where 2 images pass"):
         drawn(made, torch.ones(5, 2), pairs=2)
 
 
@@ -253,8 +322,34 @@ def test_tower_when_it_draws_for_all_images_alike_then_refused() -> None:
     made, draws = tower(), RowDraws(0)
     made.trunk = Bias(made.trunk)
     draw_by_rows(made, draws)
-    with pytest.raises(UserError, match="drops parts of 64 samples where"):
+    with pytest.raises(UserError, match=r"drops parts of trunk.drop \(64 samples where 1009 images pass\)"):
         refuse_other_draws(made, draws)
+
+
+class Twice(nn.Module):
+    """Passes a part of it twice, or what the part holds."""
+
+    def __init__(self, trunk: nn.Module, *, within: bool) -> None:
+        super().__init__()
+        self.trunk, self.within, self.part = trunk, within, nn.Sequential(nn.Dropout(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.trunk(x)
+        return self.part[0](x) if self.within else self.part(x) + self.part(x)
+
+
+@pytest.mark.parametrize(
+    ("within", "message"),
+    [(False, "passes trunk.part 2 times for one image"), (True, "calls trunk.part.0 from elsewhere than the module")],
+    ids=["twice", "from elsewhere"],
+)
+def test_tower_when_the_draws_of_a_module_cannot_be_counted_then_refused_by_name(within: bool, message: str) -> None:
+    made, draws = tower(), RowDraws(0)
+    made.trunk = Twice(made.trunk, within=within)
+    draw_by_rows(made, draws)
+    with pytest.raises(UserError) as refused:
+        refuse_other_draws(made, draws)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -263,8 +358,10 @@ def test_tower_when_it_draws_for_all_images_alike_then_refused() -> None:
         {"timm_drop": 0.2, "timm_drop_path": 0.7, "patch_dropout": 0.3},
         {"timm_model_name": "test_efficientnet", "image_size": 32},
         {"timm_model_name": "convit_tiny", "image_size": 224, "timm_drop_path": 0.1},
+        {"timm_model_name": "small_vit_relpos", "image_size": SIDE, "timm_drop_path": 0.1},
+        {"timm_model_name": "small_swinv2_cr", "image_size": SIDE, "timm_drop_path": 0.1},
     ],
-    ids=["by rows", "batch statistics", "caches what it computes"],
+    ids=["by rows", "batch statistics", "caches what it computes", "alike by name: relpos", "alike by name: swinv2_cr"],
 )
 def test_tower_when_it_draws_by_rows_alone_then_passed_and_as_it_was(config: dict[str, Any]) -> None:
     made, draws = tower(**config), RowDraws(0)
