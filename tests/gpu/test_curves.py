@@ -215,6 +215,16 @@ def test_collectives_when_issued_then_in_one_order_on_all_ranks(trained: Trained
         assert first_difference(result["calls"]) is None, name
 
 
+@pytest.mark.two_gpus
+@pytest.mark.parametrize("name", GROUPS["bf16 sums"])
+def test_gradients_when_summed_in_bf16_then_they_travel_in_it(trained: Trained, name: str) -> None:
+    sums, plain = (
+        trained("all", group)[f"{each} 0"]["calls"][0] for group, each in (("bf16 sums", name), ("reference", "zero 0"))
+    )
+    assert len([call for call in sums if "BFloat16" in call[3]]) >= STEPS
+    assert [call for call in plain if "BFloat16" in call[3]] == []
+
+
 @pytest.mark.parametrize("cards", CARDS)
 @pytest.mark.parametrize("stage", [0, 1])
 def test_fp16_when_gradients_overflow_then_the_step_is_skipped_the_scale_halved_and_it_learns(

@@ -14,8 +14,8 @@ from torch._C import _distributed_c10d as c10d
 
 DUMPS = {"nccl": "_dump_nccl_trace_json", "gloo": "_dump_fr_trace_json"}
 
-Call = tuple[str, str, str]
-"""(communicator, operation, shapes of its inputs)."""
+Call = tuple[str, str, str, str]
+"""(communicator, operation, shapes and types of its inputs)."""
 
 
 def entries(backend: str) -> list[dict[str, Any]]:
@@ -38,7 +38,10 @@ def issued(backend: str, first: int) -> list[Call]:
     """
     found = [entry for entry in entries(backend) if entry["record_id"] >= first]
     assert not found or found[0]["record_id"] == first, "the flight recorder is too short"
-    return [(entry["process_group"][0], entry["profiling_name"], str(entry["input_sizes"])) for entry in found]
+    return [
+        (entry["process_group"][0], entry["profiling_name"], str(entry["input_sizes"]), str(entry["input_dtypes"]))
+        for entry in found
+    ]
 
 
 def first_difference(ranks: Sequence[Sequence[Call]]) -> str | None:
