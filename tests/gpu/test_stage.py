@@ -130,13 +130,13 @@ def assert_as_undisturbed(folder: Path, undisturbed: dict[str, Any]) -> None:
 def test_gang_when_a_rank_of_one_node_is_killed_then_the_other_ends_soon_with_75_and_both_resume(
     tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
-    gang = two_nodes(tmp_path, restart="Gang")
+    gang = two_nodes(tmp_path, restart="Recreate")
     assert gang.at_step(26), gang.errors(0)
     kill(gang.rank(1))
     killed = time.monotonic()
     assert gang.end() == [75, 1], gang.errors(0) + gang.errors(1)
     assert time.monotonic() - killed < SOON_S
-    again = two_nodes(tmp_path, restart="Gang")
+    again = two_nodes(tmp_path, restart="Recreate")
     assert again.end() == [0, 0], again.errors(0) + again.errors(1)
     assert "train: resuming after step" in "".join(again.lines)
     assert_as_undisturbed(tmp_path, undisturbed)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,11 @@ DUMPS = {"nccl": "_dump_nccl_trace_json", "gloo": "_dump_fr_trace_json"}
 
 Call = tuple[str, str, str, str]
 """(communicator, operation, shapes and types of its inputs)."""
+
+
+def keep_records() -> None:
+    """Have the recorder of this process forget nothing; to be called before its first process group."""
+    os.environ["TORCH_FR_BUFFER_SIZE"] = "100000"
 
 
 def entries(backend: str) -> list[dict[str, Any]]:
@@ -34,7 +40,7 @@ def issued(backend: str, first: int) -> list[Call]:
     """All collectives since the one of that number.
 
     Raises:
-        AssertionError: the recorder has forgotten some (TORCH_FR_BUFFER_SIZE).
+        AssertionError: the recorder has forgotten some.
     """
     found = [entry for entry in entries(backend) if entry["record_id"] >= first]
     assert not found or found[0]["record_id"] == first, "the flight recorder is too short"

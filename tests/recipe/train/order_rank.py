@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from diht_k8s.recipe.train.collectives import gather_objects
 from tests.recipe.train import train_rank
-from tests.recipe.train.collective_order import issued, next_record
+from tests.recipe.train.collective_order import issued, keep_records, next_record
 
 recorded = train_rank.recorded
 
@@ -44,6 +44,7 @@ def parting(folder: Path) -> None:
 
 
 def main(place: str) -> None:
+    keep_records()
     if json.loads((Path(place) / "jobs.json").read_text()):
         train_rank.recorded = with_calls
         train_rank.main(place)

@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         return Job(document(folder / name, data=folder / "data", **{"samples": STEPS * BATCH, **train}))
 
     jobs = {name: job(name, **train) for name, train in KINDS.items()}
-    return train_in_ranks(2, jobs, folder / "ranks", program=ORDER, TORCH_FR_BUFFER_SIZE="20000")
+    return train_in_ranks(2, jobs, folder / "ranks", program=ORDER)
 
 
 @pytest.mark.parametrize("name", KINDS)
