@@ -72,7 +72,7 @@ def parts_of(folder: Path, *, dry: bool) -> list[Part]:
         return Part(name, command, limit_s, minutes)
 
     benchmark = [sys.executable, "-m", "benchmarks.gpu", "--results", f"{folder}/benchmark"]
-    smallest = ("--smoke", "--cards", "1", "--window", "1", "--only", "ours, HN-NCE, heads", "--skip", "compile")
+    smallest = ("--smoke", "--cards", "1", "--only", "HN-NCE alone")
     ours = ("--window", "30", "--only", "ours, HN-NCE", "--only", "HN-NCE alone")
     return [
         Part("machine", (sys.executable, "-m", "tests.gpu.first_hour", "--describe"), 300, "1"),

@@ -27,7 +27,7 @@ from tests.recipe.train.launchers import Launchers, kill, start, write_run
 from tests.recipe.train.small_run import ON_DEVICES, Job, document, environment, lines, make_data, train_in_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = {"cpu": 60, "cuda": 300}
+STEPS = {"cpu": 40, "cuda": 300}
 """A card makes a step of this model in some milliseconds, and a test must have the time to act."""
 UNSAVED: dict[str, Any] = {"checkpoint": {"everySamples": 10**9}}
 """The watchdog waits for a rank that takes a checkpoint, so one that hangs shall not be taking one."""
