@@ -33,7 +33,7 @@ MAX_FILE_BYTES = 32 << 20
 
 DESCRIBED: tuple[tuple[str, ...], ...] = (
     ("nvidia-smi",), ("nvidia-smi", "-q"), ("nvidia-smi", "topo", "-m"), ("nvidia-smi", "nvlink", "--status"),
-    ("ibv_devinfo",), ("lscpu",), ("free", "-g"), ("df", "-h", "/dev/shm", "."), ("uname", "-a"),
+    ("ibv_devinfo",), ("lscpu",), ("free", "-g"), ("df", "-h", "/dev/shm", "."), ("uname", "-srm"),
     ("git", "log", "-1", "--format=%H %cd"), ("git", "status", "--short"), (sys.executable, "-m", "torch.utils.collect_env"),
     (sys.executable, "-m", "pip", "list"),
 )  # fmt: skip
@@ -76,7 +76,7 @@ def parts_of(folder: Path, *, dry: bool) -> list[Part]:
     ours = ("--window", "30", "--only", "ours, HN-NCE", "--only", "HN-NCE alone")
     return [
         Part("machine", (sys.executable, "-m", "tests.gpu.first_hour", "--describe"), 300, "1"),
-        tier("losses", "divided", 900, "1"),
+        tier("losses", "divided and 0.25", 900, "1"),
         tier("stage", "in_place", 2400, "6"),
         tier("memory", "activation and one", 1800, "4"),
         tier("curves", "sums and all", 3600, "12"),
@@ -112,7 +112,7 @@ def run(part: Part, folder: Path, environment: Mapping[str, str]) -> Ended:
             _kill(process)
     code = code or _benchmark_code(folder, part)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    ended = Ended(code, round(time.monotonic() - began, 1), lines[-1][:200] if lines else "")
+    ended = Ended(code, round(time.monotonic() - began, 1), lines[-1].strip("= ")[:90] if lines else "")
     place.write_text(json.dumps(asdict(ended)))
     return ended
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tarfile
 from pathlib import Path
@@ -70,3 +71,13 @@ def test_parts_are_the_machine_each_file_of_the_tier_and_the_benchmark(tmp_path:
     files = sorted(path.stem.removeprefix("test_") for path in Path(first_hour.__file__).parent.glob("test_*.py"))
     assert sorted(part.name for part in made) == sorted(["machine", "benchmark", *files])
     assert ("--smoke" in made[-1].command) is dry
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("done", 0), ("out of memory", 0), ("failed", 1), ("too slow", 1)])
+def test_benchmark_when_a_case_failed_then_the_part_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: str, code: int
+) -> None:
+    (tmp_path / "benchmark").mkdir()
+    (tmp_path / "benchmark/results.json").write_text(json.dumps({"cases": [{"outcome": outcome}]}))
+    monkeypatch.setattr(first_hour, "parts_of", lambda place, dry: [Part("benchmark", ("true",), 60, "")])
+    assert first_hour.main(["--folder", str(tmp_path)]) == code
