@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -182,7 +183,7 @@ def test_hang_when_a_rank_is_frozen_then_it_is_named_with_stacks_and_75(tmp_path
     assert frozen.code == 75, frozen.errors
     last = frozen.errors.strip().splitlines()[-1]
     assert last.startswith("diht: no step for ")
-    assert "rank 1 does not answer (stopped or dead)" in last
+    assert f"rank 1 on node {socket.gethostname()} does not answer (stopped or dead)" in last
     assert "stacks of rank 0" in frozen.errors
 
 
