@@ -33,7 +33,9 @@ class Devices:
     @property
     def variables(self) -> dict[str, str]:
         """For the ranks' environment. TF32 is off, so that fp32 curves can be compared: cuDNN takes it by default."""
-        return {"NVIDIA_TF32_OVERRIDE": "0"} if self.kind == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
+        from diht_k8s.recipe.runtime.launcher import LAUNCH_ORDER
+
+        return {"NVIDIA_TF32_OVERRIDE": "0", **LAUNCH_ORDER} if self.kind == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
 
     def of_node(self, node: int) -> dict[str, str]:
         """For the ranks of one of two nodes on this machine, each with half of "all cards"."""
