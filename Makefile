@@ -6,7 +6,7 @@ OPTIONS = $(if $(SLOW),--slow) $(if $(COSTS),--costs $(COSTS))
 EXTRAS := recipe,operator,docs,dev
 INSTALLED := .venv/.installed
 
-.PHONY: images wheel sbom docs check-docs sizes demo test test-all test-cluster test-gpu lint check-words format generate check-generated constraints clean-demo
+.PHONY: images wheel sbom docs check-docs sizes demo test test-all test-cluster test-gpu first-hour lint check-words format generate check-generated constraints clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED) ## the whole recipe on real images; a second call finds every stage cached
@@ -27,6 +27,9 @@ test-cluster: $(INSTALLED) ## the tier on a real Kubernetes: KUBECONFIG's, or tw
 
 test-gpu: $(INSTALLED) ## the tier on this machine's GPUs; DIHT_GPU_TESTS_ON=cpu runs its scenarios without one
 	@$(BIN)/python -m pytest -q tests/gpu
+
+first-hour: $(INSTALLED) ## on a machine with cards: the tier, our side of the benchmark, one archive to send back (docs/gpu.md)
+	@$(BIN)/python -m tests.gpu.first_hour $(if $(AGAIN),--again)
 
 lint: $(INSTALLED) ## style, types, layers, words and class names
 	$(BIN)/ruff format --check .

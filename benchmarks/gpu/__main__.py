@@ -24,10 +24,12 @@ import torch
 
 from benchmarks._train_data import ROOT, make_data
 from benchmarks.gpu.cases import SIZES, SMOKE, Case, Settings, cases
-from benchmarks.gpu.commands import command_of, model_of, scratch, trainer_of
+from benchmarks.gpu.commands import command_of, document_of, model_of, scratch, trainer_of
 from benchmarks.gpu.process import AGAIN, Box, Measured, run_case
 from benchmarks.gpu.table import Row, failures, goals_of, markdown, row_of
+from diht_k8s.api.documents import load
 from diht_k8s.recipe.runtime.cpus import usable_cpus
+from diht_k8s.recipe.train.estimate.estimate import estimate
 from diht_k8s.recipe.train.estimate.gpus import peak_flops
 from diht_k8s.recipe.train.flops import MfuMeter
 
@@ -144,7 +146,7 @@ def _row(case: Case, settings: Settings, data: Path, arguments: argparse.Namespa
     if place.exists():
         measured = Measured(**json.loads(place.read_text())["measured"])
         if measured.outcome not in AGAIN:
-            return _shown(case, measured, arguments, kept=True)
+            return _shown(case, measured, arguments, _predicted(case, settings, data), kept=True)
     with scratch(arguments.results) as folder:
         command = command_of(case, settings, data, Path(folder))
         environment = _environment(reference=case.side.is_reference)
@@ -153,14 +155,22 @@ def _row(case: Case, settings: Settings, data: Path, arguments: argparse.Namespa
             environment = {**environment, "CUDA_VISIBLE_DEVICES": ",".join(visible.split(",")[: case.cards])}
         measured = run_case(command, environment, box, batch=case.batch, place=Path(folder))
     place.write_text(json.dumps({"case": case.name, "settings": key, "measured": dataclasses.asdict(measured)}))
-    return _shown(case, measured, arguments, kept=False)
+    return _shown(case, measured, arguments, _predicted(case, settings, data), kept=False)
 
 
-def _shown(case: Case, measured: Measured, arguments: argparse.Namespace, *, kept: bool) -> Row:
+def _predicted(case: Case, settings: Settings, data: Path) -> int | None:
+    """Bytes of a card's tensors at the peak, as `diht estimate` has them; None for what is not our training."""
+    if case.side.ours is None:
+        return None
+    run = load(document_of(case, case.side.ours, settings, data, data), name="benchmark")
+    return estimate(run, "H100", largest=False).memory.total  # the same for every card
+
+
+def _shown(case: Case, measured: Measured, arguments: argparse.Namespace, predicted: int | None, *, kept: bool) -> Row:
     peak = None if arguments.peak_tflops is None else 1e12 * arguments.peak_tflops
     if peak is None and torch.cuda.is_available():
         peak = peak_flops(torch.cuda.get_device_name())
-    row = row_of(case, measured, operations=_operations(json.dumps(model_of(case))), peak=peak)
+    row = row_of(case, measured, operations=_operations(json.dumps(model_of(case))), peak=peak, predicted=predicted)
     rate = row.get("samples_per_second")
     said = f"{rate:,.1f} samples/s" if rate else f"{row['loss_ms']:.2f} ms" if "loss_ms" in row else row["outcome"]
     print(f"{case.name}: {said}{' (kept)' if kept else f' in {measured.seconds:.0f} s'}", file=sys.stderr, flush=True)

@@ -49,6 +49,22 @@ def command_of(case: Case, settings: Settings, data: Path, place: Path) -> list[
 
 
 def _ours(case: Case, fields: dict[str, Any], settings: Settings, data: Path, place: Path) -> list[str]:
+    document = place / "run.json"
+    document.write_text(document_of(case, fields, settings, data, place))
+    load(document.read_text(), name="benchmark")
+    return [sys.executable, "-m", "diht_k8s.cli", "stage", "train", "--run", str(document)]
+
+
+def document_of(case: Case, fields: dict[str, Any], settings: Settings, data: Path, place: Path) -> str:
+    """The run document of one of our sides.
+
+    Args:
+        case: which.
+        fields: of `spec.train`, the side's own.
+        settings: of all cases.
+        data: where `make_data` wrote.
+        place: for what the training writes.
+    """
     shards = [f"{data}/shards/*.tar"]
     train = {
         "modelConfig": model_of(case),
@@ -71,10 +87,7 @@ def _ours(case: Case, fields: dict[str, Any], settings: Settings, data: Path, pl
         "train": train,
     }
     run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "benchmark"}, "spec": spec}
-    document = place / "run.json"
-    document.write_text(json.dumps(run))
-    load(document.read_text(), name="benchmark")
-    return [sys.executable, "-m", "diht_k8s.cli", "stage", "train", "--run", str(document)]
+    return json.dumps(run)
 
 
 def _open_clip(case: Case, settings: Settings, data: Path, place: Path) -> list[str]:

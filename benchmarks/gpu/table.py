@@ -19,7 +19,9 @@ LOSS_GOAL: Final = 2.0
 Row = dict[str, Any]
 
 
-def row_of(case: Case, measured: Measured, *, operations: float, peak: float | None) -> Row:
+def row_of(
+    case: Case, measured: Measured, *, operations: float, peak: float | None, predicted: int | None = None
+) -> Row:
     """All figures of a case.
 
     Args:
@@ -27,6 +29,7 @@ def row_of(case: Case, measured: Measured, *, operations: float, peak: float | N
         measured: what became of it.
         operations: forward and backward of a pair at a full context, recomputation left out.
         peak: of a card, operations a second; None if unknown.
+        predicted: bytes of a card's tensors at the peak, by our estimate; None if it has none.
     """
     rate = measured.samples_per_second
     row: Row = {"case": case.name, "size": case.size.name, "cards": case.cards, "side": case.side.name}
@@ -37,6 +40,8 @@ def row_of(case: Case, measured: Measured, *, operations: float, peak: float | N
         row["loss_ms"] = measured.loss_ms
     if measured.peak_memory_mib is not None:
         row["peak_memory_mib"] = round(measured.peak_memory_mib)
+    if predicted is not None:
+        row["predicted_memory_mib"] = round(predicted / 2**20)
     if rate is not None:
         row["samples_per_second"] = round(rate, 1)
         row["step_ms"] = round(1000 * case.batch / rate, 2)
@@ -88,14 +93,15 @@ def _rounded(value: float | None) -> float | None:
 
 def markdown(rows: Sequence[Row], goals: Sequence[Row], heading: str) -> str:
     """Both tables, ready for a page."""
-    lines = [heading, "", "| model | cards | side | samples/s | step, ms | MFU | peak memory, MiB | loader wait | GPU hours for 1e9 | outcome |",
-             "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [heading, "", "| model | cards | side | samples/s | step, ms | MFU | peak memory, MiB | predicted, MiB | loader wait | GPU hours for 1e9 | outcome |",
+             "|---|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in rows:
         step = row.get("step_ms", row.get("loss_ms"))
         shown = [row["size"], row["cards"], row["side"], row.get("samples_per_second"), step]
         shown += [
             _percent(row.get("mfu_percent")),
             row.get("peak_memory_mib"),
+            row.get("predicted_memory_mib"),
             _percent(row.get("loader_wait_percent")),
         ]
         lines.append(_line([*shown, row.get("gpu_hours_for_a_billion"), row["outcome"]]))

@@ -33,7 +33,17 @@ class Devices:
     @property
     def variables(self) -> dict[str, str]:
         """For the ranks' environment. TF32 is off, so that fp32 curves can be compared: cuDNN takes it by default."""
-        return {"NVIDIA_TF32_OVERRIDE": "0"} if self.kind == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
+        from diht_k8s.recipe.runtime.launcher import LAUNCH_ORDER
+
+        return {"NVIDIA_TF32_OVERRIDE": "0", **LAUNCH_ORDER} if self.kind == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
+
+    def of_node(self, node: int) -> dict[str, str]:
+        """For the ranks of one of two nodes on this machine, each with half of "all cards"."""
+        if self.kind == "cpu":
+            return {}
+        visible = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.count)))).split(",")
+        half = self.all // 2
+        return {"CUDA_VISIBLE_DEVICES": ",".join(visible[node * half : (node + 1) * half])}
 
     def describe(self) -> str:
         if self.kind == "cpu":

@@ -1,4 +1,5 @@
-"""One rank of the GPU tier: `tests/recipe/train/train_rank.py`, with the device of each rank beside each job's results.
+"""One rank of the GPU tier: `tests/recipe/train/train_rank.py`, with more beside each job's results: the devices of all
+ranks, the collectives that they issued, what became of each step.
 
 Usage: rank.py FOLDER, with torchrun's variables. A job that fails is recorded, so that the next ones still run.
 """
@@ -8,16 +9,18 @@ from __future__ import annotations
 import resource
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from diht_k8s.api.documents import load
+from diht_k8s.recipe.runtime.rank_exit import leave
 from diht_k8s.recipe.train.collectives import gather_objects
-from diht_k8s.recipe.train.distributed import choose_algorithms
+from diht_k8s.recipe.train.distributed import BACKENDS, choose_algorithms, device_type
+from diht_k8s.recipe.train.engine import Engine
 from tests.recipe.train import train_rank
+from tests.recipe.train.collective_order import issued, keep_records, next_record
 
 recorded = train_rank.recorded
 
@@ -27,11 +30,24 @@ def tolerant(job: dict[str, Any]) -> dict[str, Any]:
     if torch.cuda.is_initialized():  # not before the first training has set its device
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    backend = BACKENDS[device_type()]
+    first, updates, step = next_record(backend), list[tuple[str, float | None]](), Engine.step
+
+    def noting(engine: Engine, batch: Any) -> Any:
+        result = step(engine, batch)
+        updates.append((engine.update.name, None if engine.scaling is None else engine.scaling.scale))
+        return result
+
+    Engine.step = noting
     try:
         found = recorded(job)
     except Exception:
         return {"error": f"1 {traceback.format_exc()}", "losses": []}
-    return {**found, "peak": peak_bytes(), "backend": dist.get_backend(), "devices": gather_objects(device())}
+    finally:
+        Engine.step = step
+    more = {"peak": peak_bytes(), "backend": dist.get_backend(), "updates": updates}
+    calls, where = gather_objects(issued(backend, first)), gather_objects(device())
+    return {**found, **more, "calls": calls, "devices": where}
 
 
 def device() -> str:
@@ -46,6 +62,12 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-if __name__ == "__main__":
+def main(folder: str) -> None:
+    keep_records()
     train_rank.recorded = tolerant
-    train_rank.main(Path(sys.argv[1]))
+    train_rank.main(folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+    leave(0)

@@ -12,7 +12,7 @@ import pytest
 
 from diht_k8s.recipe.train.estimate.estimate import PROCESS_BYTES, estimate
 from tests.gpu.devices import devices
-from tests.recipe.train.small_run import RANK_PROGRAM, Job, document, make_data, train_in_ranks
+from tests.recipe.train.small_run import ON_DEVICES, Job, document, make_data, train_in_ranks
 
 # captions of this data fill twelve tokens
 B_32: dict[str, Any] = {
@@ -47,8 +47,9 @@ def test_peak_when_trained_then_within_the_estimate(
         tmp_path, data=tmp_path / "data", modelConfig=B_32 if on_card else SMALL, samples=3 * world * pairs,
         batchSize=world * pairs, processesPerNode=world, distillation={"mode": "Disabled"}, **CASES[name],
     )  # fmt: skip
-    program = RANK_PROGRAM.parents[2] / "gpu" / "rank.py"
-    result = train_in_ranks(world, {"job": Job(run)}, tmp_path / "ranks", program=program, **devices().variables)["job"]
+    result = train_in_ranks(world, {"job": Job(run)}, tmp_path / "ranks", program=ON_DEVICES, **devices().variables)[
+        "job"
+    ]
     assert result["error"] is None, result["error"]
     bound = estimate(run, "H100")
     said = f"{result['peak'] / 2**20:.0f} MiB; tensors predicted {bound.memory.total / 2**20:.0f}, bound {bound.used / 2**20:.0f}"

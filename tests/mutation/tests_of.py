@@ -64,6 +64,7 @@ TRAIN: Final[dict[str, list[str]]] = {
         "engine": _tests("stopwatch", "learning_rates one_rank options"),
         "flops": _tests("flops"),
         "gradient_caching": _tests("", "one_rank"),
+        "gradient_reduction": _tests("", "gradient_reduction collective_order"),
         "health": _tests("health"),
         "data.indexing": _tests("indexing"),
         "loop": _tests("", "one_rank options"),

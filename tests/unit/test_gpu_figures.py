@@ -112,7 +112,7 @@ def rows(**rates: float) -> list[dict[str, Any]]:
     for key, rate in rates.items():
         case = Case(TINY, LOSS if key == "loss" else side(names[key]), 2)
         measured = Measured("done", loss_ms=rate) if key == "loss" else Measured("done", rate, 100.0, 1.5)
-        found.append(row_of(case, measured, operations=2e9, peak=1e12))
+        found.append(row_of(case, measured, operations=2e9, peak=1e12, predicted=90 << 20))
     return found
 
 
@@ -133,7 +133,7 @@ def test_goals_when_compared_then_against_open_clip_at_its_best_and_the_loss_aga
 def test_table_when_a_case_ran_out_of_memory_then_it_says_so() -> None:
     found = [*rows(ours=300.0), row_of(Case(TINY, side("open_clip"), 2), Measured("out of memory"), operations=1.0, peak=None)]  # fmt: skip
     text = markdown(found, goals_of(found), "card")
-    assert "| tiny | 2 | open_clip | - | - | - | - | - | - | out of memory |" in text
-    assert "| tiny | 2 | ours | 300.0 | 106.7 | 30 % | 100 | 1.5 % | 1,851.9 | done |" in text
+    assert "| tiny | 2 | open_clip | - | - | - | - | - | - | - | out of memory |" in text
+    assert "| tiny | 2 | ours | 300.0 | 106.7 | 30 % | 100 | 90 | 1.5 % | 1,851.9 | done |" in text
     assert "| tiny | 2 | MFU, percent | 45.0 | 30.0 | no |" in text
     assert "| tiny | 2 | times open_clip at its best | 1.2 | - | not measured |" in text

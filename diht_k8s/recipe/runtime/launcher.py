@@ -34,6 +34,11 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str
 FLIGHT_RECORDER = {"TORCH_FR_BUFFER_SIZE": "2000"}
 """Collectives of each rank that torch's flight recorder keeps; unset, it keeps none of gloo's."""
 
+LAUNCH_ORDER = {"NCCL_LAUNCH_ORDER_IMPLICIT": "1"}
+"""Has NCCL begin the kernels of different communicators in the order in which the host issues them, which is one on all
+ranks (since 2.26). A step uses two, the world's and DeepSpeed's, on streams of their own: without an order each rank may
+begin with another one, and kernels that fill the card then wait for each other."""
+
 MAX_VARIABLE_BYTES = 16 << 10
 """Longer texts for the ranks go by file: Linux takes at most 128 KiB for one variable, and a configuration may name every
 shard."""
@@ -87,7 +92,7 @@ def launch(
         RetryableError: a node of the gang did not appear, or the ranks hung.
     """
     stop, account = stop or StopFlag(), account or TimeAccount()
-    for name, value in (MALLOC | FLIGHT_RECORDER).items():
+    for name, value in (MALLOC | FLIGHT_RECORDER | LAUNCH_ORDER).items():
         os.environ.setdefault(name, value)
     command = [sys.executable, "-m", module, *arguments]
     with contextlib.closing(Standbys(command, gang.processes)) as standbys:

@@ -1,4 +1,4 @@
-"""A gang of two `diht stage train` on this machine, each with one rank, that restarts in place."""
+"""A gang of two `diht stage train` on this machine, each with one rank or more, that restarts in place or ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -63,7 +63,7 @@ class Launchers:
         )
 
     def rank(self, node: int) -> psutil.Process:
-        """The rank of a node."""
+        """The first rank of a node."""
         return ranks_of(self.processes[node].pid)[0]
 
     def end(self) -> list[int]:
@@ -86,14 +86,24 @@ class Launchers:
         return (self.folder / f"errors-{node}.txt").read_text()
 
 
-def start(folder: Path, *, forked: bool = False, **variables: str) -> Launchers:
-    """Start both launchers, in new interpreters or in forks."""
+def start(
+    folder: Path, *, forked: bool = False, ranks: int = 1, own: Sequence[dict[str, str]] = ({}, {}), **variables: str
+) -> Launchers:
+    """Start both launchers, in new interpreters or in forks.
+
+    Args:
+        folder: of the run document.
+        forked: in forks.
+        ranks: of each node.
+        own: variables of each node.
+        variables: of both.
+    """
     port, processes, (output, end) = free_port(), [], os.pipe()
     for node in range(2):
         place = {"DIHT_NUM_NODES": "2", "DIHT_NODE_RANK": str(node), "DIHT_WORKER": str(node), "DIHT_WORKERS": "2"}
-        rendezvous = {"DIHT_MASTER": "localhost", "DIHT_MASTER_PORT": str(port), "DIHT_PROCESSES": "1"}
+        rendezvous = {"DIHT_MASTER": "localhost", "DIHT_MASTER_PORT": str(port), "DIHT_PROCESSES": str(ranks)}
         cause = {"DIHT_TERMINATION_LOG": str(folder / f"cause-{node}.json")}
-        every = environment(**{"DIHT_PROGRESS_SECONDS": "0", **place, **rendezvous, **cause, **variables})
+        every = environment(**{"DIHT_PROGRESS_SECONDS": "0", **place, **rendezvous, **cause, **variables, **own[node]})
         with (folder / f"errors-{node}.txt").open("w") as errors, open(os.devnull, "w") as nowhere:
             stdout = end if node == 0 else nowhere
             processes.append(start_stage(folder, forked=forked, stdout=stdout, stderr=errors, variables=every))

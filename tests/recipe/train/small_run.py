@@ -35,7 +35,15 @@ from tests.recipe.train import fork_server
 
 RANK_PROGRAM = Path(__file__).with_name("train_rank.py")
 ON_STAND_IN = RANK_PROGRAM.with_name("stand_in_rank.py")
-FORKED = {RANK_PROGRAM: fork_server.TRAINING, ON_STAND_IN: ("tests.recipe.train.stand_in_rank", *fork_server.TRAINING)}
+ORDER = RANK_PROGRAM.with_name("order_rank.py")
+ROOT = RANK_PROGRAM.parents[3]
+ON_DEVICES = ROOT / "tests/gpu/rank.py"
+FORKED = {
+    RANK_PROGRAM: fork_server.TRAINING,
+    ON_STAND_IN: ("tests.recipe.train.stand_in_rank", *fork_server.TRAINING),
+    ORDER: fork_server.TRAINING,
+    ON_DEVICES: fork_server.TRAINING,
+}
 """Programs of ranks that are forked, each from a server that has imported what it names; other ones are started."""
 FORK_VARIABLE = "DIHT_TEST_FORK"
 """Set where ranks are forked from this process, which then has no threads: the mutation driver spares their imports."""
@@ -203,8 +211,11 @@ def train_in_ranks(
 def _start(program: Path, folder: Path, variables: dict[str, str]) -> Rank:
     if program == RANK_PROGRAM and FORK_VARIABLE in os.environ:
         return _ForkedFromHere(program, folder, variables)
-    if program in FORKED:
-        module = f"{__package__}.{program.stem}"
+    on_a_card = (
+        program == ON_DEVICES and variables.get("CUDA_VISIBLE_DEVICES") != ""
+    )  # a fork may not take its driver along
+    if program in FORKED and not on_a_card:
+        module = ".".join(program.relative_to(ROOT).with_suffix("").parts)
         return fork_server.start(module, str(folder), variables=variables, modules=FORKED[program])
     return subprocess.Popen([sys.executable, str(program), str(folder)], env=variables)
 

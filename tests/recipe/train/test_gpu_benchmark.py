@@ -33,7 +33,7 @@ def test_benchmark_when_run_twice_then_figures_goals_and_table_once_measured(tmp
     assert list(rows) == ["ours, HN-NCE, heads", "HN-NCE alone"]
     ours = rows["ours, HN-NCE, heads"]
     assert ours["outcome"] == "done", said
-    assert {"samples_per_second", "step_ms", "mfu_percent", "peak_memory_mib", "loader_wait_percent",
+    assert {"samples_per_second", "step_ms", "mfu_percent", "peak_memory_mib", "predicted_memory_mib", "loader_wait_percent",
             "gpu_hours_for_a_billion"} <= ours.keys()  # fmt: skip
     assert rows["HN-NCE alone"]["loss_ms"] > 0
     assert {goal["target"] for goal in document["goals"]} == {45.0, 1.2, 2.0}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.errors import DataError, ExitCode, UserError
+from diht_k8s.recipe.runtime import launcher
 from diht_k8s.recipe.runtime.gang import Gang
 from diht_k8s.recipe.runtime.launcher import export_env
 from diht_k8s.recipe.runtime.rank_exit import cause_of, rank_main
@@ -170,3 +172,14 @@ def test_texts_of_any_size_reach_a_rank(monkeypatch: pytest.MonkeyPatch, size: i
     code = "from diht_k8s.recipe.runtime.launcher import read_env; print(len(read_env('DIHT_TEXT')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == size
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "1"), ({"NCCL_LAUNCH_ORDER_IMPLICIT": "0"}, "0")])
+def test_ranks_when_launched_then_nccl_keeps_the_order_of_the_host_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], found: str
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(os, "environ", {**os.environ, **given})
+    monkeypatch.setattr(launcher, "_launch_elastic", lambda *_: seen.append(os.environ["NCCL_LAUNCH_ORDER_IMPLICIT"]))
+    launcher.launch(Gang(), "a.module", [], run_id="run")
+    assert seen == [found]
