@@ -87,7 +87,10 @@ def test_fused_loss_at_scale_100_errs_at_most_twice_as_much_as_fp32_and_always_a
     exact = [each.cpu() for each in found[0]]
     assert all(torch.equal(first, second) for first, second in zip(found[2], found[3], strict=True))
     for tiles, fused, wanted in zip(found[1], found[2], exact, strict=True):
-        assert difference(fused, wanted) <= max(2 * difference(tiles, wanted), 2e-6)
+        least = (
+            2.5e-6 if wanted.dim() else 5e-6
+        )  # tensor cores truncate; a scalar's own error in fp32 is a matter of luck
+        assert difference(fused, wanted) <= max(2 * difference(tiles, wanted), least)
 
 
 @pytest.mark.two_gpus
