@@ -1,6 +1,7 @@
 """Times HN-NCE alone as one rank: `python -m benchmarks.gpu.loss_rank PAIRS WIDTH`, with torchrun's variables.
 
-Forward and backward over random fp32 features of all ranks, as a step has them at any precision; prints one JSON line.
+Forward and backward over random fp32 features of all ranks, as a step has them at any precision, by the kernels that a training
+takes and by the tiles in plain torch; prints one JSON line.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 
 from diht_k8s.recipe.runtime.rank_exit import leave
 from diht_k8s.recipe.train.distributed import init_process_groups, this_device
-from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE
-from diht_k8s.recipe.train.loss.losses import hn_nce_loss
+from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE, HnNce, HnNceSettings
+from diht_k8s.recipe.train.loss.losses import fused_plan, hn_nce_loss_and_statistics
 
 ROUNDS = 20
 
@@ -30,9 +32,22 @@ def main(pairs: int, width: int) -> None:
         for _ in range(2)
     )
 
-    def once() -> None:
-        hn_nce_loss(image_BD, text_BD, 50.0, beta=0.25, chunk_size=CHUNK_SIZE, group=group).backward()
+    settings = HnNceSettings(alpha=1.0, beta=0.25, differentiate_weights=True, chunk_size=CHUNK_SIZE, group=group)
+    scale = torch.tensor(50.0, device=device, requires_grad=True)
 
+    def chosen() -> None:
+        hn_nce_loss_and_statistics(image_BD, text_BD, scale, settings)[0].backward()
+
+    def tiles() -> None:
+        HnNce.apply(image_BD, text_BD, scale, None, settings)[0].backward()
+
+    found = {"loss_ms": _milliseconds(chosen, device), "tiles_ms": _milliseconds(tiles, device)}
+    if dist.get_rank() == 0:
+        print(json.dumps({**found, "fused": fused_plan(image_BD, text_BD) is not None}), flush=True)
+    dist.destroy_process_group()
+
+
+def _milliseconds(once: Callable[[], None], device: torch.device) -> float:
     for _ in range(3):
         once()
     _wait(device)
@@ -40,9 +55,7 @@ def main(pairs: int, width: int) -> None:
     for _ in range(ROUNDS):
         once()
     _wait(device)
-    if dist.get_rank() == 0:
-        print(json.dumps({"loss_ms": 1000 * (time.perf_counter() - began) / ROUNDS}), flush=True)
-    dist.destroy_process_group()
+    return 1000 * (time.perf_counter() - began) / ROUNDS
 
 
 def _wait(device: torch.device) -> None:

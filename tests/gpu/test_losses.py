@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from diht_k8s.recipe.train.loss.losses import hn_nce_loss, soft_label_loss
+from diht_k8s.recipe.train.loss.hn_nce import HnNce, HnNceSettings
+from diht_k8s.recipe.train.loss.losses import fused_plan, hn_nce_loss, hn_nce_loss_and_statistics, soft_label_loss
 from tests.gpu.devices import devices
 
 RANK_PROGRAM = Path(__file__).with_name("losses_rank.py")
@@ -44,6 +45,52 @@ def test_loss_when_on_the_device_then_as_in_float64_on_the_cpu(
         loss = hn_nce_loss(*inputs, 50.0, beta=beta, chunk_size=128)
         found.append([loss.detach(), *torch.autograd.grad(loss, inputs)])
     assert [difference(ours, reference) <= tolerance for reference, ours in zip(*found, strict=True)] == [True] * 3
+
+
+def hard_pairs(pairs: int, width: int) -> list[torch.Tensor]:
+    """In fp32, with a cosine of about 0.2 of each pair."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(pairs, width, generator=generator)
+    text = image + 5 * torch.randn(pairs, width, generator=generator)
+    return [torch.nn.functional.normalize(side, dim=1) for side in (image, text)]
+
+
+@pytest.mark.parametrize("surplus", [0, 37])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("width", [512, 500, 768])
+@pytest.mark.parametrize("settings", [{}, {"alpha": 0.5, "beta": 0.0}, {"differentiate_weights": False}], ids=str)
+def test_fused_loss_at_scale_100_errs_at_most_twice_as_much_as_fp32_and_always_alike(
+    settings: dict[str, Any], width: int, masked: bool, surplus: int
+) -> None:
+    sides = [side.to(devices().kind) for side in hard_pairs(1000, width)]
+    if fused_plan(*sides) is None:
+        pytest.skip("the tiles in plain torch serve here")
+    full = HnNceSettings(
+        **{"alpha": 1.0, "beta": 0.25, "differentiate_weights": True, **settings},
+        chunk_size=256, group=None, num_pairs=1000 - surplus,
+    )  # fmt: skip
+    ids = torch.arange(1000, device=sides[0].device) % 875 if masked else None
+    found = []
+    for dtype, function in (
+        (torch.float64, HnNce),
+        (torch.float32, HnNce),
+        (torch.float32, None),
+        (torch.float32, None),
+    ):
+        inputs = [each.to(dtype).requires_grad_() for each in (*sides, torch.tensor(100.0, device=sides[0].device))]
+        if function is None:
+            loss, statistics = hn_nce_loss_and_statistics(*inputs, full, ids)
+            statistics = torch.stack(statistics)
+        else:
+            loss, statistics = function.apply(*inputs, ids, full)
+        found.append([loss.detach(), statistics, *torch.autograd.grad(loss, inputs)])
+    exact = [each.cpu() for each in found[0]]
+    assert all(torch.equal(first, second) for first, second in zip(found[2], found[3], strict=True))
+    for tiles, fused, wanted in zip(found[1], found[2], exact, strict=True):
+        least = (
+            2.5e-6 if wanted.dim() else 5e-6
+        )  # tensor cores truncate; a scalar's own error in fp32 is a matter of luck
+        assert difference(fused, wanted) <= max(2 * difference(tiles, wanted), least)
 
 
 @pytest.mark.two_gpus

@@ -312,14 +312,14 @@ class HnNce(torch.autograd.Function):
         # 1 / (2 N) for the mean, times the ranks for the average that will be taken over them.
         ranks = group_size(settings.group)
         mean = loss_gradient.to(scale.dtype) / (2 * (text_ND.shape[0] / ranks))
-        image = _filled_up(image.mul_(mean * scale), ctx.rows)
+        image = filled_up(image.mul_(mean * scale), ctx.rows)
         if text is not None:
-            text = _filled_up(text.mul_(mean * scale), ctx.rows * ranks)
+            text = filled_up(text.mul_(mean * scale), ctx.rows * ranks)
             text = scatter_row_sums(text, settings.group).to(text_dtype)
         return image.to(image_dtype), text, (of_scale * mean).to(scale_dtype).reshape(scale_shape), None, None
 
 
-def _filled_up(pairs: Tensor, rows: int) -> Tensor:
+def filled_up(pairs: Tensor, rows: int) -> Tensor:
     """The rows of pairs with zeros for the surplus ones behind them; (pairs, ...) to (rows, ...)."""
     surplus = rows - pairs.shape[0]
     return torch.cat([pairs, pairs.new_zeros(surplus, *pairs.shape[1:])]) if surplus else pairs
@@ -329,7 +329,7 @@ def _first_pass(tiles: _Tiles, num_rows: int, settings: HnNceSettings) -> tuple[
     """(loss, statistics, terms of this rank's rows, terms of all columns); `num_rows` of each rank, surplus ones included."""
     rows, columns, positive_P = _sums_of_rows_and_columns(tiles, settings.beta)
     columns = _merge_ranks(columns, settings.beta, settings.group)
-    positive_N = gather_rows(_filled_up(positive_P, num_rows), settings.group)[: settings.num_pairs]
+    positive_N = gather_rows(filled_up(positive_P, num_rows), settings.group)[: settings.num_pairs]
     num_negatives_N, own = _count_negatives(tiles.caption_ids_N, positive_N), tiles.own
     row_terms = _terms(rows, positive_P, num_negatives_N[own], settings)
     column_terms = _terms(columns, positive_N, num_negatives_N, settings)

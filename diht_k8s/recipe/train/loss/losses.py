@@ -1,12 +1,13 @@
 """The losses of the DiHT recipe (arXiv 2301.02280): HN-NCE (contrastive) and concept distillation (concept heads).
 
 In: features or logits of this rank's batch. Out: scalars whose gradients, averaged over the ranks as DDP and DeepSpeed
-do, are those of the global batch. The closed-form core of the contrastive loss is in `hn_nce`; here are its checks and
-the public signatures.
+do, are those of the global batch. The closed-form core of the contrastive loss is in `hn_nce`, and for cards in `hn_nce_fused`;
+here are its checks and the public signatures.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diht_k8s.recipe.train.collectives import gather_rows, group_size, reduce_, require_equal_shapes
+from diht_k8s.recipe.train.compiler import missing_compiler
+from diht_k8s.recipe.train.loss.blocks import LossPlan, plan_for
 from diht_k8s.recipe.train.loss.hn_nce import HnNce, HnNceSettings, pairs_of_caption
 
 __all__ = [
@@ -72,7 +75,8 @@ def hn_nce_loss(
             we know.
         differentiate_weights: whether the gradient flows through the weights, which the paper leaves open (our choice:
             yes).
-        chunk_size: image rows held against all texts at a time; changes memory and speed, not the result.
+        chunk_size: image rows held against all texts at a time; changes memory and speed, not the result. The fused kernels of
+            cards have blocks of their own.
         group: the ranks that share the global batch; None: the batch as given is global.
         caption_ids_B: integers that are equal where captions are; pairs with another pair's caption are then no
             negatives of it, and a pair without any negative adds 0 (our choice: the paper does not mask).
@@ -122,7 +126,29 @@ def _hn_nce(
         raise ValueError(f"num_pairs is {num_pairs}: the ranks hold {num_rows} rows")
     if num_pairs < 2:
         raise ValueError(f"the global batch has {num_pairs} pair(s): a contrastive loss needs at least 2")
+    plan = fused_plan(image_BD, text_BD)
+    if plan is not None:
+        from diht_k8s.recipe.train.loss.hn_nce_fused import FusedHnNce  # imports Triton
+
+        return FusedHnNce.apply(image_BD, text_BD, scale, ids_B, settings, plan)  # type: ignore[return-value]
     return HnNce.apply(image_BD, text_BD, scale, ids_B, settings)  # type: ignore[return-value]  # apply is untyped
+
+
+def fused_plan(image_BD: Tensor, text_BD: Tensor) -> LossPlan | None:
+    """The plan of the fused kernels for features on a card; None where the tiles in plain torch serve: without a card that has
+    them, in fp64, or without what Triton needs.
+    """
+    if not image_BD.is_cuda or torch.version.cuda is None or torch.float64 in (image_BD.dtype, text_BD.dtype):
+        return None
+    return _plan_of_card(image_BD.device)
+
+
+@functools.cache
+def _plan_of_card(device: torch.device) -> LossPlan | None:
+    if missing_compiler("cuda") is not None:
+        return None
+    card = torch.cuda.get_device_properties(device)
+    return plan_for((card.major, card.minor), card.multi_processor_count)
 
 
 def _check_settings(settings: HnNceSettings) -> None:

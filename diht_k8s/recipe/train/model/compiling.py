@@ -7,10 +7,6 @@ weights stay.
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-import sysconfig
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +15,7 @@ from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentio
 from torch import nn
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.recipe.train.compiler import missing_compiler
 from diht_k8s.recipe.train.model.student import Student
 
 BLOCKS: Final = (ResidualAttentionBlock, CustomResidualAttentionBlock)
@@ -50,19 +47,6 @@ def require_compiler(device_type: str, headers: Path | None = None) -> None:
     Raises:
         UserError: something is missing; the message names it.
     """
-    name, variable, programs = (
-        ("C++ compiler", "CXX", ("g++",)) if device_type == "cpu" else ("C compiler", "CC", ("gcc", "clang"))
-    )
-    named = os.environ.get(variable)
-    if not any(shutil.which(program) for program in ((named,) if named else programs)):
-        told = f"{variable} is {named}" if named else f"neither {variable} nor {' nor '.join(programs)} is there"
-        raise _missing(f"a {name}, and {told}: install {programs[0]} (the recipe image has it)")
-    headers = Path(sysconfig.get_path("include")) if headers is None else headers
-    if not (headers / "Python.h").is_file():
-        raise _missing(f"Python's C headers, and {headers} has no Python.h: install them (Debian: python3-dev)")
-    if device_type != "cpu" and importlib.util.find_spec("triton") is None:
-        raise _missing("Triton, which is not installed: install it (pip install triton)")
-
-
-def _missing(what: str) -> UserError:
-    return UserError(f"train.compile needs {what}, or set train.compile: false")
+    missing = missing_compiler(device_type, headers)
+    if missing is not None:
+        raise UserError(f"train.compile needs {missing}, or set train.compile: false")

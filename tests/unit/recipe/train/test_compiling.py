@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.recipe.train import compiler
 from diht_k8s.recipe.train.model import compiling
 from diht_k8s.recipe.train.model.compiling import compile_blocks, require_compiler
 from diht_k8s.recipe.train.model.student import Student
@@ -67,7 +68,7 @@ def program(place: Path) -> None:
 def test_compiler_when_absent_then_refused_before_the_training(
     machine: Path, monkeypatch: pytest.MonkeyPatch, device: str, there: list[str], missing: str | None
 ) -> None:
-    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: name)
     for name in there:
         program(machine / name)
     if missing is None:
@@ -92,6 +93,6 @@ def test_compiler_when_headers_or_triton_are_absent_then_refused(
     program(machine / "gcc")
     with pytest.raises(UserError, match=r"Python's C headers, and .* has no Python.h"):
         require_compiler("cuda", machine / "elsewhere")
-    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="Triton"):
         require_compiler("cuda", machine)

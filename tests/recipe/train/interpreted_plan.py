@@ -1,0 +1,16 @@
+"""Blocks for Triton's interpreter."""
+
+from __future__ import annotations
+
+from diht_k8s.recipe.train.loss.blocks import LossBlocks, LossPlan
+
+
+def small_plan(loads, processors=3):
+    """Blocks that small batches fill more than once, in both directions and in the width.
+
+    Args:
+        loads: `described` or `pointers`, how kernels get at the features.
+        processors: few, so that a program has more than one block of columns.
+    """
+    first, second = LossBlocks(32, 16, 16, 4, 1), LossBlocks(16, 32, 16, 4, 1, chunks=2)
+    return LossPlan(first, second, processors=processors, described=loads == "described")

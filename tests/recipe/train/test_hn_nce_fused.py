@@ -1,0 +1,172 @@
+"""The fused HN-NCE in Triton's interpreter, on one and more ranks, against the tiles in float64; what it loads and stores."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from diht_k8s.recipe.train.data.share import BatchShare
+from diht_k8s.recipe.train.loss.cost import fused_cost
+from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
+from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics
+from tests.recipe.train import fork_server
+from tests.recipe.train.interpreted_plan import small_plan
+from tests.recipe.train.small_run import environment
+
+PROGRAM = "tests.recipe.train.interpreted_rank"
+MODULES = ("tests.recipe.train.losses_rank",)  # Triton must not be imported before its interpreter is asked for
+
+
+def pairs(batch, width, dtype=torch.float32, noise=1.5):
+    generator = torch.Generator().manual_seed(batch)
+    image = torch.randn(batch, width, generator=generator)
+    text = image + noise * torch.randn(batch, width, generator=generator)
+    return tuple(torch.nn.functional.normalize(side, dim=1).to(dtype) for side in (image, text))
+
+
+def captions(batch, distinct):
+    return torch.randint(distinct, (batch,), generator=torch.Generator().manual_seed(1))
+
+
+def same_texts(batch, width):
+    image, text = pairs(batch, width)
+    text[1::2] = text[::2][: batch // 2]
+    return image, text
+
+
+SCALE = torch.tensor(100.0)
+GRID = [
+    {"alpha": alpha, "beta": beta, "differentiate_weights": differentiate}
+    for alpha, beta, differentiate in itertools.product([0.0, 0.5, 1.0], [0.0, 0.5], [True, False])
+]
+HARD = {"alpha": 1.0, "beta": 0.25, "differentiate_weights": True}
+CASES = {
+    **{f"settings {number}": (*pairs(18, 8), SCALE, captions(18, 12), each) for number, each in enumerate(GRID)},
+    "no captions given": (*pairs(37, 20), SCALE, None, HARD),
+    "no captions given, weights of 1": (*pairs(18, 8), SCALE, None, {**HARD, "beta": 0.0}),
+    "captions given": (*pairs(37, 20), SCALE, captions(37, 30), HARD),
+    "blocks that are full": (*pairs(64, 32), SCALE, None, HARD),
+    "a width of many parts": (*pairs(9, 72), SCALE, captions(9, 6), HARD),
+    "a width that is no multiple of 8": (*pairs(20, 13), SCALE, None, HARD),
+    "four pairs": (*pairs(4, 8), SCALE, None, HARD),
+    "all captions equal": (*pairs(12, 8), SCALE, torch.zeros(12, dtype=torch.int64), HARD),
+    "one pair has another caption": (*pairs(12, 8), SCALE, torch.arange(12) // 11, HARD),
+    "exponentials that overflow": (*same_texts(20, 16), SCALE, None, {**HARD, "beta": 3.0}),
+    "weights that are nearly one-hot": (*pairs(21, 16), SCALE, None, {**HARD, "beta": 8.0}),
+    "logits near 0": (*pairs(21, 16), torch.tensor(0.01), None, HARD),
+    "bf16": (*pairs(21, 24, torch.bfloat16), SCALE, captions(21, 15), HARD),
+    "fp16": (*pairs(21, 24, torch.float16), SCALE, captions(21, 15), HARD),
+}
+SHARED = [
+    "no captions given",
+    "captions given",
+    "four pairs",
+    "all captions equal",
+    "exponentials that overflow",
+    "bf16",
+]
+"""Cases that are divided over ranks, too."""
+NOT_FINITE = [(torch.nan, 0), (torch.inf, 1), (-torch.inf, 1)]
+
+
+def spoiled(value, side):
+    sides = [each.clone() for each in pairs(20, 16)]
+    sides[side][7, 3] = value
+    return *sides, SCALE, None
+
+
+COUNTED = [
+    (batch, width, distinct) for batch, width in ((64, 32), (37, 20), (70, 72)) for distinct in (None, batch // 2)
+]
+
+
+def run(ranks, loads, cases, folder):
+    torch.save(cases, folder / "cases.pt")
+    programs = [
+        fork_server.start(PROGRAM, str(rank), str(ranks), str(folder), loads, variables=environment(), modules=MODULES)
+        for rank in range(ranks)
+    ]
+    try:
+        assert [program.wait(250) for program in programs] == [0] * ranks
+    finally:
+        for program in programs:
+            program.kill()
+    return list(zip(*(torch.load(folder / f"rank-{rank}.pt") for rank in range(ranks)), strict=True))
+
+
+@pytest.fixture(scope="module", params=[(1, "described"), (2, "pointers"), (3, "described")], ids=str)
+def found(request, tmp_path_factory):
+    """By case: what each rank found."""
+    ranks, loads = request.param
+    names = list(CASES) if ranks == 1 else SHARED
+    cases = [("whole", CASES[name][:-1], CASES[name][-1]) for name in names]
+    return dict(zip(names, run(ranks, loads, cases, tmp_path_factory.mktemp("interpreted")), strict=True))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one rank finds out about features that are not finite, and what it counts."""
+    cases = [("whole", spoiled(*each), HARD) for each in NOT_FINITE]
+    for batch, width, distinct in COUNTED:
+        ids = None if distinct is None else captions(batch, distinct)
+        cases.append(("counted", (*pairs(batch, width), SCALE, ids), HARD))
+    results = run(1, "described", cases, tmp_path_factory.mktemp("alone"))
+    return [each for (each,) in results]
+
+
+def relative(ours, wanted):
+    return ((ours.double() - wanted.double()).norm() / wanted.double().norm().clamp_min(1e-30)).item()
+
+
+def in_float64(image, text, scale, ids, settings):
+    """Loss, gradients and statistics by the tiles."""
+    inputs = [each.double().requires_grad_() for each in (image, text, scale)]
+    full = HnNceSettings(**settings, chunk_size=16, group=None)
+    loss, statistics = hn_nce_loss_and_statistics(*inputs, full, ids)
+    return loss.detach(), torch.autograd.grad(loss, inputs), statistics
+
+
+def test_loss_and_gradients_equal_those_of_the_tiles_in_float64(found):
+    for name, per_rank in found.items():
+        *inputs, settings = CASES[name]
+        loss, gradients, _ = in_float64(*inputs, settings)
+        values, image, text, scale, _ = zip(*per_rank, strict=True)
+        assert all(torch.equal(value, values[0]) for value in values), name
+        assert values[0].dtype == torch.float32
+        assert (values[0].double() - loss).abs() <= 2e-6 * max(1, loss.abs()), name
+        bound = 1e-5 * (1 + settings["beta"]) + torch.finfo(inputs[0].dtype).eps / 2
+        for side, wanted in zip((image, text), gradients, strict=False):
+            joined = torch.cat(side)  # those of surplus rows last
+            assert joined.dtype == inputs[0].dtype
+            assert not joined[len(wanted) :].any(), name
+            assert relative(joined[: len(wanted)] / len(values), wanted) <= bound, name
+        assert (torch.stack(scale).mean() - gradients[2]).abs() <= bound * max(1e-2, gradients[2].abs()), name
+
+
+def test_statistics_equal_those_of_the_tiles_in_float64(found):
+    for name, per_rank in found.items():
+        *inputs, settings = CASES[name]
+        wanted = torch.stack([*in_float64(*inputs, settings)[2]])
+        for *_, statistics in per_rank:
+            assert torch.allclose(statistics.double(), wanted, rtol=1e-5 * (1 + settings["beta"]), atol=0), name
+
+
+def test_loss_of_a_feature_that_is_not_finite_is_not_finite_either(alone):
+    for loss, *gradients, _ in alone[: len(NOT_FINITE)]:
+        assert not loss.isfinite()
+        assert not any(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_counted_bytes_products_and_kernels_equal_the_formula(alone):
+    for (batch, width, distinct), found in zip(COUNTED, alone[len(NOT_FINITE) :], strict=True):
+        cost = fused_cost(batch, batch, width, plan=small_plan("described", processors=40), masked=distinct is not None)
+        loaded_and_stored, operations, launches = found
+        assert (loaded_and_stored, launches) == (cost.requested, cost.launches), (batch, width, distinct)
+        full_blocks = batch % 32 == 0 and width % 32 == 0
+        assert operations == cost.operations if full_blocks else operations > cost.operations
+
+
+def test_share_of_a_rank_without_pairs_is_among_the_cases():
+    assert BatchShare(4, 2, 3).pairs == 0
