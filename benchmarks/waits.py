@@ -1,7 +1,8 @@
 """How often a training step waits for the device, by ZeRO stage and number of ranks: ours and DeepSpeed's.
 
 In: nothing but the project; a small training on the tests' stand-in accelerator (no GPU is needed). Out: a Markdown table, and with
---places the file and line of each wait. Steps after the first one are counted.
+--places the file and line of each wait, with --trace the order of a step as the host queues it. Steps after the first
+one are counted.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def main() -> None:
     """Count and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--places", action="store_true", help="print file and line of each wait")
+    parser.add_argument("--trace", action="store_true", help="print what follows what in a step of ZeRO 0")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -45,6 +47,21 @@ def main() -> None:
                 print(f"\nzeroStage {name}, ranks {ranks}")
                 for line, count in Counter(result["places"][-1]).most_common():
                     print(f"{count:4} {line}")
+    if arguments.trace:
+        for ranks, results in found.items():
+            print(f"\nzeroStage 0, ranks {ranks}: {' | '.join(_order(results['0']['trace']))}")
+
+
+def _order(trace: list[tuple[str, str]]) -> list[str]:
+    """What follows what from the end of the second step to that of the third."""
+    ends = [place for place, each in enumerate(trace) if each == ("host", "ends the step")]
+    order: list[str] = []
+    for stream, what in trace[ends[1] : ends[2] + 1]:
+        kind = "computes, collectives" if what in ("computes", "collective") else what
+        kind += "" if stream in ("host", "compute") else ", on a stream of its own"
+        if order[-1:] != [kind]:
+            order.append(kind)
+    return order
 
 
 def _counted(folder: Path, ranks: int) -> dict[str, Any]:

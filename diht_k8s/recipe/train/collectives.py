@@ -36,20 +36,18 @@ def group_rank(group: dist.ProcessGroup | None) -> int:
 
 
 def require_equal_shapes(local_BD: Tensor, group: dist.ProcessGroup | None) -> None:
-    """Raise on every rank when the ranks hold batches of different shapes.
+    """Raise on every rank when the ranks hold batches of different shapes; a gather of these hangs or mixes rows.
 
-    A gather of unequal shapes hangs or mixes rows, so this comes first; it costs one exchange of two integers, between
-    the hosts where there is a control group: on the device each step would wait twice more.
+    It costs an exchange of two integers, for which a GPU would be waited for. So a training on GPUs, which has a control
+    group, goes without: its ranks' rows are equally many by construction (`data.share`).
 
     Raises:
         ValueError: the shapes differ; the message lists them in rank order.
     """
-    if group is None:
+    if group is None or control_group() is not None:
         return
-    control = control_group() if group is dist.group.WORLD else None
-    device = local_BD.device if control is None else torch.device("cpu")
-    mine = torch.tensor([local_BD.shape], dtype=torch.int64, device=device)
-    shapes = [tuple(shape) for shape in gather_rows(mine, control or group).tolist()]
+    mine = torch.tensor([local_BD.shape], dtype=torch.int64, device=local_BD.device)
+    shapes = [tuple(shape) for shape in gather_rows(mine, group).tolist()]
     if len(set(shapes)) > 1:
         raise ValueError(
             f"local batches differ between ranks: (pairs, width) = {shapes} in rank order; give every rank the same "
@@ -125,7 +123,7 @@ def barrier() -> None:
 
 @dataclass(frozen=True)
 class StepFlags:
-    """The ranks' requests after a step, equal on all of them, so that all save and stop in the same one."""
+    """What the ranks tell each other during a step, equal on all of them, so that all save and stop in the same one."""
 
     stop: bool
     """a stop is requested."""
@@ -134,19 +132,36 @@ class StepFlags:
     busy: bool
     """a checkpoint is still being written."""
     own_seconds: list[float]
-    """of each rank, before the first collective."""
+    """of each rank, before the first collective of the step before."""
     unusable: int
     """bad samples of all ranks."""
 
 
-def reduce_flags(
+@dataclass(frozen=True)
+class FlagsExchange:
+    """An exchange of `StepFlags` that has begun: it runs while the device computes."""
+
+    values: Tensor
+    world: int
+    work: dist.Work | None
+    """None: this rank is alone."""
+
+    def wait(self) -> StepFlags:
+        """Flags of any rank, the time of each, and the bad samples of all."""
+        if self.work is not None:
+            self.work.wait()
+        stop, due, busy, *each = self.values.tolist()
+        return StepFlags(bool(stop), bool(due), bool(busy), each[: self.world], int(sum(each[self.world :])))
+
+
+def exchange_flags(
     stop: bool, due: bool, busy: bool, own_seconds: float, unusable: int, *, rank: int, world: int
-) -> StepFlags:
-    """Flags of any rank, the time of each, and the bad samples of all (a collective of the control group)."""
+) -> FlagsExchange:
+    """Begin to tell the other ranks (a collective of the control group, which has no other use until it is waited for)."""
     values = torch.zeros(3 + 2 * world, dtype=torch.float64)
     values[:3] = torch.tensor([stop, due, busy])
     values[3 + rank], values[3 + world + rank] = own_seconds, unusable
+    work = None
     if world > 1:
-        dist.all_reduce(values, dist.ReduceOp.MAX, group=control_group())
-    stop_any, due_any, busy_any, *each = values.tolist()
-    return StepFlags(bool(stop_any), bool(due_any), bool(busy_any), each[:world], int(sum(each[world:])))
+        work = dist.all_reduce(values, dist.ReduceOp.MAX, group=control_group(), async_op=True)
+    return FlagsExchange(values, world, work)

@@ -15,6 +15,7 @@ from typing import Final
 import torch
 import torch.distributed as dist
 import torch.utils.deterministic
+from torch.distributed import distributed_c10d
 
 BACKENDS: Final = {"cpu": "gloo", "cuda": "nccl"}
 """Backend of the world's group by device type."""
@@ -61,8 +62,8 @@ def init_process_groups(timeout_s: int = 600) -> None:
     """Set this rank's device and initialise the process groups (a collective), also for DeepSpeed.
 
     Args:
-        timeout_s: of a collective. Over the control group it is at least half an hour: there ranks also wait for the
-            upload of a checkpoint.
+        timeout_s: of a collective, in every group. Over the control group it is at least half an hour: there ranks also
+            wait for the upload of a checkpoint.
     """
     global _control
     # Not at the top: the losses are imported without DeepSpeed, which takes seconds.
@@ -72,9 +73,10 @@ def init_process_groups(timeout_s: int = 600) -> None:
     device = set_this_device()
     backend = BACKENDS[device.type]
     if not dist.is_initialized():
-        dist.init_process_group(
-            backend, timeout=timedelta(seconds=timeout_s), device_id=None if device.type == "cpu" else device
-        )
+        timeout = timedelta(seconds=timeout_s)
+        # Groups that others make without a time-out take these: DeepSpeed's clones of the world, device meshes.
+        distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = timeout
+        dist.init_process_group(backend, timeout=timeout, device_id=None if device.type == "cpu" else device)
         group = (
             None
             if device.type == "cpu"

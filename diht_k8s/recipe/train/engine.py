@@ -174,9 +174,8 @@ class Engine:
             group["lr"] = lr * group["lr_scale"]
 
     def step(self, batch: Batch) -> Losses:
-        """One optimiser step over the global batch; `batch` is this rank's part, `update` holds the outcome."""
+        """One optimiser step over the global batch; `batch` is this rank's part, on its device; `update` holds the outcome."""
         self._watch.start()
-        batch = batch.on(self.device)
         fp32 = needs_fp32_attention(self.device, self._train.precision, compiled=self._train.compile)
         with attention_in_fp32() if fp32 else contextlib.nullcontext():
             return self._whole(batch) if self._micro == self._local else self._in_parts(batch)

@@ -7,7 +7,7 @@ so an image tower counts a little below the customary three forward passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -185,12 +185,12 @@ class MfuMeter:
         self._text: dict[int, int] = {}
         """of a caption by its length."""
 
-    def operations(self, tokens_BT: Tensor) -> float:
-        """Forward and backward of a batch whose texts are cut to its longest caption."""
-        length = int(tokens_BT.argmax(dim=1).max()) + 1
+    def operations(self, lengths: Sequence[int]) -> float:
+        """Forward and backward of a batch whose texts, of so many tokens, are cut to its longest caption."""
+        length = max(lengths)
         if length not in self._text:
             self._text[length] = self._student.text_tower(length).both
-        return float(len(tokens_BT) * (self._image + self._text[length]))
+        return float(len(lengths) * (self._image + self._text[length]))
 
     def percent(self, operations: float, seconds: float) -> float:
         """Share of the peak."""

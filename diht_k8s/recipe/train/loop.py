@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,10 @@ from diht_k8s.recipe.train.checkpoint.resume import resume_cursor
 from diht_k8s.recipe.train.checkpoint.state import load_moments, load_weights, state_of
 from diht_k8s.recipe.train.checkpoint.tower import lock_tower
 from diht_k8s.recipe.train.checkpoint.warm_start import start_from
-from diht_k8s.recipe.train.collectives import StepFlags, reduce_flags
+from diht_k8s.recipe.train.collectives import FlagsExchange, StepFlags, exchange_flags
 from diht_k8s.recipe.train.consumption import Consumption
 from diht_k8s.recipe.train.data.batch import Batch
+from diht_k8s.recipe.train.data.device_batches import DeviceBatches
 from diht_k8s.recipe.train.data.normalisation import normalisation_of
 from diht_k8s.recipe.train.distributed import choose_algorithms, is_lost_peer, this_device
 from diht_k8s.recipe.train.ema import Ema
@@ -134,7 +135,8 @@ class Training:
             start_text_tower(
                 self.storage, self.settings, self.model, self.loader, self.data.sampler.total, check=check, **where
             )
-        self.batches = self.loader.batches(self.cursor.position)  # reads while the engine is made
+        read = self.loader.batches(self.cursor.position)  # while the engine is made
+        self.batches, self.waited = DeviceBatches(read, this_device()), 0.0
         self.engine = Engine(self.settings, self.model, normalisation=self.normalisation, **where)
         if saved is not None:
             load_moments(self.engine.deepspeed, self.model, saved.state)
@@ -177,28 +179,40 @@ class Training:
                 stored=self.settings.features == "Stored", batch_size=self.settings.batch_size, world=self.world,
                 bus_bandwidth=self.fabric.bus_bandwidth,
             )  # fmt: skip
+        own_seconds = 0.0
         for step in range(self.cursor.step, self.steps):
             self.heartbeat.step()
             self.profiler.step()
-            waited = self.loader.wait_seconds
-            batch = next(self.batches)
-            waited = self.loader.wait_seconds - waited
-            self.time.enter("steps")
+            batch, waited = self._next_batch()
+            exchange = self._exchange_flags(since, own_seconds)
             losses = self._step(step, batch)
+            flags = exchange.wait()
+            self._check_finite(batch.uids)
             self.cursor = self._advance_cursor(step + 1, before + time.monotonic() - began)
-            flags = self._exchange_flags(since, waited + self.engine.own_seconds())
+            own_seconds = waited + self.engine.own_seconds()
             self.bad.check(flags.unusable, max(self.data.sampler.total, self.cursor.position))
-            self._finish_step(losses, batch.tokens_BT, flags, since)
+            self._finish_step(losses, batch.caption_lengths, flags, since)
+            del batch  # the device has room for two
             self.time.enter("data")
             self.time.note()
         self.batches.close()
         self._finish()
 
-    def _finish_step(self, losses: Losses, tokens_BT: Tensor, flags: StepFlags, since: LastSave) -> None:
+    def _next_batch(self) -> tuple[Batch, float]:
+        """The next batch, whose bad samples count from now on, and the seconds waited for it."""
+        before = time.perf_counter()
+        batch = next(self.batches)
+        waited = time.perf_counter() - before
+        self.waited += waited
+        self.time.enter("steps")
+        self.bad.add(batch)
+        return batch, waited
+
+    def _finish_step(self, losses: Losses, lengths: Sequence[int], flags: StepFlags, since: LastSave) -> None:
         """Finish a step: held-out loss, metrics, checkpoint, and the end if a stop was requested."""
         last = self.cursor.step == self.steps
         held_out = self._held_out()
-        self._log(losses, tokens_BT, flags, held_out, last=last)
+        self._log(losses, lengths, flags, held_out, last=last)
         ending = flags.stop or last
         if self.checkpointer.pending and not flags.busy:
             self._complete()
@@ -227,8 +241,6 @@ class Training:
         if self.ema is not None and self.engine.update is Update.MADE:
             self.ema.update(step + 1)
         self.consumption.add(batch)
-        self.bad.add(batch)
-        self._check_finite(batch.uids)
         return losses
 
     def _first_or_newest(self) -> tuple[Saved | None, TowerDigest | None]:
@@ -277,15 +289,17 @@ class Training:
         )
 
     def _due(self, since: LastSave) -> bool:
+        """Whether a checkpoint is due after this step."""
         rule = self.settings.checkpoint
         if rule.every_samples is not None:
-            return self.cursor.position - since.saved_position >= rule.every_samples
+            position = self.cursor.position + self.settings.batch_size
+            return position - since.saved_position >= rule.every_samples
         return time.monotonic() - since.saved_at >= (rule.every_seconds or 900)
 
-    def _exchange_flags(self, since: LastSave, own_seconds: float) -> StepFlags:
-        """Flags of any rank and the time of each, equal on all ranks."""
+    def _exchange_flags(self, since: LastSave, own_seconds: float) -> FlagsExchange:
+        """Tell the other ranks during the step, so that no card waits for it: a stop that comes later ends the next one."""
         mine = (self.stop.requested, self._due(since), self.checkpointer.busy)
-        return reduce_flags(*mine, own_seconds, self.bad.unusable, rank=self.rank, world=self.world)
+        return exchange_flags(*mine, own_seconds, self.bad.unusable, rank=self.rank, world=self.world)
 
     def _held_out(self) -> dict[str, float]:
         """The held-out figures if a validation is due after this step."""
@@ -312,7 +326,7 @@ class Training:
         return {} if self.validation is None else self.validation.damaged
 
     def _log(
-        self, losses: Losses, tokens_BT: Tensor, flags: StepFlags, held_out: dict[str, float], *, last: bool
+        self, losses: Losses, lengths: Sequence[int], flags: StepFlags, held_out: dict[str, float], *, last: bool
     ) -> None:
         if self.rank != 0:
             return
@@ -328,13 +342,13 @@ class Training:
             self.engine.gradient_norm,
             flags.own_seconds,
             None if self.engine.scaling is None else self.engine.scaling.scale,
-            tokens_BT,
+            lengths,
             held_out,
             last or flags.stop,
             self.checkpointer.failed,
         )
-        if self.telemetry.add(step, self.loader.wait_seconds):
-            self.loader.wait_seconds = 0.0
+        if self.telemetry.add(step, self.waited):
+            self.waited = 0.0
 
     def _save(self, since: LastSave, *, wait: bool) -> None:
         """Take a checkpoint of this step; it is written while training continues, unless `wait` is set.

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor
 from diht_k8s.recipe.train.engine import Losses
@@ -41,7 +40,8 @@ class TrainStep:
     """of each rank, in data and forward pass, up to the first collective."""
     loss_scale: float | None
     """of fp16; None where the precision needs none."""
-    tokens_BT: Tensor
+    caption_lengths: Sequence[int]
+    """tokens of this rank's captions."""
     held_out: Mapping[str, float]
     """figures of a validation after this step; empty without one."""
     last: bool
@@ -82,7 +82,7 @@ class Telemetry:
         self._samples += self._batch_size
         self._own = [total + new for total, new in zip(self._own, step.own_seconds, strict=True)]
         if self._utilisation is not None:
-            self._operations += self._utilisation.operations(step.tokens_BT)
+            self._operations += self._utilisation.operations(step.caption_lengths)
         if step.losses.finite and (median := self._spikes.add(step.losses.total)) is not None:
             logging.warning(
                 "loss spike at step %d: %.4g after a median of %.4g", step.cursor.step, step.losses.total, median

@@ -104,7 +104,6 @@ def _read(loader: Loader, batches: int, check: Callable[[], object]) -> tuple[ND
             pairs = len(batch.uids)  # behind them are surplus rows
             tokens.append(batch.tokens_BT[:pairs])
             features.append(batch.seen_B[:pairs])
-    loader.wait_seconds = 0.0  # no step has waited for them
     return torch.cat(tokens).long().numpy(), torch.cat(features).half().numpy()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from diht_k8s.recipe.train.collectives import reduce_flags
+from diht_k8s.recipe.train.collectives import exchange_flags
 
 WORLD = 3
 
@@ -14,8 +14,8 @@ WORLD = 3
 def told(rank: int, place: str, answers: Any) -> None:
     dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=WORLD)
     each = [
-        reduce_flags(rank == 1, rank == 2, rank == 0, 0.5 + rank, 10**9 + rank, rank=rank, world=WORLD),
-        reduce_flags(False, False, False, 0.0, 0, rank=rank, world=WORLD),
+        exchange_flags(rank == 1, rank == 2, rank == 0, 0.5 + rank, 10**9 + rank, rank=rank, world=WORLD),
+        exchange_flags(False, False, False, 0.0, 0, rank=rank, world=WORLD),
     ]
-    answers.put((rank, [(*vars(flags).values(),) for flags in each]))
+    answers.put((rank, [(*vars(flags.wait()).values(),) for flags in each]))
     dist.destroy_process_group()

@@ -4,8 +4,7 @@ In: nothing; `install()` once per process, before DeepSpeed is imported, then al
 of several devices in one operator, host tensors beside device tensors (scalars pass, except in fused and foreach
 operators), and collectives over the `strict` backend from any device but the rank's own. It counts what would synchronise:
 values read by the host, results whose size depends on values, blocking copies between host and device, and calls that say
-so. Streams and events are there and
-do nothing.
+so. Streams: see `stand_in_streams`.
 Built on torch's experimental Python backends (`_setup_privateuseone_for_python_backend`), tried with torch 2.13.
 """
 
@@ -23,6 +22,8 @@ import torch.distributed as dist
 import torch.utils._pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+
+from tests.recipe.train import stand_in_streams
 
 MOVES = {"aten::copy_", "aten::_to_copy", "aten::set_"}
 """Operators that may touch several devices."""
@@ -66,9 +67,17 @@ class Module(_DummyBackendModule):
     def synchronize(self, *_: Any) -> None:
         waited()
 
+    Stream = stand_in_streams.Stream
+
+    def current_stream(self, *_: Any) -> stand_in_streams.Stream:
+        return stand_in_streams.current()
+
+    def stream(self, stream: stand_in_streams.Stream) -> Any:
+        return stand_in_streams.on(stream)
+
 
 class Queue:
-    """A stream or an event."""
+    """A stream or an event as DeepSpeed takes it: all that it does is on one stream."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -95,15 +104,18 @@ class DeviceTensor(torch.Tensor):
     """A tensor on `acc`: device, shape and strides here, the data in a CPU tensor."""
 
     host: torch.Tensor
+    memory: stand_in_streams.Memory
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, host: torch.Tensor, device: torch.device) -> DeviceTensor:
+    def __new__(
+        cls, host: torch.Tensor, device: torch.device, memory: stand_in_streams.Memory | None = None
+    ) -> DeviceTensor:
         made = torch.Tensor._make_wrapper_subclass(
             cls, host.size(), strides=host.stride(), storage_offset=host.storage_offset(), dtype=host.dtype,
             device=device, requires_grad=False,
         )  # fmt: skip
-        made.host = host
+        made.host, made.memory = host, memory or stand_in_streams.Memory()
         return made
 
     @classmethod
@@ -115,7 +127,7 @@ class DeviceTensor(torch.Tensor):
         return self.detach().host.tolist()
 
     def record_stream(self, stream: Any) -> None:
-        pass
+        self.memory.kept_for.add(getattr(stream, "name", stand_in_streams.COMPUTE.name))  # torch has its own class
 
     def __format__(self, spec: str) -> str:
         return format(self.item() if self.ndim == 0 else self, spec)
@@ -127,7 +139,8 @@ class DeviceTensor(torch.Tensor):
     @data.setter
     def data(self, new: torch.Tensor) -> None:
         torch.Tensor.data.__set__(self, new)
-        self.host = new.detach().host
+        detached = new.detach()
+        self.host, self.memory = detached.host, detached.memory
 
 
 def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -147,14 +160,42 @@ def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if device.type == "acc" and "pin_memory" in kwargs:
         kwargs = {**kwargs, "pin_memory": False}
     own = {id(leaf.host): leaf for leaf in on_device}
+    parts = {leaf.host.untyped_storage().data_ptr(): leaf.memory for leaf in on_device}
     found = function(*pytree.tree_map(on_host, args), **pytree.tree_map(on_host, kwargs))
 
     def back(value: Any) -> Any:
         if id(value) in own:
             return own[id(value)]  # in place
-        return DeviceTensor(value, device) if isinstance(value, torch.Tensor) and device.type == "acc" else value
+        if not isinstance(value, torch.Tensor) or device.type != "acc":
+            return value
+        return DeviceTensor(value, device, parts.get(value.untyped_storage().data_ptr()))
 
-    return pytree.tree_map(back, found)
+    made = pytree.tree_map(back, found)
+    if not function.is_view:
+        queue(function, args, kwargs, made)
+    return made
+
+
+def queue(function: Any, args: Any, kwargs: dict[str, Any], made: Any) -> None:
+    """Tell the current stream of an operator: what it reads, and what it writes."""
+    name = function._schema.name
+    written = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, DeviceTensor)]
+    for argument, value in [*zip(function._schema.arguments, args, strict=False), *_named(function, kwargs)]:
+        changed = argument.alias_info is not None and argument.alias_info.is_write
+        leaves = [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, DeviceTensor)]
+        written += leaves if changed else []
+        for leaf in leaves if not changed else []:
+            leaf.memory.use(name, writes=False)
+    for leaf in written:
+        leaf.memory.use(name, writes=True)
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs, made)) if isinstance(leaf, torch.Tensor)]
+    if written or any(isinstance(leaf, DeviceTensor) for leaf in tensors):
+        moves = name in MOVES and not all(isinstance(leaf, DeviceTensor) for leaf in tensors)
+        stand_in_streams.work(("copies in" if written else "copies out") if moves else "computes")
+
+
+def _named(function: Any, kwargs: dict[str, Any]) -> list[tuple[Any, Any]]:
+    return [(argument, kwargs[argument.name]) for argument in function._schema.arguments if argument.name in kwargs]
 
 
 def blocks(args: Any, kwargs: dict[str, Any]) -> bool:
@@ -174,6 +215,7 @@ def selects(name: str, args: Any) -> bool:
 
 def waited() -> None:
     """Count a wait for the device, under whose code makes it: the innermost of ours, DeepSpeed's and the tests'."""
+    stand_in_streams.host_waits()
     frame = sys._getframe()
     while frame is not None and frame.f_code.co_filename.endswith(STAND_IN):
         frame = frame.f_back
@@ -263,6 +305,7 @@ class StrictGroup(dist.ProcessGroup):
 
     def _work(self, call: Callable[..., Any], tensors: Any, *rest: Any) -> Any:
         hosts = self._checked(tensors)
+        stand_in_streams.work("collective")
         with torch.utils._python_dispatch._disable_current_modes():
             call(*hosts, *rest).wait()
         return Done(tensors[0])
@@ -319,6 +362,10 @@ def install() -> None:
         if source.device.type != target.device.type and not non_blocking:
             waited()
         on_host(target).copy_(on_host(source))
+        for tensor in (source, target):
+            if isinstance(tensor, DeviceTensor):
+                tensor.memory.use("copy", writes=tensor is target)
+        stand_in_streams.work("copies in" if isinstance(target, DeviceTensor) else "copies out")
         return target
 
     library.impl("empty_strided", empty_strided, "PrivateUse1")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tests.recipe.train import stand_in
+from tests.recipe.train import stand_in, stand_in_streams
 
 stand_in.install()
 
@@ -83,8 +83,8 @@ class Accelerator(CPU_Accelerator):
 real_accelerator.ds_accelerator = Accelerator()
 
 from diht_k8s.api.documents import load  # noqa: E402
-from diht_k8s.recipe.train import distributed, engine  # noqa: E402
-from diht_k8s.recipe.train.collectives import barrier, gather_objects  # noqa: E402
+from diht_k8s.recipe.train import distributed, engine, loop  # noqa: E402
+from diht_k8s.recipe.train.collectives import FlagsExchange, barrier, gather_objects  # noqa: E402
 from diht_k8s.recipe.train.loop import LastSave, Training  # noqa: E402
 from tests.recipe.train import train_rank  # noqa: E402
 
@@ -101,7 +101,7 @@ def started(job: dict[str, Any]) -> dict[str, Any]:
         features = training.engine._forward(batch, slice(None))
         loss, *_ = training.engine._averaged(training.engine._losses(features, batch)).tolist()
     training.stop.requested = training.rank == 1
-    flags = training._exchange_flags(LastSave(time.monotonic(), 0), 0.0)
+    flags = training._exchange_flags(LastSave(time.monotonic(), 0), 0.0).wait()
     batches.close()
     barrier()
     devices = [str(device) for device in {parameter.device for parameter in training.model.parameters()}]
@@ -109,24 +109,38 @@ def started(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def counting(job: dict[str, Any]) -> dict[str, Any]:
-    """As `train_rank` does it, with the waits for the device of each step beside it."""
+    """As `train_rank` does it, with the waits for the device of each step beside it, races, and a trace of the whole."""
     waits: list[dict[str, int]] = []
     places: list[dict[str, int]] = []
-    step = engine.Engine.step
+    step, begin, wait = engine.Engine.step, loop.exchange_flags, FlagsExchange.wait
+    stand_in_streams.races.clear()
+    stand_in_streams.trace.clear()
+
+    def begun(*args: Any, **named: Any) -> Any:
+        stand_in_streams.note("host", "begins the exchange")
+        return begin(*args, **named)
+
+    def waited(exchange: Any) -> Any:
+        stand_in_streams.note("host", "has the exchange")
+        return wait(exchange)
 
     def counted(self: Any, batch: Any) -> Any:
         stand_in.synchronisations.clear()
         stand_in.places.clear()
+        stand_in_streams.note("host", "begins a step")
         found = step(self, batch)
+        stand_in_streams.note("host", "ends the step")
         waits.append(dict(stand_in.synchronisations))
         places.append(dict(stand_in.places))
         return found
 
-    engine.Engine.step = counted
+    engine.Engine.step, loop.exchange_flags, FlagsExchange.wait = counted, begun, waited
     try:
-        return {**recorded(job), "waits": waits, "places": places}
+        done = recorded(job)
     finally:
-        engine.Engine.step = step
+        engine.Engine.step, loop.exchange_flags, FlagsExchange.wait = step, begin, wait
+    seen = {"races": gather_objects(list(stand_in_streams.races)), "trace": list(stand_in_streams.trace)}
+    return {**done, **seen, "waits": waits, "places": places}
 
 
 recorded = train_rank.recorded

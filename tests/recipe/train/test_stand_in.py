@@ -4,8 +4,8 @@ Undoing the rank's device, the control group or the place of AdamW's step turns 
 
 Several ranks train with one visible device each. With both devices visible they go up to the first loss only: a backward
 pass on device 1 needs a device guard that says how many devices there are, and torch 2.13 lets a Python backend give the
-guard's type alone (`torch._C._acc.DeviceGuard` has no other method to override; its count is 1). Streams are there but
-order nothing, so no test here sees a missing wait between two of them. Kernels, memory and Triton are not simulated.
+guard's type alone (`torch._C._acc.DeviceGuard` has no other method to override; its count is 1). DeepSpeed's streams are one with that of
+the computation; ours are checked for races. Kernels, memory and Triton are not simulated.
 """
 
 from __future__ import annotations
@@ -146,6 +146,32 @@ def test_step_when_at_zero_0_then_deepspeed_waits_for_nothing(
     quick: dict[str, dict[str, Any]], two: dict[str, dict[str, Any]]
 ) -> None:
     assert waits_of(quick, "zero 0") == waits_of(two, "zero 0") == [{"diht_k8s": 1}] * STEPS
+
+
+def steps_of(found: dict[str, Any]) -> list[list[tuple[str, str]]]:
+    """The trace from the end of each step to that of the next one."""
+    ends = [place for place, each in enumerate(found["trace"]) if each == ("host", "ends the step")]
+    return [found["trace"][begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_batch_when_a_step_begins_then_it_is_on_the_device_and_the_next_one_is_on_its_way(
+    two: dict[str, dict[str, Any]], name: str
+) -> None:
+    for step in steps_of(two[f"{name} 2"]):
+        begins = step.index(("host", "begins a step"))
+        copies = [stream for stream, what in step[:begins] if what == "copies in"]
+        assert len(copies) == 1 and copies[0] != "compute", step
+    assert [found["races"] for found in two.values()] == [[[], []]] * len(two)
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_exchange_of_flags_when_a_step_is_made_then_it_runs_meanwhile(
+    two: dict[str, dict[str, Any]], name: str
+) -> None:
+    for step in steps_of(two[f"{name} 2"]):
+        order = [what for stream, what in step if stream == "host" and what != "waits"]
+        assert order == ["ends the step", "has the exchange", "begins the exchange", "begins a step"]
 
 
 def test_gang_when_two_devices_are_in_a_pod_then_each_rank_uses_its_own(folder: Path, on_cpu: dict[str, Any]) -> None:

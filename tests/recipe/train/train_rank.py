@@ -127,11 +127,12 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         uids.append(in_global_order(batch.uids))
         norms.append(training.engine.gradient_norm())
         words.append(drawn(training))
-        training.stop.requested = len(losses) == job["stop_after"] and training.rank == training.world - 1
+        training.stop.requested = asks_to_stop(training, job, len(losses))
         return result
 
     training.engine.step, training.engine._make_update = recording, updating
     error = None
+    training.stop.requested = asks_to_stop(training, job, len(losses))
     try:
         training.train()
     except DihtError as problem:
@@ -141,6 +142,11 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         "losses": losses, "uids": uids, "norms": norms, "words": words, "weights": weights, "gradients": gradients,
         "error": error, "began": began,
     }  # fmt: skip
+
+
+def asks_to_stop(training: Training, job: dict[str, Any], done: int) -> bool:
+    """Before the step that shall be the last one."""
+    return job["stop_after"] == done + 1 and training.rank == training.world - 1
 
 
 def drawn(training: Training) -> list[int]:

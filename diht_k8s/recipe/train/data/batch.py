@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,9 +23,9 @@ class HeadTargets:
     ids_BK: Tensor
     probabilities_BK: Tensor
 
-    def on(self, device: torch.device) -> HeadTargets:
-        """The same on a device."""
-        return HeadTargets(_sent(self.ids_BK, device), _sent(self.probabilities_BK, device))
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> HeadTargets:
+        """With each tensor changed."""
+        return HeadTargets(change(self.ids_BK), change(self.probabilities_BK))
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class BatchTargets:
     mask_B: Tensor
     """whether an image has labels."""
 
-    def on(self, device: torch.device) -> BatchTargets:
-        """The same on a device."""
-        return BatchTargets(self.objects.on(device), self.attributes.on(device), _sent(self.mask_B, device))
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> BatchTargets:
+        """With each tensor changed."""
+        return BatchTargets(self.objects.mapped(change), self.attributes.mapped(change), change(self.mask_B))
 
 
 @dataclass(frozen=True)
@@ -78,33 +78,44 @@ class Batch:
         seen = self.seen_B[part]
         return seen.float() if seen.ndim == 2 else normalised(seen, dtype, of=normalisation)
 
+    @property
+    def caption_lengths(self) -> list[int]:
+        """Tokens of each caption."""
+        return (self.tokens_BT.argmax(dim=1) + 1).tolist() if self.lengths is None else self.lengths
+
     def tokens_of(self, part: slice, *, cut: bool) -> Tensor:
         """The tokens of a micro-batch; on a device up to its longest caption, if `cut` is set."""
         tokens_BT = self.tokens_BT[part]
         return tokens_BT if self.lengths is None or not cut else tokens_BT[:, : max(self.lengths[part])]
 
-    def pinned(self) -> Batch:
-        """The same in page-locked memory, from which a GPU fetches while it computes."""
-        return replace(self, seen_B=self.seen_B.pin_memory(), tokens_BT=self.tokens_BT.pin_memory())
-
-    def on(self, device: torch.device) -> Batch:
-        """The same on a device, to which page-locked memory goes while it computes."""
-        if device.type == "cpu":
-            return self
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same with each tensor changed."""
         return replace(
             self,
-            seen_B=_sent(self.seen_B, device),
-            tokens_BT=_sent(self.tokens_BT, device),
-            caption_ids_B=_sent(self.caption_ids_B, device),
-            targets=None if self.targets is None else self.targets.on(device),
-            lengths=(self.tokens_BT.argmax(dim=1) + 1).tolist(),
-            teacher_B2E=None if self.teacher_B2E is None else _sent(self.teacher_B2E, device),
+            seen_B=change(self.seen_B),
+            tokens_BT=change(self.tokens_BT),
+            caption_ids_B=change(self.caption_ids_B),
+            targets=None if self.targets is None else self.targets.mapped(change),
+            teacher_B2E=None if self.teacher_B2E is None else change(self.teacher_B2E),
         )
 
+    def pinned(self) -> Batch:
+        """The same in page-locked memory, from which a GPU fetches while it computes."""
+        return self.mapped(Tensor.pin_memory)
 
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """On the device once its queue gets there; the host does not wait for it."""
-    return tensor.to(device, non_blocking=True)
+    def on(self, device: torch.device) -> Batch:
+        """The same on a device once its queue gets there; the host does not wait for page-locked memory to go."""
+        sent = self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(sent, lengths=self.caption_lengths)
+
+    def used_on(self, stream: torch.Stream) -> None:
+        """Keep the device's memory from being used again before a stream has come this far."""
+        self.mapped(lambda tensor: _recorded(tensor, stream))
+
+
+def _recorded(tensor: Tensor, stream: torch.Stream) -> Tensor:
+    tensor.record_stream(stream)  # pyright: ignore[reportArgumentType]  # the stub knows one of the two classes
+    return tensor
 
 
 def merged(parts: Sequence[Batch]) -> Batch:

@@ -6,16 +6,13 @@ ahead is bounded in bytes. Surplus rows are made once and put behind a rank's pa
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import itertools
-import queue
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -24,6 +21,7 @@ from diht_k8s.api.errors import DihtError, RetryableError, StopRequested
 from diht_k8s.recipe.train.data.batch import Batch, merged
 from diht_k8s.recipe.train.data.collate import CollateSettings, Collator, surplus_rows
 from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.read_ahead import ReadAhead
 from diht_k8s.recipe.train.data.sampler import LaneSampler
 from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.distributed import set_this_device
@@ -31,8 +29,6 @@ from diht_k8s.recipe.train.distributed import set_this_device
 PREFETCH_BYTES = 512 << 20
 """Batches that wait for their step: as many as fit, from one to `PREFETCH_BATCHES`."""
 PREFETCH_BATCHES = 4
-STOP_SECONDS = 30.0
-"""For the batch that is being made to be finished, at the end."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -74,55 +70,26 @@ class Loader:
         seen = image_size**2 * 3 if not source.features else 2 * source.features[0].width
         seen += 0 if source.embeddings is None else 2 * source.embeddings.width
         self._prefetch = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // (self._share.rows * seen)))
-        self.wait_seconds = 0.0
-        """time that `batches` waited for data since it was last read."""
 
-    def batches(self, position: int) -> Generator[Batch]:
+    def batches(self, position: int) -> ReadAhead:
         """Batches without end, the first one beginning at a global position (a multiple of the batch size).
 
         Reading begins with this call, in the background.
         """
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(self._prefetch)
-        closed = threading.Event()
         made = self._merged(self._start_workers(position)) if self.workers else self._here(position)
         made = made if self._surplus is None else self._filled_up(made, self._surplus)
-        filler = threading.Thread(target=self._fill, args=(made, ready, closed), name="loader", daemon=True)
-        filler.start()
+        return ReadAhead(lambda ahead: self._fill(made, ahead), depth=self._prefetch)
 
-        def stop() -> None:
-            closed.set()
-            filler.join(STOP_SECONDS)
-
-        # A thread that still computes when the interpreter is taken down would abort the process, and hide its exit code.
-        atexit.register(stop)
-        handed_on = self._ready(ready, stop)
-        next(handed_on)  # closing a generator that has not begun would not stop the thread
-        return handed_on
-
-    def _ready(self, ready: queue.Queue[Batch | BaseException], stop: Callable[[], None]) -> Generator[Any]:
+    def _fill(self, made: Generator[Batch], ahead: ReadAhead) -> None:
         try:
-            yield None
-            while True:
-                before = time.perf_counter()
-                item = ready.get()
-                self.wait_seconds += time.perf_counter() - before
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            atexit.unregister(stop)
-            stop()
-
-    def _fill(self, made: Generator[Batch], ready: queue.Queue[Batch | BaseException], closed: threading.Event) -> None:
-        try:
-            self._job.source.check = lambda: _raise_if_set(closed)  # workers are killed instead
+            self._job.source.check = lambda: _raise_if_set(ahead.closed)  # workers are killed instead
             pinning = set_this_device().type == "cuda"  # page-locked memory belongs to the thread's current device
             with contextlib.closing(made):
                 for batch in made:
-                    if not _handed_over(batch.pinned() if pinning else batch, ready, closed):
+                    if not ahead.hand_over(batch.pinned() if pinning else batch):
                         return
         except BaseException as error:  # the training thread raises it
-            _handed_over(error, ready, closed)
+            ahead.hand_over(error)
 
     def _here(self, position: int) -> Generator[Batch]:
         with contextlib.closing(Collator(self._job, rows=self._share.part(0, 1))) as collator:
@@ -186,15 +153,6 @@ def _is_lost_worker(error: Exception) -> bool:
     if isinstance(error, RuntimeError):
         return str(error).startswith("DataLoader worker")
     return isinstance(error, EOFError | ConnectionError | FileNotFoundError) and not str(error).startswith("Caught ")
-
-
-def _handed_over(item: Any, ready: queue.Queue[Any], closed: threading.Event) -> bool:
-    """Put an item into a queue that may be full; False if the consumer has closed."""
-    while not closed.is_set():
-        with contextlib.suppress(queue.Full):
-            ready.put(item, timeout=0.2)
-            return True
-    return False
 
 
 class _Parts(IterableDataset[Any]):
