@@ -20,7 +20,7 @@ from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.estimate.footprint import FP32, GIB, Placement, RankMemory, Sizes, Trace, rank_memory
 from diht_k8s.recipe.train.estimate.gpus import gpu_of
 from diht_k8s.recipe.train.estimate.memory_trace import TracedStudent
-from diht_k8s.recipe.train.flops import StepFlops, step_flops
+from diht_k8s.recipe.train.flops import PairFlops, StepWork
 from diht_k8s.recipe.train.model.batch_norm import require_equal_parts
 
 CONTEXT_BYTES: Final = GIB
@@ -71,7 +71,7 @@ class Estimate:
     """None: not even one pair fits, or nobody asked."""
     host_memory: dict[str, int]
     """of a pod by part, in bytes."""
-    work: StepFlops
+    work: PairFlops
     pace: Pace
     utilisation: float
     notes: list[str]
@@ -120,7 +120,8 @@ def estimate(
     student = TracedStudent(train, num_objects=objects, num_attributes=attributes)
     if student.has_batch_statistics:
         require_equal_parts(train, placement.world)
-    work = step_flops(train, num_objects=objects, num_attributes=attributes, in_parts=placement.in_parts)
+    account = StepWork(train, num_objects=objects, num_attributes=attributes)
+    work = account.of_pair(account.context_length, in_parts=placement.in_parts)
     overhead = CONTEXT_BYTES + (NCCL_BYTES if placement.world > 1 else 0)
     memory = rank_memory(student.sizes, student.trace(placement.micro), placement)
     peak, limit = card.peak(train.precision), round((card.memory - overhead) / (1 + FRAGMENTATION))
@@ -143,7 +144,7 @@ def estimate(
     )  # fmt: skip
 
 
-def pace_of(work: StepFlops, *, peak: float, utilisation: float, batch: int, ranks: int, samples: int) -> Pace:
+def pace_of(work: PairFlops, *, peak: float, utilisation: float, batch: int, ranks: int, samples: int) -> Pace:
     """Pace of all ranks together.
 
     Args:
