@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,7 +93,7 @@ def predicted(case: Case) -> int:
     """Bytes of tensors at the peak."""
     train = case.settings
     student = TracedStudent(train, num_objects=case.heads[0], num_attributes=case.heads[1], on_cpu=True)
-    placement = placement_of(train, 1)
+    placement = replace(placement_of(train, 1), batches=1)  # nothing is fetched ahead by a CPU
     return rank_memory(student.sizes, student.trace(placement.micro), placement).total
 
 

@@ -28,10 +28,11 @@ from benchmarks.gpu.commands import command_of, document_of, model_of, scratch, 
 from benchmarks.gpu.process import AGAIN, Box, Measured, run_case
 from benchmarks.gpu.table import Row, failures, goals_of, markdown, row_of
 from diht_k8s.api.documents import load
+from diht_k8s.api.train import Train
 from diht_k8s.recipe.runtime.cpus import usable_cpus
 from diht_k8s.recipe.train.estimate.estimate import estimate
 from diht_k8s.recipe.train.estimate.gpus import peak_flops
-from diht_k8s.recipe.train.flops import MfuMeter
+from diht_k8s.recipe.train.flops import StepWork
 
 PACKAGES = ROOT / ".cache" / "open-clip"
 """Packages for open_clip's trainer alone; another version of open_clip may lie there too."""
@@ -170,7 +171,8 @@ def _shown(case: Case, measured: Measured, arguments: argparse.Namespace, predic
     peak = None if arguments.peak_tflops is None else 1e12 * arguments.peak_tflops
     if peak is None and torch.cuda.is_available():
         peak = peak_flops(torch.cuda.get_device_name())
-    row = row_of(case, measured, operations=_operations(json.dumps(model_of(case))), peak=peak, predicted=predicted)
+    operations = _operations(json.dumps(model_of(case)), case.batch)
+    row = row_of(case, measured, operations=operations, peak=peak, predicted=predicted)
     rate = row.get("samples_per_second")
     said = f"{rate:,.1f} samples/s" if rate else f"{row['loss_ms']:.2f} ms" if "loss_ms" in row else row["outcome"]
     print(f"{case.name}: {said}{' (kept)' if kept else f' in {measured.seconds:.0f} s'}", file=sys.stderr, flush=True)
@@ -178,12 +180,11 @@ def _shown(case: Case, measured: Measured, arguments: argparse.Namespace, predic
 
 
 @cache
-def _operations(config: str) -> float:
-    """Forward and backward of a pair whose caption fills the context."""
-    model = json.loads(config)
-    tokens_BT = torch.zeros(1, model["text_cfg"]["context_length"], dtype=torch.long)
-    tokens_BT[:, -1] = 1
-    return MfuMeter(model, peak=1.0).operations(tokens_BT)
+def _operations(config: str, batch: int) -> float:
+    """Forward and backward of a pair whose caption fills the context, contrastive loss included; the same for all sides."""
+    train = Train.model_validate({"modelConfig": json.loads(config), "samples": 1, "batchSize": batch})
+    work = StepWork(train, num_objects=0, num_attributes=0)
+    return work.of_pair(work.context_length).model
 
 
 def _write(rows: list[Row], common: Row, folder: Path) -> None:

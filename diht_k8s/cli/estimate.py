@@ -68,8 +68,10 @@ def _pace(made: Estimate) -> Table:
     table.columns[1].justify = "right"
     for name, flops in made.work.parts.items():
         table.add_row(f"GFLOP a sample: {name}", f"{flops / 1e9:,.2f}")
-    table.add_row("GFLOP a sample: computed again", f"{made.work.recomputed / 1e9:,.2f}")
-    table.add_row("share of the peak, as given", f"{made.utilisation:.0%}")
+    table.add_row("GFLOP a sample: computed again", f"{sum(made.work.recomputed.values()) / 1e9:,.2f}")
+    table.add_row("share of the peak in the layers, as given", f"{made.utilisation:.0%}")
+    table.add_row("ms a step in the losses", f"{1e3 * made.pace.loss_seconds:,.3g}")
+    table.add_row("losses, share of a step", f"{made.pace.loss_seconds / made.pace.step_seconds:.1%}")
     table.add_row("MFU (recomputation left out)", f"{made.pace.model_mfu:.0%}")
     table.add_row("samples/s", f"{made.pace.samples_per_second:,.0f}")
     table.add_row("seconds a step", f"{made.pace.step_seconds:,.3g}")

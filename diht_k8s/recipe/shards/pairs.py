@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.shards.keep_lists import read_keep_list
+from diht_k8s.recipe.shards.replaced import COPY_WITH_TIMES, differ_by_time_alone
 from diht_k8s.recipe.shards.samples import (
     IMAGE_SUFFIXES,
     NOT_REGULAR,
@@ -51,8 +52,10 @@ def read_pairs(
 
 
 def _listed(storage: Storage, shard: Shard, keep_list: str, samples: Iterator[Sample]) -> Iterator[Sample]:
-    if shard.identity is not None and storage.identity(shard.uri) != shard.identity:
-        raise replaced(shard, keep_list, "it has changed since")
+    if shard.identity is not None and (now := storage.identity(shard.uri)) != shard.identity:
+        same = differ_by_time_alone(shard.identity, now)
+        sign = f"its size is the same, its time is not; {COPY_WITH_TIMES}" if same else "it has changed since"
+        raise replaced(shard, keep_list, sign)
     numbered = enumerate(samples)
     for row, uid in read_keep_list(storage, keep_list):
         sample = next((sample for number, sample in numbered if number == row), None)

@@ -25,6 +25,7 @@ from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DataError, DihtError, RetryableError, UserError
 from diht_k8s.recipe.shards.listing import ListedFile, identity_of, infos_of, list_files, matches
 from diht_k8s.recipe.shards.range_reads import RangeReader
+from diht_k8s.recipe.shards.replaced import ReplacedError
 
 CLIENT: Final = {"retries": {"max_attempts": 9, "mode": "standard"}, "connect_timeout": 10, "read_timeout": 60}
 """Botocore's own retry of temporary refusals: full jitter, pauses of up to 1, 2, 4, ... 20 s."""
@@ -103,7 +104,8 @@ class Storage:
             identity: of the version that is meant; empty takes any.
 
         Raises:
-            DataError: the file has another identity.
+            ReplacedError: the file on a disk has another identity.
+            DataError: the object has another identity.
         """
         with _errors(uri, "read"):
             reader, path = self._reader(uri)
@@ -113,7 +115,9 @@ class Storage:
             with open(path, "rb") as file:
                 found = identity_of({"size": os.fstat(file.fileno()).st_size}, path)
                 if identity and found != identity:
-                    raise DataError(f"{uri} was replaced ({identity} became {found}): leave input alone during a run")
+                    raise ReplacedError(
+                        f"{uri} was replaced ({identity} became {found}): leave input alone during a run"
+                    )
                 file.seek(begin)
                 return file.read(end - begin)
 

@@ -1,27 +1,34 @@
-"""FLOPs of a training step, counted by torch's FlopCounterMode on tensors without data; MFU.
+"""FLOPs of a training step: one account of work, counted by torch's FlopCounterMode on tensors without data.
 
-A multiplication and an addition are two operations. Products are counted (layers, attention, loss), forward and
-backward; norms, activations and the optimizer are not, as is the custom. The first layer has no gradient for the pixels,
-so an image tower counts a little below the customary three forward passes.
+A multiplication and an addition are two operations. Products are counted (layers, attention, losses), forward and
+backward, as the student of the settings does them in training: the patches that `patchDropout` leaves, no backward pass
+in a locked tower, none at all with stored features, no gradient for pixels and locked features. Norms, activations and
+the optimizer are not counted, as is the custom. `estimate` and `mfu_percent` both take their figures from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cache, cached_property
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diht_k8s.api.train import Train
+from diht_k8s.recipe.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics
 from diht_k8s.recipe.train.model.student import Student, model_configuration
 
-LOSS_PAIRS = 16
-"""Pairs of the batch on which the loss is counted; its operations grow with their square."""
+LOSS_PAIRS: Final = 16
+"""Pairs of the batch on which the losses are counted; their operations grow with the square."""
+CONTRASTIVE: Final = "loss"
+EMBEDDINGS: Final = "loss of embeddings"
+LOSSES: Final = (CONTRASTIVE, EMBEDDINGS)
+"""Parts of the work that are computed in fp32 over tiles of all pairs; the others are products of layers."""
 
 
 class PassFlops(NamedTuple):
@@ -33,59 +40,83 @@ class PassFlops(NamedTuple):
 
 
 class CountedStudent:
-    """A student on the meta device, whose operations are counted."""
+    """A student in training on the meta device, whose operations are counted."""
 
-    def __init__(self, config: dict[str, Any], *, locked: bool = False, stored: bool = False, **heads: Any) -> None:
+    def __init__(self, train: Train, *, num_objects: int, num_attributes: int) -> None:
         """Make the model.
 
         Args:
-            config: an open_clip model configuration.
-            locked: whether the image tower does not learn.
-            stored: whether no image passes through it, since its features are stored.
-            heads: `num_objects`, `num_attributes` and `heads_input` of the `Student`.
+            train: the settings.
+            num_objects: classes of the object head; 0: no head.
+            num_attributes: classes of the attribute head; 0: no head.
 
         Raises:
             UserError: open_clip refuses the model.
         """
+        config = model_configuration(train)
+        self.width: int = config["embed_dim"]
         with torch.device("meta"):
-            self.model = Student(config, **heads)
-        if locked:
+            self.model = Student(
+                config,
+                num_objects=num_objects,
+                num_attributes=num_attributes,
+                heads_input=train.distillation.heads_input,
+            )
+        if train.lock_image_tower:
             self.model.lock_image_tower()
-        self._stored = stored
+        self._stored = train.features == "Stored"
 
     def image_tower(self) -> PassFlops:
         """Of one image, counted on two: BatchNorm trains on no single value a channel."""
-        images = torch.empty(2, 3, self.model.image_size, self.model.image_size, device="meta")
-        if self._stored:
-            assert self.model.locked is not None
-            images = self.model.locked(images)
+        images = self._images()
         counted = _counted(lambda: self.model.encode_image(images))
         return PassFlops(counted.forward // 2, counted.both // 2)
 
     def text_tower(self, length: int) -> PassFlops:
-        """Of one caption of some tokens."""
+        """Of one caption that is cut to some tokens."""
         tokens = torch.zeros(1, length, dtype=torch.long, device="meta")
         return _counted(lambda: self.model.text_features(tokens))
 
     def heads(self) -> PassFlops:
         """Of one image's features through both concept heads."""
         heads = [head for head in (self.model.object_head, self.model.attribute_head) if head is not None]
-        counts = [_of_head(head) for head in heads]
+        if not heads:
+            return PassFlops(0, 0)
+        images = self._images()
+        seen_BW = self.model.concept_inputs(images, self.model.encode_image(images))
+        seen_1W = seen_BW[:1].detach().requires_grad_(seen_BW.requires_grad)  # a locked tower needs no gradient
+        counts = [_counted(lambda head=head: head(seen_1W)) for head in heads]
         return PassFlops(sum(each.forward for each in counts), sum(each.both for each in counts))
 
+    def _images(self) -> Tensor:
+        """What the image side takes of two pairs."""
+        images = torch.empty(2, 3, self.model.image_size, self.model.image_size, device="meta")
+        if not self._stored:
+            return images
+        assert self.model.locked is not None
+        return self.model.locked(images)
 
-def _of_head(head: nn.Linear) -> PassFlops:
-    features = torch.empty(1, head.in_features, device="meta", requires_grad=True)
-    return _counted(lambda: head(features))
+
+def _of_contrastive_loss(train: Train, width: int) -> PassFlops:
+    """For a pair and each pair of the global batch; the backward pass computes the logits again."""
+    image, text, scale = _features(width)
+    return _for_each_pair(lambda: hn_nce_loss_and_statistics(image, text, scale, HnNceSettings.of(train.loss), None)[0])
 
 
-def _of_loss(train: Train, width: int) -> PassFlops:
-    """Of the contrastive loss, for a pair and each pair of the global batch; the backward pass computes the logits again."""
+def _of_embedding_loss(width: int, teacher_width: int) -> PassFlops:
+    """As `_of_contrastive_loss`; the backward pass computes the logits of student and teacher again."""
+    image, text, scale = _features(width)
+    teacher = torch.empty(LOSS_PAIRS, 2, teacher_width, device="meta")
+    return _for_each_pair(lambda: embedding_loss(image, text, scale, teacher, temperature=1.0))
+
+
+def _features(width: int) -> tuple[Tensor, Tensor, Tensor]:
     image, text = (torch.empty(LOSS_PAIRS, width, device="meta", requires_grad=True) for _ in range(2))
-    scale = torch.empty((), device="meta", requires_grad=True)
-    settings = HnNceSettings.of(train.loss)
-    counted = _counted(lambda: hn_nce_loss_and_statistics(image, text, scale, settings, None)[0])
-    return PassFlops(*(flops // LOSS_PAIRS**2 for flops in counted))
+    return image, text, torch.empty((), device="meta", requires_grad=True)
+
+
+def _for_each_pair(loss: Callable[[], Tensor]) -> PassFlops:
+    return PassFlops(*(flops // LOSS_PAIRS**2 for flops in _counted(loss)))
 
 
 def _addmm(_sum: torch.Size, left: torch.Size, right: torch.Size, **_rest: Any) -> int:
@@ -93,10 +124,14 @@ def _addmm(_sum: torch.Size, left: torch.Size, right: torch.Size, **_rest: Any) 
     return 2 * left[0] * left[1] * right[1]
 
 
+COUNTED_TOO: Final = {torch.ops.aten.addmm_: _addmm}
+"""Operators that the counter's own table lacks."""
+
+
 def _counted(call: Callable[[], Tensor]) -> PassFlops:
     # The plain attention kernel: the counter does not know the fused one of CPUs. Both do the same products.
     with (
-        FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm}) as counter,
+        FlopCounterMode(display=False, custom_mapping=COUNTED_TOO) as counter,
         nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH),
     ):
         made = call()
@@ -107,91 +142,104 @@ def _counted(call: Callable[[], Tensor]) -> PassFlops:
 
 
 @dataclass(frozen=True)
-class StepFlops:
+class PairFlops:
     """Operations of one pair in a training step."""
 
     parts: dict[str, int]
-    """forward and backward, by part."""
-    recomputed: int
-    """forward passes that run once more: logits of the loss, activation checkpointing, gradient caching."""
+    """forward and backward, by part; recomputation does not count, as is the custom for MFU."""
+    recomputed: dict[str, int]
+    """what is computed once more, by part: logits of the losses, activation checkpointing, gradient caching."""
 
     @property
     def model(self) -> int:
-        """Operations that the training needs; recomputation does not count, as is the custom for MFU."""
+        """Operations that the training needs."""
         return sum(self.parts.values())
 
     @property
     def executed(self) -> int:
         """Operations that the card computes."""
-        return self.model + self.recomputed
+        return self.model + sum(self.recomputed.values())
+
+    @property
+    def layers(self) -> int:
+        """Of those that the card computes, all but the losses'."""
+        both = (self.parts, self.recomputed)
+        return sum(flops for each in both for name, flops in each.items() if name not in LOSSES)
 
 
-def step_flops(train: Train, *, num_objects: int, num_attributes: int, in_parts: bool) -> StepFlops:
-    """Count the operations of a pair in a training step.
+class StepWork:
+    """The account: operations of the pairs of a training."""
 
-    Args:
-        train: the settings; the loss compares each pair with those of the global batch.
-        num_objects: classes of the object head; 0: no head.
-        num_attributes: classes of the attribute head; 0: no head.
-        in_parts: whether a rank's batch runs by gradient caching.
-
-    Raises:
-        UserError: open_clip refuses the model.
-    """
-    config = model_configuration(train)
-    heads = {
-        "num_objects": num_objects,
-        "num_attributes": num_attributes,
-        "heads_input": train.distillation.heads_input,
-    }
-    student = CountedStudent(config, locked=train.lock_image_tower, stored=train.features == "Stored", **heads)
-    length = student.model.clip.context_length
-    image, text, heads = student.image_tower(), student.text_tower(length), student.heads()
-    loss = PassFlops(*(flops * train.batch_size for flops in _of_loss(train, config["embed_dim"])))
-    parts = {
-        "image tower": image.both,
-        "text tower": text.both,
-        "loss": loss.both - loss.forward,
-        "heads": heads.both,
-    }
-    recomputed = loss.forward
-    if in_parts:
-        recomputed += image.forward + text.forward + heads.forward
-    if train.activation_checkpointing:
-        student.model.set_grad_checkpointing()
-        recomputed += student.image_tower().both - image.both
-        recomputed += student.text_tower(length).both - text.both
-    return StepFlops(parts, recomputed)
-
-
-class MfuMeter:
-    """Model FLOPs utilisation (MFU): operations of the towers, forward and backward, over the device's peak.
-
-    Recomputed activations do not count, as is the custom.
-    """
-
-    def __init__(self, config: dict[str, Any], peak: float, *, locked: bool = False, stored: bool = False) -> None:
-        """Count the operations of an image.
+    def __init__(self, train: Train, *, num_objects: int, num_attributes: int) -> None:
+        """Make the student without data.
 
         Args:
-            config: the model's configuration; it is built once more without memory.
-            peak: of one device, in operations a second.
-            locked: whether the image tower does not learn, so that it has no backward pass.
-            stored: whether its features are stored, so that it has no forward pass either.
+            train: the settings; the losses compare each pair with those of the global batch.
+            num_objects: classes of the object head; 0: no head.
+            num_attributes: classes of the attribute head; 0: no head.
+
+        Raises:
+            UserError: open_clip refuses the model.
         """
-        self._peak, self._student = peak, CountedStudent(config, locked=locked, stored=stored)
-        self._student.model.eval()  # all patches of an image, whatever a training drops
-        self._image = self._student.image_tower().both
-        self._text: dict[int, int] = {}
-        """of a caption by its length."""
+        self._train, self._classes = train, {"num_objects": num_objects, "num_attributes": num_attributes}
+        self._student = CountedStudent(train, **self._classes)
+        self.of_pair = cache(self._of_pair)
 
-    def operations(self, lengths: Sequence[int]) -> float:
-        """Forward and backward of a batch whose texts, of so many tokens, are cut to its longest caption."""
-        length = max(lengths)
-        if length not in self._text:
-            self._text[length] = self._student.text_tower(length).both
-        return float(len(lengths) * (self._image + self._text[length]))
+    @property
+    def context_length(self) -> int:
+        """Tokens of a caption at most."""
+        return self._student.model.clip.context_length
 
-    def percent(self, operations: float, seconds: float) -> float:
-        """Share of the peak."""
-        return 100.0 * operations / (seconds * self._peak)
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self._student.model.image_size
+
+    @property
+    def cuts_captions(self) -> bool:
+        """Whether a micro-batch is cut to its longest caption."""
+        return self._student.model.cuts_captions
+
+    def _of_pair(self, length: int, *, teacher_width: int = 0, in_parts: bool = False) -> PairFlops:
+        """Count the operations of a pair.
+
+        Args:
+            length: tokens to which its micro-batch is cut.
+            teacher_width: of the teacher's embeddings; 0: none are distilled.
+            in_parts: whether a rank's batch runs by gradient caching.
+        """
+        image, text, heads = self._image, self._student.text_tower(length), self._heads
+        losses = {name: flops for name, flops in self._losses(teacher_width).items() if flops.both}
+        parts = {"image tower": image.both, "text tower": text.both, "heads": heads.both}
+        recomputed = dict.fromkeys(parts, 0)
+        if in_parts:
+            recomputed = {"image tower": image.forward, "text tower": text.forward, "heads": heads.forward}
+        if self._train.activation_checkpointing:
+            recomputed["image tower"] += self._recomputing.image_tower().both - image.both
+            recomputed["text tower"] += self._recomputing.text_tower(length).both - text.both
+        parts |= {name: flops.both - flops.forward for name, flops in losses.items()}
+        recomputed |= {name: flops.forward for name, flops in losses.items()}
+        return PairFlops(parts, recomputed)
+
+    @cached_property
+    def _image(self) -> PassFlops:
+        return self._student.image_tower()
+
+    @cached_property
+    def _heads(self) -> PassFlops:
+        return self._student.heads()
+
+    @cached_property
+    def _recomputing(self) -> CountedStudent:
+        """The student with activation checkpointing."""
+        student = CountedStudent(self._train, **self._classes)
+        student.model.set_grad_checkpointing()
+        return student
+
+    def _losses(self, teacher_width: int) -> dict[str, PassFlops]:
+        """Of a pair beside the whole batch, by part."""
+        width, pairs = self._student.width, self._train.batch_size
+        counts = {CONTRASTIVE: _of_contrastive_loss(self._train, width)}
+        if teacher_width:
+            counts[EMBEDDINGS] = _of_embedding_loss(width, teacher_width)
+        return {name: PassFlops(*(pairs * flops for flops in count)) for name, count in counts.items()}

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,7 @@ from diht_k8s.recipe.train.ema import Ema
 from diht_k8s.recipe.train.engine import Engine, Losses, Update
 from diht_k8s.recipe.train.features.stored import stored_features
 from diht_k8s.recipe.train.metrics import Metrics
+from diht_k8s.recipe.train.mfu import MfuMeter, mfu_meter
 from diht_k8s.recipe.train.model.export import ModelDescription
 from diht_k8s.recipe.train.model.student import model_configuration
 from diht_k8s.recipe.train.optimizer import learning_rate
@@ -175,8 +176,7 @@ class Training:
         if self.rank == 0:
             self.progress.start("steps", self.planned, done=self.cursor.position)
             self.telemetry = Telemetry(
-                self.metrics, self.model_config, locked=self.settings.lock_image_tower,
-                stored=self.settings.features == "Stored", batch_size=self.settings.batch_size, world=self.world,
+                self.metrics, self._meter(), batch_size=self.settings.batch_size, world=self.world,
                 bus_bandwidth=self.fabric.bus_bandwidth,
             )  # fmt: skip
         own_seconds = 0.0
@@ -191,7 +191,7 @@ class Training:
             self.cursor = self._advance_cursor(step + 1, before + time.monotonic() - began)
             own_seconds = waited + self.engine.own_seconds()
             self.bad.check(flags.unusable, max(self.data.sampler.total, self.cursor.position))
-            self._finish_step(losses, batch.caption_lengths, flags, since)
+            self._finish_step(losses, batch, flags, since)
             del batch  # the device has room for two
             self.time.enter("data")
             self.time.note()
@@ -208,11 +208,20 @@ class Training:
         self.bad.add(batch)
         return batch, waited
 
-    def _finish_step(self, losses: Losses, lengths: Sequence[int], flags: StepFlags, since: LastSave) -> None:
+    def _meter(self) -> MfuMeter | None:
+        """The meter of the utilisation, if this device's peak is known."""
+        words = self.vocabulary
+        return mfu_meter(
+            self.settings, num_objects=0 if words is None else len(words.objects),
+            num_attributes=0 if words is None else len(words.attributes), world=self.world,
+            micro_batch=self.engine.micro_batch,
+        )  # fmt: skip
+
+    def _finish_step(self, losses: Losses, batch: Batch, flags: StepFlags, since: LastSave) -> None:
         """Finish a step: held-out loss, metrics, checkpoint, and the end if a stop was requested."""
         last = self.cursor.step == self.steps
         held_out = self._held_out()
-        self._log(losses, lengths, flags, held_out, last=last)
+        self._log(losses, batch, flags, held_out, last=last)
         ending = flags.stop or last
         if self.checkpointer.pending and not flags.busy:
             self._complete()
@@ -325,9 +334,7 @@ class Training:
     def _held_out_damage(self) -> Mapping[str, Damage]:
         return {} if self.validation is None else self.validation.damaged
 
-    def _log(
-        self, losses: Losses, lengths: Sequence[int], flags: StepFlags, held_out: dict[str, float], *, last: bool
-    ) -> None:
+    def _log(self, losses: Losses, batch: Batch, flags: StepFlags, held_out: dict[str, float], *, last: bool) -> None:
         if self.rank != 0:
             return
         scale = self.engine.logit_scale
@@ -342,7 +349,7 @@ class Training:
             self.engine.gradient_norm,
             flags.own_seconds,
             None if self.engine.scaling is None else self.engine.scaling.scale,
-            lengths,
+            batch,
             held_out,
             last or flags.stop,
             self.checkpointer.failed,

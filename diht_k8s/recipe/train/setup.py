@@ -27,6 +27,7 @@ from diht_k8s.recipe.train.checkpoint.resume import resume_sampler, sequential_s
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.indexing import IndexedShards, RankAttempt, indexed
 from diht_k8s.recipe.train.data.loader import Loader
+from diht_k8s.recipe.train.data.loader_workers import loader_workers
 from diht_k8s.recipe.train.data.normalisation import Normalisation
 from diht_k8s.recipe.train.data.sampler import LaneSampler
 from diht_k8s.recipe.train.distributed import this_device
@@ -39,9 +40,6 @@ from diht_k8s.recipe.train.model.row_draws import RowDraws, draw_by_rows
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics
 from diht_k8s.recipe.train.stage import label_layout
 from diht_k8s.recipe.train.validation import HeldOutPairs, HeldOutValidation
-
-MAX_WORKERS = 64
-"""Loader workers of a rank that are chosen without being asked for."""
 
 
 def read_vocabulary(run: DihtRun, storage: Storage, layout: Layout) -> ConceptVocabulary | None:
@@ -244,21 +242,6 @@ def make_loader(
         world=world,
         workers=workers,
         draw_captions=train.captions == "Drawn",
-    )
-
-
-def loader_workers(train: Train, cpus: float, device: str) -> int:
-    """Workers of a rank: `train.loaderWorkers`, else those that the pod's CPUs leave beside the ranks themselves.
-
-    Where a CPU trains, its cores are busy with that: a thread decodes. One reads stored features, too, of which there is
-    nothing to decode. The number changes no batch (see `Loader`).
-    """
-    if train.loader_workers is not None:
-        return train.loader_workers
-    return (
-        0
-        if device == "cpu" or train.features == "Stored"
-        else min(MAX_WORKERS, max(1, int(cpus / train.processes_per_node) - 1))
     )
 
 

@@ -7,16 +7,15 @@ import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor
+from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.engine import Losses
-from diht_k8s.recipe.train.estimate.gpus import peak_flops
-from diht_k8s.recipe.train.flops import MfuMeter
 from diht_k8s.recipe.train.health import STRAGGLER_RATIO, Spikes, slowest
 from diht_k8s.recipe.train.metrics import Metrics
+from diht_k8s.recipe.train.mfu import MfuMeter
 
 LOG_EVERY_S = 2.0
 LOG_LINES = 1000
@@ -40,8 +39,8 @@ class TrainStep:
     """of each rank, in data and forward pass, up to the first collective."""
     loss_scale: float | None
     """of fp16; None where the precision needs none."""
-    caption_lengths: Sequence[int]
-    """tokens of this rank's captions."""
+    batch: Batch
+    """rank 0's part."""
     held_out: Mapping[str, float]
     """figures of a validation after this step; empty without one."""
     last: bool
@@ -55,17 +54,20 @@ class Telemetry:
     def __init__(
         self,
         metrics: Metrics,
-        model_config: dict[str, Any],
+        meter: MfuMeter | None,
         *,
         batch_size: int,
         world: int,
-        locked: bool = False,
-        stored: bool = False,
         bus_bandwidth: float | None = None,
     ) -> None:
-        """Make one; `model_config` gives the operations of a sample, used if the device's peak is known.
+        """Make one.
 
-        `locked` says that the image tower does not learn, `stored` that its features are stored, `bus_bandwidth` what the preflight measured, in GB/s.
+        Args:
+            metrics: where lines go.
+            meter: of the utilisation; None where the device's peak is not known.
+            batch_size: pairs of the global batch.
+            world: number of ranks.
+            bus_bandwidth: what the preflight measured, in GB/s.
         """
         self.fabric = {} if bus_bandwidth is None else {"bus_bandwidth_gb_per_second": bus_bandwidth}
         self._first = True
@@ -74,15 +76,14 @@ class Telemetry:
         self._at, self._samples, self._operations = time.monotonic(), 0, 0.0
         self._own = [0.0] * world
         self._lagging: tuple[int, ...] = ()
-        peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-        self._utilisation = None if peak is None else MfuMeter(model_config, peak, locked=locked, stored=stored)
+        self._meter = meter
 
     def add(self, step: TrainStep, waited_seconds: float) -> bool:
         """Add a step; whether a line was written, which resets `waited_seconds` (for data, since the last line)."""
         self._samples += self._batch_size
         self._own = [total + new for total, new in zip(self._own, step.own_seconds, strict=True)]
-        if self._utilisation is not None:
-            self._operations += self._utilisation.operations(step.caption_lengths)
+        if self._meter is not None:
+            self._operations += self._meter.operations(step.batch)
         if step.losses.finite and (median := self._spikes.add(step.losses.total)) is not None:
             logging.warning(
                 "loss spike at step %d: %.4g after a median of %.4g", step.cursor.step, step.losses.total, median
@@ -126,8 +127,8 @@ class Telemetry:
             if self._lagging == (rank,) * LAG_LINES:
                 logging.warning("rank %d takes %.1f times as long as the others", rank, ratio)
                 self._lagging = ()
-        if self._utilisation is not None:
-            found["mfu_percent"] = self._utilisation.percent(self._operations, elapsed)
+        if self._meter is not None:
+            found["mfu_percent"] = self._meter.percent(self._operations, elapsed)
         return found
 
 

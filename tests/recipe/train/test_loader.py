@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -364,6 +366,30 @@ def test_shard_when_replaced_while_it_is_read_then_an_error_and_no_damage(
     monkeypatch.setattr(dataset, "read_pairs", replaced)
     with pytest.raises(DataError, match="was replaced while it was read"):
         batches(tmp_path, sum(SHARDS) // BATCH, order="lanes in sequence")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("touched", "changed", "says"),
+    [
+        (range(3), (), r"^3 of 3 shards have the sizes that their index names, .*drawn-0\.tar is the first.* cp -a or rsync -t"),
+        ((1, 2), (), r"^2 of 3 shards .*drawn-1\.tar is the first"),
+        ((0, 1), (2,), r"drawn-\d\.tar was replaced .*: leave input alone during a run$"),
+    ],
+    ids=["all copied", "some copied", "one changed"],
+)
+def test_shards_when_copied_without_their_times_then_one_line_says_so_and_what_to_do(
+    tmp_path: Path, touched: Sequence[int], changed: Sequence[int], says: str, workers: int
+) -> None:
+    make_data(tmp_path)
+    loader = loader_over(tmp_path, workers=workers)
+    for shard in (*touched, *changed):
+        path = Path(flat(f"{tmp_path}/made").kept(f"drawn-{shard}"))
+        if shard in changed:
+            path.write_bytes(path.read_bytes() + bytes(512))
+        os.utime(path, ns=(1, 1))
+    with pytest.raises(DataError, match=says), contextlib.closing(loader.batches(0)) as made:
+        list(itertools.islice(made, sum(SHARDS) // BATCH))
 
 
 def cut(uri: str, share: float) -> None:

@@ -59,6 +59,7 @@ def test_estimate_when_it_fits_then_tables_and_0(write: Write, capsys: pytest.Ca
         "activations",
         "optimiser states",
         "CUDA and NCCL",
+        "losses, share of a step",
         "samples/s",
         "GPU hours",
         "largest micro-batch",
@@ -87,7 +88,11 @@ def test_estimate_when_asked_for_json_then_one_object_whose_parts_add_up(
     assert found["largest_micro_batch"] == 64
     assert found["utilisation"] == 0.3
     pace = found["pace"]
-    assert pace["samples_per_second"] == pytest.approx(0.3 * 91.6e12 / found["executed_flops_per_sample"])
+    work = found["work"]
+    losses = work["parts"]["loss"] + work["recomputed"]["loss"]
+    layers = 64 * (found["executed_flops_per_sample"] - losses) / (0.3 * 91.6e12)
+    assert pace["step_seconds"] == pytest.approx(layers + pace["loss_seconds"])
+    assert pace["samples_per_second"] == pytest.approx(64 / pace["step_seconds"])
     assert pace["days"] == pytest.approx(10**6 / pace["samples_per_second"] / 86400)
 
 

@@ -25,6 +25,7 @@ from diht_k8s.recipe.label.soft_labels import Labels, LabelTable, read_label_tab
 from diht_k8s.recipe.runtime.bad_shards import Damage, lost_sample, salvaged
 from diht_k8s.recipe.shards.keep_lists import KeepListRow, read_keep_list
 from diht_k8s.recipe.shards.pairs import read_pairs, replaced, with_usual_names
+from diht_k8s.recipe.shards.replaced import ReplacedError, copied_without_times
 from diht_k8s.recipe.shards.samples import IMAGE_SUFFIXES, Sample, storable
 from diht_k8s.recipe.shards.shard_index import ShardIndex, read_range
 from diht_k8s.recipe.shards.sources import Shard
@@ -136,7 +137,10 @@ class ShardDataset:
         """
         found = self._samples.of(number, first, count)
         if found is None:
-            found = self._read_block(number, first, count)
+            try:
+                found = self._read_block(number, first, count)
+            except ReplacedError as error:
+                raise DataError(copied_without_times(self._versions()) or str(error)) from error
             self._samples.add(number, found)
         beside = self._beside(number, first, count, epoch)
         return [
@@ -226,6 +230,13 @@ class ShardDataset:
             if shard.keep_list is not None and sample is not None and storable(sample.uid) != each.uid:
                 raise replaced(shard, shard.keep_list, f"row {each.row} should be {each.uid!r}")
         return found
+
+    def _versions(self) -> Iterator[tuple[str, str, str]]:
+        """Of each indexed shard its place, the version of its index and the one that is there."""
+        for shard in self.shards:
+            index = None if self._indexes is None else self._indexes.of(shard.name)
+            if index is not None:
+                yield shard.uri, index.identity, self._storage.identity(shard.uri)
 
     def _index_of(self, number: int) -> ShardIndex:
         shard = self.shards[number]

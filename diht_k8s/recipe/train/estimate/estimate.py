@@ -10,17 +10,23 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+import open_clip
+
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.kubernetes_types.quantities import number_of
 from diht_k8s.api.label import Label
+from diht_k8s.api.pods import merged
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train, few_pairs
 from diht_k8s.recipe.train.data.loader import PREFETCH_BATCHES, PREFETCH_BYTES
+from diht_k8s.recipe.train.data.loader_workers import loader_workers
 from diht_k8s.recipe.train.data.sampler import held_samples, order_sizes
 from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.estimate.footprint import FP32, GIB, Placement, RankMemory, Sizes, Trace, rank_memory
-from diht_k8s.recipe.train.estimate.gpus import gpu_of
+from diht_k8s.recipe.train.estimate.gpus import Gpu, gpu_of
+from diht_k8s.recipe.train.estimate.loss_time import contrastive_cost, contrastive_seconds, embedding_seconds
 from diht_k8s.recipe.train.estimate.memory_trace import TracedStudent
-from diht_k8s.recipe.train.flops import StepFlops, step_flops
+from diht_k8s.recipe.train.flops import PairFlops, StepWork
 from diht_k8s.recipe.train.model.batch_norm import require_equal_parts
 
 CONTEXT_BYTES: Final = GIB
@@ -37,6 +43,10 @@ IMAGE_CACHE_BYTES: Final = GIB // 2
 """Decoded images that the loader keeps, as `data.collate` sets it."""
 SAMPLE_BYTES: Final = 50 << 10
 """An image as it is stored."""
+ASSUMED_CPUS: Final = 16
+"""CPUs of a process whose pod asks for none; our assumption."""
+GPU: Final = "cuda"
+"""Type of the device, as torch names it."""
 BASE_MICRO_BATCH: Final = 8
 """Smallest micro-batch that is traced to find the largest one."""
 
@@ -47,6 +57,8 @@ class Pace:
 
     samples_per_second: float
     step_seconds: float
+    loss_seconds: float
+    """of a step, in the losses."""
     model_mfu: float
     """share of the peak without recomputation."""
     days: float
@@ -71,9 +83,10 @@ class Estimate:
     """None: not even one pair fits, or nobody asked."""
     host_memory: dict[str, int]
     """of a pod by part, in bytes."""
-    work: StepFlops
+    work: PairFlops
     pace: Pace
     utilisation: float
+    """share of the peak at which the layers compute."""
     notes: list[str]
 
     @property
@@ -102,7 +115,7 @@ def estimate(
         run: the run document.
         gpu: a name of `gpus.GPUS`.
         nodes: pods of the gang; None takes the document's.
-        utilisation: share of the card's peak at which it computes.
+        utilisation: share of the card's peak at which it computes the layers.
         largest: search for the largest micro-batch, too, which takes three times as long as the rest.
 
     Raises:
@@ -120,10 +133,13 @@ def estimate(
     student = TracedStudent(train, num_objects=objects, num_attributes=attributes)
     if student.has_batch_statistics:
         require_equal_parts(train, placement.world)
-    work = step_flops(train, num_objects=objects, num_attributes=attributes, in_parts=placement.in_parts)
+    account, teacher = StepWork(train, num_objects=objects, num_attributes=attributes), teacher_width(run)
+    work = account.of_pair(account.context_length, teacher_width=teacher or 0, in_parts=placement.in_parts)
     overhead = CONTEXT_BYTES + (NCCL_BYTES if placement.world > 1 else 0)
     memory = rank_memory(student.sizes, student.trace(placement.micro), placement)
     peak, limit = card.peak(train.precision), round((card.memory - overhead) / (1 + FRAGMENTATION))
+    loss_seconds = losses_seconds(card, placement.local, train.batch_size, student.sizes.embed_dim, teacher or 0)
+    cpus, assumed = cpus_of(run)
     return Estimate(
         gpu=gpu,
         nodes=nodes,
@@ -135,29 +151,74 @@ def estimate(
         overhead={"CUDA and NCCL": overhead, "fragmentation": round(FRAGMENTATION * memory.total)},
         gpu_memory=card.memory,
         largest_micro_batch=_largest_micro_batch(student, placement, limit) if largest else None,
-        host_memory=_host_memory(train, student.sizes, placement, memory.offloaded),
+        host_memory=_host_memory(train, student.sizes, placement, memory.offloaded, cpus),
         work=work,
-        pace=pace_of(work, peak=peak, utilisation=utilisation, batch=train.batch_size, ranks=placement.world, samples=train.samples),
+        pace=pace_of(
+            work, loss_seconds, peak=peak, utilisation=utilisation, batch=train.batch_size, ranks=placement.world,
+            samples=train.samples,
+        ),
         utilisation=utilisation,
-        notes=_notes(run, train, placement),
+        notes=[*_notes(run, train, placement), *assumed],
     )  # fmt: skip
 
 
-def pace_of(work: StepFlops, *, peak: float, utilisation: float, batch: int, ranks: int, samples: int) -> Pace:
+def pace_of(
+    work: PairFlops, loss_seconds: float, *, peak: float, utilisation: float, batch: int, ranks: int, samples: int
+) -> Pace:
     """Pace of all ranks together.
 
     Args:
         work: of one pair.
+        loss_seconds: of a step, in the losses.
         peak: of a card, operations a second.
-        utilisation: share of the peak at which a card computes, recomputation included.
+        utilisation: share of the peak at which a card computes the layers, recomputation included.
         batch: pairs of the global batch.
         ranks: cards.
         samples: seen in all.
     """
-    pairs = batch / (ranks * BatchShare(batch, 0, ranks).rows)  # share of the rows that hold one
-    rate = pairs * ranks * utilisation * peak / work.executed
-    hours = samples / rate / 3600
-    return Pace(rate, batch / rate, pairs * utilisation * work.model / work.executed, hours / 24, hours * ranks)
+    rows = BatchShare(batch, 0, ranks).rows  # those that hold no pair pass through the layers, too
+    step = rows * work.layers / (utilisation * peak) + loss_seconds
+    hours = samples / batch * step / 3600
+    return Pace(batch / step, step, loss_seconds, batch * work.model / (ranks * peak * step), hours / 24, hours * ranks)
+
+
+def losses_seconds(card: Gpu, pairs: int, columns: int, width: int, teacher_width: int) -> float:
+    """Time of the losses of a step.
+
+    Args:
+        card: which.
+        pairs: of a rank.
+        columns: pairs of the global batch.
+        width: of the embeddings.
+        teacher_width: of a teacher's embeddings; 0: none are distilled.
+    """
+    contrastive = contrastive_seconds(card, contrastive_cost(card, pairs, columns, width, fused=False))
+    return contrastive + (embedding_seconds(card, pairs, columns, width, teacher_width) if teacher_width else 0.0)
+
+
+def teacher_width(run: DihtRun) -> int | None:
+    """Width of the embeddings that are distilled; None where it is not known here, as of another run's labels."""
+    assert run.spec.train is not None
+    if run.spec.train.distillation.embeddings is None:
+        return 0
+    name = "" if run.spec.label is None else run.spec.label.teacher.model
+    config = open_clip.get_model_config(name.removeprefix("open_clip/"))
+    return None if config is None else config["embed_dim"]
+
+
+def cpus_of(run: DihtRun) -> tuple[float, list[str]]:
+    """CPUs of a pod of the training, and what had to be assumed."""
+    train = run.spec.train
+    assert train is not None
+    asked = merged(run.spec.pods, train.pods).resources.get("cpu")
+    if asked is not None:
+        return number_of(asked), []
+    assumed = float(ASSUMED_CPUS * train.processes_per_node)
+    if loader_workers(train, 0.0, GPU) == loader_workers(train, assumed, GPU):  # they do not depend on CPUs
+        return assumed, []
+    return assumed, [
+        f"pods.resources names no cpu: {ASSUMED_CPUS} for each process are assumed, which its loader workers follow"
+    ]
 
 
 def placement_of(train: Train, nodes: int) -> Placement:
@@ -223,26 +284,33 @@ def _activations(trace: Trace) -> int:
     return max(moment.activations for moment in trace.backward)
 
 
-def _host_memory(train: Train, sizes: Sizes, placement: Placement, offloaded: int) -> dict[str, int]:
-    """Of a pod, by part."""
+def _host_memory(train: Train, sizes: Sizes, placement: Placement, offloaded: int, cpus: float) -> dict[str, int]:
+    """Of a pod with so many CPUs, by part."""
     processes = train.processes_per_node
-    seen = 2 * sizes.feature_width or 3 * sizes.image_side**2
-    batch = placement.local * (seen + 8 * sizes.context_length)
-    waiting = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // batch))
+    workers = min(loader_workers(train, cpus, GPU), placement.local)
+    seen = placement.local * (2 * sizes.feature_width or 3 * sizes.image_side**2)
+    batch = seen + placement.local * 8 * sizes.context_length
+    waiting = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // seen))
     # The pairs of an epoch are not known here; a run mostly sees each more than once.
     order = order_sizes(train.samples, train.batch_size, **train.order.model_dump())
     # A checkpoint holds a rank's part of weights, both moments and EMA, and the same once more, encoded.
     saved = 2 * (3 + placement.ema) * FP32 * -(-sizes.parameters // placement.world)
     return {
         "programs": processes * PROCESS_BYTES,
-        # Waiting ones, the one in use and the one in the making.
-        "batches": processes * (waiting + 2) * batch,
+        # What workers have made ahead, and what the one in the making is joined of; then that one itself.
+        "batches in the making": processes * batch * ((waiting + 1 if workers else 0) + 1),
+        # Waiting ones, the one that would wait and the one on its way to the device. torch rounds page-locked memory up.
+        "page-locked batches": processes * (waiting + 2) * _power_of_two(seen),
         "image cache": processes * IMAGE_CACHE_BYTES,
-        "loader workers": processes * (train.loader_workers or 0) * WORKER_BYTES,
+        "loader workers": processes * workers * WORKER_BYTES,
         "samples to come": processes * SAMPLE_BYTES * -(-held_samples(order) // placement.world),
         "checkpoint": processes * saved,
         "offloaded": processes * offloaded,
     }
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << max(0, size - 1).bit_length()
 
 
 def _notes(run: DihtRun, train: Train, placement: Placement) -> list[str]:
@@ -257,6 +325,10 @@ def _notes(run: DihtRun, train: Train, placement: Placement) -> list[str]:
         objects, attributes = num_classes(run)
         notes.append(
             f"the heads are taken with {objects:,} objects and {attributes:,} attributes, the most that label keeps"
+        )
+    if teacher_width(run) is None:
+        notes.append(
+            "the teacher's embeddings are not known here: their loss is left out (label.teacher.model open_clip/NAME)"
         )
     if train.compile:
         notes.append("train.compile is not traced: compiled towers usually hold less")

@@ -94,6 +94,8 @@ class Placement:
     ema: bool
     reduction: str = "fp32"
     """dtype in which gradients are summed over the ranks."""
+    batches: int = 2
+    """batches on the device at a time: a GPU fetches one while another trains."""
 
     @property
     def in_parts(self) -> bool:
@@ -183,11 +185,12 @@ def _held(sizes: Sizes, placement: Placement) -> tuple[dict[str, int], int]:
 
 def _batch_bytes(sizes: Sizes, placement: Placement) -> int:
     """Pixels in uint8 as they come and normalised by micro-batch, or stored features in fp16 and fp32; 8-byte tokens."""
-    tokens = placement.local * sizes.context_length * 8
+    rows = placement.batches * placement.local
+    tokens = rows * sizes.context_length * 8
     if sizes.feature_width:
-        return sizes.feature_width * (2 * placement.local + FP32 * placement.micro) + tokens
+        return sizes.feature_width * (2 * rows + FP32 * placement.micro) + tokens
     pixels = 3 * sizes.image_side**2
-    return pixels * (placement.local + DTYPES[placement.precision].itemsize * placement.micro) + tokens
+    return pixels * (rows + DTYPES[placement.precision].itemsize * placement.micro) + tokens
 
 
 def _feature_bytes(sizes: Sizes, placement: Placement) -> int:

@@ -177,6 +177,10 @@ class Student(nn.Module):
             return pooled_BW.float()
         return (projection(pooled_BW) if isinstance(projection, nn.Linear) else pooled_BW @ projection).float()
 
+    def concept_inputs(self, images: Tensor, image_BD: Tensor) -> Tensor:
+        """What the heads see of images, or of BxW features of a locked tower, that `encode_image` has just encoded."""
+        return image_BD if self._tower is None else images if images.ndim == 2 else self._tower.take()
+
     def forward(self, images: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
         """Features and concept logits of a batch of BxCxHxW images, or of BxW features of a locked tower."""
         lower = self.autocast_dtype
@@ -185,7 +189,7 @@ class Student(nn.Module):
 
     def _features(self, images: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
         image_BD = self.encode_image(images)
-        seen_BW = image_BD if self._tower is None else images if images.ndim == 2 else self._tower.take()
+        seen_BW = self.concept_inputs(images, image_BD)
         text_BD = self.encode_text(tokens_BT)
         return Features(
             nn.functional.normalize(image_BD, dim=-1),

@@ -9,10 +9,22 @@ import pytest
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.estimate.estimate import _below, estimate
+from diht_k8s.recipe.train.estimate.estimate import (
+    ASSUMED_CPUS,
+    WORKER_BYTES,
+    Pace,
+    _below,
+    estimate,
+    losses_seconds,
+    pace_of,
+    teacher_width,
+)
 from diht_k8s.recipe.train.estimate.footprint import Placement, Sizes, Trace, rank_memory
+from diht_k8s.recipe.train.estimate.gpus import GPUS
+from diht_k8s.recipe.train.estimate.loss_time import contrastive_cost, contrastive_seconds, embedding_seconds
 from diht_k8s.recipe.train.estimate.memory_trace import TracedStudent
 from diht_k8s.recipe.train.estimate.reduction import Moment
+from diht_k8s.recipe.train.flops import PairFlops
 
 TINY = {
     "embed_dim": 32,
@@ -26,12 +38,14 @@ BUCKET = 4 * 250
 TRACE = Trace(4, 500, tuple(Moment(9000 - 800 * number, 400 * number) for number in range(11)))
 
 
-def run(**train: object) -> DihtRun:
+def run(*, pods: dict[str, object] | None = None, label: dict[str, object] | None = None, **train: object) -> DihtRun:
     return DihtRun.model_validate({
         "apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "a"},
         "spec": {
             "data": {"sources": [{"name": "web", "shards": ["a.tar"]}], "output": "runs/a"},
             "train": {"modelConfig": TINY, "samples": 1000, "batchSize": 64, "distillation": {"mode": "Disabled"}, **train},
+            **({"label": label, "filter": {}} if label else {}),
+            **({"pods": {"image": "i", **pods}} if pods else {}),
         },
     })  # fmt: skip
 
@@ -81,7 +95,9 @@ def test_zero_0_copies_two_buckets_where_it_sums(world: int, reduction: str, cop
 def test_images_are_normalised_by_micro_batch_in_the_training_precision(precision: str, value: int) -> None:
     made = rank_memory(SIZES, TRACE, Placement(1, 8, 4, 0, precision, "None", ema=False))
     pixels, tokens = 3 * 8 * 8, 4 * 8
-    assert made.device["batch"] == 8 * (pixels + tokens) + 4 * pixels * value
+    assert made.device["batch"] == 2 * 8 * (pixels + tokens) + 4 * pixels * value
+    one = rank_memory(SIZES, TRACE, Placement(1, 8, 4, 0, precision, "None", ema=False, batches=1))
+    assert one.device["batch"] == made.device["batch"] - 8 * (pixels + tokens)
 
 
 def test_step_of_zero_takes_the_norm_in_fp64_and_joins_the_gradients() -> None:
@@ -131,7 +147,7 @@ def test_stored_features_come_in_place_of_pixels_and_of_the_tower(validation: ob
     student = TracedStudent(Train.model_validate(train), num_objects=0, num_attributes=0)
     made = rank_memory(student.sizes, student.trace(4), Placement(1, 8, 4, 0, "fp32", "None", ema=False))
     width, tokens = 32, 16 * 8
-    assert made.device["batch"] == width * (2 * 8 + 4 * 4) + 8 * tokens
+    assert made.device["batch"] == width * (2 * 2 * 8 + 4 * 4) + 2 * 8 * tokens
     assert ("locked image tower" in made.device) is held
 
 
@@ -141,14 +157,84 @@ def test_offload_moves_states_to_the_host() -> None:
     assert made.offloaded == 4 * 500 * 4
 
 
-def test_the_largest_micro_batch_fits_and_the_pace_scales_with_nodes() -> None:
-    one, two = estimate(run(), "L4"), estimate(run(), "L4", nodes=2)
-    assert one.fits
-    assert one.largest_micro_batch == 64
-    assert two.pace.samples_per_second == pytest.approx(2 * one.pace.samples_per_second)
-    three = estimate(run(), "L4", nodes=3, largest=False)
-    assert three.pace.samples_per_second == pytest.approx(3 * 64 / 66 * one.pace.samples_per_second)
-    assert three.pace.model_mfu == pytest.approx(64 / 66 * one.pace.model_mfu)
+def test_the_largest_micro_batch_fits() -> None:
+    made = estimate(run(), "L4")
+    assert made.fits
+    assert made.largest_micro_batch == 64
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_pace_is_that_of_the_layers_at_a_share_of_the_peak_and_of_the_losses_beside_it(ranks: int) -> None:
+    work = PairFlops({"image tower": 60, "text tower": 30, "heads": 0, "loss": 10}, {"image tower": 10, "loss": 5})
+    made = pace_of(work, 3.0, peak=200.0, utilisation=0.5, batch=64, ranks=ranks, samples=640)
+    step = -(-64 // ranks) * 100 / (0.5 * 200.0) + 3.0
+    assert made == Pace(
+        samples_per_second=pytest.approx(64 / step), step_seconds=pytest.approx(step), loss_seconds=3.0,
+        model_mfu=pytest.approx(64 * 100 / (step * ranks * 200.0)), days=pytest.approx(10 * step / 86400),
+        gpu_hours=pytest.approx(10 * step * ranks / 3600),
+    )  # fmt: skip
+
+
+def test_losses_are_of_a_ranks_pairs_beside_all_of_the_batch() -> None:
+    made, card = estimate(run(batchSize=66), "L4", nodes=3, largest=False), GPUS["L4"]
+    assert made.pace.loss_seconds == losses_seconds(card, 22, 66, 32, 0)
+    contrastive = contrastive_seconds(card, contrastive_cost(card, 22, 66, 32, fused=False))
+    assert losses_seconds(card, 22, 66, 32, 48) == contrastive + embedding_seconds(card, 22, 66, 32, 48)
+
+
+@pytest.mark.parametrize(
+    ("model", "width"), [(None, 0), ("open_clip/ViT-B-32", 512), ("open_clip/ViT-L-14", 768), ("a run's labels", None)]
+)
+def test_teachers_embeddings_are_as_wide_as_its_model_has_them_or_left_out_with_a_note(
+    model: str | None, width: int | None
+) -> None:
+    distilled = {"mode": "Disabled", **({} if model is None else {"embeddings": {}})}
+    label = {"teacher": {"model": model, "textEmbeddings": True}} if model and width else None
+    labels = {"labels": "labels/one"} if model and not width else {}
+    document = run(distillation=distilled, label=label, **labels)
+    assert teacher_width(document) == width
+    made = estimate(document, "H100", largest=False)
+    assert ("loss of embeddings" in made.work.parts) is bool(width)
+    assert [note for note in made.notes if "teacher's embeddings" in note] == (
+        ["the teacher's embeddings are not known here: their loss is left out (label.teacher.model open_clip/NAME)"]
+        if width is None else []
+    )  # fmt: skip
+
+
+ASSUMED = f"pods.resources names no cpu: {ASSUMED_CPUS} for each process are assumed, which its loader workers follow"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "train", "workers", "notes"),
+    [
+        ("96", {}, 11, []),
+        ("16500m", {}, 1, []),
+        (None, {}, ASSUMED_CPUS - 1, [ASSUMED]),
+        (None, {"loaderWorkers": 3}, 3, []),
+        ("96", {"loaderWorkers": 3}, 3, []),
+        ("1000", {"batchSize": 64}, 8, []),
+        (None, {"lockImageTower": True, "features": "Stored"}, 0, []),
+    ],
+    ids=["cpus", "few", "none named", "asked for", "asked for beside cpus", "no more than pairs of a rank", "stored"],
+)
+def test_host_memory_holds_the_loader_workers_that_the_training_would_start(
+    cpu: str | None, train: dict[str, object], workers: int, notes: list[str]
+) -> None:
+    pods = {} if cpu is None else {"resources": {"cpu": cpu}}
+    made = estimate(run(pods=pods, **{"batchSize": 512, "processesPerNode": 8, **train}), "H100", largest=False)
+    assert made.host_memory["loader workers"] == 8 * workers * WORKER_BYTES
+    assert [note for note in made.notes if "pods.resources" in note] == notes
+
+
+@pytest.mark.parametrize(("workers", "made_ahead"), [(0, 0), (2, 5)])
+def test_host_memory_holds_the_batches_on_their_way_and_page_locked_ones_rounded_up(
+    workers: int, made_ahead: int
+) -> None:
+    made = estimate(run(loaderWorkers=workers), "H100", largest=False).host_memory
+    pixels, tokens = 64 * 3 * 32**2, 64 * 16 * 8  # four batches fit into what may wait
+    assert made["batches in the making"] == (made_ahead + 1) * (pixels + tokens)
+    assert made["page-locked batches"] == (4 + 2) * 2**18
+    assert 2**17 < pixels < 2**18
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from diht_k8s.recipe.runtime.tracking import Tracking
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder
+from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.engine import Losses
 from diht_k8s.recipe.train.health import WINDOW
 from diht_k8s.recipe.train.metrics import Metrics
@@ -26,21 +28,41 @@ def step(
     order = CursorOrder(lanes=1, block=64, window=64, epoch=80)
     cursor = Cursor(step=number, position=number * 8, order=order, config_sha256="ours", seconds=float(number))
     losses = Losses(loss, loss, 0.0, 0.0, 0.0, 0.5, 0.5, 1.5, 0.25)
-    return TrainStep(cursor, losses, 1e-3, 14.0, lambda: 0.7, own, loss_scale, torch.zeros(1, 4), {}, last=True)
+    batch = Batch(torch.zeros(0), torch.zeros(1, 4), torch.zeros(0), None, [], {})
+    return TrainStep(cursor, losses, 1e-3, 14.0, lambda: 0.7, own, loss_scale, batch, {}, last=True)
 
 
 def observer(folder: Path, world: int = 1, tracking: Tracking | None = None) -> tuple[Telemetry, Metrics]:
     metrics = Metrics(Storage(), flat(folder), step=0, tracking=tracking)
-    return Telemetry(metrics, {}, batch_size=8, world=world), metrics
+    return Telemetry(metrics, None, batch_size=8, world=world), metrics
 
 
 def test_bandwidth_of_the_fabric_is_in_the_first_line_of_an_attempt(tmp_path: Path) -> None:
     metrics = Metrics(Storage(), flat(f"{tmp_path}/out"), step=0)
-    telemetry = Telemetry(metrics, {}, batch_size=8, world=2, bus_bandwidth=92.5)
+    telemetry = Telemetry(metrics, None, batch_size=8, world=2, bus_bandwidth=92.5)
     for number in (1, 2):
         telemetry.add(step(number, own=(1.0, 1.0)), 0.0)
     assert telemetry.fabric == {"bus_bandwidth_gb_per_second": 92.5}
     assert [line.get("bus_bandwidth_gb_per_second") for line in metrics.lines] == [92.5, None]
+
+
+class CountingTokens:
+    """A meter that takes each token for an operation."""
+
+    def operations(self, batch: Batch) -> float:
+        return float(batch.tokens_BT.numel())
+
+    def percent(self, operations: float, seconds: float) -> float:
+        assert seconds > 0
+        return operations
+
+
+def test_utilisation_is_of_the_steps_since_the_last_line(tmp_path: Path) -> None:
+    metrics = Metrics(Storage(), flat(f"{tmp_path}/out"), step=0)
+    telemetry = Telemetry(metrics, CountingTokens(), batch_size=8, world=1)  # type: ignore[arg-type]
+    for number, last in ((1, True), (2, False), (3, False), (4, True)):
+        telemetry.add(replace(step(number), last=last), 0.0)
+    assert [line["mfu_percent"] for line in metrics.lines] == [4.0, 12.0]
 
 
 class Remembering:
