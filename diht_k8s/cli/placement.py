@@ -8,7 +8,7 @@ from typing import Any, Final
 from diht_k8s.api.layout import join
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.run import DihtRun, Spec, Stage
-from diht_k8s.api.train import Train
+from diht_k8s.api.train import Train, in_equal_parts
 from diht_k8s.cli.machine import Machine
 
 CPU_PROCESSES: Final = 2
@@ -53,15 +53,9 @@ def _train_shape(train: Train, machine: Machine, has_batch_statistics: Callable[
     most = machine.gpus or min(CPU_PROCESSES, machine.cores)
     share = -(-train.batch_size // most)
     processes = -(-train.batch_size // share)  # as many as make the share of each no larger
-    if not _equal_parts(train, processes) and not train.lock_image_tower and has_batch_statistics(train):
-        processes = next((number for number in range(processes, 1, -1) if _equal_parts(train, number)), 1)
-    return {"num_nodes": 1, "processes_per_node": processes, "pods": None}
-
-
-def _equal_parts(train: Train, processes: int) -> bool:
-    """Whether all processes and micro-batches have equally many pairs."""
-    share, rest = divmod(train.batch_size, processes)
-    return not rest and share % min(train.micro_batch_size or share, share) == 0
+    if not in_equal_parts(train, processes) and not train.lock_image_tower and has_batch_statistics(train):
+        processes = next((number for number in range(processes, 1, -1) if in_equal_parts(train, number)), 1)
+    return {"num_nodes": 1, "min_nodes": None, "processes_per_node": processes, "pods": None}
 
 
 def _differences(before: Spec, after: Spec) -> list[str]:
