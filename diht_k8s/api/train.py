@@ -301,3 +301,14 @@ class Train(Model):
     """validation measures the loss on held-out pairs."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None
     """pods overrides spec.pods for this stage."""
+
+
+def gang_sizes(train: Train) -> list[int]:
+    """The numbers of nodes that a training may have, fewest first: numNodes alone unless it is elastic."""
+    any_number = not may_have_batch_statistics(train)
+    fewer = [
+        nodes
+        for nodes in range(train.min_nodes or train.num_nodes, train.num_nodes)
+        if any_number or in_equal_parts(train, nodes * train.processes_per_node)
+    ]
+    return [*fewer, train.num_nodes]

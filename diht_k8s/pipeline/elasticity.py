@@ -8,7 +8,7 @@ it wishes for all nodes again. Nothing of this is a restart.
 from __future__ import annotations
 
 from diht_k8s.api.run import FailurePolicy
-from diht_k8s.api.train import Train, in_equal_parts, may_have_batch_statistics
+from diht_k8s.api.train import Train, gang_sizes
 from diht_k8s.pipeline.attempts import Attempt
 
 
@@ -22,11 +22,7 @@ def nodes_left(train: Train | None, policy: FailurePolicy, attempt: Attempt, now
     since = attempt.partially_started_at
     if train is None or train.min_nodes is None or since is None or now < shrinks_at(policy, since):
         return None
-    any_number = not may_have_batch_statistics(train)
-    for nodes in range(min(attempt.placed, train.num_nodes), train.min_nodes - 1, -1):
-        if any_number or in_equal_parts(train, nodes * train.processes_per_node):
-            return nodes
-    return None
+    return max((nodes for nodes in gang_sizes(train) if nodes <= attempt.placed), default=None)
 
 
 def still_fewer(train: Train | None, nodes: int | None) -> int | None:

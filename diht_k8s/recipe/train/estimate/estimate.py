@@ -13,7 +13,7 @@ from typing import Any, Final
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Label
 from diht_k8s.api.run import DihtRun
-from diht_k8s.api.train import Train, few_pairs
+from diht_k8s.api.train import Train, few_pairs, gang_sizes
 from diht_k8s.recipe.train.data.loader import PREFETCH_BATCHES, PREFETCH_BYTES
 from diht_k8s.recipe.train.data.sampler import held_samples, order_sizes
 from diht_k8s.recipe.train.data.share import BatchShare
@@ -141,6 +141,21 @@ def estimate(
         utilisation=utilisation,
         notes=_notes(run, train, placement),
     )  # fmt: skip
+
+
+def on_fewest_nodes(run: DihtRun, made: Estimate) -> Estimate | None:
+    """The estimate of an elastic training on the fewest nodes with which it goes on; None if it is that already.
+
+    Args:
+        run: the run document.
+        made: its estimate on more of them.
+    """
+    assert run.spec.train is not None
+    nodes = gang_sizes(run.spec.train)[0]
+    if nodes >= made.nodes:
+        return None
+    fewest = estimate(run, made.gpu, nodes=nodes, utilisation=made.utilisation, largest=False)
+    return fewest if fewest.fits else estimate(run, made.gpu, nodes=nodes, utilisation=made.utilisation)
 
 
 def pace_of(work: StepFlops, *, peak: float, utilisation: float, batch: int, ranks: int, samples: int) -> Pace:
