@@ -36,7 +36,7 @@ TEXT_EMBEDDINGS: Final = (
 OWN_CAPTIONS: Final = "train.distillation.embeddings does not go with train.captions Drawn: the teacher has read each pair's own caption: give captions: First"
 MANY_NODES: Final = "train.minNodes must be at most numNodes, which is the wish: lower it, or raise numNodes"
 ELASTIC_QUEUE: Final = (
-    "train.minNodes does not go with a queue of Kueue in which each attempt waits anew: give pods.queueing: PerRun, or "
+    "train.minNodes does not go with a queue of Kueue in which each attempt waits again: give pods.queueing: PerRun, or "
     "remove minNodes"
 )
 ELASTIC_TOPOLOGY: Final = (

@@ -318,7 +318,7 @@ def one_slot_each(kubectl: Kubectl, resource: str) -> Iterator[None]:
 
 @contextmanager
 def slots(kubectl: Kubectl, resource: str, amounts: tuple[int, int]) -> Iterator[None]:
-    """Node 0 and node 1 have so many of a resource that no device plugin gives."""
+    """Node 0 and node 1 have these amounts of a resource that no device plugin gives."""
     for number, amount in enumerate(amounts):
         offer(kubectl, resource, number, str(amount))
     try:
@@ -329,7 +329,7 @@ def slots(kubectl: Kubectl, resource: str, amounts: tuple[int, int]) -> Iterator
 
 
 def offer(kubectl: Kubectl, resource: str, number: int, amount: str | None) -> None:
-    """A node has so many of a resource from now on; None: it does not know it."""
+    """A node has this amount of a resource from now on; None: it does not know it."""
     patch = json.dumps({"status": {"capacity": {resource: amount}, "allocatable": {resource: amount}}})
     kubectl("patch", "node", f"node-{number}", "--subresource=status", "--type=merge", "-p", patch)
 

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.operators import evict, offer, slots, stages, why
-from tests.cluster.test_training_faults import node_to_lose
 from tests.cluster.tools import Parts, wait_until
-from tests.cluster.trainings import STEPS, Trainings
+from tests.cluster.trainings import STEPS, Trainings, node_to_lose
 
 pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.slow, pytest.mark.timeout(1500)]
 SLOT = "example.org/place"

@@ -157,7 +157,7 @@ def environment(made: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("nodes", "size"), [(None, 4), (3, 3), (2, 2), (1, 1)], ids=["all", "three", "two", "one"])
-def test_job_of_a_shrunk_gang_has_so_many_pods_and_ranks(nodes: int | None, size: int) -> None:
+def test_job_of_a_shrunk_gang_has_its_number_of_pods_and_ranks(nodes: int | None, size: int) -> None:
     made = objects(elastic(minNodes=1, policy={"restart": "InPlace"}), nodes, token="t", pod_groups=True)
     spec, env = made["Job"]["spec"], environment(made)
     assert (spec["parallelism"], spec["completions"]) == (size, size)
