@@ -75,10 +75,14 @@ def _with_short_messages(status: Status) -> Status:
 
 
 def _without_outputs(status: Status) -> Status:
-    """The folder of a stage follows from data.output; the nodes of attempts and causes are in the events."""
+    """The folder of a stage follows from data.output, and the nodes that it has all of from the document; the nodes of attempts
+    and causes are in the events.
+    """
     for index in range(len(status.stages)):
         status = _changed_cause(status, index, node="")
-    stages = [stage.model_copy(update={"output_uri": None, "avoid_nodes": []}) for stage in status.stages]
+    none: dict[str, object] = {"output_uri": None, "avoid_nodes": []}
+    whole: dict[str, object] = {**none, "nodes": None, "wished_nodes": None}
+    stages = [stage.model_copy(update=whole if stage.nodes == stage.wished_nodes else none) for stage in status.stages]
     attempts = [attempt.model_copy(update={"node": ""}) for attempt in status.attempts]
     return status.model_copy(update={"stages": stages, "attempts": attempts})
 

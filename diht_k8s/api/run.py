@@ -16,7 +16,10 @@ from diht_k8s.api.label import BOTH_TOWERS, Label
 from diht_k8s.api.own_inputs import own_input_problems
 from diht_k8s.api.pods import Pods, merged, merged_problems, unknown_mounts
 from diht_k8s.api.train import (
+    ELASTIC_QUEUE,
+    ELASTIC_TOPOLOGY,
     LOCKED_FEATURES,
+    MANY_NODES,
     NO_DROPPED_PATCHES,
     OWN_CAPTIONS,
     RIDGE_START,
@@ -66,6 +69,8 @@ class FailurePolicy(Model):
     living pods where a rank has failed or hangs, and recreates the gang where a pod is lost."""
     scheduling_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
     """schedulingTimeoutSeconds after which a partially started gang is withdrawn and queued again."""
+    elastic_after_seconds: Annotated[int, Field(ge=10, le=604800)] = 60
+    """elasticAfterSeconds after which a partially started training that has train.minNodes goes on with the nodes that it has."""
 
 
 class Spec(Model):
@@ -193,7 +198,7 @@ def _train_problems(spec: Spec, train: Train) -> list[str]:
         train.offload == "Parameters" and train.zero_stage < 3
     ):
         problems.append("train.offload: Optimizer needs zeroStage 1 or more, Parameters needs zeroStage 3: raise it")
-    return problems + _locked_tower_problems(train)
+    return problems + _locked_tower_problems(train) + _elastic_problems(train, merged(spec.pods, train.pods))
 
 
 def _locked_tower_problems(train: Train) -> list[str]:
@@ -203,6 +208,17 @@ def _locked_tower_problems(train: Train) -> list[str]:
         RIDGE_START: train.text_start == "Ridge" and not (train.lock_image_tower and stored),
         STORED_VIEWS: train.feature_views > 1 and not stored,
         NO_DROPPED_PATCHES: train.patch_dropout > 0 and train.lock_image_tower,
+    }
+    return [sentence for sentence, is_so in found.items() if is_so]
+
+
+def _elastic_problems(train: Train, pods: Pods) -> list[str]:
+    if train.min_nodes is None:
+        return []
+    found = {
+        MANY_NODES: train.min_nodes > train.num_nodes,
+        ELASTIC_QUEUE: pods.queue_name is not None and pods.queueing == "PerAttempt",
+        ELASTIC_TOPOLOGY: pods.topology is not None,
     }
     return [sentence for sentence, is_so in found.items() if is_so]
 

@@ -266,6 +266,10 @@ class StageStatus(StatusModel):
     """notBefore is when the next attempt starts."""
     backend: Literal["Job", "Volcano"] | None = None
     """backend that the stage's attempts run on; chosen once."""
+    nodes: Annotated[int, Field(ge=0, le=4096)] | None = None
+    """nodes of an elastic training (train.minNodes): of its newest attempt, or of the one that follows as it shrinks."""
+    wished_nodes: Annotated[int, Field(ge=0, le=4096)] | None = None
+    """wishedNodes is the number that each attempt asks for first, train.numNodes."""
     workload: JobReference | None = None
     """workload of the newest attempt."""
     avoid_nodes: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=16)] = []

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from diht_k8s.api.base import PLACEMENT, Count, Fraction, Model, Text, Uri
 from diht_k8s.api.data import FewEnough, Shards
+from diht_k8s.api.json_types import is_object
 from diht_k8s.api.pods import Pods
 
 Positive = Annotated[float, Field(gt=0, le=1e6)]
@@ -33,12 +34,41 @@ TEXT_EMBEDDINGS: Final = (
     "train.labels of a run that had it"
 )
 OWN_CAPTIONS: Final = "train.distillation.embeddings does not go with train.captions Drawn: the teacher has read each pair's own caption: give captions: First"
+MANY_NODES: Final = "train.minNodes must be at most numNodes, which is the wish: lower it, or raise numNodes"
+ELASTIC_QUEUE: Final = (
+    "train.minNodes does not go with a queue of Kueue in which each attempt waits again: give pods.queueing: PerRun, or "
+    "remove minNodes"
+)
+ELASTIC_TOPOLOGY: Final = (
+    "train.minNodes does not go with pods.topology, by which Kueue chooses the places of all nodes at once: give only one "
+    "of them"
+)
 CLIPS_ONLY: Final = "the training has CLIP's text tower and tokenizer only, choose such a model"
 
 
 def few_pairs(batch_size: int, processes: int) -> str | None:
     """What is wrong with a batch that leaves a process without a pair, or one pair without another; None if nothing is."""
     return None if batch_size >= max(2, processes) else f"{FEW_PAIRS} ({batch_size} pairs, {processes} processes)"
+
+
+def in_equal_parts(train: Train, processes: int) -> bool:
+    """Whether all processes and micro-batches have equally many pairs."""
+    share, rest = divmod(train.batch_size, processes)
+    return not rest and share % min(train.micro_batch_size or share, share) == 0
+
+
+def may_have_batch_statistics(train: Train) -> bool:
+    """Whether the model may have a BatchNorm that learns, as far as the document tells.
+
+    open_clip's own ViTs have none, nor have the timm networks in its models of that name; the statistics of a locked tower
+    stay as they are.
+    """
+    if train.lock_image_tower:
+        return False
+    if train.model is not None:
+        return "ViT-" not in train.model
+    tower = (train.model_config_ or {}).get("vision_cfg")
+    return not is_object(tower) or "timm_model_name" in tower or not isinstance(tower.get("layers", 12), int)
 
 
 class Optimizer(Model):
@@ -258,7 +288,11 @@ class Train(Model):
     """minBusBandwidth in GB/s that the preflight's all-reduce must reach (measured as nccl-tests does), else the gang ends
     with exit code 75 before it trains, naming the slowest node. Unset, it is only reported."""
     num_nodes: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
-    """numNodes is the number of pods of the gang."""
+    """numNodes is the number of pods of the gang; with minNodes the number that it wishes for. An edit counts from the next
+    attempt on."""
+    min_nodes: Annotated[int | None, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = None
+    """minNodes with which the training goes on where no more have room (failurePolicy.elasticAfterSeconds); each later attempt
+    wishes for numNodes again. Unset: it waits for all of them."""
     processes_per_node: Annotated[int, Field(ge=1, le=64, json_schema_extra=PLACEMENT)] = 1
     """processesPerNode is the number of ranks in a pod, one per GPU."""
     checkpoint: Annotated[Checkpoint, Field(json_schema_extra=PLACEMENT)] = Checkpoint()
@@ -267,3 +301,14 @@ class Train(Model):
     """validation measures the loss on held-out pairs."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None
     """pods overrides spec.pods for this stage."""
+
+
+def gang_sizes(train: Train) -> list[int]:
+    """The numbers of nodes that a training may have, fewest first: numNodes alone unless it is elastic."""
+    any_number = not may_have_batch_statistics(train)
+    fewer = [
+        nodes
+        for nodes in range(train.min_nodes or train.num_nodes, train.num_nodes)
+        if any_number or in_equal_parts(train, nodes * train.processes_per_node)
+    ]
+    return [*fewer, train.num_nodes]

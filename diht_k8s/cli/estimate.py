@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from rich.console import Console
@@ -12,8 +13,8 @@ from rich.table import Table
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.train.estimate.advice import advice, does_not_fit
-from diht_k8s.recipe.train.estimate.estimate import Estimate, estimate
+from diht_k8s.recipe.train.estimate.advice import advice, does_not_fit, fewest_do_not_fit
+from diht_k8s.recipe.train.estimate.estimate import Estimate, estimate, on_fewest_nodes
 from diht_k8s.recipe.train.estimate.gpus import gpu_of
 
 GIB: Final = 2**30
@@ -25,13 +26,25 @@ def estimate_command(
     """Print the estimate; 64 if the training does not fit."""
     run = load(read_text(path), name=path, overrides=overrides)
     made = estimate(run, gpu, nodes=nodes, utilisation=utilisation)
+    fewest = on_fewest_nodes(run, made) if nodes is None else None
+    if fewest is not None:
+        made = replace(made, notes=[*made.notes, _on_fewest(fewest)])
     if as_json:
         print(json.dumps(made.document()))
     else:
         show(made, Console())
     if not made.fits:
         raise UserError(does_not_fit(made))
+    if fewest is not None and not fewest.fits:
+        raise UserError("; ".join(fewest_do_not_fit(fewest, None)))
     return ExitCode.DONE
+
+
+def _on_fewest(made: Estimate) -> str:
+    return (
+        f"shrunk to {made.nodes} (train.minNodes), a rank needs {made.used / GIB:.1f} of {made.gpu_memory / GIB:.1f} GiB "
+        f"and a pod {sum(made.host_memory.values()) / GIB:.1f} GiB of host memory"
+    )
 
 
 def show(made: Estimate, console: Console) -> None:

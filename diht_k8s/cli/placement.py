@@ -56,7 +56,7 @@ def _train_shape(train: Train, machine: Machine, has_batch_statistics: Callable[
     processes = -(-train.batch_size // share)  # as many as make the share of each no larger
     if unequal_parts(train, processes) is not None and not train.lock_image_tower and has_batch_statistics(train):
         processes = next((number for number in range(processes, 1, -1) if unequal_parts(train, number) is None), 1)
-    return {"num_nodes": 1, "processes_per_node": processes, "pods": None}
+    return {"num_nodes": 1, "min_nodes": None, "processes_per_node": processes, "pods": None}
 
 
 def _differences(before: Spec, after: Spec) -> list[str]:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from diht_k8s.api.errors import ComputedElsewhere
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.reports import node_label
 from diht_k8s.api.status import Preflight, StageState, StageStatus, Status
 from diht_k8s.cli.display import duration
+from diht_k8s.controller.avoided_nodes import NODE_FAULTS
+from diht_k8s.controller.observe import DISRUPTIONS
 from diht_k8s.controller.saved_status import condition, is_true
+from diht_k8s.controller.status_builder import RESIZED
 from diht_k8s.controller.status_text import one_line, plain
+
+NODES_LOST: Final = NODE_FAULTS | frozenset(DISRUPTIONS)
+"""Reasons of failures by which a gang loses a node."""
 
 
 def sentence(name: str, status: Status) -> str:
@@ -49,7 +55,8 @@ def event_sentence(event: Mapping[str, Any]) -> str:
 def details(status: Status) -> list[str]:
     """Lines that explain the sentence: the newest cause, its node, the last lines of the program."""
     stage = next((stage for stage in reversed(status.stages) if _has_failed(stage)), None)
-    rounds = [line for each in status.stages for line in _in_place(each)]
+    rounds = [line for each in status.stages for line in _on_fewer_nodes(each, status)]
+    rounds += [line for each in status.stages for line in _in_place(each)]
     rounds += [avoids(each) for each in status.stages if each.avoid_nodes and each.cause is None]
     rounds += [_preflight(each.name, each.preflight) for each in status.stages if each.preflight is not None]
     if stage is None or stage.cause is None or stage.state in (StageState.COMPLETE, StageState.CACHED):
@@ -77,6 +84,22 @@ def avoids(stage: StageStatus) -> str:
     """The nodes that the next attempt of a stage avoids, and why."""
     nodes = ", ".join(stage.avoid_nodes)
     return f"{stage.name}: the next attempt prefers other nodes than {nodes}: two attempts or rounds failed there"
+
+
+def _on_fewer_nodes(stage: StageStatus, status: Status) -> list[str]:
+    if stage.nodes is None or stage.wished_nodes is None or stage.nodes >= stage.wished_nodes:
+        return []
+    attempts = {each.number: each for each in status.attempts if each.stage == stage.name}
+    runs = stage.state is StageState.RUNNING
+    newest, before = attempts.get(stage.attempt), attempts.get(stage.attempt - runs)
+    since = f" since {newest.start_time}" if newest is not None and runs else ""
+    why = ""
+    if before is not None and before.reason == RESIZED:
+        lost = f"{stage.cause.message}, and " if stage.cause is not None and stage.cause.reason in NODES_LOST else ""
+        why = f": {lost}no other node had room"
+    return [
+        f"{stage.name}: on {stage.nodes} of {stage.wished_nodes} nodes{since}{why}; each later attempt asks for all"
+    ]
 
 
 def _in_place(stage: StageStatus) -> list[str]:

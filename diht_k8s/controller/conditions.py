@@ -115,6 +115,9 @@ def _progressing(
 
 def _under_way(stage: StageRecord, current: ObservedAttempt | None, problem: RunProblem | None) -> _Claim:
     name, failure = _name(stage), stage.failure.message if stage.failure else ""
+    if stage.state is StageState.RESTARTING and stage.nodes is not None:
+        message = f"{name}: attempt {stage.attempt} gives way to one on {stage.nodes} nodes: no more have room"
+        return _Claim("True", Reason.RESTARTING, message)
     if stage.state is StageState.RESTARTING and not stage.computed_elsewhere:
         when = f" at {timestamp(stage.not_before)}" if stage.not_before is not None else ""
         message = f"{name}: attempt {stage.attempt} ended: {failure}; the next one starts{when}"
@@ -128,7 +131,8 @@ def _under_way(stage: StageRecord, current: ObservedAttempt | None, problem: Run
         return _Claim("True", Reason.COMPUTED_ELSEWHERE, f"{name}: {why}, and this run waits for its end{also}")
     if current is not None and current.job is not None and current.attempt.state is AttemptState.RUNNING:
         also = f"; {observed.message}" if observed is not None else ""
-        return _Claim("True", Reason.RUNNING, f"{name}: attempt {stage.attempt} runs{also}")
+        fewer = f" on {stage.nodes} nodes, fewer than it wishes for" if stage.nodes is not None else ""
+        return _Claim("True", Reason.RUNNING, f"{name}: attempt {stage.attempt} runs{fewer}{also}")
     if observed is not None:
         return _Claim("True", observed.reason, f"{name}: {observed.message}")
     if stage.failure is not None:

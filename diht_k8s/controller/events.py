@@ -13,6 +13,7 @@ from diht_k8s.api.status import Condition, StageState, StageStatus, Status
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.saved_status import condition, is_true
+from diht_k8s.controller.status_builder import RESIZED
 from diht_k8s.controller.status_text import one_line
 
 COMPONENT: Final = "diht-operator"
@@ -47,6 +48,13 @@ def _of_stage(old: StageStatus | None, stage: StageStatus) -> list[RunEvent]:
     found: list[RunEvent] = []
     if stage.restarts > (old.restarts if old is not None else 0) and stage.cause is not None:
         found.append(RunEvent("Restarting", f"{stage.name}: {stage.cause.reason}: {stage.cause.message}", warning=True))
+    if _shrinks(old, stage):
+        found.append(
+            RunEvent(
+                RESIZED,
+                f"{stage.name}: {stage.nodes} of {stage.wished_nodes} nodes have room, and it goes on with them",
+            )
+        )
     before, now = (old.restarts_in_place if old is not None else None), stage.restarts_in_place
     if now is not None and now.total > (0 if before is None else before.total):
         text = f"{stage.name}: round {now.restarts + 1} of attempt {now.attempt} began: {now.message}"
@@ -55,6 +63,12 @@ def _of_stage(old: StageStatus | None, stage: StageStatus) -> list[RunEvent]:
     if ended and (old is None or old.state is not stage.state):
         found.append(RunEvent("StageComplete", f"{stage.name}: {stage.state.value.lower()}"))
     return found
+
+
+def _shrinks(old: StageStatus | None, stage: StageStatus) -> bool:
+    """Whether an attempt has just given way to one on fewer nodes."""
+    gives_way = stage.nodes is not None and stage.state is StageState.RESTARTING
+    return gives_way and (old is None or (old.nodes, old.state) != (stage.nodes, stage.state))
 
 
 def _of_run(before: Status, after: Status) -> list[RunEvent]:

@@ -394,14 +394,15 @@ def _observe_living(observed: ObservedAttempt, job: JobSummary, pods: list[PodSu
     if len(running) + done >= job.parallelism:
         return observed
     problem, subject = _pending_cause(job, existing, now)
-    partial = None
+    partial, placed = None, 0
     gang = observed.attempt.is_gang
     if gang and running and any(pod.unschedulable for pod in existing):
         partial = min(pod.started_at for pod in running if pod.started_at is not None)
+        placed = sum(bool(pod.node) for pod in existing)
     state = AttemptState.RUNNING if running and not gang else AttemptState.PENDING
     return replace(
         observed,
-        attempt=replace(observed.attempt, state=state, partially_started_at=partial),
+        attempt=replace(observed.attempt, state=state, partially_started_at=partial, placed=placed),
         problem=problem,
         event_subject=subject,
     )

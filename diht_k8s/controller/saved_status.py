@@ -62,6 +62,7 @@ def _state(status: Status) -> RunState:
 def _stage(entry: StageStatus) -> StageRecord:
     stage, step = entry_parts(entry.name)
     cause, lost = entry.cause, entry.infrastructure_restarts_count_towards_max
+    fewer = entry.nodes if (entry.nodes or 0) < (entry.wished_nodes or 0) else None
     work, in_place = entry.work or WorkStatus(), entry.restarts_in_place or RestartsInPlace()
     return StageRecord(
         stage=stage,
@@ -73,6 +74,7 @@ def _stage(entry: StageStatus) -> StageRecord:
         out_of_memory=entry.out_of_memory,
         not_before=seconds(entry.not_before),
         failure=None if cause is None else Failure(cause.exit_code, cause.reason, cause.message),
+        nodes=fewer,
         step=step,
         work=CommittedWork(work.position, work.seconds),
         failed_at=work.failed_position,

@@ -12,7 +12,7 @@ from diht_k8s.api.bounded_status import bounded
 from diht_k8s.api.layout import join
 from diht_k8s.api.redaction import redacted_text
 from diht_k8s.api.reports import MAX_PROBLEM, NodeResult, worst
-from diht_k8s.api.run import DihtRun
+from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.status import (
     MAX_ATTEMPTS,
     AttemptStatus,
@@ -43,6 +43,8 @@ from diht_k8s.pipeline.goodput import run_goodput, stage_goodput
 from diht_k8s.pipeline.run_status import ENDED_WELL, FINAL, RunState, RunStatus, StageRecord
 
 MAX_METRICS = 16
+RESIZED = "Resized"
+"""Reason of an attempt's end that gave way to one on fewer nodes."""
 _WORD = 63
 MAX_URI = 1088
 MAX_NODE_NAME = 253
@@ -213,6 +215,7 @@ def _entry(
     same = old is not None and old.attempt == stage.attempt
     job = _job(stage, observed) or (old.workload if old is not None and same else None)
     in_place = restarts_in_place(stage, old.restarts_in_place if old is not None else None, observed)
+    nodes = _nodes(run, stage, observed)
     told = {} if logged is None or logged.entry != _name(stage) else {logged.attempt: logged.progress.preflight}
     return StageStatus(
         name=_name(stage),
@@ -230,6 +233,8 @@ def _entry(
         not_before=_time(stage.not_before, old.not_before if old is not None else None),
         backend=(old.backend if old is not None and old.backend else "Job") if started else None,
         workload=job if started else None,
+        nodes=nodes,
+        wished_nodes=run.spec.train.num_nodes if nodes is not None and run.spec.train is not None else None,
         avoid_nodes=nodes_to_avoid(old.avoid_nodes if old is not None else (), attempts, _name(stage), in_place),
         start_time=((old.start_time if old is not None else None) or timestamp(now)) if started else None,
         completion_time=((old.completion_time if old is not None else None) or timestamp(now)) if ended else None,
@@ -238,6 +243,19 @@ def _entry(
         goodput=stage_goodput(stage.time, ended=stage.state in ENDED_WELL),
         preflight=_preflight(_name(stage), old.preflight if old is not None else None, observed, told),
     )
+
+
+def _nodes(run: DihtRun, stage: StageRecord, observed: list[ObservedAttempt]) -> int | None:
+    """The nodes of an elastic gang that runs, or follows as it shrinks; None of any other stage."""
+    train = run.spec.train
+    if train is None or train.min_nodes is None or stage.stage is not Stage.TRAIN or stage.computed_elsewhere:
+        return None
+    if stage.state is StageState.RESTARTING or (stage.state is StageState.RUNNING and stage.nodes is not None):
+        return stage.nodes
+    if stage.state is not StageState.RUNNING:
+        return None
+    newest = _newest(observed, stage)
+    return train.num_nodes if newest is None or newest.job is None else newest.job.parallelism
 
 
 def _output(run: DihtRun, stage: StageRecord, observed: list[ObservedAttempt]) -> str | None:
@@ -409,6 +427,9 @@ def _attempts(
             ended = _ended(found.get((name, number)), name, number, stage, now, counted=counted)
             node = suspect_node(stage.failure, failed_attempt(observed, stage)) if stage.failure is not None else ""
             found[name, number] = ended.model_copy(update={"node": node})
+        elif stage.nodes is not None and (old.state, stage.state) == (StageState.RUNNING, StageState.RESTARTING):
+            ended = _ended(found.get((name, stage.attempt)), name, stage.attempt, stage, now, counted=False)
+            found[name, stage.attempt] = ended.model_copy(update={"exit_code": None, "reason": RESIZED})
         elif stage.state is not old.state and stage.state in (*ENDED_WELL, StageState.STOPPED) and stage.attempt:
             number = stage.attempt
             found[name, number] = _ended(found.get((name, number)), name, number, stage, now, counted=False)

@@ -108,6 +108,14 @@ def sized_for_step(run: DihtRun, stage: Stage, step: str) -> DihtRun:
     return run.model_copy(update={"spec": run.spec.model_copy(update={stage.value: config})})
 
 
+def on_nodes(run: DihtRun, nodes: int | None) -> DihtRun:
+    """The run with its training on fewer nodes than it wishes for; None: on all of them. No result depends on it."""
+    if nodes is None or run.spec.train is None:
+        return run
+    train = run.spec.train.model_copy(update={"num_nodes": nodes})
+    return run.model_copy(update={"spec": run.spec.model_copy(update={"train": train})})
+
+
 class _ScriptParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}: write -- --run FILE [--set PATH=VALUE]...")

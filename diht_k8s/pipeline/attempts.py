@@ -83,6 +83,8 @@ class Attempt:
     """whether its programs were already asked to end: asking again would do nothing."""
     partially_started_at: float | None = None
     """seconds since the epoch since which some of its pods run while others find no node; None otherwise."""
+    placed: int = 0
+    """pods that have a node, of such an attempt."""
     work: CommittedWork | None = None
     """what it reported as committed; None if it reported nothing."""
     failed_at: int | None = None

@@ -61,7 +61,7 @@ def after_failure(
     if attempt.waits:
         return _after_failed_wait(policy, record, replace(attempt, step=""), now, back_off)
     failure = Failure(attempt.exit_code, attempt.reason, attempt.message, infrastructure=attempt.infrastructure)
-    record = replace(record, failure=failure)
+    record = replace(record, failure=failure, nodes=None)
     if failure.computed_elsewhere:  # counts towards nothing, and there is nothing to wait for before the waiting
         return replace(record, state=StageState.RESTARTING, not_before=None)
     if attempt.infrastructure:

@@ -18,6 +18,7 @@ from diht_k8s.api.status import MAX_COUNT, StageState
 from diht_k8s.api.steps import LABEL_STEPS, WAIT_STEP
 from diht_k8s.pipeline.attempts import Attempt, AttemptState, attempt_name
 from diht_k8s.pipeline.budget import with_progress, with_restarts_in_place
+from diht_k8s.pipeline.elasticity import nodes_left, shrinks_at, still_fewer
 from diht_k8s.pipeline.failure_policy import (
     BACK_OFF,
     BackOff,
@@ -58,6 +59,8 @@ class Start:
     number: int
     name: str
     step: str = ""
+    nodes: int | None = None
+    """of an elastic gang that does not get all of them; None: as many as the document says."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +133,10 @@ def plan(
         if saved.state is not RunState.SUSPENDED and saved.of(current.stage, current.step).state is not current.state:
             return RunPlan((), _stopped(status, current, now))
         # We stopped it, and the run was resumed, maybe before all had stopped. Saved, since the next attempt may have to wait for another one that still ends: resuming happens once.
-        restarting = replace(current, state=StageState.RESTARTING)
+        restarting = replace(current, state=StageState.RESTARTING, nodes=None)
         status, current = _with(status, current, restarting), restarting
     decided = _advance(run, observed, now, replace(status, state=RunState.RUNNING), current, back_off)
-    return replace(decided, wake_at=min(_wakes(run, observed, decided), default=None))
+    return replace(decided, wake_at=min(_wakes(run, observed, decided, now), default=None))
 
 
 def stages_until(spec: Spec, until: Stage | None) -> tuple[Stage, ...]:
@@ -194,7 +197,10 @@ def _observe(
         return _without_attempt(record, observed, pausing=pausing)
     if newest.number == record.attempt and record.state in (StageState.RESTARTING, StageState.STOPPED):
         return record  # its end is already counted
-    newest, record = withdrawn(newest, policy, now), replace(record, attempt=newest.number)
+    record = replace(record, attempt=newest.number)
+    if newest.state in _RUNS and (nodes := nodes_left(run.spec.train, policy, newest, now)) is not None:
+        return replace(record, state=StageState.RESTARTING, nodes=nodes, not_before=None)
+    newest = withdrawn(newest, policy, now)
     if newest.state is AttemptState.FAILED:
         return after_failure(policy, record, newest, now, back_off)
     if newest.state in _RUNS or newest.active:
@@ -257,7 +263,8 @@ def _pause(run: DihtRun, observed: Observed, status: RunStatus, now: float) -> R
         return RunPlan(_stop(run, living), status)
     if not observed.stop_requested:
         stages = tuple(
-            stage if stage.state in ENDED_WELL else replace(stage, time=paused(stage.time)) for stage in status.stages
+            stage if stage.state in ENDED_WELL else replace(stage, time=paused(stage.time), nodes=None)
+            for stage in status.stages
         )
         return RunPlan((), replace(status, state=RunState.SUSPENDED, stages=stages))
     stopped = {"exit_code": ExitCode.STOPPED, "reason": Reason.STOPPED, "message": "stopped on request"}
@@ -297,21 +304,24 @@ def _advance(
         return RunPlan((), status)  # longer than any wait means that the clock was set back: the wait is over
     # A running attempt that does not exist was never started (a crash), or somebody removed it: start the same again.
     number = min(current.attempt + (current.state is not StageState.RUNNING), MAX_COUNT)
-    started = replace(current, state=StageState.RUNNING, attempt=number, not_before=None)
+    nodes = still_fewer(run.spec.train, current.nodes)
+    started = replace(current, state=StageState.RUNNING, attempt=number, not_before=None, nodes=nodes)
     step = WAIT_STEP if current.computed_elsewhere else current.step
-    start = Start(current.stage, number, attempt_name(run.metadata.name, current.stage, number, step), step)
+    start = Start(current.stage, number, attempt_name(run.metadata.name, current.stage, number, step), step, nodes)
     started_at = now if status.started_at is None else status.started_at
     return RunPlan((start,), replace(_with(status, current, started), started_at=started_at))
 
 
-def _wakes(run: DihtRun, observed: Observed, decided: RunPlan) -> Iterator[float]:
+def _wakes(run: DihtRun, observed: Observed, decided: RunPlan, now: float) -> Iterator[float]:
     """Times at which to plan again without a change."""
     yield from (stage.not_before for stage in decided.status.stages if stage.not_before is not None)
     if (deadline := deadline_at(decided.status, run.spec.active_deadline_seconds)) is not None:
         yield deadline
+    policy = run.spec.failure_policy
     for attempt in observed.attempts:
-        if attempt.partially_started_at is not None:
-            yield attempt.partially_started_at + run.spec.failure_policy.scheduling_timeout_seconds
+        if (since := attempt.partially_started_at) is not None:
+            due = (shrinks_at(policy, since), since + policy.scheduling_timeout_seconds)
+            yield from (at for at in due if at > now)
 
 
 def _living(observed: Observed) -> tuple[Attempt, ...]:

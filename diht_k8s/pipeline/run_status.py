@@ -142,6 +142,8 @@ class StageRecord:
     """seconds since the epoch before which the next attempt does not start."""
     failure: Failure | None = None
     """of the newest attempt that failed."""
+    nodes: int | None = None
+    """of the newest gang, or of the next one where this one gives way to it, if fewer than wished for had room."""
     step: str = ""
     """step of the stage, if it runs as several jobs."""
     work: CommittedWork = field(default_factory=CommittedWork)

@@ -312,17 +312,26 @@ def faulty(kubectl: Kubectl, node: str, fault: str) -> Iterator[None]:
 @contextmanager
 def one_slot_each(kubectl: Kubectl, resource: str) -> Iterator[None]:
     """Each node of the scripts' cluster has one of a resource that no device plugin gives."""
+    with slots(kubectl, resource, (1, 1)):
+        yield
 
-    def offer(amount: str | None) -> None:
-        for node in ("node-0", "node-1"):
-            patch = json.dumps({"status": {"capacity": {resource: amount}, "allocatable": {resource: amount}}})
-            kubectl("patch", "node", node, "--subresource=status", "--type=merge", "-p", patch)
 
-    offer("1")
+@contextmanager
+def slots(kubectl: Kubectl, resource: str, amounts: tuple[int, int]) -> Iterator[None]:
+    """Node 0 and node 1 have these amounts of a resource that no device plugin gives."""
+    for number, amount in enumerate(amounts):
+        offer(kubectl, resource, number, str(amount))
     try:
         yield
     finally:
-        offer(None)
+        for number in range(len(amounts)):
+            offer(kubectl, resource, number, None)
+
+
+def offer(kubectl: Kubectl, resource: str, number: int, amount: str | None) -> None:
+    """A node has this amount of a resource from now on; None: it does not know it."""
+    patch = json.dumps({"status": {"capacity": {resource: amount}, "allocatable": {resource: amount}}})
+    kubectl("patch", "node", f"node-{number}", "--subresource=status", "--type=merge", "-p", patch)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.operators import APART, condition, evict, faulty, kill_program, stages
 from tests.cluster.tools import CLUSTER, Parts, wait_until
-from tests.cluster.trainings import EVERY_STEPS, STEPS, Trainings, check_end
+from tests.cluster.trainings import EVERY_STEPS, STEPS, Trainings, check_end, node_to_lose
 
 pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -111,13 +111,6 @@ def test_place_that_cannot_train_fails_the_run_before_any_rank_starts(
     assert (failed["reason"], stages(status)["train"]["attempt"]) == ("UserError", 1)
     assert says in failed["message"]
     assert trainings.names(name, "epochs") == []
-
-
-def node_to_lose(trainings: Trainings) -> int:
-    """The node that does not carry S3, whose data would be lost with it."""
-    s3_namespace = trainings.s3.endpoint_url.split(".")[1]
-    [pod] = trainings.place.kubectl.json("get", "pods", "-n", s3_namespace)["items"]
-    return 1 - int(pod["spec"]["nodeName"].removeprefix("node-"))
 
 
 def test_gang_with_a_pod_on_a_dead_node_resumes_elsewhere_and_counts_nothing(

@@ -141,6 +141,13 @@ def opened(kubectl: Kubectl, image: str, s3: S3, folder: Path, *, own: bool) -> 
         yield Trainings(place, s3, image)
 
 
+def node_to_lose(trainings: Trainings) -> int:
+    """The node that does not carry S3, whose data would be lost with it."""
+    s3_namespace = trainings.s3.endpoint_url.split(".")[1]
+    [pod] = trainings.place.kubectl.json("get", "pods", "-n", s3_namespace)["items"]
+    return 1 - int(pod["spec"]["nodeName"].removeprefix("node-"))
+
+
 def check_end(trainings: Trainings, name: str, expected: dict[int, float]) -> None:
     """The same losses at each step that both have written down, above all the last."""
     found = trainings.losses(name)

@@ -201,9 +201,19 @@ def _correct_train(rng: random.Random, spec: dict[str, Any]) -> None:
         if not spec.get("label", {}).get("teacher", {}).get("textEmbeddings"):
             train["labels"] = "s3://corpus/other/label/1"
     processes = train.get("numNodes", 1) * train.get("processesPerNode", 1)
+    _correct_elastic(train, spec)
     train["batchSize"] = max(2, processes) + rng.choice((0, 1, processes, 1000))
     if train.get("offload", "None") != "None":
         train["zeroStage"] = 3
+
+
+def _correct_elastic(train: dict[str, Any], spec: dict[str, Any]) -> None:
+    """No fewer nodes wished for than needed, and pods that may be fewer."""
+    if "minNodes" in train:
+        train["minNodes"] = min(train["minNodes"], train.get("numNodes", 1))
+        for pods in (train.get("pods", {}), spec.get("pods", {})):
+            pods.pop("topology", None)
+            pods.pop("queueName", None)
 
 
 def written(rng: random.Random, value: Any) -> str:

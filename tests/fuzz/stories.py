@@ -59,6 +59,12 @@ class Story:
             "healSeconds": rng.choice((30, 3600)),
         }
         spec = {**SPEC, **rng.choice(SHAPES), "failurePolicy": self.policy}
+        self.least = 1 + seed // 4 % 3 if seed % 4 == 2 else None
+        """of an elastic training's nodes, of which each has room for one pod."""
+        if self.least is not None:
+            self.world.one_each, self.policy["elasticAfterSeconds"] = True, 30
+            alone = {**NO_DISTILLATION["train"], "numNodes": 4, "minNodes": self.least}
+            spec |= {"filter": None, "label": None, "evaluate": None, "train": alone}
         self.deadline_s = rng.choice((None, None, None, 400))
         if self.deadline_s is not None:
             spec["activeDeadlineSeconds"] = self.deadline_s
@@ -72,6 +78,10 @@ class Story:
         self.process: Process | None = Process(self.world, self.clock)
         self.status = Status()
         self.broken: list[str] = []
+        self.ends: dict[str, set[int]] = {"Resized": set(), "SchedulingTimeout": set()}
+        """numbers of attempts at the training that ended so."""
+        self.sized: set[str] = set()
+        """names of the gangs whose size was looked at."""
 
     def clock(self) -> float:
         """The operator's own clock."""
@@ -85,6 +95,8 @@ class Story:
             self.world.dies = 0.0 if calm else 0.03
             if not calm and self.rng.random() < self.rate:
                 self.rng.choice(FAULTS)(self)
+                if self.least is not None and self.rng.random() < 0.25:
+                    self.rng.choice((_other_size, _node_goes, _node_goes))(self)
             elif calm:
                 self._calm_down()
             self.world.pass_time(self.rng.choice((1, 1, 2, 5, 15, 40)))
@@ -97,6 +109,7 @@ class Story:
             self.broken.append(f"does not end: {self.status.conditions}")
         saved = saved_run_status(self.status)
         self.faults += Counter({"another run": self.world.gave_way})
+        self.faults += Counter({"shrunk": len(self.ends["Resized"])})
         if self.world.alive():
             self.broken.append("programs run after the end")
         if self.world.jobs and "r" not in self.world.runs:
@@ -201,6 +214,7 @@ class Story:
         was_final, before = self._final, _train(self.status)
         self.status = Status.model_validate(run.get("status") or {})
         now = _train(self.status)
+        self._check_sizes()
         if now and before and _gave_way(now) and not _gave_way(before) and now.restarts > before.restarts:
             self.broken.append("a gang that gave way to another run was counted as a restart")
         if was_final and not self._final:
@@ -209,10 +223,25 @@ class Story:
             if stage.restarts_count_towards_max > self.policy["maxRestarts"]:
                 self.broken.append(f"{stage.name}: more restarts than allowed")
 
+    def _check_sizes(self) -> None:
+        """A new gang has as many nodes as allowed, and no resizing counts; what ended by itself is noted."""
+        for each in self.status.attempts:
+            if each.reason in ("Resized", "SchedulingTimeout"):
+                self.ends[each.reason].add(each.number)
+                if each.counted:
+                    self.broken.append(f"{each.reason} counts as a restart")
+        for job in self.world.jobs.values():
+            if self.least is None or job["metadata"]["labels"]["diht.dev/stage"] != "train":
+                continue
+            if job["metadata"]["name"] not in self.sized:
+                self.sized.add(job["metadata"]["name"])
+                if not self.least <= job["spec"]["parallelism"] <= 4:
+                    self.broken.append(f"a gang of {job['spec']['parallelism']} nodes")
+
     def _without_cause(self, reason: Reason | None) -> list[str]:
         """Why the run may not end like this."""
         faults, policy = self.faults, self.policy
-        infrastructure = sum(faults[name] for name in INFRASTRUCTURE)
+        infrastructure = sum(faults[name] for name in INFRASTRUCTURE) + len(self.ends["SchedulingTimeout"])
         may: dict[Reason | None, bool] = {
             None: True,
             Reason.COMPLETE: True,
@@ -312,6 +341,12 @@ def _suspended_or_resumed(story: Story) -> None:
     if run is not None:
         story.faults["suspend"] += 1
         story.world.edit("r", suspend=not run["spec"].get("suspend", False))
+
+
+def _other_size(story: Story) -> None:
+    run = story.world.runs.get("r")
+    if run is not None and story.least is not None:
+        story.world.edit("r", train={**run["spec"]["train"], "numNodes": story.rng.randint(story.least, 4)})
 
 
 INFRASTRUCTURE: Final = ("disrupted", "deleted", "job deleted", "node", "suspend")

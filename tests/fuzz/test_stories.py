@@ -10,6 +10,8 @@ from diht_k8s.pipeline.run_status import RunState
 from tests.fuzz.stories import Story
 
 FEW, MANY, PARTS = 16, 10_000, 10
+ELASTIC = range(2, 102, 4)
+"""Stories of a training that may shrink."""
 
 
 def broken_in(seeds: range) -> tuple[dict[int, list[str]], Counter[str], Counter[str]]:
@@ -30,6 +32,13 @@ def test_run_ends_well_or_for_a_cause_and_never_has_two_attempts() -> None:
     assert broken == {}
     assert ends[RunState.COMPLETE] > FEW / 4
     assert {"crash", "disrupted", "node", "job deleted", "dead", "clock", "suspend", "another run"} <= faults.keys()
+
+
+def test_training_that_may_shrink_ends_for_a_cause_and_never_has_two_gangs() -> None:
+    broken, ends, faults = broken_in(ELASTIC)
+    assert broken == {}
+    assert ends[RunState.COMPLETE] > len(ELASTIC) / 4
+    assert faults["shrunk"] >= 3
 
 
 @pytest.mark.parametrize("seed", [5925, 6593], ids=["Job that no operator saw is orphaned", "all workers are lost"])

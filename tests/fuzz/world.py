@@ -15,7 +15,7 @@ from diht_k8s.api.errors import NEVER_RETRIED, ComputedElsewhere
 from diht_k8s.api.reports import COMMITTED, Cause, CommittedShards, Progress, SavedCheckpoint
 from diht_k8s.api.run import Stage
 from diht_k8s.kube.errors import ClusterError
-from tests.unit.controller.documents import NOW, at
+from tests.unit.controller.documents import NO_NODE, NOW, at
 from tests.unit.controller.fake import Dead, FakeCluster
 
 WORK: Final = {
@@ -57,6 +57,8 @@ class World(FakeCluster):
         self.rng, self.now, self.dies = rng, NOW, 0.0
         self.down: dict[str, float | None] = {f"node-{number}": None for number in range(4)}
         """since when a node is down."""
+        self.one_each = False
+        """whether a node has room for one pod only."""
         self.done: Counter[str] = Counter()
         """seconds of work of each part that are done, committed or not."""
         self.failures: Counter[str] = Counter()
@@ -179,10 +181,19 @@ class World(FakeCluster):
             elif phase == "Pending" or metadata["uid"] in self.counted or not metadata["ownerReferences"]:
                 del self.pods[metadata["name"]]
         elif phase == "Pending" and self.rng.random() < 0.8:
-            up = [node for node, down in self.down.items() if down is None]
+            up = [
+                node for node, down in self.down.items() if down is None and not (self.one_each and self._is_full(node))
+            ]
             if up:
                 pod["spec"]["nodeName"] = self.rng.choice(up)
                 self._run(pod)
+            elif self.one_each and not pod["status"]["conditions"]:
+                pod["status"]["conditions"] = NO_NODE
+                self.touch(pod)
+
+    def _is_full(self, node: str) -> bool:
+        there = (pod for pod in self.pods.values() if pod["spec"]["nodeName"] == node)
+        return any(pod["status"]["phase"] in ("Pending", "Running") for pod in there)
 
     def _run(self, pod: Doc) -> None:
         pod["status"] = {

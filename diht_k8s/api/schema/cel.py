@@ -28,8 +28,11 @@ from diht_k8s.api.run import (
     Stage,
 )
 from diht_k8s.api.train import (
+    ELASTIC_QUEUE,
+    ELASTIC_TOPOLOGY,
     FEW_PAIRS,
     LOCKED_FEATURES,
+    MANY_NODES,
     NO_DROPPED_PATCHES,
     OWN_CAPTIONS,
     RIDGE_START,
@@ -40,6 +43,8 @@ from diht_k8s.api.train import (
 
 ALWAYS_EDITABLE: Final = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "failurePolicy", "pods")
 """Fields of the spec that take effect at once (pods: at the next attempt)."""
+EDITABLE: Final = {Stage.TRAIN: ("numNodes", "minNodes", "pods")}
+"""Fields of a stage that take effect at its next attempt; of the others its pods."""
 
 
 @dataclass(frozen=True)
@@ -123,15 +128,15 @@ def _names(run: str) -> str:
 
 
 def _stage_rule(stage: Stage) -> Rule:
-    """A stage's part of the spec, all but its pods, is fixed once it has started or the run has ended."""
-    path = f"spec.{stage.value}"
-    parts = [f"{path}.{name}" for name in wire_names(_model_of(stage)) if name != "pods"]
+    """A stage's part of the spec, all but what counts from the next attempt on, is fixed once it has started or the run has ended."""
+    path, editable = f"spec.{stage.value}", EDITABLE.get(stage, ("pods",))
+    parts = [f"{path}.{name}" for name in wire_names(_model_of(stage)) if name not in editable]
     untouched = (
         f"has(self.{path}) == has(oldSelf.{path}) && (!has(self.{path}) || {_all(_same(part) for part in parts)})"
     )
     return Rule(
         f"!(({_ENDED}) || ({_started(stage)})) || ({untouched})",
-        f"spec.{stage.value} cannot change once the stage has started or the run has ended (its pods can): delete the run and "
+        f"spec.{stage.value} cannot change once the stage has started or the run has ended (its {' and '.join(editable)} can): delete the run and "
         "apply it again; what is committed and unchanged is not computed again",
         path,
     )
@@ -224,7 +229,25 @@ def _spec_rules() -> list[Rule]:
             ONLY_CAPTIONS,
             "data",
         ),
+        *_elastic_rules(),
         *(_mount_rule(stage) for stage in Stage),
+    ]
+
+
+def _elastic_rules() -> list[Rule]:
+    """A stage's own fields of its pods replace those of all stages."""
+    rigid = "!has(self.train) || !has(self.train.minNodes)"
+    of_train, common = "has(self.train.pods) && has(self.train.pods", "has(self.pods) && has(self.pods"
+    queueing = (
+        f"{of_train}.queueing) ? self.train.pods.queueing : {common}.queueing) ? self.pods.queueing : 'PerAttempt'"
+    )
+    return [
+        Rule(
+            f"{rigid} || !(({of_train}.queueName)) || ({common}.queueName))) || ({queueing}) != 'PerAttempt'",
+            ELASTIC_QUEUE,
+            "train",
+        ),
+        Rule(f"{rigid} || !(({of_train}.topology)) || ({common}.topology)))", ELASTIC_TOPOLOGY, "train"),
     ]
 
 
@@ -261,6 +284,7 @@ def _train_rules() -> list[Rule]:
     return [
         Rule("has(self.model) != has(self.modelConfig)", "train: give exactly one of model and modelConfig"),
         Rule(f"{batch} >= 2 && {batch} >= {processes}", FEW_PAIRS),
+        Rule(f"!has(self.minNodes) || self.minNodes <= {_value('numNodes', Train)}", MANY_NODES),
         Rule(
             f"{offload} == 'None' || {zero} >= ({offload} == 'Parameters' ? 3 : 1)",
             "train.offload: Optimizer needs zeroStage 1 or more, Parameters needs zeroStage 3: raise it",

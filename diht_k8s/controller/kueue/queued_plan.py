@@ -81,8 +81,9 @@ def queues_of(run: DihtRun) -> dict[str, str]:
 
 
 def job_of(cached: CachedRun, run: DihtRun, start: Start) -> dict[str, Any]:
-    """The Job of an attempt, as it would be queued by itself."""
-    (job,) = (each for each in build_objects(cached, run, start) if each["kind"] == "Job")
+    """The Job of an attempt, as it would be queued by itself; the place in the queue is always one for all nodes."""
+    whole = replace(start, nodes=None)
+    (job,) = (each for each in build_objects(cached, run, whole) if each["kind"] == "Job")
     assert QUEUE_LABEL in job["metadata"]["labels"]
     return job
 

@@ -132,10 +132,11 @@ def test_status_holds_no_floats_and_no_phase() -> None:
 @pytest.mark.parametrize(
     ("stage", "model"), [("filter", Filter), ("label", Label), ("train", Train), ("evaluate", Evaluate)]
 )
-def test_rule_on_a_started_stage_covers_each_of_its_fields_but_pods(stage: str, model: Any) -> None:
+def test_rule_on_a_started_stage_covers_each_of_its_fields_but_pods_and_nodes(stage: str, model: Any) -> None:
     rule = next(rule.rule for rule in run_rules() if f"s.stage == '{stage}'" in rule.rule)
     for name in wire_names(model):
-        assert (f"self.spec.{stage}.{name} == oldSelf.spec.{stage}.{name}" in rule) == (name != "pods")
+        editable = {"pods", "numNodes", "minNodes"} if stage == "train" else {"pods"}
+        assert (f"self.spec.{stage}.{name} == oldSelf.spec.{stage}.{name}" in rule) == (name not in editable)
 
 
 def test_every_field_of_the_spec_is_editable_fixed_or_a_stage() -> None:

@@ -20,6 +20,8 @@ def digest(document: dict[str, Any], stage: Stage = Stage.TRAIN) -> str:
     "changes",
     [
         {"spec__train__numNodes": 2},
+        {"spec__train__numNodes": 2, "spec__train__minNodes": 1},
+        {"spec__failurePolicy": {"elasticAfterSeconds": 10}},
         {"spec__train__processesPerNode": 2},
         {"spec__train__microBatchSize": 4},
         {"spec__train__zeroStage": 3},

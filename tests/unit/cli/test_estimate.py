@@ -69,6 +69,19 @@ def test_estimate_when_it_fits_then_tables_and_0(write: Write, capsys: pytest.Ca
     assert said.err == ""
 
 
+def test_estimate_of_an_elastic_training_says_what_its_fewest_nodes_need(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(numNodes=4, minNodes=2, order={"window": 10**6})
+    assert main(["estimate", path, "--gpu", "H100", "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert main(["estimate", path, "--gpu", "H100", "--nodes", "2", "--json"]) == 0
+    two = json.loads(capsys.readouterr().out)
+    needs = f"needs {two['used'] / 2**30:.1f} of 79.6 GiB and a pod {two['host_memory_total'] / 2**30:.1f} GiB of host memory"
+    assert f"shrunk to 2 (train.minNodes), a rank {needs}" in notes
+    assert not any("shrunk" in note for note in two["notes"])
+
+
 @pytest.mark.parametrize(("batch", "largest"), [(64, "64"), (13, "13")])
 def test_estimate_of_a_model_whose_batch_norm_sees_one_value_of_an_image_is_made(
     batch: int, largest: str, write: Write, capsys: pytest.CaptureFixture[str]
@@ -106,6 +119,7 @@ def test_estimate_when_asked_for_json_then_one_object_whose_parts_add_up(
         (["--gpu", "H100", "--mfu", "45"], {}, "--mfu 45.0 must be above 0 and at most 1"),
         (["--gpu", "H100"], {"modelConfig": RESNET, "microBatchSize": 1}, "a micro-batch of 1 cannot pass through the model (Expected more than 1 value"),
         (["--gpu", "T4"], {"precision": "bf16"}, "train.precision bf16 is not supported by this GPU"),
+        (["--gpu", "T4"], {"batchSize": HUGE, "numNodes": 4, "minNodes": 1}, "shrunk to 1 (train.minNodes), the training needs "),
         (["--gpu", "T4"], {"batchSize": HUGE}, "GiB of a T4's 15.0: set train.microBatchSize to "),
     ],
 )  # fmt: skip
@@ -151,6 +165,15 @@ def test_plan_when_given_a_gpu_then_the_estimate_stands_above_the_objects(
         ({"nodeSelector": T4}, {"batchSize": HUGE}, [], "GiB of a T4's 15.0: set train.microBatchSize to "),
         ({"nodeSelector": H100, "resources": {"cpu": "4"}}, {}, [], "cpu 4 of a pod feeds 1 x H100 about 1,224 of "),
         ({"nodeSelector": H100}, {"loaderWorkers": 2}, [], "train.loaderWorkers 2 of a pod feeds 1 x H100 about 816 of "),
+        ({"nodeSelector": T4}, {"batchSize": HUGE, "numNodes": 4}, [], None),
+        (
+            {"nodeSelector": T4}, {"batchSize": HUGE, "numNodes": 4, "minNodes": 1}, [],
+            "shrunk to 1 (train.minNodes), the training needs ",
+        ),
+        (
+            {"nodeSelector": T4, "resources": {"memory": "4Gi"}}, {"numNodes": 4, "minNodes": 2}, [],
+            "shrunk to 2 (train.minNodes), a pod needs ",
+        ),
         ({"nodeSelector": H100}, {"batchSize": 65, "microBatchSize": 64}, [], None),
         (
             {"nodeSelector": H100}, {"modelConfig": RESNET, "batchSize": 64, "microBatchSize": 1}, [],

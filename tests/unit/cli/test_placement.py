@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.batch_statistics import may_have_batch_statistics
 from diht_k8s.api.hashing import result_fields
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli import run as cli_run
@@ -80,6 +81,7 @@ def test_batch_statistics_of_a_model_are_known_before_it_is_placed(vision: dict[
     train = make_run(spec__train__model=REMOVE, spec__train__modelConfig=config).spec.train
     assert train is not None
     assert has_batch_statistics(train) is expected
+    assert may_have_batch_statistics(train) >= expected, "what the document tells is no less careful"
 
 
 @pytest.mark.parametrize("command", ["run", "sweep"])
@@ -106,11 +108,14 @@ def test_every_change_is_reported_in_one_line_and_changes_no_result() -> None:
     before = make_run(
         spec__filter__workers=64,
         spec__train__numNodes=4,
+        spec__train__minNodes=2,
         spec__suspend=True,
         spec__pods__image="recipe:1",
         spec__data__output="runs/a",
     )
     after, lines = place(before, Machine(2), "work")
+    assert after.spec.train is not None
+    assert after.spec.train.min_nodes is None, "which is at most numNodes"
     assert lines == [
         "spec.data.output: runs/a -> work/runs/a",
         "spec.filter.workers: 64 -> 2",

@@ -11,7 +11,7 @@ from typing import Final
 from diht_k8s.api.kubernetes_types.quantities import number_of
 from diht_k8s.api.pods import merged
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.train.estimate.estimate import Estimate, estimate
+from diht_k8s.recipe.train.estimate.estimate import Estimate, estimate, on_fewest_nodes
 from diht_k8s.recipe.train.estimate.gpus import gpu_of, selected_gpu
 
 IMAGES_PER_CORE: Final = {"512x384": 568, "512x512": 511, "mix": 408, "1024x768": 297}
@@ -34,7 +34,11 @@ def advice(run: DihtRun, gpu: str | None) -> list[str]:
         return []
     made = estimate(run, gpu, largest=False)
     found = [] if made.fits else [does_not_fit(estimate(run, gpu))]
-    cpu = merged(run.spec.pods, run.spec.train.pods).resources.get("cpu")
+    resources = merged(run.spec.pods, run.spec.train.pods).resources
+    if (fewest := on_fewest_nodes(run, made)) is not None:
+        memory = resources.get("memory")
+        found += fewest_do_not_fit(fewest, None if memory is None else number_of(memory))
+    cpu = resources.get("cpu")
     return [*found, *starved(made, None if cpu is None else number_of(cpu), run.spec.train.loader_workers)]
 
 
@@ -44,6 +48,23 @@ def does_not_fit(made: Estimate) -> str:
     if made.largest_micro_batch is not None:
         return f"{needs}: set train.microBatchSize to {made.largest_micro_batch} or less"
     return f"{needs}, and no micro-batch fits: raise train.zeroStage, set offload, or take more nodes or a larger GPU"
+
+
+def fewest_do_not_fit(made: Estimate, memory: float | None) -> list[str]:
+    """What an elastic training lacks on its fewest nodes, where each has more of it: a line for GPU and pod each.
+
+    Args:
+        made: its estimate on them.
+        memory: bytes of a pod; None: it asks for none.
+    """
+    where, needs = f"shrunk to {made.nodes} (train.minNodes),", sum(made.host_memory.values())
+    lines = [] if made.fits else [f"{where} {does_not_fit(made)}"]
+    if memory is not None and needs > memory:
+        lines.append(
+            f"{where} a pod needs {needs / GIB:.1f} GiB of host memory and asks for {memory / GIB:.1f}: raise memory, lower "
+            "train.order.window, or raise minNodes"
+        )
+    return lines
 
 
 def cpus_needed(made: Estimate, size: str = "mix") -> int:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import open_clip
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.gang_sizes import gang_sizes
 from diht_k8s.api.kubernetes_types.quantities import number_of
 from diht_k8s.api.label import Label
 from diht_k8s.api.pods import merged
@@ -162,6 +163,21 @@ def estimate(
     )  # fmt: skip
 
 
+def on_fewest_nodes(run: DihtRun, made: Estimate) -> Estimate | None:
+    """The estimate of an elastic training on the fewest nodes with which it goes on; None if it is that already.
+
+    Args:
+        run: the run document.
+        made: its estimate on more of them.
+    """
+    assert run.spec.train is not None
+    nodes = gang_sizes(run.spec.train)[0]
+    if nodes >= made.nodes:
+        return None
+    fewest = estimate(run, made.gpu, nodes=nodes, utilisation=made.utilisation, largest=False)
+    return fewest if fewest.fits else estimate(run, made.gpu, nodes=nodes, utilisation=made.utilisation)
+
+
 def pace_of(
     work: PairFlops, loss_seconds: float, *, peak: float, utilisation: float, batch: int, ranks: int, samples: int
 ) -> Pace:
@@ -192,7 +208,7 @@ def losses_seconds(card: Gpu, pairs: int, columns: int, width: int, teacher_widt
         width: of the embeddings.
         teacher_width: of a teacher's embeddings; 0: none are distilled.
     """
-    contrastive = contrastive_seconds(card, contrastive_cost(card, pairs, columns, width, fused=False))
+    contrastive = contrastive_seconds(card, contrastive_cost(card, pairs, columns, width))
     return contrastive + (embedding_seconds(card, pairs, columns, width, teacher_width) if teacher_width else 0.0)
 
 
@@ -285,7 +301,7 @@ def _activations(trace: Trace) -> int:
 
 
 def _host_memory(train: Train, sizes: Sizes, placement: Placement, offloaded: int, cpus: float) -> dict[str, int]:
-    """Of a pod with so many CPUs, by part."""
+    """Of a pod with these CPUs, by part."""
     processes = train.processes_per_node
     workers = min(loader_workers(train, cpus, GPU), placement.local)
     seen = placement.local * (2 * sizes.feature_width or 3 * sizes.image_side**2)

@@ -1,0 +1,98 @@
+"""A real training of three pods that loses a place: it goes on with two, and asks for three again at its next attempt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.cluster.operators import evict, offer, slots, stages, why
+from tests.cluster.tools import Parts, wait_until
+from tests.cluster.trainings import STEPS, Trainings, node_to_lose
+
+pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.slow, pytest.mark.timeout(1500)]
+SLOT = "example.org/place"
+WISHED, FEWEST = 3, 2
+LONG = 4 * STEPS
+"""Long enough to be interrupted twice."""
+
+
+def start(trainings: Trainings, name: str, *, steps: int) -> str:
+    return trainings.start(
+        name, nodes=WISHED, steps=steps, train={"minNodes": FEWEST}, resources={SLOT: 1},
+        policy={"maxRestarts": 0, "elasticAfterSeconds": 10},
+    )  # fmt: skip
+
+
+def pods_on(trainings: Trainings, name: str, number: int) -> list[str]:
+    return [
+        pod["metadata"]["name"]
+        for pod in trainings.place.runs.pods(name)
+        if pod["spec"].get("nodeName") == f"node-{number}"
+    ]
+
+
+def wait_for_two(trainings: Trainings, name: str, timeout_s: float) -> dict[str, Any]:
+    """Wait until the training runs on two nodes; its stage in the status."""
+
+    def found() -> dict[str, Any] | None:
+        stage = stages(trainings.place.runs.status(name))["train"]
+        return stage if (stage["attempt"], stage.get("nodes")) == (3, FEWEST) else None
+
+    stage = wait_until(found, "an attempt of two nodes", timeout_s)
+    assert (stage["wishedNodes"], stage["restarts"], stage.get("restartsCountTowardsMax", 0)) == (WISHED, 1, 0)
+    assert stage.get("infrastructureRestartsCountTowardsMax", 1) == 1, "the loss counts, the resizing does not"
+    return stage
+
+
+def check_losses(trainings: Trainings, name: str, whole: str, steps: int) -> None:
+    """The same losses as without an interruption, up to rounding: the number of processes differs."""
+    found, expected = trainings.losses(name), trainings.losses(whole)
+    assert max(found) == max(expected) == steps
+    both = found.keys() & expected.keys()
+    assert {step: found[step] for step in both} == pytest.approx({step: expected[step] for step in both}, abs=1e-4)
+
+
+def test_training_shrinks_where_a_place_is_gone_and_is_whole_again_after_the_next_interruption(
+    trainings: Trainings,
+) -> None:
+    runs, kubectl = trainings.place.runs, trainings.place.kubectl
+    with slots(kubectl, SLOT, (2, 1)):
+        trainings.start("rigid", nodes=WISHED, steps=LONG, resources={SLOT: 1})
+        runs.wait_for("rigid", "Complete", timeout_s=500)
+        name = start(trainings, "shrinks", steps=LONG)
+        saved = trainings.wait_for_checkpoint(name)
+        [pod] = pods_on(trainings, name, 1)
+        offer(kubectl, SLOT, 1, "0")
+        evict(runs, pod)
+        wait_for_two(trainings, name, 240)
+        assert "Resized" in runs.events(name)
+        assert "train: on 2 of 3 nodes" in why(runs, name)
+        saved = wait_until(lambda: (now := trainings.saved(name)) > saved and now, "a checkpoint of the two", 240)
+        offer(kubectl, SLOT, 1, "1")
+        evict(runs, pods_on(trainings, name, 0)[0])
+        status = runs.wait_for(name, "Complete", timeout_s=500)
+    stage = stages(status)["train"]
+    assert (stage["attempt"], stage["restarts"], stage.get("restartsCountTowardsMax", 0)) == (4, 2, 0)
+    assert [(each["number"], each["reason"]) for each in status["attempts"]][1] == (2, "Resized")
+    newest = [pod for pod in runs.pods(name) if pod["metadata"]["labels"]["diht.dev/attempt"] == "4"]
+    assert len(newest) == WISHED
+    assert trainings.resumed_at(name, attempt=4) >= saved
+    check_losses(trainings, name, "rigid", LONG)
+
+
+def test_training_that_lost_a_node_for_good_completes_on_the_others(trainings: Trainings, parts: Parts) -> None:
+    gone = node_to_lose(trainings)
+    amounts = (1, 2) if gone == 0 else (2, 1)
+    with slots(trainings.place.kubectl, SLOT, amounts):
+        trainings.start("all", nodes=WISHED, resources={SLOT: 1})
+        trainings.place.runs.wait_for("all", "Complete", timeout_s=300)
+        name = start(trainings, "loses", steps=STEPS)
+        saved = trainings.wait_for_checkpoint(name)
+        parts.lose_node(gone)
+        wait_for_two(trainings, name, 600)
+        assert "is lost (node not ready), and no other node had room" in why(trainings.place.runs, name)
+        status = trainings.place.runs.wait_for(name, "Complete", timeout_s=600)
+    assert stages(status)["train"]["attempt"] == 3
+    assert trainings.resumed_at(name, attempt=3) >= saved
+    check_losses(trainings, name, "all", STEPS)

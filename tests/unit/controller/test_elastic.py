@@ -1,0 +1,246 @@
+"""Elastic gangs at the operator: pods that find no node, the Job of fewer pods, and what is told of it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.status import AttemptStatus, FailureCause, StageState, StageStatus, Status
+from diht_k8s.cli.status_sentences import details, sentence
+from diht_k8s.controller.cache.runs import cached_run
+from diht_k8s.controller.events import events_between
+from diht_k8s.controller.job_builder import build_objects
+from diht_k8s.controller.kueue.queued_plan import job_of
+from diht_k8s.controller.kueue.workload import shape
+from diht_k8s.pipeline.attempts import AttemptState
+from diht_k8s.pipeline.plan import Start
+from tests.unit.controller.documents import NO_NODE, NOW, at, job, pod
+from tests.unit.controller.fake import Dead, FakeCluster, Process
+from tests.unit.controller.observed import observe
+from tests.unit.controller.stories import Clock, make, reason, settle, status
+
+NODES = 4
+
+
+def elastic(*, pods: dict[str, Any] | None = None, policy: dict[str, Any] | None = None, **train: Any) -> FakeCluster:
+    """A run of a training alone, with a node for each of its pods as it wishes for them."""
+    cluster = make(filter=None, label=None, evaluate=None, failurePolicy=policy or {})
+    shape = {"numNodes": NODES, "minNodes": 2, "distillation": {"mode": "Disabled"}, **train}
+    cluster.runs["r"]["spec"]["train"] |= {key: value for key, value in shape.items() if value is not None}
+    cluster.runs["r"]["spec"]["pods"] |= pods or {}
+    return cluster
+
+
+def start(cluster: FakeCluster, name: str, *, without: int, since: float) -> None:
+    """The pods of a Job run, all but the last ones, which find no node."""
+    cluster.run_pods(name)
+    size = cluster.jobs[name]["spec"]["parallelism"]
+    for index in range(size):
+        found = cluster.pods[f"{name}-{index}"]
+        found["spec"]["nodeName"] = f"node-{index}"
+        found["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": at(since)}}
+        if index >= size - without:
+            found["spec"]["nodeName"] = ""
+            found["status"] = {"phase": "Pending", "conditions": NO_NODE, "containerStatuses": []}
+
+
+def told(cluster: FakeCluster) -> list[str]:
+    return [f"{each['reason']}: {each['message']}" for each in cluster.recorded]
+
+
+def shrunk() -> tuple[FakeCluster, Process, Clock]:
+    """A gang of four of which one lost its node, and no other has room."""
+    cluster, clock = elastic(policy={"maxInfrastructureRestarts": 1}), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    start(cluster, "r-train-1", without=0, since=NOW)
+    settle(process)
+    lost = cluster.pods["r-train-1-3"]
+    lost["status"]["conditions"] = [
+        {"type": "Ready", "status": "False", "lastTransitionTime": at(NOW)},
+        {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"},
+    ]
+    settle(process)
+    start(cluster, "r-train-2", without=1, since=clock.now)
+    settle(process)
+    return cluster, process, clock
+
+
+def test_gang_whose_pod_finds_no_node_starts_again_with_those_that_do_and_says_so() -> None:
+    cluster, process, clock = shrunk()
+    clock.now += 59
+    settle(process)
+    assert (sorted(cluster.jobs), reason(cluster)) == (["r-train-2"], "Unschedulable")
+    (before,) = status(cluster).stages
+    assert (before.nodes, before.wished_nodes, before.restarts) == (4, 4, 1)
+    clock.now += 1
+    process.reconcile()
+    (stage,) = status(cluster).stages
+    assert (stage.state, stage.nodes, stage.wished_nodes) == (StageState.RESTARTING, 3, 4)
+    settle(process)
+    spec = cluster.jobs["r-train-3"]["spec"]
+    assert (spec["parallelism"], spec["completions"]) == (3, 3)
+    start(cluster, "r-train-3", without=0, since=clock.now)
+    settle(process)
+    found = status(cluster)
+    (stage,) = found.stages
+    assert (stage.nodes, stage.wished_nodes, stage.attempt, stage.restarts) == (3, 4, 3, 1)
+    assert [(each.number, each.reason, each.counted) for each in found.attempts] == [
+        (1, "NodeLost", False), (2, "Resized", False), (3, "", False),
+    ]  # fmt: skip
+    assert told(cluster).count("Resized: train: 3 of 4 nodes have room, and it goes on with them") == 1
+    assert "attempt 3 runs on 3 nodes, fewer than it wishes for" in sentence("r", found)
+    lost = "pod r-train-1-3 on node node-3 is lost (node not ready)"
+    since = found.attempts[-1].start_time
+    assert (
+        f"train: on 3 of 4 nodes since {since}: {lost}, and no other node had room; each later attempt asks for all"
+        in details(found)
+    )
+
+
+def test_shrunk_gang_that_loses_a_node_is_started_on_all_nodes_first() -> None:
+    cluster, process, clock = shrunk()
+    clock.now += 60
+    settle(process)
+    start(cluster, "r-train-3", without=0, since=clock.now)
+    settle(process)
+    cluster.runs["r"]["spec"]["failurePolicy"]["maxInfrastructureRestarts"] = 9
+    cluster.end("r-train-3", 75)
+    clock.now += 400
+    settle(process)
+    clock.now += 400
+    settle(process)
+    assert cluster.jobs["r-train-4"]["spec"]["parallelism"] == NODES
+    (stage,) = status(cluster).stages
+    assert (stage.nodes, stage.wished_nodes) == (4, 4)
+
+
+def test_operator_that_dies_at_each_write_of_a_resizing_makes_one_gang_of_three() -> None:
+    for die_after in range(1, 5):
+        cluster, _, clock = shrunk()
+        made = list[str]()
+        for _ in range(12):
+            cluster.writes.clear()
+            cluster.die_after = die_after
+            process = Process(cluster, clock)
+            with contextlib.suppress(Dead):
+                settle(process)
+                clock.now += 60  # a new operator begins to wait again
+                settle(process)
+            made += [write for write in cluster.writes if write.startswith("create Job")]
+        assert made == ["create Job r-train-3"]
+        assert cluster.jobs["r-train-3"]["spec"]["parallelism"] == 3
+        (stage,) = status(cluster).stages
+        assert (stage.attempt, stage.restarts, stage.nodes) == (3, 1, 3)
+
+
+def test_pods_with_a_node_are_counted_where_others_find_none() -> None:
+    waiting = [pod(index, phase="Pending", conditions=NO_NODE, node="") for index in (2, 3)]
+    pulling = pod(1, phase="Pending")
+    (found,) = observe([job(size=4)], [pod(0), pulling, *waiting])
+    assert (found.attempt.state, found.attempt.placed) == (AttemptState.PENDING, 2)
+
+
+def objects(cluster: FakeCluster, nodes: int | None, **more: Any) -> dict[str, dict[str, Any]]:
+    cached = cached_run(cluster.runs["r"])
+    run = DihtRun.model_validate({**cluster.runs["r"], "metadata": {"name": "r"}})
+    made = build_objects(cached, run, Start(Stage.TRAIN, 2, "r-train-2", nodes=nodes), **more)
+    return {each["kind"]: each for each in made}
+
+
+def environment(made: dict[str, dict[str, Any]]) -> dict[str, str]:
+    (container,) = made["Job"]["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each.get("value", "") for each in container["env"]}
+
+
+@pytest.mark.parametrize(("nodes", "size"), [(None, 4), (3, 3), (2, 2), (1, 1)], ids=["all", "three", "two", "one"])
+def test_job_of_a_shrunk_gang_has_its_number_of_pods_and_ranks(nodes: int | None, size: int) -> None:
+    made = objects(elastic(minNodes=1, policy={"restart": "InPlace"}), nodes, token="t", pod_groups=True)
+    spec, env = made["Job"]["spec"], environment(made)
+    assert (spec["parallelism"], spec["completions"]) == (size, size)
+    assert (env["DIHT_NUM_NODES"], env["DIHT_WORKERS"]) == (str(size), str(size))
+    assert f'"numNodes":{size}' in env["DIHT_RUN"] or size == 1
+    assert ("DIHT_CONTROL_TOKEN" in env, "PodGroup" in made) == (size > 1, size > 1)
+
+
+@pytest.mark.parametrize(("least", "count"), [(2, 2), (None, 4)], ids=["elastic", "rigid"])
+def test_pod_group_of_an_elastic_gang_needs_its_fewest_nodes_only(least: int | None, count: int) -> None:
+    made = objects(elastic(minNodes=least), None, pod_groups=True)
+    assert made["PodGroup"]["spec"]["schedulingPolicy"]["gang"]["minCount"] == count
+
+
+def test_shrunk_gang_keeps_its_place_in_the_queue_of_its_run() -> None:
+    cluster = elastic(pods={"queueName": "q", "queueing": "PerRun"})
+    cached, run = (
+        cached_run(cluster.runs["r"]),
+        DihtRun.model_validate({**cluster.runs["r"], "metadata": {"name": "r"}}),
+    )
+    shapes = {shape(job_of(cached, run, Start(Stage.TRAIN, 2, "r-train-2", nodes=nodes))) for nodes in (None, 3)}
+    assert len(shapes) == 1
+
+
+def test_edited_number_of_nodes_leaves_the_gang_that_runs_alone() -> None:
+    cluster, clock = elastic(), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    start(cluster, "r-train-1", without=0, since=NOW)
+    settle(process)
+    assert "fewer" not in sentence("r", status(cluster))
+    for wished in (6, 2):
+        cluster.edit("r", train={**cluster.runs["r"]["spec"]["train"], "numNodes": wished})
+        settle(process)
+        (stage,) = status(cluster).stages
+        assert (list(cluster.jobs), stage.nodes, stage.wished_nodes) == (["r-train-1"], 4, wished)
+        assert not any("Resized" in each for each in told(cluster))
+    cluster.end("r-train-1", 75)
+    clock.now += 10
+    settle(process)
+    clock.now += 400
+    settle(process)
+    assert cluster.jobs["r-train-2"]["spec"]["parallelism"] == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "told"), [((StageState.RUNNING, 4), 1), ((StageState.RESTARTING, 3), 0), ((StageState.RESTARTING, None), 1)],
+    ids=["trained", "while the old gang ends", "was to start"],
+)  # fmt: skip
+def test_resizing_is_told_once(before: tuple[StageState, int | None], told: int) -> None:
+    old, new = (
+        Status(
+            stages=[StageStatus(name="train", stage=Stage.TRAIN, state=state, attempt=2, nodes=nodes, wished_nodes=4)]
+        )
+        for state, nodes in (before, (StageState.RESTARTING, 3))
+    )
+    assert [each.reason for each in events_between(old, new)] == ["Resized"] * told
+
+
+LOST = FailureCause(reason="NodeLost", message="pod p on node node-7 is lost")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cause", "before", "says"),
+    [
+        (3, LOST, "Resized", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: pod p on node node-7 is lost, and no other node had room; each later attempt asks for all"]),
+        (3, FailureCause(reason="Error", message="m"), "Resized", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt asks for all"]),
+        (3, LOST, "NodeLost", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z; each later attempt asks for all"]),
+        (4, LOST, "Resized", []),
+        (None, LOST, "NodeLost", []),
+    ],
+    ids=["after a loss", "after something else", "more are wished for since", "all nodes", "rigid"],
+)  # fmt: skip
+def test_why_says_on_how_many_nodes_a_training_is_and_why(
+    nodes: int | None, cause: FailureCause, before: str, says: list[str]
+) -> None:
+    stage = StageStatus(
+        name="train", stage=Stage.TRAIN, state=StageState.RUNNING, attempt=3, restarts=1, cause=cause, nodes=nodes,
+        wished_nodes=None if nodes is None else 4,
+    )  # fmt: skip
+    attempts = [
+        AttemptStatus(stage="train", number=2, reason=before),
+        AttemptStatus(stage="train", number=3, start_time="2026-11-30T10:32:00Z"),
+    ]
+    lines = details(Status(stages=[stage], attempts=attempts))
+    assert [line for line in lines if " nodes" in line] == says

@@ -1,0 +1,252 @@
+"""Elastic gangs: when a training shrinks and by how much, and that each later attempt wishes for all nodes again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from random import Random
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.run import DihtRun
+from diht_k8s.api.status import StageState
+from diht_k8s.pipeline.attempts import Attempt
+from diht_k8s.pipeline.plan import Observed, RunPlan, Start, Stop, plan
+from diht_k8s.pipeline.run_status import RunStatus, StageRecord
+from tests.unit.pipeline.situations import BEFORE_T, FAILED, PENDING, RUN_T, RUNNING, T, at, attempt, make_run
+
+TRAIN = {"model": "ViT-B-16", "samples": 48, "batchSize": 48, "numNodes": 4, "minNodes": 2}
+RESNET = {"embed_dim": 8, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}, "text_cfg": {}}
+SINCE = 50.0
+DUE = SINCE + 60
+
+
+def elastic(*, policy: dict[str, Any] | None = None, **train: Any) -> DihtRun:
+    chosen = {name: value for name, value in {**TRAIN, **train}.items() if value is not None}
+    return make_run(train=chosen, failurePolicy=policy or {})
+
+
+def partial(placed: int, **more: Any) -> Attempt:
+    return attempt(T, 3, PENDING, active=4, partially_started_at=SINCE, placed=placed, **more)
+
+
+def decide(run: DihtRun, seen: Attempt, now: float, status: RunStatus | None = None) -> RunPlan:
+    return plan(run, Observed((seen,)), now, status=status or at(*BEFORE_T, RUN_T))
+
+
+@pytest.mark.parametrize(
+    ("train", "policy", "placed", "now", "nodes"),
+    [
+        ({}, {}, 3, DUE - 1, None),
+        ({}, {}, 3, DUE, 3),
+        ({}, {}, 2, DUE, 2),
+        ({}, {}, 1, DUE, None),
+        ({"minNodes": None}, {}, 3, DUE, None),
+        ({}, {"elasticAfterSeconds": 100}, 3, DUE, None),
+        ({}, {"elasticAfterSeconds": 900, "schedulingTimeoutSeconds": 60}, 3, DUE, 3),
+        ({"numNodes": 3}, {}, 3, DUE, 3),
+        ({"model": None, "modelConfig": RESNET, "batchSize": 8}, {}, 3, DUE, 2),
+        ({"model": "RN50", "batchSize": 8}, {}, 3, DUE, 2),
+        ({"model": "RN50", "batchSize": 8, "minNodes": 3}, {}, 3, DUE, None),
+        ({"model": "RN50", "batchSize": 48, "microBatchSize": 12}, {}, 3, DUE, 2),
+        ({"model": "RN50", "batchSize": 8, "lockImageTower": True}, {}, 3, DUE, 3),
+        ({"batchSize": 8, "processesPerNode": 2}, {}, 3, DUE, 3),
+    ],
+    ids=[
+        "waits a while", "then goes on with those that have room", "with the fewest allowed", "waits where too few have room", "rigid",
+        "a longer while", "before it would be withdrawn", "an edit asks for fewer", "a ResNet's parts are equal", "also by its name",
+        "no number with equal parts is allowed", "micro-batches are equal, too", "a locked tower keeps its statistics",
+        "a ViT's parts may be unequal",
+    ],
+)  # fmt: skip
+def test_gang_shrinks_to_the_nodes_that_have_room(
+    train: dict[str, Any], policy: dict[str, Any], placed: int, now: float, nodes: int | None
+) -> None:
+    made = decide(elastic(policy=policy, **train), partial(placed), now)
+    record = made.status.of(T)
+    assert record.nodes == nodes
+    if nodes is None:
+        assert (made.actions, record.state) == ((), StageState.RUNNING)
+    else:
+        assert (made.actions, record.state) == ((Stop(T, 3, "r-train-3"),), StageState.RESTARTING)
+
+
+@pytest.mark.parametrize(
+    ("now", "placed", "wakes"),
+    [(DUE - 30, 3, DUE), (DUE + 30, 1, SINCE + 600)],
+    ids=["to shrink", "to be withdrawn, if it cannot"],
+)
+def test_waiting_gang_is_looked_at_again_when_its_time_is_over(now: float, placed: int, wakes: float) -> None:
+    assert decide(elastic(), partial(placed), now).wake_at == wakes
+
+
+def test_shrunk_gang_starts_once_the_old_one_is_gone_without_a_restart_or_a_wait() -> None:
+    run = elastic(policy={"maxRestarts": 0, "maxInfrastructureRestarts": 0})
+    before = at(*BEFORE_T, replace(RUN_T, restarts=0))
+    made = decide(run, partial(3), DUE, before)
+    ending = decide(run, replace(partial(3), ending=True), DUE + 1, made.status)
+    assert (ending.actions, ending.status) == ((), made.status)
+    started = plan(run, Observed(), DUE + 2, status=ending.status)
+    assert started.actions == (Start(T, 4, "r-train-4", nodes=3),)
+    record = started.status.of(T)
+    assert replace(record, nodes=None) == replace(RUN_T, restarts=0, attempt=4)
+    lost = plan(run, Observed(), DUE + 3, status=started.status)
+    assert lost.actions == started.actions, "a start that was lost is made again"
+
+
+@pytest.mark.parametrize(
+    ("train", "start"),
+    [
+        ({"minNodes": 3}, 3),
+        ({"minNodes": 4}, None),
+        ({"minNodes": None}, None),
+        ({"numNodes": 3}, None),
+        ({"numNodes": 2}, None),
+        ({"numNodes": 8}, 3),
+    ],
+    ids=[
+        "as few as allowed",
+        "fewer than allowed",
+        "rigid by now",
+        "all by now",
+        "more than all",
+        "even more wished for",
+    ],
+)
+def test_edit_counts_when_the_next_attempt_starts(train: dict[str, Any], start: int | None) -> None:
+    given = at(*BEFORE_T, StageRecord(T, StageState.RESTARTING, 3, nodes=3))
+    assert plan(elastic(**train), Observed(), 9.0, status=given).actions == (Start(T, 4, "r-train-4", nodes=start),)
+
+
+ENDS = {
+    "its node is lost": attempt(T, 3, FAILED, infrastructure=True, reason="NodeLost"),
+    "its program fails": attempt(T, 3, FAILED, 75),
+    "another run computes the same": attempt(T, 3, FAILED, 75, reason="ComputedElsewhere"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_attempt_after_a_shrunk_one_wishes_for_all_nodes(end: Attempt) -> None:
+    status = at(*BEFORE_T, replace(RUN_T, nodes=3))
+    failed = plan(elastic(), Observed((end,)), 100.0, status=status)
+    started = plan(elastic(), Observed(), 1000.0, status=failed.status)
+    actions = failed.actions or started.actions
+    assert [each.nodes for each in actions if isinstance(each, Start)] == [None]
+
+
+@pytest.mark.parametrize("state", [StageState.RUNNING, StageState.RESTARTING], ids=["trained", "was to start"])
+def test_run_that_was_suspended_wishes_for_all_nodes(state: StageState) -> None:
+    status = at(*BEFORE_T, replace(RUN_T, state=state, nodes=3))
+    suspended = plan(make_run(train=TRAIN, suspend=True), Observed(), 100.0, status=status)
+    (start,) = plan(elastic(), Observed(), 200.0, status=suspended.status).actions
+    assert start == Start(T, 4, "r-train-4")
+
+
+def test_run_that_is_resumed_before_all_had_stopped_wishes_for_all_nodes() -> None:
+    status = at(*BEFORE_T, replace(RUN_T, state=StageState.STOPPED, nodes=3))
+    assert plan(elastic(), Observed(), 200.0, status=status).actions == (Start(T, 4, "r-train-4"),)
+
+
+@dataclass
+class Gang:
+    """The newest attempt in a small world: each node has room for one of its pods."""
+
+    number: int
+    nodes: int
+    since: float
+    stopped: bool = False
+    lost: bool = False
+
+
+class Story:
+    """A training among nodes that come and go, with rules that hold at each step."""
+
+    gang: Gang | None = None
+
+    def __init__(self, seed: int) -> None:
+        self.rng = Random(seed)
+        self.least, self.wished = self.rng.randint(1, 4), 4
+        self.now, self.up, self.suspended = 0.0, 4, False
+        self.lost, self.timeouts, self.shrunk = 0, 0, 0
+        self.status, self.broken = RunStatus(), list[str]()
+
+    def play(self) -> None:
+        for turn in range(160):
+            self._happen(calm=turn >= 120)
+            self._decide()
+        restarts = self.status.of(T).total_restarts
+        if restarts > self.lost + self.timeouts:
+            self.broken.append(f"{restarts} restarts by {self.lost} losses and {self.timeouts} timeouts")
+        if self.gang is None or self.gang.stopped or self.gang.lost:
+            self.broken.append("nothing trains though all nodes are there")
+
+    def _happen(self, *, calm: bool) -> None:
+        self.now += self.rng.choice((1.0, 20.0, 70.0))
+        happens = (
+            "returns" if calm else self.rng.choice(("", "", "", "", "loses", "loses", "returns", "suspends", "edits"))
+        )
+        if happens == "loses" and self.up:
+            self.up -= 1
+            if self.gang is not None and self.up < self.gang.nodes and not (self.gang.lost or self.gang.stopped):
+                self.gang.lost, self.lost = True, self.lost + 1
+        if happens == "returns":
+            self.up = min(4, self.up + 1)
+        if happens == "suspends" or (calm and self.suspended):
+            self.suspended = not self.suspended
+        if happens == "edits":
+            self.wished = self.rng.randint(self.least, 4)
+        if self.gang is not None and self.gang.stopped and self.rng.random() < 0.5:
+            self.gang = None
+
+    def _decide(self) -> None:
+        run, seen = edited(self.least, self.wished, suspend=self.suspended), Observed(tuple(self._seen()))
+        decided = plan(run, seen, self.now, status=self.status)
+        if plan(run, seen, self.now, status=decided.status).status != decided.status:
+            self.broken.append("a second look at the same facts changed the status")
+        before, record = self.status.of(T), decided.status.of(T)
+        if record.total_restarts > before.total_restarts and record.failure is not None:
+            self.timeouts += record.failure.reason == "SchedulingTimeout"
+        self.status = decided.status
+        for action in decided.actions:
+            if isinstance(action, Start):
+                self._start(action)
+            elif self.gang is not None:
+                self.gang.stopped = True
+
+    def _seen(self) -> Iterator[Attempt]:
+        if self.gang is None:
+            return
+        gang, placed = self.gang, min(self.gang.nodes, self.up)
+        if gang.lost:
+            yield attempt(T, gang.number, FAILED, infrastructure=True, reason="NodeLost", active=1, ending=gang.stopped)
+        elif gang.stopped or placed == gang.nodes:
+            yield attempt(T, gang.number, RUNNING, ending=gang.stopped)
+        else:
+            since = gang.since if placed else None
+            yield attempt(T, gang.number, PENDING, partially_started_at=since, placed=placed)
+
+    def _start(self, start: Start) -> None:
+        if self.gang is not None:
+            self.broken.append("a second gang was started beside the first")
+        nodes = self.wished if start.nodes is None else start.nodes
+        if not self.least <= nodes <= self.wished:
+            self.broken.append(f"{nodes} nodes are not from {self.least} to {self.wished}")
+        self.shrunk += nodes < self.wished
+        self.gang = Gang(start.number, nodes, self.now)
+
+
+@cache
+def edited(least: int, wished: int, *, suspend: bool) -> DihtRun:
+    train = {**TRAIN, "minNodes": least, "numNodes": wished, "distillation": {"mode": "Disabled"}}
+    policy = {"maxRestarts": 0, "schedulingTimeoutSeconds": 300}
+    return make_run(filter=None, label=None, evaluate=None, train=train, failurePolicy=policy, suspend=suspend)
+
+
+def test_hundred_stories_have_one_gang_at_a_time_and_no_restart_for_a_resizing() -> None:
+    stories = [Story(seed) for seed in range(100)]
+    for story in stories:
+        story.play()
+    assert {seed: story.broken for seed, story in enumerate(stories) if story.broken} == {}
+    assert sum(story.shrunk for story in stories) > 50
