@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
+from diht_k8s.api.json_types import is_object
 from diht_k8s.api.train import Train
 
 
@@ -51,3 +52,17 @@ def unequal_parts(train: Train, processes: int) -> UnequalParts | None:
         advice = f"make train.microBatchSize {micro} a divisor of the {share} pairs of a process"
         return UnequalParts("microBatchSize", f"{why}: {advice}")
     return None
+
+
+def may_have_batch_statistics(train: Train) -> bool:
+    """Whether the model may have a BatchNorm that learns, as far as the document tells.
+
+    open_clip's own ViTs have none, nor have the timm networks in its models of that name; the statistics of a locked tower
+    stay as they are.
+    """
+    if train.lock_image_tower:
+        return False
+    if train.model is not None:
+        return "ViT-" not in train.model
+    tower = (train.model_config_ or {}).get("vision_cfg")
+    return not is_object(tower) or "timm_model_name" in tower or not isinstance(tower.get("layers", 12), int)

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from diht_k8s.api.base import PLACEMENT, Count, Fraction, Model, Text, Uri
 from diht_k8s.api.data import FewEnough, Shards
-from diht_k8s.api.json_types import is_object
 from diht_k8s.api.pods import Pods
 
 Positive = Annotated[float, Field(gt=0, le=1e6)]
@@ -49,26 +48,6 @@ CLIPS_ONLY: Final = "the training has CLIP's text tower and tokenizer only, choo
 def few_pairs(batch_size: int, processes: int) -> str | None:
     """What is wrong with a batch that leaves a process without a pair, or one pair without another; None if nothing is."""
     return None if batch_size >= max(2, processes) else f"{FEW_PAIRS} ({batch_size} pairs, {processes} processes)"
-
-
-def in_equal_parts(train: Train, processes: int) -> bool:
-    """Whether all processes and micro-batches have equally many pairs."""
-    share, rest = divmod(train.batch_size, processes)
-    return not rest and share % min(train.micro_batch_size or share, share) == 0
-
-
-def may_have_batch_statistics(train: Train) -> bool:
-    """Whether the model may have a BatchNorm that learns, as far as the document tells.
-
-    open_clip's own ViTs have none, nor have the timm networks in its models of that name; the statistics of a locked tower
-    stay as they are.
-    """
-    if train.lock_image_tower:
-        return False
-    if train.model is not None:
-        return "ViT-" not in train.model
-    tower = (train.model_config_ or {}).get("vision_cfg")
-    return not is_object(tower) or "timm_model_name" in tower or not isinstance(tower.get("layers", 12), int)
 
 
 class Optimizer(Model):
@@ -301,14 +280,3 @@ class Train(Model):
     """validation measures the loss on held-out pairs."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None
     """pods overrides spec.pods for this stage."""
-
-
-def gang_sizes(train: Train) -> list[int]:
-    """The numbers of nodes that a training may have, fewest first: numNodes alone unless it is elastic."""
-    any_number = not may_have_batch_statistics(train)
-    fewer = [
-        nodes
-        for nodes in range(train.min_nodes or train.num_nodes, train.num_nodes)
-        if any_number or in_equal_parts(train, nodes * train.processes_per_node)
-    ]
-    return [*fewer, train.num_nodes]

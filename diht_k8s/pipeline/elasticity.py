@@ -7,8 +7,9 @@ it wishes for all nodes again. Nothing of this is a restart.
 
 from __future__ import annotations
 
+from diht_k8s.api.gang_sizes import gang_sizes
 from diht_k8s.api.run import FailurePolicy
-from diht_k8s.api.train import Train, gang_sizes
+from diht_k8s.api.train import Train
 from diht_k8s.pipeline.attempts import Attempt
 
 

@@ -54,7 +54,7 @@ def read_pairs(
 def _listed(storage: Storage, shard: Shard, keep_list: str, samples: Iterator[Sample]) -> Iterator[Sample]:
     if shard.identity is not None and (now := storage.identity(shard.uri)) != shard.identity:
         same = differ_by_time_alone(shard.identity, now)
-        sign = f"its size is the same, its time is not; {COPY_WITH_TIMES}" if same else "it has changed since"
+        sign = f"it has changed since, by its time alone; {COPY_WITH_TIMES}" if same else "it has changed since"
         raise replaced(shard, keep_list, sign)
     numbered = enumerate(samples)
     for row, uid in read_keep_list(storage, keep_list):

@@ -35,5 +35,6 @@ def copied_without_times(versions: Iterable[tuple[str, str, str]]) -> str | None
         return None
     return (
         f"{len(changed)} of {files} shards have the sizes that their index names, and other modification times "
-        f"({changed[0][0]} is the first); {COPY_WITH_TIMES}, or remove filter/index from the copied output and run `diht index`"
+        f"({changed[0][0]} is the first); {COPY_WITH_TIMES}, or remove the filter's folder index from the copied output and "
+        "run `diht index`"
     )

@@ -22,7 +22,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from diht_k8s.api.data import StorageRule
-from diht_k8s.api.errors import DataError, DihtError, RetryableError, UserError
+from diht_k8s.api.errors import DihtError, RetryableError, UserError
 from diht_k8s.recipe.shards.listing import ListedFile, identity_of, infos_of, list_files, matches
 from diht_k8s.recipe.shards.range_reads import RangeReader
 from diht_k8s.recipe.shards.replaced import ReplacedError

@@ -28,7 +28,7 @@ class MfuMeter:
 
     def operations(self, batch: Batch) -> float:
         """Of a step of all ranks, whose captions are taken to be as long as those of rank 0's part, which is all pairs."""
-        lengths = (batch.tokens_BT.argmax(dim=1) + 1).tolist() if batch.lengths is None else batch.lengths
+        lengths = batch.caption_lengths
         teacher_width = 0 if batch.teacher_B2E is None else batch.teacher_B2E.shape[-1]
         total = 0
         for begin in range(0, len(lengths), self._micro_batch):

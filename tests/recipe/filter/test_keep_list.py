@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,17 @@ def test_shard_that_was_replaced_since_is_refused(tmp_path: Path, keys: list[str
     (tmp_path / "raw/a.tar").write_bytes(tar_of(members))
     with pytest.raises(DataError, match=message):
         list(read_pairs(Storage(), replace(first, identity=None)))
-    with pytest.raises(DataError, match=r"web-a\.parquet was made \(it has changed since\): put the old one back"):
+    with pytest.raises(DataError, match=r"web-a\.parquet was made \(it has changed since.*\): put the old one back"):
+        list(read_pairs(Storage(), first))
+
+
+def test_shard_that_was_copied_without_its_time_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    run = listed_run(tmp_path)
+    first = kept_shards(run.spec, Storage(), run_layout(run, Storage()))[0]
+    os.utime(tmp_path / "raw/a.tar", ns=(1, 1))
+    with pytest.raises(
+        DataError, match=r"it has changed since, by its time alone; .* cp -a or rsync -t\): put the old"
+    ):
         list(read_pairs(Storage(), first))
 
 

@@ -44,7 +44,7 @@ def batch_of(model: Student, heads: tuple[int, int], teacher_width: int, *, stor
     targets = None
     if heads[0]:
         soft = [HeadTargets(torch.zeros(BATCH, 1, dtype=torch.long), torch.ones(BATCH, 1)) for _ in heads]
-        targets = BatchTargets(*soft, torch.ones(BATCH, dtype=torch.bool))
+        targets = BatchTargets(soft[0], soft[1], torch.ones(BATCH, dtype=torch.bool))
     seen = torch.randint(0, 256, (BATCH, model.image_size, model.image_size, 3), dtype=torch.uint8)
     if stored:
         assert model.locked is not None

@@ -181,10 +181,13 @@ def long_ones(place: Path) -> Results:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("world", [2, 3, 4, 5, 7])
-def test_loss_of_each_of_many_steps_is_that_of_one_process(place: Path, long_ones: Results, world: int) -> None:
-    everywhere = [(kind, where) for kind in KINDS for where in PLACES]
-    for (_, kind, _), found in trained_in(place, world, everywhere, LONG, "long").items():
+def test_loss_of_each_of_many_steps_is_that_of_one_process(
+    place: Path, long_ones: Results, world: int, where: str
+) -> None:
+    there = [(kind, where) for kind in KINDS]
+    for (_, kind, _), found in trained_in(place, world, there, LONG, f"long {where}").items():
         reference = long_ones[1, kind, "zero 0"]
         assert len(reference["losses"]) == LONG
         assert found["uids"] == reference["uids"]

@@ -372,7 +372,11 @@ def test_shard_when_replaced_while_it_is_read_then_an_error_and_no_damage(
 @pytest.mark.parametrize(
     ("touched", "changed", "says"),
     [
-        (range(3), (), r"^3 of 3 shards have the sizes that their index names, .*drawn-0\.tar is the first.* cp -a or rsync -t"),
+        (
+            range(3),
+            (),
+            r"^3 of 3 shards have the sizes that their index names, .*drawn-0\.tar is the first.* cp -a or rsync -t",
+        ),
         ((1, 2), (), r"^2 of 3 shards .*drawn-1\.tar is the first"),
         ((0, 1), (2,), r"drawn-\d\.tar was replaced .*: leave input alone during a run$"),
     ],

@@ -10,6 +10,7 @@ the computation; ours are checked for races. Kernels, memory and Triton are not 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def test_step_when_at_zero_0_then_deepspeed_waits_for_nothing(
 def steps_of(found: dict[str, Any]) -> list[list[tuple[str, str]]]:
     """The trace from the end of each step to that of the next one."""
     ends = [place for place, each in enumerate(found["trace"]) if each == ("host", "ends the step")]
-    return [found["trace"][begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+    return [found["trace"][begin:end] for begin, end in pairwise(ends)]
 
 
 @pytest.mark.parametrize("name", TWO)
@@ -161,7 +162,8 @@ def test_batch_when_a_step_begins_then_it_is_on_the_device_and_the_next_one_is_o
     for step in steps_of(two[f"{name} 2"]):
         begins = step.index(("host", "begins a step"))
         copies = [stream for stream, what in step[:begins] if what == "copies in"]
-        assert len(copies) == 1 and copies[0] != "compute", step
+        assert len(copies) == 1, step
+        assert copies != ["compute"], step
     assert [found["races"] for found in two.values()] == [[[], []]] * len(two)
 
 

@@ -146,7 +146,10 @@ def rank_memory(sizes: Sizes, trace: Trace, placement: Placement) -> RankMemory:
 
 
 def loss_bytes(local: int, world: int, width: int) -> int:
-    """Bytes of the contrastive loss at most, in its backward pass: three tiles, gradients, vectors, gathered texts."""
+    """Bytes of the contrastive loss at most, in its backward pass: three tiles, gradients, vectors, gathered texts.
+
+    The fused kernels hold about as much: no tiles, but all features once more, as 16-bit halves.
+    """
     pairs = local * world
     tiles = 3 * min(CHUNK_SIZE, local) * pairs
     gathered = pairs * width if world > 1 else 0

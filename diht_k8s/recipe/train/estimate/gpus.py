@@ -6,8 +6,8 @@ that of the CUDA cores: the training does not allow TF32 in matrix products. Ban
 Sources, NVIDIA's data sheets (bf16 and fp32 in TFLOP/s; memory in GB/s): H100 (SXM 1,979 with sparsity, 67, 3,350; PCIe
 1,513, 51, 2,000), H200 (as H100 SXM, 4,800), HGX B200 (per GPU 2.25 PFLOP/s dense, 75; DGX B200: 64 TB/s of eight), A100 (312,
 19.5; SXM 80 GB 2,039, 40 GB 1,555), L40S (362.05, 91.6, 864), L4 (242 with sparsity, 30.3, 300), A10G (70, 35, 600; the
-sheet of 2022-02-17, of which we read citations only), T4 (65, 8.1, 300). Streaming multiprocessors are from the architectures'
-white papers. V100 is not here: torch's builds with CUDA 13 have no kernels for it.
+sheet of 2022-02-17, of which we read citations only), T4 (65, 8.1, 300). Streaming multiprocessors and compute capabilities are
+from the architectures' white papers. V100 is not here: torch's builds with CUDA 13 have no kernels for it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Gpu:
     """of the memory."""
     processors: int
     """streaming multiprocessors."""
+    capability: tuple[int, int]
+    """compute capability, (major, minor)."""
     bf16: bool = True
 
     @property
@@ -55,16 +57,16 @@ class Gpu:
 
 
 _TABLE: Final = (
-    Gpu("B200", 183_359, 2250.0, 75.0, 8000.0, 148),
-    Gpu("H200", 143_771, 989.0, 67.0, 4800.0, 132),
-    Gpu("H100", 81_559, 989.0, 67.0, 3350.0, 132),
-    Gpu("H100-PCIe", 81_559, 756.0, 51.0, 2000.0, 114),
-    Gpu("A100-80", 81_920, 312.0, 19.5, 2039.0, 108),
-    Gpu("A100-40", 40_960, 312.0, 19.5, 1555.0, 108),
-    Gpu("L40S", 46_068, 362.0, 91.6, 864.0, 142),
-    Gpu("L4", 23_034, 121.0, 30.3, 300.0, 58),
-    Gpu("A10G", 23_028, 70.0, 35.0, 600.0, 80),
-    Gpu("T4", 15_360, 65.0, 8.1, 300.0, 40, bf16=False),
+    Gpu("B200", 183_359, 2250.0, 75.0, 8000.0, 148, (10, 0)),
+    Gpu("H200", 143_771, 989.0, 67.0, 4800.0, 132, (9, 0)),
+    Gpu("H100", 81_559, 989.0, 67.0, 3350.0, 132, (9, 0)),
+    Gpu("H100-PCIe", 81_559, 756.0, 51.0, 2000.0, 114, (9, 0)),
+    Gpu("A100-80", 81_920, 312.0, 19.5, 2039.0, 108, (8, 0)),
+    Gpu("A100-40", 40_960, 312.0, 19.5, 1555.0, 108, (8, 0)),
+    Gpu("L40S", 46_068, 362.0, 91.6, 864.0, 142, (8, 9)),
+    Gpu("L4", 23_034, 121.0, 30.3, 300.0, 58, (8, 9)),
+    Gpu("A10G", 23_028, 70.0, 35.0, 600.0, 80, (8, 6)),
+    Gpu("T4", 15_360, 65.0, 8.1, 300.0, 40, (7, 5), bf16=False),
 )
 GPUS: Final = {gpu.name: gpu for gpu in _TABLE}
 PRODUCT_LABELS: Final = ("nvidia.com/gpu.product", "cloud.google.com/gke-accelerator")

@@ -1,7 +1,8 @@
 """Time of the losses on a card, by the roofline: operations over its peak, bytes over its bandwidth, gaps between kernels. Pure.
 
-The losses compute in fp32 over tiles of all pairs, so neither the share of the 16-bit peak that the layers reach nor that peak
-itself holds for them. What HN-NCE computes and moves is counted (`loss.cost`). Nothing here was measured on a card.
+The losses compare all pairs, so the share of the 16-bit peak that the layers reach does not hold for them. What HN-NCE computes
+and moves is counted (`loss.cost`): by fused kernels, or, on cards without them, by tiles in plain torch, in fp32. Nothing here
+was measured on a card.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from math import ceil
 from typing import Final
 
 from diht_k8s.recipe.train.estimate.gpus import Gpu
+from diht_k8s.recipe.train.loss.blocks import plan_for
 from diht_k8s.recipe.train.loss.cost import LossCost, fused_cost, tiled_cost
 from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE
 
@@ -21,7 +23,7 @@ CACHE_BYTES_PER_SECOND: Final = 42e9
 """Of the L2 cache for each multiprocessor: 5.5 TB/s on an H100."""
 
 
-def contrastive_cost(card: Gpu, pairs: int, columns: int, width: int, *, fused: bool) -> LossCost:
+def contrastive_cost(card: Gpu, pairs: int, columns: int, width: int, *, fused: bool = True) -> LossCost:
     """What HN-NCE computes and moves.
 
     Args:
@@ -29,11 +31,10 @@ def contrastive_cost(card: Gpu, pairs: int, columns: int, width: int, *, fused: 
         pairs: P.
         columns: N.
         width: D.
-        fused: by the fused kernels, else by tiles in plain torch.
+        fused: by the fused kernels if the card has them, else by tiles in plain torch.
     """
-    if fused:
-        return fused_cost(pairs, columns, width, processors=card.processors)
-    return tiled_cost(pairs, columns, width)
+    plan = plan_for(card.capability, card.processors) if fused else None
+    return tiled_cost(pairs, columns, width) if plan is None else fused_cost(pairs, columns, width, plan=plan)
 
 
 def contrastive_seconds(card: Gpu, cost: LossCost) -> float:
@@ -41,14 +42,15 @@ def contrastive_seconds(card: Gpu, cost: LossCost) -> float:
 
     Tiles are kernels that compute or move, one after the other; a fused kernel does both at once, so the slower one counts.
     """
-    if cost.rate == "half":
-        return GAP_SECONDS * cost.launches + cost.seconds(
-            half_tflops=card.half_tflops,
-            fp32_tflops=card.fp32_tflops,
-            bandwidth=1e9 * card.gigabytes_per_second,
-            l2_bandwidth=CACHE_BYTES_PER_SECOND * card.processors,
-        )
-    return _one_after_the_other(card, cost.operations, cost.moved, cost.launches)
+    if cost.rate == "fp32":
+        return _one_after_the_other(card, cost.operations, cost.moved, cost.launches)
+    slowest = cost.seconds(
+        half_tflops=card.half_tflops,
+        fp32_tflops=card.fp32_tflops,
+        bandwidth=1e9 * card.gigabytes_per_second,
+        l2_bandwidth=CACHE_BYTES_PER_SECOND * card.processors,
+    )
+    return slowest + GAP_SECONDS * cost.launches
 
 
 def embedding_seconds(card: Gpu, pairs: int, columns: int, width: int, teacher_width: int) -> float:

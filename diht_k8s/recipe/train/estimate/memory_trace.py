@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -124,17 +124,22 @@ class TracedStudent:
         self._traces: dict[int, Trace] = {}
         self._config = model_configuration(train)
         self._mode = FakeTensorMode()
-        with self._mode:
+        with torch.device("meta"):  # not in the mode, in which timm's networks cannot read their rates of dropping
             self._model = Student(
                 self._config,
                 num_objects=num_objects,
                 num_attributes=num_attributes,
                 heads_input=train.distillation.heads_input,
             )
+        self._model._apply(self._without_data)
         if train.lock_image_tower:
             self._model.lock_image_tower()
         if train.activation_checkpointing:
             self._model.set_grad_checkpointing()
+
+    def _without_data(self, tensor: Tensor) -> Tensor:
+        """A tensor of the meta device as one of the host that has no data."""
+        return FakeTensor(self._mode, tensor.detach(), torch.device("cpu"))
 
     @property
     def has_batch_statistics(self) -> bool:

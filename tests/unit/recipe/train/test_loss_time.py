@@ -53,8 +53,13 @@ def test_fused_kernels_are_bounded_by_16_bit_products_and_tiles_by_fp32() -> Non
     tiled, fused = (contrastive_cost(H100, 4096, 32768, 512, fused=fused) for fused in (False, True))
     assert (tiled.rate, fused.rate) == ("fp32", "half")
     assert 0 < 3 * contrastive_seconds(H100, fused) < contrastive_seconds(H100, tiled)
-    small, large = (contrastive_cost(GPUS[name], 64, 4096, 512, fused=True) for name in ("L4", "H100"))
+
+
+def test_kernels_are_those_of_the_card_and_tiles_where_it_has_none() -> None:
+    assert contrastive_cost(GPUS["T4"], 64, 4096, 512) == contrastive_cost(H100, 64, 4096, 512, fused=False)
+    small, large = (contrastive_cost(GPUS[name], 512, 8192, 512) for name in ("H100-PCIe", "H100"))
     assert small.moved < large.moved  # fewer processors share the columns
+    assert contrastive_cost(GPUS["L4"], 4096, 4096, 512).requested > contrastive_cost(H100, 4096, 4096, 512).requested
 
 
 class Moved(TorchDispatchMode):
@@ -95,3 +100,4 @@ def test_every_card_has_the_figures_of_a_roofline() -> None:
         assert card.half_tflops > card.fp32_tflops > 1
         assert 300 <= card.gigabytes_per_second <= 8000
         assert 40 <= card.processors <= 148
+        assert card.bf16 is (card.capability >= (8, 0))

@@ -1,6 +1,6 @@
-"""HN-NCE on cards, as far as it is known without one: its gradient's error by the products' precision, its cost by formula.
+"""Error of HN-NCE's gradients by the precision of the products, without a card.
 
-`python -m benchmarks.loss_on_cards` prints two tables. Errors are relative (L2) against float64. Each scheme splits both factors of
+Prints a Markdown table of relative errors (L2) against float64. Each scheme splits both factors of
 each product (logits and both gradients) into parts of fewer bits; what it leaves out is emulated exactly, sums are in fp32. `truncated`
 also rounds the sum towards zero after every 16 products, as tensor cores do.
 """
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.loss import features
-from diht_k8s.recipe.train.loss.cost import LossCost, fused_cost, tiled_cost
 
 # Shape legend: N pairs, D feature width; M, K and L the sizes of a product.
 
@@ -39,10 +38,6 @@ SCHEMES = {
     "TF32 x 3": Scheme("tf32", 2),
     "fp16 x 3 (the kernels)": Scheme("fp16", 2, scaled=True),
 }
-CARD = {"half_tflops": 989.0, "fp32_tflops": 67.0, "bandwidth": 3.35e12, "l2_bandwidth": 5.5e12}
-"""An H100: data sheet, dense; the cache's bandwidth as microbenchmarks find it."""
-PAIRS_A_SECOND = {"ViT-B/32": (10_000, 512), "ViT-B/16": (3_600, 512), "ViT-L/14": (850, 768)}
-"""Of one H100 at 45 % MFU (docs/gpu.md), and the width of the embedding."""
 
 
 def _rounded(values: Tensor, bits: str) -> Tensor:
@@ -119,39 +114,15 @@ def print_errors(pairs: int, width: int, beta: float) -> None:
         print(f"| {name} | {' | '.join(f'{error:.1e}' for error in errors)} |")
 
 
-def _row(name: str, cost: LossCost, step: float) -> str:
-    seconds = cost.seconds(**CARD)
-    figures = (
-        f"{cost.operations / 1e12:.2f}", f"{cost.moved / 1e9:.2f}", f"{cost.requested / 1e9:.1f}", str(cost.launches),
-        f"{1000 * seconds:.1f}", f"{100 * seconds / step:.1f} %",
-    )  # fmt: skip
-    return f"| {name} | {' | '.join(figures)} |"
-
-
-def print_costs(pairs: int) -> None:
-    """Operations, bytes, kernels, the least time and its share of a step, by model, for 8 and 16 cards."""
-    print(
-        "| | TFLOP | GB moved | GB requested | kernels | ms, at least | share of a step |\n|---|---|---|---|---|---|---|"
-    )
-    for model, (rate, width) in PAIRS_A_SECOND.items():
-        for cards in (8, 16):
-            for name, cost_of in (("tiles", tiled_cost), ("fused", fused_cost)):
-                cost = cost_of(pairs, cards * pairs, width)
-                print(_row(f"{model}, {cards} cards, {name}", cost, pairs / rate))
-
-
 def main() -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser(description="HN-NCE on cards: error by emulation, cost by formula.")
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=1024, help="of the emulation")
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--beta", type=float, default=0.25)
-    parser.add_argument("--pairs-a-card", type=int, default=4096)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print_errors(arguments.pairs, arguments.width, arguments.beta)
-    print()
-    print_costs(arguments.pairs_a_card)
 
 
 if __name__ == "__main__":
