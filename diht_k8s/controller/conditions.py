@@ -42,6 +42,7 @@ def conditions(
     pausing: bool,
     generation: int,
     now: float,
+    wished: int | None = None,
 ) -> list[Condition]:
     """All four conditions.
 
@@ -53,10 +54,11 @@ def conditions(
         pausing: whether the run was asked to stop.
         generation: metadata.generation of the run.
         now: seconds since the epoch.
+        wished: nodes that an elastic training wishes for.
     """
     claims = {
         ConditionType.ACCEPTED: _accepted(problem),
-        ConditionType.PROGRESSING: _progressing(run, current, problem, pausing=pausing),
+        ConditionType.PROGRESSING: _progressing(run, current, problem, wished, pausing=pausing),
         ConditionType.COMPLETE: _complete(run),
         ConditionType.FAILED: _failed(run),
     }
@@ -95,7 +97,7 @@ def _failed(run: RunStatus) -> _Claim:
 
 
 def _progressing(
-    run: RunStatus, current: ObservedAttempt | None, problem: RunProblem | None, *, pausing: bool
+    run: RunStatus, current: ObservedAttempt | None, problem: RunProblem | None, wished: int | None, *, pausing: bool
 ) -> _Claim:
     if run.state is RunState.COMPLETE:
         return _Claim("False", Reason.COMPLETE)
@@ -110,10 +112,12 @@ def _progressing(
         return _Claim("True", Reason.PENDING)
     if pausing:
         return _Claim("True", Reason.CHECKPOINTING, f"{_name(stage)}: asked to stop and save what it can")
-    return _under_way(stage, current, problem)
+    return _under_way(stage, current, problem, wished)
 
 
-def _under_way(stage: StageRecord, current: ObservedAttempt | None, problem: RunProblem | None) -> _Claim:
+def _under_way(
+    stage: StageRecord, current: ObservedAttempt | None, problem: RunProblem | None, wished: int | None
+) -> _Claim:
     name, failure = _name(stage), stage.failure.message if stage.failure else ""
     if stage.state is StageState.RESTARTING and stage.nodes is not None:
         message = f"{name}: attempt {stage.attempt} gives way to one on {stage.nodes} nodes: no more have room"
@@ -131,7 +135,8 @@ def _under_way(stage: StageRecord, current: ObservedAttempt | None, problem: Run
         return _Claim("True", Reason.COMPUTED_ELSEWHERE, f"{name}: {why}, and this run waits for its end{also}")
     if current is not None and current.job is not None and current.attempt.state is AttemptState.RUNNING:
         also = f"; {observed.message}" if observed is not None else ""
-        fewer = f" on {stage.nodes} nodes, fewer than it wishes for" if stage.nodes is not None else ""
+        nodes = current.job.parallelism
+        fewer = f" on {nodes} nodes, fewer than it wishes for" if wished is not None and nodes < wished else ""
         return _Claim("True", Reason.RUNNING, f"{name}: attempt {stage.attempt} runs{fewer}{also}")
     if observed is not None:
         return _Claim("True", observed.reason, f"{name}: {observed.message}")

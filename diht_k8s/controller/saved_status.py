@@ -62,7 +62,6 @@ def _state(status: Status) -> RunState:
 def _stage(entry: StageStatus) -> StageRecord:
     stage, step = entry_parts(entry.name)
     cause, lost = entry.cause, entry.infrastructure_restarts_count_towards_max
-    fewer = entry.nodes if (entry.nodes or 0) < (entry.wished_nodes or 0) else None
     work, in_place = entry.work or WorkStatus(), entry.restarts_in_place or RestartsInPlace()
     return StageRecord(
         stage=stage,
@@ -74,7 +73,7 @@ def _stage(entry: StageStatus) -> StageRecord:
         out_of_memory=entry.out_of_memory,
         not_before=seconds(entry.not_before),
         failure=None if cause is None else Failure(cause.exit_code, cause.reason, cause.message),
-        nodes=fewer,
+        nodes=_decided_nodes(entry),
         step=step,
         work=CommittedWork(work.position, work.seconds),
         failed_at=work.failed_position,
@@ -86,6 +85,14 @@ def _stage(entry: StageStatus) -> StageRecord:
         total_in_place=in_place.total,
         time=saved_time(entry.goodput),
     )
+
+
+def _decided_nodes(entry: StageStatus) -> int | None:
+    """The nodes of a gang that is to start on fewer than wished for; None if it is there, or was: then it wishes anew."""
+    if entry.state is StageState.RESTARTING:
+        return entry.nodes
+    starts = entry.state is StageState.RUNNING and entry.workload is None
+    return entry.nodes if starts and (entry.nodes or 0) < (entry.wished_nodes or 0) else None
 
 
 def _running_time(status: Status) -> dict[str, Any]:

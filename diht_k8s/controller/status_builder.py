@@ -134,8 +134,9 @@ def build_status(
     status = Status(
         observed_generation=generation,
         conditions=conditions(
-            previous, after, attempt, problem, pausing=run.spec.suspend, generation=generation, now=now
-        ),
+            previous, after, attempt, problem, pausing=run.spec.suspend, generation=generation, now=now,
+            wished=next((entry.wished_nodes for entry in stages if entry.wished_nodes is not None), None),
+        ),  # fmt: skip
         start_time=_time(after.started_at, previous.start_time),
         completion_time=previous.completion_time or _time(after.ended_at, None) if after.state in FINAL else None,
         running_time=_running_time(after),

@@ -137,7 +137,8 @@ def _shape_overrides(stage: Stage, shape: str) -> list[str]:
         match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", shape)
         if match is None:
             raise UserError(f"-j {shape}: write NODESxPROCESSES, for example -j 1x2")
-        return [f"train.numNodes={match[1]}", f"train.processesPerNode={match[2]}"]
+        rigid = "train.minNodes="  # nobody shrinks it
+        return [f"train.numNodes={match[1]}", f"train.processesPerNode={match[2]}", rigid]
     if not re.fullmatch(r"[1-9][0-9]*", shape):
         raise UserError(f"-j {shape}: write a number of workers, for example -j 4")
     return [f"{stage}.workers={shape}"]

@@ -207,7 +207,7 @@ def _observe(
         if record.restarts > policy.max_restarts and newest.in_place is not None:
             why = Failure(record.in_place.exit_code, RESTARTED_IN_PLACE, record.in_place.message)
             return replace(record, state=StageState.FAILED, failure=why)
-        return replace(record, state=StageState.RUNNING, not_before=None)
+        return replace(record, state=StageState.RUNNING, not_before=None, nodes=None)
     ended = StageState.COMPLETE
     if newest.waits:  # the other run has made the result; if not, the work itself comes next
         ended = StageState.CACHED if newest.reason == COMMITTED else StageState.RESTARTING

@@ -18,6 +18,7 @@ from diht_k8s.kube.api_resources import KUEUE
 from diht_k8s.kube.workload_summary import WorkloadSummary
 from diht_k8s.pipeline.attempts import Attempt, AttemptState
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, RunPlan, Start
+from diht_k8s.pipeline.run_status import RunStatus
 
 MISSING: Final = (
     f"pods.queueing is PerRun, and the cluster does not serve {KUEUE}/v1beta2, or the operator may not read it"
@@ -66,8 +67,12 @@ def queued_plan(
     except UserError as error:
         return QueuedPlan(held, problem=RunProblem(Reason.INVALID_SPEC, str(error)))
     decided = admission.decide_admission(plan, observed, workloads, queues, shapes)
-    waiting = () if decided.queued is None else (_waiting_attempt(decided.queued),)
-    return QueuedPlan(decided.plan, decided.actions, waiting)
+    if decided.queued is None:
+        return QueuedPlan(decided.plan, decided.actions)
+    whole = _wishing_for_all(decided.plan.status, decided.queued.start)
+    return QueuedPlan(
+        replace(decided.plan, status=whole), decided.actions, (_waiting_attempt(decided.queued),)
+    )
 
 
 def queues_of(run: DihtRun) -> dict[str, str]:
@@ -91,6 +96,15 @@ def job_of(cached: CachedRun, run: DihtRun, start: Start) -> dict[str, Any]:
 def entry_of(start: Start) -> str:
     """The name of its entry in status.stages."""
     return entry_name(start.stage, start.step)
+
+
+def _wishing_for_all(status: RunStatus, start: Start) -> RunStatus:
+    """The status whose attempt that waits in a queue asks for all nodes: who had room before it waited says nothing."""
+    stages = tuple(
+        replace(each, nodes=None) if (each.stage, each.step) == (start.stage, start.step) else each
+        for each in status.stages
+    )
+    return replace(status, stages=stages)
 
 
 def _waiting_attempt(queued: admission.QueuedStart) -> ObservedAttempt:

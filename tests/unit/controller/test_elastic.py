@@ -19,6 +19,7 @@ from diht_k8s.pipeline.attempts import AttemptState
 from diht_k8s.pipeline.plan import Start
 from tests.unit.controller.documents import NO_NODE, NOW, at, job, pod
 from tests.unit.controller.fake import Dead, FakeCluster, Process
+from tests.unit.controller.kueue import Kueue
 from tests.unit.controller.observed import observe
 from tests.unit.controller.stories import Clock, make, reason, settle, status
 
@@ -51,9 +52,9 @@ def told(cluster: FakeCluster) -> list[str]:
     return [f"{each['reason']}: {each['message']}" for each in cluster.recorded]
 
 
-def shrunk() -> tuple[FakeCluster, Process, Clock]:
+def shrunk(cluster: FakeCluster | None = None) -> tuple[FakeCluster, Process, Clock]:
     """A gang of four of which one lost its node, and no other has room."""
-    cluster, clock = elastic(policy={"maxInfrastructureRestarts": 1}), Clock()
+    cluster, clock = cluster or elastic(policy={"maxInfrastructureRestarts": 1}), Clock()
     process = Process(cluster, clock)
     settle(process)
     start(cluster, "r-train-1", without=0, since=NOW)
@@ -116,6 +117,44 @@ def test_shrunk_gang_that_loses_a_node_is_started_on_all_nodes_first() -> None:
     assert cluster.jobs["r-train-4"]["spec"]["parallelism"] == NODES
     (stage,) = status(cluster).stages
     assert (stage.nodes, stage.wished_nodes) == (4, 4)
+
+
+def test_shrunk_gang_whose_job_is_removed_wishes_for_all_nodes() -> None:
+    cluster, process, clock = shrunk()
+    clock.now += 60
+    settle(process)
+    start(cluster, "r-train-3", without=0, since=clock.now)
+    settle(process)
+    del cluster.jobs["r-train-3"]
+    cluster.pods.clear()
+    clock.now += 30
+    settle(process)
+    assert [job["spec"]["parallelism"] for job in cluster.jobs.values()] == [NODES]
+    (stage,) = status(cluster).stages
+    assert (stage.nodes, stage.wished_nodes) == (4, 4)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["as it trains", "before it is there"])
+def test_shrunk_gang_that_its_queue_evicts_wishes_for_all_nodes(there: bool) -> None:
+    cluster = elastic(pods={"queueName": "gpus", "queueing": "PerRun"})
+    kueue = Kueue(cluster)
+    settle(Process(cluster, Clock()))
+    kueue.admit()
+    cluster, process, clock = shrunk(cluster)
+    clock.now += 60
+    if there:
+        settle(process)
+        start(cluster, "r-train-3", without=0, since=clock.now)
+        settle(process)
+        assert (cluster.jobs["r-train-3"]["spec"]["parallelism"], kueue.conditions("r-train")["PodsReady"]) == (3, "True")
+    else:
+        process.reconcile()
+    kueue.evict("r-train")
+    settle(process)
+    assert (cluster.jobs, reason(cluster)) == ({}, "Queued")
+    kueue.admit()
+    settle(process)
+    assert cluster.jobs["r-train-3"]["spec"]["parallelism"] == NODES
 
 
 def test_operator_that_dies_at_each_write_of_a_resizing_makes_one_gang_of_three() -> None:

@@ -56,6 +56,15 @@ def test_component_of_a_file_ships_the_document_in_its_shape(
     assert {key: getattr(shipped.spec.train, key) for key in shape} == shape
 
 
+def test_component_has_the_number_of_nodes_that_it_is_given_also_of_an_elastic_training(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(canonical_json(changed(spec__train__numNodes=4, spec__train__minNodes=3)))
+    (role,) = components.train("--run", str(path), j="1x2").roles
+    train = load(VALUES.apply(role).env["DIHT_RUN"], name="DIHT_RUN").spec.train
+    assert train is not None
+    assert (role.num_replicas, train.num_nodes, train.min_nodes) == (1, 1, None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "words"),
     [
