@@ -91,11 +91,14 @@ def _on_fewer_nodes(stage: StageStatus, status: Status) -> list[str]:
         return []
     attempts = {each.number: each for each in status.attempts if each.stage == stage.name}
     runs = stage.state is StageState.RUNNING
-    newest, before = attempts.get(stage.attempt), attempts.get(stage.attempt - runs)
+    newest, ends = attempts.get(stage.attempt), {number: each.reason for number, each in attempts.items()}
     since = f" since {newest.start_time}" if newest is not None and runs else ""
-    why = ""
-    if before is not None and before.reason == RESIZED:
-        lost = f"{stage.cause.message}, and " if stage.cause is not None and stage.cause.reason in NODES_LOST else ""
+    why, before = "", stage.attempt - runs
+    if ends.get(before) == RESIZED:
+        while ends.get(before) == RESIZED:
+            before -= 1
+        after_loss = stage.cause is not None and ends.get(before) == stage.cause.reason in NODES_LOST
+        lost = f"{stage.cause.message}, and " if after_loss and stage.cause is not None else ""
         why = f": {lost}no other node had room"
     return [
         f"{stage.name}: on {stage.nodes} of {stage.wished_nodes} nodes{since}{why}; each later attempt asks for all"

@@ -262,24 +262,26 @@ LOST = FailureCause(reason="NodeLost", message="pod p on node node-7 is lost")
 @pytest.mark.parametrize(
     ("nodes", "cause", "before", "says"),
     [
-        (3, LOST, "Resized", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: pod p on node node-7 is lost, and no other node had room; each later attempt asks for all"]),
-        (3, FailureCause(reason="Error", message="m"), "Resized", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt asks for all"]),
+        (3, LOST, "NodeLost Resized Resized", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: pod p on node node-7 is lost, and no other node had room; each later attempt asks for all"]),
+        (3, LOST, "NodeLost Stopped Resized", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt asks for all"]),
+        (3, LOST, "Resized", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt asks for all"]),
+        (3, LOST, "NodeLost Resized", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: pod p on node node-7 is lost, and no other node had room; each later attempt asks for all"]),
+        (3, FailureCause(reason="Error", message="m"), "Error Resized", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt asks for all"]),
         (3, LOST, "NodeLost", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z; each later attempt asks for all"]),
-        (4, LOST, "Resized", []),
+        (4, LOST, "NodeLost Resized", []),
         (None, LOST, "NodeLost", []),
     ],
-    ids=["after a loss", "after something else", "more are wished for since", "all nodes", "rigid"],
+    ids=["after a loss and twice smaller", "long after a loss", "no longer known after what", "after a loss", "after something else", "more are wished for since", "all nodes", "rigid"],
 )  # fmt: skip
 def test_why_says_on_how_many_nodes_a_training_is_and_why(
     nodes: int | None, cause: FailureCause, before: str, says: list[str]
 ) -> None:
     stage = StageStatus(
-        name="train", stage=Stage.TRAIN, state=StageState.RUNNING, attempt=3, restarts=1, cause=cause, nodes=nodes,
+        name="train", stage=Stage.TRAIN, state=StageState.RUNNING, attempt=9, restarts=1, cause=cause, nodes=nodes,
         wished_nodes=None if nodes is None else 4,
     )  # fmt: skip
-    attempts = [
-        AttemptStatus(stage="train", number=2, reason=before),
-        AttemptStatus(stage="train", number=3, start_time="2026-11-30T10:32:00Z"),
-    ]
+    ends = before.split()
+    attempts = [AttemptStatus(stage="train", number=9 - len(ends) + at, reason=end) for at, end in enumerate(ends)]
+    attempts.append(AttemptStatus(stage="train", number=9, start_time="2026-11-30T10:32:00Z"))
     lines = details(Status(stages=[stage], attempts=attempts))
     assert [line for line in lines if " nodes" in line] == says
