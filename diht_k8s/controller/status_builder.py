@@ -195,7 +195,9 @@ def newly_failed(before: RunStatus, stage: StageRecord) -> bool:
     if stage.failure is None or old.state in (StageState.FAILED, StageState.STOPPED):
         return False
     left = stage.computed_elsewhere and not old.computed_elsewhere  # which counts towards nothing
-    return left or stage.total_restarts > old.total_restarts or stage.state in (StageState.FAILED, StageState.STOPPED)
+    # One that was asked to stop keeps the failure of an earlier attempt.
+    stopped = stage.state is StageState.STOPPED and stage.failure != old.failure
+    return left or stopped or stage.total_restarts > old.total_restarts or stage.state is StageState.FAILED
 
 
 def _entry(
@@ -433,7 +435,8 @@ def _attempts(
             found[name, stage.attempt] = ended.model_copy(update={"exit_code": None, "reason": RESIZED})
         elif stage.state is not old.state and stage.state in (*ENDED_WELL, StageState.STOPPED) and stage.attempt:
             number = stage.attempt
-            found[name, number] = _ended(found.get((name, number)), name, number, stage, now, counted=False)
+            ended = _ended(found.get((name, number)), name, number, stage, now, counted=False)
+            found[name, number] = ended.model_copy(update={"exit_code": None, "reason": stage.state.value})
         if stage.attempt > max(old.attempt, 0) and (name, stage.attempt) not in found:
             found[name, stage.attempt] = AttemptStatus(stage=name, number=stage.attempt, start_time=timestamp(now))
     for each in observed:

@@ -102,6 +102,30 @@ def test_gang_whose_pod_finds_no_node_starts_again_with_those_that_do_and_says_s
     )
 
 
+def test_suspended_gang_is_not_told_to_have_failed_as_an_earlier_one_did() -> None:
+    cluster, process, clock = shrunk()
+    clock.now += 60
+    settle(process)
+    start(cluster, "r-train-3", without=0, since=clock.now)
+    settle(process)
+    cluster.edit("r", suspend=True)
+    settle(process)
+    cluster.jobs.clear()
+    cluster.pods.clear()
+    settle(process)
+    cluster.edit("r", suspend=False)
+    settle(process)
+    start(cluster, "r-train-4", without=1, since=clock.now)
+    settle(process)
+    clock.now += 60
+    settle(process)
+    found = status(cluster)
+    assert [(each.number, each.reason) for each in found.attempts] == [
+        (1, "NodeLost"), (2, "Resized"), (3, "Stopped"), (4, "Resized"), (5, ""),
+    ]  # fmt: skip
+    assert any(": no other node had room" in line for line in details(found))
+
+
 def test_shrunk_gang_that_loses_a_node_is_started_on_all_nodes_first() -> None:
     cluster, process, clock = shrunk()
     clock.now += 60
