@@ -120,7 +120,9 @@ def _under_way(
 ) -> _Claim:
     name, failure = _name(stage), stage.failure.message if stage.failure else ""
     if stage.state is StageState.RESTARTING and stage.nodes is not None:
-        message = f"{name}: attempt {stage.attempt} gives way to one on {stage.nodes} nodes: no more have room"
+        grows = current is not None and current.job is not None and current.job.parallelism < stage.nodes
+        why = "none has room for its pods by now" if grows else "no more have room"
+        message = f"{name}: attempt {stage.attempt} gives way to one on {stage.nodes} nodes: {why}"
         return _Claim("True", Reason.RESTARTING, message)
     if stage.state is StageState.RESTARTING and not stage.computed_elsewhere:
         when = f" at {timestamp(stage.not_before)}" if stage.not_before is not None else ""

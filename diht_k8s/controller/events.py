@@ -48,12 +48,11 @@ def _of_stage(old: StageStatus | None, stage: StageStatus) -> list[RunEvent]:
     found: list[RunEvent] = []
     if stage.restarts > (old.restarts if old is not None else 0) and stage.cause is not None:
         found.append(RunEvent("Restarting", f"{stage.name}: {stage.cause.reason}: {stage.cause.message}", warning=True))
-    if _shrinks(old, stage):
+    if _gives_way(old, stage):
+        grows = old is not None and old.nodes is not None and stage.nodes is not None and old.nodes < stage.nodes
+        why = f"{stage.nodes} of {stage.wished_nodes} nodes have room, and it goes on with them"
         found.append(
-            RunEvent(
-                RESIZED,
-                f"{stage.name}: {stage.nodes} of {stage.wished_nodes} nodes have room, and it goes on with them",
-            )
+            RunEvent(RESIZED, f"{stage.name}: {'no node has room, and it asks for all again' if grows else why}")
         )
     before, now = (old.restarts_in_place if old is not None else None), stage.restarts_in_place
     if now is not None and now.total > (0 if before is None else before.total):
@@ -65,8 +64,8 @@ def _of_stage(old: StageStatus | None, stage: StageStatus) -> list[RunEvent]:
     return found
 
 
-def _shrinks(old: StageStatus | None, stage: StageStatus) -> bool:
-    """Whether an attempt has just given way to one on fewer nodes."""
+def _gives_way(old: StageStatus | None, stage: StageStatus) -> bool:
+    """Whether an attempt has just given way to one on another number of nodes."""
     gives_way = stage.nodes is not None and stage.state is StageState.RESTARTING
     return gives_way and (old is None or (old.nodes, old.state) != (stage.nodes, stage.state))
 

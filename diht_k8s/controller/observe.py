@@ -394,17 +394,24 @@ def _observe_living(observed: ObservedAttempt, job: JobSummary, pods: list[PodSu
     if len(running) + done >= job.parallelism:
         return observed
     problem, subject = _pending_cause(job, existing, now)
-    partial, placed = None, 0
     gang = observed.attempt.is_gang
-    if gang and running and any(pod.unschedulable for pod in existing):
-        partial = min(pod.started_at for pod in running if pod.started_at is not None)
-        placed = sum(bool(pod.node) for pod in existing)
     state = AttemptState.RUNNING if running and not gang else AttemptState.PENDING
-    return replace(
-        observed,
-        attempt=replace(observed.attempt, state=state, partially_started_at=partial, placed=placed),
-        problem=problem,
-        event_subject=subject,
+    attempt = replace(observed.attempt, state=state)
+    if gang and any(pod.unschedulable for pod in existing):
+        attempt = _with_room(attempt, job, existing)
+    return replace(observed, attempt=attempt, problem=problem, event_subject=subject)
+
+
+def _with_room(attempt: Attempt, job: JobSummary, pods: list[PodSummary]) -> Attempt:
+    """A gang of which some pods find no node, with how long that lasts."""
+    started, placed = (
+        [pod.started_at for pod in pods if pod.started_at is not None],
+        sum(bool(pod.node) for pod in pods),
+    )
+    if started:
+        return replace(attempt, partially_started_at=min(started), newest_start_at=max(started), placed=placed)
+    return (
+        attempt if placed else replace(attempt, unplaced_since=min(pod.seen_at for pod in pods), pods=job.parallelism)
     )
 
 

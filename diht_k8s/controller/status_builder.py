@@ -44,7 +44,7 @@ from diht_k8s.pipeline.run_status import ENDED_WELL, FINAL, RunState, RunStatus,
 
 MAX_METRICS = 16
 RESIZED = "Resized"
-"""Reason of an attempt's end that gave way to one on fewer nodes."""
+"""Reason of an attempt's end that gave way to one on another number of nodes."""
 _WORD = 63
 MAX_URI = 1088
 MAX_NODE_NAME = 253
@@ -134,9 +134,15 @@ def build_status(
     status = Status(
         observed_generation=generation,
         conditions=conditions(
-            previous, after, attempt, problem, pausing=run.spec.suspend, generation=generation, now=now,
+            previous,
+            after,
+            attempt,
+            problem,
+            pausing=run.spec.suspend,
+            generation=generation,
+            now=now,
             wished=next((entry.wished_nodes for entry in stages if entry.wished_nodes is not None), None),
-        ),  # fmt: skip
+        ),
         start_time=_time(after.started_at, previous.start_time),
         completion_time=previous.completion_time or _time(after.ended_at, None) if after.state in FINAL else None,
         running_time=_running_time(after),

@@ -83,8 +83,14 @@ class Attempt:
     """whether its programs were already asked to end: asking again would do nothing."""
     partially_started_at: float | None = None
     """seconds since the epoch since which some of its pods run while others find no node; None otherwise."""
+    newest_start_at: float | None = None
+    """seconds since the epoch at which the newest of its pods started, of such an attempt."""
     placed: int = 0
     """pods that have a node, of such an attempt."""
+    unplaced_since: float | None = None
+    """seconds since the epoch since which none of the pods of a gang finds a node; None otherwise."""
+    pods: int = 0
+    """of such a gang."""
     work: CommittedWork | None = None
     """what it reported as committed; None if it reported nothing."""
     failed_at: int | None = None

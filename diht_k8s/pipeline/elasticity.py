@@ -13,16 +13,29 @@ from diht_k8s.api.train import Train
 from diht_k8s.pipeline.attempts import Attempt
 
 
-def shrinks_at(policy: FailurePolicy, partially_started_at: float) -> float:
-    """When a gang that has started partially may go on with fewer nodes, in seconds since the epoch."""
-    return partially_started_at + min(policy.elastic_after_seconds, policy.scheduling_timeout_seconds)
+def resizes_at(policy: FailurePolicy, attempt: Attempt) -> float | None:
+    """When a gang of which pods find no node may give way to one of another size, in seconds since the epoch.
 
-
-def nodes_left(train: Train | None, policy: FailurePolicy, attempt: Attempt, now: float) -> int | None:
-    """The nodes with which a gang goes on that has waited for others long enough; None while it waits for them, or has all."""
+    Nodes may come one after another: the wait begins again with each pod that starts, as long as the whole gang is not withdrawn.
+    """
     since = attempt.partially_started_at
-    if train is None or train.min_nodes is None or since is None or now < shrinks_at(policy, since):
+    if since is None:
+        return None if attempt.unplaced_since is None else attempt.unplaced_since + policy.elastic_after_seconds
+    newest = max(since, attempt.newest_start_at or since)
+    return min(newest + policy.elastic_after_seconds, since + policy.scheduling_timeout_seconds)
+
+
+def resized_to(train: Train | None, policy: FailurePolicy, attempt: Attempt, now: float) -> int | None:
+    """The nodes of the gang to which one gives way that has waited for nodes long enough; None while it waits, or has all.
+
+    One that has some goes on with those. One that was shrunk and then found none wishes for all again: what it was shrunk to is
+    no longer what there is room for, and it holds nothing.
+    """
+    at = resizes_at(policy, attempt)
+    if train is None or train.min_nodes is None or at is None or now < at:
         return None
+    if attempt.partially_started_at is None:
+        return train.num_nodes if attempt.pods < train.num_nodes else None
     return max((nodes for nodes in gang_sizes(train) if nodes <= attempt.placed), default=None)
 
 

@@ -18,7 +18,7 @@ from diht_k8s.api.status import MAX_COUNT, StageState
 from diht_k8s.api.steps import LABEL_STEPS, WAIT_STEP
 from diht_k8s.pipeline.attempts import Attempt, AttemptState, attempt_name
 from diht_k8s.pipeline.budget import with_progress, with_restarts_in_place
-from diht_k8s.pipeline.elasticity import nodes_left, shrinks_at, still_fewer
+from diht_k8s.pipeline.elasticity import resized_to, resizes_at, still_fewer
 from diht_k8s.pipeline.failure_policy import (
     BACK_OFF,
     BackOff,
@@ -198,7 +198,7 @@ def _observe(
     if newest.number == record.attempt and record.state in (StageState.RESTARTING, StageState.STOPPED):
         return record  # its end is already counted
     record = replace(record, attempt=newest.number)
-    if newest.state in _RUNS and (nodes := nodes_left(run.spec.train, policy, newest, now)) is not None:
+    if newest.state in _RUNS and (nodes := resized_to(run.spec.train, policy, newest, now)) is not None:
         return replace(record, state=StageState.RESTARTING, nodes=nodes, not_before=None)
     newest = withdrawn(newest, policy, now)
     if newest.state is AttemptState.FAILED:
@@ -319,9 +319,9 @@ def _wakes(run: DihtRun, observed: Observed, decided: RunPlan, now: float) -> It
         yield deadline
     policy = run.spec.failure_policy
     for attempt in observed.attempts:
-        if (since := attempt.partially_started_at) is not None:
-            due = (shrinks_at(policy, since), since + policy.scheduling_timeout_seconds)
-            yield from (at for at in due if at > now)
+        since = attempt.partially_started_at
+        due = (resizes_at(policy, attempt), None if since is None else since + policy.scheduling_timeout_seconds)
+        yield from (at for at in due if at is not None and at > now)
 
 
 def _living(observed: Observed) -> tuple[Attempt, ...]:

@@ -143,7 +143,7 @@ class StageRecord:
     failure: Failure | None = None
     """of the newest attempt that failed."""
     nodes: int | None = None
-    """of a gang that is to start, if fewer than wished for had room; None once it is there, so that nothing repeats it."""
+    """of a gang that is to start, as the one before gave way to it; None once it is there, so that nothing repeats it."""
     step: str = ""
     """step of the stage, if it runs as several jobs."""
     work: CommittedWork = field(default_factory=CommittedWork)

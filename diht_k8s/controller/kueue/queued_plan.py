@@ -70,9 +70,7 @@ def queued_plan(
     if decided.queued is None:
         return QueuedPlan(decided.plan, decided.actions)
     whole = _wishing_for_all(decided.plan.status, decided.queued.start)
-    return QueuedPlan(
-        replace(decided.plan, status=whole), decided.actions, (_waiting_attempt(decided.queued),)
-    )
+    return QueuedPlan(replace(decided.plan, status=whole), decided.actions, (_waiting_attempt(decided.queued),))
 
 
 def queues_of(run: DihtRun) -> dict[str, str]:

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.api.status import AttemptStatus, FailureCause, StageState, StageStatus, Status
+from diht_k8s.api.status import AttemptStatus, FailureCause, JobReference, StageState, StageStatus, Status
 from diht_k8s.cli.status_sentences import details, sentence
 from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.controller.events import events_between
 from diht_k8s.controller.job_builder import build_objects
 from diht_k8s.controller.kueue.queued_plan import job_of
 from diht_k8s.controller.kueue.workload import shape
+from diht_k8s.controller.saved_status import saved_run_status
 from diht_k8s.pipeline.attempts import AttemptState
 from diht_k8s.pipeline.plan import Start
 from tests.unit.controller.documents import NO_NODE, NOW, at, job, pod
@@ -170,7 +171,10 @@ def test_shrunk_gang_that_its_queue_evicts_wishes_for_all_nodes(there: bool) -> 
         settle(process)
         start(cluster, "r-train-3", without=0, since=clock.now)
         settle(process)
-        assert (cluster.jobs["r-train-3"]["spec"]["parallelism"], kueue.conditions("r-train")["PodsReady"]) == (3, "True")
+        assert (cluster.jobs["r-train-3"]["spec"]["parallelism"], kueue.conditions("r-train")["PodsReady"]) == (
+            3,
+            "True",
+        )
     else:
         process.reconcile()
     kueue.evict("r-train")
@@ -179,6 +183,53 @@ def test_shrunk_gang_that_its_queue_evicts_wishes_for_all_nodes(there: bool) -> 
     kueue.admit()
     settle(process)
     assert cluster.jobs["r-train-3"]["spec"]["parallelism"] == NODES
+
+
+def without_room(cluster: FakeCluster, name: str) -> None:
+    """The pods of a Job are there, and no node takes any."""
+    start(cluster, name, without=cluster.jobs[name]["spec"]["parallelism"], since=NOW)
+
+
+def test_shrunk_gang_that_others_left_no_node_asks_for_all_again_and_says_so() -> None:
+    cluster, process, clock = shrunk()
+    clock.now += 60
+    settle(process)
+    without_room(cluster, "r-train-3")
+    settle(process)
+    clock.now += 59
+    settle(process)
+    assert list(cluster.jobs) == ["r-train-3"]
+    clock.now += 1
+    process.reconcile()
+    assert "gives way to one on 4 nodes: none has room for its pods by now" in sentence("r", status(cluster))
+    settle(process)
+    without_room(cluster, "r-train-4")
+    for _ in range(9):  # it holds nothing, so it waits
+        clock.now += 600
+        settle(process)
+    assert {name: job["spec"]["parallelism"] for name, job in cluster.jobs.items()} == {"r-train-4": NODES}
+    found = status(cluster)
+    (stage,) = found.stages
+    assert (stage.nodes, stage.wished_nodes, stage.restarts, found.attempts[-2].reason) == (4, 4, 1, "Resized")
+    assert told(cluster).count("Resized: train: no node has room, and it asks for all again") == 1
+
+
+def test_gang_whose_nodes_come_one_after_another_waits_for_them() -> None:
+    cluster, clock = elastic(), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    for missing in (3, 2, 1):
+        start(cluster, "r-train-1", without=missing, since=NOW)
+        for index in range(NODES - missing):
+            (container,) = cluster.pods[f"r-train-1-{index}"]["status"]["containerStatuses"]
+            container["state"]["running"]["startedAt"] = at(NOW + 50 * index)
+        settle(process)
+        clock.now += 50
+        settle(process)
+    start(cluster, "r-train-1", without=0, since=clock.now)
+    clock.now += 600
+    settle(process)
+    assert {name: job["spec"]["parallelism"] for name, job in cluster.jobs.items()} == {"r-train-1": NODES}
 
 
 def test_operator_that_dies_at_each_write_of_a_resizing_makes_one_gang_of_three() -> None:
@@ -243,6 +294,27 @@ def test_shrunk_gang_keeps_its_place_in_the_queue_of_its_run() -> None:
     )
     shapes = {shape(job_of(cached, run, Start(Stage.TRAIN, 2, "r-train-2", nodes=nodes))) for nodes in (None, 3)}
     assert len(shapes) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "there", "wished", "nodes"),
+    [
+        (StageState.RESTARTING, True, 4, 3),
+        (StageState.RESTARTING, True, 3, 3),
+        (StageState.RUNNING, False, 4, 3),
+        (StageState.RUNNING, False, 3, None),
+        (StageState.RUNNING, True, 4, None),
+    ],
+    ids=["gives way", "gives way to all since an edit", "starts", "starts with all", "is there"],
+)
+def test_number_of_nodes_that_was_decided_on_is_remembered_until_its_gang_is_there(
+    state: StageState, there: bool, wished: int, nodes: int | None
+) -> None:
+    job = JobReference(kind="Job", name="r-train-2") if there else None
+    stage = StageStatus(
+        name="train", stage=Stage.TRAIN, state=state, attempt=2, nodes=3, wished_nodes=wished, workload=job
+    )
+    assert saved_run_status(Status(stages=[stage])).of(Stage.TRAIN).nodes == nodes
 
 
 def test_edited_number_of_nodes_leaves_the_gang_that_runs_alone() -> None:

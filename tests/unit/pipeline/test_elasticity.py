@@ -74,12 +74,52 @@ def test_gang_shrinks_to_the_nodes_that_have_room(
 
 
 @pytest.mark.parametrize(
-    ("now", "placed", "wakes"),
-    [(DUE - 30, 3, DUE), (DUE + 30, 1, SINCE + 600)],
-    ids=["to shrink", "to be withdrawn, if it cannot"],
+    ("newest", "now", "nodes"),
+    [(DUE - 1, DUE, None), (DUE - 1, DUE + 59, 3), (SINCE + 590, SINCE + 599, None), (SINCE + 590, SINCE + 600, 3)],
+    ids=["one has just started", "none for a while", "as long as it is not withdrawn", "but no longer"],
 )
-def test_waiting_gang_is_looked_at_again_when_its_time_is_over(now: float, placed: int, wakes: float) -> None:
-    assert decide(elastic(), partial(placed), now).wake_at == wakes
+def test_gang_whose_pods_still_find_nodes_one_by_one_waits_on(newest: float, now: float, nodes: int | None) -> None:
+    made = decide(elastic(), partial(3, newest_start_at=newest), now)
+    assert made.status.of(T).nodes == nodes
+    assert made.status.of(T).total_restarts == RUN_T.total_restarts
+
+
+def unplaced(pods: int) -> Attempt:
+    return attempt(T, 3, PENDING, active=pods, unplaced_since=SINCE, pods=pods)
+
+
+@pytest.mark.parametrize(
+    ("train", "pods", "now", "nodes"),
+    [({}, 3, DUE - 1, None), ({}, 3, DUE, 4), ({}, 4, DUE, None), ({"minNodes": None}, 3, DUE, None), ({"numNodes": 6}, 4, DUE, 6)],
+    ids=["waits a while", "then asks for all", "has asked for all", "rigid", "as an edit says"],
+)  # fmt: skip
+def test_shrunk_gang_of_which_no_pod_finds_a_node_asks_for_all_again(
+    train: dict[str, Any], pods: int, now: float, nodes: int | None
+) -> None:
+    run, before = elastic(policy={"maxInfrastructureRestarts": 0}, **train), at(*BEFORE_T, replace(RUN_T, restarts=0))
+    made = decide(run, unplaced(pods), now, before)
+    assert made.status.of(T).nodes == nodes
+    if nodes is None:
+        assert (made.actions, made.status.of(T).state) == ((), StageState.RUNNING)
+        return
+    assert made.actions == (Stop(T, 3, "r-train-3"),)
+    started = plan(run, Observed(), now + 1, status=made.status)
+    assert started.actions == (Start(T, 4, "r-train-4"),)
+    assert started.status.of(T) == replace(RUN_T, restarts=0, attempt=4)
+
+
+@pytest.mark.parametrize(
+    ("seen", "now", "wakes"),
+    [
+        (partial(3), DUE - 30, DUE),
+        (partial(3, newest_start_at=SINCE + 20), DUE - 30, DUE + 20),
+        (partial(1), DUE + 30, SINCE + 600),
+        (unplaced(3), DUE - 30, DUE),
+    ],
+    ids=["to shrink", "to shrink later", "to be withdrawn, if it cannot", "to ask for all"],
+)
+def test_waiting_gang_is_looked_at_again_when_its_time_is_over(seen: Attempt, now: float, wakes: float) -> None:
+    assert decide(elastic(), seen, now).wake_at == wakes
 
 
 def test_shrunk_gang_starts_once_the_old_one_is_gone_without_a_restart_or_a_wait() -> None:
@@ -169,7 +209,7 @@ class Story:
         self.rng = Random(seed)
         self.least, self.wished = self.rng.randint(1, 4), 4
         self.now, self.up, self.suspended = 0.0, 4, False
-        self.lost, self.timeouts, self.shrunk = 0, 0, 0
+        self.lost, self.timeouts, self.shrunk, self.regrown = 0, 0, 0, 0
         self.status, self.broken = RunStatus(), list[str]()
 
     def play(self) -> None:
@@ -208,6 +248,11 @@ class Story:
         before, record = self.status.of(T), decided.status.of(T)
         if record.total_restarts > before.total_restarts and record.failure is not None:
             self.timeouts += record.failure.reason == "SchedulingTimeout"
+        if (before.state, record.state) == (StageState.RUNNING, StageState.RESTARTING) and record.nodes is not None:
+            assert self.gang is not None
+            self.regrown += record.nodes > self.gang.nodes
+            if self.now < self.gang.since + 60:
+                self.broken.append(f"a gang gave way after {self.now - self.gang.since} s")
         self.status = decided.status
         for action in decided.actions:
             if isinstance(action, Start):
@@ -224,8 +269,16 @@ class Story:
         elif gang.stopped or placed == gang.nodes:
             yield attempt(T, gang.number, RUNNING, ending=gang.stopped)
         else:
-            since = gang.since if placed else None
-            yield attempt(T, gang.number, PENDING, partially_started_at=since, placed=placed)
+            partly, none = (gang.since, None) if placed else (None, gang.since)
+            yield attempt(
+                T,
+                gang.number,
+                PENDING,
+                partially_started_at=partly,
+                placed=placed,
+                unplaced_since=none,
+                pods=gang.nodes,
+            )
 
     def _start(self, start: Start) -> None:
         if self.gang is not None:
@@ -250,3 +303,4 @@ def test_hundred_stories_have_one_gang_at_a_time_and_no_restart_for_a_resizing()
         story.play()
     assert {seed: story.broken for seed, story in enumerate(stories) if story.broken} == {}
     assert sum(story.shrunk for story in stories) > 50
+    assert sum(story.regrown for story in stories) > 5
