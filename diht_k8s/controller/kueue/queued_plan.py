@@ -11,7 +11,7 @@ from diht_k8s.api.pods import QUEUE_LABEL, merged
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun
 from diht_k8s.controller.cache.runs import CachedRun
-from diht_k8s.controller.job_builder import build_objects
+from diht_k8s.controller.job_builder import build_objects, requires_pod_group
 from diht_k8s.controller.kueue import admission, workload
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.kube.api_resources import KUEUE
@@ -86,7 +86,8 @@ def queues_of(run: DihtRun) -> dict[str, str]:
 def job_of(cached: CachedRun, run: DihtRun, start: Start) -> dict[str, Any]:
     """The Job of an attempt, as it would be queued by itself; the place in the queue is always one for all nodes."""
     whole = replace(start, nodes=None)
-    (job,) = (each for each in build_objects(cached, run, whole) if each["kind"] == "Job")
+    objects = build_objects(cached, run, whole, pod_groups=requires_pod_group(run))
+    (job,) = (each for each in objects if each["kind"] == "Job")
     assert QUEUE_LABEL in job["metadata"]["labels"]
     return job
 

@@ -42,6 +42,15 @@ def test_job_is_made_once_its_workload_is_admitted_and_goes_where_the_quota_is()
     assert (reason(cluster), queue(cluster)) == ("Running", ("gpus", ""))
 
 
+def test_gang_that_kubernetes_itself_schedules_gets_its_place_in_the_queue_too() -> None:
+    cluster, kueue, process, _ = world(pods={**PODS, "gang": "PodGroup"})
+    cluster.pod_groups = True
+    settle(process)
+    kueue.admit()
+    settle(process)
+    assert (list(cluster.jobs), list(cluster.others["PodGroup"])) == (["r-train-1"], ["r-train-1"])
+
+
 def test_restarts_keep_place_and_quota() -> None:
     cluster, kueue, process, clock = admitted()
     uid = kueue.workloads["r-train"]["metadata"]["uid"]
