@@ -198,7 +198,8 @@ def _observe(
     if newest.number == record.attempt and record.state in (StageState.RESTARTING, StageState.STOPPED):
         return record  # its end is already counted
     record = replace(record, attempt=newest.number)
-    if newest.state in _RUNS and (nodes := resized_to(run.spec.train, policy, newest, now)) is not None:
+    resizes = newest.state in _RUNS and not pausing
+    if resizes and (nodes := resized_to(run.spec.train, policy, newest, now)) is not None:
         return replace(record, state=StageState.RESTARTING, nodes=nodes, not_before=None)
     newest = withdrawn(newest, policy, now)
     if newest.state is AttemptState.FAILED:

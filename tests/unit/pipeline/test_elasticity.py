@@ -84,6 +84,15 @@ def test_gang_whose_pods_still_find_nodes_one_by_one_waits_on(newest: float, now
     assert made.status.of(T).total_restarts == RUN_T.total_restarts
 
 
+@pytest.mark.parametrize(
+    "waits", [partial(3), attempt(T, 3, PENDING, unplaced_since=SINCE, pods=3)], ids=["some", "none"]
+)
+def test_gang_that_is_suspended_as_its_wait_ends_is_stopped_and_not_resized(waits: Attempt) -> None:
+    made = decide(make_run(train=TRAIN, suspend=True), waits, DUE)
+    assert made.actions == (Stop(T, 3, "r-train-3"),)
+    assert (made.status.of(T).state, made.status.of(T).nodes) == (StageState.RUNNING, None)
+
+
 def unplaced(pods: int) -> Attempt:
     return attempt(T, 3, PENDING, active=pods, unplaced_since=SINCE, pods=pods)
 
