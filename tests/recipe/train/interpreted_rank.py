@@ -103,9 +103,23 @@ def counted(image, text, scale, ids, **settings):
     return counts.bytes, counts.operations, counts.launches
 
 
+def compiled(image, text, scale, ids, **settings):
+    """Loss and gradients of a function that torch compiles."""
+    sides = [image.requires_grad_(), text.requires_grad_()]
+    loss = torch.compile(losses.hn_nce_loss, backend="aot_eager")(*sides, scale, caption_ids_B=ids, **settings)
+    return losses_rank.with_gradients(loss, *sides)
+
+
+def locked(image, text, scale, ids, *, trained, **settings):
+    """Loss, and the gradients of the inputs that are trained."""
+    inputs = [each.requires_grad_(wanted) for each, wanted in zip((image, text, scale), trained, strict=True)]
+    loss = losses.hn_nce_loss(*inputs, caption_ids_B=ids, **settings)
+    return losses_rank.with_gradients(loss, *(each for each in inputs if each.requires_grad))
+
+
 def main(rank: str, ranks: str, folder: str, loads: str) -> None:
     losses.fused_plan = lambda *_: small_plan(loads)
-    losses_rank.KINDS.update(whole=whole, counted=counted)
+    losses_rank.KINDS.update(whole=whole, counted=counted, compiled=compiled, locked=locked)
     with np.errstate(all="ignore"):  # lanes behind the ends
         losses_rank.main(rank, ranks, folder)
 

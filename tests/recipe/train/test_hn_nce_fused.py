@@ -55,6 +55,7 @@ CASES = {
     "one pair has another caption": (*pairs(12, 8), SCALE, torch.arange(12) // 11, HARD),
     "exponentials that overflow": (*same_texts(20, 16), SCALE, None, {**HARD, "beta": 3.0}),
     "weights that are nearly one-hot": (*pairs(21, 16), SCALE, None, {**HARD, "beta": 8.0}),
+    "easy pairs, whose gradients are tiny": (*pairs(20, 32, noise=0.05), SCALE, None, HARD),
     "logits near 0": (*pairs(21, 16), torch.tensor(0.01), None, HARD),
     "bf16": (*pairs(21, 24, torch.bfloat16), SCALE, captions(21, 15), HARD),
     "fp16": (*pairs(21, 24, torch.float16), SCALE, captions(21, 15), HARD),
@@ -68,7 +69,18 @@ SHARED = [
     "bf16",
 ]
 """Cases that are divided over ranks, too."""
+LOCKED = {
+    "image tower": (False, True, True),
+    "text tower": (True, False, True),
+    "both towers": (False, False, True),
+    "scale": (True, True, False),
+}
+"""Whether image features, text features and the scale have gradients."""
 NOT_FINITE = [(torch.nan, 0), (torch.inf, 1), (-torch.inf, 1)]
+
+
+def small():
+    return *pairs(20, 16), SCALE.clone(), captions(20, 15)
 
 
 def spoiled(value, side):
@@ -107,13 +119,20 @@ def found(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What one rank finds out about features that are not finite, and what it counts."""
+    """What one rank finds out about features that are not finite, locked towers and torch.compile, and what it counts."""
     cases = [("whole", spoiled(*each), HARD) for each in NOT_FINITE]
+    cases += [("locked", small(), {**HARD, "trained": trained}) for trained in LOCKED.values()]
+    cases.append(("compiled", small(), HARD))
     for batch, width, distinct in COUNTED:
         ids = None if distinct is None else captions(batch, distinct)
         cases.append(("counted", (*pairs(batch, width), SCALE, ids), HARD))
-    results = run(1, "described", cases, tmp_path_factory.mktemp("alone"))
-    return [each for (each,) in results]
+    results = iter([each for (each,) in run(1, "described", cases, tmp_path_factory.mktemp("alone"))])
+    return {
+        "not finite": [next(results) for _ in NOT_FINITE],
+        "locked": [next(results) for _ in LOCKED],
+        "compiled": next(results),
+        "counted": list(results),
+    }
 
 
 def relative(ours, wanted):
@@ -154,13 +173,28 @@ def test_statistics_equal_those_of_the_tiles_in_float64(found):
 
 
 def test_loss_of_a_feature_that_is_not_finite_is_not_finite_either(alone):
-    for loss, *gradients, _ in alone[: len(NOT_FINITE)]:
+    for loss, *gradients, _ in alone["not finite"]:
         assert not loss.isfinite()
         assert not any(gradient.isfinite().all() for gradient in gradients)
 
 
+def test_what_is_locked_has_no_gradient_and_the_rest_has_its_own(alone):
+    loss, gradients, _ = in_float64(*small(), HARD)
+    for trained, (value, *found) in zip(LOCKED.values(), alone["locked"], strict=True):
+        assert (value.double() - loss).abs() <= 2e-6 * loss
+        wanted = [gradient for gradient, asked in zip(gradients, trained, strict=True) if asked]
+        assert all(relative(*each) <= 2e-5 for each in zip(found, wanted, strict=True)), trained
+
+
+def test_function_that_torch_compiles_takes_the_kernels_as_they_are(alone):
+    loss, gradients, _ = in_float64(*small(), HARD)
+    value, *found = alone["compiled"]
+    assert (value.double() - loss).abs() <= 2e-6 * loss
+    assert all(relative(*each) <= 2e-5 for each in zip(found, gradients[:2], strict=True))
+
+
 def test_counted_bytes_products_and_kernels_equal_the_formula(alone):
-    for (batch, width, distinct), found in zip(COUNTED, alone[len(NOT_FINITE) :], strict=True):
+    for (batch, width, distinct), found in zip(COUNTED, alone["counted"], strict=True):
         cost = fused_cost(batch, batch, width, plan=small_plan("described", processors=40), masked=distinct is not None)
         loaded_and_stored, operations, launches = found
         assert (loaded_and_stored, launches) == (cost.requested, cost.launches), (batch, width, distinct)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from diht_k8s.recipe.train.loss import hn_nce_fused, losses
 from diht_k8s.recipe.train.loss.blocks import plan_for
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.hn_nce_fused import FusedHnNce
@@ -91,6 +94,27 @@ def test_each_kernel_of_a_step_compiles_and_fits_the_card(launched, capability, 
         assert ("cp.async.bulk.tensor" in code) == (passes and plan_for(capability, PROCESSORS).described), name
         assert made.metadata.shared <= SHARED_MEMORY[capability] * 1024, name
         assert bytes_on_stack(made, tmp_path) <= (MOST_SPILLED.get(capability, 208) if passes else 0), name
+
+
+def test_kernels_are_launched_on_the_card_of_the_features(monkeypatch):
+    told, features = [], torch.zeros(2, 8)
+
+    @contextmanager
+    def device_of(tensor):
+        told.append(tensor)
+        yield
+        told.append("left")
+
+    def apply(*_):
+        told.append("launched")
+        return torch.zeros(()), torch.zeros(3)
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(hn_nce_fused, "FusedHnNce", SimpleNamespace(apply=apply))
+    monkeypatch.setattr(losses, "fused_plan", lambda *_: plan_for((9, 0), PROCESSORS))
+    losses.hn_nce_loss(features, features, 1.0)
+    assert told[0] is features
+    assert told[1:] == ["launched", "left"]
 
 
 def test_plan_of_a_card_without_the_kernels_is_none():

@@ -113,7 +113,7 @@ def fused_cost(pairs: int, columns: int, width: int, *, plan: LossPlan | None = 
         "half",
         split + once + sums + vectors + of_images.moved() + of_texts.moved() + of_images.of_scale(),
         split + blocks + sums + vectors + of_images.requested() + of_texts.requested() + of_images.of_scale(),
-        10 + sum(1 + (side.shares > 1) for side in (of_images, of_texts)) - 1,
+        9 + sum(1 + (side.shares > 1) for side in (of_images, of_texts)),
     )
 
 

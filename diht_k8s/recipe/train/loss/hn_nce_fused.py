@@ -2,7 +2,7 @@
 
 In, out and the exchange between ranks are those of `hn_nce.HnNce`. A logit lives in the registers of one program: the first pass
 writes sums of rows and columns, the second one recomputes the logits once for the image side and once for the text side. A step
-takes 12 kernels and O(N (D + B / 128)) memory. Sums have a fixed order, so results are the same each time.
+takes 11 to 13 kernels and O(N (D + B / 128)) memory. Sums have a fixed order, so results are the same each time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,20 @@ from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings, filled_up
 
 # Shape legend: B rows of this rank, P pairs among them, N pairs of all ranks, D feature width, S the width in multiples of 8,
 # 2 the high and the low half of each feature.
+
+
+@torch.compiler.disable  # torch.compile would trace into Triton's launcher, and fails there
+def fused_hn_nce(
+    image_BD: Tensor,
+    text_BD: Tensor,
+    scale: Tensor,
+    caption_ids_B: Tensor | None,
+    settings: HnNceSettings,
+    plan: LossPlan,
+) -> tuple[Tensor, Tensor]:
+    """(loss, statistics) of features on any card of this process, the current one or not."""
+    with torch.cuda.device_of(image_BD):  # Triton launches on the current card
+        return FusedHnNce.apply(image_BD, text_BD, scale, caption_ids_B, settings, plan)  # type: ignore[return-value]
 
 
 class FusedHnNce(torch.autograd.Function):

@@ -6,6 +6,8 @@ tensor cores. The scale keeps the low part of unit features far from fp16's smal
 
 Nothing is added atomically, so results do not depend on which program ends first. Both passes mask alike: a pair is its own
 positive, pairs of one caption are no negatives of each other, rows and columns from the number of pairs on do not exist.
+
+Offsets are of 32 bits: N (all pairs) times the width stays below 2^30, a million pairs of width 1,000.
 """
 
 from __future__ import annotations

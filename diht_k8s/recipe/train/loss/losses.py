@@ -67,7 +67,8 @@ def hn_nce_loss(
 
     Args:
         image_features_BD: this rank's image features, L2-normalised; bf16, fp16, fp32 (computed in fp32) or fp64. Row i
-            pairs with row i of the texts.
+            pairs with row i of the texts. The fused kernels count on unit length: they make the loss NaN where a number
+            reaches 256, and lose digits of features that are shorter than about 1e-2.
         text_features_BD: this rank's text features, same shape.
         logit_scale: inverse temperature, not its logarithm; a scalar. See `clamped_logit_scale`.
         alpha: weight of the positive in the denominator, 0 to 1 (0: decoupled).
@@ -128,9 +129,9 @@ def _hn_nce(
         raise ValueError(f"the global batch has {num_pairs} pair(s): a contrastive loss needs at least 2")
     plan = fused_plan(image_BD, text_BD)
     if plan is not None:
-        from diht_k8s.recipe.train.loss.hn_nce_fused import FusedHnNce  # imports Triton
+        from diht_k8s.recipe.train.loss.hn_nce_fused import fused_hn_nce  # imports Triton
 
-        return FusedHnNce.apply(image_BD, text_BD, scale, ids_B, settings, plan)  # type: ignore[return-value]
+        return fused_hn_nce(image_BD, text_BD, scale, ids_B, settings, plan)
     return HnNce.apply(image_BD, text_BD, scale, ids_B, settings)  # type: ignore[return-value]  # apply is untyped
 
 
