@@ -131,7 +131,7 @@ def _hn_nce(
     if plan is not None:
         from diht_k8s.recipe.train.loss.hn_nce_fused import fused_hn_nce  # imports Triton
 
-        return fused_hn_nce(image_BD, text_BD, scale, ids_B, settings, plan)
+        return fused_hn_nce(image_BD, text_BD, scale, ids_B, settings, plan)  # pyright: ignore[reportCallIssue]
     return HnNce.apply(image_BD, text_BD, scale, ids_B, settings)  # type: ignore[return-value]  # apply is untyped
 
 
