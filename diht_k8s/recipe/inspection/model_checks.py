@@ -28,7 +28,7 @@ class TimmNetwork(NamedTuple):
     batch_statistics: bool
     """whether it takes statistics over a batch."""
     refusal: str | None
-    """what is wrong with its random draws."""
+    """what is wrong with its configuration, its images or its random draws."""
 
 
 def timm_problems(train: Train) -> list[FieldProblem]:
@@ -48,7 +48,11 @@ def timm_problems(train: Train) -> list[FieldProblem]:
 def timm_network(train: Train) -> TimmNetwork:
     """What is known of such a training's network; nothing of one that cannot be made."""
     try:
-        return _network(json.dumps(model_configuration(train)))
+        configuration = json.dumps(model_configuration(train))
+    except UserError as error:
+        return TimmNetwork(False, str(error))
+    try:
+        return _network(configuration)
     except UserError:
         return TimmNetwork(False, None)
 

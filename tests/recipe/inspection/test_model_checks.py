@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,35 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "the pair, so that the training would depend on the number of processes: choose a network without dropout there "
         "(train.modelConfig)",
     ),
+    "a network of a hub": (
+        timm("hf-hub:timm/test_vit.r160_in1k"),
+        "modelConfig",
+        "train.modelConfig: timm_model_name hf-hub:timm/test_vit.r160_in1k is not in timm's package: name one of "
+        "`timm.list_models()`",
+    ),
+    "weights of a hub": (
+        timm("test_vit", timm_model_pretrained=True),
+        "modelConfig",
+        "train.modelConfig: timm_model_pretrained would have each process download weights: remove it, and give them by "
+        "train.initFrom (uri: timm/test_vit)",
+    ),
+    "images that do not pass": (
+        timm("test_vit", image_size=161),
+        "modelConfig",
+        "the image tower takes no images of 161 x 161 pixels (Input height (161) should be divisible by patch size (16)): "
+        "check image_size and the network",
+    ),
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check of a document asks nobody."""
+
+    def asked(*where: object) -> None:
+        raise AssertionError(f"asked for {where}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", asked)
 
 
 @pytest.mark.parametrize("case", REFUSED)

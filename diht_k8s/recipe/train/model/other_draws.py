@@ -33,7 +33,7 @@ def refuse_other_draws(tower: nn.Module, draws: RowDraws) -> None:
         draws: of its modules.
 
     Raises:
-        UserError: it draws in another way; the message names the module.
+        UserError: it draws in another way, the message names the module; or it takes no images of its size.
     """
     if not isinstance(tower, TimmModel):
         return
@@ -57,6 +57,11 @@ def _pass(tower: TimmModel, draws: RowDraws, device: torch.device) -> None:
     except UnlikeRowsError as error:
         raise UserError(
             f"the image tower drops parts of {passes.current} ({error}), so that a draw belongs to no image: {_ADVICE}"
+        ) from error
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        why = str(error).rstrip(".") or type(error).__name__
+        raise UserError(
+            f"the image tower takes no images of {' x '.join(map(str, size))} pixels ({why}): check image_size and the network"
         ) from error
     for name, module in tower.named_modules():
         if drawing_parts(module) and passes.counts[name] > 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import open_clip
 import torch
@@ -45,7 +45,8 @@ def model_configuration(train: Train) -> dict[str, Any]:
     """The open_clip configuration of a run's model.
 
     Raises:
-        UserError: open_clip does not know the name, the configuration has the wrong form, or the text side is not CLIP's.
+        UserError: open_clip does not know the name, the configuration has the wrong form, the text side is not CLIP's, or
+            timm would download the image tower or its weights.
     """
     if train.model_config_ is not None:
         config = copy.deepcopy(train.model_config_)
@@ -58,13 +59,38 @@ def model_configuration(train: Train) -> dict[str, Any]:
         if config is None:
             raise UserError(f"train.model {train.model} is not known to open_clip: see its model configurations")
         config = copy.deepcopy(config)
-    require_clips_tokenizer("train.modelConfig" if train.model is None else f"train.model {train.model}", config)
+    name = "train.modelConfig" if train.model is None else f"train.model {train.model}"
+    require_clips_tokenizer(name, config)
+    _require_packaged(name, config["vision_cfg"])
     config["quick_gelu"] = False
     if train.image_size is not None:
         config["vision_cfg"]["image_size"] = train.image_size
     if train.patch_dropout:
         config["vision_cfg"]["patch_dropout"] = train.patch_dropout
     return config
+
+
+def _require_packaged(name: str, vision: Any) -> None:
+    """Refuse what timm would fetch, in each process, and while a document is only checked.
+
+    Args:
+        name: of the model, for the message.
+        vision: `vision_cfg` of its configuration.
+
+    Raises:
+        UserError: it names a network of a hub or a folder, or asks for timm's weights.
+    """
+    if not isinstance(vision, dict):
+        raise UserError(f"{name}: vision_cfg must be a mapping: see open_clip's model configurations")
+    form = cast("dict[str, Any]", vision)
+    network = str(form.get("timm_model_name") or "")
+    if ":" in network:
+        raise UserError(f"{name}: timm_model_name {network} is not in timm's package: name one of `timm.list_models()`")
+    if network and form.get("timm_model_pretrained"):
+        raise UserError(
+            f"{name}: timm_model_pretrained would have each process download weights: remove it, and give them by "
+            f"train.initFrom (uri: timm/{network})"
+        )
 
 
 class Student(nn.Module):
