@@ -221,7 +221,10 @@ class TracedStudent:
 
     def _loss(self, features: Features, targets: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         settings = HnNceSettings.of(self._train.loss)
-        total, _ = hn_nce_loss_and_statistics(features.image_BD, features.text_BD, features.logit_scale, settings, None)
+        image_BD, text_BD = features.image_BD, features.text_BD
+        if len(image_BD) == 1:  # the other pairs of the batch are of other ranks or micro-batches
+            image_BD, text_BD = torch.cat([image_BD] * 2), torch.cat([text_BD] * 2)
+        total, _ = hn_nce_loss_and_statistics(image_BD, text_BD, features.logit_scale, settings, None)
         for logits in (features.object_logits_BC, features.attribute_logits_BC):
             if logits is not None:
                 total = total + soft_label_loss(logits, *targets)

@@ -285,6 +285,16 @@ def test_rows_that_hold_no_pair_are_told(nodes: int, rows: int, says: str | None
     assert [note for note in made.notes if "hold no pair" in note] == ([] if says is None else [says])
 
 
+@pytest.mark.parametrize(("nodes", "train"), [(64, {}), (1, {"microBatchSize": 1})])
+def test_a_single_row_at_a_time_is_estimated_like_two(nodes: int, train: dict[str, Any]) -> None:
+    made = estimate(run(**train), "L4", nodes=nodes, largest=False)
+    assert made.micro_batch == 1
+    settings = Train.model_validate({"modelConfig": TINY, "samples": 1})
+    student = TracedStudent(settings, num_objects=0, num_attributes=0)
+    one, two, three = (student.trace(rows).forward for rows in (1, 2, 3))
+    assert two - one == pytest.approx(three - two, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("guess", "local", "divisors", "expected"),
     [
