@@ -13,6 +13,7 @@ from rich.table import Table
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.train.data.share import BatchShare
 from diht_k8s.recipe.train.estimate.advice import advice, does_not_fit, fewest_do_not_fit
 from diht_k8s.recipe.train.estimate.estimate import Estimate, estimate, on_fewest_nodes
 from diht_k8s.recipe.train.estimate.gpus import gpu_of
@@ -52,7 +53,7 @@ def show(made: Estimate, console: Console) -> None:
     world = made.nodes * made.processes_per_node
     console.print(
         f"{made.parameters / 1e6:,.1f} M parameters, {world} x {made.gpu}, batch {made.batch_size:,}, "
-        f"{made.batch_size // world:,} pairs a rank, micro-batch {made.micro_batch:,}",
+        f"{BatchShare(made.batch_size, 0, world).rows:,} rows a rank, micro-batch {made.micro_batch:,}",
         highlight=False,
     )
     title = f"memory of a rank (GiB), peak in the {made.memory.phase}"

@@ -50,10 +50,17 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return write
 
 
+def test_estimate_when_the_batch_is_not_divided_then_the_rows_that_each_rank_passes(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["estimate", write(processesPerNode=5), "--gpu", "H100"]) == 0
+    assert "5 x H100, batch 64, 13 rows a rank, micro-batch 13" in capsys.readouterr().out
+
+
 def test_estimate_when_it_fits_then_tables_and_0(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", write(processesPerNode=2), "--gpu", "h100", "--nodes", "4"]) == 0
     said = capsys.readouterr()
-    assert "8 x h100, batch 64, 8 pairs a rank, micro-batch 8" in said.out
+    assert "8 x h100, batch 64, 8 rows a rank, micro-batch 8" in said.out
     for row in (
         "weights",
         "activations",
