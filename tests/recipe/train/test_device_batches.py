@@ -8,6 +8,11 @@ import sys
 from typing import Any
 
 import pytest
+import torch
+
+from diht_k8s.recipe.train.data.batch import Batch
+from diht_k8s.recipe.train.data.device_batches import DeviceBatches
+from diht_k8s.recipe.train.data.read_ahead import ReadAhead
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +35,19 @@ def test_batch_when_used_and_dropped_without_a_wait_of_the_host_then_no_stream_o
     seen: dict[str, Any],
 ) -> None:
     assert seen["races"] == []
+
+
+def test_batches_on_a_cpu_are_those_that_were_read_and_their_end_ends_the_reading() -> None:
+    batch = Batch(torch.zeros(1), torch.zeros(1, 1), torch.tensor([1]), None, ["a"], {})
+
+    def fill(ahead: ReadAhead) -> None:
+        for item in (batch, OSError("gone")):
+            ahead.hand_over(item)
+
+    read = ReadAhead(fill, depth=2)
+    batches = DeviceBatches(read, torch.device("cpu"))
+    assert next(batches) is batch
+    with pytest.raises(OSError, match="gone"):
+        next(batches)
+    batches.close()
+    assert read.closed.is_set()

@@ -71,3 +71,20 @@ def test_thread_when_nobody_takes_its_batches_then_it_ends_with_the_reading() ->
     next(read)
     read.close()
     assert ended.is_set()
+
+
+def test_thread_when_nobody_takes_its_batches_then_it_makes_one_more_than_may_wait() -> None:
+    made: list[int] = []
+
+    def fill(ahead: ReadAhead) -> None:
+        made.append(0)
+        while ahead.hand_over(batch(0)):
+            made.append(0)
+
+    read = ReadAhead(fill, depth=2)
+    time.sleep(1)
+    assert len(made) == 3
+    next(read)
+    time.sleep(1)
+    assert len(made) == 4
+    read.close()
