@@ -19,7 +19,11 @@ def batch(number: int) -> Batch:
 
 
 def reading(*items: Batch | BaseException, depth: int = 4) -> ReadAhead:
-    return ReadAhead(lambda ahead: [ahead.hand_over(item) for item in items], depth=depth)
+    def fill(ahead: ReadAhead) -> None:
+        for item in items:
+            ahead.hand_over(item)
+
+    return ReadAhead(fill, depth=depth)
 
 
 def asked(read: ReadAhead, seconds: float = 10.0) -> Batch | None:
