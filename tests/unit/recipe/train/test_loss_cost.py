@@ -53,6 +53,10 @@ def test_cost_of_the_kernels_on_a_node_of_h100s_is_within_what_was_set(width):
     assert fused.seconds(**H100) < tiles.seconds(**H100)
 
 
+def test_bytes_that_the_kernels_move_are_those_added_up_term_by_term():
+    assert fused_cost(4096, 32768, 512).moved == 519_898_440
+
+
 @pytest.mark.parametrize(
     ("width", "parts", "chunks"), [(512, 1, 4), (500, 1, 4), (20, 1, 1), (640, 2, 3), (768, 2, 3), (1024, 2, 4)]
 )
