@@ -21,7 +21,7 @@ from diht_k8s.recipe.train.loss.hn_nce_fused import FusedHnNce
 
 SHARED_MEMORY = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227, (10, 0): 227, (12, 0): 99}
 """KiB a program may have, by compute capability."""
-MOST_SPILLED = {(9, 0): 128, (10, 0): 300}
+MOST_SPILLED = {(9, 0): 128, (10, 0): 300, (12, 0): 384}
 """bytes a thread, of 1,020 in registers; of other cards 208."""
 PROCESSORS = 132
 SLOW = pytest.mark.slow
@@ -93,7 +93,7 @@ def test_each_kernel_of_a_step_compiles_and_fits_the_card(launched, capability, 
         assert bool(re.search(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync", code)) == passes, name
         assert ("cp.async.bulk.tensor" in code) == (passes and plan_for(capability, PROCESSORS).described), name
         assert made.metadata.shared <= SHARED_MEMORY[capability] * 1024, name
-        assert bytes_on_stack(made, tmp_path) <= (MOST_SPILLED.get(capability, 208) if passes else 0), name
+        assert bytes_on_stack(made, tmp_path) <= (MOST_SPILLED.get(capability, 208) if passes else 8), name
 
 
 def test_kernels_are_launched_on_the_card_of_the_features(monkeypatch):
