@@ -13,9 +13,10 @@ import pytest
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.cli import validate
 from diht_k8s.cli.run import has_batch_statistics
 from diht_k8s.cli.validate import check_for_cluster, stage_problems
-from diht_k8s.recipe.inspection import model_checks
+from diht_k8s.recipe.inspection import model_checks, named_files
 from tests.recipe.inspection.data import diht
 
 TEXT = {"context_length": 12, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
@@ -93,12 +94,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check of a document asks nobody."""
+    """A check of a model asks nobody; those of files and data would, where an environment has credentials."""
 
     def asked(*where: object) -> None:
         raise AssertionError(f"asked for {where}")
 
     monkeypatch.setattr(socket, "getaddrinfo", asked)
+    monkeypatch.setattr(validate, "run_problems", lambda run: [])
+    monkeypatch.setattr(named_files, "file_problems", lambda *_: [])
 
 
 @pytest.mark.parametrize("case", REFUSED)
