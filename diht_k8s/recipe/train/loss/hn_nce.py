@@ -288,14 +288,11 @@ class HnNce(torch.autograd.Function):
         """Run the first pass and keep features and O(N) vectors for the second."""
         ctx.settings, ctx.dtypes = settings, (image_BD.dtype, text_BD.dtype, scale.dtype, scale.shape)
         dtype = torch.float64 if torch.float64 in (image_BD.dtype, text_BD.dtype) else torch.float32
-        rows, group, pairs = image_BD.shape[0], settings.group, settings.num_pairs
-        first = group_rank(group) * rows
-        ctx.first, ctx.rows = first, rows
-        text_ND = gather_rows(text_BD, group).to(dtype)[:pairs]
-        ids_N = None if caption_ids_B is None else gather_rows(caption_ids_B, group)[:pairs]
-        image_PD = image_BD.to(dtype)[: max(0, text_ND.shape[0] - first)]
-        tiles = _Tiles(image_PD, text_ND, scale.to(dtype).reshape(()), first, settings.chunk_size, ids_N)
-        loss, statistics, row_terms, column_terms = _first_pass(tiles, rows, settings)
+        ctx.rows = image_BD.shape[0]
+        image_PD, text_ND, ids_N, ctx.first = pairs_of_ranks(image_BD, text_BD, caption_ids_B, settings)
+        image_PD, text_ND, scale = image_PD.to(dtype), text_ND.to(dtype), scale.to(dtype).reshape(())
+        tiles = _Tiles(image_PD, text_ND, scale, ctx.first, settings.chunk_size, ids_N)
+        loss, statistics, row_terms, column_terms = _first_pass(tiles, ctx.rows, settings)
         ctx.save_for_backward(tiles.image_PD, text_ND, tiles.scale, ids_N, *row_terms, *column_terms)
         ctx.mark_non_differentiable(statistics)
         return loss, statistics
@@ -317,6 +314,16 @@ class HnNce(torch.autograd.Function):
             text = filled_up(text.mul_(mean * scale), ctx.rows * ranks)
             text = scatter_row_sums(text, settings.group).to(text_dtype)
         return image.to(image_dtype), text, (of_scale * mean).to(scale_dtype).reshape(scale_shape), None, None
+
+
+def pairs_of_ranks(
+    image_BD: Tensor, text_BD: Tensor, caption_ids_B: Tensor | None, settings: HnNceSettings
+) -> tuple[Tensor, Tensor, Tensor | None, int]:
+    """This rank's images of pairs, the texts and caption ids of all ranks' pairs, and the number of this rank's first pair."""
+    first = group_rank(settings.group) * image_BD.shape[0]
+    text_ND = gather_rows(text_BD, settings.group)[: settings.num_pairs]
+    ids_N = None if caption_ids_B is None else gather_rows(caption_ids_B, settings.group)[: settings.num_pairs]
+    return image_BD[: max(0, text_ND.shape[0] - first)], text_ND, ids_N, first
 
 
 def filled_up(pairs: Tensor, rows: int) -> Tensor:

@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from diht_k8s.recipe.train.collectives import gather_rows, group_rank, group_size, reduce_, scatter_row_sums
+from diht_k8s.recipe.train.collectives import gather_rows, group_size, reduce_, scatter_row_sums
 from diht_k8s.recipe.train.loss import hn_nce_kernels as kernels
 from diht_k8s.recipe.train.loss.blocks import VECTOR, LossBlocks, LossPlan
-from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings, filled_up
+from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings, filled_up, pairs_of_ranks
 
 # Shape legend: B rows of this rank, P pairs among them, N pairs of all ranks, D feature width, S the width in multiples of 8,
 # 2 the high and the low half of each feature.
@@ -58,12 +58,9 @@ class FusedHnNce(torch.autograd.Function):
         """Run the first pass; keep features and O(N) vectors for the second."""
         ctx.settings, ctx.plan = settings, plan
         ctx.dtypes = (image_BD.dtype, text_BD.dtype, scale.dtype, scale.shape)
-        group, pairs, rows = settings.group, settings.num_pairs, image_BD.shape[0]
-        first = group_rank(group) * rows
-        text_ND = gather_rows(text_BD, group)[:pairs]
-        ids_N = None if caption_ids_B is None else gather_rows(caption_ids_B, group)[:pairs].contiguous()
-        image_PD = image_BD[: max(0, text_ND.shape[0] - first)]
-        ctx.first, ctx.rows, ctx.shape = first, rows, (image_PD.shape[0], *text_ND.shape)
+        image_PD, text_ND, ids_N, ctx.first = pairs_of_ranks(image_BD, text_BD, caption_ids_B, settings)
+        ids_N = None if ids_N is None else ids_N.contiguous()
+        ctx.rows, ctx.shape = image_BD.shape[0], (image_PD.shape[0], *text_ND.shape)
         images_2PS, texts_2NS = _halves(image_PD), _halves(text_ND)
         scale = scale.to(image_BD.device, torch.float32).reshape(())
         means, *terms = _first_pass(images_2PS, texts_2NS, scale, ids_N, ctx)
