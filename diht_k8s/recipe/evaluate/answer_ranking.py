@@ -20,13 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.benchmark_images import VisualQuestion
 from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_interval
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.prompts import ANSWER, QUESTION, ensemble_prompts
 from diht_k8s.recipe.evaluate.results import Measured, per_image_of
+from diht_k8s.recipe.evaluate.soundness import TextEncoder
 
 FULL_AGREEMENT: Final = 3
 """Annotators who must have given the same answer for a score of 1."""
@@ -58,7 +57,7 @@ class AnswerRanking:
 
 
 def rank_answers(
-    images: EncodedImages, answers: Sequence[str], templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]
+    images: EncodedImages, answers: Sequence[str], templates: Sequence[str], encode: TextEncoder, seed: Sequence[int]
 ) -> Measured:
     """Choose an answer to every question.
 
@@ -66,7 +65,7 @@ def rank_answers(
         images: of the benchmark, encoded.
         answers: candidates of the questions that have none of their own.
         templates: with `{question}` and `{answer}`.
-        loaded: the model.
+        encode: the model's texts.
         seed: of the bootstrap.
 
     Raises:
@@ -82,7 +81,7 @@ def rank_answers(
         raise DataError(
             f"question {question!r} has no two answers to choose from: add `candidates` to the .json, or classNames"
         )
-    scores = _scores(images, asked, candidates, templates, loaded)
+    scores = _scores(images, asked, candidates, templates, encode)
     rows_Q, questions = np.array([row for row, _ in asked]), [question for _, question in asked]
     figures = answer_ranking(questions, rows_Q, candidates, scores, np.random.default_rng(seed))
     wrong = np.flatnonzero(figures.score_Q == 0)[:SHOWN]
@@ -119,7 +118,7 @@ def _scores(
     asked: Sequence[tuple[int, VisualQuestion]],
     candidates: Sequence[Sequence[str]],
     templates: Sequence[str],
-    loaded: LoadedModel,
+    encode: TextEncoder,
 ) -> list[np.ndarray]:
     """[A] of each question."""
     scores: list[np.ndarray] = []
@@ -129,7 +128,7 @@ def _scores(
     def flush() -> None:
         if not block:
             return
-        options_OD = ensemble_prompts(encode_texts(loaded, texts), len(texts) // len(templates))
+        options_OD = ensemble_prompts(encode(texts), len(texts) // len(templates))
         start = 0
         for row, number in block:
             scores.append(options_OD[start : start + number] @ images.features_ND[row])

@@ -17,14 +17,13 @@ from threadpoolctl import threadpool_limits
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import FewShot
-from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.bootstrap import RESAMPLES, Interval, interval, rate_interval
 from diht_k8s.recipe.evaluate.drawn_queries import FOUND, drawn_by_digest
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.few_shot import balanced_accuracy, curve_json, few_shot_curve
 from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
 from diht_k8s.recipe.evaluate.results import Measured, per_image_of
+from diht_k8s.recipe.evaluate.soundness import TextEncoder
 from diht_k8s.recipe.report.per_image import PerImage
 
 TOP: Final = 5
@@ -74,7 +73,7 @@ def classify(
     images: EncodedImages,
     names: Sequence[str],
     templates: Sequence[str],
-    loaded: LoadedModel,
+    encode: TextEncoder,
     few_shot: FewShot | None,
     seed: Sequence[int],
 ) -> Measured:
@@ -89,7 +88,7 @@ def classify(
     labels_N = np.array([item.label for item in labelled.items])
     if (highest := int(labels_N.max())) >= len(names):
         raise DataError(f"an image has class {highest}, but there are {len(names)} class names (0 to {len(names) - 1})")
-    classes_CD = ensemble_prompts(encode_texts(loaded, prompts(names, templates)), len(names))
+    classes_CD = ensemble_prompts(encode(prompts(names, templates)), len(names))
     scores_NC = labelled.features_ND @ classes_CD.T
     figures = classification(scores_NC, labels_N, np.random.default_rng(seed))
     result: Json = {
@@ -107,6 +106,7 @@ def classify(
         "chance": figures.chance,
         "per_class": figures.per_class,
         "macro_f1": figures.macro_f1,
+        "named_classes": int(np.count_nonzero(figures.confusion_CC.sum(axis=0))),
         "groups": _groups(by_group(figures.hits_2N, [item.group for item in labelled.items])),
         "confusion": figures.confusion_CC.tolist() if len(names) <= MAX_CONFUSION_CLASSES else None,
         "confused": _confused(figures.confusion_CC, names),
@@ -114,7 +114,7 @@ def classify(
     }
     if few_shot is not None:
         rngs = [np.random.default_rng([*seed, draw]) for draw in range(few_shot.seeds)]
-        zero_shot_CD = loaded.logit_scale * classes_CD
+        zero_shot_CD = encode.logit_scale * classes_CD
         with threadpool_limits(1):  # products this small are slower on several threads
             curve = few_shot_curve(labelled.features_ND, labels_N, zero_shot_CD, few_shot.shots, rngs, names)
         result["few_shot"] = curve_json(curve)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.clip_models.features import IMAGE_BATCH, encode_pixels
 from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Decoder, prepare_image, read_images
@@ -96,8 +97,16 @@ def encode_shard(
 
 
 def joined(parts: Sequence[EncodedImages]) -> EncodedImages:
-    """The images of several shards, in order."""
+    """The images of several shards, in order.
+
+    Raises:
+        DataError: their features are not of one width.
+    """
     full = [part.features_ND for part in parts if part.items]
+    if len(widths := {features_ND.shape[1] for features_ND in full}) > 1:
+        raise DataError(
+            f"features of {' and '.join(map(str, sorted(widths)))} numbers an image in one benchmark: remove the stage's features"
+        )
     bad = sum((part.bad for part in parts), Counter[str]())
     features_ND = np.concatenate(full) if full else np.zeros((0, 0), dtype=np.float32)
     damaged = {uri: damage for part in parts for uri, damage in part.damaged.items()}

@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_interval
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.prompts import ARTICLE, ensemble_prompts, fill
 from diht_k8s.recipe.evaluate.results import Measured
+from diht_k8s.recipe.evaluate.soundness import TextEncoder
 from diht_k8s.recipe.report.per_image import PerImage
 
 PAIR_CHANCE = {"text score": 1 / 4, "image score": 1 / 4, "group score": 1 / 6}
@@ -114,7 +113,7 @@ def group_score(
     return GroupScore(name, float(hits.sum() / weights.sum()), bounds, chance, hits, weights)
 
 
-def match_pairs(images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Measured:
+def match_pairs(images: EncodedImages, templates: Sequence[str], encode: TextEncoder, seed: Sequence[int]) -> Measured:
     """Winoground's scores of groups of two images with a caption each.
 
     Raises:
@@ -129,7 +128,7 @@ def match_pairs(images: EncodedImages, templates: Sequence[str], loaded: LoadedM
         raise DataError("no group has two images with a caption each: write the same `group` into the .json of both")
     rows_P2 = np.array(list(pairs.values()))
     captions = [images.items[row].captions[0] for row in rows_P2.reshape(-1)]
-    texts_P2D = _texts(captions, templates, loaded).reshape(len(pairs), 2, -1)
+    texts_P2D = _texts(captions, templates, encode).reshape(len(pairs), 2, -1)
     images_P2D = images.features_ND[rows_P2]
     hits = pair_hits(np.einsum("pid,pjd->pij", texts_P2D, images_P2D))
     rng, ones = np.random.default_rng(seed), np.ones(len(pairs))
@@ -140,7 +139,7 @@ def match_pairs(images: EncodedImages, templates: Sequence[str], loaded: LoadedM
 
 
 def choose_captions(
-    images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]
+    images: EncodedImages, templates: Sequence[str], encode: TextEncoder, seed: Sequence[int]
 ) -> Measured:
     """SugarCrepe's accuracy: the first caption of each image is above its others. Equal images are one group.
 
@@ -151,7 +150,7 @@ def choose_captions(
     if not asked:
         raise DataError("no image has a right caption and a wrong one: write both into the .txt, the right one first")
     captions = [caption for row in asked for caption in images.items[row].captions]
-    texts_MD = _texts(captions, templates, loaded)
+    texts_MD = _texts(captions, templates, encode)
     rows_of: dict[str, list[int]] = {}
     hits: list[float] = []
     start = 0
@@ -179,7 +178,7 @@ def choose_captions(
     )
 
 
-def associate(images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Measured:
+def associate(images: EncodedImages, templates: Sequence[str], encode: TextEncoder, seed: Sequence[int]) -> Measured:
     """WinoGAViL's Jaccard index: as many images as are associated with a cue are chosen among its candidates.
 
     Raises:
@@ -196,7 +195,7 @@ def associate(images: EncodedImages, templates: Sequence[str], loaded: LoadedMod
     whole = [group for group, found in candidates.items() if _is_whole(found, needed[group])]
     if not whole:
         raise DataError("no cue has its candidate images: write `cues` into the .json of each image")
-    texts_GD = _texts([cue_of[group] for group in whole], templates, loaded)
+    texts_GD = _texts([cue_of[group] for group in whole], templates, encode)
     hits: list[float] = []
     for text_D, group in zip(texts_GD, whole, strict=True):
         rows, associated = (np.array(column) for column in zip(*candidates[group], strict=True))
@@ -234,10 +233,10 @@ def _chance(found: Sequence[tuple[int, bool]]) -> float:
     return chance_jaccard(len(found), sum(associated for _, associated in found))
 
 
-def _texts(texts: Sequence[str], templates: Sequence[str], loaded: LoadedModel) -> NDArray[np.float32]:
+def _texts(texts: Sequence[str], templates: Sequence[str], encode: TextEncoder) -> NDArray[np.float32]:
     """[len(texts), D] unit embeddings: a text is the mean of its prompts."""
     filled = [fill(template.replace(ARTICLE, article_of(text)), text) for text in texts for template in templates]
-    return ensemble_prompts(encode_texts(loaded, filled), len(texts))
+    return ensemble_prompts(encode(filled), len(texts))
 
 
 def _measured(

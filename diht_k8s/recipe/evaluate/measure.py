@@ -1,15 +1,23 @@
-"""The step `measure`: encoded images and the benchmark's texts in, figures out. It reads and writes no file."""
+"""The step `measure`: encoded images and the benchmark's texts in, figures out. It reads and writes no file.
+
+Features enter here, fresh and stored ones alike, and pass the gate of `soundness` before any figure is made of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
+from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import Benchmark, FewShot
+from diht_k8s.recipe.clip_models.features import encode_texts
 from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate import answer_ranking, classification, group_tasks, retrieval
 from diht_k8s.recipe.evaluate.class_texts import BenchmarkTexts
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.results import Measured
+from diht_k8s.recipe.evaluate.soundness import FeatureGate, TextEncoder, figure_notes
 
 
 def measure(
@@ -20,7 +28,7 @@ def measure(
     few_shot: FewShot | None,
     seed: Sequence[int],
 ) -> Measured:
-    """The figures of one benchmark.
+    """The figures of one benchmark, with notes on features and figures that look like a fault.
 
     Args:
         benchmark: its type selects the task.
@@ -31,19 +39,49 @@ def measure(
         seed: of all draws.
 
     Raises:
-        DataError: the images lack what the task needs.
+        DataError: the images lack what the task needs, or features are not finite; it names the benchmark.
     """
+    try:
+        return _measured(benchmark, texts, images, loaded, few_shot, seed)
+    except DataError as error:
+        raise DataError(f"evaluate.benchmarks {benchmark.name}: {error}") from error
+
+
+def _measured(
+    benchmark: Benchmark,
+    texts: BenchmarkTexts,
+    images: EncodedImages,
+    loaded: LoadedModel,
+    few_shot: FewShot | None,
+    seed: Sequence[int],
+) -> Measured:
+    gate = FeatureGate(loaded.name, "images")
+    gate.admit(images.features_ND, [item.uid for item in images.items])
+    encode = TextEncoder(partial(encode_texts, loaded), loaded.name, loaded.logit_scale, images.features_ND.shape[1])
+    measured = _task(benchmark, texts, images, encode, few_shot, seed)
+    notes = [*gate.notes(), *encode.notes(), *figure_notes(measured.figures)]
+    return replace(measured, figures={**measured.figures, "notes": notes})
+
+
+def _task(
+    benchmark: Benchmark,
+    texts: BenchmarkTexts,
+    images: EncodedImages,
+    encode: TextEncoder,
+    few_shot: FewShot | None,
+    seed: Sequence[int],
+) -> Measured:
     names, templates = texts.class_names.lines, texts.templates.lines
     match benchmark.type:
         case "Classification":
-            return classification.classify(images, names, templates, loaded, few_shot, seed)
+            return classification.classify(images, names, templates, encode, few_shot, seed)
         case "Retrieval":
-            return retrieval.retrieve(images, templates, loaded, seed)
+            return retrieval.retrieve(images, templates, encode, seed)
         case "AnswerRanking":
-            return answer_ranking.rank_answers(images, names, templates, loaded, seed)
+            return answer_ranking.rank_answers(images, names, templates, encode, seed)
         case "PairMatching":
-            return group_tasks.match_pairs(images, templates, loaded, seed)
+            return group_tasks.match_pairs(images, templates, encode, seed)
         case "CaptionChoice":
-            return group_tasks.choose_captions(images, templates, loaded, seed)
+            return group_tasks.choose_captions(images, templates, encode, seed)
         case "Association":
-            return group_tasks.associate(images, templates, loaded, seed)
+            return group_tasks.associate(images, templates, encode, seed)

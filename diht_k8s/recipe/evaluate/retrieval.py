@@ -23,13 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_intervals
 from diht_k8s.recipe.evaluate.drawn_queries import FOUND, drawn_by_digest
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
 from diht_k8s.recipe.evaluate.results import Measured, per_image_of
+from diht_k8s.recipe.evaluate.soundness import TextEncoder
 from diht_k8s.recipe.report.per_image import PerImage
 
 CUTOFFS: Final[tuple[int, ...]] = (1, 5, 10)
@@ -69,7 +68,7 @@ class Retrieval:
     text_to_image: Direction
 
 
-def retrieve(images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Measured:
+def retrieve(images: EncodedImages, templates: Sequence[str], encode: TextEncoder, seed: Sequence[int]) -> Measured:
     """Retrieval both ways, with the best and the worst queries.
 
     Raises:
@@ -80,7 +79,7 @@ def retrieve(images: EncodedImages, templates: Sequence[str], loaded: LoadedMode
     if not captions:
         raise DataError("no image has a caption: add a .txt member, or `caption` to the .json")
     image_of_text_M = image_of_text(captioned)
-    texts_MD = ensemble_prompts(encode_texts(loaded, prompts(captions, templates)), len(captions))
+    texts_MD = ensemble_prompts(encode(prompts(captions, templates)), len(captions))
     figures = retrieval(captioned.features_ND, texts_MD, image_of_text_M, np.random.default_rng(seed))
     uids = [item.uid for item in captioned.items]
     text_examples = _examples(

@@ -181,10 +181,11 @@ def _result(
     """The result of one benchmark: from its texts and images to the figures, written as soon as it is there.
 
     Raises:
-        DataError: the benchmark's data cannot be used.
+        DataError: the benchmark's data cannot be used, or a feature or figure is not finite.
         UserError: its configuration is wrong, or the model cannot be loaded.
     """
     from diht_k8s.recipe.evaluate.measure import measure
+    from diht_k8s.recipe.evaluate.soundness import require_finite_figures
     from diht_k8s.recipe.shards.thumbnails import thumbnails
 
     evaluate, storage, folder = _evaluate(context.run), context.storage, context.layout.stage(Stage.EVALUATE)
@@ -195,7 +196,7 @@ def _result(
     images = _images(context, benchmark, files)
     measured = measure(benchmark, texts, images, model(), evaluate.few_shot, seed)
     _check_images(benchmark, images, measured)
-    compared = references.compare(images, seed, measured.per_image) if benchmark.type == "Retrieval" else {}
+    compared = references.compare(images, seed, measured.per_image) if benchmark.type == "Retrieval" else {"notes": []}
     item_of = {item.uid: item for item in images.items}
     shown = [(Shard(benchmark.name, item_of[uid].uri, benchmark.name), uid) for uid in measured.shown]
     result = {
@@ -207,16 +208,18 @@ def _result(
         "split": benchmark.split,
         **measured.figures,
         **compared,
+        "notes": [*measured.figures["notes"], *compared["notes"]],
         "decode": evaluate.decode,
         "templates_from": texts.templates.source,
         "class_names_from": texts.class_names.source,
-        "seen": compared["seen"] if compared else references.seen(images),
+        "seen": compared["seen"] if "seen" in compared else references.seen(images),
         "thumbnails": thumbnails(storage, shown),
         "own_captions": {uid: next(iter(item_of[uid].captions), "") for uid in measured.shown},
         "bad": dict(sorted(images.bad.items())),
         **damage_summary(images.damaged),
         "model": _model_card(evaluate, model()),
     }
+    require_finite_figures(result, measured.per_image, benchmark.name)
     write_result(storage, folder, number, result, measured.per_image)
     return result
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,23 +18,20 @@ from diht_k8s.recipe.evaluate import group_tasks
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Cue
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
+from diht_k8s.recipe.evaluate.soundness import TextEncoder
 from diht_k8s.recipe.report.per_image import read_per_image
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.evaluate.small_run import COLOURS, draw, export_model
 
-LOADED = cast("Any", SimpleNamespace())
 
-
-def encode_letters(loaded: object, texts: list[str]) -> np.ndarray:
+def encode_letters(texts: Sequence[str]) -> np.ndarray:
     """A text is the vector of its last letter: a, b, c, d."""
     return np.eye(4, dtype=np.float32)[["abcd".index(text[-1]) for text in texts]]
 
 
-@pytest.fixture
-def _letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_tasks, "encode_texts", encode_letters)
+LETTERS = TextEncoder(encode_letters, "letters", 1.0, 4)
 
 
 def images(items: list[dict[str, Any]], letters: str) -> EncodedImages:
@@ -46,11 +43,10 @@ def images(items: list[dict[str, Any]], letters: str) -> EncodedImages:
     return EncodedImages(made, np.eye(4, dtype=np.float32)[["abcd".index(letter) for letter in letters]])
 
 
-@pytest.mark.usefixtures("_letters")
 def test_task_of_pairs_when_a_group_lacks_an_image_leaves_it_out() -> None:
     items = [{"captions": (text,), "group": group} for text, group in (("a", "1"), ("b", "1"), ("c", "2"), ("d", "2"))]
     lonely = {"captions": ("a",), "group": "3"}
-    found = group_tasks.match_pairs(images([*items, lonely], "abdca"), ["{}"], LOADED, [0])
+    found = group_tasks.match_pairs(images([*items, lonely], "abdca"), ["{}"], LETTERS, [0])
     assert {each["name"]: each["value"] for each in found.figures["scores"]} == {
         "text score": 0.5,
         "image score": 0.5,
@@ -61,7 +57,6 @@ def test_task_of_pairs_when_a_group_lacks_an_image_leaves_it_out() -> None:
     assert found.per_image.figures["group score"][0].tolist() == [1.0, 0.0]
 
 
-@pytest.mark.usefixtures("_letters")
 def test_task_of_choices_when_an_image_stands_twice_makes_it_one_group() -> None:
     items = [
         {"captions": ("a", "b"), "digest": "same"},
@@ -69,7 +64,7 @@ def test_task_of_choices_when_an_image_stands_twice_makes_it_one_group() -> None
         {"captions": ("b", "c", "d"), "digest": "other"},
         {"captions": ("b",), "digest": "no wrong caption"},
     ]
-    found = group_tasks.choose_captions(images(items, "aabb"), ["{}"], LOADED, [0])
+    found = group_tasks.choose_captions(images(items, "aabb"), ["{}"], LETTERS, [0])
     assert found.figures["scores"][0]["value"] == pytest.approx(2 / 3)
     assert found.figures["scores"][0]["chance"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3)
     assert (found.figures["questions"], found.figures["groups_scored"], found.figures["left_out"]) == (3, 2, 1)
@@ -77,7 +72,6 @@ def test_task_of_choices_when_an_image_stands_twice_makes_it_one_group() -> None
     assert (hits.tolist(), weights.tolist()) == ([1.0, 1.0], [2.0, 1.0])
 
 
-@pytest.mark.usefixtures("_letters")
 def test_task_of_cues_when_images_serve_several_counts_each_cue_once() -> None:
     def cue(group: str, text: str, associated: bool, candidates: int = 3) -> Cue:
         return Cue(group, text, associated, candidates)
@@ -87,14 +81,13 @@ def test_task_of_cues_when_images_serve_several_counts_each_cue_once() -> None:
         {"cues": (cue("1", "a", False), cue("2", "b", False))},
         {"cues": (cue("1", "a", False), cue("2", "b", False), cue("3", "d", True, 9))},
     ]
-    found = group_tasks.associate(images(items, "abc"), ["{A} {}"], LOADED, [0])
+    found = group_tasks.associate(images(items, "abc"), ["{A} {}"], LETTERS, [0])
     assert found.figures["scores"] == [
         {"name": "Jaccard", "value": 0.5, "interval": found.figures["scores"][0]["interval"], "chance": pytest.approx(1 / 3), "groups": 2}
     ]  # fmt: skip
     assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 1, 3)
 
 
-@pytest.mark.usefixtures("_letters")
 def test_task_of_cues_when_sizes_differ_gives_each_size_its_own_figure() -> None:
     items: list[dict[str, Any]] = []
     for group in range(60):
@@ -102,7 +95,7 @@ def test_task_of_cues_when_sizes_differ_gives_each_size_its_own_figure() -> None
         for place in range(size):
             items.append({"cues": (Cue(str(group), "a", place == (0 if right else 1), size),)})
     letters = "".join("a" + "b" * (size - 1) for size in [5] * 30 + [10] * 30)
-    found = group_tasks.associate(images(items, letters), ["{}"], LOADED, [0])
+    found = group_tasks.associate(images(items, letters), ["{}"], LETTERS, [0])
     values = {each["name"]: (each["value"], each["groups"]) for each in found.figures["scores"]}
     assert values == {
         "Jaccard": (0.5, 60),
@@ -111,7 +104,6 @@ def test_task_of_cues_when_sizes_differ_gives_each_size_its_own_figure() -> None
     }
 
 
-@pytest.mark.usefixtures("_letters")
 @pytest.mark.parametrize(
     ("task", "message"),
     [
@@ -122,7 +114,7 @@ def test_task_of_cues_when_sizes_differ_gives_each_size_its_own_figure() -> None
 )
 def test_task_when_the_shards_hold_something_else_says_what_is_missing(task: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        task(images([{"captions": ("a",)}], "a"), ["{}"], LOADED, [0])
+        task(images([{"captions": ("a",)}], "a"), ["{}"], LETTERS, [0])
 
 
 @pytest.mark.parametrize(("cue", "article"), [("owl", "An"), ("Owl", "An"), ("wolf", "A"), ("hour", "A")])

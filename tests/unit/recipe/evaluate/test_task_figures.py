@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,18 +14,20 @@ from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.few_shot import FewShotCurve, FewShotDraw, curve_json
 from diht_k8s.recipe.evaluate.results import Measured
+from diht_k8s.recipe.evaluate.soundness import TextEncoder
 
-LOADED = cast("Any", SimpleNamespace(logit_scale=50.0))
+
+def texts_of(features: np.ndarray) -> TextEncoder:
+    """A model that knows these texts."""
+    return TextEncoder(lambda texts: features.astype(np.float32), "stub", 50.0, features.shape[1])
 
 
 def classified(labels: list[int], named: list[int], classes: int) -> Measured:
     """The result of images that look like one class and are of another."""
     eye = np.eye(classes, dtype=np.float32)
     items = [BenchmarkImage("0.tar", str(row), str(row), (), label) for row, label in enumerate(labels)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classification, "encode_texts", lambda loaded, texts: eye)
-        names = [f"class {number}" for number in range(classes)]
-        return classification.classify(EncodedImages(items, eye[named]), names, ["{}"], LOADED, None, [0])
+    names = [f"class {number}" for number in range(classes)]
+    return classification.classify(EncodedImages(items, eye[named]), names, ["{}"], texts_of(eye), None, [0])
 
 
 def test_mistakes_are_the_commonest_pairs_of_classes_without_the_right_ones() -> None:
@@ -54,9 +55,7 @@ def retrieved(images: np.ndarray, texts: np.ndarray) -> Measured:
     items = [BenchmarkImage("0.tar", str(row), f"u{row}", (f"text {row}",), None) for row in range(len(images))]
     items.append(BenchmarkImage("0.tar", "x", "x", (), None))
     features = np.concatenate([images, images[:1]]).astype(np.float32)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval, "encode_texts", lambda loaded, each: texts.astype(np.float32))
-        return retrieval.retrieve(EncodedImages(items, features), ["{}"], LOADED, [0])
+    return retrieval.retrieve(EncodedImages(items, features), ["{}"], texts_of(texts), [0])
 
 
 def test_examples_are_the_hits_by_margin_and_the_misses_by_rank() -> None:
@@ -106,9 +105,8 @@ def test_probe_when_it_starts_from_zero_shot_has_the_models_logit_scale(monkeypa
         return FewShotCurve([], {}, 0)
 
     monkeypatch.setattr(classification, "few_shot_curve", curve)
-    monkeypatch.setattr(classification, "encode_texts", lambda loaded, texts: np.eye(2, dtype=np.float32))
     items = [BenchmarkImage("0.tar", str(row), str(row), (), row % 2) for row in range(4)]
     images = EncodedImages(items, np.eye(2, dtype=np.float32)[[0, 1, 0, 1]])
-    result = classification.classify(images, ["a", "b"], ["{}"], LOADED, FewShot(shots=[1], seeds=1), [0])
+    result = classification.classify(images, ["a", "b"], ["{}"], texts_of(np.eye(2)), FewShot(shots=[1], seeds=1), [0])
     assert result.figures["top1"] == 1.0
     assert seen["zero_shot"].tolist() == [[50.0, 0.0], [0.0, 50.0]]

@@ -1,0 +1,252 @@
+"""No broken model gets a figure unmarked: whatever its features are, the benchmark stops or carries a note."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.evaluate import Benchmark, FewShot
+from diht_k8s.recipe.evaluate import measure
+from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Cue, VisualQuestion
+from diht_k8s.recipe.evaluate.class_texts import BenchmarkTexts, SourcedTexts
+from diht_k8s.recipe.evaluate.encoding import EncodedImages
+from diht_k8s.recipe.evaluate.results import Measured
+from diht_k8s.recipe.evaluate.soundness import figure_notes, require_finite_figures
+from diht_k8s.recipe.report.per_image import PerImage
+
+IMAGES, WIDTH, CLASSES = 24, 16, 4
+TASKS = ("Classification", "Retrieval", "AnswerRanking", "PairMatching", "CaptionChoice", "Association")
+
+Features = NDArray[np.float32]
+Spoil = Callable[[Features], Features]
+
+
+def item(row: int, task: str) -> BenchmarkImage:
+    """An image with all that a task asks for."""
+    captions = (f"image {row}", f"no image {row}") if task == "CaptionChoice" else (f"image {row}",)
+    question = VisualQuestion("which?", (f"answer {row % CLASSES}",), ("answer 0", "answer 1", "answer 2", "answer 3"))
+    cues = (Cue(str(row // 4), f"cue {row // 4}", row % 4 < 2, 4),)
+    return BenchmarkImage(
+        "0.tar", str(row), f"u{row}", captions, row % CLASSES, (question,), str(row // 2), f"{row}", cues
+    )
+
+
+def units(rows: int, seed: int) -> Features:
+    drawn = np.random.default_rng(seed).normal(size=(rows, WIDTH)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def measured(
+    task: str,
+    monkeypatch: pytest.MonkeyPatch,
+    images: Spoil = lambda features: features,
+    texts: Spoil = lambda features: features,
+    logit_scale: float = 20.0,
+) -> Measured:
+    """The figures of a model whose features are spoilt."""
+    known: dict[str, int] = {}
+
+    def encode(loaded: object, asked: Sequence[str]) -> Features:
+        distinct = list(dict.fromkeys(asked))
+        for text in distinct:
+            known.setdefault(text, len(known))
+        spoilt = texts(units(200, 1)[[known[text] for text in distinct]])
+        return spoilt[[distinct.index(text) for text in asked]]
+
+    monkeypatch.setattr(measure, "encode_texts", encode)
+    names = SourcedTexts([f"class {number}" for number in range(CLASSES)], "test")
+    template = "{question} {answer}" if task == "AnswerRanking" else "{}"
+    benchmark = Benchmark(name="bench", type=cast("Any", task), shards=["0.tar"])
+    encoded = EncodedImages([item(row, task) for row in range(IMAGES)], images(units(IMAGES, 0)))
+    loaded = cast("Any", SimpleNamespace(name="broken", logit_scale=logit_scale))
+    few_shot = FewShot(shots=[1], seeds=2) if task == "Classification" else None
+    both = BenchmarkTexts(names, SourcedTexts([template], "test"))
+    return measure.measure(benchmark, both, encoded, loaded, few_shot, [0])
+
+
+def filled(value: float) -> Spoil:
+    return lambda features: np.full_like(features, value)
+
+
+def in_one(value: float) -> Spoil:
+    """One number of one row, as an overflow leaves it."""
+
+    def spoil(features: Features) -> Features:
+        features = features.copy()
+        features[-1, 3] = value
+        return features
+
+    return spoil
+
+
+def in_a_tenth(value: float) -> Spoil:
+    def spoil(features: Features) -> Features:
+        return np.where(np.arange(len(features))[:, None] % 10 == 0, np.float32(value), features)
+
+    return spoil
+
+
+def half_precision_overflow(features: Features) -> Features:
+    """Activations beyond 65,504 are infinite, and infinite by infinite is NaN."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        large = (features * 1e6).astype(np.float16)
+        return (large / np.linalg.norm(large, axis=1, keepdims=True)).astype(np.float32)
+
+
+def constant(features: Features) -> Features:
+    return np.repeat(units(1, 2), len(features), axis=0)
+
+
+def first_row_of_zeros(features: Features) -> Features:
+    return np.where(np.arange(len(features))[:, None] == 0, np.float32(0), features)
+
+
+STOPS: dict[str, Spoil] = {
+    "NaN": filled(np.nan),
+    "infinite": filled(np.inf),
+    "a tenth NaN": in_a_tenth(np.nan),
+    "a tenth minus infinity": in_a_tenth(-np.inf),
+    "one NaN": in_one(np.nan),
+    "one infinity": in_one(np.inf),
+    "overflow of fp16": half_precision_overflow,
+}
+NOTED: dict[str, tuple[Spoil, str]] = {
+    "zeros": (filled(0.0), "features of zeros"),
+    "one zero": (first_row_of_zeros, "have features of zeros, the first is"),
+    "constant": (constant, "the same features"),
+}
+
+
+def test_figures_of_a_sound_model_carry_no_note_on_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all("features" not in note for task in TASKS for note in measured(task, monkeypatch).figures["notes"])
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", STOPS)
+def test_images_that_are_not_finite_end_every_task_and_name_model_benchmark_and_image(
+    name: str, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = r"evaluate.benchmarks bench: .* of 24 images by the model broken are NaN or infinite, the first of 'u\d+'"
+    with pytest.raises(DataError, match=said):
+        measured(task, monkeypatch, images=STOPS[name])
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", STOPS)
+def test_texts_that_are_not_finite_end_every_task_and_name_model_benchmark_and_text(
+    name: str, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = r"evaluate.benchmarks bench: .* texts by the model broken are NaN or infinite, the first of '.+'"
+    with pytest.raises(DataError, match=said):
+        measured(task, monkeypatch, texts=STOPS[name])
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("side", ["images", "texts"])
+@pytest.mark.parametrize("name", NOTED)
+def test_features_that_say_nothing_carry_a_note_in_every_task(
+    name: str, side: str, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil, said = NOTED[name]
+    sides: dict[str, Any] = {side: spoil}
+    found = measured(task, monkeypatch, **sides).figures["notes"]
+    assert any(said in note and side in note for note in found), found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_towers_of_two_sizes_end_every_task(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="bench: the model broken gives texts 12 features, and the other side 16"):
+        measured(task, monkeypatch, texts=lambda features: features[:, :12])
+
+
+@pytest.mark.parametrize("logit_scale", [np.nan, np.inf])
+def test_logit_scale_that_is_not_finite_ends_the_benchmark(logit_scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="bench: the logit scale of the model broken is"):
+        measured("Classification", monkeypatch, logit_scale=logit_scale)
+
+
+def test_model_that_names_one_class_carries_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    towards = units(200, 1)[2]
+
+    def near_one_text(features: Features) -> Features:
+        return towards + 1e-3 * features
+
+    found = measured("Classification", monkeypatch, images=near_one_text).figures
+    assert (found["named_classes"], found["top1"]) == (1, 0.25)
+    assert "the model names the same class for every image" in found["notes"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    value=st.sampled_from([np.nan, np.inf, -np.inf, 0.0]) | st.floats(-1, 1, width=32),
+    share=st.sampled_from([0.05, 0.5, 1.0]),
+    task=st.sampled_from(TASKS),
+    side=st.sampled_from(["images", "texts"]),
+)
+def test_no_value_in_the_features_gives_a_figure_beyond_its_range_unmarked(
+    value: float, share: float, task: str, side: str
+) -> None:
+    """Stopped, or finite and between 0 and 1; what is the same in all rows is marked."""
+
+    def spoil(features: Features) -> Features:
+        rows = np.arange(len(features)) < max(1, round(share * len(features)))
+        return np.where(rows[:, None], np.float32(value), features)
+
+    sides: dict[str, Any] = {side: spoil}
+    with pytest.MonkeyPatch.context() as patch:
+        if not np.isfinite(value):
+            with pytest.raises(DataError, match="NaN or infinite"):
+                measured(task, patch, **sides)
+            return
+        found = measured(task, patch, **sides)
+    require_finite_figures(found.figures, found.per_image, "bench")
+    for hits, weights in found.per_image.figures.values():
+        assert 0 <= hits.sum() / weights.sum() <= 1
+    if share == 1.0:
+        assert any("the same features" in note for note in found.figures["notes"])
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ({"top1": 1.0, "top5": None, "balanced": 0.5}, "exactly 100\N{NO-BREAK SPACE}% in top-1:"),
+        ({"accuracy": 0.0}, "exactly 0\N{NO-BREAK SPACE}% in accuracy:"),
+        ({"scores": [{"name": "text score", "value": 1.0}]}, "100\N{NO-BREAK SPACE}% in text score:"),
+        (
+            {"text_to_image": {"recall": {"1": 0.0, "5": 0.2, "10": 1.0}, "chance": {"1": 0.1, "5": 0.5, "10": 1.0}}},
+            "exactly 0\N{NO-BREAK SPACE}% in caption to image R@1:",
+        ),
+        ({"few_shot": {"points": [{"shots": 4, "probe": {"mean": 1.0}}]}}, "few-shot probe of 4 shots"),
+    ],
+)
+def test_figure_of_exactly_0_or_100_percent_carries_a_note(figures: dict[str, Any], said: str) -> None:
+    (note,) = figure_notes(figures)
+    assert said in note
+
+
+def test_figures_between_carry_no_note() -> None:
+    assert figure_notes({"top1": 0.999, "top5": None, "balanced": 0.001}) == []
+
+
+@pytest.mark.parametrize(
+    ("result", "hits", "said"),
+    [
+        ({"text_to_image": {"recall": {"1": np.nan}}}, 1.0, r"bench: its figure text_to_image.recall.1 is nan"),
+        ({"few_shot": {"draws": [{"residual": np.inf}]}}, 1.0, r"its figure few_shot.draws\[0\].residual is inf"),
+        ({"top1": 0.5}, np.nan, "bench: top-1 of u1 is not finite"),
+    ],
+)
+def test_figure_that_is_not_finite_is_refused_before_it_is_written(
+    result: dict[str, Any], hits: float, said: str
+) -> None:
+    per_image = PerImage(["u0", "u1"], ["a"] * 2, [""] * 2, {"top-1": (np.array([0.0, hits]), np.ones(2))})
+    with pytest.raises(DataError, match=said):
+        require_finite_figures(result, per_image, "bench")
