@@ -106,10 +106,13 @@ def execute(context: Context) -> Outcome | None:
     if global_rules:
         steps.append(lambda: _sum_up(context, groups, claims))
     group_filter.filter(own)
-    names = [shard.name for shard in shards]
-    return until_committed(
-        context, claims, lambda: _first_with_work(steps), lambda: finish(context, _summaries(context, groups), names)
-    )
+
+    def end() -> Outcome:
+        outcome = finish(context, _summaries(context, groups), [shard.name for shard in shards])
+        shard_filter.progress.close(outcome.summary["counts"])
+        return outcome
+
+    return until_committed(context, claims, lambda: _first_with_work(steps), end)
 
 
 def _first_with_work(steps: Iterable[Step]) -> tuple[bool, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.runtime.stage import Context
@@ -78,16 +78,32 @@ class StageProgress:
         self._spotted_images += sum(row.ocr_state != "not_run" for row in rows)
         self._report()
 
+    def close(self, counts: Mapping[str, Any]) -> None:
+        """Report the stage's own counts, for the line that stays: rules on the whole pool drop pairs behind the last batch,
+        and this worker estimated what others read.
+
+        Args:
+            counts: `input` and `kept` of the whole stage.
+        """
+        metrics = self._metrics(counts["kept"], counts["input"])
+        self._context.progress.update(counts["input"], metrics, total=counts["input"], last=True)
+
     def _report(self, *, last: bool = False) -> None:
-        metrics = {"kept_percent": 100 * self._kept / self._processed} if self._processed else {}
+        self._context.progress.update(
+            self._scaled(self._done + self._in_shard),
+            self._metrics(self._kept, self._processed),
+            total=self._estimate(self._all),
+            last=last,
+        )
+
+    def _metrics(self, kept: int, processed: int) -> dict[str, float]:
+        metrics = {"kept_percent": 100 * kept / processed} if processed else {}
         if self._bad_shards:
             metrics["bad_shards"] = self._bad_shards
         elapsed = self._clock() - self._started_at
         if self._spotted_images and elapsed > 0:
             metrics["pictures_per_second"] = self._scaled(self._spotted_images) / elapsed
-        self._context.progress.update(
-            self._scaled(self._done + self._in_shard), metrics, total=self._estimate(self._all), last=last
-        )
+        return metrics
 
     def finish(self, shard: Shard, samples: int, *, skipped: bool = False, bad_shards: int = 0) -> None:
         """Count the current shard as done.

@@ -40,13 +40,15 @@ def best(scores: dict[str, float], count: int) -> set[str]:
 
 @pytest.mark.parametrize("output", ["Shards", "KeepList"])
 def test_best_share_of_the_whole_input_is_kept_and_the_rest_counted(
-    tmp_path: Path, shards: str, model: str, output: str
+    tmp_path: Path, shards: str, model: str, output: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, expected = run_of(tmp_path / "out", shards, share(model, 0.45, output=output)), reference(model)
     committed = filter_with(run)
     assert committed is not None
     counts = {"input": 16, "kept": 7, "bad": {}, "dropped": {"clip_share": 7, "complexity": 2}}
     assert committed.summary["counts"] == counts
+    closing = json.loads([line for line in capsys.readouterr().out.splitlines() if '"progress"' in line][-1])
+    assert (closing["done"], closing["total"], closing["metrics"]["kept_percent"]) == (16, 16, 100 * 7 / 16)
     read = [
         sample.key
         for shard in kept_shards(run.spec, Storage(), run_layout(run, Storage()))

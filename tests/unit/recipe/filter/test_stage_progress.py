@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.filter.stage_progress import StageProgress
@@ -64,6 +66,16 @@ def test_own_samples_are_scaled_to_all_workers(tmp_path: Path) -> None:
     last = lines(stream)[-1]
     assert (last["done"], last["total"]) == (30, 40)
     assert last["metrics"] == {"kept_percent": 40.0, "pictures_per_second": 0.8}
+
+
+def test_line_that_stays_has_the_counts_of_the_whole_stage(tmp_path: Path) -> None:
+    """A rule on the whole pool has dropped pairs since, and shards of other workers were estimated."""
+    seen, stream = progress(Clock(), tmp_path)
+    seen.finish(SHARDS[0], 10)
+    seen.advance(rows(5, kept=5))
+    seen.close({"input": 47, "kept": 14})
+    last = lines(stream)[-1]
+    assert (last["done"], last["total"], last["metrics"]) == (47, 47, {"kept_percent": pytest.approx(29.7872)})
 
 
 def test_shards_of_others_do_not_count_beyond_the_total(tmp_path: Path) -> None:

@@ -50,6 +50,22 @@ def test_difference_when_captions_of_an_image_share_its_fate_is_less_certain() -
     assert (grouped.low, grouped.high) == (pytest.approx(single.low), pytest.approx(single.high))
 
 
+@pytest.mark.parametrize(
+    ("gains", "low", "high"),
+    [
+        ([0.0, 1.0], 0.5 - 0.5 * 2**0.5, 0.5 + 0.5 * 2**0.5),  # a quarter of the resamples has mean 0, a quarter mean 1
+        ([0.0, 0.0, 3.0], 1 - 1.5**0.5, 1 + 2 * 1.5**0.5),  # 8 of 27 have mean 0, 1 of 27 mean 3
+    ],
+)
+def test_interval_of_few_images_is_widened_to_their_unbiased_variance(
+    gains: list[float], low: float, high: float
+) -> None:
+    """A resample of n has (n - 1) / n of the variance."""
+    second = np.array([[gains]])
+    found = paired_differences(np.zeros_like(second), second, np.ones((1, len(gains))), np.random.default_rng(0))[0]
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+
 def test_difference_when_seeds_scatter_has_a_wider_interval() -> None:
     rng = np.random.default_rng(2)
     rates_S1 = np.array([[0.1], [0.3], [0.5], [0.7]])
