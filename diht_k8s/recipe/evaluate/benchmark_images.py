@@ -79,6 +79,8 @@ class BenchmarkImage:
     digest: str = ""
     """SHA-256 of the image's bytes; finds the same image among the training pairs."""
     cues: tuple[Cue, ...] = ()
+    no_caption: str = ""
+    """why it has none: a gallery leaves it out and counts it by this reason; "" with captions."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,10 @@ def read_images(
             label, questions = label_of(sample), questions_of(sample)
             captions, group = captions_of(sample), group_of(sample)
             cues = cues_of(sample)
-            item = BenchmarkImage(uri, sample.key, sample.uid, captions, label, questions, group, image.digest, cues)
+            why = "" if captions else sample.problem or "caption_empty"
+            item = BenchmarkImage(
+                uri, sample.key, sample.uid, captions, label, questions, group, image.digest, cues, why
+            )
             yield item, image.pixels_CHW, _bytes_in_tar(sample)
 
 

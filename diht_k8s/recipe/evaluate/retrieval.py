@@ -14,6 +14,7 @@ Shapes: N images, M captions, Q queries, G gallery items, U distinct gallery ite
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
@@ -96,6 +97,7 @@ def retrieve(images: EncodedImages, templates: Sequence[str], encode: TextEncode
         "pictures": len(uids),
         "captions": len(captions),
         "without_caption": len(images.items) - len(uids),
+        "no_caption": dict(sorted(Counter(item.no_caption for item in images.items if not item.captions).items())),
         "templates": list(templates),
         "text_to_image": direction_json(figures.text_to_image),
         "image_to_text": direction_json(figures.image_to_text),

@@ -174,6 +174,7 @@ def benchmark_caveats(benchmark: Json) -> list[str]:
         )
     if bad := sum(benchmark.get("bad", {}).values()):
         found.append(f"{benchmark['name']}: {bad:,} images could not be read and do not count.")
+    found += _left_out(benchmark)
     if shards := benchmark.get("damaged_shards", []):
         used = sum(shard["salvaged"] for shard in shards)
         found.append(
@@ -191,6 +192,19 @@ def benchmark_caveats(benchmark: Json) -> list[str]:
     for skipped in benchmark.get("few_shot", {}).get("skipped", []):
         found.append(f"{benchmark['name']}: {skipped['shots']} shots were left out: {skipped['why']}.")
     return found + [f"{benchmark['name']}: {note}." for note in benchmark.get("notes", [])]
+
+
+def _left_out(benchmark: Json) -> list[str]:
+    """The images that lack what the task asks about: a smaller gallery is an easier one."""
+    found: list[str] = []
+    for what in ("caption", "class", "question"):
+        if number := benchmark.get(f"without_{what}"):
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in benchmark.get(f"no_{what}", {}).items())
+            found.append(
+                f"{benchmark['name']}: {number:,} of {benchmark['pictures'] + number:,} images have no {what} and do not "
+                f"count{f' ({reasons})' if reasons else ''}."
+            )
+    return found
 
 
 def few_shot_verdicts(draws: Sequence[Mapping[str, Any]]) -> dict[int, str]:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diht_k8s.api.errors import DataError, ExitCode
-from diht_k8s.recipe.evaluate import encoding
+from diht_k8s.recipe.evaluate import encoding, retrieval
 from diht_k8s.recipe.evaluate.feature_files import read_features, write_features
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.small_run import document, evaluate, page, results
@@ -132,3 +132,26 @@ def _key(uri: str) -> str:
     with safe_open(uri, "np") as file:
         document: dict[str, Any] = json.loads(file.metadata()["document"])
     return document["key"]
+
+
+@pytest.mark.parametrize("where", ["result", "image"])
+def test_figure_that_is_not_finite_is_never_written(where: str, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    retrieve = retrieval.retrieve
+
+    def spoilt(*arguments: Any) -> Any:
+        found = retrieve(*arguments)
+        if where == "result":
+            found.figures["text_to_image"]["recall"]["5"] = np.nan
+        else:
+            hits_N, _ = found.per_image.figures["caption to image, R@1"]
+            hits_N[3] = np.nan
+        return found
+
+    monkeypatch.setattr(retrieval, "retrieve", spoilt)
+    said = {
+        "result": "its figure text_to_image.recall.5 is nan",
+        "image": "caption to image, R@1 of 9000-3 is not finite",
+    }
+    with pytest.raises(DataError, match=f"evaluate.benchmarks pairs: {said[where]}"):
+        evaluate(document(fresh))
+    assert not list((fresh / "out/runs/latest/evaluate").glob("benchmarks/000*"))

@@ -305,6 +305,25 @@ def test_benchmark_when_images_have_several_captions_or_cannot_be_read_counts_th
     assert classification["class_pictures"] == [1, 0, 1, 0, 0, 0]
 
 
+def test_images_without_captions_leave_a_gallery_counted_by_reason_and_stay_in_a_classification(fresh: Path) -> None:
+    def image(number: int, **rest: bytes) -> tuple[str, dict[str, bytes]]:
+        return str(number), {"png": draw("red", "disc", number), "cls": b"0", **rest}
+
+    blank = json.dumps({"captions": [" ", 7], "cls": 0}).encode()
+    latin = "une poupée".encode("latin-1")
+    named = [image(number, txt=b"a red disc") for number in range(2)]
+    heldout(fresh, *named, image(2, txt=b" \n"), image(3, txt=b""), image(4), image(5, json=blank), image(6, txt=latin))
+    evaluate(document(fresh, {"fewShot": None}))
+    retrieval, classification = report(fresh)["benchmarks"]
+    assert (retrieval["pictures"], retrieval["without_caption"]) == (2, 5)
+    assert retrieval["no_caption"] == {"caption_empty": 2, "caption_missing": 2, "caption_not_utf8": 1}
+    assert (classification["pictures"], classification["without_class"]) == (7, 0)
+    assert (
+        "pairs: 5 of 7 images have no caption and do not count (caption_empty 2, caption_missing 2, caption_not_utf8 1)."
+        in page(fresh)
+    )
+
+
 def test_benchmark_when_a_shard_is_damaged_is_used_up_to_the_damage_within_the_limit(fresh: Path) -> None:
     path = fresh / "heldout" / "0.tar"
     content = path.read_bytes()

@@ -140,6 +140,13 @@ def test_parts_when_joined_are_in_order_with_all_that_was_bad() -> None:
     assert joined([other]).features_ND.shape == (0, 0)
 
 
+def test_parts_of_two_widths_are_an_error_of_the_data() -> None:
+    item = BenchmarkImage("0.tar", "a", "a", (), None)
+    parts = [EncodedImages([item], np.ones((1, width), dtype=np.float32)) for width in (2, 3)]
+    with pytest.raises(DataError, match="features of 2 and 3 numbers an image in one benchmark"):
+        joined(parts)
+
+
 def test_templates_when_openai80_is_named_are_its_80_prompts_beside_the_others() -> None:
     benchmark = Benchmark.model_validate(
         {
