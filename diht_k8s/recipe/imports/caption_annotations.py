@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import csv
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,8 @@ FOLDERS: Final = (
     "Images", "Flicker8k_Dataset",
 )  # fmt: skip
 """Folders in which the images of COCO and Flickr are unpacked."""
+HUGGING_FACE_HEADER: Final = "raw,sentids,split,filename,img_id"
+"""First line of Flickr30k's table on Hugging Face."""
 NO_IMAGE: Final = "annotation_without_image"
 NO_CAPTION: Final = "image_without_caption"
 """Why an entry is ignored: its counterpart is missing."""
@@ -139,16 +143,64 @@ def read_karpathy(path: Path, document: Any, options: ReaderOptions) -> RecordSo
 def read_caption_lines(path: Path, options: ReaderOptions) -> RecordSource:
     """Lines `IMAGE,CAPTION` below a header: Flickr30k as clip-benchmark and Kaggle have it; commas in captions stay.
 
+    Hugging Face's table of the same set (`flickr_annotations_30k.csv`) is known by its header.
+
     Raises:
-        UserError: the images are not found.
+        UserError: the images are not found, or the table has no such split.
         DataError: no line can be read.
     """
+    if is_flickr_table(path):
+        return read_flickr_table(path, options)
 
     def parts(line: str) -> tuple[str, str] | None:
         name, suffix, caption = line.strip().partition(".jpg,")
         return (f"{name}.jpg", caption.strip()) if suffix else None
 
     return _from_lines("flickr-captions", path, options, parts, header=1)
+
+
+def is_flickr_table(path: Path) -> bool:
+    """Whether a file is Flickr30k's table on Hugging Face, by its header."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        return file.readline().strip() == HUGGING_FACE_HEADER
+
+
+def read_flickr_table(path: Path, options: ReaderOptions) -> RecordSource:
+    """One split of Flickr30k's table on Hugging Face: a JSON list of captions in `raw`, the split in `split`.
+
+    Raises:
+        UserError: there is no such split, or the images are not found.
+        DataError: no image has a caption.
+    """
+    found, splits, seen = Captioned(), set[str](), 0
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file), start=1):
+            seen, place = number, f"{path} row {number}"
+            split, name, said = row.get("split") or "", row.get("filename"), _captions_in(row.get("raw"))
+            splits.add(split)
+            if split != options.split:
+                found.ignored.add(f"split_{printable(split)[:40]}", place)
+            elif not name:
+                found.ignored.add("entry_without_name", place)
+            elif not said:
+                found.ignored.add(NO_CAPTION, place)
+            else:
+                found.beside += name in found.captions
+                found.captions.setdefault(name, []).extend(said)
+                found.rows.setdefault(name, f"row {number}")
+    if options.split not in splits:
+        named = ", ".join(printable(split) for split in sorted(splits))
+        raise UserError(f"{path} has no split {options.split}: choose one by --split ({named})")
+    return _source("flickr-captions", path, options, found, SeenUnits("rows", seen, found.beside, found.ignored))
+
+
+def _captions_in(raw: str | None) -> list[str]:
+    """The texts of a JSON list; none where it is something else."""
+    try:
+        listed = json.loads(raw or "")
+    except ValueError:
+        return []
+    return [text for text in listed if isinstance(text, str)] if isinstance(listed, list) else []
 
 
 def read_tokens(path: Path, options: ReaderOptions) -> RecordSource:

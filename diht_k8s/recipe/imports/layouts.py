@@ -50,6 +50,8 @@ PAIR_LAYOUTS: Final = ("folder", "table", "rows", *CAPTIONS, "flickr-tokens")
 """All that can be read: `table` is CSV, TSV and JSON lines, `rows` Parquet, Arrow and Hugging Face data sets."""
 METADATA: Final = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "captions.txt", "captions.csv", "results_20130124.token")  # fmt: skip
 """Tables that lie in the folder of their images, under names that others give them."""
+PASCAL_VOC: Final = ("Annotations", "ImageSets", "JPEGImages")
+"""Folders of an unpacked Pascal VOC, which are no classes."""
 _TOKENS: Final = re.compile(r"[^\t]+#\d+\t")
 
 
@@ -89,12 +91,21 @@ def _open_benchmark_folder(folder: Path, kind: str | None, options: ReaderOption
         return read_hugging_face(folder, options)
     if kind not in (None, "image-folder"):
         raise UserError(f"{kind} is read from its annotation file: name that in place of {folder}")
+    if kind is None and any(map(_is_pascal_voc, [folder, *folder.iterdir()])):
+        raise UserError(
+            f"{folder} is Pascal VOC's own layout ({', '.join(PASCAL_VOC)}), which is not read: give a folder of "
+            "CLASS/IMAGE.jpg with the cut-out objects, or clip-benchmark's shards of voc2007"
+        )
     documents = sorted(path.name for path in folder.iterdir() if path.suffix in (".json", ".jsonl"))
     if kind is None and documents and not any(map(_holds_folders, folder.iterdir())):
         raise UserError(
             f"{folder} holds annotations ({', '.join(documents[:4])}): name one of these files, not the folder"
         )
     return read_image_folder(folder, options)
+
+
+def _is_pascal_voc(folder: Path) -> bool:
+    return all((folder / name).is_dir() for name in PASCAL_VOC)
 
 
 def _holds_folders(folder: Path) -> bool:
@@ -179,6 +190,8 @@ def _open_pair_file(path: Path, kind: str | None, options: ReaderOptions) -> Rec
         return read_rows(path, options)
     if suffix in (".token", ".txt") and kind in (None, "flickr-tokens") and _is_tokens(path):
         return caption_annotations.read_tokens(path, options)
+    if suffix == ".csv" and kind is None and caption_annotations.is_flickr_table(path):
+        return caption_annotations.read_flickr_table(path, options)
     if suffix in (*TABLES, ".txt") and kind in (None, "table"):
         return read_table(path, options)
     if suffix != ".json":

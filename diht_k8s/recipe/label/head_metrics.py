@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.label.heads import Head, TrainingImages
 from diht_k8s.recipe.label.targets import Targets
 from diht_k8s.recipe.label.vocabulary import Concepts
@@ -38,6 +39,9 @@ def head_figures(head: Head, images: TrainingImages, targets: Targets, concepts:
         mean_average_precision over concepts with at least 20 examples, and that of a constant guess (a concept's share of the
         images); the share of images whose top label the caption names, by heads that saw the image and by heads that did not;
         average precision of each measured concept, best first, and the best and worst of them; calibration.
+
+    Raises:
+        DataError: the heads' probabilities are not finite: every comparison with NaN is False, so figures would say something.
     """
     unseen, seen = _measured_rows(images, most=max(1, MAX_ENTRIES // targets.classes))
     probabilities_NC = head.probabilities(images.features_ND[unseen], images.fold_N[unseen]).numpy()
@@ -48,6 +52,11 @@ def head_figures(head: Head, images: TrainingImages, targets: Targets, concepts:
     if head.kind == "Sigmoid":
         target_NC = present_NC.astype(np.float32)
     seen_NC = head.all_data_probabilities(images.features_ND[seen]).numpy()
+    if not (np.isfinite(probabilities_NC).all() and np.isfinite(seen_NC).all()):
+        raise DataError(
+            f"the probabilities of the heads of {targets.classes} concepts are not finite: remove the stage's heads and "
+            "train them again, with a lower learning rate if it happens again"
+        )
     seen_present_NC = targets.soft(seen).numpy() > 0
     precision_C, frequency_C = average_precision(probabilities_NC, present_NC)
     measured = np.flatnonzero(present_NC.sum(axis=0) >= MIN_EXAMPLES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.cli.main import main
+from diht_k8s.recipe.evaluate.benchmark_images import captions_of
+from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.originals import ORIGINALS
 
@@ -82,9 +86,59 @@ def folder_of(name: str) -> Callable[[Path], str]:
     return make
 
 
+def pascal_voc(folder: Path) -> str:
+    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (folder / "VOCdevkit/VOC2007" / name).mkdir(parents=True)
+    originals.save(folder / "VOCdevkit/VOC2007/JPEGImages/000001.jpg", 0)
+    return str(folder / "VOCdevkit/VOC2007")
+
+
+def pascal_voc_devkit(folder: Path) -> str:
+    return str(Path(pascal_voc(folder)).parent)
+
+
 def other_file(folder: Path) -> str:
     (folder / "a.json").write_text('{"a": 1}')
     return str(folder / "a.json")
+
+
+LONG = "A man in a blue shirt stands on a ladder, cleaning a window.jpg," * 6
+
+
+def flickr_table(folder: Path) -> str:
+    """As Hugging Face has it: longer lines than a file's name may be."""
+    lines = ["raw,sentids,split,filename,img_id"]
+    for row, split in enumerate(("train", "test", "test")):
+        originals.save(folder / f"images/{row}.jpg", row)
+        raw = json.dumps([f"{LONG} {row}", 'He says "hello".'])
+        quoted = raw.replace('"', '""')
+        lines.append(f'"{quoted}","[{2 * row}, {2 * row + 1}]",{split},{row}.jpg,{row}')
+    (folder / "flickr_annotations_30k.csv").write_text("\n".join(lines) + "\n")
+    return str(folder / "flickr_annotations_30k.csv")
+
+
+@pytest.mark.parametrize(("command", "rows"), [(["benchmarks", "import"], [1, 2]), (["import"], [0])])
+def test_flickrs_table_of_hugging_face_is_read_by_its_own_splits(
+    tmp_path: Path, command: list[str], rows: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, flickr_table(tmp_path), str(tmp_path / "out")]) == 0, capsys.readouterr().err
+    (shard,) = tmp_path.glob("out/**/*.tar")
+    said = [caption for sample in read_samples(Storage(), str(shard)) for caption in captions_of(sample)]
+    assert said == [caption for row in rows for caption in (f"{LONG} {row}", 'He says "hello".')]
+
+
+def test_class_names_that_are_numbers_are_warned_of_on_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("0", "17", "cat"):
+        originals.save(tmp_path / "in" / name / "a.png", 1)
+    (tmp_path / "names.txt").write_text("none\nseventeen\ncat\n")
+    command = ["benchmarks", "import", str(tmp_path / "in"), str(tmp_path / "out")]
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "diht: warning: 2 of 3 class names are numbers, for example '0'" in said
+    assert main([*command, "--replace", "--class-names", str(tmp_path / "names.txt")]) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -110,6 +164,9 @@ def other_file(folder: Path) -> str:
         (folder_of("image_folder"), ["--format", "mnist"], 65, "cannot be read as mnist"),
         (folder_of("image_folder"), ["--format", "wilds-fmow"], 64, "holds no metadata of wilds-fmow"),
         (folder_of("image_folder"), ["--shard-size", "0"], 64, "--shard-size must be 1 or more"),
+        (pascal_voc, [], 64, "VOC2007 is Pascal VOC's own layout (Annotations, ImageSets, JPEGImages), which is not read"),
+        (pascal_voc_devkit, [], 64, "VOCdevkit is Pascal VOC's own layout"),
+        (flickr_table, ["--split", "dev"], 64, "has no split dev: choose one by --split (test, train)"),
         (other_file, [], 64, "is not a file of coco-captions, karpathy, vqav2, sugar-crepe"),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.label import head_metrics
 from diht_k8s.recipe.label.caption_concepts import KeptCaptions
 from diht_k8s.recipe.label.head_metrics import CALIBRATION_EDGES, MIN_EXAMPLES, average_precision, calibration
@@ -142,3 +143,19 @@ def test_measure_when_asked_then_takes_images_that_the_heads_did_not_see(
     assert figures["top_label_in_caption"] == {"never_seen": 0.0, "seen_in_training": 1.0, "commonest_concept": 1.0}
     assert figures["pictures"] == len(asked) == min({3: 60, 1: 3}[folds], most // 2)
     assert set(asked) <= ({0, 1, 2} if folds == 3 else {0})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["unseen", "seen"])
+def test_figures_of_heads_whose_probabilities_are_not_finite_are_refused(part: str, value: float) -> None:
+    class Broken(Head):
+        def probabilities(self, features_BD: Tensor, fold_B: Tensor) -> Tensor:
+            return torch.full((len(fold_B), 2), value if part == "unseen" else 0.5)
+
+        def all_data_probabilities(self, features_BD: Tensor) -> Tensor:
+            return torch.full((len(features_BD), 2), value if part == "seen" else 0.5)
+
+    concepts = Concepts(("a", "b"), (1, 1))
+    images, targets = TrainingImages(torch.zeros(60, 1), torch.arange(60) % 3, 3), encode([["a"]] * 60, concepts)
+    with pytest.raises(DataError, match="the heads of 2 concepts are not finite"):
+        head_metrics.head_figures(Broken(torch.zeros(1, 2, 1), torch.zeros(1, 2)), images, targets, concepts)
