@@ -139,14 +139,15 @@ EVALUATE: Final[dict[str, list[str]]] = {
         "few_shot": _evaluate("few_shot task_figures"),
         "group_tasks": _evaluate("group_scores", "group_tasks"),
         "importing": _evaluate("", "packaged_texts", imports="import import_input"),
-        "measure": _evaluate("", "group_tasks", f"{_ANSWERS} {_CAPTIONS}"),
+        "measure": _evaluate("soundness", "group_tasks", f"{_ANSWERS} {_CAPTIONS}"),
         "probe_solver": _evaluate("few_shot"),
         "prompts": _evaluate("classification"),
         "references": _evaluate("", "references report_contents"),
         "results": _evaluate("", "features_reuse", _INTERRUPTED),
         "retrieval": _evaluate("retrieval task_figures", "report_contents", _CAPTIONS),
         "ridge": _evaluate("ridge", "references"),
-        "stage": _evaluate("", "features_reuse evaluation_only", f"{_INTERRUPTED} {_CAPTIONS}"),
+        "soundness": _evaluate("soundness", "broken_models"),
+        "stage": _evaluate("", "features_reuse evaluation_only broken_models", f"{_INTERRUPTED} {_CAPTIONS}"),
         "training_pairs": _evaluate("", "references report_contents"),
     }.items()
 } | {"diht_k8s.recipe.clip_models.features": _evaluate("", "text_length features_reuse")}
