@@ -18,7 +18,7 @@ def cat_filter(*script_args: str, j: str = "", image: str = "") -> AppDef:
     Example: torchx run -s local_cwd components.cat_filter -j 2 -- --run run.yaml --set=filter.minActions=0
 
     Args:
-        script_args: --run FILE, --set=PATH=VALUE (below spec, repeatable in this form); other arguments go to `diht stage filter`
+        script_args: --run FILE, --set=PATH=VALUE (below spec, repeatable in this form)
         j: number of workers that share the shards; empty: filter.workers of the run document
         image: container image; empty: pods.image of the run document
     """
@@ -31,7 +31,7 @@ def label(*script_args: str, j: str = "", image: str = "") -> AppDef:
     Example: torchx run -s local_cwd components.label -j 2 -- --run run.yaml
 
     Args:
-        script_args: --run FILE, --set=PATH=VALUE (below spec, repeatable in this form); other arguments go to `diht stage label`
+        script_args: --run FILE, --set=PATH=VALUE (below spec, repeatable in this form), --step STEP
         j: number of workers that share --step predict (worker 0 does all the rest alone); empty: label.workers
         image: container image; empty: pods.image of the run document
     """
@@ -44,7 +44,7 @@ def train(*script_args: str, j: str = "", image: str = "") -> AppDef:
     Example: torchx run -s local_cwd components.train -j 1x2 -- --run run.yaml --set=train.samples=10000
 
     Args:
-        script_args: --run FILE, --set=PATH=VALUE (below spec, repeatable in this form); other arguments go to `diht stage train`
+        script_args: --run FILE, --set=PATH=VALUE (below spec, repeatable in this form)
         j: NODESxPROCESSES, one process per GPU; empty: train.numNodes and train.processesPerNode of the run document
         image: container image; empty: pods.image of the run document
     """
@@ -57,7 +57,7 @@ def evaluate(*script_args: str, image: str = "") -> AppDef:
     Example: torchx run -s local_cwd components.evaluate -- --run run.yaml
 
     Args:
-        script_args: --run FILE, --set=PATH=VALUE (below spec, repeatable in this form); other arguments go to `diht stage evaluate`
+        script_args: --run FILE, --set=PATH=VALUE (below spec, repeatable in this form)
         image: container image; empty: pods.image of the run document
     """
     return stages.component_app("evaluate", script_args, shape="", image=image)

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
 from diht_k8s import __version__
-from diht_k8s.api.errors import ExitCode, suggestion
+from diht_k8s.api.errors import ExitCode, UserError, suggestion
 from diht_k8s.api.steps import STEPS
 
 Commands = Any
@@ -28,12 +29,24 @@ EXIT_CODES: Final = (
 FILE: Final = "the run document (YAML or JSON)"
 HARDWARE: Final = ("laptop", "gpu-node", "cluster")
 RUN_FILE: Final = "run.yaml"
+RUNS: Final = "runs"
+"""Where runs of this machine are looked for by name."""
 SHELLS: Final = ("bash", "zsh", "tcsh")
 STAGES: Final = ("filter", "label", "train", "evaluate")
 
 
 class _DihtParser(argparse.ArgumentParser):
     """Wrong usage is a user error: exit code 64, not argparse's 2."""
+
+    def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
+        """Name the option nearest to an unknown one, with the usage of its command, where argparse shows that of `diht`."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = parsers_of(self)[options.of_command]
+            command.error(
+                _unknown_argument(unknown[0], [name for each in command._actions for name in each.option_strings])
+            )
+        return options
 
     def exit(self, status: int = 0, message: str | None = None) -> None:  # type: ignore[override]
         super().exit(64 if status == 2 else status, message)
@@ -48,6 +61,15 @@ class _DihtParser(argparse.ArgumentParser):
         super().error(f"unknown command {unknown[1]!r}: {hint}")
 
 
+def _unknown_argument(word: str, options: Sequence[str]) -> str:
+    if word.startswith("-"):
+        name = word.partition("=")[0]
+        return f"unrecognized option {name}: {suggestion(name, options, 'see --help')}"
+    if "=" in word and "--set" in options:
+        return f"unrecognized argument {word}: repeat --set for each field (--set {word})"
+    return f"unrecognized argument {word}"
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; the reference page is made from it."""
     parser = _DihtParser(
@@ -57,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"diht {__version__}")
     parser.set_defaults(extra="recipe")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="of_command")
     _add_import(commands)
     _add_init(commands)
     _add_run(commands)
@@ -667,7 +689,9 @@ def _add_for_run(commands: Commands, name: str, says: str, command: Command) -> 
     """A command on a run of this machine or of the cluster."""
     parser = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
     parser.add_argument(
-        "name", metavar="RUN", help="a run document or output folder of this machine, else the NAME of a cluster's run"
+        "name",
+        metavar="RUN",
+        help="a run document, output folder or name (see diht list) of this machine, else the NAME of a cluster's run",
     )
     return _finish(parser, command)
 
@@ -678,7 +702,7 @@ def _add_list(commands: Commands) -> None:
         "List the runs below a folder of this machine; with --namespace those of a cluster's namespace."
     )
     parser.add_argument(
-        "folder", metavar="FOLDER", nargs="?", default="runs", help="where runs write their output (runs)"
+        "folder", metavar="FOLDER", nargs="?", default=RUNS, help=f"where runs write their output ({RUNS})"
     )
     parser.add_argument("-n", "--namespace", metavar="NAMESPACE", help="list the cluster's runs there")
     parser.add_argument("--sweep", metavar="NAME", help="only the variants of the run NAME, see diht sweep")
@@ -722,11 +746,12 @@ def _watch(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from diht_k8s.cli import local_runs
 
-    if (folder := local_runs.local_run(options.name)) is not None:
+    if options.namespace is None and (folder := local_runs.local_run(options.name)) is not None:
         return local_runs.status_command(folder, as_json=options.json)
     from diht_k8s.cli import cluster
 
-    return cluster.why(options.name, options.namespace, as_json=options.json)
+    with _neither_here(options):
+        return cluster.why(options.name, options.namespace, as_json=options.json)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -742,11 +767,22 @@ def _list(options: argparse.Namespace) -> int:
 def _logs(options: argparse.Namespace) -> int:
     from diht_k8s.cli import local_runs
 
-    if (folder := local_runs.local_run(options.name)) is not None:
+    if options.namespace is None and (folder := local_runs.local_run(options.name)) is not None:
         return local_runs.logs_command(folder, options.stage, follow=options.follow, lines=options.tail)
     from diht_k8s.cli import cluster
 
-    return cluster.logs(options.name, options.stage, options.namespace, follow=options.follow, lines=options.tail)
+    with _neither_here(options):
+        return cluster.logs(options.name, options.stage, options.namespace, follow=options.follow, lines=options.tail)
+
+
+@contextlib.contextmanager
+def _neither_here(options: argparse.Namespace) -> Iterator[None]:
+    """Say that this machine has no such run either, where the cluster was asked because of that."""
+    try:
+        yield
+    except UserError as error:
+        here = "" if options.namespace else f"no run {options.name} below {RUNS} (diht list), and "
+        raise UserError(f"{here}{error}") from error
 
 
 def _why(options: argparse.Namespace) -> int:

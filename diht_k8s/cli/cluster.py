@@ -10,8 +10,10 @@ from typing import Final
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.reasons import ConditionType
+from diht_k8s.api.reports import MAX_LINE_BYTES
 from diht_k8s.api.status import Status
 from diht_k8s.api.status_reading import read_status
+from diht_k8s.cli.display import readable
 from diht_k8s.cli.goodput_lines import goodput_lines
 from diht_k8s.cli.status_sentences import details, event_sentence, sentence
 from diht_k8s.cli.validate import check_for_cluster
@@ -71,17 +73,26 @@ def logs(name: str, stage: str | None, namespace: str | None, *, follow: bool, l
     shown = pods[:1] if follow else pods
     for pod in shown:
         prefix = f"[{pod.index}] ".encode() if len(shown) > 1 else b""
-        _copy(kube.log(pod.name, follow=follow, lines=lines), prefix)
+        copy_lines(kube.log(pod.name, follow=follow, lines=lines), prefix)
     return ExitCode.DONE
 
 
-def _copy(blocks: Iterable[bytes], prefix: bytes) -> None:
-    begins = True
+def copy_lines(blocks: Iterable[bytes], prefix: bytes) -> None:
+    """Write the lines of a log, each behind a prefix, and those of progress in words."""
+    begins, held = True, b""
     for block in blocks:
-        for line in block.splitlines(keepends=True):
-            sys.stdout.buffer.write((prefix if begins else b"") + line)
-            begins = line.endswith(b"\n")
+        for part in (held + block).splitlines(keepends=True):
+            if begins and part[-1:] not in b"\r\n" and len(part) <= MAX_LINE_BYTES:
+                held = part  # the last part: the next block has the rest
+                break
+            held = b""
+            if begins:
+                part = prefix + readable(part.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+            sys.stdout.buffer.write(part)
+            begins = part.endswith(b"\n")
         sys.stdout.buffer.flush()
+    sys.stdout.buffer.write(prefix + held if held else b"")
+    sys.stdout.buffer.flush()
 
 
 def _current(status: Status) -> str | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.errors import DataError, ExitCode, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION, run_fields, run_sha256
 from diht_k8s.api.json_types import is_dict
@@ -15,7 +17,7 @@ from diht_k8s.cli.document import output_of, read_run
 from diht_k8s.cli.stage_folder import is_folder
 from diht_k8s.recipe.report.comparison import comparison, comparison_page, comparison_text
 from diht_k8s.recipe.report.per_image import per_image_path, read_per_image
-from diht_k8s.recipe.report.variants import natural_order
+from diht_k8s.recipe.report.variants import configuration, natural_order
 from diht_k8s.recipe.runtime.run_folder import latest_run, run_folder, runs_of
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
@@ -47,7 +49,7 @@ def compare(runs: Sequence[str], output: str) -> dict[str, Any]:
     """
     storage = Storage()
     places = dict.fromkeys(place for run in runs for place in _variants(storage, run))
-    reports = [_read_report(storage, place) for place in places]
+    reports = _once([_read_report(storage, place) for place in places])
     per_image = [
         {
             result["name"]: found
@@ -59,6 +61,17 @@ def compare(runs: Sequence[str], output: str) -> dict[str, Any]:
     compared = comparison([report for _, report in reports], per_image)
     storage.write_bytes(output, comparison_page(compared, _thumbnails(storage, compared)).encode())
     return compared
+
+
+def _once(reports: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+    """The reports without those of a training that has one already: its copy, or the same seed again, is no other seed."""
+    found: dict[tuple[str, int], tuple[str, dict[str, Any]]] = {}
+    for folder, report in reports:
+        same = found.setdefault((canonical_json(configuration(report)), report["run"]["seed"]), (folder, report))
+        if same[1] is not report:
+            says = "is named twice" if same[0] == folder else f"has the configuration and seed of {same[0]}"
+            print(f"diht: {folder} {says}: it counts once", file=sys.stderr)
+    return list(found.values())
 
 
 def _thumbnails(storage: Storage, compared: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TaskProgressCol
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from diht_k8s.api.reports import Progress
+from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.api.run import Stage
 
 PLAIN_EVERY_S: Final = 10.0
@@ -101,6 +101,19 @@ def metrics(progress: Progress) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in list(progress.metrics.items())[:SHOWN_METRICS])
 
 
+def plain(progress: Progress) -> str:
+    """`train    steps: 1,280/6,000 samples  21 %  203/s, 0:42 left  loss 3.21`."""
+    percent = f"{100 * progress.done / progress.total:.0f} %" if progress.total else ""
+    parts = [f"{progress.step}: {amount(progress)}", percent, speed(progress), metrics(progress)]
+    return f"{progress.stage:<8} " + "  ".join(part for part in parts if part)
+
+
+def readable(line: str) -> str:
+    """A line of a program's log as a person reads it: one of progress in words, any other as it is."""
+    progress = parse_progress(line)
+    return line if progress is None else f"{plain(progress)}\n"
+
+
 class PlainDisplay:
     """One line every few seconds, and one at each change of state."""
 
@@ -120,9 +133,7 @@ class PlainDisplay:
         if now - self._printed_at < self._every_s:
             return
         self._printed_at = now
-        percent = f"{100 * shown.done / shown.total:.0f} %" if shown.total else ""
-        parts = [f"{shown.step}: {amount(shown)}", percent, speed(shown), metrics(shown)]
-        self.note(f"{shown.stage:<8} " + "  ".join(part for part in parts if part))
+        self.note(plain(shown))
 
     def state(self, stage: Stage, text: str, *, ended: bool = False) -> None:
         """Print the stage's state."""

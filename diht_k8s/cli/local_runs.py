@@ -21,9 +21,10 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DihtError, ExitCode, UserError
 from diht_k8s.api.hashing import run_sha256
 from diht_k8s.api.layout import MARKER, STARTED, Layout, join, refuse_old_layout
-from diht_k8s.api.reports import Cause, Committed, parse_progress
+from diht_k8s.api.reports import MAX_LINE_BYTES, Cause, Committed, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.display import amount, speed
+from diht_k8s.cli.arguments import RUNS
+from diht_k8s.cli.display import amount, readable, speed
 from diht_k8s.cli.document import output_of, read_run
 
 FOLDER: Final = "runs"
@@ -90,7 +91,8 @@ def local_run(path: str) -> Path | None:
     """The folder of a run on this machine; None where there is none.
 
     Args:
-        path: the folder itself, an output folder (the run that began a stage there last), or a run document.
+        path: the folder itself, an output folder (the run that began a stage there last), a run document, or the name of a
+            run below `runs`, as `diht list` prints it (the newest of that name).
 
     Raises:
         UserError: the document is wrong, or its output is not on this machine or has an old layout.
@@ -102,7 +104,10 @@ def local_run(path: str) -> Path | None:
         refuse_old_layout(path, _names)
         latest = _pointer(folder / FOLDER / "latest.json") or _worked_on(folder.absolute())
         return None if latest is None else folder.absolute() / FOLDER / latest
-    if not folder.is_file() or output_of(path) is None:
+    if not folder.is_file():
+        named = [each for each in _run_folders(Path(RUNS)) if each.parent.name == path]
+        return max(named, key=lambda each: status_of(each).changed, default=None)
+    if output_of(path) is None:
         return None
     run = read_run(path, (), {})
     if run.spec.data.output.startswith("s3://"):
@@ -295,22 +300,28 @@ def logs_command(folder: Path, stage: str | None, *, follow: bool, lines: int | 
         raise UserError(f"no logs{of} in {folder / LOGS}: diht status {folder} says what has run")
     if follow:
         for line in _followed(files[0], folder, lines):
-            print(line, end="", flush=True)
+            print(readable(line), end="", flush=True)
         return ExitCode.DONE
     for file in files:
         prefix = f"[{file.parent.name}] " if len(files) > 1 else ""
         with file.open(errors="replace") as opened:
             for line in deque(opened, lines):
-                print(f"{prefix}{line}", end="")
+                print(f"{prefix}{readable(line)}", end="")
     return ExitCode.DONE
 
 
 def _followed(file: Path, folder: Path, lines: int | None) -> Iterator[str]:
     with file.open(errors="replace") as opened:
         yield from deque(opened, lines)
+        begun = ""
         while True:
             running = _is_running(folder)  # before the last read
-            yield from opened
+            for line in opened:
+                begun += line
+                if line.endswith("\n") or len(begun) > MAX_LINE_BYTES:
+                    yield begun
+                    begun = ""
             if not running:
+                yield begun
                 return
             time.sleep(POLL_S)

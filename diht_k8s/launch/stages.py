@@ -23,7 +23,7 @@ from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.kubernetes_types.quantities import number_of
 from diht_k8s.api.pods import CONTROL_VARIABLE, OWNER_VARIABLE, Pods, merged, rendezvous_port
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.api.steps import SHARED_STEP, WAIT_STEP
+from diht_k8s.api.steps import SHARED_STEP, STEPS, WAIT_STEP
 from diht_k8s.launch.overlays import stage_overlays
 from diht_k8s.launch.pod_template import IMAGE_PYTHON
 
@@ -39,9 +39,10 @@ def component_app(stage_name: str, script_args: Sequence[str], *, shape: str, im
     """The AppDef that a component returns. A user error ends the program with one line on stderr and exit code 64."""
     try:
         stage = Stage(stage_name)
-        path, overrides, rest = _parse(script_args)
-        run = load(read_text(path), name=path, overrides=[*overrides, *_shape_overrides(stage, shape)])
-        app = stage_app(run, stage, arguments=rest, image=image)
+        options = _script_parser(stage).parse_args(list(script_args))
+        overrides = [*options.overrides, *_shape_overrides(stage, shape)]
+        run = load(read_text(options.run), name=options.run, overrides=overrides)
+        app = stage_app(run, stage, step=options.step, image=image)
         app.roles[0].env[OWNER_VARIABLE] = macros.app_id  # one owner for all replicas and retries of a submission
         if restarts_in_place(run, stage):
             app.roles[0].env[CONTROL_VARIABLE] = secrets.token_hex()
@@ -118,15 +119,16 @@ def on_nodes(run: DihtRun, nodes: int | None) -> DihtRun:
 
 class _ScriptParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: write -- --run FILE [--set PATH=VALUE]...")
+        raise UserError(f"{message}: write -- --run FILE [--set=PATH=VALUE]... [--step STEP]")
 
 
-def _parse(script_args: Sequence[str]) -> tuple[str, list[str], list[str]]:
-    parser = _ScriptParser(add_help=False, allow_abbrev=False)
+def _script_parser(stage: Stage) -> argparse.ArgumentParser:
+    """Those arguments of `diht stage` that a submission may have: worker and workers are the scheduler's to say."""
+    parser = _ScriptParser(prog="", add_help=False, allow_abbrev=False)
     parser.add_argument("--run", required=True)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
-    known, rest = parser.parse_known_args(list(script_args))
-    return known.run, known.overrides, rest
+    parser.add_argument("--step", choices=STEPS.get(stage.value, ()), default="")
+    return parser
 
 
 def _shape_overrides(stage: Stage, shape: str) -> list[str]:

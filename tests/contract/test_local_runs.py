@@ -90,7 +90,8 @@ def test_logs_of_a_stage_are_those_of_its_newest_attempt(
 ) -> None:
     monkeypatch.chdir(finished)
     text = shown(capsys, "logs", "run.json", "train")
-    assert '"stage":"train"' in text
+    assert "train    stubbing: 3/3 steps" in text
+    assert '"diht"' not in text, "progress is in words"
     assert len(shown(capsys, "logs", "out", "train", "--tail", "1").splitlines()) == 1
     assert shown(capsys, "logs", "out", "train", "--follow") == text
     assert main(["logs", "out", "evaluate"]) == 64
@@ -113,3 +114,17 @@ def test_a_run_that_has_not_begun_says_how_to_start_it(tmp_path: Path, capsys: p
     (tmp_path / "run.json").write_text(json.dumps({**DOCUMENT, "spec": {**DOCUMENT["spec"], "data": {**DOCUMENT["spec"]["data"], "output": f"{tmp_path}/out"}}}))  # fmt: skip
     assert main(["status", str(tmp_path / "run.json")]) == 64
     assert "no run has begun in" in capsys.readouterr().err
+
+
+def test_status_and_logs_take_the_name_that_list_prints(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(finished)
+    assert shown(capsys, "list").startswith("tiny  complete")
+    assert shown(capsys, "status", "tiny").startswith("tiny: complete")
+    assert "train    stubbing: 3/3 steps" in shown(capsys, "logs", "tiny", "train")
+    assert main(["status", "tony"]) == 64
+    assert "no run tony below runs (diht list), and no cluster: " in capsys.readouterr().err
+    assert main(["logs", "tiny", "-n", "research"]) == 64
+    assert "no cluster: " in capsys.readouterr().err, "a namespace means the cluster's run"

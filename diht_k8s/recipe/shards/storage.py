@@ -402,7 +402,7 @@ def _of_os(error: OSError, uri: str, verb: str) -> DihtError:
     if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError | FileExistsError):
         return UserError(f"cannot {verb} {uri}: {error.strerror or error}: check rights and credentials")
     if error.errno == errno.EROFS:
-        return UserError(f"cannot {verb} {uri}: the file system is read-only: choose another data.output")
+        return UserError(f"cannot {verb} {uri}: the file system is read-only: choose another place")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RetryableError(
             f"cannot {verb} {uri}: the disk is full: free space and start again, finished work is kept"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,21 @@ def test_compare_when_runs_are_given_keeps_their_order_and_takes_each_once(tmp_p
     folders = [run_folder(evaluated(out, name, recall, beta=recall)) for name, recall in (("a", 0.1), ("b", 0.25))]
     compared = compare([folders[1], f"{out}/runs/latest", str(out)], f"{tmp_path}/c.html")
     assert [column["name"] for column in compared["columns"]] == ["b", "a"]
+
+
+def test_compare_when_a_run_is_named_in_several_ways_counts_it_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    run = evaluated(out, "a", 0.1)
+    (tmp_path / "a.json").write_text(dump(run))
+    shutil.copytree(out, tmp_path / "copy")
+    compared = compare([str(out), f"{tmp_path}/a.json", str(tmp_path / "copy")], f"{tmp_path}/c.html")
+    assert compared["seeds"] == [1]
+    says = capsys.readouterr().err.splitlines()
+    assert ["is named twice" in line for line in says] == [True, False]
+    assert "copy/" in says[1]
+    assert "has the configuration and seed of" in says[1]
 
 
 EMPTY = {

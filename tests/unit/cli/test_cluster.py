@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.status import (
     Condition,
@@ -20,7 +21,7 @@ from diht_k8s.api.status import (
     Status,
     wire,
 )
-from diht_k8s.cli.cluster import newest_pods
+from diht_k8s.cli.cluster import copy_lines, newest_pods
 from diht_k8s.cli.main import main
 from diht_k8s.cli.planned_objects import planned_objects
 from diht_k8s.cli.status_sentences import details, event_sentence, sentence
@@ -103,6 +104,18 @@ def test_logs_are_those_of_the_newest_attempt(stage: str | None, names: list[str
         pod("t21", "train", 2, 1, 5), pod("t20", "train", 2, 0, 4),
     ]  # fmt: skip
     assert [each.name for each in newest_pods(pods, stage)] == names
+
+
+LINE = Progress(stage=Stage.TRAIN, step="steps", done=10, total=40, metrics={"loss": 2.5}).line().encode() + b"\n"
+"""What a training writes of its progress."""
+
+
+@pytest.mark.parametrize("cut", [1, 7, len(LINE) - 1, len(LINE), len(LINE) + 3])
+def test_logs_tell_progress_in_words_wherever_blocks_end(cut: int, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    sent = LINE + b"a note\xff\n" + b"x" * 9000 + b"\nno end"
+    copy_lines([sent[:cut], sent[cut : cut + 5000], sent[cut + 5000 :]], b"[1] ")
+    words = b"[1] train    steps: 10/40 samples  25 %  loss 2.5\n"
+    assert capsysbinary.readouterr().out == words + b"[1] a note\xff\n[1] " + b"x" * 9000 + b"\n[1] no end"
 
 
 def test_plan_lists_each_object_of_each_stage_in_order() -> None:

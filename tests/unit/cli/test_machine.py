@@ -11,7 +11,7 @@ from diht_k8s.cli.machine import this_machine
 LISTS = {
     "two": ["GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)", "GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)"],
     "slices": ["GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-1)", "  MIG 1g.10gb     Device  0: (UUID: MIG-1)"],
-    "unknown": ["GPU 0: NVIDIA GeForce RTX 4090 (UUID: GPU-1)"],
+    "unknown": ["GPU 0: NVIDIA TITAN RTX (UUID: GPU-1)"],
     "no driver": ["NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."],
 }
 

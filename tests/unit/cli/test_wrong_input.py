@@ -144,6 +144,26 @@ def test_argument_that_is_something_else(
     check_one_line(capsys, arguments, message)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["run", "run.yaml", "--untill", "train"], "diht run: error: unrecognized option --untill: did you mean --until?"),
+        (["run", "run.yaml", "--untill=train"], "unrecognized option --untill: did you mean --until?"),
+        (["run", "run.yaml", "--xyzzy"], "unrecognized option --xyzzy: see --help"),
+        (["run", "run.yaml", "--set", "a=1", "b=2"], "unrecognized argument b=2: repeat --set for each field (--set b=2)"),
+        (["doctor", "run.yaml", "other"], "diht doctor: error: unrecognized argument other"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_argument_that_a_command_does_not_have(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    stderr = capsys.readouterr().err
+    assert (ended.value.code, hint in stderr) == (64, True), stderr
+
+
 @pytest.mark.parametrize("variable", ["DIHT_WORKER", "DIHT_WORKERS"])
 @pytest.mark.parametrize("value", ["x", "-1", "²", pytest.param("9" * 5000, id="long"), ""])
 def test_environment_of_a_worker_that_is_no_number(

@@ -46,13 +46,13 @@ def run_file(tmp_path: Path) -> str:
 def test_component_of_a_file_ships_the_document_in_its_shape(
     run_file: str, component: Any, arguments: dict[str, str], shape: dict[str, int], replicas: int, name: str
 ) -> None:
-    app = component("--run", run_file, "--set", "seed=7", "--workers", "9", **arguments)
+    app = component("--run", run_file, "--set", "seed=7", **arguments)
     (role,) = app.roles
     env = VALUES.apply(role).env
     shipped = load(env["DIHT_RUN"], name="DIHT_RUN")
     assert env["DIHT_OWNER"] == "APP", "replicas and retries of one submission are one owner"
     assert (app.name, role.num_replicas, shipped.spec.seed) == (name, replicas, 7)
-    assert role.args == ["-P", "-m", "diht_k8s.cli", "stage", role.name, "--workers", "9"]
+    assert role.args == ["-P", "-m", "diht_k8s.cli", "stage", role.name]
     assert {key: getattr(shipped.spec.train, key) for key in shape} == shape
 
 
@@ -204,3 +204,34 @@ def test_component_of_a_gang_that_restarts_in_place_draws_a_token_for_each_submi
     found = [env.get(CONTROL_VARIABLE) for env in made]
     assert [token is not None for token in found] == [has_token] * 2
     assert not has_token or found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments", "says"),
+    [
+        ("filter", ["--set=filter.minActions=0", "filter.workers=2"], "unrecognized arguments: filter.workers=2"),
+        ("filter", ["--workers", "2"], "unrecognized arguments: --workers 2"),
+        ("label", ["--step", "predicts"], "invalid choice: 'predicts'"),
+        ("filter", ["--step", "predict"], "argument --step"),
+    ],
+)
+def test_component_with_an_argument_that_no_submission_has_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str, arguments: list[str], says: str
+) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(canonical_json(changed()))
+    with pytest.raises(SystemExit, match="64"):
+        stages.component_app(stage, ["--run", str(path), *arguments], shape="", image="i")
+    assert says in capsys.readouterr().err
+
+
+def test_component_of_a_step_that_is_one_process_has_one_worker(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(canonical_json(changed(spec__label__workers=3)))
+    made = {
+        step: stages.component_app("label", ["--run", str(path), "--step", step], shape="", image="i").roles[0]
+        for step in ("heads", "predict")
+    }
+    assert {step: (role.num_replicas, role.args[-2:]) for step, role in made.items()} == {
+        "heads": (1, ["--step", "heads"]), "predict": (3, ["--step", "predict"]),
+    }  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from diht_k8s.api.documents import load
 from diht_k8s.api.pods import merged
 from diht_k8s.recipe.train.estimate.advice import IMAGES_PER_CORE, advice, cpus_needed, starved
-from diht_k8s.recipe.train.estimate.gpus import GPUS, name_of_product
+from diht_k8s.recipe.train.estimate.gpus import GPUS, gpu_of, name_of_product
 
 SAMPLES = Path(__file__).parents[4] / "manifests" / "samples"
 
@@ -56,12 +56,22 @@ def test_speeds_when_images_are_smaller_then_higher() -> None:
         ("NVIDIA-A100-SXM4-80GB", "A100-80"), ("NVIDIA-A100-PCIE-40GB", "A100-40"), ("nvidia-tesla-a100", "A100-40"),
         ("nvidia-a100-80gb", "A100-80"), ("NVIDIA-L40S", "L40S"), ("NVIDIA-L4", "L4"), ("NVIDIA-A10G", "A10G"),
         ("Tesla-V100-SXM2-16GB", None), ("Tesla-T4", "T4"),
-        ("NVIDIA-H100-80GB-HBM3-MIG-1g.10gb", None), ("NVIDIA-L40", None), ("NVIDIA-GeForce-RTX-3090", None),
+        ("NVIDIA-H100-80GB-HBM3-MIG-1g.10gb", None), ("NVIDIA-L40", None), ("NVIDIA-H200-NVL", None),
+        ("NVIDIA-GeForce-RTX-3090", "RTX-3090"), ("NVIDIA-GeForce-RTX-4090", "RTX-4090"), ("NVIDIA GeForce RTX 5090", "RTX-5090"),
+        ("NVIDIA-RTX-A6000", "RTX-A6000"), ("NVIDIA-RTX-6000-Ada-Generation", "RTX-6000-Ada"),
+        ("NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition", "RTX-PRO-6000"),
+        ("NVIDIA-GeForce-RTX-3090-Ti", None), ("NVIDIA-GeForce-RTX-4090-D", None), ("NVIDIA-GeForce-RTX-4090-Laptop-GPU", None),
+        ("NVIDIA-RTX-PRO-6000-Blackwell-Max-Q-Workstation-Edition", None), ("Quadro-RTX-6000", None),
     ],
 )  # fmt: skip
 def test_card_when_a_label_names_it_then_found(label: str, name: str | None) -> None:
     assert name_of_product(label) == name
     assert name is None or name in GPUS
+
+
+@pytest.mark.parametrize("given", ["RTX4090", "rtx-4090", "RTX 4090", "GeForce RTX 4090", "NVIDIA GeForce RTX 4090"])
+def test_card_when_it_is_named_as_people_do_then_found(given: str) -> None:
+    assert gpu_of(given).name == "RTX-4090"
 
 
 def test_samples_when_they_train_on_8_gpus_then_their_cpus_feed_8_h100() -> None:
