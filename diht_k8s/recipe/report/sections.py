@@ -164,7 +164,7 @@ def steps(content: Json) -> list[Json]:
         if labels
         else None,
         "train": f"{count(train.get('samples'))} samples in {count(train.get('steps'))} steps" if train else None,
-        "evaluate": f"{len(content['benchmarks'])} benchmarks",
+        "evaluate": "1 benchmark" if len(content["benchmarks"]) == 1 else f"{len(content['benchmarks'])} benchmarks",
     }
     does = {
         "filter": "keeps informative pairs",

@@ -135,6 +135,7 @@ def test_steps_when_a_stage_is_missing_leave_it_out_or_say_so(state: str, figure
     found = {step["name"]: step for step in steps(content(label={"state": state}))}
     assert found.get("label", {}).get("figure") == figure
     assert found["train"]["seconds"] == "61 s"
+    assert found["evaluate"]["figure"] == "1 benchmark"
 
 
 @pytest.mark.parametrize(
