@@ -28,6 +28,7 @@ EXIT_CODES: Final = (
 )
 FILE: Final = "the run document (YAML or JSON)"
 HARDWARE: Final = ("laptop", "gpu-node", "cluster")
+MODEL_LAYOUTS: Final = ("open_clip", "transformers")
 RUN_FILE: Final = "run.yaml"
 RUNS: Final = "runs"
 """Where runs of this machine are looked for by name."""
@@ -620,8 +621,8 @@ def _add_convert(commands: Commands) -> None:
     parser.description = (
         "Write a model in another layout. SOURCE is a folder with open_clip_config.json, a checkpoint file "
         "(.safetensors, .pt, .pth, .bin, or a released DiHT .ckpt) or an open_clip NAME/TAG. TARGET is a folder "
-        "(open_clip's layout), a file NAME.safetensors (weights alone) or NAME.ckpt (the released DiHT layout; its "
-        "SHA-256 becomes part of the name)."
+        "(open_clip's layout, or with --to transformers that of CLIPModel.from_pretrained), a file NAME.safetensors "
+        "(weights alone) or NAME.ckpt (the released DiHT layout; its SHA-256 becomes part of the name)."
     )
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("target", metavar="TARGET")
@@ -629,6 +630,12 @@ def _add_convert(commands: Commands) -> None:
         "--architecture", metavar="NAME",
         help="open_clip's name of the architecture, for a checkpoint file whose shapes do not determine it",
     )  # fmt: skip
+    parser.add_argument(
+        "--to",
+        choices=MODEL_LAYOUTS,
+        metavar="LAYOUT",
+        help=f"layout of a folder: {' or '.join(MODEL_LAYOUTS)} (open_clip)",
+    )
     _add_json(parser)
     parser.set_defaults(command=_convert)
 
@@ -637,7 +644,7 @@ def _convert(options: argparse.Namespace) -> int:
     from diht_k8s.recipe.clip_models.convert import convert
     from diht_k8s.recipe.shards.storage import Storage
 
-    written = convert(options.source, options.target, Storage(), architecture=options.architecture)
+    written = convert(options.source, options.target, Storage(), architecture=options.architecture, layout=options.to)
     print(json.dumps([*written]) if options.json else "\n".join(written))
     return ExitCode.DONE
 

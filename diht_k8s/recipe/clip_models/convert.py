@@ -1,4 +1,4 @@
-"""Conversion of any model that `load_model` takes to an open_clip folder, a weights file or a released-style checkpoint."""
+"""Conversion of any model that `load_model` takes to a folder of open_clip or transformers, a weights file or a released-style checkpoint."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from diht_k8s.recipe.clip_models.architecture import infer_config
 from diht_k8s.recipe.clip_models.files import CONFIG_NAME, is_weights
 from diht_k8s.recipe.clip_models.loading import LoadedModel, load_model
 from diht_k8s.recipe.clip_models.released import SUFFIX, check_layout, digest_name
+from diht_k8s.recipe.clip_models.transformers_layout import transformers_files
 from diht_k8s.recipe.shards.storage import Storage
 
+LAYOUTS: Final = ("open_clip", "transformers")
 WEIGHTS_NAME: Final = "open_clip_model.safetensors"
 
 
-def convert(source: str, target: str, storage: Storage, *, architecture: str | None = None) -> list[str]:
+def convert(
+    source: str, target: str, storage: Storage, *, architecture: str | None = None, layout: str | None = None
+) -> list[str]:
     """Write a model in another layout; the weights keep their values and their type.
 
     Args:
         source: anything that `load_model` takes.
-        target: a folder (open_clip's: configuration and safetensors), `NAME.safetensors` (weights alone) or `NAME.ckpt`
-            (the released DiHT layout: the file becomes `NAME_SHA256.ckpt`).
+        target: a folder (configuration and safetensors), `NAME.safetensors` (weights alone) or `NAME.ckpt` (the released
+            DiHT layout: the file becomes `NAME_SHA256.ckpt`).
         storage: how to reach both.
         architecture: see `load_model`.
+        layout: of a folder: one of `LAYOUTS`; open_clip's if unset.
 
     Returns:
         The files written.
@@ -38,8 +43,10 @@ def convert(source: str, target: str, storage: Storage, *, architecture: str | N
     suffix = PurePosixPath(target).suffix
     if is_weights(target) and suffix not in (".safetensors", SUFFIX):
         raise UserError(f"{target}: models are written as a folder, .safetensors or {SUFFIX}: choose one of them")
+    if layout is not None and (is_weights(target) or layout not in LAYOUTS):
+        raise UserError(f"{target}: the layouts of folders are {', '.join(LAYOUTS)}: name a folder and one of them")
     loaded = load_model(source, storage, architecture=architecture)
-    files = _files(loaded, target, suffix)
+    files = _files(loaded, target, suffix, layout)
     for uri in files:
         if storage.exists(uri):
             raise UserError(f"{uri} exists: remove it or choose another target")
@@ -48,7 +55,7 @@ def convert(source: str, target: str, storage: Storage, *, architecture: str | N
     return list(files)
 
 
-def _files(loaded: LoadedModel, target: str, suffix: str) -> dict[str, bytes]:
+def _files(loaded: LoadedModel, target: str, suffix: str, layout: str | None) -> dict[str, bytes]:
     from safetensors.torch import save
 
     weights = {
@@ -58,6 +65,9 @@ def _files(loaded: LoadedModel, target: str, suffix: str) -> dict[str, bytes]:
         return _released(loaded, target, weights)
     if suffix == ".safetensors":
         return {target: save(weights)}
+    if layout == "transformers":
+        made = transformers_files(loaded.config, _preprocess(loaded), weights, loaded.name)
+        return {join(target, name): content for name, content in made.items()}
     document = json.dumps({"model_cfg": loaded.config, "preprocess_cfg": _preprocess(loaded)}, indent=1)
     return {join(target, CONFIG_NAME): document.encode(), join(target, WEIGHTS_NAME): save(weights)}
 
