@@ -12,6 +12,8 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, Final
 
+from diht_k8s.api.installation import install_line
+
 
 class ExitCode(IntEnum):
     """The exit status of every program of this project."""
@@ -75,13 +77,12 @@ def missing_package(error: ImportError, extra: str = "recipe") -> str:
 
     Args:
         error: the failed import.
-        extra: the extra of `pip install 'diht-k8s[EXTRA]'` that brings the package; "" if it comes without any.
+        extra: the one that brings the package; "" if it comes without any.
     """
     package = (error.name or "").partition(".")[0]
     if not isinstance(error, ModuleNotFoundError) or package in ("", __name__.partition(".")[0]):
         return f"{error}: install the package again or use another image"
-    requirement = f"'diht-k8s[{extra}]'" if extra else "diht-k8s"
-    return f"the package {package} is not installed: pip install {requirement}, or use another image"
+    return f"the package {package} is not installed: {install_line(extra)}, or use another image"
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:

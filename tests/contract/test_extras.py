@@ -33,7 +33,7 @@ spec:
 VOCABULARY = """{"schema_version": 1, "sha256": "SHA256", "captions": 3,
  "objects": [{"name": "dog", "count": 3}], "attributes": [{"name": "red", "count": 2}],
  "cut": {"objects": {"distinct": 1, "least_count": 1}, "attributes": {"distinct": 1, "least_count": 1}}}"""
-RECIPE, OPERATOR = "pip install 'diht-k8s[recipe]'", "pip install 'diht-k8s[operator]'"
+RECIPE, OPERATOR = "pip install 'PLACE[recipe]'", "pip install 'PLACE[operator]'"
 NEEDS = {
     "--help": "", "--version": "", "validate run.yaml": "", "concepts vocabulary.json": "", "concepts s3://b/vocabulary.json": RECIPE,
     "run run.yaml": RECIPE, "sweep run.yaml --seeds 2": RECIPE, "prune out": RECIPE, "sweep run.yaml --seeds 2 --submit": OPERATOR, "stage filter --run run.yaml": RECIPE, "stage label --run run.yaml": RECIPE,
@@ -147,4 +147,4 @@ def test_operators_packages_run_what_talks_to_a_cluster_and_nothing_else(
         assert (done.returncode, done.stderr) == (0, "")
         return
     assert (done.returncode, done.stderr.count("\n")) == (64, 1), done.stderr
-    assert (RECIPE if NEEDS[arguments] == RECIPE else "diht: no cluster: ") in done.stderr
+    assert (RECIPE if NEEDS[arguments] == RECIPE else "no cluster: ") in done.stderr

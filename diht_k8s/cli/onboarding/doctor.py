@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from diht_k8s import __version__
 from diht_k8s.api.documents import check, located, read_text
 from diht_k8s.api.errors import DihtError, ExitCode
+from diht_k8s.api.installation import install_line
 from diht_k8s.api.run import DihtRun
 from diht_k8s.cli.machine import this_machine
 from diht_k8s.cli.onboarding.init import shard_patterns
@@ -96,9 +97,7 @@ def version_findings(required: Sequence[str]) -> Iterator[Finding]:
             continue
         found = installed_version(requirement.name)
         if found is None:
-            yield Finding(
-                "versions", f"{requirement.name} is not installed: pip install 'diht-k8s[recipe]'", wrong=True
-            )
+            yield Finding("versions", f"{requirement.name} is not installed: {install_line('recipe')}", wrong=True)
         elif not requirement.specifier.contains(found, prereleases=True):
             yield Finding("versions", f"{requirement.name} {found} is installed, but {requirement.specifier} is needed: pip install '{requirement.name}{requirement.specifier}'", wrong=True)  # fmt: skip
         wrong = wrong or found is None or not requirement.specifier.contains(found, prereleases=True)

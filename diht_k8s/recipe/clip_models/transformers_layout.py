@@ -22,7 +22,9 @@ Json = dict[str, Any]
 VISION: Final = frozenset({"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio", "patch_dropout"})
 """Fields of open_clip's `vision_cfg` that `transformers` has too, or that change nothing after the training."""
 TEXT: Final = frozenset({"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"})
-MODEL: Final = frozenset({"embed_dim", "custom_text", "quick_gelu", "vision_cfg", "text_cfg", "init_logit_scale", "init_logit_bias"})
+MODEL: Final = frozenset(
+    {"embed_dim", "custom_text", "quick_gelu", "vision_cfg", "text_cfg", "init_logit_scale", "init_logit_bias"}
+)
 VOCABULARY: Final = 49_408
 """Tokens of OpenAI's BPE, two of which mark begin and end."""
 RESAMPLING: Final = {"bilinear": 2, "bicubic": 3}

@@ -11,6 +11,7 @@ from typing import Final
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.filter import ClipScore
+from diht_k8s.api.installation import install_line
 from diht_k8s.recipe.clip_models.files import model_digest
 from diht_k8s.recipe.runtime.model_files import parser_module
 from diht_k8s.recipe.shards.storage import Storage
@@ -66,7 +67,7 @@ def _digest(package: str, *patterns: str) -> str:
     """16 hex digits over the files of an installed package that match the patterns."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise UserError(f"the package {package} is not installed: install diht-k8s[recipe]")
+        raise UserError(f"the package {package} is not installed: {install_line('recipe')}")
     digest = hashlib.sha256()
     for pattern in patterns:
         for path in sorted(Path(spec.origin).parent.glob(pattern)):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.imports.image_bytes import HEIF_ADVICE, HEIF_MISSING
+from diht_k8s.recipe.imports.image_bytes import HEIF_MISSING, heif_advice
 from diht_k8s.recipe.imports.records import RecordSource, SeenUnits
 from diht_k8s.recipe.imports.shard_writer import ShardFacts
 from diht_k8s.recipe.imports.source_files import LINKS_ADVICE, OUTSIDE
@@ -71,7 +71,7 @@ def account_lines(marker: Mapping[str, Any]) -> list[str]:
     lines += [*bad.lines("left out"), *Tally(marker["bad_captions"]).lines("left out of the captions of stored images")]
     lines += ignored.lines("ignored")
     if HEIF_MISSING in bad:
-        lines.append(HEIF_ADVICE)
+        lines.append(heif_advice())
     if any(OUTSIDE in reason for reason in (*bad, *ignored)):
         lines.append(LINKS_ADVICE)
     return lines

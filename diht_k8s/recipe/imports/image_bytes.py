@@ -13,6 +13,7 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
+from diht_k8s.api.installation import install_line
 from diht_k8s.recipe.imports.records import ImageRecord
 from diht_k8s.recipe.imports.source_files import SourceFile, SourceFileError
 from diht_k8s.recipe.shards.images import BadImageError, check_size, decode, decode_as_reference
@@ -25,8 +26,12 @@ JPEG: Final = {"quality": 95, "subsampling": 0}
 SUFFIXES: Final = ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
 HEIF_MISSING: Final = "heif_package_missing"
 """Why a record is bad: its image is HEIC, and the package that reads it is not installed."""
-HEIF_ADVICE: Final = "HEIC is read by an optional package: pip install 'diht-k8s[heif]', then start the import again"
 _HEIF_PACKAGE: Final = "pi_heif"
+
+
+def heif_advice() -> str:
+    """What to do about HEIC where the package is missing."""
+    return f"HEIC is read by an optional package: {install_line('heif')}, then start the import again"
 
 
 def can_read_heif() -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.imports.account import seen_json, seen_units, settle
-from diht_k8s.recipe.imports.image_bytes import HEIF_ADVICE, HEIF_MISSING, encode_image
+from diht_k8s.recipe.imports.image_bytes import HEIF_MISSING, encode_image, heif_advice
 from diht_k8s.recipe.imports.provenance import SOURCE_PATH, SOURCE_ROW, storable_path
 from diht_k8s.recipe.imports.records import ImageRecord, RecordSource
 from diht_k8s.recipe.imports.resumable_import import (
@@ -115,7 +115,7 @@ def _require_pairs(facts: Sequence[ShardFacts], source: RecordSource) -> None:
     for each in facts:
         bad.merge(each.bad)
     reasons = "; ".join(f"{each['count']} {reason}, for example {each['example']}" for reason, each in bad.items())
-    advice = [HEIF_ADVICE] if HEIF_MISSING in bad else []
+    advice = [heif_advice()] if HEIF_MISSING in bad else []
     advice += [LINKS_ADVICE] if any(OUTSIDE in reason for reason in bad) else []
     raise DataError(". ".join([f"none of the {source.total} pairs can be used: {reasons}", *advice]))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.installation import install_line
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def parser_module() -> str:
     for module in (PARSER, PARSER_OF_ITS_AUTHORS):
         if find_spec(module) is not None:
             return module
-    raise UserError(f"the package {PARSER} is not installed: pip install 'diht-k8s[recipe]'")
+    raise UserError(f"the package {PARSER} is not installed: {install_line('recipe')}")
 
 
 @cache
