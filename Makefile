@@ -71,6 +71,7 @@ docs: $(INSTALLED) ## the documentation site, in build/site
 check-docs: $(INSTALLED) ## commands, YAML, links and sentences of the documentation
 	$(BIN)/python -m tools.check_docs
 	$(BIN)/python tools/figures.py --check
+	$(BIN)/python -m tools.recorded_run --check
 
 images: ## both images, by buildah, podman or docker: make images IMAGE_PREFIX=registry.example.org/
 	@IMAGE_PREFIX="$(IMAGE_PREFIX)" BASE="$(BASE)" images/build $(or $(IMAGES),operator recipe)

@@ -1,4 +1,4 @@
-"""Writes figures of the documentation: what they show is computed here, or was recorded from a run of the demo.
+"""Writes figures of the documentation: what they show is computed here, or from the recorded run of the demo.
 
 python tools/figures.py          # writes docs/images/caption.svg, hard-negatives.svg, display.svg
 python tools/figures.py --check  # only compares; exit code 1 if one is stale
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import math
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
-from diht_k8s.cli.display import LiveDisplay
+from diht_k8s.cli.display import LiveDisplay, duration
 
 IMAGES: Final = Path(__file__).resolve().parents[1] / "docs" / "images"
 _STYLE: Final = (
@@ -88,13 +89,8 @@ def hard_negatives() -> str:
     return _svg(570, 300, "Weight of a negative by its similarity, for beta 0, 0.25, 0.5 and 1", body)
 
 
-RECORDED: Final = (
-    ("filter", "images and captions", 7842, 7842, "samples", 101.0, 0, {"kept_percent": 80.16, "pictures_per_second": 86.22}),
-    ("label", "heads", 21, 40, "epochs", 20.53, 1, {"loss": 2.50017, "held_out_loss": 2.36812}),
-    ("train", "steps", 19968, 30720, "samples", 305.0, 35, {"loss": 3.319, "logit_scale": 14.37}),
-)  # fmt: skip
-"""Lines of progress of a run of the demo on two cores: stage, step, done, total, unit, per second, left, metrics."""
-ENDED: Final = {"filter": "done in 1:19", "label": "done in 2:44"}
+RECORD: Final = IMAGES.parent / "recorded-run.json"
+"""Of the run of the demo that `tools.recorded_run` has recorded."""
 _TERMINAL: Final = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" \
 aria-label="The live display: filter and label are done, train runs, evaluate waits">
 <style>.{unique_id}-matrix{{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:{char_height}px;\
@@ -108,11 +104,11 @@ def display() -> str:
     """What `diht run` shows on a terminal, by its own code."""
     console = Console(record=True, force_terminal=True, width=116, file=io.StringIO(), color_system="truecolor")
     shown = LiveDisplay(list(Stage), console, lambda: 0.0)
-    for stage, step, done, total, unit, per_second, left, metrics in RECORDED:
-        line = {"stage": stage, "step": step, "done": done, "total": total, "unit": unit, "per_second": per_second, "eta_seconds": left, "metrics": metrics}  # fmt: skip
+    run = json.loads(RECORD.read_text())
+    for stage, line in run["display"].items():
         shown.progress(Progress.model_validate(line))
-        if stage in ENDED:
-            shown.state(Stage(stage), ENDED[stage], ended=True)
+        if stage != Stage.TRAIN:
+            shown.state(Stage(stage), f"done in {duration(run['stages'][stage])}", ended=True)
     console.print("[bold]$ diht run examples/demo.yaml[/bold]", highlight=False)
     console.print(shown._bars.get_renderable())
     return console.export_svg(code_format=_TERMINAL, unique_id="display")

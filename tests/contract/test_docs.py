@@ -12,7 +12,7 @@ import pytest
 
 from diht_k8s.cli.arguments import make_parser, parsers_of
 from tests.site import QUESTIONS, ROOT, build
-from tools import check_docs, extra_sizes, figures
+from tools import check_docs, extra_sizes, figures, recorded_run
 
 
 @pytest.mark.parametrize("path", check_docs.pages())
@@ -43,6 +43,10 @@ def test_messages_that_troubleshooting_quotes_are_messages_of_the_code() -> None
 
 def test_figures_are_those_of_the_script() -> None:
     assert figures.main(["--check"]) == 0
+
+
+def test_figures_and_pictures_are_those_of_the_recorded_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert recorded_run.main(["--check"]) == 0, capsys.readouterr().out
 
 
 def test_sizes_of_the_extras_are_those_of_this_environment(capsys: pytest.CaptureFixture[str]) -> None:
