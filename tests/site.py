@@ -21,6 +21,16 @@ QUESTIONS = {
     "minActions": "api.html",
     "install operator helm": "install.html",
     "hard negatives beta": "concepts.html",
+    "no space left": "how-to/free-space.html",
+    "how long does training take": "how-to/gpu-nodes.html",
+    "delete an image": "how-to/takedown.html",
+    "topK too large": "troubleshooting.html",
+    "minio": "how-to/s3.html",
+    "export to hugging face transformers": "how-to/evaluation-only.html",
+    "too few GPUs": "how-to/gpu-nodes.html",
+    "free disk": "how-to/free-space.html",
+    "elastic nodes": "operations.html",
+    "hyperparameter sweep": "how-to/sweep.html",
 }
 """What a newcomer types -> the page that answers it."""
 
