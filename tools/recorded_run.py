@@ -1,7 +1,7 @@
-"""The run of the demo from which README and documentation take their figures and pictures.
+"""The run of the demo from which README and documentation take their figures and images.
 
     python -m tools.recorded_run runs/demo   # records a run: docs/recorded-run.json, docs/images/report.png and found.png
-    python -m tools.recorded_run --check     # what README, pages and pictures say otherwise; exit code 1 if anything
+    python -m tools.recorded_run --check     # what README, pages and images say otherwise; exit code 1 if anything
 
 The figures stand in the text as people write them. `PHRASES` says where, and how each follows from the record; a number on
 the first pages that neither the record nor a benchmark has is found too.
@@ -23,11 +23,11 @@ from diht_k8s.api.run import Stage
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 RECORD: Final = "docs/recorded-run.json"
-PICTURES: Final = {"docs/images/found.png": "#queries .queries", "docs/images/report.png": ""}
+IMAGES: Final = {"docs/images/found.png": "#queries .queries", "docs/images/report.png": ""}
 """Screenshots and the part of the page that they show: all that fits if empty."""
 WIDTH, HEIGHT = 1200, 1300
 QUERIES: Final = 8
-"""In the picture: the first ones of the page, four rows of two."""
+"""In the screenshot: the first ones of the page, four rows of two."""
 ALONE: Final = ("README.md", "docs/index.md")
 """Pages on which each number has a source."""
 ALLOWED: Final = {
@@ -81,7 +81,7 @@ def record(report: Json, lines: Mapping[str, Progress], seconds: float) -> Json:
         "own": _retrieval(named["heldout-retrieval"]),
         "other": _retrieval(named["other-style"]),
         "classes": {
-            "images": classes["pictures"],
+            "images": classes["images"],
             "number": len(classes["classes"]),
             "top1": [100 * value for value in (classes["top1"], *classes["top1_interval"])],
             "commonest": 100 * classes["majority"],
@@ -92,7 +92,7 @@ def record(report: Json, lines: Mapping[str, Progress], seconds: float) -> Json:
 
 def _retrieval(benchmark: Json) -> Json:
     """R@5 of the model (with its interval), of the references and by chance, both ways."""
-    found: Json = {"images": benchmark["pictures"]}
+    found: Json = {"images": benchmark["images"]}
     for name, key in (("to_image", "text_to_image"), ("to_text", "image_to_text")):
         direction = benchmark[key]
         rates = {"model": [direction["recall"]["5"], *direction["interval"]["5"]], "chance": [direction["chance"]["5"]]}
@@ -121,7 +121,7 @@ def lines_of(folder: Path) -> dict[str, Progress]:
 
 
 def screenshots(page: Path) -> None:
-    """Write the pictures of a report's page."""
+    """Write the screenshots of a report's page."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -130,7 +130,7 @@ def screenshots(page: Path) -> None:
         )
         view = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         view.goto(page.absolute().as_uri())
-        for name, part in PICTURES.items():
+        for name, part in IMAGES.items():
             if part:
                 rest = f"{part} > li:nth-child(n + {QUERIES + 1})"
                 view.evaluate("rest => document.querySelectorAll(rest).forEach(each => each.hidden = true)", rest)
@@ -187,9 +187,9 @@ def _section(text: str, anchor: str) -> str:
 
 
 def digests() -> dict[str, str]:
-    """SHA-256 of each picture."""
+    """SHA-256 of each image."""
     return {
-        name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in PICTURES if (ROOT / name).is_file()
+        name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in IMAGES if (ROOT / name).is_file()
     }
 
 
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="output of `diht run examples/demo.yaml` that nothing has interrupted",
     )
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit code 1 if a page or picture says otherwise"
+        "--check", action="store_true", help="write nothing; exit code 1 if a page or image says otherwise"
     )
     options = parser.parse_args(arguments)
     if not options.check:
@@ -212,14 +212,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         page = folder / "report.html"
         made = record(json.loads((folder / "report.json").read_text()), lines_of(folder), page.stat().st_mtime - begun)
         screenshots(page)
-        (ROOT / RECORD).write_text(json.dumps({**made, "pictures": digests()}, indent=1) + "\n")
+        (ROOT / RECORD).write_text(json.dumps({**made, "images": digests()}, indent=1) + "\n")
     found = json.loads((ROOT / RECORD).read_text())
     pages = {*PHRASES, *ALONE, "benchmarks/README.md"}
     wrong = [*problems(found, {page: (ROOT / page).read_text() for page in pages})]
     wrong += [
         f"{name} is not that of the recorded run"
-        for name in PICTURES
-        if digests().get(name) != found["pictures"].get(name)
+        for name in IMAGES
+        if digests().get(name) != found["images"].get(name)
     ]
     for line in wrong:
         print(line)

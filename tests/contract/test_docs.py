@@ -45,7 +45,7 @@ def test_figures_are_those_of_the_script() -> None:
     assert figures.main(["--check"]) == 0
 
 
-def test_figures_and_pictures_are_those_of_the_recorded_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_and_images_are_those_of_the_recorded_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert recorded_run.main(["--check"]) == 0, capsys.readouterr().out
 
 
