@@ -1,4 +1,4 @@
-"""The examples of the Python reference run as they stand, on a run's output and a picture."""
+"""The examples of the Python reference run as they stand, on a run's output and an image."""
 
 from __future__ import annotations
 
