@@ -188,9 +188,7 @@ def _section(text: str, anchor: str) -> str:
 
 def digests() -> dict[str, str]:
     """SHA-256 of each image."""
-    return {
-        name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in IMAGES if (ROOT / name).is_file()
-    }
+    return {name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in IMAGES if (ROOT / name).is_file()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -217,9 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pages = {*PHRASES, *ALONE, "benchmarks/README.md"}
     wrong = [*problems(found, {page: (ROOT / page).read_text() for page in pages})]
     wrong += [
-        f"{name} is not that of the recorded run"
-        for name in IMAGES
-        if digests().get(name) != found["images"].get(name)
+        f"{name} is not that of the recorded run" for name in IMAGES if digests().get(name) != found["images"].get(name)
     ]
     for line in wrong:
         print(line)
