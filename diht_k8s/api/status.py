@@ -180,6 +180,8 @@ class Goodput(StatusModel):
     """otherSeconds between stages, and at the end of an attempt (exports, commits)."""
     waiting_for_run_seconds: Small = 0
     """waitingForRunSeconds in which another run computed the same training."""
+    missing_nodes_seconds: Small = 0
+    """missingNodesSeconds of an elastic training: the time on fewer nodes, times the share of nodes that were missing."""
 
 
 class StartUp(StatusModel):

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.run import Spec
 from diht_k8s.api.status import Condition, StageState, Status
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.saved_status import condition
 from diht_k8s.controller.status_text import one_line
-from diht_k8s.pipeline.attempts import AttemptState
+from diht_k8s.pipeline.attempts import Attempt, AttemptState
+from diht_k8s.pipeline.elasticity import expected_resizing
 from diht_k8s.pipeline.run_status import ENDED_WELL, RunState, RunStatus, StageRecord
 
 NOT_ACCEPTED: Final = frozenset({
@@ -42,7 +44,7 @@ def conditions(
     pausing: bool,
     generation: int,
     now: float,
-    wished: int | None = None,
+    spec: Spec | None = None,
 ) -> list[Condition]:
     """All four conditions.
 
@@ -54,11 +56,11 @@ def conditions(
         pausing: whether the run was asked to stop.
         generation: metadata.generation of the run.
         now: seconds since the epoch.
-        wished: nodes that an elastic training wishes for.
+        spec: of the run; None of one that cannot be read, or is not accepted.
     """
     claims = {
         ConditionType.ACCEPTED: _accepted(problem),
-        ConditionType.PROGRESSING: _progressing(run, current, problem, wished, pausing=pausing),
+        ConditionType.PROGRESSING: _progressing(run, current, problem, spec, pausing=pausing),
         ConditionType.COMPLETE: _complete(run),
         ConditionType.FAILED: _failed(run),
     }
@@ -97,7 +99,7 @@ def _failed(run: RunStatus) -> _Claim:
 
 
 def _progressing(
-    run: RunStatus, current: ObservedAttempt | None, problem: RunProblem | None, wished: int | None, *, pausing: bool
+    run: RunStatus, current: ObservedAttempt | None, problem: RunProblem | None, spec: Spec | None, *, pausing: bool
 ) -> _Claim:
     if run.state is RunState.COMPLETE:
         return _Claim("False", Reason.COMPLETE)
@@ -112,11 +114,11 @@ def _progressing(
         return _Claim("True", Reason.PENDING)
     if pausing:
         return _Claim("True", Reason.CHECKPOINTING, f"{_name(stage)}: asked to stop and save what it can")
-    return _under_way(stage, current, problem, wished)
+    return _under_way(stage, current, problem, spec)
 
 
 def _under_way(
-    stage: StageRecord, current: ObservedAttempt | None, problem: RunProblem | None, wished: int | None
+    stage: StageRecord, current: ObservedAttempt | None, problem: RunProblem | None, spec: Spec | None
 ) -> _Claim:
     name, failure = _name(stage), stage.failure.message if stage.failure else ""
     if stage.state is StageState.RESTARTING and stage.nodes is not None:
@@ -137,14 +139,37 @@ def _under_way(
         return _Claim("True", Reason.COMPUTED_ELSEWHERE, f"{name}: {why}, and this run waits for its end{also}")
     if current is not None and current.job is not None and current.attempt.state is AttemptState.RUNNING:
         also = f"; {observed.message}" if observed is not None else ""
-        nodes = current.job.parallelism
-        fewer = f" on {nodes} nodes, fewer than it wishes for" if wished is not None and nodes < wished else ""
+        nodes, wished = current.job.parallelism, _wished(spec)
+        fewer = f" on {nodes} of {wished} nodes" if current.attempt.is_gang and nodes < wished else ""
         return _Claim("True", Reason.RUNNING, f"{name}: attempt {stage.attempt} runs{fewer}{also}")
     if observed is not None:
-        return _Claim("True", observed.reason, f"{name}: {observed.message}")
+        outlook = _outlook(spec, current.attempt) if spec is not None and current is not None else ""
+        return _Claim("True", observed.reason, f"{name}: {outlook}{observed.message}")
     if stage.failure is not None:
         return _Claim("True", Reason.RESTARTING, f"{name}: attempt {stage.attempt} starts, after: {failure}")
     return _Claim("True", Reason.PENDING, f"{name}: attempt {stage.attempt} starts")
+
+
+def _wished(spec: Spec | None) -> int:
+    """The nodes that an elastic training wishes for; 0 of any other run."""
+    train = spec.train if spec is not None else None
+    return train.num_nodes if train is not None and train.min_nodes is not None else 0
+
+
+def _outlook(spec: Spec, attempt: Attempt) -> str:
+    """What becomes of an elastic gang of which pods find no node, if that stays so; to stand before the scheduler's words."""
+    train, policy = spec.train, spec.failure_policy
+    if train is None or train.min_nodes is None:
+        return ""
+    if (expected := expected_resizing(train, policy, attempt)) is not None:
+        at, nodes = expected
+        if attempt.partially_started_at is None:
+            return f"asks for all {nodes} nodes again at {timestamp(at)} unless one has room: "
+        return f"goes on with {nodes} of {train.num_nodes} nodes at {timestamp(at)} unless more have room: "
+    if (since := attempt.partially_started_at) is None:
+        return ""
+    until = timestamp(since + policy.scheduling_timeout_seconds)
+    return f"cannot go on with {attempt.placed} of {train.num_nodes} nodes, and gives them back at {until} unless more have room: "
 
 
 def _name(stage: StageRecord) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from diht_k8s.api.run import DihtRun
+from diht_k8s.api.train import Train
 from diht_k8s.controller.cache.informer import Informer
 from diht_k8s.controller.cache.optional_kinds import WorkloadInformer
 from diht_k8s.controller.cache.runs import CachedRun, RunStore
@@ -23,6 +24,7 @@ from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.job_summary import JobSummary
 from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.kube.workload_summary import WorkloadSummary
+from diht_k8s.pipeline.elasticity import share_of
 from diht_k8s.pipeline.run_status import RunStatus
 
 
@@ -117,9 +119,18 @@ class Observer:
             newest={stage.name: stage.attempt for stage in cached.status.stages},
             run_uid=cached.uid, former=known.former_jobs, disrupted=known.disrupted, pausing=run.spec.suspend,
         )  # fmt: skip
-        return [with_named_holder(each, functools.partial(self._runs.name_of, cached.namespace)) for each in observed]
+        name_of = functools.partial(self._runs.name_of, cached.namespace)
+        return [_with_share(with_named_holder(each, name_of), run.spec.train) for each in observed]
 
     def _faults(self, attempts: list[ObservedAttempt]) -> dict[str, tuple[NodeFault, ...]]:
         if self._nodes is None:
             return {}
         return {node: self._nodes.faults(node) for each in attempts for node in {pod.node for pod in each.pods} if node}
+
+
+def _with_share(observed: ObservedAttempt, train: Train | None) -> ObservedAttempt:
+    """An attempt with the share that its gang has of the nodes wished for."""
+    if observed.job is None or not observed.attempt.is_gang:
+        return observed
+    share = share_of(train, observed.job.parallelism)
+    return replace(observed, attempt=replace(observed.attempt, share=share))

@@ -141,7 +141,7 @@ def build_status(
             pausing=run.spec.suspend,
             generation=generation,
             now=now,
-            wished=next((entry.wished_nodes for entry in stages if entry.wished_nodes is not None), None),
+            spec=run.spec,
         ),
         start_time=_time(after.started_at, previous.start_time),
         completion_time=previous.completion_time or _time(after.ended_at, None) if after.state in FINAL else None,

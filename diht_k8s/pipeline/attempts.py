@@ -91,6 +91,8 @@ class Attempt:
     """seconds since the epoch since which none of the pods of a gang finds a node; None otherwise."""
     pods: int = 0
     """of such a gang."""
+    share: float = 1.0
+    """of the nodes that its training wishes for; less for an elastic gang that was shrunk."""
     work: CommittedWork | None = None
     """what it reported as committed; None if it reported nothing."""
     failed_at: int | None = None

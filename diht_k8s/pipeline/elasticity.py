@@ -39,6 +39,18 @@ def resized_to(train: Train | None, policy: FailurePolicy, attempt: Attempt, now
     return max((nodes for nodes in gang_sizes(train) if nodes <= attempt.placed), default=None)
 
 
+def expected_resizing(train: Train | None, policy: FailurePolicy, attempt: Attempt) -> tuple[float, int] | None:
+    """When a gang that waits will give way if nothing changes, and to how many nodes; None: it waits on, or has all."""
+    at = resizes_at(policy, attempt)
+    nodes = None if at is None else resized_to(train, policy, attempt, at)
+    return None if at is None or nodes is None else (at, nodes)
+
+
+def share_of(train: Train | None, nodes: int) -> float:
+    """The share that some nodes are of those that an elastic training wishes for; 1 for any other."""
+    return 1.0 if train is None or train.min_nodes is None else min(1.0, nodes / train.num_nodes)
+
+
 def still_fewer(train: Train | None, nodes: int | None) -> int | None:
     """The number of nodes that was decided on, if the document, as it is now, still has it; None: all that it wishes for."""
     if train is None or train.min_nodes is None or nodes is None:

@@ -1,5 +1,8 @@
 """Goodput: the wall time of each stage by category, from its first attempt on, and how status and pages show it. Pure.
 
+Of an elastic training it is in node-seconds over the nodes wished for: on 3 of 4 nodes a second of steps is 0.75 s of
+productive time and 0.25 s of missing nodes.
+
 The parts add up to the wall time by construction: an attempt is a line of timestamps (created, admitted, on a node,
 running, last report, ended), and each interval between two of them goes to one part. The timestamps are those of Jobs
 and pods, or of local processes; within a program its own monotonic clock counts. How often the operator looks, and
@@ -37,12 +40,14 @@ PART_LABELS: Final = {
     "suspended": "suspended",
     "other": "between stages and at the ends of attempts",
     "waiting_for_run": "waiting for another run",
+    "missing_nodes": "missing nodes",
 }
 """The parts other than the productive one, for people."""
 _MAX_SECONDS: Final = 1e10
 _MIN_SHOWN: Final = 0.0005
 """Smallest share of the wall time that the sentence names."""
 _NUMBERS: Final = ("since", "until", "attempt", "previous_end", "reported_until", "lost", "reached", "checkpointed", "open_lost", "open_reached", "open_checkpointed")  # fmt: skip
+_SHARES: Final = ("share", "reached_share")
 _FLAGS: Final = ("ran", "has_report", "failed", "readmitted", "suspended", "paused")
 _PARTS: Final = ("closed", "open", "tail")
 _NAMES: Final = tuple(each.name for each in fields(TimeParts))
@@ -84,11 +89,17 @@ def with_attempt(time: StageTime, attempt: Attempt, *, committed_s: float, after
         begins = time.until or min(after or times.created, times.created)
         since = time.since or begins
         time = replace(
-            _closed(time), attempt=attempt.number, since=since, previous_end=begins, reported_until=begins, until=begins
+            _closed(time),
+            attempt=attempt.number,
+            share=attempt.share,
+            since=since,
+            previous_end=begins,
+            reported_until=begins,
+            until=begins,
         )
     elif times.admitted is not None and times.admitted > time.until and time.ran:
         time = replace(
-            _closed(time), attempt=attempt.number, readmitted=True
+            _closed(time), attempt=attempt.number, share=attempt.share, readmitted=True
         )  # suspended by its queue, and admitted again
     if attempt.waits:
         return _with_wait(time, times)
@@ -106,8 +117,14 @@ def time_parts(time: StageTime) -> TimeParts:
 def _lost(time: StageTime) -> float:
     """Productive seconds that the open attempt, or the one before it, has lost as far as is known."""
     if not time.has_report:
-        return max(0.0, time.reached - time.checkpointed)
-    return time.open_lost + (max(0.0, time.open_reached - time.open_checkpointed) if time.failed else 0.0)
+        return time.reached_share * max(0.0, time.reached - time.checkpointed)
+    beyond = max(0.0, time.open_reached - time.open_checkpointed) if time.failed else 0.0
+    return time.open_lost + time.share * beyond
+
+
+def _held(parts: TimeParts, share: float) -> TimeParts:
+    """The parts of a time in which a gang holds its nodes: a share of those that it wishes for."""
+    return parts.scaled(share).plus(TimeParts(missing_nodes=parts.total * (1 - share)))
 
 
 def _with_report(time: StageTime, times: AttemptTimes, spent: TimeSpent | None, *, committed_s: float) -> StageTime:
@@ -116,11 +133,14 @@ def _with_report(time: StageTime, times: AttemptTimes, spent: TimeSpent | None, 
     gap = max(0.0, (times.created if not time.readmitted else at) - at)
     parts = parts.plus(TimeParts(**{_gap_part(time): gap}))
     at += gap
+    passed = 0.0
     for name, moment in (("queued", times.admitted), ("scheduling", times.scheduled), ("starting", times.running)):
         if moment is None:
             return _extended(time, parts, at)
-        parts = parts.plus(TimeParts(**{name: max(0.0, moment - at)}))
-        at = max(at, moment)
+        passed = max(0.0, moment - at)
+        each = TimeParts(**{name: passed})
+        parts = parts.plus(_held(each, time.share) if name == "starting" else each)
+        at += passed
     if spent is None:
         return _extended(time, parts, at, ran=True)
     own = reported_parts(spent)
@@ -133,12 +153,12 @@ def _with_report(time: StageTime, times: AttemptTimes, spent: TimeSpent | None, 
     path = time.checkpointed + spent.steps if spent.path is None else spent.path
     kept = min(max(committed_s, time.checkpointed), path) if spent.kept is None else spent.kept
     return replace(
-        _extended(time, parts.plus(own), at + length, ran=True),
+        _extended(time, parts.plus(_held(own, time.share)), at + length, ran=True),
         has_report=True,
-        open_lost=spent.lost + max(0.0, time.reached - resumed),
+        open_lost=time.share * spent.lost + time.reached_share * max(0.0, time.reached - resumed),
         open_reached=path,
         open_checkpointed=kept,
-        start_up={"pod": parts.starting, **spent.start_up},
+        start_up={"pod": passed, **spent.start_up},
     )
 
 
@@ -169,11 +189,10 @@ def _with_end(time: StageTime, attempt: Attempt) -> StageTime:
     name = "recovering" if failed else "other"
     if not time.has_report:
         name = "productive" if time.ran and not failed else "recovering"
+    tail = _held(TimeParts(**{name: rest}), time.share)
     if failed and attempt.reason == ComputedElsewhere.__name__:
-        name = "waiting_for_run"
-    return replace(
-        time, tail=TimeParts(**{name: rest}), until=max(time.until, time.reported_until + rest), failed=failed
-    )
+        tail = TimeParts(waiting_for_run=rest)
+    return replace(time, tail=tail, until=max(time.until, time.reported_until + rest), failed=failed)
 
 
 def _closed(time: StageTime) -> StageTime:
@@ -190,6 +209,7 @@ def _closed(time: StageTime) -> StageTime:
         reached=time.open_reached if reported else time.reached,
         checkpointed=time.open_checkpointed if reported else time.checkpointed,
         lost=time.lost + (time.open_lost if reported else 0.0),
+        reached_share=time.share if reported else time.reached_share,
     )
 
 
@@ -300,11 +320,12 @@ def saved_time(shown: StageGoodput | None) -> StageTime:
 
 
 def _ledger(time: StageTime) -> str:
-    """The whole `StageTime` as JSON: `_NUMBERS`, `_FLAGS`, `_PARTS` in one list."""
+    """The whole `StageTime` as JSON: `_NUMBERS`, `_SHARES`, `_FLAGS`, `_PARTS` in one list."""
     numbers = [_short(getattr(time, name)) for name in _NUMBERS]
+    shares = [round(getattr(time, name), 6) for name in _SHARES]
     flags = [int(getattr(time, name)) for name in _FLAGS]
     parts = [_sparse(getattr(time, name)) for name in _PARTS]
-    return json.dumps([*numbers, *flags, *parts], separators=(",", ":"))
+    return json.dumps([*numbers, *shares, *flags, *parts], separators=(",", ":"))
 
 
 def _sparse(parts: TimeParts) -> dict[str, float | int]:
@@ -319,9 +340,11 @@ def _short(value: float) -> float | int:
 
 def _read_ledger(shown: StageGoodput) -> StageTime:
     found = json.loads(shown.ledger)
-    numbers = dict(zip(_NUMBERS, (_number(each) for each in found[: len(_NUMBERS)]), strict=True))
-    flags = found[len(_NUMBERS) : -len(_PARTS)]
+    names = (*_NUMBERS, *_SHARES)
+    numbers = dict(zip(names, (_number(each) for each in found[: len(names)]), strict=True))
+    flags = found[len(names) : -len(_PARTS)]
     parts = dict(zip(_PARTS, (_read_parts(each) for each in found[-len(_PARTS) :]), strict=True))
+    numbers |= {name: min(1.0, numbers[name]) for name in _SHARES}
     attempt = min(int(numbers.pop("attempt")), MAX_COUNT)
     start_up = {part.name: _number(float(part.seconds)) for part in shown.start_up}
     known: dict[str, Any] = dict(zip(_FLAGS, map(bool, flags), strict=True))

@@ -37,6 +37,8 @@ class TimeParts:
     other: float = 0.0
     waiting_for_run: float = 0.0
     """which computes the same training."""
+    missing_nodes: float = 0.0
+    """of an elastic gang: the time that it held its nodes, times the share of those that it wished for and did not have."""
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -103,6 +105,10 @@ class StageTime:
     open_checkpointed: float = 0.0
     start_up: Mapping[str, float] = field(default_factory=dict[str, float])
     """parts of its newest start."""
+    share: float = 1.0
+    """of the nodes wished for that the newest attempt began with: it counts so much of each second that it holds them."""
+    reached_share: float = 1.0
+    """the same of the attempt that reached `reached`."""
 
 
 @dataclass(frozen=True)

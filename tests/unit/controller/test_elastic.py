@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.reports import Progress, TimeSpent
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.status import AttemptStatus, FailureCause, JobReference, StageState, StageStatus, Status
 from diht_k8s.cli.status_sentences import details, sentence
@@ -15,6 +16,7 @@ from diht_k8s.controller.events import events_between
 from diht_k8s.controller.job_builder import build_objects
 from diht_k8s.controller.kueue.queued_plan import job_of
 from diht_k8s.controller.kueue.workload import shape
+from diht_k8s.controller.run_metrics import PARTS
 from diht_k8s.controller.saved_status import saved_run_status
 from diht_k8s.pipeline.attempts import AttemptState
 from diht_k8s.pipeline.plan import Start
@@ -94,13 +96,82 @@ def test_gang_whose_pod_finds_no_node_starts_again_with_those_that_do_and_says_s
         (1, "NodeLost", False), (2, "Resized", False), (3, "", False),
     ]  # fmt: skip
     assert told(cluster).count("Resized: train: 3 of 4 nodes have room, and it goes on with them") == 1
-    assert "attempt 3 runs on 3 nodes, fewer than it wishes for" in sentence("r", found)
+    assert "attempt 3 runs on 3 of 4 nodes" in sentence("r", found)
     lost = "pod r-train-1-3 on node node-3 is lost (node not ready)"
     since = found.attempts[-1].start_time
     assert (
         f"train: on 3 of 4 nodes since {since}: {lost}, and no other node had room; each later attempt asks for all"
         in details(found)
     )
+
+
+@pytest.mark.parametrize(
+    ("without", "fewest", "says"),
+    [
+        (1, 2, "train: goes on with 3 of 4 nodes at {in_60} unless more have room: 0/2 nodes are available"),
+        (3, 2, "train: cannot go on with 1 of 4 nodes, and gives them back at {in_600} unless more have room: 0/2 nodes are available"),
+        (1, None, "train: 0/2 nodes are available"),
+        (4, 2, "train: 0/2 nodes are available"),
+    ],
+    ids=["it will shrink", "too few have room", "rigid", "none has room: it waits for all"],
+)  # fmt: skip
+def test_gang_that_waits_says_what_becomes_of_it(without: int, fewest: int | None, says: str) -> None:
+    cluster, clock = elastic(minNodes=fewest), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    start(cluster, "r-train-1", without=without, since=NOW)
+    settle(process)
+    says = says.format(in_60=at(NOW + 60), in_600=at(NOW + 600))
+    assert sentence("r", status(cluster)) == f"r does not run (Unschedulable): {says}"
+    writes = len(cluster.writes)
+    clock.now += 20
+    settle(process)
+    assert len(cluster.writes) == writes, "the same wait is told once"
+
+
+def test_shrunk_gang_that_finds_no_node_says_when_it_asks_for_all_again() -> None:
+    cluster, process, clock = shrunk()
+    clock.now += 60
+    settle(process)
+    without_room(cluster, "r-train-3")
+    settle(process)
+    says = f"asks for all 4 nodes again at {at(clock.now + 60)} unless one has room"
+    assert says in sentence("r", status(cluster))
+
+
+@pytest.mark.parametrize(
+    ("fewest", "parts"),
+    [(2, {"productive": 300, "missing_nodes": 100}), (None, {"productive": 400})],
+    ids=["elastic", "rigid by an edit that came later"],
+)
+def test_time_on_three_of_four_nodes_counts_in_node_seconds(fewest: int | None, parts: dict[str, int]) -> None:
+    cluster, process, clock = shrunk()
+    clock.now += 60
+    process.reconcile()
+    if fewest is None:
+        del cluster.runs["r"]["spec"]["train"]["minNodes"]
+        cluster.edit("r", train={**cluster.runs["r"]["spec"]["train"], "numNodes": 3})
+    settle(process)
+    start(cluster, "r-train-3", without=0, since=clock.now)
+    job = cluster.jobs["r-train-3"]
+    job["status"] = {**job.get("status", {}), "startTime": at(clock.now)}
+    job["metadata"] |= {"creationTimestamp": at(clock.now), "resourceVersion": "1000"}
+    settle(process)
+    (before,) = status(cluster).stages
+    spent = TimeSpent(steps=400, path=400, kept=400)
+    cluster.logs["r-train-3-0"] = Progress(stage=Stage.TRAIN, step="steps", done=1, total=9, time_spent=spent).line()
+    clock.now += 400
+    settle(process)
+    (stage,) = status(cluster).stages
+    assert before.goodput is not None
+    assert stage.goodput is not None
+    grown = {
+        part: value - getattr(before.goodput, f"{part}_seconds")
+        for part in PARTS
+        if (value := getattr(stage.goodput, f"{part}_seconds")) != getattr(before.goodput, f"{part}_seconds")
+    }
+    assert grown == parts
+    assert stage.goodput.wall_seconds - before.goodput.wall_seconds == 400
 
 
 def test_suspended_gang_is_not_told_to_have_failed_as_an_earlier_one_did() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
 import pytest
@@ -112,6 +112,71 @@ def test_seconds_go_to_the_part_that_they_were_spent_on(looks: list[list[Attempt
     assert {name: value for name, value in vars(found).items() if value} == pytest.approx(expected)
 
 
+SHRUNK = replace(SECOND, share=0.75)
+SHRUNK_FAILED = replace(seen(2, FAILED, 310, 330, 332, 340, ended=410, spent=spent(50, resumed=60, kept=80)), share=0.75)
+THIRD = seen(3, RUNNING, 420, 420, 420, 420, spent=spent(30, resumed=80, kept=80))
+ON_FEWER_NODES: dict[str, tuple[list[list[Attempt]], dict[str, float]]] = {
+    "it trains on 3 of 4: a quarter of the time that it holds nodes is of the missing one": (
+        [[replace(seen(1, RUNNING, 0, 10, 20, 24, spent=spent(80, starting=4, data=8)), share=0.75)]],
+        {"queued": 10, "scheduling": 10, "starting": 6, "productive": 60, "waiting_for_data": 6, "missing_nodes": 24},
+    ),
+    "what it redoes was made by all, and its waits are of all": (
+        [[FIRST], [SHRUNK]],
+        {"queued": 30, "scheduling": 7, "starting": 28.5, "productive": 97.5, "lost": 40, "recovering": 60, "missing_nodes": 17},
+    ),
+    "it fails: what is lost had the weight of its nodes": (
+        [[FIRST], [SHRUNK_FAILED]],
+        {"queued": 50, "scheduling": 7, "starting": 28.5, "productive": 75, "lost": 62.5, "recovering": 57.5 + 10,
+         "missing_nodes": 19.5},
+    ),
+    "the next one has not said where it resumes": (
+        [[FIRST], [SHRUNK_FAILED], [replace(THIRD, spent=None)]],
+        {"queued": 50, "scheduling": 7, "starting": 28.5, "productive": 75, "lost": 62.5, "recovering": 77.5,
+         "missing_nodes": 19.5},
+    ),
+    "all nodes redo what a few had made": (
+        [[FIRST], [SHRUNK_FAILED], [THIRD]],
+        {"queued": 50, "scheduling": 7, "starting": 38.5, "productive": 105, "lost": 62.5, "recovering": 77.5,
+         "missing_nodes": 19.5},
+    ),
+    "rounds in place": (
+        [[replace(seen(1, RUNNING, 0, 0, 0, 0, spent=spent(80, lost=20, recovering=10)), share=0.5)]],
+        {"starting": 5, "productive": 30, "lost": 10, "recovering": 5, "missing_nodes": 50},
+    ),
+    "an edit of numNodes counts from the next attempt on": (
+        [[SECOND], [replace(SECOND, share=0.5)]],
+        {"scheduling": 2, "starting": 18, "productive": 50},
+    ),
+    "taken back by its queue, it comes again with all": (
+        [[replace(seen(1, RUNNING, 0, 0, 0, 0, spent=spent(80, kept=80)), share=0.5)],
+         [seen(1, RUNNING, 0, 100, 100, 100, spent=spent(40, resumed=80, kept=80))]],
+        {"queued": 10, "starting": 15, "productive": 80, "missing_nodes": 45},
+    ),
+    "another run computes the same": (
+        [[replace(seen(1, FAILED, 0, 0, 0, 0, ended=40), share=0.5, reason="ComputedElsewhere")]],
+        {"waiting_for_run": 40},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reread", [False, True], ids=["in memory", "saved in between"])
+@pytest.mark.parametrize(("looks", "expected"), ON_FEWER_NODES.values(), ids=ON_FEWER_NODES)
+def test_time_on_fewer_nodes_counts_in_node_seconds(
+    looks: list[list[Attempt]], expected: dict[str, float], reread: bool
+) -> None:
+    record = StageRecord(T)
+    for attempts in looks:
+        record = look(record, attempts, another=reread)
+    found = {name: value for name, value in vars(time_parts(record.time)).items() if value}
+    assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_share_of_a_large_gang_survives_its_ledger() -> None:
+    whole = replace(seen(1, RUNNING, 1, 1, 1, 1, spent=spent(100_000, starting=0)), share=63 / 64)
+    record = look(look(StageRecord(T), [replace(whole, spent=None)], another=False), [whole], another=True)
+    assert time_parts(record.time).missing_nodes == pytest.approx(100_000 / 64, abs=1)
+
+
 def test_time_between_suspension_and_the_next_attempt_is_not_the_clusters() -> None:
     status = RunStatus(stages=(StageRecord(T, time=paused(told([FIRST]))),))
     found = time_parts(with_goodput(status, [FIRST, SECOND]).stages[0].time)
@@ -140,7 +205,8 @@ class World:
     number: int = 0
     productive_kept: float = 0.0
     lost: float = 0.0
-    attempts: tuple[Attempt, ...] = ()
+    productive: float = 0.0
+    """node-seconds over the nodes wished for, as `lost`."""
 
 
 durations = st.floats(0, 500, allow_nan=False).map(lambda value: round(value, 2))
@@ -148,7 +214,7 @@ ENDS = ("message", "no message", "suspended", "in place", "well")
 one_attempt = st.fixed_dictionaries({
     "queue": durations, "node": durations, "pod": durations, "starting": durations,
     "steps": durations, "kept": st.floats(0, 1), "stall": durations, "data": durations, "rest": durations,
-    "gap": durations, "looks": st.sets(st.integers(0, 4)), "restart": st.booleans(), "end": st.sampled_from(ENDS),
+    "share": st.sampled_from((1.0, 1.0, 0.75, 0.5)), "gap": durations, "looks": st.sets(st.integers(0, 4)), "restart": st.booleans(), "end": st.sampled_from(ENDS),
 })  # fmt: skip
 
 
@@ -179,12 +245,13 @@ def play(record: StageRecord, history: list[dict[str, float]]) -> tuple[StageRec
             seen(world.number, RUNNING, *moments, spent=account),
             seen(world.number, state, *moments, ended=ended, spent=None if story["end"] == "no message" else account),
         ]
-        for index, view in enumerate(views):
+        for index, view in enumerate(replace(view, share=story["share"]) for view in views):
             if index in story["looks"] or index == len(views) - 1:  # type: ignore[operator]
                 record = look(record, [view], another=bool(story["restart"]))
         if story["end"] == "suspended":
             record = replace(record, time=paused(record.time))
-        world.productive_kept, world.lost = kept, world.lost + lost
+        world.productive_kept, world.lost = kept, world.lost + story["share"] * lost
+        world.productive += story["share"] * (kept - resumed)
         world.now = ended + story["gap"]
     return record, world
 
@@ -216,7 +283,7 @@ def test_parts_sum_to_the_wall_time_whatever_happens(history: list[dict[str, flo
     if all(story["end"] != "no message" or 3 in story["looks"] for story in history):  # type: ignore[operator]
         found = time_parts(record.time)
         assert found.lost == pytest.approx(world.lost, abs=0.5)
-        assert found.productive == pytest.approx(world.productive_kept, abs=0.5)
+        assert found.productive == pytest.approx(world.productive, abs=0.5)
 
 
 def test_status_that_somebody_changed_counts_on_from_what_it_shows() -> None:
@@ -239,9 +306,12 @@ def test_nonsense_of_a_program_changes_no_sum() -> None:
 
 
 def test_largest_ledger_fits_its_field() -> None:
-    most = TimeParts(*[9999999999.99] * 11)
+    most = TimeParts(*[9999999999.99] * len(fields(TimeParts)))
     numbers: dict[str, Any] = {name: 9999999999.99 for name in ("since", "until", "previous_end", "reported_until", "lost", "reached", "checkpointed", "open_lost", "open_reached", "open_checkpointed")}  # fmt: skip
-    time = StageTime(closed=most, open=most, tail=TimeParts(other=9999999999.99), attempt=2**31 - 1, **numbers)
+    time = StageTime(
+        closed=most, open=most, tail=TimeParts(other=9999999999.99), attempt=2**31 - 1, share=0.123456,
+        reached_share=0.123456, **numbers,
+    )  # fmt: skip
     assert stage_goodput(time, ended=False) is not None
 
 
