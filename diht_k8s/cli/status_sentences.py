@@ -55,7 +55,7 @@ def event_sentence(event: Mapping[str, Any]) -> str:
 def details(status: Status) -> list[str]:
     """Lines that explain the sentence: the newest cause, its node, the last lines of the program."""
     stage = next((stage for stage in reversed(status.stages) if _has_failed(stage)), None)
-    rounds = [line for each in status.stages for line in _on_fewer_nodes(each, status)]
+    rounds = [line for each in status.stages for line in on_fewer_nodes(each, status)]
     rounds += [line for each in status.stages for line in _in_place(each)]
     rounds += [avoids(each) for each in status.stages if each.avoid_nodes and each.cause is None]
     rounds += [_preflight(each.name, each.preflight) for each in status.stages if each.preflight is not None]
@@ -86,7 +86,8 @@ def avoids(stage: StageStatus) -> str:
     return f"{stage.name}: the next attempt prefers other nodes than {nodes}: two attempts or rounds failed there"
 
 
-def _on_fewer_nodes(stage: StageStatus, status: Status) -> list[str]:
+def on_fewer_nodes(stage: StageStatus, status: Status) -> list[str]:
+    """On how many of the nodes that it wishes for an elastic training is, since when and why; nothing if it has all."""
     if stage.nodes is None or stage.wished_nodes is None or stage.nodes >= stage.wished_nodes:
         return []
     attempts = {each.number: each for each in status.attempts if each.stage == stage.name}

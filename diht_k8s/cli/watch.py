@@ -17,7 +17,7 @@ from diht_k8s.api.status import StageState, StageStatus, Status
 from diht_k8s.api.status_reading import read_status
 from diht_k8s.cli.display import Display, open_display
 from diht_k8s.cli.goodput_lines import goodput_lines
-from diht_k8s.cli.status_sentences import avoids, event_sentence, sentence
+from diht_k8s.cli.status_sentences import avoids, event_sentence, on_fewer_nodes, sentence
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.kube.runs import RunClient, run_client
 
@@ -47,6 +47,8 @@ class Watcher:
     sleep: Callable[[float], None] = time.sleep
     _shown_events: set[str] = field(default_factory=set)
     _last: Status = field(default_factory=Status)
+    _fewer_nodes: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """what was said last of the nodes of each stage."""
 
     def follow(self) -> int:
         """Follow the run until it has ended; the exit code."""
@@ -89,6 +91,7 @@ class Watcher:
             if _state(old.get(stage.name)) != _state(stage):
                 self._show_stage(stage, status)
             self._show_failures(stage, old.get(stage.name))
+            self._show_nodes(stage, status)
         if status.progress != before.progress:
             self._show_progress(status)
         if _attempts(before) != _attempts(status) and before.stages:
@@ -105,13 +108,23 @@ class Watcher:
         if stage.avoid_nodes and (old is None or old.avoid_nodes != stage.avoid_nodes):
             self.display.note(avoids(stage))
 
+    def _show_nodes(self, stage: StageStatus, status: Status) -> None:
+        """On how many nodes an elastic training is, once it runs on fewer than it wishes for."""
+        lines = on_fewer_nodes(stage, status) if stage.state is StageState.RUNNING else []
+        if lines != self._fewer_nodes.get(stage.name, []):
+            self._fewer_nodes[stage.name] = lines
+            for line in lines:
+                self.display.note(line)
+
     def _show_stage(self, stage: StageStatus, status: Status) -> None:
         last = [each for each in status.stages if each.stage is stage.stage][-1]
         ended = stage.state in (StageState.COMPLETE, StageState.CACHED) and stage is last
         step = f"{stage.name.partition('-')[2]}: " if stage is not last or "-" in stage.name else ""
         attempt = f", attempt {stage.attempt}" if stage.attempt > 1 else ""
+        fewer = stage.nodes is not None and stage.wished_nodes is not None and stage.nodes < stage.wished_nodes
+        nodes = f", {stage.nodes} of {stage.wished_nodes} nodes" if fewer else ""
         if stage.state is not StageState.PENDING:
-            self.display.state(stage.stage, f"{step}{stage.state.value.lower()}{attempt}", ended=ended)
+            self.display.state(stage.stage, f"{step}{stage.state.value.lower()}{attempt}{nodes}", ended=ended)
 
     def _show_progress(self, status: Status) -> None:
         progress = status.progress

@@ -41,6 +41,11 @@ UNHEALTHY: Final = Gauge(
     "Nodes with faults from which gangs move, until the fault is gone.",
     ["node", "fault"],
 )
+ELASTIC_NODES: Final = Gauge("diht_operator_elastic_nodes", "Nodes of the elastic trainings that are under way.")
+WISHED_NODES: Final = Gauge("diht_operator_elastic_wished_nodes", "Nodes that these trainings wish for.")
+RESIZINGS: Final = Counter(
+    "diht_operator_resizings_total", "Gangs of elastic trainings that gave way to one of another number of nodes."
+)
 RESTARTS: Final = Counter(
     "diht_operator_restarts_total", "Restarts of stages, by the budget that they take from.", ["budget"]
 )

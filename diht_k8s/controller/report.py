@@ -22,7 +22,7 @@ from diht_k8s.controller.logged_progress import with_logged_progress
 from diht_k8s.controller.observation import Observation
 from diht_k8s.controller.observe import RunProblem
 from diht_k8s.controller.pod_logs import PodLogs, ReadLogs
-from diht_k8s.controller.run_metrics import BlockedRuns, count_changes
+from diht_k8s.controller.run_metrics import BlockedRuns, ElasticGangs, count_changes
 from diht_k8s.controller.saved_status import saved_run_status
 from diht_k8s.controller.status_builder import build_status, can_defer, redacted_status
 from diht_k8s.kube.client import Cluster
@@ -64,7 +64,7 @@ class StatusReporter:
     def __init__(self, cluster: Cluster, runs: RunStore) -> None:
         """Make one; the runs that it writes go into the cache `runs`."""
         self._cluster, self._runs = cluster, runs
-        self._logs, self._blocked = PodLogs(cluster), BlockedRuns()
+        self._logs, self._blocked, self._elastic = PodLogs(cluster), BlockedRuns(), ElasticGangs()
 
     def record(
         self,
@@ -139,10 +139,12 @@ class StatusReporter:
     def forget(self, key: Key) -> None:
         """A run is gone, or has ended."""
         self._blocked.forget(key)
+        self._elastic.forget(key)
 
     def _tell(self, cached: CachedRun, before: Status, after: Status, now: float) -> None:
         """Events and metrics of a changed status."""
         self._blocked.record(cached.key, after)
+        self._elastic.record(cached.key, after)
         count_changes(before, after)
         self.tell_events(cached, events_between(before, after), now)
 

@@ -1,4 +1,4 @@
-"""Metrics of runs: restarts, time and ends; the runs that are blocked; the faulty nodes from which gangs move."""
+"""Metrics of runs: restarts, time and ends; runs that are blocked, elastic ones; the faulty nodes from which gangs move."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from diht_k8s.controller.cache.runs import Key
 from diht_k8s.controller.events import WARNING_REASONS
 from diht_k8s.controller.node_health.faults import NodeFault
 from diht_k8s.controller.saved_status import condition, has_ended, is_true
+from diht_k8s.controller.status_builder import RESIZED
 from diht_k8s.pipeline.run_status import TimeParts
 
 BUDGETS: Final = ("program", "infrastructure")
@@ -37,7 +38,7 @@ _lock, _overcounted = threading.Lock(), Counter[str]()
 
 
 def count_changes(before: Status, after: Status) -> None:
-    """Count the restarts, the time and the end that lie between two statuses of a run."""
+    """Count the restarts, resizings, the time and the end that lie between two statuses of a run."""
     if before == after:  # most reconciliations change nothing
         return
     _count_time(before, after)
@@ -48,6 +49,7 @@ def count_changes(before: Status, after: Status) -> None:
         if new > 0:
             counted = attempts.get((stage.name, _failed_attempt(stage)), False)
             metrics.RESTARTS.labels(BUDGETS[not counted]).inc(new)
+    metrics.RESIZINGS.inc(len(_resized(after) - _resized(before)))
     for kind in (ConditionType.COMPLETE, ConditionType.FAILED):
         found = condition(after, kind)
         if found is not None and found.status == "True" and not is_true(before, kind):
@@ -61,6 +63,11 @@ def _count_time(before: Status, after: Status) -> None:
             seconds = getattr(new, f"{part}_seconds") - getattr(old, f"{part}_seconds") - _overcounted[part]
             _overcounted[part] = max(0, -seconds)
             metrics.STAGE_SECONDS.labels(part).inc(max(0, seconds))
+
+
+def _resized(status: Status) -> set[tuple[str, int]]:
+    """The attempts that gave way to one of another number of nodes."""
+    return {(attempt.stage, attempt.number) for attempt in status.attempts if attempt.reason == RESIZED}
 
 
 def _failed_attempt(stage: StageStatus) -> int:
@@ -102,6 +109,33 @@ def _blocked_by(status: Status) -> Reason | None:
     accepted, progressing = condition(status, ConditionType.ACCEPTED), condition(status, ConditionType.PROGRESSING)
     found = accepted if accepted is not None and accepted.status == "False" else progressing
     return found.reason if found is not None and found.reason in WARNING_REASONS else None
+
+
+class ElasticGangs:
+    """Adds up the nodes that elastic trainings have, and those that they wish for. Any thread may record."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._nodes: dict[Key, tuple[int, int]] = {}
+
+    def record(self, key: Key, status: Status) -> None:
+        """A run's status is, or stays, this."""
+        found = [(each.nodes, each.wished_nodes) for each in status.stages if each.nodes is not None]
+        self._set(key, (sum(nodes or 0 for nodes, _ in found), sum(wished or 0 for _, wished in found)))
+
+    def forget(self, key: Key) -> None:
+        """A run is gone or needs nothing more."""
+        self._set(key, (0, 0))
+
+    def _set(self, key: Key, nodes: tuple[int, int]) -> None:
+        with self._lock:
+            if self._nodes.get(key, (0, 0)) == nodes:
+                return
+            self._nodes[key] = nodes
+            if nodes == (0, 0):
+                del self._nodes[key]
+            metrics.ELASTIC_NODES.set(sum(have for have, _ in self._nodes.values()))
+            metrics.WISHED_NODES.set(sum(wished for _, wished in self._nodes.values()))
 
 
 class UnhealthyNodes:

@@ -76,6 +76,8 @@ LASTING = ("diht_operator_watch_failures", "diht_operator_queue_wait_seconds")
         ('metrics.SKIPPED.labels("Pod", "Malformed").inc()', "DihtOperatorSkipsObjects"),
         ("metrics.WAIT.observe(20)", "DihtOperatorSlow"),
         ('metrics.UNHEALTHY.labels("gpu-7", "SysLogsXIDError").set(1)', "DihtNodeUnhealthy"),
+        ("metrics.WISHED_NODES.set(64), metrics.ELASTIC_NODES.set(63)", "DihtNodesMissing"),
+        ("metrics.WISHED_NODES.set(64), metrics.ELASTIC_NODES.set(64)", ""),
     ],
 )
 def test_alert_fires_on_the_metrics_of_its_outage_and_no_other_does(

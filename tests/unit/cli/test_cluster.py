@@ -12,6 +12,7 @@ from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.status import (
+    AttemptStatus,
     Condition,
     FailureCause,
     LastCheckpoint,
@@ -220,6 +221,25 @@ def test_watch_shows_each_change_once_and_ends_with_the_run() -> None:
         "label: 1/4 {}",
         "checkpoint of step 40 is committed",
         "label: predict: complete, attempt 2 (ended)",
+        f"r is complete since {NOW}",
+    ]
+
+
+def test_watch_says_once_on_how_many_nodes_an_elastic_training_is() -> None:
+    train = entry("train", StageState.RUNNING, 3)
+    gives_way = train.model_copy(update={"state": StageState.RESTARTING, "attempt": 2, "nodes": 3, "wished_nodes": 4})
+    fewer, whole = (train.model_copy(update={"nodes": nodes, "wished_nodes": 4}) for nodes in (3, 4))
+    begun = [AttemptStatus(stage="train", number=3, start_time=NOW)]
+    told = [status(RUNS, stages=[each], attempts=begun) for each in (gives_way, fewer, fewer)]
+    ended = status(
+        condition(ConditionType.COMPLETE, Reason.COMPLETE), RUNS, stages=[whole], attempts=begun, completion_time=NOW
+    )
+    screen = Screen()
+    Watcher(FakeKube(*told, ended), "r", screen, clock=lambda: 0.0, sleep=lambda s: None).follow()  # type: ignore[arg-type]
+    assert screen.lines[1:] == [
+        "train: restarting, attempt 2, 3 of 4 nodes",
+        "train: running, attempt 3, 3 of 4 nodes",
+        f"train: on 3 of 4 nodes since {NOW}; each later attempt asks for all",
         f"r is complete since {NOW}",
     ]
 

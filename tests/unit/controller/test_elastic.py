@@ -11,6 +11,7 @@ from diht_k8s.api.reports import Progress, TimeSpent
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.status import AttemptStatus, FailureCause, JobReference, StageState, StageStatus, Status
 from diht_k8s.cli.status_sentences import details, sentence
+from diht_k8s.controller import metrics
 from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.controller.events import events_between
 from diht_k8s.controller.job_builder import build_objects
@@ -96,6 +97,7 @@ def test_gang_whose_pod_finds_no_node_starts_again_with_those_that_do_and_says_s
         (1, "NodeLost", False), (2, "Resized", False), (3, "", False),
     ]  # fmt: skip
     assert told(cluster).count("Resized: train: 3 of 4 nodes have room, and it goes on with them") == 1
+    assert (metrics.ELASTIC_NODES._value.get(), metrics.WISHED_NODES._value.get()) == (3, 4)
     assert "attempt 3 runs on 3 of 4 nodes" in sentence("r", found)
     lost = "pod r-train-1-3 on node node-3 is lost (node not ready)"
     since = found.attempts[-1].start_time

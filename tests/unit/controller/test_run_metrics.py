@@ -1,11 +1,13 @@
-"""Metrics of runs: restarts by budget and ends by reason, each counted once."""
+"""Metrics of runs: restarts by budget, ends by reason and resizings, each counted once; nodes of elastic trainings."""
 
 from __future__ import annotations
 
 import pytest
 
+from diht_k8s.api.run import Stage
+from diht_k8s.api.status import AttemptStatus, StageState, StageStatus, Status
 from diht_k8s.controller import metrics
-from diht_k8s.controller.run_metrics import BUDGETS, ENDS
+from diht_k8s.controller.run_metrics import BUDGETS, ENDS, ElasticGangs, count_changes
 from tests.unit.controller.documents import DISRUPTED, failed_pod
 from tests.unit.controller.stories import ONE, make, play, settle, training
 
@@ -48,3 +50,47 @@ def test_drained_node_takes_from_the_budget_of_the_infrastructure() -> None:
     )
     settle(process)
     assert changes(before) == {"infrastructure": 1}
+
+
+def training_on(nodes: int | None, wished: int | None) -> Status:
+    filtered = StageStatus(name="filter", stage=Stage.FILTER, state=StageState.COMPLETE)
+    trains = StageStatus(
+        name="train", stage=Stage.TRAIN, state=StageState.RUNNING, attempt=3, nodes=nodes, wished_nodes=wished
+    )
+    return Status(stages=[filtered, trains])
+
+
+def test_nodes_of_elastic_trainings_are_those_of_all_runs_that_are_under_way() -> None:
+    gangs = ElasticGangs()
+
+    def shown() -> tuple[float, float]:
+        return metrics.ELASTIC_NODES._value.get(), metrics.WISHED_NODES._value.get()
+
+    gangs.record(("n", "a"), training_on(3, 4))
+    gangs.record(("n", "b"), training_on(64, 64))
+    gangs.record(("n", "rigid"), training_on(None, None))
+    gangs.record(("n", "a"), training_on(3, 4))
+    assert shown() == (67, 68)
+    gangs.record(("n", "a"), training_on(2, 4))
+    assert shown() == (66, 68)
+    gangs.record(("n", "b"), training_on(None, None))
+    assert shown() == (2, 4)
+    gangs.forget(("n", "a"))
+    assert shown() == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "resizings"),
+    [("NodeLost", "NodeLost Resized", 1), ("NodeLost Resized", "NodeLost Resized", 0), ("Resized Resized", "Resized Resized Error", 0)],
+    ids=["one gives way", "which is told once", "another end"],
+)  # fmt: skip
+def test_resizing_is_counted_once(before: str, after: str, resizings: int) -> None:
+    def ended(reasons: str) -> Status:
+        return Status(
+            attempts=[AttemptStatus(stage="train", number=at, reason=each) for at, each in enumerate(reasons.split())],
+            restarts=len(reasons.split()),
+        )
+
+    counted = metrics.RESIZINGS._value.get()
+    count_changes(ended(before), ended(after))
+    assert metrics.RESIZINGS._value.get() - counted == resizings

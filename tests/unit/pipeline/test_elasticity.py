@@ -13,6 +13,7 @@ import pytest
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import StageState
 from diht_k8s.pipeline.attempts import Attempt
+from diht_k8s.pipeline.elasticity import share_of
 from diht_k8s.pipeline.plan import Observed, RunPlan, Start, Stop, plan
 from diht_k8s.pipeline.run_status import RunStatus, StageRecord
 from tests.unit.pipeline.situations import BEFORE_T, FAILED, PENDING, RUN_T, RUNNING, T, at, attempt, make_run
@@ -196,6 +197,17 @@ def test_run_that_was_suspended_wishes_for_all_nodes(state: StageState) -> None:
 def test_run_that_is_resumed_before_all_had_stopped_wishes_for_all_nodes() -> None:
     status = at(*BEFORE_T, replace(RUN_T, state=StageState.STOPPED, nodes=3))
     assert plan(elastic(), Observed(), 200.0, status=status).actions == (Start(T, 4, "r-train-4"),)
+
+
+@pytest.mark.parametrize(
+    ("least", "wished", "nodes", "share"),
+    [(2, 4, 3, 0.75), (2, 4, 4, 1.0), (2, 4, 6, 1.0), (None, 4, 3, 1.0)],
+    ids=["fewer", "all", "more than an edit wishes for", "rigid"],
+)
+def test_share_is_of_the_nodes_that_an_elastic_training_wishes_for(
+    least: int | None, wished: int, nodes: int, share: float
+) -> None:
+    assert share_of(elastic(minNodes=least, numNodes=wished).spec.train, nodes) == share
 
 
 @dataclass

@@ -113,7 +113,9 @@ def test_seconds_go_to_the_part_that_they_were_spent_on(looks: list[list[Attempt
 
 
 SHRUNK = replace(SECOND, share=0.75)
-SHRUNK_FAILED = replace(seen(2, FAILED, 310, 330, 332, 340, ended=410, spent=spent(50, resumed=60, kept=80)), share=0.75)
+SHRUNK_FAILED = replace(
+    seen(2, FAILED, 310, 330, 332, 340, ended=410, spent=spent(50, resumed=60, kept=80)), share=0.75
+)
 THIRD = seen(3, RUNNING, 420, 420, 420, 420, spent=spent(30, resumed=80, kept=80))
 ON_FEWER_NODES: dict[str, tuple[list[list[Attempt]], dict[str, float]]] = {
     "it trains on 3 of 4: a quarter of the time that it holds nodes is of the missing one": (
@@ -319,3 +321,8 @@ def test_sentence_names_the_largest_parts_first() -> None:
     time = StageTime(since=1, closed=TimeParts(productive=956, starting=32, queued=12), lost=15)
     shown = goodput_of([time])
     assert goodput_text(shown, 5) == "94.1 % productive; 3.2 % starting in 5 attempts; 1.5 % redone; 1.2 % queued"
+
+
+def test_sentence_says_what_an_elastic_training_lacks() -> None:
+    shown = goodput_of([StageTime(since=1, closed=TimeParts(productive=700, starting=50, missing_nodes=250))])
+    assert goodput_text(shown, 1) == "70.0 % productive; 25.0 % missing nodes; 5.0 % starting"
