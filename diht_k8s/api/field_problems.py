@@ -13,6 +13,7 @@ from diht_k8s.api.batch_statistics import shows_batch_statistics, unequal_parts
 from diht_k8s.api.errors import UserError, suggestion
 from diht_k8s.api.evaluate import Evaluate
 from diht_k8s.api.filter import Filter
+from diht_k8s.api.gang_sizes import min_nodes_without_effect
 from diht_k8s.api.json_types import FieldPath, dotted
 from diht_k8s.api.label import PACKAGED_TEACHERS, Label
 from diht_k8s.api.model_names import LIBRARIES, NameProblem, model_names, unknown_name
@@ -100,6 +101,8 @@ def _of_train(train: Train) -> Iterator[FieldProblem]:
     processes = train.num_nodes * train.processes_per_node
     if shows_batch_statistics(train) and (unequal := unequal_parts(train, processes)) is not None:
         yield FieldProblem(("spec", "train", unequal.field), unequal.message)
+    elif (message := min_nodes_without_effect(train)) is not None:
+        yield FieldProblem(("spec", "train", "minNodes"), message, certain=False)
     if train.model is None:
         return
     field = ("spec", "train", "model")

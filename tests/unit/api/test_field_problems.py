@@ -115,6 +115,37 @@ def test_a_name_that_nobody_knows_is_said_with_the_nearest(case: str) -> None:
     assert [re.sub(r"(?<= )\d+\.\d+\.\d+(?=: did)", "VERSION", problem) for problem in found] == [said]
 
 
+RN50 = {"spec__train__model": "RN50", "spec__train__batchSize": 8}
+TIMM_TOWER = {"embed_dim": 16, "vision_cfg": {"timm_model_name": "resnet18", "image_size": 32}, "text_cfg": {}}
+WHY = "may have batch statistics (BatchNorm), which must be of equally many pairs, and"
+
+
+def nodes(wished: int, least: int | None, **train: Any) -> dict[str, Any]:
+    shape = {"numNodes": wished, "minNodes": least, **train}
+    return {f"spec__train__{name}": value for name, value in shape.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (RN50 | nodes(4, 3), f"has no effect, the training waits for all 4 nodes: train.model RN50 {WHY} the processes of 3 nodes do not divide train.batchSize: lower it to 2, or change train.batchSize"),
+        (RN50 | nodes(8, 5), f"has no effect, the training waits for all 8 nodes: train.model RN50 {WHY} the processes of 5 to 7 nodes do not divide train.batchSize: lower it to 4, or change train.batchSize"),
+        (RN50 | nodes(2, 1, microBatchSize=3, batchSize=4), f"has no effect, the training waits for all 2 nodes: train.model RN50 {WHY} the processes of 1 node do not divide train.batchSize and train.microBatchSize: lower numNodes, or change train.batchSize and train.microBatchSize"),
+        ({"spec__train__model": REMOVE, "spec__train__modelConfig": TIMM_TOWER} | nodes(4, 3, batchSize=8), f"has no effect, the training waits for all 4 nodes: the model of train.modelConfig {WHY} the processes of 3 nodes do not divide train.batchSize: lower it to 2, or change train.batchSize"),
+        (RN50 | nodes(4, 2), None),
+        (RN50 | nodes(4, None), None),
+        (RN50 | nodes(4, 4), None),
+        (RN50 | nodes(4, 3, lockImageTower=True), None),
+        (nodes(4, 3, batchSize=8), None),
+        ({"spec__train__model": REMOVE, "spec__train__modelConfig": RESNET | {"vision_cfg": {"layers": 2}}} | nodes(4, 3, batchSize=8), None),
+    ],
+    ids=["one number", "several", "micro-batches", "a tower of timm", "a number that divides", "rigid", "as many as wished for", "a locked tower", "a ViT", "a ViT of its own"],
+)  # fmt: skip
+def test_min_nodes_that_the_batch_leaves_without_effect_is_a_warning(changes: dict[str, Any], said: str | None) -> None:
+    found = [(str(problem), problem.certain) for problem in text_problems(spec_of(**changes))]
+    assert found == ([] if said is None else [(f"spec.train.minNodes: {said}", False)])
+
+
 def test_all_problems_are_said_at_once() -> None:
     spec = spec_of(
         spec__train__model="ViT-B-33",
