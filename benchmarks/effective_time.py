@@ -1,6 +1,7 @@
-"""Effective training time by a simulation around the real plan: `benchmarks/run effective_time [--seeds 200]`.
+"""Effective training time by a simulation around the real plan: `benchmarks/run effective_time [--elastic] [--seeds 200]`.
 
-In: sizes, start-up times, checkpoint intervals. Out: a table, and one JSON line. Rates and delays: `_effective_time.py`.
+In: sizes, start-up times, checkpoint intervals; with `--elastic` also spares and repair times. Out: a table, and one JSON line.
+Rates and delays: `_effective_time.py`, `_elastic_time.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from benchmarks._effective_time import Result, Setting, Simulation, best_interval
+from benchmarks._elastic_time import Elasticity, ElasticResult, ElasticSimulation
 
 STARTUPS: Final = (30.0, 60.0, 180.0, 300.0)
 GOAL: Final = 0.97
@@ -25,6 +27,10 @@ SIZES: Final = {
     "8,000 GPUs": Setting(8000, spares=5),
     "128 GPUs, preempted every 2 h, queue 10 min": Setting(128, preempted_every_h=2.0, queue_s=600.0),
 }
+ELASTIC_SPARES: Final = {1000: 2, 8000: 5}
+"""Nodes by GPUs, for the rigid run that has some."""
+ELASTIC_GOAL: Final = 0.90
+ELASTIC_GOAL_GPUS: Final = 1000
 LOOPS: Final = {
     "fails 20 min after each start": Setting(8, fault_after_s=1260.0),
     "fails before the first checkpoint": Setting(8, fault_after_s=90.0),
@@ -123,12 +129,114 @@ def measure_all(seeds: int, days: float) -> tuple[list[Row], dict[str, str], dic
     return rows, loops, old
 
 
+@dataclass(frozen=True)
+class ElasticRow:
+    """One training among others on the same nodes, which it wishes for."""
+
+    name: str
+    gpus: int
+    repair_h: float
+    spares: int
+    useful: float
+    worst: float
+    small: float
+    waited_h: float
+    resizings: float
+    by_budget: int
+
+    @property
+    def must_reach_goal(self) -> bool:
+        """Whether the goal names this row: an elastic training as it is, without spares."""
+        return self.name == RECREATED and self.gpus == ELASTIC_GOAL_GPUS
+
+
+RIGID: Final = "rigid"
+WITH_SPARES: Final = "rigid, with spares"
+RECREATED: Final = "elastic, recreated"
+IN_PLACE: Final = "elastic, in place (predicted)"
+
+
+def measure_elastic(options: argparse.Namespace) -> list[ElasticRow]:
+    """Rigid and elastic trainings of two sizes."""
+    rows = list[ElasticRow]()
+    elastic = Elasticity(min_share=options.min_share)
+    for gpus, spares in ELASTIC_SPARES.items():
+        for repair_h in options.repair_hours:
+            kinds = {
+                RIGID: (Elasticity(), 0),
+                WITH_SPARES: (Elasticity(), spares if options.spares is None else options.spares),
+                RECREATED: (elastic, 0),
+                IN_PLACE: (replace(elastic, in_place_s=options.in_place_startup), 0),
+            }
+            for name, (elasticity, beyond) in kinds.items():
+                setting = Setting(gpus, days=options.days, startup_s=options.startup, spares=beyond, repair_h=repair_h)
+                setting = replace(setting, checkpoint_s=best_interval(setting))
+                found = [ElasticSimulation(setting, elasticity, seed).execute() for seed in range(options.seeds)]
+                rows.append(_elastic_row(name, setting, found))
+    return rows
+
+
+def _elastic_row(name: str, setting: Setting, found: list[ElasticResult]) -> ElasticRow:
+    return ElasticRow(
+        name, setting.gpus, setting.repair_h, setting.spares,
+        useful=round(statistics.mean(each.useful for each in found), 4),
+        worst=round(min(each.useful for each in found), 4),
+        small=round(statistics.mean(each.small for each in found), 3),
+        waited_h=round(statistics.mean(each.waited_h for each in found), 1),
+        resizings=round(statistics.mean(each.resizings for each in found), 1),
+        by_budget=sum(each.state == "Failed" for each in found),
+    )  # fmt: skip
+
+
+def elastic_table(rows: list[ElasticRow]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| GPUs | repair | training | spares | useful (worst seed) | smaller | resizings | waits for nodes | ended by budget |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.gpus:,} | {row.repair_h:.0f} h | {row.name} | {row.spares} | {row.useful:.3f} ({row.worst:.3f}) | "
+            f"{100 * row.small:.0f} % | {row.resizings:.0f} | {row.waited_h:.1f} h | {row.by_budget} |"
+        )
+    return "\n".join(lines)
+
+
+def report_elastic(options: argparse.Namespace) -> int:
+    """Print the table of elastic trainings and its JSON line; 1 if the goal is missed."""
+    began = time.process_time()
+    rows = measure_elastic(options)
+    print(elastic_table(rows), file=sys.stderr)
+    worst = min(row.useful for row in rows if row.must_reach_goal)
+    line = {
+        "benchmark": "effective_time --elastic",
+        "seeds": options.seeds,
+        "days": options.days,
+        "useful_elastic_1000": worst,
+        "goal": ELASTIC_GOAL,
+        "rows": [[row.name, row.gpus, row.repair_h, row.spares, row.useful, row.by_budget] for row in rows],
+        "cpu_seconds": round(time.process_time() - began, 1),
+        "met": worst >= ELASTIC_GOAL,
+    }
+    print(json.dumps(line))
+    return 0 if line["met"] else 1
+
+
 def main() -> int:
     """Print the table and the JSON line; 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="runs simulated for each row")
     parser.add_argument("--days", type=float, default=30.0, help="productive days of each run")
+    parser.add_argument("--elastic", action="store_true", help="elastic beside rigid trainings, by node")
+    elastic = parser.add_argument_group("with --elastic")
+    elastic.add_argument("--min-share", type=float, default=0.75, help="minNodes over numNodes")
+    elastic.add_argument("--spares", type=int, help="nodes beyond those of the rigid training (2 and 5)")
+    elastic.add_argument("--repair-hours", type=float, nargs="+", default=[24.0, 72.0], help="mean time of a repair")
+    elastic.add_argument("--startup", type=float, default=18.0, help="seconds of a new attempt (measured)")
+    elastic.add_argument("--in-place-startup", type=float, default=8.0, help="seconds of a round in place (measured)")
     options = parser.parse_args()
+    if options.elastic:
+        return report_elastic(options)
     began = time.process_time()
     rows, loops, old = measure_all(options.seeds, options.days)
     print(table(rows), file=sys.stderr)

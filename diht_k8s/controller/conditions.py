@@ -123,7 +123,14 @@ def _under_way(
     name, failure = _name(stage), stage.failure.message if stage.failure else ""
     if stage.state is StageState.RESTARTING and stage.nodes is not None:
         grows = current is not None and current.job is not None and current.job.parallelism < stage.nodes
-        why = "none has room for its pods by now" if grows else "no more have room"
+        faulty = current is not None and current.attempt.faulty_since is not None
+        why = (
+            "none has room for its pods by now"
+            if grows
+            else "the others have faults"
+            if faulty
+            else "no more have room"
+        )
         message = f"{name}: attempt {stage.attempt} gives way to one on {stage.nodes} nodes: {why}"
         return _Claim("True", Reason.RESTARTING, message)
     if stage.state is StageState.RESTARTING and not stage.computed_elsewhere:
@@ -141,7 +148,8 @@ def _under_way(
         also = f"; {observed.message}" if observed is not None else ""
         nodes, wished = current.job.parallelism, _wished(spec)
         fewer = f" on {nodes} of {wished} nodes" if current.attempt.is_gang and nodes < wished else ""
-        return _Claim("True", Reason.RUNNING, f"{name}: attempt {stage.attempt} runs{fewer}{also}")
+        goes_on = _outlook(spec, current.attempt) if spec is not None else ""
+        return _Claim("True", Reason.RUNNING, f"{name}: attempt {stage.attempt} runs{fewer}{goes_on}{also}")
     if observed is not None:
         outlook = _outlook(spec, current.attempt) if spec is not None and current is not None else ""
         return _Claim("True", observed.reason, f"{name}: {outlook}{observed.message}")
@@ -157,12 +165,16 @@ def _wished(spec: Spec | None) -> int:
 
 
 def _outlook(spec: Spec, attempt: Attempt) -> str:
-    """What becomes of an elastic gang of which pods find no node, if that stays so; to stand before the scheduler's words."""
+    """What becomes of an elastic gang of which pods find no node, if that stays so, to stand before the scheduler's words; or
+    find only faulty ones.
+    """
     train, policy = spec.train, spec.failure_policy
     if train is None or train.min_nodes is None:
         return ""
     if (expected := expected_resizing(train, policy, attempt)) is not None:
         at, nodes = expected
+        if attempt.faulty_since is not None:
+            return f"; goes on with {nodes} of {train.num_nodes} nodes at {timestamp(at)}: the others have faults"
         if attempt.partially_started_at is None:
             return f"asks for all {nodes} nodes again at {timestamp(at)} unless one has room: "
         return f"goes on with {nodes} of {train.num_nodes} nodes at {timestamp(at)} unless more have room: "

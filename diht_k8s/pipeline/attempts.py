@@ -85,8 +85,10 @@ class Attempt:
     """seconds since the epoch since which some of its pods run while others find no node; None otherwise."""
     newest_start_at: float | None = None
     """seconds since the epoch at which the newest of its pods started, of such an attempt."""
+    faulty_since: float | None = None
+    """seconds since the epoch since which all pods of a gang run, some on nodes with faults that no others could take; None otherwise."""
     placed: int = 0
-    """pods that have a node, of such an attempt."""
+    """pods that have a node, and one without faults, of such attempts."""
     unplaced_since: float | None = None
     """seconds since the epoch since which none of the pods of a gang finds a node; None otherwise."""
     pods: int = 0

@@ -1,5 +1,7 @@
 """Elastic gangs: a training that finds no place for all its nodes goes on with those that have one. Pure.
 
+A place on a node with a fault, where no other takes the pod, is none, unless too few are left.
+
 It shrinks by a new attempt, since every rank's part of the work follows from the number of nodes: the gang that waits is
 withdrawn, and once it is gone the next attempt is made for fewer. Only that attempt is: whatever ends it, the one after
 it wishes for all nodes again. Nothing of this is a restart.
@@ -19,6 +21,8 @@ def resizes_at(policy: FailurePolicy, attempt: Attempt) -> float | None:
     Nodes may come one after another: the wait begins again with each pod that starts, as long as the whole gang is not withdrawn.
     """
     since = attempt.partially_started_at
+    if attempt.faulty_since is not None:
+        return attempt.faulty_since + policy.elastic_after_seconds
     if since is None:
         return None if attempt.unplaced_since is None else attempt.unplaced_since + policy.elastic_after_seconds
     newest = max(since, attempt.newest_start_at or since)
@@ -34,7 +38,7 @@ def resized_to(train: Train | None, policy: FailurePolicy, attempt: Attempt, now
     at = resizes_at(policy, attempt)
     if train is None or train.min_nodes is None or at is None or now < at:
         return None
-    if attempt.partially_started_at is None:
+    if attempt.unplaced_since is not None:
         return train.num_nodes if attempt.pods < train.num_nodes else None
     return max((nodes for nodes in gang_sizes(train) if nodes <= attempt.placed), default=None)
 

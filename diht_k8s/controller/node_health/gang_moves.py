@@ -2,7 +2,7 @@
 
 A move is a restart by the infrastructure. Its pods are asked to end, so that they save the step that they are at, and
 the next attempt keeps away from every node that has a fault then. A gang that comes to such a node all the same (no
-other can take it) stays: it is not moved again for a fault that its Job knew of.
+other can take it) stays: it is not moved again for a fault that its Job knew of. An elastic one then goes on with fewer nodes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def decide_moves(
     for each in observed:
         pod, fault = _worst(each, faults)
         if pod is None or fault is None or each.job is None:
-            result.append(each)
+            result.append(_with_faulty_nodes(each, faults))
             continue
         found.append(fault)
         newest = -1 if step is None else step
@@ -75,6 +75,17 @@ def decide_moves(
         else:
             result.append(_moved(each, pod, fault))
     return MoveDecision(result, kept, tuple(found))
+
+
+def _with_faulty_nodes(observed: ObservedAttempt, faults: Callable[[str], tuple[NodeFault, ...]]) -> ObservedAttempt:
+    """A gang all of whose pods run, with how many are on nodes without faults, if some are not."""
+    attempt, job = observed.attempt, observed.job
+    runs = attempt.is_gang and attempt.state is AttemptState.RUNNING and not attempt.ending
+    starts = [pod.started_at for pod in observed.pods if pod.started_at is not None]
+    healthy = sum(not faults(pod.node) for pod in observed.pods)
+    if job is None or not runs or not starts or healthy == len(observed.pods):
+        return observed
+    return replace(observed, attempt=replace(attempt, faulty_since=max(starts), placed=healthy))
 
 
 def _worst(

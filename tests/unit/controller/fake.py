@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diht_k8s.controller.cache.runs import RunStore, cached_run
+from diht_k8s.controller.node_health.faults import NodeFault
 from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.job_summary import JobSummary, job_summary
@@ -241,6 +242,19 @@ class FakeCluster:
                 "containerStatuses": [{"name": "c", "state": state}],
             },
         }
+
+
+class Nodes:
+    """Nodes with faults, as a test sets them."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[NodeFault, ...]] = {}
+
+    def faults(self, node: str) -> tuple[NodeFault, ...]:
+        return self.found.get(node, ())
+
+    def unhealthy(self) -> list[str]:
+        return sorted(self.found)
 
 
 class Process:

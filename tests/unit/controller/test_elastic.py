@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,12 +18,13 @@ from diht_k8s.controller.events import events_between
 from diht_k8s.controller.job_builder import build_objects
 from diht_k8s.controller.kueue.queued_plan import job_of
 from diht_k8s.controller.kueue.workload import shape
+from diht_k8s.controller.node_health.faults import NodeFault
 from diht_k8s.controller.run_metrics import PARTS
 from diht_k8s.controller.saved_status import saved_run_status
 from diht_k8s.pipeline.attempts import AttemptState
 from diht_k8s.pipeline.plan import Start
 from tests.unit.controller.documents import NO_NODE, NOW, at, job, pod
-from tests.unit.controller.fake import Dead, FakeCluster, Process
+from tests.unit.controller.fake import Dead, FakeCluster, Nodes, Process
 from tests.unit.controller.kueue import Kueue
 from tests.unit.controller.observed import observe
 from tests.unit.controller.stories import Clock, make, reason, settle, status
@@ -174,6 +176,73 @@ def test_time_on_three_of_four_nodes_counts_in_node_seconds(fewest: int | None, 
     }
     assert grown == parts
     assert stage.goodput.wall_seconds - before.goodput.wall_seconds == 400
+
+
+KNOWN = NodeFault("node-3", "KernelDeadlock", "condition KernelDeadlock (stuck)")
+OTHERS = [NodeFault(f"node-{index}", "KernelDeadlock", "condition KernelDeadlock (stuck)") for index in range(4)]
+
+
+def on_faulty_node(faults: list[NodeFault], **train: Any) -> tuple[FakeCluster, Process, Clock, Nodes]:
+    """A gang of four that has moved away from nodes with faults, and came to them again: they take pods, and no others do."""
+    cluster, clock, nodes = elastic(**train), Clock(), Nodes()
+    process = Process(cluster, clock, nodes)
+    settle(process)
+    start(cluster, "r-train-1", without=0, since=NOW)
+    settle(process)
+    nodes.found = {fault.node: (replace(fault, at_once=True),) for fault in faults}
+    settle(process)
+    clock.now += 10
+    settle(process)
+    start(cluster, "r-train-2", without=0, since=clock.now)
+    settle(process)
+    return cluster, process, clock, nodes
+
+
+@pytest.mark.parametrize(
+    ("faults", "train", "nodes"),
+    [
+        ([KNOWN], {}, 3),
+        (OTHERS[:2], {}, 2),
+        (OTHERS[:3], {}, None),
+        (OTHERS, {}, None),
+        ([KNOWN], {"minNodes": None}, None),
+        ([KNOWN], {"minNodes": 4}, None),
+    ],
+    ids=["one", "two", "fewer healthy ones than it may have", "all, by a monitor that errs", "rigid", "no fewer"],
+)
+def test_gang_that_only_faulty_nodes_take_goes_on_with_the_healthy_ones(
+    faults: list[NodeFault], train: dict[str, Any], nodes: int | None
+) -> None:
+    cluster, process, clock, _ = on_faulty_node(faults, **train)
+    clock.now += 59
+    settle(process)
+    assert list(cluster.jobs) == ["r-train-2"]
+    if nodes is not None:
+        says = f"r runs: train: attempt 2 runs; goes on with {nodes} of 4 nodes at {at(clock.now + 1)}: the others have faults"
+        assert sentence("r", status(cluster)).startswith(says)
+    clock.now += 1
+    settle(process)
+    clock.now += 600
+    settle(process)
+    if nodes is None:
+        assert list(cluster.jobs) == ["r-train-2"], "it resumes there rather than not at all"
+        return
+    assert [job["spec"]["parallelism"] for job in cluster.jobs.values()] == [nodes]
+    found = status(cluster)
+    (stage,) = found.stages
+    assert (stage.nodes, stage.wished_nodes, stage.restarts) == (nodes, 4, 1)
+    assert [(each.number, each.reason) for each in found.attempts[:2]] == [(1, "NodeUnhealthy"), (2, "Resized")]
+    assert any("has the condition KernelDeadlock (stuck)" in line for line in details(found))
+
+
+def test_gang_on_a_node_whose_fault_is_gone_keeps_all_nodes() -> None:
+    cluster, process, clock, nodes = on_faulty_node([KNOWN])
+    clock.now += 30
+    nodes.found = {}
+    settle(process)
+    clock.now += 600
+    settle(process)
+    assert list(cluster.jobs) == ["r-train-2"]
 
 
 def test_suspended_gang_is_not_told_to_have_failed_as_an_earlier_one_did() -> None:

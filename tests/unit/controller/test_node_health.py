@@ -13,26 +13,13 @@ from diht_k8s.controller.cache.optional_kinds import PodGroups
 from diht_k8s.controller.node_health.faults import NodeFault, faults_of, parse_watched_faults
 from diht_k8s.controller.node_health.node_watch import NodeWatch
 from diht_k8s.kube.errors import ClusterError
-from tests.unit.controller.fake import FakeCluster, Process
+from tests.unit.controller.fake import FakeCluster, Nodes, Process
 from tests.unit.controller.script import Script, page, watch
 from tests.unit.controller.stories import Clock, reason, settle, status, training
 
 LISTED = '[{"condition": "KernelDeadlock"}, {"condition": "GpuXid", "move": "AtOnce"}, {"taint": "bad"}]'
 DEADLOCK = NodeFault("node-0", "KernelDeadlock", "condition KernelDeadlock (stuck)")
 XID = NodeFault("node-0", "GpuXid", "condition GpuXid (Xid 79)", at_once=True)
-
-
-class Nodes:
-    """Nodes with faults, as a test sets them."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, tuple[NodeFault, ...]] = {}
-
-    def faults(self, node: str) -> tuple[NodeFault, ...]:
-        return self.found.get(node, ())
-
-    def unhealthy(self) -> list[str]:
-        return sorted(self.found)
 
 
 def node(name: str = "node-0", *, taints: Any = (), version: int = 5, **conditions: str) -> dict[str, Any]:

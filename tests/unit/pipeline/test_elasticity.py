@@ -94,6 +94,36 @@ def test_gang_that_is_suspended_as_its_wait_ends_is_stopped_and_not_resized(wait
     assert (made.status.of(T).state, made.status.of(T).nodes) == (StageState.RUNNING, None)
 
 
+def on_faulty_nodes(healthy: int) -> Attempt:
+    return attempt(T, 3, RUNNING, active=4, faulty_since=SINCE, placed=healthy)
+
+
+@pytest.mark.parametrize(
+    ("train", "policy", "healthy", "now", "nodes"),
+    [
+        ({}, {}, 3, DUE - 1, None),
+        ({}, {}, 3, DUE, 3),
+        ({}, {"elasticAfterSeconds": 900, "schedulingTimeoutSeconds": 60}, 3, DUE, None),
+        ({}, {"schedulingTimeoutSeconds": 60}, 1, DUE, None),
+        ({"minNodes": None}, {}, 3, DUE, None),
+    ],
+    ids=[
+        "waits a while",
+        "then goes on with the healthy ones",
+        "a longer while",
+        "too few: it is not withdrawn",
+        "rigid",
+    ],
+)
+def test_gang_that_only_nodes_with_faults_take_shrinks_to_the_healthy_ones(
+    train: dict[str, Any], policy: dict[str, Any], healthy: int, now: float, nodes: int | None
+) -> None:
+    made = decide(elastic(policy=policy, **train), on_faulty_nodes(healthy), now)
+    assert made.status.of(T).nodes == nodes
+    assert made.actions == (() if nodes is None else (Stop(T, 3, "r-train-3"),))
+    assert made.status.of(T).total_restarts == RUN_T.total_restarts
+
+
 def unplaced(pods: int) -> Attempt:
     return attempt(T, 3, PENDING, active=pods, unplaced_since=SINCE, pods=pods)
 
@@ -125,8 +155,9 @@ def test_shrunk_gang_of_which_no_pod_finds_a_node_asks_for_all_again(
         (partial(3, newest_start_at=SINCE + 20), DUE - 30, DUE + 20),
         (partial(1), DUE + 30, SINCE + 600),
         (unplaced(3), DUE - 30, DUE),
+        (on_faulty_nodes(3), DUE - 30, DUE),
     ],
-    ids=["to shrink", "to shrink later", "to be withdrawn, if it cannot", "to ask for all"],
+    ids=["to shrink", "to shrink later", "to be withdrawn, if it cannot", "to ask for all", "to leave faulty nodes"],
 )
 def test_waiting_gang_is_looked_at_again_when_its_time_is_over(seen: Attempt, now: float, wakes: float) -> None:
     assert decide(elastic(), seen, now).wake_at == wakes
