@@ -18,13 +18,14 @@ from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageStatus, Status
 from diht_k8s.controller.cache.runs import cached_run
+from diht_k8s.controller.node_health.faults import NodeFault
 from diht_k8s.controller.reconcile import InternalError
 from diht_k8s.controller.saved_status import saved_run_status
 from diht_k8s.kube.errors import ClusterError
 from diht_k8s.pipeline.run_status import FINAL, RunState
 from tests.fuzz.world import Doc, OtherRun, World
 from tests.unit.controller.documents import NOW
-from tests.unit.controller.fake import Dead, Process
+from tests.unit.controller.fake import Dead, Nodes, Process
 from tests.unit.controller.stories import ONE, SPEC
 
 TURBULENT: Final = 120
@@ -75,7 +76,9 @@ class Story:
         self.world.add_run(document)
         self.world.other = _other_run(Random(-seed)) if seed % 3 == 1 else None
         self.clock_ahead, self.due = 0.0, 0.0
-        self.process: Process | None = Process(self.world, self.clock)
+        self.nodes = Nodes() if seed % 8 == 6 else None
+        """what a node monitor reports; None: there is none."""
+        self.process: Process | None = Process(self.world, self.clock, self.nodes)
         self.status = Status()
         self.broken: list[str] = []
         self.ends: dict[str, set[int]] = {"Resized": set(), "SchedulingTimeout": set()}
@@ -96,7 +99,12 @@ class Story:
             if not calm and self.rng.random() < self.rate:
                 self.rng.choice(FAULTS)(self)
                 if self.least is not None and self.rng.random() < 0.25:
-                    self.rng.choice((_other_size, _node_goes, _node_goes))(self)
+                    happens = (
+                        (_other_size, _node_goes, _node_goes)
+                        if self.nodes is None
+                        else (_other_size, _node_goes, _monitor_reports)
+                    )
+                    self.rng.choice(happens)(self)
             elif calm:
                 self._calm_down()
             self.world.pass_time(self.rng.choice((1, 1, 2, 5, 15, 40)))
@@ -123,6 +131,8 @@ class Story:
     def _calm_down(self) -> None:
         """No more faults: nodes come back, and a person resumes the run."""
         self.faults["calm"] = 1
+        if self.nodes is not None and self.nodes.found and self.rng.random() < 0.05:
+            self.nodes.found, self.due = {}, 0.0
         for node, since in self.world.down.items():
             if since is not None and self.rng.random() < 0.2:
                 _node_returns(self, node)
@@ -134,7 +144,7 @@ class Story:
         """What is due of the operator: after a change that its watches report, at the time that it asked for, or resync."""
         if self.process is None:
             if self.rng.random() < 0.3:
-                self.process, self.due = Process(self.world, self.clock), 0.0
+                self.process, self.due = Process(self.world, self.clock, self.nodes), 0.0
                 self._watch(self.process, all_of_it=True)
                 self._reconcile(self.process)
             return
@@ -321,6 +331,18 @@ def _node_goes(story: Story) -> None:
     story.world.down[story.rng.choice(list(story.world.down))] = story.world.now
 
 
+def _monitor_reports(story: Story) -> None:
+    """A fault of a node that runs pods and goes on to do so; or the faults of all are gone."""
+    assert story.nodes is not None
+    story.due = 0.0
+    if story.rng.random() < 0.3:
+        story.nodes.found = {}
+        return
+    node = story.rng.choice(["node-0", *story.world.down])
+    story.faults["faulty"] += 1
+    story.nodes.found = {**story.nodes.found, node: (NodeFault(node, "GpuXid", "condition GpuXid", at_once=True),)}
+
+
 def _node_returns(story: Story, node: str = "") -> None:
     """Programs on it were killed."""
     node = node or story.rng.choice(list(story.world.down))
@@ -349,7 +371,7 @@ def _other_size(story: Story) -> None:
         story.world.edit("r", train={**run["spec"]["train"], "numNodes": story.rng.randint(story.least, 4)})
 
 
-INFRASTRUCTURE: Final = ("disrupted", "deleted", "job deleted", "node", "suspend")
+INFRASTRUCTURE: Final = ("disrupted", "deleted", "job deleted", "node", "suspend", "faulty")
 BAD_DATA: Final = Cause(exit_code=65, reason="DataError", message="a.tar is damaged").encoded()
 FAULTS: Final[tuple[Fault, ...]] = (
     _ends(1, "crash"), _ends(75, "crash"), _ends(139, "crash"), _ends(137, "memory", reason="OOMKilled"),
