@@ -96,9 +96,10 @@ class Filter(Model):
     """clipScore drops pairs by the similarity of image and caption; unset computes none (ours: not in the paper)."""
     language: Literal["en", "Any"] = "en"
     """language: en drops captions in other languages, which the parser cannot read; Any keeps them (our choice)."""
-    language_margin: Annotated[float, Field(ge=0, le=1000)] = 16
+    language_margin: Annotated[float, Field(ge=0, le=1000)] = 18
     """languageMargin: a caption is dropped as foreign if another language is likelier than English by more than this, as
-    the natural logarithm of the ratio of likelihoods (our choice)."""
+    the natural logarithm of the ratio of likelihoods; by more than three times this if it has an English function word
+    ("the", "with"; our choice)."""
     metadata_limits: Annotated[list[MetadataLimit], Keyed("name"), Field(max_length=16)] = []
     """metadataLimits are bounds on numbers of the .json (NSFW, watermark and similarity scores of other tools); names
     are unique."""

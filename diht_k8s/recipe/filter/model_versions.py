@@ -18,6 +18,8 @@ from diht_k8s.recipe.shards.storage import Storage
 
 PARSER_RULES: Final = 8
 """Increment it with every change of the caption rules."""
+LANGUAGE_RULES: Final = 2
+"""Increment it with every change of the language rule beside its margin."""
 SPOTTER_RULES: Final = 3
 """Increment it with every change of the spotter's settings."""
 SECOND_PASS_RULES: Final = 3
@@ -32,8 +34,8 @@ def parser_version() -> str:
 
 @cache
 def language_version() -> str:
-    """Version of the language identifier and the digest of its model."""
-    return f"py3langid-{version('py3langid')} {_digest('py3langid', 'data/*')}"
+    """Version of the rule, of the language identifier, and the digest of its model."""
+    return f"rules-{LANGUAGE_RULES} py3langid-{version('py3langid')} {_digest('py3langid', 'data/*')}"
 
 
 @cache

@@ -1,0 +1,60 @@
+"""The language rule by its margin: English captions and foreign ones that it drops, with and without its function words.
+
+`languages.jsonl` (tests/recipe/filter/captions), odd numbers, chose the margin; its even numbers, `languages2.jsonl` and the
+captions that are held out for the parser measure it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from diht_k8s.recipe.filter.captions.language import MARGIN, foreign_margin, is_english
+
+FOLDER: Final = Path(__file__).parent.parent / "tests/recipe/filter/captions"
+HELD_OUT: Final = ("heldout", "heldout3", "heldout5")
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    """The captions of a set."""
+    return [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def captions_by_set() -> dict[str, list[str]]:
+    """Captions by set and by what they are."""
+    first, second = rows_of("languages"), rows_of("languages2")
+    parts = {"languages odd": first[::2], "languages even": first[1::2], "languages2": second}
+    found: dict[str, list[str]] = {}
+    for name, rows in parts.items():
+        found[f"{name}, looks foreign"] = [row["caption"] for row in rows if row["language"] == "en"]
+        found[f"{name}, foreign"] = [row["caption"] for row in rows if row["language"] not in ("en", "none")]
+    found["held out, English"] = [row["caption"] for name in HELD_OUT for row in rows_of(name) if row["objects"]]
+    return found
+
+
+def dropped_percent(captions: Sequence[str], margin: float, *, words: bool) -> float:
+    """Share of the captions that a margin drops, in percent."""
+    kept = (is_english(each, margin) if words else foreign_margin(each)[1] <= margin for each in captions)
+    return round(100 * (1 - sum(kept) / len(captions)), 1)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--margins", nargs="+", type=float, default=[16, MARGIN, 20, 22, 24, 28])
+    margins = parser.parse_args().margins
+    sets = captions_by_set()
+    for rule, words in (("margin alone", False), ("with function words", True)):
+        by_set = {
+            name: {f"{margin:g}": dropped_percent(captions, margin, words=words) for margin in margins}
+            for name, captions in sets.items()
+        }
+        figures = {"benchmark": "language", "rule": rule, "dropped_percent_by_margin": by_set}
+        print(json.dumps(figures | {"captions": {name: len(each) for name, each in sets.items()}}))
+
+
+if __name__ == "__main__":
+    main()
