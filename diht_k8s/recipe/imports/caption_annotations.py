@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,11 @@ FOLDERS: Final = (
 """Folders in which the images of COCO and Flickr are unpacked."""
 HUGGING_FACE_HEADER: Final = "raw,sentids,split,filename,img_id"
 """First line of Flickr30k's table on Hugging Face."""
+KAGGLE_HEADER: Final = ("image_name", "comment_number", "comment")
+"""First line of Flickr30k's `results.csv` on Kaggle, whose cells `|` divides."""
+_KAGGLE_LINE: Final = re.compile(r"([^|]+)\|\s*\d+\s*\|?\s*(.*)")
+"""One line of it has no second `|`: `2199200615.jpg| 4   A dog runs across the grass .`"""
+_TOKENS: Final = re.compile(r"[^\t]+#\d+\t")
 NO_IMAGE: Final = "annotation_without_image"
 NO_CAPTION: Final = "image_without_caption"
 """Why an entry is ignored: its counterpart is missing."""
@@ -141,16 +147,26 @@ def read_karpathy(path: Path, document: Any, options: ReaderOptions) -> RecordSo
 
 
 def read_caption_lines(path: Path, options: ReaderOptions) -> RecordSource:
-    """Lines `IMAGE,CAPTION` below a header: Flickr30k as clip-benchmark and Kaggle have it; commas in captions stay.
+    """Flickr30k's captions as one of its four files has them, known by its first line.
 
-    Hugging Face's table of the same set (`flickr_annotations_30k.csv`) is known by its header.
+    Those of Hugging Face (`flickr_annotations_30k.csv`) and of Kaggle (`results.csv`), the original `results_20130124.token`,
+    and lines `IMAGE,CAPTION` below a header, as clip-benchmark has it; commas in captions stay.
 
     Raises:
-        UserError: the images are not found, or the table has no such split.
+        UserError: it is none of them, the images are not found, or the table has no such split.
         DataError: no line can be read.
     """
     if is_flickr_table(path):
         return read_flickr_table(path, options)
+    if is_kaggle_table(path):
+        return read_kaggle_table(path, options)
+    if is_tokens(path):
+        return read_tokens(path, options)
+    if b".jpg," not in path.read_bytes():
+        raise UserError(
+            f"{path} is no caption file of Flickr30k: expected lines IMAGE.jpg,CAPTION below a header, Kaggle's results.csv, "
+            "Hugging Face's flickr_annotations_30k.csv or results_20130124.token"
+        )
 
     def parts(line: str) -> tuple[str, str] | None:
         name, suffix, caption = line.strip().partition(".jpg,")
@@ -161,8 +177,22 @@ def read_caption_lines(path: Path, options: ReaderOptions) -> RecordSource:
 
 def is_flickr_table(path: Path) -> bool:
     """Whether a file is Flickr30k's table on Hugging Face, by its header."""
+    return _first_line(path).strip() == HUGGING_FACE_HEADER
+
+
+def is_kaggle_table(path: Path) -> bool:
+    """Whether a file is Flickr30k's `results.csv` on Kaggle, by its header."""
+    return tuple(cell.strip() for cell in _first_line(path).split("|")) == KAGGLE_HEADER
+
+
+def is_tokens(path: Path) -> bool:
+    """Whether a file is Flickr's own (`results_20130124.token`, `Flickr8k.token.txt`), by its first line."""
+    return _TOKENS.match(_first_line(path)) is not None
+
+
+def _first_line(path: Path) -> str:
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        return file.readline().strip() == HUGGING_FACE_HEADER
+        return file.readline()
 
 
 def read_flickr_table(path: Path, options: ReaderOptions) -> RecordSource:
@@ -201,6 +231,21 @@ def _captions_in(raw: str | None) -> list[str]:
     except ValueError:
         return []
     return [text for text in listed if isinstance(text, str)] if isinstance(listed, list) else []
+
+
+def read_kaggle_table(path: Path, options: ReaderOptions) -> RecordSource:
+    """Flickr30k's table on Kaggle, lines `IMAGE| NUMBER| CAPTION`.
+
+    Raises:
+        UserError: the images are not found.
+        DataError: no line can be read.
+    """
+
+    def parts(line: str) -> tuple[str, str] | None:
+        found = _KAGGLE_LINE.fullmatch(line.rstrip())
+        return (found[1].strip(), found[2].strip()) if found else None
+
+    return _from_lines("flickr-captions", path, options, parts, header=1)
 
 
 def read_tokens(path: Path, options: ReaderOptions) -> RecordSource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Final
 
@@ -30,11 +31,17 @@ SPLITS: Final = ("train", "training", "val", "valid", "validation", "dev", "test
 _SYNSET: Final = re.compile(r"n\d{8}")
 
 
-def read_image_folder(folder: Path, options: ReaderOptions) -> RecordSource:
+def read_image_folder(folder: Path, options: ReaderOptions, *, named: bool = True) -> RecordSource:
     """The images of ROOT/SPLIT/CLASS/*, or of ROOT/CLASS/* where the root has no split folders.
 
+    Args:
+        folder: the root.
+        options: the split.
+        named: whether the user says that it is of this layout; otherwise one folder is no class, nor is one that holds files
+            and no image.
+
     Raises:
-        UserError: the split is missing, there are no class folders, or they hold no images.
+        UserError: the split is missing, there are no class folders, they hold no images, or they look like no classes.
     """
     root, roots = split_folder(folder, options.split), options.roots(folder)
     classes = sorted(entry.name for entry in root.iterdir() if os.path.isdir(entry) and not entry.name.startswith("."))
@@ -53,6 +60,8 @@ def read_image_folder(folder: Path, options: ReaderOptions) -> RecordSource:
     if not records:
         raise UserError(f"{root} holds no images in its {len(classes)} folders: name a folder of CLASS/IMAGE.jpg")
     filled = {record.label for record in records}
+    if not named:
+        _require_classes(root, classes, {classes[label] for label in filled if label is not None}, found.files)
     empty = [name for label, name in enumerate(classes) if label not in filled]
     notes = [f"{len(empty)} classes have no image, for example {empty[0]}"] if empty else []
     synsets = all(map(_SYNSET.fullmatch, classes))
@@ -69,6 +78,20 @@ def read_image_folder(folder: Path, options: ReaderOptions) -> RecordSource:
         notes=tuple(notes),
         seen=SeenUnits("files", found.seen, ignored=ignored),
     )
+
+
+def _require_classes(root: Path, classes: Sequence[str], filled: Set[str], files: Iterable[Path]) -> None:
+    """Refuse to guess that folders are classes.
+
+    Raises:
+        UserError: there is one folder alone, or one holds files and no image, as annotations do.
+    """
+    remedy = "name the layout by --format (image-folder reads the folders as classes)"
+    if len(classes) == 1:
+        raise UserError(f"{root} has one folder alone, {classes[0]}, which is no choice between classes: {remedy}")
+    other = {path.relative_to(root).parts[0] for path in files if len(path.relative_to(root).parts) > 1} - filled
+    if other:
+        raise UserError(f"{root} is no folder of classes: {min(other)} holds files and no image: {remedy}")
 
 
 def split_folder(folder: Path, split: str) -> Path:

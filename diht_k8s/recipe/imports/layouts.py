@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,9 +17,12 @@ from diht_k8s.recipe.imports.annotation_files import read_json
 from diht_k8s.recipe.imports.folder_walk import shallow_files, walk
 from diht_k8s.recipe.imports.hugging_face import read_hugging_face
 from diht_k8s.recipe.imports.hugging_face_tables import is_hugging_face
+from diht_k8s.recipe.imports.idx_files import IDX_SETS, find_idx, read_idx
 from diht_k8s.recipe.imports.image_folder import IMAGE_SUFFIXES, read_image_folder
+from diht_k8s.recipe.imports.imagenet import IMAGENET, is_imagenet_root, read_imagenet
 from diht_k8s.recipe.imports.loose_images import read_loose_images
 from diht_k8s.recipe.imports.pair_tables import TABLES, read_rows, read_table
+from diht_k8s.recipe.imports.pascal_voc import PASCAL_VOC, find_voc, read_voc
 from diht_k8s.recipe.imports.records import ReaderOptions, RecordSource
 from diht_k8s.recipe.imports.source_files import SourceFile, require_inside
 from diht_k8s.recipe.imports.tally import printable
@@ -44,15 +46,53 @@ _LINES: Final[dict[str, Callable[[Path, ReaderOptions], RecordSource]]] = {
     "winoground": image_text_sets.read_winoground,
 }
 WILDS: Final = ("wilds-camelyon17", "wilds-iwildcam", "wilds-fmow")
-BENCHMARK_LAYOUTS: Final = ("image-folder", *_JSON, *_LINES, *WILDS, "hugging-face", *TORCHVISION_SETS)
+BENCHMARK_LAYOUTS: Final = (
+    "image-folder",
+    *_JSON,
+    *_LINES,
+    *WILDS,
+    "hugging-face",
+    *IDX_SETS,
+    *TORCHVISION_SETS,
+    IMAGENET,
+    PASCAL_VOC,
+)
 """All that can be read."""
 PAIR_LAYOUTS: Final = ("folder", "table", "rows", *CAPTIONS, "flickr-tokens")
 """All that can be read: `table` is CSV, TSV and JSON lines, `rows` Parquet, Arrow and Hugging Face data sets."""
 METADATA: Final = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "captions.txt", "captions.csv", "results_20130124.token")  # fmt: skip
 """Tables that lie in the folder of their images, under names that others give them."""
-PASCAL_VOC: Final = ("Annotations", "ImageSets", "JPEGImages")
-"""Folders of an unpacked Pascal VOC, which are no classes."""
-_TOKENS: Final = re.compile(r"[^\t]+#\d+\t")
+FLICKR_TABLES: Final = ("results.csv", "flickr_annotations_30k.csv")
+"""Flickr30k's captions as others publish them, beside the folder of the images."""
+
+
+def _read_wilds(kind: str | None, found: str | None, folder: Path, options: ReaderOptions) -> RecordSource:
+    if found is None or kind not in (None, found):
+        raise UserError(f"{folder} holds no metadata of {kind}: name the folder with its metadata.csv")
+    return read_wilds(found, folder, options)
+
+
+@dataclass(frozen=True)
+class FolderLayout:
+    """A layout that is a folder."""
+
+    names: Collection[str]
+    """of its kinds."""
+    find: Callable[[Path], Any]
+    """what a folder has of it; None, False or empty for nothing."""
+    read: Callable[[str | None, Any, Path, ReaderOptions], RecordSource]
+    """by the kind that the user names, what was found, and the folder."""
+
+
+FOLDER_LAYOUTS: Final = (
+    FolderLayout(WILDS, find_wilds, _read_wilds),
+    FolderLayout(IDX_SETS, find_idx, read_idx),
+    FolderLayout((IMAGENET,), is_imagenet_root, lambda _, __, folder, options: read_imagenet(folder, options)),
+    FolderLayout((PASCAL_VOC,), find_voc, lambda _, found, folder, options: read_voc(found, folder, options)),
+    FolderLayout(TORCHVISION_SETS, find_torchvision, read_torchvision),
+    FolderLayout(("hugging-face",), is_hugging_face, lambda _, __, folder, options: read_hugging_face(folder, options)),
+)
+"""In the order in which they are tried; an ImageFolder is what is left."""
 
 
 def open_benchmark(path: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
@@ -76,36 +116,23 @@ def open_benchmark(path: Path, kind: str | None, options: ReaderOptions) -> Reco
 def _open_benchmark_folder(folder: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
     if not any(folder.iterdir()):
         raise UserError(f"{folder} is empty: name the folder into which the original was unpacked")
-    wilds = find_wilds(folder)
-    if kind in WILDS or (kind is None and wilds):
-        if wilds is None or (kind is not None and kind != wilds):
-            raise UserError(f"{folder} holds no metadata of {kind}: name the folder with its metadata.csv")
-        return read_wilds(wilds, folder, options)
-    known = find_torchvision(folder)
-    if kind in TORCHVISION_SETS:
-        root = known[1] if known is not None and known[0] == kind else folder
-        return read_torchvision(kind, root, options)
-    if kind is None and known is not None:
-        return read_torchvision(*known, options)
-    if kind == "hugging-face" or (kind is None and is_hugging_face(folder)):
-        return read_hugging_face(folder, options)
+    for layout in FOLDER_LAYOUTS:
+        found = layout.find(folder) if kind is None or kind in layout.names else None
+        if found or kind in layout.names:
+            return layout.read(kind, found, folder, options)
     if kind not in (None, "image-folder"):
         raise UserError(f"{kind} is read from its annotation file: name that in place of {folder}")
-    if kind is None and any(map(_is_pascal_voc, [folder, *folder.iterdir()])):
-        raise UserError(
-            f"{folder} is Pascal VOC's own layout ({', '.join(PASCAL_VOC)}), which is not read: give a folder of "
-            "CLASS/IMAGE.jpg with the cut-out objects, or clip-benchmark's shards of voc2007"
-        )
-    documents = sorted(path.name for path in folder.iterdir() if path.suffix in (".json", ".jsonl"))
+    documents = sorted(path.name for path in folder.iterdir() if _is_annotation(path))
     if kind is None and documents and not any(map(_holds_folders, folder.iterdir())):
         raise UserError(
             f"{folder} holds annotations ({', '.join(documents[:4])}): name one of these files, not the folder"
         )
-    return read_image_folder(folder, options)
+    return read_image_folder(folder, options, named=kind is not None)
 
 
-def _is_pascal_voc(folder: Path) -> bool:
-    return all((folder / name).is_dir() for name in PASCAL_VOC)
+def _is_annotation(path: Path) -> bool:
+    """Whether a file says by its name that it is read in place of its folder."""
+    return path.suffix in (".json", ".jsonl", ".token") or path.name in FLICKR_TABLES
 
 
 def _holds_folders(folder: Path) -> bool:
@@ -117,13 +144,13 @@ def _open_benchmark_file(path: Path, kind: str | None, options: ReaderOptions) -
         return read_hugging_face(path, options)
     if path.suffix == ".jsonl" and kind is None:
         kind = "winoground" if path.name == "examples.jsonl" else "snli-ve"
-    if path.suffix in (".txt", ".csv") and kind is None:
+    if path.suffix in (".txt", ".csv", ".token") and kind is None:
         kind = "flickr-captions"
     if kind in _LINES:
         return _LINES[kind](path, options)
     if path.suffix != ".json":
         raise UserError(
-            f"{path} is no annotation file that can be read: expected .json, .jsonl, .csv, .txt, .parquet or .arrow"
+            f"{path} is no annotation file that can be read: expected .json, .jsonl, .csv, .txt, .token, .parquet or .arrow"
         )
     if (source := _read_annotations(path, kind, _JSON, options)) is not None:
         return source
@@ -188,10 +215,12 @@ def _open_pair_file(path: Path, kind: str | None, options: ReaderOptions) -> Rec
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".arrow"):
         return read_rows(path, options)
-    if suffix in (".token", ".txt") and kind in (None, "flickr-tokens") and _is_tokens(path):
+    if suffix in (".token", ".txt") and kind in (None, "flickr-tokens") and caption_annotations.is_tokens(path):
         return caption_annotations.read_tokens(path, options)
     if suffix == ".csv" and kind is None and caption_annotations.is_flickr_table(path):
         return caption_annotations.read_flickr_table(path, options)
+    if suffix == ".csv" and kind is None and caption_annotations.is_kaggle_table(path):
+        return caption_annotations.read_kaggle_table(path, options)
     if suffix in (*TABLES, ".txt") and kind in (None, "table"):
         return read_table(path, options)
     if suffix != ".json":
@@ -205,11 +234,6 @@ def _open_pair_file(path: Path, kind: str | None, options: ReaderOptions) -> Rec
         f"{path} is no annotation file of captions: expected COCO's (`images` and `annotations` with `caption`) or "
         "Karpathy's; a list of objects is read as JSON lines, one object a line, in a file .jsonl"
     )
-
-
-def _is_tokens(path: Path) -> bool:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        return _TOKENS.match(file.readline()) is not None
 
 
 def shard_files(path: Path) -> list[Path]:

@@ -5,7 +5,10 @@ Class names follow torchvision's order of labels; where clip-benchmark has bette
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -46,6 +49,19 @@ class TorchvisionSet:
     """class names where the data set names none, and numbers say nothing."""
     numbers: tuple[int, ...] = ()
     """class that each of torchvision's labels becomes, where those are in another order than `texts`."""
+    inside: Mapping[str, str] = field(default_factory=dict)
+    """what lies in a folder that is a part of the root, and that part's path: archives unpack to other names than torchvision
+    gives their folders."""
+
+
+@dataclass(frozen=True)
+class TorchvisionFolder:
+    """Where a data set lies."""
+
+    name: str
+    folder: Path
+    part: str = ""
+    """path of the folder below the root that torchvision wants; "" for the root itself."""
 
 
 _ALL: Final[Mapping[str, Mapping[str, Any]]] = {"test": {}, "all": {}}
@@ -54,84 +70,117 @@ _ALL: Final[Mapping[str, Mapping[str, Any]]] = {"test": {}, "all": {}}
 TORCHVISION_SETS: Final = {
     "cifar10": TorchvisionSet("CIFAR10", ("cifar-10-batches-py",), _TRAIN_OR_TEST, "cifar10"),
     "cifar100": TorchvisionSet("CIFAR100", ("cifar-100-python",), _TRAIN_OR_TEST, "cifar100"),
-    "mnist": TorchvisionSet("MNIST", ("MNIST",), _TRAIN_OR_TEST, "mnist", digits=10),
-    "fashion-mnist": TorchvisionSet("FashionMNIST", ("FashionMNIST",), _TRAIN_OR_TEST),
-    "kmnist": TorchvisionSet("KMNIST", ("KMNIST",), _TRAIN_OR_TEST),
     "stl10": TorchvisionSet("STL10", ("stl10_binary",), _splits("train", "test"), "stl10"),
     "svhn": TorchvisionSet(
         "SVHN", ("test_32x32.mat", "train_32x32.mat"), _splits("train", "test", "extra"), "svhn", digits=10
     ),
     "usps": TorchvisionSet("USPS", ("usps.bz2", "usps.t.bz2"), _TRAIN_OR_TEST, digits=10),
-    "gtsrb": TorchvisionSet("GTSRB", ("gtsrb",), _splits("train", "test"), "gtsrb", digits=43),
+    "gtsrb": TorchvisionSet("GTSRB", ("gtsrb",), _splits("train", "test"), "gtsrb", digits=43, inside={"GT-final_test.csv": "gtsrb"}),
     "food101": TorchvisionSet("Food101", ("food-101",), _splits("train", "test"), "food101", replaced="_"),
-    "dtd": TorchvisionSet("DTD", ("dtd",), _splits("train", "val", "test"), "dtd"),
-    "pets": TorchvisionSet("OxfordIIITPet", ("oxford-iiit-pet",), _splits("trainval", "test"), "pets"),
-    "flowers": TorchvisionSet("Flowers102", ("flowers-102",), _splits("train", "val", "test"), "flowers", digits=102),
-    "cars": TorchvisionSet("StanfordCars", ("stanford_cars",), _splits("train", "test"), "cars"),
+    "dtd": TorchvisionSet("DTD", ("dtd",), _splits("train", "val", "test"), "dtd",
+        inside={"dtd/labels/test1.txt": "dtd", "labels/test1.txt": "dtd/dtd"},
+    ),
+    "pets": TorchvisionSet("OxfordIIITPet", ("oxford-iiit-pet",), _splits("trainval", "test"), "pets",
+        inside={"annotations/trainval.txt": "oxford-iiit-pet", "annotations/test.txt": "oxford-iiit-pet"},
+    ),
+    "flowers": TorchvisionSet("Flowers102", ("flowers-102",), _splits("train", "val", "test"), "flowers", digits=102,
+        inside={"setid.mat": "flowers-102"},
+    ),
+    "cars": TorchvisionSet("StanfordCars", ("stanford_cars",), _splits("train", "test"), "cars", inside={"devkit/cars_meta.mat": "stanford_cars"}),
     "fgvc_aircraft": TorchvisionSet(
         "FGVCAircraft", ("fgvc-aircraft-2013b",), _splits("train", "val", "trainval", "test"), "fgvc_aircraft"
     ),
     "sun397": TorchvisionSet("SUN397", ("SUN397",), _ALL, "sun397", replaced="_/"),
-    "eurosat": TorchvisionSet("EuroSAT", ("eurosat",), _ALL, "eurosat"),
+    "eurosat": TorchvisionSet("EuroSAT", ("eurosat",), _ALL, "eurosat", inside={"2750": "eurosat"}),
     "country211": TorchvisionSet("Country211", ("country211",), _splits("train", "valid", "test"), "country211"),
     "renderedsst2": TorchvisionSet("RenderedSST2", ("rendered-sst2",), _splits("train", "val", "test"), "renderedsst2"),
-    "pcam": TorchvisionSet("PCAM", ("pcam",), _splits("train", "val", "test"), "pcam", digits=2),
-    "caltech101": TorchvisionSet(
-        "Caltech101", ("caltech101",), _ALL, "caltech101", arguments={"target_type": "category"}
+    "pcam": TorchvisionSet("PCAM", ("pcam",), _splits("train", "val", "test"), "pcam", digits=2,
+        inside={"camelyonpatch_level_2_split_test_x.h5": "pcam", "camelyonpatch_level_2_split_train_x.h5": "pcam"},
     ),
-    "imagenet1k": TorchvisionSet(
-        "ImageNet", ("ILSVRC2012_devkit_t12.tar.gz", "meta.bin"), _splits("train", "val", test="val"), "imagenet1k"
+    "caltech101": TorchvisionSet(
+        "Caltech101", ("caltech101",), _ALL, "caltech101", arguments={"target_type": "category"},
+        inside={"101_ObjectCategories": "caltech101", "BACKGROUND_Google": "caltech101/101_ObjectCategories"},
     ),
     "fer2013": TorchvisionSet(  # its file numbers angry, disgust, fear, happy, sad, surprise, neutral
         "FER2013", ("fer2013/fer2013.csv", "fer2013/icml_face_data.csv"), _splits("train", "test"), "fer2013",
-        names=("angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised"), numbers=(0, 1, 2, 3, 5, 6, 4),
+        names=("angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised"), numbers=(0, 1, 2, 3, 5, 6, 4), inside={"fer2013.csv": "fer2013", "icml_face_data.csv": "fer2013"},
     ),
 }  # fmt: skip
 """Name of the layout -> how it is read."""
 
 
-def find_torchvision(root: Path) -> tuple[str, Path] | None:
-    """The layout of a folder and the root that torchvision wants: the folder itself, or its parent."""
-    for name, layout in TORCHVISION_SETS.items():
+def find_torchvision(folder: Path, names: Iterable[str] = TORCHVISION_SETS) -> TorchvisionFolder | None:
+    """The layout of a folder: torchvision's root, a folder in it, or what the archive of the original unpacks to.
+
+    Args:
+        folder: what the user names.
+        names: layouts to look for.
+    """
+    for name in names:
+        layout = TORCHVISION_SETS[name]
+        for marker, part in layout.inside.items():
+            if (folder / marker).exists():
+                return TorchvisionFolder(name, folder, part)
         for marker in layout.markers:
-            if (root / marker).exists():
-                return name, root
-            if root.name == marker.partition("/")[0] and root.is_dir() and (root.parent / marker).exists():
-                return name, root.parent
+            if (folder / marker).exists():
+                return TorchvisionFolder(name, folder)
+            if folder.name == marker.partition("/")[0] and folder.is_dir() and (folder.parent / marker).exists():
+                return TorchvisionFolder(name, folder.parent)
     return None
 
 
-def read_torchvision(name: str, root: Path, options: ReaderOptions) -> RecordSource:
+def read_torchvision(
+    kind: str | None, found: TorchvisionFolder | None, folder: Path, options: ReaderOptions
+) -> RecordSource:
     """A data set of `TORCHVISION_SETS`.
 
+    Args:
+        kind: what the user says; None takes what was found.
+        found: by `find_torchvision`, of any layout.
+        folder: what the user names.
+        options: the split.
+
     Raises:
-        UserError: there is no such split, or a package for the format is missing.
+        UserError: the layout is not there, there is no such split, or a package for the format is missing.
         DataError: files are missing or damaged.
     """
-    layout = TORCHVISION_SETS[name]
+    if found is None or kind not in (None, found.name):
+        found = find_torchvision(folder, [str(kind)])
+    if found is None and any(
+        (folder / each.partition("/")[0]).exists() for each in TORCHVISION_SETS[str(kind)].markers
+    ):
+        found = TorchvisionFolder(str(kind), folder)  # a part of its files: torchvision says which are missing
+    if found is None:
+        markers = [*TORCHVISION_SETS[str(kind)].markers, *TORCHVISION_SETS[str(kind)].inside]
+        raise UserError(f"{folder} cannot be read as {kind}: it holds none of {', '.join(markers)}")
+    layout = TORCHVISION_SETS[found.name]
     if options.split not in layout.splits:
-        raise UserError(f"{name} has no split {options.split}: choose one by --split ({', '.join(layout.splits)})")
-    dataset = _opened(name, layout, root, options.split)
+        splits = ", ".join(layout.splits)
+        raise UserError(f"{found.name} has no split {options.split}: choose one by --split ({splits})")
+    dataset = _opened(found, layout, options.split)
     total = len(dataset)
-    marker = next((root / marker for marker in layout.markers if (root / marker).exists()), root)
+    marker = found.folder
+    if not found.part:
+        marker = next((marker / each for each in layout.markers if (marker / each).exists()), marker)
     files = sorted(path for path in marker.rglob("*") if path.is_file()) if marker.is_dir() else [marker]
     return RecordSource(
-        kind=name,
+        kind=found.name,
         type="Classification",
         total=total,
-        read=_reader(dataset, marker, layout, options.roots(root)),
-        fingerprint=fingerprint([name, options.split, total, file_stats(files)]),
+        read=_reader(dataset, marker, layout, options.roots(found.folder)),
+        fingerprint=fingerprint([found.name, options.split, total, file_stats(files)]),
         class_names=_class_names(dataset, layout),
         texts=layout.texts,
     )
 
 
-def _opened(name: str, layout: TorchvisionSet, root: Path, split: str) -> Any:
+def _opened(found: TorchvisionFolder, layout: TorchvisionSet, split: str) -> Any:
     import torchvision.datasets
 
     make: Callable[..., Any] = getattr(torchvision.datasets, layout.class_name)
+    name, linked = found.name, _LinkedRoot(found) if found.part else None
     try:
-        return make(str(root), **layout.splits[split], **layout.arguments)
+        dataset = make(str(linked.path if linked else found.folder), **layout.splits[split], **layout.arguments)
     except Exception as error:  # every class has its own way to say that a file is missing or damaged
         lacking = error if isinstance(error, ModuleNotFoundError) else error.__context__
         if isinstance(lacking, ModuleNotFoundError):
@@ -139,9 +188,26 @@ def _opened(name: str, layout: TorchvisionSet, root: Path, split: str) -> Any:
         said = " ".join(str(error).split()) or type(error).__name__
         said = said.partition(" You can use download")[0].rstrip(".")
         raise DataError(
-            f"{root} cannot be read as {name}, split {split} ({said[:200]}): fetch the files of the original again, or name "
-            "another layout by --format"
+            f"{found.folder} cannot be read as {name}, split {split} ({said[:200]}): fetch the files of the original again, or "
+            "name another layout by --format"
         ) from error
+    dataset.linked_root = linked
+    return dataset
+
+
+class _LinkedRoot:
+    """A root as torchvision wants it, with a link to the source, into which nothing is written; it goes with this object."""
+
+    def __init__(self, found: TorchvisionFolder) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="diht-import-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        self._link, self._source = self.path / found.part, found.folder
+        self._link.parent.mkdir(parents=True, exist_ok=True)
+        self._link.symlink_to(found.folder.resolve())
+
+    def source_of(self, path: str | Path) -> Path:
+        """Where a file below the root lies in the source."""
+        return self._source / Path(path).relative_to(self._link)
 
 
 def _reader(
@@ -160,6 +226,8 @@ def _reader(
 
     paths, labels = _paths(dataset), _labels(dataset)
     if paths is not None and labels is not None:  # in an order of its own, since some sets come as the disk lists them
+        if dataset.linked_root is not None:
+            paths = [dataset.linked_root.source_of(path) for path in paths]
         pairs = sorted((str(path), int(label)) for path, label in zip(paths, labels, strict=True))
         return reader_of([ImageRecord(path, SourceFile(Path(path), roots), label) for path, label in pairs])
 

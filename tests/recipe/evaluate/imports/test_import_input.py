@@ -86,17 +86,6 @@ def folder_of(name: str) -> Callable[[Path], str]:
     return make
 
 
-def pascal_voc(folder: Path) -> str:
-    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
-        (folder / "VOCdevkit/VOC2007" / name).mkdir(parents=True)
-    originals.save(folder / "VOCdevkit/VOC2007/JPEGImages/000001.jpg", 0)
-    return str(folder / "VOCdevkit/VOC2007")
-
-
-def pascal_voc_devkit(folder: Path) -> str:
-    return str(Path(pascal_voc(folder)).parent)
-
-
 def other_file(folder: Path) -> str:
     (folder / "a.json").write_text('{"a": 1}')
     return str(folder / "a.json")
@@ -161,11 +150,10 @@ def test_class_names_that_are_numbers_are_warned_of_on_stderr(
         (folder_of("iwildcam"), ["--split", "val"], 64, "choose one by --split (id_test, test)"),
         (folder_of("image_folder"), ["--format", "imagefolder"], 64, "imagefolder is no layout: did you mean image-folder"),
         (folder_of("image_folder"), ["--format", "karpathy"], 64, "karpathy is read from its annotation file"),
-        (folder_of("image_folder"), ["--format", "mnist"], 65, "cannot be read as mnist"),
+        (folder_of("image_folder"), ["--format", "mnist"], 64, "holds no IDX files, as mnist has"),
+        (folder_of("image_folder"), ["--format", "dtd"], 64, "cannot be read as dtd: it holds none of dtd"),
         (folder_of("image_folder"), ["--format", "wilds-fmow"], 64, "holds no metadata of wilds-fmow"),
         (folder_of("image_folder"), ["--shard-size", "0"], 64, "--shard-size must be 1 or more"),
-        (pascal_voc, [], 64, "VOC2007 is Pascal VOC's own layout (Annotations, ImageSets, JPEGImages), which is not read"),
-        (pascal_voc_devkit, [], 64, "VOCdevkit is Pascal VOC's own layout"),
         (flickr_table, ["--split", "dev"], 64, "has no split dev: choose one by --split (test, train)"),
         (other_file, [], 64, "is not a file of coco-captions, karpathy, vqav2, sugar-crepe"),
     ],
