@@ -13,6 +13,7 @@ from typing import Any
 
 from diht_k8s.api.errors import ExitCode, StopRequested, UserError
 from diht_k8s.cli.display import progress_bar
+from diht_k8s.recipe.evaluate.class_texts import number_note
 from diht_k8s.recipe.evaluate.importing import BenchmarkImport, class_names_for, import_benchmark
 from diht_k8s.recipe.imports.account import account_lines
 from diht_k8s.recipe.imports.existing_shards import check_shards
@@ -80,19 +81,10 @@ def import_benchmark_command(options: argparse.Namespace) -> int:
             source, order, Storage(),
             lambda total, done: bar.update(task, total=total, completed=done), lambda: bar.advance(task),
         )  # fmt: skip
-    _warn_of_numbers(class_names_for(source, order, Storage()).lines if source.type == "Classification" else [])
+    if source.type == "Classification" and (note := number_note(class_names_for(source, order, Storage()).lines)):
+        print(f"diht: warning: {note}", file=sys.stderr)
     print(json.dumps(marker) if options.json else benchmark_summary(options.output, marker))
     return ExitCode.DONE
-
-
-def _warn_of_numbers(names: Sequence[str]) -> None:
-    """Say that a zero-shot classifier reads the names, where these are numbers."""
-    if numbers := [name for name in names if name.strip().isdigit()]:
-        print(
-            f"diht: warning: {len(numbers)} of {len(names)} class names are numbers, for example {numbers[0]!r}, and the model "
-            "reads them as text: give the names by --class-names",
-            file=sys.stderr,
-        )
 
 
 def benchmark_summary(output: str, marker: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -153,6 +153,17 @@ def _answer_templates(benchmark: Benchmark) -> list[str]:
             f"evaluate.benchmarks {benchmark.name}: template {without!r} has no {ANSWER}: write {QUESTION} and {ANSWER}"
         )
     return templates or [f"{QUESTION} {ANSWER}"]
+
+
+def number_note(names: Sequence[str]) -> str | None:
+    """What a zero-shot classifier makes of class names that are numbers; None where there are none."""
+    numbers = [name for name in names if name.strip().isdigit()]
+    if not numbers:
+        return None
+    return (
+        f"{len(numbers)} of {len(names)} class names are numbers, for example {numbers[0]!r}, and the model reads them as text: "
+        "unless the images show digits, give the names by --class-names of diht benchmarks import"
+    )
 
 
 def is_imagenet(name: str) -> bool:

@@ -14,7 +14,7 @@ from diht_k8s.api.evaluate import Benchmark, FewShot
 from diht_k8s.recipe.clip_models.features import encode_texts
 from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate import answer_ranking, classification, group_tasks, retrieval
-from diht_k8s.recipe.evaluate.class_texts import BenchmarkTexts
+from diht_k8s.recipe.evaluate.class_texts import BenchmarkTexts, number_note
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.results import Measured
 from diht_k8s.recipe.evaluate.soundness import FeatureGate, TextEncoder, figure_notes
@@ -59,7 +59,8 @@ def _measured(
     gate.admit(images.features_ND, [item.uid for item in images.items])
     encode = TextEncoder(partial(encode_texts, loaded), loaded.name, loaded.logit_scale, images.features_ND.shape[1])
     measured = _task(benchmark, texts, images, encode, few_shot, seed)
-    notes = [*gate.notes(), *encode.notes(), *figure_notes(measured.figures)]
+    named = number_note(texts.class_names.lines) if benchmark.type == "Classification" else None
+    notes = [*gate.notes(), *encode.notes(), *figure_notes(measured.figures), *([named] if named else [])]
     return replace(measured, figures={**measured.figures, "notes": notes})
 
 

@@ -186,15 +186,17 @@ def _members(file: BinaryIO, archive: Path, within: _Member | None = None) -> li
     Raises:
         DataError: it is no whole archive.
     """
+    end = within.offset + within.size if within else archive.stat().st_size
     try:
         file.seek(within.offset if within else 0)  # tarfile begins there
         with tarfile.open(fileobj=file, mode="r:") as tar:
             found = [_Member(each.name, each.offset_data, each.size) for each in tar if each.isreg()]
+            file.seek(tar.offset)  # a header that is cut ends the list as zeros do
+            whole = tar.offset + tarfile.BLOCKSIZE <= end and not any(file.read(tarfile.BLOCKSIZE))
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{archive} cannot be read ({error}): fetch it again") from error
-    end = within.offset + within.size if within else archive.stat().st_size
-    if any(each.offset + each.size > end for each in found):
-        raise DataError(f"{archive} ends within {within.name if within else 'a file'}: fetch it again")
+    if not whole:
+        raise DataError(f"{archive} is cut{f' in {within.name}' if within else ''}: fetch it again")
     return found
 
 

@@ -15,6 +15,8 @@ from diht_k8s.recipe.evaluate.benchmark_images import captions_of
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.imports import originals
+from tests.recipe.evaluate.imports.downloads import DOWNLOADS
+from tests.recipe.evaluate.imports.drawings import IMAGES, two_captions
 from tests.recipe.evaluate.imports.originals import ORIGINALS
 
 
@@ -106,6 +108,88 @@ def flickr_table(folder: Path) -> str:
     return str(folder / "flickr_annotations_30k.csv")
 
 
+def kaggle_folder(folder: Path) -> str:
+    """As its archive unpacks: the captions beside the folder of the images."""
+    return str(DOWNLOADS["Flickr30k, Kaggle"].build(folder).parent)
+
+
+def other_table(folder: Path) -> str:
+    (folder / "prices.csv").write_text("name,price\nball,3\n")
+    return str(folder / "prices.csv")
+
+
+def photos_and_lists(folder: Path) -> str:
+    """An archive with a folder of images and one of annotations."""
+    originals.save(folder / "set/images/a/1.jpg", 1)
+    originals.save(folder / "set/more/2.jpg", 2)
+    (folder / "set/annotations").mkdir()
+    (folder / "set/annotations/list.txt").write_text("1 2")
+    return str(folder / "set")
+
+
+def one_folder(folder: Path) -> str:
+    originals.save(folder / "set/photos/1.jpg", 1)
+    return str(folder / "set")
+
+
+def fashion(folder: Path) -> str:
+    return str(DOWNLOADS["fashion-mnist"].build(folder))
+
+
+def cut_idx(folder: Path) -> str:
+    source = DOWNLOADS["mnist"].build(folder)
+    path = source / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-200])
+    return str(source)
+
+
+def short_idx(folder: Path) -> str:
+    """Images of another set than the labels."""
+    source = DOWNLOADS["mnist"].build(folder)
+    pixels = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1, 7, 7])
+    (source / "t10k-images-idx3-ubyte.gz").unlink()
+    (source / "t10k-images-idx3-ubyte").write_bytes(pixels)
+    return str(source)
+
+
+def without_devkit(folder: Path) -> str:
+    source = DOWNLOADS["ImageNet, devkit and flat val"].build(folder)
+    shutil.rmtree(source / "ILSVRC2012_devkit_t12")
+    return str(source)
+
+
+def damaged_devkit(folder: Path) -> str:
+    source = DOWNLOADS["ImageNet, devkit and flat val"].build(folder)
+    (source / "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt").write_text("7\n")
+    return str(source)
+
+
+def cut_archive(name: str) -> Callable[[Path], str]:
+    def make(folder: Path) -> str:
+        source = DOWNLOADS[name].build(folder)
+        (path,) = source.glob("*_img_*.tar")
+        path.write_bytes(path.read_bytes()[:-20_000])
+        return str(source)
+
+    return make
+
+
+def two_years(folder: Path) -> str:
+    source = DOWNLOADS["VOC2007"].build(folder)
+    shutil.copytree(source / "VOC2007", source / "VOC2012")
+    return str(source)
+
+
+def voc(folder: Path) -> str:
+    return str(DOWNLOADS["VOC2007"].build(folder))
+
+
+def damaged_voc(folder: Path) -> str:
+    source = DOWNLOADS["VOC2007"].build(folder)
+    (source / "VOC2007/Annotations/000007.xml").write_text("<annotation><object><name>cow</name></object></annotation>")
+    return str(source)
+
+
 @pytest.mark.parametrize(("command", "rows"), [(["benchmarks", "import"], [1, 2]), (["import"], [0])])
 def test_flickrs_table_of_hugging_face_is_read_by_its_own_splits(
     tmp_path: Path, command: list[str], rows: list[int], capsys: pytest.CaptureFixture[str]
@@ -114,6 +198,19 @@ def test_flickrs_table_of_hugging_face_is_read_by_its_own_splits(
     (shard,) = tmp_path.glob("out/**/*.tar")
     said = [caption for sample in read_samples(Storage(), str(shard)) for caption in captions_of(sample)]
     assert said == [caption for row in rows for caption in (f"{LONG} {row}", 'He says "hello".')]
+
+
+@pytest.mark.parametrize("name", ["Flickr30k, Kaggle", "Flickr30k, original"])
+def test_flickrs_captions_are_read_as_pairs_too(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    source = DOWNLOADS[name].build(tmp_path)
+    assert main(["import", str(source), str(tmp_path / "out")]) == 0, capsys.readouterr().err
+    said = [sample.caption for path in tmp_path.glob("out/**/*.tar") for sample in read_samples(Storage(), str(path))]
+    assert sorted(said) == sorted(caption for row in range(IMAGES) for caption in two_captions(row))
+
+
+@pytest.mark.parametrize("make", [photos_and_lists, one_folder])
+def test_folders_that_are_named_as_classes_are_read_as_classes(tmp_path: Path, make: Callable[[Path], str]) -> None:
+    assert main(["benchmarks", "import", make(tmp_path), str(tmp_path / "out"), "--format", "image-folder"]) == 0
 
 
 def test_class_names_that_are_numbers_are_warned_of_on_stderr(
@@ -155,6 +252,20 @@ def test_class_names_that_are_numbers_are_warned_of_on_stderr(
         (folder_of("image_folder"), ["--format", "wilds-fmow"], 64, "holds no metadata of wilds-fmow"),
         (folder_of("image_folder"), ["--shard-size", "0"], 64, "--shard-size must be 1 or more"),
         (flickr_table, ["--split", "dev"], 64, "has no split dev: choose one by --split (test, train)"),
+        (kaggle_folder, [], 64, "holds annotations (results.csv): name one of these files"),
+        (other_table, [], 64, "prices.csv is no caption file of Flickr30k: expected lines IMAGE.jpg,CAPTION"),
+        (photos_and_lists, [], 64, "is no folder of classes: annotations holds files and no image"),
+        (one_folder, [], 64, "has one folder alone, photos, which is no choice between classes"),
+        (fashion, [], 64, "names MNIST, Fashion-MNIST and KMNIST share: say which it is by --format"),
+        (cut_idx, [], 65, "t10k-images-idx3-ubyte.gz is no whole IDX file of 3 dimensions"),
+        (short_idx, [], 65, "t10k-images-idx3-ubyte has 2 images, and t10k-labels-idx1-ubyte.gz 24 labels"),
+        (without_devkit, [], 64, "but not what says their classes: put ILSVRC2012_devkit_t12.tar.gz beside them"),
+        (damaged_devkit, [], 65, "the devkit of ImageNet cannot be read"),
+        (cut_archive("ImageNet, archives"), [], 65, "ILSVRC2012_img_val.tar"),
+        (cut_archive("ImageNet, archive of archives"), ["--split", "train"], 65, "ILSVRC2012_img_train.tar"),
+        (voc, ["--split", "val"], 64, "VOC2007 has no split val: choose one by --split (test, train)"),
+        (two_years, [], 64, "holds 2 folders of Pascal VOC (VOC2007, VOC2012): name one that holds Annotations"),
+        (damaged_voc, [], 65, "000007.xml is no annotation of Pascal VOC"),
         (other_file, [], 64, "is not a file of coco-captions, karpathy, vqav2, sugar-crepe"),
     ],
 )  # fmt: skip

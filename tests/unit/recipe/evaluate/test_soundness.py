@@ -50,6 +50,7 @@ def measured(
     images: Spoil = lambda features: features,
     texts: Spoil = lambda features: features,
     logit_scale: float = 20.0,
+    name: str = "class {}",
 ) -> Measured:
     """The figures of a model whose features are spoilt."""
     known: dict[str, int] = {}
@@ -62,7 +63,7 @@ def measured(
         return spoilt[[distinct.index(text) for text in asked]]
 
     monkeypatch.setattr(measure, "encode_texts", encode)
-    names = SourcedTexts([f"class {number}" for number in range(CLASSES)], "test")
+    names = SourcedTexts([name.format(number) for number in range(CLASSES)], "test")
     template = "{question} {answer}" if task == "AnswerRanking" else "{}"
     benchmark = Benchmark(name="bench", type=cast("Any", task), shards=["0.tar"])
     encoded = EncodedImages([item(row, task) for row in range(IMAGES)], images(units(IMAGES, 0)))
@@ -171,6 +172,17 @@ def test_towers_of_two_sizes_end_every_task(task: str, monkeypatch: pytest.Monke
 def test_logit_scale_that_is_not_finite_ends_the_benchmark(logit_scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="bench: the logit scale of the model broken is"):
         measured("Classification", monkeypatch, logit_scale=logit_scale)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "noted"),
+    [("{}", "Classification", True), ("class {}", "Classification", False), ("{}", "AnswerRanking", False)],
+)
+def test_class_names_that_are_numbers_carry_a_note(
+    name: str, task: str, noted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [note for note in measured(task, monkeypatch, name=name).figures["notes"] if "are numbers" in note]
+    assert [note.partition(", for")[0] for note in said] == [f"{CLASSES} of {CLASSES} class names are numbers"] * noted
 
 
 def test_model_that_names_one_class_carries_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
