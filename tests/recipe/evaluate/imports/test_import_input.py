@@ -143,6 +143,13 @@ def cut_idx(folder: Path) -> str:
     return str(source)
 
 
+def cut_unpacked_idx(folder: Path) -> str:
+    source = DOWNLOADS["mnist, unpacked"].build(folder)
+    path = source / "MNIST/raw/t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-784])
+    return str(source)
+
+
 def short_idx(folder: Path) -> str:
     """Images of another set than the labels."""
     source = DOWNLOADS["mnist"].build(folder)
@@ -258,6 +265,7 @@ def test_class_names_that_are_numbers_are_warned_of_on_stderr(
         (one_folder, [], 64, "has one folder alone, photos, which is no choice between classes"),
         (fashion, [], 64, "names MNIST, Fashion-MNIST and KMNIST share: say which it is by --format"),
         (cut_idx, [], 65, "t10k-images-idx3-ubyte.gz is no whole IDX file of 3 dimensions"),
+        (cut_unpacked_idx, [], 65, "t10k-images-idx3-ubyte is no whole IDX file of 3 dimensions (its sizes are [24, 28, 28])"),
         (short_idx, [], 65, "t10k-images-idx3-ubyte has 2 images, and t10k-labels-idx1-ubyte.gz 24 labels"),
         (without_devkit, [], 64, "but not what says their classes: put ILSVRC2012_devkit_t12.tar.gz beside them"),
         (damaged_devkit, [], 65, "the devkit of ImageNet cannot be read"),
