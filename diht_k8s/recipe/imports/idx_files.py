@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,20 +56,19 @@ class IdxFolder:
     folder: Path
     kind: str | None
     """None where no name says it."""
+    own: bool = False
+    """whether the user names the folder itself: then the user may say what it is."""
 
 
-def find_idx(root: Path) -> IdxFolder | None:
-    """The folder of the IDX files: the root, ROOT/raw, or ROOT/NAME and ROOT/NAME/raw by torchvision's names; None without."""
-    places = [(root, None), (root / "raw", None)]
-    places += [(root / each.folder / raw, kind) for kind, each in IDX_SETS.items() for raw in ("raw", ".")]
-    for place, kind in places:
-        if any(_file(place, stem, "labels", 1) for stem in SPLITS.values()):
-            named = root.resolve().parent if root.name == "raw" else root
-            return IdxFolder(place, kind or _kind_of(named))
-    return None
+def find_idx(root: Path) -> list[IdxFolder]:
+    """The folders of IDX files: the root or ROOT/raw, and ROOT/NAME or ROOT/NAME/raw by torchvision's names."""
+    named = root.resolve().parent if root.name == "raw" else root
+    places = [IdxFolder(place, _kind_of(named), own=True) for place in (root, root / "raw")]
+    places += [IdxFolder(root / each.folder / raw, kind) for kind, each in IDX_SETS.items() for raw in ("raw", ".")]
+    return [each for each in places if any(_file(each.folder, stem, "labels", 1) for stem in SPLITS.values())]
 
 
-def read_idx(kind: str | None, found: IdxFolder | None, folder: Path, options: ReaderOptions) -> RecordSource:
+def read_idx(kind: str | None, found: Sequence[IdxFolder], folder: Path, options: ReaderOptions) -> RecordSource:
     """A split of one of `IDX_SETS`.
 
     Args:
@@ -82,22 +81,24 @@ def read_idx(kind: str | None, found: IdxFolder | None, folder: Path, options: R
         UserError: nothing says which set it is, there is no such split, or its files are missing.
         DataError: a file is damaged, or images and labels do not fit.
     """
-    if found is None:
+    kinds = list(dict.fromkeys(each.kind for each in found))
+    if kind is None and len(kinds) > 1:
+        raise UserError(f"{folder} holds several data sets ({', '.join(map(str, kinds))}): say which one by --format")
+    fitting = [each for each in found if kind in (None, each.kind)] or [each for each in found if each.own]
+    if not fitting:
         raise UserError(f"{folder} holds no IDX files, as {kind} has: name the folder with t10k-labels-idx1-ubyte(.gz)")
-    known = kind or found.kind
+    place, known = fitting[0].folder, kind or fitting[0].kind
     if known is None:
         raise UserError(
-            f"{found.folder} holds IDX files, whose names MNIST, Fashion-MNIST and KMNIST share: say which it is by --format "
+            f"{place} holds IDX files, whose names MNIST, Fashion-MNIST and KMNIST share: say which it is by --format "
             f"({', '.join(IDX_SETS)})"
         )
     if options.split not in SPLITS:
         raise UserError(f"{known} has no split {options.split}: choose one by --split ({', '.join(SPLITS)})")
     stem = SPLITS[options.split]
-    files = [_file(found.folder, stem, what, rank) for what, rank in (("images", 3), ("labels", 1))]
+    files = [_file(place, stem, what, rank) for what, rank in (("images", 3), ("labels", 1))]
     if None in files:
-        raise UserError(
-            f"{found.folder} lacks the images or the labels of {known}, split {options.split}: fetch both files"
-        )
+        raise UserError(f"{place} lacks the images or the labels of {known}, split {options.split}: fetch both files")
     paths = [path for path in files if path is not None]
     pixels_NHW, labels_N = (
         _values(path, rank, options.roots(folder)) for path, rank in zip(paths, (3, 1), strict=True)

@@ -76,6 +76,8 @@ def _read_wilds(kind: str | None, found: str | None, folder: Path, options: Read
 class FolderLayout:
     """A layout that is a folder."""
 
+    title: str
+    """in words."""
     names: Collection[str]
     """of its kinds."""
     find: Callable[[Path], Any]
@@ -85,12 +87,21 @@ class FolderLayout:
 
 
 FOLDER_LAYOUTS: Final = (
-    FolderLayout(WILDS, find_wilds, _read_wilds),
-    FolderLayout(IDX_SETS, find_idx, read_idx),
-    FolderLayout((IMAGENET,), is_imagenet_root, lambda _, __, folder, options: read_imagenet(folder, options)),
-    FolderLayout((PASCAL_VOC,), find_voc, lambda _, found, folder, options: read_voc(found, folder, options)),
-    FolderLayout(TORCHVISION_SETS, find_torchvision, read_torchvision),
-    FolderLayout(("hugging-face",), is_hugging_face, lambda _, __, folder, options: read_hugging_face(folder, options)),
+    FolderLayout("a set of WILDS", WILDS, find_wilds, _read_wilds),
+    FolderLayout("IDX files", IDX_SETS, find_idx, read_idx),
+    FolderLayout(
+        "ImageNet", (IMAGENET,), is_imagenet_root, lambda _, __, folder, options: read_imagenet(folder, options)
+    ),
+    FolderLayout(
+        "Pascal VOC", (PASCAL_VOC,), find_voc, lambda _, found, folder, options: read_voc(found, folder, options)
+    ),
+    FolderLayout("a set of torchvision", TORCHVISION_SETS, find_torchvision, read_torchvision),
+    FolderLayout(
+        "a Hugging Face data set",
+        ("hugging-face",),
+        is_hugging_face,
+        lambda _, __, folder, options: read_hugging_face(folder, options),
+    ),
 )
 """In the order in which they are tried; an ImageFolder is what is left."""
 
@@ -116,10 +127,16 @@ def open_benchmark(path: Path, kind: str | None, options: ReaderOptions) -> Reco
 def _open_benchmark_folder(folder: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
     if not any(folder.iterdir()):
         raise UserError(f"{folder} is empty: name the folder into which the original was unpacked")
-    for layout in FOLDER_LAYOUTS:
-        found = layout.find(folder) if kind is None or kind in layout.names else None
-        if found or kind in layout.names:
-            return layout.read(kind, found, folder, options)
+    if kind is not None:
+        layout = next((each for each in FOLDER_LAYOUTS if kind in each.names), None)
+        if layout is not None:
+            return layout.read(kind, layout.find(folder), folder, options)
+    elif found := [(each, place) for each in FOLDER_LAYOUTS if (place := each.find(folder))]:
+        if len(found) > 1:
+            titles = ", ".join(each.title for each, _ in found)
+            raise UserError(f"{folder} holds several data sets ({titles}): say which one by --format")
+        layout, place = found[0]
+        return layout.read(None, place, folder, options)
     if kind not in (None, "image-folder"):
         raise UserError(f"{kind} is read from its annotation file: name that in place of {folder}")
     documents = sorted(path.name for path in folder.iterdir() if _is_annotation(path))

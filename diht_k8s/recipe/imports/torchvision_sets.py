@@ -153,6 +153,9 @@ def read_torchvision(
     if found is None:
         markers = [*TORCHVISION_SETS[str(kind)].markers, *TORCHVISION_SETS[str(kind)].inside]
         raise UserError(f"{folder} cannot be read as {kind}: it holds none of {', '.join(markers)}")
+    others = [name for name in TORCHVISION_SETS if name != found.name]
+    if kind is None and (other := find_torchvision(folder, others)) is not None:
+        raise UserError(f"{folder} holds several data sets ({found.name}, {other.name}): say which one by --format")
     layout = TORCHVISION_SETS[found.name]
     if options.split not in layout.splits:
         splits = ", ".join(layout.splits)

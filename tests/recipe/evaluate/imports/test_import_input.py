@@ -132,6 +132,20 @@ def one_folder(folder: Path) -> str:
     return str(folder / "set")
 
 
+def several(*names: str) -> Callable[[Path], str]:
+    """A root into which torchvision has put several sets."""
+
+    def make(folder: Path) -> str:
+        for name in names:
+            source = ORIGINALS[name](folder / name)
+            for path in source.iterdir():
+                (folder / "root").mkdir(exist_ok=True)
+                path.rename(folder / "root" / path.name)
+        return str(folder / "root")
+
+    return make
+
+
 def fashion(folder: Path) -> str:
     return str(DOWNLOADS["fashion-mnist"].build(folder))
 
@@ -220,6 +234,17 @@ def test_folders_that_are_named_as_classes_are_read_as_classes(tmp_path: Path, m
     assert main(["benchmarks", "import", make(tmp_path), str(tmp_path / "out"), "--format", "image-folder"]) == 0
 
 
+@pytest.mark.parametrize(("kind", "classes"), [("cifar100", 100), ("mnist", 10), ("fashion-mnist", 10)])
+def test_one_of_several_sets_is_read_by_its_name(
+    tmp_path: Path, kind: str, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    originals.trust_files(monkeypatch)
+    source = several("mnist", "cifar10", "cifar100", "fashion_mnist")(tmp_path)
+    assert main(["benchmarks", "import", source, str(tmp_path / "out"), "--format", kind]) == 0
+    marker = json.loads((tmp_path / "out/COMMITTED.json").read_text())
+    assert (marker["kind"], marker["classes"]) == (kind, classes)
+
+
 def test_class_names_that_are_numbers_are_warned_of_on_stderr(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,6 +288,9 @@ def test_class_names_that_are_numbers_are_warned_of_on_stderr(
         (other_table, [], 64, "prices.csv is no caption file of Flickr30k: expected lines IMAGE.jpg,CAPTION"),
         (photos_and_lists, [], 64, "is no folder of classes: annotations holds files and no image"),
         (one_folder, [], 64, "has one folder alone, photos, which is no choice between classes"),
+        (several("cifar10", "cifar100"), [], 64, "holds several data sets (cifar10, cifar100): say which one by --format"),
+        (several("mnist", "stl10"), [], 64, "holds several data sets (IDX files, a set of torchvision)"),
+        (several("mnist", "fashion_mnist"), [], 64, "holds several data sets (mnist, fashion-mnist)"),
         (fashion, [], 64, "names MNIST, Fashion-MNIST and KMNIST share: say which it is by --format"),
         (cut_idx, [], 65, "t10k-images-idx3-ubyte.gz is no whole IDX file of 3 dimensions"),
         (cut_unpacked_idx, [], 65, "t10k-images-idx3-ubyte is no whole IDX file of 3 dimensions (its sizes are [24, 28, 28])"),
