@@ -96,14 +96,8 @@ FOLDER_LAYOUTS: Final = (
         "Pascal VOC", (PASCAL_VOC,), find_voc, lambda _, found, folder, options: read_voc(found, folder, options)
     ),
     FolderLayout("a set of torchvision", TORCHVISION_SETS, find_torchvision, read_torchvision),
-    FolderLayout(
-        "a Hugging Face data set",
-        ("hugging-face",),
-        is_hugging_face,
-        lambda _, __, folder, options: read_hugging_face(folder, options),
-    ),
 )
-"""In the order in which they are tried; an ImageFolder is what is left."""
+"""All are looked for, and one alone may be found; Hugging Face data sets and ImageFolders are what is left."""
 
 
 def open_benchmark(path: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
@@ -137,6 +131,8 @@ def _open_benchmark_folder(folder: Path, kind: str | None, options: ReaderOption
             raise UserError(f"{folder} holds several data sets ({titles}): say which one by --format")
         layout, place = found[0]
         return layout.read(None, place, folder, options)
+    if kind == "hugging-face" or (kind is None and is_hugging_face(folder)):
+        return read_hugging_face(folder, options)
     if kind not in (None, "image-folder"):
         raise UserError(f"{kind} is read from its annotation file: name that in place of {folder}")
     documents = sorted(path.name for path in folder.iterdir() if _is_annotation(path))
