@@ -27,7 +27,7 @@ QUESTIONS = {
     "topK too large": "troubleshooting.html",
     "minio": "how-to/s3.html",
     "export to hugging face transformers": "how-to/evaluation-only.html",
-    "too few GPUs": "how-to/gpu-nodes.html",
+    "several GPUs": "how-to/gpu-nodes.html",
     "free disk": "how-to/free-space.html",
     "elastic nodes": "operations.html",
     "hyperparameter sweep": "how-to/sweep.html",
