@@ -272,6 +272,9 @@ class StageStatus(StatusModel):
     """nodes of an elastic training (train.minNodes): of its newest attempt, or of the one that follows as it shrinks."""
     wished_nodes: Annotated[int, Field(ge=0, le=4096)] | None = None
     """wishedNodes is the number that each attempt asks for first, train.numNodes."""
+    min_count: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """minCount to which the PodGroup of an elastic training was lowered, as it did not find room for all nodes; unset once some of
+    its pods have nodes."""
     workload: JobReference | None = None
     """workload of the newest attempt."""
     avoid_nodes: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=16)] = []

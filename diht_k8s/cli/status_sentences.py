@@ -88,6 +88,10 @@ def avoids(stage: StageStatus) -> str:
 
 def on_fewer_nodes(stage: StageStatus, status: Status) -> list[str]:
     """On how many of the nodes that it wishes for an elastic training is, since when and why; nothing if it has all."""
+    if stage.min_count is not None:
+        return [
+            f"{stage.name}: waits for {stage.nodes} nodes, and goes on with {stage.min_count} or more: not all have room"
+        ]
     if stage.nodes is None or stage.wished_nodes is None or stage.nodes >= stage.wished_nodes:
         return []
     attempts = {each.number: each for each in status.attempts if each.stage == stage.name}

@@ -54,6 +54,9 @@ def _of_stage(old: StageStatus | None, stage: StageStatus) -> list[RunEvent]:
         found.append(
             RunEvent(RESIZED, f"{stage.name}: {'no node has room, and it asks for all again' if grows else why}")
         )
+    if stage.min_count is not None and (old is None or old.min_count is None):
+        why = f"not all {stage.nodes} nodes have room, and {stage.min_count} are enough from now on"
+        found.append(RunEvent(RESIZED, f"{stage.name}: {why}"))
     before, now = (old.restarts_in_place if old is not None else None), stage.restarts_in_place
     if now is not None and now.total > (0 if before is None else before.total):
         text = f"{stage.name}: round {now.restarts + 1} of attempt {now.attempt} began: {now.message}"

@@ -26,7 +26,7 @@ from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.job_summary import JobSummary
 from diht_k8s.kube.pod_summary import PodSummary
-from diht_k8s.pipeline.plan import Expire, Start, Stop
+from diht_k8s.pipeline.plan import Expire, LowerMinCount, Start, Stop
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class Executor:
                     problem, events = started.problem or problem, [*events, *started.events]
                 elif isinstance(action, Stop):
                     self._stop(cached, action, decision.attempts)
+                elif isinstance(action, LowerMinCount):
+                    problem = self._lower_min_count(cached, action) or problem
                 elif isinstance(action, Expire):
                     delete_run(self._cluster, cached.key, cached.uid, cached.version)
             queued = self._queue.execute(cached, run, decision.workload_actions, now)
@@ -139,3 +141,14 @@ class Executor:
         for each in observed:
             if each.job is not None and each.job.name == action.name and not each.job.deleted:
                 delete_job(self._cluster, cached, each.job.name, each.job.uid)
+
+    def _lower_min_count(self, cached: CachedRun, action: LowerMinCount) -> RunProblem | None:
+        """Lower the minCount of a PodGroup, unless it is as low; one that is gone needs nothing."""
+        try:
+            found = self._cluster.get("PodGroup", cached.namespace, action.pod_group)
+            if found["spec"]["schedulingPolicy"]["gang"]["minCount"] > action.min_count:
+                lower = {"spec": {"schedulingPolicy": {"gang": {"minCount": action.min_count}}}}
+                self._cluster.patch_pod_group(cached.namespace, action.pod_group, lower)
+        except ClusterError as error:
+            return None if error.is_not_found else refusal(error, f"PodGroup {action.pod_group}")
+        return None

@@ -74,7 +74,7 @@ def build_objects(
         if faulty:  # its gang is not moved again for a fault that nobody could avoid
             job["metadata"].setdefault("annotations", {})[UNHEALTHY_NODES_ANNOTATION] = ",".join(faulty)[:MAX_MESSAGE]
         if start.stage is Stage.TRAIN and job["spec"]["parallelism"] > 1 and _in_pod_group(run, pod_groups=pod_groups):
-            objects.append(pod_group(job, run.spec.train.min_nodes if run.spec.train is not None else None))
+            objects.append(pod_group(job))
     return sorted(objects, key=lambda item: item["kind"] == "Job")
 
 
@@ -91,16 +91,11 @@ def _in_pod_group(run: DihtRun, *, pod_groups: bool) -> bool:
     return pod_groups and merged(run.spec.pods, run.spec.train.pods).gang != "None"
 
 
-def pod_group(job: dict[str, Any], least: int | None = None) -> dict[str, Any]:
-    """The PodGroup of a Job's pods, none of which gets a node before all can; the Job is changed to name it.
-
-    Args:
-        job: the Job.
-        least: pods of an elastic gang that are enough to hold nodes: it goes on with those if the others find none.
-    """
+def pod_group(job: dict[str, Any]) -> dict[str, Any]:
+    """The PodGroup of a Job's pods, none of which gets a node before all can; the Job is changed to name it."""
     metadata, template = job["metadata"], job["spec"]["template"]["spec"]
     template["schedulingGroup"] = {"podGroupName": metadata["name"]}
-    spec: dict[str, Any] = {"schedulingPolicy": {"gang": {"minCount": least or job["spec"]["parallelism"]}}}
+    spec: dict[str, Any] = {"schedulingPolicy": {"gang": {"minCount": job["spec"]["parallelism"]}}}
     if "priorityClassName" in template:
         spec["priorityClassName"] = template["priorityClassName"]
     group, version, *_ = KINDS["PodGroup"]

@@ -410,9 +410,10 @@ def _with_room(attempt: Attempt, job: JobSummary, pods: list[PodSummary]) -> Att
     )
     if started:
         return replace(attempt, partially_started_at=min(started), newest_start_at=max(started), placed=placed)
-    return (
-        attempt if placed else replace(attempt, unplaced_since=min(pod.seen_at for pod in pods), pods=job.parallelism)
-    )
+    if placed:
+        return attempt
+    since = min(pod.seen_at for pod in pods)
+    return replace(attempt, unplaced_since=since, pods=job.parallelism, pod_group=job.pod_group)
 
 
 def is_starting(jobs: Iterable[JobSummary], pods: Iterable[PodSummary]) -> bool:

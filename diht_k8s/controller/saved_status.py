@@ -74,6 +74,7 @@ def _stage(entry: StageStatus) -> StageRecord:
         not_before=seconds(entry.not_before),
         failure=None if cause is None else Failure(cause.exit_code, cause.reason, cause.message),
         nodes=_decided_nodes(entry),
+        min_count=entry.min_count,
         step=step,
         work=CommittedWork(work.position, work.seconds),
         failed_at=work.failed_position,

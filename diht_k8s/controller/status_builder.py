@@ -244,6 +244,7 @@ def _entry(
         workload=job if started else None,
         nodes=nodes,
         wished_nodes=run.spec.train.num_nodes if nodes is not None and run.spec.train is not None else None,
+        min_count=stage.min_count if stage.state is StageState.RUNNING else None,
         avoid_nodes=nodes_to_avoid(old.avoid_nodes if old is not None else (), attempts, _name(stage), in_place),
         start_time=((old.start_time if old is not None else None) or timestamp(now)) if started else None,
         completion_time=((old.completion_time if old is not None else None) or timestamp(now)) if ended else None,

@@ -95,6 +95,11 @@ class Cluster:
         self._before_write("patch_job")
         self._patch(f"change Job {namespace}/{name}", KINDS["Job"].path(namespace, name), patch, MERGE)
 
+    def patch_pod_group(self, namespace: str, name: str, patch: Mapping[str, Any]) -> None:
+        """Merge a patch into a PodGroup."""
+        self._before_write("patch_podgroup")
+        self._patch(f"change PodGroup {namespace}/{name}", KINDS["PodGroup"].path(namespace, name), patch, MERGE)
+
     def patch_workload_status(self, namespace: str, name: str, patch: Mapping[str, Any]) -> None:
         """Merge a patch into the status of a Workload; its metadata.resourceVersion has to be the newest one."""
         self._before_write("patch_workload_status")

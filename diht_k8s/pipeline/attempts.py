@@ -95,6 +95,8 @@ class Attempt:
     """of such a gang."""
     share: float = 1.0
     """of the nodes that its training wishes for; less for an elastic gang that was shrunk."""
+    pod_group: str = ""
+    """name of the PodGroup by which none of its pods gets a node before enough can, of such a gang."""
     work: CommittedWork | None = None
     """what it reported as committed; None if it reported nothing."""
     failed_at: int | None = None

@@ -55,6 +55,27 @@ def share_of(train: Train | None, nodes: int) -> float:
     return 1.0 if train is None or train.min_nodes is None else min(1.0, nodes / train.num_nodes)
 
 
+def lowered_to(
+    train: Train | None, policy: FailurePolicy, attempt: Attempt, now: float, before: int | None
+) -> int | None:
+    """The minCount that is enough for the PodGroup of a gang of which no pod has found a node for long enough.
+
+    None: it asks for all its pods, so that no gang starts small that need not, or some have nodes. `before` is what it was lowered
+    to: that stays as long as none has a node, whatever a new operator has seen of its wait.
+    """
+    at = resizes_at(policy, attempt)
+    if (
+        train is None
+        or train.min_nodes is None
+        or at is None
+        or not attempt.pod_group
+        or attempt.unplaced_since is None
+    ):
+        return None
+    fewest = gang_sizes(train)[0]
+    return fewest if fewest < attempt.pods and (before is not None or now >= at) else None
+
+
 def still_fewer(train: Train | None, nodes: int | None) -> int | None:
     """The number of nodes that was decided on, if the document, as it is now, still has it; None: all that it wishes for."""
     if train is None or train.min_nodes is None or nodes is None:

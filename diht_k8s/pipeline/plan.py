@@ -18,7 +18,7 @@ from diht_k8s.api.status import MAX_COUNT, StageState
 from diht_k8s.api.steps import LABEL_STEPS, WAIT_STEP
 from diht_k8s.pipeline.attempts import Attempt, AttemptState, attempt_name
 from diht_k8s.pipeline.budget import with_progress, with_restarts_in_place
-from diht_k8s.pipeline.elasticity import resized_to, resizes_at, still_fewer
+from diht_k8s.pipeline.elasticity import lowered_to, resized_to, resizes_at, still_fewer
 from diht_k8s.pipeline.failure_policy import (
     BACK_OFF,
     BackOff,
@@ -74,11 +74,20 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class LowerMinCount:
+    """Lower the minCount of a gang's PodGroup, unless it is as low; asked again until one of its pods has a node."""
+
+    stage: Stage
+    pod_group: str
+    min_count: int
+
+
+@dataclass(frozen=True)
 class Expire:
     """Delete the run: it ended longer ago than spec.ttlSecondsAfterFinished."""
 
 
-Action = Start | Stop | Expire
+Action = Start | Stop | LowerMinCount | Expire
 
 
 @dataclass(frozen=True)
@@ -208,7 +217,8 @@ def _observe(
         if record.restarts > policy.max_restarts and newest.in_place is not None:
             why = Failure(record.in_place.exit_code, RESTARTED_IN_PLACE, record.in_place.message)
             return replace(record, state=StageState.FAILED, failure=why)
-        return replace(record, state=StageState.RUNNING, not_before=None, nodes=None)
+        enough = lowered_to(run.spec.train, policy, newest, now, record.min_count)
+        return replace(record, state=StageState.RUNNING, not_before=None, nodes=None, min_count=enough)
     ended = StageState.COMPLETE
     if newest.waits:  # the other run has made the result; if not, the work itself comes next
         ended = StageState.CACHED if newest.reason == COMMITTED else StageState.RESTARTING
@@ -300,17 +310,23 @@ def _advance(
     ]
     others = tuple(attempt for attempt in _living(observed) if attempt not in running)
     if running or others:
-        return RunPlan(_stop(run, others), status)
+        return RunPlan((*_stop(run, others), *_lowered(running, current)), status)
     if current.not_before is not None and now < current.not_before <= now + back_off.longest_s:
         return RunPlan((), status)  # longer than any wait means that the clock was set back: the wait is over
     # A running attempt that does not exist was never started (a crash), or somebody removed it: start the same again.
     number = min(current.attempt + (current.state is not StageState.RUNNING), MAX_COUNT)
     nodes = still_fewer(run.spec.train, current.nodes)
-    started = replace(current, state=StageState.RUNNING, attempt=number, not_before=None, nodes=nodes)
+    started = replace(current, state=StageState.RUNNING, attempt=number, not_before=None, nodes=nodes, min_count=None)
     step = WAIT_STEP if current.computed_elsewhere else current.step
     start = Start(current.stage, number, attempt_name(run.metadata.name, current.stage, number, step), step, nodes)
     started_at = now if status.started_at is None else status.started_at
     return RunPlan((start,), replace(_with(status, current, started), started_at=started_at))
+
+
+def _lowered(running: list[Attempt], current: StageRecord) -> tuple[Action, ...]:
+    if current.min_count is None:
+        return ()
+    return tuple(LowerMinCount(each.stage, each.pod_group, current.min_count) for each in running)
 
 
 def _wakes(run: DihtRun, observed: Observed, decided: RunPlan, now: float) -> Iterator[float]:

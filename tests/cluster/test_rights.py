@@ -29,7 +29,7 @@ NOT_HERE = {
     },
     **{
         ("scheduling.k8s.io", "podgroups", verb): "needs a feature gate (tests/cluster/test_pod_groups.py)"
-        for verb in ("create", "get", "delete")
+        for verb in ("create", "get", "patch", "delete")
     },
 }
 """Rights that this test does not provoke, and when they are used."""

@@ -64,6 +64,7 @@ class Story:
         """of an elastic training's nodes, of which each has room for one pod."""
         if self.least is not None:
             self.world.one_each, self.policy["elasticAfterSeconds"] = True, 30
+            self.world.pod_groups = seed % 8 == 2
             alone = {**NO_DISTILLATION["train"], "numNodes": 4, "minNodes": self.least}
             spec |= {"filter": None, "label": None, "evaluate": None, "train": alone}
         self.deadline_s = rng.choice((None, None, None, 400))
@@ -85,6 +86,8 @@ class Story:
         """numbers of attempts at the training that ended so."""
         self.sized: set[str] = set()
         """names of the gangs whose size was looked at."""
+        self.lowered: set[str] = set()
+        """names of the PodGroups that need fewer pods than their gang has."""
 
     def clock(self) -> float:
         """The operator's own clock."""
@@ -117,7 +120,7 @@ class Story:
             self.broken.append(f"does not end: {self.status.conditions}")
         saved = saved_run_status(self.status)
         self.faults += Counter({"another run": self.world.gave_way})
-        self.faults += Counter({"shrunk": len(self.ends["Resized"])})
+        self.faults += Counter({"shrunk": len(self.ends["Resized"]), "lowered": len(self.lowered)})
         if self.world.alive():
             self.broken.append("programs run after the end")
         if self.world.jobs and "r" not in self.world.runs:
@@ -247,6 +250,18 @@ class Story:
                 self.sized.add(job["metadata"]["name"])
                 if not self.least <= job["spec"]["parallelism"] <= 4:
                     self.broken.append(f"a gang of {job['spec']['parallelism']} nodes")
+            self._check_group(job)
+
+    def _check_group(self, job: Doc) -> None:
+        """A gang's PodGroup needs all its pods, or as few as allowed once they have waited."""
+        group = self.world.others.get("PodGroup", {}).get(job["metadata"]["name"])
+        if group is None or self.least is None:
+            return
+        needs, pods = group["spec"]["schedulingPolicy"]["gang"]["minCount"], job["spec"]["parallelism"]
+        if needs not in (self.least, pods):
+            self.broken.append(f"a PodGroup of {pods} pods needs {needs}")
+        if needs < pods:
+            self.lowered.add(job["metadata"]["name"])
 
     def _without_cause(self, reason: Reason | None) -> list[str]:
         """Why the run may not end like this."""

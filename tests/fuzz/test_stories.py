@@ -40,6 +40,7 @@ def test_training_that_may_shrink_ends_for_a_cause_and_never_has_two_gangs() -> 
     assert ends[RunState.COMPLETE] > len(ELASTIC) / 4
     assert faults["shrunk"] >= 3
     assert faults["faulty"] >= 3
+    assert faults["lowered"] >= 1
 
 
 @pytest.mark.parametrize("seed", [5925, 6593], ids=["Job that no operator saw is orphaned", "all workers are lost"])

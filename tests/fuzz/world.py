@@ -184,12 +184,23 @@ class World(FakeCluster):
             up = [
                 node for node, down in self.down.items() if down is None and not (self.one_each and self._is_full(node))
             ]
-            if up:
+            if up and self._has_room_for_its_gang(pod, len(up)):
                 pod["spec"]["nodeName"] = self.rng.choice(up)
                 self._run(pod)
             elif self.one_each and not pod["status"]["conditions"]:
                 pod["status"]["conditions"] = NO_NODE
                 self.touch(pod)
+
+    def _has_room_for_its_gang(self, pod: Doc, free: int) -> bool:
+        """Whether as many pods as its PodGroup needs have a node or find one."""
+        owners = pod["metadata"]["ownerReferences"]
+        job = self.jobs.get(owners[0]["name"]) if owners else None
+        group = job and job["spec"]["template"]["spec"].get("schedulingGroup")
+        if job is None or not group:
+            return True
+        placed = sum(bool(each["spec"]["nodeName"]) for each in self.pods_of(job))
+        gang = self.others["PodGroup"][group["podGroupName"]]["spec"]["schedulingPolicy"]["gang"]
+        return placed + free >= gang["minCount"]
 
     def _is_full(self, node: str) -> bool:
         there = (pod for pod in self.pods.values() if pod["spec"]["nodeName"] == node)

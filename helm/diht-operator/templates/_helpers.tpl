@@ -118,7 +118,7 @@ namespace: {{ .Release.Namespace }}
 # Gangs that Kubernetes itself schedules, where it can.
 - apiGroups: [scheduling.k8s.io]
   resources: [podgroups]
-  verbs: [create, get, delete]
+  verbs: [create, get, patch, delete]
 {{- end }}
 {{- end -}}
 

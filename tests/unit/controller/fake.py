@@ -131,6 +131,11 @@ class FakeCluster:
         del self._store(kind)[name]
         self._wrote(f"delete {kind} {name}")
 
+    def patch_pod_group(self, namespace: str, name: str, patch: dict[str, Any]) -> None:
+        self._may("patch PodGroup")
+        self.others["PodGroup"][name]["spec"] |= patch["spec"]
+        self._wrote(f"patch PodGroup {name}")
+
     def patch_workload_status(self, namespace: str, name: str, patch: dict[str, Any]) -> None:
         found = self.others["Workload"][name]
         if patch["metadata"]["resourceVersion"] != found["metadata"]["resourceVersion"]:

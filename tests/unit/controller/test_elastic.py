@@ -21,6 +21,7 @@ from diht_k8s.controller.kueue.workload import shape
 from diht_k8s.controller.node_health.faults import NodeFault
 from diht_k8s.controller.run_metrics import PARTS
 from diht_k8s.controller.saved_status import saved_run_status
+from diht_k8s.kube.errors import ClusterError
 from diht_k8s.pipeline.attempts import AttemptState
 from diht_k8s.pipeline.plan import Start
 from tests.unit.controller.documents import NO_NODE, NOW, at, job, pod
@@ -422,10 +423,79 @@ def test_job_of_a_shrunk_gang_has_its_number_of_pods_and_ranks(nodes: int | None
     assert ("DIHT_CONTROL_TOKEN" in env, "PodGroup" in made) == (size > 1, size > 1)
 
 
-@pytest.mark.parametrize(("least", "count"), [(2, 2), (None, 4)], ids=["elastic", "rigid"])
-def test_pod_group_of_an_elastic_gang_needs_its_fewest_nodes_only(least: int | None, count: int) -> None:
-    made = objects(elastic(minNodes=least), None, pod_groups=True)
+@pytest.mark.parametrize(("least", "nodes", "count"), [(2, None, 4), (2, 3, 3), (None, None, 4)])
+def test_pod_group_of_a_gang_needs_all_its_pods_at_first(least: int | None, nodes: int | None, count: int) -> None:
+    made = objects(elastic(minNodes=least), nodes, pod_groups=True)
     assert made["PodGroup"]["spec"]["schedulingPolicy"]["gang"]["minCount"] == count
+
+
+def grouped() -> tuple[FakeCluster, Process, Clock]:
+    """A gang in a PodGroup, of which no pod has a node: three nodes have room."""
+    cluster, clock = elastic(), Clock()
+    cluster.pod_groups = True
+    process = Process(cluster, clock)
+    settle(process)
+    without_room(cluster, "r-train-1")
+    settle(process)
+    return cluster, process, clock
+
+
+def min_count(cluster: FakeCluster, name: str) -> int:
+    return cluster.others["PodGroup"][name]["spec"]["schedulingPolicy"]["gang"]["minCount"]
+
+
+def test_pod_group_is_lowered_to_the_fewest_nodes_once_its_pods_have_waited_and_the_gang_shrinks() -> None:
+    cluster, process, clock = grouped()
+    clock.now += 59
+    settle(process)
+    assert min_count(cluster, "r-train-1") == NODES
+    clock.now += 1
+    settle(process)
+    assert (min_count(cluster, "r-train-1"), cluster.writes.count("patch PodGroup r-train-1")) == (2, 1)
+    said = "train: waits for 4 nodes, and goes on with 2 or more: not all have room"
+    assert (reason(cluster), said in details(status(cluster))) == ("Unschedulable", True)
+    start(cluster, "r-train-1", without=1, since=clock.now)
+    settle(process)
+    assert said not in details(status(cluster))
+    clock.now += 60
+    settle(process)
+    assert (cluster.jobs["r-train-2"]["spec"]["parallelism"], min_count(cluster, "r-train-2")) == (3, 3)
+    resized = [each for each in told(cluster) if each.startswith("Resized")]
+    assert resized == [
+        "Resized: train: not all 4 nodes have room, and 2 are enough from now on",
+        "Resized: train: 3 of 4 nodes have room, and it goes on with them",
+    ]
+
+
+def test_operator_that_dies_at_each_write_of_a_lowering_lowers_it_in_the_end() -> None:
+    for die_after in range(1, 4):
+        cluster, _, clock = grouped()
+        for _ in range(8):
+            cluster.writes.clear()
+            cluster.die_after = die_after
+            process = Process(cluster, clock)
+            with contextlib.suppress(Dead):
+                settle(process)
+                clock.now += 60  # a new operator begins to wait again
+                settle(process)
+        assert (min_count(cluster, "r-train-1"), list(cluster.jobs)) == (2, ["r-train-1"])
+        assert told(cluster).count("Resized: train: not all 4 nodes have room, and 2 are enough from now on") <= 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (ClusterError(404, "NotFound", "podgroups r-train-1 not found"), "Unschedulable"),
+        (ClusterError(403, "Forbidden", "diht-operator cannot patch resource podgroups"), "PermissionDenied"),
+    ],
+    ids=["gone", "forbidden"],
+)
+def test_pod_group_that_cannot_be_lowered_is_told_where_a_person_can_help(answer: ClusterError, says: str) -> None:
+    cluster, process, clock = grouped()
+    cluster.refuse["patch PodGroup"] = answer
+    clock.now += 60
+    settle(process)
+    assert (reason(cluster), list(cluster.jobs)) == (says, ["r-train-1"])
 
 
 def test_shrunk_gang_keeps_its_place_in_the_queue_of_its_run() -> None:

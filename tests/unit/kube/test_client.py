@@ -109,6 +109,7 @@ def test_every_call_has_a_time_limit_unless_it_follows_a_log(
     [
         (lambda c: c.create(JOB), "create_job"),
         (lambda c: c.patch_job("n", "j", {}), "patch_job"),
+        (lambda c: c.patch_pod_group("n", "g", {}), "patch_podgroup"),
         (lambda c: c.delete_job("n", "j", "u"), "delete_job"),
         (lambda c: c.delete("Service", "n", "s"), "delete_service"),
         (lambda c: c.delete_run("n", "r", "u"), "delete_run"),

@@ -14,7 +14,7 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import StageState
 from diht_k8s.pipeline.attempts import Attempt
 from diht_k8s.pipeline.elasticity import share_of
-from diht_k8s.pipeline.plan import Observed, RunPlan, Start, Stop, plan
+from diht_k8s.pipeline.plan import LowerMinCount, Observed, RunPlan, Start, Stop, plan
 from diht_k8s.pipeline.run_status import RunStatus, StageRecord
 from tests.unit.pipeline.situations import BEFORE_T, FAILED, PENDING, RUN_T, RUNNING, T, at, attempt, make_run
 
@@ -124,8 +124,45 @@ def test_gang_that_only_nodes_with_faults_take_shrinks_to_the_healthy_ones(
     assert made.status.of(T).total_restarts == RUN_T.total_restarts
 
 
-def unplaced(pods: int) -> Attempt:
-    return attempt(T, 3, PENDING, active=pods, unplaced_since=SINCE, pods=pods)
+def unplaced(pods: int, **more: Any) -> Attempt:
+    return attempt(T, 3, PENDING, active=pods, unplaced_since=SINCE, pods=pods, **more)
+
+
+LOWERED = replace(RUN_T, min_count=2)
+
+
+@pytest.mark.parametrize(
+    ("train", "seen", "now", "before", "count"),
+    [
+        ({}, unplaced(4, pod_group="r-train-3"), DUE - 1, RUN_T, None),
+        ({}, unplaced(4, pod_group="r-train-3"), DUE, RUN_T, 2),
+        ({}, unplaced(4, pod_group="r-train-3"), DUE + 900, LOWERED, 2),
+        ({}, unplaced(4, pod_group="r-train-3"), SINCE, LOWERED, 2),
+        ({}, partial(3, pod_group="r-train-3"), DUE - 1, LOWERED, None),
+        ({}, unplaced(4), DUE, RUN_T, None),
+        ({"minNodes": None}, unplaced(4, pod_group="r-train-3"), DUE, RUN_T, None),
+        ({"minNodes": 4}, unplaced(4, pod_group="r-train-3"), DUE, RUN_T, None),
+        ({"model": "RN50", "batchSize": 8, "minNodes": 3}, unplaced(4, pod_group="r-train-3"), DUE, RUN_T, None),
+        ({"numNodes": 3}, unplaced(4, pod_group="r-train-3"), DUE, RUN_T, 2),
+    ],
+    ids=[
+        "waits a while", "then fewer are enough", "for as long as it waits", "for a new operator, too", "not once some have nodes",
+        "no PodGroup", "rigid", "needs all", "no number with equal parts is allowed", "fewer are wished for since",
+    ],
+)  # fmt: skip
+def test_pod_group_of_which_no_pod_finds_a_node_needs_the_fewest_only(
+    train: dict[str, Any], seen: Attempt, now: float, before: StageRecord, count: int | None
+) -> None:
+    made = decide(elastic(**train), seen, now, at(*BEFORE_T, before))
+    assert made.status.of(T) == replace(RUN_T, min_count=count)
+    assert made.actions == (() if count is None else (LowerMinCount(T, "r-train-3", count),))
+    assert decide(elastic(**train), seen, now, made.status).actions == made.actions, "asked until a pod has a node"
+
+
+def test_next_attempt_asks_its_pod_group_for_all_nodes_again() -> None:
+    failed = attempt(T, 3, FAILED, infrastructure=True, reason="NodeLost")
+    made = plan(elastic(), Observed((failed,)), DUE, status=at(*BEFORE_T, LOWERED))
+    assert (made.actions, made.status.of(T).min_count) == ((Start(T, 4, "r-train-4"),), None)
 
 
 @pytest.mark.parametrize(
