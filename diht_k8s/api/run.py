@@ -71,6 +71,8 @@ class FailurePolicy(Model):
     """schedulingTimeoutSeconds after which a partially started gang is withdrawn and queued again."""
     elastic_after_seconds: Annotated[int, Field(ge=10, le=604800)] = 60
     """elasticAfterSeconds after which a partially started training that has train.minNodes goes on with the nodes that it has."""
+    elastic_every_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
+    """elasticEverySeconds at the least between the start of an attempt and its giving way to one of more nodes."""
 
 
 class Spec(Model):

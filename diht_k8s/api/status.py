@@ -272,6 +272,8 @@ class StageStatus(StatusModel):
     """nodes of an elastic training (train.minNodes): of its newest attempt, or of the one that follows as it shrinks."""
     wished_nodes: Annotated[int, Field(ge=0, le=4096)] | None = None
     """wishedNodes is the number that each attempt asks for first, train.numNodes."""
+    quota_nodes: Annotated[int, Field(ge=0, le=4096)] | None = None
+    """quotaNodes for which the queue had quota as the newest attempt of an elastic training began (pods.queueing PerRun)."""
     min_count: Annotated[int, Field(ge=1, le=4096)] | None = None
     """minCount to which the PodGroup of an elastic training was lowered, as it did not find room for all nodes; unset once some of
     its pods have nodes."""

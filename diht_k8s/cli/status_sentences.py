@@ -105,6 +105,11 @@ def on_fewer_nodes(stage: StageStatus, status: Status) -> list[str]:
         after_loss = stage.cause is not None and ends.get(before) == stage.cause.reason in NODES_LOST
         lost = f"{stage.cause.message}, and " if after_loss and stage.cause is not None else ""
         why = f": {lost}no other node had room"
+    if runs and stage.quota_nodes is not None and stage.nodes <= stage.quota_nodes < stage.wished_nodes and not why:
+        return [
+            f"{stage.name}: on {stage.nodes} of {stage.wished_nodes} nodes{since}: its queue has quota for no more; it grows once "
+            "there is and that saves time (failurePolicy.elasticEverySeconds)"
+        ]
     return [
         f"{stage.name}: on {stage.nodes} of {stage.wished_nodes} nodes{since}{why}; each later attempt asks for all"
     ]

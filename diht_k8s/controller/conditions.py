@@ -45,6 +45,7 @@ def conditions(
     generation: int,
     now: float,
     spec: Spec | None = None,
+    by_quota: bool = False,
 ) -> list[Condition]:
     """All four conditions.
 
@@ -57,10 +58,11 @@ def conditions(
         generation: metadata.generation of the run.
         now: seconds since the epoch.
         spec: of the run; None of one that cannot be read, or is not accepted.
+        by_quota: whether its newest attempt gave way as its quota changed.
     """
     claims = {
         ConditionType.ACCEPTED: _accepted(problem),
-        ConditionType.PROGRESSING: _progressing(run, current, problem, spec, pausing=pausing),
+        ConditionType.PROGRESSING: _progressing(run, current, problem, spec, pausing=pausing, by_quota=by_quota),
         ConditionType.COMPLETE: _complete(run),
         ConditionType.FAILED: _failed(run),
     }
@@ -99,7 +101,13 @@ def _failed(run: RunStatus) -> _Claim:
 
 
 def _progressing(
-    run: RunStatus, current: ObservedAttempt | None, problem: RunProblem | None, spec: Spec | None, *, pausing: bool
+    run: RunStatus,
+    current: ObservedAttempt | None,
+    problem: RunProblem | None,
+    spec: Spec | None,
+    *,
+    pausing: bool,
+    by_quota: bool,
 ) -> _Claim:
     if run.state is RunState.COMPLETE:
         return _Claim("False", Reason.COMPLETE)
@@ -114,23 +122,20 @@ def _progressing(
         return _Claim("True", Reason.PENDING)
     if pausing:
         return _Claim("True", Reason.CHECKPOINTING, f"{_name(stage)}: asked to stop and save what it can")
-    return _under_way(stage, current, problem, spec)
+    return _under_way(stage, current, problem, spec, by_quota=by_quota)
 
 
 def _under_way(
-    stage: StageRecord, current: ObservedAttempt | None, problem: RunProblem | None, spec: Spec | None
+    stage: StageRecord,
+    current: ObservedAttempt | None,
+    problem: RunProblem | None,
+    spec: Spec | None,
+    *,
+    by_quota: bool,
 ) -> _Claim:
     name, failure = _name(stage), stage.failure.message if stage.failure else ""
     if stage.state is StageState.RESTARTING and stage.nodes is not None:
-        grows = current is not None and current.job is not None and current.job.parallelism < stage.nodes
-        faulty = current is not None and current.attempt.faulty_since is not None
-        why = (
-            "none has room for its pods by now"
-            if grows
-            else "the others have faults"
-            if faulty
-            else "no more have room"
-        )
+        why = _why_it_gives_way(stage.nodes, current, by_quota=by_quota)
         message = f"{name}: attempt {stage.attempt} gives way to one on {stage.nodes} nodes: {why}"
         return _Claim("True", Reason.RESTARTING, message)
     if stage.state is StageState.RESTARTING and not stage.computed_elsewhere:
@@ -156,6 +161,17 @@ def _under_way(
     if stage.failure is not None:
         return _Claim("True", Reason.RESTARTING, f"{name}: attempt {stage.attempt} starts, after: {failure}")
     return _Claim("True", Reason.PENDING, f"{name}: attempt {stage.attempt} starts")
+
+
+def _why_it_gives_way(nodes: int, current: ObservedAttempt | None, *, by_quota: bool) -> str:
+    """Why the gang of an elastic training gives way to one on other nodes."""
+    grows = current is not None and current.job is not None and current.job.parallelism < nodes
+    if by_quota:
+        return "its queue has quota for them" if grows else "its queue took the quota of the others"
+    if grows:
+        return "none has room for its pods by now"
+    faulty = current is not None and current.attempt.faulty_since is not None
+    return "the others have faults" if faulty else "no more have room"
 
 
 def _wished(spec: Spec | None) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from diht_k8s.controller.kueue.admission import CreateWorkload, WorkloadAction
+from diht_k8s.controller.kueue.extra_nodes import quota_of
 from diht_k8s.controller.kueue.queued_plan import queued_plan
 from diht_k8s.controller.logged_progress import with_logged_progress
 from diht_k8s.controller.node_health.faults import NodeFault
@@ -78,12 +79,14 @@ def decide(seen: Observation, blocked: Blocked, move: PendingMove | None, jitter
         jitter: a random number from 0 to 1, by which waits before restarts differ.
     """
     moves = decide_moves(seen.attempts, lambda node: seen.faults.get(node, ()), _newest_step(seen), move)
+    attempts = [replace(each, attempt=with_logged_progress(each, seen.logged)) for each in moves.observed]
     facts = Observed(
-        attempts=tuple(with_logged_progress(each, seen.logged) for each in moves.observed),
+        attempts=tuple(each.attempt for each in attempts),
+        quota=quota_of(seen.run, seen.workloads),
         retry_requested=bool(seen.cached.retry) and seen.cached.retry == seen.cached.status.completion_time,
     )
     planned = plan(seen.run, facts, seen.now, status=seen.before, back_off=BackOff(jitter=jitter), steps=CLUSTER_STEPS)
-    queued = queued_plan(seen.cached, seen.run, planned, moves.observed, seen.workloads, seen.workloads_absent)
+    queued = queued_plan(seen.cached, seen.run, planned, attempts, seen.workloads, seen.workloads_absent, seen.now)
     actions, workload_actions, problem = queued.plan.actions, queued.actions, queued.problem
     if (refused := blocked.refusal(seen.cached.generation)) is not None:
         actions = tuple(each for each in queued.plan.actions if not isinstance(each, Start))

@@ -13,7 +13,7 @@ from diht_k8s.api.status import Condition, StageState, StageStatus, Status
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.saved_status import condition, is_true
-from diht_k8s.controller.status_builder import RESIZED
+from diht_k8s.controller.status_builder import RESIZED, gave_way_to_quota
 from diht_k8s.controller.status_text import one_line
 
 COMPONENT: Final = "diht-operator"
@@ -39,21 +39,24 @@ class RunEvent:
 def events_between(before: Status, after: Status) -> list[RunEvent]:
     """The events between two statuses."""
     old = {stage.name: stage for stage in before.stages}
-    found = [item for stage in after.stages for item in _of_stage(old.get(stage.name), stage)]
+    found = [
+        item
+        for stage in after.stages
+        for item in _of_stage(
+            old.get(stage.name), stage, by_quota=gave_way_to_quota(after.attempts, stage.name, stage.attempt)
+        )
+    ]
     found += _of_run(before, after)
     return found
 
 
-def _of_stage(old: StageStatus | None, stage: StageStatus) -> list[RunEvent]:
+def _of_stage(old: StageStatus | None, stage: StageStatus, *, by_quota: bool) -> list[RunEvent]:
     found: list[RunEvent] = []
     if stage.restarts > (old.restarts if old is not None else 0) and stage.cause is not None:
         found.append(RunEvent("Restarting", f"{stage.name}: {stage.cause.reason}: {stage.cause.message}", warning=True))
     if _gives_way(old, stage):
         grows = old is not None and old.nodes is not None and stage.nodes is not None and old.nodes < stage.nodes
-        why = f"{stage.nodes} of {stage.wished_nodes} nodes have room, and it goes on with them"
-        found.append(
-            RunEvent(RESIZED, f"{stage.name}: {'no node has room, and it asks for all again' if grows else why}")
-        )
+        found.append(RunEvent(RESIZED, f"{stage.name}: {_resizing(stage, grows=grows, by_quota=by_quota)}"))
     if stage.min_count is not None and (old is None or old.min_count is None):
         why = f"not all {stage.nodes} nodes have room, and {stage.min_count} are enough from now on"
         found.append(RunEvent(RESIZED, f"{stage.name}: {why}"))
@@ -65,6 +68,20 @@ def _of_stage(old: StageStatus | None, stage: StageStatus) -> list[RunEvent]:
     if ended and (old is None or old.state is not stage.state):
         found.append(RunEvent("StageComplete", f"{stage.name}: {stage.state.value.lower()}"))
     return found
+
+
+def _resizing(stage: StageStatus, *, grows: bool, by_quota: bool) -> str:
+    """Why an attempt gives way, for a person."""
+    if by_quota:
+        how = (
+            "its queue has quota for more, and it grows to"
+            if grows
+            else "its queue takes quota back, and it goes on with"
+        )
+        return f"{how} {stage.nodes} of {stage.wished_nodes} nodes"
+    if grows:
+        return "no node has room, and it asks for all again"
+    return f"{stage.nodes} of {stage.wished_nodes} nodes have room, and it goes on with them"
 
 
 def _gives_way(old: StageStatus | None, stage: StageStatus) -> bool:

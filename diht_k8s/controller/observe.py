@@ -206,6 +206,8 @@ def _observe_attempt(
     active = sum(not pod.ended and pod not in lost for pod in pods)
     base = with_reports(Attempt(stage, number, AttemptState.RUNNING, active=active, step=step), job, pods)
     base = _timed(base, job, pods)
+    quota = job.quota_nodes if job is not None else None
+    base = replace(base, pods=job.parallelism if job is not None else active, quota=quota)
     if job is None:  # somebody removed the Job; its pods follow
         message = f"the Job of attempt {number} was deleted without its pods: waits until {active} are gone"
         left = ObservedAttempt(
@@ -413,7 +415,7 @@ def _with_room(attempt: Attempt, job: JobSummary, pods: list[PodSummary]) -> Att
     if placed:
         return attempt
     since = min(pod.seen_at for pod in pods)
-    return replace(attempt, unplaced_since=since, pods=job.parallelism, pod_group=job.pod_group)
+    return replace(attempt, unplaced_since=since, pod_group=job.pod_group)
 
 
 def is_starting(jobs: Iterable[JobSummary], pods: Iterable[PodSummary]) -> bool:

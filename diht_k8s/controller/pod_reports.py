@@ -79,7 +79,8 @@ def with_progress(attempt: Attempt, progress: Progress | None, *, tells_time: bo
     in_place = most_restarts((attempt.in_place, said))
     spent = most_spent((attempt.spent, progress.time_spent if progress is not None and tells_time else None))
     work = furthest((attempt.work, progress_work(progress)))
-    return replace(attempt, work=work, in_place=in_place, spent=spent)
+    remaining_s = progress.eta_seconds if progress is not None and tells_time else None
+    return replace(attempt, work=work, in_place=in_place, spent=spent, remaining_s=remaining_s)
 
 
 def _causes(pods: Iterable[PodSummary]) -> list[Cause]:

@@ -15,7 +15,7 @@ from diht_k8s.controller.cache.runs import Key
 from diht_k8s.controller.events import WARNING_REASONS
 from diht_k8s.controller.node_health.faults import NodeFault
 from diht_k8s.controller.saved_status import condition, has_ended, is_true
-from diht_k8s.controller.status_builder import RESIZED
+from diht_k8s.controller.status_builder import GAVE_WAY
 from diht_k8s.pipeline.run_status import TimeParts
 
 BUDGETS: Final = ("program", "infrastructure")
@@ -67,7 +67,7 @@ def _count_time(before: Status, after: Status) -> None:
 
 def _resized(status: Status) -> set[tuple[str, int]]:
     """The attempts that gave way to one of another number of nodes."""
-    return {(attempt.stage, attempt.number) for attempt in status.attempts if attempt.reason == RESIZED}
+    return {(attempt.stage, attempt.number) for attempt in status.attempts if attempt.reason in GAVE_WAY}
 
 
 def _failed_attempt(stage: StageStatus) -> int:

@@ -45,6 +45,9 @@ from diht_k8s.pipeline.run_status import ENDED_WELL, FINAL, RunState, RunStatus,
 MAX_METRICS = 16
 RESIZED = "Resized"
 """Reason of an attempt's end that gave way to one on another number of nodes."""
+QUOTA_CHANGED = "QuotaChanged"
+"""The same where its queue took quota back, or has more."""
+GAVE_WAY = frozenset({RESIZED, QUOTA_CHANGED})
 _WORD = 63
 MAX_URI = 1088
 MAX_NODE_NAME = 253
@@ -142,6 +145,7 @@ def build_status(
             generation=generation,
             now=now,
             spec=run.spec,
+            by_quota=current is not None and gave_way_to_quota(attempts, _name(current), current.attempt),
         ),
         start_time=_time(after.started_at, previous.start_time),
         completion_time=previous.completion_time or _time(after.ended_at, None) if after.state in FINAL else None,
@@ -156,6 +160,11 @@ def build_status(
         goodput=run_goodput(stages),
     )
     return bounded(status)
+
+
+def gave_way_to_quota(attempts: Iterable[AttemptStatus], stage: str, number: int) -> bool:
+    """Whether an attempt gave way as its quota changed."""
+    return any((each.stage, each.number, each.reason) == (stage, number, QUOTA_CHANGED) for each in attempts)
 
 
 def _time(value: float | None, written: str | None) -> str | None:
@@ -244,6 +253,7 @@ def _entry(
         workload=job if started else None,
         nodes=nodes,
         wished_nodes=run.spec.train.num_nodes if nodes is not None and run.spec.train is not None else None,
+        quota_nodes=_quota_nodes(old if same else None, _newest(observed, stage)) if nodes is not None else None,
         min_count=stage.min_count if stage.state is StageState.RUNNING else None,
         avoid_nodes=nodes_to_avoid(old.avoid_nodes if old is not None else (), attempts, _name(stage), in_place),
         start_time=((old.start_time if old is not None else None) or timestamp(now)) if started else None,
@@ -266,6 +276,13 @@ def _nodes(run: DihtRun, stage: StageRecord, observed: list[ObservedAttempt]) ->
         return None
     newest = _newest(observed, stage)
     return train.num_nodes if newest is None or newest.job is None else newest.job.parallelism
+
+
+def _quota_nodes(old: StageStatus | None, newest: ObservedAttempt | None) -> int | None:
+    """Nodes for which the newest attempt had quota as it began, as its Job says."""
+    if newest is None or newest.job is None:
+        return None if old is None else old.quota_nodes
+    return newest.job.quota_nodes
 
 
 def _output(run: DihtRun, stage: StageRecord, observed: list[ObservedAttempt]) -> str | None:
@@ -438,8 +455,9 @@ def _attempts(
             node = suspect_node(stage.failure, failed_attempt(observed, stage)) if stage.failure is not None else ""
             found[name, number] = ended.model_copy(update={"node": node})
         elif stage.nodes is not None and (old.state, stage.state) == (StageState.RUNNING, StageState.RESTARTING):
+            reason = QUOTA_CHANGED if stage.resized_by_quota else RESIZED
             ended = _ended(found.get((name, stage.attempt)), name, stage.attempt, stage, now, counted=False)
-            found[name, stage.attempt] = ended.model_copy(update={"exit_code": None, "reason": RESIZED})
+            found[name, stage.attempt] = ended.model_copy(update={"exit_code": None, "reason": reason})
         elif stage.state is not old.state and stage.state in (*ENDED_WELL, StageState.STOPPED) and stage.attempt:
             number = stage.attempt
             ended = _ended(found.get((name, number)), name, number, stage, now, counted=False)

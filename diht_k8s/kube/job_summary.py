@@ -8,6 +8,7 @@ from typing import Any
 from diht_k8s.kube.labels import (
     QUEUE_ANNOTATION,
     QUEUED_ANNOTATION,
+    QUOTA_ANNOTATION,
     UNHEALTHY_NODES_ANNOTATION,
     WORKLOAD_ANNOTATION,
 )
@@ -16,6 +17,7 @@ from diht_k8s.kube.object_fields import (
     Unreadable,
     common_fields,
     conditions_of,
+    count,
     epoch_seconds,
     guarded,
     is_attempts_object,
@@ -63,6 +65,8 @@ class JobSummary:
     queue: str = ""
     workload: str = ""
     """name of the run's Workload on whose quota it runs; empty where Kueue made one for the Job."""
+    quota_nodes: int | None = None
+    """nodes for which an elastic training had quota as it was made; None of any other."""
     pod_group: str = ""
     """the PodGroup of its pods."""
     queued_at: float | None = None
@@ -105,10 +109,15 @@ def _job(document: Document) -> JobSummary | None:
         deleted="deletionTimestamp" in metadata,
         queue=text(labels, "kueue.x-k8s.io/queue-name") or text(annotations, QUEUE_ANNOTATION),
         workload=text(annotations, WORKLOAD_ANNOTATION),
+        quota_nodes=_count(annotations.get(QUOTA_ANNOTATION)),
         pod_group=_pod_group(spec),
         queued_at=epoch_seconds(annotations.get(QUEUED_ANNOTATION)),
         unhealthy_nodes=text(annotations, UNHEALTHY_NODES_ANNOTATION),
     )
+
+
+def _count(found: Any) -> int | None:
+    return None if found is None else count(found, "InvalidCount")
 
 
 def _pod_group(spec: Document) -> str:

@@ -92,9 +92,11 @@ class Attempt:
     unplaced_since: float | None = None
     """seconds since the epoch since which none of the pods of a gang finds a node; None otherwise."""
     pods: int = 0
-    """of such a gang."""
+    """that it has when all of them are there."""
     share: float = 1.0
     """of the nodes that its training wishes for; less for an elastic gang that was shrunk."""
+    quota: int | None = None
+    """nodes for which an elastic gang had quota as it was made; None if it has no Workload of its own for them."""
     pod_group: str = ""
     """name of the PodGroup by which none of its pods gets a node before enough can, of such a gang."""
     work: CommittedWork | None = None
@@ -107,6 +109,8 @@ class Attempt:
     """seconds since the epoch at which it was admitted; None while it waits in a queue."""
     ended_at: float | None = None
     """seconds since the epoch at which it ended, or left its nodes for the queue; None while it runs."""
+    remaining_s: float | None = None
+    """seconds that its work still takes, as its program estimated last; None if it said nothing."""
     times: AttemptTimes | None = None
     spent: TimeSpent | None = None
     """what its program spent its time on, as it said last; None if it said nothing."""

@@ -13,6 +13,7 @@ from diht_k8s.api.gang_sizes import gang_sizes
 from diht_k8s.api.run import FailurePolicy
 from diht_k8s.api.train import Train
 from diht_k8s.pipeline.attempts import Attempt
+from diht_k8s.pipeline.quota import within_quota
 
 
 def resizes_at(policy: FailurePolicy, attempt: Attempt) -> float | None:
@@ -33,13 +34,14 @@ def resized_to(train: Train | None, policy: FailurePolicy, attempt: Attempt, now
     """The nodes of the gang to which one gives way that has waited for nodes long enough; None while it waits, or has all.
 
     One that has some goes on with those. One that was shrunk and then found none wishes for all again: what it was shrunk to is
-    no longer what there is room for, and it holds nothing.
+    no longer what there is room for, and it holds nothing. In a queue it wishes for the nodes that it has quota for.
     """
     at = resizes_at(policy, attempt)
     if train is None or train.min_nodes is None or at is None or now < at:
         return None
     if attempt.unplaced_since is not None:
-        return train.num_nodes if attempt.pods < train.num_nodes else None
+        wish = within_quota(train, None, attempt.quota) or train.num_nodes
+        return wish if attempt.pods < wish else None
     return max((nodes for nodes in gang_sizes(train) if nodes <= attempt.placed), default=None)
 
 

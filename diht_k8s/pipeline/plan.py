@@ -28,6 +28,7 @@ from diht_k8s.pipeline.failure_policy import (
     withdrawn,
 )
 from diht_k8s.pipeline.goodput import paused, with_goodput
+from diht_k8s.pipeline.quota import resized_by_quota, within_quota
 from diht_k8s.pipeline.run_status import ENDED_WELL, FINAL, Failure, RunState, RunStatus, StageRecord
 from diht_k8s.pipeline.running_time import deadline_at, running_seconds, with_running_time
 
@@ -49,6 +50,8 @@ class Observed:
     """whether a person asked to stop (a signal; `spec.suspend` counts as well)."""
     retry_requested: bool = False
     """whether a person asked to retry this failed run."""
+    quota: int | None = None
+    """nodes for which an elastic training has quota; None: not for its fewest, or it needs none."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ class Start:
     step: str = ""
     nodes: int | None = None
     """of an elastic gang that does not get all of them; None: as many as the document says."""
+    quota: int | None = None
+    """nodes for which an elastic gang has quota."""
+    lacks_quota: bool = False
+    """whether it would have more nodes if it had quota for them."""
 
 
 @dataclass(frozen=True)
@@ -208,8 +215,8 @@ def _observe(
         return record  # its end is already counted
     record = replace(record, attempt=newest.number)
     resizes = newest.state in _RUNS and not pausing
-    if resizes and (nodes := resized_to(run.spec.train, policy, newest, now)) is not None:
-        return replace(record, state=StageState.RESTARTING, nodes=nodes, not_before=None)
+    if resizes and (resized := _resized(run, record, newest, observed.quota, now)) is not None:
+        return resized
     newest = withdrawn(newest, policy, now)
     if newest.state is AttemptState.FAILED:
         return after_failure(policy, record, newest, now, back_off)
@@ -223,6 +230,19 @@ def _observe(
     if newest.waits:  # the other run has made the result; if not, the work itself comes next
         ended = StageState.CACHED if newest.reason == COMMITTED else StageState.RESTARTING
     return replace(record, state=ended, failure=None)
+
+
+def _resized(run: DihtRun, record: StageRecord, newest: Attempt, quota: int | None, now: float) -> StageRecord | None:
+    """The record of a stage whose gang gives way to one of another size; None if it goes on."""
+    train, policy = run.spec.train, run.spec.failure_policy
+    if train is None or train.min_nodes is None or not newest.is_gang:
+        return None
+    for_quota = resized_by_quota(train, policy, newest, quota, now)
+    nodes = resized_to(train, policy, newest, now) if for_quota is None else for_quota
+    if nodes is None:
+        return None
+    by_quota = for_quota is not None
+    return replace(record, state=StageState.RESTARTING, nodes=nodes, resized_by_quota=by_quota, not_before=None)
 
 
 def _belongs(attempt: Attempt, record: StageRecord) -> bool:
@@ -315,10 +335,13 @@ def _advance(
         return RunPlan((), status)  # longer than any wait means that the clock was set back: the wait is over
     # A running attempt that does not exist was never started (a crash), or somebody removed it: start the same again.
     number = min(current.attempt + (current.state is not StageState.RUNNING), MAX_COUNT)
-    nodes = still_fewer(run.spec.train, current.nodes)
-    started = replace(current, state=StageState.RUNNING, attempt=number, not_before=None, nodes=nodes, min_count=None)
+    fewer = still_fewer(run.spec.train, current.nodes)
+    started = replace(current, state=StageState.RUNNING, attempt=number, not_before=None, nodes=fewer, min_count=None)
     step = WAIT_STEP if current.computed_elsewhere else current.step
-    start = Start(current.stage, number, attempt_name(run.metadata.name, current.stage, number, step), step, nodes)
+    start = Start(current.stage, number, attempt_name(run.metadata.name, current.stage, number, step), step, fewer)
+    if current.stage is Stage.TRAIN and step != WAIT_STEP:
+        nodes = within_quota(run.spec.train, fewer, observed.quota)
+        start = replace(start, nodes=nodes, quota=observed.quota, lacks_quota=nodes != fewer)
     started_at = now if status.started_at is None else status.started_at
     return RunPlan((start,), replace(_with(status, current, started), started_at=started_at))
 

@@ -150,6 +150,8 @@ class StageRecord:
     """of the newest attempt that failed."""
     nodes: int | None = None
     """of a gang that is to start, as the one before gave way to it; None once it is there, so that nothing repeats it."""
+    resized_by_quota: bool = False
+    """whether its gang has just given way as its quota changed; not saved, since the attempt's end says so."""
     min_count: int | None = None
     """minCount to which the PodGroup of a gang was lowered, none of which has a node yet; None: it asks for all its pods."""
     step: str = ""

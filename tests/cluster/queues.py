@@ -17,15 +17,17 @@ STAGES: dict[str, Any] = {"filter": None, "label": None, "evaluate": None, "trai
 
 @dataclass(frozen=True)
 class OneAtATime:
-    """A queue whose quota is one CPU, which each run asks for whole."""
+    """A queue whose quota is one CPU, which each run asks for whole, unless a test says otherwise."""
 
     kubectl: Kubectl
     runs: Runs
     preemption: str = "LowerPriority"
     """of admitted Workloads, as the ClusterQueue has it."""
+    cpu: str = "1"
+    """quota."""
 
     def __post_init__(self) -> None:
-        queue = manifest("run-queue.yaml", namespace=self.runs.namespace, preemption=self.preemption)
+        queue = manifest("run-queue.yaml", namespace=self.runs.namespace, preemption=self.preemption, cpu=self.cpu)
         self.kubectl.apply(queue)
 
     def start(self, name: str, *ends: Any, pods: dict[str, Any] | None = None, **spec: Any) -> str:

@@ -1,4 +1,7 @@
-"""Gangs on fake nodes that have room for one: with a PodGroup none starts partially; without it pods are scheduled one by one."""
+"""Gangs on fake nodes that have room for one: with a PodGroup none starts partially; without it pods are scheduled one by one.
+
+An elastic one on real nodes: its PodGroup needs all its pods at first, and fewer once they have waited.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,16 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.operators import World, world
+from tests.cluster.operators import World, offer, slots, stages, why, world
 from tests.cluster.queues import STAGES, TRAIN
-from tests.cluster.tools import Kubectl, cannot, wait_until
+from tests.cluster.tools import Kubectl, KubectlError, cannot, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 NODES = 2
 BINDING_S = 3.0
 """The scheduler binds the pods of a gang one after the other."""
+SLOT, WISHED, FEWEST, WAIT_S = "example.org/place", 3, 2, 15
+"""What real nodes have of an extended resource, the gang's nodes, and how long it waits for all of them."""
 GANG: dict[str, Any] = {
     "resources": {"nvidia.com/gpu": 8},
     "nodeSelector": {"type": "kwok"},
@@ -85,3 +90,55 @@ def test_gang_without_a_pod_group_is_scheduled_pod_by_pod(place: World) -> None:
     start(place, "one", gang="None")
     place.runs.wait_for("one", "Complete", timeout_s=60)
     assert place.kubectl("get", "podgroups", "--namespace", place.namespace, "--output", "name") == ""
+
+
+def elastic(place: World, name: str, *ends: str) -> None:
+    """A training that wishes for three nodes and needs two, of which each pod takes a place."""
+    train = {**TRAIN, "numNodes": WISHED, "minNodes": FEWEST}
+    policy = {"elasticAfterSeconds": WAIT_S}
+    document = place.runs.document(name, {"train": list(ends)}, **{**STAGES, "train": train, "failurePolicy": policy})
+    document["spec"]["pods"] |= {"resources": {SLOT: 1}, "gang": "PodGroup"}
+    place.kubectl.apply(json.dumps(document), "--namespace", place.namespace)
+
+
+def group(place: World, name: str) -> int:
+    """The minCount of a PodGroup; 0 if there is none."""
+    try:
+        path = f"/apis/scheduling.k8s.io/v1beta1/namespaces/{place.namespace}/podgroups/{name}"
+        return place.kubectl.read(path)["spec"]["schedulingPolicy"]["gang"]["minCount"]
+    except KubectlError:
+        return 0
+
+
+def running(place: World, name: str, attempt: int) -> int:
+    """How many pods of an attempt run."""
+    pods = (pod for pod in place.runs.pods(name) if pod["metadata"]["labels"]["diht.dev/attempt"] == str(attempt))
+    return sum(pod["status"]["phase"] == "Running" for pod in pods)
+
+
+def test_elastic_gang_waits_for_all_its_nodes_and_then_starts_with_those_that_there_are(place: World) -> None:
+    with slots(place.kubectl, SLOT, (1, 1)):
+        elastic(place, "small", "hang", "hang", "hang", "ok")
+        wait_until(lambda: group(place, "small-train-1") == WISHED, "a PodGroup that needs all", 30)
+        until = time.monotonic() + WAIT_S - 5
+        while time.monotonic() < until:
+            assert (group(place, "small-train-1"), running(place, "small", 1)) == (WISHED, 0), (
+                "it started small at once"
+            )
+            time.sleep(0.5)
+        wait_until(lambda: group(place, "small-train-1") == FEWEST, "a PodGroup that needs fewer", 30)
+        assert "and goes on with 2 or more" in why(place.runs, "small") or running(place, "small", 1)
+        wait_until(lambda: running(place, "small", 2) == FEWEST, "an attempt on the nodes that there are", 60)
+        stage = stages(place.runs.status("small"))["train"]
+        assert (stage["nodes"], stage["wishedNodes"], stage.get("restarts", 0)) == (FEWEST, WISHED, 0)
+        assert group(place, "small-train-2") == FEWEST
+        assert place.runs.events("small").count("Resized") == 2
+
+
+def test_elastic_gang_whose_last_node_comes_in_time_starts_whole(place: World) -> None:
+    with slots(place.kubectl, SLOT, (1, 1)):
+        elastic(place, "whole", "hang")
+        wait_until(lambda: group(place, "whole-train-1") == WISHED, "a PodGroup that needs all", 30)
+        offer(place.kubectl, SLOT, 1, "2")
+        wait_until(lambda: running(place, "whole", 1) == WISHED, "all its pods", 30)
+        assert (group(place, "whole-train-1"), place.runs.events("whole").count("Resized")) == (WISHED, 0)

@@ -26,6 +26,7 @@ from diht_k8s.pipeline.run_status import FINAL, RunState
 from tests.fuzz.world import Doc, OtherRun, World
 from tests.unit.controller.documents import NOW
 from tests.unit.controller.fake import Dead, Nodes, Process
+from tests.unit.controller.kueue import Kueue
 from tests.unit.controller.stories import ONE, SPEC
 
 TURBULENT: Final = 120
@@ -34,6 +35,10 @@ MOST_TURNS: Final = 2500
 RESYNC_S: Final = 600
 NO_DISTILLATION: Final = {"train": {**SPEC["train"], "distillation": {"mode": "Disabled"}}}
 SHAPES: Final[tuple[Doc, ...]] = ({}, ONE, {"filter": None, "label": None, "evaluate": None, **NO_DISTILLATION})
+
+
+EVERY_S: Final = 60
+QUEUED: Final = {"queueName": "gpus", "queueing": "PerRun", "resources": {"cpu": "1"}}
 
 
 @dataclass
@@ -67,6 +72,10 @@ class Story:
             self.world.pod_groups = seed % 8 == 2
             alone = {**NO_DISTILLATION["train"], "numNodes": 4, "minNodes": self.least}
             spec |= {"filter": None, "label": None, "evaluate": None, "train": alone}
+            if seed % 16 == 6:
+                self.world.queues, self.policy["elasticEverySeconds"] = False, EVERY_S
+                self.world.kueue = Kueue(self.world, nodes=4, clock=lambda: self.world.now)
+                self.world.clock, spec["pods"] = self.world.kueue.clock, {**SPEC["pods"], **QUEUED}
         self.deadline_s = rng.choice((None, None, None, 400))
         if self.deadline_s is not None:
             spec["activeDeadlineSeconds"] = self.deadline_s
@@ -82,10 +91,12 @@ class Story:
         self.process: Process | None = Process(self.world, self.clock, self.nodes)
         self.status = Status()
         self.broken: list[str] = []
-        self.ends: dict[str, set[int]] = {"Resized": set(), "SchedulingTimeout": set()}
+        self.ends: dict[str, set[int]] = {"Resized": set(), "QuotaChanged": set(), "SchedulingTimeout": set()}
         """numbers of attempts at the training that ended so."""
-        self.sized: set[str] = set()
-        """names of the gangs whose size was looked at."""
+        self.sized: dict[str, tuple[int, float]] = {}
+        """nodes of the gangs by name, and when they were first looked at."""
+        self.grown = 0
+        """gangs that gave way to a larger one for quota."""
         self.lowered: set[str] = set()
         """names of the PodGroups that need fewer pods than their gang has."""
 
@@ -108,6 +119,8 @@ class Story:
                         else (_other_size, _node_goes, _monitor_reports)
                     )
                     self.rng.choice(happens)(self)
+                if self.world.kueue is not None and self.rng.random() < 0.4:
+                    self.world.kueue.take_back(self.rng.choice((0, 1, 2, 3, 4, 4)))
             elif calm:
                 self._calm_down()
             self.world.pass_time(self.rng.choice((1, 1, 2, 5, 15, 40)))
@@ -121,6 +134,9 @@ class Story:
         saved = saved_run_status(self.status)
         self.faults += Counter({"another run": self.world.gave_way})
         self.faults += Counter({"shrunk": len(self.ends["Resized"]), "lowered": len(self.lowered)})
+        self.faults += Counter({"resized for quota": len(self.ends["QuotaChanged"]), "grown": self.grown})
+        if self.world.kueue is not None and self.world.kueue.held_nodes:
+            self.broken.append("quota is held after the end")
         if self.world.alive():
             self.broken.append("programs run after the end")
         if self.world.jobs and "r" not in self.world.runs:
@@ -136,6 +152,8 @@ class Story:
         self.faults["calm"] = 1
         if self.nodes is not None and self.nodes.found and self.rng.random() < 0.05:
             self.nodes.found, self.due = {}, 0.0
+        if self.world.kueue is not None:
+            self.world.kueue.nodes = 4
         for node, since in self.world.down.items():
             if since is not None and self.rng.random() < 0.2:
                 _node_returns(self, node)
@@ -181,7 +199,9 @@ class Story:
     def _watch(self, process: Process, *, all_of_it: bool) -> bool:
         """Take in the cluster; each of the watches may lag. Returns whether anything was new."""
         changed = False
-        for name, documents in (("runs", self.world.runs), ("jobs", self.world.jobs), ("pods", self.world.pods)):
+        workloads = self.world.others.get("Workload", {})
+        watched = {"runs": self.world.runs, "jobs": self.world.jobs, "pods": self.world.pods, "workloads": workloads}
+        for name, documents in watched.items():
             if not all_of_it and self.rng.random() < 0.3:
                 continue
             newest = {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in documents.values()}
@@ -195,7 +215,7 @@ class Story:
     def _known_to(process: Process, name: str) -> dict[str, str]:
         """The versions that a process has, by UID."""
         if name != "runs":
-            informer = process.jobs if name == "jobs" else process.pods
+            informer = {"jobs": process.jobs, "pods": process.pods, "workloads": process.workloads}[name]
             return {uid: each.version for uid, each in informer.summaries.items()}
         found = ((uid, process.runs.get(key) or process.runs.finished(key)) for key, uid in process.runs.uids())
         return {uid: str(each.version) for uid, each in found if each is not None}
@@ -203,7 +223,7 @@ class Story:
     @staticmethod
     def _take(process: Process, name: str, documents: dict[str, Doc]) -> None:
         if name != "runs":
-            informer = process.jobs if name == "jobs" else process.pods
+            informer = {"jobs": process.jobs, "pods": process.pods, "workloads": process.workloads}[name]
             informer.summaries = {}
             for document in documents.values():
                 informer.put(document)
@@ -224,6 +244,9 @@ class Story:
             for job in list(self.world.jobs.values()):
                 self.world.remove_job(job, "Background")  # the garbage collector
             return
+        kueue = self.world.kueue
+        if kueue is not None and self.world.running() > kueue.held_nodes:
+            self.broken.append(f"{self.world.running()} pods run on quota for {kueue.held_nodes}")
         was_final, before = self._final, _train(self.status)
         self.status = Status.model_validate(run.get("status") or {})
         now = _train(self.status)
@@ -239,18 +262,30 @@ class Story:
     def _check_sizes(self) -> None:
         """A new gang has as many nodes as allowed, and no resizing counts; what ended by itself is noted."""
         for each in self.status.attempts:
-            if each.reason in ("Resized", "SchedulingTimeout"):
+            if each.reason in self.ends:
                 self.ends[each.reason].add(each.number)
                 if each.counted:
                     self.broken.append(f"{each.reason} counts as a restart")
         for job in self.world.jobs.values():
             if self.least is None or job["metadata"]["labels"]["diht.dev/stage"] != "train":
                 continue
-            if job["metadata"]["name"] not in self.sized:
-                self.sized.add(job["metadata"]["name"])
+            if (name := job["metadata"]["name"]) not in self.sized:
+                self.sized[name] = (job["spec"]["parallelism"], self.world.now)
                 if not self.least <= job["spec"]["parallelism"] <= 4:
                     self.broken.append(f"a gang of {job['spec']['parallelism']} nodes")
+                self._check_growth(name)
             self._check_group(job)
+
+    def _check_growth(self, name: str) -> None:
+        """A gang that only quota makes larger comes late enough after the one before."""
+        number = int(name.rpartition("-")[2])
+        if number - 1 not in self.ends["QuotaChanged"]:
+            return
+        before, nodes = self.sized.get(f"r-train-{number - 1}"), self.sized[name][0]
+        if before is not None and nodes > before[0]:
+            self.grown += 1
+            if self.world.now < before[1] + EVERY_S and not self.faults["clock"]:
+                self.broken.append(f"grows {self.world.now - before[1]} s after it began")
 
     def _check_group(self, job: Doc) -> None:
         """A gang's PodGroup needs all its pods, or as few as allowed once they have waited."""

@@ -12,6 +12,8 @@ from tests.fuzz.stories import Story
 FEW, MANY, PARTS = 16, 10_000, 10
 ELASTIC = range(2, 102, 4)
 """Stories of a training that may shrink."""
+QUEUED = range(6, 406, 16)
+"""Of those, some that have quota for the fewest nodes and for the others in two Workloads."""
 
 
 def broken_in(seeds: range) -> tuple[dict[int, list[str]], Counter[str], Counter[str]]:
@@ -41,6 +43,14 @@ def test_training_that_may_shrink_ends_for_a_cause_and_never_has_two_gangs() -> 
     assert faults["shrunk"] >= 3
     assert faults["faulty"] >= 3
     assert faults["lowered"] >= 1
+
+
+def test_training_with_quota_for_extra_nodes_never_has_more_than_that_and_leaves_none() -> None:
+    broken, ends, faults = broken_in(QUEUED)
+    assert broken == {}
+    assert ends[RunState.COMPLETE] > len(QUEUED) / 4
+    assert faults["resized for quota"] >= 3
+    assert faults["grown"] >= 1
 
 
 @pytest.mark.parametrize("seed", [5925, 6593], ids=["Job that no operator saw is orphaned", "all workers are lost"])

@@ -12,11 +12,12 @@ from random import Random
 from typing import Any, Final
 
 from diht_k8s.api.errors import NEVER_RETRIED, ComputedElsewhere
-from diht_k8s.api.reports import COMMITTED, Cause, CommittedShards, Progress, SavedCheckpoint
+from diht_k8s.api.reports import COMMITTED, Cause, CommittedShards, Progress, SavedCheckpoint, TimeSpent
 from diht_k8s.api.run import Stage
 from diht_k8s.kube.errors import ClusterError
 from tests.unit.controller.documents import NO_NODE, NOW, at
 from tests.unit.controller.fake import Dead, FakeCluster
+from tests.unit.controller.kueue import Kueue
 
 WORK: Final = {
     "filter": 90,
@@ -59,6 +60,8 @@ class World(FakeCluster):
         """since when a node is down."""
         self.one_each = False
         """whether a node has room for one pod only."""
+        self.kueue: Kueue | None = None
+        """whose quota the training has in Workloads of its run."""
         self.done: Counter[str] = Counter()
         """seconds of work of each part that are done, committed or not."""
         self.failures: Counter[str] = Counter()
@@ -106,7 +109,10 @@ class World(FakeCluster):
         training = entry == "train"
         shards = None if training else CommittedShards(count=done, seconds=done)
         stage, saved = Stage(entry.partition("-")[0]), self.checkpoint() if training else None
-        return Progress(stage=stage, step="", done=done, total=total, checkpoint=saved, shards=shards).line()
+        told: Doc = {"checkpoint": saved, "shards": shards}
+        if self.kueue is not None:
+            told |= {"eta_seconds": total - done, "time_spent": TimeSpent(starting=1.0, steps=done)}
+        return Progress(stage=stage, step="", done=done, total=total, **told).line()
 
     def committed(self, entry: str) -> int:
         """Seconds of work that no later attempt repeats."""
@@ -158,10 +164,18 @@ class World(FakeCluster):
         up = [pod for pod in running if self.down.get(pod["spec"]["nodeName"], 0.0) is None]
         return {pod["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] for pod in up}
 
+    def running(self) -> int:
+        """Pods of the training whose programs run on a node that is up; what waits for another run needs no quota."""
+        own = (pod for pod in self.pods.values() if pod["metadata"]["labels"]["diht.dev/stage"] == "train")
+        pods = (pod for pod in own if pod["status"]["phase"] == "Running")
+        return sum(self.down.get(pod["spec"]["nodeName"], 0.0) is None for pod in pods)
+
     def pass_time(self, seconds: int) -> None:
         """Play the cluster for a while."""
         self.now += seconds
         self._complete_elsewhere()
+        if self.kueue is not None:
+            self.kueue.admit()
         for pod in list(self.pods.values()):
             self._kubelet(pod)
         for job in list(self.jobs.values()):

@@ -8,16 +8,20 @@ orders Workloads of equal priority, so a run that was evicted is the first of it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.status import StageState
+from diht_k8s.controller.kueue.extra_nodes import ENTRY, ElasticQueue
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.kube.workload_summary import WorkloadSummary
 from diht_k8s.pipeline.attempts import AttemptState
 from diht_k8s.pipeline.plan import Action, RunPlan, Start, Stop
 from diht_k8s.pipeline.run_status import ENDED_WELL, FINAL, RunState, RunStatus, StageRecord
+
+UNSEEN: Final = "Kueue has not looked at it yet"
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class CreateWorkload:
     """Create the Workload of a stage."""
 
     start: Start
+    extra: bool = False
+    """whether it is the second one of an elastic training."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,10 @@ class AdmissionDecision:
 def decide_admission(
     plan: RunPlan,
     observed: Sequence[ObservedAttempt],
-    workloads: Iterable[WorkloadSummary],
+    workloads: Sequence[WorkloadSummary],
     queues: Mapping[str, str],
     shapes: Mapping[str, str],
+    elastic: ElasticQueue | None = None,
 ) -> AdmissionDecision:
     """Hold back the attempts whose stage has no quota, and stop those that have lost it.
 
@@ -98,8 +105,10 @@ def decide_admission(
         workloads: those that the run owns.
         queues: the queues of stages whose restarts keep their place, by the name of their entry in status.stages.
         shapes: digests of the pods that stages to be started need, by the same.
+        elastic: the training, if it has a second Workload.
     """
-    own = {each.stage: each for each in workloads}
+    own = {each.stage: each for each in workloads if not each.extra}
+    extra = next((each for each in workloads if each.extra), None)
     actions, stops = list[WorkloadAction](), list[Action]()
     for entry, workload in own.items():
         living = [each for each in observed if each.entry == entry and _lives(each) and not each.attempt.waits]
@@ -111,7 +120,7 @@ def decide_admission(
             stops.append(_stop(each))
     kept = tuple(each for each in plan.actions if not isinstance(each, Start))
     starts = [each for each in plan.actions if isinstance(each, Start)]
-    queued = None
+    queued, wakes = None, list[float]()
     for start in starts:
         entry = entry_name(start.stage, start.step)
         if entry not in queues:
@@ -119,17 +128,81 @@ def decide_admission(
             continue
         workload = own.get(entry)
         allowed, needed, cause = _admission(start, workload, shapes.get(entry, ""))
+        if allowed and elastic is not None and workload is not None and entry == ENTRY:
+            allowed, needed, cause = _extra_admission(start, workload, extra, elastic)
+            until = elastic.waits_until(workload, extra)
+            wakes = [until] if not allowed and until is not None else []
         if needed is not None and needed not in actions:
             actions.append(needed)
         kept = (*kept, start) if allowed else kept
         queued = queued if allowed else QueuedStart(start, queues[entry], cause)
-    planned = RunPlan((*kept, *(each for each in stops if each not in kept)), plan.status, plan.wake_at)
+    gangs = [each for each in observed if each.attempt.is_gang and _lives(each)]
+    needed = _extra_needs(extra, own.get(ENTRY), gangs, starts, elastic, actions)
+    if needed is not None and needed not in actions:
+        actions.append(needed)
+    wakes += [plan.wake_at] if plan.wake_at is not None else []
+    kept = (*kept, *(each for each in stops if each not in kept))
+    planned = RunPlan(kept, plan.status, min(wakes, default=None))
     return AdmissionDecision(planned, tuple(actions), queued)
 
 
+def _extra_admission(
+    start: Start, base: WorkloadSummary, extra: WorkloadSummary | None, elastic: ElasticQueue
+) -> tuple[bool, WorkloadAction | None, str]:
+    """Whether an elastic training with quota for its fewest nodes may start, or waits a while for more."""
+    if extra is not None and not extra.deleted and not elastic.may_start_with(extra, start):
+        uses = extra.may_run and start.quota is not None and start.quota > base.admitted_count
+        return not uses, DeleteWorkload(extra), "its Workload of more nodes is replaced, since their number has changed"
+    if not start.lacks_quota:
+        return True, None, ""
+    if extra is None:
+        return False, CreateWorkload(start, extra=True), "asks for quota of all its nodes"
+    if extra.deleted:
+        return False, None, "its old Workload of more nodes is being deleted"
+    if extra.may_run or elastic.waits_until(base, extra) is None:
+        return True, None, ""
+    return False, None, f"has quota for {start.quota} nodes, and waits a while for all: {extra.message or UNSEEN}"
+
+
+def _extra_needs(
+    extra: WorkloadSummary | None,
+    base: WorkloadSummary | None,
+    living: list[ObservedAttempt],
+    starts: Sequence[Start],
+    elastic: ElasticQueue | None,
+    actions: Sequence[WorkloadAction],
+) -> WorkloadAction | None:
+    """What the second Workload of an elastic training needs, apart from the start of an attempt."""
+    newest = living[-1] if living else None
+    if extra is not None and (extra.deleted or _uses(living, base)):
+        ready = newest is not None and extra.may_run and not extra.pods_ready and _all_ready(newest)
+        return ReportPodsReady(extra) if ready and not extra.deleted else None
+    left = base is None or not base.may_run or any(_ends(each, base) for each in actions)
+    if left or elastic is None or base is None:
+        return DeleteWorkload(extra) if extra is not None else None
+    if newest is None or newest.attempt.ending or starts:
+        return None
+    if not elastic.may_grow_by(extra, base, newest.attempt):
+        return DeleteWorkload(extra) if extra is not None else None
+    if extra is not None:
+        return None
+    attempt = newest.attempt
+    assert newest.job is not None
+    return CreateWorkload(Start(attempt.stage, attempt.number, newest.job.name), extra=True)
+
+
+def _uses(living: Sequence[ObservedAttempt], base: WorkloadSummary | None) -> bool:
+    """Whether a gang has more pods than the first Workload of an elastic training has quota for, as far as that is known."""
+    return any(each.attempt.pods > (base.count if base is not None else 0) for each in living)
+
+
+def _ends(action: WorkloadAction, base: WorkloadSummary) -> bool:
+    return isinstance(action, FinishWorkload | DeleteWorkload) and action.workload == base
+
+
 def _lives(observed: ObservedAttempt) -> bool:
-    attempt = observed.attempt
-    if observed.job is not None and observed.job.over and not attempt.active:
+    attempt, ended = observed.attempt, all(pod.ended or pod.name in observed.lost for pod in observed.pods)
+    if observed.job is not None and observed.job.over and ended:  # a Job that cannot be removed runs nothing
         return False
     return attempt.state in (AttemptState.PENDING, AttemptState.RUNNING) or attempt.active > 0
 
@@ -140,7 +213,7 @@ def _holds(observed: ObservedAttempt) -> bool:
 
 
 def _may_run(workload: WorkloadSummary | None) -> bool:
-    return workload is not None and workload.admitted and not workload.evicted and not workload.deleted
+    return workload is not None and workload.may_run
 
 
 def _stop(observed: ObservedAttempt) -> Stop:
@@ -191,5 +264,5 @@ def _admission(start: Start, workload: WorkloadSummary | None, shape: str) -> tu
     if workload.evicted and workload.reserved:
         return False, ReleaseQuota(workload), workload.message
     if not _may_run(workload):
-        return False, None, workload.message or "Kueue has not looked at it yet"
+        return False, None, workload.message or UNSEEN
     return True, None, ""

@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.pods import QUEUE_LABEL, merged
+from diht_k8s.api.pods import QUEUE_LABEL
 from diht_k8s.api.reasons import Reason
-from diht_k8s.api.run import DihtRun
+from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.job_builder import build_objects, requires_pod_group
 from diht_k8s.controller.kueue import admission, workload
-from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
+from diht_k8s.controller.kueue.extra_nodes import elastic_queue, fewest_nodes
+from diht_k8s.controller.kueue.queues import entry_of, queues_of
+from diht_k8s.controller.observe import ObservedAttempt, RunProblem
 from diht_k8s.kube.api_resources import KUEUE
 from diht_k8s.kube.workload_summary import WorkloadSummary
 from diht_k8s.pipeline.attempts import Attempt, AttemptState
-from diht_k8s.pipeline.plan import CLUSTER_STEPS, RunPlan, Start
+from diht_k8s.pipeline.plan import RunPlan, Start
 from diht_k8s.pipeline.run_status import RunStatus
 
 MISSING: Final = (
@@ -43,6 +45,7 @@ def queued_plan(
     observed: Sequence[ObservedAttempt],
     workloads: Sequence[WorkloadSummary],
     absent: str,
+    now: float,
 ) -> QueuedPlan:
     """Hold back the attempts of a plan that have no quota yet, and stop those that have lost it.
 
@@ -53,6 +56,7 @@ def queued_plan(
         observed: the attempts that exist.
         workloads: those that the run owns.
         absent: why the cluster has no Workloads; empty where it has.
+        now: seconds since the epoch.
     """
     queues = queues_of(run)
     if not queues and not workloads:
@@ -66,35 +70,21 @@ def queued_plan(
         shapes = {entry_of(each): workload.shape(job_of(cached, run, each)) for each in starts}
     except UserError as error:
         return QueuedPlan(held, problem=RunProblem(Reason.INVALID_SPEC, str(error)))
-    decided = admission.decide_admission(plan, observed, workloads, queues, shapes)
+    decided = admission.decide_admission(plan, observed, workloads, queues, shapes, elastic_queue(run, now))
     if decided.queued is None:
         return QueuedPlan(decided.plan, decided.actions)
     whole = _wishing_for_all(decided.plan.status, decided.queued.start)
     return QueuedPlan(replace(decided.plan, status=whole), decided.actions, (_waiting_attempt(decided.queued),))
 
 
-def queues_of(run: DihtRun) -> dict[str, str]:
-    """The queues of the stages that keep their place, by the name of their entry in status.stages."""
-    found = dict[str, str]()
-    for stage in run.spec.stages:
-        pods = merged(run.spec.pods, getattr(run.spec, stage.value).pods)
-        if pods.queueing == "PerRun" and pods.queue_name:
-            found |= {entry_name(stage, each): pods.queue_name for each in CLUSTER_STEPS.get(stage, ("",))}
-    return found
-
-
 def job_of(cached: CachedRun, run: DihtRun, start: Start) -> dict[str, Any]:
-    """The Job of an attempt, as it would be queued by itself; the place in the queue is always one for all nodes."""
-    whole = replace(start, nodes=None)
-    objects = build_objects(cached, run, whole, pod_groups=requires_pod_group(run))
+    """The Job of an attempt, as it would be queued by itself; that of an elastic training has its fewest nodes."""
+    train = run.spec.train
+    fewest = fewest_nodes(train) if train is not None and start.stage is Stage.TRAIN else None
+    objects = build_objects(cached, run, replace(start, nodes=fewest), pod_groups=requires_pod_group(run))
     (job,) = (each for each in objects if each["kind"] == "Job")
     assert QUEUE_LABEL in job["metadata"]["labels"]
     return job
-
-
-def entry_of(start: Start) -> str:
-    """The name of its entry in status.stages."""
-    return entry_name(start.stage, start.step)
 
 
 def _wishing_for_all(status: RunStatus, start: Start) -> RunStatus:

@@ -12,7 +12,9 @@ from diht_k8s.controller.actions import NameConflict, StillTerminating, create_o
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.job_builder import labels_of
 from diht_k8s.controller.kueue import admission, workload
-from diht_k8s.controller.kueue.queued_plan import entry_of, job_of, queues_of
+from diht_k8s.controller.kueue.extra_nodes import useful_extra
+from diht_k8s.controller.kueue.queued_plan import job_of
+from diht_k8s.controller.kueue.queues import entry_of, queues_of
 from diht_k8s.controller.observe import RunProblem
 from diht_k8s.controller.refusals import refusal
 from diht_k8s.kube.api_resources import KUEUE, SCHEDULING
@@ -42,7 +44,7 @@ class RunQueue:
         for action in actions:
             try:
                 if isinstance(action, admission.CreateWorkload):
-                    self._create(cached, run, action.start)
+                    self._create(cached, run, action.start, extra=action.extra)
                 else:
                     self._update(action, now)
             except StillTerminating as error:
@@ -51,7 +53,8 @@ class RunQueue:
                 problem = RunProblem(Reason.NAME_CONFLICT, str(error))
             except ClusterError as error:
                 if isinstance(action, admission.CreateWorkload):
-                    problem = refusal(error, f"Workload {workload_name(cached.name, action.start)}")
+                    name = workload_name(cached.name, action.start)
+                    problem = refusal(error, f"Workload {name}{workload.EXTRA if action.extra else ''}")
                 elif error.status == 403:
                     problem = refusal(error, f"Workload {action.workload.name}")
                 elif not error.is_not_found:
@@ -81,10 +84,15 @@ class RunQueue:
             patch = workload.pods_ready_patch(found, now)
         self._cluster.patch_workload_status(namespace, name, patch)
 
-    def _create(self, cached: CachedRun, run: DihtRun, start: Start) -> None:
+    def _create(self, cached: CachedRun, run: DihtRun, start: Start, *, extra: bool) -> None:
         job = job_of(cached, run, start)
         labels = {key: value for key, value in labels_of(cached, start).items() if key != ATTEMPT_LABEL}
-        document = workload.workload_document(workload_name(cached.name, start), job, labels, self._priority(job))
+        name = workload_name(cached.name, start)
+        document = workload.workload_document(name, job, labels, self._priority(job))
+        if extra:
+            assert run.spec.train is not None
+            flavours = self._flavours(self._cluster.get("Workload", cached.namespace, name))
+            document = workload.extra_document(document, job, useful_extra(run.spec.train), flavours)
         create_or_get(self._cluster, cached, document)
 
     def _priority(self, job: Mapping[str, Any]) -> workload.WorkloadPriority:
@@ -108,9 +116,11 @@ class RunQueue:
         if entry_of(start) not in queues_of(run):
             return
         found = self._cluster.get("Workload", cached.namespace, workload_name(cached.name, start))
-        names = workload.flavours_of(found)
-        flavours = [self._cluster.get("ResourceFlavor", "", name) for name in names]
-        workload.put_on_quota(job, found, flavours, first=start.number == 1)
+        workload.put_on_quota(job, found, self._flavours(found), first=start.number == 1, nodes=start.quota)
+
+    def _flavours(self, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The ResourceFlavors that a Workload was admitted with."""
+        return [self._cluster.get("ResourceFlavor", "", name) for name in workload.flavours_of(found)]
 
     def with_admitted_workers(self, cached: CachedRun, run: DihtRun, start: Start) -> DihtRun:
         """The run with as many workers as its stage was admitted with."""

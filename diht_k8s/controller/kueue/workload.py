@@ -12,10 +12,20 @@ from diht_k8s.api.pods import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.status_text import one_line
 from diht_k8s.kube.api_resources import KINDS, KUEUE
-from diht_k8s.kube.labels import INDEX_LABEL, QUEUE_ANNOTATION, QUEUED_ANNOTATION, SHAPE_ANNOTATION, WORKLOAD_ANNOTATION
+from diht_k8s.kube.labels import (
+    EXTRA_LABEL,
+    INDEX_LABEL,
+    QUEUE_ANNOTATION,
+    QUEUED_ANNOTATION,
+    QUOTA_ANNOTATION,
+    SHAPE_ANNOTATION,
+    WORKLOAD_ANNOTATION,
+)
 from diht_k8s.launch.overlays import EQUAL_COMPLETIONS, MIN_PARALLELISM
 
 POD_SET: Final = "main"
+EXTRA: Final = "-extra"
+"""End of the name of the Workload of the nodes beyond an elastic training's fewest."""
 POD_SET_LABEL: Final = "kueue.x-k8s.io/podset"
 POD_WORKLOAD: Final = "kueue.x-k8s.io/workload"
 TOPOLOGY_GATE: Final = {"name": "kueue.x-k8s.io/topology"}
@@ -110,6 +120,33 @@ def workload_document(name: str, job: Mapping[str, Any], labels: Mapping[str, st
     }
 
 
+def extra_document(base: Json, job: Mapping[str, Any], pods: tuple[int, int], flavours: Iterable[Json]) -> Json:
+    """The Workload of the nodes beyond the fewest of an elastic training, which Kueue may evict alone.
+
+    Args:
+        base: the document of the Workload of its fewest nodes: this one asks for more of the same pods, with less priority.
+        job: the training's.
+        pods: how many it asks for, and how many of them are of use.
+        flavours: the ResourceFlavors that the other one was admitted with: the nodes of one gang are of one kind.
+    """
+    placed = deepcopy(dict(job))
+    placed["spec"]["parallelism"] = pods[0]
+    for flavour in flavours:
+        _put_on_flavour(placed["spec"]["template"], flavour)
+    metadata = base["metadata"]
+    return {
+        **base,
+        "metadata": {
+            **metadata, "name": f"{metadata['name']}{EXTRA}", "labels": {**metadata["labels"], EXTRA_LABEL: "true"},
+        },
+        "spec": {
+            "queueName": base["spec"]["queueName"],
+            "priority": base["spec"]["priority"] - 1,
+            "podSets": [{**pod_set(placed), "minCount": pods[1]}],
+        },
+    }  # fmt: skip
+
+
 def admitted_count(found: Mapping[str, Any]) -> int:
     """The number of pods that a Workload was admitted with."""
     (assignment,) = found["status"]["admission"]["podSetAssignments"]
@@ -122,7 +159,14 @@ def flavours_of(found: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(flavour for _, flavour in sorted((assignment.get("flavors") or {}).items())))
 
 
-def put_on_quota(job: Json, found: Mapping[str, Any], flavours: Iterable[Mapping[str, Any]], *, first: bool) -> None:
+def put_on_quota(
+    job: Json,
+    found: Mapping[str, Any],
+    flavours: Iterable[Mapping[str, Any]],
+    *,
+    first: bool,
+    nodes: int | None = None,
+) -> None:
     """Put a Job on the quota of its admitted Workload: it leaves the queue, and its pods go where the quota is.
 
     Args:
@@ -130,6 +174,7 @@ def put_on_quota(job: Json, found: Mapping[str, Any], flavours: Iterable[Mapping
         found: the Workload.
         flavours: the ResourceFlavors of `flavours_of`.
         first: whether it is the first attempt, which has waited since its Workload was created.
+        nodes: for which an elastic training has quota, in this Workload and that of the extra ones.
     """
     metadata, template = job["metadata"], job["spec"]["template"]
     queue = metadata["labels"].pop(QUEUE_LABEL)
@@ -142,10 +187,11 @@ def put_on_quota(job: Json, found: Mapping[str, Any], flavours: Iterable[Mapping
     annotations |= {WORKLOAD_ANNOTATION: found["metadata"]["name"], QUEUE_ANNOTATION: queue}
     if first:
         annotations[QUEUED_ANNOTATION] = found["metadata"]["creationTimestamp"]
+    if nodes is not None:
+        annotations[QUOTA_ANNOTATION] = str(nodes)
     metadata["annotations"] = annotations
     for flavour in flavours:
-        spec = flavour.get("spec") or {}
-        _select(template, {"nodeSelector": spec.get("nodeLabels"), "tolerations": spec.get("tolerations")})
+        _put_on_flavour(template, flavour)
     for check in found["status"].get("admissionChecks") or ():
         for update in check.get("podSetUpdates") or ():
             _select(template, update)
@@ -154,6 +200,11 @@ def put_on_quota(job: Json, found: Mapping[str, Any], flavours: Iterable[Mapping
         template["metadata"].setdefault("labels", {})[POD_SET_LABEL] = POD_SET
         template["metadata"].setdefault("annotations", {})[POD_WORKLOAD] = found["metadata"]["name"]
         template["spec"].setdefault("schedulingGates", []).append(dict(TOPOLOGY_GATE))
+
+
+def _put_on_flavour(template: Json, flavour: Mapping[str, Any]) -> None:
+    spec = flavour.get("spec") or {}
+    _select(template, {"nodeSelector": spec.get("nodeLabels"), "tolerations": spec.get("tolerations")})
 
 
 def _select(template: Json, update: Mapping[str, Any]) -> None:

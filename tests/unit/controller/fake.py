@@ -66,6 +66,8 @@ class FakeCluster:
     die_after: int | None = None
     pod_groups: bool = False
     version: int = 100
+    clock: Callable[[], float] = lambda: NOW
+    """when objects are created."""
 
     def add_run(self, document: dict[str, Any], uid: str = RUN_UID) -> None:
         self.version += 1
@@ -106,7 +108,7 @@ class FakeCluster:
         made["metadata"] |= {
             "uid": f"uid-{name}-{self.version}",
             "resourceVersion": str(self.version),
-            "creationTimestamp": at(NOW),
+            "creationTimestamp": at(self.clock()),
         }
         store[name] = made
         self._wrote(f"create {kind} {name}")

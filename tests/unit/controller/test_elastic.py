@@ -305,10 +305,12 @@ def test_shrunk_gang_whose_job_is_removed_wishes_for_all_nodes() -> None:
 @pytest.mark.parametrize("there", [True, False], ids=["as it trains", "before it is there"])
 def test_shrunk_gang_that_its_queue_evicts_wishes_for_all_nodes(there: bool) -> None:
     cluster = elastic(pods={"queueName": "gpus", "queueing": "PerRun"})
-    kueue = Kueue(cluster)
-    settle(Process(cluster, Clock()))
-    kueue.admit()
+    kueue = Kueue(cluster, quota=2)
+    for _ in range(2):  # the fewest nodes, and the rest
+        settle(Process(cluster, Clock()))
+        kueue.admit()
     cluster, process, clock = shrunk(cluster)
+    kueue.clock = clock
     clock.now += 60
     if there:
         settle(process)
@@ -323,8 +325,9 @@ def test_shrunk_gang_that_its_queue_evicts_wishes_for_all_nodes(there: bool) -> 
     kueue.evict("r-train")
     settle(process)
     assert (cluster.jobs, reason(cluster)) == ({}, "Queued")
-    kueue.admit()
-    settle(process)
+    for _ in range(2):
+        kueue.admit()
+        settle(process)
     assert cluster.jobs["r-train-3"]["spec"]["parallelism"] == NODES
 
 
@@ -498,7 +501,7 @@ def test_pod_group_that_cannot_be_lowered_is_told_where_a_person_can_help(answer
     assert (reason(cluster), list(cluster.jobs)) == (says, ["r-train-1"])
 
 
-def test_shrunk_gang_keeps_its_place_in_the_queue_of_its_run() -> None:
+def test_place_of_an_elastic_gang_in_the_queue_does_not_depend_on_its_size() -> None:
     cluster = elastic(pods={"queueName": "q", "queueing": "PerRun"})
     cached, run = (
         cached_run(cluster.runs["r"]),

@@ -81,8 +81,8 @@ def test_nodes_of_elastic_trainings_are_those_of_all_runs_that_are_under_way() -
 
 @pytest.mark.parametrize(
     ("before", "after", "resizings"),
-    [("NodeLost", "NodeLost Resized", 1), ("NodeLost Resized", "NodeLost Resized", 0), ("Resized Resized", "Resized Resized Error", 0)],
-    ids=["one gives way", "which is told once", "another end"],
+    [("NodeLost", "NodeLost Resized", 1), ("NodeLost Resized", "NodeLost Resized", 0), ("Resized Resized", "Resized Resized Error", 0), ("Resized", "Resized QuotaChanged", 1)],
+    ids=["one gives way", "which is told once", "another end", "for quota"],
 )  # fmt: skip
 def test_resizing_is_counted_once(before: str, after: str, resizings: int) -> None:
     def ended(reasons: str) -> Status:

@@ -120,6 +120,20 @@ def test_each_stage_takes_its_place_and_leaves_it_whether_the_operator_dies_at_w
     assert all(kueue.conditions(name)["Finished"] == "True" for name in kueue.workloads)
 
 
+def test_quota_is_not_held_for_an_ended_pod_of_a_job_that_cannot_be_removed() -> None:
+    """Its node is away, so nobody removes the pod that the Job waits for."""
+    cluster, kueue, process, clock = admitted()
+    cluster.end("r-train-1", 75)
+    for _ in range(3):
+        clock.now += 10
+        settle(process)
+    for left in (cluster.jobs["r-train-1"], *cluster.pods.values()):
+        left["metadata"]["deletionTimestamp"] = at(clock.now)
+    cluster.end("r-train-2", 0)
+    settle(process)
+    assert (reason(cluster), kueue.conditions("r-train")["Finished"]) == ("Complete", "True")
+
+
 def test_failed_run_leaves_its_place_and_a_retry_takes_a_new_one() -> None:
     cluster, kueue, process, _ = admitted(failurePolicy={"maxRestarts": 0})
     cluster.end("r-train-1", 75, message="")
