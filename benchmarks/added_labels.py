@@ -1,33 +1,35 @@
-"""A sheet of images with what their labels name and no word of their captions does, for judging by eye how often that is right.
+"""Added labels judged by eye, by the protocol in added_labels.md: pages and a table to fill in, or the count of a judged table.
 
-In: a committed label stage. Out: PNG pages of 50 images each, drawn by a seed from all that have such an object, a table of them
-with an empty column for the judge, and a JSON line. `--judged TABLE` counts a table that has been filled in.
+In: a committed label stage of the demo's pool. Out: two sets of PNG pages in different orders (`first-0.png`, `second-0.png`, ...),
+a table with two empty columns of verdicts, and a JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import os
 import re
 import textwrap
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.label.added import CaptionUse
 from diht_k8s.recipe.label.caption_concepts import read_captions
-from diht_k8s.recipe.label.features import group_of
-from diht_k8s.recipe.label.report import named, outside_caption
-from diht_k8s.recipe.label.soft_labels import read_labels
-from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
+from diht_k8s.recipe.label.features import group_of, read_safetensors
+from diht_k8s.recipe.label.soft_labels import HeadLabels, read_labels
+from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.shards.images import decode
@@ -35,84 +37,139 @@ from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.storage import Storage
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-COLUMNS, ROWS, CELL, IMAGE = 10, 5, (150, 190), 96
-FIELDS: Final = ("number", "uid", "group", "label", "probability", "caption", "right")
-"""Columns of the table; `right` is 1 where the judge sees the label in the image, else 0."""
+CELL, IMAGE, COLUMNS = (150, 190), 104, 10
+ROWS: Final = {"first": 6, "second": 4}
+"""Rows of a page of each reading."""
+SAMPLES: Final = {"shown": 100, "paper": 100, "attributes": 50}
+FROM: Final = {"shown": 0.295, "paper": 0.2, "attributes": 0.2}
+"""The least score of a label: that of 30 % of the development half, and what pages showed before."""
+SAME_MOTIF: Final = 0.9
+COVERAGES: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+FIELDS: Final = (
+    "method",
+    "uid",
+    "group",
+    "label",
+    "score",
+    "caption",
+    "first_place",
+    "second_place",
+    "first",
+    "second",
+)
+"""Columns of the table; `first` and `second` are 1 where that reading found the label right, else 0."""
 
 
 @dataclass(frozen=True)
-class Added:
-    """An image and an object that only its label names."""
+class Drawing:
+    """The representative of a drawing."""
 
     uid: str
     group: str
-    """equal for variants of one drawing."""
     caption: str
-    name: str
-    probability: float
-    image: Image.Image
+    image: bytes
+    feature_D: NDArray[np.float32]
+    """of length 1."""
+    labels: Mapping[str, tuple[str, float]]
+    """method -> added label and score, where there is one."""
 
 
 def main() -> None:
-    """Draw the pages and write the table, or count a judged one."""
+    """Write pages and table, or count a judged one."""
     parser = argparse.ArgumentParser(prog="benchmarks/run added_labels", description=__doc__)
-    parser.add_argument(
-        "--document", default="examples/demo.yaml", help="a run that has been labelled (default: %(default)s)"
-    )
+    parser.add_argument("--document", default="examples/demo.yaml", help="a labelled run (default: %(default)s)")
     parser.add_argument("--output", help="its data.output where that is another than the document's")
-    parser.add_argument("--pictures", type=int, default=100, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
-    parser.add_argument(
-        "--sheet", default="added_labels", help="SHEET-0.png, ... and SHEET.csv are written (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--drawings", action="store_true", help="one image of each drawing with a label, in place of --pictures"
-    )
+    parser.add_argument("--sheets", default="added_labels", help="folder of pages and table (default: %(default)s)")
     parser.add_argument("--judged", metavar="TABLE", help="count this table's verdicts instead")
     options = parser.parse_args()
     if options.judged:
         with Path(options.judged).open(newline="") as file:
-            print(json.dumps({"benchmark": "added_labels", **verdicts(csv.DictReader(file))}))
+            print(json.dumps({"benchmark": "added_labels", **verdicts(list(csv.DictReader(file)))}))
         return
-    sheet = Path(options.sheet).resolve()
+    sheets = Path(options.sheets).resolve()
     overrides = [f"data.output={Path(options.output).resolve()}"] if options.output else []
     os.chdir(ROOT)
-    found = added_objects(load(Path(options.document).read_text(), name=options.document, overrides=overrides))
-    drawn = [found[number] for number in np.random.default_rng(options.seed).permutation(len(found))]
-    drawn = first_of_each(drawn) if options.drawings else drawn[: options.pictures]
-    write_sheet(drawn, sheet)
-    names = Counter(entry.name for entry in drawn).most_common()
-    groups = len({(entry.group, entry.name) for entry in found})
-    print(json.dumps({"benchmark": "added_labels", "pictures": len(found), "groups": groups, "drawn": names}))
+    drawings = confirming(load(Path(options.document).read_text(), name=options.document, overrides=overrides))
+    covered = {method: sum(method in each.labels for each in drawings) / len(drawings) for method in SAMPLES}
+    drawn = [(method, each) for method, most in SAMPLES.items() for each in sample(drawings, method, most)]
+    sheets.mkdir(parents=True, exist_ok=True)
+    write_sheets(drawn, sheets)
+    print(json.dumps({"benchmark": "added_labels", "drawings": len(drawings), "coverage": covered}))
 
 
-def added_objects(run: DihtRun) -> list[Added]:
-    """Of each image its likeliest object that the label names and no word of the caption does."""
-    storage, found = Storage(run.spec.storage), list[Added]()
+def confirming(run: DihtRun) -> list[Drawing]:
+    """The drawings of the confirming half (see the protocol)."""
+    variants = defaultdict[str, list[Drawing]](list)
+    for each in _pictures(run):
+        if digest(f"half {each.group}") % 2:
+            variants[each.group].append(each)
+    return [min(found, key=lambda each: digest(f"0 {each.uid}")) for _, found in sorted(variants.items())]
+
+
+def digest(text: str) -> int:
+    """SHA-256 as a number."""
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16)
+
+
+def _pictures(run: DihtRun) -> Iterable[Drawing]:
+    """All kept pairs without junk, with the label of each method."""
+    storage = Storage(run.spec.storage)
     layout = run_layout(run, storage)
-    concepts = ConceptVocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary))).objects
-    for shard in kept_shards(run.spec, storage, layout):
-        labels = read_labels(storage, layout.labels(shard.name))
-        head, names_N = labels.objects, read_captions(storage, layout, shard).objects
-        added_NK = outside_caption(head, concepts, names_N) & named(head, labels.header)
-        for row, sample in enumerate(read_pairs(storage, shard)):
-            said = words(" ".join([sample.caption, *names_N[row]]))
-            for place in np.flatnonzero(added_NK[row]):  # likeliest first
-                name = concepts.names[head.ids_NK[row, place]]
-                if not words(name) <= said:
-                    probability = float(head.probabilities_NK[row, place])
-                    image = decode(sample.image)
-                    found.append(Added(sample.uid, group_of(sample), sample.caption, name, probability, image))
-                    break
-    return found
+    vocabulary = ConceptVocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary)))
+    use, shards = CaptionUse(vocabulary.objects), kept_shards(run.spec, storage, layout)
+    for shard in shards:
+        use.add(read_captions(storage, layout, shard))
+    for shard in shards:
+        labels, captions = read_labels(storage, layout.labels(shard.name)), read_captions(storage, layout, shard)
+        tensors, _ = read_safetensors(storage, layout.features(shard.name))
+        scores_NK = use.scores(labels.objects, captions)
+        for row, pair in enumerate(read_pairs(storage, shard)):
+            if pair.meta.get("junk"):
+                continue
+            names = [*captions.objects[row], *captions.attributes[row]]
+            said = words(" ".join([pair.caption, *names]))
+            ways = {
+                "shown": (labels.objects, vocabulary.objects, scores_NK[row]),
+                "paper": (labels.objects, vocabulary.objects, labels.objects.probabilities_NK[row]),
+                "attributes": (labels.attributes, vocabulary.attributes, labels.attributes.probabilities_NK[row]),
+            }
+            found = {
+                method: added(*way, row, lambda name, said=said: words(name) <= said) for method, way in ways.items()
+            }
+            feature_D = tensors["features"][row].float().numpy()
+            yield Drawing(
+                pair.uid,
+                group_of(pair),
+                pair.caption,
+                pair.image,
+                feature_D / max(float(np.linalg.norm(feature_D)), 1e-9),
+                {method: best for method, best in found.items() if best[1] >= FROM[method]},
+            )
 
 
-def first_of_each(entries: Sequence[Added]) -> list[Added]:
-    """The first image of each group with each label."""
-    first: dict[tuple[str, str], Added] = {}
-    for entry in entries:
-        first.setdefault((entry.group, entry.name), entry)
-    return list(first.values())
+def added(
+    head: HeadLabels, concepts: Concepts, score_K: NDArray[Any], row: int, is_said: Callable[[str], bool]
+) -> tuple[str, float]:
+    """The class of the highest score that the caption does not say."""
+    for place in np.argsort(-score_K, kind="stable"):
+        name = concepts.names[head.ids_NK[row, place]]
+        if not is_said(name):
+            return name, float(score_K[place])
+    return "", 0.0
+
+
+def sample(drawings: Sequence[Drawing], method: str, most: int) -> list[Drawing]:
+    """Drawings with a label of a method in random order, each motif once."""
+    covered = [each for each in drawings if method in each.labels]
+    taken = defaultdict[str, list[Drawing]](list)
+    drawn = list[Drawing]()
+    for number in np.random.default_rng(0).permutation(len(covered)):
+        each = covered[number]
+        same = taken[each.labels[method][0]]
+        if len(drawn) < most and all(float(other.feature_D @ each.feature_D) < SAME_MOTIF for other in same):
+            same.append(each)
+            drawn.append(each)
+    return drawn
 
 
 def words(text: str) -> set[str]:
@@ -120,48 +177,64 @@ def words(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.lower()))
 
 
-def verdicts(rows: Iterable[Mapping[str, str]]) -> dict[str, Any]:
-    """How many of a judged table are right: of all, of the first of each group with this label, by label."""
-    judged = [(row["group"], row["label"], row["right"] == "1") for row in rows if row["right"] in ("0", "1")]
-    first = {(group, label): right for group, label, right in reversed(judged)}
-    labels = Counter(label for _, label, _ in judged)
-    right_of = Counter(label for _, label, right in judged if right)
+def verdicts(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Of each method: judged labels, right in each reading and in both, agreement, the curve by coverage, counts by label."""
+    return {method: _verdicts([row for row in rows if row["method"] == method]) for method in SAMPLES}
+
+
+def _verdicts(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    ranked = sorted(rows, key=lambda row: -float(row["score"]))
+    first, second = (np.array([row[name] == "1" for row in ranked], np.float64) for name in ("first", "second"))
+    same = float((first == second).mean())
+    chance = float(first.mean() * second.mean() + (1 - first.mean()) * (1 - second.mean()))
+    counts = Counter(row["label"] for row in ranked)
+    right = Counter(row["label"] for row in ranked if row["first"] == row["second"] == "1")
     return {
-        "judged": len(judged),
-        "right": sum(right for _, _, right in judged),
-        "groups": len(first),
-        "right_groups": sum(first.values()),
-        "labels": {label: [right_of[label], count] for label, count in labels.most_common()},
+        "judged": len(ranked),
+        "first": int(first.sum()),
+        "second": int(second.sum()),
+        "both": int((first * second).sum()),
+        "agreement": round(same, 3),
+        "kappa": round((same - chance) / (1 - chance), 3) if chance < 1 else None,
+        "both_of_the_first": {
+            share: [int((first * second)[: (most := round(len(ranked) * share / COVERAGES[-1]))].sum()), most]
+            for share in COVERAGES
+        },
+        "labels": {label: [right[label], count] for label, count in counts.most_common()},
     }
 
 
-def write_sheet(drawn: Sequence[Added], sheet: Path) -> None:
-    """Pages and table."""
-    size = COLUMNS * ROWS
-    for page in range(-(-len(drawn) // size)):
-        draw_page(drawn[page * size : (page + 1) * size], page * size).save(f"{sheet}-{page}.png")
-    with Path(f"{sheet}.csv").open("w", newline="") as file:
+def write_sheets(drawn: Sequence[tuple[str, Drawing]], sheets: Path) -> None:
+    """The pages of both readings and the table."""
+    orders = {name: np.random.default_rng(seed).permutation(len(drawn)) for seed, name in enumerate(ROWS, start=1)}
+    for name, order in orders.items():
+        entries, size = [drawn[number] for number in order], COLUMNS * ROWS[name]
+        for page in range(-(-len(entries) // size)):
+            draw_page(entries[page * size : (page + 1) * size], page * size, ROWS[name]).save(
+                sheets / f"{name}-{page}.png"
+            )
+    places = {name: np.argsort(order) for name, order in orders.items()}
+    with (sheets / "added_labels.csv").open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(FIELDS)
-        table.writerows(
-            [number, entry.uid, entry.group, entry.name, round(entry.probability, 3), entry.caption, ""]
-            for number, entry in enumerate(drawn)
-        )
+        for number, (method, each) in enumerate(drawn):
+            label, score = each.labels[method]
+            at = [places[name][number] for name in ROWS]
+            table.writerow([method, each.uid, each.group, label, round(score, 3), each.caption, *at, "", ""])
 
 
-def draw_page(entries: Sequence[Added], first: int) -> Image.Image:
-    """A grid of images: number and added object above, caption below."""
-    page = Image.new("RGB", (COLUMNS * CELL[0], ROWS * CELL[1]), "white")
+def draw_page(entries: Sequence[tuple[str, Drawing]], first: int, rows: int) -> Image.Image:
+    """A grid of images: number and added label above, caption below; neither method nor score."""
+    page = Image.new("RGB", (COLUMNS * CELL[0], rows * CELL[1]), "white")
     draw, large, small = ImageDraw.Draw(page), ImageFont.load_default(15), ImageFont.load_default(11)
-    for number, entry in enumerate(entries):
+    for number, (method, each) in enumerate(entries):
         x, y = number % COLUMNS * CELL[0], number // COLUMNS * CELL[1]
-        draw.text(
-            (x + 3, y + 2), f"{first + number}: {entry.name} {entry.probability:.2f}"[:22], fill="darkred", font=large
-        )
-        image = entry.image.copy()
-        image.thumbnail((IMAGE, IMAGE))
-        page.paste(image, (x + 25, y + 24))
-        draw.text((x + 3, y + 124), "\n".join(textwrap.wrap(entry.caption, 26)[:4]), fill="black", font=small)
+        draw.text((x + 3, y + 2), f"{first + number}: {each.labels[method][0]}"[:22], fill="darkred", font=large)
+        image = decode(each.image)
+        scale = IMAGE / max(image.size)
+        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+        page.paste(image, (x + 23, y + 22))
+        draw.text((x + 3, y + 130), "\n".join(textwrap.wrap(each.caption, 26)[:4]), fill="black", font=small)
         draw.rectangle((x, y, x + CELL[0] - 1, y + CELL[1] - 1), outline="lightgrey")
     return page
 
