@@ -12,7 +12,6 @@ Shapes: N images of a shard, C classes, K stored classes, P pairs of classes tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -66,7 +65,7 @@ class CaptionUse:
         a, b = (targets.class_ids[targets.offsets[:-1][rows] + places] for rows, places in (first, second))
         return (a * len(self.concepts) + b)[a != b]
 
-    def shown_C(self) -> npt.NDArray[np.bool_]:
+    def shown(self) -> npt.NDArray[np.bool_]:
         """Which classes may be shown."""
         different_C = np.array([len(each) >= DIFFERENT for each in self._different], np.bool_)
         return different_C & (self._counts_C <= EVERYWHERE * self.captions)
@@ -90,7 +89,7 @@ class CaptionUse:
         lift = np.where(named == stored, np.inf, (both + 1) / (expected + 1))
         np.minimum.at(lift_NK, (rows, columns), lift)
         lift_NK[np.isinf(lift_NK)] = 1
-        return head.probabilities_NK * lift_NK * self.shown_C()[head.ids_NK]
+        return head.probabilities_NK * lift_NK * self.shown()[head.ids_NK]
 
 
 def _pairs(
