@@ -93,7 +93,7 @@ def main() -> None:
     covered = {method: sum(method in each.labels for each in drawings) / len(drawings) for method in SAMPLES}
     drawn = [(method, each) for method, most in SAMPLES.items() for each in sample(drawings, method, most)]
     sheets.mkdir(parents=True, exist_ok=True)
-    write_sheets(drawn, sheets)
+    write_sheets(drawn, covered, sheets)
     print(json.dumps({"benchmark": "added_labels", "drawings": len(drawings), "coverage": covered}))
 
 
@@ -142,7 +142,7 @@ def _pictures(run: DihtRun) -> Iterable[Drawing]:
                 group_of(pair),
                 pair.caption,
                 pair.image,
-                feature_D / max(float(np.linalg.norm(feature_D)), 1e-9),
+                feature_D / max(np.linalg.norm(feature_D), np.float32(1e-9)),
                 {method: best for method, best in found.items() if best[1] >= FROM[method]},
             )
 
@@ -187,7 +187,7 @@ def _verdicts(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     first, second = (np.array([row[name] == "1" for row in ranked], np.float64) for name in ("first", "second"))
     same = float((first == second).mean())
     chance = float(first.mean() * second.mean() + (1 - first.mean()) * (1 - second.mean()))
-    counts = Counter(row["label"] for row in ranked)
+    counts, coverage = Counter(row["label"] for row in ranked), float(ranked[0]["coverage"])
     right = Counter(row["label"] for row in ranked if row["first"] == row["second"] == "1")
     return {
         "judged": len(ranked),
@@ -196,15 +196,15 @@ def _verdicts(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
         "both": int((first * second).sum()),
         "agreement": round(same, 3),
         "kappa": round((same - chance) / (1 - chance), 3) if chance < 1 else None,
-        "both_of_the_first": {
-            share: [int((first * second)[: (most := round(len(ranked) * share / COVERAGES[-1]))].sum()), most]
+        "both_by_coverage": {
+            share: [int((first * second)[: (most := round(len(ranked) * share / coverage))].sum()), most]
             for share in COVERAGES
         },
         "labels": {label: [right[label], count] for label, count in counts.most_common()},
     }
 
 
-def write_sheets(drawn: Sequence[tuple[str, Drawing]], sheets: Path) -> None:
+def write_sheets(drawn: Sequence[tuple[str, Drawing]], covered: Mapping[str, float], sheets: Path) -> None:
     """The pages of both readings and the table."""
     orders = {name: np.random.default_rng(seed).permutation(len(drawn)) for seed, name in enumerate(ROWS, start=1)}
     for name, order in orders.items():
@@ -220,7 +220,8 @@ def write_sheets(drawn: Sequence[tuple[str, Drawing]], sheets: Path) -> None:
         for number, (method, each) in enumerate(drawn):
             label, score = each.labels[method]
             at = [places[name][number] for name in ROWS]
-            table.writerow([method, each.uid, each.group, label, round(score, 3), each.caption, *at, "", ""])
+            row = [method, round(covered[method], 3), each.uid, each.group, label, round(score, 3), each.caption]
+            table.writerow([*row, *at, "", ""])
 
 
 def draw_page(entries: Sequence[tuple[str, Drawing]], first: int, rows: int) -> Image.Image:

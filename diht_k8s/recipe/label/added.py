@@ -61,8 +61,8 @@ class CaptionUse:
 
     def _together(self, targets: Targets) -> npt.NDArray[np.int64]:
         """The code of each two classes of one caption."""
-        first, second = _pairs(targets.present, targets.present)
-        a, b = (targets.class_ids[targets.offsets[:-1][rows] + places] for rows, places in (first, second))
+        rows, *places = _pairs(targets.present, targets.present)
+        a, b = (targets.class_ids[targets.offsets[rows] + place] for place in places)
         return (a * len(self.concepts) + b)[a != b]
 
     def shown(self) -> npt.NDArray[np.bool_]:
@@ -81,24 +81,23 @@ class CaptionUse:
         (codes_P,) = self._codes
         targets = encode(captions.objects, self.concepts)
         lift_NK = np.full(head.ids_NK.shape, np.inf)
-        (rows, places), (_, columns) = _pairs(targets.present, np.full(len(head.ids_NK), head.ids_NK.shape[1]))
-        named, stored = targets.class_ids[targets.offsets[:-1][rows] + places], head.ids_NK[rows, columns]
+        rows, places, columns = _pairs(targets.present, np.full(len(head.ids_NK), head.ids_NK.shape[1]))
+        named, stored = targets.class_ids[targets.offsets[rows] + places], head.ids_NK[rows, columns]
         code = named * len(self.concepts) + stored
         both = np.searchsorted(codes_P, code, "right") - np.searchsorted(codes_P, code, "left")
         expected = self._counts_C[named] * self._counts_C[stored] / max(1, self.captions)
         lift = np.where(named == stored, np.inf, (both + 1) / (expected + 1))
         np.minimum.at(lift_NK, (rows, columns), lift)
         lift_NK[np.isinf(lift_NK)] = 1
-        return head.probabilities_NK * lift_NK * self.shown()[head.ids_NK]
+        return head.probabilities_NK.astype(np.float64) * lift_NK * self.shown()[head.ids_NK]
 
 
-def _pairs(
-    left_N: npt.NDArray[np.int64], right_N: npt.NDArray[np.int64]
-) -> tuple[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]], ...]:
-    """Each place of the left with each of the right, row by row: (rows, left places), (rows, right places)."""
-    rows = np.repeat(np.arange(len(left_N)), left_N * right_N)
-    within = np.arange(len(rows)) - np.repeat(np.cumsum(left_N * right_N) - left_N * right_N, left_N * right_N)
-    return (rows, within // np.maximum(1, right_N[rows])), (rows, within % np.maximum(1, right_N[rows]))
+def _pairs(left_N: npt.NDArray[np.int64], right_N: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], ...]:
+    """Each place of a row's left list with each of its right one, of lists with these lengths: rows, left places, right places."""
+    sizes_N = left_N * right_N
+    rows = np.repeat(np.arange(len(sizes_N)), sizes_N)
+    within = np.arange(len(rows)) - np.repeat(np.cumsum(sizes_N) - sizes_N, sizes_N)
+    return rows, within // right_N[rows], within % right_N[rows]
 
 
 def outside_caption(head: HeadLabels, concepts: Concepts, captions: KeptCaptions) -> npt.NDArray[np.bool_]:
@@ -113,9 +112,8 @@ def outside_caption(head: HeadLabels, concepts: Concepts, captions: KeptCaptions
 
 def best_added(
     scores_NK: npt.NDArray[np.float64], outside_NK: npt.NDArray[np.bool_], ids_NK: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The class outside of each caption with the highest score, `NONE` where none has one, and the score; both [N]."""
+) -> npt.NDArray[np.int64]:
+    """The class outside of each caption with the highest score, `NONE` where none has a score; [N]."""
     added_NK = np.where(outside_NK, scores_NK, 0)
     best_N, rows = added_NK.argmax(axis=1), np.arange(len(added_NK))
-    score_N = added_NK[rows, best_N]
-    return np.where(score_N > 0, ids_NK[rows, best_N], NONE), score_N
+    return np.where(added_NK[rows, best_N] > 0, ids_NK[rows, best_N], NONE)
