@@ -47,6 +47,7 @@ SAME_MOTIF: Final = 0.9
 COVERAGES: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 FIELDS: Final = (
     "method",
+    "coverage",
     "uid",
     "group",
     "label",
@@ -142,7 +143,7 @@ def _pictures(run: DihtRun) -> Iterable[Drawing]:
                 group_of(pair),
                 pair.caption,
                 pair.image,
-                feature_D / max(np.linalg.norm(feature_D), np.float32(1e-9)),
+                feature_D / np.float32(max(np.linalg.norm(feature_D), 1e-9)),
                 {method: best for method, best in found.items() if best[1] >= FROM[method]},
             )
 
