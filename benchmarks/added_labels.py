@@ -143,7 +143,7 @@ def _pictures(run: DihtRun) -> Iterable[Drawing]:
                 group_of(pair),
                 pair.caption,
                 pair.image,
-                feature_D / np.float32(max(np.linalg.norm(feature_D), 1e-9)),
+                (feature_D / max(float(np.linalg.norm(feature_D)), 1e-9)).astype(np.float32),
                 {method: best for method, best in found.items() if best[1] >= FROM[method]},
             )
 

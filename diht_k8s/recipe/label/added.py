@@ -13,6 +13,7 @@ Shapes: N images of a shard, C classes, K stored classes, P pairs of classes tha
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -33,7 +34,7 @@ NONE: Final = -1
 
 @dataclass
 class CaptionUse:
-    """How captions use the classes of a head; counted first, asked then."""
+    """How captions use the classes of a head: all are counted before the first question."""
 
     concepts: Concepts
     captions: int = 0
@@ -65,6 +66,10 @@ class CaptionUse:
         a, b = (targets.class_ids[targets.offsets[rows] + place] for place in places)
         return (a * len(self.concepts) + b)[a != b]
 
+    @cached_property
+    def _sorted_codes(self) -> npt.NDArray[np.int64]:
+        return np.sort(np.concatenate([np.zeros(0, np.int64), *self._codes]))
+
     def shown(self) -> npt.NDArray[np.bool_]:
         """Which classes may be shown."""
         different_C = np.array([len(each) >= DIFFERENT for each in self._different], np.bool_)
@@ -76,9 +81,7 @@ class CaptionUse:
         The lift of two classes is (captions that name both + 1) / (captions that would if they were independent + 1). Classes
         that may not be shown have 0.
         """
-        if len(self._codes) != 1:
-            self._codes = [np.sort(np.concatenate([np.zeros(0, np.int64), *self._codes]))]
-        (codes_P,) = self._codes
+        codes_P = self._sorted_codes
         targets = encode(captions.objects, self.concepts)
         lift_NK = np.full(head.ids_NK.shape, np.inf)
         rows, places, columns = _pairs(targets.present, np.full(len(head.ids_NK), head.ids_NK.shape[1]))

@@ -115,6 +115,7 @@ class AddedLabels:
         return {
             "measured_on": self.labelled,
             "pictures": round(self.names.total() / max(1, self.labelled), 4),
+            "none": self.labelled - self.names.total(),
             "commonest": [[name, number, self._precision(name)] for name, number in commonest],
             "precision": self._mean_precision(),
         }

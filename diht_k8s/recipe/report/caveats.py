@@ -13,9 +13,6 @@ from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, ve
 SMALL_PAIRS: Final = 1_000_000
 MANY: Final = 4
 """With more benchmarks than this, the page folds each of them together with its caveats."""
-CHECKED_LABELS: Final = (25, 81, 100)
-"""Labels beyond the caption that were right in the demo, with the paper's heads and with heads that may say nothing, of those
-that were looked at (docs/method.md)."""
 SEED: Final = 2024
 """Of the resamples: a page made twice is the same."""
 LEAST_DRAWS: Final = 3
@@ -114,26 +111,21 @@ def label_caveats(report: Json) -> list[str]:
                 f"Concept labels, {kind}: the likeliest one is a word of the caption for {percent(tops['never_seen'])} of "
                 f"the images; always naming the commonest would be for {percent(tops['commonest_concept'])}."
             )
-    if beyond := report.get("beyond_caption"):
-        right, silent, looked_at = CHECKED_LABELS
-        found.append(
-            f"In {percent(beyond['pictures'])} of the images a label of at least {percent(beyond['named_from'])} names "
-            "something that the caption does not. Nothing here measures whether it is in the image: of "
-            f"{looked_at} such labels of the demo, checked by eye, {right} were (heads that may say nothing: {silent})."
-        )
-        found += [added for kind in ("objects", "attributes") if (added := _added_labels(kind, beyond.get(kind, {})))]
-    return found
+    return found + ([] if (added := report.get("added")) is None else [added_note(added)])
 
 
-def _added_labels(kind: str, beyond: Json) -> str | None:
-    """The share of unseen images whose captions confirm the added labels of a head; earlier reports lack it."""
-    if not (precision := beyond.get("precision")):
-        return None
-    silent = f" Of {percent(beyond['silent'])} of the images the head says nothing." if beyond.get("silent") else ""
+def added_note(added: Json) -> str:
+    """For how many images a label is shown that their captions lack, and what is known about these labels without looking."""
+    shown = (
+        f"For {percent(added['pictures'])} of the images an object is shown that their caption does not name; for the others "
+        "none fits image and caption well enough."
+    )
+    if added["precision"] is None:
+        return shown
     return (
-        f"Added {kind}: where a head that never saw the image names the same concept, the caption does in "
-        f"{percent(precision['mean'])} of the images (mean over the added labels; captions leave out a lot, so this is "
-        f"no share of right labels).{silent}"
+        f"{shown} Captions of unseen images name such an object in {percent(added['precision'])} of the images of which a label "
+        "says it (mean over the labels shown). That is no share of right ones, since captions leave out a lot: nobody has "
+        "looked at these."
     )
 
 

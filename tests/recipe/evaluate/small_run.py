@@ -222,16 +222,14 @@ def label_report(kept: list[Pair]) -> dict[str, Any]:
         "teacher": {"model": "timm/tf_efficientnet_lite0"},
         "vocabulary": {"objects": {"classes": 3}, "attributes": {"classes": 6}},
         "heads": {"cross_fit": 5, "objects": head, "attributes": head},
-        "examples": [
-            {
-                "uid": s.uid,
-                "shard": "drawn-0",
-                "caption": s.caption,
-                "objects": [["disc", 0.7]],
-                "attributes": [["red", 0.5]],
-            }
-            for s in samples
-        ],
+        "added": {
+            "measured_on": 10,
+            "pictures": 0.4,
+            "none": 6,
+            "commonest": [["disc", 4, 0.7]],
+            "precision": 0.7,
+        },
+        "examples": [{"uid": s.uid, "shard": "drawn-0", "caption": s.caption, "added": "disc"} for s in samples],
     }
 
 

@@ -74,9 +74,8 @@ def test_heads_when_images_show_their_concepts_then_beat_the_frequency_baseline(
         figures = report["heads"][kind]
         assert figures["held_out"]
         assert figures["mean_average_precision"] > 1.5 * figures["frequency_baseline"]
-    assert len(report["examples"]) == 16
-    assert report["examples"][0]["caption"].startswith("a ")
-    assert len(report["examples"][0]["objects"]) == 3
+    assert report["added"]["pictures"] == 0, "captions of shapes name all that is to be seen"
+    assert report["examples"] == []
 
 
 def test_labels_when_heads_may_say_nothing_then_what_is_said_is_likely_and_resumes_to_the_same_bytes(
@@ -93,10 +92,6 @@ def test_labels_when_heads_may_say_nothing_then_what_is_said_is_likely_and_resum
     assert labels.has_label_N.all()
     assert 0 < (said > 0).sum() < said.size
     assert said[said > 0].min() >= 0.599
-    report = json.loads((kept.folder / "runs/latest/label" / "report.json").read_text())
-    silent = sum(not row.any() for n in range(3) for row in attributes_of(kept.folder, n))
-    assert report["beyond_caption"]["named_from"] == 0.6
-    assert report["beyond_caption"]["attributes"]["silent"] == pytest.approx(silent / 120, abs=1e-4)
 
 
 def attributes_of(folder: Path, number: int) -> np.ndarray:
@@ -276,7 +271,7 @@ def test_max_samples_when_fewer_than_the_images_then_the_rest_is_labelled_withou
     assert len(list((kept.folder / "runs/latest/label" / "features").iterdir())) == 2
     report = json.loads((kept.folder / "runs/latest/label" / "report.json").read_text())
     assert report["heads"]["training_pictures"] == 50
-    assert report["beyond_caption"]["measured_on"] == 80  # the two shards that they come from
+    assert report["added"]["measured_on"] == 80  # the two shards that they come from
 
 
 def test_stop_when_requested_then_ends_at_a_safe_point_and_resumes(make_kept: Make) -> None:

@@ -9,13 +9,10 @@ from torch import Tensor
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.label import head_metrics
-from diht_k8s.recipe.label.caption_concepts import KeptCaptions
 from diht_k8s.recipe.label.head_metrics import CALIBRATION_EDGES, MIN_EXAMPLES, average_precision, calibration
 from diht_k8s.recipe.label.heads import Head, TrainingImages
-from diht_k8s.recipe.label.report import BeyondCaption, outside_caption
-from diht_k8s.recipe.label.soft_labels import HeadLabels, Labels
 from diht_k8s.recipe.label.targets import encode
-from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
+from diht_k8s.recipe.label.vocabulary import Concepts
 
 CONCEPTS = Concepts(("a", "b", "c"), (1, 1, 1))
 
@@ -64,60 +61,6 @@ def test_calibration_when_probabilities_are_the_targets_then_the_error_is_nothin
 def test_calibration_when_no_image_counts_then_there_is_no_error_to_tell() -> None:
     found = calibration(np.ones((2, 2), np.float32), np.ones((2, 2), np.float32), np.zeros(2, bool))
     assert found == {"expected_error": None, "bins": []}
-
-
-def head(*rows: list[tuple[int, float]]) -> HeadLabels:
-    ids = np.array([[number for number, _ in row] for row in rows], np.int64)
-    return HeadLabels(ids, np.array([[probability for _, probability in row] for row in rows], np.float32))
-
-
-def test_outside_caption_when_the_caption_names_a_class_then_only_the_others_are_outside() -> None:
-    labels = head([(0, 0.6), (2, 0.4)], [(1, 0.9), (0, 0.1)])
-    assert outside_caption(labels, CONCEPTS, [["c", "unknown"], []]).tolist() == [[True, False], [True, True]]
-
-
-def test_beyond_when_counted_over_shards_then_unlabelled_images_are_left_out() -> None:
-    objects = head([(0, 0.7), (1, 0.3)], [(1, 0.85), (2, 0.15)], [(0, 0.0), (0, 0.0)])
-    attributes = head([(1, 0.9), (0, 0.1)], [(2, 0.9), (0, 0.1)], [(0, 0.0), (0, 0.0)])
-    labels = Labels(["x", "y", "z"], np.array([True, True, False]), objects, attributes, {})
-    captions = KeptCaptions(["x", "y", "z"], [["a"], ["b"], []], [["b"], ["a"], []])
-    vocabulary = ConceptVocabulary(3, CONCEPTS, CONCEPTS, {})
-    beyond = BeyondCaption()
-    beyond.add(labels, captions, vocabulary)
-    beyond.add(labels, captions, vocabulary)
-    document = beyond.document()
-    assert document["pictures"] == 1.0  # x by its object b, y by its attribute c
-    assert document["objects"] == {
-        "pictures": 0.5,
-        "probability": 0.225,
-        "silent": 0.0,
-        "commonest": [["b", 2]],
-        "precision": {"mean": 0.5, "concepts": {"b": 0.5}},  # named in y as well, whose caption says so
-    }
-    assert document["attributes"] == {
-        "pictures": 0.5,
-        "probability": 0.5,
-        "silent": 0.0,
-        "commonest": [["c", 2]],
-        "precision": {"mean": 0.0, "concepts": {"c": 0.0}},
-    }
-
-
-def test_beyond_when_a_head_may_say_nothing_then_all_that_it_says_is_named_and_its_silence_counted() -> None:
-    objects = head([(0, 0.1), (1, 0.0)], [(1, 0.9), (2, 0.15)], [(0, 0.0), (1, 0.0)])
-    labels = Labels(["x", "y", "z"], np.ones(3, bool), objects, objects, {"min_probability": 0.05})
-    captions = KeptCaptions(["x", "y", "z"], [["a"], ["b"], ["c"]], [[], [], []])
-    beyond = BeyondCaption(named_from=0.05)
-    beyond.add(labels, captions, ConceptVocabulary(3, CONCEPTS, CONCEPTS, {}))
-    found = beyond.document()["objects"]
-    assert (found["pictures"], found["silent"], found["commonest"]) == (0.3333, 0.3333, [["c", 1]])
-
-
-def test_beyond_when_no_image_was_held_out_then_there_is_no_precision() -> None:
-    labels = Labels(["x"], np.ones(1, bool), head([(0, 1.0)]), head([(0, 1.0)]), {})
-    beyond = BeyondCaption(held_out=False)
-    beyond.add(labels, KeptCaptions(["x"], [[]], [[]]), ConceptVocabulary(1, CONCEPTS, CONCEPTS, {}))
-    assert beyond.document()["objects"]["precision"] is None
 
 
 @pytest.mark.parametrize(("folds", "most"), [(3, 10**9), (3, 40), (1, 10**9)], ids=["folds", "few", "slice"])
