@@ -64,7 +64,7 @@ class CaptionUse:
         """The code of each two classes of one caption."""
         rows, *places = _pairs(targets.present, targets.present)
         a, b = (targets.class_ids[targets.offsets[rows] + place] for place in places)
-        return (a * len(self.concepts) + b)[a != b]
+        return a * len(self.concepts) + b
 
     @cached_property
     def _sorted_codes(self) -> npt.NDArray[np.int64]:

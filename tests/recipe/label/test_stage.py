@@ -74,8 +74,21 @@ def test_heads_when_images_show_their_concepts_then_beat_the_frequency_baseline(
         figures = report["heads"][kind]
         assert figures["held_out"]
         assert figures["mean_average_precision"] > 1.5 * figures["frequency_baseline"]
-    assert report["added"]["pictures"] == 0, "captions of shapes name all that is to be seen"
-    assert report["examples"] == []
+
+
+def test_report_when_captions_leave_out_a_bar_then_shows_it_and_none_elsewhere(make_kept: Make) -> None:
+    kept = make_kept()
+    for pair in (pair for shard in kept.shards for pair in shard if pair.objects == ["bar"]):
+        number = int(pair.uid.partition("-")[2])
+        pair.objects = [f"thing {number}", *(["bar"] if number % 2 else [])]
+    label(kept.write().run(heads={"epochs": 15, "lr": 0.02, "batchSize": 32}))
+    report = json.loads((kept.folder / "runs/latest/label" / "report.json").read_text())
+    ((name, shown, precision),) = report["added"]["commonest"]
+    assert (name, shown + report["added"]["none"]) == ("bar", report["added"]["measured_on"])
+    assert 0 < shown <= 18
+    assert 0 < precision < 1
+    assert 0 < len(report["examples"]) <= 16
+    assert all(each["added"] == "bar" and "bar" not in each["caption"] for each in report["examples"])
 
 
 def test_labels_when_heads_may_say_nothing_then_what_is_said_is_likely_and_resumes_to_the_same_bytes(
@@ -92,10 +105,6 @@ def test_labels_when_heads_may_say_nothing_then_what_is_said_is_likely_and_resum
     assert labels.has_label_N.all()
     assert 0 < (said > 0).sum() < said.size
     assert said[said > 0].min() >= 0.599
-
-
-def attributes_of(folder: Path, number: int) -> np.ndarray:
-    return read_labels(Storage(), located(folder).labels(f"shapes-{number:02}")).attributes.probabilities_NK
 
 
 def test_labels_when_the_teachers_classes_join_then_vocabulary_and_heads_have_them(make_kept: Make) -> None:

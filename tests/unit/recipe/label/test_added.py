@@ -11,7 +11,7 @@ from diht_k8s.recipe.label.added import NONE, CaptionUse, best_added, outside_ca
 from diht_k8s.recipe.label.caption_concepts import KeptCaptions
 from diht_k8s.recipe.label.report import AddedLabels
 from diht_k8s.recipe.label.soft_labels import HeadLabels, Labels
-from diht_k8s.recipe.label.vocabulary import Concepts
+from diht_k8s.recipe.label.vocabulary import Concepts, TeacherClass
 
 NAMES = ("animal", "mammal", "flag", "sport", "signal flag")
 ANIMAL, MAMMAL, FLAG, SPORT, SIGNAL_FLAG = range(len(NAMES))
@@ -50,11 +50,20 @@ COUNT = 4 * 6 + 60
         ([], ANIMAL, 1.0),
         (["unknown"], ANIMAL, 1.0),
         (["mammal"], ANIMAL, 7 / (36 / COUNT + 1)),
+        (["animal"], MAMMAL, 7 / (36 / COUNT + 1)),
         (["sport"], FLAG, 1 / (36 / COUNT + 1)),
         (["mammal", "sport"], ANIMAL, 1 / (36 / COUNT + 1)),
         (["animal"], ANIMAL, 1.0),
     ],
-    ids=["no caption", "no class", "often together", "never together", "the least of both", "named itself"],
+    ids=[
+        "no caption",
+        "no class",
+        "often together",
+        "the other way",
+        "never together",
+        "the least of both",
+        "named itself",
+    ],
 )
 def test_score_of_a_class_is_its_probability_times_the_least_lift_beside_the_captions_objects(
     caption: list[str], number: int, lift: float
@@ -95,6 +104,11 @@ def test_class_is_inside_the_caption_when_named_or_when_its_words_are() -> None:
     labels = head([(FLAG, 0.6), (ANIMAL, 0.4)], [(FLAG, 0.9), (SIGNAL_FLAG, 0.1)])
     found = outside_caption(labels, CONCEPTS, captions(["flag", "unknown"], ["maritime signal flag"]))
     assert found.tolist() == [[False, True], [False, False]]
+
+
+def test_class_of_the_teachers_own_is_inside_the_caption_by_its_last_word() -> None:
+    owl = Concepts(("flag", "great grey owl"), (5, 0), (TeacherClass(24, ("great grey owl", "great gray owl")),))
+    assert outside_caption(head([(1, 0.6), (0, 0.4)]), owl, captions(["owl"])).tolist() == [[False, True]]
 
 
 def test_best_added_class_is_the_one_outside_of_the_caption_with_the_highest_score_or_none() -> None:
