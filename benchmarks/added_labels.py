@@ -11,7 +11,6 @@ import csv
 import hashlib
 import json
 import os
-import re
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.label.added import CaptionUse
 from diht_k8s.recipe.label.caption_concepts import read_captions
 from diht_k8s.recipe.label.features import group_of, read_safetensors
+from diht_k8s.recipe.label.report import words
 from diht_k8s.recipe.label.soft_labels import HeadLabels, read_labels
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
@@ -171,11 +171,6 @@ def sample(drawings: Sequence[Drawing], method: str, most: int) -> list[Drawing]
             same.append(each)
             drawn.append(each)
     return drawn
-
-
-def words(text: str) -> set[str]:
-    """The words of a text in lower case."""
-    return set(re.findall(r"\w+", text.lower()))
 
 
 def verdicts(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ In: the stage's own files. Out: one document without times, so that the same run
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -143,18 +144,20 @@ def example_shards(shards: Sequence[Shard]) -> dict[str, int]:
 def _examples(
     job: LabelJob, shard: Shard, uids: Sequence[str], added: Sequence[str | None], most: int
 ) -> list[dict[str, Any]]:
-    """Evenly spread images of one shard with an added label, and their captions."""
-    rows = [row for row, name in enumerate(added) if name is not None]
-    rows = sorted({rows[(2 * number + 1) * len(rows) // (2 * most)] for number in range(most)}) if rows else []
-    if not rows:
+    """Evenly spread images of one shard with an added label and their captions, in whose text the label is not, either."""
+    names = {row: name for row, name in enumerate(added) if name is not None}
+    if not most or not names:
         return []
     samples = until_damage(read_pairs(job.context.storage, shard))
-    captions = {row: sample.caption for row, sample in enumerate(islice(samples, rows[-1] + 1)) if row in rows}
-    return [
-        {"uid": uids[row], "shard": shard.name, "caption": captions[row], "added": added[row]}
-        for row in rows
-        if row in captions
-    ]
+    captions = {row: sample.caption for row, sample in enumerate(islice(samples, max(names) + 1)) if row in names}
+    rows = [row for row, caption in captions.items() if not words(names[row]) <= words(caption)]
+    chosen = sorted({rows[(2 * number + 1) * len(rows) // (2 * most)] for number in range(most)}) if rows else []
+    return [{"uid": uids[row], "shard": shard.name, "caption": captions[row], "added": names[row]} for row in chosen]
+
+
+def words(text: str) -> set[str]:
+    """The words of a text in lower case."""
+    return set(re.findall(r"\w+", text.lower()))
 
 
 def _caption_use(job: LabelJob, vocabulary: ConceptVocabulary) -> CaptionUse:

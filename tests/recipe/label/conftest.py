@@ -43,6 +43,8 @@ class Pair:
     group: str | None = None
     author: str | None = None
     """an object of the caption that stands after "by"."""
+    unparsed: str = ""
+    """words of the caption that its parser makes nothing of."""
 
 
 def picture(colour: str, shape: str, shift: int) -> bytes:
@@ -103,7 +105,7 @@ class Kept:
 
 
 def _members(pair: Pair) -> dict[str, bytes]:
-    meta = {"uid": pair.uid, "caption": f"a {' '.join(pair.attributes)} {' '.join(pair.objects)}"}
+    meta = {"uid": pair.uid, "caption": f"a {' '.join(pair.attributes)} {' '.join(pair.objects)}{pair.unparsed}"}
     if pair.group is not None:
         meta["group"] = pair.group
     return {"png": pair.image, "json": json.dumps(meta).encode()}

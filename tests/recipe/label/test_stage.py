@@ -81,13 +81,14 @@ def test_report_when_captions_leave_out_a_bar_then_shows_it_and_none_elsewhere(m
     for pair in (pair for shard in kept.shards for pair in shard if pair.objects == ["bar"]):
         number = int(pair.uid.partition("-")[2])
         pair.objects = [f"thing {number}", *(["bar"] if number % 2 else [])]
+        pair.unparsed = " bar" if pair.uid.startswith("0-") else ""
     label(kept.write().run(heads={"epochs": 15, "lr": 0.02, "batchSize": 32}))
     report = json.loads((kept.folder / "runs/latest/label" / "report.json").read_text())
     ((name, shown, precision),) = report["added"]["commonest"]
     assert (name, shown + report["added"]["none"]) == ("bar", report["added"]["measured_on"])
     assert 0 < shown <= 18
     assert 0 < precision < 1
-    assert 0 < len(report["examples"]) <= 16
+    assert 0 < len(report["examples"]) < shown
     assert all(each["added"] == "bar" and "bar" not in each["caption"] for each in report["examples"])
 
 
