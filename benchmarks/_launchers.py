@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch.distributed  # imported before the fork, so that all launchers share its memory
 
 from diht_k8s.api.errors import DihtError
+from diht_k8s.api.gang_decision import GangDecision
 from diht_k8s.recipe.runtime.gang import Gang
 from diht_k8s.recipe.runtime.in_place.launcher import free_port, launch_in_place
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -29,25 +30,42 @@ class Launchers:
     """Launchers of one gang, with one stub rank each."""
 
     folder: Path
-    processes: Sequence[BaseProcess]
+    processes: list[BaseProcess]
+    port: int
+    rank: str
+    elastic: bool
 
     def ranks(self, round_: int) -> dict[int, int]:
         """Process ids of the ranks that began a round, by rank."""
         names = [path.name.split("-") for path in self.folder.glob(f"stub-{round_}-*")]
         return {int(rank): int(process) for _, _, rank, process in names}
 
-    def wait_for_round(self, round_: int, timeout_s: float) -> float:
-        """Wait until all ranks have begun a round; seconds that it took."""
-        began = time.monotonic()
-        while len(self.ranks(round_)) < len(self.processes):
+    def wait_for_round(self, round_: int, timeout_s: float, *, ranks: int | None = None) -> float:
+        """Wait until all ranks have begun a round, or this many; seconds that it took."""
+        began, ranks = time.monotonic(), ranks or len(self.processes)
+        while len(self.ranks(round_)) < ranks:
             if time.monotonic() - began > timeout_s:
-                raise TimeoutError(f"{len(self.ranks(round_))} of {len(self.processes)} ranks began round {round_}")
+                raise TimeoutError(f"{len(self.ranks(round_))} of {ranks} ranks began round {round_}")
             time.sleep(0.01)
         return time.monotonic() - began
 
     def kill_rank(self, round_: int, rank: int) -> None:
         """SIGKILL to the stub rank."""
         os.kill(self.ranks(round_)[rank], signal.SIGKILL)
+
+    def decide(self, *without: int) -> None:
+        """What the operator writes: the nodes without which an elastic gang goes on."""
+        new = self.folder / "gang.new"
+        new.write_text(GangDecision(without=without).model_dump_json())
+        new.rename(self.folder / "gang")
+
+    def start(self, node: int) -> None:
+        """Start a launcher, as the only one or in the place of another."""
+        fork, nodes = multiprocessing.get_context("fork"), len(self.processes)
+        decision = self.folder / "gang" if self.elastic else None
+        gang = Gang(nodes=nodes, node_rank=node, master="localhost", port=self.port, decision=decision)
+        self.processes[node] = fork.Process(target=_launch, args=(gang, self.rank, self.folder))
+        self.processes[node].start()
 
     def signal(self, node: int, number: signal.Signals) -> None:
         """A signal to a launcher."""
@@ -64,32 +82,39 @@ class Launchers:
 
 
 @contextlib.contextmanager
-def launchers(nodes: int, folder: Path) -> Iterator[Launchers]:
-    """Start a gang; whatever lives at the end of the block is killed."""
+def launchers(nodes: int, folder: Path, *, elastic: bool = False, rank: str = STUB) -> Iterator[Launchers]:
+    """Start a gang; whatever lives at the end of the block is killed.
+
+    Args:
+        nodes: number of launchers.
+        folder: of their files.
+        elastic: whether they go on as nodes go and come.
+        rank: what a rank does, in the shell.
+    """
     assert torch.distributed.is_available()
     folder.mkdir(parents=True, exist_ok=True)
-    fork, port = multiprocessing.get_context("fork"), free_port()
-    processes = [fork.Process(target=_launch, args=(node, nodes, port, folder)) for node in range(nodes)]
-    for process in processes:
-        process.start()
-    found = Launchers(folder, processes)
+    fork = multiprocessing.get_context("fork")
+    found = Launchers(folder, [fork.Process() for _ in range(nodes)], free_port(), rank, elastic)
+    started = list[BaseProcess]()
     try:
+        for node in range(nodes):
+            found.start(node)
+            started.append(found.processes[node])
         yield found
     finally:
-        for process in processes:
+        for process in {*started, *found.processes}:
             process.kill()
             process.join()
         for round_ in range(1, 10):
-            for rank in found.ranks(round_).values():
+            for rank_process in found.ranks(round_).values():
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(rank, signal.SIGKILL)
+                    os.kill(rank_process, signal.SIGKILL)
 
 
-def _launch(node: int, nodes: int, port: int, folder: Path) -> None:
+def _launch(gang: Gang, rank: str, folder: Path) -> None:
     os.environ["STUB"] = str(folder)
-    gang = Gang(nodes=nodes, node_rank=node, master="localhost", port=port)
     try:
-        launch_in_place(gang, ["sh", "-c", STUB], run_id="stub", stop=StopFlag().install(), say=lambda text: None)
+        launch_in_place(gang, ["sh", "-c", rank], run_id="stub", stop=StopFlag().install(), say=lambda text: None)
     except DihtError as error:
-        (folder / f"end-{node}").write_text(str(error))
+        (folder / f"end-{gang.node_rank}").write_text(str(error))
         sys.exit(int(error.exit_code))

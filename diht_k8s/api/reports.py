@@ -83,7 +83,9 @@ class Rounds(Record):
     """The rounds of an attempt whose ranks were restarted in place, up to the line or message that names them."""
 
     round: Annotated[int, _within(1, MOST_ROUNDS)]
-    """number of the newest one, from 1: one more than there were restarts in place."""
+    """number of the newest one, from 1."""
+    uncounted: Annotated[int, _within(0, MOST_ROUNDS)] = 0
+    """rounds after the first that no failure of a program began: nodes went or came."""
     exit_code: Code | None = None
     """of the round before, as of the newest restart are the next three."""
     message: str = ""

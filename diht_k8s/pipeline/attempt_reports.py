@@ -36,7 +36,8 @@ def in_place_of(attempt: int, rounds: Iterable[Rounds | None]) -> InPlaceRestart
     newest = max((each for each in rounds if each is not None), key=lambda each: each.round, default=None)
     if newest is None:
         return None
-    return InPlaceRestarts(attempt, newest.round - 1, newest.step, newest.exit_code, newest.message, newest.node)
+    restarts = max(0, newest.round - 1 - newest.uncounted)
+    return InPlaceRestarts(attempt, restarts, newest.step, newest.exit_code, newest.message, newest.node)
 
 
 def most_restarts(reports: Iterable[InPlaceRestarts | None]) -> InPlaceRestarts | None:

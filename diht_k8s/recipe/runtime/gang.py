@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
+from diht_k8s.api.gang_decision import DECISION_VARIABLE
 from diht_k8s.api.pods import RENDEZVOUS_PORT
 
 
@@ -20,6 +22,8 @@ class Gang:
     port: int = RENDEZVOUS_PORT
     hosts: tuple[str, ...] = ()
     """host names of all nodes, where a cluster gives them names."""
+    decision: Path | None = None
+    """file that names the nodes without which the gang goes on in its living pods; None where it cannot."""
 
     @staticmethod
     def from_environment(processes: int) -> Gang:
@@ -32,6 +36,7 @@ class Gang:
             master=os.environ.get("DIHT_MASTER", ""),
             port=int(os.environ.get("DIHT_MASTER_PORT", str(RENDEZVOUS_PORT))),
             hosts=tuple(peer_hosts(os.environ.get("DIHT_PEER_HOSTS", ""), nodes)),
+            decision=Path(decision) if (decision := os.environ.get(DECISION_VARIABLE)) else None,
         )
 
 

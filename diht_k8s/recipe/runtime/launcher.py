@@ -99,7 +99,8 @@ def launch(
         if in_place:
             standbys.fill()  # they import while this program waits and imports
         account.enter(STARTING, "rendezvous")
-        wait_for_hosts(gang.hosts, stop=stop, timeout_s=peers_s)
+        # An elastic gang may go on without any node but the first.
+        wait_for_hosts(gang.hosts if gang.decision is None else gang.hosts[:1], stop=stop, timeout_s=peers_s)
         account.enter(STARTING, "imports")
         with exported(account):
             if in_place:

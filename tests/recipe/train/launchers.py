@@ -1,4 +1,4 @@
-"""A gang of two `diht stage train` on this machine, each with one rank or more, that restarts in place or ends."""
+"""A gang of `diht stage train` on this machine, each with one rank or more, that restarts in place, resizes or ends."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import IO, Any
 import psutil
 
 from diht_k8s.api.documents import dump
+from diht_k8s.api.gang_decision import DECISION_VARIABLE, GangDecision
 from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.recipe.runtime.in_place.standby import STANDBY_VARIABLE
 from tests.recipe.train.attempts import BATCH, TRAIN, ranks_of, start_stage
@@ -40,6 +41,9 @@ class Launchers:
     processes: list[subprocess.Popen[str] | Forked]
     stream: IO[str]
     """what launcher 0 prints."""
+    variables: list[dict[str, str]]
+    """environment of each launcher."""
+    forked: bool
     lines: list[str] = field(default_factory=list)
     """of launcher 0 and rank 0."""
     times: list[tuple[float, Progress]] = field(default_factory=list)
@@ -62,12 +66,33 @@ class Launchers:
             lambda line: line.done >= step * BATCH and (1 if line.rounds is None else line.rounds.round) >= round_
         )
 
+    def decide(self, *without: int) -> None:
+        """What the operator writes: the nodes without which the gang goes on."""
+        new = self.folder / "gang.new"
+        new.write_text(GangDecision(without=without, at=time.time()).model_dump_json())
+        new.rename(self.folder / "gang")
+
+    def lose(self, node: int) -> None:
+        """Kill a launcher and its ranks, as with their machine."""
+        process = self.processes[node]
+        for rank in ranks_of(process.pid):
+            kill(rank)
+        process.kill()
+        process.wait()
+
+    def replace(self, node: int) -> None:
+        """A new launcher in the place of one that has ended."""
+        with (self.folder / f"errors-{node}.txt").open("w") as errors, open(os.devnull, "w") as nowhere:
+            self.processes[node] = start_stage(
+                self.folder, forked=self.forked, stdout=nowhere, stderr=errors, variables=self.variables[node]
+            )
+
     def rank(self, node: int) -> psutil.Process:
         """The first rank of a node."""
         return ranks_of(self.processes[node].pid)[0]
 
     def end(self) -> list[int]:
-        """Wait for both; their exit codes."""
+        """Wait for all; their exit codes."""
         self.follow(lambda line: False)
         codes = [process.wait() for process in self.processes]
         self.stream.close()
@@ -87,28 +112,42 @@ class Launchers:
 
 
 def start(
-    folder: Path, *, forked: bool = False, ranks: int = 1, own: Sequence[dict[str, str]] = ({}, {}), **variables: str
+    folder: Path,
+    *,
+    forked: bool = False,
+    nodes: int = 2,
+    ranks: int = 1,
+    elastic: bool = False,
+    own: Sequence[dict[str, str]] = (),
+    **variables: str,
 ) -> Launchers:
-    """Start both launchers, in new interpreters or in forks.
+    """Start the launchers, in new interpreters or in forks.
 
     Args:
         folder: of the run document.
         forked: in forks.
+        nodes: number of launchers.
         ranks: of each node.
+        elastic: whether the gang goes on as nodes go and come (`Launchers.decide`).
         own: variables of each node.
-        variables: of both.
+        variables: of all.
     """
-    port, processes, (output, end) = free_port(), [], os.pipe()
-    for node in range(2):
-        place = {"DIHT_NUM_NODES": "2", "DIHT_NODE_RANK": str(node), "DIHT_WORKER": str(node), "DIHT_WORKERS": "2"}
+    port, processes, environments, (output, end) = free_port(), [], [], os.pipe()
+    decision = {DECISION_VARIABLE: str(folder / "gang")} if elastic else {}
+    for node in range(nodes):
+        place = {name: str(nodes) for name in ("DIHT_NUM_NODES", "DIHT_WORKERS")}
+        place |= {name: str(node) for name in ("DIHT_NODE_RANK", "DIHT_WORKER")}
         rendezvous = {"DIHT_MASTER": "localhost", "DIHT_MASTER_PORT": str(port), "DIHT_PROCESSES": str(ranks)}
         cause = {"DIHT_TERMINATION_LOG": str(folder / f"cause-{node}.json")}
-        every = environment(**{"DIHT_PROGRESS_SECONDS": "0", **place, **rendezvous, **cause, **variables, **own[node]})
+        mine = {**place, **rendezvous, **cause, **decision, **variables, **(own[node] if own else {})}
+        environments.append(environment(**{"DIHT_PROGRESS_SECONDS": "0", **mine}))
         with (folder / f"errors-{node}.txt").open("w") as errors, open(os.devnull, "w") as nowhere:
             stdout = end if node == 0 else nowhere
-            processes.append(start_stage(folder, forked=forked, stdout=stdout, stderr=errors, variables=every))
+            processes.append(
+                start_stage(folder, forked=forked, stdout=stdout, stderr=errors, variables=environments[node])
+            )
     os.close(end)
-    return Launchers(folder, processes, os.fdopen(output))
+    return Launchers(folder, processes, os.fdopen(output), environments, forked)
 
 
 def standbys() -> int:

@@ -13,7 +13,7 @@ import pytest
 
 from diht_k8s.recipe.runtime.in_place import store as store_module
 from diht_k8s.recipe.runtime.in_place.control_store import ControlStore
-from diht_k8s.recipe.runtime.in_place.rounds import Register, RoundFailure
+from diht_k8s.recipe.runtime.in_place.rounds import Register, RoundFailure, next_register
 from diht_k8s.recipe.runtime.in_place.store import StoreClient, StoreServer
 from diht_k8s.recipe.runtime.in_place.store_protocol import (
     CHALLENGE_BYTES,
@@ -69,6 +69,11 @@ def test_values_are_set_replaced_and_counted(server: StoreServer) -> None:
     one.set("seen/0", "é" * 1000)
     assert two.get("seen/0") == "é" * 1000
     assert (two.has_all("seen/", 1), two.has_all("seen/", 2), two.has_all("seen/", 0)) == (True, False, True)
+    assert (two.has_all("seen/", 2, [1]), two.has_all("seen/", 3, [1]), two.has_all("seen/", 2, [0])) == (
+        True,
+        False,
+        False,
+    )
     two.replace("register", "x", "y")
     assert one.get("register") == "r"
     two.replace("register", "r", "y")
@@ -155,7 +160,7 @@ def test_any_bytes_of_strangers_end_their_own_connection_alone(server: StoreServ
         struct.pack(">I", MOST_FRAME_BYTES + 1) + b"x",
         struct.pack(">I", 3) + b"{{{",
         struct.pack(">I", MOST_FRAME_BYTES) + b"[" * MOST_FRAME_BYTES,
-        *(frame(each) for each in (None, 5, [], ["get"], ["get", 5], ["set", "a"], ["all", "a", "b"], ["all", "a", 10**9], {"get": "a"})),
+        *(frame(each) for each in (None, 5, [], ["get"], ["get", 5], ["set", "a"], ["all", "a", "b", []], ["all", "a", 10**9, []], ["all", "a", 2], {"get": "a"})),
     ],
 )  # fmt: skip
 def test_message_that_is_none_ends_its_connection_alone(server: StoreServer, bad: bytes) -> None:
@@ -230,7 +235,7 @@ def test_launchers_agree_on_the_next_round_while_strangers_knock() -> None:
         until(lambda: second.view and second.view.address == "host:7")
         failures = [RoundFailure(code=75, message=f"m{node}", node=node) for node in (0, 1)]
         for store, failure in zip((first, second), failures, strict=True):
-            store.propose(Register(), failure)
+            store.propose(Register(), next_register(Register(), failure))
         until(lambda: first.view and second.view and first.view.register.round == second.view.register.round == 2)
         assert first.view
         assert second.view

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks._launchers import Launchers, launchers
+from benchmarks._launchers import STUB, Launchers, launchers
 from diht_k8s.api.errors import DihtError, RetryableError
 from diht_k8s.recipe.runtime.in_place import launcher as in_place
 from diht_k8s.recipe.runtime.in_place.rounds import Register, RoundFailure
@@ -80,6 +80,65 @@ def test_launchers_when_a_rank_is_killed_over_and_over_then_they_end(tmp_path: P
             gang.kill_rank(round_, 1)
         assert gang.codes(60) == [75, 75]
         assert "failed 4 times in a row before step 1 was saved" in (tmp_path / "end-1").read_text()
+
+
+def lose(gang: Launchers, round_: int, node: int) -> None:
+    """A launcher and its rank end at once, and the ranks that lost it later."""
+    gang.signal(node, signal.SIGKILL)
+    gang.kill_rank(round_, node)
+
+
+def test_elastic_launchers_when_one_is_lost_then_they_wait_and_go_on_without_it_and_take_it_in_again(
+    tmp_path: Path,
+) -> None:
+    with launchers(NODES, tmp_path, elastic=True) as gang:
+        gang.wait_for_round(1, 60)
+        lose(gang, 1, 3)
+        gang.kill_rank(1, 2)
+        time.sleep(2)
+        assert (gang.ranks(2), gang.processes[0].exitcode) == ({}, None), "they wait for the decision"
+        gang.decide(3)
+        gang.wait_for_round(3, 60, ranks=NODES - 1)
+        assert gang.ranks(3).keys() == set(range(NODES - 1)), "ranks have no gaps"
+        gang.start(3)
+        time.sleep(2)
+        assert gang.processes[3].exitcode is None, "it waits, and disturbs nobody"
+        assert gang.ranks(4) == {}
+        gang.decide()
+        gang.wait_for_round(4, 60)
+        gang.signal(4, signal.SIGTERM)
+        gang.processes[4].join(60)
+        assert (gang.processes[4].exitcode, gang.processes[0].exitcode) == (143, None), "a node that is drained leaves"
+        gang.start(4)
+        gang.wait_for_round(6, 60)
+        gang.signal(0, signal.SIGTERM)
+        assert gang.codes(60) == [143] * NODES
+
+
+DEAF = STUB.replace("exec sleep", "trap '' TERM; exec sleep")
+
+
+def test_elastic_launchers_whose_ranks_hang_do_not_wait_long_for_them_as_a_node_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_place, "LEAVE_S", 1.0)
+    with launchers(NODES, tmp_path, elastic=True, rank=DEAF) as gang:
+        gang.wait_for_round(1, 60)
+        lose(gang, 1, 1)
+        gang.decide(1)
+        assert gang.wait_for_round(2, 25, ranks=NODES - 1) < 25
+
+
+def test_launcher_of_a_lost_node_that_lives_on_leaves_as_another_takes_its_place(tmp_path: Path) -> None:
+    with launchers(NODES, tmp_path, elastic=True) as gang:
+        gang.wait_for_round(1, 60)
+        zombie = gang.processes[2]
+        gang.start(2)
+        zombie.join(60)
+        assert zombie.exitcode == 75
+        gang.wait_for_round(2, 60)
+        assert not Path(f"/proc/{gang.ranks(1)[2]}").exists()
+        assert gang.processes[0].exitcode is None
 
 
 CAUSES = [

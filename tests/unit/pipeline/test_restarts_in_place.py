@@ -91,5 +91,7 @@ def test_reports_of_several_pods_and_the_log_then_the_newest_round_counts() -> N
     found = in_place_of(3, reports)
     assert found == InPlaceRestarts(3, 3, 7, 0, "b", 1)
     assert in_place_of(3, [None]) is None
+    as_nodes_go = Rounds(round=4, uncounted=2, message="b")
+    assert in_place_of(3, [as_nodes_go]) == InPlaceRestarts(3, 1, None, None, "b", None)
     assert most_restarts([None, InPlaceRestarts(3, 1), found]) == found
     assert most_restarts([None]) is None

@@ -7,6 +7,7 @@ one thread: a store whose host hangs blocks that thread alone, and the launcher 
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from diht_k8s.recipe.runtime.in_place.rounds import Register, RoundFailure, StoreView, next_register
+from diht_k8s.recipe.runtime.in_place.rounds import Register, StoreView
 from diht_k8s.recipe.runtime.in_place.store import StoreClient, StoreServer
 from diht_k8s.recipe.runtime.in_place.store_protocol import ProtocolError
 
@@ -26,7 +27,9 @@ _REGISTER: Final = "register"
 class ControlStore:
     """One launcher's connection; launcher 0 hosts the store."""
 
-    def __init__(self, *, node: int, nodes: int, host: str, port: int, token: str, poll_s: float = POLL_S) -> None:
+    def __init__(
+        self, *, node: int, nodes: int, host: str, port: int, token: str, elastic: bool = False, poll_s: float = POLL_S
+    ) -> None:
         """Begin to connect.
 
         Args:
@@ -35,10 +38,13 @@ class ControlStore:
             host: of launcher 0.
             port: of the store; 0 takes a free one, which works for a single launcher only.
             token: of this attempt, which all its launchers know and nobody else.
+            elastic: whether the gang goes on as nodes go and come.
             poll_s: seconds between two looks at the store.
         """
         self._node, self._nodes, self._host, self._port, self._poll_s = node, nodes, host, port, poll_s
-        self._token = token
+        self._token, self._elastic = token, elastic
+        self._name, self._named = secrets.token_hex(8), False
+        """of this launcher, unlike that of one before it in its place, and whether the store has it."""
         self._server: StoreServer | None = None
         self.view: StoreView | None = None
         """what was read last; None before the first time."""
@@ -71,11 +77,14 @@ class ControlStore:
 
     def shutdown(self) -> None:
         """Say that this launcher has seen the end."""
-        self._tell(lambda store: store.set(f"seen/other/{self._node - 1}", "1"))
+        self._tell(lambda store: store.set(f"seen/{self._node}", "1"))
 
-    def propose(self, before: Register, failure: RoundFailure) -> None:
-        """Move the register to what follows from a failure, unless it has moved since `before` was read."""
-        new = next_register(before, failure)
+    def wait_outside(self, round_: int) -> None:
+        """Say that this node, which is no part of the round, waits to be taken in."""
+        self._tell(lambda store: store.set(f"waits/{round_}/{self._node}", "1"))
+
+    def propose(self, before: Register, new: Register) -> None:
+        """Move the register, unless it has moved since `before` was read."""
         self._tell(lambda store: store.replace(_REGISTER, before.model_dump_json(), new.model_dump_json()))
 
     def _tell(self, work: Callable[[StoreClient], object]) -> None:
@@ -113,20 +122,26 @@ class ControlStore:
         if self._node != 0:
             return StoreClient(self._token, self._host, self._port)
         if self._server is None:
-            begin = {_REGISTER: Register().model_dump_json()}
+            begin = {_REGISTER: Register(elastic=self._elastic).model_dump_json()}
             self._server = StoreServer(self._token, self._port, everywhere=self._nodes > 1, given=begin)
         return StoreClient(self._token, "127.0.0.1", self._server.port)
 
     def _read(self, store: StoreClient) -> StoreView:
+        if self._elastic and not self._named:
+            store.set(f"launcher/{self._node}", self._name)
+            self._named = True
         register = Register.model_validate_json(store.get(_REGISTER) or "")
         round_ = register.round
         address = store.get(f"address/{round_}")
+        replaced = self._elastic and store.get(f"launcher/{self._node}") != self._name
         if self._node != 0:
-            return StoreView(register, address=address)
+            return StoreView(register, address=address, replaced=replaced)
         return StoreView(
             register,
-            acknowledged=store.has_all(f"acknowledged/{round_}/", self._nodes),
+            acknowledged=store.has_all(f"acknowledged/{round_}/", self._nodes, register.without),
             address=address,
-            done=store.has_all(f"done/{round_}/", self._nodes),
-            all_left=self._nodes == 1 or store.has_all("seen/other/", self._nodes - 1),
+            done=store.has_all(f"done/{round_}/", self._nodes, register.without),
+            all_left=store.has_all("seen/", self._nodes, (0, *register.without)),
+            replaced=replaced,
+            waiting=frozenset(node for node in register.without if store.get(f"waits/{round_}/{node}") is not None),
         )

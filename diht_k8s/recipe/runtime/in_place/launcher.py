@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, RetryableError, StopRequested
+from diht_k8s.api.gang_decision import decision_in
 from diht_k8s.api.pods import CONTROL_VARIABLE
 from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
 from diht_k8s.recipe.runtime.gang import Gang
@@ -41,6 +42,8 @@ NODE_FAULTS: Final = re.compile(
     r"|train\.minBusBandwidth asks for"
 )
 """CUDA's and the driver's words for a fault that stays on the node, and ours for a fabric that no later round measures."""
+LEAVE_S: Final = 20.0
+"""Time for ranks to save before a node is taken out that is most likely lost: a step with it never ends."""
 MAX_MESSAGE: Final = 300
 """Characters of a cause that each line of progress repeats."""
 OUT_OF_MEMORY: Final = re.compile(r"^(torch\.)?OutOfMemoryError\b|CUDA out of memory")
@@ -93,7 +96,7 @@ class _Launcher:
         standbys: Standbys | None,
     ) -> None:
         self._gang, self._command, self._run_id, self._stop, self._say = gang, command, run_id, stop, say
-        self._local = LauncherState(gang.node_rank)
+        self._local, self._elastic = LauncherState(gang.node_rank), gang.decision is not None
         self._standbys, self._filled = standbys, False
         self._ranks: RankProcesses | None = None
         self._failed_at: float | None = None
@@ -113,6 +116,7 @@ class _Launcher:
             host="localhost" if single else gang.master,
             port=0 if single else gang.port,
             token=secrets.token_hex() if single else os.environ.get(CONTROL_VARIABLE, ""),
+            elastic=self._elastic,
         )
 
     def close(self) -> None:
@@ -138,7 +142,10 @@ class _Launcher:
         view = self._control.view
         if view is not None and view.register != self._register:
             self._register = view.register
-            self._local = replace(self._local, since=time.monotonic())
+            arrived = self._local.arrived or view.register.round
+            self._local = replace(self._local, since=time.monotonic(), arrived=arrived)
+        if self._gang.decision is not None and self._gang.node_rank == 0:
+            self._local = replace(self._local, wanted=_wanted(self._gang.decision))
         if self._stop.requested:
             self._ask_to_stop()
         if self._ranks is None or (self._local.failure is not None and self._local.failure[0] == self._local.running):
@@ -162,20 +169,28 @@ class _Launcher:
         self._filled = True
 
     def _ask_to_stop(self) -> None:
-        """Pass a request on to the ranks; without any, it is the end."""
+        """Pass a request on to the ranks; without any, it is the end, or a node of an elastic gang leaves."""
+        self._local = replace(self._local, asked=True)
         if self._ranks is None:
             round_ = self._register.round if self._register is not None else 0
             stopped = StopRequested(STOPPED)
             if round_ == 0:
                 raise stopped
-            if self._local.well != round_:
+            if self._local.well != round_ and not (self._elastic and self._gang.node_rank != 0):
                 self._local = replace(self._local, failure=(round_, self._failure(stopped)))
-        elif self._stopped_at is None:
+        elif self._stop_ranks(self._grace_s):
+            text = "stopped on request; a rank did not end in time: start again to resume"
+            leaves = self._elastic and self._gang.node_rank != 0  # the others shall not wait for theirs, too
+            late = RetryableError(text) if leaves else StopRequested(text)
+            self._local = replace(self._local, failure=(self._local.running, self._failure(late)))
+
+    def _stop_ranks(self, grace_s: float) -> bool:
+        """Ask the ranks to save and end, once; whether some have not after the grace."""
+        assert self._ranks is not None
+        if self._stopped_at is None:
             self._stopped_at = time.monotonic()
             self._ranks.stop()
-        elif time.monotonic() - self._stopped_at > self._grace_s and self._ranks.living():
-            late = StopRequested("stopped on request; a rank did not end in time: start again to resume")
-            self._local = replace(self._local, failure=(self._local.running, self._failure(late)))
+        return time.monotonic() - self._stopped_at > grace_s and self._ranks.living()
 
     def _note_failure(self, error: DihtError, *, killed: bool) -> None:
         assert self._ranks is not None
@@ -196,6 +211,7 @@ class _Launcher:
             step=self.details.get("step"),
             committed=saved.step if saved is not None else 0,
             final=is_final(error, memory=memory),
+            asked=self._local.asked,
         )
 
     def _do(self, step: LauncherStep) -> None:
@@ -203,10 +219,7 @@ class _Launcher:
         if step.action is LauncherAction.KILL:
             self._end_ranks()
         elif step.action is LauncherAction.STOP:
-            self._stop.requested = True  # the ranks of all nodes save and end together
-            late = self._stopped_at is not None and time.monotonic() - self._stopped_at > self._grace_s
-            if self._ranks is None or late or not self._ranks.living():
-                self._end_ranks()
+            self._save_and_end()
         elif step.action is LauncherAction.ACKNOWLEDGE:
             self._control.acknowledge(round_)
             self._local = replace(self._local, acknowledged=round_)
@@ -221,30 +234,47 @@ class _Launcher:
         elif step.action is LauncherAction.SHUTDOWN:
             self._control.shutdown()
             self._local = replace(self._local, seen=True)
+        elif step.action is LauncherAction.WAIT_OUTSIDE:
+            self._control.wait_outside(round_)
+            self._local = replace(self._local, waits=round_)
         elif step.action is LauncherAction.PROPOSE:
             assert self._register is not None
-            assert step.failure is not None
-            self._control.propose(self._register, step.failure)
+            assert step.register is not None
+            self._control.propose(self._register, step.register)
+
+    def _save_and_end(self) -> None:
+        """Have the ranks save and end with those of all nodes; those of a round that is over, or of the last one, are reaped."""
+        assert self._register is not None
+        planned = self._register.planned
+        if self._ranks is None or planned is None or self._local.running < self._register.round:
+            if self._ranks is None or self._stop_ranks(self._grace_s) or not self._ranks.living():
+                self._end_ranks()
+            return
+        grace_s = LEAVE_S if set(planned) - set(self._register.without) else self._grace_s
+        if self._stop_ranks(grace_s):
+            late = RetryableError(f"a rank did not end within {grace_s:.0f} s")
+            self._local = replace(self._local, failure=(self._local.running, self._failure(late)))
 
     def _start(self, round_: int) -> None:
         assert self._control.view is not None
         assert self._control.view.address is not None
         assert self._register is not None
-        why = self._register.newest
-        if why is not None and self._gang.node_rank == 0:
-            self._say(f"train: round {round_} begins in place: {why.message}")
+        members = [node for node in range(self._gang.nodes) if node not in self._register.without]
+        place = members.index(self._gang.node_rank)
+        if round_ > 1 and self._gang.node_rank == 0:
+            self._say(f"train: round {round_} begins in place{_why(self._register, len(members), self._gang.nodes)}")
         self.details["rounds"] = rounds = rounds_of(self._register)
-        if why is not None and self._time is not None:
+        if round_ > 1 and self._time is not None:
             self._time = with_recovery(self._time, time.monotonic())
         host, _, port = self._control.view.address.rpartition(":")
-        first = self._gang.node_rank * self._gang.processes
+        first = place * self._gang.processes
         environments = [
             {
                 "RANK": str(first + local),
-                "WORLD_SIZE": str(self._gang.nodes * self._gang.processes),
+                "WORLD_SIZE": str(len(members) * self._gang.processes),
                 "LOCAL_RANK": str(local),
                 "LOCAL_WORLD_SIZE": str(self._gang.processes),
-                "GROUP_RANK": str(self._gang.node_rank),
+                "GROUP_RANK": str(place),
                 "MASTER_ADDR": host,
                 "MASTER_PORT": port,
                 "TORCHELASTIC_RUN_ID": f"{self._run_id}-{round_}",
@@ -255,7 +285,7 @@ class _Launcher:
             for local in range(self._gang.processes)
         ]
         self._ranks = RankProcesses(self._command, environments, standbys=self._standbys, say=self._say)
-        self._failed_at, self._filled = None, False
+        self._failed_at, self._stopped_at, self._filled = None, None, False
         self._local = replace(self._local, running=round_)
 
     def _end_ranks(self) -> None:
@@ -274,6 +304,22 @@ class _Launcher:
             raise BY_EXIT_CODE.get(end.code, DihtError)(end.message)
 
 
+def _wanted(decision: Path) -> tuple[int, ...] | None:
+    """The nodes without which the operator wants the gang to go on; None before it has decided anything."""
+    try:
+        found = decision_in(decision.read_text())
+    except OSError:
+        return None
+    return None if found is None else found.without
+
+
+def _why(register: Register, members: int, nodes: int) -> str:
+    """Why a round begins, for its line in the log."""
+    if register.counted and register.newest is not None:
+        return f": {register.newest.message}"
+    return f" on {members} of {nodes} nodes"
+
+
 def is_final(error: DihtError, *, memory: bool) -> bool:
     """Whether the same processes would fail again in the same pods; `memory`: the kernel killed one for memory."""
     return memory or bool(OUT_OF_MEMORY.search(str(error)) or NODE_FAULTS.search(str(error)))
@@ -283,9 +329,9 @@ def rounds_of(register: Register) -> Rounds:
     """The rounds of this attempt, as progress lines and causes report them."""
     why = register.newest
     if why is None:
-        return Rounds(round=register.round)
+        return Rounds(round=register.round, uncounted=register.uncounted)
     return Rounds(
-        round=register.round, exit_code=why.code, message=why.message[:MAX_MESSAGE], node=why.node, host=why.host,
+        round=register.round, uncounted=register.uncounted, exit_code=why.code, message=why.message[:MAX_MESSAGE], node=why.node, host=why.host,
         step=register.failed_at or None,
     )  # fmt: skip
 

@@ -5,6 +5,10 @@ launchers that report failures of a round one decides. Every launcher then ends 
 new round. Only when all have, launcher 0 announces where its ranks meet; so while any process of an older round lives, no
 newer round begins. Whatever keeps a launcher from acknowledging ends the gang, which is then created again.
 
+An elastic gang does not end then. The operator alone decides without which nodes it goes on (`pipeline.elasticity`), and until
+it does, a round that misses a launcher is held open. The launcher of a new pod in the place of a lost one proposes a round of its
+own where it is a member, and waits where it is none. A node that is asked to stop leaves; if it is node 0, that is the end.
+
 `decide` looks at what is known and says what to do next, as `pipeline.plan` does for runs: nothing depends on having
 seen an event.
 """
@@ -23,6 +27,8 @@ UNREACHABLE_S: Final = 10.0
 """A control store that has not answered for this long is lost, and launcher 0 with it."""
 ACKNOWLEDGE_S: Final = 30.0
 """Time for all launchers to end their ranks and acknowledge a round."""
+HELD_S: Final = 1800.0
+"""How long an elastic gang waits for launchers or for the operator's decision, which is made after some minutes at most."""
 FIRST_ROUND_S: Final = 300.0
 """The same for the first round, in which pods are still scheduled."""
 DONE_S: Final = 300.0
@@ -52,6 +58,8 @@ class RoundFailure(BaseModel):
     """step of the newest committed checkpoint that the node knows of."""
     final: bool = False
     """whether the same processes would fail again here: out of memory, a fault of the node."""
+    asked: bool = False
+    """whether this node itself was asked to stop."""
 
 
 class Register(BaseModel):
@@ -60,12 +68,24 @@ class Register(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     round: int = 1
+    elastic: bool = False
+    """whether the gang goes on as nodes go and come."""
+    without: tuple[int, ...] = ()
+    """nodes that are no part of this round, by the index of their pods."""
+    planned: tuple[int, ...] | None = None
+    """those that are no part of the next one, for which the ranks of this one save and end; None: nothing is to change."""
+    counted: bool = True
+    """whether a program's failure began this round."""
+    uncounted: int = 0
+    """rounds that none began, and those of a lost node."""
+    orderly: bool = False
+    """whether the ranks of the round before save and end by themselves."""
     stalled: int = 0
     """failures in a row without progress."""
     failed_at: int = 0
     """furthest step at which a round failed."""
     newest: RoundFailure | None = None
-    """why the newest round began; None in the first."""
+    """the newest failure of a program; None before the first."""
     end: RoundFailure | None = None
     """why no further round begins (code 0: all ranks are done); None while one may."""
 
@@ -78,17 +98,64 @@ def next_register(register: Register, failure: RoundFailure) -> Register:
     """
     if register.end is not None:
         return register
+    if failure.code == ExitCode.STOPPED and _goes_on(register, failure):
+        return _moved(register, orderly=True)
     step = failure.step if failure.step is not None else failure.committed + 1
     progress = failure.committed >= register.failed_at
     stalled = 1 if progress else register.stalled + 1
     known = {"failed_at": max(register.failed_at, step), "stalled": stalled}
     if failure.final or failure.code in (*NEVER_RETRIED, ExitCode.DONE, ExitCode.STOPPED):
         return register.model_copy(update={**known, "end": failure})
+    if register.planned is not None:  # most likely by the node that is to go
+        return _moved(register)
     if stalled > MAX_STALLED:
         text = f"{failure.message} (failed {stalled} times in a row before step {known['failed_at']} was saved)"
         end = failure.model_copy(update={"code": int(ExitCode.RETRYABLE), "message": text})
         return register.model_copy(update={**known, "end": end})
-    return register.model_copy(update={**known, "round": register.round + 1, "newest": failure})
+    began = {"round": register.round + 1, "newest": failure, "counted": True, "orderly": False}
+    return register.model_copy(update={**known, **began})
+
+
+def _goes_on(register: Register, stopped: RoundFailure) -> bool:
+    """Whether ranks that were asked to stop go on in another round: node 0 was not asked, or all save for that round."""
+    ends = stopped.asked and stopped.node == 0
+    return not ends and (register.elastic or register.planned is not None)
+
+
+def resized(register: Register, without: tuple[int, ...], *, begun: bool) -> Register:
+    """The register after the operator's decision to go on without some nodes, or with them again.
+
+    Args:
+        register: before.
+        without: nodes that are no part of the gang from now on.
+        begun: whether ranks of the round may run, which first save.
+    """
+    if begun:
+        return register.model_copy(update={"planned": None if without == register.without else without})
+    return _moved(register.model_copy(update={"planned": without}), begun=False)
+
+
+def joined(register: Register, *, begun: bool) -> Register:
+    """The register after a new pod has taken the place of one that is lost."""
+    return _moved(register, begun=begun)
+
+
+def _moved(register: Register, *, begun: bool = True, orderly: bool = False) -> Register:
+    """The next round, of the nodes that are planned, which counts as nobody's failure.
+
+    Where no rank of this round ever ran, the failure that began it was the loss of a node, and does not count either.
+    """
+    loss = register.counted and not begun and register.round > 1
+    update = {
+        "round": register.round + 1,
+        "without": register.without if register.planned is None else register.planned,
+        "planned": None,
+        "counted": False,
+        "uncounted": register.uncounted + 1 + loss,
+        "orderly": orderly,
+        "stalled": max(0, register.stalled - loss),
+    }
+    return register.model_copy(update=update)
 
 
 @dataclass(frozen=True)
@@ -97,13 +164,17 @@ class StoreView:
 
     register: Register
     acknowledged: bool = False
-    """whether all launchers have ended the ranks of earlier rounds."""
+    """whether all launchers of the round have ended the ranks of earlier ones."""
     address: str | None = None
     """at which the ranks meet; None until all have acknowledged."""
     done: bool = False
-    """whether the ranks of all launchers have ended well."""
+    """whether the ranks of all nodes of the round have ended well."""
     all_left: bool = False
     """whether all other launchers have seen the end."""
+    replaced: bool = False
+    """whether the launcher of a newer pod has taken this one's place."""
+    waiting: frozenset[int] = frozenset()
+    """launcher 0: nodes that are no part of the round and wait to be taken in."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +193,14 @@ class LauncherState:
     """newest round that was reported as ended well."""
     failure: tuple[int, RoundFailure] | None = None
     """newest failure of this node and its round."""
+    arrived: int = 0
+    """the round that it has read first."""
+    asked: bool = False
+    """whether it was asked to stop."""
+    wanted: tuple[int, ...] | None = None
+    """launcher 0: nodes without which the operator wants the gang to go on; None before it has decided anything."""
+    waits: int = 0
+    """newest round of which it has told that it waits outside."""
     seen: bool = False
     """whether this launcher has told that it saw the end."""
     since: float = 0.0
@@ -135,14 +214,16 @@ class LauncherAction(StrEnum):
     KILL = "kill"
     """end the ranks and reap them."""
     STOP = "stop"
-    """ask the ranks to end, since all others do; reap them."""
+    """ask the ranks to save and end, since all others do; reap them."""
+    WAIT_OUTSIDE = "wait outside"
+    """tell that this node, which is no part of the round, waits to be taken in."""
     ACKNOWLEDGE = "acknowledge"
     ANNOUNCE = "announce"
     """publish the address at which the ranks of this round meet."""
     START = "start"
     """start this node's ranks."""
     PROPOSE = "propose"
-    """compare-and-set the register to what follows from `failure`."""
+    """compare-and-set the register to `register`."""
     REPORT = "report"
     """tell that this node's ranks have ended well."""
     SHUTDOWN = "shutdown"
@@ -156,7 +237,9 @@ class LauncherStep:
 
     action: LauncherAction
     failure: RoundFailure | None = None
-    """to propose, or to exit with."""
+    """to exit with."""
+    register: Register | None = None
+    """to propose."""
 
 
 def decide(view: StoreView | None, local: LauncherState, now: float, *, contact_at: float) -> LauncherStep:
@@ -174,18 +257,48 @@ def decide(view: StoreView | None, local: LauncherState, now: float, *, contact_
         return LauncherStep(LauncherAction.KILL) if local.running else LauncherStep(LauncherAction.EXIT, lost)
     if view is None:
         return LauncherStep(LauncherAction.WAIT)
-    if view.register.end is not None:
-        return _leave(view, view.register.end, local, now)
-    round_ = view.register.round
+    if view.replaced:
+        gone = _transient(local, "another pod has taken the place of this one")
+        return LauncherStep(LauncherAction.KILL) if local.running else LauncherStep(LauncherAction.EXIT, gone)
+    register = view.register
+    if register.end is not None:
+        return _leave(view, register.end, local, now)
+    round_ = register.round
     if local.running and local.running < round_:
-        return LauncherStep(LauncherAction.KILL)
+        return LauncherStep(LauncherAction.STOP if register.orderly else LauncherAction.KILL)
     if local.failure is not None and local.failure[0] == round_:
-        return LauncherStep(LauncherAction.PROPOSE, local.failure[1])
+        return _propose(next_register(register, local.failure[1]))
+    if register.elastic and (step := _resize(view, local)) is not None:
+        return step
     if local.running:
-        return LauncherStep(LauncherAction.WAIT)
+        return LauncherStep(LauncherAction.STOP if register.planned is not None else LauncherAction.WAIT)
     if local.well == round_:
         return _finish(view, local, now)
     return _begin(view, local, now)
+
+
+def _propose(register: Register) -> LauncherStep:
+    return LauncherStep(LauncherAction.PROPOSE, register=register)
+
+
+def _resize(view: StoreView, local: LauncherState) -> LauncherStep | None:
+    """What a launcher of an elastic gang does beside the rounds: leave, wait outside, join, or pass on what the operator wants."""
+    register, begun = view.register, view.address is not None
+    outside = local.node in register.without
+    if local.asked and local.node != 0 and not local.running and local.well != register.round:
+        stopped = RoundFailure(code=ExitCode.STOPPED, message="stopped on request", node=local.node)
+        return LauncherStep(LauncherAction.EXIT, stopped)
+    if outside:
+        return LauncherStep(LauncherAction.WAIT_OUTSIDE if local.waits < register.round else LauncherAction.WAIT)
+    fresh = local.arrived == register.round and local.acknowledged < register.round
+    if local.node != 0 and fresh and (register.round > 1 or begun):
+        return _propose(joined(register, begun=begun))
+    target = register.without if register.planned is None else register.planned
+    if local.wanted is None or local.wanted == target or local.well == register.round:
+        return None
+    if not view.waiting.issuperset(set(register.without) - set(local.wanted)):
+        return None  # those who come are not ready
+    return _propose(resized(register, local.wanted, begun=begun))
 
 
 def _leave(view: StoreView, end: RoundFailure, local: LauncherState, now: float) -> LauncherStep:
@@ -203,11 +316,11 @@ def _finish(view: StoreView, local: LauncherState, now: float) -> LauncherStep:
     if local.reported < view.register.round:
         return LauncherStep(LauncherAction.REPORT)
     if local.node == 0 and view.done:
-        return LauncherStep(LauncherAction.PROPOSE, RoundFailure(code=ExitCode.DONE, message="", node=0))
+        return _propose(next_register(view.register, RoundFailure(code=ExitCode.DONE, message="", node=0)))
     if now - local.since <= DONE_S:
         return LauncherStep(LauncherAction.WAIT)
     text = f"the ranks of another node have not ended {DONE_S:.0f} s after this node's: the gang starts again"
-    return LauncherStep(LauncherAction.PROPOSE, _transient(local, text))
+    return _propose(next_register(view.register, _transient(local, text)))
 
 
 def _begin(view: StoreView, local: LauncherState, now: float) -> LauncherStep:
@@ -218,11 +331,11 @@ def _begin(view: StoreView, local: LauncherState, now: float) -> LauncherStep:
         return LauncherStep(LauncherAction.START)
     if local.node == 0 and view.acknowledged and local.announced < round_:
         return LauncherStep(LauncherAction.ANNOUNCE)
-    limit = FIRST_ROUND_S if round_ == 1 else ACKNOWLEDGE_S
+    limit = HELD_S if view.register.elastic else FIRST_ROUND_S if round_ == 1 else ACKNOWLEDGE_S
     if now - local.since <= limit:
         return LauncherStep(LauncherAction.WAIT)
     missing = f"not all nodes ended their ranks within {limit:.0f} s" if round_ > 1 else "not all nodes appeared"
-    return LauncherStep(LauncherAction.PROPOSE, _transient(local, f"{missing}: the gang starts again"))
+    return _propose(next_register(view.register, _transient(local, f"{missing}: the gang starts again")))
 
 
 def _transient(local: LauncherState, message: str) -> RoundFailure:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -105,8 +105,8 @@ class StoreServer:
         match asked:
             case ["get", str(key)]:
                 return self._values.get(key)
-            case ["all", str(prefix), int(count)] if count <= MOST_KEYS:
-                return all(f"{prefix}{number}" in self._values for number in range(count))
+            case ["all", str(prefix), int(count), [*without]] if count <= MOST_KEYS:
+                return all(f"{prefix}{number}" in self._values for number in range(count) if number not in without)
             case ["set", str(key), str(value)] if key in self._values or len(self._values) < MOST_KEYS:
                 self._values[key] = value
                 return None
@@ -148,9 +148,9 @@ class StoreClient:
         """A value; None if there is none."""
         return self._ask(["get", key], lambda found: found is None or isinstance(found, str))
 
-    def has_all(self, prefix: str, count: int) -> bool:
-        """Whether there are values for the prefix with each number below `count`."""
-        return self._ask(["all", prefix, count], lambda found: isinstance(found, bool))
+    def has_all(self, prefix: str, count: int, without: Collection[int] = ()) -> bool:
+        """Whether there are values for the prefix with each number below `count`, except for some."""
+        return self._ask(["all", prefix, count, list(without)], lambda found: isinstance(found, bool))
 
     def set(self, key: str, value: str) -> None:
         """Set a value."""
