@@ -81,7 +81,7 @@ def _without_outputs(status: Status) -> Status:
     for index in range(len(status.stages)):
         status = _changed_cause(status, index, node="")
     none: dict[str, object] = {"output_uri": None, "avoid_nodes": [], "quota_nodes": None, "min_count": None}
-    whole: dict[str, object] = {**none, "nodes": None, "wished_nodes": None}
+    whole: dict[str, object] = {**none, "nodes": None, "wished_nodes": None, "resized_time": None}
     stages = [stage.model_copy(update=whole if stage.nodes == stage.wished_nodes else none) for stage in status.stages]
     attempts = [attempt.model_copy(update={"node": ""}) for attempt in status.attempts]
     return status.model_copy(update={"stages": stages, "attempts": attempts})

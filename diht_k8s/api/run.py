@@ -66,13 +66,16 @@ class FailurePolicy(Model):
     two budgets; nothing is given back before the position at which the program failed is committed."""
     restart: Literal["Recreate", "InPlace"] = "Recreate"
     """restart of a training: Recreate ends the gang's pods and starts new ones; InPlace restarts the processes in the
-    living pods where a rank has failed or hangs, and recreates the gang where a pod is lost."""
+    living pods where a rank has failed or hangs, and recreates the gang where a pod is lost. With train.minNodes it does so only
+    where the first pod is lost: it goes on in the others."""
     scheduling_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
     """schedulingTimeoutSeconds after which a partially started gang is withdrawn and queued again."""
     elastic_after_seconds: Annotated[int, Field(ge=10, le=604800)] = 60
-    """elasticAfterSeconds after which a partially started training that has train.minNodes goes on with the nodes that it has."""
+    """elasticAfterSeconds after which a training that has train.minNodes, and of which some pods find no node, goes on with the
+    nodes that it has."""
     elastic_every_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
-    """elasticEverySeconds at the least between the start of an attempt and its giving way to one of more nodes."""
+    """elasticEverySeconds at the least between the start of an attempt and its giving way to one of more nodes, and with
+    restart InPlace before it takes in nodes again."""
 
 
 class Spec(Model):

@@ -136,7 +136,7 @@ class RestartsInPlace(StatusModel):
     attempt: Small = 0
     """attempt is the number of the newest one that had any."""
     restarts: Small = 0
-    """restarts in that attempt: its rounds less one."""
+    """restarts in that attempt: its rounds less one, and less those that began as nodes went or came."""
     exit_code: Code | None = None
     """exitCode of the program that caused the newest restart."""
     message: Line = ""
@@ -277,6 +277,8 @@ class StageStatus(StatusModel):
     min_count: Annotated[int, Field(ge=1, le=4096)] | None = None
     """minCount to which the PodGroup of an elastic training was lowered, as it did not find room for all nodes; unset once some of
     its pods have nodes."""
+    resized_time: Time = None
+    """resizedTime at which it was decided that the newest attempt goes on with these nodes, in its living pods."""
     workload: JobReference | None = None
     """workload of the newest attempt."""
     avoid_nodes: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=16)] = []

@@ -271,7 +271,8 @@ class Train(Model):
     attempt on."""
     min_nodes: Annotated[int | None, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = None
     """minNodes with which the training goes on where no more have room (failurePolicy.elasticAfterSeconds); each later attempt
-    wishes for numNodes again. Unset: it waits for all of them."""
+    wishes for numNodes again, and with failurePolicy.restart InPlace the one that runs takes in nodes that come. Unset: it waits for
+    all of them."""
     processes_per_node: Annotated[int, Field(ge=1, le=64, json_schema_extra=PLACEMENT)] = 1
     """processesPerNode is the number of ranks in a pod, one per GPU."""
     checkpoint: Annotated[Checkpoint, Field(json_schema_extra=PLACEMENT)] = Checkpoint()

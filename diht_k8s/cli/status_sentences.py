@@ -94,6 +94,9 @@ def on_fewer_nodes(stage: StageStatus, status: Status) -> list[str]:
         ]
     if stage.nodes is None or stage.wished_nodes is None or stage.nodes >= stage.wished_nodes:
         return []
+    if stage.resized_time is not None and stage.state is StageState.RUNNING:
+        number = f"{stage.nodes} of {stage.wished_nodes} nodes since {stage.resized_time}"
+        return [f"{stage.name}: on {number}: the others are lost or find no room; it takes them in as they come"]
     attempts = {each.number: each for each in status.attempts if each.stage == stage.name}
     runs = stage.state is StageState.RUNNING
     newest, ends = attempts.get(stage.attempt), {number: each.reason for number, each in attempts.items()}

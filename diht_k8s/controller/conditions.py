@@ -151,7 +151,7 @@ def _under_way(
         return _Claim("True", Reason.COMPUTED_ELSEWHERE, f"{name}: {why}, and this run waits for its end{also}")
     if current is not None and current.job is not None and current.attempt.state is AttemptState.RUNNING:
         also = f"; {observed.message}" if observed is not None else ""
-        nodes, wished = current.job.parallelism, _wished(spec)
+        nodes, wished = current.nodes, _wished(spec)
         fewer = f" on {nodes} of {wished} nodes" if current.attempt.is_gang and nodes < wished else ""
         goes_on = _outlook(spec, current.attempt) if spec is not None else ""
         return _Claim("True", Reason.RUNNING, f"{name}: attempt {stage.attempt} runs{fewer}{goes_on}{also}")

@@ -60,6 +60,10 @@ def _of_stage(old: StageStatus | None, stage: StageStatus, *, by_quota: bool) ->
     if stage.min_count is not None and (old is None or old.min_count is None):
         why = f"not all {stage.nodes} nodes have room, and {stage.min_count} are enough from now on"
         found.append(RunEvent(RESIZED, f"{stage.name}: {why}"))
+    if old is not None and _is_resized_in_place(old, stage):
+        how = "takes in nodes again" if (old.nodes or 0) < (stage.nodes or 0) else "lost nodes, and no others have room"
+        text = f"{stage.name}: attempt {stage.attempt} {how}: it goes on with {stage.nodes} of {stage.wished_nodes}"
+        found.append(RunEvent(RESIZED, text))
     before, now = (old.restarts_in_place if old is not None else None), stage.restarts_in_place
     if now is not None and now.total > (0 if before is None else before.total):
         text = f"{stage.name}: round {now.restarts + 1} of attempt {now.attempt} began: {now.message}"
@@ -88,6 +92,14 @@ def _gives_way(old: StageStatus | None, stage: StageStatus) -> bool:
     """Whether an attempt has just given way to one on another number of nodes."""
     gives_way = stage.nodes is not None and stage.state is StageState.RESTARTING
     return gives_way and (old is None or (old.nodes, old.state) != (stage.nodes, stage.state))
+
+
+def _is_resized_in_place(old: StageStatus, stage: StageStatus) -> bool:
+    """Whether an attempt goes on with another number of nodes in its living pods."""
+    same = (
+        old.state is stage.state is StageState.RUNNING and old.attempt == stage.attempt and stage.workload is not None
+    )
+    return same and old.workload is not None and None not in (old.nodes, stage.nodes) and old.nodes != stage.nodes
 
 
 def _of_run(before: Status, after: Status) -> list[RunEvent]:

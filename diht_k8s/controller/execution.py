@@ -19,6 +19,7 @@ from diht_k8s.controller.job_builder import build_objects
 from diht_k8s.controller.known_objects import KnownObjects
 from diht_k8s.controller.kueue.run_queue import RunQueue
 from diht_k8s.controller.live_reads import LiveReads
+from diht_k8s.controller.living_gangs import pods_to_replace, replace_pods, tell_gang
 from diht_k8s.controller.node_health.node_watch import NodeWatch
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.refusals import name_of, refusal
@@ -26,7 +27,7 @@ from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.job_summary import JobSummary
 from diht_k8s.kube.pod_summary import PodSummary
-from diht_k8s.pipeline.plan import Expire, LowerMinCount, Start, Stop
+from diht_k8s.pipeline.plan import Expire, LowerMinCount, Resize, Start, Stop
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,11 @@ class Executor:
                     self._stop(cached, action, decision.attempts)
                 elif isinstance(action, LowerMinCount):
                     problem = self._lower_min_count(cached, action) or problem
+                elif isinstance(action, Resize):
+                    tell_gang(self._cluster, decision.attempts, action, now)
                 elif isinstance(action, Expire):
                     delete_run(self._cluster, cached.key, cached.uid, cached.version)
+            replace_pods(self._cluster, pods_to_replace(decision.attempts), now)
             queued = self._queue.execute(cached, run, decision.workload_actions, now)
         except Exception as error:
             return Executed(problem or decision.problem, tuple(events), error)

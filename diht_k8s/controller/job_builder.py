@@ -12,6 +12,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import WAIT_STEP
 from diht_k8s.controller.avoided_nodes import MAX_AVOIDED, prefer_other_nodes
 from diht_k8s.controller.cache.runs import CachedRun
+from diht_k8s.controller.living_gangs import resizing
 from diht_k8s.controller.observe import entry_name
 from diht_k8s.kube.api_resources import KINDS
 from diht_k8s.kube.labels import ATTEMPT_LABEL, RUN_LABEL, RUN_UID_LABEL, STAGE_LABEL, UNHEALTHY_NODES_ANNOTATION
@@ -53,15 +54,17 @@ def build_objects(
     Raises:
         UserError: the run cannot be rendered; the message says why.
     """
+    gang = start.stage is Stage.TRAIN and start.step != WAIT_STEP
+    resizes = gang and start.nodes is None and resizes_in_place(run)
     run, labels = on_nodes(run, start.nodes), labels_of(cached, start)
     config = JobConfig(
         namespace=cached.namespace,
-        end_on_disruption=True if start.stage is Stage.TRAIN and start.step != WAIT_STEP else None,
+        end_on_disruption=not resizes if gang else None,
         ttl_seconds_after_finished=job_ttl_s,
     )
     app = stage_app(run, start.stage, step=start.step)
     app.roles[0].env[OWNER_VARIABLE] = cached.uid
-    if token and restarts_in_place(run, start.stage) and start.step != WAIT_STEP:
+    if token and gang and restarts_in_place(run, start.stage):
         app.roles[0].env[CONTROL_VARIABLE] = token
     if start.stage is Stage.EVALUATE:
         timed = [(each.name, each.goodput, each.attempt) for each in cached.status.stages if each.goodput is not None]
@@ -69,6 +72,8 @@ def build_objects(
     objects = render(app, config, start.name, labels=labels, owner=cached.owner_reference)
     entry = next((stage for stage in cached.status.stages if stage.name == labels[STAGE_LABEL]), None)
     for job in (item for item in objects if item["kind"] == "Job"):
+        if resizes:
+            resizing(job)
         avoided = [*(entry.avoid_nodes if entry is not None else ()), *faulty[:MAX_AVOIDED]]
         prefer_other_nodes(job, list(dict.fromkeys(avoided)))
         if faulty:  # its gang is not moved again for a fault that nobody could avoid
@@ -76,6 +81,12 @@ def build_objects(
         if start.stage is Stage.TRAIN and job["spec"]["parallelism"] > 1 and _in_pod_group(run, pod_groups=pod_groups):
             objects.append(pod_group(job))
     return sorted(objects, key=lambda item: item["kind"] == "Job")
+
+
+def resizes_in_place(run: DihtRun) -> bool:
+    """Whether the training of a run goes on as nodes go and come, in the pods that live."""
+    train = run.spec.train
+    return train is not None and train.min_nodes is not None and restarts_in_place(run, Stage.TRAIN)
 
 
 def requires_pod_group(run: DihtRun) -> bool:

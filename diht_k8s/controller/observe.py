@@ -23,7 +23,7 @@ from diht_k8s.controller.pod_reports import says_committed, with_reports
 from diht_k8s.controller.status_text import last_line, one_line
 from diht_k8s.kube.job_summary import JobSummary
 from diht_k8s.kube.pod_summary import PodSummary
-from diht_k8s.pipeline.attempts import Attempt, AttemptState, attempt_name
+from diht_k8s.pipeline.attempts import Attempt, AttemptState, LivingGang, attempt_name
 from diht_k8s.pipeline.failure_policy import is_never_retried
 from diht_k8s.pipeline.run_status import Failure
 
@@ -98,6 +98,14 @@ class ObservedAttempt:
     def misses_pods(self) -> bool:
         """Whether pods do not exist that its Job should have made by now."""
         return self.job is not None and self.event_subject == self.job.uid
+
+    @property
+    def nodes(self) -> int:
+        """Pods with which it runs, or is to."""
+        gang = self.attempt.living_gang
+        if gang is not None:
+            return len(gang.members)
+        return 0 if self.job is None else self.job.parallelism
 
     @property
     def entry(self) -> str:
@@ -203,6 +211,7 @@ def _observe_attempt(
 ) -> ObservedAttempt | None:
     stage, step = entry_parts(entry)
     lost = tuple(pod for pod in pods if is_lost(pod, now))
+    missed = lost if job is None or not job.resizes else tuple(pod for pod in lost if pod.index == 0)
     active = sum(not pod.ended and pod not in lost for pod in pods)
     base = with_reports(Attempt(stage, number, AttemptState.RUNNING, active=active, step=step), job, pods)
     base = _timed(base, job, pods)
@@ -224,8 +233,10 @@ def _observe_attempt(
     if job.complete:
         reason = COMMITTED if says_committed(pods) else ""
         return replace(observed, attempt=replace(base, state=AttemptState.SUCCEEDED, reason=reason, ending=True))
-    if job.failing or (lost and _are_missed(observed)):
-        return _observe_failure(observed, job, pods, lost, now, pausing=pausing, gone=gone)
+    if job.failing or (missed and _are_missed(observed)):
+        return _observe_failure(observed, job, pods, missed, now, pausing=pausing, gone=gone)
+    if job.resizes and not job.suspended:
+        observed = _with_living_gang(observed, job, pods, now, gone)
     return _observe_living(observed, job, pods, now)
 
 
@@ -271,6 +282,8 @@ def _observe_failure(
     gone: Mapping[str, PodSummary],
 ) -> ObservedAttempt:
     """Who failed first, why, and whether it was the program's fault."""
+    if job.resizes:  # it has outlived the disruptions of all pods but the first
+        pods = [pod for pod in pods if pod.index == 0 or not pod.disruption]
     attempt = replace(observed.attempt, state=AttemptState.FAILED, ending=job.failing and not lost)
     if (
         not job.failing
@@ -388,6 +401,45 @@ def _signal_name(number: int) -> str:
     return signal.Signals(number).name if number in set(signal.Signals) else ""
 
 
+def _with_living_gang(
+    observed: ObservedAttempt, job: JobSummary, pods: list[PodSummary], now: float, gone: Mapping[str, PodSummary]
+) -> ObservedAttempt:
+    """A gang that goes on as nodes go and come, with its pods by index; as any other one while its first pod has no node."""
+    first = next((pod for pod in pods if pod.index == 0 and pod.node and not pod.ended), None)
+    if first is None:
+        return observed
+    there = [pod for pod in pods if pod.node and _is_there(pod)]
+    decision, placed = first.decision, frozenset(pod.index for pod in there)
+    away = [pod for pod in (*pods, *gone.values()) if pod.job_uid == job.uid and pod.index not in placed]
+    unseen = {*range(job.parallelism)} - placed - {pod.index for pod in away}
+    changes = [
+        *(pod.started_at for pod in there if pod.started_at is not None),
+        *(_away_since(pod) for pod in away),
+        *(job.seen_at for _ in unseen),
+    ]
+    gang = LivingGang(
+        nodes=job.parallelism,
+        placed=placed,
+        running=frozenset(pod.index for pod in there if pod.started_at is not None),
+        without=() if decision is None else decision.without,
+        decided_at=None if decision is None else decision.at,
+        changed_at=min(max(changes, default=now), now),
+    )
+    return replace(observed, attempt=replace(observed.attempt, living_gang=gang))
+
+
+def _is_there(pod: PodSummary) -> bool:
+    """Whether a pod lives, or has ended well; its gang may go on without one whose node does not answer before that is lost for good."""
+    if pod.ended or pod.deleted_at is not None:
+        return pod.phase == "Succeeded"
+    return pod.started_at is None or pod.not_ready_since is None or pod.exit_code is not None
+
+
+def _away_since(pod: PodSummary) -> float:
+    deleted = None if pod.deleted_at is None else pod.deleted_at - pod.grace_s
+    return max(at for at in (pod.seen_at, pod.not_ready_since, pod.end_seen_at, deleted) if at is not None)
+
+
 def _observe_living(observed: ObservedAttempt, job: JobSummary, pods: list[PodSummary], now: float) -> ObservedAttempt:
     """The state of an attempt that has not ended."""
     existing = [pod for pod in pods if not pod.ended and pod.deleted_at is None]
@@ -395,11 +447,20 @@ def _observe_living(observed: ObservedAttempt, job: JobSummary, pods: list[PodSu
     done = sum(pod.phase == "Succeeded" for pod in pods)
     if len(running) + done >= job.parallelism:
         return observed
-    problem, subject = _pending_cause(job, existing, now)
+    lives, (problem, subject) = observed.attempt.living_gang, _pending_cause(job, existing, now)
+    if lives is not None and lives.members <= lives.running:  # it goes on without those that wait
+        return replace(observed, problem=problem)
     gang = observed.attempt.is_gang
     state = AttemptState.RUNNING if running and not gang else AttemptState.PENDING
     attempt = replace(observed.attempt, state=state)
-    if gang and any(pod.unschedulable for pod in existing):
+    if lives is not None:
+        if not lives.whole:
+            attempt = replace(attempt, partially_started_at=lives.changed_at, placed=len(lives.placed))
+            away = len(lives.members - lives.placed)
+            problem = problem or RunProblem(
+                Reason.PENDING, f"waits for {away} of its {lives.nodes} pods, whose nodes are lost"
+            )
+    elif gang and any(pod.unschedulable for pod in existing):
         attempt = _with_room(attempt, job, existing)
     return replace(observed, attempt=attempt, problem=problem, event_subject=subject)
 

@@ -255,6 +255,7 @@ def _entry(
         wished_nodes=run.spec.train.num_nodes if nodes is not None and run.spec.train is not None else None,
         quota_nodes=_quota_nodes(old if same else None, _newest(observed, stage)) if nodes is not None else None,
         min_count=stage.min_count if stage.state is StageState.RUNNING else None,
+        resized_time=None if nodes is None else _resized_time(_newest(observed, stage)),
         avoid_nodes=nodes_to_avoid(old.avoid_nodes if old is not None else (), attempts, _name(stage), in_place),
         start_time=((old.start_time if old is not None else None) or timestamp(now)) if started else None,
         completion_time=((old.completion_time if old is not None else None) or timestamp(now)) if ended else None,
@@ -275,7 +276,13 @@ def _nodes(run: DihtRun, stage: StageRecord, observed: list[ObservedAttempt]) ->
     if stage.state is not StageState.RUNNING:
         return None
     newest = _newest(observed, stage)
-    return train.num_nodes if newest is None or newest.job is None else newest.job.parallelism
+    return train.num_nodes if newest is None or newest.job is None else newest.nodes
+
+
+def _resized_time(newest: ObservedAttempt | None) -> str | None:
+    """When it was decided with which nodes an attempt goes on in its living pods; None where it never was."""
+    gang = newest.attempt.living_gang if newest is not None else None
+    return None if gang is None or gang.decided_at is None else timestamp(gang.decided_at)
 
 
 def _quota_nodes(old: StageStatus | None, newest: ObservedAttempt | None) -> int | None:

@@ -28,6 +28,7 @@ STRICT: Final = frozenset({"Job", "Service"})
 APPLY: Final = "application/apply-patch+yaml"
 JSON_PATCH: Final = "application/json-patch+json"
 MERGE: Final = "application/merge-patch+json"
+STRATEGIC: Final = "application/strategic-merge-patch+json"
 
 Json = dict[str, Any]
 
@@ -99,6 +100,12 @@ class Cluster:
         """Merge a patch into a PodGroup."""
         self._before_write("patch_podgroup")
         self._patch(f"change PodGroup {namespace}/{name}", KINDS["PodGroup"].path(namespace, name), patch, MERGE)
+
+    def patch_pod_status(self, namespace: str, name: str, patch: Mapping[str, Any]) -> None:
+        """Merge a patch into the status of a pod, its conditions by their type, and into its annotations."""
+        self._before_write("patch_pod_status")
+        what, path = f"write the status of pod {namespace}/{name}", KINDS["Pod"].path(namespace, name, "status")
+        self._patch(what, path, patch, STRATEGIC)
 
     def patch_workload_status(self, namespace: str, name: str, patch: Mapping[str, Any]) -> None:
         """Merge a patch into the status of a Workload; its metadata.resourceVersion has to be the newest one."""

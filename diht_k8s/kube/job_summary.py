@@ -9,6 +9,7 @@ from diht_k8s.kube.labels import (
     QUEUE_ANNOTATION,
     QUEUED_ANNOTATION,
     QUOTA_ANNOTATION,
+    RESIZES_ANNOTATION,
     UNHEALTHY_NODES_ANNOTATION,
     WORKLOAD_ANNOTATION,
 )
@@ -71,6 +72,8 @@ class JobSummary:
     """the PodGroup of its pods."""
     queued_at: float | None = None
     """when its run began to wait in the queue, before the Job existed."""
+    resizes: bool = False
+    """whether its gang goes on as nodes go and come, in the pods that live."""
     unhealthy_nodes: str = ""
     """nodes that were known as unhealthy when it was created, comma-separated."""
 
@@ -112,6 +115,7 @@ def _job(document: Document) -> JobSummary | None:
         quota_nodes=_count(annotations.get(QUOTA_ANNOTATION)),
         pod_group=_pod_group(spec),
         queued_at=epoch_seconds(annotations.get(QUEUED_ANNOTATION)),
+        resizes=RESIZES_ANNOTATION in annotations,
         unhealthy_nodes=text(annotations, UNHEALTHY_NODES_ANNOTATION),
     )
 

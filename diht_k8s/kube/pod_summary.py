@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
+from diht_k8s.api.gang_decision import DECISION_ANNOTATION, GangDecision, decision_in
 from diht_k8s.kube.labels import (
     INDEX_LABEL,
     JOB_UID_LABEL,
@@ -84,6 +85,8 @@ class PodSummary:
     waiting_message: str = ""
     unschedulable: str = ""
     """the scheduler's message while no node takes it."""
+    decision: GangDecision | None = None
+    """what its gang was told, for pod 0 of one that resizes in its living pods."""
 
     @property
     def ended(self) -> bool:
@@ -127,6 +130,7 @@ def _pod(document: Document) -> PodSummary | None:
         disruption=text(disruption, "reason") if disruption.get("status") == "True" else "",
         scheduled_at=epoch_seconds(scheduled.get("lastTransitionTime") if scheduled.get("status") == "True" else None),
         unschedulable=text(scheduled, "message") if scheduled.get("status") == "False" else "",
+        decision=decision_in(str(mapping(metadata.get("annotations")).get(DECISION_ANNOTATION, ""))),
         end_seen_at=container.get("finished_at"),
         running_at=container.get("started_at"),
         **container,

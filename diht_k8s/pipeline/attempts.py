@@ -60,6 +60,34 @@ class AttemptTimes:
 
 
 @dataclass(frozen=True)
+class LivingGang:
+    """The pods of a gang that resizes without ending them, by completion index."""
+
+    nodes: int
+    """of its Job."""
+    placed: frozenset[int] = frozenset()
+    """those that have a node, which answers."""
+    running: frozenset[int] = frozenset()
+    """those whose program runs there."""
+    without: tuple[int, ...] = ()
+    """those without which it was decided to go on."""
+    decided_at: float | None = None
+    """when that was, seconds since the epoch; None: never."""
+    changed_at: float = 0.0
+    """when the newest of its pods started, or was lost or created again, seconds since the epoch."""
+
+    @property
+    def members(self) -> frozenset[int]:
+        """Those with which it goes on."""
+        return frozenset(range(self.nodes)).difference(self.without)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all members have a node."""
+        return self.members <= self.placed
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One attempt at a stage, as observed."""
 
@@ -99,6 +127,8 @@ class Attempt:
     """nodes for which an elastic gang had quota as it was made; None if it has no Workload of its own for them."""
     pod_group: str = ""
     """name of the PodGroup by which none of its pods gets a node before enough can, of such a gang."""
+    living_gang: LivingGang | None = None
+    """its pods, if it resizes without ending them and the first one has a node."""
     work: CommittedWork | None = None
     """what it reported as committed; None if it reported nothing."""
     failed_at: int | None = None

@@ -2,18 +2,27 @@
 
 A place on a node with a fault, where no other takes the pod, is none, unless too few are left.
 
-It shrinks by a new attempt, since every rank's part of the work follows from the number of nodes: the gang that waits is
-withdrawn, and once it is gone the next attempt is made for fewer. Only that attempt is: whatever ends it, the one after
-it wishes for all nodes again. Nothing of this is a restart.
+With `failurePolicy.restart: Recreate` it shrinks by a new attempt: the gang that waits is withdrawn, and once it is gone the next
+attempt is made for fewer. Only that attempt is: whatever ends it, the one after it wishes for all nodes again.
+
+With `InPlace` its Job keeps all pods, those that find no node stay pending, and launchers go on with those that have one (see
+`recipe.runtime.in_place.rounds`) as soon as it is decided here. It grows in the same way. Nothing of this is a restart.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 from diht_k8s.api.gang_sizes import gang_sizes
 from diht_k8s.api.run import FailurePolicy
 from diht_k8s.api.train import Train
-from diht_k8s.pipeline.attempts import Attempt
+from diht_k8s.pipeline.attempts import Attempt, LivingGang
 from diht_k8s.pipeline.quota import within_quota
+from diht_k8s.pipeline.run_status import StageRecord
+
+RESTART_S: Final = 60.0
+"""What a restart in place is taken to cost where the newest start was not measured (our choice)."""
 
 
 def resizes_at(policy: FailurePolicy, attempt: Attempt) -> float | None:
@@ -46,7 +55,11 @@ def resized_to(train: Train | None, policy: FailurePolicy, attempt: Attempt, now
 
 
 def expected_resizing(train: Train | None, policy: FailurePolicy, attempt: Attempt) -> tuple[float, int] | None:
-    """When a gang that waits will give way if nothing changes, and to how many nodes; None: it waits on, or has all."""
+    """When a gang that waits will give way or go on if nothing changes, and on how many nodes; None: it waits on, or has all."""
+    gang, here = attempt.living_gang, resizes_in_place_at(policy, attempt)
+    if gang is not None and not gang.whole and here is not None:
+        nodes = _most(_sizes(train, gang), len(gang.placed)) if 0 in gang.placed else None
+        return None if nodes is None else (here, nodes)
     at = resizes_at(policy, attempt)
     nodes = None if at is None else resized_to(train, policy, attempt, at)
     return None if at is None or nodes is None else (at, nodes)
@@ -83,3 +96,65 @@ def still_fewer(train: Train | None, nodes: int | None) -> int | None:
     if train is None or train.min_nodes is None or nodes is None:
         return None
     return nodes if train.min_nodes <= nodes < train.num_nodes else None
+
+
+def in_place(train: Train | None, attempt: Attempt) -> Attempt:
+    """The attempt as it is to be judged: one whose pods are enough to go on in place does not give way to another."""
+    gang = attempt.living_gang
+    if gang is None or not (gang.whole or _most(_sizes(train, gang), len(gang.placed))):
+        return attempt
+    return replace(attempt, partially_started_at=None, unplaced_since=None)
+
+
+def resized_in_place(
+    train: Train | None, policy: FailurePolicy, record: StageRecord, attempt: Attempt, now: float
+) -> tuple[int, ...] | None:
+    """The nodes without which a gang is to go on from now on in its living pods, by index; None: as it does.
+
+    Where a node of it is gone for `elasticAfterSeconds`, it goes on with as many as are allowed of those that are there. Where
+    others run, it takes them in, at most every `elasticEverySeconds`, unless the rest of the training is over about as soon.
+    """
+    gang, at = attempt.living_gang, resizes_in_place_at(policy, attempt)
+    if gang is None or at is None or now < at or 0 not in gang.placed:
+        return None
+    there = gang.placed if not gang.whole else gang.running | gang.members
+    size = _most(_sizes(train, gang), len(there))
+    if size is None or (
+        gang.whole and (size <= len(gang.members) or not _is_worth(train, record, len(gang.members), size))
+    ):
+        return None
+    kept = sorted(there)[:size]
+    return tuple(node for node in range(gang.nodes) if node not in kept)
+
+
+def resizes_in_place_at(policy: FailurePolicy, attempt: Attempt) -> float | None:
+    """When a gang may be resized in its living pods, in seconds since the epoch; None: it has nothing to gain."""
+    gang = attempt.living_gang
+    if gang is None:
+        return None
+    if not gang.whole:
+        return gang.changed_at + policy.elastic_after_seconds
+    if gang.running <= gang.members:
+        return None
+    return 0.0 if gang.decided_at is None else gang.decided_at + policy.elastic_every_seconds
+
+
+def _sizes(train: Train | None, gang: LivingGang) -> list[int]:
+    """The numbers of nodes that a gang may have; an edit of the document gives its Job no further pods."""
+    if train is None or train.min_nodes is None:
+        return [gang.nodes]
+    whole = train.model_copy(update={"num_nodes": max(gang.nodes, train.min_nodes)})
+    return [nodes for nodes in gang_sizes(whole) if nodes <= gang.nodes]
+
+
+def _most(sizes: list[int], nodes: int) -> int | None:
+    return max((size for size in sizes if size <= nodes), default=None)
+
+
+def _is_worth(train: Train | None, record: StageRecord, nodes: int, more: int) -> bool:
+    """Whether more nodes spare more of the rest of the training than the restart costs them."""
+    if train is None or not record.work.position:
+        return True
+    rest = train.samples / train.batch_size - record.work.position
+    seconds = rest * record.work.seconds / record.work.position
+    return seconds * (1 - nodes / more) > (sum(record.time.start_up.values()) or RESTART_S)

@@ -18,7 +18,15 @@ from diht_k8s.api.status import MAX_COUNT, StageState
 from diht_k8s.api.steps import LABEL_STEPS, WAIT_STEP
 from diht_k8s.pipeline.attempts import Attempt, AttemptState, attempt_name
 from diht_k8s.pipeline.budget import with_progress, with_restarts_in_place
-from diht_k8s.pipeline.elasticity import lowered_to, resized_to, resizes_at, still_fewer
+from diht_k8s.pipeline.elasticity import (
+    in_place,
+    lowered_to,
+    resized_in_place,
+    resized_to,
+    resizes_at,
+    resizes_in_place_at,
+    still_fewer,
+)
 from diht_k8s.pipeline.failure_policy import (
     BACK_OFF,
     BackOff,
@@ -90,11 +98,22 @@ class LowerMinCount:
 
 
 @dataclass(frozen=True)
+class Resize:
+    """Have a gang go on without some of its nodes, or with them again, in its living pods."""
+
+    stage: Stage
+    number: int
+    name: str
+    without: tuple[int, ...]
+    """completion indexes of their pods."""
+
+
+@dataclass(frozen=True)
 class Expire:
     """Delete the run: it ended longer ago than spec.ttlSecondsAfterFinished."""
 
 
-Action = Start | Stop | LowerMinCount | Expire
+Action = Start | Stop | LowerMinCount | Resize | Expire
 
 
 @dataclass(frozen=True)
@@ -214,7 +233,7 @@ def _observe(
     if newest.number == record.attempt and record.state in (StageState.RESTARTING, StageState.STOPPED):
         return record  # its end is already counted
     record = replace(record, attempt=newest.number)
-    resizes = newest.state in _RUNS and not pausing
+    newest, resizes = in_place(run.spec.train, newest), newest.state in _RUNS and not pausing
     if resizes and (resized := _resized(run, record, newest, observed.quota, now)) is not None:
         return resized
     newest = withdrawn(newest, policy, now)
@@ -330,7 +349,8 @@ def _advance(
     ]
     others = tuple(attempt for attempt in _living(observed) if attempt not in running)
     if running or others:
-        return RunPlan((*_stop(run, others), *_lowered(running, current)), status)
+        actions = (*_stop(run, others), *_lowered(running, current), *_resize(run, running, current, now))
+        return RunPlan(actions, status)
     if current.not_before is not None and now < current.not_before <= now + back_off.longest_s:
         return RunPlan((), status)  # longer than any wait means that the clock was set back: the wait is over
     # A running attempt that does not exist was never started (a crash), or somebody removed it: start the same again.
@@ -352,6 +372,15 @@ def _lowered(running: list[Attempt], current: StageRecord) -> tuple[Action, ...]
     return tuple(LowerMinCount(each.stage, each.pod_group, current.min_count) for each in running)
 
 
+def _resize(run: DihtRun, running: list[Attempt], record: StageRecord, now: float) -> Iterator[Resize]:
+    """Have a gang go on with other nodes in its living pods, where it is due."""
+    policy = run.spec.failure_policy
+    for each in running:
+        without = resized_in_place(run.spec.train, policy, record, each, now)
+        if without is not None and each.state in _RUNS and not each.ending:
+            yield Resize(each.stage, each.number, attempt_name(run.metadata.name, each.stage, each.number), without)
+
+
 def _wakes(run: DihtRun, observed: Observed, decided: RunPlan, now: float) -> Iterator[float]:
     """Times at which to plan again without a change."""
     yield from (stage.not_before for stage in decided.status.stages if stage.not_before is not None)
@@ -360,7 +389,11 @@ def _wakes(run: DihtRun, observed: Observed, decided: RunPlan, now: float) -> It
     policy = run.spec.failure_policy
     for attempt in observed.attempts:
         since = attempt.partially_started_at
-        due = (resizes_at(policy, attempt), None if since is None else since + policy.scheduling_timeout_seconds)
+        due = (
+            resizes_at(policy, attempt),
+            resizes_in_place_at(policy, attempt),
+            None if since is None else since + policy.scheduling_timeout_seconds,
+        )
         yield from (at for at in due if at is not None and at > now)
 
 

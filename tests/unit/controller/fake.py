@@ -138,6 +138,21 @@ class FakeCluster:
         self.others["PodGroup"][name]["spec"] |= patch["spec"]
         self._wrote(f"patch PodGroup {name}")
 
+    def patch_pod_status(self, namespace: str, name: str, patch: dict[str, Any]) -> None:
+        self._may("patch pod")
+        if name not in self.pods:
+            raise ClusterError(404, "NotFound", name)
+        metadata, status = self.pods[name]["metadata"], self.pods[name]["status"]
+        if patch["metadata"]["uid"] != metadata["uid"]:
+            raise ClusterError(409, "Conflict", "the UID in the precondition does not match")
+        self.version += 1
+        metadata["resourceVersion"] = str(self.version)
+        metadata["annotations"] = {**metadata.get("annotations", {}), **patch["metadata"].get("annotations", {})}
+        new = dict(patch.get("status", {}))
+        by_type = {each["type"]: each for each in (*status["conditions"], *new.pop("conditions", ()))}
+        status |= {**new, "conditions": list(by_type.values())}
+        self._wrote(f"patch Pod {name}")
+
     def patch_workload_status(self, namespace: str, name: str, patch: dict[str, Any]) -> None:
         found = self.others["Workload"][name]
         if patch["metadata"]["resourceVersion"] != found["metadata"]["resourceVersion"]:
