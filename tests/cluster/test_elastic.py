@@ -1,7 +1,9 @@
-"""A real training of three pods that loses a place: it goes on with two, and asks for three again at its next attempt."""
+"""A real training of three pods that loses a place: it goes on with two, and with three again, by new attempts or in place."""
 
 from __future__ import annotations
 
+import re
+import time
 from typing import Any
 
 import pytest
@@ -92,8 +94,86 @@ def test_training_that_lost_a_node_for_good_completes_on_the_others(trainings: T
         saved = trainings.wait_for_checkpoint(name)
         parts.lose_node(gone)
         wait_for_two(trainings, name, 600)
-        assert "is lost (node not ready), and no other node had room" in why(trainings.place.runs, name)
+        assert "train: on 2 of 3 nodes since" in (told := why(trainings.place.runs, name))
+        assert "no other node had room" in told, "its peers ended before the node was known lost"
         status = trainings.place.runs.wait_for(name, "Complete", timeout_s=600)
     assert stages(status)["train"]["attempt"] == 3
     assert trainings.resumed_at(name, attempt=3) >= saved
     check_losses(trainings, name, "all", STEPS)
+
+
+IN_PLACE = {
+    "restart": "InPlace", "maxRestarts": 0, "maxInfrastructureRestarts": 0, "elasticAfterSeconds": 10,
+    "elasticEverySeconds": 10,
+}  # fmt: skip
+
+
+def start_in_place(trainings: Trainings, name: str, gone: int, *, steps: int) -> None:
+    """Two pods on one node, among them the first one, which the Job controller makes first, and the third on the other."""
+    offer(trainings.place.kubectl, SLOT, gone, "0")
+    trainings.start(
+        name, nodes=WISHED, steps=steps, train={"minNodes": FEWEST}, resources={SLOT: 1}, policy=IN_PLACE
+    )  # fmt: skip
+    wait_until(lambda: len(pods_on(trainings, name, 1 - gone)) == FEWEST, "two pods", 60)
+    offer(trainings.place.kubectl, SLOT, gone, "1")
+    wait_until(lambda: pods_on(trainings, name, gone), "the third pod", 60)
+
+
+def wait_for_size(trainings: Trainings, name: str, nodes: int, rounds: int, timeout_s: float) -> float:
+    """Wait until the training goes on with this many nodes in its first attempt, in whose pods it has resumed this often; when it
+    has.
+    """
+
+    def sized() -> bool:
+        stage = stages(trainings.place.runs.status(name))["train"]
+        assert (stage["attempt"], stage.get("restarts", 0)) == (1, 0)
+        return stage.get("nodes") == nodes
+
+    wait_until(sized, f"{nodes} nodes", timeout_s)
+    wait_until(lambda: len(resumptions(trainings, name)) == rounds, "a round of them", 120)
+    resumed = time.monotonic()
+    step = resumptions(trainings, name)[-1]
+    wait_until(lambda: trainings.saved(name) > step, "a checkpoint of theirs", 180)
+    return resumed
+
+
+def resumptions(trainings: Trainings, name: str) -> list[int]:
+    selector = f"diht.dev/run={name},diht.dev/attempt=1,batch.kubernetes.io/job-completion-index=0"
+    log = trainings.place.runs.kubectl("logs", "-n", trainings.place.namespace, "-l", selector, "--tail=-1")
+    return [int(step) for step in re.findall(r"train: resuming after step (\d+) of", log)]
+
+
+@pytest.mark.parametrize("zombies", [False, True], ids=["its pods end", "its pods live on"])
+def test_training_shrinks_and_grows_in_its_living_pods_as_a_node_is_lost_and_returns(
+    trainings: Trainings, parts: Parts, zombies: bool
+) -> None:
+    runs, kubectl, gone = trainings.place.runs, trainings.place.kubectl, node_to_lose(trainings)
+    name = "zombies" if zombies else "returns"
+    with slots(kubectl, SLOT, (1, 2) if gone == 0 else (2, 1)):
+        start_in_place(trainings, name, gone, steps=100 * STEPS)
+        trainings.wait_for_checkpoint(name)
+        lost, [pod] = time.monotonic(), pods_on(trainings, name, gone)
+        parts.lose_node(gone, zombies=zombies)
+        smaller = wait_for_size(trainings, name, FEWEST, 1, 240)
+        told = why(runs, name)
+        assert f"train: on {FEWEST} of {WISHED} nodes since" in told, told
+        parts.restore()
+        offer(kubectl, SLOT, gone, "1")
+        returned = time.monotonic()
+        grown = wait_for_size(trainings, name, WISHED, 2, 240)
+        stage, resumed, events = stages(runs.status(name))["train"], resumptions(trainings, name), runs.events(name)
+        assert pod not in [each["metadata"]["name"] for each in runs.pods(name)]
+        found = trainings.losses(name)
+        kubectl("delete", "dihtrun", "-n", trainings.place.namespace, name)
+        trainings.start(f"{name}-alone", nodes=1, steps=max(found))
+        runs.wait_for(f"{name}-alone", "Complete", timeout_s=600)
+    print(
+        f"{smaller - lost:.0f} s from the loss to steps of two, {grown - returned:.0f} s from the return to steps of three"
+    )
+    assert (stage["attempt"], stage.get("restarts", 0), "restartsInPlace" in stage) == (1, 0, False)
+    assert events.count("Resized") == 2
+    assert len(resumed) == 2, "one round of two nodes and one of three"
+    expected = trainings.losses(f"{name}-alone")
+    both = found.keys() & expected.keys()
+    assert max(both) > resumed[-1]
+    assert {step: found[step] for step in both} == pytest.approx({step: expected[step] for step in both}, abs=1e-4)

@@ -59,18 +59,24 @@ class Story:
         self.rng = rng = Random(seed)
         self.world, self.faults = World(rng), Counter[str]()
         self.rate = rng.choice((0.05, 0.15, 0.4))
-        self.policy = {
+        self.policy: dict[str, Any] = {
             "maxRestarts": rng.choice((0, 1, 3, 10)),
             "maxInfrastructureRestarts": rng.choice((3, 1000)),
             "healSeconds": rng.choice((30, 3600)),
         }
         spec = {**SPEC, **rng.choice(SHAPES), "failurePolicy": self.policy}
-        self.least = 1 + seed // 4 % 3 if seed % 4 == 2 else None
+        self.in_place = in_place = seed % 8 == 4
+        self.least = 1 + seed // 4 % 3 if seed % 4 == 2 or in_place else None
         """of an elastic training's nodes, of which each has room for one pod."""
         if self.least is not None:
             self.world.one_each, self.policy["elasticAfterSeconds"] = True, 30
             self.world.pod_groups = seed % 8 == 2
             alone = {**NO_DISTILLATION["train"], "numNodes": 4, "minNodes": self.least}
+            if in_place:
+                self.rate /= 5  # most other faults end its pods
+                self.policy |= {"restart": "InPlace", "elasticEverySeconds": 30}
+                alone["samples"] = 8 * 10**5  # so that there is always something to gain
+                self.world.work["train"] = 1500
             spec |= {"filter": None, "label": None, "evaluate": None, "train": alone}
             if seed % 16 == 6:
                 self.world.queues, self.policy["elasticEverySeconds"] = False, EVERY_S
@@ -121,7 +127,9 @@ class Story:
                     self.rng.choice(happens)(self)
                 if self.world.kueue is not None and self.rng.random() < 0.4:
                     self.world.kueue.take_back(self.rng.choice((0, 1, 2, 3, 4, 4)))
-            elif calm:
+            if not calm:
+                self._drain()
+            else:
                 self._calm_down()
             self.world.pass_time(self.rng.choice((1, 1, 2, 5, 15, 40)))
             self._operate(lag=not calm)
@@ -137,6 +145,10 @@ class Story:
         self.faults += Counter({"resized for quota": len(self.ends["QuotaChanged"]), "grown": self.grown})
         if self.world.kueue is not None and self.world.kueue.held_nodes:
             self.broken.append("quota is held after the end")
+        pairs = list(zip(self.world.sizes, self.world.sizes[1:], strict=False))
+        shrunk = sum(old[0] == new[0] and old[1] > new[1] for old, new in pairs)
+        grown = sum(old[0] == new[0] and old[1] < new[1] for old, new in pairs)
+        self.faults += Counter({"shrunk in place": shrunk, "grown in place": grown})
         if self.world.alive():
             self.broken.append("programs run after the end")
         if self.world.jobs and "r" not in self.world.runs:
@@ -147,9 +159,15 @@ class Story:
     def _final(self) -> bool:
         return saved_run_status(self.status).state in FINAL
 
+    def _drain(self) -> None:
+        """Nodes of a gang that resizes in its living pods go and come."""
+        if self.in_place and self.rng.random() < 0.15:
+            self.rng.choice((_drained, _drained, _uncordoned))(self)
+
     def _calm_down(self) -> None:
         """No more faults: nodes come back, and a person resumes the run."""
         self.faults["calm"] = 1
+        _uncordoned(self)
         if self.nodes is not None and self.nodes.found and self.rng.random() < 0.05:
             self.nodes.found, self.due = {}, 0.0
         if self.world.kueue is not None:
@@ -298,6 +316,10 @@ class Story:
         if needs < pods:
             self.lowered.add(job["metadata"]["name"])
 
+        for uid, nodes in self.world.sizes:
+            if self.least is None or not self.least <= nodes <= 4:
+                self.broken.append(f"the gang of {uid} goes on with {nodes} nodes")
+
     def _without_cause(self, reason: Reason | None) -> list[str]:
         """Why the run may not end like this."""
         faults, policy = self.faults, self.policy
@@ -308,7 +330,8 @@ class Story:
             Reason.USER_ERROR: faults["64"] > 0,
             Reason.BAD_DATA: faults["65"] > 0,
             Reason.OUT_OF_MEMORY: faults["memory"] > 1,
-            Reason.RESTARTS_EXHAUSTED: faults["crash"] + faults["memory"] > policy["maxRestarts"],
+            Reason.RESTARTS_EXHAUSTED: faults["crash"] + faults["memory"] + self.world.lost_first
+            > policy["maxRestarts"],
             Reason.INFRASTRUCTURE_RESTARTS_EXHAUSTED: infrastructure > policy["maxInfrastructureRestarts"],
             Reason.DEADLINE_EXCEEDED: self.deadline_s is not None,
         }
@@ -401,6 +424,21 @@ def _node_returns(story: Story, node: str = "") -> None:
         if was_down and pod["status"]["phase"] == "Running":
             story.world.end(pod, 137, reason="ContainerStatusUnknown")
     story.world.down[node] = None
+
+
+def _drained(story: Story) -> None:
+    """A node takes no new pods, and loses those that it has."""
+    node = story.rng.choice(list(story.world.down))
+    story.world.cordoned.add(node)
+    for pod in story.world.pods.values():
+        if pod["spec"]["nodeName"] == node and pod["status"]["phase"] == "Running":
+            story.faults["disrupted"] += 1
+            story.world.disrupt(pod, "EvictionByEvictionAPI")
+            story.world.mark_deleted(pod, 30)
+
+
+def _uncordoned(story: Story) -> None:
+    story.world.cordoned.clear()
 
 
 def _clock_jumps(story: Story) -> None:

@@ -14,6 +14,8 @@ ELASTIC = range(2, 102, 4)
 """Stories of a training that may shrink."""
 QUEUED = range(6, 406, 16)
 """Of those, some that have quota for the fewest nodes and for the others in two Workloads."""
+IN_PLACE = range(4, 204, 8)
+"""Stories of one that shrinks and grows in its living pods."""
 
 
 def broken_in(seeds: range) -> tuple[dict[int, list[str]], Counter[str], Counter[str]]:
@@ -51,6 +53,14 @@ def test_training_with_quota_for_extra_nodes_never_has_more_than_that_and_leaves
     assert ends[RunState.COMPLETE] > len(QUEUED) / 4
     assert faults["resized for quota"] >= 3
     assert faults["grown"] >= 1
+
+
+def test_training_that_resizes_in_its_pods_ends_for_a_cause_and_never_has_two_gangs() -> None:
+    broken, ends, faults = broken_in(IN_PLACE)
+    assert broken == {}
+    assert ends[RunState.COMPLETE] > len(IN_PLACE) / 4
+    assert faults["shrunk in place"] >= 3
+    assert faults["grown in place"] >= 3
 
 
 @pytest.mark.parametrize("seed", [5925, 6593], ids=["Job that no operator saw is orphaned", "all workers are lost"])

@@ -12,9 +12,11 @@ from random import Random
 from typing import Any, Final
 
 from diht_k8s.api.errors import NEVER_RETRIED, ComputedElsewhere
+from diht_k8s.api.gang_decision import DECISION_ANNOTATION, decision_in
 from diht_k8s.api.reports import COMMITTED, Cause, CommittedShards, Progress, SavedCheckpoint, TimeSpent
 from diht_k8s.api.run import Stage
 from diht_k8s.kube.errors import ClusterError
+from diht_k8s.kube.labels import RESIZES_ANNOTATION
 from tests.unit.controller.documents import NO_NODE, NOW, at
 from tests.unit.controller.fake import Dead, FakeCluster
 from tests.unit.controller.kueue import Kueue
@@ -58,6 +60,11 @@ class World(FakeCluster):
         self.rng, self.now, self.dies = rng, NOW, 0.0
         self.down: dict[str, float | None] = {f"node-{number}": None for number in range(4)}
         """since when a node is down."""
+        self.work = dict(WORK)
+        self.cordoned: set[str] = set()
+        """nodes that take no new pods."""
+        self.lost_first = 0
+        """programs that ended as they lost launcher 0."""
         self.one_each = False
         """whether a node has room for one pod only."""
         self.kueue: Kueue | None = None
@@ -73,6 +80,10 @@ class World(FakeCluster):
         """UIDs of Jobs whose gang has found the training free."""
         self.gave_way = 0
         """gangs that found it computed by the other run."""
+        self.rounds: dict[str, frozenset[str]] = {}
+        """UIDs of the pods that train together, of each Job whose gang resizes in its living pods."""
+        self.sizes: list[tuple[str, int]] = []
+        """nodes of the rounds of such gangs, each with its Job's UID."""
 
     def create(self, document: Doc) -> Doc:
         document = {**document, "status": {}}
@@ -99,13 +110,19 @@ class World(FakeCluster):
         self.mark_deleted(self.pods[name], GRACE_S)
         self._wrote(f"delete Pod {name}")
 
+    def patch_pod_status(self, namespace: str, name: str, patch: Doc) -> None:
+        super().patch_pod_status(namespace, name, patch)
+        ready = next((each for each in self.pods[name]["status"]["conditions"] if each["type"] == "Ready"), None)
+        if patch.get("status", {}).get("phase") == "Failed" and ready is not None:
+            ready["status"] = "False"
+
     def log_tail(self, namespace: str, pod: str, lines: int) -> str:
         if pod not in self.pods:
             raise ClusterError(404, "NotFound", pod)
         entry = self.pods[pod]["metadata"]["labels"]["diht.dev/stage"]
         if entry == "train-wait":
             return ""
-        done, total = self.committed(entry), WORK[entry]
+        done, total = self.committed(entry), self.work[entry]
         training = entry == "train"
         shards = None if training else CommittedShards(count=done, seconds=done)
         stage, saved = Stage(entry.partition("-")[0]), self.checkpoint() if training else None
@@ -195,9 +212,8 @@ class World(FakeCluster):
             elif phase == "Pending" or metadata["uid"] in self.counted or not metadata["ownerReferences"]:
                 del self.pods[metadata["name"]]
         elif phase == "Pending" and self.rng.random() < 0.8:
-            up = [
-                node for node, down in self.down.items() if down is None and not (self.one_each and self._is_full(node))
-            ]
+            free = (node for node, down in self.down.items() if down is None and node not in self.cordoned)
+            up = [node for node in free if not (self.one_each and self._is_full(node))]
             if up and self._has_room_for_its_gang(pod, len(up)):
                 pod["spec"]["nodeName"] = self.rng.choice(up)
                 self._run(pod)
@@ -276,15 +292,45 @@ class World(FakeCluster):
         if entry == "train-wait":
             self._wait(working)
             return
-        if entry == "train" and len(working) < job["spec"]["parallelism"] and self.done[entry] < WORK[entry]:
+        if RESIZES_ANNOTATION in job["metadata"].get("annotations", {}) and self.done[entry] < self.work[entry]:
+            working = self._meet(job, pods, working)
+            if not working:
+                return
+        elif entry == "train" and len(working) < job["spec"]["parallelism"] and self.done[entry] < self.work[entry]:
             self.done[entry] = self.committed(entry)
             return
         if not working or (entry == "train" and self._gives_way(job, working)):
             return
-        self.done[entry] = min(WORK[entry], self.done[entry] + seconds * (1 if entry == "train" else len(working)))
-        for pod in working if self.done[entry] >= WORK[entry] else ():
+        self.done[entry] = min(self.work[entry], self.done[entry] + seconds * (1 if entry == "train" else len(working)))
+        for pod in working if self.done[entry] >= self.work[entry] else ():
             if self.rng.random() < 0.7:
                 self.end(pod, 0)
+
+    def _meet(self, job: Doc, pods: list[Doc], working: list[Doc]) -> list[Doc]:
+        """The pods that train of a gang that resizes: its members, if all are there; else none, and what is not saved is lost."""
+        uid, there = job["metadata"]["uid"], {self._index(pod): pod for pod in working}
+        if 0 not in there:
+            self.done["train"] = self.committed("train")
+            started = any(self._index(pod) == 0 and pod["status"]["phase"] == "Failed" for pod in pods)
+            for pod in working if started else ():  # they have lost launcher 0
+                self.lost_first += 1
+                self.end(pod, 75)
+            return []
+        decision = decision_in(there[0]["metadata"].get("annotations", {}).get(DECISION_ANNOTATION, ""))
+        without = () if decision is None else decision.without
+        members = {node for node in range(job["spec"]["completions"]) if node not in without}
+        before, together = self.rounds.get(uid, frozenset()), [pod for node, pod in there.items() if node in members]
+        all_live = before <= {pod["metadata"]["uid"] for pod in working}
+        if len(together) < len(members):
+            self.done["train"] = self.committed("train")
+            return []
+        new = frozenset(pod["metadata"]["uid"] for pod in together)
+        if new != before:
+            self.rounds[uid] = new
+            self.sizes.append((uid, len(new)))
+            if not all_live:
+                self.done["train"] = self.committed("train")
+        return together
 
     def _other_works(self) -> bool:
         return self.other is not None and any(since <= self.now < until for since, until in self.other.works)
@@ -293,12 +339,12 @@ class World(FakeCluster):
         """Programs that wait for the other run end once that has ended."""
         if not self._other_works():
             for pod in pods:
-                self.end(pod, 0, cause=COMMITTED if self.done["train"] >= WORK["train"] else "Completed")
+                self.end(pod, 0, cause=COMMITTED if self.done["train"] >= self.work["train"] else "Completed")
 
     def _gives_way(self, job: Doc, pods: list[Doc]) -> bool:
         """Whether a gang ends before it has begun, since the other run's works."""
         uid = job["metadata"]["uid"]
-        if self.done["train"] >= WORK["train"] or uid in self.leased:
+        if self.done["train"] >= self.work["train"] or uid in self.leased:
             return False
         if not self._other_works():
             self.leased.add(uid)
@@ -312,7 +358,7 @@ class World(FakeCluster):
         if self.other is None or not self.other.completes or self.now < self.other.works[-1][1]:
             return
         if not self.leased & {job["metadata"]["uid"] for job in self.jobs.values()}:
-            self.done["train"] = WORK["train"]
+            self.done["train"] = self.work["train"]
 
     def _control(self, job: Doc) -> None:
         """The Job controller, Kueue and the TTL controller."""
@@ -364,12 +410,15 @@ class World(FakeCluster):
             self._make_pod(job, index)
 
     def _count_failure(self, job: Doc, pod: Doc) -> None:
-        code = pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"]
+        state = pod["status"]["containerStatuses"][0]["state"] if pod["status"]["containerStatuses"] else {}
+        code = state.get("terminated", {}).get("exitCode")  # none where its node is lost
         name, uid = pod["metadata"]["name"], job["metadata"]["uid"]
         disruption = job["spec"]["podFailurePolicy"]["rules"][1]["action"]
-        if code in NEVER_RETRIED:
+        own = condition(pod, "DisruptionTarget") is None
+        any_code = code and own and len(job["spec"]["podFailurePolicy"]["rules"]) > 2
+        if code in NEVER_RETRIED or any_code:
             self._set(job, "FailureTarget", f"Container c for pod n/{name} failed with exit code {code}")
-        elif condition(pod, "DisruptionTarget") is None:
+        elif own:
             self.failures[uid] += 1
             if self.failures[uid] > job["spec"]["backoffLimit"]:
                 self._set(job, "FailureTarget", "Job has reached the specified backoff limit")
