@@ -37,7 +37,7 @@ from diht_k8s.pipeline.attempt_reports import (
 )
 from diht_k8s.pipeline.attempts import Attempt, AttemptState, AttemptTimes, CommittedWork, InPlaceRestarts
 from diht_k8s.pipeline.failure_policy import BACK_OFF, BackOff
-from diht_k8s.pipeline.plan import CLUSTER_STEPS, Action, Expire, Observed, Start, Stop, plan
+from diht_k8s.pipeline.plan import CLUSTER_STEPS, Action, Expire, LowerMinCount, Observed, Resize, Start, Stop, plan
 from diht_k8s.pipeline.run_status import RunState, RunStatus, StageRecord
 from diht_k8s.recipe.runtime.owner import this_process
 from diht_k8s.recipe.runtime.pdeathsig import PARENT_VARIABLE
@@ -190,7 +190,7 @@ class LocalRunner:
             self.jobs.kill(name)
 
     def _act(self, action: Action, status: RunStatus) -> None:
-        if isinstance(action, Expire):  # only a cluster deletes runs
+        if isinstance(action, Expire | LowerMinCount | Resize):  # only on a cluster
             return
         if isinstance(action, Stop):
             attempt = self._attempts[action.name]
