@@ -1,6 +1,7 @@
-"""The trainings of `benchmarks/ablation/PROTOCOL.md`, as far as they are missing, and their tables. `benchmarks/run evidence --help`.
+"""The trainings of `benchmarks/ablation/PROTOCOL-2.md`, as far as they are missing, and the tables of both protocols. `benchmarks/run evidence --help`.
 
-Trainings that have ended are written to `benchmarks/ablation/evidence`; another call, on another machine too, goes on from there.
+Trainings that have ended are written to `benchmarks/ablation/evidence-2`, with the labels that all of them have; another call, on another machine
+too, goes on from there.
 """
 
 from __future__ import annotations
@@ -9,92 +10,59 @@ import argparse
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from benchmarks.ablation.arms import BATCH
-from benchmarks.ablation.curve import curve
+from benchmarks.ablation import plan
 from benchmarks.ablation.published import publish, restore
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-RESULTS: Final = ROOT / "benchmarks/ablation/evidence"
-"""The trainings that are published."""
-DOCUMENT: Final = "benchmarks/ablation/corpus.yaml"
+FIRST: Final = ROOT / "benchmarks/ablation/evidence"
+"""The trainings of the first protocol, all of them."""
+RESULTS: Final = ROOT / "benchmarks/ablation/evidence-2"
 CORPUS: Final = ROOT / "runs/corpus/train"
 """The pool that the document names."""
-GALLERIES: Final = ("style", "concepts")
-
-
-@dataclass(frozen=True)
-class Length:
-    """Trainings of one length."""
-
-    steps: int
-    seeds: int
-    arms: tuple[str, ...]
-
-    @property
-    def sizes(self) -> list[str]:
-        """Options of the ablation."""
-        return ["--set", f"samples={self.steps * BATCH}", *FROZEN]
-
-
-FROZEN: Final = ("lr=1.5e-3", "concept_weight=2.0")
-"""The choices of the development splits, as NAME=VALUE of `training.Sizes`."""
-LENGTHS: Final = (
-    Length(384, 20, ("plain", "distill", "distill_shuffled", "distill_untrained", "hn_0.25", "distill_hn", "random", "junk_kept", "junk_random")),
-    Length(1500, 20, ("plain", "distill", "distill_shuffled", "hn_0.25", "distill_hn")),
-    Length(6000, 10, ("distill", "distill_shuffled")),
-)  # fmt: skip
 
 
 def shares(seeds: int, processes: int) -> list[tuple[int, int]]:
     """(first seed, number) of each process: neighbours, nearly equal."""
-    bounds = [round(seeds * number / processes) for number in range(processes + 1)]
+    bounds = [plan.FIRST_SEED + round(seeds * number / processes) for number in range(processes + 1)]
     return [(low, high - low) for low, high in pairwise(bounds) if high > low]
 
 
-def ablation(options: argparse.Namespace, length: Length, *more: str) -> list[str]:
+def ablation(options: argparse.Namespace, length: plan.Length, first: int, number: int, minutes: float) -> list[str]:
     """Command line of the ablation for trainings of a length."""
-    common = ["--work", str(options.work), "--document", DOCUMENT, "--split", "HeldOut"]
-    return [sys.executable, "-m", "benchmarks.ablation", *common, *more, *length.sizes]
+    return [
+        sys.executable, "-m", "benchmarks.ablation", "--work", str(options.work), "--document", plan.DOCUMENT,
+        "--split", plan.SPLIT, "--labels", str(RESULTS), "--probes", *plan.PROBES, "--minutes", f"{minutes:.1f}",
+        "--first-seed", str(first), "--seeds", str(number), "--arms", *length.arms, "--set", *length.sizes,
+    ]  # fmt: skip
+
+
+def publish_labels(options: argparse.Namespace) -> None:
+    """Make the labels where they are not published yet; the filter runs in any case, once, before processes share it."""
+    from benchmarks.ablation import published_labels
+    from benchmarks.ablation.pools import kept_uids, prepare_pools, stage_labels
+
+    there = any(RESULTS.glob("labels-*.parquet"))
+    prepare_pools(plan.DOCUMENT, options.work, label=not there)
+    if not there:
+        labels = stage_labels(plan.DOCUMENT, options.work)
+        published_labels.write(RESULTS, kept_uids(plan.DOCUMENT, options.work), labels)
 
 
 def train(options: argparse.Namespace) -> int:
     """Run what is missing, length by length, seeds side by side; returns the first exit code that is not 0."""
-    from benchmarks.ablation.pools import prepare_pools
-
-    untrained = any("distill_untrained" in length.arms for length in options.lengths)
-    prepare_pools(DOCUMENT, options.work, untrained=untrained)  # once, before processes share it
     deadline = time.monotonic() + 60 * options.minutes
     for length in options.lengths:
         minutes = (deadline - time.monotonic()) / 60
         if minutes <= 0:
             break
-        commands = [
-            ablation(options, length, "--first-seed", str(first), "--seeds", str(number), "--minutes", f"{minutes:.1f}", "--arms", *length.arms)
-            for first, number in shares(length.seeds, options.processes)
-        ]  # fmt: skip
+        commands = [ablation(options, length, *share, minutes) for share in shares(plan.SEEDS, options.processes)]
         running = [subprocess.Popen(command, cwd=ROOT) for command in commands]
         if code := next((code for code in [process.wait() for process in running] if code), 0):
             return code
-    return 0
-
-
-def print_tables(options: argparse.Namespace) -> int:
-    """Print the tables of R@5 by gallery and length; returns the first exit code that is not 0."""
-    for gallery in GALLERIES:
-        for length in options.lengths:
-            print(f"\n{gallery}, {length.steps} steps\n", flush=True)
-            command = ablation(options, length, "--table", "--gallery", gallery, "--figures", "r5")
-            if code := subprocess.run(command, cwd=ROOT, check=False).returncode:
-                return code
-    steps = [length.steps for length in LENGTHS]
-    print(
-        f"\ndistill minus distill_shuffled, R@5\n\n{curve(options.work / 'results.jsonl', steps, BATCH, GALLERIES, options.svg)}"
-    )
     return 0
 
 
@@ -105,28 +73,36 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no training after so long")
     parser.add_argument("--processes", type=int, default=2, help="trainings at once, one core each (default: 2)")
     parser.add_argument(
-        "--steps", type=int, nargs="+", choices=[each.steps for each in LENGTHS], help="of these lengths (default: all)"
+        "--steps", type=int, nargs="+", choices=[each.steps for each in plan.LENGTHS], help="of these lengths (default: all)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--choose", action="store_true", help="make the first protocol's choices on the development splits, and stop"
     )
-    parser.add_argument("--choose", action="store_true", help="make the choices on the development splits, and stop")
-    parser.add_argument("--svg", type=Path, help="with --tables: draw the curve into this file")
-    parser.add_argument("--tables", action="store_true", help="print the tables of what is there")
+    parser.add_argument("--publish", action="store_true", help="publish what has ended in the work folder, and stop")
+    parser.add_argument("--tables", action="store_true", help="print the tables of what is published")
     options = parser.parse_args()
     options.work = options.work.resolve()
-    options.lengths = [each for each in LENGTHS if options.steps is None or each.steps in options.steps]
+    options.lengths = [each for each in plan.LENGTHS if options.steps is None or each.steps in options.steps]
     if options.choose:
         from benchmarks.ablation.choices import choose
 
-        choose(DOCUMENT, options.work, options.processes)
+        choose(plan.DOCUMENT, options.work, options.processes)
         return 0
-    restore(RESULTS, options.work)
     if options.tables:
-        return print_tables(options)
-    if not CORPUS.exists():
-        parser.error(
-            f"no corpus in {CORPUS}: build it by `.venv/bin/python -m benchmarks.corpus` (some minutes, needs npm)"
-        )
-    code = train(options)
-    print(f"{publish(options.work, RESULTS, 'HeldOut')} trainings in {RESULTS}")
+        from benchmarks.ablation.evidence_tables import tables
+
+        print(tables(FIRST, RESULTS))
+        return 0
+    code = 0
+    if not options.publish:
+        if not CORPUS.exists():
+            parser.error(
+                f"no corpus in {CORPUS}: build it by `.venv/bin/python -m benchmarks.corpus` (some minutes, needs npm)"
+            )
+        restore(RESULTS, options.work)
+        publish_labels(options)
+        code = train(options)
+    print(f"{publish(options.work, RESULTS, plan.SPLIT)} trainings in {RESULTS}")
     return code
 
 

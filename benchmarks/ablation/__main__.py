@@ -14,9 +14,9 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
-from benchmarks.ablation.arms import ARMS, RIDGE, SHOWN
+from benchmarks.ablation.arms import ARMS, RIDGE, SHOWN, Split
 from benchmarks.ablation.results import of_newest_pool, read_hits, read_lines
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.recipe.report.per_image import write_per_image
@@ -46,7 +46,7 @@ def main() -> None:
 
 def print_table(options: argparse.Namespace, results: Path) -> None:
     """Print what stands there of the chosen sizes, on the pool that came last."""
-    from benchmarks.ablation.table import table
+    from benchmarks.ablation.table import figure_columns, legend, pairs_of, table
 
     sizes = asdict(_sizes(options))
     lines = [line for line in read_lines(results) if line["sizes"] == sizes]
@@ -58,8 +58,12 @@ def print_table(options: argparse.Namespace, results: Path) -> None:
     if gallery not in galleries:
         raise SystemExit(f"there is no gallery {gallery}: choose one of {', '.join(galleries)}")
     kept = read_hits(results.parent, lines, gallery)
-    prefix = "" if gallery == galleries[0] else f"{gallery} "
-    print(table(lines, kept, figures=options.figures, prefix=prefix, svg=options.svg))
+    columns = figure_columns(kept, options.figures)
+    arms = {arm for arm, _ in kept}
+    print(f"{table(columns, pairs_of(arms), svg=options.svg)}\n\n{legend(arms)}")
+    ridge = next((line for line in lines if line["arm"] == RIDGE), None)
+    if ridge is not None and gallery == galleries[0]:
+        print(f"\nRidge regression from the teacher's features to words, without training: R@5 {ridge['r5']:.1f}.")
 
 
 def _sizes(options: argparse.Namespace) -> Sizes:
@@ -80,9 +84,13 @@ def train(options: argparse.Namespace, results: Path) -> None:
     sizes = _sizes(options)
     evaluate = load((ROOT / options.document).read_text(), name=options.document).spec.evaluate
     assert evaluate is not None, "the document evaluates"
-    chosen = [arm for arm in ARMS if not options.arms or arm.name in options.arms]
+    known = {arm.name: arm for arm in ARMS}
+    chosen = [known[name] for name in options.arms or known]
     untrained = any(arm.labels == "untrained" for arm in chosen)
-    material = prepare(options.document, results.parent, options.split, options.overrides, untrained=untrained)
+    material = prepare(
+        options.document, results.parent, options.split, options.overrides,
+        untrained=untrained, published=options.labels, probes=options.probes,
+    )  # fmt: skip
     zero_shot = next((each for each in evaluate.benchmarks if each.class_names and each.split == options.split), None)
     class_names = Path(str(zero_shot.class_names)).read_text().splitlines() if zero_shot else []
     bench = Bench(material, sizes, class_names, zero_shot.templates if zero_shot else [])
@@ -93,7 +101,7 @@ def train(options: argparse.Namespace, results: Path) -> None:
         for line in lines
         if "hits" in line and all(line.get(key) == setting[key] for key in setting)
     }
-    if not any(
+    if options.labels is None and not any(
         line["arm"] == RIDGE and all(line.get(key) == setting[key] for key in ("pool", "split")) for line in lines
     ):
         _append(results, {"arm": RIDGE, "seed": 0, **bench.ridge(), **setting})
@@ -140,9 +148,14 @@ def _options() -> argparse.Namespace:
         help="change a size of `training.Sizes`; with --table: which sizes",
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after so long")
-    parser.add_argument("--arms", nargs="*", metavar="ARM", help=f"some of: {', '.join(arm.name for arm in ARMS)}")
     parser.add_argument(
-        "--split", choices=("Development", "HeldOut"), default="Development",
+        "--arms", nargs="*", metavar="ARM", choices=[arm.name for arm in ARMS],
+        help=f"some of them, in this order: {', '.join(arm.name for arm in ARMS)}",
+    )  # fmt: skip
+    parser.add_argument("--labels", type=Path, help="folder of published labels, in place of the label stage")
+    parser.add_argument("--probes", nargs="*", default=[], metavar="NAME", help="classification benchmarks to probe")
+    parser.add_argument(
+        "--split", choices=get_args(Split), default="Development",
         help="whose retrieval benchmarks are the galleries (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--table", action="store_true", help="print the table of what is there, of the last split")

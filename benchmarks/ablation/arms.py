@@ -11,6 +11,8 @@ RIDGE: Final = "teacher_ridge"
 """The reference: ridge regression from the teacher's features to the words of the captions."""
 SHOWN: Final = ("r5", "r1", "mrr", "zero_shot")
 """Figures of the table, the main one first."""
+Split = Literal["Development", "HeldOut", "Both"]
+"""Whose benchmarks a training is measured on."""
 PoolName = Literal["kept", "random", "junk_kept", "junk_random"]
 
 
@@ -24,7 +26,7 @@ class Arm:
     against: str | None = "plain"
     """the arm that it is compared with, seed by seed."""
     pool: PoolName = "kept"
-    labels: Literal["teacher", "shuffled", "untrained"] | None = None
+    labels: Literal["teacher", "shuffled", "untrained", "captions"] | None = None
     """soft labels that the concept heads learn; None: no heads."""
     contrastive: Literal["hn_nce", "wrong_normaliser", "smoothed"] = "hn_nce"
     beta: float = 0.0
@@ -43,6 +45,7 @@ ARMS: Final[tuple[Arm, ...]] = (
         labels="shuffled",
     ),
     Arm(name="distill_untrained", what="labels from an untrained teacher", labels="untrained"),
+    Arm(name="distill_captions", what="the concepts of each image's own caption, no teacher", labels="captions"),
     Arm(name="smoothing", what="label smoothing 0.1 in the contrastive loss", contrastive="smoothed"),
     Arm(name="embedding", what="distillation of the teacher's features", embedding=True),
     Arm(name="locked", what="the teacher as locked image tower", locked=True),

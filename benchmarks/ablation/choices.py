@@ -21,6 +21,8 @@ from benchmarks.ablation.pools import ROOT, prepare_pools
 from benchmarks.ablation.results import read_lines
 
 FIRST_SEED, SEEDS = 900, 3
+FIGURES: Final = ("r5", "development-concepts r5")
+"""R@5 on both galleries."""
 LABELS: Final[dict[str, tuple[str, ...]]] = {
     "softmax": (),
     "sigmoid": (
@@ -65,7 +67,7 @@ class Value:
         given = dict(size.split("=", 1) for size in (f"samples={self.steps * BATCH}", *self.sizes))
         sizes = vars(Sizes(**{name: json.loads(value) for name, value in given.items()}))
         found = {
-            line["seed"]: [value for name, value in line.items() if name.split()[-1] == "r5"]
+            line["seed"]: [line[figure] for figure in FIGURES]
             for line in read_lines(self.folder(work) / "results.jsonl")
             if line["arm"] == self.arm and line["sizes"] == sizes and line["split"] == "Development"
         }

@@ -19,15 +19,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.ablation.arms import PoolName
+from benchmarks.ablation import published_labels
+from benchmarks.ablation.arms import PoolName, Split
 from benchmarks.ablation.junk import junk_samples
+from benchmarks.ablation.published_labels import SoftLabels
 from diht_k8s.api.documents import load
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter import stage as filter_stage
 from diht_k8s.recipe.label import stage as label_stage
+from diht_k8s.recipe.label.caption_concepts import read_captions
 from diht_k8s.recipe.label.features import read_safetensors
 from diht_k8s.recipe.label.soft_labels import HeadLabels, read_labels
+from diht_k8s.recipe.label.targets import concatenated, encode
 from diht_k8s.recipe.label.teacher import load_teacher
 from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
@@ -43,15 +47,6 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 JUNK_SHARE: Final = 0.3
 JUNK_SEED: Final = 0
 UNTRAINED: Final = "untrained.safetensors"
-
-
-@dataclass(frozen=True)
-class SoftLabels:
-    """Labels of the kept pairs, in their order."""
-
-    objects: HeadLabels
-    attributes: HeadLabels
-    classes: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -80,8 +75,8 @@ class Gallery:
     """Pairs that no arm trains on."""
 
     pairs: Pairs
-    teacher_ND: Tensor
-    """standardised teacher features, fp32."""
+    teacher_ND: Tensor | None
+    """standardised teacher features, fp32; None where the labels are published ones."""
     classes_N: NDArray[np.int64]
     """class of each image, -1 for none."""
 
@@ -97,11 +92,13 @@ class Material:
     junk_kept: Pairs
     """junk that the filter lets through."""
     labels: dict[str, SoftLabels]
-    """by teacher: `teacher`, and `untrained` where an arm needs it."""
-    teacher_ND: Tensor
-    """standardised teacher features of the kept pairs, fp32."""
+    """by source: `teacher`, `captions`, and `untrained` where an arm needs it."""
+    teacher_ND: Tensor | None
+    """standardised teacher features of the kept pairs, fp32; None where the labels are published ones."""
     galleries: dict[str, Gallery]
     """what the arms are measured on, the main one first."""
+    probes: dict[str, tuple[Pairs, NDArray[np.int64]]]
+    """images with their classes, for probes of the image tower."""
     digest: str
     """of what filter and label made: results on other pools are not compared."""
 
@@ -116,10 +113,22 @@ class Material:
         return everything.chosen(np.sort(rng.permutation(len(everything))[:size]))
 
 
-def prepare_pools(document: str, work: Path, overrides: Sequence[str] = (), *, untrained: bool = True) -> str:
-    """Run the demo's filter and label stages, filter junk, and label again with an untrained teacher; the digest of the first two."""
+def prepare_pools(
+    document: str, work: Path, overrides: Sequence[str] = (), *, untrained: bool = True, label: bool = True
+) -> str:
+    """Run the document's filter and label stages, filter junk, and label again with an untrained teacher; the digest of the first two.
+
+    Args:
+        document: the run.
+        work: folder for what the stages write.
+        overrides: of the document.
+        untrained: whether an arm needs those labels.
+        label: False where the labels are published ones: the filter alone runs.
+    """
     kept_run = pool_run(document, work, "pool", overrides)
-    markers = [run_stage(filter_stage, kept_run, Stage.FILTER), run_stage(label_stage, kept_run, Stage.LABEL)]
+    markers = [run_stage(filter_stage, kept_run, Stage.FILTER)]
+    if label:
+        markers.append(run_stage(label_stage, kept_run, Stage.LABEL))
     junk_run = pool_run(document, work, "junk", overrides)
     shard = work / "junk" / "00000.tar"
     if not shard.exists():
@@ -127,7 +136,7 @@ def prepare_pools(document: str, work: Path, overrides: Sequence[str] = (), *, u
         count = round(len(raw) * JUNK_SHARE / (1 - JUNK_SHARE))
         write_samples(Storage(), str(shard), junk_samples(raw, count, JUNK_SEED))
     run_stage(filter_stage, junk_run, Stage.FILTER)
-    if untrained:
+    if untrained and label:
         _write_untrained_weights(kept_run, work)
         untrained_run = pool_run(document, work, "untrained", overrides)
         run_stage(filter_stage, untrained_run, Stage.FILTER)
@@ -147,32 +156,78 @@ def pool_run(document: str, work: Path, name: str, overrides: Sequence[str] = ()
 
 
 def prepare(
-    document: str, work: Path, split: str, overrides: Sequence[str] = (), *, untrained: bool = True
+    document: str,
+    work: Path,
+    split: Split,
+    overrides: Sequence[str] = (),
+    *,
+    untrained: bool = True,
+    published: Path | None = None,
+    probes: Sequence[str] = (),
 ) -> Material:
-    """Everything in memory; the galleries are the retrieval benchmarks of a split (`Development`, `HeldOut`)."""
-    digest = prepare_pools(document, work, overrides, untrained=untrained)
+    """Everything in memory.
+
+    Args:
+        document: the run.
+        work: folder for what the stages write.
+        split: whose retrieval benchmarks are the galleries; `Both` takes all.
+        overrides: of the document.
+        untrained: whether an arm needs those labels.
+        published: folder of labels that take the place of the label stage; without it they come from the stage.
+        probes: classification benchmarks whose images are probed.
+    """
+    digest = prepare_pools(document, work, overrides, untrained=untrained, label=published is None)
     kept_run, junk_run = (pool_run(document, work, name, overrides) for name in ("pool", "junk"))
-    labels = {"teacher": _labels(kept_run)}
-    if untrained:
-        labels["untrained"] = _labels(pool_run(document, work, "untrained", overrides))
+    kept = _pairs(_kept_samples(kept_run))
+    teacher: _Teacher | None = None
+    if published is None:
+        labels, teacher = stage_labels(document, work, overrides, untrained=untrained), _Teacher(kept_run)
+    else:
+        labels = published_labels.read(published, kept.uids)
+        digest = published_labels.digest(kept.uids, labels)
     assert kept_run.spec.evaluate is not None, "the document evaluates"
-    teacher_ND, mean_D, scale_D = _standardised(kept_run)
     galleries: dict[str, Gallery] = {}
     for benchmark in kept_run.spec.evaluate.benchmarks:
-        if benchmark.type == "Retrieval" and benchmark.split == split:
+        if benchmark.type == "Retrieval" and split in (benchmark.split, "Both"):
             pairs, classes_N = read_pairs(benchmark.shards)
-            features_ND = (teacher_features(kept_run, pairs) - mean_D) * scale_D
-            galleries[benchmark.name] = Gallery(pairs, features_ND, classes_N)
+            galleries[benchmark.name] = Gallery(pairs, teacher and teacher.of(pairs), classes_N)
     return Material(
         raw=read_pairs(kept_run.spec.data.sources[0].shards or ())[0],
         junk=read_pairs([str(work / "junk" / "00000.tar")])[0],
-        kept=_pairs(_kept_samples(kept_run)),
+        kept=kept,
         junk_kept=_pairs(_kept_samples(junk_run)),
         labels=labels,
-        teacher_ND=teacher_ND,
+        teacher_ND=teacher and teacher.kept_ND,
         galleries=galleries,
+        probes={
+            each.name: read_pairs(each.shards) for each in kept_run.spec.evaluate.benchmarks if each.name in probes
+        },
         digest=digest,
     )
+
+
+def stage_labels(
+    document: str, work: Path, overrides: Sequence[str] = (), *, untrained: bool = True
+) -> dict[str, SoftLabels]:
+    """What the label stage has made: `teacher`, `untrained` where it is asked for, and `captions`, what it trained its heads on."""
+    run = pool_run(document, work, "pool", overrides)
+    storage = Storage()
+    layout = run_layout(run, storage)
+    vocabulary = ConceptVocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary)))
+    captions = [read_captions(storage, layout, shard) for shard in kept_shards(run.spec, storage, layout)]
+    targets = [
+        concatenated([encode(getattr(each, head), getattr(vocabulary, head)) for each in captions])
+        for head in published_labels.HEADS
+    ]
+    labels = {"teacher": _labels(run), "captions": published_labels.of_captions(*targets)}
+    if untrained:
+        labels["untrained"] = _labels(pool_run(document, work, "untrained", overrides))
+    return labels
+
+
+def kept_uids(document: str, work: Path) -> list[str]:
+    """Of the pairs that the filter keeps, in order."""
+    return [sample.uid for sample in _kept_samples(pool_run(document, work, "pool"))]
 
 
 def read_pairs(patterns: Sequence[str]) -> tuple[Pairs, NDArray[np.int64]]:
@@ -245,12 +300,23 @@ def _labels(run: DihtRun) -> SoftLabels:
     return SoftLabels(joined("objects"), joined("attributes"), classes)
 
 
-def _standardised(run: DihtRun) -> tuple[Tensor, Tensor, Tensor]:
-    """Standardised teacher features of the kept pairs, with the mean and scale that did it."""
-    storage = Storage()
-    layout = run_layout(run, storage)
-    names = [shard.name for shard in kept_shards(run.spec, storage, layout)]
-    parts: list[dict[str, Any]] = [read_safetensors(storage, layout.features(name))[0] for name in names]
-    features_ND = torch.cat([part["features"] for part in parts]).float()
-    mean_D, scale_D = features_ND.mean(dim=0), 1 / features_ND.std(dim=0).clamp(min=1e-6)
-    return (features_ND - mean_D) * scale_D, mean_D, scale_D
+class _Teacher:
+    """Features of the teacher, standardised over the kept pairs."""
+
+    def __init__(self, run: DihtRun) -> None:
+        storage = Storage()
+        layout = run_layout(run, storage)
+        names = [shard.name for shard in kept_shards(run.spec, storage, layout)]
+        parts: list[dict[str, Any]] = [read_safetensors(storage, layout.features(name))[0] for name in names]
+        features_ND = torch.cat([part["features"] for part in parts]).float()
+        self._run, self._mean_D, self._scale_D = (
+            run,
+            features_ND.mean(dim=0),
+            1 / features_ND.std(dim=0).clamp(min=1e-6),
+        )
+        self.kept_ND = (features_ND - self._mean_D) * self._scale_D
+        """of the kept pairs, fp32."""
+
+    def of(self, pairs: Pairs) -> Tensor:
+        """Of other pairs."""
+        return (teacher_features(self._run, pairs) - self._mean_D) * self._scale_D

@@ -1,13 +1,13 @@
-"""Results of trainings as files small enough for the repository: a line each, and each image's hits at 5.
+"""Results of trainings as files small enough for the repository: a line each, and each image's hits in one figure.
 
-In: a work folder of the ablation. Out: `trainings.jsonl`, and for each gallery `GALLERY.parquet` with the images' `uid` and a column
-of hits for each training (0, 1 or 2: both directions). Restored into another work folder they give the same tables there.
+In: a work folder of the ablation. Out: `trainings.jsonl`, and for each gallery `GALLERY.parquet` with the images' `uid`, `caption` and
+`weight` (the most hits that one can have) and a column of hits for each training. The figure is R@5, whose hits are 0, 1 or 2 (both
+directions), or the one that a probe has. Restored into another work folder they give the same tables there.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,24 +21,30 @@ from diht_k8s.recipe.shards.storage import Storage
 
 LINES: Final = "trainings.jsonl"
 FIGURE: Final = "r5"
-DIRECTIONS: Final = 2.0
+FIGURE_KEY: Final = b"figure"
 
 
 def publish(work: Path, folder: Path, split: str) -> int:
     """Write the trainings of a split; returns how many there are."""
     found = [line for line in read_lines(work / "results.jsonl") if line.get("split") == split]
     folder.mkdir(parents=True, exist_ok=True)
-    columns: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    columns: dict[str, dict[str, Any]] = {}
+    figures: dict[str, str] = {}
     for line in found:
         for gallery, path in line.get("hits", {}).items():
             images = read_per_image(Storage(), str(work / path))
             assert images is not None, f"{path} belongs to a line of results.jsonl"
-            columns[gallery].setdefault("uid", images.uids)
-            columns[gallery][path] = np.asarray(images.figures[FIGURE][0], np.int8)
+            figure = figures.setdefault(gallery, figure_of(images))
+            hits_N, weights_N = images.figures[figure]
+            if gallery not in columns:
+                weight = np.asarray(weights_N, np.int8)
+                columns[gallery] = {"uid": images.uids, "caption": images.texts, "weight": weight}
+            columns[gallery][path] = np.asarray(hits_N, np.int8)
     for gallery, table in columns.items():
-        pq.write_table(pa.table(table), folder / f"{gallery}.parquet", compression="zstd")
+        written = pa.table(table).replace_schema_metadata({FIGURE_KEY: figures[gallery].encode()})
+        pq.write_table(written, folder / f"{gallery}.parquet", compression="zstd")
     (folder / LINES).write_text("".join(json.dumps(line) + "\n" for line in found))
-    return len(found)
+    return sum("hits" in line for line in found)
 
 
 def restore(folder: Path, work: Path) -> None:
@@ -48,10 +54,17 @@ def restore(folder: Path, work: Path) -> None:
     missing = [line for line in read_lines(folder / LINES) if json.dumps(line) not in there]
     for gallery in {gallery for line in missing for gallery in line.get("hits", {})}:
         table = pq.read_table(folder / f"{gallery}.parquet")
-        uids = table["uid"].to_pylist()
+        uids, captions = table["uid"].to_pylist(), table["caption"].to_pylist()
+        weights_N = table["weight"].to_numpy().astype(np.float64)
+        figure = table.schema.metadata[FIGURE_KEY].decode()
         for path in (line["hits"][gallery] for line in missing if gallery in line.get("hits", {})):
             hits_N = table[path].to_numpy().astype(np.float64)
-            images = PerImage(uids, [""] * len(uids), [""] * len(uids), {FIGURE: (hits_N, np.full(len(uids), DIRECTIONS))})  # fmt: skip
+            images = PerImage(uids, [""] * len(uids), captions, {figure: (hits_N, weights_N)})
             write_per_image(Storage(), str(work / path), images)
     with (work / "results.jsonl").open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in missing)
+
+
+def figure_of(images: PerImage) -> str:
+    """R@5, or the one figure of a probe."""
+    return FIGURE if FIGURE in images.figures else next(iter(images.figures))

@@ -1,21 +1,19 @@
 """The ablation's results as a table and an image: means over seeds, and differences to another arm by `report.paired_bootstrap`.
 
-The differences are paired over the images and over the seeds, with Holm's correction over the whole table: the one
-comparison that the report and `diht report A B` make, too. In: lines of `results.jsonl`, and each training's hits by
-image. Out: Markdown, and an SVG.
+The differences are paired over the images and over the seeds, with Holm's correction over what is tested: the one
+comparison that the report and `diht report A B` make, too. In: each training's hits by image. Out: Markdown, and an SVG.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from benchmarks.ablation.arms import ARMS, RIDGE, SHOWN, Arm
+from benchmarks.ablation.arms import ARMS, SHOWN
 from diht_k8s.recipe.report.paired_bootstrap import Difference, holm, paired_differences, verdict
 from diht_k8s.recipe.report.per_image import PerImage
 
@@ -26,109 +24,132 @@ SEED: Final = 2024
 WIDTH, ROW, LEFT, RIGHT, TOP = 760, 24, 330, 20, 34
 
 Kept = Mapping[tuple[str, int], PerImage]
+Pair = tuple[str, str | None]
+"""An arm, and the one that it is compared with."""
 
 
 @dataclass(frozen=True)
-class Compared:
-    """An arm's figures against another arm's."""
+class Column:
+    """A figure of some images."""
 
-    arm: Arm
-    differences: list[Difference]
-    """of each figure, as shares; empty without another arm."""
-    decided: list[bool]
-    """whether each is clearly different after Holm's correction over the table."""
-
-    def cells(self) -> list[str]:
-        """For the table, in points; bold where it is clearly different."""
-        shown = [
-            f"{100 * each.value:+.1f} ({100 * each.low:+.1f} to {100 * each.high:+.1f})" for each in self.differences
-        ]
-        cells = [f"**{text}**" if bold else text for text, bold in zip(shown, self.decided, strict=True)]
-        return cells
+    title: str
+    kept: Kept
+    """(arm, seed) -> hits by image."""
+    figure: str
+    tested: bool = True
+    """an untested column is shown with intervals, and nothing in it is bold."""
 
 
-def table(
-    lines: Sequence[dict[str, Any]],
-    kept: Kept,
-    *,
-    figures: Sequence[str] = SHOWN,
-    prefix: str = "",
-    svg: str | None = None,
-) -> str:
-    """Markdown of the seeds that all arms have; draws the first figure's differences where `svg` names a file.
+@dataclass(frozen=True)
+class Cell:
+    """An arm's figure, and its difference to another arm's."""
+
+    level: float
+    """as a share."""
+    difference: Difference | None
+    decided: bool
+    """whether it is clearly different after Holm's correction over the table."""
+
+    def __str__(self) -> str:
+        """In percent, and in points; bold where it is clearly different."""
+        if (each := self.difference) is None:
+            return f"{100 * self.level:.1f}"
+        text = f"{100 * each.value:+.1f} ({100 * each.low:+.1f} to {100 * each.high:+.1f})"
+        return f"{100 * self.level:.1f}, {f'**{text}**' if self.decided else text}"
+
+
+def pairs_of(arms: Iterable[str]) -> list[Pair]:
+    """Each arm of the ablation with the one that it is compared with, and distillation with its controls."""
+    known, trained = {arm.name: arm for arm in ARMS}, set(arms)
+    pairs: list[Pair] = []
+    for name in (arm.name for arm in ARMS if arm.name in trained):
+        against = known[name].against
+        pairs.append((name, against if against in trained else None))  # what was not trained is not compared with
+        pairs += [(name, control) for control in CONTROLS if name == DISTILLED and control in trained]
+    return pairs
+
+
+def table(columns: Sequence[Column], pairs: Sequence[Pair], *, svg: str | None = None) -> str:
+    """Markdown; draws the first column's differences where `svg` names a file.
 
     Args:
-        lines: results, in percent.
-        kept: (arm, seed) -> hits by image; trainings without them do not count.
-        figures: shown and tested, as far as the images have them; Holm's correction is over all of them.
-        prefix: of the gallery's figures in `lines`.
+        columns: what is shown.
+        pairs: a row each, of the seeds that both arms have; one without common seeds is left out.
         svg: where to draw.
     """
-    arms = [arm for arm in ARMS if any(line["arm"] == arm.name for line in lines)]
-    seeds = common_seeds(kept, arms)
-    if not seeds:
-        raise SystemExit("no seed has all arms with their images: train again, earlier results keep no images")
-    shown = [figure for figure in figures if figure in kept[arms[0].name, seeds[0]].figures]
-    values = {(line["arm"], line["seed"]): line for line in lines}
-    first, *others = (TITLES[figure] for figure in shown)
-    header = ["arm", first, "against", f"{first} difference", *others]
-    rows = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    compared = _compared(kept, arms, seeds, shown)
-    for each in compared:
-        arm = each.arm
-        mean = np.mean([values[arm.name, seed][prefix + shown[0]] for seed in seeds])
-        cells = each.cells() or [""] * len(shown)
-        rows.append(f"| `{arm.name}`: {arm.what} | {mean:.1f} | {arm.against or ''} | {' | '.join(cells)} |")
-    rows += [
-        f"| `{RIDGE}`: ridge regression from the teacher's features to words, no training | {line[shown[0]]:.1f} |"
-        + " |" * (len(header) - 2)
-        for line in [line for line in lines if line["arm"] == RIDGE and not prefix][:1]  # each process may leave one
+    seeds = {pair: common_seeds(columns[0].kept, filter(None, pair)) for pair in pairs}
+    shown = [pair for pair in pairs if seeds[pair]]
+    if not shown:
+        raise SystemExit("no training keeps its images: train again, earlier results have none")
+    found = [[_difference(column, pair, seeds[pair]) for column in columns] for pair in shown]
+    tested = [
+        each.p for row in found for each, column in zip(row, columns, strict=True) if each is not None and column.tested
     ]
+    adjusted = iter(holm(tested))
+    titles = ["arm", "against", *(column.title for column in columns), "seeds"]
+    rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    drawn: list[tuple[Pair, Cell]] = []
+    for pair, differences in zip(shown, found, strict=True):
+        cells = [
+            Cell(
+                _level(column, pair[0], seeds[pair]),
+                each,
+                each is not None and column.tested and verdict(each.value, next(adjusted)) in ("better", "worse"),
+            )
+            for each, column in zip(differences, columns, strict=True)
+        ]
+        drawn.append((pair, cells[0]))
+        against = "" if pair[1] is None else f"`{pair[1]}`"
+        rows.append(f"| `{pair[0]}` | {against} | {' | '.join(map(str, cells))} | {len(seeds[pair])} |")
     if svg:
-        Path(svg).write_text(_drawing([each for each in compared if each.differences], len(seeds), first))
-    return "\n".join([*rows, "", f"{len(seeds)} seeds."])
+        most = max(map(len, seeds.values()))
+        Path(svg).write_text(_drawing(drawn, most, columns[0].title))
+    return "\n".join(rows)
 
 
-def _compared(kept: Kept, arms: Sequence[Arm], seeds: Sequence[int], figures: Sequence[str]) -> list[Compared]:
-    rows = [
-        (row, differences(kept, row, seeds, figures) if row.against else [])
-        for row in chain.from_iterable(_with_controls(arm, arms) for arm in arms)
-    ]
-    tested = [difference for _, differences in rows for difference in differences]
-    adjusted = iter(holm([difference.p for difference in tested]))
-    return [
-        Compared(row, differences, [verdict(each.value, next(adjusted)) in ("better", "worse") for each in differences])
-        for row, differences in rows
-    ]
+def legend(arms: Iterable[str]) -> str:
+    """What the arms are, a line each."""
+    chosen = set(arms)
+    return "\n".join(f"- `{arm.name}`: {arm.what}" for arm in ARMS if arm.name in chosen)
 
 
-def _with_controls(arm: Arm, arms: Sequence[Arm]) -> list[Arm]:
-    """The arm, and distillation once more against its controls, which have every part of it but the knowledge."""
-    names = {each.name for each in arms}
-    controls = [control for control in CONTROLS if control in names] if arm.name == DISTILLED else []
-    first = arm if arm.against in names else replace(arm, against=None)  # what was not trained is not compared with
-    return [first, *(replace(arm, against=control) for control in controls)]
+def figure_columns(kept: Kept, figures: Sequence[str] = SHOWN) -> list[Column]:
+    """Those figures that the images have, each tested."""
+    there = next(iter(kept.values())).figures if kept else {}
+    return [Column(TITLES[figure], kept, figure) for figure in figures if figure in there or not there]
 
 
-def common_seeds(kept: Kept, arms: Sequence[Arm]) -> list[int]:
+def common_seeds(kept: Kept, arms: Iterable[str]) -> list[int]:
     """The seeds that all arms have."""
-    by_arm = [{seed for name, seed in kept if name == arm.name} for arm in arms]
+    by_arm = [{seed for name, seed in kept if name == arm} for arm in arms]
     return sorted(set.intersection(*by_arm)) if by_arm else []
 
 
-def differences(kept: Kept, arm: Arm, seeds: Sequence[int], figures: Sequence[str]) -> list[Difference]:
-    """Of each figure to the arm that it is compared with, paired over images and seeds."""
-    first_FSN, second_FSN = (
-        np.stack([[kept[name, seed].figures[figure][0] for seed in seeds] for figure in figures])
-        for name in (str(arm.against), arm.name)
-    )
-    weights_FN = np.stack([kept[arm.name, seeds[0]].figures[figure][1] for figure in figures])
-    return paired_differences(first_FSN, second_FSN, weights_FN, np.random.default_rng(SEED), same_seeds=True)
+def _level(column: Column, arm: str, seeds: Sequence[int]) -> float:
+    shares = [hits_N.sum() / weights_N.sum() for hits_N, weights_N in _parts(column, arm, seeds)]
+    return float(np.mean(shares))
 
 
-def _drawing(rows: Sequence[Compared], seeds: int, figure: str) -> str:
+def _difference(column: Column, pair: Pair, seeds: Sequence[int]) -> Difference | None:
+    """Paired over images and seeds; None without another arm."""
+    arm, against = pair
+    if against is None:
+        return None
+    parts = [_parts(column, name, seeds) for name in (against, arm)]
+    first_1SN, second_1SN = (np.stack([hits_N for hits_N, _ in part])[None] for part in parts)
+    weights_1N = parts[1][0][1][None]
+    rng = np.random.default_rng(SEED)
+    return paired_differences(first_1SN, second_1SN, weights_1N, rng, same_seeds=True)[0]
+
+
+def _parts(column: Column, arm: str, seeds: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [column.kept[arm, seed].figures[column.figure] for seed in seeds]
+
+
+def _drawing(cells: Sequence[tuple[Pair, Cell]], seeds: int, figure: str) -> str:
     """Points with intervals along one axis, in points of a figure."""
-    most = max(1.0, *(100 * max(abs(row.differences[0].low), abs(row.differences[0].high)) for row in rows))
+    rows = [(pair, cell.difference, cell.decided) for pair, cell in cells if cell.difference is not None]
+    most = max(1.0, *(100 * max(abs(found.low), abs(found.high)) for _, found, _ in rows))
     height = TOP + ROW * len(rows) + 30
     middle, scale = (LEFT + WIDTH - RIGHT) / 2, (WIDTH - RIGHT - LEFT) / 2 / most
     title = f"{figure}, points, paired over images and {seeds} seeds, 95 % interval"
@@ -138,12 +159,12 @@ def _drawing(rows: Sequence[Compared], seeds: int, figure: str) -> str:
         f'<text x="{middle}" y="18" text-anchor="middle">{title}</text>',
         f'<line x1="{middle}" y1="{TOP - 6}" x2="{middle}" y2="{height - 24}" stroke="#888"/>',
     ]
-    for number, row in enumerate(rows):
-        found, y = row.differences[0], TOP + ROW * number + 8
+    for number, (pair, found, decided) in enumerate(rows):
+        y = TOP + ROW * number + 8
         x, left, right = (middle + 100 * scale * value for value in (found.value, found.low, found.high))
-        colour = "#777" if not row.decided[0] else "#1a7f37" if found.value > 0 else "#b3261e"
+        colour = "#777" if not decided else "#1a7f37" if found.value > 0 else "#b3261e"
         parts += [
-            f'<text x="{LEFT - 12}" y="{y + 4}" text-anchor="end">{row.arm.name} - {row.arm.against}</text>',
+            f'<text x="{LEFT - 12}" y="{y + 4}" text-anchor="end">{pair[0]} - {pair[1]}</text>',
             f'<line x1="{left:.1f}" y1="{y}" x2="{right:.1f}" y2="{y}" stroke="{colour}" stroke-width="2"/>',
             f'<circle cx="{x:.1f}" cy="{y}" r="4" fill="{colour}"/>',
         ]

@@ -21,6 +21,7 @@ from benchmarks.ablation.arms import BATCH, Arm
 from benchmarks.ablation.batches import Course, Tokens, make_course, test_images
 from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
 from benchmarks.ablation.pools import Gallery, Material
+from benchmarks.ablation.probes import ACCURACY, probe
 from diht_k8s.api.train import Optimizer, Schedule
 from diht_k8s.recipe.evaluate.classification import classification
 from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
@@ -82,7 +83,10 @@ class Bench:
         self.tokens = Tokens([*captions, *self._prompts], sizes.context_length)
         self._images = [test_images(each.pairs.images, sizes.image_size) for each in galleries]
         self._prompt_tokens = self.tokens(self._prompts) if self._prompts else None
-        self._courses: dict[tuple[str, int], Course] = {}
+        self._probed = {
+            name: test_images(pairs.images, sizes.image_size) for name, (pairs, _) in material.probes.items()
+        }
+        self._course_of: tuple[tuple[str, int], Course] | None = None
 
     def run(self, arm: Arm, seed: int) -> tuple[dict[str, Any], dict[str, PerImage]]:
         """Train and measure: figures in percent, and by gallery each image's part in those that the table compares."""
@@ -98,21 +102,22 @@ class Bench:
         """The reference without training: ridge regression from the teacher's features to the words of the captions."""
         material, main = self.material, next(iter(self.material.galleries.values()))
         rng = np.random.default_rng(0)
-        fitted = ridge_to_words(material.teacher_ND.numpy(), material.kept.captions, rng)
-        reference = fitted.reference(main.teacher_ND.numpy(), main.pairs.captions, np.arange(len(main.pairs)), rng)
+        fitted = ridge_to_words(_there(material.teacher_ND).numpy(), material.kept.captions, rng)
+        reference = fitted.reference(
+            _there(main.teacher_ND).numpy(), main.pairs.captions, np.arange(len(main.pairs)), rng
+        )
         return _recalls(reference.retrieval)
 
     def _course(self, arm: Arm, seed: int) -> Course:
-        """The images in order; only the newest seed's are kept in memory."""
+        """The images in order; only the newest are kept in memory, since 6,000 steps are 1.2 GB."""
         key = (arm.pool, seed)
-        if key not in self._courses:
-            self._courses = {old: course for old, course in self._courses.items() if old[1] == seed}
+        if self._course_of is None or self._course_of[0] != key:
+            self._course_of = None
             pairs = self.material.pool(arm.pool, generator(seed, "subset", arm.pool))
             sizes = self.sizes
-            self._courses[key] = make_course(
-                pairs, self.tokens, samples=sizes.samples, image_size=sizes.image_size, seed=seed
-            )
-        return self._courses[key]
+            course = make_course(pairs, self.tokens, samples=sizes.samples, image_size=sizes.image_size, seed=seed)
+            self._course_of = key, course
+        return self._course_of[1]
 
     def _model(self, arm: Arm, seed: int) -> Student:
         """Towers that are equal in all arms of a seed; heads are drawn after them."""
@@ -124,15 +129,15 @@ class Bench:
         }  # fmt: skip
         objects, attributes = (0, 0) if arm.labels is None else self._labels(arm).classes
         if arm.embedding:
-            objects = self.material.teacher_ND.shape[1]
+            objects = _there(self.material.teacher_ND).shape[1]
         torch.manual_seed(seed)
         model = Student(config, num_objects=objects, num_attributes=attributes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
         if arm.locked:
-            model.clip.visual = nn.Linear(self.material.teacher_ND.shape[1], config["embed_dim"], bias=False)  # type: ignore[assignment]  # any module will do
+            model.clip.visual = nn.Linear(_there(self.material.teacher_ND).shape[1], config["embed_dim"], bias=False)  # type: ignore[assignment]  # any module will do
         return model
 
     def _labels(self, arm: Arm) -> Any:
-        return self.material.labels["untrained" if arm.labels == "untrained" else "teacher"]
+        return self.material.labels["teacher" if arm.labels in (None, "shuffled") else arm.labels]
 
     def _train(self, arm: Arm, model: Student, course: Course, seed: int) -> float:
         sizes = self.sizes
@@ -165,7 +170,7 @@ class Bench:
     def _forward(
         self, arm: Arm, model: Student, images_B3HW: Tensor, tokens_BT: Tensor, rows_B: np.ndarray
     ) -> Features:
-        inputs = self.material.teacher_ND[rows_B] if arm.locked else images_B3HW
+        inputs = _there(self.material.teacher_ND)[rows_B] if arm.locked else images_B3HW
         with attention_in_fp32(), torch.autocast("cpu", torch.bfloat16):
             return model(inputs, tokens_BT, 100.0)
 
@@ -180,7 +185,7 @@ class Bench:
     def _distilled(self, arm: Arm, features: Features, rows_B: np.ndarray, order: np.ndarray) -> Tensor:
         if arm.embedding:
             assert features.object_logits_BC is not None, "the arm's model has the head"
-            teacher_BD = self.material.teacher_ND[rows_B]
+            teacher_BD = _there(self.material.teacher_ND)[rows_B]
             return (
                 self.sizes.embedding_weight
                 * (1 - functional.cosine_similarity(features.object_logits_BC, teacher_BD)).mean()
@@ -207,7 +212,24 @@ class Bench:
         for number, (name, gallery) in enumerate(self.material.galleries.items()):
             found, kept[name] = self._measured(arm, model, gallery, self._images[number], zero_shot=number == 0)
             figures |= {key if number == 0 else f"{name} {key}": value for key, value in found.items()}
+        if not arm.locked:
+            for name, images in self._probes(model).items():
+                kept[name] = images
+                hits_N, weights_N = images.figures[ACCURACY]
+                figures[name] = round(float(100 * hits_N.sum() / weights_N.sum()), 3)
         return figures, kept
+
+    @torch.inference_mode()
+    def _probes(self, model: Student) -> dict[str, PerImage]:
+        """Each image's hits in the probes of the image tower, which see no caption."""
+        found: dict[str, PerImage] = {}
+        for name, (pairs, classes_N) in self.material.probes.items():
+            images: Any = self._probed[name]
+            image_ND = functional.normalize(model.clip.encode_image(images).float(), dim=1).numpy()
+            blanks = [""] * len(pairs)
+            for kind, hits in probe(image_ND, classes_N).items():
+                found[f"{name} {kind}"] = PerImage(pairs.uids, blanks, pairs.captions, {ACCURACY: hits})
+        return found
 
     @torch.inference_mode()
     def _measured(
@@ -234,6 +256,11 @@ class Bench:
             kept["zero_shot"] = _classified(accuracy.hits_2N[0].astype(np.float64), classes_N, self._classes)
         pairs = gallery.pairs
         return figures, PerImage(pairs.uids, [""] * len(pairs), pairs.captions, kept)
+
+
+def _there(teacher_ND: Tensor | None) -> Tensor:
+    assert teacher_ND is not None, "arms that take the teacher's features need the label stage, not published labels"
+    return teacher_ND
 
 
 def _recalls(found: Retrieval) -> dict[str, float]:

@@ -10,13 +10,16 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.corpus.build import SEED, Corpus, build
 from benchmarks.corpus.icon_sets import ICON_SETS, PACKAGE, VERSION
 from benchmarks.corpus.splits import SPLITS
+from benchmarks.corpus.unseen import SORTED_SETS, folders
 from diht_k8s.api.errors import UserError
+from examples.build_data.candidates import Tally
 from examples.build_data.shards import write_shards
 
 SHARD_PAIRS: Final = 2000
@@ -52,23 +55,34 @@ def fetch(folder: Path) -> Path:
     return unpacked / "package"
 
 
-def document(corpus: Corpus, package: Path) -> dict[str, Any]:
-    """What SOURCES.json says: sets with licence, author and every icon's fate, and the pairs of each split."""
+def document(corpus: Corpus, package: Path, unseen: Mapping[str, Tally]) -> dict[str, Any]:
+    """What SOURCES.json says: sets with licence, author and every icon's fate, and the pairs of each split.
+
+    Args:
+        corpus: the splits.
+        package: names licences and authors.
+        unseen: what became of the icons of sets that no split has, or that are drawn again for their categories.
+    """
     infos: dict[str, Any] = json.loads((package / "collections.json").read_text(encoding="utf-8"))
-    sets = {
-        name: {
-            "style": ICON_SETS[name], "licence": infos[name]["license"]["spdx"], "author": infos[name]["author"]["name"],
-            "url": infos[name]["author"].get("url", ""), "seen": tally.seen, "kept": tally.kept,
-            "dropped": dict(sorted(tally.dropped.items())),
-        }
-        for name, tally in corpus.tallies.items()
-    }  # fmt: skip
+
+    def told(tallies: Mapping[str, Tally], styles: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            name: {
+                "style": styles[name], "licence": infos[name]["license"]["spdx"], "author": infos[name]["author"]["name"],
+                "url": infos[name]["author"].get("url", ""), "seen": tally.seen, "kept": tally.kept,
+                "dropped": dict(sorted(tally.dropped.items())),
+            }
+            for name, tally in tallies.items()
+        }  # fmt: skip
+
+    sets = told(corpus.tallies, ICON_SETS)
     splits = {split: len(corpus.pairs[split]) for split in SPLITS}
     assert sum(splits.values()) == sum(each["kept"] for each in sets.values()), "every icon is accounted for"
     styles = Counter(pair.fields["look"]["style"] for pair in corpus.pairs["train"])
     return {
         "schema_version": 1, "package": {"name": PACKAGE, "version": VERSION, "sha256": SHA256}, "seed": SEED,
         "splits": splits, "training_styles": dict(styles.most_common()), "sets": sets,
+        "measured_only": told(unseen, SORTED_SETS),
     }  # fmt: skip
 
 
@@ -87,9 +101,14 @@ def main() -> int:
         return int(error.exit_code)
     for split, pairs in corpus.pairs.items():
         write_shards(options.work / split, pairs, number=max(1, round(len(pairs) / SHARD_PAIRS)))
-    text = json.dumps(document(corpus, package), indent=1, ensure_ascii=False)
+    measured, classes, tallies = folders(package, corpus)
+    for folder, pairs in measured.items():
+        write_shards(options.work / folder, pairs, number=1)
+    for folder, names in classes.items():
+        (options.work / folder / "classnames.txt").write_text("".join(f"{name}\n" for name in names))
+    text = json.dumps(document(corpus, package, tallies), indent=1, ensure_ascii=False)
     (options.work / "SOURCES.json").write_text(text + "\n", encoding="utf-8")
-    log.info("%s", {split: len(pairs) for split, pairs in corpus.pairs.items()})
+    log.info("%s", {folder: len(pairs) for folder, pairs in {**corpus.pairs, **measured}.items()})
     return 0
 
 

@@ -63,6 +63,8 @@ class Corpus:
 
     pairs: dict[Split, list[Pair]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     tallies: dict[str, Tally] = field(default_factory=dict)
+    training_bits: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.uint64))
+    """fingerprints of the training pairs."""
 
 
 @dataclass(frozen=True)
@@ -83,22 +85,26 @@ def build(package: Path, *, workers: int = 2) -> Corpus:
     corpus = Corpus()
     entries = list(_chosen([entry for name in ICON_SETS for entry in read_set(package, name, corpus)], corpus))
     Random(SEED).shuffle(entries)
-    looks = [_look(entry) for entry in entries]
+    looks = [look_of(entry) for entry in entries]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:  # ends its workers without a signal
-        drawn = list(pool.map(_drawn, entries, looks, chunksize=256))
+        drawn = list(pool.map(drawn_of, entries, looks, chunksize=256))
     found = defaultdict[Split, list[tuple[Entry, Look, Drawn]]](list)
     for entry, look, result in zip(entries, looks, drawn, strict=True):
         if isinstance(result, str):
             corpus.tallies[entry.source].drop(result)
         else:
             found[entry.split].append((entry, look, result))
+    bits: list[np.ndarray] = []
     closed = Gallery(np.array([item[2].bits_4 for split in SPLITS[1:] for item in found[split]]).reshape(-1, 4))
     for split in SPLITS:
         for entry, look, result in found[split]:
             if split == "train" and closed.holds_bits(result.bits_4):
                 corpus.tallies[entry.source].drop("looks_like_another_split")
                 continue
-            corpus.pairs[split].append(Pair(picture=result.picture, fields=_fields(entry, look)))
+            corpus.pairs[split].append(Pair(picture=result.picture, fields=fields_of(entry, look)))
+            if split == "train":
+                bits.append(result.bits_4)
+    corpus.training_bits = np.array(bits).reshape(-1, 4)
     return corpus
 
 
@@ -124,11 +130,12 @@ def read_set(package: Path, name: str, corpus: Corpus) -> Iterator[Entry]:
             others = [tag for tag in tags[file] if base_name(tag) != concept and tag.replace(" ", "").isalpha()]
             yield Entry(
                 name, file, parsed.thing, parsed.style, concept, split, document["info"]["license"]["spdx"],
-                Icon(icon["body"], _box(document, icon)), document["info"]["palette"], tuple(others[:MAX_TAGS]),
+                Icon(icon["body"], box_of(document, icon)), document["info"]["palette"], tuple(others[:MAX_TAGS]),
             )  # fmt: skip
 
 
-def _box(document: dict[str, Any], icon: dict[str, Any]) -> tuple[float, float, float, float]:
+def box_of(document: dict[str, Any], icon: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Left, top, width and height of an icon's viewBox."""
     sides = (("left", 0), ("top", 0), ("width", 16), ("height", 16))
     left, top, width, height = (icon.get(side, document.get(side, usual)) for side, usual in sides)
     return left, top, width, height
@@ -154,14 +161,15 @@ def _chosen(entries: Sequence[Entry], corpus: Corpus) -> Iterator[Entry]:
             yield entry
 
 
-def _look(entry: Entry) -> Look:
+def look_of(entry: Entry) -> Look:
+    """Colour and ground, by the entry's identity."""
     rng = Random(f"{SEED} {entry.uid}")
     colour = None if entry.own_colours else rng.choice(list(COLOURS))
     ground = "white" if rng.random() < PLAIN_GROUND else rng.choice(list(GROUNDS)[1:])
     return Look(entry.thing, entry.style, colour, ground, entry.tags)
 
 
-def _drawn(entry: Entry, look: Look) -> Drawn | str:
+def drawn_of(entry: Entry, look: Look) -> Drawn | str:
     """The drawing, or why there is none."""
     try:
         image = draw(entry.icon, colour=COLOURS[look.colour or "black"], ground=GROUNDS[look.ground])
@@ -170,7 +178,8 @@ def _drawn(entry: Entry, look: Look) -> Drawn | str:
     return Drawn(encode(image), fingerprint(image))
 
 
-def _fields(entry: Entry, look: Look) -> dict[str, Any]:
+def fields_of(entry: Entry, look: Look) -> dict[str, Any]:
+    """What a pair's JSON says."""
     captions = captions_of(look, Random(f"{SEED} caption {entry.uid}"))
     return {
         "uid": entry.uid, "caption": captions[0], "captions": captions, "thing": entry.thing, "concept": entry.concept,

@@ -6,10 +6,11 @@ are true of it, and pairs of the same thing differ in words that name what diffe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Final, Literal
 
 from benchmarks.corpus.icon_sets import Style
 
@@ -30,6 +31,10 @@ STYLES: Final[dict[Style, tuple[str, ...]]] = {
     "hand-drawn": ("sketch of {a}", "hand-drawn doodle showing {a}"),
 }
 VOWELS: Final = "aeiou"
+Kind = Literal["colour", "ground", "neither"]
+"""What a caption tells of the colours: that of the drawing, that of its ground alone, or none."""
+_GROUND: Final = re.compile(rf" on an? (?:{'|'.join(GROUNDS)}) background$")
+_COLOUR: Final = re.compile(rf"\b(?:{'|'.join([*COLOURS, 'white', 'yellow'])})\b")
 
 
 @dataclass(frozen=True)
@@ -70,3 +75,11 @@ def with_article(words: str) -> str:
     ):
         return words
     return f"{'an' if words[0] in VOWELS else 'a'} {words}"
+
+
+def kind_of(caption: str) -> Kind:
+    """`colour` where one is named outside of the words about the ground, even in a name such as "red cross"."""
+    head = _GROUND.sub("", caption)
+    if _COLOUR.search(head):
+        return "colour"
+    return "neither" if head == caption else "ground"

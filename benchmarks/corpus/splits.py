@@ -12,7 +12,8 @@ from typing import Final, Literal
 
 from benchmarks.corpus.icon_sets import DEVELOPMENT_STYLE, HELD_OUT_STYLE, Style
 
-Split = Literal["train", "development", "development_style", "heldout_concepts", "heldout_style"]
+Split = Literal["train", "development", "development_style", "heldout_concepts", "heldout_style", "measured_only"]
+"""`measured_only` is no split of the corpus: drawings of `unseen.py`."""
 SPLITS: Final[tuple[Split, ...]] = ("train", "development", "development_style", "heldout_concepts", "heldout_style")
 DEVELOPMENT_PERCENT: Final = 4
 HELD_OUT_PERCENT: Final = 8

@@ -1,0 +1,166 @@
+"""The evidence's tables, from published trainings alone: each with the figure of all captions and of each kind of caption.
+
+In: folders of published trainings of the two protocols. Out: Markdown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.ablation import plan
+from benchmarks.ablation.arms import BATCH
+from benchmarks.ablation.kinds import KINDS, by_kind
+from benchmarks.ablation.probes import ACCURACY
+from benchmarks.ablation.published import FIGURE, restore
+from benchmarks.ablation.results import of_newest_pool, read_hits, read_lines
+from benchmarks.ablation.table import Column, Kept, Pair, legend, pairs_of, table
+
+FIRST_STEPS: Final = (384, 1500, 6000)
+FIRST_GALLERIES: Final = {"style": True, "concepts": False}
+"""Galleries of the first protocol, and whether their R@5 over all captions is tested."""
+ARMS_SHOWN: Final = {arm for length in plan.LENGTHS for arm in length.arms} | {"random"}
+INTRODUCTION: Final = """# Tables of the evidence
+
+Printed by `benchmarks/run evidence --tables` from the published trainings. R@5 in percent, mean of both directions, of galleries of
+some 1,000 images, so chance finds 0.5. Behind it the difference to the arm that it is compared with, in points, with its 95 %
+interval, paired over seeds and images. Bold is what stays clear after Holm's correction over the tested comparisons of its table;
+what a protocol does not test is never bold. `colour` are captions that name a colour outside of the words about the ground,
+`ground` those that name a ground alone, `neither` the rest."""
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Restored trainings of one protocol."""
+
+    work: Path
+    lines: list[dict[str, Any]]
+
+    def kept(self, steps: int, gallery: str) -> Kept:
+        """Hits by image of a length, on the pool that came last."""
+        return read_hits(self.work, self.of(steps), gallery)
+
+    def of(self, steps: int) -> list[dict[str, Any]]:
+        """The lines of a length."""
+        return of_newest_pool([line for line in self.lines if line["sizes"]["samples"] == steps * BATCH])
+
+    def arms(self, steps: int) -> set[str]:
+        """The arms that were trained so long."""
+        return {line["arm"] for line in self.of(steps)}
+
+
+def tables(first: Path, second: Path) -> str:
+    """All of them, as `benchmarks/ablation/TABLES.md` has them."""
+    parts = [
+        INTRODUCTION,
+        legend(ARMS_SHOWN),
+        "## Second protocol",
+        *second_tables(second),
+        "## First protocol",
+        *first_tables(first),
+    ]
+    return "\n\n".join(parts)
+
+
+def first_tables(published: Path, steps: Sequence[int] = FIRST_STEPS) -> Iterator[str]:
+    """A table for each length and gallery of the first protocol."""
+    with TemporaryDirectory() as folder:
+        trainings = _restored(published, Path(folder))
+        for length in steps:
+            for gallery, tested in FIRST_GALLERIES.items():
+                shown = table(
+                    kind_columns(trainings.kept(length, gallery), tested=tested), pairs_of(trainings.arms(length))
+                )
+                yield f"{length:,} steps, `{gallery}`{'' if tested else ', not tested'}:\n\n{shown}"
+
+
+def second_tables(published: Path) -> Iterator[str]:
+    """What there is of the second protocol: how many trainings of each length, what is tested, and what is shown."""
+    with TemporaryDirectory() as folder:
+        trainings = _restored(published, Path(folder))
+        yield _done(trainings)
+        if not trainings.arms(plan.STEPS):
+            return
+        kept, pairs = _with_best_lengths(trainings)
+        complete = _complete(trainings)
+        primary = Column(f"`{plan.PRIMARY}`", kept(plan.PRIMARY), FIGURE, tested=complete)
+        yield f"The seven comparisons{'' if complete else ', **not complete, so nothing is tested**'}:\n\n" + table(
+            [primary, *kind_columns(kept(plan.CAPTIONS), tested=False)], pairs
+        )
+        shown = [("plain", None), *pairs, *plan.SHOWN_PAIRS]
+        elsewhere = [Column(f"`{name}`", kept(name), FIGURE, tested=False) for name in plan.ELSEWHERE]
+        yield f"Elsewhere, R@5 of names:\n\n{table(elsewhere, shown)}"
+        for kind in ("linear", "few-shot"):
+            probes = [Column(f"`{name}`", kept(f"{name} {kind}"), ACCURACY, tested=False) for name in plan.PROBES]
+            yield f"Probes, {kind}, accuracy:\n\n{table(probes, shown)}"
+        for length in plan.LENGTHS:
+            if arms := trainings.arms(length.steps):
+                columns = [
+                    Column(f"`{plan.PRIMARY}`", trainings.kept(length.steps, plan.PRIMARY), FIGURE, tested=False),
+                    *kind_columns(trainings.kept(length.steps, plan.CAPTIONS), tested=False),
+                ]
+                controls: list[Pair] = [("distill", each) for each in plan.CONTROLS if {each, "distill"} <= arms]
+                pairs_here = [*((arm, None) for arm in length.arms), *controls, *plan.SHOWN_PAIRS]
+                yield f"{length.steps:,} steps, not tested:\n\n{table(columns, pairs_here)}"
+
+
+def kind_columns(kept: Kept, *, tested: bool) -> list[Column]:
+    """R@5 of all captions, then of each kind, which no protocol tests."""
+    split = {key: by_kind(images, FIGURE) for key, images in kept.items()}
+    all_captions = Column("all captions", split, FIGURE, tested)
+    return [all_captions, *(Column(kind, split, f"{FIGURE} {kind}", tested=False) for kind in KINDS)]
+
+
+def best_length(lines: Sequence[dict[str, Any]], arm: str) -> int:
+    """Steps at which an arm does best on the names of the development galleries, of the lengths that have all seeds; the deciding length without one."""
+    found: dict[int, float] = {}
+    for steps in sorted(length.steps for length in plan.LENGTHS if length.steps <= plan.STEPS):
+        own = [line for line in lines if line["arm"] == arm and line["sizes"]["samples"] == steps * BATCH]
+        if len(own) == plan.SEEDS:
+            found[steps] = float(np.mean([line[f"{gallery} {FIGURE}"] for line in own for gallery in plan.DEVELOPMENT]))
+    return max(found, key=found.__getitem__, default=plan.STEPS)
+
+
+def _restored(published: Path, work: Path) -> Trainings:
+    restore(published, work)
+    return Trainings(work, [line for line in read_lines(work / "results.jsonl") if "hits" in line])
+
+
+def _seeds(trainings: Trainings, steps: int, arm: str) -> set[int]:
+    return {line["seed"] for line in trainings.of(steps) if line["arm"] == arm}
+
+
+def _complete(trainings: Trainings) -> bool:
+    """Whether all that is tested, or chooses what is, was trained."""
+    deciding = [length for length in plan.LENGTHS if length.steps <= plan.STEPS]
+    return all(len(_seeds(trainings, each.steps, arm)) == plan.SEEDS for each in deciding for arm in each.arms)
+
+
+def _done(trainings: Trainings) -> str:
+    """How many trainings of each arm and length there are."""
+    rows = ["| steps | trainings of how many | seeds of each arm |", "|---|---|---|"]
+    for length in plan.LENGTHS:
+        counts = {arm: len(_seeds(trainings, length.steps, arm)) for arm in length.arms}
+        told = ", ".join(f"`{arm}` {count}" for arm, count in counts.items())
+        rows.append(f"| {length.steps:,} | {sum(counts.values())} of {plan.SEEDS * len(counts)} | {told} |")
+    return "\n".join(rows)
+
+
+def _with_best_lengths(trainings: Trainings) -> tuple[Callable[[str], Kept], list[Pair]]:
+    """Hits of a gallery at the deciding length, with each control at its best one, and the seven comparisons."""
+    best = {control: best_length(trainings.lines, control) for control in plan.CONTROLS}
+    names = {arm: arm if steps == plan.STEPS else f"{arm}, {steps:,} steps" for arm, steps in best.items()}
+
+    def kept(gallery: str) -> Kept:
+        found = dict(trainings.kept(plan.STEPS, gallery))
+        for arm, steps in best.items():
+            own = trainings.kept(steps, gallery)
+            found |= {(names[arm], seed): images for (name, seed), images in own.items() if name == arm}
+        return found
+
+    return kept, [*(("distill", names[control]) for control in plan.CONTROLS), *plan.OTHER_PAIRS]

@@ -1,0 +1,103 @@
+"""Soft labels of a pool as a file small enough for the repository, so that trainings on every machine have the same ones.
+
+The label stage gives slightly other labels on another processor. In: the labels of the kept pairs by their source. Out: one Parquet file a
+source, rows in the pool's order, and the labels back.
+
+Shapes: N kept pairs, K stored classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diht_k8s.recipe.label.soft_labels import HeadLabels
+from diht_k8s.recipe.label.targets import Targets
+
+HEADS: Final = ("objects", "attributes")
+CLASSES: Final = b"classes"
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """Labels of the kept pairs, in their order."""
+
+    objects: HeadLabels
+    attributes: HeadLabels
+    classes: tuple[int, int]
+
+
+def of_captions(objects: Targets, attributes: Targets) -> SoftLabels:
+    """What the captions themselves name, as labels: 1/m on each of m concepts, nothing where a caption names none."""
+    heads = [_filled(targets) for targets in (objects, attributes)]
+    return SoftLabels(heads[0], heads[1], (objects.classes, attributes.classes))
+
+
+def _filled(targets: Targets) -> HeadLabels:
+    present_N = targets.present
+    ids_NK = np.full((len(present_N), max(1, int(present_N.max(initial=0)))), -1, np.int64)
+    rows = targets.image_ids()
+    ids_NK[rows, np.arange(len(rows)) - targets.offsets[rows]] = targets.class_ids
+    shares_N1 = 1 / np.maximum(present_N, 1)[:, None]
+    return HeadLabels(ids_NK, np.where(ids_NK >= 0, shares_N1, 0).astype(np.float32))
+
+
+def write(folder: Path, uids: Sequence[str], labels: Mapping[str, SoftLabels]) -> None:
+    """Write `labels-SOURCE.parquet` of each source."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, each in labels.items():
+        columns: dict[str, Any] = {"uid": list(uids)}
+        for name in HEADS:
+            head: HeadLabels = getattr(each, name)
+            for k in range(head.ids_NK.shape[1]):
+                columns[f"{name}_id_{k}"] = head.ids_NK[:, k].astype(np.int32)
+                columns[f"{name}_share_{k}"] = head.probabilities_NK[:, k].astype(np.float16)
+        table = pa.table(columns).replace_schema_metadata({CLASSES: json.dumps(each.classes).encode()})
+        pq.write_table(table, folder / f"labels-{source}.parquet", compression="zstd", compression_level=19)
+
+
+def read(folder: Path, uids: Sequence[str]) -> dict[str, SoftLabels]:
+    """The labels by source; none if the folder has none.
+
+    Raises:
+        SystemExit: they are of other pairs.
+    """
+    found: dict[str, SoftLabels] = {}
+    for path in sorted(folder.glob("labels-*.parquet")):
+        table = pq.read_table(path)
+        if table["uid"].to_pylist() != list(uids):
+            raise SystemExit(
+                f"{path} has labels of other pairs than the filter keeps: another corpus, or another filter"
+            )
+        objects, attributes = (_head(table, name) for name in HEADS)
+        first, second = json.loads(table.schema.metadata[CLASSES])
+        found[path.stem.removeprefix("labels-")] = SoftLabels(objects, attributes, (first, second))
+    return found
+
+
+def digest(uids: Sequence[str], labels: Mapping[str, SoftLabels]) -> str:
+    """Of pairs and labels: results on others are not compared."""
+    found = hashlib.sha256("\n".join(uids).encode())
+    for _, each in sorted(labels.items()):
+        for head in (each.objects, each.attributes):
+            found.update(head.ids_NK.astype("<i4").tobytes())
+            found.update(head.probabilities_NK.astype("<f2").tobytes())
+    return found.hexdigest()[:12]
+
+
+def _head(table: pa.Table, name: str) -> HeadLabels:
+    width = sum(column.startswith(f"{name}_id_") for column in table.column_names)
+    ids_NK, shares_NK = (
+        np.stack([table[f"{name}_{part}_{k}"].to_numpy() for k in range(width)], axis=1) for part in ("id", "share")
+    )
+    shares_NK = shares_NK.astype(np.float32)
+    sums_N1 = shares_NK.sum(axis=1, keepdims=True)  # of fp16: off by up to 4e-4, or 0 where nothing is said
+    return HeadLabels(ids_NK.astype(np.int64), (shares_NK / np.where(sums_N1 > 0, sums_N1, 1)).astype(np.float32))
