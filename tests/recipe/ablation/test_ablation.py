@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,14 @@ import torch
 from PIL import Image
 
 from benchmarks import evidence
-from benchmarks.ablation.arms import ARMS, RIDGE, SHOWN
+from benchmarks.ablation import plan
+from benchmarks.ablation.arms import ARMS, SHOWN
 from benchmarks.ablation.junk import junk_samples
 from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
-from benchmarks.ablation.pools import Gallery, Material, Pairs, SoftLabels
-from benchmarks.ablation.table import table
+from benchmarks.ablation.pools import Gallery, Material, Pairs
+from benchmarks.ablation.published_labels import SoftLabels
+from benchmarks.ablation.table import figure_columns, pairs_of
+from benchmarks.ablation.table import table as table_of
 from benchmarks.ablation.training import Bench, Sizes
 from diht_k8s.api.documents import load
 from diht_k8s.recipe.label.soft_labels import HeadLabels
@@ -80,7 +85,8 @@ def bench() -> Bench:
     soft = SoftLabels(labels(5), labels(4), (5, 4))
     material = Material(
         raw=raw, junk=pairs(10, "junk"), kept=raw.chosen(range(16)), junk_kept=pairs(3, "left"),
-        labels={"teacher": soft, "untrained": soft}, teacher_ND=torch.randn(16, 12), digest="d",
+        labels={"teacher": soft, "untrained": soft, "captions": soft}, teacher_ND=torch.randn(16, 12), digest="d",
+        probes={"categories": (pairs(20, "probed"), np.arange(20) % 2)},
         galleries={name: Gallery(pairs(9, name), torch.randn(9, 12), np.array([0, 1, -1] * 3)) for name in ("style", "concepts")},
     )  # fmt: skip
     sizes = Sizes(samples=24, batch_size=8, image_size=32, width=8)
@@ -93,6 +99,7 @@ def test_arm_when_trained_then_gives_figures_that_a_second_run_repeats(bench: Be
     assert {**first, "cpu_s": 0} == {**second, "cpu_s": 0}
     assert math.isfinite(first["loss"])
     assert 0 <= first["r1"] <= first["r5"] <= first["r10"] <= 100
+    assert ("categories linear" in images) == (arm.name != "locked")  # type: ignore[attr-defined]
     for name in SHOWN:  # what the comparison resamples adds up to the figure
         for gallery, prefix in (("style", ""), ("concepts", "concepts "))[: 1 if name == "zero_shot" else 2]:
             hits_N, weights_N = images[gallery].figures[name]
@@ -137,47 +144,35 @@ def kept_hits(gains: dict[str, float], seeds: int) -> dict[tuple[str, int], PerI
     return found
 
 
-def lines_of(kept: dict[tuple[str, int], PerImage]) -> list[dict[str, object]]:
-    return [
-        {"arm": arm, "seed": seed, **{name: 100 * float(each.figures[name][0].mean()) for name in SHOWN}}
-        for (arm, seed), each in kept.items()
-    ]
+def table(kept: dict[tuple[str, int], PerImage], figures: Sequence[str] = SHOWN) -> str:
+    return table_of(figure_columns(kept, figures), pairs_of(arm for arm, _ in kept))
 
 
 def test_table_when_seeds_are_missing_then_only_common_seeds_are_paired() -> None:
     kept = kept_hits({"plain": 0.0, "distill": 0.2, "distill_shuffled": 0.0}, seeds=6)
     del kept["distill", 5]
-    shown = table([*lines_of(kept), {"arm": RIDGE, "seed": 0, "r5": 15.0}], kept)
-    assert "no training | 15.0 |" in shown
+    shown = table(kept)
     for against in ("plain", "distill_shuffled"):
-        assert re.search(rf"`distill`: concept distillation \| [\d.]+ \| {against} \| \*\*\+1\d\.\d \(", shown)
-    assert re.search(r"`distill_shuffled`[^|]*\| [\d.]+ \| plain \| \+0\.0 \(\+0\.0 to \+0\.0\) \|", shown)
-    assert shown.endswith("5 seeds.")
+        assert re.search(rf"`distill` \| `{against}` \| [\d.]+, \*\*\+1\d\.\d \(.*\| 5 \|", shown)
+    assert re.search(r"`distill_shuffled` \| `plain` \| [\d.]+, \+0\.0 \(\+0\.0 to \+0\.0\) \|.*\| 6 \|", shown)
 
 
 def test_table_when_many_differences_are_tested_then_one_that_is_clear_alone_is_not_called_clear() -> None:
     """Holm's correction is over the table: the same difference among 4 figures and among 24."""
     gains = {"plain": 0.0, "distill": 0.045}  # p = 0.0066
     alone = kept_hits(gains, seeds=1)
-    first = table(lines_of(alone), alone)
+    first = table(alone)
     more = kept_hits({**gains, **dict.fromkeys(("smoothing", "embedding", "hn_0.25", "hn_1", "random"), 0.0)}, seeds=1)
-    crowded = table(lines_of(more), more)
-    difference = re.search(r"plain \| \**(\+[\d.]+ \([^)]*\))", first)
+    crowded = table(more)
+    difference = re.search(r"`plain` \| [\d.]+, \**(\+[\d.]+ \([^)]*\))", first)
     assert difference is not None
-    assert f"**{difference[1]}**" in first
-    assert f"| {difference[1]} |" in crowded
-
-
-def test_table_when_two_processes_left_the_reference_then_shows_it_once() -> None:
-    kept = kept_hits({"plain": 0.0, "distill": 0.2}, seeds=2)
-    reference = {"arm": RIDGE, "seed": 0, "r5": 15.0}
-    assert table([*lines_of(kept), reference, reference], kept).count("no training") == 1
+    assert f", **{difference[1]}**" in first
+    assert f", {difference[1]} |" in crowded
 
 
 def test_table_when_results_keep_no_images_then_says_what_to_do() -> None:
-    kept = kept_hits({"plain": 0.0}, seeds=2)
     with pytest.raises(SystemExit, match="train again"):
-        table(lines_of(kept), {})
+        table_of(figure_columns({}), [("plain", None)])
 
 
 def test_table_when_one_figure_is_chosen_then_the_correction_is_over_its_comparisons_alone() -> None:
@@ -187,26 +182,21 @@ def test_table_when_one_figure_is_chosen_then_the_correction_is_over_its_compari
         "distill": 0.045,
         **dict.fromkeys(("smoothing", "embedding", "hn_0.25", "hn_1", "random"), 0.0),
     }
-    kept = kept_hits(gains, seeds=1)
-    shown = table(lines_of(kept), kept, figures=["r5"])
-    assert re.search(r"`distill`[^|]*\| [\d.]+ \| plain \| \*\*\+", shown)
+    shown = table(kept_hits(gains, seeds=1), figures=["r5"])
+    assert re.search(r"`distill` \| `plain` \| [\d.]+, \*\*\+", shown)
     assert "MRR" not in shown
 
 
 def test_table_when_the_gallery_has_no_classes_then_shows_what_there_is() -> None:
     kept = kept_hits({"plain": 0.0, "distill": 0.2}, seeds=2)
-    lines = [
-        {f"concepts {name}" if name in SHOWN else name: value for name, value in line.items()}
-        for line in lines_of(kept)
-    ]
     for each in kept.values():
         each.figures.pop("zero_shot", None)
-    assert table(lines, kept, prefix="concepts ").splitlines()[0].endswith("R@1 | MRR |")
+    assert table(kept).splitlines()[0].endswith("R@1 | MRR | seeds |")
 
 
 @pytest.mark.parametrize(
     ("seeds", "processes", "expected"),
-    [(20, 2, [(0, 10), (10, 10)]), (10, 3, [(0, 3), (3, 4), (7, 3)]), (1, 2, [(0, 1)]), (3, 1, [(0, 3)])],
+    [(10, 2, [(100, 5), (105, 5)]), (10, 3, [(100, 3), (103, 4), (107, 3)]), (1, 2, [(100, 1)]), (3, 1, [(100, 3)])],
 )
 def test_seeds_when_shared_over_processes_then_each_is_trained_once(
     seeds: int, processes: int, expected: list[tuple[int, int]]
@@ -224,31 +214,62 @@ def test_evidence_when_its_corpus_is_not_built_then_names_the_command_that_build
     assert "python -m benchmarks.corpus" in capsys.readouterr().err
 
 
-def test_evidence_document_when_loaded_then_is_valid_and_has_both_galleries_of_each_split() -> None:
-    run = load((evidence.ROOT / evidence.DOCUMENT).read_text(), name=evidence.DOCUMENT)
+def test_evidence_document_when_loaded_then_is_valid_and_has_what_the_plan_measures() -> None:
+    run = load((evidence.ROOT / plan.DOCUMENT).read_text(), name=plan.DOCUMENT)
     assert run.spec.evaluate is not None
-    galleries = {(each.split, each.name) for each in run.spec.evaluate.benchmarks}
-    assert galleries == {
-        *(("HeldOut", name) for name in evidence.GALLERIES),
-        *(("Development", f"development-{name}") for name in evidence.GALLERIES),
+    by_split = {
+        split: [each for each in run.spec.evaluate.benchmarks if each.split == split]
+        for split in ("HeldOut", "Development")
     }
+    names = {split: {each.name for each in found} for split, found in by_split.items()}
+    assert {plan.PRIMARY, plan.CAPTIONS, *plan.ELSEWHERE, *plan.PROBES} <= names["HeldOut"]
+    assert set(plan.DEVELOPMENT) <= names["Development"]
+    assert by_split["HeldOut"][0].name == plan.PRIMARY
+    assert by_split["Development"][0].name == "development-style"  # whose figures have no prefix, see `choices.FIGURES`
+    assert {each.name for each in by_split["HeldOut"] if each.type == "Classification"} == set(plan.PROBES)
 
 
 def test_evidence_when_compared_with_its_protocol_then_has_its_lengths_arms_and_seeds() -> None:
-    protocol = (evidence.ROOT / "benchmarks/ablation/PROTOCOL.md").read_text()
-    rows = re.findall(r"^\| ([\d,]+) \| 0 to (\d+) \| (`.*`) \|$", protocol, re.MULTILINE)
-    assert [
-        (int(steps.replace(",", "")), int(last) + 1, tuple(re.findall(r"`([^`]+)`", arms)))
-        for steps, last, arms in rows
-    ] == [(length.steps, length.seeds, length.arms) for length in evidence.LENGTHS]
+    protocol = (evidence.ROOT / "benchmarks/ablation/PROTOCOL-2.md").read_text()
+    rows = re.findall(r"^\| ([\d,]+) \| (`.*`) \|$", protocol, re.MULTILINE)
+    assert [(int(steps.replace(",", "")), tuple(re.findall(r"`([^`]+)`", arms))) for steps, arms in rows] == [
+        (length.steps, length.arms) for length in plan.LENGTHS
+    ]
+    assert f"Seeds {plan.FIRST_SEED} to {plan.FIRST_SEED + plan.SEEDS - 1}," in protocol
     known = {arm.name: arm for arm in ARMS}
-    for length in evidence.LENGTHS:  # every arm that another is compared with is trained, or the comparison is left out
+    for length in plan.LENGTHS:
         assert set(length.arms) <= set(known)
-        assert all(known[arm].against in {*length.arms, None} for arm in length.arms if length.steps < 6000)
+    decided = next(length for length in plan.LENGTHS if length.steps == plan.STEPS)
+    assert {name for pair in plan.OTHER_PAIRS for name in pair} | {"distill", *plan.CONTROLS} == set(decided.arms)
+    assert sum(len(length.arms) for length in plan.LENGTHS) * plan.SEEDS == int(
+        re.findall(r"^(\d+) trainings", protocol, re.M)[0]
+    )
+
+
+def test_arm_of_captions_when_trained_then_learns_the_captions_labels_and_no_teachers(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = {arm.name: arm for arm in ARMS}
+    asked: list[str] = []
+
+    class Labels(dict[str, SoftLabels]):
+        def __getitem__(self, source: str) -> SoftLabels:
+            asked.append(source)
+            return super().__getitem__(source)
+
+    monkeypatch.setattr(bench, "material", replace(bench.material, labels=Labels(bench.material.labels)))
+    for name, source in (
+        ("distill_captions", "captions"),
+        ("distill_untrained", "untrained"),
+        ("distill_shuffled", "teacher"),
+        ("distill", "teacher"),
+    ):
+        asked.clear()
+        bench.run(arms[name], 1)
+        assert set(asked) == {source}
 
 
 def test_table_when_the_other_arm_was_not_trained_then_compares_with_those_that_were() -> None:
-    kept = kept_hits({"distill": 0.2, "distill_shuffled": 0.0}, seeds=3)
-    shown = table(lines_of(kept), kept, figures=["r5"])
-    assert re.search(r"`distill`[^|]*\| [\d.]+ \|  \|  \|", shown)
-    assert re.search(r"`distill`[^|]*\| [\d.]+ \| distill_shuffled \| \*\*\+1\d\.\d \(", shown)
+    shown = table(kept_hits({"distill": 0.2, "distill_shuffled": 0.0}, seeds=3), figures=["r5"])
+    assert re.search(r"`distill` \|  \| [\d.]+ \|", shown)
+    assert re.search(r"`distill` \| `distill_shuffled` \| [\d.]+, \*\*\+1\d\.\d \(", shown)

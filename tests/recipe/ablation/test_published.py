@@ -1,4 +1,4 @@
-"""Published trainings: they give the same curve in another work folder, and are not brought in twice."""
+"""Published trainings and labels: they give the same elsewhere, and are not brought in twice."""
 
 from __future__ import annotations
 
@@ -6,51 +6,62 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.ablation.curve import curve
+from benchmarks.ablation import published_labels
 from benchmarks.ablation.published import LINES, publish, restore
+from benchmarks.ablation.published_labels import SoftLabels
+from benchmarks.ablation.results import read_hits, read_lines
+from diht_k8s.recipe.label.soft_labels import HeadLabels
+from diht_k8s.recipe.label.targets import Targets
 from diht_k8s.recipe.report.per_image import PerImage, write_per_image
 from diht_k8s.recipe.shards.storage import Storage
 
-IMAGES, BATCH = 200, 4
-GAINS = {384: 0.0, 1500: 0.3}
+IMAGES = 20
 
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    """Three seeds of two arms at two lengths; distillation gains at the longer one."""
+    """Three seeds of two arms, each with a gallery and a probe, and one of another split."""
     folder, rng = tmp_path / "work", np.random.default_rng(0)
     lines: list[dict[str, object]] = []
-    for steps, gain in GAINS.items():
-        for seed in range(3):
-            base_N = rng.integers(0, 2, IMAGES)
-            for arm, hits_N in (
-                ("distill_shuffled", base_N),
-                ("distill", base_N + (rng.random(IMAGES) < gain)),
-            ):
-                path = f"hits/{steps}-{seed}-{arm}/style.parquet"
-                hits = (hits_N.astype(float), np.full(IMAGES, 2.0))
-                texts = [""] * IMAGES
-                images = PerImage([f"u{row}" for row in range(IMAGES)], texts, texts, {"r5": hits})
-                write_per_image(Storage(), str(folder / path), images)
-                lines.append(
-                    {"arm": arm, "seed": seed, "hits": {"style": path}, "sizes": {"samples": steps * BATCH}, "pool": "p", "split": "HeldOut"}
-                )  # fmt: skip
+    uids, captions = [f"u{row}" for row in range(IMAGES)], [f"a red thing {row}" for row in range(IMAGES)]
+    for seed in range(3):
+        for arm in ("distill", "plain"):
+            hits = {}
+            for gallery, figure, weight in (("style", "r5", 2), ("categories linear", "accuracy", 5)):
+                hits[gallery] = f"hits/{seed}-{arm}/{gallery}.parquet"
+                figures = {figure: (rng.integers(0, weight + 1, IMAGES).astype(float), np.full(IMAGES, float(weight)))}
+                if figure == "r5":
+                    figures["r1"] = (np.zeros(IMAGES), np.full(IMAGES, 2.0))
+                write_per_image(
+                    Storage(), str(folder / hits[gallery]), PerImage(uids, [""] * IMAGES, captions, figures)
+                )
+            lines.append({"arm": arm, "seed": seed, "hits": hits, "pool": "p", "split": "HeldOut"})
     lines.append({**lines[0], "split": "Development"})
     (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 
-def rows(work: Path, svg: Path | None = None) -> list[str]:
-    return curve(work / "results.jsonl", [384, 1500, 6000], BATCH, ["style"], svg).splitlines()
-
-
-def test_published_trainings_when_restored_elsewhere_then_give_the_same_curve(work: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("gallery", "figure"), [("style", "r5"), ("categories linear", "accuracy")])
+def test_published_trainings_when_restored_elsewhere_then_have_the_same_hits_and_captions(
+    work: Path, tmp_path: Path, gallery: str, figure: str
+) -> None:
     published, other = tmp_path / "published", tmp_path / "other"
-    assert publish(work, published, "HeldOut") == 12
+    assert publish(work, published, "HeldOut") == 6
     restore(published, other)
-    assert rows(other) == rows(work)
+    before, after = (
+        read_hits(
+            folder, [line for line in read_lines(folder / "results.jsonl") if line["split"] == "HeldOut"], gallery
+        )
+        for folder in (work, other)
+    )
+    assert before.keys() == after.keys()
+    for key, images in before.items():
+        assert (after[key].uids, after[key].texts) == (images.uids, images.texts)
+        for one_N, other_N in zip(images.figures[figure], after[key].figures[figure], strict=True):
+            np.testing.assert_array_equal(one_N, other_N)
 
 
 def test_published_trainings_when_restored_twice_then_stand_there_once(work: Path, tmp_path: Path) -> None:
@@ -59,14 +70,55 @@ def test_published_trainings_when_restored_twice_then_stand_there_once(work: Pat
     before = (work / "results.jsonl").read_text()
     restore(published, work)
     assert (work / "results.jsonl").read_text() == before
-    assert len((published / LINES).read_text().splitlines()) == 12
+    assert len((published / LINES).read_text().splitlines()) == 6
 
 
-def test_curve_when_a_length_is_missing_then_shows_and_draws_the_others(work: Path, tmp_path: Path) -> None:
-    svg = tmp_path / "curve.svg"
-    shown = rows(work, svg)
-    assert shown[0] == "| steps | seeds | style |"
-    assert shown[2] == "| 384 | 3 | +0.00 (+0.00 to +0.00) |"
-    assert shown[3].startswith("| 1,500 | 3 | +1")
-    assert len(shown) == 4
-    assert svg.read_text().count("<circle") == 2
+def head(rng: np.random.Generator, classes: int) -> HeadLabels:
+    shares_NK = rng.random((4, 3)).astype(np.float32)
+    return HeadLabels(rng.integers(0, classes, (4, 3)), shares_NK / shares_NK.sum(axis=1, keepdims=True))
+
+
+def test_labels_when_published_then_are_the_same_within_what_fp16_keeps_and_have_one_digest(tmp_path: Path) -> None:
+    rng, uids = np.random.default_rng(0), ["a", "b", "c", "d"]
+    targets = Targets(np.array([1, 4, 2]), np.array([0, 2, 2, 3, 3]), 7)
+    labels = {
+        "teacher": SoftLabels(head(rng, 7), head(rng, 5), (7, 5)),
+        "captions": published_labels.of_captions(targets, targets),
+    }
+    published_labels.write(tmp_path, uids, labels)
+    found = published_labels.read(tmp_path, uids)
+    assert found.keys() == labels.keys()
+    for source, each in labels.items():
+        assert found[source].classes == each.classes
+        for one, other in ((each.objects, found[source].objects), (each.attributes, found[source].attributes)):
+            np.testing.assert_array_equal(one.ids_NK, other.ids_NK)
+            np.testing.assert_allclose(other.probabilities_NK, one.probabilities_NK, atol=1e-3)
+            sums_N = other.probabilities_NK.sum(axis=1)
+            assert set(np.round(sums_N, 6)) <= {0.0, 1.0}
+    assert published_labels.digest(uids, found) == published_labels.digest(uids, published_labels.read(tmp_path, uids))
+    assert published_labels.digest(uids, found) != published_labels.digest(uids, {"teacher": found["teacher"]})
+
+
+def test_labels_when_of_other_pairs_then_are_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    published_labels.write(tmp_path, list("abcd"), {"teacher": SoftLabels(head(rng, 7), head(rng, 5), (7, 5))})
+    with pytest.raises(SystemExit, match="other pairs"):
+        published_labels.read(tmp_path, list("abdc"))
+
+
+def test_labels_of_captions_when_they_name_several_concepts_then_share_1_and_where_they_name_none_say_nothing() -> None:
+    found = published_labels.of_captions(
+        Targets(np.array([1, 4, 2]), np.array([0, 2, 2, 3]), 7), Targets(np.array([0]), np.array([0, 1, 1, 1]), 2)
+    )
+    assert found.classes == (7, 2)
+    np.testing.assert_array_equal(found.objects.ids_NK, [[1, 4], [-1, -1], [2, -1]])
+    np.testing.assert_allclose(found.objects.probabilities_NK, [[0.5, 0.5], [0, 0], [1, 0]])
+    np.testing.assert_allclose(found.attributes.probabilities_NK, [[1], [0], [0]])
+
+
+def test_published_trainings_of_the_evidence_when_read_then_have_captions_and_each_line_its_hits() -> None:
+    for folder in (Path("benchmarks/ablation/evidence"), Path("benchmarks/ablation/evidence-2")):
+        galleries = {path.stem: set(pq.read_schema(path).names) for path in folder.glob("*.parquet")}
+        for line in read_lines(folder / LINES):
+            for gallery, path in line.get("hits", {}).items():
+                assert {"uid", "caption", "weight", path} <= galleries[gallery]

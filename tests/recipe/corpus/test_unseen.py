@@ -1,0 +1,84 @@
+"""What trainings are also measured on: names without colours, sets that no split has, and their categories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.corpus import unseen
+from benchmarks.corpus.build import Corpus, Entry, drawn_of, look_of
+from benchmarks.corpus.captions import COLOURS, kind_of
+from benchmarks.corpus.drawing import Icon
+from examples.build_data.shards import Pair
+
+SHAPE = '<path d="M{x} {y}h{w}v{h}z"/>'
+
+
+def body(number: int) -> str:
+    return "".join(SHAPE.format(x=(number * k) % 11, y=(number + 3 * k) % 9, w=3 + number % 7 + k, h=2 + (number * k) % 10) for k in (1, 2, 3))  # fmt: skip
+
+
+def named(thing: str, **more: object) -> Pair:
+    return Pair(picture=b"", fields={"thing": thing, "caption": f"a teal icon of {thing}", "captions": ["x"], **more})
+
+
+def words(number: int) -> str:
+    return f"{'abcdefghij'[number // 10] * 3}{'klmnopqrst'[number % 10] * 3}"
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A set of 60 icons: 30 animals, 20 foods and 10 without a category; one animal is a variant, one food a colour's."""
+    icons = {words(number): {"body": body(number)} for number in range(60)}
+    icons |= {"aaakkk-2": {"body": body(61)}, "red-fox": {"body": body(62)}, "123": {"body": body(63)}}
+    names = list(icons)
+    document = {
+        "icons": icons, "width": 24, "height": 24, "info": {"license": {"spdx": "CC-BY-SA-4.0"}, "palette": True},
+        "categories": {"Animals": names[:30], "Food": [*names[30:50], "red-fox"]},
+    }  # fmt: skip
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json/openmoji.json").write_text(json.dumps(document))
+    return tmp_path
+
+
+def test_gallery_of_names_when_made_then_captions_are_names_and_none_tells_a_colour() -> None:
+    pairs = [named("alarm clock"), *(named(f"{colour} heart") for colour in COLOURS), named("zebra")]
+    found = unseen.names_of(pairs)
+    assert [pair.fields["caption"] for pair in found] == ["alarm clock", "zebra"]
+    assert [pair.fields["captions"] for pair in found] == [["alarm clock"], ["zebra"]]
+    assert [pair.fields["thing"] for pair in unseen.names_of(pairs, frozenset({"zebra", "alarm"}))] == ["zebra"]
+
+
+def test_categories_when_some_are_small_then_the_others_have_as_many_drawings_and_a_class_each() -> None:
+    pairs = [named(f"{category} {n}", category=category) for category, size in (("b", 5), ("a", 4), ("", 9), ("c", 3)) for n in range(size)]  # fmt: skip
+    chosen, names = unseen.categories_of(pairs, 4)
+    assert names == ["a", "b"]
+    assert np.bincount([pair.fields["cls"] for pair in chosen]).tolist() == [4, 4]
+    assert all(names[pair.fields["cls"]] == pair.fields["category"] for pair in chosen)
+
+
+def test_unseen_set_when_drawn_then_has_one_of_each_concept_and_accounts_for_every_icon(package: Path) -> None:
+    found = unseen.unseen_set(package, "openmoji", Corpus())
+    assert found.tally.seen == 63
+    assert found.tally.kept == len(found.pairs)
+    assert found.tally.dropped["names_no_thing"] == 1
+    assert found.tally.dropped["variant_of_another"] == 1
+    concepts = [pair.fields["concept"] for pair in found.pairs]
+    assert len(set(concepts)) == len(concepts)
+    assert {pair.fields["category"] for pair in found.pairs} == {"Animals", "Food", ""}
+    assert sum(kind_of(pair.fields["thing"]) == "colour" for pair in found.pairs) == 1
+    again = unseen.unseen_set(package, "openmoji", Corpus())
+    assert [pair.picture for pair in again.pairs] == [pair.picture for pair in found.pairs]
+
+
+def test_unseen_set_when_a_training_pair_looks_the_same_then_is_without_it(package: Path) -> None:
+    before = unseen.unseen_set(package, "openmoji", Corpus()).pairs
+    entry = Entry("openmoji", before[0].fields["file"], "x", "emoji", "x", "measured_only", "", Icon(json.loads((package / "json/openmoji.json").read_text())["icons"][before[0].fields["file"]]["body"], (0, 0, 24, 24)), True, ())  # fmt: skip
+    drawn = drawn_of(entry, look_of(entry))
+    assert not isinstance(drawn, str)
+    found = unseen.unseen_set(package, "openmoji", Corpus(training_bits=np.array([drawn.bits_4])))
+    assert before[0].fields["uid"] not in {pair.fields["uid"] for pair in found.pairs}
+    assert found.tally.dropped["looks_like_a_training_pair"] >= 1
