@@ -41,7 +41,7 @@ ARMS: Final[tuple[Arm, ...]] = (
     Arm(name="distill", what="concept distillation", labels="teacher"),
     Arm(
         name="distill_shuffled",
-        what="the same labels, each on another picture",
+        what="the same labels, each on another image",
         labels="shuffled",
     ),
     Arm(name="distill_untrained", what="labels from an untrained teacher", labels="untrained"),

@@ -60,7 +60,7 @@ def names_of(pairs: Sequence[Pair], words: frozenset[str] | None = None) -> list
 
 
 def categories_of(pairs: Sequence[Pair], size: int) -> tuple[list[Pair], list[str]]:
-    """`size` pairs of each category that has so many, with their class `cls`, and the names of the classes."""
+    """`size` pairs of each category that has as many, with their class `cls`, and the names of the classes."""
     members = defaultdict[str, list[Pair]](list)
     for pair in pairs:
         members[pair.fields["category"]].append(pair)

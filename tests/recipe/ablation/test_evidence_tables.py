@@ -126,8 +126,9 @@ def test_second_protocol_when_trainings_are_missing_then_shows_how_many_there_ar
 
 
 def test_second_protocol_when_all_is_trained_then_tests_the_seven_comparisons_with_controls_at_their_best_length(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(plan, "SEEDS", 3)
     gains = {(length.steps, arm): 0.0 for length in plan.LENGTHS if length.steps <= plan.STEPS for arm in length.arms}
     gains[6000, "distill"] = 0.7
     gains[1500, "distill_shuffled"] = 0.1
