@@ -24,6 +24,8 @@ from diht_k8s.recipe.label.targets import Targets
 
 HEADS: Final = ("objects", "attributes")
 CLASSES: Final = b"classes"
+PAIRS: Final = b"pairs"
+"""SHA-256 of the pairs' uids, in order."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,14 @@ def write(folder: Path, uids: Sequence[str], labels: Mapping[str, SoftLabels]) -
     """Write `labels-SOURCE.parquet` of each source."""
     folder.mkdir(parents=True, exist_ok=True)
     for source, each in labels.items():
-        columns: dict[str, Any] = {"uid": list(uids)}
+        columns: dict[str, Any] = {}
         for name in HEADS:
             head: HeadLabels = getattr(each, name)
             for k in range(head.ids_NK.shape[1]):
                 columns[f"{name}_id_{k}"] = head.ids_NK[:, k].astype(np.int32)
                 columns[f"{name}_share_{k}"] = head.probabilities_NK[:, k].astype(np.float16)
-        table = pa.table(columns).replace_schema_metadata({CLASSES: json.dumps(each.classes).encode()})
+        metadata = {CLASSES: json.dumps(each.classes).encode(), PAIRS: _pairs(uids)}
+        table = pa.table(columns).replace_schema_metadata(metadata)
         pq.write_table(table, folder / f"labels-{source}.parquet", compression="zstd", compression_level=19)
 
 
@@ -73,7 +76,7 @@ def read(folder: Path, uids: Sequence[str]) -> dict[str, SoftLabels]:
     found: dict[str, SoftLabels] = {}
     for path in sorted(folder.glob("labels-*.parquet")):
         table = pq.read_table(path)
-        if table["uid"].to_pylist() != list(uids):
+        if table.schema.metadata[PAIRS] != _pairs(uids):
             raise SystemExit(
                 f"{path} has labels of other pairs than the filter keeps: another corpus, or another filter"
             )
@@ -91,6 +94,10 @@ def digest(uids: Sequence[str], labels: Mapping[str, SoftLabels]) -> str:
             found.update(head.ids_NK.astype("<i4").tobytes())
             found.update(head.probabilities_NK.astype("<f2").tobytes())
     return found.hexdigest()[:12]
+
+
+def _pairs(uids: Sequence[str]) -> bytes:
+    return hashlib.sha256("\n".join(uids).encode()).hexdigest().encode()
 
 
 def _head(table: pa.Table, name: str) -> HeadLabels:
