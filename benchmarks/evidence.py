@@ -1,6 +1,6 @@
 """The trainings of `benchmarks/ablation/PROTOCOL-2.md`, as far as they are missing, and the tables of both protocols. `benchmarks/run evidence --help`.
 
-Trainings that have ended are written to `benchmarks/ablation/evidence-2`, with the labels that all of them have; another call, on another machine
+Trainings that have ended are written to `benchmarks/ablation/evidence-2`, with the pool and the labels that all of them have; another call, on another machine
 too, goes on from there.
 """
 
@@ -38,18 +38,6 @@ def ablation(options: argparse.Namespace, length: plan.Length, first: int, numbe
         "--split", plan.SPLIT, "--labels", str(RESULTS), "--probes", *plan.PROBES, "--minutes", f"{minutes:.1f}",
         "--first-seed", str(first), "--seeds", str(number), "--arms", *length.arms, "--set", *length.sizes,
     ]  # fmt: skip
-
-
-def publish_labels(options: argparse.Namespace) -> None:
-    """Make the labels where they are not published yet; the filter runs in any case, once, before processes share it."""
-    from benchmarks.ablation import published_labels
-    from benchmarks.ablation.pools import kept_uids, prepare_pools, stage_labels
-
-    there = any(RESULTS.glob("labels-*.parquet"))
-    prepare_pools(plan.DOCUMENT, options.work, label=not there)
-    if not there:
-        labels = stage_labels(plan.DOCUMENT, options.work)
-        published_labels.write(RESULTS, kept_uids(plan.DOCUMENT, options.work), labels)
 
 
 def train(options: argparse.Namespace) -> int:
@@ -100,7 +88,10 @@ def main() -> int:
                 f"no corpus in {CORPUS}: build it by `.venv/bin/python -m benchmarks.corpus` (some minutes, needs npm)"
             )
         restore(RESULTS, options.work)
-        publish_labels(options)
+        if not any(RESULTS.glob("labels-*.parquet")):
+            from benchmarks.ablation.pools import publish_pool
+
+            publish_pool(plan.DOCUMENT, options.work, RESULTS)
         code = train(options)
     print(f"{publish(options.work, RESULTS, plan.SPLIT)} trainings in {RESULTS}")
     return code

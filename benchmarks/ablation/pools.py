@@ -113,35 +113,33 @@ class Material:
         return everything.chosen(np.sort(rng.permutation(len(everything))[:size]))
 
 
-def prepare_pools(
-    document: str, work: Path, overrides: Sequence[str] = (), *, untrained: bool = True, label: bool = True
-) -> str:
-    """Run the document's filter and label stages, filter junk, and label again with an untrained teacher; the digest of the first two.
-
-    Args:
-        document: the run.
-        work: folder for what the stages write.
-        overrides: of the document.
-        untrained: whether an arm needs those labels.
-        label: False where the labels are published ones: the filter alone runs.
-    """
+def prepare_pools(document: str, work: Path, overrides: Sequence[str] = (), *, untrained: bool = True) -> str:
+    """Run the document's filter and label stages, filter junk, and label again with an untrained teacher; the digest of the first two."""
     kept_run = pool_run(document, work, "pool", overrides)
-    markers = [run_stage(filter_stage, kept_run, Stage.FILTER)]
-    if label:
-        markers.append(run_stage(label_stage, kept_run, Stage.LABEL))
+    markers = [run_stage(filter_stage, kept_run, Stage.FILTER), run_stage(label_stage, kept_run, Stage.LABEL)]
     junk_run = pool_run(document, work, "junk", overrides)
-    shard = work / "junk" / "00000.tar"
-    if not shard.exists():
-        raw = _samples(kept_run.spec.data.sources[0].shards or ())
-        count = round(len(raw) * JUNK_SHARE / (1 - JUNK_SHARE))
-        write_samples(Storage(), str(shard), junk_samples(raw, count, JUNK_SEED))
+    _make_junk(kept_run, work)
     run_stage(filter_stage, junk_run, Stage.FILTER)
-    if untrained and label:
+    if untrained:
         _write_untrained_weights(kept_run, work)
         untrained_run = pool_run(document, work, "untrained", overrides)
         run_stage(filter_stage, untrained_run, Stage.FILTER)
         run_stage(label_stage, untrained_run, Stage.LABEL)
     return sha256_of([marker.output_sha256 for marker in markers if marker is not None])[:12]
+
+
+def publish_pool(document: str, work: Path, folder: Path) -> None:
+    """Run the stages, and write what the filter keeps and the labels of it as `published_labels` has them."""
+    prepare_pools(document, work)
+    runs = [pool_run(document, work, name) for name in ("pool", "junk")]
+    everything, kept = (
+        [[sample.uid for sample in found] for found in samples]
+        for samples in ([_samples(run.spec.data.sources[0].shards or ()) for run in runs], map(_kept_samples, runs))
+    )
+    published_labels.write_pool(
+        folder, dict(zip(("kept", "junk_kept"), zip(everything, kept, strict=True), strict=True))
+    )
+    published_labels.write(folder, kept[0], _stage_labels(document, work, (), untrained=True))
 
 
 def pool_run(document: str, work: Path, name: str, overrides: Sequence[str] = ()) -> DihtRun:
@@ -173,16 +171,20 @@ def prepare(
         split: whose retrieval benchmarks are the galleries; `Both` takes all.
         overrides: of the document.
         untrained: whether an arm needs those labels.
-        published: folder of labels that take the place of the label stage; without it they come from the stage.
+        published: folder of a pool and its labels (`published_labels`) that take the place of the stages.
         probes: classification benchmarks whose images are probed.
     """
-    digest = prepare_pools(document, work, overrides, untrained=untrained, label=published is None)
+    digest = prepare_pools(document, work, overrides, untrained=untrained) if published is None else ""
     kept_run, junk_run = (pool_run(document, work, name, overrides) for name in ("pool", "junk"))
-    kept = _pairs(_kept_samples(kept_run))
+    _make_junk(kept_run, work)
+    raw, junk = (read_pairs(run.spec.data.sources[0].shards or ())[0] for run in (kept_run, junk_run))
     teacher: _Teacher | None = None
     if published is None:
-        labels, teacher = stage_labels(document, work, overrides, untrained=untrained), _Teacher(kept_run)
+        kept, junk_kept = (_pairs(_kept_samples(run)) for run in (kept_run, junk_run))
+        labels, teacher = _stage_labels(document, work, overrides, untrained=untrained), _Teacher(kept_run)
     else:
+        kept = raw.chosen(published_labels.read_pool(published, "kept", raw.uids))
+        junk_kept = junk.chosen(published_labels.read_pool(published, "junk_kept", junk.uids))
         labels = published_labels.read(published, kept.uids)
         digest = published_labels.digest(kept.uids, labels)
     assert kept_run.spec.evaluate is not None, "the document evaluates"
@@ -192,10 +194,10 @@ def prepare(
             pairs, classes_N = read_pairs(benchmark.shards)
             galleries[benchmark.name] = Gallery(pairs, teacher and teacher.of(pairs), classes_N)
     return Material(
-        raw=read_pairs(kept_run.spec.data.sources[0].shards or ())[0],
-        junk=read_pairs([str(work / "junk" / "00000.tar")])[0],
+        raw=raw,
+        junk=junk,
         kept=kept,
-        junk_kept=_pairs(_kept_samples(junk_run)),
+        junk_kept=junk_kept,
         labels=labels,
         teacher_ND=teacher and teacher.kept_ND,
         galleries=galleries,
@@ -206,9 +208,7 @@ def prepare(
     )
 
 
-def stage_labels(
-    document: str, work: Path, overrides: Sequence[str] = (), *, untrained: bool = True
-) -> dict[str, SoftLabels]:
+def _stage_labels(document: str, work: Path, overrides: Sequence[str], *, untrained: bool) -> dict[str, SoftLabels]:
     """What the label stage has made: `teacher`, `untrained` where it is asked for, and `captions`, what it trained its heads on."""
     run = pool_run(document, work, "pool", overrides)
     storage = Storage()
@@ -223,11 +223,6 @@ def stage_labels(
     if untrained:
         labels["untrained"] = _labels(pool_run(document, work, "untrained", overrides))
     return labels
-
-
-def kept_uids(document: str, work: Path) -> list[str]:
-    """Of the pairs that the filter keeps, in order."""
-    return [sample.uid for sample in _kept_samples(pool_run(document, work, "pool"))]
 
 
 def read_pairs(patterns: Sequence[str]) -> tuple[Pairs, NDArray[np.int64]]:
@@ -246,6 +241,15 @@ def teacher_features(run: DihtRun, pairs: Pairs) -> Tensor:
     return torch.cat(
         [teacher.features(torch.stack([teacher.preprocess(image) for image in chunk])) for chunk in chunks]
     )
+
+
+def _make_junk(run: DihtRun, work: Path) -> None:
+    """The shard of junk, a share of JUNK_SHARE beside the pool's pairs."""
+    shard = work / "junk" / "00000.tar"
+    if not shard.exists():
+        raw = _samples(run.spec.data.sources[0].shards or ())
+        count = round(len(raw) * JUNK_SHARE / (1 - JUNK_SHARE))
+        write_samples(Storage(), str(shard), junk_samples(raw, count, JUNK_SEED))
 
 
 def _write_untrained_weights(run: DihtRun, work: Path) -> None:

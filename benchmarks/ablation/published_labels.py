@@ -1,7 +1,8 @@
-"""Soft labels of a pool as a file small enough for the repository, so that trainings on every machine have the same ones.
+"""A pool and its soft labels as files small enough for the repository, so that trainings on every machine have the same ones.
 
-The label stage gives slightly other labels on another processor. In: the labels of the kept pairs by their source. Out: one Parquet file a
-source, rows in the pool's order, and the labels back.
+The label stage gives slightly other labels on another processor, and a later filter keeps other pairs. In: which pairs of the corpus and of its
+junk the filter keeps, and the labels of the kept ones by their source. Out: `pool.npz`, one Parquet file a source with rows in the pool's
+order, and all of it back.
 
 Shapes: N kept pairs, K stored classes.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +19,14 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from diht_k8s.recipe.label.soft_labels import HeadLabels
 from diht_k8s.recipe.label.targets import Targets
 
 HEADS: Final = ("objects", "attributes")
 CLASSES: Final = b"classes"
+POOL: Final = "pool.npz"
 PAIRS: Final = b"pairs"
 """SHA-256 of the pairs' uids, in order."""
 
@@ -50,6 +53,34 @@ def _filled(targets: Targets) -> HeadLabels:
     ids_NK[rows, np.arange(len(rows)) - targets.offsets[rows]] = targets.class_ids
     shares_N1 = 1 / np.maximum(present_N, 1)[:, None]
     return HeadLabels(ids_NK, np.where(ids_NK >= 0, shares_N1, 0).astype(np.float32))
+
+
+def write_pool(folder: Path, pool: Mapping[str, tuple[Sequence[str], Collection[str]]]) -> None:
+    """Write which pairs are kept.
+
+    Args:
+        folder: of the published trainings.
+        pool: name (`kept`, `junk_kept`) -> all uids in order, and those that are kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {}
+    for name, (uids, kept) in pool.items():
+        chosen = set(kept)
+        arrays[name] = np.packbits([uid in chosen for uid in uids])
+        arrays[f"{name}_of"] = np.frombuffer(_pairs(uids), np.uint8)
+    np.savez_compressed(folder / POOL, allow_pickle=False, **arrays)
+
+
+def read_pool(folder: Path, name: str, uids: Sequence[str]) -> NDArray[np.int64]:
+    """Rows of the kept pairs among all.
+
+    Raises:
+        SystemExit: all are not those of which some were kept.
+    """
+    with np.load(folder / POOL) as found:
+        if found[f"{name}_of"].tobytes() != _pairs(uids):
+            raise SystemExit(f"{folder / POOL} is of another corpus: build the one of this version")
+        return np.flatnonzero(np.unpackbits(found[name], count=len(uids)))
 
 
 def write(folder: Path, uids: Sequence[str], labels: Mapping[str, SoftLabels]) -> None:

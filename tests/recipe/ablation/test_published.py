@@ -106,6 +106,15 @@ def test_labels_when_of_other_pairs_then_are_refused(tmp_path: Path) -> None:
         published_labels.read(tmp_path, list("abdc"))
 
 
+def test_pool_when_published_then_keeps_the_same_pairs_of_the_same_corpus_alone(tmp_path: Path) -> None:
+    uids, junk = [f"u{row}" for row in range(20)], [f"junk-{row}" for row in range(9)]
+    published_labels.write_pool(tmp_path, {"kept": (uids, uids[3:17:2]), "junk_kept": (junk, [])})
+    assert published_labels.read_pool(tmp_path, "kept", uids).tolist() == list(range(3, 17, 2))
+    assert published_labels.read_pool(tmp_path, "junk_kept", junk).tolist() == []
+    with pytest.raises(SystemExit, match="another corpus"):
+        published_labels.read_pool(tmp_path, "kept", uids[::-1])
+
+
 def test_labels_of_captions_when_they_name_several_concepts_then_share_1_and_where_they_name_none_say_nothing() -> None:
     found = published_labels.of_captions(
         Targets(np.array([1, 4, 2]), np.array([0, 2, 2, 3]), 7), Targets(np.array([0]), np.array([0, 1, 1, 1]), 2)
