@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from benchmarks.corpus import __main__ as command
+from benchmarks.corpus import build as building
 from benchmarks.corpus import unseen
 from benchmarks.corpus.build import Corpus, Entry, drawn_of, look_of
 from benchmarks.corpus.captions import COLOURS, kind_of
 from benchmarks.corpus.drawing import Icon
+from benchmarks.corpus.icon_sets import ICON_SETS
 from examples.build_data.shards import Pair
 
 SHAPE = '<path d="M{x} {y}h{w}v{h}z"/>'
@@ -31,7 +35,7 @@ def words(number: int) -> str:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A set of 60 icons: 30 animals, 20 foods and 10 without a category; one animal is a variant, one food a colour's."""
+    """Four sets, the last without categories, of 60 icons: 30 animals, 20 foods and 10 without a category; one is a variant, one has a colour."""
     icons = {words(number): {"body": body(number)} for number in range(60)}
     icons |= {"aaakkk-2": {"body": body(61)}, "red-fox": {"body": body(62)}, "123": {"body": body(63)}}
     names = list(icons)
@@ -40,7 +44,10 @@ def package(tmp_path: Path) -> Path:
         "categories": {"Animals": names[:30], "Food": [*names[30:50], "red-fox"]},
     }  # fmt: skip
     (tmp_path / "json").mkdir()
-    (tmp_path / "json/openmoji.json").write_text(json.dumps(document))
+    for name in (*unseen.SORTED_SETS, "ph"):
+        (tmp_path / f"json/{name}.json").write_text(json.dumps(document))
+    info = {"license": {"spdx": "MIT"}, "author": {"name": "Somebody"}}
+    (tmp_path / "collections.json").write_text(json.dumps(dict.fromkeys([*unseen.SORTED_SETS, "ph"], info)))
     return tmp_path
 
 
@@ -82,3 +89,23 @@ def test_unseen_set_when_a_training_pair_looks_the_same_then_is_without_it(packa
     found = unseen.unseen_set(package, "openmoji", Corpus(training_bits=np.array([drawn.bits_4])))
     assert before[0].fields["uid"] not in {pair.fields["uid"] for pair in found.pairs}
     assert found.tally.dropped["looks_like_a_training_pair"] >= 1
+
+
+def test_command_when_run_then_writes_every_folder_that_the_evidence_reads_and_accounts_for_their_icons(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = {name: ICON_SETS[name] for name in ("ph", "streamline-pixel")}
+    monkeypatch.setattr(building, "ICON_SETS", sets)
+    monkeypatch.setattr(command, "ICON_SETS", sets)
+    monkeypatch.setattr(command, "fetch", lambda _: package)
+    monkeypatch.setattr(unseen, "CATEGORY", dict.fromkeys(unseen.SORTED_SETS, 5))
+    monkeypatch.setattr("sys.argv", ["corpus", "--work", str(tmp_path / "runs/corpus"), "--workers", "1"])
+    assert command.main() == 0
+    document = yaml.safe_load(Path("benchmarks/ablation/corpus.yaml").read_text())["spec"]
+    patterns = [*document["data"]["sources"][0]["shards"], *(each for benchmark in document["evaluate"]["benchmarks"] for each in benchmark["shards"])]  # fmt: skip
+    for pattern in patterns:
+        assert list(tmp_path.glob(pattern)), pattern
+    sources = json.loads((tmp_path / "runs/corpus/SOURCES.json").read_text())
+    for each in sources["measured_only"].values():
+        assert each["seen"] == each["kept"] + sum(each["dropped"].values()) == 63
+    assert (tmp_path / "runs/corpus/openmoji_categories/classnames.txt").read_text() == "Animals\nFood\n"
