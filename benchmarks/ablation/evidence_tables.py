@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.ablation import plan
+from benchmarks.ablation import plan, published_labels
 from benchmarks.ablation.arms import BATCH
 from benchmarks.ablation.kinds import KINDS, by_kind
 from benchmarks.ablation.probes import ACCURACY
@@ -84,6 +84,7 @@ def second_tables(published: Path) -> Iterator[str]:
     with TemporaryDirectory() as folder:
         trainings = _restored(published, Path(folder))
         yield _done(trainings)
+        yield f"What the labels say, each image by heads that did not train on it:\n\n{_labels(published)}"
         if not trainings.arms(plan.STEPS):
             return
         kept, pairs = _with_best_lengths(trainings)
@@ -148,6 +149,20 @@ def _done(trainings: Trainings) -> str:
         counts = {arm: len(_seeds(trainings, length.steps, arm)) for arm in length.arms}
         told = ", ".join(f"`{arm}` {count}" for arm, count in counts.items())
         rows.append(f"| {length.steps:,} | {sum(counts.values())} of {plan.SEEDS * len(counts)} | {told} |")
+    return "\n".join(rows)
+
+
+def _labels(published: Path) -> str:
+    """How the labels of both networks agree with the captions."""
+    labels = published_labels.read(published, None)
+    rows = [
+        "| labels of | head | the likeliest is a concept of the caption | share on the caption's concepts |",
+        "|---|---|---|---|",
+    ]
+    for source in ("teacher", "untrained"):
+        for head in published_labels.HEADS:
+            first, share = published_labels.agreement(getattr(labels[source], head), getattr(labels["captions"], head))
+            rows.append(f"| {source} | {head} | {100 * first:.1f} % | {100 * share:.1f} % |")
     return "\n".join(rows)
 
 

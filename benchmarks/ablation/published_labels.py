@@ -98,8 +98,20 @@ def write(folder: Path, uids: Sequence[str], labels: Mapping[str, SoftLabels]) -
         pq.write_table(table, folder / f"labels-{source}.parquet", compression="zstd", compression_level=19)
 
 
-def read(folder: Path, uids: Sequence[str]) -> dict[str, SoftLabels]:
+def agreement(labels: HeadLabels, captions: HeadLabels) -> tuple[float, float]:
+    """Of images whose caption names a concept: how often the likeliest label is one of those, and the labels' share on them."""
+    named_N = captions.ids_NK[:, 0] >= 0
+    ids_NK, own_NM = labels.ids_NK[named_N], captions.ids_NK[named_N]
+    said_NK = (ids_NK[:, :, None] == own_NM[:, None, :]).any(axis=2)
+    return float(said_NK[:, 0].mean()), float((said_NK * labels.probabilities_NK[named_N]).sum(axis=1).mean())
+
+
+def read(folder: Path, uids: Sequence[str] | None) -> dict[str, SoftLabels]:
     """The labels by source; none if the folder has none.
+
+    Args:
+        folder: of the published trainings.
+        uids: the pool's; None does not compare them.
 
     Raises:
         SystemExit: they are of other pairs.
@@ -107,7 +119,7 @@ def read(folder: Path, uids: Sequence[str]) -> dict[str, SoftLabels]:
     found: dict[str, SoftLabels] = {}
     for path in sorted(folder.glob("labels-*.parquet")):
         table = pq.read_table(path)
-        if table.schema.metadata[PAIRS] != _pairs(uids):
+        if uids is not None and table.schema.metadata[PAIRS] != _pairs(uids):
             raise SystemExit(
                 f"{path} has labels of other pairs than the filter keeps: another corpus, or another filter"
             )

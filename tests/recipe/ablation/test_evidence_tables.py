@@ -10,15 +10,17 @@ from random import Random
 import numpy as np
 import pytest
 
-from benchmarks.ablation import plan
+from benchmarks.ablation import plan, published_labels
 from benchmarks.ablation.arms import BATCH
 from benchmarks.ablation.evidence_tables import best_length, first_tables, second_tables
 from benchmarks.ablation.kinds import KINDS, by_kind
 from benchmarks.ablation.published import LINES, publish
+from benchmarks.ablation.published_labels import SoftLabels
 from benchmarks.ablation.results import read_lines
 from benchmarks.ablation.table import Column, table
 from benchmarks.corpus.captions import COLOURS, GROUNDS, STYLES, Look, captions_of, kind_of
 from benchmarks.evidence import FIRST, RESULTS, ROOT
+from diht_k8s.recipe.label.soft_labels import HeadLabels
 from diht_k8s.recipe.report.per_image import PerImage, write_per_image
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -110,6 +112,9 @@ def trainings(folder: Path, gains: dict[tuple[int, str], float], seeds: int) -> 
             lines.append({"arm": arm, "seed": seed, **development, "hits": hits, "sizes": {"samples": steps * BATCH}, "pool": "p", "split": plan.SPLIT})  # fmt: skip
     (folder / "work/results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     publish(folder / "work", folder / "published", plan.SPLIT)
+    head = HeadLabels(np.zeros((4, 2), np.int64), np.full((4, 2), 0.5, np.float32))
+    labels = {source: SoftLabels(head, head, (3, 3)) for source in ("teacher", "untrained", "captions")}
+    published_labels.write(folder / "published", list("abcd"), labels)
     return folder / "published"
 
 
@@ -117,7 +122,7 @@ def test_second_protocol_when_trainings_are_missing_then_shows_how_many_there_ar
     tmp_path: Path,
 ) -> None:
     published = trainings(tmp_path, {(6000, "distill"): 0.7, (6000, "plain"): 0.0}, seeds=2)
-    done, tested, *rest = second_tables(published)
+    done, _, tested, *rest = second_tables(published)
     assert "| 6,000 | 4 of 90 | `distill` 2, `distill_captions` 0" in done
     assert "not complete" in tested
     assert re.search(r"\| `distill` \| `plain` \| [\d.]+, \+[23]\d", tested)
@@ -133,7 +138,7 @@ def test_second_protocol_when_all_is_trained_then_tests_the_seven_comparisons_wi
     gains[6000, "distill"] = 0.7
     gains[1500, "distill_shuffled"] = 0.1
     published = trainings(tmp_path, gains, seeds=plan.SEEDS)
-    _, tested, *rest = second_tables(published)
+    _, _, tested, *rest = second_tables(published)
     assert "not complete" not in tested
     rows = [line.split(" | ") for line in tested.splitlines() if line.startswith("| `")]
     assert len(rows) == 7

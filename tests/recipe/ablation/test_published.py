@@ -106,6 +106,14 @@ def test_labels_when_of_other_pairs_then_are_refused(tmp_path: Path) -> None:
         published_labels.read(tmp_path, list("abdc"))
 
 
+def test_labels_when_compared_with_captions_then_count_images_that_name_a_concept_alone() -> None:
+    labels = HeadLabels(
+        np.array([[1, 4], [2, 1], [3, 3], [0, 1]]), np.array([[0.6, 0.4], [0.7, 0.3], [1, 0], [1, 0]], np.float32)
+    )
+    captions = HeadLabels(np.array([[1, 4], [1, -1], [-1, -1], [5, -1]]), np.zeros((4, 2), np.float32))
+    assert published_labels.agreement(labels, captions) == pytest.approx((1 / 3, (1 + 0.3 + 0) / 3))
+
+
 def test_pool_when_published_then_keeps_the_same_pairs_of_the_same_corpus_alone(tmp_path: Path) -> None:
     uids, junk = [f"u{row}" for row in range(20)], [f"junk-{row}" for row in range(9)]
     published_labels.write_pool(tmp_path, {"kept": (uids, uids[3:17:2]), "junk_kept": (junk, [])})
