@@ -19,7 +19,7 @@ from benchmarks.ablation.kinds import KINDS, by_kind
 from benchmarks.ablation.probes import ACCURACY
 from benchmarks.ablation.published import FIGURE, restore
 from benchmarks.ablation.results import of_newest_pool, read_hits, read_lines
-from benchmarks.ablation.table import Column, Kept, Pair, legend, pairs_of, table
+from benchmarks.ablation.table import Column, Kept, Pair, common_seeds, legend, pairs_of, table
 
 FIRST_STEPS: Final = (384, 1500, 6000)
 FIRST_GALLERIES: Final = {"style": True, "concepts": False}
@@ -90,15 +90,15 @@ def second_tables(published: Path) -> Iterator[str]:
         kept, pairs = _with_best_lengths(trainings)
         complete = _complete(trainings)
         primary = Column(f"`{plan.PRIMARY}`", kept(plan.PRIMARY), FIGURE, tested=complete)
-        yield f"The seven comparisons{'' if complete else ', **not complete, so nothing is tested**'}:\n\n" + table(
+        yield f"The seven comparisons{'' if complete else ', **not complete, so nothing is tested**'}:\n\n" + _table(
             [primary, *kind_columns(kept(plan.CAPTIONS), tested=False)], pairs
         )
-        shown = [("plain", None), *pairs, *plan.SHOWN_PAIRS]
+        shown = [("distill", None), ("plain", None), *pairs, *plan.SHOWN_PAIRS]
         elsewhere = [Column(f"`{name}`", kept(name), FIGURE, tested=False) for name in plan.ELSEWHERE]
-        yield f"Elsewhere, R@5 of names:\n\n{table(elsewhere, shown)}"
+        yield f"Elsewhere, R@5 of names:\n\n{_table(elsewhere, shown)}"
         for kind in ("linear", "few-shot"):
             probes = [Column(f"`{name}`", kept(f"{name} {kind}"), ACCURACY, tested=False) for name in plan.PROBES]
-            yield f"Probes, {kind}, accuracy:\n\n{table(probes, shown)}"
+            yield f"Probes, {kind}, accuracy:\n\n{_table(probes, shown)}"
         for length in plan.LENGTHS:
             if arms := trainings.arms(length.steps):
                 columns = [
@@ -107,7 +107,7 @@ def second_tables(published: Path) -> Iterator[str]:
                 ]
                 controls: list[Pair] = [("distill", each) for each in plan.CONTROLS if {each, "distill"} <= arms]
                 pairs_here = [*((arm, None) for arm in length.arms), *controls, *plan.SHOWN_PAIRS]
-                yield f"{length.steps:,} steps, not tested:\n\n{table(columns, pairs_here)}"
+                yield f"{length.steps:,} steps, not tested:\n\n{_table(columns, pairs_here)}"
 
 
 def kind_columns(kept: Kept, *, tested: bool) -> list[Column]:
@@ -150,6 +150,12 @@ def _done(trainings: Trainings) -> str:
         told = ", ".join(f"`{arm}` {count}" for arm, count in counts.items())
         rows.append(f"| {length.steps:,} | {sum(counts.values())} of {plan.SEEDS * len(counts)} | {told} |")
     return "\n".join(rows)
+
+
+def _table(columns: Sequence[Column], pairs: Sequence[Pair]) -> str:
+    """The table of those pairs that have a seed in common, as far as the trainings are."""
+    there = [pair for pair in pairs if common_seeds(columns[0].kept, filter(None, pair))]
+    return table(columns, there) if there else "No two arms have a seed in common yet."
 
 
 def _labels(published: Path) -> str:

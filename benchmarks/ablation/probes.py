@@ -29,6 +29,7 @@ Hits = tuple[NDArray[np.float64], NDArray[np.float64]]
 def probe(features_ND: NDArray[np.float32], classes_N: NDArray[np.int64]) -> dict[str, Hits]:
     """`few-shot` and `linear`: [N] hits and [N] draws in which the image was tested; both probes test the same ones."""
     size = int(np.bincount(classes_N).min())
+    assert classes_N.max() > 0, "a probe tells classes apart"
     found = {name: (np.zeros(len(classes_N)), np.zeros(len(classes_N))) for name in ("few-shot", "linear")}
     for draw in range(DRAWS):
         rng = np.random.default_rng(draw)

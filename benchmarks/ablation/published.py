@@ -39,6 +39,8 @@ def publish(work: Path, folder: Path, split: str) -> int:
             if gallery not in columns:
                 weight = np.asarray(weights_N, np.int8)
                 columns[gallery] = {"uid": images.uids, "caption": images.texts, "weight": weight}
+            if columns[gallery]["uid"] != images.uids:
+                raise SystemExit(f"{path} is of other images than the trainings before: measure them on one corpus")
             columns[gallery][path] = np.asarray(hits_N, np.int8)
     for gallery, table in columns.items():
         written = pa.table(table).replace_schema_metadata({FIGURE_KEY: figures[gallery].encode()})

@@ -130,6 +130,13 @@ def test_second_protocol_when_trainings_are_missing_then_shows_how_many_there_ar
     assert "`hn_0.25`" not in tested
 
 
+def test_second_protocol_when_one_arm_alone_is_trained_then_shows_it_and_compares_nothing(tmp_path: Path) -> None:
+    _, _, tested, *rest = second_tables(trainings(tmp_path, {(6000, "distill"): 0.7}, seeds=1))
+    assert "No two arms" in tested
+    assert rest
+    assert all("| `distill` |  |" in part for part in rest)
+
+
 def test_second_protocol_when_all_is_trained_then_tests_the_seven_comparisons_with_controls_at_their_best_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,14 @@ def test_published_trainings_when_restored_twice_then_stand_there_once(work: Pat
     restore(published, work)
     assert (work / "results.jsonl").read_text() == before
     assert len((published / LINES).read_text().splitlines()) == 6
+
+
+def test_trainings_when_measured_on_other_images_then_are_not_published(work: Path, tmp_path: Path) -> None:
+    line = read_lines(work / "results.jsonl")[3]
+    images = read_hits(work, [line], "style")[line["arm"], line["seed"]]
+    write_per_image(Storage(), str(work / line["hits"]["style"]), replace(images, uids=images.uids[::-1]))
+    with pytest.raises(SystemExit, match="other images"):
+        publish(work, tmp_path / "published", "HeldOut")
 
 
 def head(rng: np.random.Generator, classes: int) -> HeadLabels:
