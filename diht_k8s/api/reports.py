@@ -100,7 +100,7 @@ class Rounds(Record):
 class TimeSpent(Record):
     """The time of an attempt's program by category since it began, over all rounds, in seconds.
 
-    `starting` to `other` add up to its age.
+    `starting` to `missing_nodes` add up to its age.
     """
 
     starting: Seconds = 0.0
@@ -113,6 +113,8 @@ class TimeSpent(Record):
     recovering: Seconds = 0.0
     """from the last step of a round to the start of the next."""
     other: Seconds = 0.0
+    missing_nodes: Seconds = 0.0
+    """of an elastic gang that goes on in place: its time by the share of its nodes that it did without."""
     lost: Seconds = 0.0
     """of the steps: later rounds have redone them."""
     resumed: Seconds | None = None

@@ -44,7 +44,8 @@ UNHEALTHY: Final = Gauge(
 ELASTIC_NODES: Final = Gauge("diht_operator_elastic_nodes", "Nodes of the elastic trainings that are under way.")
 WISHED_NODES: Final = Gauge("diht_operator_elastic_wished_nodes", "Nodes that these trainings wish for.")
 RESIZINGS: Final = Counter(
-    "diht_operator_resizings_total", "Gangs of elastic trainings that gave way to one of another number of nodes."
+    "diht_operator_resizings_total",
+    "Elastic trainings that went on with another number of nodes, by a new attempt or in place.",
 )
 RESTARTS: Final = Counter(
     "diht_operator_restarts_total", "Restarts of stages, by the budget that they take from.", ["budget"]

@@ -60,4 +60,5 @@ def age_of(spent: TimeSpent) -> float:
         + spent.validation
         + spent.recovering
         + spent.other
+        + spent.missing_nodes
     )

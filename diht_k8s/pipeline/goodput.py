@@ -230,6 +230,7 @@ def reported_parts(spent: TimeSpent) -> TimeParts:
         waiting_for_data=spent.data,
         recovering=spent.recovering,
         other=spent.other,
+        missing_nodes=spent.missing_nodes,
     )
 
 

@@ -17,6 +17,9 @@ from typing import Any, Final
 from diht_k8s.api.reports import TimeSpent
 from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE, TIME_NOTE
 
+GANG_VARIABLES: Final = ("DIHT_NUM_NODES", "DIHT_PROCESSES")
+"""In the environment of ranks: the nodes of the gang's Job, and the processes of each."""
+MISSING: Final = "missing_nodes"
 TIME_VARIABLE: Final = "DIHT_TIME_SPENT"
 """In the environment of ranks: the account up to their start."""
 STARTING: Final = "starting"
@@ -33,6 +36,7 @@ class TimeAccount:
             began: when an account that is not in the environment begins; None: when this process began.
         """
         self._clock, exported_text = clock, os.environ.get(TIME_VARIABLE)
+        self._share = _share_of_gang()
         self._base, self._at = TimeSpent(), _process_began(clock) if began is None else began
         if exported_text is not None:
             self._base, self._at = load_account(exported_text)
@@ -51,11 +55,13 @@ class TimeAccount:
         self._part, self._detail, self._at = part, detail, now
 
     def _add(self, seconds: float) -> None:
-        self._parts[self._part] = self._parts.get(self._part, 0.0) + seconds
+        held = seconds * self._share
+        self._parts[self._part] = self._parts.get(self._part, 0.0) + held
+        self._parts[MISSING] = self._parts.get(MISSING, 0.0) + seconds - held
         if self._part == STARTING:
             self._start_up[self._detail] = self._start_up.get(self._detail, 0.0) + seconds
         elif self._part == "steps":
-            self._path += seconds
+            self._path += held
 
     def start_steps(self) -> None:
         """The first unit of work begins, if the program has not come so far before."""
@@ -68,8 +74,8 @@ class TimeAccount:
 
     @property
     def productive(self) -> float:
-        """Seconds of steps behind the present position, over all attempts."""
-        return self._path + (self._clock() - self._at if self._part == "steps" else 0.0)
+        """Seconds of steps behind the present position, over all attempts, by the share of the gang's nodes that trained."""
+        return self._path + (self._share * (self._clock() - self._at) if self._part == "steps" else 0.0)
 
     def checkpoint_committed(self, productive: float) -> None:
         """The newest committed checkpoint holds this many productive seconds."""
@@ -127,6 +133,12 @@ def with_recovery(text: str, now: float) -> str:
     """The account of a round that has ended, up to the start of the next one."""
     spent, at = load_account(text)
     return dump_account(spent.model_copy(update={"recovering": round(spent.recovering + max(0.0, now - at), 3)}), now)
+
+
+def _share_of_gang() -> float:
+    """The share of its Job's nodes with which a rank's gang trains; 1 but where it goes on in place without some."""
+    nodes, processes = (int(os.environ.get(name, "1")) for name in GANG_VARIABLES)
+    return min(1.0, int(os.environ.get("WORLD_SIZE", nodes * processes)) / (nodes * processes))
 
 
 def _process_began(clock: Callable[[], float]) -> float:

@@ -94,3 +94,17 @@ def test_resizing_is_counted_once(before: str, after: str, resizings: int) -> No
     counted = metrics.RESIZINGS._value.get()
     count_changes(ended(before), ended(after))
     assert metrics.RESIZINGS._value.get() - counted == resizings
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "resizings"), [(None, 1, 1), (1, 1, 0), (1, 2, 1), (1, None, 0)], ids=["first", "told once", "again", "new attempt"]
+)  # fmt: skip
+def test_resizing_in_place_is_counted_once(before: int | None, after: int | None, resizings: int) -> None:
+    def training(minute: int | None) -> Status:
+        at = None if minute is None else f"2026-11-30T08:0{minute}:00Z"
+        stage = StageStatus(name="train", stage=Stage.TRAIN, state=StageState.RUNNING, resized_time=at)
+        return Status(stages=[stage], restarts=after or 9)
+
+    counted = metrics.RESIZINGS._value.get()
+    count_changes(training(before), training(after))
+    assert metrics.RESIZINGS._value.get() - counted == resizings

@@ -76,6 +76,27 @@ def test_rank_goes_on_with_the_account_of_its_launcher(now: Now, monkeypatch: py
     assert (found.starting, found.start_up) == (9, {"imports": 4})
 
 
+@pytest.mark.parametrize(
+    ("world", "nodes", "processes", "share"), [(6, 4, 2, 0.75), (8, 4, 2, 1), (3, 3, 1, 1), (None, 4, 2, 1), (4, None, None, 1)]
+)  # fmt: skip
+def test_gang_without_some_of_its_nodes_counts_their_share_as_missing(
+    world: int | None, nodes: int | None, processes: int | None, share: float, now: Now, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"WORLD_SIZE": world, "DIHT_NUM_NODES": nodes, "DIHT_PROCESSES": processes}
+    for name, value in given.items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, str(value))
+    account = rank(now, monkeypatch, TimeAccount(clock=now, began=100.0).to_text())
+    account.resumed(50)
+    now.pass_(account, ("steps", 8), ("checkpoints", 4), ("steps", 12))
+    assert account.productive == 50 + 20 * share
+    spent = account.spent()
+    assert (spent.steps, spent.checkpoints, spent.missing_nodes, spent.path) == (20 * share, 4 * share, 24 * (1 - share), 50 + 20 * share)  # fmt: skip
+    assert age_of(spent) == 24
+
+
 def test_round_that_resumes_earlier_has_lost_the_steps_between(now: Now, monkeypatch: pytest.MonkeyPatch) -> None:
     first = rank(now, monkeypatch, TimeAccount(clock=now, began=100.0).to_text())
     first.resumed(50.0)
