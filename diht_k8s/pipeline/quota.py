@@ -39,19 +39,24 @@ def resized_by_quota(
     return nodes if nodes is not None and may_grow(train, policy, attempt, nodes, now) else None
 
 
-def may_grow(train: Train, policy: FailurePolicy, attempt: Attempt, nodes: int, now: float) -> bool:
-    """Whether a gang that only its quota keeps from having `nodes` would give way to one that has them."""
+def may_grow(
+    train: Train, policy: FailurePolicy, attempt: Attempt, nodes: int, now: float, *, unknown: bool = False
+) -> bool:
+    """Whether a gang that only its quota keeps from having `nodes` would give way to one that has them.
+
+    `unknown` is the answer where only its program's report is missing of how long the rest takes.
+    """
     if attempt.quota is None or attempt.started_at is None or attempt.state is not AttemptState.RUNNING:
         return False
     by_quota = attempt.pods == largest_size(train, attempt.quota)
     late = now >= attempt.started_at + policy.elastic_every_seconds
-    return by_quota and nodes > attempt.pods and late and _saves_time(attempt, nodes)
+    return by_quota and nodes > attempt.pods and late and _saves_time(attempt, nodes, unknown=unknown)
 
 
-def _saves_time(attempt: Attempt, nodes: int) -> bool:
-    """Whether the rest of the work becomes shorter by more than a start takes; not while either is unknown."""
+def _saves_time(attempt: Attempt, nodes: int, *, unknown: bool) -> bool:
+    """Whether the rest of the work becomes shorter by more than a start takes; `unknown` while either is."""
     times, spent = attempt.times, attempt.spent
     if times is None or times.admitted is None or times.running is None or spent is None or attempt.remaining_s is None:
-        return False
+        return unknown
     start_s = times.running - times.admitted + spent.starting
     return attempt.remaining_s * (1 - attempt.pods / nodes) > start_s

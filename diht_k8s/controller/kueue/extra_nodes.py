@@ -54,7 +54,8 @@ class ElasticQueue:
             return False
         more = extra.admitted_count if extra is not None and extra.admitted else useful_extra(self.train)[0]
         nodes = largest_size(self.train, base.admitted_count + more)
-        return nodes is not None and may_grow(self.train, self.policy, attempt, nodes, self.now)
+        waits = extra is not None and not extra.admitted  # a new operator has read no report yet: its place is kept
+        return nodes is not None and may_grow(self.train, self.policy, attempt, nodes, self.now, unknown=waits)
 
 
 def fewest_nodes(train: Train) -> int:

@@ -219,6 +219,18 @@ def test_rest_is_given_back_where_growing_is_no_longer_of_use() -> None:
     assert (list(queued.kueue.workloads), queued.jobs) == (["r-train"], {"r-train-2": 2})
 
 
+def test_new_operator_keeps_the_place_of_the_rest_until_it_has_read_how_long_the_training_takes() -> None:
+    queued = shrunk()
+    queued.wait(EVERY_S)
+    uid = queued.kueue.workloads[EXTRA]["metadata"]["uid"]
+    queued.process = Process(queued.cluster, queued.clock)
+    queued.process.reconcile()
+    assert queued.kueue.workloads[EXTRA]["metadata"]["uid"] == uid
+    queued.kueue.nodes = 4
+    queued.wait(60)
+    assert queued.jobs == {"r-train-3": 4}
+
+
 def test_eviction_of_the_fewest_nodes_stops_the_training_and_gives_the_rest_back() -> None:
     queued = whole()
     queued.kueue.take_back(0)
