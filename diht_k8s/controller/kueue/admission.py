@@ -116,7 +116,7 @@ def decide_admission(
             continue
         actions += _upkeep(workload, living, plan.status, queues)
     for each in observed:
-        if _holds(each) and _lives(each) and not each.attempt.ending and not _may_run(own.get(each.entry)):
+        if _holds(each) and _lives(each) and not each.attempt.ending and _lacks_quota(each, own.get(each.entry), extra):
             stops.append(_stop(each))
     kept = tuple(each for each in plan.actions if not isinstance(each, Start))
     starts = [each for each in plan.actions if isinstance(each, Start)]
@@ -212,8 +212,15 @@ def _holds(observed: ObservedAttempt) -> bool:
     return observed.job is None or bool(observed.job.workload)
 
 
-def _may_run(workload: WorkloadSummary | None) -> bool:
-    return workload is not None and workload.may_run
+def _lacks_quota(observed: ObservedAttempt, base: WorkloadSummary | None, extra: WorkloadSummary | None) -> bool:
+    """Whether an attempt has lost its quota, or a gang that was made for that of both Workloads has more pods than there is.
+
+    An elastic training shrinks then. One that was made rigid since, or taken from its queue, has no smaller size: it stops.
+    """
+    if base is None or not base.may_run:
+        return True
+    more = extra.admitted_count if extra is not None and extra.may_run else 0
+    return observed.attempt.quota is not None and observed.attempt.pods > base.admitted_count + more
 
 
 def _stop(observed: ObservedAttempt) -> Stop:
@@ -263,6 +270,6 @@ def _admission(start: Start, workload: WorkloadSummary | None, shape: str) -> tu
         )
     if workload.evicted and workload.reserved:
         return False, ReleaseQuota(workload), workload.message
-    if not _may_run(workload):
+    if not workload.may_run:
         return False, None, workload.message or UNSEEN
     return True, None, ""

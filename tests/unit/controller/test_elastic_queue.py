@@ -295,6 +295,37 @@ def test_both_places_are_left_at_the_end(ends: str) -> None:
         assert queued.kueue.held_nodes == 0
 
 
+RIGID = {**TRAIN, "minNodes": None}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"train": RIGID},
+        {"train": RIGID, "pods": {**PODS, "queueing": "PerAttempt"}},
+        {"pods": {key: value for key, value in PODS.items() if not key.startswith("queu")}},
+    ],
+    ids=["rigid", "queued by attempt", "not queued"],
+)
+@pytest.mark.parametrize("deleted", [False, True], ids=["evicted", "deleted by hand"])
+def test_quota_that_is_taken_from_a_training_that_no_longer_follows_it_is_given_back(
+    edit: dict[str, Any], deleted: bool
+) -> None:
+    queued = whole()
+    uid = queued.cluster.jobs["r-train-1"]["metadata"]["uid"]
+    queued.cluster.edit("r", **edit)
+    queued.settle()
+    assert queued.cluster.jobs["r-train-1"]["metadata"]["uid"] == uid, "an edit counts from the next attempt on"
+    queued.kueue.take_back(2)
+    if deleted:
+        del queued.kueue.workloads[EXTRA]
+    queued.settle()
+    assert EXTRA not in queued.kueue.workloads
+    assert queued.kueue.held_nodes <= 2
+    assert [each["metadata"]["uid"] for each in queued.cluster.jobs.values()] != [uid]
+    assert status(queued.cluster).stages[0].restarts == 0
+
+
 def test_operator_that_dies_at_each_write_makes_one_gang_of_the_right_size() -> None:
     for die_after in (1, 2, 3, 4, 5):
         queued = whole()
