@@ -26,6 +26,7 @@ from diht_k8s.launch.overlays import EQUAL_COMPLETIONS, MIN_PARALLELISM
 POD_SET: Final = "main"
 EXTRA: Final = "-extra"
 """End of the name of the Workload of the nodes beyond an elastic training's fewest."""
+LEAST_PRIORITY: Final = -(2**31)
 POD_SET_LABEL: Final = "kueue.x-k8s.io/podset"
 POD_WORKLOAD: Final = "kueue.x-k8s.io/workload"
 TOPOLOGY_GATE: Final = {"name": "kueue.x-k8s.io/topology"}
@@ -141,7 +142,7 @@ def extra_document(base: Json, job: Mapping[str, Any], pods: tuple[int, int], fl
         },
         "spec": {
             "queueName": base["spec"]["queueName"],
-            "priority": base["spec"]["priority"] - 1,
+            "priority": max(base["spec"]["priority"] - 1, LEAST_PRIORITY),
             "podSets": [{**pod_set(placed), "minCount": pods[1]}],
         },
     }  # fmt: skip

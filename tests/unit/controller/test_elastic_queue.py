@@ -378,11 +378,12 @@ def test_attempt_after_a_failure_takes_what_there_is_and_does_not_wait_for_more(
     assert (EXTRA in queued.kueue.workloads) == (size == 4), "what is not granted is no longer asked for"
 
 
-def test_rest_of_the_quota_has_less_priority_than_its_class_gives() -> None:
-    queued = Queued(4, pods={**PODS, "queuePriorityClass": "high"})
-    queued.cluster.others["WorkloadPriorityClass"] = {"high": {"value": 7}}
+@pytest.mark.parametrize(("value", "less"), [(7, 6), (-(2**31), -(2**31))], ids=["less", "none is less"])
+def test_rest_of_the_quota_has_less_priority_than_its_class_gives(value: int, less: int) -> None:
+    queued = Queued(4, pods={**PODS, "queuePriorityClass": "class"})
+    queued.cluster.others["WorkloadPriorityClass"] = {"class": {"value": value}}
     queued.settle()
-    assert (asks(queued, "r-train")[2], asks(queued, EXTRA)[2]) == (7, 6)
+    assert (asks(queued, "r-train")[2], asks(queued, EXTRA)[2]) == (value, less)
     assert "priorityClassRef" not in queued.kueue.workloads[EXTRA]["spec"]
 
 
