@@ -49,10 +49,16 @@ class ElasticQueue:
         return asks and not (extra.evicted or extra.finished) and (start.lacks_quota or extra.may_run)
 
     def may_grow_by(self, extra: WorkloadSummary | None, base: WorkloadSummary, attempt: Attempt) -> bool:
-        """Whether a gang that runs without the second Workload would use it now; None: if it were admitted as a whole."""
-        if extra is not None and (extra.evicted or extra.finished):
+        """Whether a gang that runs without the second Workload would use it now; None: if it were admitted as a whole.
+
+        Not after an edit of minNodes: its next attempt begins with another first Workload, at the end of the queue.
+        """
+        rest = useful_extra(self.train)[0]
+        if extra is not None and (extra.evicted or extra.finished or extra.count != rest):
             return False
-        more = extra.admitted_count if extra is not None and extra.admitted else useful_extra(self.train)[0]
+        if base.count != fewest_nodes(self.train):
+            return False
+        more = extra.admitted_count if extra is not None and extra.admitted else rest
         nodes = largest_size(self.train, base.admitted_count + more)
         waits = extra is not None and not extra.admitted  # a new operator has read no report yet: its place is kept
         return nodes is not None and may_grow(self.train, self.policy, attempt, nodes, self.now, unknown=waits)

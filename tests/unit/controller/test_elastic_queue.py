@@ -295,6 +295,24 @@ def test_both_places_are_left_at_the_end(ends: str) -> None:
         assert queued.kueue.held_nodes == 0
 
 
+@pytest.mark.parametrize(
+    ("train", "rest"), [({"numNodes": 8}, 6), ({"numNodes": 3}, 1), ({"minNodes": 1}, 0), ({"minNodes": 3}, 0)],
+    ids=["more", "less", "fewer at least", "more at least"],
+)  # fmt: skip
+def test_training_whose_number_of_nodes_was_edited_grows_only_to_what_its_next_attempt_may_have(
+    train: dict[str, int], rest: int
+) -> None:
+    queued = shrunk()
+    queued.wait(EVERY_S)
+    queued.cluster.edit("r", train={**TRAIN, **train})
+    queued.settle()
+    assert (EXTRA in queued.kueue.workloads) == (rest > 0)
+    assert not rest or asks(queued, EXTRA)[0] == rest
+    queued.kueue.nodes = 8
+    queued.wait(EVERY_S)
+    assert queued.jobs == ({"r-train-3": 2 + rest} if rest else {"r-train-2": 2})
+
+
 RIGID = {**TRAIN, "minNodes": None}
 
 
