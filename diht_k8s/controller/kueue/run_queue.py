@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.pods import QUEUE_PRIORITY_LABEL
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun, Stage
@@ -12,7 +13,7 @@ from diht_k8s.controller.actions import NameConflict, StillTerminating, create_o
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.job_builder import labels_of
 from diht_k8s.controller.kueue import admission, workload
-from diht_k8s.controller.kueue.extra_nodes import useful_extra
+from diht_k8s.controller.kueue.extra_nodes import elastic_queue, useful_extra
 from diht_k8s.controller.kueue.queued_plan import job_of
 from diht_k8s.controller.kueue.queues import entry_of, queues_of
 from diht_k8s.controller.observe import RunProblem
@@ -23,6 +24,11 @@ from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.labels import ATTEMPT_LABEL
 from diht_k8s.launch.stages import sized_for_step
 from diht_k8s.pipeline.plan import Start
+
+PLACED: Final = (
+    "train.minNodes does not go with a queue whose flavours have a topology (topologyName): it gives places to the pods of one "
+    "Workload, and the others would wait for theirs: choose another queue, or unset minNodes"
+)
 
 
 class RunQueue:
@@ -112,10 +118,13 @@ class RunQueue:
 
         Raises:
             ClusterError: the Workload or its flavour is gone, or cannot be read.
+            UserError: the queue gives the pods of an elastic training their places.
         """
         if entry_of(start) not in queues_of(run):
             return
         found = self._cluster.get("Workload", cached.namespace, workload_name(cached.name, start))
+        if start.stage is Stage.TRAIN and elastic_queue(run, 0.0) is not None and workload.gives_places(found):
+            raise UserError(PLACED)
         workload.put_on_quota(job, found, self._flavours(found), first=start.number == 1, nodes=start.quota)
 
     def _flavours(self, found: Mapping[str, Any]) -> list[dict[str, Any]]:

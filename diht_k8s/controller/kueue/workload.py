@@ -160,6 +160,12 @@ def flavours_of(found: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(flavour for _, flavour in sorted((assignment.get("flavors") or {}).items())))
 
 
+def gives_places(found: Mapping[str, Any]) -> bool:
+    """Whether Kueue gives each pod of a Workload its node."""
+    (assignment,) = found["status"]["admission"]["podSetAssignments"]
+    return bool(assignment.get("topologyAssignment"))
+
+
 def put_on_quota(
     job: Json,
     found: Mapping[str, Any],
@@ -196,8 +202,7 @@ def put_on_quota(
     for check in found["status"].get("admissionChecks") or ():
         for update in check.get("podSetUpdates") or ():
             _select(template, update)
-    (assignment,) = found["status"]["admission"]["podSetAssignments"]
-    if assignment.get("topologyAssignment"):
+    if gives_places(found):
         template["metadata"].setdefault("labels", {})[POD_SET_LABEL] = POD_SET
         template["metadata"].setdefault("annotations", {})[POD_WORKLOAD] = found["metadata"]["name"]
         template["spec"].setdefault("schedulingGates", []).append(dict(TOPOLOGY_GATE))

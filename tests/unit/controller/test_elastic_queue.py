@@ -425,6 +425,23 @@ def test_workload_of_more_nodes_that_somebody_else_has_is_left_alone() -> None:
     assert queued.kueue.workloads[EXTRA] == foreign
 
 
+@pytest.mark.parametrize(
+    ("train", "jobs", "told"),
+    [(TRAIN, {}, "InvalidSpec"), (RIGID, {"r-train-1": 4}, "Pending")],
+    ids=["elastic", "rigid"],
+)
+def test_queue_that_gives_each_pod_its_place_does_not_take_elastic_trainings(
+    train: dict[str, Any], jobs: dict[str, int], told: str
+) -> None:
+    queued = Queued(4, train=train)
+    queued.process.reconcile()
+    queued.kueue.admit()
+    (assignment,) = queued.kueue.workloads["r-train"]["status"]["admission"]["podSetAssignments"]
+    assignment["topologyAssignment"] = {"levels": ["host"], "slices": []}
+    queued.settle()
+    assert (queued.jobs, reason(queued.cluster)) == (jobs, told)
+
+
 def test_quota_is_kept_while_pods_that_have_lost_their_job_use_it() -> None:
     queued = whole()
     del queued.cluster.jobs["r-train-1"]
