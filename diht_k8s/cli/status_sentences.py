@@ -110,8 +110,8 @@ def on_fewer_nodes(stage: StageStatus, status: Status) -> list[str]:
         why = f": {lost}no other node had room"
     if runs and stage.quota_nodes is not None and stage.nodes <= stage.quota_nodes < stage.wished_nodes and not why:
         return [
-            f"{stage.name}: on {stage.nodes} of {stage.wished_nodes} nodes{since}: its queue has quota for no more; it grows once "
-            "there is and that saves time (failurePolicy.elasticEverySeconds)"
+            f"{stage.name}: on {stage.nodes} of {stage.wished_nodes} nodes{since}: its queue has quota for no more (one on "
+            "train.minNodes nodes grows once there is and that saves time, failurePolicy.elasticEverySeconds)"
         ]
     return [
         f"{stage.name}: on {stage.nodes} of {stage.wished_nodes} nodes{since}{why}; each later attempt asks for all"

@@ -126,7 +126,7 @@ def test_training_has_as_many_nodes_as_the_queue_has_room_for_once_it_has_waited
         queued.wait(1)
     assert queued.jobs == {"r-train-1": size}
     queued.start("r-train-1")
-    found = [line for line in details(status(queued.cluster)) if "its queue has quota for no more" in line]
+    found = [line for line in details(status(queued.cluster)) if "no more (one on train.minNodes nodes grows" in line]
     assert len(found) == (size < 4)
 
 
