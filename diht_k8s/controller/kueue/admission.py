@@ -178,7 +178,7 @@ def _extra_needs(
         ready = newest is not None and extra.may_run and not extra.pods_ready and _all_ready(newest)
         return ReportPodsReady(extra) if ready and not extra.deleted else None
     left = base is None or not base.may_run or any(_ends(each, base) for each in actions)
-    if left or elastic is None or base is None:
+    if left or elastic is None or base is None or (extra is not None and extra.evicted):
         return DeleteWorkload(extra) if extra is not None else None
     if newest is None or newest.attempt.ending or starts:
         return None

@@ -295,6 +295,16 @@ def test_both_places_are_left_at_the_end(ends: str) -> None:
         assert queued.kueue.held_nodes == 0
 
 
+def test_quota_that_is_taken_back_before_a_restart_is_given_back_at_once() -> None:
+    queued = whole()
+    queued.cluster.end("r-train-1", 75)
+    queued.process.reconcile()
+    assert (reason(queued.cluster), queued.kueue.held_nodes) == ("Restarting", 4)
+    queued.kueue.take_back(2)
+    queued.process.reconcile()
+    assert (reason(queued.cluster), queued.kueue.held_nodes) == ("Restarting", 2)
+
+
 @pytest.mark.parametrize(
     ("train", "rest"), [({"numNodes": 8}, 6), ({"numNodes": 3}, 1), ({"minNodes": 1}, 0), ({"minNodes": 3}, 0)],
     ids=["more", "less", "fewer at least", "more at least"],
