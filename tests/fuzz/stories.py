@@ -261,6 +261,7 @@ class Story:
         if run is None:
             for job in list(self.world.jobs.values()):
                 self.world.remove_job(job, "Background")  # the garbage collector
+            self.world.others.get("Workload", {}).clear()
             return
         kueue = self.world.kueue
         if kueue is not None and self.world.running() > kueue.held_nodes:
