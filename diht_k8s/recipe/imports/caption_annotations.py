@@ -6,10 +6,10 @@ import codecs
 import csv
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports.annotation_files import image_folder_of
@@ -150,7 +150,7 @@ def read_caption_lines(path: Path, options: ReaderOptions) -> RecordSource:
     """Flickr30k's captions as one of its four files has them, known by its first line.
 
     Those of Hugging Face (`flickr_annotations_30k.csv`) and of Kaggle (`results.csv`), the original `results_20130124.token`,
-    and lines `IMAGE,CAPTION` below a header, as clip-benchmark has it; commas in captions stay.
+    and lines `IMAGE,CAPTION`, below a header or not, as clip-benchmark has it; commas in captions stay.
 
     Raises:
         UserError: it is none of them, the images are not found, or the table has no such split.
@@ -172,7 +172,7 @@ def read_caption_lines(path: Path, options: ReaderOptions) -> RecordSource:
         name, suffix, caption = line.strip().partition(".jpg,")
         return (f"{name}.jpg", caption.strip()) if suffix else None
 
-    return _from_lines("flickr-captions", path, options, parts, header=1)
+    return _from_lines("flickr-captions", path, options, parts, header=0 if parts(_first_line(path)) else 1)
 
 
 def is_flickr_table(path: Path) -> bool:
@@ -200,11 +200,11 @@ def read_flickr_table(path: Path, options: ReaderOptions) -> RecordSource:
 
     Raises:
         UserError: there is no such split, or the images are not found.
-        DataError: no image has a caption.
+        DataError: no image has a caption, or the table is cut.
     """
     found, splits, seen = Captioned(), set[str](), 0
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=1):
+        for number, row in enumerate(_rows(file, path), start=1):
             seen, place = number, f"{path} row {number}"
             split, name, said = row.get("split") or "", row.get("filename"), _captions_in(row.get("raw"))
             splits.add(split)
@@ -224,11 +224,18 @@ def read_flickr_table(path: Path, options: ReaderOptions) -> RecordSource:
     return _source("flickr-captions", path, options, found, SeenUnits("rows", seen, found.beside, found.ignored))
 
 
+def _rows(file: TextIO, path: Path) -> Iterator[Mapping[str, str | None]]:
+    try:
+        yield from csv.DictReader(file, strict=True)  # else a quote without its end would hide all rows behind it
+    except csv.Error as error:
+        raise DataError(f"{path} is no whole table ({error}): fetch it again") from error
+
+
 def _captions_in(raw: str | None) -> list[str]:
     """The texts of a JSON list; none where it is something else."""
     try:
         listed = json.loads(raw or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return [text for text in listed if isinstance(text, str)] if isinstance(listed, list) else []
 

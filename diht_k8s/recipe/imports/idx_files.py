@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -156,6 +157,6 @@ def _values(path: Path, rank: int, roots: SourceRoots) -> np.ndarray:
     if data[:4] != bytes([0, 0, 8, rank]) or len(data) < head:
         raise DataError(f"{damaged}: fetch it again")
     shape = [int.from_bytes(data[at : at + 4], "big") for at in range(4, head, 4)]
-    if len(data) != head + int(np.prod(shape, dtype=np.int64)):
+    if 0 in shape or len(data) != head + math.prod(shape):  # a product of 64 bits would overflow to what fits
         raise DataError(f"{damaged} (its sizes are {shape}): fetch it again")
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)

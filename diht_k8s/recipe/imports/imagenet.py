@@ -132,8 +132,9 @@ def _from_train_archive(archive: Path) -> RecordSource:
                 seen += 1
                 ignored.add("no_archive_of_a_class", f"{archive} {outer.name}")
                 continue
-            found[named[1]] = _members(file, archive, outer)
-            seen += len(found[named[1]])
+            inner = _members(file, archive, outer)
+            found.setdefault(named[1], []).extend(inner)
+            seen += len(inner)
     wnids = sorted(found)
     members = [(each, label) for label, wnid in enumerate(wnids) for each in sorted(found[wnid], key=lambda m: m.name)]
     devkit = Devkit(wnids, wnids, ())
@@ -158,6 +159,7 @@ def _source(
         fingerprint=fingerprint([IMAGENET, total, stats, devkit.wnids, devkit.truth]),
         class_names=tuple(devkit.names),
         texts=IMAGENET if len(devkit.names) == 1000 else None,
+        notes=(f"{total:,} of the {len(devkit.truth):,} validation images are here",) if total < len(devkit.truth) else (),
         seen=seen,
     )
 
@@ -220,7 +222,7 @@ def read_devkit(root: Path, options: ReaderOptions) -> Devkit:
         wnids = sorted(words)
         label_of = {number: wnids.index(wnid) for number, wnid in wnid_of.items()}
         truth = [label_of[int(line)] for line in files["ILSVRC2012_validation_ground_truth.txt"].split()]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # scipy has no error of its own for a file that is cut or changed
         raise DataError(
             f"{root}: the devkit of ImageNet cannot be read ({error}): fetch {DEVKIT}.tar.gz again"
         ) from error

@@ -118,16 +118,24 @@ def _objects(text: str, path: Path) -> list[tuple[str, Box]]:
             )
             for each in found
         ]
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is no annotation of Pascal VOC ({error}): fetch it again") from error
 
 
 def _cut(file: SourceFile, box: Box) -> Callable[[], Image.Image]:
     def load() -> Image.Image:
         try:
-            return Image.open(io.BytesIO(file.read())).convert("RGB").crop(box)
+            image = Image.open(io.BytesIO(file.read()))
+            left, upper, right, lower = box
+            if not (0 <= left < right <= image.width and 0 <= upper < lower <= image.height):
+                raise BadImageError("box_outside_of_picture")  # the crop would be black there, or nothing
+            return image.convert("RGB").crop(box)
+        except BadImageError:
+            raise  # which is a ValueError
         except SourceFileError as error:
             raise BadImageError(f"picture_{error.reason}") from error
+        except Image.DecompressionBombError as error:
+            raise BadImageError("picture_too_large") from error
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise BadImageError("picture_unreadable") from error
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,6 +175,37 @@ def short_idx(folder: Path) -> str:
     return str(source)
 
 
+def overflowing_idx(folder: Path) -> str:
+    """Sizes whose product is 0 in 64 bits, as the file's length says."""
+    source = DOWNLOADS["mnist"].build(folder)
+    (source / "t10k-images-idx3-ubyte.gz").unlink()
+    sizes = b"".join(size.to_bytes(4, "big") for size in (1 << 31, 1 << 31, 4))
+    (source / "t10k-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3]) + sizes)
+    return str(source)
+
+
+def flat_idx(folder: Path) -> str:
+    """As many images as labels, without a line of pixels."""
+    source = DOWNLOADS["mnist"].build(folder)
+    (source / "t10k-images-idx3-ubyte.gz").unlink()
+    sizes = b"".join(size.to_bytes(4, "big") for size in (IMAGES, 0, 28))
+    (source / "t10k-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3]) + sizes)
+    return str(source)
+
+
+def cut_flickr_table(folder: Path) -> str:
+    source = Path(flickr_table(folder))
+    source.write_text(source.read_text()[:-80])
+    return str(source)
+
+
+def cut_meta(folder: Path) -> str:
+    source = DOWNLOADS["ImageNet, devkit and flat val"].build(folder)
+    path = source / "ILSVRC2012_devkit_t12/data/meta.mat"
+    path.write_bytes(path.read_bytes()[:100])
+    return str(source)
+
+
 def without_devkit(folder: Path) -> str:
     source = DOWNLOADS["ImageNet, devkit and flat val"].build(folder)
     shutil.rmtree(source / "ILSVRC2012_devkit_t12")
@@ -209,6 +242,62 @@ def damaged_voc(folder: Path) -> str:
     source = DOWNLOADS["VOC2007"].build(folder)
     (source / "VOC2007/Annotations/000007.xml").write_text("<annotation><object><name>cow</name></object></annotation>")
     return str(source)
+
+
+def infinite_voc(folder: Path) -> str:
+    source = DOWNLOADS["VOC2007"].build(folder)
+    path = source / "VOC2007/Annotations/000007.xml"
+    path.write_text(path.read_text().replace("<xmax>30<", "<xmax>inf<"))
+    return str(source)
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ("<xmax>1000000000<", "box_outside_of_picture"),
+        ("<xmax>49<", "box_outside_of_picture"),
+        ("<xmax>0<", "box_outside_of_picture"),
+        ("<xmax>1<", "box_outside_of_picture"),
+    ],
+    ids=["far outside", "one pixel outside", "backwards", "without width"],
+)
+def test_a_box_that_leaves_its_image_is_counted_and_cuts_nothing(tmp_path: Path, box: str, reason: str) -> None:
+    source = DOWNLOADS["VOC2007"].build(tmp_path / "in")
+    path = source / "VOC2007/Annotations/000006.xml"
+    path.write_text(path.read_text().replace("<xmax>30<", box))
+    assert main(["benchmarks", "import", str(source), str(tmp_path / "out")]) == 0
+    marker = json.loads((tmp_path / "out/COMMITTED.json").read_text())
+    assert {why: found["count"] for why, found in marker["bad"].items()} == {reason: 1}
+
+
+def test_validation_images_that_are_missing_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = DOWNLOADS["ImageNet, devkit and flat val"].build(tmp_path / "in")
+    (source / "val/ILSVRC2012_val_00000003.JPEG").unlink()
+    assert main(["benchmarks", "import", str(source), str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert f"{IMAGES - 1} of the {IMAGES} validation images are here" in said.out + said.err
+
+
+def test_captions_without_a_header_keep_the_first(tmp_path: Path) -> None:
+    originals.save(tmp_path / "images/0.jpg", 0)
+    (tmp_path / "captions.csv").write_text("0.jpg,a first caption\n0.jpg,a second one\n")
+    assert main(["benchmarks", "import", str(tmp_path / "captions.csv"), str(tmp_path / "out")]) == 0
+    (shard,) = tmp_path.glob("out/**/*.tar")
+    assert [captions_of(each) for each in read_samples(Storage(), str(shard))] == [("a first caption", "a second one")]
+
+
+def test_a_class_whose_archive_stands_twice_keeps_the_account(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    source = DOWNLOADS["ImageNet, archive of archives"].build(tmp_path / "in")
+    path = source / "ILSVRC2012_img_train.tar"
+    with tarfile.open(path) as tar:
+        twice = tar.getmembers()[0]
+        content = tar.extractfile(twice).read()  # type: ignore[union-attr]
+    with tarfile.open(path, "a") as tar:
+        tar.addfile(twice, io.BytesIO(content))
+    command = ["benchmarks", "import", str(source), str(tmp_path / "out"), "--split", "train"]
+    assert main(command) == 0
+    assert json.loads((tmp_path / "out/COMMITTED.json").read_text())["images"] == IMAGES + IMAGES // 4
 
 
 @pytest.mark.parametrize(("command", "rows"), [(["benchmarks", "import"], [1, 2]), (["import"], [0])])
@@ -297,6 +386,11 @@ def test_class_names_that_are_numbers_are_warned_of_on_stderr(
         (cut_idx, [], 65, "t10k-images-idx3-ubyte.gz is no whole IDX file of 3 dimensions"),
         (cut_unpacked_idx, [], 65, "t10k-images-idx3-ubyte is no whole IDX file of 3 dimensions (its sizes are [24, 28, 28])"),
         (short_idx, [], 65, "t10k-images-idx3-ubyte has 2 images, and t10k-labels-idx1-ubyte.gz 24 labels"),
+        (overflowing_idx, [], 65, "t10k-images-idx3-ubyte is no whole IDX file of 3 dimensions"),
+        (flat_idx, [], 65, "t10k-images-idx3-ubyte is no whole IDX file of 3 dimensions"),
+        (cut_flickr_table, [], 65, "flickr_annotations_30k.csv is no whole table (unexpected end of data)"),
+        (cut_meta, [], 65, "the devkit of ImageNet cannot be read"),
+        (infinite_voc, [], 65, "000007.xml is no annotation of Pascal VOC"),
         (without_devkit, [], 64, "but not what says their classes: put ILSVRC2012_devkit_t12.tar.gz beside them"),
         (damaged_devkit, [], 65, "the devkit of ImageNet cannot be read"),
         (cut_archive("ImageNet, archives"), [], 65, "ILSVRC2012_img_val.tar"),
