@@ -74,7 +74,7 @@ def choice_hit(scores_N: NDArray[np.floating]) -> float:
 
 
 def jaccard(scores_A: NDArray[np.floating], associated_A: NDArray[np.bool_]) -> float:
-    """Jaccard index of the associated candidates and as many of the best-scoring ones; of equal scores the first wins.
+    """Jaccard index of the associated candidates and as many of the best-scoring ones; of equal scores a wrong one wins.
 
     Raises:
         ValueError: no candidate is associated.
@@ -82,7 +82,7 @@ def jaccard(scores_A: NDArray[np.floating], associated_A: NDArray[np.bool_]) -> 
     wanted = int(associated_A.sum())
     if not wanted:
         raise ValueError("no candidate is associated with the cue")
-    chosen = np.argsort(-scores_A, kind="stable")[:wanted]
+    chosen = np.lexsort((associated_A, -scores_A))[:wanted]  # else the order of the files would decide
     shared = int(associated_A[chosen].sum())
     return shared / (2 * wanted - shared)
 

@@ -82,6 +82,8 @@ def read_per_image(storage: Storage, uri: str) -> PerImage | None:
             for name in names
         }
         uids, shards, texts = (table[name].to_pylist() for name in ("uid", "shard", "text"))
+        if not all(np.isfinite(part_N).all() for parts in figures.values() for part_N in parts):
+            raise ValueError("a hit is not finite")  # a test of NaN finds a difference
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise DataError(f"{uri} is damaged ({error}): run the stage evaluate again") from error
     return PerImage(uids, shards, texts, figures)
