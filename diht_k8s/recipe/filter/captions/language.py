@@ -35,6 +35,11 @@ FUNCTION_WORDS: Final = words(
     "without about"
 )
 """Words of English that few other languages have (in, on, for and by are theirs, too)."""
+ALSO_IN: Final = {
+    lang: words(shared)
+    for lang, shared in {"da": "and her", "de": "her", "nl": "of", "no": "her", "sv": "and", "tr": "her"}.items()
+}
+"""Those that are words of another language, too, and no sign of English in a caption that looks like it: Dutch `of` is or."""
 FUNCTION_WORD_FACTOR: Final = 3
 """How much wider the margin is for a caption that has one. Beyond it the words are a title that a foreign caption quotes."""
 WORD: Final = re.compile(r"[^\W\d_]+")
@@ -71,10 +76,11 @@ def is_english(caption: str, margin: float = MARGIN) -> bool:
         caption: as it stands in the sample.
         margin: in nats, for a caption without English function words.
     """
-    found = foreign_margin(caption)[1]
-    return found <= margin or (found <= FUNCTION_WORD_FACTOR * margin and _has_function_word(caption))
+    likeliest, found = foreign_margin(caption)
+    return found <= margin or (found <= FUNCTION_WORD_FACTOR * margin and _has_function_word(caption, likeliest))
 
 
-def _has_function_word(caption: str) -> bool:
-    """Whether a caption has a function word of English, in any case."""
-    return any(word.lower() in FUNCTION_WORDS for word in WORD.findall(caption[:MAX_CHARACTERS]))
+def _has_function_word(caption: str, other: str) -> bool:
+    """Whether a caption has a function word of English, in any case, that is none of the other language."""
+    own = FUNCTION_WORDS - ALSO_IN.get(other, frozenset())
+    return any(word.lower() in own for word in WORD.findall(caption[:MAX_CHARACTERS]))
