@@ -159,7 +159,9 @@ def _source(
         fingerprint=fingerprint([IMAGENET, total, stats, devkit.wnids, devkit.truth]),
         class_names=tuple(devkit.names),
         texts=IMAGENET if len(devkit.names) == 1000 else None,
-        notes=(f"{total:,} of the {len(devkit.truth):,} validation images are here",) if total < len(devkit.truth) else (),
+        notes=(f"{total:,} of the {len(devkit.truth):,} validation images are here",)
+        if total < len(devkit.truth)
+        else (),
         seen=seen,
     )
 
