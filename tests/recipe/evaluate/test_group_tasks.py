@@ -46,13 +46,14 @@ def images(items: list[dict[str, Any]], letters: str) -> EncodedImages:
 def test_task_of_pairs_when_a_group_lacks_an_image_leaves_it_out() -> None:
     items = [{"captions": (text,), "group": group} for text, group in (("a", "1"), ("b", "1"), ("c", "2"), ("d", "2"))]
     lonely = {"captions": ("a",), "group": "3"}
-    found = group_tasks.match_pairs(images([*items, lonely], "abdca"), ["{}"], LETTERS, [0])
+    three = [{"captions": (text,), "group": "4"} for text in "abc"]
+    found = group_tasks.match_pairs(images([*items, lonely, *three], "abdcaabc"), ["{}"], LETTERS, [0])
     assert {each["name"]: each["value"] for each in found.figures["scores"]} == {
         "text score": 0.5,
         "image score": 0.5,
         "group score": 0.5,
     }
-    assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 1, 4)
+    assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 2, 4)
     assert found.per_image.uids == ["1", "2"]
     assert found.per_image.figures["group score"][0].tolist() == [1.0, 0.0]
 
@@ -61,15 +62,15 @@ def test_task_of_choices_when_an_image_stands_twice_makes_it_one_group() -> None
     items = [
         {"captions": ("a", "b"), "digest": "same"},
         {"captions": ("c", "a"), "digest": "same"},
-        {"captions": ("b", "c", "d"), "digest": "other"},
+        {"captions": ("b", "c", "b"), "digest": "other"},
         {"captions": ("b",), "digest": "no wrong caption"},
     ]
     found = group_tasks.choose_captions(images(items, "aabb"), ["{}"], LETTERS, [0])
-    assert found.figures["scores"][0]["value"] == pytest.approx(2 / 3)
+    assert found.figures["scores"][0]["value"] == pytest.approx(1 / 3)
     assert found.figures["scores"][0]["chance"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3)
     assert (found.figures["questions"], found.figures["groups_scored"], found.figures["left_out"]) == (3, 2, 1)
     hits, weights = found.per_image.figures["accuracy"]
-    assert (hits.tolist(), weights.tolist()) == ([1.0, 1.0], [2.0, 1.0])
+    assert (hits.tolist(), weights.tolist()) == ([1.0, 0.0], [2.0, 1.0])
 
 
 def test_task_of_cues_when_images_serve_several_counts_each_cue_once() -> None:
@@ -80,12 +81,14 @@ def test_task_of_cues_when_images_serve_several_counts_each_cue_once() -> None:
         {"cues": (cue("1", "a", True), cue("2", "b", True))},
         {"cues": (cue("1", "a", False), cue("2", "b", False))},
         {"cues": (cue("1", "a", False), cue("2", "b", False), cue("3", "d", True, 9))},
+        {"cues": (cue("4", "d", True, 3), cue("5", "d", True, 2))},
+        {"cues": (cue("4", "d", False, 3), cue("5", "d", True, 2))},
     ]
-    found = group_tasks.associate(images(items, "abc"), ["{A} {}"], LETTERS, [0])
+    found = group_tasks.associate(images(items, "abcdd"), ["{A} {}"], LETTERS, [0])
     assert found.figures["scores"] == [
         {"name": "Jaccard", "value": 0.5, "interval": found.figures["scores"][0]["interval"], "chance": pytest.approx(1 / 3), "groups": 2}
     ]  # fmt: skip
-    assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 1, 3)
+    assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 3, 3)
 
 
 def test_task_of_cues_when_sizes_differ_gives_each_size_its_own_figure() -> None:
@@ -102,6 +105,19 @@ def test_task_of_cues_when_sizes_differ_gives_each_size_its_own_figure() -> None
         "Jaccard of 5 to 6 candidates": (1.0, 30),
         "Jaccard of 10 to 12 candidates": (0.0, 30),
     }
+    assert [each["chance"] for each in found.figures["scores"]] == pytest.approx([0.15, 0.2, 0.1])
+
+
+def test_cue_has_its_article_in_the_prompt() -> None:
+    asked: list[str] = []
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        asked.extend(texts)
+        return np.eye(4, dtype=np.float32)[[0] * len(texts)]
+
+    items = [{"cues": (Cue("1", "owl", right, 2),)} for right in (True, False)]
+    group_tasks.associate(images(items, "ab"), ["{A} {}"], TextEncoder(encode, "letters", 1.0, 4), [0])
+    assert asked == ["An owl"]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from diht_k8s.recipe.evaluate.answer_ranking import answer_ranking, answer_score, texts_of
-from diht_k8s.recipe.evaluate.benchmark_images import VisualQuestion
+from diht_k8s.recipe.evaluate.answer_ranking import answer_ranking, answer_score, rank_answers, texts_of
+from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, VisualQuestion
+from diht_k8s.recipe.evaluate.encoding import EncodedImages
+from diht_k8s.recipe.evaluate.soundness import TextEncoder
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,31 @@ def test_ranking_when_scores_are_more_than_questions_is_refused() -> None:
     questions = [VisualQuestion("?", ("a",))]
     with pytest.raises(ValueError, match="longer"):
         answer_ranking(questions, np.array([0]), [["a", "b"]], [np.ones(2)] * 2, np.random.default_rng(0))
+
+
+def test_answers_lose_a_final_stop_and_no_other() -> None:
+    assert answer_score("3.5", ["3.5."]) == 1.0
+    assert answer_score("35", ["3.5"]) == 0.0
+
+
+def test_chance_is_the_mean_over_the_candidates_of_each_question() -> None:
+    questions = [VisualQuestion("?", ("a",)), VisualQuestion("?", ("a",))]
+    candidates, scores = [["a", "b"], ["a", "b", "c", "d"]], [np.ones(2), np.ones(4)]
+    found = answer_ranking(questions, np.array([0, 1]), candidates, scores, np.random.default_rng(0))
+    assert found.chance == pytest.approx((1 / 2 + 1 / 4) / 2)
+
+
+def test_each_question_is_answered_from_its_own_texts_and_mistakes_are_answers_that_nobody_gave() -> None:
+    known = {text: row for row, text in enumerate(("1 red", "1 blue", "2 red", "2 blue"))}
+    people = ("red",) * 1 + ("blue",) * 9
+    items = [
+        BenchmarkImage("0.tar", key, key, (), None, (VisualQuestion(key, people, ("red", "blue")),)) for key in "12"
+    ]
+    images = EncodedImages(items, np.eye(4, dtype=np.float32)[[0, 3]])
+    encode = TextEncoder(lambda texts: np.eye(4, dtype=np.float32)[[known[text] for text in texts]], "stub", 1.0, 4)
+    found = rank_answers(images, [], ["{question} {answer}"], encode, [0])
+    assert found.per_image.figures["accuracy"][0].tolist() == pytest.approx([0.3, 1.0])
+    assert found.figures["mistakes"] == []
 
 
 def test_texts_when_question_holds_a_place_of_its_own_leaves_it() -> None:

@@ -9,7 +9,14 @@ import pytest
 
 from diht_k8s.recipe.evaluate import retrieval as module
 from diht_k8s.recipe.evaluate.bootstrap import rate_interval
-from diht_k8s.recipe.evaluate.retrieval import chance_recall, direction, expected_hits, retrieval, top_items
+from diht_k8s.recipe.evaluate.retrieval import (
+    chance_recall,
+    direction,
+    direction_json,
+    expected_hits,
+    retrieval,
+    top_items,
+)
 
 
 def unit(values: np.ndarray) -> np.ndarray:
@@ -66,6 +73,24 @@ def test_standing_when_caption_stands_twice_ties_exactly_whatever_the_rounding()
     assert result.recall[1] == pytest.approx(63.5 / 64)
 
 
+def test_standing_when_all_captions_stand_twice_ties_exactly_whatever_the_rounding() -> None:
+    images = unit(rng().normal(size=(65, 33))).astype(np.float32)
+    result = direction(
+        images,
+        np.arange(65),
+        np.concatenate([images, images]),
+        np.concatenate([np.arange(65), np.arange(1, 66) % 65]),
+        rng(),
+    )
+    assert result.ranks_Q.tolist() == [1.5] * 65
+
+
+def test_standing_when_an_image_repeats_its_caption_counts_both_among_the_tied() -> None:
+    found = direction(np.array([[1.0, 0.0]]), np.array([0]), np.array([[1.0, 0.0]] * 3), np.array([0, 0, 1]), rng())
+    assert found.ranks_Q.tolist() == pytest.approx([1 + 1 / 3])
+    assert found.recall[1] == pytest.approx(2 / 3)
+
+
 def test_direction_when_chunked_equals_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = rng()
     images, texts = (unit(generator.normal(size=(200, 8))).astype(np.float32) for _ in range(2))
@@ -85,6 +110,17 @@ def test_chance_when_captions_are_several_equals_a_simulation() -> None:
     generator = rng()
     hits = [0 in generator.permutation(gallery)[:5] for _ in range(20_000)]
     assert chance_recall(np.array([0]), gallery, 5) == pytest.approx(np.mean(hits), abs=0.01)
+
+
+def test_chance_when_images_have_unlike_numbers_of_captions_is_the_mean_over_queries() -> None:
+    assert chance_recall(np.array([0, 1]), np.array([0, 1, 1, 1]), 1) == pytest.approx(0.5)
+    assert chance_recall(np.array([0, 0, 0, 1]), np.array([0, 1, 1, 1]), 1) == pytest.approx(0.375)
+
+
+def test_median_rank_is_that_of_the_middle_query() -> None:
+    found = direction(np.eye(3), np.arange(3), np.array([[1.0, 0, 0], [0, 1, 2], [0, 0, 1]]), np.arange(3), rng())
+    assert found.ranks_Q.tolist() == [1.0, 1.0, 2.0]
+    assert direction_json(found)["median_rank"] == 1.0
 
 
 def test_interval_when_groups_vary_covers_the_rate_about_95_percent_of_the_time() -> None:

@@ -19,7 +19,7 @@ from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Cue, Visua
 from diht_k8s.recipe.evaluate.class_texts import BenchmarkTexts, SourcedTexts
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.results import Measured
-from diht_k8s.recipe.evaluate.soundness import figure_notes, require_finite_figures
+from diht_k8s.recipe.evaluate.soundness import FeatureGate, figure_notes, require_finite_figures
 from diht_k8s.recipe.report.per_image import PerImage
 
 IMAGES, WIDTH, CLASSES = 24, 16, 4
@@ -244,6 +244,12 @@ def test_figure_of_exactly_0_or_100_percent_carries_a_note(figures: dict[str, An
     assert said in note
 
 
+def test_images_of_one_class_may_all_be_named_so() -> None:
+    figures = {"top1": 0.9, "named_classes": 1}
+    assert figure_notes({**figures, "class_pictures": [0, 5]}) == []
+    assert figure_notes({**figures, "class_pictures": [1, 5]}) == ["the model names the same class for every image"]
+
+
 def test_figures_between_carry_no_note() -> None:
     assert figure_notes({"top1": 0.999, "top5": None, "balanced": 0.001}) == []
 
@@ -262,3 +268,30 @@ def test_figure_that_is_not_finite_is_refused_before_it_is_written(
     per_image = PerImage(["u0", "u1"], ["a"] * 2, [""] * 2, {"top-1": (np.array([0.0, hits]), np.ones(2))})
     with pytest.raises(DataError, match=said):
         require_finite_figures(result, per_image, "bench")
+
+
+@pytest.mark.parametrize(
+    ("batches", "same"),
+    [
+        ([("ab", [[1, 0], [1, 0]]), ("a", [[1, 0]])], True),
+        ([("ab", [[1, 0], [1, 0]]), ("cd", [[0, 1], [0, 1]])], False),
+        ([("ab", [[1, 0], [0, 1]]), ("cd", [[1, 0], [1, 0]])], False),
+        ([("ab", [[0.6, 0.8], [-0.6, 0.8]])], False),
+        ([("aa", [[1, 0], [1, 0]])], False),
+    ],
+    ids=["the last batch is a repeat", "each batch alone", "the last batch alone", "one feature", "the same text"],
+)
+def test_features_are_the_same_for_all_only_where_all_batches_and_features_are(
+    batches: list[tuple[str, list[list[float]]]], same: bool
+) -> None:
+    gate = FeatureGate("stub", "texts")
+    for names, features in batches:
+        gate.admit(np.array(features, dtype=np.float32), list(names))
+    assert any("all texts have the same features" in note for note in gate.notes()) is same
+
+
+def test_features_of_zeros_are_counted_over_all_batches_and_negative_ones_are_none() -> None:
+    gate = FeatureGate("stub", "images")
+    for names, features in (("ab", [[0, 0], [1, 0]]), ("cd", [[-1, -1], [0, 0]])):
+        gate.admit(np.array(features, dtype=np.float32), list(names))
+    assert gate.notes() == ["2 of 4 images have features of zeros, the first is 'a'"]

@@ -46,6 +46,27 @@ def test_hits_when_classes_are_more_than_five_are_kept_of_each_image() -> None:
     assert found.figures["without_class"] == 0
 
 
+def test_figures_of_each_image_sum_up_to_those_of_the_benchmark() -> None:
+    found = classified([0, 0, 0, 3], [0, 1, 1, 3], 7)
+    hits, weights = (part.sum() for part in found.per_image.figures["mean per class"])
+    assert (hits / weights, weights) == (pytest.approx(found.figures["balanced"]), pytest.approx(4))
+    assert found.figures["queries"]["chance"] == pytest.approx(1 / 2)  # of the classes that have an image
+    angles = np.radians([0, 40, 88, 180, 181, 270, 300, 137])
+    images = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    ranked = retrieved(images, images[[0, 1, 2, 4, 5, 3, 6, 7]])
+    for name, key in (("caption to image", "text_to_image"), ("image to caption", "image_to_text")):
+        for cutoff, recall in ranked.figures[key]["recall"].items():
+            hits, weights = (part.sum() for part in ranked.per_image.figures[f"{name}, R@{cutoff}"])
+            assert hits / weights == pytest.approx(recall)
+        assert ranked.figures[key]["recall"]["1"] < ranked.figures[key]["recall"]["5"]
+
+
+def test_image_with_several_captions_is_named_by_the_first() -> None:
+    items = [BenchmarkImage("0.tar", "0", "u0", ("first", "second"), None)]
+    found = retrieval.retrieve(EncodedImages(items, np.eye(2, dtype=np.float32)[:1]), ["{}"], texts_of(np.eye(2)), [0])
+    assert found.per_image.texts == ["first"]
+
+
 def test_class_when_it_has_no_name_is_an_error_of_the_data() -> None:
     with pytest.raises(DataError, match=r"an image has class 3, but there are 3 class names \(0 to 2\)"):
         classified([3], [0], 3)
