@@ -35,3 +35,9 @@ def test_draws_when_nobody_says_how_many_are_a_thousand() -> None:
 def test_intervals_when_hits_are_of_several_kinds_are_those_of_each_alone() -> None:
     together = rate_intervals(HITS, COUNTS, rng())
     assert together == [rate_interval(hits_G, COUNTS, rng()) for hits_G in HITS]
+
+
+def test_interval_of_few_groups_is_that_of_as_many_draws_as_there_are_groups() -> None:
+    hits = np.repeat([0.0, 1.0], 10)
+    found = rate_interval(hits, np.ones(20), np.random.default_rng(0), resamples=20_000)
+    assert tuple(found) == pytest.approx((6 / 20, 14 / 20))  # 2.5 and 97.5 % of 20 tosses of a coin

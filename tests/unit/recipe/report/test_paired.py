@@ -92,3 +92,9 @@ def test_holm_when_several_figures_are_tested_corrects_as_published(
 def test_difference_when_sides_do_not_fit_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="weights"):
         paired_differences(np.zeros((1, 1, 4)), np.zeros(shape), np.ones((1, 4)), np.random.default_rng(0))
+
+
+def test_difference_when_images_weigh_unlike_is_a_rate_of_each_resample() -> None:
+    weights = np.array([[1.0, 1.0, 2.0, 5.0, 5.0, 9.0]])
+    found = paired_differences(np.zeros((1, 1, 6)), weights[None], weights, np.random.default_rng(0))[0]
+    assert (found.value, found.low, found.high) == pytest.approx((1.0, 1.0, 1.0))  # all of one side are right
