@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from typing import Final
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ def install_line(extra: str) -> str:
     place = None if package is None else installed_from(package)
     if place is None:
         return f"pip install 'PLACE{extras}', where PLACE is {NAME}'s wheel or checkout"
-    return f"pip install '{place}{extras}'"
+    return f"pip install {shlex.quote(place + extras)}"
 
 
 def installed_from(package: Distribution) -> str | None:

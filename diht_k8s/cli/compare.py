@@ -64,12 +64,13 @@ def compare(runs: Sequence[str], output: str) -> dict[str, Any]:
 
 
 def _once(reports: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
-    """The reports without those of a training that has one already: its copy, or the same seed again, is no other seed."""
-    found: dict[tuple[str, int], tuple[str, dict[str, Any]]] = {}
+    """The reports without those of a training that has one already: a copy of it is no other seed."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
     for folder, report in reports:
-        same = found.setdefault((canonical_json(configuration(report)), report["run"]["seed"]), (folder, report))
+        decides = [configuration(report), report["run"]["seed"], report.get("inputs")]
+        same = found.setdefault(canonical_json(decides), (folder, report))
         if same[1] is not report:
-            says = "is named twice" if same[0] == folder else f"has the configuration and seed of {same[0]}"
+            says = "is named twice" if same[0] == folder else f"is a copy of {same[0]}"
             print(f"diht: {folder} {says}: it counts once", file=sys.stderr)
     return list(found.values())
 

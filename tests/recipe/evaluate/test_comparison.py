@@ -216,12 +216,16 @@ def test_compare_when_a_run_is_named_in_several_ways_counts_it_once(
     run = evaluated(out, "a", 0.1)
     (tmp_path / "a.json").write_text(dump(run))
     shutil.copytree(out, tmp_path / "copy")
+    shutil.copytree(out, tmp_path / "other")
+    for path in (tmp_path / "other").rglob("report.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "inputs": {"train": "of other data"}}))
     compared = compare([str(out), f"{tmp_path}/a.json", str(tmp_path / "copy")], f"{tmp_path}/c.html")
     assert compared["seeds"] == [1]
     says = capsys.readouterr().err.splitlines()
+    assert compare([str(out), str(tmp_path / "other")], f"{tmp_path}/c.html")["seeds"] == [2]
     assert ["is named twice" in line for line in says] == [True, False]
     assert "copy/" in says[1]
-    assert "has the configuration and seed of" in says[1]
+    assert "is a copy of" in says[1]
 
 
 EMPTY = {

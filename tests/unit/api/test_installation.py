@@ -30,7 +30,7 @@ class Installed(Distribution):
     [
         ({"url": "file:///home/me/diht", "dir_info": {"editable": True}}, "recipe", "pip install '/home/me/diht[recipe]'"),
         ({"url": "file:///tmp/my%20files/d-0.1.0.whl"}, "heif", "pip install '/tmp/my files/d-0.1.0.whl[heif]'"),
-        ({"url": "file:///home/me/diht"}, "", "pip install '/home/me/diht'"),
+        ({"url": "file:///home/me/diht"}, "", "pip install /home/me/diht"),
         ({"url": "https://example.org/d.whl"}, "recipe", "pip install 'PLACE[recipe]', where PLACE is"),
         (None, "recipe", "pip install 'PLACE[recipe]', where PLACE is"),
         ([], "recipe", "pip install 'PLACE[recipe]', where PLACE is"),
