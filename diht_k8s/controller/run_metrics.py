@@ -67,7 +67,9 @@ def _count_time(before: Status, after: Status) -> None:
 
 def _resized(status: Status) -> set[tuple[str, int | str]]:
     """The attempts that gave way to one of another number of nodes, and the time at which a gang was resized in place."""
-    gave_way = {(attempt.stage, attempt.number) for attempt in status.attempts if attempt.reason in GAVE_WAY}
+    gave_way: set[tuple[str, int | str]] = {
+        (attempt.stage, attempt.number) for attempt in status.attempts if attempt.reason in GAVE_WAY
+    }
     return gave_way | {(stage.name, stage.resized_time) for stage in status.stages if stage.resized_time is not None}
 
 

@@ -162,7 +162,8 @@ def test_training_shrinks_and_grows_in_its_living_pods_as_a_node_is_lost_and_ret
         returned = time.monotonic()
         grown = wait_for_size(trainings, name, WISHED, 2, 240)
         stage, resumed, events = stages(runs.status(name))["train"], resumptions(trainings, name), runs.events(name)
-        assert pod not in [each["metadata"]["name"] for each in runs.pods(name)]
+        if not zombies:  # one that lives on is taken in again if its node is back before it was replaced
+            assert pod not in [each["metadata"]["name"] for each in runs.pods(name)]
         found = trainings.losses(name)
         kubectl("delete", "dihtrun", "-n", trainings.place.namespace, name)
         trainings.start(f"{name}-alone", nodes=1, steps=max(found))
