@@ -81,7 +81,7 @@ def record(report: Json, lines: Mapping[str, Progress], seconds: float) -> Json:
         "own": _retrieval(named["heldout-retrieval"]),
         "other": _retrieval(named["other-style"]),
         "classes": {
-            "images": classes["images"],
+            "images": classes["pictures"],
             "number": len(classes["classes"]),
             "top1": [100 * value for value in (classes["top1"], *classes["top1_interval"])],
             "commonest": 100 * classes["majority"],
@@ -92,7 +92,7 @@ def record(report: Json, lines: Mapping[str, Progress], seconds: float) -> Json:
 
 def _retrieval(benchmark: Json) -> Json:
     """R@5 of the model (with its interval), of the references and by chance, both ways."""
-    found: Json = {"images": benchmark["images"]}
+    found: Json = {"images": benchmark["pictures"]}
     for name, key in (("to_image", "text_to_image"), ("to_text", "image_to_text")):
         direction = benchmark[key]
         rates = {"model": [direction["recall"]["5"], *direction["interval"]["5"]], "chance": [direction["chance"]["5"]]}
