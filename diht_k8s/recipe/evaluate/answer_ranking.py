@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
@@ -186,7 +187,7 @@ def answer_ranking(
     scores: Sequence[NDArray[np.floating]],
     rng: np.random.Generator,
 ) -> AnswerRanking:
-    """Figures from scores; the first of equal scores is chosen.
+    """Figures from scores. Of equal scores the first is named, and a question counts as a draw among them would on average.
 
     Args:
         questions: Q questions.
@@ -196,7 +197,17 @@ def answer_ranking(
         rng: draws of the bootstrap.
     """
     named = [options[int(np.argmax(row_A))] for options, row_A in zip(candidates, scores, strict=True)]
-    score_Q = np.array([answer_score(name, question.answers) for name, question in zip(named, questions, strict=True)])
+    score_Q = np.array(
+        [
+            fmean(
+                answer_scores(
+                    [options[tied] for tied in np.flatnonzero(row_A == row_A.max()).tolist()], question.answers
+                )
+            )
+            for options, row_A, question in zip(candidates, scores, questions, strict=True)
+        ],
+        dtype=np.float64,
+    )
     said = Counter(normalised(answer) for question in questions for answer in question.answers)
     commonest = min(said, key=lambda answer: (-said[answer], answer))
     _, group_of_Q = np.unique(images_Q, return_inverse=True)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MAX_CAPTIONS: Final = 64
 MAX_QUESTIONS: Final = 256
 MAX_CUES: Final = 4096
+MAX_GROUP_NAME: Final = 60
 PREFETCHED_IMAGES: Final = 2 * IMAGE_BATCH
 """Images that are preprocessed, or being so, before the model asks for them."""
 
@@ -181,14 +182,22 @@ def group_of(sample: Sample) -> str | None:
     """
     raw = sample.members.get("npy")
     if raw is None:
-        value = sample.meta.get("group")
-        return str(value)[:60] if isinstance(value, str | int) else None
+        return _group_name(sample.meta.get("group"))
     try:
-        return f"{np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False).reshape(-1)[0]:g}"
+        first = float(np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False).reshape(-1)[0])
+        return str(int(first)) if first.is_integer() else str(first)
     except (ValueError, TypeError, IndexError, EOFError, OSError) as error:
         raise DataError(
             f"sample {sample.key}: its .npy is not an array of numbers ({error}): write it again"
         ) from error
+
+
+def _group_name(value: object) -> str | None:
+    """The name of a group as it is told; long ones, which differ anywhere, end with a digest."""
+    if not isinstance(value, str | int):
+        return None
+    name = str(value)
+    return name if len(name) <= MAX_GROUP_NAME else f"{name[:40]} {hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def questions_of(sample: Sample) -> tuple[VisualQuestion, ...]:
@@ -212,7 +221,8 @@ def cues_of(sample: Sample) -> tuple[Cue, ...]:
         if isinstance(entry, dict) and isinstance(entry.get("cue"), str) and isinstance(entry.get("associated"), bool):
             number = entry.get("candidates", 0)
             candidates = number if isinstance(number, int) else 0
-            found.append(Cue(str(entry.get("group"))[:60], entry["cue"].strip(), entry["associated"], candidates))
+            cue = entry["cue"].strip()
+            found.append(Cue(_group_name(entry.get("group")) or f"cue {cue}", cue, entry["associated"], candidates))
     return tuple(found)
 
 

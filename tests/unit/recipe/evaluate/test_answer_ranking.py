@@ -39,14 +39,15 @@ def test_worth_when_ten_people_answer_is_the_mean_over_all_nines() -> None:
         assert answer_score("a", answers) == pytest.approx(np.mean(nines))
 
 
-def test_ranking_when_scores_tie_names_the_first_and_gives_chance_and_majority() -> None:
+def test_ranking_when_scores_tie_names_the_first_and_counts_a_draw_among_them() -> None:
     questions = [VisualQuestion("?", ("b",)), VisualQuestion("?", ("a",)), VisualQuestion("?", ("b",))]
     found = answer_ranking(
         questions, np.array([0, 0, 1]), [["a", "b"]] * 3, [np.array(s) for s in ([1, 1], [2, 1], [0, 1])],
         np.random.default_rng(0),
     )  # fmt: skip
     assert found.named == ["a", "a", "b"]
-    assert found.accuracy == pytest.approx(2 / 3)
+    assert found.score_Q.tolist() == [0.5, 1, 1]
+    assert found.accuracy == pytest.approx(2.5 / 3)
     assert (found.chance, found.majority) == (pytest.approx(0.5), pytest.approx(2 / 3))
     assert found.interval.low <= found.accuracy <= found.interval.high
 

@@ -64,10 +64,25 @@ def make(**meta: Any) -> Sample:
 
 
 @pytest.mark.parametrize(
-    ("group", "expected"), [("north", "north"), (3, "3"), ("x" * 80, "x" * 60), (None, None), (["north"], None)]
+    ("group", "expected"), [("north", "north"), (3, "3"), ("x" * 60, "x" * 60), (None, None), (["north"], None)]
 )
 def test_group_when_the_json_names_it_is_short_text(group: object, expected: str | None) -> None:
     assert group_of(make(group=group)) == expected
+
+
+def test_groups_whose_long_names_begin_alike_stay_apart() -> None:
+    names = {group_of(make(group="x" * 80 + end)) for end in ("a", "b", "c")}
+    assert (len(names), max(len(name or "") for name in names) <= 60) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(1_234_567, "1234567"), (1_234_568, "1234568"), (0.5, "0.5"), (3.0, "3"), (float("nan"), "nan")],
+)
+def test_group_when_it_is_a_number_keeps_all_its_digits(number: float, name: str) -> None:
+    raw = io.BytesIO()
+    np.save(raw, np.array([number]))
+    assert group_of(sample(raw.getvalue())) == name
 
 
 @pytest.mark.parametrize(
@@ -99,10 +114,16 @@ def test_questions_are_those_with_a_text_and_an_answer(meta: dict[str, Any], exp
 
 
 def test_cues_are_those_that_are_complete_with_short_groups() -> None:
-    whole = {"group": "g" * 80, "cue": " owl ", "associated": True, "candidates": 5}
+    whole = {"group": "g" * 60, "cue": " owl ", "associated": True, "candidates": 5}
     others = [{**whole, "cue": 3}, {**whole, "associated": 1}, "junk", {**whole, "candidates": "many", "group": 2}]
     found = cues_of(make(cues=[whole, *others]))
     assert found == (Cue("g" * 60, "owl", True, 5), Cue("2", "owl", True, 0))
+
+
+def test_cues_without_a_group_are_told_apart_by_their_words() -> None:
+    listed = [{"cue": cue, "associated": True} for cue in ("owl", "night", "owl")]
+    groups = [cue.group for cue in cues_of(make(cues=listed))]
+    assert (groups[0] == groups[2], groups[0] == groups[1]) == (True, False)
 
 
 @pytest.mark.parametrize(
