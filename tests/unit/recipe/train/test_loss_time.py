@@ -99,5 +99,5 @@ def test_every_card_has_the_figures_of_a_roofline() -> None:
     for card in GPUS.values():
         assert card.half_tflops > card.fp32_tflops > 1
         assert 300 <= card.gigabytes_per_second <= 8000
-        assert 40 <= card.processors <= 148
+        assert 40 <= card.processors <= 188
         assert card.bf16 is (card.capability >= (8, 0))
