@@ -31,7 +31,13 @@ from tests.contract.charts import EVERYTHING, NEWEST
 
 pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.timeout(900)]
 ONE_STAGE: dict[str, Any] = {"label": None, "train": None, "evaluate": None}
-NAMESPACED = ("rbac.scope=namespaced", "rbac.kueue=false", "rbac.podGroups=false", "crds.install=false")
+NAMESPACED = (
+    "rbac.scope=namespaced",
+    "rbac.kueue=false",
+    "rbac.podGroups=false",
+    "rbac.podStatus=false",
+    "crds.install=false",
+)
 USERS = str(PROJECT / "manifests/base/users.yaml")
 
 

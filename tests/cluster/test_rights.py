@@ -19,6 +19,7 @@ GANG: dict[str, Any] = {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "dist
 VERBS = ("create", "get", "list", "watch", "update", "patch", "delete", "deletecollection")
 NOT_HERE = {
     ("diht.dev", "dihtruns", "get"): "a run that a broken watch has missed",
+    ("", "pods/status", "patch"): "an elastic gang in place that loses a node (tests/cluster/test_elastic.py)",
     **{
         ("kueue.x-k8s.io", resource, verb): "Kueue is not installed here (tests/cluster/test_controller_queue.py)"
         for resource, verbs in (

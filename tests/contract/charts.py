@@ -24,7 +24,7 @@ MONITORING = ("monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/
 CLUSTER_KINDS = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
 
 NAMESPACED: dict[str, Any] = {
-    "rbac": {"scope": "namespaced", "kueue": False, "podGroups": False},
+    "rbac": {"scope": "namespaced", "kueue": False, "podGroups": False, "podStatus": False},
     "crds": {"install": False},
 }
 EVERYTHING: dict[str, Any] = {

@@ -145,7 +145,11 @@ def test_namespaced_scope_makes_nothing_cluster_wide_and_serves_its_namespace(he
     assert "--namespace=diht-system" in one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
     wide = one(rendered(helm, {}), "ClusterRole")["rules"]
     optional = ({"kueue.x-k8s.io"}, {"scheduling.k8s.io"})
-    kept = [rule for rule in wide if set(rule["apiGroups"]) not in optional and rule["resources"] != ["nodes"]]
+    kept = [
+        rule
+        for rule in wide
+        if set(rule["apiGroups"]) not in optional and rule["resources"] not in (["nodes"], ["pods/status"])
+    ]
     assert one(objects, "Role")["rules"] == kept
     assert one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"][-2:] == [
         "--kueue=never",

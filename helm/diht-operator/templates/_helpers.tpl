@@ -96,11 +96,13 @@ namespace: {{ .Release.Namespace }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, delete]
+{{- if .Values.rbac.podStatus }}
 # Elastic gangs that resize in place: pod 0 is told with which nodes to go on (an annotation); a pod whose node is lost is said to
 # have failed, or its Job would never replace it.
 - apiGroups: [""]
   resources: [pods/status]
   verbs: [patch]
+{{- end }}
 # Logs: progress lines, and the end of the log of a pod that failed.
 - apiGroups: [""]
   resources: [pods/log]
