@@ -143,7 +143,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     "output": (no_folder, r"cannot write runs/out/.*: check rights"),
     "full disk": (full_disk, r"0.0 GiB are free at .*, but the kept pairs may need"),
     "no conditional writes": (twice, r"runs/out: the server ignores conditional writes"),
-    "missing package": (no_package, r"timm is not installed: pip install 'diht-k8s\[recipe\]'"),
+    "missing package": (no_package, r"timm is not installed: pip install .*\[recipe\]"),
     "old package": (old_package, r"pillow 9.0 is installed, but >=12.3 is needed"),
     "unseen GPUs": (unseen_gpus, r"the driver lists 2 GPUs, but torch sees 0: install the CUDA build"),
     "small GPU": (small_gpu, r"run.yaml: the training needs [\d.]+ GiB of a T4's 15.0"),
