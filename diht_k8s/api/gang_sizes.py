@@ -35,3 +35,8 @@ def min_nodes_without_effect(train: Train) -> str | None:
         f"has no effect, the training waits for all {wished} nodes: {name} may have batch statistics (BatchNorm), which must "
         f"be of equally many pairs, and the processes of {numbers} do not divide {settings}: {advice}, or change {settings}"
     )
+
+
+def largest(sizes: list[int], nodes: int) -> int | None:
+    """The most of some sizes for which `nodes` are enough; None if these are too few for any."""
+    return max((size for size in sizes if size <= nodes), default=None)

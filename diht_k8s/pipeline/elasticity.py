@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from diht_k8s.api.gang_sizes import gang_sizes
+from diht_k8s.api.gang_sizes import gang_sizes, largest
 from diht_k8s.api.run import FailurePolicy
 from diht_k8s.api.train import Train
 from diht_k8s.pipeline.attempts import Attempt, LivingGang
@@ -51,14 +51,14 @@ def resized_to(train: Train | None, policy: FailurePolicy, attempt: Attempt, now
     if attempt.unplaced_since is not None:
         wish = within_quota(train, None, attempt.quota) or train.num_nodes
         return wish if attempt.pods < wish else None
-    return max((nodes for nodes in gang_sizes(train) if nodes <= attempt.placed), default=None)
+    return largest(gang_sizes(train), attempt.placed)
 
 
 def expected_resizing(train: Train | None, policy: FailurePolicy, attempt: Attempt) -> tuple[float, int] | None:
     """When a gang that waits will give way or go on if nothing changes, and on how many nodes; None: it waits on, or has all."""
     gang, here = attempt.living_gang, resizes_in_place_at(policy, attempt)
     if gang is not None and not gang.whole and here is not None:
-        nodes = _most(_sizes(train, gang), len(gang.placed)) if 0 in gang.placed else None
+        nodes = largest(_sizes(train, gang), len(gang.placed)) if 0 in gang.placed else None
         return None if nodes is None else (here, nodes)
     at = resizes_at(policy, attempt)
     nodes = None if at is None else resized_to(train, policy, attempt, at)
@@ -101,7 +101,7 @@ def still_fewer(train: Train | None, nodes: int | None) -> int | None:
 def in_place(train: Train | None, attempt: Attempt) -> Attempt:
     """The attempt as it is to be judged: one whose pods are enough to go on in place does not give way to another."""
     gang = attempt.living_gang
-    if gang is None or not (gang.whole or _most(_sizes(train, gang), len(gang.placed))):
+    if gang is None or not (gang.whole or largest(_sizes(train, gang), len(gang.placed))):
         return attempt
     return replace(attempt, partially_started_at=None, unplaced_since=None)
 
@@ -118,7 +118,7 @@ def resized_in_place(
     if gang is None or at is None or now < at or 0 not in gang.placed:
         return None
     there = gang.placed if not gang.whole else gang.running | gang.members
-    size = _most(_sizes(train, gang), len(there))
+    size = largest(_sizes(train, gang), len(there))
     if size is None or (
         gang.whole and (size <= len(gang.members) or not _is_worth(train, record, len(gang.members), size))
     ):
@@ -145,10 +145,6 @@ def _sizes(train: Train | None, gang: LivingGang) -> list[int]:
         return [gang.nodes]
     whole = train.model_copy(update={"num_nodes": max(gang.nodes, train.min_nodes)})
     return [nodes for nodes in gang_sizes(whole) if nodes <= gang.nodes]
-
-
-def _most(sizes: list[int], nodes: int) -> int | None:
-    return max((size for size in sizes if size <= nodes), default=None)
 
 
 def _is_worth(train: Train | None, record: StageRecord, nodes: int, more: int) -> bool:

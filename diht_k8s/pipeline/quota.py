@@ -6,7 +6,7 @@ not soon after its start, and only where that saves more time than the start of 
 
 from __future__ import annotations
 
-from diht_k8s.api.gang_sizes import gang_sizes
+from diht_k8s.api.gang_sizes import gang_sizes, largest
 from diht_k8s.api.run import FailurePolicy
 from diht_k8s.api.train import Train
 from diht_k8s.pipeline.attempts import Attempt, AttemptState
@@ -14,7 +14,7 @@ from diht_k8s.pipeline.attempts import Attempt, AttemptState
 
 def largest_size(train: Train, nodes: int) -> int | None:
     """The most nodes of a training of which there are `nodes`; None if these are too few."""
-    return max((size for size in gang_sizes(train) if size <= nodes), default=None)
+    return largest(gang_sizes(train), nodes)
 
 
 def within_quota(train: Train | None, nodes: int | None, quota: int | None) -> int | None:
