@@ -378,18 +378,23 @@ def test_gang_whose_nodes_come_one_after_another_waits_for_them() -> None:
     assert {name: job["spec"]["parallelism"] for name, job in cluster.jobs.items()} == {"r-train-1": NODES}
 
 
+def live_until_a_write(cluster: FakeCluster, clock: Clock, die_after: int) -> None:
+    """A new operator works until it dies at one of its writes, or has nothing more to do."""
+    cluster.writes.clear()
+    cluster.die_after = die_after
+    process = Process(cluster, clock)
+    with contextlib.suppress(Dead):
+        settle(process)
+        clock.now += 60  # a new operator begins to wait again
+        settle(process)
+
+
 def test_operator_that_dies_at_each_write_of_a_resizing_makes_one_gang_of_three() -> None:
     for die_after in range(1, 5):
         cluster, _, clock = shrunk()
         made = list[str]()
         for _ in range(12):
-            cluster.writes.clear()
-            cluster.die_after = die_after
-            process = Process(cluster, clock)
-            with contextlib.suppress(Dead):
-                settle(process)
-                clock.now += 60  # a new operator begins to wait again
-                settle(process)
+            live_until_a_write(cluster, clock, die_after)
             made += [write for write in cluster.writes if write.startswith("create Job")]
         assert made == ["create Job r-train-3"]
         assert cluster.jobs["r-train-3"]["spec"]["parallelism"] == 3
@@ -474,13 +479,7 @@ def test_operator_that_dies_at_each_write_of_a_lowering_lowers_it_in_the_end() -
     for die_after in range(1, 4):
         cluster, _, clock = grouped()
         for _ in range(8):
-            cluster.writes.clear()
-            cluster.die_after = die_after
-            process = Process(cluster, clock)
-            with contextlib.suppress(Dead):
-                settle(process)
-                clock.now += 60  # a new operator begins to wait again
-                settle(process)
+            live_until_a_write(cluster, clock, die_after)
         assert (min_count(cluster, "r-train-1"), list(cluster.jobs)) == (2, ["r-train-1"])
         assert told(cluster).count("Resized: train: not all 4 nodes have room, and 2 are enough from now on") <= 1
 
