@@ -1,7 +1,6 @@
 """A discrete-event simulation of long trainings around the real `plan()`: faults, lost nodes, hangs, preemptions. Pure.
 
-Only what a cluster does is simulated. What to do next, when, and whether the run is over is decided by
-`diht_k8s.pipeline.plan`, on a clock that jumps from event to event.
+`diht_k8s.pipeline.plan` decides what to do next, on a clock that jumps from event to event; only the cluster is simulated.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
 """A discrete-event simulation of elastic and rigid trainings around the real `plan()`, node by node. Pure.
 
-Faults are those of `_effective_time`; a node that one takes away is repaired after a while. A gang that finds no place for all
-its nodes waits as it does on a cluster, and the plan decides: withdrawn, or shrunk to those that have room.
-
-Work counts in seconds of the whole gang without padding: on n of N nodes a second is worth n / N of one, less the rows without a pair.
+Work counts in seconds of the whole gang: on n of N nodes a second is worth n / N of one, less the rows without a pair.
 """
 
 from __future__ import annotations

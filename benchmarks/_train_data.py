@@ -1,7 +1,6 @@
 """Data for the benchmark of the trainers: the demo's pairs as shards that both sides read, images of 224 px on request, and soft labels.
 
-open_clip's trainer reads captions from `.txt` and wants plain tars, at least one a process; our loader reads the same
-files. The labels are random: they cost what real ones cost.
+open_clip's trainer wants captions in `.txt` and plain tars, at least one a process. The labels are random.
 """
 
 from __future__ import annotations

@@ -1,8 +1,16 @@
 """The controller at scale: a real API server, fake nodes and pods (kwok), the real program as a process of its own.
 
-Its phases: runs that have ended are put there (--finished); all runs are created at once; the controller is restarted; runs log progress; they log nothing new; specs are edited;
-some runs go through all stages. The API server's audit log shows what the controller did and when, its metrics show how long its
-reconciliations took. Prints one JSON line that names the missed targets.
+Phases: runs that have ended are put there (--finished); all runs are created at once; the controller is restarted; runs log
+progress; they log nothing new; specs are edited; some runs go through all stages. The audit log shows what the controller did
+and when, its metrics how long reconciliations took. `tests/cluster/up` and `tests/cluster/extra kwok` build the programs.
+
+Taken with 1,000 runs and 10,000 pods, Kubernetes 1.37.2, everything on two cores. All phases: 155 MiB (188 in an earlier
+version), a reconciliation 14 ms of CPU time at p99. Since then, with two workers (`--seconds 5 --ending 1 --edits 1`, busy): 136
+MiB, a restart 7.8 s, 3.9 of them CPU time. Weak: of 1,000 runs created at once half have their first status after 79 s, because a
+run is handled in one go so that gangs are complete earlier. The API server is the bottleneck.
+
+`--finished 20000 --pods 2 --seconds 10 --ending 1`: 6.8 writes a stage; the API server decodes each run for its first list.
+Not measured: 10,000 pods beside finished runs, 100,000 finished runs.
 """
 
 from __future__ import annotations
@@ -22,6 +30,7 @@ from typing import Any, Final
 import psutil
 import yaml
 
+from benchmarks._arguments import make_parser
 from benchmarks._figures import Request, delays_s, histogram_quantile, quantile, requests, run_of, writes_per_stage
 from benchmarks._load import ENTRIES, HISTORY, Loader, all_pods_ready, document, is_complete, names, say_progress
 from benchmarks._plane import LOADER, OPERATOR, PODS_PER_NODE, Plane, control_plane, programs
@@ -251,7 +260,7 @@ def _short(value: float) -> float:
 
 def main() -> None:
     """Run all phases and print the line."""
-    parser = argparse.ArgumentParser(prog="benchmarks/run controller", description=__doc__)
+    parser = make_parser("controller", __doc__)
     parser.add_argument("--runs", type=int, default=1000, help="active runs (1000)")
     parser.add_argument("--finished", type=int, default=0, help="runs that have ended before (0)")
     parser.add_argument("--pods", type=int, default=10, help="pods of each (10)")

@@ -1,9 +1,11 @@
-"""Near-duplicates of a pool of synthetic fingerprints: time an image, memory and recall by the size of the pool, and beside the way before.
+"""Near-duplicates of a pool of synthetic fingerprints: time an image, memory and recall by the size of the pool, and beside bands.
 
-In: nothing (`python -m benchmarks.duplicates`; `--help` lists sizes). Out: one JSON line. A pool holds fingerprints of random steps in shards of 10,000,
-and at its end copies of some of them at several Jaccard similarities, of which 0.75 is the limit. The search runs as in the stage filter, by one worker in a
-process of its own: fingerprints are read, records spread and searched, lists joined. The way before (16 bands of 16 bits, all in memory) makes its bands of
-the largest pool of `--sizes` and then asks for a sample of the images and for the copies, in a process of its own too.
+A pool holds fingerprints of random steps in shards of 10,000, and copies of some at several Jaccard similarities (limit 0.75).
+The search runs as in the stage filter, by one worker in a process of its own. So do 16 bands of 16 bits, all in memory,
+asked for a sample of the images and for the copies. Real images crowd otherwise than random steps.
+
+Taken with `--sizes 1000000 2000000 4000000 16000000`, CPU time. Bands at 4 million: 694 µs an image, 855 MiB. Of 2,000 copies at a
+similarity of 0.76 the search finds 1,992 there, bands 1,985; at 16 million 1,962.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._arguments import make_parser
 from benchmarks._bands import Bands
 from tests.unit.recipe.filter.pools import Pool, copies, drawn, found_by
 
@@ -117,7 +120,7 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Print the report."""
-    parser = argparse.ArgumentParser(description="Near-duplicates of a pool by its size, one JSON line.")
+    parser = make_parser("duplicates", __doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000, 2_000_000, 4_000_000])
     parser.add_argument("--compare", type=int, default=4_000_000, help="the size that the way before is measured at")
     parser.add_argument("--planted", type=int, default=2_000, help="copies of each similarity")

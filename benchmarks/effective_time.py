@@ -1,7 +1,14 @@
 """Effective training time by a simulation around the real plan: `benchmarks/run effective_time [--elastic] [--seeds 200]`.
 
-In: sizes, start-up times, checkpoint intervals; with `--elastic` also spares and repair times. Out: a table, and one JSON line.
-Rates and delays: `_effective_time.py`, `_elastic_time.py`.
+Rates and delays: `_effective_time.py`, `_elastic_time.py`. Faults come at Llama 3's rate, one per 50,677 GPU hours; their kinds
+follow ByteRobust roughly and are our choice; a checkpoint stalls for 5 s (assumed). Effective is productive time over all but
+queues. Not simulated: damaged checkpoints, slow nodes, storage outages, other runs.
+
+200 seeds, 30 days, start-up of 60 s, Young's best interval: 0.997 at 128 GPUs, 0.992 at 1,024, 0.973 at 8,000 (worst seed 0.950);
+preempted every 2 h 0.987, with the queues 0.911. Start-ups of 3 minutes or more fall below 0.97 at 8,000 and when preempted.
+
+`--elastic --seeds 50`, start-ups of a small model: in place, modelled as planned and not as an operator does it, 0.992 and 0.967,
+rigid with spares 0.977 and 0.971; with start-ups of 180 s 0.987 and 0.957.
 """
 
 from __future__ import annotations
@@ -14,6 +21,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final
 
+from benchmarks._arguments import make_parser
 from benchmarks._effective_time import Result, Setting, Simulation, best_interval
 from benchmarks._elastic_time import Elasticity, ElasticResult, ElasticSimulation
 
@@ -224,7 +232,7 @@ def report_elastic(options: argparse.Namespace) -> int:
 
 def main() -> int:
     """Print the table and the JSON line; 1 if a goal is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser("effective_time", __doc__)
     parser.add_argument("--seeds", type=int, default=20, help="runs simulated for each row")
     parser.add_argument("--days", type=float, default=30.0, help="productive days of each run")
     parser.add_argument("--elastic", action="store_true", help="elastic beside rigid trainings, by node")

@@ -1,14 +1,15 @@
 """The few-shot probe with a prior that is worth something, on the demo's images: ours, from scratch, the L2 pull, the prior alone.
 
-Features are those of the demo's teacher; the prior maps words to them by ridge regression, fitted on pairs that hold none of the
-task's images (groups of look-alikes are kept together), and its temperature is fitted on captions as CLIP learns its own. The
-task is the clip art of ten folders. Prints one JSON line with balanced accuracies, and the differences with 95 % intervals over
-the draws (t intervals; draws share images, so they are somewhat too narrow).
+Clip art of ten folders, features of the demo's teacher. The prior maps words to them by ridge regression, fitted on other
+pairs. Balanced accuracies, and differences with 95 % t intervals over the draws, which share images: somewhat too narrow.
+
+Taken with 20 draws, 856 test images, a prior of 33.4 % (guessing 10 %). From 1 to 16 shots ours has 35.5 to 52.0 %, from scratch 22.1
+to 50.1, the pull 36.0 to 51.4, clearly less at 16 alone. A weak prior turns it round: with the demo's zero-shot classifier
+(23.1 %) 28.2 % at 8 shots, from scratch 33.1.
 """
 
 from __future__ import annotations
 
-import argparse
 import glob
 import json
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._arguments import make_parser
 from diht_k8s.api.label import Teacher
 from diht_k8s.recipe.evaluate.few_shot import FewShotCurve, few_shot_curve
 from diht_k8s.recipe.shards.images import decode
@@ -146,7 +148,7 @@ def summary(curve: FewShotCurve) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser("few_shot", __doc__)
     parser.add_argument("--data", default=str(Path(__file__).parent.parent / "examples" / "data"))
     parser.add_argument("--draws", type=int, default=20)
     options = parser.parse_args()

@@ -1,7 +1,11 @@
 """The operator beside users who create anything: fuzzed pods, Jobs, events, runs and statuses on a real API server.
 
-Meanwhile tenants create runs. The audit log shows how long each waits for its first status, what the operator wrote and
-whether it ever rests. Prints one JSON line that names the missed targets; the same seed draws the same objects.
+Meanwhile tenants create runs. The audit log shows how long each waits for its first status, and whether the operator ever
+rests. The same seed draws the same objects.
+
+Taken with `--objects 10000 --tenants 60 --per-second 100 --seconds 30`, seeds 1 and 2, load averages of 8 to 31; the API server
+accepted 7,119 and 7,110 objects. Weak: in such a flood later changes of others' runs wait 1.5 s (p50) and 9 s (p99), ended runs up
+to 100 s. Objects that take the name of a run's Job block that run (`NameConflict`); the fuzz leaves these names out.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from typing import Any, Final
 import psutil
 from kubernetes import client, config
 
+from benchmarks._arguments import make_parser
 from benchmarks._figures import Request, delays_s, histogram_quantile, quantile, requests
 from benchmarks._fuzzed_objects import Fuzzed, fuzzed_objects
 from benchmarks._load import NAMESPACE, Loader, document, is_complete, names
@@ -205,7 +210,7 @@ def _say(what: str) -> None:
 
 def main() -> None:
     """Print the line."""
-    parser = argparse.ArgumentParser(prog="benchmarks/run fuzzed_objects", description=__doc__)
+    parser = make_parser("fuzzed_objects", __doc__)
     parser.add_argument("--objects", type=int, default=10_000, help="fuzzed objects (10000)")
     parser.add_argument("--tenants", type=int, default=100, help="sound runs of others, meanwhile (100)")
     parser.add_argument("--per-second", type=float, default=50, help="fuzzed objects a second (50)")

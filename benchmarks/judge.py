@@ -1,7 +1,6 @@
-"""clip-benchmark as the judge of our figures, in an environment of its own: the project itself never depends on it.
+"""clip-benchmark as the judge of our figures, in an environment of its own below the user's cache folder, made once.
 
-The environment sees the project's packages and adds what `judge-requirements.txt` pins (its own numpy among them: that
-release of clip-benchmark fails with numpy 2.4). It is made once, below the user's cache folder.
+It sees the project's packages and adds what `judge-requirements.txt` pins (its own numpy: that release fails with 2.4).
 """
 
 from __future__ import annotations

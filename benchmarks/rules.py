@@ -1,12 +1,14 @@
-"""Whether the demo's filter beats chance: its kept pairs beside as many random pairs of its pool, seed by seed, as one JSON line.
+"""Whether the demo's filter beats chance: its kept pairs beside as many random pairs of its pool, seed by seed.
 
-Each side is the demo as a user runs it, with another `train.seed`, which also draws the random pairs. These pass no rule. Differences are
-paired over images and seeds, with 95 % intervals, corrected over the figures.
+Each side is the demo with another `train.seed`, which also draws the random pairs. Differences are paired over images and
+seeds, with 95 % intervals, corrected over the figures.
+
+Taken with seeds 0 to 2, 6,285 of 7,842 pairs, `--split HeldOut`: 29.6 and 29.9 % R@5 beside 27.4 and 27.9 %; another style +1.1
+(-0.5 to 2.9) and +0.1, zero-shot +0.1. 500 images are too few for two points. The random pairs hold 25.5 % junk, the kept ones 14.5 %.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
+from benchmarks._arguments import make_parser
 from diht_k8s.api.documents import load
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
@@ -45,7 +48,7 @@ Images = dict[str, PerImage]
 
 def main() -> None:
     """Run what is missing below the work folder, and print the line."""
-    parser = argparse.ArgumentParser(prog="benchmarks/run rules", description=__doc__)
+    parser = make_parser("rules", __doc__)
     parser.add_argument(
         "--work", type=Path, default=Path("runs/rules"), help="folder of the runs (default: %(default)s)"
     )

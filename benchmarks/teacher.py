@@ -1,15 +1,15 @@
 """What the teacher knows: the same heads on its features and on those of an untrained network, and nearest neighbours.
 
-In: the pools of `benchmarks/run ablation` (made here if they are missing). Out: one JSON line. Average precision of objects by
-heads that never saw the image's group: on the training pairs by cross-fitting, on the demo's held-out pairs by the head on all
-training pairs. The interval of the ratio is a bootstrap over concepts.
+In: the pools of `benchmarks/run ablation` (made here if missing). Average precision of objects by heads that never saw the
+image's group. The ratio's interval is a bootstrap over concepts. Shapes: N images, C classes, D features.
 
-Shapes: N images, C classes, D features.
+Taken on 3,458 training pairs by cross-fitting, 22 objects: 0.317 and 0.194. On 500 development pairs five objects are left: 2.10
+(1.44 to 5.5). Of 314 images, 55 % have the class of most of their 5 neighbours by the teacher, 22 % by the untrained
+network, 32 % by raw pixels.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Mapping
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks._arguments import make_parser
 from benchmarks.ablation.pools import ROOT, pool_run, prepare_pools, read_pairs, teacher_features
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.evaluate.ridge import raw_pixels
@@ -58,7 +59,7 @@ class Labelled:
 
 def main() -> None:
     """Print the line."""
-    parser = argparse.ArgumentParser(prog="benchmarks/run teacher", description=__doc__)
+    parser = make_parser("teacher", __doc__)
     parser.add_argument("--work", default="runs/ablation", help="folder of the pools (default: %(default)s)")
     parser.add_argument("--document", default="examples/demo.yaml", help="(default: %(default)s)")
     options = parser.parse_args()

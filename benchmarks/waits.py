@@ -1,18 +1,19 @@
 """How often a training step waits for the device, by ZeRO stage and number of ranks: ours and DeepSpeed's.
 
-In: nothing but the project; a small training on the tests' stand-in accelerator (no GPU is needed). Out: a Markdown table, and with
---places the file and line of each wait, with --trace the order of a step as the host queues it. Steps after the first
-one are counted.
+A small training on the tests' stand-in accelerator, no GPU. Steps after the first one are counted.
+
+DeepSpeed 0.19.8 adds 9 at ZeRO 1 and 2, 8 at 3 with one rank, 10 and 6 with two; with offload two for each parameter. Its waits
+were counted before the stand-in knew operators with results of unknown size; ours have none of these at ZeRO 0 to 2.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks._arguments import make_parser
 from tests.recipe.train.small_run import RANK_PROGRAM, Job, document, make_data, train_in_ranks
 
 STEPS, BATCH = 3, 16
@@ -27,7 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Count and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser("waits", __doc__)
     parser.add_argument("--places", action="store_true", help="print file and line of each wait")
     parser.add_argument("--trace", action="store_true", help="print what follows what in a step of ZeRO 0")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])

@@ -165,10 +165,10 @@ def _without_source(page: str, text: str, phrases: Sequence[str], benchmarks: st
         prose = prose.replace(phrase, " ")
     prose = re.sub(r"`[^`]*`", " ", prose)
     for words, link in re.findall(r"\[([^\[\]]*)\]\(([^()\s]+)\)", prose):
-        section = _section(benchmarks, link.partition("benchmarks/README.md#")[2])
-        missing = [number for number in _numbers(words) if section and number not in _numbers(section)]
+        row = _row(benchmarks, link.partition("benchmarks/README.md#")[2])
+        missing = [number for number in _numbers(words) if row and number not in _numbers(row)]
         yield from (f"{page}: {number} is not in {link}" for number in missing)
-        prose = prose.replace(f"[{words}]" if section else f"({link})", " ", 1)
+        prose = prose.replace(f"[{words}]" if row else f"({link})", " ", 1)
     prose = re.sub(r"\]\([^()\s]*\)", " ", prose)
     yield from (f"{page}: nobody says where {number} is from" for number in _numbers(prose) if number not in ALLOWED)
 
@@ -177,13 +177,9 @@ def _numbers(text: str) -> list[str]:
     return re.findall(r"(?<![\w./-])\d+(?:,\d{3})*(?:\.\d+)*(?![\w-])", text)
 
 
-def _section(text: str, anchor: str) -> str:
-    """The text below a heading, by GitHub's anchor."""
-    parts = re.split(r"^(#+ .*)$", text, flags=re.MULTILINE)
-    for heading, body in zip(parts[1::2], parts[2::2], strict=True):
-        if re.sub(r"[^\w\- ]", "", heading.lstrip("# ").lower()).replace(" ", "-") == anchor:
-            return body
-    return ""
+def _row(text: str, anchor: str) -> str:
+    """The row of a table that sets the anchor."""
+    return next((line for line in text.splitlines() if anchor and f'<a id="{anchor}">' in line), "")
 
 
 def digests() -> dict[str, str]:

@@ -1,8 +1,13 @@
-"""The ablation: what filter, distillation and hard negatives do for a small model on the demo's pool. `benchmarks/run ablation --help`.
+"""The ablation: what filter, distillation and hard negatives do for a small model on the demo's pool.
 
-Trains every arm with every seed (seed by seed, so that all arms have the same seeds when it is cut off) and appends one JSON line a training
-to `results.jsonl` in the work folder, with each image's part in the figures beside it; what stands there is not trained again. `--table`
-prints the differences, paired over images and seeds, of the sizes that `--set` names. Where the filter or the teacher has changed since, remove the pools.
+Trains every arm, seed by seed, and appends one line a training to `results.jsonl` in the work folder; what stands there is not
+trained again. `--table` prints the differences, paired over images and seeds, of the sizes that `--set` names. Where the
+filter or the teacher has changed, remove the pools.
+
+Taken with ten seeds, Student's intervals, no correction (80 intervals), and not again since hits are kept. R@5 of 500
+development pairs, 112 steps: the teacher as locked tower +2.8 ± 0.7 points, the filter on a pool with 30 % junk +0.6 ± 0.6 over random
+pairs, on the clean pool -0.6 ± 0.5. The 384 steps (`--arms plain distill distill_shuffled --set samples=24576`) were run because
+these left distillation open.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
+from benchmarks._arguments import make_parser
 from benchmarks.ablation.arms import ARMS, RIDGE, SHOWN, Split
 from benchmarks.ablation.results import of_newest_pool, read_hits, read_lines
 from diht_k8s.api.hashing import sha256_of
@@ -60,7 +66,7 @@ def print_table(options: argparse.Namespace, results: Path) -> None:
     kept = read_hits(results.parent, lines, gallery)
     columns = figure_columns(kept, options.figures)
     arms = {arm for arm, _ in kept}
-    print(f"{table(columns, pairs_of(arms), svg=options.svg)}\n\n{legend(arms)}")
+    print(f"{table(columns, pairs_of(arms))}\n\n{legend(arms)}")
     ridge = next((line for line in lines if line["arm"] == RIDGE), None)
     if ridge is not None and gallery == galleries[0]:
         print(f"\nRidge regression from the teacher's features to words, without training: R@5 {ridge['r5']:.1f}.")
@@ -128,7 +134,7 @@ def _append(results: Path, line: dict[str, Any]) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks/run ablation", description=__doc__)
+    parser = make_parser("ablation", __doc__)
     parser.add_argument("--work", default="runs/ablation", help="folder for pools and results (default: %(default)s)")
     parser.add_argument(
         "--document", default="examples/demo.yaml", help="whose pool and teacher (default: %(default)s)"
@@ -164,7 +170,6 @@ def _options() -> argparse.Namespace:
         "--figures", nargs="+", default=list(SHOWN), choices=SHOWN, metavar="FIGURE",
         help="with --table: which figures are shown and tested; Holm's correction is over these (default: all)",
     )  # fmt: skip
-    parser.add_argument("--svg", help="with --table: draw the differences into this file too")
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
 """Batches of an arm: order, crops and tokens depend on the seed alone, so that arms of one seed see the same images in the same order.
 
-In: pairs and a seed. Out: arrays for every step. Token numbers are packed to those that occur: the token table of a small set is then small.
+In: pairs and a seed. Out: arrays for every step. Token numbers are packed to those that occur.
 
 Shapes: N pairs of a pool, B of a batch, S samples of a training, T tokens.
 """

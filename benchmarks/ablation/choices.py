@@ -1,7 +1,7 @@
 """The choices of `benchmarks/ablation/PROTOCOL.md`, made on the development splits: learning rate, kind of labels, their weight.
 
-In: the corpus, a work folder. Out: a line for each value with its mean R@5 over seeds and both galleries, and the choices as
-options of the ablation. Each value is a call of `benchmarks.ablation`, so what has been trained is not trained again.
+In: the corpus, a work folder. Out: a line for each value with its mean R@5, and the choices as options of the ablation.
+What has been trained is not trained again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the arms train and are measured on, made once by the recipe's own stages: pools of pairs, soft labels, teacher features.
 
-In: the demo's run document and a work folder. Out: everything in memory; what the stages wrote stays for the next call.
+In: a run document and a work folder. Out: everything in memory; what the stages wrote stays for the next call.
 
 Shapes: N pairs of a pool, K stored classes, D features of the teacher.
 """

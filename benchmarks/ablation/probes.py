@@ -1,7 +1,7 @@
 """Probes of the image tower alone: logistic regression on its features, from few and from half of a class' images.
 
-In: features and classes, as many images of each class. Out: each image's hits over the draws. The draws are the same for every model. The
-solver and the choice of the penalty are the recipe's (`recipe/evaluate/few_shot.py`, the probe from scratch).
+Out: each image's hits over the draws, which are the same for every model. Solver and penalty are the recipe's probe from
+scratch (`recipe/evaluate/few_shot.py`).
 
 Shapes: N images, D features, C classes, S shots in all.
 """

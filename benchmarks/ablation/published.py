@@ -1,8 +1,8 @@
 """Results of trainings as files small enough for the repository: a line each, and each image's hits in one figure.
 
-In: a work folder of the ablation. Out: `trainings.jsonl`, and for each gallery `GALLERY.parquet` with the images' `uid`, `caption` and
-`weight` (the most hits that one can have) and a column of hits for each training. The figure is R@5, whose hits are 0, 1 or 2 (both
-directions), or the one that a probe has. Restored into another work folder they give the same tables there.
+Out: `trainings.jsonl`, and for each gallery `GALLERY.parquet` with the images' `uid`, `caption` and `weight` (the most hits that
+one can have) and a column of hits for each training: of R@5 in both directions, or of a probe. Restored into another work
+folder they give the same tables.
 """
 
 from __future__ import annotations

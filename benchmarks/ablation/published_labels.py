@@ -1,8 +1,7 @@
 """A pool and its soft labels as files small enough for the repository, so that trainings on every machine have the same ones.
 
-The label stage gives slightly other labels on another processor, and a later filter keeps other pairs. In: which pairs of the corpus and of its
-junk the filter keeps, and the labels of the kept ones by their source. Out: `pool.npz`, one Parquet file a source with rows in the pool's
-order, and all of it back.
+Labels differ slightly by processor, and a later filter keeps other pairs. In: the kept pairs of the corpus and its junk, and
+their labels by source. Out: `pool.npz`, one Parquet file a source with rows in the pool's order, and all of it back.
 
 Shapes: N kept pairs, K stored classes.
 """

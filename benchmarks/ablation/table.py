@@ -1,14 +1,13 @@
-"""The ablation's results as a table and an image: means over seeds, and differences to another arm by `report.paired_bootstrap`.
+"""The ablation's results as a table: means over seeds, and differences to another arm by `report.paired_bootstrap`.
 
-The differences are paired over the images and over the seeds, with Holm's correction over what is tested: the one
-comparison that the report and `diht report A B` make, too. In: each training's hits by image. Out: Markdown, and an SVG.
+Paired over images and seeds, with Holm's correction over what is tested, as the report and `diht report A B` have it. In: each
+training's hits by image. Out: Markdown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -21,7 +20,6 @@ TITLES: Final = {"r5": "R@5", "r1": "R@1", "mrr": "MRR", "zero_shot": "zero-shot
 DISTILLED, CONTROLS = "distill", ("distill_shuffled", "distill_untrained")
 SEED: Final = 2024
 """Of the resamples: a table printed twice is the same."""
-WIDTH, ROW, LEFT, RIGHT, TOP = 760, 24, 330, 20, 34
 
 Kept = Mapping[tuple[str, int], PerImage]
 Pair = tuple[str, str | None]
@@ -69,13 +67,12 @@ def pairs_of(arms: Iterable[str]) -> list[Pair]:
     return pairs
 
 
-def table(columns: Sequence[Column], pairs: Sequence[Pair], *, svg: str | None = None) -> str:
-    """Markdown; draws the first column's differences where `svg` names a file.
+def table(columns: Sequence[Column], pairs: Sequence[Pair]) -> str:
+    """Markdown.
 
     Args:
         columns: what is shown.
         pairs: a row each, of the seeds that both arms have; one without common seeds is left out.
-        svg: where to draw.
     """
     seeds = {pair: common_seeds(columns[0].kept, filter(None, pair)) for pair in pairs}
     shown = [pair for pair in pairs if seeds[pair]]
@@ -88,7 +85,6 @@ def table(columns: Sequence[Column], pairs: Sequence[Pair], *, svg: str | None =
     adjusted = iter(holm(tested))
     titles = ["arm", "against", *(column.title for column in columns), "seeds"]
     rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    drawn: list[tuple[Pair, Cell]] = []
     for pair, differences in zip(shown, found, strict=True):
         cells = [
             Cell(
@@ -98,12 +94,8 @@ def table(columns: Sequence[Column], pairs: Sequence[Pair], *, svg: str | None =
             )
             for each, column in zip(differences, columns, strict=True)
         ]
-        drawn.append((pair, cells[0]))
         against = "" if pair[1] is None else f"`{pair[1]}`"
         rows.append(f"| `{pair[0]}` | {against} | {' | '.join(map(str, cells))} | {len(seeds[pair])} |")
-    if svg:
-        most = max(map(len, seeds.values()))
-        Path(svg).write_text(_drawing(drawn, most, columns[0].title))
     return "\n".join(rows)
 
 
@@ -144,32 +136,3 @@ def _difference(column: Column, pair: Pair, seeds: Sequence[int]) -> Difference 
 
 def _parts(column: Column, arm: str, seeds: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
     return [column.kept[arm, seed].figures[column.figure] for seed in seeds]
-
-
-def _drawing(cells: Sequence[tuple[Pair, Cell]], seeds: int, figure: str) -> str:
-    """Points with intervals along one axis, in points of a figure."""
-    rows = [(pair, cell.difference, cell.decided) for pair, cell in cells if cell.difference is not None]
-    most = max(1.0, *(100 * max(abs(found.low), abs(found.high)) for _, found, _ in rows))
-    height = TOP + ROW * len(rows) + 30
-    middle, scale = (LEFT + WIDTH - RIGHT) / 2, (WIDTH - RIGHT - LEFT) / 2 / most
-    title = f"{figure}, points, paired over images and {seeds} seeds, 95 % interval"
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="13">',
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-        f'<text x="{middle}" y="18" text-anchor="middle">{title}</text>',
-        f'<line x1="{middle}" y1="{TOP - 6}" x2="{middle}" y2="{height - 24}" stroke="#888"/>',
-    ]
-    for number, (pair, found, decided) in enumerate(rows):
-        y = TOP + ROW * number + 8
-        x, left, right = (middle + 100 * scale * value for value in (found.value, found.low, found.high))
-        colour = "#777" if not decided else "#1a7f37" if found.value > 0 else "#b3261e"
-        parts += [
-            f'<text x="{LEFT - 12}" y="{y + 4}" text-anchor="end">{pair[0]} - {pair[1]}</text>',
-            f'<line x1="{left:.1f}" y1="{y}" x2="{right:.1f}" y2="{y}" stroke="{colour}" stroke-width="2"/>',
-            f'<circle cx="{x:.1f}" cy="{y}" r="4" fill="{colour}"/>',
-        ]
-    for value in (-most, 0.0, most):
-        parts.append(
-            f'<text x="{middle + scale * value:.1f}" y="{height - 8}" text-anchor="middle">{value:+.1f}</text>'
-        )
-    return "\n".join([*parts, "</svg>"])

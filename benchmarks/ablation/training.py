@@ -1,6 +1,6 @@
 """One training of one arm, in this process, by the recipe's own model, losses, optimiser groups and schedule; and its figures.
 
-In: an arm, a seed, the material, sizes. Out: retrieval and zero-shot figures on the development images, and each image's part in them.
+Out: retrieval and zero-shot figures on the development images, and each image's part in them.
 
 Shapes: B pairs of a batch, N development images, D features.
 """

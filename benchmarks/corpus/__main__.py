@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
@@ -14,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks._arguments import make_parser
 from benchmarks.corpus.build import SEED, Corpus, build
 from benchmarks.corpus.icon_sets import ICON_SETS, PACKAGE, VERSION
 from benchmarks.corpus.splits import SPLITS
@@ -88,7 +88,7 @@ def document(corpus: Corpus, package: Path, unseen: Mapping[str, Tally]) -> dict
 
 def main() -> int:
     """Fetch, build, write; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.corpus", description=__doc__)
+    parser = make_parser("corpus", __doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/corpus"), help="folder (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw (default: %(default)s)")
     options = parser.parse_args()

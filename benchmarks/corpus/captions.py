@@ -1,7 +1,6 @@
-"""Captions of the corpus: templates over a thing, its style, colours and tags.
+"""Captions of the corpus: templates over a thing, its style, colours and tags. Pure.
 
-They are made, not found: what a image shows beyond its name (colour, ground, style) is what was drawn, so captions
-are true of it, and pairs of the same thing differ in words that name what differs. Pure.
+What an image shows beyond its name (colour, ground, style) is what was drawn, so captions are true of it.
 """
 
 from __future__ import annotations

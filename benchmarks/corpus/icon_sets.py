@@ -1,9 +1,7 @@
 """The icon sets of the corpus and the style in which each is drawn. Data only.
 
-All come from one npm package (`PACKAGE`), which names the licence and the author of each. Left out: logos, flags,
-programming languages, sets whose licence asks for the same licence (share-alike) or forbids commercial use, animations,
-and the sets of the demo's held-out split (`icon-park`, `streamline-kameleon`, `streamline-ultimate`) and OpenMoji, so that
-these stay unseen.
+All come from one npm package, which names licence and author of each. Left out: logos, flags, programming languages,
+animations, share-alike and non-commercial licences, and the sets of the demo's held-out split and OpenMoji.
 """
 
 from __future__ import annotations

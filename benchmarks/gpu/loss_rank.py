@@ -1,7 +1,6 @@
 """Times HN-NCE alone as one rank: `python -m benchmarks.gpu.loss_rank PAIRS WIDTH`, with torchrun's variables.
 
-Forward and backward over random fp32 features of all ranks, as a step has them at any precision, by the kernels that a training
-takes and by the tiles in plain torch; prints one JSON line.
+Forward and backward over random fp32 features of all ranks, by the kernels that a training takes and by tiles in plain torch.
 """
 
 from __future__ import annotations

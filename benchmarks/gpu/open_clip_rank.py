@@ -1,9 +1,7 @@
 """open_clip's trainer as one rank of the GPU benchmark: `python -m benchmarks.gpu.open_clip_rank MODEL.json ARGUMENTS`.
 
-ARGUMENTS is a JSON list. With `--version` alone it prints version and help. The trainer is taken as it is, but for: AdamW
-is torch's fused one, as ours is; rank 0 prints the peak memory now and then; the model's configuration comes from a
-file; pandas, which it needs for CSV files only, may be missing; on a CPU DistributedDataParallel gets no list of devices,
-which torch refuses there.
+ARGUMENTS is a JSON list. With `--version` alone it prints version and help. Changed as in `benchmarks._open_clip`, with AdamW
+always fused; rank 0 also prints the peak memory now and then.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from diht_k8s.recipe.shards.sources import Shard
 SHOWN_CONCEPTS: Final = 20
 EXAMPLES: Final = 16
 ADDED_FROM: Final = 0.55
-"""The least score of an added label: that of a tenth of the demo's drawings (benchmarks/added_labels.md)."""
+"""The least score of an added label: that of a tenth of the demo's drawings (benchmarks/added_labels.py)."""
 
 
 def make_report(job: LabelJob, vocabulary: ConceptVocabulary, heads: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def test_benchmark_when_run_twice_then_figures_goals_and_table_once_measured(tmp
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not (ROOT / ".cache" / "open-clip").exists(), reason="open_clip's trainer needs .cache/open-clip, see benchmarks/README.md"
+    not (ROOT / ".cache" / "open-clip").exists(), reason="open_clip's trainer needs .cache/open-clip, see benchmarks/run gpu --help"
 )  # fmt: skip
 def test_benchmark_when_beside_open_clips_trainer_then_both_are_measured_on_one_and_two(tmp_path: Path) -> None:
     document, said = measured(tmp_path)

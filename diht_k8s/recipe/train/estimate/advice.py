@@ -15,7 +15,7 @@ from diht_k8s.recipe.train.estimate.estimate import Estimate, estimate, on_fewes
 from diht_k8s.recipe.train.estimate.gpus import gpu_of, selected_gpu
 
 IMAGES_PER_CORE: Final = {"512x384": 568, "512x512": 511, "mix": 408, "1024x768": 297}
-"""Images a second that one core reads, decodes and crops to 224 px, by the size of the stored image (benchmarks/README.md)."""
+"""Images a second that one core reads, decodes and crops to 224 px, by the size of the stored image (`benchmarks/run loader`)."""
 GIB: Final = 2**30
 
 

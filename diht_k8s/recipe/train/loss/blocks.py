@@ -62,7 +62,7 @@ class LossPlan:
 def plan_for(capability: tuple[int, int], processors: int) -> LossPlan | None:
     """The plan for a card; None where the kernels do not run.
 
-    The sizes fit each card's shared memory and registers, as compiled by Triton 3.7 (`benchmarks/README.md`); their speed was not
+    The sizes fit each card's shared memory and registers, as compiled by Triton 3.7 (`benchmarks/loss_precision.py`); their speed was not
     measured.
 
     Args:
