@@ -1,4 +1,5 @@
-"""Repeats of a pool by 16 bands of 16 bits, all in memory, beside which `benchmarks.duplicates` measures the filter's search.
+"""Repeats of a pool by 16 bands of 16 bits, all in memory, beside which `benchmarks.duplicates` measures the filter's
+search.
 
 Shapes: N images of the pool, M images of one shard, B bands.
 """

@@ -1,6 +1,7 @@
 """A discrete-event simulation of long trainings around the real `plan()`: faults, lost nodes, hangs, preemptions. Pure.
 
-`diht_k8s.pipeline.plan` decides what to do next, on a clock that jumps from event to event; only the cluster is simulated.
+`diht_k8s.pipeline.plan` decides what to do next, on a clock that jumps from event to event; only the cluster is
+simulated.
 """
 
 from __future__ import annotations

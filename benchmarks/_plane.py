@@ -1,7 +1,8 @@
-"""A real control plane with fake nodes, for the length of a `with`: etcd, API server, Job controller, scheduler, kwok. No kubelet.
+"""A real control plane with fake nodes, for the length of a `with`: etcd, API server, Job controller, scheduler, kwok.
+No kubelet.
 
-The programs are those of the test cluster (`tests/cluster/up` and `extra kwok` build them); ports, data and credentials are
-this one's own, on the loopback.
+The programs are those of the test cluster (`tests/cluster/up` and `extra kwok` build them); ports, data and credentials
+are this one's own, on the loopback.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Data for the benchmark of the trainers: the demo's pairs as shards that both sides read, images of 224 px on request, and soft labels.
+"""Data for the benchmark of the trainers: the demo's pairs as shards that both sides read, images of 224 px on request,
+and soft labels.
 
 open_clip's trainer wants captions in `.txt` and plain tars, at least one a process. The labels are random.
 """

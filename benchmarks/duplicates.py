@@ -1,11 +1,12 @@
-"""Near-duplicates of a pool of synthetic fingerprints: time an image, memory and recall by the size of the pool, and beside bands.
+"""Near-duplicates of a pool of synthetic fingerprints: time an image, memory and recall by the size of the pool, and
+beside bands.
 
-A pool holds fingerprints of random steps in shards of 10,000, and copies of some at several Jaccard similarities (limit 0.75).
-The search runs as in the stage filter, by one worker in a process of its own. So do 16 bands of 16 bits, all in memory,
-asked for a sample of the images and for the copies. Real images crowd otherwise than random steps.
+A pool holds fingerprints of random steps in shards of 10,000, and copies of some at several Jaccard similarities (limit
+0.75). The search runs as in the stage filter, by one worker in a process of its own. So do 16 bands of 16 bits, all in
+memory, asked for a sample of the images and for the copies. Real images crowd otherwise than random steps.
 
-Taken with `--sizes 1000000 2000000 4000000 16000000`, CPU time. Bands at 4 million: 694 µs an image, 855 MiB. Of 2,000 copies at a
-similarity of 0.76 the search finds 1,992 there, bands 1,985; at 16 million 1,962.
+Taken with `--sizes 1000000 2000000 4000000 16000000`, CPU time. Bands at 4 million: 694 µs an image, 855 MiB. Of 2,000
+copies at a similarity of 0.76 the search finds 1,992 there, bands 1,985; at 16 million 1,962.
 """
 
 from __future__ import annotations

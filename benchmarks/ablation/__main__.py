@@ -1,13 +1,13 @@
 """The ablation: what filter, distillation and hard negatives do for a small model on the demo's pool.
 
-Trains every arm, seed by seed, and appends one line a training to `results.jsonl` in the work folder; what stands there is not
-trained again. `--table` prints the differences, paired over images and seeds, of the sizes that `--set` names. Where the
-filter or the teacher has changed, remove the pools.
+Trains every arm, seed by seed, and appends one line a training to `results.jsonl` in the work folder; what stands there
+is not trained again. `--table` prints the differences, paired over images and seeds, of the sizes that `--set` names.
+Where the filter or the teacher has changed, remove the pools.
 
 Taken with ten seeds, Student's intervals, no correction (80 intervals), and not again since hits are kept. R@5 of 500
-development pairs, 112 steps: the teacher as locked tower +2.8 ± 0.7 points, the filter on a pool with 30 % junk +0.6 ± 0.6 over random
-pairs, on the clean pool -0.6 ± 0.5. The 384 steps (`--arms plain distill distill_shuffled --set samples=24576`) were run because
-these left distillation open.
+development pairs, 112 steps: the teacher as locked tower +2.8 ± 0.7 points, the filter on a pool with 30 % junk +0.6 ±
+0.6 over random pairs, on the clean pool -0.6 ± 0.5. The 384 steps (`--arms plain distill distill_shuffled --set
+samples=24576`) were run because these left distillation open.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Batches of an arm: order, crops and tokens depend on the seed alone, so that arms of one seed see the same images in the same order.
+"""Batches of an arm: order, crops and tokens depend on the seed alone, so that arms of one seed see the same images in
+the same order.
 
 In: pairs and a seed. Out: arrays for every step. Token numbers are packed to those that occur.
 

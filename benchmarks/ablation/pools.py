@@ -1,4 +1,5 @@
-"""What the arms train and are measured on, made once by the recipe's own stages: pools of pairs, soft labels, teacher features.
+"""What the arms train and are measured on, made once by the recipe's own stages: pools of pairs, soft labels, teacher
+features.
 
 In: a run document and a work folder. Out: everything in memory; what the stages wrote stays for the next call.
 

@@ -1,7 +1,7 @@
 """The ablation's results as a table: means over seeds, and differences to another arm by `report.paired_bootstrap`.
 
-Paired over images and seeds, with Holm's correction over what is tested, as the report and `diht report A B` have it. In: each
-training's hits by image. Out: Markdown.
+Paired over images and seeds, with Holm's correction over what is tested, as the report and `diht report A B` have it.
+In: each training's hits by image. Out: Markdown.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""One training of one arm, in this process, by the recipe's own model, losses, optimiser groups and schedule; and its figures.
+"""One training of one arm, in this process, by the recipe's own model, losses, optimiser groups and schedule; and its
+figures.
 
 Out: retrieval and zero-shot figures on the development images, and each image's part in them.
 

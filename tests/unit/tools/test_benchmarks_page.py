@@ -30,7 +30,8 @@ def test_row_names_a_command_with_options_that_there_are(run: list[str]) -> None
     if run[0] in ("pytest", "python"):
         paths = [word.replace(".", "/") + ".py" if word.startswith(("tests.", "examples.")) else word for word in run]
         files = [path for path in paths if path.endswith(".py")]
-        assert files and all((ROOT / path).exists() or (ROOT / path[:-3]).is_dir() for path in files)
+        assert files
+        assert all((ROOT / path).exists() or (ROOT / path[:-3]).is_dir() for path in files)
     else:
         source = FILES[run[0]].read_text()
         assert [word for word in run[1:] if word.startswith("--") and f'"{word}"' not in source] == []
