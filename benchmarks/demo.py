@@ -6,9 +6,9 @@ processes hold (PSS), five times a second.
 Taken once, two idle cores: 292 s; filter 108 CPU s, label 100, train 121, evaluate 79. The run that README shows took
 two minutes on another machine; docs/recorded-run.json has what its model finds.
 
-Before today's language rule (47 pairs fewer) it was, paired over 500 held-out images, above the word ridge by 9.6 (6.0 to
-13.2) and 5.9 points (2.0 to 9.6), and not above the BPE ridge, which is its start (+0.3 and -3.0): training adds nothing
-there that 500 images could show.
+Before today's language rule (47 pairs fewer) it was, paired over 500 held-out images, above the word ridge by 9.6 (6.0
+to 13.2) and 5.9 points (2.0 to 9.6), and not above the BPE ridge, which is its start (+0.3 and -3.0): training adds
+nothing there that 500 images could show.
 """
 
 from __future__ import annotations
