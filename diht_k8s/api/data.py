@@ -39,21 +39,20 @@ class Source(Model):
     name: Name
     """name says what the set is called in reports."""
     shards: Shards | None = None
-    """shards lists WebDataset tar files, plain or gzip'd; brace ranges and globs are expanded."""
+    """shards are WebDataset tar files, plain or gzipped; brace ranges and globs are expanded."""
     captions: Shards | None = None
-    """captions lists tables of URLs and captions (Parquet, CSV, TSV or JSON lines) in place of shards: the stage filter
-    applies its rules on captions to them and writes the table of those that are worth a download."""
+    """captions are tables of URLs and captions (Parquet, CSV, TSV, JSON lines) in place of shards; the filter lists
+    those worth a download."""
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """weight says how often this source's pairs are drawn in training, relative to the others: an epoch
-    reads the lightest source once."""
+    """weight in training relative to other sources: an epoch reads the lightest source once, others as often as they
+    are heavier."""
     image_key: MemberKey | None = None
-    """imageKey is the suffix under which the images lie in the shards (`KEY.imageKey`), where it is not
-    jpg, jpeg, png or webp; needs the stage filter."""
+    """imageKey is the suffix of images if it is not jpg, jpeg, png or webp; needs the stage filter."""
     caption_key: MemberKey | None = None
-    """captionKey is the suffix of the captions, or their name in the .json, where they are neither in the .txt nor in
-    `caption` or `text` of the .json; needs the stage filter. Of captions, the name of the column."""
+    """captionKey is the suffix of captions, their name in the .json, or a table's column; unset reads the .txt, or
+    `caption` or `text` of the .json; needs the stage filter."""
     filter: bool = True
-    """filter says whether the CAT filter rules apply to this source; clean sets go to training as they are."""
+    """filter says whether the filter's rules apply; false passes a clean set on as it is."""
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:
@@ -80,12 +79,12 @@ class Data(Model):
     """Input and output of the run."""
 
     sources: Annotated[list[Source], Keyed("name"), Field(max_length=64)] = []
-    """sources lists the sets of pairs; names are unique. A run that only evaluates needs none."""
+    """sources of pairs; names are unique. A run that only evaluates needs none."""
     output: Uri
     """output is the folder below which the run writes everything."""
     max_bad_shards: Annotated[CountOrPercentage, Field(json_schema_extra=PLACEMENT)] = 0
-    """maxBadShards is the number of damaged shards, or their percentage such as 1%, up to which a stage uses the
-    samples before the damage and counts the shard; 0 stops at the first one."""
+    """maxBadShards, a number or percentage (1%) of damaged shards that a stage tolerates, using the samples before the
+    damage; 0 stops at the first one."""
 
 
 class SecretRef(Model):
@@ -107,5 +106,4 @@ class StorageRule(Model):
     region: Text | None = None
     """region of the bucket."""
     secret_ref: SecretRef | None = None
-    """secretRef names the Secret with the credentials; unset means the pod's own identity (or this machine's
-    environment)."""
+    """secretRef names the Secret with credentials; unset uses the pod's identity or this machine's environment."""

@@ -22,22 +22,20 @@ class Benchmark(Model):
     name: Text
     """name in the report."""
     type: Literal["Classification", "Retrieval", "AnswerRanking", "PairMatching", "CaptionChoice", "Association"]
-    """type of the task. AnswerRanking is visual question answering by ranking candidate answers; PairMatching gives
-    Winoground's text, image and group scores, CaptionChoice SugarCrepe's accuracy, Association WinoGAViL's Jaccard."""
+    """type of the task: AnswerRanking is visual question answering over candidate answers, PairMatching Winoground's
+    scores, CaptionChoice SugarCrepe's accuracy, Association WinoGAViL's Jaccard."""
     shards: Shards
-    """shards of test images with captions, with a class index (member .cls, or `cls` in the .json), with questions, or
-    with groups."""
+    """shards of test images with captions, class indexes (.cls, or `cls` in the .json), questions or groups."""
     templates: Annotated[list[Text], Field(max_length=256)] = []
-    """templates around a class name or caption, `{}` or `{c}` standing for it; `openai80` names OpenAI's ImageNet set.
-    For AnswerRanking `{question}` and `{answer}` stand for those, for Association `{A}` for A or An. Unset takes zeroshot_classification_templates.txt
-    beside the shards, else open_clip's for ImageNet, else `{}`."""
+    """templates around a class name or caption (`{}` or `{c}`; `{question}`, `{answer}`; `{A}` for A or An); `openai80`
+    names OpenAI's set. Unset takes zeroshot_classification_templates.txt beside the shards, else open_clip's for
+    ImageNet, else `{}`."""
     class_names: Uri | None = None
-    """classNames is a text file, one name a line in the order of the class indexes (Classification), or the answers to
-    choose from where a question brings none (AnswerRanking). Unset takes classnames.txt beside the shards, else
-    open_clip's for ImageNet."""
+    """classNames is a text file with a name a line in class order, or the answers of AnswerRanking; unset takes
+    classnames.txt beside the shards, else open_clip's for ImageNet."""
     split: Split | None = None
-    """split says what the images are for, and the report names it: settings are chosen on Development ones; HeldOut
-    ones are read for a final report only."""
+    """split, which the report names: choose settings on Development images, read HeldOut ones for a final report
+    only."""
 
 
 class FewShot(Model):
@@ -59,16 +57,16 @@ class Evaluate(Model):
     """What is measured."""
 
     model: Uri | None = None
-    """model to evaluate in place of the trained one: a folder, a checkpoint file."""
+    """model to evaluate in place of the trained one: a folder or a checkpoint file."""
     benchmarks: Annotated[list[Benchmark], Keyed("name"), Field(min_length=1, max_length=64)]
     """benchmarks to run; names are unique."""
     split: Split | None = None
-    """split runs the benchmarks of this split alone; unset runs all of them."""
+    """split to run; unset runs all benchmarks."""
     few_shot: FewShot | None = None
     """fewShot adds the probe on every Classification benchmark."""
     decode: Literal["Ours", "Reference"] = "Ours"
     """decode of images: Ours turns them upright, lays transparency on white and drops those over 25 million pixels;
-    Reference converts them to RGB as stored, as open_clip and clip-benchmark do."""
+    Reference decodes as open_clip and clip-benchmark do."""
     workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
     """workers is the number of pods (or processes) that share the images; each shard is encoded once."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None

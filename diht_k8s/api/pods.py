@@ -115,18 +115,18 @@ class EnvVar(Model):
 
 
 class Topology(Model):
-    """Kueue's topology-aware scheduling: how near to each other the pods are placed."""
+    """Kueue's topology-aware scheduling."""
 
     required: NodeLabel | None = None
-    """required is the level (a node label) within one domain of which all pods must run."""
+    """required: all pods run within one domain of this level, a node label."""
     preferred: NodeLabel | None = None
-    """preferred is the level within one domain of which they run where that is possible."""
+    """preferred: they run within one domain of this level where possible."""
     unconstrained: Literal[True] | None = None
-    """unconstrained only asks Kueue to find the nodes before it admits the pods."""
+    """unconstrained: Kueue finds the nodes before it admits the pods, anywhere."""
     slice_required: NodeLabel | None = None
-    """sliceRequired is the level within one domain of which each slice of the pods must run."""
+    """sliceRequired: each slice of pods runs within one domain of this level."""
     slice_size: Annotated[int | None, Field(ge=1, le=4096)] = None
-    """sliceSize is the number of pods of a slice."""
+    """sliceSize is the number of pods in a slice."""
 
     @model_validator(mode="after")
     def _one_of_three(self) -> Self:
@@ -149,22 +149,20 @@ class Pods(Model):
     queue_name: QueueName | None = None
     """queueName is the Kueue LocalQueue or Volcano queue that admits the stage."""
     queueing: Literal["PerAttempt", "PerRun"] = "PerAttempt"
-    """queueing of restarts: with PerAttempt each attempt queues, PerRun keeps a stage's place and quota until it ends
-    (Kueue only)."""
+    """queueing of restarts: PerAttempt queues each attempt, PerRun keeps a stage's quota until it ends (Kueue only)."""
     queue_priority_class: QueueName | None = None
     """queuePriorityClass is Kueue's WorkloadPriorityClass: the order in the queue, without preempting pods."""
     min_workers: Annotated[int | None, Field(ge=1, le=4096)] = None
-    """minWorkers is the number of pods with which Kueue may start a stage of several workers if its quota does not allow
-    all of them; unset waits for all."""
+    """minWorkers with which Kueue may start a stage of several workers; unset waits for all."""
     topology: Topology | None = None
     """topology places the pods by Kueue's topology-aware scheduling."""
     gang: Literal["Auto", "PodGroup", "None"] = "Auto"
-    """gang scheduling of a training by Kubernetes itself: PodGroup needs scheduling.k8s.io/v1beta1, Auto uses it where
-    the cluster serves it, None does not."""
+    """gang scheduling by Kubernetes: Auto uses PodGroups where the cluster serves them (scheduling.k8s.io/v1beta1),
+    PodGroup requires them, None does without."""
     scheduler_name: Text | None = None
     """schedulerName as in Kubernetes."""
     resources: Resources = {}
-    """resources of each pod, as requests and limits: cpu, memory, nvidia.com/gpu, rdma/hca and other extended ones."""
+    """resources of each pod, as requests and limits: cpu, memory, nvidia.com/gpu and other extended ones."""
     node_selector: Labels = {}
     """nodeSelector as in Kubernetes."""
     tolerations: Annotated[list[Toleration], Field(max_length=64)] = []
@@ -178,7 +176,7 @@ class Pods(Model):
     env: Annotated[list[EnvVar], Keyed("name"), Field(max_length=64)] = []
     """env adds environment variables."""
     volumes: Annotated[list[Volume], Keyed("name"), Field(max_length=64)] = []
-    """volumes as in Kubernetes, each mounted by an entry of volumeMounts."""
+    """volumes as in Kubernetes, for volumeMounts."""
     volume_mounts: Annotated[list[VolumeMount], Field(max_length=64)] = []
     """volumeMounts as in Kubernetes."""
     labels: Labels = {}
@@ -188,16 +186,15 @@ class Pods(Model):
     runtime_class_name: ObjectName | None = None
     """runtimeClassName as in Kubernetes."""
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] | None = None
-    """terminationGracePeriodSeconds: time for the last checkpoint after SIGTERM; 300 when unset."""
+    """terminationGracePeriodSeconds for the last checkpoint after SIGTERM; unset means 300."""
     shm_size: Size | None = None
-    """shmSize of the memory volume at /dev/shm, for example 8Gi; half the memory when unset."""
+    """shmSize of /dev/shm, for example 8Gi; unset means half the memory."""
     host_network: bool | None = None
-    """hostNetwork as in Kubernetes, for fabrics that the pod network does not reach. The pods' dnsPolicy is then
-    ClusterFirstWithHostNet, and the training's port one of the run's own (20000 to 28999)."""
+    """hostNetwork as in Kubernetes; the training then uses a port between 20000 and 28999."""
     security_context: SecurityContext | None = None
-    """securityContext of the container as in Kubernetes, over no capabilities, no escalation and a read-only root."""
+    """securityContext of the container, over no capabilities, no escalation and a read-only root."""
     pod_security_context: PodSecurityContext | None = None
-    """podSecurityContext is the pod's securityContext as in Kubernetes, over user and group 1000 and RuntimeDefault."""
+    """podSecurityContext is the pod's securityContext, over user and group 1000 and RuntimeDefault."""
 
 
 def merged(base: Pods, over: Pods | None) -> Pods:

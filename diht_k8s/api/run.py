@@ -58,33 +58,30 @@ class FailurePolicy(Model):
     """When to start again."""
 
     max_restarts: Annotated[int, Field(ge=0, le=10000)] = 10
-    """maxRestarts of a stage after errors of its own program; committed work gives them back (healSeconds)."""
+    """maxRestarts of a stage after its program's own errors; committed work gives them back (healSeconds)."""
     max_infrastructure_restarts: Annotated[int, Field(ge=0, le=100000)] = 1000
-    """maxInfrastructureRestarts after preemption, drain, eviction and lost nodes; committed work gives them back."""
+    """maxInfrastructureRestarts of a stage after preemptions, drains, evictions and lost nodes."""
     heal_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] = 3600
-    """healSeconds of committed work (steps of a training, shards of other stages) give one restart back to each of the
-    two budgets; nothing is given back before the position at which the program failed is committed."""
+    """healSeconds of newly committed work that give one restart back to each budget."""
     restart: Literal["Recreate", "InPlace"] = "Recreate"
-    """restart of a training: Recreate ends the gang's pods and starts new ones; InPlace restarts the processes in the
-    living pods where a rank has failed or hangs, and recreates the gang where a pod is lost. With train.minNodes it does so only
-    where the first pod is lost: it goes on in the others."""
+    """restart of a training: Recreate starts new pods; InPlace restarts the processes in the living pods unless a pod
+    is lost (with train.minNodes: the first pod)."""
     scheduling_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
     """schedulingTimeoutSeconds after which a partially started gang is withdrawn and queued again."""
     elastic_after_seconds: Annotated[int, Field(ge=10, le=604800)] = 60
-    """elasticAfterSeconds after which a training that has train.minNodes, and of which some pods find no node, goes on with the
-    nodes that it has."""
+    """elasticAfterSeconds of waiting for missing nodes, after which a training with train.minNodes goes on without
+    them."""
     elastic_every_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
-    """elasticEverySeconds at the least between the start of an attempt and its giving way to one of more nodes, and with
-    restart InPlace before it takes in nodes again."""
+    """elasticEverySeconds is the shortest time after a start before an elastic training takes in more nodes."""
 
 
 class Spec(Model):
     """What to run. A stage that is left out is skipped; its input is then the stage before it."""
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """seed of everything random: order, initialisation, augmentation, folds, bootstrap. The filter draws nothing."""
+    """seed of order, initialisation, augmentation, folds and bootstrap; the filter is not random."""
     data: Data
-    """data says where pairs come from and where results go."""
+    """data: where pairs come from and results go."""
     storage: Annotated[list[StorageRule], Keyed("prefix"), Field(max_length=32)] = []
     """storage says how to reach URIs."""
     filter: Filter | None = None
@@ -100,8 +97,8 @@ class Spec(Model):
     suspend: bool = False
     """suspend stops the run after a checkpoint until it is false again."""
     active_deadline_seconds: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
-    """activeDeadlineSeconds of running time after which the run fails; time in a queue, between attempts or suspended
-    does not count; unset means no deadline."""
+    """activeDeadlineSeconds of running time after which the run fails; queues, pauses and suspension do not count;
+    unset means none."""
     ttl_seconds_after_finished: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
     """ttlSecondsAfterFinished after which a finished run is deleted (its output stays); unset keeps it."""
     failure_policy: Annotated[FailurePolicy, Field(json_schema_extra=PLACEMENT)] = FailurePolicy()

@@ -90,33 +90,33 @@ class JobReference(StatusModel):
 
 
 class FailureCause(StatusModel):
-    """Why the newest failed attempt ended: the first pod that failed."""
+    """Why the newest failed attempt ended."""
 
     pod: ShortText = ""
-    """pod that failed first; empty when the attempt ended without one."""
+    """pod that failed first; empty if the attempt ended without one."""
     container: ShortText = ""
     """container in that pod."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node that it ran on."""
     exit_code: Code | None = None
-    """exitCode of the program; unset when the pod was gone before it ended."""
+    """exitCode of the program; unset if the pod was gone before."""
     reason: ShortText = ""
-    """reason as the program or Kubernetes gives it, for example UserError, OOMKilled, Evicted."""
+    """reason by the program or Kubernetes, for example UserError, OOMKilled, Evicted."""
     message: Line = ""
     """message of the program, one line."""
     log_tail: Annotated[list[Annotated[str, StringConstraints(max_length=256)]], Field(max_length=20)] = []
-    """logTail is the end of its log; cut first when the status grows too large."""
+    """logTail is the end of its log."""
 
 
 class WorkStatus(StatusModel):
     """Work of a stage that no later attempt repeats."""
 
     position: Large = 0
-    """position that is committed: optimiser steps of a training, shards of the other stages."""
+    """position committed: optimiser steps of a training, shards of other stages."""
     seconds: Small = 0
     """seconds of productive time up to it, over all attempts."""
     failed_position: Large = 0
-    """failedPosition is the furthest position at which the program failed: no restart is given back before it is committed."""
+    """failedPosition is the furthest position at which the program failed."""
 
 
 class FailedRounds(StatusModel):
@@ -125,20 +125,20 @@ class FailedRounds(StatusModel):
     node: Annotated[str, StringConstraints(max_length=253)]
     """node of the pod whose rank failed."""
     rounds: Small = 0
-    """rounds that failed there without the program's fault, over all attempts."""
+    """rounds that failed there, not by the program's fault."""
 
 
 class RestartsInPlace(StatusModel):
-    """Restarts of a training's processes in their living pods (failurePolicy.restart: InPlace)."""
+    """Restarts of a training's processes in their living pods."""
 
     total: Small = 0
     """total over all attempts."""
     attempt: Small = 0
     """attempt is the number of the newest one that had any."""
     restarts: Small = 0
-    """restarts in that attempt: its rounds less one, and less those that began as nodes went or came."""
+    """restarts in that attempt."""
     exit_code: Code | None = None
-    """exitCode of the program that caused the newest restart."""
+    """exitCode that caused the newest restart."""
     message: Line = ""
     """message of that program, one line."""
     pod: ShortText = ""
@@ -146,42 +146,42 @@ class RestartsInPlace(StatusModel):
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node of that pod."""
     nodes: Annotated[list[FailedRounds], Keyed("node"), Field(max_length=4)] = []
-    """nodes on which rounds failed; they count as attempts that failed there do."""
+    """nodes on which rounds failed."""
 
 
 class Goodput(StatusModel):
-    """The wall time of a stage, or of all stages, by category: the seconds below sum to it."""
+    """Wall time by category; the seconds sum to it."""
 
     wall_seconds: Small = 0
-    """wallSeconds from the first attempt to the end, or until the last progress report."""
+    """wallSeconds from the first attempt to the end, or to the last progress report."""
     productive_percent: Decimal | None = None
-    """productivePercent is the goodput: productive seconds over wall seconds."""
+    """productivePercent of the wall time, the goodput."""
     productive_seconds: Small = 0
-    """productiveSeconds of work that counts: a training's steps without those that were redone."""
+    """productiveSeconds of work that counts."""
     lost_seconds: Small = 0
-    """lostSeconds of work that was redone because no checkpoint held it."""
+    """lostSeconds of work that was redone, because no checkpoint held it."""
     queued_seconds: Small = 0
-    """queuedSeconds of attempts before their admission."""
+    """queuedSeconds before admission."""
     scheduling_seconds: Small = 0
     """schedulingSeconds from admission to a node."""
     starting_seconds: Small = 0
     """startingSeconds from a node to the first step."""
     checkpointing_seconds: Small = 0
-    """checkpointingSeconds in which the training waited for its checkpoints."""
+    """checkpointingSeconds in which training waited for checkpoints."""
     validating_seconds: Small = 0
     """validatingSeconds of the held-out loss."""
     waiting_for_data_seconds: Small = 0
-    """waitingForDataSeconds in which the training waited for batches."""
+    """waitingForDataSeconds in which training waited for batches."""
     recovering_seconds: Small = 0
-    """recoveringSeconds from the last progress report of a failed attempt to the next attempt."""
+    """recoveringSeconds from a failed attempt's last report to the next attempt."""
     suspended_seconds: Small = 0
-    """suspendedSeconds in which the run was suspended, or over before a retry."""
+    """suspendedSeconds, or over before a retry."""
     other_seconds: Small = 0
-    """otherSeconds between stages, and at the end of an attempt (exports, commits)."""
+    """otherSeconds between stages and at an attempt's end."""
     waiting_for_run_seconds: Small = 0
     """waitingForRunSeconds in which another run computed the same training."""
     missing_nodes_seconds: Small = 0
-    """missingNodesSeconds of an elastic training: the time on fewer nodes, times the share of nodes that were missing."""
+    """missingNodesSeconds of an elastic training: its time times the share of nodes missing."""
 
 
 class StartUp(StatusModel):
@@ -199,9 +199,9 @@ class StageGoodput(Goodput):
     start_up: Annotated[list[StartUp], Keyed("name"), Field(max_length=8)] = []
     """startUp is the newest start's time by parts."""
     until: Time = None
-    """until is the time up to which the seconds count."""
+    """until is the time up to which seconds count."""
     ledger: Annotated[str, StringConstraints(max_length=800)] = ""
-    """ledger is the operator's exact account of the newest attempt and of earlier ones, from which it continues."""
+    """ledger is the operator's own account, from which it continues."""
 
 
 class Metric(StatusModel):
@@ -221,7 +221,7 @@ class NodePreflight(StatusModel):
     pod: ShortText = ""
     """pod of the training on it."""
     problem: Annotated[str, StringConstraints(max_length=MAX_PROBLEM)] = ""
-    """problem that it has, one line; empty if it has none."""
+    """problem in one line; empty if none."""
     figures: Annotated[list[Metric], Keyed("name"), Field(max_length=8)] = []
     """figures that were measured, for example output_seconds."""
 
@@ -230,59 +230,58 @@ class Preflight(StatusModel):
     """The worst nodes in the newest preflight of a training."""
 
     attempt: Small = 0
-    """attempt is the number of the one that it belongs to."""
+    """attempt that it belongs to."""
     nodes: Annotated[list[NodePreflight], Field(max_length=WORST_NODES)] = []
-    """nodes, the worst first, at most five; train/preflight.json has all."""
+    """nodes, the worst first; train/preflight.json has all."""
 
 
 class StageStatus(StatusModel):
     """The state of one stage (label has three entries: vocabulary, heads, predict)."""
 
     name: ShortText
-    """name of the entry: filter, label, label-vocabulary, label-heads, label-predict, train, evaluate."""
+    """name: filter, label, label-vocabulary, label-heads, label-predict, train, evaluate."""
     stage: Stage
-    """stage of the spec that the entry belongs to."""
+    """stage of the spec."""
     state: StageState
     """state of the stage; once it is not Pending, its part of the spec cannot change."""
     attempt: Small = 0
-    """attempt is the number of the newest attempt, 0 before the first; it never decreases."""
+    """attempt is the newest attempt's number, 0 before the first."""
     restarts: Small = 0
     """restarts of any cause."""
     restarts_count_towards_max: Small = 0
-    """restartsCountTowardsMax is the number of restarts after faults of the program itself that committed work has not
-    given back (failurePolicy.maxRestarts, healSeconds)."""
+    """restartsCountTowardsMax is the number of restarts after the program's own faults, less those given back
+    (failurePolicy.healSeconds)."""
     infrastructure_restarts_count_towards_max: Small | None = None
-    """infrastructureRestartsCountTowardsMax is the same for failurePolicy.maxInfrastructureRestarts; unset by older
-    operators, where it is the difference of the two above."""
+    """infrastructureRestartsCountTowardsMax is the same for failurePolicy.maxInfrastructureRestarts; unset if it is
+    the difference of the two above."""
     healed_until_seconds: Small = 0
     """healedUntilSeconds is the productive time up to which restarts were given back."""
     infrastructure_healed_until_seconds: Small = 0
     """infrastructureHealedUntilSeconds is the same for infrastructure restarts."""
     restarts_in_place: RestartsInPlace | None = None
-    """restartsInPlace of the stage's attempts; they count towards failurePolicy.maxRestarts, and are not in restarts."""
+    """restartsInPlace; they count towards failurePolicy.maxRestarts and are not in restarts."""
     work: WorkStatus | None = None
-    """work that is committed, as the programs report it; restarts are given back for it."""
+    """work that is committed; restarts are given back for it."""
     out_of_memory: Small = 0
-    """outOfMemory is the number of attempts that were killed for memory and not given back; the second one fails the run."""
+    """outOfMemory is the number of kills for memory, less those given back; the second one fails the run."""
     not_before: Time = None
     """notBefore is when the next attempt starts."""
     backend: Literal["Job", "Volcano"] | None = None
-    """backend that the stage's attempts run on; chosen once."""
+    """backend of the stage's attempts."""
     nodes: Annotated[int, Field(ge=0, le=4096)] | None = None
-    """nodes of an elastic training (train.minNodes): of its newest attempt, or of the one that follows as it shrinks."""
+    """nodes with which an elastic training (train.minNodes) runs or goes on."""
     wished_nodes: Annotated[int, Field(ge=0, le=4096)] | None = None
-    """wishedNodes is the number that each attempt asks for first, train.numNodes."""
+    """wishedNodes is train.numNodes, which each attempt asks for first."""
     quota_nodes: Annotated[int, Field(ge=0, le=4096)] | None = None
-    """quotaNodes for which the queue had quota as the newest attempt of an elastic training began (pods.queueing PerRun)."""
+    """quotaNodes that the queue granted an elastic training (pods.queueing: PerRun)."""
     min_count: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """minCount to which the PodGroup of an elastic training was lowered, as it did not find room for all nodes; unset once some of
-    its pods have nodes."""
+    """minCount to which an elastic training's PodGroup was lowered; unset once pods have nodes."""
     resized_time: Time = None
-    """resizedTime at which it was decided that the newest attempt goes on with these nodes, in its living pods."""
+    """resizedTime at which an elastic training was resized in its living pods."""
     workload: JobReference | None = None
     """workload of the newest attempt."""
     avoid_nodes: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=16)] = []
-    """avoidNodes are nodes that the next attempt avoids if others can take it: two attempts or rounds failed there."""
+    """avoidNodes are nodes on which two attempts or rounds failed; the next attempt prefers others."""
     start_time: Time = None
     """startTime of the first attempt."""
     completion_time: Time = None
@@ -294,7 +293,7 @@ class StageStatus(StatusModel):
     goodput: StageGoodput | None = None
     """goodput of the stage."""
     preflight: Preflight | None = None
-    """preflight of a training, as the newest attempt that had one reported it."""
+    """preflight of the newest training attempt that reported one."""
 
 
 class AttemptStatus(StatusModel):
@@ -313,9 +312,9 @@ class AttemptStatus(StatusModel):
     reason: ShortText = ""
     """reason of the end: Complete, or as in cause."""
     uid: ShortText = ""
-    """uid of the attempt's Job, by which pods that have lost it are found."""
+    """uid of the attempt's Job."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
-    """node of the pod that failed first, where the node may be to blame."""
+    """node of the pod that failed first, if the node may be to blame."""
     counted: bool = False
     """counted says whether it counted towards failurePolicy.maxRestarts."""
 
@@ -324,7 +323,7 @@ class ProgressStatus(StatusModel):
     """The progress of the current stage."""
 
     stage: ShortText
-    """stage is the name of the current entry in stages; the last one when the run has ended."""
+    """stage is the current entry of stages, or the last one."""
     step: ShortText = ""
     """step names the current part of the stage, for example captions, teacher, epoch 3."""
     done: Large = 0
@@ -359,14 +358,14 @@ class PodCounts(StatusModel):
 
 
 class RunningTime(StatusModel):
-    """The time that attempts have run, which spec.activeDeadlineSeconds limits."""
+    """Running time of attempts, which spec.activeDeadlineSeconds limits."""
 
     seconds: Large = 0
-    """seconds of all intervals that have ended, from admission to end; queues, waits and suspension do not count."""
+    """seconds of ended intervals, from admission to end."""
     until: Time = None
     """until is the time up to which seconds counts."""
     since: Time = None
-    """since is the start of the attempt that runs now, whose time seconds does not include; unset while none runs."""
+    """since is the start of the running attempt, which seconds does not include; unset while none runs."""
 
 
 class LastCheckpoint(StatusModel):
@@ -375,18 +374,18 @@ class LastCheckpoint(StatusModel):
     step: Large
     """step that it was taken at."""
     time: Time = None
-    """time of the commit; unset where it was committed before the run was applied."""
+    """time of the commit, where known."""
     uri: Annotated[str, StringConstraints(max_length=1088)]
     """uri of the checkpoint's folder."""
 
 
 class Queue(StatusModel):
-    """The queue that the newest attempt waits in or was admitted by."""
+    """The queue of the newest attempt."""
 
     name: Annotated[str, StringConstraints(max_length=253)]
     """name of the queue."""
     reason: Line = ""
-    """reason why it waits, in the queue's own words; empty once admitted."""
+    """reason why it waits, in the queue's words; empty once admitted."""
 
 
 class Status(StatusModel):
@@ -401,7 +400,7 @@ class Status(StatusModel):
     completion_time: Time = None
     """completionTime is when the run ended; spec.ttlSecondsAfterFinished counts from it."""
     running_time: RunningTime | None = None
-    """runningTime of all attempts; unset by older operators, which counted from startTime."""
+    """runningTime of all attempts."""
     restarts: Small = 0
     """restarts of all stages, of any cause."""
     progress: ProgressStatus | None = None

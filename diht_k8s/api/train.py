@@ -64,7 +64,7 @@ class Optimizer(Model):
     eps: Positive = 1.0e-6
     """eps of AdamW."""
     gradient_clip_norm: NotNegative = 1.0
-    """gradientClipNorm: the global norm at which gradients are cut; 0 switches it off."""
+    """gradientClipNorm is the global norm at which gradients are clipped; 0 switches it off."""
 
 
 class Schedule(Model):
@@ -84,43 +84,41 @@ class Loss(Model):
     alpha: Fraction = 1.0
     """alpha weighs the positive in the denominator; 0 is the decoupled form."""
     beta: Annotated[float, Field(ge=0, le=16)] = 0.25
-    """beta concentrates the weights on hard negatives."""
+    """beta concentrates the weights on hard negatives; 0 weighs all alike."""
     differentiate_weights: bool = True
-    """differentiateWeights lets gradients flow through the weights (the paper does not say; public implementations
-    do)."""
+    """differentiateWeights lets gradients flow through the weights (the paper does not say)."""
     max_logit_scale: Positive = 100.0
     """maxLogitScale caps the learned inverse temperature."""
     mask_duplicate_captions: bool = False
-    """maskDuplicateCaptions leaves other images with the same caption out of the negatives."""
+    """maskDuplicateCaptions excludes other images with the same caption from the negatives."""
 
 
 class Embeddings(Model):
-    """A CLIP-type teacher's embeddings as a target (ours, after MobileCLIP's dataset reinforcement and TinyCLIP)."""
+    """A CLIP-type teacher's embeddings as a target (ours, after MobileCLIP and TinyCLIP)."""
 
     weight: NotNegative = 1.0
     """weight of the loss on embeddings beside the contrastive loss."""
     temperature: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """temperature of the teacher's similarities; 0.01 is that of most released CLIPs. The student has its own, logit_scale."""
+    """temperature of the teacher's similarities; 0.01 fits most released CLIPs."""
 
 
 class Distillation(Model):
     """The student's side of concept distillation (paper section 3.2)."""
 
     mode: Literal["Concepts", "Disabled"] = "Concepts"
-    """mode: Concepts adds the two heads and their cross-entropies; Disabled trains on the contrastive loss alone."""
+    """mode: Concepts adds two heads and their cross-entropies; Disabled trains on the contrastive loss alone."""
     weight: NotNegative = 0.5
-    """weight of the two cross-entropies together; 0.5 because our contrastive loss averages the two directions that the
-    paper adds."""
+    """weight of both cross-entropies together; 0.5, because our contrastive loss averages the directions that the paper
+    adds."""
     head_lr_scale: Positive = 10.0
     """headLrScale multiplies lr for the heads."""
     head_weight_decay_scale: NotNegative = 0.01
     """headWeightDecayScale multiplies weightDecay for the heads."""
     heads_input: Literal["Embedding", "Tower"] = "Embedding"
-    """headsInput: Embedding puts the heads on the image embedding before normalisation, Tower on what its projection
-    sees."""
+    """headsInput: Embedding reads the image embedding before normalisation, Tower what its projection reads."""
     embeddings: Embeddings | None = None
-    """embeddings adds the divergence of the student's similarities of a batch's images and captions from the teacher's. It
-    needs labels with label.teacher.textEmbeddings, in either mode; unset switches it off."""
+    """embeddings adds a loss towards a teacher's image-text similarities; needs labels with
+    label.teacher.textEmbeddings; unset switches it off."""
 
     @property
     def reads_labels(self) -> bool:
@@ -132,11 +130,10 @@ class InitFrom(Model):
     """Where the first weights come from."""
 
     uri: Uri
-    """uri of a file of weights (.safetensors, .pt: a CLIP of open_clip's, or an image tower alone), of a model that a
-    run exported (OUTPUT/train/DIGEST/model), or of a checkpoint (OUTPUT/train/DIGEST/checkpoints/step-N); or `timm/NAME`, an
-    image tower whose weights an installed package brings."""
+    """uri of weights (.safetensors, .pt), an exported model (OUTPUT/train/DIGEST/model), a checkpoint
+    (OUTPUT/train/DIGEST/checkpoints/step-N), or `timm/NAME` of an installed package."""
     kind: Literal["Weights", "Checkpoint"] = "Weights"
-    """kind: Weights starts a new training from them, Checkpoint resumes with optimiser and position."""
+    """kind: Weights starts a new training, Checkpoint resumes with optimiser and position."""
 
     @property
     def names_network(self) -> bool:
@@ -146,17 +143,16 @@ class InitFrom(Model):
 
 
 class Order(Model):
-    """The order of samples: lanes of blocks that are shuffled in each epoch, and a window in which a lane is mixed."""
+    """The order of pairs: lanes of blocks that each epoch shuffles, mixed within a window."""
 
     lanes: Annotated[int | None, Field(ge=1, le=65536)] = None
-    """lanes that are read side by side, at most: the largest divisor of batchSize up to it is taken. Each batch takes as many
-    pairs from every lane. Unset means 1,024."""
+    """lanes from which each batch takes as many pairs: the largest divisor of batchSize up to this number; unset means
+    1,024."""
     block: Annotated[int | None, Field(ge=1, le=65536)] = None
-    """block: consecutive pairs of a shard that are one request. Unset means 64."""
+    """block of consecutive pairs, one range request; unset means 64."""
     window: Count | None = None
-    """window of pairs, over all lanes, among which the order is mixed. Half of it and a block of each lane are held in the
-    memory of all processes together; a resume reads all of it and a block of each lane again. Unset means a window
-    for which this is a hundredth of an epoch, but at least 32,768 and two batches, and at most 524,288."""
+    """window of pairs, over all lanes, in which the order is mixed; half of it is held in memory, and a resume reads it
+    again. Unset takes a hundredth of an epoch, at least 32,768 and two batches, at most 524,288."""
 
 
 class Checkpoint(Model):
@@ -169,7 +165,7 @@ class Checkpoint(Model):
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
     """keep this many of the newest checkpoints."""
     max_failures: Annotated[int, Field(ge=1, le=1000)] = 3
-    """maxFailures: checkpoints in a row that may fail to be written; then the training stops with exit code 75."""
+    """maxFailures of checkpoints in a row, after which the training ends with exit code 75."""
 
 
 class Validation(Model):
@@ -185,29 +181,27 @@ class Train(Model):
     """How the model is trained."""
 
     model: Text | None = None
-    """model is a name that open_clip knows; or set modelConfig."""
+    """model is an architecture by open_clip's name; or set modelConfig."""
     model_config_: Annotated[dict[str, Any] | None, Field(alias="modelConfig", max_length=64)] = None
     """modelConfig is an open_clip model configuration (embed_dim, vision_cfg, text_cfg)."""
     shards: Annotated[list[Uri], Field(max_length=256), FewEnough] = []
-    """shards to train on in place of what the filter kept."""
+    """shards to train on in place of the filter's output."""
     labels: Uri | None = None
     """labels is a label folder of another run, OUTPUT/label/DIGEST."""
     samples: Count
-    """samples seen in all."""
+    """samples seen in all, over all epochs."""
     seed: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
-    """seed of the training alone: first weights, order, augmentation; unset takes spec.seed. Trainings that differ in
-    it share filter and labels."""
+    """seed of first weights, order and augmentation; unset takes spec.seed. Trainings that differ in it share filter
+    and labels."""
     batch_size: Count = 32768
-    """batchSize over all processes, of which there may be any number up to it: where they do not divide it, the last ones have
-    fewer pairs. Gradient caching makes it independent of their memory."""
+    """batchSize over all processes, at least their number; gradient caching makes it independent of their memory."""
     micro_batch_size: Annotated[Count | None, Field(json_schema_extra=PLACEMENT)] = None
-    """microBatchSize is what one process passes through the model at once, at most; unset means its full share of the batch."""
+    """microBatchSize that a process passes through the model at once, at most; unset takes its share of the batch."""
     image_size: Annotated[int | None, Field(ge=16, le=1024)] = None
-    """imageSize in pixels; unset takes the model's own. Another size resizes the position embedding."""
+    """imageSize in pixels; unset takes the model's; another size resizes position embeddings."""
     normalisation: Literal["CLIP", "Network"] | None = None
-    """normalisation of the pixels: CLIP by the mean and deviation of CLIP's images, Network by those with which timm trained
-    the network of modelConfig. Unset takes Network where initFrom is `timm/NAME`, what open_clip_config.json beside the
-    weights of initFrom says, else CLIP."""
+    """normalisation of pixels by the mean and deviation of CLIP or of modelConfig's timm Network; unset takes what
+    initFrom brings (Network for `timm/NAME`), else CLIP."""
     optimizer: Optimizer = Optimizer()
     """optimizer sets AdamW."""
     schedule: Schedule = Schedule()
@@ -221,60 +215,55 @@ class Train(Model):
     order: Order = Order()
     """order sets how the pairs are shuffled and read."""
     captions: Literal["First", "Drawn"] = "First"
-    """captions: First trains on each pair's own caption, which the filter judged; Drawn draws in each epoch one of
-    `captions` in its .json, by `caption_weights` where they are given."""
+    """captions: First trains on each pair's own caption; Drawn draws one of `captions` in its .json each epoch, by
+    `caption_weights`."""
     lock_image_tower: bool = False
-    """lockImageTower trains the text side only, and the projection that open_clip puts on a timm network. The tower stays as
-    it is, its BatchNorm statistics too, and is in no checkpoint; these hold its digest."""
+    """lockImageTower trains the text side only, and a timm tower's projection; checkpoints hold the tower's digest
+    only."""
     features: Literal["Computed", "Stored"] = "Computed"
-    """features of a locked image tower: Computed passes each augmented image through it in each step; Stored passes each
-    image once, as the exported model sees it, and trains on what is stored below OUTPUT/features."""
+    """features of a locked tower: Computed encodes an augmented image each step; Stored encodes each image once, into
+    OUTPUT/features."""
     feature_views: Annotated[int, Field(ge=1, le=64)] = 1
-    """featureViews of an image whose features are stored, of which each epoch sees the next one: the image as an evaluation sees it,
-    and then random crops, as Computed takes them."""
+    """featureViews stored of each image, one an epoch: the whole image, then random crops."""
     text_start: Literal["Random", "Ridge"] = "Random"
-    """textStart of the text tower where initFrom brings none: Random draws it from the seed; Ridge has it begin as a ridge
-    regression from words to stored features, and the image projection as their whitening. That is for small pools."""
+    """textStart of the text tower: Random draws it; Ridge begins with a ridge regression from words to stored features,
+    for small pools."""
     patch_dropout: Fraction = 0.0
-    """patchDropout drops this share of the image's patches in training (ViT only)."""
+    """patchDropout is the share of an image's patches dropped in training (ViT only)."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """ema is the decay of an averaged copy of the weights, which is then what is exported; 0 switches it off."""
+    """ema is the decay of averaged weights, which are then exported; 0 switches it off."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """precision of the matrix products; master weights stay fp32."""
     deterministic: Annotated[Literal["Auto", "Enabled", "Disabled"], Field(json_schema_extra=PLACEMENT)] = "Auto"
-    """deterministic algorithms: Auto takes them on CPUs, where a resumed training is then equal to the bit, and not on
+    """deterministic algorithms: Auto uses them on CPUs, where a resumed training ends with the same bits, and not on
     GPUs."""
     gradient_reduction: Annotated[Literal["fp32", "bf16"], Field(json_schema_extra=PLACEMENT)] = "fp32"
-    """gradientReduction is the precision in which gradients are summed over the processes, for every zeroStage; bf16
-    halves the traffic."""
+    """gradientReduction is the precision in which gradients are summed over processes; bf16 halves the traffic."""
     zero_stage: Annotated[int, Field(ge=0, le=3, json_schema_extra=PLACEMENT)] = 1
     """zeroStage of DeepSpeed: 0 replicates, 1 shards optimiser state, 2 gradients too, 3 parameters too."""
     offload: Annotated[Literal["None", "Optimizer", "Parameters"], Field(json_schema_extra=PLACEMENT)] = "None"
     """offload moves optimiser state or parameters to the host's memory."""
     activation_checkpointing: Annotated[bool, Field(json_schema_extra=PLACEMENT)] = False
-    """activationCheckpointing trades time for memory."""
+    """activationCheckpointing recomputes activations: less memory, more time."""
     compile: Annotated[bool, Field(json_schema_extra=PLACEMENT)] = False
-    """compile passes each residual block of the towers through torch.compile; it needs a compiler (the image has one)."""
+    """compile uses torch.compile on each residual block; needs zeroStage 0 to 2 and a compiler (the image has one)."""
     profile_steps: Annotated[int, Field(ge=0, le=1000, json_schema_extra=PLACEMENT)] = 0
-    """profileSteps of each process that torch.profiler records, after the first ten, into train/profile/; 0 records
-    none."""
+    """profileSteps of each rank to record after the first ten, into train/profile/; 0 records none."""
     loader_workers: Annotated[int | None, Field(ge=0, le=256, json_schema_extra=PLACEMENT)] = None
-    """loaderWorkers per process that decode images; 0 decodes in a thread of the process. Unset takes, on GPUs, the
-    pod's CPUs divided by its processes less one, and 0 where a CPU trains."""
+    """loaderWorkers that decode images, per process; 0 uses a thread; unset takes the pod's CPUs per process less one
+    on GPUs, 0 on CPUs."""
     collective_timeout_seconds: Annotated[int, Field(ge=30, le=86400, json_schema_extra=PLACEMENT)] = 600
-    """collectiveTimeoutSeconds that a rank waits for the others in an exchange before the gang ends with exit code 75."""
+    """collectiveTimeoutSeconds that a rank waits for others before the gang ends with exit code 75."""
     min_bus_bandwidth: Annotated[Positive | None, Field(json_schema_extra=PLACEMENT)] = None
-    """minBusBandwidth in GB/s that the preflight's all-reduce must reach (measured as nccl-tests does), else the gang ends
-    with exit code 75 before it trains, naming the slowest node. Unset, it is only reported."""
+    """minBusBandwidth in GB/s (as nccl-tests counts) below which the gang ends with exit code 75 and names the slowest
+    node; unset only reports it."""
     num_nodes: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
-    """numNodes is the number of pods of the gang; with minNodes the number that it wishes for. An edit counts from the next
+    """numNodes is the number of pods of the gang, with minNodes the number wished for; an edit counts from the next
     attempt on."""
     min_nodes: Annotated[int | None, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = None
-    """minNodes with which the training goes on where no more have room (failurePolicy.elasticAfterSeconds); each later attempt
-    wishes for numNodes again, and with failurePolicy.restart InPlace the one that runs takes in nodes that come. Unset: it waits for
-    all of them."""
+    """minNodes with which the training goes on while no more have room; unset waits for numNodes."""
     processes_per_node: Annotated[int, Field(ge=1, le=64, json_schema_extra=PLACEMENT)] = 1
-    """processesPerNode is the number of ranks in a pod, one per GPU."""
+    """processesPerNode is the number of ranks in a pod, one a GPU."""
     checkpoint: Annotated[Checkpoint, Field(json_schema_extra=PLACEMENT)] = Checkpoint()
     """checkpoint says when the state is saved."""
     validation: Annotated[Validation | None, Field(json_schema_extra=PLACEMENT)] = None

@@ -34,17 +34,15 @@ metadata: {{name: my-run}}
 spec: {{...}}
 ```
 
-The same document runs on a laptop (`diht run FILE`) and on a cluster (`kubectl apply -f FILE`). Unknown keys are errors: in files always, on a cluster
-where the client asks for it (kubectl does; a client that does not has them dropped with a warning). A field that is `null` is a field that is not there.
-What stands in `pods` as in Kubernetes (volumes, tolerations, affinity, ...) is checked by the schema of Kubernetes {definitions().minor} and the rules of its API
-server: a key that it does not know and a value that it would refuse are errors, with line and field, before a pod is made.
-Defaults belong to the programs, not to the cluster: a run keeps only what you wrote.
+The same document runs on a laptop (`diht run FILE`) and on a cluster (`kubectl apply -f FILE`). Unknown keys are errors; `null` means
+that a field is not there. Kubernetes' own fields in `pods` (volumes, tolerations, ...) are checked by the schema and rules of Kubernetes
+{definitions().minor}. Defaults belong to the programs: a run keeps only what you wrote. "Ours" marks what is not in the paper.
 """
 
 
 def page() -> str:
     """The whole page, Markdown."""
-    sections = [_HEAD, "# Spec\n", *_models(Spec, "spec"), "# Status\n", *_models(Status, "status")]
+    sections = [_HEAD, "# Spec\n", *_models(Spec, "spec"), "# Status\n", *_models(Status, "status", defaults=False)]
     return "\n".join([*sections, _conditions(), _columns(), _edits()]).rstrip() + "\n"
 
 
@@ -68,13 +66,21 @@ def _without_marks(node: Any, *, names: bool = False) -> Any:
     }
 
 
-def _models(model: type[BaseModel], path: str) -> Iterator[str]:
-    """A table for each model, in the order in which a reader meets them; one that stands at several places comes once."""
+def _models(model: type[BaseModel], path: str, *, defaults: bool = True) -> Iterator[str]:
+    """A table for each model, in the order in which a reader meets them; one that stands at several places comes once.
+
+    So does a model whose fields another one has, too: it links to that table.
+    """
     schema = model.model_json_schema(by_alias=True)
     defs, waiting, seen = schema.get("$defs", {}), [(model.__name__, path, schema)], {model.__name__}
+    shown: dict[str, Schema] = {}
     while waiting:
         name, where, node = waiting.pop(0)
-        yield _table(name, where, node, defs)
+        same = next((other for other, fields in shown.items() if node["properties"].items() <= fields.items()), None)
+        shown[name] = node["properties"]
+        yield _heading(name, where, node) + (
+            f"Its fields are those of [{same}](#{same.lower()}).\n" if same else _table(node, defs, defaults=defaults)
+        )
         below: list[tuple[str, str, Schema]] = []
         for field, value in node["properties"].items():
             reference, brackets = _reference(value)
@@ -94,19 +100,28 @@ def _reference(node: Schema) -> tuple[str | None, str]:
     return next((found for found in branches if found[0]), (None, ""))
 
 
-def _table(name: str, path: str, node: Schema, defs: dict[str, Schema]) -> str:
+def _heading(name: str, path: str, node: Schema) -> str:
+    return f'<a id="{name.lower()}"></a>\n## {path}\n\n{node.get("description", "").strip()}\n\n'
+
+
+def _table(node: Schema, defs: dict[str, Schema], *, defaults: bool) -> str:
+    """Without the column of defaults where only the operator writes."""
+    head = (
+        "| field | type | default | meaning |\n|---|---|---|---|"
+        if defaults
+        else "| field | type | meaning |\n|---|---|---|"
+    )
     rows = [
-        _row(field, value, defs, required=field in node.get("required", []))
+        _row(field, value, defs, required=field in node.get("required", []), defaults=defaults)
         for field, value in node["properties"].items()
     ]
-    head = "| field | type | default | meaning |\n|---|---|---|---|"
-    text = node.get("description", "").strip()
-    return "\n".join([f'<a id="{name.lower()}"></a>', f"## {path}", "", text, "", head, *rows, ""])
+    return "\n".join([head, *rows, ""])
 
 
-def _row(field: str, node: Schema, defs: dict[str, Schema], *, required: bool) -> str:
+def _row(field: str, node: Schema, defs: dict[str, Schema], *, required: bool, defaults: bool) -> str:
     default = "**required**" if required else _default(node.get("default"))
-    return f"| `{field}` | {_type(node, defs)} | {default} | {_cell(node.get('description', ''))} |"
+    cells = [f"`{field}`", _type(node, defs), *([default] if defaults else []), _cell(node.get("description", ""))]
+    return f"| {' | '.join(cells)} |"
 
 
 def _default(value: Any) -> str:
@@ -149,6 +164,8 @@ def _between(node: Schema, what: str, unit: str) -> str:
 
 def _numbers(node: Schema) -> str:
     low, over, high = node.get("minimum"), node.get("exclusiveMinimum"), node.get("maximum")
+    if low is not None and high is not None and high < 2**31 - 1:
+        return f" ({_plain(low)} to {_plain(high)})"
     parts = [
         f"{_plain(low)} or more" if low is not None else "",
         f"over {_plain(over)}" if over is not None else "",
@@ -181,7 +198,8 @@ def _columns() -> str:
 
 def _edits() -> str:
     fields = ", ".join(f"`spec.{name}`" for name in ALWAYS_EDITABLE)
-    rows = [f"- {rule.message}" for rule in run_rules()[1:]]
+    rows = [f"- {rule.message.partition(':')[0]}" for rule in run_rules()[1:]]
+    after = "To change them, delete the run and apply it again; what is committed and unchanged is not computed again."
     return "\n".join(
-        ["# What may be edited", "", f"At any time: {fields} and each stage's `pods` (pods: from the next attempt on).", "", *rows, ""]
+        ["# What may be edited", "", f"At any time: {fields} and each stage's `pods` (pods: from the next attempt on).", "", *rows, "", after, ""]
     )  # fmt: skip
