@@ -34,9 +34,10 @@ metadata: {{name: my-run}}
 spec: {{...}}
 ```
 
-The same document runs on a laptop (`diht run FILE`) and on a cluster (`kubectl apply -f FILE`). Unknown keys are errors; `null` means
-that a field is not there. Kubernetes' own fields in `pods` (volumes, tolerations, ...) are checked by the schema and rules of Kubernetes
-{definitions().minor}. Defaults belong to the programs: a run keeps only what you wrote. "Ours" marks what is not in the paper.
+The same document runs on a laptop (`diht run FILE`) and on a cluster (`kubectl apply -f FILE`). Unknown keys are errors (on a cluster by
+kubectl; other clients may only get a warning); `null` means that a field is not there. Kubernetes' own fields in `pods` (volumes, tolerations, ...)
+are checked by the schema and rules of Kubernetes {definitions().minor}. Defaults belong to the programs: a run keeps only what you wrote. "Ours" marks
+what is not in the paper.
 """
 
 
@@ -164,11 +165,13 @@ def _between(node: Schema, what: str, unit: str) -> str:
 
 def _numbers(node: Schema) -> str:
     low, over, high = node.get("minimum"), node.get("exclusiveMinimum"), node.get("maximum")
+    below = node.get("exclusiveMaximum")
     if low is not None and high is not None and high < 2**31 - 1:
         return f" ({_plain(low)} to {_plain(high)})"
     parts = [
         f"{_plain(low)} or more" if low is not None else "",
         f"over {_plain(over)}" if over is not None else "",
+        f"below {_plain(below)}" if below is not None else "",
         f"at most {_plain(high)}" if high is not None and high < 2**31 - 1 else "",
     ]
     text = ", ".join(part for part in parts if part)

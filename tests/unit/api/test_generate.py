@@ -185,6 +185,13 @@ def test_reference_page_names_every_field_reason_and_rule() -> None:
     assert all(rule.message.partition(":")[0] in text for rule in run_rules()[1:])
     assert "| `batchSize` | integer (1 or more) | `32768` | batchSize over all processes" in text
     assert "| `lr` | number (over 0, at most 1000000) | `0.0005` |" in text
+    assert "| `ema` | number (0 or more, below 1) | `0.0` |" in text
+    assert "| `zeroStage` | integer (0 to 3) | `1` |" in text
+    assert "| `restarts` | integer (0 or more) | restarts of all stages" in text, (
+        "no defaults where the operator writes"
+    )
+    assert text.count("| `productiveSeconds` |") == 1
+    assert "Its fields are those of [StageGoodput](#stagegoodput)." in text
 
 
 def test_editor_schema_is_closed_and_free_of_our_marks() -> None:
