@@ -8,18 +8,16 @@ classes are the sorted WordNet ids of the synsets without children, as in torchv
 
 from __future__ import annotations
 
-import io
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Final
-
-import numpy as np
+from typing import BinaryIO, Final
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports.image_folder import read_image_folder
+from diht_k8s.recipe.imports.matlab_files import read_mat
 from diht_k8s.recipe.imports.records import (
     ImageRecord,
     ReaderOptions,
@@ -211,20 +209,19 @@ def read_devkit(root: Path, options: ReaderOptions) -> Devkit:
         UserError: it is missing, or scipy is.
         DataError: it is damaged.
     """
-    try:
-        from scipy.io import loadmat
-    except ModuleNotFoundError as error:
-        raise UserError(f"{IMAGENET} needs the package {error.name}: pip install {error.name}") from error
     files = _devkit_files(root, options)
     try:
-        synsets: Any = np.atleast_1d(loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"])
+        found = read_mat(files["meta.mat"])["synsets"]
+        synsets = found if isinstance(found, list) else [found]
         leaves = [each for each in synsets if int(each["num_children"]) == 0]
         wnid_of = {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in leaves}
         words = {str(each["WNID"]): str(each["words"]).split(", ")[0] for each in leaves}
         wnids = sorted(words)
         label_of = {number: wnids.index(wnid) for number, wnid in wnid_of.items()}
         truth = [label_of[int(line)] for line in files["ILSVRC2012_validation_ground_truth.txt"].split()]
-    except Exception as error:  # scipy has no error of its own for a file that is cut or changed
+    except ModuleNotFoundError as error:
+        raise UserError(f"{IMAGENET} needs the package {error.name}: pip install {error.name}") from error
+    except Exception as error:  # fields that are missing or of another type
         raise DataError(
             f"{root}: the devkit of ImageNet cannot be read ({error}): fetch {DEVKIT}.tar.gz again"
         ) from error
