@@ -9,17 +9,24 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from diht_k8s.api.documents import load
+from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
+from diht_k8s.recipe.evaluate import class_texts
+from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.benchmark_images import captions_of
+from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.downloads import DOWNLOADS
 from tests.recipe.evaluate.imports.drawings import IMAGES, two_captions
 from tests.recipe.evaluate.imports.originals import ORIGINALS
+from tests.recipe.evaluate.small_run import export_model
 
 
 def empty(folder: Path) -> str:
@@ -348,6 +355,29 @@ def test_class_names_that_are_numbers_are_warned_of_on_stderr(
     assert "diht: warning: 2 of 3 class names are numbers, for example '0'" in said
     assert main([*command, "--replace", "--class-names", str(tmp_path / "names.txt")]) == 0
     assert "warning" not in capsys.readouterr().err
+
+
+def test_sets_without_class_names_are_warned_of_on_stderr_and_on_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    originals.trust_files(monkeypatch)
+    monkeypatch.setattr(class_texts, "_read", lambda file: {})  # as where clip-benchmark is not installed
+    benchmarks, said = list[dict[str, Any]](), dict[str, str]()
+    for name, classes in (("flowers", 102), ("gtsrb", 43), ("pcam", 2)):
+        source = originals.ORIGINALS[name](tmp_path / name)
+        assert main(["benchmarks", "import", str(source), f"{tmp_path}/sets/{name}"]) == 0
+        said[name] = f"{classes} of {classes} class names are numbers"
+        assert f"diht: warning: {said[name]}" in capsys.readouterr().err
+        benchmarks.append({"name": name, "type": "Classification", "shards": [f"{tmp_path}/sets/{name}/test/0.tar"]})
+    export_model(tmp_path / "model")
+    spec = {"data": {"output": f"{tmp_path}/out"}, "evaluate": {"model": f"{tmp_path}/model", "benchmarks": benchmarks}}
+    document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "numbers"}, "spec": spec}
+    run_stage(program, load(json.dumps(document), name="run.yaml"), Stage.EVALUATE)
+    page = (tmp_path / "out/runs/latest/evaluate/report.html").read_text()
+    card = (tmp_path / "out/runs/latest/evaluate/README.md").read_text()
+    for name, note in said.items():
+        assert f"{name}: {note}" in page
+        assert f"{name}: {note}" in card
 
 
 @pytest.mark.parametrize(
