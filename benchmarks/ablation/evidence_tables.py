@@ -17,9 +17,10 @@ from benchmarks.ablation import plan, published_labels
 from benchmarks.ablation.arms import BATCH
 from benchmarks.ablation.kinds import KINDS, by_kind
 from benchmarks.ablation.probes import ACCURACY
-from benchmarks.ablation.published import FIGURE, restore
+from benchmarks.ablation.published import FIGURE, LINES, restore
 from benchmarks.ablation.results import of_newest_pool, read_hits, read_lines
-from benchmarks.ablation.table import Column, Kept, Pair, common_seeds, legend, pairs_of, table
+from benchmarks.ablation.table import Column, Kept, Pair, cells_of, common_seeds, legend, pairs_of, table
+from benchmarks.ablation.verdicts import verdicts
 
 FIRST_STEPS: Final = (384, 1500, 6000)
 FIRST_GALLERIES: Final = {"style": True, "concepts": False}
@@ -83,6 +84,7 @@ def second_tables(published: Path) -> Iterator[str]:
     """What there is of the second protocol: how many trainings of each length, what is tested, and what is shown."""
     with TemporaryDirectory() as folder:
         trainings = _restored(published, Path(folder))
+        require_planned(trainings.lines)
         yield _done(trainings)
         yield f"What the labels say, each image by heads that did not train on it:\n\n{_labels(published)}"
         if not trainings.arms(plan.STEPS):
@@ -90,6 +92,7 @@ def second_tables(published: Path) -> Iterator[str]:
         kept, pairs = _with_best_lengths(trainings)
         complete = _complete(trainings)
         primary = Column(f"`{plan.PRIMARY}`", kept(plan.PRIMARY), FIGURE, tested=complete)
+        yield _verdicts(trainings, primary, pairs)
         yield f"The seven comparisons{'' if complete else ', **not complete, so nothing is tested**'}:\n\n" + _table(
             [primary, *kind_columns(kept(plan.CAPTIONS), tested=False)], pairs
         )
@@ -130,6 +133,35 @@ def best_length(lines: Sequence[dict[str, Any]], arm: str) -> int:
 def _restored(published: Path, work: Path) -> Trainings:
     restore(published, work)
     return Trainings(work, [line for line in read_lines(work / "results.jsonl") if "hits" in line])
+
+
+def require_planned(lines: Sequence[dict[str, Any]]) -> None:
+    """Compare the second protocol's trainings with its plan.
+
+    Raises:
+        SystemExit: a training is there twice, is none of the plan, or has another pool or other settings.
+    """
+    planned = {(length.steps * BATCH, arm) for length in plan.LENGTHS for arm in length.arms}
+    seeds, seen = range(plan.FIRST_SEED, plan.FIRST_SEED + plan.SEEDS), set[tuple[int, str, int]]()
+    for line in lines:
+        key = (line["sizes"]["samples"], line["arm"], line["seed"])
+        told = f"{line['arm']}, {key[0] // BATCH} steps, seed {key[2]}"
+        if key[:2] not in planned or key[2] not in seeds:
+            raise SystemExit(f"the protocol has no training {told}: take it out of {LINES}")
+        if key in seen:
+            raise SystemExit(f"the training {told} is there twice: keep the first in {LINES}")
+        seen.add(key)
+        for name, value in (("pool", line["pool"]), ("sizes", line["sizes"] | {"samples": 0})):
+            if value != (lines[0][name] if name == "pool" else lines[0][name] | {"samples": 0}):
+                raise SystemExit(f"the training {told} has another {name} than the first one: all of them have one")
+
+
+def _verdicts(trainings: Trainings, primary: Column, pairs: Sequence[Pair]) -> str:
+    if not _complete(trainings):
+        deciding = [(each.steps, arm) for each in plan.LENGTHS if each.steps <= plan.STEPS for arm in each.arms]
+        there = sum(len(_seeds(trainings, *each)) for each in deciding)
+        return f"No verdict: {there} of the {plan.SEEDS * len(deciding)} trainings that decide are done."
+    return verdicts({pair: cells[0] for pair, cells in cells_of([primary], pairs).items()})
 
 
 def _seeds(trainings: Trainings, steps: int, arm: str) -> set[int]:

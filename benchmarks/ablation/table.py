@@ -75,18 +75,28 @@ def table(columns: Sequence[Column], pairs: Sequence[Pair]) -> str:
         pairs: a row each, of the seeds that both arms have; one without common seeds is left out.
     """
     seeds = {pair: common_seeds(columns[0].kept, filter(None, pair)) for pair in pairs}
-    shown = [pair for pair in pairs if seeds[pair]]
-    if not shown:
+    found = cells_of(columns, pairs)
+    if not found:
         raise SystemExit("no training keeps its images: train again, earlier results have none")
+    titles = ["arm", "against", *(column.title for column in columns), "seeds"]
+    rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for pair, cells in found.items():
+        against = "" if pair[1] is None else f"`{pair[1]}`"
+        rows.append(f"| `{pair[0]}` | {against} | {' | '.join(map(str, cells))} | {len(seeds[pair])} |")
+    return "\n".join(rows)
+
+
+def cells_of(columns: Sequence[Column], pairs: Sequence[Pair]) -> dict[Pair, list[Cell]]:
+    """Each pair that has a common seed -> its figure in each column, decided after Holm's correction over all that is tested."""
+    seeds = {pair: common_seeds(columns[0].kept, filter(None, pair)) for pair in pairs}
+    shown = [pair for pair in pairs if seeds[pair]]
     found = [[_difference(column, pair, seeds[pair]) for column in columns] for pair in shown]
     tested = [
         each.p for row in found for each, column in zip(row, columns, strict=True) if each is not None and column.tested
     ]
     adjusted = iter(holm(tested))
-    titles = ["arm", "against", *(column.title for column in columns), "seeds"]
-    rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for pair, differences in zip(shown, found, strict=True):
-        cells = [
+    return {
+        pair: [
             Cell(
                 _level(column, pair[0], seeds[pair]),
                 each,
@@ -94,9 +104,8 @@ def table(columns: Sequence[Column], pairs: Sequence[Pair]) -> str:
             )
             for each, column in zip(differences, columns, strict=True)
         ]
-        against = "" if pair[1] is None else f"`{pair[1]}`"
-        rows.append(f"| `{pair[0]}` | {against} | {' | '.join(map(str, cells))} | {len(seeds[pair])} |")
-    return "\n".join(rows)
+        for pair, differences in zip(shown, found, strict=True)
+    }
 
 
 def legend(arms: Iterable[str]) -> str:
