@@ -13,7 +13,7 @@ from typing import Any
 
 from diht_k8s.api.errors import ExitCode, StopRequested, UserError
 from diht_k8s.cli.display import progress_bar
-from diht_k8s.recipe.evaluate.class_texts import number_note
+from diht_k8s.recipe.evaluate.class_texts import WITH_CLASSES, number_note
 from diht_k8s.recipe.evaluate.importing import BenchmarkImport, class_names_for, import_benchmark
 from diht_k8s.recipe.imports.account import account_lines
 from diht_k8s.recipe.imports.existing_shards import check_shards
@@ -81,7 +81,7 @@ def import_benchmark_command(options: argparse.Namespace) -> int:
             source, order, Storage(),
             lambda total, done: bar.update(task, total=total, completed=done), lambda: bar.advance(task),
         )  # fmt: skip
-    if source.type == "Classification" and (note := number_note(class_names_for(source, order, Storage()).lines)):
+    if source.type in WITH_CLASSES and (note := number_note(class_names_for(source, order, Storage()).lines)):
         print(f"diht: warning: {note}", file=sys.stderr)
     print(json.dumps(marker) if options.json else benchmark_summary(options.output, marker))
     return ExitCode.DONE
@@ -90,12 +90,13 @@ def import_benchmark_command(options: argparse.Namespace) -> int:
 def benchmark_summary(output: str, marker: Mapping[str, Any]) -> str:
     """The imported images, those left out and why, and how to evaluate on them."""
     shards = len(marker["shards"])
-    what = "classes" if marker["type"] == "Classification" else "answers to choose from"
+    with_classes = marker["type"] in WITH_CLASSES
+    what = "classes" if with_classes else "answers to choose from"
     classes = f", {marker['classes']} {what}" if marker["classes"] else ""
     lines = [f"{output}: {marker['samples']} images in {_shards(shards)} ({marker['kind']}, {marker['type']}{classes})"]
-    if marker["classes"] and marker["type"] == "Classification":
+    if marker["classes"] and with_classes:
         lines.append(f"class names from {marker['class_names_from']}")
-    if marker["type"] == "Classification":
+    if with_classes:
         lines.append(f"templates from {marker['templates_from'] or 'nowhere: the class name alone is the prompt'}")
     lines += [*account_lines(marker), *_notes(marker)]
     parent = output.rstrip("/").rpartition("/")[0] or "."

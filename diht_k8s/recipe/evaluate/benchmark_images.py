@@ -1,7 +1,8 @@
 """The step `read`: the images of a benchmark's shards, with captions, classes, questions, groups and cues.
 
 Shards are WebDataset tars. Several captions of one image are lines of the .txt or a list `captions` in the .json. The
-class is the number in a .cls member or `cls` in the .json. Questions are in the .json: `question` with `answer` or
+class is the number in a .cls member or `cls` in the .json; several are a list `classes` there, and those that count neither way
+a list `ignored_classes`. Questions are in the .json: `question` with `answer` or
 `answers` (and `candidates`), or a list `questions` of such objects. For groups see `group_of`; the cues for which an
 image is a candidate are a list `cues` of `group`, `cue`, `associated` (and `candidates`, their number).
 """
@@ -82,6 +83,10 @@ class BenchmarkImage:
     cues: tuple[Cue, ...] = ()
     no_caption: str = ""
     """why it has none: a gallery leaves it out and counts it by this reason; "" with captions."""
+    classes: tuple[int, ...] | None = None
+    """all classes that it shows; None where nothing says it."""
+    ignored_classes: tuple[int, ...] = ()
+    """classes for which it counts neither way: Pascal VOC's with nothing but difficult objects."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +136,20 @@ def read_images(
             captions, group = captions_of(sample), group_of(sample)
             cues = cues_of(sample)
             why = "" if captions else sample.problem or "caption_empty"
+            classes, ignored = classes_of(sample, "classes"), classes_of(sample, "ignored_classes") or ()
             item = BenchmarkImage(
-                uri, sample.key, sample.uid, captions, label, questions, group, image.digest, cues, why
+                uri,
+                sample.key,
+                sample.uid,
+                captions,
+                label,
+                questions,
+                group,
+                image.digest,
+                cues,
+                why,
+                classes,
+                ignored,
             )
             yield item, image.pixels_CHW, _bytes_in_tar(sample)
 
@@ -171,6 +188,14 @@ def label_of(sample: Sample) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise DataError(f"sample {sample.key} has class {str(value)[:40]!r}: .cls and `cls` must hold a number from 0")
     return value
+
+
+def classes_of(sample: Sample, key: str) -> tuple[int, ...] | None:
+    """The class numbers that a sample lists under a key of its .json, each once; None without a list of such numbers."""
+    listed = sample.meta.get(key)
+    if not isinstance(listed, list) or not all(type(number) is int and number >= 0 for number in listed):
+        return None
+    return tuple(dict.fromkeys(listed))
 
 
 def group_of(sample: Sample) -> str | None:

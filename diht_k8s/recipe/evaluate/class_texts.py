@@ -34,6 +34,8 @@ CLASS_NAMES: Final = "classnames.txt"
 TEMPLATES: Final = "zeroshot_classification_templates.txt"
 MAX_TEMPLATES: Final = 256
 OPENAI_TEMPLATES: Final = "openai80"
+WITH_CLASSES: Final = ("Classification", "MultiLabel")
+"""Types whose prompts are of class names."""
 CUE_TEMPLATE: Final = f"{ARTICLE} {{}}"
 
 
@@ -50,7 +52,7 @@ class BenchmarkTexts:
     """The texts that a benchmark brings to a model."""
 
     class_names: SourcedTexts
-    """of a Classification benchmark, or the answers to choose from."""
+    """of a benchmark with classes, or the answers to choose from."""
     templates: SourcedTexts
 
 
@@ -68,7 +70,7 @@ def text_files(storage: Storage, benchmark: Benchmark) -> Iterator[tuple[str, st
     """What the files hold that decide the texts, and where they are: those given and those beside the shards."""
     if benchmark.class_names is not None:
         yield "class names", benchmark.class_names
-    if benchmark.type != "Classification":
+    if benchmark.type not in WITH_CLASSES:
         return
     if benchmark.class_names is None and (uri := file_beside(storage, benchmark, CLASS_NAMES)) is not None:
         yield "class names", uri
@@ -87,10 +89,10 @@ def class_names(storage: Storage, benchmark: Benchmark) -> SourcedTexts:
     """Class names in the order of the indexes, or the answers to choose from; none for other benchmarks.
 
     Raises:
-        UserError: a Classification benchmark has no names, they are fewer than two, or a line between them is empty.
+        UserError: a benchmark with classes has no names, they are fewer than two, or a line between them is empty.
     """
     uri = benchmark.class_names
-    if uri is None and benchmark.type == "Classification":
+    if uri is None and benchmark.type in WITH_CLASSES:
         uri = file_beside(storage, benchmark, CLASS_NAMES)
         if uri is None and (packaged := packaged_names(benchmark.name)) is not None:
             return SourcedTexts(*packaged)
@@ -116,7 +118,7 @@ def templates_of(storage: Storage, benchmark: Benchmark) -> SourcedTexts:
     if benchmark.type == "AnswerRanking":
         return SourcedTexts(_answer_templates(benchmark), "the run document" if benchmark.templates else "the default")
     given, source = list(benchmark.templates), "the run document"
-    if not given and benchmark.type == "Classification":
+    if not given and benchmark.type in WITH_CLASSES:
         if (uri := file_beside(storage, benchmark, TEMPLATES)) is not None:
             given, source = read_templates(storage, uri), uri
         elif (packaged := packaged_templates(benchmark.name)) is not None:

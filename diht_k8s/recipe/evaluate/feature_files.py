@@ -165,4 +165,6 @@ def _item(fields: Json) -> BenchmarkImage:
         for question in fields["questions"]
     )
     cues = tuple(Cue(**cue) for cue in fields.get("cues", ()))  # files of earlier versions have none
-    return BenchmarkImage(**{**fields, "captions": tuple(fields["captions"]), "questions": questions, "cues": cues})
+    several = ("captions", "classes", "ignored_classes")
+    lists = {name: tuple(value) for name, value in fields.items() if name in several and value is not None}
+    return BenchmarkImage(**{**fields, **lists, "questions": questions, "cues": cues})

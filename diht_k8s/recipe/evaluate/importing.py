@@ -16,6 +16,7 @@ from diht_k8s.api.layout import join
 from diht_k8s.recipe.evaluate.class_texts import (
     CLASS_NAMES,
     TEMPLATES,
+    WITH_CLASSES,
     SourcedTexts,
     packaged_names,
     packaged_templates,
@@ -38,7 +39,7 @@ from diht_k8s.recipe.shards.storage import Storage
 VERSION: Final = 1
 DATASET_TYPE: Final = "dataset_type.txt"
 FIXED_FILES: Final = (CLASS_NAMES, TEMPLATES, DATASET_TYPE, "test/nshards.txt")
-TYPES: Final = {"Classification": "classification", "AnswerRanking": "questions"}
+TYPES: Final = {"Classification": "classification", "MultiLabel": "multilabel", "AnswerRanking": "questions"}
 """What dataset_type.txt says; all others are `retrieval`, as images with captions are in clip-benchmark."""
 
 Json = dict[str, Any]
@@ -125,7 +126,7 @@ def class_names_for(source: RecordSource, plan: BenchmarkImport, storage: Storag
     own = SourcedTexts(list(source.class_names), "the data set" if source.class_names else "")
     if plan.class_names is not None:
         lines = [line.strip() for line in storage.read_text(plan.class_names).rstrip().splitlines()]
-        if own.lines and len(lines) != len(own.lines) and source.type == "Classification":
+        if own.lines and len(lines) != len(own.lines) and source.type in WITH_CLASSES:
             raise UserError(
                 f"{plan.class_names} has {len(lines)} names, but the data set has {len(own.lines)} classes: give one "
                 "name a line, in the order of the class numbers"

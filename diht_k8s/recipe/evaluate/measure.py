@@ -13,8 +13,8 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import Benchmark, FewShot
 from diht_k8s.recipe.clip_models.features import encode_texts
 from diht_k8s.recipe.clip_models.loading import LoadedModel
-from diht_k8s.recipe.evaluate import answer_ranking, classification, group_tasks, retrieval
-from diht_k8s.recipe.evaluate.class_texts import BenchmarkTexts, number_note
+from diht_k8s.recipe.evaluate import answer_ranking, classification, group_tasks, multi_label, retrieval
+from diht_k8s.recipe.evaluate.class_texts import WITH_CLASSES, BenchmarkTexts, number_note
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.results import Measured
 from diht_k8s.recipe.evaluate.soundness import FeatureGate, TextEncoder, figure_notes
@@ -59,7 +59,7 @@ def _measured(
     gate.admit(images.features_ND, [item.uid for item in images.items])
     encode = TextEncoder(partial(encode_texts, loaded), loaded.name, loaded.logit_scale, images.features_ND.shape[1])
     measured = _task(benchmark, texts, images, encode, few_shot, seed)
-    named = number_note(texts.class_names.lines) if benchmark.type == "Classification" else None
+    named = number_note(texts.class_names.lines) if benchmark.type in WITH_CLASSES else None
     notes = [*gate.notes(), *encode.notes(), *figure_notes(measured.figures), *([named] if named else [])]
     return replace(measured, figures={**measured.figures, "notes": notes})
 
@@ -76,6 +76,8 @@ def _task(
     match benchmark.type:
         case "Classification":
             return classification.classify(images, names, templates, encode, few_shot, seed)
+        case "MultiLabel":
+            return multi_label.rank_images(images, names, templates, encode, seed)
         case "Retrieval":
             return retrieval.retrieve(images, templates, encode, seed)
         case "AnswerRanking":

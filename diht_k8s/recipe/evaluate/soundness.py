@@ -22,6 +22,8 @@ from diht_k8s.recipe.report.per_image import PerImage
 
 CONSTANT: Final = 1e-6
 """Features of unit length that differ by no more are the same: batches of another size round otherwise."""
+NEARLY_ALL: Final = 0.99
+"""Share of images or texts with the same features that is marked; below it a set may hold copies."""
 SHOWN: Final = 60
 """Characters of a sample's name in a message."""
 
@@ -43,7 +45,7 @@ def require_finite_figures(result: Json, per_image: PerImage, name: str) -> None
     for path, value in _numbers(result, ""):
         if not math.isfinite(value):
             raise DataError(f"evaluate.benchmarks {name}: its figure {path} is {value}: {remedy}")
-    for figure, parts in per_image.figures.items():
+    for figure, parts in (*per_image.figures.items(), *per_image.rankings.items()):
         wrong = np.flatnonzero(~np.isfinite(np.stack(parts)).all(axis=0))
         if wrong.size:
             uid = per_image.uids[wrong[0]]
@@ -77,8 +79,10 @@ class FeatureGate:
             width: D that the features must have; None for any.
         """
         self._model, self._side, self._width = model, side, width
-        self._low_D = self._high_D = np.zeros(0)
-        self._number, self._zeros, self._first, self._first_zero, self._several = 0, 0, "", "", False
+        self._usual_D = np.zeros(0)
+        self._number, self._alike, self._zeros, self._alike_name, self._first_zero = 0, 0, 0, "", ""
+        self._several = False
+        """whether two texts that differ, or two images, are alike."""
 
     def admit(self, features_ND: NDArray[np.floating], names_N: Sequence[str]) -> None:
         """Let features in.
@@ -105,11 +109,14 @@ class FeatureGate:
                 f"or infinite, the first of {names_N[wrong[0]][:SHOWN]!r}: check its weights (a training that diverged, "
                 "an overflow in half precision)"
             )
-        low_D, high_D = features_ND.min(axis=0), features_ND.max(axis=0)
         if not self._number:
-            self._low_D, self._high_D, self._first = low_D, high_D, names_N[0]
-        self._low_D, self._high_D = np.minimum(self._low_D, low_D), np.maximum(self._high_D, high_D)
-        self._several = self._several or any(name != self._first for name in names_N)
+            some_ND = features_ND[:: max(1, len(features_ND) // 1000)]
+            self._usual_D = np.median(some_ND, axis=0)  # what more than half of them have, if they do
+        alike = np.flatnonzero(np.abs(features_ND - self._usual_D).max(axis=1) <= CONSTANT)
+        if alike.size and not self._alike:
+            self._alike_name = names_N[alike[0]]
+        self._several = self._several or any(names_N[row] != self._alike_name for row in alike)
+        self._alike += len(alike)
         self._number += len(features_ND)
         zero = np.flatnonzero(np.abs(features_ND).max(axis=1) <= CONSTANT)
         if zero.size and not self._zeros:
@@ -124,9 +131,10 @@ class FeatureGate:
                 f"{self._zeros:,} of {self._number:,} {self._side} have features of zeros, the first is "
                 f"{self._first_zero[:SHOWN]!r}"
             )
-        if self._several and (self._high_D - self._low_D).max() <= CONSTANT:
+        if self._several and self._alike >= NEARLY_ALL * self._number:
+            which = "all" if self._alike == self._number else f"{self._alike:,} of {self._number:,}"
             found.append(
-                f"all {self._side} have the same features, so their scores are equal and no figure measures the model"
+                f"{which} {self._side} have the same features, so their scores are equal and no figure measures the model"
             )
         return found
 

@@ -43,6 +43,7 @@ Json = dict[str, Any]
 MISSING: Final = "missing"
 LEFT_OUT: Final = {
     "Classification": "without_class",
+    "MultiLabel": "without_class",
     "Retrieval": "without_caption",
     "AnswerRanking": "without_question",
 }

@@ -22,7 +22,7 @@ from diht_k8s.recipe.imports.image_folder import IMAGE_SUFFIXES, read_image_fold
 from diht_k8s.recipe.imports.imagenet import IMAGENET, is_imagenet_root, read_imagenet
 from diht_k8s.recipe.imports.loose_images import read_loose_images
 from diht_k8s.recipe.imports.pair_tables import TABLES, read_rows, read_table
-from diht_k8s.recipe.imports.pascal_voc import PASCAL_VOC, find_voc, read_voc
+from diht_k8s.recipe.imports.pascal_voc import PASCAL_VOC, PASCAL_VOC_IMAGES, find_voc, read_voc
 from diht_k8s.recipe.imports.records import ReaderOptions, RecordSource
 from diht_k8s.recipe.imports.source_files import SourceFile, require_inside
 from diht_k8s.recipe.imports.tally import printable
@@ -56,6 +56,7 @@ BENCHMARK_LAYOUTS: Final = (
     *TORCHVISION_SETS,
     IMAGENET,
     PASCAL_VOC,
+    PASCAL_VOC_IMAGES,
 )
 """All that can be read."""
 PAIR_LAYOUTS: Final = ("folder", "table", "rows", *CAPTIONS, "flickr-tokens")
@@ -92,9 +93,7 @@ FOLDER_LAYOUTS: Final = (
     FolderLayout(
         "ImageNet", (IMAGENET,), is_imagenet_root, lambda _, __, folder, options: read_imagenet(folder, options)
     ),
-    FolderLayout(
-        "Pascal VOC", (PASCAL_VOC,), find_voc, lambda _, found, folder, options: read_voc(found, folder, options)
-    ),
+    FolderLayout("Pascal VOC", (PASCAL_VOC, PASCAL_VOC_IMAGES), find_voc, read_voc),
     FolderLayout("a set of torchvision", TORCHVISION_SETS, find_torchvision, read_torchvision),
 )
 """All are looked for, and one alone may be found; Hugging Face data sets and ImageFolders are what is left."""

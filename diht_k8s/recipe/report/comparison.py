@@ -14,6 +14,7 @@ import numpy as np
 
 from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.layout import DIGITS
+from diht_k8s.recipe.report.average_precision import paired_precisions
 from diht_k8s.recipe.report.formatting import SPLITS, points
 from diht_k8s.recipe.report.overview import headlines
 from diht_k8s.recipe.report.page import environment
@@ -101,18 +102,28 @@ def _paired(name: str, figures: Sequence[str], first: Sequence[Run], second: Seq
         return [{"why": NO_IMAGES} for _ in figures]
     reference = sides[0][0]
     assert reference is not None
-    ordered = [[None if each is None else each.in_order_of(reference.uids) for each in side] for side in sides]
-    if any(images is None for side in ordered for images in side):
+    ordered = [[each.in_order_of(reference.uids) for each in side if each is not None] for side in sides]
+    both = [[each for each in side if each is not None and _same_questions(each, reference)] for side in ordered]
+    if [len(side) for side in both] != [len(side) for side in sides]:
         return [{"why": NOT_PAIRED} for _ in figures]
-    hits = [
-        np.stack([[each.figures[figure][0] for each in side if each is not None] for figure in figures])
-        for side in ordered
-    ]
-    weights_FN = np.stack([reference.figures[figure][1] for figure in figures])
     seeds = [[run[0]["run"]["seed"] for run in runs] for runs in (first, second)]
-    rng = np.random.default_rng(SEED)
-    found = paired_differences(hits[0], hits[1], weights_FN, rng, same_seeds=seeds[0] == seeds[1])
+    same_seeds, rng = seeds[0] == seeds[1], np.random.default_rng(SEED)
+    if reference.rankings:
+        scores = [np.stack([[row for row, _ in each.rankings.values()] for each in side]) for side in both]
+        truth_CN = np.stack([truth_N for _, truth_N in reference.rankings.values()])
+        found = paired_precisions(scores[0], scores[1], truth_CN, rng, same_seeds=same_seeds)
+    else:
+        hits = [np.stack([[each.figures[figure][0] for each in side] for figure in figures]) for side in both]
+        weights_FN = np.stack([reference.figures[figure][1] for figure in figures])
+        found = paired_differences(hits[0], hits[1], weights_FN, rng, same_seeds=same_seeds)
     return [{"value": each.value, "interval": [each.low, each.high], "p": each.p} for each in found]
+
+
+def _same_questions(images: PerImage, reference: PerImage) -> bool:
+    """Whether two sides have the same figures, and the images the same classes."""
+    if images.figures.keys() != reference.figures.keys() or list(images.rankings) != list(reference.rankings):
+        return False
+    return all(np.array_equal(images.rankings[name][1], truth_N) for name, (_, truth_N) in reference.rankings.items())
 
 
 def changed_images(first: Run, second: Run) -> list[Json]:

@@ -17,13 +17,20 @@ from diht_k8s.recipe.report.overview import headlines, model_title
 PATH: Final = "README.md"
 TASKS: Final = {
     "Classification": ("zero-shot-image-classification", "Zero-Shot Image Classification"),
+    "MultiLabel": ("zero-shot-image-classification", "Zero-Shot Image Classification"),
     "Retrieval": ("image-text-retrieval", "Image-Text Retrieval"),
     "AnswerRanking": ("visual-question-answering", "Visual Question Answering"),
     "PairMatching": ("image-text-matching", "Image-Text Matching"),
     "CaptionChoice": ("image-text-matching", "Image-Text Matching"),
     "Association": ("image-text-matching", "Image-Text Matching"),
 }
-METRICS: Final = {"top-1": "accuracy", "accuracy": "accuracy", "mean per class": "balanced_accuracy"}
+METRICS: Final = {
+    "top-1": "accuracy",
+    "accuracy": "accuracy",
+    "mean per class": "balanced_accuracy",
+    "11-point mAP": "mean_average_precision_11_points",
+    "all-point mAP": "mean_average_precision",
+}
 """Headline figure -> type of the metric; others are recalls in a retrieval, else called by their names."""
 FRONT: Final = {"library_name": "open_clip", "pipeline_tag": "zero-shot-image-classification", "tags": ["clip"]}
 _FENCE: Final = "---\n"

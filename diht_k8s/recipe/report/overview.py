@@ -15,6 +15,7 @@ Json = dict[str, Any]
 
 TYPE_NAMES: Final = {
     "Classification": "classification",
+    "MultiLabel": "several classes an image",
     "Retrieval": "retrieval",
     "AnswerRanking": "answer ranking",
     "PairMatching": "pair matching",

@@ -9,7 +9,7 @@ Shapes: F figures, S and T seeds of the two sides, N images, B and R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,8 @@ _BLOCK_VALUES: Final = 1 << 22
 _ROUNDING: Final = 1e-12
 
 Array = NDArray[np.float64]
+Figures = Callable[[Array], Array]
+"""[B, N] -> [B, F, S]."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +59,50 @@ def paired_differences(
     Raises:
         ValueError: the sides do not have the same images, or there is no image.
     """
-    figures, images = weights_FN.shape
-    if not images or first_FSN.shape[::2] != weights_FN.shape or second_FTN.shape[::2] != weights_FN.shape:
+    if first_FSN.shape[::2] != weights_FN.shape or second_FTN.shape[::2] != weights_FN.shape:
         raise ValueError(f"{first_FSN.shape} and {second_FTN.shape} hits for {weights_FN.shape} weights")
-    values_F = (second_FTN.mean(axis=1) - first_FSN.mean(axis=1)).sum(axis=1) / weights_FN.sum(axis=1)
+    return resampled_differences(
+        lambda drawn_BN: _rates(drawn_BN, first_FSN, weights_FN),
+        lambda drawn_BN: _rates(drawn_BN, second_FTN, weights_FN),
+        (weights_FN.shape[1], first_FSN.shape[1], second_FTN.shape[1]),
+        rng,
+        same_seeds=same_seeds,
+    )
+
+
+def resampled_differences(
+    first: Figures, second: Figures, sizes: tuple[int, int, int], rng: np.random.Generator, *, same_seeds: bool = False
+) -> list[Difference]:
+    """The same of figures that are no rates.
+
+    Args:
+        first: [B, N] how often each resample has each image -> [B, F, S] the first model's figures.
+        second: the same of the other model, [B, F, T].
+        sizes: N, S and T.
+        rng: source of the draws.
+        same_seeds: see `paired_differences`.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    images, first_seeds, second_seeds = sizes
+    if not images:
+        raise ValueError("a difference of no images")
+    once_1N = np.ones((1, images))
+    values_F = (second(once_1N).mean(axis=2) - first(once_1N).mean(axis=2))[0]
     block = max(1, _BLOCK_VALUES // images)
     draws: list[Array] = []
     for start in range(0, RESAMPLES, block):
         size = min(block, RESAMPLES - start)
         drawn_BN = np.stack([np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(size)])
         drawn_BN = drawn_BN.astype(np.float64)
-        first_BS, second_BT = _seed_shares(first_FSN.shape[1], second_FTN.shape[1], size, rng, same_seeds)
-        gains_BF = _resampled(drawn_BN, second_FTN, second_BT) - _resampled(drawn_BN, first_FSN, first_BS)
-        draws.append(gains_BF / np.maximum(drawn_BN @ weights_FN.T, 1e-12))
+        first_BS, second_BT = _seed_shares(first_seeds, second_seeds, size, rng, same_seeds)
+        draws.append(
+            (second(drawn_BN) * second_BT[:, None]).sum(axis=2) - (first(drawn_BN) * first_BS[:, None]).sum(axis=2)
+        )
     # a resample of n has (n - 1) / n of the variance: without this, small sets would find too much
     draws_RF = values_F + (np.concatenate(draws) - values_F) * np.sqrt(images / max(1, images - 1))
-    return [_difference(float(values_F[figure]), draws_RF[:, figure]) for figure in range(figures)]
+    return [_difference(float(value), draws_R) for value, draws_R in zip(values_F, draws_RF.T, strict=True)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -98,11 +128,11 @@ def _difference(value: float, draws_R: Array) -> Difference:
     return Difference(value, float(low), float(high), p=float(min(1.0, max(2 * tail, 2 / RESAMPLES))))
 
 
-def _resampled(drawn_BN: Array, hits_FSN: Array, shares_BS: Array) -> Array:
-    """[B, F] hits of each resample, a mean over its seeds."""
+def _rates(drawn_BN: Array, hits_FSN: Array, weights_FN: Array) -> Array:
+    """[B, F, S] sum(hits) / sum(weights) of each resample."""
     figures, seeds, images = hits_FSN.shape
     sums_BFS = (drawn_BN @ hits_FSN.reshape(-1, images).T).reshape(-1, figures, seeds)
-    return (sums_BFS * shares_BS[:, None]).sum(axis=2)
+    return sums_BFS / np.maximum(drawn_BN @ weights_FN.T, 1e-12)[:, :, None]
 
 
 def _seed_shares(first: int, second: int, size: int, rng: np.random.Generator, same_seeds: bool) -> tuple[Array, Array]:

@@ -2,7 +2,7 @@
 
 Columns: `uid`, `shard`, `text` (its class or first caption), and for each figure, named as in the report, `FIGURE` (the
 hits of the image's queries, possibly fractional) and `FIGURE weight` (the most that they can be). A figure is
-sum(hits) / sum(weights).
+sum(hits) / sum(weights). Mean average precisions are no such sums: of each class `CLASS score` and `CLASS truth` are kept.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.shards.storage import Storage
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 WEIGHT: Final = " weight"
+SCORE: Final = " score"
+TRUTH: Final = " truth"
 Array = NDArray[np.float64]
 
 
@@ -36,6 +41,8 @@ class PerImage:
     texts: list[str]
     figures: dict[str, tuple[Array, Array]] = field(default_factory=dict)
     """figure -> [N] hits and [N] weights."""
+    rankings: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+    """class -> [N] scores and [N] truth, see `average_precision`."""
 
     def in_order_of(self, uids: Sequence[str]) -> PerImage | None:
         """The same images in another order; None if they are not the same, or a uid stands for several places."""
@@ -45,9 +52,12 @@ class PerImage:
         if len(place) != len(self.uids) or len(uids) != len(self.uids) or place.keys() != set(uids):
             return None
         rows = np.array([place[uid] for uid in uids], dtype=np.int64)
-        figures = {name: (hits_N[rows], weights_N[rows]) for name, (hits_N, weights_N) in self.figures.items()}
+        figures, rankings = (
+            {name: (first_N[rows], second_N[rows]) for name, (first_N, second_N) in parts.items()}
+            for parts in (self.figures, self.rankings)
+        )
         shards, texts = [self.shards[row] for row in rows], [self.texts[row] for row in rows]
-        return PerImage(list(uids), shards, texts, figures)
+        return PerImage(list(uids), shards, texts, figures, rankings)
 
 
 def write_per_image(storage: Storage, uri: str, found: PerImage) -> None:
@@ -58,6 +68,8 @@ def write_per_image(storage: Storage, uri: str, found: PerImage) -> None:
     columns: dict[str, object] = {"uid": list(found.uids), "shard": list(found.shards), "text": list(found.texts)}
     for name, (hits_N, weights_N) in found.figures.items():
         columns |= {name: hits_N, name + WEIGHT: weights_N}
+    for name, (scores_N, truth_N) in found.rankings.items():
+        columns |= {name + SCORE: scores_N, name + TRUTH: truth_N}
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer, compression="zstd")
     storage.write_bytes(uri, buffer.getvalue())
@@ -76,14 +88,17 @@ def read_per_image(storage: Storage, uri: str) -> PerImage | None:
         return None
     try:
         table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
-        names = [name.removesuffix(WEIGHT) for name in table.column_names if name.endswith(WEIGHT)]
-        figures = {
-            name: (table[name].to_numpy().astype(np.float64), table[name + WEIGHT].to_numpy().astype(np.float64))
-            for name in names
-        }
+        figures, rankings = _pairs(table, "", WEIGHT), _pairs(table, SCORE, TRUTH)
         uids, shards, texts = (table[name].to_pylist() for name in ("uid", "shard", "text"))
-        if not all(np.isfinite(part_N).all() for parts in figures.values() for part_N in parts):
+        if not all(np.isfinite(part_N).all() for parts in (*figures.values(), *rankings.values()) for part_N in parts):
             raise ValueError("a hit is not finite")  # a test of NaN finds a difference
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise DataError(f"{uri} is damaged ({error}): run the stage evaluate again") from error
-    return PerImage(uids, shards, texts, figures)
+    return PerImage(uids, shards, texts, figures, rankings)
+
+
+def _pairs(table: pa.Table, first: str, second: str) -> dict[str, tuple[Array, Array]]:
+    """Name -> the columns NAME`first` and NAME`second`."""
+    names = [column.removesuffix(second) for column in table.column_names if column.endswith(second)]
+    both = {name: (table[name + first].to_numpy(), table[name + second].to_numpy()) for name in names}
+    return {name: (one_N.astype(np.float64), other_N.astype(np.float64)) for name, (one_N, other_N) in both.items()}

@@ -347,6 +347,10 @@ def benchmark(result: Json) -> Json:
     view: Json = {"result": result, "systems": [], "classes": [], "few_shot": None}
     if "error" in result:
         return view
+    if "class_precisions" in result:
+        there = [each for each in result["class_precisions"] if each["precision"] is not None]
+        rows = [bar(f"{each['name']} ({each['pictures']})", each["precision"], "plain") for each in there]
+        view["classes"] = sorted(rows, key=lambda row: -row["value"])
     if result["type"] == "AnswerRanking" or "scores" in result:
         return view
     if result["type"] == "Retrieval":

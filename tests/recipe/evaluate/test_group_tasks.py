@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import average_precision_score
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError
@@ -141,6 +143,9 @@ def test_article_is_datacomps(cue: str, article: str) -> None:
 def shards(folder: Path) -> list[dict[str, Any]]:
     """A benchmark of each type."""
     kinds: dict[str, list[dict[str, Any]]] = {
+        "MultiLabel": [
+            {"classes": sorted({row % 4, row * 3 % 4}), "ignored_classes": [4] * (row == 7)} for row in range(20)
+        ],
         "PairMatching": [{"group": row // 2, "caption": f"a {COLOURS[row % 6]} disc {row % 2}"} for row in range(12)],
         "CaptionChoice": [
             {"captions": [f"{COLOURS[row % 6]} disc", f"{COLOURS[-1 - row % 6]} box"]} for row in range(12)
@@ -157,8 +162,26 @@ def shards(folder: Path) -> list[dict[str, Any]]:
             for row, meta in enumerate(metas)
         ]
         write_samples(Storage(), f"{folder}/{kind}/0.tar", samples)
+        (folder / kind / "classnames.txt").write_text("".join(f"{colour}\n" for colour in COLOURS))
         benchmarks.append({"name": kind.lower(), "type": kind, "shards": [f"{folder}/{kind}/0.tar"]})
     return benchmarks
+
+
+def check_precisions(path: Path, result: dict[str, Any]) -> None:
+    """The figures once more from the file that is kept of each image."""
+    table = pq.read_table(path).to_pydict()
+    precisions = []
+    for row, name in enumerate(COLOURS):
+        truth, scores = np.array(table[f"{row} {name} truth"]), np.array(table[f"{row} {name} score"])
+        counted = truth >= 0
+        assert [float(row % 4 == 0 or row * 3 % 4 == 0) for row in range(20)] == truth.tolist() or row
+        if (truth == 1).any():
+            precisions.append(average_precision_score(truth[counted], scores[counted]))
+    assert (table["4 black truth"][7], len(precisions), result["pictures"]) == (-1, 4, 20)
+    assert result["scores"][1]["value"] == pytest.approx(np.mean(precisions))
+    for each in result["scores"]:
+        assert each["interval"][0] <= each["value"] <= each["interval"][1]
+        assert 0.3 < each["chance"] < 0.7
 
 
 def test_stage_when_groups_are_evaluated_writes_scores_page_and_a_comparison(
@@ -175,23 +198,27 @@ def test_stage_when_groups_are_evaluated_writes_scores_page_and_a_comparison(
         run_stage(program, load(json.dumps(document), name="run.yaml"), Stage.EVALUATE)
     results = json.loads((tmp_path / "one/runs/latest/evaluate/report.json").read_text())["benchmarks"]
     assert [[each["name"] for each in result["scores"]] for result in results] == [
+        ["11-point mAP", "all-point mAP"],
         ["text score", "image score", "group score"],
         ["accuracy"],
         ["Jaccard"],
     ]
-    assert results[2]["templates_from"] == "DataComp's prompt"
+    assert results[3]["templates_from"] == "DataComp's prompt"
     for number, result in enumerate(results):
         kept = read_per_image(Storage(), f"{tmp_path}/one/runs/latest/evaluate/benchmarks/{number:03d}.parquet")
         assert kept is not None
-        for each in result["scores"]:
+        for each in result["scores"] if result["type"] != "MultiLabel" else []:
             hits, weights = kept.figures[each["name"]]
             assert hits.sum() / weights.sum() == pytest.approx(each["value"])
             assert each["interval"][0] <= each["value"] <= each["interval"][1]
+    check_precisions(tmp_path / "one/runs/latest/evaluate/benchmarks/000.parquet", results[0])
     page = (tmp_path / "one/runs/latest/evaluate/report.html").read_text()
     for part in (
         "text score",
         "group score",
         "Jaccard",
+        "11-point mAP",
+        "Average precision of each class",
         "Equal similarities are no success",
         "On pairmatching, the text",
     ):
@@ -199,4 +226,7 @@ def test_stage_when_groups_are_evaluated_writes_scores_page_and_a_comparison(
     assert main(["report", f"{tmp_path}/one", f"{tmp_path}/two", "--output", f"{tmp_path}/page.html"]) == 0
     text = capsys.readouterr().out
     assert "group score" in text
+    card = (tmp_path / "one/runs/latest/evaluate/README.md").read_text()
+    assert "mean_average_precision_11_points" in card
+    assert "| multilabel |" in card
     assert "not the same images" not in text

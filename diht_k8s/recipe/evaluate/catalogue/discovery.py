@@ -15,7 +15,7 @@ from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.evaluate.catalogue import CatalogueEntry
 from diht_k8s.recipe.evaluate.catalogue.folder_names import PARENTS, folder_names, plain_name
-from diht_k8s.recipe.evaluate.class_texts import CLASS_NAMES, TEMPLATES, is_imagenet, read_templates
+from diht_k8s.recipe.evaluate.class_texts import CLASS_NAMES, TEMPLATES, WITH_CLASSES, is_imagenet, read_templates
 from diht_k8s.recipe.evaluate.importing import DATASET_TYPE, MARKER
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -105,7 +105,7 @@ def benchmark_of(found: FoundBenchmark, storage: Storage) -> Benchmark:
     entry, fields = found.entry, dict[str, Any]()
     shards = join(found.folder, "test", "{0..%d}.tar" % (found.shards - 1)) if found.shards > 1 else None  # noqa: UP031
     names = join(found.folder, CLASS_NAMES)
-    if entry.type in ("Classification", "AnswerRanking") and storage.exists(names):
+    if entry.type in (*WITH_CLASSES, "AnswerRanking") and storage.exists(names):
         fields["class_names"] = names
     return Benchmark.model_validate(
         {
@@ -135,7 +135,7 @@ def _problem(entry: CatalogueEntry, folder: str, shards: int, storage: Storage) 
     count = join(folder, "test", "nshards.txt")
     if storage.exists(count) and (listed := storage.read_text(count).strip()) != str(shards):
         return f"nshards.txt says {listed} shards"
-    if entry.type != "Classification":
+    if entry.type not in WITH_CLASSES:
         return None
     if not storage.exists(join(folder, CLASS_NAMES)):
         if is_imagenet(entry.name):
@@ -149,6 +149,6 @@ def _templates(entry: CatalogueEntry, folder: str, storage: Storage) -> list[str
     if entry.templates is not None:
         return [entry.templates] if isinstance(entry.templates, str) else entry.templates
     uri = join(folder, TEMPLATES)
-    if entry.type != "Classification" or not storage.exists(uri):
-        return [] if entry.type not in ("Classification", "Retrieval") else ["{}"]
+    if entry.type not in WITH_CLASSES or not storage.exists(uri):
+        return [] if entry.type not in (*WITH_CLASSES, "Retrieval") else ["{}"]
     return read_templates(storage, uri)

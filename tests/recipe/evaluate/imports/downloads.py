@@ -310,7 +310,11 @@ def voc2007(root: Path) -> Path:
     names = [f"{row:06d}" for row in range(IMAGES)]
     (folder / "ImageSets/Main/test.txt").write_text("\n".join(names[4:]) + "\n")
     (folder / "ImageSets/Main/train.txt").write_text("\n".join(names[:4]) + "\n")
-    (folder / "ImageSets/Main/aeroplane_test.txt").write_text("".join(f"{name} -1\n" for name in names[4:]))
+    for number, kind in enumerate(kinds):  # 1: an object that is not difficult, 0: difficult ones alone, -1: none
+        said = {name: 1 if row % 3 == number else -1 for row, name in enumerate(names)}
+        said |= {name: 0 for row, name in enumerate(names) if row % 2 and (row + 1) % 3 == number}
+        lines = "".join(f"{name} {said[name]:2}\n" for name in names[4:])
+        (folder / f"ImageSets/Main/{kind}_test.txt").write_text(lines)
     return root / "VOCdevkit"
 
 
@@ -322,6 +326,18 @@ def _voc(root: Path) -> Iterator[Labelled]:
             box = [int(each.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax")]
             left, upper, right, lower = box
             yield np.asarray(image)[upper:lower, left:right], labels[each.findtext("name") or ""]
+
+
+def _voc_images(root: Path) -> Iterator[tuple[Any, Any]]:
+    """By the lists of the development kit, which the importer does not read."""
+    labels, truth = {"aeroplane": 0, "diningtable": 10, "tvmonitor": 19}, dict[str, dict[int, int]]()
+    for kind, label in labels.items():
+        for line in (root / f"VOC2007/ImageSets/Main/{kind}_test.txt").read_text().splitlines():
+            name, value = line.split()
+            truth.setdefault(name, {})[label] = int(value)
+    for name, said in truth.items():
+        classes, ignored = ([label for label, value in said.items() if value == wanted] for wanted in (1, 0))
+        yield (root / f"VOC2007/JPEGImages/{name}.jpg").read_bytes(), (tuple(classes), tuple(ignored))
 
 
 def _flickr(name: str, head: list[str], line: Callable[[int, int, str], str]) -> Callable[[Path], Path]:
@@ -462,6 +478,10 @@ DOWNLOADS: dict[str, Download] = {
     ),
     "VOC2007": Download(
         "the development kit's documentation; torchvision.datasets.VOCDetection reads the annotations", voc2007, _voc,
+    ),
+    "VOC2007, whole images": Download(
+        "the development kit's documentation: 0 in the lists of a class stands for difficult objects alone", voc2007,
+        _voc_images, options=("--format", "pascal-voc-images"),
     ),
     "Flickr30k, original": Download(
         "readme.txt of the captions; torchvision.datasets.Flickr30k",

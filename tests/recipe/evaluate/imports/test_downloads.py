@@ -39,6 +39,8 @@ def seen(image: bytes | np.ndarray | Image.Image, said: Any) -> tuple[str, Any]:
 def imported(sample: Sample) -> tuple[str, Any]:
     if "cls" in sample.members:
         return seen(sample.image, int(sample.members["cls"]))
+    if "classes" in sample.meta:
+        return seen(sample.image, (tuple(sample.meta["classes"]), tuple(sample.meta["ignored_classes"])))
     return seen(sample.image, tuple(sample.members["txt"].decode().split("\n")))
 
 

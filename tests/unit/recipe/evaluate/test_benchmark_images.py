@@ -20,6 +20,7 @@ from diht_k8s.recipe.evaluate.benchmark_images import (
     Cue,
     _bytes_in_tar,
     captions_of,
+    classes_of,
     cues_of,
     group_of,
     label_of,
@@ -91,6 +92,14 @@ def test_group_when_it_is_a_number_keeps_all_its_digits(number: float, name: str
 )
 def test_label_is_that_of_the_member_else_that_of_the_json(made: Sample, expected: int | None) -> None:
     assert label_of(made) == expected
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [([3, 0, 3], (3, 0)), ([], ()), (None, None), (3, None), ([1, -1], None), ([True], None), (["cat"], None)],
+)
+def test_classes_are_a_list_of_whole_numbers_from_zero_or_unknown(listed: object, expected: object) -> None:
+    assert classes_of(make(classes=listed), "classes") == expected
 
 
 @pytest.mark.parametrize("value", [True, -1, 1.5, "red" * 20])

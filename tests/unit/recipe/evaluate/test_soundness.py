@@ -23,7 +23,7 @@ from diht_k8s.recipe.evaluate.soundness import FeatureGate, figure_notes, requir
 from diht_k8s.recipe.report.per_image import PerImage
 
 IMAGES, WIDTH, CLASSES = 24, 16, 4
-TASKS = ("Classification", "Retrieval", "AnswerRanking", "PairMatching", "CaptionChoice", "Association")
+TASKS = ("Classification", "MultiLabel", "Retrieval", "AnswerRanking", "PairMatching", "CaptionChoice", "Association")
 
 Features = NDArray[np.float32]
 Spoil = Callable[[Features], Features]
@@ -34,8 +34,9 @@ def item(row: int, task: str) -> BenchmarkImage:
     captions = (f"image {row}", f"no image {row}") if task == "CaptionChoice" else (f"image {row}",)
     question = VisualQuestion("which?", (f"answer {row % CLASSES}",), ("answer 0", "answer 1", "answer 2", "answer 3"))
     cues = (Cue(str(row // 4), f"cue {row // 4}", row % 4 < 2, 4),)
+    classes = (row % CLASSES, row * 5 % CLASSES)
     return BenchmarkImage(
-        "0.tar", str(row), f"u{row}", captions, row % CLASSES, (question,), str(row // 2), f"{row}", cues
+        "0.tar", str(row), f"u{row}", captions, row % CLASSES, (question,), str(row // 2), f"{row}", cues, "", classes
     )
 
 
@@ -176,7 +177,12 @@ def test_logit_scale_that_is_not_finite_ends_the_benchmark(logit_scale: float, m
 
 @pytest.mark.parametrize(
     ("name", "task", "noted"),
-    [("{}", "Classification", True), ("class {}", "Classification", False), ("{}", "AnswerRanking", False)],
+    [
+        ("{}", "Classification", True),
+        ("{}", "MultiLabel", True),
+        ("class {}", "Classification", False),
+        ("{}", "AnswerRanking", False),
+    ],
 )
 def test_class_names_that_are_numbers_carry_a_note(
     name: str, task: str, noted: bool, monkeypatch: pytest.MonkeyPatch
@@ -220,6 +226,9 @@ def test_no_value_in_the_features_gives_a_figure_beyond_its_range_unmarked(
             return
         found = measured(task, patch, **sides)
     require_finite_figures(found.figures, found.per_image, "bench")
+    assert bool(found.per_image.figures) != bool(found.per_image.rankings)
+    for score in found.figures.get("scores", []):
+        assert 0 <= score["value"] <= 1
     for hits, weights in found.per_image.figures.values():
         assert 0 <= hits.sum() / weights.sum() <= 1
     if share == 1.0:
@@ -270,6 +279,20 @@ def test_figure_that_is_not_finite_is_refused_before_it_is_written(
         require_finite_figures(result, per_image, "bench")
 
 
+def test_score_of_a_ranking_that_is_not_finite_is_refused_before_it_is_written() -> None:
+    ranked = {"0 cat": (np.array([0.0, np.nan]), np.ones(2))}
+    with pytest.raises(DataError, match="bench: 0 cat of u1 is not finite"):
+        require_finite_figures({}, PerImage(["u0", "u1"], ["a"] * 2, [""] * 2, rankings=ranked), "bench")
+
+
+def test_equal_scores_for_all_images_have_the_share_of_images_with_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured("MultiLabel", monkeypatch, images=constant).figures
+    images = [set(item(row, "MultiLabel").classes or ()) for row in range(IMAGES)]
+    shares = [sum(number in each for each in images) / IMAGES for number in range(CLASSES)]
+    assert [score["value"] for score in found["scores"]] == pytest.approx([np.mean(shares)] * 2)
+    assert [each["precision"] for each in found["class_precisions"]] == pytest.approx(shares)
+
+
 @pytest.mark.parametrize(
     ("batches", "same"),
     [
@@ -288,6 +311,32 @@ def test_features_are_the_same_for_all_only_where_all_batches_and_features_are(
     for names, features in batches:
         gate.admit(np.array(features, dtype=np.float32), list(names))
     assert any("all texts have the same features" in note for note in gate.notes()) is same
+
+
+@pytest.mark.parametrize(
+    ("number", "odd", "said"),
+    [
+        (200, [0, 150], "198 of 200 images have the same features"),
+        (200, [0, 1, 150], ""),
+        (200, [], "all images have the same features"),
+        (50, [7], ""),
+    ],
+    ids=["99 percent, the first is not", "fewer", "all", "one of few"],
+)
+def test_features_that_are_the_same_for_99_percent_are_counted(number: int, odd: list[int], said: str) -> None:
+    gate, rows = FeatureGate("stub", "images"), np.repeat(units(1, 2), number, axis=0)
+    rows[odd] = units(len(odd), 3) if odd else rows[odd]
+    rounding = np.random.default_rng(0).uniform(-4e-7, 4e-7, rows.shape).astype(np.float32)
+    for start in range(0, number, 40):
+        names = [f"u{row}" for row in range(start, min(start + 40, number))]
+        gate.admit((rows + rounding)[start : start + 40], names)
+    assert [note.partition(", so")[0] for note in gate.notes()] == [said] * bool(said)
+
+
+def test_one_text_that_is_asked_again_and_again_is_no_fault() -> None:
+    gate = FeatureGate("stub", "texts")
+    gate.admit(np.eye(4, dtype=np.float32)[[0] * 199 + [1]], ["a photo"] * 199 + ["a drawing"])
+    assert gate.notes() == []
 
 
 def test_features_of_zeros_are_counted_over_all_batches_and_negative_ones_are_none() -> None:
