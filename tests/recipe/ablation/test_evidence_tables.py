@@ -90,6 +90,16 @@ def test_table_when_a_column_is_not_tested_then_shows_intervals_and_corrects_and
     assert cells[4] == "1 |"
 
 
+def test_table_when_an_arm_lacks_a_seed_then_compares_the_seeds_that_both_have() -> None:
+    def hits(share: float) -> PerImage:
+        found_N = (np.arange(100) < 100 * share).astype(float)
+        return PerImage([""] * 100, [""] * 100, [""] * 100, {"r5": (found_N, np.ones(100))})
+
+    kept = {("distill", 0): hits(0.9), ("distill", 1): hits(0.5), ("plain", 1): hits(0.3), ("plain", 2): hits(0.1)}
+    shown = table([Column("a", kept, "r5")], [("distill", "plain")]).splitlines()[-1]
+    assert re.match(r"\| `distill` \| `plain` \| 50\.0, \*\*\+20\.0 \(.*\)\*\* \| 1 \|", shown)
+
+
 def trainings(
     folder: Path,
     gains: dict[tuple[int, str], float],
@@ -142,6 +152,10 @@ def test_second_protocol_when_trainings_are_missing_then_shows_how_many_there_ar
     assert re.search(r"\| `distill` \| `plain` \| [\d.]+, \+[23]\d", tested)
     assert "**+" not in "".join([tested, *rest])
     assert "`hn_0.25`" not in tested
+    with (published / LINES).open("a") as file:
+        file.write((published / LINES).read_text().splitlines()[0] + "\n")
+    with pytest.raises(SystemExit, match="distill, 6000 steps, seed 100 is there twice"):
+        next(second_tables(published))
 
 
 def test_second_protocol_when_one_arm_alone_is_trained_then_shows_it_and_compares_nothing(tmp_path: Path) -> None:

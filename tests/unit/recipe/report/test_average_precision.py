@@ -39,7 +39,7 @@ def voc2007(scores: Array, truth: Array) -> Fraction:
 
 
 def drawn(seed: int, values: int, classes: int = 3) -> tuple[Array, Array]:
-    """[C, N] scores of so many different values (0: no two are equal) and truth; each class has an image."""
+    """[C, N] scores of `values` different values (0: no two are equal) and truth; each class has an image."""
     rng = np.random.default_rng(seed)
     images = int(rng.integers(2, 40))
     scores = rng.integers(0, values, (classes, images)).astype(float) if values else rng.normal(size=(classes, images))
