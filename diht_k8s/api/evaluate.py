@@ -24,10 +24,12 @@ class Benchmark(Model):
     type: Literal[
         "Classification", "MultiLabel", "Retrieval", "AnswerRanking", "PairMatching", "CaptionChoice", "Association"
     ]
-    """type of the task: MultiLabel is Pascal VOC's mean average precision, AnswerRanking is visual question answering over candidate answers, PairMatching Winoground's
-    scores, CaptionChoice SugarCrepe's accuracy, Association WinoGAViL's Jaccard."""
+    """type of the task: MultiLabel is Pascal VOC's mean average precision, AnswerRanking visual question answering over
+    candidate answers, PairMatching Winoground's scores, CaptionChoice SugarCrepe's accuracy, Association WinoGAViL's
+    Jaccard."""
     shards: Shards
-    """shards of test images with captions, class indexes (.cls, or `cls` in the .json; lists of them in `classes`), questions or groups."""
+    """shards of test images with captions, class indexes (.cls, or `cls` in the .json; several in `classes`),
+    questions or groups."""
     templates: Annotated[list[Text], Field(max_length=256)] = []
     """templates around a class name or caption (`{}` or `{c}`; `{question}`, `{answer}`; `{A}` for A or An); `openai80`
     names OpenAI's set. Unset takes zeroshot_classification_templates.txt beside the shards, else open_clip's for
