@@ -1,10 +1,10 @@
 """The step `read`: the images of a benchmark's shards, with captions, classes, questions, groups and cues.
 
 Shards are WebDataset tars. Several captions of one image are lines of the .txt or a list `captions` in the .json. The
-class is the number in a .cls member or `cls` in the .json; several are a list `classes` there, and those that count neither way
-a list `ignored_classes`. Questions are in the .json: `question` with `answer` or
-`answers` (and `candidates`), or a list `questions` of such objects. For groups see `group_of`; the cues for which an
-image is a candidate are a list `cues` of `group`, `cue`, `associated` (and `candidates`, their number).
+class is the number in a .cls member or `cls` in the .json; several are a list `classes` there, and those that count
+neither way a list `ignored_classes`. Questions are in the .json: `question` with `answer` or `answers` (and
+`candidates`), or a list `questions` of such objects. For groups see `group_of`; the cues for which an image is a
+candidate are a list `cues` of `group`, `cue`, `associated` (and `candidates`, their number).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """MATLAB files (.mat) of strangers: scipy reads them in a process of its own, since a changed byte can make it crash.
 
-`python -m diht_k8s.recipe.imports.matlab_files MEMORY` is that process: the file comes in by its standard input, values go out as JSON.
+`python -m diht_k8s.recipe.imports.matlab_files MEMORY` is that process: the file comes in by its standard input, values
+go out as JSON.
 """
 
 from __future__ import annotations

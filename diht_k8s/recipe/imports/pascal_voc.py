@@ -1,9 +1,10 @@
 """Pascal VOC in two ways: each object cut out by its box, or whole images with all of their classes.
 
-The development kit describes the layout: ImageSets/Main/SPLIT.txt lists images, Annotations/IMAGE.xml their objects, with those
-marked difficult. Objects are for top-1 as VTAB's and clip-benchmark's `voc2007` counts it: VOC2007's test split has 14,976 in
-4,952 images. Whole images are for the original task, average precision: where all objects of a class are difficult, an image
-counts neither way, as in the kit (ImageSets/Main/CLASS_SPLIT.txt has 0 there, 1 and -1 elsewhere).
+The development kit describes the layout: ImageSets/Main/SPLIT.txt lists images, Annotations/IMAGE.xml their objects,
+with those marked difficult. Objects are for top-1 as VTAB's and clip-benchmark's `voc2007` counts it: VOC2007's test
+split has 14,976 in 4,952 images. Whole images are for the original task, average precision: where all objects of a
+class are difficult, an image counts neither way, as in the kit (ImageSets/Main/CLASS_SPLIT.txt has 0 there, 1 and -1
+elsewhere).
 """
 
 from __future__ import annotations

@@ -1,17 +1,19 @@
-"""Labels worth showing: at most one object an image that its caption does not name, chosen by image and caption together.
+"""Labels worth showing: at most one object an image that its caption does not name, by image and caption together.
 
-In: soft labels, and what captions name. Out: scores of the stored classes and the one to show, or none. Ours, not the paper's;
-the training uses the soft labels as they are.
+In: soft labels, and what captions name. Out: scores of the stored classes and the one to show, or none. Ours, not the
+paper's; the training uses the soft labels as they are.
 
-A head sees the image only, and its likeliest classes are wrong more often than right where the caption says something else. The
-caption tells two things more. A class fits beside what the caption names as often as captions name the two together: "animal"
-beside "mammal", but no "map" beside "sport". And what few different captions name is the title of a collection, not an object.
+A head sees the image only, and its likeliest classes are wrong more often than right where the caption says something
+else. The caption tells two things more. A class fits beside what the caption names as often as captions name the two
+together: "animal" beside "mammal", but no "map" beside "sport". And what few different captions name is the title of a
+collection, not an object.
 
-Its goal was missed: 28 to 31 of 100 are right where 30 % of the drawings have one, not 60 (benchmarks/added_labels.md). Fourteen other
-scores (two heads on disjoint images, margin to the runner-up, calibration by class, temperature, powers of lift and frequency) do not
-name a hidden object of held-out captions clearly more often (86 % on the demo; 40 % on the evidence's corpus, where five were tried;
-probability alone 58 and 24 %). The errors lie where this cannot look: 86 % of the demo's drawings have no two such objects in a
-caption, and judged labels beside captions without any, where no lift helps, are right in 9 of 48 cases, the others in 19 of 52.
+Its goal was missed: 28 to 31 of 100 are right where 30 % of the drawings have one, not 60 (benchmarks/added_labels.md).
+Fourteen other scores (two heads on disjoint images, margin to the runner-up, calibration by class, temperature, powers
+of lift and frequency) do not name a hidden object of held-out captions clearly more often (86 % on the demo; 40 % on
+the evidence's corpus, where five were tried; probability alone 58 and 24 %). The errors lie where this cannot look: of
+the demo's drawings 86 % have no two such objects in a caption, and judged labels beside captions without any, where no
+lift helps, are right in 9 of 48 cases, the others in 19 of 52.
 
 Shapes: N images of a shard, C classes, K stored classes, P pairs of classes that some caption names together.
 """

@@ -1,11 +1,11 @@
 """Mean average precision of images with several classes, its interval, and the paired difference of two models. Pure.
 
-The average precision of PASCAL VOC 2007 is that of its development kit (`VOCevalcls.m`; Everingham et al., IJCV 2010, section
-4.2): images by descending score, the mean over the recalls 0, 0.1 ... 1 of the highest precision at that recall or a higher one.
-The other one takes all points, as scikit-learn's `average_precision_score` does. Images whose objects of a class are all difficult
-count neither way. Where the kit takes equal scores in the order of the file, one threshold stands here for all of them, as in
-scikit-learn: a model that gives every image the same score then has the share of the images with the class. A recall is compared
-without rounding (the kit's 0.3 is 3 x 0.1, which 3 of 10 does not reach).
+The average precision of PASCAL VOC 2007 is that of its development kit (`VOCevalcls.m`; Everingham et al., IJCV 2010,
+section 4.2): images by descending score, the mean over the recalls 0, 0.1 ... 1 of the highest precision at that recall
+or a higher one. The other one takes all points, as scikit-learn's `average_precision_score` does. Images whose objects
+of a class are all difficult count neither way. Where the kit takes equal scores in the order of the file, one threshold
+stands here for all of them, as in scikit-learn: a model that gives every image the same score then has the share of the
+images with the class. A recall is compared without rounding (the kit's 0.3 is 3 x 0.1, which 3 of 10 does not reach).
 
 A figure is no sum over images, so each resample of the images is ranked again.
 

@@ -1,8 +1,8 @@
 """Each image's hits in a benchmark's figures, as a Parquet file beside the result, for comparisons to resample.
 
 Columns: `uid`, `shard`, `text` (its class or first caption), and for each figure, named as in the report, `FIGURE` (the
-hits of the image's queries, possibly fractional) and `FIGURE weight` (the most that they can be). A figure is
-sum(hits) / sum(weights). Mean average precisions are no such sums: of each class `CLASS score` and `CLASS truth` are kept.
+hits of the image's queries, possibly fractional) and `FIGURE weight` (the most that they can be). A figure is sum(hits)
+/ sum(weights). Mean average precisions are no such sums: of each class `CLASS score` and `CLASS truth` are kept.
 """
 
 from __future__ import annotations
