@@ -45,7 +45,7 @@ def test_changed_byte_ends_an_import_with_one_line_or_changes_nothing(
 ) -> None:
     source, path = make(tmp_path)
     content = path.read_bytes()
-    everywhere = [(place, 1 << place % 8) for place in range(7, len(content), len(content) // 3)]
+    everywhere = [(place, 1 << place % 8) for place in range(7, len(content), len(content) // 4)]
     codes = set[int]()
     for number, (place, bits) in enumerate([*crashing, *everywhere]):
         path.write_bytes(changed(content, place, bits))
