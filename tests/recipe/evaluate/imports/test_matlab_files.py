@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from scipy.io import loadmat, savemat
 
 from diht_k8s.cli.main import main
@@ -60,7 +61,10 @@ def test_changed_byte_ends_an_import_with_one_line_or_changes_nothing(
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "its reader crashed"),
+        (
+            "import os, signal, sys; print('a', file=sys.stderr); os.kill(os.getpid(), signal.SIGSEGV)",
+            "its reader crashed",
+        ),
         ("import sys; sys.exit('ValueError: cut')", "ValueError: cut"),
         ("import time; time.sleep(60)", "it is not read within 1 seconds"),
         ("print('{')", "Expecting property name"),
@@ -82,6 +86,19 @@ def test_reader_that_ends_in_any_way_is_an_error_of_the_file(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert said in line
     assert "fetch ILSVRC2012_devkit_t12.tar.gz again" in line
+
+
+def test_cars_of_torchvision_are_read_apart_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crash(content: bytes) -> dict[str, object]:
+        raise ValueError("its reader crashed")
+
+    source, _ = cars(tmp_path)
+    monkeypatch.setattr(matlab_files, "read_mat", crash)
+    assert main(["benchmarks", "import", str(source), f"{tmp_path}/out"]) == 65
+    assert "cannot be read as cars, split test (its reader crashed)" in capsys.readouterr().err
+    assert scipy.io.loadmat is loadmat
 
 
 def test_reader_without_scipy_names_it(
