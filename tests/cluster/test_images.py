@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from diht_k8s import __version__
 from tests.cluster.charts import build_operator_image
 from tests.cluster.tools import CLUSTER, PROJECT, cannot
 
@@ -23,7 +24,7 @@ SETTINGS = {"/etc/ssl/certs": "/etc/ssl/certs", "/etc/pip.conf": "/etc/pip.conf"
 
 RECIPE_DISK_GB = 30
 """Free space that the recipe's build takes for a while: two containers, a layer and its archive of 6 GB each, and some air."""
-MADE = [f"localhost/{prefix}/diht-{image}:0.1.0" for prefix, image in (("first", "operator"), ("second", "operator"), ("slow", "recipe"))]  # fmt: skip
+MADE = [f"localhost/{prefix}/diht-{image}:{__version__}" for prefix, image in (("first", "operator"), ("second", "operator"), ("slow", "recipe"))]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def make(builder: Path, image: str, prefix: str, context: Path, flags: str = "")
     volumes = " ".join(f"--volume {path}:{target}:ro" for path, target in SETTINGS.items() if Path(path).exists())
     settings = {"BUILDER": str(builder), "BASE": BASE, "IMAGE_PREFIX": prefix, "BUILD_FLAGS": f"{flags} {volumes}"}
     subprocess.run([context / "images/build", image], check=True, env={**os.environ, **settings})
-    return f"{prefix}diht-{image}:0.1.0"
+    return f"{prefix}diht-{image}:{__version__}"
 
 
 def inspect(builder: Path, image: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
+from diht_k8s import __version__
 from diht_k8s.api.documents import check
 from diht_k8s.api.hashing import stage_config
 from diht_k8s.api.run import Stage
@@ -111,7 +112,7 @@ def plain(objects: list[dict[str, Any]]) -> dict[tuple[str, str], Any]:
 
 
 def test_defaults_are_the_objects_of_the_base_manifests_field_by_field(helm: str) -> None:
-    ours = plain(kustomized(BASE, "diht-system", "diht-operator:0.1.0"))
+    ours = plain(kustomized(BASE, "diht-system", f"diht-operator:{__version__}"))
     charts = plain(rendered(helm, {}))
     crd = ("CustomResourceDefinition", "dihtruns.diht.dev")
     assert charts[crd]["spec"] == ours[crd]["spec"]
@@ -130,12 +131,14 @@ def test_kustomize_itself_gives_the_objects_that_the_comparison_reads(tmp_path: 
     overlay = {
         "namespace": "diht-system",
         "resources": ["../base"],
-        "images": [{"name": "diht-operator", "newTag": "0.1.0"}],
+        "images": [{"name": "diht-operator", "newTag": __version__}],
     }
     (tmp_path / "overlay").mkdir()
     (tmp_path / "overlay/kustomization.yaml").write_text(yaml.safe_dump(overlay))
     done = subprocess.run([kubectl, "kustomize", tmp_path / "overlay"], capture_output=True, text=True, check=True)
-    assert plain(list(yaml.safe_load_all(done.stdout))) == plain(kustomized(BASE, "diht-system", "diht-operator:0.1.0"))
+    assert plain(list(yaml.safe_load_all(done.stdout))) == plain(
+        kustomized(BASE, "diht-system", f"diht-operator:{__version__}")
+    )
 
 
 def test_namespaced_scope_makes_nothing_cluster_wide_and_serves_its_namespace(helm: str) -> None:
@@ -197,11 +200,11 @@ def test_roles_of_the_operator_name_what_they_mean(helm: str) -> None:
 
 
 def test_crd_is_kept_unless_asked_otherwise(helm: str) -> None:
-    keep = {"helm.sh/resource-policy": "keep"}
-    name = "dihtruns.diht.dev"
-    assert one(rendered(helm, {}), "CustomResourceDefinition", name)["metadata"]["annotations"] == keep
+    name, of = "dihtruns.diht.dev", {"diht.dev/version": __version__}
+    kept = one(rendered(helm, {}), "CustomResourceDefinition", name)["metadata"]["annotations"]
+    assert kept == {**of, "helm.sh/resource-policy": "keep"}
     left = one(rendered(helm, {"crds": {"keep": False}}), "CustomResourceDefinition", name)
-    assert "annotations" not in left["metadata"]
+    assert left["metadata"]["annotations"] == of
     assert "CustomResourceDefinition" not in kinds(rendered(helm, {"crds": {"install": False}}))
 
 
@@ -368,7 +371,7 @@ def test_sample_is_valid_and_says_what_it_shows(sample: Path) -> None:
     assert text.startswith("# ")
     run, problems = check(text)
     assert run is not None, problems
-    assert run.spec.pods.image == "registry.example.org/diht-recipe:0.1.0" or sample.stem == "laptop"
+    assert run.spec.pods.image == f"registry.example.org/diht-recipe:{__version__}" or sample.stem == "laptop"
 
 
 def test_samples_are_those_that_are_promised() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from diht_k8s import __version__
 from diht_k8s.api.documents import check
 from diht_k8s.recipe.shards.images import decode
 from tests.contract.chart_pictures import CAPTIONS
@@ -45,20 +46,20 @@ RESOURCES = {"cpu": 1, "memory": "2Gi"}
 @pytest.mark.parametrize(
     ("values", "pods"),
     [
-        ({}, {"image": "diht-recipe:0.1.0"}),
+        ({}, {"image": f"diht-recipe:{__version__}"}),
         (
             {"image": {"repository": "reg.example.org/a/diht-operator", "digest": f"sha256:{'0' * 64}"}},
-            {"image": "reg.example.org/a/diht-recipe:0.1.0"},
+            {"image": f"reg.example.org/a/diht-recipe:{__version__}"},
         ),
         ({"tests": {"image": {"repository": "reg.example.org/r", "tag": "2"}}}, {"image": "reg.example.org/r:2"}),
         ({"tests": {"program": False}}, {"image": ""}),
         (
             {"imagePullSecrets": [{"name": "s"}], "image": {"pullPolicy": "Always"}},
-            {"image": "diht-recipe:0.1.0", "imagePullSecrets": ["s"], "imagePullPolicy": "Always"},
+            {"image": f"diht-recipe:{__version__}", "imagePullSecrets": ["s"], "imagePullPolicy": "Always"},
         ),
         (
             {"tests": {"pods": {"imagePullPolicy": "Never", "nodeSelector": {"pool": "cpu"}}}},
-            {"image": "diht-recipe:0.1.0", "imagePullPolicy": "Never", "nodeSelector": {"pool": "cpu"}},
+            {"image": f"diht-recipe:{__version__}", "imagePullPolicy": "Never", "nodeSelector": {"pool": "cpu"}},
         ),
     ],
     ids=["defaults", "beside-the-operator", "named", "no-program", "secrets", "pods"],

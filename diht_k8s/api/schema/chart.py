@@ -29,10 +29,11 @@ _METADATA: Final = """metadata:
   name: {name}
   labels:
     {{{{- include "diht-operator.labels" . | nindent 4 }}}}
-  {{{{- if .Values.crds.keep }}}}
   annotations:
+    {release}: {version}
+    {{{{- if .Values.crds.keep }}}}
     helm.sh/resource-policy: keep
-  {{{{- end }}}}
+    {{{{- end }}}}
 """
 
 
@@ -46,7 +47,7 @@ def crd_template(note: str) -> str:
     spec = yaml.safe_dump({"spec": definition["spec"]}, sort_keys=False, width=140, allow_unicode=True)
     assert "{{" not in spec, "Helm would read it as a template"
     head = f"apiVersion: {definition['apiVersion']}\nkind: {definition['kind']}\n"
-    metadata = _METADATA.format(name=definition["metadata"]["name"])
+    metadata = _METADATA.format(name=definition["metadata"]["name"], release=crd.RELEASE, version=__version__)
     return f"{{{{- if .Values.crds.install }}}}\n{note}{head}{metadata}{spec}{{{{- end }}}}\n"
 
 

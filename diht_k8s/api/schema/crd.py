@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from diht_k8s import __version__
 from diht_k8s.api.run import API_VERSION, KIND, Spec
 from diht_k8s.api.schema.cel import rules_of, run_rules
 from diht_k8s.api.status import Status
@@ -34,6 +35,8 @@ COLUMNS: Final = (
     ("Loss", "string", '.status.progress.metrics[?(@.name=="loss")].value', "The newest training loss.", 1),
     ("Workload", "string", '.status.stages[?(@.state=="Running")].workload.name', "The object that carries it.", 1),
 )
+RELEASE: Final = f"{GROUP}/version"
+"""Annotation of the definition: the release that it is of, for whoever finds it in a cluster."""
 SELECTABLE: Final = (".spec.data.output", ".spec.pods.queueName", ".spec.suspend")
 """Fields that `kubectl get --field-selector` may ask for: runs with one output, runs of one queue."""
 
@@ -43,7 +46,7 @@ def definition() -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "metadata": {"name": f"{PLURAL}.{GROUP}", "annotations": {RELEASE: __version__}},
         "spec": {
             "group": GROUP,
             "scope": "Namespaced",
