@@ -5,8 +5,9 @@ TESTS = $(BIN)/python -m pytest -q --dist loadfile $(OPTIONS)
 OPTIONS = $(if $(SLOW),--slow) $(if $(COSTS),--costs $(COSTS))
 EXTRAS := recipe,operator,docs,dev
 INSTALLED := .venv/.installed
+CHECKS = test
 
-.PHONY: images wheel sbom docs check-docs sizes demo test test-all test-cluster test-gpu first-hour lint check-words format generate check-generated constraints clean-demo
+.PHONY: images wheel sbom release-rehearsal docs check-docs sizes demo test test-all test-cluster test-gpu first-hour lint check-words format generate check-generated constraints clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED) ## the whole recipe on real images; a second call finds every stage cached
@@ -81,6 +82,9 @@ wheel: ## the package as a wheel in dist/; two builds of one commit are the same
 
 sbom: ## bills of materials (CycloneDX) of the wheel and the images' Python packages, in dist/
 	@PYTHON="$(PYTHON)" tools/sbom dist
+
+release-rehearsal: $(INSTALLED) ## a release to a registry on the loopback: test, build, push, sign, verify as a user does (needs Go); log in build/release.log
+	@mkdir -p build; bash -o pipefail -c '$(BIN)/python -u -m tools.release --dry-run --images $(or $(IMAGES),operator recipe) --checks $(CHECKS) 2>&1 | tee build/release.log'
 
 clean-demo: ## forget the demo's run
 	rm -rf runs/demo

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from diht_k8s import __version__
 from tools.wheel_files import PACKAGED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +41,36 @@ def test_image_names_its_commit_its_time_and_its_base(tmp_path: Path, name: str)
 def test_base_that_is_pinned_by_its_digest_is_named_with_it(tmp_path: Path) -> None:
     found = labels(tmp_path, "operator", f"registry.example.org/python@{DIGEST}")
     assert (found["base.name"], found["base.digest"]) == ("registry.example.org/python", DIGEST)
+
+
+@pytest.mark.parametrize(
+    ("program", "prefix", "push", "expected"),
+    [
+        ("docker", "127.0.0.1:5000/a/", "1", ["push 127.0.0.1:5000/a/IMAGE"]),
+        ("buildah", "127.0.0.1:5000/a/", "1", ["push --tls-verify=false 127.0.0.1:5000/a/IMAGE"]),
+        ("podman", "registry.example.org/", "1", ["push registry.example.org/IMAGE"]),
+        ("podman", "registry.example.org/", "", []),
+    ],
+)
+def test_image_is_pushed_where_that_is_asked_for_and_without_tls_to_this_machine_only(
+    tmp_path: Path, program: str, prefix: str, push: str, expected: list[str]
+) -> None:
+    builder = tmp_path / program
+    builder.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    builder.chmod(0o755)
+    environment = {**os.environ, "BUILDER": str(builder), "IMAGE_PREFIX": prefix, "PUSH": push}
+    subprocess.run([ROOT / "images/build", "operator"], check=True, env=environment, capture_output=True)
+    calls = (tmp_path / "calls").read_text().replace(f"diht-operator:{__version__}", "IMAGE").splitlines()
+    assert [call for call in calls if call.startswith("push")] == expected
+
+
+def test_commit_and_time_that_are_given_are_written_where_the_folder_is_no_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REVISION", "c" * 40)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    found = labels(tmp_path, "operator", "")
+    assert (found["revision"], found["created"]) == ("c" * 40, "2023-11-14T22:13:20Z")
 
 
 @pytest.mark.parametrize("name", ["operator", "recipe"])

@@ -1,0 +1,144 @@
+"""Builds what is published, from one commit: wheel, source distribution, images, chart, bills of materials, notes."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tools.release.programs import program
+from tools.release.shell import output, run
+
+IMAGES: Final = ("operator", "recipe")
+CHART: Final = "helm/diht-operator"
+LOOPBACK: Final = "127.0.0.1:"
+"""A registry there speaks plain HTTP."""
+
+
+class ReleaseError(Exception):
+    """What keeps a release from being made."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of one commit."""
+
+    tree: Path
+    commit: str
+    version: str
+    """of the package, and so of everything (tests/contract/test_versions.py)"""
+    environment: dict[str, str]
+    """commit and its time, as builds want them: the tree itself is no checkout"""
+
+
+def exported(repository: Path, tree: Path) -> Source:
+    """Write the files of the checked-out commit below `tree`: what is not committed is in no release.
+
+    Raises:
+        ReleaseError: the package names no version.
+    """
+    archive = subprocess.run(["git", "archive", "HEAD"], cwd=repository, check=True, stdout=subprocess.PIPE).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(tree, filter="data")
+    found = re.search(r'^__version__ = "(.+)"$', (tree / "diht_k8s/__init__.py").read_text(), re.MULTILINE)
+    if found is None:
+        raise ReleaseError("diht_k8s/__init__.py has no __version__")
+    commit, time = output("git", "log", "-1", "--format=%H %ct", cwd=repository).split()
+    return Source(tree, commit, found[1], {"REVISION": commit, "SOURCE_DATE_EPOCH": time})
+
+
+def notes(changelog: str, heading: str) -> str:
+    """The section of a version of CHANGELOG.md.
+
+    Args:
+        changelog: the text.
+        heading: the version, or `Unreleased`.
+
+    Raises:
+        ReleaseError: there is no such section, or it is empty.
+    """
+    sections = re.split(r"(?m)^## \[(.+?)\].*$", changelog)
+    text = dict(zip(sections[1::2], sections[2::2], strict=True)).get(heading, "").strip()
+    if not text:
+        raise ReleaseError(f"CHANGELOG.md has no section ## [{heading}], or nothing in it")
+    return f"{text}\n"
+
+
+def python_packages(source: Source, dist: Path) -> None:
+    """Wheel and source distribution, by the pinned setuptools of this environment; files carry the commit's time."""
+    wheel = ("wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", dist, ".")
+    run(sys.executable, "-m", "pip", *wheel, cwd=source.tree, env=source.environment)
+    call = f"import setuptools.build_meta as backend; backend.build_sdist({str(dist)!r}, {{'--global-option': ['--quiet']}})"
+    run(sys.executable, "-c", call, cwd=source.tree, env=source.environment)
+
+
+def bills_of_python_packages(tree: Path, dist: Path) -> None:
+    """A bill of materials for each way to install, and the requirements with hashes that it was made of."""
+    run(tree / "tools/sbom", dist, cwd=tree, env={"PYTHON": sys.executable})
+    for path in (tree / "requirements").glob("*.txt"):
+        shutil.copyfile(path, dist / f"requirements-{path.name}")
+
+
+def pushed_image(source: Source, name: str, registry: str) -> str:
+    """Build an image and push it; returns its digest, `sha256:...`."""
+    environment = {**source.environment, "IMAGE_PREFIX": f"{registry}/", "PUSH": "1"}
+    run(source.tree / "images/build", name, cwd=source.tree, env=environment)
+    return output(program("crane"), "digest", f"{registry}/diht-{name}:{source.version}")
+
+
+def bill_of_image(reference: str, target: Path) -> None:
+    """The bill of materials of an image in a registry: Debian's packages, too."""
+    local = {"SYFT_REGISTRY_INSECURE_USE_HTTP": "true"} if reference.startswith(LOOPBACK) else {}
+    settings = {"SYFT_CHECK_FOR_APP_UPDATE": "false", "SYFT_FILE_METADATA_SELECTION": "none", **local}
+    run(
+        program("syft"),
+        "scan",
+        "--quiet",
+        "--output",
+        f"cyclonedx-json@1.6={target}",
+        f"registry:{reference}",
+        env=settings,
+    )
+
+
+def packed_chart(tree: Path, folder: Path, registry: str, operator: str) -> Path:
+    """The chart as a file. It names the registry, and pins the operator's image: who trusts the chart trusts the image.
+
+    Args:
+        tree: the source.
+        folder: where it is made.
+        registry: host and path of the images.
+        operator: digest of the operator's image.
+
+    Raises:
+        ReleaseError: values.yaml is not what this expects.
+    """
+    chart = folder / "diht-operator"
+    shutil.copytree(tree / CHART, chart)
+    values = (chart / "values.yaml").read_text()
+    for default, ours in (("repository: diht-operator", f"repository: {registry}/diht-operator"), ('digest: ""', f"digest: {operator}")):  # fmt: skip
+        if values.count(f"  {default}\n") != 1:
+            raise ReleaseError(f"values.yaml of the chart does not say {default!r} once")
+        values = values.replace(f"  {default}\n", f"  {ours}\n")
+    (chart / "values.yaml").write_text(values)
+    metadata: dict[str, Any] = yaml.safe_load((chart / "Chart.yaml").read_text())
+    image = [{"name": "diht-operator", "image": f"{registry}/diht-operator@{operator}"}]
+    metadata["annotations"]["artifacthub.io/images"] = yaml.safe_dump(image)
+    (chart / "Chart.yaml").write_text(yaml.safe_dump(metadata, sort_keys=False))
+    run(program("helm"), "package", chart, "--destination", folder)
+    return folder / f"diht-operator-{metadata['version']}.tgz"
+
+
+def pushed_chart(file: Path, registry: str, version: str) -> str:
+    """Push the packed chart as an OCI artefact; returns its digest."""
+    local = ("--plain-http",) if registry.startswith(LOOPBACK) else ()
+    run(program("helm"), "push", file, f"oci://{registry}/charts", *local)
+    return output(program("crane"), "digest", f"{registry}/charts/diht-operator:{version}")
