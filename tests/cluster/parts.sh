@@ -95,7 +95,7 @@ make_cgroups() { # NODE_NAME
 
 start_containerd() { # NUMBER: its files in node-NUMBER/, its pods on a bridge of their own
   local node=$1 name=node-$1 address=10.89.0.$(($1 + 1))
-  mkdir -p "$dir/$name/cni" "$dir/log/$name-pods"
+  mkdir -p "$dir/$name"/{cni,registries} "$dir/log/$name-pods"
   ip addr add "$address/32" dev kube0 2>/dev/null || true
   make_cgroups "$name"
   certificate "$name" "system:node:$name" system:nodes "IP:$address,DNS:$name"
@@ -138,6 +138,8 @@ state = "$folder/run"
   restrict_oom_score_adj = true
   disable_apparmor = true
   netns_mounts_under_state_dir = true
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "$folder/registries"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     default_runtime_name = "runc"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]

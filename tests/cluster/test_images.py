@@ -13,15 +13,11 @@ from typing import Any
 import pytest
 
 from diht_k8s import __version__
+from tests.cluster.buildah import BASE, buildah, settings
 from tests.cluster.charts import build_operator_image
 from tests.cluster.tools import CLUSTER, PROJECT, cannot
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
-BASE = "localhost/debian:bookworm"
-SETTINGS = {"/etc/ssl/certs": "/etc/ssl/certs", "/etc/pip.conf": "/etc/pip.conf", "/etc/apt": "/etc/apt"}
-"""What this machine needs to reach packages; in the build only."""
-
-
 RECIPE_DISK_GB = 30
 """Free space that the recipe's build takes for a while: two containers, a layer and its archive of 6 GB each, and some air."""
 MADE = [f"localhost/{prefix}/diht-{image}:{__version__}" for prefix, image in (("first", "operator"), ("second", "operator"), ("slow", "recipe"))]  # fmt: skip
@@ -33,10 +29,7 @@ def builder(own: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     if not own:
         cannot("KUBECONFIG is another cluster's: images are built for the one beside this file")
     build_operator_image()
-    program = tmp_path_factory.mktemp("bin") / "buildah"
-    store = f"--root {CLUSTER}/images/store --runroot {CLUSTER}/images/run"
-    program.write_text(f'#!/bin/sh\nSTORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot exec /usr/bin/buildah {store} "$@"\n')
-    program.chmod(0o755)
+    program = buildah(tmp_path_factory.mktemp("bin"))
     yield program
     for image in MADE:
         subprocess.run([program, "rmi", image], capture_output=True)  # most runs have made none of them
@@ -44,9 +37,8 @@ def builder(own: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
 
 def make(builder: Path, image: str, prefix: str, context: Path, flags: str = "") -> str:
     """`make images` for one image, from a checkout; returns the image's name."""
-    volumes = " ".join(f"--volume {path}:{target}:ro" for path, target in SETTINGS.items() if Path(path).exists())
-    settings = {"BUILDER": str(builder), "BASE": BASE, "IMAGE_PREFIX": prefix, "BUILD_FLAGS": f"{flags} {volumes}"}
-    subprocess.run([context / "images/build", image], check=True, env={**os.environ, **settings})
+    environment = {**os.environ, **settings(builder, flags), "IMAGE_PREFIX": prefix}
+    subprocess.run([context / "images/build", image], check=True, env=environment)
     return f"{prefix}diht-{image}:{__version__}"
 
 
