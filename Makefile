@@ -7,7 +7,7 @@ EXTRAS := recipe,operator,docs,dev
 INSTALLED := .venv/.installed
 CHECKS = test
 
-.PHONY: images wheel sbom release-rehearsal docs check-docs sizes demo test test-all test-cluster test-gpu first-hour lint check-words format generate check-generated constraints clean-demo
+.PHONY: images wheel sbom release release-rehearsal scan docs check-docs sizes demo test test-all test-cluster test-gpu first-hour lint check-words format generate check-generated constraints clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED) ## the whole recipe on real images; a second call finds every stage cached
@@ -82,6 +82,13 @@ wheel: ## the package as a wheel in dist/; two builds of one commit are the same
 
 sbom: ## bills of materials (CycloneDX) of the wheel and the images' Python packages, in dist/
 	@PYTHON="$(PYTHON)" tools/sbom dist
+
+release: $(INSTALLED) ## publishes the tagged commit: make release TAG=v0.1.0 REGISTRY=registry.example.org/team KEY=env://COSIGN_PRIVATE_KEY
+	@$(BIN)/python -u -m tools.release --tag "$(TAG)" --registry "$(REGISTRY)" --key "$(KEY)" --checks $(CHECKS)
+
+scan: $(INSTALLED) ## known vulnerabilities of the packages in the bills of materials of the last release or rehearsal (asks the scanner's server)
+	@scanner=$$($(BIN)/python -m tools.release.programs grype) || exit; \
+	for bill in build/release/dist/*.cdx.json; do echo "$$bill"; "$$scanner" --fail-on high "sbom:$$bill" || found=1; done; [ -z "$$found" ]
 
 release-rehearsal: $(INSTALLED) ## a release to a registry on the loopback: test, build, push, sign, verify as a user does (needs Go); log in build/release.log
 	@mkdir -p build; bash -o pipefail -c '$(BIN)/python -u -m tools.release --dry-run --images $(or $(IMAGES),operator recipe) --checks $(CHECKS) 2>&1 | tee build/release.log'

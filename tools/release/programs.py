@@ -1,9 +1,13 @@
-"""The programs that a release needs beside Python, each built from its Go module at a pinned version and digest, once a machine."""
+"""The programs that a release needs beside Python, each built from its Go module at a pinned version and digest, once a machine.
+
+python -m tools.release.programs cosign    # prints its path
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,10 +30,12 @@ class Program:
 PROGRAMS: Final = {
     "cosign": Program("cmd/cosign", "github.com/sigstore/cosign/v3", "v3.1.3", "h1:001JQRI/PJ/5T+g/kJ1KTvKFbb322+fomc+pHDZ/6sg="),
     "crane": Program("cmd/crane", "github.com/google/go-containerregistry", "v0.22.1", "h1:RZuuSYhTvlDvtsK+NkutoCZ//C0X2ebLK8X8l3ULs84="),
+    "grype": Program("cmd/grype", "github.com/anchore/grype", "v0.121.2", "h1:t8eTlmy/XSrNwjoahWG+oUod1oCLL3KL48l/qwkzUQw="),
     "helm": Program("cmd/helm", "helm.sh/helm/v3", "v3.22.0", "h1:n1if5iQgHYsujPAcO5oonH/KiSNUmqmUF0iGVjSF3AU="),
     "syft": Program("cmd/syft", "github.com/anchore/syft", "v1.57.1", "h1:lrbWhc8hbZJSKekMdB3PKetO0upE+lv9ihUfv9CXgfU="),
 }  # fmt: skip
-"""cosign signs and verifies, crane serves a registry and reads digests, helm packs the chart, syft lists what is in an image."""
+"""cosign signs and verifies, crane serves a registry and reads digests, grype knows vulnerabilities, helm packs the chart, syft lists
+what is in an image."""
 
 
 class WrongModuleError(Exception):
@@ -57,3 +63,7 @@ def program(name: str) -> Path:
         settings = {"GOBIN": str(place), "GOFLAGS": "", "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
         run("go", "install", "-ldflags", "-s -w", f"{found.module}/{found.package}@{found.version}", env=settings)
     return place / name
+
+
+if __name__ == "__main__":
+    print(program(sys.argv[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def run(*words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | No
         subprocess.CalledProcessError: it failed.
     """
     command = [str(word) for word in words]
-    print(f"$ {shlex.join(command)}", flush=True)
+    print(f"$ {shlex.join(command)}", file=sys.stderr, flush=True)
     subprocess.run(command, cwd=cwd, env={**os.environ, **(env or {})}, check=True)
 
 
