@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -394,3 +395,43 @@ def test_table_of_rights_in_the_docs_has_every_rule_with_its_verbs(helm: str) ->
     for rule in one(rendered(helm, {}), "ClusterRole")["rules"]:
         group = f"`{rule['apiGroups'][0]}`" if rule["apiGroups"][0] else "core"
         assert f"| {group} | `{rule['resources'][0]}` | {', '.join(rule['verbs'])} |" in table
+
+
+@pytest.fixture(scope="module")
+def chart_with_notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart, whose NOTES.txt `helm template` would leave out, with a template that has them as a value."""
+    folder = Path(shutil.copytree(CHART, tmp_path_factory.mktemp("notes") / "diht-operator"))
+    text = '{"kind": "Notes", "text": {{ include (print .Template.BasePath "/NOTES.txt") . | toJson }}}\n'
+    (folder / "templates/notes.yaml").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("values", "image", "command"),
+    [
+        ({}, f"diht-recipe:{__version__}", "kubectl apply"),
+        ({"image": {"repository": "reg.example.org/a/diht-operator"}}, f"reg.example.org/a/diht-recipe:{__version__}", "kubectl apply"),
+        ({"rbac": {"scope": "namespaced"}}, f"diht-recipe:{__version__}", "kubectl -n diht-system apply"),
+        ({"tests": {"program": False}}, f"registry.example.org/diht-recipe:{__version__}", "kubectl apply"),
+        ({"crds": {"install": False}}, f"diht-recipe:{__version__}", "kubectl apply"),
+    ],
+)  # fmt: skip
+def test_notes_have_a_first_run_that_is_valid_and_name_no_file_of_a_checkout(
+    helm: str, chart_with_notes: Path, values: dict[str, Any], image: str, command: str
+) -> None:
+    notes = next(each["text"] for each in rendered(helm, values, chart=chart_with_notes) if each["kind"] == "Notes")
+    document = re.search(rf"(?s)  {command} -f - <<END\n(.*?)\n  END\n", notes)
+    assert document, notes
+    run, problems = check(document[1])
+    assert (problems, run and run.spec.pods and run.spec.pods.image) == ([], image)
+    assert "manifests/" not in notes
+    assert ("helm template diht-operator CHART --show-only templates/crd/" in notes) is ("crds" in values)
+
+
+def test_artifact_hub_is_told_the_definition_and_no_more_than_tests_show() -> None:
+    told = yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]
+    definition = yaml.safe_load((ROOT / "manifests/crd/diht.dev_dihtruns.yaml").read_text())
+    (crd,) = yaml.safe_load(told["artifacthub.io/crds"])
+    names = definition["spec"]["names"]
+    assert (crd["kind"], crd["name"], crd["version"]) == (names["kind"], definition["metadata"]["name"], definition["spec"]["versions"][0]["name"])  # fmt: skip
+    assert told["artifacthub.io/operatorCapabilities"] == "Basic Install"
