@@ -41,6 +41,7 @@ def test_config_map_has_the_four_images_with_their_captions(helm: str) -> None:
 
 
 RESOURCES = {"cpu": 1, "memory": "2Gi"}
+DIGEST = f"sha256:{'0' * 64}"
 
 
 @pytest.mark.parametrize(
@@ -48,10 +49,11 @@ RESOURCES = {"cpu": 1, "memory": "2Gi"}
     [
         ({}, {"image": f"diht-recipe:{__version__}"}),
         (
-            {"image": {"repository": "reg.example.org/a/diht-operator", "digest": f"sha256:{'0' * 64}"}},
+            {"image": {"repository": "reg.example.org/a/diht-operator", "digest": DIGEST}},
             {"image": f"reg.example.org/a/diht-recipe:{__version__}"},
         ),
         ({"tests": {"image": {"repository": "reg.example.org/r", "tag": "2"}}}, {"image": "reg.example.org/r:2"}),
+        ({"tests": {"image": {"tag": "2", "digest": DIGEST}}}, {"image": f"diht-recipe@{DIGEST}"}),
         ({"tests": {"program": False}}, {"image": ""}),
         (
             {"imagePullSecrets": [{"name": "s"}], "image": {"pullPolicy": "Always"}},
@@ -62,7 +64,7 @@ RESOURCES = {"cpu": 1, "memory": "2Gi"}
             {"image": f"diht-recipe:{__version__}", "imagePullPolicy": "Never", "nodeSelector": {"pool": "cpu"}},
         ),
     ],
-    ids=["defaults", "beside-the-operator", "named", "no-program", "secrets", "pods"],
+    ids=["defaults", "beside-the-operator", "named", "pinned", "no-program", "secrets", "pods"],
 )
 def test_pods_of_its_run_follow_the_values(helm: str, values: dict[str, Any], pods: dict[str, Any]) -> None:
     variables = hook(helm, "Pod", values)["spec"]["containers"][0]["env"]

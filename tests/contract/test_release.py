@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -175,14 +176,18 @@ def test_chart_whose_bytes_change_in_the_registry_is_not_pulled(release: Release
     assert done.returncode != 0, done.stdout
 
 
-def test_chart_of_a_release_pins_the_operators_image_of_that_release(release: Release, dist: Path) -> None:
-    image = f"{release.registry}/diht-operator@{release.digests['diht-operator']}"
-    chart = dist / f"diht-operator-{__version__}.tgz"
-    deployment = next(each for each in rendered(str(program("helm")), {}, chart=chart) if each["kind"] == "Deployment")
-    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == image
-    shown = subprocess.run([program("helm"), "show", "chart", chart], check=True, capture_output=True, text=True)
+def test_chart_of_a_release_pins_the_images_of_that_release(release: Release, dist: Path) -> None:
+    images = {name: f"{release.registry}/{name}@{release.digests[name]}" for name in ("diht-operator", "diht-recipe")}
+    chart, helm = dist / f"diht-operator-{__version__}.tgz", str(program("helm"))
+    objects = rendered(helm, {}, chart=chart)
+    deployment = next(each for each in objects if each["kind"] == "Deployment")
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == images["diht-operator"]
+    tested = next(each["spec"]["containers"][0] for each in objects if each["kind"] == "Pod")
+    variables = {each["name"]: each["value"] for each in tested["env"]}
+    assert (tested["image"], json.loads(variables["PODS"])["image"]) == (images["diht-operator"], images["diht-recipe"])
+    shown = subprocess.run([helm, "show", "chart", chart], check=True, capture_output=True, text=True)
     named = yaml.safe_load(yaml.safe_load(shown.stdout)["annotations"]["artifacthub.io/images"])
-    assert named == [{"name": "diht-operator", "image": image}]
+    assert named == [{"name": name, "image": image} for name, image in images.items()]
 
 
 def test_source_distribution_gives_the_files_of_the_wheel(dist: Path, tmp_path: Path) -> None:

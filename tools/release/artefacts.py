@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -109,14 +111,14 @@ def bill_of_image(reference: str, target: Path) -> None:
     )
 
 
-def packed_chart(tree: Path, folder: Path, registry: str, operator: str) -> Path:
-    """The chart as a file. It names the registry, and pins the operator's image: who trusts the chart trusts the image.
+def packed_chart(tree: Path, folder: Path, registry: str, digests: Mapping[str, str]) -> Path:
+    """The chart as a file. It names the registry, and pins the images: who trusts the chart trusts them.
 
     Args:
         tree: the source.
         folder: where it is made.
         registry: host and path of the images.
-        operator: digest of the operator's image.
+        digests: name of an image -> its digest, `sha256:...`.
 
     Raises:
         ReleaseError: values.yaml is not what this expects.
@@ -124,14 +126,19 @@ def packed_chart(tree: Path, folder: Path, registry: str, operator: str) -> Path
     chart = folder / "diht-operator"
     shutil.copytree(tree / CHART, chart)
     values = (chart / "values.yaml").read_text()
-    for default, ours in (("repository: diht-operator", f"repository: {registry}/diht-operator"), ('digest: ""', f"digest: {operator}")):  # fmt: skip
-        if values.count(f"  {default}\n") != 1:
-            raise ReleaseError(f"values.yaml of the chart does not say {default!r} once")
-        values = values.replace(f"  {default}\n", f"  {ours}\n")
+    ours = {
+        "  repository: diht-operator": f"  repository: {registry}/diht-operator",
+        '  digest: ""': f"  digest: {digests['diht-operator']}",
+        '    digest: ""': f"    digest: {digests.get('diht-recipe') or json.dumps('')}",
+    }
+    for default, line in ours.items():
+        if values.count(f"\n{default}\n") != 1:
+            raise ReleaseError(f"values.yaml of the chart does not have the line {default!r} once")
+        values = values.replace(f"\n{default}\n", f"\n{line}\n")
     (chart / "values.yaml").write_text(values)
     metadata: dict[str, Any] = yaml.safe_load((chart / "Chart.yaml").read_text())
-    image = [{"name": "diht-operator", "image": f"{registry}/diht-operator@{operator}"}]
-    metadata["annotations"]["artifacthub.io/images"] = yaml.safe_dump(image)
+    images = [{"name": name, "image": f"{registry}/{name}@{digest}"} for name, digest in digests.items()]
+    metadata["annotations"]["artifacthub.io/images"] = yaml.safe_dump(images, sort_keys=False)
     (chart / "Chart.yaml").write_text(yaml.safe_dump(metadata, sort_keys=False))
     run(program("helm"), "package", chart, "--destination", folder)
     return folder / f"diht-operator-{metadata['version']}.tgz"

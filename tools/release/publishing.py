@@ -79,7 +79,7 @@ def build(source: Source, folder: Path, registry: str, images: Sequence[str]) ->
     for name in images:
         digests[f"diht-{name}"] = digest = artefacts.pushed_image(source, name, registry)
         artefacts.bill_of_image(f"{registry}/diht-{name}@{digest}", dist / f"diht-{name}.cdx.json")
-    chart = artefacts.packed_chart(source.tree, folder / "chart", registry, digests["diht-operator"])
+    chart = artefacts.packed_chart(source.tree, folder / "chart", registry, digests)
     digests["charts/diht-operator"] = artefacts.pushed_chart(chart, registry, source.version)
     shutil.copy(chart, dist)
     return Release(registry, dist, digests)

@@ -54,6 +54,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "diht-operator.test-pods" -}}
 {{- $repository := .Values.tests.image.repository | default (.Values.image.repository | replace "diht-operator" "diht-recipe") -}}
 {{- $image := printf "%s:%s" $repository (.Values.tests.image.tag | default .Chart.AppVersion) -}}
+{{- with .Values.tests.image.digest -}}{{- $image = printf "%s@%s" $repository . -}}{{- end -}}
 {{- $secrets := list -}}
 {{- range .Values.imagePullSecrets -}}{{- $secrets = append $secrets .name -}}{{- end -}}
 {{- $image = .Values.tests.program | ternary $image "" -}}
