@@ -21,6 +21,8 @@ from diht_k8s.recipe.imports.source_files import SourceRoots, require_inside
 
 BATCH: Final = 64
 """Rows that are in memory at a time: a row of images may be large."""
+BUFFER: Final = 1 << 18
+"""Bytes of a column that are read at a time: without it, those of a whole row group."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def _split_of(path: Path, folder: Path) -> str:
 
 def _size(path: Path) -> tuple[int, pa.Schema]:
     if path.suffix == ".parquet":
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
         return file.metadata.num_rows, file.schema_arrow
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
         return sum(batch.num_rows for batch in reader), reader.schema
@@ -132,7 +134,8 @@ def _size(path: Path) -> tuple[int, pa.Schema]:
 
 def _rows(path: Path, columns: list[str], first: int, last: int) -> Iterator[dict[str, Any]]:
     if path.suffix == ".parquet":
-        yield from parquet_rows(pq.ParquetFile(path), columns, first, last)
+        file = pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
+        yield from parquet_rows(file, columns, first, last)
         return
     seen = 0
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:

@@ -205,15 +205,16 @@ def _open_pair_folder(folder: Path, kind: str | None, options: ReaderOptions) ->
 
 def _noting_unnamed(source: RecordSource, folder: Path, table: Path, options: ReaderOptions) -> RecordSource:
     """The records of a table that lies in a folder, with a note where no row names an image that lies there."""
-    images = (record.image for record in source.read(0, source.total))
-    named = {os.path.normpath(image.path) for image in images if isinstance(image, SourceFile)}
-    if not named:  # the table holds the images
+    found = walk(folder, options.roots(folder)).files
+    unnamed = {os.path.normpath(path): path for path in found if path.suffix.lower() in IMAGE_SUFFIXES}
+    names = (record.image.path for record in source.read(0, source.total) if isinstance(record.image, SourceFile))
+    holds_names = False
+    for path in names:
+        holds_names = True
+        unnamed.pop(os.path.normpath(path), None)
+    if not holds_names or not unnamed:  # a table that names no image holds the images
         return source
-    found = [path for path in walk(folder, options.roots(folder)).files if path.suffix.lower() in IMAGE_SUFFIXES]
-    unnamed = [path for path in found if os.path.normpath(path) not in named]
-    if not unnamed:
-        return source
-    example = printable(str(unnamed[0]))
+    example = printable(str(next(iter(unnamed.values()))))
     note = f"{len(unnamed)} images below {folder} are named by no row of {table.name}, for example {example}"
     return replace(source, notes=(*source.notes, note))
 

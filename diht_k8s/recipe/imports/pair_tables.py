@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports.annotation_files import image_folder_of
 from diht_k8s.recipe.imports.caption_annotations import FOLDERS, LOOKED_AT
-from diht_k8s.recipe.imports.column_names import require_distinct
 from diht_k8s.recipe.imports.hugging_face_tables import holds_bytes, open_table
 from diht_k8s.recipe.imports.provenance import kept_columns, named_path, text_columns
 from diht_k8s.recipe.imports.records import (
@@ -26,6 +22,7 @@ from diht_k8s.recipe.imports.records import (
 )
 from diht_k8s.recipe.imports.source_files import SourceFile, SourceRoots
 from diht_k8s.recipe.imports.tally import printable
+from diht_k8s.recipe.imports.text_tables import DIALECTS, JSON_LINES, TextTable, is_json_lines
 
 IMAGE_COLUMNS: Final = (
     "image", "img", "jpg", "jpeg", "png", "webp", "picture", "image_path", "img_path", "filepath", "file_path",
@@ -35,8 +32,7 @@ CAPTION_COLUMNS: Final = (
     "caption", "captions", "text", "txt", "sentence", "sentences", "raw", "title", "comment", "description", "alt_text",
 )  # fmt: skip
 URL_COLUMNS: Final = ("url", "image_url", "img_url", "key_url")
-TABLES: Final = (".csv", ".tsv", ".jsonl", ".ndjson")
-DIALECTS: Final = {".csv": ",", ".tsv": "\t"}
+TABLES: Final = (*DIALECTS, *JSON_LINES)
 OTHER_DELIMITERS: Final = (";", "\t", "|", ",")
 DELIMITER_NAMES: Final = {"\t": "tab"}
 """How `--delimiter` names what a shell makes hard to write."""
@@ -96,57 +92,35 @@ def read_table(path: Path, options: ReaderOptions) -> RecordSource:
         DataError: the file has no rows, or two columns of one name.
     """
     delimiter = options.delimiter or DIALECTS.get(path.suffix.lower(), ",")
-    rows, seen = _read_text(path, delimiter)
-    names = list(dict.fromkeys(name for _, row in rows[:LOOKED_AT] for name in row or ()))
-    if not any(row for _, row in rows):
+    table = TextTable.open(path, delimiter)
+    names = list(dict.fromkeys(name for row in table.first for name in row or ()))
+    if not table.readable:
         raise DataError(f"{path} has no rows that can be read: expected {_expected(path)}")
     image, caption = columns(path, names, options)
-    folder = image_folder(path, options, [row[image] for _, row in rows[:LOOKED_AT] if row and row.get(image)])
+    folder = image_folder(path, options, [row[image] for row in table.first if row and row.get(image)])
     reader = RowReader(path, image, caption, folder, options, options.roots(path.parent))
-    is_json = _is_json_lines(path)
+    is_json = is_json_lines(path)
 
     def read(start: int, stop: int) -> Iterator[ImageRecord]:
-        for line, row in rows[start:stop]:
+        for line, row in table.rows(start, stop):
             typed = row if is_json or row is None else {**text_columns(row), image: row[image], caption: row[caption]}
             yield reader.record(typed, f"line {line}")
 
     return RecordSource(
-        kind="table", type="Pairs", total=len(rows), read=read,
+        kind="table", type="Pairs", total=table.total, read=read,
         fingerprint=fingerprint([image, caption, delimiter, file_stats([path])]),
-        notes=() if is_json else _long_rows(rows), seen=SeenUnits("rows", seen),
+        notes=_long_rows(table), seen=SeenUnits("rows", table.count()),
     )  # fmt: skip
 
 
-Numbered = list[tuple[int, dict[str, Any] | None]]
-"""Rows with the number of the line at which each ends; None for one that cannot be read."""
-
-
-def _read_text(path: Path, delimiter: str) -> tuple[Numbered, int]:
-    """The rows of a file, and how many a second reading counts."""
-    if _is_json_lines(path):
-        with _opened(path, "\n") as file:
-            rows = list(numbered_json_rows(file))
-        with path.open("rb") as file:
-            lines = (line if number else line.removeprefix(codecs.BOM_UTF8) for number, line in enumerate(file))
-            return rows, sum(1 for line in lines if line.decode(errors="surrogateescape").strip())
-    with _opened(path, "") as file:
-        rows = list(numbered_csv_rows(file, delimiter, path))
-    with _opened(path, "") as file:
-        filled = sum(1 for cells in _cells(csv.reader(_without_nul(file), delimiter=delimiter)) if cells != [])
-    return rows, max(filled - 1, 0)
-
-
-def _opened(path: Path, newline: str) -> TextIO:
-    return path.open(newline=newline, encoding="utf-8-sig", errors="surrogateescape")
-
-
-def _long_rows(rows: Numbered) -> tuple[str, ...]:
+def _long_rows(table: TextTable) -> tuple[str, ...]:
     """A note where rows hold line ends: an opening quote without its end takes in all rows up to the next quote."""
-    long = [row for _, row in rows if row and any("\n" in cell for cell in row.values())]
-    if not long:
+    if not table.long_rows:
         return ()
-    line = next(number for number, row in rows if row is long[0])
-    return (f"{len(long)} rows hold line ends, the first up to line {line}: check that each quote there has its end",)
+    return (
+        f"{table.long_rows} rows hold line ends, the first up to line {table.first_long}: check that each quote there has "
+        "its end",
+    )
 
 
 def read_rows(path: Path, options: ReaderOptions) -> RecordSource:
@@ -246,78 +220,6 @@ def _path_of(value: Any) -> str | None:
     return value if isinstance(value, str) and value and "\0" not in value else None
 
 
-def csv_rows(lines: Iterable[str], delimiter: str, table: object) -> Iterator[dict[str, Any] | None]:
-    """Rows of a CSV file with a header, None for one that cannot be read; commas of a caption in the last column need no
-    quotes.
-
-    Args:
-        lines: of the file, with their ends.
-        delimiter: between cells.
-        table: the file, for messages.
-
-    Raises:
-        DataError: two columns have one name; columns without a name are not told apart.
-    """
-    return (row for _, row in numbered_csv_rows(lines, delimiter, table))
-
-
-def numbered_csv_rows(
-    lines: Iterable[str], delimiter: str, table: object
-) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """The rows of `csv_rows`, each with the number of its last line."""
-    reader = csv.reader(_without_nul(lines), delimiter=delimiter)
-    header: list[str] | None = None
-    for cells in _cells(reader):
-        if cells == []:
-            continue
-        if header is None:
-            header = [name.strip() for name in cells or ()]
-            require_distinct(table, filter(None, header))
-            continue
-        row = None
-        if cells is not None:
-            last = len(header) - 1
-            cells = [*cells[:last], delimiter.join(cells[last:])]
-            row = dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
-        yield reader.line_num, row
-
-
-def _cells(reader: Iterator[list[str]]) -> Iterator[list[str] | None]:
-    """The cells of each row, [] for an empty line, None where they cannot be told apart or one is too long."""
-    while True:
-        try:
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            yield None
-
-
-def _without_nul(lines: Iterable[str]) -> Iterator[str]:
-    return (line.replace("\0", "") for line in lines)
-
-
-def json_rows(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any] | None]:
-    """Objects of JSON lines, None for a line that is none; empty lines are skipped."""
-    return (row for _, row in numbered_json_rows(lines))
-
-
-def numbered_json_rows(lines: Iterable[str | bytes]) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """The rows of `json_rows`, each with the number of its line."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            value = None
-        yield number, value if isinstance(value, dict) else None
-
-
-def _is_json_lines(path: Path) -> bool:
-    return path.suffix.lower() in (".jsonl", ".ndjson")
-
-
 def _expected(path: Path) -> str:
     json_lines = '{"image": "a.jpg", "caption": "a dog runs"} in each line'
-    return json_lines if _is_json_lines(path) else "a header such as image,caption and a row for each"
+    return json_lines if is_json_lines(path) else "a header such as image,caption and a row for each"

@@ -73,11 +73,12 @@ class SourceRoots:
             # a pipe in the file's place must not stop the import
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(handle, "rb") as file:
-                if not stat.S_ISREG(os.fstat(handle).st_mode):
+                facts = os.fstat(handle)
+                if not stat.S_ISREG(facts.st_mode):
                     raise SourceFileError(NO_FILE)
                 if not self.holds(_path_of(handle, path)):  # the link was changed since it was looked at
                     raise SourceFileError(OUTSIDE)
-                data = file.read(limit + 1)
+                data = file.read(min(facts.st_size, limit) + 1)  # a buffer of as many bytes is made
         except FileNotFoundError as error:
             raise SourceFileError("missing") from error
         except OSError as error:

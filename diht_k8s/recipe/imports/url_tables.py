@@ -23,12 +23,10 @@ from diht_k8s.recipe.imports.column_names import require_distinct
 from diht_k8s.recipe.imports.hugging_face_tables import parquet_rows
 from diht_k8s.recipe.imports.pair_tables import (
     CAPTION_COLUMNS,
-    DIALECTS,
     URL_COLUMNS,
-    csv_rows,
-    json_rows,
     usual_column,
 )
+from diht_k8s.recipe.imports.text_tables import DIALECTS, JSON_LINES, csv_rows, json_rows
 from diht_k8s.recipe.shards.sources import TablePart
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -39,7 +37,6 @@ PART_BYTES: Final = 8 << 20
 MAX_LINE: Final = 1 << 20
 """Bytes of a line of JSON; a longer one is a row that cannot be read."""
 BATCH_ROWS: Final = 4096
-JSON_LINES: Final = (".jsonl", ".ndjson")
 UID_COLUMNS: Final = ("uid",)
 WIDTH_COLUMNS: Final = ("original_width", "width", "image_width")
 HEIGHT_COLUMNS: Final = ("original_height", "height", "image_height")
