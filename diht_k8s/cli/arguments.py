@@ -130,7 +130,7 @@ def _add_import(commands: Commands) -> None:
         "SOURCE is a folder of images with NAME.txt, NAME.caption or NAME.json beside each; a table (.csv, .tsv, .jsonl, "
         ".parquet, .arrow) with captions and the images or their paths; COCO's captions or Karpathy's splits (.json); "
         "Flickr30k's .token file; or a Hugging Face data set on disk. Shards that lie in SOURCE already, as img2dataset "
-        "writes them, are checked and stay where they are. Nothing is downloaded. The last lines say what became of each "
+        "writes them, are checked and stay where they are. Nothing is downloaded without --retry. The last lines say what became of each "
         "file or row: stored, left out by reason, or ignored by suffix. An interrupted import resumes when it is started "
         "again."
     )
@@ -159,6 +159,14 @@ def _add_import(commands: Commands) -> None:
         help="of an image with several: a pair for each (the default), for the first, or one with all of them to draw from",
     )  # fmt: skip
     _add_allow_links(parser)
+    parser.add_argument(
+        "--retry", action="store_true",
+        help="download what img2dataset or an earlier retry in SOURCE failed to fetch, or a table of URLs: each row once",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow-host", metavar="HOST", action="append", default=[],
+        help="with --retry: ask HOST although its address is not public; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
     parser.add_argument("--replace", action="store_true", help="remove another import from OUTPUT; other files stay")
     _add_json(parser, "print one JSON object")

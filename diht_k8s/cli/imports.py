@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from diht_k8s.api.errors import ExitCode, StopRequested, UserError
+from diht_k8s.api.layout import join
 from diht_k8s.cli.display import progress_bar
 from diht_k8s.recipe.evaluate.class_texts import WITH_CLASSES, number_note
 from diht_k8s.recipe.evaluate.importing import BenchmarkImport, class_names_for, import_benchmark
 from diht_k8s.recipe.imports.account import account_lines
+from diht_k8s.recipe.imports.downloads import Web
 from diht_k8s.recipe.imports.existing_shards import check_shards
+from diht_k8s.recipe.imports.failed_rows import FOLDER, read_failed_rows
 from diht_k8s.recipe.imports.layouts import open_benchmark, open_pairs, shard_files
 from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
-from diht_k8s.recipe.imports.records import ReaderOptions
+from diht_k8s.recipe.imports.records import ReaderOptions, RecordSource
 from diht_k8s.recipe.imports.tally import Tally
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -33,7 +36,9 @@ def import_pairs_command(options: argparse.Namespace) -> int:
     if options.shard_size < 1:
         raise UserError("--shard-size must be 1 or more")
     path = Path(options.source).expanduser()
-    if ready := shard_files(path):
+    if options.allow_host and not options.retry:
+        raise UserError("--allow-host goes with --retry, which downloads: remove it, or add --retry")
+    if not options.retry and (ready := shard_files(path)):
         with stopping_on_request("nothing was written"), progress_bar("shards") as bar:
             task = bar.add_task("check", total=len(ready))
             marker = check_shards(ready, Storage(), lambda: bar.advance(task))
@@ -46,9 +51,13 @@ def import_pairs_command(options: argparse.Namespace) -> int:
         image_column=options.image_column, caption_column=options.caption_column,
         delimiter=_delimiter(options.delimiter), links=_folders(options.allow_links),
     )  # fmt: skip
-    order = PairImport(options.output, options.shard_size, options.captions, options.replace, wanted.allowed)
+    order = PairImport(
+        options.output, options.shard_size, options.captions, options.replace, wanted.allowed, options.retry
+    )  # fmt: skip
     with stopping_on_request(), contextlib.ExitStack() as shown:
-        source = open_pairs(path, options.kind, wanted)
+        source = (
+            _failed_rows(path, wanted, options.allow_host) if options.retry else open_pairs(path, options.kind, wanted)
+        )
         bar = shown.enter_context(progress_bar())
         task = bar.add_task(f"import {source.kind}")
         marker = import_pairs(
@@ -108,6 +117,12 @@ def pair_summary(output: str, marker: Mapping[str, Any]) -> str:
     """The imported pairs, those left out and why, and the next command."""
     lines = [f"{output}: {marker['samples']} pairs in {_shards(len(marker['shards']))} ({marker['kind']})"]
     lines += [*account_lines(marker), *_notes(marker)]
+    if marker["kind"] == "retry" and marker["bad"]:
+        lines.append(
+            f"what failed again is in {join(output, FOLDER)}: diht import {output} NEW --retry asks for it once more"
+        )
+    if not marker["samples"]:
+        return "\n".join(lines)
     return "\n".join([*lines, f"to write a run document for them: diht init {output}"])
 
 
@@ -120,6 +135,10 @@ def ready_summary(source: str, output: str | None, marker: Mapping[str, Any]) ->
         lines.append(f"nothing was written to {output}")
     lines += [*Tally(marker["bad"]).lines("left out"), *_notes(marker)]
     return "\n".join([*lines, f"to write a run document for them: diht init {source}"])
+
+
+def _failed_rows(path: Path, wanted: ReaderOptions, allowed: Sequence[str]) -> RecordSource:
+    return read_failed_rows(path, Web(allowed), caption=wanted.caption_column, delimiter=wanted.delimiter)
 
 
 def _shards(count: int) -> str:

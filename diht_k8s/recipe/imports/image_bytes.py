@@ -14,6 +14,7 @@ from typing import Final
 from PIL import Image, ImageOps
 
 from diht_k8s.api.installation import install_line
+from diht_k8s.recipe.imports.downloads import Download
 from diht_k8s.recipe.imports.records import ImageRecord
 from diht_k8s.recipe.imports.source_files import SourceFile, SourceFileError
 from diht_k8s.recipe.shards.images import BadImageError, check_size, decode, decode_as_reference
@@ -65,7 +66,7 @@ def encode_image(record: ImageRecord, *, strict: bool = False) -> tuple[str, byt
     return suffix, data
 
 
-def _read(image: SourceFile | bytes) -> bytes:
+def _read(image: SourceFile | Download | bytes) -> bytes:
     if isinstance(image, bytes):
         return image
     try:

@@ -15,9 +15,11 @@ from typing import Any, Final, Literal
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.imports.account import seen_json, seen_units, settle
+from diht_k8s.recipe.imports.failed_rows import FOLDER
 from diht_k8s.recipe.imports.image_bytes import HEIF_MISSING, encode_image, heif_advice
 from diht_k8s.recipe.imports.provenance import SOURCE_PATH, SOURCE_ROW, storable_path
 from diht_k8s.recipe.imports.records import ImageRecord, RecordSource
+from diht_k8s.recipe.imports.reject_list import RejectList
 from diht_k8s.recipe.imports.resumable_import import (
     MARKER,
     ImportTarget,
@@ -27,7 +29,7 @@ from diht_k8s.recipe.imports.resumable_import import (
     sole_writer,
     write_missing,
 )
-from diht_k8s.recipe.imports.shard_writer import Packed, ShardFacts, shard_bounds
+from diht_k8s.recipe.imports.shard_writer import THREADS, Packed, ShardFacts, shard_bounds
 from diht_k8s.recipe.imports.source_files import LINKS_ADVICE, OUTSIDE
 from diht_k8s.recipe.imports.tally import Tally
 from diht_k8s.recipe.shards.images import BadImageError
@@ -35,6 +37,8 @@ from diht_k8s.recipe.shards.samples import make_sample
 from diht_k8s.recipe.shards.storage import Storage
 
 VERSION: Final = 1
+RETRY_THREADS: Final = 16
+"""That wait for hosts."""
 DIGITS: Final = 5
 """Of a shard's number; larger numbers have more."""
 
@@ -53,6 +57,8 @@ class PairImport:
     replace: bool = False
     links: tuple[str, ...] = ()
     """folders outside of the source in which its files may lie."""
+    retry: bool = False
+    """whether the images are downloaded: by more threads, with a list of what failed, and none need come."""
 
 
 def import_pairs(
@@ -86,14 +92,21 @@ def import_pairs(
         "captions": order.captions,
         "links": list(order.links),
     }
-    target = ImportTarget(order.output, lambda number: f"{number:0{DIGITS}d}.tar", replace=order.replace)
+    target = ImportTarget(
+        order.output, lambda number: f"{number:0{DIGITS}d}.tar", replace=order.replace,
+        rejects=lambda number: f"{FOLDER}/{number:0{DIGITS}d}.jsonl",
+    )  # fmt: skip
     with sole_writer(storage, target, len(parts)):
         found, done = resume(storage, target, config, parts, begin)
         if found is not None:
             return renewed(storage, target, found, seen_json(seen_units(source)))
         pack = partial(pack_pairs, captions=order.captions)
-        facts = write_missing(storage, target, source, parts, done, advance, pack=pack, empty_shards=True)
-        _require_pairs(facts, source)
+        facts = write_missing(
+            storage, target, source, parts, done, advance, pack=pack, empty_shards=True,
+            threads=RETRY_THREADS if order.retry else THREADS, rejects=RejectList() if order.retry else None,
+        )  # fmt: skip
+        if not order.retry:
+            _require_pairs(facts, source)
         marker = {
             "schema_version": 1,
             "config": config,

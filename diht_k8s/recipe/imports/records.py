@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from diht_k8s.recipe.imports.downloads import Download
 from diht_k8s.recipe.imports.source_files import SourceFile, SourceRoots
 from diht_k8s.recipe.imports.tally import Tally
 
@@ -21,7 +22,7 @@ class ImageRecord:
 
     place: str
     """where it lies, for messages: a file, or a row of one."""
-    image: SourceFile | bytes | Callable[[], Image.Image]
+    image: SourceFile | Download | bytes | Callable[[], Image.Image]
     label: int | None = None
     captions: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)

@@ -19,7 +19,8 @@ from diht_k8s.api.hashing import differences
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.imports.image_bytes import HEIF_MISSING, can_read_heif
 from diht_k8s.recipe.imports.records import RecordSource
-from diht_k8s.recipe.imports.shard_writer import EmptyShardError, Pack, ShardFacts, write_shard
+from diht_k8s.recipe.imports.reject_list import RejectList
+from diht_k8s.recipe.imports.shard_writer import THREADS, EmptyShardError, Pack, ShardFacts, write_shard
 from diht_k8s.recipe.shards.storage import Storage, temporary_of
 
 MARKER: Final = "COMMITTED.json"
@@ -37,6 +38,8 @@ class ImportTarget:
     """name of shard N, relative to the output."""
     others: tuple[str, ...] = ()
     """names of the other files that it writes beside the shards, their records and the marker."""
+    rejects: Callable[[int], str] | None = None
+    """name of the list of what shard N leaves out; None where no import of this kind writes one."""
     replace: bool = False
     """remove another import that lies there."""
 
@@ -91,9 +94,9 @@ def _locked(folder: Path) -> int | None:
 
 
 def _remove_temporary(folder: Path, target: ImportTarget, shards: int) -> None:
-    ours = {name for n in range(shards) for name in (target.name(n), _record(n))}
+    ours = {name for n in range(shards) for name in _names(target, n)}
     ours |= {MARKER, STARTED, *target.others}
-    for place in {(folder / name).parent for name in (target.name(0), STARTED, *target.others)}:
+    for place in {(folder / name).parent for name in (*_names(target, 0), STARTED, *target.others)}:
         for path in place.glob(".*.tmp"):
             if temporary_of(path.relative_to(folder).as_posix()) in ours:
                 path.unlink(missing_ok=True)
@@ -141,7 +144,7 @@ def _committed_or_begun(storage: Storage, target: ImportTarget, config: Json) ->
         what = "; ".join(differences(before, config)[:4])
         raise UserError(f"{output} holds another import ({what}): choose another OUTPUT, or add --replace")
     else:
-        written = [name for n in range(before["shards"]) for name in (target.name(n), _record(n))]
+        written = [name for n in range(before["shards"]) for name in _names(target, n)]
         storage.remove_files(output, [MARKER, *written, *target.others, STARTED])
     storage.write_bytes(started, json_bytes(config))
     return None
@@ -183,6 +186,8 @@ def write_missing(
     *,
     pack: Pack,
     empty_shards: bool = False,
+    threads: int = THREADS,
+    rejects: RejectList | None = None,
 ) -> list[ShardFacts]:
     """Write the shards that are not finished; what each of all shards holds.
 
@@ -195,6 +200,8 @@ def write_missing(
         advance: called after each record.
         pack: makes the samples of a record.
         empty_shards: go on where no record of a shard can be used; no file is written for it.
+        threads: that read and pack.
+        rejects: notes what each shard leaves out, in a file that is there before the shard counts as finished.
 
     Raises:
         DataError: no record of a shard can be used, unless `empty_shards`.
@@ -204,11 +211,16 @@ def write_missing(
         found = done[number]
         if found is None:
             try:
-                found = write_shard(storage, join(target.output, target.name(number)), source, start, stop, advance, pack=pack)  # fmt: skip
+                found = write_shard(
+                    storage, join(target.output, target.name(number)), source, start, stop, advance, pack=pack,
+                    threads=threads, rejected=None if rejects is None else rejects.add,
+                )  # fmt: skip
             except EmptyShardError as error:
                 if not empty_shards:
                     raise
                 found = error.facts
+            if rejects is not None and target.rejects is not None:
+                storage.write_bytes(join(target.output, target.rejects(number)), rejects.take())
             storage.write_bytes(join(target.output, _record(number)), json_bytes(found.to_json()))
         facts.append(found)
     return facts
@@ -217,6 +229,12 @@ def write_missing(
 def json_bytes(document: Json) -> bytes:
     """A JSON file: sorted keys, so that equal documents are equal bytes."""
     return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True).encode(errors="backslashreplace")
+
+
+def _names(target: ImportTarget, number: int) -> tuple[str, ...]:
+    """The files of a shard."""
+    rejects = () if target.rejects is None else (target.rejects(number),)
+    return (target.name(number), _record(number), *rejects)
 
 
 def _record(number: int) -> str:

@@ -24,6 +24,8 @@ AHEAD: Final = 32
 """Images that are read before their turn."""
 
 
+Rejected = Callable[[ImageRecord, str], object]
+"""Told of each record of which nothing is stored, in their order, and why."""
 Packed = Sequence[Mapping[str, bytes] | str]
 """The samples of a record, suffix -> content; a text in place of one is the reason why it is bad."""
 Pack = Callable[[ImageRecord], Packed]
@@ -86,6 +88,8 @@ def write_shard(
     advance: Callable[[], object],
     *,
     pack: Pack = pack_for_benchmark,
+    threads: int = THREADS,
+    rejected: Rejected | None = None,
 ) -> ShardFacts:
     """Write the records of a range as one shard; records whose image cannot be used are counted and left out.
 
@@ -97,18 +101,21 @@ def write_shard(
         stop: the one after the last.
         advance: called after each record.
         pack: makes the samples of a record.
+        threads: that read and pack.
+        rejected: is told of what is left out.
 
     Raises:
         EmptyShardError: no record of the range can be used.
         DataError: the reader gave other records than the range has, or the tar holds other members than were written.
     """
     facts, digest, members_of = ShardFacts(), TarDigest(), list[int]()
-    packed_ahead = prefetch(source.read(start, stop), partial(_pack_or_reason, pack=pack), ahead=AHEAD, threads=THREADS)
+    prepare, ahead = partial(_pack_or_reason, pack=pack), max(AHEAD, 4 * threads)
+    packed_ahead = prefetch(source.read(start, stop), prepare, ahead=ahead, threads=threads)
 
     def samples() -> Iterator[tuple[str, Mapping[str, bytes]]]:
         for number, (record, packed) in enumerate(packed_ahead, start=start):
             advance()
-            _count(facts, record, packed)
+            _count(facts, record, packed, rejected)
             for place, members in enumerate(packed):
                 if not isinstance(members, str):
                     members_of.append(len(members))
@@ -128,10 +135,12 @@ def write_shard(
     return facts
 
 
-def _count(facts: ShardFacts, record: ImageRecord, packed: Packed) -> None:
+def _count(facts: ShardFacts, record: ImageRecord, packed: Packed, rejected: Rejected | None) -> None:
     problems = [members for members in packed if isinstance(members, str)]
     if len(problems) == len(packed):
         facts.bad.add(problems[0], record.place)
+        if rejected is not None:
+            rejected(record, problems[0])
         return
     facts.images += 1
     facts.samples += len(packed) - len(problems)
