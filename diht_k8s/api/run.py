@@ -18,6 +18,7 @@ from diht_k8s.api.pods import Pods, merged, merged_problems, unknown_mounts
 from diht_k8s.api.train import (
     ELASTIC_QUEUE,
     ELASTIC_TOPOLOGY,
+    LATE_WARMUP,
     LOCKED_FEATURES,
     MANY_NODES,
     NO_DROPPED_PATCHES,
@@ -200,6 +201,8 @@ def _train_problems(spec: Spec, train: Train) -> list[str]:
         train.offload == "Parameters" and train.zero_stage < 3
     ):
         problems.append("train.offload: Optimizer needs zeroStage 1 or more, Parameters needs zeroStage 3: raise it")
+    if train.schedule.type == "WSD" and train.schedule.warmup_samples > train.schedule.decay_begin(train.samples):
+        problems.append(LATE_WARMUP)
     return problems + _locked_tower_problems(train) + _elastic_problems(train, merged(spec.pods, train.pods))
 
 

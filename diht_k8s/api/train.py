@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diht_k8s.api.base import PLACEMENT, Count, Fraction, Model, Text, Uri
 from diht_k8s.api.data import FewEnough, Shards
@@ -42,6 +42,9 @@ ELASTIC_TOPOLOGY: Final = (
     "train.minNodes does not go with pods.topology, by which Kueue chooses the places of all nodes at once: give only one "
     "of them"
 )
+DECAY_SHARE: Final = 0.2
+DECAY_OF_WSD: Final = "train.schedule.decayShare is of type WSD alone: give type: WSD, or remove it"
+LATE_WARMUP: Final = "train.schedule.warmupSamples reaches into the decay of WSD, the last decayShare of train.samples: give fewer, or a smaller decayShare"
 CLIPS_ONLY: Final = "the training has CLIP's text tower and tokenizer only, choose such a model"
 
 
@@ -70,12 +73,25 @@ class Optimizer(Model):
 class Schedule(Model):
     """The learning rate over samples seen."""
 
-    type: Literal["Cosine", "Constant"] = "Cosine"
-    """type of the decay after the warm-up."""
+    type: Literal["Cosine", "Constant", "WSD"] = "Cosine"
+    """type of what follows the warm-up: Cosine decays all the time, Constant never. WSD (warm-up, stable, decay) stays at lr and
+    decays at the end, by one minus the square root (arXiv 2405.18392)."""
     warmup_samples: Annotated[int, Field(ge=0, le=2**62)] = 0
     """warmupSamples over which lr rises linearly."""
+    decay_share: Annotated[float | None, Field(gt=0, le=1)] = None
+    """decayShare of train.samples over which WSD decays. Unset means 0.2."""
     min_lr: NotNegative = 0.0
-    """minLr at the end of the cosine."""
+    """minLr at the end of the decay."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.decay_share is not None and self.type != "WSD":
+            raise ValueError(DECAY_OF_WSD)
+        return self
+
+    def decay_begin(self, samples: int) -> float:
+        """Samples after which WSD decays, of `samples` in all."""
+        return (1.0 - (DECAY_SHARE if self.decay_share is None else self.decay_share)) * float(samples)
 
 
 class Loss(Model):

@@ -28,7 +28,7 @@ def test_table_is_large_and_names_are_unique() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [rule for model in ("Spec", "Source", "Train", "Benchmark", "EnvVar", "Topology") for rule in rules_of(model)], ids=lambda rule: rule.message[:40]
+    "rule", [rule for model in ("Spec", "Source", "Train", "Schedule", "Benchmark", "EnvVar", "Topology") for rule in rules_of(model)], ids=lambda rule: rule.message[:40]
 )  # fmt: skip
 def test_every_rule_of_the_crd_has_a_bad_document_that_names_it(rule: Rule) -> None:
     assert any(case.says and not case.good and case.says in rule.message for case in RULES)

@@ -188,6 +188,7 @@ def _correct_train(rng: random.Random, spec: dict[str, Any]) -> None:
         train.setdefault("model", "ViT-B-16")
     if train.get("distillation", {}).get("mode", "Concepts") == "Concepts" and "label" not in spec:
         train["distillation"] = {**train.get("distillation", {}), "mode": "Disabled"}
+    _correct_schedule(train.get("schedule", {}), train["samples"])
     if train.get("textStart") == "Ridge":
         train["features"] = "Stored"
     if train.get("featureViews", 1) > 1:
@@ -205,6 +206,14 @@ def _correct_train(rng: random.Random, spec: dict[str, Any]) -> None:
     train["batchSize"] = max(2, processes) + rng.choice((0, 1, processes, 1000))
     if train.get("offload", "None") != "None":
         train["zeroStage"] = 3
+
+
+def _correct_schedule(schedule: dict[str, Any], samples: int) -> None:
+    """A decay of WSD alone, which the warm-up leaves room for."""
+    if schedule.get("type") != "WSD":
+        schedule.pop("decayShare", None)
+    elif schedule.get("warmupSamples", 0) > (1.0 - schedule.get("decayShare", 0.2)) * samples:
+        schedule.pop("warmupSamples")
 
 
 def _correct_elastic(train: dict[str, Any], spec: dict[str, Any]) -> None:

@@ -28,9 +28,12 @@ from diht_k8s.api.run import (
     Stage,
 )
 from diht_k8s.api.train import (
+    DECAY_OF_WSD,
+    DECAY_SHARE,
     ELASTIC_QUEUE,
     ELASTIC_TOPOLOGY,
     FEW_PAIRS,
+    LATE_WARMUP,
     LOCKED_FEATURES,
     MANY_NODES,
     NO_DROPPED_PATCHES,
@@ -281,6 +284,9 @@ def _train_rules() -> list[Rule]:
         _value(name, Train) for name in ("features", "featureViews", "patchDropout", "textStart", "captions")
     )
     locked = "(has(self.lockImageTower) && self.lockImageTower)"
+    schedule = "self.schedule"
+    is_wsd = f"has({schedule}) && has({schedule}.type) && {schedule}.type == 'WSD' && has({schedule}.warmupSamples)"
+    share = f"(has({schedule}.decayShare) ? {schedule}.decayShare : {DECAY_SHARE})"
     return [
         Rule("has(self.model) != has(self.modelConfig)", "train: give exactly one of model and modelConfig"),
         Rule(f"{batch} >= 2 && {batch} >= {processes}", FEW_PAIRS),
@@ -293,6 +299,7 @@ def _train_rules() -> list[Rule]:
         Rule(f"{views} == 1 || {features} == 'Stored'", STORED_VIEWS),
         Rule(f"{start} != 'Ridge' || ({locked} && {features} == 'Stored')", RIDGE_START),
         Rule(f"!{locked} || {dropped} == 0.0", NO_DROPPED_PATCHES),
+        Rule(f"!({is_wsd}) || double({schedule}.warmupSamples) <= (1.0 - {share}) * double(self.samples)", LATE_WARMUP),
         Rule(f"!has(self.distillation) || !has(self.distillation.embeddings) || {captions} != 'Drawn'", OWN_CAPTIONS),
     ]
 
@@ -300,6 +307,7 @@ def _train_rules() -> list[Rule]:
 _RULES: Final[dict[str, list[Rule]]] = {
     "Spec": _spec_rules(),
     "Train": _train_rules(),
+    "Schedule": [Rule("!has(self.decayShare) || (has(self.type) && self.type == 'WSD')", DECAY_OF_WSD)],
     "Source": [Rule("has(self.shards) != has(self.captions)", SHARDS_OR_CAPTIONS)],
     "ClipScore": [Rule("has(self.minScore) != has(self.keepShare)", SCORE_OR_SHARE)],
     "EnvVar": [Rule("!has(self.value) || !has(self.valueFrom)", "give value or valueFrom, not both")],

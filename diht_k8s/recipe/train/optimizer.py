@@ -14,13 +14,18 @@ from diht_k8s.recipe.train.model.student import Student
 
 
 def learning_rate(optimizer: Optimizer, schedule: Schedule, *, seen: int, samples: int) -> float:
-    """The learning rate after `seen` of `samples` samples: linear warm-up, then cosine to minLr, or constant."""
+    """The learning rate after `seen` of `samples` samples: linear warm-up, then by the type of schedule."""
     if seen < schedule.warmup_samples:
         return optimizer.lr * (seen + 1) / (schedule.warmup_samples + 1)
     if schedule.type == "Constant":
         return optimizer.lr
-    progress = min(1.0, (seen - schedule.warmup_samples) / max(1, samples - schedule.warmup_samples))
-    return schedule.min_lr + (optimizer.lr - schedule.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+    if schedule.type == "WSD":
+        begin = schedule.decay_begin(samples)
+        left = 1 - math.sqrt(min(1.0, max(0.0, seen - begin) / (samples - begin)))
+    else:
+        progress = min(1.0, (seen - schedule.warmup_samples) / max(1, samples - schedule.warmup_samples))
+        left = 0.5 * (1 + math.cos(math.pi * progress))
+    return schedule.min_lr + (optimizer.lr - schedule.min_lr) * left
 
 
 def adamw(model: Student, train: Train) -> torch.optim.AdamW:

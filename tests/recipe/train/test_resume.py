@@ -12,6 +12,8 @@ from tests.recipe.train.small_run import RESNET, VIT, Job, document, make_data, 
 STEPS = 12
 """The last one is of the second epoch."""
 DROPOUT = {**VIT, "vision_cfg": {**VIT["vision_cfg"], "patch_dropout": 0.3}}
+DECAYING = {"type": "WSD", "warmupSamples": 32, "decayShare": 0.75}
+"""The decay begins at step 3."""
 pytestmark = pytest.mark.timeout(600)  # for machines that do other things, too
 
 
@@ -30,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
     resnet, dropout = (
         {"modelConfig": RESNET, "captions": "Drawn"},
-        {"modelConfig": DROPOUT, "microBatchSize": 4, "zeroStage": 2},
+        {"modelConfig": DROPOUT, "microBatchSize": 4, "zeroStage": 2, "schedule": DECAYING},
     )
     zero_3 = {"zeroStage": 3, "ema": 0.9}
     first = {

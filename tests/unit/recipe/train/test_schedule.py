@@ -24,6 +24,17 @@ OPTIMIZER = Optimizer(lr=1.0)
         (Schedule(type="Constant"), 999, 1.0),
         (Schedule(type="Constant", warmup_samples=99), 49, 0.5),
         (Schedule(warmup_samples=1000), 1000, 1.0),
+        (Schedule(type="WSD", warmup_samples=99), 49, 0.5),
+        (Schedule(type="WSD", warmup_samples=99), 100, 1.0),
+        (Schedule(type="WSD"), 800, 1.0),
+        (Schedule(type="WSD"), 850, 0.5),
+        (Schedule(type="WSD"), 1000, 0.0),
+        (Schedule(type="WSD"), 2000, 0.0),
+        (Schedule(type="WSD", min_lr=0.2), 850, 0.6),
+        (Schedule(type="WSD", decay_share=1), 0, 1.0),
+        (Schedule(type="WSD", decay_share=1), 250, 0.5),
+        (Schedule(type="WSD", decay_share=0.5, warmup_samples=500), 500, 1.0),
+        (Schedule(type="WSD", decay_share=0.5), 500 + 45, 0.7),
     ],
 )
 def test_learning_rate_warms_up_and_falls(schedule: Schedule, seen: int, expected: float) -> None:
