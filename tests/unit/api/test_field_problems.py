@@ -21,7 +21,7 @@ from diht_k8s.api.run import DihtRun, Spec
 from tests.unit.api.documents import REMOVE, changed
 
 ROOT = Path(__file__).parents[3]
-SAMPLES = [*sorted((ROOT / "manifests/samples").glob("*.yaml")), *sorted((ROOT / "examples").glob("*.yaml"))]
+SAMPLES = [*sorted((ROOT / "manifests/samples").glob("*.yaml")), *sorted((ROOT / "examples").rglob("*.yaml"))]
 DATA: dict[str, Any] = {
     "spec__pods": {
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
