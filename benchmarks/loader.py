@@ -42,6 +42,7 @@ from diht_k8s.recipe.train.data import collate
 from diht_k8s.recipe.train.data.augment import train_view
 from diht_k8s.recipe.train.data.collate import CollateSettings, Collator
 from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.image_sizes import ImageSizes
 from diht_k8s.recipe.train.data.sampler import sampler_over
 from diht_k8s.recipe.train.data.share import BatchShare
 
@@ -83,7 +84,7 @@ def job_over(shards: list[Shard], batch_size: int, image_size: int) -> CollateSe
     source = ShardDataset(
         Storage(), shards, indexes=Indexed({shard.name: index_of(Storage(), shard.uri) for shard in shards})
     )
-    return CollateSettings(source, order, batch_size, image_size, context_length=77, seed=0)
+    return CollateSettings(source, order, batch_size, ImageSizes(image_size), context_length=77, seed=0)
 
 
 class Indexed(dict[str, ShardIndex]):

@@ -24,6 +24,10 @@ from diht_k8s.api.train import (
     NO_DROPPED_PATCHES,
     OWN_CAPTIONS,
     RIDGE_START,
+    STAGE_SAMPLES,
+    STAGE_SIZES,
+    STAGES_HAVE_SIZES,
+    STAGES_LEARN,
     STORED_VIEWS,
     TEXT_EMBEDDINGS,
     Train,
@@ -203,7 +207,21 @@ def _train_problems(spec: Spec, train: Train) -> list[str]:
         problems.append("train.offload: Optimizer needs zeroStage 1 or more, Parameters needs zeroStage 3: raise it")
     if train.schedule.type == "WSD" and train.schedule.warmup_samples > train.schedule.decay_begin(train.samples):
         problems.append(LATE_WARMUP)
+    problems += _resolution_problems(train)
     return problems + _locked_tower_problems(train) + _elastic_problems(train, merged(spec.pods, train.pods))
+
+
+def _resolution_problems(train: Train) -> list[str]:
+    if not train.stages:
+        return []
+    sizes = [stage.image_size for stage in train.stages]
+    found = {
+        STAGE_SAMPLES: sum(stage.samples for stage in train.stages) != train.samples,
+        STAGE_SIZES: sizes != sorted(sizes),
+        STAGES_HAVE_SIZES: train.image_size is not None,
+        STAGES_LEARN: train.lock_image_tower,
+    }
+    return [sentence for sentence, is_so in found.items() if is_so]
 
 
 def _locked_tower_problems(train: Train) -> list[str]:

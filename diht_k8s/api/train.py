@@ -45,6 +45,16 @@ ELASTIC_TOPOLOGY: Final = (
 DECAY_SHARE: Final = 0.2
 DECAY_OF_WSD: Final = "train.schedule.decayShare is of type WSD alone: give type: WSD, or remove it"
 LATE_WARMUP: Final = "train.schedule.warmupSamples reaches into the decay of WSD, the last decayShare of train.samples: give fewer, or a smaller decayShare"
+STAGE_SAMPLES: Final = "train.stages must have train.samples in all: change the samples of a stage, or train.samples"
+STAGE_SIZES: Final = (
+    "train.stages must not fall in imageSize, of which the last is the model's: give the smaller ones first"
+)
+STAGES_HAVE_SIZES: Final = (
+    "train.imageSize does not go with train.stages, whose last imageSize is the model's: remove it"
+)
+STAGES_LEARN: Final = (
+    "train.stages does not go with lockImageTower, whose tower was trained at one size: give only one of them"
+)
 CLIPS_ONLY: Final = "the training has CLIP's text tower and tokenizer only, choose such a model"
 
 
@@ -193,6 +203,15 @@ class Validation(Model):
     """everySamples between two validations."""
 
 
+class ResolutionStage(Model):
+    """A part of the training at one image size."""
+
+    image_size: Annotated[int, Field(ge=16, le=1024)]
+    """imageSize in pixels."""
+    samples: Count
+    """samples seen at it."""
+
+
 class Train(Model):
     """How the model is trained."""
 
@@ -215,6 +234,9 @@ class Train(Model):
     """microBatchSize that a process passes through the model at once, at most; unset takes its share of the batch."""
     image_size: Annotated[int | None, Field(ge=16, le=1024)] = None
     """imageSize in pixels; unset takes the model's; another size resizes position embeddings."""
+    stages: Annotated[list[ResolutionStage], Field(max_length=16)] = []
+    """stages of rising imageSize with the training's samples in all, the last of which is the model's size; smaller images see its
+    positions resampled (open_clip's own ViT and ResNet). Empty trains at one size."""
     normalisation: Literal["CLIP", "Network"] | None = None
     """normalisation of pixels by the mean and deviation of CLIP or of modelConfig's timm Network; unset takes what
     initFrom brings (Network for `timm/NAME`), else CLIP."""

@@ -188,7 +188,6 @@ def _correct_train(rng: random.Random, spec: dict[str, Any]) -> None:
         train.setdefault("model", "ViT-B-16")
     if train.get("distillation", {}).get("mode", "Concepts") == "Concepts" and "label" not in spec:
         train["distillation"] = {**train.get("distillation", {}), "mode": "Disabled"}
-    _correct_schedule(train.get("schedule", {}), train["samples"])
     if train.get("textStart") == "Ridge":
         train["features"] = "Stored"
     if train.get("featureViews", 1) > 1:
@@ -197,6 +196,9 @@ def _correct_train(rng: random.Random, spec: dict[str, Any]) -> None:
         train["lockImageTower"] = True
     if train.get("lockImageTower"):
         train.pop("patchDropout", None)
+        train.pop("stages", None)
+    _correct_stages(rng, train)
+    _correct_schedule(train.get("schedule", {}), train["samples"])
     if "embeddings" in train.get("distillation", {}):
         train.pop("captions", None)
         if not spec.get("label", {}).get("teacher", {}).get("textEmbeddings"):
@@ -206,6 +208,16 @@ def _correct_train(rng: random.Random, spec: dict[str, Any]) -> None:
     train["batchSize"] = max(2, processes) + rng.choice((0, 1, processes, 1000))
     if train.get("offload", "None") != "None":
         train["zeroStage"] = 3
+
+
+def _correct_stages(rng: random.Random, train: dict[str, Any]) -> None:
+    """Rising sizes with all samples."""
+    sizes = sorted(stage["imageSize"] for stage in train.get("stages", []))
+    if not sizes:
+        return
+    train["stages"] = [{"imageSize": size, "samples": rng.randint(1, 10**6)} for size in sizes]
+    train["samples"] = sum(stage["samples"] for stage in train["stages"])
+    train.pop("imageSize", None)
 
 
 def _correct_schedule(schedule: dict[str, Any], samples: int) -> None:

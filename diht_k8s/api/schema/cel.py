@@ -39,6 +39,10 @@ from diht_k8s.api.train import (
     NO_DROPPED_PATCHES,
     OWN_CAPTIONS,
     RIDGE_START,
+    STAGE_SAMPLES,
+    STAGE_SIZES,
+    STAGES_HAVE_SIZES,
+    STAGES_LEARN,
     STORED_VIEWS,
     TEXT_EMBEDDINGS,
     Train,
@@ -284,6 +288,7 @@ def _train_rules() -> list[Rule]:
         _value(name, Train) for name in ("features", "featureViews", "patchDropout", "textStart", "captions")
     )
     locked = "(has(self.lockImageTower) && self.lockImageTower)"
+    constant = "!has(self.stages) || self.stages.size() == 0"
     schedule = "self.schedule"
     is_wsd = f"has({schedule}) && has({schedule}.type) && {schedule}.type == 'WSD' && has({schedule}.warmupSamples)"
     share = f"(has({schedule}.decayShare) ? {schedule}.decayShare : {DECAY_SHARE})"
@@ -295,6 +300,10 @@ def _train_rules() -> list[Rule]:
             f"{offload} == 'None' || {zero} >= ({offload} == 'Parameters' ? 3 : 1)",
             "train.offload: Optimizer needs zeroStage 1 or more, Parameters needs zeroStage 3: raise it",
         ),
+        Rule(f"{constant} || self.stages.map(stage, stage.samples).sum() == self.samples", STAGE_SAMPLES),
+        Rule(f"{constant} || self.stages.map(stage, stage.imageSize).isSorted()", STAGE_SIZES),
+        Rule(f"{constant} || !has(self.imageSize)", STAGES_HAVE_SIZES),
+        Rule(f"{constant} || !{locked}", STAGES_LEARN),
         Rule(f"{features} != 'Stored' || {locked}", LOCKED_FEATURES),
         Rule(f"{views} == 1 || {features} == 'Stored'", STORED_VIEWS),
         Rule(f"{start} != 'Ridge' || ({locked} && {features} == 'Stored')", RIDGE_START),

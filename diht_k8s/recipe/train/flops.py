@@ -21,6 +21,7 @@ from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics
+from diht_k8s.recipe.train.model.positions import take_sizes
 from diht_k8s.recipe.train.model.student import Student, model_configuration
 
 LOSS_PAIRS: Final = 16
@@ -64,11 +65,13 @@ class CountedStudent:
             )
         if train.lock_image_tower:
             self.model.lock_image_tower()
+        if train.stages:
+            take_sizes(self.model.image_tower, [stage.image_size for stage in train.stages])
         self._stored = train.features == "Stored"
 
-    def image_tower(self) -> PassFlops:
-        """Of one image, counted on two: BatchNorm trains on no single value a channel."""
-        images = self._images()
+    def image_tower(self, side: int | None = None) -> PassFlops:
+        """Of one image of a side, or the model's own, counted on two: BatchNorm trains on no single value a channel."""
+        images = self._images(side)
         counted = _counted(lambda: self.model.encode_image(images))
         return PassFlops(counted.forward // 2, counted.both // 2)
 
@@ -82,15 +85,16 @@ class CountedStudent:
         heads = [head for head in (self.model.object_head, self.model.attribute_head) if head is not None]
         if not heads:
             return PassFlops(0, 0)
-        images = self._images()
+        images = self._images(None)
         seen_BW = self.model.concept_inputs(images, self.model.encode_image(images))
         seen_1W = seen_BW[:1].detach().requires_grad_(seen_BW.requires_grad)  # a locked tower needs no gradient
         counts = [_counted(lambda head=head: head(seen_1W)) for head in heads]
         return PassFlops(sum(each.forward for each in counts), sum(each.both for each in counts))
 
-    def _images(self) -> Tensor:
+    def _images(self, side: int | None) -> Tensor:
         """What the image side takes of two pairs."""
-        images = torch.empty(2, 3, self.model.image_size, self.model.image_size, device="meta")
+        side = self.model.image_size if side is None else side
+        images = torch.empty(2, 3, side, side, device="meta")
         if not self._stored:
             return images
         assert self.model.locked is not None
@@ -183,7 +187,7 @@ class StepWork:
         """
         self._train, self._classes = train, {"num_objects": num_objects, "num_attributes": num_attributes}
         self._student = CountedStudent(train, **self._classes)
-        self.of_pair = cache(self._of_pair)
+        self.of_pair, self._image = cache(self._of_pair), cache(self._count_image)
 
     @property
     def context_length(self) -> int:
@@ -200,30 +204,48 @@ class StepWork:
         """Whether a micro-batch is cut to its longest caption."""
         return self._student.model.cuts_captions
 
-    def _of_pair(self, length: int, *, teacher_width: int = 0, in_parts: bool = False) -> PairFlops:
+    def of_mean_pair(self, length: int, *, teacher_width: int = 0, in_parts: bool = False) -> PairFlops:
+        """The mean over the stages of the resolution (`of_pair`)."""
+        stages = self._train.stages
+        if not stages:
+            return self.of_pair(length, teacher_width=teacher_width, in_parts=in_parts)
+        counted = [
+            self.of_pair(length, teacher_width=teacher_width, in_parts=in_parts, image_side=stage.image_size)
+            for stage in stages
+        ]
+
+        def mean(of: Callable[[PairFlops], dict[str, int]]) -> dict[str, int]:
+            total = {name: sum(of(c)[name] * s.samples for c, s in zip(counted, stages, strict=True)) for name in of(counted[0])}  # fmt: skip
+            return {name: flops // self._train.samples for name, flops in total.items()}
+
+        return PairFlops(mean(lambda each: each.parts), mean(lambda each: each.recomputed))
+
+    def _of_pair(
+        self, length: int, *, teacher_width: int = 0, in_parts: bool = False, image_side: int | None = None
+    ) -> PairFlops:
         """Count the operations of a pair.
 
         Args:
             length: tokens to which its micro-batch is cut.
             teacher_width: of the teacher's embeddings; 0: none are distilled.
             in_parts: whether a rank's batch runs by gradient caching.
+            image_side: in pixels; None takes the model's own.
         """
-        image, text, heads = self._image, self._student.text_tower(length), self._heads
+        image, text, heads = self._image(image_side), self._student.text_tower(length), self._heads
         losses = {name: flops for name, flops in self._losses(teacher_width).items() if flops.both}
         parts = {"image tower": image.both, "text tower": text.both, "heads": heads.both}
         recomputed = dict.fromkeys(parts, 0)
         if in_parts:
             recomputed = {"image tower": image.forward, "text tower": text.forward, "heads": heads.forward}
         if self._train.activation_checkpointing:
-            recomputed["image tower"] += self._recomputing.image_tower().both - image.both
+            recomputed["image tower"] += self._recomputing.image_tower(image_side).both - image.both
             recomputed["text tower"] += self._recomputing.text_tower(length).both - text.both
         parts |= {name: flops.both - flops.forward for name, flops in losses.items()}
         recomputed |= {name: flops.forward for name, flops in losses.items()}
         return PairFlops(parts, recomputed)
 
-    @cached_property
-    def _image(self) -> PassFlops:
-        return self._student.image_tower()
+    def _count_image(self, side: int | None) -> PassFlops:
+        return self._student.image_tower(side)
 
     @cached_property
     def _heads(self) -> PassFlops:

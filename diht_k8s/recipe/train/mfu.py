@@ -30,11 +30,12 @@ class MfuMeter:
         """Of a step of all ranks, whose captions are taken to be as long as those of rank 0's part, which is all pairs."""
         lengths = batch.caption_lengths
         teacher_width = 0 if batch.teacher_B2E is None else batch.teacher_B2E.shape[-1]
+        side = batch.seen_B.shape[1] if batch.seen_B.ndim > 2 else None
         total = 0
         for begin in range(0, len(lengths), self._micro_batch):
             part = lengths[begin : begin + self._micro_batch]
             cut = max(part) if self._work.cuts_captions else batch.tokens_BT.shape[1]
-            total += len(part) * self._work.of_pair(cut, teacher_width=teacher_width).model
+            total += len(part) * self._work.of_pair(cut, teacher_width=teacher_width, image_side=side).model
         return self._batch_size * total / len(lengths)
 
     def percent(self, operations: float, seconds: float) -> float:

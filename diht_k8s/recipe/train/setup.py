@@ -25,6 +25,7 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.checkpoint import Saved
 from diht_k8s.recipe.train.checkpoint.resume import resume_sampler, sequential_shards
 from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.image_sizes import ImageSizes
 from diht_k8s.recipe.train.data.indexing import IndexedShards, RankAttempt, indexed
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.loader_workers import loader_workers
@@ -36,6 +37,7 @@ from diht_k8s.recipe.train.features.rows import FeatureTables
 from diht_k8s.recipe.train.model.batch_norm import convert_batch_norm, require_equal_parts
 from diht_k8s.recipe.train.model.compiling import compile_blocks, require_compiler
 from diht_k8s.recipe.train.model.other_draws import refuse_other_draws
+from diht_k8s.recipe.train.model.positions import take_sizes
 from diht_k8s.recipe.train.model.row_draws import RowDraws, draw_by_rows
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics
 from diht_k8s.recipe.train.stage import label_layout
@@ -77,9 +79,11 @@ def adapt_student(model: Student, train: Train, *, seed: int, rank: int, world: 
     """Have a student with its first weights, whose image tower is locked or not, compute as the settings say.
 
     Raises:
-        UserError: it has batch statistics, and the ranks or micro-batches do not divide the batch; or it draws random numbers
+        UserError: its image tower takes no smaller images in stages; it has batch statistics, and the ranks or micro-batches do not divide the batch; or it draws random numbers
             that cannot be keyed by the row.
     """
+    if train.stages:
+        take_sizes(model.image_tower, [stage.image_size for stage in train.stages])
     model.draws = RowDraws(seed)
     draw_by_rows(model, model.draws)
     if model.locked is None:
@@ -235,13 +239,13 @@ def make_loader(
         ),
         data.sampler,
         batch_size=train.batch_size,
-        image_size=model.image_size,
         context_length=model.clip.context_length,
         seed=run.spec.training_seed,
         rank=rank,
         world=world,
         workers=workers,
         draw_captions=train.captions == "Drawn",
+        image_sizes=ImageSizes.of(train, model.image_size),
     )
 
 

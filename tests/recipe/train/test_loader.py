@@ -32,6 +32,7 @@ from diht_k8s.recipe.train.data import collate, dataset
 from diht_k8s.recipe.train.data.augment import drawn_caption
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets, HeadTargets, merged
 from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.image_sizes import ImageSizes
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.sampler import sampler_over
 from diht_k8s.recipe.train.features.feature_set import FeatureFile
@@ -40,6 +41,7 @@ from tests.folders import flat
 from tests.recipe.train.small_run import LABEL, SHARDS, Indexed, make_data, write_teacher
 
 STORAGE = Storage()
+SIDES = ImageSizes(32)
 BATCH = 16
 
 
@@ -65,6 +67,7 @@ def loader_over(
     order: str = "lanes",
     draw: bool = False,
     features: Sequence[FeatureTables] = (),
+    sides: ImageSizes = SIDES,
     **sizes: int,
 ) -> Loader:
     layout = flat(f"{folder}/made")
@@ -78,7 +81,7 @@ def loader_over(
     sequential = frozenset(range(len(SHARDS))) if order == "lanes in sequence" else frozenset[int]()
     sizes = {"block": 8, "window": 64, **sizes}
     sampler = sampler_over(SHARDS, batch, 0, weights=weights, sequential=sequential, **sizes)
-    settings = {"batch_size": batch, "image_size": 32, "context_length": 12}
+    settings = {"batch_size": batch, "image_sizes": sides, "context_length": 12}
     return Loader(reads, sampler, **settings, seed=0, rank=rank, world=world, workers=workers, draw_captions=draw)
 
 
@@ -331,6 +334,22 @@ def test_rows_without_a_pair_are_grey_without_caption_label_and_embedding(
     ]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("rank", [0, 5, 6])
+def test_sides_when_the_resolution_has_stages_then_by_position_wherever_reading_begins(
+    folder: Path, rank: int, workers: int
+) -> None:
+    sides = ImageSizes(32, ((BATCH, 16), (2 * BATCH + 1, 24)))
+    settings: Any = {"rank": rank, "world": 7, "workers": workers, "sides": sides}
+    whole = batches(folder, 5, **settings)
+    assert [batch.seen_B.shape[1:] for batch in whole] == [(side, side, 3) for side in (16, 24, 24, 32, 32)]
+    assert all(len(batch.seen_B) == 3 for batch in whole)
+    begun = batches(folder, 3, position=2 * BATCH, **settings)
+    assert all(same(ours, theirs) for ours, theirs in zip(begun, whole[2:], strict=True))
+    other = batches(folder, 5, rank=rank, world=7)
+    assert [batch.uids for batch in other] == [batch.uids for batch in whole]
+
+
 def test_bad_sample_when_read_then_grey_and_counted_by_reason(tmp_path: Path) -> None:
     make_data(tmp_path)
     uri = flat(f"{tmp_path}/made").kept("drawn-1")
@@ -451,7 +470,7 @@ def test_worker_when_killed_then_retryable(folder: Path) -> None:
         reads,
         sampler_over([70], 16, 0),
         batch_size=16,
-        image_size=32,
+        image_sizes=ImageSizes(32),
         context_length=12,
         seed=0,
         rank=0,

@@ -25,6 +25,7 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.data.batch import Batch, HeadTargets
 from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.image_sizes import ImageSizes
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.normalisation import normalised
 from diht_k8s.recipe.train.data.sampler import sampler_over
@@ -161,7 +162,15 @@ def batches(place: Path) -> list[Batch]:
     reads = ShardDataset(Storage(), shards, [layout.labels(shard.name) for shard in shards], indexes=indexes)
     order = sampler_over(SHARDS, BATCH, 0)
     loader = Loader(
-        reads, order, batch_size=BATCH, image_size=32, context_length=12, seed=0, rank=0, world=1, workers=0
+        reads,
+        order,
+        batch_size=BATCH,
+        image_sizes=ImageSizes(32),
+        context_length=12,
+        seed=0,
+        rank=0,
+        world=1,
+        workers=0,
     )
     made = loader.batches(0)
     try:

@@ -11,9 +11,14 @@ from tests.recipe.train.small_run import RESNET, VIT, Job, document, make_data, 
 
 STEPS = 12
 """The last one is of the second epoch."""
-DROPOUT = {**VIT, "vision_cfg": {**VIT["vision_cfg"], "patch_dropout": 0.3}}
+FINE = {**VIT, "vision_cfg": {**VIT["vision_cfg"], "patch_size": 8}}
+DROPOUT = {**FINE, "vision_cfg": {**FINE["vision_cfg"], "patch_dropout": 0.3}}
 DECAYING = {"type": "WSD", "warmupSamples": 32, "decayShare": 0.75}
 """The decay begins at step 3."""
+EARLY, LATE = (
+    [{"imageSize": 16, "samples": 16 * steps}, {"imageSize": 32, "samples": 16 * (STEPS - steps)}] for steps in (4, 6)
+)
+"""Stages of the resolution that change before a training is stopped, and after it."""
 pytestmark = pytest.mark.timeout(600)  # for machines that do other things, too
 
 
@@ -32,9 +37,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
     resnet, dropout = (
         {"modelConfig": RESNET, "captions": "Drawn"},
-        {"modelConfig": DROPOUT, "microBatchSize": 4, "zeroStage": 2, "schedule": DECAYING},
+        {"modelConfig": DROPOUT, "microBatchSize": 4, "zeroStage": 2, "schedule": DECAYING, "stages": EARLY},
     )
-    zero_3 = {"zeroStage": 3, "ema": 0.9}
+    zero_3 = {"zeroStage": 3, "ema": 0.9, "modelConfig": FINE, "stages": LATE}
     first = {
         "whole": job("whole"),
         "moved 1": job("moved", 6),

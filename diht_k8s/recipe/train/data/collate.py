@@ -23,6 +23,7 @@ from diht_k8s.recipe.shards.sample_captions import caption_digest
 from diht_k8s.recipe.train.data.augment import drawn_caption, train_view
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets, HeadTargets
 from diht_k8s.recipe.train.data.dataset import LabelledSample, ShardDataset
+from diht_k8s.recipe.train.data.image_sizes import ImageSizes
 from diht_k8s.recipe.train.data.lane_reader import LaneReader
 from diht_k8s.recipe.train.data.normalisation import GREY
 from diht_k8s.recipe.train.data.sampler import LaneSampler
@@ -41,8 +42,8 @@ class CollateSettings:
     sampler: LaneSampler
     batch_size: int
     """of the global batch."""
-    image_size: int
-    """side of the images in pixels."""
+    image_sizes: ImageSizes
+    """side of the images in pixels, by batch."""
     context_length: int
     """tokens of a caption at most."""
     seed: int
@@ -87,7 +88,9 @@ class Collator:
         items = [self._item(position) for position in positions]
         self._fetch(self._positions(start + job.batch_size))
         captions = [self._caption(item, position) for item, position in zip(items, positions, strict=True)]
-        seen_B, problems = _stored(items) if job.source.features else self._views(items, positions)
+        seen_B, problems = (
+            _stored(items) if job.source.features else self._views(items, positions, job.image_sizes.at(start))
+        )
         return Batch(
             seen_B,
             self._tokenizer(captions),
@@ -99,13 +102,15 @@ class Collator:
             teacher_B2E=_embeddings(items),
         )
 
-    def _views(self, items: Sequence[LabelledSample], positions: Sequence[int]) -> tuple[Tensor, list[str | None]]:
-        """BxHxWxC augmented images, and what is wrong with each."""
+    def _views(
+        self, items: Sequence[LabelledSample], positions: Sequence[int], side: int
+    ) -> tuple[Tensor, list[str | None]]:
+        """BxHxWxC augmented images of a side, and what is wrong with each."""
         job, images = self._job, [self._image(item) for item in items]
-        pixels_BHWC = torch.empty((len(items), job.image_size, job.image_size, 3), dtype=torch.uint8)
+        pixels_BHWC = torch.empty((len(items), side, side, 3), dtype=torch.uint8)
         for place, position, item, image in zip(pixels_BHWC, positions, items, images, strict=True):
             epoch, _, _ = job.sampler.locate(position)
-            view_CHW = train_view(image.pixels_CHW, job.image_size, seed=job.seed, epoch=epoch, uid=item.sample.uid)
+            view_CHW = train_view(image.pixels_CHW, side, seed=job.seed, epoch=epoch, uid=item.sample.uid)
             place.copy_(view_CHW.permute(1, 2, 0))
         return pixels_BHWC, [image.problem for image in images]
 
@@ -150,7 +155,7 @@ class Collator:
         try:
             image = DecodedImage(decode_pixels(item.sample.image), item.sample.problem)
         except BadImageError as error:
-            size = self._job.image_size
+            size = self._job.image_sizes.last
             grey_CHW = torch.tensor(GREY, dtype=torch.uint8).view(3, 1, 1).expand(3, size, size)
             image = DecodedImage(grey_CHW, item.sample.problem or error.reason)
         self._remember(key, image)
@@ -164,15 +169,16 @@ class Collator:
             self._image_bytes -= dropped.pixels_CHW.numel()
 
 
-def surplus_rows(job: CollateSettings, rows: int) -> Batch:
+def surplus_rows(job: CollateSettings, rows: int, side: int) -> Batch:
     """Rows that hold no pair: grey images (or features of one), empty captions, no label, no embedding.
 
     Args:
         job: what the batches are made of, whose form they have.
         rows: how many, at least one.
+        side: of the images in pixels.
     """
     source = job.source
-    grey_HWC = torch.tensor(GREY, dtype=torch.uint8).expand(job.image_size, job.image_size, 3)
+    grey_HWC = torch.tensor(GREY, dtype=torch.uint8).expand(side, side, 3)
     seen = source.features[0].stand_in_W if source.features else grey_HWC
     tokens_BT = open_clip.tokenizer.SimpleTokenizer(context_length=job.context_length)([""] * rows)
     return Batch(

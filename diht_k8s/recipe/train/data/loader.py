@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Iterator
+from functools import cache, partial
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -21,6 +22,7 @@ from diht_k8s.api.errors import DihtError, RetryableError, StopRequested
 from diht_k8s.recipe.train.data.batch import Batch, merged
 from diht_k8s.recipe.train.data.collate import CollateSettings, Collator, surplus_rows
 from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.image_sizes import ImageSizes
 from diht_k8s.recipe.train.data.read_ahead import ReadAhead
 from diht_k8s.recipe.train.data.sampler import LaneSampler
 from diht_k8s.recipe.train.data.share import BatchShare
@@ -41,7 +43,7 @@ class Loader:
         sampler: LaneSampler,
         *,
         batch_size: int,
-        image_size: int,
+        image_sizes: ImageSizes,
         context_length: int,
         seed: int,
         rank: int,
@@ -55,7 +57,7 @@ class Loader:
             source: the shards.
             sampler: the global order over them.
             batch_size: of the global batch.
-            image_size: side of the images in pixels.
+            image_sizes: side of the images in pixels, by batch.
             context_length: tokens of a caption at most.
             seed: of the augmentation and of the draw of captions.
             rank: of this process.
@@ -63,11 +65,11 @@ class Loader:
             workers: processes that make the batches, at most one for each pair of the rank; 0: a thread of this process.
             draw_captions: draw one of a pair's captions in each epoch.
         """
-        self._job = CollateSettings(source, sampler, batch_size, image_size, context_length, seed, draw_captions)
+        self._job = CollateSettings(source, sampler, batch_size, image_sizes, context_length, seed, draw_captions)
         self._share = BatchShare(batch_size, rank, world)
-        self._surplus = surplus_rows(self._job, self._share.surplus) if self._share.surplus else None
+        self._surplus = cache(partial(surplus_rows, self._job, self._share.surplus))
         self.workers = min(workers, self._share.pairs)
-        seen = image_size**2 * 3 if not source.features else 2 * source.features[0].width
+        seen = image_sizes.last**2 * 3 if not source.features else 2 * source.features[0].width
         seen += 0 if source.embeddings is None else 2 * source.embeddings.width
         self._prefetch = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // (self._share.rows * seen)))
 
@@ -77,7 +79,7 @@ class Loader:
         Reading begins with this call, in the background.
         """
         made = self._merged(self._start_workers(position)) if self.workers else self._here(position)
-        made = made if self._surplus is None else self._filled_up(made, self._surplus)
+        made = self._filled_up(made, position) if self._share.surplus else made
         return ReadAhead(lambda ahead: self._fill(made, ahead), depth=self._prefetch)
 
     def _fill(self, made: Generator[Batch], ahead: ReadAhead) -> None:
@@ -96,10 +98,11 @@ class Loader:
             for start in itertools.count(position, self._job.batch_size):
                 yield collator.batch(start)
 
-    def _filled_up(self, made: Generator[Batch], surplus: Batch) -> Generator[Batch]:
+    def _filled_up(self, made: Generator[Batch], position: int) -> Generator[Batch]:
         """Batches with this rank's surplus rows behind its pairs, of which it may have none."""
         with contextlib.closing(made):
-            while True:
+            for start in itertools.count(position, self._job.batch_size):
+                surplus = self._surplus(self._job.image_sizes.at(start))
                 yield merged([next(made), surplus]) if self._share.pairs else surplus
 
     def _start_workers(self, position: int) -> Iterator[Any]:

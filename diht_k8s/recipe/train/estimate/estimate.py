@@ -135,7 +135,7 @@ def estimate(
     if student.has_batch_statistics:
         require_equal_parts(train, placement.world)
     account, teacher = StepWork(train, num_objects=objects, num_attributes=attributes), teacher_width(run)
-    work = account.of_pair(account.context_length, teacher_width=teacher or 0, in_parts=placement.in_parts)
+    work = account.of_mean_pair(account.context_length, teacher_width=teacher or 0, in_parts=placement.in_parts)
     overhead = CONTEXT_BYTES + (NCCL_BYTES if placement.world > 1 else 0)
     memory = rank_memory(student.sizes, student.trace(placement.micro), placement)
     peak, limit = card.peak(train.precision), round((card.memory - overhead) / (1 + FRAGMENTATION))
@@ -336,6 +336,10 @@ def _notes(run: DihtRun, train: Train, placement: Placement) -> list[str]:
         notes.append(
             f"{placement.world:,} processes take {placement.local:,} rows each, {rows:,} for a batch of {train.batch_size:,}: "
             f"{surplus / rows:.1%} of them hold no pair"
+        )
+    if train.stages:
+        notes.append(
+            "operations and time are means over train.stages, memory is that of the last, at the largest images"
         )
     if train.distillation.mode == "Concepts":
         objects, attributes = num_classes(run)

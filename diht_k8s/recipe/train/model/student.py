@@ -63,8 +63,8 @@ def model_configuration(train: Train) -> dict[str, Any]:
     require_clips_tokenizer(name, config)
     _require_packaged(name, config["vision_cfg"])
     config["quick_gelu"] = False
-    if train.image_size is not None:
-        config["vision_cfg"]["image_size"] = train.image_size
+    if (size := train.stages[-1].image_size if train.stages else train.image_size) is not None:
+        config["vision_cfg"]["image_size"] = size
     if train.patch_dropout:
         config["vision_cfg"]["patch_dropout"] = train.patch_dropout
     return config
