@@ -36,6 +36,8 @@ from diht_k8s.api.train import (
 
 API_VERSION: Final = "diht.dev/v1alpha1"
 KIND: Final = "DihtRun"
+OPERATOR: Final = "diht.dev/operator"
+"""Our operator in `spec.managedBy`."""
 OBJECT_META: Final = frozenset((
     "annotations", "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generateName", "generation",
     "labels", "managedFields", "name", "namespace", "ownerReferences", "resourceVersion", "selfLink", "uid",
@@ -97,6 +99,11 @@ class Spec(Model):
     """train is stage 3."""
     evaluate: Evaluate | None = None
     """evaluate is stage 4."""
+    managed_by: Annotated[
+        str | None, Field(max_length=63, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[-._A-Za-z0-9]+$")
+    ] = None
+    """managedBy names the controller that runs it: diht.dev/operator, as if unset, or another one, such as
+    kueue.x-k8s.io/multikueue. Our operator then writes nothing, neither objects nor status. `diht run` does not look at it."""
     pods: Pods = Pods()
     """pods of every stage; each stage's own `pods` is merged over it."""
     suspend: bool = False

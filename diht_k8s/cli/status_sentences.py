@@ -24,7 +24,7 @@ def sentence(name: str, status: Status) -> str:
     """What a run does, or why it does not, in one sentence."""
     accepted, progressing = condition(status, ConditionType.ACCEPTED), condition(status, ConditionType.PROGRESSING)
     if progressing is None:
-        return f"{name} has no status yet: if that stays so, no operator serves its namespace"
+        return f"{name} has no status yet: if that stays so, no operator serves its namespace, or spec.managedBy names another controller"
     if accepted is not None and accepted.status == "False":
         return f"{name} is not taken on ({accepted.reason}): {accepted.message}"
     if is_true(status, ConditionType.COMPLETE):

@@ -162,6 +162,7 @@ EDITS: list[tuple[str, dict[str, Any], str]] = [
     ("new", {"train": {"samples": 5}}, ""),
     ("new", {"label": None}, "needs labels"),
     ("new", {"data": {"output": "s3://corpus/other"}}, "spec.data cannot change after the run was created"),
+    ("new", {"managedBy": "kueue.x-k8s.io/multikueue"}, "spec.managedBy cannot change after the run was created"),
     ("new", {"data": {"sources": TWO_SOURCES}}, "spec.data cannot change"),
     ("new", {"seed": 1}, "spec.seed cannot change"),
     ("new", {"storage": [{"prefix": "s3://corpus"}]}, "spec.storage cannot change"),

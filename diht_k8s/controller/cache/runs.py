@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.reasons import ConditionType, Reason
-from diht_k8s.api.run import API_VERSION, DihtRun
+from diht_k8s.api.run import API_VERSION, OPERATOR, DihtRun
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.api.status import Status
 from diht_k8s.api.status_reading import ReadStatus, read_status
@@ -61,6 +61,11 @@ class CachedRun:
     def status(self) -> Status:
         """Its status; an empty one if there is none yet."""
         return self.read.status
+
+    @property
+    def managed_elsewhere(self) -> bool:
+        """Whether `spec.managedBy` gives it to another controller."""
+        return (self.document["spec"].get("managedBy") or OPERATOR) != OPERATOR
 
     @property
     def retry(self) -> str:
@@ -201,7 +206,12 @@ class RunStore:
             return self._finished.get(key[0], {}).get(key[1])
 
     def put(self, run: CachedRun, *, only_existing: bool = False) -> bool:
-        """Store a run; False if a version at least as new is stored, or none and `only_existing`."""
+        """Store a run; False if a version at least as new is stored, or none and `only_existing`.
+
+        A run of another controller is not stored: nothing is done for what is not here.
+        """
+        if run.managed_elsewhere:
+            return False
         end = self._end(run)
         with self._lock:
             old = self._unfinished.get(run.key) or self._finished.get(run.namespace, {}).get(run.name)

@@ -36,6 +36,9 @@ RULES = [
     good("default batch on 16 nodes of 8", spec__train__batchSize=REMOVE, spec__train__numNodes=16, spec__train__processesPerNode=8),
     good("parameters on the host with stage 3", spec__train__offload="Parameters", spec__train__zeroStage=3),
     good("optimiser on the host with the default stage", spec__train__offload="Optimizer"),
+    good("managed by our operator", spec__managedBy="diht.dev/operator"),
+    good("managed by MultiKueue", spec__managedBy="kueue.x-k8s.io/multikueue"),
+    bad("managed by a name without its domain", "managedBy", spec__managedBy="operator"),
     bad("no stage", "spec has no stage: give at least one", spec__filter=REMOVE, spec__label=REMOVE, spec__train=REMOVE, spec__evaluate=REMOVE),
     bad("stage that is null is no stage", "spec has no stage", spec__filter=None, spec__label=None, spec__train=None, spec__evaluate=None),
     good(

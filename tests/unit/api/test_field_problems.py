@@ -277,6 +277,7 @@ OTHERS: Mapping[str, str] = {
     "label.vocabulary.exclude": "a name that no caption has excludes nothing",
     "storage.endpointURL": "the first listing says it: `diht doctor`, `diht run`",
     "storage.region": "the first listing says it",
+    "managedBy": "another controller that nobody runs leaves the run without a status",
     "storage.secretRef.name": "the kubelet says it, and the operator as a run's reason",
     "train.modelConfig": "open_clip refuses it: the estimate, `diht doctor` where weights are given",
     "evaluate.benchmarks.name": "the run's own; decides class names that packages bring, which the checks look for",

@@ -47,7 +47,7 @@ RUNS = condition(ConditionType.PROGRESSING, Reason.RUNNING, "train: attempt 1 ru
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (Status(), "r has no status yet: if that stays so, no operator serves its namespace"),
+        (Status(), "r has no status yet: if that stays so, no operator serves its namespace, or spec.managedBy names another controller"),
         (status(RUNS), "r runs: train: attempt 1 runs"),
         (
             status(RUNS, progress=ProgressStatus(stage="train", step="epoch 3", total=10, percentage=40, estimated_remaining_seconds=93784)),
