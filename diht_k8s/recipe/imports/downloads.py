@@ -30,7 +30,6 @@ from urllib3.exceptions import (
     TimeoutError,
 )
 
-from diht_k8s import __version__
 from diht_k8s.recipe.shards.images import BadImageError
 from diht_k8s.recipe.shards.samples import MAX_MEMBER_BYTES
 
@@ -130,7 +129,7 @@ class Web:
         self._options: Mapping[str, Any] = {
             "timeout": urllib3.Timeout(connect=SOCKET_SECONDS, read=SOCKET_SECONDS),
             # a connection that is used again may be gone, and its image would count as failed without being asked for
-            "headers": {"User-Agent": f"{AGENT}/{__version__}", "Accept": "image/*,*/*;q=0.1", "Connection": "close"},
+            "headers": {"User-Agent": AGENT, "Accept": "image/*,*/*;q=0.1", "Connection": "close"},
             "num_pools": 64,
             "maxsize": 16,
         }
