@@ -36,8 +36,7 @@ def import_pairs_command(options: argparse.Namespace) -> int:
     if options.shard_size < 1:
         raise UserError("--shard-size must be 1 or more")
     path = Path(options.source).expanduser()
-    if options.allow_host and not options.retry:
-        raise UserError("--allow-host goes with --retry, which downloads: remove it, or add --retry")
+    _require_fitting(options)
     if not options.retry and (ready := shard_files(path)):
         with stopping_on_request("nothing was written"), progress_bar("shards") as bar:
             task = bar.add_task("check", total=len(ready))
@@ -135,6 +134,18 @@ def ready_summary(source: str, output: str | None, marker: Mapping[str, Any]) ->
         lines.append(f"nothing was written to {output}")
     lines += [*Tally(marker["bad"]).lines("left out"), *_notes(marker)]
     return "\n".join([*lines, f"to write a run document for them: diht init {source}"])
+
+
+def _require_fitting(options: argparse.Namespace) -> None:
+    """Refuse what would do nothing beside `--retry`, or without it."""
+    if options.allow_host and not options.retry:
+        raise UserError("--allow-host goes with --retry, which downloads: remove it, or add --retry")
+    given = {"--format": options.kind, "--images": options.images, "--image-column": options.image_column,
+             "--allow-links": options.allow_links}  # fmt: skip
+    if options.retry and (without := [name for name, value in given.items() if value]):
+        raise UserError(
+            f"{without[0]} does not go with --retry, which reads tables and downloads the images: remove it"
+        )
 
 
 def _failed_rows(path: Path, wanted: ReaderOptions, allowed: Sequence[str]) -> RecordSource:

@@ -25,7 +25,9 @@ from urllib3.exceptions import (
     HTTPError,
     MaxRetryError,
     NameResolutionError,
+    NewConnectionError,
     ProtocolError,
+    ResponseError,
     SSLError,
     TimeoutError,
 )
@@ -206,6 +208,19 @@ class _PrivateAddressError(HTTPError):
     """A host's address is not public."""
 
 
+_CAUSES: Final = (
+    (_PrivateAddressError, "address_not_public"),
+    (NameResolutionError, "host_unknown"),
+    (NewConnectionError, "connection_failed"),
+    (TimeoutError, "timeout"),
+    (SSLError, "tls_failed"),
+    (ResponseError, "too_many_redirects"),
+    (ProtocolError, "connection_reset"),
+    (ValueError, "url_invalid"),
+)
+"""Of urllib3's errors the cause; the first that fits."""
+
+
 def _guarded_pools(allowed: Collection[str]) -> dict[str, Any]:
     """Pools whose connections end before they send a byte where the address is not public."""
 
@@ -259,25 +274,9 @@ def _causes() -> Iterator[None]:
 
 def _cause(error: BaseException) -> str:
     found = error.reason if isinstance(error, MaxRetryError) and error.reason is not None else error
-    if isinstance(found, _PrivateAddressError):
-        return "address_not_public"
-    if isinstance(found, NameResolutionError):
-        return "host_unknown"
-    if isinstance(found, urllib3.exceptions.NewConnectionError):
-        return "connection_failed"
-    if isinstance(found, TimeoutError):
-        return "timeout"
-    if isinstance(found, SSLError):
-        return "tls_failed"
-    if isinstance(found, urllib3.exceptions.ResponseError):
-        return "too_many_redirects"
-    if isinstance(found, urllib3.exceptions.IncompleteRead | urllib3.exceptions.InvalidChunkLength):
+    if isinstance(found, ProtocolError) and "IncompleteRead" in str(found):
         return "body_short"
-    if isinstance(found, ProtocolError):
-        return "body_short" if "IncompleteRead" in str(found) else "connection_reset"
-    if isinstance(found, urllib3.exceptions.LocationValueError | ValueError):
-        return "url_invalid"
-    return "connection_failed"
+    return next((cause for kind, cause in _CAUSES if isinstance(found, kind)), "connection_failed")
 
 
 def _is_disallowed(headers: Collection[str]) -> bool:

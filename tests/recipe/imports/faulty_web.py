@@ -56,8 +56,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(fault, b"<html>not here</html>" if fault == "html" else jpeg(int(number)))
 
     def _answer(self, kind: str, body: bytes) -> None:
-        self.send_response(302 if kind == "elsewhere" else 200)
+        self.send_response(302 if kind in ("elsewhere", "circle") else 200)
         headers = {
+            "circle": ("Location", self.path),
             "elsewhere": ("Location", self.server.web.url("ok/1")),
             "noai": ("X-Robots-Tag", "noai, noimageai"),
             "others": ("X-Robots-Tag", "otherbot: noai"),

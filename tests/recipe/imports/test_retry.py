@@ -182,15 +182,16 @@ def test_rows_that_somebody_refused_are_not_asked_for(web: FaultyWeb, tmp_path: 
         ("noai/1", None, ["localhost"], "disallowed_by_robots_tag"),
         ("ok/1", "0" * 64, ["localhost"], "sha256_differs"),
         ("500/1", None, ["localhost"], "http_500"),
+        ("circle/1", None, ["localhost"], "too_many_redirects"),
     ],
-    ids=["private address", "redirect to a private address", "robots tag", "another image", "500"],
+    ids=["private address", "redirect to a private address", "robots tag", "another image", "500", "circle"],
 )
 def test_what_must_not_be_stored_is_refused(
     path: str, sha256: str | None, allowed: list[str], cause: str, web: FaultyWeb
 ) -> None:
     with pytest.raises(BadImageError, match=f"^{cause}$"):
         Web(allowed).get(web.url(path).replace("127.0.0.1", "localhost"), sha256)
-    assert web.asked == ([path] if allowed else [])
+    assert set(web.asked) == ({path} if allowed else set())
 
 
 @pytest.mark.parametrize("path", ["ok/1", "others/1", "elsewhere/1"])
@@ -203,7 +204,7 @@ def test_an_image_that_may_be_used_is_taken(path: str, web: FaultyWeb) -> None:
     ("url", "cause"),
     [
         ("file:///etc/passwd", "url_invalid"), ("ftp://a/b", "url_invalid"), ("nonsense", "url_invalid"),
-        ("http://[", "url_invalid"), ("http://127.0.0.1:1/a", "connection_failed"),
+        ("http://[", "url_invalid"), ("http://127.0.0.1:1/a", "connection_failed"), ("http://no-such-host.invalid/a", "host_unknown"),
     ],
 )  # fmt: skip
 def test_urls_that_lead_nowhere_are_counted(url: str, cause: str, web: FaultyWeb) -> None:
@@ -226,7 +227,23 @@ def test_nothing_that_failed_is_said_so(web: FaultyWeb, tmp_path: Path, capsys: 
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     assert main(["import", str(tmp_path / "a.parquet"), str(tmp_path / "out"), "--retry"]) == UserError.exit_code
     assert "none of its 1 rows failed" in capsys.readouterr().err
-    assert main(["import", str(tmp_path), str(tmp_path / "out"), "--allow-host", "a"]) == UserError.exit_code
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--allow-host", "a"], "--allow-host goes with --retry"),
+        (["--retry", "--images", "x"], "--images does not go with --retry"),
+        (["--retry", "--format", "table"], "--format does not go with --retry"),
+        (["--retry"], "does not exist: name the output of img2dataset"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_options_that_would_do_nothing_are_refused(
+    given: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["import", str(tmp_path / "no"), str(tmp_path / "out"), *given]) == UserError.exit_code
+    assert says in capsys.readouterr().err
 
 
 def test_failures_that_img2dataset_counts_otherwise_are_noted(web: FaultyWeb, tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
+from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.image_sizes import ImageSizes
 from diht_k8s.recipe.train.flops import StepWork
+from diht_k8s.recipe.train.mfu import MfuMeter
 from diht_k8s.recipe.train.model.positions import resampled, take_sizes
 from diht_k8s.recipe.train.model.student import Student, model_configuration
 
@@ -59,7 +61,7 @@ def test_the_model_is_that_of_the_last_stage() -> None:
 @pytest.mark.parametrize(("side", "new_side"), [(6, 2), (6, 5), (3, 6)])
 def test_positions_are_resampled_as_open_clip_resamples_weights(side: int, new_side: int) -> None:
     positions = torch.randn(1 + side * side, 32)
-    clip = nn.Module()
+    clip: Any = nn.Module()
     clip.visual = nn.Module()
     clip.visual.grid_size = (new_side, new_side)
     state = {"visual.positional_embedding": positions}
@@ -146,3 +148,13 @@ def test_mean_operations_weigh_each_stage_by_its_samples() -> None:
     assert work.of_mean_pair(16).model == pytest.approx(total / 400, abs=3)
     plain = StepWork(settings([]), num_objects=0, num_attributes=0)
     assert plain.of_mean_pair(16) == plain.of_pair(16)
+
+
+@pytest.mark.parametrize("side", [16, 48])
+def test_utilisation_counts_the_images_of_the_step(side: int) -> None:
+    work = StepWork(settings(), num_objects=0, num_attributes=0)
+    tokens_BT = torch.zeros(2, 16, dtype=torch.long)
+    tokens_BT[:, 15] = 99
+    batch = Batch(torch.zeros(2, side, side, 3, dtype=torch.uint8), tokens_BT, torch.zeros(2), None, [], {})
+    meter = MfuMeter(work, 1e12, batch_size=8, world=4, micro_batch=2)
+    assert meter.operations(batch) == 8 * work.of_pair(16, image_side=side).model
