@@ -102,8 +102,8 @@ class Spec(Model):
     managed_by: Annotated[
         str | None, Field(max_length=63, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[-._A-Za-z0-9]+$")
     ] = None
-    """managedBy names the controller that runs it: diht.dev/operator, as if unset, or another one, such as
-    kueue.x-k8s.io/multikueue. Our operator then writes nothing, neither objects nor status. `diht run` does not look at it."""
+    """managedBy names the controller: diht.dev/operator, as if unset, or another one (kueue.x-k8s.io/multikueue), whose runs
+    the operator does not touch."""
     pods: Pods = Pods()
     """pods of every stage; each stage's own `pods` is merged over it."""
     suspend: bool = False

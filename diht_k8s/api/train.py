@@ -84,12 +84,12 @@ class Schedule(Model):
     """The learning rate over samples seen."""
 
     type: Literal["Cosine", "Constant", "WSD"] = "Cosine"
-    """type of what follows the warm-up: Cosine decays all the time, Constant never. WSD (warm-up, stable, decay) stays at lr and
-    decays at the end, by one minus the square root (arXiv 2405.18392)."""
+    """type: after the warm-up Cosine decays all the time, Constant never, and WSD at the end, by one minus the square root
+    (arXiv 2405.18392)."""
     warmup_samples: Annotated[int, Field(ge=0, le=2**62)] = 0
     """warmupSamples over which lr rises linearly."""
     decay_share: Annotated[float | None, Field(gt=0, le=1)] = None
-    """decayShare of train.samples over which WSD decays. Unset means 0.2."""
+    """decayShare of train.samples over which WSD decays; unset takes 0.2."""
     min_lr: NotNegative = 0.0
     """minLr at the end of the decay."""
 
