@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from open_clip.model import resize_pos_embed
-from torch import Tensor, nn
+from torch import Tensor
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
@@ -61,9 +62,7 @@ def test_the_model_is_that_of_the_last_stage() -> None:
 @pytest.mark.parametrize(("side", "new_side"), [(6, 2), (6, 5), (3, 6)])
 def test_positions_are_resampled_as_open_clip_resamples_weights(side: int, new_side: int) -> None:
     positions = torch.randn(1 + side * side, 32)
-    clip: Any = nn.Module()
-    clip.visual = nn.Module()
-    clip.visual.grid_size = (new_side, new_side)
+    clip = SimpleNamespace(visual=SimpleNamespace(grid_size=(new_side, new_side)))
     state = {"visual.positional_embedding": positions}
     resize_pos_embed(state, clip)
     torch.testing.assert_close(resampled(positions, side, new_side), state["visual.positional_embedding"])
