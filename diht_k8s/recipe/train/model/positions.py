@@ -1,8 +1,8 @@
 """Image towers that take images smaller than their position embedding, for the stages of a training's resolution.
 
 The parameter keeps the grid of the last size all the time, so checkpoints, moments and export know one form. Smaller images
-see it resampled as open_clip resamples weights (bicubic, antialiased), by a product with a constant matrix: the gradient
-flows through it, and it is deterministic on GPUs, where the gradient of an interpolation is not.
+see it resampled as open_clip resamples weights (bicubic, antialiased), by a product with a constant matrix: torch has no
+deterministic gradient of an interpolation on GPUs.
 """
 
 from __future__ import annotations
