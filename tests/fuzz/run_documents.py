@@ -137,6 +137,8 @@ def _correct(rng: random.Random, spec: dict[str, Any]) -> None:
     for benchmark in spec.get("evaluate", {}).get("benchmarks", []):
         if benchmark["type"] == "Classification":
             benchmark.setdefault("classNames", "names.txt")
+    if "managedBy" in spec and rng.random() < 0.9:
+        spec["managedBy"] = "diht.dev/operator"
     if "split" in spec.get("evaluate", {}):
         spec["evaluate"]["benchmarks"][0]["split"] = spec["evaluate"]["split"]
     if rng.random() < 0.3:

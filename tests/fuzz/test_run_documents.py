@@ -13,7 +13,7 @@ import yaml
 from diht_k8s.api.documents import MAX_PROBLEMS, DocumentProblem, canonical_json, check, dump
 from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.hashing import sha256_of, stage_config
-from diht_k8s.api.run import DihtRun
+from diht_k8s.api.run import OPERATOR, DihtRun
 from diht_k8s.cli.machine import Machine
 from diht_k8s.cli.placement import place
 from diht_k8s.cli.planned_objects import planned_objects
@@ -99,6 +99,8 @@ def _of_cluster(run: DihtRun) -> str | None:
             cluster.end(job, 1 if cycle == 3 else 0)
             ended.add(job)
         clock.now += 60.0
+    if run.spec.managed_by not in (None, OPERATOR):
+        return f"another controller's run is written: {cluster.writes[:4]}" if cluster.writes else None
     conditions = {each["type"]: each for each in cluster.runs[name].get("status", {}).get("conditions", [])}
     return None if "Progressing" in conditions else f"no status: {conditions}"
 
