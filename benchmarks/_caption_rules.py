@@ -1,7 +1,6 @@
 """Effect of the caption rules: graphs and verdicts of captions with and without them.
 
-Tagger and parser read each caption once; the rules run again on a copy of its tree. A rule is switched off by
-exchanging the code of its function, so every caller sees the change.
+A rule is switched off by exchanging the code of its function, so every caller sees the change.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""A discrete-event simulation of long trainings around the real `plan()`: faults, lost nodes, hangs, preemptions. Pure.
-
-`diht_k8s.pipeline.plan` decides what to do next, on a clock that jumps from event to event; only the cluster is
-simulated.
-"""
+"""A discrete-event simulation of long trainings around the real `plan()`: faults, lost nodes, hangs, preemptions. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Objects that anybody may create beside an operator: pods, Jobs, events and runs with its labels, and anything in them. Pure.
-
-Each is drawn from a seed. Many are what an API server accepts; the rest it refuses, which shows what cannot come.
-"""
+"""Pods, Jobs, events and runs that anybody may create beside an operator, each drawn from a seed. Pure."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""One rank of the benchmark `estimate`: trains some steps on random pairs and prints the peak of its tensors' bytes.
-
-In: a JSON case (model configuration, fields of `spec.train`, pairs of the rank), the rank's environment. torch's
-profiler sees each allocation and release of the CPU allocator, but no release in a thread of gloo (`_settled`).
-"""
+"""One rank of the benchmark `estimate`: trains some steps on random pairs and prints the peak of its tensors' bytes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""obstore beside our reader of S3 objects: the same stream, with the small loop that it needs, and what a fork does to it.
-
-obstore is not a dependency of the project: `benchmarks/obstore-requirements.txt` is installed apart.
-"""
+"""obstore beside our reader of S3 objects: the same stream, and what a fork does to it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """open_clip's own trainer as one rank of the benchmark: `python -m benchmarks._open_clip MODEL.json FUSED ARGUMENTS`.
 
-ARGUMENTS is a JSON list, because torchrun's own parser looks at all that begins with a dash. The code is taken as it
-is, but: pandas, needed for CSV files only, may be missing; the model's configuration comes from a file;
-DistributedDataParallel gets no list of devices on a CPU, where torch refuses one; where FUSED is 1, AdamW is torch's
-fused one.
+ARGUMENTS is a JSON list: torchrun's own parser looks at all that begins with a dash. Changed: pandas may be missing;
+the model's configuration comes from a file; no list of devices on a CPU; where FUSED is 1, AdamW is torch's fused one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""A real control plane with fake nodes, for the length of a `with`: etcd, API server, Job controller, scheduler, kwok.
-No kubelet.
-
-The programs are those of the test cluster (`tests/cluster/up` and `extra kwok` build them); ports, data and credentials
-are this one's own, on the loopback.
-"""
+"""A real control plane with fake nodes, for the length of a `with`: etcd, API server, Job controller, scheduler, kwok."""
 
 from __future__ import annotations
 

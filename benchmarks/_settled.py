@@ -1,7 +1,6 @@
 """Has gloo's collectives return once no thread of gloo holds their tensors any more.
 
-torch's profiler misses a release in a thread of gloo, which now and then is the last one to hold a collective's tensor:
-that would count for ever.
+torch's profiler misses a release in a thread of gloo, and would count its tensor for ever.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Data for the benchmark of the trainers: the demo's pairs as shards that both sides read, images of 224 px on request,
-and soft labels.
-
-open_clip's trainer wants captions in `.txt` and plain tars, at least one a process. The labels are random.
-"""
+"""Data for the benchmark of the trainers: the demo's pairs as plain tars that both sides read, and random soft labels."""
 
 from __future__ import annotations
 

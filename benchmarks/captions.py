@@ -1,18 +1,14 @@
 """The caption parser beside spaCy's plain tagger and parser: captions a second and core, and whether verdicts agree.
 
-Input: one JSON list of strings, else the captions of the parser's own tests. Each side runs in fresh processes, one
-thread, distinct captions, no cache; CPU time after the models are loaded, sides in turn, the best round. Plain spaCy
-only tags and parses raw captions; ours also cleans them, skips other languages, and builds graphs. Verdicts compare our
-rules on spaCy's own parse of the same cleaned text.
+Input: one JSON list of strings, else the captions of the parser's own tests. Fresh processes, one thread, no cache; CPU
+time after the models are loaded, sides in turn, the best round. Plain spaCy only tags and parses; ours also cleans,
+skips other languages and builds graphs. Verdicts compare our rules on spaCy's own parse.
 
-Taken with 9,988 web captions, which are not part of the project. The ratio depends on the machine: 2.28 x (40 batches,
-sides in turn) and 1.98 x on an EPYC (Zen 5), load of 8 to 11; 1.50 x all at once where plain spaCy is faster; 2.11 x in
-batches (2,683 captions/s) on an idle machine. OpenBLAS leaves that EPYC's AVX-512 unused: `OPENBLAS_CORETYPE=SkylakeX`
-makes it 2.65 x.
+The 9,988 web captions are not part of the project. 2.28 and 1.98 x on an EPYC (Zen 5), 1.50 x where plain spaCy is
+faster.
 
-`--rules` measures the correction rules: how many graphs and verdicts (`C >= 1`, `A >= 1`) change without each, or
-without those of `--without RULE,RULE` together. Of 54, the 28 that changed fewer than 10 of 10,000 web graphs went. One
-reader, a language model, found 25 of 49 of the graphs that they change better with them, 13 without.
+`--rules` counts graphs and verdicts that change without each correction rule (without all of `--without RULE,RULE`).
+One reader, a language model, found 25 of 49 changed graphs better with the rules, 13 without.
 """
 
 from __future__ import annotations

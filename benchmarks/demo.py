@@ -1,14 +1,8 @@
 """The demo, stage by stage: seconds, CPU seconds, samples per second and peak memory of each.
 
 Each stage runs by its own `diht run --until STAGE`: start-up and imports count. Memory is the largest sum of what its
-processes hold (PSS), five times a second.
-
-Taken once, two idle cores: 292 s; filter 108 CPU s, label 100, train 121, evaluate 79. The run that README shows took
-two minutes on another machine; docs/recorded-run.json has what its model finds.
-
-Before today's language rule (47 pairs fewer) it was, paired over 500 held-out images, above the word ridge by 9.6 (6.0
-to 13.2) and 5.9 points (2.0 to 9.6), and not above the BPE ridge, which is its start (+0.3 and -3.0): training adds
-nothing there that 500 images could show.
+processes hold (PSS). Taken once, two idle cores: filter 108 CPU s, label 100, train 121, evaluate 79. README's two
+minutes are of another machine (docs/recorded-run.json).
 """
 
 from __future__ import annotations

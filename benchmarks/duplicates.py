@@ -1,12 +1,9 @@
-"""Near-duplicates of a pool of synthetic fingerprints: time an image, memory and recall by the size of the pool, and
-beside bands.
+"""Near-duplicates among synthetic fingerprints: time an image, memory and recall by the size of the pool, beside bands.
 
-A pool holds fingerprints of random steps in shards of 10,000, and copies of some at several Jaccard similarities (limit
-0.75). The search runs as in the stage filter, by one worker in a process of its own. So do 16 bands of 16 bits, all in
-memory, asked for a sample of the images and for the copies. Real images crowd otherwise than random steps.
-
-Taken with `--sizes 1000000 2000000 4000000 16000000`, CPU time. Bands at 4 million: 694 µs an image, 855 MiB. Of 2,000
-copies at a similarity of 0.76 the search finds 1,992 there, bands 1,985; at 16 million 1,962.
+A pool holds fingerprints of random steps in shards of 10,000, and copies of some at several Jaccard similarities. The
+search runs as in the stage filter, one worker in a process of its own; so do 16 bands of 16 bits, in memory. Real
+images crowd otherwise than random steps. `--sizes 1000000 2000000 4000000 16000000`, CPU time; recall is of 2,000
+copies at a similarity of 0.76 (limit 0.75).
 """
 
 from __future__ import annotations

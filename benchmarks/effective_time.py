@@ -1,16 +1,12 @@
-"""Effective training time by a simulation around the real plan: `benchmarks/run effective_time [--elastic] [--seeds
-200]`.
+"""Effective training time by a simulation around the real plan: `benchmarks/run effective_time [--elastic]`.
 
-Rates and delays: `_effective_time.py`, `_elastic_time.py`. Faults come at Llama 3's rate, one per 50,677 GPU hours;
-their kinds follow ByteRobust roughly and are our choice; a checkpoint stalls for 5 s (assumed). Effective is productive
-time over all but queues. Not simulated: damaged checkpoints, slow nodes, storage outages, other runs.
+Faults come at Llama 3's rate, one per 50,677 GPU hours; their kinds follow ByteRobust roughly; a checkpoint stalls for
+5 s (assumed). Effective is productive time over all but queues. Not simulated: damaged checkpoints, slow nodes, storage
+outages, other runs.
 
-200 seeds, 30 days, start-up of 60 s, Young's best interval: 0.997 at 128 GPUs, 0.992 at 1,024, 0.973 at 8,000 (worst
-seed 0.950); preempted every 2 h 0.987, with the queues 0.911. Start-ups of 3 minutes or more fall below 0.97 at 8,000
-and when preempted.
-
-`--elastic --seeds 50`, start-ups of a small model: in place, modelled as planned and not as an operator does it, 0.992
-and 0.967, rigid with spares 0.977 and 0.971; with start-ups of 180 s 0.987 and 0.957.
+200 seeds, 30 days: 0.997 at 128 GPUs, 0.973 at 8,000 (worst seed 0.950). Start-ups of 3 minutes or more fall below 0.97
+at 8,000 and when preempted. `--elastic --seeds 50`, start-ups of a small model: in place, as planned and not as an
+operator does it, 0.992 and 0.967.
 """
 
 from __future__ import annotations

@@ -1,17 +1,11 @@
-"""Zero-shot evaluation end to end against clip-benchmark, and retrieval among many embeddings against the naive full
-matrix.
+"""Zero-shot evaluation end to end beside clip-benchmark, and retrieval among many embeddings beside the full matrix.
 
 `zero-shot`: both programs from start to report, on the same shards, model and prompts; CPU time of everything they
 start. `retrieval`: seconds and peak memory of both directions of R@k, ours and the whole matrix sorted.
 
-Taken beside clip-benchmark 1.6.2, shards of 384 x 288 JPEG, random weights. ViT-B/32, 40 images, 64 prompts: 12.2 and
-18.5 s, one round, busy. The demo's model: 1.19 x with 1,000 images (idle), 1.15 x with 2,000, and under load down to
-0.74 x, since decoding threads compete with torch's. The gain is texts without padding and channels last; decoding and
-resizing, which weigh in small images with few prompts, are the same. Accuracies are equal
-(tests/recipe/evaluate/test_other_tools.py).
-
-Retrieval, `--sizes 5000 25000 64`, one thread, equal recall: 0.9 and 7.3 s; 4 x at width 256. 100,000 x 500,000
-(`--without-naive`): 214 s, 149 MiB, by proportion from a part of the queries.
+clip-benchmark 1.6.2, JPEG of 384 x 288, random weights. ViT-B/32: 40 images, one round. The demo's model: 1,000 images;
+under load down to 0.74 x, since decoding threads compete with torch's. The gain is texts without padding and channels
+last. Retrieval: `--sizes 5000 25000 64`, one thread, equal recall; 4 x at width 256.
 """
 
 from __future__ import annotations

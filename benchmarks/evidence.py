@@ -1,17 +1,13 @@
 """The trainings of `benchmarks/ablation/PROTOCOL-2.md`, as far as they are missing, and the tables of both protocols.
 
-Trainings that have ended are written to `benchmarks/ablation/evidence-2`; another call, on another machine too, goes on
-from there. `python -m benchmarks.corpus` builds the corpus: 59,963 training pairs of 67 icon and emoji sets, 73 % of
-them kept. A training takes some 20 CPU seconds at 384 steps, 205 to 410 at 6,000.
+Ended trainings are written to `benchmarks/ablation/evidence-2`; another call, on another machine too, goes on from
+there. `python -m benchmarks.corpus` builds the corpus. A training takes some 20 CPU seconds at 384 steps, 205 to 410 at
+6,000.
 
 What the first protocol shows is little. Half of the captions name a colour, and a model finds colours first: up to
-1,500 steps it finds 0.5 to 2.2 % of the captions without, where chance finds 0.5; at 6,000 distillation finds 13.5 %,
-shuffled labels 2.9 %. These fall over all captions from 17.1 to 14.4 %, so +15.1 is too much as an effect: over the
-best of them some 12. They were the only control at 6,000 steps, and each length had labels from another machine. The
-split by captions is not tested.
-
-The second asks what is left open. Not begun: a check by `diht run`, a stronger teacher. One sign: the teacher's
-likeliest object is among the caption's in 31 %, an untrained network's in 22 %.
+1,500 steps it finds 0.5 to 2.2 % of the captions without, where chance finds 0.5. Shuffled labels fall from 17.1 to
+14.4 % at 6,000 steps, so +15.1 is too much as an effect: over the best of them some 12. They were the only control
+there, and each length had labels from another machine. Not begun: a check by `diht run`, a stronger teacher.
 """
 
 from __future__ import annotations

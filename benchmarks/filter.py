@@ -1,11 +1,8 @@
 """The filter stage with one process and with two, on the demo's pool with text spotting: the speed-up.
 
-CPU time, since wall time means little on a shared machine. `busiest` compares with the busier of two processes, as if
-each had its own core; `total` with half of their sum. Start-up is measured on eight pairs and subtracted; what each
-process compiles for its shapes is not, and keeps the ratio of a small pool low.
-
-Taken at a load average of 5: 6,590 pairs 37.9 s by one, 23.3 and 23.9 s by two (1.59 x with the start); 19,988 pairs
-(`--shards "runs/corpus/train/{00000..00009}.tar.gz"`) 171.8 s, 90.2 and 90.8 s.
+CPU time. `busiest` compares with the busier of two processes, as if each had its own core; `total` with half of their
+sum. Start-up is measured on eight pairs and subtracted (1.59 x with it); what each process compiles for its shapes is
+not, and keeps the ratio of a small pool low. The larger pool: `--shards "runs/corpus/train/{00000..00009}.tar.gz"`.
 """
 
 from __future__ import annotations

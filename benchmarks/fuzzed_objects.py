@@ -1,12 +1,9 @@
 """The operator beside users who create anything: fuzzed pods, Jobs, events, runs and statuses on a real API server.
 
 Meanwhile tenants create runs. The audit log shows how long each waits for its first status, and whether the operator
-ever rests. The same seed draws the same objects.
-
-Taken with `--objects 10000 --tenants 60 --per-second 100 --seconds 30`, seeds 1 and 2, load averages of 8 to 31; the
-API server accepted 7,119 and 7,110 objects. Weak: in such a flood later changes of others' runs wait 1.5 s (p50) and 9
-s (p99), ended runs up to 100 s. Objects that take the name of a run's Job block that run (`NameConflict`); the fuzz
-leaves these names out.
+ever rests. `--objects 10000 --tenants 60 --per-second 100 --seconds 30`, seeds 1 and 2. Weak: in such a flood later
+changes of others' runs wait 1.5 s (p50) and 9 s (p99), ended runs up to 100 s. Objects that take the name of a run's
+Job block that run (`NameConflict`) and are left out.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""The stage label beside its teacher's forward pass, its step predict in one and two processes, the cost of heads to
-the student.
+"""The stage label beside its teacher's forward pass, in one and two processes, and the cost of heads to the student.
 
-The demo's pool without text spotting, one thread a process; CPU time, the best of the rounds, competitors in turn.
-
-Taken with EfficientNet-Lite0 at 128 px beside ten other jobs; figures moved by a tenth between calls. Forward pass
-beside the stage without decoding, 2,354 images: above 1 is noise; 0.87 under more load. Two processes, 3,750 images:
-1.52 x with the 7 s of each start; by its undivided parts 1.93 x was possible. A step with heads under load: 0.96.
+The demo's pool without text spotting, EfficientNet-Lite0 at 128 px, one thread a process; CPU time, the best of the
+rounds, competitors in turn. Taken beside ten other jobs: figures moved by a tenth between calls, and above 1 is noise.
+Two processes: 1.52 x with the 7 s of each start.
 """
 
 from __future__ import annotations

@@ -1,13 +1,9 @@
-"""The training's loader beside open_clip's way of reading the same shards: images a second and core, pixels, scaling,
-memory.
+"""The training's loader beside open_clip's way of reading the same shards: images a second and core, pixels, scaling.
 
-JPEGs of three sizes are noise with a photograph's spectrum, 73 KB at 512 x 512. Both sides read, decode, crop to 224
-px, normalise and tokenise on one thread; open_clip's is WebDataset, PIL, `image_transform`, its tokeniser. CPU time,
-sides in turn, the best round.
-
-Taken at a load average of 12: 511 beside 211 (512 x 512), 568 beside 237 (512 x 384), 297 beside 115 (1024 x 768).
-Pixels differ by 0.004 of 255 levels on average; images that would differ more go through PIL. Two processes: 1.24 x by
-the clock.
+JPEGs of three sizes are noise with a photograph's spectrum. Both sides read, decode, crop to 224 px, normalise and
+tokenise on one thread; open_clip's is WebDataset, PIL, `image_transform`, its tokeniser. CPU time, sides in turn, the
+best round, at a load average of 12. Pixels differ by 0.004 of 255 levels on average; images that would differ more go
+through PIL.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
 """Predicted share of HN-NCE and of the copies to the card in a training step on H100s.
 
 Nothing is measured: operations and bytes are counted, a card has its data sheet's peaks (`estimate.loss_time`), layers
-run at 45 % of the bf16 peak. Tiles compute or move, one after the other; of the fused kernels the slowest of products,
-memory and L2 cache counts, a lower bound. 5.5 TB/s of cache and 2 µs between kernels are assumed; collectives are left
-out.
-
-At batch 32,768 tiles take 4.8 % of a step of B/32, 1.8 % of B/16, 0.5 % of L/14, fused kernels 1.5, 0.6, 0.3 %;
-`--cards 16 --batch 65536` 8.6, 3.3, 1.0 % and 3.0, 1.1, 0.6 %.
+run at 45 % of the bf16 peak. Of the fused kernels the slowest of products, memory and L2 cache counts: a lower bound.
+5.5 TB/s of cache and 2 µs between kernels are assumed; collectives are left out. Tiles in plain torch take 4.8 % of a
+step of B/32 at batch 32,768.
 """
 
 from __future__ import annotations

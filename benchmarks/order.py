@@ -2,14 +2,12 @@
 
 Counts, which a busy machine does not change:
 
-- `amplification`: how many times all readers (ranks x loader workers) together read what there is, for up to 256
-  readers, against 1 + (N - 1) / 1,024. Batches of 4,096 to 49,152 were tried.
+- `amplification`: how many times all readers (ranks x loader workers) together read what there is.
 - `shuffle`: `together` is the chance that two neighbours (within 63 places in a shard) share a batch; `again` how many
-  pairs of a batch meet in one of the next epoch, relative to a full shuffle. Counted over `--pairs` and computed for
-  438 million: 3.03, 1.72, 1.22, 1.06 with windows of 65,536 to 524,288.
-- `resume`: bytes of shards read by ranges, undisturbed and begun in the middle of an epoch; 0.78 % are read again in
-  the proportions of 12.8 million pairs, more than 1 % below some 10 million.
-- `state`: a checkpoint in the proportions of ViT-L/14's read by as many processes as it has parts; by fewer, up to 3 x.
+  pairs of a batch meet in one of the next epoch, relative to a full shuffle. At 438 million pairs, computed: 3.03, 1.72,
+  1.22, 1.06 with windows of 65,536 to 524,288.
+- `resume`: bytes read by ranges, begun in the middle of an epoch; more than 1 % again below some 10 million pairs.
+- `state`: a checkpoint of ViT-L/14's proportions read by as many processes as it has parts; by fewer, up to 3 x.
 """
 
 from __future__ import annotations

@@ -1,16 +1,12 @@
-"""This operator beside Kubeflow Trainer and JobSet: the same jobs on the same control plane with fake nodes, one after
-the other.
+"""This operator beside Kubeflow Trainer and JobSet: the same jobs on one control plane with fake nodes, in turn.
 
-A job is the training stage alone. Measured: from the creation of all jobs until all pods of each run; from the failure
-of one pod until all pods of its job are new and run; until nothing is left after all are deleted; writes to the API
-server; CPU time and memory of the controllers. Peers are built from their Go modules with their default settings; all
-have the pods that this operator makes. Kubernetes 1.37.2, Trainer 2.3.0. Only ratios of one run count.
+A job is the training stage alone. Measured: from the creation of all jobs until all pods run; from the failure of one
+pod until all pods of its job are new and run; writes to the API server; CPU time and memory of the controllers. Peers
+have default settings and this operator's pods. Only ratios of one run count.
 
-Taken as medians of five interleaved rounds (`--jobs 100 --failures 10 --rounds 5`), ours, JobSet, Trainer: all pods run
-7.25, 9.76, 11.2 s; a new gang 2.05, 2.24, 2.33 s, at p99 2.49, 2.38, 2.40; CPU a job 22, 39, 56 ms (asked 16); memory
-70, 101, 150 MiB. One round of 1,000 jobs (`--only ours --only jobset`), three of one gang (`--failures 0 --rounds 3`).
-JobSet's slowest new gang is earlier, and it writes one object less. Neither has stages, progress, the cause of a
-failure, or two budgets of restarts.
+Medians of five rounds (`--jobs 100 --failures 10 --rounds 5`), ours, JobSet, Trainer 2.3.0: all pods run 7.25, 9.76,
+11.2 s; a new gang 2.05, 2.24, 2.33 s; CPU a job 22, 39, 56 ms; memory 70, 101, 150 MiB. One round of 1,000 jobs, three
+of one gang. JobSet's slowest new gang is earlier, and it writes one object less.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
 """Restarts in place beside recreated gangs: `benchmarks/run restart [--launchers 64] [--pairs 10]`.
 
 Launchers with stub ranks: seconds from the SIGKILL of a rank until all ranks of the next round have begun, undisturbed,
-while a launcher hangs for a second, and while the store does. Trainings of two launchers over gloo: seconds from the
-SIGKILL of a rank to the first step after it, in place, and where both launchers are started again.
-
-Taken with 64 launchers, busy: 0.90, 1.77, 1.80 s. Ten pairs, idle: 2.7 and 11.0 s, without scheduler, image or pod;
-what is spared are imports. The rank dies once standby processes wait. On the two-node test cluster, up to the first
-checkpoint (`pytest --slow tests/cluster/test_in_place.py -k half`), 0.42, busy 0.67 to 0.70.
+while a launcher hangs for a second, and while the store does: 0.90, 1.77, 1.80 s with 64, busy. Trainings of two
+launchers over gloo: seconds to the first step after it, in place, and where both launchers are started again: 2.7 and
+11.0 s, without scheduler, image or pod. On two nodes: `pytest --slow tests/cluster/test_in_place.py -k half`, busy 0.67
+to 0.70.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """Whether the demo's filter beats chance: its kept pairs beside as many random pairs of its pool, seed by seed.
 
 Each side is the demo with another `train.seed`, which also draws the random pairs. Differences are paired over images
-and seeds, with 95 % intervals, corrected over the figures.
-
-Taken with seeds 0 to 2, 6,285 of 7,842 pairs, `--split HeldOut`: 29.6 and 29.9 % R@5 beside 27.4 and 27.9 %; another
-style +1.1 (-0.5 to 2.9) and +0.1, zero-shot +0.1. 500 images are too few for two points. The random pairs hold 25.5 %
-junk, the kept ones 14.5 %.
+and seeds, with 95 % intervals, corrected over the figures. Seeds 0 to 2, 6,285 of 7,842 pairs, `--split HeldOut`;
+another style +1.1 (-0.5 to 2.9). 500 images are too few for two points. The random pairs hold 25.5 % junk, the kept
+ones 14.5 %.
 """
 
 from __future__ import annotations

@@ -1,14 +1,12 @@
-"""Reading a shard from S3 beside boto3's raw download of the same object, and beside obstore: bytes a second and CPU
-time.
+"""Reading a shard from S3 beside boto3's raw download of the same object, and beside obstore: bytes a second, CPU time.
 
 SeaweedFS on the loopback, on the same cores. Ours streams as the loader does (`Storage.open`: ranges ahead, ETag and
-length checked); boto3's `get_object` is checked by nobody. Rounds in turn, the best counts. obstore is optional:
+length checked). Rounds in turn, the best counts. obstore is optional:
 
     .venv/bin/python -m pip install --target .cache/obstore --no-deps -r benchmarks/obstore-requirements.txt
 
-Taken with 128 MiB: 190 MiB/s on both sides at a load average of 24, 1,038 beside 980 at 13, at 0.6 x of boto3's bytes a
-CPU second. With obstore 0.12.1: ours 529, boto3 702, obstore 684 MiB/s, ours at 0.88 of obstore's CPU time. A process
-forked from one that has read by obstore hangs (`obstore_reads_after_fork`), and loaders fork.
+128 MiB at load averages of 13 and 24; ours reads 0.6 x of boto3's bytes a CPU second. A process forked from one that
+has read by obstore 0.12.1 hangs (`obstore_reads_after_fork`), and loaders fork.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
 """A run over 100,000 shards on S3: requests and seconds until the first caption, the first steps and the stage's end.
 
 A SeaweedFS server on the loopback holds shards of two pairs; a proxy before it counts requests and adds 25 ms to each.
-What a stage does for each shard is measured over a few hundred. Summaries and index of all are made up, by the stage's
-code.
+What a stage does for each shard is measured over a few hundred; summaries and index of all are made up by its code.
 
-Everything on two cores, so seconds are upper bounds: list 16 s, first caption 23 s, first step 42 s; the end takes
-1,578 requests, and 162 s at a load of 9. Groups of two shards take 6.1 requests and 4.0 objects a shard; 1,021 groups,
-as at 100,000, 3.1 and 2.1 on paper. The commit marker names each shard three times: 55 MiB, 4 s of CPU time.
+All on two cores, so seconds are upper bounds. Groups of two shards take 6.1 requests a shard; as at 100,000, 3.1 on
+paper. The commit marker names each shard three times: 55 MiB, 4 s of CPU time.
 """
 
 from __future__ import annotations

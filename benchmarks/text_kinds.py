@@ -1,21 +1,14 @@
 """Text spotting on text that is hard to read: turned, translucent, curved or small, beside RapidOCR's default settings.
 
-Images as in `benchmarks/run text_spotting`, drawn with seven families of fonts that no other figure has seen. Output:
-the share of images in which the T rule finds the caption, by kind, and CPU milliseconds an image. First:
+Images as in `benchmarks/run text_spotting`, drawn with seven families of fonts that no choice has seen. Output: the
+share of images in which the T rule finds the caption, by kind, and CPU milliseconds an image. First:
 
     .venv/bin/python -m pip install --target .cache/text-fonts --no-deps -r benchmarks/text-fonts-requirements.txt
 
-- upright: 22 to 56 px, turned by up to 15 degrees;
-- turned: the same text, half of it by 90, 180 or 270 degrees, half by any angle from 60 to 270;
-- translucent: one diagonal mark of 26 to 48 px, without outline, 40 to 70 % opaque, over a photograph;
-- curved: 22 to 36 px along an arc of 60 to 150 degrees;
-- small: 9 to 13 px.
-
-Settings were chosen on other seeds and fonts. Turned: 54 without the classifier; the images of `text_spotting` keep all
-verdicts. `--kinds translucent --images 120 --timed 40`: 47 by one pass, 12.3 ms, 87 by the second, 97.0 ms; the set was
-read once before the last change (82), and one pass finds two fifths by the choice of opacity. Small: 91 by one pass;
-112 with two of today's four turned copies. On 40 images without text the second pass read no word of five letters more.
-Upright and curved were not measured in these fonts.
+Turned is by 60 to 270 degrees; translucent one mark over a photograph, 40 to 70 % opaque; curved along 60 to 150
+degrees; small 9 to 13 px. By one pass (`--kinds translucent --images 120 --timed 40`) 47 translucent at 12.3 ms, by two
+87 at 97.0; small 91. The translucent set was read once before the last change (82). Upright and curved were not
+measured.
 """
 
 from __future__ import annotations

@@ -1,19 +1,14 @@
 """Our trainer beside open_clip's own: samples per second, CPU seconds per sample, peak memory of host and GPUs.
 
 Same model, data, batch, precision, number of processes, one thread a process; both as a user starts them (`diht stage
-train`, torchrun with `--local-loss --gather-with-grad`), in turn, timed between two log lines after the warm-up. Memory
-is the largest sum of what the processes hold (PSS). First:
+train`, torchrun with `--local-loss --gather-with-grad`), in turn, timed between two log lines after the warm-up. First:
 
     .venv/bin/python -m pip install --target .cache/open-clip --no-deps -r benchmarks/open-clip-requirements.txt
 
-Taken with open_clip 3.3.0, two processes on CPUs, bf16, InfoNCE. Small ResNet (width 16, 64 px), batch 256, 39 steps,
-idle, two rounds: 1.45 x by the clock, 1.64 x in CPU time (with HN-NCE and heads 1.44 and 1.62); busy cores flatter
-ours. ViT-B/32 (`--case vit-b-32`), batch 64, 7 steps, one round each: 1.14 and 1.23 x (open_clip with fused AdamW 1.06
-and 1.14), later 1.03 and 1.14 x. Ours keeps decoded images, hence the memory. The gain is attention in fp32 where
-torch's bf16 kernel for CPUs is slow, short texts and fused AdamW: it says nothing about GPUs.
-
-`--case locked --sides ours_locked ours_stored`: the demo's locked tower in each step, or once: 12.31 and 2.72 ms of CPU
-time a sample. Its text side costs a fifth of the tower.
+open_clip 3.3.0, two processes on CPUs, bf16, InfoNCE: a small ResNet (width 16, 64 px), batch 256, 39 steps, idle;
+ViT-B/32 (`--case vit-b-32`), batch 64, 7 steps: 1.06 x beside fused AdamW. Ours keeps decoded images, hence the memory.
+The gain is attention in fp32 where torch's bf16 kernel for CPUs is slow, short texts and fused AdamW: it says nothing
+about GPUs. `--case locked --sides ours_locked ours_stored`: the demo's locked tower in each step, or once.
 """
 
 from __future__ import annotations

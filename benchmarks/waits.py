@@ -1,10 +1,6 @@
-"""How often a training step waits for the device, by ZeRO stage and number of ranks: ours and DeepSpeed's.
+"""How often a training step waits for the device, by ZeRO stage and number of ranks: ours and DeepSpeed 0.19.8's.
 
 A small training on the tests' stand-in accelerator, no GPU. Steps after the first one are counted.
-
-DeepSpeed 0.19.8 adds 9 at ZeRO 1 and 2, 8 at 3 with one rank, 10 and 6 with two; with offload two for each parameter,
-117 and 80 here. Its waits were counted before the stand-in knew operators with results of unknown size; ours have none
-of these at ZeRO 0 to 2.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""Batches of an arm: order, crops and tokens depend on the seed alone, so that arms of one seed see the same images in
-the same order.
+"""Batches of an arm: order, crops and tokens depend on the seed alone, so arms of one seed see the same images.
 
-In: pairs and a seed. Out: arrays for every step. Token numbers are packed to those that occur.
-
-Shapes: N pairs of a pool, B of a batch, S samples of a training, T tokens.
+Token numbers are packed to those that occur. Shapes: N pairs of a pool, B of a batch, S samples of a training, T
+tokens.
 """
 
 from __future__ import annotations

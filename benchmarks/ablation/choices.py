@@ -1,9 +1,4 @@
-"""The choices of `benchmarks/ablation/PROTOCOL.md`, made on the development splits: learning rate, kind of labels,
-their weight.
-
-In: the corpus, a work folder. Out: a line for each value with its mean R@5, and the choices as options of the ablation.
-What has been trained is not trained again.
-"""
+"""The choices of `benchmarks/ablation/PROTOCOL.md` on the development splits: learning rate, kind of labels, weight."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The evidence's tables, from published trainings alone: each with the figure of all captions and of each kind of caption.
-
-In: folders of published trainings of the two protocols. Out: Markdown.
-"""
+"""The evidence's tables, from published trainings alone: each figure of all captions and of each kind of caption."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Junk as the web has it, for the filter to find: real images under file names or boilerplate, and banners that show their caption.
-
-In: pairs of the pool and a seed. Out: samples for a shard.
-"""
+"""Junk as the web has it: real images under file names or boilerplate, and banners that show their caption."""
 
 from __future__ import annotations
 

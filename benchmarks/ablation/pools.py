@@ -1,7 +1,4 @@
-"""What the arms train and are measured on, made once by the recipe's own stages: pools of pairs, soft labels, teacher
-features.
-
-In: a run document and a work folder. Out: everything in memory; what the stages wrote stays for the next call.
+"""What the arms train and are measured on, by the recipe's own stages: pools of pairs, soft labels, teacher features.
 
 Shapes: N pairs of a pool, K stored classes, D features of the teacher.
 """

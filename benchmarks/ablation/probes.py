@@ -1,8 +1,5 @@
 """Probes of the image tower alone: logistic regression on its features, from few and from half of a class' images.
 
-Out: each image's hits over the draws, which are the same for every model. Solver and penalty are the recipe's probe
-from scratch (`recipe/evaluate/few_shot.py`).
-
 Shapes: N images, D features, C classes, S shots in all.
 """
 

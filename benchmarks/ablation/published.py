@@ -1,9 +1,4 @@
-"""Results of trainings as files small enough for the repository: a line each, and each image's hits in one figure.
-
-Out: `trainings.jsonl`, and for each gallery `GALLERY.parquet` with the images' `uid`, `caption` and `weight` (the most
-hits that one can have) and a column of hits for each training: of R@5 in both directions, or of a probe. Restored into
-another work folder they give the same tables.
-"""
+"""Results of trainings as files for the repository: `trainings.jsonl`, and each image's hits by gallery."""
 
 from __future__ import annotations
 

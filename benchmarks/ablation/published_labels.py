@@ -1,9 +1,4 @@
-"""A pool and its soft labels as files small enough for the repository, so that trainings on every machine have the same
-ones.
-
-Labels differ slightly by processor, and a later filter keeps other pairs. In: the kept pairs of the corpus and its
-junk, and their labels by source. Out: `pool.npz`, one Parquet file a source with rows in the pool's order, and all of
-it back.
+"""A pool and its soft labels as files for the repository: labels differ slightly by processor.
 
 Shapes: N kept pairs, K stored classes.
 """

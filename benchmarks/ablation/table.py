@@ -1,8 +1,4 @@
-"""The ablation's results as a table: means over seeds, and differences to another arm by `report.paired_bootstrap`.
-
-Paired over images and seeds, with Holm's correction over what is tested, as the report and `diht report A B` have it.
-In: each training's hits by image. Out: Markdown.
-"""
+"""The ablation's results as a Markdown table: means over seeds, and paired differences to another arm."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One training of one arm, in this process, by the recipe's own model, losses, optimiser groups and schedule; and its
-figures.
-
-Out: retrieval and zero-shot figures on the development images, and each image's part in them.
+"""One training of one arm, in this process, by the recipe's own model, losses and schedule; and its figures.
 
 Shapes: B pairs of a batch, N development images, D features.
 """

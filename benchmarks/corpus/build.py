@@ -1,8 +1,4 @@
-"""The corpus from the unpacked package: icons -> names -> splits -> drawings -> pairs, every icon accounted for.
-
-Same package and seed, same pairs. One drawing of each base name of a set stays; variants are counted. Training pairs
-that look nearly like one of another split are left out by the recipe's own fingerprints.
-"""
+"""The corpus from the unpacked package: icons -> names -> splits -> drawings -> pairs, every icon accounted for."""
 
 from __future__ import annotations
 

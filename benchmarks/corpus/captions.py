@@ -1,7 +1,4 @@
-"""Captions of the corpus: templates over a thing, its style, colours and tags. Pure.
-
-What an image shows beyond its name (colour, ground, style) is what was drawn, so captions are true of it.
-"""
+"""Captions of the corpus: templates over a thing and the style, colours and tags with which it was drawn. Pure."""
 
 from __future__ import annotations
 

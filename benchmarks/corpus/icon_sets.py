@@ -1,7 +1,7 @@
 """The icon sets of the corpus and the style in which each is drawn. Data only.
 
-All come from one npm package, which names licence and author of each. Left out: logos, flags, programming languages,
-animations, share-alike and non-commercial licences, and the sets of the demo's held-out split and OpenMoji.
+Left out: logos, flags, programming languages, animations, share-alike and non-commercial licences, and what the demo
+holds out.
 """
 
 from __future__ import annotations

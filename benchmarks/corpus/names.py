@@ -1,7 +1,4 @@
-"""Names of icons as words: `calendar-add-24-filled` is the thing "calendar add", drawn solid.
-
-Pure: names in, words out.
-"""
+"""Names of icons as words: `calendar-add-24-filled` is the thing "calendar add", drawn solid. Pure."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """The split of the corpus by concept and by style. Pure.
 
-Concepts go by a hash of their base name (without colours, sizes, directions, genders), so variants stay together and a
-new version of the package moves nothing. A held-out style is in no other split; its gallery has things named in words
-of the training.
+Concepts go by a hash of their base name (without colours, sizes, directions, genders), so variants stay together.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""What trainings of the corpus are also measured on: names without words of colour, and drawings of sets that no split
-has.
-
-A gallery of names has one drawing of each concept and the name alone as caption. A folder of categories has as many
-drawings of each category of a set, which its makers sorted, for probes.
-"""
+"""What trainings of the corpus are also measured on: names without words of colour, and drawings of unseen sets."""
 
 from __future__ import annotations
 

@@ -1,17 +1,13 @@
 """Our trainer beside open_clip's own on this machine's GPUs: throughput, MFU, memory, loader wait, as JSON and a table.
 
 No figure yet: no GPU was at hand. ViT-B/32, B/16 and L/14 (1,024, 512 and 128 pairs a card) on one card and on all, in
-some two hours. open_clip's trainer is installed as `benchmarks/run train --help` says.
-
-Each case runs in a time box of under three minutes and its result is kept, so an interrupted run goes on where it was
-(`--again` forgets). Cases that fail or are too slow are tried again then; out of memory is a result.
+some two hours. `benchmarks/run train --help` says how to install open_clip's trainer. Each case has a time box of under
+three minutes; an interrupted run goes on where it was (`--again` forgets).
 
 Equal on both sides: model, shards, batch, precision, workers, activation checkpointing, fused AdamW, 77 tokens.
-open_clip runs plain, with `--torchcompile`, and with `--torchcompile-strategy=step` and `--fsdp` where its version has
-them (3.3.0 has not); its best counts. MFU is of the card's dense peak, recomputation left out.
-
-`--smoke` runs all of it with tiny models, on CPUs too: its figures mean nothing. FSDP, the strategy `step` and
-open_clip 4 never ran.
+open_clip runs plain and with what its version has of `--torchcompile`, `--torchcompile-strategy=step` and `--fsdp`; its
+best counts. MFU is of the card's dense peak, recomputation left out. `--smoke` runs tiny models, on CPUs too: its
+figures mean nothing. FSDP, the strategy `step` and open_clip 4 never ran.
 """
 
 from __future__ import annotations

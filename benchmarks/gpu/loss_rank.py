@@ -1,8 +1,4 @@
-"""Times HN-NCE alone as one rank: `python -m benchmarks.gpu.loss_rank PAIRS WIDTH`, with torchrun's variables.
-
-Forward and backward over random fp32 features of all ranks, by the kernels that a training takes and by tiles in plain
-torch.
-"""
+"""Times HN-NCE alone as one rank: `python -m benchmarks.gpu.loss_rank PAIRS WIDTH`, with torchrun's variables."""
 
 from __future__ import annotations
 

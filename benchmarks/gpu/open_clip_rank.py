@@ -1,7 +1,6 @@
 """open_clip's trainer as one rank of the GPU benchmark: `python -m benchmarks.gpu.open_clip_rank MODEL.json ARGUMENTS`.
 
-ARGUMENTS is a JSON list. With `--version` alone it prints version and help. Changed as in `benchmarks._open_clip`, with
-AdamW always fused; rank 0 also prints the peak memory now and then.
+ARGUMENTS is a JSON list. With `--version` alone it prints version and help. Changed as in `benchmarks._open_clip`.
 """
 
 from __future__ import annotations

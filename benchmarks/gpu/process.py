@@ -1,7 +1,4 @@
-"""Runs one case in a time box: reads the trainer's lines, measures between two of them, then kills it.
-
-In: a command. Out: a `Measured`, whatever happened: a case that runs out of memory or fails is a result too.
-"""
+"""Runs one case in a time box: reads the trainer's lines, measures between two of them, then kills it."""
 
 from __future__ import annotations
 

@@ -83,8 +83,8 @@ class Data(Model):
     output: Uri
     """output is the folder below which the run writes everything."""
     max_bad_shards: Annotated[CountOrPercentage, Field(json_schema_extra=PLACEMENT)] = 0
-    """maxBadShards, a number or percentage (1%) of damaged shards that a stage tolerates, using the samples before the
-    damage; 0 stops at the first one."""
+    """maxBadShards, a number or percentage (1%) of damaged shards that a stage tolerates; 0 stops at the first
+    one."""
 
 
 class SecretRef(Model):

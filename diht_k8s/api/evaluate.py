@@ -38,8 +38,7 @@ class Benchmark(Model):
     """classNames is a text file with a name a line in class order, or the answers of AnswerRanking; unset takes
     classnames.txt beside the shards, else open_clip's for ImageNet."""
     split: Split | None = None
-    """split, which the report names: choose settings on Development images, read HeldOut ones for a final report
-    only."""
+    """split: choose settings on Development images, read HeldOut ones for a final report only."""
 
 
 class FewShot(Model):

@@ -31,8 +31,8 @@ class TextSpotting(Model):
     detector_size: Annotated[int, Field(ge=64, le=2048)] = 256
     """detectorSize is the longest side in pixels at which text is detected (ours)."""
     second_detector_size: Annotated[int | None, Field(ge=64, le=2048)] = None
-    """secondDetectorSize at which images without a match are read again, upright and turned, for small text and
-    watermarks; unset reads once (ours)."""
+    """secondDetectorSize at which images without a match are read again, for small text and watermarks; unset
+    reads once (ours)."""
     precision: Literal["BF16", "FP32"] = "BF16"
     """precision: BF16 reads faster on CPUs with bfloat16 arithmetic and uses fp32 elsewhere; FP32 uses fp32 everywhere
     (ours)."""
@@ -52,8 +52,7 @@ class ClipScore(Model):
     min_score: Annotated[float | None, Field(ge=-1, le=1)] = None
     """minScore below which pairs are dropped."""
     keep_share: Annotated[float | None, Field(gt=0, le=1)] = None
-    """keepShare of the pairs kept by all other rules, those with the highest scores, over the whole input and rounded
-    up."""
+    """keepShare of the pairs kept by all other rules, those with the highest scores, rounded up."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
@@ -77,8 +76,8 @@ class Filter(Model):
     """Which pairs are kept."""
 
     min_objects: Annotated[int, Field(ge=0, le=100)] = 0
-    """minObjects that a caption must name; 0 switches the rule off. For small, clean pools use 1 with minComplexity: 0
-    and minActions: 0, which drops file names and foreign captions (ours)."""
+    """minObjects that a caption must name; 0 switches the rule off. For small, clean pools use 1 with
+    minComplexity: 0 and minActions: 0 (ours)."""
     min_complexity: Annotated[int, Field(ge=0, le=100)] = 1
     """minComplexity (C): some object of the caption has at least this many attributes and relations."""
     min_actions: Annotated[int, Field(ge=0, le=100)] = 1
@@ -87,8 +86,8 @@ class Filter(Model):
     """actionRule: SubjectOrObject counts verbs with a subject or an object, Subject wants a subject (two readings of
     the paper)."""
     parser: Annotated[Literal["Fast", "Spacy"], Field(json_schema_extra=PLACEMENT)] = "Fast"
-    """parser of captions: Fast is spaCy's model in NumPy, twice as fast with the same scores; it falls back to Spacy,
-    with a warning, if a self-check differs."""
+    """parser of captions: Fast is spaCy's model in NumPy; it falls back to Spacy, with a warning, if a self-check
+    differs."""
     text_spotting: TextSpotting = TextSpotting()
     """textSpotting sets the T rule."""
     clip_score: ClipScore | None = None
@@ -96,8 +95,7 @@ class Filter(Model):
     language: Literal["en", "Any"] = "en"
     """language: en drops captions in other languages, which the parser cannot read; Any keeps them (ours)."""
     language_margin: Annotated[float, Field(ge=0, le=1000)] = 18
-    """languageMargin by which another language's log-likelihood must exceed English's to drop a caption; three times
-    that if it has an English function word (ours)."""
+    """languageMargin by which another language's log-likelihood must exceed English's to drop a caption (ours)."""
     metadata_limits: Annotated[list[MetadataLimit], Keyed("name"), Field(max_length=16)] = []
     """metadataLimits are bounds on numbers of the .json; names are unique."""
     min_side: Annotated[int, Field(ge=0, le=4096)] = 0
@@ -105,15 +103,14 @@ class Filter(Model):
     max_aspect_ratio: Annotated[float, Field(ge=0, le=1000)] = 0
     """maxAspectRatio of an image, long to short side; 0 drops none."""
     duplicates: Literal["Exact", "Near"] | None = None
-    """duplicates of an earlier kept image of the whole input are dropped: Exact compares files, Near also finds other
-    sizes, encodings and brightness; unset keeps all."""
+    """duplicates of an earlier kept image are dropped: Exact compares files, Near also finds other sizes,
+    encodings and brightness; unset keeps all."""
     exclude: Uri | None = None
     """exclude lists uids, SHA-256 of URLs or SHA-256 of images to drop, one a line."""
     decontaminate: Annotated[list[Text], Field(max_length=64)] = []
     """decontaminate names benchmarks of spec.evaluate whose images' near-duplicates are dropped."""
     junk_field: Text | None = None
-    """junkField names the text in the .json that labels known junk ("watermark"), for the report only; pairs without it
-    are wanted (ours)."""
+    """junkField names the text in the .json that labels known junk ("watermark"), for the report only (ours)."""
     scores_from: Annotated[Uri | None, Field(json_schema_extra=PLACEMENT)] = None
     """scoresFrom is the filter folder of another run whose scores are reused with new thresholds."""
     output: Literal["Shards", "KeepList"] = "Shards"

@@ -87,8 +87,7 @@ class Label(Model):
     top_k: Annotated[int, Field(ge=1, le=1000)] = 10
     """topK classes per head are stored, renormalised."""
     min_probability: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """minProbability of a class to be stored, with that probability, so an image may have no label; 0 stores the topK,
-    as the paper does."""
+    """minProbability of a class to be stored, so an image may have no label; 0 stores the topK, as the paper does."""
     max_samples: Count = 1_000_000
     """maxSamples is the largest number of images on which the heads are trained."""
     workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1

@@ -109,7 +109,7 @@ class Spec(Model):
     suspend: bool = False
     """suspend stops the run after a checkpoint until it is false again."""
     active_deadline_seconds: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
-    """activeDeadlineSeconds of running time after which the run fails; queues, pauses and suspension do not count;
+    """activeDeadlineSeconds of running time (without queues, pauses and suspension) after which the run fails;
     unset means none."""
     ttl_seconds_after_finished: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
     """ttlSecondsAfterFinished after which a finished run is deleted (its output stays); unset keeps it."""

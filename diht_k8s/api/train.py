@@ -177,8 +177,8 @@ class Order(Model):
     block: Annotated[int | None, Field(ge=1, le=65536)] = None
     """block of consecutive pairs, one range request; unset means 64."""
     window: Count | None = None
-    """window of pairs, over all lanes, in which the order is mixed; half of it is held in memory, and a resume reads it
-    again. Unset takes a hundredth of an epoch, at least 32,768 and two batches, at most 524,288."""
+    """window of pairs, over all lanes, in which the order is mixed; unset takes a hundredth of an epoch, at least
+    32,768 and two batches, at most 524,288."""
 
 
 class Checkpoint(Model):
@@ -256,16 +256,15 @@ class Train(Model):
     """captions: First trains on each pair's own caption; Drawn draws one of `captions` in its .json each epoch, by
     `caption_weights`."""
     lock_image_tower: bool = False
-    """lockImageTower trains the text side only, and a timm tower's projection; checkpoints hold the tower's digest
-    only."""
+    """lockImageTower trains the text side only, and a timm tower's projection."""
     features: Literal["Computed", "Stored"] = "Computed"
     """features of a locked tower: Computed encodes an augmented image each step; Stored encodes each image once, into
     OUTPUT/features."""
     feature_views: Annotated[int, Field(ge=1, le=64)] = 1
     """featureViews stored of each image, one an epoch: the whole image, then random crops."""
     text_start: Literal["Random", "Ridge"] = "Random"
-    """textStart of the text tower: Random draws it; Ridge begins with a ridge regression from words to stored features,
-    for small pools."""
+    """textStart of the text tower: Ridge begins with a ridge regression from words to stored features, for small
+    pools."""
     patch_dropout: Fraction = 0.0
     """patchDropout is the share of an image's patches dropped in training (ViT only)."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -293,8 +292,8 @@ class Train(Model):
     collective_timeout_seconds: Annotated[int, Field(ge=30, le=86400, json_schema_extra=PLACEMENT)] = 600
     """collectiveTimeoutSeconds that a rank waits for others before the gang ends with exit code 75."""
     min_bus_bandwidth: Annotated[Positive | None, Field(json_schema_extra=PLACEMENT)] = None
-    """minBusBandwidth in GB/s (as nccl-tests counts) below which the gang ends with exit code 75 and names the slowest
-    node; unset only reports it."""
+    """minBusBandwidth in GB/s (as nccl-tests counts) below which the gang ends with exit code 75; unset only
+    reports it."""
     num_nodes: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
     """numNodes is the number of pods of the gang, with minNodes the number wished for; an edit counts from the next
     attempt on."""

@@ -21,7 +21,7 @@ ENDED_WELL = frozenset({StageState.COMPLETE, StageState.CACHED})
 
 @dataclass(frozen=True)
 class TimeParts:
-    """Seconds by category; they sum to the wall time. docs/operations.md explains each."""
+    """Seconds by category; they sum to the wall time. docs/api.md explains each."""
 
     productive: float = 0.0
     """steps; lost ones are among them until `goodput.time_parts` takes them out."""

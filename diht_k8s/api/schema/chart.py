@@ -24,6 +24,8 @@ VALUES_FILE: Final = f"{CHART}/values.yaml"
 METADATA_FILE: Final = f"{CHART}/Chart.yaml"
 BEGIN: Final = "<!-- values: from values.yaml by `python -m diht_k8s.api.schema.generate` -->\n"
 END: Final = "<!-- end of values -->\n"
+MAX_DEFAULT: Final = 200
+"""Longest default, in characters, that the table shows."""
 _COMMENT: Final = "# -- "
 _METADATA: Final = """metadata:
   name: {name}
@@ -78,8 +80,14 @@ def values_table(text: str) -> str:
     Raises:
         ValueError: a value without a comment, by its name.
     """
-    rows = [f"| `{name}` | `{json.dumps(default)}` | {meaning} |" for name, default, meaning in _values(text)]
+    rows = [f"| `{name}` | {_default(default)} | {meaning} |" for name, default, meaning in _values(text)]
     return "\n".join(["| value | default | meaning |", "|---|---|---|", *rows]) + "\n"
+
+
+def _default(value: Any) -> str:
+    """A long one stands in values.yaml only."""
+    shown = json.dumps(value)
+    return f"`{shown}`" if len(shown) <= MAX_DEFAULT else "in `values.yaml`"
 
 
 def _values(text: str) -> Iterator[tuple[str, Any, str]]:

@@ -6,8 +6,9 @@ Pure: models in, Markdown and JSON schema out. The descriptions are the docstrin
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -21,6 +22,9 @@ from diht_k8s.api.status import Status
 from diht_k8s.api.times import TIME_PATTERN
 
 Schema = dict[str, Any]
+_BOUNDS: Final = re.compile(r" \((?:[≥>≤<] )?[\d.]+[^()]*\)")
+SHORT_TEXT: Final = 64
+"""Longest text, in characters, whose bound the page shows."""
 
 _HEAD = f"""# DihtRun ({API_VERSION})
 
@@ -37,7 +41,7 @@ spec: {{...}}
 The same document runs on a laptop (`diht run FILE`) and on a cluster (`kubectl apply -f FILE`). Unknown keys are errors (on a cluster by
 kubectl; other clients may only get a warning); `null` means that a field is not there. Kubernetes' own fields in `pods` (volumes, tolerations, ...)
 are checked by the schema and rules of Kubernetes {definitions().minor}. Defaults belong to the programs: a run keeps only what you wrote. "Ours" marks
-what is not in the paper.
+what is not in the paper. In brackets: bounds of a number, of a text's characters up to {SHORT_TEXT}, or of a list's entries.
 """
 
 
@@ -106,7 +110,7 @@ def _heading(name: str, path: str, node: Schema) -> str:
 
 
 def _table(node: Schema, defs: dict[str, Schema], *, defaults: bool) -> str:
-    """Without the column of defaults where only the operator writes."""
+    """Without defaults and bounds where only the operator writes."""
     head = (
         "| field | type | default | meaning |\n|---|---|---|---|"
         if defaults
@@ -121,8 +125,14 @@ def _table(node: Schema, defs: dict[str, Schema], *, defaults: bool) -> str:
 
 def _row(field: str, node: Schema, defs: dict[str, Schema], *, required: bool, defaults: bool) -> str:
     default = "**required**" if required else _default(node.get("default"))
-    cells = [f"`{field}`", _type(node, defs), *([default] if defaults else []), _cell(node.get("description", ""))]
+    kind = _type(node, defs) if defaults else _BOUNDS.sub("", _type(node, defs))
+    cells = [f"`{field}`", kind, *([default] if defaults else []), _meaning(field, _cell(node.get("description", "")))]
     return f"| {' | '.join(cells)} |"
+
+
+def _meaning(field: str, text: str) -> str:
+    """What the table says beside the name; `kubectl explain` shows descriptions that begin with it."""
+    return re.sub(rf"^{field}(?: is| are|:|(?= as in)) ", "", text)
 
 
 def _default(value: Any) -> str:
@@ -133,7 +143,7 @@ def _default(value: Any) -> str:
 
 
 def _type(node: Schema, defs: dict[str, Schema]) -> str:
-    """What a field holds, with its bounds, in words."""
+    """What a field holds, with its bounds."""
     if "$ref" in node:
         name = node["$ref"].rsplit("/", 1)[1]
         target = defs[name]
@@ -145,36 +155,35 @@ def _type(node: Schema, defs: dict[str, Schema]) -> str:
         return " · ".join(f"`{value}`" for value in node.get("enum", [node.get("const")]))
     kind = node.get("type", "anything")
     if kind == "array":
-        return f"list of {_type(node['items'], defs)}{_between(node, 'Items', 'items')}"
+        return f"list of {_BOUNDS.sub('', _type(node['items'], defs))}{_between(node, 'Items')}"
     if "properties" in node:
         return f"Kubernetes' {node['title']}"
     if kind == "object":
         values = node.get("additionalProperties", True)
-        return "object" if values is True else f"map to {_type(values, defs)}{_between(node, 'Properties', 'keys')}"
+        if values is True:
+            return "object"
+        return f"map to {_BOUNDS.sub('', _type(values, defs))}{_between(node, 'Properties')}"
     if kind == "string":
-        return ("time" if node.get("pattern") == TIME_PATTERN else "string") + _between(node, "Length", "characters")
+        return ("time" if node.get("pattern") == TIME_PATTERN else "string") + _between(node, "Length")
     return kind + _numbers(node)
 
 
-def _between(node: Schema, what: str, unit: str) -> str:
+def _between(node: Schema, what: str) -> str:
+    """How many items or characters; texts that nobody writes as long have no bound here, the schema has it."""
     low, high = node.get(f"min{what}"), node.get(f"max{what}")
-    if high is None:
+    if high is None or (what == "Length" and high > SHORT_TEXT):
         return ""
-    return f" ({low} to {high} {unit})" if low else f" (at most {high} {unit})"
+    return f" ({low} to {high})" if low else f" (≤ {high})"
 
 
 def _numbers(node: Schema) -> str:
     low, over, high = node.get("minimum"), node.get("exclusiveMinimum"), node.get("maximum")
     below = node.get("exclusiveMaximum")
-    if low is not None and high is not None and high < 2**31 - 1:
+    high = high if high is not None and high < 2**31 - 1 else None
+    if low is not None and high is not None:
         return f" ({_plain(low)} to {_plain(high)})"
-    parts = [
-        f"{_plain(low)} or more" if low is not None else "",
-        f"over {_plain(over)}" if over is not None else "",
-        f"below {_plain(below)}" if below is not None else "",
-        f"at most {_plain(high)}" if high is not None and high < 2**31 - 1 else "",
-    ]
-    text = ", ".join(part for part in parts if part)
+    signs = {"≥": low, ">": over, "<": below, "≤": high}
+    text = ", ".join(f"{sign} {_plain(bound)}" for sign, bound in signs.items() if bound is not None)
     return f" ({text})" if text else ""
 
 

@@ -183,13 +183,14 @@ def test_reference_page_names_every_field_reason_and_rule() -> None:
             assert f"| `{name}` |" in text
     assert all(f"| `{reason}` | {reason.meaning} |" in text for reason in [*Reason, *ConditionType])
     assert all(rule.message.partition(":")[0] in text for rule in run_rules()[1:])
-    assert "| `batchSize` | integer (1 or more) | `32768` | batchSize over all processes" in text
-    assert "| `lr` | number (over 0, at most 1000000) | `0.0005` |" in text
-    assert "| `ema` | number (0 or more, below 1) | `0.0` |" in text
+    assert "| `batchSize` | integer (≥ 1) | `32768` | batchSize over all processes" in text
+    assert "| `lr` | number (> 0, ≤ 1000000) | `0.0005` |" in text
+    assert "| `ema` | number (≥ 0, < 1) | `0.0` |" in text
     assert "| `zeroStage` | integer (0 to 3) | `1` |" in text
-    assert "| `restarts` | integer (0 or more) | restarts of all stages" in text, (
-        "no defaults where the operator writes"
-    )
+    assert "| `output` | string | **required** |" in text, "nobody writes 1,024 characters"
+    assert "| `shards` | list of string (1 to 256) |" in text
+    assert "| `restarts` | integer | restarts of all stages" in text, "no defaults and bounds where the operator writes"
+    assert "| `workers` | integer (1 to 4096) | `1` | the number of pods" in text, "the name stands before it"
     assert text.count("| `productiveSeconds` |") == 1
     assert "Its fields are those of [StageGoodput](#stagegoodput)." in text
 
