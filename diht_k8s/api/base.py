@@ -25,16 +25,18 @@ PLACEMENT: Final[dict[str, Any]] = {"x-placement": True}
 """Marks a field that says where and how fast a stage runs, not what comes out: it stays out of `config_sha256`."""
 
 LABEL_PATTERN: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+BUCKET_PATTERN: Final = r"((s3|az)://[a-z0-9][a-z0-9.\-]{1,61}|gs://[a-z0-9][a-z0-9._\-]{1,61})[a-z0-9]"
 # Paths and URIs end up in argument lists, log lines and storage keys: no control characters, quotes, `$`, `;`, `|` or
-# leading dash, and no `?name=`: a signed URL is a secret. Schemes other than s3 and file (webdataset's `pipe:` runs a shell) are refused here and again by the code.
+# leading dash, and no `?name=`: a signed URL is a secret. Schemes other than these (webdataset's `pipe:` runs a shell) are refused here and again by the code.
 URI_PATTERN: Final = (
-    r"^(s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9](/[^?\x00-\x1f\x7f`$;|<>\"']*(\?[^=\x00-\x1f\x7f`$;|<>\"']*)?)?"
+    rf"^({BUCKET_PATTERN}"
+    r"(/[^?\x00-\x1f\x7f`$;|<>\"']*(\?[^=\x00-\x1f\x7f`$;|<>\"']*)?)?"
     r"|file:///[^?\x00-\x1f\x7f`$;|<>\"']*(\?[^=\x00-\x1f\x7f`$;|<>\"']*)?"
     r"|[A-Za-z0-9_./~{][^?:\x00-\x1f\x7f`$;|<>\"']*(\?[^=:\x00-\x1f\x7f`$;|<>\"']*)?)$"
 )
 
 Uri = Annotated[str, StringConstraints(pattern=URI_PATTERN, max_length=1024)]
-"""`s3://bucket/key`, `file:///path` or a plain path."""
+"""`s3://bucket/key`, `gs://bucket/key`, `az://container/key`, `file:///path` or a plain path."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 ObjectName = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=DNS_NAME.pattern)]
 """The name of an object of the cluster."""

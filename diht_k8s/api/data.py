@@ -91,7 +91,8 @@ class SecretRef(Model):
     """A Secret in the run's namespace."""
 
     name: ObjectName
-    """name of a Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
+    """name of a Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for gs:// with GOOGLE_CREDENTIALS, for
+    az:// with AZURE_STORAGE_CONNECTION_STRING."""
 
 
 class StorageRule(Model):
@@ -102,8 +103,8 @@ class StorageRule(Model):
     endpoint_url: Annotated[
         str | None, Field(alias="endpointURL", max_length=1024, pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+(/[^?#@]*)?$")
     ] = None
-    """endpointURL of an S3-compatible server; unset means AWS."""
+    """endpointURL of the server; unset means AWS, Google Cloud Storage, or the account that the credentials name."""
     region: Text | None = None
-    """region of the bucket."""
+    """region of the bucket; only S3 asks for it."""
     secret_ref: SecretRef | None = None
     """secretRef names the Secret with credentials; unset uses the pod's identity or this machine's environment."""

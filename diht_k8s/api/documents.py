@@ -13,10 +13,12 @@ from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from diht_k8s.api.base import BUCKET_PATTERN
 from diht_k8s.api.errors import UserError, suggestion
 from diht_k8s.api.field_problems import FieldProblem
 from diht_k8s.api.json_types import FieldPath, dotted, is_array, is_dict, is_list, is_object
 from diht_k8s.api.kubernetes_types.field_bounds import FORMATS
+from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.pod_security import IDLE_CAPABILITIES, idle_capabilities, run_demands
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.redaction import (
@@ -37,7 +39,7 @@ MAX_FILE_BYTES: Final = 4 * MAX_BYTES
 MAX_CHARACTERS: Final = 800
 """A message shows no more of a field's name or of an override."""
 STANDARD_INPUT: Final = "-"
-_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]\Z")
+_BUCKET: Final = re.compile(rf"{BUCKET_PATTERN}(/|\Z)")
 _KINDS: Final[Mapping[str, str]] = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -287,12 +289,11 @@ def _message(path: FieldPath, detail: Any) -> str:
     if kind == "missing":
         return "is missing: add it"
     if kind == "string_pattern_mismatch" and "x00-\\x1f" in str(detail.get("ctx", {}).get("pattern", "")):
-        bucket = str(given).removeprefix("s3://").partition("/")[0]
-        if str(given).startswith("s3://") and not _BUCKET.match(bucket):
+        if in_object_store(str(given)) and not _BUCKET.match(str(given)):
             told = "" if re.search("[:@]", str(given)[5:]) else f"{_short(given)} "  # no credentials
             return f"{told}names no bucket: a name has 3 to 63 lower-case letters, digits, dots and dashes"
         return (
-            f"{_short(given)} is neither plain text nor an allowed URI: use s3://bucket/key, file:///path or a path, "
+            f"{_short(given)} is neither plain text nor an allowed URI: use s3://bucket/key (or gs://, az://), file:///path or a path, "
             "without quotes, `$`, `;`, `|`, credentials, queries or control characters"
         )
     if kind == "literal_error":

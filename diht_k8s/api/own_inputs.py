@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from diht_k8s.api.object_stores import in_object_store
+
 if TYPE_CHECKING:
     from diht_k8s.api.run import Spec
 
@@ -47,6 +49,6 @@ def literal_part(pattern: str) -> str:
 
 def _normal(uri: str) -> str:
     """One text for most spellings of a place; which folder relative paths start from is not known here."""
-    if uri.startswith("s3://"):
+    if in_object_store(uri):
         return uri.rstrip("/")
     return posixpath.normpath(uri.removeprefix("file://"))

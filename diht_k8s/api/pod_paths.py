@@ -10,6 +10,7 @@ from diht_k8s.api.errors import suggestion
 from diht_k8s.api.field_problems import FieldProblem
 from diht_k8s.api.model_names import model_names
 from diht_k8s.api.named_uris import NamedUri, named_uris
+from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.own_inputs import literal_part
 from diht_k8s.api.pods import merged
 from diht_k8s.api.run import Spec, Stage
@@ -28,7 +29,7 @@ def path_problems(spec: Spec) -> list[FieldProblem]:
 
 
 def _path_problem(spec: Spec, named: NamedUri, mounts: Mapping[Stage, Sequence[str]]) -> FieldProblem | None:
-    if named.uri.startswith("s3://") or _is_model_name(named) or _is_network(spec, named):
+    if in_object_store(named.uri) or _is_model_name(named) or _is_network(spec, named):
         return None
     path = named.uri.removeprefix("file://")
     if not path.startswith("/"):

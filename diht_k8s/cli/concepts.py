@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 
@@ -82,7 +83,7 @@ def _vocabulary_document(path: str, overrides: Sequence[str]) -> Mapping[str, An
 def _vocabulary_file(path: str, overrides: Sequence[str]) -> tuple[str, bytes]:
     """Where the vocabulary lies, and its bytes. A local `vocabulary.json` needs no package of the recipe."""
     is_vocabulary = path.endswith("vocabulary.json")
-    if is_vocabulary and not path.startswith("s3://"):
+    if is_vocabulary and not in_object_store(path):
         try:
             return path, Path(path.removeprefix("file://")).expanduser().read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path

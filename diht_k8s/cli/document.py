@@ -39,6 +39,6 @@ def _is_document(path: str) -> bool:
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
-    except (OSError, ValueError, RecursionError):  # an s3:// URI, nothing, or no JSON
+    except (OSError, ValueError, RecursionError):  # a URI of an object store, nothing, or no JSON
         return False
     return isinstance(found, dict) and found.get("kind") == KIND

@@ -21,6 +21,7 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DihtError, ExitCode, UserError
 from diht_k8s.api.hashing import run_sha256
 from diht_k8s.api.layout import MARKER, STARTED, Layout, join, refuse_old_layout
+from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.reports import MAX_LINE_BYTES, Cause, Committed, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.arguments import RUNS
@@ -110,7 +111,7 @@ def local_run(path: str) -> Path | None:
     if output_of(path) is None:
         return None
     run = read_run(path, (), {})
-    if run.spec.data.output.startswith("s3://"):
+    if in_object_store(run.spec.data.output):
         raise UserError(
             f"{path}: the output {run.spec.data.output} is not on this machine: name the run to ask the cluster"
         )

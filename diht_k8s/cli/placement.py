@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from diht_k8s.api.batch_statistics import unequal_parts
 from diht_k8s.api.layout import join
+from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.run import DihtRun, Spec, Stage
 from diht_k8s.api.train import Train
@@ -37,7 +38,9 @@ def place(
     """
     spec = run.spec
     changes: dict[str, Any] = {"pods": Pods(), "suspend": False}
-    if workdir is not None and not spec.data.output.startswith(("/", "~", "s3://", "file://")):
+    if workdir is not None and not (
+        in_object_store(spec.data.output) or spec.data.output.startswith(("/", "~", "file://"))
+    ):
         changes["data"] = spec.data.model_copy(update={"output": join(workdir, spec.data.output)})
     for stage in (Stage.FILTER, Stage.LABEL):
         if (config := getattr(spec, stage.value)) is not None:

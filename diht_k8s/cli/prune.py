@@ -14,6 +14,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import DihtRun
 from diht_k8s.cli.display import progress_bar
 from diht_k8s.cli.document import read_run
@@ -60,7 +61,7 @@ def prune_command(output: str, keep: Sequence[str] | None, *, yes: bool, as_json
 
 def _document(path: str) -> DihtRun | None:
     """The run of a document; None for a folder."""
-    return read_run(path, (), {}) if path.endswith(DOCUMENTS) and not path.startswith("s3://") else None
+    return read_run(path, (), {}) if path.endswith(DOCUMENTS) and not in_object_store(path) else None
 
 
 def _refuse_missing(storage: Storage, output: str) -> None:
@@ -76,7 +77,7 @@ def _name(storage: Storage, output: str, run: str) -> str:
         UserError: it is a document or folder of another output.
     """
     document = _document(run)
-    if document is None and not run.startswith("s3://") and not Path(run).expanduser().is_dir():
+    if document is None and not in_object_store(run) and not Path(run).expanduser().is_dir():
         return run
     start = f"{storage.location(output)}/runs/"
     folder = storage.location(run if document is None else run_folder(document))

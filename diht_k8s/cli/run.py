@@ -22,6 +22,7 @@ from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.hashing import run_sha256
 from diht_k8s.api.layout import Layout
+from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.redaction import redacted_override
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.train import Train
@@ -117,7 +118,7 @@ def _log_folder(run: DihtRun) -> Iterator[Path]:
     A `diht run` locks the folder of its logs, which tells that it is alive; a second one of the same run takes another.
     """
     output = run.spec.data.output
-    if output.startswith("s3://"):
+    if in_object_store(output):
         yield Path(tempfile.mkdtemp(prefix=f"diht-{run.metadata.name}-"))
         return
     parent = local_run_folder(run)
@@ -170,7 +171,7 @@ def _results(run: DihtRun, until: Stage | None) -> list[str]:
     output = run.spec.data.output
     if Stage.EVALUATE not in run.spec.stages or until not in (None, Stage.EVALUATE):
         return [f"output: {output}"]
-    if output.startswith("s3://"):
+    if in_object_store(output):
         return [f"report: {Layout(output).run(run.metadata.name, run_sha256(run.spec))}/report.html"]
     path = local_run_folder(run) / "report.html"
     return [f"report: {path}", f"        {path.as_uri()}"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.layout import Layout
+from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.document import read_run
 from diht_k8s.recipe.runtime.run_folder import layout_at, run_layout
@@ -15,8 +16,8 @@ from diht_k8s.recipe.shards.storage import Storage
 
 
 def is_folder(place: str) -> bool:
-    """Whether a place is a folder of this machine, or on S3 and no document."""
-    return place.startswith("s3://") or Path(place.removeprefix("file://")).expanduser().is_dir()
+    """Whether a place is a folder of this machine, or in an object store and no document."""
+    return in_object_store(place) or Path(place.removeprefix("file://")).expanduser().is_dir()
 
 
 def layout_named(run: str, overrides: Sequence[str] = ()) -> tuple[Storage, Layout]:

@@ -12,6 +12,7 @@ from torchx.specs import AppDef, Role
 from torchx.specs.overlays import JOIN, PUT, get_overlay, set_overlay
 
 from diht_k8s.api.kubernetes_types.security import escalates
+from diht_k8s.api.object_stores import credential_variables
 from diht_k8s.api.pods import NODE_VARIABLE, QUEUE_LABEL, QUEUE_PRIORITY_LABEL, Pods, topology_annotations
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import SHARED_STEP
@@ -98,12 +99,12 @@ def _credentials(run: DihtRun) -> list[dict[str, Any]]:
     """The credentials of storage rules, in the variables that `Storage` reads."""
     return [
         {
-            "name": f"DIHT_STORAGE_{index}_{key}",
-            "valueFrom": {"secretKeyRef": {"name": rule.secret_ref.name, "key": f"AWS_{key}"}},
+            "name": variable,
+            "valueFrom": {"secretKeyRef": {"name": rule.secret_ref.name, "key": key}},
         }
         for index, rule in enumerate(run.spec.storage)
         if rule.secret_ref
-        for key in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")
+        for key, variable in credential_variables(rule.prefix, index).items()
     ]
 
 

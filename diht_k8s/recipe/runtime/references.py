@@ -14,6 +14,7 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.json_types import texts_in
 from diht_k8s.api.layout import ABOUT_FEATURES, DIGITS, Layout, join, refuse_old_layout
+from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime.run_folder import layout_of
 from diht_k8s.recipe.runtime.started import Started, find_started
@@ -134,7 +135,7 @@ def _spellings(output: str, text: str) -> list[str]:
     """What a text may mean as a place; nothing for a URI that no storage reads."""
     scheme, separator, _ = text.partition("://")
     if separator:
-        return [text] if scheme in ("s3", "file") else []
+        return [text] if scheme == "file" or in_object_store(text) else []
     return [join(output, text), text]
 
 

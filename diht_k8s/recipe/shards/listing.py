@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from diht_k8s.api.braces import MAX_TEXTS, BracesError, check_braces, expanded
 from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.object_stores import scheme_of
 
 FEW: Final = 16
 """Up to this number of names of one folder are asked for one by one: the folder may hold millions of others."""
@@ -44,7 +45,7 @@ class ListedFile(NamedTuple):
 
 
 def identity_of(info: Mapping[str, Any], path: str) -> str:
-    """A value that changes with the content: size and ETag on S3, size and mtime on disk.
+    """A value that changes with the content: size and version of an object, size and mtime on disk.
 
     Args:
         info: of the file, from its file system.
@@ -56,7 +57,7 @@ def identity_of(info: Mapping[str, Any], path: str) -> str:
     version = str(os.stat(path).st_mtime_ns) if path.startswith("/") else str(info.get("ETag") or "").strip('"')
     if not version:
         raise DataError(
-            f"the storage gives no ETag for s3://{path}, so a replaced object would go unseen: use one that does"
+            f"the storage gives no ETag for {path}, so a replaced object would go unseen: use one that does"
         )
     return f"{info['size']}-{version}"
 
@@ -74,7 +75,7 @@ def list_files(groups: Sequence[Sequence[str]], resolve: Resolve, errors: Errors
             stand for too much.
     """
     found = [_listed(patterns, resolve, errors) for patterns in groups]
-    places = Counter(resolve(each.uri)[1] for group in found for each in group)
+    places = Counter(_scheme(each.uri) + resolve(each.uri)[1] for group in found for each in group)
     twice = next((place for place, times in places.items() if times > 1), None)
     if twice is not None:
         raise UserError(f"{twice} is matched twice by the shard patterns: name each shard once, in one source")
@@ -114,6 +115,12 @@ def _is_glob(uri: str) -> bool:
     return any(character in uri for character in "*?[")
 
 
+def _scheme(uri: str) -> str:
+    """What comes before a path in the URI of an object; empty for a file on a disk."""
+    scheme = scheme_of(uri)
+    return "" if scheme is None else f"{scheme}://"
+
+
 def matches(uris: Sequence[str], resolve: Resolve, errors: Errors) -> list[ListedFile]:
     """The files that URIs without braces match, in order; those that match nothing are left out.
 
@@ -133,10 +140,9 @@ def matches(uris: Sequence[str], resolve: Resolve, errors: Errors) -> list[Liste
 
 def _globbed(uri: str, resolve: Resolve, errors: Errors) -> list[ListedFile]:
     system, path = resolve(uri)
-    scheme = "s3://" if uri.startswith("s3://") else ""
     with errors(uri, "list"):
         infos = cast("dict[str, dict[str, Any]]", system.glob(path, detail=True))
-        return [_of(scheme + match, match, infos[match]) for match in sorted(infos)]
+        return [_of(_scheme(uri) + match, match, infos[match]) for match in sorted(infos)]
 
 
 def _named(uris: Iterable[str], resolve: Resolve, errors: Errors) -> dict[str, ListedFile]:

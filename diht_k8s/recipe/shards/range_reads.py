@@ -1,6 +1,6 @@
-"""S3 objects read by ranges: prefetched, resumed where a connection broke, and always one version of the object.
+"""Objects read by ranges: prefetched, resumed where a connection broke, and always one version of the object.
 
-In: an S3 client of botocore, bucket and key. Out: a file that streams forwards. A request that the server refuses
+In: an S3 client of botocore or an `ObjectStore`, bucket and key. Out: a file that streams forwards. A request that the server refuses
 temporarily (503, a throttle, no connection) is repeated by botocore with growing, jittered pauses; a body that breaks
 off or comes short is requested again here, from the byte where it ended; so is an answer that does not say which bytes of
 which version it holds, or holds more than it was asked for. Each range must carry the ETag and the size of the first one: an
@@ -64,15 +64,16 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 class RangeReader:
     """Opens objects; one for each process, since it has connections and threads."""
 
-    def __init__(self, client: Any, *, sleep: Callable[[float], object] = time.sleep) -> None:
+    def __init__(self, client: Any, scheme: str = "s3", *, sleep: Callable[[float], object] = time.sleep) -> None:
         """Make a reader.
 
         Args:
-            client: botocore's or boto3's S3 client.
+            client: botocore's or boto3's S3 client, or an `ObjectStore`, which has the same two calls.
+            scheme: of the objects' URIs, for messages.
             sleep: pauses between two tries.
         """
-        self._client, self._sleep = client, sleep
-        self._threads = ThreadPoolExecutor(16, thread_name_prefix="s3-read")
+        self._client, self._scheme, self._sleep = client, scheme, sleep
+        self._threads = ThreadPoolExecutor(16, thread_name_prefix="range-read")
         self._files, self._lock = 0, threading.Lock()
 
     def open(self, bucket: str, key: str) -> ObjectFile:
@@ -123,7 +124,7 @@ class RangeReader:
                 breaks = 0 if sink.done > before else breaks + 1
                 if breaks >= MAX_BREAKS:
                     raise RetryableError(
-                        f"cannot read s3://{bucket}/{key}: {MAX_BREAKS} answers in a row broke off ({reason}): "
+                        f"cannot read {self._scheme}://{bucket}/{key}: {MAX_BREAKS} answers in a row broke off ({reason}): "
                         "start again when the storage answers"
                     )
                 self._sleep(random.uniform(0, min(0.05 * 2**breaks, MAX_PAUSE_S)))
@@ -137,26 +138,31 @@ class RangeReader:
             code = error.response.get("Error", {}).get("Code", "")
             if code in ("InvalidRange", "416") and first == 0:  # no byte to give: the object is empty
                 head = self._client.head_object(Bucket=bucket, Key=key)
-                sink.about(int(head["ContentLength"]), _etag(head), _changed(bucket, key))
+                sink.about(int(head["ContentLength"]), _etag(head), self._changed(bucket, key))
                 return
             if code in ("PreconditionFailed", "412"):
-                raise _changed(bucket, key) from error
+                raise self._changed(bucket, key) from error
             raise
         body = answer["Body"]
         try:
             size, total = _size_and_total(answer, first, end)
-            sink.about(total, _etag(answer), _changed(bucket, key))
+            sink.about(total, _etag(answer), self._changed(bucket, key))
             while chunk := body.read(CHUNK_BYTES):
                 size -= len(chunk)
                 if size < 0:
                     raise RetryableError(
-                        f"cannot read s3://{bucket}/{key}: the answer to bytes {first}-{end - 1} is longer than it says, so its "
+                        f"cannot read {self._scheme}://{bucket}/{key}: the answer to bytes {first}-{end - 1} is longer than it says, so its "
                         "bytes cannot be trusted: start again, and look at the storage or the proxy before it"
                     )
                 sink.done += len(chunk)
                 sink.put(chunk)
         finally:
             body.close()
+
+    def _changed(self, bucket: str, key: str) -> DataError:
+        return DataError(
+            f"{self._scheme}://{bucket}/{key} was replaced while it was read: start again, and leave input alone during a run"
+        )
 
     def block_bytes(self) -> int:
         """Size of the next range, by the number of open files."""
@@ -300,12 +306,6 @@ def _etag(answer: Any) -> str:
     if not answer.get("ETag"):
         raise ConnectionError("the answer has no ETag, so a replaced object would go unseen")
     return answer["ETag"]
-
-
-def _changed(bucket: str, key: str) -> DataError:
-    return DataError(
-        f"s3://{bucket}/{key} was replaced while it was read: start again, and leave input alone during a run"
-    )
 
 
 class SeekableObject(io.RawIOBase):

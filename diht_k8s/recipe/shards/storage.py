@@ -1,4 +1,4 @@
-"""Storage: paths, `file://` and `s3://` through fsspec, atomic writes, clear errors. The only module that knows it.
+"""Storage: paths, `file://`, `s3://`, `gs://` and `az://` through fsspec, atomic writes, clear errors. The only module that knows it.
 
 A file is either absent or complete: local files are written under a temporary name and renamed, objects are put at
 once.
@@ -22,14 +22,22 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from diht_k8s.api.data import StorageRule
-from diht_k8s.api.errors import DihtError, RetryableError, UserError
+from diht_k8s.api.errors import DihtError, RetryableError, UserError, missing_package
+from diht_k8s.api.object_stores import SECRET_KEYS, credential_variables, scheme_of
 from diht_k8s.recipe.shards.listing import ListedFile, identity_of, infos_of, list_files, matches
+from diht_k8s.recipe.shards.object_system import ObjectSystem
 from diht_k8s.recipe.shards.range_reads import RangeReader
 from diht_k8s.recipe.shards.replaced import ReplacedError
 
 CLIENT: Final = {"retries": {"max_attempts": 9, "mode": "standard"}, "connect_timeout": 10, "read_timeout": 60}
 """Botocore's own retry of temporary refusals: full jitter, pauses of up to 1, 2, 4, ... 20 s."""
+NO_CREDENTIALS: Final = (
+    "NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "ClientAuthenticationError", "CredentialUnavailableError",
+)  # fmt: skip
+"""Errors of clients that were given none."""
 EXPIRED: Final = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
+CLIENTS: Final = ("botocore", "aiobotocore", "aiohttp", "google", "azure")
+"""Packages whose errors tell of a store."""
 REMOVALS: Final = 32
 """Files that are removed at the same time: an object store answers each request in some 10 ms."""
 
@@ -52,9 +60,9 @@ class Storage:
 
     def __init__(self, rules: Sequence[StorageRule] = ()) -> None:
         self._rules = sorted(enumerate(rules), key=lambda item: -len(item[1].prefix))
-        self._systems: dict[tuple[int, int | None], AbstractFileSystem] = {}
-        """by process, because a forked one must not use its parent's connections, and by rule."""
-        self._readers: dict[tuple[int, int], RangeReader] = {}
+        self._systems: dict[tuple[int, str, int], AbstractFileSystem] = {}
+        """by process, because a forked one must not use its parent's connections, by scheme and by rule."""
+        self._readers: dict[tuple[int, str, int], RangeReader] = {}
 
     def expand(self, patterns: Sequence[str]) -> list[str]:
         """The files that brace ranges and globs match (see `list_files`)."""
@@ -82,7 +90,7 @@ class Storage:
 
     @contextlib.contextmanager
     def open(self, uri: str, *, seekable: bool = False) -> Iterator[IO[bytes]]:
-        """Open for reading forwards, or anywhere; S3 by ranges, fetched ahead unless `seekable` (see `range_reads`)."""
+        """Open for reading forwards, or anywhere; objects by ranges, fetched ahead unless `seekable` (see `range_reads`)."""
         with _errors(uri, "read"):
             reader, path = self._reader(uri)
             opened = None if reader is None else reader.open_seekable if seekable else reader.open
@@ -168,7 +176,7 @@ class Storage:
                 temporary.unlink(missing_ok=True)
 
     def create(self, uri: str, data: bytes) -> bool:
-        """Write only if the URI is free (a conditional PUT on S3); False if it exists."""
+        """Write only if the URI is free (a conditional PUT in object stores); False if it exists."""
         system, path = self._resolve(uri)
         with _errors(uri, "write"):
             try:
@@ -233,7 +241,7 @@ class Storage:
             return int(system.info(path)["size"])
 
     def identity(self, uri: str) -> str:
-        """A value that changes with the content, without reading it: size and ETag on S3, size and mtime on disk."""
+        """A value that changes with the content, without reading it: size and version of an object, size and mtime on disk."""
         system, path = self._resolve(uri)
         with _errors(uri, "read"):
             return identity_of(system.info(path), path)
@@ -288,9 +296,11 @@ class Storage:
         self.remove_files(folder, [name for name in names if any(fnmatchcase(meant[name], each) for each in patterns)])
 
     def location(self, uri: str) -> str:
-        """One text for all spellings of a place: an absolute path without links, or `s3://bucket/key`."""
+        """One text for all spellings of a place: an absolute path without links, or `SCHEME://bucket/key`."""
         system, path = self._resolve(uri)
-        return os.path.realpath(path) if isinstance(system, LocalFileSystem) else f"s3://{path.rstrip('/')}"
+        return (
+            os.path.realpath(path) if isinstance(system, LocalFileSystem) else f"{scheme_of(uri)}://{path.rstrip('/')}"
+        )
 
     def remove(self, uri: str) -> None:
         """Remove a file or a folder with its content; absent ones are no error."""
@@ -304,9 +314,11 @@ class Storage:
         if isinstance(system, LocalFileSystem):
             return None, path
         index, rule = self._rule(uri)
-        key = (os.getpid(), index)
+        scheme = uri.partition("://")[0]
+        key = (os.getpid(), scheme, index)
         if key not in self._readers:
-            self._readers[key] = RangeReader(_client(index, rule))
+            client = system.store if isinstance(system, ObjectSystem) else _client(index, rule)
+            self._readers[key] = RangeReader(client, scheme)
         return self._readers[key], path
 
     def local_path(self, uri: str) -> Path | None:
@@ -315,18 +327,19 @@ class Storage:
         return Path(path) if isinstance(system, LocalFileSystem) else None
 
     def _resolve(self, uri: str) -> tuple[AbstractFileSystem, str]:
-        scheme, separator, _ = uri.partition("://")
+        scheme, separator, path = uri.partition("://")
         if not separator or scheme == "file":
-            return self._systems.setdefault((0, None), LocalFileSystem()), os.path.abspath(
+            return self._systems.setdefault((0, "file", -1), LocalFileSystem()), os.path.abspath(
                 os.path.expanduser(uri.removeprefix("file://"))
             )
-        if scheme != "s3":
-            raise UserError(f"{uri}: the scheme {scheme} is not allowed: use s3://, file:// or a path")
+        if scheme not in SECRET_KEYS:
+            raise UserError(f"{uri}: the scheme {scheme} is not allowed: use s3://, gs://, az://, file:// or a path")
         index, rule = self._rule(uri)
-        key = (os.getpid(), index)
+        key = (os.getpid(), scheme, index)
         if key not in self._systems:
-            self._systems[key] = _s3(index, rule)
-        return self._systems[key], uri.removeprefix("s3://")
+            with _errors(uri, "reach"):
+                self._systems[key] = _s3(index, rule) if scheme == "s3" else _cloud(scheme, index, rule)
+        return self._systems[key], path
 
     def _rule(self, uri: str) -> tuple[int, StorageRule | None]:
         """The rule for a URI and its number; -1 without one."""
@@ -344,15 +357,14 @@ def _below(uri: str, prefix: str) -> bool:
     return uri == prefix or uri.startswith(prefix + "/")
 
 
-def _credentials(index: int) -> tuple[str | None, str | None]:
-    """A rule's own key and secret, which come in as DIHT_STORAGE_<index>_*; without them AWS' usual chain holds."""
-    key, secret = (os.environ.get(f"DIHT_STORAGE_{index}_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
-    return key, secret
+def _credentials(scheme: str, index: int) -> list[str | None]:
+    """A rule's own credentials, which come in as DIHT_STORAGE_<index>_*; without them the cloud's usual chain holds."""
+    return [os.environ.get(name) for name in credential_variables(f"{scheme}://", index).values()]
 
 
 def _s3(index: int, rule: StorageRule | None) -> AbstractFileSystem:
     """The file system of one rule: lists and writes."""
-    key, secret = _credentials(index)
+    key, secret = _credentials("s3", index)
     return fsspec.filesystem(
         "s3",
         endpoint_url=rule.endpoint_url if rule is not None else None,
@@ -365,12 +377,25 @@ def _s3(index: int, rule: StorageRule | None) -> AbstractFileSystem:
     )
 
 
+def _cloud(scheme: str, index: int, rule: StorageRule | None) -> ObjectSystem:
+    """The file system of one rule on Google's or Azure's store, whose packages are optional."""
+    endpoint, (credentials,) = rule.endpoint_url if rule is not None else None, _credentials(scheme, index)
+    try:
+        if scheme == "gs":
+            from diht_k8s.recipe.shards.google_store import GoogleStore as Store
+        else:
+            from diht_k8s.recipe.shards.azure_store import AzureStore as Store
+    except ImportError as error:
+        raise UserError(f"{scheme}:// needs more packages: {missing_package(error, scheme)}") from error
+    return ObjectSystem(Store(endpoint, credentials))
+
+
 def _client(index: int, rule: StorageRule | None) -> Any:
     """The client of one rule that reads."""
     import botocore.session
     from botocore.config import Config
 
-    key, secret = _credentials(index)
+    key, secret = _credentials("s3", index)
     return botocore.session.get_session().create_client(
         "s3",
         endpoint_url=rule.endpoint_url if rule is not None else None,
@@ -383,7 +408,7 @@ def _client(index: int, rule: StorageRule | None) -> Any:
 
 @contextlib.contextmanager
 def _errors(uri: str, verb: str) -> Iterator[None]:
-    """Turn errors of file systems and S3 clients into ours, which say what failed, where, and what to do."""
+    """Turn errors of file systems and stores' clients into ours, which say what failed, where, and what to do."""
     try:
         yield
     except DihtError:
@@ -391,7 +416,7 @@ def _errors(uri: str, verb: str) -> Iterator[None]:
     except OSError as error:
         raise _refused(error, uri, verb) or _of_os(error, uri, verb) from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
+        if type(error).__module__.partition(".")[0] not in CLIENTS:
             raise
         raise _refused(error, uri, verb) or _of_client(error, uri, verb) from error
 
@@ -411,7 +436,7 @@ def _of_os(error: OSError, uri: str, verb: str) -> DihtError:
 
 
 def _of_client(error: Exception, uri: str, verb: str) -> DihtError:
-    missing = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
+    missing = type(error).__name__ in NO_CREDENTIALS
     return (UserError if missing else RetryableError)(
         f"cannot {verb} {uri}: {error}: check endpointURL and credentials"
     )

@@ -53,8 +53,31 @@ def overlay(kind: str, stage: Stage = Stage.TRAIN, **changes: Any) -> dict[str, 
             {"spec__storage": [{"prefix": "s3://aaa"}, {"prefix": "s3://bbb", "secretRef": {"name": "keys"}}]},
             {"env": CREDENTIALS},
         ),
+        (
+            {"spec__storage": [{"prefix": f"{each}://aaa", "secretRef": {"name": each}} for each in ("gs", "az")]},
+            {
+                "env": [
+                    {
+                        "name": "DIHT_STORAGE_0_GOOGLE_CREDENTIALS",
+                        "valueFrom": {"secretKeyRef": {"name": "gs", "key": "GOOGLE_CREDENTIALS"}},
+                    },
+                    {
+                        "name": "DIHT_STORAGE_1_AZURE_STORAGE_CONNECTION_STRING",
+                        "valueFrom": {"secretKeyRef": {"name": "az", "key": "AZURE_STORAGE_CONNECTION_STRING"}},
+                    },
+                ]
+            },
+        ),
     ],
-    ids=["nothing", "pull policy", "exact quantities", "mounts", "env by reference", "credentials of a storage rule"],
+    ids=[
+        "nothing",
+        "pull policy",
+        "exact quantities",
+        "mounts",
+        "env by reference",
+        "credentials of a storage rule",
+        "of other stores",
+    ],
 )
 def test_container_gets_what_a_role_cannot_say(changes: dict[str, Any], container: dict[str, Any]) -> None:
     assert overlay("V1Container", Stage.FILTER, **changes) == container

@@ -134,5 +134,5 @@ def test_a_damaged_list_is_an_error_that_says_what_to_do(tmp_path: Path, groups:
 
 @pytest.mark.parametrize("info", [{"size": 3}, {"size": 3, "ETag": ""}, {"size": 3, "ETag": None}])
 def test_an_object_without_etag_is_refused_by_name(info: dict[str, object]) -> None:
-    with pytest.raises(DataError, match=r"no ETag for s3://bucket/0\.tar"):
+    with pytest.raises(DataError, match=r"no ETag for bucket/0\.tar"):
         identity_of(info, "bucket/0.tar")

@@ -173,7 +173,7 @@ def test_text_that_is_no_utf8_is_a_user_error(tmp_path: Path, storage: Storage) 
         storage.read_text(str(tmp_path / "f"))
 
 
-@pytest.mark.parametrize("uri", ["http://x/y", "gs://x/y", "memory://x"])
+@pytest.mark.parametrize("uri", ["http://x/y", "gcs://x/y", "memory://x"])
 def test_other_schemes_are_refused(storage: Storage, uri: str) -> None:
     with pytest.raises(UserError, match="is not allowed"):
         storage.read_bytes(uri)
