@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TESTS = $(BIN)/python -m pytest -q --dist loadfile $(OPTIONS)
 OPTIONS = $(if $(SLOW),--slow) $(if $(COSTS),--costs $(COSTS))
-EXTRAS := recipe,operator,docs,dev
+EXTRAS := recipe,gs,az,operator,docs,dev
 INSTALLED := .venv/.installed
 CHECKS = test
 

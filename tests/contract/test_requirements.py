@@ -17,7 +17,7 @@ from tests.contract.trees import ROOT, build_wheel, tracked_tree
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = {
-    "base": [], "operator": ["operator"], "recipe": ["recipe"], "dev": ["recipe", "operator", "docs", "dev"],
+    "base": [], "operator": ["operator"], "recipe": ["recipe", "gs", "az"], "dev": ["recipe", "gs", "az", "operator", "docs", "dev"],
     "sbom": ["sbom"],
 }  # fmt: skip
 PYTHONS = ("3.11", "3.12", "3.13")

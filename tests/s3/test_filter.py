@@ -1,4 +1,4 @@
-"""The filter against a real S3 server gives what it gives from disk, byte for byte."""
+"""The filter against each object store gives what it gives from disk, byte for byte."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def uploaded(s3: S3, local: Path) -> S3:
-    storage = storage_of(s3)
+def uploaded(store: S3, local: Path) -> S3:
+    storage = storage_of(store)
     for name in SHARDS:
-        storage.write_bytes(f"s3://{s3.bucket}/raw/{name}", (local / name).read_bytes())
-    return s3
+        storage.write_bytes(f"{store.base}/raw/{name}", (local / name).read_bytes())
+    return store
 
 
 def members_of(sample: Sample) -> list[tuple[str, bytes]]:
     return [(f"{sample.key}.{suffix}", data) for suffix, data in sample.members.items()]
 
 
-def storage_of(s3: S3) -> Storage:
-    run = with_storage(run_of("out", "in.tar"), s3.rule)
+def storage_of(store: S3) -> Storage:
+    run = with_storage(run_of("out", "in.tar"), store.rule)
     return Storage(run.spec.storage)
 
 
@@ -64,11 +64,11 @@ def test_kept_shards_and_scores_when_the_server_disturbs_then_those_from_disk(
 ) -> None:
     monkeypatch.setattr(range_reads, "BLOCK_BYTES", BLOCK)
     monkeypatch.setattr(range_reads, "MIN_BLOCK_BYTES", BLOCK)
-    output = f"s3://{uploaded.bucket}/out"
+    output = f"{uploaded.base}/out"
     with proxy_before(uploaded.endpoint) as proxy:
         counts = proxy.set(refuse=0.15, cut=0.2, short=0.2, seed=1).counts
         rule = {**uploaded.rule, "endpointURL": proxy.endpoint}
-        there = filter_with(with_storage(run_of(output, f"s3://{uploaded.bucket}/raw/*.tar.gz", RULES), rule))
+        there = filter_with(with_storage(run_of(output, f"{uploaded.base}/raw/*.tar.gz", RULES), rule))
     assert counts["refused"] > 0
     assert counts["cut"] + counts["short"] > 0
     here = filter_with(run_of(tmp_path / "out", [str(local / name) for name in SHARDS], RULES))
@@ -92,10 +92,10 @@ def test_kept_shards_and_scores_when_the_server_disturbs_then_those_from_disk(
 
 def test_clip_model_on_s3_cuts_the_pool_where_a_local_copy_does(uploaded: S3, local: Path, tmp_path: Path) -> None:
     export_model(tmp_path / "clip")
-    storage, model = storage_of(uploaded), f"s3://{uploaded.bucket}/clip"
+    storage, model = storage_of(uploaded), f"{uploaded.base}/clip"
     for path in (tmp_path / "clip").iterdir():
         storage.write_bytes(f"{model}/{path.name}", path.read_bytes())
-    shards, output = f"s3://{uploaded.bucket}/raw/00000.tar.gz", f"s3://{uploaded.bucket}/clip-out"
+    shards, output = f"{uploaded.base}/raw/00000.tar.gz", f"{uploaded.base}/clip-out"
     rules = {"clipScore": {"model": model, "keepShare": 0.3}}
     there = filter_with(with_storage(run_of(output, shards, rules), uploaded.rule))
     copied = {"clipScore": {"model": f"{tmp_path}/clip", "keepShare": 0.3}}
@@ -110,9 +110,7 @@ def test_clip_model_on_s3_cuts_the_pool_where_a_local_copy_does(uploaded: S3, lo
 
 
 def test_second_run_is_cached(uploaded: S3, capsys: pytest.CaptureFixture[str]) -> None:
-    run = with_storage(
-        run_of(f"s3://{uploaded.bucket}/again", f"s3://{uploaded.bucket}/raw/00000.tar.gz"), uploaded.rule
-    )
+    run = with_storage(run_of(f"{uploaded.base}/again", f"{uploaded.base}/raw/00000.tar.gz"), uploaded.rule)
     assert filter_with(run) == filter_with(run)
     assert "filter: cached" in capsys.readouterr().out
 
@@ -120,20 +118,20 @@ def test_second_run_is_cached(uploaded: S3, capsys: pytest.CaptureFixture[str]) 
 def test_truncated_shard_ends_with_its_name_and_leaves_nothing_half_written(uploaded: S3, local: Path) -> None:
     storage, rules = storage_of(uploaded), {"textSpotting": {"mode": "Disabled"}}
     name, content = "cut/00000.tar.gz", (local / SHARDS[0]).read_bytes()
-    storage.write_bytes(f"s3://{uploaded.bucket}/{name}", content[: len(content) // 2])
-    output = f"s3://{uploaded.bucket}/out-cut"
-    run = with_storage(run_of(output, f"s3://{uploaded.bucket}/cut/*.tar.gz", rules), uploaded.rule)
-    with pytest.raises(DihtError, match=f"s3://{uploaded.bucket}/{name} is damaged after") as raised:
+    storage.write_bytes(f"{uploaded.base}/{name}", content[: len(content) // 2])
+    output = f"{uploaded.base}/out-cut"
+    run = with_storage(run_of(output, f"{uploaded.base}/cut/*.tar.gz", rules), uploaded.rule)
+    with pytest.raises(DihtError, match=f"{uploaded.base}/{name} is damaged after") as raised:
         filter_with(run)
     assert raised.value.exit_code == ExitCode.BAD_DATA
     folder = located(output, storage).stage(Stage.FILTER)
     assert storage.names(f"{folder}/kept") == storage.names(f"{folder}/scores") == []
 
 
-def test_wrong_credentials_end_with_the_uri(uploaded: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DIHT_STORAGE_0_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("DIHT_STORAGE_0_SECRET_ACCESS_KEY", "wrong")
-    run = with_storage(run_of(f"s3://{uploaded.bucket}/no", f"s3://{uploaded.bucket}/raw/*.tar.gz"), uploaded.rule)
-    with pytest.raises(DihtError, match=f"s3://{uploaded.bucket}/") as raised:
-        filter_with(run)
-    assert raised.value.exit_code != ExitCode.UNEXPECTED
+def test_missing_rights_end_with_the_uri(uploaded: S3) -> None:
+    with proxy_before(uploaded.endpoint) as proxy:
+        proxy.set(forbidden=True)
+        rule = {**uploaded.rule, "endpointURL": proxy.endpoint}
+        with pytest.raises(DihtError, match=f"{uploaded.base}/") as raised:
+            filter_with(with_storage(run_of(f"{uploaded.base}/no", f"{uploaded.base}/raw/*.tar.gz"), rule))
+    assert raised.value.exit_code == ExitCode.USER_ERROR

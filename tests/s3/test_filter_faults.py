@@ -1,4 +1,4 @@
-"""The filter on a real S3 server while workers are killed and collide, and the server refuses: the same objects as undisturbed."""
+"""The filter on each object store while workers are killed and collide, and the server refuses: the same objects as undisturbed."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ LONGEST_S = 1.2
 class Bench:
     """Shards on the server, and what an undisturbed run makes of them."""
 
-    def __init__(self, s3: S3, folder: Path) -> None:
-        self.s3 = s3
+    def __init__(self, store: S3, folder: Path) -> None:
+        self.store = store
         self.storage = Storage(self.run("raw").spec.storage)
         write_shards(folder, SHARDS)
         for path in sorted(folder.iterdir()):
-            self.storage.write_bytes(f"s3://{s3.bucket}/kill/{path.name}", path.read_bytes())
+            self.storage.write_bytes(f"{store.base}/kill/{path.name}", path.read_bytes())
         filter_with(self.run("undisturbed"))
         self.wanted = self.objects("undisturbed")
 
     def run(self, name: str, **rule: Any) -> DihtRun:
-        run = run_of(f"s3://{self.s3.bucket}/{name}", f"s3://{self.s3.bucket}/kill/*.tar")
+        run = run_of(f"{self.store.base}/{name}", f"{self.store.base}/kill/*.tar")
         document = run.model_dump(by_alias=True, mode="json", exclude_none=True)
-        document["spec"]["storage"] = [{**self.s3.rule, **rule}]
+        document["spec"]["storage"] = [{**self.store.rule, **rule}]
         return DihtRun.model_validate(document)
 
     def objects(self, name: str) -> Mapping[str, bytes]:
         """Kept shards, scores and report, by name."""
-        base = located(f"s3://{self.s3.bucket}/{name}", self.storage).stage(Stage.FILTER)
+        base = located(f"{self.store.base}/{name}", self.storage).stage(Stage.FILTER)
         paths = [f"{part}/{file}" for part in ("kept", "scores") for file in self.storage.names(f"{base}/{part}")]
         return {path: self.storage.read_bytes(f"{base}/{path}") for path in [*paths, "report.json"]}
 
 
 @pytest.fixture(scope="module")
-def bench(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(s3, tmp_path_factory.mktemp("shards"))
+def bench(store: S3, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(store, tmp_path_factory.mktemp("shards"))
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,7 @@ def test_two_workers_write_the_objects_of_one(bench: Bench, workers: int) -> Non
 def test_dead_workers_claim_is_taken_over(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "STALE_SECONDS", 1.0)
     run = bench.run("dead")
-    undisturbed = read_committed(
-        bench.storage, located(f"s3://{bench.s3.bucket}/undisturbed", bench.storage), Stage.FILTER
-    )
+    undisturbed = read_committed(bench.storage, located(f"{bench.store.base}/undisturbed", bench.storage), Stage.FILTER)
     claim = {"worker": 1, "config_sha256": undisturbed.config_sha256, "beat": "of one that was killed"}
     folder = Layout(run.spec.data.output).at(Stage.FILTER, undisturbed.config_sha256).stage(Stage.FILTER)
     bench.storage.write_bytes(f"{folder}/claims/web-00003.json", json.dumps(claim).encode())
@@ -97,21 +95,20 @@ def test_dead_workers_claim_is_taken_over(bench: Bench, monkeypatch: pytest.Monk
 
 
 def test_bursts_of_refusals_change_nothing(bench: Bench) -> None:
-    with proxy_before(bench.s3.endpoint) as proxy:
+    with proxy_before(bench.store.endpoint) as proxy:
         counts = proxy.set(burst=(3, 40)).counts
         assert filter_with(bench.run("bursts", endpointURL=proxy.endpoint), worker=0, workers=2) is not None
     assert counts["refused"] >= 3
     assert bench.objects("bursts") == bench.wanted
 
 
-def test_output_that_cannot_be_written_is_a_user_error_with_its_place(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = f"s3://{bench.s3.bucket}/locked"
-    monkeypatch.setenv("DIHT_STORAGE_1_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("DIHT_STORAGE_1_SECRET_ACCESS_KEY", "wrong")
+def test_output_that_cannot_be_written_is_a_user_error_with_its_place(bench: Bench) -> None:
+    output = f"{bench.store.base}/locked"
     document = bench.run("locked").model_dump(by_alias=True, mode="json", exclude_none=True)
-    document["spec"]["storage"] = [bench.s3.rule, {**bench.s3.rule, "prefix": output}]
-    with pytest.raises(DihtError, match=output) as raised:
-        filter_with(DihtRun.model_validate(document))
+    with proxy_before(bench.store.endpoint) as proxy:
+        proxy.set(forbidden=True)
+        locked = {**bench.store.rule, "prefix": output, "endpointURL": proxy.endpoint}
+        document["spec"]["storage"] = [bench.store.rule, locked]
+        with pytest.raises(DihtError, match=output) as raised:
+            filter_with(DihtRun.model_validate(document))
     assert raised.value.exit_code == ExitCode.USER_ERROR

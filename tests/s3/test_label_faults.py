@@ -1,4 +1,4 @@
-"""Labelling against a real S3 server that refuses, cuts and shortens gives what it gives from disk, byte for byte."""
+"""Labelling against each object store that refuses, cuts and shortens gives what it gives from disk, byte for byte."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ pytestmark = [pytest.mark.s3, pytest.mark.timeout(600)]
 Make = Callable[..., Any]
 
 
-def on_server(run: DihtRun, s3: S3, proxy: Proxy) -> DihtRun:
+def on_server(run: DihtRun, store: S3, proxy: Proxy) -> DihtRun:
     """The same run with its output behind the proxy."""
     document = run.model_dump(by_alias=True, mode="json", exclude_none=True)
-    document["spec"]["data"]["output"] = f"s3://{s3.bucket}/label"
-    document["spec"]["storage"] = [{**s3.rule, "endpointURL": proxy.endpoint}]
+    document["spec"]["data"]["output"] = f"{store.base}/label"
+    document["spec"]["storage"] = [{**store.rule, "endpointURL": proxy.endpoint}]
     return DihtRun.model_validate(document)
 
 
-def test_labels_when_the_server_disturbs_then_those_from_disk(s3: S3, make_kept: Make) -> None:  # noqa: F811
+def test_labels_when_the_server_disturbs_then_those_from_disk(store: S3, make_kept: Make) -> None:  # noqa: F811
     kept = make_kept(shards=2, pairs=24).write()
-    storage = Storage([StorageRule.model_validate(s3.rule)])
+    storage = Storage([StorageRule.model_validate(store.rule)])
     for path in (kept.folder / "filter").rglob("*"):
         if path.is_file():
-            storage.write_bytes(f"s3://{s3.bucket}/label/{path.relative_to(kept.folder)}", path.read_bytes())
-    with proxy_before(s3.endpoint) as proxy:
+            storage.write_bytes(f"{store.base}/label/{path.relative_to(kept.folder)}", path.read_bytes())
+    with proxy_before(store.endpoint) as proxy:
         counts = proxy.set(refuse=0.15, cut=0.2, short=0.2, seed=1).counts
-        remote = on_server(kept.run(), s3, proxy)
+        remote = on_server(kept.run(), store, proxy)
         planted(remote, Stage.FILTER)
         there = run_stage(stage, remote, Stage.LABEL)
     here = run_stage(stage, kept.run(), Stage.LABEL)
@@ -57,9 +57,9 @@ def test_labels_when_the_server_disturbs_then_those_from_disk(s3: S3, make_kept:
             assert storage.read_bytes(f"{theirs}/{name}") == path.read_bytes(), name
 
 
-def test_label_when_the_credentials_expire_then_retryable_in_one_line(s3: S3, make_kept: Make) -> None:  # noqa: F811
-    with proxy_before(s3.endpoint) as proxy:
+def test_label_when_the_credentials_expire_then_retryable_in_one_line(store: S3, make_kept: Make) -> None:  # noqa: F811
+    with proxy_before(store.endpoint) as proxy:
         proxy.set(expired=True)
         with pytest.raises(DihtError, match="the credentials have expired") as raised:
-            run_stage(stage, on_server(make_kept().run(), s3, proxy), Stage.LABEL)
+            run_stage(stage, on_server(make_kept().run(), store, proxy), Stage.LABEL)
     assert raised.value.exit_code == ExitCode.RETRYABLE

@@ -1,4 +1,4 @@
-"""Training on a real S3 server, disturbed: refused, cut and short answers, killed, checkpoints damaged, credentials expired, a full disk.
+"""Training on each object store, disturbed: refused, cut and short answers, killed, checkpoints damaged, credentials expired, a full disk.
 
 Whatever happens, the training that ends has the weights of an undisturbed one, bit by bit, and an attempt that cannot resume says why.
 """
@@ -50,23 +50,23 @@ pytestmark = [pytest.mark.s3, pytest.mark.timeout(1800)]
 class Bench:
     """Data on the server, and a proxy before it through which the training reads and writes."""
 
-    s3: S3
+    store: S3
     proxy: Proxy
     storage: Storage
     folder: Path
 
     def prepare(self, name: str, **train: Any) -> str:
         """Write the run document; returns the folder of its output."""
-        output = f"s3://{self.s3.bucket}/training/{name}"
+        output = f"{self.store.base}/training/{name}"
         folder = self.folder / name
         folder.mkdir()
         body = document(folder, data=self.folder, **{**TRAIN, **train}).model_dump(
             by_alias=True, mode="json", exclude_none=True
         )
-        data = f"s3://{self.s3.bucket}/training/data"
+        data = f"{self.store.base}/training/data"
         spec = json.loads(json.dumps(body["spec"]).replace(f"{self.folder}/out", data))
         spec["data"]["output"] = output
-        spec["storage"] = [{**self.s3.rule, "endpointURL": self.proxy.endpoint}]
+        spec["storage"] = [{**self.store.rule, "endpointURL": self.proxy.endpoint}]
         (folder / "run.json").write_text(dump(DihtRun.model_validate({**body, "spec": spec})))
         return output
 
@@ -89,16 +89,16 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def bench(store: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("training")
     make_data(folder)
-    storage = Storage([StorageRule.model_validate(s3.rule)])
+    storage = Storage([StorageRule.model_validate(store.rule)])
     for path in (folder / "out").rglob("*"):
         if path.is_file():
             place = path.relative_to(folder / "out").as_posix()
-            storage.write_bytes(f"s3://{s3.bucket}/training/data/{place}", path.read_bytes())
-    with proxy_before(s3.endpoint) as proxy:
-        yield Bench(s3, proxy, storage, folder)
+            storage.write_bytes(f"{store.base}/training/data/{place}", path.read_bytes())
+    with proxy_before(store.endpoint) as proxy:
+        yield Bench(store, proxy, storage, folder)
 
 
 def undisturbed(steps: int) -> dict[str, torch.Tensor]:
@@ -174,8 +174,8 @@ def test_finished_when_disturbed_before_then_bit_equal_to_undisturbed(
 ) -> None:
     ended, checkpoints = attempts["left alone"]
     assert ended.code == 0, ended.errors
-    assert different(bench.weights(f"s3://{bench.s3.bucket}/training/disturbed"), undisturbed(FEW_STEPS)) == []
-    folder = located(f"s3://{bench.s3.bucket}/training/disturbed", bench.storage).checkpoints
+    assert different(bench.weights(f"{bench.store.base}/training/disturbed"), undisturbed(FEW_STEPS)) == []
+    folder = located(f"{bench.store.base}/training/disturbed", bench.storage).checkpoints
     left = [f"{folder}/{name}" for name in bench.storage.folders(folder)]
     half = {uri: names for uri in left if uri not in checkpoints and (names := bench.storage.names(uri))}
     assert half == {}  # SeaweedFS shows the folder of what was removed for a while, empty

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -41,6 +42,14 @@ SIGNED: Final = timedelta(hours=1)
 _EXISTS: Final = ("BlobAlreadyExists", "ConditionNotMet", "UnauthorizedBlobOverwrite")
 
 
+class _Retry(ExponentialRetry):
+    """Of temporary refusals; Azure's own first pause is 15 s."""
+
+    def get_backoff_time(self, settings: dict[str, Any]) -> float:
+        """Full jitter, as botocore repeats those of S3."""
+        return random.uniform(0, min(20, 0.5 * 2 ** settings["count"]))
+
+
 class AzureStore(ObjectStore):
     """The containers of an account."""
 
@@ -69,7 +78,7 @@ class AzureStore(ObjectStore):
         self._service = BlobServiceClient(
             self._endpoint,
             credential=credential or self._token,
-            retry_policy=ExponentialRetry(initial_backoff=0, increment_base=2, retry_total=6, random_jitter_range=1),
+            retry_policy=_Retry(retry_total=8),
             max_single_put_size=PUT_BYTES,
             connection_timeout=TIMEOUTS_S[0],
             read_timeout=TIMEOUTS_S[1],
@@ -107,10 +116,10 @@ class AzureStore(ObjectStore):
                 while block := file.read(PUT_BYTES):
                     names.append(uuid.uuid4().hex)
                     blob.stage_block(names[-1], block)
-                condition = {"match_condition": MatchConditions.IfMissing} if create else {}
+                condition: dict[str, Any] = {"match_condition": MatchConditions.IfMissing} if create else {}
                 blob.commit_block_list([BlobBlock(name) for name in names], **condition)
             except ResourceExistsError as error:
-                if not create or error.error_code not in _EXISTS:
+                if not create or getattr(error, "error_code", "") not in _EXISTS:
                     raise
                 raise FileExistsError(f"{bucket}/{key}") from error
 

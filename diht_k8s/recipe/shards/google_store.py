@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import google.auth
 from google.api_core.exceptions import GoogleAPICallError, NotFound, PreconditionFailed
+from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import AuthorizedSession
 from google.cloud.storage import Client
 from google.cloud.storage.retry import DEFAULT_RETRY
@@ -25,7 +26,7 @@ from diht_k8s.recipe.shards.object_store import LIST_SIZE, TIMEOUTS_S, Listed, O
 ENDPOINT: Final = "https://storage.googleapis.com"
 SCOPES: Final = ("https://www.googleapis.com/auth/devstorage.read_write",)
 RETRY: Final = DEFAULT_RETRY.with_delay(initial=0.5, maximum=20.0, multiplier=2.0).with_timeout(120.0)
-_SENT: Final = {"timeout": TIMEOUTS_S, "retry": RETRY}
+_SENT: Final[dict[str, Any]] = {"timeout": TIMEOUTS_S, "retry": RETRY}
 _FIELDS: Final = "items(name,size,generation),prefixes,nextPageToken"
 
 
@@ -50,7 +51,7 @@ class GoogleStore(ObjectStore):
     def listed(self, bucket: str, prefix: str, *, deep: bool) -> Iterator[Listed]:
         """See `ObjectStore`."""
         with _refusals("ListObjects"):
-            found = self._client.list_blobs(
+            found: Any = self._client.list_blobs(
                 bucket,
                 prefix=prefix,
                 delimiter=None if deep else "/",
@@ -71,7 +72,8 @@ class GoogleStore(ObjectStore):
 
     def put(self, bucket: str, key: str, file: IO[bytes], size: int, *, create: bool) -> None:
         """See `ObjectStore`."""
-        blob, condition = self._client.bucket(bucket).blob(key), {"if_generation_match": 0} if create else {}
+        blob = self._client.bucket(bucket).blob(key)
+        condition: dict[str, Any] = {"if_generation_match": 0} if create else {}
         with _refusals("PutObject"):
             try:
                 blob.upload_from_file(file, size=size, **condition, **_SENT)
@@ -106,7 +108,7 @@ def _credentials(text: str | None) -> Any:
         return google.auth.default(scopes=SCOPES)[0]
     try:
         return google.auth.load_credentials_from_dict(json.loads(text), scopes=SCOPES)[0]
-    except (ValueError, google.auth.exceptions.GoogleAuthError) as error:
+    except (ValueError, GoogleAuthError) as error:
         raise UserError(
             "GOOGLE_CREDENTIALS holds no JSON of credentials: put the content of the key's file in it"
         ) from error
