@@ -41,7 +41,7 @@ NEEDS = {
     "purge run.yaml --exclude list": RECIPE, "index run.yaml": RECIPE, "estimate run.yaml --gpu H100": RECIPE, "benchmarks": RECIPE, "convert a b": RECIPE, "uids run.yaml --output a.npy": RECIPE, "report a": RECIPE,
     "submit run.yaml": OPERATOR, "watch small": OPERATOR, "logs small": OPERATOR, "why small": OPERATOR, "plan run.yaml": OPERATOR,
     "retry small": OPERATOR, "cancel small": OPERATOR, "status small": OPERATOR, "list -n team": OPERATOR, "list .": "",
-    "import photos out": RECIPE, "init .": RECIPE, "doctor": RECIPE, "completion bash": "",
+    "concepts gs://b/vocabulary.json": RECIPE, "concepts az://b/vocabulary.json": RECIPE, "import photos out": RECIPE, "init .": RECIPE, "doctor": RECIPE, "completion bash": "",
     "schema": "", "crd": "", "samples": "", "samples minimal": "", "chart operator": "",
 }  # fmt: skip
 """Each command and what it says without any extra; empty where the base is enough."""
@@ -130,6 +130,18 @@ def test_command_without_its_extra_names_the_line_that_installs_it(
     assert (done.returncode, done.stderr.count("\n")) == (64, 1), done.stderr
     assert re.match(r"diht: the package \w+ is not installed: ", done.stderr)
     assert NEEDS[arguments] in done.stderr
+
+
+@pytest.mark.parametrize("extra", ["gs", "az"])
+def test_store_without_its_extra_names_the_line_that_installs_it(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, extra: str
+) -> None:
+    recipe = environment(tmp_path_factory.mktemp("recipe"), "recipe")
+    done = run(recipe, f"concepts {extra}://bucket/vocabulary.json", tmp_path)
+    assert done.returncode == 64, done.stderr
+    said = done.stderr.strip().splitlines()[-1]
+    assert re.match(rf"diht: {extra}:// needs more packages: the package \w+ is not installed: ", said)
+    assert f"[{extra}]'" in said
 
 
 def test_operator_without_its_extra_names_the_line_that_installs_it(base: list[str], tmp_path: Path) -> None:

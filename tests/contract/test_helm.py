@@ -377,7 +377,7 @@ def test_sample_is_valid_and_says_what_it_shows(sample: Path) -> None:
 
 def test_samples_are_those_that_are_promised() -> None:
     assert [path.stem for path in SAMPLES] == [
-        "captions-first", "evaluation-only", "infiniband", "laptop", "minimal", "one-gpu-node", "resume-from-checkpoint", "sixteen-nodes-kueue", "volcano", "workload-identity",
+        "captions-first", "evaluation-only", "gs-and-az", "infiniband", "laptop", "minimal", "one-gpu-node", "resume-from-checkpoint", "sixteen-nodes-kueue", "volcano", "workload-identity",
     ]  # fmt: skip
 
 

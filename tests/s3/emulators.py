@@ -53,13 +53,16 @@ def serving_google(folder: Path) -> Iterator[S3]:
 
 
 @contextlib.contextmanager
-def serving_azure(folder: Path) -> Iterator[S3]:
-    """Azurite; its connection string is in the environment meanwhile."""
+def serving_azure(folder: Path, *tls: str) -> Iterator[S3]:
+    """Azurite; its connection string is in the environment meanwhile.
+
+    `tls`: its options for https.
+    """
     from azure.storage.blob import BlobServiceClient
 
     (port,) = free_ports(1)
-    endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
-    command = [str(EMULATORS / "node_modules/.bin/azurite-blob"), "--silent", "--blobPort", str(port), "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck"]  # fmt: skip
+    endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{port}/{ACCOUNT}"
+    command = [str(EMULATORS / "node_modules/.bin/azurite-blob"), "--silent", "--blobPort", str(port), "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck", *tls]  # fmt: skip
     text = f"{CONNECTION};BlobEndpoint={endpoint}"
     with pytest.MonkeyPatch.context() as patch, _running(command, folder) as check:
         patch.setenv("AZURE_STORAGE_CONNECTION_STRING", text)
@@ -71,15 +74,30 @@ def serving_azure(folder: Path) -> Iterator[S3]:
 
 @contextlib.contextmanager
 def token_server() -> Iterator[str]:
-    """URL of a server that gives a token to everybody, as Google's and the metadata servers of pods do; it ends with the block."""
+    """URL of a server that gives a token to everybody: `for-a-file` as Google's does, `for-a-pod` as a node's metadata server does."""
 
-    class Tokens(http.server.BaseHTTPRequestHandler):
+    about = {"expires_in": 3600, "token_type": "Bearer", "email": "pod@test.invalid", "scopes": []}
+    with answering({**about, "access_token": "for-a-pod"}, {**about, "access_token": "for-a-file"}) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def answering(get: object, post: object = None) -> Iterator[str]:
+    """URL of a server that gives each GET and each POST the same JSON; it ends with the block."""
+
+    class Answers(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.do_GET()
+            self._give(post)
 
         def do_GET(self) -> None:
-            body = json.dumps({"access_token": "a-token", "expires_in": 3600, "token_type": "Bearer"}).encode()
+            if self.path.endswith("universe-domain"):  # Google's own, if a metadata server does not know it
+                self.send_error(404)
+            else:
+                self._give(get)
+
+        def _give(self, answer: object) -> None:
+            body = json.dumps(answer).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Metadata-Flavor", "Google")
@@ -90,7 +108,7 @@ def token_server() -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tokens)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

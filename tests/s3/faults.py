@@ -43,7 +43,7 @@ class Faults:
     only: str = ""
     """pattern of the paths that are disturbed; all without one."""
     counts: Counter[str] = field(default_factory=Counter)
-    """requests by what happened to them, and `VERB /path`."""
+    """requests by what happened to them, `VERB /path`, and `as AUTHORIZATION` with its beginning."""
 
 
 class Proxy:
@@ -99,6 +99,7 @@ class Proxy:
         verb, path = head.split(b" ", 2)[:2]
         faults, draw = self.faults, self._random.random
         faults.counts["requests"] += 1
+        faults.counts[f"as {(_field(head, b'authorization') or b'').decode()[:20]}"] += 1
         faults.counts[f"{verb.decode()} {path.decode().partition('?')[0]}"] += 1
         if _has(head, b"expect: 100-continue"):
             answer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -74,6 +74,8 @@ class AzureStore(ObjectStore):
         credential: Any = self._sas
         if self._key:
             credential = {"account_name": self._account, "account_key": self._key}
+        if not credential and not self._endpoint.startswith("https://"):
+            raise UserError(f"{self._endpoint}: an identity is shown by https only: change endpointURL, or give a key")
         self._token = None if credential else DefaultAzureCredential()
         self._service = BlobServiceClient(
             self._endpoint,
@@ -150,8 +152,6 @@ class AzureStore(ObjectStore):
                 expiry=datetime.now(UTC) + SIGNED,
             )
         if self._token is not None:
-            if not url.startswith("https://"):
-                raise UserError(f"{self._endpoint}: a token is sent by https only: change endpointURL")
             headers["Authorization"] = f"Bearer {self._token.get_token(SCOPE).token}"
         return f"{url}?{signature.lstrip('?')}" if signature else url, {}, headers
 
