@@ -23,6 +23,11 @@ def in_object_store(uri: str) -> bool:
     return scheme_of(uri) is not None
 
 
+def create_condition(uri: str) -> str:
+    """What a store calls the condition of a write that must replace nothing."""
+    return "ifGenerationMatch=0" if scheme_of(uri) == "gs" else "If-None-Match"
+
+
 def credential_variables(prefix: str, index: int) -> dict[str, str]:
     """Key of the Secret -> environment variable that brings it into a pod.
 

@@ -37,6 +37,8 @@ class Faults:
     """pause before an answer."""
     expired: bool = False
     """whether credentials have expired."""
+    unconditional: bool = False
+    """whether the condition of Google's writes is lost."""
     forbidden: bool = False
     """whether the credentials lack rights."""
     seed: int = 0
@@ -104,6 +106,8 @@ class Proxy:
         if _has(head, b"expect: 100-continue"):
             answer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             head = re.sub(rb"(?i)expect: 100-continue\r\n", b"", head)
+        if faults.unconditional:
+            head = head.replace(b"ifGenerationMatch=0", b"prettyPrint=false")
         body = await _body(head, client)
         disturbed = re.search(faults.only, path.decode()) is not None
         if disturbed and faults.slow_s:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,10 @@ import pytest
 import requests
 
 from diht_k8s.api.data import StorageRule
+from diht_k8s.api.errors import RetryableError, UserError
+from diht_k8s.recipe.runtime.preflight import check_output
 from diht_k8s.recipe.shards.storage import Storage
+from tests.s3.faults import proxy_before
 
 if TYPE_CHECKING:
     from tests.s3.server import S3
@@ -42,6 +46,33 @@ def test_folder_object_of_an_empty_folder_is_no_content_of_it(store: S3) -> None
     storage.write_bytes(f"{folder}/part", b"x")
     assert storage.names(folder) == ["part"]
     assert storage.folders(f"{store.base}/empty") == ["step-1"]
+
+
+@pytest.mark.gs
+def test_store_that_loses_the_condition_is_refused_by_its_name(gs: S3) -> None:
+    with proxy_before(gs.endpoint) as proxy:
+        storage = Storage([StorageRule.model_validate({**gs.rule, "endpointURL": proxy.endpoint})])
+        assert check_output(storage, f"{gs.base}/checked", host="node-0") > 0
+        proxy.set(unconditional=True)
+        with pytest.raises(UserError, match=f"{gs.base}/checked/preflight-node-0: .* in spite of ifGenerationMatch=0"):
+            check_output(storage, f"{gs.base}/checked", host="node-0")
+
+
+def test_large_object_is_written_whole_by_one_of_many_writers(store: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, uri = Storage([StorageRule.model_validate(store.rule)]), f"{store.base}/create/large"
+    if store.scheme == "az":
+        monkeypatch.setattr("diht_k8s.recipe.shards.azure_store.PUT_BYTES", 1 << 20)
+    contents = [bytes([number]) * (9 << 20) for number in range(3)]
+
+    def write(content: bytes) -> None:
+        with contextlib.suppress(RetryableError):  # Azure refuses the list of blocks that another writer's has replaced
+            storage.write_bytes(uri, content)
+
+    with ThreadPoolExecutor(len(contents)) as pool:
+        list(pool.map(write, contents))
+    assert storage.read_bytes(uri) in contents
+    storage.write_bytes(uri, contents[1])
+    assert storage.read_bytes(uri) == contents[1]
 
 
 def put_folder_object(store: S3, key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import random
 import threading
 from collections.abc import Iterator
@@ -138,6 +139,16 @@ def test_files_when_many_are_open_then_what_is_read_ahead_stays_bounded(
             assert reader.block_bytes() == (512 << 10) // 12
             assert hashlib.sha256(blocks(sixth)).digest() == hashlib.sha256(CONTENT).digest()
         assert reader.block_bytes() == 64 << 10
+
+
+def test_process_when_forked_from_one_that_has_read_then_it_reads(storage: Storage, uri: str) -> None:
+    assert storage.read_bytes(uri) == CONTENT
+    child = multiprocessing.get_context("fork").Process(target=storage.read_bytes, args=(uri,), daemon=True)
+    child.start()
+    child.join(30)
+    ended = child.exitcode
+    child.kill()
+    assert ended == 0
 
 
 def test_threads_when_they_read_at_once_then_each_its_own(storage: Storage, uri: str) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from diht_k8s.api.errors import DihtError
 from diht_k8s.api.layout import join
+from diht_k8s.api.object_stores import create_condition
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter.caption_tables.table_parts import filter_input, read_rows
 from diht_k8s.recipe.filter.layout_hints import LayoutHints
@@ -142,7 +143,7 @@ def output_findings(storage: Storage, output: str) -> Iterator[Finding]:
     if not created or not same:
         yield Finding("storage", f"{output}: what is written cannot be read again: check the server", wrong=True)
     if twice:
-        yield Finding("storage", f"{output}: the server ignores conditional writes (If-None-Match), so two attempts could overwrite each other: use a server that has them", wrong=True)  # fmt: skip
+        yield Finding("storage", f"{output}: the server ignores conditional writes ({create_condition(output)}), so two attempts could overwrite each other: use a server that has them", wrong=True)  # fmt: skip
     if not removed:
         yield Finding(
             "storage", f"{output}: what is removed stays: give the credentials the right to delete", wrong=True

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from diht_k8s.api.errors import RetryableError, UserError
 from diht_k8s.api.layout import join
+from diht_k8s.api.object_stores import create_condition
 from diht_k8s.api.pods import NODE_VARIABLE
 from diht_k8s.api.reports import NodeResult
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -201,7 +202,7 @@ def check_output(storage: Storage, folder: str, *, host: str) -> float:
             raise RetryableError(f"{uri} was read back otherwise than written: see whether two runs share data.output")
         if storage.create(uri, b"again\n"):
             raise UserError(
-                f"{uri}: the storage overwrites in spite of If-None-Match, so that a lost pod could overwrite its successor's "
+                f"{uri}: the storage overwrites in spite of {create_condition(uri)}, so that a lost pod could overwrite its successor's "
                 "checkpoints: use a storage with conditional writes"
             )
     finally:
