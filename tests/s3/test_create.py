@@ -46,6 +46,8 @@ def test_folder_object_of_an_empty_folder_is_no_content_of_it(store: S3) -> None
     storage.write_bytes(f"{folder}/part", b"x")
     assert storage.names(folder) == ["part"]
     assert storage.folders(f"{store.base}/empty") == ["step-1"]
+    assert storage.names(f"{store.base}/empty") == []
+    assert storage.files(f"{store.base}/empty") == ["step-1/part"]
 
 
 @pytest.mark.gs

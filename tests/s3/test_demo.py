@@ -32,8 +32,8 @@ PLACES = {"examples", "references", "templates_from", "class_names_from", "own_c
 
 def run(folder: Path, base: str, rules: list[dict[str, Any]]) -> str:
     """Run the demo with its data and output below a place; the URI of its output."""
-    text = (PROJECT / "examples/demo.yaml").read_text().replace("examples/data", f"{base}/data")
-    document = yaml.safe_load(text.replace("runs/demo", f"{base}/run"))
+    text = (PROJECT / "examples/demo.yaml").read_text().replace("runs/demo", f"{base}/run")
+    document = yaml.safe_load(text.replace("examples/data", f"{base}/data"))
     document["spec"]["storage"] = rules
     (folder / "run.yaml").write_text(yaml.safe_dump(document))
     command = [sys.executable, "-m", "diht_k8s.cli", "run", str(folder / "run.yaml")]

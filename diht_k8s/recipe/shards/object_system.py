@@ -1,6 +1,6 @@
 """An object store as a file system of fsspec, by the few calls that `storage` and `listing` use.
 
-Folders are what keys have before a slash; the object `folder/`, which some programs keep for an empty folder, is no content.
+Folders are what keys have before a slash. An object `folder/`, which some programs keep for an empty folder, is listed, as s3fs does.
 """
 
 from __future__ import annotations
@@ -95,8 +95,7 @@ class ObjectSystem(AbstractFileSystem):
         prefix = f"{key}/" if key else ""
         try:
             for found in self.store.listed(bucket, prefix, deep=deep):
-                if found.key != prefix:
-                    yield _entry(bucket, found)
+                yield _entry(bucket, found)
         except ClientError as error:
             raise _missing(error, path) or error from error
 
