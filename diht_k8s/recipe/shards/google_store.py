@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, Final
 from urllib.parse import quote
@@ -26,6 +27,8 @@ from diht_k8s.recipe.shards.object_store import LIST_SIZE, TIMEOUTS_S, Listed, O
 ENDPOINT: Final = "https://storage.googleapis.com"
 SCOPES: Final = ("https://www.googleapis.com/auth/devstorage.read_write",)
 RETRY: Final = DEFAULT_RETRY.with_delay(initial=0.5, maximum=20.0, multiplier=2.0).with_timeout(120.0)
+NO_BUCKET_METADATA: Final = "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"
+"""Else the client asks in a thread of its own for a bucket's place, for traces, which takes a right of its own."""
 _SENT: Final[dict[str, Any]] = {"timeout": TIMEOUTS_S, "retry": RETRY}
 _FIELDS: Final = "items(name,size,generation),prefixes,nextPageToken"
 
@@ -43,6 +46,7 @@ class GoogleStore(ObjectStore):
         Raises:
             UserError: the JSON is none of credentials.
         """
+        os.environ.setdefault(NO_BUCKET_METADATA, "true")
         found = _credentials(credentials)
         super().__init__(AuthorizedSession(found))
         self._endpoint = (endpoint or ENDPOINT).rstrip("/")
