@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from tests.conftest import EMULATORS
-from tests.s3.server import BUCKET, S3, START_SECONDS, free_ports
+from tests.s3.server import BUCKET, S3, START_SECONDS, end, free_ports
 
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -139,12 +139,7 @@ def _running(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[
         try:
             yield server
         finally:
-            server.terminate()
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            end(server)
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:

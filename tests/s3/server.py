@@ -66,12 +66,16 @@ def serving(program: str, folder: Path) -> Iterator[S3]:
             _make_bucket(f"http://127.0.0.1:{port}", server, folder / "log")
             yield S3(f"http://127.0.0.1:{port}", BUCKET, f"http://127.0.0.1:{others[2]}")
         finally:
-            server.terminate()
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            end(server)
+
+
+def end(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(20)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def free_ports(number: int) -> list[int]:
