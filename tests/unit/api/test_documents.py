@@ -232,7 +232,8 @@ def test_message_says_what_is_expected_without_the_words_of_a_library(case: str)
         ("s3://Team_A/0.tar", '"s3://Team_A/0.tar" names no bucket'),
         ("s3://", "names no bucket: a name has 3 to 63"),
         ("s3://bucket/a|b", "is neither plain text nor an allowed URI: use s3://bucket/key"),
-        ("gs://bucket/0.tar", "is neither plain text nor an allowed URI: use s3://bucket/key"),
+        ("gcs://bucket/0.tar", "is neither plain text nor an allowed URI: use s3://bucket/key"),
+        ("az://team_a/0.tar", "names no bucket"),
     ],
 )
 def test_uri_that_is_refused_is_told_what_is_wrong_with_it(uri: str, says: str) -> None:
