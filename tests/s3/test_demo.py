@@ -60,7 +60,9 @@ def contents(storage: Storage, output: str) -> dict[str, Any]:
             if suffix == "tar":
                 found[key] = storage.read_bytes(f"{base}/{name}")
             elif suffix == "parquet":
-                found[key] = parquet.read_table(io.BytesIO(storage.read_bytes(f"{base}/{name}"))).to_pydict()
+                rows = parquet.read_table(io.BytesIO(storage.read_bytes(f"{base}/{name}"))).to_pydict()
+                place = output.removesuffix("run")
+                found[key] = rows | {"shard": [str(each).removeprefix(place) for each in rows.get("shard", [])]}
             elif suffix == "safetensors" and "checkpoints" not in name:
                 found[key] = load(storage.read_bytes(f"{base}/{name}"))
     lines = storage.read_text(f"{layout.stage(Stage.TRAIN)}/metrics.jsonl").splitlines()
