@@ -94,7 +94,7 @@ def import_benchmark(
         "templates": sha256_of(templates.lines),
         "links": list(plan.links),
     }
-    target = ImportTarget(plan.output, lambda number: f"test/{number}.tar", FIXED_FILES, plan.replace)
+    target = ImportTarget(plan.output, lambda number: f"test/{number}.tar", FIXED_FILES, replace=plan.replace)
     with sole_writer(storage, target, len(parts)):
         found, done = resume(storage, target, config, parts, begin)
         if found is not None:

@@ -115,7 +115,7 @@ class FeatureGate:
         alike = np.flatnonzero(np.abs(features_ND - self._usual_D).max(axis=1) <= CONSTANT)
         if alike.size and not self._alike:
             self._alike_name = names_N[alike[0]]
-        self._several = self._several or any(names_N[row] != self._alike_name for row in alike)
+        self._several = self._several or any(names_N[row] != self._alike_name for row in alike.tolist())
         self._alike += len(alike)
         self._number += len(features_ND)
         zero = np.flatnonzero(np.abs(features_ND).max(axis=1) <= CONSTANT)
