@@ -15,8 +15,10 @@ from diht_k8s.api.evaluate import Evaluate
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.gang_sizes import min_nodes_without_effect
 from diht_k8s.api.json_types import FieldPath, dotted
+from diht_k8s.api.kubernetes_types.quantities import number_of
 from diht_k8s.api.label import PACKAGED_TEACHERS, Label
 from diht_k8s.api.model_names import LIBRARIES, NameProblem, model_names, unknown_name
+from diht_k8s.api.pods import Pods, merged
 from diht_k8s.api.run import Spec, Stage
 from diht_k8s.api.train import CLIPS_ONLY, Train
 
@@ -57,6 +59,7 @@ def text_problems(spec: Spec) -> list[FieldProblem]:
         found += _of_label(spec.label)
     if spec.train is not None:
         found += _of_train(spec.train)
+        found += _of_cards(spec.train.processes_per_node, merged(spec.pods, spec.train.pods))
     return found
 
 
@@ -111,6 +114,17 @@ def _of_train(train: Train) -> Iterator[FieldProblem]:
         yield from _named(field, own)
     elif refused := model_names().problems[f"open_clip/{train.model}"]:
         yield FieldProblem(field, f"{train.model} {refused}: {CLIPS_ONLY}")
+
+
+def _of_cards(processes: int, pods: Pods) -> Iterator[FieldProblem]:
+    """A rank uses one GPU: others of its pod stay idle, and without one it cannot start (see the preflight)."""
+    gpus = int(number_of(pods.resources.get("nvidia.com/gpu", 0)))
+    if gpus and processes != gpus:
+        said = f"{gpus - processes} stay idle" if processes < gpus else "each rank needs one"
+        message = (
+            f"is {processes} where a pod asks for nvidia.com/gpu: {gpus}, {said}: write train.processesPerNode: {gpus}"
+        )
+        yield FieldProblem(("spec", "train", "processesPerNode"), message, certain=processes > gpus)
 
 
 def _named(field: FieldPath, problem: NameProblem | None) -> Iterator[FieldProblem]:

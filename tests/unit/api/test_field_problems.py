@@ -146,6 +146,26 @@ def test_min_nodes_that_the_batch_leaves_without_effect_is_a_warning(changes: di
     assert found == ([] if said is None else [(f"spec.train.minNodes: {said}", False)])
 
 
+CARDS = {"resources": {"nvidia.com/gpu": 8}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"spec__pods": CARDS}, ("is 1 where a pod asks for nvidia.com/gpu: 8, 7 stay idle: write train.processesPerNode: 8", False)),
+        ({"spec__train__pods": {"resources": {"nvidia.com/gpu": "2"}}, "spec__pods": CARDS, "spec__train__processesPerNode": 4}, ("is 4 where a pod asks for nvidia.com/gpu: 2, each rank needs one: write train.processesPerNode: 2", True)),
+        ({"spec__train__pods": CARDS, "spec__train__processesPerNode": 8}, None),
+        ({"spec__filter": {"pods": CARDS}}, None),
+        ({"spec__pods": CARDS, "spec__train__pods": {"resources": {"nvidia.com/gpu": 0}}}, None),
+        ({"spec__pods": CARDS, "spec__train": REMOVE, "spec__evaluate": REMOVE}, None),
+    ],
+    ids=["idle cards", "too few, train's own number", "as many", "another stage's", "none for train", "no training"],
+)  # fmt: skip
+def test_ranks_and_gpus_of_a_pod_that_differ_are_said(changes: dict[str, Any], said: tuple[str, bool] | None) -> None:
+    found = [(str(problem), problem.certain) for problem in text_problems(spec_of(**changes))]
+    assert found == ([] if said is None else [(f"spec.train.processesPerNode: {said[0]}", said[1])])
+
+
 def test_all_problems_are_said_at_once() -> None:
     spec = spec_of(
         spec__train__model="ViT-B-33",
