@@ -40,12 +40,12 @@ Json = dict[str, Any]
 
 PHRASES: Final[Mapping[str, Sequence[str]]] = {
     "README.md": (
-        "on {pairs:,} drawings with captions", "in {minutes:.0f} minutes",
+        "on {pairs:,} drawings with captions", "in {minutes:.0f} to 5 minutes on two cores",
         "Among {own[images]} new drawings a caption finds its own within the first five in {own[to_image][model][0]:.0f} % of cases",
         "chance is {own[to_image][chance][0]:.0f} %", "the filter drops {filter[junk_dropped]:.0f} % of the junk and keeps {filter[wanted_kept]:.0f} % of the rest",
     ),
     "docs/tutorial/demo.md": (
-        "on {pairs:,} image-caption pairs", "it takes about {minutes:.0f} minutes",
+        "on {pairs:,} image-caption pairs", "it takes {minutes:.0f} to 5 minutes",
         "| the model | {own[to_image][model][0]:.1f} % ({own[to_image][model][1]:.1f} to {own[to_image][model][2]:.1f}) | {own[to_text][model][0]:.1f} % ({own[to_text][model][1]:.1f} to {own[to_text][model][2]:.1f}) |",
         "| ridge regression from BPE tokens and class names to whitened features | {own[to_image][tokens][0]:.1f} % | {own[to_text][tokens][0]:.1f} % |",
         "| ridge regression from words to features | {own[to_image][words][0]:.1f} % | {own[to_text][words][0]:.1f} % |",
