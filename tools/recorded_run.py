@@ -52,7 +52,8 @@ PHRASES: Final[Mapping[str, Sequence[str]]] = {
         "| ridge regression from raw pixels | {own[to_image][pixels][0]:.1f} % | {own[to_text][pixels][0]:.1f} % |",
         "| chance | {own[to_image][chance][0]:.1f} % | {own[to_text][chance][0]:.1f} % |",
         "| the model on drawings of another style | {other[to_image][model][0]:.1f} % ({other[to_image][model][1]:.1f} to {other[to_image][model][2]:.1f}) | {other[to_text][model][0]:.1f} % ({other[to_text][model][1]:.1f} to {other[to_text][model][2]:.1f}) |",
-        "it names {classes[top1][0]:.0f} % of {classes[images]} drawings right among {classes[number]} classes ({classes[top1][1]:.0f} to {classes[top1][2]:.0f}; the commonest class is {classes[commonest]:.0f} %)",
+        "the mean accuracy over {classes[number]} classes is {classes[balanced]:.1f} %",
+        "(top-1 of {classes[images]} drawings {classes[top1][0]:.0f} %, {classes[top1][1]:.0f} to {classes[top1][2]:.0f}; the commonest class is {classes[commonest]:.0f} %)",
         "The filter drops {filter[junk_dropped]:.0f} % of the junk and {filter[wanted_dropped]:.0f} % of the rest",
     ),
 }  # fmt: skip
@@ -85,6 +86,7 @@ def record(report: Json, lines: Mapping[str, Progress], seconds: float) -> Json:
             "number": len(classes["classes"]),
             "top1": [100 * value for value in (classes["top1"], *classes["top1_interval"])],
             "commonest": 100 * classes["majority"],
+            "balanced": 100 * classes["balanced"],
         },
         "display": {stage: json.loads(line.model_dump_json(exclude_defaults=True)) for stage, line in lines.items()},
     }
