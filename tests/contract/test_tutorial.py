@@ -17,12 +17,7 @@ from tests.contract.trees import ROOT
 from tools.check_docs import fences
 
 PAGE = (ROOT / "docs/tutorial/own-images.md").read_text()
-COMMANDS = [
-    line
-    for fence in fences(PAGE)
-    for line in fence.body.splitlines()
-    if line.startswith("diht") and "--gpu" not in line
-]
+COMMANDS = [line for fence in fences(PAGE) for line in fence.body.splitlines() if line.startswith("diht")]
 
 
 @pytest.fixture
@@ -53,8 +48,16 @@ def typed(place: Path, command: str, *more: str) -> str:
 
 
 def test_commands_of_the_tutorial_lead_to_a_valid_run_document(place: Path) -> None:
-    assert [command.split()[1] for command in COMMANDS] == ["import", "init", "validate", "run", "run"]
-    for command in COMMANDS[:3]:
+    assert [command.split()[1] for command in COMMANDS] == [
+        "import",
+        "init",
+        "validate",
+        "run",
+        "run",
+        "init",
+        "estimate",
+    ]
+    for command in COMMANDS[:3] + COMMANDS[5:]:
         typed(place, command)
     with tarfile.open(place / "data/photos/00000.tar") as tar:
         assert len(tar.getnames()) == 3 * 400

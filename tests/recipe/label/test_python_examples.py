@@ -1,4 +1,4 @@
-"""The examples of the Python reference run as they stand, on a run's output and an image."""
+"""The Python examples of the reference and of the tutorial run as they stand, on a run's output and images."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from diht_k8s.api.documents import dump
 from tests.recipe.evaluate.small_run import export_model
 from tests.recipe.label.label_stage import Make, label
 
-PAGE = Path(__file__).resolve().parents[3] / "docs/reference/python.md"
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+PAGE, TUTORIAL = DOCS / "reference/python.md", DOCS / "tutorial/own-images.md"
+EXAMPLES, (SEARCH,) = (
+    re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL) for page in (PAGE, TUTORIAL)
+)
 PRINTED = {
     "hn_nce_loss": r"\A\Z",
     "CaptionParser": r"\['dog', 'ball', 'park'\] 4 1\n",
@@ -50,3 +53,15 @@ def test_example_runs_and_prints_what_it_should(
     capsys.readouterr()
     exec(compile(example, str(PAGE), "exec"), {})
     assert re.match(PRINTED[used(example)], capsys.readouterr().out)
+
+
+def test_search_of_the_tutorial_gives_each_image_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, colour in (("cat.jpg", "white"), ("boat.jpg", "red")):
+        Image.new("RGB", (64, 48), colour).save(name)
+    export_model(tmp_path / "runs/photos/runs/latest/train/model")
+    capsys.readouterr()
+    exec(compile(SEARCH, str(TUTORIAL), "exec"), {})
+    assert re.match(r"tensor\(\[-?\d\S+, +-?\d\S+\]\)\n\Z", capsys.readouterr().out)
