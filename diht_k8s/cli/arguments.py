@@ -37,7 +37,10 @@ STAGES: Final = ("filter", "label", "train", "evaluate")
 
 
 class _DihtParser(argparse.ArgumentParser):
-    """Wrong usage is a user error: exit code 64, not argparse's 2."""
+    """Wrong usage is a user error: exit code 64, not argparse's 2. Options are written in full: a beginning may mean two later."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
 
     def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
         """Name the option nearest to an unknown one, with the usage of its command, where argparse shows that of `diht`."""

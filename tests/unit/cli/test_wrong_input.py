@@ -149,6 +149,8 @@ def test_argument_that_is_something_else(
     [
         (["run", "run.yaml", "--untill", "train"], "diht run: error: unrecognized option --untill: did you mean --until?"),
         (["run", "run.yaml", "--untill=train"], "unrecognized option --untill: did you mean --until?"),
+        (["import", "a", "b", "--caption-col", "c"], "unrecognized option --caption-col: did you mean --caption-column?"),
+        (["benchmarks", "import", "a", "b", "--anno", "c"], "unrecognized option --anno: did you mean --annotations?"),
         (["run", "run.yaml", "--xyzzy"], "unrecognized option --xyzzy: see --help"),
         (["run", "run.yaml", "--set", "a=1", "b=2"], "unrecognized argument b=2: repeat --set for each field (--set b=2)"),
         (["doctor", "run.yaml", "other"], "diht doctor: error: unrecognized argument other"),
