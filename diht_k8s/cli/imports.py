@@ -35,7 +35,7 @@ def import_pairs_command(options: argparse.Namespace) -> int:
     """
     if options.shard_size < 1:
         raise UserError("--shard-size must be 1 or more")
-    path = Path(options.source).expanduser()
+    path = _source(options.source)
     _require_fitting(options)
     if not options.retry and (ready := shard_files(path)):
         with stopping_on_request("nothing was written"), progress_bar("shards") as bar:
@@ -46,7 +46,7 @@ def import_pairs_command(options: argparse.Namespace) -> int:
     if options.output is None:
         raise UserError(f"diht import {options.source} OUTPUT: name the folder into which the shards are written")
     wanted = ReaderOptions(
-        options.split, Path(options.images).expanduser() if options.images else None,
+        options.split, _images(options.images),
         image_column=options.image_column, caption_column=options.caption_column,
         delimiter=_delimiter(options.delimiter), links=_folders(options.allow_links),
     )  # fmt: skip
@@ -75,14 +75,17 @@ def import_benchmark_command(options: argparse.Namespace) -> int:
     """
     if options.shard_size < 1 or options.answers < 2:
         raise UserError("--shard-size must be 1 or more, and --answers 2 or more")
-    images, annotations = (Path(name).expanduser() if name else None for name in (options.images, options.annotations))
-    wanted = ReaderOptions(options.split, images, annotations, options.answers, links=_folders(options.allow_links))
+    path = _source(options.source)
+    annotations = Path(options.annotations).expanduser() if options.annotations else None
+    wanted = ReaderOptions(
+        options.split, _images(options.images), annotations, options.answers, links=_folders(options.allow_links)
+    )
     order = BenchmarkImport(
         options.output, options.split, options.class_names, options.templates, options.shard_size, options.replace,
         wanted.allowed,
     )  # fmt: skip
     with stopping_on_request(), contextlib.ExitStack() as shown:
-        source = open_benchmark(Path(options.source).expanduser(), options.kind, wanted)
+        source = open_benchmark(path, options.kind, wanted)
         bar = shown.enter_context(progress_bar())
         task = bar.add_task(f"import {source.kind}")
         marker = import_benchmark(
@@ -93,6 +96,21 @@ def import_benchmark_command(options: argparse.Namespace) -> int:
         print(f"diht: warning: {note}", file=sys.stderr)
     print(json.dumps(marker) if options.json else benchmark_summary(options.output, marker))
     return ExitCode.DONE
+
+
+def _source(given: str) -> Path:
+    if "://" in given:
+        raise UserError(f"{given} is no path on this machine's disk: copy it there first (only OUTPUT may be a URI)")
+    return Path(given).expanduser()
+
+
+def _images(given: str | None) -> Path | None:
+    if not given:
+        return None
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"--images {given}: there is no such folder")
+    return folder
 
 
 def benchmark_summary(output: str, marker: Mapping[str, Any]) -> str:

@@ -98,7 +98,7 @@ def choose_defaults(profile: DatasetProfile, held: HeldOut, machine: Machine, ha
     if profile.usable < LEAST_PAIRS or kept < 8:
         raise DataError(
             f"{profile.usable} usable pairs, of which about {kept} are left after the filter and the held-out split, are too "
-            f"few for a run: give {LEAST_PAIRS} or more"
+            f"few for a run: give {LEAST_PAIRS} pairs or more"
         )
     min_count, top_k, classes = _concepts(passing, kept / len(passing))
     processes, nodes = _gang(machine, hardware, kept)

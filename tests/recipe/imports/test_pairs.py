@@ -177,6 +177,22 @@ def test_import_of_what_cannot_be_read_says_what_to_do(
     assert re.search(said, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("command", [["import"], ["benchmarks", "import"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("source", "options", "said"),
+    [
+        ("s3://bucket/photos", [], "s3://bucket/photos is no path on this machine's disk: copy it there first"),
+        (".", ["--images", "./no//folder"], "--images ./no//folder: there is no such folder"),
+    ],
+    ids=["a URI", "no folder of images"],
+)
+def test_import_from_what_is_no_folder_says_so_as_it_was_typed(
+    command: list[str], source: str, options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, source, str(tmp_path / "out"), *options]) == UserError.exit_code
+    assert said in capsys.readouterr().err
+
+
 def test_import_into_another_import_is_refused_until_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -139,7 +139,7 @@ def test_bad_samples_raise_the_limit() -> None:
 
 def test_too_few_pairs_are_refused_at_once() -> None:
     of = profile(12)
-    with pytest.raises(DataError, match=r"12 usable pairs, .* are too few for a run: give 20 or more"):
+    with pytest.raises(DataError, match=r"12 usable pairs, .* are too few for a run: give 20 pairs or more"):
         choose_defaults(of, held(of), LAPTOP, "laptop")
 
 
