@@ -89,6 +89,24 @@ def test_estimate_of_an_elastic_training_says_what_its_fewest_nodes_need(
     assert not any("shrunk" in note for note in two["notes"])
 
 
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ({"features": "Stored"}, "locked image tower: each image passes it once before the first step, which is not counted: the image tower above is what learns behind it"),
+        ({}, "locked image tower: its forward pass alone is counted"),
+        (None, None),
+    ],
+    ids=["stored", "computed", "not locked"],
+)  # fmt: skip
+def test_estimate_of_a_locked_tower_says_what_of_it_is_counted(
+    train: dict[str, Any] | None, said: str | None, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    locked = {} if train is None else {"lockImageTower": True, **train}
+    assert main(["estimate", write(**locked), "--gpu", "H100", "--json"]) == 0
+    found = [note for note in json.loads(capsys.readouterr().out)["notes"] if "locked" in note]
+    assert found == ([] if said is None else [said])
+
+
 @pytest.mark.parametrize(("batch", "largest"), [(64, "64"), (13, "13")])
 def test_estimate_of_a_model_whose_batch_norm_sees_one_value_of_an_image_is_made(
     batch: int, largest: str, write: Write, capsys: pytest.CaptureFixture[str]
@@ -272,4 +290,6 @@ def test_validate_of_a_document_without_pods_takes_its_paths_for_those_of_this_m
     run["spec"].pop("pods")
     Path(path).write_text(json.dumps(run))
     assert main(["validate", path]) == 0
-    assert capsys.readouterr().err == ""
+    said = capsys.readouterr().err
+    assert "no shard matches /data/a.tar" in said
+    assert "spec.data.output" not in said

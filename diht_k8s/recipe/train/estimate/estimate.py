@@ -341,6 +341,14 @@ def _notes(run: DihtRun, train: Train, placement: Placement) -> list[str]:
         notes.append(
             "operations and time are means over train.stages, memory is that of the last, at the largest images"
         )
+    if train.lock_image_tower:
+        stored = (
+            "each image passes it once before the first step, which is not counted: the image tower above is what learns "
+            "behind it"
+        )
+        notes.append(
+            f"locked image tower: {stored if train.features == 'Stored' else 'its forward pass alone is counted'}"
+        )
     if train.distillation.mode == "Concepts":
         objects, attributes = num_classes(run)
         notes.append(
