@@ -64,7 +64,8 @@ def _findings(text: str, run: DihtRun, gpu: str | None, *, cluster: bool) -> _Fi
     """Those of a document that can be read."""
     named, paths = text_problems(run.spec), path_problems(run.spec) if cluster or has_pods(run.spec) else []
     wrong = [each for each in named if each.certain] + [each for each in paths if each.certain and cluster]
-    doubtful = [each for each in (*named, *paths) if each not in wrong]
+    absent = [] if cluster or has_pods(run.spec) else shard_problems(run)
+    doubtful = [each for each in (*named, *paths, *absent) if each not in wrong]
     certain = [*wrong, *run_problems(run), *model_problems(run)]
     # The estimate of a training that is refused says no more than that.
     lacks = [each for each in gpu_warnings(run, gpu) if not any(problem.message in each for problem in certain)]
@@ -86,6 +87,16 @@ def run_problems(run: DihtRun) -> list[FieldProblem]:
         return CaptionParser()
 
     return check_run(run, Storage(run.spec.storage), parser)
+
+
+def shard_problems(run: DihtRun) -> list[FieldProblem]:
+    """Patterns of shards that match nothing here; none without the packages of the recipe."""
+    try:
+        from diht_k8s.recipe.inspection.named_files import absent_shards
+        from diht_k8s.recipe.shards.storage import Storage
+    except ImportError:
+        return []
+    return absent_shards(run.spec, Storage(run.spec.storage))
 
 
 def model_problems(run: DihtRun) -> list[FieldProblem]:

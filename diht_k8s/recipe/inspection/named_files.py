@@ -64,6 +64,17 @@ def file_problems(spec: Spec, storage: Storage, stages: Sequence[Stage]) -> list
     return found
 
 
+def absent_shards(spec: Spec, storage: Storage) -> list[FieldProblem]:
+    """Patterns that match nothing on this machine; doubtful, since a document may be checked where its data are not."""
+    return [
+        FieldProblem(each.path, said, certain=False)
+        for each in named_uris(spec)
+        if CHECKS.get(each.field) is _listed
+        and storage.local_path(each.uri) is not None
+        and (said := _wrong(lambda uri=each.uri: _listed(spec, storage, uri))) is not None
+    ]
+
+
 def _is_read(spec: Spec, named: NamedUri, stages: Sequence[Stage]) -> bool:
     """Whether one of some stages reads what a field names."""
     if named.field.startswith("data.sources."):

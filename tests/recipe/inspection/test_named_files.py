@@ -55,6 +55,27 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file(Student({**MODEL, "quick_gelu": False}).clip.state_dict(), "clip.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        ({"data__sources__0__shards": ["wbe/*.tar"], "train__validation__shards": ["held/1.tar"]}, ["sources[0].shards[0]: no shard matches wbe/*.tar", "validation.shards[0]: no shard matches held/1.tar"]),
+        ({"data__sources__0__shards": ["s3://corpus/*.tar"]}, []),
+        ({"data__sources__0__shards": ["wbe/*.tar"], "pods": {"image": "recipe:1"}}, []),
+    ],
+    ids=["all there", "two absent", "on S3", "of a cluster"],
+)  # fmt: skip
+def test_validate_warns_of_shards_that_are_not_here(
+    changes: dict[str, Any], said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("run.yaml").write_text(yaml.safe_dump(document(**changes)))
+    code, _, shown = diht(capsys, "diht validate run.yaml")
+    assert code == 0
+    found = [line for line in shown.splitlines() if "no shard matches" in line]
+    assert len(found) == len(said)
+    assert all("warning: line" in line and part in line for line, part in zip(found, said, strict=True))
+
+
 def document(**changes: Any) -> dict[str, Any]:
     """A sound run that names a file in each field but a few, changed by `train__labels="x"`."""
     classes = {"name": "classes", "type": "Classification", "shards": ["held/*.tar"], "classNames": "names.txt"}
