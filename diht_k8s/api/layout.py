@@ -45,7 +45,7 @@ STAGE_FILES: Final[Mapping[Stage, tuple[str, ...]]] = {
         MARKER, "result.json", f"checkpoints/step-*/{MARKER}", "checkpoints/step-*/state-*.safetensors",
         "model/open_clip_config.json", "model/open_clip_model.safetensors", "model/README.md",
         "concept_heads.safetensors", "metrics.jsonl", "tensorboard/events.out.tfevents.*", "profile/rank-*",
-        "not_finite-*.json", "preflight.json", "preflight-*", "commits/[0-9]*", "epochs/[0-9]*", LEASE, STARTED,
+        "not_finite-*.json", "preflight.json", "preflight-*", "commits/[0-9]*", "epochs/[0-9]*", "claims/*.json", LEASE, STARTED,
     ),
     Stage.EVALUATE: (
         MARKER, "report.json", "report.html", "README.md", "benchmarks/*.json", "benchmarks/*.parquet",
@@ -65,7 +65,7 @@ HOLD_NO_PAIR: Final[Mapping[Stage, tuple[str, ...]]] = {
         MARKER, STARTED, "result.json", f"checkpoints/step-*/{MARKER}", "checkpoints/step-*/state-*.safetensors",
         "model/open_clip_config.json", "model/open_clip_model.safetensors", "model/README.md",
         "concept_heads.safetensors", "metrics.jsonl", "tensorboard/events.out.tfevents.*", "profile/rank-*",
-        "preflight.json", "preflight-*", "commits/[0-9]*", "epochs/[0-9]*", LEASE,
+        "preflight.json", "preflight-*", "commits/[0-9]*", "epochs/[0-9]*", "claims/*.json", LEASE,
     ),
     Stage.EVALUATE: (STARTED,),
 }  # fmt: skip

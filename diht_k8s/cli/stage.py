@@ -15,6 +15,7 @@ from diht_k8s.cli.document import read_run
 from diht_k8s.recipe.runtime.pdeathsig import end_with_parent
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Program, exit_code_of, run_stage
+from diht_k8s.recipe.runtime.time_spent import process_began
 
 PROGRAMS_VARIABLE: Final = "DIHT_PROGRAMS"
 """Names another package with the same four subpackages, so that tests of the loop run in seconds."""
@@ -42,7 +43,8 @@ def stage_command(
         stop.raise_if_requested()
         if step and step not in STEPS.get(name, ()):
             raise UserError(f"--step {step}: the stage {name} has no such step: leave --step out")
-        run_stage(program_of(Stage(name)), run, Stage(name), worker=index, workers=number, step=step, stop=stop)
+        shape = {"worker": index, "workers": number}
+        run_stage(program_of(Stage(name)), run, Stage(name), **shape, step=step, stop=stop, began=process_began())
 
     variable = os.environ.get("DIHT_WORKER", "")
     return exit_code_of(

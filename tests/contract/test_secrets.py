@@ -22,6 +22,7 @@ from diht_k8s.cli.status_sentences import details, sentence
 from diht_k8s.kube.errors import ClusterError
 from diht_k8s.recipe.report import write_report
 from diht_k8s.recipe.report.run_page import write_run_page
+from diht_k8s.recipe.runtime.commit import commit
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context
@@ -135,6 +136,7 @@ def test_report_and_comparison_show_no_literal_value(tmp_path: Path, capsys: pyt
     write_report(context, [])
     assert (tmp_path / "out/runs/latest/evaluate/report.html").exists()
     assert files_with_canary(tmp_path) == []
+    commit(storage, context.layout, Stage.EVALUATE, {"inputs": {}}, [], {})
     write_run_page(run, storage, context.layout)
     report = json.loads((tmp_path / "out/runs/latest/report.json").read_text())
     assert report["document"]["spec"]["pods"]["env"][0] == {"name": "HF_TOKEN", "value": "REDACTED"}

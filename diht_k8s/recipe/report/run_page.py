@@ -17,7 +17,10 @@ from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.redaction import redacted_document
 from diht_k8s.api.reports import GOODPUT_VARIABLE
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.report.content import cost_row
+from diht_k8s.recipe.report.formatting import duration
 from diht_k8s.recipe.report.page import as_yaml, environment, filled
+from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.run_folder import run_folder
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -33,13 +36,14 @@ def write_run_page(run: DihtRun, storage: Storage, layout: Layout) -> None:
     folder = run_folder(run)
     shared = json.loads(storage.read_bytes(layout.report(Stage.EVALUATE)))
     time = time_spent(os.environ.get(GOODPUT_VARIABLE, "")) or _known_time(storage, folder, layout)
-    report = run_report(run, shared, layout, time)
+    own = cost_row(Stage.EVALUATE, read_committed(storage, layout, Stage.EVALUATE).summary)
+    report = run_report(run, shared, layout, time, own)
     page = run_page(storage.read_text(layout.report(Stage.EVALUATE, "html")), report)
     storage.write_bytes(join(folder, "report.json"), json.dumps(report, indent=1, ensure_ascii=False).encode())
     storage.write_bytes(join(folder, "report.html"), page.encode())
 
 
-def run_report(run: DihtRun, shared: Mapping[str, Any], layout: Layout, time: list[Json]) -> Json:
+def run_report(run: DihtRun, shared: Mapping[str, Any], layout: Layout, time: list[Json], evaluated: Json) -> Json:
     """The evaluation's report with what belongs to the run.
 
     Args:
@@ -47,6 +51,7 @@ def run_report(run: DihtRun, shared: Mapping[str, Any], layout: Layout, time: li
         shared: the evaluation's `report.json`.
         layout: with the folders of the run's stages.
         time: see `time_spent`.
+        evaluated: the cost of the evaluation, which its own page is too early to know (see `content.cost_row`).
     """
     folders = {stage.value: layout.relative(stage) for stage in run.spec.stages if stage in layout.folders}
     folder = run_folder(run).removeprefix(join(layout.output, ""))
@@ -54,6 +59,7 @@ def run_report(run: DihtRun, shared: Mapping[str, Any], layout: Layout, time: li
     return {
         **shared,
         "run": {**shared["run"], **own},
+        "cost": [*shared["cost"], evaluated],
         "config": redacted_document({"spec": run_fields(run.spec)}),
         "document": json.loads(dump(run)),
     }
@@ -63,12 +69,15 @@ def run_page(shared: str, report: Mapping[str, Any]) -> str:
     """The evaluation's page with what belongs to the run."""
     run = report["run"]
     section = environment().get_template("run.html.jinja").render(**run, run_yaml=as_yaml(report["document"]))
+    (evaluated,) = (row for row in report["cost"] if row["stage"] == Stage.EVALUATE)
     return filled(
         shared,
         {
             "title": f"<title>{escape(run['name'])}: DiHT run report</title>",
             "heading": f'<p class="eyebrow">DiHT run report</p>\n  <h1>{escape(run["name"])}</h1>',
             "link": '<li><a href="#run">This run</a></li>',
+            "evaluated": f", {duration(evaluated['seconds'])}",
+            "cost": environment().get_template("cost.html.jinja").render(cost=report["cost"]),
             "run": section,
         },
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -18,13 +19,14 @@ from diht_k8s.api.hashing import sha256_of, stage_config
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import COMMITTED, Artefact, Cause, Committed
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.api.steps import WAIT_STEP
+from diht_k8s.api.steps import SHARED_STEP, WAIT_STEP
 from diht_k8s.recipe.runtime.commit import commit, find_committed
 from diht_k8s.recipe.runtime.own_inputs import check_own_inputs
 from diht_k8s.recipe.runtime.owner import Owner, owner_of
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.run_folder import point, run_layout, write_document
 from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.stage_time import note_time, noted_time
 from diht_k8s.recipe.runtime.stages_before import why_new
 from diht_k8s.recipe.runtime.started import find_started, start
 from diht_k8s.recipe.shards.storage import Storage
@@ -100,14 +102,26 @@ def run_stage(
     workers: int = 1,
     step: str = "",
     stop: StopFlag | None = None,
+    began: float | None = None,
 ) -> Committed | None:
     """Run one stage as one worker, to its commit or as far as this worker's part goes.
+
+    Args:
+        program: of the stage.
+        run: the run.
+        stage: the stage.
+        worker: index of this worker.
+        workers: number of workers that share the stage.
+        step: the part of the stage; empty for all of it.
+        stop: asked between pieces of work.
+        began: when the stage's wall time begins, by `time.monotonic`; None: now.
 
     Raises:
         DihtError: with the exit code that the program should end with.
     """
     if getattr(run.spec, stage.value) is None:
         raise UserError(f"the run {run.metadata.name} has no stage {stage}: add spec.{stage} to the run document")
+    began = time.monotonic() if began is None else began
     storage = Storage(run.spec.storage)
     storage.first = worker == 0
     check_own_inputs(run, storage)
@@ -125,16 +139,39 @@ def run_stage(
         shape = {"worker": worker, "workers": workers, "step": step}
         reporter, stop = Reporter(stage, worker=worker), stop or StopFlag()
         context = Context(run, stage, storage, layout, config, reporter, stop, **shape, reads=started.reads)
-        began = time.monotonic()
-        if (outcome := program.execute(context)) is not None:
-            seconds = round(time.monotonic() - began, 1)
-            summary = {"seconds": seconds, "processes": workers, **outcome.summary}
+        if (outcome := _executed(program, context, began)) is not None:
+            summary = _with_time(context, {"processes": workers, **outcome.summary}, time.monotonic() - began)
             committed = commit(storage, layout, stage, config, outcome.artefacts, summary)
         elif step == WAIT_STEP:
             committed = find_committed(storage, layout, stage)
     if worker == 0 and storage.exists(layout.committed(stage)):
         program.present(run, storage, layout)
     return _ended(committed, layout.stage(stage), worker)
+
+
+def _executed(program: Program, context: Context, began: float) -> Outcome | None:
+    """The outcome of a program; the time of one that completes nothing is noted for the one that does.
+
+    Workers that share a stage do so at the same time: the time of one that is done before the last one is in the last
+    one's.
+    """
+    noted = context.worker == 0 and context.step != WAIT_STEP
+    try:
+        outcome = program.execute(context)
+        noted = noted and outcome is None and context.step not in ("", SHARED_STEP)
+    finally:
+        if noted:
+            place = (context.storage, context.layout, context.stage, context.step)
+            with contextlib.suppress(DihtError):  # a full disk ends the program with its own message
+                note_time(*place, time.monotonic() - began, context.workers)
+    return outcome
+
+
+def _with_time(context: Context, summary: dict[str, Any], own: float) -> dict[str, Any]:
+    """The summary with the wall time of all the stage's programs, `own` that of this one, and the seconds of processes."""
+    before, held = noted_time(context.storage, context.layout, context.stage)
+    times = {"wall_seconds": before + own, "process_seconds": held + own * summary["processes"]}
+    return {**{name: round(value, 1) for name, value in times.items()}, **summary}
 
 
 def _ended(committed: Committed | None, folder: str, worker: int) -> Committed | None:

@@ -37,7 +37,7 @@ class TimeAccount:
         """
         self._clock, exported_text = clock, os.environ.get(TIME_VARIABLE)
         self._share = _share_of_gang()
-        self._base, self._at = TimeSpent(), _process_began(clock) if began is None else began
+        self._base, self._at = TimeSpent(), process_began(clock) if began is None else began
         if exported_text is not None:
             self._base, self._at = load_account(exported_text)
         self._parts: dict[str, float] = {}
@@ -141,7 +141,7 @@ def _share_of_gang() -> float:
     return min(1.0, int(os.environ.get("WORLD_SIZE", nodes * processes)) / (nodes * processes))
 
 
-def _process_began(clock: Callable[[], float]) -> float:
+def process_began(clock: Callable[[], float] = time.monotonic) -> float:
     """When this process began, by the clock; now where the system does not say."""
     now = clock()
     try:

@@ -139,7 +139,15 @@ def make_run(folder: Path, run: DihtRun) -> None:
     _commit(storage, layout, Stage.LABEL, {"samples": 72, "labelled": 72}, ["report.json"])
     export_model(Path(layout.model))
     storage.write_bytes(layout.metrics, "".join(json.dumps(line) + "\n" for line in metrics()).encode())
-    summary = {"samples": 100, "steps": 10, "seconds": 3.5, "samples_per_second": 28.6, "pairs": 72, "processes": 1}
+    summary = {
+        "samples": 100,
+        "steps": 10,
+        "seconds": 3.5,
+        "wall_seconds": 5.5,
+        "samples_per_second": 28.6,
+        "pairs": 72,
+        "processes": 1,
+    }
     _commit(storage, layout, Stage.TRAIN, summary, ["metrics.jsonl", "model/open_clip_model.safetensors"])
 
 

@@ -149,7 +149,13 @@ def evaluated(output: Path, name: str, recall: float, *, beta: float | None = No
     storage, layout = Storage(), Layout(str(output)).at(Stage.EVALUATE, run_sha256(run.spec)[::-1])
     write_document(run, storage)
     point(run, storage, layout, Stage.EVALUATE)
-    content = run_report(run, report(name, 0, recall), layout, [])
+    content = run_report(
+        run,
+        {**report(name, 0, recall), "cost": []},
+        layout,
+        [],
+        {"stage": "evaluate", "samples": 1, "seconds": 1.0, "process_hours": 0.0},
+    )
     content["run"]["name"] = shown or name
     storage.write_bytes(f"{run_folder(run)}/report.json", json.dumps(content).encode())
     write_per_image(

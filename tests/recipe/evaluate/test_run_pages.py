@@ -13,6 +13,7 @@ from diht_k8s.api.hashing import run_sha256
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.cached_stages import stage_folders
 from diht_k8s.recipe.evaluate.stage import identify
+from diht_k8s.recipe.report.formatting import duration
 from diht_k8s.recipe.runtime.run_folder import run_layout
 from diht_k8s.recipe.shards.storage import Storage
 from tests.folders import planted
@@ -65,8 +66,11 @@ def test_run_has_a_page_with_its_name_time_and_document_beside_the_shared_result
         "99.0 % productive",
         "team: okapi",
         "Caption to image",
+        f"this report, {duration(committed.summary['wall_seconds'])}</span>",
+        f'<th scope="row">evaluate</th><td class="num">48</td><td class="num">{duration(committed.summary["wall_seconds"])}</td>',
     ):
         assert part in page, part
+    assert [row["stage"] for row in found["cost"]] == ["filter", "label", "train", "evaluate"]
     results = f"evaluate/{committed.config_sha256[:16]}"
     assert f"<code>{results}</code>" in page
     assert (found["run"]["name"], found["run"]["folders"]["evaluate"]) == ("one", results)

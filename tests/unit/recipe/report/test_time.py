@@ -12,10 +12,12 @@ from diht_k8s.recipe.report.run_page import run_page, time_spent
 
 SHOWN = Goodput(wall_seconds=7200, productive_seconds=7128, productive_percent="99.0", starting_seconds=72)
 
+EVALUATED = {"stage": "evaluate", "samples": 48, "seconds": 287.0, "process_hours": 0.08}
+
 
 def page(text: str) -> str:
     run = {"name": "a", "folder": "runs/a/0", "folders": {"evaluate": "evaluate/0"}, "time": time_spent(text)}
-    return run_page("<!--run--><!--/run-->", {"run": run, "document": {}})
+    return run_page("<!--run--><!--/run-->", {"run": run, "document": {}, "cost": [EVALUATED]})
 
 
 def test_page_says_what_the_time_of_the_stages_before_went_to() -> None:
@@ -30,3 +32,11 @@ def test_page_says_what_the_time_of_the_stages_before_went_to() -> None:
 def test_page_without_an_account_that_can_be_read_leaves_the_section_out(text: str) -> None:
     assert time_spent(text) == []
     assert "Where the time went" not in page(text)
+
+
+def test_page_of_a_run_shows_the_time_of_its_evaluation_too() -> None:
+    run = {"name": "a", "folder": "runs/a/0", "folders": {"evaluate": "evaluate/0"}, "time": []}
+    shared = "this report<!--evaluated--><!--/evaluated--> <!--cost--><!--/cost-->"
+    shown = run_page(shared, {"run": run, "document": {}, "cost": [EVALUATED]})
+    assert shown.startswith("this report, 4.8 min ")
+    assert '<th scope="row">evaluate</th><td class="num">48</td><td class="num">4.8 min</td>' in shown

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,40 @@ def test_worker_whose_part_is_not_the_last_commits_nothing(tmp_path: Path) -> No
     assert run_stage(stub, run, Stage.FILTER, worker=0, workers=2) is None
     last = run_stage(stub, run, Stage.FILTER, worker=1, workers=2)
     assert last is not None
-    assert last.summary == {"seconds": 0.0, "processes": 2, "worker": 1}
+    assert last.summary == {"wall_seconds": 0.0, "process_seconds": 0.0, "processes": 2, "worker": 1}
+
+
+def test_time_of_a_stage_is_that_of_its_steps_and_of_starts_that_failed(tmp_path: Path) -> None:
+    class Fails(Stub):
+        def execute(self, context: Context) -> Outcome | None:
+            raise UserError("no image")
+
+    class Incomplete(Stub):
+        def execute(self, context: Context) -> Outcome | None:
+            return None
+
+    run = run_below(tmp_path)
+    with pytest.raises(UserError):
+        run_stage(Fails(), run, Stage.LABEL, step="vocabulary", began=time.monotonic() - 30)
+    run_stage(Incomplete(), run, Stage.LABEL, step="vocabulary", began=time.monotonic() - 20)
+    run_stage(Incomplete(), run, Stage.LABEL, step="heads", began=time.monotonic() - 400)
+    run_stage(Incomplete(), run, Stage.LABEL, worker=0, workers=2, step="predict", began=time.monotonic() - 60)
+    last = run_stage(Stub(), run, Stage.LABEL, worker=1, workers=2, step="predict", began=time.monotonic() - 100)
+    assert last is not None
+    assert last.summary["wall_seconds"] == pytest.approx(550, abs=5)
+    assert last.summary["process_seconds"] == pytest.approx(650, abs=5)
+
+
+def test_training_that_waited_for_another_counts_no_time(tmp_path: Path) -> None:
+    class Waits(Stub):
+        def execute(self, context: Context) -> Outcome | None:
+            return None
+
+    run = run_below(tmp_path)
+    run_stage(Waits(), run, Stage.TRAIN, step="wait", began=time.monotonic() - 500)
+    done = run_stage(Stub(), run, Stage.TRAIN, began=time.monotonic() - 10)
+    assert done is not None
+    assert done.summary["wall_seconds"] == pytest.approx(10, abs=5)
 
 
 def test_first_worker_presents_a_complete_stage_to_each_run_that_finds_it(tmp_path: Path) -> None:
