@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from diht_k8s.recipe.report.formatting import DIRECTIONS, SPLITS, percent, points
+from diht_k8s.recipe.report.overview import REFERENCE_NAMES, strongest_reference
 from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, verdict
 
 SMALL_PAIRS: Final = 1_000_000
@@ -23,11 +24,20 @@ Json = Mapping[str, Any]
 
 
 def caveats(content: Json) -> list[str]:
-    """Sentences to read before quoting a figure."""
+    """Sentences to read before quoting a figure; what the model is not better than comes first."""
     done = [benchmark for benchmark in content["benchmarks"] if "error" not in benchmark]
-    own = [caveat for benchmark in done for caveat in benchmark_caveats(benchmark)]
+    compared = [caveat for benchmark in done for caveat in _reference_caveats(benchmark)]
+    own = [caveat for benchmark in done for caveat in _other_caveats(benchmark)]
     labels = label_caveats(content["label"].get("report", {}))
-    return [*_size_caveats(content), *_split_caveats(done), *_failures(content), *own, *labels, *_run_caveats(content)]
+    return [
+        *compared,
+        *_size_caveats(content),
+        *_split_caveats(done),
+        *_failures(content),
+        *own,
+        *labels,
+        *_run_caveats(content),
+    ]
 
 
 def page_caveats(content: Json) -> list[str]:
@@ -140,19 +150,36 @@ def _size_caveats(content: Json) -> list[str]:
 
 
 def benchmark_caveats(benchmark: Json) -> list[str]:
-    """Caveats of one benchmark with a result."""
+    """Caveats of one benchmark with a result, the comparison with its references first."""
+    return [*_reference_caveats(benchmark), *_other_caveats(benchmark)]
+
+
+def _reference_caveats(benchmark: Json) -> list[str]:
+    """The paired differences to the strongest reference and to raw pixels, one sentence a direction."""
     found: list[str] = []
     for key, direction in DIRECTIONS.items():
-        pixels = next((each for each in benchmark.get("references", []) if each["name"] == "pixels"), None)
-        if key in benchmark and pixels is not None:
-            difference = pixels["difference"][key]
-            low, high = difference["interval"]
-            found.append(
-                f"{benchmark['name']}, {direction}: the model is {RELATIONS[difference['verdict']]} the ridge on raw pixels (R@5 "
-                f"{percent(benchmark[key]['recall']['5'])} against {percent(pixels[key]['recall']['5'])}; paired over "
-                f"the images {points(difference['value'])} points, 95\N{NO-BREAK SPACE}% interval {points(low)} to "
-                f"{points(high)})."
-            )
+        if key not in benchmark or (best := strongest_reference(benchmark, key)) is None:
+            continue
+        pixels = [each for each in benchmark["references"] if each["name"] == "pixels" and each is not best]
+        compared = ", and ".join(_against(benchmark, reference, key) for reference in (best, *pixels))
+        found.append(
+            f"{benchmark['name']}, {direction}: with R@5 {percent(benchmark[key]['recall']['5'])} the model is {compared}."
+        )
+    return found
+
+
+def _against(benchmark: Json, reference: Json, key: str) -> str:
+    difference = reference["difference"][key]
+    low, high = difference["interval"]
+    return (
+        f"{RELATIONS[difference['verdict']]} the {REFERENCE_NAMES[reference['name']]} with "
+        f"{percent(reference[key]['recall']['5'])} (paired over the images {points(difference['value'])} points, "
+        f"95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)})"
+    )
+
+
+def _other_caveats(benchmark: Json) -> list[str]:
+    found: list[str] = []
     if (seen := benchmark.get("seen")) is not None:
         found.append(
             f"{benchmark['name']}: of its {benchmark['pictures']:,} images, {seen['pictures']:,} "

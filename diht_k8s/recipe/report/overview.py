@@ -23,15 +23,18 @@ TYPE_NAMES: Final = {
     "Association": "association",
 }
 
-SHORT_NAMES: Final = {"pixels": "pixel ridge", "words": "word ridge", "tokens": "BPE ridge"}
-"""Of the references."""
+REFERENCE_NAMES: Final = {"pixels": "pixel ridge", "words": "word ridge", "tokens": "BPE ridge"}
+"""Of the references, everywhere on the page."""
 
-REGRESSED: Final = {
-    "pixels": "on raw pixels",
-    "words": "from words to a strong encoder's features",
-    "tokens": "from words and class names to a strong encoder's features",
+REFERENCE_MEANINGS: Final = {
+    "pixels": "from 12 x 12 raw pixels to the words of the caption",
+    "words": "from the words of the caption to a strong frozen encoder's features of its image",
+    "tokens": "from BPE tokens and class names to such features, whitened",
 }
-"""What the references regress, for a sentence."""
+"""What the references regress, for the sentence that explains their names."""
+
+FEW_IMAGES: Final = 200
+"""With fewer, the header gives the interval: it is wider than 10 points."""
 
 
 def lede(content: Mapping[str, Any]) -> str:
@@ -41,9 +44,10 @@ def lede(content: Mapping[str, Any]) -> str:
         found, best = benchmark["text_to_image"], strongest_reference(benchmark, "text_to_image")
         parts.append(
             f"Given a caption, the model finds its image among {benchmark['pictures']:,} {split_name(benchmark)}images within the first five in "
-            f"{percent(found['recall']['5'])} of cases; chance finds {percent(found['chance']['5'])}"
+            f"{percent(found['recall']['5'])} of cases{_interval(found['interval']['5'], benchmark)}; chance finds "
+            f"{percent(found['chance']['5'])}"
             + (
-                f", a ridge regression {REGRESSED[best['name']]} {percent(best['text_to_image']['recall']['5'])}."
+                f", the {REFERENCE_NAMES[best['name']]} {percent(best['text_to_image']['recall']['5'])}."
                 if best
                 else "."
             )
@@ -51,7 +55,7 @@ def lede(content: Mapping[str, Any]) -> str:
     if (benchmark := first_result(content, "Classification")) is not None:
         parts.append(
             f"Zero-shot, its mean accuracy over {len(benchmark['classes'])} classes {_of_split(benchmark)}is "
-            f"{percent(benchmark['balanced'])}; guessing gives {percent(benchmark['chance'])}."
+            f"{percent(benchmark['balanced'])}{_interval(benchmark['balanced_interval'], benchmark)}; guessing gives {percent(benchmark['chance'])}."
         )
     for benchmark in content["benchmarks"]:
         for found in benchmark.get("scores", [])[:1]:
@@ -60,6 +64,25 @@ def lede(content: Mapping[str, Any]) -> str:
                 f"{percent(found['chance'])}."
             )
     return " ".join(parts) or "No benchmark of this run has a result."
+
+
+def explained_references(content: Mapping[str, Any]) -> str:
+    """A sentence that says what the references are; empty where there are none."""
+    names = {each["name"] for benchmark in content["benchmarks"] for each in benchmark.get("references", [])}
+    meanings = [
+        f"the {REFERENCE_NAMES[name]} {meaning}" for name, meaning in REFERENCE_MEANINGS.items() if name in names
+    ]
+    if not meanings:
+        return ""
+    return f"References are ridge regressions on the training pairs: {'; '.join(meanings)}."
+
+
+def _interval(interval: list[float], benchmark: Mapping[str, Any]) -> str:
+    """The 95 % interval of a figure of few images, in brackets."""
+    if benchmark["pictures"] >= FEW_IMAGES:
+        return ""
+    low, high = (f"{100 * edge:.0f}" for edge in interval)
+    return f" (95\N{NO-BREAK SPACE}% interval {low} to {high})"
 
 
 def model_title(content: Mapping[str, Any]) -> str:

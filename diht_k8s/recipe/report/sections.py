@@ -7,16 +7,11 @@ from typing import Any, Final
 
 from diht_k8s.api.train import Loss
 from diht_k8s.recipe.report.formatting import DIRECTIONS, count, decimal, duration, percent, points, split_name
-from diht_k8s.recipe.report.overview import SHORT_NAMES, first_result, strongest_reference
+from diht_k8s.recipe.report.overview import REFERENCE_NAMES, first_result, strongest_reference
 from diht_k8s.recipe.report.plots import Series, line_chart, thinned
 
 Json = dict[str, Any]
 
-REFERENCE_NAMES: Final = {
-    "pixels": "Ridge on 12 x 12 raw pixels",
-    "words": "Ridge from words to the teacher's features",
-    "tokens": "Ridge from BPE tokens and class names to the teacher's whitened features",
-}
 STEP_NAMES: Final = {
     "input": "Raw pairs",
     "readable": "Readable",
@@ -100,7 +95,9 @@ def cards(content: Json) -> list[Json]:
     if (benchmark := first_result(content, "Retrieval")) is not None:
         for key, direction in DIRECTIONS.items():
             rows = [bar("This model", benchmark[key]["recall"]["5"], "model", benchmark[key]["interval"]["5"])]
-            rows += [bar(_capitalised(SHORT_NAMES[r["name"]]), r[key]["recall"]["5"]) for r in benchmark["references"]]
+            rows += [
+                bar(_capitalised(REFERENCE_NAMES[r["name"]]), r[key]["recall"]["5"]) for r in benchmark["references"]
+            ]
             rows.append(bar("Chance", benchmark[key]["chance"]["5"]))
             title = f"{direction.capitalize()}, R@5"
             found.append(
@@ -147,7 +144,7 @@ def _difference(benchmark: Json, key: str) -> str:
         return ""
     found = best["difference"][key]
     low, high = found["interval"]
-    return f"; {points(found['value'])} points to the {SHORT_NAMES[best['name']]}, paired 95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)}"
+    return f"; {points(found['value'])} points to the {REFERENCE_NAMES[best['name']]}, paired 95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)}"
 
 
 def steps(content: Json) -> list[Json]:
@@ -368,7 +365,7 @@ def _systems(result: Json) -> list[Json]:
     chance = {key: {"recall": result[key]["chance"]} for key in DIRECTIONS}
     systems = [{"name": "This model", "kind": "model", **{key: result[key] for key in DIRECTIONS}}]
     systems += [
-        {**reference, "name": REFERENCE_NAMES[reference["name"]], "kind": "reference"}
+        {**reference, "name": _capitalised(REFERENCE_NAMES[reference["name"]]), "kind": "reference"}
         for reference in result["references"]
     ]
     return [*systems, {"name": "Chance", "kind": "reference", **chance}]

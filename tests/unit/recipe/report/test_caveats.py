@@ -11,7 +11,7 @@ import pytest
 from diht_k8s.recipe.report.caveats import MANY, benchmark_caveats, caveats, label_caveats, page_caveats
 from diht_k8s.recipe.report.content import without_images
 from diht_k8s.recipe.report.formatting import decimal, duration
-from diht_k8s.recipe.report.overview import lede
+from diht_k8s.recipe.report.overview import explained_references, lede
 from diht_k8s.recipe.report.sections import cards, scores_text, steps, training_charts, training_table
 
 
@@ -80,9 +80,9 @@ def test_caveats_when_images_lack_what_the_task_asks_about_count_them(
 def test_caveats_when_compared_with_raw_pixels_go_by_the_paired_difference(
     value: float, verdict: str, relation: str
 ) -> None:
-    found = [note for note in caveats(content(value, verdict)) if "raw pixels" in note]
+    found = [note for note in caveats(content(value, verdict)) if "pixel ridge" in note]
     assert len(found) == 2
-    assert all(f"is {relation} the ridge" in note for note in found)
+    assert all(f"the model is {relation} the pixel ridge" in note for note in found)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_caveats_when_a_benchmark_failed_or_the_model_is_random_say_so() -> None
 
 def test_lede_when_there_are_results_names_chance_beside_them() -> None:
     text = lede(content()).replace("\N{NO-BREAK SPACE}", " ")
-    assert "in 27.0 % of cases; chance finds 1.0 %, a ridge regression on raw pixels 20.0 %." in text
+    assert "in 27.0 % of cases; chance finds 1.0 %, the pixel ridge 20.0 %." in text
     assert lede(content(benchmarks=[])) == "No benchmark of this run has a result."
 
 
@@ -119,8 +119,26 @@ def test_lede_and_cards_when_there_are_references_name_the_strongest() -> None:
     strong = copy.deepcopy(weak) | {"name": "tokens"}
     strong["text_to_image"]["recall"]["5"], strong["difference"]["text_to_image"]["value"] = 0.26, 0.01
     body["benchmarks"][0]["references"] = [weak, strong]
-    assert "a ridge regression from words and class names to a strong encoder's features 26.0" in lede(body)
-    assert any("points to the BPE ridge" in card["note"] for card in cards(body))
+    assert "the BPE ridge 26.0" in lede(body)
+    found = cards(body)
+    assert any("points to the BPE ridge" in card["note"] for card in found)
+    assert [row["name"] for row in found[0]["rows"]][1:3] == ["Pixel ridge", "BPE ridge"]
+    (first, *_), text = caveats(body), explained_references(body)
+    assert "is above the BPE ridge with 26.0" in first, "the strongest before the weakest"
+    assert ", and above the pixel ridge with 20.0" in first
+    assert "the pixel ridge from 12 x 12 raw pixels" in text
+    assert "; the BPE ridge from BPE tokens and class names" in text
+    assert "word ridge" not in text, "not in this report"
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [(29, "in 27.0 % of cases (95 % interval 24 to 30); chance"), (500, "in 27.0 % of cases; chance")],
+)
+def test_lede_of_few_images_says_how_uncertain_it_is(images: int, said: str) -> None:
+    body = content()
+    body["benchmarks"][0]["pictures"] = images
+    assert said in lede(body).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_cards_when_shown_stand_beside_references_and_chance() -> None:
@@ -177,7 +195,7 @@ def test_page_caveats_when_benchmarks_are_many_say_what_concerns_them_all() -> N
     failed = {"name": "broken", "type": "Retrieval", "error": "its shards are gone"}
     many = content(benchmarks=[*[{**one, "name": f"b{number}"} for number in range(MANY)], seen, failed])
     found = page_caveats(many)
-    assert not any("raw pixels" in note for note in found)
+    assert not any("pixel ridge" in note for note in found)
     assert f"of {MANY + 1} that were compared: leaked (25.0\N{NO-BREAK SPACE}%)." in " ".join(found)
     assert "The benchmark broken has no result: its shards are gone" in found
     assert page_caveats(content()) == caveats(content())
@@ -187,7 +205,7 @@ def test_page_caveats_when_one_of_many_failed_leave_the_others_to_their_folds() 
     (one,) = content()["benchmarks"]
     failed = {"name": "broken", "type": "Retrieval", "error": "its shards are gone"}
     found = page_caveats(content(benchmarks=[*[{**one, "name": f"b{number}"} for number in range(MANY)], failed]))
-    assert not any("raw pixels" in note for note in found)
+    assert not any("pixel ridge" in note for note in found)
 
 
 def test_caveats_when_a_checkpoint_came_without_configuration_say_what_was_assumed() -> None:
