@@ -85,6 +85,7 @@ def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
         "steps": sections.steps(content),
         "learned_from": sections.learned_from(content),
         "funnel": sections.funnel(content),
+        "filter_rules": sections.filter_rules(content),
         "dropped": sections.dropped(content),
         "junk": sections.junk(content),
         "damaged": sections.damaged_shards(content),

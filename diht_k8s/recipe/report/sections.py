@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from diht_k8s.api.filter import Filter
 from diht_k8s.api.train import Loss
 from diht_k8s.recipe.report.formatting import DIRECTIONS, count, decimal, duration, percent, points, split_name
 from diht_k8s.recipe.report.overview import REFERENCE_NAMES, first_result, strongest_reference
@@ -42,6 +43,16 @@ REASONS: Final = {
     "duplicate": "Image repeats an earlier one",
     "clip_share": "Not among the images most like their captions (CLIP score)",
 }
+OTHER_RULES: Final = {
+    "exclude": "a list of exclusions",
+    "metadata_limits": "limits of numbers",
+    "min_side": "a least size of images",
+    "max_aspect_ratio": "a largest aspect ratio",
+    "decontaminate": "no near copy of a benchmark's image",
+    "clip_score": "a CLIP score of image and caption",
+    "duplicates": "no repeated image",
+}
+"""Fields of the filter -> what they ask for, beside CAT."""
 CHARTS: Final = (
     ("Loss", {"loss": "total", "contrastive_loss": "contrastive", "validation_loss": "contrastive, held-out"}, False),
     ("Concept losses", {"object_loss": "objects", "attribute_loss": "attributes"}, False),
@@ -214,6 +225,31 @@ def funnel(content: Json) -> list[Json]:
     ]
 
 
+def filter_rules(content: Json) -> str:
+    """What the filter of this run keeps, in a sentence, by its configuration."""
+    if content["filter"]["state"] == "absent":
+        return ""
+    rules = Filter.model_validate(content["config"]["spec"]["filter"])
+    needs = [
+        *([f"names at least {_counted(rules.min_objects, 'object')}"] if rules.min_objects else []),
+        *(
+            [f"says {_counted(rules.min_complexity, 'thing')} about an object (complexity)"]
+            if rules.min_complexity
+            else []
+        ),
+        *([f"names at least {_counted(rules.min_actions, 'action')}"] if rules.min_actions else []),
+        *(["is not just text in the image (text spotting)"] if rules.text_spotting.mode == "Drop" else []),
+    ]
+    others = [name for field, name in OTHER_RULES.items() if getattr(rules, field)]
+    listed = ", ".join(needs[:-1]) + f" and {needs[-1]}" if len(needs) > 1 else "".join(needs)
+    said = f"This run keeps a pair when its caption {listed}" if needs else "This run has no rule of CAT"
+    return f"{said}. Further rules: {', '.join(others)}." if others else f"{said}."
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _switched_off(content: Json) -> dict[str, str]:
     """Rules that drop nothing because their threshold is 0."""
     thresholds = content["filter"]["report"].get("thresholds", {})
@@ -270,10 +306,10 @@ def junk(content: Json) -> Json | None:
 
 
 def _cells(row: Json, rules: list[str]) -> list[float | None]:
-    """Shares of the usable pairs of a kind that each rule drops, and that stay."""
+    """Shares of the usable pairs of a kind that stay, and that each rule drops."""
     used = row["pairs"] - row["bad"]
     return [
-        number / used if used else None for number in (*(row["dropped"].get(rule, 0) for rule in rules), row["kept"])
+        number / used if used else None for number in (row["kept"], *(row["dropped"].get(rule, 0) for rule in rules))
     ]
 
 

@@ -12,7 +12,7 @@ from diht_k8s.recipe.report.caveats import MANY, benchmark_caveats, caveats, lab
 from diht_k8s.recipe.report.content import without_images
 from diht_k8s.recipe.report.formatting import decimal, duration
 from diht_k8s.recipe.report.overview import explained_references, lede
-from diht_k8s.recipe.report.sections import cards, scores_text, steps, training_charts, training_table
+from diht_k8s.recipe.report.sections import cards, filter_rules, scores_text, steps, training_charts, training_table
 
 
 def side(value: float) -> dict[str, Any]:
@@ -288,3 +288,20 @@ def test_caveats_when_labels_are_judged_then_stand_beside_the_majority_and_do_no
     found = " ".join(caveats(whole)).replace("\N{NO-BREAK SPACE}", " ")
     assert "a word of the caption for 76.0 % of the images; always naming the commonest would be for 63.0 %" in found
     assert not any("Concept labels" in note for note in page_caveats(whole)), "the page has them in their section"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "This run keeps a pair when its caption says 1 thing about an object (complexity), names at least 1 action and is not just text in the image (text spotting)."),
+        ({"minObjects": 1, "minComplexity": 0, "minActions": 0}, "This run keeps a pair when its caption names at least 1 object and is not just text in the image (text spotting)."),
+        ({"minComplexity": 2, "minActions": 0, "textSpotting": {"mode": "ScoreOnly"}, "duplicates": "Near"}, "This run keeps a pair when its caption says 2 things about an object (complexity). Further rules: no repeated image."),
+        ({"minComplexity": 0, "minActions": 0, "textSpotting": {"mode": "Disabled"}}, "This run has no rule of CAT."),
+    ],
+)  # fmt: skip
+def test_section_on_the_filter_says_the_rules_of_the_run(given: dict[str, Any], said: str) -> None:
+    assert filter_rules(content(config={"spec": {"filter": given}})) == said
+
+
+def test_section_on_the_filter_says_nothing_of_a_run_without_one() -> None:
+    assert filter_rules(content(filter={"state": "absent"})) == ""

@@ -22,7 +22,7 @@ def content(*pairs: tuple[str, str]) -> dict[str, Any]:
 
 def html(found: dict[str, Any]) -> str:
     template = '{% from "parts.html.jinja" import bars, more %}{% include "filter.html.jinja" %}'
-    values = {"funnel": [], "damaged": [], "dropped": [], "kept": [], "junk": sections.junk(found)}
+    values = {"funnel": [], "filter_rules": "", "damaged": [], "dropped": [], "kept": [], "junk": sections.junk(found)}
     return environment().from_string(template).render(content=found, **values)
 
 
@@ -36,16 +36,22 @@ POOL = (
 )
 
 
-def test_row_of_a_kind_holds_the_share_that_each_rule_drops_and_that_stays() -> None:
+def test_row_of_a_kind_holds_the_share_that_stays_and_that_each_rule_drops() -> None:
     found = sections.junk(content(*POOL))
     assert found is not None
     assert found["columns"] == ["Caption too simple (C)", "The image shows its own caption (T)"]
     assert [(row["name"], row["pairs"], row["cells"]) for row in found["rows"]] == [
-        ("<b>mark</b>", 5, [0, 0.75, 0.25]),
-        ("name", 1, [1, 0, 0]),
-        ("All junk", 6, [0.2, 0.6, 0.2]),
-        ("Wanted pairs", 4, [0.25, 0, 0.75]),
+        ("<b>mark</b>", 5, [0.25, 0, 0.75]),
+        ("name", 1, [0, 1, 0]),
+        ("All junk", 6, [0.2, 0.2, 0.6]),
+        ("Wanted pairs", 4, [0.75, 0.25, 0]),
     ]
+
+
+def test_share_that_is_kept_stands_before_the_rules_where_a_phone_shows_it() -> None:
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html(content(*POOL))))
+    assert "Kind Pairs Kept Caption too simple (C) The image shows" in text
+    assert 'class="cell kept" style="--share:0.750">75<' in html(content(*POOL))
 
 
 def test_page_says_precision_recall_and_what_chance_would_leave() -> None:
