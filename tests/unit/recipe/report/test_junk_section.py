@@ -51,7 +51,7 @@ def test_row_of_a_kind_holds_the_share_that_stays_and_that_each_rule_drops() -> 
 def test_share_that_is_kept_stands_before_the_rules_where_a_phone_shows_it() -> None:
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html(content(*POOL))))
     assert "Kind Pairs Kept Caption too simple (C) The image shows" in text
-    assert 'class="cell kept" style="--share:0.750">75<' in html(content(*POOL))
+    assert 'class="cell kept" style="--share:0.250">25<' in html(content(*POOL))
 
 
 def test_page_says_precision_recall_and_what_chance_would_leave() -> None:
