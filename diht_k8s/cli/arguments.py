@@ -231,6 +231,7 @@ def _add_run(commands: Commands) -> None:
         "--workdir", metavar="DIR", help="folder for a relative data.output; the current folder if unset"
     )
     parser.add_argument("--until", choices=STAGES, metavar="STAGE", help=f"end after this stage: {', '.join(STAGES)}")
+    parser.add_argument("--verbose", action="store_true", help="say at the end where the time of each stage went")
     _add_set(parser)
     parser.set_defaults(command=_run)
 
@@ -238,7 +239,13 @@ def _add_run(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from diht_k8s.cli.run import run_command
 
-    return run_command(options.file, overrides=options.overrides, workdir=options.workdir, until=options.until)
+    return run_command(
+        options.file,
+        overrides=options.overrides,
+        workdir=options.workdir,
+        until=options.until,
+        verbose=options.verbose,
+    )
 
 
 def _add_sweep(commands: Commands) -> None:

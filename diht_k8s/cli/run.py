@@ -20,8 +20,6 @@ from rich.console import Console
 from diht_k8s.api.batch_statistics import shows_batch_statistics
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
-from diht_k8s.api.hashing import run_sha256
-from diht_k8s.api.layout import Layout
 from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.redaction import redacted_override
 from diht_k8s.api.run import DihtRun, Stage
@@ -38,8 +36,10 @@ from diht_k8s.pipeline.run_status import RunState, RunStatus
 from diht_k8s.recipe.train.model.configurations import learns_in_timm
 
 
-def run_command(path: str, *, overrides: Sequence[str], workdir: str | None, until: str | None) -> int:
-    """Run a document; the exit code, with one line on stderr where the run failed."""
+def run_command(
+    path: str, *, overrides: Sequence[str], workdir: str | None, until: str | None, verbose: bool = False
+) -> int:
+    """Run a document; the exit code, with one line on stderr where the run failed; `verbose` adds where the time went."""
     signals = stop_signals()
     document = load(read_text(path), name=path, overrides=overrides)
     require_recipe()
@@ -49,7 +49,7 @@ def run_command(path: str, *, overrides: Sequence[str], workdir: str | None, unt
     machine = this_machine()
     run, changed = place(document, machine, workdir, has_batch_statistics=has_batch_statistics)
     show_placement(changed)
-    return run_here(run, machine, signals, until=last)
+    return run_here(run, machine, signals, path=path, until=last, verbose=verbose)
 
 
 def has_batch_statistics(train: Train) -> bool:
@@ -79,8 +79,24 @@ def show_placement(changed: Iterable[str]) -> None:
         console.print(f"overridden locally: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def run_here(run: DihtRun, machine: Machine, signals: StopSignals, *, until: Stage | None = None) -> int:
+def run_here(
+    run: DihtRun,
+    machine: Machine,
+    signals: StopSignals,
+    *,
+    path: str,
+    until: Stage | None = None,
+    verbose: bool = False,
+) -> int:
     """Run a placed run; the exit code, with one line on stderr where it failed.
+
+    Args:
+        run: the run.
+        machine: this one.
+        signals: that ask for a stop.
+        path: of the run's document, for the last lines.
+        until: the last stage; None: all.
+        verbose: say at the end where the time went.
 
     Raises:
         UserError: its output cannot be written.
@@ -97,7 +113,15 @@ def run_here(run: DihtRun, machine: Machine, signals: StopSignals, *, until: Sta
     except ComparisonError as error:
         print("diht: stopped on request" if signals.requests else error, file=sys.stderr)
         return ExitCode.STOPPED if signals.requests else error.exit_code
-    return _print_end(run, status, runner.log, until, console)
+    for line in local_goodput(status) if verbose else ():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if status.state is not RunState.COMPLETE:
+        return _print_failure(status, runner.log)
+    from diht_k8s.cli.run_results import result_lines  # numpy and the page's parts, which a run needs at its end only
+
+    for line in result_lines(run, until, path):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return ExitCode.DONE
 
 
 def require_recipe() -> None:
@@ -145,13 +169,7 @@ def _locked(folder: Path) -> int | None:
     return lock
 
 
-def _print_end(run: DihtRun, status: RunStatus, log: Path | None, until: Stage | None, console: Console) -> int:
-    for line in local_goodput(status):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if status.state is RunState.COMPLETE:
-        for line in _results(run, until):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        return ExitCode.DONE
+def _print_failure(status: RunStatus, log: Path | None) -> int:
     print(f"diht: {status.message}", file=sys.stderr)
     if status.state is RunState.STOPPED:
         print(f"diht: finished work is kept; to resume: {_command()}", file=sys.stderr)
@@ -164,14 +182,3 @@ def _print_end(run: DihtRun, status: RunStatus, log: Path | None, until: Stage |
 def _command() -> str:
     """The command that runs now, to be started again."""
     return shlex.join(["diht", *map(redacted_override, sys.argv[1:])])
-
-
-def _results(run: DihtRun, until: Stage | None) -> list[str]:
-    """The paths of the results, for a person and for a browser."""
-    output = run.spec.data.output
-    if Stage.EVALUATE not in run.spec.stages or until not in (None, Stage.EVALUATE):
-        return [f"output: {output}"]
-    if in_object_store(output):
-        return [f"report: {Layout(output).run(run.metadata.name, run_sha256(run.spec))}/report.html"]
-    path = local_run_folder(run) / "report.html"
-    return [f"report: {path}", f"        {path.as_uri()}"]

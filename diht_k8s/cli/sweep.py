@@ -55,7 +55,7 @@ def sweep_command(
     for number, (variant, run) in enumerate(zip(variants, runs, strict=True), start=1):
         print(f"\n{run.metadata.name} ({number} of {len(runs)}): {settings(axes, variant)}", flush=True)
         try:
-            code = run_here(run, machine, signals)
+            code = run_here(run, machine, signals, path=path)
         except DihtError as error:
             print(f"diht: {error}", file=sys.stderr)
             code = error.exit_code

@@ -62,12 +62,17 @@ def test_a_run_ends_with_its_results_and_a_second_one_finds_all_stages_cached(be
     assert (code, stderr) == (0, "")
     assert "spec.filter.workers: 5 -> " in stdout
     assert stdout.splitlines()[-1] == "output: out"
+    assert "productive" not in stdout
     assert json.loads((bench.out / "runs/latest/train" / "COMMITTED.json").read_text())["summary"]["steps"] == 3
+
+    code, stdout, _ = bench.run("--verbose", "--set", "train.samples=16")
+    assert code == 0
+    assert "% productive" in stdout, "where the time of a stage that ran went"
 
     code, stdout, _ = bench.run()
     assert code == 0
     assert "filter   cached\ntrain    cached\n" in stdout
-    assert (bench.attempts("filter"), bench.attempts("train")) == (1, 1)
+    assert (bench.attempts("filter"), bench.attempts("train")) == (1, 2)
 
 
 def test_a_run_until_a_stage_leaves_the_later_ones(bench: Bench, tmp_path: Path) -> None:
