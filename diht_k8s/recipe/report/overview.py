@@ -27,9 +27,9 @@ REFERENCE_NAMES: Final = {"pixels": "pixel ridge", "words": "word ridge", "token
 """Of the references, everywhere on the page."""
 
 REFERENCE_MEANINGS: Final = {
-    "pixels": "from 12 x 12 raw pixels to the words of the caption",
-    "words": "from the words of the caption to a strong frozen encoder's features of its image",
-    "tokens": "from BPE tokens and class names to such features, whitened",
+    "pixels": "from 12 x 12 raw pixels to words",
+    "words": "from words to a strong encoder's features",
+    "tokens": "from BPE tokens and class names to a strong encoder's whitened features",
 }
 """What the references regress, for the sentence that explains their names."""
 
@@ -64,6 +64,14 @@ def lede(content: Mapping[str, Any]) -> str:
                 f"{percent(found['chance'])}."
             )
     return " ".join(parts) or "No benchmark of this run has a result."
+
+
+def explained_reference(content: Mapping[str, Any]) -> str:
+    """What the reference of the header is; empty without one."""
+    benchmark = first_result(content, "Retrieval")
+    if benchmark is None or (best := strongest_reference(benchmark, "text_to_image")) is None:
+        return ""
+    return f"{REFERENCE_NAMES[best['name']]}: regression {REFERENCE_MEANINGS[best['name']]}"
 
 
 def explained_references(content: Mapping[str, Any]) -> str:

@@ -17,7 +17,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from diht_k8s.recipe.report import formatting, sections
 from diht_k8s.recipe.report.caveats import MANY, benchmark_caveats, label_caveats, page_caveats
 from diht_k8s.recipe.report.model_cards import data_card, model_card
-from diht_k8s.recipe.report.overview import TYPE_NAMES, explained_references, lede, model_title, overview, published
+from diht_k8s.recipe.report.overview import (
+    TYPE_NAMES,
+    explained_reference,
+    explained_references,
+    lede,
+    model_title,
+    overview,
+    published,
+)
 
 MAX_BYTES: Final = 5 << 20
 _PLACE: Final = re.compile(r"<!--(\w+)-->.*?<!--/\1-->", re.DOTALL)
@@ -77,6 +85,7 @@ def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
         "content": content,
         "title": model_title(content),
         "lede": lede(content),
+        "reference": explained_reference(content),
         "references": explained_references(content),
         "notes": page_caveats(content),
         "folded": len(results) > MANY,

@@ -11,7 +11,7 @@ import pytest
 from diht_k8s.recipe.report.caveats import MANY, benchmark_caveats, caveats, label_caveats, page_caveats
 from diht_k8s.recipe.report.content import without_images
 from diht_k8s.recipe.report.formatting import decimal, duration
-from diht_k8s.recipe.report.overview import explained_references, lede
+from diht_k8s.recipe.report.overview import explained_reference, explained_references, lede
 from diht_k8s.recipe.report.sections import cards, filter_rules, scores_text, steps, training_charts, training_table
 
 
@@ -129,6 +129,8 @@ def test_lede_and_cards_when_there_are_references_name_the_strongest() -> None:
     assert "the pixel ridge from 12 x 12 raw pixels" in text
     assert "; the BPE ridge from BPE tokens and class names" in text
     assert "word ridge" not in text, "not in this report"
+    assert explained_reference(body).startswith("BPE ridge: regression from BPE tokens")
+    assert explained_reference(content(benchmarks=[])) == ""
 
 
 @pytest.mark.parametrize(
