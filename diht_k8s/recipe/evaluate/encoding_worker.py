@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
+from typing import Final
 
 from diht_k8s.api.errors import DataError, DihtError
 from diht_k8s.recipe.clip_models.loading import LoadedModel
@@ -113,16 +114,24 @@ class EncodingWorker:
         return _ImageProgress(self._context, left, self._files.damaged), ShardProgress(self._context, "features")
 
 
+PACKED: Final = (".gz", ".tgz", ".bz2", ".xz")
+"""Ends of names of shards of which the bytes read are not the bytes on disk."""
+
+
 class _ImageProgress:
     """Images done of how many, where no file says how many images a shard holds.
 
-    The total is estimated from the bytes of the shards and those read so far; at the end it is exact.
+    The total is estimated from the bytes of the shards and those read so far; at the end it is exact. Within a packed shard
+    bytes read say nothing until the first one is done, whose rate of packing then holds for all: up to there it is left
+    out.
     """
 
     def __init__(self, context: Context, shards: Sequence[str], damaged: Collection[str]) -> None:
         self._context, self._damaged = context, damaged
         self._sizes = {uri: self._size(uri) for uri in shards}
         self._images, self._read, self._in_shard = 0, 0, 0
+        self._current, self._packing = "", 0.0
+        """the shard that is read, and bytes read for each byte of a packed one; 0 until one is done."""
         self._said = 0
         """number of damaged shards in the last update: one more is told at once."""
         context.progress.start("images", 0)
@@ -134,6 +143,7 @@ class _ImageProgress:
 
     def begin(self, uri: str) -> None:
         """A shard is begun, perhaps one that was another worker's."""
+        self._current = uri
         if uri not in self._sizes:
             self._sizes[uri] = self._size(uri)
 
@@ -146,8 +156,11 @@ class _ImageProgress:
 
     def finish(self, uri: str) -> None:
         """A shard is done: its size is what was read, whatever was compressed or left out."""
-        self._read += self._sizes.pop(uri)
-        self._in_shard = 0
+        size = self._sizes.pop(uri)
+        if uri.endswith(PACKED) and size:
+            self._packing = self._in_shard / size
+        self._read += size
+        self._in_shard, self._current = 0, ""
         self._update()
 
     def _update(self) -> None:
@@ -157,8 +170,11 @@ class _ImageProgress:
         self._said = damaged
 
     def _total(self) -> int:
-        left = sum(self._sizes.values())
-        read = self._read + min(self._in_shard, left)
+        left, packed = sum(self._sizes.values()), self._current.endswith(PACKED)
+        if packed and not self._packing:
+            return 0
+        passed = self._in_shard / self._packing if packed else self._in_shard
+        read = self._read + min(passed, self._sizes.get(self._current, 0))
         if not read or not left:
             return self._images
         return max(self._images + 1, round(self._images * (self._read + left) / read))

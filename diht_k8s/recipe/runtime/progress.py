@@ -6,11 +6,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TextIO
+from typing import Final, TextIO
 
 from diht_k8s.api.reports import ROUNDS_VARIABLE, CommittedShards, NodeResult, Progress, Rounds, SavedCheckpoint
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime.time_spent import TimeAccount
+
+STEADY_S: Final = 30.0
+STEADY_SHARE: Final = 0.05
+"""A step says when it ends once so much time, or so much of its work, has passed."""
 
 
 class Reporter:
@@ -89,7 +93,7 @@ class Reporter:
             total=self._total,
             unit=self._unit,
             per_second=round(rate, 2),
-            eta_seconds=round(left / rate) if rate > 0 and self._total else None,
+            eta_seconds=round(left / rate) if rate > 0 and self._total and self._is_steady(done, elapsed) else None,
             metrics={name: float(f"{value:.6g}") for name, value in (metrics or {}).items()},
             worker=self._worker,
             checkpoint=self._checkpoint,
@@ -99,3 +103,7 @@ class Reporter:
             preflight=self._preflight,
         ).line()
         print(line, file=self._stream, flush=True)
+
+    def _is_steady(self, done: int, elapsed: float) -> bool:
+        """Whether the rate tells when the step ends: loading a model is most of the first seconds."""
+        return elapsed >= STEADY_S or done - self._first_done >= STEADY_SHARE * (self._total - self._first_done)

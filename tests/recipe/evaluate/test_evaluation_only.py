@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import re
@@ -87,6 +88,29 @@ def test_progress_when_shards_are_several_knows_the_total_from_the_first_on(
     assert (images[80], images[160]) == (pytest.approx(160, abs=8), 160)
     assert [(line.done, line.total) for line in lines if line.step == "report"] == [(0, 1), (1, 1)]
     assert [(line.done, line.total) for line in lines if line.step == "load the model"] == [(0, 0)]
+
+
+def test_progress_within_a_packed_shard_leaves_out_the_total_until_one_has_shown_how_well_it_packs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIHT_PROGRESS_SECONDS", "0")
+    for number in range(2):
+        plain = f"{tmp_path}/{number}.tar"
+        write_samples(Storage(), plain, pairs(80, 9000 + 100 * number))
+        packed = tmp_path / "heldout" / f"{number}.tar.gz"
+        packed.parent.mkdir(exist_ok=True)
+        packed.write_bytes(gzip.compress(Path(plain).read_bytes()))
+    export_model(tmp_path / "model")
+    benchmark = {"name": "pairs", "type": "Retrieval", "shards": [f"{tmp_path}/heldout/{{0..1}}.tar.gz"]}
+    evaluate = {"model": f"{tmp_path}/model", "benchmarks": [benchmark], "fewShot": None}
+    data = {"output": f"{tmp_path}/out"}
+    run_stage(program, document(tmp_path, evaluate, data=data, filter=None, label=None, train=None), Stage.EVALUATE)
+    lines = [found for line in capsys.readouterr().out.splitlines() if (found := parse_progress(line))]
+    images = [(line.done, line.total) for line in lines if line.step == "images" and line.done]
+    assert images[0] == (64, 0)
+    assert sorted({done for done, _ in images}) == [64, 80, 144, 160]
+    assert {total for done, total in images if done >= 144} <= set(range(150, 171))
+    assert images[-1] == (160, 160)
 
 
 def transparent_pairs() -> list[Pair]:

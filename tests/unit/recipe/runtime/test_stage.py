@@ -216,6 +216,22 @@ def test_progress_is_printed_at_intervals_and_at_the_end() -> None:
     assert last.eta_seconds == 0
 
 
+@pytest.mark.parametrize(
+    ("done", "at_s", "known"),
+    [(12, 13.0, False), (40, 29.0, False), (50, 2.0, True), (12, 30.0, True), (0, 60.0, False)],
+    ids=["slow first seconds", "just before", "a twentieth", "half a minute", "nothing done"],
+)
+def test_progress_says_when_it_ends_once_its_rate_is_steady(done: int, at_s: float, known: bool) -> None:
+    now, stream = [0.0], io.StringIO()
+    reporter = Reporter(Stage.LABEL, stream=stream, clock=lambda: now[0], every_s=0)
+    reporter.start("teacher", 1000)
+    now[0] = at_s
+    reporter.update(done)
+    line = parse_progress(stream.getvalue().splitlines()[-1])
+    assert line is not None
+    assert (line.eta_seconds is not None) is known
+
+
 def test_progress_of_a_finished_step_is_printed_once_and_then_at_intervals() -> None:
     now, stream = [0.0], io.StringIO()
     reporter = Reporter(Stage.FILTER, stream=stream, clock=lambda: now[0], every_s=10)
