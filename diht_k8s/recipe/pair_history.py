@@ -7,6 +7,7 @@ scores file three columns are read; of a shard with such a pair its rows, and th
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -58,7 +59,7 @@ def histories(run: DihtRun, storage: Storage, name: str, stop: StopFlag) -> list
     Args:
         run: with a filter that is complete.
         storage: of its inputs and output.
-        name: uid, key, or path or row that the pair came from.
+        name: uid, key, or path or row that the pair came from; of a path its end will do, without the extension, too.
         stop: checked between shards.
 
     Raises:
@@ -86,7 +87,8 @@ def _found(run: DihtRun, storage: Storage, layout: Layout, name: str, stop: Stop
         uri = layout.scores(item["name"])
         table = read_columns(storage, uri, _NAMES)
         table = table.append_column("row", pa.array(range(table.num_rows)))
-        named = (pc.field("uid") == name) | (pc.field("index") == name) | (pc.field("source") == name)
+        from_file = pc.match_substring_regex(pc.field("source"), pattern=rf"(^|/){re.escape(name)}(\.[^./]+)?$")
+        named = (pc.field("uid") == name) | (pc.field("index") == name) | from_file
         numbers = set(table.filter(named)["row"].to_pylist())
         if not numbers:
             continue

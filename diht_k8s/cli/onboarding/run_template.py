@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from diht_k8s import __version__
 from diht_k8s.api.layout import join
@@ -11,6 +13,8 @@ from diht_k8s.cli.machine import Machine
 from diht_k8s.cli.onboarding.defaults import SMALL_POOL, RunDefaults
 from diht_k8s.recipe.inspection.dataset_profile import DatasetProfile
 from diht_k8s.recipe.inspection.held_out import EXCLUDE, SHARD, HeldOut
+
+COMMENT_COLUMN: Final = 43
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,17 @@ def render_document(
         _evaluate(names, held),
         _pods(defaults),
     ]
-    return "\n".join(line for part in parts for line in part) + "\n"
+    return "\n".join(_aligned(line) for part in parts for line in part) + "\n"
+
+
+def _aligned(line: str) -> str:
+    """A line with its comment, if it has one behind a field, in the column of all of them."""
+    found = re.fullmatch(r"(\s*\S.*?) {2,}(# .*)", line)
+    return line if found is None else f"{found[1]:<{COMMENT_COLUMN}} {found[2]}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _head(names: RunNames, profile: DatasetProfile, machine: Machine, defaults: RunDefaults) -> list[str]:
@@ -46,10 +60,10 @@ def _head(names: RunNames, profile: DatasetProfile, machine: Machine, defaults: 
     where = {"laptop": "this machine", "gpu-node": "this machine's GPUs", "cluster": "a cluster"}[defaults.hardware]
     return [
         f"# Written by diht init {__version__} for {where}; every number is a first choice that you may change.",
-        f"# Data: {pairs} in {len(profile.uris):,} shards; {profile.sampled:,} looked at ({bad}). The median image has",
+        f"# Data: {pairs} in {_counted(len(profile.uris), 'shard')}; {profile.sampled:,} looked at ({bad}). The median image has",
         f"# {width} x {height} pixels, the median caption {profile.words():.0f} words; {defaults.shares[3]:.0%} of the captions show no sign of",
         "# a language other than English.",
-        f"# This machine: {machine.cores} CPU cores, {machine.memory_gib:.0f} GiB of memory, {machine.gpus} GPUs.",
+        f"# This machine: {_counted(machine.cores, 'CPU core')}, {machine.memory_gib:.0f} GiB of memory, {_counted(machine.gpus, 'GPU')}.",
         "apiVersion: diht.dev/v1alpha1",
         "kind: DihtRun",
         "metadata:",
@@ -90,19 +104,17 @@ def _filter(names: RunNames, profile: DatasetProfile, held: HeldOut, defaults: R
         ]),
         "    textSpotting:",
         f"      detectorSize: {defaults.detector_size}",
-        f"    # Held-out groups (pairs with the same image or caption): {len(held.pairs)} groups, {len(held.excluded)} pairs.",
+        f"    # Held-out groups (pairs with the same image or caption): {_counted(len(held.pairs), 'group')}, {_counted(len(held.excluded), 'pair')}.",
         f"    exclude: {json.dumps(join(names.held_out, EXCLUDE))}",
     ]  # fmt: skip
     if defaults.decontaminate:
-        lines.append("    decontaminate: [held-out]               # drops near copies of held-out images, too")
+        lines.append("    decontaminate: [held-out]  # drops near copies of held-out images, too")
     else:
         lines.append(
             f"    # decontaminate: [held-out] would drop {held.near:.0%} of the images as near copies of held-out ones."
         )
     if bad != 1.0:
-        lines.append(
-            f"    maxBadPercent: {bad:g}                       # {sum(profile.bad.values())} of {profile.sampled} samples are bad"
-        )
+        lines.append(f"    maxBadPercent: {bad:g}  # {sum(profile.bad.values())} of {profile.sampled} samples are bad")
     return [*lines, f"    workers: {defaults.workers}"]
 
 
@@ -113,11 +125,11 @@ def _label(defaults: RunDefaults) -> list[str]:
     return [
         "  label:",
         "    vocabulary:",
-        f"      minCount: {defaults.min_count}                           # about {objects} objects and {attributes} attributes become classes",
+        f"      minCount: {defaults.min_count}  # about {_counted(objects, 'object')} and {_counted(attributes, 'attribute')} become classes",
         f"    topK: {defaults.top_k}",
         "    teacher:",
-        "      model: timm/tf_efficientnet_lite0     # its ImageNet weights come in a Python package",
-        *(["      imageSize: 128", "      crop: Whole                           # so that the training can use the same features"] if defaults.model is None else []),
+        "      model: timm/tf_efficientnet_lite0  # its ImageNet weights come in a Python package",
+        *(["      imageSize: 128", "      crop: Whole  # so that the training can use the same features"] if defaults.model is None else []),
         f"    workers: {defaults.workers}",
         *(["    pods:", '      resources: {cpu: "8", memory: 32Gi, nvidia.com/gpu: 1}'] if defaults.hardware == "cluster" else []),
     ]  # fmt: skip
@@ -138,19 +150,17 @@ def _train(names: RunNames, defaults: RunDefaults) -> list[str]:
         "    initFrom: {uri: timm/tf_efficientnet_lite0}",
         "    lockImageTower: true",
         "    features: Stored",
-        *(["    textStart: Ridge                        # a regression from words to features: for small pools"] if defaults.ridge else []),
+        *(["    textStart: Ridge  # a regression from words to features: for small pools"] if defaults.ridge else []),
     ]  # fmt: skip
     lr = "3.0e-4" if defaults.ridge else "5.0e-4"
     lines = [
         "  train:",
         *(locked if defaults.model is None else [f"    model: {defaults.model}"]),
-        f"    samples: {defaults.samples}                           # {defaults.samples // defaults.batch} steps, {defaults.samples / defaults.kept:.0f} times the pairs that should be left",
-        f"    batchSize: {defaults.batch}                           # of about {defaults.kept:,} pairs",
+        f"    samples: {defaults.samples}  # {defaults.samples // defaults.batch} steps, {defaults.samples / defaults.kept:.0f} times the pairs that should be left",
+        f"    batchSize: {defaults.batch}  # of about {defaults.kept:,} pairs",
     ]
     if defaults.micro_batch is not None:
-        lines.append(
-            f"    microBatchSize: {defaults.micro_batch}                     # diht estimate RUN --gpu NAME says what fits"
-        )
+        lines.append(f"    microBatchSize: {defaults.micro_batch}  # diht estimate RUN --gpu NAME says what fits")
     lines += [
         f"    optimizer: {{lr: {lr}, weightDecay: 0.2}}",
         f"    schedule: {{type: Cosine, warmupSamples: {defaults.warmup}}}",
@@ -174,7 +184,7 @@ def _evaluate(names: RunNames, held: HeldOut) -> list[str]:
     return [
         "  evaluate:",
         "    benchmarks:",
-        f"    - name: held-out                        # retrieval among {len(held.pairs)} pairs; add your own benchmarks",
+        f"    - name: held-out  # retrieval among {len(held.pairs)} pairs; add your own benchmarks",
         "      type: Retrieval",
         "      split: HeldOut",
         f"      shards: {json.dumps([join(names.held_out, SHARD)])}",
@@ -186,6 +196,6 @@ def _pods(defaults: RunDefaults) -> list[str]:
         return []
     return [
         "  pods:",
-        f"    image: registry.example.org/diht-recipe:{__version__}   # your registry: make images IMAGE_PREFIX=...",
+        f"    image: registry.example.org/diht-recipe:{__version__}  # your registry: make images IMAGE_PREFIX=...",
         '    resources: {cpu: "8", memory: 16Gi}',
     ]

@@ -17,7 +17,10 @@ def data_card(content: Mapping[str, Any]) -> list[Row]:
     card = content["data_card"]
     if content["run"]["stages"] == ["evaluate"] and not card["sources"]:
         return []
-    rows: list[Row] = [("Source", f"{name}: {shards:,} shards with pairs") for name, shards in card["sources"].items()]
+    rows: list[Row] = [
+        ("Source", f"{name}: {shards:,} {'shard' if shards == 1 else 'shards'} with pairs")
+        for name, shards in card["sources"].items()
+    ]
     if content["funnel"]:
         first, last = content["funnel"][0]["samples"], content["funnel"][-1]["samples"]
         rows.append(("Pairs", f"{first:,} raw, {last:,} after the filter"))

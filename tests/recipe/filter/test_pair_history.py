@@ -50,6 +50,8 @@ SAID = {
     "u0": "filter   kept",
     "photos/dog.png": "u0: sample 0 of web-a, key k0, from photos/dog.png",
     "photos/ball.png": "filter   dropped by action: 'a red ball' has no action",
+    "dog": "u0: sample 0 of web-a, key k0, from photos/dog.png",
+    "ball.png": "u1: sample 1 of web-a, key k1, from photos/ball.png",
     "k2": "filter   dropped by complexity: 'server' has complexity 0, and minComplexity is 1",
     "u3": "filter   bad: picture_unreadable",
 }
@@ -61,6 +63,12 @@ def test_pair_is_found_by_any_of_its_names_and_explained(
 ) -> None:
     assert main(["explain", str(folder / "run.json"), name]) == 0
     assert SAID[name] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["do", "og", "d.g", "dog.jpg", "hotos/dog"])
+def test_pair_is_not_found_by_a_part_of_its_name(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(folder / "run.json"), name]) == 64
+    assert f"no pair of this run is called {name}" in capsys.readouterr().err
 
 
 def test_pair_whose_raw_shard_is_gone_is_explained_without_its_words(

@@ -17,6 +17,7 @@ from diht_k8s.cli.display import (
     duration,
     metrics,
     open_display,
+    progress_bar,
     speed,
 )
 
@@ -117,3 +118,10 @@ def test_live_display_in_a_narrow_terminal_cuts_the_text_not_the_bars() -> None:
 def test_a_pipe_gets_plain_lines() -> None:
     with open_display(list(Stage), Console(file=io.StringIO()), Clock()) as display:
         assert isinstance(display, PlainDisplay)
+
+
+@pytest.mark.parametrize(("total", "shown"), [(None, "10 pairs"), (2000, "10/2,000 pairs")])
+def test_bar_of_a_command_leaves_out_a_total_that_is_unknown(total: int | None, shown: str) -> None:
+    bar = progress_bar("pairs")
+    task = bar.add_task("look at", total=total, completed=10)
+    assert str(bar.columns[2](bar.tasks[task])) == shown

@@ -54,6 +54,18 @@ def written(
     return load(text, name="run.yaml")
 
 
+@pytest.mark.parametrize("hardware", ["laptop", "gpu-node"])
+@pytest.mark.parametrize("count", [30, 300, 5000])
+def test_comments_behind_fields_stand_in_one_column_whatever_the_numbers(hardware: Hardware, count: int) -> None:
+    of, machine = profile(count), Machine(1, 16.0, 1)
+    split = held(of)
+    text = render_document(NAMES, of, split, machine, choose_defaults(of, split, machine, hardware))
+    columns = {line.index("# ") for line in text.splitlines() if "# " in line and not line.lstrip().startswith("#")}
+    assert columns == {44}
+    assert "in 1 shard; " in text
+    assert "1 CPU core, 16 GiB of memory, 1 GPU." in text
+
+
 @pytest.mark.parametrize("hardware", get_args(Hardware))
 @pytest.mark.parametrize("count", [30, 300, 5000])
 @pytest.mark.parametrize("facts", [{}, {"actions": 0}, {"concepts": 10_000}, {"actions": 0, "complexity": 0}])
