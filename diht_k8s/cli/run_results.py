@@ -25,7 +25,7 @@ def result_lines(run: DihtRun, until: Stage | None, path: str) -> list[str]:
     """The result of a complete run in lines for a person.
 
     Args:
-        run: the run, as placed here.
+        run: the run, as this machine changes it.
         until: its last stage; None: all.
         path: the run document, as the user named it.
     """

@@ -87,7 +87,8 @@ def _found(run: DihtRun, storage: Storage, layout: Layout, name: str, stop: Stop
         uri = layout.scores(item["name"])
         table = read_columns(storage, uri, _NAMES)
         table = table.append_column("row", pa.array(range(table.num_rows)))
-        from_file = pc.match_substring_regex(pc.field("source"), pattern=rf"(^|/){re.escape(name)}(\.[^./]+)?$")
+        pattern = rf"(^|/){re.escape(name)}(\.[^./]+)?$"
+        from_file = pc.match_substring_regex(pc.field("source"), pattern=pattern)  # pyright: ignore[reportAttributeAccessIssue]
         named = (pc.field("uid") == name) | (pc.field("index") == name) | from_file
         numbers = set(table.filter(named)["row"].to_pylist())
         if not numbers:
