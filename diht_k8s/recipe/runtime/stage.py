@@ -139,8 +139,9 @@ def run_stage(
         shape = {"worker": worker, "workers": workers, "step": step}
         reporter, stop = Reporter(stage, worker=worker), stop or StopFlag()
         context = Context(run, stage, storage, layout, config, reporter, stop, **shape, reads=started.reads)
+        noted = noted_time(storage, layout, stage)  # before the program's end removes all that lies beside the claims
         if (outcome := _executed(program, context, began)) is not None:
-            summary = _with_time(context, {"processes": workers, **outcome.summary}, time.monotonic() - began)
+            summary = _with_time({"processes": workers, **outcome.summary}, time.monotonic() - began, *noted)
             committed = commit(storage, layout, stage, config, outcome.artefacts, summary)
         elif step == WAIT_STEP:
             committed = find_committed(storage, layout, stage)
@@ -167,9 +168,8 @@ def _executed(program: Program, context: Context, began: float) -> Outcome | Non
     return outcome
 
 
-def _with_time(context: Context, summary: dict[str, Any], own: float) -> dict[str, Any]:
-    """The summary with the wall time of all the stage's programs, `own` that of this one, and the seconds of processes."""
-    before, held = noted_time(context.storage, context.layout, context.stage)
+def _with_time(summary: dict[str, Any], own: float, before: float, held: float) -> dict[str, Any]:
+    """The summary with the wall time of the stage's programs, this one's and those before it, and the seconds of processes."""
     times = {"wall_seconds": before + own, "process_seconds": held + own * summary["processes"]}
     return {**{name: round(value, 1) for name, value in times.items()}, **summary}
 

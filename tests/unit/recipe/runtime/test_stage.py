@@ -17,6 +17,7 @@ from diht_k8s.api.reports import SavedCheckpoint, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.progress import Reporter
+from diht_k8s.recipe.runtime.shared_work import END, claims_of
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context, Outcome, exit_code_of, run_stage
 from diht_k8s.recipe.shards.storage import Storage
@@ -87,13 +88,18 @@ def test_time_of_a_stage_is_that_of_its_steps_and_of_starts_that_failed(tmp_path
         def execute(self, context: Context) -> Outcome | None:
             return None
 
+    class Last(Stub):
+        def execute(self, context: Context) -> Outcome | None:
+            claims_of(context).clear(END)
+            return super().execute(context)
+
     run = run_below(tmp_path)
     with pytest.raises(UserError):
         run_stage(Fails(), run, Stage.LABEL, step="vocabulary", began=time.monotonic() - 30)
     run_stage(Incomplete(), run, Stage.LABEL, step="vocabulary", began=time.monotonic() - 20)
     run_stage(Incomplete(), run, Stage.LABEL, step="heads", began=time.monotonic() - 400)
     run_stage(Incomplete(), run, Stage.LABEL, worker=0, workers=2, step="predict", began=time.monotonic() - 60)
-    last = run_stage(Stub(), run, Stage.LABEL, worker=1, workers=2, step="predict", began=time.monotonic() - 100)
+    last = run_stage(Last(), run, Stage.LABEL, worker=1, workers=2, step="predict", began=time.monotonic() - 100)
     assert last is not None
     assert last.summary["wall_seconds"] == pytest.approx(550, abs=5)
     assert last.summary["process_seconds"] == pytest.approx(650, abs=5)
