@@ -19,6 +19,7 @@ ON_PURPOSE: Final = re.compile(
     r"no longer mounts such volumes|run on Linux only"
     r"|(secretRef|claimName|secretName|configMap)\S*: "  # names that no object can have
     r"|securityContext.capabilities|volumeMounts.mountPath|volumes.fc.lun|runAsUser 0 is root"
+    r"|invalid quantity '\d+\.'"  # rather a slip than a number
     r"|tolerationSeconds: .* -?46116860184273879"  # the CRD's bounds are floating-point numbers
 )
 """What Kubernetes' API server takes and its nodes do not."""
