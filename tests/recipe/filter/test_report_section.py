@@ -25,12 +25,13 @@ def section(folder: Path) -> str:
     assert committed is not None
     report = json.loads((folder / "out/runs/latest/filter/report.json").read_text())
     part = {"state": "committed", "summary": committed.summary, "report": report, "thumbnails": {}}
-    content = {"missing": {}, "filter": part, "funnel": report["funnel"]}
+    content = {"missing": {}, "filter": part, "funnel": report["funnel"], "config": {"spec": {"filter": rules}}}
     html = (
         environment()
         .from_string('{% from "parts.html.jinja" import bars, more %}{% include "filter.html.jinja" %}')
         .render(
             content=content,
+            filter_rules=sections.filter_rules(content),
             funnel=sections.funnel(content),
             dropped=sections.dropped(content),
             kept=sections.kept_examples(content),
@@ -65,7 +66,7 @@ def test_section_shows_three_examples_of_a_rule_and_folds_the_others(number: int
         .from_string('{% from "parts.html.jinja" import bars, more %}{% include "filter.html.jinja" %}')
         .render(
             content={"filter": {"state": "committed", "report": {}, "summary": {}}, "missing": {}},
-            funnel=[], kept=[], junk=None, damaged=[], dropped=[rule], pair=lambda example: f"{example['caption']};",
+            filter_rules="", funnel=[], kept=[], junk=None, damaged=[], dropped=[rule], pair=lambda example: f"{example['caption']};",
         )
     )  # fmt: skip
     opened, *folded = html.split("<details")

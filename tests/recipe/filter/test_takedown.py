@@ -526,7 +526,8 @@ def _without_times(bench: Bench) -> dict[str, Any]:
     }
     for stage in (Stage.FILTER, Stage.LABEL):
         summary = dict(bench.committed(stage).summary)
-        summary.pop("seconds", None)
+        for measured in ("wall_seconds", "process_seconds"):
+            summary.pop(measured, None)
         found[stage] = summary
     return found
 
