@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import io
 import json
 import re
@@ -17,6 +18,7 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.evaluate import training_pairs
 from diht_k8s.recipe.evaluate.drawn_queries import QUERIES
+from diht_k8s.recipe.report.overview import explained_reference, explained_references
 from tests.folders import located
 from tests.recipe.evaluate.small_run import (
     COLOURS,
@@ -90,6 +92,9 @@ def test_references_when_the_teachers_features_lie_beside_the_labels_include_the
     assert [each["name"] for each in (pixels, words, tokens)] == ["pixels", "words", "tokens"]
     assert {each["pairs"] for each in (words, tokens)} == {72}
     assert "points to the word ridge, paired" in page(fresh)
+    for said in (explained_reference(report(fresh)), explained_references(report(fresh))):
+        assert said
+        assert said[1:] in html.unescape(page(fresh)), "what a reference is stands where it is first named"
     assert words["text_to_image"]["recall"]["10"] > words["text_to_image"]["chance"]["10"]
 
 
