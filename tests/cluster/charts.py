@@ -1,27 +1,20 @@
-"""What the tests of the chart on the cluster are made of: helm as a function, the operator's image, a namespace with runs, the next version."""
+"""What the tests of the chart on the cluster are made of: helm as a function, the operator's image, a namespace with runs."""
 
 from __future__ import annotations
 
 import functools
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from tests.cluster.operators import Runs, output_folder, project
 from tests.cluster.tools import PROJECT, Kubectl, fresh_namespace, script
 
 CHART = PROJECT / "helm/diht-operator"
-PREVIOUS = PROJECT / "tests/cluster/etc/diht-operator-0.1.0.tgz"
-"""An older state of the chart, as `helm package` left it; its operator's image is the one of the tests."""
 IMAGE = "local/diht-operator:test"
-NEW_FIELD = "tomorrow"
 
 
 class HelmError(Exception):
@@ -90,18 +83,3 @@ def runs_place(kubectl: Kubectl, image: str) -> Iterator[Runs]:
         output = stack.enter_context(output_folder(kubectl, namespace))
         volume = stack.enter_context(project(kubectl, namespace))
         yield Runs(kubectl, namespace, image, volume, output)
-
-
-def next_version(folder: Path) -> Path:
-    """The chart as its next version might be: the CRD has one more field, spec.filter.tomorrow."""
-    chart = folder / "diht-operator"
-    shutil.copytree(CHART, chart)
-    meta = yaml.safe_load((chart / "Chart.yaml").read_text())
-    (chart / "Chart.yaml").write_text(yaml.safe_dump({**meta, "version": "99.0.0"}))
-    file = chart / "templates/crd/diht.dev_dihtruns.yaml"
-    head, _, body = file.read_text().partition("\nspec:\n")
-    spec: dict[str, Any] = yaml.safe_load("spec:\n" + body.removesuffix("{{- end }}\n"))
-    schema = spec["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    schema["properties"]["spec"]["properties"]["filter"]["properties"][NEW_FIELD] = {"type": "boolean"}
-    file.write_text(f"{head}\n{yaml.safe_dump(spec, sort_keys=False)}{{{{- end }}}}\n")
-    return chart

@@ -16,18 +16,17 @@ import yaml
 
 from tests.cluster.charts import (
     CHART,
-    NEW_FIELD,
-    PREVIOUS,
     Helm,
     HelmError,
     build_operator_image,
-    next_version,
     recipe,
     runs_place,
 )
 from tests.cluster.operators import Runs
 from tests.cluster.tools import PROJECT, Kubectl, KubectlError, cannot, fresh_namespace, wait_until
 from tests.contract.charts import EVERYTHING, NEWEST
+from tests.upgrade.releases import CHART as RELEASED
+from tests.upgrade.releases import NEW_FIELD, next_release
 
 pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.timeout(900)]
 ONE_STAGE: dict[str, Any] = {"label": None, "train": None, "evaluate": None}
@@ -149,18 +148,18 @@ def states(runs: Runs) -> dict[str, str]:
     return {name: runs.condition(name, "Progressing")["reason"] for name in STATES}
 
 
-def test_upgrade_from_an_older_chart_brings_new_fields_and_leaves_runs_in_every_state_alone(
+def test_upgrade_from_the_released_chart_brings_new_fields_and_leaves_runs_in_every_state_alone(
     runs: Runs, admin: Helm, tmp_path: Path
 ) -> None:
     settings = ("rbac.scope=namespaced",)
-    admin.install("mine", *settings, chart=PREVIOUS, flags=("--take-ownership",))
+    admin.install("mine", *settings, chart=RELEASED, flags=("--take-ownership",))
     make_runs_in_every_state(runs)
     before = jobs(runs)
     new = json.dumps(runs.document("new", **{**ONE_STAGE, "filter": {NEW_FIELD: True}}))
     ask = ("--namespace", runs.namespace, "--dry-run=server", "--validate=strict")
     with pytest.raises(KubectlError, match=f'unknown field "spec.filter.{NEW_FIELD}"'):
         runs.kubectl.apply(new, *ask)
-    admin.upgrade("mine", chart=next_version(tmp_path))
+    admin.upgrade("mine", chart=next_release(tmp_path) / "helm/diht-operator")
     wait_until(lambda: "created" in runs.kubectl.apply(new, *ask), "the new field is served", 30)
     assert (jobs(runs), states(runs)) == (before, STATES)
     runs.apply("after", **ONE_STAGE)

@@ -41,19 +41,20 @@ class Source:
     """commit and its time, as builds want them: the tree itself is no checkout"""
 
 
-def exported(repository: Path, tree: Path) -> Source:
-    """Write the files of the checked-out commit below `tree`: what is not committed is in no release.
+def exported(repository: Path, tree: Path, revision: str = "HEAD") -> Source:
+    """Write the files of a commit, by default the checked-out one, below `tree`: what is not committed is in no release.
 
     Raises:
         ReleaseError: the package names no version.
+        subprocess.CalledProcessError: there is no such commit.
     """
-    archive = subprocess.run(["git", "archive", "HEAD"], cwd=repository, check=True, stdout=subprocess.PIPE).stdout
+    archive = subprocess.run(["git", "archive", revision], cwd=repository, check=True, stdout=subprocess.PIPE).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(tree, filter="data")
     found = re.search(r'^__version__ = "(.+)"$', (tree / "diht_k8s/__init__.py").read_text(), re.MULTILINE)
     if found is None:
         raise ReleaseError("diht_k8s/__init__.py has no __version__")
-    commit, time = output("git", "log", "-1", "--format=%H %ct", cwd=repository).split()
+    commit, time = output("git", "log", "-1", "--format=%H %ct", revision, cwd=repository).split()
     return Source(tree, commit, found[1], {"REVISION": commit, "SOURCE_DATE_EPOCH": time})
 
 
@@ -76,10 +77,15 @@ def notes(changelog: str, heading: str) -> str:
 
 def python_packages(source: Source, dist: Path) -> None:
     """Wheel and source distribution, by the pinned setuptools of this environment; files carry the commit's time."""
-    wheel = ("wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", dist, ".")
-    run(sys.executable, "-m", "pip", *wheel, cwd=source.tree, env=source.environment)
+    wheel(source, dist)
     call = f"import setuptools.build_meta as backend; backend.build_sdist({str(dist)!r}, {{'--global-option': ['--quiet']}})"
     run(sys.executable, "-c", call, cwd=source.tree, env=source.environment)
+
+
+def wheel(source: Source, dist: Path) -> None:
+    """The wheel alone."""
+    words = ("wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", dist, ".")
+    run(sys.executable, "-m", "pip", *words, cwd=source.tree, env=source.environment)
 
 
 def bills_of_python_packages(tree: Path, dist: Path) -> None:
