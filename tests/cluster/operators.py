@@ -38,6 +38,8 @@ class Operator:
     process: subprocess.Popen[bytes] | None = None
     port: int = field(default_factory=lambda: free_port())
     program: str = "diht_k8s.controller"
+    code: Path = PROJECT
+    """the folder whose packages it runs."""
 
     @property
     def user(self) -> str:
@@ -45,11 +47,11 @@ class Operator:
         return f"system:serviceaccount:{self.namespace}:diht-operator"
 
     def start(self) -> Operator:
-        command = [sys.executable, "-m", self.program, "--namespace", self.namespace, "--port", str(self.port)]
+        command = [sys.executable, "-P", "-m", self.program, "--namespace", self.namespace, "--port", str(self.port)]
         command += ["--address", "127.0.0.1", "--node-faults", json.dumps(FAULTS)]
         command += ["--log-format", "text", *(self.options or ("--no-lease",))]
         with self.log.open("ab") as log:
-            env = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+            env = {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PYTHONPATH": str(self.code)}
             self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=PROJECT)
         return self
 
@@ -103,6 +105,11 @@ def install(kubectl: Kubectl, namespace: str, folder: Path) -> Path:
     rules = [each for each in _rules(documents) if each["resources"][0] in cluster_wide]
     kubectl.apply(json.dumps({"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": wide}, "rules": rules}))
     kubectl("create", "clusterrolebinding", wide, f"--clusterrole={wide}", subject)
+    return operator_kubeconfig(kubectl, namespace, folder)
+
+
+def operator_kubeconfig(kubectl: Kubectl, namespace: str, folder: Path) -> Path:
+    """A kubeconfig with the token of the operator's service account, which is there."""
     token = kubectl("create", "token", "diht-operator", "--namespace", namespace, "--duration=3h").strip()
     config = yaml.safe_load(kubectl.kubeconfig.read_text())
     config["users"] = [{"name": "operator", "user": {"token": token}}]
@@ -344,10 +351,10 @@ def tainted(kubectl: Kubectl, node: str, key: str) -> Iterator[None]:
         kubectl("taint", "node", node, f"{key}-")
 
 
-def why(runs: Runs, name: str) -> str:
-    """What `diht why` says of a run."""
-    command = [sys.executable, "-m", "diht_k8s.cli", "why", name, "--namespace", runs.namespace]
-    env = {**os.environ, "KUBECONFIG": str(runs.kubectl.kubeconfig)}
+def why(runs: Runs, name: str, code: Path = PROJECT) -> str:
+    """What `diht why` says of a run, with the packages of a folder."""
+    command = [sys.executable, "-P", "-m", "diht_k8s.cli", "why", name, "--namespace", runs.namespace]
+    env = {**os.environ, "KUBECONFIG": str(runs.kubectl.kubeconfig), "PYTHONPATH": str(code)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=env, timeout=120)
     return done.stdout + done.stderr
 

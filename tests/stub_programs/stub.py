@@ -3,7 +3,9 @@
 DIHT_STUB is JSON: stage (or stage-step) -> list of what its attempts do, one after another; the last entry repeats. An entry is
 "ok", "hang" (until it is asked to stop), "kill" (SIGKILL to itself), "noise" (all that a log should not hold, then exit code 75),
 "elsewhere" (another run computes it), or an exit code. "hang" counts steps in a file, as a checkpoint does, and resumes from it. An object {"train": n, "then": entry}
-trains n steps, saving each fourth one, before it ends; what each step took goes to the file `steps` of the output.
+trains n steps, saving each fourth one, before it ends; what each step took goes to the file `steps` of the output. An object
+{"gate": entry} waits until the file `gate` of the output has a byte for this attempt, then does what the entry says; meanwhile it says
+that it was restarted in place as often as the file `restarts` has bytes.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from typing import Any
 
 from diht_k8s.api.errors import ComputedElsewhere, DataError, DihtError, RetryableError, UserError
 from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
+from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -52,7 +56,11 @@ class Stub:
         number = len(context.storage.read_bytes(attempts)) if context.storage.exists(attempts) else 0
         context.storage.write_bytes(attempts, b"x" * (number + 1))
         entries = json.loads(os.environ.get("DIHT_STUB", "{}")).get(part, ["ok"])
-        self._end(context, folder, entries[min(number, len(entries) - 1)])
+        what = entries[min(number, len(entries) - 1)]
+        if isinstance(what, dict) and "gate" in what:
+            self._wait_at_gate(context, number)
+            what = what["gate"]
+        self._end(context, folder, what)
         if context.step not in ("", "predict"):
             return None
         context.storage.write_bytes(join(folder, f"part-{context.worker}"), b"x")
@@ -66,6 +74,16 @@ class Stub:
 
     def present(self, run: DihtRun, storage: Storage, layout: Layout) -> None:
         pass
+
+    def _wait_at_gate(self, context: Context, number: int) -> None:
+        said = 0
+        while _size(context, "gate") <= number:
+            context.stop.raise_if_requested()
+            if (restarts := _size(context, "restarts")) > said:
+                said = restarts
+                os.environ[ROUNDS_VARIABLE] = Rounds(round=said + 1, exit_code=75, message="lost").model_dump_json()
+                Reporter(self.stage, worker=context.worker).start("waiting", 3, unit="steps")
+            time.sleep(0.1)
 
     def _train(self, context: Context, steps: int) -> None:
         clock, saved = context.progress.time, Path(context.layout.output, "saved")
@@ -120,6 +138,11 @@ class Stub:
             time.sleep(0.05)
         context.progress.update(3, {"loss": 0.25})
         return None
+
+
+def _size(context: Context, name: str) -> int:
+    uri = join(context.layout.output, name)
+    return len(context.storage.read_bytes(uri)) if context.storage.exists(uri) else 0
 
 
 def _parts(storage: Storage, folder: str) -> int:

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +25,16 @@ NEW_FIELD: Final = "tomorrow"
 """A field that the next release adds to spec.filter, to the status, and to each of its stages."""
 NEW_ANNOTATION: Final = "diht.dev/tomorrow"
 """An annotation that the next release adds to the Jobs that it creates."""
-CHANGES: Final = (
+Change = tuple[str, str, str]
+"""File, what is replaced (a regular expression), by what."""
+
+
+def other_results(stage: Stage) -> Change:
+    """A stage gives other results from then on."""
+    return "diht_k8s/api/hashing.py", rf"\bStage\.{stage.name}: \d+", "\\g<0>0"
+
+
+CHANGES: Final[tuple[Change, ...]] = (
     ("diht_k8s/__init__.py", r'(?m)^__version__ = ".+"$', f'__version__ = "{NEXT}"'),
     (
         "diht_k8s/api/filter.py",
@@ -44,8 +52,9 @@ CHANGES: Final = (
         r"(?m)^    for job in .*:\n",
         f'\\g<0>        job["metadata"].setdefault("annotations", {{}})["{NEW_ANNOTATION}"] = "{NEXT}"\n',
     ),
+    other_results(Stage.EVALUATE),
 )
-"""File, what is replaced, by what. A change that finds nothing fails: adapt it to the code."""
+"""What the next release changes. A change that finds nothing fails: adapt it to the code."""
 
 
 def unpacked(folder: Path) -> Path:
@@ -55,17 +64,11 @@ def unpacked(folder: Path) -> Path:
     return folder
 
 
-def next_release(folder: Path, stages: Sequence[Stage] = (Stage.EVALUATE,)) -> Path:
-    """Write the tree with CHANGES below a folder, for PYTHONPATH; its chart is `helm/diht-operator` there.
-
-    Args:
-        folder: where it is made.
-        stages: those that give other results from then on (`STAGE_VERSIONS`).
-    """
+def next_release(folder: Path, *more: Change) -> Path:
+    """Write the tree with CHANGES and more below a folder, for PYTHONPATH; its chart is `helm/diht-operator` there."""
     for name in ("diht_k8s", "components", "helm", "manifests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    raised = (("diht_k8s/api/hashing.py", rf"\bStage\.{stage.name}: \d+", f"\\g<0>{0}") for stage in stages)
-    for name, pattern, replacement in (*CHANGES, *raised):
+    for name, pattern, replacement in (*CHANGES, *more):
         text, found = re.subn(pattern, replacement, (folder / name).read_text())
         assert found, f"the next release cannot be made: {name} has no {pattern}"
         (folder / name).write_text(text)
