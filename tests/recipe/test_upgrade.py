@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,17 +24,20 @@ from diht_k8s.api.hashing import STAGE_VERSIONS
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
-from tests.contract.whole_run import TRAIN, document, prepare
+from tests.contract.whole_run import PLAIN, TRAIN, document, prepare
 from tests.recipe.evaluate.small_run import pairs
 from tests.upgrade.releases import next_release, other_results, unpacked
 
 pytestmark = pytest.mark.timeout(600)
-SHARDS, STEPS, SAVED_EACH = 8, 60, 10
+SHARDS, STEPS, SAVED_EACH = 8, 40, 10
 OTHER_CHECKPOINTS = (
     "diht_k8s/recipe/train/checkpoint/checkpoint.py",
     r"(?m)^CURSOR_VERSION = \d+$",
     "CURSOR_VERSION = 99",
 )
+
+
+LONGER = {"samples": 16 * STEPS, "checkpoint": {"everySamples": 16 * SAVED_EACH}}
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,12 @@ class Release:
         said = process.communicate(timeout=300)[0]
         return process.returncode, said
 
+    def train_halfway(self) -> None:
+        """Until there is a checkpoint."""
+        marker = "out/train/*/checkpoints/*/COMMITTED.json"
+        code, said = self.stop(signal.SIGTERM, "train", lambda: any(self.folder.glob(marker)))
+        assert (code, complete(self.folder, "train")) == (143, []), said
+
 
 def folders(folder: Path, stage: str) -> list[Path]:
     """What runs have begun of a stage."""
@@ -78,15 +88,20 @@ def content(paths: list[Path]) -> dict[str, tuple[int, bytes]]:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
 
 
+def filtered_shards(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """What was kept of the shards that are done: their scores come last."""
+    scores = list(folder.glob("out/filter/*/scores/*.parquet"))
+    return content([path.parents[1] / "kept" / f"{path.stem}.tar" for path in scores])
+
+
 @pytest.fixture(scope="module")
 def codes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The frozen release, the next one, one that also filters otherwise, and one that reads no checkpoints of before."""
+    """The frozen release, the next one, and one that also filters otherwise and reads no checkpoints of before."""
     folder = tmp_path_factory.mktemp("releases")
     return {
         "old": unpacked(folder / "old"),
         "new": next_release(folder / "new"),
-        "filters otherwise": next_release(folder / "other", other_results(Stage.FILTER)),
-        "other checkpoints": next_release(folder / "checkpoints", OTHER_CHECKPOINTS),
+        "other": next_release(folder / "other", other_results(Stage.FILTER), OTHER_CHECKPOINTS),
     }
 
 
@@ -97,19 +112,18 @@ def test_filter_labels_and_training_that_the_release_began_are_finished_by_the_n
     monkeypatch.chdir(tmp_path)
     prepare()
     for number in range(SHARDS):
-        write_samples(Storage(), f"out/raw/{number}.tar", pairs(60, 1000 * (number + 1)))
-    train = {**TRAIN, "samples": 16 * STEPS, "checkpoint": {"everySamples": 16 * SAVED_EACH}}
-    Path("run.json").write_text(json.dumps(document("tiny", train=train)))
+        write_samples(Storage(), f"out/raw/{number}.tar", pairs(30, 1000 * (number + 1)))
+    Path("run.json").write_text(json.dumps(document("tiny", train={**TRAIN, **LONGER}, evaluate=None)))
 
-    old.stop(signal.SIGKILL, "filter", lambda: any(tmp_path.glob("out/filter/*/kept/*.tar")))
-    kept = content(list(tmp_path.glob("out/filter/*/kept/*.tar")))
+    old.stop(signal.SIGKILL, "filter", lambda: any(tmp_path.glob("out/filter/*/scores/*.parquet")))
+    kept = filtered_shards(tmp_path)
     assert (0 < len(kept) < SHARDS, complete(tmp_path, "filter")) == (True, [])
     shutil.copytree(tmp_path / "out", tmp_path / "other/out")
     shutil.copy(tmp_path / "run.json", tmp_path / "other")
     assert new.run("filter")[0] == 0
     [filtered] = complete(tmp_path, "filter")
     assert folders(tmp_path, "filter") == [filtered]
-    assert kept.items() <= content(list(filtered.glob("kept/*.tar"))).items(), "what was kept stays"
+    assert kept.items() <= filtered_shards(tmp_path).items(), "what was kept stays"
 
     for step in ("vocabulary", "heads"):
         assert old.run("label", "--step", step)[0] == 0
@@ -120,10 +134,7 @@ def test_filter_labels_and_training_that_the_release_began_are_finished_by_the_n
     assert complete(tmp_path, "label") == folders(tmp_path, "label") == [labelled]
     assert made.items() <= content([path for path in labelled.iterdir() if path.is_file()]).items()
 
-    code, said = old.stop(signal.SIGTERM, "train", lambda: any(tmp_path.glob("out/train/*/checkpoints/*/COMMITTED.json")))  # fmt: skip
-    assert (code, complete(tmp_path, "train")) == (143, []), said
-    shutil.copytree(tmp_path / "out", tmp_path / "refused/out")
-    shutil.copy(tmp_path / "run.json", tmp_path / "refused")
+    old.train_halfway()
     code, said = new.run("train")
     assert (code, "train: resuming after step" in said) == (0, True), said
     [trained] = folders(tmp_path, "train")
@@ -131,21 +142,26 @@ def test_filter_labels_and_training_that_the_release_began_are_finished_by_the_n
     assert sorted(set(steps)) == sorted(steps)
     assert max(steps) == STEPS
 
-    assert old.run("evaluate")[0] == 0
-    code, said = new.run("evaluate")
-    version = STAGE_VERSIONS[Stage.EVALUATE]
-    assert (code, f"evaluate: new because stage_version {version} -> {version}0" in said) == (0, True), said
-    assert len(complete(tmp_path, "evaluate")) == 2
-    code, said = old.run("evaluate")
-    assert (code, "evaluate: cached" in said) == (0, True), "the older release reads what the newer one finished"
-
-    code, said = Release(codes["other checkpoints"], tmp_path / "refused").run("train")
-    assert (code, complete(tmp_path / "refused", "train")) == (65, [])
-    assert "has version 2, this program reads 99" in said
-
-    code, said = Release(codes["filters otherwise"], tmp_path / "other").run("filter")
+    code, said = Release(codes["other"], tmp_path / "other").run("filter")
     version = STAGE_VERSIONS[Stage.FILTER]
     assert (code, f"filter: new because stage_version {version} -> {version}0" in said) == (0, True), said
     begun, ended = folders(tmp_path / "other", "filter"), complete(tmp_path / "other", "filter")
     [left] = [path for path in begun if path not in ended]
-    assert kept == content(list(left.glob("kept/*.tar"))), "what the older one has made is left alone"
+    assert kept == content([left / "kept" / name for name in kept]), "what the older one has made is left alone"
+
+
+@pytest.mark.slow
+def test_training_whose_checkpoints_the_next_release_does_not_read_is_refused_and_nothing_is_lost(
+    codes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, other = (Release(codes[name], tmp_path) for name in ("old", "other"))
+    monkeypatch.chdir(tmp_path)
+    prepare()
+    bare: dict[str, Any] = {"filter": None, "label": None, "evaluate": None}
+    Path("run.json").write_text(json.dumps(document("raw", train={**PLAIN, **LONGER}, **bare)))
+    old.train_halfway()
+    saved = sorted(tmp_path.glob("out/train/*/checkpoints/*"))
+    code, said = other.run("train")
+    assert (code, complete(tmp_path, "train")) == (65, [])
+    assert "has version 2, this program reads 99: use the program that wrote it" in said
+    assert sorted(tmp_path.glob("out/train/*/checkpoints/*")) == saved
