@@ -35,6 +35,10 @@ _STEP = re.compile(r"step-\d{9}")
 logger = logging.getLogger(__name__)
 
 
+class OtherFormatError(DataError):
+    """A checkpoint is of another version of the format: nothing is damaged."""
+
+
 class CursorOrder(BaseModel):
     """The order of which a position is a place."""
 
@@ -210,13 +214,18 @@ def _name(cursor: Cursor) -> str:
 def newest(storage: Storage, folder: str, config_sha256: str, *, rank: int = 0, world: int = 1) -> Saved | None:
     """The newest committed and undamaged checkpoint of this configuration (a collective).
 
-    Rank 0 looks for it. Damaged ones are reported and skipped.
+    Rank 0 looks for it. Damaged ones, and those of another release's format, are reported and skipped.
+
+    Raises:
+        OtherFormatError: only some of another format are left, on all ranks: the training would begin anew, and remove them.
     """
     candidates = _candidates(storage, folder, config_sha256) if rank == 0 else None
     while True:
         candidate = broadcast_object(None if candidates is None else next(candidates, None))
         if candidate is None:
             return None
+        if isinstance(candidate, OtherFormatError):
+            raise candidate
         uri, cursor, parts = candidate
         try:
             return Saved(uri, cursor, SharedState(storage, uri, parts, rank=rank, world=world))
@@ -225,8 +234,11 @@ def newest(storage: Storage, folder: str, config_sha256: str, *, rank: int = 0, 
                 logger.warning("%s; an older checkpoint is used", error)
 
 
-def _candidates(storage: Storage, folder: str, config_sha256: str) -> Iterator[tuple[str, Cursor, list[Part]]]:
-    """The committed checkpoints of a configuration, from the newest on."""
+def _candidates(
+    storage: Storage, folder: str, config_sha256: str
+) -> Iterator[tuple[str, Cursor, list[Part]] | OtherFormatError]:
+    """The committed checkpoints of a configuration, from the newest on; at the end an error, if some are of another format."""
+    other = ""
     for name in reversed(_steps(storage, folder)):
         uri = join(folder, name)
         if not storage.exists(join(uri, MARKER)):
@@ -234,10 +246,14 @@ def _candidates(storage: Storage, folder: str, config_sha256: str) -> Iterator[t
         try:
             cursor, parts = _read_marker(storage, uri)
         except DataError as error:
+            if isinstance(error, OtherFormatError):
+                other = other or str(error)
             logger.warning("%s; an older checkpoint is used", error)
             continue
         if cursor.config_sha256 == config_sha256:
             yield uri, cursor, parts
+    if other:
+        yield OtherFormatError(f"{other}: use the program that wrote it, or remove {folder} to train from the start")
 
 
 def read(storage: Storage, uri: str, *, rank: int = 0, world: int = 1) -> Saved:
@@ -255,7 +271,7 @@ def _read_marker(storage: Storage, uri: str) -> tuple[Cursor, list[Part]]:
         marker = json.loads(storage.read_bytes(join(uri, MARKER)))
         version = marker["cursor"]["version"]
         if version != CURSOR_VERSION:
-            raise DataError(f"the checkpoint {uri} has version {version}, this program reads {CURSOR_VERSION}")
+            raise OtherFormatError(f"the checkpoint {uri} has version {version}, this program reads {CURSOR_VERSION}")
         cursor = {**marker["cursor"], "productive": marker.get("productive_seconds"), "tower": marker.get("tower")}
         return Cursor.model_validate(cursor), [Part.model_validate(part) for part in marker["parts"]]
     except (ValueError, KeyError, TypeError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.checkpoint import MARKER, Cursor, CursorOrder, commit, newest, write_part
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
@@ -101,6 +102,16 @@ def test_newest_when_damaged_then_reported_and_the_one_before_used(
         assert newest_step(tmp_path) == 5
     assert "step-000000010" in caplog.text
     assert "an older checkpoint is used" in caplog.text
+
+
+def test_newest_when_only_those_of_a_later_release_are_left_then_refused(tmp_path: Path) -> None:
+    for step in (5, 10):
+        save(tmp_path, step)
+        DAMAGE["a marker of a later release"](tmp_path / f"step-{step:09d}")
+    with pytest.raises(
+        DataError, match=r"step-000000010 has version 3, this program reads 2: use the program that wrote"
+    ):
+        newest_step(tmp_path)
 
 
 def test_newest_when_killed_before_the_marker_then_the_one_before_used(tmp_path: Path) -> None:
