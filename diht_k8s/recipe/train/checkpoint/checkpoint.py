@@ -217,7 +217,7 @@ def newest(storage: Storage, folder: str, config_sha256: str, *, rank: int = 0, 
     Rank 0 looks for it. Damaged ones, and those of another release's format, are reported and skipped.
 
     Raises:
-        OtherFormatError: only some of another format are left, on all ranks: the training would begin anew, and remove them.
+        OtherFormatError: on all ranks: only some of another format are left, which a training from step 0 would remove.
     """
     candidates = _candidates(storage, folder, config_sha256) if rank == 0 else None
     while True:
