@@ -434,4 +434,4 @@ def test_artifact_hub_is_told_the_definition_and_no_more_than_tests_show() -> No
     (crd,) = yaml.safe_load(told["artifacthub.io/crds"])
     names = definition["spec"]["names"]
     assert (crd["kind"], crd["name"], crd["version"]) == (names["kind"], definition["metadata"]["name"], definition["spec"]["versions"][0]["name"])  # fmt: skip
-    assert told["artifacthub.io/operatorCapabilities"] == "Basic Install"
+    assert told["artifacthub.io/operatorCapabilities"] == "Seamless Upgrades", "as tests/cluster/test_upgrade.py shows"
