@@ -50,9 +50,7 @@ def test_frozen_files_are_those_of_their_commit() -> None:
     chart, files = chart_files(), wheel_files()
     packaged = {name.removeprefix("diht_k8s/packaged/"): text for name, text in files.items() if "/packaged/" in name}
     code = {name: text for name, text in files.items() if "/packaged/" not in name and ".dist-info/" not in name}
-    helm = {
-        f"{CHART_FOLDER}/{name}": text for name, text in chart.items() if name != "Chart.yaml"
-    }  # helm rewrites it
+    helm = {f"{CHART_FOLDER}/{name}": text for name, text in chart.items() if name != "Chart.yaml"}  # helm rewrites it
     archive = subprocess.run([*git, "archive", COMMIT, "diht_k8s", "components", *PACKAGED], check=True, capture_output=True)  # fmt: skip
     there = tar_files(archive.stdout)
     assert helm.keys() == {name for name in there if name.startswith(CHART_FOLDER)} - {f"{CHART_FOLDER}/Chart.yaml"}
