@@ -17,16 +17,33 @@ ROOT = Path(__file__).resolve().parents[2]
 DIGEST = "sha256:" + "a" * 64
 
 
-def labels(folder: Path, name: str, base: str) -> dict[str, str]:
-    """What a stand-in for docker is asked to write on the image."""
-    builder = folder / "docker"
+def asked(folder: Path, name: str, base: str, program: str = "docker") -> list[str]:
+    """The words that a stand-in for a builder is called with."""
+    builder = folder / program
     builder.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {folder}/words\n')
     builder.chmod(0o755)
     environment = {**os.environ, "BUILDER": str(builder), "BASE": base}
     subprocess.run([ROOT / "images/build", name], check=True, env=environment, capture_output=True)
-    words = (folder / "words").read_text().splitlines()
-    found = [word for before, word in itertools.pairwise(words) if before == "--label"]
+    return (folder / "words").read_text().splitlines()
+
+
+def labels(folder: Path, name: str, base: str) -> dict[str, str]:
+    """What it is asked to write on the image."""
+    found = [word for before, word in itertools.pairwise(asked(folder, name, base)) if before == "--label"]
     return {key.rpartition("image.")[2]: value for key, _, value in (word.partition("=") for word in found)}
+
+
+def stages(name: str) -> dict[str, list[str]]:
+    """The instructions of a Containerfile by stage, each in one line; the last stage is `image`."""
+    text = (ROOT / f"images/{name}.Containerfile").read_text()
+    lines = re.sub(r"\\\n\s*", "", re.sub(r"(?m)^#.*\n", "", text)).splitlines()
+    found: dict[str, list[str]] = {}
+    for line in filter(None, lines):
+        if line.startswith("FROM "):
+            found[line.partition(" AS ")[2] or "image"] = []
+        elif found:
+            found[list(found)[-1]].append(line)
+    return found
 
 
 @pytest.mark.parametrize("name", ["operator", "recipe"])
@@ -38,9 +55,33 @@ def test_image_names_its_commit_its_time_and_its_base(tmp_path: Path, name: str)
     assert found["base.name"] == "python:3.11-slim-bookworm"
 
 
-def test_base_that_is_pinned_by_its_digest_is_named_with_it(tmp_path: Path) -> None:
-    found = labels(tmp_path, "operator", f"registry.example.org/python@{DIGEST}")
-    assert (found["base.name"], found["base.digest"]) == ("registry.example.org/python", DIGEST)
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("registry.example.org/python", "registry.example.org/python"),
+        ("registry.example.org:5000/a/python:3.11", "registry.example.org:5000/a/python"),
+        ("python:3.11", "python"),
+    ],
+)
+def test_base_that_is_pinned_by_its_digest_is_named_with_it_and_taken_without_its_tag(
+    tmp_path: Path, name: str, path: str
+) -> None:
+    """buildah refuses a reference with both."""
+    found = labels(tmp_path, "operator", f"{name}@{DIGEST}")
+    assert (found["base.name"], found["base.digest"]) == (name, DIGEST)
+    assert f"BASE={path}@{DIGEST}" in asked(tmp_path, "operator", f"{name}@{DIGEST}")
+
+
+@pytest.mark.parametrize("program", ["buildah", "podman"])
+def test_layers_are_kept_apart_and_every_file_has_one_time_whatever_the_commit(tmp_path: Path, program: str) -> None:
+    words = asked(tmp_path, "operator", "", program)
+    assert "--layers" in words
+    assert words[words.index("--timestamp") + 1] == "315532800"
+
+
+def test_both_images_have_the_same_base() -> None:
+    texts = [(ROOT / f"images/{name}.Containerfile").read_text() for name in ("operator", "recipe")]
+    assert len({line for text in texts for line in text.splitlines() if line.startswith("ARG BASE=")}) == 1
 
 
 @pytest.mark.parametrize(
@@ -81,13 +122,45 @@ def test_containerfile_has_the_other_labels_of_the_oci(name: str) -> None:
     }  # fmt: skip
 
 
+def pip(instructions: list[str]) -> list[str]:
+    """The calls of pip that install or build."""
+    commands = [each.strip() for line in instructions if line.startswith("RUN ") for each in line[4:].split("&&")]
+    return [
+        each for each in commands if re.search(r"/pip .*(install|wheel) |\$install ", each) and "install=" not in each
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [("operator", ["operator.txt"]), ("recipe", ["/build/cuda.txt", "build.txt", "recipe.txt"])],
+)
+def test_image_installs_packages_by_their_hashes_and_then_our_own_alone(name: str, files: list[str]) -> None:
+    found = stages(name)
+    assert list(found) == ["code", "image"]
+    theirs = pip(found["image"])
+    assert [re.findall(r"-r (\S+)", each)[0].removeprefix("/opt/diht/") for each in theirs] == files
+    assert all("--require-hashes" in each for each in theirs)
+    assert all("--only-binary :all:" in each for each in theirs if "build.txt" not in each)
+    assert all("--no-build-isolation" in each for each in theirs if "--no-binary" in each)
+    tools, wheel, ours = pip(found["code"])
+    assert "--require-hashes -r requirements/build.txt" in tools
+    assert "--no-deps --no-build-isolation" in wheel
+    assert "--no-deps --no-index" in ours
+
+
+@pytest.mark.parametrize(
+    ("name", "requirements"),
+    [("operator", "requirements/operator.txt"), ("recipe", "requirements/build.txt requirements/recipe.txt")],
+)
+def test_our_code_is_the_last_layer_and_the_others_are_made_without_it(name: str, requirements: str) -> None:
+    changes = [line for line in stages(name)["image"] if line.startswith(("ADD", "COPY", "RUN"))]
+    copies = [f"COPY {requirements} /opt/diht/", "COPY --from=code /code/opt/diht /opt/diht"]
+    assert [line for line in changes if not line.startswith("RUN")] == copies
+    assert changes[-1] == copies[-1]
+
+
 @pytest.mark.parametrize("name", ["operator", "recipe"])
-def test_image_installs_packages_by_their_hashes_and_then_our_own_alone(name: str) -> None:
-    text = (ROOT / f"images/{name}.Containerfile").read_text()
-    first, second = re.findall(r"/pip install ([^\\\n]+)", text)
-    assert "--require-hashes" in first
-    assert re.findall(r"-r (\S+)", first) == ["requirements/build.txt", f"requirements/{name}.txt"]
-    assert "--no-deps --no-build-isolation ." in second
-    copied = [path for line in re.findall(r"(?m)^COPY (?!--from)(.+)$", text) for path in line.split()[:-1]]
+def test_all_that_the_wheel_packs_is_copied_to_where_it_is_built(name: str) -> None:
+    copied = [path for line in stages(name)["code"] if line.startswith("COPY ") for path in line.split()[1:-1]]
     assert [path for path in copied if not (ROOT / path).exists()] == []
     assert {path for path in PACKAGED if not any(path.startswith(copy) for copy in copied)} == set()
