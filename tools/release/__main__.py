@@ -6,7 +6,8 @@
 It runs `make test` (or the targets of --checks), builds wheel, source distribution, bills of materials, images and chart, pushes
 images and chart, states where all of it comes from, signs, and runs the commands of docs/install.md that verify it. The files for
 the release's page are then in build/release/dist. --dry-run pushes to a registry that it starts on the loopback, and signs with a
-new key. `images/build` builds: its variables BUILDER, BASE and BUILD_FLAGS hold here, too.
+new key. `images/build` builds: its variables BUILDER, BASE and BUILD_FLAGS hold here, too. A BASE without a digest gets the one
+that it has now; labels and provenance name it.
 """
 
 from __future__ import annotations
@@ -59,16 +60,13 @@ def notes(tag: str | None) -> str:
     """What the release's page says; without a tag, what it would say today.
 
     Raises:
-        ReleaseError: the tag is not the package's version, or CHANGELOG.md does not have it.
+        ReleaseError: the tag is not the package's version, or CHANGELOG.md does not have it with a day.
     """
-    changelog = (ROOT / "CHANGELOG.md").read_text()
-    if tag is None:
-        return artefacts.notes(changelog, "Unreleased")
-    if tag != f"v{__version__}":
+    if tag not in (None, f"v{__version__}"):
         raise ReleaseError(
             f"the tag is {tag}, and the package's version {__version__}: tag v{__version__}, or change the version"
         )
-    return artefacts.notes(changelog, __version__)
+    return artefacts.notes((ROOT / "CHANGELOG.md").read_text(), __version__, dated=tag is not None)
 
 
 def _parser() -> argparse.ArgumentParser:

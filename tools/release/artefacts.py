@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -58,21 +59,43 @@ def exported(repository: Path, tree: Path, revision: str = "HEAD") -> Source:
     return Source(tree, commit, found[1], {"REVISION": commit, "SOURCE_DATE_EPOCH": time})
 
 
-def notes(changelog: str, heading: str) -> str:
+def notes(changelog: str, version: str, *, dated: bool) -> str:
     """The section of a version of CHANGELOG.md.
 
     Args:
         changelog: the text.
-        heading: the version, or `Unreleased`.
+        version: the version.
+        dated: its heading must have a day: nobody tags what says `unreleased`.
 
     Raises:
-        ReleaseError: there is no such section, or it is empty.
+        ReleaseError: there is no such section, nothing is in it, or it has no day.
     """
-    sections = re.split(r"(?m)^## \[(.+?)\].*$", changelog)
-    text = dict(zip(sections[1::2], sections[2::2], strict=True)).get(heading, "").strip()
-    if not text:
-        raise ReleaseError(f"CHANGELOG.md has no section ## [{heading}], or nothing in it")
-    return f"{text}\n"
+    found = re.search(rf"(?ms)^## \[{re.escape(version)}\]([^\n]*)\n(.*?)(?=^## \[|\Z)", changelog)
+    if found is None or not found[2].strip():
+        raise ReleaseError(f"CHANGELOG.md has no section ## [{version}], or nothing in it")
+    if dated and not re.fullmatch(r" - \d{4}-\d\d-\d\d", found[1]):
+        raise ReleaseError(f"CHANGELOG.md does not say when: write ## [{version}] - YEAR-MONTH-DAY")
+    return f"{found[2].strip()}\n"
+
+
+def pinned_base(tree: Path) -> str:
+    """The base of the images, `NAME:TAG@sha256:...`: that of BASE, or of the Containerfiles, with the digest that it has now.
+
+    A name at `localhost/` is of no registry, so its digest is that of the builder's own store.
+
+    Raises:
+        subprocess.CalledProcessError: nobody knows the base.
+    """
+    name = os.environ.get("BASE") or next(
+        line.removeprefix("ARG BASE=")
+        for line in (tree / "images/operator.Containerfile").read_text().splitlines()
+        if line.startswith("ARG BASE=")
+    )
+    if "@sha256:" in name:
+        return name
+    if name.startswith("localhost/"):
+        return f"{name}@{output(os.environ.get('BUILDER', 'buildah'), 'images', '--format', '{{.Digest}}', name)}"
+    return f"{name}@{output(program('crane'), 'digest', name)}"
 
 
 def python_packages(source: Source, dist: Path) -> None:
@@ -95,9 +118,9 @@ def bills_of_python_packages(tree: Path, dist: Path) -> None:
         shutil.copyfile(path, dist / f"requirements-{path.name}")
 
 
-def pushed_image(source: Source, name: str, registry: str) -> str:
-    """Build an image and push it; returns its digest, `sha256:...`."""
-    environment = {**source.environment, "IMAGE_PREFIX": f"{registry}/", "PUSH": "1"}
+def pushed_image(source: Source, name: str, registry: str, base: str) -> str:
+    """Build an image upon a base and push it; returns its digest, `sha256:...`."""
+    environment = {**source.environment, "IMAGE_PREFIX": f"{registry}/", "PUSH": "1", "BASE": base}
     run(source.tree / "images/build", name, cwd=source.tree, env=environment)
     return output(program("crane"), "digest", f"{registry}/diht-{name}:{source.version}")
 

@@ -29,6 +29,8 @@ class Build:
     builder: str
     """URI of what ran it"""
     images: Sequence[str]
+    base: str
+    """of the images, `NAME:TAG@sha256:...`"""
     rehearsal: bool
     started: datetime
     requirements: Mapping[str, str]
@@ -37,7 +39,9 @@ class Build:
 
 def predicate(build: Build, finished: datetime) -> dict[str, Any]:
     """What was built, from what, by whom and when."""
-    pinned = [{"name": path, "digest": {"sha256": digest}} for path, digest in sorted(build.requirements.items())]
+    base, _, base_digest = build.base.partition("@sha256:")
+    materials = {base: base_digest, **dict(sorted(build.requirements.items()))}
+    pinned = [{"name": name, "digest": {"sha256": digest}} for name, digest in materials.items()]
     return {
         "buildDefinition": {
             "buildType": BUILD_TYPE,

@@ -61,23 +61,24 @@ def publish(folder: Path, registry: str, key: str, images: Sequence[str], *, is_
     """
     started = datetime.now(UTC)
     source = artefacts.exported(ROOT, folder / "tree")
-    release = build(source, folder, registry, images)
+    base = artefacts.pinned_base(source.tree)
+    release = build(source, folder, registry, images, base)
     pinned = {f"requirements/{path.name}": sha256(path) for path in (source.tree / "requirements").iterdir()}
-    made = Build(source.version, source.commit, *_origin(source.version), images, is_rehearsal, started, pinned)
+    made = Build(source.version, source.commit, *_origin(source.version), images, base, is_rehearsal, started, pinned)
     sign(release, Signer(key, folder / "signing"), made)
     documented.verify((source.tree / "docs/install.md").read_text(), release.dist, registry, release.dist / KEY)
     return release
 
 
-def build(source: Source, folder: Path, registry: str, images: Sequence[str]) -> Release:
-    """Build everything, and push images and chart."""
+def build(source: Source, folder: Path, registry: str, images: Sequence[str], base: str) -> Release:
+    """Build everything, the images upon a base, and push images and chart."""
     dist = folder / "dist"
     dist.mkdir(parents=True)
     artefacts.python_packages(source, dist)
     artefacts.bills_of_python_packages(source.tree, dist)
     digests: dict[str, str] = {}
     for name in images:
-        digests[f"diht-{name}"] = digest = artefacts.pushed_image(source, name, registry)
+        digests[f"diht-{name}"] = digest = artefacts.pushed_image(source, name, registry, base)
         artefacts.bill_of_image(f"{registry}/diht-{name}@{digest}", dist / f"diht-{name}.cdx.json")
     chart = artefacts.packed_chart(source.tree, folder / "chart", registry, digests)
     digests["charts/diht-operator"] = artefacts.pushed_chart(chart, registry, source.version)

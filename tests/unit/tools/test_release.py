@@ -10,29 +10,67 @@ import pytest
 
 from diht_k8s import __version__
 from tools.release.__main__ import main
-from tools.release.artefacts import ReleaseError, notes
+from tools.release.artefacts import ReleaseError, notes, pinned_base
 from tools.release.documented import commands
 from tools.release.programs import PROGRAMS, WrongModuleError, program
 from tools.release.provenance import Build, predicate, statement
 from tools.release.publishing import BUNDLE, IN_REGISTRY, KEY, ROOT, SUMS
 
 CHANGELOG = (
-    "# Changelog\n\n## [Unreleased]\n\n## [1.2.0] - 2027-01-01\n\n- new\n\n### Filter\n- more\n\n## [1.1.0]\n- old\n"
+    "# Changelog\n\n## [1.3.0] - 2027-02-01\n\n## [1.2.0] - 2027-01-01\n\n- new\n\n### Filter\n- more\n\n"
+    "## [1.1.0] - unreleased\n- old\n"
 )
 PAGE = "# P\n\n## Verify a release\n\n```\nnot this\n```\n\n```sh\nverify\n```\n\n## Other\n\n```sh\nno\n```\n"
 STARTED = datetime(2027, 1, 1, tzinfo=UTC)
-BUILD = Build("1.2.0", "c" * 40, "git+https://example.org/p@refs/tags/v1.2.0", "https://example.org/w", ["operator"], False, STARTED, {"requirements/base.txt": "a" * 64})  # fmt: skip
+BUILD = Build("1.2.0", "c" * 40, "git+https://example.org/p@refs/tags/v1.2.0", "https://example.org/w", ["operator"], f"example.org/python:3@sha256:{'b' * 64}", False, STARTED, {"requirements/base.txt": "a" * 64})  # fmt: skip
 
 
-@pytest.mark.parametrize(("heading", "expected"), [("1.2.0", "- new\n\n### Filter\n- more\n"), ("1.1.0", "- old\n")])
-def test_notes_are_the_section_of_the_version(heading: str, expected: str) -> None:
-    assert notes(CHANGELOG, heading) == expected
+@pytest.mark.parametrize(
+    ("version", "dated", "expected"),
+    [("1.2.0", True, "- new\n\n### Filter\n- more\n"), ("1.1.0", False, "- old\n")],
+)
+def test_notes_are_the_section_of_the_version(version: str, dated: bool, expected: str) -> None:
+    assert notes(CHANGELOG, version, dated=dated) == expected
 
 
-@pytest.mark.parametrize("heading", ["Unreleased", "1.3.0", "1.2"])
-def test_version_without_notes_is_not_released(heading: str) -> None:
-    with pytest.raises(ReleaseError, match=rf"no section ## \[{heading}\]"):
-        notes(CHANGELOG, heading)
+@pytest.mark.parametrize(
+    ("version", "dated", "says"),
+    [
+        ("1.3.0", True, r"no section ## \[1\.3\.0\], or nothing in it"),
+        ("1.4.0", False, r"no section ## \[1\.4\.0\]"),
+        ("1.2", True, r"no section ## \[1\.2\]"),
+        ("1.1.0", True, r"does not say when: write ## \[1\.1\.0\] - YEAR-MONTH-DAY"),
+    ],
+)
+def test_version_without_notes_or_a_day_is_not_released(version: str, dated: bool, says: str) -> None:
+    with pytest.raises(ReleaseError, match=says):
+        notes(CHANGELOG, version, dated=dated)
+
+
+def test_changelog_has_a_section_of_the_version_that_can_be_read_at_once() -> None:
+    assert len(notes((ROOT / "CHANGELOG.md").read_text(), __version__, dated=False).splitlines()) <= 60
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        (f"r/python:3@sha256:{'c' * 64}", f"r/python:3@sha256:{'c' * 64}"),
+        ("localhost/debian:12", "localhost/debian:12@sha256:of the builder's store"),
+        ("r/python:3", "r/python:3@sha256:of the registry"),
+        ("", "python:3.11-slim-bookworm@sha256:of the registry"),
+    ],
+)
+def test_base_without_a_digest_gets_the_one_that_it_has_now(
+    base: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = {"crane": ("digest", "of the registry"), "buildah": ("images", "of the builder's store")}
+    for name, (verb, digest) in programs.items():
+        (tmp_path / name).write_text(f'#!/bin/sh\n[ "$1" = {verb} ] && echo "sha256:{digest}"\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr("tools.release.artefacts.program", lambda name: tmp_path / name)
+    monkeypatch.setenv("BUILDER", str(tmp_path / "buildah"))
+    monkeypatch.setenv("BASE", base)
+    assert pinned_base(ROOT) == expected
 
 
 @pytest.mark.parametrize("tag", ["v99.0.0", __version__, f"v{__version__}rc1"])
@@ -91,6 +129,7 @@ def test_statement_names_every_subject_commit_builder_and_times_and_claims_no_le
     assert definition["externalParameters"] == {"version": "1.2.0", "images": ["operator"], "rehearsal": False}
     assert definition["resolvedDependencies"] == [
         {"uri": BUILD.source, "digest": {"gitCommit": BUILD.commit}},
+        {"name": "example.org/python:3", "digest": {"sha256": "b" * 64}},
         {"name": "requirements/base.txt", "digest": {"sha256": "a" * 64}},
     ]
     assert details["builder"] == {"id": BUILD.builder}
