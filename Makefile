@@ -58,8 +58,8 @@ check-generated: $(INSTALLED)
 	$(BIN)/python -m tools.model_names --check
 	$(BIN)/python -m tools.kubernetes_types --check
 
-constraints: ## pins what pyproject.toml needs, with and without hashes; keeps today's versions: delete a line to update it (needs uv)
-	@PYTHON="$(PYTHON)" tools/constraints
+constraints: ## pins what pyproject.toml needs, with and without hashes; keeps today's versions: delete a line to update it, UPDATE=1 updates all (needs uv)
+	@UPDATE="$(UPDATE)" tools/constraints
 
 sizes: $(INSTALLED) ## how much disk each extra takes, beside what docs/packages.md says
 	@$(BIN)/python tools/extra_sizes.py

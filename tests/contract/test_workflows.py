@@ -49,8 +49,8 @@ def unpinned(document: dict[Any, Any]) -> list[str]:
     return [action for action in used if not PINNED.fullmatch(action)]
 
 
-def test_workflows_for_lint_tests_images_releases_and_scans_are_there() -> None:
-    assert [path.stem for path in WORKFLOWS] == ["images", "lint", "nightly", "release", "scan", "test"]
+def test_workflows_for_lint_tests_images_releases_scans_and_updates_are_there() -> None:
+    assert [path.stem for path in WORKFLOWS] == ["images", "lint", "nightly", "release", "scan", "test", "updates"]
     called = {path.stem: set[str]().union(*(make_targets(step.get("run", "")) for step in steps(read(path)))) for path in WORKFLOWS}  # fmt: skip
     assert called == {
         "images": {"images"},
@@ -59,6 +59,7 @@ def test_workflows_for_lint_tests_images_releases_and_scans_are_there() -> None:
         "release": {"release"},
         "scan": {"release-rehearsal", "scan"},
         "test": {"demo", "test"},
+        "updates": {"check-generated", "constraints", "lint", "test"},
     }
 
 
