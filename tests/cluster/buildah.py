@@ -15,7 +15,7 @@ def buildah(folder: Path) -> Path:
     """It as a program, in a folder."""
     program = folder / "buildah"
     store = f"--root {CLUSTER}/images/store --runroot {CLUSTER}/images/run"
-    program.write_text(f'#!/bin/sh\nSTORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot exec /usr/bin/buildah {store} "$@"\n')
+    program.write_text(f'#!/bin/sh\nBUILDAH_ISOLATION=chroot exec /usr/bin/buildah {store} "$@"\n')
     program.chmod(0o755)
     return program
 

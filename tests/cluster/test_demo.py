@@ -16,24 +16,11 @@ import pyarrow.parquet as parquet
 import pytest
 import yaml
 
+from tests.cluster.demo import document, start
 from tests.cluster.operators import stages, world
 from tests.cluster.tools import PROJECT, S3, Kubectl, cannot
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1500)]
-DATA = PROJECT / "examples/data"
-
-
-def document(s3: S3, prefix: str, endpoint_url: str) -> dict[str, Any]:
-    """The example, in the test's S3."""
-    text = (PROJECT / "examples/demo-cluster.yaml").read_text()
-    text = text.replace("s3://diht/demo", f"s3://{s3.bucket}/{prefix}").replace("http://s3.s3.svc:8333", endpoint_url)
-    return yaml.safe_load(text)
-
-
-def upload(s3: S3, prefix: str) -> None:
-    client = s3.client()
-    for name in ("train/00000.tar.gz", "train/00001.tar.gz", "heldout/00000.tar.gz"):
-        client.upload_file(str(DATA / name), s3.bucket, f"{prefix}/{name}")
 
 
 def test_example_gives_on_the_cluster_what_it_gives_on_a_laptop(
@@ -42,16 +29,7 @@ def test_example_gives_on_the_cluster_what_it_gives_on_a_laptop(
     if not own:
         cannot("the recipe's environment is mounted from this machine")
     with world(kubectl, recipe_image, tmp_path) as place:
-        prefix = f"demo-{place.namespace}"
-        upload(s3_in_cluster, prefix)
-        s3_in_cluster.add_secret(place.namespace)
-        run = document(s3_in_cluster, prefix, s3_in_cluster.endpoint_url)
-        run["spec"]["pods"] = {
-            "image": recipe_image,
-            "volumes": place.runs.project["volumes"],
-            "volumeMounts": place.runs.project["mounts"],
-        }
-        kubectl.apply(json.dumps(run), "--namespace", place.namespace)
+        prefix = start(place.runs, s3_in_cluster)
         status = place.runs.wait_for("demo", "Complete", timeout_s=900)
         assert all(stage.get("restarts", 0) == 0 for stage in stages(status).values())
         assert sorted({pod["spec"]["nodeName"] for pod in place.runs.pods("demo")}) == ["node-0", "node-1"]

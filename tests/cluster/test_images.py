@@ -1,4 +1,4 @@
-"""The images that `make images` builds: the operator's is small and reproducible, both run as they will in a cluster. With buildah, no registry."""
+"""The images that `make images` builds: small, reproducible, in layers of which a change of the code makes one anew. With buildah, no registry."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from tests.cluster.charts import build_operator_image
 from tests.cluster.tools import CLUSTER, PROJECT, cannot
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
-RECIPE_DISK_GB = 30
-"""Free space that the recipe's build takes for a while: two containers, a layer and its archive of 6 GB each, and some air."""
-MADE = [f"localhost/{prefix}/diht-{image}:{__version__}" for prefix, image in (("first", "operator"), ("second", "operator"), ("slow", "recipe"))]  # fmt: skip
+RECIPE_DISK_GB = 25
+"""Free space that the recipe's build takes for a while, four times its largest layer, and some air."""
+CODE_MB = 20
+MADE = [("first", "operator"), ("second", "operator"), ("third", "operator"), ("slow", "recipe"), ("slow-2", "recipe")]
+"""Prefix and image."""
+BUILD_TOOLS = ("pip", "pip3", "gcc", "g++", "cc", "c++", "make", "ld", "git", "curl")
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +34,8 @@ def builder(own: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     build_operator_image()
     program = buildah(tmp_path_factory.mktemp("bin"))
     yield program
-    for image in MADE:
-        subprocess.run([program, "rmi", image], capture_output=True)  # most runs have made none of them
+    for prefix, image in MADE:  # most runs have made none of them
+        subprocess.run([program, "rmi", f"localhost/{prefix}/diht-{image}:{__version__}"], capture_output=True)
 
 
 def make(builder: Path, image: str, prefix: str, context: Path, flags: str = "") -> str:
@@ -45,6 +48,19 @@ def make(builder: Path, image: str, prefix: str, context: Path, flags: str = "")
 def inspect(builder: Path, image: str) -> dict[str, Any]:
     done = subprocess.run([builder, "inspect", "--type=image", image], check=True, capture_output=True, text=True)
     return json.loads(done.stdout)["OCIv1"]
+
+
+def layers(builder: Path, image: str) -> dict[str, float]:
+    """Digests of its layers, as they are unpacked, and their sizes in MB; the last one is on top."""
+    done = subprocess.run([builder, "inspect", "--type=image", image], check=True, capture_output=True, text=True)
+    manifest = json.loads(json.loads(done.stdout)["Manifest"])
+    return {layer["digest"]: layer["size"] / 1e6 for layer in manifest["layers"]}
+
+
+def change_a_line(context: Path) -> None:
+    """Of the code, in a checkout."""
+    with (context / "diht_k8s/__init__.py").open("a") as file:
+        file.write("\nCHANGED = True\n")
 
 
 def size_mb(builder: Path, image: str) -> float:
@@ -71,7 +87,7 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
-def test_operator_image_is_small_has_a_numeric_user_and_no_torch(builder: Path) -> None:
+def test_operator_image_is_small_has_a_numeric_user_and_neither_torch_nor_what_builds(builder: Path) -> None:
     image = "localhost/local/diht-operator:test"
     assert size_mb(builder, image) - size_mb(builder, BASE) <= 200
     config = inspect(builder, image)["config"]
@@ -79,26 +95,44 @@ def test_operator_image_is_small_has_a_numeric_user_and_no_torch(builder: Path) 
     assert config["Labels"]["org.opencontainers.image.title"] == "diht-operator"
     listing = "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"
     packages = run(builder, image, "65532:65532", "python3", "-c", listing).split()
-    assert not {"torch", "pip", "spacy", "rapidocr"} & set(packages)
+    assert "diht-k8s" in packages
+    assert not {"torch", "pip", "setuptools", "wheel", "spacy", "rapidocr"} & set(packages)
+    finding = "import shutil, sys; print(*filter(shutil.which, sys.argv[1:]))"
+    assert run(builder, image, "65532:65532", "python3", "-c", finding, "sh", *BUILD_TOOLS).split() == ["sh"]
+    theirs = "import importlib.util as i; print([m for m in ('pip', 'setuptools', 'wheel') if i.find_spec(m)])"
+    assert run(builder, image, "65532:65532", "/usr/bin/python3", "-c", theirs).strip() == "[]"
 
 
 @pytest.mark.slow
-def test_operator_image_built_twice_has_the_same_layers(builder: Path, tmp_path: Path) -> None:
+def test_operator_image_has_the_same_layers_in_each_build_but_that_of_the_code_when_it_changes(
+    builder: Path, tmp_path: Path
+) -> None:
     context = checkout(tmp_path / "checkout")
-    layers = [
-        inspect(builder, make(builder, "operator", f"localhost/{name}/", context, "--no-cache"))["rootfs"]
+    first, second = (
+        layers(builder, make(builder, "operator", f"localhost/{name}/", context, "--no-cache"))
         for name in ("first", "second")
-    ]
-    assert layers[0] == layers[1]
+    )
+    assert first == second
+    change_a_line(context)
+    third = layers(builder, make(builder, "operator", "localhost/third/", context, "--no-cache"))
+    assert_only_the_code_is_new(first, third)
+
+
+def assert_only_the_code_is_new(before: dict[str, float], after: dict[str, float]) -> None:
+    *kept, code = after
+    assert kept == list(before)[:-1]
+    assert code not in before
+    assert after[code] <= CODE_MB
 
 
 @pytest.mark.slow
-def test_recipe_image_runs_its_programs_and_has_the_compiler_of_train_compile(
+def test_recipe_image_runs_its_programs_has_the_compiler_of_train_compile_and_its_code_in_a_layer(
     builder: Path, tmp_path: Path, record_property: Any
 ) -> None:
     if shutil.disk_usage(CLUSTER).free < RECIPE_DISK_GB * 1e9:
         cannot(f"the recipe's image needs {RECIPE_DISK_GB} GB of free disk while it is built")
-    image = make(builder, "recipe", "localhost/slow/", checkout(tmp_path / "checkout"), "--layers=false")
+    context = checkout(tmp_path / "checkout")
+    image = make(builder, "recipe", "localhost/slow/", context)
     size = size_mb(builder, image) - size_mb(builder, BASE)
     record_property("recipe_image_mb_above_base", size)
     print(f"the recipe's image is {size:.0f} MB above its base")
@@ -109,3 +143,6 @@ def test_recipe_image_runs_its_programs_and_has_the_compiler_of_train_compile(
     assert run(builder, image, "10001:10001", "python3", "-c", check) == ""
     program = "import torch, deepspeed, open_clip; print(torch.version.cuda, torch.ones(2).sum().item())"
     assert run(builder, image, "10001:10001", "python3", "-c", program).split()[-1] == "2.0"
+    before = layers(builder, image)
+    change_a_line(context)
+    assert_only_the_code_is_new(before, layers(builder, make(builder, "recipe", "localhost/slow-2/", context)))
