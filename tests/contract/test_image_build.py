@@ -161,6 +161,30 @@ def test_our_code_is_the_last_layer_and_the_others_are_made_without_it(name: str
 
 @pytest.mark.parametrize("name", ["operator", "recipe"])
 def test_all_that_the_wheel_packs_is_copied_to_where_it_is_built(name: str) -> None:
-    copied = [path for line in stages(name)["code"] if line.startswith("COPY ") for path in line.split()[1:-1]]
-    assert [path for path in copied if not (ROOT / path).exists()] == []
+    copied = {path for line in stages(name)["code"] if line.startswith("COPY ") for path in line.split()[1:-1]}
     assert {path for path in PACKAGED if not any(path.startswith(copy) for copy in copied)} == set()
+
+
+@pytest.mark.parametrize("name", ["operator", "recipe"])
+def test_builder_gets_what_it_copies_with_times_and_modes_that_do_not_depend_on_the_checkout(
+    tmp_path: Path, name: str
+) -> None:
+    builder = tmp_path / "docker"
+    builder.write_text(f"#!/bin/sh\nfind . -type f -printf '%P %T@ %m\\n' > {tmp_path}/found\n")
+    builder.chmod(0o755)
+    subprocess.run(
+        [ROOT / "images/build", name], check=True, env={**os.environ, "BUILDER": str(builder)}, capture_output=True
+    )
+    found = [line.rsplit(" ", 2) for line in (tmp_path / "found").read_text().splitlines()]
+    assert {time.partition(".")[0] for _, time, _ in found} == {"315532800"}
+    assert {mode for _, _, mode in found} <= {"644", "755"}
+    paths = [path for path, _, _ in found]
+    assert not [path for path in paths if "__pycache__" in path]
+    for copy in (
+        path
+        for lines in stages(name).values()
+        for line in lines
+        if re.match("COPY (?!--from)", line)
+        for path in line.split()[1:-1]
+    ):
+        assert any(path == copy or path.startswith(f"{copy}/") for path in paths), copy
