@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -26,6 +27,7 @@ from tools.release.signing import generated_key
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first one builds cosign and syft
 PAGE = (ROOT / "docs/install.md").read_text()
+BASE = f"registry.example.org/python:3.11@sha256:{'a' * 64}"
 BUILDER = """#!/bin/sh
 # builds nothing; pushes an image with one file, which is its name
 [ "$1" = push ] || exit 0
@@ -46,6 +48,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
     builder.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BUILDER", str(builder))
+        patch.setenv("BASE", BASE)
         with rehearsal(tmp_path_factory.mktemp("release"), ["operator", "recipe"]) as made:
             yield made
 
@@ -79,6 +82,13 @@ def test_release_has_packages_chart_bills_sums_statement_and_key_and_passes_the_
     }  # fmt: skip
     assert release.digests.keys() == {"diht-operator", "diht-recipe", "charts/diht-operator"}
     assert verified(release, dist)
+
+
+def test_what_is_signed_names_the_base_of_the_images_by_its_digest(dist: Path) -> None:
+    payload = json.loads((dist / "provenance.sigstore.json").read_text())["dsseEnvelope"]["payload"]
+    materials = json.loads(base64.b64decode(payload))["predicate"]["buildDefinition"]["resolvedDependencies"]
+    name, _, digest = BASE.partition("@sha256:")
+    assert {"name": name, "digest": {"sha256": digest}} in materials
 
 
 @pytest.mark.parametrize("signatures", [True, False])
