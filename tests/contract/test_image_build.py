@@ -132,7 +132,7 @@ def pip(instructions: list[str]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "files"),
-    [("operator", ["operator.txt"]), ("recipe", ["/build/cuda.txt", "build.txt", "recipe.txt"])],
+    [("operator", ["operator.txt"]), ("recipe", ["/build/cuda.txt", "/build/torch.txt", "build.txt", "recipe.txt"])],
 )
 def test_image_installs_packages_by_their_hashes_and_then_our_own_alone(name: str, files: list[str]) -> None:
     found = stages(name)
