@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from diht_k8s import __version__
 from tests.cluster.buildah import buildah, settings
 from tests.cluster.charts import Helm, build_operator_image, recipe, runs_place
 from tests.cluster.demo import start
@@ -54,7 +55,7 @@ def release(own: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rel
                 (node / f"registries/{MIRROR}/hosts.toml").unlink()
                 ctr = ["ctr", "--address", node / "containerd.sock", "--namespace", "k8s.io"]
                 subprocess.run([*ctr, "images", "rm", image], capture_output=True)
-    subprocess.run([builder, "rmi", f"{made.registry}/diht-operator"], capture_output=True)
+    subprocess.run([builder, "rmi", f"{made.registry}/diht-operator:{__version__}"], capture_output=True)
 
 
 @pytest.fixture(scope="module")
