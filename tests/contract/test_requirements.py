@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import tomllib
 import venv
@@ -78,6 +80,30 @@ def test_versions_are_those_of_the_constraints(name: str) -> None:
     assert {package: version for package, version in found.items() if pinned.get(package) != version} == {}
     if name == "dev":
         assert set(found) == set(pinned)
+
+
+UV = """#!/bin/sh
+# pins a package as constraints.txt does, or as the index of today
+case "$*" in *" -") cat >/dev/null ;; esac
+grep '^a==' constraints.txt || echo a==2
+"""
+
+
+@pytest.mark.parametrize(("update", "version"), [("", "1"), ("1", "2")])
+def test_new_constraints_keep_what_is_pinned_unless_all_is_to_be_updated(
+    tmp_path: Path, update: str, version: str
+) -> None:
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools/constraints", tmp_path / "tools")
+    (tmp_path / "pyproject.toml").write_text('requires = ["a"]\n')
+    (tmp_path / "constraints.txt").write_text("# The heading.\na==1\n")
+    (tmp_path / "uv").write_text(UV)
+    (tmp_path / "uv").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "UPDATE": update}
+    subprocess.run([tmp_path / "tools/constraints"], check=True, env=environment)
+    assert (tmp_path / "constraints.txt").read_text() == f"# The heading.\na=={version}\n"
+    for name in (*EXTRAS, "build"):
+        assert (tmp_path / f"requirements/{name}.txt").read_text().splitlines()[-1] == f"a=={version}"
 
 
 def test_classifiers_name_linux_and_the_pythons_that_are_resolved() -> None:
