@@ -1,4 +1,4 @@
-"""The images that `make images` builds: small, reproducible, in layers of which a change of the code makes one anew. With buildah, no registry."""
+"""The images that `make images` builds: small, reproducible, in layers of which a change of the code changes one. With buildah, no registry."""
 
 from __future__ import annotations
 
