@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -300,3 +301,9 @@ class DihtRun(Model):
     """spec says what to run."""
     status: dict[str, Any] | None = None
     """status is written by the operator and not read from files."""
+
+
+def other_manager(spec: Mapping[str, Any]) -> str | None:
+    """The controller to which `spec.managedBy` gives a run, as the API server has it; None is our operator."""
+    manager = spec.get("managedBy") or OPERATOR
+    return None if manager == OPERATOR else manager

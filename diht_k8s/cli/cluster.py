@@ -11,6 +11,7 @@ from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.reasons import ConditionType
 from diht_k8s.api.reports import MAX_LINE_BYTES
+from diht_k8s.api.run import other_manager
 from diht_k8s.api.status import Status
 from diht_k8s.api.status_reading import read_status
 from diht_k8s.cli.display import readable
@@ -43,7 +44,12 @@ def submit(path: str, overrides: Sequence[str], namespace: str | None, *, dry_ru
 def retry(name: str, namespace: str | None) -> int:
     """Resume a run that failed."""
     kube = run_client(namespace)
-    status = read_status(kube.run(name).get("status")).status
+    document = kube.run(name)
+    if (manager := other_manager(document["spec"])) is not None:
+        raise UserError(
+            f"run {kube.namespace}/{name} is {manager}'s (spec.managedBy): retry it on the cluster where it runs"
+        )
+    status = read_status(document.get("status")).status
     if not is_true(status, ConditionType.FAILED) or status.completion_time is None:
         raise UserError(f"run {kube.namespace}/{name} has not failed: there is nothing to retry")
     kube.annotate(name, RETRY_ANNOTATION, status.completion_time)
@@ -67,8 +73,10 @@ def logs(name: str, stage: str | None, namespace: str | None, *, follow: bool, l
     status = read_status(document.get("status")).status
     pods = newest_pods(kube.pods(document), stage or _current(status))
     if not pods:
+        manager = other_manager(document["spec"])
         raise UserError(
-            f"run {kube.namespace}/{name} has no pods{f' of the stage {stage}' if stage else ''}: diht why {name}"
+            f"run {kube.namespace}/{name} has no pods{f' of the stage {stage}' if stage else ''}"
+            + (f": diht why {name}" if manager is None else f" here: {manager} runs it elsewhere (spec.managedBy)")
         )
     shown = pods[:1] if follow else pods
     for pod in shown:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.reasons import ConditionType, Reason
-from diht_k8s.api.run import API_VERSION, OPERATOR, DihtRun
+from diht_k8s.api.run import API_VERSION, DihtRun, other_manager
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.api.status import Status
 from diht_k8s.api.status_reading import ReadStatus, read_status
@@ -65,7 +65,7 @@ class CachedRun:
     @property
     def managed_elsewhere(self) -> bool:
         """Whether `spec.managedBy` gives it to another controller."""
-        return (self.document["spec"].get("managedBy") or OPERATOR) != OPERATOR
+        return other_manager(self.document["spec"]) is not None
 
     @property
     def retry(self) -> str:

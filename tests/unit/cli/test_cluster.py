@@ -166,6 +166,32 @@ def test_list_of_a_namespace_says_in_a_sentence_each_what_its_runs_do(
     assert capsys.readouterr().out == "no runs of the sweep s in the namespace team\n"
 
 
+class OfAnotherController:
+    namespace = "team"
+
+    def run(self, name: str) -> dict[str, Any]:
+        failed = status(condition(ConditionType.FAILED, Reason.BAD_DATA), completion_time=NOW)
+        return {"metadata": {"uid": "u"}, "spec": {"managedBy": "example.org/queue"}, "status": wire(failed)}
+
+    def pods(self, run: dict[str, Any]) -> list[PodSummary]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("retry", "run team/r is example.org/queue's (spec.managedBy): retry it on the cluster where it runs"),
+        ("logs", "run team/r has no pods here: example.org/queue runs it elsewhere (spec.managedBy)"),
+    ],
+)
+def test_what_only_another_cluster_can_do_for_a_run_is_refused_with_its_controller(
+    command: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("diht_k8s.cli.cluster.run_client", lambda _: OfAnotherController())
+    assert main([command, "r", "-n", "team"]) == 64
+    assert says in capsys.readouterr().err
+
+
 class Screen:
     def __init__(self) -> None:
         self.lines: list[str] = []
