@@ -1,0 +1,110 @@
+"""WSD and stages of the resolution: the held-out loss beside a cosine at one size, by `ablation/PROTOCOL-3.md`.
+
+Prints means, and differences with t intervals of 98.3 % paired over seeds, from the published trainings
+(`ablation/options.jsonl`). `--collect OUTPUT` publishes those of an output first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks._arguments import make_parser
+
+PUBLISHED: Final = Path(__file__).parent / "ablation/options.jsonl"
+VARIANTS: Final = ("cosine", "wsd", "stages", "short")
+COMPARED: Final = (("wsd", "cosine"), ("stages", "cosine"), ("stages", "short"))
+SAMPLES: Final = 64_000
+"""Of all variants but the short one."""
+LEVEL: Final = 1 - 0.05 / len(COMPARED)
+MEASURE: Final = "validation_loss"
+ACCURACIES: Final = ("validation_image_to_text_top1", "validation_text_to_image_top1")
+GALLERIES: Final = ("style-names", "style")
+
+
+def collect(output: Path) -> list[dict[str, Any]]:
+    """The committed trainings of an output, with their evaluations where there are any, by seed and variant."""
+    evaluated = {_started(folder)["reads"]["train"]: folder for folder in _committed(output / "evaluate")}
+    found: list[dict[str, Any]] = []
+    for folder in _committed(output / "train"):
+        config = _started(folder)["config"]
+        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        line = {"variant": variant_of(config["config"]), "seed": config["seed"], "steps": last["step"]}
+        line |= {name: last[name] for name in (MEASURE, *ACCURACIES)}
+        if (evaluation := evaluated.get(f"train/{folder.name}")) is not None:
+            line |= _recalls(json.loads((evaluation / "report.json").read_text()))
+        found.append(line)
+    return sorted(found, key=lambda line: (line["seed"], VARIANTS.index(line["variant"])))
+
+
+def _committed(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("*/COMMITTED.json"))
+
+
+def _started(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "STARTED.json").read_text())
+
+
+def variant_of(config: Mapping[str, Any]) -> str:
+    """The variant of a training by what its settings say beside the defaults."""
+    if config["samples"] != SAMPLES:
+        return "short"
+    if "stages" in config:
+        return "stages"
+    return "wsd" if config["schedule"].get("type") == "WSD" else "cosine"
+
+
+def _recalls(report: Mapping[str, Any]) -> dict[str, float]:
+    """R@5 in percent of the galleries, the mean of both directions."""
+    found: dict[str, float] = {}
+    for each in report["benchmarks"]:
+        if each["name"] in GALLERIES:
+            sides = [each[side]["recall"]["5"] for side in ("text_to_image", "image_to_text")]
+            found[f"{each['name']} R@5"] = round(50 * sum(sides), 3)
+    return found
+
+
+def difference(lines: Sequence[Mapping[str, Any]], one: str, other: str) -> tuple[float, float, float]:
+    """Mean of one variant's loss less the other's over the seeds that have both, and the ends of its interval."""
+    from scipy import stats
+
+    losses = {(line["variant"], line["seed"]): line[MEASURE] for line in lines}
+    seeds = sorted({line["seed"] for line in lines})
+    gaps = np.array([losses[one, s] - losses[other, s] for s in seeds if {(one, s), (other, s)} <= losses.keys()])
+    half = stats.t.ppf((1 + LEVEL) / 2, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
+    mean = float(gaps.mean())
+    return mean, mean - float(half), mean + float(half)
+
+
+def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means by variant, and the protocol's differences."""
+    names = [name for name in lines[0] if name not in ("variant", "seed", "steps")]
+    means = {
+        variant: {name: round(float(np.mean([line[name] for line in lines if line["variant"] == variant])), 4) for name in names}
+        for variant in VARIANTS
+    }  # fmt: skip
+    gaps = {f"{one} - {other}": [round(each, 4) for each in difference(lines, one, other)] for one, other in COMPARED}
+    return {
+        "benchmark": "training_options",
+        "seeds": len({line["seed"] for line in lines}),
+        "means": means,
+        MEASURE: gaps,
+    }
+
+
+def main() -> None:
+    """Run it."""
+    parser = make_parser("training_options", __doc__)
+    parser.add_argument("--collect", type=Path, metavar="OUTPUT", help="publish the trainings of this output first")
+    options = parser.parse_args()
+    if options.collect is not None:
+        PUBLISHED.write_text("".join(json.dumps(line) + "\n" for line in collect(options.collect)))
+    print(json.dumps(summary([json.loads(line) for line in PUBLISHED.read_text().splitlines()])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The benchmark of WSD and stages: which training is which, and the interval of a difference that is paired over seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.training_options import collect, difference, summary, variant_of
+
+COSINE: dict[str, Any] = {"samples": 64_000, "schedule": {"warmupSamples": 8_000}}
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes"),
+    [
+        ("cosine", {}),
+        ("wsd", {"schedule": {"type": "WSD", "warmupSamples": 8_000}}),
+        ("stages", {"stages": [{"imageSize": 32, "samples": 44_800}, {"imageSize": 64, "samples": 19_200}]}),
+        ("short", {"samples": 35_584}),
+    ],
+)
+def test_variant_is_told_by_the_settings(variant: str, changes: dict[str, Any]) -> None:
+    assert variant_of(COSINE | changes) == variant
+
+
+def line(variant: str, seed: int, loss: float) -> dict[str, Any]:
+    return {"variant": variant, "seed": seed, "steps": 1000, "validation_loss": loss}
+
+
+def test_difference_is_paired_over_the_seeds_that_have_both() -> None:
+    lines = [line("cosine", seed, float(seed)) for seed in range(4)]
+    lines += [line("wsd", seed, seed + gap) for seed, gap in enumerate((0.1, 0.2, 0.3))]
+    mean, low, high = difference(lines, "wsd", "cosine")
+    assert mean == pytest.approx(0.2)
+    # t of 98.3 % and two degrees of freedom: 7.6488; standard deviation 0.1
+    assert (low, high) == (
+        pytest.approx(0.2 - 7.6488 * 0.1 / 3**0.5, abs=1e-4),
+        pytest.approx(0.2 + 7.6488 * 0.1 / 3**0.5, abs=1e-4),
+    )
+
+
+def test_trainings_of_an_output_are_collected_with_their_evaluations(tmp_path: Path) -> None:
+    train, evaluate = tmp_path / "train/a", tmp_path / "evaluate/b"
+    unfinished = tmp_path / "train/c"
+    for folder in (train, evaluate, unfinished):
+        folder.mkdir(parents=True)
+    for folder in (train, evaluate):
+        (folder / "COMMITTED.json").write_text("{}")
+    for folder in (train, unfinished):
+        (folder / "STARTED.json").write_text(json.dumps({"config": {"seed": 3, "config": COSINE}}))
+    last = {
+        "step": 1000,
+        "validation_loss": 2.5,
+        "validation_image_to_text_top1": 0.3,
+        "validation_text_to_image_top1": 0.2,
+    }
+    (train / "metrics.jsonl").write_text('{"step": 1}\n' + json.dumps(last) + "\n")
+    (evaluate / "STARTED.json").write_text(json.dumps({"reads": {"train": "train/a"}}))
+    sides = {"text_to_image": {"recall": {"5": 0.02}}, "image_to_text": {"recall": {"5": 0.01}}}
+    (evaluate / "report.json").write_text(
+        json.dumps({"benchmarks": [{"name": "style", **sides}, {"name": "concepts", **sides}]})
+    )
+    figures = {name: value for name, value in last.items() if name != "step"}
+    assert collect(tmp_path) == [{"variant": "cosine", "seed": 3, "steps": 1000, **figures, "style R@5": 1.5}]
+
+
+def test_summary_of_equal_trainings_shows_no_difference() -> None:
+    lines = [line(variant, seed, seed + 0.5) for seed in range(3) for variant in ("cosine", "wsd", "stages", "short")]
+    found = summary(lines)
+    assert found["validation_loss"]["stages - short"] == [0.0, 0.0, 0.0]
+    assert found["means"]["wsd"] == {"validation_loss": 1.5}
