@@ -1,4 +1,4 @@
-"""A caption pass whose tables and output are on a real S3 server that disturbs it, and the pass that takes its scores."""
+"""A caption pass whose tables and output are on an object store that disturbs it, and the pass that takes its scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.s3
 
 
 def test_tables_on_a_disturbed_server_give_what_tables_on_disk_give(
-    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(url_tables, "PART_ROWS", 100)
     monkeypatch.setattr(url_tables, "PART_BYTES", 10_000)
@@ -32,13 +32,13 @@ def test_tables_on_a_disturbed_server_give_what_tables_on_disk_give(
         write_table(tmp_path / "b.jsonl", pairs(150, seed=1)),
         write_table(tmp_path / "c.csv", pairs(100, seed=2)),
     ]
-    base, direct = f"s3://{s3.bucket}/pool", Storage(with_storage(run_of("out", "in.tar"), s3.rule).spec.storage)
+    base, direct = f"{store.base}/pool", Storage(with_storage(run_of("out", "in.tar"), store.rule).spec.storage)
     for file in files:
         direct.write_bytes(f"{base}/{Path(file).name}", Path(file).read_bytes())
-    output = f"s3://{s3.bucket}/captions"
-    with proxy_before(s3.endpoint) as proxy:
+    output = f"{store.base}/captions"
+    with proxy_before(store.endpoint) as proxy:
         counts = proxy.set(refuse=0.1, cut=0.2, short=0.2, seed=1).counts
-        rule = {**s3.rule, "endpointURL": proxy.endpoint}
+        rule = {**store.rule, "endpointURL": proxy.endpoint}
         there = filter_with(with_storage(table_run(output, f"{base}/*"), rule))
     assert there is not None
     assert counts["refused"] > 0
@@ -53,6 +53,6 @@ def test_tables_on_a_disturbed_server_give_what_tables_on_disk_give(
     direct.write_bytes(f"{base}/tar/00000.tar", shard_of(survivors(tmp_path / "out")))
     monkeypatch.setattr(CaptionParser, "parse", lambda *_: pytest.fail("a caption was parsed again"))
     rules = {"minActions": 1, "scoresFrom": folder.removesuffix("/survivors")}
-    later = filter_with(with_storage(run_of(f"{output}-later", f"{base}/tar/*.tar", rules), s3.rule))
+    later = filter_with(with_storage(run_of(f"{output}-later", f"{base}/tar/*.tar", rules), store.rule))
     assert later is not None
     assert later.summary["counts"]["kept"] == there.summary["counts"]["kept"]

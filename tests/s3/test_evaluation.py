@@ -1,4 +1,4 @@
-"""The stage evaluate with shards, class names, model and output on a real S3 server gives the figures it gives from disk."""
+"""The stage evaluate with shards, class names, model and output on each object store gives the figures it gives from disk."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def evaluation(root: str, storage: Storage, rules: list[dict[str, Any]]) -> dict
     return json.loads(storage.read_bytes(run_layout(run, storage).report(Stage.EVALUATE)))
 
 
-def test_evaluation_when_all_lies_on_s3_has_the_figures_from_disk(s3: S3, tmp_path: Path) -> None:
+def test_evaluation_when_all_lies_on_a_store_has_the_figures_from_disk(store: S3, tmp_path: Path) -> None:
     for name in ENTRIES:
         lay_out(tmp_path / "wds", catalogue("diht29").entry(name))
     (tmp_path / "wds" / "cifar10" / "classnames.txt").write_text("\n".join(f"thing {n}" for n in range(6)))
     export_model(tmp_path / "model")
     here = evaluation(str(tmp_path), Storage(), [])
-    far_root, rules = f"s3://{s3.bucket}/evaluated", [s3.rule]
+    far_root, rules = f"{store.base}/evaluated", [store.rule]
     storage = Storage(DihtRun.model_validate(_only_storage(rules)).spec.storage)
     for path in sorted(path for path in tmp_path.rglob("*") if path.is_file() and "out" not in path.parts):
         storage.write_bytes(f"{far_root}/{path.relative_to(tmp_path)}", path.read_bytes())

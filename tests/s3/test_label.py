@@ -1,4 +1,4 @@
-"""The stage label against a real S3 server, its teacher's weights there too, gives what it gives from disk."""
+"""The stage label against each object store, its teacher's weights there too, gives what it gives from disk."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ pytestmark = pytest.mark.s3
 OUTPUT = "label-run"
 
 
-def there(run: DihtRun, s3: S3) -> DihtRun:
+def there(run: DihtRun, store: S3) -> DihtRun:
     """The same run with everything on the server."""
     document = run.model_dump(by_alias=True, mode="json", exclude_none=True)
-    document["spec"]["storage"] = [s3.rule]
-    document["spec"]["data"]["output"] = f"s3://{s3.bucket}/{OUTPUT}"
-    document["spec"]["label"]["teacher"]["weights"] = f"s3://{s3.bucket}/weights.safetensors"
+    document["spec"]["storage"] = [store.rule]
+    document["spec"]["data"]["output"] = f"{store.base}/{OUTPUT}"
+    document["spec"]["label"]["teacher"]["weights"] = f"{store.base}/weights.safetensors"
     return DihtRun.model_validate(document)
 
 
-def test_labels_when_all_lies_on_s3_then_labels_and_heads_are_those_from_disk(
-    s3: S3,
+def test_labels_when_all_lies_on_a_store_then_labels_and_heads_are_those_from_disk(
+    store: S3,
     make_kept: Callable[..., Any],  # noqa: F811 (the fixture)
 ) -> None:
     kept = make_kept(shards=2).write()
     run = kept.run()
-    remote = there(run, s3)
+    remote = there(run, store)
     storage = Storage(remote.spec.storage)
-    storage.write_bytes(f"s3://{s3.bucket}/weights.safetensors", Path(run.spec.label.teacher.weights).read_bytes())
+    storage.write_bytes(f"{store.base}/weights.safetensors", Path(run.spec.label.teacher.weights).read_bytes())
     for path in sorted(kept.folder.rglob("*")):
         if path.is_file():
-            storage.write_bytes(f"s3://{s3.bucket}/{OUTPUT}/{path.relative_to(kept.folder)}", path.read_bytes())
+            storage.write_bytes(f"{store.base}/{OUTPUT}/{path.relative_to(kept.folder)}", path.read_bytes())
     planted(remote, Stage.FILTER)
     here, far = run_stage(stage, run, Stage.LABEL), run_stage(stage, remote, Stage.LABEL)
     assert here is not None

@@ -1,4 +1,4 @@
-"""Prune on a real S3 server: the same folders go as on disk, our objects alone, and an interrupted one is finished."""
+"""Prune on each object store: the same folders go as on disk, our objects alone, and an interrupted one is finished."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ FILES = {"kept/web-0.tar": b"kept", "scores/web-0.parquet": b"scores"}
 class Bench:
     """Two runs with a filter each, one with a person's object."""
 
-    def __init__(self, s3: S3, name: str) -> None:
-        self.s3, self.output = s3, f"s3://{s3.bucket}/prune/{name}"
-        self.storage = Storage([StorageRule.model_validate(s3.rule)])
+    def __init__(self, store: S3, name: str) -> None:
+        self.store, self.output = store, f"{store.base}/prune/{name}"
+        self.storage = Storage([StorageRule.model_validate(store.rule)])
         self.one, self.two = self.run("one"), self.run("two")
         self.first = filled(self.one, Stage.FILTER, "one", files=FILES)
         self.second = filled(self.two, Stage.FILTER, "two", files={**FILES, "notes.txt": b"mine"})
 
     def document(self, name: str) -> str:
-        rule = [self.s3.rule]
+        rule = [self.store.rule]
         return json.dumps(changed(metadata__name=name, spec__data__output=self.output, spec__storage=rule))
 
     def run(self, name: str) -> DihtRun:
@@ -52,9 +52,9 @@ class Bench:
 
 
 def test_run_and_what_only_it_refers_to_go_and_a_persons_object_stays(
-    s3: S3, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: S3, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench = Bench(s3, "whole")
+    bench = Bench(store, "whole")
     (tmp_path / "run.json").write_text(bench.document("one"))
     before, run = bench.files(bench.first), run_folder(bench.two).removeprefix(f"{bench.output}/")
     command = ["prune", str(tmp_path / "run.json"), "--keep", "one", "--json"]
@@ -69,9 +69,9 @@ def test_run_and_what_only_it_refers_to_go_and_a_persons_object_stays(
 
 
 def test_interrupted_prune_leaves_nothing_that_looks_complete_and_is_finished(
-    s3: S3, monkeypatch: pytest.MonkeyPatch
+    store: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = Bench(s3, "interrupted")
+    bench = Bench(store, "interrupted")
     bench.storage.remove(run_folder(bench.two))
     monkeypatch.setattr(own_files, "CHUNK", 1)
     seen: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""Repeated images are searched on a real S3 server whose answers break off: the same ones as on a disk."""
+"""Repeated images are searched on each object store while its answers break off: the same ones as on a disk."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tests.unit.recipe.filter.pools import Pool, copies, drawn
 pytestmark = pytest.mark.s3
 
 
-def test_pool_on_s3_when_disturbed_then_the_repeats_of_a_disk(
-    tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
+def test_pool_on_a_store_when_disturbed_then_the_repeats_of_a_disk(
+    tmp_path: Path, store: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deduplication, "UNIT_RECORDS", 2000)
     monkeypatch.setattr(deduplication, "SHARDS_PER_CHUNK", 2)
     rng = np.random.default_rng(1)
     originals = drawn(rng, 300)
     shards = np.split(np.concatenate([originals, originals[:50], copies(rng, originals[50:150], 0.85)]), 5)
-    with proxy_before(s3.endpoint) as proxy:
-        storage = Storage([StorageRule.model_validate({**s3.rule, "endpointURL": proxy.endpoint})])
+    with proxy_before(store.endpoint) as proxy:
+        storage = Storage([StorageRule.model_validate({**store.rule, "endpointURL": proxy.endpoint})])
         proxy.set(refuse=0.05, cut=0.1, short=0.1, seed=1)
-        pools = [Pool(f"{tmp_path}/out", "Near"), Pool(f"s3://{s3.bucket}/repeats", "Near", storage=storage)]
+        pools = [Pool(f"{tmp_path}/out", "Near"), Pool(f"{store.base}/repeats", "Near", storage=storage)]
         for pool in pools:
             for bits in shards:
                 pool.add(bits)
-        on_disk, on_s3 = (pool.repeats() for pool in pools)
-        assert storage.files(f"s3://{s3.bucket}/repeats/filter/duplicates") == ["repeats.parquet"]
-    assert on_s3 == on_disk
+        on_disk, there = (pool.repeats() for pool in pools)
+        assert storage.files(f"{store.base}/repeats/filter/duplicates") == ["repeats.parquet"]
+    assert there == on_disk
     assert sum(map(len, on_disk)) == 150
