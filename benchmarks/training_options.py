@@ -7,6 +7,7 @@ Prints means, and differences with t intervals of 98.3 % paired over seeds, from
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,8 @@ from benchmarks._arguments import make_parser
 PUBLISHED: Final = Path(__file__).parent / "ablation/options.jsonl"
 VARIANTS: Final = ("cosine", "wsd", "stages", "short")
 COMPARED: Final = (("wsd", "cosine"), ("stages", "cosine"), ("stages", "short"))
+AFTERWARDS: Final = (("short", "cosine"),)
+"""Not in the protocol: how much of a training's length the measure sees."""
 SAMPLES: Final = 64_000
 """Of all variants but the short one."""
 LEVEL: Final = 1 - 0.05 / len(COMPARED)
@@ -27,7 +30,7 @@ GALLERIES: Final = ("style-names", "style")
 
 
 def collect(output: Path) -> list[dict[str, Any]]:
-    """The committed trainings of an output, with their evaluations where there are any, by seed and variant."""
+    """The committed trainings of whole seeds of an output, with their evaluations where there are any, by seed and variant."""
     evaluated = {_started(folder)["reads"]["train"]: folder for folder in _committed(output / "evaluate")}
     found: list[dict[str, Any]] = []
     for folder in _committed(output / "train"):
@@ -38,7 +41,9 @@ def collect(output: Path) -> list[dict[str, Any]]:
         if (evaluation := evaluated.get(f"train/{folder.name}")) is not None:
             line |= _recalls(json.loads((evaluation / "report.json").read_text()))
         found.append(line)
-    return sorted(found, key=lambda line: (line["seed"], VARIANTS.index(line["variant"])))
+    of_seed = Counter(line["seed"] for line in found)
+    whole = [line for line in found if of_seed[line["seed"]] == len(VARIANTS)]
+    return sorted(whole, key=lambda line: (line["seed"], VARIANTS.index(line["variant"])))
 
 
 def _committed(folder: Path) -> list[Path]:
@@ -87,7 +92,10 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         variant: {name: round(float(np.mean([line[name] for line in lines if line["variant"] == variant])), 4) for name in names}
         for variant in VARIANTS
     }  # fmt: skip
-    gaps = {f"{one} - {other}": [round(each, 4) for each in difference(lines, one, other)] for one, other in COMPARED}
+    gaps = {
+        f"{one} - {other}": [round(each, 4) for each in difference(lines, one, other)]
+        for one, other in (*COMPARED, *AFTERWARDS)
+    }
     return {
         "benchmark": "training_options",
         "seeds": len({line["seed"] for line in lines}),

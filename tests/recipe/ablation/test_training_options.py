@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.training_options import collect, difference, summary, variant_of
+from benchmarks.training_options import VARIANTS, collect, difference, summary, variant_of
 
 COSINE: dict[str, Any] = {"samples": 64_000, "schedule": {"warmupSamples": 8_000}}
 
@@ -42,29 +42,39 @@ def test_difference_is_paired_over_the_seeds_that_have_both() -> None:
     )
 
 
-def test_trainings_of_an_output_are_collected_with_their_evaluations(tmp_path: Path) -> None:
-    train, evaluate = tmp_path / "train/a", tmp_path / "evaluate/b"
-    unfinished = tmp_path / "train/c"
-    for folder in (train, evaluate, unfinished):
-        folder.mkdir(parents=True)
-    for folder in (train, evaluate):
-        (folder / "COMMITTED.json").write_text("{}")
-    for folder in (train, unfinished):
-        (folder / "STARTED.json").write_text(json.dumps({"config": {"seed": 3, "config": COSINE}}))
+def test_whole_seeds_of_an_output_are_collected_with_their_evaluations(tmp_path: Path) -> None:
+    schedules = {
+        "wsd": {"schedule": {"type": "WSD"}},
+        "short": {"samples": 35_584},
+        "stages": {"stages": []},
+        "cosine": {},
+    }
     last = {
-        "step": 1000,
+        "step": 9,
         "validation_loss": 2.5,
         "validation_image_to_text_top1": 0.3,
         "validation_text_to_image_top1": 0.2,
     }
-    (train / "metrics.jsonl").write_text('{"step": 1}\n' + json.dumps(last) + "\n")
-    (evaluate / "STARTED.json").write_text(json.dumps({"reads": {"train": "train/a"}}))
+    unfinished = (4, "short")
+    for seed in (3, 4):
+        for variant, changes in schedules.items():
+            folder = tmp_path / f"train/{seed}-{variant}"
+            folder.mkdir(parents=True)
+            (folder / "STARTED.json").write_text(json.dumps({"config": {"seed": seed, "config": COSINE | changes}}))
+            (folder / "metrics.jsonl").write_text('{"step": 1}\n' + json.dumps(last) + "\n")
+            if (seed, variant) != unfinished:
+                (folder / "COMMITTED.json").write_text("{}")
+    evaluate = tmp_path / "evaluate/b"
+    evaluate.mkdir(parents=True)
+    (evaluate / "COMMITTED.json").write_text("{}")
+    (evaluate / "STARTED.json").write_text(json.dumps({"reads": {"train": "train/3-wsd"}}))
     sides = {"text_to_image": {"recall": {"5": 0.02}}, "image_to_text": {"recall": {"5": 0.01}}}
-    (evaluate / "report.json").write_text(
-        json.dumps({"benchmarks": [{"name": "style", **sides}, {"name": "concepts", **sides}]})
-    )
+    report = {"benchmarks": [{"name": "style", **sides}, {"name": "concepts", **sides}]}
+    (evaluate / "report.json").write_text(json.dumps(report))
+    found = collect(tmp_path)
+    assert [(each["variant"], each["seed"]) for each in found] == [(each, 3) for each in VARIANTS]
     figures = {name: value for name, value in last.items() if name != "step"}
-    assert collect(tmp_path) == [{"variant": "cosine", "seed": 3, "steps": 1000, **figures, "style R@5": 1.5}]
+    assert found[1] == {"variant": "wsd", "seed": 3, "steps": 9, **figures, "style R@5": 1.5}
 
 
 def test_summary_of_equal_trainings_shows_no_difference() -> None:
