@@ -216,7 +216,8 @@ def test_killed_at_twenty_random_moments_then_bit_equal_to_undisturbed(bench: Be
         if number % 4 == 3:  # while it starts
             codes.append(end_after(folder, rng.uniform(0.5, 6))[0])
         else:
-            done = max((int(checkpoint[-9:]) for checkpoint in bench.checkpoints(output)), default=0)
+            saved = bench.checkpoints(output) if codes else []  # before the first attempt the stage has no folder
+            done = max((int(checkpoint[-9:]) for checkpoint in saved), default=0)
             codes.append(
                 attempt(folder, at_step=min(done + rng.randint(1, 8), STEPS - 5), act=kill_soon, forked=True).code
             )
