@@ -1,0 +1,186 @@
+"""How the next version of the API comes and the older one goes, by the commands of the docs: a v1alpha2 beside v1alpha1, without a webhook.
+
+What two versions of a definition do to each other's fields is asked under a group of its own. The whole migration is that of
+the definition itself, under an operator and a client that know v1alpha1 only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.run import KIND
+from tests.cluster.api_versions import FIELD, NEW, OLD, Definition, Version
+from tests.cluster.operators import World, world
+from tests.cluster.tools import PROJECT, Kubectl, KubectlError, cannot
+
+pytestmark = pytest.mark.cluster
+ONE_STAGE: dict[str, Any] = {"label": None, "train": None, "evaluate": None}
+BOTH_OLD_STORED = (Version(OLD, stored=True), Version(NEW))
+BOTH_NEW_STORED = (Version(OLD), Version(NEW, stored=True))
+
+
+@pytest.fixture
+def apart(kubectl: Kubectl) -> Iterator[Definition]:
+    """A definition of the test's own."""
+    found = Definition(kubectl, f"t{secrets.token_hex(4)}.diht.test")
+    yield found
+    kubectl("delete", "crd", found.name, "--wait=false")
+
+
+def create(definition: Definition, namespace: str, version: str, **rules: Any) -> None:
+    document = {
+        "apiVersion": f"{definition.group}/{version}",
+        "kind": KIND,
+        "metadata": {"name": "r"},
+        "spec": {"filter": rules},
+    }
+    definition.kubectl.apply(json.dumps(document), "--namespace", namespace, "--validate=false")
+
+
+def read(definition: Definition, namespace: str, version: str) -> dict[str, Any]:
+    path = f"/apis/{definition.group}/{version}/namespaces/{namespace}/dihtruns/r"
+    found = definition.kubectl.read(path)
+    assert found["apiVersion"] == f"{definition.group}/{version}"
+    return found
+
+
+def report(definition: Definition, namespace: str, version: str) -> None:
+    """As an operator of that version does: a patch of the status alone."""
+    resource = f"dihtruns.{version}.{definition.group}"
+    patch = ("--subresource=status", "--type=merge", "-p", '{"status":{"restarts":1}}')
+    definition.kubectl("patch", resource, "r", "--namespace", namespace, *patch)
+
+
+@pytest.mark.parametrize(
+    ("old_knows", "new_knows", "written_as", "kept"),
+    [
+        pytest.param(True, True, OLD, True, id="both know it, the older one wrote it"),
+        pytest.param(True, True, NEW, True, id="both know it, the newer one wrote it"),
+        pytest.param(False, True, NEW, False, id="the older one does not know it, and wrote only the status"),
+        pytest.param(True, False, OLD, False, id="the stored one does not know it"),
+    ],
+)
+def test_field_survives_reads_and_writes_by_both_versions_only_where_both_know_it(
+    apart: Definition, namespace: str, old_knows: bool, new_knows: bool, written_as: str, kept: bool
+) -> None:
+    apart.apply(Version(OLD, knows=old_knows), Version(NEW, knows=new_knows, stored=True))
+    create(apart, namespace, written_as, minActions=2, **{FIELD: True})
+    report(apart, namespace, OLD)
+    report(apart, namespace, NEW)
+    found = {version: read(apart, namespace, version)["spec"] for version in (OLD, NEW)}
+    rules = {"minActions": 2, **({FIELD: True} if kept else {})}
+    assert found == {version: {"filter": rules} for version in (OLD, NEW)}
+
+
+def test_version_that_etcd_holds_cannot_be_read_once_the_definition_has_forgotten_it_too_early(
+    apart: Definition, namespace: str
+) -> None:
+    apart.apply(*BOTH_OLD_STORED)
+    create(apart, namespace, OLD, minActions=2)
+    apart.apply(*BOTH_NEW_STORED)
+    assert apart.stored_versions() == [OLD, NEW]
+    with pytest.raises(KubectlError, match="missing from spec"):
+        apart.apply(Version(NEW, stored=True))
+    apart.declare(NEW)  # before anything was rewritten
+    apart.apply(Version(NEW, stored=True))
+    with pytest.raises(KubectlError, match="invalid group/version"):
+        read(apart, namespace, NEW)
+    apart.apply(*BOTH_NEW_STORED)
+    apart.migrate(NEW)
+    apart.apply(Version(NEW, stored=True))
+    assert read(apart, namespace, NEW)["spec"] == {"filter": {"minActions": 2}}
+
+
+@pytest.fixture
+def real(kubectl: Kubectl) -> Iterator[Definition]:
+    """The definition that operators watch; at the end it is again that of this checkout, by the way back of the docs."""
+    found = Definition(kubectl)
+    yield found
+    if found.stored_versions() != [OLD]:
+        found.apply(*BOTH_OLD_STORED)
+        found.migrate(OLD)
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(PROJECT / "manifests/crd/diht.dev_dihtruns.yaml"))
+
+
+@pytest.fixture
+def place(kubectl: Kubectl, own: bool, recipe_image: str, tmp_path: Path) -> Iterator[World]:
+    if not own:
+        cannot("KUBECONFIG is another cluster's: its etcd is not at hand, and its runs are not ours to rewrite")
+    with world(kubectl, recipe_image, tmp_path) as found:
+        yield found
+
+
+def diht(place: World, *arguments: str) -> str:
+    """What the client of this checkout prints."""
+    env = {**os.environ, "KUBECONFIG": str(place.kubectl.kubeconfig), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "diht_k8s.cli", *arguments, "--namespace", place.namespace]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.exclusive
+def test_next_version_is_served_then_stored_and_the_older_one_goes_while_operator_and_client_of_the_older_go_on(
+    place: World, real: Definition, audit: Any
+) -> None:
+    runs, kubectl, since = place.runs, place.kubectl, datetime.now(UTC)
+    runs.apply("long", {"filter": ["hang"]}, **ONE_STAGE)
+    runs.apply("later", suspend=True, **ONE_STAGE)
+    runs.wait_for("long", "Progressing", "Running")
+    runs.wait_for("later", "Progressing", "Suspended")
+    before = runs.children("long")
+
+    real.apply(*BOTH_OLD_STORED)
+    assert real.stored_versions() == [OLD]
+    assert "Running" in diht(place, "status", "long")
+    new = {**runs.document("new", **{**ONE_STAGE, "filter": {FIELD: True}}), "apiVersion": f"{real.group}/{NEW}"}
+    kubectl.apply(json.dumps(new), "--namespace", place.namespace)
+    runs.wait_for("new", "Complete")
+    assert set(real.in_etcd(place.namespace).values()) == {OLD}
+
+    real.apply(*BOTH_NEW_STORED)
+    runs.apply("first", suspend=True, **ONE_STAGE)
+    assert real.stored_versions() == [OLD, NEW]
+    assert real.in_etcd(place.namespace) == {"long": OLD, "later": OLD, "new": OLD, "first": NEW}
+    real.rewrite()
+    assert set(real.in_etcd(place.namespace).values()) == {NEW}
+    real.declare(NEW)
+    assert real.stored_versions() == [NEW]
+    diht(place, "cancel", "first")
+    runs.patch("later", {"suspend": False})
+    runs.wait_for("later", "Complete")
+    assert {name: each["spec"]["filter"].get(FIELD) for name, each in both(place).items()} == {"long": None, "later": None, "new": True}  # fmt: skip
+    assert runs.children("long") == before
+    calls = audit(user=place.operator.user, since=since, verbs=("get", "list", "watch", "create", "patch", "delete"))
+    assert {event["responseStatus"]["code"] for event in calls} <= {200, 201, 404}
+    assert place.operator.get("/readyz")[0] == 200
+
+    real.apply(Version(OLD, served=False), Version(NEW, stored=True))
+    with pytest.raises(KubectlError, match=r"could not find the requested resource|404 page not found"):
+        runs.get("long")
+    assert both(place, NEW).keys() == {"long", "later", "new"}
+    assert runs.children("long") == before
+    real.apply(*BOTH_NEW_STORED)
+    runs.patch("long", {"suspend": True})
+    runs.wait_for("long", "Progressing", "Suspended")
+
+
+def both(place: World, *versions: str) -> dict[str, Any]:
+    """The runs by name, which are the same by each version."""
+    lists = [
+        place.kubectl.read(f"/apis/diht.dev/{version}/namespaces/{place.namespace}/dihtruns")["items"]
+        for version in versions or (OLD, NEW)
+    ]
+    found = [{each["metadata"]["name"]: {"spec": each["spec"], "status": each["status"]} for each in items} for items in lists]  # fmt: skip
+    assert all(each == found[0] for each in found)
+    return found[0]
