@@ -96,7 +96,7 @@ class Definition:
                 found[version] = next(each["storageVersionHash"] for each in listed if each["name"] == PLURAL)
                 self.kubectl.read(f"/apis/{self.group}/{version}/{PLURAL}?limit=1")
             except KubectlError as error:
-                if "StorageReadError" not in str(error):  # served, whatever etcd holds
+                if "invalid group/version" not in str(error):  # served, whatever etcd holds
                     found.pop(version, None)
         return found
 

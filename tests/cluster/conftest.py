@@ -283,7 +283,9 @@ def parts(own: bool, kubectl: Kubectl) -> Iterator[Parts]:
 
 @pytest.fixture(scope="session")
 def helm(own: bool) -> str:
-    """The helm program."""
+    """The helm program; DIHT_TEST_HELM names another one."""
+    if program := os.environ.get("DIHT_TEST_HELM"):
+        return program
     if own:
         script("extra", "helm")
     program = str(CLUSTER / "bin/helm") if own else shutil.which("helm")

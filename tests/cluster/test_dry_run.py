@@ -9,8 +9,11 @@ from typing import Final
 
 import pytest
 
-from tests.cluster.dry_runs import DryRun, opened, refusals, refused_by_us_alone
-from tests.cluster.tools import Kubectl
+from diht_k8s.api.documents import check
+from tests.cluster.dry_runs import DryRun, Refusals, opened, refusals, refused_by_us_alone
+from tests.cluster.tools import PROJECT, Kubectl
+from tests.contract.documents.fields import CASES as FIELDS
+from tests.contract.documents.rules import CASES as RULES
 
 pytestmark = pytest.mark.cluster
 RUNS: Final = int(os.environ.get("DIHT_DRY_RUNS", "200"))
@@ -34,6 +37,19 @@ def dry_run(kubectl: Kubectl) -> Iterator[DryRun]:
 def test_api_server_takes_every_object_of_a_valid_run(dry_run: DryRun) -> None:
     found = refusals(dry_run, RUNS)
     assert found.counted["Pod"] > 2 * RUNS
+    assert str(found) == ""
+
+
+def test_api_server_takes_every_object_of_the_samples_and_of_good_documents(dry_run: DryRun) -> None:
+    """Also one that is older than the fields of pods that `validate` knows."""
+    documents = [case.text for case in (*FIELDS, *RULES) if case.good]
+    documents += [path.read_text() for path in sorted((PROJECT / "manifests/samples").glob("*.yaml"))]
+    found = Refusals()
+    for number, text in enumerate(documents):
+        run, problems = check(text, overrides=["spec.pods.image=recipe:1"])
+        assert run is not None, problems
+        found.add(number, run, dry_run)
+    assert found.counted["Job"] > 100
     assert str(found) == ""
 
 

@@ -239,18 +239,19 @@ def test_second_installation_for_all_namespaces_is_refused_and_the_first_leaves_
 
 
 def test_api_server_takes_everything_that_the_chart_can_make_and_the_base_manifests(
-    admin: Helm, runs: Runs, tmp_path: Path
+    helm: str, kubectl: Kubectl, namespace: str, tmp_path: Path
 ) -> None:
     """Asked only: nothing is made; not the hooks of the test, whose pod wants its service account there. The kinds of the Prometheus operator are not served here."""
     values = tmp_path / "values.yaml"
     ours = {**EVERYTHING, "metrics": {"service": {"enabled": True}, "dashboard": {"enabled": True}}}
     values.write_text(yaml.safe_dump(ours))
+    admin = Helm(helm, kubectl.kubeconfig, namespace)
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(rendered_by_helm(admin, values, tmp_path)))
     ask = ("--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts")
-    assert runs.kubectl("apply", *ask, "-k", str(tmp_path)).count("serverside-applied") == 13
-    base = {"namespace": runs.namespace, "resources": [os.path.relpath(PROJECT / "manifests/base", tmp_path)]}
+    assert kubectl("apply", *ask, "-k", str(tmp_path)).count("serverside-applied") == 13
+    base = {"namespace": namespace, "resources": [os.path.relpath(PROJECT / "manifests/base", tmp_path)]}
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(base))
-    assert runs.kubectl("apply", *ask, "-k", str(tmp_path)).count("serverside-applied") == 10
+    assert kubectl("apply", *ask, "-k", str(tmp_path)).count("serverside-applied") == 10
 
 
 def rendered_by_helm(admin: Helm, values: Path, folder: Path) -> dict[str, Any]:

@@ -18,8 +18,9 @@ CHART = ROOT / "helm/diht-operator"
 BASE = ROOT / "manifests/base"
 GOLDEN = Path(__file__).with_name("golden_helm")
 CLUSTER = Path(os.environ.get("TEST_CLUSTER_DIR") or Path.home() / ".cache/test-cluster")
-OLDEST, NEWEST = "1.31.0", "1.37.0"
-"""The oldest supported and the newest of which there are schemas; tests/cluster runs one in between."""
+MINORS = [f"1.{minor}" for minor in range(31, 38)]
+"""Those of Kubernetes from the oldest supported to the newest of which there are schemas."""
+OLDEST, NEWEST = f"{MINORS[0]}.0", f"{MINORS[-1]}.0"
 MONITORING = ("monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1/PrometheusRule")
 CLUSTER_KINDS = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
 
@@ -77,8 +78,8 @@ CASES: dict[str, dict[str, Any]] = {"default": {}, "namespaced": NAMESPACED, "ev
 
 
 def helm_program() -> str | None:
-    """Helm: on the PATH, or built."""
-    return tool("helm")
+    """Helm: what DIHT_TEST_HELM names, on the PATH, or built."""
+    return os.environ.get("DIHT_TEST_HELM") or tool("helm")
 
 
 def tool(name: str) -> str | None:

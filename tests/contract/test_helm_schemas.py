@@ -1,8 +1,9 @@
-"""What the chart renders, against the schemas of the oldest and the newest Kubernetes, a linter of manifests, and Prometheus' parser."""
+"""What the chart renders, against the schemas of every supported Kubernetes, a linter of manifests, and Prometheus' parser."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
 import subprocess
@@ -14,46 +15,50 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.contract.charts import CASES, MONITORING, NEWEST, OLDEST, ROOT, rendered, template, tool
+from tests.contract.charts import CASES, MINORS, MONITORING, ROOT, rendered, template, tool
 
 pytestmark = pytest.mark.timeout(600)  # the first one may build helm
 PROMETHEUS = {"ServiceMonitor", "PrometheusRule"}
 """Kinds of an API that is not Kubernetes' own: their schemas are in no package."""
 
 
-def validate(document: dict[str, Any], kubernetes: str) -> None:
-    """By the schema of that version, unknown fields being errors."""
-    minor = kubernetes.rpartition(".")[0]
+def validate(document: dict[str, Any], minor: str) -> None:
+    """By the schema of that minor version, unknown fields being errors."""
     assert kubernetes_validate.validate(document, minor, strict=True) == minor, "there is a schema of this very version"
 
 
-@pytest.mark.parametrize("kubernetes", [OLDEST, NEWEST])
-def test_jobs_of_stages_and_applications_satisfy_the_schema(kubernetes: str) -> None:
+@pytest.mark.parametrize("minor", MINORS)
+def test_jobs_of_stages_and_applications_satisfy_the_schema(minor: str) -> None:
     files = (ROOT / "tests/unit/launch/golden").glob("*.yaml")
     objects = [document for file in files for document in yaml.safe_load_all(file.read_text())]
     jobs = [document for document in objects if document["apiVersion"] == "batch/v1"]
     assert any("successPolicy" in job["spec"] for job in jobs)
     for job in jobs:
-        validate(job, kubernetes)
+        validate(job, minor)
 
 
-@pytest.mark.parametrize("kubernetes", [OLDEST, NEWEST])
+@functools.cache
+def objects(helm: str, case: str) -> list[dict[str, Any]]:
+    """Of the chart; each supported Kubernetes gets the same."""
+    return [each for each in rendered(helm, CASES[case], apis=MONITORING) if each["kind"] not in PROMETHEUS]
+
+
+@pytest.mark.parametrize("minor", MINORS)
 @pytest.mark.parametrize("case", CASES)
-def test_objects_satisfy_the_schemas_of_kubernetes(helm: str, case: str, kubernetes: str) -> None:
-    objects = rendered(helm, CASES[case], kubernetes=kubernetes, apis=MONITORING)
-    own = [document for document in objects if document["kind"] not in PROMETHEUS]
+def test_objects_satisfy_the_schemas_of_kubernetes(helm: str, case: str, minor: str) -> None:
+    own = objects(helm, case)
     assert len(own) >= 9
     for document in own:
-        validate(document, kubernetes)
+        validate(document, minor)
 
 
-@pytest.mark.parametrize("kubernetes", [OLDEST, NEWEST])
-def test_unknown_field_does_not_satisfy_the_schemas(helm: str, kubernetes: str) -> None:
-    deployment = next(each for each in rendered(helm, {}) if each["kind"] == "Deployment")
+@pytest.mark.parametrize("minor", MINORS)
+def test_unknown_field_does_not_satisfy_the_schemas(helm: str, minor: str) -> None:
+    deployment = next(each for each in objects(helm, "default") if each["kind"] == "Deployment")
     wrong = copy.deepcopy(deployment)
     wrong["spec"]["template"]["spec"]["containers"][0]["imgae"] = "x"
     with pytest.raises(kubernetes_validate.ValidationError, match="imgae"):
-        validate(wrong, kubernetes)
+        validate(wrong, minor)
 
 
 def findings(program: str, manifests: str) -> set[str]:
@@ -79,12 +84,12 @@ def test_findings_of_a_linter_are_those_that_the_docs_explain(helm: str) -> None
     assert found == set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE))
 
 
-def test_base_manifests_satisfy_the_schemas_of_kubernetes() -> None:
+@pytest.mark.parametrize("minor", MINORS)
+def test_base_manifests_satisfy_the_schemas_of_kubernetes(minor: str) -> None:
     for file in sorted(Path(ROOT / "manifests/base").glob("*.yaml")):
         for document in yaml.safe_load_all(file.read_text()):
             if document["kind"] != "Kustomization":
-                validate(document, NEWEST)
-                validate(document, OLDEST)
+                validate(document, minor)
 
 
 def expressions(objects: list[dict[str, Any]]) -> Iterator[str]:
