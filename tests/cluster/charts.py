@@ -42,6 +42,12 @@ class Helm:
             raise HelmError(f"{done.stderr}{done.stdout}".strip())
         return done
 
+    @property
+    def taking_over(self) -> tuple[str, ...]:
+        """Flags that take over a definition that somebody else has applied; for Helm 4, which applies on the server, also its fields."""
+        forced = "--force-conflicts"
+        return ("--take-ownership", *([forced] if forced in self("install", "--help") else []))
+
     def test(self, release: str) -> str:
         """What `helm test` tells a person; the log of its pod comes on the other stream."""
         done = self._run("test", release)

@@ -59,7 +59,7 @@ def admin(helm: str, runs: Runs) -> Iterator[Helm]:
     found = Helm(helm, runs.kubectl.kubeconfig, runs.namespace)
     yield found
     print(runs.kubectl("logs", "--namespace", runs.namespace, "--selector=app.kubernetes.io/name=diht-operator", "--tail=40"))  # fmt: skip
-    for release in json.loads(found("list", "--all", "--output=json")):
+    for release in json.loads(found("list", "--deployed", "--failed", "--pending", "--output=json")):
         found("uninstall", release["name"])
 
 
@@ -152,7 +152,7 @@ def test_upgrade_from_the_released_chart_brings_new_fields_and_leaves_runs_in_ev
     runs: Runs, admin: Helm, tmp_path: Path
 ) -> None:
     settings = ("rbac.scope=namespaced",)
-    admin.install("mine", *settings, chart=RELEASED, flags=("--take-ownership",))
+    admin.install("mine", *settings, chart=RELEASED, flags=admin.taking_over)
     make_runs_in_every_state(runs)
     before = jobs(runs)
     new = json.dumps(runs.document("new", **{**ONE_STAGE, "filter": {NEW_FIELD: True}}))
@@ -183,7 +183,7 @@ def test_uninstall_leaves_runs_definition_and_lease_only_and_install_again_adopt
     runs: Runs, admin: Helm
 ) -> None:
     since, settings = everything(runs), ("rbac.scope=namespaced",)
-    admin.install("mine", *settings, flags=("--take-ownership",))
+    admin.install("mine", *settings, flags=admin.taking_over)
     make_runs_in_every_state(runs)
     before = jobs(runs)
     admin("uninstall", "mine", "--wait")
@@ -225,7 +225,7 @@ def test_second_installation_for_all_namespaces_is_refused_and_the_first_leaves_
     runs: Runs, admin: Helm, kubectl: Kubectl
 ) -> None:
     """Without a pod, so that no other test's run is touched."""
-    admin.install("wide", "replicas=0", flags=("--take-ownership",))
+    admin.install("wide", "replicas=0", flags=admin.taking_over)
     with fresh_namespace(kubectl, "second") as second:
         there = rf"is there already \(release wide in namespace {runs.namespace}\)"
         with pytest.raises(HelmError, match=there):
@@ -305,7 +305,7 @@ def test_readme_line_installs_an_operator_for_all_namespaces_under_which_a_sampl
     runs: Runs, admin: Helm, recipe_image: str, kubectl: Kubectl
 ) -> None:
     """The sample of manifests/samples with stub programs on a volume of its namespace in place of a bucket."""
-    ours = ("--set", "image.tag=test", "--take-ownership", "--wait", "--timeout=60s")
+    ours = ("--set", "image.tag=test", *admin.taking_over, "--wait", "--timeout=60s")
     assert "serves all namespaces" in admin(*readme_line(runs), *ours)
     sample = yaml.safe_load((PROJECT / "manifests/samples/minimal.yaml").read_text())
     with runs_place(kubectl, recipe_image) as elsewhere:
