@@ -74,9 +74,9 @@ def torch(program: str) -> Row:
     names = ("torch", "torchvision", "open_clip_torch")
     source = f"from importlib.metadata import version; print(*map(version, {names}))"
     versions = _output(program, "-c", source).split()
-    passed = _pytest([program], "tests/unit/recipe", "tests/recipe/train/test_resume.py")
+    passed = _pytest([program], "tests/unit/recipe/train", "tests/recipe/train/test_resume.py")
     others = ", ".join(f"{name} {version}" for name, version in zip(names[1:], versions[1:], strict=True))
-    return Row("torch", versions[0], f"run: with {others}", f"{passed} tests: the recipe's unit tests, a training")
+    return Row("torch", versions[0], f"run: with {others}", f"{passed} tests: of the training, units and resuming")
 
 
 def _output(*command: str) -> str:

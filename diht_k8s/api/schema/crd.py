@@ -38,7 +38,9 @@ COLUMNS: Final = (
 RELEASE: Final = f"{GROUP}/version"
 """Annotation of the definition: the release that it is of, for whoever finds it in a cluster."""
 SELECTABLE: Final = (".spec.data.output", ".spec.pods.queueName", ".spec.suspend")
-"""Fields that `kubectl get --field-selector` may ask for: runs with one output, runs of one queue."""
+"""Fields that `kubectl get --field-selector` may ask for: runs with one output, runs of one queue.
+
+A second version with another schema needs them in another order: the same list is refused (kubernetes/kubernetes#140689)."""
 
 
 def definition() -> dict[str, Any]:
