@@ -11,7 +11,6 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ import pytest
 from diht_k8s.api.run import KIND
 from tests.cluster.api_versions import FIELD, NEW, OLD, Definition, Version
 from tests.cluster.operators import World, world
-from tests.cluster.tools import PROJECT, Kubectl, KubectlError, cannot, wait_until
+from tests.cluster.tools import PROJECT, Kubectl, KubectlError, cannot
 
 pytestmark = pytest.mark.cluster
 ONE_STAGE: dict[str, Any] = {"label": None, "train": None, "evaluate": None}
@@ -100,29 +99,6 @@ def test_version_that_etcd_holds_cannot_be_read_once_the_definition_has_forgotte
     apart.migrate(NEW)
     apart.apply(Version(NEW, stored=True))
     assert read(apart, namespace, NEW)["spec"] == {"filter": {"minActions": 2}}
-
-
-@pytest.mark.slow
-def test_object_that_names_its_owner_by_a_version_that_is_gone_outlives_it(
-    own: bool, apart: Definition, namespace: str
-) -> None:
-    """As Jobs of an older operator would; the collector learns every 30 s what is served."""
-    if not own:
-        cannot("KUBECONFIG is another cluster's: it may have no garbage collector, or another pace")
-    apart.apply(*BOTH_NEW_STORED)
-    create(apart, namespace, NEW)
-    uid = read(apart, namespace, NEW)["metadata"]["uid"]
-    owner = {"apiVersion": f"{apart.group}/{OLD}", "kind": KIND, "name": "r", "uid": uid}
-    owned = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owned", "ownerReferences": [owner]}}
-    apart.kubectl.apply(json.dumps(owned), "--namespace", namespace)
-    there = ("get", "configmap", "owned", "--namespace", namespace, "--ignore-not-found", "-o", "name")
-    apart.apply(Version(OLD, served=False), Version(NEW, stored=True))
-    time.sleep(40)
-    apart.kubectl("delete", f"dihtruns.{NEW}.{apart.group}", "r", "--namespace", namespace)
-    time.sleep(20)
-    assert apart.kubectl(*there)
-    apart.apply(*BOTH_NEW_STORED)
-    wait_until(lambda: not apart.kubectl(*there), "it goes when the version is served again", 120)
 
 
 @pytest.fixture

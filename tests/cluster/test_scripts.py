@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SCRIPTS = ["up", "down", "lose", "build", "debian", "extra", "check"]
+SCRIPTS = ["up", "down", "lose", "build", "debian", "extra", "check", "api_server"]
 
 
 @pytest.fixture
