@@ -3,7 +3,7 @@
     python -m tools.compatibility kubernetes 1.31.14       # an API server without nodes, built by tests/cluster/api_server
     python -m tools.compatibility helm ~/helm-4/bin/helm   # with KUBECONFIG of the cluster of tests/cluster installs and upgrades, too
     python -m tools.compatibility python ~/python-3.13/bin/python3   # an environment where every package is installed by hashes
-    python -m tools.compatibility torch ~/torch-2.10/bin/python3     # an environment with another torch, its torchvision and open_clip
+    python -m tools.compatibility torch ~/torch-2.15/bin/python3     # an environment with another torch, its torchvision and open_clip
     python -m tools.compatibility [--check]                # writes the table from the record; --check only compares
 
 Only what passes is recorded. The rows of what each change is tested with come from where those versions are pinned.
