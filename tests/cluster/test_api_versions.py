@@ -102,8 +102,11 @@ def test_version_that_etcd_holds_cannot_be_read_once_the_definition_has_forgotte
 
 
 @pytest.fixture
-def real(kubectl: Kubectl) -> Iterator[Definition]:
+def real(kubectl: Kubectl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Definition]:
     """The definition that operators watch; at the end it is again that of this checkout, by the way back of the docs."""
+    monkeypatch.setenv(
+        "KUBECACHEDIR", str(tmp_path / "kubectl")
+    )  # what is served then is not for the tests after this one
     found = Definition(kubectl)
     yield found
     if found.stored_versions() != [OLD]:
