@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from diht_k8s.api.errors import DataError
+from diht_k8s.api.layout import MARKER
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder
@@ -107,6 +108,13 @@ def test_state_when_one_part_is_damaged_then_all_ranks_take_the_one_before(folde
     path.write_bytes(data)
     found = resumed_by(folder, 4)
     assert [(rank["step"], rank["sums"]) for rank in found] == [(5, EXPECTED)] * 4
+
+
+def test_state_when_all_is_of_a_later_release_then_all_ranks_say_so_and_none_waits(folder: Path) -> None:
+    for marker in Path(f"{folder}/saved").glob(f"*/{MARKER}"):
+        marker.write_text(marker.read_text().replace('"version": 2', '"version": 3'))
+    [said] = {rank["error"] for rank in resumed_by(folder, 2)}
+    assert "step-000000010 has version 3" in said
 
 
 def test_state_when_it_is_read_then_a_rank_holds_one_part(folder: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
@@ -275,7 +275,15 @@ def _read_marker(storage: Storage, uri: str) -> tuple[Cursor, list[Part]]:
         cursor = {**marker["cursor"], "productive": marker.get("productive_seconds"), "tower": marker.get("tower")}
         return Cursor.model_validate(cursor), [Part.model_validate(part) for part in marker["parts"]]
     except (ValueError, KeyError, TypeError) as error:
+        if unknown := _unknown_fields(error):
+            raise OtherFormatError(f"the checkpoint {uri} has {', '.join(unknown)}, unknown to this program") from error
         raise DataError(f"the checkpoint {uri} has a damaged marker") from error
+
+
+def _unknown_fields(error: Exception) -> list[str]:
+    """Fields that a later release has added to what this one reads strictly."""
+    wrong = error.errors() if isinstance(error, ValidationError) else []
+    return [".".join(map(str, each["loc"])) for each in wrong if each["type"] == "extra_forbidden"]
 
 
 def _steps(storage: Storage, folder: str) -> list[str]:

@@ -79,15 +79,26 @@ def cut(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def rewrite_marker(folder: Path, old: str, new: str) -> None:
+    text = (folder / MARKER).read_text()
+    assert old in text
+    (folder / MARKER).write_text(text.replace(old, new))
+
+
+LATER: dict[str, Callable[[Path], object]] = {
+    "has version 3, this program reads 2": lambda folder: rewrite_marker(folder, '"version": 2', '"version": 3'),
+    "has order.tomorrow, unknown to this program": lambda folder: rewrite_marker(
+        folder, '"lanes": 2', '"lanes": 2, "tomorrow": 1'
+    ),
+}
+"""What a later release may write, and what is said of it."""
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "a flipped bit": flip_a_bit,
     "a part cut short": cut,
     "a part missing": lambda folder: (folder / "state-00001-000001.safetensors").unlink(),
     "half a marker": lambda folder: (folder / MARKER).write_text((folder / MARKER).read_text()[:40]),
     "a marker of another kind": lambda folder: (folder / MARKER).write_text("[]"),
-    "a marker of a later release": lambda folder: (folder / MARKER).write_text(
-        (folder / MARKER).read_text().replace('"version": 2', '"version": 3')
-    ),
+    **LATER,
 }
 
 
@@ -104,13 +115,12 @@ def test_newest_when_damaged_then_reported_and_the_one_before_used(
     assert "an older checkpoint is used" in caplog.text
 
 
-def test_newest_when_only_those_of_a_later_release_are_left_then_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("said", LATER)
+def test_newest_when_only_those_of_a_later_release_are_left_then_refused(tmp_path: Path, said: str) -> None:
     for step in (5, 10):
         save(tmp_path, step)
-        DAMAGE["a marker of a later release"](tmp_path / f"step-{step:09d}")
-    with pytest.raises(
-        DataError, match=r"step-000000010 has version 3, this program reads 2: use the program that wrote"
-    ):
+        LATER[said](tmp_path / f"step-{step:09d}")
+    with pytest.raises(DataError, match=f"step-000000010 {said}: use the program that wrote"):
         newest_step(tmp_path)
 
 
