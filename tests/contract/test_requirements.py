@@ -84,26 +84,43 @@ def test_versions_are_those_of_the_constraints(name: str) -> None:
 
 UV = """#!/bin/sh
 # pins a package as constraints.txt does, or as the index of today
+[ -z "$BROKEN" ] || exit 1
 case "$*" in *" -") cat >/dev/null ;; esac
-grep '^a==' constraints.txt || echo a==2
+while [ "$1" != -c ]; do shift; done
+grep '^a==' "$2" || echo a==2
 """
 
 
-@pytest.mark.parametrize(("update", "version"), [("", "1"), ("1", "2")])
-def test_new_constraints_keep_what_is_pinned_unless_all_is_to_be_updated(
-    tmp_path: Path, update: str, version: str
-) -> None:
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
     (tmp_path / "tools").mkdir()
     shutil.copy(ROOT / "tools/constraints", tmp_path / "tools")
     (tmp_path / "pyproject.toml").write_text('requires = ["a"]\n')
     (tmp_path / "constraints.txt").write_text("# The heading.\na==1\n")
     (tmp_path / "uv").write_text(UV)
     (tmp_path / "uv").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "UPDATE": update}
-    subprocess.run([tmp_path / "tools/constraints"], check=True, env=environment)
-    assert (tmp_path / "constraints.txt").read_text() == f"# The heading.\na=={version}\n"
+    return tmp_path
+
+
+def constrain(checkout: Path, update: str, broken: str = "") -> bool:
+    environment = {**os.environ, "PATH": f"{checkout}:{os.environ['PATH']}", "UPDATE": update, "BROKEN": broken}
+    return subprocess.run([checkout / "tools/constraints"], env=environment).returncode == 0
+
+
+@pytest.mark.parametrize(("update", "version"), [("", "1"), ("1", "2")])
+def test_new_constraints_keep_what_is_pinned_unless_all_is_to_be_updated(
+    checkout: Path, update: str, version: str
+) -> None:
+    assert constrain(checkout, update)
+    assert (checkout / "constraints.txt").read_text() == f"# The heading.\na=={version}\n"
     for name in (*EXTRAS, "build"):
-        assert (tmp_path / f"requirements/{name}.txt").read_text().splitlines()[-1] == f"a=={version}"
+        assert (checkout / f"requirements/{name}.txt").read_text().splitlines()[-1] == f"a=={version}"
+
+
+@pytest.mark.parametrize("update", ["", "1"])
+def test_constraints_stay_where_no_new_ones_are_found(checkout: Path, update: str) -> None:
+    assert not constrain(checkout, update, broken="1")
+    assert (checkout / "constraints.txt").read_text() == "# The heading.\na==1\n"
 
 
 def test_classifiers_name_linux_and_the_pythons_that_are_resolved() -> None:
