@@ -59,7 +59,7 @@ def test_workflows_for_lint_tests_images_releases_scans_and_updates_are_there() 
         "release": {"release"},
         "scan": {"release-rehearsal", "scan"},
         "test": {"demo", "test"},
-        "updates": {"check-generated", "constraints", "lint", "test"},
+        "updates": {"constraints", "generate", "lint", "test"},
     }
 
 
@@ -79,6 +79,14 @@ def test_workflow_has_pinned_actions_a_time_limit_few_rights_and_no_host(path: P
     assert document["permissions"] in ({"contents": "read"}, {"contents": "write"})
     assert (document["permissions"]["contents"] == "write") == (path.stem == "release")
     assert HOST.findall(path.read_text()) == []
+
+
+def test_updates_are_asked_for_actions_and_every_go_module() -> None:
+    """Not for the images' base: it comes by an ARG, which dependabot does not read."""
+    updates = yaml.safe_load((GITHUB / "dependabot.yml").read_text())["updates"]
+    found = {each["package-ecosystem"]: each.get("directories") or [each["directory"]] for each in updates}
+    modules = sorted(f"/{path.parent.relative_to(ROOT)}" for path in ROOT.glob("tests/cluster/*/go.mod"))
+    assert found == {"github-actions": ["/"], "gomod": modules}
 
 
 @pytest.mark.parametrize("trigger", ["tags", "branches"])
