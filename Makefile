@@ -74,7 +74,7 @@ check-docs: $(INSTALLED) ## commands, YAML, links and sentences of the documenta
 	$(BIN)/python tools/figures.py --check
 	$(BIN)/python -m tools.recorded_run --check
 
-images: ## both images, by buildah, podman or docker: make images IMAGE_PREFIX=registry.example.org/
+images: ## both images, by buildah, podman or docker: make images IMAGE_PREFIX=registry.example.org/; PUSH=1 pushes them
 	@IMAGE_PREFIX="$(IMAGE_PREFIX)" BASE="$(BASE)" images/build $(or $(IMAGES),operator recipe)
 
 wheel: ## the package as a wheel in dist/; two builds of one commit are the same

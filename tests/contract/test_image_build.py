@@ -105,6 +105,19 @@ def test_image_is_pushed_where_that_is_asked_for_and_without_tls_to_this_machine
     assert [call for call in calls if call.startswith("push")] == expected
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/install.md"])
+def test_documented_line_builds_and_pushes_both_images_with_whatever_builds_them(tmp_path: Path, page: str) -> None:
+    """Docker does not know what buildah has built."""
+    builder = tmp_path / "buildah"
+    builder.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    builder.chmod(0o755)
+    lines = re.findall(r"(?m)^(?:make images|docker push|buildah push) .*$", (ROOT / page).read_text())
+    environment = {**os.environ, "BUILDER": str(builder)}
+    subprocess.run(["bash", "-ec", "\n".join(lines)], cwd=ROOT, check=True, env=environment, capture_output=True)
+    pushed = [call for call in (tmp_path / "calls").read_text().splitlines() if call.startswith("push")]
+    assert pushed == [f"push registry.example.org/diht-{name}:{__version__}" for name in ("operator", "recipe")]
+
+
 def test_commit_and_time_that_are_given_are_written_where_the_folder_is_no_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
