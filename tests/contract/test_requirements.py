@@ -58,6 +58,7 @@ def test_every_package_is_pinned_and_hashed_and_no_host_is_named(name: str) -> N
         assert re.match(r"[\w.\-]+(\[[\w,\-]+\])?==\S+", entry), entry
         assert HASH.search(entry), entry
     assert re.findall(r"https?:|--(?:extra-)?index-url|--find-links|\b(?:com|net|org|io)/", text(name)) == []
+    assert "pip install diht" not in text(name).replace("'", ""), "no index has it yet"
 
 
 @pytest.mark.parametrize("python", PYTHONS)
