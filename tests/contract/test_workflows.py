@@ -81,6 +81,11 @@ def test_workflow_has_pinned_actions_a_time_limit_few_rights_and_no_host(path: P
     assert HOST.findall(path.read_text()) == []
 
 
+def test_nightly_has_the_history_in_which_the_frozen_release_is_looked_up() -> None:
+    [checkout] = [each for each in steps(read(GITHUB / "workflows/nightly.yml")) if "actions/checkout@" in each.get("uses", "")]  # fmt: skip
+    assert checkout["with"] == {"fetch-depth": 0}
+
+
 def test_updates_are_asked_for_actions_and_every_go_module() -> None:
     """Not for the images' base: it comes by an ARG, which dependabot does not read."""
     updates = yaml.safe_load((GITHUB / "dependabot.yml").read_text())["updates"]
