@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import yaml
+from packaging.version import Version
 
 from tools.kubernetes_types import MINOR
 
@@ -137,14 +138,15 @@ def record(row: Row) -> None:
     """Put a row in place of that of the same version, with the day."""
     kept = [each for each in json.loads(_text(RECORD)) if (each["what"], each["version"]) != row[:2]]
     rows = [*kept, {**row._asdict(), "on": datetime.now(UTC).date().isoformat()}]
-    rows.sort(key=lambda each: (each["what"], [int(part) for part in each["version"].split(".")]))
+    rows.sort(key=lambda each: (each["what"], Version(each["version"])))
     (ROOT / RECORD).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 def page() -> str:
     """The page with the table as record and pins give it."""
     order = ["Kubernetes", "Helm", "Python", "torch"]
-    rows = [*every_change(), *recorded()]
+    pinned = every_change()
+    rows = [*pinned, *(row for row in recorded() if row[:2] not in [each[:2] for each in pinned])]
     rows = sorted([*rows, schema_only(rows)], key=lambda row: order.index(row.what))
     table = HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows)
     before, found, rest = _text(PAGE).partition(HEAD)

@@ -30,18 +30,33 @@ PINNED = (
 )  # fmt: skip
 
 
-def test_record_and_page_that_differ_are_found_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of record, page and pins, to be changed."""
     for path in (RECORD, PAGE, *PINNED):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text((ROOT / path).read_text())
     monkeypatch.setattr(compatibility, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_record_and_page_that_differ_are_found_and_written(tree: Path) -> None:
     rows = [{**Row("Kubernetes", "1.31.14", "run: so", "9 tests")._asdict(), "on": "2026-01-01"}]
-    (tmp_path / RECORD).write_text(json.dumps(rows))
+    (tree / RECORD).write_text(json.dumps(rows))
     assert main(["--check"]) == 1
     compatibility.record(Row("Kubernetes", "1.31.14", "run: otherwise", "10 tests"))
     assert [row.passed for row in recorded()] == ["10 tests"]
     assert main([]) == 0 == main(["--check"])
-    assert "| Kubernetes | 1.31.14 | run: otherwise | 10 tests |" in (tmp_path / PAGE).read_text()
+    assert "| Kubernetes | 1.31.14 | run: otherwise | 10 tests |" in (tree / PAGE).read_text()
+
+
+def test_row_of_what_is_pinned_since_is_shown_once_and_local_versions_are_recorded(tree: Path) -> None:
+    pinned = next(row.version for row in every_change() if row.what == "torch")
+    for version in ("99.0.0+cpu", "99.0.0rc1", pinned):
+        compatibility.record(Row("torch", version, "run", "1 tests"))
+    assert [row.version for row in recorded() if row.version.startswith("99.")] == ["99.0.0rc1", "99.0.0+cpu"]
+    assert main([]) == 0
+    assert (tree / PAGE).read_text().count(f"| torch | {pinned} |") == 1
 
 
 @pytest.mark.parametrize("body", ["def test_a(): assert 0\ndef test_b(): pass", "", "import pytest\n@pytest.mark.skip\ndef test_a(): pass"])  # fmt: skip
