@@ -54,6 +54,7 @@ def test_frozen_files_are_those_of_their_commit() -> None:
     archive = subprocess.run([*git, "archive", COMMIT, "diht_k8s", "components", *PACKAGED], check=True, capture_output=True)  # fmt: skip
     there = tar_files(archive.stdout)
     assert helm.keys() == {name for name in there if name.startswith(CHART_FOLDER)} - {f"{CHART_FOLDER}/Chart.yaml"}
+    assert {**code, **packaged}.keys() == there.keys()
     assert {name for name, text in {**code, **packaged, **helm}.items() if text != there.get(name)} == set()
 
 
