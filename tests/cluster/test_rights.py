@@ -114,7 +114,7 @@ def gone(runs: Runs, name: str) -> bool:
 def test_operator_uses_every_right_that_it_has_and_asks_for_no_other(runs: Runs, helm: str, audit: Any) -> None:
     since = datetime.now(UTC)
     installed = Helm(helm, runs.kubectl.kubeconfig, runs.namespace)
-    installed.install("diht-operator", "rbac.scope=namespaced", flags=("--take-ownership",))
+    installed.install("diht-operator", "rbac.scope=namespaced", flags=installed.taking_over)
     provoke(runs)
     events = audit(user=f"system:serviceaccount:{runs.namespace}:diht-operator", since=since, verbs=VERBS)
     refused = [event["objectRef"] for event in events if event.get("responseStatus", {}).get("code") == 403]

@@ -109,7 +109,7 @@ def place(helm: str, kubectl: Kubectl, own: bool, recipe_image: str, audit: Any,
     since = datetime.now(UTC)
     with runs_place(kubectl, recipe_image) as runs:
         command = Helm(helm, kubectl.kubeconfig, runs.namespace)
-        command.install("mine", "rbac.scope=namespaced", "replicas=0", "fullnameOverride=diht-operator", chart=CHART, flags=("--take-ownership",))  # fmt: skip
+        command.install("mine", "rbac.scope=namespaced", "replicas=0", "fullnameOverride=diht-operator", chart=CHART, flags=command.taking_over)  # fmt: skip
         kubectl.wait_established(CRD)
         lease = ("--lease-namespace", runs.namespace)
         old = Operator(runs.namespace, operator_kubeconfig(kubectl, runs.namespace, tmp_path), tmp_path / "old.log", lease, code=unpacked(tmp_path / "old"))  # fmt: skip

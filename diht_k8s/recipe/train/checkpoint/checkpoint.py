@@ -214,10 +214,10 @@ def _name(cursor: Cursor) -> str:
 def newest(storage: Storage, folder: str, config_sha256: str, *, rank: int = 0, world: int = 1) -> Saved | None:
     """The newest committed and undamaged checkpoint of this configuration (a collective).
 
-    Rank 0 looks for it. Damaged ones, and those of another release's format, are reported and skipped.
+    Rank 0 looks for it. Damaged ones are reported and skipped.
 
     Raises:
-        OtherFormatError: on all ranks: only some of another format are left, which a training from step 0 would remove.
+        OtherFormatError: on all ranks: it is of another release's format. A training from an older one would remove it.
     """
     candidates = _candidates(storage, folder, config_sha256) if rank == 0 else None
     while True:
@@ -237,23 +237,21 @@ def newest(storage: Storage, folder: str, config_sha256: str, *, rank: int = 0, 
 def _candidates(
     storage: Storage, folder: str, config_sha256: str
 ) -> Iterator[tuple[str, Cursor, list[Part]] | OtherFormatError]:
-    """The committed checkpoints of a configuration, from the newest on; at the end an error, if some are of another format."""
-    other = ""
+    """The committed checkpoints of a configuration, from the newest on; an error in place of one of another format."""
     for name in reversed(_steps(storage, folder)):
         uri = join(folder, name)
         if not storage.exists(join(uri, MARKER)):
             continue
         try:
             cursor, parts = _read_marker(storage, uri)
+        except OtherFormatError as error:
+            yield OtherFormatError(f"{error}: use the program that wrote it, or remove it to train on from before")
+            return
         except DataError as error:
-            if isinstance(error, OtherFormatError):
-                other = other or str(error)
             logger.warning("%s; an older checkpoint is used", error)
             continue
         if cursor.config_sha256 == config_sha256:
             yield uri, cursor, parts
-    if other:
-        yield OtherFormatError(f"{other}: use the program that wrote it, or remove {folder} to train from the start")
 
 
 def read(storage: Storage, uri: str, *, rank: int = 0, world: int = 1) -> Saved:
