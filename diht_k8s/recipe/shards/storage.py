@@ -210,10 +210,14 @@ class Storage:
         return True
 
     def exists(self, uri: str) -> bool:
-        """Whether a file or folder exists."""
+        """Whether a file or folder exists; fsspec's own answer is no as well where a server or a disk gives none."""
         system, path = self._resolve(uri)
         with _errors(uri, "read"):
-            return bool(system.exists(path))
+            try:
+                system.info(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return True
 
     def names(self, folder: str) -> list[str]:
         """Sorted names of the files directly below a folder, without temporary files; empty if there is no folder."""

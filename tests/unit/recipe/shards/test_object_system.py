@@ -1,0 +1,93 @@
+"""An object store as folders: what a server refuses is never taken for what is absent, and folder objects are names of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import pytest
+import requests
+
+from diht_k8s.api.errors import DihtError, RetryableError, UserError
+from diht_k8s.recipe.shards.object_store import Listed, ObjectStore, refusal
+from diht_k8s.recipe.shards.object_system import ObjectSystem
+from diht_k8s.recipe.shards.storage import Storage
+
+BASE = "gs://bucket"
+
+
+class Store(ObjectStore):
+    """Objects of one bucket in memory; what has a refused prefix raises its error."""
+
+    def __init__(self, *keys: str) -> None:
+        super().__init__(requests.Session())
+        self.objects = dict.fromkeys(keys, b"x")
+        self.refused: dict[str, Exception] = {}
+
+    def listed(self, bucket: str, prefix: str, *, deep: bool) -> Iterator[Listed]:
+        self._check(prefix)
+        folders = set[str]()
+        for key in sorted(key for key in self.objects if key.startswith(prefix)):
+            name, slash, _ = key.removeprefix(prefix).partition("/")
+            if deep or not slash:
+                yield Listed(key, len(self.objects[key]), "g1")
+            else:
+                folders.add(f"{prefix}{name}/")
+        yield from (Listed(each, None) for each in sorted(folders))
+
+    def about(self, bucket: str, key: str) -> Listed | None:
+        self._check(key)
+        return Listed(key, len(self.objects[key]), "g1") if key in self.objects else None
+
+    def put(self, bucket: str, key: str, file: IO[bytes], size: int, *, create: bool) -> None:
+        self.objects[key] = file.read()
+
+    def remove(self, bucket: str, key: str) -> None:
+        self._check(key)
+        if self.objects.pop(key, None) is None:
+            raise FileNotFoundError(key)
+
+    def _request(self, bucket: str, key: str, version: str) -> Any:
+        raise NotImplementedError
+
+    def _version(self, headers: Any) -> str:
+        raise NotImplementedError
+
+    def _check(self, key: str) -> None:
+        for prefix, error in self.refused.items():
+            if key.startswith(prefix):
+                raise error
+
+
+Make = Callable[..., tuple[Store, Storage]]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Make:
+    """A bucket with some keys, and the storage that reads it."""
+
+    def made(*keys: str) -> tuple[Store, Storage]:
+        store = Store(*keys)
+        monkeypatch.setattr("diht_k8s.recipe.shards.storage._cloud", lambda *_: ObjectSystem(store))
+        return store, Storage()
+
+    return made
+
+
+REFUSALS: dict[str, tuple[Exception, type[DihtError]]] = {
+    "expired": (refusal(401, "", "HeadObject"), RetryableError),
+    "busy": (refusal(503, "SlowDown", "HeadObject"), RetryableError),
+    "forbidden": (refusal(403, "", "HeadObject"), UserError),
+    "no connection": (requests.ConnectionError("reset"), RetryableError),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_object_of_which_the_server_does_not_tell_is_not_called_absent(make: Make, kind: str) -> None:
+    store, storage = make("run/COMMITTED.json")
+    assert storage.exists(f"{BASE}/run/COMMITTED.json")
+    assert storage.exists(f"{BASE}/run")
+    assert not storage.exists(f"{BASE}/run/STARTED.json")
+    store.refused["run"], raises = REFUSALS[kind]
+    with pytest.raises(raises, match="cannot read gs://bucket/run/COMMITTED"):
+        storage.exists(f"{BASE}/run/COMMITTED.json")
