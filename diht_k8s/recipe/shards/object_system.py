@@ -5,6 +5,7 @@ Folders are what keys have before a slash. An object `folder/`, which some progr
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -80,15 +81,26 @@ class ObjectSystem(AbstractFileSystem):
             self.store.put(bucket, key, file, Path(lpath).stat().st_size, create=mode == "create")
 
     def rm_file(self, path: str) -> None:
-        """Remove a file; raises FileNotFoundError if there is none."""
-        bucket, key = _place(path)
+        """Remove a file; raises FileNotFoundError if there is none. `folder/` is the object of this name, not `folder`."""
+        bucket, _, key = path.partition("/")
         self.store.remove(bucket, key)
 
     def rm(self, path: str, recursive: bool = False, maxdepth: int | None = None) -> None:
-        """Remove a file, and with `recursive` all below a folder."""
-        paths = self.find(path) if recursive else [path]
+        """Remove a file, and with `recursive` all below a folder, of which some may be gone meanwhile.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if not recursive:
+            self.rm_file(path)
+            return
+
+        def remove(name: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self.rm_file(name)
+
         with ThreadPoolExecutor(REMOVALS) as pool:
-            list(pool.map(self.rm_file, paths))
+            list(pool.map(remove, self.find(path)))
 
     def _below(self, path: str, *, deep: bool) -> Iterator[dict[str, Any]]:
         bucket, key = _place(path)

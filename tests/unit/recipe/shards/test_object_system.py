@@ -91,3 +91,25 @@ def test_object_of_which_the_server_does_not_tell_is_not_called_absent(make: Mak
     store.refused["run"], raises = REFUSALS[kind]
     with pytest.raises(raises, match="cannot read gs://bucket/run/COMMITTED"):
         storage.exists(f"{BASE}/run/COMMITTED.json")
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside a file of its name"])
+def test_folder_goes_as_a_whole_with_its_folder_objects_and_nothing_else(make: Make, beside: bool) -> None:
+    files = [f"pool/{number:03}" for number in range(100)]
+    others = ["pool"] if beside else []
+    store, storage = make("pool/", "pool/sub/", "pool/sub/a", *files, "pool2/a", *others)
+    storage.remove(f"{BASE}/pool/")
+    assert sorted(store.objects) == sorted(["pool2/a", *others])
+
+
+def test_folder_that_others_remove_as_well_goes_as_a_whole(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, storage = make(*(f"pool/{number:03}" for number in range(100)))
+    listed = store.listed
+
+    def and_one_goes(bucket: str, prefix: str, *, deep: bool) -> Iterator[Listed]:
+        yield from listed(bucket, prefix, deep=deep)
+        store.objects.pop("pool/000", None)
+
+    monkeypatch.setattr(store, "listed", and_one_goes)
+    storage.remove(f"{BASE}/pool")
+    assert store.objects == {}
