@@ -45,6 +45,26 @@ def test_a_folder_among_the_names_of_a_range_is_refused(store: S3) -> None:
         storage.list_files([f"{base}/{{000..019}}"])
 
 
+@pytest.mark.parametrize(
+    ("pattern", "refused"),
+    [("*.tar", ""), ("**/*.tar", ""), ("*/*.tar", "refused(%2F|/)b")],
+    ids=["all", "deep", "one"],
+)
+def test_a_folder_that_may_not_be_listed_is_no_empty_one(store: S3, pattern: str, refused: str) -> None:
+    base = f"{store.base}/refused"
+    plain = storage_of(store, store.endpoint)
+    for name in ("0.tar", "a/1.tar", "b/2.tar"):
+        plain.write_bytes(f"{base}/{name}", b"x")
+    assert plain.expand([f"{base}/{pattern}"])
+    with proxy_before(store.endpoint) as proxy:
+        storage = storage_of(store, proxy.endpoint)
+        proxy.set(forbidden=True, only=refused)
+        with pytest.raises(UserError, match=r"cannot list .*(refuses it|check rights)"):
+            storage.expand([f"{base}/{pattern}"])
+        with pytest.raises(UserError, match=r"cannot read .*(refuses it|check rights)"):
+            storage.exists(f"{base}/b/2.tar")
+
+
 def test_a_range_of_samples_is_one_request_for_one_version(store: S3) -> None:
     uri = f"{store.base}/ranges/s.tar"
     plain = storage_of(store, store.endpoint)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
-from fsspec import AbstractFileSystem
+
+from diht_k8s.recipe.shards.walks import WholeWalks
 
 if TYPE_CHECKING:
     from diht_k8s.recipe.shards.object_store import Listed, ObjectStore  # whose packages are optional
@@ -22,7 +23,7 @@ REMOVALS: Final = 32
 """Objects that are removed at the same time."""
 
 
-class ObjectSystem(AbstractFileSystem):
+class ObjectSystem(WholeWalks):
     """Paths are `bucket/key`."""
 
     cachable = False

@@ -17,7 +17,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
-import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
@@ -28,6 +27,7 @@ from diht_k8s.recipe.shards.listing import ListedFile, identity_of, infos_of, li
 from diht_k8s.recipe.shards.object_system import ObjectSystem
 from diht_k8s.recipe.shards.range_reads import RangeReader
 from diht_k8s.recipe.shards.replaced import ReplacedError
+from diht_k8s.recipe.shards.walks import LocalSystem, s3_system
 
 CLIENT: Final = {"retries": {"max_attempts": 9, "mode": "standard"}, "connect_timeout": 10, "read_timeout": 60}
 """Botocore's own retry of temporary refusals: full jitter, pauses of up to 1, 2, 4, ... 20 s."""
@@ -333,7 +333,7 @@ class Storage:
     def _resolve(self, uri: str) -> tuple[AbstractFileSystem, str]:
         scheme, separator, path = uri.partition("://")
         if not separator or scheme == "file":
-            return self._systems.setdefault((0, "file", -1), LocalFileSystem()), os.path.abspath(
+            return self._systems.setdefault((0, "file", -1), LocalSystem()), os.path.abspath(
                 os.path.expanduser(uri.removeprefix("file://"))
             )
         if scheme not in SECRET_KEYS:
@@ -369,8 +369,7 @@ def _credentials(scheme: str, index: int) -> list[str | None]:
 def _s3(index: int, rule: StorageRule | None) -> AbstractFileSystem:
     """The file system of one rule: lists and writes."""
     key, secret = _credentials("s3", index)
-    return fsspec.filesystem(
-        "s3",
+    return s3_system(
         endpoint_url=rule.endpoint_url if rule is not None else None,
         key=key,
         secret=secret,

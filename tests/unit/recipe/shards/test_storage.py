@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -206,3 +207,24 @@ def test_read_only_file_system_is_a_user_error(tmp_path: Path, storage: Storage)
             storage.write_bytes(str(tmp_path / "f"), b"x")
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("pattern", ["pool/*.tar", "*/*.tar", "**/*.tar"])
+def test_folder_of_a_disk_that_cannot_be_listed_is_no_empty_one(
+    tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    for name in ("other/a.tar", "pool/a.tar"):
+        storage.write_bytes(str(tmp_path / name), b"x")
+    assert f"{tmp_path}/pool/a.tar" in storage.expand([f"{tmp_path}/{pattern}"])
+    scandir = os.scandir
+
+    def refused(path: str) -> object:
+        if str(path).rstrip("/").endswith("pool"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=r"cannot list .*Permission denied"):
+        storage.expand([f"{tmp_path}/{pattern}"])
+    with pytest.raises(UserError, match=r"cannot list .*Permission denied"):
+        storage.files(str(tmp_path))
