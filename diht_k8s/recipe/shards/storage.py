@@ -23,6 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DihtError, RetryableError, UserError, missing_package
 from diht_k8s.api.object_stores import SECRET_KEYS, credential_variables, scheme_of
+from diht_k8s.api.redaction import redacted_text
 from diht_k8s.recipe.shards.listing import ListedFile, identity_of, infos_of, list_files, matches
 from diht_k8s.recipe.shards.object_system import ObjectSystem
 from diht_k8s.recipe.shards.range_reads import RangeReader
@@ -435,13 +436,14 @@ def _of_os(error: OSError, uri: str, verb: str) -> DihtError:
         return RetryableError(
             f"cannot {verb} {uri}: the disk is full: free space and start again, finished work is kept"
         )
-    return RetryableError(f"cannot {verb} {uri}: {error}: start again when the storage answers")
+    says = redacted_text(str(error))  # the URL of a request may be signed
+    return RetryableError(f"cannot {verb} {uri}: {says}: start again when the storage answers")
 
 
 def _of_client(error: Exception, uri: str, verb: str) -> DihtError:
     missing = type(error).__name__ in NO_CREDENTIALS
     return (UserError if missing else RetryableError)(
-        f"cannot {verb} {uri}: {error}: check endpointURL and credentials"
+        f"cannot {verb} {uri}: {redacted_text(str(error))}: check endpointURL and credentials"
     )
 
 
@@ -453,6 +455,9 @@ def _refused(error: BaseException, uri: str, verb: str) -> DihtError | None:
         return RetryableError(
             f"cannot {verb} {uri}: the credentials have expired ({code}): renew them and start again, finished work is kept"
         )
+    says = " ".join(str(response.get("Error", {}).get("Message", "")).split())
+    if code == "400" and says and not says.endswith(("Bad Request", "'Bad Request'")):
+        return UserError(f"cannot {verb} {uri}: the server refuses it ({redacted_text(says)})")
     if code == "400":  # to a HEAD, which has no room for a reason
         return RetryableError(
             f"cannot {verb} {uri}: the server answers 400 without a reason, as where the credentials have expired: "

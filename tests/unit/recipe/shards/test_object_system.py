@@ -123,3 +123,27 @@ def test_folder_that_cannot_be_listed_is_no_empty_one_to_a_pattern(make: Make, k
     store.refused["pool/"], raises = REFUSALS[kind]
     with pytest.raises(raises, match="cannot list"):
         storage.expand([f"{BASE}/{pattern}"])
+
+
+def test_signature_of_a_url_is_in_no_message(make: Make) -> None:
+    store, storage = make("run/a")
+    store.refused["run"] = requests.ConnectionError(
+        "Max retries exceeded with url: /run/a?sv=2023&sig=s3cret%3D&se=2030 (reset)"
+    )
+    with pytest.raises(RetryableError, match=r"cannot read gs://bucket/run/a: .*url: /run/a\?REDACTED \(reset\)"):
+        storage.exists(f"{BASE}/run/a")
+
+
+@pytest.mark.parametrize(
+    ("says", "told", "kind"),
+    [
+        ("400 GET https://storage.example.org/o?alt=json: Bucket is a requester pays bucket", r"refuses it \(.*requester pays bucket\)", UserError),
+        ("", "as where the credentials have expired", RetryableError),
+        ("Operation returned an invalid status 'Bad Request'", "as where the credentials have expired", RetryableError),
+    ],
+)  # fmt: skip
+def test_bad_request_is_told_by_its_reason(make: Make, says: str, told: str, kind: type[DihtError]) -> None:
+    store, storage = make("run/a")
+    store.refused["run"] = refusal(400, says, "GetObject")
+    with pytest.raises(kind, match=told):
+        storage.exists(f"{BASE}/run/a")
