@@ -45,6 +45,22 @@ def test_a_folder_among_the_names_of_a_range_is_refused(store: S3) -> None:
         storage.list_files([f"{base}/{{000..019}}"])
 
 
+KEYS = ("a b.tar", "ü/日本.tar", "p%41q.tar", "x+y&z=1.tar", "h#i.tar", "~a'b.tar", "e .tar")
+
+
+def test_a_key_is_what_it_is_spelled(store: S3) -> None:
+    storage = storage_of(store, store.endpoint)
+    uris = [f"{store.base}/spelled/{key}" for key in KEYS]
+    for uri in uris:
+        storage.write_bytes(uri, uri.encode())
+    assert [storage.read_bytes(uri) for uri in uris] == [uri.encode() for uri in uris]
+    assert [each.identity for each in storage.list_files(uris)] == [storage.identity(uri) for uri in uris]
+    assert storage.files(f"{store.base}/spelled") == sorted(KEYS)
+    for uri in uris:
+        storage.remove(uri)
+    assert not any(map(storage.exists, uris))
+
+
 @pytest.mark.parametrize(
     ("pattern", "refused"),
     [("*.tar", ""), ("**/*.tar", ""), ("*/*.tar", "refused(%2F|/)b")],
