@@ -95,7 +95,7 @@ class Storage:
         with _errors(uri, "read"):
             reader, path = self._reader(uri)
             opened = None if reader is None else reader.open_seekable if seekable else reader.open
-            with open(path, "rb") if opened is None else opened(*path.split("/", 1)) as file:
+            with open(path, "rb") if opened is None else opened(*_bucket_and_key(uri, path)) as file:
                 yield cast("IO[bytes]", file)
 
     def read_bytes(self, uri: str) -> bytes:
@@ -119,8 +119,7 @@ class Storage:
         with _errors(uri, "read"):
             reader, path = self._reader(uri)
             if reader is not None:
-                bucket, _, key = path.partition("/")
-                return reader.read(bucket, key, begin, end, identity.partition("-")[2])
+                return reader.read(*_bucket_and_key(uri, path), begin, end, identity.partition("-")[2])
             with open(path, "rb") as file:
                 found = identity_of({"size": os.fstat(file.fileno()).st_size}, path)
                 if identity and found != identity:
@@ -355,6 +354,13 @@ def _precondition_failed(error: OSError) -> bool:
     """Whether a conditional PUT found an object; s3fs says so only if the server names the condition, unlike SeaweedFS."""
     response = getattr(error.__cause__, "response", {})
     return response.get("Error", {}).get("Code") in ("PreconditionFailed", "412")
+
+
+def _bucket_and_key(uri: str, path: str) -> tuple[str, str]:
+    bucket, _, key = path.partition("/")
+    if not key:
+        raise UserError(f"{uri} is a bucket, not an object: give a key behind it")
+    return bucket, key
 
 
 def _below(uri: str, prefix: str) -> bool:

@@ -147,3 +147,11 @@ def test_bad_request_is_told_by_its_reason(make: Make, says: str, told: str, kin
     store.refused["run"] = refusal(400, says, "GetObject")
     with pytest.raises(kind, match=told):
         storage.exists(f"{BASE}/run/a")
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket", "gs://bucket/"])
+def test_bucket_is_no_object(make: Make, uri: str) -> None:
+    _, storage = make("a")
+    for read in (lambda: storage.read_bytes(uri), lambda: storage.read_range(uri, 0, 1)):
+        with pytest.raises(UserError, match=f"{uri} is a bucket, not an object: give a key behind it"):
+            read()
