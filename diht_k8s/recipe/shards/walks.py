@@ -7,16 +7,25 @@ Fsspec's own take such a folder for an empty one, so that its shards would be le
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from typing import Any
+from typing import Any, Final
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+LOST_AND_FOUND: Final = "lost+found"
+"""At the root of an ext4 volume, where only root may look; none of a user's files lie there."""
+
 
 def _raise_unless_absent(error: OSError) -> None:
     """Fsspec's `on_error` of a walk: a folder that is gone meanwhile is no error."""
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise error
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return
+    if isinstance(error, PermissionError) and error.filename:
+        folder = str(error.filename).rstrip("/")
+        if folder.endswith(f"/{LOST_AND_FOUND}"):
+            return
+        raise PermissionError(error.errno, f"{error.strerror} ({folder})") from error
+    raise error
 
 
 RAISE: Any = _raise_unless_absent

@@ -213,18 +213,21 @@ def test_read_only_file_system_is_a_user_error(tmp_path: Path, storage: Storage)
 def test_folder_of_a_disk_that_cannot_be_listed_is_no_empty_one(
     tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch, pattern: str
 ) -> None:
-    for name in ("other/a.tar", "pool/a.tar"):
+    for name in ("other/a.tar", "pool/a.tar", "lost+found/a.tar"):
         storage.write_bytes(str(tmp_path / name), b"x")
     assert f"{tmp_path}/pool/a.tar" in storage.expand([f"{tmp_path}/{pattern}"])
     scandir = os.scandir
 
     def refused(path: str) -> object:
-        if str(path).rstrip("/").endswith("pool"):
+        if str(path).rstrip("/").endswith(names):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return scandir(path)
 
+    names: tuple[str, ...] = ("lost+found",)
     monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(UserError, match=r"cannot list .*Permission denied"):
+    assert f"{tmp_path}/pool/a.tar" in storage.expand([f"{tmp_path}/{pattern}"])
+    names = ("pool", "lost+found")
+    with pytest.raises(UserError, match=r"cannot list .*Permission denied \(.*/pool\)"):
         storage.expand([f"{tmp_path}/{pattern}"])
-    with pytest.raises(UserError, match=r"cannot list .*Permission denied"):
+    with pytest.raises(UserError, match=r"cannot list .*Permission denied \(.*/pool\)"):
         storage.files(str(tmp_path))
