@@ -124,6 +124,12 @@ class AzureStore(ObjectStore):
                 if not create or getattr(error, "error_code", "") not in _EXISTS:
                     raise
                 raise FileExistsError(f"{bucket}/{key}") from error
+            except HttpResponseError as error:
+                if getattr(error, "error_code", "") != "InvalidBlockList":
+                    raise
+                raise OSError(
+                    "another writer's object has taken the place of its blocks"
+                ) from None  # a cause's `response` would be read as botocore's
 
     def remove(self, bucket: str, key: str) -> None:
         """See `ObjectStore`."""
