@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import struct
@@ -80,6 +81,27 @@ def test_values_are_set_replaced_and_counted(server: StoreServer) -> None:
     assert one.get("register") == "y"
     one.close()
     two.close()
+
+
+def test_closed_server_ends_while_clients_ask_it_without_a_pause() -> None:
+    def ask(port: int) -> None:
+        with (
+            contextlib.suppress(OSError, ProtocolError),
+            contextlib.closing(StoreClient(TOKEN, "127.0.0.1", port)) as client,
+        ):
+            while True:
+                client.get("name")
+
+    for _ in range(5):
+        server = StoreServer(TOKEN, 0, everywhere=False)
+        clients = [threading.Thread(target=ask, args=[server.port], daemon=True) for _ in range(3)]
+        for client in clients:
+            client.start()
+        time.sleep(0.05)
+        server.close()
+        for client in clients:
+            client.join(5)
+        assert not any(client.is_alive() for client in clients)
 
 
 @pytest.mark.parametrize("token", ["", "another", f"{TOKEN} "])

@@ -67,15 +67,16 @@ class StoreServer:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(lambda loop, context: None)  # a connection of anybody's is no news
-        async with await asyncio.start_server(self._talk, sock=self._socket, backlog=1024):
-            self._serving.set()
-            await self._end.wait()
+        server = await asyncio.start_server(self._talk, sock=self._socket, backlog=1024)
+        self._serving.set()
+        await self._end.wait()
+        server.close()  # without `wait_closed`, which since Python 3.12 waits for clients
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection; whatever is wrong with it ends it and nothing else."""
         try:
             await self._admit(reader, writer)
-            while True:
+            while not self._end.is_set():  # a message that comes with the cancellation hides it from `wait_for`
                 header = await asyncio.wait_for(reader.readexactly(HEADER_BYTES), SILENCE_S)
                 body = await asyncio.wait_for(reader.readexactly(body_length(header)), ANSWER_S)
                 writer.write(frame(self._answer(message(body))))
