@@ -127,9 +127,7 @@ class AzureStore(ObjectStore):
             except HttpResponseError as error:
                 if getattr(error, "error_code", "") != "InvalidBlockList":
                     raise
-                raise OSError(
-                    "another writer's object has taken the place of its blocks"
-                ) from None  # a cause's `response` would be read as botocore's
+                raise OSError("another writer's object has taken the place of its blocks") from error
 
     def remove(self, bucket: str, key: str) -> None:
         """See `ObjectStore`."""

@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -352,8 +352,13 @@ class Storage:
 
 def _precondition_failed(error: OSError) -> bool:
     """Whether a conditional PUT found an object; s3fs says so only if the server names the condition, unlike SeaweedFS."""
-    response = getattr(error.__cause__, "response", {})
-    return response.get("Error", {}).get("Code") in ("PreconditionFailed", "412")
+    return _refusal(error.__cause__).get("Code") in ("PreconditionFailed", "412")
+
+
+def _refusal(error: BaseException | None) -> Mapping[str, Any]:
+    """Code and message of botocore's error, empty for any other; the `response` of Google's and Azure's is a message of HTTP."""
+    response = getattr(error, "response", None)
+    return response.get("Error", {}) if isinstance(response, dict) else {}
 
 
 def _bucket_and_key(uri: str, path: str) -> tuple[str, str]:
@@ -455,13 +460,13 @@ def _of_client(error: Exception, uri: str, verb: str) -> DihtError:
 
 def _refused(error: BaseException, uri: str, verb: str) -> DihtError | None:
     """Our error for a server's error code, from botocore's or s3fs's exception; None for codes that decide nothing."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
-    code = str(response.get("Error", {}).get("Code", ""))
+    refusal = _refusal(error) or _refusal(error.__cause__)
+    code = str(refusal.get("Code", ""))
     if code in EXPIRED:
         return RetryableError(
             f"cannot {verb} {uri}: the credentials have expired ({code}): renew them and start again, finished work is kept"
         )
-    says = " ".join(str(response.get("Error", {}).get("Message", "")).split())
+    says = " ".join(str(refusal.get("Message", "")).split())
     if code == "400" and says and not says.endswith(("Bad Request", "'Bad Request'")):
         return UserError(f"cannot {verb} {uri}: the server refuses it ({redacted_text(says)})")
     if code == "400":  # to a HEAD, which has no room for a reason

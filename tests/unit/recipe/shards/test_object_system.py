@@ -40,6 +40,7 @@ class Store(ObjectStore):
         return Listed(key, len(self.objects[key]), "g1") if key in self.objects else None
 
     def put(self, bucket: str, key: str, file: IO[bytes], size: int, *, create: bool) -> None:
+        self._check(key)
         self.objects[key] = file.read()
 
     def remove(self, bucket: str, key: str) -> None:
@@ -132,6 +133,25 @@ def test_signature_of_a_url_is_in_no_message(make: Make) -> None:
     )
     with pytest.raises(RetryableError, match=r"cannot read gs://bucket/run/a: .*url: /run/a\?REDACTED \(reset\)"):
         storage.exists(f"{BASE}/run/a")
+
+
+WAYS: dict[str, Callable[[Storage, str], object]] = {
+    "exists": Storage.exists,
+    "write": lambda storage, uri: storage.write_bytes(uri, b"x"),
+    "create": lambda storage, uri: storage.create(uri, b"x"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_error_whose_cause_has_an_answer_of_http_is_told(make: Make, way: str) -> None:
+    """As Azure's and Google's errors have; botocore's has a table in its place."""
+    store, storage = make("run/a")
+    answer, error = requests.Response(), OSError("another writer was faster")
+    answer.status_code = 200  # true, as any of Azure's
+    error.__cause__ = requests.HTTPError(response=answer)
+    store.refused["run"] = error
+    with pytest.raises(RetryableError, match=r"cannot (read|write) gs://bucket/run/a: another writer was faster"):
+        WAYS[way](storage, f"{BASE}/run/a")
 
 
 @pytest.mark.parametrize(
