@@ -15,6 +15,7 @@ import yaml
 
 from tests.cluster.operators import free_port
 from tests.cluster.tools import CLUSTER, Kubectl, KubectlError, manifest, wait_until
+from tests.s3.server import end
 
 KUEUE: Final = "kueue-system"
 CERTIFICATES: Final = "kueue-webhook-server-cert"
@@ -60,12 +61,7 @@ def _part(program: str, folder: Path, arguments: list[str], **environment: str) 
         try:
             yield
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
             print(f"{program}: {log.read_text()[-4000:]}")
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, fresh_namespace, manifest, wait_until
+from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, KubectlError, fresh_namespace, manifest, wait_until
 
 FAULTS = [{"condition": "TestFault"}, {"condition": "UrgentTestFault", "move": "AtOnce"}]
 """Faults of nodes that only tests report."""
@@ -233,6 +233,14 @@ class Runs:
 
     def get(self, name: str) -> dict[str, Any]:
         return self.kubectl.read(f"/apis/diht.dev/v1alpha1/namespaces/{self.namespace}/dihtruns/{name}")
+
+    def gone(self, name: str) -> bool:
+        """Whether the API server says that there is no such run."""
+        try:
+            self.get(name)
+        except KubectlError as error:
+            return "not found" in str(error)
+        return False
 
     def status(self, name: str) -> dict[str, Any]:
         return self.get(name).get("status", {})

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.charts import Helm, build_operator_image, runs_place
 from tests.cluster.operators import Runs
-from tests.cluster.tools import Kubectl, KubectlError, cannot, wait_until
+from tests.cluster.tools import Kubectl, cannot, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.timeout(900)]
 ONE_STAGE: dict[str, Any] = {"label": None, "train": None, "evaluate": None}
@@ -99,16 +99,8 @@ def provoke(runs: Runs) -> None:
     wait_until(
         lambda: "diht-operator" in runs.kubectl("get", "leases", "-o", "name", *namespace), "the Lease made again"
     )
-    wait_until(lambda: gone(runs, "short"), "the run whose time to live is over")
+    wait_until(lambda: runs.gone("short"), "the run whose time to live is over")
     runs.wait_for("gang", "Complete", timeout_s=240)
-
-
-def gone(runs: Runs, name: str) -> bool:
-    try:
-        runs.get(name)
-    except KubectlError as error:
-        return "not found" in str(error)
-    return False
 
 
 def test_operator_uses_every_right_that_it_has_and_asks_for_no_other(runs: Runs, helm: str, audit: Any) -> None:

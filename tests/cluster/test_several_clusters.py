@@ -22,7 +22,7 @@ from diht_k8s.kube.connection import USER_AGENT
 from tests.cluster.control_planes import multi_kueue, second_plane
 from tests.cluster.operators import Operator, Runs, World, condition, install, world
 from tests.cluster.queues import STAGES, WORKLOADS, OneAtATime
-from tests.cluster.tools import PROJECT, RESTRICTED, Kubectl, KubectlError, wait_until
+from tests.cluster.tools import PROJECT, RESTRICTED, Kubectl, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 MULTIKUEUE = "kueue.x-k8s.io/multikueue"
@@ -115,14 +115,6 @@ def clusters(kueue: None, kubectl: Kubectl, recipe_image: str, tmp_path: Path) -
                 print(operator.log.read_text()[-4000:])
 
 
-def gone(runs: Runs, name: str) -> bool:
-    try:
-        runs.get(name)
-    except KubectlError as error:
-        return "NotFound" in str(error)
-    return False
-
-
 def writers(document: dict[str, Any]) -> set[str]:
     """Who has written an object."""
     return {entry["manager"] for entry in document["metadata"]["managedFields"]}
@@ -139,7 +131,7 @@ def test_run_goes_to_the_other_cluster_and_its_status_comes_back(clusters: Clust
     clusters.say("no status yet", "spec.managedBy")
     clusters.workload("far")
 
-    remote = wait_until(lambda: None if gone(there, "far") else there.get("far"), "the run on the second cluster")
+    remote = wait_until(lambda: None if there.gone("far") else there.get("far"), "the run on the second cluster")
     assert remote["spec"] == {key: value for key, value in here.get("far")["spec"].items() if key != "managedBy"}
     wait_until(lambda: condition(here.status("far"), "Progressing").get("reason") == "Running", "its status comes back")
     clusters.say("far runs")
@@ -148,7 +140,7 @@ def test_run_goes_to_the_other_cluster_and_its_status_comes_back(clusters: Clust
     clusters.say("far is complete" if kind == "Complete" else "far failed (")
 
     clusters.finish("far")
-    wait_until(lambda: gone(there, "far"), "Kueue removes the run on the second cluster")
+    wait_until(lambda: there.gone("far"), "Kueue removes the run on the second cluster")
     assert condition(here.status("far"), kind) == condition(status, kind)
     clusters.say("far is complete" if kind == "Complete" else "far failed (")
     assert USER_AGENT in writers(here.get("near"))
