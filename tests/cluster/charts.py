@@ -48,6 +48,11 @@ class Helm:
         forced = "--force-conflicts"
         return ("--take-ownership", *([forced] if forced in self("install", "--help") else []))
 
+    def uninstall_all(self) -> None:
+        """Every release of the namespace, however it ended; Helm 4 has no `--all`."""
+        for release in json.loads(self("list", "--deployed", "--failed", "--pending", "--output=json")):
+            self("uninstall", release["name"])
+
     def test(self, release: str) -> str:
         """What `helm test` tells a person; the log of its pod comes on the other stream."""
         done = self._run("test", release)

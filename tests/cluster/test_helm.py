@@ -59,8 +59,7 @@ def admin(helm: str, runs: Runs) -> Iterator[Helm]:
     found = Helm(helm, runs.kubectl.kubeconfig, runs.namespace)
     yield found
     print(runs.kubectl("logs", "--namespace", runs.namespace, "--selector=app.kubernetes.io/name=diht-operator", "--tail=40"))  # fmt: skip
-    for release in json.loads(found("list", "--deployed", "--failed", "--pending", "--output=json")):
-        found("uninstall", release["name"])
+    found.uninstall_all()
 
 
 @pytest.fixture

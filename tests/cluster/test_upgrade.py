@@ -120,8 +120,7 @@ def place(helm: str, kubectl: Kubectl, own: bool, recipe_image: str, audit: Any,
             for operator in (old, new):
                 operator.stop()
                 print(operator.log, operator.log.read_text()[-8000:] if operator.log.exists() else "not started")
-            for release in json.loads(command("list", "--all", "--output=json")):
-                command("uninstall", release["name"])
+            command.uninstall_all()
             kubectl("apply", "--server-side", "--force-conflicts", "-f", DEFINITION)
 
 
