@@ -1,4 +1,4 @@
-"""The command line of a benchmark: `--help` shows the module's docstring, each paragraph filled."""
+"""A benchmark's command line; `--help` shows the module's docstring."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Repeats of a pool by 16 bands of 16 bits, all in memory, beside which `benchmarks.duplicates` measures the filter's
-search.
+"""Repeats of a pool by 16 bands of 16 bits, in memory.
 
-Shapes: N images of the pool, M images of one shard, B bands.
+Shapes: N images of the pool, M of a shard, B bands.
 """
 
 from __future__ import annotations

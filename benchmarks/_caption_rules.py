@@ -1,6 +1,6 @@
-"""Effect of the caption rules: graphs and verdicts of captions with and without them.
+"""Graphs and verdicts of captions with and without the caption rules.
 
-A rule is switched off by exchanging the code of its function, so every caller sees the change.
+Switching a rule off exchanges its function's code, so every caller sees it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A discrete-event simulation of long trainings around the real `plan()`: faults, lost nodes, hangs, preemptions. Pure."""
+"""Discrete-event simulation of long trainings around the real `plan()`. Pure."""
 
 from __future__ import annotations
 

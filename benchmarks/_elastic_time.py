@@ -1,6 +1,6 @@
-"""A discrete-event simulation of elastic and rigid trainings around the real `plan()`, node by node. Pure.
+"""Discrete-event simulation of elastic and rigid trainings around the real `plan()`, node by node. Pure.
 
-Work counts in seconds of the whole gang: on n of N nodes a second is worth n / N of one, less the rows without a pair.
+On n of N nodes a second counts n / N, less the rows without a pair.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figures about an operator from an audit log and a page of Prometheus metrics. Pure."""
+"""Figures about an operator from an audit log and Prometheus metrics. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pods, Jobs, events and runs that anybody may create beside an operator, each drawn from a seed. Pure."""
+"""Pods, Jobs, events and runs that anybody may create, drawn from a seed. Pure."""
 
 from __future__ import annotations
 

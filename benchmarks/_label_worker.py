@@ -1,4 +1,4 @@
-"""One worker of label's step predict, for `benchmarks.label`: `DIHT_RUN` in, CPU seconds of start-up and of work out."""
+"""One worker of label's step predict: `DIHT_RUN` in, CPU seconds out."""
 
 from __future__ import annotations
 

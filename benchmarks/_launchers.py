@@ -1,4 +1,4 @@
-"""Many launchers with stub ranks on this machine: real processes and a real control store, ranks that only sleep."""
+"""Real launchers and a real control store; ranks only sleep."""
 
 from __future__ import annotations
 

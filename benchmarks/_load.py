@@ -1,4 +1,4 @@
-"""Runs for the benchmark of the controller: documents, their creation and edits, and the log lines of their fake pods."""
+"""Runs for the benchmark of the controller, and their pods' log lines."""
 
 from __future__ import annotations
 

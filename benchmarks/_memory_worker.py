@@ -1,4 +1,4 @@
-"""One rank of the benchmark `estimate`: trains some steps on random pairs and prints the peak of its tensors' bytes."""
+"""One rank of `estimate`: trains on random pairs, prints its tensors' peak bytes."""
 
 from __future__ import annotations
 

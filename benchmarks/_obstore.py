@@ -1,4 +1,4 @@
-"""obstore beside our reader of S3 objects: the same stream, and what a fork does to it."""
+"""obstore beside our reader of S3 objects, also after a fork."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""open_clip's own trainer as one rank of the benchmark: `python -m benchmarks._open_clip MODEL.json FUSED ARGUMENTS`.
+"""open_clip's own trainer as one rank: `python -m benchmarks._open_clip MODEL.json FUSED ARGUMENTS`.
 
-ARGUMENTS is a JSON list: torchrun's own parser looks at all that begins with a dash. Changed: pandas may be missing;
-the model's configuration comes from a file; no list of devices on a CPU; where FUSED is 1, AdamW is torch's fused one.
+ARGUMENTS is a JSON list: torchrun parses all that begins with a dash. Changed: pandas may be missing; the model's
+configuration comes from a file; no list of devices on a CPU; with FUSED 1, AdamW is torch's fused one.
 """
 
 from __future__ import annotations

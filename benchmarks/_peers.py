@@ -1,4 +1,4 @@
-"""Other operators of trainings, built from their Go modules: how each is installed on a control plane, started, and told of a job."""
+"""Other operators of trainings: how each is installed, started and told of a job."""
 
 from __future__ import annotations
 

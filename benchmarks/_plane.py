@@ -1,4 +1,4 @@
-"""A real control plane with fake nodes, for the length of a `with`: etcd, API server, Job controller, scheduler, kwok."""
+"""A real control plane with fake nodes (kwok)."""
 
 from __future__ import annotations
 

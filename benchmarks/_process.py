@@ -1,4 +1,4 @@
-"""The controller under test as a process of its own: started, stopped and observed from outside."""
+"""The controller under test as a process, observed from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `benchmarks/scale.py` is made of: tiny shards, run documents, made-up summaries, and counted requests."""
+"""Parts of `benchmarks/scale.py`: shards, run documents, made-up summaries, counted requests."""
 
 from __future__ import annotations
 

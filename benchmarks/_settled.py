@@ -1,6 +1,6 @@
-"""Has gloo's collectives return once no thread of gloo holds their tensors any more.
+"""Has gloo's collectives return once no thread of gloo holds their tensors.
 
-torch's profiler misses a release in a thread of gloo, and would count its tensor for ever.
+torch's profiler misses a release there, and would count the tensor for ever.
 """
 
 from __future__ import annotations

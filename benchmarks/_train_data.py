@@ -1,4 +1,4 @@
-"""Data for the benchmark of the trainers: the demo's pairs as plain tars that both sides read, and random soft labels."""
+"""The demo's pairs as plain tars, and random soft labels."""
 
 from __future__ import annotations
 

@@ -1,12 +1,10 @@
-"""Added labels judged by eye: pages and a table to fill in, or the count of a judged table.
+"""Labels that captions lack, judged by eye: pages and a table to fill in, or the count of a judged table.
 
-In: a committed label stage of the demo's pool. Out: two sets of PNG pages in different orders (`first-0.png`,
-`second-0.png`), a table with two columns of verdicts; `--judged benchmarks/added_labels.csv` counts ours.
+`--judged benchmarks/added_labels.csv` counts our verdicts. A label is added if no word of it stands in the caption.
+General words are right ("animal" on a cow); names, places and doubts are wrong.
 
-The protocol came before the methods. A label is added if no word of it stands in the caption. Drawings with an even
-SHA-256 of `half GROUP` choose method and threshold, 100 of the others confirm, once. A general word is right ("animal"
-on a cow); names, places and doubts are wrong. Two readings, blind to method, by a language model: agreement (97 %,
-kappa 0.93) shows a stable reading, not a right one. The score was the best of eleven methods on 90 drawings.
+By a protocol written before, 90 drawings chose among eleven methods, 100 others confirmed once. Weak: a language model
+read both times; agreement (kappa 0.93) shows a stable reading, not a right one.
 """
 
 from __future__ import annotations

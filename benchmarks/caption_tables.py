@@ -1,9 +1,7 @@
-"""The caption pass over a table beside the filter over a tar of the same pairs, C and A only, in captions per CPU
-second.
+"""The caption pass over a table beside the filter over a tar of the same pairs, C and A only, by CPU time.
 
-Input: one JSON list of strings (`--captions FILE`), else the parser's own test captions. The tar has an image of 64 px
-for each pair, decoded if the pair passes. Start-up is measured on eight pairs and subtracted; sides in turn, the best
-of two rounds. 10,000 web captions, load averages of 20 to 45.
+The tar's images (64 px) are decoded if the pair passes. Start-up, measured on eight pairs, is subtracted. Taken with
+10,000 web captions, the best of two rounds, at load averages of 20 to 45.
 """
 
 from __future__ import annotations

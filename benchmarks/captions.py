@@ -1,14 +1,10 @@
-"""The caption parser beside spaCy's plain tagger and parser: captions a second and core, and whether verdicts agree.
+"""The caption parser beside spaCy's plain tagger and parser: captions a second and core, and equal verdicts.
 
-Input: one JSON list of strings, else the captions of the parser's own tests. Fresh processes, one thread, no cache; CPU
-time after the models are loaded, sides in turn, the best round. Plain spaCy only tags and parses; ours also cleans,
-skips other languages and builds graphs. Verdicts compare our rules on spaCy's own parse.
+One thread, no cache, CPU time once models are loaded, the best round. Ours also cleans, skips other languages and
+builds graphs. Verdicts compare our rules on both parses. The web captions are not published; the first machine is an
+EPYC (Zen 5).
 
-The 9,988 web captions are not part of the project. 2.28 and 1.98 x on an EPYC (Zen 5), 1.50 x where plain spaCy is
-faster.
-
-`--rules` counts graphs and verdicts that change without each correction rule (without all of `--without RULE,RULE`).
-One reader, a language model, found 25 of 49 changed graphs better with the rules, 13 without.
+`--rules`: one reader, a language model, found 25 of 49 changed graphs better with the rules, 13 without.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""The controller at scale: a real API server, fake nodes and pods (kwok), the real program as a process of its own.
+"""The operator at scale: the real program and API server, fake nodes and pods (kwok).
 
-Phases: ended runs are put there (--finished); all runs are created at once; the controller is restarted; runs log
-progress; they log nothing new; specs are edited; some runs go through all stages. The audit log shows what the
-controller did and when. `tests/cluster/up` and `tests/cluster/extra kwok` build the programs.
+All runs are created at once; the operator restarts; runs log progress, then nothing new; specs are edited; some runs go
+through all stages. First: `tests/cluster/up`, `tests/cluster/extra kwok`.
 
-Kubernetes 1.37.2, all on two cores; the restart later, with `--seconds 5 --ending 1 --edits 1`. Weak: of 1,000 runs
-created at once half have their first status after 79 s. Beside finished runs: `--finished 20000 --pods 2 --seconds 10
---ending 1`. Not measured: 10,000 pods beside finished runs, 100,000 finished runs.
+Kubernetes 1.37.2, all on two cores; the restart later (`--seconds 5 --ending 1 --edits 1`), finished runs with `--pods
+2 --seconds 10 --ending 1`. Weak: half of 1,000 runs created at once get their first status after 79 s. Not measured:
+10,000 pods beside finished runs, 100,000 finished runs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""The demo, stage by stage: seconds, CPU seconds, samples per second and peak memory of each.
+"""The demo, stage by stage, start-up included: seconds, CPU seconds, samples per second, peak memory (sum of PSS).
 
-Each stage runs by its own `diht run --until STAGE`: start-up and imports count. Memory is the largest sum of what its
-processes hold (PSS). Taken once, two idle cores: filter 108 CPU s, label 100, train 121, evaluate 79. README's two
-minutes are of another machine (docs/recorded-run.json).
+Taken once, on two idle cores: filter 108 CPU s, label 100, train 121, evaluate 79.
 """
 
 from __future__ import annotations

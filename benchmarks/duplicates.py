@@ -1,9 +1,8 @@
-"""Near-duplicates among synthetic fingerprints: time an image, memory and recall by the size of the pool, beside bands.
+"""Near-duplicates among synthetic fingerprints: time an image, memory and recall by the size of the pool.
 
-A pool holds fingerprints of random steps in shards of 10,000, and copies of some at several Jaccard similarities. The
-search runs as in the stage filter, one worker in a process of its own; so do 16 bands of 16 bits, in memory. Real
-images crowd otherwise than random steps. `--sizes 1000000 2000000 4000000 16000000`, CPU time; recall is of 2,000
-copies at a similarity of 0.76 (limit 0.75).
+One worker of the filter, and 16 bands of 16 bits in memory, each in its own process. `--sizes 1000000 2000000 4000000
+16000000`, CPU time; recall of 2,000 copies at a Jaccard similarity of 0.76 (limit 0.75). Weak: real images crowd
+otherwise.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Predicted beside measured peak of a rank's tensors on CPUs.
+"""Predicted beside measured peak of a rank's tensors in three steps on CPUs.
 
-Each case (`--only NAME` picks some) trains three steps in fresh processes and is predicted by the code of `diht
-estimate`, with a CPU's rules. `--held-out`: cases that were predicted and committed before they were measured (all but
-"deep" at ZeRO 0); the formulas were fitted to the others. At ZeRO 3 measurements themselves differ by 7 %. Not
-measured: any GPU, offload, compile, more than two processes.
+Formulas were fitted to other cases than `--held-out`'s, which were predicted and committed before they were measured
+(all but "deep" at ZeRO 0). At ZeRO 3 measurements themselves differ by 7 %. Not measured: any GPU, offload, compile,
+more than two processes.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
-"""The trainings of `benchmarks/ablation/PROTOCOL-2.md`, as far as they are missing, and the tables of both protocols.
+"""The missing trainings of `benchmarks/ablation/PROTOCOL-2.md`, and the tables of both protocols.
 
-Ended trainings are written to `benchmarks/ablation/evidence-2`; another call, on another machine too, goes on from
-there. `python -m benchmarks.corpus` builds the corpus. A training takes some 20 CPU seconds at 384 steps, 205 to 410 at
-6,000.
+Ended trainings are written to `benchmarks/ablation/evidence-2`, where another call goes on, on another machine too.
+First: `python -m benchmarks.corpus`. A training takes some 20 CPU seconds at 384 steps, 205 to 410 at 6,000.
 
-What the first protocol shows is little. Half of the captions name a colour, and a model finds colours first: up to
-1,500 steps it finds 0.5 to 2.2 % of the captions without, where chance finds 0.5. Shuffled labels fall from 17.1 to
-14.4 % at 6,000 steps, so +15.1 is too much as an effect: over the best of them some 12. They were the only control
-there, and each length had labels from another machine. Not begun: a check by `diht run`, a stronger teacher.
+The first protocol shows little. Half of the captions name a colour; up to 1,500 steps a model finds 0.5 to 2.2 % of the
+others, chance 0.5. Shuffled labels, its only control, fall from 17.1 to 14.4 % at 6,000 steps: over the best of them
++15.1 is some +12. Each length's labels came from another machine. Not begun: a check by `diht run`, a stronger teacher.
 """
 
 from __future__ import annotations

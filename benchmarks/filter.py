@@ -1,8 +1,8 @@
-"""The filter stage with one process and with two, on the demo's pool with text spotting: the speed-up.
+"""The filter with one process and with two, on the demo's pool with text spotting: speed-up by CPU time.
 
-CPU time. `busiest` compares with the busier of two processes, as if each had its own core; `total` with half of their
-sum. Start-up is measured on eight pairs and subtracted (1.59 x with it); what each process compiles for its shapes is
-not, and keeps the ratio of a small pool low. The larger pool: `--shards "runs/corpus/train/{00000..00009}.tar.gz"`.
+`busiest` counts the busier process, as if each had its own core, `total` half of their sum. Start-up is subtracted
+(with it 1.59 x); compiling, which lowers a small pool's ratio, is not. The larger pool: `--shards
+"runs/corpus/train/{00000..00009}.tar.gz"`.
 """
 
 from __future__ import annotations

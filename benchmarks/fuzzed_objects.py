@@ -1,9 +1,8 @@
-"""The operator beside users who create anything: fuzzed pods, Jobs, events, runs and statuses on a real API server.
+"""The operator beside users who create anything: fuzzed objects on a real API server.
 
-Meanwhile tenants create runs. The audit log shows how long each waits for its first status, and whether the operator
-ever rests. `--objects 10000 --tenants 60 --per-second 100 --seconds 30`, seeds 1 and 2. Weak: in such a flood later
-changes of others' runs wait 1.5 s (p50) and 9 s (p99), ended runs up to 100 s. Objects that take the name of a run's
-Job block that run (`NameConflict`) and are left out.
+`--objects 10000 --tenants 60 --per-second 100 --seconds 30`, seeds 1 and 2. Weak: later changes of others' runs wait
+1.5 s (p50) and 9 s (p99), ended runs up to 100 s. Left out: objects with the name of a run's Job, which block that run
+(`NameConflict`).
 """
 
 from __future__ import annotations

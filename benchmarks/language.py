@@ -1,10 +1,8 @@
-"""The language rule by its margin: English captions and foreign ones that it drops, with and without its function
-words.
+"""Captions that the language rule drops, by its margin, with and without function words.
 
-The odd numbers of `languages.jsonl` (tests/recipe/filter/captions) chose the margin; its even numbers,
-`languages2.jsonl` (committed before) and the captions held out for the parser measure it. Of 100 English captions that
-look foreign it drops 10 and 1. Function words were added with `languages2`'s totals in sight, which flatters them a
-little.
+The odd numbers of `languages.jsonl` (tests/recipe/filter/captions) chose the margin; its even ones, `languages2.jsonl`
+(committed before) and the parser's held-out captions measure it. Of 100 English captions that look foreign it drops 10
+and 1. Function words were added with `languages2`'s totals in sight: a little flattering.
 """
 
 from __future__ import annotations

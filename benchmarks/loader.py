@@ -1,9 +1,7 @@
-"""The training's loader beside open_clip's way of reading the same shards: images a second and core, pixels, scaling.
+"""The training's loader beside open_clip's, on the same shards: images a second and core, pixels, scaling.
 
-JPEGs of three sizes are noise with a photograph's spectrum. Both sides read, decode, crop to 224 px, normalise and
-tokenise on one thread; open_clip's is WebDataset, PIL, `image_transform`, its tokeniser. CPU time, sides in turn, the
-best round, at a load average of 12. Pixels differ by 0.004 of 255 levels on average; images that would differ more go
-through PIL.
+Both decode, crop to 224 px, normalise and tokenise on one thread. JPEGs of three sizes, noise with a photograph's
+spectrum. CPU time, the best round, load average 12. Pixels differ by 0.004 of 255 levels on average.
 """
 
 from __future__ import annotations

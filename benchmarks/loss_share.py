@@ -1,9 +1,8 @@
-"""Predicted share of HN-NCE and of the copies to the card in a training step on H100s.
+"""Predicted share of HN-NCE and of the copies to the card in a training step on H100s. Nothing is measured.
 
-Nothing is measured: operations and bytes are counted, a card has its data sheet's peaks (`estimate.loss_time`), layers
-run at 45 % of the bf16 peak. Of the fused kernels the slowest of products, memory and L2 cache counts: a lower bound.
-5.5 TB/s of cache and 2 µs between kernels are assumed; collectives are left out. Tiles in plain torch take 4.8 % of a
-step of B/32 at batch 32,768.
+Operations and bytes are counted at the data sheet's peaks (`estimate.loss_time`), layers at 45 % of bf16's. The slowest
+of products, memory and L2 cache counts: a lower bound. Assumed: 5.5 TB/s of cache, 2 µs between kernels. Left out:
+collectives. Tiles in plain torch: 4.8 % for B/32 at batch 32,768.
 """
 
 from __future__ import annotations

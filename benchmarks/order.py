@@ -1,13 +1,10 @@
-"""The order of training samples: repeated reads, shuffle quality against a full shuffle, and what a resume reads again.
+"""The order of training samples: repeated reads, shuffle quality beside a full shuffle, a resume. Counts, not times.
 
-Counts, which a busy machine does not change:
-
-- `amplification`: how many times all readers (ranks x loader workers) together read what there is.
-- `shuffle`: `together` is the chance that two neighbours (within 63 places in a shard) share a batch; `again` how many
-  pairs of a batch meet in one of the next epoch, relative to a full shuffle. At 438 million pairs, computed: 3.03, 1.72,
-  1.22, 1.06 with windows of 65,536 to 524,288.
-- `resume`: bytes read by ranges, begun in the middle of an epoch; more than 1 % again below some 10 million pairs.
-- `state`: a checkpoint of ViT-L/14's proportions read by as many processes as it has parts; by fewer, up to 3 x.
+- `amplification`: reads of all readers (ranks x loader workers) over what there is.
+- `shuffle`: `together` is the chance that neighbours (within 63 places) share a batch; `again` how many pairs of a
+  batch meet in one of the next epoch. Computed at 438 million pairs: 3.03 with a window of 65,536.
+- `resume`: bytes read from the middle of an epoch; more than 1 % again below some 10 million pairs.
+- `state`: a checkpoint read by as many processes as it has parts; by fewer, up to 3 x.
 """
 
 from __future__ import annotations

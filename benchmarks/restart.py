@@ -1,10 +1,8 @@
-"""Restarts in place beside recreated gangs: `benchmarks/run restart [--launchers 64] [--pairs 10]`.
+"""Restarts in place beside recreated gangs, in seconds from the SIGKILL of a rank.
 
-Launchers with stub ranks: seconds from the SIGKILL of a rank until all ranks of the next round have begun, undisturbed,
-while a launcher hangs for a second, and while the store does: 0.90, 1.77, 1.80 s with 64, busy. Trainings of two
-launchers over gloo: seconds to the first step after it, in place, and where both launchers are started again: 2.7 and
-11.0 s, without scheduler, image or pod. On two nodes: `pytest --slow tests/cluster/test_in_place.py -k half`, busy 0.67
-to 0.70.
+64 launchers with stub ranks, busy: 0.90; while a launcher hangs for a second 1.77, while the store does 1.80. Trainings
+of two launchers over gloo, until the next step: 2.7 in place; 11.0 where both start again, without scheduler, image or
+pod. On two nodes: `pytest --slow tests/cluster/test_in_place.py -k half`, busy 0.67 to 0.70 of the time.
 """
 
 from __future__ import annotations

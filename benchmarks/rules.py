@@ -1,9 +1,7 @@
-"""Whether the demo's filter beats chance: its kept pairs beside as many random pairs of its pool, seed by seed.
+"""What the demo's filter keeps beside as many random pairs, seed by seed.
 
-Each side is the demo with another `train.seed`, which also draws the random pairs. Differences are paired over images
-and seeds, with 95 % intervals, corrected over the figures. Seeds 0 to 2, 6,285 of 7,842 pairs, `--split HeldOut`;
-another style +1.1 (-0.5 to 2.9). 500 images are too few for two points. The random pairs hold 25.5 % junk, the kept
-ones 14.5 %.
+`--split HeldOut`: 6,285 of 7,842 pairs, 25.5 % junk by chance, 14.5 % filtered; another style +1.1 (-0.5 to 2.9).
+Paired over images and seeds, 95 % intervals corrected over the figures. 500 images are too few for two points.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""A run over 100,000 shards on S3: requests and seconds until the first caption, the first steps and the stage's end.
+"""A run over 100,000 shards on S3: requests and seconds until first caption, first steps and end.
 
-A SeaweedFS server on the loopback holds shards of two pairs; a proxy before it counts requests and adds 25 ms to each.
-What a stage does for each shard is measured over a few hundred; summaries and index of all are made up by its code.
-
-All on two cores, so seconds are upper bounds. Groups of two shards take 6.1 requests a shard; as at 100,000, 3.1 on
-paper. The commit marker names each shard three times: 55 MiB, 4 s of CPU time.
+SeaweedFS on the loopback; a proxy counts requests and adds 25 ms to each. Work is measured over a few hundred shards of
+two pairs; summaries and index of all are made up. All on two cores: seconds are upper bounds. In groups of two a shard
+takes 6.1 requests; in groups as at 100,000, 3.1 on paper. The commit marker has 55 MiB, 4 s of CPU time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What the teacher knows: the same heads on its features and on those of an untrained network, and nearest neighbours.
+"""What the teacher knows: the same heads on its features and on an untrained network's, and nearest neighbours.
 
-In: the pools of `benchmarks/run ablation` (made here if missing). Average precision of objects by heads that never saw
-the image's group; the ratio's interval is a bootstrap over concepts. 3,458 training pairs, 22 objects. Shapes: N
-images, C classes, D features.
+In: the pools of `benchmarks/run ablation`. Average precision of 22 objects by heads that never saw the image's group;
+bootstrap over concepts. Shapes: N images, C classes, D features.
 """
 
 from __future__ import annotations

@@ -1,14 +1,10 @@
-"""Text spotting on text that is hard to read: turned, translucent, curved or small, beside RapidOCR's default settings.
+"""Text spotting on text that is hard to read: turned, translucent, curved or small.
 
-Images as in `benchmarks/run text_spotting`, drawn with seven families of fonts that no choice has seen. Output: the
-share of images in which the T rule finds the caption, by kind, and CPU milliseconds an image. First:
+As `benchmarks/run text_spotting`, with seven families of fonts that no choice has seen: turned by 60 to 270 degrees;
+one translucent mark, 40 to 70 % opaque; curved along 60 to 150 degrees; small 9 to 13 px.
 
-    .venv/bin/python -m pip install --target .cache/text-fonts --no-deps -r benchmarks/text-fonts-requirements.txt
-
-Turned is by 60 to 270 degrees; translucent one mark over a photograph, 40 to 70 % opaque; curved along 60 to 150
-degrees; small 9 to 13 px. By one pass (`--kinds translucent --images 120 --timed 40`) 47 translucent at 12.3 ms, by two
-87 at 97.0; small 91. The translucent set was read once before the last change (82). Upright and curved were not
-measured.
+One pass (`--kinds translucent --images 120 --timed 40`) finds 47 translucent at 12.3 ms, two 87 at 97.0; small 91 by
+one. The translucent set was read once before the last change (82). Not measured: upright, curved.
 """
 
 from __future__ import annotations

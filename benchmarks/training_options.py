@@ -1,7 +1,7 @@
-"""WSD and stages of the resolution: the held-out loss beside a cosine at one size, by `ablation/PROTOCOL-3.md`.
+"""WSD and stages of the resolution beside a cosine at one size, by `ablation/PROTOCOL-3.md`.
 
-Prints means, and differences with t intervals of 98.3 % paired over seeds, from the published trainings
-(`ablation/options.jsonl`); and those of R@5, of 95 %, which were chosen after the results. `--collect OUTPUT` publishes those of an output first.
+Prints means, and differences with t intervals paired over seeds: 98.3 % of the loss; 95 % of R@5, chosen after the
+results.
 """
 
 from __future__ import annotations

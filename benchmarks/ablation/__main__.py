@@ -1,12 +1,11 @@
 """The ablation: what filter, distillation and hard negatives do for a small model on the demo's pool.
 
-Trains every arm, seed by seed, and appends one line a training to `results.jsonl` in the work folder; what stands there
-is not trained again. `--table` prints the differences, paired over images and seeds, of the sizes that `--set` names.
-Where the filter or the teacher has changed, remove the pools.
+Writes `results.jsonl` in the work folder; what stands there is not trained again. Remove the pools where filter or
+teacher have changed.
 
-Ten seeds, Student's intervals, no correction over 80 of them. At 112 steps the filter gains +0.6 ± 0.6 points of R@5 on
-a pool with 30 % junk, -0.6 ± 0.5 on the clean pool. The 384 steps (`--arms plain distill distill_shuffled --set
-samples=24576`) were run because these left distillation open.
+Ten seeds, Student's intervals, no correction over 80 of them. At 112 steps the filter gains +0.6 ± 0.6 points of R@5
+with 30 % junk, -0.6 ± 0.5 on the clean pool. The 384 steps (`--arms plain distill distill_shuffled --set
+samples=24576`) were added because these left distillation open.
 """
 
 from __future__ import annotations

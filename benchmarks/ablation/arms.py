@@ -1,4 +1,4 @@
-"""The arms of the ablation: what each changes against which other arm. Data only."""
+"""The arms of the ablation, each with what it is compared with. Data only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The choices of `benchmarks/ablation/PROTOCOL.md` on the development splits: learning rate, kind of labels, weight."""
+"""The choices of `benchmarks/ablation/PROTOCOL.md` on the development splits."""
 
 from __future__ import annotations
 

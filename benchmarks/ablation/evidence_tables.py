@@ -1,4 +1,4 @@
-"""The evidence's tables, from published trainings alone: each figure of all captions and of each kind of caption."""
+"""The evidence's tables, by kind of caption."""
 
 from __future__ import annotations
 

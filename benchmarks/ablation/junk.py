@@ -1,4 +1,4 @@
-"""Junk as the web has it: real images under file names or boilerplate, and banners that show their caption."""
+"""Junk as the web has it: file names, boilerplate, banners that show their caption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures by what captions tell of colours: most of the corpus' captions name one of ten ink colours, and a model finds these first. Pure."""
+"""Figures by whether captions name a colour: models find these first. Pure."""
 
 from __future__ import annotations
 

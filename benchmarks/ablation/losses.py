@@ -1,4 +1,4 @@
-"""Contrastive losses that the recipe does not use and the ablation compares with; over the whole matrix, by autograd.
+"""Contrastive losses that only the ablation uses, by autograd.
 
 Shapes: B pairs of a batch, D features.
 """

@@ -1,4 +1,4 @@
-"""What `PROTOCOL-2.md` trains, in its order, and what it compares. Data only."""
+"""What `PROTOCOL-2.md` trains, in order, and compares. Data only."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the arms train and are measured on, by the recipe's own stages: pools of pairs, soft labels, teacher features.
+"""Pools, soft labels and teacher features of the arms, by the recipe's stages.
 
-Shapes: N pairs of a pool, K stored classes, D features of the teacher.
+Shapes: N pairs of a pool, K stored classes, D features.
 """
 
 from __future__ import annotations

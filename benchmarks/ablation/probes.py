@@ -1,4 +1,4 @@
-"""Probes of the image tower alone: logistic regression on its features, from few and from half of a class' images.
+"""Probes of the image tower: logistic regression from few and half of a class' images.
 
 Shapes: N images, D features, C classes, S shots in all.
 """

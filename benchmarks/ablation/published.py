@@ -1,4 +1,4 @@
-"""Results of trainings as files for the repository: `trainings.jsonl`, and each image's hits by gallery."""
+"""Published trainings: `trainings.jsonl`, and each image's hits by gallery."""
 
 from __future__ import annotations
 

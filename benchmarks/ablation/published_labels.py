@@ -1,4 +1,4 @@
-"""A pool and its soft labels as files for the repository: labels differ slightly by processor.
+"""A pool and its soft labels as published files: labels differ slightly by processor.
 
 Shapes: N kept pairs, K stored classes.
 """

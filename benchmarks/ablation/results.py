@@ -1,4 +1,4 @@
-"""The lines of `results.jsonl`, one a training, and each image's hits, which lie beside them."""
+"""The lines of `results.jsonl`, and each image's hits beside them."""
 
 from __future__ import annotations
 

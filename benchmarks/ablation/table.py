@@ -1,4 +1,4 @@
-"""The ablation's results as a Markdown table: means over seeds, and paired differences to another arm."""
+"""The ablation's Markdown table: means over seeds, paired differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training of one arm, in this process, by the recipe's own model, losses and schedule; and its figures.
+"""One training of one arm by the recipe's model, losses and schedule.
 
 Shapes: B pairs of a batch, N development images, D features.
 """

@@ -1,8 +1,4 @@
-"""What the second protocol's seven comparisons decide, in sentences. Pure.
-
-"Distillation helps if it is clearly above `plain` and `distill_shuffled`. The teacher's knowledge helps if it is
-clearly above `distill_captions` and `distill_untrained` too" (PROTOCOL-2.md, Test).
-"""
+"""What the second protocol's seven comparisons decide (PROTOCOL-2.md, Test), in sentences. Pure."""
 
 from __future__ import annotations
 

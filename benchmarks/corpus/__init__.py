@@ -1,1 +1,1 @@
-"""Builds the corpus of the evidence: icons and emoji of an npm package in, WebDataset shards split by concept and by style out."""
+"""The evidence's corpus: icons of an npm package in, shards split by concept and style out."""

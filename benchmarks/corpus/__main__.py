@@ -1,4 +1,4 @@
-"""The corpus of the evidence: `python -m benchmarks.corpus`. Needs npm; resvg (of the `dev` extra) draws the icons."""
+"""The corpus of the evidence: `python -m benchmarks.corpus`. Needs npm and resvg (extra `dev`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The corpus from the unpacked package: icons -> names -> splits -> drawings -> pairs, every icon accounted for."""
+"""The corpus from the unpacked package, every icon accounted for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions of the corpus: templates over a thing and the style, colours and tags with which it was drawn. Pure."""
+"""Captions of the corpus, from templates. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws an icon: its SVG in, a small image in a named colour on a named ground out."""
+"""Draws an icon: SVG in, a small image in named colours out."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The icon sets of the corpus and the style in which each is drawn. Data only.
+"""The icon sets of the corpus and the style of each. Data only.
 
-Left out: logos, flags, programming languages, animations, share-alike and non-commercial licences, and what the demo
-holds out.
+Left out: logos, flags, programming languages, animations, share-alike and non-commercial licences, what the demo holds
+out.
 """
 
 from __future__ import annotations

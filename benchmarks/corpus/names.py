@@ -1,4 +1,4 @@
-"""Names of icons as words: `calendar-add-24-filled` is the thing "calendar add", drawn solid. Pure."""
+"""Names of icons as words: `calendar-add-24-filled` is "calendar add", drawn solid. Pure."""
 
 from __future__ import annotations
 

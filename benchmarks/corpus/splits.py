@@ -1,6 +1,6 @@
-"""The split of the corpus by concept and by style. Pure.
+"""The split of the corpus by concept and style. Pure.
 
-Concepts go by a hash of their base name (without colours, sizes, directions, genders), so variants stay together.
+Variants of a concept stay together: its base name is hashed without colours, sizes, directions, genders.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What trainings of the corpus are also measured on: names without words of colour, and drawings of unseen sets."""
+"""Further tests of the corpus: names without colours, drawings of unseen sets."""
 
 from __future__ import annotations
 

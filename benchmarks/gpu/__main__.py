@@ -1,13 +1,11 @@
-"""Our trainer beside open_clip's own on this machine's GPUs: throughput, MFU, memory, loader wait, as JSON and a table.
+"""Our trainer beside open_clip's on this machine's GPUs: throughput, MFU, memory, loader wait.
 
-No figure yet: no GPU was at hand. ViT-B/32, B/16 and L/14 (1,024, 512 and 128 pairs a card) on one card and on all, in
-some two hours. `benchmarks/run train --help` says how to install open_clip's trainer. Each case has a time box of under
-three minutes; an interrupted run goes on where it was (`--again` forgets).
+No figure yet: no GPU was at hand. Some two hours; an interrupted run goes on where it was. `benchmarks/run train` says
+how to install open_clip.
 
-Equal on both sides: model, shards, batch, precision, workers, activation checkpointing, fused AdamW, 77 tokens.
-open_clip runs plain and with what its version has of `--torchcompile`, `--torchcompile-strategy=step` and `--fsdp`; its
-best counts. MFU is of the card's dense peak, recomputation left out. `--smoke` runs tiny models, on CPUs too: its
-figures mean nothing. FSDP, the strategy `step` and open_clip 4 never ran.
+Equal: model, shards, batch, precision, workers, activation checkpointing, fused AdamW, 77 tokens. open_clip's best
+counts: plain, or with what its version has of `--torchcompile`, `--torchcompile-strategy=step` and `--fsdp`. MFU is of
+the dense peak, without recomputation. `--smoke`'s figures mean nothing. Never ran: FSDP, `step`, open_clip 4.
 """
 
 from __future__ import annotations

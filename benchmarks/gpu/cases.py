@@ -1,4 +1,4 @@
-"""What the GPU benchmark runs: sizes of models, sides with their settings, numbers of cards. Pure."""
+"""What the GPU benchmark runs: models, sides, numbers of cards. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command lines of the sides, with equal settings: model, pairs, batch, precision, workers, optimiser."""
+"""The command lines of the sides, with equal settings."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""open_clip's trainer as one rank of the GPU benchmark: `python -m benchmarks.gpu.open_clip_rank MODEL.json ARGUMENTS`.
+"""open_clip's trainer as one rank: `python -m benchmarks.gpu.open_clip_rank MODEL.json ARGUMENTS`.
 
-ARGUMENTS is a JSON list. With `--version` alone it prints version and help. Changed as in `benchmarks._open_clip`.
+`--version` alone prints version and help. Arguments and changes as in `benchmarks._open_clip`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs one case in a time box: reads the trainer's lines, measures between two of them, then kills it."""
+"""Runs one case in a time box: measures between two of the trainer's lines, then kills it."""
 
 from __future__ import annotations
 

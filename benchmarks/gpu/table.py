@@ -1,4 +1,4 @@
-"""Figures, goals and the table of the GPU benchmark, from what was measured. Pure."""
+"""Figures, goals and table of the GPU benchmark. Pure."""
 
 from __future__ import annotations
 
