@@ -1,7 +1,4 @@
-"""Graphs and verdicts of captions with and without the caption rules.
-
-Switching a rule off exchanges its function's code, so every caller sees it.
-"""
+"""Graphs and verdicts of captions with and without the caption rules."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The caption pass over a table beside the filter over a tar of the same pairs, C and A only, by CPU time.
 
-The tar's images (64 px) are decoded if the pair passes. Start-up, measured on eight pairs, is subtracted. Taken with
-10,000 web captions, the best of two rounds, at load averages of 20 to 45.
+The tar's images (64 px) are decoded if the pair passes. Start-up is subtracted. 10,000 web captions, the best of two
+rounds, load averages of 20 to 45.
 """
 
 from __future__ import annotations

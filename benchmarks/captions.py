@@ -1,8 +1,7 @@
 """The caption parser beside spaCy's plain tagger and parser: captions a second and core, and equal verdicts.
 
-One thread, no cache, CPU time once models are loaded, the best round. Ours also cleans, skips other languages and
-builds graphs. Verdicts compare our rules on both parses. The web captions are not published; the first machine is an
-EPYC (Zen 5).
+One thread, CPU time once models are loaded, the best round. Ours also cleans, skips other languages and builds graphs.
+Verdicts compare our rules on both parses. The web captions are not published; the first machine is an EPYC (Zen 5).
 
 `--rules`: one reader, a language model, found 25 of 49 changed graphs better with the rules, 13 without.
 """

@@ -1,8 +1,7 @@
 """The stage label beside its teacher's forward pass, in one and two processes; the student with and without heads.
 
-The demo's pool without text spotting, EfficientNet-Lite0 at 128 px, one thread a process; CPU time, the best round.
-Taken beside ten other jobs: figures moved by a tenth between calls, and above 1 is noise. Two processes with their
-starts: 1.52 x.
+The demo's pool, EfficientNet-Lite0 at 128 px, one thread a process; CPU time, the best round. Taken beside ten other
+jobs: figures moved by a tenth between calls, and above 1 is noise. Two processes with their starts: 1.52 x.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reading a shard from S3 beside boto3's raw download, and beside obstore: bytes a second, CPU time.
 
-SeaweedFS on the loopback, on the same cores; ours streams as the loader does. 128 MiB, the best round, load averages of
-13 and 24; ours reads 0.6 x of boto3's bytes a CPU second. obstore is optional:
+SeaweedFS on the same cores; ours streams as the loader does. 128 MiB, the best round, load averages of 13 and 24; ours
+reads 0.6 x of boto3's bytes a CPU second. obstore is optional:
 
     .venv/bin/python -m pip install --target .cache/obstore --no-deps -r benchmarks/obstore-requirements.txt
 

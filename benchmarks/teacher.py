@@ -1,7 +1,7 @@
 """What the teacher knows: the same heads on its features and on an untrained network's, and nearest neighbours.
 
-In: the pools of `benchmarks/run ablation`. Average precision of 22 objects by heads that never saw the image's group;
-bootstrap over concepts. Shapes: N images, C classes, D features.
+Pools of `benchmarks/run ablation`; average precision of 22 objects by heads that never saw the image's group; bootstrap
+over concepts. Shapes: N images, C classes, D features.
 """
 
 from __future__ import annotations

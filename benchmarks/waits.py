@@ -1,6 +1,6 @@
 """How often a training step waits for the device: ours and DeepSpeed 0.19.8's.
 
-A small training on the tests' stand-in accelerator, no GPU; without the first step.
+On the tests' stand-in accelerator, no GPU; without the first step.
 """
 
 from __future__ import annotations

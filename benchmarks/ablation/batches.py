@@ -1,6 +1,6 @@
 """Batches of an arm: order, crops and tokens depend on the seed alone.
 
-Token numbers are packed to those that occur. Shapes: N pairs of a pool, B of a batch, S samples, T tokens.
+Shapes: N pairs of a pool, B of a batch, S samples, T tokens.
 """
 
 from __future__ import annotations
