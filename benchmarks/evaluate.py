@@ -1,8 +1,8 @@
 """Zero-shot evaluation beside clip-benchmark; R@k both ways beside the whole matrix, sorted.
 
-`zero-shot`: clip-benchmark 1.6.2, JPEG of 384 x 288, random weights: ViT-B/32 with 40 images, one round; the demo's
-model with 1,000, under load down to 0.74 x, since decoding threads compete with torch's. The gain is texts without
-padding and channels last.
+`zero-shot`: CPU time from start to report, clip-benchmark 1.6.2, JPEG of 384 x 288, random weights: ViT-B/32 with 40
+images, one round; the demo's model with 1,000, under load down to 0.74 x, since decoding threads compete with torch's.
+The gain is texts without padding and channels last.
 
 `retrieval`: `--sizes 5000 25000 64`, one thread, equal recall; 4 x at width 256.
 """

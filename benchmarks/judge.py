@@ -1,6 +1,6 @@
 """clip-benchmark as the judge of our figures, in an environment below the user's cache folder.
 
-`judge-requirements.txt` pins a numpy of its own: that release fails with 2.4.
+`judge-requirements.txt` pins numpy 2.3: clip-benchmark fails with 2.4.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Times HN-NCE alone as one rank: `python -m benchmarks.gpu.loss_rank PAIRS WIDTH`, by torchrun."""
+"""Times HN-NCE alone as one rank: `python -m benchmarks.gpu.loss_rank PAIRS WIDTH`, with torchrun's variables."""
 
 from __future__ import annotations
 
