@@ -1,6 +1,6 @@
 """The caption parser beside spaCy's plain tagger and parser: captions a second and core, and equal verdicts.
 
-One thread, CPU time once models are loaded, the best round. Ours also cleans, skips other languages and builds graphs.
+One thread, CPU time without loading, the best round. Ours also cleans, skips other languages and builds graphs.
 Verdicts compare our rules on both parses. The web captions are not published; the first machine is an EPYC (Zen 5).
 
 `--rules`: one reader, a language model, found 25 of 49 changed graphs better with the rules, 13 without.

@@ -1,7 +1,7 @@
 """The operator at scale: the real program and API server, fake nodes and pods (kwok).
 
 All runs are created at once; the operator restarts; runs log progress, then nothing new; specs are edited; some runs go
-through all stages. First: `tests/cluster/up`, `tests/cluster/extra kwok`.
+through all stages.
 
 Kubernetes 1.37.2, all on two cores; the restart later (`--seconds 5 --ending 1 --edits 1`), finished runs with `--pods
 2 --seconds 10 --ending 1`. Weak: half of 1,000 runs created at once get their first status after 79 s. Not measured:

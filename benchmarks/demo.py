@@ -1,6 +1,6 @@
 """The demo, stage by stage, start-up included: seconds, CPU seconds, samples per second, peak memory (sum of PSS).
 
-Taken once, on two idle cores: filter 108 CPU s, label 100, train 121, evaluate 79.
+Once, on two idle cores: filter 108 CPU s, label 100, train 121, evaluate 79.
 """
 
 from __future__ import annotations

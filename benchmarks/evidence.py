@@ -1,7 +1,7 @@
 """The missing trainings of `benchmarks/ablation/PROTOCOL-2.md`, and the tables of both protocols.
 
-Ended trainings are written to `benchmarks/ablation/evidence-2`, where another call goes on, on another machine too.
-First: `python -m benchmarks.corpus`. A training of 6,000 steps takes 205 to 410 CPU seconds.
+Ended trainings are written to `benchmarks/ablation/evidence-2`, where another call goes on, on another machine too. A
+training of 6,000 steps takes 205 to 410 CPU seconds.
 
 The first protocol shows little. Half of the captions name a colour; up to 1,500 steps a model finds 0.5 to 2.2 % of the
 others, chance 0.5. Shuffled labels, its only control, fall from 17.1 to 14.4 % at 6,000 steps: over the best of them

@@ -1,8 +1,8 @@
 """The few-shot probe on the demo's images: ours, from scratch, the L2 pull, the prior alone.
 
 The demo's teacher, 856 test images of clip art, 20 draws; balanced accuracies. The prior (33.4 %) is a ridge regression
-from words, fitted on other pairs; the weak one (23.1 %) the demo's zero-shot classifier: 28.2 % at 8 shots, from
-scratch 33.1. Draws share images: their 95 % t intervals are somewhat too narrow.
+from words, fitted on other pairs; the weak one (23.1 %) the demo's zero-shot classifier. Draws share images: their 95 %
+t intervals are somewhat too narrow.
 """
 
 from __future__ import annotations

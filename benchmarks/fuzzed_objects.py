@@ -1,8 +1,7 @@
-"""The operator beside users who create anything: fuzzed objects on a real API server.
+"""The operator beside users who create anything, on a real API server.
 
-`--objects 10000 --tenants 60 --per-second 100 --seconds 30`, seeds 1 and 2. Weak: later changes of others' runs wait
-1.5 s (p50) and 9 s (p99), ended runs up to 100 s. Left out: objects with the name of a run's Job, which block that run
-(`NameConflict`).
+`--objects 10000 --tenants 60 --per-second 100 --seconds 30`, seeds 1 and 2. Weak: later changes of others' runs wait 9
+s (p99), ended runs up to 100 s. Left out: objects with the name of a run's Job, which block that run (`NameConflict`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Captions that the language rule drops, by its margin, with and without function words.
+"""What the language rule drops by its margin, with and without function words.
 
 The odd numbers of `languages.jsonl` (tests/recipe/filter/captions) chose the margin; its even ones, `languages2.jsonl`
 (committed before) and the parser's held-out captions measure it. Of 100 English captions that look foreign it drops 10

@@ -1,8 +1,7 @@
 """This operator beside Kubeflow Trainer and JobSet: the same jobs on one control plane with fake nodes, in turn.
 
 A job is the training stage alone, timed from the creation of all jobs until all pods run, and from a pod's failure
-until its job's pods are new and run. Peers have default settings and this operator's pods. Only ratios of one run
-count.
+until its job's pods are new and run. Peers have default settings and this operator's pods.
 
 Medians of five rounds (`--jobs 100 --failures 10 --rounds 5`); 1,000 jobs once, one gang three times. Ours and Kubeflow
 Trainer 2.3.0: all pods run 7.25, 11.2 s; new gang 2.05, 2.33 s; CPU a job 22, 56 ms; memory 70, 150 MiB. JobSet's
