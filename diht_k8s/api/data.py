@@ -34,25 +34,24 @@ MemberKey = Annotated[str, StringConstraints(min_length=1, max_length=64, patter
 
 
 class Source(Model):
-    """One set of image-caption pairs: shards, or a table of captions whose images are not downloaded yet."""
+    """Image-caption pairs in shards, or captions whose images are not downloaded yet."""
 
     name: Name
-    """name says what the set is called in reports."""
+    """name in reports."""
     shards: Shards | None = None
-    """shards are WebDataset tar files, plain or gzipped; brace ranges and globs are expanded."""
+    """shards: WebDataset tar files, plain or gzipped; braces and globs are expanded."""
     captions: Shards | None = None
-    """captions are tables of URLs and captions (Parquet, CSV, TSV, JSON lines) in place of shards; the filter lists
-    those worth a download."""
+    """captions: tables of URLs and captions (Parquet, CSV, TSV, JSON lines); the filter lists those worth a
+    download."""
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """weight in training relative to other sources: an epoch reads the lightest source once, others as often as they
-    are heavier."""
+    """weight in training: an epoch reads the lightest source once, others as often as they are heavier."""
     image_key: MemberKey | None = None
-    """imageKey is the suffix of images if it is not jpg, jpeg, png or webp; needs the stage filter."""
+    """imageKey: suffix of images other than jpg, jpeg, png and webp; needs the stage filter."""
     caption_key: MemberKey | None = None
-    """captionKey is the suffix of captions, their name in the .json, or a table's column; unset reads the .txt, or
-    `caption` or `text` of the .json; needs the stage filter."""
+    """captionKey: captions' suffix, their name in the .json, or a table's column; unset reads the .txt, or `caption` or
+    `text` of the .json; needs the stage filter."""
     filter: bool = True
-    """filter says whether the filter's rules apply; false passes a clean set on as it is."""
+    """filter: false passes a clean set on as it is."""
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:
@@ -76,35 +75,34 @@ CountOrPercentage = Annotated[
 
 
 class Data(Model):
-    """Input and output of the run."""
+    """Input and output."""
 
     sources: Annotated[list[Source], Keyed("name"), Field(max_length=64)] = []
-    """sources of pairs; names are unique. A run that only evaluates needs none."""
+    """sources of pairs; a run that only evaluates needs none."""
     output: Uri
-    """output is the folder below which the run writes everything."""
+    """output: the folder of all that the run writes."""
     max_bad_shards: Annotated[CountOrPercentage, Field(json_schema_extra=PLACEMENT)] = 0
-    """maxBadShards, a number or percentage (1%) of damaged shards that a stage tolerates; 0 stops at the first
-    one."""
+    """maxBadShards: damaged shards, a number or percentage (1%), that a stage tolerates."""
 
 
 class SecretRef(Model):
     """A Secret in the run's namespace."""
 
     name: ObjectName
-    """name of a Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for gs:// with GOOGLE_CREDENTIALS, for
-    az:// with AZURE_STORAGE_CONNECTION_STRING."""
+    """name of a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for gs:// GOOGLE_CREDENTIALS, for az://
+    AZURE_STORAGE_CONNECTION_STRING."""
 
 
 class StorageRule(Model):
-    """How to reach the URIs below a prefix; the longest matching prefix wins."""
+    """How to reach the URIs below a prefix; the longest prefix wins."""
 
     prefix: Uri
-    """prefix of the URIs that this rule is for."""
+    """prefix of the URIs."""
     endpoint_url: Annotated[
         str | None, Field(alias="endpointURL", max_length=1024, pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+(/[^?#@]*)?$")
     ] = None
-    """endpointURL of the server; unset means AWS, Google Cloud Storage, or the account that the credentials name."""
+    """endpointURL: unset means AWS, Google Cloud Storage or the account that the credentials name."""
     region: Text | None = None
-    """region of the bucket; only S3 asks for it."""
+    """region of the bucket; S3 only."""
     secret_ref: SecretRef | None = None
-    """secretRef names the Secret with credentials; unset uses the pod's identity or this machine's environment."""
+    """secretRef: credentials; unset uses the pod's identity or this machine's environment."""

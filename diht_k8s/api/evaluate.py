@@ -24,25 +24,24 @@ class Benchmark(Model):
     type: Literal[
         "Classification", "MultiLabel", "Retrieval", "AnswerRanking", "PairMatching", "CaptionChoice", "Association"
     ]
-    """type of the task: MultiLabel is Pascal VOC's mean average precision, AnswerRanking visual question answering over
-    candidate answers, PairMatching Winoground's scores, CaptionChoice SugarCrepe's accuracy, Association WinoGAViL's
-    Jaccard."""
+    """type: MultiLabel is Pascal VOC's mean average precision, AnswerRanking visual question answering over candidates,
+    PairMatching Winoground's scores, CaptionChoice SugarCrepe's accuracy, Association WinoGAViL's Jaccard."""
     shards: Shards
     """shards of test images with captions, class indexes (.cls, or `cls` in the .json; several in `classes`),
     questions or groups."""
     templates: Annotated[list[Text], Field(max_length=256)] = []
     """templates around a class name or caption (`{}` or `{c}`; `{question}`, `{answer}`; `{A}` for A or An); `openai80`
-    names OpenAI's set. Unset takes zeroshot_classification_templates.txt beside the shards, else open_clip's for
-    ImageNet, else `{}`."""
+    is OpenAI's set. Unset takes zeroshot_classification_templates.txt beside the shards, else open_clip's for ImageNet,
+    else `{}`."""
     class_names: Uri | None = None
-    """classNames is a text file with a name a line in class order, or the answers of AnswerRanking; unset takes
-    classnames.txt beside the shards, else open_clip's for ImageNet."""
+    """classNames: a text file with a name a line in class order, or AnswerRanking's answers; unset takes classnames.txt
+    beside the shards, else open_clip's for ImageNet."""
     split: Split | None = None
-    """split: choose settings on Development images, read HeldOut ones for a final report only."""
+    """split: choose settings on Development, read HeldOut for a final report only."""
 
 
 class FewShot(Model):
-    """The few-shot probe by projected gradient (paper, supplement): starts at the zero-shot weights."""
+    """The few-shot probe by projected gradient from the zero-shot weights (paper, supplement)."""
 
     shots: Annotated[list[Annotated[int, Field(ge=1, le=100000)]], Field(min_length=1, max_length=32)] = [
         1,
@@ -53,27 +52,27 @@ class FewShot(Model):
     ]
     """shots per class."""
     seeds: Annotated[int, Field(ge=1, le=1000)] = 5
-    """seeds is the number of random draws for each number of shots."""
+    """seeds: random draws for each number of shots."""
 
 
 class Evaluate(Model):
     """What is measured."""
 
     model: Uri | None = None
-    """model to evaluate in place of the trained one: a folder or a checkpoint file."""
+    """model in place of the trained one: a folder or a checkpoint file."""
     benchmarks: Annotated[list[Benchmark], Keyed("name"), Field(min_length=1, max_length=64)]
-    """benchmarks to run; names are unique."""
+    """benchmarks to run."""
     split: Split | None = None
-    """split to run; unset runs all benchmarks."""
+    """split to run; unset runs all."""
     few_shot: FewShot | None = None
-    """fewShot adds the probe on every Classification benchmark."""
+    """fewShot adds the probe to Classification benchmarks."""
     decode: Literal["Ours", "Reference"] = "Ours"
-    """decode of images: Ours turns them upright, lays transparency on white and drops those over 25 million pixels;
-    Reference decodes as open_clip and clip-benchmark do."""
+    """decode: Ours turns images upright, lays transparency on white and drops those over 25 million pixels; Reference
+    does as open_clip and clip-benchmark."""
     workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
-    """workers is the number of pods (or processes) that share the images; each shard is encoded once."""
+    """workers: pods (or processes) that share the images."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None
-    """pods overrides spec.pods for this stage."""
+    """pods is merged over spec.pods."""
 
     @property
     def chosen(self) -> list[Benchmark]:

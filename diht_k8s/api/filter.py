@@ -18,41 +18,39 @@ class TextSpotting(Model):
     """T: drops pairs whose image shows their caption; thresholds as remembered from the paper."""
 
     mode: Literal["Drop", "ScoreOnly", "Disabled"] = "Drop"
-    """mode: Drop removes such pairs, ScoreOnly only stores the texts, Disabled runs no OCR."""
+    """mode: Drop removes such pairs, ScoreOnly stores the texts, Disabled runs no OCR."""
     min_confidence: Annotated[float, Field(ge=MIN_STORED_CONFIDENCE, le=1)] = 0.8
-    """minConfidence at which a spotted text counts; texts below 0.3 are not stored."""
+    """minConfidence at which a text counts; below 0.3 none is stored."""
     min_matched_characters: Annotated[int, Field(ge=1, le=64)] = 5
-    """minMatchedCharacters is the number of letters or digits that caption and image must share."""
+    """minMatchedCharacters: letters or digits that caption and image share."""
     match: Literal["Substring", "Positions"] = "Substring"
     """match: Substring counts characters in a row, Positions equal places as the word slides over the caption (two
     readings of the paper)."""
     across_words: bool = False
-    """acrossWords joins the caption's words before matching, which finds more chance matches (ours)."""
+    """acrossWords joins the caption's words first, which finds more chance matches (ours)."""
     detector_size: Annotated[int, Field(ge=64, le=2048)] = 256
-    """detectorSize is the longest side in pixels at which text is detected (ours)."""
+    """detectorSize: the longest side in pixels at which text is detected (ours)."""
     second_detector_size: Annotated[int | None, Field(ge=64, le=2048)] = None
-    """secondDetectorSize at which images without a match are read again, for small text and watermarks; unset
-    reads once (ours)."""
+    """secondDetectorSize at which images without a match are read again, for small text and watermarks (ours)."""
     precision: Literal["BF16", "FP32"] = "BF16"
-    """precision: BF16 reads faster on CPUs with bfloat16 arithmetic and uses fp32 elsewhere; FP32 uses fp32 everywhere
-    (ours)."""
+    """precision: BF16 is faster on CPUs with bfloat16 arithmetic, and fp32 on others (ours)."""
     device: Annotated[Literal["CPU", "CUDA"], Field(json_schema_extra=PLACEMENT)] = "CPU"
-    """device of the OCR: CUDA needs onnxruntime-gpu and a GPU in each pod, else the stage ends."""
+    """device of the OCR; CUDA needs onnxruntime-gpu and a GPU in each pod."""
 
 
 class ClipScore(Model):
     """Cosine similarity of image and caption by a CLIP-type model."""
 
     model: Uri
-    """model that scores: a folder with open_clip_config.json, or a weights file (.safetensors, or .pt with tensors
-    only); nothing is downloaded."""
+    """model: a folder with open_clip_config.json, or weights (.safetensors, or .pt with tensors only); nothing is
+    downloaded."""
     architecture: Text | None = None
-    """architecture of a weights file by open_clip's name, such as ViT-B-32; unset takes open_clip_config.json beside
-    it, else the weights' shapes."""
+    """architecture of a weights file, such as ViT-B-32; unset takes open_clip_config.json beside it, else the weights'
+    shapes."""
     min_score: Annotated[float | None, Field(ge=-1, le=1)] = None
-    """minScore below which pairs are dropped."""
+    """minScore: pairs below it are dropped."""
     keep_share: Annotated[float | None, Field(gt=0, le=1)] = None
-    """keepShare of the pairs kept by all other rules, those with the highest scores, rounded up."""
+    """keepShare of the pairs that all other rules keep, the highest scores, rounded up."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
@@ -62,63 +60,60 @@ class ClipScore(Model):
 
 
 class MetadataLimit(Model):
-    """A bound on a number in the input's .json, such as an NSFW or watermark score."""
+    """A bound on a number in the .json, such as an NSFW or watermark score."""
 
     name: Text
-    """name of the number, for example `punsafe`; pairs without it pass."""
+    """name of the number, such as `punsafe`; pairs without it pass."""
     min: Annotated[float | None, Field(ge=-1e9, le=1e9)] = None
-    """min below which pairs are dropped."""
+    """min: pairs below it are dropped."""
     max: Annotated[float | None, Field(ge=-1e9, le=1e9)] = None
-    """max above which pairs are dropped."""
+    """max: pairs above it are dropped."""
 
 
 class Filter(Model):
     """Which pairs are kept."""
 
     min_objects: Annotated[int, Field(ge=0, le=100)] = 0
-    """minObjects that a caption must name; 0 switches the rule off. For small, clean pools use 1 with
-    minComplexity: 0 and minActions: 0 (ours)."""
+    """minObjects that a caption names. For small, clean pools use 1 with minComplexity: 0 and minActions: 0 (ours)."""
     min_complexity: Annotated[int, Field(ge=0, le=100)] = 1
-    """minComplexity (C): some object of the caption has at least this many attributes and relations."""
+    """minComplexity (C): some object of the caption has this many attributes and relations."""
     min_actions: Annotated[int, Field(ge=0, le=100)] = 1
-    """minActions (A) of objects that a caption must name; 0 switches the rule off."""
+    """minActions (A) of objects that a caption names."""
     action_rule: Literal["SubjectOrObject", "Subject"] = "SubjectOrObject"
     """actionRule: SubjectOrObject counts verbs with a subject or an object, Subject wants a subject (two readings of
     the paper)."""
     parser: Annotated[Literal["Fast", "Spacy"], Field(json_schema_extra=PLACEMENT)] = "Fast"
-    """parser of captions: Fast is spaCy's model in NumPy; it falls back to Spacy, with a warning, if a self-check
-    differs."""
+    """parser: Fast is spaCy's model in NumPy; if a self-check differs, it warns and uses Spacy."""
     text_spotting: TextSpotting = TextSpotting()
-    """textSpotting sets the T rule."""
+    """textSpotting: the T rule."""
     clip_score: ClipScore | None = None
-    """clipScore drops pairs by the similarity of image and caption; unset computes none (ours)."""
+    """clipScore drops pairs by the similarity of image and caption (ours)."""
     language: Literal["en", "Any"] = "en"
-    """language: en drops captions in other languages, which the parser cannot read; Any keeps them (ours)."""
+    """language: en drops captions in others, which the parser cannot read; Any keeps them (ours)."""
     language_margin: Annotated[float, Field(ge=0, le=1000)] = 18
     """languageMargin by which another language's log-likelihood must exceed English's to drop a caption (ours)."""
     metadata_limits: Annotated[list[MetadataLimit], Keyed("name"), Field(max_length=16)] = []
-    """metadataLimits are bounds on numbers of the .json; names are unique."""
+    """metadataLimits: bounds on numbers of the .json."""
     min_side: Annotated[int, Field(ge=0, le=4096)] = 0
-    """minSide in pixels of an image's shorter side; 0 drops none."""
+    """minSide of an image in pixels."""
     max_aspect_ratio: Annotated[float, Field(ge=0, le=1000)] = 0
     """maxAspectRatio of an image, long to short side; 0 drops none."""
     duplicates: Literal["Exact", "Near"] | None = None
-    """duplicates of an earlier kept image are dropped: Exact compares files, Near also finds other sizes,
-    encodings and brightness; unset keeps all."""
+    """duplicates of an earlier kept image to drop: Exact compares files, Near also finds other sizes, encodings and
+    brightness."""
     exclude: Uri | None = None
-    """exclude lists uids, SHA-256 of URLs or SHA-256 of images to drop, one a line."""
+    """exclude: a list of uids, or SHA-256 of URLs or images, to drop, one a line."""
     decontaminate: Annotated[list[Text], Field(max_length=64)] = []
-    """decontaminate names benchmarks of spec.evaluate whose images' near-duplicates are dropped."""
+    """decontaminate: benchmarks of spec.evaluate whose images' near-duplicates are dropped."""
     junk_field: Text | None = None
-    """junkField names the text in the .json that labels known junk ("watermark"), for the report only (ours)."""
+    """junkField: the text in the .json that labels junk ("watermark"), for the report only (ours)."""
     scores_from: Annotated[Uri | None, Field(json_schema_extra=PLACEMENT)] = None
-    """scoresFrom is the filter folder of another run whose scores are reused with new thresholds."""
+    """scoresFrom: another run's filter folder, whose scores are reused with new thresholds."""
     output: Literal["Shards", "KeepList"] = "Shards"
-    """output: Shards copies kept pairs into new shards; KeepList only lists them, and later stages read the raw
-    shards."""
+    """output: Shards copies kept pairs into new shards; KeepList lists them, and later stages read the raw shards."""
     workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
-    """workers is the number of pods (or processes) that share the shards."""
+    """workers: pods (or processes) that share the shards."""
     max_bad_percent: Annotated[float, Field(ge=0, le=100, json_schema_extra=PLACEMENT)] = 1.0
-    """maxBadPercent of unreadable samples above which the stage ends with exit code 65."""
+    """maxBadPercent of unreadable samples, above which the stage ends with exit code 65."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None
-    """pods overrides spec.pods for this stage."""
+    """pods is merged over spec.pods."""

@@ -22,46 +22,46 @@ class Vocabulary(Model):
     """Which caption concepts become classes. The numbers are ours."""
 
     min_fraction: Fraction = 1.0e-5
-    """minFraction of the kept captions in which a concept must occur."""
+    """minFraction of the kept captions in which a concept occurs."""
     min_count: Count = 5
-    """minCount of captions in which it must occur as well."""
+    """minCount of captions in which it occurs as well."""
     max_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """maxFraction of the kept captions above which a concept is no class."""
+    """maxFraction: concepts in more of the kept captions are no classes."""
     max_objects: Annotated[int, Field(ge=1, le=65535)] = 10000
-    """maxObjects kept, the most common ones."""
+    """maxObjects kept, the most common."""
     max_attributes: Annotated[int, Field(ge=1, le=65535)] = 2000
-    """maxAttributes kept, the most common ones."""
+    """maxAttributes kept, the most common."""
     exclude: Annotated[list[Text], Field(max_length=1000)] = []
     """exclude these names, as `diht concepts` prints them."""
 
 
 class Teacher(Model):
-    """The frozen image encoder. The paper used SWAG ViT-H/14, whose weights are non-commercial."""
+    """The frozen image encoder. The weights of the paper's, SWAG ViT-H/14, are non-commercial."""
 
     model: Text = "timm/tf_efficientnet_lite0"
-    """model is `timm/NAME`, `open_clip/NAME` or `swag/NAME` (the paper's: swag/vit_h14)."""
+    """model: `timm/NAME`, `open_clip/NAME` or `swag/NAME` (the paper's: swag/vit_h14)."""
     weights: Uri | None = None
-    """weights file, .safetensors or .pth; unset takes those of an installed package; nothing is downloaded."""
+    """weights (.safetensors, .pth); unset takes those of an installed package; nothing is downloaded."""
     image_size: Annotated[int | None, Field(ge=32, le=1024)] = None
-    """imageSize in pixels; unset takes the teacher's own."""
+    """imageSize in pixels; unset takes the teacher's."""
     crop: Literal["Network", "Whole"] = "Network"
-    """crop: Network shows a `timm/NAME` the centre of an image as timm does, Whole the largest square; train.features:
-    Stored can reuse features of Whole."""
+    """crop: Network shows a `timm/NAME` an image's centre as timm does, Whole its largest square, whose features
+    train.features: Stored can reuse."""
     own_classes: bool = False
     """ownClasses adds the ImageNet classes of a `timm/NAME` to the objects; needs heads.kind: Sigmoid (ours)."""
     text_embeddings: bool = False
-    """textEmbeddings stores each pair's embeddings for train.distillation.embeddings; needs an `open_clip/NAME` with
-    CLIP's tokenizer and both towers' weights (ours)."""
+    """textEmbeddings stores pairs' embeddings for train.distillation.embeddings; needs an `open_clip/NAME` with CLIP's
+    tokenizer and both towers' weights (ours)."""
 
 
 class Heads(Model):
-    """Training of the two linear heads on frozen features (ours)."""
+    """The two linear heads on frozen features (ours)."""
 
     kind: Literal["Softmax", "Sigmoid"] = "Softmax"
-    """kind: Softmax is the paper's and always names something; Sigmoid (ours) judges each concept alone, so all may be
+    """kind: Softmax, the paper's, always names something; Sigmoid (ours) judges each concept alone, so all may be
     unlikely."""
     calibrate: bool = False
-    """calibrate scales a head's logits by the temperature with the least held-out loss."""
+    """calibrate scales logits by the temperature with the least held-out loss."""
     epochs: Annotated[int, Field(ge=1, le=1000)] = 20
     """epochs over the (up-sampled) images."""
     lr: Annotated[float, Field(gt=0, le=10)] = 1.0e-3
@@ -76,21 +76,21 @@ class Label(Model):
     """How soft concept labels are made."""
 
     vocabulary: Vocabulary = Vocabulary()
-    """vocabulary sets the cuts."""
+    """vocabulary: the cuts."""
     teacher: Teacher = Teacher()
-    """teacher names the frozen encoder."""
+    """teacher: the frozen encoder."""
     heads: Heads = Heads()
-    """heads sets the training of the linear heads."""
+    """heads: the linear heads."""
     cross_fit: Annotated[int, Field(ge=1, le=20)] = 5
-    """crossFit is the number of folds, so that no image is labelled by heads that saw it; 1 trains one head, enough
-    above a million images."""
+    """crossFit: folds, so that no heads label images that they saw; 1 trains one head, enough above a million
+    images."""
     top_k: Annotated[int, Field(ge=1, le=1000)] = 10
     """topK classes per head are stored, renormalised."""
     min_probability: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """minProbability of a class to be stored, so an image may have no label; 0 stores the topK, as the paper does."""
+    """minProbability of a stored class, so an image may have none; 0 stores the topK, as the paper does."""
     max_samples: Count = 1_000_000
-    """maxSamples is the largest number of images on which the heads are trained."""
+    """maxSamples on which the heads are trained."""
     workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
-    """workers is the number of pods (or processes) that run the teacher."""
+    """workers: pods (or processes) that run the teacher."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None
-    """pods overrides spec.pods for this stage."""
+    """pods is merged over spec.pods."""

@@ -98,7 +98,7 @@ NodeLabel = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_
 
 
 class EnvVar(Model):
-    """An environment variable: a value, or a reference to a Secret or ConfigMap key."""
+    """An environment variable."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
     """name of the variable."""
@@ -118,15 +118,15 @@ class Topology(Model):
     """Kueue's topology-aware scheduling."""
 
     required: NodeLabel | None = None
-    """required: all pods run within one domain of this level, a node label."""
+    """required: all pods run in one domain of this node label."""
     preferred: NodeLabel | None = None
-    """preferred: they run within one domain of this level where possible."""
+    """preferred: the same where possible."""
     unconstrained: Literal[True] | None = None
-    """unconstrained: Kueue finds the nodes before it admits the pods, anywhere."""
+    """unconstrained: Kueue finds nodes anywhere before it admits the pods."""
     slice_required: NodeLabel | None = None
-    """sliceRequired: each slice of pods runs within one domain of this level."""
+    """sliceRequired: each slice of pods runs in one domain of this label."""
     slice_size: Annotated[int | None, Field(ge=1, le=4096)] = None
-    """sliceSize is the number of pods in a slice."""
+    """sliceSize: pods in a slice."""
 
     @model_validator(mode="after")
     def _one_of_three(self) -> Self:
@@ -138,31 +138,31 @@ class Topology(Model):
 
 
 class Pods(Model):
-    """The pod settings of a stage. `diht run` ignores it."""
+    """A stage's pods; `diht run` ignores them."""
 
     image: Image | None = None
     """image of the recipe."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """imagePullPolicy as in Kubernetes."""
     image_pull_secrets: Annotated[list[ObjectName], Field(max_length=16)] = []
-    """imagePullSecrets names Secrets with registry credentials."""
+    """imagePullSecrets: Secrets with registry credentials."""
     queue_name: QueueName | None = None
-    """queueName is the Kueue LocalQueue or Volcano queue that admits the stage."""
+    """queueName: Kueue's LocalQueue or Volcano's queue that admits the stage."""
     queueing: Literal["PerAttempt", "PerRun"] = "PerAttempt"
     """queueing of restarts: PerAttempt queues each attempt, PerRun keeps a stage's quota until it ends (Kueue only)."""
     queue_priority_class: QueueName | None = None
-    """queuePriorityClass is Kueue's WorkloadPriorityClass: the order in the queue, without preempting pods."""
+    """queuePriorityClass: Kueue's WorkloadPriorityClass: the order in the queue, without preempting pods."""
     min_workers: Annotated[int | None, Field(ge=1, le=4096)] = None
-    """minWorkers with which Kueue may start a stage of several workers; unset waits for all."""
+    """minWorkers with which Kueue may start a stage of several; unset waits for all."""
     topology: Topology | None = None
-    """topology places the pods by Kueue's topology-aware scheduling."""
+    """topology: Kueue's topology-aware scheduling."""
     gang: Literal["Auto", "PodGroup", "None"] = "Auto"
-    """gang scheduling by Kubernetes: Auto uses PodGroups where the cluster serves them (scheduling.k8s.io/v1beta1),
-    PodGroup requires them, None does without."""
+    """gang scheduling by Kubernetes: Auto uses PodGroups (scheduling.k8s.io/v1beta1) where served, PodGroup requires
+    them, None does without."""
     scheduler_name: Text | None = None
     """schedulerName as in Kubernetes."""
     resources: Resources = {}
-    """resources of each pod, as requests and limits: cpu, memory, nvidia.com/gpu and other extended ones."""
+    """resources of a pod, as requests and limits: cpu, memory, nvidia.com/gpu ..."""
     node_selector: Labels = {}
     """nodeSelector as in Kubernetes."""
     tolerations: Annotated[list[Toleration], Field(max_length=64)] = []
@@ -174,27 +174,27 @@ class Pods(Model):
     service_account_name: ObjectName | None = None
     """serviceAccountName whose identity reaches the storage."""
     env: Annotated[list[EnvVar], Keyed("name"), Field(max_length=64)] = []
-    """env adds environment variables."""
+    """env: environment variables."""
     volumes: Annotated[list[Volume], Keyed("name"), Field(max_length=64)] = []
-    """volumes as in Kubernetes, for volumeMounts."""
+    """volumes as in Kubernetes."""
     volume_mounts: Annotated[list[VolumeMount], Field(max_length=64)] = []
     """volumeMounts as in Kubernetes."""
     labels: Labels = {}
-    """labels added to each pod."""
+    """labels added to pods."""
     annotations: Annotations = {}
-    """annotations added to each pod."""
+    """annotations added to pods."""
     runtime_class_name: ObjectName | None = None
     """runtimeClassName as in Kubernetes."""
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] | None = None
-    """terminationGracePeriodSeconds for the last checkpoint after SIGTERM; unset means 300."""
+    """terminationGracePeriodSeconds for the last checkpoint; unset means 300."""
     shm_size: Size | None = None
-    """shmSize of /dev/shm, for example 8Gi; unset means half the memory."""
+    """shmSize of /dev/shm, such as 8Gi; unset means half the memory."""
     host_network: bool | None = None
-    """hostNetwork as in Kubernetes; the training then uses a port between 20000 and 28999."""
+    """hostNetwork as in Kubernetes; a training takes a port from 20000 to 28999."""
     security_context: SecurityContext | None = None
     """securityContext of the container, over no capabilities, no escalation and a read-only root."""
     pod_security_context: PodSecurityContext | None = None
-    """podSecurityContext is the pod's securityContext, over user and group 1000 and RuntimeDefault."""
+    """podSecurityContext: the pod's, over user and group 1000 and RuntimeDefault."""
 
 
 def merged(base: Pods, over: Pods | None) -> Pods:

@@ -66,32 +66,31 @@ class FailurePolicy(Model):
     """When to start again."""
 
     max_restarts: Annotated[int, Field(ge=0, le=10000)] = 10
-    """maxRestarts of a stage after its program's own errors; committed work gives them back (healSeconds)."""
+    """maxRestarts of a stage after its program's errors."""
     max_infrastructure_restarts: Annotated[int, Field(ge=0, le=100000)] = 1000
-    """maxInfrastructureRestarts of a stage after preemptions, drains, evictions and lost nodes."""
+    """maxInfrastructureRestarts after preemptions, drains, evictions and lost nodes."""
     heal_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] = 3600
-    """healSeconds of newly committed work that give one restart back to each budget."""
+    """healSeconds of newly committed work give one restart back to each budget."""
     restart: Literal["Recreate", "InPlace"] = "Recreate"
-    """restart of a training: Recreate starts new pods; InPlace restarts the processes in the living pods unless a pod
-    is lost (with train.minNodes: the first pod)."""
+    """restart of a training: Recreate starts new pods; InPlace restarts processes in living pods unless a pod is lost
+    (with train.minNodes: the first one)."""
     scheduling_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
-    """schedulingTimeoutSeconds after which a partially started gang is withdrawn and queued again."""
+    """schedulingTimeoutSeconds after which a partial gang is withdrawn and queued again."""
     elastic_after_seconds: Annotated[int, Field(ge=10, le=604800)] = 60
-    """elasticAfterSeconds of waiting for missing nodes, after which a training with train.minNodes goes on without
-    them."""
+    """elasticAfterSeconds of waiting until a training with train.minNodes goes on without missing nodes."""
     elastic_every_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
-    """elasticEverySeconds is the shortest time after a start before an elastic training takes in more nodes."""
+    """elasticEverySeconds from a start until an elastic training may take in nodes."""
 
 
 class Spec(Model):
-    """What to run. A stage that is left out is skipped; its input is then the stage before it."""
+    """What to run. A stage that is left out is skipped."""
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """seed of order, initialisation, augmentation, folds and bootstrap; the filter is not random."""
+    """seed of all that is random; the filter is not."""
     data: Data
     """data: where pairs come from and results go."""
     storage: Annotated[list[StorageRule], Keyed("prefix"), Field(max_length=32)] = []
-    """storage says how to reach URIs."""
+    """storage: how to reach URIs."""
     filter: Filter | None = None
     """filter is stage 1."""
     label: Label | None = None
@@ -103,19 +102,18 @@ class Spec(Model):
     managed_by: Annotated[
         str | None, Field(max_length=63, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[-._A-Za-z0-9]+$")
     ] = None
-    """managedBy names the controller: diht.dev/operator, as if unset, or another one (kueue.x-k8s.io/multikueue), whose runs
-    the operator does not touch."""
+    """managedBy names a controller other than diht.dev/operator, such as kueue.x-k8s.io/multikueue; the operator leaves
+    its runs alone."""
     pods: Pods = Pods()
-    """pods of every stage; each stage's own `pods` is merged over it."""
+    """pods of every stage."""
     suspend: bool = False
     """suspend stops the run after a checkpoint until it is false again."""
     active_deadline_seconds: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
-    """activeDeadlineSeconds of running time (without queues, pauses and suspension) after which the run fails;
-    unset means none."""
+    """activeDeadlineSeconds of status.runningTime, after which the run fails."""
     ttl_seconds_after_finished: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
-    """ttlSecondsAfterFinished after which a finished run is deleted (its output stays); unset keeps it."""
+    """ttlSecondsAfterFinished until a finished run is deleted (its output stays); unset keeps it."""
     failure_policy: Annotated[FailurePolicy, Field(json_schema_extra=PLACEMENT)] = FailurePolicy()
-    """failurePolicy says when to start again."""
+    """failurePolicy: when to start again."""
 
     @property
     def training_seed(self) -> int:

@@ -67,24 +67,24 @@ class Condition(StatusModel):
     """One condition, as Kubernetes defines it."""
 
     type: ConditionType
-    """type of the condition: Accepted, Progressing, Complete or Failed."""
+    """type of the condition."""
     status: Literal["True", "False", "Unknown"]
     """status of the condition."""
     reason: Annotated[Reason, WithJsonSchema(REASON_SCHEMA)]
     """reason for programs, from a closed list."""
     message: Line = ""
-    """message for people, one line."""
+    """message for people."""
     last_transition_time: KnownTime
-    """lastTransitionTime is when status last changed."""
+    """lastTransitionTime: when status last changed."""
     observed_generation: Large = 0
-    """observedGeneration is the metadata.generation that the condition was set for."""
+    """observedGeneration: the metadata.generation that it was set for."""
 
 
 class JobReference(StatusModel):
     """The Job of an attempt."""
 
     kind: ShortText
-    """kind of the object: Job, or Volcano's."""
+    """kind: Job, or Volcano's."""
     name: ShortText
     """name of the object."""
 
@@ -93,54 +93,54 @@ class FailureCause(StatusModel):
     """Why the newest failed attempt ended."""
 
     pod: ShortText = ""
-    """pod that failed first; empty if the attempt ended without one."""
+    """pod that failed first; empty without one."""
     container: ShortText = ""
-    """container in that pod."""
+    """container in it."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node that it ran on."""
     exit_code: Code | None = None
-    """exitCode of the program; unset if the pod was gone before."""
+    """exitCode; unset if the pod was gone before."""
     reason: ShortText = ""
-    """reason by the program or Kubernetes, for example UserError, OOMKilled, Evicted."""
+    """reason by program or Kubernetes, such as UserError, OOMKilled, Evicted."""
     message: Line = ""
-    """message of the program, one line."""
+    """message of the program."""
     log_tail: Annotated[list[Annotated[str, StringConstraints(max_length=256)]], Field(max_length=20)] = []
-    """logTail is the end of its log."""
+    """logTail: the end of its log."""
 
 
 class WorkStatus(StatusModel):
     """Work of a stage that no later attempt repeats."""
 
     position: Large = 0
-    """position committed: optimiser steps of a training, shards of other stages."""
+    """position committed: optimiser steps of a training, shards of others."""
     seconds: Small = 0
-    """seconds of productive time up to it, over all attempts."""
+    """seconds of productive time up to it."""
     failed_position: Large = 0
-    """failedPosition is the furthest position at which the program failed."""
+    """failedPosition: the furthest one at which the program failed."""
 
 
 class FailedRounds(StatusModel):
     """Rounds that failed on one node."""
 
     node: Annotated[str, StringConstraints(max_length=253)]
-    """node of the pod whose rank failed."""
+    """node of the rank that failed."""
     rounds: Small = 0
     """rounds that failed there, not by the program's fault."""
 
 
 class RestartsInPlace(StatusModel):
-    """Restarts of a training's processes in their living pods."""
+    """Restarts of processes in living pods."""
 
     total: Small = 0
-    """total over all attempts."""
+    """total of all attempts."""
     attempt: Small = 0
-    """attempt is the number of the newest one that had any."""
+    """attempt: the newest one that had any."""
     restarts: Small = 0
     """restarts in that attempt."""
     exit_code: Code | None = None
-    """exitCode that caused the newest restart."""
+    """exitCode of the newest."""
     message: Line = ""
-    """message of that program, one line."""
+    """message of that program."""
     pod: ShortText = ""
     """pod that it ran in."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
@@ -153,13 +153,13 @@ class Goodput(StatusModel):
     """Wall time by category; the seconds sum to it."""
 
     wall_seconds: Small = 0
-    """wallSeconds from the first attempt to the end, or to the last progress report."""
+    """wallSeconds from the first attempt to the end or the last progress report."""
     productive_percent: Decimal | None = None
     """productivePercent of the wall time, the goodput."""
     productive_seconds: Small = 0
     """productiveSeconds of work that counts."""
     lost_seconds: Small = 0
-    """lostSeconds of work that was redone, because no checkpoint held it."""
+    """lostSeconds of work redone."""
     queued_seconds: Small = 0
     """queuedSeconds before admission."""
     scheduling_seconds: Small = 0
@@ -167,11 +167,11 @@ class Goodput(StatusModel):
     starting_seconds: Small = 0
     """startingSeconds from a node to the first step."""
     checkpointing_seconds: Small = 0
-    """checkpointingSeconds in which training waited for checkpoints."""
+    """checkpointingSeconds of waiting for checkpoints."""
     validating_seconds: Small = 0
     """validatingSeconds of the held-out loss."""
     waiting_for_data_seconds: Small = 0
-    """waitingForDataSeconds in which training waited for batches."""
+    """waitingForDataSeconds of waiting for batches."""
     recovering_seconds: Small = 0
     """recoveringSeconds from a failed attempt's last report to the next attempt."""
     suspended_seconds: Small = 0
@@ -179,169 +179,168 @@ class Goodput(StatusModel):
     other_seconds: Small = 0
     """otherSeconds between stages and at an attempt's end."""
     waiting_for_run_seconds: Small = 0
-    """waitingForRunSeconds in which another run computed the same training."""
+    """waitingForRunSeconds while another run computes the same training."""
     missing_nodes_seconds: Small = 0
-    """missingNodesSeconds of an elastic training: its time times the share of nodes missing."""
+    """missingNodesSeconds of an elastic training: time times the share of nodes missing."""
 
 
 class StartUp(StatusModel):
-    """One part of the newest start's time."""
+    """One part of the newest start."""
 
     name: ShortText
-    """name of the part: pod, imports, rendezvous, checkpoint, firstBatch."""
+    """name: pod, imports, rendezvous, checkpoint, firstBatch."""
     seconds: Decimal
-    """seconds as decimal text."""
+    """seconds as text."""
 
 
 class StageGoodput(Goodput):
     """The wall time of one stage by category."""
 
     start_up: Annotated[list[StartUp], Keyed("name"), Field(max_length=8)] = []
-    """startUp is the newest start's time by parts."""
+    """startUp: the newest start by parts."""
     until: Time = None
-    """until is the time up to which seconds count."""
+    """until: the seconds count up to it."""
     ledger: Annotated[str, StringConstraints(max_length=800)] = ""
-    """ledger is the operator's own account, from which it continues."""
+    """ledger: the operator's own account."""
 
 
 class Metric(StatusModel):
-    """A figure that was measured."""
+    """A figure."""
 
     name: ShortText
-    """name of the figure, for example loss."""
+    """name of the figure, such as loss."""
     value: Decimal
-    """value as decimal text."""
+    """value as text."""
 
 
 class NodePreflight(StatusModel):
-    """The preflight of a training on one node."""
+    """One node."""
 
     node: Annotated[str, StringConstraints(max_length=253)] = ""
-    """node that was checked."""
+    """node checked."""
     pod: ShortText = ""
-    """pod of the training on it."""
+    """pod on it."""
     problem: Annotated[str, StringConstraints(max_length=MAX_PROBLEM)] = ""
-    """problem in one line; empty if none."""
+    """problem; empty if none."""
     figures: Annotated[list[Metric], Keyed("name"), Field(max_length=8)] = []
-    """figures that were measured, for example output_seconds."""
+    """figures, such as output_seconds."""
 
 
 class Preflight(StatusModel):
-    """The worst nodes in the newest preflight of a training."""
+    """The worst nodes of the newest preflight."""
 
     attempt: Small = 0
-    """attempt that it belongs to."""
+    """attempt that it is of."""
     nodes: Annotated[list[NodePreflight], Field(max_length=WORST_NODES)] = []
-    """nodes, the worst first; train/preflight.json has all."""
+    """nodes, worst first; train/preflight.json has all."""
 
 
 class StageStatus(StatusModel):
-    """The state of one stage (label has three entries: vocabulary, heads, predict)."""
+    """One stage; label has three entries."""
 
     name: ShortText
     """name: filter, label, label-vocabulary, label-heads, label-predict, train, evaluate."""
     stage: Stage
     """stage of the spec."""
     state: StageState
-    """state of the stage; once it is not Pending, its part of the spec cannot change."""
+    """state of the stage."""
     attempt: Small = 0
-    """attempt is the newest attempt's number, 0 before the first."""
+    """attempt: the newest one's number, from 1."""
     restarts: Small = 0
     """restarts of any cause."""
     restarts_count_towards_max: Small = 0
-    """restartsCountTowardsMax is the number of restarts after the program's own faults, less those given back
-    (failurePolicy.healSeconds)."""
+    """restartsCountTowardsMax: those after the program's own faults, less those given back."""
     infrastructure_restarts_count_towards_max: Small | None = None
-    """infrastructureRestartsCountTowardsMax is the same for failurePolicy.maxInfrastructureRestarts; unset if it is
-    the difference of the two above."""
+    """infrastructureRestartsCountTowardsMax: the same of infrastructure; unset if it is the difference of the two
+    above."""
     healed_until_seconds: Small = 0
-    """healedUntilSeconds is the productive time up to which restarts were given back."""
+    """healedUntilSeconds: the productive time up to which restarts were given back."""
     infrastructure_healed_until_seconds: Small = 0
-    """infrastructureHealedUntilSeconds is the same for infrastructure restarts."""
+    """infrastructureHealedUntilSeconds: the same of infrastructure."""
     restarts_in_place: RestartsInPlace | None = None
-    """restartsInPlace; they count towards failurePolicy.maxRestarts and are not in restarts."""
+    """restartsInPlace count towards failurePolicy.maxRestarts, and not in restarts."""
     work: WorkStatus | None = None
-    """work that is committed; restarts are given back for it."""
+    """work committed."""
     out_of_memory: Small = 0
-    """outOfMemory is the number of kills for memory, less those given back; the second one fails the run."""
+    """outOfMemory: kills for memory, less those given back; the second fails the run."""
     not_before: Time = None
-    """notBefore is when the next attempt starts."""
+    """notBefore: when the next attempt starts."""
     backend: Literal["Job", "Volcano"] | None = None
-    """backend of the stage's attempts."""
+    """backend of its attempts."""
     nodes: Annotated[int, Field(ge=0, le=4096)] | None = None
-    """nodes with which an elastic training (train.minNodes) runs or goes on."""
+    """nodes of an elastic training (train.minNodes)."""
     wished_nodes: Annotated[int, Field(ge=0, le=4096)] | None = None
-    """wishedNodes is train.numNodes, which each attempt asks for first."""
+    """wishedNodes: train.numNodes."""
     quota_nodes: Annotated[int, Field(ge=0, le=4096)] | None = None
-    """quotaNodes that the queue granted an elastic training (pods.queueing: PerRun)."""
+    """quotaNodes that the queue granted an elastic training."""
     min_count: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """minCount to which an elastic training's PodGroup was lowered; unset once pods have nodes."""
+    """minCount of an elastic training's PodGroup until pods have nodes."""
     resized_time: Time = None
-    """resizedTime at which an elastic training was resized in its living pods."""
+    """resizedTime of an elastic training in its living pods."""
     workload: JobReference | None = None
     """workload of the newest attempt."""
     avoid_nodes: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=16)] = []
-    """avoidNodes are nodes on which two attempts or rounds failed; the next attempt prefers others."""
+    """avoidNodes: two attempts or rounds failed there; the next attempt prefers others."""
     start_time: Time = None
     """startTime of the first attempt."""
     completion_time: Time = None
-    """completionTime is when the stage ended."""
+    """completionTime of the stage."""
     output_uri: Annotated[str, StringConstraints(max_length=1056)] | None = None
-    """outputUri is the folder with the stage's committed output."""
+    """outputUri of the committed output."""
     cause: FailureCause | None = None
     """cause of the newest failure."""
     goodput: StageGoodput | None = None
     """goodput of the stage."""
     preflight: Preflight | None = None
-    """preflight of the newest training attempt that reported one."""
+    """preflight: the newest that was reported."""
 
 
 class AttemptStatus(StatusModel):
-    """One of the last attempts, newest last."""
+    """One attempt."""
 
     stage: ShortText
-    """stage is the name of the entry in stages."""
+    """stage: its name in stages."""
     number: Small
     """number of the attempt, from 1."""
     start_time: Time = None
     """startTime of the attempt."""
     completion_time: Time = None
-    """completionTime of the attempt; unset while it runs."""
+    """completionTime; unset while it runs."""
     exit_code: Code | None = None
     """exitCode of the program that failed first."""
     reason: ShortText = ""
     """reason of the end: Complete, or as in cause."""
     uid: ShortText = ""
-    """uid of the attempt's Job."""
+    """uid of its Job."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
-    """node of the pod that failed first, if the node may be to blame."""
+    """node of the pod that failed first, if it may be to blame."""
     counted: bool = False
-    """counted says whether it counted towards failurePolicy.maxRestarts."""
+    """counted: it counted towards failurePolicy.maxRestarts."""
 
 
 class ProgressStatus(StatusModel):
     """The progress of the current stage."""
 
     stage: ShortText
-    """stage is the current entry of stages, or the last one."""
+    """stage: the current entry of stages, or the last one."""
     step: ShortText = ""
-    """step names the current part of the stage, for example captions, teacher, epoch 3."""
+    """step of the stage, such as captions, teacher, epoch 3."""
     done: Large = 0
-    """done counts units, over all workers."""
+    """done units, over all workers."""
     total: Large = 0
-    """total of units; 0 while unknown."""
+    """total units; 0 while unknown."""
     unit: ShortText = "samples"
-    """unit of done and total."""
+    """unit of both."""
     percentage: Annotated[int, Field(ge=0, le=100)] = 0
-    """percentage of the stage that is done, rounded down."""
+    """percentage done, rounded down."""
     samples_per_second: Decimal | None = None
-    """samplesPerSecond as decimal text."""
+    """samplesPerSecond as text."""
     estimated_remaining_seconds: Large | None = None
-    """estimatedRemainingSeconds until the stage ends; unset while unknown."""
+    """estimatedRemainingSeconds of the stage; unset while unknown."""
     last_updated_time: Time = None
-    """lastUpdatedTime is when the program reported it."""
+    """lastUpdatedTime: when the program reported it."""
     metrics: Annotated[list[Metric], Keyed("name"), Field(max_length=16)] = []
-    """metrics are the newest figures."""
+    """metrics: the newest figures."""
 
 
 class PodCounts(StatusModel):
@@ -363,13 +362,13 @@ class RunningTime(StatusModel):
     seconds: Large = 0
     """seconds of ended intervals, from admission to end."""
     until: Time = None
-    """until is the time up to which seconds counts."""
+    """until: seconds count up to it."""
     since: Time = None
-    """since is the start of the running attempt, which seconds does not include; unset while none runs."""
+    """since: the start of the running attempt, which seconds leave out."""
 
 
 class LastCheckpoint(StatusModel):
-    """The checkpoint from which training would resume."""
+    """Where training would resume."""
 
     step: Large
     """step that it was taken at."""
@@ -389,16 +388,16 @@ class Queue(StatusModel):
 
 
 class Status(StatusModel):
-    """The status of a run, as the operator reports it."""
+    """What the operator reports."""
 
     observed_generation: Large = 0
-    """observedGeneration is the metadata.generation that this status was made from."""
+    """observedGeneration: the metadata.generation that it was made from."""
     conditions: Annotated[list[Condition], Keyed("type"), Field(max_length=8)] = []
     """conditions: Accepted, Progressing, Complete, Failed."""
     start_time: Time = None
     """startTime of the first attempt."""
     completion_time: Time = None
-    """completionTime is when the run ended; spec.ttlSecondsAfterFinished counts from it."""
+    """completionTime of the run."""
     running_time: RunningTime | None = None
     """runningTime of all attempts."""
     restarts: Small = 0
@@ -410,11 +409,11 @@ class Status(StatusModel):
     queue: Queue | None = None
     """queue of the current attempt."""
     last_checkpoint: LastCheckpoint | None = None
-    """lastCheckpoint is the newest committed one."""
+    """lastCheckpoint: the newest committed one."""
     stages: Annotated[list[StageStatus], Keyed("name"), Field(max_length=8)] = []
     """stages in order."""
     attempts: Annotated[list[AttemptStatus], Field(max_length=MAX_ATTEMPTS)] = []
-    """attempts: the last five of all stages, newest last."""
+    """attempts: the last five, newest last."""
     goodput: Goodput | None = None
     """goodput of all stages together."""
 

@@ -67,7 +67,7 @@ class Optimizer(Model):
     """AdamW."""
 
     lr: Positive = 5.0e-4
-    """lr at the peak of the schedule."""
+    """lr at the schedule's peak."""
     weight_decay: NotNegative = 0.2
     """weightDecay, not applied to gains, biases and the logit scale."""
     beta1: Fraction = 0.9
@@ -77,14 +77,14 @@ class Optimizer(Model):
     eps: Positive = 1.0e-6
     """eps of AdamW."""
     gradient_clip_norm: NotNegative = 1.0
-    """gradientClipNorm is the global norm at which gradients are clipped; 0 switches it off."""
+    """gradientClipNorm: the global norm at which gradients are clipped; 0 switches it off."""
 
 
 class Schedule(Model):
     """The learning rate over samples seen."""
 
     type: Literal["Cosine", "Constant", "WSD"] = "Cosine"
-    """type: after the warm-up Cosine decays all the time, Constant never, and WSD at the end, by one minus the square root
+    """type: after the warm-up Cosine decays all the time, Constant never, WSD at the end, by one minus the square root
     (arXiv 2405.18392)."""
     warmup_samples: Annotated[int, Field(ge=0, le=2**62)] = 0
     """warmupSamples over which lr rises linearly."""
@@ -116,14 +116,14 @@ class Loss(Model):
     max_logit_scale: Positive = 100.0
     """maxLogitScale caps the learned inverse temperature."""
     mask_duplicate_captions: bool = False
-    """maskDuplicateCaptions excludes other images with the same caption from the negatives."""
+    """maskDuplicateCaptions keeps images with the same caption out of the negatives."""
 
 
 class Embeddings(Model):
     """A CLIP-type teacher's embeddings as a target (ours, after MobileCLIP and TinyCLIP)."""
 
     weight: NotNegative = 1.0
-    """weight of the loss on embeddings beside the contrastive loss."""
+    """weight beside the contrastive loss."""
     temperature: Annotated[float, Field(gt=0, le=1)] = 0.01
     """temperature of the teacher's similarities; 0.01 fits most released CLIPs."""
 
@@ -132,10 +132,9 @@ class Distillation(Model):
     """The student's side of concept distillation (paper section 3.2)."""
 
     mode: Literal["Concepts", "Disabled"] = "Concepts"
-    """mode: Concepts adds two heads and their cross-entropies; Disabled trains on the contrastive loss alone."""
+    """mode: Concepts adds two heads and their cross-entropies, Disabled none."""
     weight: NotNegative = 0.5
-    """weight of both cross-entropies together; 0.5, because our contrastive loss averages the directions that the paper
-    adds."""
+    """weight of both cross-entropies together (our contrastive loss averages the directions that the paper adds)."""
     head_lr_scale: Positive = 10.0
     """headLrScale multiplies lr for the heads."""
     head_weight_decay_scale: NotNegative = 0.01
@@ -144,7 +143,7 @@ class Distillation(Model):
     """headsInput: Embedding reads the image embedding before normalisation, Tower what its projection reads."""
     embeddings: Embeddings | None = None
     """embeddings adds a loss towards a teacher's image-text similarities; needs labels with
-    label.teacher.textEmbeddings; unset switches it off."""
+    label.teacher.textEmbeddings."""
 
     @property
     def reads_labels(self) -> bool:
@@ -157,7 +156,7 @@ class InitFrom(Model):
 
     uri: Uri
     """uri of weights (.safetensors, .pt), an exported model (OUTPUT/train/DIGEST/model), a checkpoint
-    (OUTPUT/train/DIGEST/checkpoints/step-N), or `timm/NAME` of an installed package."""
+    (OUTPUT/train/DIGEST/checkpoints/step-N), or an installed `timm/NAME`."""
     kind: Literal["Weights", "Checkpoint"] = "Weights"
     """kind: Weights starts a new training, Checkpoint resumes with optimiser and position."""
 
@@ -172,13 +171,13 @@ class Order(Model):
     """The order of pairs: lanes of blocks that each epoch shuffles, mixed within a window."""
 
     lanes: Annotated[int | None, Field(ge=1, le=65536)] = None
-    """lanes from which each batch takes as many pairs: the largest divisor of batchSize up to this number; unset means
+    """lanes from which each batch takes as many pairs: the largest divisor of batchSize up to this; unset means
     1,024."""
     block: Annotated[int | None, Field(ge=1, le=65536)] = None
     """block of consecutive pairs, one range request; unset means 64."""
     window: Count | None = None
-    """window of pairs, over all lanes, in which the order is mixed; unset takes a hundredth of an epoch, at least
-    32,768 and two batches, at most 524,288."""
+    """window of pairs, over all lanes, to mix; unset takes a hundredth of an epoch, at least 32,768 and two batches, at
+    most 524,288."""
 
 
 class Checkpoint(Model):
@@ -187,11 +186,11 @@ class Checkpoint(Model):
     every_seconds: Count | None = 900
     """everySeconds between two checkpoints."""
     every_samples: Count | None = None
-    """everySamples between two checkpoints, in place of everySeconds."""
+    """everySamples in place of everySeconds."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
-    """keep this many of the newest checkpoints."""
+    """keep this many of the newest."""
     max_failures: Annotated[int, Field(ge=1, le=1000)] = 3
-    """maxFailures of checkpoints in a row, after which the training ends with exit code 75."""
+    """maxFailures in a row, after which the training ends with exit code 75."""
 
 
 class Validation(Model):
@@ -216,66 +215,63 @@ class Train(Model):
     """How the model is trained."""
 
     model: Text | None = None
-    """model is an architecture by open_clip's name; or set modelConfig."""
+    """model: an architecture by open_clip's name; or set modelConfig."""
     model_config_: Annotated[dict[str, Any] | None, Field(alias="modelConfig", max_length=64)] = None
-    """modelConfig is an open_clip model configuration (embed_dim, vision_cfg, text_cfg)."""
+    """modelConfig: an open_clip configuration (embed_dim, vision_cfg, text_cfg)."""
     shards: Annotated[list[Uri], Field(max_length=256), FewEnough] = []
-    """shards to train on in place of the filter's output."""
+    """shards in place of the filter's output."""
     labels: Uri | None = None
-    """labels is a label folder of another run, OUTPUT/label/DIGEST."""
+    """labels of another run, OUTPUT/label/DIGEST."""
     samples: Count
-    """samples seen in all, over all epochs."""
+    """samples seen, over all epochs."""
     seed: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
-    """seed of first weights, order and augmentation; unset takes spec.seed. Trainings that differ in it share filter
-    and labels."""
+    """seed of weights, order and augmentation, not of filter and labels; unset takes spec.seed."""
     batch_size: Count = 32768
-    """batchSize over all processes, at least their number; gradient caching makes it independent of their memory."""
+    """batchSize over all processes; gradient caching makes it independent of their memory."""
     micro_batch_size: Annotated[Count | None, Field(json_schema_extra=PLACEMENT)] = None
-    """microBatchSize that a process passes through the model at once, at most; unset takes its share of the batch."""
+    """microBatchSize of a process at once, at most; unset takes its share of the batch."""
     image_size: Annotated[int | None, Field(ge=16, le=1024)] = None
-    """imageSize in pixels; unset takes the model's; another size resizes position embeddings."""
+    """imageSize in pixels; unset takes the model's; another resizes position embeddings."""
     stages: Annotated[list[ResolutionStage], Field(max_length=16)] = []
-    """stages of rising imageSize with the training's samples in all, the last of which is the model's size; smaller images see its
-    positions resampled (open_clip's own ViT and ResNet). Empty trains at one size."""
+    """stages of rising imageSize, the last one the model's, with train.samples in all; smaller images see positions
+    resampled (open_clip's own ViT and ResNet)."""
     normalisation: Literal["CLIP", "Network"] | None = None
-    """normalisation of pixels by the mean and deviation of CLIP or of modelConfig's timm Network; unset takes what
-    initFrom brings (Network for `timm/NAME`), else CLIP."""
+    """normalisation of pixels: CLIP's, or that of modelConfig's timm Network; unset takes initFrom's (Network for
+    `timm/NAME`), else CLIP."""
     optimizer: Optimizer = Optimizer()
-    """optimizer sets AdamW."""
+    """optimizer: AdamW."""
     schedule: Schedule = Schedule()
-    """schedule sets the learning rate over time."""
+    """schedule: the learning rate over time."""
     loss: Loss = Loss()
-    """loss sets HN-NCE."""
+    """loss: HN-NCE."""
     distillation: Distillation = Distillation()
-    """distillation sets the concept heads."""
+    """distillation: the concept heads."""
     init_from: InitFrom | None = None
-    """initFrom starts from existing weights or a checkpoint."""
+    """initFrom: weights or a checkpoint to start from."""
     order: Order = Order()
-    """order sets how the pairs are shuffled and read."""
+    """order: how pairs are shuffled and read."""
     captions: Literal["First", "Drawn"] = "First"
-    """captions: First trains on each pair's own caption; Drawn draws one of `captions` in its .json each epoch, by
+    """captions: First trains on a pair's own caption; Drawn draws one of `captions` in its .json each epoch, by
     `caption_weights`."""
     lock_image_tower: bool = False
     """lockImageTower trains the text side only, and a timm tower's projection."""
     features: Literal["Computed", "Stored"] = "Computed"
-    """features of a locked tower: Computed encodes an augmented image each step; Stored encodes each image once, into
+    """features of a locked tower: Computed encodes augmented images each step, Stored each image once, into
     OUTPUT/features."""
     feature_views: Annotated[int, Field(ge=1, le=64)] = 1
-    """featureViews stored of each image, one an epoch: the whole image, then random crops."""
+    """featureViews stored of an image, one an epoch: the whole image, then random crops."""
     text_start: Literal["Random", "Ridge"] = "Random"
-    """textStart of the text tower: Ridge begins with a ridge regression from words to stored features, for small
-    pools."""
+    """textStart: Ridge begins with a ridge regression from words to stored features, for small pools."""
     patch_dropout: Fraction = 0.0
-    """patchDropout is the share of an image's patches dropped in training (ViT only)."""
+    """patchDropout: the share of an image's patches dropped (ViT only)."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """ema is the decay of averaged weights, which are then exported; 0 switches it off."""
+    """ema: the decay of averaged weights, which are exported; 0 switches it off."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """precision of the matrix products; master weights stay fp32."""
     deterministic: Annotated[Literal["Auto", "Enabled", "Disabled"], Field(json_schema_extra=PLACEMENT)] = "Auto"
-    """deterministic algorithms: Auto uses them on CPUs, where a resumed training ends with the same bits, and not on
-    GPUs."""
+    """deterministic algorithms; Auto: on CPUs only, where a resumed training ends with the same bits."""
     gradient_reduction: Annotated[Literal["fp32", "bf16"], Field(json_schema_extra=PLACEMENT)] = "fp32"
-    """gradientReduction is the precision in which gradients are summed over processes; bf16 halves the traffic."""
+    """gradientReduction: precision of gradients' sums over processes; bf16 halves the traffic."""
     zero_stage: Annotated[int, Field(ge=0, le=3, json_schema_extra=PLACEMENT)] = 1
     """zeroStage of DeepSpeed: 0 replicates, 1 shards optimiser state, 2 gradients too, 3 parameters too."""
     offload: Annotated[Literal["None", "Optimizer", "Parameters"], Field(json_schema_extra=PLACEMENT)] = "None"
@@ -283,27 +279,25 @@ class Train(Model):
     activation_checkpointing: Annotated[bool, Field(json_schema_extra=PLACEMENT)] = False
     """activationCheckpointing recomputes activations: less memory, more time."""
     compile: Annotated[bool, Field(json_schema_extra=PLACEMENT)] = False
-    """compile uses torch.compile on each residual block; needs zeroStage 0 to 2 and a compiler (the image has one)."""
+    """compile uses torch.compile on residual blocks; needs zeroStage 0 to 2 and a compiler (the image has one)."""
     profile_steps: Annotated[int, Field(ge=0, le=1000, json_schema_extra=PLACEMENT)] = 0
-    """profileSteps of each rank to record after the first ten, into train/profile/; 0 records none."""
+    """profileSteps of each rank to record after the first ten, into train/profile/."""
     loader_workers: Annotated[int | None, Field(ge=0, le=256, json_schema_extra=PLACEMENT)] = None
-    """loaderWorkers that decode images, per process; 0 uses a thread; unset takes the pod's CPUs per process less one
-    on GPUs, 0 on CPUs."""
+    """loaderWorkers per process; 0 uses a thread; unset takes the pod's CPUs per process less one on GPUs, 0 on
+    CPUs."""
     collective_timeout_seconds: Annotated[int, Field(ge=30, le=86400, json_schema_extra=PLACEMENT)] = 600
     """collectiveTimeoutSeconds that a rank waits for others before the gang ends with exit code 75."""
     min_bus_bandwidth: Annotated[Positive | None, Field(json_schema_extra=PLACEMENT)] = None
-    """minBusBandwidth in GB/s (as nccl-tests counts) below which the gang ends with exit code 75; unset only
-    reports it."""
+    """minBusBandwidth in GB/s (as nccl-tests counts), below which the gang ends with exit code 75."""
     num_nodes: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
-    """numNodes is the number of pods of the gang, with minNodes the number wished for; an edit counts from the next
-    attempt on."""
+    """numNodes: pods of the gang; with minNodes those wished for."""
     min_nodes: Annotated[int | None, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = None
-    """minNodes with which the training goes on while no more have room; unset waits for numNodes."""
+    """minNodes with which the training goes on while no more have room."""
     processes_per_node: Annotated[int, Field(ge=1, le=64, json_schema_extra=PLACEMENT)] = 1
-    """processesPerNode is the number of ranks in a pod, one a GPU."""
+    """processesPerNode: ranks in a pod, one a GPU."""
     checkpoint: Annotated[Checkpoint, Field(json_schema_extra=PLACEMENT)] = Checkpoint()
-    """checkpoint says when the state is saved."""
+    """checkpoint: when the state is saved."""
     validation: Annotated[Validation | None, Field(json_schema_extra=PLACEMENT)] = None
-    """validation measures the loss on held-out pairs."""
+    """validation: the loss on held-out pairs."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None
-    """pods overrides spec.pods for this stage."""
+    """pods is merged over spec.pods."""

@@ -15,16 +15,15 @@ from pydantic import BaseModel
 from diht_k8s.api.json_types import is_array, is_object
 from diht_k8s.api.kubernetes_types.definitions import definitions
 from diht_k8s.api.reasons import ConditionType, Reason
-from diht_k8s.api.run import API_VERSION, DihtRun, Spec
-from diht_k8s.api.schema.cel import ALWAYS_EDITABLE, run_rules
-from diht_k8s.api.schema.crd import COLUMNS
+from diht_k8s.api.run import API_VERSION, DihtRun, Spec, Stage
+from diht_k8s.api.schema.cel import ALWAYS_EDITABLE, EDITABLE, run_rules
 from diht_k8s.api.status import Status
 from diht_k8s.api.times import TIME_PATTERN
 
 Schema = dict[str, Any]
 _BOUNDS: Final = re.compile(r" \((?:[≥>≤<] )?[\d.]+[^()]*\)")
-SHORT_TEXT: Final = 64
-"""Longest text, in characters, whose bound the page shows."""
+LARGE_NUMBER: Final = 1_000_000
+"""A bound that nobody comes to, as large or larger: the page does not show it."""
 
 _HEAD = f"""# DihtRun ({API_VERSION})
 
@@ -38,17 +37,17 @@ metadata: {{name: my-run}}
 spec: {{...}}
 ```
 
-The same document runs on a laptop (`diht run FILE`) and on a cluster (`kubectl apply -f FILE`). Unknown keys are errors (on a cluster by
-kubectl; other clients may only get a warning); `null` means that a field is not there. Kubernetes' own fields in `pods` (volumes, tolerations, ...)
-are checked by the schema and rules of Kubernetes {definitions().minor}. Defaults belong to the programs: a run keeps only what you wrote. "Ours" marks
-what is not in the paper. In brackets: bounds of a number, of a text's characters up to {SHORT_TEXT}, or of a list's entries.
+The same document runs on a laptop (`diht run FILE`) and on a cluster (`kubectl apply -f FILE`). Unknown keys are errors (clients other than
+kubectl may only get a warning); `null` is as if left out. Kubernetes' own fields in `pods` (volumes, tolerations, ...) are checked by the
+rules of Kubernetes {definitions().minor}. Defaults belong to the programs: a run keeps only what you wrote. "Ours" marks what is not in the
+paper. In brackets: bounds of numbers, below a million, and of a list's entries.
 """
 
 
 def page() -> str:
     """The whole page, Markdown."""
     sections = [_HEAD, "# Spec\n", *_models(Spec, "spec"), "# Status\n", *_models(Status, "status", defaults=False)]
-    return "\n".join([*sections, _conditions(), _columns(), _edits()]).rstrip() + "\n"
+    return "\n".join([*sections, _conditions(), _edits()]).rstrip() + "\n"
 
 
 def editor_schema() -> str:
@@ -77,22 +76,38 @@ def _models(model: type[BaseModel], path: str, *, defaults: bool = True) -> Iter
     So does a model whose fields another one has, too: it links to that table.
     """
     schema = model.model_json_schema(by_alias=True)
-    defs, waiting, seen = schema.get("$defs", {}), [(model.__name__, path, schema)], {model.__name__}
+    defs: dict[str, Schema] = schema.get("$defs", {})
+    places = {model.__name__: path, **_places(schema, path, defs)}
     shown: dict[str, Schema] = {}
-    while waiting:
-        name, where, node = waiting.pop(0)
+    for name, where in places.items():
+        node = defs.get(name, schema)
         same = next((other for other, fields in shown.items() if node["properties"].items() <= fields.items()), None)
         shown[name] = node["properties"]
-        yield _heading(name, where, node) + (
-            f"Its fields are those of [{same}](#{same.lower()}).\n" if same else _table(node, defs, defaults=defaults)
+        head = f"## {where}\n\n{node.get('description', '').strip()}\n\n"
+        yield head + (
+            f"Its fields are those of {_link(same, places)}.\n"
+            if same
+            else _table(node, defs, places, defaults=defaults)
         )
-        below: list[tuple[str, str, Schema]] = []
-        for field, value in node["properties"].items():
-            reference, brackets = _reference(value)
-            if reference and reference not in seen and "properties" in defs[reference]:
-                seen.add(reference)
-                below.append((reference, f"{where}.{field}{brackets}", defs[reference]))
-        waiting = below + waiting
+
+
+def _places(node: Schema, path: str, defs: dict[str, Schema], seen: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Where each model below a node stands first, in the order of the page: its fields' models, each with those below it."""
+    below: dict[str, str] = {}
+    for field, value in node["properties"].items():
+        reference, brackets = _reference(value)
+        if reference and reference not in seen and "properties" in defs[reference]:
+            below.setdefault(reference, f"{path}.{field}{brackets}")
+    found: dict[str, str] = {}
+    for name, where in below.items():
+        known = seen | below.keys() | found.keys()
+        found |= {name: where, **_places(defs[name], where, defs, known)}
+    return found
+
+
+def _link(name: str, places: dict[str, str]) -> str:
+    """A model's name with a link to its heading."""
+    return f"[{name}](#{re.sub(r'[^a-z]', '', places[name].lower())})"
 
 
 def _reference(node: Schema) -> tuple[str | None, str]:
@@ -105,11 +120,7 @@ def _reference(node: Schema) -> tuple[str | None, str]:
     return next((found for found in branches if found[0]), (None, ""))
 
 
-def _heading(name: str, path: str, node: Schema) -> str:
-    return f'<a id="{name.lower()}"></a>\n## {path}\n\n{node.get("description", "").strip()}\n\n'
-
-
-def _table(node: Schema, defs: dict[str, Schema], *, defaults: bool) -> str:
+def _table(node: Schema, defs: dict[str, Schema], places: dict[str, str], *, defaults: bool) -> str:
     """Without defaults and bounds where only the operator writes."""
     head = (
         "| field | type | default | meaning |\n|---|---|---|---|"
@@ -117,22 +128,27 @@ def _table(node: Schema, defs: dict[str, Schema], *, defaults: bool) -> str:
         else "| field | type | meaning |\n|---|---|---|"
     )
     rows = [
-        _row(field, value, defs, required=field in node.get("required", []), defaults=defaults)
+        _row(field, value, defs, places, required=field in node.get("required", []), defaults=defaults)
         for field, value in node["properties"].items()
     ]
     return "\n".join([head, *rows, ""])
 
 
-def _row(field: str, node: Schema, defs: dict[str, Schema], *, required: bool, defaults: bool) -> str:
+def _row(
+    field: str, node: Schema, defs: dict[str, Schema], places: dict[str, str], *, required: bool, defaults: bool
+) -> str:
     default = "**required**" if required else _default(node.get("default"))
-    kind = _type(node, defs) if defaults else _BOUNDS.sub("", _type(node, defs))
+    kind = _type(node, defs, places) if defaults else _BOUNDS.sub("", _type(node, defs, places))
     cells = [f"`{field}`", kind, *([default] if defaults else []), _meaning(field, _cell(node.get("description", "")))]
     return f"| {' | '.join(cells)} |"
 
 
 def _meaning(field: str, text: str) -> str:
-    """What the table says beside the name; `kubectl explain` shows descriptions that begin with it."""
-    return re.sub(rf"^{field}(?: is| are|:|(?= as in)) ", "", text)
+    """What the table says beside the name; `kubectl explain` shows descriptions that begin with it.
+
+    A name goes where a sentence or a verb follows it.
+    """
+    return re.sub(rf"^{field}(?:(?: is| are|:) |;? (?=unset |[a-z]+s ))", "", text)
 
 
 def _default(value: Any) -> str:
@@ -142,46 +158,48 @@ def _default(value: Any) -> str:
     return f"`{_cell(json.dumps(value))}`"
 
 
-def _type(node: Schema, defs: dict[str, Schema]) -> str:
+def _type(node: Schema, defs: dict[str, Schema], places: dict[str, str]) -> str:
     """What a field holds, with its bounds."""
     if "$ref" in node:
         name = node["$ref"].rsplit("/", 1)[1]
         target = defs[name]
-        return f"[{name}](#{name.lower()})" if "properties" in target else _type(target, defs)
+        return _link(name, places) if "properties" in target else _type(target, defs, places)
     if "anyOf" in node:
-        branches = [_type(branch, defs) for branch in node["anyOf"] if branch != {"type": "null"}]
+        branches = [_type(branch, defs, places) for branch in node["anyOf"] if branch != {"type": "null"}]
         return " or ".join(branches)
     if "enum" in node or "const" in node:
         return " · ".join(f"`{value}`" for value in node.get("enum", [node.get("const")]))
     kind = node.get("type", "anything")
     if kind == "array":
-        return f"list of {_BOUNDS.sub('', _type(node['items'], defs))}{_between(node, 'Items')}"
+        items = _BOUNDS.sub("", _type(node["items"], defs, places))
+        return (f"[[]{items[1:]}" if items.startswith("[") else f"[]{items}") + _items(node)
     if "properties" in node:
-        return f"Kubernetes' {node['title']}"
+        return node["title"]
     if kind == "object":
         values = node.get("additionalProperties", True)
         if values is True:
             return "object"
-        return f"map to {_BOUNDS.sub('', _type(values, defs))}{_between(node, 'Properties')}"
+        return f"map[string]{_BOUNDS.sub('', _type(values, defs, places))}"
     if kind == "string":
-        return ("time" if node.get("pattern") == TIME_PATTERN else "string") + _between(node, "Length")
+        return "time" if node.get("pattern") == TIME_PATTERN else "string"
     return kind + _numbers(node)
 
 
-def _between(node: Schema, what: str) -> str:
-    """How many items or characters; texts that nobody writes as long have no bound here, the schema has it."""
-    low, high = node.get(f"min{what}"), node.get(f"max{what}")
-    if high is None or (what == "Length" and high > SHORT_TEXT):
+def _items(node: Schema) -> str:
+    """How many items a list has."""
+    low, high = node.get("minItems"), node.get("maxItems")
+    if high is None:
         return ""
-    return f" ({low} to {high})" if low else f" (≤ {high})"
+    return f" ({low}..{high})" if low else f" (≤ {high})"
 
 
 def _numbers(node: Schema) -> str:
     low, over, high = node.get("minimum"), node.get("exclusiveMinimum"), node.get("maximum")
     below = node.get("exclusiveMaximum")
-    high = high if high is not None and high < 2**31 - 1 else None
+    high = high if high is not None and high < LARGE_NUMBER else None
+    low = low if low is not None and low > -LARGE_NUMBER else None
     if low is not None and high is not None:
-        return f" ({_plain(low)} to {_plain(high)})"
+        return f" ({_plain(low)}..{_plain(high)})"
     signs = {"≥": low, ">": over, "<": below, "≤": high}
     text = ", ".join(f"{sign} {_plain(bound)}" for sign, bound in signs.items() if bound is not None)
     return f" ({text})" if text else ""
@@ -203,15 +221,20 @@ def _conditions() -> str:
     )  # fmt: skip
 
 
-def _columns() -> str:
-    rows = [f"| {name.upper()} | {text} | {'`-o wide`' if wide else ''} |" for name, _, _, text, wide in COLUMNS]
-    return "\n".join(["# Columns of `kubectl get dihtruns`", "", "| column | meaning | |", "|---|---|---|", *rows, ""])
-
-
 def _edits() -> str:
-    fields = ", ".join(f"`spec.{name}`" for name in ALWAYS_EDITABLE)
-    rows = [f"- {rule.message.partition(':')[0]}" for rule in run_rules()[1:]]
-    after = "To change them, delete the run and apply it again; what is committed and unchanged is not computed again."
-    return "\n".join(
-        ["# What may be edited", "", f"At any time: {fields} and each stage's `pods` (pods: from the next attempt on).", "", *rows, "", after, ""]
-    )  # fmt: skip
+    """From the rules at the root of a run, which say on each refusal what to do."""
+    stages = [f"spec.{stage.value}" for stage in Stage]
+    fixed = dict.fromkeys(rule.field for rule in run_rules() if rule.field and rule.field not in stages)
+    later = [f"train.{name}" for name in EDITABLE[Stage.TRAIN] if name != "pods"]
+    rows = {
+        "at any time": [f"spec.{name}" for name in ALWAYS_EDITABLE if name != "pods"],
+        "at any time, for the next attempt": ["spec.pods", *later, "each stage's `pods`"],
+        "until the stage starts or the run ends": stages,
+        "never": fixed,
+    }
+    lines = [
+        f"| {when} | {', '.join(f'`{name}`' if '`' not in name else name for name in names)} |"
+        for when, names in rows.items()
+    ]
+    after = "To change what is fixed, delete the run and apply it again; what is committed and unchanged is not computed again."
+    return "\n".join(["# What may be edited", "", "| when | fields |", "|---|---|", *lines, "", after, ""])

@@ -182,17 +182,18 @@ def test_reference_page_names_every_field_reason_and_rule() -> None:
         if path.count(".") > 1 and not KUBERNETES.search(path):
             assert f"| `{name}` |" in text
     assert all(f"| `{reason}` | {reason.meaning} |" in text for reason in [*Reason, *ConditionType])
-    assert all(rule.message.partition(":")[0] in text for rule in run_rules()[1:])
+    assert all(f"`{rule.field}`" in text.partition("# What may be edited")[2] for rule in run_rules()[1:])
     assert "| `batchSize` | integer (≥ 1) | `32768` | batchSize over all processes" in text
-    assert "| `lr` | number (> 0, ≤ 1000000) | `0.0005` |" in text
+    assert "| `lr` | number (> 0) | `0.0005` |" in text, "nobody writes a million"
     assert "| `ema` | number (≥ 0, < 1) | `0.0` |" in text
-    assert "| `zeroStage` | integer (0 to 3) | `1` |" in text
-    assert "| `output` | string | **required** |" in text, "nobody writes 1,024 characters"
-    assert "| `shards` | list of string (1 to 256) |" in text
+    assert "| `zeroStage` | integer (0..3) | `1` |" in text
+    assert "| `output` | string | **required** |" in text
+    assert "| `shards` | []string (1..256) |" in text
     assert "| `restarts` | integer | restarts of all stages" in text, "no defaults and bounds where the operator writes"
-    assert "| `workers` | integer (1 to 4096) | `1` | the number of pods" in text, "the name stands before it"
+    assert "| `workers` | integer (1..4096) | `1` | pods (or processes)" in text, "the name stands before it"
     assert text.count("| `productiveSeconds` |") == 1
-    assert "Its fields are those of [StageGoodput](#stagegoodput)." in text
+    assert "Its fields are those of [StageGoodput](#statusstagesgoodput)." in text
+    assert "| `stages` | [[]ResolutionStage](#spectrainstages) (≤ 16) |" in text
 
 
 def test_editor_schema_is_closed_and_free_of_our_marks() -> None:
