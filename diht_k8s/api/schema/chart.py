@@ -24,7 +24,7 @@ VALUES_FILE: Final = f"{CHART}/values.yaml"
 METADATA_FILE: Final = f"{CHART}/Chart.yaml"
 BEGIN: Final = "<!-- values: from values.yaml by `python -m diht_k8s.api.schema.generate` -->\n"
 END: Final = "<!-- end of values -->\n"
-MAX_DEFAULT: Final = 200
+MAX_DEFAULT: Final = 100
 """Longest default, in characters, that the table shows."""
 _COMMENT: Final = "# -- "
 _METADATA: Final = """metadata:
