@@ -74,11 +74,12 @@ class Filter(Model):
     """Which pairs are kept."""
 
     min_objects: Annotated[int, Field(ge=0, le=100)] = 0
-    """minObjects that a caption names. For small, clean pools use 1 with minComplexity: 0 and minActions: 0 (ours)."""
+    """minObjects that a caption must name. For small, clean pools use 1 with minComplexity: 0 and minActions: 0
+    (ours)."""
     min_complexity: Annotated[int, Field(ge=0, le=100)] = 1
-    """minComplexity (C): some object of the caption has this many attributes and relations."""
+    """minComplexity (C): some object of the caption has at least this many attributes and relations."""
     min_actions: Annotated[int, Field(ge=0, le=100)] = 1
-    """minActions (A) of objects that a caption names."""
+    """minActions (A) that a caption must name."""
     action_rule: Literal["SubjectOrObject", "Subject"] = "SubjectOrObject"
     """actionRule: SubjectOrObject counts verbs with a subject or an object, Subject wants a subject (two readings of
     the paper)."""
@@ -89,7 +90,7 @@ class Filter(Model):
     clip_score: ClipScore | None = None
     """clipScore drops pairs by the similarity of image and caption (ours)."""
     language: Literal["en", "Any"] = "en"
-    """language: en drops captions in others, which the parser cannot read; Any keeps them (ours)."""
+    """language: en drops captions in other languages, which the parser cannot read; Any keeps them (ours)."""
     language_margin: Annotated[float, Field(ge=0, le=1000)] = 18
     """languageMargin by which another language's log-likelihood must exceed English's to drop a caption (ours)."""
     metadata_limits: Annotated[list[MetadataLimit], Keyed("name"), Field(max_length=16)] = []
@@ -99,14 +100,14 @@ class Filter(Model):
     max_aspect_ratio: Annotated[float, Field(ge=0, le=1000)] = 0
     """maxAspectRatio of an image, long to short side; 0 drops none."""
     duplicates: Literal["Exact", "Near"] | None = None
-    """duplicates of an earlier kept image to drop: Exact compares files, Near also finds other sizes, encodings and
+    """duplicates of earlier kept images are dropped: Exact compares files, Near also finds other sizes, encodings and
     brightness."""
     exclude: Uri | None = None
-    """exclude: a list of uids, or SHA-256 of URLs or images, to drop, one a line."""
+    """exclude: a file of uids, or SHA-256 of URLs or images, to drop, one a line."""
     decontaminate: Annotated[list[Text], Field(max_length=64)] = []
     """decontaminate: benchmarks of spec.evaluate whose images' near-duplicates are dropped."""
     junk_field: Text | None = None
-    """junkField: the text in the .json that labels junk ("watermark"), for the report only (ours)."""
+    """junkField: name of the .json's text that says what junk a pair is ("watermark"), for the report only (ours)."""
     scores_from: Annotated[Uri | None, Field(json_schema_extra=PLACEMENT)] = None
     """scoresFrom: another run's filter folder, whose scores are reused with new thresholds."""
     output: Literal["Shards", "KeepList"] = "Shards"

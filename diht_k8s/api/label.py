@@ -24,7 +24,7 @@ class Vocabulary(Model):
     min_fraction: Fraction = 1.0e-5
     """minFraction of the kept captions in which a concept occurs."""
     min_count: Count = 5
-    """minCount of captions in which it occurs as well."""
+    """minCount of captions in which a concept occurs, beside minFraction."""
     max_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """maxFraction: concepts in more of the kept captions are no classes."""
     max_objects: Annotated[int, Field(ge=1, le=65535)] = 10000
@@ -45,8 +45,8 @@ class Teacher(Model):
     image_size: Annotated[int | None, Field(ge=32, le=1024)] = None
     """imageSize in pixels; unset takes the teacher's."""
     crop: Literal["Network", "Whole"] = "Network"
-    """crop: Network shows a `timm/NAME` an image's centre as timm does, Whole its largest square, whose features
-    train.features: Stored can reuse."""
+    """crop of an image for a `timm/NAME`: Network takes the centre as timm does, Whole the largest square, whose features
+    `train.features: Stored` can reuse."""
     own_classes: bool = False
     """ownClasses adds the ImageNet classes of a `timm/NAME` to the objects; needs heads.kind: Sigmoid (ours)."""
     text_embeddings: bool = False

@@ -120,7 +120,7 @@ class Topology(Model):
     required: NodeLabel | None = None
     """required: all pods run in one domain of this node label."""
     preferred: NodeLabel | None = None
-    """preferred: the same where possible."""
+    """preferred: all pods run in one domain of this node label where possible."""
     unconstrained: Literal[True] | None = None
     """unconstrained: Kueue finds nodes anywhere before it admits the pods."""
     slice_required: NodeLabel | None = None
@@ -153,7 +153,7 @@ class Pods(Model):
     queue_priority_class: QueueName | None = None
     """queuePriorityClass: Kueue's WorkloadPriorityClass: the order in the queue, without preempting pods."""
     min_workers: Annotated[int | None, Field(ge=1, le=4096)] = None
-    """minWorkers with which Kueue may start a stage of several; unset waits for all."""
+    """minWorkers with which Kueue may start a stage of several workers; unset waits for all."""
     topology: Topology | None = None
     """topology: Kueue's topology-aware scheduling."""
     gang: Literal["Auto", "PodGroup", "None"] = "Auto"
@@ -192,9 +192,9 @@ class Pods(Model):
     host_network: bool | None = None
     """hostNetwork as in Kubernetes; a training takes a port from 20000 to 28999."""
     security_context: SecurityContext | None = None
-    """securityContext of the container, over no capabilities, no escalation and a read-only root."""
+    """securityContext of the container, merged over no capabilities, no escalation and a read-only root."""
     pod_security_context: PodSecurityContext | None = None
-    """podSecurityContext: the pod's, over user and group 1000 and RuntimeDefault."""
+    """podSecurityContext: the pod's, merged over user and group 1000 and RuntimeDefault."""
 
 
 def merged(base: Pods, over: Pods | None) -> Pods:

@@ -95,7 +95,7 @@ class FailureCause(StatusModel):
     pod: ShortText = ""
     """pod that failed first; empty without one."""
     container: ShortText = ""
-    """container in it."""
+    """container in that pod."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node that it ran on."""
     exit_code: Code | None = None
@@ -138,9 +138,9 @@ class RestartsInPlace(StatusModel):
     restarts: Small = 0
     """restarts in that attempt."""
     exit_code: Code | None = None
-    """exitCode of the newest."""
+    """exitCode that caused the newest restart."""
     message: Line = ""
-    """message of that program."""
+    """message of the program that failed."""
     pod: ShortText = ""
     """pod that it ran in."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
@@ -175,7 +175,7 @@ class Goodput(StatusModel):
     recovering_seconds: Small = 0
     """recoveringSeconds from a failed attempt's last report to the next attempt."""
     suspended_seconds: Small = 0
-    """suspendedSeconds, or over before a retry."""
+    """suspendedSeconds of the run, and those from its end to a retry."""
     other_seconds: Small = 0
     """otherSeconds between stages and at an attempt's end."""
     waiting_for_run_seconds: Small = 0
@@ -245,20 +245,20 @@ class StageStatus(StatusModel):
     state: StageState
     """state of the stage."""
     attempt: Small = 0
-    """attempt: the newest one's number, from 1."""
+    """attempt: the newest one's number; 0 before the first."""
     restarts: Small = 0
     """restarts of any cause."""
     restarts_count_towards_max: Small = 0
-    """restartsCountTowardsMax: those after the program's own faults, less those given back."""
+    """restartsCountTowardsMax: restarts after the program's own faults, less those given back."""
     infrastructure_restarts_count_towards_max: Small | None = None
-    """infrastructureRestartsCountTowardsMax: the same of infrastructure; unset if it is the difference of the two
-    above."""
+    """infrastructureRestartsCountTowardsMax: infrastructure restarts, less those given back; unset if it is restarts less
+    restartsCountTowardsMax."""
     healed_until_seconds: Small = 0
     """healedUntilSeconds: the productive time up to which restarts were given back."""
     infrastructure_healed_until_seconds: Small = 0
-    """infrastructureHealedUntilSeconds: the same of infrastructure."""
+    """infrastructureHealedUntilSeconds: healedUntilSeconds of infrastructure restarts."""
     restarts_in_place: RestartsInPlace | None = None
-    """restartsInPlace count towards failurePolicy.maxRestarts, and not in restarts."""
+    """restartsInPlace, which count towards failurePolicy.maxRestarts and are not in restarts."""
     work: WorkStatus | None = None
     """work committed."""
     out_of_memory: Small = 0
@@ -276,7 +276,7 @@ class StageStatus(StatusModel):
     min_count: Annotated[int, Field(ge=1, le=4096)] | None = None
     """minCount of an elastic training's PodGroup until pods have nodes."""
     resized_time: Time = None
-    """resizedTime of an elastic training in its living pods."""
+    """resizedTime: when an elastic training was last resized in its living pods."""
     workload: JobReference | None = None
     """workload of the newest attempt."""
     avoid_nodes: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=16)] = []
@@ -330,7 +330,7 @@ class ProgressStatus(StatusModel):
     total: Large = 0
     """total units; 0 while unknown."""
     unit: ShortText = "samples"
-    """unit of both."""
+    """unit of done and total."""
     percentage: Annotated[int, Field(ge=0, le=100)] = 0
     """percentage done, rounded down."""
     samples_per_second: Decimal | None = None

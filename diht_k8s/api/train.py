@@ -292,7 +292,7 @@ class Train(Model):
     num_nodes: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
     """numNodes: pods of the gang; with minNodes those wished for."""
     min_nodes: Annotated[int | None, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = None
-    """minNodes with which the training goes on while no more have room."""
+    """minNodes with which the training goes on while others are missing; unset waits for numNodes."""
     processes_per_node: Annotated[int, Field(ge=1, le=64, json_schema_extra=PLACEMENT)] = 1
     """processesPerNode: ranks in a pod, one a GPU."""
     checkpoint: Annotated[Checkpoint, Field(json_schema_extra=PLACEMENT)] = Checkpoint()
