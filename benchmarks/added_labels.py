@@ -3,8 +3,8 @@
 `--judged benchmarks/added_labels.csv` counts our verdicts. A label is added if no word of it stands in the caption.
 General words are right ("animal" on a cow); names, places and doubts are wrong.
 
-By a protocol written before, 90 drawings chose among eleven methods, 100 others tested it, once. Weak: a language model
-read both times; agreement (kappa 0.93) shows a stable reading, not a right one.
+By a protocol written before, 90 drawings chose among eleven methods and 100 others tested the choice, once. Weak: a
+language model read both times; agreement (kappa 0.93) shows a stable reading, not a right one.
 """
 
 from __future__ import annotations

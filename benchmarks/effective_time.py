@@ -1,10 +1,10 @@
-"""Productive time of long trainings over all but queues, simulated around the real plan.
+"""Productive share of long trainings' time without queues, simulated around the real plan.
 
 Faults come at Llama 3's rate (one per 50,677 GPU hours), their kinds roughly as ByteRobust's; a checkpoint's 5 s are
 assumed. Not simulated: damaged checkpoints, slow nodes, storage outages, other runs.
 
-200 seeds, 30 days: 0.997 at 128 GPUs; the worst seed at 8,000 0.950. Start-ups of 3 minutes or more fall below 0.97 at
-8,000 and when preempted. `--elastic --seeds 50`: start-ups of a small model.
+200 seeds, 30 days: a mean of 0.997 at 128 GPUs; at 8,000 the worst seed has 0.950. Start-ups of 3 minutes
+or more fall below 0.97 at 8,000 and when preempted. `--elastic --seeds 50`: start-ups of a small model.
 """
 
 from __future__ import annotations

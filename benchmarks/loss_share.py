@@ -2,7 +2,7 @@
 
 Operations and bytes are counted at the data sheet's peaks (`estimate.loss_time`), layers at 45 % of bf16's. The slowest
 of products, memory and L2 cache counts: a lower bound. Assumed: 5.5 TB/s of cache, 2 µs between kernels. Left out:
-collectives. Tiles in plain torch: B/32 4.8 %.
+collectives. Tiles in plain torch: 4.8 % for B/32 at batch 32,768.
 """
 
 from __future__ import annotations

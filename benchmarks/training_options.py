@@ -1,7 +1,7 @@
 """WSD and stages of the resolution beside a cosine at one size, by `ablation/PROTOCOL-3.md`.
 
-Prints means, and differences with t intervals paired over seeds: 98.3 % of the loss; 95 % of R@5, chosen after the
-results.
+Prints means, and differences paired over seeds: of the loss with t intervals of 98.3 %, of R@5, chosen after the
+results, of 95 %.
 """
 
 from __future__ import annotations

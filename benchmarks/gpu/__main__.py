@@ -1,6 +1,6 @@
 """Our trainer beside open_clip's on this machine's GPUs: throughput, MFU, memory, loader wait.
 
-No figure yet: no GPU was at hand. Some two hours. `benchmarks/run train` says how to install open_clip.
+No figure yet: no GPU was at hand. It takes some two hours. `benchmarks/run train` says how to install open_clip.
 
 Equal: model, shards, batch, precision, workers, activation checkpointing, fused AdamW, 77 tokens. open_clip's best
 counts: plain, or with what its version has of `--torchcompile`, `--torchcompile-strategy=step` and `--fsdp`. MFU is of
