@@ -19,7 +19,7 @@ from diht_k8s.recipe.shards.images import BadImageError, decode
 
 STEPS: Final = 16
 MAX_DIFFERENCE: Final = 0.25
-"""Share of the set bits that may differ; `docs/method.md` gives its hits and false hits."""
+"""Share of the set bits that may differ; `docs/method.md` gives its hits."""
 MIN_STEP: Final = 3
 """Smallest step that counts, in grey levels: smaller ones are noise of the encoding."""
 FEW_BITS: Final = 12
