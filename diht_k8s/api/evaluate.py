@@ -41,7 +41,7 @@ class Benchmark(Model):
 
 
 class FewShot(Model):
-    """The few-shot probe by projected gradient from the zero-shot weights (paper, supplement)."""
+    """The few-shot probe by projected gradient from the zero-shot weights (the paper's, as others quote it)."""
 
     shots: Annotated[list[Annotated[int, Field(ge=1, le=100000)]], Field(min_length=1, max_length=32)] = [
         1,

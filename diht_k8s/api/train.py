@@ -105,14 +105,14 @@ class Schedule(Model):
 
 
 class Loss(Model):
-    """HN-NCE (paper section 3.3). alpha 1 and beta 0 is InfoNCE."""
+    """HN-NCE, from memory of the paper. alpha 1 and beta 0 is InfoNCE."""
 
     alpha: Fraction = 1.0
     """alpha weighs the positive in the denominator; 0 is the decoupled form."""
     beta: Annotated[float, Field(ge=0, le=16)] = 0.25
     """beta concentrates the weights on hard negatives; 0 weighs all alike."""
     differentiate_weights: bool = True
-    """differentiateWeights lets gradients flow through the weights (the paper does not say)."""
+    """differentiateWeights lets gradients flow through the weights (ours)."""
     max_logit_scale: Positive = 100.0
     """maxLogitScale caps the learned inverse temperature."""
     mask_duplicate_captions: bool = False
@@ -129,7 +129,7 @@ class Embeddings(Model):
 
 
 class Distillation(Model):
-    """The student's side of concept distillation (paper section 3.2)."""
+    """The student's side of concept distillation."""
 
     mode: Literal["Concepts", "Disabled"] = "Concepts"
     """mode: Concepts adds two heads and their cross-entropies, Disabled none."""

@@ -39,7 +39,8 @@ spec: {{...}}
 
 Unknown keys are errors (clients other than kubectl may only get a warning); `null` is as if left out. Kubernetes' own fields in `pods`
 (volumes, tolerations, ...) are checked by the rules of Kubernetes {definitions().minor}. Defaults belong to the programs: a run keeps only what you
-wrote. "Ours" marks what is not in the paper. In brackets: bounds of numbers (those below a million) and of a list's entries.
+wrote. "Ours" marks what is not the paper's, whose values are mostly [from memory](method.md). In brackets:
+bounds of numbers (those below a million) and of a list's entries.
 """
 
 
