@@ -67,7 +67,7 @@ sizes: $(INSTALLED) ## how much disk each extra takes, beside what docs/packages
 
 docs: $(INSTALLED) ## the documentation site, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "build/site/index.html"
+	@echo "build/site/index.html; to search, too: $(BIN)/python -m http.server --directory build/site"
 
 check-docs: $(INSTALLED) ## commands, YAML, links and sentences of the documentation
 	$(BIN)/python -m tools.check_docs
