@@ -12,10 +12,11 @@ SETTINGS = {"/etc/ssl/certs": "/etc/ssl/certs", "/etc/pip.conf": "/etc/pip.conf"
 
 
 def buildah(folder: Path) -> Path:
-    """It as a program, in a folder."""
+    """It as a program, in a folder; one call at a time over these images, `build` beside this file included."""
     program = folder / "buildah"
     store = f"--root {CLUSTER}/images/store --runroot {CLUSTER}/images/run"
-    program.write_text(f'#!/bin/sh\nBUILDAH_ISOLATION=chroot exec /usr/bin/buildah {store} "$@"\n')
+    locked = f"flock --close {CLUSTER}/images/lock /usr/bin/buildah {store}"
+    program.write_text(f'#!/bin/sh\nBUILDAH_ISOLATION=chroot exec {locked} "$@"\n')
     program.chmod(0o755)
     return program
 
