@@ -46,7 +46,7 @@ bounds of numbers (those below a million) and of a list's entries.
 
 def page() -> str:
     """The whole page, Markdown."""
-    sections = [_HEAD, "# Spec\n", *_models(Spec, "spec"), "# Status\n", *_models(Status, "status", defaults=False)]
+    sections = [_HEAD, *_models(Spec, "spec"), *_models(Status, "status", defaults=False)]
     return "\n".join([*sections, _conditions(), _edits()]).rstrip() + "\n"
 
 
@@ -217,7 +217,7 @@ def _conditions() -> str:
     types = [f"| `{kind}` | {_cell(kind.meaning)} |" for kind in ConditionType]
     reasons = [f"| `{reason}` | {_cell(reason.meaning)} |" for reason in Reason]
     return "\n".join(
-        ["# Conditions and reasons", "", "| condition | meaning |", "|---|---|", *types, "", "| reason | meaning |", "|---|---|", *reasons, ""]
+        ["## Conditions and reasons", "", "| condition | meaning |", "|---|---|", *types, "", "| reason | meaning |", "|---|---|", *reasons, ""]
     )  # fmt: skip
 
 
@@ -237,4 +237,4 @@ def _edits() -> str:
         for when, names in rows.items()
     ]
     after = "To change what is fixed, delete the run and apply it again; what is committed and unchanged is not computed again."
-    return "\n".join(["# What may be edited", "", "| when | fields |", "|---|---|", *lines, "", after, ""])
+    return "\n".join(["## What may be edited", "", "| when | fields |", "|---|---|", *lines, "", after, ""])
