@@ -36,6 +36,11 @@ def submit(path: str, overrides: Sequence[str], namespace: str | None, *, dry_ru
     if dry_run:
         print(f"{path}: the cluster accepts it as run {name}")
         return ExitCode.DONE
+    if (manager := other_manager(made["spec"])) is not None and made["metadata"]["generation"] > 1:
+        print(
+            f"{path}: warning: {manager} has the run (spec.managedBy): its copy on another cluster does not change",
+            file=sys.stderr,
+        )
     where = f" -n {kube.namespace}" if namespace else ""
     print(f"submitted run {name}; to follow it: diht watch {run.metadata.name}{where}")
     return ExitCode.DONE

@@ -192,6 +192,40 @@ def test_what_only_another_cluster_can_do_for_a_run_is_refused_with_its_controll
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("generation", "manager", "warns"),
+    [
+        (1, "example.org/queue", False),
+        (2, "example.org/queue", True),
+        (2, "diht.dev/operator", False),
+        (2, None, False),
+    ],
+)
+def test_submit_of_a_changed_run_says_that_a_copy_elsewhere_does_not_change(
+    generation: int,
+    manager: str | None,
+    warns: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Accepting:
+        namespace = "team"
+
+        def apply(self, run: DihtRun, *, dry_run: bool) -> dict[str, Any]:
+            metadata = {"namespace": "team", "name": run.metadata.name, "generation": generation}
+            return {"metadata": metadata, "spec": {} if manager is None else {"managedBy": manager}}
+
+    monkeypatch.setattr("diht_k8s.cli.cluster.run_client", lambda _: Accepting())
+    monkeypatch.setattr("diht_k8s.cli.cluster.check_for_cluster", lambda *_: None)
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(changed()))
+    assert main(["submit", str(path), "-n", "team"]) == 0
+    said = capsys.readouterr()
+    assert "submitted run team/" in said.out
+    assert ("run.yaml: warning: example.org/queue has the run " in said.err) == warns
+
+
 class Screen:
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -241,7 +241,7 @@ class Accepting:
     namespace = "here"
 
     def apply(self, run: Any, *, dry_run: bool) -> dict[str, Any]:
-        return {"metadata": {"namespace": self.namespace, "name": run.metadata.name}}
+        return {"metadata": {"namespace": self.namespace, "name": run.metadata.name}, "spec": {}}
 
 
 def test_submit_when_it_cannot_fit_then_says_so_before_and_submits(
