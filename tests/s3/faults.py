@@ -55,8 +55,7 @@ class Proxy:
         address, slash, path = upstream.removeprefix("http://").partition("/")
         host, _, port = address.partition(":")
         self._upstream, self._path = (host, int(port)), slash + path
-        self.faults = Faults()
-        self._random = random.Random(0)
+        self.set()
         self._loop = asyncio.new_event_loop()
         started = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
@@ -70,8 +69,13 @@ class Proxy:
     def set(self, **faults: object) -> Faults:
         """Other faults, with counts of their own."""
         self.faults = Faults(**faults)  # type: ignore[arg-type]
-        self._random = random.Random(self.faults.seed)
+        self._drawn: Counter[str] = Counter()
         return self.faults
+
+    def _happens(self, fault: str) -> bool:
+        """Whether a fault happens now: its n-th draw is the same however requests cross."""
+        self._drawn[fault] += 1
+        return random.Random(f"{fault} {self._drawn[fault]} {self.faults.seed}").random() < getattr(self.faults, fault)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -99,7 +103,7 @@ class Proxy:
         """One request; False when the connection is to end."""
         head = await client.readuntil(b"\r\n\r\n")
         verb, path = head.split(b" ", 2)[:2]
-        faults, draw = self.faults, self._random.random
+        faults = self.faults
         faults.counts["requests"] += 1
         faults.counts[f"as {(_field(head, b'authorization') or b'').decode()[:20]}"] += 1
         faults.counts[f"{verb.decode()} {path.decode().partition('?')[0]}"] += 1
@@ -113,7 +117,7 @@ class Proxy:
         if disturbed and faults.slow_s:
             await asyncio.sleep(faults.slow_s)
         in_burst = faults.counts["requests"] % faults.burst[1] < faults.burst[0]
-        if disturbed and (faults.expired or faults.forbidden or in_burst or draw() < faults.refuse):
+        if disturbed and (faults.expired or faults.forbidden or in_burst or self._happens("refuse")):
             faults.counts["refused"] += 1
             error = (b"403 Forbidden", b"AccessDenied") if faults.forbidden else (b"503 Slow Down", b"SlowDown")
             error = _expired(head) if faults.expired else error
@@ -125,7 +129,7 @@ class Proxy:
     async def _forward(
         self, verb: bytes, head: bytes, body: bytes, answer: asyncio.StreamWriter, *, disturbed: bool
     ) -> bool:
-        faults, draw = self.faults, self._random.random
+        faults = self.faults
         server, request = await asyncio.open_connection(*self._upstream, limit=HEAD_BYTES)
         try:
             request.write(head + body)
@@ -137,19 +141,19 @@ class Proxy:
             )
         finally:
             request.close()
-        if disturbed and len(content) > 10 and _field(reply, b"content-range") and draw() < faults.short:
+        if disturbed and len(content) > 10 and _field(reply, b"content-range") and self._happens("short"):
             faults.counts["short"] += 1
             content = content[: len(content) // 2]
             reply = _resized(reply, len(content))
-        if disturbed and len(content) > 10 and _field(reply, b"content-range") and draw() < faults.long:
+        if disturbed and len(content) > 10 and _field(reply, b"content-range") and self._happens("long"):
             faults.counts["long"] += 1
             content += content[:7]
             reply = _resized(reply, len(content))
-        if disturbed and _field(reply, b"content-range") and draw() < faults.unversioned:
+        if disturbed and _field(reply, b"content-range") and self._happens("unversioned"):
             faults.counts["unversioned"] += 1
             reply = re.sub(rb"(?im)^(etag|x-goog-generation):.*\r\n", b"", reply)
         answer.write(reply)
-        if disturbed and verb == b"GET" and len(content) > 10 and draw() < faults.cut:
+        if disturbed and verb == b"GET" and len(content) > 10 and self._happens("cut"):
             faults.counts["cut"] += 1
             answer.write(content[: len(content) // 3])
             await answer.drain()

@@ -38,6 +38,8 @@ VERSION: Final = "2023-11-03"
 """Of the protocol, which a token must name."""
 PUT_BYTES: Final = 64 << 20
 """A larger blob is put in blocks of this size and appears with the list of them."""
+RETRIES: Final[dict[str, Any]] = {f"retry_{kind}": 8 for kind in ("total", "connect", "read", "status")}
+"""Azure's own limits are 3 of each kind, below any total."""
 SIGNED: Final = timedelta(hours=1)
 _EXISTS: Final = ("BlobAlreadyExists", "ConditionNotMet", "UnauthorizedBlobOverwrite")
 
@@ -80,7 +82,7 @@ class AzureStore(ObjectStore):
         self._service = BlobServiceClient(
             self._endpoint,
             credential=credential or self._token,
-            retry_policy=_Retry(retry_total=8),
+            retry_policy=_Retry(**RETRIES),
             max_single_put_size=PUT_BYTES,
             connection_timeout=TIMEOUTS_S[0],
             read_timeout=TIMEOUTS_S[1],
