@@ -126,10 +126,12 @@ def prepare_pools(document: str, work: Path, overrides: Sequence[str] = (), *, u
     return sha256_of([marker.output_sha256 for marker in markers if marker is not None])[:12]
 
 
-def publish_pool(document: str, work: Path, folder: Path) -> None:
+def publish_pool(
+    document: str, work: Path, folder: Path, overrides: Sequence[str] = (), *, untrained: bool = True
+) -> None:
     """Run the stages, and write what the filter keeps and the labels of it as `published_labels` has them."""
-    prepare_pools(document, work)
-    runs = [pool_run(document, work, name) for name in ("pool", "junk")]
+    prepare_pools(document, work, overrides, untrained=untrained)
+    runs = [pool_run(document, work, name, overrides) for name in ("pool", "junk")]
     everything, kept = (
         [[sample.uid for sample in found] for found in samples]
         for samples in ([_samples(run.spec.data.sources[0].shards or ()) for run in runs], map(_kept_samples, runs))
@@ -137,7 +139,7 @@ def publish_pool(document: str, work: Path, folder: Path) -> None:
     published_labels.write_pool(
         folder, dict(zip(("kept", "junk_kept"), zip(everything, kept, strict=True), strict=True))
     )
-    published_labels.write(folder, kept[0], _stage_labels(document, work, (), untrained=True))
+    published_labels.write(folder, kept[0], _stage_labels(document, work, overrides, untrained=untrained))
 
 
 def pool_run(document: str, work: Path, name: str, overrides: Sequence[str] = ()) -> DihtRun:

@@ -17,7 +17,7 @@ from benchmarks._arguments import make_parser
 from benchmarks.corpus.build import SEED, Corpus, build
 from benchmarks.corpus.icon_sets import ICON_SETS, PACKAGE, VERSION
 from benchmarks.corpus.splits import SPLITS
-from benchmarks.corpus.unseen import SORTED_SETS, folders
+from benchmarks.corpus.unseen import MEASURED_SETS, folders
 from diht_k8s.api.errors import UserError
 from examples.build_data.candidates import Tally
 from examples.build_data.shards import write_shards
@@ -82,7 +82,7 @@ def document(corpus: Corpus, package: Path, unseen: Mapping[str, Tally]) -> dict
     return {
         "schema_version": 1, "package": {"name": PACKAGE, "version": VERSION, "sha256": SHA256}, "seed": SEED,
         "splits": splits, "training_styles": dict(styles.most_common()), "sets": sets,
-        "measured_only": told(unseen, SORTED_SETS),
+        "measured_only": told(unseen, MEASURED_SETS),
     }  # fmt: skip
 
 

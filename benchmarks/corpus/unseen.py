@@ -23,12 +23,15 @@ from examples.build_data.shards import Pair
 
 NAMED: Final[tuple[Split, ...]] = ("development", "development_style", "heldout_concepts", "heldout_style")
 """Splits that get a gallery of names."""
-UNSEEN_SETS: Final[dict[str, Style]] = {"openmoji": "emoji", "icon-park": "colour"}
-"""Sets of which no split has a drawing; their galleries of names are the transfer."""
-SORTED_SETS: Final[dict[str, Style]] = {"streamline-pixel": "pixel", **UNSEEN_SETS}
-"""Sets with categories, none of which a training has."""
+UNSEEN_SETS: Final[dict[str, Style]] = {
+    "openmoji": "emoji", "icon-park": "colour",  # the second protocol's transfer
+    "whh": "solid", "streamline-ultimate-color": "colour",  # what PROTOCOL-4.md confirms on
+}  # fmt: skip
+"""Sets of which no split has a drawing, each with a gallery of names."""
 CATEGORY: Final = {"streamline-pixel": 20, "openmoji": 40, "icon-park": 40}
-"""drawings of a category; smaller categories are left out."""
+"""Sets with categories -> drawings of a category; smaller categories are left out."""
+MEASURED_SETS: Final[dict[str, Style]] = {"streamline-pixel": "pixel", **UNSEEN_SETS}
+"""Sets of which no training has a drawing."""
 
 
 @dataclass(frozen=True)
@@ -92,23 +95,24 @@ def folders(package: Path, corpus: Corpus) -> tuple[dict[str, list[Pair]], dict[
     pairs = {f"{split}_names": names_of(corpus.pairs[split]) for split in NAMED}
     classes: dict[str, list[str]] = {}
     tallies: dict[str, Tally] = {}
-    for name in SORTED_SETS:
+    for name in MEASURED_SETS:
         found, folder = unseen_set(package, name, corpus), name.replace("-", "_")
         tallies[name] = found.tally
         if name in UNSEEN_SETS:
             pairs[f"{folder}_names"] = names_of(found.pairs, words)[:GALLERY]
-        pairs[f"{folder}_categories"], classes[f"{folder}_categories"] = categories_of(found.pairs, CATEGORY[name])
+        if name in CATEGORY:
+            pairs[f"{folder}_categories"], classes[f"{folder}_categories"] = categories_of(found.pairs, CATEGORY[name])
     return pairs, classes, tallies
 
 
 def _entries(package: Path, name: str, tally: Tally) -> Iterator[tuple[Entry, str]]:
     """One icon of each concept with its category ("" for none), in an order that depends on their identities alone."""
     document: dict[str, Any] = json.loads((package / "json" / f"{name}.json").read_text(encoding="utf-8"))
-    category_of = {file: category for category, files in document["categories"].items() for file in files}
+    category_of = {file: category for category, files in document.get("categories", {}).items() for file in files}
     found: list[Entry] = []
     for file, icon in document["icons"].items():
         tally.seen += 1
-        parsed = parse_name(file, SORTED_SETS[name], document.get("suffixes", ()), document.get("prefixes", ()))
+        parsed = parse_name(file, MEASURED_SETS[name], document.get("suffixes", ()), document.get("prefixes", ()))
         concept = "" if parsed is None else base_name(parsed.thing)
         if parsed is None or not concept or icon.get("hidden"):
             tally.drop("names_no_thing")

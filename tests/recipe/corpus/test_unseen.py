@@ -44,10 +44,10 @@ def package(tmp_path: Path) -> Path:
         "categories": {"Animals": names[:30], "Food": [*names[30:50], "red-fox"]},
     }  # fmt: skip
     (tmp_path / "json").mkdir()
-    for name in (*unseen.SORTED_SETS, "ph"):
+    for name in (*unseen.MEASURED_SETS, "ph"):
         (tmp_path / f"json/{name}.json").write_text(json.dumps(document))
     info = {"license": {"spdx": "MIT"}, "author": {"name": "Somebody"}}
-    (tmp_path / "collections.json").write_text(json.dumps(dict.fromkeys([*unseen.SORTED_SETS, "ph"], info)))
+    (tmp_path / "collections.json").write_text(json.dumps(dict.fromkeys([*unseen.MEASURED_SETS, "ph"], info)))
     return tmp_path
 
 
@@ -98,7 +98,7 @@ def test_command_when_run_then_writes_every_folder_that_the_evidence_reads_and_a
     monkeypatch.setattr(building, "ICON_SETS", sets)
     monkeypatch.setattr(command, "ICON_SETS", sets)
     monkeypatch.setattr(command, "fetch", lambda _: package)
-    monkeypatch.setattr(unseen, "CATEGORY", dict.fromkeys(unseen.SORTED_SETS, 5))
+    monkeypatch.setattr(unseen, "CATEGORY", dict.fromkeys(unseen.CATEGORY, 5))
     monkeypatch.setattr("sys.argv", ["corpus", "--work", str(tmp_path / "runs/corpus"), "--workers", "1"])
     assert command.main() == 0
     document = yaml.safe_load(Path("benchmarks/ablation/corpus.yaml").read_text())["spec"]
