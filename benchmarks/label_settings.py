@@ -38,14 +38,12 @@ def labels_of(setting: str, work: Path) -> Path:
 
 def make_labels(setting: str, options: argparse.Namespace, *, untrained: bool) -> None:
     """Run the label stage of a setting on the second protocol's pool."""
-    from benchmarks.ablation.pools import publish_pool
+    from benchmarks.ablation.pools import publish_labels
 
     folder, overrides = labels_of(setting, options.work), label_plan.SETTINGS[setting]
     wanted = ("teacher", "untrained") if untrained else ("teacher",)
     if not all((folder / f"labels-{source}.parquet").exists() for source in wanted):
-        publish_pool(plan.DOCUMENT, options.evidence, folder, overrides, untrained=untrained)
-    if (folder / "pool.npz").read_bytes() != (RESULTS / "pool.npz").read_bytes():
-        raise SystemExit(f"{folder} has another pool than the second protocol: its filter was another one")
+        publish_labels(plan.DOCUMENT, options.evidence, folder, RESULTS, overrides, untrained=untrained)
 
 
 def ablation(setting: str, arms: Sequence[str], options: argparse.Namespace, *more: str) -> list[str]:

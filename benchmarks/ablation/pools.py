@@ -6,6 +6,7 @@ Shapes: N pairs of a pool, K stored classes, D features.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,12 +113,17 @@ class Material:
 
 
 def prepare_pools(document: str, work: Path, overrides: Sequence[str] = (), *, untrained: bool = True) -> str:
-    """Run the document's filter and label stages, filter junk, and label again with an untrained teacher; the digest of the first two."""
+    """Run the document's filter and label stages, label again with an untrained teacher, and filter junk; the digest of the first two."""
+    digest = _label(document, work, overrides, untrained=untrained)
+    junk_run = pool_run(document, work, "junk", overrides)
+    _make_junk(pool_run(document, work, "pool", overrides), work)
+    run_stage(filter_stage, junk_run, Stage.FILTER)
+    return digest
+
+
+def _label(document: str, work: Path, overrides: Sequence[str], *, untrained: bool) -> str:
     kept_run = pool_run(document, work, "pool", overrides)
     markers = [run_stage(filter_stage, kept_run, Stage.FILTER), run_stage(label_stage, kept_run, Stage.LABEL)]
-    junk_run = pool_run(document, work, "junk", overrides)
-    _make_junk(kept_run, work)
-    run_stage(filter_stage, junk_run, Stage.FILTER)
     if untrained:
         _write_untrained_weights(kept_run, work)
         untrained_run = pool_run(document, work, "untrained", overrides)
@@ -126,12 +132,10 @@ def prepare_pools(document: str, work: Path, overrides: Sequence[str] = (), *, u
     return sha256_of([marker.output_sha256 for marker in markers if marker is not None])[:12]
 
 
-def publish_pool(
-    document: str, work: Path, folder: Path, overrides: Sequence[str] = (), *, untrained: bool = True
-) -> None:
+def publish_pool(document: str, work: Path, folder: Path) -> None:
     """Run the stages, and write what the filter keeps and the labels of it as `published_labels` has them."""
-    prepare_pools(document, work, overrides, untrained=untrained)
-    runs = [pool_run(document, work, name, overrides) for name in ("pool", "junk")]
+    prepare_pools(document, work)
+    runs = [pool_run(document, work, name) for name in ("pool", "junk")]
     everything, kept = (
         [[sample.uid for sample in found] for found in samples]
         for samples in ([_samples(run.spec.data.sources[0].shards or ()) for run in runs], map(_kept_samples, runs))
@@ -139,7 +143,24 @@ def publish_pool(
     published_labels.write_pool(
         folder, dict(zip(("kept", "junk_kept"), zip(everything, kept, strict=True), strict=True))
     )
-    published_labels.write(folder, kept[0], _stage_labels(document, work, overrides, untrained=untrained))
+    published_labels.write(folder, kept[0], _stage_labels(document, work, (), untrained=True))
+
+
+def publish_labels(
+    document: str, work: Path, folder: Path, pool: Path, overrides: Sequence[str], *, untrained: bool
+) -> None:
+    """Label by other settings, and write the labels of a published pool, which lies in another folder."""
+    _label(document, work, overrides, untrained=untrained)
+    run = pool_run(document, work, "pool", overrides)
+    raw = [sample.uid for sample in _samples(run.spec.data.sources[0].shards or ())]
+    wanted = [raw[row] for row in published_labels.read_pool(pool, "kept", raw)]
+    place = {sample.uid: row for row, sample in enumerate(_kept_samples(run))}
+    if missing := [uid for uid in wanted if uid not in place]:
+        raise SystemExit(f"the filter drops {len(missing)} pairs of the pool in {pool}, first {missing[0]}")
+    rows_N = np.array([place[uid] for uid in wanted])
+    labels = _stage_labels(document, work, overrides, untrained=untrained)
+    published_labels.write(folder, wanted, {source: each.chosen(rows_N) for source, each in labels.items()})
+    shutil.copy(pool / published_labels.POOL, folder)
 
 
 def pool_run(document: str, work: Path, name: str, overrides: Sequence[str] = ()) -> DihtRun:

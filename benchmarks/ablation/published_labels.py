@@ -35,6 +35,13 @@ class SoftLabels:
     attributes: HeadLabels
     classes: tuple[int, int]
 
+    def chosen(self, rows_N: NDArray[np.int64]) -> SoftLabels:
+        """Those of some pairs."""
+        heads = [
+            HeadLabels(head.ids_NK[rows_N], head.probabilities_NK[rows_N]) for head in (self.objects, self.attributes)
+        ]
+        return SoftLabels(heads[0], heads[1], self.classes)
+
 
 def of_captions(objects: Targets, attributes: Targets) -> SoftLabels:
     """What the captions themselves name, as labels: 1/m on each of m concepts, nothing where a caption names none."""
