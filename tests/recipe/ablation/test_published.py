@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.ablation import published_labels
+from benchmarks.ablation import pools, published_labels
 from benchmarks.ablation.published import LINES, publish, restore
 from benchmarks.ablation.published_labels import SoftLabels
 from benchmarks.ablation.results import read_hits, read_lines
@@ -130,6 +131,31 @@ def test_pool_when_published_then_keeps_the_same_pairs_of_the_same_corpus_alone(
     assert published_labels.read_pool(tmp_path, "junk_kept", junk).tolist() == []
     with pytest.raises(SystemExit, match="another corpus"):
         published_labels.read_pool(tmp_path, "kept", uids[::-1])
+
+
+@pytest.mark.parametrize("kept", ["bxdac", "bxd"])
+def test_labels_of_other_settings_when_the_filter_keeps_other_pairs_then_are_those_of_the_published_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    pool, folder = tmp_path / "pool", tmp_path / "labels"
+    published_labels.write_pool(pool, {"kept": (list("abcdx"), "abd")})
+    ids_NK = np.array([[ord(uid)] for uid in kept])
+    head = HeadLabels(ids_NK, np.ones((len(kept), 1), np.float32))
+    samples = {"raw": [SimpleNamespace(uid=uid) for uid in "abcdx"], "kept": [SimpleNamespace(uid=uid) for uid in kept]}
+    run = SimpleNamespace(spec=SimpleNamespace(data=SimpleNamespace(sources=[SimpleNamespace(shards=["raw"])])))
+    monkeypatch.setattr(pools, "_label", lambda *_, **__: "")
+    monkeypatch.setattr(pools, "pool_run", lambda *_: run)
+    monkeypatch.setattr(pools, "_samples", lambda patterns: samples[patterns[0]])
+    monkeypatch.setattr(pools, "_kept_samples", lambda _: samples["kept"])
+    monkeypatch.setattr(pools, "_stage_labels", lambda *_, **__: {"teacher": SoftLabels(head, head, (200, 200))})
+    if "a" not in kept:
+        with pytest.raises(SystemExit, match=r"drops 1 pairs of the pool in .*, first a"):
+            pools.publish_labels("", tmp_path, folder, pool, (), untrained=False)
+        return
+    pools.publish_labels("", tmp_path, folder, pool, (), untrained=False)
+    found = published_labels.read(folder, list("abd"))["teacher"]
+    assert found.objects.ids_NK[:, 0].tolist() == found.attributes.ids_NK[:, 0].tolist() == [ord(uid) for uid in "abd"]
+    assert published_labels.read_pool(folder, "kept", list("abcdx")).tolist() == [0, 1, 3]
 
 
 def test_labels_of_captions_when_they_name_several_concepts_then_share_1_and_where_they_name_none_say_nothing() -> None:
