@@ -53,7 +53,7 @@ def train(options: argparse.Namespace) -> int:
         minutes = (deadline - time.monotonic()) / 60
         if minutes <= 0:
             break
-        commands = [ablation(options, length, *share, minutes) for share in shares(plan.SEEDS, options.processes)]
+        commands = [ablation(options, length, *share, minutes) for share in shares(length.seeds, options.processes)]
         running = [subprocess.Popen(command, cwd=ROOT) for command in commands]
         if code := next((code for code in [process.wait() for process in running] if code), 0):
             return code

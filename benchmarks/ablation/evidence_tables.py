@@ -138,12 +138,17 @@ def require_planned(lines: Sequence[dict[str, Any]]) -> None:
     Raises:
         SystemExit: a training is there twice, is none of the plan, or has another pool or other settings.
     """
-    planned = {(length.steps * BATCH, arm) for length in plan.LENGTHS for arm in length.arms}
-    seeds, seen = range(plan.FIRST_SEED, plan.FIRST_SEED + plan.SEEDS), set[tuple[int, str, int]]()
+    planned = {
+        (length.steps * BATCH, arm, seed)
+        for length in plan.LENGTHS
+        for arm in length.arms
+        for seed in range(plan.FIRST_SEED, plan.FIRST_SEED + length.seeds)
+    }
+    seen = set[tuple[int, str, int]]()
     for line in lines:
         key = (line["sizes"]["samples"], line["arm"], line["seed"])
         told = f"{line['arm']}, {key[0] // BATCH} steps, seed {key[2]}"
-        if key[:2] not in planned or key[2] not in seeds:
+        if key not in planned:
             raise SystemExit(f"the protocol has no training {told}: take it out of {LINES}")
         if key in seen:
             raise SystemExit(f"the training {told} is there twice: keep the first in {LINES}")
@@ -177,7 +182,7 @@ def _done(trainings: Trainings) -> str:
     for length in plan.LENGTHS:
         counts = {arm: len(_seeds(trainings, length.steps, arm)) for arm in length.arms}
         told = ", ".join(f"`{arm}` {count}" for arm, count in counts.items())
-        rows.append(f"| {length.steps:,} | {sum(counts.values())} of {plan.SEEDS * len(counts)} | {told} |")
+        rows.append(f"| {length.steps:,} | {sum(counts.values())} of {length.seeds * len(counts)} | {told} |")
     return "\n".join(rows)
 
 

@@ -14,6 +14,8 @@ FROZEN: Final = ("lr=1.5e-3", "concept_weight=2.0")
 FIRST_SEED, SEEDS = 100, 10
 STEPS: Final = 6000
 """The length that decides."""
+SEEDS_BEYOND: Final = 3
+"""of what is longer, which decides nothing."""
 CONTROLS: Final = ("distill_captions", "distill_untrained", "distill_shuffled", "plain")
 """What distillation is compared with, each at the length that is best for it."""
 
@@ -27,6 +29,11 @@ class Length:
     """in the order of the trainings of a seed."""
 
     @property
+    def seeds(self) -> int:
+        """From the first on."""
+        return SEEDS if self.steps <= STEPS else SEEDS_BEYOND
+
+    @property
     def sizes(self) -> list[str]:
         """Sizes of the ablation, as NAME=VALUE."""
         return [f"samples={self.steps * BATCH}", *FROZEN]
@@ -38,6 +45,8 @@ LENGTHS: Final = (
     Length(1500, CONTROLS),
     Length(12000, ("distill", "distill_captions", "plain")),
 )  # fmt: skip
+PLANNED: Final = sum(length.seeds * len(length.arms) for length in LENGTHS)
+"""Trainings of the protocol."""
 OTHER_PAIRS: Final = (("hn_0.25", "plain"), ("distill_hn", "distill"), ("junk_kept", "junk_random"))
 """Tested beside distillation and its controls."""
 SHOWN_PAIRS: Final = (("distill_captions", "plain"), ("distill_untrained", "plain"), ("distill_shuffled", "plain"))
