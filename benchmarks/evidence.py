@@ -31,9 +31,9 @@ CORPUS: Final = ROOT / "runs/corpus/train"
 """The pool that the document names."""
 
 
-def shares(seeds: int, processes: int) -> list[tuple[int, int]]:
+def shares(first: int, seeds: int, processes: int) -> list[tuple[int, int]]:
     """(first seed, number) of each process: neighbours, nearly equal."""
-    bounds = [plan.FIRST_SEED + round(seeds * number / processes) for number in range(processes + 1)]
+    bounds = [first + round(seeds * number / processes) for number in range(processes + 1)]
     return [(low, high - low) for low, high in pairwise(bounds) if high > low]
 
 
@@ -53,7 +53,10 @@ def train(options: argparse.Namespace) -> int:
         minutes = (deadline - time.monotonic()) / 60
         if minutes <= 0:
             break
-        commands = [ablation(options, length, *share, minutes) for share in shares(length.seeds, options.processes)]
+        commands = [
+            ablation(options, length, *share, minutes)
+            for share in shares(plan.FIRST_SEED, length.seeds, options.processes)
+        ]
         running = [subprocess.Popen(command, cwd=ROOT) for command in commands]
         if code := next((code for code in [process.wait() for process in running] if code), 0):
             return code

@@ -1,48 +1,54 @@
 """Settings of the labels that leave the commonest words out, by `ablation/PROTOCOL-4.md`.
 
-`--choose` makes the labels of each setting, trains on them and prints which one the development galleries choose;
-`--confirm SETTING` trains what the protocol compares and publishes it; `--tables` prints that. Needs the corpus
-(`python -m benchmarks.corpus`) and the second protocol's work folder, or its hour of filtering.
+`--choose` makes the labels of each setting, trains on them and writes what the development galleries choose;
+`--confirm` trains what the protocol compares, and publishes it; `--tables` prints it. Needs the corpus (`python -m
+benchmarks.corpus`) and the second protocol's work folder, or minutes of filtering and labelling.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
-
-import numpy as np
+from typing import Any, Final
 
 from benchmarks._arguments import make_parser
 from benchmarks.ablation import label_plan, plan
-from benchmarks.ablation.published import FIGURE, publish, restore
+from benchmarks.ablation.published import FIGURE, LINES, publish, restore
+from benchmarks.ablation.published_labels import POOL
 from benchmarks.ablation.results import read_hits, read_lines
 from benchmarks.ablation.table import Cell, Column, Pair, cells_of, table
-from benchmarks.evidence import RESULTS, ROOT
+from benchmarks.evidence import RESULTS, ROOT, shares
 from diht_k8s.recipe.report.per_image import PerImage
 
 PUBLISHED: Final = ROOT / "benchmarks/ablation/evidence-4"
+CHOICE: Final = "choice.jsonl"
 DEFAULT: Final = next(iter(label_plan.SETTINGS))
 OTHER: Final = "distill, default labels"
+Arms = dict[str, list[str]]
+"""Setting -> arms that have its labels."""
 
 
 def labels_of(setting: str, work: Path) -> Path:
-    """Where the labels of a setting lie."""
-    return RESULTS if setting == DEFAULT else work / "labels" / setting
+    """Where the labels of a setting lie: where they are published, or in the work folder."""
+    if setting == DEFAULT:
+        return RESULTS
+    published = PUBLISHED / setting
+    return published if (published / POOL).exists() else work / "labels" / setting
 
 
 def make_labels(setting: str, options: argparse.Namespace, *, untrained: bool) -> None:
-    """Run the label stage of a setting on the second protocol's pool."""
+    """Run the label stage of a setting on the second protocol's pool, unless its labels are there."""
     from benchmarks.ablation.pools import publish_labels
 
     folder, overrides = labels_of(setting, options.work), label_plan.SETTINGS[setting]
-    wanted = ("teacher", "untrained") if untrained else ("teacher",)
-    if not all((folder / f"labels-{source}.parquet").exists() for source in wanted):
+    wanted = [POOL, "labels-teacher.parquet", *(["labels-untrained.parquet"] if untrained else [])]
+    if not all((folder / name).exists() for name in wanted):
         publish_labels(plan.DOCUMENT, options.evidence, folder, RESULTS, overrides, untrained=untrained)
 
 
@@ -50,7 +56,7 @@ def ablation(setting: str, arms: Sequence[str], options: argparse.Namespace, *mo
     """Command line of trainings on the labels of a setting."""
     folder = options.work / setting
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "junk").exists():
+    if not (folder / "junk").is_symlink():
         (folder / "junk").symlink_to(options.evidence / "junk")  # the same captions, so the same tokens
     return [
         sys.executable, "-m", "benchmarks.ablation", "--document", plan.DOCUMENT, "--work", str(folder),
@@ -71,61 +77,127 @@ def run(commands: Sequence[Sequence[str]], processes: int) -> None:
 
 
 def choose(options: argparse.Namespace) -> None:
-    """Train on each setting's labels, and print its R@5 on the development galleries."""
+    """Train `distill` on each setting's labels, then the controls on those of the default and the chosen one; write the figures."""
     for setting in label_plan.SETTINGS:
         make_labels(setting, options, untrained=False)
-    seeds = ("--first-seed", str(label_plan.CHOICE_FIRST_SEED), "--seeds", str(label_plan.CHOICE_SEEDS))
-    sizes = ("--split", "Development", "--set", *label_plan.CHOICE_SIZES)
-    run([ablation(each, ["distill"], options, *seeds, *sizes) for each in label_plan.SETTINGS], options.processes)
-    for setting in label_plan.SETTINGS:
-        lines = [
-            line for line in read_lines(options.work / setting / "results.jsonl") if line["split"] == "Development"
-        ]
-        r5_SG = [[line[f"{gallery} {FIGURE}"] for gallery in plan.DEVELOPMENT] for line in lines]
-        print(f"{setting}: R@5 {np.mean(r5_SG):.2f} of {len(lines)} seeds, {r5_SG}")
+    lines = _develop({setting: ["distill"] for setting in label_plan.SETTINGS}, options)
+    chosen = best(lines, "distill")
+    if chosen != DEFAULT:
+        make_labels(chosen, options, untrained=True)
+        lines += _develop({setting: list(label_plan.CONTROLS) for setting in (DEFAULT, chosen)}, options)
+    PUBLISHED.mkdir(exist_ok=True)
+    (PUBLISHED / CHOICE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    print("\n".join(map(json.dumps, lines)))
+    print(f"chosen: {chosen_arms(lines)}")
 
 
-def confirm(setting: str, options: argparse.Namespace) -> None:
-    """Train the chosen setting, its controls and the default setting, and publish them with the labels."""
-    make_labels(setting, options, untrained=True)
-    seeds = ("--first-seed", str(label_plan.FIRST_SEED), "--seeds", str(label_plan.SEEDS))
-    rest = ("--split", "HeldOut", "--set", *label_plan.SIZES)
-    trained = ((setting, ["distill", "distill_untrained"]), (setting, ["distill_captions"]), (DEFAULT, ["distill"]))
-    run([ablation(each, arms, options, *seeds, *rest) for each, arms in trained], options.processes)
-    for each in (setting, DEFAULT):
-        print(f"{publish(options.work / each, PUBLISHED / each, 'HeldOut')} trainings in {PUBLISHED / each}")
-    for path in labels_of(setting, options.work).glob("labels-*.parquet"):
-        (PUBLISHED / setting / path.name).write_bytes(path.read_bytes())
+def _develop(arms: Arms, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train on the choice's seeds; one line each."""
+    first = label_plan.CHOICE_FIRST_SEED
+    seeds = ("--first-seed", str(first), "--seeds", str(label_plan.CHOICE_SEEDS))
+    rest = ("--split", "Development", "--set", *label_plan.CHOICE_SIZES)
+    run([ablation(setting, names, options, *seeds, *rest) for setting, names in arms.items()], options.processes)
+    samples = _samples(label_plan.CHOICE_SIZES)
+    found = {
+        (setting, line["arm"], line["seed"]): {key: line[key] for key in (f"{each} {FIGURE}" for each in plan.DEVELOPMENT)}
+        for setting in arms
+        for line in read_lines(options.work / setting / "results.jsonl")
+        if line["split"] == "Development" and line["sizes"]["samples"] == samples
+    }  # fmt: skip
+    return [
+        {"setting": setting, "arm": arm, "seed": seed, **found[setting, arm, seed]}
+        for setting, names in arms.items()
+        for arm in names
+        for seed in range(first, first + label_plan.CHOICE_SEEDS)
+    ]
+
+
+def _samples(sizes: Sequence[str]) -> int:
+    return int(sizes[0].removeprefix("samples="))
+
+
+def best(lines: Sequence[Mapping[str, Any]], arm: str) -> str:
+    """The setting with the highest mean R@5 on the development galleries, the earlier one of equals."""
+    figures = {
+        setting: [line[f"{each} {FIGURE}"] for line in lines if (line["setting"], line["arm"]) == (setting, arm) for each in plan.DEVELOPMENT]
+        for setting in label_plan.SETTINGS
+    }  # fmt: skip
+    return max((setting for setting in figures if figures[setting]), key=lambda setting: sum(figures[setting]))
+
+
+def chosen_arms(lines: Sequence[Mapping[str, Any]]) -> Arms:
+    """What a confirmation trains; nothing if the default setting is the best."""
+    chosen = best(lines, "distill")
+    if chosen == DEFAULT:
+        return {}
+    arms: Arms = {chosen: ["distill"], DEFAULT: ["distill"]}
+    for control in label_plan.CONTROLS:
+        arms[best(lines, control)].append(control)
+    return arms
+
+
+def confirm(options: argparse.Namespace) -> None:
+    """Train what was chosen, and publish it with the labels."""
+    arms = _chosen(PUBLISHED)
+    rest = ("--split", "HeldOut", "--override", label_plan.MEASURED, "--set", *label_plan.SIZES)
+    for setting in arms:
+        restore(PUBLISHED / setting, options.work / setting)
+        make_labels(setting, options, untrained=True)
+    commands = [
+        ablation(setting, names, options, "--first-seed", str(first), "--seeds", str(number), *rest)
+        for setting, names in arms.items()
+        for first, number in shares(label_plan.FIRST_SEED, label_plan.SEEDS, options.processes)
+    ]
+    run(commands, options.processes)
+    for setting in arms:
+        print(f"{publish(options.work / setting, PUBLISHED / setting, 'HeldOut')} trainings in {PUBLISHED / setting}")
+        if setting != DEFAULT:
+            for path in sorted(labels_of(setting, options.work).glob("labels-*.parquet")):
+                (PUBLISHED / setting / path.name).write_bytes(path.read_bytes())
+            (PUBLISHED / setting / POOL).write_bytes((RESULTS / POOL).read_bytes())
+
+
+def _chosen(published: Path) -> Arms:
+    arms = chosen_arms(lines) if (lines := read_lines(published / CHOICE)) else {}
+    if not arms:
+        raise SystemExit(f"{published / CHOICE} has no choice to confirm: run --choose")
+    return arms
 
 
 def tables(published: Path) -> str:
     """What the protocol tests, what it shows beside, and what follows.
 
     Raises:
-        SystemExit: there is no confirmation, or a training of it is missing.
+        SystemExit: there is no choice, or what is published is not what it asks for.
     """
-    chosen = next((path.name for path in sorted(published.glob("*")) if path.name != DEFAULT), None)
-    if chosen is None:
-        raise SystemExit(f"{published} has no confirmation: run --confirm SETTING")
-    with TemporaryDirectory() as work:
-        hits = {gallery: dict[tuple[str, int], PerImage]() for gallery in (*label_plan.GALLERIES, *label_plan.SHOWN)}
-        for setting in (chosen, DEFAULT):
-            restore(published / setting, Path(work) / setting)
-            lines = read_lines(Path(work) / setting / "results.jsonl")
+    hits = {gallery: dict[tuple[str, int], PerImage]() for gallery in (*label_plan.GALLERIES, *label_plan.SHOWN)}
+    arms = _chosen(published)
+    seeds = range(label_plan.FIRST_SEED, label_plan.FIRST_SEED + label_plan.SEEDS)
+    for setting, names in arms.items():
+        lines = read_lines(published / setting / LINES)
+        wanted = sorted((arm, seed) for arm in names for seed in seeds)
+        there = sorted((line["arm"], line["seed"]) for line in lines)
+        if there != wanted:
+            raise SystemExit(
+                f"{published / setting} has {len(there)} trainings, not the {len(wanted)} planned ones: nothing is tested"
+            )
+        same = {(line["pool"], line["sizes"]["samples"]) for line in lines}
+        if len(same) != 1 or next(iter(same))[1] != _samples(label_plan.SIZES):
+            raise SystemExit(f"{published / setting} has trainings of other labels or lengths: {same}")
+        with TemporaryDirectory() as work:
+            restore(published / setting, Path(work))
             for gallery, found in hits.items():
-                for (arm, seed), images in read_hits(Path(work) / setting, lines, gallery).items():
-                    found[arm if setting == chosen else OTHER, seed] = images
-    arms, seeds = (
-        ("distill", *label_plan.CONTROLS, OTHER),
-        range(label_plan.FIRST_SEED, label_plan.FIRST_SEED + label_plan.SEEDS),
-    )
-    if missing := [(arm, seed) for arm in arms for seed in seeds if (arm, seed) not in hits[label_plan.GALLERIES[0]]]:
-        raise SystemExit(f"nothing is tested before the last training: {len(missing)} are missing, first {missing[0]}")
-    pairs: list[Pair] = [("distill", None), *(("distill", each) for each in arms[1:])]
+                for (arm, seed), images in read_hits(Path(work), lines, gallery).items():
+                    found[OTHER if (setting, arm) == (DEFAULT, "distill") else arm, seed] = images
+    for gallery, found in hits.items():
+        if len({tuple(images.uids) for images in found.values()}) != 1:
+            raise SystemExit(f"trainings were measured on other images of {gallery}: they cannot be compared")
+    pairs: list[Pair] = [("distill", None), *(("distill", each) for each in (*label_plan.CONTROLS, OTHER))]
     columns = [
         Column(f"`{gallery}`", found, FIGURE, gallery in label_plan.GALLERIES) for gallery, found in hits.items()
     ]
-    return f"Labels `{chosen}`:\n\n{table(columns, pairs)}\n\n{verdict(cells_of(columns, pairs))}"
+    told = "; ".join(f"`{setting}` for {', '.join(f'`{name}`' for name in names)}" for setting, names in arms.items())
+    return f"Labels: {told}.\n\n{table(columns, pairs)}\n\n{verdict(cells_of(columns, pairs))}"
 
 
 def verdict(cells: Mapping[Pair, Sequence[Cell]]) -> str:
@@ -152,12 +224,10 @@ def main() -> int:
         "--evidence", type=Path, default=ROOT / "runs/evidence", help="work folder of `evidence` (default: %(default)s)"
     )
     parser.add_argument("--processes", type=int, default=2, help="trainings at once, one core each (default: 2)")
-    act = parser.add_mutually_exclusive_group(required=True)
-    act.add_argument("--choose", action="store_true", help="train on each setting, measured on development galleries")
-    act.add_argument(
-        "--confirm", choices=list(label_plan.SETTINGS)[1:], help="train the chosen setting and its controls"
-    )
-    act.add_argument("--tables", action="store_true", help="print what is published")
+    acts = parser.add_mutually_exclusive_group(required=True)
+    acts.add_argument("--choose", action="store_true", help="choose by the development galleries")
+    acts.add_argument("--confirm", action="store_true", help="train what was chosen and its controls, and publish")
+    acts.add_argument("--tables", action="store_true", help="print what is published")
     options = parser.parse_args()
     options.work, options.evidence = options.work.resolve(), options.evidence.resolve()
     if options.tables:
@@ -165,7 +235,7 @@ def main() -> int:
     elif options.choose:
         choose(options)
     else:
-        confirm(options.confirm, options)
+        confirm(options)
     return 0
 
 

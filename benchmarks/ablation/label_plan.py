@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 from benchmarks.ablation.arms import BATCH
@@ -15,13 +16,24 @@ SETTINGS: Final[dict[str, tuple[str, ...]]] = {
     "things_224": (_THINGS, "label.teacher.imageSize=224"),
 }
 """Name -> overrides of the document; the first has the second protocol's labels."""
+CONTROLS: Final = ("distill_untrained", "distill_captions")
+"""Each with the labels, of the default or the chosen setting, that are better for it on the development galleries."""
 CHOICE_SIZES: Final = (f"samples={3000 * BATCH}", *FROZEN)
 CHOICE_FIRST_SEED, CHOICE_SEEDS = 200, 2
 SIZES: Final = (f"samples={6000 * BATCH}", *FROZEN)
-FIRST_SEED, SEEDS = 110, 5
-CONTROLS: Final = ("distill_untrained", "distill_captions")
-"""of the chosen setting."""
-GALLERIES: Final = ("whh-names", "streamline-ultimate-color-names")
-"""Tested."""
-SHOWN: Final = ("style-names", "openmoji-names", "icon-park-names")
+FIRST_SEED, SEEDS = 110, 8
+GALLERIES: Final = {"whh-names": "whh_names", "streamline-ultimate-color-names": "streamline_ultimate_color_names"}
+"""Tested: name -> folder of the corpus."""
+SHOWN: Final = {
+    "style-names": "heldout_style_names",
+    "openmoji-names": "openmoji_names",
+    "icon-park-names": "icon_park_names",
+}
 """Shown, not tested."""
+MEASURED: Final = "evaluate.benchmarks=" + json.dumps(
+    [
+        {"name": name, "type": "Retrieval", "split": "HeldOut", "shards": [f"runs/corpus/{folder}/*.tar.gz"]}
+        for name, folder in {**GALLERIES, **SHOWN}.items()
+    ]
+)
+"""The document's benchmarks in a confirmation, which alone opens the tested galleries."""

@@ -152,6 +152,7 @@ def publish_labels(
     """Label by other settings, and write the labels of a published pool, which lies in another folder."""
     _label(document, work, overrides, untrained=untrained)
     run = pool_run(document, work, "pool", overrides)
+    _make_junk(run, work)
     raw = [sample.uid for sample in _samples(run.spec.data.sources[0].shards or ())]
     wanted = [raw[row] for row in published_labels.read_pool(pool, "kept", raw)]
     place = {sample.uid: row for row, sample in enumerate(_kept_samples(run))}

@@ -98,7 +98,9 @@ def write(folder: Path, uids: Sequence[str], labels: Mapping[str, SoftLabels]) -
                 columns[f"{name}_share_{k}"] = head.probabilities_NK[:, k].astype(np.float16)
         metadata = {CLASSES: json.dumps(each.classes).encode(), PAIRS: _pairs(uids)}
         table = pa.table(columns).replace_schema_metadata(metadata)
-        pq.write_table(table, folder / f"labels-{source}.parquet", compression="zstd", compression_level=19)
+        path = folder / f"labels-{source}.parquet"
+        pq.write_table(table, path.with_suffix(".part"), compression="zstd", compression_level=19)
+        path.with_suffix(".part").replace(path)
 
 
 def agreement(labels: HeadLabels, captions: HeadLabels) -> tuple[float, float]:

@@ -201,7 +201,7 @@ def test_table_when_the_gallery_has_no_classes_then_shows_what_there_is() -> Non
 def test_seeds_when_shared_over_processes_then_each_is_trained_once(
     seeds: int, processes: int, expected: list[tuple[int, int]]
 ) -> None:
-    assert evidence.shares(seeds, processes) == expected
+    assert evidence.shares(100, seeds, processes) == expected
 
 
 def test_evidence_when_its_corpus_is_not_built_then_names_the_command_that_builds_it(

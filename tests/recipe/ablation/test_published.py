@@ -144,6 +144,7 @@ def test_labels_of_other_settings_when_the_filter_keeps_other_pairs_then_are_tho
     samples = {"raw": [SimpleNamespace(uid=uid) for uid in "abcdx"], "kept": [SimpleNamespace(uid=uid) for uid in kept]}
     run = SimpleNamespace(spec=SimpleNamespace(data=SimpleNamespace(sources=[SimpleNamespace(shards=["raw"])])))
     monkeypatch.setattr(pools, "_label", lambda *_, **__: "")
+    monkeypatch.setattr(pools, "_make_junk", lambda *_: None)
     monkeypatch.setattr(pools, "pool_run", lambda *_: run)
     monkeypatch.setattr(pools, "_samples", lambda patterns: samples[patterns[0]])
     monkeypatch.setattr(pools, "_kept_samples", lambda _: samples["kept"])
