@@ -5,8 +5,8 @@ training of 6,000 steps takes 205 to 410 CPU seconds.
 
 The first protocol shows little. Half of the captions name a colour; up to 1,500 steps a model finds 0.5 to 2.2 % of the
 others, chance 0.5. Shuffled labels, the only control at 6,000 steps, fall from 17.1 (1,500 steps) to 14.4 %: over
-their best, +15.1 is some +12. Each length's labels came from another machine. Not begun: a check by `diht run`, a
-stronger teacher.
+their best, +15.1 is some +12. Each length's labels came from another machine. Of the second, 12,000 steps, which
+decide nothing, and a check by `diht run` are not begun.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def second_tables(published: Path) -> Iterator[str]:
     with TemporaryDirectory() as folder:
         trainings = _restored(published, Path(folder))
         require_planned(trainings.lines)
-        yield _done(trainings)
+        yield counts_of(trainings)
         yield f"What the labels say, each image by heads that did not train on it:\n\n{_labels(published)}"
         if not trainings.arms(plan.STEPS):
             return
@@ -176,7 +176,7 @@ def _complete(trainings: Trainings) -> bool:
     return all(len(_seeds(trainings, each.steps, arm)) == plan.SEEDS for each in deciding for arm in each.arms)
 
 
-def _done(trainings: Trainings) -> str:
+def counts_of(trainings: Trainings) -> str:
     """How many trainings of each arm and length there are."""
     rows = ["| steps | trainings of how many | seeds of each arm |", "|---|---|---|"]
     for length in plan.LENGTHS:

@@ -15,7 +15,14 @@ import pytest
 
 from benchmarks.ablation import plan, published_labels
 from benchmarks.ablation.arms import BATCH
-from benchmarks.ablation.evidence_tables import best_length, first_tables, require_planned, second_tables
+from benchmarks.ablation.evidence_tables import (
+    Trainings,
+    best_length,
+    counts_of,
+    first_tables,
+    require_planned,
+    second_tables,
+)
 from benchmarks.ablation.kinds import KINDS, by_kind
 from benchmarks.ablation.published import LINES, publish
 from benchmarks.ablation.published_labels import SoftLabels
@@ -361,11 +368,21 @@ def test_best_length_when_seeds_are_missing_at_a_length_then_does_not_count_it()
 def test_tables_when_printed_from_the_published_trainings_then_are_those_in_the_repository() -> None:
     for shown in first_tables(FIRST, [6000]):
         assert shown in TABLES
+    lines = [line for line in read_lines(RESULTS / LINES) if "hits" in line]
+    assert counts_of(Trainings(RESULTS, lines)) in TABLES
     assert "**" not in "".join(part for part in TABLES.split("\n\n") if "not tested" in part)
 
 
-def test_readme_when_it_counts_the_second_protocols_trainings_then_counts_the_published_ones() -> None:
-    told = re.search(r"\*\*(\d+) of its (\d+) trainings", (ROOT / "benchmarks/README.md").read_text())
+def test_readme_when_it_tells_the_second_protocol_then_counts_its_trainings_and_has_its_seven_comparisons() -> None:
+    readme = (ROOT / "benchmarks/README.md").read_text()
+    told = re.search(r"(\d+) of (\d+)\s+trainings are done", readme)
     published = sum("hits" in line for line in read_lines(RESULTS / LINES))
     assert told is not None
     assert (int(told[1]), int(told[2])) == (published, plan.PLANNED)
+    rows = TABLES.split("The seven comparisons")[1].split("\n\n")[1].splitlines()[2:]
+    figures = [
+        re.findall(r"(\**)([+-][\d.]+) \(([+-][\d.]+) to ([+-][\d.]+)\)", row.split(" | ")[2])[0] for row in rows
+    ]
+    assert len(figures) == 7
+    for bold, value, low, high in figures:
+        assert f"{bold}{value}{bold} ({low.removeprefix('+')} to {high.removeprefix('+')})" in readme
