@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -137,24 +139,22 @@ def chosen_arms(lines: Sequence[Mapping[str, Any]]) -> Arms:
 
 
 def confirm(options: argparse.Namespace) -> None:
-    """Train what was chosen, and publish it with the labels."""
-    arms = _chosen(PUBLISHED)
+    """Train what was chosen, and publish what has ended, with the labels; another call goes on."""
+    arms, deadline = _chosen(PUBLISHED), time.monotonic() + 60 * options.minutes
     rest = ("--split", "HeldOut", "--override", label_plan.MEASURED, "--set", *label_plan.SIZES)
     for setting in arms:
         restore(PUBLISHED / setting, options.work / setting)
         make_labels(setting, options, untrained=True)
-    commands = [
-        ablation(setting, names, options, "--first-seed", str(first), "--seeds", str(number), *rest)
-        for setting, names in arms.items()
-        for first, number in shares(label_plan.FIRST_SEED, label_plan.SEEDS, options.processes)
-    ]
-    run(commands, options.processes)
-    for setting in arms:
+        if setting != DEFAULT and labels_of(setting, options.work) != PUBLISHED / setting:
+            shutil.copytree(labels_of(setting, options.work), PUBLISHED / setting, dirs_exist_ok=True)
+    for setting, names in arms.items():
+        minutes = ("--minutes", f"{max(0.0, (deadline - time.monotonic()) / 60):.1f}")
+        commands = [
+            ablation(setting, names, options, "--first-seed", str(first), "--seeds", str(number), *minutes, *rest)
+            for first, number in shares(label_plan.FIRST_SEED, label_plan.SEEDS, options.processes)
+        ]
+        run(commands, options.processes)
         print(f"{publish(options.work / setting, PUBLISHED / setting, 'HeldOut')} trainings in {PUBLISHED / setting}")
-        if setting != DEFAULT:
-            for path in sorted(labels_of(setting, options.work).glob("labels-*.parquet")):
-                (PUBLISHED / setting / path.name).write_bytes(path.read_bytes())
-            (PUBLISHED / setting / POOL).write_bytes((RESULTS / POOL).read_bytes())
 
 
 def _chosen(published: Path) -> Arms:
@@ -223,6 +223,7 @@ def main() -> int:
     parser.add_argument(
         "--evidence", type=Path, default=ROOT / "runs/evidence", help="work folder of `evidence` (default: %(default)s)"
     )
+    parser.add_argument("--minutes", type=float, default=1e6, help="with --confirm: begin no training after so long")
     parser.add_argument("--processes", type=int, default=2, help="trainings at once, one core each (default: 2)")
     acts = parser.add_mutually_exclusive_group(required=True)
     acts.add_argument("--choose", action="store_true", help="choose by the development galleries")

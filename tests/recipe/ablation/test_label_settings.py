@@ -90,8 +90,11 @@ def test_confirmation_trains_each_seed_of_each_chosen_arm_once_on_its_labels(
     monkeypatch.setattr(label_settings, "run", lambda commands, _: ran.extend(commands))
     monkeypatch.setattr(label_settings, "make_labels", lambda setting, *_, **__: labelled.append(setting))
     monkeypatch.setattr(label_settings, "publish", lambda *_: 0)
-    (tmp_path / "published/things").mkdir()
-    label_settings.confirm(argparse.Namespace(work=tmp_path / "work", evidence=tmp_path / "evidence", processes=2))
+    (tmp_path / "work/labels/things").mkdir(parents=True)
+    (tmp_path / "work/labels/things/pool.npz").write_bytes(b"labels")
+    label_settings.confirm(
+        argparse.Namespace(work=tmp_path / "work", evidence=tmp_path / "evidence", processes=2, minutes=90)
+    )
     trained = sorted(
         (setting, arm, seed)
         for command in ran
@@ -105,7 +108,8 @@ def test_confirmation_trains_each_seed_of_each_chosen_arm_once_on_its_labels(
     labels = {
         Path(command[command.index("--work") + 1]).name: command[command.index("--labels") + 1] for command in ran
     }
-    assert labels == {"things": str(tmp_path / "work/labels/things"), "default": str(label_settings.RESULTS)}
+    assert labels == {"things": str(tmp_path / "published/things"), "default": str(label_settings.RESULTS)}
+    assert (tmp_path / "published/things/pool.npz").read_bytes() == b"labels"
     assert labelled == ["things", "default"]
     assert all(label_plan.MEASURED in command and "samples=384000" in command for command in ran)
 
