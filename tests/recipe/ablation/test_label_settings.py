@@ -15,6 +15,7 @@ import pytest
 from benchmarks import label_settings
 from benchmarks.ablation import label_plan, plan
 from benchmarks.ablation.published import publish
+from benchmarks.ablation.results import read_lines
 from benchmarks.ablation.table import Cell
 from diht_k8s.api.documents import load
 from diht_k8s.recipe.report.paired_bootstrap import Difference
@@ -75,6 +76,20 @@ def test_choice_takes_the_best_setting_and_for_each_control_the_better_one(
     r5: dict[str, float], arms: dict[str, list[str]]
 ) -> None:
     assert label_settings.chosen_arms(choice(**r5)) == arms
+
+
+def test_choice_when_told_in_the_protocol_then_is_the_published_one() -> None:
+    lines = read_lines(label_settings.PUBLISHED / label_settings.CHOICE)
+    for arm in ("distill", *label_plan.CONTROLS):
+        means = {
+            setting: np.mean([line[f"{each} r5"] for line in lines if (line["arm"], line["setting"]) == (arm, setting) for each in plan.DEVELOPMENT])
+            for setting in {line["setting"] for line in lines if line["arm"] == arm}
+        }  # fmt: skip
+        chosen = label_settings.best(lines, arm)
+        told = PROTOCOL.split("What the choice gave")[1].split(f"| `{arm}` | ")[1].split(" |")
+        for setting, cell in zip(label_plan.SETTINGS, told, strict=False):
+            bold = "**" * (setting == chosen)
+            assert cell.strip() == (f"{bold}{means[setting]:.1f}{bold}" if setting in means else "")
 
 
 def test_confirmation_trains_each_seed_of_each_chosen_arm_once_on_its_labels(
