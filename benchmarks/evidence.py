@@ -3,10 +3,8 @@
 Ended trainings are written to `benchmarks/ablation/evidence-2`, where another call goes on, on another machine too. A
 training of 6,000 steps takes 205 to 410 CPU seconds.
 
-The first protocol shows little. Half of the captions name a colour; up to 1,500 steps a model finds 0.5 to 2.2 % of the
-others, chance 0.5. Shuffled labels, the only control at 6,000 steps, fall from 17.1 (1,500 steps) to 14.4 %: over
-their best, +15.1 is some +12. Each length's labels came from another machine. Of the second, 12,000 steps, which
-decide nothing, and a check by `diht run` are not begun.
+The first protocol shows little: half of the captions name a colour, each length's labels came from another machine.
+Not begun: 12,000 steps, which decide nothing, and a check by `diht run`.
 """
 
 from __future__ import annotations
