@@ -10,17 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from benchmarks._arguments import make_parser
 from benchmarks.ablation import label_plan, plan
+from benchmarks.ablation.processes import run
 from benchmarks.ablation.published import FIGURE, LINES, publish, restore
 from benchmarks.ablation.published_labels import POOL
 from benchmarks.ablation.results import read_hits, read_lines
@@ -64,18 +63,6 @@ def ablation(setting: str, arms: Sequence[str], options: argparse.Namespace, *mo
         sys.executable, "-m", "benchmarks.ablation", "--document", plan.DOCUMENT, "--work", str(folder),
         "--labels", str(labels_of(setting, options.work)), "--arms", *arms, *more,
     ]  # fmt: skip
-
-
-def run(commands: Sequence[Sequence[str]], processes: int) -> None:
-    """Run commands side by side.
-
-    Raises:
-        SystemExit: one failed.
-    """
-    with ThreadPoolExecutor(processes) as pool:
-        codes = list(pool.map(lambda command: subprocess.run(command, cwd=ROOT, check=False).returncode, commands))
-    if any(codes):
-        raise SystemExit(next(code for code in codes if code))
 
 
 def choose(options: argparse.Namespace) -> None:

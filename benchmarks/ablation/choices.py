@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from benchmarks.ablation.arms import BATCH
-from benchmarks.ablation.pools import ROOT, prepare_pools
+from benchmarks.ablation.pools import prepare_pools
+from benchmarks.ablation.processes import run
 from benchmarks.ablation.results import read_lines
 
 FIRST_SEED, SEEDS = 900, 3
@@ -104,11 +103,7 @@ def _copy_filter(work: Path, folder: Path) -> None:
 
 def _best(values: Sequence[Value], document: str, work: Path, processes: int) -> Value:
     """The value with the highest R@5, the first of equal ones."""
-    with ThreadPoolExecutor(processes) as pool:
-        commands = [value.command(document, work) for value in values]
-        codes = list(pool.map(lambda command: subprocess.run(command, cwd=ROOT, check=False).returncode, commands))
-    if any(codes):
-        raise SystemExit(next(code for code in codes if code))
+    run([value.command(document, work) for value in values], processes)
     found = [value.r5(work) for value in values]
     for value, r5 in zip(values, found, strict=True):
         print(f"{value.arm}, {value.steps} steps, {value.name}: R@5 {r5:.2f}", flush=True)

@@ -1,0 +1,23 @@
+"""Trainings as processes side by side."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+def run(commands: Sequence[Sequence[str]], processes: int) -> None:
+    """Run commands, at most `processes` at once.
+
+    Raises:
+        SystemExit: one failed; with the code of the first such.
+    """
+    with ThreadPoolExecutor(processes) as pool:
+        codes = list(pool.map(lambda command: subprocess.run(command, cwd=ROOT, check=False).returncode, commands))
+    if any(codes):
+        raise SystemExit(next(code for code in codes if code))
