@@ -57,6 +57,7 @@ def ablation(setting: str, arms: Sequence[str], options: argparse.Namespace, *mo
     """Command line of trainings on the labels of a setting."""
     folder = options.work / setting
     folder.mkdir(parents=True, exist_ok=True)
+    (options.evidence / "junk").mkdir(parents=True, exist_ok=True)
     if not (folder / "junk").is_symlink():
         (folder / "junk").symlink_to(options.evidence / "junk")  # the same captions, so the same tokens
     return [
