@@ -15,7 +15,7 @@ demo: $(INSTALLED) ## the whole recipe on real images; a second call finds every
 
 test: $(INSTALLED) ## everything a change needs: a first verdict in three minutes; says which tier this machine cannot run and why
 	@$(TESTS) -n auto tests/unit tests/contract tests/fuzz tests/mutation
-	@mkdir -p build; tests/cluster/check $(OPTIONS) >build/cluster-tests.log 2>&1 & cluster=$$!; trap "kill $$cluster" INT TERM; \
+	@mkdir -p build; TEST_CLUSTER_PATIENCE=$${TEST_CLUSTER_PATIENCE:-3} tests/cluster/check $(OPTIONS) >build/cluster-tests.log 2>&1 & cluster=$$!; trap "kill $$cluster" INT TERM; \
 	$(TESTS) -n auto --maxprocesses 3 tests/recipe tests/s3 tests/browser tests/gpu; rest=$$?; \
 	echo "the cluster's tests, which wait more than they work, ran beside these (build/cluster-tests.log):"; \
 	tail -n +1 --pid=$$cluster -f build/cluster-tests.log; wait $$cluster && exit $$rest

@@ -148,7 +148,7 @@ def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
         try:
             requests.get(url, timeout=5)
             return
-        except requests.ConnectionError as error:
+        except requests.RequestException as error:
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{server.args} did not start") from error
             time.sleep(0.1)

@@ -112,6 +112,8 @@ def _make_bucket(endpoint: str, server: subprocess.Popen[bytes], log: Path) -> N
         try:
             client.create_bucket(Bucket=BUCKET)
             return
+        except client.exceptions.BucketAlreadyOwnedByYou:  # an answer came too late
+            return
         except (BotoCoreError, ClientError) as error:
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"SeaweedFS did not start: {log.read_text()[-2000:]}") from error

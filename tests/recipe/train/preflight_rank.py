@@ -21,7 +21,7 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.bandwidth import SlowFabricError
 from diht_k8s.recipe.train.rendezvous import FabricReport, init_distributed
 from tests.folders import flat
-from tests.recipe.train.bandwidth_rank import held_up
+from tests.recipe.train.bandwidth_rank import EXCHANGE_DELAY_S, held_up
 from tests.recipe.train.small_run import document
 
 NOT_TO_BE_REACHED = 1e5
@@ -40,7 +40,7 @@ def main(place: str, slow: str) -> None:
     storage, write = Storage(), Storage.write_bytes
     all_reduce, exchange = dist.all_reduce, dist.batch_isend_irecv
     if rank == int(slow):
-        dist.all_reduce, dist.batch_isend_irecv = held_up(all_reduce), held_up(exchange)
+        dist.all_reduce, dist.batch_isend_irecv = held_up(all_reduce), held_up(exchange, EXCHANGE_DELAY_S)
     Storage.write_bytes = held_up(write)
     try:
         preflight("slow", NOT_TO_BE_REACHED)

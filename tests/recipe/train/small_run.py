@@ -26,11 +26,11 @@ from diht_k8s.recipe.label.features import hash64
 from diht_k8s.recipe.label.soft_labels import top_k, write_labels
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.commit import artefact, commit
-from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.shards.shard_index import ShardIndex
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.folders import flat
+from tests.ports import free_port
 from tests.recipe.train import fork_server
 
 RANK_PROGRAM = Path(__file__).with_name("train_rank.py")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.train.bandwidth import MIB, SIZES, rounds_of, slowest_node
+from tests.ports import free_port
 from tests.recipe.train import fork_server
 from tests.recipe.train.bandwidth_rank import DELAY_S
 from tests.recipe.train.small_run import environment

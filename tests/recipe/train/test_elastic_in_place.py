@@ -42,7 +42,7 @@ def test_training_goes_on_with_the_nodes_that_are_there_and_learns_the_same(tmp_
         assert gang.processes[0].poll() is None, gang.errors(0)
         gang.decide(1)
         assert gang.at_step(18, round_=3), gang.errors(0)
-        assert resumed(gang)[0] >= 10, "from its last checkpoint"
+        assert resumed(gang)[0] >= 5, "from its last checkpoint; that of step 10 may have been on its way"
         gang.replace(1)
         gang.decide()
         assert gang.at_step(1, round_=4), gang.errors(0)

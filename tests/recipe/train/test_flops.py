@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.recipe.runtime.in_place.launcher import free_port
+from tests.ports import free_port
 from tests.recipe.train import fork_server
 from tests.recipe.train.small_run import environment
 

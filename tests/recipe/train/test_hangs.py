@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog
-from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.runtime.launcher import FLIGHT_RECORDER
+from tests.ports import free_port
 from tests.recipe.train import fork_server
 from tests.recipe.train.small_run import environment
 

@@ -13,8 +13,8 @@ import pytest
 from diht_k8s.api.reports import NodeResult, PreflightReport
 from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE
 from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog
-from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.runtime.preflight import RESULT_VARIABLE
+from tests.ports import free_port
 from tests.recipe.train import fork_server
 from tests.recipe.train.small_run import environment
 

@@ -85,10 +85,15 @@ def test_thread_when_nobody_takes_its_batches_then_it_makes_one_more_than_may_wa
         while ahead.hand_over(batch(0)):
             made.append(0)
 
+    def makes(number: int) -> None:
+        until = time.monotonic() + 60
+        while len(made) < number and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.3)  # one too many would come now
+        assert len(made) == number
+
     read = ReadAhead(fill, depth=2)
-    time.sleep(1)
-    assert len(made) == 3
+    makes(3)
     next(read)
-    time.sleep(1)
-    assert len(made) == 4
+    makes(4)
     read.close()

@@ -6,7 +6,7 @@ import multiprocessing
 
 import pytest
 
-from diht_k8s.recipe.runtime.in_place.launcher import free_port
+from tests.ports import free_port
 from tests.recipe.train.timeouts_rank import told
 
 TIMEOUT_S = 77

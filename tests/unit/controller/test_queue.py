@@ -162,7 +162,7 @@ def test_key_that_is_added_while_it_is_worked_on_comes_once_more_after() -> None
 
 def test_later_key_comes_when_it_is_due_or_sooner_if_asked() -> None:
     queue = queue_of()
-    queue.add_after("a", 0.03)
+    queue.add_after("a", 0.5)
     queue.add_after("a", 9)
     queue.add_after("b", 9)
     queue.add_after("b", 0.01)
@@ -212,11 +212,13 @@ def test_failed_key_comes_back_by_itself_and_a_good_reconciliation_resets_the_fa
 def test_timers_of_keys_that_were_asked_for_sooner_are_dropped() -> None:
     """A run whose deadline is a month away is reconciled at each change, and each time asks to come back then."""
     queue = queue_of()
-    queue.add_after("late", 0.2)
+    queue.add_after("late", 5)
     for _ in range(1000):
         queue.add_after("a", 3600.0)
         queue.add("a")
         assert now(queue) == "a"
         queue.done("a")
     assert len(queue._timers) < 100
-    assert now(queue) == "late"
+    item = queue.get(10)
+    assert item is not None
+    assert item[0] == "late"

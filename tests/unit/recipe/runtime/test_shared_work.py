@@ -87,6 +87,7 @@ def test_end_that_takes_long_stays_with_its_worker(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(shared_work, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(claims, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr("os.fsync", lambda _: None)  # a slow disk would hold a beat up
     other = claims_of(Worker(tmp_path, 1).context)
 
     def computes() -> Outcome:
