@@ -51,7 +51,7 @@ class Source(Model):
     """captionKey: captions' suffix, their name in the .json, or a table's column; unset reads the .txt, or `caption` or
     `text` of the .json; needs the stage filter."""
     filter: bool = True
-    """filter: false passes a clean set on as it is."""
+    """filter: false passes a clean set on but for bad pairs, exclude, decontaminate and duplicates."""
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:

@@ -59,7 +59,7 @@ class Evaluate(Model):
     """What is measured."""
 
     model: Uri | None = None
-    """model in place of the trained one: a folder or a checkpoint file."""
+    """model in place of the trained one: a folder, a checkpoint file, or open_clip's NAME/TAG."""
     benchmarks: Annotated[list[Benchmark], Keyed("name"), Field(min_length=1, max_length=64)]
     """benchmarks to run."""
     split: Split | None = None

@@ -103,7 +103,7 @@ class Filter(Model):
     """duplicates of earlier kept images are dropped: Exact compares files, Near also finds other sizes, encodings and
     brightness."""
     exclude: Uri | None = None
-    """exclude: a file of uids, or SHA-256 of URLs or images, to drop, one a line."""
+    """exclude: a file of uids, SHA-256 of URLs or images, or a table's paths and rows, to drop, one a line."""
     decontaminate: Annotated[list[Text], Field(max_length=64)] = []
     """decontaminate: benchmarks of spec.evaluate whose images' near-duplicates are dropped."""
     junk_field: Text | None = None

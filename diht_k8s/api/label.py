@@ -85,7 +85,7 @@ class Label(Model):
     """crossFit: folds, so that no heads label images that they saw; 1 trains one head, enough above a million
     images."""
     top_k: Annotated[int, Field(ge=1, le=1000)] = 10
-    """topK classes per head are stored, renormalised."""
+    """topK classes per head are stored, renormalised unless minProbability is set."""
     min_probability: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """minProbability of a stored class, so an image may have none; 0 stores the topK, as the paper does."""
     max_samples: Count = 1_000_000

@@ -176,8 +176,8 @@ class Order(Model):
     block: Annotated[int | None, Field(ge=1, le=65536)] = None
     """block of consecutive pairs, one range request; unset means 64."""
     window: Count | None = None
-    """window of pairs, over all lanes, to mix; unset takes a hundredth of an epoch, at least 32,768 and two batches, at
-    most 524,288."""
+    """window of pairs, over all lanes, to mix; unset takes a hundredth of an epoch less a block a lane, at most 524,288, but
+    at least 32,768 and two batches."""
 
 
 class Checkpoint(Model):
@@ -284,7 +284,7 @@ class Train(Model):
     """profileSteps of each rank to record after the first ten, into train/profile/."""
     loader_workers: Annotated[int | None, Field(ge=0, le=256, json_schema_extra=PLACEMENT)] = None
     """loaderWorkers per process; 0 uses a thread; unset takes the pod's CPUs per process less one on GPUs, 0 on
-    CPUs."""
+    CPUs and with features: Stored."""
     collective_timeout_seconds: Annotated[int, Field(ge=30, le=86400, json_schema_extra=PLACEMENT)] = 600
     """collectiveTimeoutSeconds that a rank waits for others before the gang ends with exit code 75."""
     min_bus_bandwidth: Annotated[Positive | None, Field(json_schema_extra=PLACEMENT)] = None

@@ -44,7 +44,8 @@ def place(
         changes["data"] = spec.data.model_copy(update={"output": join(workdir, spec.data.output)})
     for stage in (Stage.FILTER, Stage.LABEL):
         if (config := getattr(spec, stage.value)) is not None:
-            changes[stage.value] = config.model_copy(update={"workers": machine.cores, "pods": None})
+            workers = min(config.workers, machine.cores) if "workers" in config.model_fields_set else machine.cores
+            changes[stage.value] = config.model_copy(update={"workers": workers, "pods": None})
     if spec.train is not None:
         changes["train"] = spec.train.model_copy(update=_train_shape(spec.train, machine, has_batch_statistics))
     if spec.evaluate is not None:

@@ -54,6 +54,16 @@ def test_parts_when_one_fails_and_one_hangs_then_the_others_run_and_all_is_told_
     assert not [name for name in names if "data-1" in name]
 
 
+def test_parts_of_a_dry_run_are_not_those_of_the_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_hour, "parts_of", lambda place, dry: parts(place, 0))
+    for name in ("FOLDER", "REHEARSAL"):
+        monkeypatch.setattr(first_hour, name, tmp_path / name)
+    for value in ("cpu", ""):
+        monkeypatch.setenv(first_hour.VARIABLE, value)
+        assert first_hour.main([]) == 0
+    assert [len(list((tmp_path / name).glob("part0.json"))) for name in ("REHEARSAL", "FOLDER")] == [1, 1]
+
+
 def test_parts_when_started_again_then_those_that_went_well_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,8 +25,6 @@ SHARD: Final = "00000.tar"
 EXCLUDE: Final = "exclude.txt"
 SHARE: Final = 10
 """One pair in ten is held out."""
-MOST: Final = 1000
-"""At most: the standard error of a recall is then below 1.6 points."""
 LARGEST_GROUP: Final = 10
 """A caption that more pairs share ("image") stays in the training."""
 COMPARED: Final = 500
@@ -72,7 +70,7 @@ def choose_groups(profile: DatasetProfile, seed: int) -> tuple[list[ProfiledPair
         profile: of the shards.
         seed: of the choice.
     """
-    wanted = min(MOST, max(1, len(profile.pairs) // SHARE))
+    wanted = max(1, len(profile.pairs) // SHARE)
     small = [group for group in duplicate_groups(profile.pairs) if len(group) <= LARGEST_GROUP]
     small.sort(key=lambda group: hashlib.sha256(f"{seed} {group[0].uid}".encode()).digest())
     chosen = small[:wanted]

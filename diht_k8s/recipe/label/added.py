@@ -8,7 +8,7 @@ else. The caption tells two things more. A class fits beside what the caption na
 together: "animal" beside "mammal", but no "map" beside "sport". And what few different captions name is the title of a
 collection, not an object.
 
-Its goal was missed: 28 to 31 of 100 are right where 30 % of the drawings have one, not 60 (benchmarks/added_labels.md).
+Its goal was missed: 28 to 31 of 100 are right where 30 % of the drawings have one, not 60 (benchmarks/added_labels.py).
 Fourteen other scores (two heads on disjoint images, margin to the runner-up, calibration by class, temperature, powers
 of lift and frequency) do not name a hidden object of held-out captions clearly more often (86 % on the demo; 40 % on
 the evidence's corpus, where five were tried; probability alone 58 and 24 %). The errors lie where this cannot look: of

@@ -129,6 +129,15 @@ def test_every_change_is_reported_in_one_line_and_changes_no_result() -> None:
         assert result_fields(getattr(before.spec, stage)) == result_fields(getattr(after.spec, stage))
 
 
+@pytest.mark.parametrize(
+    ("written", "workers"), [({}, 4), ({"spec__filter__workers": 1}, 1), ({"spec__filter__workers": 9}, 4)]
+)
+def test_workers_are_the_cores_unless_the_document_asks_for_fewer(written: dict[str, int], workers: int) -> None:
+    placed, _ = place(make_run(**written), Machine(4), None)
+    assert placed.spec.filter is not None
+    assert placed.spec.filter.workers == workers
+
+
 def test_a_run_that_fits_is_left_as_it_is() -> None:
     run = make_run()
     placed, lines = place(run, Machine(1), None)
