@@ -228,6 +228,8 @@ def _apply(document: dict[str, Any], override: str) -> None:
     if not separator or not path:
         raise _wrong_override(override, "write PATH=VALUE, for example train.samples=1000")
     keys = path.removeprefix("spec.").split(".")
+    if path.partition(".")[0] in ("apiVersion", "kind", "metadata"):
+        raise _wrong_override(override, "only fields of spec are set: edit the document")
     target: Any = document.setdefault("spec", {})
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1

@@ -30,6 +30,12 @@ _TYPES: Final = {f"{_TAG}int": int, f"{_TAG}float": int | float, f"{_TAG}bool": 
 """What a scalar with one of these tags must be by the rules of `scalar`."""
 _NAMES: Final = re.compile(r"(undefined alias|undefined tag handle|duplicate tag handle) .*", re.DOTALL)
 """What a library's message shows of the text: a secret that begins with * or ! and has no quotes is an alias or a tag."""
+_SAID: Final = {
+    "found character '\\t' that cannot start any token": "a tab: indent by spaces",
+    "but found another document": "another document begins: a file holds one, remove what follows ---",
+}
+"""A library's message -> what it means to a user."""
+_TABS: Final = re.compile(r"^\t+", re.MULTILINE)
 MAX_NODES: Final = 200_000
 """Aliases of aliases can expand to more than any machine holds; the largest run that the schema allows has fewer."""
 MAX_INT_CHARACTERS: Final = 300
@@ -80,6 +86,8 @@ def read_tree(text: str) -> Tree:
     """
     if len(text) > MAX_BYTES:
         raise YamlError(f"the document has {len(text)} characters, at most {MAX_BYTES} are allowed")
+    if text.lstrip().startswith("{"):  # JSON may be indented by tabs
+        text = _TABS.sub(lambda found: "  " * len(found[0]), text)
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.reader.ReaderError as error:
@@ -88,7 +96,8 @@ def read_tree(text: str) -> Tree:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: column {mark.column + 1}: " if mark else ""
-        raise YamlError(f"{where}{_NAMES.sub(_unnamed, getattr(error, 'problem', None) or str(error))}") from error
+        said = getattr(error, "problem", None) or str(error)
+        raise YamlError(f"{where}{_SAID.get(said) or _NAMES.sub(_unnamed, said)}") from error
     except RecursionError as error:
         raise YamlError("the document is nested deeper than 100 levels") from error
     lines: dict[FieldPath, int] = {}

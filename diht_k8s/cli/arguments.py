@@ -171,7 +171,7 @@ def _add_import(commands: Commands) -> None:
         help="with --retry: ask HOST although its address is not public; may be repeated",
     )  # fmt: skip
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
-    parser.add_argument("--replace", action="store_true", help="remove another import from OUTPUT; other files stay")
+    parser.add_argument("--replace", action="store_true", help="remove the import that is in OUTPUT; other files stay")
     _add_json(parser, "print one JSON object")
     parser.set_defaults(command=_import)
 
@@ -205,7 +205,7 @@ def _add_init(commands: Commands) -> None:
         "--for", choices=HARDWARE, dest="hardware", metavar="PLACE",
         help="laptop, gpu-node or cluster; this machine's if unset: gpu-node where it has a GPU",
     )  # fmt: skip
-    parser.add_argument("--replace", action="store_true", help="replace FILE if it exists")
+    parser.add_argument("--replace", action="store_true", help="replace FILE and the held-out pairs if they exist")
     _add_json(parser, "print one JSON object")
     parser.set_defaults(command=_init)
 
@@ -623,7 +623,7 @@ def _add_benchmarks_import(commands: Commands) -> None:
     )
     _add_allow_links(parser)
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
-    parser.add_argument("--replace", action="store_true", help="remove another import from OUTPUT; other files stay")
+    parser.add_argument("--replace", action="store_true", help="remove the import that is in OUTPUT; other files stay")
     _add_json(parser, "print one JSON object")
     parser.set_defaults(command=_benchmarks_import)
 

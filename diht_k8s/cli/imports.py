@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ def import_pairs_command(options: argparse.Namespace) -> int:
         raise UserError("--shard-size must be 1 or more")
     path = _source(options.source)
     _require_fitting(options)
-    if not options.retry and (ready := shard_files(path)):
+    if not options.retry and options.kind is None and (ready := shard_files(path)):
         with stopping_on_request("nothing was written"), progress_bar("shards") as bar:
             task = bar.add_task("check", total=len(ready))
             marker = check_shards(ready, Storage(), lambda: bar.advance(task))
@@ -101,7 +102,12 @@ def import_benchmark_command(options: argparse.Namespace) -> int:
 def _source(given: str) -> Path:
     if "://" in given:
         raise UserError(f"{given} is no path on this machine's disk: copy it there first (only OUTPUT may be a URI)")
-    return Path(given).expanduser()
+    path = Path(given).expanduser()
+    try:
+        path.exists()
+    except OSError as error:
+        raise UserError(f"{given[:80]}...: {error.strerror}: check the path") from error
+    return path
 
 
 def _images(given: str | None) -> Path | None:
@@ -136,11 +142,11 @@ def pair_summary(output: str, marker: Mapping[str, Any]) -> str:
     lines += [*account_lines(marker), *_notes(marker)]
     if marker["kind"] == "retry" and marker["bad"]:
         lines.append(
-            f"what failed again is in {join(output, FOLDER)}: diht import {output} NEW --retry asks for it once more"
+            f"what failed again is in {join(output, FOLDER)}: diht import {shlex.quote(output)} NEW --retry asks for it once more"
         )
     if not marker["samples"]:
         return "\n".join(lines)
-    return "\n".join([*lines, f"to write a run document for them: diht init {output}"])
+    return "\n".join([*lines, f"to write a run document for them: diht init {shlex.quote(output)}"])
 
 
 def ready_summary(source: str, output: str | None, marker: Mapping[str, Any]) -> str:
@@ -151,7 +157,7 @@ def ready_summary(source: str, output: str | None, marker: Mapping[str, Any]) ->
     if output is not None:
         lines.append(f"nothing was written to {output}")
     lines += [*Tally(marker["bad"]).lines("left out"), *_notes(marker)]
-    return "\n".join([*lines, f"to write a run document for them: diht init {source}"])
+    return "\n".join([*lines, f"to write a run document for them: diht init {shlex.quote(source)}"])
 
 
 def _require_fitting(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +17,12 @@ from diht_k8s.cli.machine import this_machine
 from diht_k8s.cli.onboarding.defaults import Hardware, choose_defaults
 from diht_k8s.cli.onboarding.run_template import RunNames, render_document
 from diht_k8s.recipe.inspection.dataset_profile import profile_dataset
-from diht_k8s.recipe.inspection.held_out import write_held_out
+from diht_k8s.recipe.inspection.held_out import hold_out, write_held_out
 from diht_k8s.recipe.shards.storage import Storage
 
 SHARDS: Final = ("*.tar", "*.tar.gz", "*.tgz")
 MAX_NAME: Final = 40
+PATTERN: Final = "*?[{"
 
 
 def init_command(
@@ -33,12 +35,14 @@ def init_command(
         output: the run document.
         name: of the run; that of the data's folder if unset.
         hardware: that the run is for; this machine's if unset.
-        replace: write over an existing document.
+        replace: write over an existing document and held-out pairs.
         as_json: print one JSON object in place of text.
     """
     from diht_k8s.recipe.filter import CaptionParser  # imports spaCy, which diht doctor does without
 
     path = Path(output).expanduser()
+    if path.is_dir() or any(each.exists() and not each.is_dir() for each in path.parents):
+        raise UserError(f"--output {path} is no file in a folder: name the run document to write")
     if path.exists() and not replace:
         raise UserError(
             f"{path} exists: diht init ... --output OTHER.yaml writes another file, --replace this one again"
@@ -53,9 +57,10 @@ def init_command(
     hardware = hardware or ("gpu-node" if machine.gpus else "laptop")
     base = data.rstrip("/").rpartition("/")[0] if in_object_store(data) else "runs"
     names = RunNames(name, patterns, f"{base}/{name}", f"{base}/{name}-held-out")
-    held = write_held_out(storage, profile, names.held_out)
+    held = hold_out(storage, profile)
     text = render_document(names, profile, held, machine, choose_defaults(profile, held, machine, hardware))
     run = load(text, name=str(path))
+    write_held_out(storage, held, names.held_out, replace=replace)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     if as_json:
@@ -63,7 +68,7 @@ def init_command(
         print(json.dumps({"file": str(path), "run": run.metadata.name, "for": hardware, **facts}))
         return ExitCode.DONE
     print(f"{path}: run {run.metadata.name} for {hardware}; {len(held.pairs)} groups are held out in {names.held_out}")
-    print(f"to start it: diht {'submit' if hardware == 'cluster' else 'run'} {path}")
+    print(f"to start it: diht {'submit' if hardware == 'cluster' else 'run'} {shlex.quote(str(path))}")
     return ExitCode.DONE
 
 
@@ -87,7 +92,9 @@ def shard_patterns(storage: Storage, data: str) -> list[str]:
     Raises:
         UserError: no shards are there; the message says what to do with what is.
     """
-    if any(character in data for character in "*?[{") or data.endswith(tuple(suffix[1:] for suffix in SHARDS)):
+    if any(character in data for character in PATTERN) and not in_object_store(data) and Path(data).is_dir():
+        raise UserError(f"{data} holds signs of a pattern ({PATTERN}): rename the folder")
+    if any(character in data for character in PATTERN) or data.endswith(tuple(suffix[1:] for suffix in SHARDS)):
         storage.expand([data])
         return [data]
     folders = [data, *(join(data, name) for name in storage.folders(data))]
@@ -98,4 +105,4 @@ def shard_patterns(storage: Storage, data: str) -> list[str]:
             return patterns
     if not storage.exists(data):
         raise UserError(f"{data} does not exist: name the folder of the shards")
-    raise UserError(f"{data} holds no shards (*.tar): write its images as shards first: diht import {data} data/{run_name(data)}")  # fmt: skip
+    raise UserError(f"{data} holds no shards (*.tar): write its images as shards first: diht import {shlex.quote(data)} data/{run_name(data)}")  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.imports.image_bytes import HEIF_MISSING, heif_advice
@@ -11,8 +11,14 @@ from diht_k8s.recipe.imports.records import RecordSource, SeenUnits
 from diht_k8s.recipe.imports.shard_writer import ShardFacts
 from diht_k8s.recipe.imports.source_files import LINKS_ADVICE, OUTSIDE
 from diht_k8s.recipe.imports.tally import Tally
+from diht_k8s.recipe.shards.images import MAX_PIXELS
 
 Json = dict[str, Any]
+ADVICE: Final = {
+    "picture_too_large": f"images above {MAX_PIXELS // 1_000_000} million pixels are not read: make them smaller first",
+    "caption_not_utf8": "captions that are not UTF-8 are not read: save their files as UTF-8",
+}
+"""Why a record is bad -> what to do about it."""
 
 
 def settle(source: RecordSource, facts: Sequence[ShardFacts], output: str) -> Json:
@@ -72,6 +78,7 @@ def account_lines(marker: Mapping[str, Any]) -> list[str]:
     lines += ignored.lines("ignored")
     if HEIF_MISSING in bad:
         lines.append(heif_advice())
+    lines += [advice for reason, advice in ADVICE.items() if reason in bad or reason in marker["bad_captions"]]
     if any(OUTSIDE in reason for reason in (*bad, *ignored)):
         lines.append(LINKS_ADVICE)
     return lines

@@ -19,7 +19,7 @@ def read_json(path: Path) -> Any:
         DataError: it is not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}): fetch it again") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -315,7 +316,7 @@ def _source(
         type="Retrieval",
         total=len(records),
         read=reader_of(records),
-        fingerprint=fingerprint([kind, list(found.captions.items())]),
+        fingerprint=fingerprint([kind, os.path.relpath(folder, path.parent), list(found.captions.items())]),
         seen=seen,
     )
 

@@ -20,6 +20,7 @@ from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports.downloads import Download, Web
 from diht_k8s.recipe.imports.folder_walk import shallow_files
 from diht_k8s.recipe.imports.hugging_face_tables import BUFFER, parquet_rows
+from diht_k8s.recipe.imports.pair_tables import caption_column
 from diht_k8s.recipe.imports.provenance import kept_columns, text_columns
 from diht_k8s.recipe.imports.records import ImageRecord, RecordSource, SeenUnits, file_stats, fingerprint
 from diht_k8s.recipe.imports.source_files import SourceRoots, require_inside
@@ -75,7 +76,7 @@ class _Table:
             file, text = pq.ParquetFile(path), None
             names, total = list(file.schema_arrow.names), file.metadata.num_rows
         elif suffix in (*DIALECTS, *JSON_LINES):
-            text = TextTable.open(path, delimiter or DIALECTS.get(suffix, ","))
+            text = TextTable.open(path, delimiter or DIALECTS.get(suffix, ","), caption_column(caption))
             names, total = list(dict.fromkeys(name for row in text.first for name in row or ())), text.total
         else:
             raise UserError(f"{path} is no table of URLs: expected .parquet, {', '.join((*DIALECTS, *JSON_LINES))}")

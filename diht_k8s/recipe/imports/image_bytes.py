@@ -17,7 +17,7 @@ from diht_k8s.api.installation import install_line
 from diht_k8s.recipe.imports.downloads import Download
 from diht_k8s.recipe.imports.records import ImageRecord
 from diht_k8s.recipe.imports.source_files import SourceFile, SourceFileError
-from diht_k8s.recipe.shards.images import BadImageError, check_size, decode, decode_as_reference
+from diht_k8s.recipe.shards.images import BadImageError, check_size, decode, decode_as_reference, in_8_bits
 from diht_k8s.recipe.shards.samples import MAX_MEMBER_BYTES
 
 OTHER_FORMATS: Final = ("BMP", "GIF", "PPM", "TIFF", "AVIF", "HEIF")
@@ -119,6 +119,7 @@ def _jpeg(image: Image.Image) -> bytes:
 
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
+    image = in_8_bits(image)
     mode = image.mode if image.mode in ("L", "RGB", "RGBA") else "RGBA" if image.has_transparency_data else "RGB"
     (image if image.mode == mode else image.convert(mode)).save(buffer, "PNG")
     return buffer.getvalue()

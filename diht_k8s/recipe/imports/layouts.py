@@ -114,6 +114,7 @@ def open_benchmark(path: Path, kind: str | None, options: ReaderOptions) -> Reco
     _require_known(kind, BENCHMARK_LAYOUTS)
     if not path.exists():
         raise UserError(f"{path} does not exist: name the folder or the annotation file of the original")
+    _require_file_or_folder(path)
     return _open_benchmark_file(path, kind, options) if path.is_file() else _open_benchmark_folder(path, kind, options)
 
 
@@ -185,6 +186,7 @@ def open_pairs(path: Path, kind: str | None, options: ReaderOptions) -> RecordSo
     _require_known(kind, PAIR_LAYOUTS, "layout of pairs")
     if not path.exists():
         raise UserError(f"{path} does not exist: name a folder of images, a table or an annotation file")
+    _require_file_or_folder(path)
     return _open_pair_file(path, kind, options) if path.is_file() else _open_pair_folder(path, kind, options)
 
 
@@ -250,10 +252,27 @@ def _open_pair_file(path: Path, kind: str | None, options: ReaderOptions) -> Rec
 
 
 def shard_files(path: Path) -> list[Path]:
-    """The shards of a folder that holds some already, as img2dataset writes them; a single shard for a file."""
+    """The shards of a folder that holds some already, as img2dataset writes them; a single shard for a file.
+
+    Raises:
+        UserError: images lie beside the shards.
+    """
     if path.is_file():
         return [path] if _is_shard(path) else []
-    return sorted(found for found in shallow_files(path, 1) if _is_shard(found))
+    files = list(shallow_files(path, 1))
+    shards = sorted(found for found in files if _is_shard(found))
+    image = next((found for found in files if found.suffix.lower() in IMAGE_SUFFIXES), None)
+    if shards and image is not None:
+        raise UserError(
+            f"{path} holds shards ({shards[0].name}) and images ({image.name}): --format folder imports the images; "
+            "for the shards put them into a folder of their own"
+        )
+    return shards
+
+
+def _require_file_or_folder(path: Path) -> None:
+    if not path.is_file() and not path.is_dir():
+        raise UserError(f"{path} is neither a file nor a folder: store what it gives in a file first")
 
 
 def _is_shard(path: Path) -> bool:

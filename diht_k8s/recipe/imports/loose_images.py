@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,7 +62,10 @@ def read_loose_images(folder: Path, options: ReaderOptions) -> RecordSource:
         total=len(images),
         read=read,
         fingerprint=fingerprint(
-            [[str(path.relative_to(folder)), *facts_of(path)] for path in (*images, *sorted(beside))]
+            [
+                options.caption_column,
+                *([str(path.relative_to(folder)), *facts_of(path)] for path in (*images, *sorted(beside))),
+            ]
         ),
         seen=SeenUnits("files", found.seen, len(beside), _ignored(left, found.files, found.ignored)),
     )
@@ -113,7 +117,7 @@ def _record(
             problem = problem or f"caption_{error.reason}"
             continue
         if not is_json:
-            caption = data.decode(errors="surrogateescape")
+            caption = data.removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape")
         elif (given := _object(data)) is not None:
             meta = given
         elif caption is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from diht_k8s.recipe.imports.records import (
 )
 from diht_k8s.recipe.imports.source_files import SourceFile, SourceRoots
 from diht_k8s.recipe.imports.tally import printable
-from diht_k8s.recipe.imports.text_tables import DIALECTS, JSON_LINES, TextTable, is_json_lines
+from diht_k8s.recipe.imports.text_tables import DIALECTS, JSON_LINES, CaptionColumn, TextTable, is_json_lines
 
 IMAGE_COLUMNS: Final = (
     "image", "img", "jpg", "jpeg", "png", "webp", "picture", "image_path", "img_path", "filepath", "file_path",
@@ -92,7 +93,7 @@ def read_table(path: Path, options: ReaderOptions) -> RecordSource:
         DataError: the file has no rows, or two columns of one name.
     """
     delimiter = options.delimiter or DIALECTS.get(path.suffix.lower(), ",")
-    table = TextTable.open(path, delimiter)
+    table = TextTable.open(path, delimiter, caption_column(options.caption_column))
     names = list(dict.fromkeys(name for row in table.first for name in row or ()))
     if not table.readable:
         raise DataError(f"{path} has no rows that can be read: expected {_expected(path)}")
@@ -108,9 +109,18 @@ def read_table(path: Path, options: ReaderOptions) -> RecordSource:
 
     return RecordSource(
         kind="table", type="Pairs", total=table.total, read=read,
-        fingerprint=fingerprint([image, caption, delimiter, file_stats([path])]),
-        notes=_long_rows(table), seen=SeenUnits("rows", table.count()),
+        fingerprint=fingerprint([image, caption, delimiter, os.path.relpath(folder, path.parent), file_stats([path])]),
+        notes=(*_other_columns(names, image, caption, options), *_long_rows(table)), seen=SeenUnits("rows", table.count()),
     )  # fmt: skip
+
+
+def _other_columns(names: Sequence[str], image: str, caption: str, options: ReaderOptions) -> tuple[str, ...]:
+    """A note where a table has several columns with usual names of captions and the user has chosen none."""
+    others = [name for name in names if name.lower().strip() in CAPTION_COLUMNS and name not in (image, caption)]
+    if options.caption_column or not others:
+        return ()
+    there = printable(", ".join(others))
+    return (f"captions are from the column {printable(caption)} (also there: {there}): --caption-column chooses",)
 
 
 def _long_rows(table: TextTable) -> tuple[str, ...]:
@@ -148,8 +158,13 @@ def read_rows(path: Path, options: ReaderOptions) -> RecordSource:
 
     return RecordSource(
         kind="rows", type="Pairs", total=table.total, read=read,
-        fingerprint=fingerprint([image, caption, options.split, file_stats(table.files)]),
-        notes=(f"columns of bytes are not kept: {printable(', '.join(unkept))}",) if unkept else (),
+        fingerprint=fingerprint(
+            [image, caption, options.split, os.path.relpath(folder, base.parent), file_stats(table.files)]
+        ),
+        notes=(
+            *_other_columns(table.schema.names, image, caption, options),
+            *([f"columns of bytes are not kept: {printable(', '.join(unkept))}"] if unkept else []),
+        ),
         seen=SeenUnits("rows", table.total),
     )  # fmt: skip
 
@@ -188,6 +203,11 @@ def _column(path: Path, names: Sequence[str], given: str | None, usual: Sequence
             raise UserError(f"{path} has no column {given}: choose by --{kind}-column one of {there}")
         return given
     return usual_column(names, usual)
+
+
+def caption_column(given: str | None) -> CaptionColumn:
+    """How the column of the captions is found: the given one, else the first with a usual name."""
+    return lambda names: given or usual_column(names, CAPTION_COLUMNS)
 
 
 def usual_column(names: Sequence[str], usual: Sequence[str]) -> str | None:

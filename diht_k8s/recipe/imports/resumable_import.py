@@ -139,15 +139,33 @@ def _committed_or_begun(storage: Storage, target: ImportTarget, config: Json) ->
             raise UserError(f"{output} holds shards that were not imported by diht: choose another OUTPUT")
     elif (before := json.loads(storage.read_bytes(started))) == config:
         found = json.loads(storage.read_bytes(marker)) if storage.exists(marker) else None
-        return None if found is None or _can_read_more(found["bad"]) else found
+        if (
+            found is not None
+            and not target.replace
+            and not _can_read_more(found["bad"])
+            and _is_whole(storage, target, found)
+        ):
+            return found
+        if found is not None and target.replace:
+            _remove(storage, target, before)
     elif not target.replace:
         what = "; ".join(differences(before, config)[:4])
         raise UserError(f"{output} holds another import ({what}): choose another OUTPUT, or add --replace")
     else:
-        written = [name for n in range(before["shards"]) for name in _names(target, n)]
-        storage.remove_files(output, [MARKER, *written, *target.others, STARTED])
+        _remove(storage, target, before)
     storage.write_bytes(started, json_bytes(config))
     return None
+
+
+def _remove(storage: Storage, target: ImportTarget, before: Json) -> None:
+    written = [name for n in range(before["shards"]) for name in _names(target, n)]
+    storage.remove_files(target.output, [MARKER, *written, *target.others, STARTED])
+
+
+def _is_whole(storage: Storage, target: ImportTarget, marker: Json) -> bool:
+    """Whether each shard of a committed import is still there."""
+    there = set(storage.names(join(target.output, target.name(0)).rpartition("/")[0]))
+    return all(shard["name"].rpartition("/")[2] in there for shard in marker["shards"])
 
 
 def _finished(storage: Storage, target: ImportTarget, number: int) -> ShardFacts | None:

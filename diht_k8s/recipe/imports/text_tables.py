@@ -7,11 +7,12 @@ import csv
 import io
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.imports.column_names import require_distinct
 
 DIALECTS: Final = {".csv": ",", ".tsv": "\t"}
@@ -22,6 +23,8 @@ ROWS_BETWEEN_MARKS: Final = 1000
 FIRST_ROWS: Final = 100
 
 Row = dict[str, Any]
+CaptionColumn = Callable[[Sequence[str]], str | None]
+"""Names of a table's columns -> the one that holds the captions; its commas need no quotes where it is the last one."""
 
 
 class LongLineError(csv.Error):
@@ -75,6 +78,8 @@ class TextTable:
     """between the cells of CSV."""
     header: tuple[str, ...]
     """of CSV; () of JSON lines."""
+    is_caption_last: bool
+    """so that surplus cells of a row are the rest of its caption."""
     total: int
     """number of rows, those that cannot be read included."""
     first: tuple[Row | None, ...]
@@ -91,23 +96,27 @@ class TextTable:
     """lines before it."""
 
     @classmethod
-    def open(cls, path: Path, delimiter: str) -> TextTable:
+    def open(cls, path: Path, delimiter: str, caption: CaptionColumn) -> TextTable:
         """Read a file once.
 
         Args:
             path: CSV with a header, or JSON lines by its suffix.
             delimiter: between the cells of CSV.
+            caption: finds the column of the captions.
 
         Raises:
-            DataError: two columns have one name.
+            DataError: two columns have one name, or the file is UTF-16.
         """
         positions, numbers, first = array("q"), array("q"), list[Row | None]()
         total = readable = long_rows = first_long = 0
         with path.open("rb") as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise DataError(f"{path} is UTF-16: save it as UTF-8")
             lines = TextLines(file, _newline(path))
             header = () if is_json_lines(path) else _header(_cells(lines, delimiter), path)
+            is_last = _is_last(header, caption)
             place = lines.position, lines.number
-            for row in _rows(lines, header, delimiter, is_json=is_json_lines(path)):
+            for row in _rows(lines, header, delimiter, is_json=is_json_lines(path), is_caption_last=is_last):
                 if total % ROWS_BETWEEN_MARKS == 0:
                     positions.append(place[0])
                     numbers.append(place[1])
@@ -120,7 +129,7 @@ class TextTable:
                     first_long = first_long or lines.number
                 place = lines.position, lines.number
         return cls(
-            path, delimiter, header, total, tuple(first), readable, long_rows, first_long, positions, numbers
+            path, delimiter, header, is_last, total, tuple(first), readable, long_rows, first_long, positions, numbers
         )  # fmt: skip
 
     def rows(self, start: int, stop: int) -> Iterator[tuple[int, Row | None]]:
@@ -130,7 +139,13 @@ class TextTable:
         mark = start // ROWS_BETWEEN_MARKS
         with self.path.open("rb") as file:
             lines = TextLines(file, _newline(self.path), self.positions[mark], self.numbers[mark])
-            found = _rows(lines, self.header, self.delimiter, is_json=is_json_lines(self.path))
+            found = _rows(
+                lines,
+                self.header,
+                self.delimiter,
+                is_json=is_json_lines(self.path),
+                is_caption_last=self.is_caption_last,
+            )
             for number, row in enumerate(found, start=mark * ROWS_BETWEEN_MARKS):
                 if number >= start:
                     yield lines.number, row
@@ -151,7 +166,7 @@ def is_json_lines(path: Path) -> bool:
     return path.suffix.lower() in JSON_LINES
 
 
-def csv_rows(lines: Iterable[str], delimiter: str, table: object) -> Iterator[Row | None]:
+def csv_rows(lines: Iterable[str], delimiter: str, table: object, caption: CaptionColumn) -> Iterator[Row | None]:
     """Rows of a CSV file with a header, None for one that cannot be read; commas of a caption in the last column need no
     quotes.
 
@@ -159,13 +174,15 @@ def csv_rows(lines: Iterable[str], delimiter: str, table: object) -> Iterator[Ro
         lines: of the file, with their ends.
         delimiter: between cells.
         table: the file, for messages.
+        caption: finds the column of the captions.
 
     Raises:
         DataError: two columns have one name; columns without a name are not told apart.
     """
     found = _cells(lines, delimiter)
     header = _header(found, table)
-    return (_row(header, cells, delimiter) for cells in found)
+    is_last = _is_last(header, caption)
+    return (_row(header, cells, delimiter, is_caption_last=is_last) for cells in found)
 
 
 def json_rows(lines: Iterable[str | bytes]) -> Iterator[Row | None]:
@@ -173,10 +190,16 @@ def json_rows(lines: Iterable[str | bytes]) -> Iterator[Row | None]:
     return (_object(line) for line in _with_long(lines) if line is None or line.strip())
 
 
-def _rows(lines: TextLines, header: Sequence[str], delimiter: str, *, is_json: bool) -> Iterator[Row | None]:
+def _rows(
+    lines: TextLines, header: Sequence[str], delimiter: str, *, is_json: bool, is_caption_last: bool
+) -> Iterator[Row | None]:
     if is_json:
         return json_rows(lines)
-    return (_row(header, cells, delimiter) for cells in _cells(lines, delimiter))
+    return (_row(header, cells, delimiter, is_caption_last=is_caption_last) for cells in _cells(lines, delimiter))
+
+
+def _is_last(header: Sequence[str], caption: CaptionColumn) -> bool:
+    return bool(header) and caption(header) == header[-1]
 
 
 def _newline(path: Path) -> str:
@@ -189,11 +212,14 @@ def _header(found: Iterator[list[str] | None], table: object) -> tuple[str, ...]
     return header
 
 
-def _row(header: Sequence[str], cells: list[str] | None, delimiter: str) -> Row | None:
+def _row(header: Sequence[str], cells: list[str] | None, delimiter: str, *, is_caption_last: bool) -> Row | None:
     if cells is None:
         return None
     last = len(header) - 1
-    cells = [*cells[:last], delimiter.join(cells[last:])]
+    if is_caption_last:
+        cells = [*cells[:last], delimiter.join(cells[last:])]
+    elif not any(cell.strip() for cell in cells[last + 1 :]):  # commas that end a row say nothing
+        cells = cells[: last + 1]
     return dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
 
 

@@ -24,6 +24,7 @@ from diht_k8s.recipe.imports.hugging_face_tables import parquet_rows
 from diht_k8s.recipe.imports.pair_tables import (
     CAPTION_COLUMNS,
     URL_COLUMNS,
+    caption_column,
     usual_column,
 )
 from diht_k8s.recipe.imports.text_tables import DIALECTS, JSON_LINES, csv_rows, json_rows
@@ -161,11 +162,13 @@ def read_part(
             names = pq.ParquetFile(file).schema_arrow.names
         columns = find_columns(uri, names, caption, numbers)
         return columns, _parquet_part(storage, uri, part, columns)
-    first = next((row for row in _text_rows(storage, uri, TablePart(0, part.stop, 0)) if row is not None), None)
+    first = next(
+        (row for row in _text_rows(storage, uri, TablePart(0, part.stop, 0), caption) if row is not None), None
+    )
     if first is None:
         raise DataError(f"{uri} has no row that can be read: it needs a header, or JSON objects, with url and caption")
     columns = find_columns(uri, list(first), caption, numbers)
-    rows = enumerate(_text_rows(storage, uri, part))
+    rows = enumerate(_text_rows(storage, uri, part, caption))
     return columns, ((f"{part.start}-{number}" if part.start else str(number), row) for number, row in rows)
 
 
@@ -179,7 +182,7 @@ def _parquet_part(
             yield str(number), row
 
 
-def _text_rows(storage: Storage, uri: str, part: TablePart) -> Iterator[TableRow | None]:
+def _text_rows(storage: Storage, uri: str, part: TablePart, caption: str | None) -> Iterator[TableRow | None]:
     suffix = _suffix(uri)
     with storage.open(uri, seekable=True) as file, _reading(uri):
         if _is_packed(uri):
@@ -188,7 +191,7 @@ def _text_rows(storage: Storage, uri: str, part: TablePart) -> Iterator[TableRow
             yield from json_rows(_json_lines(file, part, whole=_is_packed(uri)))
         else:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            yield from csv_rows(text, DIALECTS[suffix], uri)
+            yield from csv_rows(text, DIALECTS[suffix], uri, caption_column(caption))
 
 
 def _json_lines(file: IO[bytes], part: TablePart, *, whole: bool) -> Iterator[bytes]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.filter.fingerprints import gallery_of
 from diht_k8s.recipe.inspection.dataset_profile import DatasetProfile, ProfiledPair
@@ -33,7 +34,7 @@ COMPARED: Final = 500
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The groups that were chosen."""
+    """The groups that were chosen, and what is written of them."""
 
     pairs: list[ProfiledPair]
     """one of each group, in the order of the shards."""
@@ -41,6 +42,8 @@ class HeldOut:
     """uids of all pairs of the groups."""
     near: float
     """share of the training images that are near-duplicates of a held-out one."""
+    members: list[tuple[str, dict[str, bytes]]] = field(default_factory=list[tuple[str, dict[str, bytes]]])
+    """key and files of each pair."""
 
 
 def duplicate_groups(pairs: Sequence[ProfiledPair]) -> list[list[ProfiledPair]]:
@@ -78,23 +81,42 @@ def choose_groups(profile: DatasetProfile, seed: int) -> tuple[list[ProfiledPair
     return pairs, [each.uid for group in chosen for each in group]
 
 
-def write_held_out(storage: Storage, profile: DatasetProfile, folder: str, *, seed: int = 0) -> HeldOut:
-    """Choose the groups and write them; the same data and seed give the same bytes.
+def hold_out(storage: Storage, profile: DatasetProfile, *, seed: int = 0) -> HeldOut:
+    """Choose the groups and read them; the same data and seed give the same ones.
 
     Args:
-        storage: of the shards and the folder.
+        storage: of the shards.
         profile: of the shards.
-        folder: for the shard and the list.
         seed: of the choice.
     """
     pairs, excluded = choose_groups(profile, seed)
     members = [(f"h{number:05d}", found) for number, found in enumerate(_members(storage, profile, pairs))]
-    write_samples(storage, join(folder, SHARD), members)
-    images = [hashlib.sha256(_image(found)).hexdigest() for _, found in members]
-    lines = ["# held out of the training: uids, and SHA-256 of images", *sorted({*excluded, *images})]
-    storage.write_bytes(join(folder, EXCLUDE), ("\n".join(lines) + "\n").encode())
     near = _near(storage, profile, [_image(found) for _, found in members], set(excluded))
-    return HeldOut(pairs, excluded, near)
+    return HeldOut(pairs, excluded, near, members)
+
+
+def write_held_out(storage: Storage, held: HeldOut, folder: str, *, replace: bool) -> None:
+    """Write the groups.
+
+    Args:
+        storage: of the folder.
+        held: the groups.
+        folder: for the shard and the list.
+        replace: write over the groups of other data.
+
+    Raises:
+        UserError: groups of other data are there, which another run document may name.
+    """
+    images = [hashlib.sha256(_image(found)).hexdigest() for _, found in held.members]
+    lines = ["# held out of the training: uids, and SHA-256 of images", *sorted({*held.excluded, *images})]
+    content, place = ("\n".join(lines) + "\n").encode(), join(folder, EXCLUDE)
+    if not replace and storage.exists(place) and storage.read_bytes(place) != content:
+        raise UserError(
+            f"{folder} holds pairs of other data, which another run document may name: choose another --name, or "
+            "--replace them"
+        )
+    write_samples(storage, join(folder, SHARD), held.members)
+    storage.write_bytes(place, content)
 
 
 def _members(storage: Storage, profile: DatasetProfile, pairs: Sequence[ProfiledPair]) -> Iterator[dict[str, bytes]]:

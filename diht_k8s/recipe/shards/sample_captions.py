@@ -6,6 +6,7 @@ The filter, the labels and the reports go by the sample's own caption.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import math
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ def caption_of(text: bytes | None, meta: Mapping[str, Any]) -> tuple[str, str | 
         if len(text) > MAX_CAPTION_BYTES:
             return "", "caption_too_long"
         try:
-            caption = text.decode()
+            caption = text.removeprefix(codecs.BOM_UTF8).decode()
         except UnicodeDecodeError:
             return "", "caption_not_utf8"
     else:

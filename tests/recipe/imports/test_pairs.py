@@ -7,17 +7,20 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.imports.layouts import open_pairs
 from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
 from diht_k8s.recipe.imports.records import ReaderOptions
+from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.sample_captions import weighted_captions
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
-from tests.recipe.imports.loose_pairs import SOURCES, drawn, in_folder, jpeg
+from tests.recipe.imports.loose_pairs import SOURCES, drawn, in_folder, jpeg, separated
 from tests.recipe.imports.outputs import imported, pairs, tree
 
 
@@ -228,3 +231,95 @@ def test_import_of_a_csv_takes_commas_in_its_last_column(tmp_path: Path) -> None
     (folder / "captions.txt").write_text("image,caption\n0000.jpg,a dog, a cat , and a bird\n")
     imported(folder, tmp_path / "out")
     assert [sample.caption for sample in pairs(tmp_path / "out")] == ["a dog, a cat , and a bird"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "captions", "bad"),
+    [
+        (["image,caption,id", "0000.jpg,a dog, a cat,1", '0001.jpg,"a dog, a cat",2'], ["a dog, a cat"], 1),
+        (["image,caption,id", '0000.jpg, "a boat, blue",1', "0001.jpg,a dog,2,,"], ["a dog"], 1),
+        (["image,id,caption", "0000.jpg,1,a dog, a cat", "0001.jpg,2,a dog"], ["a dog, a cat", "a dog"], 0),
+    ],
+    ids=["comma in the middle", "quote behind a space, empty cells", "comma at the end"],
+)
+def test_import_of_a_csv_takes_no_cell_for_another_ones(
+    lines: list[str], captions: list[str], bad: int, tmp_path: Path
+) -> None:
+    folder = in_folder(tmp_path / "in", 2)
+    (folder / "pairs.csv").write_text("\n".join(lines))
+    marker = imported(folder / "pairs.csv", tmp_path / "out")
+    assert [sample.caption for sample in pairs(tmp_path / "out")] == captions
+    assert sum(found["count"] for found in marker["bad"].values()) == bad
+
+
+def test_import_of_files_of_windows_drops_their_mark_and_refuses_utf_16(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = in_folder(tmp_path / "in", 1)
+    (folder / "0000.txt").write_text("a dog runs", encoding="utf-8-sig")
+    imported(folder, tmp_path / "out")
+    assert pairs(tmp_path / "out")[0].members["txt"] == b"a dog runs"
+    (folder / "pairs.tsv").write_text("image\tcaption\n0000.jpg\ta dog\u2019s ball\n", encoding="utf-16")
+    assert main(["import", str(folder / "pairs.tsv"), str(tmp_path / "other")]) == DataError.exit_code
+    assert "pairs.tsv is UTF-16: save it as UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_import_of_grey_in_16_bits_is_not_white(suffix: str, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(ramp).save(tmp_path / f"in/a.{suffix}")
+    (tmp_path / "in/a.txt").write_text("a ramp")
+    imported(tmp_path / "in", tmp_path / "out")
+    found = np.asarray(decode(pairs(tmp_path / "out")[0].image))[..., 0]
+    assert np.abs(found.astype(int) - ramp // 257).max() <= 1
+
+
+def test_import_of_images_beside_shards_is_refused_unless_the_format_says_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = in_folder(tmp_path / "in", 3)
+    write_samples(Storage(), str(folder / "backup.tar"), [("0", {"jpg": jpeg(0), "txt": b"a dog"})])
+    assert main(["import", str(folder), str(tmp_path / "out")]) == UserError.exit_code
+    assert "--format folder imports the images" in capsys.readouterr().err
+    assert imported(folder, tmp_path / "out", "--format", "folder")["samples"] == 3
+
+
+def test_import_again_reads_what_another_option_names_and_what_is_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, out = separated(",", ".csv")(tmp_path / "right", 2), tmp_path / "out"
+    (tmp_path / "wrong").mkdir()
+    for number in range(2):
+        (tmp_path / f"wrong/{number:04d}.jpg").write_bytes(jpeg(9))
+    imported(table, out, "--images", str(tmp_path / "wrong"))
+    assert main(["import", str(table), str(out), "--images", str(tmp_path / "right")]) == UserError.exit_code
+    assert "add --replace" in capsys.readouterr().err
+    imported(table, out, "--images", str(tmp_path / "right"), "--replace")
+    assert [sample.image for sample in pairs(out)] == [jpeg(0), jpeg(1)]
+    (out / "00000.tar").unlink()
+    imported(table, out, "--images", str(tmp_path / "right"))
+    assert len(pairs(out)) == 2
+    before = (out / "00000.tar").stat().st_mtime_ns
+    imported(table, out, "--images", str(tmp_path / "right"))
+    assert (out / "00000.tar").stat().st_mtime_ns == before
+    imported(table, out, "--images", str(tmp_path / "right"), "--replace")
+    assert (out / "00000.tar").stat().st_mtime_ns > before
+
+
+def test_import_says_which_of_several_columns_the_captions_are_from(tmp_path: Path) -> None:
+    folder = in_folder(tmp_path / "in", 1)
+    (folder / "pairs.csv").write_text("filename,title,description\n0000.jpg,a name,a dog runs\n")
+    assert imported(folder / "pairs.csv", tmp_path / "out")["notes"] == [
+        "captions are from the column title (also there: description): --caption-column chooses"
+    ]
+    assert imported(folder / "pairs.csv", tmp_path / "other", "--caption-column", "description")["notes"] == []
+
+
+@pytest.mark.parametrize("command", [["import"], ["benchmarks", "import"]])
+@pytest.mark.parametrize("source", ["/dev/null", "x" * 300])
+def test_import_from_what_is_no_file_says_so_without_a_traceback(
+    command: list[str], source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, source, str(tmp_path / "out")]) == UserError.exit_code
+    assert re.search("neither a file nor a folder|File name too long", capsys.readouterr().err)

@@ -119,3 +119,36 @@ def test_a_folder_in_place_of_a_shard_is_named_with_a_pattern_that_works(capsys:
     assert advised is not None
     pattern = str(Path(advised[1]).relative_to(Path.cwd())) if advised[1].startswith("/") else advised[1]
     assert diht(capsys, f"diht init {pattern}")[0] == 0
+
+
+def test_second_document_does_not_take_the_held_out_pairs_of_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    shards("a/photos", 60)
+    shards("b/photos", 90)
+    assert diht(capsys, "diht init a/photos --output first.yaml")[0] == 0
+    held = {path: path.read_bytes() for path in Path("runs/photos-held-out").iterdir()}
+    code, _, said = diht(capsys, "diht init b/photos --output second.yaml")
+    assert code == UserError.exit_code
+    assert "choose another --name" in said
+    assert {path: path.read_bytes() for path in Path("runs/photos-held-out").iterdir()} == held
+    assert not Path("second.yaml").exists()
+    assert diht(capsys, "diht init a/photos --output third.yaml")[0] == 0, "the same data"
+    assert diht(capsys, "diht init b/photos --output second.yaml --name other")[0] == 0
+
+
+@pytest.mark.parametrize("output", ["folder", "file.txt/run.yaml"])
+def test_document_that_cannot_be_written_is_refused_before_anything_is(
+    output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards("photos", 60)
+    Path("folder").mkdir()
+    Path("file.txt").write_text("")
+    code, _, said = diht(capsys, f"diht init photos --output {output} --replace")
+    assert code == UserError.exit_code
+    assert "is no file in a folder" in said
+    assert not Path("runs").exists()
+
+
+def test_folder_whose_name_is_a_pattern_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    shards("photos[new]", 60)
+    code, _, said = diht(capsys, "diht init photos[new]")
+    assert (code, "rename the folder" in said) == (UserError.exit_code, True)

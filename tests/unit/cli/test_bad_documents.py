@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from diht_k8s.cli.main import main
 
@@ -141,3 +143,24 @@ def test_dash_reads_standard_input() -> None:
         0,
         "-: valid: run small, stages filter, output out, Pod Security restricted\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (GOOD.replace("  filter", "\tfilter"), [], "line 6: column 1: a tab: indent by spaces"),
+        (f"{GOOD}---\n{GOOD}", [], "another document begins: a file holds one, remove what follows ---"),
+        (GOOD, ["--set", "metadata.name=x"], "--set metadata.name=x: only fields of spec are set: edit the document"),
+    ],
+    ids=["tab", "two documents", "override outside of spec"],
+)
+def test_document_that_a_person_mistook_is_told_what_to_do(
+    text: str, overrides: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", write(tmp_path, text), *overrides]) == 64
+    assert message in capsys.readouterr().err
+
+
+def test_json_document_may_be_indented_by_tabs(tmp_path: Path) -> None:
+    text = json.dumps(yaml.safe_load(GOOD), indent="\t")
+    assert main(["validate", write(tmp_path, text)]) == 0

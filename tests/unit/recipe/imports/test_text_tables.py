@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,10 @@ CELL = st.text(st.sampled_from(["a", "é", "\n", "\r", '"', ",", " ", "\udcff", 
 JSON_LINE = st.sampled_from(
     ['{"a": 1}', '{"a": "é"}', "", " ", "broken", "[]", "{}", '{"a": "\udcff"}', "\ufeff{}", "x" * 40]
 )
+
+
+def last(names: Sequence[str]) -> str | None:
+    return names[-1]
 
 
 @given(
@@ -35,7 +40,7 @@ def test_any_range_of_csv_is_that_of_a_whole_reading(
     path.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_tables, "ROWS_BETWEEN_MARKS", between)
-        table = TextTable.open(path, ",")
+        table = TextTable.open(path, ",", last)
         found = list(table.rows(start, start + size))
         assert [row for _, row in table.rows(0, table.total)] == [{"x": one, "y": two} for one, two in rows]
         assert found == list(table.rows(0, table.total))[start : start + size]
@@ -58,7 +63,7 @@ def test_any_range_of_json_lines_is_that_of_a_whole_reading(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_tables, "ROWS_BETWEEN_MARKS", between)
         patch.setattr(text_tables, "MAX_LINE", 32)
-        table = TextTable.open(path, ",")
+        table = TextTable.open(path, ",", last)
         assert list(table.rows(start, start + size)) == expected[start : start + size]
         assert table.total == table.count() == len(expected)
 
@@ -77,6 +82,6 @@ def test_a_line_without_end_costs_its_row_only(
 ) -> None:
     monkeypatch.setattr(text_tables, "MAX_LINE", 64)
     (tmp_path / name).write_text("\n".join(lines))
-    table = TextTable.open(tmp_path / name, ",")
+    table = TextTable.open(tmp_path / name, ",", last)
     assert [row for _, row in table.rows(0, 3)] == [{"x": "1", "y": "2"}, None, {"x": "3", "y": "4"}]
     assert (table.total, table.readable, table.count()) == (3, 2, 3)
