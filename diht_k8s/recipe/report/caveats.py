@@ -229,7 +229,7 @@ def _left_out(benchmark: Json) -> list[str]:
 def few_shot_verdicts(draws: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     """Shots -> whether the probe from zero-shot is `better`, `worse` or `not clearly different` than that from scratch.
 
-    Both are fitted on the same draw of shots, so draws are the paired units; Holm's correction is over the numbers of
+    Both are fitted on the same draw of shots, so draws are paired as seeds are; Holm's correction is over the numbers of
     shots. Numbers of shots with fewer than `LEAST_DRAWS` draws are left out.
     """
     by_shots: dict[int, list[Mapping[str, Any]]] = {}
@@ -238,9 +238,11 @@ def few_shot_verdicts(draws: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     tested = {shots: found for shots, found in sorted(by_shots.items()) if len(found) >= LEAST_DRAWS}
     differences = []
     for found in tested.values():
-        scratch_FSN, probe_FSN = (np.array([[[draw[kind] for draw in found]]]) for kind in ("scratch", "probe"))
+        scratch_FSN, probe_FSN = (
+            np.array([draw[kind] for draw in found])[None, :, None] for kind in ("scratch", "probe")
+        )
         rng = np.random.default_rng(SEED)
-        differences += paired_differences(scratch_FSN, probe_FSN, np.ones((1, len(found))), rng)
+        differences += paired_differences(scratch_FSN, probe_FSN, np.ones((1, 1)), rng, same_seeds=True)
     adjusted = holm([difference.p for difference in differences])
     return {
         shots: verdict(difference.value, p) for shots, difference, p in zip(tested, differences, adjusted, strict=True)

@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
 
 RESAMPLES: Final = 10_000
 ALPHA: Final = 0.05
@@ -46,8 +47,9 @@ def paired_differences(
 ) -> list[Difference]:
     """The differences of sum(hits) / sum(weights) between two models, over resampled images and seeds.
 
-    All figures see the same resamples. With one seed on a side the interval covers the choice of images only. With few
-    seeds it is too narrow, as every bootstrap of few units is.
+    All figures see the same resamples. With one seed on a side the interval covers the choice of images only. A resample
+    of S seeds scatters too little; what it lacks, to Student's t of S - 1 degrees, is added. Without it 49, 26, 17 and 10 %
+    of simulated pairs of 2, 3, 5 and 10 seeds that differed by chance were called different, with it 8, 6, 5 and 5 %.
 
     Args:
         first_FSN: hits of each image, possibly fractional, for each figure and seed.
@@ -136,8 +138,17 @@ def _rates(drawn_BN: Array, hits_FSN: Array, weights_FN: Array) -> Array:
 
 
 def _seed_shares(first: int, second: int, size: int, rng: np.random.Generator, same_seeds: bool) -> tuple[Array, Array]:
-    """[B, S] and [B, T] share of each seed in each resample; rows sum to 1."""
-    first_BS = rng.multinomial(first, np.full(first, 1 / first), size=size) / first
+    """[B, S] and [B, T] share of each seed in each resample, possibly negative; rows sum to 1."""
+    first_BS = _widened(rng.multinomial(first, np.full(first, 1 / first), size=size) / first)
     if same_seeds:
         return first_BS, first_BS
-    return first_BS, rng.multinomial(second, np.full(second, 1 / second), size=size) / second
+    return first_BS, _widened(rng.multinomial(second, np.full(second, 1 / second), size=size) / second)
+
+
+def _widened(shares_BS: Array) -> Array:
+    """Shares whose deviations from equal ones give a mean of S values the 95 % interval of Student's t."""
+    seeds = shares_BS.shape[1]
+    if seeds == 1:
+        return shares_BS
+    quantile = stdtrit(seeds - 1, 1 - ALPHA / 2) / ndtri(1 - ALPHA / 2)
+    return 1 / seeds + quantile * np.sqrt(seeds / (seeds - 1)) * (shares_BS - 1 / seeds)

@@ -148,7 +148,7 @@ def run(seed: int, scores: Array, truth: Array, name: str = "cat") -> tuple[dict
 def test_comparison_of_runs_pairs_the_precisions_over_images_and_seeds() -> None:
     rng = np.random.default_rng(3)
     truth = (rng.random((1, 300)) < 0.2).astype(float)
-    first, second = ([rng.normal(size=truth.shape) + gain * truth for _ in range(2)] for gain in (0.0, 2.0))
+    first, second = ([rng.normal(size=truth.shape) + gain * truth for _ in range(5)] for gain in (0.0, 2.0))
     found = differences_of(*([run(seed, each, truth) for seed, each in enumerate(side)] for side in (first, second)))
     for row, name in enumerate(NAMES):
         ours, theirs = (

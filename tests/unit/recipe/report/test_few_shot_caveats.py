@@ -30,6 +30,11 @@ def test_verdicts_when_the_probe_wins_ties_and_loses_then_say_which() -> None:
     assert found == {1: "better", 2: "not clearly different", 8: "worse"}
 
 
+def test_verdict_of_three_draws_needs_more_than_one_sign() -> None:
+    found = [{"shots": 1, "scratch": 0.3, "probe": 0.3 + gain} for gain in (0.005, 0.01, 0.015)]
+    assert few_shot_verdicts(found) == {1: "not clearly different"}, "Student's t of two degrees is 3.5, below 4.3"
+
+
 @pytest.mark.parametrize(
     ("gains", "part", "weak"),
     [

@@ -78,6 +78,21 @@ def test_difference_when_seeds_scatter_has_a_wider_interval() -> None:
     assert (together.low, together.high, together.p) == (0.0, 0.0, 1.0)
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+@pytest.mark.parametrize("same_seeds", [True, False])
+def test_difference_of_few_seeds_that_scatter_alone_is_rarely_found(
+    seeds: int, same_seeds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paired_bootstrap, "RESAMPLES", 400)
+    rng, pairs = np.random.default_rng(0), 100
+    sides = 0.5 + 0.02 * rng.standard_normal((pairs, 2, 1, seeds, 1)) + np.zeros(10)
+    found = [
+        paired_differences(*each, np.ones((1, 10)), rng, same_seeds=same_seeds)[0].p <= paired_bootstrap.ALPHA
+        for each in sides
+    ]
+    assert np.mean(found) <= 0.12
+
+
 @pytest.mark.parametrize(
     ("p_values", "adjusted"),
     [([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]), ([0.5], [0.5]), ([], []), ([0.9, 0.8], [1.0, 1.0])],
