@@ -124,6 +124,9 @@ def retrieval(
         text_features_MD: features of the captions, unit length.
         image_of_text_M: index of each caption's image.
         rng: draws of the bootstrap.
+
+    Raises:
+        ValueError: an image has no caption, or a similarity is not finite.
     """
     images_N = np.arange(len(image_features_ND))
     return Retrieval(
@@ -142,7 +145,7 @@ def direction(
     """One direction: a gallery item is right for a query when their ids (the image's index) agree.
 
     Raises:
-        ValueError: a query has no right item in the gallery.
+        ValueError: a query has no right item in the gallery, or a similarity is not finite.
     """
     higher_Q, tied_Q, right_Q = rank_counts(query_features_QD, query_ids_Q, gallery_features_GD, gallery_ids_G)
     groups_N, group_of_Q = np.unique(query_ids_Q, return_inverse=True)
@@ -206,7 +209,12 @@ def rank_counts(
     gallery_features_GD: NDArray[np.floating],
     gallery_ids_G: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """For each query: wrong items above its best right item, wrong items tied with it, right items tied with it."""
+    """For each query: wrong items above its best right item, wrong items tied with it, right items tied with it.
+
+    Raises:
+        ValueError: a query has no right item in the gallery, or a similarity is not finite: NaN is below nothing, so it
+            would rank first.
+    """
     missing = np.setdiff1d(query_ids_Q, gallery_ids_G)
     if missing.size:
         raise ValueError(f"query {missing[0]} has no right item in the gallery")
@@ -218,6 +226,8 @@ def rank_counts(
     for start in range(0, len(query_ids_Q), step):
         ids_B = query_ids_Q[start : start + step]
         scores_BG = query_features_QD[start : start + step] @ distinct_UD.T
+        if not np.isfinite(scores_BG).all():
+            raise ValueError("a similarity is not finite: the features are NaN or infinite")
         if distinct_of_G is not None:
             scores_BG = scores_BG[:, distinct_of_G]
         first_B, last_B = np.searchsorted(sorted_ids_G, ids_B), np.searchsorted(sorted_ids_G, ids_B, side="right")

@@ -105,6 +105,18 @@ def test_direction_when_a_query_has_no_right_item_says_which() -> None:
         direction(np.ones((1, 2)), np.array([7]), np.ones((1, 2)), np.array([0]), rng())
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("side", ["images", "captions"])
+@pytest.mark.parametrize("broken", [slice(None), slice(1)], ids=["all features", "one feature"])
+def test_retrieval_when_a_similarity_is_not_finite_says_so_instead_of_ranking_it_first(
+    value: float, side: str, broken: slice
+) -> None:
+    images, captions = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)
+    (images if side == "images" else captions)[broken] = value
+    with pytest.raises(ValueError, match="similarity is not finite"), np.errstate(invalid="ignore"):
+        retrieval(images, captions, np.arange(3), rng())
+
+
 def test_chance_when_captions_are_several_equals_a_simulation() -> None:
     gallery = np.repeat(np.arange(10), 5)
     generator = rng()
