@@ -36,7 +36,7 @@ def publish(work: Path, folder: Path, split: str) -> int:
                 columns[gallery] = {"uid": images.uids, "caption": images.texts, "weight": weight}
             if columns[gallery]["uid"] != images.uids:
                 raise SystemExit(f"{path} is of other images than the trainings before: measure them on one corpus")
-            columns[gallery][path] = np.asarray(hits_N, np.int8)
+            columns[gallery][path] = np.asarray(hits_N, np.float32)  # those of tied items are fractional
     for gallery, table in columns.items():
         written = pa.table(table).replace_schema_metadata({FIGURE_KEY: figures[gallery].encode()})
         pq.write_table(written, folder / f"{gallery}.parquet", compression="zstd")

@@ -12,15 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.ablation import pools, published_labels
-from benchmarks.ablation.published import LINES, publish, restore
+from benchmarks.ablation.published import FIGURE_KEY, LINES, publish, restore
 from benchmarks.ablation.published_labels import SoftLabels
 from benchmarks.ablation.results import read_hits, read_lines
+from benchmarks.evidence import ROOT
 from diht_k8s.recipe.label.soft_labels import HeadLabels
 from diht_k8s.recipe.label.targets import Targets
 from diht_k8s.recipe.report.per_image import PerImage, write_per_image
 from diht_k8s.recipe.shards.storage import Storage
 
 IMAGES = 20
+CUT = 0.06
+"""Points: one half hit of a line of the second protocol (distill_untrained, 3,000 steps, seed 108) was cut to 0."""
 
 
 @pytest.fixture
@@ -64,6 +67,18 @@ def test_published_trainings_when_restored_elsewhere_then_have_the_same_hits_and
         assert (after[key].uids, after[key].texts) == (images.uids, images.texts)
         for one_N, other_N in zip(images.figures[figure], after[key].figures[figure], strict=True):
             np.testing.assert_array_equal(one_N, other_N)
+
+
+def test_hits_when_fractional_and_published_then_are_the_same_when_restored(work: Path, tmp_path: Path) -> None:
+    line = read_lines(work / "results.jsonl")[3]
+    images = read_hits(work, [line], "style")[line["arm"], line["seed"]]
+    hits_N, weights_N = images.figures["r5"]
+    hits_N[:2] = 0.5, 2
+    write_per_image(Storage(), str(work / line["hits"]["style"]), replace(images, figures={"r5": (hits_N, weights_N)}))
+    publish(work, tmp_path / "published", "HeldOut")
+    restore(tmp_path / "published", tmp_path / "other")
+    found = read_hits(tmp_path / "other", [line], "style")[line["arm"], line["seed"]]
+    assert found.figures["r5"][0].tolist() == hits_N.tolist()
 
 
 def test_published_trainings_when_restored_twice_then_stand_there_once(work: Path, tmp_path: Path) -> None:
@@ -169,9 +184,18 @@ def test_labels_of_captions_when_they_name_several_concepts_then_share_1_and_whe
     np.testing.assert_allclose(found.attributes.probabilities_NK, [[1], [0], [0]])
 
 
-def test_published_trainings_of_the_evidence_when_read_then_have_captions_and_each_line_its_hits() -> None:
-    for folder in (Path("benchmarks/ablation/evidence"), Path("benchmarks/ablation/evidence-2")):
-        galleries = {path.stem: set(pq.read_schema(path).names) for path in folder.glob("*.parquet")}
-        for line in read_lines(folder / LINES):
-            for gallery, path in line.get("hits", {}).items():
-                assert {"uid", "caption", "weight", path} <= galleries[gallery]
+@pytest.mark.parametrize("folder", ["evidence", "evidence-2", "evidence-4/default", "evidence-4/things_224"])
+def test_published_trainings_of_the_evidence_when_read_then_have_captions_and_hits_that_sum_up_to_each_line(
+    folder: str,
+) -> None:
+    published = ROOT / "benchmarks/ablation" / folder
+    lines = [line for line in read_lines(published / LINES) if "hits" in line]
+    assert lines
+    for gallery in {gallery for line in lines for gallery in line["hits"]}:
+        table = pq.read_table(published / f"{gallery}.parquet")
+        assert "caption" in table.column_names
+        figure, weights = table.schema.metadata[FIGURE_KEY].decode(), table["weight"].to_numpy().sum()
+        for line in (line for line in lines if gallery in line["hits"]):
+            name = next(name for name in (f"{gallery} {figure}", gallery, figure) if name in line)
+            share = 100 * table[line["hits"][gallery]].to_numpy().sum() / weights
+            assert share == pytest.approx(line[name], abs=CUT), (gallery, line["arm"], line["seed"])
