@@ -95,7 +95,9 @@ class AddedLabels:
     names: Counter[str] = field(default_factory=Counter)
     """images by their added label."""
     confirmed: Counter[str] = field(default_factory=Counter)
-    """how often the caption names what a label says."""
+    """images of which a label says an object that their caption names."""
+    unnamed: Counter[str] = field(default_factory=Counter)
+    """images of which a label says an object that their caption does not name, shown or not."""
 
     def add(self, labels: Labels, captions: KeptCaptions) -> list[str | None]:
         """Count one shard; the label to show of each image."""
@@ -103,11 +105,12 @@ class AddedLabels:
         self.labelled += int(labels.has_label_N.sum())
         scores_NK = self.use.scores(head, captions)
         outside_NK = outside_caption(head, concepts, captions)
-        number_N = best_added(np.where(scores_NK >= ADDED_FROM, scores_NK, 0), outside_NK, head.ids_NK)
+        said_NK = scores_NK >= ADDED_FROM
+        number_N = best_added(np.where(said_NK, scores_NK, 0), outside_NK, head.ids_NK)
         found = [None if number == NONE else concepts.names[number] for number in number_N.tolist()]
         self.names.update(name for name in found if name is not None)
-        inside_NK = (scores_NK >= ADDED_FROM) & ~outside_NK
-        self.confirmed.update(concepts.names[number] for number in head.ids_NK[inside_NK].tolist())
+        for counter, mentions_NK in ((self.confirmed, said_NK & ~outside_NK), (self.unnamed, said_NK & outside_NK)):
+            counter.update(concepts.names[number] for number in head.ids_NK[mentions_NK].tolist())
         return found
 
     def document(self) -> dict[str, Any]:
@@ -132,7 +135,7 @@ class AddedLabels:
         return round(sum(self._share(name) * number for name, number in self.names.items()) / self.names.total(), 4)
 
     def _share(self, name: str) -> float:
-        return self.confirmed[name] / (self.confirmed[name] + self.names[name])
+        return self.confirmed[name] / (self.confirmed[name] + self.unnamed[name])
 
 
 def example_shards(shards: Sequence[Shard]) -> dict[str, int]:

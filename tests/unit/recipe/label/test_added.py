@@ -138,6 +138,14 @@ def test_added_labels_when_counted_then_say_how_often_captions_of_unseen_images_
     }
 
 
+def test_added_label_when_another_is_shown_instead_then_counts_among_those_that_captions_do_not_name() -> None:
+    rows = [(FLAG, 0.8), (SPORT, 0.1)], [(SPORT, 0.9), (FLAG, 0.8)], [(FLAG, 0.9), (SPORT, 0.1)]
+    labels = Labels(["a", "b", "c"], np.ones(3, np.bool_), head(*map(list, rows)), head([]), {})
+    added = AddedLabels(used(*POOL))
+    assert added.add(labels, captions(["unknown"], ["unknown"], ["flag"])) == ["flag", "sport", None]
+    assert added.document()["commonest"] == [["flag", 1, 0.3333], ["sport", 1, 0.0]]
+
+
 def test_added_labels_when_no_image_was_held_out_then_there_is_no_precision() -> None:
     added = AddedLabels(used(*POOL), held_out=False)
     added.add(Labels(["a"], np.ones(1, np.bool_), head([(ANIMAL, 0.9)]), head([]), {}), captions([]))
