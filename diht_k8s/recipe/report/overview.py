@@ -54,7 +54,7 @@ def lede(content: Mapping[str, Any]) -> str:
         )
     if (benchmark := first_result(content, "Classification")) is not None:
         parts.append(
-            f"Zero-shot, its mean accuracy over {len(benchmark['classes'])} classes {_of_split(benchmark)}is "
+            f"Zero-shot, its mean accuracy over {classes_with_images(benchmark)} classes {_of_split(benchmark)}is "
             f"{percent(benchmark['balanced'])}{_interval(benchmark['balanced_interval'], benchmark)}; guessing gives {percent(benchmark['chance'])}."
         )
     for benchmark in content["benchmarks"]:
@@ -104,6 +104,11 @@ def first_result(content: Mapping[str, Any], kind: str) -> Json | None:
     """The first benchmark of a type that has a result, of the held-out split if there is one."""
     found = [b for b in content["benchmarks"] if b["type"] == kind and "error" not in b]
     return min(found, key=lambda b: b.get("split") != "HeldOut", default=None)
+
+
+def classes_with_images(benchmark: Mapping[str, Any]) -> int:
+    """The classes of a Classification benchmark over which its balanced accuracy is the mean."""
+    return sum(images > 0 for images in benchmark["class_pictures"])
 
 
 def _of_split(benchmark: Mapping[str, Any]) -> str:

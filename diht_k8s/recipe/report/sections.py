@@ -8,7 +8,7 @@ from typing import Any, Final
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.train import Loss
 from diht_k8s.recipe.report.formatting import DIRECTIONS, count, decimal, duration, percent, points, split_name
-from diht_k8s.recipe.report.overview import REFERENCE_NAMES, first_result, strongest_reference
+from diht_k8s.recipe.report.overview import REFERENCE_NAMES, classes_with_images, first_result, strongest_reference
 from diht_k8s.recipe.report.plots import Series, line_chart, thinned
 
 Json = dict[str, Any]
@@ -123,11 +123,11 @@ def cards(content: Json) -> list[Json]:
     if (benchmark := first_result(content, "Classification")) is not None:
         rows = [
             bar("This model", benchmark["balanced"], "model", benchmark["balanced_interval"]),
-            bar("Commonest class", benchmark["chance"]),
+            bar("Commonest class", 1 / classes_with_images(benchmark)),
             bar("Chance", benchmark["chance"]),
         ]
         images = f"{benchmark['pictures']:,} {split_name(benchmark)}images"
-        note = f"mean over {len(benchmark['classes'])} classes, {images}"
+        note = f"mean over {classes_with_images(benchmark)} classes, {images}"
         found.append(
             {"title": "Zero-shot, balanced accuracy", "value": rows[0]["text"], "rows": scaled(rows), "note": note}
         )

@@ -150,6 +150,22 @@ def test_cards_when_shown_stand_beside_references_and_chance() -> None:
     assert (found[-1]["value"], found[-1]["rows"][0]["value"]) == ("4", 0.4)
 
 
+def test_lede_and_cards_when_classes_have_no_images_count_those_that_have_some() -> None:
+    classes = {
+        "name": "held-out", "type": "Classification", "pictures": 10, "classes": list("abcd"),
+        "class_pictures": [5, 5, 0, 0], "balanced": 0.8, "balanced_interval": [0.5, 0.9], "chance": 0.25,
+    }  # fmt: skip
+    body = content(benchmarks=[classes])
+    assert "its mean accuracy over 2 classes is 80.0" in lede(body)
+    card = cards(body)[0]
+    assert card["note"] == "mean over 2 classes, 10 images"
+    assert {row["name"]: row["text"].replace("\N{NO-BREAK SPACE}", " ") for row in card["rows"]} == {
+        "This model": "80.0 %",
+        "Commonest class": "50.0 %",
+        "Chance": "25.0 %",
+    }
+
+
 @pytest.mark.parametrize(("state", "figure"), [("absent", None), ("not committed", "not in this report")])
 def test_steps_when_a_stage_is_missing_leave_it_out_or_say_so(state: str, figure: str | None) -> None:
     found = {step["name"]: step for step in steps(content(label={"state": state}))}
