@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import FewShot
-from diht_k8s.recipe.evaluate.bootstrap import RESAMPLES, Interval, interval, rate_interval
+from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_interval
 from diht_k8s.recipe.evaluate.drawn_queries import FOUND, drawn_by_digest
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.few_shot import balanced_accuracy, curve_json, few_shot_curve
@@ -45,6 +45,7 @@ class Classification:
     balanced: float
     """mean over classes of the share that is right (mean per class): every class has the same weight."""
     balanced_interval: Interval
+    """all images are resampled, with the weights by which comparisons do too: within a class of one image nothing varies."""
     per_class: list[float | None]
     """accuracy within each class, None if the benchmark has no image of it."""
     majority: float
@@ -139,13 +140,14 @@ def classification(
     confusion_CC = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion_CC, (labels_N, named_N), 1)
     counts_C = confusion_CC.sum(axis=1)
+    share_N = _balanced_shares(labels_N)
     hits_2N = np.stack([named_N == labels_N, (order_NC[:, :TOP] == labels_N[:, None]).any(axis=1)])
     return Classification(
         top1=float(right_N.mean()),
         top1_interval=rate_interval(right_N, np.ones(len(right_N)), rng),
         top5=float(hits_2N[1].mean()) if classes > TOP else None,
         balanced=balanced_accuracy(named_N, labels_N),
-        balanced_interval=interval(_balanced_draws(confusion_CC.diagonal(), counts_C, rng)),
+        balanced_interval=rate_interval(right_N * share_N, share_N, rng),
         per_class=[float(confusion_CC[c, c] / counts_C[c]) if counts_C[c] else None for c in range(classes)],
         majority=float(counts_C.max() / counts_C.sum()),
         chance=1 / classes,
@@ -179,22 +181,18 @@ def by_group(hits_2N: NDArray[np.bool_], groups: Sequence[str | None]) -> list[G
     return sorted(found, key=lambda group: group.top1)
 
 
-def _balanced_draws(
-    hits_C: NDArray[np.int64], counts_C: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Balanced accuracy over resampled images, resampled within each class so that no draw misses a class."""
-    present = counts_C > 0
-    drawn_RC = rng.binomial(counts_C[present], hits_C[present] / counts_C[present], (RESAMPLES, int(present.sum())))
-    return (drawn_RC / counts_C[present]).mean(axis=1)
+def _balanced_shares(labels_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weight of each image in the mean per class, 1 / (classes that occur * images of its class), times N."""
+    counts_C = np.bincount(labels_N)
+    return len(labels_N) / (counts_C[labels_N] * np.count_nonzero(counts_C))
 
 
 def _classified(
     labelled: EncodedImages, figures: Classification, labels_N: np.ndarray, names: Sequence[str]
 ) -> PerImage:
-    """An image counts 1 / (C * images of its class) in the mean per class; scaled so that the weights sum to N."""
-    ones_N, hits_2N = np.ones(len(labels_N)), figures.hits_2N.astype(np.float64)
-    counts_C = np.bincount(labels_N, minlength=len(names))
-    share_N = len(labels_N) / (counts_C[labels_N] * np.count_nonzero(counts_C))
+    """Each image's part in the figures; all have N as the sum of their weights."""
+    ones_N, share_N = np.ones(len(labels_N)), _balanced_shares(labels_N)
+    hits_2N = figures.hits_2N.astype(np.float64)
     found = {"top-1": (hits_2N[0], ones_N), "mean per class": (hits_2N[0] * share_N, share_N)}
     if figures.top5 is not None:
         found["top-5"] = (hits_2N[1], ones_N)

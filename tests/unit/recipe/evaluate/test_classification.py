@@ -47,8 +47,17 @@ def test_classification_when_classes_are_uneven_tells_accuracy_from_balanced_acc
     assert result.per_class == [1.0, 0.0]
     assert result.confusion_CC.tolist() == [[8, 0], [2, 0]]
     assert result.top5 is None
-    assert tuple(result.balanced_interval) == (0.5, 0.5)
+    assert result.balanced_interval.low < 0.5 < result.balanced_interval.high
     assert result.top1_interval.low < 0.8 < result.top1_interval.high
+
+
+def test_balanced_interval_when_classes_have_one_image_each_is_as_wide_as_that_of_top1() -> None:
+    named = np.arange(50) - np.arange(50) % 2  # every other class is right
+    result = classification(np.eye(50)[named], np.arange(50), rng())
+    assert result.balanced == result.top1 == 0.5
+    draws = 2 / 50  # the two intervals have their own; the difference is two images at most
+    assert tuple(result.balanced_interval) == pytest.approx(tuple(result.top1_interval), abs=draws)
+    assert result.balanced_interval.low < 0.4 < 0.6 < result.balanced_interval.high
 
 
 def test_classification_when_more_than_five_classes_gives_top5() -> None:
