@@ -392,6 +392,7 @@ def benchmark(result: Json) -> Json:
         named = zip(result["classes"], result["class_pictures"], result["per_class"], strict=True)
         rows = [bar(f"{name} ({images})", share or 0.0, "plain") for name, images, share in named if images]
         view["classes"] = sorted(rows, key=lambda row: -row["value"])
+        view["commonest"] = 1 / classes_with_images(result)
         if result.get("few_shot", {}).get("points"):
             view["few_shot"] = _few_shot(result["few_shot"]["points"])
     return view

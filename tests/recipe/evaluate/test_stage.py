@@ -304,6 +304,7 @@ def test_benchmark_when_images_have_several_captions_or_cannot_be_read_counts_th
     assert (retrieval["pictures"], retrieval["captions"]) == (2, 4)
     assert retrieval["bad"] == {"picture_empty": 1, "picture_unreadable": 1}
     assert classification["class_pictures"] == [1, 0, 1, 0, 0, 0]
+    assert 'Most common class</th><td class="num">50.0' in page(fresh), "of the classes that have images"
 
 
 def test_images_without_captions_leave_a_gallery_counted_by_reason_and_stay_in_a_classification(fresh: Path) -> None:

@@ -12,7 +12,15 @@ from diht_k8s.recipe.report.caveats import MANY, benchmark_caveats, caveats, lab
 from diht_k8s.recipe.report.content import without_images
 from diht_k8s.recipe.report.formatting import decimal, duration
 from diht_k8s.recipe.report.overview import explained_reference, explained_references, lede
-from diht_k8s.recipe.report.sections import cards, filter_rules, scores_text, steps, training_charts, training_table
+from diht_k8s.recipe.report.sections import (
+    benchmark,
+    cards,
+    filter_rules,
+    scores_text,
+    steps,
+    training_charts,
+    training_table,
+)
 
 
 def side(value: float) -> dict[str, Any]:
@@ -154,6 +162,7 @@ def test_lede_and_cards_when_classes_have_no_images_count_those_that_have_some()
     classes = {
         "name": "held-out", "type": "Classification", "pictures": 10, "classes": list("abcd"),
         "class_pictures": [5, 5, 0, 0], "balanced": 0.8, "balanced_interval": [0.5, 0.9], "chance": 0.25,
+        "per_class": [0.9, 0.7, None, None],
     }  # fmt: skip
     body = content(benchmarks=[classes])
     assert "its mean accuracy over 2 classes is 80.0" in lede(body)
@@ -164,6 +173,7 @@ def test_lede_and_cards_when_classes_have_no_images_count_those_that_have_some()
         "Commonest class": "50.0 %",
         "Chance": "25.0 %",
     }
+    assert benchmark(classes)["commonest"] == 0.5
 
 
 @pytest.mark.parametrize(("state", "figure"), [("absent", None), ("not committed", "not in this report")])
