@@ -1,6 +1,6 @@
 """Comparison of runs: a page and a table from several `report.json`, with what differs and paired differences. Pure.
 
-Runs that differ only in seed share a column. Differences are paired over the images that both columns saw, and corrected
+Runs that differ only in seed share a column; two of one seed and other inputs do not. Differences are paired over the images that both columns saw, and corrected
 for the number of figures.
 """
 
@@ -33,7 +33,7 @@ MAX_LINES: Final = 8
 SEED: Final = 2024
 """Of the resamples: a comparison printed twice is the same."""
 EXAMPLES: Final = 6
-NOT_PAIRED: Final = "not the same images"
+NOT_PAIRED: Final = "not the same images, captions or classes"
 NO_IMAGES: Final = "no images are kept: run the stage evaluate again"
 
 
@@ -44,11 +44,7 @@ def comparison(reports: Sequence[Mapping[str, Any]], per_image: Sequence[Mapping
         reports: contents of `report.json`, in order.
         per_image: for each report the images of its benchmarks by name; without it no difference is tested.
     """
-    groups: dict[str, list[Run]] = {}
-    for number, report in enumerate(reports):
-        run = (report, {} if per_image is None else per_image[number])
-        groups.setdefault(canonical_json(configuration(report)), []).append(run)
-    runs = list(groups.values())
+    runs = _grouped([(report, {} if per_image is None else per_image[row]) for row, report in enumerate(reports)])
     columns = [[report for report, _ in group] for group in runs]
     rows: dict[tuple[str, str], Json] = {}
     for number, group in enumerate(columns):
@@ -76,6 +72,27 @@ def comparison(reports: Sequence[Mapping[str, Any]], per_image: Sequence[Mapping
         "charts": _charts(columns, [column["name"] for column in named_columns]),
         "fields": [{"field": field, "values": values} for field, values in fields],
     }
+
+
+def _grouped(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs of each column, columns in the order of their first run."""
+    groups: list[tuple[str, list[Run]]] = []
+    for run in runs:
+        decides = canonical_json(configuration(run[0]))
+        fitting = (
+            group for key, group in groups if key == decides and not any(_is_remade(run, each) for each in group)
+        )
+        if (group := next(fitting, None)) is None:
+            groups.append((decides, [run]))
+        else:
+            group.append(run)
+    return [group for _, group in groups]
+
+
+def _is_remade(run: Run, other: Run) -> bool:
+    """Whether two runs of one configuration and seed read other data: they show no spread over seeds."""
+    (report, _), (earlier, _) = run, other
+    return report["run"]["seed"] == earlier["run"]["seed"] and report.get("inputs") != earlier.get("inputs")
 
 
 def differences_of(first: Sequence[Run], second: Sequence[Run]) -> dict[tuple[str, str], Json]:
@@ -120,10 +137,14 @@ def _paired(name: str, figures: Sequence[str], first: Sequence[Run], second: Seq
 
 
 def _same_questions(images: PerImage, reference: PerImage) -> bool:
-    """Whether two sides have the same figures, and the images the same classes."""
+    """Whether two sides have the same figures, and the images the same classes and as many queries."""
     if images.figures.keys() != reference.figures.keys() or list(images.rankings) != list(reference.rankings):
         return False
-    return all(np.array_equal(images.rankings[name][1], truth_N) for name, (_, truth_N) in reference.rankings.items())
+    return all(
+        np.array_equal(ours[name][1], asked_N)
+        for ours, theirs in ((images.figures, reference.figures), (images.rankings, reference.rankings))
+        for name, (_, asked_N) in theirs.items()
+    )
 
 
 def changed_images(first: Run, second: Run) -> list[Json]:
@@ -133,7 +154,9 @@ def changed_images(first: Run, second: Run) -> list[Json]:
         heads = headlines(result)
         ours, theirs = first[1].get(result["name"]), second[1].get(result["name"])
         aligned = None if ours is None or theirs is None else theirs.in_order_of(ours.uids)
-        if not heads or ours is None or aligned is None or (figure := heads[0]["metric"]) not in aligned.figures:
+        if not heads or ours is None or aligned is None or not _same_questions(aligned, ours):
+            continue
+        if (figure := heads[0]["metric"]) not in ours.figures:
             continue
         gains_N = aligned.figures[figure][0] - ours.figures[figure][0]
         part: Json = {"name": result["name"], "figure": figure}

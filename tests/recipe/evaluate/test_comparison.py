@@ -51,6 +51,25 @@ def test_comparison_when_runs_differ_in_the_seed_only_gives_mean_and_spread() ->
     assert [row["cells"][0]["mean"] for row in found["rows"] if row["figure"] == "last loss"] == [2.5]
 
 
+@pytest.mark.parametrize(
+    ("runs", "seeds"),
+    [
+        ([(0, "old"), (0, "new")], ["0", "0"]),
+        ([(0, "old"), (1, "old"), (0, "new"), (1, "new")], ["0, 1", "0, 1"]),
+        ([(0, "old"), (0, "new"), (0, "newer")], ["0", "0", "0"]),
+        ([(0, "old"), (1, "new")], ["0, 1"]),  # inputs hold the training, which each seed has of its own
+        ([(0, "old"), (0, "old")], ["0, 0"]),
+    ],
+)
+def test_comparison_when_a_seed_returns_with_other_inputs_opens_a_column(
+    runs: list[tuple[int, str]], seeds: list[str]
+) -> None:
+    reports = [report("a", seed, 0.1) | {"inputs": {"train": f"{data} {seed}"}} for seed, data in runs]
+    found = comparison(reports)
+    assert [column["seeds"] for column in found["columns"]] == seeds
+    assert len({column["name"] for column in found["columns"]}) == len(seeds)
+
+
 def test_comparison_when_a_benchmark_is_in_one_run_only_leaves_the_other_cell_empty() -> None:
     other = report("b", 0, 0.5, beta=1)
     other["benchmarks"][0] = copy.deepcopy(other["benchmarks"][0]) | {"name": "more"}
@@ -103,9 +122,9 @@ def test_comparison_when_runs_are_many_says_of_how_many_the_curves_are() -> None
     assert "Of the first 8 runs." in comparison_page(found)
 
 
-def images_of(gained: int, order: int = 1) -> dict[str, PerImage]:
-    """200 images, of which the first `gained` are right."""
-    hits_N, ones_N = (np.arange(200) < gained).astype(float)[::order], np.ones(200)
+def images_of(gained: int, order: int = 1, captions: int = 1) -> dict[str, PerImage]:
+    """200 images, of which the first `gained` are right for all of their captions."""
+    hits_N, ones_N = captions * (np.arange(200) < gained).astype(float)[::order], np.full(200, float(captions))
     uids = [str(row) for row in range(200)][::order]
     figures = {f"{side}, R@1": (hits_N, ones_N) for side in ("caption to image", "image to caption")}
     return {"pairs": PerImage(uids, ["0.tar"] * 200, [f"caption {uid}" for uid in uids], figures)}
@@ -129,7 +148,11 @@ def test_comparison_when_both_runs_kept_their_images_decides_by_pairs(gained: in
 
 @pytest.mark.parametrize(
     ("kept", "why"),
-    [([{}, {}], "no images are kept"), ([images_of(1), {"pairs": PerImage(["x"], ["0.tar"], ["x"])}], "not the same")],
+    [
+        ([{}, {}], "no images are kept"),
+        ([images_of(1), {"pairs": PerImage(["x"], ["0.tar"], ["x"])}], "not the same"),
+        ([images_of(20), images_of(60, captions=5)], "not the same"),
+    ],
 )
 def test_comparison_when_images_cannot_be_paired_says_why(kept: list[dict[str, PerImage]], why: str) -> None:
     found = comparison([report("a", 0, 0.1), report("b", 0, 0.5, beta=1)], kept)
@@ -228,7 +251,7 @@ def test_compare_when_a_run_is_named_in_several_ways_counts_it_once(
     compared = compare([str(out), f"{tmp_path}/a.json", str(tmp_path / "copy")], f"{tmp_path}/c.html")
     assert compared["seeds"] == [1]
     says = capsys.readouterr().err.splitlines()
-    assert compare([str(out), str(tmp_path / "other")], f"{tmp_path}/c.html")["seeds"] == [2]
+    assert compare([str(out), str(tmp_path / "other")], f"{tmp_path}/c.html")["seeds"] == [1, 1]
     assert ["is named twice" in line for line in says] == [True, False]
     assert "copy/" in says[1]
     assert "is a copy of" in says[1]

@@ -18,7 +18,7 @@ from diht_k8s.recipe.report.average_precision import (
     mean_average_precisions,
     paired_precisions,
 )
-from diht_k8s.recipe.report.comparison import differences_of
+from diht_k8s.recipe.report.comparison import NOT_PAIRED, differences_of
 from diht_k8s.recipe.report.per_image import PerImage, read_per_image, write_per_image
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -168,7 +168,7 @@ def test_comparison_of_images_with_other_classes_is_none(change: str) -> None:
         images = other[1]["voc"]
         other[1]["voc"] = replace(images, rankings={}, figures=dict.fromkeys(NAMES, (scores[0], truth[0])))
     for sides in ([run(0, scores, truth)], [other]), ([other], [run(0, scores, truth)]):
-        assert differences_of(*sides)["voc", NAMES[0]] == {"why": "not the same images"}
+        assert differences_of(*sides)["voc", NAMES[0]] == {"why": NOT_PAIRED}
 
 
 def test_comparison_of_one_name_for_two_tasks_is_none() -> None:
@@ -176,7 +176,7 @@ def test_comparison_of_one_name_for_two_tasks_is_none() -> None:
     sides = [run(0, scores, scores), run(0, scores, scores)]
     for (_, kept), figure in zip(sides, ("top-1", "accuracy"), strict=True):
         kept["voc"] = replace(kept["voc"], rankings={}, figures={figure: (scores[0], scores[0])})
-    assert differences_of([sides[0]], [sides[1]])["voc", NAMES[0]] == {"why": "not the same images"}
+    assert differences_of([sides[0]], [sides[1]])["voc", NAMES[0]] == {"why": NOT_PAIRED}
 
 
 @pytest.mark.parametrize("row", [0, 1])
