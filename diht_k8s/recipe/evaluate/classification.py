@@ -2,7 +2,7 @@
 
 scikit-learn has most of these figures, but takes seconds to import and gives no intervals.
 
-Shapes: N images, C classes, T templates, D features.
+Shapes: N images, U of them without copies, C classes, T templates, D features.
 """
 
 from __future__ import annotations
@@ -116,8 +116,10 @@ def classify(
     if few_shot is not None:
         rngs = [np.random.default_rng([*seed, draw]) for draw in range(few_shot.seeds)]
         zero_shot_CD = encode.logit_scale * classes_CD
+        one_each = np.unique(labelled.first_rows())  # a copy of a shot would be a test image
+        features_UD, labels_U = labelled.features_ND[one_each], labels_N[one_each]
         with threadpool_limits(1):  # products this small are slower on several threads
-            curve = few_shot_curve(labelled.features_ND, labels_N, zero_shot_CD, few_shot.shots, rngs, names)
+            curve = few_shot_curve(features_UD, labels_U, zero_shot_CD, few_shot.shots, rngs, names)
         result["few_shot"] = curve_json(curve)
     shown = [hit["item"] for query in result["queries"]["drawn"] for hit in query["top"]]
     return Measured(result, _classified(labelled, figures, labels_N, names), list(dict.fromkeys(shown)))

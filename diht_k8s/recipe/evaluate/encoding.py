@@ -44,6 +44,12 @@ class EncodedImages:
             [self.items[row] for row in rows], self.features_ND[rows], self.bad, self.damaged, self.samples
         )
 
+    def first_rows(self) -> NDArray[np.int64]:
+        """[N] for each image the first row of the same digest; its own where it has none."""
+        first: dict[str, int] = {}
+        rows = [first.setdefault(item.digest, row) if item.digest else row for row, item in enumerate(self.items)]
+        return np.array(rows, dtype=np.int64)
+
 
 def encode_shard(
     storage: Storage,

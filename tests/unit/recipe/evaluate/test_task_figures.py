@@ -131,3 +131,23 @@ def test_probe_when_it_starts_from_zero_shot_has_the_models_logit_scale(monkeypa
     result = classification.classify(images, ["a", "b"], ["{}"], texts_of(np.eye(2)), FewShot(shots=[1], seeds=1), [0])
     assert result.figures["top1"] == 1.0
     assert seen["zero_shot"].tolist() == [[50.0, 0.0], [0.0, 50.0]]
+
+
+def test_probe_when_images_stand_twice_tests_on_no_copy_of_a_shot() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(100, 64)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    rows = [*range(100), *range(100)]
+    items = [
+        BenchmarkImage("0.tar", str(place), str(place), (), row % 5, digest=f"{row}") for place, row in enumerate(rows)
+    ]
+    encode, few_shot = texts_of(rng.normal(size=(5, 64))), FewShot(shots=[8], seeds=3)
+    once, twice = (
+        classification.classify(
+            EncodedImages(items[:number], features[rows[:number]]), list("abcde"), ["{}"], encode, few_shot, [0]
+        ).figures
+        for number in (100, 200)
+    )
+    assert once["few_shot"] == twice["few_shot"]
+    assert twice["few_shot"]["test_pictures"] == 100 - 5 * 16
+    assert (once["pictures"], twice["pictures"]) == (100, 200)
