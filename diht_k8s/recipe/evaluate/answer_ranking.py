@@ -72,6 +72,7 @@ def rank_answers(
     Raises:
         DataError: no image has a question with an answer, or a question has fewer than two candidates.
     """
+    images, without = images.chosen(lambda item: bool(item.questions)), sum(not item.questions for item in images.items)
     asked = [(row, question) for row, item in enumerate(images.items) for question in item.questions]
     if not asked:
         raise DataError("no image has a question with an answer: add `question` and `answers` to the .json")
@@ -84,18 +85,20 @@ def rank_answers(
         )
     scores = _scores(images, asked, candidates, templates, encode)
     rows_Q, questions = np.array([row for row, _ in asked]), [question for _, question in asked]
-    figures = answer_ranking(questions, rows_Q, candidates, scores, np.random.default_rng(seed))
+    first_N = images.first_rows()  # questions about copies of an image are resampled together
+    figures = answer_ranking(questions, first_N[rows_Q], candidates, scores, np.random.default_rng(seed))
     wrong = np.flatnonzero(figures.score_Q == 0)[:SHOWN]
-    asked_about = [images.items[row] for row in np.unique(rows_Q)]
+    asked_about = [images.items[row] for row in np.unique(first_N)]
     per_image = per_image_of(
         asked_about,
         [item.questions[0].text for item in asked_about],
         {"accuracy": (figures.score_G, figures.questions_G)},
     )
     result = {
-        "pictures": len(np.unique(rows_Q)),
+        "pictures": len(asked_about),
+        "copies": len(images.items) - len(asked_about),
         "questions": len(questions),
-        "without_question": sum(not item.questions for item in images.items),
+        "without_question": without,
         "templates": list(templates),
         "accuracy": figures.accuracy,
         "accuracy_interval": list(figures.interval),

@@ -243,11 +243,12 @@ def _images(context: Context, benchmark: Benchmark, files: FeatureFiles) -> Enco
 
 
 def _check_images(benchmark: Benchmark, images: EncodedImages, measured: Measured) -> None:
-    """Compare the images with the rows that the figures have of each, and those that the task leaves out."""
+    """Compare the images with the rows that the figures have of each, its copies, and those that the task leaves out."""
     if benchmark.type not in LEFT_OUT:
         return  # its figures are of groups of images
-    left = measured.figures[name := LEFT_OUT[benchmark.type]]
-    used = Count(len(measured.per_image.uids) + left, f"are measured or left out ({name}: {left})")
+    left, copies = measured.figures[name := LEFT_OUT[benchmark.type]], measured.figures.get("copies", 0)
+    counted = len(measured.per_image.uids) + copies + left
+    used = Count(counted, f"are measured or left out ({name}: {left}, copies: {copies})")
     remedy = "report this as a fault of the program"
     require_equal(f"evaluate.benchmarks {benchmark.name}", remedy, Count(len(images.items), "images are encoded"), used)
 

@@ -14,7 +14,7 @@ from diht_k8s.recipe.evaluate import answer_ranking, classification, encoding, r
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
-from tests.recipe.evaluate.small_run import document, evaluate, pairs
+from tests.recipe.evaluate.small_run import document, evaluate, pairs, report
 
 Spoil = Callable[[EncodedImages], None]
 
@@ -92,3 +92,14 @@ def test_image_that_no_figure_counts_ends_the_stage_without_a_marker(
     monkeypatch.setattr(module, name, measured)
     evaluate(run)
     assert (fresh / "out/runs/latest/evaluate/COMMITTED.json").exists()
+
+
+@pytest.mark.parametrize("task", ["AnswerRanking"])
+def test_copies_of_an_image_are_counted_as_such(task: str, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(fresh)
+    once = pairs(24, 7000, question="which colour is it?", answers=["red"])
+    write_samples(Storage(), "asked.tar", [*once, *((f"x{key}", members) for key, members in once[:5])])
+    _, _, texts = TASKS[task]
+    evaluate(document(fresh, {"benchmarks": [{"name": "only", "type": task, "shards": ["asked.tar"], **texts}]}))
+    (found,) = report(fresh)["benchmarks"]
+    assert (found["pictures"], found["copies"]) == (24, 5)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from diht_k8s.recipe.evaluate.answer_ranking import answer_ranking, answer_score, rank_answers, texts_of
 from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, VisualQuestion
+from diht_k8s.recipe.evaluate.bootstrap import rate_interval
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.soundness import TextEncoder
 
@@ -81,6 +83,32 @@ def test_each_question_is_answered_from_its_own_texts_and_mistakes_are_answers_t
     found = rank_answers(images, [], ["{question} {answer}"], encode, [0])
     assert found.per_image.figures["accuracy"][0].tolist() == pytest.approx([0.3, 1.0])
     assert found.figures["mistakes"] == []
+
+
+@pytest.mark.parametrize("layout", ["one image each", "a copy of the image for each question"])
+def test_questions_about_one_image_are_resampled_together_whichever_way_they_are_stored(layout: str) -> None:
+    asked = [[VisualQuestion(f"{row} {n}", ("red",), ("red", "blue")) for n in range(5)] for row in range(20)]
+    items = [
+        BenchmarkImage("0.tar", "x", f"{row}", (), None, tuple(each), digest=f"{row}") for row, each in enumerate(asked)
+    ]
+    if layout != "one image each":
+        items = [
+            replace(item, uid=f"{item.uid}-{n}", questions=(each,))
+            for item in items
+            for n, each in enumerate(item.questions)
+        ]
+    items.insert(0, BenchmarkImage("0.tar", "x", "silent", (), None, digest="3"))
+    images = EncodedImages(items, np.eye(2, dtype=np.float32)[[int(item.digest) % 2 for item in items]])
+    encode = TextEncoder(
+        lambda texts: np.eye(2, dtype=np.float32)[[int("blue" in text) for text in texts]], "stub", 1.0, 2
+    )
+    found = rank_answers(images, [], ["{question} {answer}"], encode, [0])
+    figures = found.figures
+    hits, weights = found.per_image.figures["accuracy"]
+    assert (hits.tolist(), weights.tolist()) == ([5.0, 0.0] * 10, [5.0] * 20)
+    assert (figures["accuracy"], figures["pictures"], figures["questions"]) == (0.5, 20, 100)
+    assert (figures["copies"], figures["without_question"]) == (len(items) - 21, 1)
+    assert figures["accuracy_interval"] == list(rate_interval(hits, weights, np.random.default_rng([0])))
 
 
 def test_texts_when_question_holds_a_place_of_its_own_leaves_it() -> None:
