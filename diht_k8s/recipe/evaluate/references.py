@@ -122,33 +122,40 @@ class References:
 
 def _raw_pixels(context: Context, captioned: EncodedImages) -> NDArray[np.float32]:
     """[M, D] raw pixels of the benchmark's images."""
-    wanted = {item.uid for item in captioned.items}
     pixels = {
-        uid: raw_pixels(image)
-        for uri in dict.fromkeys(item.uri for item in captioned.items)
+        (uri, uid): raw_pixels(image)
+        for uri, wanted in _uids_of_shards(captioned).items()
         for uid, image in images_of(until_damage(read_samples(context.storage, uri)), wanted)
     }
-    return np.stack([pixels[item.uid] for item in captioned.items])
+    return np.stack([pixels[item.uri, item.uid] for item in captioned.items])
 
 
 def _teacher_features(context: Context, teacher: TeacherNetwork, captioned: EncodedImages) -> NDArray[np.float32]:
     """[M, D] features of the benchmark's images by the teacher of the label stage."""
     from diht_k8s.recipe.label.features import extract
 
-    left, uids = {item.uid for item in captioned.items}, list[str]()
-    context.progress.start("reference: teacher", len(left))
+    by_shard, places = _uids_of_shards(captioned), list[tuple[str, str]]()
+    context.progress.start("reference: teacher", sum(map(len, by_shard.values())))
 
     def wanted() -> Iterator[Sample]:
-        for uri in dict.fromkeys(item.uri for item in captioned.items):
+        for uri, left in by_shard.items():
             for sample in until_damage(read_samples(context.storage, uri, check=context.stop.raise_if_requested)):
                 if sample.uid in left:
                     left.remove(sample.uid)
-                    uids.append(sample.uid)
+                    places.append((uri, sample.uid))
                     yield sample
 
     features_MD = extract(teacher, wanted(), "the benchmark", context.progress.update).features_ND.float().numpy()
-    rows = dict(zip(uids, features_MD, strict=True))
-    return np.stack([rows[item.uid] for item in captioned.items])
+    rows = dict(zip(places, features_MD, strict=True))
+    return np.stack([rows[item.uri, item.uid] for item in captioned.items])
+
+
+def _uids_of_shards(captioned: EncodedImages) -> dict[str, set[str]]:
+    """Shard -> the uids of its images, which another shard may give to other ones."""
+    found: dict[str, set[str]] = {}
+    for item in captioned.items:
+        found.setdefault(item.uri, set()).add(item.uid)
+    return found
 
 
 def _reference(

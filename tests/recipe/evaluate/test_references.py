@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.run import DihtRun
@@ -17,9 +19,12 @@ from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.references import References
 from diht_k8s.recipe.evaluate.retrieval import CUTOFFS
+from diht_k8s.recipe.evaluate.ridge import raw_pixels
+from diht_k8s.recipe.label import features
 from diht_k8s.recipe.report.per_image import PerImage
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.images import decode
+from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.folders import located
@@ -149,6 +154,35 @@ def test_references_when_there_are_no_pairs_say_why(tmp_path: Path, data: dict[s
     assert (result["references"], result["seen"]) == ([], None)
     assert reason in result["notes"][0]
     assert found.seen(heldout_images(tmp_path)) is None
+
+
+@pytest.mark.parametrize("seen_by", ["pixels", "teacher"])
+def test_images_of_two_shards_with_the_same_uids_are_each_its_own(
+    seen_by: str, alone: DihtRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def extract(teacher: object, samples: Iterable[Sample], *_: object) -> Any:
+        rows = [raw_pixels(decode(sample.image)) for sample in samples]
+        return SimpleNamespace(features_ND=torch.tensor(np.stack(rows)))
+
+    monkeypatch.setattr(features, "extract", extract)
+    context, items, expected = references_of(alone)._context, list[BenchmarkImage](), list[np.ndarray]()
+    for number in range(2):
+        uri = f"{tmp_path}/two/{number}.tar"
+        images = [members["png"] for _, members in pairs(6, 100 * number)]
+        write_samples(
+            Storage(),
+            uri,
+            [(f"{row}", {"png": image, "json": f'{{"uid": "{row:03}"}}'.encode()}) for row, image in enumerate(images)],
+        )
+        items += [BenchmarkImage(uri, f"{row}", f"{row:03}", ("a",), None) for row in range(6)]
+        expected += [raw_pixels(decode(image)) for image in images]
+    captioned = EncodedImages(items, np.zeros((12, 1), dtype=np.float32))
+    found = (
+        references._raw_pixels(context, captioned)
+        if seen_by == "pixels"
+        else references._teacher_features(context, cast("Any", None), captioned)
+    )
+    assert np.array_equal(found, np.stack(expected))
 
 
 def test_documents_without_retrieval_need_no_decoded_pairs(alone: DihtRun) -> None:
