@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -76,6 +76,22 @@ def text_files(storage: Storage, benchmark: Benchmark) -> Iterator[tuple[str, st
         yield "class names", uri
     if not benchmark.templates and (uri := file_beside(storage, benchmark, TEMPLATES)) is not None:
         yield "templates", uri
+
+
+def packaged_texts(benchmark: Benchmark, files: Collection[str]) -> Iterator[tuple[str, list[str]]]:
+    """What clip-benchmark brings, and the lines; open_clip's come with every installation.
+
+    Args:
+        benchmark: whose texts these are.
+        files: what `text_files` has found.
+    """
+    if benchmark.type not in WITH_CLASSES or is_imagenet(benchmark.name):
+        return
+    if "class names" not in files and (names := packaged_names(benchmark.name)) is not None:
+        yield "class names", names[0]
+    given = bool(benchmark.templates) or "templates" in files
+    if not given and (templates := packaged_templates(benchmark.name)) is not None:
+        yield "templates", templates[0]
 
 
 def file_beside(storage: Storage, benchmark: Benchmark, name: str) -> str | None:

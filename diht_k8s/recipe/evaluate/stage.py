@@ -19,7 +19,7 @@ from diht_k8s.api.hashing import SCHEMA_VERSION, STAGE_VERSIONS, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.clip_models.files import model_identity
-from diht_k8s.recipe.evaluate.class_texts import read_texts, text_files
+from diht_k8s.recipe.evaluate.class_texts import packaged_texts, read_texts, text_files
 from diht_k8s.recipe.evaluate.results import read_result, result_path, write_result
 from diht_k8s.recipe.report.per_image import per_image_path
 from diht_k8s.recipe.runtime.bad_shards import BadShards, damage_summary
@@ -68,8 +68,11 @@ def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[st
     for benchmark in evaluate.chosen:
         for number, uri in enumerate(_shards(storage, benchmark)):
             inputs[f"{benchmark.name} {number}"] = storage.identity(uri)
-        for what, uri in text_files(storage, benchmark):
+        files = dict(text_files(storage, benchmark))
+        for what, uri in files.items():
             inputs[f"{benchmark.name} {what}"] = storage.identity(uri) if storage.exists(uri) else MISSING
+        for what, lines in packaged_texts(benchmark, files):
+            inputs[f"{benchmark.name} {what}"] = sha256_of(lines)
     return inputs, {}
 
 

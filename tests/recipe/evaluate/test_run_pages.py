@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.api.hashing import run_sha256
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.cached_stages import stage_folders
+from diht_k8s.recipe.evaluate import class_texts
 from diht_k8s.recipe.evaluate.stage import identify
 from diht_k8s.recipe.report.formatting import duration
 from diht_k8s.recipe.runtime.run_folder import run_layout
@@ -134,3 +136,56 @@ def test_raw_pairs_beside_a_model_from_elsewhere_decide_its_evaluation(fresh: Pa
     shutil.copy(fresh / "raw/0.tar", fresh / "raw/1.tar")
     storage = Storage()
     assert identify(run, storage, run_layout(run, storage)) != before
+
+
+LINES = {"en_classnames.json": ["cat", "dog"], "en_zeroshot_classification_templates.json": ["a {c}."]}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "decides"),
+    [
+        ("pets", {}, {"class names", "templates"}),
+        ("pets", {"templates": ["{}"]}, {"class names"}),
+        ("pets", {"classNames": "names.txt"}, {"templates"}),
+        ("pets", {"type": "MultiLabel"}, {"class names", "templates"}),
+        ("pets", {"type": "Retrieval"}, set()),
+        ("cars", {}, set()),
+        ("imagenet1k", {}, set()),  # open_clip is always there
+    ],
+)
+def test_texts_of_an_installed_package_decide_the_evaluation_that_uses_them(
+    name: str, fields: dict[str, Any], decides: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = {"name": name, "type": "Classification", "shards": [f"{tmp_path}/test/0.tar"], **fields}
+    alone: dict[str, Any] = {"filter": None, "label": None, "train": None}
+    run = document(tmp_path, {"benchmarks": [benchmark], "model": "ViT-B-32"}, **alone)
+
+    def inputs() -> dict[str, str]:
+        storage = Storage()
+        return dict(identify(run, storage, run_layout(run, storage))[0])
+
+    monkeypatch.setattr(class_texts, "_read", lambda file: {})
+    before = inputs()
+    monkeypatch.setattr(class_texts, "_read", lambda file: {"pets": LINES[file], "imagenet1k": LINES[file]})
+    after = inputs()
+    given = {f"{name} class names"} if "classNames" in fields else set()
+    assert before.keys() & {f"{name} class names", f"{name} templates"} == given
+    assert after.keys() - before.keys() == {f"{name} {what}" for what in decides}
+    assert before.items() <= after.items()
+    monkeypatch.setattr(class_texts, "_read", lambda file: {"pets": [*LINES[file], "another {c}"]})
+    assert (inputs() != after) is bool(decides)
+
+
+@pytest.mark.parametrize("file", ["classnames.txt", "zeroshot_classification_templates.txt"])
+def test_texts_of_a_package_beside_those_of_a_file_decide_nothing(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / file).write_text("a {}\nthe {}\n")
+    benchmark = Benchmark.model_validate(
+        {"name": "pets", "type": "Classification", "shards": [f"{tmp_path}/test/0.tar"]}
+    )
+    monkeypatch.setattr(class_texts, "_read", lambda file: {"pets": LINES[file]})
+    (other,) = [
+        what for what, _ in class_texts.packaged_texts(benchmark, dict(class_texts.text_files(Storage(), benchmark)))
+    ]
+    assert other == ("templates" if file == "classnames.txt" else "class names")
