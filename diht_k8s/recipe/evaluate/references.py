@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
-from diht_k8s.recipe.evaluate.retrieval import CUTOFFS, direction_json, image_of_text
+from diht_k8s.recipe.evaluate.retrieval import CUTOFFS, direction_json, gallery, image_of_text
 from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, ImageRidge, RidgeReference, has_words, raw_pixels, ridge_to_words
 from diht_k8s.recipe.evaluate.text_ridge import TextRidge, ridge_from_tokens, ridge_from_words
 from diht_k8s.recipe.evaluate.training_pairs import TrainingPairs, read_training_pairs
@@ -67,7 +67,7 @@ class References:
 
     def compare(self, images: EncodedImages, seed: list[int], model: PerImage) -> Json:
         """References of a retrieval benchmark, each with its difference to the model, and a note for each missing one."""
-        captioned = images.chosen(lambda item: bool(item.captions))
+        captioned = gallery(images)
         if len(captioned.items) > MAX_GALLERY:
             return {"references": [], "notes": [f"no references: more than {MAX_GALLERY} images"], "seen": None}
         pairs = self._pairs

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Any, Final
 
@@ -75,7 +75,7 @@ def retrieve(images: EncodedImages, templates: Sequence[str], encode: TextEncode
     Raises:
         DataError: no image has a caption.
     """
-    captioned = images.chosen(lambda item: bool(item.captions))
+    captioned = gallery(images)
     captions = [caption for item in captioned.items for caption in item.captions]
     if not captions:
         raise DataError("no image has a caption: add a .txt member, or `caption` to the .json")
@@ -93,10 +93,12 @@ def retrieve(images: EncodedImages, templates: Sequence[str], encode: TextEncode
     image_examples = _examples(
         figures.image_to_text, captioned.features_ND, np.arange(len(uids)), texts_MD, image_of_text_M
     )
+    without = sum(not item.captions for item in images.items)
     result = {
         "pictures": len(uids),
+        "copies": len(images.items) - without - len(uids),
         "captions": len(captions),
-        "without_caption": len(images.items) - len(uids),
+        "without_caption": without,
         "no_caption": dict(sorted(Counter(item.no_caption for item in images.items if not item.captions).items())),
         "templates": list(templates),
         "text_to_image": direction_json(figures.text_to_image),
@@ -109,6 +111,16 @@ def retrieve(images: EncodedImages, templates: Sequence[str], encode: TextEncode
         },
     }
     return Measured(result, _retrieved(captioned, figures), shown_images(result))
+
+
+def gallery(images: EncodedImages) -> EncodedImages:
+    """The images with a caption, each once: the captions of its copies stand behind those of the first."""
+    captioned = images.chosen(lambda item: bool(item.captions))
+    captions_of: dict[int, list[str]] = {}
+    for row, item in zip(captioned.first_rows().tolist(), captioned.items, strict=True):
+        captions_of.setdefault(row, []).extend(item.captions)
+    items = [replace(captioned.items[row], captions=tuple(captions)) for row, captions in captions_of.items()]
+    return replace(captioned, items=items, features_ND=captioned.features_ND[list(captions_of)])
 
 
 def retrieval(

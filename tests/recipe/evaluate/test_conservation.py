@@ -94,7 +94,7 @@ def test_image_that_no_figure_counts_ends_the_stage_without_a_marker(
     assert (fresh / "out/runs/latest/evaluate/COMMITTED.json").exists()
 
 
-@pytest.mark.parametrize("task", ["AnswerRanking"])
+@pytest.mark.parametrize("task", ["AnswerRanking", "Retrieval"])
 def test_copies_of_an_image_are_counted_as_such(task: str, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fresh)
     once = pairs(24, 7000, question="which colour is it?", answers=["red"])

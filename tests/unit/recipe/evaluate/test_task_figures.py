@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -151,3 +152,38 @@ def test_probe_when_images_stand_twice_tests_on_no_copy_of_a_shot() -> None:
     assert once["few_shot"] == twice["few_shot"]
     assert twice["few_shot"]["test_pictures"] == 100 - 5 * 16
     assert (once["pictures"], twice["pictures"]) == (100, 200)
+
+
+def test_retrieval_when_an_image_stands_once_for_each_caption_is_that_of_one_image_with_all() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(20, 8)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    texts = np.repeat(features, 5, axis=0) + 0.4 * rng.normal(size=(100, 8))
+    together = [
+        BenchmarkImage("0.tar", "x", f"u{row}", tuple(f"{row} {n}" for n in range(5)), None, digest=f"{row}")
+        for row in range(20)
+    ]
+    alone = [
+        replace(item, uid=item.uid if n == 0 else f"{item.uid}-{n}", captions=(caption,))
+        for item in together
+        for n, caption in enumerate(item.captions)
+    ]
+    silent = replace(together[3], uid="silent", captions=())  # a copy without a caption is none of the gallery's
+    one, other = (
+        retrieval.retrieve(
+            EncodedImages([silent, *items], features[[int(item.digest) for item in (silent, *items)]]),
+            ["{}"], texts_of(texts / np.linalg.norm(texts, axis=1, keepdims=True)), [0],
+        )
+        for items in (together, alone)
+    )  # fmt: skip
+    assert one.figures | {"copies": 80} == other.figures
+    assert (one.figures["copies"], one.figures["pictures"], one.figures["without_caption"]) == (0, 20, 1)
+    assert one.figures["image_to_text"]["recall"]["1"] > one.figures["text_to_image"]["recall"]["1"] > 0.5
+    assert one.per_image.uids == other.per_image.uids
+
+
+def test_retrieval_when_images_have_no_digest_merges_none() -> None:
+    items = [BenchmarkImage("0.tar", "x", f"u{row}", ("a",), None) for row in range(3)]
+    found = retrieval.gallery(EncodedImages(items, np.eye(3, dtype=np.float32)))
+    assert found.items == items
+    assert np.array_equal(found.features_ND, np.eye(3))
