@@ -27,8 +27,8 @@ INTRODUCTION: Final = """# Tables of the evidence
 
 Printed by `benchmarks/run evidence --tables` from the published trainings. R@5 in percent, mean of both directions, of galleries of
 some 1,000 images, so chance finds 0.5. Behind it the difference to the arm that it is compared with, in points, with its 95 %
-interval, paired over seeds (Student's t) and images. Bold is what stays clear after Holm's correction over the tested comparisons of its table;
-what a protocol does not test is never bold. `colour` are captions that name a colour outside of the words about the ground,
+interval, paired over seeds (Student's t) and images. Bold is what stays clear after Holm's correction over the tested comparisons of
+its table; what a protocol does not test is never bold. `colour` are captions that name a colour outside of the words about the ground,
 `ground` those that name a ground alone, `neither` the rest."""
 
 
