@@ -24,11 +24,7 @@ SIZES: Final = (f"samples={6000 * BATCH}", *FROZEN)
 FIRST_SEED, SEEDS = 110, 8
 GALLERIES: Final = {"whh-names": "whh_names", "streamline-ultimate-color-names": "streamline_ultimate_color_names"}
 """Tested: name -> folder of the corpus."""
-SHOWN: Final = {
-    "style-names": "heldout_style_names",
-    "openmoji-names": "openmoji_names",
-    "icon-park-names": "icon_park_names",
-}
+SHOWN: Final = {"style-names": "heldout_style_names"}
 """Shown, not tested."""
 MEASURED: Final = "evaluate.benchmarks=" + json.dumps(
     [
