@@ -10,6 +10,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+import pyarrow.parquet as pq
+
 from benchmarks.corpus.build import Corpus, Entry, box_of, drawn_of, fields_of, look_of
 from benchmarks.corpus.captions import kind_of
 from benchmarks.corpus.drawing import Icon
@@ -32,6 +34,18 @@ CATEGORY: Final = {"streamline-pixel": 20, "openmoji": 40, "icon-park": 40}
 """Sets with categories -> drawings of a category; smaller categories are left out."""
 MEASURED_SETS: Final[dict[str, Style]] = {"streamline-pixel": "pixel", **UNSEEN_SETS}
 """Sets of which no training has a drawing."""
+EVIDENCE: Final = Path(__file__).resolve().parents[1] / "ablation"
+PUBLISHED: Final = {
+    "openmoji_names": "evidence-2/openmoji-names.parquet",
+    "icon_park_names": "evidence-2/icon-park-names.parquet",
+    "whh_names": "evidence-4/things_224/whh-names.parquet",
+    "streamline_ultimate_color_names": "evidence-4/things_224/streamline-ultimate-color-names.parquet",
+    "streamline_pixel_categories": "evidence-2/pixel-categories linear.parquet",
+    "openmoji_categories": "evidence-2/openmoji-categories linear.parquet",
+    "icon_park_categories": "evidence-2/icon-park-categories linear.parquet",
+}
+"""Folder -> trainings that were measured on it. Another machine finds other near copies of the training among the drawings
+(8 and 15 of the categories of openmoji and icon-park), and trainings of both shall be measured on the same ones."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +87,19 @@ def categories_of(pairs: Sequence[Pair], size: int) -> tuple[list[Pair], list[st
     return chosen, names
 
 
-def unseen_set(package: Path, name: str, corpus: Corpus) -> UnseenSet:
-    """Draw a set; what looks nearly like a training pair is left out."""
+def published(folder: str) -> frozenset[str]:
+    """The uids on which published trainings were measured; none where there are no trainings."""
+    path = EVIDENCE / PUBLISHED[folder] if folder in PUBLISHED else None
+    return frozenset() if path is None else frozenset(pq.read_table(path, columns=["uid"])["uid"].to_pylist())
+
+
+def _of(pairs: Sequence[Pair], uids: frozenset[str]) -> Sequence[Pair]:
+    """The pairs of these uids; all without one."""
+    return [pair for pair in pairs if pair.fields["uid"] in uids] if uids else pairs
+
+
+def unseen_set(package: Path, name: str, corpus: Corpus, measured: frozenset[str] = frozenset()) -> UnseenSet:
+    """Draw a set; what looks nearly like a training pair is left out, but for what published trainings were measured on."""
     tally, closed = Tally(), Gallery(corpus.training_bits)
     pairs: list[Pair] = []
     for entry, category in _entries(package, name, tally):
@@ -82,7 +107,7 @@ def unseen_set(package: Path, name: str, corpus: Corpus) -> UnseenSet:
         drawn = drawn_of(entry, look)
         if isinstance(drawn, str):
             tally.drop(drawn)
-        elif closed.holds_bits(drawn.bits_4):
+        elif entry.uid not in measured and closed.holds_bits(drawn.bits_4):
             tally.drop("looks_like_a_training_pair")
         else:
             pairs.append(Pair(picture=drawn.picture, fields={**fields_of(entry, look), "category": category}))
@@ -96,12 +121,15 @@ def folders(package: Path, corpus: Corpus) -> tuple[dict[str, list[Pair]], dict[
     classes: dict[str, list[str]] = {}
     tallies: dict[str, Tally] = {}
     for name in MEASURED_SETS:
-        found, folder = unseen_set(package, name, corpus), name.replace("-", "_")
+        folder = name.replace("-", "_")
+        named, sorted_ = (published(f"{folder}_{kind}") for kind in ("names", "categories"))
+        found = unseen_set(package, name, corpus, named | sorted_)
         tallies[name] = found.tally
         if name in UNSEEN_SETS:
-            pairs[f"{folder}_names"] = names_of(found.pairs, words)[:GALLERY]
+            pairs[f"{folder}_names"] = names_of(_of(found.pairs, named), words)[:GALLERY]
         if name in CATEGORY:
-            pairs[f"{folder}_categories"], classes[f"{folder}_categories"] = categories_of(found.pairs, CATEGORY[name])
+            chosen = categories_of(_of(found.pairs, sorted_), CATEGORY[name])
+            pairs[f"{folder}_categories"], classes[f"{folder}_categories"] = chosen
     return pairs, classes, tallies
 
 

@@ -13,7 +13,7 @@ from benchmarks.ablation import label_plan
 from benchmarks.corpus import __main__ as command
 from benchmarks.corpus import build as building
 from benchmarks.corpus import unseen
-from benchmarks.corpus.build import Corpus, Entry, drawn_of, look_of
+from benchmarks.corpus.build import Corpus, Drawn, Entry, drawn_of, look_of
 from benchmarks.corpus.captions import COLOURS, kind_of
 from benchmarks.corpus.drawing import Icon
 from benchmarks.corpus.icon_sets import ICON_SETS
@@ -93,6 +93,34 @@ def test_unseen_set_when_a_training_pair_looks_the_same_then_is_without_it(packa
     assert found.tally.dropped["looks_like_a_training_pair"] >= 1
 
 
+def test_galleries_when_trainings_were_measured_on_them_then_have_the_same_drawings_whatever_looks_alike(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unseen, "CATEGORY", dict.fromkeys(unseen.CATEGORY, 5))
+    monkeypatch.setattr(unseen, "PUBLISHED", {})
+    drawn = unseen.unseen_set(package, "openmoji", Corpus()).pairs
+    bits = np.array([found.bits_4 for pair in drawn if not isinstance(found := _drawn_again(package, pair), str)])
+    wanted = {pair.fields["uid"] for pair in drawn if pair.fields["category"] == "Animals"}
+    named = frozenset(list(wanted)[:7])
+    frozen = {"openmoji_names": named, "openmoji_categories": frozenset(wanted)}
+    monkeypatch.setattr(unseen, "published", lambda folder: frozen.get(folder, frozenset()))
+    train = [Pair(picture=b"", fields=pair.fields) for pair in drawn]
+    corpus = Corpus(training_bits=bits)
+    corpus.pairs["train"].extend(train)
+    pairs, classes, _ = unseen.folders(package, corpus)
+    assert {pair.fields["uid"] for pair in pairs["openmoji_names"]} == named
+    assert classes["openmoji_categories"] == ["Animals"]
+    assert len(pairs["openmoji_categories"]) == 5
+    assert pairs["icon_park_names"] == [], "all look like the training"
+
+
+def _drawn_again(package: Path, pair: Pair) -> Drawn | str:
+    icons = json.loads((package / "json/openmoji.json").read_text())["icons"]
+    file = pair.fields["file"]
+    entry = Entry("openmoji", file, pair.fields["thing"], "emoji", "x", "measured_only", "", Icon(icons[file]["body"], (0, 0, 24, 24)), True, ())  # fmt: skip
+    return drawn_of(entry, look_of(entry))
+
+
 def test_command_when_run_then_writes_every_folder_that_the_evidence_reads_and_accounts_for_their_icons(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +129,7 @@ def test_command_when_run_then_writes_every_folder_that_the_evidence_reads_and_a
     monkeypatch.setattr(command, "ICON_SETS", sets)
     monkeypatch.setattr(command, "fetch", lambda _: package)
     monkeypatch.setattr(unseen, "CATEGORY", dict.fromkeys(unseen.CATEGORY, 5))
+    monkeypatch.setattr(unseen, "PUBLISHED", {})
     monkeypatch.setattr("sys.argv", ["corpus", "--work", str(tmp_path / "runs/corpus"), "--workers", "1"])
     assert command.main() == 0
     document = yaml.safe_load(Path("benchmarks/ablation/corpus.yaml").read_text())["spec"]
