@@ -223,6 +223,8 @@ def _left_out(benchmark: Json) -> list[str]:
                 f"{benchmark['name']}: {number:,} of {benchmark['pictures'] + number:,} images have no {what} and do not "
                 f"count{f' ({reasons})' if reasons else ''}."
             )
+    if copies := benchmark.get("copies"):
+        found.append(f"{benchmark['name']}: {copies:,} samples have the image of another one and count with it.")
     return found
 
 

@@ -63,7 +63,8 @@ def content(value: float = 0.27, verdict: str = "better", **changes: Any) -> dic
         ({"without_caption": 40, "no_caption": {"caption_empty": 40}}, "40 of 540 images have no caption and do not count (caption_empty 40)."),
         ({"without_class": 1}, "1 of 501 images have no class and do not count."),
         ({"without_question": 2}, "2 of 502 images have no question and do not count."),
-        ({"without_class": 0, "without_caption": 0}, None),
+        ({"copies": 3}, "3 samples have the image of another one and count with it."),
+        ({"without_class": 0, "without_caption": 0, "copies": 0}, None),
     ],
 )  # fmt: skip
 def test_caveats_when_images_lack_what_the_task_asks_about_count_them(
@@ -72,7 +73,7 @@ def test_caveats_when_images_lack_what_the_task_asks_about_count_them(
     found = [
         caveat
         for caveat in benchmark_caveats(content()["benchmarks"][0] | figures)
-        if "do not count (" in caveat or "have no" in caveat
+        if "do not count (" in caveat or "have no" in caveat or "of another one" in caveat
     ]
     assert found == ([] if said is None else [f"held-out: {said}"])
 
