@@ -92,6 +92,22 @@ def test_choice_when_told_in_the_protocol_then_is_the_published_one() -> None:
             assert cell.strip() == (f"{bold}{means[setting]:.1f}{bold}" if setting in means else "")
 
 
+def test_outcome_when_told_in_protocol_and_readme_then_is_what_the_published_trainings_give() -> None:
+    shown = label_settings.tables(label_settings.PUBLISHED)
+    protocol, readme = (
+        (label_settings.ROOT / "benchmarks" / name).read_text() for name in ("ablation/PROTOCOL-4.md", "README.md")
+    )
+    assert shown in protocol
+    row = next(line for line in readme.splitlines() if '<a id="confirmation"></a>' in line)
+    for against in (*label_plan.CONTROLS, label_settings.OTHER):
+        cells = next(line for line in shown.splitlines() if line.startswith(f"| `distill` | `{against}` |")).split(
+            " | "
+        )
+        for cell in cells[2 : 2 + len(label_plan.GALLERIES)]:
+            bold, value, low, high = re.findall(r"(\**)([+-][\d.]+) \(([+-][\d.]+) to ([+-][\d.]+)\)", cell)[0]
+            assert f"{bold}{value}{bold} ({low.removeprefix('+')} to {high.removeprefix('+')})" in row
+
+
 def test_confirmation_trains_each_seed_of_each_chosen_arm_once_on_its_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
