@@ -139,15 +139,10 @@ def _committed_or_begun(storage: Storage, target: ImportTarget, config: Json) ->
             raise UserError(f"{output} holds shards that were not imported by diht: choose another OUTPUT")
     elif (before := json.loads(storage.read_bytes(started))) == config:
         found = json.loads(storage.read_bytes(marker)) if storage.exists(marker) else None
-        if (
-            found is not None
-            and not target.replace
-            and not _can_read_more(found["bad"])
-            and _is_whole(storage, target, found)
-        ):
-            return found
         if found is not None and target.replace:
             _remove(storage, target, before)
+        elif found is not None and _is_whole(storage, target, found) and not _can_read_more(found["bad"]):
+            return found
     elif not target.replace:
         what = "; ".join(differences(before, config)[:4])
         raise UserError(f"{output} holds another import ({what}): choose another OUTPUT, or add --replace")

@@ -1,7 +1,7 @@
 """Comparison of runs: a page and a table from several `report.json`, with what differs and paired differences. Pure.
 
-Runs that differ only in seed share a column; two of one seed and other inputs do not. Differences are paired over the images that both columns saw, and corrected
-for the number of figures.
+Runs that differ only in seed share a column; two of one seed and other inputs do not. Differences are paired over the
+images that both columns saw, and corrected for the number of figures.
 """
 
 from __future__ import annotations
