@@ -93,6 +93,23 @@ def test_difference_of_few_seeds_that_scatter_alone_is_rarely_found(
     assert np.mean(found) <= 0.12
 
 
+@pytest.mark.parametrize("level", [0.05, 0.05 / 6])
+def test_difference_of_eight_seeds_that_scatter_alone_is_found_as_often_as_the_level_says(
+    level: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paired_bootstrap, "RESAMPLES", 2000)
+    rng, figures, images = np.random.default_rng(0), 500, 50
+    p_values = [
+        each.p
+        for _ in range(6)
+        for each in paired_differences(
+            np.zeros((figures, 8, images)), rng.standard_normal((figures, 8, 1)) + np.zeros(images),
+            np.ones((figures, images)), rng, same_seeds=True,
+        )
+    ]  # fmt: skip
+    assert np.mean(np.array(p_values) <= level) == pytest.approx(level, rel=0.35)
+
+
 @pytest.mark.parametrize(
     ("p_values", "adjusted"),
     [([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]), ([0.5], [0.5]), ([], []), ([0.9, 0.8], [1.0, 1.0])],
