@@ -13,18 +13,18 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from benchmarks._arguments import make_parser
-from benchmarks.ablation import label_plan, plan
-from benchmarks.ablation.processes import run
-from benchmarks.ablation.published import FIGURE, LINES, publish, restore
+from benchmarks.ablation import label_plan, plan, published_labels
+from benchmarks.ablation.arms import BATCH
+from benchmarks.ablation.processes import ROOT, run, shares
+from benchmarks.ablation.published import FIGURE, LINES, RESULTS, publish, published_hits, restore
 from benchmarks.ablation.published_labels import POOL
-from benchmarks.ablation.results import read_hits, read_lines
+from benchmarks.ablation.results import read_lines
 from benchmarks.ablation.table import Cell, Column, Pair, cells_of, table
-from benchmarks.evidence import RESULTS, ROOT, shares
 from diht_k8s.recipe.report.per_image import PerImage
 
 PUBLISHED: Final = ROOT / "benchmarks/ablation/evidence-4"
@@ -85,14 +85,13 @@ def _develop(arms: Arms, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Train on the choice's seeds; one line each."""
     first = label_plan.CHOICE_FIRST_SEED
     seeds = ("--first-seed", str(first), "--seeds", str(label_plan.CHOICE_SEEDS))
-    rest = ("--split", "Development", "--set", *label_plan.CHOICE_SIZES)
+    rest = ("--split", "Development", "--set", *plan.sizes(label_plan.CHOICE_STEPS))
     run([ablation(setting, names, options, *seeds, *rest) for setting, names in arms.items()], options.processes)
-    samples = _samples(label_plan.CHOICE_SIZES)
     found = {
         (setting, line["arm"], line["seed"]): {key: line[key] for key in (f"{each} {FIGURE}" for each in plan.DEVELOPMENT)}
         for setting in arms
         for line in read_lines(options.work / setting / "results.jsonl")
-        if line["split"] == "Development" and line["sizes"]["samples"] == samples
+        if line["split"] == "Development" and line["sizes"]["samples"] == label_plan.CHOICE_STEPS * BATCH
     }  # fmt: skip
     return [
         {"setting": setting, "arm": arm, "seed": seed, **found[setting, arm, seed]}
@@ -100,10 +99,6 @@ def _develop(arms: Arms, options: argparse.Namespace) -> list[dict[str, Any]]:
         for arm in names
         for seed in range(first, first + label_plan.CHOICE_SEEDS)
     ]
-
-
-def _samples(sizes: Sequence[str]) -> int:
-    return int(sizes[0].removeprefix("samples="))
 
 
 def best(lines: Sequence[Mapping[str, Any]], arm: str) -> str:
@@ -129,7 +124,7 @@ def chosen_arms(lines: Sequence[Mapping[str, Any]]) -> Arms:
 def confirm(options: argparse.Namespace) -> None:
     """Train what was chosen, and publish what has ended, with the labels; another call goes on."""
     arms, deadline = _chosen(PUBLISHED), time.monotonic() + 60 * options.minutes
-    rest = ("--split", "HeldOut", "--override", label_plan.MEASURED, "--set", *label_plan.SIZES)
+    rest = ("--split", "HeldOut", "--override", label_plan.MEASURED, "--set", *plan.sizes(label_plan.STEPS))
     for setting in arms:
         restore(PUBLISHED / setting, options.work / setting)
         make_labels(setting, options, untrained=True)
@@ -170,13 +165,11 @@ def tables(published: Path) -> str:
                 f"{published / setting} has {len(there)} trainings, not the {len(wanted)} planned ones: nothing is tested"
             )
         same = {(line["pool"], line["sizes"]["samples"]) for line in lines}
-        if len(same) != 1 or next(iter(same))[1] != _samples(label_plan.SIZES):
+        if len(same) != 1 or next(iter(same))[1] != label_plan.STEPS * BATCH:
             raise SystemExit(f"{published / setting} has trainings of other labels or lengths: {same}")
-        with TemporaryDirectory() as work:
-            restore(published / setting, Path(work))
-            for gallery, found in hits.items():
-                for (arm, seed), images in read_hits(Path(work), lines, gallery).items():
-                    found[OTHER if (setting, arm) == (DEFAULT, "distill") else arm, seed] = images
+        for gallery, found in hits.items():
+            for (arm, seed), images in published_hits(published / setting, lines, gallery).items():
+                found[OTHER if (setting, arm) == (DEFAULT, "distill") else arm, seed] = images
     for gallery, found in hits.items():
         if len({tuple(images.uids) for images in found.values()}) != 1:
             raise SystemExit(f"trainings were measured on other images of {gallery}: they cannot be compared")
@@ -184,8 +177,15 @@ def tables(published: Path) -> str:
     columns = [
         Column(f"`{gallery}`", found, FIGURE, gallery in label_plan.GALLERIES) for gallery, found in hits.items()
     ]
+    beside: list[Pair] = [(each, OTHER) for each in label_plan.CONTROLS]
+    untested = table([replace(column, tested=False) for column in columns], beside)
     told = "; ".join(f"`{setting}` for {', '.join(f'`{name}`' for name in names)}" for setting, names in arms.items())
-    return f"Labels: {told}.\n\n{table(columns, pairs)}\n\n{verdict(cells_of(columns, pairs))}"
+    said = published_labels.agreement_table(published / next(iter(arms)))
+    return (
+        f"Labels: {told}.\n\n{table(columns, pairs)}\n\n{verdict(cells_of(columns, pairs))}\n\n"
+        f"Controls beside the teacher's default labels, not tested:\n\n{untested}\n\n"
+        f"What the chosen labels say, each image by heads that did not train on it:\n\n{said}"
+    )
 
 
 def verdict(cells: Mapping[Pair, Sequence[Cell]]) -> str:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks._arguments import make_parser
-from benchmarks.ablation.pools import ROOT, pool_run, prepare_pools, read_pairs, teacher_features
+from benchmarks.ablation.pools import Pairs, pool_run, prepare_pools, read_pairs
+from benchmarks.ablation.processes import ROOT
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.evaluate.ridge import raw_pixels
 from diht_k8s.recipe.filter import CaptionParser
@@ -28,6 +29,8 @@ from diht_k8s.recipe.label.features import read_safetensors
 from diht_k8s.recipe.label.head_metrics import MIN_EXAMPLES, average_precision
 from diht_k8s.recipe.label.heads import Head, folds_of
 from diht_k8s.recipe.label.targets import encode
+from diht_k8s.recipe.label.teacher import load_teacher
+from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.run_folder import run_layout
@@ -65,6 +68,18 @@ def main() -> None:
     prepare_pools(options.document, work)
     runs = {name: pool_run(options.document, work, name) for name in ("pool", "untrained")}
     print(json.dumps({"benchmark": "teacher", **compare(runs)}))
+
+
+def teacher_features(run: DihtRun, pairs: Pairs) -> Tensor:
+    """The teacher's features of some images, fp32."""
+    assert run.spec.label is not None, "the demo labels"
+    config = run.spec.label.teacher
+    teacher = load_teacher(config, Storage(), weights_uri(config), torch.device("cpu"))
+    size = teacher.batch_size
+    chunks = [pairs.images[start : start + size] for start in range(0, len(pairs), size)]
+    return torch.cat(
+        [teacher.features(torch.stack([teacher.preprocess(image) for image in chunk])) for chunk in chunks]
+    )
 
 
 def compare(runs: dict[str, DihtRun]) -> dict[str, Any]:

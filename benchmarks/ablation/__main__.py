@@ -17,10 +17,11 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from benchmarks._arguments import make_parser
-from benchmarks.ablation.arms import ARMS, RIDGE, SHOWN, Split
+from benchmarks.ablation.arms import ARMS, Split
+from benchmarks.ablation.processes import ROOT
 from benchmarks.ablation.results import of_newest_pool, read_hits, read_lines
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.recipe.report.per_image import write_per_image
@@ -29,8 +30,6 @@ from diht_k8s.recipe.shards.storage import Storage
 
 if TYPE_CHECKING:
     from benchmarks.ablation.training import Sizes
-
-ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
@@ -53,21 +52,13 @@ def print_table(options: argparse.Namespace, results: Path) -> None:
     from benchmarks.ablation.table import figure_columns, legend, pairs_of, table
 
     sizes = asdict(_sizes(options))
-    lines = [line for line in read_lines(results) if line["sizes"] == sizes]
+    lines = [line for line in read_lines(results) if _fits(line, sizes=sizes)]
     if not lines:
         raise SystemExit(f"{results} has no training of these sizes: run without --table, or name others by --set")
-    lines = [line for line in of_newest_pool(lines) if line.get("split") == lines[-1].get("split")]
-    galleries = next(list(line["hits"]) for line in lines if "hits" in line)
-    gallery = options.gallery or galleries[0]
-    if gallery not in galleries:
-        raise SystemExit(f"there is no gallery {gallery}: choose one of {', '.join(galleries)}")
-    kept = read_hits(results.parent, lines, gallery)
-    columns = figure_columns(kept, options.figures)
+    lines = [line for line in of_newest_pool(lines) if line["split"] == lines[-1]["split"]]
+    kept = read_hits(results.parent, lines, next(iter(lines[0]["hits"])))
     arms = {arm for arm, _ in kept}
-    print(f"{table(columns, pairs_of(arms))}\n\n{legend(arms)}")
-    ridge = next((line for line in lines if line["arm"] == RIDGE), None)
-    if ridge is not None and gallery == galleries[0]:
-        print(f"\nRidge regression from the teacher's features to words, without training: R@5 {ridge['r5']:.1f}.")
+    print(f"{table(figure_columns(kept), pairs_of(arms))}\n\n{legend(arms)}")
 
 
 def _sizes(options: argparse.Namespace) -> Sizes:
@@ -98,17 +89,8 @@ def train(options: argparse.Namespace, results: Path) -> None:
     zero_shot = next((each for each in evaluate.benchmarks if each.class_names and each.split == options.split), None)
     class_names = Path(str(zero_shot.class_names)).read_text().splitlines() if zero_shot else []
     bench = Bench(material, sizes, class_names, zero_shot.templates if zero_shot else [])
-    lines = read_lines(results)
     setting = {"sizes": asdict(sizes), "pool": material.digest, "split": options.split}
-    done = {
-        (line["arm"], line["seed"])
-        for line in lines
-        if "hits" in line and all(line.get(key) == setting[key] for key in setting)
-    }
-    if options.labels is None and not any(
-        line["arm"] == RIDGE and all(line.get(key) == setting[key] for key in ("pool", "split")) for line in lines
-    ):
-        _append(results, {"arm": RIDGE, "seed": 0, **bench.ridge(), **setting})
+    done = {(line["arm"], line["seed"]) for line in read_lines(results) if _fits(line, **setting)}
     deadline = time.monotonic() + 60 * options.minutes
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for arm in chosen:
@@ -122,13 +104,14 @@ def train(options: argparse.Namespace, results: Path) -> None:
             for name, found in per_image.items():
                 write_per_image(Storage(), str(results.parent / paths[name]), found)
             line = {"arm": arm.name, "seed": seed, **figures, "hits": paths, **setting}
-            _append(results, line)
+            with results.open("a") as file:
+                file.write(json.dumps(line) + "\n")
             print(json.dumps({key: value for key, value in line.items() if key not in setting}), flush=True)
 
 
-def _append(results: Path, line: dict[str, Any]) -> None:
-    with results.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+def _fits(line: dict[str, Any], *, sizes: dict[str, Any], **setting: str) -> bool:
+    """Whether a training had these sizes; an older line may name some that are gone."""
+    return line["sizes"].items() >= sizes.items() and all(line[key] == value for key, value in setting.items())
 
 
 def _options() -> argparse.Namespace:
@@ -163,11 +146,6 @@ def _options() -> argparse.Namespace:
         help="whose retrieval benchmarks are the galleries (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--table", action="store_true", help="print the table of what is there, of the last split")
-    parser.add_argument("--gallery", metavar="NAME", help="with --table: of this benchmark (default: the first)")
-    parser.add_argument(
-        "--figures", nargs="+", default=list(SHOWN), choices=SHOWN, metavar="FIGURE",
-        help="with --table: which figures are shown and tested; Holm's correction is over these (default: all)",
-    )  # fmt: skip
     return parser.parse_args()
 
 

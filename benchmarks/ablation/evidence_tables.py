@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -14,9 +13,9 @@ from benchmarks.ablation import plan, published_labels
 from benchmarks.ablation.arms import BATCH
 from benchmarks.ablation.kinds import KINDS, by_kind
 from benchmarks.ablation.probes import ACCURACY
-from benchmarks.ablation.published import FIGURE, LINES, restore
-from benchmarks.ablation.results import of_newest_pool, read_hits, read_lines
-from benchmarks.ablation.table import Column, Kept, Pair, cells_of, common_seeds, legend, pairs_of, table
+from benchmarks.ablation.published import FIGURE, LINES, published_hits
+from benchmarks.ablation.results import of_newest_pool, read_lines
+from benchmarks.ablation.table import Column, Kept, Pair, cells_of, legend, pairs_of, table
 from benchmarks.ablation.verdicts import verdicts
 
 FIRST_STEPS: Final = (384, 1500, 6000)
@@ -34,14 +33,14 @@ its table; what a protocol does not test is never bold. `colour` are captions th
 
 @dataclass(frozen=True)
 class Trainings:
-    """Restored trainings of one protocol."""
+    """Published trainings of one protocol."""
 
-    work: Path
+    folder: Path
     lines: list[dict[str, Any]]
 
     def kept(self, steps: int, gallery: str) -> Kept:
         """Hits by image of a length, on the pool that came last."""
-        return read_hits(self.work, self.of(steps), gallery)
+        return published_hits(self.folder, self.of(steps), gallery)
 
     def of(self, steps: int) -> list[dict[str, Any]]:
         """The lines of a length."""
@@ -65,49 +64,46 @@ def tables(first: Path, second: Path) -> str:
     return "\n\n".join(parts)
 
 
-def first_tables(published: Path, steps: Sequence[int] = FIRST_STEPS) -> Iterator[str]:
+def first_tables(published: Path) -> Iterator[str]:
     """A table for each length and gallery of the first protocol."""
-    with TemporaryDirectory() as folder:
-        trainings = _restored(published, Path(folder))
-        for length in steps:
-            for gallery, tested in FIRST_GALLERIES.items():
-                shown = table(
-                    kind_columns(trainings.kept(length, gallery), tested=tested), pairs_of(trainings.arms(length))
-                )
-                yield f"{length:,} steps, `{gallery}`{'' if tested else ', not tested'}:\n\n{shown}"
+    trainings = read_trainings(published)
+    for steps in FIRST_STEPS:
+        for gallery, tested in FIRST_GALLERIES.items():
+            columns = kind_columns(trainings.kept(steps, gallery), tested=tested)
+            shown = table(columns, pairs_of(trainings.arms(steps)))
+            yield f"{steps:,} steps, `{gallery}`{'' if tested else ', not tested'}:\n\n{shown}"
 
 
 def second_tables(published: Path) -> Iterator[str]:
     """What there is of the second protocol: how many trainings of each length, what is tested, and what is shown."""
-    with TemporaryDirectory() as folder:
-        trainings = _restored(published, Path(folder))
-        require_planned(trainings.lines)
-        yield counts_of(trainings)
-        yield f"What the labels say, each image by heads that did not train on it:\n\n{_labels(published)}"
-        if not trainings.arms(plan.STEPS):
-            return
-        kept, pairs = _with_best_lengths(trainings)
-        complete = _complete(trainings)
-        primary = Column(f"`{plan.PRIMARY}`", kept(plan.PRIMARY), FIGURE, tested=complete)
-        yield _verdicts(trainings, primary, pairs)
-        yield f"The seven comparisons{'' if complete else ', **not complete, so nothing is tested**'}:\n\n" + _table(
-            [primary, *kind_columns(kept(plan.CAPTIONS), tested=False)], pairs
-        )
-        shown = [("distill", None), ("plain", None), *pairs, *plan.SHOWN_PAIRS]
-        elsewhere = [Column(f"`{name}`", kept(name), FIGURE, tested=False) for name in plan.ELSEWHERE]
-        yield f"Elsewhere, R@5 of names:\n\n{_table(elsewhere, shown)}"
-        for kind in ("linear", "few-shot"):
-            probes = [Column(f"`{name}`", kept(f"{name} {kind}"), ACCURACY, tested=False) for name in plan.PROBES]
-            yield f"Probes, {kind}, accuracy:\n\n{_table(probes, shown)}"
-        for length in plan.LENGTHS:
-            if arms := trainings.arms(length.steps):
-                columns = [
-                    Column(f"`{plan.PRIMARY}`", trainings.kept(length.steps, plan.PRIMARY), FIGURE, tested=False),
-                    *kind_columns(trainings.kept(length.steps, plan.CAPTIONS), tested=False),
-                ]
-                controls: list[Pair] = [("distill", each) for each in plan.CONTROLS if {each, "distill"} <= arms]
-                pairs_here = [*((arm, None) for arm in length.arms), *controls, *plan.SHOWN_PAIRS]
-                yield f"{length.steps:,} steps, not tested:\n\n{_table(columns, pairs_here)}"
+    trainings = read_trainings(published)
+    require_planned(trainings.lines)
+    yield counts_of(trainings)
+    yield f"What the labels say, each image by heads that did not train on it:\n\n{published_labels.agreement_table(published)}"
+    if not trainings.arms(plan.STEPS):
+        return
+    kept, pairs = _with_best_lengths(trainings)
+    complete = _complete(trainings)
+    primary = Column(f"`{plan.PRIMARY}`", kept(plan.PRIMARY), FIGURE, tested=complete)
+    yield _verdicts(trainings, primary, pairs)
+    yield f"The seven comparisons{'' if complete else ', **not complete, so nothing is tested**'}:\n\n" + table(
+        [primary, *kind_columns(kept(plan.CAPTIONS), tested=False)], pairs
+    )
+    shown = [("distill", None), ("plain", None), *pairs, *plan.SHOWN_PAIRS]
+    elsewhere = [Column(f"`{name}`", kept(name), FIGURE, tested=False) for name in plan.ELSEWHERE]
+    yield f"Elsewhere, R@5 of names:\n\n{table(elsewhere, shown)}"
+    for kind in ("linear", "few-shot"):
+        probes = [Column(f"`{name}`", kept(f"{name} {kind}"), ACCURACY, tested=False) for name in plan.PROBES]
+        yield f"Probes, {kind}, accuracy:\n\n{table(probes, shown)}"
+    for length in plan.LENGTHS:
+        if arms := trainings.arms(length.steps):
+            columns = [
+                Column(f"`{plan.PRIMARY}`", trainings.kept(length.steps, plan.PRIMARY), FIGURE, tested=False),
+                *kind_columns(trainings.kept(length.steps, plan.CAPTIONS), tested=False),
+            ]
+            controls: list[Pair] = [("distill", each) for each in plan.CONTROLS if {each, "distill"} <= arms]
+            pairs_here = [*((arm, None) for arm in length.arms), *controls, *plan.SHOWN_PAIRS]
+            yield f"{length.steps:,} steps, not tested:\n\n{table(columns, pairs_here)}"
 
 
 def kind_columns(kept: Kept, *, tested: bool) -> list[Column]:
@@ -127,9 +123,9 @@ def best_length(lines: Sequence[dict[str, Any]], arm: str) -> int:
     return max(found, key=found.__getitem__, default=plan.STEPS)
 
 
-def _restored(published: Path, work: Path) -> Trainings:
-    restore(published, work)
-    return Trainings(work, [line for line in read_lines(work / "results.jsonl") if "hits" in line])
+def read_trainings(published: Path) -> Trainings:
+    """All that are published in a folder."""
+    return Trainings(published, read_lines(published / LINES))
 
 
 def require_planned(lines: Sequence[dict[str, Any]]) -> None:
@@ -183,26 +179,6 @@ def counts_of(trainings: Trainings) -> str:
         counts = {arm: len(_seeds(trainings, length.steps, arm)) for arm in length.arms}
         told = ", ".join(f"`{arm}` {count}" for arm, count in counts.items())
         rows.append(f"| {length.steps:,} | {sum(counts.values())} of {length.seeds * len(counts)} | {told} |")
-    return "\n".join(rows)
-
-
-def _table(columns: Sequence[Column], pairs: Sequence[Pair]) -> str:
-    """The table of those pairs that have a seed in common, as far as the trainings are."""
-    there = [pair for pair in pairs if common_seeds(columns[0].kept, filter(None, pair))]
-    return table(columns, there) if there else "No two arms have a seed in common yet."
-
-
-def _labels(published: Path) -> str:
-    """How the labels of both networks agree with the captions."""
-    labels = published_labels.read(published, None)
-    rows = [
-        "| labels of | head | the likeliest is a concept of the caption | share on the caption's concepts |",
-        "|---|---|---|---|",
-    ]
-    for source in ("teacher", "untrained"):
-        for head in published_labels.HEADS:
-            first, share = published_labels.agreement(getattr(labels[source], head), getattr(labels["captions"], head))
-            rows.append(f"| {source} | {head} | {100 * first:.1f} % | {100 * share:.1f} % |")
     return "\n".join(rows)
 
 

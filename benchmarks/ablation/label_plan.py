@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from benchmarks.ablation.arms import BATCH
-from benchmarks.ablation.plan import FROZEN
-
 _THINGS: Final = "label.vocabulary.maxFraction=0.01"
 SETTINGS: Final[dict[str, tuple[str, ...]]] = {
     "default": (),
@@ -18,9 +15,9 @@ SETTINGS: Final[dict[str, tuple[str, ...]]] = {
 """Name -> overrides of the document; the first has the second protocol's labels."""
 CONTROLS: Final = ("distill_untrained", "distill_captions")
 """Each with the labels, of the default or the chosen setting, that are better for it on the development galleries."""
-CHOICE_SIZES: Final = (f"samples={3000 * BATCH}", *FROZEN)
+CHOICE_STEPS: Final = 3000
 CHOICE_FIRST_SEED, CHOICE_SEEDS = 200, 2
-SIZES: Final = (f"samples={6000 * BATCH}", *FROZEN)
+STEPS: Final = 6000
 FIRST_SEED, SEEDS = 110, 8
 GALLERIES: Final = {"whh-names": "whh_names", "streamline-ultimate-color-names": "streamline_ultimate_color_names"}
 """Tested: name -> folder of the corpus."""

@@ -20,6 +20,11 @@ CONTROLS: Final = ("distill_captions", "distill_untrained", "distill_shuffled", 
 """What distillation is compared with, each at the length that is best for it."""
 
 
+def sizes(steps: int) -> list[str]:
+    """Sizes of the ablation, as NAME=VALUE."""
+    return [f"samples={steps * BATCH}", *FROZEN]
+
+
 @dataclass(frozen=True)
 class Length:
     """Trainings of one length."""
@@ -32,11 +37,6 @@ class Length:
     def seeds(self) -> int:
         """From the first on."""
         return SEEDS if self.steps <= STEPS else SEEDS_BEYOND
-
-    @property
-    def sizes(self) -> list[str]:
-        """Sizes of the ablation, as NAME=VALUE."""
-        return [f"samples={self.steps * BATCH}", *FROZEN]
 
 
 LENGTHS: Final = (

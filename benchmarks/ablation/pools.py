@@ -1,4 +1,4 @@
-"""Pools, soft labels and teacher features of the arms, by the recipe's stages.
+"""Pools and soft labels of the arms, by the recipe's stages.
 
 Shapes: N pairs of a pool, K stored classes, D features.
 """
@@ -10,17 +10,17 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from benchmarks.ablation import published_labels
 from benchmarks.ablation.arms import PoolName, Split
 from benchmarks.ablation.junk import junk_samples
+from benchmarks.ablation.processes import ROOT
 from benchmarks.ablation.published_labels import SoftLabels
 from diht_k8s.api.documents import load
 from diht_k8s.api.hashing import sha256_of
@@ -28,11 +28,8 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter import stage as filter_stage
 from diht_k8s.recipe.label import stage as label_stage
 from diht_k8s.recipe.label.caption_concepts import read_captions
-from diht_k8s.recipe.label.features import read_safetensors
 from diht_k8s.recipe.label.soft_labels import HeadLabels, read_labels
 from diht_k8s.recipe.label.targets import concatenated, encode
-from diht_k8s.recipe.label.teacher import load_teacher
-from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.run_folder import run_layout
@@ -42,7 +39,6 @@ from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 JUNK_SHARE: Final = 0.3
 JUNK_SEED: Final = 0
 UNTRAINED: Final = "untrained.safetensors"
@@ -74,8 +70,6 @@ class Gallery:
     """Pairs that no arm trains on."""
 
     pairs: Pairs
-    teacher_ND: Tensor | None
-    """standardised teacher features, fp32; None where the labels are published ones."""
     classes_N: NDArray[np.int64]
     """class of each image, -1 for none."""
 
@@ -92,8 +86,6 @@ class Material:
     """junk that the filter lets through."""
     labels: dict[str, SoftLabels]
     """by source: `teacher`, `captions`, and `untrained` where an arm needs it."""
-    teacher_ND: Tensor | None
-    """standardised teacher features of the kept pairs, fp32; None where the labels are published ones."""
     galleries: dict[str, Gallery]
     """what the arms are measured on, the main one first."""
     probes: dict[str, tuple[Pairs, NDArray[np.int64]]]
@@ -200,10 +192,9 @@ def prepare(
     kept_run, junk_run = (pool_run(document, work, name, overrides) for name in ("pool", "junk"))
     _make_junk(kept_run, work)
     raw, junk = (read_pairs(run.spec.data.sources[0].shards or ())[0] for run in (kept_run, junk_run))
-    teacher: _Teacher | None = None
     if published is None:
         kept, junk_kept = (_pairs(_kept_samples(run)) for run in (kept_run, junk_run))
-        labels, teacher = _stage_labels(document, work, overrides, untrained=untrained), _Teacher(kept_run)
+        labels = _stage_labels(document, work, overrides, untrained=untrained)
     else:
         kept = raw.chosen(published_labels.read_pool(published, "kept", raw.uids))
         junk_kept = junk.chosen(published_labels.read_pool(published, "junk_kept", junk.uids))
@@ -213,15 +204,13 @@ def prepare(
     galleries: dict[str, Gallery] = {}
     for benchmark in kept_run.spec.evaluate.benchmarks:
         if benchmark.type == "Retrieval" and split in (benchmark.split, "Both"):
-            pairs, classes_N = read_pairs(benchmark.shards)
-            galleries[benchmark.name] = Gallery(pairs, teacher and teacher.of(pairs), classes_N)
+            galleries[benchmark.name] = Gallery(*read_pairs(benchmark.shards))
     return Material(
         raw=raw,
         junk=junk,
         kept=kept,
         junk_kept=junk_kept,
         labels=labels,
-        teacher_ND=teacher and teacher.kept_ND,
         galleries=galleries,
         probes={
             each.name: read_pairs(each.shards) for each in kept_run.spec.evaluate.benchmarks if each.name in probes
@@ -251,18 +240,6 @@ def read_pairs(patterns: Sequence[str]) -> tuple[Pairs, NDArray[np.int64]]:
     """Pairs of some shards, and the class of each, -1 for none."""
     samples = _samples(patterns)
     return _pairs(samples), np.array([sample.meta.get("cls", -1) for sample in samples])
-
-
-def teacher_features(run: DihtRun, pairs: Pairs) -> Tensor:
-    """The teacher's features of some images, fp32."""
-    assert run.spec.label is not None, "the demo labels"
-    config = run.spec.label.teacher
-    teacher = load_teacher(config, Storage(), weights_uri(config), torch.device("cpu"))
-    size = teacher.batch_size
-    chunks = [pairs.images[start : start + size] for start in range(0, len(pairs), size)]
-    return torch.cat(
-        [teacher.features(torch.stack([teacher.preprocess(image) for image in chunk])) for chunk in chunks]
-    )
 
 
 def _make_junk(run: DihtRun, work: Path) -> None:
@@ -324,25 +301,3 @@ def _labels(run: DihtRun) -> SoftLabels:
     vocabulary = ConceptVocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary)))
     classes = (len(vocabulary.objects), len(vocabulary.attributes))
     return SoftLabels(joined("objects"), joined("attributes"), classes)
-
-
-class _Teacher:
-    """Features of the teacher, standardised over the kept pairs."""
-
-    def __init__(self, run: DihtRun) -> None:
-        storage = Storage()
-        layout = run_layout(run, storage)
-        names = [shard.name for shard in kept_shards(run.spec, storage, layout)]
-        parts: list[dict[str, Any]] = [read_safetensors(storage, layout.features(name))[0] for name in names]
-        features_ND = torch.cat([part["features"] for part in parts]).float()
-        self._run, self._mean_D, self._scale_D = (
-            run,
-            features_ND.mean(dim=0),
-            1 / features_ND.std(dim=0).clamp(min=1e-6),
-        )
-        self.kept_ND = (features_ND - self._mean_D) * self._scale_D
-        """of the kept pairs, fp32."""
-
-    def of(self, pairs: Pairs) -> Tensor:
-        """Of other pairs."""
-        return (teacher_features(self._run, pairs) - self._mean_D) * self._scale_D

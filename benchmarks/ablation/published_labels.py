@@ -111,6 +111,25 @@ def agreement(labels: HeadLabels, captions: HeadLabels) -> tuple[float, float]:
     return float(said_NK[:, 0].mean()), float((said_NK * labels.probabilities_NK[named_N]).sum(axis=1).mean())
 
 
+def agreement_table(folder: Path) -> str:
+    """How the labels of both networks, and the commonest concept alone, agree with the captions."""
+    labels = read(folder, None)
+    rows = [
+        "| labels of | head | the likeliest is a concept of the caption | share on the caption's concepts |",
+        "|---|---|---|---|",
+    ]
+    for source in ("teacher", "untrained"):
+        for head in HEADS:
+            first, share = agreement(getattr(labels[source], head), getattr(labels["captions"], head))
+            rows.append(f"| {source} | {head} | {100 * first:.1f} % | {100 * share:.1f} % |")
+    for head in HEADS:
+        own_NM = getattr(labels["captions"], head).ids_NK
+        named_NM = own_NM[own_NM[:, 0] >= 0]
+        share = np.bincount(named_NM[named_NM >= 0]).max() / len(named_NM)
+        rows.append(f"| none, the commonest concept | {head} | {100 * share:.1f} % | |")
+    return "\n".join(rows)
+
+
 def read(folder: Path, uids: Sequence[str] | None) -> dict[str, SoftLabels]:
     """The labels by source; none if the folder has none.
 

@@ -22,9 +22,15 @@ def of_newest_pool(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_hits(work: Path, lines: Sequence[dict[str, Any]], gallery: str) -> dict[tuple[str, int], PerImage]:
-    """(arm, seed) -> hits by image, of the trainings that keep them."""
-    return {
-        (line["arm"], line["seed"]): found
-        for line in lines
-        if "hits" in line and (found := read_per_image(Storage(), str(work / line["hits"][gallery]))) is not None
-    }
+    """(arm, seed) -> hits by image.
+
+    Raises:
+        SystemExit: a training's are not there.
+    """
+    found: dict[tuple[str, int], PerImage] = {}
+    for line in lines:
+        path = work / line["hits"][gallery]
+        if (images := read_per_image(Storage(), str(path))) is None:
+            raise SystemExit(f"{path} is missing: take its line out of results.jsonl, and train again")
+        found[line["arm"], line["seed"]] = images
+    return found

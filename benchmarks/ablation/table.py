@@ -70,21 +70,22 @@ def table(columns: Sequence[Column], pairs: Sequence[Pair]) -> str:
         columns: what is shown.
         pairs: a row each, of the seeds that both arms have; one without common seeds is left out.
     """
-    seeds = {pair: common_seeds(columns[0].kept, filter(None, pair)) for pair in pairs}
     found = cells_of(columns, pairs)
     if not found:
-        raise SystemExit("no training keeps its images: train again, earlier results have none")
+        return "No two arms have a seed in common yet."
     titles = ["arm", "against", *(column.title for column in columns), "seeds"]
     rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for pair, cells in found.items():
         against = "" if pair[1] is None else f"`{pair[1]}`"
-        rows.append(f"| `{pair[0]}` | {against} | {' | '.join(map(str, cells))} | {len(seeds[pair])} |")
+        rows.append(
+            f"| `{pair[0]}` | {against} | {' | '.join(map(str, cells))} | {len(common_seeds(columns[0].kept, pair))} |"
+        )
     return "\n".join(rows)
 
 
 def cells_of(columns: Sequence[Column], pairs: Sequence[Pair]) -> dict[Pair, list[Cell]]:
     """Each pair that has a common seed -> its figure in each column, decided after Holm's correction over all that is tested."""
-    seeds = {pair: common_seeds(columns[0].kept, filter(None, pair)) for pair in pairs}
+    seeds = {pair: common_seeds(columns[0].kept, pair) for pair in pairs}
     shown = [pair for pair in pairs if seeds[pair]]
     found = [[_difference(column, pair, seeds[pair]) for column in columns] for pair in shown]
     tested = [
@@ -110,16 +111,15 @@ def legend(arms: Iterable[str]) -> str:
     return "\n".join(f"- `{arm.name}`: {arm.what}" for arm in ARMS if arm.name in chosen)
 
 
-def figure_columns(kept: Kept, figures: Sequence[str] = SHOWN) -> list[Column]:
+def figure_columns(kept: Kept) -> list[Column]:
     """Those figures that the images have, each tested."""
-    there = next(iter(kept.values())).figures if kept else {}
-    return [Column(TITLES[figure], kept, figure) for figure in figures if figure in there or not there]
+    there = next(iter(kept.values())).figures
+    return [Column(TITLES[figure], kept, figure) for figure in SHOWN if figure in there]
 
 
-def common_seeds(kept: Kept, arms: Iterable[str]) -> list[int]:
-    """The seeds that all arms have."""
-    by_arm = [{seed for name, seed in kept if name == arm} for arm in arms]
-    return sorted(set.intersection(*by_arm)) if by_arm else []
+def common_seeds(kept: Kept, pair: Pair) -> list[int]:
+    """The seeds that both arms have."""
+    return sorted(set.intersection(*({seed for name, seed in kept if name == arm} for arm in pair if arm is not None)))
 
 
 def _level(column: Column, arm: str, seeds: Sequence[int]) -> float:

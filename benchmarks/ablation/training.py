@@ -17,14 +17,12 @@ from torch.nn import functional
 
 from benchmarks.ablation.arms import BATCH, Arm
 from benchmarks.ablation.batches import Course, Tokens, make_course, test_images
-from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
 from benchmarks.ablation.pools import Gallery, Material
 from benchmarks.ablation.probes import ACCURACY, probe
 from diht_k8s.api.train import Optimizer, Schedule
 from diht_k8s.recipe.evaluate.classification import classification
 from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
 from diht_k8s.recipe.evaluate.retrieval import Retrieval, retrieval
-from diht_k8s.recipe.evaluate.ridge import ridge_to_words
 from diht_k8s.recipe.report.per_image import PerImage
 from diht_k8s.recipe.train.data.rng import generator
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss, soft_label_loss
@@ -32,7 +30,6 @@ from diht_k8s.recipe.train.model.attention import attention_in_fp32
 from diht_k8s.recipe.train.model.student import Features, Student
 from diht_k8s.recipe.train.optimizer import learning_rate, parameter_groups
 
-SMOOTHING: Final = 0.1
 CUTOFFS: Final = (1, 5, 10)
 
 
@@ -52,8 +49,6 @@ class Sizes:
     weight_decay: float = 0.5
     concept_weight: float = 2.0
     """of both heads' cross-entropies, as in the demo."""
-    embedding_weight: float = 1.0
-    """of the feature distillation's 1 - cosine."""
     head_lr_scale: float = 10.0
     head_weight_decay_scale: float = 0.01
 
@@ -93,18 +88,8 @@ class Bench:
         model = self._model(arm, seed)
         loss = self._train(arm, model, course, seed)
         spent = {"loss": round(loss, 4), "cpu_s": round(time.process_time() - began, 1)}
-        figures, per_image = self._figures(arm, model)
+        figures, per_image = self._figures(model)
         return {**spent, **figures}, per_image
-
-    def ridge(self) -> dict[str, float]:
-        """The reference without training: ridge regression from the teacher's features to the words of the captions."""
-        material, main = self.material, next(iter(self.material.galleries.values()))
-        rng = np.random.default_rng(0)
-        fitted = ridge_to_words(_there(material.teacher_ND).numpy(), material.kept.captions, rng)
-        reference = fitted.reference(
-            _there(main.teacher_ND).numpy(), main.pairs.captions, np.arange(len(main.pairs)), rng
-        )
-        return _recalls(reference.retrieval)
 
     def _course(self, arm: Arm, seed: int) -> Course:
         """The images in order; only the newest are kept in memory, since 6,000 steps are 1.2 GB."""
@@ -126,13 +111,8 @@ class Bench:
             "text_cfg": {"context_length": sizes.context_length, "vocab_size": self.tokens.size, "width": sizes.text_width, "heads": sizes.text_width // 32, "layers": sizes.text_layers},
         }  # fmt: skip
         objects, attributes = (0, 0) if arm.labels is None else self._labels(arm).classes
-        if arm.embedding:
-            objects = _there(self.material.teacher_ND).shape[1]
         torch.manual_seed(seed)
-        model = Student(config, num_objects=objects, num_attributes=attributes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
-        if arm.locked:
-            model.clip.visual = nn.Linear(_there(self.material.teacher_ND).shape[1], config["embed_dim"], bias=False)  # type: ignore[assignment]  # any module will do
-        return model
+        return Student(config, num_objects=objects, num_attributes=attributes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
 
     def _labels(self, arm: Arm) -> Any:
         return self.material.labels["teacher" if arm.labels in (None, "shuffled") else arm.labels]
@@ -156,8 +136,12 @@ class Bench:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
             rows_B, images_B3HW, tokens_BT, ids_B = course.batch(start, sizes.batch_size)
-            features = self._forward(arm, model, images_B3HW, tokens_BT, rows_B)
-            loss = self._contrastive(arm, features, ids_B) + self._distilled(arm, features, rows_B, order)
+            with attention_in_fp32(), torch.autocast("cpu", torch.bfloat16):
+                features: Features = model(images_B3HW, tokens_BT, 100.0)
+            contrastive = hn_nce_loss(
+                features.image_BD, features.text_BD, features.logit_scale, beta=arm.beta, caption_ids_B=ids_B
+            )
+            loss = contrastive + self._distilled(arm, features, rows_B, order)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -165,29 +149,7 @@ class Bench:
             value = float(loss.detach())
         return value
 
-    def _forward(
-        self, arm: Arm, model: Student, images_B3HW: Tensor, tokens_BT: Tensor, rows_B: np.ndarray
-    ) -> Features:
-        inputs = _there(self.material.teacher_ND)[rows_B] if arm.locked else images_B3HW
-        with attention_in_fp32(), torch.autocast("cpu", torch.bfloat16):
-            return model(inputs, tokens_BT, 100.0)
-
-    def _contrastive(self, arm: Arm, features: Features, ids_B: Tensor) -> Tensor:
-        image_BD, text_BD, scale = features.image_BD, features.text_BD, features.logit_scale
-        if arm.contrastive == "smoothed":
-            return smoothed_loss(image_BD, text_BD, scale, SMOOTHING, ids_B)
-        if arm.contrastive == "wrong_normaliser":
-            return wrong_normaliser_loss(image_BD, text_BD, scale, arm.beta, ids_B)
-        return hn_nce_loss(image_BD, text_BD, scale, beta=arm.beta, caption_ids_B=ids_B)
-
     def _distilled(self, arm: Arm, features: Features, rows_B: np.ndarray, order: np.ndarray) -> Tensor:
-        if arm.embedding:
-            assert features.object_logits_BC is not None, "the arm's model has the head"
-            teacher_BD = _there(self.material.teacher_ND)[rows_B]
-            return (
-                self.sizes.embedding_weight
-                * (1 - functional.cosine_similarity(features.object_logits_BC, teacher_BD)).mean()
-            )
         if arm.labels is None:
             return features.image_BD.new_zeros(())
         rows = order[rows_B] if arm.labels == "shuffled" else rows_B
@@ -202,19 +164,18 @@ class Bench:
         ]  # fmt: skip
         return self.sizes.concept_weight * torch.stack(losses).sum()
 
-    def _figures(self, arm: Arm, model: Student) -> tuple[dict[str, float], dict[str, PerImage]]:
+    def _figures(self, model: Student) -> tuple[dict[str, float], dict[str, PerImage]]:
         """Figures of all galleries, those of the main one without its name, and each image's part in them."""
         model.eval()
         figures: dict[str, float] = {}
         kept: dict[str, PerImage] = {}
         for number, (name, gallery) in enumerate(self.material.galleries.items()):
-            found, kept[name] = self._measured(arm, model, gallery, self._images[number], zero_shot=number == 0)
+            found, kept[name] = self._measured(model, gallery, self._images[number], zero_shot=number == 0)
             figures |= {key if number == 0 else f"{name} {key}": value for key, value in found.items()}
-        if not arm.locked:
-            for name, images in self._probes(model).items():
-                kept[name] = images
-                hits_N, weights_N = images.figures[ACCURACY]
-                figures[name] = round(float(100 * hits_N.sum() / weights_N.sum()), 3)
+        for name, images in self._probes(model).items():
+            kept[name] = images
+            hits_N, weights_N = images.figures[ACCURACY]
+            figures[name] = round(float(100 * hits_N.sum() / weights_N.sum()), 3)
         return figures, kept
 
     @torch.inference_mode()
@@ -231,11 +192,10 @@ class Bench:
 
     @torch.inference_mode()
     def _measured(
-        self, arm: Arm, model: Student, gallery: Gallery, images_N3HW: Tensor, *, zero_shot: bool
+        self, model: Student, gallery: Gallery, images_N3HW: Tensor, *, zero_shot: bool
     ) -> tuple[dict[str, float], PerImage]:
         """R@k, MRR and the mean logarithm of the ranks (finer than R@k), both directions together; balanced zero-shot accuracy."""
-        images: Any = gallery.teacher_ND if arm.locked else images_N3HW
-        image_ND = functional.normalize(model.clip.encode_image(images).float(), dim=1).numpy()
+        image_ND = functional.normalize(model.clip.encode_image(images_N3HW).float(), dim=1).numpy()
         text_ND = functional.normalize(model.encode_text(self.tokens(gallery.pairs.captions)), dim=1).numpy()
         found = retrieval(image_ND, text_ND, np.arange(len(text_ND)), np.random.default_rng(0))
         ranks = np.concatenate([found.image_to_text.ranks_Q, found.text_to_image.ranks_Q])
@@ -254,11 +214,6 @@ class Bench:
             kept["zero_shot"] = _classified(accuracy.hits_2N[0].astype(np.float64), classes_N, self._classes)
         pairs = gallery.pairs
         return figures, PerImage(pairs.uids, [""] * len(pairs), pairs.captions, kept)
-
-
-def _there(teacher_ND: Tensor | None) -> Tensor:
-    assert teacher_ND is not None, "arms that take the teacher's features need the label stage, not published labels"
-    return teacher_ND
 
 
 def _recalls(found: Retrieval) -> dict[str, float]:
