@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.pipeline.attempts import Attempt, AttemptState, CommittedWork
 from diht_k8s.pipeline.failure_policy import BackOff
-from diht_k8s.pipeline.plan import Observed, RunPlan, Start, plan
+from diht_k8s.pipeline.plan import Observed, Start, plan
 from diht_k8s.pipeline.run_status import FINAL, RunStatus, StageRecord
 
 GPU_HOURS_PER_FAULT: Final = 50_677.0
@@ -126,20 +125,12 @@ def best_interval(setting: Setting) -> float:
     return max(setting.commit_s, math.sqrt(2 * max(setting.stall_s, 0.1) * setting.mtbf_s))
 
 
-Planner = Callable[[DihtRun, Observed, float, RunStatus, BackOff], RunPlan]
-
-
-def real_plan(run: DihtRun, observed: Observed, now: float, status: RunStatus, back_off: BackOff) -> RunPlan:
-    """The project's plan."""
-    return plan(run, observed, now, status=status, back_off=back_off)
-
-
 class Simulation:
     """One run, from its first attempt to its end."""
 
-    def __init__(self, setting: Setting, seed: int, planner: Planner = real_plan) -> None:
+    def __init__(self, setting: Setting, seed: int) -> None:
         """Make one; equal arguments give equal results."""
-        self._setting, self._planner = setting, planner
+        self._setting = setting
         self._random = random.Random(seed)
         self._run = document(setting.policy)
         self._back_off = BackOff(setting.first_wait_s, jitter=self._random.random())
@@ -154,7 +145,7 @@ class Simulation:
         """Run to the end."""
         status, attempts = RunStatus(), tuple[Attempt, ...]()
         for _ in range(MOST_EVENTS):
-            decided = self._planner(self._run, Observed(attempts), self._now, status, self._back_off)
+            decided = plan(self._run, Observed(attempts), self._now, status=status, back_off=self._back_off)
             status = decided.status
             if status.state in FINAL or self._now > self._setting.most_days * DAY:
                 break

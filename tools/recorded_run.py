@@ -41,7 +41,7 @@ Json = dict[str, Any]
 PHRASES: Final[Mapping[str, Sequence[str]]] = {
     "README.md": (
         "on {pairs:,} drawings with captions", "in {minutes:.0f} to 5 minutes on two cores",
-        "Among {own[images]} new drawings a caption finds its own within the first five in {own[to_image][model][0]:.0f} % of cases ({own[to_image][model][1]:.0f} to {own[to_image][model][2]:.0f})",
+        "Among {own[images]} new drawings a caption finds its own image among the first five (R@5) in {own[to_image][model][0]:.0f} % of cases ({own[to_image][model][1]:.0f} to {own[to_image][model][2]:.0f})",
         "chance is {own[to_image][chance][0]:.0f} %", "the filter drops {filter[junk_dropped]:.0f} % of the junk and keeps {filter[wanted_kept]:.0f} % of the rest",
     ),
     "docs/tutorial/demo.md": (

@@ -194,4 +194,4 @@ def _with_best_lengths(trainings: Trainings) -> tuple[Callable[[str], Kept], lis
             found |= {(names[arm], seed): images for (name, seed), images in own.items() if name == arm}
         return found
 
-    return kept, [*(("distill", names[control]) for control in plan.CONTROLS), *plan.OTHER_PAIRS]
+    return kept, [*(("distill", names[control]) for control in plan.CONTROLS), *plan.PARTS]

@@ -47,7 +47,11 @@ LENGTHS: Final = (
 )  # fmt: skip
 PLANNED: Final = sum(length.seeds * len(length.arms) for length in LENGTHS)
 """Trainings of the protocol."""
-OTHER_PAIRS: Final = (("hn_0.25", "plain"), ("distill_hn", "distill"), ("junk_kept", "junk_random"))
+PARTS: Final = {
+    ("hn_0.25", "plain"): "Hard negatives",
+    ("distill_hn", "distill"): "Hard negatives beside distillation",
+    ("junk_kept", "junk_random"): "The filter on the junk pool",
+}
 """Tested beside distillation and its controls."""
 SHOWN_PAIRS: Final = (("distill_captions", "plain"), ("distill_untrained", "plain"), ("distill_shuffled", "plain"))
 """Shown, not tested."""

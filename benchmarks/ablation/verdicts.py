@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from benchmarks.ablation.plan import PARTS
 from benchmarks.ablation.table import Cell, Pair
 
 DISTILLATION: Final = ("plain", "distill_shuffled")
 TEACHER: Final = ("distill_captions", "distill_untrained")
 """Controls that `distill` has to be clearly above, for either claim; the second one needs all four."""
-PARTS: Final = {
-    ("hn_0.25", "plain"): "Hard negatives",
-    ("distill_hn", "distill"): "Hard negatives beside distillation",
-    ("junk_kept", "junk_random"): "The filter on the junk pool",
-}
 
 
 def verdicts(tested: Mapping[Pair, Cell]) -> str:

@@ -179,7 +179,7 @@ def test_evidence_when_compared_with_its_protocol_then_has_its_lengths_arms_and_
     for length in plan.LENGTHS:
         assert set(length.arms) <= set(known)
     decided = next(length for length in plan.LENGTHS if length.steps == plan.STEPS)
-    assert {name for pair in plan.OTHER_PAIRS for name in pair} | {"distill", *plan.CONTROLS} == set(decided.arms)
+    assert {name for pair in plan.PARTS for name in pair} | {"distill", *plan.CONTROLS} == set(decided.arms)
     assert re.findall(r"^(\d+) trainings", protocol, re.M) == [str(plan.PLANNED)]
     assert f"12,000 steps have seeds {plan.FIRST_SEED} to {plan.FIRST_SEED + plan.SEEDS_BEYOND - 1} alone" in protocol
 
