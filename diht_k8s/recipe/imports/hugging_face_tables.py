@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports.column_names import require_distinct
@@ -18,11 +20,14 @@ from diht_k8s.recipe.imports.folder_walk import shallow_files
 from diht_k8s.recipe.imports.image_folder import SPLITS
 from diht_k8s.recipe.imports.records import ReaderOptions
 from diht_k8s.recipe.imports.source_files import SourceRoots, require_inside
+from diht_k8s.recipe.imports.tally import printable
 
 BATCH: Final = 64
 """Rows that are in memory at a time: a row of images may be large."""
 BUFFER: Final = 1 << 18
 """Bytes of a column that are read at a time: without it, those of a whole row group."""
+_CARD_HEAD: Final = re.compile(r"---\s*\n(.*?)\n---", re.DOTALL)
+"""The YAML at the begin of a README.md."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def open_table(path: Path, options: ReaderOptions) -> Table:
     """The rows of one split of a folder, or of one file.
 
     Raises:
-        UserError: there is no such split, or a file of the folder is a link that leaves it.
+        UserError: there is no such split, its files are those of several data sets, or one is a link that leaves the folder.
         DataError: a file is damaged, or there are no rows.
     """
     split, roots = options.split, options.roots(path if path.is_dir() else path.parent)
@@ -82,18 +87,22 @@ def open_table(path: Path, options: ReaderOptions) -> Table:
     if path.is_dir():
         for file in files:
             require_inside(file, roots)
-    starts, schema = [0], None
+        _require_one_config(path, files)
+    starts, schema, features = [0], None, dict[str, Any]()
     for file in files:
         try:
             rows, found = _size(file)
         except (pa.ArrowException, OSError) as error:
             raise _damaged(file, error) from error
-        schema = schema or found
+        if schema is None:
+            schema, features = found, _features(found, file)
+        elif (difference := _difference(schema, features, found, _features(found, file))) is not None:
+            raise _several(files[0], file, f"they differ in the {difference}")
         starts.append(starts[-1] + rows)
     if schema is None or not starts[-1]:
         raise DataError(f"{path} has no rows in split {split}: fetch it again")
     require_distinct(path, schema.names)
-    return Table(tuple(files), tuple(starts), schema, _features(schema, path), roots)
+    return Table(tuple(files), tuple(starts), schema, features, roots)
 
 
 def _files(folder: Path, split: str) -> list[Path]:
@@ -122,6 +131,46 @@ def _split_of(path: Path, folder: Path) -> str:
         if word in SPLITS:
             return word
     return ""
+
+
+def _require_one_config(folder: Path, files: Sequence[Path]) -> None:
+    """Refuse files of several folders where the repository's README.md lists several configs; else folders may be parts of a set.
+
+    Raises:
+        UserError: names two of the folders.
+    """
+    other = next((file for file in files if file.parent != files[0].parent), None)
+    if other is not None and _configs(folder / "README.md") > 1:
+        raise _several(files[0], other, "README.md lists configs")
+
+
+def _configs(card: Path) -> int:
+    """Number of configs that the head of a README.md lists; 0 where it cannot be read."""
+    if not card.is_file():
+        return 0
+    head = _CARD_HEAD.match(card.read_text(encoding="utf-8-sig", errors="replace"))
+    try:
+        facts = yaml.safe_load(head[1]) if head else None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return 0
+    configs = facts.get("configs") if isinstance(facts, dict) else None
+    return len(configs) if isinstance(configs, list) else 0
+
+
+def _difference(
+    schema: pa.Schema, features: Mapping[str, Any], other: pa.Schema, other_features: Mapping[str, Any]
+) -> str | None:
+    """Why two files are not of one data set; None where they may be. A file may say nothing of its columns' features."""
+    if columns := {*schema.names} ^ {*other.names}:
+        return f"columns {printable(', '.join(sorted(columns)))}"
+    unlike = sorted(name for name in {*features} & {*other_features} if features[name] != other_features[name])
+    return f"features of {printable(', '.join(unlike))}" if unlike else None
+
+
+def _several(first: Path, other: Path, why: str) -> UserError:
+    if first.parent != other.parent:
+        first, other = first.parent, other.parent
+    return UserError(f"{first} and {other} are several data sets ({why}): name one of them")
 
 
 def _size(path: Path) -> tuple[int, pa.Schema]:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -137,6 +139,32 @@ def file(name: str, content: str = "") -> Callable[[Path], Path]:
     return write
 
 
+def two_languages(card: str | None = None, german: str = "caption") -> Callable[[Path], Path]:
+    """A Parquet file in each of two folders, and the README.md of the repository."""
+
+    def write(folder: Path) -> Path:
+        for language, caption in (("de", german), ("en", "caption")):
+            (folder / language).mkdir(parents=True)
+            table = pa.table({"image": [jpeg(0)], caption: [language]})
+            pq.write_table(table, folder / language / "train-0.parquet")
+        if card is not None:
+            (folder / "README.md").write_text(card)
+        return folder
+
+    return write
+
+
+TWO_CONFIGS = """---
+configs:
+- config_name: de
+  data_files: de/*
+- config_name: en
+  data_files: en/*
+---
+# Captions
+"""
+
+
 def without_captions(folder: Path) -> Path:
     in_folder(folder, 2)
     for path in folder.glob("*.txt"):
@@ -166,6 +194,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[Exception], str]] = {
     "no rows": (file("a.csv", "image,caption\n"), DataError, "has no rows that can be read: expected a header"),
     "other JSON": (file("a.json", "[]"), UserError, "expected COCO's"),
     "other file": (file("a.zip"), UserError, "is no table or annotation file"),
+    "several configs": (two_languages(TWO_CONFIGS), UserError, "de and .*en are several data sets .README.md lists configs"),
+    "other columns": (two_languages(german="text"), UserError, "several data sets .they differ in the columns caption, text"),
     "damaged shard": (cut_shard, DataError, "is damaged after"),
 }  # fmt: skip
 
@@ -178,6 +208,24 @@ def test_import_of_what_cannot_be_read_says_what_to_do(
     code = main(["import", str(write(tmp_path / "in")), str(tmp_path / "out")])
     assert code == kind.exit_code  # type: ignore[attr-defined]
     assert re.search(said, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("folder", "card", "captions"),
+    [
+        (".", None, ["de", "en"]),
+        (".", "# Captions\nconfigs: none", ["de", "en"]),
+        (".", "---\nconfigs: [{config_name: all, data_files: '*/*'}]\n---\n", ["de", "en"]),
+        (".", "---\nconfigs: [\n---\n", ["de", "en"]),
+        ("en", TWO_CONFIGS, ["en"]),
+    ],
+    ids=["no card", "a card without configs", "one config", "a card that is no YAML", "the folder of a config"],
+)
+def test_import_when_folders_are_parts_of_one_set_reads_them_together(
+    folder: str, card: str | None, captions: list[str], tmp_path: Path
+) -> None:
+    imported(two_languages(card)(tmp_path / "in") / folder, tmp_path / "out")
+    assert [sample.caption for sample in pairs(tmp_path / "out")] == captions
 
 
 @pytest.mark.parametrize("command", [["import"], ["benchmarks", "import"]], ids=" ".join)

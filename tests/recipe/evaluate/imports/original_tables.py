@@ -32,6 +32,13 @@ def _labelled_table(rows: range) -> pa.Table:
     return _with_features(pa.table(columns), LABELLED)
 
 
+def few_rows(features: dict[str, Any]) -> pa.Table:
+    """Three images; each other column numbers them."""
+    numbers = {name: list(range(3)) for name in features if name != "image"}
+    images = [{"bytes": _png(row), "path": None} for row in range(3)]
+    return _with_features(pa.table({"image": images, **numbers}), features)
+
+
 def parquet(root: Path) -> Path:
     (root / "data").mkdir(parents=True)
     pq.write_table(_labelled_table(range(15)), root / "data/test-00000-of-00002.parquet", row_group_size=4)

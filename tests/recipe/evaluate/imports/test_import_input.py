@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from diht_k8s.api.documents import load
@@ -25,6 +26,7 @@ from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.downloads import DOWNLOADS
 from tests.recipe.evaluate.imports.drawings import IMAGES, two_captions
+from tests.recipe.evaluate.imports.original_tables import few_rows
 from tests.recipe.evaluate.imports.originals import ORIGINALS
 from tests.recipe.evaluate.small_run import export_model
 
@@ -62,6 +64,22 @@ def damaged_parquet(folder: Path) -> str:
     path = folder / "in/data/test-00000-of-00002.parquet"
     path.write_bytes(path.read_bytes()[:300])
     return str(folder / "in")
+
+
+BUSES: dict[str, Any] = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["bus", "car"]}}
+
+
+def several_configs(other: dict[str, Any]) -> Callable[[Path], str]:
+    """A Hugging Face repository: animals beside what has other columns or classes."""
+
+    def make(folder: Path) -> str:
+        animals = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+        for name, features in (("animals", animals), ("vehicles", other)):
+            (folder / "in" / name).mkdir(parents=True)
+            pq.write_table(few_rows(features), folder / "in" / name / "test-0.parquet")
+        return str(folder / "in")
+
+    return make
 
 
 def damaged_json(folder: Path) -> str:
@@ -390,6 +408,8 @@ def test_sets_without_class_names_are_warned_of_on_stderr_and_on_the_page(
         (without_images, [], 64, "name the folder of the images by --images"),
         (without_answers, [], 64, "name their file by --annotations"),
         (damaged_parquet, [], 65, "test-00000-of-00002.parquet cannot be read ("),
+        (several_configs(BUSES), [], 64, "in/vehicles are several data sets (they differ in the features of label): name one of them"),
+        (several_configs({"image": {}, "plate": {}}), [], 64, "in/vehicles are several data sets (they differ in the columns label, plate): name one of them"),
         (damaged_json, [], 65, "is not JSON ("),
         (missing_batch, [], 65, "cannot be read as cifar10, split test"),
         (without_labels, ["--format", "fer2013"], 64, "this split of the original has no labels: fetch its file"),
