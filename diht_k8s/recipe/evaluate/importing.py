@@ -23,6 +23,7 @@ from diht_k8s.recipe.evaluate.class_texts import (
     read_templates,
 )
 from diht_k8s.recipe.imports.account import seen_json, seen_units, settle
+from diht_k8s.recipe.imports.class_order import in_places
 from diht_k8s.recipe.imports.records import RecordSource
 from diht_k8s.recipe.imports.resumable_import import (
     MARKER,
@@ -126,12 +127,13 @@ def class_names_for(source: RecordSource, plan: BenchmarkImport, storage: Storag
     own = SourcedTexts(list(source.class_names), "the data set" if source.class_names else "")
     if plan.class_names is not None:
         lines = [line.strip() for line in storage.read_text(plan.class_names).rstrip().splitlines()]
-        if own.lines and len(lines) != len(own.lines) and source.type in WITH_CLASSES:
+        has_classes = bool(own.lines) and source.type in WITH_CLASSES
+        if has_classes and len(lines) != len(own.lines):
             raise UserError(
                 f"{plan.class_names} has {len(lines)} names, but the data set has {len(own.lines)} classes: give one "
                 "name a line, in the order of the class numbers"
             )
-        return SourcedTexts(lines, plan.class_names)
+        return SourcedTexts(in_places(own.lines, lines) if has_classes else lines, plan.class_names)
     found = packaged_names(source.texts) if source.texts is not None else None
     return SourcedTexts(*found) if found is not None and len(found[0]) == len(own.lines) else own
 

@@ -39,6 +39,25 @@ def few_rows(features: dict[str, Any]) -> pa.Table:
     return _with_features(pa.table({"image": images, **numbers}), features)
 
 
+def numbered_texts(root: Path) -> Path:
+    """Classes 1 to 11 as texts."""
+    root.mkdir(parents=True)
+    images = [{"bytes": _png(row), "path": None} for row in range(11)]
+    pq.write_table(pa.table({"image": images, "label": [str(row + 1) for row in range(11)]}), root / "test.parquet")
+    return root
+
+
+def numbered_labels(root: Path) -> Path:
+    """Classes 1 to 11 as `datasets` makes them of folders: in the order of the texts."""
+    root.mkdir(parents=True)
+    names = sorted(str(row + 1) for row in range(11))
+    images = [{"bytes": _png(row), "path": None} for row in range(11)]
+    table = pa.table({"image": images, "label": [names.index(str(row + 1)) for row in range(11)]})
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+    pq.write_table(_with_features(table, features), root / "test.parquet")
+    return root
+
+
 def parquet(root: Path) -> Path:
     (root / "data").mkdir(parents=True)
     pq.write_table(_labelled_table(range(15)), root / "data/test-00000-of-00002.parquet", row_group_size=4)

@@ -26,6 +26,8 @@ from tests.recipe.evaluate.imports.original_pixels import (
 )
 from tests.recipe.evaluate.imports.original_tables import (
     arrow,
+    numbered_labels,
+    numbered_texts,
     parquet,
     parquet_captions,
     parquet_winogavil,
@@ -43,6 +45,13 @@ def trust_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def image_folder(root: Path) -> Path:
     for row in range(IMAGES):
         save(root / "test" / f"{COLOURS[row % 6]}_thing" / f"{row:03d}.{('png', 'jpg', 'bmp')[row % 3]}", row)
+    return root
+
+
+def numbered_folders(root: Path) -> Path:
+    """Classes 1 to 11."""
+    for row in range(11):
+        save(root / "test" / str(row + 1) / "a.png", row)
     return root
 
 
@@ -283,7 +292,7 @@ ORIGINALS: dict[str, Callable[[Path], Path]] = {
         image_folder, cifar10, cifar100, mnist, fashion_mnist, kmnist, stl10, svhn, usps, pcam, fer2013, gtsrb, food101,
         dtd, pets, flowers, cars, fgvc_aircraft, sun397, eurosat, country211, renderedsst2, caltech101, imagenet1k,
         coco, karpathy, flickr, vqav2, snli_ve, sugar_crepe, winoground, camelyon17, iwildcam, fmow, parquet, arrow,
-        parquet_captions, parquet_winoground, parquet_winogavil,
+        parquet_captions, parquet_winoground, parquet_winogavil, numbered_folders, numbered_texts, numbered_labels,
     )
 }  # fmt: skip
 """Layout -> writes a small original below a folder and says what to import: the folder, or its annotation file."""

@@ -386,3 +386,22 @@ def test_texts_when_files_are_given_are_those(tmp_path: Path) -> None:
         f"{tmp_path}/names.txt",
         f"{tmp_path}/templates.txt",
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("numbered_folders", list(range(11))),
+        ("numbered_texts", list(range(11))),
+        ("numbered_labels", [0, *range(3, 11), 1, 2]),
+    ],
+)
+def test_class_names_when_classes_are_numbered_are_taken_in_the_order_of_the_numbers(
+    tmp_path: Path, name: str, numbers: list[int]
+) -> None:
+    (tmp_path / "names.txt").write_text("".join(f"flower {row}\n" for row in range(11)))
+    output, _ = imported(tmp_path, name, "--class-names", f"{tmp_path}/names.txt")
+    names = (output / "classnames.txt").read_text().splitlines()
+    by_row = {drawn_row(sample): int(sample.members["cls"]) for sample in samples_of(output)}
+    assert [by_row[row] for row in range(11)] == numbers
+    assert [names[by_row[row]] for row in range(11)] == [f"flower {row}" for row in range(11)]
