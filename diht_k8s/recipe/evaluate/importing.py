@@ -42,6 +42,8 @@ DATASET_TYPE: Final = "dataset_type.txt"
 FIXED_FILES: Final = (CLASS_NAMES, TEMPLATES, DATASET_TYPE, "test/nshards.txt")
 TYPES: Final = {"Classification": "classification", "MultiLabel": "multilabel", "AnswerRanking": "questions"}
 """What dataset_type.txt says; all others are `retrieval`, as images with captions are in clip-benchmark."""
+BYTE_ORDER_MARK: Final = "\ufeff"
+"""With which editors of Windows begin a file."""
 
 Json = dict[str, Any]
 
@@ -126,7 +128,8 @@ def class_names_for(source: RecordSource, plan: BenchmarkImport, storage: Storag
     """
     own = SourcedTexts(list(source.class_names), "the data set" if source.class_names else "")
     if plan.class_names is not None:
-        lines = [line.strip() for line in storage.read_text(plan.class_names).rstrip().splitlines()]
+        text = storage.read_text(plan.class_names).removeprefix(BYTE_ORDER_MARK)
+        lines = [line.strip() for line in text.rstrip().splitlines()]
         has_classes = bool(own.lines) and source.type in WITH_CLASSES
         if has_classes and len(lines) != len(own.lines):
             raise UserError(
@@ -145,7 +148,7 @@ def templates_for(source: RecordSource, plan: BenchmarkImport, storage: Storage)
         UserError: a template has no place for the class name.
     """
     if plan.templates is not None:
-        lines = read_templates(storage, plan.templates)
+        lines = [line.removeprefix(BYTE_ORDER_MARK).strip() for line in read_templates(storage, plan.templates)]
         if not lines or any("{c}" not in line and "{}" not in line for line in lines):
             raise UserError(f"{plan.templates} needs one template a line, each with {{c}} for the class name")
         return SourcedTexts([line.replace("{}", "{c}") for line in lines], plan.templates)

@@ -374,9 +374,10 @@ def test_import_when_no_image_of_a_shard_can_be_used_is_an_error_of_the_data(
     assert not list((tmp_path / "out").rglob("*.tar"))
 
 
-def test_texts_when_files_are_given_are_those(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("".join(f"word {n}\n" for n in range(6)))
-    (tmp_path / "templates.txt").write_text("a {c}\nthe {}\n")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_texts_when_files_are_given_are_those(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "names.txt").write_text("".join(f"word {n}\n" for n in range(6)), encoding)
+    (tmp_path / "templates.txt").write_text("a {c}\nthe {}\n", encoding)
     output, marker = imported(
         tmp_path, "pets", "--class-names", f"{tmp_path}/names.txt", "--templates", f"{tmp_path}/templates.txt"
     )
