@@ -136,7 +136,11 @@ def _winoground(table: Table) -> Any:
                 if start <= 2 * number + side < stop:
                     meta = {"group": number, "uid": f"{number}-{side}"}
                     image, caption = row[f"image_{side}"], row[f"caption_{side}"]
-                    yield ImageRecord(_place(table, number), _image(image, table), captions=(caption,), meta=meta)
+                    is_text = isinstance(caption, str)
+                    yield ImageRecord(
+                        _place(table, number), _image(image, table), captions=(caption,) if is_text else (), meta=meta,
+                        problem=None if is_text else "caption_no_text",
+                    )  # fmt: skip
 
     return read
 

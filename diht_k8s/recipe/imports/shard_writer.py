@@ -67,8 +67,10 @@ def pack_for_benchmark(record: ImageRecord) -> Packed:
     """One sample a record, with its class and all its captions.
 
     Raises:
-        BadImageError: the image cannot be used.
+        BadImageError: the record or its image cannot be used.
     """
+    if record.problem is not None:
+        raise BadImageError(record.problem)
     return [_members(record, *encode_image(record))]
 
 
@@ -153,10 +155,19 @@ def _members(record: ImageRecord, suffix: str, image: bytes) -> dict[str, bytes]
     if record.label is not None:
         members["cls"] = str(record.label).encode()
     if record.captions:
-        members["txt"] = "\n".join(" ".join(caption.split()) for caption in record.captions).encode()
+        captions = "\n".join(" ".join(caption.split()) for caption in record.captions)
+        members["txt"] = _utf8(captions, "caption_not_utf8")
     if record.meta:
-        members["json"] = json.dumps(record.meta, ensure_ascii=False, sort_keys=True).encode()
+        members["json"] = _utf8(json.dumps(record.meta, ensure_ascii=False, sort_keys=True), "json_unreadable")
     return members
+
+
+def _utf8(text: str, problem: str) -> bytes:
+    """A text as a shard holds it; lone surrogates stand for bytes that are no UTF-8, or for half a character."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise BadImageError(problem) from error
 
 
 def _empty(facts: ShardFacts, source: RecordSource, start: int, stop: int) -> EmptyShardError:

@@ -94,6 +94,15 @@ def parquet_winoground(root: Path) -> Path:
     return root
 
 
+def parquet_winoground_without_a_caption(root: Path) -> Path:
+    table = pq.read_table(parquet_winoground(root) / "test.parquet")
+    captions = [None, *table["caption_1"].to_pylist()[1:]]
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("caption_1"), "caption_1", [captions]), root / "test.parquet"
+    )
+    return root
+
+
 def parquet_winogavil(root: Path) -> Path:
     root.mkdir(parents=True)
     sets = [[f"image{(3 * row + place) % IMAGES}" for place in range(5)] for row in range(10)]

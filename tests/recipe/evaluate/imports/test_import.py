@@ -24,6 +24,7 @@ from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.drawings import IMAGES, drawing, two_captions
 from tests.recipe.evaluate.imports.original_pixels import FER_EMOTIONS
+from tests.recipe.evaluate.imports.original_tables import parquet_winoground_without_a_caption
 from tests.recipe.evaluate.imports.originals import ORIGINALS
 from tests.recipe.evaluate.small_run import COLOURS
 
@@ -331,6 +332,45 @@ def test_import_when_images_are_bad_counts_them_by_reason_with_an_example(
     for part in ("1 picture_missing, for example", "1 picture_empty", "2 picture_unreadable, for example", "007.jpg"):
         assert part in said
     assert [sample.key for sample in samples_of(tmp_path / "out")][2:5] == ["s0000002", "s0000004", "s0000006"]
+
+
+def latin_tokens(folder: Path) -> Path:
+    for row in range(3):
+        originals.save(folder / f"{row}.jpg", row)
+    lines = ["0.jpg#0\ta dog", "1.jpg#0\ta caf\xe9", "1.jpg#1\ta table", "2.jpg#0\ta cat"]
+    (folder / "results_20130124.token").write_text("\n".join(lines), encoding="latin-1")
+    return folder / "results_20130124.token"
+
+
+def with_half_an_emoji(name: str, text: str) -> Callable[[Path], Path]:
+    """An annotation file in which half of a surrogate pair stands at the end of some texts."""
+
+    def make(folder: Path) -> Path:
+        source = ORIGINALS[name](folder)
+        source.write_text(source.read_text().replace(text, f"{text}\\ud83d"))
+        return source
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "bad"),
+    [
+        (latin_tokens, {"caption_not_utf8": 1}),
+        (with_half_an_emoji("coco", "a red thing, number 6"), {"caption_not_utf8": 1}),
+        (with_half_an_emoji("vqav2", "colour is it? (2)"), {"json_unreadable": 1}),
+        (parquet_winoground_without_a_caption, {"caption_no_text": 1}),
+    ],
+    ids=["Latin-1", "half an emoji in a caption", "half an emoji in a question", "no caption"],
+)
+def test_import_when_no_text_can_hold_a_caption_counts_its_image(
+    tmp_path: Path, make: Callable[[Path], Path], bad: dict[str, int]
+) -> None:
+    source = make(tmp_path / "in")
+    assert main(["benchmarks", "import", str(source), str(tmp_path / "out")]) == 0
+    marker = json.loads((tmp_path / "out/COMMITTED.json").read_text())
+    assert {reason: each["count"] for reason, each in marker["bad"].items()} == bad
+    assert len(samples_of(tmp_path / "out")) == marker["images"] > 1
 
 
 def test_import_when_a_folder_holds_other_files_and_links_accounts_for_all(
