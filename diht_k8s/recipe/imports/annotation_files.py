@@ -61,15 +61,15 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         return list(rows)
 
 
-def text_of(entry: Mapping[str, Any], key: str, path: Path) -> str:
+def text_of(entry: Any, key: str, path: Path) -> str:
     """A text of an annotation.
 
     Raises:
-        DataError: it is missing or no text.
+        DataError: it is missing or no text, or the annotation is no object.
     """
-    value = entry.get(key)
+    value = entry.get(key) if isinstance(entry, Mapping) else None
     if not isinstance(value, str):
-        raise DataError(f"{path}: an entry has no text {key} ({str(dict(entry))[:80]}): fetch the file again")
+        raise DataError(f"{path}: an entry has no text {key} ({repr(entry)[:80]}): fetch the file again")
     return value
 
 

@@ -21,7 +21,8 @@ ANSWERS_FILE: Final = ("questions", "annotations")
 def is_vqa(document: Any) -> bool:
     """Whether a JSON document holds VQAv2's questions."""
     listed_questions = document.get("questions") if isinstance(document, Mapping) else None
-    return isinstance(listed_questions, list) and "question_id" in next(iter(listed_questions), {})
+    first = next(iter(listed_questions), None) if isinstance(listed_questions, list) else None
+    return isinstance(first, Mapping) and "question_id" in first
 
 
 def is_sugar_crepe(document: Any) -> bool:
@@ -34,38 +35,71 @@ def read_vqa(path: Path, document: Any, options: ReaderOptions) -> RecordSource:
     """VQAv2: questions with the answers of ten people. The commonest answers of the file are the candidates.
 
     Raises:
-        UserError: the answers or the images are not found.
+        UserError: the answers or the images are not found, or an entry lacks a field.
         DataError: a question has no answers.
     """
     answers_path = options.annotations or _answers_beside(path)
-    answers = {
-        entry["question_id"]: [text_of(given, "answer", answers_path) for given in entry.get("answers", [])]
-        for entry in read_json(answers_path).get("annotations", [])
-    }
+    answers: dict[int | str, list[str]] = {}
+    for entry in _entries(read_json(answers_path), "annotations", answers_path):
+        given = entry.get("answers", [])
+        if not isinstance(given, list):
+            raise _lacks(entry, "annotations", "list answers", answers_path)
+        answers[_question(entry, "annotations", answers_path)] = [
+            text_of(each, "answer", answers_path) for each in given
+        ]
     subtype = document.get("data_subtype", "val2014")
-    by_image: dict[Any, list[dict[str, Any]]] = {}
-    for entry in document["questions"]:
-        given = answers.get(entry.get("question_id"))
-        if not given:
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for entry in _entries(document, "questions", path):
+        number = _question(entry, "questions", path)
+        if not (given := answers.get(number)):
             raise DataError(
-                f"question {entry.get('question_id')} of {path} has no answers in {answers_path}: name the file of the "
-                "same split by --annotations"
+                f"question {number} of {path} has no answers in {answers_path}: name the file of the same split by --annotations"
             )
-        by_image.setdefault(entry.get("image_id"), []).append(
-            {"question": text_of(entry, "question", path), "answers": given}
-        )
+        question = {"question": text_of(entry, "question", path), "answers": given}
+        by_image.setdefault(_image(entry, path), []).append(question)
     if not by_image:
         raise DataError(f"{path} has no questions: fetch it again")
     said = Counter(answer for asked in by_image.values() for each in asked for answer in each["answers"])
     commonest = sorted(said, key=lambda answer: (-said[answer], answer))[: options.candidates]
     asked = [each for questions in by_image.values() for each in questions]
     covered = sum(any(answer in set(commonest) for answer in each["answers"]) for each in asked)
-    names = [(f"COCO_{subtype}_{int(image):012d}.jpg", by_image[image]) for image in sorted(by_image)]
+    names = [(f"COCO_{subtype}_{image:012d}.jpg", by_image[image]) for image in sorted(by_image)]
     note = (
         f"the {len(commonest)} commonest answers are the candidates; {covered} of {len(asked)} questions "
         f"({100 * covered / len(asked):.1f} %) have a right one among them"
     )
     return _source("vqav2", path, options, names, tuple(commonest), note)
+
+
+def _entries(document: Any, name: str, path: Path) -> list[Mapping[str, Any]]:
+    """The entries of one of VQAv2's files."""
+    listed = document.get(name) if isinstance(document, Mapping) else None
+    if not isinstance(listed, list):
+        raise UserError(
+            f"{path} has no list {name}, as VQAv2's files have: name another file, the answers' by --annotations"
+        )
+    if (other := next((entry for entry in listed if not isinstance(entry, Mapping)), None)) is not None:
+        raise UserError(f"{path}: an entry of {name} is no object ({repr(other)[:80]}): fetch the file again")
+    return listed
+
+
+def _question(entry: Mapping[str, Any], listed: str, path: Path) -> int | str:
+    value = entry.get("question_id")
+    if not isinstance(value, int | str):
+        raise _lacks(entry, listed, "question_id", path)
+    return value
+
+
+def _image(entry: Mapping[str, Any], path: Path) -> int:
+    """The number of an image of COCO, which a text may hold."""
+    value = entry.get("image_id")
+    if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):
+        return int(value)
+    raise _lacks(entry, "questions", "whole number image_id", path)
+
+
+def _lacks(entry: Mapping[str, Any], listed: str, what: str, path: Path) -> UserError:
+    return UserError(f"{path}: an entry of {listed} has no {what} ({repr(entry)[:80]}): fetch the file again")
 
 
 def read_snli_ve(path: Path, options: ReaderOptions) -> RecordSource:

@@ -115,6 +115,29 @@ def folder_of(name: str) -> Callable[[Path], str]:
     return make
 
 
+def vqa_changed(file: str, change: Callable[[Any], Any]) -> Callable[[Path], str]:
+    """VQAv2 with another content of one of its files."""
+
+    def make(folder: Path) -> str:
+        source = originals.vqav2(folder / "in")
+        path = next((folder / "in").glob(f"*{file}.json"))
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+        return str(source)
+
+    return make
+
+
+def entry_changed(listed: str, **fields: Any) -> Callable[[Any], Any]:
+    """Another last entry of a list; a field that is None is gone."""
+
+    def change(document: Any) -> Any:
+        entry = {**document[listed][-1], **fields}
+        document[listed][-1] = {name: value for name, value in entry.items() if value is not None}
+        return document
+
+    return change
+
+
 def other_file(folder: Path) -> str:
     (folder / "a.json").write_text('{"a": 1}')
     return str(folder / "a.json")
@@ -407,6 +430,16 @@ def test_sets_without_class_names_are_warned_of_on_stderr_and_on_the_page(
         (flat, [], 64, "flat has no folders: an ImageFolder has one for each class"),
         (without_images, [], 64, "name the folder of the images by --images"),
         (without_answers, [], 64, "name their file by --annotations"),
+        (vqa_changed("annotations", lambda document: document["annotations"]), [], 64, "annotations.json has no list annotations"),
+        (vqa_changed("annotations", lambda document: {"annotations": {}}), [], 64, "annotations.json has no list annotations"),
+        (vqa_changed("annotations", lambda document: {"annotations": ["red"]}), [], 64, "annotations.json: an entry of annotations is no object"),
+        (vqa_changed("annotations", entry_changed("annotations", question_id=None)), [], 64, "annotations.json: an entry of annotations has no question_id"),
+        (vqa_changed("annotations", entry_changed("annotations", question_id=[1])), [], 64, "annotations.json: an entry of annotations has no question_id"),
+        (vqa_changed("annotations", entry_changed("annotations", answers="red")), [], 64, "annotations.json: an entry of annotations has no list answers"),
+        (vqa_changed("questions", entry_changed("questions", question_id=None)), [], 64, "questions.json: an entry of questions has no question_id"),
+        (vqa_changed("questions", entry_changed("questions", image_id="abc")), [], 64, "questions.json: an entry of questions has no whole number image_id"),
+        (vqa_changed("annotations", entry_changed("annotations", answers=["red"])), [], 65, "an entry has no text answer ('red')"),
+        (vqa_changed("questions", lambda document: {"questions": [5]}), [], 64, "is not a file of coco-captions, karpathy, vqav2"),
         (damaged_parquet, [], 65, "test-00000-of-00002.parquet cannot be read ("),
         (several_configs(BUSES), [], 64, "in/vehicles are several data sets (they differ in the features of label): name one of them"),
         (several_configs({"image": {}, "plate": {}}), [], 64, "in/vehicles are several data sets (they differ in the columns label, plate): name one of them"),
