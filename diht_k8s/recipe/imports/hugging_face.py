@@ -92,7 +92,7 @@ def _labelled(table: Table, options: ReaderOptions, image: str, label: str) -> R
     def read(start: int, stop: int) -> Iterator[ImageRecord]:
         for number, row in enumerate(table.rows([image, label], start, stop), start=start):
             value = row[label]
-            number_or = number_of[value] if isinstance(value, str) else value
+            number_or = number_of[value] if isinstance(value, str) else int(value)  # of a truth value, too
             yield ImageRecord(_place(table, number), _image(row[image], table), label=number_or)
 
     plain = tuple(str(name).replace("_", " ") for name in names)

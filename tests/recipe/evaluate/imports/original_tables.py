@@ -58,6 +58,14 @@ def numbered_labels(root: Path) -> Path:
     return root
 
 
+def yes_or_no(root: Path) -> Path:
+    """Two classes as truth values."""
+    root.mkdir(parents=True)
+    images = [{"bytes": _png(row), "path": None} for row in range(IMAGES)]
+    pq.write_table(pa.table({"image": images, "label": [row % 2 == 1 for row in range(IMAGES)]}), root / "test.parquet")
+    return root
+
+
 def parquet(root: Path) -> Path:
     (root / "data").mkdir(parents=True)
     pq.write_table(_labelled_table(range(15)), root / "data/test-00000-of-00002.parquet", row_group_size=4)

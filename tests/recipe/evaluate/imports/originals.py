@@ -32,6 +32,7 @@ from tests.recipe.evaluate.imports.original_tables import (
     parquet_captions,
     parquet_winogavil,
     parquet_winoground,
+    yes_or_no,
 )
 from tests.recipe.evaluate.small_run import COLOURS
 
@@ -293,6 +294,7 @@ ORIGINALS: dict[str, Callable[[Path], Path]] = {
         dtd, pets, flowers, cars, fgvc_aircraft, sun397, eurosat, country211, renderedsst2, caltech101, imagenet1k,
         coco, karpathy, flickr, vqav2, snli_ve, sugar_crepe, winoground, camelyon17, iwildcam, fmow, parquet, arrow,
         parquet_captions, parquet_winoground, parquet_winogavil, numbered_folders, numbered_texts, numbered_labels,
+        yes_or_no,
     )
 }  # fmt: skip
 """Layout -> writes a small original below a folder and says what to import: the folder, or its annotation file."""

@@ -68,6 +68,7 @@ LABELS: dict[str, Callable[[int], int]] = {
     "fmow": by_name,
     "parquet": by_number(6),
     "arrow": by_number(6),
+    "yes_or_no": by_number(2),
 }
 """Layout -> class of the image that was drawn as number `row`."""
 CAPTIONED = ("coco", "karpathy", "flickr", "parquet_captions")
