@@ -48,9 +48,7 @@ def read_image_folder(folder: Path, options: ReaderOptions, *, named: bool = Tru
         UserError: the split is missing, there are no class folders, they hold no images, or they look like no classes.
     """
     root, roots = split_folder(folder, options.split), options.roots(folder)
-    classes = class_order(
-        entry.name for entry in root.iterdir() if os.path.isdir(entry) and not entry.name.startswith(".")
-    )
+    classes = class_order(_folders(root))
     if not classes:
         raise UserError(f"{root} has no folders: an ImageFolder has one for each class, CLASS/IMAGE.jpg")
     found, label_of = walk(root, roots), {name: label for label, name in enumerate(classes)}
@@ -108,7 +106,13 @@ def split_folder(folder: Path, split: str) -> Path:
     """
     if (folder / split).is_dir():
         return folder / split
-    others = sorted(entry.name for entry in folder.iterdir() if os.path.isdir(entry) and entry.name.lower() in SPLITS)
-    if others:
+    names = _folders(folder)
+    others = [name for name in names if name.lower() in SPLITS]
+    is_class = len(others) == 1 < len(names) and not _folders(folder / others[0])  # as CIFAR-100's `train` is one
+    if others and not is_class:
         raise UserError(f"{folder} has no split {split}: choose one by --split ({', '.join(others)})")
     return folder
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if os.path.isdir(entry) and not entry.name.startswith("."))

@@ -93,7 +93,7 @@ TORCHVISION_SETS: Final = {
         "FGVCAircraft", ("fgvc-aircraft-2013b",), _splits("train", "val", "trainval", "test"), "fgvc_aircraft"
     ),
     "sun397": TorchvisionSet("SUN397", ("SUN397",), _ALL, "sun397", replaced="_/"),
-    "eurosat": TorchvisionSet("EuroSAT", ("eurosat",), _ALL, "eurosat", inside={"2750": "eurosat"}),
+    "eurosat": TorchvisionSet("EuroSAT", ("eurosat",), _ALL, "eurosat", inside={"2750/AnnualCrop": "eurosat"}),
     "country211": TorchvisionSet("Country211", ("country211",), _splits("train", "valid", "test"), "country211"),
     "renderedsst2": TorchvisionSet("RenderedSST2", ("rendered-sst2",), _splits("train", "val", "test"), "renderedsst2"),
     "pcam": TorchvisionSet("PCAM", ("pcam",), _splits("train", "val", "test"), "pcam", digits=2,

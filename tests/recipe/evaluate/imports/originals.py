@@ -138,9 +138,15 @@ def sun397(root: Path) -> Path:
     return root
 
 
+EUROSAT = (
+    "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop", "Residential",
+    "River", "SeaLake",
+)  # fmt: skip
+
+
 def eurosat(root: Path) -> Path:
     for row in range(IMAGES):
-        save(root / "eurosat/2750" / f"Land{row % 10}" / f"{row}.jpg", row)
+        save(root / "eurosat/2750" / EUROSAT[row % 10] / f"{row}.jpg", row)
     return root
 
 

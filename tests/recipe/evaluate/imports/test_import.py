@@ -141,6 +141,25 @@ def test_import_when_a_folder_has_the_name_of_a_set_but_class_folders_reads_thos
     assert open_benchmark(source, None, ReaderOptions()).kind == "fer2013"
 
 
+@pytest.mark.parametrize(
+    ("paths", "classes"),
+    [
+        (["2749/a/0.jpg", "2750/a/1.jpg", "2750/b/2.jpg", "2751/c/3.jpg"], ("2749", "2750", "2751")),
+        (["bus/0.jpg", "car/1.jpg", "train/2.jpg"], ("bus", "car", "train")),
+        (["test/bus/0.jpg", "test/train/1.jpg", "train/bus/2.jpg"], ("bus", "train")),
+    ],
+    ids=["EuroSAT's folder", "a class named train", "splits with such a class"],
+)
+def test_import_when_a_class_is_named_as_parts_of_other_layouts_are_reads_all_classes(
+    tmp_path: Path, paths: list[str], classes: tuple[str, ...]
+) -> None:
+    for row, path in enumerate(paths):
+        originals.save(tmp_path / path, row)
+    source = open_benchmark(tmp_path, None, ReaderOptions())
+    found = (source.kind, source.class_names, {record.label for record in source.read(0, source.total)})
+    assert found == ("image-folder", classes, {*range(len(classes))})
+
+
 @pytest.mark.parametrize("name", CAPTIONED)
 def test_import_when_images_have_captions_keeps_all_of_them(tmp_path: Path, name: str) -> None:
     output, marker = imported(tmp_path, name)

@@ -42,6 +42,15 @@ def only_train(folder: Path) -> str:
     return str(folder / "in")
 
 
+def images_in(*paths: str) -> Callable[[Path], str]:
+    def make(folder: Path) -> str:
+        for row, path in enumerate(paths):
+            originals.save(folder / "in" / path, row)
+        return str(folder / "in")
+
+    return make
+
+
 def flat(folder: Path) -> str:
     originals.save(folder / "flat/a.jpg", 0)
     return str(folder / "flat")
@@ -427,6 +436,11 @@ def test_sets_without_class_names_are_warned_of_on_stderr_and_on_the_page(
         (lambda folder: str(folder / "nothing"), [], 64, "nothing does not exist: name the folder"),
         (empty, [], 64, "empty is empty: name the folder into which"),
         (only_train, [], 64, "has no split test: choose one by --split (train)"),
+        (images_in("train/a/0.jpg", "train/b/1.jpg", "more/2.jpg"), [], 64, "has no split test: choose one by --split (train)"),
+        (images_in("train/0.jpg"), [], 64, "has no split test: choose one by --split (train)"),
+        (images_in("train/a/0.jpg", "train/b/1.jpg", "test/2.jpg"), [], 64, "in/test has no folders: an ImageFolder has one"),
+        (images_in("bus/0.jpg", "car/1.jpg", "test/2.jpg"), [], 64, "in/test has no folders: an ImageFolder has one"),
+        (images_in("train/0.jpg", "val/1.jpg", "more/2.jpg"), [], 64, "has no split test: choose one by --split (train, val)"),
         (flat, [], 64, "flat has no folders: an ImageFolder has one for each class"),
         (without_images, [], 64, "name the folder of the images by --images"),
         (without_answers, [], 64, "name their file by --annotations"),
