@@ -124,7 +124,7 @@ def class_names_for(source: RecordSource, plan: BenchmarkImport, storage: Storag
     """The names given, else a package's if they are as many as the classes, else those of the data set.
 
     Raises:
-        UserError: names are given and their number is not that of the classes.
+        UserError: names are given and their number is not that of the classes, or the data set's own are no UTF-8.
     """
     own = SourcedTexts(list(source.class_names), "the data set" if source.class_names else "")
     if plan.class_names is not None:
@@ -138,7 +138,19 @@ def class_names_for(source: RecordSource, plan: BenchmarkImport, storage: Storag
             )
         return SourcedTexts(in_places(own.lines, lines) if has_classes else lines, plan.class_names)
     found = packaged_names(source.texts) if source.texts is not None else None
-    return SourcedTexts(*found) if found is not None and len(found[0]) == len(own.lines) else own
+    if found is not None and len(found[0]) == len(own.lines):
+        return SourcedTexts(*found)
+    if (broken := next((n for n, name in enumerate(own.lines) if not _is_utf8(name)), None)) is not None:
+        raise UserError(
+            f"class {broken} of the data set has a name that is no UTF-8 ({own.lines[broken]!a}): give names by "
+            "--class-names"
+        )
+    return own
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text holds no lone surrogates, which stand for other bytes or for half a character."""
+    return text == text.encode(errors="ignore").decode()
 
 
 def templates_for(source: RecordSource, plan: BenchmarkImport, storage: Storage) -> SourcedTexts:

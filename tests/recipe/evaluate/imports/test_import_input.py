@@ -527,6 +527,16 @@ def test_class_names_when_they_are_too_few_say_how_many_are_needed(
     assert "has 2 names, but the data set has 6 classes" in capsys.readouterr().err
 
 
+def test_class_names_when_a_folder_has_one_in_latin_1_ask_for_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["benchmarks", "import", images_in("caf\udce9/0.jpg", "pub/1.jpg")(tmp_path), str(tmp_path / "out")]
+    assert main(command) == 64
+    assert "class 0 of the data set has a name that is no UTF-8 ('caf\\udce9'): give names" in capsys.readouterr().err
+    (tmp_path / "names.txt").write_text("café\npub\n")
+    assert main([*command, "--class-names", str(tmp_path / "names.txt")]) == 0
+
+
 @pytest.mark.parametrize("lines", ["", "a photo\n", "a {c}\na photo\n", "a photo\na {}\n"])
 def test_templates_when_a_line_has_no_place_for_the_name_are_refused(
     tmp_path: Path, lines: str, capsys: pytest.CaptureFixture[str]
