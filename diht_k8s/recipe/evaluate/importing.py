@@ -6,7 +6,7 @@ and last COMMITTED.json. Each finished shard has a record in OUTPUT/import, so t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,7 +23,6 @@ from diht_k8s.recipe.evaluate.class_texts import (
     read_templates,
 )
 from diht_k8s.recipe.imports.account import seen_json, seen_units, settle
-from diht_k8s.recipe.imports.class_order import in_places
 from diht_k8s.recipe.imports.records import RecordSource
 from diht_k8s.recipe.imports.resumable_import import (
     MARKER,
@@ -136,7 +135,7 @@ def class_names_for(source: RecordSource, plan: BenchmarkImport, storage: Storag
                 f"{plan.class_names} has {len(lines)} names, but the data set has {len(own.lines)} classes: give one "
                 "name a line, in the order of the class numbers"
             )
-        return SourcedTexts(in_places(own.lines, lines) if has_classes else lines, plan.class_names)
+        return SourcedTexts(_in_places(own.lines, lines) if has_classes else lines, plan.class_names)
     found = packaged_names(source.texts) if source.texts is not None else None
     if found is not None and len(found[0]) == len(own.lines):
         return SourcedTexts(*found)
@@ -146,6 +145,13 @@ def class_names_for(source: RecordSource, plan: BenchmarkImport, storage: Storag
             "--class-names"
         )
     return own
+
+
+def _in_places(names: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Given names, each in the place of its class: where a data set's own names are numbers, sorted as texts or not, in their order."""
+    numbered = all(map(str.isdecimal, names))
+    places = sorted(range(len(names)), key=lambda place: int(names[place])) if numbered else range(len(names))
+    return [name for _, name in sorted(zip(places, given, strict=True))]
 
 
 def _is_utf8(text: str) -> bool:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.recipe.imports.class_order import class_order
 from diht_k8s.recipe.imports.hugging_face_tables import Table, open_table
 from diht_k8s.recipe.imports.records import (
     ImageRecord,
@@ -56,9 +55,9 @@ def read_hugging_face(path: Path, options: ReaderOptions) -> RecordSource:
 
 def _source(
     table: Table, options: ReaderOptions, kind: str, task: str, total: int, read: Any,
-    class_names: tuple[str, ...] = (), notes: tuple[str, ...] = (), order: Sequence[str] = (),
+    class_names: tuple[str, ...] = (), notes: tuple[str, ...] = (),
 ) -> RecordSource:  # fmt: skip
-    marks = fingerprint([kind, options.split, table.total, file_stats(table.files), *order])
+    marks = fingerprint([kind, options.split, table.total, file_stats(table.files)])
     return RecordSource(kind, task, total, read, marks, class_names, notes=notes)
 
 
@@ -76,9 +75,8 @@ def _labelled(table: Table, options: ReaderOptions, image: str, label: str) -> R
     notes: list[str] = []
     names = table.features.get(label, {}).get("names") if isinstance(table.features.get(label), dict) else None
     values = [row[label] for row in table.rows([label])]
-    is_text = all(isinstance(value, str) for value in values)
-    if is_text:
-        names = class_order(set(values))
+    if all(isinstance(value, str) for value in values):
+        names = sorted(set(values))
     elif any(not isinstance(value, int) or value < 0 for value in values):
         raise UserError(
             f"{table.files[0]}: column {label} of split {options.split} does not hold classes from 0 "
@@ -96,8 +94,7 @@ def _labelled(table: Table, options: ReaderOptions, image: str, label: str) -> R
             yield ImageRecord(_place(table, number), _image(row[image], table), label=number_or)
 
     plain = tuple(str(name).replace("_", " ") for name in names)
-    order = names if is_text and names != sorted(names) else ()  # else an import that numbered them as texts would stay
-    return _source(table, options, "hugging-face", "Classification", table.total, read, plain, tuple(notes), order)
+    return _source(table, options, "hugging-face", "Classification", table.total, read, plain, tuple(notes))
 
 
 def _captioned(table: Table, image: str, caption: str) -> Any:

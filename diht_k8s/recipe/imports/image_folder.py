@@ -1,7 +1,4 @@
-"""ImageFolder: a folder for each class, with its images in it or below it. Classes are the sorted folder names.
-
-Names that are all whole numbers are sorted as such: torchvision, which sorts texts, would number class 10 before class 2.
-"""
+"""ImageFolder: a folder for each class, with its images in it or below it. Classes are the sorted folder names."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.imports.class_order import class_order
 from diht_k8s.recipe.imports.folder_walk import walk
 from diht_k8s.recipe.imports.records import (
     ImageRecord,
@@ -48,7 +44,7 @@ def read_image_folder(folder: Path, options: ReaderOptions, *, named: bool = Tru
         UserError: the split is missing, there are no class folders, they hold no images, or they look like no classes.
     """
     root, roots = split_folder(folder, options.split), options.roots(folder)
-    classes = class_order(_folders(root))
+    classes = _folders(root)
     if not classes:
         raise UserError(f"{root} has no folders: an ImageFolder has one for each class, CLASS/IMAGE.jpg")
     found, label_of = walk(root, roots), {name: label for label, name in enumerate(classes)}
