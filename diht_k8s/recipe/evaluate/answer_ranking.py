@@ -26,6 +26,7 @@ from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_interval
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.prompts import ANSWER, QUESTION, ensemble_prompts
 from diht_k8s.recipe.evaluate.results import Measured, per_image_of
+from diht_k8s.recipe.evaluate.similarity import query_scores
 from diht_k8s.recipe.evaluate.soundness import TextEncoder
 
 FULL_AGREEMENT: Final = 3
@@ -135,7 +136,7 @@ def _scores(
         options_OD = ensemble_prompts(encode(texts), len(texts) // len(templates))
         start = 0
         for row, number in block:
-            scores.append(options_OD[start : start + number] @ images.features_ND[row])
+            scores.append(query_scores(options_OD[start : start + number], images.features_ND[row]))
             start += number
         block.clear()
         texts.clear()

@@ -23,6 +23,7 @@ from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.few_shot import balanced_accuracy, curve_json, few_shot_curve
 from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
 from diht_k8s.recipe.evaluate.results import Measured, per_image_of
+from diht_k8s.recipe.evaluate.similarity import similarity
 from diht_k8s.recipe.evaluate.soundness import TextEncoder
 from diht_k8s.recipe.report.per_image import PerImage
 
@@ -90,7 +91,7 @@ def classify(
     if (highest := int(labels_N.max())) >= len(names):
         raise DataError(f"an image has class {highest}, but there are {len(names)} class names (0 to {len(names) - 1})")
     classes_CD = ensemble_prompts(encode(prompts(names, templates)), len(names))
-    scores_NC = labelled.features_ND @ classes_CD.T
+    scores_NC = similarity(labelled.features_ND, classes_CD)
     figures = classification(scores_NC, labels_N, np.random.default_rng(seed))
     result: Json = {
         "pictures": len(labels_N),

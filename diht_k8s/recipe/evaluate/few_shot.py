@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diht_k8s.recipe.evaluate.probe_solver import Array, Problems, Solution, solve
+from diht_k8s.recipe.evaluate.similarity import similarity
 
 DELTAS: Final = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Radius of W, in units of the root mean square norm of a class' zero-shot weights."""
@@ -148,7 +149,7 @@ def _draw(
     probe = solve(task.shots_SR, task.labels_S, task.prior_SC, ball)
     scratch = solve(task.shots_SR, task.labels_S, nothing.prior_SC, _unbounded(counts_1S, np.array([penalty])))
     pulled = solve(task.shots_SR, task.labels_S, task.prior_SC, _unbounded(counts_1S, np.array([pull])))
-    tests_TR, prior_TC = tests_TD @ task.basis_DR, tests_TD @ zero_shot_CD.T
+    tests_TR, prior_TC = tests_TD @ task.basis_DR, similarity(tests_TD, zero_shot_CD)
 
     def accuracy(solution: Solution, prior_TC: Array | float) -> float:
         scores_TC = tests_TR @ solution.weights_PDC[0] + solution.bias_PC[0] + prior_TC

@@ -23,6 +23,7 @@ from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_interval
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.prompts import ARTICLE, ensemble_prompts, fill
 from diht_k8s.recipe.evaluate.results import Measured
+from diht_k8s.recipe.evaluate.similarity import query_scores
 from diht_k8s.recipe.evaluate.soundness import TextEncoder
 from diht_k8s.recipe.report.per_image import PerImage
 
@@ -157,7 +158,7 @@ def choose_captions(
     for number, row in enumerate(asked):
         item = images.items[row]
         stop = start + len(item.captions)
-        hits.append(choice_hit(texts_MD[start:stop] @ images.features_ND[row]))
+        hits.append(choice_hit(query_scores(texts_MD[start:stop], images.features_ND[row])))
         rows_of.setdefault(item.digest or item.uid, []).append(number)
         start = stop
     chance = float(np.mean([1 / len(images.items[row].captions) for row in asked]))
@@ -199,7 +200,7 @@ def associate(images: EncodedImages, templates: Sequence[str], encode: TextEncod
     hits: list[float] = []
     for text_D, group in zip(texts_GD, whole, strict=True):
         rows, associated = (np.array(column) for column in zip(*candidates[group], strict=True))
-        hits.append(jaccard(images.features_ND[rows] @ text_D, associated))
+        hits.append(jaccard(query_scores(images.features_ND[rows], text_D), associated))
     sizes_G = np.array([len(candidates[group]) for group in whole])
     chances_G = np.array([_chance(candidates[group]) for group in whole])
     rng = np.random.default_rng(seed)

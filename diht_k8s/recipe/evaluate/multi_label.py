@@ -16,6 +16,7 @@ from diht_k8s.recipe.evaluate.bootstrap import RESAMPLES, interval
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
 from diht_k8s.recipe.evaluate.results import Measured
+from diht_k8s.recipe.evaluate.similarity import similarity
 from diht_k8s.recipe.evaluate.soundness import TextEncoder
 from diht_k8s.recipe.report.average_precision import (
     IGNORED,
@@ -57,7 +58,7 @@ def rank_images(
         truth_CN[list(item.ignored_classes), column] = IGNORED
         truth_CN[list(item.classes or ()), column] = 1
     classes_CD = ensemble_prompts(encode(prompts(names, templates)), len(names))
-    scores_CN = (classes_CD @ known.features_ND.T).astype(np.float64)
+    scores_CN = similarity(classes_CD, known.features_ND).astype(np.float64)
     found_CM = average_precisions(scores_CN, truth_CN)[0]
     figures: dict[str, Any] = {
         "pictures": len(known.items),

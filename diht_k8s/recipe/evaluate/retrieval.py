@@ -13,7 +13,6 @@ Shapes: N images, M captions, Q queries, G gallery items, U distinct gallery ite
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from diht_k8s.recipe.evaluate.drawn_queries import FOUND, drawn_by_digest
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
 from diht_k8s.recipe.evaluate.results import Measured, per_image_of
+from diht_k8s.recipe.evaluate.similarity import distinct_rows, similarity
 from diht_k8s.recipe.evaluate.soundness import TextEncoder
 from diht_k8s.recipe.report.per_image import PerImage
 
@@ -203,7 +203,7 @@ def top_items(
     query_features_QD: NDArray[np.floating], gallery_features_GD: NDArray[np.floating], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
     """The best `count` gallery items of each query and their scores, best first, ties by index. For a few queries."""
-    scores_QG = query_features_QD @ gallery_features_GD.T
+    scores_QG = similarity(query_features_QD, gallery_features_GD)
     order_QK = np.argsort(-scores_QG, axis=1, kind="stable")[:, :count]
     return order_QK, np.take_along_axis(scores_QG, order_QK, axis=1)
 
@@ -230,7 +230,7 @@ def rank_counts(
     missing = np.setdiff1d(query_ids_Q, gallery_ids_G)
     if missing.size:
         raise ValueError(f"query {missing[0]} has no right item in the gallery")
-    distinct_UD, distinct_of_G = _distinct(gallery_features_GD)
+    distinct_UD, distinct_of_G = distinct_rows(gallery_features_GD)
     by_id_G = np.argsort(gallery_ids_G, kind="stable")
     sorted_ids_G = gallery_ids_G[by_id_G]
     step = max(16, _BLOCK_SCORES // len(gallery_ids_G))
@@ -263,16 +263,6 @@ def _counted(
         higher_B[row] = np.count_nonzero(scores_G > best)
         tied_B[row] = np.count_nonzero(scores_G == best) - right_B[row]
     return higher_B, tied_B, right_B
-
-
-def _distinct(features_GD: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.int64] | None]:
-    """The distinct rows and the index of each row among them (None if all differ), found by digest without a copy."""
-    place: dict[bytes, int] = {}
-    digests = (hashlib.blake2b(row, digest_size=16).digest() for row in np.ascontiguousarray(features_GD))
-    distinct_of_G = np.fromiter((place.setdefault(digest, len(place)) for digest in digests), np.int64)
-    if len(place) == len(features_GD):
-        return features_GD, None
-    return features_GD[np.unique(distinct_of_G, return_index=True)[1]], distinct_of_G
 
 
 def _retrieved(captioned: EncodedImages, figures: Retrieval) -> PerImage:
