@@ -9,6 +9,7 @@ Shapes: B batch, T texts, L tokens of a text (77), C channels, H height, W width
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -38,18 +39,27 @@ def encode_pixels(loaded: LoadedModel, pixels: Sequence[torch.Tensor]) -> NDArra
 
 
 def encode_texts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.float32]:
-    """[T, D] of texts. Equal texts are encoded once, so their features are bit-equal and tie."""
+    """[T, D] of texts. Those of equal tokens are encoded once, so their features are bit-equal and tie."""
     distinct = list(dict.fromkeys(texts))
-    blocks = [_sorted_texts(loaded, distinct[n : n + SORTED_TEXTS]) for n in range(0, len(distinct), SORTED_TEXTS)]
-    row_of = {text: row for row, text in enumerate(distinct)}
-    return np.concatenate(blocks)[[row_of[text] for text in texts]]
+    row_of_text, row_of_tokens = dict[str, int](), dict[bytes, int]()
+    blocks: list[NDArray[np.float32]] = []
+    for start in range(0, len(distinct), SORTED_TEXTS):
+        block = distinct[start : start + SORTED_TEXTS]
+        tokens_TL, new = loaded.tokenize(block), list[int]()
+        for place, (text, tokens_L) in enumerate(zip(block, tokens_TL.numpy(), strict=True)):
+            digest, row = hashlib.blake2b(tokens_L, digest_size=16).digest(), len(row_of_tokens)
+            row_of_text[text] = row_of_tokens.setdefault(digest, row)
+            if len(row_of_tokens) > row:
+                new.append(place)
+        if new:
+            blocks.append(_sorted_texts(loaded, tokens_TL[new]))
+    return np.concatenate(blocks)[[row_of_text[text] for text in texts]]
 
 
-def _sorted_texts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.float32]:
+def _sorted_texts(loaded: LoadedModel, tokens_TL: Tensor) -> NDArray[np.float32]:
     """[T, D] of texts, encoded in batches of similar length."""
     import torch
 
-    tokens_TL = loaded.tokenize(list(texts))
     lengths_T = text_lengths(loaded.model, tokens_TL)
     order_T = np.argsort(lengths_T, kind="stable")
     blocks: list[NDArray[np.float32]] = []

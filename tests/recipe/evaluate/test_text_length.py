@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import open_clip
 import pytest
 import torch
 
+from diht_k8s.recipe.clip_models import features
 from diht_k8s.recipe.clip_models.features import encode_texts, encode_truncated, text_lengths
 from diht_k8s.recipe.clip_models.loading import load_model
 from tests.recipe.evaluate.small_run import CONFIG, export_model
@@ -52,3 +54,24 @@ def test_places_when_the_tower_looks_back_only_end_with_the_text(name: str, shor
     model.ln_final.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
     encode_truncated(model, tokens[:2], 4 if shorter else 24)
     assert seen == [4 if shorter else 24]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pytest.param(["".join(each) for each in product("wW", "oO", "rR", "dD")][:13], id="upper case"),
+        pytest.param([f"{'word ' * 40}{number}" for number in range(13)], id="cut off"),
+    ],
+)
+def test_texts_when_their_tokens_are_equal_have_equal_features(
+    tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "SORTED_TEXTS", 3)
+    export_model(tmp_path, CASES["CLIP"])
+    loaded = load_model(str(tmp_path))
+    found = encode_texts(loaded, [*texts[:7], *TEXTS[:3], *texts[7:]])
+    assert [len({row.tobytes() for row in part}) for part in (np.delete(found, [7, 8, 9], axis=0), found[7:10])] == [
+        1,
+        3,
+    ]
+    assert found[7:10] == pytest.approx(encode_texts(loaded, TEXTS[:3]), abs=1e-6)
