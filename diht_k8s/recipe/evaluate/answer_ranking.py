@@ -114,8 +114,20 @@ def rank_answers(
             }
             for row in wrong
         ],
+        "notes": _notes(scores),
     }
     return Measured(result, per_image, [mistake["picture"] for mistake in result["mistakes"]])
+
+
+def _notes(scores: Sequence[NDArray[np.floating]]) -> list[str]:
+    """A note on the questions that the model does not answer."""
+    alike = sum(bool((row_A == row_A[0]).all()) for row_A in scores)
+    if not alike:
+        return []
+    return [
+        f"for {alike:,} of {len(scores):,} questions the model gives all candidates one score, a draw: their texts may be cut "
+        "off before the answer, or differ in case alone"
+    ]
 
 
 def _scores(

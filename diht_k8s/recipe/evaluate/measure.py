@@ -60,7 +60,8 @@ def _measured(
     encode = TextEncoder(partial(encode_texts, loaded), loaded.name, loaded.logit_scale, images.features_ND.shape[1])
     measured = _task(benchmark, texts, images, encode, few_shot, seed)
     named = number_note(texts.class_names.lines) if benchmark.type in WITH_CLASSES else None
-    notes = [*gate.notes(), *encode.notes(), *figure_notes(measured.figures), *([named] if named else [])]
+    of_task = measured.figures.get("notes", [])
+    notes = [*gate.notes(), *encode.notes(), *figure_notes(measured.figures), *of_task, *([named] if named else [])]
     return replace(measured, figures={**measured.figures, "notes": notes})
 
 

@@ -114,3 +114,21 @@ def test_questions_about_one_image_are_resampled_together_whichever_way_they_are
 def test_texts_when_question_holds_a_place_of_its_own_leaves_it() -> None:
     question = VisualQuestion("what is {answer}?", ("x",))
     assert texts_of(question, ["cat"], ["Q: {question} A: {answer}"]) == ["Q: what is {answer}? A: cat"]
+
+
+@pytest.mark.parametrize(("alike", "said"), [(0, []), (1, ["for 1 of 3 questions"]), (3, ["for 3 of 3 questions"])])
+def test_questions_when_all_their_candidates_look_alike_are_counted(alike: int, said: list[str]) -> None:
+    items = [
+        BenchmarkImage("0.tar", f"{row}", f"{row}", (), None, (VisualQuestion(f"{row}", ("red",), ("red", "blue")),))
+        for row in range(3)
+    ]
+
+    encode = TextEncoder(
+        lambda texts: np.eye(2, dtype=np.float32)[[int("blue" in text and int(text[0]) >= alike) for text in texts]],
+        "stub",
+        1.0,
+        2,
+    )
+    images = EncodedImages(items, np.eye(2, dtype=np.float32)[[0, 1, 0]])
+    notes = rank_answers(images, [], ["{question} {answer}"], encode, [0]).figures["notes"]
+    assert [note.partition(" the model")[0] for note in notes] == said

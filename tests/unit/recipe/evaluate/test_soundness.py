@@ -131,6 +131,13 @@ def test_figures_of_a_sound_model_carry_no_note_on_features(monkeypatch: pytest.
     assert all("features" not in note for task in TASKS for note in measured(task, monkeypatch).figures["notes"])
 
 
+def test_notes_of_a_task_stand_beside_those_on_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = measured("AnswerRanking", monkeypatch, texts=constant).figures["notes"]
+    assert [any(part in note for note in notes) for part in ("the same features", "all candidates one score")] == [
+        True
+    ] * 2
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", STOPS)
 def test_images_that_are_not_finite_end_every_task_and_name_model_benchmark_and_image(
