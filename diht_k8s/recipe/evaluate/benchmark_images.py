@@ -23,7 +23,7 @@ from PIL import Image
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.clip_models.features import IMAGE_BATCH
-from diht_k8s.recipe.shards.images import BadImageError, decode
+from diht_k8s.recipe.shards.images import BadImageError, Decoder, decode
 from diht_k8s.recipe.shards.prefetch import prefetch
 from diht_k8s.recipe.shards.samples import Sample
 
@@ -40,7 +40,6 @@ PREFETCHED_IMAGES: Final = 2 * IMAGE_BATCH
 TAR_BLOCK: Final = 512
 
 Transform = Callable[[Image.Image], "torch.Tensor"]
-Decoder = Callable[[bytes], Image.Image]
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.clip_models.features import IMAGE_BATCH, encode_pixels
 from diht_k8s.recipe.clip_models.loading import LoadedModel
-from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Decoder, prepare_image, read_images
+from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, prepare_image, read_images
 from diht_k8s.recipe.runtime.bad_shards import Damage, salvaged
-from diht_k8s.recipe.shards.images import decode
+from diht_k8s.recipe.shards.images import Decoder, decode
 from diht_k8s.recipe.shards.samples import SamplePlaces, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 

@@ -14,11 +14,11 @@ from typing import Final
 from diht_k8s.api.errors import DataError, DihtError
 from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate import encoding
-from diht_k8s.recipe.evaluate.benchmark_images import Decoder
 from diht_k8s.recipe.evaluate.feature_files import FeatureFiles
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.shard_progress import ShardProgress
 from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.images import Decoder
 
 
 class EncodingWorker:

@@ -9,6 +9,7 @@ Shapes: N training pairs, M test images, D features.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +28,7 @@ from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, ve
 from diht_k8s.recipe.report.per_image import PerImage
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.stage import Context
-from diht_k8s.recipe.shards.images import images_of
+from diht_k8s.recipe.shards.images import DECODERS, Decoder, images_of
 from diht_k8s.recipe.shards.samples import Sample, read_samples, until_damage
 
 if TYPE_CHECKING:
@@ -120,12 +121,19 @@ class References:
         return {"pictures": found, "pairs": pairs.number}
 
 
+def _decoder(context: Context) -> Decoder:
+    """The one that the model's images came through: another one may refuse them."""
+    evaluate = context.run.spec.evaluate
+    assert evaluate is not None, "run_stage checks that the stage is there"
+    return DECODERS[evaluate.decode]
+
+
 def _raw_pixels(context: Context, captioned: EncodedImages) -> NDArray[np.float32]:
     """[M, D] raw pixels of the benchmark's images."""
     pixels = {
         (uri, uid): raw_pixels(image)
         for uri, wanted in _uids_of_shards(captioned).items()
-        for uid, image in images_of(until_damage(read_samples(context.storage, uri)), wanted)
+        for uid, image in images_of(until_damage(read_samples(context.storage, uri)), wanted, _decoder(context))
     }
     return np.stack([pixels[item.uri, item.uid] for item in captioned.items])
 
@@ -143,9 +151,10 @@ def _teacher_features(context: Context, teacher: TeacherNetwork, captioned: Enco
                 if sample.uid in left:
                     left.remove(sample.uid)
                     places.append((uri, sample.uid))
-                    yield sample
+                    yield replace(sample, problem=None)  # its captions are those of the benchmark
 
-    features_MD = extract(teacher, wanted(), "the benchmark", context.progress.update).features_ND.float().numpy()
+    found = extract(teacher, wanted(), "the benchmark", context.progress.update, _decoder(context))
+    features_MD = found.features_ND.float().numpy()
     rows = dict(zip(places, features_MD, strict=True))
     return np.stack([rows[item.uri, item.uid] for item in captioned.items])
 

@@ -114,15 +114,14 @@ def execute(context: Context) -> Outcome | None:
     """Encode shards until all are; then one worker measures the benchmarks without a result and writes the report."""
     from diht_k8s.recipe.evaluate.encoding_worker import EncodingWorker
     from diht_k8s.recipe.evaluate.feature_files import FeatureFiles
-    from diht_k8s.recipe.shards.images import decode, decode_as_reference
+    from diht_k8s.recipe.shards.images import DECODERS
 
     if _evaluate(context.run).model is not None:
         context = _evaluated_alone(context)
     folder = join(context.layout.stage(Stage.EVALUATE), "features")
     files = FeatureFiles(context.storage, folder, _feature_keys(context))
     model, claims = cache(partial(_load_model, context)), claims_of(context)
-    decoder = decode_as_reference if _evaluate(context.run).decode == "Reference" else decode
-    worker = EncodingWorker(context, files, claims, model, decoder)
+    worker = EncodingWorker(context, files, claims, model, DECODERS[_evaluate(context.run).decode])
 
     def finish() -> Outcome:
         results, errors = _evaluate_benchmarks(context, files, model)

@@ -27,7 +27,7 @@ from diht_k8s.recipe.label.caption_concepts import read_captions
 from diht_k8s.recipe.label.job import LabelJob
 from diht_k8s.recipe.label.teacher import LazyTeacher, TeacherNetwork
 from diht_k8s.recipe.runtime.bad_shards import Damage, lost_sample
-from diht_k8s.recipe.shards.images import BadImageError, decode
+from diht_k8s.recipe.shards.images import BadImageError, Decoder, decode
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.safetensors_metadata import metadata_of
 from diht_k8s.recipe.shards.samples import Sample
@@ -90,7 +90,11 @@ def kept_samples(job: LabelJob, shard: Shard) -> Iterator[Sample]:
 
 
 def extract(
-    teacher: TeacherNetwork, samples: Iterable[Sample], where: str, on_images: Callable[[int], None]
+    teacher: TeacherNetwork,
+    samples: Iterable[Sample],
+    where: str,
+    on_images: Callable[[int], None],
+    decoder: Decoder = decode,
 ) -> TeacherFeatures:
     """Pass the images of one shard through the teacher.
 
@@ -99,6 +103,7 @@ def extract(
         samples: the shard's pairs in order.
         where: the shard's URI, for messages.
         on_images: called after each batch with the number of images done.
+        decoder: from a file's bytes to an image.
 
     Raises:
         DataError: the teacher gives NaN or infinite features; the first images are named.
@@ -108,7 +113,7 @@ def extract(
     captions: list[str] = []
     groups: list[int] = []
     problems: list[str | None] = []
-    for batch, features_BD in _encoded_batches(teacher, samples):
+    for batch, features_BD in _encoded_batches(teacher, samples, decoder):
         rows.append(features_BD.half())
         uids += [sample.uid for sample, _, _ in batch]
         captions += [sample.caption for sample, _, _ in batch]
@@ -131,14 +136,16 @@ Decoded = tuple[Sample, Tensor | None, str | None]
 """A pair, its preprocessed image and, instead of that, why the image is unusable."""
 
 
-def _encoded_batches(teacher: TeacherNetwork, samples: Iterable[Sample]) -> Iterator[tuple[list[Decoded], Tensor]]:
+def _encoded_batches(
+    teacher: TeacherNetwork, samples: Iterable[Sample], decoder: Decoder
+) -> Iterator[tuple[list[Decoded], Tensor]]:
     """Batches of decoded images with their features [B, D] (zeros for unusable images), in order."""
 
     def prepare(sample: Sample) -> Decoded:
         try:
             if sample.problem is not None:
                 return sample, None, sample.problem
-            return sample, teacher.preprocess(decode(sample.image)), None
+            return sample, teacher.preprocess(decoder(sample.image)), None
         except BadImageError as error:
             return sample, None, error.reason
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -20,6 +20,8 @@ MIN_SIDE: Final = 8
 """Smaller images are tracking pixels and spacers."""
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+Decoder = Callable[[bytes], Image.Image]
 
 
 class BadImageError(ValueError):
@@ -49,6 +51,10 @@ def decode_as_reference(data: bytes) -> Image.Image:
         BadImageError: unreadable, or so large that Pillow takes it for an attack.
     """
     return _decoded(data, lambda image: image.convert("RGB"))
+
+
+DECODERS: Final[Mapping[str, Decoder]] = {"Ours": decode, "Reference": decode_as_reference}
+"""By their names in `evaluate.decode`."""
 
 
 def _checked_upright(image: Image.Image) -> Image.Image:
@@ -104,13 +110,15 @@ def _on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def images_of(samples: Iterable[Sample], wanted: Collection[str]) -> Iterator[tuple[str, Image.Image]]:
+def images_of(
+    samples: Iterable[Sample], wanted: Collection[str], decoder: Decoder = decode
+) -> Iterator[tuple[str, Image.Image]]:
     """(uid, image) of the wanted samples of one shard that can be decoded, in order; stops at the last one."""
     left = set(wanted)
     for sample in samples:
         if sample.uid in left:
             left.remove(sample.uid)
             with contextlib.suppress(BadImageError):  # counted as bad when the shard was first read
-                yield sample.uid, decode(sample.image)
+                yield sample.uid, decoder(sample.image)
         if not left:
             return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.run import DihtRun
@@ -20,11 +21,10 @@ from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.references import References
 from diht_k8s.recipe.evaluate.retrieval import CUTOFFS
 from diht_k8s.recipe.evaluate.ridge import raw_pixels
-from diht_k8s.recipe.label import features
 from diht_k8s.recipe.report.per_image import PerImage
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.samples import Sample, read_samples
+from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.folders import located
@@ -47,6 +47,12 @@ def references_of(run: DihtRun, started: list[tuple[str, int]] | None = None) ->
     layout = located(run.spec.data.output)
     context = SimpleNamespace(run=run, storage=Storage(), layout=layout, progress=progress, stop=StopFlag())
     return References(cast("Any", context))
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def heldout_images(folder: Path) -> EncodedImages:
@@ -156,15 +162,23 @@ def test_references_when_there_are_no_pairs_say_why(tmp_path: Path, data: dict[s
     assert found.seen(heldout_images(tmp_path)) is None
 
 
-@pytest.mark.parametrize("seen_by", ["pixels", "teacher"])
-def test_images_of_two_shards_with_the_same_uids_are_each_its_own(
-    seen_by: str, alone: DihtRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def extract(teacher: object, samples: Iterable[Sample], *_: object) -> Any:
-        rows = [raw_pixels(decode(sample.image)) for sample in samples]
-        return SimpleNamespace(features_ND=torch.tensor(np.stack(rows)))
+TEACHER: Any = SimpleNamespace(
+    preprocess=lambda image: torch.tensor(raw_pixels(image)),
+    features=lambda images_BD: images_BD,
+    dimension=len(raw_pixels(Image.new("RGB", (8, 8)))),
+    batch_size=4,
+    threads=2,
+    device=torch.device("cpu"),
+)
+"""Its features are the raw pixels."""
+FEATURES = {
+    "pixels": references._raw_pixels,
+    "teacher": lambda context, images: references._teacher_features(context, TEACHER, images),
+}
 
-    monkeypatch.setattr(features, "extract", extract)
+
+@pytest.mark.parametrize("seen_by", list(FEATURES))
+def test_images_of_two_shards_with_the_same_uids_are_each_its_own(seen_by: str, alone: DihtRun, tmp_path: Path) -> None:
     context, items, expected = references_of(alone)._context, list[BenchmarkImage](), list[np.ndarray]()
     for number in range(2):
         uri = f"{tmp_path}/two/{number}.tar"
@@ -177,12 +191,19 @@ def test_images_of_two_shards_with_the_same_uids_are_each_its_own(
         items += [BenchmarkImage(uri, f"{row}", f"{row:03}", ("a",), None) for row in range(6)]
         expected += [raw_pixels(decode(image)) for image in images]
     captioned = EncodedImages(items, np.zeros((12, 1), dtype=np.float32))
-    found = (
-        references._raw_pixels(context, captioned)
-        if seen_by == "pixels"
-        else references._teacher_features(context, cast("Any", None), captioned)
-    )
-    assert np.array_equal(found, np.stack(expected))
+    assert FEATURES[seen_by](context, captioned) == pytest.approx(np.stack(expected), abs=1e-3)
+
+
+@pytest.mark.parametrize("seen_by", list(FEATURES))
+def test_images_when_the_reference_decoder_reads_them_look_as_it_shows_them(seen_by: str, tmp_path: Path) -> None:
+    make_data(tmp_path)
+    evaluate = {"model": "ViT-B-32", "decode": "Reference"}
+    run = document(tmp_path, evaluate, filter=None, label=None, train=None)
+    drawn, uri = [Image.new("RGBA", (side, side), (255, 0, 0, 0)) for side in (4, 32)], f"{tmp_path}/odd/0.tar"
+    write_samples(Storage(), uri, [(f"{row}", {"png": png(image), "txt": b"a"}) for row, image in enumerate(drawn)])
+    items = [BenchmarkImage(uri, each.key, each.uid, ("a",), None) for each in read_samples(Storage(), uri)]
+    found = FEATURES[seen_by](references_of(run)._context, EncodedImages(items, np.zeros((2, 1), dtype=np.float32)))
+    assert found.tolist() == [raw_pixels(Image.new("RGB", (32, 32), "red")).tolist()] * 2
 
 
 def test_documents_without_retrieval_need_no_decoded_pairs(alone: DihtRun) -> None:
