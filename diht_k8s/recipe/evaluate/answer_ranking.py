@@ -116,7 +116,7 @@ def rank_answers(
         ],
         "notes": _notes(scores),
     }
-    return Measured(result, per_image, [mistake["picture"] for mistake in result["mistakes"]])
+    return Measured(result, per_image, asked_about, [mistake["picture"] for mistake in result["mistakes"]])
 
 
 def _notes(scores: Sequence[NDArray[np.floating]]) -> list[str]:

@@ -123,7 +123,8 @@ def classify(
             curve = few_shot_curve(features_UD, labels_U, zero_shot_CD, few_shot.shots, rngs, names)
         result["few_shot"] = curve_json(curve)
     shown = [hit["item"] for query in result["queries"]["drawn"] for hit in query["top"]]
-    return Measured(result, _classified(labelled, figures, labels_N, names), list(dict.fromkeys(shown)))
+    per_image = _classified(labelled, figures, labels_N, names)
+    return Measured(result, per_image, labelled.items, list(dict.fromkeys(shown)))
 
 
 def classification(

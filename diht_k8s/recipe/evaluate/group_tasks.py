@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage
 from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_interval
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.prompts import ARTICLE, ensemble_prompts, fill
@@ -136,7 +137,8 @@ def match_pairs(images: EncodedImages, templates: Sequence[str], encode: TextEnc
     scores = [group_score(name, hits_P, ones, PAIR_CHANCE[name], rng) for name, hits_P in hits.items()]
     shards = [images.items[rows[0]].uri for rows in pairs.values()]
     texts = [" / ".join(images.items[row].captions[0] for row in rows) for rows in pairs.values()]
-    return _measured(scores, list(pairs), shards, texts, templates, len(rows_P2) * 2, len(rows_of) - len(pairs))
+    paired = [images.items[row] for row in rows_P2.reshape(-1)]
+    return _measured(scores, list(pairs), shards, texts, templates, paired, len(paired), len(rows_of) - len(pairs))
 
 
 def choose_captions(
@@ -173,6 +175,7 @@ def choose_captions(
         [item.uri for item in first],
         [item.captions[0] for item in first],
         templates,
+        [images.items[row] for row in asked],
         len(rows_of),
         len(images.items) - len(asked),
         questions=len(asked),
@@ -215,9 +218,9 @@ def associate(images: EncodedImages, templates: Sequence[str], encode: TextEncod
                 )
             )
     shards = [images.items[candidates[group][0][0]].uri for group in whole]
-    used = {row for group in whole for row, _ in candidates[group]}
+    used = [images.items[row] for row in sorted({row for group in whole for row, _ in candidates[group]})]
     left_out = len(candidates) - len(whole)
-    return _measured(scores, whole, shards, [cue_of[group] for group in whole], templates, len(used), left_out)
+    return _measured(scores, whole, shards, [cue_of[group] for group in whole], templates, used, len(used), left_out)
 
 
 def article_of(cue: str) -> str:
@@ -246,6 +249,7 @@ def _measured(
     shards: Sequence[str],
     texts: Sequence[str],
     templates: Sequence[str],
+    images: Sequence[BenchmarkImage],
     pictures: int,
     left_out: int,
     **rest: int,
@@ -263,4 +267,4 @@ def _measured(
         ],
         **rest,
     }
-    return Measured(figures, PerImage(list(groups), list(shards), list(texts), per_group))
+    return Measured(figures, PerImage(list(groups), list(shards), list(texts), per_group), images)

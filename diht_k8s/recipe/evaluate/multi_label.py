@@ -80,7 +80,7 @@ def rank_images(
     ranked = {
         f"{row} {name}": (scores_CN[row], truth_CN[row]) for row, name in enumerate(names)
     }  # two may share a name
-    return Measured(figures, PerImage(uids, shards, texts, rankings=ranked))
+    return Measured(figures, PerImage(uids, shards, texts, rankings=ranked), known.items)
 
 
 def _scores(scores_CN: Array, truth_CN: Array, rng: np.random.Generator) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ Shapes: N training pairs, M test images, D features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import Stage
+from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.retrieval import CUTOFFS, direction_json, gallery, image_of_text
 from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, ImageRidge, RidgeReference, has_words, raw_pixels, ridge_to_words
@@ -76,10 +77,10 @@ class References:
             return {"references": [], "notes": [f"no references: {pairs}"], "seen": None}
         if pairs.number < MIN_PAIRS:
             few = f"no references: only {pairs.number} training pairs, {MIN_PAIRS} needed"
-            return {"references": [], "notes": [few], "seen": self.seen(captioned)}
+            return {"references": [], "notes": [few], "seen": self.seen(captioned.items)}
         if not any(map(has_words, pairs.captions)):
             wordless = "no references: no training caption has a word"
-            return {"references": [], "notes": [wordless], "seen": self.seen(captioned)}
+            return {"references": [], "notes": [wordless], "seen": self.seen(captioned.items)}
         notes: list[str] = []
         tests: dict[str, NDArray[np.floating]] = {"pixels": _raw_pixels(self._context, captioned)}
         if self._label is None:
@@ -92,7 +93,7 @@ class References:
             _reference(name, self._fitted(name, pairs), test_MD, captioned, seed, model)
             for name, test_MD in tests.items()
         ]
-        return {"references": found, "notes": notes, "seen": self.seen(captioned)}
+        return {"references": found, "notes": notes, "seen": self.seen(captioned.items)}
 
     def _fitted(self, name: str, pairs: TrainingPairs) -> ImageRidge | TextRidge:
         """A reference, fitted for the first benchmark and kept for the others."""
@@ -109,16 +110,16 @@ class References:
             return ridge_from_words(np.stack(pairs.teacher), pairs.captions)
         return ridge_from_tokens(np.stack(pairs.teacher), pairs.captions, class_captions(self._teacher.classifier))
 
-    def seen(self, images: EncodedImages) -> Json | None:
-        """How many of a benchmark's images are byte for byte among the training pairs; None if these cannot be read."""
+    def seen(self, images: Sequence[BenchmarkImage]) -> Json | None:
+        """How many different images are byte for byte among the training pairs; None if these cannot be read."""
         try:
             pairs = self._pairs
         except DataError:
             return None
         if isinstance(pairs, str):
             return None
-        found = sum(item.digest in pairs.digests for item in images.items)
-        return {"pictures": found, "pairs": pairs.number}
+        digests = {item.digest for item in images}
+        return {"pictures": len(digests & pairs.digests), "of": len(digests), "pairs": pairs.number}
 
 
 def _decoder(context: Context) -> Decoder:

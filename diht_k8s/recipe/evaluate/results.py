@@ -31,6 +31,8 @@ class Measured:
     figures: Json
     """its part of `report.json`, plain values."""
     per_image: PerImage
+    images: Sequence[BenchmarkImage]
+    """that the figures are of; copies of an image may be one or several."""
     shown: Sequence[str] = ()
     """uids of the images that the page shows."""
 

@@ -110,7 +110,7 @@ def retrieve(images: EncodedImages, templates: Sequence[str], encode: TextEncode
             "image_to_text": _named(image_examples, queries=uids, query_images=uids, items=captions),
         },
     }
-    return Measured(result, _retrieved(captioned, figures), shown_images(result))
+    return Measured(result, _retrieved(captioned, figures), captioned.items, shown_images(result))
 
 
 def gallery(images: EncodedImages) -> EncodedImages:

@@ -215,7 +215,7 @@ def _result(
         "decode": evaluate.decode,
         "templates_from": texts.templates.source,
         "class_names_from": texts.class_names.source,
-        "seen": compared["seen"] if "seen" in compared else references.seen(images),
+        "seen": compared["seen"] if "seen" in compared else references.seen(measured.images),
         "thumbnails": thumbnails(storage, shown),
         "own_captions": {uid: next(iter(item_of[uid].captions), "") for uid in measured.shown},
         "bad": dict(sorted(images.bad.items())),

@@ -57,6 +57,7 @@ def test_task_of_pairs_when_a_group_lacks_an_image_leaves_it_out() -> None:
     }
     assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 2, 4)
     assert found.per_image.uids == ["1", "2"]
+    assert [item.uid for item in found.images] == ["u0", "u1", "u2", "u3"]
     assert found.per_image.figures["group score"][0].tolist() == [1.0, 0.0]
 
 
@@ -73,6 +74,7 @@ def test_task_of_choices_when_an_image_stands_twice_makes_it_one_group() -> None
     assert (found.figures["questions"], found.figures["groups_scored"], found.figures["left_out"]) == (3, 2, 1)
     hits, weights = found.per_image.figures["accuracy"]
     assert (hits.tolist(), weights.tolist()) == ([1.0, 0.0], [2.0, 1.0])
+    assert [item.uid for item in found.images] == ["u0", "u1", "u2"]
 
 
 def test_task_of_cues_when_images_serve_several_counts_each_cue_once() -> None:
@@ -91,6 +93,7 @@ def test_task_of_cues_when_images_serve_several_counts_each_cue_once() -> None:
         {"name": "Jaccard", "value": 0.5, "interval": found.figures["scores"][0]["interval"], "chance": pytest.approx(1 / 3), "groups": 2}
     ]  # fmt: skip
     assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 3, 3)
+    assert [item.uid for item in found.images] == ["u0", "u1", "u2"]
 
 
 def test_task_of_cues_when_sizes_differ_gives_each_size_its_own_figure() -> None:

@@ -58,7 +58,7 @@ def png(image: Image.Image) -> bytes:
 def heldout_images(folder: Path) -> EncodedImages:
     uri = f"{folder}/heldout/0.tar"
     samples = list(read_samples(Storage(), uri))
-    items = [BenchmarkImage(uri, each.key, each.uid, (each.caption,), None) for each in samples]
+    items = [BenchmarkImage(uri, each.key, each.uid, (each.caption,), None, digest=each.uid) for each in samples]
     return EncodedImages(items, np.zeros((len(items), 1), dtype=np.float32))
 
 
@@ -88,7 +88,7 @@ def test_pairs_when_some_cannot_be_used_are_the_others(alone: DihtRun, tmp_path:
     write_samples(Storage(), f"{tmp_path}/raw/0.tar", [*good[:30], *bad, *good[30:]])
     found = references_of(alone).compare(heldout_images(tmp_path), [0], model_hits(1))
     assert found["references"][0]["pairs"] == 60
-    assert found["seen"] == {"pictures": 0, "pairs": 60}
+    assert found["seen"] == {"pictures": 0, "of": 24, "pairs": 60}
 
 
 def test_pairs_when_the_training_names_its_own_shards_are_theirs(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_pairs_when_the_training_names_its_own_shards_are_theirs(tmp_path: Path)
     run = document(tmp_path, label=None, filter=None, train={**own, "distillation": {"mode": "Disabled"}})
     found = references_of(run).compare(heldout_images(tmp_path), [0], model_hits(1))
     assert found["references"][0]["pairs"] == 70
-    assert found["seen"] == {"pictures": 0, "pairs": 70}
+    assert found["seen"] == {"pictures": 0, "of": 24, "pairs": 70}
 
 
 def test_references_when_no_training_caption_has_a_word_say_so(alone: DihtRun, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_references_when_no_training_caption_has_a_word_say_so(alone: DihtRun, t
     write_samples(Storage(), f"{tmp_path}/raw/0.tar", wordless)
     found = references_of(alone).compare(heldout_images(tmp_path), [0], model_hits(1))
     assert (found["references"], found["notes"]) == ([], ["no references: no training caption has a word"])
-    assert found["seen"] == {"pictures": 0, "pairs": 60}
+    assert found["seen"] == {"pictures": 0, "of": 24, "pairs": 60}
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -159,7 +159,7 @@ def test_references_when_there_are_no_pairs_say_why(tmp_path: Path, data: dict[s
     result = found.compare(heldout_images(tmp_path), [0], model_hits(1))
     assert (result["references"], result["seen"]) == ([], None)
     assert reason in result["notes"][0]
-    assert found.seen(heldout_images(tmp_path)) is None
+    assert found.seen(heldout_images(tmp_path).items) is None
 
 
 TEACHER: Any = SimpleNamespace(

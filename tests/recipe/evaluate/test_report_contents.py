@@ -50,7 +50,9 @@ def test_report_when_benchmark_images_are_in_the_training_shards_says_how_many(f
     heldout(fresh, *pairs(90, 1000)[1:11], *pairs(24, 9000)[10:])
     evaluate(document(fresh))
     retrieval, classification = report(fresh)["benchmarks"]
-    assert retrieval["seen"] == classification["seen"] == {"pictures": 8, "pairs": 72}  # two of ten were not kept
+    assert (
+        retrieval["seen"] == classification["seen"] == {"pictures": 8, "of": 24, "pairs": 72}
+    )  # two of ten were not kept
 
 
 def test_page_when_opened_begins_with_queries_drawn_by_digest_and_the_images_found(done: Path) -> None:
@@ -132,7 +134,19 @@ def test_seen_when_no_benchmark_is_of_retrieval_is_told_without_decoding_trainin
     monkeypatch.setattr(training_pairs, "decode", lambda data: pytest.fail("decoded"))
     evaluate(DihtRun.model_validate(body))
     (found,) = report(fresh)["benchmarks"]
-    assert found["seen"] == {"pictures": 8, "pairs": 72}
+    assert found["seen"] == {"pictures": 8, "of": 24, "pairs": 72}
+
+
+def test_seen_when_images_stand_several_times_or_do_not_count_is_told_of_those_that_are_measured(fresh: Path) -> None:
+    trained, new = pairs(90, 1000)[1:11], pairs(24, 9000)[10:]
+    copies = [(f"copy-{key}", members) for key, members in [*trained, *new[:2]]]
+    unasked = [(f"unasked-{key}", {"png": members["png"]}) for key, members in pairs(90, 1000)[20:30]]
+    heldout(fresh, *trained, *copies, *unasked, *new)
+    evaluate(document(fresh, {"fewShot": None}))
+    retrieval, classification = report(fresh)["benchmarks"]
+    assert (retrieval["pictures"], classification["pictures"]) == (24, 36)
+    assert retrieval["seen"] == classification["seen"] == {"pictures": 8, "of": 24, "pairs": 72}
+    assert "of its 24 different images, 8 (33.3" in page(fresh)
 
 
 def arrays(*values: float) -> bytes:

@@ -210,11 +210,19 @@ def test_without_images_when_nested_removes_all_of_them() -> None:
     assert without_images({"a": [{"thumbnails": {"x": "data:"}, "b": 1}], "thumbnails": {}}) == {"a": [{"b": 1}]}
 
 
-def test_caveats_when_images_were_trained_on_give_number_and_share() -> None:
-    benchmark = {"name": "x", "type": "Classification", "pictures": 24, "seen": {"pictures": 8, "pairs": 72}}
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ({"pictures": 8, "of": 10, "pairs": 72}, "10 different images, 8 (80.0"),
+        ({"pictures": 8, "pairs": 72}, "24 different images, 8 (33.3"),  # of an earlier version
+    ],
+)
+def test_caveats_when_images_were_trained_on_give_number_and_share(seen: dict[str, int], said: str) -> None:
+    benchmark = {"name": "x", "type": "Classification", "pictures": 24, "seen": seen}
     (note,) = benchmark_caveats(benchmark)
-    assert note.startswith(
-        "x: of its 24 images, 8 (33.3\N{NO-BREAK SPACE}%) stand byte for byte among the 72 training pairs"
+    assert note.startswith(f"x: of its {said}\N{NO-BREAK SPACE}%) stand byte for byte among the 72 training pairs")
+    assert any(
+        f"x ({said.partition('(')[2]}" in each for each in page_caveats(content(benchmarks=[benchmark] * (MANY + 1)))
     )
 
 
