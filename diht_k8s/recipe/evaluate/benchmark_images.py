@@ -86,6 +86,8 @@ class BenchmarkImage:
     """all classes that it shows; None where nothing says it."""
     ignored_classes: tuple[int, ...] = ()
     """classes for which it counts neither way: Pascal VOC's with nothing but difficult objects."""
+    lacks_first: bool = False
+    """whether the first of its captions, for some tasks the right one, is empty."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def read_images(
                 why,
                 classes,
                 ignored,
+                lacks_first_caption(sample),
             )
             yield item, image.pixels_CHW, _bytes_in_tar(sample)
 
@@ -160,13 +163,23 @@ def _bytes_in_tar(sample: Sample) -> int:
 
 def captions_of(sample: Sample) -> tuple[str, ...]:
     """All captions of a sample with single spaces, without empty ones."""
+    return tuple(caption for caption in _lines_of(sample) if caption)
+
+
+def lacks_first_caption(sample: Sample) -> bool:
+    """Whether the first caption of a sample is empty and another one is not."""
+    captions = _lines_of(sample)
+    return any(captions) and not captions[0]
+
+
+def _lines_of(sample: Sample) -> list[str]:
+    """Its captions in their places, "" for what is no text."""
     text, listed = sample.members.get("txt"), sample.meta.get("captions")
     if text is not None and sample.problem is None:
         lines: Sequence[object] = text.decode().splitlines()
     else:
         lines = listed if isinstance(listed, list) else [sample.caption]
-    captions = [" ".join(line.split()) for line in lines[:MAX_CAPTIONS] if isinstance(line, str)]
-    return tuple(caption for caption in captions if caption)
+    return [" ".join(line.split()) if isinstance(line, str) else "" for line in lines[:MAX_CAPTIONS]]
 
 
 def label_of(sample: Sample) -> int | None:

@@ -3,7 +3,7 @@
 Winoground (arXiv 2204.03162): a group has two images and a caption for each. SugarCrepe (arXiv 2306.14610): an image
 has a right caption and wrong ones. WinoGAViL (arXiv 2207.12576): a cue is associated with some of its candidate
 images. Equal scores are never a success: a model that cannot tell the captions apart has not answered. A group that
-lacks an image is left out and counted.
+lacks an image or the right caption is left out and counted.
 
 Shapes: P pairs, N captions of one image, A candidates of one cue, G groups, T texts, D features.
 """
@@ -123,8 +123,9 @@ def match_pairs(images: EncodedImages, templates: Sequence[str], encode: TextEnc
     """
     rows_of: dict[str, list[int]] = {}
     for row, item in enumerate(images.items):
-        if item.group is not None and item.captions:
-            rows_of.setdefault(item.group, []).append(row)
+        if item.group is not None:
+            rows = rows_of.setdefault(item.group, [])
+            rows += [row] if item.captions and not item.lacks_first else []
     pairs = {group: rows for group, rows in rows_of.items() if len(rows) == 2}
     if not pairs:
         raise DataError("no group has two images with a caption each: write the same `group` into the .json of both")
@@ -149,7 +150,7 @@ def choose_captions(
     Raises:
         DataError: no image has two captions.
     """
-    asked = [row for row, item in enumerate(images.items) if len(item.captions) > 1]
+    asked = [row for row, item in enumerate(images.items) if len(item.captions) > 1 and not item.lacks_first]
     if not asked:
         raise DataError("no image has a right caption and a wrong one: write both into the .txt, the right one first")
     captions = [caption for row in asked for caption in images.items[row].captions]

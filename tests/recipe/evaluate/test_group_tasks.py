@@ -49,13 +49,16 @@ def test_task_of_pairs_when_a_group_lacks_an_image_leaves_it_out() -> None:
     items = [{"captions": (text,), "group": group} for text, group in (("a", "1"), ("b", "1"), ("c", "2"), ("d", "2"))]
     lonely = {"captions": ("a",), "group": "3"}
     three = [{"captions": (text,), "group": "4"} for text in "abc"]
-    found = group_tasks.match_pairs(images([*items, lonely, *three], "abdcaabc"), ["{}"], LETTERS, [0])
+    silent = [{"captions": (text,), "group": "5", "lacks_first": text == "b"} for text in "ab"] + [{"group": "6"}] * 2
+    found = group_tasks.match_pairs(
+        images([*items, lonely, *three, *map(dict, silent)], "abdcaabcabab"), ["{}"], LETTERS, [0]
+    )
     assert {each["name"]: each["value"] for each in found.figures["scores"]} == {
         "text score": 0.5,
         "image score": 0.5,
         "group score": 0.5,
     }
-    assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 2, 4)
+    assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 4, 4)
     assert found.per_image.uids == ["1", "2"]
     assert [item.uid for item in found.images] == ["u0", "u1", "u2", "u3"]
     assert found.per_image.figures["group score"][0].tolist() == [1.0, 0.0]
@@ -67,11 +70,12 @@ def test_task_of_choices_when_an_image_stands_twice_makes_it_one_group() -> None
         {"captions": ("c", "a"), "digest": "same"},
         {"captions": ("b", "c", "b"), "digest": "other"},
         {"captions": ("b",), "digest": "no wrong caption"},
+        {"captions": ("c", "a"), "digest": "no right caption", "lacks_first": True},
     ]
-    found = group_tasks.choose_captions(images(items, "aabb"), ["{}"], LETTERS, [0])
+    found = group_tasks.choose_captions(images(items, "aabbc"), ["{}"], LETTERS, [0])
     assert found.figures["scores"][0]["value"] == pytest.approx(1 / 3)
     assert found.figures["scores"][0]["chance"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3)
-    assert (found.figures["questions"], found.figures["groups_scored"], found.figures["left_out"]) == (3, 2, 1)
+    assert (found.figures["questions"], found.figures["groups_scored"], found.figures["left_out"]) == (3, 2, 2)
     hits, weights = found.per_image.figures["accuracy"]
     assert (hits.tolist(), weights.tolist()) == ([1.0, 0.0], [2.0, 1.0])
     assert [item.uid for item in found.images] == ["u0", "u1", "u2"]
@@ -151,7 +155,8 @@ def shards(folder: Path) -> list[dict[str, Any]]:
         ],
         "PairMatching": [{"group": row // 2, "caption": f"a {COLOURS[row % 6]} disc {row % 2}"} for row in range(12)],
         "CaptionChoice": [
-            {"captions": [f"{COLOURS[row % 6]} disc", f"{COLOURS[-1 - row % 6]} box"]} for row in range(12)
+            {"captions": [f"{COLOURS[row % 6]} disc" * (row > 0), f"{COLOURS[-1 - row % 6]} box", "a box"]}
+            for row in range(12)
         ],
         "Association": [
             {"cues": [{"group": row // 6, "cue": "red thing", "associated": row % 6 < 2, "candidates": 6}]}
@@ -206,6 +211,7 @@ def test_stage_when_groups_are_evaluated_writes_scores_page_and_a_comparison(
         ["accuracy"],
         ["Jaccard"],
     ]
+    assert (results[2]["questions"], results[2]["left_out"]) == (11, 1)
     assert results[3]["templates_from"] == "DataComp's prompt"
     for number, result in enumerate(results):
         kept = read_per_image(Storage(), f"{tmp_path}/one/runs/latest/evaluate/benchmarks/{number:03d}.parquet")

@@ -24,6 +24,7 @@ from diht_k8s.recipe.evaluate.benchmark_images import (
     cues_of,
     group_of,
     label_of,
+    lacks_first_caption,
     questions_of,
 )
 from diht_k8s.recipe.evaluate.class_texts import templates_of
@@ -149,6 +150,24 @@ def test_captions_are_the_lines_of_the_text_else_those_of_the_json(
 ) -> None:
     made = Sample(key="a", members=members, uid="a", caption="first", meta=meta, problem=problem)
     assert captions_of(made) == expected
+
+
+@pytest.mark.parametrize(
+    ("members", "meta", "expected"),
+    [
+        ({"txt": b"\na cat\n"}, {}, True),
+        ({"txt": b"a dog\n\na cat\n"}, {}, False),
+        ({}, {"captions": [" ", "a cat"]}, True),
+        ({}, {"captions": [None, "a cat"]}, True),
+        ({}, {"captions": ["a dog", ""]}, False),
+        ({}, {"captions": []}, False),
+        ({}, {}, False),
+    ],
+)
+def test_captions_when_the_first_is_empty_say_so(
+    members: dict[str, bytes], meta: dict[str, Any], expected: bool
+) -> None:
+    assert lacks_first_caption(make(members=members, **meta)) is expected
 
 
 def test_bytes_of_the_samples_are_those_of_the_shard(tmp_path: Path) -> None:
