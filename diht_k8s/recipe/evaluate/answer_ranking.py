@@ -73,6 +73,7 @@ def rank_answers(
     Raises:
         DataError: no image has a question with an answer, or a question has fewer than two candidates.
     """
+    unusable = sum(item.unusable_questions for item in images.items)
     images, without = images.chosen(lambda item: bool(item.questions)), sum(not item.questions for item in images.items)
     asked = [(row, question) for row, item in enumerate(images.items) for question in item.questions]
     if not asked:
@@ -100,6 +101,7 @@ def rank_answers(
         "copies": len(images.items) - len(asked_about),
         "questions": len(questions),
         "without_question": without,
+        "unusable_questions": unusable,
         "templates": list(templates),
         "accuracy": figures.accuracy,
         "accuracy_interval": list(figures.interval),
@@ -114,20 +116,24 @@ def rank_answers(
             }
             for row in wrong
         ],
-        "notes": _notes(scores),
+        "notes": _notes(scores, unusable),
     }
     return Measured(result, per_image, asked_about, [mistake["picture"] for mistake in result["mistakes"]])
 
 
-def _notes(scores: Sequence[NDArray[np.floating]]) -> list[str]:
-    """A note on the questions that the model does not answer."""
-    alike = sum(bool((row_A == row_A[0]).all()) for row_A in scores)
-    if not alike:
-        return []
-    return [
-        f"for {alike:,} of {len(scores):,} questions the model gives all candidates one score, a draw: their texts may be cut "
-        "off before the answer, or differ in case alone"
-    ]
+def _notes(scores: Sequence[NDArray[np.floating]], unusable: int) -> list[str]:
+    """Notes on the questions that do not count, and on those that the model does not answer."""
+    found: list[str] = []
+    if unusable:
+        found.append(
+            f"{unusable:,} questions do not count: they have no answer, or one of their values is neither text nor a whole number"
+        )
+    if alike := sum(bool((row_A == row_A[0]).all()) for row_A in scores):
+        found.append(
+            f"for {alike:,} of {len(scores):,} questions the model gives all candidates one score, a draw: their texts may be "
+            "cut off before the answer, or differ in case alone"
+        )
+    return found
 
 
 def _scores(

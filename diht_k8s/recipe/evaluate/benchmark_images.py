@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -88,6 +88,8 @@ class BenchmarkImage:
     """classes for which it counts neither way: Pascal VOC's with nothing but difficult objects."""
     lacks_first: bool = False
     """whether the first of its captions, for some tasks the right one, is empty."""
+    unusable_questions: int = 0
+    """that were left out, see `questions_of`."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ def read_images(
                 classes,
                 ignored,
                 lacks_first_caption(sample),
+                unusable_questions(sample),
             )
             yield item, image.pixels_CHW, _bytes_in_tar(sample)
 
@@ -238,16 +241,28 @@ def _group_name(value: object) -> str | None:
 
 
 def questions_of(sample: Sample) -> tuple[VisualQuestion, ...]:
-    """The questions about an image, without those that have no answer to compare with."""
+    """The questions about an image, of text and whole numbers, without those that have no answer to compare with."""
+    return tuple(question for entry in _asked(sample) if (question := _question(entry)) is not None)
+
+
+def unusable_questions(sample: Sample) -> int:
+    """How many questions `questions_of` leaves out."""
+    return sum(_question(entry) is None for entry in _asked(sample))
+
+
+def _asked(sample: Sample) -> list[Mapping[str, object]]:
     listed = sample.meta.get("questions", [sample.meta])
-    found: list[VisualQuestion] = []
-    for entry in listed[:MAX_QUESTIONS] if isinstance(listed, list) else []:
-        if not isinstance(entry, dict) or not isinstance(entry.get("question"), str):
-            continue
-        answers = _strings(entry.get("answers", [entry.get("answer")]))
-        if answers:
-            found.append(VisualQuestion(entry["question"].strip(), answers, _strings(entry.get("candidates"))))
-    return tuple(found)
+    entries = listed[:MAX_QUESTIONS] if isinstance(listed, list) else []
+    return [entry for entry in entries if isinstance(entry, dict) and entry.get("question") is not None]
+
+
+def _question(entry: Mapping[str, object]) -> VisualQuestion | None:
+    text, answers = _text(entry["question"]), _texts(entry.get("answers", [entry.get("answer")]))
+    listed = entry.get("candidates")
+    candidates = () if listed is None else _texts(listed)
+    if text is None or not answers or candidates is None:
+        return None
+    return VisualQuestion(text.strip(), answers, candidates)
 
 
 def cues_of(sample: Sample) -> tuple[Cue, ...]:
@@ -263,5 +278,13 @@ def cues_of(sample: Sample) -> tuple[Cue, ...]:
     return tuple(found)
 
 
-def _strings(values: object) -> tuple[str, ...]:
-    return tuple(value for value in values if isinstance(value, str) and value) if isinstance(values, list) else ()
+def _texts(values: object) -> tuple[str, ...] | None:
+    """The values of a list without null and empty ones; None if it is no list, or one of them is no text."""
+    texts = [_text(value) for value in values if value is not None] if isinstance(values, list) else [None]
+    found = [text for text in texts if text is not None]
+    return tuple(filter(None, found)) if len(found) == len(texts) else None
+
+
+def _text(value: object) -> str | None:
+    """A text or a whole number as text; None for other values: how a fraction or `true` is spelled is not told."""
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None

@@ -196,7 +196,7 @@ def test_features_when_damaged_or_of_another_model_are_made_again(fresh: Path) -
 
 
 def questions(folder: Path) -> dict[str, Any]:
-    """A benchmark of questions about colours, with candidates of their own, from a list, and two that count for nothing."""
+    """A benchmark of questions about colours, with candidates of their own, from a list, and such as count for nothing."""
     samples: list[tuple[str, dict[str, bytes]]] = []
     for row, colour in enumerate(COLOURS * 2):
         asked: list[Any] = [{"question": f"what colour is shape {row}?", "answers": [colour] * 7 + ["grey"] * 3}]
@@ -220,6 +220,7 @@ def test_answers_when_ranked_equal_open_clip_question_by_question(fresh: Path) -
     evaluate(document(fresh, {"benchmarks": [benchmark], "fewShot": None}))
     (found,) = report(fresh)["benchmarks"]
     assert (found["pictures"], found["questions"], found["without_question"]) == (12, 18, 1)
+    assert found["unusable_questions"] == 12
     assert found["templates"][1] == "{question} {answer}"
     # twelve questions over six colours, one of them said by seven of ten; six over yes and no
     assert found["chance"] == pytest.approx((12 / 6 + 6 / 2) / 18)

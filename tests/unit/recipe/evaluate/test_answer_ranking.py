@@ -116,6 +116,22 @@ def test_texts_when_question_holds_a_place_of_its_own_leaves_it() -> None:
     assert texts_of(question, ["cat"], ["Q: {question} A: {answer}"]) == ["Q: what is {answer}? A: cat"]
 
 
+def test_questions_that_cannot_be_used_are_counted() -> None:
+    asked = (VisualQuestion("?", ("red",), ("red", "blue")),)
+    items = [
+        BenchmarkImage("0.tar", f"{row}", f"{row}", (), None, asked * (row > 0), unusable_questions=row % 2 + 1)
+        for row in range(3)
+    ]
+    encode = TextEncoder(
+        lambda texts: np.eye(2, dtype=np.float32)[[int(text == "blue") for text in texts]], "stub", 1.0, 2
+    )
+    figures = rank_answers(
+        EncodedImages(items, np.eye(2, dtype=np.float32)[[0, 1, 0]]), [], ["{answer}"], encode, [0]
+    ).figures
+    assert (figures["questions"], figures["unusable_questions"]) == (2, 4)
+    assert [note.partition(" question")[0] for note in figures["notes"]] == ["4"]
+
+
 @pytest.mark.parametrize(("alike", "said"), [(0, []), (1, ["for 1 of 3 questions"]), (3, ["for 3 of 3 questions"])])
 def test_questions_when_all_their_candidates_look_alike_are_counted(alike: int, said: list[str]) -> None:
     items = [

@@ -26,6 +26,7 @@ from diht_k8s.recipe.evaluate.benchmark_images import (
     label_of,
     lacks_first_caption,
     questions_of,
+    unusable_questions,
 )
 from diht_k8s.recipe.evaluate.class_texts import templates_of
 from diht_k8s.recipe.evaluate.encoding import EncodedImages, joined
@@ -110,17 +111,30 @@ def test_label_when_it_is_no_number_from_zero_is_an_error_that_shows_its_beginni
 
 
 @pytest.mark.parametrize(
-    ("meta", "expected"),
+    ("meta", "expected", "unusable"),
     [
-        ({"question": " what? ", "answer": "a"}, [("what?", ("a",), ())]),
-        ({"question": "what?", "answers": ["a", "", 3], "candidates": ["a", "b"]}, [("what?", ("a",), ("a", "b"))]),
-        ({"questions": [{"question": "a?", "answer": "b"}, {"question": "c?"}, 7, {"answer": "d"}]}, [("a?", ("b",), ())]),
-        ({"questions": [{"question": 5, "answer": "b"}]}, []),
-        ({"questions": "a?"}, []),
+        ({"question": " what? ", "answer": "a"}, [("what?", ("a",), ())], 0),
+        ({"question": "what?", "answers": ["a", "", None], "candidates": ["a", "b"]}, [("what?", ("a",), ("a", "b"))], 0),
+        ({"question": 5, "answers": ["a", 3], "candidates": [3, "4"]}, [("5", ("a", "3"), ("3", "4"))], 0),
+        ({"question": "how many?", "answer": 0}, [("how many?", ("0",), ())], 0),
+        ({"questions": [{"question": "a?", "answer": "b"}, {"question": "c?"}, 7, {"answer": "d"}]}, [("a?", ("b",), ())], 1),
+        ({"question": "is it?", "answer": True}, [], 1),
+        ({"question": "how long?", "answers": ["2", 2.5]}, [], 1),
+        ({"question": "which?", "answer": "a", "candidates": ["a", False]}, [], 1),
+        ({"question": "which?", "answer": "a", "candidates": "ab"}, [], 1),
+        ({"question": "which?", "answers": [{"answer": "a"}]}, [], 1),
+        ({"question": ["what?"], "answer": "b"}, [], 1),
+        ({"question": " ", "answer": "b"}, [("", ("b",), ())], 0),
+        ({"questions": "a?"}, [], 0),
+        ({}, [], 0),
     ],
 )  # fmt: skip
-def test_questions_are_those_with_a_text_and_an_answer(meta: dict[str, Any], expected: list[Any]) -> None:
-    assert [(each.text, each.answers, each.candidates) for each in questions_of(make(**meta))] == expected
+def test_questions_are_those_of_text_and_whole_numbers_and_the_others_are_counted(
+    meta: dict[str, Any], expected: list[Any], unusable: int
+) -> None:
+    found = questions_of(make(**meta))
+    assert [(each.text, each.answers, each.candidates) for each in found] == expected
+    assert unusable_questions(make(**meta)) == unusable
 
 
 def test_cues_are_those_that_are_complete_with_short_groups() -> None:
