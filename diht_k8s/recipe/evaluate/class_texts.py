@@ -33,6 +33,8 @@ CLIP_BENCHMARK: Final = "clip-benchmark"
 CLASS_NAMES: Final = "classnames.txt"
 TEMPLATES: Final = "zeroshot_classification_templates.txt"
 MAX_TEMPLATES: Final = 256
+BYTE_ORDER_MARK: Final = "\ufeff"
+"""Windows' editors write it at the beginning of a text file."""
 OPENAI_TEMPLATES: Final = "openai80"
 WITH_CLASSES: Final = ("Classification", "MultiLabel")
 """Types whose prompts are of class names."""
@@ -119,7 +121,7 @@ def class_names(storage: Storage, benchmark: Benchmark) -> SourcedTexts:
             )
     if uri is None:
         return SourcedTexts([], "")
-    names = [line.strip() for line in storage.read_text(uri).rstrip().splitlines()]
+    names = _lines(storage, uri)
     if len(names) < 2 or not all(names):
         raise UserError(f"{uri}: {benchmark.name} needs one class name a line, two or more, none empty")
     return SourcedTexts(names, uri)
@@ -160,7 +162,12 @@ def templates_of(storage: Storage, benchmark: Benchmark) -> SourcedTexts:
 
 def read_templates(storage: Storage, uri: str) -> list[str]:
     """The templates in a file, one a line."""
-    return [line.strip() for line in storage.read_text(uri).splitlines() if line.strip()][:MAX_TEMPLATES]
+    return [line for line in _lines(storage, uri) if line][:MAX_TEMPLATES]
+
+
+def _lines(storage: Storage, uri: str) -> list[str]:
+    """The lines of a file without the white space around them, and without a byte-order mark."""
+    return [line.strip() for line in storage.read_text(uri).removeprefix(BYTE_ORDER_MARK).rstrip().splitlines()]
 
 
 def _answer_templates(benchmark: Benchmark) -> list[str]:

@@ -30,6 +30,13 @@ def test_texts_when_they_lie_beside_the_shards_are_used(tmp_path: Path, beside: 
     assert templates.source.endswith(TEMPLATES)
 
 
+def test_texts_when_a_file_begins_with_a_byte_order_mark_are_without_it(tmp_path: Path) -> None:
+    for name, content in ((CLASS_NAMES, "cat\r\ndog\r\n"), (TEMPLATES, "{c}\r\na {c}\r\n")):
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    names, templates = (read(Storage(), benchmark(tmp_path)).lines for read in (class_names, templates_of))
+    assert (names, templates) == (["cat", "dog"], ["{c}", "a {c}"])
+
+
 def test_texts_when_given_win_over_those_beside_the_shards(tmp_path: Path) -> None:
     (tmp_path / CLASS_NAMES).write_text("cat\ndog\n")
     (tmp_path / TEMPLATES).write_text("a photo of a {c}.\n")
