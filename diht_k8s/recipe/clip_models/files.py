@@ -67,6 +67,11 @@ def weights_in(folder: str, storage: Storage) -> str:
     return join(folder, found[0])
 
 
+def texts_in(folder: str, storage: Storage) -> list[str]:
+    """The names of the configurations and tokenizer files in a folder: they are loaded with the weights there."""
+    return [name for name in storage.names(folder) if name.endswith(TEXT_SUFFIXES)]
+
+
 def model_identity(source: str, storage: Storage) -> str:
     """Changes when the model does: the identity of its files, or the release of open_clip for an open_clip name."""
     source = without_prefix(source)
@@ -89,9 +94,11 @@ def model_digest(source: str, storage: Storage) -> str:
 
 def _identity(source: str, storage: Storage, identity: Callable[[str], str]) -> str:
     if is_weights(source):
-        config = join(folder_of(source), CONFIG_NAME)
-        beside = [identity(config)] if storage.exists(config) else []
-        return " ".join([identity(source), *beside])
+        folder = folder_of(source)
+        texts = texts_in(folder, storage)
+        config = [identity(join(folder, CONFIG_NAME))] if CONFIG_NAME in texts else []
+        others = [f"{name} {identity(join(folder, name))}" for name in texts if name != CONFIG_NAME]
+        return " ".join([identity(source), *config, *others])
     files = [name for name in storage.names(source) if is_weights(name) or name.endswith(TEXT_SUFFIXES)]
     return sha256_of({name: identity(join(source, name)) for name in files})
 

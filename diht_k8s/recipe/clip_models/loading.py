@@ -20,9 +20,9 @@ from diht_k8s.api.layout import join
 from diht_k8s.recipe.clip_models.architecture import infer_config
 from diht_k8s.recipe.clip_models.files import (
     CONFIG_NAME,
-    TEXT_SUFFIXES,
     folder_of,
     is_weights,
+    texts_in,
     weights_in,
     without_prefix,
 )
@@ -141,8 +141,8 @@ def _fetched(uri: str, folder: Path, storage: Storage) -> Path:
     """Weights and tokenizer files, copied to a folder under names that open_clip looks for."""
     suffix = ".safetensors" if uri.endswith(".safetensors") else ".bin"
     place, beside = folder / f"open_clip_model{suffix}", folder_of(uri)
-    texts = [name for name in storage.names(beside) if name.endswith(TEXT_SUFFIXES)]
-    for source, target in [(uri, place), *((join(beside, name), folder / name) for name in texts)]:
+    texts = [(join(beside, name), folder / name) for name in texts_in(beside, storage)]
+    for source, target in [(uri, place), *texts]:
         if (local := storage.local_path(source)) is not None:
             target.symlink_to(local)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.clip_models.files import model_identity
+from diht_k8s.recipe.clip_models.files import model_digest, model_identity
 from diht_k8s.recipe.clip_models.loading import load_model
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.small_run import CONFIG, encode_images, export_model
@@ -190,11 +191,25 @@ def test_identity_when_any_file_of_a_folder_changes_changes(tmp_path: Path, pref
     assert identity_after(tmp_path / f"a{suffix}", f"{prefix}{tmp_path}")
 
 
-@pytest.mark.parametrize("changed", ["weights.ckpt", "open_clip_config.json"])
-def test_identity_when_a_file_or_the_configuration_beside_it_changes_changes(tmp_path: Path, changed: str) -> None:
-    for name in ("weights.ckpt", "open_clip_config.json"):
+BESIDE = ("weights.ckpt", "open_clip_config.json", "tokenizer.json", "vocab.txt", "spiece.model", "other.ckpt")
+
+
+@pytest.mark.parametrize("changed", BESIDE)
+def test_identity_when_a_file_or_what_is_loaded_with_it_changes_changes(tmp_path: Path, changed: str) -> None:
+    for name in BESIDE:
         (tmp_path / name).write_bytes(b"1")
-    assert identity_after(tmp_path / changed, f"{tmp_path}/weights.ckpt")
+    assert identity_after(tmp_path / changed, f"{tmp_path}/weights.ckpt") is (changed != "other.ckpt")
+
+
+def test_identity_when_a_tokenizer_comes_goes_or_is_renamed_changes(tmp_path: Path) -> None:
+    source, found = tmp_path / "weights.ckpt", list[str]()
+    for names in ([], ["tokenizer.json"], ["vocab.json"], ["tokenizer.json", "vocab.json"]):
+        shutil.rmtree(tmp_path)
+        tmp_path.mkdir()
+        for path in (source, *(tmp_path / name for name in names)):
+            path.write_bytes(b"1")
+        found.append(model_digest(str(source), Storage()))
+    assert len(set(found)) == 4
 
 
 def test_load_when_file_is_a_program_refuses(tmp_path: Path) -> None:
