@@ -137,8 +137,10 @@ def _paired(name: str, figures: Sequence[str], first: Sequence[Run], second: Seq
 
 
 def _same_questions(images: PerImage, reference: PerImage) -> bool:
-    """Whether two sides have the same figures, and the images the same classes and as many queries."""
+    """Whether two sides have the same figures, and the images the same texts (classes, captions) and as many queries."""
     if images.figures.keys() != reference.figures.keys() or list(images.rankings) != list(reference.rankings):
+        return False
+    if images.texts != reference.texts:  # weights tell no class where all classes have as many images
         return False
     return all(
         np.array_equal(ours[name][1], asked_N)

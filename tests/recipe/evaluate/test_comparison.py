@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +147,19 @@ def test_comparison_when_both_runs_kept_their_images_decides_by_pairs(gained: in
     assert {item["uid"] for item in changed["wins_shown"]} <= {str(row) for row in range(20, gained)}
 
 
+def classes(*names: str) -> PerImage:
+    """As many images of each class, whose weights tell nothing of it."""
+    found = images_of(20)["pairs"]
+    return replace(found, texts=list(names) * (200 // len(names)))
+
+
 @pytest.mark.parametrize(
     ("kept", "why"),
     [
         ([{}, {}], "no images are kept"),
         ([images_of(1), {"pairs": PerImage(["x"], ["0.tar"], ["x"])}], "not the same"),
         ([images_of(20), images_of(60, captions=5)], "not the same"),
+        ([{"pairs": classes("cat", "dog")}, {"pairs": classes("dog", "cat")}], "not the same"),
     ],
 )
 def test_comparison_when_images_cannot_be_paired_says_why(kept: list[dict[str, PerImage]], why: str) -> None:
