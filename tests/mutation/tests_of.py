@@ -146,6 +146,7 @@ EVALUATE: Final[dict[str, list[str]]] = {
         "results": _evaluate("", "features_reuse", _INTERRUPTED),
         "retrieval": _evaluate("retrieval task_figures", "report_contents", _CAPTIONS),
         "ridge": _evaluate("ridge", "references"),
+        "similarity": _evaluate("similarity retrieval"),
         "soundness": _evaluate("soundness", "broken_models"),
         "stage": _evaluate("", "features_reuse evaluation_only broken_models", f"{_INTERRUPTED} {_CAPTIONS}"),
         "training_pairs": _evaluate("", "references report_contents"),
