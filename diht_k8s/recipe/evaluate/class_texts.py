@@ -121,7 +121,7 @@ def class_names(storage: Storage, benchmark: Benchmark) -> SourcedTexts:
             )
     if uri is None:
         return SourcedTexts([], "")
-    names = _lines(storage, uri)
+    names = read_lines(storage, uri)
     if len(names) < 2 or not all(names):
         raise UserError(f"{uri}: {benchmark.name} needs one class name a line, two or more, none empty")
     return SourcedTexts(names, uri)
@@ -162,10 +162,10 @@ def templates_of(storage: Storage, benchmark: Benchmark) -> SourcedTexts:
 
 def read_templates(storage: Storage, uri: str) -> list[str]:
     """The templates in a file, one a line."""
-    return [line for line in _lines(storage, uri) if line][:MAX_TEMPLATES]
+    return [line for line in read_lines(storage, uri) if line][:MAX_TEMPLATES]
 
 
-def _lines(storage: Storage, uri: str) -> list[str]:
+def read_lines(storage: Storage, uri: str) -> list[str]:
     """The lines of a file without the white space around them, and without a byte-order mark."""
     return [line.strip() for line in storage.read_text(uri).removeprefix(BYTE_ORDER_MARK).rstrip().splitlines()]
 

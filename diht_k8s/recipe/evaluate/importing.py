@@ -20,6 +20,7 @@ from diht_k8s.recipe.evaluate.class_texts import (
     SourcedTexts,
     packaged_names,
     packaged_templates,
+    read_lines,
     read_templates,
 )
 from diht_k8s.recipe.imports.account import seen_json, seen_units, settle
@@ -41,8 +42,6 @@ DATASET_TYPE: Final = "dataset_type.txt"
 FIXED_FILES: Final = (CLASS_NAMES, TEMPLATES, DATASET_TYPE, "test/nshards.txt")
 TYPES: Final = {"Classification": "classification", "MultiLabel": "multilabel", "AnswerRanking": "questions"}
 """What dataset_type.txt says; all others are `retrieval`, as images with captions are in clip-benchmark."""
-BYTE_ORDER_MARK: Final = "\ufeff"
-"""With which editors of Windows begin a file."""
 
 Json = dict[str, Any]
 
@@ -127,8 +126,7 @@ def class_names_for(source: RecordSource, plan: BenchmarkImport, storage: Storag
     """
     own = SourcedTexts(list(source.class_names), "the data set" if source.class_names else "")
     if plan.class_names is not None:
-        text = storage.read_text(plan.class_names).removeprefix(BYTE_ORDER_MARK)
-        lines = [line.strip() for line in text.rstrip().splitlines()]
+        lines = read_lines(storage, plan.class_names)
         has_classes = bool(own.lines) and source.type in WITH_CLASSES
         if has_classes and len(lines) != len(own.lines):
             raise UserError(
@@ -166,7 +164,7 @@ def templates_for(source: RecordSource, plan: BenchmarkImport, storage: Storage)
         UserError: a template has no place for the class name.
     """
     if plan.templates is not None:
-        lines = [line.removeprefix(BYTE_ORDER_MARK).strip() for line in read_templates(storage, plan.templates)]
+        lines = read_templates(storage, plan.templates)
         if not lines or any("{c}" not in line and "{}" not in line for line in lines):
             raise UserError(f"{plan.templates} needs one template a line, each with {{c}} for the class name")
         return SourcedTexts([line.replace("{}", "{c}") for line in lines], plan.templates)

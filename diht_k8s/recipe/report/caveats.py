@@ -75,7 +75,7 @@ def _seen_in_all(benchmarks: list[dict[str, Any]]) -> list[str]:
     if not compared:
         return []
     shares = [
-        f"{benchmark['name']} ({percent(benchmark['seen']['pictures'] / _different(benchmark))})"
+        f"{benchmark['name']} ({percent(benchmark['seen']['pictures'] / benchmark['seen']['of'])})"
         for benchmark in compared
         if benchmark["seen"]["pictures"]
     ]
@@ -84,11 +84,6 @@ def _seen_in_all(benchmarks: list[dict[str, Any]]) -> list[str]:
         "Benchmarks with images that stand byte for byte among the training pairs, "
         f"of {len(compared)} that were compared: {found}."
     ]
-
-
-def _different(benchmark: Json) -> int:
-    """The images that were compared with the training pairs; earlier versions did not count them."""
-    return benchmark["seen"].get("of", benchmark["pictures"])
 
 
 def _run_caveats(content: Json) -> list[str]:
@@ -187,8 +182,8 @@ def _other_caveats(benchmark: Json) -> list[str]:
     found: list[str] = []
     if (seen := benchmark.get("seen")) is not None:
         found.append(
-            f"{benchmark['name']}: of its {_different(benchmark):,} different images, {seen['pictures']:,} "
-            f"({percent(seen['pictures'] / _different(benchmark))}) stand byte for byte among "
+            f"{benchmark['name']}: of its {seen['of']:,} different images, {seen['pictures']:,} "
+            f"({percent(seen['pictures'] / seen['of'])}) stand byte for byte among "
             f"the {seen['pairs']:,} training pairs that were compared."
         )
     if benchmark.get("decode") == "Reference":
