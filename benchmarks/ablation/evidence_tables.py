@@ -149,8 +149,8 @@ def require_planned(lines: Sequence[dict[str, Any]]) -> None:
         if key in seen:
             raise SystemExit(f"the training {told} is there twice: keep the first in {LINES}")
         seen.add(key)
-        for name, value in (("pool", line["pool"]), ("sizes", line["sizes"] | {"samples": 0})):
-            if value != (lines[0][name] if name == "pool" else lines[0][name] | {"samples": 0}):
+        for name, value in {"pool": line["pool"], **line["sizes"]}.items():
+            if name != "samples" and value != {"pool": lines[0]["pool"], **lines[0]["sizes"]}.get(name, value):
                 raise SystemExit(f"the training {told} has another {name} than the first one: all of them have one")
 
 

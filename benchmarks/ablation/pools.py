@@ -1,6 +1,6 @@
 """Pools and soft labels of the arms, by the recipe's stages.
 
-Shapes: N pairs of a pool, K stored classes, D features.
+Shapes: N pairs of a pool, K stored classes.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ def rank_answers(
     images, without = images.chosen(lambda item: bool(item.questions)), sum(not item.questions for item in images.items)
     asked = [(row, question) for row, item in enumerate(images.items) for question in item.questions]
     if not asked:
-        raise DataError("no image has a question with an answer: add `question` and `answers` to the .json")
+        told = f" ({unusable:,} have none, or a value that is neither text nor a whole number)" if unusable else ""
+        raise DataError(f"no image has a question with an answer{told}: add `question` and `answers` to the .json")
     candidates = [question.candidates or tuple(answers) for _, question in asked]
     few = next((row for row, options in enumerate(candidates) if len(options) < 2), None)
     if few is not None:

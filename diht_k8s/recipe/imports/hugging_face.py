@@ -116,7 +116,7 @@ def _asked(table: Table, image: str) -> Any:
         for number, row in enumerate(table.rows([image, "question", key, *candidates], start, stop), start=start):
             given = row[key] if isinstance(row[key], list) else [row[key]]
             answers = [one.get("answer") if isinstance(one, dict) else one for one in given]
-            meta = {"question": row["question"], "answers": [text for text in answers if isinstance(text, str)]}
+            meta = {"question": row["question"], "answers": [each for each in answers if each is not None]}
             meta |= {name: row[name] for name in candidates}
             yield ImageRecord(_place(table, number), _image(row[image], table), meta=meta)
 

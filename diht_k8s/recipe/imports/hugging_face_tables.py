@@ -27,7 +27,7 @@ BATCH: Final = 64
 BUFFER: Final = 1 << 18
 """Bytes of a column that are read at a time: without it, those of a whole row group."""
 _CARD_HEAD: Final = re.compile(r"---\s*\n(.*?)\n---", re.DOTALL)
-"""The YAML at the begin of a README.md."""
+"""The YAML at the beginning of a README.md."""
 
 
 @dataclass(frozen=True)

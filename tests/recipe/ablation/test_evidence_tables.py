@@ -195,12 +195,12 @@ def test_second_protocol_when_all_is_trained_then_tests_the_seven_comparisons_wi
         ({"arm": "hn_1"}, "no training hn_1, 6000 steps"),
         ({"sizes": {"samples": 384 * BATCH}}, "no training distill, 384 steps"),
         ({"seed": 101, "pool": "q"}, "has another pool"),
-        ({"seed": 101, "sizes": {"samples": 6000 * BATCH, "lr": 1}}, "has another sizes"),
+        ({"seed": 101, "sizes": {"samples": 6000 * BATCH, "lr": 1}}, "has another lr"),
     ],
     ids=["twice", "a seed too many", "another arm", "another length", "another pool", "another learning rate"],
 )
 def test_trainings_that_are_none_of_the_plan_or_there_twice_are_refused(change: dict[str, Any], said: str) -> None:
-    line = {"arm": "distill", "seed": 100, "sizes": {"samples": 6000 * BATCH}, "pool": "p"}
+    line = {"arm": "distill", "seed": 100, "sizes": {"samples": 6000 * BATCH, "lr": 2, "gone": 1}, "pool": "p"}
     require_planned([line, {**line, "seed": 102}])
     with pytest.raises(SystemExit, match=said):
         require_planned([line, line | change])

@@ -92,6 +92,13 @@ def parquet_captions(root: Path) -> Path:
     return root
 
 
+def parquet_counts(root: Path) -> Path:
+    root.mkdir(parents=True)
+    columns = {"image": [{"bytes": _png(row), "path": None} for row in range(4)], "question": ["how many?"] * 4, "answer": list(range(4))}  # fmt: skip
+    pq.write_table(pa.table(columns), root / "test.parquet")
+    return root
+
+
 def parquet_winoground(root: Path) -> Path:
     root.mkdir(parents=True)
     columns: dict[str, list[Any]] = {}

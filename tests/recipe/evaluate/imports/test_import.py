@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from diht_k8s.cli.main import main
+from diht_k8s.recipe.evaluate.benchmark_images import questions_of
 from diht_k8s.recipe.evaluate.importing import BenchmarkImport, import_benchmark
 from diht_k8s.recipe.imports import resumable_import
 from diht_k8s.recipe.imports.layouts import open_benchmark
@@ -24,7 +25,7 @@ from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.drawings import IMAGES, drawing, two_captions
 from tests.recipe.evaluate.imports.original_pixels import FER_EMOTIONS
-from tests.recipe.evaluate.imports.original_tables import parquet_winoground_without_a_caption
+from tests.recipe.evaluate.imports.original_tables import parquet_counts, parquet_winoground_without_a_caption
 from tests.recipe.evaluate.imports.originals import ORIGINALS
 from tests.recipe.evaluate.small_run import COLOURS
 
@@ -391,6 +392,13 @@ def test_import_when_no_text_can_hold_a_caption_counts_its_image(
     marker = json.loads((tmp_path / "out/COMMITTED.json").read_text())
     assert {reason: each["count"] for reason, each in marker["bad"].items()} == bad
     assert len(samples_of(tmp_path / "out")) == marker["images"] > 1
+
+
+def test_import_when_answers_are_numbers_keeps_them_for_the_evaluation(tmp_path: Path) -> None:
+    source = parquet_counts(tmp_path / "in")
+    assert main(["benchmarks", "import", str(source), str(tmp_path / "out")]) == 0
+    answers = [question.answers for sample in samples_of(tmp_path / "out") for question in questions_of(sample)]
+    assert answers == [("0",), ("1",), ("2",), ("3",)]
 
 
 def test_import_when_a_folder_holds_other_files_and_links_accounts_for_all(
