@@ -86,7 +86,7 @@ def classified(items: int, width: int) -> None:
 
 
 def labelled(items: int, width: int) -> None:
-    """Images of one look have one threshold: the precision is the share of images with the class."""
+    """Images that look alike have one threshold: the precision is the share of images with the class."""
     made = [
         BenchmarkImage("0.tar", str(row), str(row), (), None, classes=(0,) if row == items - 1 else ())
         for row in range(items)
