@@ -202,6 +202,9 @@ def test_second_protocol_when_all_is_trained_then_tests_the_seven_comparisons_wi
 def test_trainings_that_are_none_of_the_plan_or_there_twice_are_refused(change: dict[str, Any], said: str) -> None:
     line = {"arm": "distill", "seed": 100, "sizes": {"samples": 6000 * BATCH, "lr": 2, "gone": 1}, "pool": "p"}
     require_planned([line, {**line, "seed": 102}])
+    fewer = {**line, "seed": 102, "sizes": {"samples": 6000 * BATCH, "lr": 2}}  # of other versions of the harness
+    require_planned([line, fewer])
+    require_planned([fewer, line])
     with pytest.raises(SystemExit, match=said):
         require_planned([line, line | change])
 

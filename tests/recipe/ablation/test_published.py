@@ -69,6 +69,13 @@ def test_published_trainings_when_restored_elsewhere_then_have_the_same_hits_and
             np.testing.assert_array_equal(one_N, other_N)
 
 
+def test_hits_when_a_training_lacks_its_file_then_name_it(work: Path) -> None:
+    line = read_lines(work / "results.jsonl")[0]
+    (work / line["hits"]["style"]).unlink()
+    with pytest.raises(SystemExit, match=r"style\.parquet is missing: take its line out"):
+        read_hits(work, [line], "style")
+
+
 def test_hits_when_fractional_and_published_then_are_the_same_when_restored(work: Path, tmp_path: Path) -> None:
     line = read_lines(work / "results.jsonl")[3]
     images = read_hits(work, [line], "style")[line["arm"], line["seed"]]
