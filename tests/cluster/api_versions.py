@@ -119,7 +119,18 @@ class Definition:
         self.declare(version)
 
     def rewrite(self) -> None:
-        _shell(self.kubectl, commands()[0].replace("dihtruns", self.name))
+        wait_until(self._rewritten, "every run is rewritten")
+
+    def _rewritten(self) -> bool:
+        try:
+            _shell(self.kubectl, commands()[0].replace("dihtruns", self.name))
+        except (
+            KubectlError
+        ) as error:  # the operator wrote a status meanwhile, or a test's namespace went: again, as the docs say
+            if "(Conflict)" in str(error) or "(NotFound)" in str(error):
+                return False
+            raise
+        return True
 
     def declare(self, *versions: str) -> None:
         command = commands()[1].replace(f"{PLURAL}.{GROUP}", self.name)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.operators import Runs, output_folder, project
-from tests.cluster.tools import PROJECT, Kubectl, fresh_namespace, script
+from tests.cluster.tools import PATIENCE, PROJECT, Kubectl, fresh_namespace, script
 
 CHART = PROJECT / "helm/diht-operator"
 IMAGE = "local/diht-operator:test"
+WAIT = ("--wait", f"--timeout={60 * PATIENCE}s")
 
 
 class HelmError(Exception):
@@ -37,7 +38,7 @@ class Helm:
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [self.program, "--kubeconfig", str(self.kubeconfig), "--namespace", self.namespace]
         command += ["--kube-as-user", self.user] if self.user else []
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120 * PATIENCE)
         if done.returncode != 0:
             raise HelmError(f"{done.stderr}{done.stdout}".strip())
         return done
@@ -59,13 +60,12 @@ class Helm:
         return done.stdout + done.stderr
 
     def install(self, release: str, *settings: str, chart: Path = CHART, flags: tuple[str, ...] = ()) -> str:
-        """As the README says, with the image of the tests; ends when the operator is ready, or fails after 60 s."""
-        return self("install", release, str(chart), *_settings(settings), "--wait", "--timeout=60s", *flags)
+        """As the README says, with the image of the tests; ends when the operator is ready, or fails after a minute."""
+        return self("install", release, str(chart), *_settings(settings), *WAIT, *flags)
 
     def upgrade(self, release: str, *settings: str, chart: Path = CHART) -> str:
         """As the docs say."""
-        options = ("--reset-then-reuse-values", "--wait", "--timeout=60s")
-        return self("upgrade", release, str(chart), *_settings(settings), *options)
+        return self("upgrade", release, str(chart), *_settings(settings), "--reset-then-reuse-values", *WAIT)
 
 
 def recipe(runs: Runs) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import yaml
 
-from tests.cluster.operators import free_port
 from tests.cluster.tools import CLUSTER, Kubectl, KubectlError, manifest, wait_until
+from tests.ports import free_port
 from tests.s3.server import end
 
 KUEUE: Final = "kueue-system"

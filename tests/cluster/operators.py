@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -21,6 +20,7 @@ from typing import Any
 import yaml
 
 from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, KubectlError, fresh_namespace, manifest, wait_until
+from tests.ports import free_port
 
 FAULTS = [{"condition": "TestFault"}, {"condition": "UrgentTestFault", "move": "AtOnce"}]
 """Faults of nodes that only tests report."""
@@ -36,7 +36,7 @@ class Operator:
     log: Path
     options: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
-    port: int = field(default_factory=lambda: free_port())
+    port: int = field(default_factory=free_port)
     program: str = "diht_k8s.controller"
     code: Path = PROJECT
     """the folder whose packages it runs."""
@@ -79,12 +79,6 @@ class Operator:
             return error.code, error.read().decode()
         except OSError as error:
             return 0, str(error)
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def install(kubectl: Kubectl, namespace: str, folder: Path) -> Path:
@@ -264,6 +258,13 @@ class Runs:
         except BaseException:
             print(json.dumps(self.status(name), indent=1))
             raise
+
+    def wait_begun(self, name: str, part: str, times: int = 1) -> None:
+        """Wait until worker 0's stub program has counted that it began: a pod that ends before does the same again."""
+        counted = self.folder / name / f"attempts-{part}-0"
+        wait_until(
+            lambda: counted.exists() and len(counted.read_bytes()) == times, f"start {times} of {part} of {name}"
+        )
 
     def events(self, name: str) -> list[str]:
         found = self.kubectl.json(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.operators import Operator, Runs, World, stages, world
-from tests.cluster.tools import Kubectl, cannot
+from tests.cluster.tools import PATIENCE, Kubectl, cannot
 
 pytestmark = pytest.mark.cluster
 JOBS = ["evaluate-1", "filter-1", "heads-1", "predict-1", "train-1", "vocabulary-1"]
@@ -72,7 +72,7 @@ def test_run_under_an_operator_that_dies_after_every_write_ends_as_if_it_had_not
     runs, since = still.runs, datetime.now(UTC)
     operator = replace(still.operator, program="tests.cluster.crashing")
     runs.apply("r", {"filter": [75, "ok"]}, label=None, evaluate=None, train={**TRAIN, "numNodes": 2})
-    lives = live_and_die(runs, operator, "r", 240)
+    lives = live_and_die(runs, operator, "r", 240 * PATIENCE)
     assert sorted(runs.children("r")) == ["r-filter-1", "r-filter-2", "r-train-1"]
     status = runs.status("r")
     assert {name: (s["state"], s["attempt"], s.get("restarts", 0)) for name, s in stages(status).items()} == {

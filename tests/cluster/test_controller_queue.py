@@ -30,9 +30,15 @@ def test_two_runs_on_a_quota_for_one_go_one_after_the_other(
             runs.apply(name, **spec, pods=pods)
         for name in ("first", "second"):
             runs.wait_for(name, "Complete", timeout_s=120)
-        workloads = kubectl.json("get", "workloads.kueue.x-k8s.io", "-n", place.namespace)["items"]
-        times = [{c["type"]: c["lastTransitionTime"] for c in each["status"]["conditions"]} for each in workloads]
-        earlier, later = sorted(times, key=lambda conditions: conditions["Finished"])
+
+        def times() -> list[dict[str, str]] | None:
+            found = kubectl.json("get", "workloads.kueue.x-k8s.io", "-n", place.namespace)["items"]
+            conditions = [{c["type"]: c["lastTransitionTime"] for c in each["status"]["conditions"]} for each in found]
+            return conditions if all("Finished" in each for each in conditions) else None
+
+        earlier, later = sorted(
+            wait_until(times, "both workloads have finished"), key=lambda conditions: conditions["Finished"]
+        )
         assert later["Admitted"] >= earlier["Finished"], "both held pods at once"
         runs.apply("big", **spec, pods={**pods, "resources": {"nvidia.com/gpu": 5}})
         wait_until(lambda: "insufficient quota for nvidia.com/gpu" in waits(runs, "big"), "why the run waits", 30)

@@ -72,9 +72,14 @@ def test_gangs_when_the_quota_is_for_one_run_one_after_the_other(kueue, kubectl,
         wait_until(
             lambda name=name: kubectl.json("get", "job", name, "-n", namespace)["status"].get("succeeded") == 2, name
         )
-    workloads = kubectl.json("get", "workloads", "--namespace", namespace)["items"]
-    times = {owner(workload): condition_times(workload) for workload in workloads}
-    earlier, later = sorted(times.values(), key=lambda conditions: conditions["Finished"])
+
+    def times():
+        workloads = kubectl.json("get", "workloads", "--namespace", namespace)["items"]
+        found = [condition_times(workload) for workload in workloads]
+        return found if all("Finished" in conditions for conditions in found) else None
+
+    ends = wait_until(times, "both workloads have finished")
+    earlier, later = sorted(ends, key=lambda conditions: conditions["Finished"])
     assert later["Admitted"] >= earlier["Finished"]
 
 
@@ -94,10 +99,6 @@ def gang(name: str) -> dict[str, Any]:
     spec = {"completionMode": "Indexed", "completions": 2, "parallelism": 2, "suspend": True, "template": {"spec": pod}}
     labels = {"kueue.x-k8s.io/queue-name": "gpus"}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, "labels": labels}, "spec": spec}
-
-
-def owner(workload: dict[str, Any]) -> str:
-    return workload["metadata"]["ownerReferences"][0]["name"]
 
 
 def condition_times(workload: dict[str, Any]) -> dict[str, str]:

@@ -99,6 +99,7 @@ def test_operator_with_named_tenants_writes_in_their_namespaces_and_watches_the_
             return False
 
     try:
+        wait_until(lambda: may("create", "jobs.batch", namespace), "the tenant's rights")
         for verb, what in (("create", "jobs.batch"), ("delete", "pods"), ("get", "pods/log"), ("create", "services")):
             assert may(verb, what, namespace), (verb, what)
             assert not may(verb, what, "default"), (verb, what)

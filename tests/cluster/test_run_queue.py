@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.operators import World, evict, kill_program, stages, world
 from tests.cluster.queues import OneAtATime
-from tests.cluster.tools import PROJECT, Kubectl, wait_until
+from tests.cluster.tools import PATIENCE, PROJECT, Kubectl, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 POLICY = {"maxRestarts": 20, "maxInfrastructureRestarts": 100}
@@ -23,9 +23,10 @@ SHARDS, PAIRS = 4, 8
 
 def running(place: World, queue: OneAtATime, name: str, starts: int) -> str:
     """The pod of a run once its program has started that many times."""
-    attempts = place.runs.folder / name / "attempts-train-0"
-    wait_until(lambda: attempts.exists() and len(attempts.read_bytes()) == starts, f"start {starts} of {name}", 120)
-    (pod,) = [each for each in place.runs.pods(name) if each["status"]["phase"] == "Running"]
+    place.runs.wait_begun(name, "train", starts)
+    [pod] = wait_until(
+        lambda: [each for each in place.runs.pods(name) if each["status"]["phase"] == "Running"], f"the pod of {name}"
+    )
     assert queue.admitted(f"{name}-train")
     assert pod["spec"]["nodeSelector"]["kubernetes.io/os"] == "linux"
     return pod["metadata"]["name"]
@@ -45,7 +46,9 @@ def endure(place: World, queue: OneAtATime, times: int) -> None:
     """The first of three runs crashes and is preempted in turn, comes back each time, and only then gives way to the others."""
     for name in ("first", "second", "third"):
         ends = ["hang"] * (times + 1) if name == "first" else []
-        queue.start(name, *ends, "ok", failurePolicy=POLICY, activeDeadlineSeconds=600 if name == "first" else 30)
+        queue.start(
+            name, *ends, "ok", failurePolicy=POLICY, activeDeadlineSeconds=600 if name == "first" else 30 * PATIENCE
+        )
         wait_until(lambda: queue.workload(f"{name}-train"), f"the Workload of {name}", 30)  # noqa: B023 (called at once)
         time.sleep(1.1)  # Kueue orders by creation in whole seconds, and those of one second by UID
     uid = queue.workload("first-train")["metadata"]["uid"]

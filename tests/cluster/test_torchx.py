@@ -152,12 +152,12 @@ if me == 0:
         peer, _ = server.accept()
         print("met", peer.recv(9).decode())
 else:
-    for _ in range(100):
+    for _ in range(600):
         try:
             with socket.create_connection((os.environ["TORCHX_RANK0_HOST"], 29500), 5) as peer:
                 peer.send(b"peer 1")
                 break
-        except ConnectionRefusedError:
+        except OSError:
             time.sleep(0.1)
     else:
         raise SystemExit("nobody listens")

@@ -40,6 +40,7 @@ def test_gang_that_finds_its_training_computed_waits_in_one_pod_and_starts_again
     assert found["message"] == f"train: {OTHER}"
     assert why(runs, name).splitlines()[0] == f"{name} does not run (ComputedElsewhere): train: {OTHER}"
     wait_until(lambda: running(runs, name) == [f"{name}-wait-2-0"], "one pod that waits", 60)
+    runs.wait_begun(name, "train-wait")
     assert "ComputedElsewhere" in runs.kubectl("get", "dihtruns", name, "-n", runs.namespace)
     runs.patch(name, {"suspend": True})
     runs.wait_for(name, "Progressing", "Suspended", timeout_s=120)

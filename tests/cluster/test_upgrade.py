@@ -89,7 +89,10 @@ class Place:
 
     def require_readable(self, *codes: Path) -> None:
         """The API server takes every run as it is, and releases read the same of them, without anything that they do not know."""
-        found = self.runs.kubectl("get", "dihtruns", "--namespace", self.runs.namespace, "-o", "json")
+        listed = self.runs.kubectl.json("get", "dihtruns", "--namespace", self.runs.namespace)
+        for run in listed["items"]:
+            del run["metadata"]["resourceVersion"]  # the operator may write meanwhile
+        found = json.dumps(listed)
         checked = ("replace", "-f", "-", "--dry-run=server", "--validate=strict", "--namespace", self.runs.namespace)
         self.runs.kubectl(*checked, stdin=found)
         self.runs.kubectl(*checked, "--subresource=status", stdin=found)
@@ -147,6 +150,7 @@ def make_runs_in_every_state(place: Place) -> None:
     runs.kubectl.apply(json.dumps(queued), "--namespace", runs.namespace)
     for name in ("queued", "paused"):
         runs.wait_for(name, "Progressing", "Running")
+        runs.wait_begun(name, "filter")
     suspend = ("--type=merge", "-p", json.dumps({"spec": {"suspend": True}}), "--namespace", runs.namespace)
     runs.kubectl("patch", "job", "queued-filter-1", *suspend)
     runs.kubectl("patch", "dihtrun", "paused", *suspend)
