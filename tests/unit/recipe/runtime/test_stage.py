@@ -76,7 +76,8 @@ def test_worker_whose_part_is_not_the_last_commits_nothing(tmp_path: Path) -> No
     assert run_stage(stub, run, Stage.FILTER, worker=0, workers=2) is None
     last = run_stage(stub, run, Stage.FILTER, worker=1, workers=2)
     assert last is not None
-    assert last.summary == {"wall_seconds": 0.0, "process_seconds": 0.0, "processes": 2, "worker": 1}
+    assert last.summary.keys() == {"wall_seconds", "process_seconds", "processes", "worker"}
+    assert (last.summary["processes"], last.summary["worker"]) == (2, 1)
 
 
 def test_time_of_a_stage_is_that_of_its_steps_and_of_starts_that_failed(tmp_path: Path) -> None:
