@@ -25,7 +25,7 @@ from diht_k8s.recipe.evaluate.benchmark_images import VisualQuestion
 from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_interval
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.prompts import ANSWER, QUESTION, ensemble_prompts
-from diht_k8s.recipe.evaluate.results import Measured, per_image_of
+from diht_k8s.recipe.evaluate.results import Measured, asked_digest, per_image_of
 from diht_k8s.recipe.evaluate.similarity import query_scores
 from diht_k8s.recipe.evaluate.soundness import TextEncoder
 
@@ -95,6 +95,7 @@ def rank_answers(
     per_image = per_image_of(
         asked_about,
         [item.questions[0].text for item in asked_about],
+        _asked(asked, first_N, answers),
         {"accuracy": (figures.score_G, figures.questions_G)},
     )
     result = {
@@ -120,6 +121,18 @@ def rank_answers(
         "notes": _notes(scores, unusable),
     }
     return Measured(result, per_image, asked_about, [mistake["picture"] for mistake in result["mistakes"]])
+
+
+def _asked(
+    asked: Sequence[tuple[int, VisualQuestion]], first_N: NDArray[np.int64], answers: Sequence[str]
+) -> list[str]:
+    """Digest of the questions about each image and its copies, images in order."""
+    of_answers = asked_digest(answers)  # once: VQAv2 has 3,129
+    questions_of: dict[int, list[Any]] = {}
+    for row, question in asked:
+        options = question.candidates or of_answers
+        questions_of.setdefault(int(first_N[row]), []).append([question.text, question.answers, options])
+    return [asked_digest(questions_of[row]) for row in sorted(questions_of)]
 
 
 def _notes(scores: Sequence[NDArray[np.floating]], unusable: int) -> list[str]:

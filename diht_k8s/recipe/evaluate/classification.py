@@ -22,7 +22,7 @@ from diht_k8s.recipe.evaluate.drawn_queries import FOUND, drawn_by_digest
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.few_shot import balanced_accuracy, curve_json, few_shot_curve
 from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
-from diht_k8s.recipe.evaluate.results import Measured, per_image_of
+from diht_k8s.recipe.evaluate.results import Measured, asked_digest, per_image_of
 from diht_k8s.recipe.evaluate.similarity import similarity
 from diht_k8s.recipe.evaluate.soundness import TextEncoder
 from diht_k8s.recipe.report.per_image import PerImage
@@ -200,7 +200,10 @@ def _classified(
     found = {"top-1": (hits_2N[0], ones_N), "mean per class": (hits_2N[0] * share_N, share_N)}
     if figures.top5 is not None:
         found["top-5"] = (hits_2N[1], ones_N)
-    return per_image_of(labelled.items, [names[int(label)] for label in labels_N], found)
+    of_names = asked_digest(names)
+    asked_C = [asked_digest([of_names, label]) for label in range(len(names))]
+    texts, asked = [names[int(label)] for label in labels_N], [asked_C[int(label)] for label in labels_N]
+    return per_image_of(labelled.items, texts, asked, found)
 
 
 def _confused(confusion_CC: np.ndarray, names: Sequence[str]) -> list[Json]:

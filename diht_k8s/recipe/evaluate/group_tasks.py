@@ -11,7 +11,7 @@ Shapes: P pairs, N captions of one image, A candidates of one cue, G groups, T t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Final
 
@@ -23,7 +23,7 @@ from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage
 from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_interval
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.prompts import ARTICLE, ensemble_prompts, fill
-from diht_k8s.recipe.evaluate.results import Measured
+from diht_k8s.recipe.evaluate.results import Measured, asked_digest
 from diht_k8s.recipe.evaluate.similarity import query_scores
 from diht_k8s.recipe.evaluate.soundness import TextEncoder
 from diht_k8s.recipe.report.per_image import PerImage
@@ -139,7 +139,11 @@ def match_pairs(images: EncodedImages, templates: Sequence[str], encode: TextEnc
     shards = [images.items[rows[0]].uri for rows in pairs.values()]
     texts = [" / ".join(images.items[row].captions[0] for row in rows) for rows in pairs.values()]
     paired = [images.items[row] for row in rows_P2.reshape(-1)]
-    return _measured(scores, list(pairs), shards, texts, templates, paired, len(paired), len(rows_of) - len(pairs))
+    asked = [
+        asked_digest([[images.items[row].uid, images.items[row].captions[0]] for row in rows_2]) for rows_2 in rows_P2
+    ]
+    kept = PerImage(list(pairs), shards, texts, asked=asked)
+    return _measured(scores, kept, templates, paired, len(paired), len(rows_of) - len(pairs))
 
 
 def choose_captions(
@@ -172,9 +176,12 @@ def choose_captions(
     first = [images.items[asked[numbers[0]]] for numbers in rows_of.values()]
     return _measured(
         [found],
-        [item.uid for item in first],
-        [item.uri for item in first],
-        [item.captions[0] for item in first],
+        PerImage(
+            [item.uid for item in first],
+            [item.uri for item in first],
+            [item.captions[0] for item in first],
+            asked=[asked_digest([images.items[asked[n]].captions for n in numbers]) for numbers in rows_of.values()],
+        ),
         templates,
         [images.items[row] for row in asked],
         len(rows_of),
@@ -221,7 +228,12 @@ def associate(images: EncodedImages, templates: Sequence[str], encode: TextEncod
     shards = [images.items[candidates[group][0][0]].uri for group in whole]
     used = [images.items[row] for row in sorted({row for group in whole for row, _ in candidates[group]})]
     left_out = len(candidates) - len(whole)
-    return _measured(scores, whole, shards, [cue_of[group] for group in whole], templates, used, len(used), left_out)
+    asked = [
+        asked_digest([cue_of[group], sorted((images.items[row].uid, right) for row, right in candidates[group])])
+        for group in whole
+    ]
+    kept = PerImage(whole, shards, [cue_of[group] for group in whole], asked=asked)
+    return _measured(scores, kept, templates, used, len(used), left_out)
 
 
 def article_of(cue: str) -> str:
@@ -246,19 +258,18 @@ def _texts(texts: Sequence[str], templates: Sequence[str], encode: TextEncoder) 
 
 def _measured(
     scores: Sequence[GroupScore],
-    groups: Sequence[str],
-    shards: Sequence[str],
-    texts: Sequence[str],
+    groups: PerImage,
     templates: Sequence[str],
     images: Sequence[BenchmarkImage],
     pictures: int,
     left_out: int,
     **rest: int,
 ) -> Measured:
-    per_group = {each.name: (each.hits_G, each.weights_G) for each in scores}
+    """Figures and hits of groups, of which `groups` says names and texts."""
+    hits = {each.name: (each.hits_G, each.weights_G) for each in scores}
     figures = {
         "pictures": pictures,
-        "groups_scored": len(groups),
+        "groups_scored": len(groups.uids),
         "left_out": left_out,
         "templates": list(templates),
         "scores": [
@@ -268,4 +279,4 @@ def _measured(
         ],
         **rest,
     }
-    return Measured(figures, PerImage(list(groups), list(shards), list(texts), per_group), images)
+    return Measured(figures, replace(groups, figures=hits), images)

@@ -15,7 +15,7 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.evaluate.bootstrap import RESAMPLES, interval
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
-from diht_k8s.recipe.evaluate.results import Measured
+from diht_k8s.recipe.evaluate.results import Measured, asked_digest
 from diht_k8s.recipe.evaluate.similarity import similarity
 from diht_k8s.recipe.evaluate.soundness import TextEncoder
 from diht_k8s.recipe.report.average_precision import (
@@ -80,7 +80,9 @@ def rank_images(
     ranked = {
         f"{row} {name}": (scores_CN[row], truth_CN[row]) for row, name in enumerate(names)
     }  # two may share a name
-    return Measured(figures, PerImage(uids, shards, texts, rankings=ranked), known.items)
+    of_names = asked_digest(names)
+    asked = [asked_digest([of_names, item.classes, item.ignored_classes]) for item in known.items]
+    return Measured(figures, PerImage(uids, shards, texts, rankings=ranked, asked=asked), known.items)
 
 
 def _scores(scores_CN: Array, truth_CN: Array, rng: np.random.Generator) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.report.per_image import PerImage, per_image_path, write_per_image
 from diht_k8s.recipe.shards.storage import Storage
@@ -40,10 +41,20 @@ class Measured:
 def per_image_of(
     images: Sequence[BenchmarkImage],
     texts: list[str],
+    asked: list[str],
     figures: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
 ) -> PerImage:
     """Each image's part in the figures: [N] hits and [N] weights of each."""
-    return PerImage([image.uid for image in images], [image.uri for image in images], texts, figures)
+    return PerImage([image.uid for image in images], [image.uri for image in images], texts, figures, asked=asked)
+
+
+def asked_digest(asked: Any) -> str:
+    """Digest of all that a benchmark asks about an image: classes in order, captions, candidates, cues.
+
+    Comparisons pair only equal ones. Templates do not belong to it: they are how a run asks its model, and whether other
+    ones are better is a fair comparison.
+    """
+    return sha256_of(asked)
 
 
 def result_path(number: int) -> str:

@@ -27,7 +27,7 @@ from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_intervals
 from diht_k8s.recipe.evaluate.drawn_queries import FOUND, drawn_by_digest
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
-from diht_k8s.recipe.evaluate.results import Measured, per_image_of
+from diht_k8s.recipe.evaluate.results import Measured, asked_digest, per_image_of
 from diht_k8s.recipe.evaluate.similarity import distinct_rows, similarity
 from diht_k8s.recipe.evaluate.soundness import TextEncoder
 from diht_k8s.recipe.report.per_image import PerImage
@@ -274,7 +274,11 @@ def _retrieved(captioned: EncodedImages, figures: Retrieval) -> PerImage:
         )
         for row, cutoff in enumerate(CUTOFFS)
     }
-    return per_image_of(captioned.items, [item.captions[0] for item in captioned.items], found)
+    first, asked = (
+        [item.captions[0] for item in captioned.items],
+        [asked_digest(item.captions) for item in captioned.items],
+    )
+    return per_image_of(captioned.items, first, asked, found)
 
 
 def shown_images(result: Json) -> list[str]:

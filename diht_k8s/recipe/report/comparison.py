@@ -33,7 +33,8 @@ MAX_LINES: Final = 8
 SEED: Final = 2024
 """Of the resamples: a comparison printed twice is the same."""
 EXAMPLES: Final = 6
-NOT_PAIRED: Final = "not the same images, captions or classes"
+NOT_PAIRED: Final = "not the same images, captions, candidates or classes"
+NOT_TOLD: Final = "one side does not keep all that was asked: run the stage evaluate again"
 NO_IMAGES: Final = "no images are kept: run the stage evaluate again"
 
 
@@ -122,6 +123,8 @@ def _paired(name: str, figures: Sequence[str], first: Sequence[Run], second: Seq
     ordered = [[each.in_order_of(reference.uids) for each in side if each is not None] for side in sides]
     both = [[each for each in side if each is not None and _same_questions(each, reference)] for side in ordered]
     if [len(side) for side in both] != [len(side) for side in sides]:
+        if len({bool(each.asked) for side in sides for each in side if each is not None}) > 1:
+            return [{"why": NOT_TOLD} for _ in figures]
         return [{"why": NOT_PAIRED} for _ in figures]
     seeds = [[run[0]["run"]["seed"] for run in runs] for runs in (first, second)]
     same_seeds, rng = seeds[0] == seeds[1], np.random.default_rng(SEED)
@@ -137,11 +140,11 @@ def _paired(name: str, figures: Sequence[str], first: Sequence[Run], second: Seq
 
 
 def _same_questions(images: PerImage, reference: PerImage) -> bool:
-    """Whether two sides have the same figures, and the images the same texts (classes, captions) and as many queries."""
+    """Whether two sides have the same figures, and were asked the same about each image in as many queries."""
     if images.figures.keys() != reference.figures.keys() or list(images.rankings) != list(reference.rankings):
         return False
-    if images.texts != reference.texts:  # weights tell no class where all classes have as many images
-        return False
+    if images.texts != reference.texts or images.asked != reference.asked:
+        return False  # weights tell no class where all classes have as many images, texts no candidates
     return all(
         np.array_equal(ours[name][1], asked_N)
         for ours, theirs in ((images.figures, reference.figures), (images.rankings, reference.rankings))

@@ -1,6 +1,6 @@
 """Each image's hits in a benchmark's figures, as a Parquet file beside the result, for comparisons to resample.
 
-Columns: `uid`, `shard`, `text` (its class or first caption), and for each figure, named as in the report, `FIGURE` (the
+Columns: `uid`, `shard`, `text` (its class or first caption), `asked` (a digest), and for each figure, named as in the report, `FIGURE` (the
 hits of the image's queries, possibly fractional) and `FIGURE weight` (the most that they can be). A figure is sum(hits)
 / sum(weights). Mean average precisions are no such sums: of each class `CLASS score` and `CLASS truth` are kept.
 """
@@ -43,6 +43,8 @@ class PerImage:
     """figure -> [N] hits and [N] weights."""
     rankings: dict[str, tuple[Array, Array]] = field(default_factory=dict)
     """class -> [N] scores and [N] truth, see `average_precision`."""
+    asked: list[str] = field(default_factory=list)
+    """digest of all that was asked about each image, see `asked_digest`; empty where it was not kept."""
 
     def in_order_of(self, uids: Sequence[str]) -> PerImage | None:
         """The same images in another order; None if they are not the same, or a uid stands for several places."""
@@ -57,7 +59,7 @@ class PerImage:
             for parts in (self.figures, self.rankings)
         )
         shards, texts = [self.shards[row] for row in rows], [self.texts[row] for row in rows]
-        return PerImage(list(uids), shards, texts, figures, rankings)
+        return PerImage(list(uids), shards, texts, figures, rankings, [self.asked[row] for row in rows if self.asked])
 
 
 def write_per_image(storage: Storage, uri: str, found: PerImage) -> None:
@@ -66,6 +68,8 @@ def write_per_image(storage: Storage, uri: str, found: PerImage) -> None:
     import pyarrow.parquet as pq
 
     columns: dict[str, object] = {"uid": list(found.uids), "shard": list(found.shards), "text": list(found.texts)}
+    if found.asked:
+        columns["asked"] = list(found.asked)
     for name, (hits_N, weights_N) in found.figures.items():
         columns |= {name: hits_N, name + WEIGHT: weights_N}
     for name, (scores_N, truth_N) in found.rankings.items():
@@ -90,11 +94,12 @@ def read_per_image(storage: Storage, uri: str) -> PerImage | None:
         table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
         figures, rankings = _pairs(table, "", WEIGHT), _pairs(table, SCORE, TRUTH)
         uids, shards, texts = (table[name].to_pylist() for name in ("uid", "shard", "text"))
+        asked = table["asked"].to_pylist() if "asked" in table.column_names else []
         if not all(np.isfinite(part_N).all() for parts in (*figures.values(), *rankings.values()) for part_N in parts):
             raise ValueError("a hit is not finite")  # a test of NaN finds a difference
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise DataError(f"{uri} is damaged ({error}): run the stage evaluate again") from error
-    return PerImage(uids, shards, texts, figures, rankings)
+    return PerImage(uids, shards, texts, figures, rankings, asked)
 
 
 def _pairs(table: pa.Table, first: str, second: str) -> dict[str, tuple[Array, Array]]:

@@ -18,8 +18,21 @@ from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.compare import compare
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.report.comparison import comparison, comparison_page, comparison_text
-from diht_k8s.recipe.report.per_image import PerImage, per_image_path, write_per_image
+from diht_k8s.recipe.evaluate import answer_ranking, classification, group_tasks, retrieval
+from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Cue, VisualQuestion
+from diht_k8s.recipe.evaluate.encoding import EncodedImages
+from diht_k8s.recipe.evaluate.results import Measured
+from diht_k8s.recipe.evaluate.soundness import TextEncoder
+from diht_k8s.recipe.report.comparison import (
+    NOT_PAIRED,
+    NOT_TOLD,
+    Run,
+    comparison,
+    comparison_page,
+    comparison_text,
+    differences_of,
+)
+from diht_k8s.recipe.report.per_image import PerImage, per_image_path, read_per_image, write_per_image
 from diht_k8s.recipe.report.run_page import run_report
 from diht_k8s.recipe.runtime.run_folder import point, run_folder, write_document
 from diht_k8s.recipe.shards.storage import Storage
@@ -166,6 +179,105 @@ def test_comparison_when_images_cannot_be_paired_says_why(kept: list[dict[str, P
     found = comparison([report("a", 0, 0.1), report("b", 0, 0.5, beta=1)], kept)
     assert why in comparison_text(found)
     assert found["changed"] == [[]]
+
+
+def choice(*wrong: str) -> Measured:
+    """CaptionChoice of 40 images, the same right captions and other wrong ones."""
+    return group_tasks.choose_captions(
+        asked_about([{"captions": (f"right {row}", *wrong)} for row in range(40)]), ["{}"], TEXTS, [0]
+    )
+
+
+def pairs(second: str) -> Measured:
+    """PairMatching of 20 pairs."""
+    items = [{"captions": (f"first {row}", second), "group": str(row // 2)} for row in range(40)]
+    return group_tasks.match_pairs(asked_about(items), ["{}"], TEXTS, [0])
+
+
+def captioned(second: str) -> Measured:
+    """Retrieval of 40 images with two captions each."""
+    return retrieval.retrieve(
+        asked_about([{"captions": (f"first {row}", f"{second} {row}")} for row in range(40)]), ["{}"], TEXTS, [0]
+    )
+
+
+def answered(options: int, *, own: bool) -> Measured:
+    """AnswerRanking of 40 images with one question each."""
+    answers = ("yes", *(f"answer {number}" for number in range(1, options)))
+    question = VisualQuestion("is it?", ("yes",), answers if own else ())
+    images = asked_about([{"questions": (question,)} for _ in range(40)])
+    return answer_ranking.rank_answers(images, () if own else answers, ["{question} {answer}"], TEXTS, [0])
+
+
+def classified(*names: str) -> Measured:
+    """Classification of 40 images of two classes."""
+    return classification.classify(
+        asked_about([{"label": row % 2} for row in range(40)]), names, ["{}"], TEXTS, None, [0]
+    )
+
+
+def associated(candidates: int, first: int = 0) -> Measured:
+    """Association of one cue with one of its candidates."""
+    cues = [{"cues": (Cue("1", "run", row == 0, candidates),)} for row in range(candidates)]
+    return group_tasks.associate(asked_about(cues, first), ["{}"], TEXTS, [0])
+
+
+def asked_about(items: list[dict[str, Any]], first: int = 0) -> EncodedImages:
+    made = [
+        BenchmarkImage("0.tar", f"{row}", f"u{row}", item.pop("captions", ()), item.pop("label", None), **item)
+        for row, item in enumerate(items, first)
+    ]
+    return EncodedImages(made, np.eye(200, dtype=np.float32)[: len(made)])
+
+
+TEXTS = TextEncoder(lambda texts: np.eye(200, dtype=np.float32)[[len(text) for text in texts]], "lengths", 1.0, 200)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other", "same"),
+    [
+        pytest.param("CaptionChoice", choice("hard"), choice("easy"), False, id="other wrong captions"),
+        pytest.param("CaptionChoice", choice("hard"), choice("hard"), True, id="the same wrong captions"),
+        pytest.param("Retrieval", captioned("x"), captioned("y"), False, id="other second captions"),
+        pytest.param("PairMatching", pairs("x"), pairs("y"), True, id="second captions that pairs do not ask"),
+        pytest.param("AnswerRanking", answered(2, own=True), answered(100, own=True), False, id="more candidates"),
+        pytest.param(
+            "AnswerRanking", answered(2, own=False), answered(100, own=False), False, id="a longer list of answers"
+        ),
+        pytest.param(
+            "AnswerRanking", answered(9, own=False), answered(9, own=False), True, id="the same list of answers"
+        ),
+        pytest.param("Classification", classified("a", "b"), classified("a", "b", "c"), False, id="more classes"),
+        pytest.param("Classification", classified("a", "b"), classified("a", "b"), True, id="the same classes"),
+        pytest.param("Association", associated(5), associated(12), False, id="more candidates of a cue"),
+        pytest.param("Association", associated(5), associated(5, first=7), False, id="other images of a cue"),
+        pytest.param("Association", associated(5), associated(5), True, id="the same images of a cue"),
+    ],
+)
+def test_runs_are_paired_only_where_all_that_they_were_asked_is_the_same(
+    kind: str, one: Measured, other: Measured, same: bool, tmp_path: Path
+) -> None:
+    sides: list[list[Run]] = []
+    for number, measured in enumerate((one, other)):
+        write_per_image(Storage(), f"{tmp_path}/{number}.parquet", measured.per_image)
+        kept = read_per_image(Storage(), f"{tmp_path}/{number}.parquet")
+        assert kept is not None
+        sides.append(
+            [({"run": {"seed": 0}, "benchmarks": [{"name": "b", "type": kind, **measured.figures}]}, {"b": kept})]
+        )
+    found = differences_of(*sides).values()
+    assert found
+    assert [each.get("why") == NOT_PAIRED for each in found] == [not same] * len(found)
+
+
+def test_runs_are_not_paired_where_one_of_them_does_not_keep_what_it_was_asked() -> None:
+    kept = images_of(20)["pairs"]
+    digests = {"pairs": replace(kept, asked=list(kept.uids))}
+    found = comparison([report("a", 0, 0.1), report("b", 0, 0.5, beta=1)], [digests, images_of(60)])
+    assert NOT_TOLD in comparison_text(found)
+    moved = digests["pairs"].in_order_of(kept.uids[::-1])
+    assert moved is not None
+    assert moved.asked == kept.uids[::-1]
 
 
 def evaluated(output: Path, name: str, recall: float, *, beta: float | None = None, shown: str = "") -> DihtRun:
