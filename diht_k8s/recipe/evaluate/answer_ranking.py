@@ -77,7 +77,9 @@ def rank_answers(
     images, without = images.chosen(lambda item: bool(item.questions)), sum(not item.questions for item in images.items)
     asked = [(row, question) for row, item in enumerate(images.items) for question in item.questions]
     if not asked:
-        told = f" ({unusable:,} have none, or a value that is neither text nor a whole number)" if unusable else ""
+        told = (
+            f" ({unusable:,} have none, or a value that is neither UTF-8 text nor a whole number)" if unusable else ""
+        )
         raise DataError(f"no image has a question with an answer{told}: add `question` and `answers` to the .json")
     candidates = [question.candidates or tuple(answers) for _, question in asked]
     few = next((row for row, options in enumerate(candidates) if len(options) < 2), None)
@@ -140,7 +142,8 @@ def _notes(scores: Sequence[NDArray[np.floating]], unusable: int) -> list[str]:
     found: list[str] = []
     if unusable:
         found.append(
-            f"{unusable:,} questions do not count: they have no answer, or one of their values is neither text nor a whole number"
+            f"{unusable:,} questions do not count: they have no answer, or one of their values is neither UTF-8 text nor a "
+            "whole number"
         )
     if alike := sum(bool((row_A == row_A[0]).all()) for row_A in scores):
         found.append(

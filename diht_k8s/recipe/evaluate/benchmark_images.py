@@ -15,8 +15,8 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,7 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.clip_models.features import IMAGE_BATCH
 from diht_k8s.recipe.shards.images import BadImageError, Decoder, decode
 from diht_k8s.recipe.shards.prefetch import prefetch
-from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.recipe.shards.samples import Sample, storable
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +90,8 @@ class BenchmarkImage:
     """whether the first of its captions, for some tasks the right one, is empty."""
     unusable_questions: int = 0
     """that were left out, see `questions_of`."""
+    unusable_captions: dict[str, int] = field(default_factory=dict)
+    """captions that were left out, by reason."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,13 @@ def read_images(
                 continue
             label, questions = label_of(sample), questions_of(sample)
             captions, group = captions_of(sample), group_of(sample)
-            cues = cues_of(sample)
-            why = "" if captions else sample.problem or "caption_empty"
+            cues, unusable = cues_of(sample), unusable_captions(sample)
+            why = "" if captions else next(iter(unusable), sample.problem or "caption_empty")
             classes, ignored = classes_of(sample, "classes"), classes_of(sample, "ignored_classes") or ()
             item = BenchmarkImage(
                 uri,
                 sample.key,
-                sample.uid,
+                storable(sample.uid),
                 captions,
                 label,
                 questions,
@@ -155,6 +157,7 @@ def read_images(
                 ignored,
                 lacks_first_caption(sample),
                 unusable_questions(sample),
+                unusable,
             )
             yield item, image.pixels_CHW, _bytes_in_tar(sample)
 
@@ -175,14 +178,28 @@ def lacks_first_caption(sample: Sample) -> bool:
     return any(captions) and not captions[0]
 
 
+def unusable_captions(sample: Sample) -> dict[str, int]:
+    """How many captions are no text, by reason; empty ones and null are none."""
+    found = Counter[str]()
+    for caption in _captions(sample):
+        if caption is not None and not _is_text(caption):
+            found["caption_not_utf8" if isinstance(caption, str) else "caption_no_text"] += 1
+    return dict(sorted(found.items()))
+
+
 def _lines_of(sample: Sample) -> list[str]:
     """Its captions in their places, "" for what is no text."""
+    return [" ".join(caption.split()) if _is_text(caption) else "" for caption in _captions(sample)]
+
+
+def _captions(sample: Sample) -> Sequence[object]:
+    """What stands in the places of its captions."""
     text, listed = sample.members.get("txt"), sample.meta.get("captions")
     if text is not None and sample.problem is None:
         lines: Sequence[object] = text.decode().splitlines()
     else:
         lines = listed if isinstance(listed, list) else [sample.caption]
-    return [" ".join(line.split()) if isinstance(line, str) else "" for line in lines[:MAX_CAPTIONS]]
+    return lines[:MAX_CAPTIONS]
 
 
 def label_of(sample: Sample) -> int | None:
@@ -233,11 +250,13 @@ def group_of(sample: Sample) -> str | None:
 
 
 def _group_name(value: object) -> str | None:
-    """The name of a group as it is told; long ones, which differ anywhere, end with a digest."""
+    """The name of a group as it is told; long ones, and those that are no UTF-8, end with a digest: they differ anywhere."""
     if not isinstance(value, str | int):
         return None
     name = str(value)
-    return name if len(name) <= MAX_GROUP_NAME else f"{name[:40]} {hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    if len(name) <= MAX_GROUP_NAME and _is_text(name):
+        return name
+    return f"{storable(name[:40])} {hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}"
 
 
 def questions_of(sample: Sample) -> tuple[VisualQuestion, ...]:
@@ -270,7 +289,7 @@ def cues_of(sample: Sample) -> tuple[Cue, ...]:
     listed = sample.meta.get("cues")
     found: list[Cue] = []
     for entry in listed[:MAX_CUES] if isinstance(listed, list) else []:
-        if isinstance(entry, dict) and isinstance(entry.get("cue"), str) and isinstance(entry.get("associated"), bool):
+        if isinstance(entry, dict) and _is_text(entry.get("cue")) and isinstance(entry.get("associated"), bool):
             number = entry.get("candidates", 0)
             candidates = number if isinstance(number, int) else 0
             cue = entry["cue"].strip()
@@ -287,4 +306,9 @@ def _texts(values: object) -> tuple[str, ...] | None:
 
 def _text(value: object) -> str | None:
     """A text or a whole number as text; None for other values: how a fraction or `true` is spelled is not told."""
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    return str(value) if _is_text(value) or (isinstance(value, int) and not isinstance(value, bool)) else None
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is text that a file can hold: JSON may hold half an emoji, which UTF-8 cannot."""
+    return isinstance(value, str) and storable(value) == value

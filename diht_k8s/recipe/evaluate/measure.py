@@ -5,9 +5,11 @@ Features enter here, fresh and stored ones alike, and pass the gate of `soundnes
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import Benchmark, FewShot
@@ -18,6 +20,9 @@ from diht_k8s.recipe.evaluate.class_texts import WITH_CLASSES, BenchmarkTexts, n
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.results import Measured
 from diht_k8s.recipe.evaluate.soundness import FeatureGate, TextEncoder, figure_notes
+
+WITH_CAPTIONS: Final = ("Retrieval", "PairMatching", "CaptionChoice")
+"""Types that ask the captions of the images."""
 
 
 def measure(
@@ -62,7 +67,21 @@ def _measured(
     named = number_note(texts.class_names.lines) if benchmark.type in WITH_CLASSES else None
     of_task = measured.figures.get("notes", [])
     notes = [*gate.notes(), *encode.notes(), *figure_notes(measured.figures), *of_task, *([named] if named else [])]
-    return replace(measured, figures={**measured.figures, "notes": notes})
+    figures = {**measured.figures, "notes": notes}
+    if benchmark.type in WITH_CAPTIONS:
+        figures["unusable_captions"] = unusable = _unusable_captions(images)
+        if unusable:
+            reasons = ", ".join(f"{reason} {number:,}" for reason, number in unusable.items())
+            notes.append(f"{sum(unusable.values()):,} captions do not count ({reasons})")
+    return replace(measured, figures=figures)
+
+
+def _unusable_captions(images: EncodedImages) -> dict[str, int]:
+    """The captions that were left out, by reason."""
+    found = Counter[str]()
+    for item in images.items:
+        found.update(item.unusable_captions)
+    return dict(sorted(found.items()))
 
 
 def _task(

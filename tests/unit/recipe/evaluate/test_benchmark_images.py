@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import tarfile
 import zipfile
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.recipe.evaluate.benchmark_images import (
     BenchmarkImage,
     Cue,
+    PreparedImage,
     _bytes_in_tar,
     captions_of,
     classes_of,
@@ -26,11 +30,13 @@ from diht_k8s.recipe.evaluate.benchmark_images import (
     label_of,
     lacks_first_caption,
     questions_of,
+    read_images,
+    unusable_captions,
     unusable_questions,
 )
 from diht_k8s.recipe.evaluate.class_texts import templates_of
 from diht_k8s.recipe.evaluate.encoding import EncodedImages, joined
-from diht_k8s.recipe.shards.samples import Sample, read_samples
+from diht_k8s.recipe.shards.samples import Sample, make_sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 
@@ -67,15 +73,23 @@ def make(**meta: Any) -> Sample:
 
 
 @pytest.mark.parametrize(
-    ("group", "expected"), [("north", "north"), (3, "3"), ("x" * 60, "x" * 60), (None, None), (["north"], None)]
+    ("group", "expected"),
+    [
+        ("north", "north"),
+        (3, "3"),
+        ("x" * 60, "x" * 60),
+        ("\ud83d", "? 7586f70fb89addbc"),
+        (None, None),
+        (["north"], None),
+    ],
 )
 def test_group_when_the_json_names_it_is_short_text(group: object, expected: str | None) -> None:
     assert group_of(make(group=group)) == expected
 
 
 def test_groups_whose_long_names_begin_alike_stay_apart() -> None:
-    names = {group_of(make(group="x" * 80 + end)) for end in ("a", "b", "c")}
-    assert (len(names), max(len(name or "") for name in names) <= 60) == (3, True)
+    names = {group_of(make(group="x" * 80 + end)) for end in ("a", "b", "\ud83d", "\ud83e")}
+    assert (len(names), max(len((name or "").encode()) for name in names) <= 60) == (4, True)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +138,9 @@ def test_label_when_it_is_no_number_from_zero_is_an_error_that_shows_its_beginni
         ({"question": "which?", "answer": "a", "candidates": "ab"}, [], 1),
         ({"question": "which?", "answers": [{"answer": "a"}]}, [], 1),
         ({"question": ["what?"], "answer": "b"}, [], 1),
+        ({"question": "what \ud83d?", "answer": "b"}, [], 1),
+        ({"question": "what?", "answers": ["b", "\ud83d"]}, [], 1),
+        ({"question": "which?", "answer": "a", "candidates": ["a", "\ud83d"]}, [], 1),
         ({"question": " ", "answer": "b"}, [("", ("b",), ())], 0),
         ({"questions": "a?"}, [], 0),
         ({}, [], 0),
@@ -139,7 +156,13 @@ def test_questions_are_those_of_text_and_whole_numbers_and_the_others_are_counte
 
 def test_cues_are_those_that_are_complete_with_short_groups() -> None:
     whole = {"group": "g" * 60, "cue": " owl ", "associated": True, "candidates": 5}
-    others = [{**whole, "cue": 3}, {**whole, "associated": 1}, "junk", {**whole, "candidates": "many", "group": 2}]
+    others = [
+        {**whole, "cue": 3},
+        {**whole, "cue": "\ud83d"},
+        {**whole, "associated": 1},
+        "junk",
+        {**whole, "candidates": "many", "group": 2},
+    ]
     found = cues_of(make(cues=[whole, *others]))
     assert found == (Cue("g" * 60, "owl", True, 5), Cue("2", "owl", True, 0))
 
@@ -155,6 +178,7 @@ def test_cues_without_a_group_are_told_apart_by_their_words() -> None:
     [
         ({"txt": b" a  dog \n\na cat\n"}, {"captions": ["other"]}, None, ("a dog", "a cat")),
         ({}, {"captions": ["a dog", 3, ""]}, None, ("a dog",)),
+        ({}, {"captions": ["a dog \ud83d", "a cat"]}, None, ("a cat",)),
         ({}, {}, None, ("first",)),
         ({"txt": b"\xff"}, {"captions": ["a dog"]}, "caption_unreadable", ("a dog",)),
     ],
@@ -173,6 +197,7 @@ def test_captions_are_the_lines_of_the_text_else_those_of_the_json(
         ({"txt": b"a dog\n\na cat\n"}, {}, False),
         ({}, {"captions": [" ", "a cat"]}, True),
         ({}, {"captions": [None, "a cat"]}, True),
+        ({}, {"captions": ["a dog \ud83d", "a cat"]}, True),
         ({}, {"captions": ["a dog", ""]}, False),
         ({}, {"captions": []}, False),
         ({}, {}, False),
@@ -182,6 +207,26 @@ def test_captions_when_the_first_is_empty_say_so(
     members: dict[str, bytes], meta: dict[str, Any], expected: bool
 ) -> None:
     assert lacks_first_caption(make(members=members, **meta)) is expected
+
+
+@pytest.mark.parametrize(
+    ("meta", "unusable", "why"),
+    [
+        ({"captions": ["\ud83d", "a cat", 3, "\ud83e", None, ""]}, {"caption_no_text": 1, "caption_not_utf8": 2}, ""),
+        ({"captions": ["a dog \ud83d"]}, {"caption_not_utf8": 1}, "caption_not_utf8"),
+        ({"caption": "a dog \ud83d"}, {}, "caption_not_utf8"),
+        ({"captions": [""], "uid": "\ud83d"}, {}, "caption_missing"),
+        ({"captions": ["a cat"]}, {}, ""),
+    ],
+)
+def test_captions_that_no_file_can_hold_are_counted_by_reason(
+    meta: dict[str, Any], unusable: dict[str, int], why: str
+) -> None:
+    made = make_sample("a", {"png": b"x", "json": json.dumps(meta).encode()})
+    assert unusable_captions(made) == unusable
+    ((item, *_),) = read_images(iter([made]), "0.tar", lambda each: PreparedImage(torch.zeros(1)), Counter())
+    assert (item.unusable_captions, item.no_caption) == (unusable, why)
+    assert json.dumps(asdict(item), ensure_ascii=False).encode()
 
 
 def test_bytes_of_the_samples_are_those_of_the_shard(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -52,8 +53,9 @@ def measured(
     texts: Spoil = lambda features: features,
     logit_scale: float = 20.0,
     name: str = "class {}",
+    **parts: Any,
 ) -> Measured:
-    """The figures of a model whose features are spoilt."""
+    """The figures of a model whose features are spoilt, on images with these parts."""
     known: dict[str, int] = {}
 
     def encode(loaded: object, asked: Sequence[str]) -> Features:
@@ -67,7 +69,7 @@ def measured(
     names = SourcedTexts([name.format(number) for number in range(CLASSES)], "test")
     template = "{question} {answer}" if task == "AnswerRanking" else "{}"
     benchmark = Benchmark(name="bench", type=cast("Any", task), shards=["0.tar"])
-    encoded = EncodedImages([item(row, task) for row in range(IMAGES)], images(units(IMAGES, 0)))
+    encoded = EncodedImages([replace(item(row, task), **parts) for row in range(IMAGES)], images(units(IMAGES, 0)))
     loaded = cast("Any", SimpleNamespace(name="broken", logit_scale=logit_scale))
     few_shot = FewShot(shots=[1], seeds=2) if task == "Classification" else None
     both = BenchmarkTexts(names, SourcedTexts([template], "test"))
@@ -196,6 +198,14 @@ def test_class_names_that_are_numbers_carry_a_note(
 ) -> None:
     said = [note for note in measured(task, monkeypatch, name=name).figures["notes"] if "are numbers" in note]
     assert [note.partition(", for")[0] for note in said] == [f"{CLASSES} of {CLASSES} class names are numbers"] * noted
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_captions_that_were_left_out_are_told_where_they_are_asked(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = measured(task, monkeypatch, unusable_captions={"caption_not_utf8": 2, "caption_no_text": 1}).figures
+    told = "72 captions do not count (caption_no_text 24, caption_not_utf8 48)"
+    asked = task in ("Retrieval", "PairMatching", "CaptionChoice")
+    assert (told in figures["notes"], "unusable_captions" in figures) == (asked, asked)
 
 
 def test_model_that_names_one_class_carries_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
