@@ -30,9 +30,9 @@ from diht_k8s.recipe.shards.samples import Sample, storable
 if TYPE_CHECKING:
     import torch
 
-MAX_CAPTIONS: Final = 64
-MAX_QUESTIONS: Final = 256
-MAX_CUES: Final = 4096
+MAX_TEXTS: Final = 4096
+"""Captions, questions or cues of an image. All stand in the header of its shard's features, so a file of somebody else must
+not hold any number; sets have up to some hundred. A list that is cut would ask other questions, so a longer one is an error."""
 MAX_GROUP_NAME: Final = 60
 PREFETCHED_IMAGES: Final = 2 * IMAGE_BATCH
 """Images that are preprocessed, or being so, before the model asks for them."""
@@ -130,7 +130,7 @@ def read_images(
         The image, its pixels C x H x W, and the bytes of the sample's members in the tar.
 
     Raises:
-        DataError: a class or a group cannot be read.
+        DataError: a class or a group cannot be read, or an image has more than `MAX_TEXTS` captions, questions or cues.
     """
     with contextlib.closing(prefetch(samples, prepare, ahead=PREFETCHED_IMAGES)) as images:
         for sample, image in images:
@@ -199,7 +199,7 @@ def _captions(sample: Sample) -> Sequence[object]:
         lines: Sequence[object] = text.decode().splitlines()
     else:
         lines = listed if isinstance(listed, list) else [sample.caption]
-    return lines[:MAX_CAPTIONS]
+    return _limited(lines, sample, "captions")
 
 
 def label_of(sample: Sample) -> int | None:
@@ -271,7 +271,7 @@ def unusable_questions(sample: Sample) -> int:
 
 def _asked(sample: Sample) -> list[Mapping[str, object]]:
     listed = sample.meta.get("questions", [sample.meta])
-    entries = listed[:MAX_QUESTIONS] if isinstance(listed, list) else []
+    entries = _limited(listed, sample, "questions") if isinstance(listed, list) else []
     return [entry for entry in entries if isinstance(entry, dict) and entry.get("question") is not None]
 
 
@@ -288,13 +288,26 @@ def cues_of(sample: Sample) -> tuple[Cue, ...]:
     """The cues for which an image is a candidate, without incomplete entries."""
     listed = sample.meta.get("cues")
     found: list[Cue] = []
-    for entry in listed[:MAX_CUES] if isinstance(listed, list) else []:
+    for entry in _limited(listed, sample, "cues") if isinstance(listed, list) else []:
         if isinstance(entry, dict) and _is_text(entry.get("cue")) and isinstance(entry.get("associated"), bool):
             number = entry.get("candidates", 0)
             candidates = number if isinstance(number, int) else 0
             cue = entry["cue"].strip()
             found.append(Cue(_group_name(entry.get("group")) or f"cue {cue}", cue, entry["associated"], candidates))
     return tuple(found)
+
+
+def _limited(listed: Sequence[object], sample: Sample, what: str) -> Sequence[object]:
+    """The list, if it is not too long.
+
+    Raises:
+        DataError: it is.
+    """
+    if len(listed) > MAX_TEXTS:
+        raise DataError(
+            f"sample {sample.key} has {len(listed):,} {what}, and an image may have {MAX_TEXTS:,}: write fewer, or leave it out"
+        )
+    return listed
 
 
 def _texts(values: object) -> tuple[str, ...] | None:

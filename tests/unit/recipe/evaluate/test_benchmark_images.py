@@ -8,6 +8,7 @@ import re
 import tarfile
 import zipfile
 from collections import Counter
+from collections.abc import Callable, Sized
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,22 @@ def test_captions_that_no_file_can_hold_are_counted_by_reason(
     ((item, *_),) = read_images(iter([made]), "0.tar", lambda each: PreparedImage(torch.zeros(1)), Counter())
     assert (item.unusable_captions, item.no_caption) == (unusable, why)
     assert json.dumps(asdict(item), ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("read", "what", "entry"),
+    [
+        (captions_of, "captions", "a cat"),
+        (questions_of, "questions", {"question": "what?", "answer": "a cat"}),
+        (cues_of, "cues", {"group": "1", "cue": "cat", "associated": True}),
+    ],
+)
+def test_texts_of_an_image_are_all_read_or_too_many_and_an_error(
+    read: Callable[[Sample], Sized], what: str, entry: object
+) -> None:
+    assert len(read(make(**{what: [entry] * 4096}))) == 4096
+    with pytest.raises(DataError, match=f"sample a has 4,097 {what}, and an image may have 4,096: write fewer"):
+        read(make(**{what: [entry] * 4097}))
 
 
 def test_bytes_of_the_samples_are_those_of_the_shard(tmp_path: Path) -> None:
