@@ -92,6 +92,8 @@ class BenchmarkImage:
     """that were left out, see `questions_of`."""
     unusable_captions: dict[str, int] = field(default_factory=dict)
     """captions that were left out, by reason."""
+    unusable_cues: tuple[str, ...] = ()
+    """groups of the cues that were left out, see `unusable_cues`."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def read_images(
                 lacks_first_caption(sample),
                 unusable_questions(sample),
                 unusable,
+                unusable_cues(sample),
             )
             yield item, image.pixels_CHW, _bytes_in_tar(sample)
 
@@ -286,15 +289,33 @@ def _question(entry: Mapping[str, object]) -> VisualQuestion | None:
 
 def cues_of(sample: Sample) -> tuple[Cue, ...]:
     """The cues for which an image is a candidate, without incomplete entries."""
+    return tuple(cue for entry in _cues(sample) if (cue := _cue(entry)) is not None)
+
+
+def unusable_cues(sample: Sample) -> tuple[str, ...]:
+    """The group of each entry that `cues_of` leaves out, "" where it names none: without it the group is not whole."""
+    return tuple(_cue_group(entry) for entry in _cues(sample) if _cue(entry) is None)
+
+
+def _cues(sample: Sample) -> Sequence[object]:
     listed = sample.meta.get("cues")
-    found: list[Cue] = []
-    for entry in _limited(listed, sample, "cues") if isinstance(listed, list) else []:
-        if isinstance(entry, dict) and _is_text(entry.get("cue")) and isinstance(entry.get("associated"), bool):
-            number = entry.get("candidates", 0)
-            candidates = number if isinstance(number, int) else 0
-            cue = entry["cue"].strip()
-            found.append(Cue(_group_name(entry.get("group")) or f"cue {cue}", cue, entry["associated"], candidates))
-    return tuple(found)
+    return _limited(listed, sample, "cues") if isinstance(listed, list) else []
+
+
+def _cue(entry: object) -> Cue | None:
+    if not isinstance(entry, dict) or not _is_text(entry.get("cue")) or not isinstance(entry.get("associated"), bool):
+        return None
+    number = entry.get("candidates", 0)
+    candidates = number if isinstance(number, int) else 0
+    return Cue(_cue_group(entry), entry["cue"].strip(), entry["associated"], candidates)
+
+
+def _cue_group(entry: object) -> str:
+    """The group that an entry names, else its cue; "" where it has neither."""
+    if not isinstance(entry, dict):
+        return ""
+    cue = entry.get("cue")
+    return _group_name(entry.get("group")) or (f"cue {cue.strip()}" if _is_text(cue) else "")
 
 
 def _limited(listed: Sequence[object], sample: Sample, what: str) -> Sequence[object]:

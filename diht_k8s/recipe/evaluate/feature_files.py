@@ -165,6 +165,6 @@ def _item(fields: Json) -> BenchmarkImage:
         for question in fields["questions"]
     )
     cues = tuple(Cue(**cue) for cue in fields.get("cues", ()))  # files of earlier versions have none
-    several = ("captions", "classes", "ignored_classes")
+    several = ("captions", "classes", "ignored_classes", "unusable_cues")
     lists = {name: tuple(value) for name, value in fields.items() if name in several and value is not None}
     return BenchmarkImage(**{**fields, **lists, "questions": questions, "cues": cues})

@@ -124,9 +124,9 @@ def match_pairs(images: EncodedImages, templates: Sequence[str], encode: TextEnc
     rows_of: dict[str, list[int]] = {}
     for row, item in enumerate(images.items):
         if item.group is not None:
-            rows = rows_of.setdefault(item.group, [])
-            rows += [row] if item.captions and not item.lacks_first else []
-    pairs = {group: rows for group, rows in rows_of.items() if len(rows) == 2}
+            rows_of.setdefault(item.group, []).append(row)
+    told = {row for row, item in enumerate(images.items) if item.captions and not item.lacks_first}
+    pairs = {group: rows for group, rows in rows_of.items() if len(rows) == 2 and told.issuperset(rows)}
     if not pairs:
         raise DataError("no group has two images with a caption each: write the same `group` into the .json of both")
     rows_P2 = np.array(list(pairs.values()))
@@ -143,7 +143,9 @@ def match_pairs(images: EncodedImages, templates: Sequence[str], encode: TextEnc
         asked_digest([[images.items[row].uid, images.items[row].captions[0]] for row in rows_2]) for rows_2 in rows_P2
     ]
     kept = PerImage(list(pairs), shards, texts, asked=asked)
-    return _measured(scores, kept, templates, paired, len(paired), len(rows_of) - len(pairs))
+    alone = sum(item.group is None for item in images.items)
+    left_out = len(rows_of) - len(pairs)
+    return _measured(scores, kept, templates, paired, len(paired), left_out, without_group=alone)
 
 
 def choose_captions(
@@ -204,9 +206,12 @@ def associate(images: EncodedImages, templates: Sequence[str], encode: TextEncod
             candidates.setdefault(cue.group, []).append((row, cue.associated))
             cue_of[cue.group] = cue.text
             needed[cue.group] = max(needed.get(cue.group, 0), cue.candidates)
-    whole = [group for group, found in candidates.items() if _is_whole(found, needed[group])]
+    unusable = [group for item in images.items for group in item.unusable_cues]
+    broken = {group for group in unusable if group}
+    whole = [group for group, found in candidates.items() if group not in broken and _is_whole(found, needed[group])]
     if not whole:
-        raise DataError("no cue has its candidate images: write `cues` into the .json of each image")
+        told = f" ({len(unusable):,} have no text, or an `associated` that is not true or false)" if unusable else ""
+        raise DataError(f"no cue has its candidate images{told}: write `cues` into the .json of each image")
     texts_GD = _texts([cue_of[group] for group in whole], templates, encode)
     hits: list[float] = []
     for text_D, group in zip(texts_GD, whole, strict=True):
@@ -227,13 +232,16 @@ def associate(images: EncodedImages, templates: Sequence[str], encode: TextEncod
             )
     shards = [images.items[candidates[group][0][0]].uri for group in whole]
     used = [images.items[row] for row in sorted({row for group in whole for row, _ in candidates[group]})]
-    left_out = len(candidates) - len(whole)
+    left_out = len(candidates.keys() | broken) - len(whole)
     asked = [
         asked_digest([cue_of[group], sorted((images.items[row].uid, right) for row, right in candidates[group])])
         for group in whole
     ]
     kept = PerImage(whole, shards, [cue_of[group] for group in whole], asked=asked)
-    return _measured(scores, kept, templates, used, len(used), left_out)
+    alone = sum(not item.cues and not item.unusable_cues for item in images.items)
+    return _measured(
+        scores, kept, templates, used, len(used), left_out, without_group=alone, unusable_cues=len(unusable)
+    )
 
 
 def article_of(cue: str) -> str:

@@ -223,6 +223,13 @@ def _left_out(benchmark: Json) -> list[str]:
                 f"{benchmark['name']}: {number:,} of {benchmark['pictures'] + number:,} images have no {what} and do not "
                 f"count{f' ({reasons})' if reasons else ''}."
             )
+    if number := benchmark.get("without_group"):
+        found.append(f"{benchmark['name']}: {number:,} images have no group and do not count.")
+    if number := benchmark.get("unusable_cues"):
+        found.append(
+            f"{benchmark['name']}: {number:,} entries of `cues` have no text, or an `associated` that is not true or "
+            "false; their groups do not count."
+        )
     if copies := benchmark.get("copies"):
         found.append(f"{benchmark['name']}: {copies:,} samples have the image of another one and count with it.")
     return found

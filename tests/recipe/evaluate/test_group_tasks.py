@@ -50,15 +50,17 @@ def test_task_of_pairs_when_a_group_lacks_an_image_leaves_it_out() -> None:
     lonely = {"captions": ("a",), "group": "3"}
     three = [{"captions": (text,), "group": "4"} for text in "abc"]
     silent = [{"captions": (text,), "group": "5", "lacks_first": text == "b"} for text in "ab"] + [{"group": "6"}] * 2
+    silent += [{"captions": (text,) * bool(text), "group": "7"} for text in ("a", "b", "")] + [{"captions": ("a",)}]
     found = group_tasks.match_pairs(
-        images([*items, lonely, *three, *map(dict, silent)], "abdcaabcabab"), ["{}"], LETTERS, [0]
+        images([*items, lonely, *three, *map(dict, silent)], "abdcaabcabababca"), ["{}"], LETTERS, [0]
     )
     assert {each["name"]: each["value"] for each in found.figures["scores"]} == {
         "text score": 0.5,
         "image score": 0.5,
         "group score": 0.5,
     }
-    assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 4, 4)
+    assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 5, 4)
+    assert found.figures["without_group"] == 1
     assert found.per_image.uids == ["1", "2"]
     assert [item.uid for item in found.images] == ["u0", "u1", "u2", "u3"]
     assert found.per_image.figures["group score"][0].tolist() == [1.0, 0.0]
@@ -90,14 +92,23 @@ def test_task_of_cues_when_images_serve_several_counts_each_cue_once() -> None:
         {"cues": (cue("1", "a", False), cue("2", "b", False))},
         {"cues": (cue("1", "a", False), cue("2", "b", False), cue("3", "d", True, 9))},
         {"cues": (cue("4", "d", True, 3), cue("5", "d", True, 2))},
-        {"cues": (cue("4", "d", False, 3), cue("5", "d", True, 2))},
+        {"cues": (cue("4", "d", False, 3), cue("5", "d", True, 2), cue("6", "d", True, 2))},
+        {"cues": (cue("6", "d", False, 2),), "unusable_cues": ("6", "7", "")},
+        {"unusable_cues": ("7",)},
+        {},
     ]
-    found = group_tasks.associate(images(items, "abcdd"), ["{A} {}"], LETTERS, [0])
+    found = group_tasks.associate(images(items, "abcddaaa"), ["{A} {}"], LETTERS, [0])
     assert found.figures["scores"] == [
         {"name": "Jaccard", "value": 0.5, "interval": found.figures["scores"][0]["interval"], "chance": pytest.approx(1 / 3), "groups": 2}
     ]  # fmt: skip
-    assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 3, 3)
+    assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 5, 3)
+    assert (found.figures["unusable_cues"], found.figures["without_group"]) == (4, 1)
     assert [item.uid for item in found.images] == ["u0", "u1", "u2"]
+
+
+def test_task_of_cues_when_none_is_usable_says_how_many() -> None:
+    with pytest.raises(DataError, match=r"no cue has its candidate images \(2 have no text, or an `associated` that"):
+        group_tasks.associate(images([{"unusable_cues": ("1", "")}], "a"), ["{}"], LETTERS, [0])
 
 
 def test_task_of_cues_when_sizes_differ_gives_each_size_its_own_figure() -> None:

@@ -33,6 +33,7 @@ from diht_k8s.recipe.evaluate.benchmark_images import (
     questions_of,
     read_images,
     unusable_captions,
+    unusable_cues,
     unusable_questions,
 )
 from diht_k8s.recipe.evaluate.class_texts import templates_of
@@ -166,6 +167,12 @@ def test_cues_are_those_that_are_complete_with_short_groups() -> None:
     ]
     found = cues_of(make(cues=[whole, *others]))
     assert found == (Cue("g" * 60, "owl", True, 5), Cue("2", "owl", True, 0))
+    assert unusable_cues(make(cues=[whole, *others, {"cue": " owl "}, {"cue": 3}])) == (
+        *["g" * 60] * 3,
+        "",
+        "cue owl",
+        "",
+    )
 
 
 def test_cues_without_a_group_are_told_apart_by_their_words() -> None:

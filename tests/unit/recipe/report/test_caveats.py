@@ -63,6 +63,8 @@ def content(value: float = 0.27, verdict: str = "better", **changes: Any) -> dic
         ({"without_caption": 40, "no_caption": {"caption_empty": 40}}, "40 of 540 images have no caption and do not count (caption_empty 40)."),
         ({"without_class": 1}, "1 of 501 images have no class and do not count."),
         ({"without_question": 2}, "2 of 502 images have no question and do not count."),
+        ({"without_group": 4}, "4 images have no group and do not count."),
+        ({"unusable_cues": 5}, "5 entries of `cues` have no text, or an `associated` that is not true or false; their groups do not count."),
         ({"copies": 3}, "3 samples have the image of another one and count with it."),
         ({"without_class": 0, "without_caption": 0, "copies": 0}, None),
     ],
