@@ -30,8 +30,8 @@ class Benchmark(Model):
     """shards of test images with captions, class indexes (.cls, or `cls` in the .json; several in `classes`),
     questions or groups."""
     templates: Annotated[list[Text], Field(max_length=256)] = []
-    """templates around a class name or caption (`{}` or `{c}`; `{question}`, `{answer}`; `{A}` for A or An); `openai80`
-    is OpenAI's set. Unset takes zeroshot_classification_templates.txt beside the shards, else open_clip's for ImageNet,
+    """templates around a class name, caption or cue (`{}` or `{c}`), of groups with `{A}` for A or An; of AnswerRanking
+    around `{question}` and `{answer}`; others are refused. `openai80` is OpenAI's set. Unset takes zeroshot_classification_templates.txt beside the shards, else open_clip's for ImageNet,
     else `{}`."""
     class_names: Uri | None = None
     """classNames: a text file with a name a line in class order, or AnswerRanking's answers; unset takes classnames.txt

@@ -19,7 +19,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.evaluate.catalogue.folder_names import plain_name
-from diht_k8s.recipe.evaluate.prompts import ANSWER, ARTICLE, QUESTION
+from diht_k8s.recipe.evaluate.prompts import ANSWER, ARTICLE, CLASS, PLACES, QUESTION, TEXT
 from diht_k8s.recipe.shards.storage import Storage
 
 IMAGENET: Final = ("imagenet1k", "imagenet-1k", "imagenet", "imagenetv2", "imagenet_sketch")
@@ -38,6 +38,14 @@ BYTE_ORDER_MARK: Final = "\ufeff"
 OPENAI_TEMPLATES: Final = "openai80"
 WITH_CLASSES: Final = ("Classification", "MultiLabel")
 """Types whose prompts are of class names."""
+OF_GROUPS: Final = (TEXT, CLASS, ARTICLE)
+FILLED: Final = {
+    "AnswerRanking": (QUESTION, ANSWER),
+    "PairMatching": OF_GROUPS,
+    "CaptionChoice": OF_GROUPS,
+    "Association": OF_GROUPS,
+}
+"""Type of a benchmark -> the placeholders that it fills, where these are not the text's alone."""
 CUE_TEMPLATE: Final = f"{ARTICLE} {{}}"
 
 
@@ -131,8 +139,24 @@ def templates_of(storage: Storage, benchmark: Benchmark) -> SourcedTexts:
     """The templates, the name `openai80` replaced by OpenAI's 80 for ImageNet (as open_clip ships them).
 
     Raises:
-        UserError: a template has no placeholder for the text (for AnswerRanking: for the answer).
+        UserError: a template has no placeholder for the text (for AnswerRanking: for the answer), or one that the type of
+            the benchmark does not fill.
     """
+    found = _templates_of(storage, benchmark)
+    filled = FILLED.get(benchmark.type, (TEXT, CLASS))
+    for template in found.lines:
+        places = [place for place in PLACES if place in template]
+        if TEXT in places and CLASS in places:
+            raise UserError(f"evaluate.benchmarks {benchmark.name}: template {template!r} has {{}} and {{c}}: keep one")
+        if (unknown := next((place for place in places if place not in filled), None)) is not None:
+            raise UserError(
+                f"evaluate.benchmarks {benchmark.name}: template {template!r} has {unknown}, which {benchmark.type} does not "
+                f"fill: write {' or '.join(filled)}"
+            )
+    return found
+
+
+def _templates_of(storage: Storage, benchmark: Benchmark) -> SourcedTexts:
     if benchmark.type == "AnswerRanking":
         return SourcedTexts(_answer_templates(benchmark), "the run document" if benchmark.templates else "the default")
     given, source = list(benchmark.templates), "the run document"

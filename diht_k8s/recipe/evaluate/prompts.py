@@ -11,11 +11,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+TEXT: Final = "{}"
+CLASS: Final = "{c}"
+"""Placeholders of the text; clip-benchmark writes the second."""
 QUESTION: Final = "{question}"
 ANSWER: Final = "{answer}"
 """Placeholders of a question and of one candidate answer (AnswerRanking)."""
 ARTICLE: Final = "{A}"
 """Placeholder of `A` or `An` before the text; DataComp's prompt for the cues of WinoGAViL has one."""
+PLACES: Final = (TEXT, CLASS, QUESTION, ANSWER, ARTICLE)
 
 
 def prompts(texts: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -25,7 +29,7 @@ def prompts(texts: Sequence[str], templates: Sequence[str]) -> list[str]:
 
 def fill(template: str, text: str) -> str:
     """A template with its placeholder, `{c}` or `{}`, replaced. Braces in the text stay."""
-    return template.replace("{c}" if "{c}" in template else "{}", text)
+    return template.replace(CLASS if CLASS in template else TEXT, text)
 
 
 def ensemble_prompts(features_PD: NDArray[np.float32], texts: int) -> NDArray[np.float32]:

@@ -68,6 +68,8 @@ def test_texts_when_there_are_none_say_what_to_do(tmp_path: Path) -> None:
         ("Association", ["a photo of {}"], ["a photo of {}"]),
         ("Retrieval", [], ["{}"]),
         ("Retrieval", ["a {c}", "the {}"], ["a {c}", "the {}"]),
+        ("PairMatching", ["{A} {c}"], ["{A} {c}"]),
+        ("CaptionChoice", ["{A} {}, {other}"], ["{A} {}, {other}"]),
     ],
 )
 def test_templates_when_benchmarks_are_of_other_types_are_theirs(
@@ -80,11 +82,34 @@ def test_templates_when_benchmarks_are_of_other_types_are_theirs(
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), [("AnswerRanking", "has no {answer}"), ("Retrieval", "has no {} for the")]
+    ("kind", "template", "message"),
+    [
+        ("AnswerRanking", "a photo", "template 'a photo' has no {answer}"),
+        ("Retrieval", "a photo", "template 'a photo' has no {} for the"),
+        (
+            "Classification",
+            "{A} {}",
+            "b: template '{A} {}' has {A}, which Classification does not fill: write {} or {c}",
+        ),
+        ("MultiLabel", "{c} {question}", "has {question}, which MultiLabel does not fill: write {} or {c}"),
+        ("Retrieval", "{answer} {}", "has {answer}, which Retrieval does not fill: write {} or {c}"),
+        ("Association", "{question} {}", "has {question}, which Association does not fill: write {} or {c} or {A}"),
+        ("AnswerRanking", "{} {answer}", "has {}, which AnswerRanking does not fill: write {question} or {answer}"),
+        ("AnswerRanking", "{A} {answer}", "has {A}, which AnswerRanking does not fill"),
+        ("PairMatching", "{c} or {}", "template '{c} or {}' has {} and {c}: keep one"),
+    ],
 )
-def test_template_when_it_has_no_place_is_refused(tmp_path: Path, kind: str, message: str) -> None:
+def test_template_when_its_places_are_not_those_of_the_type_is_refused(
+    tmp_path: Path, kind: str, template: str, message: str
+) -> None:
     made = Benchmark.model_validate(
-        {"name": "b", "type": kind, "shards": [f"{tmp_path}/0.tar"], "templates": ["a photo"]}
+        {
+            "name": "b",
+            "type": kind,
+            "shards": [f"{tmp_path}/0.tar"],
+            "classNames": "names.txt",
+            "templates": [template],
+        }
     )
     with pytest.raises(UserError, match=re.escape(message)):
         templates_of(Storage(), made)
