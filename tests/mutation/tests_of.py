@@ -131,7 +131,7 @@ EVALUATE: Final[dict[str, list[str]]] = {
         "bootstrap": _evaluate("bootstrap"),
         "catalogue.discovery": _evaluate("", "folder_names catalogue"),
         "catalogue.folder_names": _evaluate("", "folder_names"),
-        "class_texts": _evaluate("benchmark_images", "class_texts packaged_texts folder_names", ""),
+        "class_texts": _evaluate("benchmark_images soundness", "class_texts packaged_texts folder_names", ""),
         "classification": _evaluate("classification task_figures", "report_contents", _CAPTIONS),
         "encoding": _evaluate("benchmark_images", "prefetch", _CAPTIONS),
         "encoding_worker": _evaluate("", "", f"{_INTERRUPTED} {_CAPTIONS}"),

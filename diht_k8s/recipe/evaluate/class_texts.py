@@ -46,6 +46,7 @@ FILLED: Final = {
     "Association": OF_GROUPS,
 }
 """Type of a benchmark -> the placeholders that it fills, where these are not the text's alone."""
+SHOWN_TWINS: Final = 5
 CUE_TEMPLATE: Final = f"{ARTICLE} {{}}"
 
 
@@ -202,6 +203,26 @@ def _answer_templates(benchmark: Benchmark) -> list[str]:
             f"evaluate.benchmarks {benchmark.name}: template {without!r} has no {ANSWER}: write {QUESTION} and {ANSWER}"
         )
     return templates or [f"{QUESTION} {ANSWER}"]
+
+
+def name_notes(names: Sequence[str]) -> list[str]:
+    """Notes on class names that a zero-shot classifier makes nothing of."""
+    return [note for note in (number_note(names), twins_note(names)) if note is not None]
+
+
+def twins_note(names: Sequence[str]) -> str | None:
+    """Which classes have one name; None where each has its own."""
+    places: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        places.setdefault(name, []).append(number)
+    twins = [f"{name!r} ({', '.join(map(str, found))})" for name, found in places.items() if len(found) > 1]
+    if not twins:
+        return None
+    more = f" and {len(twins) - SHOWN_TWINS:,} more" if len(twins) > SHOWN_TWINS else ""
+    return (
+        f"classes of one name cannot be told apart, and the lowest number is named for all: {', '.join(twins[:SHOWN_TWINS])}{more}: "
+        "name them apart, unless you compare with figures of these names"
+    )
 
 
 def number_note(names: Sequence[str]) -> str | None:

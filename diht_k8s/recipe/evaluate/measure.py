@@ -16,7 +16,7 @@ from diht_k8s.api.evaluate import Benchmark, FewShot
 from diht_k8s.recipe.clip_models.features import encode_texts
 from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate import answer_ranking, classification, group_tasks, multi_label, retrieval
-from diht_k8s.recipe.evaluate.class_texts import WITH_CLASSES, BenchmarkTexts, number_note
+from diht_k8s.recipe.evaluate.class_texts import WITH_CLASSES, BenchmarkTexts, name_notes
 from diht_k8s.recipe.evaluate.encoding import EncodedImages
 from diht_k8s.recipe.evaluate.results import Measured
 from diht_k8s.recipe.evaluate.soundness import FeatureGate, TextEncoder, figure_notes
@@ -64,9 +64,9 @@ def _measured(
     gate.admit(images.features_ND, [item.uid for item in images.items])
     encode = TextEncoder(partial(encode_texts, loaded), loaded.name, loaded.logit_scale, images.features_ND.shape[1])
     measured = _task(benchmark, texts, images, encode, few_shot, seed)
-    named = number_note(texts.class_names.lines) if benchmark.type in WITH_CLASSES else None
+    named = name_notes(texts.class_names.lines) if benchmark.type in WITH_CLASSES else []
     of_task = measured.figures.get("notes", [])
-    notes = [*gate.notes(), *encode.notes(), *figure_notes(measured.figures), *of_task, *([named] if named else [])]
+    notes = [*gate.notes(), *encode.notes(), *figure_notes(measured.figures), *of_task, *named]
     figures = {**measured.figures, "notes": notes}
     if benchmark.type in WITH_CAPTIONS:
         figures["unusable_captions"] = unusable = _unusable_captions(images)

@@ -53,6 +53,7 @@ def measured(
     texts: Spoil = lambda features: features,
     logit_scale: float = 20.0,
     name: str = "class {}",
+    names: Sequence[str] = (),
     **parts: Any,
 ) -> Measured:
     """The figures of a model whose features are spoilt, on images with these parts."""
@@ -66,13 +67,13 @@ def measured(
         return spoilt[[distinct.index(text) for text in asked]]
 
     monkeypatch.setattr(measure, "encode_texts", encode)
-    names = SourcedTexts([name.format(number) for number in range(CLASSES)], "test")
+    lines = SourcedTexts(list(names) or [name.format(number) for number in range(CLASSES)], "test")
     template = "{question} {answer}" if task == "AnswerRanking" else "{}"
     benchmark = Benchmark(name="bench", type=cast("Any", task), shards=["0.tar"])
     encoded = EncodedImages([replace(item(row, task), **parts) for row in range(IMAGES)], images(units(IMAGES, 0)))
     loaded = cast("Any", SimpleNamespace(name="broken", logit_scale=logit_scale))
     few_shot = FewShot(shots=[1], seeds=2) if task == "Classification" else None
-    both = BenchmarkTexts(names, SourcedTexts([template], "test"))
+    both = BenchmarkTexts(lines, SourcedTexts([template], "test"))
     return measure.measure(benchmark, both, encoded, loaded, few_shot, [0])
 
 
@@ -206,6 +207,23 @@ def test_captions_that_were_left_out_are_told_where_they_are_asked(task: str, mo
     told = "72 captions do not count (caption_no_text 24, caption_not_utf8 48)"
     asked = task in ("Retrieval", "PairMatching", "CaptionChoice")
     assert (told in figures["notes"], "unusable_captions" in figures) == (asked, asked)
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "said"),
+    [
+        ("Classification", ["crane", "dog", "crane", "cat"], "for all: 'crane' (0, 2): name them"),
+        ("MultiLabel", ["crane", "dog", "crane", "dog"], "for all: 'crane' (0, 2), 'dog' (1, 3): name them"),
+        ("Classification", [str(number // 2) + " eggs" for number in range(12)], "'4 eggs' (8, 9) and 1 more: name"),
+        ("Classification", ["crane", "dog", "Crane", "cat"], None),
+        ("AnswerRanking", ["crane", "dog", "crane", "cat"], None),
+    ],
+)
+def test_classes_of_one_name_carry_a_note(
+    task: str, names: list[str], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = measured(task, monkeypatch, names=names).figures["notes"]
+    assert [said is not None and said in note for note in notes if "told apart" in note] == [True] * (said is not None)
 
 
 def test_model_that_names_one_class_carries_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
