@@ -187,8 +187,8 @@ def _scores(
 
 @lru_cache(maxsize=1 << 16)  # every question has the same options
 def normalised(answer: str) -> str:
-    """An answer without case, surrounding white space and a final full stop, for comparison."""
-    return " ".join(answer.casefold().split()).rstrip(".")
+    """An answer without case, surrounding white space and final full stops, for comparison."""
+    return " ".join(answer.casefold().split()).rstrip(" .")
 
 
 def answer_score(answer: str, answers: Sequence[str]) -> float:

@@ -63,6 +63,7 @@ def test_ranking_when_scores_are_more_than_questions_is_refused() -> None:
 def test_answers_lose_a_final_stop_and_no_other() -> None:
     assert answer_score("3.5", ["3.5."]) == 1.0
     assert answer_score("35", ["3.5"]) == 0.0
+    assert answer_score("yes", ["Yes ."]) == 1.0
 
 
 def test_chance_is_the_mean_over_the_candidates_of_each_question() -> None:
