@@ -10,6 +10,7 @@ Shapes: B batch, T texts, L tokens of a text (77), C channels, H height, W width
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -26,6 +27,8 @@ IMAGE_BATCH: Final = 64
 TEXT_BATCH: Final = 256
 SORTED_TEXTS: Final = 64 * TEXT_BATCH
 """Texts that are sorted by length together before they are split into batches."""
+TEXTS: Final = "texts"
+FULL: Final = "full"
 
 
 def encode_pixels(loaded: LoadedModel, pixels: Sequence[torch.Tensor]) -> NDArray[np.float32]:
@@ -38,14 +41,23 @@ def encode_pixels(loaded: LoadedModel, pixels: Sequence[torch.Tensor]) -> NDArra
         return features_BD.float().cpu().numpy()
 
 
-def encode_texts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.float32]:
-    """[T, D] of texts. Those of equal tokens are encoded once, so their features are bit-equal and tie."""
+def encode_texts(loaded: LoadedModel, texts: Sequence[str], lengths: Counter[str] | None = None) -> NDArray[np.float32]:
+    """[T, D] of texts. Those of equal tokens are encoded once, so their features are bit-equal and tie.
+
+    Args:
+        loaded: the model.
+        texts: T.
+        lengths: counts different texts as `TEXTS`, and as `FULL` those without padding, which may be cut.
+    """
     distinct = list(dict.fromkeys(texts))
     row_of_text, row_of_tokens = dict[str, int](), dict[bytes, int]()
     blocks: list[NDArray[np.float32]] = []
     for start in range(0, len(distinct), SORTED_TEXTS):
         block = distinct[start : start + SORTED_TEXTS]
         tokens_TL, new = loaded.tokenize(block), list[int]()
+        if lengths is not None:
+            padding = loaded.tokenize([""])[0, -1]
+            lengths.update({TEXTS: len(block), FULL: int((tokens_TL[:, -1] != padding).sum())})
         for place, (text, tokens_L) in enumerate(zip(block, tokens_TL.numpy(), strict=True)):
             digest, row = hashlib.blake2b(tokens_L, digest_size=16).digest(), len(row_of_tokens)
             row_of_text[text] = row_of_tokens.setdefault(digest, row)

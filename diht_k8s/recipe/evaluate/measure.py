@@ -13,7 +13,7 @@ from typing import Final
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import Benchmark, FewShot
-from diht_k8s.recipe.clip_models.features import encode_texts
+from diht_k8s.recipe.clip_models.features import FULL, TEXTS, encode_texts
 from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate import answer_ranking, classification, group_tasks, multi_label, retrieval
 from diht_k8s.recipe.evaluate.class_texts import WITH_CLASSES, BenchmarkTexts, name_notes
@@ -62,11 +62,18 @@ def _measured(
 ) -> Measured:
     gate = FeatureGate(loaded.name, "images")
     gate.admit(images.features_ND, [item.uid for item in images.items])
-    encode = TextEncoder(partial(encode_texts, loaded), loaded.name, loaded.logit_scale, images.features_ND.shape[1])
+    lengths = Counter[str]()
+    encode = TextEncoder(
+        partial(encode_texts, loaded, lengths=lengths), loaded.name, loaded.logit_scale, images.features_ND.shape[1]
+    )
     measured = _task(benchmark, texts, images, encode, few_shot, seed)
     named = name_notes(texts.class_names.lines) if benchmark.type in WITH_CLASSES else []
     of_task = measured.figures.get("notes", [])
     notes = [*gate.notes(), *encode.notes(), *figure_notes(measured.figures), *of_task, *named]
+    if lengths[FULL]:
+        notes.append(
+            f"{lengths[FULL]:,} of {lengths[TEXTS]:,} prompts fill all places that the model reads, so their ends may be cut off"
+        )
     figures = {**measured.figures, "notes": notes}
     if benchmark.type in WITH_CAPTIONS:
         figures["unusable_captions"] = unusable = _unusable_captions(images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,17 @@ def test_places_when_the_tower_looks_back_only_end_with_the_text(name: str, shor
     model.ln_final.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
     encode_truncated(model, tokens[:2], 4 if shorter else 24)
     assert seen == [4 if shorter else 24]
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_texts_without_padding_are_counted_as_those_that_may_be_cut(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "SORTED_TEXTS", 3)
+    export_model(tmp_path, CASES[name])
+    lengths = Counter[str]()
+    encode_texts(load_model(str(tmp_path)), [*TEXTS, *TEXTS, "word " * 21, "word " * 22, "word " * 23], lengths)
+    assert lengths == {"texts": 8, "full": 3}  # 24 places: two of them begin and end the text
 
 
 @pytest.mark.parametrize(

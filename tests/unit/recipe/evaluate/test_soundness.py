@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import Benchmark, FewShot
+from diht_k8s.recipe.clip_models.features import FULL, TEXTS
 from diht_k8s.recipe.evaluate import measure
 from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Cue, VisualQuestion
 from diht_k8s.recipe.evaluate.class_texts import BenchmarkTexts, SourcedTexts
@@ -52,6 +54,7 @@ def measured(
     images: Spoil = lambda features: features,
     texts: Spoil = lambda features: features,
     logit_scale: float = 20.0,
+    full: int = 0,
     name: str = "class {}",
     names: Sequence[str] = (),
     **parts: Any,
@@ -59,7 +62,8 @@ def measured(
     """The figures of a model whose features are spoilt, on images with these parts."""
     known: dict[str, int] = {}
 
-    def encode(loaded: object, asked: Sequence[str]) -> Features:
+    def encode(loaded: object, asked: Sequence[str], lengths: Counter[str]) -> Features:
+        lengths.update({FULL: full, TEXTS: len(asked)})
         distinct = list(dict.fromkeys(asked))
         for text in distinct:
             known.setdefault(text, len(known))
@@ -199,6 +203,13 @@ def test_class_names_that_are_numbers_carry_a_note(
 ) -> None:
     said = [note for note in measured(task, monkeypatch, name=name).figures["notes"] if "are numbers" in note]
     assert [note.partition(", for")[0] for note in said] == [f"{CLASSES} of {CLASSES} class names are numbers"] * noted
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("full", [0, 3])
+def test_prompts_that_may_be_cut_off_carry_a_note(task: str, full: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = measured(task, monkeypatch, full=full).figures["notes"]
+    assert any(note.startswith("3 of ") and "ends may be cut off" in note for note in notes) is bool(full)
 
 
 @pytest.mark.parametrize("task", TASKS)
