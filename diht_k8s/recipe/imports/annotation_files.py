@@ -31,7 +31,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         DataError: a line is none.
     """
     found: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text(errors="surrogateescape").splitlines(), start=1):
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    for number, line in enumerate(text.split("\n"), start=1):  # `splitlines` also ends lines within strings, at U+2028
         if not line.strip():
             continue
         try:

@@ -394,6 +394,22 @@ def test_import_when_no_text_can_hold_a_caption_counts_its_image(
     assert len(samples_of(tmp_path / "out")) == marker["images"] > 1
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda text: text.replace("0 over 1", "0\u2028over\x851"), lambda text: f"\ufeff{text}"],
+    ids=["line separators in a text", "byte-order mark"],
+)
+def test_import_when_json_lines_hold_marks_of_unicode_reads_each_object(
+    tmp_path: Path, change: Callable[[str], str]
+) -> None:
+    source = ORIGINALS["winoground"](tmp_path / "in")
+    assert run_import(source, tmp_path / "plain")
+    source.write_text(change(source.read_text()))
+    assert run_import(source, tmp_path / "marked")
+    plain, marked = ([sample.members for sample in samples_of(tmp_path / name)] for name in ("plain", "marked"))
+    assert marked == plain
+
+
 def test_import_when_answers_are_numbers_keeps_them_for_the_evaluation(tmp_path: Path) -> None:
     source = parquet_counts(tmp_path / "in")
     assert main(["benchmarks", "import", str(source), str(tmp_path / "out")]) == 0
