@@ -28,6 +28,8 @@ BUFFER: Final = 1 << 18
 """Bytes of a column that are read at a time: without it, those of a whole row group."""
 _CARD_HEAD: Final = re.compile(r"---\s*\n(.*?)\n---", re.DOTALL)
 """The YAML at the beginning of a README.md."""
+_NUMBER: Final = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$|[-_.](part|shard)?[-_.]?\d+$")
+"""Which file of a split it is, at the end of a name: as `datasets` writes it, or another number."""
 
 
 @dataclass(frozen=True)
@@ -106,31 +108,56 @@ def open_table(path: Path, options: ReaderOptions) -> Table:
 
 
 def _files(folder: Path, split: str) -> list[Path]:
+    """The files whose names hold the split as a whole, else those that begin with it (`test_000.parquet`).
+
+    Raises:
+        UserError: there is no such split, or several begin with it.
+    """
+    found = _split_files(folder)
+    if not found:
+        raise UserError(f"{folder} holds no Parquet or Arrow files: name the folder of the data set")
+    if exact := [file.path for file in found if split in file.names]:
+        return exact
+    if all(not file.word for file in found):
+        return [file.path for file in found]
+    alike = [file for file in found if file.word == split]
+    if not alike:
+        names = ", ".join(sorted({file.names[0] for file in found if file.word}))
+        raise UserError(f"{folder} has no split {split}: choose one by --split ({names})")
+    if len(several := sorted({file.names[0] for file in alike})) > 1:
+        raise UserError(
+            f"{folder} has several splits that begin with {split}: choose one by --split ({', '.join(several)}); parts of one "
+            f"split differ in a number alone ({split}_0, {split}_1)"
+        )
+    return [file.path for file in alike]
+
+
+@dataclass(frozen=True)
+class _SplitFile:
+    """A file, and the split that its path names: `data/test-00000-of-00001.parquet`, `test/0.parquet`."""
+
+    path: Path
+    names: tuple[str, ...]
+    """the split's whole name, such as `test_seen`; all parts of the path where none begins as splits do."""
+    word: str
+    """the first word of the name, one of `SPLITS`; "" where there is none."""
+
+
+def _split_files(folder: Path) -> list[_SplitFile]:
     found = sorted(
         path for suffix, depth in ((".parquet", 3), (".arrow", 2))
         for path in shallow_files(folder, depth) if path.suffix == suffix and not path.name.startswith("cache-")
     )  # fmt: skip
-    by_split: dict[str, list[Path]] = {}
-    for path in found:
-        by_split.setdefault(_split_of(path, folder), []).append(path)
-    if split in by_split:
-        return by_split[split]
-    if set(by_split) == {""}:
-        return by_split[""]
-    if not by_split:
-        raise UserError(f"{folder} holds no Parquet or Arrow files: name the folder of the data set")
-    names = ", ".join(sorted(name for name in by_split if name))
-    raise UserError(f"{folder} has no split {split}: choose one by --split ({names})")
+    return [_split_file(path, folder) for path in found]
 
 
-def _split_of(path: Path, folder: Path) -> str:
-    """The split that a path names: `data/test-00000-of-00001.parquet`, `test/0.parquet`, `test/data-00000-of-00001.arrow`."""
-    parts = path.relative_to(folder).parts
-    for part in reversed(parts):
-        word = part.replace(".", "-").replace("_", "-").partition("-")[0].lower()
+def _split_file(path: Path, folder: Path) -> _SplitFile:
+    names = tuple(_NUMBER.sub("", part) for part in reversed(path.relative_to(folder).with_suffix("").parts))
+    for name in names:
+        word = re.split(r"[-_.]", name, maxsplit=1)[0].lower()
         if word in SPLITS:
-            return word
-    return ""
+            return _SplitFile(path, (name,), word)
+    return _SplitFile(path, names, "")
 
 
 def _require_one_config(folder: Path, files: Sequence[Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,15 @@ def few_rows(features: dict[str, Any]) -> pa.Table:
     numbers = {name: list(range(3)) for name in features if name != "image"}
     images = [{"bytes": _png(row), "path": None} for row in range(3)]
     return _with_features(pa.table({"image": images, **numbers}), features)
+
+
+def split_files(root: Path, files: Mapping[str, Sequence[Any]], features: dict[str, Any] = LABELLED) -> Path:
+    """A repository of Parquet files: the path of each and its labels, with a different drawing in each row of a file."""
+    for path, labels in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        images = [{"bytes": _png(row), "path": None} for row in range(len(labels))]
+        pq.write_table(_with_features(pa.table({"image": images, "label": labels}), features), root / path)
+    return root
 
 
 def numbered_texts(root: Path) -> Path:

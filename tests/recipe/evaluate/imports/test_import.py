@@ -25,7 +25,11 @@ from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.drawings import IMAGES, drawing, two_captions
 from tests.recipe.evaluate.imports.original_pixels import FER_EMOTIONS
-from tests.recipe.evaluate.imports.original_tables import parquet_counts, parquet_winoground_without_a_caption
+from tests.recipe.evaluate.imports.original_tables import (
+    parquet_counts,
+    parquet_winoground_without_a_caption,
+    split_files,
+)
 from tests.recipe.evaluate.imports.originals import ORIGINALS
 from tests.recipe.evaluate.small_run import COLOURS
 
@@ -235,6 +239,31 @@ def test_import_when_regions_are_known_makes_them_groups_without_the_rest(tmp_pa
     output, _ = imported(tmp_path, "fmow")
     groups = [sample.meta.get("group") for sample in samples_of(output)]
     assert groups == [("Europe", "Americas", None)[row % 3] for row in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("paths", "split", "taken"),
+    [
+        (["data/test-00000-of-00001", "data/test_mini-00000-of-00001"], "test", [0]),
+        (["data/test-00000-of-00001", "data/test_mini-00000-of-00001"], "test_mini", [1]),
+        (["data/test_seen-00000-of-00002", "data/test_seen-00001-of-00002", "data/test_new-00000-of-00001"], "test_seen", [0, 1]),
+        (["data/test_seen-00000-of-00001", "data/train-00000-of-00001"], "test", [0]),
+        (["data/test-00000-of-00002-0a1b2c", "data/test-00001-of-00002-3d4e5f"], "test", [0, 1]),
+        (["data/test_2014-00000-of-00001", "data/test_2017-00000-of-00001"], "test_2017", [1]),
+        (["data/query-00000-of-00001", "data/gallery-00000-of-00001"], "query", [0]),
+        (["test_mini/0", "test/0", "test/1"], "test", [1, 2]),
+        (["test_000", "test_001", "train_000"], "test", [0, 1]),
+        (["test-part1", "test-part2"], "test", [0, 1]),
+        (["test", "train"], "test", [0]),
+        (["0000", "0001"], "test", [0, 1]),
+    ],
+)  # fmt: skip
+def test_import_when_names_of_splits_begin_alike_takes_the_files_of_one(
+    tmp_path: Path, paths: list[str], split: str, taken: list[int]
+) -> None:
+    split_files(tmp_path / "in", {f"{path}.parquet": [number] for number, path in enumerate(paths)})
+    assert main(["benchmarks", "import", f"{tmp_path}/in", f"{tmp_path}/out", "--split", split]) == 0
+    assert [int(sample.members["cls"]) for sample in samples_of(tmp_path / "out")] == taken
 
 
 def tree(folder: Path) -> dict[str, bytes]:

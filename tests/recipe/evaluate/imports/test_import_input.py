@@ -26,7 +26,7 @@ from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.downloads import DOWNLOADS
 from tests.recipe.evaluate.imports.drawings import IMAGES, two_captions
-from tests.recipe.evaluate.imports.original_tables import few_rows
+from tests.recipe.evaluate.imports.original_tables import few_rows, split_files
 from tests.recipe.evaluate.imports.originals import ORIGINALS
 from tests.recipe.evaluate.small_run import export_model
 
@@ -89,6 +89,10 @@ def several_configs(other: dict[str, Any]) -> Callable[[Path], str]:
         return str(folder / "in")
 
     return make
+
+
+def splits(*paths: str) -> Callable[[Path], str]:
+    return lambda folder: str(split_files(folder / "in", {path: [0, 1] for path in paths}))
 
 
 def damaged_json(folder: Path) -> str:
@@ -457,6 +461,9 @@ def test_sets_without_class_names_are_warned_of_on_stderr_and_on_the_page(
         (damaged_parquet, [], 65, "test-00000-of-00002.parquet cannot be read ("),
         (several_configs(BUSES), [], 64, "in/vehicles are several data sets (they differ in the features of label): name one of them"),
         (several_configs({"image": {}, "plate": {}}), [], 64, "in/vehicles are several data sets (they differ in the columns label, plate): name one of them"),
+        (splits("data/test_seen-00000-of-00001.parquet", "data/test_new-00000-of-00001.parquet"), [], 64, "has several splits that begin with test: choose one by --split (test_new, test_seen)"),
+        (splits("test_seen.parquet", "test_new_0.parquet", "test_new_1.parquet"), [], 64, "begin with test: choose one by --split (test_new, test_seen)"),
+        (splits("data/test_seen-00000-of-00001.parquet"), ["--split", "test_new"], 64, "has no split test_new: choose one by --split (test_seen)"),
         (damaged_json, [], 65, "is not JSON ("),
         (missing_batch, [], 65, "cannot be read as cifar10, split test"),
         (without_labels, ["--format", "fer2013"], 64, "this split of the original has no labels: fetch its file"),
