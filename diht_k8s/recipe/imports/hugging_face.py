@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.recipe.imports.hugging_face_tables import Table, open_table
+from diht_k8s.recipe.imports.hugging_face_tables import Table, open_table, values_elsewhere
 from diht_k8s.recipe.imports.records import (
     ImageRecord,
     ReaderOptions,
@@ -44,7 +44,7 @@ def read_hugging_face(path: Path, options: ReaderOptions) -> RecordSource:
         return _source(table, options, "hugging-face", "AnswerRanking", table.total, _asked(table, image))
     label, caption = _first(table, LABELS, "ClassLabel"), _first(table, CAPTIONS, None)
     if label is not None:
-        return _labelled(table, options, image, label)
+        return _labelled(path, table, options, image, label)
     if caption is not None:
         return _source(table, options, "hugging-face", "Retrieval", table.total, _captioned(table, image, caption))
     raise UserError(
@@ -57,7 +57,7 @@ def _source(
     table: Table, options: ReaderOptions, kind: str, task: str, total: int, read: Any,
     class_names: tuple[str, ...] = (), notes: tuple[str, ...] = (),
 ) -> RecordSource:  # fmt: skip
-    marks = fingerprint([kind, options.split, table.total, file_stats(table.files)])
+    marks = fingerprint([kind, options.split, table.total, class_names, file_stats(table.files)])
     return RecordSource(kind, task, total, read, marks, class_names, notes=notes)
 
 
@@ -71,20 +71,28 @@ def _first(table: Table, names: Sequence[str], feature: str | None) -> str | Non
     return next(iter([*both, *(typed if feature else ()), *by_name]), None)
 
 
-def _labelled(table: Table, options: ReaderOptions, image: str, label: str) -> RecordSource:
+def _labelled(path: Path, table: Table, options: ReaderOptions, image: str, label: str) -> RecordSource:
     notes: list[str] = []
     names = table.features.get(label, {}).get("names") if isinstance(table.features.get(label), dict) else None
     values = [row[label] for row in table.rows([label])]
-    if all(isinstance(value, str) for value in values):
-        names = sorted(set(values))
-    elif any(not isinstance(value, int) or value < 0 for value in values):
+    is_text = all(isinstance(value, str) for value in values)
+    if not is_text and any(not isinstance(value, int) or value < 0 for value in values):
         raise UserError(
             f"{table.files[0]}: column {label} of split {options.split} does not hold classes from 0 "
             f"({str(next(v for v in values if not isinstance(v, int) or v < 0))[:40]!r}): choose another by --split"
         )
-    if not names:
-        names = [str(number) for number in range(1 + max(values))]
-        notes.append("class names are numbers, since the data set gives none: give names by --class-names")
+    if is_text or not names:  # a split may lack classes of the data set
+        kind = str if is_text else int
+        elsewhere = {value for value in values_elsewhere(path, table, label) if isinstance(value, kind)}
+        known = {*values, *elsewhere}
+        names = sorted(known) if is_text else [str(number) for number in range(1 + max(known))]
+        if not elsewhere:
+            notes.append(
+                f"the {len(names)} classes are those of split {options.split} alone: if other splits hold more, put them beside "
+                "it and name the folder"
+            )
+        if not is_text:
+            notes.append("class names are numbers, since the data set gives none: give names by --class-names")
     number_of = {name: number for number, name in enumerate(names)}
 
     def read(start: int, stop: int) -> Iterator[ImageRecord]:

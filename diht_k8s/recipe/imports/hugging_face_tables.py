@@ -141,6 +141,8 @@ class _SplitFile:
     """the split's whole name, such as `test_seen`; all parts of the path where none begins as splits do."""
     word: str
     """the first word of the name, one of `SPLITS`; "" where there is none."""
+    place: tuple[str, ...]
+    """the folders above what names the split: splits of one data set have the same."""
 
 
 def _split_files(folder: Path) -> list[_SplitFile]:
@@ -152,12 +154,39 @@ def _split_files(folder: Path) -> list[_SplitFile]:
 
 
 def _split_file(path: Path, folder: Path) -> _SplitFile:
-    names = tuple(_NUMBER.sub("", part) for part in reversed(path.relative_to(folder).with_suffix("").parts))
-    for name in names:
+    parts = path.relative_to(folder).with_suffix("").parts
+    names = tuple(_NUMBER.sub("", part) for part in parts)
+    for depth, name in reversed([*enumerate(names)]):
         word = re.split(r"[-_.]", name, maxsplit=1)[0].lower()
         if word in SPLITS:
-            return _SplitFile(path, (name,), word)
-    return _SplitFile(path, names, "")
+            return _SplitFile(path, (name,), word, parts[:depth])
+    return _SplitFile(path, names, "", parts[:-1])
+
+
+def values_elsewhere(path: Path, table: Table, column: str) -> Iterator[Any]:
+    """The values of a column in the other splits of a table's data set, as far as they lie in its folder.
+
+    Args:
+        path: what the user names.
+        table: of one split.
+        column: its name.
+
+    Raises:
+        UserError: a file is a link that leaves the folder.
+        DataError: a file is damaged.
+    """
+    found = _split_files(path) if path.is_dir() else []
+    places = {file.place for file in found if file.path in table.files}
+    for file in (each.path for each in found if each.place in places and each.path not in table.files):
+        require_inside(file, table.roots)
+        try:
+            rows, schema = _size(file)
+            if (
+                _difference(table.schema, table.features, schema, _features(schema, file)) is None
+            ):  # else of another set
+                yield from (row[column] for row in _rows(file, [column], 0, rows))
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(file, error) from error
 
 
 def _require_one_config(folder: Path, files: Sequence[Path]) -> None:

@@ -266,6 +266,35 @@ def test_import_when_names_of_splits_begin_alike_takes_the_files_of_one(
     assert [int(sample.members["cls"]) for sample in samples_of(tmp_path / "out")] == taken
 
 
+ALONE = (
+    "the {} classes are those of split test alone: if other splits hold more, put them beside it and name the folder"
+)
+
+
+@pytest.mark.parametrize(
+    ("files", "classes", "notes"),
+    [
+        ({"data/test-0": ["cat", "dog"], "data/train-0": ["ant", "cat", "dog", "eel"], "data/val-0": ["fox"]}, 5, []),
+        ({"test/0": [0, 1], "train/0": [3], "train/1": [5, -1, None]}, 6, []),
+        ({"en/test-0": ["cat"], "en/train-0": ["dog"], "de/train-0": ["Hund"]}, 2, []),
+        ({"test": ["cat", "dog"]}, 2, [ALONE.format(2)]),
+        ({"test": [0, 3]}, 4, [ALONE.format(4)]),
+    ],
+    ids=["texts", "numbers", "another set beside", "texts of one split", "numbers of one split"],
+)
+def test_import_when_classes_have_no_names_takes_those_of_all_splits(
+    tmp_path: Path, files: dict[str, list[Any]], classes: int, notes: list[str]
+) -> None:
+    split_files(tmp_path / "in", {f"{name}.parquet": labels for name, labels in files.items()}, {})
+    assert main(["benchmarks", "import", f"{tmp_path}/in", f"{tmp_path}/out"]) == 0
+    marker = json.loads((tmp_path / "out/COMMITTED.json").read_text())
+    assert marker["classes"] == classes
+    assert [note for note in marker["notes"] if "numbers" not in note] == notes
+    names = (tmp_path / "out/classnames.txt").read_text().split()
+    (labels,) = (labels for name, labels in files.items() if "test" in name)
+    assert [names[int(sample.members["cls"])] for sample in samples_of(tmp_path / "out")] == list(map(str, labels))
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
