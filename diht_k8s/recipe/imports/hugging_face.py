@@ -16,6 +16,7 @@ from diht_k8s.recipe.imports.records import (
     fingerprint,
 )
 from diht_k8s.recipe.imports.source_files import SourceFile
+from diht_k8s.recipe.imports.tally import printable
 
 IMAGES: Final = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")
 LABELS: Final = ("label", "labels", "cls", "fine_label", "class", "category")
@@ -42,7 +43,7 @@ def read_hugging_face(path: Path, options: ReaderOptions) -> RecordSource:
         raise UserError(f"{path} has no column of images ({', '.join(sorted(columns))}): expected {', '.join(IMAGES)}")
     if {"question", "answers"} <= columns or {"question", "answer"} <= columns:
         return _source(table, options, "hugging-face", "AnswerRanking", table.total, _asked(table, image))
-    label, caption = _first(table, LABELS, "ClassLabel"), _first(table, CAPTIONS, None)
+    label, caption = _label_column(path, table), _first(table, CAPTIONS, None)
     if label is not None:
         return _labelled(path, table, options, image, label)
     if caption is not None:
@@ -61,18 +62,39 @@ def _source(
     return RecordSource(kind, task, total, read, marks, class_names, notes=notes)
 
 
+def _typed(table: Table, feature: str | None) -> list[str]:
+    """The columns of a feature type."""
+    return [name for name, found in table.features.items() if isinstance(found, dict) and found.get("_type") == feature]
+
+
 def _first(table: Table, names: Sequence[str], feature: str | None) -> str | None:
     """The column of a feature type, else the first of some names."""
-    typed = [
-        name for name, found in table.features.items() if isinstance(found, dict) and found.get("_type") == feature
-    ]
+    typed = _typed(table, feature)
     by_name = [name for name in names if name in table.schema.names]
     both = [name for name in by_name if name in typed]
     return next(iter([*both, *(typed if feature else ()), *by_name]), None)
 
 
+def _label_column(path: Path, table: Table) -> str | None:
+    """The classes with a usual name, else the only column whose type is ClassLabel; None where there is none.
+
+    Raises:
+        UserError: several are of that type, and none has a usual name.
+    """
+    typed = _typed(table, "ClassLabel")
+    named = [name for name in LABELS if name in table.schema.names]
+    usual = [name for name in named if name in typed] or ([] if len(typed) == 1 else named)
+    if not usual and len(typed) > 1:
+        raise UserError(
+            f"{path} has several columns of classes ({printable(', '.join(typed))}): rename the one to evaluate to {LABELS[0]}"
+        )
+    return next(iter([*usual, *typed]), None)
+
+
 def _labelled(path: Path, table: Table, options: ReaderOptions, image: str, label: str) -> RecordSource:
     notes: list[str] = []
+    if others := [name for name in _typed(table, "ClassLabel") if name != label]:
+        notes.append(f"classes are from the column {label} (also there: {printable(', '.join(others))})")
     names = table.features.get(label, {}).get("names") if isinstance(table.features.get(label), dict) else None
     values = [row[label] for row in table.rows([label])]
     is_text = all(isinstance(value, str) for value in values)

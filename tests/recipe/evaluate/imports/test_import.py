@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import open_clip
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -26,6 +27,7 @@ from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.drawings import IMAGES, drawing, two_captions
 from tests.recipe.evaluate.imports.original_pixels import FER_EMOTIONS
 from tests.recipe.evaluate.imports.original_tables import (
+    few_rows,
     parquet_counts,
     parquet_winoground_without_a_caption,
     split_files,
@@ -293,6 +295,30 @@ def test_import_when_classes_have_no_names_takes_those_of_all_splits(
     names = (tmp_path / "out/classnames.txt").read_text().split()
     (labels,) = (labels for name, labels in files.items() if "test" in name)
     assert [names[int(sample.members["cls"])] for sample in samples_of(tmp_path / "out")] == list(map(str, labels))
+
+
+@pytest.mark.parametrize(
+    ("typed", "plain", "taken", "others"),
+    [
+        (["animal", "pet"], ["label"], "label", "animal, pet"),
+        (["animal", "fine_label"], ["label"], "fine_label", "animal"),
+        (["coarse_label", "fine_label"], [], "fine_label", "coarse_label"),
+        (["animal"], ["category"], "animal", ""),
+    ],
+)
+def test_import_when_several_columns_hold_classes_takes_the_usual_name_and_tells(
+    tmp_path: Path, typed: list[str], plain: list[str], taken: str, others: str
+) -> None:
+    features: dict[str, Any] = {"image": {"_type": "Image"}}
+    features |= {name: {"_type": "ClassLabel", "names": [f"{name} {n}" for n in range(3)]} for name in typed}
+    pq.write_table(few_rows({**features, **dict.fromkeys(plain)}), tmp_path / "test.parquet")
+    assert main(["benchmarks", "import", f"{tmp_path}/test.parquet", f"{tmp_path}/out"]) == 0
+    names = (tmp_path / "out/classnames.txt").read_text().splitlines()
+    assert names == ([f"{taken.replace('_', ' ')} {n}" for n in range(3)] if taken in typed else ["0", "1", "2"])
+    notes = json.loads((tmp_path / "out/COMMITTED.json").read_text())["notes"]
+    assert [note for note in notes if "column" in note] == (
+        [f"classes are from the column {taken} (also there: {others})"] if others else []
+    )
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -91,6 +91,14 @@ def several_configs(other: dict[str, Any]) -> Callable[[Path], str]:
     return make
 
 
+def several_labels(folder: Path) -> str:
+    source = folder / "in/test.parquet"
+    source.parent.mkdir()
+    animals = {"_type": "ClassLabel", "names": ["cat", "dog", "eel"]}
+    pq.write_table(few_rows({"image": {"_type": "Image"}, "animal": animals, "pet": animals}), source)
+    return str(source)
+
+
 def splits(*paths: str) -> Callable[[Path], str]:
     return lambda folder: str(split_files(folder / "in", {path: [0, 1] for path in paths}))
 
@@ -464,6 +472,7 @@ def test_sets_without_class_names_are_warned_of_on_stderr_and_on_the_page(
         (splits("data/test_seen-00000-of-00001.parquet", "data/test_new-00000-of-00001.parquet"), [], 64, "has several splits that begin with test: choose one by --split (test_new, test_seen)"),
         (splits("test_seen.parquet", "test_new_0.parquet", "test_new_1.parquet"), [], 64, "begin with test: choose one by --split (test_new, test_seen)"),
         (splits("data/test_seen-00000-of-00001.parquet"), ["--split", "test_new"], 64, "has no split test_new: choose one by --split (test_seen)"),
+        (several_labels, [], 64, "test.parquet has several columns of classes (animal, pet): rename the one to evaluate to label"),
         (damaged_json, [], 65, "is not JSON ("),
         (missing_batch, [], 65, "cannot be read as cifar10, split test"),
         (without_labels, ["--format", "fer2013"], 64, "this split of the original has no labels: fetch its file"),
