@@ -122,18 +122,23 @@ def class_names_for(source: RecordSource, plan: BenchmarkImport, storage: Storag
     """The names given, else a package's if they are as many as the classes, else those of the data set.
 
     Raises:
-        UserError: names are given and their number is not that of the classes, or the data set's own are no UTF-8.
+        UserError: names are given and their number is not that of the classes, or one of the data set's own is empty or
+            no UTF-8.
     """
-    own = SourcedTexts(list(source.class_names), "the data set" if source.class_names else "")
+    # a line each: the readers of the file take U+2028 and others for the end of one
+    lines = [" ".join(name.split()) for name in source.class_names]
+    if source.type not in WITH_CLASSES:  # answers to choose from, which go by no number
+        lines = [line for line in lines if line]
+    own = SourcedTexts(lines, "the data set" if lines else "")
     if plan.class_names is not None:
-        lines = read_lines(storage, plan.class_names)
+        given = read_lines(storage, plan.class_names)
         has_classes = bool(own.lines) and source.type in WITH_CLASSES
-        if has_classes and len(lines) != len(own.lines):
+        if has_classes and len(given) != len(own.lines):
             raise UserError(
-                f"{plan.class_names} has {len(lines)} names, but the data set has {len(own.lines)} classes: give one "
+                f"{plan.class_names} has {len(given)} names, but the data set has {len(own.lines)} classes: give one "
                 "name a line, in the order of the class numbers"
             )
-        return SourcedTexts(_in_places(own.lines, lines) if has_classes else lines, plan.class_names)
+        return SourcedTexts(_in_places(own.lines, given) if has_classes else given, plan.class_names)
     found = packaged_names(source.texts) if source.texts is not None else None
     if found is not None and len(found[0]) == len(own.lines):
         return SourcedTexts(*found)
@@ -142,6 +147,8 @@ def class_names_for(source: RecordSource, plan: BenchmarkImport, storage: Storag
             f"class {broken} of the data set has a name that is no UTF-8 ({own.lines[broken]!a}): give names by "
             "--class-names"
         )
+    if "" in own.lines:
+        raise UserError(f"class {own.lines.index('')} of the data set has an empty name: give names by --class-names")
     return own
 
 

@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from diht_k8s.cli.main import main
+from diht_k8s.recipe.evaluate import class_texts
+from diht_k8s.recipe.evaluate.answer_ranking import answer_score
 from diht_k8s.recipe.evaluate.benchmark_images import questions_of
 from diht_k8s.recipe.evaluate.importing import BenchmarkImport, import_benchmark
 from diht_k8s.recipe.imports import resumable_import
@@ -319,6 +321,26 @@ def test_import_when_several_columns_hold_classes_takes_the_usual_name_and_tells
     assert [note for note in notes if "column" in note] == (
         [f"classes are from the column {taken} (also there: {others})"] if others else []
     )
+
+
+@pytest.mark.parametrize("space", ["\u2028", "\x85", "\x0b", "\n", " \t "])
+def test_class_names_when_one_holds_a_line_separator_keep_their_classes(tmp_path: Path, space: str) -> None:
+    label = {"_type": "ClassLabel", "names": [f"red{space}wine", "cat", f"{space}dog"]}
+    split_files(tmp_path / "in", {"test.parquet": [0, 1, 2]}, {"image": {"_type": "Image"}, "label": label})
+    run_import(tmp_path / "in", tmp_path / "out")
+    assert class_texts.read_lines(Storage(), f"{tmp_path}/out/classnames.txt") == ["red wine", "cat", "dog"]
+
+
+def test_answers_when_one_holds_a_line_separator_match_their_candidates(tmp_path: Path) -> None:
+    source = ORIGINALS["vqav2"](tmp_path / "in")
+    annotations = next((tmp_path / "in").glob("*annotations.json"))
+    annotations.write_text(annotations.read_text().replace('"red"', r'"dark\u2028red"').replace('"blue"', '" "'))
+    run_import(source, tmp_path / "out")
+    candidates = class_texts.read_lines(Storage(), f"{tmp_path}/out/classnames.txt")
+    assert "dark red" in candidates
+    assert all(candidates)
+    said = [question.answers for sample in samples_of(tmp_path / "out") for question in questions_of(sample)]
+    assert sum(answer_score("dark red", answers) for answers in said) == 4
 
 
 def tree(folder: Path) -> dict[str, bytes]:

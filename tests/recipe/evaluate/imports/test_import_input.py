@@ -99,6 +99,11 @@ def several_labels(folder: Path) -> str:
     return str(source)
 
 
+def unnamed_class(folder: Path) -> str:
+    label = {"_type": "ClassLabel", "names": ["cat", " "]}
+    return str(split_files(folder / "in", {"test.parquet": [0, 1]}, {"image": {"_type": "Image"}, "label": label}))
+
+
 def splits(*paths: str) -> Callable[[Path], str]:
     return lambda folder: str(split_files(folder / "in", {path: [0, 1] for path in paths}))
 
@@ -551,6 +556,11 @@ def test_class_names_when_a_folder_has_one_in_latin_1_ask_for_others(
     assert "class 0 of the data set has a name that is no UTF-8 ('caf\\udce9'): give names" in capsys.readouterr().err
     (tmp_path / "names.txt").write_text("café\npub\n")
     assert main([*command, "--class-names", str(tmp_path / "names.txt")]) == 0
+
+
+def test_class_names_when_one_is_empty_ask_for_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmarks", "import", unnamed_class(tmp_path), str(tmp_path / "out")]) == 64
+    assert "class 1 of the data set has an empty name: give names by --class-names" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("lines", ["", "a photo\n", "a {c}\na photo\n", "a photo\na {}\n"])
