@@ -21,6 +21,7 @@ from diht_k8s.recipe.imports.records import (
     RecordSource,
     SeenUnits,
     fingerprint,
+    images_digest,
     reader_of,
 )
 from diht_k8s.recipe.imports.source_files import SourceFile
@@ -316,7 +317,9 @@ def _source(
         type="Retrieval",
         total=len(records),
         read=reader_of(records),
-        fingerprint=fingerprint([kind, os.path.relpath(folder, path.parent), list(found.captions.items())]),
+        fingerprint=fingerprint(
+            [kind, os.path.relpath(folder, path.parent), list(found.captions.items()), images_digest(records)]
+        ),
         seen=seen,
     )
 

@@ -16,6 +16,7 @@ from diht_k8s.recipe.imports.records import (
     RecordSource,
     SeenUnits,
     fingerprint,
+    images_digest,
     reader_of,
 )
 from diht_k8s.recipe.imports.source_files import SourceFile
@@ -72,7 +73,9 @@ def read_image_folder(folder: Path, options: ReaderOptions, *, named: bool = Tru
         type="Classification",
         total=len(records),
         read=reader_of(records),
-        fingerprint=fingerprint([[record.place.removeprefix(f"{root}/"), record.label] for record in records]),
+        fingerprint=fingerprint(
+            [[[each.place.removeprefix(f"{root}/"), each.label] for each in records], images_digest(records)]
+        ),
         class_names=tuple(name.replace("_", " ") for name in classes),
         texts="imagenet1k" if synsets and len(classes) == 1000 else None,
         notes=tuple(notes),

@@ -10,7 +10,14 @@ from typing import Any, Final
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports.annotation_files import image_folder_of, read_json, read_json_lines, text_of
 from diht_k8s.recipe.imports.caption_annotations import FOLDERS
-from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, fingerprint, reader_of
+from diht_k8s.recipe.imports.records import (
+    ImageRecord,
+    ReaderOptions,
+    RecordSource,
+    fingerprint,
+    images_digest,
+    reader_of,
+)
 from diht_k8s.recipe.imports.source_files import SourceFile
 
 ENTAILMENT: Final = ("entailment", "neutral", "contradiction")
@@ -143,7 +150,9 @@ def read_sugar_crepe(path: Path, document: Any, options: ReaderOptions) -> Recor
         )
         for key, (name, captions) in zip(document, entries, strict=True)
     ]
-    return RecordSource("sugar-crepe", "CaptionChoice", len(records), reader_of(records), fingerprint(entries))
+    return RecordSource(
+        "sugar-crepe", "CaptionChoice", len(records), reader_of(records), fingerprint([entries, images_digest(records)])
+    )
 
 
 def _source(
@@ -164,7 +173,7 @@ def _source(
         type="AnswerRanking",
         total=len(records),
         read=reader_of(records),
-        fingerprint=fingerprint([kind, asked, list(candidates)]),
+        fingerprint=fingerprint([kind, asked, list(candidates), images_digest(records)]),
         class_names=candidates,
         notes=(note,) if note else (),
     )
@@ -203,4 +212,6 @@ def read_winoground(path: Path, options: ReaderOptions) -> RecordSource:
         )
         for group, side, name, caption in pairs
     ]  # fmt: skip
-    return RecordSource("winoground", "PairMatching", len(records), reader_of(records), fingerprint(pairs))
+    return RecordSource(
+        "winoground", "PairMatching", len(records), reader_of(records), fingerprint([pairs, images_digest(records)])
+    )

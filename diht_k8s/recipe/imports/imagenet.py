@@ -25,6 +25,7 @@ from diht_k8s.recipe.imports.records import (
     SeenUnits,
     file_stats,
     fingerprint,
+    images_digest,
     reader_of,
 )
 from diht_k8s.recipe.imports.source_files import MAX_FILE_BYTES, SourceFile, require_inside
@@ -105,7 +106,7 @@ def _from_flat(root: Path, folder: Path, options: ReaderOptions) -> RecordSource
             ignored.merge(by_suffix([path]))
         else:
             records.append(ImageRecord(str(path), SourceFile(path, roots), label))
-    stats = [[Path(record.place).name, record.label] for record in records]
+    stats = [[[Path(record.place).name, record.label] for record in records], images_digest(records)]
     return _source(len(records), reader_of(records), devkit, stats, SeenUnits("files", len(paths), ignored=ignored))
 
 

@@ -20,6 +20,7 @@ from diht_k8s.recipe.imports.records import (
     SeenUnits,
     file_stats,
     fingerprint,
+    stats_digest,
 )
 from diht_k8s.recipe.imports.source_files import SourceFile, SourceRoots
 from diht_k8s.recipe.imports.tally import printable
@@ -101,6 +102,8 @@ def read_table(path: Path, options: ReaderOptions) -> RecordSource:
     folder = image_folder(path, options, [row[image] for row in table.first if row and row.get(image)])
     reader = RowReader(path, image, caption, folder, options, options.roots(path.parent))
     is_json = is_json_lines(path)
+    values = (row.get(image) for _, row in table.rows(0, table.total) if row)
+    images = stats_digest(folder / name for value in values if (name := _path_of(value)))
 
     def read(start: int, stop: int) -> Iterator[ImageRecord]:
         for line, row in table.rows(start, stop):
@@ -109,7 +112,7 @@ def read_table(path: Path, options: ReaderOptions) -> RecordSource:
 
     return RecordSource(
         kind="table", type="Pairs", total=table.total, read=read,
-        fingerprint=fingerprint([image, caption, delimiter, os.path.relpath(folder, path.parent), file_stats([path])]),
+        fingerprint=fingerprint([image, caption, delimiter, os.path.relpath(folder, path.parent), file_stats([path]), images]),
         notes=(*_other_columns(names, image, caption, options), *_long_rows(table)), seen=SeenUnits("rows", table.count()),
     )  # fmt: skip
 
@@ -150,6 +153,8 @@ def read_rows(path: Path, options: ReaderOptions) -> RecordSource:
     others = [
         name for name in table.schema.names if name not in (image, caption) and not holds_bytes(table.schema, name)
     ]
+    values = () if holds_images else (row[image] for row in table.rows([image]))
+    images = stats_digest(folder / name for value in values if (name := _path_of(value)))
     unkept = [name for name in table.schema.names if name not in (image, caption, *others)]
 
     def read(start: int, stop: int) -> Iterator[ImageRecord]:
@@ -159,7 +164,7 @@ def read_rows(path: Path, options: ReaderOptions) -> RecordSource:
     return RecordSource(
         kind="rows", type="Pairs", total=table.total, read=read,
         fingerprint=fingerprint(
-            [image, caption, options.split, os.path.relpath(folder, base.parent), file_stats(table.files)]
+            [image, caption, options.split, os.path.relpath(folder, base.parent), file_stats(table.files), images]
         ),
         notes=(
             *_other_columns(table.schema.names, image, caption, options),

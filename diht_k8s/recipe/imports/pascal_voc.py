@@ -26,6 +26,7 @@ from diht_k8s.recipe.imports.records import (
     SeenUnits,
     fingerprint,
     reader_of,
+    stats_digest,
 )
 from diht_k8s.recipe.imports.source_files import SourceFile, SourceFileError, SourceRoots
 from diht_k8s.recipe.imports.tally import Tally, printable
@@ -116,7 +117,7 @@ def _cut_out(
         type="Classification",
         total=len(records),
         read=reader_of(records),
-        fingerprint=fingerprint([PASCAL_VOC, options.split, [[record.row, record.label] for record in records]]),
+        fingerprint=_marks(PASCAL_VOC, root, objects, options),
         class_names=tuple(CLASSES.values()),
         texts="voc2007",
         notes=(
@@ -143,7 +144,7 @@ def _images(
         type="MultiLabel",
         total=len(records),
         read=reader_of(records),
-        fingerprint=fingerprint([PASCAL_VOC_IMAGES, options.split, [[each.row, each.meta] for each in records]]),
+        fingerprint=_marks(PASCAL_VOC_IMAGES, root, objects, options),
         class_names=tuple(CLASSES.values()),
         texts="voc2007",
         notes=(
@@ -151,6 +152,12 @@ def _images(
         ),
         seen=SeenUnits("images", len(objects)),
     )
+
+
+def _marks(kind: str, root: Path, objects: Mapping[str, Sequence[_Object]], options: ReaderOptions) -> str:
+    said = {name: [[each.kind, each.box, each.difficult] for each in found] for name, found in objects.items()}
+    images = stats_digest(root / f"JPEGImages/{name}.jpg" for name in objects)
+    return fingerprint([kind, options.split, list(said.items()), images])
 
 
 def _text(path: Path, roots: SourceRoots) -> str:

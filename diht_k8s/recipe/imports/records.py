@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,19 @@ def facts_of(path: Path) -> list[int]:
     """Size and time of a file; none of one that is not there, or of a link that leads nowhere."""
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a NUL or half a character in its name
         return []
     return [found.st_size, found.st_mtime_ns]
+
+
+def stats_digest(paths: Iterable[Path]) -> str:
+    """Digest of the sizes and times of files in their order, for any number of them."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{facts_of(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def images_digest(records: Iterable[ImageRecord]) -> str:
+    """`stats_digest` of the records' images that lie in files: an image that is repaired makes another import."""
+    return stats_digest(record.image.path for record in records if isinstance(record.image, SourceFile))

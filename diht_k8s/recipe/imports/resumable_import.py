@@ -144,7 +144,8 @@ def _committed_or_begun(storage: Storage, target: ImportTarget, config: Json) ->
         elif found is not None and _is_whole(storage, target, found) and not _can_read_more(found["bad"]):
             return found
     elif not target.replace:
-        what = "; ".join(differences(before, config)[:4])
+        changed = differences({**before, "source": ""}, {**config, "source": ""})  # of which digests say nothing
+        what = "; ".join(changed[:4]) or "of another SOURCE, or its files have changed"
         raise UserError(f"{output} holds another import ({what}): choose another OUTPUT, or add --replace")
     else:
         _remove(storage, target, before)

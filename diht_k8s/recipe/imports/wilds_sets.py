@@ -9,7 +9,15 @@ from typing import Final
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports.annotation_files import read_csv
-from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, file_stats, fingerprint, reader_of
+from diht_k8s.recipe.imports.records import (
+    ImageRecord,
+    ReaderOptions,
+    RecordSource,
+    file_stats,
+    fingerprint,
+    images_digest,
+    reader_of,
+)
 from diht_k8s.recipe.imports.source_files import SourceFile, SourceRoots
 
 CAMELYON: Final = ("patient", "node", "x_coord", "y_coord", "tumor", "center", "split")
@@ -51,7 +59,7 @@ def read_wilds(kind: str, folder: Path, options: ReaderOptions) -> RecordSource:
         type="Classification",
         total=len(records),
         read=reader_of(records),
-        fingerprint=fingerprint([kind, options.split, file_stats([metadata])]),
+        fingerprint=fingerprint([kind, options.split, file_stats([metadata]), images_digest(records)]),
         class_names=tuple(names),
         texts=texts,
     )

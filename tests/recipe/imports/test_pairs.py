@@ -67,6 +67,22 @@ def test_import_when_interrupted_resumes_to_the_same_bytes(tmp_path: Path) -> No
     assert run(tmp_path / "broken") == [(12, 12)]
 
 
+@pytest.mark.parametrize("layout", ["folder-txt", "csv", "json-lines", "parquet-paths", "coco"])
+def test_import_when_an_image_was_repaired_since_needs_replace(
+    layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = SOURCES[layout](tmp_path / "in", 3)
+    image = min((tmp_path / "in").rglob("*.jpg"))
+    sound = image.read_bytes()
+    image.write_bytes(sound[:300])
+    assert imported(source, tmp_path / "out")["samples"] == 2
+    assert imported(source, tmp_path / "out")["samples"] == 2
+    image.write_bytes(sound)
+    assert main(["import", str(source), str(tmp_path / "out")]) == UserError.exit_code
+    assert "holds another import (of another SOURCE, or its files have changed)" in capsys.readouterr().err
+    assert imported(source, tmp_path / "out", "--replace")["samples"] == 3
+
+
 def test_import_counts_what_is_left_out_by_reason_with_an_example(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from diht_k8s.api.errors import UserError
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.evaluate import class_texts
 from diht_k8s.recipe.evaluate.answer_ranking import answer_score
@@ -26,6 +27,7 @@ from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.evaluate.imports import originals
+from tests.recipe.evaluate.imports.downloads import DOWNLOADS
 from tests.recipe.evaluate.imports.drawings import IMAGES, drawing, two_captions
 from tests.recipe.evaluate.imports.original_pixels import FER_EMOTIONS
 from tests.recipe.evaluate.imports.original_tables import (
@@ -343,6 +345,15 @@ def test_answers_when_one_holds_a_line_separator_match_their_candidates(tmp_path
     assert sum(answer_score("dark red", answers) for answers in said) == 4
 
 
+def test_import_when_a_box_was_corrected_since_needs_replace(tmp_path: Path) -> None:
+    source = DOWNLOADS["VOC2007"].build(tmp_path / "in")
+    run_import(source, tmp_path / "out")
+    path = source / "VOC2007/Annotations/000006.xml"
+    path.write_text(path.read_text().replace("<xmax>30<", "<xmax>31<"))
+    with pytest.raises(UserError, match="its files have changed"):
+        run_import(source, tmp_path / "out")
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -430,6 +441,36 @@ def test_import_when_the_output_holds_another_import_needs_replace(
     assert sorted(path.name for path in output.rglob("*") if path.is_file()) == [
         "0.json", "0.tar", "COMMITTED.json", "NOTES.md", "dataset_type.txt", "nshards.txt", "started.json",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image_folder", "coco", "karpathy", "flickr", "vqav2", "snli_ve", "sugar_crepe", "winoground", "camelyon17",
+        "VOC2007", "VOC2007, whole images", "ImageNet, devkit and flat val",
+    ],
+)  # fmt: skip
+def test_import_when_an_image_was_repaired_since_needs_replace(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    download = DOWNLOADS.get(name)
+    source = ORIGINALS[name](tmp_path / "in") if download is None else download.build(tmp_path / "in")
+    images = sorted(path for path in (tmp_path / "in").rglob("*") if path.suffix in (".jpg", ".png", ".JPEG"))
+    image = images[len(images) // 2]  # the first and last ones may be of other splits
+    sound = image.read_bytes()
+    image.write_bytes(b"broken")
+    command = ["benchmarks", "import", str(source), str(tmp_path / "out"), *(download.options if download else ())]
+    assert main(command) == 0
+    assert main(command) == 0
+    image.write_bytes(sound)
+    capsys.readouterr()
+    assert main(command) == 64
+    assert (
+        "(of another SOURCE, or its files have changed): choose another OUTPUT, or add --replace"
+        in capsys.readouterr().err
+    )
+    assert main([*command, "--replace"]) == 0
+    assert json.loads((tmp_path / "out/COMMITTED.json").read_text())["bad"] == {}
 
 
 def test_import_when_the_output_holds_foreign_shards_leaves_them(
