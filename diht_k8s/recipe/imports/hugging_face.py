@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,11 +13,12 @@ from diht_k8s.recipe.imports.records import (
     ImageRecord,
     ReaderOptions,
     RecordSource,
+    SeenUnits,
     file_stats,
     fingerprint,
 )
 from diht_k8s.recipe.imports.source_files import SourceFile
-from diht_k8s.recipe.imports.tally import printable
+from diht_k8s.recipe.imports.tally import Tally, printable
 
 IMAGES: Final = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")
 LABELS: Final = ("label", "labels", "cls", "fine_label", "class", "category")
@@ -173,14 +175,24 @@ def _winoground(table: Table) -> Any:
 
 
 def _winogavil(table: Table, options: ReaderOptions) -> RecordSource:
-    """A record for each image, with all the cues that it is a candidate for."""
+    """A record for each image, with all the cues that it is a candidate for; rows that give no cue are counted.
+
+    Raises:
+        DataError: no row gives one.
+    """
     place_of: dict[str, tuple[int, int]] = {}
     cues: dict[str, list[dict[str, Any]]] = {}
+    ignored = Tally()
     for number, row in enumerate(table.rows(WINOGAVIL[1:])):
+        if (problem := _cue_problem(row)) is not None:
+            ignored.add(problem, _place(table, number))
+            continue
         for position, name in enumerate(row["candidates"]):
             place_of.setdefault(name, (number, position))
             cue = {"group": number, "cue": row["cue"], "candidates": len(row["candidates"])}
             cues.setdefault(name, []).append({**cue, "associated": name in row["associations"]})
+    if not cues:
+        raise DataError(f"{table.files[0]} has no usable row ({'; '.join(ignored.lines('left out'))}): fetch it again")
     names = sorted(place_of, key=lambda name: place_of[name])
 
     def read(start: int, stop: int) -> Iterator[ImageRecord]:
@@ -189,12 +201,30 @@ def _winogavil(table: Table, options: ReaderOptions) -> RecordSource:
         by_row: dict[int, list[str]] = {}
         for name in wanted_here:
             by_row.setdefault(place_of[name][0], []).append(name)
-        for number, row in enumerate(table.rows(WINOGAVIL[:1], first, last + 1), start=first):
+        for number, row in enumerate(table.rows(WINOGAVIL[:2], first, last + 1), start=first):
+            images = row["candidate_images"] or []
+            whole = number not in by_row or len(images) == len(row["candidates"])  # else which is whose is not known
             for name in by_row.get(number, ()):
-                image = _image(row["candidate_images"][place_of[name][1]], table)
-                yield ImageRecord(_place(table, number), image, meta={"cues": cues[name], "uid": name})
+                image = _image(images[place_of[name][1]], table) if whole else b""
+                yield ImageRecord(
+                    _place(table, number), image, meta={"cues": cues[name], "uid": name},
+                    problem=None if whole else "images_unlike_candidates",
+                )  # fmt: skip
 
-    return _source(table, options, "winogavil", "Association", len(names), read)
+    source = _source(table, options, "winogavil", "Association", len(names), read)
+    seen = SeenUnits("images and unusable rows", len(names) + ignored.total, ignored=ignored)
+    return replace(source, seen=seen) if ignored else source
+
+
+def _cue_problem(row: Mapping[str, Any]) -> str | None:
+    """Why a row of WinoGAViL gives no cue; None for one that does."""
+    for column in ("candidates", "associations"):
+        names = row[column]
+        if not names or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return f"row_without_{column}"
+    if not isinstance(row["cue"], str) or not row["cue"].strip():
+        return "row_without_cue"
+    return None if {*row["associations"]} <= {*row["candidates"]} else "association_without_candidate"
 
 
 def _image(value: Any, table: Table) -> bytes | SourceFile:

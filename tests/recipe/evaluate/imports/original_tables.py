@@ -15,7 +15,7 @@ from tests.recipe.evaluate.imports.drawings import IMAGES, drawing, two_captions
 from tests.recipe.evaluate.small_run import COLOURS
 
 
-def _png(row: int) -> bytes:
+def png(row: int) -> bytes:
     buffer = io.BytesIO()
     drawing(row).save(buffer, "PNG")
     return buffer.getvalue()
@@ -29,14 +29,14 @@ LABELLED = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names
 
 
 def _labelled_table(rows: range) -> pa.Table:
-    columns = {"image": [{"bytes": _png(row), "path": None} for row in rows], "label": [row % 6 for row in rows]}
+    columns = {"image": [{"bytes": png(row), "path": None} for row in rows], "label": [row % 6 for row in rows]}
     return _with_features(pa.table(columns), LABELLED)
 
 
 def few_rows(features: dict[str, Any]) -> pa.Table:
     """Three images; each other column numbers them."""
     numbers = {name: list(range(3)) for name in features if name != "image"}
-    images = [{"bytes": _png(row), "path": None} for row in range(3)]
+    images = [{"bytes": png(row), "path": None} for row in range(3)]
     return _with_features(pa.table({"image": images, **numbers}), features)
 
 
@@ -44,7 +44,7 @@ def split_files(root: Path, files: Mapping[str, Sequence[Any]], features: dict[s
     """A repository of Parquet files: the path of each and its labels, with a different drawing in each row of a file."""
     for path, labels in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        images = [{"bytes": _png(row), "path": None} for row in range(len(labels))]
+        images = [{"bytes": png(row), "path": None} for row in range(len(labels))]
         pq.write_table(_with_features(pa.table({"image": images, "label": labels}), features), root / path)
     return root
 
@@ -52,7 +52,7 @@ def split_files(root: Path, files: Mapping[str, Sequence[Any]], features: dict[s
 def numbered_texts(root: Path) -> Path:
     """Classes 1 to 11 as texts."""
     root.mkdir(parents=True)
-    images = [{"bytes": _png(row), "path": None} for row in range(11)]
+    images = [{"bytes": png(row), "path": None} for row in range(11)]
     pq.write_table(pa.table({"image": images, "label": [str(row + 1) for row in range(11)]}), root / "test.parquet")
     return root
 
@@ -61,7 +61,7 @@ def numbered_labels(root: Path) -> Path:
     """Classes 1 to 11 as `datasets` makes them of folders: in the order of the texts."""
     root.mkdir(parents=True)
     names = sorted(str(row + 1) for row in range(11))
-    images = [{"bytes": _png(row), "path": None} for row in range(11)]
+    images = [{"bytes": png(row), "path": None} for row in range(11)]
     table = pa.table({"image": images, "label": [names.index(str(row + 1)) for row in range(11)]})
     features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
     pq.write_table(_with_features(table, features), root / "test.parquet")
@@ -71,7 +71,7 @@ def numbered_labels(root: Path) -> Path:
 def yes_or_no(root: Path) -> Path:
     """Two classes as truth values."""
     root.mkdir(parents=True)
-    images = [{"bytes": _png(row), "path": None} for row in range(IMAGES)]
+    images = [{"bytes": png(row), "path": None} for row in range(IMAGES)]
     pq.write_table(pa.table({"image": images, "label": [row % 2 == 1 for row in range(IMAGES)]}), root / "test.parquet")
     return root
 
@@ -97,14 +97,14 @@ def arrow(root: Path) -> Path:
 
 def parquet_captions(root: Path) -> Path:
     root.mkdir(parents=True)
-    columns = {"image": [{"bytes": _png(row), "path": None} for row in range(IMAGES)], "caption": [two_captions(row) for row in range(IMAGES)]}  # fmt: skip
+    columns = {"image": [{"bytes": png(row), "path": None} for row in range(IMAGES)], "caption": [two_captions(row) for row in range(IMAGES)]}  # fmt: skip
     pq.write_table(_with_features(pa.table(columns), {"image": {"_type": "Image"}}), root / "test.parquet")
     return root
 
 
 def parquet_counts(root: Path) -> Path:
     root.mkdir(parents=True)
-    columns = {"image": [{"bytes": _png(row), "path": None} for row in range(4)], "question": ["how many?"] * 4, "answer": list(range(4))}  # fmt: skip
+    columns = {"image": [{"bytes": png(row), "path": None} for row in range(4)], "question": ["how many?"] * 4, "answer": list(range(4))}  # fmt: skip
     pq.write_table(pa.table(columns), root / "test.parquet")
     return root
 
@@ -113,7 +113,7 @@ def parquet_winoground(root: Path) -> Path:
     root.mkdir(parents=True)
     columns: dict[str, list[Any]] = {}
     for side in (0, 1):
-        columns[f"image_{side}"] = [{"bytes": _png(2 * row + side), "path": None} for row in range(12)]
+        columns[f"image_{side}"] = [{"bytes": png(2 * row + side), "path": None} for row in range(12)]
         columns[f"caption_{side}"] = [f"{COLOURS[row % 6]} {side} over {1 - side}" for row in range(12)]
     pq.write_table(pa.table(columns), root / "test.parquet", row_group_size=5)
     return root
@@ -135,7 +135,7 @@ def parquet_winogavil(root: Path) -> Path:
         "cue": [f"{COLOURS[row % 6]} idea" for row in range(10)],
         "candidates": sets,
         "associations": [names[1:3] for names in sets],
-        "candidate_images": [[{"bytes": _png(int(name[5:])), "path": None} for name in names] for names in sets],
+        "candidate_images": [[{"bytes": png(int(name[5:])), "path": None} for name in names] for names in sets],
     }
     pq.write_table(pa.table(columns), root / "test.parquet", row_group_size=3)
     return root

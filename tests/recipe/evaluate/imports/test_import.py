@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import open_clip
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -34,6 +35,7 @@ from tests.recipe.evaluate.imports.original_tables import (
     few_rows,
     parquet_counts,
     parquet_winoground_without_a_caption,
+    png,
     split_files,
 )
 from tests.recipe.evaluate.imports.originals import ORIGINALS
@@ -352,6 +354,42 @@ def test_import_when_a_box_was_corrected_since_needs_replace(tmp_path: Path) -> 
     path.write_text(path.read_text().replace("<xmax>30<", "<xmax>31<"))
     with pytest.raises(UserError, match="its files have changed"):
         run_import(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changed", "ignored", "bad"),
+    [
+        ({"candidates": None}, {"row_without_candidates": 1}, {}),
+        ({"candidates": ["b0", None, "b2"]}, {"row_without_candidates": 1}, {}),
+        ({"associations": None}, {"row_without_associations": 1}, {}),
+        ({"associations": []}, {"row_without_associations": 1}, {}),
+        ({"associations": ["b0", "other"]}, {"association_without_candidate": 1}, {}),
+        ({"cue": None}, {"row_without_cue": 1}, {}),
+        ({"cue": " "}, {"row_without_cue": 1}, {}),
+        ({"candidate_images": None}, {}, {"images_unlike_candidates": 3}),
+        ({"candidate_images": 2}, {}, {"images_unlike_candidates": 3}),
+    ],
+)
+def test_import_when_a_row_of_winogavil_lacks_something_counts_it_by_reason(
+    tmp_path: Path, changed: dict[str, Any], ignored: dict[str, int], bad: dict[str, int]
+) -> None:
+    images = [{"bytes": png(row), "path": None} for row in range(3)]
+    rows: list[dict[str, Any]] = [
+        {
+            "candidates": [f"{row}{n}" for n in range(3)],
+            "associations": [f"{row}0"],
+            "cue": row,
+            "candidate_images": images,
+        }
+        for row in "ab"
+    ]
+    rows[1] |= {**changed, "candidate_images": images[: changed.get("candidate_images", 3) or 0] or None}
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
+    run_import(tmp_path / "test.parquet", tmp_path / "out")
+    marker = json.loads((tmp_path / "out/COMMITTED.json").read_text())
+    assert {reason: each["count"] for reason, each in marker["seen"]["ignored"].items()} == ignored
+    assert {reason: each["count"] for reason, each in marker["bad"].items()} == bad
+    assert [sample.uid for sample in samples_of(tmp_path / "out")] == ["a0", "a1", "a2"]
 
 
 def tree(folder: Path) -> dict[str, bytes]:

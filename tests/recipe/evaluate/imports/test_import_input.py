@@ -99,6 +99,13 @@ def several_labels(folder: Path) -> str:
     return str(source)
 
 
+def without_cues(folder: Path) -> str:
+    path = originals.ORIGINALS["parquet_winogavil"](folder / "in") / "test.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index("cue"), "cue", [[""] * len(table)]), path)
+    return str(path)
+
+
 def unnamed_class(folder: Path) -> str:
     label = {"_type": "ClassLabel", "names": ["cat", " "]}
     return str(split_files(folder / "in", {"test.parquet": [0, 1]}, {"image": {"_type": "Image"}, "label": label}))
@@ -478,6 +485,7 @@ def test_sets_without_class_names_are_warned_of_on_stderr_and_on_the_page(
         (splits("test_seen.parquet", "test_new_0.parquet", "test_new_1.parquet"), [], 64, "begin with test: choose one by --split (test_new, test_seen)"),
         (splits("data/test_seen-00000-of-00001.parquet"), ["--split", "test_new"], 64, "has no split test_new: choose one by --split (test_seen)"),
         (several_labels, [], 64, "test.parquet has several columns of classes (animal, pet): rename the one to evaluate to label"),
+        (without_cues, [], 65, "test.parquet has no usable row (left out: 10 row_without_cue, for example"),
         (damaged_json, [], 65, "is not JSON ("),
         (missing_batch, [], 65, "cannot be read as cifar10, split test"),
         (without_labels, ["--format", "fer2013"], 64, "this split of the original has no labels: fetch its file"),
