@@ -90,12 +90,13 @@ class Place:
     def require_readable(self, *codes: Path) -> None:
         """The API server takes every run as it is, and releases read the same of them, without anything that they do not know."""
         listed = self.runs.kubectl.json("get", "dihtruns", "--namespace", self.runs.namespace)
+        found = json.dumps(listed)
         for run in listed["items"]:
             del run["metadata"]["resourceVersion"]  # the operator may write meanwhile
-        found = json.dumps(listed)
+        written = json.dumps(listed)
         checked = ("replace", "-f", "-", "--dry-run=server", "--validate=strict", "--namespace", self.runs.namespace)
-        self.runs.kubectl(*checked, stdin=found)
-        self.runs.kubectl(*checked, "--subresource=status", stdin=found)
+        self.runs.kubectl(*checked, stdin=written)
+        self.runs.kubectl(*checked, "--subresource=status", stdin=written)
         read = [
             subprocess.run([sys.executable, "-P", "-c", READ], input=found, env={**os.environ, "PYTHONPATH": str(code)}, capture_output=True, text=True, check=True).stdout
             for code in codes
