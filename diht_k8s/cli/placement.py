@@ -56,7 +56,7 @@ def place(
 
 def _train_shape(train: Train, machine: Machine, has_batch_statistics: Callable[[Train], bool]) -> dict[str, Any]:
     most = machine.gpus or min(CPU_PROCESSES, machine.cores)
-    if "processes_per_node" in train.model_fields_set:
+    if not machine.gpus and "processes_per_node" in train.model_fields_set:
         most = min(most, train.num_nodes * train.processes_per_node)
     share = -(-train.batch_size // most)
     processes = -(-train.batch_size // share)  # as many as make the share of each no larger

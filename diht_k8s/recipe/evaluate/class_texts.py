@@ -214,13 +214,13 @@ def twins_note(names: Sequence[str]) -> str | None:
     """Which classes have one name; None where each has its own."""
     places: dict[str, list[int]] = {}
     for number, name in enumerate(names):
-        places.setdefault(name, []).append(number)
-    twins = [f"{name!r} ({', '.join(map(str, found))})" for name, found in places.items() if len(found) > 1]
+        places.setdefault(name.casefold(), []).append(number)  # CLIP's tokenizer knows no capitals
+    twins = [f"{names[n[0]]!r} ({', '.join(map(str, n))})" for n in places.values() if len(n) > 1]
     if not twins:
         return None
     more = f" and {len(twins) - SHOWN_TWINS:,} more" if len(twins) > SHOWN_TWINS else ""
     return (
-        f"classes of one name cannot be told apart, and the lowest number is named for all: {', '.join(twins[:SHOWN_TWINS])}{more}: "
+        f"classes of one name cannot be told apart (of several the lowest number is named): {', '.join(twins[:SHOWN_TWINS])}{more}: "
         "name them apart, unless you compare with figures of these names"
     )
 

@@ -156,7 +156,10 @@ def choose_captions(
     Raises:
         DataError: no image has two captions.
     """
-    asked = [row for row, item in enumerate(images.items) if len(item.captions) > 1 and not item.lacks_first]
+    asked = [
+        row for row, item in enumerate(images.items)
+        if len(item.captions) > 1 and not item.lacks_first and not item.unusable_captions
+    ]  # fmt: skip
     if not asked:
         raise DataError("no image has a right caption and a wrong one: write both into the .txt, the right one first")
     captions = [caption for row in asked for caption in images.items[row].captions]

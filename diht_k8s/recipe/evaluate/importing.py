@@ -37,7 +37,7 @@ from diht_k8s.recipe.imports.resumable_import import (
 from diht_k8s.recipe.imports.shard_writer import pack_for_benchmark, shard_bounds
 from diht_k8s.recipe.shards.storage import Storage
 
-VERSION: Final = 1
+VERSION: Final = 2
 DATASET_TYPE: Final = "dataset_type.txt"
 FIXED_FILES: Final = (CLASS_NAMES, TEMPLATES, DATASET_TYPE, "test/nshards.txt")
 TYPES: Final = {"Classification": "classification", "MultiLabel": "multilabel", "AnswerRanking": "questions"}

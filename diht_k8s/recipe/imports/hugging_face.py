@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -106,11 +106,16 @@ def _labelled(path: Path, table: Table, options: ReaderOptions, image: str, labe
             f"({str(next(v for v in values if not isinstance(v, int) or v < 0))[:40]!r}): choose another by --split"
         )
     if is_text or not names:  # a split may lack classes of the data set
-        kind = str if is_text else int
-        elsewhere = {value for value in values_elsewhere(path, table, label) if isinstance(value, kind)}
-        known = {*values, *elsewhere}
+        elsewhere, unread = values_elsewhere(path, table, label, str if is_text else int)
+        more = _classes_of(elsewhere.values()) - {*values}
+        known = {*values, *more}
         names = sorted(known) if is_text else [str(number) for number in range(1 + max(known))]
-        if not elsewhere:
+        notes += [f"{file.name} cannot be read: classes that it alone holds are not known" for file in unread[:1]]
+        if more:
+            notes.append(
+                f"{len(more)} of the {len(names)} classes are in other splits alone, such as {sorted(more)[0]!r}"
+            )
+        elif not any(elsewhere.values()):
             notes.append(
                 f"the {len(names)} classes are those of split {options.split} alone: if other splits hold more, put them beside "
                 "it and name the folder"
@@ -127,6 +132,12 @@ def _labelled(path: Path, table: Table, options: ReaderOptions, image: str, labe
 
     plain = tuple(str(name).replace("_", " ") for name in names)
     return _source(table, options, "hugging-face", "Classification", table.total, read, plain, tuple(notes))
+
+
+def _classes_of(splits: Iterable[set[Any]]) -> set[Any]:
+    """The classes of other splits; one value that stands for a whole split, as in test sets of contests, is none."""
+    usable = (found - {"", -1} for found in splits)
+    return {value for found in usable if len(found) > 1 for value in found}
 
 
 def _captioned(table: Table, image: str, caption: str) -> Any:

@@ -28,8 +28,10 @@ BUFFER: Final = 1 << 18
 """Bytes of a column that are read at a time: without it, those of a whole row group."""
 _CARD_HEAD: Final = re.compile(r"---\s*\n(.*?)\n---", re.DOTALL)
 """The YAML at the beginning of a README.md."""
-_NUMBER: Final = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$|[-_.](part|shard)?[-_.]?\d+$")
-"""Which file of a split it is, at the end of a name: as `datasets` writes it, or another number."""
+_NUMBER: Final = re.compile(
+    r"([-_.]\d+[-_]of[-_]\d+([-_.][0-9a-f]+)?|[-_.](part|shard)?[-_.]?\d+)(\.(snappy|zstd|gz|gzip|lz4|brotli|c000))*$"
+)
+"""Which file of a split it is, at the end of a name: as `datasets` or Spark writes it, or another number."""
 
 
 @dataclass(frozen=True)
@@ -163,30 +165,35 @@ def _split_file(path: Path, folder: Path) -> _SplitFile:
     return _SplitFile(path, names, "", parts[:-1])
 
 
-def values_elsewhere(path: Path, table: Table, column: str) -> Iterator[Any]:
-    """The values of a column in the other splits of a table's data set, as far as they lie in its folder.
+def values_elsewhere(path: Path, table: Table, column: str, kind: type) -> tuple[dict[str, set[Any]], list[Path]]:
+    """What a column holds in the other splits of a table's data set, as far as they lie in its folder.
 
     Args:
         path: what the user names.
         table: of one split.
         column: its name.
+        kind: type of the values; others do not count.
+
+    Returns:
+        Of each other split its values, and the files that cannot be read, such as pointers of Git LFS.
 
     Raises:
         UserError: a file is a link that leaves the folder.
-        DataError: a file is damaged.
     """
-    found = _split_files(path) if path.is_dir() else []
-    places = {file.place for file in found if file.path in table.files}
-    for file in (each.path for each in found if each.place in places and each.path not in table.files):
-        require_inside(file, table.roots)
+    files = _split_files(path) if path.is_dir() else []
+    places = {file.place for file in files if file.path in table.files}
+    found: dict[str, set[Any]] = {}
+    unread: list[Path] = []
+    for file in (each for each in files if each.place in places and each.path not in table.files):
+        require_inside(file.path, table.roots)
         try:
-            rows, schema = _size(file)
-            if (
-                _difference(table.schema, table.features, schema, _features(schema, file)) is None
-            ):  # else of another set
-                yield from (row[column] for row in _rows(file, [column], 0, rows))
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(file, error) from error
+            rows, schema = _size(file.path)
+            if column in schema.names:
+                values = (row[column] for row in _rows(file.path, [column], 0, rows))
+                found.setdefault(file.names[0], set()).update(value for value in values if isinstance(value, kind))
+        except (pa.ArrowException, OSError):
+            unread.append(file.path)
+    return found, unread
 
 
 def _require_one_config(folder: Path, files: Sequence[Path]) -> None:

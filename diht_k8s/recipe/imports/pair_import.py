@@ -36,7 +36,7 @@ from diht_k8s.recipe.shards.images import BadImageError
 from diht_k8s.recipe.shards.samples import make_sample
 from diht_k8s.recipe.shards.storage import Storage
 
-VERSION: Final = 1
+VERSION: Final = 2
 RETRY_THREADS: Final = 16
 """That wait for hosts."""
 DIGITS: Final = 5

@@ -73,11 +73,12 @@ def test_task_of_choices_when_an_image_stands_twice_makes_it_one_group() -> None
         {"captions": ("b", "c", "b"), "digest": "other"},
         {"captions": ("b",), "digest": "no wrong caption"},
         {"captions": ("c", "a"), "digest": "no right caption", "lacks_first": True},
+        {"captions": ("a", "b"), "digest": "easier without one", "unusable_captions": {"caption_not_utf8": 1}},
     ]
-    found = group_tasks.choose_captions(images(items, "aabbc"), ["{}"], LETTERS, [0])
+    found = group_tasks.choose_captions(images(items, "aabbca"), ["{}"], LETTERS, [0])
     assert found.figures["scores"][0]["value"] == pytest.approx(1 / 3)
     assert found.figures["scores"][0]["chance"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3)
-    assert (found.figures["questions"], found.figures["groups_scored"], found.figures["left_out"]) == (3, 2, 2)
+    assert (found.figures["questions"], found.figures["groups_scored"], found.figures["left_out"]) == (3, 2, 3)
     hits, weights = found.per_image.figures["accuracy"]
     assert (hits.tolist(), weights.tolist()) == ([1.0, 0.0], [2.0, 1.0])
     assert [item.uid for item in found.images] == ["u0", "u1", "u2"]

@@ -262,6 +262,8 @@ def test_import_when_regions_are_known_makes_them_groups_without_the_rest(tmp_pa
         (["test_mini/0", "test/0", "test/1"], "test", [1, 2]),
         (["test_000", "test_001", "train_000"], "test", [0, 1]),
         (["test-part1", "test-part2"], "test", [0, 1]),
+        (["data/test-0000-of-0002", "data/test-0001-of-0002", "data/train-0-of-1"], "test", [0, 1]),
+        (["test_00000_of_00002.snappy", "test_00001_of_00002.snappy", "test_new.snappy"], "test", [0, 1]),
         (["test", "train"], "test", [0]),
         (["0000", "0001"], "test", [0, 1]),
     ],
@@ -274,6 +276,7 @@ def test_import_when_names_of_splits_begin_alike_takes_the_files_of_one(
     assert [int(sample.members["cls"]) for sample in samples_of(tmp_path / "out")] == taken
 
 
+MORE = "{} of the {} classes are in other splits alone, such as {}"
 ALONE = (
     "the {} classes are those of split test alone: if other splits hold more, put them beside it and name the folder"
 )
@@ -282,13 +285,31 @@ ALONE = (
 @pytest.mark.parametrize(
     ("files", "classes", "notes"),
     [
-        ({"data/test-0": ["cat", "dog"], "data/train-0": ["ant", "cat", "dog", "eel"], "data/val-0": ["fox"]}, 5, []),
-        ({"test/0": [0, 1], "train/0": [3], "train/1": [5, -1, None]}, 6, []),
-        ({"en/test-0": ["cat"], "en/train-0": ["dog"], "de/train-0": ["Hund"]}, 2, []),
+        (
+            {"data/test-0": ["cat", "dog"], "data/train-0": ["ant", "cat", "eel"], "data/val-0": ["cat", "fox"]},
+            5,
+            [MORE.format(3, 5, "'ant'")],
+        ),
+        ({"test/0": [0, 1], "train/0": [3], "train/1": [5, -1, None]}, 6, [MORE.format(2, 6, 3)]),
+        (
+            {"en/test-0": ["cat"], "en/train-0": ["cat", "dog"], "de/train-0": ["Hund", "Katze"]},
+            2,
+            [MORE.format(1, 2, "'dog'")],
+        ),
+        ({"test": ["cat", "dog"], "train": ["dog", "cat", ""], "dev": ["?", "?"]}, 2, []),
+        ({"test": [0, 1], "train": [1, 0], "dev": [255, 255]}, 2, []),
         ({"test": ["cat", "dog"]}, 2, [ALONE.format(2)]),
         ({"test": [0, 3]}, 4, [ALONE.format(4)]),
     ],
-    ids=["texts", "numbers", "another set beside", "texts of one split", "numbers of one split"],
+    ids=[
+        "texts",
+        "numbers",
+        "another set beside",
+        "hidden texts",
+        "hidden numbers",
+        "texts of one split",
+        "numbers of one split",
+    ],
 )
 def test_import_when_classes_have_no_names_takes_those_of_all_splits(
     tmp_path: Path, files: dict[str, list[Any]], classes: int, notes: list[str]
@@ -301,6 +322,21 @@ def test_import_when_classes_have_no_names_takes_those_of_all_splits(
     names = (tmp_path / "out/classnames.txt").read_text().split()
     (labels,) = (labels for name, labels in files.items() if "test" in name)
     assert [names[int(sample.members["cls"])] for sample in samples_of(tmp_path / "out")] == list(map(str, labels))
+
+
+def test_import_when_a_file_of_another_split_cannot_be_read_tells_that_its_classes_are_unknown(tmp_path: Path) -> None:
+    split_files(tmp_path / "in", {"test.parquet": ["cat", "dog"]}, {})
+    (tmp_path / "in/train.parquet").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert main(["benchmarks", "import", f"{tmp_path}/in", f"{tmp_path}/out"]) == 0
+    notes = json.loads((tmp_path / "out/COMMITTED.json").read_text())["notes"]
+    assert notes == ["train.parquet cannot be read: classes that it alone holds are not known", ALONE.format(2)]
+
+
+def test_import_when_another_split_has_more_columns_takes_its_classes(tmp_path: Path) -> None:
+    split_files(tmp_path / "in", {"test.parquet": ["cat", "dog"]}, {})
+    pq.write_table(pa.table({"label": ["cat", "eel"], "box": [1, 2]}), tmp_path / "in/train.parquet")
+    assert main(["benchmarks", "import", f"{tmp_path}/in", f"{tmp_path}/out"]) == 0
+    assert (tmp_path / "out/classnames.txt").read_text().split() == ["cat", "dog", "eel"]
 
 
 @pytest.mark.parametrize(

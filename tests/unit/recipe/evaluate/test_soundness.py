@@ -57,9 +57,10 @@ def measured(
     full: int = 0,
     name: str = "class {}",
     names: Sequence[str] = (),
+    changed: int = IMAGES,
     **parts: Any,
 ) -> Measured:
-    """The figures of a model whose features are spoilt, on images with these parts."""
+    """The figures of a model whose features are spoilt, on images of which the first have these parts."""
     known: dict[str, int] = {}
 
     def encode(loaded: object, asked: Sequence[str], lengths: Counter[str]) -> Features:
@@ -74,7 +75,10 @@ def measured(
     lines = SourcedTexts(list(names) or [name.format(number) for number in range(CLASSES)], "test")
     template = "{question} {answer}" if task == "AnswerRanking" else "{}"
     benchmark = Benchmark(name="bench", type=cast("Any", task), shards=["0.tar"])
-    encoded = EncodedImages([replace(item(row, task), **parts) for row in range(IMAGES)], images(units(IMAGES, 0)))
+    encoded = EncodedImages(
+        [replace(item(row, task), **(parts if row < changed else {})) for row in range(IMAGES)],
+        images(units(IMAGES, 0)),
+    )
     loaded = cast("Any", SimpleNamespace(name="broken", logit_scale=logit_scale))
     few_shot = FewShot(shots=[1], seeds=2) if task == "Classification" else None
     both = BenchmarkTexts(lines, SourcedTexts([template], "test"))
@@ -214,8 +218,9 @@ def test_prompts_that_may_be_cut_off_carry_a_note(task: str, full: int, monkeypa
 
 @pytest.mark.parametrize("task", TASKS)
 def test_captions_that_were_left_out_are_told_where_they_are_asked(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = measured(task, monkeypatch, unusable_captions={"caption_not_utf8": 2, "caption_no_text": 1}).figures
-    told = "72 captions do not count (caption_no_text 24, caption_not_utf8 48)"
+    unusable = {"caption_not_utf8": 2, "caption_no_text": 1}
+    figures = measured(task, monkeypatch, changed=6, unusable_captions=unusable).figures
+    told = "18 captions do not count (caption_no_text 6, caption_not_utf8 12)"
     asked = task in ("Retrieval", "PairMatching", "CaptionChoice")
     assert (told in figures["notes"], "unusable_captions" in figures) == (asked, asked)
 
@@ -223,10 +228,11 @@ def test_captions_that_were_left_out_are_told_where_they_are_asked(task: str, mo
 @pytest.mark.parametrize(
     ("task", "names", "said"),
     [
-        ("Classification", ["crane", "dog", "crane", "cat"], "for all: 'crane' (0, 2): name them"),
-        ("MultiLabel", ["crane", "dog", "crane", "dog"], "for all: 'crane' (0, 2), 'dog' (1, 3): name them"),
+        ("Classification", ["crane", "dog", "crane", "cat"], "is named): 'crane' (0, 2): name them"),
+        ("MultiLabel", ["crane", "dog", "crane", "dog"], "is named): 'crane' (0, 2), 'dog' (1, 3): name them"),
         ("Classification", [str(number // 2) + " eggs" for number in range(12)], "'4 eggs' (8, 9) and 1 more: name"),
-        ("Classification", ["crane", "dog", "Crane", "cat"], None),
+        ("Classification", ["crane", "dog", "Crane", "cat"], "'crane' (0, 2): name"),
+        ("Classification", ["crane", "dog", "cranes", "cat"], None),
         ("AnswerRanking", ["crane", "dog", "crane", "cat"], None),
     ],
 )
