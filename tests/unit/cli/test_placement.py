@@ -45,19 +45,20 @@ def test_training_takes_as_many_processes_as_lower_the_share_of_each(
 
 
 @pytest.mark.parametrize(
-    ("written", "processes"),
+    ("written", "machine", "processes"),
     [
-        ({"processesPerNode": 1}, 1),
-        ({"processesPerNode": 1, "numNodes": 2}, 2),
-        ({"processesPerNode": 8, "numNodes": 4}, 2),
-        ({"numNodes": 1}, 2),
+        ({"processesPerNode": 1}, Machine(16), 1),
+        ({"processesPerNode": 1, "numNodes": 2}, Machine(16), 2),
+        ({"processesPerNode": 8, "numNodes": 4}, Machine(16), 2),
+        ({"numNodes": 1}, Machine(16), 2),
+        ({"processesPerNode": 1}, Machine(16, gpus=8), 8),  # none is left idle
     ],
 )
 def test_training_without_gpus_takes_no_more_processes_than_the_document_asks_for(
-    written: dict[str, int], processes: int
+    written: dict[str, int], machine: Machine, processes: int
 ) -> None:
     train = {f"spec__train__{name}": value for name, value in written.items()}
-    run, _ = place(make_run(spec__train__batchSize=96, **train), Machine(16), None)
+    run, _ = place(make_run(spec__train__batchSize=96, **train), machine, None)
     assert run.spec.train is not None
     assert (run.spec.train.num_nodes, run.spec.train.processes_per_node) == (1, processes)
 
