@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,12 +125,12 @@ def file_stats(paths: Sequence[Path]) -> list[list[object]]:
 
 
 def facts_of(path: Path) -> list[int]:
-    """Size and time of a file; none of one that is not there, or of a link that leads nowhere."""
+    """Size and time of a file; none of one that is not there, or of a folder, whose time changes with what is written there."""
     try:
         found = path.stat()
     except (OSError, ValueError):  # a NUL or half a character in its name
         return []
-    return [found.st_size, found.st_mtime_ns]
+    return [found.st_size, found.st_mtime_ns] if stat.S_ISREG(found.st_mode) else []
 
 
 def stats_digest(paths: Iterable[Path]) -> str:
