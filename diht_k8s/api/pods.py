@@ -55,15 +55,20 @@ OWN_VOLUMES: Final = ("dshm", "tmp")
 """Volumes that every pod has: at /dev/shm and at /tmp."""
 
 
-def _qualified(given: dict[str, Any]) -> dict[str, Any]:
-    """Keys as Kubernetes takes them for labels, annotations and resources."""
+def _qualified(key: str) -> str:
+    """A key as Kubernetes takes it for labels, annotations and resources."""
+    if len(key) > 317 or not QUALIFIED.matches(key):
+        raise ValueError(f"{key[:80]} is no key: write {QUALIFIED.words}")
+    return key
+
+
+def _qualified_keys(given: dict[str, Any]) -> dict[str, Any]:
     for key in given:
-        if len(key) > 317 or not QUALIFIED.matches(key):
-            raise ValueError(f"{key[:80]} is no key: write {QUALIFIED.words}")
+        _qualified(key)
     return given
 
 
-_Keys = AfterValidator(_qualified)
+_Keys = AfterValidator(_qualified_keys)
 Labels = Annotated[
     dict[str, Annotated[str, StringConstraints(pattern=LABEL_VALUE.pattern, max_length=63)]],
     Field(max_length=64),
@@ -93,7 +98,11 @@ QueueName = Annotated[str, StringConstraints(min_length=1, max_length=63, patter
 Image = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=IMAGE.pattern)]
 
 
-NodeLabel = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$", max_length=317)]
+NodeLabel = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$", max_length=317),
+    AfterValidator(_qualified),
+]
 """The name of a node label."""
 
 

@@ -66,6 +66,8 @@ def divided(resource: str, divisor: str) -> dict[str, Any]:
         ({"labels": {"Example.org/a": "b"}}, "Example.org/a is no key: write NAME or DOMAIN/NAME"),
         ({"annotations": {"a b": "c"}}, "a b is no key"),
         ({"nodeSelector": {"a/b/c": "d"}}, "a/b/c is no key"),
+        ({"topology": {"required": "a" * 64}}, "a is no key: write NAME or DOMAIN/NAME"),
+        ({"topology": {"sliceRequired": "Example.org/a", "sliceSize": 2}}, "Example.org/a is no key"),
         ({"nodeSelector": {"a\n": "d"}}, "is no key"),
         ({"resources": {"gpu": 1}}, "gpu is no resource: write cpu, memory"),
         ({"resources": {"requests.nvidia.com/gpu": 1}}, "is no resource"),
