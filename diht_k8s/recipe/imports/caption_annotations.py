@@ -20,9 +20,6 @@ from diht_k8s.recipe.imports.records import (
     ReaderOptions,
     RecordSource,
     SeenUnits,
-    fingerprint,
-    images_digest,
-    reader_of,
 )
 from diht_k8s.recipe.imports.source_files import SourceFile
 from diht_k8s.recipe.imports.tally import Tally, printable
@@ -312,16 +309,8 @@ def _source(
         )
         for name, captions in found.captions.items()
     ]  # fmt: skip
-    return RecordSource(
-        kind=kind,
-        type="Retrieval",
-        total=len(records),
-        read=reader_of(records),
-        fingerprint=fingerprint(
-            [kind, os.path.relpath(folder, path.parent), list(found.captions.items()), images_digest(records)]
-        ),
-        seen=seen,
-    )
+    said = [os.path.relpath(folder, path.parent), list(found.captions.items())]
+    return RecordSource.listed(kind, "Retrieval", records, said, seen=seen)
 
 
 def _field(entry: Any, name: str, kind: type | tuple[type, ...]) -> Any:

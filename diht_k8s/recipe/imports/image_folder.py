@@ -15,9 +15,6 @@ from diht_k8s.recipe.imports.records import (
     ReaderOptions,
     RecordSource,
     SeenUnits,
-    fingerprint,
-    images_digest,
-    reader_of,
 )
 from diht_k8s.recipe.imports.source_files import SourceFile
 from diht_k8s.recipe.imports.tally import Tally, by_suffix
@@ -68,14 +65,11 @@ def read_image_folder(folder: Path, options: ReaderOptions, *, named: bool = Tru
     synsets = all(map(_SYNSET.fullmatch, classes))
     if synsets and len(classes) != 1000:
         notes.append("class names are WordNet ids: give names by --class-names")
-    return RecordSource(
-        kind="image-folder",
-        type="Classification",
-        total=len(records),
-        read=reader_of(records),
-        fingerprint=fingerprint(
-            [[[each.place.removeprefix(f"{root}/"), each.label] for each in records], images_digest(records)]
-        ),
+    return RecordSource.listed(
+        "image-folder",
+        "Classification",
+        records,
+        [[each.place.removeprefix(f"{root}/"), each.label] for each in records],
         class_names=tuple(name.replace("_", " ") for name in classes),
         texts="imagenet1k" if synsets and len(classes) == 1000 else None,
         notes=tuple(notes),

@@ -14,9 +14,6 @@ from diht_k8s.recipe.imports.records import (
     ImageRecord,
     ReaderOptions,
     RecordSource,
-    fingerprint,
-    images_digest,
-    reader_of,
 )
 from diht_k8s.recipe.imports.source_files import SourceFile
 
@@ -150,9 +147,7 @@ def read_sugar_crepe(path: Path, document: Any, options: ReaderOptions) -> Recor
         )
         for key, (name, captions) in zip(document, entries, strict=True)
     ]
-    return RecordSource(
-        "sugar-crepe", "CaptionChoice", len(records), reader_of(records), fingerprint([entries, images_digest(records)])
-    )
+    return RecordSource.listed("sugar-crepe", "CaptionChoice", records, entries)
 
 
 def _source(
@@ -168,15 +163,8 @@ def _source(
         ImageRecord(str(folder / name), SourceFile(folder / name, roots), meta={"questions": questions})
         for name, questions in asked
     ]
-    return RecordSource(
-        kind=kind,
-        type="AnswerRanking",
-        total=len(records),
-        read=reader_of(records),
-        fingerprint=fingerprint([kind, asked, list(candidates), images_digest(records)]),
-        class_names=candidates,
-        notes=(note,) if note else (),
-    )
+    said, notes = [asked, list(candidates)], (note,) if note else ()
+    return RecordSource.listed(kind, "AnswerRanking", records, said, class_names=candidates, notes=notes)
 
 
 def _answers_beside(path: Path) -> Path:
@@ -212,6 +200,4 @@ def read_winoground(path: Path, options: ReaderOptions) -> RecordSource:
         )
         for group, side, name, caption in pairs
     ]  # fmt: skip
-    return RecordSource(
-        "winoground", "PairMatching", len(records), reader_of(records), fingerprint([pairs, images_digest(records)])
-    )
+    return RecordSource.listed("winoground", "PairMatching", records, pairs)

@@ -74,6 +74,23 @@ class RecordSource:
     seen: SeenUnits | None = None
     """None where the layout lists its images itself: these are all that is seen."""
 
+    @classmethod
+    def listed(
+        cls,
+        kind: str,
+        type: str,
+        records: Sequence[ImageRecord],
+        said: object,
+        *,
+        class_names: tuple[str, ...] = (),
+        texts: str | None = None,
+        notes: tuple[str, ...] = (),
+        seen: SeenUnits | None = None,
+    ) -> RecordSource:
+        """A data set whose records are all at hand: `said` of them, as JSON values, and its images' files make the fingerprint."""
+        marks = fingerprint([kind, said, images_digest(records)])
+        return cls(kind, type, len(records), reader_of(records), marks, class_names, texts, notes, seen)
+
 
 @dataclass(frozen=True)
 class ReaderOptions:

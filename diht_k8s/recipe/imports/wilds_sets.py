@@ -14,9 +14,6 @@ from diht_k8s.recipe.imports.records import (
     ReaderOptions,
     RecordSource,
     file_stats,
-    fingerprint,
-    images_digest,
-    reader_of,
 )
 from diht_k8s.recipe.imports.source_files import SourceFile, SourceRoots
 
@@ -54,15 +51,8 @@ def read_wilds(kind: str, folder: Path, options: ReaderOptions) -> RecordSource:
         raise UserError(f"{folder} has no split {options.split}: choose one by --split ({', '.join(sorted(by_split))})")
     records = by_split[options.split]
     metadata = folder / ("rgb_metadata.csv" if kind == "wilds-fmow" else "metadata.csv")
-    return RecordSource(
-        kind=kind,
-        type="Classification",
-        total=len(records),
-        read=reader_of(records),
-        fingerprint=fingerprint([kind, options.split, file_stats([metadata]), images_digest(records)]),
-        class_names=tuple(names),
-        texts=texts,
-    )
+    said = [options.split, file_stats([metadata])]
+    return RecordSource.listed(kind, "Classification", records, said, class_names=tuple(names), texts=texts)
 
 
 _Read = tuple[dict[str, list[ImageRecord]], list[str], str]
