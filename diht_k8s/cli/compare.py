@@ -64,10 +64,14 @@ def compare(runs: Sequence[str], output: str) -> dict[str, Any]:
 
 
 def _once(reports: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
-    """The reports without those of a training that has one already: a copy of it is no other seed."""
+    """The reports without those of a training that has one already: a copy of it, or the model that a run without a training
+    names, is no other seed.
+    """
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for folder, report in reports:
-        decides = [configuration(report), report["run"]["seed"], report.get("inputs")]
+        trained = "train" in report["run"].get("stages", ["train"])
+        seed = report["run"]["seed"] if trained else None
+        decides = [configuration(report), seed, report.get("inputs"), report.get("stage_version")]
         same = found.setdefault(canonical_json(decides), (folder, report))
         if same[1] is not report:
             says = "is named twice" if same[0] == folder else f"is a copy of {same[0]}"

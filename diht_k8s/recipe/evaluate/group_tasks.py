@@ -204,13 +204,15 @@ def associate(images: EncodedImages, templates: Sequence[str], encode: TextEncod
     candidates: dict[str, list[tuple[int, bool]]] = {}
     cue_of: dict[str, str] = {}
     needed: dict[str, int] = {}
+    mixed: set[str] = set()
     for row, item in enumerate(images.items):
         for cue in item.cues:
             candidates.setdefault(cue.group, []).append((row, cue.associated))
-            cue_of[cue.group] = cue.text
+            if cue_of.setdefault(cue.group, cue.text) != cue.text:
+                mixed.add(cue.group)
             needed[cue.group] = max(needed.get(cue.group, 0), cue.candidates)
     unusable = [group for item in images.items for group in item.unusable_cues]
-    broken = {group for group in unusable if group}
+    broken = {group for group in unusable if group} | mixed
     whole = [group for group, found in candidates.items() if group not in broken and _is_whole(found, needed[group])]
     if not whole:
         told = f" ({len(unusable):,} have no text, or an `associated` that is not true or false)" if unusable else ""
@@ -253,8 +255,9 @@ def article_of(cue: str) -> str:
 
 
 def _is_whole(found: Sequence[tuple[int, bool]], needed: int) -> bool:
-    right = sum(associated for _, associated in found)
-    return 0 < right < len(found) and len(found) >= needed
+    """Whether a group has right and wrong candidates, each once, and as many as it says."""
+    right, images = sum(associated for _, associated in found), len({row for row, _ in found})
+    return 0 < right < len(found) == images and needed in (0, images)
 
 
 def _chance(found: Sequence[tuple[int, bool]]) -> float:

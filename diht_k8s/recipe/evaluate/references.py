@@ -71,7 +71,8 @@ class References:
         """References of a retrieval benchmark, each with its difference to the model, and a note for each missing one."""
         captioned = gallery(images)
         if len(captioned.items) > MAX_GALLERY:
-            return {"references": [], "notes": [f"no references: more than {MAX_GALLERY} images"], "seen": None}
+            many = f"no references: more than {MAX_GALLERY:,} images"
+            return {"references": [], "notes": [many], "seen": self.seen(captioned.items)}
         pairs = self._pairs
         if isinstance(pairs, str):
             return {"references": [], "notes": [f"no references: {pairs}"], "seen": None}

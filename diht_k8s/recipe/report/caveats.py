@@ -54,7 +54,7 @@ def _split_caveats(benchmarks: list[dict[str, Any]]) -> list[str]:
     """The use that was made of the images of each split."""
     says = {
         "Development": "settings were chosen on these images, so their figures are too good for new ones",
-        "HeldOut": "no setting was chosen on these images",
+        "HeldOut": "the run document says that no setting was chosen on these images",
     }
     names = {split: [b["name"] for b in benchmarks if b.get("split") == split] for split in says}
     return [
@@ -79,9 +79,9 @@ def _seen_in_all(benchmarks: list[dict[str, Any]]) -> list[str]:
         for benchmark in compared
         if benchmark["seen"]["pictures"]
     ]
-    found = ", ".join(shares) if shares else "none"
+    found, pairs = ", ".join(shares) if shares else "none", max(benchmark["seen"]["pairs"] for benchmark in compared)
     return [
-        "Benchmarks with images that stand byte for byte among the training pairs, "
+        f"Benchmarks with images that stand byte for byte among the first {pairs:,} training pairs, "
         f"of {len(compared)} that were compared: {found}."
     ]
 
@@ -184,7 +184,7 @@ def _other_caveats(benchmark: Json) -> list[str]:
         found.append(
             f"{benchmark['name']}: of its {seen['of']:,} different images, {seen['pictures']:,} "
             f"({percent(seen['pictures'] / seen['of'])}) stand byte for byte among "
-            f"the {seen['pairs']:,} training pairs that were compared."
+            f"the first {seen['pairs']:,} training pairs."
         )
     if benchmark.get("decode") == "Reference":
         found.append(

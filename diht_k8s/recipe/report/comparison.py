@@ -1,7 +1,7 @@
 """Comparison of runs: a page and a table from several `report.json`, with what differs and paired differences. Pure.
 
-Runs that differ only in seed share a column; two of one seed and other inputs do not. Differences are paired over the
-images that both columns saw, and corrected for the number of figures.
+Runs that differ only in seed share a column; two of one seed and other inputs do not, nor two whose benchmarks hold other
+files. Differences are paired over the images that both columns saw, and corrected for their number on the page.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from diht_k8s.api.documents import canonical_json
+from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import DIGITS
 from diht_k8s.recipe.report.average_precision import paired_precisions
 from diht_k8s.recipe.report.formatting import SPLITS, points
@@ -35,7 +36,11 @@ SEED: Final = 2024
 EXAMPLES: Final = 6
 NOT_PAIRED: Final = "not the same images, captions, candidates or classes"
 NOT_TOLD: Final = "one side does not keep all that was asked: run the stage evaluate again"
+LEAST_IMAGES: Final = 6
+"""Five images that all gain happen by chance in one case of 16 (sign test)."""
+TOO_FEW: Final = f"fewer than {LEAST_IMAGES} images decide nothing"
 NO_IMAGES: Final = "no images are kept: run the stage evaluate again"
+OTHER_VERSION: Final = "evaluated by programs that give other figures: run the stage evaluate again"
 
 
 def comparison(reports: Sequence[Mapping[str, Any]], per_image: Sequence[Mapping[str, PerImage]] | None = None) -> Json:
@@ -60,6 +65,7 @@ def comparison(reports: Sequence[Mapping[str, Any]], per_image: Sequence[Mapping
         row["cells"] = [_cell(row["values"].get(number, [])) for number in range(len(columns))]
         del row["values"]
     tested = [differences_of(runs[0], group) for group in runs[1:]]
+    _decide([difference for found in tested for difference in found.values() if "p" in difference])
     for key, row in rows.items():
         for cell, found in zip(row["cells"][1:], tested, strict=True):
             cell["difference"] = found.get(key)
@@ -71,7 +77,7 @@ def comparison(reports: Sequence[Mapping[str, Any]], per_image: Sequence[Mapping
         "seeds": [len(group) for group in columns],
         "changed": [changed_images(runs[0][0], group[0]) for group in runs[1:]],
         "charts": _charts(columns, [column["name"] for column in named_columns]),
-        "fields": [{"field": field, "values": values} for field, values in fields],
+        "fields": [{"field": field, "values": values} for field, values in (*fields, *_other_inputs(columns))],
     }
 
 
@@ -79,7 +85,7 @@ def _grouped(runs: Sequence[Run]) -> list[list[Run]]:
     """The runs of each column, columns in the order of their first run."""
     groups: list[tuple[str, list[Run]]] = []
     for run in runs:
-        decides = canonical_json(configuration(run[0]))
+        decides = canonical_json([configuration(run[0]), _asked_of(run[0])])
         fitting = (
             group for key, group in groups if key == decides and not any(_is_remade(run, each) for each in group)
         )
@@ -96,10 +102,40 @@ def _is_remade(run: Run, other: Run) -> bool:
     return report["run"]["seed"] == earlier["run"]["seed"] and report.get("inputs") != earlier.get("inputs")
 
 
-def differences_of(first: Sequence[Run], second: Sequence[Run]) -> dict[tuple[str, str], Json]:
-    """(benchmark, headline figure) -> difference of two columns, each of one or more seeds.
+def _asked_of(report: Mapping[str, Any]) -> dict[str, str]:
+    """What decides a report's figures beside its configuration and model: the benchmarks' files, and the program's version."""
+    names = tuple(f"{result['name']} " for result in report["benchmarks"])
+    files = {
+        f"content of {name}": sha256_of(identity)[:DIGITS]
+        for name, identity in (report.get("inputs") or {}).items()
+        if name.startswith(names)
+    }
+    return {**files, "version of evaluate": str(report.get("stage_version", "-"))}
 
-    Holm's correction covers all figures of the two columns. A figure without paired images has only `why`.
+
+def _other_inputs(columns: Sequence[Sequence[Mapping[str, Any]]]) -> list[tuple[str, list[str]]]:
+    """What tells columns of one configuration apart, with the value of every column."""
+    asked = [_asked_of(group[0]) for group in columns]
+    alike: dict[str, list[dict[str, str]]] = {}
+    for group, each in zip(columns, asked, strict=True):
+        alike.setdefault(canonical_json(configuration(group[0])), []).append(each)
+    names = {name for found in alike.values() for each in found for name in each}
+    differing = (
+        name for name in sorted(names) if any(len({each.get(name) for each in found}) > 1 for found in alike.values())
+    )
+    return [(name, [each.get(name, "-") for each in asked]) for name in differing]
+
+
+def _decide(differences: Sequence[Json]) -> None:
+    """Put p-values corrected for all differences of the page, and the verdicts, into the differences."""
+    for difference, p in zip(differences, holm([each["p"] for each in differences]), strict=True):
+        difference |= {"adjusted_p": p, "verdict": verdict(difference["value"], p)}
+
+
+def differences_of(first: Sequence[Run], second: Sequence[Run]) -> dict[tuple[str, str], Json]:
+    """(benchmark, headline figure) -> difference of two columns, each of one or more seeds, before any correction.
+
+    A figure without paired images has only `why`.
     """
     found: dict[tuple[str, str], Json] = {}
     for result in first[0][0]["benchmarks"]:
@@ -108,13 +144,12 @@ def differences_of(first: Sequence[Run], second: Sequence[Run]) -> dict[tuple[st
             continue
         for name, difference in zip(names, _paired(result["name"], names, first, second), strict=True):
             found[result["name"], name] = difference
-    tested = [difference for difference in found.values() if "p" in difference]
-    for difference, p in zip(tested, holm([each["p"] for each in tested]), strict=True):
-        difference |= {"adjusted_p": p, "verdict": verdict(difference["value"], p)}
     return found
 
 
 def _paired(name: str, figures: Sequence[str], first: Sequence[Run], second: Sequence[Run]) -> list[Json]:
+    if len({report.get("stage_version") for report, _ in (*first, *second)}) > 1:
+        return [{"why": OTHER_VERSION} for _ in figures]
     sides = [[kept.get(name) for _, kept in runs] for runs in (first, second)]
     if any(images is None for side in sides for images in side):
         return [{"why": NO_IMAGES} for _ in figures]
@@ -126,6 +161,8 @@ def _paired(name: str, figures: Sequence[str], first: Sequence[Run], second: Seq
         if len({bool(each.asked) for side in sides for each in side if each is not None}) > 1:
             return [{"why": NOT_TOLD} for _ in figures]
         return [{"why": NOT_PAIRED} for _ in figures]
+    if len(reference.uids) < LEAST_IMAGES:
+        return [{"why": TOO_FEW} for _ in figures]
     seeds = [[run[0]["run"]["seed"] for run in runs] for runs in (first, second)]
     same_seeds, rng = seeds[0] == seeds[1], np.random.default_rng(SEED)
     if reference.rankings:

@@ -43,11 +43,11 @@ def report_content(
     content: Json = {
         "schema_version": SCHEMA_VERSION,
         "config_sha256": sha256_of(dict(config)),
+        "stage_version": config["stage_version"],
         "inputs": config["inputs"],
         "run": {"seed": run.spec.training_seed, "stages": [stage.value for stage in run.spec.stages]},
         "model": next((result["model"] for result in results if "model" in result), None),
         "benchmarks": benchmarks,
-        "references": {b["name"]: b["references"] for b in benchmarks if b.get("references")},
         "missing": missing,
         "funnel": _funnel(evidence["filter"]),
         "filter": evidence["filter"],

@@ -26,6 +26,8 @@ from diht_k8s.recipe.evaluate.soundness import TextEncoder
 from diht_k8s.recipe.report.comparison import (
     NOT_PAIRED,
     NOT_TOLD,
+    OTHER_VERSION,
+    TOO_FEW,
     Run,
     comparison,
     comparison_page,
@@ -82,6 +84,61 @@ def test_comparison_when_a_seed_returns_with_other_inputs_opens_a_column(
     found = comparison(reports)
     assert [column["seeds"] for column in found["columns"]] == seeds
     assert len({column["name"] for column in found["columns"]}) == len(seeds)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "values"),
+    [
+        ([{"inputs": {"pairs 0": "x"}}, {"inputs": {"pairs 0": "y"}}], "content of pairs 0", 2),
+        ([{"inputs": {"pairs 0": "x"}}, {"inputs": {}}], "content of pairs 0", 2),
+        ([{"stage_version": 7}, {"stage_version": 8}], "version of evaluate", 2),
+        ([{"inputs": {"pairs": "x", "train": "1"}}, {"inputs": {"pairs": "y", "train": "2"}}], None, 1),
+    ],
+)
+def test_comparison_when_seeds_were_asked_about_other_files_is_no_spread_of_seeds(
+    changes: list[dict[str, Any]], field: str | None, values: int
+) -> None:
+    found = comparison([report("a", seed, 0.1 + seed) | change for seed, change in enumerate(changes)])
+    assert len(found["columns"]) == values
+    assert [each["field"] for each in found["fields"]] == ([] if field is None else [field])
+    assert all(len(set(each["values"])) == 2 for each in found["fields"])
+    assert ("Only the seed." in comparison_page(found)) is (field is None)
+
+
+def test_comparison_when_configurations_differ_leaves_their_files_out_of_what_differs() -> None:
+    reports = [
+        report("a", 0, 0.1) | {"inputs": {"pairs 0": "x"}},
+        report("b", 0, 0.5, beta=1) | {"inputs": {"pairs 0": "y"}},
+    ]
+    assert [each["field"] for each in comparison(reports)["fields"]] == ["train.beta"]
+
+
+@pytest.mark.parametrize(("images", "decided"), [(5, False), (6, True)])
+def test_comparison_of_few_images_gives_no_verdict(images: int, decided: bool) -> None:
+    reports = [report("a", 0, 0.1), report("b", 0, 0.5, beta=1)]
+    found = comparison_text(comparison(reports, [first_of(0, images), first_of(images, images)]))
+    assert (TOO_FEW in found, "b is better than a" in found) == (not decided, decided)
+
+
+def test_comparison_of_figures_of_other_programs_gives_no_verdict() -> None:
+    reports = [report("a", 0, 0.1) | {"stage_version": 7}, report("b", 0, 0.5, beta=1) | {"stage_version": 8}]
+    found = comparison(reports, [images_of(20), images_of(100)])
+    assert OTHER_VERSION in comparison_text(found)
+    assert "better" not in comparison_text(found)
+
+
+def test_comparison_of_many_columns_corrects_for_all_differences_of_the_page() -> None:
+    reports = [report(f"a{beta}", 0, 0.1, beta=beta) for beta in range(20)]
+    kept = [images_of(20), *(images_of(26) for _ in reports[1:])]
+    rows = comparison(reports, kept)["rows"]
+    tested = [cell["difference"] for row in rows for cell in row["cells"][1:] if cell["difference"]]
+    assert len(tested) == 38
+    assert {each["verdict"] for each in tested} == {"not clearly different"}
+    assert all(each["adjusted_p"] == min(1.0, 38 * each["p"]) for each in tested)
+    alone = comparison(reports[:2], kept[:2])["rows"]
+    assert {cell["difference"]["verdict"] for row in alone for cell in row["cells"][1:] if cell["difference"]} == {
+        "better"
+    }
 
 
 def test_comparison_when_a_benchmark_is_in_one_run_only_leaves_the_other_cell_empty() -> None:
@@ -158,6 +215,13 @@ def test_comparison_when_both_runs_kept_their_images_decides_by_pairs(gained: in
     (changed,) = found["changed"][0]
     assert (changed["wins"], changed["losses"]) == (gained - 20, 0)
     assert {item["uid"] for item in changed["wins_shown"]} <= {str(row) for row in range(20, gained)}
+
+
+def first_of(gained: int, images: int) -> dict[str, PerImage]:
+    """The first few of `images_of`."""
+    found = images_of(gained)["pairs"]
+    figures = {name: (hits_N[:images], asked_N[:images]) for name, (hits_N, asked_N) in found.figures.items()}
+    return {"pairs": PerImage(found.uids[:images], found.shards[:images], found.texts[:images], figures)}
 
 
 def classes(*names: str) -> PerImage:
@@ -375,6 +439,18 @@ def test_compare_when_a_run_is_named_in_several_ways_counts_it_once(
     assert ["is named twice" in line for line in says] == [True, False]
     assert "copy/" in says[1]
     assert "is a copy of" in says[1]
+
+
+def test_compare_when_seeds_of_an_evaluation_alone_measure_one_model_counts_it_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(3):
+        found = report("a", seed, 0.1) | {"inputs": {"model": "m"}}
+        found["run"] = {"name": "a", "seed": seed, "stages": ["evaluate"]}
+        Storage().write_bytes(f"{tmp_path}/{seed}/report.json", json.dumps(found).encode())
+    compared = compare([f"{tmp_path}/{seed}/report.json" for seed in range(3)], f"{tmp_path}/c.html")
+    assert compared["seeds"] == [1]
+    assert capsys.readouterr().err.count("it counts once") == 2
 
 
 EMPTY = {

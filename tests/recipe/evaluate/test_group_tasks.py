@@ -107,6 +107,32 @@ def test_task_of_cues_when_images_serve_several_counts_each_cue_once() -> None:
     assert [item.uid for item in found.images] == ["u0", "u1", "u2"]
 
 
+@pytest.mark.parametrize(
+    ("cues", "left_out"),
+    [
+        ([("1", "a", True), ("1", "b", False), ("1", "b", False)], 1),  # two questions under one name
+        ([("1", "a", True), ("1", "a", False)], 1),  # one image is missing
+        ([("1", "a", True), ("1", "a", False), ("1", "a", False), ("1", "a", False)], 1),  # one too many
+        ([("1", "a", True), ("1", "a", False), ("1", "a", False)], 0),
+    ],
+)
+def test_task_of_cues_counts_groups_that_are_not_one_whole_question(
+    cues: list[tuple[str, str, bool]], left_out: int
+) -> None:
+    whole = [{"cues": (Cue("0", "a", place == 0, 2),)} for place in range(2)]
+    items = [*whole, *({"cues": (Cue(group, text, associated, 3),)} for group, text, associated in cues)]
+    found = group_tasks.associate(images(items, "ab" + "c" * len(cues)), ["{}"], LETTERS, [0])
+    assert (found.figures["left_out"], found.figures["groups_scored"]) == (left_out, 2 - left_out)
+
+
+def test_task_of_cues_does_not_count_an_image_that_is_listed_twice() -> None:
+    twice = (Cue("1", "a", False, 3), Cue("1", "a", False, 3))
+    items = [{"cues": (Cue("0", "a", place == 0, 2),)} for place in range(2)]
+    items += [{"cues": (Cue("1", "a", True, 3),)}, {"cues": twice}]
+    found = group_tasks.associate(images(items, "abcd"), ["{}"], LETTERS, [0])
+    assert (found.figures["left_out"], found.figures["groups_scored"]) == (1, 1)
+
+
 def test_task_of_cues_when_none_is_usable_says_how_many() -> None:
     with pytest.raises(DataError, match=r"no cue has its candidate images \(2 have no text, or an `associated` that"):
         group_tasks.associate(images([{"unusable_cues": ("1", "")}], "a"), ["{}"], LETTERS, [0])

@@ -142,6 +142,7 @@ def test_references_when_there_are_too_many_images_or_too_few_pairs_are_left_out
     found = references_of(alone).compare(heldout_images(tmp_path), [0], model_hits(1))
     assert bool(found["references"]) is (note is None)
     assert note is None or note in found["notes"][0]
+    assert found["seen"] == {"pictures": 0, "of": 24, "pairs": training}
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,9 @@ def test_caveats_when_images_were_trained_on_give_number_and_share() -> None:
     benchmark = {"name": "x", "type": "Classification", "pictures": 24, "seen": seen}
     (note,) = benchmark_caveats(benchmark)
     share = "(80.0\N{NO-BREAK SPACE}%)"
-    assert note.startswith(f"x: of its 10 different images, 8 {share} stand byte for byte among the 72 training pairs")
+    assert note.startswith(
+        f"x: of its 10 different images, 8 {share} stand byte for byte among the first 72 training pairs"
+    )
     assert any(f"x {share}" in each for each in page_caveats(content(benchmarks=[benchmark] * (MANY + 1))))
 
 
@@ -228,7 +230,10 @@ def test_page_caveats_when_benchmarks_are_many_say_what_concerns_them_all() -> N
     many = content(benchmarks=[*[{**one, "name": f"b{number}"} for number in range(MANY)], seen, failed])
     found = page_caveats(many)
     assert not any("pixel ridge" in note for note in found)
-    assert f"of {MANY + 1} that were compared: leaked (25.0\N{NO-BREAK SPACE}%)." in " ".join(found)
+    assert (
+        f"the first 3,000 training pairs, of {MANY + 1} that were compared: leaked (25.0\N{NO-BREAK SPACE}%)."
+        in " ".join(found)
+    )
     assert "The benchmark broken has no result: its shards are gone" in found
     assert page_caveats(content()) == caveats(content())
 
@@ -278,7 +283,7 @@ def test_training_charts_when_held_out_loss_was_measured_then_stands_beside_the_
     ("split", "says"),
     [
         ("Development", "Development split (held-out): settings were chosen on these images"),
-        ("HeldOut", "Held-out split (held-out): no setting was chosen on these images"),
+        ("HeldOut", "Held-out split (held-out): the run document says that no setting was chosen on these images"),
         (None, None),
     ],
 )
