@@ -31,11 +31,12 @@ class Benchmark(Model):
     questions or groups."""
     templates: Annotated[list[Text], Field(max_length=256)] = []
     """templates around a class name, caption or cue (`{}` or `{c}`), of groups with `{A}` for A or An; of AnswerRanking
-    around `{question}` and `{answer}`; others are refused. `openai80` is OpenAI's set. Unset takes zeroshot_classification_templates.txt beside the shards, else open_clip's for ImageNet,
-    else `{}`."""
+    around `{question}` and `{answer}`; others are refused. `openai80` is OpenAI's set. Unset takes
+    zeroshot_classification_templates.txt beside the shards, else open_clip's for ImageNet, else those that an installed
+    clip-benchmark has under the benchmark's name, else `{}`."""
     class_names: Uri | None = None
     """classNames: a text file with a name a line in class order, or AnswerRanking's answers; unset takes classnames.txt
-    beside the shards, else open_clip's for ImageNet."""
+    beside the shards, else open_clip's for ImageNet, else those that an installed clip-benchmark has under the name."""
     split: Split | None = None
     """split: choose settings on Development, read HeldOut for a final report only."""
 

@@ -5,8 +5,8 @@ ball of radius delta, so that one shot does not make it worse than zero-shot; de
 paper's other choices. Ours: Frobenius norm, the grids below, and the delta with the smallest cross-entropy on
 validation images, as many of each class as there are shots; ties go to the smaller delta. All classifiers of a draw are
 selected on the same validation images and trained on the shots alone; neither includes a test image. Where the smallest
-class has too few images for validation, cross-validation on the shots selects; with one or two shots it leaves whole
-classes without a shot and so keeps delta 0. The L2 pull is W_0 + W with a penalty on W in place of the ball.
+class has too few images for validation, cross-validation on the shots selects; with one shot it leaves whole classes
+without a shot and so keeps delta 0. The L2 pull is W_0 + W with a penalty on W in place of the ball.
 
 Shapes: N images, C classes, D features, S shots in all, V validation images, R directions that the shots span, P
 problems.
