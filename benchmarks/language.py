@@ -8,12 +8,13 @@ and 1. Function words were added with `languages2`'s totals in sight: a little f
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from benchmarks._arguments import make_parser
-from diht_k8s.recipe.filter.captions.language import MARGIN, foreign_margin, is_english
+from diht_k8s.recipe.filter.captions.language import MARGIN, WORD, foreign_margin, is_english
 
 FOLDER: Final = Path(__file__).parent.parent / "tests/recipe/filter/captions"
 HELD_OUT: Final = ("heldout", "heldout3", "heldout5")
@@ -32,8 +33,21 @@ def captions_by_set() -> dict[str, list[str]]:
     for name, rows in parts.items():
         found[f"{name}, looks foreign"] = [row["caption"] for row in rows if row["language"] == "en"]
         found[f"{name}, foreign"] = [row["caption"] for row in rows if row["language"] not in ("en", "none")]
+    measured = found["languages even, foreign"] + found["languages2, foreign"]
+    latin = [each for each in measured if in_latin_script(each)]
+    found["measured, foreign, Latin script"] = latin
+    found["measured, foreign, Latin script, two or three words"] = [
+        each for each in latin if len(WORD.findall(each)) in (2, 3)
+    ]
+    found["measured, foreign, other scripts"] = [each for each in measured if not in_latin_script(each)]
     found["held out, English"] = [row["caption"] for name in HELD_OUT for row in rows_of(name) if row["objects"]]
     return found
+
+
+def in_latin_script(caption: str) -> bool:
+    """Whether most of a caption's letters are Latin."""
+    letters = [each for each in caption if each.isalpha()]
+    return 2 * sum(unicodedata.name(each, "").startswith("LATIN") for each in letters) > len(letters)
 
 
 def dropped_percent(captions: Sequence[str], margin: float, *, words: bool) -> float:

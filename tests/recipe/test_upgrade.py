@@ -20,13 +20,12 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.api.hashing import STAGE_VERSIONS
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.contract.whole_run import PLAIN, TRAIN, document, prepare
 from tests.recipe.evaluate.small_run import pairs
-from tests.upgrade.releases import next_release, other_results, unpacked
+from tests.upgrade.releases import frozen_version, next_release, other_results, unpacked
 
 pytestmark = pytest.mark.timeout(600)
 SHARDS, STEPS, SAVED_EACH = 8, 40, 10
@@ -143,7 +142,7 @@ def test_filter_labels_and_training_that_the_release_began_are_finished_by_the_n
     assert max(steps) == STEPS
 
     code, said = Release(codes["other"], tmp_path / "other").run("filter")
-    version = STAGE_VERSIONS[Stage.FILTER]
+    version = frozen_version(Stage.FILTER)
     assert (code, f"filter: new because stage_version {version} -> {version}0" in said) == (0, True), said
     begun, ended = folders(tmp_path / "other", "filter"), complete(tmp_path / "other", "filter")
     [left] = [path for path in begun if path not in ended]

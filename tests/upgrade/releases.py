@@ -27,11 +27,25 @@ NEW_ANNOTATION: Final = "diht.dev/tomorrow"
 """An annotation that the next release adds to the Jobs that it creates."""
 Change = tuple[str, str, str]
 """File, what is replaced (a regular expression), by what."""
+VERSIONS: Final = "diht_k8s/api/hashing.py"
+
+
+def frozen_version(stage: Stage) -> int:
+    """The version of a stage's results in the frozen release."""
+    with zipfile.ZipFile(WHEEL) as wheel:
+        found = re.search(rf"\bStage\.{stage.name}: (\d+)", wheel.read(VERSIONS).decode())
+    assert found, f"{VERSIONS} of the frozen release has no {stage}"
+    return int(found[1])
+
+
+def same_results(stage: Stage) -> Change:
+    """A stage gives the frozen release's results, though the tree may give others by now."""
+    return VERSIONS, rf"\bStage\.{stage.name}: \d+", f"Stage.{stage.name}: {frozen_version(stage)}"
 
 
 def other_results(stage: Stage) -> Change:
     """A stage gives other results from then on."""
-    return "diht_k8s/api/hashing.py", rf"\bStage\.{stage.name}: \d+", "\\g<0>0"
+    return VERSIONS, rf"\bStage\.{stage.name}: \d+", "\\g<0>0"
 
 
 CHANGES: Final[tuple[Change, ...]] = (
@@ -52,6 +66,7 @@ CHANGES: Final[tuple[Change, ...]] = (
         r"(?m)^    for job in .*:\n",
         f'\\g<0>        job["metadata"].setdefault("annotations", {{}})["{NEW_ANNOTATION}"] = "{NEXT}"\n',
     ),
+    *map(same_results, (Stage.FILTER, Stage.LABEL, Stage.TRAIN)),
     other_results(Stage.EVALUATE),
 )
 """What the next release changes. A change that finds nothing fails: adapt it to the code."""

@@ -37,7 +37,7 @@ FUNCTION_WORDS: Final = words(
 """Words of English that few other languages have (in, on, for and by are theirs, too)."""
 ALSO_IN: Final = {
     lang: words(shared)
-    for lang, shared in {"da": "and her", "de": "her", "nl": "of", "no": "her", "sv": "and", "tr": "her"}.items()
+    for lang, shared in {"da": "and her", "de": "her", "nl": "of", "no": "and her", "sv": "and", "tr": "her"}.items()
 }
 """Those that are words of another language, too, and no sign of English in a caption that looks like it: Dutch `of` is or."""
 FUNCTION_WORD_FACTOR: Final = 3

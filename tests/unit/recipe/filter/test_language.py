@@ -18,6 +18,8 @@ from diht_k8s.recipe.filter.captions.language import foreign_margin, is_english
         ("Jurk of rok voor de zomer", False),
         ("Her ser du en r\u00f8d bil", False),
         ("En and sv\u00f8mmer i s\u00f8en", False),
+        ("Ung and sv\u00f8mmer i vannet", False),
+        ("and i sj\u00f8en med unger", False),
         ("Von weit her kommt ein Zug", False),
         ("Her renk elbise d\u00fckkanda", False),
         ("", True),
