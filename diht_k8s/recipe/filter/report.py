@@ -76,7 +76,10 @@ def funnel(summary: Summary) -> list[dict[str, Any]]:
 
 
 def _thresholds(summary: Summary, min_complexity: int, min_actions: int) -> dict[str, Any]:
-    """Number of samples of filtered sources that would pass C and A, and T if all their images were read."""
+    """Number of samples of filtered sources that would pass C and A, and T if all their images were read.
+
+    What `language` or `objects` drops is not among them; what another rule drops may be.
+    """
     chosen = [
         (complexity, actions, cell)
         for (complexity, actions), cell in summary.cells.items()

@@ -45,6 +45,7 @@ REASONS: Final = {
 }
 OTHER_RULES: Final = {
     "exclude": "a list of exclusions",
+    "language": "a caption in English",
     "metadata_limits": "limits of numbers",
     "min_side": "a least size of images",
     "max_aspect_ratio": "a largest aspect ratio",
@@ -53,6 +54,8 @@ OTHER_RULES: Final = {
     "duplicates": "no repeated image",
 }
 """Fields of the filter -> what they ask for, beside CAT."""
+UNSET: Final = (None, 0, [], "Any")
+"""Values of these fields that drop nothing."""
 CHARTS: Final = (
     ("Loss", {"loss": "total", "contrastive_loss": "contrastive", "validation_loss": "contrastive, held-out"}, False),
     ("Concept losses", {"object_loss": "objects", "attribute_loss": "attributes"}, False),
@@ -240,7 +243,7 @@ def filter_rules(content: Json) -> str:
         *([f"names at least {_counted(rules.min_actions, 'action')}"] if rules.min_actions else []),
         *(["is not just text in the image (text spotting)"] if rules.text_spotting.mode == "Drop" else []),
     ]
-    others = [name for field, name in OTHER_RULES.items() if getattr(rules, field)]
+    others = [name for field, name in OTHER_RULES.items() if getattr(rules, field) not in UNSET]
     listed = ", ".join(needs[:-1]) + f" and {needs[-1]}" if len(needs) > 1 else "".join(needs)
     said = f"This run keeps a pair when its caption {listed}" if needs else "This run has no rule of CAT"
     return f"{said}. Further rules: {', '.join(others)}." if others else f"{said}."
@@ -251,10 +254,13 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _switched_off(content: Json) -> dict[str, str]:
-    """Rules that drop nothing because their threshold is 0."""
-    thresholds = content["filter"]["report"].get("thresholds", {})
-    names = {"minComplexity": "complexity", "minActions": "action"}
-    return {step: ", off" for name, step in names.items() if thresholds.get(name) == 0}
+    """Steps of CAT that drop nothing by the run's configuration, and what to add to their names."""
+    rules = Filter.model_validate(content["config"]["spec"]["filter"])
+    off = {"complexity": rules.min_complexity == 0, "action": rules.min_actions == 0}
+    said = {step: ", off" for step, is_off in off.items() if is_off}
+    if rules.text_spotting.mode != "Drop":
+        said["text"] = ", off" if rules.text_spotting.mode == "Disabled" else ", only scored"
+    return said
 
 
 def dropped(content: Json) -> list[Json]:

@@ -48,6 +48,7 @@ def test_section_shows_funnel_thresholds_histograms_names_and_examples_by_reason
     assert "Raw pairs 7 Readable 7 Complexity (C) 5 Action (A) 4 Large enough, not too long 3" in text
     assert "Image not seen before 1" in text
     assert "1, 1 (this run) (the paper's) 5 4" in text
+    assert "Only C, A and T count here; other rules may drop more." in text
     assert re.search(r"Captions by complexity 0 2 1 1 2 4", text)
     assert re.search(r"Captions by number of actions 0 3 1 4", text)
     for name in ("Objects", "dog 2", "Attributes", "small 2", "Actions", "chase 2"):

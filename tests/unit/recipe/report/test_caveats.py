@@ -16,6 +16,7 @@ from diht_k8s.recipe.report.sections import (
     benchmark,
     cards,
     filter_rules,
+    funnel,
     scores_text,
     steps,
     training_charts,
@@ -330,14 +331,29 @@ def test_caveats_when_labels_are_judged_then_stand_beside_the_majority_and_do_no
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, "This run keeps a pair when its caption says 1 thing about an object (complexity), names at least 1 action and is not just text in the image (text spotting)."),
-        ({"minObjects": 1, "minComplexity": 0, "minActions": 0}, "This run keeps a pair when its caption names at least 1 object and is not just text in the image (text spotting)."),
-        ({"minComplexity": 2, "minActions": 0, "textSpotting": {"mode": "ScoreOnly"}, "duplicates": "Near"}, "This run keeps a pair when its caption says 2 things about an object (complexity). Further rules: no repeated image."),
-        ({"minComplexity": 0, "minActions": 0, "textSpotting": {"mode": "Disabled"}}, "This run has no rule of CAT."),
+        ({}, "This run keeps a pair when its caption says 1 thing about an object (complexity), names at least 1 action and is not just text in the image (text spotting). Further rules: a caption in English."),
+        ({"minObjects": 1, "minComplexity": 0, "minActions": 0, "language": "Any"}, "This run keeps a pair when its caption names at least 1 object and is not just text in the image (text spotting)."),
+        ({"minComplexity": 2, "minActions": 0, "textSpotting": {"mode": "ScoreOnly"}, "duplicates": "Near"}, "This run keeps a pair when its caption says 2 things about an object (complexity). Further rules: a caption in English, no repeated image."),
+        ({"minComplexity": 0, "minActions": 0, "textSpotting": {"mode": "Disabled"}, "language": "Any"}, "This run has no rule of CAT."),
     ],
 )  # fmt: skip
 def test_section_on_the_filter_says_the_rules_of_the_run(given: dict[str, Any], said: str) -> None:
     assert filter_rules(content(config={"spec": {"filter": given}})) == said
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({}, ["Complexity (C)", "Action (A)", "No painted caption (T)"]),
+        ({"minComplexity": 0, "minActions": 0}, ["Complexity (C), off", "Action (A), off", "No painted caption (T)"]),
+        ({"textSpotting": {"mode": "Disabled"}}, ["Complexity (C)", "Action (A)", "No painted caption (T), off"]),
+        ({"textSpotting": {"mode": "ScoreOnly"}}, ["Complexity (C)", "Action (A)", "No painted caption (T), only scored"]),
+    ],
+)  # fmt: skip
+def test_funnel_says_which_rules_of_cat_are_off(given: dict[str, Any], names: list[str]) -> None:
+    rows = [{"step": step, "samples": 1, "dropped": 0} for step in ("input", "complexity", "action", "text")]
+    found = funnel(content(funnel=rows, config={"spec": {"filter": given}}))
+    assert [row["name"] for row in found[1:]] == names
 
 
 def test_section_on_the_filter_says_nothing_of_a_run_without_one() -> None:
