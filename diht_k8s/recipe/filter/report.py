@@ -7,9 +7,6 @@ from typing import Any, Final
 from diht_k8s.api.filter import Filter
 from diht_k8s.recipe.filter.summary import NAME_KINDS, Summary, top_names
 
-PAPER_COMPLEXITY: Final = 1
-PAPER_ACTIONS: Final = 1
-"""Thresholds of DiHT as we recall them (C1, A1), shown beside those of the run."""
 SHOWN_NAMES: Final = 50
 STEPS: Final = (
     "exclude",
@@ -39,16 +36,11 @@ def report(summary: Summary, rules: Filter, header: dict[str, Any]) -> dict[str,
         rules: the run's thresholds.
         header: schema_version, config_sha256 and inputs.
     """
-    paper = _thresholds(summary, PAPER_COMPLEXITY, PAPER_ACTIONS)
     return {
         **header,
         "counts": summary.counts(),
         "funnel": funnel(summary),
         "thresholds": {"minComplexity": rules.min_complexity, "minActions": rules.min_actions},
-        "paper": {
-            **paper,
-            "same_as_run": (rules.min_complexity, rules.min_actions) == (PAPER_COMPLEXITY, PAPER_ACTIONS),
-        },
         "table": [_thresholds(summary, complexity, actions) for complexity, actions in THRESHOLDS],
         "complexity": _histogram(summary, 0),
         "actions": _histogram(summary, 1),

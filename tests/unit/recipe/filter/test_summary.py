@@ -118,11 +118,6 @@ def test_table_of_thresholds_leaves_out_what_an_earlier_rule_dropped(reason: str
     assert summary_of(row(1, reason), row(2)).cells == summary_of(row(2)).cells
 
 
-def test_report_shows_the_papers_thresholds_beside_the_runs() -> None:
-    document = report(summary_of(*ROWS), Filter(min_actions=0), {})
-    assert (document["paper"]["action"], document["paper"]["same_as_run"]) == (1, False)
-
-
 @pytest.mark.parametrize(
     ("painted", "matched", "key"),
     [
