@@ -1,8 +1,7 @@
 """The few-shot probe on the demo's images: ours, from scratch, the L2 pull, the prior alone.
 
-The demo's teacher, 856 test images of clip art, 20 draws; balanced accuracies. The prior (33.4 %) is a ridge regression
-from words, fitted on other pairs; the weak one (23.1 %) the demo's zero-shot classifier. Draws share images: their 95 %
-t intervals are somewhat too narrow.
+The demo's teacher, clip art, 20 draws; balanced accuracies. The prior is a ridge regression from words, fitted on other
+pairs. Draws share images: their 95 % t intervals are somewhat too narrow.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diht_k8s.recipe.evaluate.few_shot import FOLDS, PENALTIES, cross_validated
+from diht_k8s.recipe.evaluate.few_shot import FOLDS, cross_validated
 from diht_k8s.recipe.evaluate.probe_solver import Problems, solve
 
 ACCURACY: Final = "accuracy"
@@ -18,6 +18,8 @@ ACCURACY: Final = "accuracy"
 FEW: Final = 5
 """shots of the few-shot probe; the linear probe has half of a class' images."""
 DRAWS: Final = 5
+PENALTIES: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Weight decays of the published trainings; the product has smaller ones since."""
 TOLERANCE: Final = 1e-5
 """fixed-point residual."""
 Hits = tuple[NDArray[np.float64], NDArray[np.float64]]

@@ -29,7 +29,7 @@ DELTAS: Final = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Radius of W, in units of the root mean square norm of a class' zero-shot weights."""
 BIAS_DELTAS: Final = (0.0, 0.1, 1.0)
 """Radius of the bias, in logits."""
-PENALTIES: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+PENALTIES: Final = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Weight decay of the probe from scratch, and of the pull towards the zero-shot weights."""
 FOLDS: Final = 4
 _COARSE: Final = 1e-3
@@ -52,6 +52,7 @@ class FewShotDraw:
     bias_delta: float
     penalty: float
     """of the probe from scratch."""
+    pull_penalty: float
     held_out: bool
     """whether validation images selected; False: cross-validation on the shots."""
     residual: float
@@ -165,6 +166,7 @@ def _draw(
         delta=delta,
         bias_delta=bias_delta,
         penalty=penalty,
+        pull_penalty=pull,
         held_out=task.validation is not None,
         residual=probe.residual,
     )

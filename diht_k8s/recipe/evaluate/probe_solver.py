@@ -49,7 +49,6 @@ class Solution:
     bias_PC: Array
     residual: float
     """largest fixed-point residual of all problems."""
-    steps: int
 
 
 def solve(
@@ -99,7 +98,7 @@ def solve(
         if count % _CHECK_EVERY == 0:
             moved, bias_moved = step(weights, bias)
             residual = float(max(np.abs(moved - weights).max(), np.abs(bias_moved - bias).max()))
-    return Solution(weights, bias, residual, count)
+    return Solution(weights, bias, residual)
 
 
 def _momentum(momentum_P: Array, back: tuple[Array, Array], forth: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -180,6 +180,23 @@ def test_curve_when_prior_is_good_starts_above_scratch_with_one_shot() -> None:
     assert np.mean([draw.probe for draw in draws]) > np.mean([draw.scratch for draw in draws])
 
 
+def test_pull_of_a_trained_model_may_be_weak() -> None:
+    """Penalties are on weights, and zero-shot weights are as long as the logit scale, here 100."""
+    rng = np.random.default_rng(0)
+    centres, common, labels = unit(rng.normal(size=(4, 16))), unit(rng.normal(size=16)), np.repeat(np.arange(4), 20)
+    features = unit(2 * common + 0.4 * centres[labels] + 0.15 * rng.normal(size=(80, 16)))
+    prior = 100 * unit(2 * common + 0.4 * unit(centres + 0.6 * rng.normal(size=(4, 16))))
+    rngs = [np.random.default_rng(0)]
+    (draw,) = few_shot_curve(
+        features.astype(np.float32), labels, prior.astype(np.float32), [8], rngs, list("abcd")
+    ).draws
+    assert draw.pull_penalty < 1e-4
+
+
+def unit(values):
+    return values / np.linalg.norm(values, axis=-1, keepdims=True)
+
+
 def test_curve_when_images_are_scarce_chooses_on_the_shots_and_says_so() -> None:
     result = curve(shots=[4, 16])  # thirty images of each class: 2 x 16 leave none to test on
     assert {draw.shots: draw.held_out for draw in result.draws} == {4: True, 16: False}

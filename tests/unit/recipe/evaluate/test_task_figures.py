@@ -108,7 +108,7 @@ def test_examples_when_there_are_two_images_go_by_margin() -> None:
 
 def test_points_of_the_probe_are_mean_and_spread_over_the_draws() -> None:
     def draw(shots: int, seed: int, probe: float) -> FewShotDraw:
-        return FewShotDraw(shots, seed, probe, 0.1, 0.2, 0.3, 1.0, 0.1, 0.01, True, 1e-9)
+        return FewShotDraw(shots, seed, probe, 0.1, 0.2, 0.3, 1.0, 0.1, 0.01, 0.01, True, 1e-9)
 
     curve = FewShotCurve([draw(1, 0, 0.4), draw(1, 1, 0.6), draw(4, 0, 0.5)], {9: "few"}, 7)
     found = curve_json(curve)
