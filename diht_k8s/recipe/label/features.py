@@ -48,7 +48,7 @@ class TeacherFeatures:
     uid_hash_N: Tensor
     """int64: says which pair a row belongs to."""
     group_hash_N: Tensor
-    """int64, equal for pairs of one group (near-duplicates): folds are made of it."""
+    """int64, equal for pairs of one group (near-duplicates), without groups for those of one image: folds are made of it."""
     usable_N: Tensor
     """bool: False where the image cannot be decoded."""
     bad: Mapping[str, int]
@@ -65,9 +65,9 @@ def hash64(text: str) -> int:
 
 
 def group_of(sample: Sample) -> str:
-    """What must stay on one side of a split: the .json's `group`, else the pair itself."""
+    """What must stay on one side of a split: the .json's `group`, else all pairs of the same image."""
     group = sample.meta.get("group")
-    return f"group:{group}" if isinstance(group, str | int) else sample.uid
+    return f"group:{group}" if isinstance(group, str | int) else hashlib.sha256(sample.image).hexdigest()
 
 
 def extract_shard(

@@ -88,7 +88,7 @@ class Head:
 
 
 def folds_of(group_hash_N: Tensor, folds: int, seed: int) -> Tensor:
-    """The fold of each image: equal for images of one group, the same whoever computes it."""
+    """The fold of each pair: equal for pairs of one group or image, the same whoever computes it."""
     mixed_N = group_hash_N ^ hash64(f"fold {seed}")
     return mixed_N.remainder(folds) if folds > 1 else mixed_N.remainder(HELD_OUT_PART).clamp(max=1)
 

@@ -23,6 +23,7 @@ from diht_k8s.recipe.runtime import claims
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
 from tests.folders import located
+from tests.recipe.label.conftest import Kept, picture
 from tests.recipe.label.label_stage import Make, label
 
 
@@ -336,15 +337,27 @@ def test_bad_image_when_within_the_limit_then_counted_and_without_label(make_kep
     assert not labels.objects.probabilities_NK[7].any()
 
 
+def group_hashes(kept: Kept, shard: int) -> torch.Tensor:
+    return load_file(kept.folder / "runs/latest/label" / "features" / f"shapes-{shard:02}.safetensors")["group_hash"]
+
+
 def test_groups_when_pairs_share_one_then_they_share_a_fold(make_kept: Make) -> None:
     kept = make_kept(shards=2)
     for pairs in kept.shards:
         for number, pair in enumerate(pairs):
             pair.group = f"g{number}"
-    run = kept.write().run()
-    label(run)
-    first, second = (
-        load_file(kept.folder / "runs/latest/label" / "features" / f"shapes-0{number}.safetensors")["group_hash"]
-        for number in (0, 1)
-    )
-    assert torch.equal(first, second)
+    label(kept.write().run())
+    assert torch.equal(group_hashes(kept, 0), group_hashes(kept, 1))
+
+
+def test_groups_when_an_image_has_five_captions_and_no_group_then_its_pairs_share_a_fold(make_kept: Make) -> None:
+    kept = make_kept(shards=2)
+    images = [picture("red", "circle", shift) for shift in range(8)]
+    for pairs in kept.shards:
+        for number, pair in enumerate(pairs):
+            pair.image = images[number // 5]
+    label(kept.write().run())
+    first = group_hashes(kept, 0).view(8, 5)
+    assert all(len(row.unique()) == 1 for row in first)
+    assert len(first.unique()) == 8
+    assert torch.equal(first.flatten(), group_hashes(kept, 1))
