@@ -288,7 +288,8 @@ class _Fit:
         self.schedule.load_state_dict(state["schedule"])
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.history = list(state["history"])
-        self.best, self.best_loss, self.best_epoch = state["best"]
+        (weight_MCD, bias_MC), self.best_loss, self.best_epoch = state["best"]
+        self.best = weight_MCD.to(self.device), bias_MC.to(self.device)  # they were read on the CPU
 
     def head(self) -> Head:
         """The best epoch's weights, with the standardisation and the temperature folded in."""

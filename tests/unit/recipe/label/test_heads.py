@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from diht_k8s.api.label import Heads
+from diht_k8s.recipe.label import heads
 from diht_k8s.recipe.label.features import hash64
 from diht_k8s.recipe.label.heads import (
     Head,
@@ -211,6 +212,15 @@ def test_training_when_taken_up_from_its_state_then_equal_to_the_bit(epochs: int
     assert seen[0] == epochs + 1
     assert torch.equal(head.weight_MCD, whole.weight_MCD)
     assert (head.history, head.best_epoch) == (whole.history, whole.best_epoch)
+
+
+def test_fit_when_taken_up_on_another_device_then_its_best_weights_are_there() -> None:
+    images, targets = problem(count=40)
+    config, there = Heads(epochs=3, batch_size=32), torch.device("meta")
+    saved, fit = heads._Fit(images, targets, config, 0, CPU), heads._Fit(images, targets, config, 0, there)
+    saved.epoch()
+    fit.restore(saved.state())
+    assert [tensor.device for tensor in (fit.weight_MCD, fit.bias_MC, *fit.best)] == [there] * 4
 
 
 def test_probabilities_when_folds_differ_then_each_image_gets_its_own_head() -> None:
