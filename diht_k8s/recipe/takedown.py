@@ -62,6 +62,11 @@ PER_SHARD: Final[Mapping[Stage, tuple[str, ...]]] = {
     Stage.LABEL: ("features/*.safetensors",),
 }
 """What goes for the shards with such pairs."""
+OF_ALL_PAIRS: Final = (
+    "vocabulary.json", "heads/*.state", "heads/*.safetensors", "heads.json", "teacher_heads.safetensors", "labels/*.parquet",
+    "report.json",
+)  # fmt: skip
+"""What labels that are not complete make again: it came of all pairs, and the rest of them would not fit it."""
 OF_FEATURES: Final = "*.safetensors"
 """In `OUTPUT/features/DIGEST`: goes for the shards with such pairs, whose names these files begin with."""
 OF_TABLES: Final = ("uids.npy", "uid_index.npy", "survivors/*.parquet")
@@ -365,6 +370,8 @@ class _Purge:
         for name in plan.labels:
             self._open(self._label_layout(name), Stage.LABEL)
         self._open(self._layout, Stage.FILTER)
+        for name in (name for name, marker in plan.labels.items() if marker is None and plan.taken):
+            remove_ours(storage, self._label_layout(name).stage(Stage.LABEL), OF_ALL_PAIRS, self._stop)
         self._clear(CLEARED)
         for shard in self._shards:
             if shard.name in plan.rows:
@@ -381,11 +388,8 @@ class _Purge:
         }
         commit(storage, self._layout, Stage.FILTER, before.config, outcome.artefacts, summary, before)
         for name, marker in plan.labels.items():
-            layout = self._label_layout(name)
-            if marker is None:
-                storage.remove(layout.report(Stage.LABEL))  # the stage writes it again
-            else:
-                self._commit_label(Committed.model_validate(marker), layout, plan, gone)
+            if marker is not None:
+                self._commit_label(Committed.model_validate(marker), self._label_layout(name), plan, gone)
         for shard in plan.taken:
             storage.remove(self._layout.fingerprints(shard))
         self._remove_features(plan.taken)
@@ -453,12 +457,11 @@ class _Purge:
     ) -> None:
         """Remove rows from a shard's labels and embeddings, and its features, which only labelling reads.
 
-        Labels of a stage that is not complete go: it makes them again, with its counts of bad images.
+        A stage that is not complete makes its labels again, with its counts of bad images, and the embeddings with them.
         """
         uri, embeddings = layout.labels(shard.name), layout.embeddings(shard.name)
         self._storage.remove(layout.features(shard.name))
         if not complete:
-            self._storage.remove(uri)
             self._storage.remove(embeddings)
             return
         if self._storage.exists(embeddings):

@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.cli.cached_stages import stage_folders
 from diht_k8s.cli.main import main
 from diht_k8s.recipe import takedown
@@ -39,7 +41,7 @@ from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.living import living
 from diht_k8s.recipe.runtime.run_folder import point, run_folder, run_layout, write_document
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.stage import locate
+from diht_k8s.recipe.runtime.stage import locate, run_stage
 from diht_k8s.recipe.runtime.started import start
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.sources import Shard
@@ -48,6 +50,7 @@ from diht_k8s.recipe.takedown import purge
 from diht_k8s.recipe.train import stage as train_stage
 from tests.folders import located
 from tests.recipe.filter.shards import drawn, filter_with, kept_keys, pair, rows_of, run_of, tar_of
+from tests.recipe.label.conftest import TEACHER, teacher_weights  # noqa: F401 (a fixture)
 
 GOOD = "a small dog chasing a red ball"
 URL = "https://example.org/4.jpg"
@@ -271,12 +274,55 @@ def test_scores_forget_all_but_the_place_of_a_pair(bench: Bench) -> None:
         assert (row.shard, row.index, row.uid, row.caption_sha256, row.source) == ("web-a", "", "", "", None)
 
 
-def test_unfinished_labels_of_a_shard_with_such_pairs_are_made_again(bench: Bench) -> None:
+def test_unfinished_labels_are_made_again_and_the_embeddings_of_a_shard_with_such_pairs(bench: Bench) -> None:
     bench.storage.remove(bench.layout.committed(Stage.LABEL))
     bench.purge("a-1")
-    assert bench.storage.names(f"{bench.layout.stage(Stage.LABEL)}/labels") == ["web-b.parquet"]
+    assert bench.storage.names(f"{bench.layout.stage(Stage.LABEL)}/labels") == []
     assert bench.storage.names(f"{bench.layout.stage(Stage.LABEL)}/embeddings") == ["web-b.safetensors"]
     assert not bench.storage.exists(bench.layout.report(Stage.LABEL))
+
+
+def labelled_run(folder: Path, weights: str) -> DihtRun:
+    """A run of the stages filter and label, filtered: two shards of twelve pairs."""
+    for shard in "ab":
+        samples = [
+            pair(uid, f"a {colour} {thing}", drawn(uid, colour=colour), uid=uid)
+            for number, (colour, thing) in enumerate(product(("red", "green", "blue"), ("dog", "cat", "bird", "fish")))
+            for uid in [f"{shard}-{number}"]
+        ]
+        (folder / f"{shard}.tar").write_bytes(tar_of(member for members in samples for member in members))
+    document = run_of(folder / "out", f"{folder}/?.tar", {"minObjects": 0}).model_dump(mode="json", by_alias=True)
+    document["spec"]["label"] = {
+        "teacher": {"model": f"timm/{TEACHER}", "weights": weights, "imageSize": 32},
+        "vocabulary": {"minCount": 1},
+        "heads": {"epochs": 2, "batchSize": 8},
+        "topK": 2,
+    }
+    filter_with(run := DihtRun.model_validate(document))
+    return run
+
+
+@pytest.mark.parametrize("steps", [LABEL_STEPS[:count] for count in (1, 2, 3)], ids=LABEL_STEPS)
+def test_labels_taken_up_after_a_purge_are_those_of_the_purged_pairs(
+    steps: tuple[str, ...],
+    tmp_path: Path,
+    teacher_weights: str,  # noqa: F811 (a fixture)
+) -> None:
+    run, storage = labelled_run(tmp_path, teacher_weights), Storage()
+    for step in steps:
+        run_stage(label_stage, run, Stage.LABEL, step=step)
+    folder = located(tmp_path / "out").stage(Stage.LABEL)
+    storage.remove(f"{folder}/COMMITTED.json")  # after all steps: killed before its marker
+    shutil.rmtree(f"{folder}/claims", ignore_errors=True)
+    (tmp_path / "list.txt").write_text("a-1")
+    assert purge(run, storage, str(tmp_path / "list.txt"), StopFlag()).pairs == 1
+    begun = run_stage(label_stage, run, Stage.LABEL)
+    shutil.rmtree(folder)
+    whole = run_stage(label_stage, run, Stage.LABEL)
+    assert begun is not None
+    assert whole is not None
+    assert begun.summary["samples"] == 23
+    assert begun.artefacts == whole.artefacts
 
 
 def test_paths_are_told_apart_by_case_and_digests_are_not(bench: Bench) -> None:
