@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
@@ -41,6 +42,7 @@ from diht_k8s.recipe.runtime.run_folder import runs_of
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.runtime.started import find_started
+from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.parquet import read_table, write_table
 from diht_k8s.recipe.shards.samples import Sample
@@ -91,6 +93,8 @@ class TakedownPlan:
     """uids, digests and paths of these pairs."""
     captions: list[str] = field(default_factory=list)
     """of the kept ones."""
+    bad: dict[str, int] = field(default_factory=dict)
+    """kept ones whose image has no labels, by reason."""
 
     @property
     def pairs(self) -> int:
@@ -251,6 +255,15 @@ def _unmatched(entries: Collection[str], matched: Collection[str]) -> tuple[str,
     return tuple(sorted(found.values()))
 
 
+def _bad_reason(sample: Sample) -> str | None:
+    """Why labelling could not use an image; None if it could."""
+    try:
+        decode(sample.image)
+    except BadImageError as error:
+        return error.reason
+    return None
+
+
 class _Purge:
     def __init__(self, run: DihtRun, layout: Layout, storage: Storage, stop: StopFlag) -> None:
         assert run.spec.filter is not None, "the run points to a filter"
@@ -327,6 +340,7 @@ class _Purge:
             entries=digest,
             names=list(before.names),
             captions=list(before.captions),
+            bad=dict(before.bad),
         )
         for shard in self._shards:
             self._stop.raise_if_requested("nothing has been changed")
@@ -350,6 +364,8 @@ class _Purge:
                     self._count(taken, rows[number], sample, shard)
                     plan.names.append(hashlib.sha256(sample.image).hexdigest())
                     plan.captions.extend({sample.caption, sample.caption[:MAX_CAPTION]})
+                    if (reason := _bad_reason(sample)) is not None:
+                        plan.bad[reason] = plan.bad.get(reason, 0) + 1
             if taken.kept:
                 plan.taken[shard.name] = {**taken.to_json(), "examples": {}}
         if found:
@@ -478,6 +494,10 @@ class _Purge:
         storage, uri = self._storage, layout.report(Stage.LABEL)
         report = json.loads(storage.read_bytes(uri))
         report["examples"] = [example for example in report.get("examples", []) if example["uid"] not in gone]
+        samples = before.summary.get("samples", plan.pairs) - plan.pairs
+        bad = Counter[str](before.summary.get("bad", {})) - Counter(plan.bad)
+        counts = {"labelled": samples - bad.total(), "bad": dict(bad)}
+        report["pictures"] = {"total": samples, **counts}
         storage.write_bytes(uri, json.dumps(report, indent=1, ensure_ascii=False).encode())
         written = {"report.json"}
         for name in plan.taken:
@@ -486,8 +506,8 @@ class _Purge:
             artefact(storage, layout, Stage.LABEL, item.path) if item.path in written else item
             for item in before.artefacts
         ]
-        samples = before.summary.get("samples", plan.pairs) - plan.pairs
-        commit(storage, layout, Stage.LABEL, before.config, artefacts, {**before.summary, "samples": samples}, before)
+        summary = {**before.summary, "samples": samples, **counts}
+        commit(storage, layout, Stage.LABEL, before.config, artefacts, summary, before)
 
     def _scores(self, shard: Shard) -> Scores:
         uri = self._layout.scores(shard.name)

@@ -43,6 +43,7 @@ from diht_k8s.recipe.runtime.run_folder import point, run_folder, run_layout, wr
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import locate, run_stage
 from diht_k8s.recipe.runtime.started import start
+from diht_k8s.recipe.shards.images import BadImageError
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
@@ -54,6 +55,7 @@ from tests.recipe.label.conftest import TEACHER, teacher_weights  # noqa: F401 (
 
 GOOD = "a small dog chasing a red ball"
 URL = "https://example.org/4.jpg"
+LABEL_COUNTS = {"samples": 5, "labelled": 4, "bad": {"picture_unreadable": 1}}
 
 
 class Bench:
@@ -103,7 +105,7 @@ class Bench:
         examples = [{"uid": uid, "caption": GOOD} for uid in ("a-0", "b-1")]
         self.storage.write_bytes(self.layout.report(Stage.LABEL), json.dumps({"examples": examples}).encode())
         artefacts = [artefact(self.storage, self.layout, Stage.LABEL, name) for name in names]
-        commit(self.storage, self.layout, Stage.LABEL, config, artefacts, {"samples": 5})
+        commit(self.storage, self.layout, Stage.LABEL, config, artefacts, LABEL_COUNTS)
 
     def kept(self) -> list[Shard]:
         return kept_shards(self.run.spec, self.storage, self.layout)
@@ -191,6 +193,21 @@ def test_labels_belong_to_the_purged_filter_output_and_features_are_removed(benc
     assert (label.revision, bench.committed(Stage.FILTER).revision) == (1, 1)
     assert label.summary["samples"] == 4
     assert bench.storage.names(f"{bench.layout.stage(Stage.LABEL)}/features") == ["web-b.safetensors"]
+
+
+@pytest.mark.parametrize(("usable", "labelled", "bad"), [(True, 3, {"picture_unreadable": 1}), (False, 4, {})])
+def test_marker_and_report_of_labels_count_the_pairs_that_are_left(
+    usable: bool, labelled: int, bad: dict[str, int], bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(data: bytes) -> None:
+        raise BadImageError("picture_unreadable")
+
+    if not usable:
+        monkeypatch.setattr(takedown, "decode", unreadable)
+    bench.purge("a-1")
+    left = {"labelled": labelled, "bad": bad}
+    assert bench.committed(Stage.LABEL).summary == {"samples": 4, **left}
+    assert json.loads(bench.storage.read_bytes(bench.layout.report(Stage.LABEL)))["pictures"] == {"total": 4, **left}
 
 
 def test_labels_of_a_purged_filter_keep_their_folder(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
