@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
-
-if TYPE_CHECKING:
-    pass
 
 SHOWN: Final = 20
 SHOWN_CUT: Final = 8
