@@ -19,7 +19,7 @@ from diht_k8s.recipe.label.added import NONE, CaptionUse, best_added, outside_ca
 from diht_k8s.recipe.label.caption_concepts import KeptCaptions, read_captions
 from diht_k8s.recipe.label.job import LabelJob
 from diht_k8s.recipe.label.soft_labels import Labels, read_labels
-from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
+from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.bad_shards import LOST, Damage, damage_summary
 from diht_k8s.recipe.runtime.ledger import Count, require_equal
 from diht_k8s.recipe.shards.pairs import read_pairs
@@ -64,8 +64,8 @@ def make_report(job: LabelJob, vocabulary: ConceptVocabulary, heads: dict[str, A
         },
         "vocabulary": {
             "captions": vocabulary.captions,
-            "objects": _vocabulary_figures(vocabulary.objects, vocabulary.cut["objects"]),
-            "attributes": _vocabulary_figures(vocabulary.attributes, vocabulary.cut["attributes"]),
+            "objects": {"classes": len(vocabulary.objects)},
+            "attributes": {"classes": len(vocabulary.attributes)},
         },
         "heads": {
             "cross_fit": job.label.cross_fit,
@@ -168,16 +168,6 @@ def _caption_use(job: LabelJob, vocabulary: ConceptVocabulary) -> CaptionUse:
     for shard in job.training_shards:
         use.add(read_captions(job.context.storage, job.context.layout, shard))
     return use
-
-
-def _vocabulary_figures(concepts: Concepts, cut: dict[str, Any]) -> dict[str, Any]:
-    rows = [[name, count] for name, count in zip(concepts.names, concepts.counts, strict=True)]
-    return {
-        "classes": len(concepts),
-        "commonest": rows[:SHOWN_CONCEPTS],
-        "rarest": rows[-SHOWN_CONCEPTS:],
-        "cut": cut,
-    }
 
 
 def _check_labels(job: LabelJob, labels: Labels, vocabulary: ConceptVocabulary, shard: Shard) -> None:
