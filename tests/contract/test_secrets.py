@@ -129,7 +129,7 @@ def test_report_and_comparison_show_no_literal_value(tmp_path: Path, capsys: pyt
         Stage.EVALUATE,
         storage,
         planted(run, Stage.EVALUATE),
-        {"inputs": {}},
+        {"inputs": {}, "stage_version": 1},
         Reporter(Stage.EVALUATE),
         StopFlag(),
     )
