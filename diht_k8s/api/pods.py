@@ -103,7 +103,7 @@ NodeLabel = Annotated[
     StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$", max_length=317),
     AfterValidator(_qualified),
 ]
-"""The name of a node label."""
+"""The name of a node label; the pattern is the definition's, which goes on taking what the release takes."""
 
 
 class EnvVar(Model):
