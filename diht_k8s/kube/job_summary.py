@@ -60,7 +60,7 @@ class JobSummary:
     started_at: float | None = None
     """when it was last admitted: its pods may be created from then on."""
     ended_at: float | None = None
-    """when it ended, was deleted, or went back into its queue."""
+    """when it was decided how it ends, or it was deleted, or went back into its queue."""
     suspended: bool = False
     deleted: bool = False
     queue: str = ""
@@ -107,7 +107,7 @@ def _job(document: Document) -> JobSummary | None:
         reason=text(failure, "reason"),
         message=text(failure, "message"),
         started_at=epoch_seconds(status.get("startTime")),
-        ended_at=_job_end(metadata, status, failure),
+        ended_at=_job_end(metadata, status, conditions),
         suspended=spec.get("suspend") is True,
         deleted="deletionTimestamp" in metadata,
         queue=text(labels, "kueue.x-k8s.io/queue-name") or text(annotations, QUEUE_ANNOTATION),
@@ -129,13 +129,16 @@ def _pod_group(spec: Document) -> str:
     return text(mapping(template.get("schedulingGroup")), "podGroupName")
 
 
-def _job_end(metadata: Document, status: Document, failure: Document) -> float | None:
-    """When a Job ended, was deleted, or went back into its queue; None while it may have pods."""
-    suspended = conditions_of(status).get("Suspended", {})
+def _job_end(metadata: Document, status: Document, conditions: dict[str, Document]) -> float | None:
+    """When it was decided how a Job ends, or it was deleted, or went back into its queue; None while it runs.
+
+    It is over only as its last pod is gone. That comes later, and nobody looks at a run that has ended by then.
+    """
+    decided = [conditions.get(kind, {}) for kind in ("FailureTarget", "SuccessCriteriaMet", "Failed")]
     ends = (
+        *(each.get("lastTransitionTime") for each in decided),
         status.get("completionTime"),
-        failure.get("lastTransitionTime"),
-        suspended.get("lastTransitionTime") if suspended.get("status") == "True" else None,
+        conditions.get("Suspended", {}).get("lastTransitionTime"),
         metadata.get("deletionTimestamp"),
     )
     return next((epoch_seconds(time) for time in ends if time), None)

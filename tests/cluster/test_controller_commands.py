@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.operators import Runs, World, condition, stages, world
+from tests.cluster.operators import World, world
 from tests.cluster.tools import Kubectl, KubectlError, cannot, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -134,20 +134,12 @@ NEVER_PLACED = {
 """Pods of anybody: what their labels say beside the run, its stage and its attempt."""
 
 
-def _time_is_known_to_the_end(runs: Runs, name: str) -> bool:
-    """Whether the status has the time up to the end of the filter's Job, which is over a moment after the run failed."""
-    job = runs.kubectl.json("get", "job", f"{name}-filter-1", "--namespace", runs.namespace)
-    over = condition(job["status"], "Failed")
-    return bool(over) and stages(runs.status(name))["filter"]["goodput"]["until"] == over["lastTransitionTime"]
-
-
 def test_pods_that_bear_a_runs_labels_change_nothing_of_what_the_commands_say(
     place: World, diht: Diht, tmp_path: Path
 ) -> None:
     where = ("-n", place.namespace)
     diht("submit", write(place, tmp_path, "told", {"filter": [75]}), *where)
     diht("watch", "told", *where)
-    wait_until(lambda: _time_is_known_to_the_end(place.runs, "told"), "the time up to the Job's end in the status")
     commands = [("logs", "told"), ("logs", "told", "filter"), ("why", "told"), ("status", "told"), ("watch", "told")]
     before = [diht(*words, *where) for words in commands]
     for name, more in STRANGERS.items():

@@ -57,15 +57,18 @@ def test_healed_budgets_survive_the_status() -> None:
     [
         ({}, None),
         ({"conditions": {"Failed": "x"}}, NOW - 5),
+        ({"conditions": {"FailureTarget": "x", "Failed": "x"}}, NOW - 5),
+        ({"conditions": {"SuccessCriteriaMet": "x"}}, NOW - 5),
+        ({"conditions": {"SuccessCriteriaMet": "x", "Complete": "x"}}, NOW - 5),
         ({"conditions": {"Suspended": "x"}, "suspended": True}, NOW - 5),
         ({"deleted": True}, NOW),
     ],
-    ids=["runs", "failed", "in its queue", "deleted"],
+    ids=["runs", "failed", "failed before its pods ended", "completes", "complete", "in its queue", "deleted"],
 )
-def test_jobs_end_is_read_from_its_timestamps(document: dict[str, Any], expected: float | None) -> None:
+def test_jobs_end_is_when_it_was_decided(document: dict[str, Any], expected: float | None) -> None:
     made = job(**document)
-    for condition in made["status"]["conditions"]:
-        condition["lastTransitionTime"] = at(NOW - 5)
+    for later, condition in enumerate(made["status"]["conditions"]):
+        condition["lastTransitionTime"] = at(NOW - 5 + later)
     found = job_summary(made)
     assert isinstance(found, JobSummary)
     assert found.ended_at == expected

@@ -16,7 +16,9 @@ from diht_k8s.controller import metrics, run_metrics
 from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.controller.job_builder import build_objects
 from diht_k8s.controller.run_metrics import PARTS
+from diht_k8s.controller.saved_status import saved_run_status
 from diht_k8s.pipeline.plan import Start
+from diht_k8s.pipeline.run_status import FINAL
 from tests.unit.controller.documents import NOW, at
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import Clock, make, settle, status, training
@@ -110,6 +112,34 @@ def test_lost_work_and_the_time_until_the_next_attempt_count_though_another_oper
     assert seconds(shown(cluster)) == {
         "queued": 40, "scheduling": 10, "starting": 26, "productive": 90, "lost": 20, "waiting_for_data": 4, "recovering": 30,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "sights",
+    [[1], [2], [1, 2]],
+    ids=["its pods still end", "its last pod has ended", "one after the other"],
+)
+@pytest.mark.parametrize(
+    ("code", "kinds"), [(64, ["FailureTarget", "Failed"]), (0, ["SuccessCriteriaMet", "Complete"])]
+)
+def test_time_of_a_run_that_has_ended_does_not_depend_on_which_of_its_jobs_ends_was_seen(
+    code: int, kinds: list[str], sights: list[int]
+) -> None:
+    cluster, process, clock = admitted()
+    cluster.end("r-train-1", code, message=Cause(exit_code=code, reason="R", message="m").encoded())
+    job = cluster.jobs["r-train-1"]
+    ends = [
+        {"type": kind, "status": "True", "reason": "x", "lastTransitionTime": at(NOW + 60 + later)}
+        for later, kind in enumerate(kinds)
+    ]
+    for sight in sights:
+        done = {"completionTime": at(NOW + 61)} if sight == 2 and not code else {}
+        job["status"] = {"startTime": at(NOW + 20), "conditions": ends[:sight], **done}
+        job["metadata"]["resourceVersion"] = str(int(job["metadata"]["resourceVersion"]) + 1000)
+        clock.now += 1
+        settle(process)
+    assert saved_run_status(status(cluster)).state in FINAL
+    assert shown(cluster).until == at(NOW + 60)
 
 
 def test_nothing_is_written_when_nobody_says_anything_new() -> None:
