@@ -106,8 +106,13 @@ def _run_caveats(content: Json) -> list[str]:
         found.append(f"The model {model['name']} has random weights: its figures are those of an untrained network.")
     if model is not None and model.get("assumed"):
         found.append(f"The model {model['name']} came without a configuration: {model['assumed']} are assumed.")
-    if content["run"]["stages"] == ["evaluate"]:
-        return found  # nothing of the run is missing
+    if content["run"]["stages"] == ["evaluate"]:  # nothing of the run is missing
+        compared = any(benchmark.get("seen") is not None for benchmark in content["benchmarks"])
+        elsewhere = (
+            "The model was made elsewhere. Here, training pairs are those of this run's `data.sources`: whether it has "
+            "seen the benchmarks' images in its own training is not known."
+        )
+        return [*found, elsewhere] if compared else found
     return [*found, *content["missing"].values()]
 
 

@@ -213,15 +213,29 @@ def test_without_images_when_nested_removes_all_of_them() -> None:
     assert without_images({"a": [{"thumbnails": {"x": "data:"}, "b": 1}], "thumbnails": {}}) == {"a": [{"b": 1}]}
 
 
+SEEN = {"pictures": 8, "of": 10, "pairs": 72}
+
+
 def test_caveats_when_images_were_trained_on_give_number_and_share() -> None:
-    seen = {"pictures": 8, "of": 10, "pairs": 72}
-    benchmark = {"name": "x", "type": "Classification", "pictures": 24, "seen": seen}
+    benchmark = {"name": "x", "type": "Classification", "pictures": 24, "seen": SEEN}
     (note,) = benchmark_caveats(benchmark)
     share = "(80.0\N{NO-BREAK SPACE}%)"
     assert note.startswith(
         f"x: of its 10 different images, 8 {share} stand byte for byte among the first 72 training pairs"
     )
     assert any(f"x {share}" in each for each in page_caveats(content(benchmarks=[benchmark] * (MANY + 1))))
+
+
+@pytest.mark.parametrize("many", [1, MANY + 1])
+@pytest.mark.parametrize(
+    ("stages", "seen", "told"), [(["evaluate"], SEEN, 1), (["evaluate"], None, 0), (["train", "evaluate"], SEEN, 0)]
+)
+def test_caveats_when_the_model_was_made_elsewhere_say_that_its_training_pairs_are_unknown(
+    stages: list[str], seen: dict[str, int] | None, told: int, many: int
+) -> None:
+    benchmarks = [{"name": "x", "type": "Classification", "pictures": 24, "seen": seen}] * many
+    found = page_caveats(content(benchmarks=benchmarks, run={"stages": stages}))
+    assert sum("made elsewhere" in note for note in found) == told
 
 
 def test_page_caveats_when_benchmarks_are_many_say_what_concerns_them_all() -> None:
