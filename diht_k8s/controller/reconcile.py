@@ -207,11 +207,16 @@ class Reconciler:
         return InternalError(message)
 
     def _finished(self, key: Key, ended: FinishedRun) -> CachedRun | None:
-        """Delete a finished run that is due; read one of which something still runs; the others need nothing."""
+        """Delete a finished run that is due; read one of which something runs, or ran until now; the others need nothing.
+
+        What its last pods told as they ended is in its status then, whether or not it was seen before their Job was over.
+        """
         if ended.is_due(self._clock()):
             delete_run(self._cluster, key, ended.uid, str(ended.version))
             return None
-        return cached_run(self._cluster.get_run(*key)) if self._lives(key, ended) else None
+        memory = self._memories.get(key)
+        ran = memory is not None and memory.objects.run_uid == ended.uid
+        return cached_run(self._cluster.get_run(*key)) if ran or self._lives(key, ended) else None
 
     def _lives(self, key: Key, ended: FinishedRun) -> bool:
         """Whether something of a finished run may still run, or holds quota."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from diht_k8s.api.reports import Cause, NodeResult, SavedCheckpoint
+from diht_k8s.api.status import LastCheckpoint
 from diht_k8s.controller.saved_status import saved_run_status
-from diht_k8s.pipeline.run_status import RunState
-from tests.unit.controller.fake import Dead, Process
-from tests.unit.controller.stories import ONE, Clock, make, play, settle, status
+from diht_k8s.pipeline.run_status import FINAL, RunState
+from tests.unit.controller.documents import NOW, at, ended
+from tests.unit.controller.fake import Dead, FakeCluster, Process
+from tests.unit.controller.stories import ONE, Clock, make, play, settle, status, training
 
 
 def test_run_whose_deletion_was_missed_is_removed() -> None:
@@ -73,3 +78,49 @@ def test_finished_stage_whose_job_was_removed_after_its_time_does_not_start_agai
     settle(process)
     settle(Process(cluster, Clock()))
     assert list(cluster.jobs) == ["r-vocabulary-1"]
+
+
+SAVED = SavedCheckpoint(step=57, uri="s3://corpus/run/train/checkpoints/step-000000057")
+
+
+def end_pod(cluster: FakeCluster, index: int, code: int, **told: Any) -> None:
+    """A pod of the gang ends and leaves its message."""
+    message = Cause.model_validate({"exit_code": code, "reason": "R", "message": "m", **told}).encoded()
+    cluster._pod("r-train-1", index, ended(code, message=message, finished=NOW + 30 + 5 * (index == 0)), "Failed")
+
+
+def end_job(cluster: FakeCluster, *kinds: str) -> None:
+    """The gang's Job has got these conditions one after the other."""
+    found = [
+        {"type": kind, "status": "True", "reason": "x", "lastTransitionTime": at(NOW + 30 + 5 * later)}
+        for later, kind in enumerate(kinds)
+    ]
+    cluster.jobs["r-train-1"]["status"] = {"startTime": at(NOW), "conditions": found}
+    cluster.version += 1
+    cluster.jobs["r-train-1"]["metadata"]["resourceVersion"] = str(cluster.version)
+
+
+@pytest.mark.parametrize("seen", ["first its last pod", "both at once"])
+def test_what_the_last_pod_of_a_failed_run_told_is_in_its_status_whenever_its_jobs_end_was_seen(seen: str) -> None:
+    cluster, process, clock = training()
+    process.reconcile()
+    clock.now += 30
+    end_pod(cluster, 1, 65)
+    end_job(cluster, "FailureTarget")
+    settle(process)
+    assert saved_run_status(status(cluster)).state in FINAL
+    slow = NodeResult(pod="r-train-1-0", node="node-0", problem="slow")
+    end_pod(cluster, 0, 143, checkpoint=SAVED, preflight=[slow])
+    if seen == "first its last pod":
+        settle(process)
+    end_job(cluster, "FailureTarget", "Failed")
+    settle(process)
+    found = status(cluster)
+    assert found.last_checkpoint == LastCheckpoint(step=SAVED.step, uri=SAVED.uri)
+    [stage] = found.stages
+    assert stage.preflight is not None
+    assert [node.problem for node in stage.preflight.nodes] == ["slow"]
+    assert process.reconciler._memories == {}
+    cluster.writes.clear()
+    settle(process)
+    assert cluster.writes == []
