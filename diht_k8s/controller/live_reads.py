@@ -1,6 +1,6 @@
 """Live reads of pods and events from the API server, where a cache that is late would lead to a wrong decision.
 
-The watches of Jobs and pods are not in step, and one may stall: a Job has failed by a pod whose end was not reported yet,
+The watches of Jobs and pods are not in step, and one may stall: a Job has ended by a pod whose end was not reported yet,
 or is gone while its pods were not reported at all. An operator that has just started never saw a drained pod; its
 events still name the node.
 """
@@ -46,14 +46,14 @@ class LiveReads:
         found = (pod for pod in pods if isinstance(pod, PodSummary) and not pod.ended and pod.uid not in seen)
         return next((pod.name for pod in found if pod.is_known_by(cached.uid, known.former_jobs)), "")
 
-    def read_failed_pods(self, cached: CachedRun, known: KnownObjects, observed: Sequence[ObservedAttempt]) -> bool:
-        """Read the pods of each attempt that failed by one that is not to be seen; once for each attempt.
+    def read_ended_pods(self, cached: CachedRun, known: KnownObjects, observed: Sequence[ObservedAttempt]) -> bool:
+        """Read the pods of each attempt that ended by one whose end is not to be seen; once for each attempt.
 
         Returns:
             whether something was read, so that the attempts have to be observed again.
 
         Raises:
-            ClusterError: the API server does not answer; the cause has to wait for it.
+            ClusterError: the API server does not answer; what the pods tell has to wait for it.
         """
         jobs = [each.job for each in observed if each.job is not None and _is_unclear(each)]
         jobs = [job for job in jobs if job.uid not in known.read_jobs]
@@ -89,6 +89,12 @@ class LiveReads:
 
 
 def _is_unclear(observed: ObservedAttempt) -> bool:
-    """Whether an attempt failed by a pod of which nothing is known but that it is missing."""
+    """Whether an attempt ended by a pod of which nothing is known but that it is missing, or that it ran.
+
+    In a gang the first pod tells most, elsewhere any does.
+    """
     attempt = observed.attempt
+    if attempt.state is AttemptState.SUCCEEDED:
+        done = {pod.index for pod in observed.pods if pod.phase == "Succeeded"}
+        return 0 not in done if attempt.is_gang else not done
     return attempt.state is AttemptState.FAILED and attempt.reason in ("PodRemoved", DISRUPTED)

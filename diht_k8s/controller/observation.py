@@ -95,7 +95,7 @@ class Observer:
             ClusterError: the API server does not answer.
         """
         attempts = self._attempts(cached, run, known, now)
-        if self._live_reads.read_failed_pods(cached, known, attempts):
+        if self._live_reads.read_ended_pods(cached, known, attempts):
             attempts = self._attempts(cached, run, known, now)
         attempts = with_pending_cause(self._cluster, self._warning_events, cached, attempts, pending, now, interval_s)
         self._logs.read_progress(cached, attempts, logs, now, interval_s)

@@ -1,4 +1,4 @@
-"""The API server is asked before a cause is written that says only that a pod is missing."""
+"""The API server is asked before an end is written of which the pods that are seen do not tell."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.reports import Cause, SavedCheckpoint
+from diht_k8s.api.status import LastCheckpoint
 from diht_k8s.controller.live_reads import LiveReads
 from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.pod_summary import pod_summary
@@ -55,6 +57,39 @@ def test_end_of_a_pod_that_its_watch_has_not_reported_is_read_and_blamed(seen: s
     fail(cluster, "Job has reached the specified backoff limit")
     play(cluster, process, clock)
     assert (cause(cluster).exit_code, cause(cluster).message) == (75, "the disk is full")
+
+
+@pytest.mark.parametrize("seen", ["pods that run", "one of them", "no pods"])
+def test_good_end_of_pods_that_their_watch_has_not_reported_is_read(seen: str) -> None:
+    cluster, process, clock = training()
+    if seen != "no pods":
+        process.reconcile()
+    late(process)
+    saved = SavedCheckpoint(step=8, uri="s3://corpus/run/train/checkpoints/step-000000008")
+    folder = "s3://corpus/run/train/0123456789abcdef"
+    cause = Cause(exit_code=0, reason="Completed", message="", output=folder, checkpoint=saved)
+    cluster.end("r-train-1", 0, message=cause.encoded())
+    if seen == "one of them":
+        process.pods.put(cluster.pods["r-train-1-1"])
+    cluster.logs[POD] = "train: cached (there)"
+    play(cluster, process, clock)
+    [stage] = status(cluster).stages
+    assert (stage.state, stage.output_uri) == ("Cached", folder)
+    assert status(cluster).last_checkpoint == LastCheckpoint(step=saved.step, uri=saved.uri)
+
+
+@pytest.mark.parametrize(("left", "asked"), [([0, 1], 0), ([0], 0), ([1], 1), ([], 1)])
+def test_pods_of_a_complete_attempt_are_listed_once_and_only_where_the_first_ones_end_is_not_to_be_seen(
+    left: list[int], asked: int
+) -> None:
+    cluster, process, clock = training()
+    process.reconcile()
+    cluster.end("r-train-1", 0)
+    cluster.pods = {name: pod for name, pod in cluster.pods.items() if int(name[-1]) in left}
+    cluster.asked.clear()
+    play(cluster, process, clock)
+    assert status(cluster).stages[0].state == "Complete"
+    assert cluster.asked == asked * ["Pods of r"]
 
 
 def test_pods_are_listed_once_for_each_attempt_and_only_where_the_cause_is_not_to_be_seen() -> None:
@@ -128,7 +163,7 @@ def test_drained_pod_that_still_exists_is_read_itself() -> None:
     assert f"events of {POD}" not in cluster.asked, "an API server reads all events of a namespace for that"
 
 
-def test_nothing_is_asked_while_no_attempt_has_failed() -> None:
+def test_nothing_is_asked_while_no_attempt_has_ended() -> None:
     cluster, process, _ = training()
     process.reconcile()
     reads = LiveReads(cluster, FakeInformer(pod_summary))  # type: ignore[arg-type]
@@ -136,5 +171,5 @@ def test_nothing_is_asked_while_no_attempt_has_failed() -> None:
     known = process.reconciler._memories["n", "r"].objects
     cached = process.runs.get(("n", "r"))
     assert cached is not None
-    assert not reads.read_failed_pods(cached, known, [])
+    assert not reads.read_ended_pods(cached, known, [])
     assert cluster.asked == []
