@@ -8,6 +8,7 @@ cost, the longer the next one waits.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -33,6 +34,8 @@ FIRST_READ_AGAIN_S: Final = 2.0
 """The first wait before events and queues are read again."""
 MISSING_READ_AGAIN_S: Final = 2.5
 """The longest wait while pods do not exist and nobody has said why: with the age of a list of events less than 5 s."""
+_RANDOM_END: Final = re.compile(r'(pods "[^"]+)-[bcdfghjklmnpqrstvwxz2456789]{5}"')
+"""Of the name of a pod that was refused: it differs in each try, and no such pod exists."""
 
 
 @dataclass
@@ -83,6 +86,7 @@ class WarningEvents:
 
 def event_problem(reason: str, message: str) -> RunProblem | None:
     """What an event of a Job or pod means for a run; None if it means nothing."""
+    message = _RANDOM_END.sub(r'\1"', message)
     text = one_line(message)
     if "exceeded quota" in message:
         return RunProblem(Reason.QUOTA_EXCEEDED, text)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.controller.pending_causes import COST_FACTOR, LEAST_AGE_S, WarningEvents
+from diht_k8s.controller.pending_causes import COST_FACTOR, LEAST_AGE_S, WarningEvents, event_problem
 from diht_k8s.kube.errors import ClusterError
 from tests.unit.controller.documents import NOW, at
 from tests.unit.controller.fake import FakeCluster
@@ -40,6 +40,20 @@ def test_one_list_gives_the_newest_problem_of_each_object() -> None:
     said = {uid: warning_events.problem_of("n", uid) for uid in "abcd"}
     assert {uid: problem.message for uid, problem in said.items() if problem} == {"a": "new", "b": "b's"}
     assert cluster.asked == ["n"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    ["exceeded quota: q, requested: pods=1", 'violates PodSecurity "restricted:latest": host', "maximum cpu is 1"],
+)
+def test_refused_pod_is_told_without_the_random_end_of_its_name_which_differs_in_each_try(refusal: str) -> None:
+    tries = [
+        event_problem("FailedCreate", f'Error creating: pods "r-filter-1-0-{end}" is forbidden: {refusal}')
+        for end in ("x7k2p", "bbbbb")
+    ]
+    assert tries[0] == tries[1]
+    assert tries[0] is not None
+    assert tries[0].message.startswith(f'Error creating: pods "r-filter-1-0" is forbidden: {refusal}')
 
 
 @pytest.mark.parametrize(("cost", "good_for"), [(0.01, LEAST_AGE_S), (3.0, 3.0 * COST_FACTOR)], ids=["cheap", "dear"])
