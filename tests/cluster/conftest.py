@@ -28,6 +28,7 @@ import pytest
 from tests.cluster.tools import (
     CLUSTER,
     NAMESPACES,
+    PATIENCE,
     PROJECT,
     S3,
     Kubectl,
@@ -125,7 +126,8 @@ def s3_in_cluster(kubectl: Kubectl, own: bool) -> Iterator[S3]:
             "s3.yaml", namespace=namespace, image=image, bucket=bucket, access_key=keys[0], secret_key=keys[1]
         )
         kubectl.apply(text)
-        kubectl("rollout", "status", "deployment/s3", "--namespace", namespace, "--timeout=120s", timeout_s=130)
+        patience = f"--timeout={120 * PATIENCE}s"
+        kubectl("rollout", "status", "deployment/s3", "--namespace", namespace, patience, timeout_s=130)
         if own:
             address = kubectl("get", "service", "s3", "--namespace", namespace, "-o", "jsonpath={.spec.clusterIP}:8333")
         else:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.operators import Operator, Runs, World, stages, world
-from tests.cluster.tools import PATIENCE, Kubectl, cannot
+from tests.cluster.tools import PATIENCE, Kubectl, cannot, wait_until
 
 pytestmark = pytest.mark.cluster
 JOBS = ["evaluate-1", "filter-1", "heads-1", "predict-1", "train-1", "vocabulary-1"]
@@ -41,6 +41,7 @@ def test_run_of_four_stages_completes_and_nothing_is_written_after(still: World,
     assert (status["observedGeneration"], status["progress"]["percentage"]) == (1, 100)
     jobs = runs.kubectl.json("get", "jobs", "-n", runs.namespace)["items"]
     assert {job["metadata"]["ownerReferences"][0]["uid"] for job in jobs} == {runs.get("whole")["metadata"]["uid"]}
+    wait_until(lambda: "Complete" in runs.events("whole"), "its last event", 10)  # comes after the status
     reasons = runs.events("whole")
     assert (reasons.count("Started"), reasons.count("Complete")) == (6, 1)
     assert operator.get("/healthz")[0] == operator.get("/readyz")[0] == 200

@@ -16,6 +16,7 @@ import yaml
 
 from tests.cluster.charts import (
     CHART,
+    WAIT,
     Helm,
     HelmError,
     build_operator_image,
@@ -23,7 +24,7 @@ from tests.cluster.charts import (
     runs_place,
 )
 from tests.cluster.operators import Runs
-from tests.cluster.tools import PROJECT, Kubectl, KubectlError, cannot, fresh_namespace, wait_until
+from tests.cluster.tools import PATIENCE, PROJECT, Kubectl, KubectlError, cannot, fresh_namespace, wait_until
 from tests.contract.charts import EVERYTHING, NEWEST
 from tests.upgrade.releases import CHART as RELEASED
 from tests.upgrade.releases import NEW_FIELD, next_release
@@ -108,7 +109,8 @@ def test_user_of_one_namespace_installs_there_and_no_other_namespace_is_served(
         runs.wait_for("mine", "Complete")
         assert "status" not in kubectl.json("get", "dihtrun", "mine", "--namespace", other)
         replace(admin, namespace=other).install("diht-operator", *NAMESPACED)
-        accepted = ("wait", "dihtrun/mine", "--for=condition=Accepted", "--namespace", other, "--timeout=30s")
+        patience = f"--timeout={30 * PATIENCE}s"
+        accepted = ("wait", "dihtrun/mine", "--for=condition=Accepted", "--namespace", other, patience)
         assert "condition met" in kubectl(*accepted), "the operator of the other namespace takes it"
     calls = audit(user=f"system:serviceaccount:{namespace}:diht-operator", since=since, verbs=("create", "patch", "get", "list", "watch", "delete"))  # fmt: skip
     assert [event["objectRef"] for event in calls if event["responseStatus"]["code"] == 403] == []
@@ -163,7 +165,7 @@ def test_upgrade_from_the_released_chart_brings_new_fields_and_leaves_runs_in_ev
     assert (jobs(runs), states(runs)) == (before, STATES)
     runs.apply("after", **ONE_STAGE)
     runs.wait_for("after", "Complete")
-    admin("rollback", "mine", "--wait", "--timeout=60s")
+    admin("rollback", "mine", *WAIT)
     wait_until(lambda: refused(runs, new, ask), "the older definition is back", 30)
     runs.patch("later", {"suspend": False})
     runs.wait_for("later", "Complete")
@@ -311,7 +313,7 @@ def test_readme_line_installs_an_operator_for_all_namespaces_under_which_a_sampl
     runs: Runs, admin: Helm, recipe_image: str, kubectl: Kubectl
 ) -> None:
     """The sample of manifests/samples with stub programs on a volume of its namespace in place of a bucket."""
-    ours = ("--set", "image.tag=test", *admin.taking_over, "--wait", "--timeout=60s")
+    ours = ("--set", "image.tag=test", *admin.taking_over, *WAIT)
     assert "serves all namespaces" in admin(*readme_line(runs), *ours)
     sample = yaml.safe_load((PROJECT / "manifests/samples/minimal.yaml").read_text())
     with runs_place(kubectl, recipe_image) as elsewhere:

@@ -32,6 +32,25 @@ IMAGE = "local/none:1"
 GIB_100 = 107374182400
 JOBS = [{"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}]
 ADMISSION = "admissionregistration.k8s.io/v1"
+RESTRICTED_POD = {
+    "restartPolicy": "Never",
+    "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+    "containers": [
+        {
+            "name": "main",
+            "image": IMAGE,
+            "resources": {"limits": {"cpu": "2"}},
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        }
+    ],
+}
+NEW_POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "asked-"}, "spec": RESTRICTED_POD}
+NEW_JOB = {
+    "apiVersion": "batch/v1",
+    "kind": "Job",
+    "metadata": {"generateName": "asked-"},
+    "spec": {"template": {"spec": RESTRICTED_POD}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +94,19 @@ def mounted(volume: dict[str, Any], **mount: Any) -> dict[str, Any]:
 
 def variable(**source: Any) -> dict[str, Any]:
     return {"env": [{"name": "LIMIT", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", **source}}}]}
+
+
+def wait_until_refused(runs: Runs, document: dict[str, Any], words: str) -> None:
+    """Until admission has seen why it refuses an object, which is only asked for."""
+
+    def refused() -> bool:
+        try:
+            runs.kubectl("create", "-f", "-", "--dry-run=server", "-n", runs.namespace, stdin=json.dumps(document))
+        except KubectlError as error:
+            return words in str(error)
+        return False
+
+    wait_until(refused, f"a refusal: {words}", 30)
 
 
 def warnings(runs: Runs, name: str, reason: str) -> list[str]:
@@ -196,7 +228,7 @@ def test_refused_pods_are_told_within_five_seconds_of_their_jobs_event(
 ) -> None:  # fmt: skip
     if rule is not None:
         runs.kubectl.apply(json.dumps(rule), "-n", runs.namespace)
-        time.sleep(2)  # until admission has seen it
+        wait_until_refused(runs, NEW_POD, words)
     try:
         apply(name, **pods)
         selector = f"involvedObject.name={name}-filter-1,reason=FailedCreate"
@@ -293,7 +325,7 @@ def test_job_that_admission_refuses_is_told_tried_again_and_started_once_it_is_a
 ) -> None:
     runs = place.runs
     with policy(runs) if by == "policy" else webhook(runs, tmp_path, answers=by == "webhook") as words:
-        time.sleep(3)  # until admission has seen it
+        wait_until_refused(runs, NEW_JOB, words)
         apply(by)
         status = runs.wait_for(by, "Progressing", "PodRefused", timeout_s=20)
         said = condition(status, "Progressing")["message"]

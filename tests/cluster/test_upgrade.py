@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.charts import Helm, runs_place
+from tests.cluster.charts import WAIT, Helm, runs_place
 from tests.cluster.operators import Operator, Runs, operator_kubeconfig, stages, why
 from tests.cluster.tools import PROJECT, Kubectl, KubectlError, cannot, wait_until
 from tests.upgrade.releases import CHART, NEW_ANNOTATION, NEW_FIELD, NEXT, VERSION, next_release, unpacked
@@ -204,7 +204,7 @@ def test_upgrade_and_rollback_lose_and_repeat_no_attempt_and_both_operators_read
     place.signal("in-place", "restarts", 4)
     wait_until(lambda: place.restarts_in_place() == 4, "the older operator counts on from the newer status")
     assert runs.status("fresh")[NEW_FIELD] == NEXT, "nobody writes a run that has ended"
-    place.helm("rollback", "mine", "--wait", "--timeout=60s")
+    place.helm("rollback", "mine", *WAIT)
     wait_until(lambda: serves_the_older_definition(runs), "the older definition is back", 30)
     assert (place.served(), place.jobs(), place.states()) == (VERSION, before, STATES)
     place.require_readable(old.code, new.code)
