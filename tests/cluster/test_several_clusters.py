@@ -123,7 +123,7 @@ def writers(document: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize(("end", "kind"), [("ok", "Complete"), (65, "Failed")], ids=["complete", "failed"])
 def test_run_goes_to_the_other_cluster_and_its_status_comes_back(clusters: Clusters, end: Any, kind: str) -> None:
     here, there = clusters.here, clusters.there.runs
-    stub = {"train": [{"train": 600, "then": end}]}
+    stub = {"train": [{"gate": {"train": 20, "then": end}}]}
     data = {"sources": [{"name": "web", "shards": ["/output/none.tar"]}], "output": "/output/far"}
     here.apply("far", stub, managedBy=MULTIKUEUE, data=data, failurePolicy={"maxRestarts": 0}, **STAGES)
     here.apply("near", suspend=True, **STAGES)
@@ -135,6 +135,7 @@ def test_run_goes_to_the_other_cluster_and_its_status_comes_back(clusters: Clust
     assert remote["spec"] == {key: value for key, value in here.get("far")["spec"].items() if key != "managedBy"}
     wait_until(lambda: condition(here.status("far"), "Progressing").get("reason") == "Running", "its status comes back")
     clusters.say("far runs")
+    (there.folder / "far/gate").write_bytes(b"x")
     status = there.wait_for("far", kind)
     wait_until(lambda: here.status("far") == there.status("far"), "the same status on both clusters")
     clusters.say("far is complete" if kind == "Complete" else "far failed (")
