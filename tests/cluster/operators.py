@@ -86,7 +86,8 @@ def install(kubectl: Kubectl, namespace: str, folder: Path) -> Path:
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(PROJECT / "manifests/crd/diht.dev_dihtruns.yaml"))
     kubectl.wait_established("dihtruns.diht.dev")
     documents = list(yaml.safe_load_all((PROJECT / "manifests/base/rbac.yaml").read_text()))
-    kubectl.apply(json.dumps(next(each for each in documents if each["kind"] == "ClusterRole")))
+    role = json.dumps(next(each for each in documents if each["kind"] == "ClusterRole"))
+    kubectl.apply(role, "--server-side", "--force-conflicts")  # tests side by side may make it at once
     for document in documents:
         if document["metadata"]["name"] == "diht-operator-lease":
             kubectl.apply(json.dumps(document), "--namespace", namespace)
