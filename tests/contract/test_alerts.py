@@ -15,7 +15,7 @@ import pytest
 from tests.cluster.alerting import Scrapes, alerts
 from tests.contract.charts import EVERYTHING, MONITORING, ROOT, rendered, tool
 
-pytestmark = pytest.mark.timeout(600)  # the first one may build helm and Prometheus' engine
+pytestmark = pytest.mark.timeout(3600)  # the first one may build helm and Prometheus' engine, after Kubernetes
 
 
 class Exposition:

@@ -41,7 +41,7 @@ from tests.contract.charts import (
     template,
 )
 
-pytestmark = pytest.mark.timeout(600)  # the first one may build helm
+pytestmark = pytest.mark.timeout(3600)  # the first one may build helm, after Kubernetes
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 SAMPLES = sorted((ROOT / "manifests/samples").glob("*.yaml"))

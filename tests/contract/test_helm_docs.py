@@ -18,7 +18,7 @@ from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.controller import metrics
 from tests.contract.charts import CHART, EVERYTHING, MONITORING, NEWEST, ROOT, rendered
 
-pytestmark = pytest.mark.timeout(600)  # the first one may build helm
+pytestmark = pytest.mark.timeout(3600)  # the first one may build helm, after Kubernetes
 PAGES = [ROOT / "docs/install.md", ROOT / "docs/operations.md", CHART / "README.md"]
 TEXTS = {page.name: page.read_text() for page in PAGES}
 OPERATIONS = TEXTS["operations.md"]

@@ -20,7 +20,7 @@ from diht_k8s.recipe.shards.images import decode
 from tests.contract.chart_pictures import CAPTIONS
 from tests.contract.charts import CHART, rendered
 
-pytestmark = pytest.mark.timeout(600)  # the first one may build helm
+pytestmark = pytest.mark.timeout(3600)  # the first one may build helm, after Kubernetes
 
 
 def hook(helm: str, kind: str, values: dict[str, Any]) -> dict[str, Any]:

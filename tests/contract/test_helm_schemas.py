@@ -17,7 +17,7 @@ import yaml
 
 from tests.contract.charts import CASES, MINORS, MONITORING, ROOT, rendered, template, tool
 
-pytestmark = pytest.mark.timeout(600)  # the first one may build helm
+pytestmark = pytest.mark.timeout(3600)  # the first one may build helm, after Kubernetes
 PROMETHEUS = {"ServiceMonitor", "PrometheusRule"}
 """Kinds of an API that is not Kubernetes' own: their schemas are in no package."""
 
