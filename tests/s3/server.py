@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,8 +18,10 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.ports import is_ours
+
 KEY, SECRET, BUCKET = "testkey", "testsecret", "test-runs"
-START_SECONDS = 60
+START_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -89,19 +90,13 @@ def free_ports(number: int) -> list[int]:
     Each process looks from a place of its own: the workers of one call have neighbouring ids and start their servers at
     the same time.
     """
-    with contextlib.ExitStack() as stack:
-        found: list[int] = []
-        for port in range(14000 + 8 * os.getpid() % 6000, 21000):
-            if len(found) == number:
-                break
-            taken = [stack.enter_context(socket.socket()) for _ in range(2)]
-            try:
-                for one, candidate in zip(taken, (port, port + 10000), strict=True):
-                    one.bind(("127.0.0.1", candidate))
-            except OSError:
-                continue
+    found: list[int] = []
+    for port in range(14000 + 8 * os.getpid() % 6000, 21000):
+        if len(found) == number:
+            break
+        if is_ours(port, port + 10000):
             found.append(port)
-        return found
+    return found
 
 
 def _make_bucket(endpoint: str, server: subprocess.Popen[bytes], log: Path) -> None:

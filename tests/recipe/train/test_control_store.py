@@ -29,6 +29,7 @@ from diht_k8s.recipe.runtime.in_place.store_protocol import (
     message,
     proof,
 )
+from tests.ports import free_port
 
 TOKEN = "a-token-of-this-attempt"
 
@@ -41,12 +42,12 @@ def server() -> Iterator[StoreServer]:
 
 
 def connect(server: StoreServer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=5)
+    return socket.create_connection(("127.0.0.1", server.port), timeout=60)
 
 
 def is_closed(connection: socket.socket) -> bool:
     """Whether the server ends a connection, whatever it said before."""
-    connection.settimeout(8)
+    connection.settimeout(30)  # less than the 60 s of a stranger's patience
     try:
         while connection.recv(65536):
             pass
@@ -57,7 +58,7 @@ def is_closed(connection: socket.socket) -> bool:
     return True
 
 
-def until(condition: Callable[[], object], seconds: float = 10) -> None:
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -100,7 +101,7 @@ def test_closed_server_ends_while_clients_ask_it_without_a_pause() -> None:
         time.sleep(0.05)
         server.close()
         for client in clients:
-            client.join(5)
+            client.join(60)
         assert not any(client.is_alive() for client in clients)
 
 
@@ -242,8 +243,7 @@ def test_proof_of_one_side_is_none_of_the_other() -> None:
 
 
 def test_launchers_agree_on_the_next_round_while_strangers_knock() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     second = ControlStore(node=1, nodes=2, host="localhost", port=port, token=TOKEN, poll_s=0.02)
     first = ControlStore(node=0, nodes=2, host="localhost", port=port, token=TOKEN, poll_s=0.02)
     try:
@@ -271,18 +271,20 @@ def test_launchers_agree_on_the_next_round_while_strangers_knock() -> None:
 
 
 def test_launcher_whose_store_is_gone_sees_how_long_ago_it_answered() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     first = ControlStore(node=0, nodes=2, host="localhost", port=port, token=TOKEN, poll_s=0.02)
     second = ControlStore(node=1, nodes=2, host="localhost", port=port, token=TOKEN, poll_s=0.02)
     stranger = ControlStore(node=1, nodes=2, host="localhost", port=port, token="another", poll_s=0.02)
     try:
         until(lambda: second.view)
         first.close()
-        time.sleep(0.5)  # what was on its way has come
-        heard = second.contact_at
-        time.sleep(0.5)
-        assert second.contact_at - heard < 0.2
+
+        def is_silent() -> bool:
+            before = second.contact_at
+            time.sleep(0.5)
+            return second.contact_at == before
+
+        until(is_silent)  # what was on its way may come late
         assert stranger.view is None
     finally:
         for store in (second, stranger):
