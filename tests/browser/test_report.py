@@ -35,12 +35,14 @@ FLAGS = [
 ]
 SECTIONS = ["queries", "notes", "filter", "concepts", "training", "evaluation", "cards", "configuration", "run"]
 AXE = "axe-core@4.14.1"
+PATIENCE_MS = 120_000
+"""A busy machine takes its time; only what hangs shall fail."""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS, timeout=PATIENCE_MS)
         yield browser
         browser.close()
 
@@ -101,6 +103,7 @@ def views(browser: Browser) -> Callable[[int, str], View]:
     @cache
     def view(width: int, scheme: Literal["light", "dark"]) -> View:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+        context.set_default_timeout(PATIENCE_MS)
         page, messages = context.new_page(), list[str]()
         page.on("console", lambda message: messages.append(message.text))
         page.on("pageerror", lambda error: messages.append(str(error)))
@@ -126,6 +129,7 @@ def opened(views: Callable[[int, str], View], report: Path, request: pytest.Fixt
 def plain(browser: Browser) -> Iterator[Page]:
     """A window without scripts."""
     context = browser.new_context(java_script_enabled=False, offline=True)
+    context.set_default_timeout(PATIENCE_MS)
     yield context.new_page()
     context.close()
 
@@ -312,6 +316,7 @@ def test_comparison_when_opened_on_a_phone_shows_its_verdicts_without_scrolling(
         kept[result["name"]] = found
     (tmp_path / "c.html").write_text(comparison_page(comparison([one, other], [kept, kept])))
     context = browser.new_context(viewport={"width": 390, "height": 900}, offline=True)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto((tmp_path / "c.html").as_uri())
     verdicts = "[...document.querySelectorAll('.verdict')].map(each => each.getBoundingClientRect().right)"

@@ -48,7 +48,7 @@ def serving_google(folder: Path) -> Iterator[S3]:
     with token_server() as tokens, pytest.MonkeyPatch.context() as patch, _running(command, folder) as check:
         patch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(_service_account(folder, tokens)))
         _wait_for(endpoint + "/storage/v1/b?project=test", check)
-        requests.post(f"{endpoint}/storage/v1/b?project=test", json={"name": BUCKET}, timeout=10).raise_for_status()
+        requests.post(f"{endpoint}/storage/v1/b?project=test", json={"name": BUCKET}, timeout=60).raise_for_status()
         yield S3(endpoint, BUCKET, scheme="gs")
 
 
@@ -146,7 +146,7 @@ def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            requests.get(url, timeout=5)
+            requests.get(url, timeout=30)
             return
         except requests.RequestException as error:
             if server.poll() is not None or time.monotonic() > deadline:

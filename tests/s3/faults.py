@@ -60,7 +60,7 @@ class Proxy:
         started = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
         self._thread.start()
-        started.wait(10)
+        started.wait(60)
 
     @property
     def endpoint(self) -> str:

@@ -84,7 +84,7 @@ def put_folder_object(store: S3, key: str) -> None:
     elif store.scheme == "gs":
         query = {"uploadType": "media", "name": key}
         url = f"{store.endpoint}/upload/storage/v1/b/{store.bucket}/o"
-        requests.post(url, params=query, data=b"", timeout=10).raise_for_status()
+        requests.post(url, params=query, data=b"", timeout=60).raise_for_status()
     else:
         from azure.storage.blob import BlobServiceClient
 

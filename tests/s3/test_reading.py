@@ -160,7 +160,7 @@ def test_process_when_forked_from_one_that_has_read_then_it_reads(storage: Stora
     assert storage.read_bytes(uri) == CONTENT
     child = multiprocessing.get_context("fork").Process(target=storage.read_bytes, args=(uri,), daemon=True)
     child.start()
-    child.join(30)
+    child.join(120)
     ended = child.exitcode
     child.kill()
     assert ended == 0

@@ -37,15 +37,15 @@ def test_launchers_when_a_rank_is_killed_then_all_ranks_begin_the_next_round(
     tmp_path: Path, act: Callable[[Launchers], None]
 ) -> None:
     with launchers(NODES, tmp_path) as gang:
-        gang.wait_for_round(1, 60)
+        gang.wait_for_round(1, 240)
         before = gang.ranks(1)
         gang.kill_rank(1, 2)
         act(gang)
-        gang.wait_for_round(2, 60)
+        gang.wait_for_round(2, 240)
         assert before.keys() == gang.ranks(2).keys() == set(range(NODES))
         assert not [process for process in before.values() if Path(f"/proc/{process}").exists()], "all are reaped"
         gang.signal(1, signal.SIGTERM)
-        assert gang.codes(60) == [143] * NODES
+        assert gang.codes(240) == [143] * NODES
 
 
 def test_launchers_when_one_is_killed_before_it_acknowledges_then_the_others_end(
@@ -53,12 +53,12 @@ def test_launchers_when_one_is_killed_before_it_acknowledges_then_the_others_end
 ) -> None:
     monkeypatch.setattr("diht_k8s.recipe.runtime.in_place.rounds.ACKNOWLEDGE_S", 2.0)
     with launchers(NODES, tmp_path) as gang:
-        gang.wait_for_round(1, 60)
+        gang.wait_for_round(1, 240)
         gang.signal(3, signal.SIGSTOP)
         gang.kill_rank(1, 2)
         time.sleep(1)
         gang.signal(3, signal.SIGKILL)
-        assert gang.codes(60) == [75, 75, 75, -signal.SIGKILL, 75]
+        assert gang.codes(240) == [75, 75, 75, -signal.SIGKILL, 75]
         assert "not all nodes ended their ranks within 2 s" in (tmp_path / "end-0").read_text()
         assert gang.ranks(2) == {}
 
@@ -66,19 +66,19 @@ def test_launchers_when_one_is_killed_before_it_acknowledges_then_the_others_end
 def test_launchers_when_launcher_0_is_killed_then_the_others_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diht_k8s.recipe.runtime.in_place.rounds.UNREACHABLE_S", 2.0)
+    monkeypatch.setattr("diht_k8s.recipe.runtime.in_place.rounds.UNREACHABLE_S", 5.0)
     with launchers(NODES, tmp_path) as gang:
-        gang.wait_for_round(1, 60)
+        gang.wait_for_round(1, 240)
         gang.signal(0, signal.SIGKILL)
-        assert gang.codes(60) == [-signal.SIGKILL, 75, 75, 75, 75]
+        assert gang.codes(240) == [-signal.SIGKILL, 75, 75, 75, 75]
 
 
 def test_launchers_when_a_rank_is_killed_over_and_over_then_they_end(tmp_path: Path) -> None:
     with launchers(2, tmp_path) as gang:
         for round_ in range(1, 5):
-            gang.wait_for_round(round_, 60)
+            gang.wait_for_round(round_, 240)
             gang.kill_rank(round_, 1)
-        assert gang.codes(60) == [75, 75]
+        assert gang.codes(240) == [75, 75]
         assert "failed 4 times in a row before step 1 was saved" in (tmp_path / "end-1").read_text()
 
 
@@ -92,27 +92,27 @@ def test_elastic_launchers_when_one_is_lost_then_they_wait_and_go_on_without_it_
     tmp_path: Path,
 ) -> None:
     with launchers(NODES, tmp_path, elastic=True) as gang:
-        gang.wait_for_round(1, 60)
+        gang.wait_for_round(1, 240)
         lose(gang, 1, 3)
         gang.kill_rank(1, 2)
         time.sleep(2)
         assert (gang.ranks(2), gang.processes[0].exitcode) == ({}, None), "they wait for the decision"
         gang.decide(3)
-        gang.wait_for_round(3, 60, ranks=NODES - 1)
+        gang.wait_for_round(3, 240, ranks=NODES - 1)
         assert gang.ranks(3).keys() == set(range(NODES - 1)), "ranks have no gaps"
         gang.start(3)
         time.sleep(2)
         assert gang.processes[3].exitcode is None, "it waits, and disturbs nobody"
         assert gang.ranks(4) == {}
         gang.decide()
-        gang.wait_for_round(4, 60)
+        gang.wait_for_round(4, 240)
         gang.signal(4, signal.SIGTERM)
-        gang.processes[4].join(60)
+        gang.processes[4].join(240)
         assert (gang.processes[4].exitcode, gang.processes[0].exitcode) == (143, None), "a node that is drained leaves"
         gang.start(4)
-        gang.wait_for_round(6, 60)
+        gang.wait_for_round(6, 240)
         gang.signal(0, signal.SIGTERM)
-        assert gang.codes(60) == [143] * NODES
+        assert gang.codes(240) == [143] * NODES
 
 
 DEAF = STUB.replace("exec sleep", "trap '' TERM; exec sleep")
@@ -123,7 +123,7 @@ def test_elastic_launchers_whose_ranks_hang_do_not_wait_long_for_them_as_a_node_
 ) -> None:
     monkeypatch.setattr(in_place, "LEAVE_S", 1.0)
     with launchers(NODES, tmp_path, elastic=True, rank=DEAF) as gang:
-        gang.wait_for_round(1, 60)
+        gang.wait_for_round(1, 240)
         lose(gang, 1, 1)
         gang.decide(1)
         assert gang.wait_for_round(2, 25, ranks=NODES - 1) < 25
@@ -131,12 +131,12 @@ def test_elastic_launchers_whose_ranks_hang_do_not_wait_long_for_them_as_a_node_
 
 def test_launcher_of_a_lost_node_that_lives_on_leaves_as_another_takes_its_place(tmp_path: Path) -> None:
     with launchers(NODES, tmp_path, elastic=True) as gang:
-        gang.wait_for_round(1, 60)
+        gang.wait_for_round(1, 240)
         zombie = gang.processes[2]
         gang.start(2)
-        zombie.join(60)
+        zombie.join(240)
         assert zombie.exitcode == 75
-        gang.wait_for_round(2, 60)
+        gang.wait_for_round(2, 240)
         assert not Path(f"/proc/{gang.ranks(1)[2]}").exists()
         assert gang.processes[0].exitcode is None
 

@@ -11,7 +11,7 @@ import torch
 from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.read_ahead import ReadAhead
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 
 def batch(number: int) -> Batch:
