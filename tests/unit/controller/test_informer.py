@@ -141,7 +141,7 @@ def test_unexpected_error_ends_no_watch() -> None:
 
     cache, _ = informer(Last(Response([]), page(job(attempt=1))))
     cache.start()
-    assert done.wait(10)
+    assert done.wait(60)
     assert names(cache) == ["r-train-1"]
 
 
@@ -165,7 +165,7 @@ def test_watch_resumes_after_410_and_a_list_that_fails_after_it() -> None:
     )
     cache, _ = informer(script)
     cache.start()
-    assert done.wait(10)
+    assert done.wait(60)
     assert names(cache) == ["r-train-2"]
 
 
@@ -220,7 +220,7 @@ def followed(*answers: Response | Exception) -> tuple[Informer[JobSummary], list
     cache, reported = informer(script)
     script.stop = cache.stop
     cache.start()
-    assert script.ended.wait(10)
+    assert script.ended.wait(60)
     return cache, reported, script
 
 

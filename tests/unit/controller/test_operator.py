@@ -27,7 +27,7 @@ def with_operator(
 
 
 def taken(found: Operator) -> tuple[str, str]:
-    item = found._queue.get(5.0)
+    item = found._queue.get(60.0)
     assert item is not None
     return item[0]
 
@@ -54,7 +54,7 @@ def test_run_whose_time_is_over_is_queued_by_one_timer_for_all(monkeypatch: pyte
     def story(found: Operator) -> None:
         found._runs.put(ended_run("old", time.time() - 100))
         found._runs.put(ended_run("new", time.time() - 10))
-        sweep = threading.Thread(target=found._sweep)
+        sweep = threading.Thread(target=found._sweep, daemon=True)
         sweep.start()
         key = taken(found)
         found._stopped.set()
@@ -151,10 +151,12 @@ def test_server_that_asks_for_quiet_gets_it_from_all_workers(monkeypatch: pytest
         found._leads.set()
         for watch in found._watches:
             watch.synced.set()
-        worker = threading.Thread(target=found._work)
+        worker = threading.Thread(target=found._work, daemon=True)  # else pytest would wait for it after a failure
         worker.start()
         found._queue.add(("n", "first"))
-        time.sleep(0.3)
+        until = time.monotonic() + 60
+        while not asked and time.monotonic() < until:
+            time.sleep(0.01)
         found._queue.add(("n", "second"))
         time.sleep(0.7)  # the first one's own wait is 0.5 s
         assert asked == [("n", "first")]
@@ -178,7 +180,7 @@ def test_server_that_asked_for_quiet_keeps_it_when_the_operator_stops(monkeypatc
         worker = threading.Thread(target=found._work, daemon=True)
         worker.start()
         found._stopped.set()
-        worker.join(5.0)
+        worker.join(20.0)  # of the 30
         assert (worker.is_alive(), asked) == (False, [])
 
     with_operator(monkeypatch, story)
