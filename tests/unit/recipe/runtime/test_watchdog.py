@@ -28,11 +28,11 @@ from diht_k8s.recipe.runtime.hangs.heartbeat import Heartbeat
 beat = Heartbeat(int(sys.argv[1]))
 for _ in range(4):
     beat.step()
-print("ready", flush=True)
-def read():
-    time.sleep(60)
-exec(compile("def wait():\\n    time.sleep(60)", "site/torch/distributed/distributed_c10d.py", "exec"))
-(wait if sys.argv[2] == "waits" else read)()
+def stand():
+    print("ready", flush=True)
+    time.sleep(600)
+exec(compile("def wait():\\n    stand()", "site/torch/distributed/distributed_c10d.py", "exec"))
+(wait if sys.argv[2] == "waits" else stand)()
 """
 
 
@@ -145,7 +145,7 @@ def test_watchdog_when_a_rank_stands_still_then_stacks_said_ranks_killed_and_it_
     said: list[str] = []
     with Watchdog(tmp_path, HangLimits(min_seconds=0.2, first_steps=3), say=said.append) as watchdog:
         codes = [rank.wait(timeout=300) for rank in ranks]
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while watchdog.verdict is None and time.monotonic() < deadline:
             time.sleep(0.05)
     for rank in ranks:
