@@ -221,7 +221,7 @@ def test_folder_in_which_somebody_works_stays_with_its_run_and_all_that_these_ne
 
 
 def beat(claim: str) -> None:
-    for number in range(1000):
+    for number in range(10_000):
         Storage().write_bytes(claim, json.dumps({"owner": "run", "worker": 0, "beat": str(number)}).encode())
         time.sleep(0.01)
 

@@ -11,6 +11,7 @@ import pytest
 from diht_k8s.api.errors import DataError, StopRequested
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime import claims, shared_work
+from diht_k8s.recipe.runtime.claims import STALE_SECONDS, Claims
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.shared_work import END, claims_of, once, until_committed
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -86,17 +87,21 @@ def test_stop_ends_a_worker_that_waits(tmp_path: Path) -> None:
 def test_end_that_takes_long_stays_with_its_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(shared_work, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(claims, "STALE_SECONDS", 0.5)
-    monkeypatch.setattr("os.fsync", lambda _: None)  # a slow disk would hold a beat up
-    other = claims_of(Worker(tmp_path, 1).context)
+    now, context = 0.0, Worker(tmp_path, 1).context
+    stage = context.layout.stage(context.stage)
+    other = Claims(context.storage, stage, context.owner, context.worker, clock=lambda: now)
 
     def computes() -> Outcome:
-        until = time.monotonic() + 1.0
-        while time.monotonic() < until:
+        nonlocal now
+        for _ in range(3):
             assert not other.take(END, counts_deaths=False)
-            time.sleep(0.05)
+            seen, until = claim.read_bytes(), time.monotonic() + 60
+            while claim.read_bytes() == seen and time.monotonic() < until:
+                time.sleep(0.01)
+            now += STALE_SECONDS  # however long the beat took, it came in time
         return OUTCOME
 
+    claim = Path(stage, "claims", f"{END}.json")
     assert Worker(tmp_path, 0, (False, 0)).run(computes) is OUTCOME
 
 
