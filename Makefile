@@ -13,9 +13,9 @@ CHECKS = test
 demo: $(INSTALLED) ## the whole recipe on real images; a second call finds every stage cached
 	@$(BIN)/diht run examples/demo.yaml
 
-test: $(INSTALLED) ## everything a change needs: a first verdict in three minutes; says which tier this machine cannot run and why
-	@$(TESTS) -n auto tests/unit tests/contract tests/fuzz tests/mutation
+test: $(INSTALLED) ## everything a change needs, on two cores in an hour; says which tier this machine cannot run and why
 	@mkdir -p build; TEST_CLUSTER_PATIENCE=$${TEST_CLUSTER_PATIENCE:-3} tests/cluster/check $(OPTIONS) >build/cluster-tests.log 2>&1 & cluster=$$!; trap "kill $$cluster" INT TERM; \
+	$(TESTS) -n auto tests/unit tests/contract tests/fuzz tests/mutation || { kill $$cluster; wait $$cluster; exit 1; }; \
 	$(TESTS) -n auto --maxprocesses 3 tests/recipe tests/s3 tests/browser tests/gpu; rest=$$?; \
 	echo "the cluster's tests, which wait more than they work, ran beside these (build/cluster-tests.log):"; \
 	tail -n +1 --pid=$$cluster -f build/cluster-tests.log; wait $$cluster && exit $$rest
