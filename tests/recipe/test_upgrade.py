@@ -28,7 +28,7 @@ from tests.recipe.evaluate.small_run import pairs
 from tests.upgrade.releases import frozen_version, next_release, other_results, unpacked
 
 pytestmark = pytest.mark.timeout(600)
-SHARDS, STEPS, SAVED_EACH = 8, 40, 10
+SHARDS, STEPS, SAVED_EACH = 20, 40, 10
 OTHER_CHECKPOINTS = (
     "diht_k8s/recipe/train/checkpoint/checkpoint.py",
     r"(?m)^CURSOR_VERSION = \d+$",
