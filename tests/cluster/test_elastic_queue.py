@@ -46,6 +46,7 @@ def seconds_of(attempt: dict[str, Any]) -> float:
     return (ended - begun).total_seconds()
 
 
+@pytest.mark.slow
 def test_rigid_runs_take_the_extra_nodes_of_the_elastic_one_of_less_priority_which_grows_again(
     kueue: None, kubectl: Kubectl, recipe_image: str, tmp_path: Path
 ) -> None:

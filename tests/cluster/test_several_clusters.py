@@ -120,7 +120,11 @@ def writers(document: dict[str, Any]) -> set[str]:
     return {entry["manager"] for entry in document["metadata"]["managedFields"]}
 
 
-@pytest.mark.parametrize(("end", "kind"), [("ok", "Complete"), (65, "Failed")], ids=["complete", "failed"])
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [("ok", "Complete"), pytest.param(65, "Failed", marks=pytest.mark.slow)],
+    ids=["complete", "failed"],
+)
 def test_run_goes_to_the_other_cluster_and_its_status_comes_back(clusters: Clusters, end: Any, kind: str) -> None:
     here, there = clusters.here, clusters.there.runs
     stub = {"train": [{"gate": {"train": 20, "then": end}}]}

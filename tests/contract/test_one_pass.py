@@ -28,6 +28,7 @@ def written(name: str, *, evaluated: bool = True, **teacher: Any) -> None:
     Path(f"{name}.json").write_text(json.dumps(document(name, label=label, train=STORED, **left_out)))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_features_of_the_teacher_serve_the_training_where_it_sees_whole_images_and_are_made_where_it_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

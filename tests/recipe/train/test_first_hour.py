@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-pytestmark = pytest.mark.timeout(3600)  # for machines that do other things, too
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # for machines that do other things, too
 
 
 def test_first_hour_when_on_cpus_then_all_parts_go_well_and_are_packed(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def measured(results: Path, *more: str) -> tuple[dict[str, Any], str]:
     return json.loads(found.stdout.splitlines()[-1]), found.stderr
 
 
+@pytest.mark.slow
 def test_benchmark_when_run_twice_then_figures_goals_and_table_once_measured(tmp_path: Path) -> None:
     chosen = ("--cards", "1", "--only", "ours, HN-NCE, heads", "--only", "HN-NCE alone")
     document, said = measured(tmp_path, *chosen)
