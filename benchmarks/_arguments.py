@@ -16,9 +16,15 @@ def _filled(block: str, width: int, indent: str) -> str:
     if block.startswith(" "):  # a command
         return textwrap.indent(block, indent)
     return "\n".join(
-        textwrap.fill(" ".join(item.split()), width, initial_indent=indent, break_on_hyphens=False, subsequent_indent=indent + "  " * item.startswith("- "))
+        textwrap.fill(
+            " ".join(item.split()),
+            width,
+            initial_indent=indent,
+            break_on_hyphens=False,
+            subsequent_indent=indent + "  " * item.startswith("- "),
+        )
         for item in re.split(r"\n(?=- )", block)
-    )  # fmt: skip
+    )
 
 
 def make_parser(name: str, story: str | None) -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from diht_k8s.recipe.filter.fingerprints import FEW_BITS, is_near_duplicate
+from diht_k8s.stages.filter.fingerprints import FEW_BITS, is_near_duplicate
 
 WORDS: Final = 4
 """64-bit words of a fingerprint."""

@@ -10,13 +10,13 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from diht_k8s.recipe.filter.captions.cleaning import is_foreign
-from diht_k8s.recipe.filter.captions.explain import CorrectionRule
-from diht_k8s.recipe.filter.captions.fast_parser import FastParser
-from diht_k8s.recipe.filter.captions.graph import CaptionGraph, describe
-from diht_k8s.recipe.filter.captions.lexicon import Lexicon
-from diht_k8s.recipe.filter.captions.parser import graph_of, prepared
-from diht_k8s.recipe.filter.captions.tree import Token, link
+from diht_k8s.stages.filter.captions.cleaning import is_foreign
+from diht_k8s.stages.filter.captions.explain import CorrectionRule
+from diht_k8s.stages.filter.captions.fast_parser import FastParser
+from diht_k8s.stages.filter.captions.graph import CaptionGraph, describe
+from diht_k8s.stages.filter.captions.lexicon import Lexicon
+from diht_k8s.stages.filter.captions.parser import graph_of, prepared
+from diht_k8s.stages.filter.captions.tree import Token, link
 
 Verdict = tuple[bool, bool]
 """C >= 1, A >= 1."""

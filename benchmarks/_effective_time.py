@@ -114,10 +114,14 @@ def document(policy: dict[str, Any], **spec: Any) -> DihtRun:
     """A run of one training."""
     data = {"sources": [{"name": "w", "shards": ["a.tar"]}], "output": "o"}
     train = {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}}
-    return DihtRun.model_validate({
-        "apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "r"},
-        "spec": {"data": data, "train": train, "failurePolicy": policy, **spec},
-    })  # fmt: skip
+    return DihtRun.model_validate(
+        {
+            "apiVersion": "diht.dev/v1alpha1",
+            "kind": "DihtRun",
+            "metadata": {"name": "r"},
+            "spec": {"data": data, "train": train, "failurePolicy": policy, **spec},
+        }
+    )
 
 
 def best_interval(setting: Setting) -> float:

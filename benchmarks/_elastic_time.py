@@ -171,9 +171,15 @@ class ElasticSimulation:
         there = self._machines.there(self._now)
         if not gang.runs and there < gang.nodes:
             waits = Attempt(
-                Stage.TRAIN, gang.number, AttemptState.PENDING, active=there, placed=there, started_at=gang.since,
-                partially_started_at=gang.since, newest_start_at=gang.newest,
-            )  # fmt: skip
+                Stage.TRAIN,
+                gang.number,
+                AttemptState.PENDING,
+                active=there,
+                placed=there,
+                started_at=gang.since,
+                partially_started_at=gang.since,
+                newest_start_at=gang.newest,
+            )
             return (waits,)
         gang.runs = True
         began, setting = self._now, self._setting
@@ -259,6 +265,13 @@ class ElasticSimulation:
         infrastructure = kind is not None and kind.infrastructure
         own = kind is not None and not infrastructure
         return Attempt(
-            Stage.TRAIN, gang.number, state, work=work, started_at=gang.since, ended_at=self._now,
-            infrastructure=infrastructure, exit_code=75 if own else None, failed_at=int(self._reached) + 1 if own else None,
-        )  # fmt: skip
+            Stage.TRAIN,
+            gang.number,
+            state,
+            work=work,
+            started_at=gang.since,
+            ended_at=self._now,
+            infrastructure=infrastructure,
+            exit_code=75 if own else None,
+            failed_at=int(self._reached) + 1 if own else None,
+        )

@@ -19,13 +19,40 @@ TENANT_SHARE: Final = 0.2
 STAGES: Final = ("filter", "label-vocabulary", "label-heads", "label-predict", "train", "evaluate", "label", "mining")
 NUMBERS: Final = ("0", "1", "2", "7", "-1", "abc", "0x1", "", "1.5", "9" * 20, "9" * 63, "00001", "²")
 WORDS: Final = (
-    "", "Error", "Evicted", "OOMKilled", "DeletionByTaintManager", "ContainerStatusUnknown", "ImagePullBackOff", "ErrImagePull",
-    "CreateContainerConfigError", "FailedCreate", "FailedMount", "BackoffLimitExceeded", "x" * 63, "%s{0}", "日本 😀", "\u202e\u2028", "null",
-)  # fmt: skip
+    "",
+    "Error",
+    "Evicted",
+    "OOMKilled",
+    "DeletionByTaintManager",
+    "ContainerStatusUnknown",
+    "ImagePullBackOff",
+    "ErrImagePull",
+    "CreateContainerConfigError",
+    "FailedCreate",
+    "FailedMount",
+    "BackoffLimitExceeded",
+    "x" * 63,
+    "%s{0}",
+    "日本 😀",
+    "\u202e\u2028",
+    "null",
+)
 MESSAGES: Final = (
-    "", "{}", "[]", '{"reason": 1}', '{"reason": "UserError", "message": "m"}', "a\nb\x1b[31m", "m" * 5000, "😀", "exceeded quota",
-    "violates PodSecurity", "denied the request", "Back-off pulling image", '{"done": 1e999}', "Pod a/b has condition DisruptionTarget",
-)  # fmt: skip
+    "",
+    "{}",
+    "[]",
+    '{"reason": 1}',
+    '{"reason": "UserError", "message": "m"}',
+    "a\nb\x1b[31m",
+    "m" * 5000,
+    "😀",
+    "exceeded quota",
+    "violates PodSecurity",
+    "denied the request",
+    "Back-off pulling image",
+    '{"done": 1e999}',
+    "Pod a/b has condition DisruptionTarget",
+)
 TIMES: Final = (
     "1970-01-01T00:00:00Z",
     "2026-01-01T00:00:00Z",
@@ -35,9 +62,31 @@ TIMES: Final = (
     "yesterday",
 )
 STRANGE: Final[tuple[Any, ...]] = (
-    None, True, False, -1, 0, 1.5, 2**31, 2**53 + 1, 2**63, 10**30, "", " ", "x" * 300, "1", "²", "\u202e", [], {}, [[]], [None],
-    {"a": {"b": None}}, {"": ""}, "2026-13-01T00:00:00Z", "yesterday",
-)  # fmt: skip
+    None,
+    True,
+    False,
+    -1,
+    0,
+    1.5,
+    2**31,
+    2**53 + 1,
+    2**63,
+    10**30,
+    "",
+    " ",
+    "x" * 300,
+    "1",
+    "²",
+    "\u202e",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": {"b": None}},
+    {"": ""},
+    "2026-13-01T00:00:00Z",
+    "yesterday",
+)
 """A value of any type for any field."""
 PHASES: Final = ("Pending", "Running", "Succeeded", "Failed", "Unknown", "", "Sleeping")
 _CONTAINER: Final[Json] = {"name": "main", "image": "example.org/none:1"}
@@ -65,7 +114,9 @@ class Fuzzed:
         return self.document["metadata"]["name"]
 
 
-def fuzzed_objects(seed: int, count: int, *, namespace: str, tenants: tuple[str, Sequence[str]], run: Json) -> Iterator[Fuzzed]:  # fmt: skip
+def fuzzed_objects(
+    seed: int, count: int, *, namespace: str, tenants: tuple[str, Sequence[str]], run: Json
+) -> Iterator[Fuzzed]:
     """Draw objects.
 
     Args:
@@ -112,20 +163,46 @@ class _Draw:
 
     def _pod_status(self) -> Json:
         rng, word, time = self._rng, self._word, self._time
-        ends = {"exitCode": rng.choice([0, 1, 64, 65, 75, 137, 143, -1, 2**31 - 1]), "reason": word(), "message": self._message(),
-                "startedAt": time(), "finishedAt": time()}  # fmt: skip
-        states = [{"waiting": {"reason": word(), "message": self._message()}}, {"running": {"startedAt": time()}},
-                  {"terminated": ends}, {}]  # fmt: skip
+        ends = {
+            "exitCode": rng.choice([0, 1, 64, 65, 75, 137, 143, -1, 2**31 - 1]),
+            "reason": word(),
+            "message": self._message(),
+            "startedAt": time(),
+            "finishedAt": time(),
+        }
+        states = [
+            {"waiting": {"reason": word(), "message": self._message()}},
+            {"running": {"startedAt": time()}},
+            {"terminated": ends},
+            {},
+        ]
         kinds = ("Ready", "PodScheduled", "DisruptionTarget", "Initialized", "example.com/Mine")
         conditions = [
-            {"type": kind, "status": rng.choice(["True", "False", "Unknown"]), "reason": word(), "message": self._message(),
-             "lastTransitionTime": time()}
+            {
+                "type": kind,
+                "status": rng.choice(["True", "False", "Unknown"]),
+                "reason": word(),
+                "message": self._message(),
+                "lastTransitionTime": time(),
+            }
             for kind in rng.sample(kinds, rng.randrange(4))
-        ]  # fmt: skip
-        container = {"name": rng.choice(["main", "sidecar"]), "image": "i", "imageID": "", "restartCount": rng.choice([0, 3, 2**31 - 1]),
-                     "ready": rng.random() < 0.5, "state": rng.choice(states)}  # fmt: skip
-        return {"phase": rng.choice(PHASES), "reason": word(), "message": self._message(), "startTime": time(),
-                "conditions": conditions, "containerStatuses": [container][: rng.randrange(2)]}  # fmt: skip
+        ]
+        container = {
+            "name": rng.choice(["main", "sidecar"]),
+            "image": "i",
+            "imageID": "",
+            "restartCount": rng.choice([0, 3, 2**31 - 1]),
+            "ready": rng.random() < 0.5,
+            "state": rng.choice(states),
+        }
+        return {
+            "phase": rng.choice(PHASES),
+            "reason": word(),
+            "message": self._message(),
+            "startTime": time(),
+            "conditions": conditions,
+            "containerStatuses": [container][: rng.randrange(2)],
+        }
 
     def _job(self) -> tuple[Json, Json | None]:
         rng = self._rng
@@ -137,9 +214,13 @@ class _Draw:
             "schedulingGates": [{"name": "example.com/closed"}],
         }
         spec = {
-            "parallelism": rng.choice([0, 1, 2]), "completions": 2, "suspend": rng.random() < 0.5, "completionMode": "Indexed",
-            "backoffLimit": rng.choice([0, 6, 2**31 - 1]), "template": {"metadata": {"labels": labels}, "spec": pod},
-        }  # fmt: skip
+            "parallelism": rng.choice([0, 1, 2]),
+            "completions": 2,
+            "suspend": rng.random() < 0.5,
+            "completionMode": "Indexed",
+            "backoffLimit": rng.choice([0, 6, 2**31 - 1]),
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        }
         metadata = self._metadata("DihtRun", "diht.dev/v1alpha1")
         if self._of.startswith("fuzz") and rng.random() < 0.3:  # the name that the operator will want
             metadata["name"] = f"{self._of}-filter-1"
@@ -152,17 +233,32 @@ class _Draw:
             "lastTransitionTime": self._time(),
         }
         status = {"conditions": [condition], "startTime": self._time(), "active": rng.choice([0, 1, 2**31 - 1])}
-        return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}, status if rng.random() < 0.4 else None  # fmt: skip
+        return {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": metadata,
+            "spec": spec,
+        }, status if rng.random() < 0.4 else None
 
     def _event(self) -> tuple[Json, None]:
         rng = self._rng
-        about = {"kind": rng.choice(["Pod", "Job", "DihtRun", ""]), "name": f"{self._of}-filter-1", "namespace": self._namespace,
-                 "uid": rng.choice(["", "no-uid", self._uid()])}  # fmt: skip
+        about = {
+            "kind": rng.choice(["Pod", "Job", "DihtRun", ""]),
+            "name": f"{self._of}-filter-1",
+            "namespace": self._namespace,
+            "uid": rng.choice(["", "no-uid", self._uid()]),
+        }
         document = {
-            "apiVersion": "v1", "kind": "Event", "metadata": {"name": f"e-{self._number}", "namespace": self._namespace}, "involvedObject": about,
-            "type": rng.choice(["Warning", "Normal", ""]), "reason": self._word(), "message": self._message()[:1000],
-            "lastTimestamp": self._time(), "count": rng.choice([0, 1, -1, 2**31 - 1]),
-        }  # fmt: skip
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"e-{self._number}", "namespace": self._namespace},
+            "involvedObject": about,
+            "type": rng.choice(["Warning", "Normal", ""]),
+            "reason": self._word(),
+            "message": self._message()[:1000],
+            "lastTimestamp": self._time(),
+            "count": rng.choice([0, 1, -1, 2**31 - 1]),
+        }
         return document, None
 
     def _dihtrun(self) -> tuple[Json, Json | None]:
@@ -180,19 +276,35 @@ class _Draw:
     def _run_status(self) -> Json:
         rng, time, small = self._rng, self._time, (0, 1, 7, 2**31 - 1)
         stages = [
-            {"name": name, "stage": name.split("-")[0] if name != "mining" else "filter", "state": rng.choice(["Pending", "Running", "Restarting", "Stopped", "Complete", "Cached", "Failed"]),
-             "attempt": rng.choice(small), "restarts": rng.choice(small), "notBefore": time() or "2026-01-01T00:00:00Z"}
+            {
+                "name": name,
+                "stage": name.split("-")[0] if name != "mining" else "filter",
+                "state": rng.choice(["Pending", "Running", "Restarting", "Stopped", "Complete", "Cached", "Failed"]),
+                "attempt": rng.choice(small),
+                "restarts": rng.choice(small),
+                "notBefore": time() or "2026-01-01T00:00:00Z",
+            }
             for name in rng.sample(STAGES, rng.randrange(5))
-        ]  # fmt: skip
+        ]
         conditions = [
-            {"type": kind, "status": rng.choice(["True", "False", "Unknown"]), "reason": rng.choice(["Queued", "Pending", "Mine"]),
-             "message": self._message()[:1000], "lastTransitionTime": time() or "2026-01-01T00:00:00Z"}
+            {
+                "type": kind,
+                "status": rng.choice(["True", "False", "Unknown"]),
+                "reason": rng.choice(["Queued", "Pending", "Mine"]),
+                "message": self._message()[:1000],
+                "lastTransitionTime": time() or "2026-01-01T00:00:00Z",
+            }
             for kind in rng.sample(("Accepted", "Progressing", "Complete", "Failed"), rng.randrange(4))
-        ]  # fmt: skip
+        ]
         status = {
-            "observedGeneration": rng.choice((0, 1, 2**62)), "stages": stages, "conditions": conditions, "startTime": time(),
-            "completionTime": time(), "restarts": rng.choice(small), "pods": {"desired": rng.choice(small), "ready": rng.choice(small)},
-        }  # fmt: skip
+            "observedGeneration": rng.choice((0, 1, 2**62)),
+            "stages": stages,
+            "conditions": conditions,
+            "startTime": time(),
+            "completionTime": time(),
+            "restarts": rng.choice(small),
+            "pods": {"desired": rng.choice(small), "ready": rng.choice(small)},
+        }
         return {key: value for key, value in status.items() if value is not None and rng.random() < 0.8}
 
     def _metadata(self, owner_kind: str, owner_version: str) -> Json:
@@ -201,8 +313,13 @@ class _Draw:
         if rng.random() < 0.15:
             metadata["finalizers"] = [FINALIZER]
         if rng.random() < 0.3:
-            owner = {"apiVersion": owner_version, "kind": rng.choice([owner_kind, "ConfigMap"]), "name": rng.choice([f"{self._of}-filter-1", self._of]),
-                     "uid": self._uid(), "controller": rng.random() < 0.8}  # fmt: skip
+            owner = {
+                "apiVersion": owner_version,
+                "kind": rng.choice([owner_kind, "ConfigMap"]),
+                "name": rng.choice([f"{self._of}-filter-1", self._of]),
+                "uid": self._uid(),
+                "controller": rng.random() < 0.8,
+            }
             metadata["ownerReferences"] = [owner]
         if rng.random() < 0.2:
             metadata["annotations"] = {"example.com/a": self._message()}
@@ -210,8 +327,15 @@ class _Draw:
 
     def _labels(self) -> dict[str, str]:
         rng = self._rng
-        labels = {RUN_LABEL: self._of, STAGE_LABEL: rng.choice(STAGES), ATTEMPT_LABEL: self._number_text(), INDEX_LABEL: self._number_text(),
-                  JOB_UID_LABEL: self._uid(), "kueue.x-k8s.io/queue-name": "q", "app": rng.choice(["", "x", "a.b_c-d"])}  # fmt: skip
+        labels = {
+            RUN_LABEL: self._of,
+            STAGE_LABEL: rng.choice(STAGES),
+            ATTEMPT_LABEL: self._number_text(),
+            INDEX_LABEL: self._number_text(),
+            JOB_UID_LABEL: self._uid(),
+            "kueue.x-k8s.io/queue-name": "q",
+            "app": rng.choice(["", "x", "a.b_c-d"]),
+        }
         return {key: value for key, value in labels.items() if rng.random() < 0.95}
 
     def _damaged(self, document: Json) -> Json:

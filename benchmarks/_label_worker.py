@@ -11,11 +11,11 @@ import torch
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.label import (
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.label import (
     predict_step,  # noqa: F401 (as timm)
     stage,
 )
-from diht_k8s.recipe.runtime.stage import run_stage
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -17,9 +17,9 @@ import torch.distributed  # imported before the fork, so that all launchers shar
 
 from diht_k8s.api.errors import DihtError
 from diht_k8s.api.gang_decision import GangDecision
-from diht_k8s.recipe.runtime.gang import Gang
-from diht_k8s.recipe.runtime.in_place.launcher import launch_in_place
-from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.runtime.gang import Gang
+from diht_k8s.runtime.in_place.launcher import launch_in_place
+from diht_k8s.runtime.signals import StopFlag
 from tests.ports import free_port
 
 STUB = 'touch "$STUB/$TORCHELASTIC_RUN_ID-$RANK-$$"; exec sleep 600'

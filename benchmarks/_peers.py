@@ -61,10 +61,15 @@ PEERS: Final = {
     "ours": Peer("ours", "diht-k8s", "diht.dev", "v1alpha1", "dihtruns", "diht.dev/run", (OPERATOR,)),
     "jobset": Peer("jobset", f"JobSet {JOBSET[1]}", "jobset.x-k8s.io", "v1alpha2", "jobsets", _NAME, ("jobset",)),
     "trainer": Peer(
-        "trainer", f"Kubeflow Trainer {TRAINER[1]} over JobSet {JOBSET[1]}", "trainer.kubeflow.org", "v1alpha1", "trainjobs",
-        _NAME, ("trainer", "jobset"),
+        "trainer",
+        f"Kubeflow Trainer {TRAINER[1]} over JobSet {JOBSET[1]}",
+        "trainer.kubeflow.org",
+        "v1alpha1",
+        "trainjobs",
+        _NAME,
+        ("trainer", "jobset"),
     ),
-}  # fmt: skip
+}
 
 
 def _run(name: str, pods: int) -> Json:

@@ -26,9 +26,12 @@ FAKES: Final = "fakes"
 PEERS: Final = ("jobset", "trainer")
 """Users of the controllers that it is compared with."""
 USERS: Final = {
-    "admin": "system:masters", OPERATOR: "operators", LOADER: "system:masters", FAKES: "system:masters",
+    "admin": "system:masters",
+    OPERATOR: "operators",
+    LOADER: "system:masters",
+    FAKES: "system:masters",
     **dict.fromkeys(PEERS, "system:masters"),
-}  # fmt: skip
+}
 PODS_PER_NODE: Final = 1000
 READY_S: Final = 120.0
 CONTROLLERS: Final = "job-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller"
@@ -238,39 +241,104 @@ def _audit_policy() -> dict[str, Any]:
 def _etcd(folder: Path, client: int, peer: int) -> list[str]:
     client_url, peer_url = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
     return [
-        "--name", "one", "--data-dir", str(folder / "etcd"), "--unsafe-no-fsync", "--quota-backend-bytes", str(4 << 30),
-        "--listen-client-urls", client_url, "--advertise-client-urls", client_url,
-        "--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url, "--initial-cluster", f"one={peer_url}",
-    ]  # fmt: skip
+        "--name",
+        "one",
+        "--data-dir",
+        str(folder / "etcd"),
+        "--unsafe-no-fsync",
+        "--quota-backend-bytes",
+        str(4 << 30),
+        "--listen-client-urls",
+        client_url,
+        "--advertise-client-urls",
+        client_url,
+        "--listen-peer-urls",
+        peer_url,
+        "--initial-advertise-peer-urls",
+        peer_url,
+        "--initial-cluster",
+        f"one={peer_url}",
+    ]
 
 
 def _apiserver(folder: Path, etcd: int, port: int) -> list[str]:
     key, certificate = str(folder / "tls.key"), str(folder / "tls.crt")
     return [
-        "--etcd-servers", f"http://127.0.0.1:{etcd}", "--bind-address", "127.0.0.1", "--secure-port", str(port),
-        "--endpoint-reconciler-type", "none", "--service-cluster-ip-range", "10.98.0.0/16", "--authorization-mode", "RBAC",
-        "--token-auth-file", str(folder / "tokens.csv"), "--tls-cert-file", certificate, "--tls-private-key-file", key,
-        "--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", key,
-        "--service-account-signing-key-file", key, "--kubelet-preferred-address-types", "InternalIP",
-        "--kubelet-client-certificate", certificate, "--kubelet-client-key", key,
-        "--audit-policy-file", str(folder / "audit.yaml"), "--audit-log-path", str(folder / "audit.jsonl"),
-        "--event-ttl", "10m", "--cert-dir", str(folder), "--disable-admission-plugins", "TaintNodesByCondition",
-    ]  # fmt: skip
+        "--etcd-servers",
+        f"http://127.0.0.1:{etcd}",
+        "--bind-address",
+        "127.0.0.1",
+        "--secure-port",
+        str(port),
+        "--endpoint-reconciler-type",
+        "none",
+        "--service-cluster-ip-range",
+        "10.98.0.0/16",
+        "--authorization-mode",
+        "RBAC",
+        "--token-auth-file",
+        str(folder / "tokens.csv"),
+        "--tls-cert-file",
+        certificate,
+        "--tls-private-key-file",
+        key,
+        "--service-account-issuer",
+        "https://kubernetes.default.svc",
+        "--service-account-key-file",
+        key,
+        "--service-account-signing-key-file",
+        key,
+        "--kubelet-preferred-address-types",
+        "InternalIP",
+        "--kubelet-client-certificate",
+        certificate,
+        "--kubelet-client-key",
+        key,
+        "--audit-policy-file",
+        str(folder / "audit.yaml"),
+        "--audit-log-path",
+        str(folder / "audit.jsonl"),
+        "--event-ttl",
+        "10m",
+        "--cert-dir",
+        str(folder),
+        "--disable-admission-plugins",
+        "TaintNodesByCondition",
+    ]
 
 
 def _controllers(folder: Path) -> list[str]:
     return [
-        "--leader-elect=false", "--secure-port=0", "--controllers", CONTROLLERS, "--concurrent-job-syncs", "20",
-        "--service-account-private-key-file", str(folder / "tls.key"), "--root-ca-file", str(folder / "tls.crt"), *_UNLIMITED,
-    ]  # fmt: skip
+        "--leader-elect=false",
+        "--secure-port=0",
+        "--controllers",
+        CONTROLLERS,
+        "--concurrent-job-syncs",
+        "20",
+        "--service-account-private-key-file",
+        str(folder / "tls.key"),
+        "--root-ca-file",
+        str(folder / "tls.crt"),
+        *_UNLIMITED,
+    ]
 
 
 def _fakes(folder: Path, port: int) -> list[str]:
     return [
-        "--config", str(folder / "kwok.yaml"), "--manage-all-nodes=true", "--node-ip", "127.0.0.1", "--node-port", str(port),
-        "--tls-cert-file", str(folder / "tls.crt"), "--tls-private-key-file", str(folder / "tls.key"),
-        "--node-lease-duration-seconds", "200",
-    ]  # fmt: skip
+        "--config",
+        str(folder / "kwok.yaml"),
+        "--manage-all-nodes=true",
+        "--node-ip",
+        "127.0.0.1",
+        "--node-port",
+        str(port),
+        "--tls-cert-file",
+        str(folder / "tls.crt"),
+        "--tls-private-key-file",
+        str(folder / "tls.key"),
+        "--node-lease-duration-seconds",
+        "200",
+    ]
 
 
 def _kwok(plane: Plane, containers: tuple[str, ...]) -> str:

@@ -18,10 +18,10 @@ from PIL import Image
 from diht_k8s.api.documents import load
 from diht_k8s.api.reports import Artefact
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.filter.group_summaries import GroupSummary
-from diht_k8s.recipe.filter.summary import NAME_KINDS, Summary
-from diht_k8s.recipe.shards.shard_groups import ShardGroup
-from diht_k8s.recipe.shards.stored_index import IndexRow
+from diht_k8s.data.shards.shard_groups import ShardGroup
+from diht_k8s.data.shards.stored_index import IndexRow
+from diht_k8s.stages.filter.group_summaries import GroupSummary
+from diht_k8s.stages.filter.summary import NAME_KINDS, Summary
 from tests.s3.faults import Proxy
 from tests.s3.server import BUCKET, S3
 
@@ -76,9 +76,15 @@ def filter_run(rule: Mapping[str, Any], shards: int, output: str) -> DihtRun:
 def train_run(rule: Mapping[str, Any], shards: int, output: str) -> DihtRun:
     """A run that trains a tiny model on the first shards, without filter."""
     train = {
-        "modelConfig": MODEL, "samples": 64 * 1000, "batchSize": 64, "precision": "fp32", "zeroStage": 0, "loaderWorkers": 0,
-        "distillation": {"mode": "Disabled"}, "checkpoint": {"everySamples": 64 * 4},
-    }  # fmt: skip
+        "modelConfig": MODEL,
+        "samples": 64 * 1000,
+        "batchSize": 64,
+        "precision": "fp32",
+        "zeroStage": 0,
+        "loaderWorkers": 0,
+        "distillation": {"mode": "Disabled"},
+        "checkpoint": {"everySamples": 64 * 4},
+    }
     return _run(rule, shards, output, {"train": train})
 
 

@@ -13,12 +13,12 @@ from PIL import Image
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.label.soft_labels import top_k, write_labels
-from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
-from diht_k8s.recipe.runtime.commit import artefact, commit
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.runtime.commit import artefact, commit
+from diht_k8s.stages.label.soft_labels import top_k, write_labels
+from diht_k8s.stages.label.vocabulary import Concepts, ConceptVocabulary
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_SHARDS = 4

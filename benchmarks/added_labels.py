@@ -27,17 +27,17 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks._arguments import make_parser
 from diht_k8s.api.documents import load
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.label.added import CaptionUse
-from diht_k8s.recipe.label.caption_concepts import read_captions
-from diht_k8s.recipe.label.features import group_of, read_safetensors
-from diht_k8s.recipe.label.report import words
-from diht_k8s.recipe.label.soft_labels import HeadLabels, read_labels
-from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
-from diht_k8s.recipe.runtime.inputs import kept_shards
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.images import decode
+from diht_k8s.data.shards.pairs import read_pairs
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.inputs import kept_shards
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.stages.label.added import CaptionUse
+from diht_k8s.stages.label.caption_concepts import read_captions
+from diht_k8s.stages.label.features import group_of, read_safetensors
+from diht_k8s.stages.label.report import words
+from diht_k8s.stages.label.soft_labels import HeadLabels, read_labels
+from diht_k8s.stages.label.vocabulary import Concepts, ConceptVocabulary
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CELL, IMAGE, COLUMNS = (150, 190), 104, 10

@@ -21,8 +21,8 @@ from PIL import Image
 from benchmarks._arguments import make_parser
 from benchmarks.captions import read_captions
 from benchmarks.filter import FEW, cpu_seconds
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
 
 PER_TAR = 10_000
 
@@ -92,9 +92,13 @@ def document(folder: Path, size: str, side: str, number: int) -> Path:
             "sources": [{"name": "pool", files[0]: [f"{folder}/{size}/{files[1]}"]}],
             "output": str(output(folder, size, side, number)),
         },
-        "filter": {"textSpotting": {"mode": "Disabled"}, "maxBadPercent": 100, "minComplexity": 1 if size == "all" else 0,
-                   "minActions": 1 if size == "all" else 0},
-    }  # fmt: skip
+        "filter": {
+            "textSpotting": {"mode": "Disabled"},
+            "maxBadPercent": 100,
+            "minComplexity": 1 if size == "all" else 0,
+            "minActions": 1 if size == "all" else 0,
+        },
+    }
     text = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": side}, "spec": spec}
     path = folder / f"{size}-{side}-{number}.yaml"
     path.write_text(yaml.safe_dump(text))

@@ -52,7 +52,7 @@ def plain_seconds(captions: Sequence[str]) -> float:
 
 def our_seconds(captions: Sequence[str], batch: int) -> float:
     """CPU seconds of the caption parser on `batch` captions at a time."""
-    from diht_k8s.recipe.filter import CaptionParser
+    from diht_k8s.stages.filter import CaptionParser
 
     parser = CaptionParser(cached=0)
     parser.parse(["a dog"])
@@ -66,11 +66,11 @@ def equal_verdicts(captions: Sequence[str]) -> dict[str, float]:
     """Percentage of captions with the same verdict (C >= 1 and A >= 1), and with the same complexity and number of
     actions.
     """
-    from diht_k8s.recipe.filter import CaptionParser
-    from diht_k8s.recipe.filter.captions.cleaning import is_foreign
-    from diht_k8s.recipe.filter.captions.dependency_parsers import words_of
-    from diht_k8s.recipe.filter.captions.fast_parser import load
-    from diht_k8s.recipe.filter.captions.parser import graph_of, prepared
+    from diht_k8s.stages.filter import CaptionParser
+    from diht_k8s.stages.filter.captions.cleaning import is_foreign
+    from diht_k8s.stages.filter.captions.dependency_parsers import words_of
+    from diht_k8s.stages.filter.captions.fast_parser import load
+    from diht_k8s.stages.filter.captions.parser import graph_of, prepared
 
     language, lexicon = load()
     read = [prepared(caption) for caption in captions]
@@ -85,7 +85,7 @@ def equal_verdicts(captions: Sequence[str]) -> dict[str, float]:
 def measure_rules(rows: Sequence[dict[str, Any]], without: str | None, file: str | None) -> None:
     """Print what changes without each rule, or without the named ones together."""
     from benchmarks import _caption_rules as bench_of
-    from diht_k8s.recipe.filter.captions.explain import rules
+    from diht_k8s.stages.filter.captions.explain import rules
 
     annotated = all("num_actions" in row for row in rows)
     bench = bench_of.RuleBench(

@@ -41,9 +41,14 @@ LOG_LATE_S: Final = 1.0
 BURST_TIMEOUT_S: Final = 1200.0
 MS: Final = 1000
 TARGETS: Final = {
-    "reconcile_cpu_p50_ms": 10, "reconcile_cpu_p99_ms": 100, "change_to_action_p99_s": 1, "memory_peak_mib": 250,
-    "restart_s": 5, "writes_per_stage": 10, "idle_writes": 0,
-}  # fmt: skip
+    "reconcile_cpu_p50_ms": 10,
+    "reconcile_cpu_p99_ms": 100,
+    "change_to_action_p99_s": 1,
+    "memory_peak_mib": 250,
+    "restart_s": 5,
+    "writes_per_stage": 10,
+    "idle_writes": 0,
+}
 """At most so much, with 1,000 active runs and 10,000 pods."""
 WITH_HISTORY: Final = {"memory_peak_mib": 300, "restart_s": 20}
 """The same with 20,000 finished runs beside them."""

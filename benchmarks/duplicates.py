@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks._arguments import make_parser
 from benchmarks._bands import Bands
-from tests.unit.recipe.filter.pools import Pool, copies, drawn, found_by
+from tests.unit.stages.filter.pools import Pool, copies, drawn, found_by
 
 SHARD = 10_000
 SIMILARITIES = (0.95, 0.9, 0.85, 0.8, 0.76)

@@ -182,14 +182,17 @@ def measure_elastic(options: argparse.Namespace) -> list[ElasticRow]:
 
 def _elastic_row(name: str, setting: Setting, found: list[ElasticResult]) -> ElasticRow:
     return ElasticRow(
-        name, setting.gpus, setting.repair_h, setting.spares,
+        name,
+        setting.gpus,
+        setting.repair_h,
+        setting.spares,
         useful=round(statistics.mean(each.useful for each in found), 4),
         worst=round(min(each.useful for each in found), 4),
         small=round(statistics.mean(each.small for each in found), 3),
         waited_h=round(statistics.mean(each.waited_h for each in found), 1),
         resizings=round(statistics.mean(each.resizings for each in found), 1),
         by_budget=sum(each.state == "Failed" for each in found),
-    )  # fmt: skip
+    )
 
 
 def elastic_table(rows: list[ElasticRow]) -> str:

@@ -20,9 +20,9 @@ from typing import Any, Final
 
 from benchmarks._arguments import make_parser
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.estimate.estimate import placement_of
-from diht_k8s.recipe.train.estimate.footprint import rank_memory
-from diht_k8s.recipe.train.estimate.memory_trace import TracedStudent
+from diht_k8s.stages.train.estimate.estimate import placement_of
+from diht_k8s.stages.train.estimate.footprint import rank_memory
+from diht_k8s.stages.train.estimate.memory_trace import TracedStudent
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _TEXT: Final = {"context_length": 32, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 4}
@@ -74,19 +74,33 @@ CASES: Final = {
 }
 
 HELD_OUT: Final = {
-    "wide, fp32, ZeRO 0, micro-batches": Case({**WIDE, "batchSize": 48, "microBatchSize": 12, "zeroStage": 0, "precision": "fp32"}),
+    "wide, fp32, ZeRO 0, micro-batches": Case(
+        {**WIDE, "batchSize": 48, "microBatchSize": 12, "zeroStage": 0, "precision": "fp32"}
+    ),
     "wide, bf16, ZeRO 1, heads": Case({**WIDE, "batchSize": 40, "zeroStage": 1, "precision": "bf16"}, 1, (500, 100)),
-    "wide, fp32, ZeRO 2, heads, EMA": Case({**WIDE, "batchSize": 24, "zeroStage": 2, "precision": "fp32", "ema": 0.99}, 1, (2000, 500)),
-    "wide, bf16, ZeRO 2, two, micro-batches": Case({**WIDE, "batchSize": 48, "microBatchSize": 6, "zeroStage": 2, "precision": "bf16"}, 2),
-    "wide, bf16, ZeRO 2, two, reduced in bf16": Case({**WIDE, "batchSize": 24, "zeroStage": 2, "precision": "bf16", "gradientReduction": "bf16"}, 2),
+    "wide, fp32, ZeRO 2, heads, EMA": Case(
+        {**WIDE, "batchSize": 24, "zeroStage": 2, "precision": "fp32", "ema": 0.99}, 1, (2000, 500)
+    ),
+    "wide, bf16, ZeRO 2, two, micro-batches": Case(
+        {**WIDE, "batchSize": 48, "microBatchSize": 6, "zeroStage": 2, "precision": "bf16"}, 2
+    ),
+    "wide, bf16, ZeRO 2, two, reduced in bf16": Case(
+        {**WIDE, "batchSize": 24, "zeroStage": 2, "precision": "bf16", "gradientReduction": "bf16"}, 2
+    ),
     "wide, fp32, ZeRO 3, two": Case({**WIDE, "batchSize": 24, "zeroStage": 3, "precision": "fp32"}, 2),
-    "deep, bf16, ZeRO 0, heads, checkpointing": Case({**DEEP, "batchSize": 96, "zeroStage": 0, "precision": "bf16", "activationCheckpointing": True}, 1, (2000, 500)),
-    "deep, fp32, ZeRO 1, two, checkpointing, EMA": Case({**DEEP, "batchSize": 96, "zeroStage": 1, "precision": "fp32", "activationCheckpointing": True, "ema": 0.99}, 2),
+    "deep, bf16, ZeRO 0, heads, checkpointing": Case(
+        {**DEEP, "batchSize": 96, "zeroStage": 0, "precision": "bf16", "activationCheckpointing": True}, 1, (2000, 500)
+    ),
+    "deep, fp32, ZeRO 1, two, checkpointing, EMA": Case(
+        {**DEEP, "batchSize": 96, "zeroStage": 1, "precision": "fp32", "activationCheckpointing": True, "ema": 0.99}, 2
+    ),
     "deep, bf16, ZeRO 2, two": Case({**DEEP, "batchSize": 24, "zeroStage": 2, "precision": "bf16"}, 2),
     "deep, bf16, ZeRO 3, two, heads": Case({**DEEP, "batchSize": 32, "zeroStage": 3, "precision": "bf16"}, 2, HEADS),
     "ViT-B-32, bf16, ZeRO 0, 32": Case({"model": "ViT-B-32", "batchSize": 32, "zeroStage": 0, "precision": "bf16"}),
-    "ViT-B-32, bf16, ZeRO 2, heads, micro-batches": Case({"model": "ViT-B-32", "batchSize": 32, "microBatchSize": 8, "zeroStage": 2, "precision": "bf16"}, 1, HEADS),
-}  # fmt: skip
+    "ViT-B-32, bf16, ZeRO 2, heads, micro-batches": Case(
+        {"model": "ViT-B-32", "batchSize": 32, "microBatchSize": 8, "zeroStage": 2, "precision": "bf16"}, 1, HEADS
+    ),
+}
 """Predicted before they were measured, by formulas that were not changed after it but for one, which the docstring above names."""
 
 

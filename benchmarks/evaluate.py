@@ -25,8 +25,8 @@ from PIL import Image
 
 from benchmarks._arguments import make_parser
 from benchmarks.judge import judge, timed
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
 from tests.recipe.evaluate.small_run import export_model
 
 CONFIGS: Final[dict[str, dict[str, Any]]] = {
@@ -156,7 +156,7 @@ def embeddings(images: int, texts: int, dim: int) -> tuple[np.ndarray, np.ndarra
 
 def chunked(image_ND: np.ndarray, text_MD: np.ndarray, image_of_text: np.ndarray, share: float) -> list[float]:
     """R@1, R@5, R@10 of image to caption, then of caption to image, ours; of the first queries only where `share` is below 1."""
-    from diht_k8s.recipe.evaluate.retrieval import expected_hits, rank_counts
+    from diht_k8s.stages.evaluate.retrieval import expected_hits, rank_counts
 
     ids = np.arange(len(image_ND))
     directions = ((image_ND, ids, text_MD, image_of_text), (text_MD, image_of_text, image_ND, ids))

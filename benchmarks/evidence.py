@@ -26,10 +26,30 @@ CORPUS: Final = ROOT / "runs/corpus/train"
 def ablation(options: argparse.Namespace, length: plan.Length, first: int, number: int, minutes: float) -> list[str]:
     """Command line of the ablation for trainings of a length."""
     return [
-        sys.executable, "-m", "benchmarks.ablation", "--work", str(options.work), "--document", plan.DOCUMENT,
-        "--split", plan.SPLIT, "--labels", str(RESULTS), "--probes", *plan.PROBES, "--minutes", f"{minutes:.1f}",
-        "--first-seed", str(first), "--seeds", str(number), "--arms", *length.arms, "--set", *plan.sizes(length.steps),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "benchmarks.ablation",
+        "--work",
+        str(options.work),
+        "--document",
+        plan.DOCUMENT,
+        "--split",
+        plan.SPLIT,
+        "--labels",
+        str(RESULTS),
+        "--probes",
+        *plan.PROBES,
+        "--minutes",
+        f"{minutes:.1f}",
+        "--first-seed",
+        str(first),
+        "--seeds",
+        str(number),
+        "--arms",
+        *length.arms,
+        "--set",
+        *plan.sizes(length.steps),
+    ]
 
 
 def train(options: argparse.Namespace) -> None:
@@ -48,8 +68,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no training after so long")
     parser.add_argument("--processes", type=int, default=2, help="trainings at once, one core each (default: 2)")
     parser.add_argument(
-        "--steps", type=int, nargs="+", choices=[each.steps for each in plan.LENGTHS], help="of these lengths (default: all)"
-    )  # fmt: skip
+        "--steps",
+        type=int,
+        nargs="+",
+        choices=[each.steps for each in plan.LENGTHS],
+        help="of these lengths (default: all)",
+    )
     parser.add_argument("--tables", action="store_true", help="print the tables of what is published")
     options = parser.parse_args()
     options.work = options.work.resolve()

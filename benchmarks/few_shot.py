@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from benchmarks._arguments import make_parser
 from diht_k8s.api.label import Teacher
-from diht_k8s.recipe.evaluate.few_shot import FewShotCurve, few_shot_curve
-from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.images import decode
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.evaluate.few_shot import FewShotCurve, few_shot_curve
 
 CLASSES: Final = {
     "animals": "animal,dog,cat,bird,fish,insect,horse",
@@ -58,8 +58,8 @@ def read_pairs(data: str) -> Pairs:
     """All images of the pool but its junk, through the teacher."""
     import torch
 
-    from diht_k8s.recipe.label.teacher import load_teacher
-    from diht_k8s.recipe.label.teacher_weights import weights_uri
+    from diht_k8s.stages.label.teacher import load_teacher
+    from diht_k8s.stages.label.teacher_weights import weights_uri
 
     config, storage = Teacher(image_size=128), Storage()
     teacher = load_teacher(config, storage, weights_uri(config), torch.device("cpu"))

@@ -140,20 +140,30 @@ def _measure(plane: Plane, operator: Controller, options: argparse.Namespace) ->
     refused = Counter(each.name for each in writes if each.began >= rest and each.code >= 300)
     metrics = operator.metrics()
     figures: Figures = {
-        "objects": options.objects, "seed": options.seed, "tenants": len(tenants), "loaded_in_s": round(loaded_s, 1),
+        "objects": options.objects,
+        "seed": options.seed,
+        "tenants": len(tenants),
+        "loaded_in_s": round(loaded_s, 1),
         "answers": dict(sorted(load.answers.items())),
-        "event_to_status_p50_s": round(quantile(waits, 0.5), 3), "event_to_status_p99_s": round(quantile(waits, 0.99), 3),
+        "event_to_status_p50_s": round(quantile(waits, 0.5), 3),
+        "event_to_status_p99_s": round(quantile(waits, 0.99), 3),
         "event_to_status_most_s": round(max(waits), 3),
-        **{f"{name}_p99_s": histogram_quantile({}, metrics, f"diht_operator_{name}_seconds", 0.99) for name in PARTS_OF_A_WAIT},
-        "tenants_not_complete": len(unfinished), "skipped": int(metrics["diht_operator_skipped_objects_total"]),
+        **{
+            f"{name}_p99_s": histogram_quantile({}, metrics, f"diht_operator_{name}_seconds", 0.99)
+            for name in PARTS_OF_A_WAIT
+        },
+        "tenants_not_complete": len(unfinished),
+        "skipped": int(metrics["diht_operator_skipped_objects_total"]),
         "errors": int(metrics.get("diht_operator_reconcile_errors_total", 0)),
-        "writes": len(writes), "writes_at_rest": len(at_rest),
+        "writes": len(writes),
+        "writes_at_rest": len(at_rest),
         "refused_at_rest": sum(refused.values()),
-        "refused_at_rest_most_a_minute": round(60 * max(refused.values(), default=0) / options.seconds, 1), "most_writes_to_one_object": _most(writes),
+        "refused_at_rest_most_a_minute": round(60 * max(refused.values(), default=0) / options.seconds, 1),
+        "most_writes_to_one_object": _most(writes),
         "at_rest": [f"{name} x {count}" for name, count in _counts(at_rest).most_common(MOST_WORST)],
         "cpu_percent_at_rest": round(100 * (operator.cpu_s() - before) / options.seconds, 1),
         "memory_peak_mib": round(operator.peak_mib),
-    }  # fmt: skip
+    }
     figures["missed"] = [name for name, most in TARGETS.items() if not figures[name] <= most]
     return figures
 

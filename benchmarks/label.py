@@ -25,17 +25,17 @@ import torch
 from benchmarks._arguments import make_parser
 from diht_k8s.api.documents import dump, load
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.label import stage as label_stage
-from diht_k8s.recipe.label.teacher import TeacherNetwork, load_teacher
-from diht_k8s.recipe.label.teacher_weights import weights_uri
-from diht_k8s.recipe.runtime.inputs import kept_shards
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.runtime.stage import locate, run_stage
-from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.loss.losses import hn_nce_loss, soft_label_loss
-from diht_k8s.recipe.train.model.student import Student, model_configuration
+from diht_k8s.data.shards.images import decode
+from diht_k8s.data.shards.pairs import read_pairs
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.inputs import kept_shards
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.runtime.stage import locate, run_stage
+from diht_k8s.stages.label import stage as label_stage
+from diht_k8s.stages.label.teacher import TeacherNetwork, load_teacher
+from diht_k8s.stages.label.teacher_weights import weights_uri
+from diht_k8s.stages.train.loss.losses import hn_nce_loss, soft_label_loss
+from diht_k8s.stages.train.model.student import Student, model_configuration
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CLASSES: Final = (166, 67)
@@ -70,7 +70,7 @@ def filtered(shards: str, folder: Path) -> DihtRun:
     overrides = [f"data.sources={sources}", f"data.output={folder}/run", "label.workers=1", "filter.workers=1"]
     text = (ROOT / "examples/demo.yaml").read_text()
     run = load(text, name="demo.yaml", overrides=[*overrides, "filter.textSpotting.mode=Disabled"])
-    from diht_k8s.recipe.filter import stage as filter_stage
+    from diht_k8s.stages.filter import stage as filter_stage
 
     quietly(lambda: run_stage(filter_stage, run, Stage.FILTER))
     return run
@@ -171,10 +171,12 @@ def workers(run: DihtRun, number: int) -> list[tuple[float, float]]:
     begun = [
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks._label_worker", str(worker), str(number)],
-            env=environment, stdout=subprocess.PIPE, text=True,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for worker in range(number)
-    ]  # fmt: skip
+    ]
     outputs = [process.communicate()[0] for process in begun]
     if any(process.returncode for process in begun):
         raise SystemExit("a worker of the stage label failed")

@@ -25,7 +25,7 @@ from benchmarks.ablation.published import FIGURE, LINES, RESULTS, publish, publi
 from benchmarks.ablation.published_labels import POOL
 from benchmarks.ablation.results import read_lines
 from benchmarks.ablation.table import Cell, Column, Pair, cells_of, table
-from diht_k8s.recipe.report.per_image import PerImage
+from diht_k8s.report.per_image import PerImage
 
 PUBLISHED: Final = ROOT / "benchmarks/ablation/evidence-4"
 CHOICE: Final = "choice.jsonl"
@@ -61,9 +61,19 @@ def ablation(setting: str, arms: Sequence[str], options: argparse.Namespace, *mo
     if not (folder / "junk").is_symlink():
         (folder / "junk").symlink_to(options.evidence / "junk")  # the same captions, so the same tokens
     return [
-        sys.executable, "-m", "benchmarks.ablation", "--document", plan.DOCUMENT, "--work", str(folder),
-        "--labels", str(labels_of(setting, options.work)), "--arms", *arms, *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "benchmarks.ablation",
+        "--document",
+        plan.DOCUMENT,
+        "--work",
+        str(folder),
+        "--labels",
+        str(labels_of(setting, options.work)),
+        "--arms",
+        *arms,
+        *more,
+    ]
 
 
 def choose(options: argparse.Namespace) -> None:
@@ -88,11 +98,13 @@ def _develop(arms: Arms, options: argparse.Namespace) -> list[dict[str, Any]]:
     rest = ("--split", "Development", "--set", *plan.sizes(label_plan.CHOICE_STEPS))
     run([ablation(setting, names, options, *seeds, *rest) for setting, names in arms.items()], options.processes)
     found = {
-        (setting, line["arm"], line["seed"]): {key: line[key] for key in (f"{each} {FIGURE}" for each in plan.DEVELOPMENT)}
+        (setting, line["arm"], line["seed"]): {
+            key: line[key] for key in (f"{each} {FIGURE}" for each in plan.DEVELOPMENT)
+        }
         for setting in arms
         for line in read_lines(options.work / setting / "results.jsonl")
         if line["split"] == "Development" and line["sizes"]["samples"] == label_plan.CHOICE_STEPS * BATCH
-    }  # fmt: skip
+    }
     return [
         {"setting": setting, "arm": arm, "seed": seed, **found[setting, arm, seed]}
         for setting, names in arms.items()
@@ -104,9 +116,14 @@ def _develop(arms: Arms, options: argparse.Namespace) -> list[dict[str, Any]]:
 def best(lines: Sequence[Mapping[str, Any]], arm: str) -> str:
     """The setting with the highest mean R@5 on the development galleries, the earlier one of equals."""
     figures = {
-        setting: [line[f"{each} {FIGURE}"] for line in lines if (line["setting"], line["arm"]) == (setting, arm) for each in plan.DEVELOPMENT]
+        setting: [
+            line[f"{each} {FIGURE}"]
+            for line in lines
+            if (line["setting"], line["arm"]) == (setting, arm)
+            for each in plan.DEVELOPMENT
+        ]
         for setting in label_plan.SETTINGS
-    }  # fmt: skip
+    }
     return max((setting for setting in figures if figures[setting]), key=lambda setting: sum(figures[setting]))
 
 

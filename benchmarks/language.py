@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks._arguments import make_parser
-from diht_k8s.recipe.filter.captions.language import MARGIN, WORD, foreign_margin, is_english
+from diht_k8s.stages.filter.captions.language import MARGIN, WORD, foreign_margin, is_english
 
 FOLDER: Final = Path(__file__).parent.parent / "tests/recipe/filter/captions"
 HELD_OUT: Final = ("heldout", "heldout3", "heldout5")

@@ -28,17 +28,17 @@ from open_clip.transform import AugmentationCfg, image_transform
 from PIL import Image
 
 from benchmarks._arguments import make_parser
-from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
-from diht_k8s.recipe.shards.sources import Shard
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
-from diht_k8s.recipe.train.data import collate
-from diht_k8s.recipe.train.data.augment import train_view
-from diht_k8s.recipe.train.data.collate import CollateSettings, Collator
-from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.image_sizes import ImageSizes
-from diht_k8s.recipe.train.data.sampler import sampler_over
-from diht_k8s.recipe.train.data.share import BatchShare
+from diht_k8s.data.shards.shard_index import ShardIndex, index_of
+from diht_k8s.data.shards.sources import Shard
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.stages.train.data import collate
+from diht_k8s.stages.train.data.augment import train_view
+from diht_k8s.stages.train.data.collate import CollateSettings, Collator
+from diht_k8s.stages.train.data.dataset import ShardDataset
+from diht_k8s.stages.train.data.image_sizes import ImageSizes
+from diht_k8s.stages.train.data.sampler import sampler_over
+from diht_k8s.stages.train.data.share import BatchShare
 
 SIZES = ((512, 512), (512, 384), (1024, 768))
 CAPTIONS = ("a man riding a brown horse on the beach", "two small dogs are chasing a red ball in the park, photo {}")
@@ -99,9 +99,12 @@ def ours(job: CollateSettings, *, rank: int = 0, world: int = 1, position: int =
 def open_clips(shards: list[Shard], batch_size: int, image_size: int) -> Iterator[int]:
     """The same by the pipeline of open_clip's trainer."""
     preprocess = image_transform(
-        image_size, is_train=True, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD,
+        image_size,
+        is_train=True,
+        mean=open_clip.OPENAI_DATASET_MEAN,
+        std=open_clip.OPENAI_DATASET_STD,
         aug_cfg=AugmentationCfg(scale=(0.9, 1.0)),
-    )  # fmt: skip
+    )
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=77)
     while True:
         data: Any = webdataset.compat.WebDataset([shard.uri for shard in shards], shardshuffle=False).shuffle(1000)
@@ -165,11 +168,11 @@ def _bytes(shards: list[Shard]) -> int:
 
 def largest_mean_difference(shards: list[Shard], image_size: int) -> float:
     """Of our views from PIL's, in levels of 255, over the images of a shard; decoding included."""
-    from diht_k8s.recipe.shards.images import decode
-    from diht_k8s.recipe.shards.pixels import decode_pixels
-    from diht_k8s.recipe.shards.samples import read_samples
-    from diht_k8s.recipe.train.data.augment import crop_box
-    from diht_k8s.recipe.train.data.rng import generator
+    from diht_k8s.data.shards.images import decode
+    from diht_k8s.data.shards.pixels import decode_pixels
+    from diht_k8s.data.shards.samples import read_samples
+    from diht_k8s.stages.train.data.augment import crop_box
+    from diht_k8s.stages.train.data.rng import generator
 
     worst = 0.0
     for sample in itertools.islice(read_samples(Storage(), shards[0].uri), 24):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._arguments import make_parser
-from diht_k8s.recipe.train.loss.losses import hn_nce_loss
+from diht_k8s.stages.train.loss.losses import hn_nce_loss
 
 # Shape legend: B pairs, D feature width.
 

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from benchmarks._arguments import make_parser
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.data.share import BatchShare
-from diht_k8s.recipe.train.estimate.gpus import gpu_of
-from diht_k8s.recipe.train.estimate.loss_time import contrastive_cost, contrastive_seconds
-from diht_k8s.recipe.train.flops import StepWork
-from diht_k8s.recipe.train.model.student import model_configuration
+from diht_k8s.stages.train.data.share import BatchShare
+from diht_k8s.stages.train.estimate.gpus import gpu_of
+from diht_k8s.stages.train.estimate.loss_time import contrastive_cost, contrastive_seconds
+from diht_k8s.stages.train.flops import StepWork
+from diht_k8s.stages.train.model.student import model_configuration
 
 MODELS: Final = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
 LINK_BYTES_PER_SECOND: Final = (50e9, 25e9)
@@ -59,7 +59,10 @@ def rows(gpu: str, ranks: list[int], batch: int, utilisation: float) -> list[Row
 
 def markdown(found: list[Row]) -> str:
     """A table of the rows."""
-    lines = ["| model | cards | batch | layers | tiles: moved, kernels, time, share | fused | copies | exposed before | after |", "|" + "---|" * 9]  # fmt: skip
+    lines = [
+        "| model | cards | batch | layers | tiles: moved, kernels, time, share | fused | copies | exposed before | after |",
+        "|" + "---|" * 9,
+    ]
     for row in found:
         losses = (
             f"{part['gigabytes']:.1f} GB, {part['kernels']:,}, {part['ms']:.1f} ms, **{part['percent']:.1f} %**"

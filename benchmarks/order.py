@@ -24,18 +24,18 @@ import torch.distributed as dist
 from benchmarks._arguments import make_parser
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
-from diht_k8s.recipe.shards.sources import Shard
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
-from diht_k8s.recipe.train.checkpoint import checkpoint
-from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder
-from diht_k8s.recipe.train.checkpoint.fencing import Fence
-from diht_k8s.recipe.train.data import dataset
-from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.lane_reader import LaneReader
-from diht_k8s.recipe.train.data.sampler import LaneSampler, OrderSizes, order_sizes, sampler_over
-from diht_k8s.recipe.train.data.share import BatchShare
+from diht_k8s.data.shards.shard_index import ShardIndex, index_of
+from diht_k8s.data.shards.sources import Shard
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.stages.train.checkpoint import checkpoint
+from diht_k8s.stages.train.checkpoint.checkpoint import Cursor, CursorOrder
+from diht_k8s.stages.train.checkpoint.fencing import Fence
+from diht_k8s.stages.train.data import dataset
+from diht_k8s.stages.train.data.dataset import ShardDataset
+from diht_k8s.stages.train.data.lane_reader import LaneReader
+from diht_k8s.stages.train.data.sampler import LaneSampler, OrderSizes, order_sizes, sampler_over
+from diht_k8s.stages.train.data.share import BatchShare
 
 PAPER = 438_000_000
 NEAR = 63
@@ -55,11 +55,13 @@ def amplification(batch_size: int, shards: int, size: int) -> dict[str, Any]:
     order = order_sizes(shards * size, batch_size)
     table = []
     for readers in range(1, min(256, batch_size) + 1):
-        table.append({
-            "readers": readers,
-            "lanes": round(read_amplification(order, batch_size, readers), 4),
-            "bound": round(1 + (readers - 1) / order.lanes, 4),
-        })  # fmt: skip
+        table.append(
+            {
+                "readers": readers,
+                "lanes": round(read_amplification(order, batch_size, readers), 4),
+                "bound": round(1 + (readers - 1) / order.lanes, 4),
+            }
+        )
     return {"batch": batch_size, "lanes": order.lanes, "table": table}
 
 

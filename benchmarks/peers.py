@@ -226,11 +226,13 @@ def _timeline(seen: list[Request], peer: Peer, began: float, created: list[float
             running.setdefault(each.name, each.ended)
     times = {
         "asked for": created,
-        "Job created": [each.ended for each in seen if each.user in peer.users and (each.verb, each.what) == ("create", "jobs")],
+        "Job created": [
+            each.ended for each in seen if each.user in peer.users and (each.verb, each.what) == ("create", "jobs")
+        ],
         "pod created": [each.ended for each in seen if (each.verb, each.what) == ("create", "pods")],
         "pod bound": [each.ended for each in seen if each.what == "pods/binding"],
         "pod runs": list(running.values()),
-    }  # fmt: skip
+    }
     return {name: [_short(quantile(found, share) - began) for share in (0.5, 0.9)] for name, found in times.items()}
 
 

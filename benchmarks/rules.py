@@ -22,18 +22,22 @@ from benchmarks._arguments import make_parser
 from diht_k8s.api.documents import load
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, verdict
-from diht_k8s.recipe.report.per_image import PerImage, per_image_path, read_per_image
-from diht_k8s.recipe.runtime.commit import find_committed
-from diht_k8s.recipe.runtime.run_folder import run_folder, run_layout
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.report.paired_bootstrap import holm, paired_differences, verdict
+from diht_k8s.report.per_image import PerImage, per_image_path, read_per_image
+from diht_k8s.runtime.commit import find_committed
+from diht_k8s.runtime.run_folder import run_folder, run_layout
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 NO_RULE: Final = {
-    "minObjects": 0, "minComplexity": 0, "minActions": 0, "language": "Any", "textSpotting": {"mode": "Disabled"},
-}  # fmt: skip
+    "minObjects": 0,
+    "minComplexity": 0,
+    "minActions": 0,
+    "language": "Any",
+    "textSpotting": {"mode": "Disabled"},
+}
 SHARDS: Final = 8
 
 FIGURES: Final = ("caption to image, R@5", "image to caption, R@5", "top-1")
@@ -85,10 +89,15 @@ def compared(theirs: Sequence[Images], ours: Sequence[Images]) -> list[Json]:
         for figure, random, kept, found in zip(figures, *means, differences, strict=True):
             lines.append(
                 {
-                    "benchmark": name, "figure": figure, "kept": round(float(kept), 4), "random": round(float(random), 4),
-                    "difference": round(found.value, 4), "interval": [round(found.low, 4), round(found.high, 4)], "p": found.p,
+                    "benchmark": name,
+                    "figure": figure,
+                    "kept": round(float(kept), 4),
+                    "random": round(float(random), 4),
+                    "difference": round(found.value, 4),
+                    "interval": [round(found.low, 4), round(found.high, 4)],
+                    "p": found.p,
                 }
-            )  # fmt: skip
+            )
     for line, adjusted in zip(lines, holm([line.pop("p") for line in lines]), strict=True):
         line["verdict"] = verdict(line["difference"], adjusted)
     return lines

@@ -27,7 +27,7 @@ import boto3
 from benchmarks import _obstore
 from benchmarks._arguments import make_parser
 from diht_k8s.api.data import StorageRule
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
 from tests.s3.server import BUCKET, KEY, SECRET, serving, weed
 
 BLOCK_BYTES = 1 << 20

@@ -43,19 +43,19 @@ from diht_k8s.api.field_problems import refuse
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.validate import stage_problems
-from diht_k8s.recipe.filter import stage as filter_stage
-from diht_k8s.recipe.filter.group_summaries import GroupSummaries
-from diht_k8s.recipe.filter.rules import RuleChain
-from diht_k8s.recipe.runtime.inputs import index_folder
-from diht_k8s.recipe.runtime.progress import Reporter
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.stage import Context, locate, run_stage
-from diht_k8s.recipe.shards.shard_groups import groups_of
-from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
-from diht_k8s.recipe.shards.sources import Shard, current_shards
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.stored_index import write_part, write_rows
-from diht_k8s.recipe.train import stage as train_stage
+from diht_k8s.data.shards.shard_groups import groups_of
+from diht_k8s.data.shards.shard_index import ShardIndex, index_of
+from diht_k8s.data.shards.sources import Shard, current_shards
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.stored_index import write_part, write_rows
+from diht_k8s.runtime.inputs import index_folder
+from diht_k8s.runtime.progress import Reporter
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.runtime.stage import Context, locate, run_stage
+from diht_k8s.stages.filter import stage as filter_stage
+from diht_k8s.stages.filter.group_summaries import GroupSummaries
+from diht_k8s.stages.filter.rules import RuleChain
+from diht_k8s.stages.train import stage as train_stage
 from tests.s3.faults import Proxy, proxy_before
 from tests.s3.server import BUCKET, S3, serving, weed
 
@@ -141,9 +141,12 @@ class Bench:
             load_objects(self._s3, (place(name).removeprefix(key) for name in late), lambda _: b"x")
         size = sum(map(len, texts))
         self.measure(
-            "filter: end", lambda: run_stage(filter_stage, run, Stage.FILTER, worker=1, workers=WORKERS),
-            groups=len(groups), summaries_mib=round(size / 2**20, 1), marker_mib=0.0,
-        )  # fmt: skip
+            "filter: end",
+            lambda: run_stage(filter_stage, run, Stage.FILTER, worker=1, workers=WORKERS),
+            groups=len(groups),
+            summaries_mib=round(size / 2**20, 1),
+            marker_mib=0.0,
+        )
         self.result["filter: end"]["marker_mib"] = round(self.direct.size(layout.committed(Stage.FILTER)) / 2**20, 1)
 
     def training(self) -> None:

@@ -22,19 +22,19 @@ from benchmarks._arguments import make_parser
 from benchmarks.ablation.pools import Pairs, pool_run, prepare_pools, read_pairs
 from benchmarks.ablation.processes import ROOT
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.evaluate.ridge import raw_pixels
-from diht_k8s.recipe.filter import CaptionParser
-from diht_k8s.recipe.label.caption_concepts import read_captions
-from diht_k8s.recipe.label.features import read_safetensors
-from diht_k8s.recipe.label.head_metrics import MIN_EXAMPLES, average_precision
-from diht_k8s.recipe.label.heads import Head, folds_of
-from diht_k8s.recipe.label.targets import encode
-from diht_k8s.recipe.label.teacher import load_teacher
-from diht_k8s.recipe.label.teacher_weights import weights_uri
-from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
-from diht_k8s.recipe.runtime.inputs import kept_shards
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.inputs import kept_shards
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.stages.evaluate.ridge import raw_pixels
+from diht_k8s.stages.filter import CaptionParser
+from diht_k8s.stages.label.caption_concepts import read_captions
+from diht_k8s.stages.label.features import read_safetensors
+from diht_k8s.stages.label.head_metrics import MIN_EXAMPLES, average_precision
+from diht_k8s.stages.label.heads import Head, folds_of
+from diht_k8s.stages.label.targets import encode
+from diht_k8s.stages.label.teacher import load_teacher
+from diht_k8s.stages.label.teacher_weights import weights_uri
+from diht_k8s.stages.label.vocabulary import Concepts, ConceptVocabulary
 
 HELD_OUT_EXAMPLES: Final = 5
 """The 500 held-out pairs have one pair a group, so few concepts have 20 of them.

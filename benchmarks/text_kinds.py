@@ -38,9 +38,9 @@ from benchmarks.text_spotting import (
     unpainted_samples,
     words_of,
 )
-from diht_k8s.recipe.filter import TextSpotter
-from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
-from diht_k8s.recipe.shards.images import decode
+from diht_k8s.data.shards.images import decode
+from diht_k8s.stages.filter import TextSpotter
+from diht_k8s.stages.filter.text_spotting.matching import SpottedText
 
 Kind = Literal["upright", "turned", "translucent", "curved", "small"]
 FONTS: Final = Path(__file__).parent.parent / ".cache" / "text-fonts"

@@ -24,13 +24,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks._arguments import make_parser
 from diht_k8s.api.filter import Filter
-from diht_k8s.recipe.filter import TextSpotter
-from diht_k8s.recipe.filter.rules import match_rule
-from diht_k8s.recipe.filter.text_spotting.matching import SpottedText, normalised_words
-from diht_k8s.recipe.filter.text_spotting.spotter import SpottingRequest
-from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.samples import Sample, read_samples
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.images import decode
+from diht_k8s.data.shards.samples import Sample, read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.filter import TextSpotter
+from diht_k8s.stages.filter.rules import match_rule
+from diht_k8s.stages.filter.text_spotting.matching import SpottedText, normalised_words
+from diht_k8s.stages.filter.text_spotting.spotter import SpottingRequest
 
 DATA = Path(__file__).parent.parent / "examples" / "data" / "train"
 FONTS = Path("/usr/share/fonts/truetype")

@@ -95,9 +95,14 @@ def cases(*, gpus: int = 0) -> dict[str, Case]:
     found = {
         "small": Case(SMALL, batch=256, steps=39, warm_up=13, pairs=6590),
         "locked": Case(demo, batch=512, steps=6, warm_up=2, pairs=2048),
-        "vit-small": Case({**SMALL, "vision_cfg": small_vit, "text_cfg": {**SMALL["text_cfg"], "context_length": 77}},
-                          batch=256, steps=40, warm_up=10, pairs=6590),
-    }  # fmt: skip
+        "vit-small": Case(
+            {**SMALL, "vision_cfg": small_vit, "text_cfg": {**SMALL["text_cfg"], "context_length": 77}},
+            batch=256,
+            steps=40,
+            warm_up=10,
+            pairs=6590,
+        ),
+    }
     for name, on_cpu, a_card in (("ViT-B-32", 64, 1024), ("ViT-B-16", 16, 512), ("ViT-L-14", 4, 128)):
         config = open_clip.get_model_config(name)
         assert config is not None
@@ -150,7 +155,7 @@ def open_clip_trainer(
         *("--lr=5e-4", "--wd=0.2", "--beta1=0.9", "--beta2=0.98", "--eps=1e-6", "--grad-clip-norm=1.0", "--warmup=0"),
         f"--logs={tempfile.mkdtemp(dir=folder)}",
         *(("--lock-image", "--lock-image-freeze-bn-stats") if locked else ()),
-    ]  # fmt: skip
+    ]
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
     return [*torchrun, "-m", "benchmarks._open_clip", str(model), str(int(fused)), json.dumps(arguments)]
 

@@ -93,9 +93,12 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means by variant, and the protocol's differences."""
     names = [name for name in lines[0] if name not in ("variant", "seed", "steps")]
     means = {
-        variant: {name: round(float(np.mean([line[name] for line in lines if line["variant"] == variant])), 4) for name in names}
+        variant: {
+            name: round(float(np.mean([line[name] for line in lines if line["variant"] == variant])), 4)
+            for name in names
+        }
         for variant in VARIANTS
-    }  # fmt: skip
+    }
 
     def gaps(measure: str, level: float) -> dict[str, list[float]]:
         pairs = (*COMPARED, *AFTERWARDS)

@@ -10,20 +10,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from diht_k8s.recipe.clip_models.loading import load_model
-    from diht_k8s.recipe.filter import CaptionParser, TextSpotter
-    from diht_k8s.recipe.open_pairs import open_pairs
-    from diht_k8s.recipe.train.loss.losses import hn_nce_loss
+    from diht_k8s.models.loading import load_model
+    from diht_k8s.outputs.open_pairs import open_pairs
+    from diht_k8s.stages.filter import CaptionParser, TextSpotter
+    from diht_k8s.stages.train.loss.losses import hn_nce_loss
 
 __all__ = ["CaptionParser", "TextSpotter", "hn_nce_loss", "load_model", "open_pairs"]
 __version__ = "0.1.0"
 
 _MODULES: Final = {
-    "CaptionParser": "recipe.filter",
-    "TextSpotter": "recipe.filter",
-    "hn_nce_loss": "recipe.train.loss.losses",
-    "load_model": "recipe.clip_models.loading",
-    "open_pairs": "recipe.open_pairs",
+    "CaptionParser": "stages.filter",
+    "TextSpotter": "stages.filter",
+    "hn_nce_loss": "stages.train.loss.losses",
+    "load_model": "models.loading",
+    "open_pairs": "outputs.open_pairs",
 }
 
 

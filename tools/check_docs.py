@@ -32,13 +32,24 @@ from tools.check_words import Hit
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 OTHERS: Final = (
-    "README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md", "examples/data/README.md",
-    "helm/diht-operator/README.md", "tests/cluster/README.md",
-)  # fmt: skip
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "benchmarks/README.md",
+    "examples/data/README.md",
+    "helm/diht-operator/README.md",
+    "tests/cluster/README.md",
+)
 SHORT_SENTENCES: Final = (
-    "README.md", "docs/index.md", "docs/concepts.md", "docs/packages.md", "docs/troubleshooting.md",
-    "docs/tutorial/*.md", "docs/how-to/*.md", "docs/reference/*.md",
-)  # fmt: skip
+    "README.md",
+    "docs/index.md",
+    "docs/concepts.md",
+    "docs/packages.md",
+    "docs/troubleshooting.md",
+    "docs/tutorial/*.md",
+    "docs/how-to/*.md",
+    "docs/reference/*.md",
+)
 """Pages whose sentences have at most `MAX_WORDS` words."""
 MAX_WORDS: Final = 30
 GENERATED: Final = "docs/api.md"
@@ -199,7 +210,12 @@ def python_problems(body: str) -> list[str]:
         tree = ast.parse(body)
     except SyntaxError as error:
         return [f"not Python: {error}"]
-    named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "diht_k8s" for alias in node.names]  # fmt: skip
+    named = [
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "diht_k8s"
+        for alias in node.names
+    ]
     return [f"diht_k8s does not export {name}" for name in named if name not in public_names]
 
 

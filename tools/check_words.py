@@ -40,10 +40,33 @@ PHRASES: Final = {
 }
 """Pattern between word boundaries, case ignored: what to write in its place."""
 
-MODULES: Final = frozenset({
-    "mending", "judging", "news", "complaints", "memory", "acting", "reading", "assembly", "order", "source", "averaging",
-    "observing", "preparation", "ahead", "saving", "kinds", "keeping", "programs", "purging", "views", "epochs", "rank", "peers",
-})  # fmt: skip
+MODULES: Final = frozenset(
+    {
+        "mending",
+        "judging",
+        "news",
+        "complaints",
+        "memory",
+        "acting",
+        "reading",
+        "assembly",
+        "order",
+        "source",
+        "averaging",
+        "observing",
+        "preparation",
+        "ahead",
+        "saving",
+        "kinds",
+        "keeping",
+        "programs",
+        "purging",
+        "views",
+        "epochs",
+        "rank",
+        "peers",
+    }
+)
 """Names that no module below `diht_k8s` may have: the field has another word for each."""
 
 SCANNED: Final = {
@@ -62,11 +85,18 @@ SCANNED: Final = {
 }
 
 SKIPPED: Final = (
-    "*/stop_list.txt", "*/wordlists.py", "constraints.txt",  # words of captions; package names
-    "docs/dihtrun.schema.json", "*/diht.dev_dihtruns.yaml",  # generated from the models, which are checked
-    "examples/data/*", "tests/*.json", "tests/**/documents/*", "tests/contract/golden_helm/*",  # data
-    "tools/check_words.py", "tests/unit/tools/test_check_words.py",  # they name the words
-)  # fmt: skip
+    "*/stop_list.txt",
+    "*/wordlists.py",
+    "constraints.txt",  # words of captions; package names
+    "docs/dihtrun.schema.json",
+    "*/diht.dev_dihtruns.yaml",  # generated from the models, which are checked
+    "examples/data/*",
+    "tests/*.json",
+    "tests/**/documents/*",
+    "tests/contract/golden_helm/*",  # data
+    "tools/check_words.py",
+    "tests/unit/tools/test_check_words.py",  # they name the words
+)
 
 ALLOWED: Final = {
     r"[\"'`.\[/]pictures?\b|\bpictures?[\"'`\]]": "*",  # keys of artefacts (`report.json` keeps its format) and paths
@@ -172,8 +202,8 @@ def check(root: Path, paths: Sequence[str]) -> list[Hit]:
 
 
 def room(path: str) -> str:
-    """Where a file lives, for counting: `diht_k8s/recipe/filter`, `tests/unit`, `docs`."""
-    depth = 3 if path.startswith("diht_k8s/recipe/") else 2 if path.startswith(("diht_k8s/", "tests/")) else 1
+    """Where a file lives, for counting: `diht_k8s/stages/filter`, `tests/unit`, `docs`."""
+    depth = 3 if path.startswith("diht_k8s/stages/") else 2 if path.startswith(("diht_k8s/", "tests/")) else 1
     return "/".join(Path(path).parts[:-1][:depth]) or path
 
 

@@ -31,7 +31,12 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 RECORD: Final = "docs/compatibility.json"
 PAGE: Final = "docs/install.md"
 HEAD: Final = "| | version | how | what passed |\n|---|---|---|---|\n"
-API_SERVER: Final = ("tests/cluster/test_crd.py", "tests/cluster/test_api_versions.py", "tests/cluster/test_dry_run.py", "tests/cluster/test_helm.py")  # fmt: skip
+API_SERVER: Final = (
+    "tests/cluster/test_crd.py",
+    "tests/cluster/test_api_versions.py",
+    "tests/cluster/test_dry_run.py",
+    "tests/cluster/test_helm.py",
+)
 WITHOUT_NODES: Final = "test_crd or good_documents or chart_can_make or (test_api_versions and not next_version)"
 HELM: Final = ("tests/contract/test_helm.py", "tests/contract/test_helm_schemas.py")
 
@@ -49,7 +54,12 @@ def kubernetes(version: str) -> Row:
     """The definition with its rules, documents, and all objects, by an API server of that version."""
     command = ["tests/cluster/api_server", f"v{version}", sys.executable]
     passed = _pytest(command, *API_SERVER, "-k", WITHOUT_NODES)
-    return Row("Kubernetes", version, "run: an API server without nodes", f"{passed} tests: definition, documents, objects of chart and runs")  # fmt: skip
+    return Row(
+        "Kubernetes",
+        version,
+        "run: an API server without nodes",
+        f"{passed} tests: definition, documents, objects of chart and runs",
+    )
 
 
 def helm(program: str) -> Row:
@@ -75,7 +85,7 @@ def torch(program: str) -> Row:
     names = ("torch", "torchvision", "open_clip_torch")
     source = f"from importlib.metadata import version; print(*map(version, {names}))"
     versions = _output(program, "-c", source).split()
-    passed = _pytest([program], "tests/unit/recipe/train", "tests/recipe/train/test_resume.py")
+    passed = _pytest([program], "tests/unit/stages/train", "tests/recipe/train/test_resume.py")
     others = ", ".join(f"{name} {version}" for name, version in zip(names[1:], versions[1:], strict=True))
     return Row("torch", versions[0], f"run: with {others}", f"{passed} tests: of the training, units and resuming")
 
@@ -89,8 +99,11 @@ def _pytest(command: Sequence[str], *arguments: str) -> int:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     found = re.search(r"^(\d+) passed", done.stdout, re.MULTILINE)
     if done.returncode != 0 or found is None:
         sys.exit(f"{done.stdout[-4000:]}\nnot recorded")
@@ -102,11 +115,21 @@ def every_change() -> list[Row]:
     how = "run with every change"
     pins = dict(line.split("==") for line in _text("constraints.txt").splitlines() if "==" in line)
     return [
-        Row("Kubernetes", _pinned("tests/cluster/kube/go.mod", r"k8s.io/kubernetes v([\d.]+)"), f"{how}: two nodes", "all tests of a cluster"),
+        Row(
+            "Kubernetes",
+            _pinned("tests/cluster/kube/go.mod", r"k8s.io/kubernetes v([\d.]+)"),
+            f"{how}: two nodes",
+            "all tests of a cluster",
+        ),
         Row("Helm", _pinned("tests/cluster/extra", r"helm/v3/cmd/helm v([\d.]+)"), how, "all tests of the chart"),
         Row("Python", _pinned(".github/workflows/test.yml", r'python-version: "([\d.]+)"'), how, "all tests"),
-        Row("torch", pins["torch"], f"{how}: with torchvision {pins['torchvision']}, open_clip_torch {pins['open-clip-torch']}", "all tests"),
-    ]  # fmt: skip
+        Row(
+            "torch",
+            pins["torch"],
+            f"{how}: with torchvision {pins['torchvision']}, open_clip_torch {pins['open-clip-torch']}",
+            "all tests",
+        ),
+    ]
 
 
 def schema_only(rows: Sequence[Row]) -> Row:

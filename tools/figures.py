@@ -122,7 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write figures of the documentation.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if one is stale")
     options = parser.parse_args(arguments)
-    stale = [name for name, draw in FIGURES.items() if not (IMAGES / name).is_file() or (IMAGES / name).read_text() != draw()]  # fmt: skip
+    stale = [
+        name for name, draw in FIGURES.items() if not (IMAGES / name).is_file() or (IMAGES / name).read_text() != draw()
+    ]
     for name in stale:
         if options.check:
             print(f"docs/images/{name} is stale: run python tools/figures.py")

@@ -150,7 +150,10 @@ def _neighbours(chart: Chart, paths: list[tuple[list[str], str]]) -> dict[str, t
 
 
 def _ordered(chart: Chart, paths: list[tuple[list[str], str]]) -> list[list[Node]]:
-    layers = [[node for node in chart.nodes.values() if node.layer == layer] for layer in range(max(node.layer for node in chart.nodes.values()) + 1)]  # fmt: skip
+    layers = [
+        [node for node in chart.nodes.values() if node.layer == layer]
+        for layer in range(max(node.layer for node in chart.nodes.values()) + 1)
+    ]
     beside = _neighbours(chart, paths)
     for sweep in range(SWEEPS):
         downwards = sweep % 2 == 0

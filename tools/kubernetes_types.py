@@ -27,10 +27,20 @@ ROOTS: Final = (
     "VolumeMount",
 )
 LEFT_OUT: Final = {
-    "Volume": {"cephfs", "flocker", "gitRepo", "glusterfs", "photonPersistentDisk", "quobyte", "rbd", "scaleIO", "storageos"},
+    "Volume": {
+        "cephfs",
+        "flocker",
+        "gitRepo",
+        "glusterfs",
+        "photonPersistentDisk",
+        "quobyte",
+        "rbd",
+        "scaleIO",
+        "storageos",
+    },
     "PodSecurityContext": {"windowsOptions"},
     "SecurityContext": {"windowsOptions"},
-}  # fmt: skip
+}
 KEPT: Final = {"ObjectMeta": {"labels", "annotations"}}
 """All that Kubernetes takes in the template of a claim."""
 

@@ -31,21 +31,32 @@ QUERIES: Final = 8
 ALONE: Final = ("README.md", "docs/index.md")
 """Pages on which each number has a source."""
 ALLOWED: Final = {
-    "2301.02280": "arXiv", "12": "Debian", "3.11": "Python", "2.0": "licence", "7": "GB on disk, of docs/packages.md", "3.6": "GB of CUDA, the same",
-    "0.1.0": "version", "3": "ZeRO", "0": "ZeRO", "38": "tasks of DataComp",
-}  # fmt: skip
+    "2301.02280": "arXiv",
+    "12": "Debian",
+    "3.11": "Python",
+    "2.0": "licence",
+    "7": "GB on disk, of docs/packages.md",
+    "3.6": "GB of CUDA, the same",
+    "0.1.0": "version",
+    "3": "ZeRO",
+    "0": "ZeRO",
+    "38": "tasks of DataComp",
+}
 
 Json = dict[str, Any]
 
 
 PHRASES: Final[Mapping[str, Sequence[str]]] = {
     "README.md": (
-        "on {pairs:,} drawings with captions", "in {minutes:.0f} to 5 minutes on two cores",
+        "on {pairs:,} drawings with captions",
+        "in {minutes:.0f} to 5 minutes on two cores",
         "Among {own[images]} new drawings a caption finds its own image among the first five (R@5) in {own[to_image][model][0]:.0f} % of cases ({own[to_image][model][1]:.0f} to {own[to_image][model][2]:.0f})",
-        "chance is {own[to_image][chance][0]:.0f} %", "the filter drops {filter[junk_dropped]:.0f} % of the junk and keeps {filter[wanted_kept]:.0f} % of the rest",
+        "chance is {own[to_image][chance][0]:.0f} %",
+        "the filter drops {filter[junk_dropped]:.0f} % of the junk and keeps {filter[wanted_kept]:.0f} % of the rest",
     ),
     "docs/tutorial/demo.md": (
-        "on {pairs:,} image-caption pairs", "it takes {minutes:.0f} to 5 minutes",
+        "on {pairs:,} image-caption pairs",
+        "it takes {minutes:.0f} to 5 minutes",
         "| the model | {own[to_image][model][0]:.1f} % ({own[to_image][model][1]:.1f} to {own[to_image][model][2]:.1f}) | {own[to_text][model][0]:.1f} % ({own[to_text][model][1]:.1f} to {own[to_text][model][2]:.1f}) |",
         "| BPE ridge, from BPE tokens and class names to whitened features | {own[to_image][tokens][0]:.1f} % | {own[to_text][tokens][0]:.1f} % |",
         "| word ridge, from words to features | {own[to_image][words][0]:.1f} % | {own[to_text][words][0]:.1f} % |",
@@ -56,7 +67,7 @@ PHRASES: Final[Mapping[str, Sequence[str]]] = {
         "(top-1 of {classes[images]} drawings {classes[top1][0]:.0f} %, {classes[top1][1]:.0f} to {classes[top1][2]:.0f}; the commonest class is {classes[commonest]:.0f} %)",
         "The filter drops {filter[junk_dropped]:.0f} % of the junk and {filter[wanted_dropped]:.0f} % of the rest",
     ),
-}  # fmt: skip
+}
 
 
 def record(report: Json, lines: Mapping[str, Progress], seconds: float) -> Json:

@@ -25,9 +25,9 @@ from benchmarks.ablation.arms import ARMS, Split
 from benchmarks.ablation.processes import ROOT
 from benchmarks.ablation.results import of_newest_pool, read_hits, read_lines
 from diht_k8s.api.hashing import sha256_of
-from diht_k8s.recipe.report.per_image import write_per_image
-from diht_k8s.recipe.runtime.launcher import MALLOC
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.report.per_image import write_per_image
+from diht_k8s.runtime.launcher import MALLOC
 
 if TYPE_CHECKING:
     from benchmarks.ablation.training import Sizes
@@ -84,9 +84,14 @@ def train(options: argparse.Namespace, results: Path) -> None:
     chosen = [known[name] for name in options.arms or known]
     untrained = any(arm.labels == "untrained" for arm in chosen)
     material = prepare(
-        options.document, results.parent, options.split, options.overrides,
-        untrained=untrained, published=options.labels, probes=options.probes,
-    )  # fmt: skip
+        options.document,
+        results.parent,
+        options.split,
+        options.overrides,
+        untrained=untrained,
+        published=options.labels,
+        probes=options.probes,
+    )
     zero_shot = next((each for each in evaluate.benchmarks if each.class_names and each.split == options.split), None)
     class_names = Path(str(zero_shot.class_names)).read_text().splitlines() if zero_shot else []
     bench = Bench(material, sizes, class_names, zero_shot.templates if zero_shot else [])
@@ -122,9 +127,13 @@ def _options() -> argparse.Namespace:
         "--document", default="examples/demo.yaml", help="whose pool and teacher (default: %(default)s)"
     )
     parser.add_argument(
-        "--override", nargs="*", default=[], metavar="PATH=VALUE", dest="overrides",
+        "--override",
+        nargs="*",
+        default=[],
+        metavar="PATH=VALUE",
+        dest="overrides",
         help="change the document, such as label.heads.kind=Sigmoid; the work folder then has to be another",
-    )  # fmt: skip
+    )
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds (default: %(default)s)")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default: %(default)s)")
     parser.add_argument(
@@ -137,15 +146,20 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after so long")
     parser.add_argument(
-        "--arms", nargs="*", metavar="ARM", choices=[arm.name for arm in ARMS],
+        "--arms",
+        nargs="*",
+        metavar="ARM",
+        choices=[arm.name for arm in ARMS],
         help=f"some of them, in this order: {', '.join(arm.name for arm in ARMS)}",
-    )  # fmt: skip
+    )
     parser.add_argument("--labels", type=Path, help="folder of published labels, in place of the label stage")
     parser.add_argument("--probes", nargs="*", default=[], metavar="NAME", help="classification benchmarks to probe")
     parser.add_argument(
-        "--split", choices=get_args(Split), default="Development",
+        "--split",
+        choices=get_args(Split),
+        default="Development",
         help="whose retrieval benchmarks are the galleries (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--table", action="store_true", help="print the table of what is there, of the last split")
     return parser.parse_args()
 

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.ablation.pools import Pairs
-from diht_k8s.recipe.train.data.augment import crop_box
-from diht_k8s.recipe.train.data.normalisation import CLIPS
-from diht_k8s.recipe.train.data.rng import generator
+from diht_k8s.stages.train.data.augment import crop_box
+from diht_k8s.stages.train.data.normalisation import CLIPS
+from diht_k8s.stages.train.data.rng import generator
 
 
 class Tokens:

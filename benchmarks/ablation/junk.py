@@ -9,7 +9,7 @@ from random import Random
 
 from PIL import ImageFont
 
-from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.data.shards.samples import Sample
 from examples.build_data.junk import BOILERPLATE, FILE_NAMES, banner, banner_lines, filled
 
 

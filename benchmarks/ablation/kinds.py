@@ -7,7 +7,7 @@ from typing import Final, get_args
 import numpy as np
 
 from benchmarks.corpus.captions import Kind, kind_of
-from diht_k8s.recipe.report.per_image import PerImage
+from diht_k8s.report.per_image import PerImage
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 

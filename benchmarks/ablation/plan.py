@@ -40,11 +40,24 @@ class Length:
 
 
 LENGTHS: Final = (
-    Length(6000, ("distill", "distill_captions", "distill_untrained", "distill_shuffled", "plain", "distill_hn", "hn_0.25", "junk_kept", "junk_random")),
+    Length(
+        6000,
+        (
+            "distill",
+            "distill_captions",
+            "distill_untrained",
+            "distill_shuffled",
+            "plain",
+            "distill_hn",
+            "hn_0.25",
+            "junk_kept",
+            "junk_random",
+        ),
+    ),
     Length(3000, CONTROLS),
     Length(1500, CONTROLS),
     Length(12000, ("distill", "distill_captions", "plain")),
-)  # fmt: skip
+)
 PLANNED: Final = sum(length.seeds * len(length.arms) for length in LENGTHS)
 """Trainings of the protocol."""
 PARTS: Final = {

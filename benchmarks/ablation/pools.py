@@ -25,19 +25,19 @@ from benchmarks.ablation.published_labels import SoftLabels
 from diht_k8s.api.documents import load
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.filter import stage as filter_stage
-from diht_k8s.recipe.label import stage as label_stage
-from diht_k8s.recipe.label.caption_concepts import read_captions
-from diht_k8s.recipe.label.soft_labels import HeadLabels, read_labels
-from diht_k8s.recipe.label.targets import concatenated, encode
-from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
-from diht_k8s.recipe.runtime.inputs import kept_shards
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.samples import Sample, read_samples
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.images import decode
+from diht_k8s.data.shards.samples import Sample, read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.runtime.inputs import kept_shards
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.filter import stage as filter_stage
+from diht_k8s.stages.label import stage as label_stage
+from diht_k8s.stages.label.caption_concepts import read_captions
+from diht_k8s.stages.label.soft_labels import HeadLabels, read_labels
+from diht_k8s.stages.label.targets import concatenated, encode
+from diht_k8s.stages.label.vocabulary import ConceptVocabulary
 
 JUNK_SHARE: Final = 0.3
 JUNK_SEED: Final = 0

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diht_k8s.recipe.evaluate.few_shot import FOLDS, cross_validated
-from diht_k8s.recipe.evaluate.probe_solver import Problems, solve
+from diht_k8s.stages.evaluate.few_shot import FOLDS, cross_validated
+from diht_k8s.stages.evaluate.probe_solver import Problems, solve
 
 ACCURACY: Final = "accuracy"
 """The figure of a probe."""

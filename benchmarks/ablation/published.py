@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.ablation.processes import ROOT
 from benchmarks.ablation.results import read_lines
-from diht_k8s.recipe.report.per_image import PerImage, read_per_image, write_per_image
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.report.per_image import PerImage, read_per_image, write_per_image
 
 FIRST: Final = ROOT / "benchmarks/ablation/evidence"
 """The trainings of the first protocol, all of them."""

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from diht_k8s.recipe.label.soft_labels import HeadLabels
-from diht_k8s.recipe.label.targets import Targets
+from diht_k8s.stages.label.soft_labels import HeadLabels
+from diht_k8s.stages.label.targets import Targets
 
 HEADS: Final = ("objects", "attributes")
 CLASSES: Final = b"classes"

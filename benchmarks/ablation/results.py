@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diht_k8s.recipe.report.per_image import PerImage, read_per_image
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.report.per_image import PerImage, read_per_image
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from benchmarks.ablation.arms import ARMS, SHOWN
-from diht_k8s.recipe.report.paired_bootstrap import Difference, holm, paired_differences, verdict
-from diht_k8s.recipe.report.per_image import PerImage
+from diht_k8s.report.paired_bootstrap import Difference, holm, paired_differences, verdict
+from diht_k8s.report.per_image import PerImage
 
 TITLES: Final = {"r5": "R@5", "r1": "R@1", "mrr": "MRR", "zero_shot": "zero-shot"}
 DISTILLED, CONTROLS = "distill", ("distill_shuffled", "distill_untrained")

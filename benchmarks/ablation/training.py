@@ -20,15 +20,15 @@ from benchmarks.ablation.batches import Course, Tokens, make_course, test_images
 from benchmarks.ablation.pools import Gallery, Material
 from benchmarks.ablation.probes import ACCURACY, probe
 from diht_k8s.api.train import Optimizer, Schedule
-from diht_k8s.recipe.evaluate.classification import classification
-from diht_k8s.recipe.evaluate.prompts import ensemble_prompts, prompts
-from diht_k8s.recipe.evaluate.retrieval import Retrieval, retrieval
-from diht_k8s.recipe.report.per_image import PerImage
-from diht_k8s.recipe.train.data.rng import generator
-from diht_k8s.recipe.train.loss.losses import hn_nce_loss, soft_label_loss
-from diht_k8s.recipe.train.model.attention import attention_in_fp32
-from diht_k8s.recipe.train.model.student import Features, Student
-from diht_k8s.recipe.train.optimizer import learning_rate, parameter_groups
+from diht_k8s.report.per_image import PerImage
+from diht_k8s.stages.evaluate.classification import classification
+from diht_k8s.stages.evaluate.prompts import ensemble_prompts, prompts
+from diht_k8s.stages.evaluate.retrieval import Retrieval, retrieval
+from diht_k8s.stages.train.data.rng import generator
+from diht_k8s.stages.train.loss.losses import hn_nce_loss, soft_label_loss
+from diht_k8s.stages.train.model.attention import attention_in_fp32
+from diht_k8s.stages.train.model.student import Features, Student
+from diht_k8s.stages.train.optimizer import learning_rate, parameter_groups
 
 CUTOFFS: Final = (1, 5, 10)
 
@@ -108,8 +108,14 @@ class Bench:
         config = {
             "embed_dim": 128,
             "vision_cfg": {"image_size": sizes.image_size, "layers": [1, 1, 1, 1], "width": sizes.width},
-            "text_cfg": {"context_length": sizes.context_length, "vocab_size": self.tokens.size, "width": sizes.text_width, "heads": sizes.text_width // 32, "layers": sizes.text_layers},
-        }  # fmt: skip
+            "text_cfg": {
+                "context_length": sizes.context_length,
+                "vocab_size": self.tokens.size,
+                "width": sizes.text_width,
+                "heads": sizes.text_width // 32,
+                "layers": sizes.text_layers,
+            },
+        }
         objects, attributes = (0, 0) if arm.labels is None else self._labels(arm).classes
         torch.manual_seed(seed)
         return Student(config, num_objects=objects, num_attributes=attributes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
@@ -155,13 +161,15 @@ class Bench:
         rows = order[rows_B] if arm.labels == "shuffled" else rows_B
         labels, everyone = self._labels(arm), torch.ones(len(rows), dtype=torch.bool)
         losses = [
-            soft_label_loss(logits_BC, torch.from_numpy(head.ids_NK[rows]), torch.from_numpy(head.probabilities_NK[rows]), everyone)
+            soft_label_loss(
+                logits_BC, torch.from_numpy(head.ids_NK[rows]), torch.from_numpy(head.probabilities_NK[rows]), everyone
+            )
             for logits_BC, head in (
                 (features.object_logits_BC, labels.objects),
                 (features.attribute_logits_BC, labels.attributes),
             )
             if logits_BC is not None
-        ]  # fmt: skip
+        ]
         return self.sizes.concept_weight * torch.stack(losses).sum()
 
     def _figures(self, model: Student) -> tuple[dict[str, float], dict[str, PerImage]]:

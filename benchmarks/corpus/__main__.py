@@ -68,22 +68,30 @@ def document(corpus: Corpus, package: Path, unseen: Mapping[str, Tally]) -> dict
     def told(tallies: Mapping[str, Tally], styles: Mapping[str, str]) -> dict[str, Any]:
         return {
             name: {
-                "style": styles[name], "licence": infos[name]["license"]["spdx"], "author": infos[name]["author"]["name"],
-                "url": infos[name]["author"].get("url", ""), "seen": tally.seen, "kept": tally.kept,
+                "style": styles[name],
+                "licence": infos[name]["license"]["spdx"],
+                "author": infos[name]["author"]["name"],
+                "url": infos[name]["author"].get("url", ""),
+                "seen": tally.seen,
+                "kept": tally.kept,
                 "dropped": dict(sorted(tally.dropped.items())),
             }
             for name, tally in tallies.items()
-        }  # fmt: skip
+        }
 
     sets = told(corpus.tallies, ICON_SETS)
     splits = {split: len(corpus.pairs[split]) for split in SPLITS}
     assert sum(splits.values()) == sum(each["kept"] for each in sets.values()), "every icon is accounted for"
     styles = Counter(pair.fields["look"]["style"] for pair in corpus.pairs["train"])
     return {
-        "schema_version": 1, "package": {"name": PACKAGE, "version": VERSION, "sha256": SHA256}, "seed": SEED,
-        "splits": splits, "training_styles": dict(styles.most_common()), "sets": sets,
+        "schema_version": 1,
+        "package": {"name": PACKAGE, "version": VERSION, "sha256": SHA256},
+        "seed": SEED,
+        "splits": splits,
+        "training_styles": dict(styles.most_common()),
+        "sets": sets,
         "measured_only": told(unseen, MEASURED_SETS),
-    }  # fmt: skip
+    }
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from benchmarks.corpus.drawing import Icon, NotDrawnError, draw, encode
 from benchmarks.corpus.icon_sets import ICON_SETS, Style
 from benchmarks.corpus.names import parse_name
 from benchmarks.corpus.splits import GALLERY, SPLITS, Split, split_of
-from diht_k8s.recipe.filter.fingerprints import Gallery, fingerprint
+from diht_k8s.stages.filter.fingerprints import Gallery, fingerprint
 from examples.build_data.candidates import Tally
 from examples.build_data.groups import base_name
 from examples.build_data.shards import Pair
@@ -124,9 +124,17 @@ def read_set(package: Path, name: str, corpus: Corpus) -> Iterator[Entry]:
         else:
             others = [tag for tag in tags[file] if base_name(tag) != concept and tag.replace(" ", "").isalpha()]
             yield Entry(
-                name, file, parsed.thing, parsed.style, concept, split, document["info"]["license"]["spdx"],
-                Icon(icon["body"], box_of(document, icon)), document["info"]["palette"], tuple(others[:MAX_TAGS]),
-            )  # fmt: skip
+                name,
+                file,
+                parsed.thing,
+                parsed.style,
+                concept,
+                split,
+                document["info"]["license"]["spdx"],
+                Icon(icon["body"], box_of(document, icon)),
+                document["info"]["palette"],
+                tuple(others[:MAX_TAGS]),
+            )
 
 
 def box_of(document: dict[str, Any], icon: dict[str, Any]) -> tuple[float, float, float, float]:
@@ -177,7 +185,13 @@ def fields_of(entry: Entry, look: Look) -> dict[str, Any]:
     """What a pair's JSON says."""
     captions = captions_of(look, Random(f"{SEED} caption {entry.uid}"))
     return {
-        "uid": entry.uid, "caption": captions[0], "captions": captions, "thing": entry.thing, "concept": entry.concept,
+        "uid": entry.uid,
+        "caption": captions[0],
+        "captions": captions,
+        "thing": entry.thing,
+        "concept": entry.concept,
         "look": {name: value for name, value in asdict(look).items() if name in ("style", "colour", "ground")},
-        "source": entry.source, "file": entry.file, "licence": entry.licence,
-    }  # fmt: skip
+        "source": entry.source,
+        "file": entry.file,
+        "licence": entry.licence,
+    }

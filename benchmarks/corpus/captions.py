@@ -11,12 +11,24 @@ from typing import Final, Literal
 from benchmarks.corpus.icon_sets import Style
 
 COLOURS: Final[dict[str, str]] = {
-    "black": "#1a1a1a", "grey": "#808080", "red": "#d32f2f", "orange": "#f57c00", "brown": "#795548", "green": "#388e3c",
-    "blue": "#1976d2", "purple": "#7b1fa2", "pink": "#e91e8c", "teal": "#00897b",
-}  # fmt: skip
+    "black": "#1a1a1a",
+    "grey": "#808080",
+    "red": "#d32f2f",
+    "orange": "#f57c00",
+    "brown": "#795548",
+    "green": "#388e3c",
+    "blue": "#1976d2",
+    "purple": "#7b1fa2",
+    "pink": "#e91e8c",
+    "teal": "#00897b",
+}
 GROUNDS: Final[dict[str, str]] = {
-    "white": "#ffffff", "yellow": "#fff59d", "light blue": "#bbdefb", "light green": "#c8e6c9", "light grey": "#e0e0e0",
-}  # fmt: skip
+    "white": "#ffffff",
+    "yellow": "#fff59d",
+    "light blue": "#bbdefb",
+    "light green": "#c8e6c9",
+    "light grey": "#e0e0e0",
+}
 STYLES: Final[dict[Style, tuple[str, ...]]] = {
     "line": ("outline of {a}", "line drawing of {a}", "thin outlined icon showing {a}"),
     "solid": ("solid icon of {a}", "silhouette showing {a}", "filled sign with {a}"),

@@ -18,7 +18,7 @@ from benchmarks.corpus.drawing import Icon
 from benchmarks.corpus.icon_sets import Style
 from benchmarks.corpus.names import parse_name
 from benchmarks.corpus.splits import GALLERY, Split
-from diht_k8s.recipe.filter.fingerprints import Gallery
+from diht_k8s.stages.filter.fingerprints import Gallery
 from examples.build_data.candidates import Tally
 from examples.build_data.groups import base_name
 from examples.build_data.shards import Pair
@@ -26,9 +26,11 @@ from examples.build_data.shards import Pair
 NAMED: Final[tuple[Split, ...]] = ("development", "development_style", "heldout_concepts", "heldout_style")
 """Splits that get a gallery of names."""
 UNSEEN_SETS: Final[dict[str, Style]] = {
-    "openmoji": "emoji", "icon-park": "colour",  # the second protocol's transfer
-    "whh": "solid", "streamline-ultimate-color": "colour",  # what PROTOCOL-4.md confirms on
-}  # fmt: skip
+    "openmoji": "emoji",
+    "icon-park": "colour",  # the second protocol's transfer
+    "whh": "solid",
+    "streamline-ultimate-color": "colour",  # what PROTOCOL-4.md confirms on
+}
 """Sets of which no split has a drawing, each with a gallery of names."""
 CATEGORY: Final = {"streamline-pixel": 20, "openmoji": 40, "icon-park": 40}
 """Sets with categories -> drawings of a category; smaller categories are left out."""

@@ -32,10 +32,10 @@ from benchmarks.gpu.process import AGAIN, Box, Measured, run_case
 from benchmarks.gpu.table import Row, failures, goals_of, markdown, row_of
 from diht_k8s.api.documents import load
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.runtime.cpus import usable_cpus
-from diht_k8s.recipe.train.estimate.estimate import estimate
-from diht_k8s.recipe.train.estimate.gpus import peak_flops
-from diht_k8s.recipe.train.flops import StepWork
+from diht_k8s.runtime.cpus import usable_cpus
+from diht_k8s.stages.train.estimate.estimate import estimate
+from diht_k8s.stages.train.estimate.gpus import peak_flops
+from diht_k8s.stages.train.flops import StepWork
 
 PACKAGES = ROOT / ".cache" / "open-clip"
 """Packages for open_clip's trainer alone; another version of open_clip may lie there too."""
@@ -194,7 +194,7 @@ def _write(rows: list[Row], common: Row, folder: Path) -> None:
     goals = goals_of(rows)
     document = {"benchmark": "gpu", **common, "cases": rows, "goals": goals}
     (folder / "results.json").write_text(json.dumps(document, indent=1))
-    heading = f"{common['device']}, {common['precision']}, torch {common['torch']}, open_clip {common['open_clip']}, {common['workers']} loader workers a rank"  # fmt: skip
+    heading = f"{common['device']}, {common['precision']}, torch {common['torch']}, open_clip {common['open_clip']}, {common['workers']} loader workers a rank"
     table = markdown(rows, goals, heading)
     (folder / "results.md").write_text(table)
     print(table, file=sys.stderr)

@@ -101,8 +101,15 @@ class Settings:
     zero_stage: int
     """ours; open_clip replicates or shards by FSDP."""
     optimizer: dict[str, float] = field(
-        default_factory=lambda: {"lr": 5e-4, "weightDecay": 0.2, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6, "gradientClipNorm": 1.0}
-    )  # fmt: skip
+        default_factory=lambda: {
+            "lr": 5e-4,
+            "weightDecay": 0.2,
+            "beta1": 0.9,
+            "beta2": 0.98,
+            "eps": 1e-6,
+            "gradientClipNorm": 1.0,
+        }
+    )
     """AdamW, fused on both sides."""
     warm_up_steps: int = 2000
     """of the learning rate."""

@@ -98,7 +98,11 @@ def _open_clip(case: Case, settings: Settings, data: Path, place: Path) -> list[
     gpu, optimizer = torch.cuda.is_available(), settings.optimizer
     last = len(list((data / "shards").glob("*.tar"))) - 1
     arguments = [
-        *(f"--model={model.stem}", f"--train-data={data}/shards/{{00000..{last:05d}}}.tar", "--dataset-type=webdataset"),
+        *(
+            f"--model={model.stem}",
+            f"--train-data={data}/shards/{{00000..{last:05d}}}.tar",
+            "--dataset-type=webdataset",
+        ),
         *(f"--train-num-samples={MANY_SAMPLES}", f"--batch-size={case.size.batch}", "--epochs=1"),
         *(f"--precision={'amp_bf16' if settings.precision == 'bf16' else settings.precision}",),
         *("--local-loss", "--gather-with-grad", f"--workers={settings.workers}", "--save-frequency=0"),
@@ -109,7 +113,7 @@ def _open_clip(case: Case, settings: Settings, data: Path, place: Path) -> list[
         f"--grad-clip-norm={optimizer['gradientClipNorm']}",
         *(["--grad-checkpointing"] if settings.checkpointing else []),
         *case.side.options,
-    ]  # fmt: skip
+    ]
     return [*_torchrun(case.cards), "-m", RANK, str(model), json.dumps(arguments)]
 
 
@@ -124,8 +128,13 @@ def trainer_of(environment: Mapping[str, str]) -> tuple[str, set[str]]:
         SystemExit: it does not start.
     """
     asked = subprocess.run(
-        [sys.executable, "-m", RANK, "--version"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )  # fmt: skip
+        [sys.executable, "-m", RANK, "--version"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if asked.returncode:
         raise SystemExit(f"open_clip's trainer does not start:\n{asked.stderr[-2000:]}")
     version, _, text = asked.stdout.partition("\n")

@@ -25,7 +25,9 @@ OUT_OF_MEMORY: Final = "out of memory"
 FAILED: Final = "failed"
 TOO_SLOW: Final = "too slow"
 """The time box ended before the window had two lines."""
-_OUT_OF_MEMORY: Final = re.compile(r"out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|Cannot allocate memory", re.I)  # fmt: skip
+_OUT_OF_MEMORY: Final = re.compile(
+    r"out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|Cannot allocate memory", re.I
+)
 _THEIRS: Final = re.compile(r"Train Epoch: \d+ \[\s*(\d+)/")
 _TIMES: Final = re.compile(r"Data \(t\): ([\d.]+).*?Batch \(t\): ([\d.]+)")
 _PEAK: Final = re.compile(r"peak_memory_mib=([\d.]+)")
@@ -121,8 +123,13 @@ def run_case(command: Sequence[str], environment: Mapping[str, str], box: Box, *
     began, reading = time.monotonic(), Reading(box.warm_up_steps * batch)
     last: deque[str] = deque(maxlen=KEPT_LINES)
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-    ) as process:  # fmt: skip
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
         try:
             for line in _lines_until(process, began + box.limit_s, reading, box.window_s):
                 if not _PEAK.search(line):

@@ -93,8 +93,12 @@ def _rounded(value: float | None) -> float | None:
 
 def markdown(rows: Sequence[Row], goals: Sequence[Row], heading: str) -> str:
     """Both tables, ready for a page."""
-    lines = [heading, "", "| model | cards | side | samples/s | step, ms | MFU | peak memory, MiB | predicted, MiB | loader wait | GPU hours for 1e9 | outcome |",
-             "|---|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        heading,
+        "",
+        "| model | cards | side | samples/s | step, ms | MFU | peak memory, MiB | predicted, MiB | loader wait | GPU hours for 1e9 | outcome |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         step = row.get("step_ms", row.get("loss_ms"))
         shown = [row["size"], row["cards"], row["side"], row.get("samples_per_second"), step]
@@ -107,7 +111,10 @@ def markdown(rows: Sequence[Row], goals: Sequence[Row], heading: str) -> str:
         lines.append(_line([*shown, row.get("gpu_hours_for_a_billion"), row["outcome"]]))
     lines += ["", "| model | cards | goal | target | found | met |", "|---|---|---|---|---|---|"]
     words = {True: "yes", False: "no", None: "not measured"}
-    lines += [_line([*(goal[key] for key in ("size", "cards", "goal", "target", "found")), words[goal["met"]]]) for goal in goals]  # fmt: skip
+    lines += [
+        _line([*(goal[key] for key in ("size", "cards", "goal", "target", "found")), words[goal["met"]]])
+        for goal in goals
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -121,4 +128,10 @@ def _percent(value: float | None) -> str | None:
 
 
 def _line(cells: Sequence[Any]) -> str:
-    return "| " + " | ".join("-" if cell is None else f"{cell:,.1f}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"  # fmt: skip
+    return (
+        "| "
+        + " | ".join(
+            "-" if cell is None else f"{cell:,.1f}" if isinstance(cell, float) else str(cell) for cell in cells
+        )
+        + " |"
+    )

@@ -1,7 +1,7 @@
 """A run's sources must not be what stages write: a pattern that matches a stage's folder would match more each time.
 
 Pure text work on a document. Stage programs check again with patterns expanded and paths resolved
-(`recipe.runtime.own_inputs`). Single folders that a document names below its own output, of another variant, are legal.
+(`runtime.own_inputs`). Single folders that a document names below its own output, of another variant, are legal.
 """
 
 from __future__ import annotations

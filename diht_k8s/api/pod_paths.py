@@ -15,10 +15,16 @@ from diht_k8s.api.own_inputs import literal_part
 from diht_k8s.api.pods import merged
 from diht_k8s.api.run import Spec, Stage
 
-IN_IMAGES: Final = frozenset((
-    "filter.clipScore.model", "filter.exclude", "label.teacher.weights", "train.initFrom.uri", "evaluate.model",
-    "evaluate.benchmarks.classNames",
-))  # fmt: skip
+IN_IMAGES: Final = frozenset(
+    (
+        "filter.clipScore.model",
+        "filter.exclude",
+        "label.teacher.weights",
+        "train.initFrom.uri",
+        "evaluate.model",
+        "evaluate.benchmarks.classNames",
+    )
+)
 """Single files and models, which an image may bring: that they lie under no mount proves nothing."""
 
 

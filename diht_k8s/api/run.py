@@ -39,10 +39,25 @@ API_VERSION: Final = "diht.dev/v1alpha1"
 KIND: Final = "DihtRun"
 OPERATOR: Final = "diht.dev/operator"
 """Our operator in `spec.managedBy`."""
-OBJECT_META: Final = frozenset((
-    "annotations", "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generateName", "generation",
-    "labels", "managedFields", "name", "namespace", "ownerReferences", "resourceVersion", "selfLink", "uid",
-))  # fmt: skip
+OBJECT_META: Final = frozenset(
+    (
+        "annotations",
+        "creationTimestamp",
+        "deletionGracePeriodSeconds",
+        "deletionTimestamp",
+        "finalizers",
+        "generateName",
+        "generation",
+        "labels",
+        "managedFields",
+        "name",
+        "namespace",
+        "ownerReferences",
+        "resourceVersion",
+        "selfLink",
+        "uid",
+    )
+)
 """The fields of Kubernetes' ObjectMeta."""
 MAX_NAME_LENGTH: Final = 40
 """Children add `-evaluate-999-9999`, and Kubernetes allows 63."""

@@ -117,9 +117,13 @@ def parsers_of(whole: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
 
 def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--set", action="append", default=[], metavar="PATH=VALUE", dest="overrides",
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        dest="overrides",
         help="change a field below spec, for example train.samples=1000; may be repeated",
-    )  # fmt: skip
+    )
 
 
 def _add_json(parser: argparse.ArgumentParser, says: str = "print one JSON value in place of text") -> None:
@@ -158,18 +162,24 @@ def _add_import(commands: Commands) -> None:
         help="between the cells of a .csv, .tsv or .txt: one character, or tab (its usual one)",
     )
     parser.add_argument(
-        "--captions", choices=("each", "first", "list"), default="each",
+        "--captions",
+        choices=("each", "first", "list"),
+        default="each",
         help="of an image with several: a pair for each (the default), for the first, or one with all of them to draw from",
-    )  # fmt: skip
+    )
     _add_allow_links(parser)
     parser.add_argument(
-        "--retry", action="store_true",
+        "--retry",
+        action="store_true",
         help="download what img2dataset or an earlier retry in SOURCE failed to fetch, or a table of URLs: each row once",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--allow-host", metavar="HOST", action="append", default=[],
+        "--allow-host",
+        metavar="HOST",
+        action="append",
+        default=[],
         help="with --retry: ask HOST although its address is not public; may be repeated",
-    )  # fmt: skip
+    )
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
     parser.add_argument("--replace", action="store_true", help="remove the import that is in OUTPUT; other files stay")
     _add_json(parser, "print one JSON object")
@@ -178,9 +188,12 @@ def _add_import(commands: Commands) -> None:
 
 def _add_allow_links(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--allow-links", metavar="DIR", action="append", default=[],
+        "--allow-links",
+        metavar="DIR",
+        action="append",
+        default=[],
         help="read files in DIR to which links or paths in SOURCE lead; without it none outside of SOURCE; may be repeated",
-    )  # fmt: skip
+    )
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -202,9 +215,12 @@ def _add_init(commands: Commands) -> None:
     parser.add_argument("--output", metavar="FILE", default=RUN_FILE, help=f"the run document ({RUN_FILE})")
     parser.add_argument("--name", metavar="NAME", help="name of the run; that of DATA's folder if unset")
     parser.add_argument(
-        "--for", choices=HARDWARE, dest="hardware", metavar="PLACE",
+        "--for",
+        choices=HARDWARE,
+        dest="hardware",
+        metavar="PLACE",
         help="laptop, gpu-node or cluster; this machine's if unset: gpu-node where it has a GPU",
-    )  # fmt: skip
+    )
     parser.add_argument("--replace", action="store_true", help="replace FILE and the held-out pairs if they exist")
     _add_json(parser, "print one JSON object")
     parser.set_defaults(command=_init)
@@ -258,10 +274,13 @@ def _add_sweep(commands: Commands) -> None:
     )
     parser.add_argument("file", metavar="FILE", help=FILE)
     parser.add_argument(
-        "--vary", action="append", default=[], metavar="PATH=V1,V2",
+        "--vary",
+        action="append",
+        default=[],
+        metavar="PATH=V1,V2",
         help="values of a field below spec, for example train.loss.beta=0.25,0.5; may be repeated. Each is read as by "
         "--set; commas inside brackets, braces and quotes separate nothing: data.sources.0.shards=[a.tar],[a.tar,b.tar]",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--seeds", type=int, metavar="N", help="of each combination N trainings, from the document's seed on"
     )
@@ -294,9 +313,10 @@ def _add_validate(commands: Commands) -> None:
     parser.description = "Check a run document by the API server's rules; names line, field and what to do."
     parser.add_argument("file", metavar="FILE", help=FILE)
     parser.add_argument(
-        "--gpu", metavar="NAME",
+        "--gpu",
+        metavar="NAME",
         help="warn if the training does not fit on this GPU or the pods' CPUs cannot feed it; else that of its node selector",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--cluster", action="store_true", help="the run is for a cluster: paths that its pods will not find are errors"
     )
@@ -344,9 +364,12 @@ def _add_estimate(commands: Commands) -> None:
     )
     parser.add_argument("--nodes", type=int, metavar="N", help="pods of the gang; train.numNodes if unset")
     parser.add_argument(
-        "--mfu", type=float, default=0.45, metavar="SHARE",
+        "--mfu",
+        type=float,
+        default=0.45,
+        metavar="SHARE",
         help="share of the GPU's peak at which it computes (0.45); recomputed activations count as work",
-    )  # fmt: skip
+    )
     _add_json(parser, "print one JSON object; memory in bytes")
     _add_set(parser)
     parser.set_defaults(command=_estimate)
@@ -356,9 +379,13 @@ def _estimate(options: argparse.Namespace) -> int:
     from diht_k8s.cli.estimate import estimate_command
 
     return estimate_command(
-        options.file, options.overrides, options.gpu,
-        nodes=options.nodes, utilisation=options.mfu, as_json=options.json,
-    )  # fmt: skip
+        options.file,
+        options.overrides,
+        options.gpu,
+        nodes=options.nodes,
+        utilisation=options.mfu,
+        as_json=options.json,
+    )
 
 
 def _add_stage(commands: Commands) -> None:
@@ -374,10 +401,12 @@ def _add_stage(commands: Commands) -> None:
     parser.add_argument("--worker", type=int, metavar="I", help="index of this worker, from 0")
     parser.add_argument("--workers", type=int, metavar="N", help="number of workers")
     parser.add_argument(
-        "--step", choices=[step for steps in STEPS.values() for step in steps], default="",
+        "--step",
+        choices=[step for steps in STEPS.values() for step in steps],
+        default="",
         help="for label: run only this step; only predict is shared by workers. For train: wait, until no other run "
         "computes the same training",
-    )  # fmt: skip
+    )
     parser.set_defaults(command=_stage)
 
 
@@ -526,9 +555,11 @@ def _add_purge(commands: Commands) -> None:
     )
     parser.add_argument("file", metavar="FILE", help=FILE)
     parser.add_argument(
-        "--exclude", required=True, metavar="LIST",
+        "--exclude",
+        required=True,
+        metavar="LIST",
         help="uids, source paths, SHA-256 of URLs or SHA-256 of images, one a line (a path or s3:// URI)",
-    )  # fmt: skip
+    )
     _add_set(parser)
     _add_json(parser)
     parser.set_defaults(command=_purge)
@@ -552,9 +583,12 @@ def _add_prune(commands: Commands) -> None:
     )
     parser.add_argument("output", metavar="OUTPUT", help="the output of runs (data.output), or a run document")
     parser.add_argument(
-        "--keep", action="extend", nargs="+", metavar="RUN",
+        "--keep",
+        action="extend",
+        nargs="+",
+        metavar="RUN",
         help="the runs that shall stay: run documents, run folders, NAME or NAME/DIGEST; all if unset",
-    )  # fmt: skip
+    )
     parser.add_argument("--yes", action="store_true", help="remove what is removable")
     _add_json(parser, "print one JSON object")
     parser.set_defaults(command=_prune)
@@ -579,9 +613,12 @@ def _add_benchmarks(commands: Commands) -> None:
         "--list", default="diht29", dest="catalogue", metavar="NAME", help="diht29 (default), datacomp38 or vtab"
     )
     parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME",
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
         help="this benchmark only, one of the list or a folder below ROOT; may be repeated",
-    )  # fmt: skip
+    )
     parser.add_argument("--yaml", action="store_true", help="print a part of a run document")
     _add_json(parser)
     parser.set_defaults(command=_benchmarks)
@@ -645,9 +682,10 @@ def _add_convert(commands: Commands) -> None:
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("target", metavar="TARGET")
     parser.add_argument(
-        "--architecture", metavar="NAME",
+        "--architecture",
+        metavar="NAME",
         help="open_clip's name of the architecture, for a checkpoint file whose shapes do not determine it",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--to",
         choices=MODEL_LAYOUTS,
@@ -659,8 +697,8 @@ def _add_convert(commands: Commands) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from diht_k8s.recipe.clip_models.convert import convert
-    from diht_k8s.recipe.shards.storage import Storage
+    from diht_k8s.data.shards.storage import Storage
+    from diht_k8s.models.convert import convert
 
     written = convert(options.source, options.target, Storage(), architecture=options.architecture, layout=options.to)
     print(json.dumps([*written]) if options.json else "\n".join(written))
@@ -853,14 +891,20 @@ def _completion(whole: argparse.ArgumentParser, options: argparse.Namespace) -> 
 
 def _add_packaged(commands: Commands) -> None:
     _add_text(
-        commands, "schema", _schema, "print the JSON schema of run documents, for editors",
+        commands,
+        "schema",
+        _schema,
+        "print the JSON schema of run documents, for editors",
         "Print the JSON schema of run documents. An editor that knows it completes fields and marks wrong ones: begin "
         "the document with `# yaml-language-server: $schema=FILE`.",
-    )  # fmt: skip
+    )
     _add_text(
-        commands, "crd", _crd, "print the CustomResourceDefinition, for kubectl apply",
+        commands,
+        "crd",
+        _crd,
+        "print the CustomResourceDefinition, for kubectl apply",
         "Print the CustomResourceDefinition of runs: diht crd | kubectl apply --server-side -f -",
-    )  # fmt: skip
+    )
     samples = commands.add_parser("samples", help="list, print or write sample run documents")
     samples.description = "List the sample run documents, print one of them, or write them into a folder."
     samples.add_argument("name", nargs="?", metavar="NAME", help="print this one; all are listed if unset")

@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from diht_k8s.api.errors import ExitCode, UserError
-from diht_k8s.recipe.evaluate.catalogue import LISTS, Catalogue, catalogue
-from diht_k8s.recipe.evaluate.catalogue.discovery import (
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.evaluate.catalogue import LISTS, Catalogue, catalogue
+from diht_k8s.stages.evaluate.catalogue.discovery import (
     FoundBenchmark,
     benchmark_of,
     candidate_folders,
     find_benchmark,
     find_unlisted,
 )
-from diht_k8s.recipe.shards.storage import Storage
 
 
 def benchmarks_command(

@@ -10,7 +10,7 @@ from typing import Any, Final
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
+from diht_k8s.stages.label.vocabulary import ConceptVocabulary
 
 SHOWN: Final = 20
 SHOWN_CUT: Final = 8
@@ -86,7 +86,7 @@ def _vocabulary_file(path: str, overrides: Sequence[str]) -> tuple[str, bytes]:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"cannot read {path}: {reason}: check the path") from error
-    from diht_k8s.recipe.shards.storage import Storage
+    from diht_k8s.data.shards.storage import Storage
 
     if is_vocabulary:
         return path, Storage().read_bytes(path)

@@ -10,11 +10,11 @@ from typing import Final
 from diht_k8s.api.errors import ExitCode
 from diht_k8s.cli.document import read_run
 from diht_k8s.cli.stage import place_of
-from diht_k8s.recipe.filter.uid_lists import write_kept_uids
-from diht_k8s.recipe.runtime.indexing import make_index
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.takedown import PurgeResult, purge
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.outputs.takedown import PurgeResult, purge
+from diht_k8s.runtime.indexing import make_index
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.stages.filter.uid_lists import write_kept_uids
 
 SHOWN_UNMATCHED: Final = 10
 SHOWN_REMOVED: Final = 20

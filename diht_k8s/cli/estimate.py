@@ -13,10 +13,10 @@ from rich.table import Table
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.train.data.share import BatchShare
-from diht_k8s.recipe.train.estimate.advice import advice, does_not_fit, fewest_do_not_fit
-from diht_k8s.recipe.train.estimate.estimate import Estimate, estimate, on_fewest_nodes
-from diht_k8s.recipe.train.estimate.gpus import gpu_of
+from diht_k8s.stages.train.data.share import BatchShare
+from diht_k8s.stages.train.estimate.advice import advice, does_not_fit, fewest_do_not_fit
+from diht_k8s.stages.train.estimate.estimate import Estimate, estimate, on_fewest_nodes
+from diht_k8s.stages.train.estimate.gpus import gpu_of
 
 GIB: Final = 2**30
 

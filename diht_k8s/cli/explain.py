@@ -9,11 +9,11 @@ from dataclasses import asdict
 
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.cli.document import read_run
-from diht_k8s.recipe.pair_history import MOST, PairHistory, histories
-from diht_k8s.recipe.pair_table import write_pair_table
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.outputs.pair_history import MOST, PairHistory, histories
+from diht_k8s.outputs.pair_table import write_pair_table
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.runtime.signals import StopFlag
 
 
 def explain_command(path: str, name: str | None, overrides: Sequence[str], *, as_json: bool = False) -> int:

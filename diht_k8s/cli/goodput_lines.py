@@ -7,9 +7,12 @@ from diht_k8s.pipeline.goodput import goodput_json, goodput_of, goodput_text, st
 from diht_k8s.pipeline.run_status import RunStatus
 
 START_UP_WORDS = {
-    "pod": "pod", "imports": "imports", "rendezvous": "rendezvous", "checkpoint": "model and checkpoint",
+    "pod": "pod",
+    "imports": "imports",
+    "rendezvous": "rendezvous",
+    "checkpoint": "model and checkpoint",
     "firstBatch": "first batch",
-}  # fmt: skip
+}
 
 
 def goodput_lines(status: Status) -> list[str]:

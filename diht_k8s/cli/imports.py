@@ -15,17 +15,17 @@ from typing import Any
 from diht_k8s.api.errors import ExitCode, StopRequested, UserError
 from diht_k8s.api.layout import join
 from diht_k8s.cli.display import progress_bar
-from diht_k8s.recipe.evaluate.class_texts import WITH_CLASSES, number_note
-from diht_k8s.recipe.evaluate.importing import BenchmarkImport, class_names_for, import_benchmark
-from diht_k8s.recipe.imports.account import account_lines
-from diht_k8s.recipe.imports.downloads import Web
-from diht_k8s.recipe.imports.existing_shards import check_shards
-from diht_k8s.recipe.imports.failed_rows import FOLDER, read_failed_rows
-from diht_k8s.recipe.imports.layouts import open_benchmark, open_pairs, shard_files
-from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
-from diht_k8s.recipe.imports.records import ReaderOptions, RecordSource
-from diht_k8s.recipe.imports.tally import Tally
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.imports.account import account_lines
+from diht_k8s.data.imports.downloads import Web
+from diht_k8s.data.imports.existing_shards import check_shards
+from diht_k8s.data.imports.failed_rows import FOLDER, read_failed_rows
+from diht_k8s.data.imports.layouts import open_benchmark, open_pairs, shard_files
+from diht_k8s.data.imports.pair_import import PairImport, import_pairs
+from diht_k8s.data.imports.records import ReaderOptions, RecordSource
+from diht_k8s.data.imports.tally import Tally
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.evaluate.class_texts import WITH_CLASSES, number_note
+from diht_k8s.stages.evaluate.importing import BenchmarkImport, class_names_for, import_benchmark
 
 
 def import_pairs_command(options: argparse.Namespace) -> int:
@@ -47,13 +47,16 @@ def import_pairs_command(options: argparse.Namespace) -> int:
     if options.output is None:
         raise UserError(f"diht import {options.source} OUTPUT: name the folder into which the shards are written")
     wanted = ReaderOptions(
-        options.split, _images(options.images),
-        image_column=options.image_column, caption_column=options.caption_column,
-        delimiter=_delimiter(options.delimiter), links=_folders(options.allow_links),
-    )  # fmt: skip
+        options.split,
+        _images(options.images),
+        image_column=options.image_column,
+        caption_column=options.caption_column,
+        delimiter=_delimiter(options.delimiter),
+        links=_folders(options.allow_links),
+    )
     order = PairImport(
         options.output, options.shard_size, options.captions, options.replace, wanted.allowed, options.retry
-    )  # fmt: skip
+    )
     with stopping_on_request(), contextlib.ExitStack() as shown:
         source = (
             _failed_rows(path, wanted, options.allow_host) if options.retry else open_pairs(path, options.kind, wanted)
@@ -61,9 +64,12 @@ def import_pairs_command(options: argparse.Namespace) -> int:
         bar = shown.enter_context(progress_bar())
         task = bar.add_task(f"import {source.kind}")
         marker = import_pairs(
-            source, order, Storage(),
-            lambda total, done: bar.update(task, total=total, completed=done), lambda: bar.advance(task),
-        )  # fmt: skip
+            source,
+            order,
+            Storage(),
+            lambda total, done: bar.update(task, total=total, completed=done),
+            lambda: bar.advance(task),
+        )
     print(json.dumps(marker) if options.json else pair_summary(options.output, marker))
     return ExitCode.DONE
 
@@ -82,17 +88,25 @@ def import_benchmark_command(options: argparse.Namespace) -> int:
         options.split, _images(options.images), annotations, options.answers, links=_folders(options.allow_links)
     )
     order = BenchmarkImport(
-        options.output, options.split, options.class_names, options.templates, options.shard_size, options.replace,
+        options.output,
+        options.split,
+        options.class_names,
+        options.templates,
+        options.shard_size,
+        options.replace,
         wanted.allowed,
-    )  # fmt: skip
+    )
     with stopping_on_request(), contextlib.ExitStack() as shown:
         source = open_benchmark(path, options.kind, wanted)
         bar = shown.enter_context(progress_bar())
         task = bar.add_task(f"import {source.kind}")
         marker = import_benchmark(
-            source, order, Storage(),
-            lambda total, done: bar.update(task, total=total, completed=done), lambda: bar.advance(task),
-        )  # fmt: skip
+            source,
+            order,
+            Storage(),
+            lambda total, done: bar.update(task, total=total, completed=done),
+            lambda: bar.advance(task),
+        )
     if source.type in WITH_CLASSES and (note := number_note(class_names_for(source, order, Storage()).lines)):
         print(f"diht: warning: {note}", file=sys.stderr)
     print(json.dumps(marker) if options.json else benchmark_summary(options.output, marker))
@@ -164,8 +178,12 @@ def _require_fitting(options: argparse.Namespace) -> None:
     """Refuse what would do nothing beside `--retry`, or without it."""
     if options.allow_host and not options.retry:
         raise UserError("--allow-host goes with --retry, which downloads: remove it, or add --retry")
-    given = {"--format": options.kind, "--images": options.images, "--image-column": options.image_column,
-             "--allow-links": options.allow_links}  # fmt: skip
+    given = {
+        "--format": options.kind,
+        "--images": options.images,
+        "--image-column": options.image_column,
+        "--allow-links": options.allow_links,
+    }
     if options.retry and (without := [name for name, value in given.items() if value]):
         raise UserError(
             f"{without[0]} does not go with --retry, which reads tables and downloads the images: remove it"

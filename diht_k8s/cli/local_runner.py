@@ -39,8 +39,8 @@ from diht_k8s.pipeline.attempts import Attempt, AttemptState, AttemptTimes, Comm
 from diht_k8s.pipeline.failure_policy import BACK_OFF, BackOff
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, Action, Expire, LowerMinCount, Observed, Resize, Start, Stop, plan
 from diht_k8s.pipeline.run_status import RunState, RunStatus, StageRecord
-from diht_k8s.recipe.runtime.owner import this_process
-from diht_k8s.recipe.runtime.pdeathsig import PARENT_VARIABLE
+from diht_k8s.runtime.owner import this_process
+from diht_k8s.runtime.pdeathsig import PARENT_VARIABLE
 
 POLL_S: Final = 0.2
 GRACE_S: Final = 300.0
@@ -162,10 +162,18 @@ class LocalRunner:
             attempt.ended_at = self.clock()
         began, ended = attempt.started_at, attempt.ended_at
         observed = Attempt(
-            start.stage, start.number, AttemptState.FAILED, active=status.running, step=start.step,
-            work=attempt.work, in_place=attempt.in_place, started_at=began, ended_at=ended,
-            times=AttemptTimes(began, began, began, began, ended), spent=attempt.spent,
-        )  # fmt: skip
+            start.stage,
+            start.number,
+            AttemptState.FAILED,
+            active=status.running,
+            step=start.step,
+            work=attempt.work,
+            in_place=attempt.in_place,
+            started_at=began,
+            ended_at=ended,
+            times=AttemptTimes(began, began, began, began, ended),
+            spent=attempt.spent,
+        )
         if status.failed is None:
             state = AttemptState.RUNNING if status.running else AttemptState.SUCCEEDED
             return replace(observed, state=state)

@@ -146,8 +146,15 @@ def status_of(folder: Path) -> LocalRun:
     elif all(stage.state == "waiting" for stage in stages):
         state = "waiting"
     return LocalRun(
-        run.metadata.name, layout.output, str(folder), state, stages, says, _changed(folder, layout), run.metadata.labels.sweep
-    )  # fmt: skip
+        run.metadata.name,
+        layout.output,
+        str(folder),
+        state,
+        stages,
+        says,
+        _changed(folder, layout),
+        run.metadata.labels.sweep,
+    )
 
 
 def _stage(layout: Layout, stage: Stage) -> LocalStage:
@@ -251,7 +258,9 @@ def list_command(folder: str, sweep: str | None = None, *, as_json: bool) -> int
     """Print the runs below a folder, or the variants of a sweep there; the exit code."""
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise UserError(f"{folder} is no folder: name the one in which runs write their output, or --namespace for a cluster's")  # fmt: skip
+        raise UserError(
+            f"{folder} is no folder: name the one in which runs write their output, or --namespace for a cluster's"
+        )
     found: list[LocalRun] = []
     for path in _run_folders(root):
         try:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from diht_k8s.recipe.train.estimate.gpus import name_of_product
+from diht_k8s.stages.train.estimate.gpus import name_of_product
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Machine:
     memory_gib: float = 0.0
     gpus: int = 0
     gpu: str | None = None
-    """the name of the first one in `recipe.train.estimate.gpus`; None where that is not known."""
+    """the name of the first one in `stages.train.estimate.gpus`; None where that is not known."""
 
 
 def this_machine() -> Machine:

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from diht_k8s.api.errors import ExitCode
-from diht_k8s.recipe.filter import CaptionGraph, CaptionParser, describe
-from diht_k8s.recipe.filter.captions.explain import Explanation, Tree, describe_steps, explain
+from diht_k8s.stages.filter import CaptionGraph, CaptionParser, describe
+from diht_k8s.stages.filter.captions.explain import Explanation, Tree, describe_steps, explain
 
 
 def parse_command(captions: Sequence[str], *, as_json: bool = False, why: bool = False) -> int:

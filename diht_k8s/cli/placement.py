@@ -66,8 +66,14 @@ def _train_shape(train: Train, machine: Machine, has_batch_statistics: Callable[
 
 
 def _differences(before: Spec, after: Spec) -> list[str]:
-    fields = ("data.output", "filter.workers", "label.workers", "train.num_nodes", "train.processes_per_node",
-              "suspend")  # fmt: skip
+    fields = (
+        "data.output",
+        "filter.workers",
+        "label.workers",
+        "train.num_nodes",
+        "train.processes_per_node",
+        "suspend",
+    )
     lines = [
         f"{_wire(path)}: {old} -> {new}"
         for path in fields

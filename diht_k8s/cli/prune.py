@@ -18,18 +18,21 @@ from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import DihtRun
 from diht_k8s.cli.display import progress_bar
 from diht_k8s.cli.document import read_run
-from diht_k8s.recipe.prune import Place, Plan, make_plan, plan_to_remove, remove
-from diht_k8s.recipe.runtime.run_folder import run_folder
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.outputs.prune import Place, Plan, make_plan, plan_to_remove, remove
+from diht_k8s.runtime.run_folder import run_folder
+from diht_k8s.runtime.signals import StopFlag
 
 DOCUMENTS: Final = (".yaml", ".yml", ".json")
 SHOWN: Final = 3
 """Runs, or files of a person, that a person is shown of a folder."""
 STATES: Final = {
-    "complete": "complete", "begun": "begun, not complete", "foreign": "not ours", "run": "run",
+    "complete": "complete",
+    "begun": "begun, not complete",
+    "foreign": "not ours",
+    "run": "run",
     "features": "stored features",
-}  # fmt: skip
+}
 
 
 def prune_command(output: str, keep: Sequence[str] | None, *, yes: bool, as_json: bool) -> int:

@@ -33,7 +33,7 @@ from diht_k8s.cli.placement import place
 from diht_k8s.launch.local_jobs import LocalJobs
 from diht_k8s.pipeline.plan import stages_until
 from diht_k8s.pipeline.run_status import RunState, RunStatus
-from diht_k8s.recipe.train.model.configurations import learns_in_timm
+from diht_k8s.stages.train.model.configurations import learns_in_timm
 
 
 def run_command(
@@ -59,7 +59,7 @@ def has_batch_statistics(train: Train) -> bool:
             return shows_batch_statistics(train)
     except UserError:
         return False
-    from diht_k8s.recipe.inspection.model_checks import timm_network  # seconds, which few runs need
+    from diht_k8s.inspection.model_checks import timm_network  # seconds, which few runs need
 
     return timm_network(train).batch_statistics
 

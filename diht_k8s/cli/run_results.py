@@ -12,11 +12,11 @@ from diht_k8s.api.layout import join
 from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.local_runs import local_run_folder
+from diht_k8s.data.shards.storage import Storage
 from diht_k8s.pipeline.plan import stages_until
-from diht_k8s.recipe.report.overview import lede
-from diht_k8s.recipe.report.sections import STEP_NAMES
-from diht_k8s.recipe.runtime.run_folder import run_folder, run_layout
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.report.overview import lede
+from diht_k8s.report.sections import STEP_NAMES
+from diht_k8s.runtime.run_folder import run_folder, run_layout
 
 Json = Mapping[str, Any]
 

@@ -12,10 +12,10 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
 from diht_k8s.api.steps import STEPS
 from diht_k8s.cli.document import read_run
-from diht_k8s.recipe.runtime.pdeathsig import end_with_parent
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.stage import Program, exit_code_of, run_stage
-from diht_k8s.recipe.runtime.time_spent import process_began
+from diht_k8s.runtime.pdeathsig import end_with_parent
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.runtime.stage import Program, exit_code_of, run_stage
+from diht_k8s.runtime.time_spent import process_began
 
 PROGRAMS_VARIABLE: Final = "DIHT_PROGRAMS"
 """Names another package with the same four subpackages, so that tests of the loop run in seconds."""
@@ -25,7 +25,7 @@ MAX_DIGITS: Final = 10
 
 def program_of(stage: Stage) -> Program:
     """The module with `identify` and `execute` of a stage; imported here, since it brings parser, OCR or torch."""
-    package = os.environ.get(PROGRAMS_VARIABLE, "diht_k8s.recipe")
+    package = os.environ.get(PROGRAMS_VARIABLE, "diht_k8s.stages")
     return cast("Program", importlib.import_module(f"{package}.{stage}.stage"))
 
 

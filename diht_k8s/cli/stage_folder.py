@@ -11,8 +11,8 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.document import read_run
-from diht_k8s.recipe.runtime.run_folder import layout_at, run_layout
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.run_folder import layout_at, run_layout
 
 
 def is_folder(place: str) -> bool:

@@ -98,7 +98,7 @@ def _found(runs: Sequence[DihtRun]) -> tuple[dict[str, str], list[str]]:
 def _compare(runs: Sequence[DihtRun], output: str) -> None:
     """Print the comparison of these runs, the first being what the others are compared with, and write its page."""
     from diht_k8s.cli.compare import report_command
-    from diht_k8s.recipe.runtime.run_folder import run_folder
+    from diht_k8s.runtime.run_folder import run_folder
 
     print(flush=True)
     report_command([run_folder(run) for run in runs], output)

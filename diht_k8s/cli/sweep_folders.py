@@ -20,10 +20,10 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.cli.stage import program_of
 from diht_k8s.cli.validate import stage_problems
-from diht_k8s.recipe.runtime.commit import find_committed
-from diht_k8s.recipe.runtime.stage import exit_code_of, locate
-from diht_k8s.recipe.runtime.started import find_started
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.commit import find_committed
+from diht_k8s.runtime.stage import exit_code_of, locate
+from diht_k8s.runtime.started import find_started
 
 
 def found_stages(runs: Sequence[DihtRun]) -> tuple[dict[str, str], list[str]]:

@@ -14,11 +14,11 @@ from diht_k8s.api.field_problems import FieldProblem, refuse, text_problems
 from diht_k8s.api.pod_paths import has_pods, path_problems
 from diht_k8s.api.pod_security import level_of
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.train.estimate.gpus import selected_gpu
-from diht_k8s.recipe.train.model.configurations import learns_in_timm
+from diht_k8s.stages.train.estimate.gpus import selected_gpu
+from diht_k8s.stages.train.model.configurations import learns_in_timm
 
 if TYPE_CHECKING:
-    from diht_k8s.recipe.filter import CaptionParser
+    from diht_k8s.stages.filter import CaptionParser
 
 
 def validate_command(
@@ -76,13 +76,13 @@ def _findings(text: str, run: DihtRun, gpu: str | None, *, cluster: bool) -> _Fi
 def run_problems(run: DihtRun) -> list[FieldProblem]:
     """Failures of a run that its local data foretell; empty without the packages of the recipe."""
     try:
-        from diht_k8s.recipe.inspection.run_checks import check_run
-        from diht_k8s.recipe.shards.storage import Storage
+        from diht_k8s.data.shards.storage import Storage
+        from diht_k8s.inspection.run_checks import check_run
     except ImportError:
         return []
 
     def parser() -> CaptionParser:
-        from diht_k8s.recipe.filter import CaptionParser
+        from diht_k8s.stages.filter import CaptionParser
 
         return CaptionParser()
 
@@ -92,8 +92,8 @@ def run_problems(run: DihtRun) -> list[FieldProblem]:
 def shard_problems(run: DihtRun) -> list[FieldProblem]:
     """Patterns of shards that match nothing here; none without the packages of the recipe."""
     try:
-        from diht_k8s.recipe.inspection.named_files import absent_shards
-        from diht_k8s.recipe.shards.storage import Storage
+        from diht_k8s.data.shards.storage import Storage
+        from diht_k8s.inspection.named_files import absent_shards
     except ImportError:
         return []
     return absent_shards(run.spec, Storage(run.spec.storage))
@@ -104,7 +104,7 @@ def model_problems(run: DihtRun) -> list[FieldProblem]:
     try:
         if run.spec.train is None or not learns_in_timm(run.spec.train):
             return []
-        from diht_k8s.recipe.inspection.model_checks import timm_problems  # torch and timm: seconds
+        from diht_k8s.inspection.model_checks import timm_problems  # torch and timm: seconds
     except (ImportError, UserError):  # an unknown name: its own field says so
         return []
     return timm_problems(run.spec.train)
@@ -121,8 +121,8 @@ def stage_problems(run: DihtRun, stages: Sequence[Stage], *, whole: bool) -> lis
     Raises:
         RetryableError: the storage does not answer.
     """
-    from diht_k8s.recipe.inspection.named_files import file_problems
-    from diht_k8s.recipe.shards.storage import Storage
+    from diht_k8s.data.shards.storage import Storage
+    from diht_k8s.inspection.named_files import file_problems
 
     named = [each for each in text_problems(run.spec) if each.stage in stages]
     files = file_problems(run.spec, Storage(run.spec.storage), stages)

@@ -24,7 +24,11 @@ from diht_k8s.kube.runs import RunClient, run_client
 EVERY_S: Final = 2.0
 MOST_SILENCE_S: Final = 300.0
 """How long the API server may be unreachable before the command gives up; the run itself continues."""
-EXIT_CODES: Final = {Reason.USER_ERROR: ExitCode.USER_ERROR, Reason.BAD_DATA: ExitCode.BAD_DATA, Reason.STOPPED: ExitCode.STOPPED}  # fmt: skip
+EXIT_CODES: Final = {
+    Reason.USER_ERROR: ExitCode.USER_ERROR,
+    Reason.BAD_DATA: ExitCode.BAD_DATA,
+    Reason.STOPPED: ExitCode.STOPPED,
+}
 
 
 def watch(name: str, namespace: str | None) -> int:

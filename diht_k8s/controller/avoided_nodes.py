@@ -26,9 +26,16 @@ MAX_AVOIDED: Final = 16
 MAX_NODES: Final = 4
 """Nodes on which rounds failed that the status lists."""
 MAX_WORD: Final = 63
-NODE_FAULTS: Final = frozenset({
-    "NodeLost", "NodeUnhealthy", "DeletionByTaintManager", "TerminationByKubelet", "Evicted", "UnexpectedAdmissionError",
-})  # fmt: skip
+NODE_FAULTS: Final = frozenset(
+    {
+        "NodeLost",
+        "NodeUnhealthy",
+        "DeletionByTaintManager",
+        "TerminationByKubelet",
+        "Evicted",
+        "UnexpectedAdmissionError",
+    }
+)
 """Reasons of ends that the node caused and the program did not; a drain or a preemption is somebody's decision."""
 _NODE_NAME: Final = "metadata.name"
 

@@ -19,10 +19,14 @@ from diht_k8s.pipeline.attempts import Attempt, AttemptState
 from diht_k8s.pipeline.elasticity import expected_resizing
 from diht_k8s.pipeline.run_status import ENDED_WELL, RunState, RunStatus, StageRecord
 
-NOT_ACCEPTED: Final = frozenset({
-    Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.BACKEND_MISSING,
-    Reason.INTERNAL_ERROR,
-})  # fmt: skip
+NOT_ACCEPTED: Final = frozenset(
+    {
+        Reason.INVALID_SPEC,
+        Reason.NAME_CONFLICT,
+        Reason.BACKEND_MISSING,
+        Reason.INTERNAL_ERROR,
+    }
+)
 """Problems that keep the operator from accepting the run."""
 _ENDED_BADLY: Final = frozenset({RunState.FAILED, RunState.STOPPED})
 _Truth = Literal["True", "False", "Unknown"]

@@ -94,9 +94,16 @@ def decide(seen: Observation, blocked: Blocked, move: PendingMove | None, jitter
         if (actions, workload_actions) != (queued.plan.actions, queued.actions):
             problem = problem or refused
     return Decision(
-        queued.plan.status, moves.observed, queued.waiting, actions, workload_actions, problem, queued.plan.wake_at,
-        moves.pending, moves.faults,
-    )  # fmt: skip
+        queued.plan.status,
+        moves.observed,
+        queued.waiting,
+        actions,
+        workload_actions,
+        problem,
+        queued.plan.wake_at,
+        moves.pending,
+        moves.faults,
+    )
 
 
 def _newest_step(seen: Observation) -> int | None:

@@ -17,14 +17,28 @@ from diht_k8s.controller.status_builder import RESIZED, gave_way_to_quota
 from diht_k8s.controller.status_text import one_line
 
 COMPONENT: Final = "diht-operator"
-WARNING_REASONS: Final = frozenset({
-    Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.BACKEND_MISSING, Reason.UNSCHEDULABLE,
-    Reason.IMAGE_PULL_FAILED, Reason.REFERENCE_MISSING, Reason.QUOTA_EXCEEDED, Reason.POD_REFUSED,
-    Reason.PERMISSION_DENIED, Reason.INTERNAL_ERROR,
-})  # fmt: skip
-NORMAL_REASONS: Final = frozenset({
-    Reason.QUEUED, Reason.SUSPENDED, Reason.CHECKPOINTING, Reason.COMPUTED_ELSEWHERE,
-})  # fmt: skip
+WARNING_REASONS: Final = frozenset(
+    {
+        Reason.INVALID_SPEC,
+        Reason.NAME_CONFLICT,
+        Reason.BACKEND_MISSING,
+        Reason.UNSCHEDULABLE,
+        Reason.IMAGE_PULL_FAILED,
+        Reason.REFERENCE_MISSING,
+        Reason.QUOTA_EXCEEDED,
+        Reason.POD_REFUSED,
+        Reason.PERMISSION_DENIED,
+        Reason.INTERNAL_ERROR,
+    }
+)
+NORMAL_REASONS: Final = frozenset(
+    {
+        Reason.QUEUED,
+        Reason.SUSPENDED,
+        Reason.CHECKPOINTING,
+        Reason.COMPUTED_ELSEWHERE,
+    }
+)
 
 
 @dataclass(frozen=True)

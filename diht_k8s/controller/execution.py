@@ -135,9 +135,14 @@ class Executor:
         admitted = self._queue.with_admitted_workers(cached, run, start)
         faulty = self._nodes.unhealthy() if self._nodes is not None and start.stage is Stage.TRAIN else ()
         objects = build_objects(
-            cached, admitted, start, self._job_ttl_s,
-            pod_groups=self._pod_groups(), faulty=faulty, token=secrets.token_hex(),
-        )  # fmt: skip
+            cached,
+            admitted,
+            start,
+            self._job_ttl_s,
+            pod_groups=self._pod_groups(),
+            faulty=faulty,
+            token=secrets.token_hex(),
+        )
         self._queue.put_on_quota(cached, run, start, objects[-1])
         return objects
 

@@ -82,9 +82,20 @@ class LiveReads:
         kinds = (DISRUPTION_OF.get(event.get("reason", "")) for event in events)
         kind = next((kind for kind in kinds if kind is not None), DRAIN)
         gone = PodSummary(
-            cached.namespace, name, "", "0", cached.name, job.stage, job.attempt, job.uid, 0, "Failed", 0.0,
-            node=node, disruption=kind,
-        )  # fmt: skip
+            cached.namespace,
+            name,
+            "",
+            "0",
+            cached.name,
+            job.stage,
+            job.attempt,
+            job.uid,
+            0,
+            "Failed",
+            0.0,
+            node=node,
+            disruption=kind,
+        )
         return {name: gone} if node else {}
 
 

@@ -100,11 +100,16 @@ class Observer:
         attempts = with_pending_cause(self._cluster, self._warning_events, cached, attempts, pending, now, interval_s)
         self._logs.read_progress(cached, attempts, logs, now, interval_s)
         return Observation(
-            cached, run, saved_run_status(cached.status), attempts, now, logs.logged,
+            cached,
+            run,
+            saved_run_status(cached.status),
+            attempts,
+            now,
+            logs.logged,
             workloads=tuple(each for each in self._workloads.of(*cached.key) if each.owner_uid == cached.uid),
             workloads_absent=self._workloads.absent,
             faults=self._faults(attempts),
-        )  # fmt: skip
+        )
 
     def _attempts(self, cached: CachedRun, run: DihtRun, known: KnownObjects, now: float) -> list[ObservedAttempt]:
         """The attempts of a run, from Jobs that it owns and pods that those own."""
@@ -115,10 +120,15 @@ class Observer:
         pods = known.first_seen.pods(pods, now)
         known.saw(jobs, pods)
         observed = observe_attempts(
-            jobs, pods, now,
+            jobs,
+            pods,
+            now,
             newest={stage.name: stage.attempt for stage in cached.status.stages},
-            run_uid=cached.uid, former=known.former_jobs, disrupted=known.disrupted, pausing=run.spec.suspend,
-        )  # fmt: skip
+            run_uid=cached.uid,
+            former=known.former_jobs,
+            disrupted=known.disrupted,
+            pausing=run.spec.suspend,
+        )
         name_of = functools.partial(self._runs.name_of, cached.namespace)
         return [_with_share(with_named_holder(each, name_of), run.spec.train) for each in observed]
 

@@ -55,10 +55,16 @@ DISRUPTIONS: Final = {
 SIGNALS: Final = 128
 """What a shell and a container runtime add to the number of the signal that killed a program."""
 LIVING: Final = frozenset({AttemptState.PENDING, AttemptState.RUNNING})
-PULL_PROBLEMS: Final = frozenset({
-    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
-    "RegistryUnavailable",
-})  # fmt: skip
+PULL_PROBLEMS: Final = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+    }
+)
 BACKING_OFF: Final = re.compile(r'^Back-off pulling image "[^"]*"(: ErrImagePull)?:? *')
 """What the kubelet puts before the cause while it waits."""
 CONFIG_PROBLEMS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError"})

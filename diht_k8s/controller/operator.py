@@ -117,9 +117,15 @@ class Operator:
             *([nodes] if nodes is not None else ()),
         )
         self._reconciler = Reconciler(
-            self._cluster, self._runs, self._jobs, self._pods, workloads,
-            pod_groups=PodGroups(self._cluster, allowed=settings.pod_groups), nodes=nodes, job_ttl_s=settings.job_ttl_s,
-        )  # fmt: skip
+            self._cluster,
+            self._runs,
+            self._jobs,
+            self._pods,
+            workloads,
+            pod_groups=PodGroups(self._cluster, allowed=settings.pod_groups),
+            nodes=nodes,
+            job_ttl_s=settings.job_ttl_s,
+        )
         metrics.DEPTH.set_function(lambda: len(self._queue))
         metrics.FAILING.set_function(lambda: self._queue.failing(FAILING_AFTER))
         self._leads, self._stopped = threading.Event(), threading.Event()

@@ -268,8 +268,10 @@ def _log_internal_error(cached: CachedRun, error: Exception) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1]
     message = redacted_text(f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})", secrets)
     logger.error(
-        "%s/%s: unexpected error: %s\n%s", *cached.key, one_line(message),
+        "%s/%s: unexpected error: %s\n%s",
+        *cached.key,
+        one_line(message),
         redacted_text("".join(traceback.format_exception(error)), secrets),
         extra={"run": cached.name, "namespace": cached.namespace},
-    )  # fmt: skip
+    )
     return message

@@ -159,10 +159,17 @@ class StatusReporter:
     ) -> Report:
         """The report with its status rebuilt, and written if that differs from what the API server has."""
         built = build_status(
-            report.said, seen.run, seen.before, report.decided, [*decision.attempts, *decision.waiting],
-            problem=report.problem, logged=logs.logged, tails=logs.tails, generation=report.cached.generation,
+            report.said,
+            seen.run,
+            seen.before,
+            report.decided,
+            [*decision.attempts, *decision.waiting],
+            problem=report.problem,
+            logged=logs.logged,
+            tails=logs.tails,
+            generation=report.cached.generation,
             now=seen.now,
-        )  # fmt: skip
+        )
         status = redacted_status(built, literals(report.cached.document))
         document, there = wire(status), report.cached.document["status"]
         if document == there:

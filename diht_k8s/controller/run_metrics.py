@@ -22,9 +22,15 @@ BUDGETS: Final = ("program", "infrastructure")
 """`failurePolicy.maxRestarts` and `maxInfrastructureRestarts`."""
 PARTS: Final = tuple(each.name for each in fields(TimeParts))
 ENDS: Final = (
-    Reason.COMPLETE, Reason.USER_ERROR, Reason.BAD_DATA, Reason.OUT_OF_MEMORY, Reason.RESTARTS_EXHAUSTED,
-    Reason.INFRASTRUCTURE_RESTARTS_EXHAUSTED, Reason.DEADLINE_EXCEEDED, Reason.STOPPED,
-)  # fmt: skip
+    Reason.COMPLETE,
+    Reason.USER_ERROR,
+    Reason.BAD_DATA,
+    Reason.OUT_OF_MEMORY,
+    Reason.RESTARTS_EXHAUSTED,
+    Reason.INFRASTRUCTURE_RESTARTS_EXHAUSTED,
+    Reason.DEADLINE_EXCEEDED,
+    Reason.STOPPED,
+)
 for _budget in BUDGETS:  # from zero on, or an alert on their increase would miss the first one
     metrics.RESTARTS.labels(_budget)
 for _reason in ENDS:

@@ -195,9 +195,13 @@ class Connection:
         if token:
             headers["Authorization"] = token
         return login.api.rest_client.pool_manager.urlopen(
-            method, login.api.configuration.host + path, body=content, headers=headers, preload_content=not stream,
+            method,
+            login.api.configuration.host + path,
+            body=content,
+            headers=headers,
+            preload_content=not stream,
             timeout=None if timeout_s is None else urllib3.Timeout(connect=timeout_s[0], read=timeout_s[1]),
-        )  # fmt: skip
+        )
 
     def _renewed(self, old: _Login) -> _Login | None:
         """Newer credentials than those that were refused; None if there are none."""

@@ -21,9 +21,16 @@ from diht_k8s.launch.pod_template import SHARED_MEMORY
 NAMESPACE: Final = "kubernetes"
 KINDS: Final = ("V1Pod", "V1Container", "V1Job")
 POD_FIELDS = (
-    "nodeSelector", "tolerations", "affinity", "priorityClassName", "serviceAccountName", "runtimeClassName",
-    "terminationGracePeriodSeconds", "hostNetwork", "schedulerName",
-)  # fmt: skip
+    "nodeSelector",
+    "tolerations",
+    "affinity",
+    "priorityClassName",
+    "serviceAccountName",
+    "runtimeClassName",
+    "terminationGracePeriodSeconds",
+    "hostNetwork",
+    "schedulerName",
+)
 MIN_PARALLELISM: Final = "kueue.x-k8s.io/job-min-parallelism"
 EQUAL_COMPLETIONS: Final = "kueue.x-k8s.io/job-completions-equal-parallelism"
 """Annotations by which Kueue may admit a Job with fewer pods."""

@@ -26,8 +26,14 @@ if TYPE_CHECKING:
 
 GROUP: Final = "batch.volcano.sh"
 STOCK_OPTIONS: Final = (
-    "queue", "namespace", "service_account", "priority_class", "reserved_millicpu", "reserved_memmb", "efa_device_count",
-)  # fmt: skip
+    "queue",
+    "namespace",
+    "service_account",
+    "priority_class",
+    "reserved_millicpu",
+    "reserved_memmb",
+    "efa_device_count",
+)
 _UNSERVED: Final = (403, 404)
 T = TypeVar("T")
 

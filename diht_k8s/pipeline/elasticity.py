@@ -6,7 +6,7 @@ With `failurePolicy.restart: Recreate` it shrinks by a new attempt: the gang tha
 attempt is made for fewer. Only that attempt is: whatever ends it, the one after it wishes for all nodes again.
 
 With `InPlace` its Job keeps all pods, those that find no node stay pending, and launchers go on with those that have one (see
-`recipe.runtime.in_place.rounds`) as soon as it is decided here. It grows in the same way. Nothing of this is a restart.
+`runtime.in_place.rounds`) as soon as it is decided here. It grows in the same way. Nothing of this is a restart.
 """
 
 from __future__ import annotations

@@ -46,7 +46,19 @@ PART_LABELS: Final = {
 _MAX_SECONDS: Final = 1e10
 _MIN_SHOWN: Final = 0.0005
 """Smallest share of the wall time that the sentence names."""
-_NUMBERS: Final = ("since", "until", "attempt", "previous_end", "reported_until", "lost", "reached", "checkpointed", "open_lost", "open_reached", "open_checkpointed")  # fmt: skip
+_NUMBERS: Final = (
+    "since",
+    "until",
+    "attempt",
+    "previous_end",
+    "reported_until",
+    "lost",
+    "reached",
+    "checkpointed",
+    "open_lost",
+    "open_reached",
+    "open_checkpointed",
+)
 _SHARES: Final = ("share", "reached_share")
 _FLAGS: Final = ("ran", "has_report", "failed", "readmitted", "suspended", "paused")
 _PARTS: Final = ("closed", "open", "tail")
@@ -369,11 +381,13 @@ def goodput_json(entries: Iterable[tuple[str, Goodput, int]]) -> str:
     Args:
         entries: name, goodput and number of attempts of each stage.
     """
-    return json.dumps([
-        {"stage": name, "wall_seconds": shown.wall_seconds, "text": goodput_text(shown, attempts)}
-        for name, shown, attempts in entries
-        if shown.wall_seconds
-    ])  # fmt: skip
+    return json.dumps(
+        [
+            {"stage": name, "wall_seconds": shown.wall_seconds, "text": goodput_text(shown, attempts)}
+            for name, shown, attempts in entries
+            if shown.wall_seconds
+        ]
+    )
 
 
 def goodput_text(shown: Goodput, attempts: int) -> str:

@@ -145,9 +145,14 @@ def build(unpacked: Path) -> DataSet:
         "other_members_of_gallery_groups": len(items) - len(real) - len(development) - len(held_out),
     }
     return DataSet(
-        train=train, development=galleries[0], held_out=galleries[1], classes=classes, tallies=tallies, figures=figures,
+        train=train,
+        development=galleries[0],
+        held_out=galleries[1],
+        classes=classes,
+        tallies=tallies,
+        figures=figures,
         junk=dict(Counter(str(pair.fields["junk"]) for pair in junk)),
-    )  # fmt: skip
+    )
 
 
 def _gallery(
@@ -155,7 +160,12 @@ def _gallery(
 ) -> list[int]:
     """Indices of a gallery's images, one of each of its groups."""
     chosen = groups.choose_gallery(
-        [candidates[i] for i in among], [group_of[i] for i in among], number=GALLERY, per_class=PER_CLASS,
-        max_group=MAX_GROUP, class_share=class_share, rng=rng,
-    )  # fmt: skip
+        [candidates[i] for i in among],
+        [group_of[i] for i in among],
+        number=GALLERY,
+        per_class=PER_CLASS,
+        max_group=MAX_GROUP,
+        class_share=class_share,
+        rng=rng,
+    )
     return [among[i] for i in chosen]

@@ -18,19 +18,44 @@ from examples.build_data.items import Item, fields_of
 from examples.build_data.shards import Pair
 
 COUNTS: Final = {
-    "caption of another image": 400, "file name": 400, "boilerplate": 400, "watermark": 350, "text only": 250,
+    "caption of another image": 400,
+    "file name": 400,
+    "boilerplate": 400,
+    "watermark": 350,
+    "text only": 250,
     "foreign caption": 200,
-}  # fmt: skip
+}
 FILE_NAMES: Final = (
-    "IMG_{n}.jpg", "DSC{n:05}.JPG", "image{s:03}.png", "Screenshot {y}-0{d}-1{d} at 1{d}.{s}.png", "{n}_large.gif",
-    "photo-{n}-{s}.jpeg", "P{n}.JPG", "banner_{s}x{n}.png", "{n}.webp", "thumb_{n}_{s}.jpg",
-)  # fmt: skip
+    "IMG_{n}.jpg",
+    "DSC{n:05}.JPG",
+    "image{s:03}.png",
+    "Screenshot {y}-0{d}-1{d} at 1{d}.{s}.png",
+    "{n}_large.gif",
+    "photo-{n}-{s}.jpeg",
+    "P{n}.JPG",
+    "banner_{s}x{n}.png",
+    "{n}.webp",
+    "thumb_{n}_{s}.jpg",
+)
 BOILERPLATE: Final = (
-    "Free shipping on orders over ${s}", "Click here to enlarge", "No image available", "Page {d} of {s}", "Add to cart",
-    "Copyright {y} all rights reserved", "Sign up for our newsletter", "Buy cheap {s} pack online", "View larger image",
-    "Posted by admin on 0{d}/1{d}/{y}", "Save {s}% today only", "Powered by version {d}.{s}", "Related products {s}",
-    "Find great deals on new and used items", "Download free template {n}", "Item number {n} in stock", "Read more ({s} comments)",
-)  # fmt: skip
+    "Free shipping on orders over ${s}",
+    "Click here to enlarge",
+    "No image available",
+    "Page {d} of {s}",
+    "Add to cart",
+    "Copyright {y} all rights reserved",
+    "Sign up for our newsletter",
+    "Buy cheap {s} pack online",
+    "View larger image",
+    "Posted by admin on 0{d}/1{d}/{y}",
+    "Save {s}% today only",
+    "Powered by version {d}.{s}",
+    "Related products {s}",
+    "Find great deals on new and used items",
+    "Download free template {n}",
+    "Item number {n} in stock",
+    "Read more ({s} comments)",
+)
 BANNER_SIDE: Final = 96
 LINE_LETTERS: Final = 9
 MAX_LINES: Final = 3
@@ -42,8 +67,11 @@ Changed = tuple[Image.Image, dict[str, Any]]
 def filled(templates: Sequence[str], rng: Random) -> str:
     """One of the templates with random numbers."""
     numbers = {
-        "n": rng.randint(100, 9999), "s": rng.randint(10, 99), "d": rng.randint(1, 9), "y": rng.randint(2005, 2022),
-    }  # fmt: skip
+        "n": rng.randint(100, 9999),
+        "s": rng.randint(10, 99),
+        "d": rng.randint(1, 9),
+        "y": rng.randint(2005, 2022),
+    }
     return rng.choice(templates).format(**numbers)
 
 

@@ -178,10 +178,15 @@ def candidates_of(tarballs: Sequence[Path], tallies: dict[str, Tally]) -> list[C
 def documents(tarballs: Sequence[Path], tallies: dict[str, Tally], classes: Iterable[str]) -> dict[str, str]:
     """Texts beside the shard: names, prompts, sources with every drawing's fate, licences."""
     packages = [
-        {"name": each.package, "version": each.version, "licence": each.licence, "author": each.author,
-         "sha256": hashlib.sha256(tarball.read_bytes()).hexdigest()}
+        {
+            "name": each.package,
+            "version": each.version,
+            "licence": each.licence,
+            "author": each.author,
+            "sha256": hashlib.sha256(tarball.read_bytes()).hexdigest(),
+        }
         for each, tarball in zip(icons.ICON_SETS, tarballs, strict=True)
-    ]  # fmt: skip
+    ]
     fates = {
         source: {"seen": tally.seen, "kept": tally.kept, "dropped": dict(sorted(tally.dropped.items()))}
         for source, tally in tallies.items()

@@ -17,10 +17,10 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from diht_k8s.recipe.evaluate.drawn_queries import QUERIES
-from diht_k8s.recipe.report.comparison import comparison, comparison_page
-from diht_k8s.recipe.report.per_image import PerImage, per_image_path, read_per_image
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.report.comparison import comparison, comparison_page
+from diht_k8s.report.per_image import PerImage, per_image_path, read_per_image
+from diht_k8s.stages.evaluate.drawn_queries import QUERIES
 from tests.recipe.evaluate.small_run import document, evaluate, make_run
 
 pytestmark = pytest.mark.browser

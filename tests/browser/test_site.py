@@ -13,7 +13,16 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from tests.site import QUESTIONS, build
 
 pytestmark = pytest.mark.browser
-PAGES = ["index.html", "api.html", "operations.html", "reference/cli.html", "reference/python.html", "architecture.html", "concepts.html", "how-to/s3.html"]  # fmt: skip
+PAGES = [
+    "index.html",
+    "api.html",
+    "operations.html",
+    "reference/cli.html",
+    "reference/python.html",
+    "architecture.html",
+    "concepts.html",
+    "how-to/s3.html",
+]
 NARROW, WIDE = 390, 1440
 FIRST = 3
 """Pages among which the one must be."""

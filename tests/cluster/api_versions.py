@@ -28,12 +28,15 @@ SMALL: Final[dict[str, Any]] = {
         "openAPIV3Schema": {
             "type": "object",
             "properties": {
-                "spec": {"type": "object", "properties": {"filter": {"type": "object", "properties": {"minActions": {"type": "integer"}}}}},
+                "spec": {
+                    "type": "object",
+                    "properties": {"filter": {"type": "object", "properties": {"minActions": {"type": "integer"}}}},
+                },
                 "status": {"type": "object", "properties": {"restarts": {"type": "integer"}}},
             },
         }
     },
-}  # fmt: skip
+}
 """A version without most of what ours has: served in a tenth of the time."""
 
 
@@ -149,6 +152,11 @@ def commands() -> list[str]:
 
 def _shell(kubectl: Kubectl, command: str) -> None:
     words = f"{kubectl.program} --kubeconfig {kubectl.kubeconfig}"
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", command.replace("kubectl", words)], capture_output=True, text=True, timeout=60)  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command.replace("kubectl", words)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     if done.returncode != 0:
         raise KubectlError(f"{command}: {done.stderr.strip()}")

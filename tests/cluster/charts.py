@@ -72,12 +72,19 @@ def recipe(runs: Runs) -> tuple[str, ...]:
     """Flags by which `helm test` runs the real filter of this checkout."""
     repository, _, tag = runs.image.rpartition(":")
     pods = {"volumes": runs.project["volumes"], "volumeMounts": runs.project["mounts"]}
-    return ("--set-string", f"tests.image.repository={repository},tests.image.tag={tag}", "--set-json", f"tests.pods={json.dumps(pods)}")  # fmt: skip
+    return (
+        "--set-string",
+        f"tests.image.repository={repository},tests.image.tag={tag}",
+        "--set-json",
+        f"tests.pods={json.dumps(pods)}",
+    )
 
 
 def _settings(settings: tuple[str, ...]) -> list[str]:
     repository, tag = IMAGE.split(":")
-    return [word for each in (f"image.repository={repository}", f"image.tag={tag}", *settings) for word in ("--set", each)]  # fmt: skip
+    return [
+        word for each in (f"image.repository={repository}", f"image.tag={tag}", *settings) for word in ("--set", each)
+    ]
 
 
 @functools.cache

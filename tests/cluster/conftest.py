@@ -79,10 +79,17 @@ def told(kubectl: Kubectl, namespace: str) -> str:
     """Status of the runs, events, and the last lines of the pods of a namespace."""
     parts = []
     for command in (
-        ("get", "dihtruns", "-o", "jsonpath={range .items[*]}{.metadata.name}{\": \"}{.status}{\"\\n\"}{end}"),
+        ("get", "dihtruns", "-o", 'jsonpath={range .items[*]}{.metadata.name}{": "}{.status}{"\\n"}{end}'),
         ("get", "events", "--sort-by=.lastTimestamp"),
-        ("logs", "--selector=batch.kubernetes.io/job-name", "--all-containers", "--prefix", f"--tail={LAST_LINES}", "--max-log-requests=50"),
-    ):  # fmt: skip
+        (
+            "logs",
+            "--selector=batch.kubernetes.io/job-name",
+            "--all-containers",
+            "--prefix",
+            f"--tail={LAST_LINES}",
+            "--max-log-requests=50",
+        ),
+    ):
         try:
             parts.append(kubectl(*command, "--namespace", namespace, timeout_s=20))
         except (KubectlError, subprocess.TimeoutExpired) as error:  # the failure may be the API server's

@@ -29,18 +29,42 @@ def second_plane(first: Kubectl, folder: Path) -> Iterator[Kubectl]:
     """An etcd and an API server under the first one's authority; nothing runs pods there, or removes what has lost its owner."""
     client, peer, port = (free_port() for _ in range(3))
     with ExitStack() as stack:
-        stack.enter_context(_part("etcd", folder, [
-            "--name=second", f"--data-dir={folder / 'etcd'}", "--unsafe-no-fsync", f"--initial-cluster=second=http://127.0.0.1:{peer}",
-            f"--listen-client-urls=http://127.0.0.1:{client}", f"--advertise-client-urls=http://127.0.0.1:{client}",
-            f"--listen-peer-urls=http://127.0.0.1:{peer}", f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
-        ]))  # fmt: skip
-        stack.enter_context(_part("kube-apiserver", folder, [
-            f"--etcd-servers=http://127.0.0.1:{client}", f"--secure-port={port}", "--bind-address=127.0.0.1",
-            "--service-cluster-ip-range=10.92.0.0/16", "--authorization-mode=RBAC", f"--client-ca-file={PKI / 'ca.crt'}",
-            f"--tls-cert-file={PKI / 'apiserver.crt'}", f"--tls-private-key-file={PKI / 'apiserver.key'}",
-            "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={PKI / 'sa.key'}",
-            f"--service-account-signing-key-file={PKI / 'sa.key'}", "--endpoint-reconciler-type=none",
-        ]))  # fmt: skip
+        stack.enter_context(
+            _part(
+                "etcd",
+                folder,
+                [
+                    "--name=second",
+                    f"--data-dir={folder / 'etcd'}",
+                    "--unsafe-no-fsync",
+                    f"--initial-cluster=second=http://127.0.0.1:{peer}",
+                    f"--listen-client-urls=http://127.0.0.1:{client}",
+                    f"--advertise-client-urls=http://127.0.0.1:{client}",
+                    f"--listen-peer-urls=http://127.0.0.1:{peer}",
+                    f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+                ],
+            )
+        )
+        stack.enter_context(
+            _part(
+                "kube-apiserver",
+                folder,
+                [
+                    f"--etcd-servers=http://127.0.0.1:{client}",
+                    f"--secure-port={port}",
+                    "--bind-address=127.0.0.1",
+                    "--service-cluster-ip-range=10.92.0.0/16",
+                    "--authorization-mode=RBAC",
+                    f"--client-ca-file={PKI / 'ca.crt'}",
+                    f"--tls-cert-file={PKI / 'apiserver.crt'}",
+                    f"--tls-private-key-file={PKI / 'apiserver.key'}",
+                    "--service-account-issuer=https://kubernetes.default.svc",
+                    f"--service-account-key-file={PKI / 'sa.key'}",
+                    f"--service-account-signing-key-file={PKI / 'sa.key'}",
+                    "--endpoint-reconciler-type=none",
+                ],
+            )
+        )
         config = yaml.safe_load(first.kubeconfig.read_text())
         config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{port}"
         kubeconfig = folder / "second.kubeconfig"
@@ -56,8 +80,12 @@ def _part(program: str, folder: Path, arguments: list[str], **environment: str) 
     log = folder / f"{program}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [CLUSTER / "bin" / program, *arguments], stdout=file, stderr=file, cwd=folder, env={**os.environ, **environment}
-        )  # fmt: skip
+            [CLUSTER / "bin" / program, *arguments],
+            stdout=file,
+            stderr=file,
+            cwd=folder,
+            env={**os.environ, **environment},
+        )
         try:
             yield
         finally:

@@ -29,7 +29,9 @@ def start(runs: Runs, s3: S3) -> str:
     s3.add_secret(runs.namespace)
     run = document(s3, prefix, s3.endpoint_url)
     run["spec"]["pods"] = {
-        "image": runs.image, "volumes": runs.project["volumes"], "volumeMounts": runs.project["mounts"],
-    }  # fmt: skip
+        "image": runs.image,
+        "volumes": runs.project["volumes"],
+        "volumeMounts": runs.project["mounts"],
+    }
     runs.kubectl.apply(json.dumps(run), "--namespace", runs.namespace)
     return prefix

@@ -378,9 +378,14 @@ def evict(runs: Runs, pod: str) -> None:
 APART = {
     "podAntiAffinity": {
         "preferredDuringSchedulingIgnoredDuringExecution": [
-            {"weight": 100, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname",
-                                                "labelSelector": {"matchLabels": {"diht.dev/stage": "train"}}}},
+            {
+                "weight": 100,
+                "podAffinityTerm": {
+                    "topologyKey": "kubernetes.io/hostname",
+                    "labelSelector": {"matchLabels": {"diht.dev/stage": "train"}},
+                },
+            },
         ]
     }
-}  # fmt: skip
+}
 """Pods of a gang on different nodes."""

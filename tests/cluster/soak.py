@@ -128,7 +128,10 @@ class Soak:
         meanwhile = tuple(what for at, what in self.disturbances if at >= began)
         result = Result(f"{name}, {stage}", run, told, round(time.monotonic() - began, 1), text, meanwhile)
         self.results.append(result)
-        print(f"{'told    ' if told else 'NOT TOLD'} {result.fault:24} {result.seconds:6.1f} s {run} {list(meanwhile)}", flush=True)  # fmt: skip
+        print(
+            f"{'told    ' if told else 'NOT TOLD'} {result.fault:24} {result.seconds:6.1f} s {run} {list(meanwhile)}",
+            flush=True,
+        )
         if not told:
             print(f"    {text[:1500]}", flush=True)
         with self._noting():

@@ -120,9 +120,15 @@ def drain(victim: Victim) -> str:
     node = victim.pod()["spec"]["nodeName"]
     try:
         victim.runs.kubectl(
-            "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s",
-            f"--pod-selector=diht.dev/run={victim.name}", timeout_s=90,
-        )  # fmt: skip
+            "drain",
+            node,
+            "--ignore-daemonsets",
+            "--delete-emptydir-data",
+            "--force",
+            "--timeout=60s",
+            f"--pod-selector=diht.dev/run={victim.name}",
+            timeout_s=90,
+        )
     finally:
         victim.runs.kubectl("uncordon", node)
     return node
@@ -181,20 +187,36 @@ FAULTS: dict[str, Fault] = {
     "deadline": Fault(r"failed \(DeadlineExceeded\)", shown=failed, spec={"activeDeadlineSeconds": 8}, waits=False),
     "suspended": Fault(r"does not run \(Suspended\)", act=suspend, shown=reason("Suspended")),
     "no image": Fault(
-        r"does not run \(ImagePullFailed\).*local/none:1", pods={"image": "local/none:1"},
-        shown=reason("ImagePullFailed"), waits=False, weight=2,
+        r"does not run \(ImagePullFailed\).*local/none:1",
+        pods={"image": "local/none:1"},
+        shown=reason("ImagePullFailed"),
+        waits=False,
+        weight=2,
     ),
     "no GPU": Fault(
-        r"does not run \(Unschedulable\).*Insufficient nvidia.com/gpu", pods={"resources": {"nvidia.com/gpu": 1}},
-        shown=reason("Unschedulable"), waits=False, weight=2,
+        r"does not run \(Unschedulable\).*Insufficient nvidia.com/gpu",
+        pods={"resources": {"nvidia.com/gpu": 1}},
+        shown=reason("Unschedulable"),
+        waits=False,
+        weight=2,
     ),
     "no Secret": Fault(
-        r"does not run \(ReferenceMissing\).*none", shown=reason("ReferenceMissing"), waits=False, weight=2,
-        pods={"volumes": [{"name": "x", "secret": {"secretName": "none"}}], "volumeMounts": [{"name": "x", "mountPath": "/x"}]},
+        r"does not run \(ReferenceMissing\).*none",
+        shown=reason("ReferenceMissing"),
+        waits=False,
+        weight=2,
+        pods={
+            "volumes": [{"name": "x", "secret": {"secretName": "none"}}],
+            "volumeMounts": [{"name": "x", "mountPath": "/x"}],
+        },
     ),
     "out of memory": Fault(
-        r"failed \(OutOfMemory\)", shown=failed, pods={"resources": {"memory": "24Mi"}}, waits=False, stages=WORKER,
+        r"failed \(OutOfMemory\)",
+        shown=failed,
+        pods={"resources": {"memory": "24Mi"}},
+        waits=False,
+        stages=WORKER,
     ),
     "Job deleted": Fault(r" runs: ", act=delete_job, shown=reason("Running"), stages=WORKER, timeout_s=150),
     "Job orphaned": Fault(r"has lost its Job", act=orphan, shown=always, stages=WORKER, timeout_s=150),
-}  # fmt: skip
+}

@@ -88,9 +88,16 @@ def test_run_under_an_operator_that_dies_after_every_write_ends_as_if_it_had_not
 
 
 OF_ONE_RUN = {
-    "startTime", "completionTime", "lastTransitionTime", "lastUpdatedTime", "samplesPerSecond", "estimatedRemainingSeconds",
-    "goodput", "runningTime", "uid",
-}  # fmt: skip
+    "startTime",
+    "completionTime",
+    "lastTransitionTime",
+    "lastUpdatedTime",
+    "samplesPerSecond",
+    "estimatedRemainingSeconds",
+    "goodput",
+    "runningTime",
+    "uid",
+}
 
 
 OWN = re.compile(r'("name": "(?:DIHT_CONTROL_TOKEN|DIHT_GOODPUT)", "value": )"(?:[^"\\]|\\.)*"')
@@ -111,10 +118,15 @@ def objects(runs: Runs, name: str) -> list[Any]:
     selector, uid = f"--selector=diht.dev/run={name}", runs.get(name)["metadata"]["uid"]
     found = runs.kubectl.json("get", "jobs,services", "--namespace", runs.namespace, selector)["items"]
     parts = [
-        (item["kind"], item["metadata"]["name"], item["metadata"]["labels"], item["spec"].get("parallelism"),
-         item["spec"].get("template", {}).get("spec", {}).get("containers"))
+        (
+            item["kind"],
+            item["metadata"]["name"],
+            item["metadata"]["labels"],
+            item["spec"].get("parallelism"),
+            item["spec"].get("template", {}).get("spec", {}).get("containers"),
+        )
         for item in found
-    ]  # fmt: skip
+    ]
     text = OWN.sub(r'\1"OWN"', json.dumps(parts).replace(uid, "UID"))
     return sorted((lasting(list(part), name) for part in json.loads(text)), key=str)
 

@@ -59,7 +59,9 @@ def test_killed_program_starts_again_and_counts(runs: Runs) -> None:
 
 
 def test_drained_pod_restarts_the_gang_where_it_was_and_counts_nothing(runs: Runs) -> None:
-    runs.apply("drained", {"train": ["hang", "ok"]}, filter=None, label=None, evaluate=None, failurePolicy={"maxRestarts": 0})  # fmt: skip
+    runs.apply(
+        "drained", {"train": ["hang", "ok"]}, filter=None, label=None, evaluate=None, failurePolicy={"maxRestarts": 0}
+    )
     [pod] = wait_until(lambda: [p for p in runs.pods("drained") if p["status"]["phase"] == "Running"], "the pod")
     wait_until(lambda: runs.status("drained").get("progress", {}).get("metrics"), "progress")
     evict(runs, pod["metadata"]["name"])
@@ -75,11 +77,19 @@ def test_drained_pod_restarts_the_gang_where_it_was_and_counts_nothing(runs: Run
     [
         ("no-image", {"image": "local/none:1"}, "ImagePullFailed", "local/none:1"),
         ("no-gpu", {"resources": {"nvidia.com/gpu": 1}}, "Unschedulable", "Insufficient nvidia.com/gpu"),
-        ("no-volume", {"volumes": [{"name": "x", "secret": {"secretName": "none"}}], "volumeMounts": [{"name": "x", "mountPath": "/x"}]}, "ReferenceMissing", '"none" not found'),
+        (
+            "no-volume",
+            {
+                "volumes": [{"name": "x", "secret": {"secretName": "none"}}],
+                "volumeMounts": [{"name": "x", "mountPath": "/x"}],
+            },
+            "ReferenceMissing",
+            '"none" not found',
+        ),
         ("no-account", {"serviceAccountName": "none"}, "ReferenceMissing", "none"),
         ("bad-pod", {"labels": {"not/a/key": "x"}}, "InvalidSpec", "not/a/key"),
     ],
-)  # fmt: skip
+)
 def test_pod_that_cannot_start_says_why(runs: Runs, name: str, pods: dict[str, Any], reason: str, says: str) -> None:
     common = runs.document(name, **ONE)["spec"]["pods"]
     lists = {key: [*common[key], *pods.get(key, [])] for key in ("volumes", "volumeMounts")}
@@ -130,7 +140,10 @@ def test_job_of_somebody_else_is_refused_and_left_alone(runs: Runs) -> None:
     runs.apply("taken", **ONE)
     status = runs.wait_for("taken", "Accepted", "NameConflict")
     assert "taken-filter-1" in condition(status, "Accepted")["message"]
-    assert runs.kubectl.json("get", "job", "taken-filter-1", "-n", runs.namespace)["metadata"].get("ownerReferences") is None  # fmt: skip
+    assert (
+        runs.kubectl.json("get", "job", "taken-filter-1", "-n", runs.namespace)["metadata"].get("ownerReferences")
+        is None
+    )
     runs.kubectl("delete", "job", "taken-filter-1", "-n", runs.namespace)
     runs.wait_for("taken", "Complete")
 
@@ -216,6 +229,8 @@ def test_operator_without_a_right_says_which(place: World) -> None:
         status = runs.wait_for("denied", "Progressing", "PermissionDenied", timeout_s=40)
         assert 'cannot create resource "jobs"' in condition(status, "Progressing")["message"]
     finally:
-        runs.kubectl("create", "rolebinding", "diht-operator", "--clusterrole=diht-operator", subject, "-n", runs.namespace)  # fmt: skip
+        runs.kubectl(
+            "create", "rolebinding", "diht-operator", "--clusterrole=diht-operator", subject, "-n", runs.namespace
+        )
         runs.kubectl("delete", "rolebinding", "less", "-n", runs.namespace)
     runs.wait_for("denied", "Complete", timeout_s=120)

@@ -90,7 +90,12 @@ def test_idle_operator_writes_progress_of_what_runs_and_nothing_else(
 
 def test_namespace_deleted_in_the_middle_of_a_run_is_gone_soon(place: World) -> None:
     runs = place.runs
-    runs.apply("r", {"train": ["hang"]}, **TRAIN, train={"model": "ViT-B-16", "samples": 8, "batchSize": 8, "numNodes": 2, "distillation": {"mode": "Disabled"}})  # fmt: skip
+    runs.apply(
+        "r",
+        {"train": ["hang"]},
+        **TRAIN,
+        train={"model": "ViT-B-16", "samples": 8, "batchSize": 8, "numNodes": 2, "distillation": {"mode": "Disabled"}},
+    )
     wait_until(lambda: len(running(runs, "r")) == 2, "the gang")
     runs.kubectl("delete", "namespace", runs.namespace, "--wait=false")
 
@@ -165,8 +170,11 @@ def test_lease_that_changes_hands_under_load_starts_nothing_twice_and_loses_noth
                     "filter": (2, 1),
                     "train": (1, 0),
                 }
-            created = [event["objectRef"]["name"] for event in audit(user=first.user, since=since)
-                       if event["objectRef"]["resource"] == "jobs" and event["responseStatus"]["code"] == 201]  # fmt: skip
+            created = [
+                event["objectRef"]["name"]
+                for event in audit(user=first.user, since=since)
+                if event["objectRef"]["resource"] == "jobs" and event["responseStatus"]["code"] == 201
+            ]
             wanted = [f"{name}-{job}" for name in names for job in ("filter-1", "filter-2", "train-1")]
             assert sorted(created) == sorted(wanted), "each Job is made once"
         finally:

@@ -139,11 +139,13 @@ STATES = {
     "new": None,
     "filter runs": status(stage("filter", RUNNING, attempt=1), stage("train", StageState.PENDING)),
     "filter cached": status(stage("filter", StageState.CACHED)),
-    "label runs": status(stage("filter", StageState.COMPLETE, attempt=1), stage("label-vocabulary", RUNNING, attempt=1)),
+    "label runs": status(
+        stage("filter", StageState.COMPLETE, attempt=1), stage("label-vocabulary", RUNNING, attempt=1)
+    ),
     "train restarts": status(stage("train", StageState.RESTARTING, attempt=3)),
     "complete": status(stage("filter", StageState.COMPLETE, attempt=1), ended=ConditionType.COMPLETE),
     "failed": status(stage("filter", StageState.FAILED, attempt=1), ended=ConditionType.FAILED),
-}  # fmt: skip
+}
 ALWAYS = [
     {"suspend": True},
     {"activeDeadlineSeconds": 5},
@@ -196,7 +198,9 @@ def runs(api: Api) -> dict[str, str]:
     return {state: api.create(MINIMAL, given) for state, given in STATES.items()}
 
 
-@pytest.mark.parametrize(("state", "change", "says"), EDITS, ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:60])  # fmt: skip
+@pytest.mark.parametrize(
+    ("state", "change", "says"), EDITS, ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:60]
+)
 def test_spec_can_be_edited_only_where_it_takes_effect(
     api: Api, runs: dict[str, str], state: str, change: dict[str, Any], says: str
 ) -> None:
@@ -307,7 +311,16 @@ def test_kubectl_waits_for_either_end(api: Api, kind: str) -> None:
 
 def test_runs_are_selected_by_output_and_found_among_all(api: Api) -> None:
     name = api.create(changed(spec__data__output="s3://corpus/only-this"))
-    found = api.kubectl("get", api.resource, "-n", api.namespace, "--field-selector", "spec.data.output=s3://corpus/only-this", "-o", "name")  # fmt: skip
+    found = api.kubectl(
+        "get",
+        api.resource,
+        "-n",
+        api.namespace,
+        "--field-selector",
+        "spec.data.output=s3://corpus/only-this",
+        "-o",
+        "name",
+    )
     assert found.split() == [f"dihtrun.{api.group}/{name}"]
     resources = api.kubectl("api-resources", "--api-group", api.group, "--categories", "all,diht", "--no-headers")
     assert resources.split()[:2] == ["dihtruns", "dr"]

@@ -36,13 +36,25 @@ def test_example_gives_on_the_cluster_what_it_gives_on_a_laptop(
     local = document(s3_in_cluster, prefix, s3_in_cluster.outside_url)
     local["spec"]["data"]["output"] = str(tmp_path / "run")
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(local))
-    keys = {"DIHT_STORAGE_0_ACCESS_KEY_ID": s3_in_cluster.access_key, "DIHT_STORAGE_0_SECRET_ACCESS_KEY": s3_in_cluster.secret_key}  # fmt: skip
-    subprocess.run([sys.executable, "-m", "diht_k8s.cli", "run", str(tmp_path / "run.yaml")], check=True, cwd=PROJECT, env={**os.environ, **keys})  # fmt: skip
+    keys = {
+        "DIHT_STORAGE_0_ACCESS_KEY_ID": s3_in_cluster.access_key,
+        "DIHT_STORAGE_0_SECRET_ACCESS_KEY": s3_in_cluster.secret_key,
+    }
+    subprocess.run(
+        [sys.executable, "-m", "diht_k8s.cli", "run", str(tmp_path / "run.yaml")],
+        check=True,
+        cwd=PROJECT,
+        env={**os.environ, **keys},
+    )
     cluster = {
         stage_file(key.removeprefix(f"{prefix}/run/")): body
         for key, body in objects(s3_in_cluster, f"{prefix}/run/").items()
     }
-    laptop = {stage_file(str(path.relative_to(tmp_path / "run"))): path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}  # fmt: skip
+    laptop = {
+        stage_file(str(path.relative_to(tmp_path / "run"))): path.read_bytes()
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file()
+    }
     assert kept(cluster) == kept(laptop) != {}
     assert labels(cluster) == labels(laptop) != {}
     ours, theirs = losses(cluster), losses(laptop)

@@ -21,9 +21,13 @@ LONG = 4 * STEPS
 
 def start(trainings: Trainings, name: str, *, steps: int, max_restarts: int = 0) -> str:
     return trainings.start(
-        name, nodes=WISHED, steps=steps, train={"minNodes": FEWEST}, resources={SLOT: 1},
+        name,
+        nodes=WISHED,
+        steps=steps,
+        train={"minNodes": FEWEST},
+        resources={SLOT: 1},
         policy={"maxRestarts": max_restarts, "elasticAfterSeconds": 10},
-    )  # fmt: skip
+    )
 
 
 def pods_on(trainings: Trainings, name: str, number: int) -> list[str]:
@@ -103,17 +107,18 @@ def test_training_that_lost_a_node_for_good_completes_on_the_others(trainings: T
 
 
 IN_PLACE = {
-    "restart": "InPlace", "maxRestarts": 0, "maxInfrastructureRestarts": 0, "elasticAfterSeconds": 10,
+    "restart": "InPlace",
+    "maxRestarts": 0,
+    "maxInfrastructureRestarts": 0,
+    "elasticAfterSeconds": 10,
     "elasticEverySeconds": 10,
-}  # fmt: skip
+}
 
 
 def start_in_place(trainings: Trainings, name: str, gone: int, *, steps: int) -> None:
     """Two pods on one node, among them the first one, which the Job controller makes first, and the third on the other."""
     offer(trainings.place.kubectl, SLOT, gone, "0")
-    trainings.start(
-        name, nodes=WISHED, steps=steps, train={"minNodes": FEWEST}, resources={SLOT: 1}, policy=IN_PLACE
-    )  # fmt: skip
+    trainings.start(name, nodes=WISHED, steps=steps, train={"minNodes": FEWEST}, resources={SLOT: 1}, policy=IN_PLACE)
     wait_until(lambda: len(pods_on(trainings, name, 1 - gone)) == FEWEST, "two pods", 60)
     offer(trainings.place.kubectl, SLOT, gone, "1")
     wait_until(lambda: pods_on(trainings, name, gone), "the third pod", 60)

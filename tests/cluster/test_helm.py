@@ -59,7 +59,11 @@ def admin(helm: str, runs: Runs) -> Iterator[Helm]:
     """Helm in the namespace of the runs; what is still installed there goes."""
     found = Helm(helm, runs.kubectl.kubeconfig, runs.namespace)
     yield found
-    print(runs.kubectl("logs", "--namespace", runs.namespace, "--selector=app.kubernetes.io/name=diht-operator", "--tail=40"))  # fmt: skip
+    print(
+        runs.kubectl(
+            "logs", "--namespace", runs.namespace, "--selector=app.kubernetes.io/name=diht-operator", "--tail=40"
+        )
+    )
     found.uninstall_all()
 
 
@@ -112,7 +116,11 @@ def test_user_of_one_namespace_installs_there_and_no_other_namespace_is_served(
         patience = f"--timeout={30 * PATIENCE}s"
         accepted = ("wait", "dihtrun/mine", "--for=condition=Accepted", "--namespace", other, patience)
         assert "condition met" in kubectl(*accepted), "the operator of the other namespace takes it"
-    calls = audit(user=f"system:serviceaccount:{namespace}:diht-operator", since=since, verbs=("create", "patch", "get", "list", "watch", "delete"))  # fmt: skip
+    calls = audit(
+        user=f"system:serviceaccount:{namespace}:diht-operator",
+        since=since,
+        verbs=("create", "patch", "get", "list", "watch", "delete"),
+    )
     assert [event["objectRef"] for event in calls if event["responseStatus"]["code"] == 403] == []
     assert any(event["objectRef"]["resource"] == "dihtruns" for event in calls)
     alice("uninstall", "diht-operator", "--wait")
@@ -289,7 +297,9 @@ def test_role_of_a_person_in_a_namespace_reaches_its_runs(
         resource, _, sub = resource.partition("/")
         sub = (f"--subresource={sub}",) if sub else ()
         try:
-            return "yes" in kubectl("auth", "can-i", verb, f"{resource}.diht.dev", *sub, "--as=bob", "--namespace", namespace)  # fmt: skip
+            return "yes" in kubectl(
+                "auth", "can-i", verb, f"{resource}.diht.dev", *sub, "--as=bob", "--namespace", namespace
+            )
         except KubectlError:  # it prints no and ends with 1
             return False
 
@@ -301,7 +311,11 @@ def readme_line(runs: Runs) -> list[str]:
     """The README's `helm install`, word by word, but for the places of image and namespace."""
     line = re.search(r"^helm (install .*)$", (CHART / "README.md").read_text(), re.MULTILINE)
     assert line
-    places = {"registry.example.org/diht-operator": "local/diht-operator", "diht-system": runs.namespace, "helm/": f"{CHART.parent}/"}  # fmt: skip
+    places = {
+        "registry.example.org/diht-operator": "local/diht-operator",
+        "diht-system": runs.namespace,
+        "helm/": f"{CHART.parent}/",
+    }
     words = line[1]
     for theirs, ours in places.items():
         assert theirs in words

@@ -24,9 +24,18 @@ from tests.recipe.train.launchers import standbys
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
 IN_PLACE = {"restart": "InPlace", "maxRestarts": 1000}
 PARTS = (
-    "productive", "lost", "queued", "scheduling", "starting", "checkpointing", "validating", "waitingForData", "recovering",
-    "suspended", "other",
-)  # fmt: skip
+    "productive",
+    "lost",
+    "queued",
+    "scheduling",
+    "starting",
+    "checkpointing",
+    "validating",
+    "waitingForData",
+    "recovering",
+    "suspended",
+    "other",
+)
 PAIRS, FAULTS = 10, 30
 
 

@@ -54,8 +54,10 @@ def give_way(runs: Runs, start: Start, timeout_s: int) -> None:
     assert stage["completionTime"] >= second["completionTime"]
     assert (stage["attempt"], stage["restarts"], stage.get("restartsCountTowardsMax", 0)) == (2, 1, 0)
     assert (withdrawn["reason"], withdrawn.get("exitCode"), withdrawn.get("counted", False)) == (
-        "SchedulingTimeout", None, False,
-    )  # fmt: skip
+        "SchedulingTimeout",
+        None,
+        False,
+    )
     assert "first-train-1" not in runs.children("first"), "its pods went with its Job"
 
 

@@ -22,9 +22,11 @@ JOB: dict[str, Any] = {
     "metadata": {"generateName": "policy-"},
     "spec": {
         "suspend": True,
-        "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "main", "image": "none.example.org/none:1"}]}},
+        "template": {
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "main", "image": "none.example.org/none:1"}]}
+        },
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture

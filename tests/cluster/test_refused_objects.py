@@ -134,13 +134,24 @@ def started(runs: Runs, name: str) -> None:
     ("name", "pods", "path", "given"),
     [
         ("size", mounted({"emptyDir": {"sizeLimit": GIB_100}}), ("volumes", "emptyDir", "sizeLimit"), str(GIB_100)),
-        ("claim", mounted({"ephemeral": {"volumeClaimTemplate": {"spec": {
-            "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": GIB_100}}}}}}),
-         ("volumes", "ephemeral", "volumeClaimTemplate", "spec", "resources", "requests", "storage"), str(GIB_100)),
+        (
+            "claim",
+            mounted(
+                {
+                    "ephemeral": {
+                        "volumeClaimTemplate": {
+                            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": GIB_100}}}
+                        }
+                    }
+                }
+            ),
+            ("volumes", "ephemeral", "volumeClaimTemplate", "spec", "resources", "requests", "storage"),
+            str(GIB_100),
+        ),
         ("divisor", variable(divisor=1), ("env", "valueFrom", "resourceFieldRef", "divisor"), "1"),
         ("gpus", {"resources": {"nvidia.com/gpu": 1}}, ("resources", "limits", "nvidia.com/gpu"), "1"),
     ],
-)  # fmt: skip
+)
 def test_integer_where_kubernetes_takes_a_quantity_reaches_the_job(
     runs: Runs, apply: Callable[..., str], name: str, pods: dict[str, Any], path: tuple[str, ...], given: str
 ) -> None:
@@ -161,12 +172,16 @@ def test_integer_where_kubernetes_takes_a_quantity_reaches_the_job(
     [
         ("nfs", mounted({"nfs": {"server": "s", "path": "/", "mountOptions": ["hard"]}}), "nfs.mountOptions"),
         ("kind", mounted({"future": {"size": 1}}), ".future"),
-        ("toleration", {"tolerations": [{"key": "a", "operator": "Exists", "future": "x"}]}, "spec.pods.tolerations[0].future"),
+        (
+            "toleration",
+            {"tolerations": [{"key": "a", "operator": "Exists", "future": "x"}]},
+            "spec.pods.tolerations[0].future",
+        ),
         ("mount", mounted({"emptyDir": {}}, future="x"), ".future"),
         ("security", {"securityContext": {"future": True}}, "securityContext.future"),
         ("missing", mounted({"csi": {"driver": "Not A Driver"}}), "csi.driver"),
     ],
-)  # fmt: skip
+)
 def test_document_whose_job_would_be_refused_is_refused_as_it_is_applied(
     apply: Callable[..., str], name: str, pods: dict[str, Any], field: str
 ) -> None:
@@ -205,8 +220,12 @@ def test_job_of_somebody_else_is_named_and_the_run_starts_once_it_is_gone(
     started(runs, "foreign")
 
 
-LIMITS = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "small"},
-          "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}}]}}  # fmt: skip
+LIMITS = {
+    "apiVersion": "v1",
+    "kind": "LimitRange",
+    "metadata": {"name": "small"},
+    "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}}]},
+}
 NO_PODS = {
     "apiVersion": "v1",
     "kind": "ResourceQuota",
@@ -218,14 +237,32 @@ NO_PODS = {
 @pytest.mark.parametrize(
     ("name", "rule", "pods", "reason", "words"),
     [
-        ("limited", LIMITS, {"resources": {"cpu": "2"}}, "PodRefused", "maximum cpu usage per Container is 1, but limit is 2"),
+        (
+            "limited",
+            LIMITS,
+            {"resources": {"cpu": "2"}},
+            "PodRefused",
+            "maximum cpu usage per Container is 1, but limit is 2",
+        ),
         ("counted", NO_PODS, {}, "QuotaExceeded", "exceeded quota: no-pods"),
-        ("insecure", None, mounted({"hostPath": {"path": "/tmp"}}), "PodRefused", 'violates PodSecurity "restricted:latest"'),
+        (
+            "insecure",
+            None,
+            mounted({"hostPath": {"path": "/tmp"}}),
+            "PodRefused",
+            'violates PodSecurity "restricted:latest"',
+        ),
     ],
-)  # fmt: skip
+)
 def test_refused_pods_are_told_within_five_seconds_of_their_jobs_event(
-    runs: Runs, apply: Callable[..., str], name: str, rule: dict[str, Any] | None, pods: dict[str, Any], reason: str, words: str
-) -> None:  # fmt: skip
+    runs: Runs,
+    apply: Callable[..., str],
+    name: str,
+    rule: dict[str, Any] | None,
+    pods: dict[str, Any],
+    reason: str,
+    words: str,
+) -> None:
     if rule is not None:
         runs.kubectl.apply(json.dumps(rule), "-n", runs.namespace)
         wait_until_refused(runs, NEW_POD, words)
@@ -257,11 +294,19 @@ def policy(runs: Runs) -> Iterator[str]:
     constraints = {"resourceRules": JOBS, "namespaceSelector": of_namespace(runs)}
     validations = [{"expression": "false", "message": "no Jobs at night"}]
     documents = [
-        {"apiVersion": ADMISSION, "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
-         "spec": {"failurePolicy": "Fail", "matchConstraints": constraints, "validations": validations}},
-        {"apiVersion": ADMISSION, "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
-         "spec": {"policyName": name, "validationActions": ["Deny"]}},
-    ]  # fmt: skip
+        {
+            "apiVersion": ADMISSION,
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": name},
+            "spec": {"failurePolicy": "Fail", "matchConstraints": constraints, "validations": validations},
+        },
+        {
+            "apiVersion": ADMISSION,
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": name},
+            "spec": {"policyName": name, "validationActions": ["Deny"]},
+        },
+    ]
     runs.kubectl.apply("\n---\n".join(map(json.dumps, documents)))
     try:
         yield "no Jobs at night"
@@ -304,10 +349,21 @@ def webhook(runs: Runs, folder: Path, *, answers: bool) -> Iterator[str]:
             "caBundle": base64.b64encode(certificates.text("ca.crt").encode()).decode(),
         }
         hook = {
-            "name": "jobs.example.org", "clientConfig": client, "rules": JOBS, "namespaceSelector": of_namespace(runs),
-            "sideEffects": "None", "admissionReviewVersions": ["v1"], "timeoutSeconds": 5, "failurePolicy": "Fail",
-        }  # fmt: skip
-        document = {"apiVersion": ADMISSION, "kind": "ValidatingWebhookConfiguration", "metadata": {"name": name}, "webhooks": [hook]}  # fmt: skip
+            "name": "jobs.example.org",
+            "clientConfig": client,
+            "rules": JOBS,
+            "namespaceSelector": of_namespace(runs),
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+            "timeoutSeconds": 5,
+            "failurePolicy": "Fail",
+        }
+        document = {
+            "apiVersion": ADMISSION,
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": name},
+            "webhooks": [hook],
+        }
         runs.kubectl.apply(json.dumps(document))
         try:
             yield (
@@ -346,7 +402,15 @@ def test_torchx_gives_the_words_of_the_api_server(
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(kubectl.kubeconfig))
     role = Role(name="main", image=IMAGE, entrypoint="true")
-    set_overlay(role, "kubernetes", "V1Pod", {"spec": {"volumes": [{"name": "v", "nfs": {"server": "s", "path": "/", "mountOptions": []}}]}})  # fmt: skip
-    with get_runner() as runner, pytest.raises(ClusterError, match=r'unknown field "spec.template.spec.volumes.*nfs.mountOptions"'):  # fmt: skip
+    set_overlay(
+        role,
+        "kubernetes",
+        "V1Pod",
+        {"spec": {"volumes": [{"name": "v", "nfs": {"server": "s", "path": "/", "mountOptions": []}}]}},
+    )
+    with (
+        get_runner() as runner,
+        pytest.raises(ClusterError, match=r'unknown field "spec.template.spec.volumes.*nfs.mountOptions"'),
+    ):
         runner.run(AppDef("refused", roles=[role]), "kubernetes", {"namespace": namespace})
     assert kubectl.json("get", "jobs,services", "-n", namespace)["items"] == []

@@ -63,14 +63,30 @@ def installed(release: Release, kubectl: Kubectl, kubeconfig: Path, recipe_image
     """A namespace under the operator of the release; `publish` has verified it by the documented commands already."""
     image = f"{MIRROR}/{release.registry.partition('/')[2]}/diht-operator"
     with runs_place(kubectl, recipe_image) as runs:
-        ours = ["--set", f"image.repository={image}", "--set", "rbac.scope=namespaced",
-                "--take-ownership", "--wait", "--timeout=120s", *recipe(runs)]  # fmt: skip
+        ours = [
+            "--set",
+            f"image.repository={image}",
+            "--set",
+            "rbac.scope=namespaced",
+            "--take-ownership",
+            "--wait",
+            "--timeout=120s",
+            *recipe(runs),
+        ]
         line = documented_install().replace("diht-system", runs.namespace)
         environment = {
-            **os.environ, "REGISTRY": release.registry, "KUBECONFIG": str(kubeconfig),
+            **os.environ,
+            "REGISTRY": release.registry,
+            "KUBECONFIG": str(kubeconfig),
             "PATH": f"{program('helm').parent}{os.pathsep}{os.environ['PATH']}",
-        }  # fmt: skip
-        done = subprocess.run(["bash", "-c", f'{line} "$@"', "bash", *ours], cwd=release.dist, env=environment, capture_output=True, text=True)  # fmt: skip
+        }
+        done = subprocess.run(
+            ["bash", "-c", f'{line} "$@"', "bash", *ours],
+            cwd=release.dist,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         yield runs
         helm_of(runs)("uninstall", "diht-operator", "--wait")
@@ -81,7 +97,9 @@ def helm_of(runs: Runs) -> Helm:
 
 
 def operator_pod(runs: Runs) -> dict[str, Any]:
-    pods = runs.kubectl.json("get", "pods", "--namespace", runs.namespace, "--selector=app.kubernetes.io/name=diht-operator")  # fmt: skip
+    pods = runs.kubectl.json(
+        "get", "pods", "--namespace", runs.namespace, "--selector=app.kubernetes.io/name=diht-operator"
+    )
     (pod,) = pods["items"]
     return pod
 
@@ -124,5 +142,7 @@ def test_demo_for_clusters_completes_under_the_release(installed: Runs, s3_in_cl
 
 
 def events(runs: Runs, reason: str) -> list[str]:
-    found = runs.kubectl("get", "events", "--namespace", runs.namespace, f"--field-selector=reason={reason}", "-o", "json")  # fmt: skip
+    found = runs.kubectl(
+        "get", "events", "--namespace", runs.namespace, f"--field-selector=reason={reason}", "-o", "json"
+    )
     return [each["message"] for each in json.loads(found)["items"]]

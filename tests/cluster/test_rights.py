@@ -15,7 +15,13 @@ from tests.cluster.tools import Kubectl, cannot, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.timeout(900)]
 ONE_STAGE: dict[str, Any] = {"label": None, "train": None, "evaluate": None}
-GANG: dict[str, Any] = {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}, "numNodes": 2}  # fmt: skip
+GANG: dict[str, Any] = {
+    "model": "ViT-B-16",
+    "samples": 8,
+    "batchSize": 8,
+    "distillation": {"mode": "Disabled"},
+    "numNodes": 2,
+}
 VERBS = ("create", "get", "list", "watch", "update", "patch", "delete", "deletecollection")
 NOT_HERE = {
     ("diht.dev", "dihtruns", "get"): "a run that a broken watch has missed",

@@ -90,8 +90,15 @@ def test_packages_are_installed_when_whoever_holds_the_lock_of_apt_has_ended(
     (tmp_path / "apt-get").write_text(BUSY)
     (tmp_path / "apt-get").chmod(0o755)
     (tmp_path / "log").mkdir()
-    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "TEST_CLUSTER_DIR": str(tmp_path), "CALLS": str(tmp_path / "calls"), "REFUSED": str(refused),
-           "BROKEN": broken, "TEST_CLUSTER_APT_SECONDS": patience, "HOME": str(tmp_path)}  # fmt: skip
+    env = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "TEST_CLUSTER_DIR": str(tmp_path),
+        "CALLS": str(tmp_path / "calls"),
+        "REFUSED": str(refused),
+        "BROKEN": broken,
+        "TEST_CLUSTER_APT_SECONDS": patience,
+        "HOME": str(tmp_path),
+    }
     lines = f"here={HERE}; . $here/lib.sh; install_packages none-such:none-such"
     done = subprocess.run(["bash", "-ec", lines], env=env, capture_output=True, text=True)
     said = (tmp_path / "calls").read_text().splitlines()

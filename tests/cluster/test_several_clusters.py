@@ -59,8 +59,13 @@ class Clusters:
             "apiVersion": "kueue.x-k8s.io/v1beta2",
             "kind": "Workload",
             "metadata": {"name": name, "ownerReferences": [owner]},
-            "spec": {"queueName": "one", "active": True, "priority": 0, "podSets": [{"name": "main", "count": 1, "template": template}]},
-        }  # fmt: skip
+            "spec": {
+                "queueName": "one",
+                "active": True,
+                "priority": 0,
+                "podSets": [{"name": "main", "count": 1, "template": template}],
+            },
+        }
         self.here.kubectl.apply(json.dumps(document), "--namespace", self.here.namespace)
 
     def finish(self, name: str) -> None:

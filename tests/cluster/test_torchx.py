@@ -98,34 +98,58 @@ def run_document(image: str, volume: Volume, s3: S3, folder: str, secret: str) -
                 "output": f"s3://{s3.bucket}/{folder}",
             },
             "storage": [
-                {"prefix": f"s3://{s3.bucket}", "endpointURL": s3.endpoint_url, "region": "us-east-1",
-                 "secretRef": {"name": secret}},
+                {
+                    "prefix": f"s3://{s3.bucket}",
+                    "endpointURL": s3.endpoint_url,
+                    "region": "us-east-1",
+                    "secretRef": {"name": secret},
+                },
             ],
             "train": {
-                "modelConfig": TINY_MODEL, "samples": 64, "batchSize": 16, "precision": "fp32",
-                "schedule": {"type": "Cosine", "warmupSamples": 0}, "distillation": {"mode": "Disabled"},
+                "modelConfig": TINY_MODEL,
+                "samples": 64,
+                "batchSize": 16,
+                "precision": "fp32",
+                "schedule": {"type": "Cosine", "warmupSamples": 0},
+                "distillation": {"mode": "Disabled"},
             },
             "pods": {
-                "image": image, "imagePullPolicy": "IfNotPresent",
-                "volumes": volume["volumes"], "volumeMounts": volume["mounts"],
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "volumes": volume["volumes"],
+                "volumeMounts": volume["mounts"],
                 "terminationGracePeriodSeconds": 30,
             },
         },
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.timeout(600)
 def test_stage_trains_as_a_gang_from_the_literal_command_and_its_status_and_log_are_shown(
-    torchx: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, namespace: str, recipe_image: str,
-    project_volume: Volume, s3_in_cluster: S3,
-) -> None:  # fmt: skip
+    torchx: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    namespace: str,
+    recipe_image: str,
+    project_volume: Volume,
+    s3_in_cluster: S3,
+) -> None:
     secret = s3_in_cluster.add_secret(namespace)
     document = run_document(recipe_image, project_volume, s3_in_cluster, f"torchx/{namespace}", secret)
     (tmp_path / "run.json").write_text(json.dumps(document))
     done = torchx(
-        "run", "-s", "kubernetes", "--wait", "-cfg", f"namespace={namespace}",
-        "components.train", "-j", "2x1", "--", "--run", "run.json",
-    )  # fmt: skip
+        "run",
+        "-s",
+        "kubernetes",
+        "--wait",
+        "-cfg",
+        f"namespace={namespace}",
+        "components.train",
+        "-j",
+        "2x1",
+        "--",
+        "--run",
+        "run.json",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     handle = re.search(r"kubernetes://torchx/\S+", done.stdout)
     assert handle
@@ -140,9 +164,9 @@ def test_stage_trains_as_a_gang_from_the_literal_command_and_its_status_and_log_
 
 MEET = """
 import os, socket, time
-from diht_k8s.recipe.runtime.preflight import wait_for_hosts
-from diht_k8s.recipe.runtime.gang import peer_hosts
-from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.runtime.preflight import wait_for_hosts
+from diht_k8s.runtime.gang import peer_hosts
+from diht_k8s.runtime.signals import StopFlag
 
 me, hosts = int(os.environ["TORCHX_REPLICA_ID"]), peer_hosts(os.environ["DIHT_PEER_HOSTS"], 2)
 wait_for_hosts(hosts, stop=StopFlag())
@@ -177,7 +201,7 @@ def test_gang_connects_at_each_of_many_starts_in_a_row(
 USER_ERROR = """
 import os, time
 from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.runtime.stage import exit_code_of
+from diht_k8s.runtime.stage import exit_code_of
 
 def work():
     if os.environ["TORCHX_REPLICA_ID"] == "1":
@@ -206,23 +230,49 @@ def test_user_error_ends_the_gang_at_once_in_spite_of_retries_and_its_words_are_
 
 
 def test_stock_ddp_component_connects_on_the_plugin(
-    torchx: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, namespace: str, recipe_image: str,
+    torchx: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    namespace: str,
+    recipe_image: str,
     project_volume: Volume,
-) -> None:  # fmt: skip
+) -> None:
     overlay = {
         "spec": {
             "volumes": project_volume["volumes"],
-            "__join__:containers:name": [{"name": "torch-reduce", "volumeMounts": [
-                {"name": "dshm", "mountPath": "/dev/shm"}, {"name": "tmp", "mountPath": "/tmp"}, *project_volume["mounts"],
-            ]}],
+            "__join__:containers:name": [
+                {
+                    "name": "torch-reduce",
+                    "volumeMounts": [
+                        {"name": "dshm", "mountPath": "/dev/shm"},
+                        {"name": "tmp", "mountPath": "/tmp"},
+                        *project_volume["mounts"],
+                    ],
+                }
+            ],
         },
-    }  # fmt: skip
+    }
     (tmp_path / "overlay.json").write_text(json.dumps(overlay))
     done = torchx(
-        "run", "-s", "kubernetes", "--wait", "-cfg", f"namespace={namespace},image_pull_policy=IfNotPresent",
-        "dist.ddp", "-j", "2x1", "--image", recipe_image, "--cpu", "0", "--memMB", "0",
-        "--metadata", "kubernetes=overlay.json", "-m", "tests.cluster.etc.torch_reduce",
-    )  # fmt: skip
+        "run",
+        "-s",
+        "kubernetes",
+        "--wait",
+        "-cfg",
+        f"namespace={namespace},image_pull_policy=IfNotPresent",
+        "dist.ddp",
+        "-j",
+        "2x1",
+        "--image",
+        recipe_image,
+        "--cpu",
+        "0",
+        "--memMB",
+        "0",
+        "--metadata",
+        "kubernetes=overlay.json",
+        "-m",
+        "tests.cluster.etc.torch_reduce",
+    )
     handle = re.search(r"kubernetes://torchx/\S+", done.stdout)
     assert handle, done.stderr
     assert done.returncode == 0, torchx("log", f"{handle[0]}/torch_reduce").stdout + done.stderr
@@ -270,9 +320,13 @@ def test_log_is_followed_through_a_restart_of_the_pod(
 
 
 def test_cancelled_job_stays_for_inspection_and_a_deleted_one_is_gone(
-    torchx: Callable[..., subprocess.CompletedProcess[str]], runner: Runner, kubectl: Kubectl, namespace: str,
-    submit: Callable[..., str], python_role: Callable[..., Role],
-) -> None:  # fmt: skip
+    torchx: Callable[..., subprocess.CompletedProcess[str]],
+    runner: Runner,
+    kubectl: Kubectl,
+    namespace: str,
+    submit: Callable[..., str],
+    python_role: Callable[..., Role],
+) -> None:
     role = python_role("import time; print('started', flush=True); time.sleep(300)", num_replicas=2, port_map={"a": 1})
     set_overlay(role, "kubernetes", "V1Pod", {"spec": {"terminationGracePeriodSeconds": 1}})
     handle = submit(role)

@@ -33,15 +33,31 @@ HELD = {"gate": "ok"}
 SLOW_START_S = 180
 """A dozen pods import at once."""
 STATES = {
-    "queued": "Queued", "half": "Running", "heads": "Running", "trains": "Running", "in-place": "Running", "again": "Running",
-    "suspended": "Suspended", "paused": "Suspended", "failed": "UserError", "finished": "Complete",
-}  # fmt: skip
+    "queued": "Queued",
+    "half": "Running",
+    "heads": "Running",
+    "trains": "Running",
+    "in-place": "Running",
+    "again": "Running",
+    "suspended": "Suspended",
+    "paused": "Suspended",
+    "failed": "UserError",
+    "finished": "Complete",
+}
 """A run in every state, and the reason of its condition Progressing."""
 ENDS = {
-    "queued": ["filter-1"], "half": ["filter-1"], "heads": ["filter-1", "heads-1", "predict-1", "vocabulary-1"], "trains": ["train-1"],
-    "in-place": ["train-1"], "again": ["filter-1", "filter-2", "filter-3"], "suspended": ["filter-1"], "paused": ["filter-1", "filter-2"],
-    "failed": ["filter-1"], "finished": ["filter-1"], "fresh": ["filter-1"],
-}  # fmt: skip
+    "queued": ["filter-1"],
+    "half": ["filter-1"],
+    "heads": ["filter-1", "heads-1", "predict-1", "vocabulary-1"],
+    "trains": ["train-1"],
+    "in-place": ["train-1"],
+    "again": ["filter-1", "filter-2", "filter-3"],
+    "suspended": ["filter-1"],
+    "paused": ["filter-1", "filter-2"],
+    "failed": ["filter-1"],
+    "finished": ["filter-1"],
+    "fresh": ["filter-1"],
+}
 """The Jobs that each run has had as all is over."""
 READ = """
 import json, sys
@@ -98,9 +114,16 @@ class Place:
         self.runs.kubectl(*checked, stdin=written)
         self.runs.kubectl(*checked, "--subresource=status", stdin=written)
         read = [
-            subprocess.run([sys.executable, "-P", "-c", READ], input=found, env={**os.environ, "PYTHONPATH": str(code)}, capture_output=True, text=True, check=True).stdout
+            subprocess.run(
+                [sys.executable, "-P", "-c", READ],
+                input=found,
+                env={**os.environ, "PYTHONPATH": str(code)},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
             for code in codes
-        ]  # fmt: skip
+        ]
         assert len(set(read)) == 1, read
         assert all(json.loads(line)[1] == [] for line in read[0].splitlines())
 
@@ -113,10 +136,23 @@ def place(helm: str, kubectl: Kubectl, own: bool, recipe_image: str, audit: Any,
     since = datetime.now(UTC)
     with runs_place(kubectl, recipe_image) as runs:
         command = Helm(helm, kubectl.kubeconfig, runs.namespace)
-        command.install("mine", "rbac.scope=namespaced", "replicas=0", "fullnameOverride=diht-operator", chart=CHART, flags=command.taking_over)  # fmt: skip
+        command.install(
+            "mine",
+            "rbac.scope=namespaced",
+            "replicas=0",
+            "fullnameOverride=diht-operator",
+            chart=CHART,
+            flags=command.taking_over,
+        )
         kubectl.wait_established(CRD)
         lease = ("--lease-namespace", runs.namespace)
-        old = Operator(runs.namespace, operator_kubeconfig(kubectl, runs.namespace, tmp_path), tmp_path / "old.log", lease, code=unpacked(tmp_path / "old"))  # fmt: skip
+        old = Operator(
+            runs.namespace,
+            operator_kubeconfig(kubectl, runs.namespace, tmp_path),
+            tmp_path / "old.log",
+            lease,
+            code=unpacked(tmp_path / "old"),
+        )
         new = replace(old, log=tmp_path / "new.log", code=next_release(tmp_path / "new"))
         try:
             yield Place(runs, command, old.start(), new, since)
@@ -214,7 +250,9 @@ def test_upgrade_and_rollback_lose_and_repeat_no_attempt_and_both_operators_read
     old.stop()
     place.helm("uninstall", "mine", "--wait")
     assert place.served() == VERSION, "the definition stays"
-    assert {run["metadata"]["name"] for run in runs.kubectl.json("get", "dihtruns", "-n", runs.namespace)["items"]} == ENDS.keys()  # fmt: skip
+    assert {
+        run["metadata"]["name"] for run in runs.kubectl.json("get", "dihtruns", "-n", runs.namespace)["items"]
+    } == ENDS.keys()
 
 
 def accepted(runs: Runs, document: dict[str, Any], *how: str) -> bool:

@@ -68,8 +68,18 @@ def recipe_image() -> str:
         "HOME=/tmp",
     ]
     name = f"local/recipe:{int(root.stat().st_mtime)}"
-    script("image", name, "--once", "--add", f"{root}=/", "--add", f"{HERE}/etc/programs=/usr/local/bin", "--user", "10001:10001",
-           *(word for pair in environment for word in ("--env", pair)))  # fmt: skip
+    script(
+        "image",
+        name,
+        "--once",
+        "--add",
+        f"{root}=/",
+        "--add",
+        f"{HERE}/etc/programs=/usr/local/bin",
+        "--user",
+        "10001:10001",
+        *(word for pair in environment for word in ("--env", pair)),
+    )
     return name
 
 

@@ -66,18 +66,28 @@ class Trainings:
                 "output": f"s3://{self.s3.bucket}/{self.folder(output or name)}",
             },
             "storage": [
-                {"prefix": f"s3://{self.s3.bucket}", "endpointURL": self.s3.endpoint_url, "region": "us-east-1",
-                 "secretRef": {"name": secret}},
+                {
+                    "prefix": f"s3://{self.s3.bucket}",
+                    "endpointURL": self.s3.endpoint_url,
+                    "region": "us-east-1",
+                    "secretRef": {"name": secret},
+                },
             ],
             "train": {
-                "modelConfig": MODEL, "samples": steps * BATCH, "batchSize": BATCH, "precision": "fp32",
-                "schedule": {"type": "Constant", "warmupSamples": 0}, "distillation": {"mode": "Disabled"},
-                "checkpoint": {"everySamples": EVERY_STEPS * BATCH}, "numNodes": nodes, **(train or {}),
+                "modelConfig": MODEL,
+                "samples": steps * BATCH,
+                "batchSize": BATCH,
+                "precision": "fp32",
+                "schedule": {"type": "Constant", "warmupSamples": 0},
+                "distillation": {"mode": "Disabled"},
+                "checkpoint": {"everySamples": EVERY_STEPS * BATCH},
+                "numNodes": nodes,
+                **(train or {}),
             },
             "pods": {**common, **pods},
             "failurePolicy": policy or {},
             **(spec or {}),
-        }  # fmt: skip
+        }
         run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name}, "spec": document}
         runs.kubectl.apply(json.dumps(run), "--namespace", runs.namespace)
         return name

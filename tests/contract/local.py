@@ -38,9 +38,11 @@ TORCHX = Path(sys.executable).with_name("torchx")
 
 def torchx(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = {
-        **os.environ, "DIHT_PROGRAMS": "stub_programs", "PYTHONPATH": str(TESTS),
+        **os.environ,
+        "DIHT_PROGRAMS": "stub_programs",
+        "PYTHONPATH": str(TESTS),
         "PATH": "/usr/bin:/bin",  # no virtual environment is activated
-    }  # fmt: skip
+    }
     return subprocess.run(
         [TORCHX, *arguments], cwd=folder, env=env, text=True, capture_output=True, timeout=300, check=False
     )

@@ -17,7 +17,12 @@ ROOMS = (
     "launch",
     "controller",
     "cli",
-    "recipe",
+    "data",
+    "models",
+    "stages",
+    "report",
+    "inspection",
+    "outputs",
     "shards",
     "runtime",
     "filter",
@@ -28,7 +33,7 @@ ROOMS = (
 
 
 def drawn_packages(tree: str) -> set[str]:
-    """Packages of the tree, by indentation: `diht_k8s/recipe/train/data`."""
+    """Packages of the tree, by indentation: `diht_k8s/stages/train/data`."""
     found, parents = set[str](), list[str]()
     for line in tree.splitlines():
         match = re.match(r"( *)([a-z_0-9]+)/ ?", line)
@@ -46,9 +51,9 @@ def dotted(text: str) -> set[str]:
 
 
 def is_there(name: str) -> bool:
-    """Whether a module below `diht_k8s` or `diht_k8s/recipe`, or a top-level definition of one, has this name."""
+    """Whether a module below `diht_k8s`, `diht_k8s/data` or `diht_k8s/stages`, or a top-level definition of one, has this name."""
     parts = name.split(".")
-    for base in (ROOT / "diht_k8s", ROOT / "diht_k8s/recipe"):
+    for base in (ROOT / "diht_k8s", ROOT / "diht_k8s/data", ROOT / "diht_k8s/stages"):
         if base.joinpath(*parts).is_dir() or base.joinpath(*parts).with_suffix(".py").is_file():
             return True
         module = base.joinpath(*parts[:-1]).with_suffix(".py")
@@ -59,7 +64,11 @@ def is_there(name: str) -> bool:
 
 def test_tree_has_every_package_of_the_code_and_no_other() -> None:
     tree = PAGE.partition("## The rooms\n\n```\n")[2].partition("```")[0]
-    packages = {path.parent.relative_to(ROOT).as_posix() for name in ("diht_k8s", "components") for path in (ROOT / name).rglob("__init__.py")}  # fmt: skip
+    packages = {
+        path.parent.relative_to(ROOT).as_posix()
+        for name in ("diht_k8s", "components")
+        for path in (ROOT / name).rglob("__init__.py")
+    }
     assert drawn_packages(tree) == packages
 
 
@@ -73,13 +82,18 @@ def test_module_or_function_that_the_page_names_is_there(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["launch.renderer", "launch.render.paint", "filter.judging", "recipe.shards.samples.read"]
+    "name", ["launch.renderer", "launch.render.paint", "filter.judging", "data.shards.samples.read"]
 )
 def test_other_names_are_not(name: str) -> None:
     assert not is_there(name)
 
 
 def test_files_that_the_map_for_contributors_names_are_there() -> None:
-    paths = set(re.findall(r"`((?:diht_k8s|tests|benchmarks|components|tools|docs|helm|manifests|examples|images)/[\w./-]*)`", CONTRIBUTING))  # fmt: skip
+    paths = set(
+        re.findall(
+            r"`((?:diht_k8s|tests|benchmarks|components|tools|docs|helm|manifests|examples|images)/[\w./-]*)`",
+            CONTRIBUTING,
+        )
+    )
     assert len(paths) > 20
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []

@@ -15,18 +15,49 @@ from tests.contract.whole_run import NOTES, prepare, unknown, walk
 ON_A_CLUSTER = {"submit", "watch", "why", "retry", "cancel"}
 """They talk to an API server and know no storage."""
 STEPS = [
-    "doctor out/raw", "validate run.json", "estimate run.json --gpu H100", "parse dog", "plan run.json --image i",
-    "stage filter --run run.json", "stage label --run run.json", "stage train --run run.json",
-    "stage evaluate --run run.json", "run run.json", "run other.json --until filter", "doctor run.json",
-    "concepts run.json", "path run.json filter", "index run.json", "index raw.json", "index raw.json",
-    "uids run.json --output out/uids.npy", "explain run.json 1000-4", "report run.json --output out/comparison.html",
-    "sweep run.json --seeds 1 --output out/sweep.html", "status out", "list .",
-    "logs other.json filter", "purge run.json --exclude list.txt", "index run.json", "stage label --run run.json",
-    "convert {model} out/converted", "import photos out/imported", "import photos out/imported --replace",
-    "init out/raw --output out/new.yaml", "benchmarks out", "benchmarks-import photos out/benchmark", "completion bash",
-    "schema --output out/schema.json", "crd --output out/crd.yaml", "samples --output out/samples", "chart out/chart",
-    "prune out", "prune out --keep other", "prune out --keep other --yes", "prune out --yes",
-]  # fmt: skip
+    "doctor out/raw",
+    "validate run.json",
+    "estimate run.json --gpu H100",
+    "parse dog",
+    "plan run.json --image i",
+    "stage filter --run run.json",
+    "stage label --run run.json",
+    "stage train --run run.json",
+    "stage evaluate --run run.json",
+    "run run.json",
+    "run other.json --until filter",
+    "doctor run.json",
+    "concepts run.json",
+    "path run.json filter",
+    "index run.json",
+    "index raw.json",
+    "index raw.json",
+    "uids run.json --output out/uids.npy",
+    "explain run.json 1000-4",
+    "report run.json --output out/comparison.html",
+    "sweep run.json --seeds 1 --output out/sweep.html",
+    "status out",
+    "list .",
+    "logs other.json filter",
+    "purge run.json --exclude list.txt",
+    "index run.json",
+    "stage label --run run.json",
+    "convert {model} out/converted",
+    "import photos out/imported",
+    "import photos out/imported --replace",
+    "init out/raw --output out/new.yaml",
+    "benchmarks out",
+    "benchmarks-import photos out/benchmark",
+    "completion bash",
+    "schema --output out/schema.json",
+    "crd --output out/crd.yaml",
+    "samples --output out/samples",
+    "chart out/chart",
+    "prune out",
+    "prune out --keep other",
+    "prune out --keep other --yes",
+    "prune out --yes",
+]
 REFUSING = {"benchmarks-import", "doctor", "estimate", "uids"}
 """What they say of this data is tested elsewhere; here it only matters that nothing is lost."""
 
@@ -50,9 +81,10 @@ class Canary:
 
     def lost(self) -> list[str]:
         return [
-            str(path.relative_to(self.output)) for path, content in self.files.items()
+            str(path.relative_to(self.output))
+            for path, content in self.files.items()
             if not path.is_file() or path.read_bytes() != content
-        ]  # fmt: skip
+        ]
 
 
 def test_every_command_is_walked_or_touches_no_output() -> None:

@@ -213,7 +213,10 @@ def test_certificate_of_an_exec_plugin_is_shown_and_renewed(
     server: ApiServer, connected: Callable[..., Cluster], tmp_path: Path
 ) -> None:
     user, say, _ = plugin(tmp_path)
-    own = {"clientCertificateData": server.certificates.text("client.crt"), "clientKeyData": server.certificates.text("client.key")}  # fmt: skip
+    own = {
+        "clientCertificateData": server.certificates.text("client.crt"),
+        "clientKeyData": server.certificates.text("client.key"),
+    }
     say(token="old")
     cluster = connected(user)
     say(**own)

@@ -35,15 +35,52 @@ VOCABULARY = """{"schema_version": 1, "sha256": "SHA256", "captions": 3,
  "cut": {"objects": {"distinct": 1, "least_count": 1}, "attributes": {"distinct": 1, "least_count": 1}}}"""
 RECIPE, OPERATOR = "pip install 'PLACE[recipe]'", "pip install 'PLACE[operator]'"
 NEEDS = {
-    "--help": "", "--version": "", "validate run.yaml": "", "concepts vocabulary.json": "", "concepts s3://b/vocabulary.json": RECIPE,
-    "run run.yaml": RECIPE, "sweep run.yaml --seeds 2": RECIPE, "prune out": RECIPE, "sweep run.yaml --seeds 2 --submit": OPERATOR, "stage filter --run run.yaml": RECIPE, "stage label --run run.yaml": RECIPE,
-    "stage train --run run.yaml": RECIPE, "stage evaluate --run run.yaml": RECIPE, "parse words": RECIPE, "concepts run.yaml": RECIPE, "path run.yaml filter": RECIPE, "explain run.yaml u1": RECIPE,
-    "purge run.yaml --exclude list": RECIPE, "index run.yaml": RECIPE, "estimate run.yaml --gpu H100": RECIPE, "benchmarks": RECIPE, "convert a b": RECIPE, "uids run.yaml --output a.npy": RECIPE, "report a": RECIPE,
-    "submit run.yaml": OPERATOR, "watch small": OPERATOR, "logs small": OPERATOR, "why small": OPERATOR, "plan run.yaml": OPERATOR,
-    "retry small": OPERATOR, "cancel small": OPERATOR, "status small": OPERATOR, "list -n team": OPERATOR, "list .": "",
-    "concepts gs://b/vocabulary.json": RECIPE, "concepts az://b/vocabulary.json": RECIPE, "import photos out": RECIPE, "init .": RECIPE, "doctor": RECIPE, "completion bash": "",
-    "schema": "", "crd": "", "samples": "", "samples minimal": "", "chart operator": "",
-}  # fmt: skip
+    "--help": "",
+    "--version": "",
+    "validate run.yaml": "",
+    "concepts vocabulary.json": "",
+    "concepts s3://b/vocabulary.json": RECIPE,
+    "run run.yaml": RECIPE,
+    "sweep run.yaml --seeds 2": RECIPE,
+    "prune out": RECIPE,
+    "sweep run.yaml --seeds 2 --submit": OPERATOR,
+    "stage filter --run run.yaml": RECIPE,
+    "stage label --run run.yaml": RECIPE,
+    "stage train --run run.yaml": RECIPE,
+    "stage evaluate --run run.yaml": RECIPE,
+    "parse words": RECIPE,
+    "concepts run.yaml": RECIPE,
+    "path run.yaml filter": RECIPE,
+    "explain run.yaml u1": RECIPE,
+    "purge run.yaml --exclude list": RECIPE,
+    "index run.yaml": RECIPE,
+    "estimate run.yaml --gpu H100": RECIPE,
+    "benchmarks": RECIPE,
+    "convert a b": RECIPE,
+    "uids run.yaml --output a.npy": RECIPE,
+    "report a": RECIPE,
+    "submit run.yaml": OPERATOR,
+    "watch small": OPERATOR,
+    "logs small": OPERATOR,
+    "why small": OPERATOR,
+    "plan run.yaml": OPERATOR,
+    "retry small": OPERATOR,
+    "cancel small": OPERATOR,
+    "status small": OPERATOR,
+    "list -n team": OPERATOR,
+    "list .": "",
+    "concepts gs://b/vocabulary.json": RECIPE,
+    "concepts az://b/vocabulary.json": RECIPE,
+    "import photos out": RECIPE,
+    "init .": RECIPE,
+    "doctor": RECIPE,
+    "completion bash": "",
+    "schema": "",
+    "crd": "",
+    "samples": "",
+    "samples minimal": "",
+    "chart operator": "",
+}
 """Each command and what it says without any extra; empty where the base is enough."""
 OF_CLUSTERS = [arguments for arguments, says in NEEDS.items() if says == OPERATOR]
 
@@ -103,9 +140,14 @@ def run(command: list[str], arguments: str, folder: Path) -> subprocess.Complete
     (folder / "vocabulary.json").write_text(VOCABULARY.replace("SHA256", sha256_of([("dog",), ("red",)])))
     keep = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KUBECONFIG")}
     return subprocess.run(
-        [*command, *arguments.split()], cwd=folder, env={**keep, "HOME": str(folder)}, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
+        [*command, *arguments.split()],
+        cwd=folder,
+        env={**keep, "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def commands_of_help() -> set[str]:

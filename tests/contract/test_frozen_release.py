@@ -40,7 +40,9 @@ def test_frozen_release_is_wheel_chart_and_note_of_one_version_and_small() -> No
     definition = yaml.safe_load(files["diht_k8s/packaged/manifests/crd/diht.dev_dihtruns.yaml"])
     [metadata] = [text.decode() for name, text in files.items() if name.endswith(".dist-info/METADATA")]
     assert f"\nVersion: {VERSION}\n" in metadata
-    assert {chart["version"], chart["appVersion"], definition["metadata"]["annotations"]["diht.dev/version"]} == {VERSION}  # fmt: skip
+    assert {chart["version"], chart["appVersion"], definition["metadata"]["annotations"]["diht.dev/version"]} == {
+        VERSION
+    }
 
 
 def test_frozen_files_are_those_of_their_commit() -> None:
@@ -51,7 +53,9 @@ def test_frozen_files_are_those_of_their_commit() -> None:
     packaged = {name.removeprefix("diht_k8s/packaged/"): text for name, text in files.items() if "/packaged/" in name}
     code = {name: text for name, text in files.items() if "/packaged/" not in name and ".dist-info/" not in name}
     helm = {f"{CHART_FOLDER}/{name}": text for name, text in chart.items() if name != "Chart.yaml"}  # helm rewrites it
-    archive = subprocess.run([*git, "archive", COMMIT, "diht_k8s", "components", *PACKAGED], check=True, capture_output=True)  # fmt: skip
+    archive = subprocess.run(
+        [*git, "archive", COMMIT, "diht_k8s", "components", *PACKAGED], check=True, capture_output=True
+    )
     there = tar_files(archive.stdout)
     assert helm.keys() == {name for name in there if name.startswith(CHART_FOLDER)} - {f"{CHART_FOLDER}/Chart.yaml"}
     assert {**code, **packaged}.keys() == there.keys()

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from benchmarks._effective_time import DAY, Kind, Setting, Simulation
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
 from tests.contract.local import DOCUMENT, SHARDS, TESTS, write_run
 from tests.recipe.evaluate.small_run import pairs
 from tests.stub_programs.stub import SAVED_EACH, STALL_S, STEP_S
@@ -48,10 +48,19 @@ def train(folder: Path, entries: list[dict[str, Any]]) -> Found:
         Storage(), str(folder / SHARDS[0]), pairs(16, 0)
     )  # a training without a filter is checked for enough pairs
     done = subprocess.run(
-        [sys.executable, "-m", "tests.contract.faulty_run", "run.json"], cwd=folder, capture_output=True, text=True,
-        check=False, timeout=550,
-        env={**os.environ, "DIHT_PROGRAMS": "stub_programs", "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "DIHT_STUB": json.dumps({"train": entries})},
-    )  # fmt: skip
+        [sys.executable, "-m", "tests.contract.faulty_run", "run.json"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=550,
+        env={
+            **os.environ,
+            "DIHT_PROGRAMS": "stub_programs",
+            "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
+            "DIHT_STUB": json.dumps({"train": entries}),
+        },
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["state"] == "Complete", done.stderr
@@ -86,11 +95,18 @@ def test_parts_after_30_faults_sum_to_the_wall_time_and_the_simulation_predicts_
     starting, recovering = (found.parts[name] / each for name, each in (("starting", 31), ("recovering", 30)))
     step_s = found.worked / len(found.steps)
     setting = Setting(
-        gpus=8, days=found.counted / DAY, startup_s=starting, checkpoint_s=SAVED_EACH * step_s,
-        stall_s=found.parts["checkpointing"] * SAVED_EACH / len(found.steps), commit_s=0.0, spares=1000,
-        faults_s=tuple(each * step_s for each in steps), mix=(Kind(1.0, recovering),), policy={"maxRestarts": 1000},
+        gpus=8,
+        days=found.counted / DAY,
+        startup_s=starting,
+        checkpoint_s=SAVED_EACH * step_s,
+        stall_s=found.parts["checkpointing"] * SAVED_EACH / len(found.steps),
+        commit_s=0.0,
+        spares=1000,
+        faults_s=tuple(each * step_s for each in steps),
+        mix=(Kind(1.0, recovering),),
+        policy={"maxRestarts": 1000},
         first_wait_s=0.0,
-    )  # fmt: skip
+    )
     assert setting.stall_s == pytest.approx(STALL_S, rel=1.0)
     predicted = Simulation(setting, seed=0).execute()
     measured = found.parts["productive"] / found.wall

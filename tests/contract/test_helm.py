@@ -171,9 +171,14 @@ def test_rights_to_create_and_delete_are_bound_to_the_tenants_where_they_are_nam
     everywhere = one(rendered(helm, {}), "ClusterRole")["rules"]
     narrow = one(objects, "ClusterRole", "diht-operator-tenant")["rules"]
     assert narrow == [rule for rule in everywhere if rule in narrow]
-    assert {(each["resources"][0], *each["verbs"]) for each in everywhere} - {(each["resources"][0], *each["verbs"]) for each in narrow} == {
-        ("resourceflavors", "get"), ("workloadpriorityclasses", "get"), ("priorityclasses", "get"), ("nodes", "list", "watch"),
-    }  # fmt: skip
+    assert {(each["resources"][0], *each["verbs"]) for each in everywhere} - {
+        (each["resources"][0], *each["verbs"]) for each in narrow
+    } == {
+        ("resourceflavors", "get"),
+        ("workloadpriorityclasses", "get"),
+        ("priorityclasses", "get"),
+        ("nodes", "list", "watch"),
+    }
     bound = [
         each for each in objects if each["kind"] == "RoleBinding" and each["roleRef"]["name"] == "diht-operator-tenant"
     ]
@@ -184,8 +189,22 @@ def test_rights_to_create_and_delete_are_bound_to_the_tenants_where_they_are_nam
     )
 
 
-@pytest.mark.parametrize(("quantity", "taken"), [("1Gi", True), ("512M", True), (2, True), (0.5, True), ("100m", True), ("1e3", True),
-    ("lots", False), ("1GiB", False), (-1, False), ("-1", False), ("", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("quantity", "taken"),
+    [
+        ("1Gi", True),
+        ("512M", True),
+        (2, True),
+        (0.5, True),
+        ("100m", True),
+        ("1e3", True),
+        ("lots", False),
+        ("1GiB", False),
+        (-1, False),
+        ("-1", False),
+        ("", False),
+    ],
+)
 def test_resources_are_quantities(helm: str, quantity: Any, taken: bool) -> None:
     done = template(helm, {"resources": {"limits": {"memory": quantity}}})
     assert (done.returncode == 0) is taken, done.stderr
@@ -235,7 +254,12 @@ def test_alerts_and_dashboard_ask_for_metrics_that_the_operator_has(helm: str) -
     rules = one(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]
     board = json.loads(one(objects, "ConfigMap", "diht-operator-dashboard")["data"]["diht-operator.json"])
     asked = json.dumps(rules) + json.dumps(board)
-    known = {family.name for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase) for family in metric.describe()}  # fmt: skip
+    known = {
+        family.name
+        for metric in vars(metrics).values()
+        if isinstance(metric, MetricWrapperBase)
+        for family in metric.describe()
+    }
     for name in set(re.findall(r"diht_operator_[a-z_]+", asked)):
         assert re.sub("_(bucket|count|sum|total)$", "", name) in known, name
     manual = (ROOT / "docs/operations.md").read_text()
@@ -377,8 +401,18 @@ def test_sample_is_valid_and_says_what_it_shows(sample: Path) -> None:
 
 def test_samples_are_those_that_are_promised() -> None:
     assert [path.stem for path in SAMPLES] == [
-        "captions-first", "evaluation-only", "gs-and-az", "infiniband", "laptop", "minimal", "one-gpu-node", "resume-from-checkpoint", "sixteen-nodes-kueue", "volcano", "workload-identity",
-    ]  # fmt: skip
+        "captions-first",
+        "evaluation-only",
+        "gs-and-az",
+        "infiniband",
+        "laptop",
+        "minimal",
+        "one-gpu-node",
+        "resume-from-checkpoint",
+        "sixteen-nodes-kueue",
+        "volcano",
+        "workload-identity",
+    ]
 
 
 def test_sample_that_resumes_has_the_configuration_of_the_run_that_it_resumes() -> None:
@@ -410,12 +444,16 @@ def chart_with_notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("values", "image", "command"),
     [
         ({}, f"diht-recipe:{__version__}", "kubectl apply"),
-        ({"image": {"repository": "reg.example.org/a/diht-operator"}}, f"reg.example.org/a/diht-recipe:{__version__}", "kubectl apply"),
+        (
+            {"image": {"repository": "reg.example.org/a/diht-operator"}},
+            f"reg.example.org/a/diht-recipe:{__version__}",
+            "kubectl apply",
+        ),
         ({"rbac": {"scope": "namespaced"}}, f"diht-recipe:{__version__}", "kubectl -n diht-system apply"),
         ({"tests": {"program": False}}, f"registry.example.org/diht-recipe:{__version__}", "kubectl apply"),
         ({"crds": {"install": False}}, f"diht-recipe:{__version__}", "kubectl apply"),
     ],
-)  # fmt: skip
+)
 def test_notes_have_a_first_run_that_is_valid_and_name_no_file_of_a_checkout(
     helm: str, chart_with_notes: Path, values: dict[str, Any], image: str, command: str
 ) -> None:
@@ -433,5 +471,9 @@ def test_artifact_hub_is_told_the_definition_and_no_more_than_tests_show() -> No
     definition = yaml.safe_load((ROOT / "manifests/crd/diht.dev_dihtruns.yaml").read_text())
     (crd,) = yaml.safe_load(told["artifacthub.io/crds"])
     names = definition["spec"]["names"]
-    assert (crd["kind"], crd["name"], crd["version"]) == (names["kind"], definition["metadata"]["name"], definition["spec"]["versions"][0]["name"])  # fmt: skip
+    assert (crd["kind"], crd["name"], crd["version"]) == (
+        names["kind"],
+        definition["metadata"]["name"],
+        definition["spec"]["versions"][0]["name"],
+    )
     assert told["artifacthub.io/operatorCapabilities"] == "Seamless Upgrades", "as tests/cluster/test_upgrade.py shows"

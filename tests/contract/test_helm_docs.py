@@ -63,7 +63,11 @@ def rows(text: str, heading: str) -> list[list[str]]:
 
 
 def test_table_of_metrics_has_those_of_the_operator() -> None:
-    found = {name.partition("{")[0] for row in rows(OPERATIONS, "Health and metrics") for name in re.findall(r"`(.+?)`", row[0])}  # fmt: skip
+    found = {
+        name.partition("{")[0]
+        for row in rows(OPERATIONS, "Health and metrics")
+        for name in re.findall(r"`(.+?)`", row[0])
+    }
     have = set()
     for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase):
@@ -82,15 +86,27 @@ def test_table_of_alerts_has_those_of_the_chart_with_something_to_do(helm: str) 
 
 def test_table_of_rights_is_that_of_the_operators_roles(helm: str) -> None:
     roles = [each for each in rendered(helm, {}) if each["kind"] in ("ClusterRole", "Role")]
-    rules = [rule for role in roles if role["metadata"]["name"] in ("diht-operator", "diht-operator-lease") for rule in role["rules"]]  # fmt: skip
-    allowed = {(group or "core", resource) for rule in rules for group in rule["apiGroups"] for resource in rule["resources"]}  # fmt: skip
+    rules = [
+        rule
+        for role in roles
+        if role["metadata"]["name"] in ("diht-operator", "diht-operator-lease")
+        for rule in role["rules"]
+    ]
+    allowed = {
+        (group or "core", resource) for rule in rules for group in rule["apiGroups"] for resource in rule["resources"]
+    }
     table = rows(OPERATIONS, "Rights")
     assert {(row[0].strip("`"), row[1].strip("`")) for row in table} == allowed
     assert all(len(row[3]) > 15 for row in table)
 
 
 def test_reasons_of_the_table_of_symptoms_are_reasons_that_the_operator_gives() -> None:
-    words = [word for row in rows(OPERATIONS, "By symptom") for text in re.findall(r"`([^`]+)`", row[0]) for word in re.findall(r"\b[A-Z]\w+", text)]  # fmt: skip
+    words = [
+        word
+        for row in rows(OPERATIONS, "By symptom")
+        for text in re.findall(r"`([^`]+)`", row[0])
+        for word in re.findall(r"\b[A-Z]\w+", text)
+    ]
     causes = {name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, Exception)}
     known = {*map(str, Reason), *map(str, ConditionType), *causes, "True", "False"}
     assert {*words} <= known

@@ -16,7 +16,7 @@ import yaml
 
 from diht_k8s import __version__
 from diht_k8s.api.documents import check
-from diht_k8s.recipe.shards.images import decode
+from diht_k8s.data.shards.images import decode
 from tests.contract.chart_pictures import CAPTIONS
 from tests.contract.charts import CHART, rendered
 
@@ -117,11 +117,21 @@ DONE = {"Progressing": "Complete", "Complete": "Complete"}
         ({"image": "r"}, [{}, SUSPENDED, DONE], ["create", "patch", "delete"], None),
         ({"image": ""}, [SUSPENDED], ["create", "delete"], None),
         ({"image": "r"}, [{}], ["create", "delete"], "did not become Suspended: no status at all"),
-        ({"image": "r"}, [SUSPENDED, {"Progressing": "ImagePullFailed"}], ["create", "patch", "delete"], "Complete did not become Complete: Progressing=False ImagePullFailed"),
-        ({"image": "r"}, [SUSPENDED, {"Failed": "UserError"}, {}], ["create", "patch", "delete"], "Failed=True UserError"),
+        (
+            {"image": "r"},
+            [SUSPENDED, {"Progressing": "ImagePullFailed"}],
+            ["create", "patch", "delete"],
+            "Complete did not become Complete: Progressing=False ImagePullFailed",
+        ),
+        (
+            {"image": "r"},
+            [SUSPENDED, {"Failed": "UserError"}, {}],
+            ["create", "patch", "delete"],
+            "Failed=True UserError",
+        ),
     ],
     ids=["completes", "no-program", "no-operator", "no-image", "fails"],
-)  # fmt: skip
+)
 def test_script_says_what_happened_and_deletes_its_run_in_any_case(
     pods: dict[str, Any], statuses: list[Any], calls: list[str], said: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,7 +63,9 @@ def test_unknown_field_does_not_satisfy_the_schemas(helm: str, minor: str) -> No
 
 def findings(program: str, manifests: str) -> set[str]:
     """The checks of kube-score that any object fails."""
-    done = subprocess.run([program, "score", "--output-format=json", "-"], input=manifests, capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [program, "score", "--output-format=json", "-"], input=manifests, capture_output=True, text=True
+    )
     objects = json.loads(done.stdout)
     return {
         check["check"]["id"]

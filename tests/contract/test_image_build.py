@@ -131,8 +131,11 @@ def test_commit_and_time_that_are_given_are_written_where_the_folder_is_no_check
 def test_containerfile_has_the_other_labels_of_the_oci(name: str) -> None:
     text = (ROOT / f"images/{name}.Containerfile").read_text()
     assert set(re.findall(r"org\.opencontainers\.image\.([\w.]+)=", text)) == {
-        "title", "description", "version", "licenses",
-    }  # fmt: skip
+        "title",
+        "description",
+        "version",
+        "licenses",
+    }
 
 
 def pip(instructions: list[str]) -> list[str]:

@@ -31,9 +31,18 @@ def objects(printed: str) -> list[dict[str, Any]]:
 
 def test_dry_run_prints_the_manifest_of_a_gang_with_the_document_in_it(dry_run: DryRun) -> None:
     done = dry_run(
-        "namespace=team,queue=q", "components.train", "-j", "2x1", "--image", "recipe:1", "--", "--run", "run.json",
-        "--set", "seed=3",
-    )  # fmt: skip
+        "namespace=team,queue=q",
+        "components.train",
+        "-j",
+        "2x1",
+        "--image",
+        "recipe:1",
+        "--",
+        "--run",
+        "run.json",
+        "--set",
+        "seed=3",
+    )
     assert done.returncode == 0, done.stderr
     assert "# backend: job (auto: no cluster was asked)" in done.stdout
     job, service = objects(done.stdout)
@@ -45,8 +54,10 @@ def test_dry_run_prints_the_manifest_of_a_gang_with_the_document_in_it(dry_run: 
     run = load(env["DIHT_RUN"], name="DIHT_RUN")
     assert (run.spec.seed, run.spec.train and run.spec.train.num_nodes) == (3, 2)
     assert {name: env[name] for name in ("DIHT_NODE_RANK", "DIHT_NUM_NODES", "DIHT_PROCESSES")} == {
-        "DIHT_NODE_RANK": "1", "DIHT_NUM_NODES": "2", "DIHT_PROCESSES": "1",
-    }  # fmt: skip
+        "DIHT_NODE_RANK": "1",
+        "DIHT_NUM_NODES": "2",
+        "DIHT_PROCESSES": "1",
+    }
     assert env[env["DIHT_MASTER_VARIABLE"]] == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
 
 

@@ -39,8 +39,12 @@ class Bench:
         }
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "diht_k8s.cli", "run", "run.json", *arguments],
-            cwd=self.folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            cwd=self.folder,
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def run(self, *arguments: str, stub: dict[str, list[str | int]] | None = None) -> tuple[int, str, str]:
         process = self.start(*arguments, stub=stub)
@@ -108,8 +112,16 @@ def test_label_runs_as_three_jobs_one_after_another_as_on_the_cluster(bench: Ben
     assert (code, stderr) == (0, "")
     lines = [line for line in stdout.splitlines() if line.startswith("label ")]
     shown = [line for line in lines if "stubbing:" not in line or line == lines[-1]]  # a slow start shows its progress
-    states = ["vocabulary: starting", "vocabulary: done in", "heads: starting", "heads: starts again in 1 s",
-              "heads: starting, attempt 2", "heads: done in", "predict: starting", "done in"]  # fmt: skip
+    states = [
+        "vocabulary: starting",
+        "vocabulary: done in",
+        "heads: starting",
+        "heads: starts again in 1 s",
+        "heads: starting, attempt 2",
+        "heads: done in",
+        "predict: starting",
+        "done in",
+    ]
     assert [
         line.removeprefix("label").strip().startswith(state) for line, state in zip(shown, states, strict=True)
     ] == [True] * 8

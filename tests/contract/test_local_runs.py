@@ -19,8 +19,11 @@ from tests.contract.local import DOCUMENT, TESTS, write_run
 def started(folder: Path, stub: dict[str, list[str | int]]) -> int:
     write_run(folder, DOCUMENT)
     env = {
-        **os.environ, "DIHT_PROGRAMS": "stub_programs", "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "DIHT_STUB": json.dumps(stub),
-    }  # fmt: skip
+        **os.environ,
+        "DIHT_PROGRAMS": "stub_programs",
+        "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
+        "DIHT_STUB": json.dumps(stub),
+    }
     command = [sys.executable, "-P", "-m", "diht_k8s.cli", "run", "run.json"]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=240, check=False).returncode
 
@@ -51,8 +54,10 @@ def test_status_of_a_finished_run_by_its_document_or_folder(
 ) -> None:
     monkeypatch.chdir(finished)
     assert shown(capsys, "status", place).splitlines()[:3] == [
-        "tiny: complete", "  filter    complete: 3 steps", "  train     complete: 3 steps",
-    ]  # fmt: skip
+        "tiny: complete",
+        "  filter    complete: 3 steps",
+        "  train     complete: 3 steps",
+    ]
     found = json.loads(shown(capsys, "status", place, "--json"))
     assert (found["name"], found["state"], found["output"]) == ("tiny", "complete", str(finished / "out"))
 
@@ -111,7 +116,14 @@ def test_path_of_a_stage_by_document_output_or_folder(
 
 
 def test_a_run_that_has_not_begun_says_how_to_start_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({**DOCUMENT, "spec": {**DOCUMENT["spec"], "data": {**DOCUMENT["spec"]["data"], "output": f"{tmp_path}/out"}}}))  # fmt: skip
+    (tmp_path / "run.json").write_text(
+        json.dumps(
+            {
+                **DOCUMENT,
+                "spec": {**DOCUMENT["spec"], "data": {**DOCUMENT["spec"]["data"], "output": f"{tmp_path}/out"}},
+            }
+        )
+    )
     assert main(["status", str(tmp_path / "run.json")]) == 64
     assert "no run has begun in" in capsys.readouterr().err
 

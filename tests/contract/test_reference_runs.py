@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.api.documents import load
-from diht_k8s.recipe.train.estimate.estimate import estimate
+from diht_k8s.stages.train.estimate.estimate import estimate
 
 FOLDER = Path(__file__).parents[2] / "examples/reference"
 REFERENCES = sorted(FOLDER.glob("*.yaml"))

@@ -76,10 +76,19 @@ def test_release_has_packages_chart_bills_sums_statement_and_key_and_passes_the_
     release: Release, dist: Path
 ) -> None:
     assert {path.name for path in dist.iterdir() if not path.name.startswith("requirements-")} == {
-        f"diht_k8s-{__version__}-py3-none-any.whl", f"diht_k8s-{__version__}.tar.gz", f"diht-operator-{__version__}.tgz",
-        "diht-k8s-base.cdx.json", "diht-k8s-operator.cdx.json", "diht-k8s-recipe.cdx.json",
-        "diht-operator.cdx.json", "diht-recipe.cdx.json", "images.txt", "SHA256SUMS", "provenance.sigstore.json", "cosign.pub",
-    }  # fmt: skip
+        f"diht_k8s-{__version__}-py3-none-any.whl",
+        f"diht_k8s-{__version__}.tar.gz",
+        f"diht-operator-{__version__}.tgz",
+        "diht-k8s-base.cdx.json",
+        "diht-k8s-operator.cdx.json",
+        "diht-k8s-recipe.cdx.json",
+        "diht-operator.cdx.json",
+        "diht-recipe.cdx.json",
+        "images.txt",
+        "SHA256SUMS",
+        "provenance.sigstore.json",
+        "cosign.pub",
+    }
     assert release.digests.keys() == {"diht-operator", "diht-recipe", "charts/diht-operator"}
     assert verified(release, dist)
 
@@ -115,9 +124,20 @@ def tampered(release: Release, name: str) -> str:
         tar.addfile(tarfile.TarInfo("backdoor"))
     reference = f"{release.registry}/{name}"
     done = subprocess.run(
-        [program("crane"), "append", "--base", f"{reference}@{release.digests[name]}", "--new_layer", "-", "--new_tag", f"{reference}:{__version__}"],
-        check=True, capture_output=True, input=layer.getvalue(),
-    )  # fmt: skip
+        [
+            program("crane"),
+            "append",
+            "--base",
+            f"{reference}@{release.digests[name]}",
+            "--new_layer",
+            "-",
+            "--new_tag",
+            f"{reference}:{__version__}",
+        ],
+        check=True,
+        capture_output=True,
+        input=layer.getvalue(),
+    )
     return done.stdout.decode().strip().partition("@")[2]
 
 
@@ -144,8 +164,10 @@ CHANGES: dict[str, Callable[[Release, Path], None]] = {
     "the sums": lambda release, dist: append_byte(dist / SUMS),
     "the list of images": other_image,
     "the list of images, which the sums no longer name": other_image_in_sums,
-    "the key": lambda release, dist: shutil.copy(Path(generated_key(dist.parent / "other")).with_suffix(".pub"), dist / KEY),
-}  # fmt: skip
+    "the key": lambda release, dist: shutil.copy(
+        Path(generated_key(dist.parent / "other")).with_suffix(".pub"), dist / KEY
+    ),
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -161,7 +183,10 @@ def test_tampered_image_and_chart_are_refused_also_with_the_signatures_of_the_tr
 ) -> None:
     digest = tampered(release, name)
     if with_signatures:
-        theirs, ours = (f"{release.registry}/{name}:sha256-{each.removeprefix('sha256:')}" for each in (release.digests[name], digest))  # fmt: skip
+        theirs, ours = (
+            f"{release.registry}/{name}:sha256-{each.removeprefix('sha256:')}"
+            for each in (release.digests[name], digest)
+        )
         crane("copy", theirs, ours)
     check = [program("cosign"), "verify", "--key", release.dist / KEY, "--insecure-ignore-tlog"]
     for reference in (f"{release.registry}/{name}:{__version__}", f"{release.registry}/{name}@{digest}"):

@@ -19,9 +19,12 @@ from tests.contract.trees import ROOT, build_wheel, tracked_tree
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = {
-    "base": [], "operator": ["operator"], "recipe": ["recipe", "gs", "az"], "dev": ["recipe", "gs", "az", "operator", "docs", "dev"],
+    "base": [],
+    "operator": ["operator"],
+    "recipe": ["recipe", "gs", "az"],
+    "dev": ["recipe", "gs", "az", "operator", "docs", "dev"],
     "sbom": ["sbom"],
-}  # fmt: skip
+}
 PYTHONS = ("3.11", "3.12", "3.13")
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
@@ -39,10 +42,15 @@ def entries(name: str) -> list[str]:
 def pins(name: str, python: str) -> dict[str, str]:
     """What applies to a Python on Linux x86-64: name -> version."""
     machine = {
-        "python_version": python, "python_full_version": f"{python}.4", "sys_platform": "linux", "platform_system": "Linux",
-        "platform_machine": "x86_64", "os_name": "posix", "implementation_name": "cpython",
+        "python_version": python,
+        "python_full_version": f"{python}.4",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": "x86_64",
+        "os_name": "posix",
+        "implementation_name": "cpython",
         "platform_python_implementation": "CPython",
-    }  # fmt: skip
+    }
     found: dict[str, str] = {}
     for entry in entries(name):
         requirement = Requirement(entry.partition("--hash")[0].strip())
@@ -65,7 +73,10 @@ def test_every_package_is_pinned_and_hashed_and_no_host_is_named(name: str) -> N
 @pytest.mark.parametrize("name", EXTRAS)
 def test_what_pyproject_asks_for_is_there_for_each_python_in_a_version_that_it_allows(name: str, python: str) -> None:
     found = pins(name, python)
-    for line in [*PROJECT["dependencies"], *(each for extra in EXTRAS[name] for each in PROJECT["optional-dependencies"][extra])]:  # fmt: skip
+    for line in [
+        *PROJECT["dependencies"],
+        *(each for extra in EXTRAS[name] for each in PROJECT["optional-dependencies"][extra]),
+    ]:
         wanted = Requirement(line)
         version = found[canonicalize_name(wanted.name)].removeprefix("==")
         assert wanted.specifier.contains(version, prereleases=True), line
@@ -144,7 +155,9 @@ def test_operator_installs_by_hashes_into_a_clean_environment_and_plans(tmp_path
         assert done.returncode == 0, done.stderr
     other = (ROOT / "requirements/base.txt").read_text().replace("--hash=sha256:", "--hash=sha256:0")
     (tmp_path / "other.txt").write_text(re.sub(r"(sha256:0[0-9a-f]{63})[0-9a-f]", r"\1", other))
-    refused = subprocess.run([*pip, "--force-reinstall", "--require-hashes", "-r", tmp_path / "other.txt"], capture_output=True, text=True)  # fmt: skip
+    refused = subprocess.run(
+        [*pip, "--force-reinstall", "--require-hashes", "-r", tmp_path / "other.txt"], capture_output=True, text=True
+    )
     assert refused.returncode != 0
     assert "DO NOT MATCH THE HASHES" in refused.stderr
 

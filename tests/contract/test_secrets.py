@@ -19,14 +19,14 @@ from diht_k8s.cli import run as run_command
 from diht_k8s.cli.main import main
 from diht_k8s.cli.planned_objects import planned_objects
 from diht_k8s.cli.status_sentences import details, sentence
+from diht_k8s.data.shards.storage import Storage
 from diht_k8s.kube.errors import ClusterError
-from diht_k8s.recipe.report import write_report
-from diht_k8s.recipe.report.run_page import write_run_page
-from diht_k8s.recipe.runtime.commit import commit
-from diht_k8s.recipe.runtime.progress import Reporter
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.stage import Context
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.report import write_report
+from diht_k8s.report.run_page import write_run_page
+from diht_k8s.runtime.commit import commit
+from diht_k8s.runtime.progress import Reporter
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.runtime.stage import Context
 from tests.contract.local import TESTS
 from tests.folders import planted
 from tests.unit.api.documents import changed
@@ -78,8 +78,13 @@ def diht(folder: Path, *arguments: str, **env: str) -> str:
     paths = {"DIHT_PROGRAMS": "stub_programs", "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
     done = subprocess.run(
         [sys.executable, "-P", "-m", "diht_k8s.cli", *arguments],
-        cwd=folder, env={**os.environ, **paths, **env}, text=True, capture_output=True, check=False, timeout=300,
-    )  # fmt: skip
+        cwd=folder,
+        env={**os.environ, **paths, **env},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -209,8 +214,14 @@ def test_problem_of_a_document_repeats_no_secret(change: dict[str, Any]) -> None
 
 @pytest.mark.parametrize(
     "override",
-    [f"pods.env=[{CANARY}", f"spec.train.pods.env.x={CANARY}", f"pods.env=[{{value: {CANARY}", f"data.output=s3://k:{CANARY}@b", f"pods.image.env={CANARY}"],
-)  # fmt: skip
+    [
+        f"pods.env=[{CANARY}",
+        f"spec.train.pods.env.x={CANARY}",
+        f"pods.env=[{{value: {CANARY}",
+        f"data.output=s3://k:{CANARY}@b",
+        f"pods.image.env={CANARY}",
+    ],
+)
 def test_problem_of_an_override_repeats_no_secret(
     override: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,8 +30,11 @@ def started(
 ) -> subprocess.Popen[str]:
     write_run(folder, {**DOCUMENT, "spec": spec})
     env = {
-        **os.environ, "DIHT_PROGRAMS": "stub_programs", "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "DIHT_STUB": json.dumps(stub or {}),
-    }  # fmt: skip
+        **os.environ,
+        "DIHT_PROGRAMS": "stub_programs",
+        "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
+        "DIHT_STUB": json.dumps(stub or {}),
+    }
     command = [sys.executable, "-P", "-m", "diht_k8s.cli", "sweep", "run.json", *arguments]
     return subprocess.Popen(command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -45,7 +48,10 @@ def sweep(
 
 
 def committed(folder: Path) -> list[int]:
-    return [len(list((folder / "out" / stage).glob("*/COMMITTED.json"))) for stage in ("filter", "label", "train", "evaluate")]  # fmt: skip
+    return [
+        len(list((folder / "out" / stage).glob("*/COMMITTED.json")))
+        for stage in ("filter", "label", "train", "evaluate")
+    ]
 
 
 def attempts(folder: Path, stage: str) -> int:

@@ -57,9 +57,11 @@ def test_help_of_a_component_says_what_it_does_and_takes(tmp_path: Path, compone
     text = " ".join(shown.stdout.split())
     assert shown.returncode == 0
     for words in (
-        "Stage ", f"Example: torchx run -s local_cwd components.{component}", "--run FILE, --set=PATH=VALUE",
+        "Stage ",
+        f"Example: torchx run -s local_cwd components.{component}",
+        "--run FILE, --set=PATH=VALUE",
         "--image str container image",
-    ):  # fmt: skip
+    ):
         assert words in text
 
 

@@ -87,12 +87,24 @@ def at(schema: dict[str, Any], *path: str) -> dict[str, Any]:
         (lambda root: at(root, "status").update(required=["restarts"]), ".status.restarts: required"),
         (lambda root: at(root, "spec", "seed").update(type="string"), ".spec.seed: type integer -> string"),
         (lambda root: at(root, "status", "attempts").update(maxItems=4), ".status.attempts: maxItems 5 -> 4"),
-        (lambda root: at(root, "status", "conditions", "[]", "message").update(minLength=1), ".status.conditions[].message: minLength None -> 1"),
-        (lambda root: at(root, "status", "stages", "[]", "state")["enum"].remove("Cached"), ".status.stages[].state: enum ["),
-        (lambda root: at(root, "status", "stages", "[]", "outputUri").update(pattern="^s3:"), ".status.stages[].outputUri: pattern None -> ^s3:"),
-        (lambda root: at(root, "status", "queue", "name").update(enum=["gpus"]), ".status.queue.name: enum None -> ['gpus']"),
+        (
+            lambda root: at(root, "status", "conditions", "[]", "message").update(minLength=1),
+            ".status.conditions[].message: minLength None -> 1",
+        ),
+        (
+            lambda root: at(root, "status", "stages", "[]", "state")["enum"].remove("Cached"),
+            ".status.stages[].state: enum [",
+        ),
+        (
+            lambda root: at(root, "status", "stages", "[]", "outputUri").update(pattern="^s3:"),
+            ".status.stages[].outputUri: pattern None -> ^s3:",
+        ),
+        (
+            lambda root: at(root, "status", "queue", "name").update(enum=["gpus"]),
+            ".status.queue.name: enum None -> ['gpus']",
+        ),
     ],
-)  # fmt: skip
+)
 def test_change_of_a_definition_that_old_objects_do_not_survive_is_named(
     released: dict[str, Any], change: Callable[[dict[str, Any]], Any], expected: str
 ) -> None:

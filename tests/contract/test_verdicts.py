@@ -28,12 +28,20 @@ def test_table_is_large_and_names_are_unique() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [rule for model in ("Spec", "Source", "Train", "Schedule", "Benchmark", "EnvVar", "Topology") for rule in rules_of(model)], ids=lambda rule: rule.message[:40]
-)  # fmt: skip
+    "rule",
+    [
+        rule
+        for model in ("Spec", "Source", "Train", "Schedule", "Benchmark", "EnvVar", "Topology")
+        for rule in rules_of(model)
+    ],
+    ids=lambda rule: rule.message[:40],
+)
 def test_every_rule_of_the_crd_has_a_bad_document_that_names_it(rule: Rule) -> None:
     assert any(case.says and not case.good and case.says in rule.message for case in RULES)
 
 
-@pytest.mark.parametrize("rule", [rule for rules in OBJECT_RULES.values() for rule in rules if rule.cel], ids=lambda rule: rule.message[:40])  # fmt: skip
+@pytest.mark.parametrize(
+    "rule", [rule for rules in OBJECT_RULES.values() for rule in rules if rule.cel], ids=lambda rule: rule.message[:40]
+)
 def test_every_rule_of_kubernetes_objects_in_the_crd_has_a_bad_document_that_names_it(rule: ObjectRule) -> None:
     assert any(case.says and not case.good and case.says in rule.message for case in [*RULES, *KUBERNETES])

@@ -35,7 +35,12 @@ def test_files_that_name_a_version_of_ours_name_that_of_the_package() -> None:
     found = {path.relative_to(ROOT).as_posix(): versions(path.read_text(encoding="utf-8")) for path in files}
     named = {path: set(each) for path, each in found.items() if each}
     assert {
-        "helm/diht-operator/Chart.yaml", "images/recipe.Containerfile", "docs/install.md", "README.md", "CITATION.cff",
-        "manifests/crd/diht.dev_dihtruns.yaml", "helm/diht-operator/templates/crd/diht.dev_dihtruns.yaml",
-    } <= named.keys()  # fmt: skip
+        "helm/diht-operator/Chart.yaml",
+        "images/recipe.Containerfile",
+        "docs/install.md",
+        "README.md",
+        "CITATION.cff",
+        "manifests/crd/diht.dev_dihtruns.yaml",
+        "helm/diht-operator/templates/crd/diht.dev_dihtruns.yaml",
+    } <= named.keys()
     assert {path: each for path, each in named.items() if each != {__version__}} == {}

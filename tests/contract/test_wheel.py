@@ -46,7 +46,11 @@ def test_wheel_has_the_packaged_files_of_the_repository_and_no_stale_one(wheel: 
     }
     names = zipfile.ZipFile(wheel).namelist()
     assert {name for name in names if name.startswith("diht_k8s/packaged/")} == expected
-    assert {name.partition("/")[0] for name in names} == {"components", "diht_k8s", f"{wheel.name.rpartition('-py3')[0]}.dist-info"}  # fmt: skip
+    assert {name.partition("/")[0] for name in names} == {
+        "components",
+        "diht_k8s",
+        f"{wheel.name.rpartition('-py3')[0]}.dist-info",
+    }
 
 
 def test_two_builds_of_one_tree_are_the_same(wheel: Path, tmp_path: Path) -> None:

@@ -51,7 +51,10 @@ def unpinned(document: dict[Any, Any]) -> list[str]:
 
 def test_workflows_for_lint_tests_images_releases_scans_and_updates_are_there() -> None:
     assert [path.stem for path in WORKFLOWS] == ["images", "lint", "nightly", "release", "scan", "test", "updates"]
-    called = {path.stem: set[str]().union(*(make_targets(step.get("run", "")) for step in steps(read(path)))) for path in WORKFLOWS}  # fmt: skip
+    called = {
+        path.stem: set[str]().union(*(make_targets(step.get("run", "")) for step in steps(read(path))))
+        for path in WORKFLOWS
+    }
     assert called == {
         "images": {"images"},
         "lint": {"lint", "check-generated", "docs"},
@@ -82,7 +85,9 @@ def test_workflow_has_pinned_actions_a_time_limit_few_rights_and_no_host(path: P
 
 
 def test_nightly_has_the_history_in_which_the_frozen_release_is_looked_up() -> None:
-    [checkout] = [each for each in steps(read(GITHUB / "workflows/nightly.yml")) if "actions/checkout@" in each.get("uses", "")]  # fmt: skip
+    [checkout] = [
+        each for each in steps(read(GITHUB / "workflows/nightly.yml")) if "actions/checkout@" in each.get("uses", "")
+    ]
     assert checkout["with"] == {"fetch-depth": 0}
 
 

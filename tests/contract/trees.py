@@ -13,7 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def tracked_tree(folder: Path) -> Path:
     """The files that git knows here, as a stranger's clone has them."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z", "--", ":!examples/data", ":!tests"], cwd=ROOT, check=True, capture_output=True, text=True)  # fmt: skip
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z", "--", ":!examples/data", ":!tests"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from diht_k8s.api.layout import STAGE_FILES, pattern_of
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
 from tests.folders import located
 from tests.recipe.evaluate.small_run import CONFIG, draw, pairs
 
@@ -33,13 +33,15 @@ def document(name: str, **spec: Any) -> dict[str, Any]:
         "data": {"sources": [{"name": "web", "shards": ["out/raw/*.tar"]}], "output": "out"},
         "filter": FILTER,
         "label": {
-            "workers": 1, "teacher": {"model": f"timm/{TEACHER}", "weights": "teacher.safetensors", "imageSize": 32},
-            "heads": {"epochs": 1, "batchSize": 32}, "topK": 3,
+            "workers": 1,
+            "teacher": {"model": f"timm/{TEACHER}", "weights": "teacher.safetensors", "imageSize": 32},
+            "heads": {"epochs": 1, "batchSize": 32},
+            "topK": 3,
         },
         "train": TRAIN,
         "evaluate": {"benchmarks": [{"name": "pairs", "type": "Retrieval", "shards": ["heldout/0.tar"]}]},
         **spec,
-    }  # fmt: skip
+    }
     body = {key: value for key, value in body.items() if value is not None}
     return {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name}, "spec": body}
 
@@ -77,6 +79,7 @@ def unknown(output: Path) -> list[str]:
         str(path)
         for stage in Stage
         for path in output.glob(f"{stage}/????????????????/**/*")
-        if path.is_file() and path.name not in NOTES
+        if path.is_file()
+        and path.name not in NOTES
         and pattern_of(str(path.relative_to(output)).split("/", 2)[2], STAGE_FILES[stage]) is None
-    ]  # fmt: skip
+    ]

@@ -8,9 +8,28 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 SOURCES = (
-    "awsElasticBlockStore", "azureDisk", "azureFile", "cinder", "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "fc", "flexVolume",
-    "gcePersistentDisk", "hostPath", "image", "iscsi", "nfs", "persistentVolumeClaim", "portworxVolume", "projected", "secret", "vsphereVolume",
-)  # fmt: skip
+    "awsElasticBlockStore",
+    "azureDisk",
+    "azureFile",
+    "cinder",
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "fc",
+    "flexVolume",
+    "gcePersistentDisk",
+    "hostPath",
+    "image",
+    "iscsi",
+    "nfs",
+    "persistentVolumeClaim",
+    "portworxVolume",
+    "projected",
+    "secret",
+    "vsphereVolume",
+)
 PROJECTED = ("clusterTrustBundle", "configMap", "downwardAPI", "podCertificate", "secret", "serviceAccountToken")
 REFERENCES = ("secretKeyRef", "configMapKeyRef", "fieldRef", "resourceFieldRef", "fileKeyRef")
 TYPED = ("tolerations", "affinity", "env", "volumes", "volumeMounts")
@@ -234,5 +253,9 @@ def _wrapped(rng: random.Random, holder: dict[str, Any], strange: tuple[Any, ...
 
 
 _DAMAGES: tuple[Callable[[random.Random, dict[str, Any], tuple[Any, ...]], None], ...] = (
-    _strange_value, _missing_key, _unknown_key, _second_source, _wrapped,
-)  # fmt: skip
+    _strange_value,
+    _missing_key,
+    _unknown_key,
+    _second_source,
+    _wrapped,
+)

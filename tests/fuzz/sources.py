@@ -26,10 +26,35 @@ from PIL import Image
 SECRET = "root:x:0:0:the secret"
 """Content of a file outside of the source, and part of the names there."""
 STEMS = (
-    "plain", "with space", "new\nline", "tab\there", "quote'\"", "-rf", "~", "*", "%s%n", "back\\slash", "a.b.c", "trailing.",
-    "é", "e\u0301", "🦊", "\u202etxt", "\u0085", "x" * 200, "é" * 100, "CON", "{0..9}", "$(id)", "a,b", "a#0", "#", "a..",
-    os.fsdecode(b"caf\xe9"), os.fsdecode(b"\xff\xfe"),
-)  # fmt: skip
+    "plain",
+    "with space",
+    "new\nline",
+    "tab\there",
+    "quote'\"",
+    "-rf",
+    "~",
+    "*",
+    "%s%n",
+    "back\\slash",
+    "a.b.c",
+    "trailing.",
+    "é",
+    "e\u0301",
+    "🦊",
+    "\u202etxt",
+    "\u0085",
+    "x" * 200,
+    "é" * 100,
+    "CON",
+    "{0..9}",
+    "$(id)",
+    "a,b",
+    "a#0",
+    "#",
+    "a..",
+    os.fsdecode(b"caf\xe9"),
+    os.fsdecode(b"\xff\xfe"),
+)
 HIDDEN = (".", "..hidden", ".DS_Store", "._plain")
 SUFFIXES = (".jpg", ".JPG", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tiff")
 OTHERS = (".mp4", ".pdf", "", ".x\ny", ".exe", ".jpg~", ".heics")
@@ -53,19 +78,47 @@ BOMB = (
     + _chunk(b"IEND", b"")
 )
 BROKEN = [
-    b"", b"\0" * 700, b"\xff\xd8", b"RIFF\0\0\0\0WEBP", b"\x89PNG", b"%PDF-1.4", BOMB, _encoded("PNG", (2, 2)),
+    b"",
+    b"\0" * 700,
+    b"\xff\xd8",
+    b"RIFF\0\0\0\0WEBP",
+    b"\x89PNG",
+    b"%PDF-1.4",
+    BOMB,
+    _encoded("PNG", (2, 2)),
     b"BM" + struct.pack("<IIIIIIHHII", 90, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0) + bytes(40),
-    b"P6 99999999 99999999 255\n", b"II*\0\x08\0\0\0\xff\xff" + bytes(40), b"\0\0\0\x1cftypheic\0\0\0\0mif1heic" + bytes(90),
-    b"\0\0\0\x1cftypavif\0\0\0\0mif1avif" + bytes(90), b"\0\0\0\x18ftypisom" + bytes(40), b"GIF89a" + b"\xff" * 40,
+    b"P6 99999999 99999999 255\n",
+    b"II*\0\x08\0\0\0\xff\xff" + bytes(40),
+    b"\0\0\0\x1cftypheic\0\0\0\0mif1heic" + bytes(90),
+    b"\0\0\0\x1cftypavif\0\0\0\0mif1avif" + bytes(90),
+    b"\0\0\0\x18ftypisom" + bytes(40),
+    b"GIF89a" + b"\xff" * 40,
     *(data[: len(data) // 2] for data in SOUND[:4]),
-]  # fmt: skip
+]
 BAD_TEXTS = [
-    b"", b" \n\t ", b"caf\xe9 au lait", b"\xed\xa0\x80 lone", b"\xff\xfea\0 \0d\0o\0g\0", b"a" * 20_000, b"\0", b"\xc3",
-]  # fmt: skip
+    b"",
+    b" \n\t ",
+    b"caf\xe9 au lait",
+    b"\xed\xa0\x80 lone",
+    b"\xff\xfea\0 \0d\0o\0g\0",
+    b"a" * 20_000,
+    b"\0",
+    b"\xc3",
+]
 BAD_JSON = [
-    b"", b"{", b"[]", b"7", b'{"caption": 7}', b'{"caption": null}', b'{"caption": ["a", {}]}', b"\xff", b"[" * 5000,
-    b'{"caption": "\\ud800"}', b'{"n": ' + b"1" * 5000 + b"}", b'{"caption": {"a": 1}}',
-]  # fmt: skip
+    b"",
+    b"{",
+    b"[]",
+    b"7",
+    b'{"caption": 7}',
+    b'{"caption": null}',
+    b'{"caption": ["a", {}]}',
+    b"\xff",
+    b"[" * 5000,
+    b'{"caption": "\\ud800"}',
+    b'{"n": ' + b"1" * 5000 + b"}",
+    b'{"caption": {"a": 1}}',
+]
 
 
 @dataclass
@@ -167,10 +220,24 @@ def _special(make: _Maker, outside: Path) -> None:
 
 def _link(make: _Maker, outside: Path) -> None:
     stem = make.stem()
-    target = make.rng.choice([
-        outside / "shadow", outside / "picture.jpg", outside, make.root, "nowhere", f"{stem.name}.jpg", "/dev/zero", "/proc",
-        os.path.relpath(outside, stem.parent), ".", "..", "/", "x" * 300, outside / "within",
-    ])  # fmt: skip
+    target = make.rng.choice(
+        [
+            outside / "shadow",
+            outside / "picture.jpg",
+            outside,
+            make.root,
+            "nowhere",
+            f"{stem.name}.jpg",
+            "/dev/zero",
+            "/proc",
+            os.path.relpath(outside, stem.parent),
+            ".",
+            "..",
+            "/",
+            "x" * 300,
+            outside / "within",
+        ]
+    )
     kind = make.rng.randrange(3)
     make.link(Path(f"{stem}{['.jpg', '.txt', ''][kind]}"), target)
     if kind == 0:
@@ -188,8 +255,16 @@ def _linked_pair(make: _Maker, outside: Path) -> None:
 
 
 FILES: tuple[Callable[[_Maker, Path], None], ...] = (
-    _bad_image, _bad_caption, _alone, _other, _hidden, _folder, _special, _link, _linked_pair,
-)  # fmt: skip
+    _bad_image,
+    _bad_caption,
+    _alone,
+    _other,
+    _hidden,
+    _folder,
+    _special,
+    _link,
+    _linked_pair,
+)
 
 
 def _outside(root: Path) -> Path:
@@ -230,9 +305,23 @@ def _rows(rng: random.Random, root: Path) -> _Rows:
     (make.root / "leads-out.jpg").symlink_to(outside / "picture.jpg")
     (make.root / "empty-name.jpg").mkdir()
     paths: list[Any] = [
-        "bad.jpg", "leads-out.jpg", "empty-name.jpg", "gone.jpg", "../outside/picture.jpg", str(outside / "picture.jpg"), "",
-        "x" * 400, "/dev/zero", "a\0b.jpg", ".", "..", "http://example.org/a.jpg", "\n", "https://x", "/proc/self/environ",
-    ]  # fmt: skip
+        "bad.jpg",
+        "leads-out.jpg",
+        "empty-name.jpg",
+        "gone.jpg",
+        "../outside/picture.jpg",
+        str(outside / "picture.jpg"),
+        "",
+        "x" * 400,
+        "/dev/zero",
+        "a\0b.jpg",
+        ".",
+        "..",
+        "http://example.org/a.jpg",
+        "\n",
+        "https://x",
+        "/proc/self/environ",
+    ]
     said: list[Any] = ["", " ", "a" * 20_000, "\ud800", "\udce9", "two\nlines", '"', "nul\0", "=1+1", ",", "\r"]
     for _ in range(rng.randint(0, 10)):
         row = {"image": rng.choice(paths), "caption": rng.choice([*said, "a dog"])}
@@ -278,10 +367,21 @@ def json_lines(rng: random.Random, root: Path) -> Source:
     made = _rows(rng, root)
     lines = [json.dumps(row, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass") for row in made.rows]
     bad = [
-        b"{", b"[]", b"7", b"[" * 3000, b'{"image": ' + b"1" * 5000 + b"}", b"\xff", b'{"image": "x\ry", "caption": 1}', b"null",
-        b'{"image": {"path": 5}, "caption": ["a", 7]}', b'{"caption": "a"}', b"{}", b"\x00", b'{"image": ["a"], "caption": "b"}',
+        b"{",
+        b"[]",
+        b"7",
+        b"[" * 3000,
+        b'{"image": ' + b"1" * 5000 + b"}",
+        b"\xff",
+        b'{"image": "x\ry", "caption": 1}',
+        b"null",
+        b'{"image": {"path": 5}, "caption": ["a", 7]}',
+        b'{"caption": "a"}',
+        b"{}",
+        b"\x00",
+        b'{"image": ["a"], "caption": "b"}',
         b"\xef\xbb\xbf",
-    ]  # fmt: skip
+    ]
     for _ in range(rng.randint(0, 6)):
         lines.insert(rng.randint(1, len(lines)), rng.choice(bad))
     count = len(lines)
@@ -308,9 +408,11 @@ def parquet(rng: random.Random, root: Path) -> Source:
         "number": pa.array([rng.choice([float("inf"), 0.5, None]) for _ in range(rows)]),
         "vector": pa.array([[0.5] * rng.choice([2, 2000]) for _ in range(rows)]),
         "raw": pa.array([b"\xff"] * rows),
-        "text": pa.StringArray.from_buffers(rows, pa.array(range(0, rows + 1), pa.int32()).buffers()[1], pa.py_buffer(b"\xff" * rows)),
+        "text": pa.StringArray.from_buffers(
+            rows, pa.array(range(0, rows + 1), pa.int32()).buffers()[1], pa.py_buffer(b"\xff" * rows)
+        ),
         "source_path": pa.array(["mine"] * rows),
-    }  # fmt: skip
+    }
     chosen = {name: others[name] for name in rng.sample(sorted(others), rng.randint(0, len(others)))}
     cells = images if rng.random() < 0.5 else [{"bytes": image, "path": "a/../b.jpg"} for image in images]
     path = root / "in/pairs.parquet"
@@ -327,8 +429,18 @@ def coco(rng: random.Random, root: Path) -> Source:
     for _ in range(rng.randint(0, 5)):
         images.insert(rng.randint(0, len(images)), rng.choice(junk))
     for _ in range(rng.randint(0, 5)):
-        entry = rng.choice([7, None, {"image_id": 0}, {"caption": "lost"}, {"image_id": -1, "caption": "lost"},
-                            {"image_id": 998, "caption": "lost"}, {"image_id": [], "caption": "a"}, {"image_id": 0, "caption": 1}])  # fmt: skip
+        entry = rng.choice(
+            [
+                7,
+                None,
+                {"image_id": 0},
+                {"caption": "lost"},
+                {"image_id": -1, "caption": "lost"},
+                {"image_id": 998, "caption": "lost"},
+                {"image_id": [], "caption": "a"},
+                {"image_id": 0, "caption": 1},
+            ]
+        )
         said.insert(rng.randint(0, len(said)), entry)
     path = root / "in/captions.json"
     path.write_text(json.dumps({"images": images, "annotations": said}))
@@ -344,9 +456,17 @@ def tokens(rng: random.Random, root: Path) -> Source:
     captions = [make.caption() for _ in range(rng.randint(1, 4))]
     lines = [f"a.jpg#{number}\t{caption}".encode() for number, caption in enumerate(captions)]
     bad = [
-        b"x", b"#0\ta", b"a.jpg\tb", b"../outside/picture.jpg#0\ta dog", b"gone.jpg#0\ta", b"a.jpg#9\t\xff", b"\xff#0\ta", b"\t",
-        b"a\0b#0\tc", b"y" * 400 + b"#0\ta",
-    ]  # fmt: skip
+        b"x",
+        b"#0\ta",
+        b"a.jpg\tb",
+        b"../outside/picture.jpg#0\ta dog",
+        b"gone.jpg#0\ta",
+        b"a.jpg#9\t\xff",
+        b"\xff#0\ta",
+        b"\t",
+        b"a\0b#0\tc",
+        b"y" * 400 + b"#0\ta",
+    ]
     for _ in range(rng.randint(0, 6)):
         lines.insert(rng.randint(1, len(lines)), rng.choice(bad))
     filled = [line for line in lines if line.strip()]

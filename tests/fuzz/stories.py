@@ -463,9 +463,21 @@ def _other_size(story: Story) -> None:
 INFRASTRUCTURE: Final = ("disrupted", "deleted", "job deleted", "node", "suspend", "faulty")
 BAD_DATA: Final = Cause(exit_code=65, reason="DataError", message="a.tar is damaged").encoded()
 FAULTS: Final[tuple[Fault, ...]] = (
-    _ends(1, "crash"), _ends(75, "crash"), _ends(139, "crash"), _ends(137, "memory", reason="OOMKilled"),
-    _disrupted, _disrupted, _pod_deleted, _job_deleted, _node_goes, _node_goes, _node_returns, _node_returns,
-    _clock_jumps, _suspended_or_resumed, _suspended_or_resumed,
+    _ends(1, "crash"),
+    _ends(75, "crash"),
+    _ends(139, "crash"),
+    _ends(137, "memory", reason="OOMKilled"),
+    _disrupted,
+    _disrupted,
+    _pod_deleted,
+    _job_deleted,
+    _node_goes,
+    _node_goes,
+    _node_returns,
+    _node_returns,
+    _clock_jumps,
+    _suspended_or_resumed,
+    _suspended_or_resumed,
     lambda story: _ends(64, "64")(story) if story.rng.random() < 0.1 else None,
     lambda story: _ends(65, "65", message=BAD_DATA)(story) if story.rng.random() < 0.1 else None,
-)  # fmt: skip
+)

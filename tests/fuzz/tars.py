@@ -209,10 +209,19 @@ def _with_field(data: bytes, header: int, at: int, value: bytes) -> bytes:
 
 def _size(rng: random.Random, made: Archive) -> Case:
     header = rng.choice(made.headers[:-1])
-    value = rng.choice([
-        b"%011o\0" % rng.randrange(1 << 33), b"%011o\0" % rng.randrange(9000), b"\x80" + rng.randbytes(11),
-        b"\xff" + rng.randbytes(11), rng.randbytes(12), b"-0000000001\0", b"1_000\0\0\0\0\0\0\0", bytes(12), b"0x10" + bytes(8),
-    ])  # fmt: skip
+    value = rng.choice(
+        [
+            b"%011o\0" % rng.randrange(1 << 33),
+            b"%011o\0" % rng.randrange(9000),
+            b"\x80" + rng.randbytes(11),
+            b"\xff" + rng.randbytes(11),
+            rng.randbytes(12),
+            b"-0000000001\0",
+            b"1_000\0\0\0\0\0\0\0",
+            bytes(12),
+            b"0x10" + bytes(8),
+        ]
+    )
     return Case("size", _with_field(made.data, header, 124, value), _before(made, header), None)
 
 
@@ -312,9 +321,26 @@ def _gzip(rng: random.Random, made: Archive) -> Case:
 
 
 MUTATIONS: tuple[Callable[[random.Random, Archive], Case], ...] = (
-    _truncated, _bits_of_a_header, _bits_of_data, _bits_anywhere, _zeros, _size, _type, _inserted, _deleted, _joined, _sound,
-    _repeated, _junk_behind, _junk, _pax, _gzip, _hole, _preallocated, _zero_ended,
-)  # fmt: skip
+    _truncated,
+    _bits_of_a_header,
+    _bits_of_data,
+    _bits_anywhere,
+    _zeros,
+    _size,
+    _type,
+    _inserted,
+    _deleted,
+    _joined,
+    _sound,
+    _repeated,
+    _junk_behind,
+    _junk,
+    _pax,
+    _gzip,
+    _hole,
+    _preallocated,
+    _zero_ended,
+)
 
 
 def case(seed: int) -> Case:

@@ -10,8 +10,8 @@ import pytest
 
 from diht_k8s.api.documents import dump
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.shards.samples import count_samples
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.samples import count_samples
+from diht_k8s.data.shards.storage import Storage
 from tests.fuzz.tars import MUTATIONS, Case, case
 from tests.recipe.filter.shards import rows_of, run_of
 

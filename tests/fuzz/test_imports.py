@@ -15,7 +15,7 @@ import pytest
 
 from diht_k8s.api.errors import ExitCode
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.shards import tar_writer
+from diht_k8s.data.shards import tar_writer
 from tests.fuzz.sources import SECRET, Source, source
 
 FEW = 72

@@ -29,14 +29,39 @@ ACCEPTED: Final = Draft7Validator(_CRD)
 """What an API server accepts as a status, but for the keys of lists."""
 CHECKPOINT: Final = {"step": 40, "uri": "s3://corpus/run/train/step-40", "time": 1_800_000_000, "seconds": 100}
 ROUNDS: Final = {"round": 2, "exit_code": 75, "message": "m", "node": 0, "host": "h", "step": 41}
-SPENT: Final = {"starting": 3.0, "steps": 90.0, "lost": 1.0, "resumed": 0.0, "path": 90.0, "kept": 80.0, "start_up": {"imports": 2.0, "pod": 1.0}}  # fmt: skip
+SPENT: Final = {
+    "starting": 3.0,
+    "steps": 90.0,
+    "lost": 1.0,
+    "resumed": 0.0,
+    "path": 90.0,
+    "kept": 80.0,
+    "start_up": {"imports": 2.0, "pod": 1.0},
+}
 PREFLIGHT: Final = [
     {"node": "n", "pod": "p", "gpus": 8, "shared_memory_mib": 64, "output_seconds": 0.5, "problem": "slow"}
 ]
 SHARED: Final = {"checkpoint": CHECKPOINT, "rounds": ROUNDS, "time_spent": SPENT, "preflight": PREFLIGHT, "worker": 0}
-PROGRESS: Final = {"stage": "train", "step": "epoch 1", "done": 40, "total": 80, "unit": "steps", "per_second": 1.5, "eta_seconds": 40,
-                   "metrics": {"loss": 0.5, "lr": 1e-3}, "shards": {"count": 3, "seconds": 10}, **SHARED}  # fmt: skip
-CAUSE: Final = {"exit_code": 75, "reason": "RetryableError", "message": "m", "step": 41, "output": "s3://corpus/run/train/0123456789abcdef", **SHARED}  # fmt: skip
+PROGRESS: Final = {
+    "stage": "train",
+    "step": "epoch 1",
+    "done": 40,
+    "total": 80,
+    "unit": "steps",
+    "per_second": 1.5,
+    "eta_seconds": 40,
+    "metrics": {"loss": 0.5, "lr": 1e-3},
+    "shards": {"count": 3, "seconds": 10},
+    **SHARED,
+}
+CAUSE: Final = {
+    "exit_code": 75,
+    "reason": "RetryableError",
+    "message": "m",
+    "step": 41,
+    "output": "s3://corpus/run/train/0123456789abcdef",
+    **SHARED,
+}
 
 
 def said(document: Any, rng: random.Random) -> str:

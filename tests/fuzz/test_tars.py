@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.shards.samples import DamagedShardError, Sample, count_samples, read_samples
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.samples import DamagedShardError, Sample, count_samples, read_samples
+from diht_k8s.data.shards.storage import Storage
 from tests.fuzz.tars import MUTATIONS, Case, case
 
 FEW = 760

@@ -273,9 +273,12 @@ class World(FakeCluster):
             left = Cause(exit_code=code, reason=cause, message=message or "m", checkpoint=self.checkpoint())
             message = "" if code in (137, 139) else left.encoded()
         state = {
-            "exitCode": code, "reason": reason or ("Error" if code else "Completed"), "message": message,
-            "startedAt": at(self.now - 1), "finishedAt": at(self.now),
-        }  # fmt: skip
+            "exitCode": code,
+            "reason": reason or ("Error" if code else "Completed"),
+            "message": message,
+            "startedAt": at(self.now - 1),
+            "finishedAt": at(self.now),
+        }
         pod["status"] |= {
             "phase": "Failed" if code else "Succeeded",
             "containerStatuses": [{"name": "c", "state": {"terminated": state}}],
@@ -448,10 +451,14 @@ class World(FakeCluster):
         }
         self.pods[f"{name}-{index}-{self.version}"] = {
             "metadata": {
-                "namespace": "n", "name": f"{name}-{index}-{self.version}", "uid": f"pod-{self.version}",
-                "resourceVersion": str(self.version), "creationTimestamp": at(self.now), "labels": labels,
+                "namespace": "n",
+                "name": f"{name}-{index}-{self.version}",
+                "uid": f"pod-{self.version}",
+                "resourceVersion": str(self.version),
+                "creationTimestamp": at(self.now),
+                "labels": labels,
                 "ownerReferences": [{"kind": "Job", "name": name, "uid": uid, "controller": True}],
             },
             "spec": {"nodeName": ""},
             "status": {"phase": "Pending", "conditions": [], "containerStatuses": []},
-        }  # fmt: skip
+        }

@@ -33,7 +33,7 @@ class Devices:
     @property
     def variables(self) -> dict[str, str]:
         """For the ranks' environment. TF32 is off, so that fp32 curves can be compared: cuDNN takes it by default."""
-        from diht_k8s.recipe.runtime.launcher import LAUNCH_ORDER
+        from diht_k8s.runtime.launcher import LAUNCH_ORDER
 
         return {"NVIDIA_TF32_OVERRIDE": "0", **LAUNCH_ORDER} if self.kind == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
 

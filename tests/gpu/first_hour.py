@@ -34,11 +34,20 @@ MAX_FILE_BYTES = 32 << 20
 """Larger files are data that the benchmark has drawn, not results."""
 
 DESCRIBED: tuple[tuple[str, ...], ...] = (
-    ("nvidia-smi",), ("nvidia-smi", "-q"), ("nvidia-smi", "topo", "-m"), ("nvidia-smi", "nvlink", "--status"),
-    ("ibv_devinfo",), ("lscpu",), ("free", "-g"), ("df", "-h", "/dev/shm", "."), ("uname", "-srm"),
-    ("git", "log", "-1", "--format=%H %cd"), ("git", "status", "--short"), (sys.executable, "-m", "torch.utils.collect_env"),
+    ("nvidia-smi",),
+    ("nvidia-smi", "-q"),
+    ("nvidia-smi", "topo", "-m"),
+    ("nvidia-smi", "nvlink", "--status"),
+    ("ibv_devinfo",),
+    ("lscpu",),
+    ("free", "-g"),
+    ("df", "-h", "/dev/shm", "."),
+    ("uname", "-srm"),
+    ("git", "log", "-1", "--format=%H %cd"),
+    ("git", "status", "--short"),
+    (sys.executable, "-m", "torch.utils.collect_env"),
     (sys.executable, "-m", "pip", "list"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,20 @@ def parts_of(folder: Path, *, dry: bool) -> list[Part]:
 
     def tier(name: str, chosen: str, limit_s: float, minutes: str) -> Part:
         only = ("-k", chosen) if dry else ()
-        command = (sys.executable, "-m", "pytest", "-v", "-rA", "--tb=long", "-p", "no:cacheprovider", "--color=no",
-                   f"--junitxml={folder}/{name}.xml", f"tests/gpu/test_{name}.py", *only)  # fmt: skip
+        command = (
+            sys.executable,
+            "-m",
+            "pytest",
+            "-v",
+            "-rA",
+            "--tb=long",
+            "-p",
+            "no:cacheprovider",
+            "--color=no",
+            f"--junitxml={folder}/{name}.xml",
+            f"tests/gpu/test_{name}.py",
+            *only,
+        )
         return Part(name, command, limit_s, minutes)
 
     benchmark = [sys.executable, "-m", "benchmarks.gpu", "--results", f"{folder}/benchmark"]
@@ -196,7 +217,12 @@ def main(given: Sequence[str] | None = None) -> int:
     if arguments.again:
         for path in folder.glob("*.json"):
             path.unlink()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN")}  # fmt: skip
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
+    }
     results: dict[str, Ended] = {}
     for part in parts_of(folder, dry=dry):
         expected = "" if dry else f", about {part.minutes} min"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from diht_k8s.recipe.train.estimate.gpus import peak_flops
+from diht_k8s.stages.train.estimate.gpus import peak_flops
 from tests.gpu.devices import devices
 from tests.recipe.train.collective_order import first_difference
 from tests.recipe.train.small_run import ON_DEVICES, RESNET, VIT, Job, document, lines, make_data, train_in_ranks
@@ -32,17 +32,30 @@ STATISTICS = {"modelConfig": RESNET, "optimizer": {"lr": 3e-4, "eps": 1e-6}}
 """A ResNet. A value within rounding of a ReLU's kink falls to either side: a lower learning rate keeps the curves together."""
 LOCKED = {
     "lockImageTower": True,
-    "modelConfig": {**VIT, "vision_cfg": {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 32}},
-}  # fmt: skip
+    "modelConfig": {
+        **VIT,
+        "vision_cfg": {
+            "timm_model_name": "test_efficientnet",
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+            "image_size": 32,
+        },
+    },
+}
 DROPS = {
     "modelConfig": {
         **VIT,
         "vision_cfg": {
-            "timm_model_name": "test_vit", "timm_pool": "avg", "timm_proj": "mlp", "image_size": 160,
-            "timm_drop": 0.3, "timm_drop_path": 0.6, "patch_dropout": 0.25,
+            "timm_model_name": "test_vit",
+            "timm_pool": "avg",
+            "timm_proj": "mlp",
+            "image_size": 160,
+            "timm_drop": 0.3,
+            "timm_drop_path": 0.6,
+            "patch_dropout": 0.25,
         },
     }
-}  # fmt: skip
+}
 """Drops elements, paths and patches."""
 Trained = Callable[[str, str], dict[str, dict[str, Any]]]
 """(one or all cards, group) -> the results of its trainings."""
@@ -107,9 +120,16 @@ GROUPS: dict[str, dict[str, Attempts]] = {
     },
 }
 TOLERANCES = {
-    "reference": 1e-4, "basic": 1e-4, "offload": 1e-4, "batch statistics": 1e-3, "rows": 1e-4, "bf16 sums": 2e-2, "zero 3": 1e-4,
-    "16 bits": 1e-1, "compile": 1e-3,
-}  # fmt: skip
+    "reference": 1e-4,
+    "basic": 1e-4,
+    "offload": 1e-4,
+    "batch statistics": 1e-3,
+    "rows": 1e-4,
+    "bf16 sums": 2e-2,
+    "zero 3": 1e-4,
+    "16 bits": 1e-1,
+    "compile": 1e-3,
+}
 REFERENCES = {name: group for group in ("batch statistics", "rows") for name in GROUPS[group] if "," not in name}
 """Trainings that others of their group must follow, as all others follow "zero 0"."""
 CASES = [

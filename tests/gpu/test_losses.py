@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from diht_k8s.recipe.train.loss.hn_nce import HnNce, HnNceSettings
-from diht_k8s.recipe.train.loss.losses import fused_plan, hn_nce_loss, hn_nce_loss_and_statistics, soft_label_loss
+from diht_k8s.stages.train.loss.hn_nce import HnNce, HnNceSettings
+from diht_k8s.stages.train.loss.losses import fused_plan, hn_nce_loss, hn_nce_loss_and_statistics, soft_label_loss
 from tests.gpu.devices import devices
 
 RANK_PROGRAM = Path(__file__).with_name("losses_rank.py")
@@ -67,8 +67,10 @@ def test_fused_loss_at_scale_100_errs_at_most_twice_as_much_as_fp32_and_always_a
         pytest.skip("the tiles in plain torch serve here")
     full = HnNceSettings(
         **{"alpha": 1.0, "beta": 0.25, "differentiate_weights": True, **settings},
-        chunk_size=256, group=None, num_pairs=1000 - surplus,
-    )  # fmt: skip
+        chunk_size=256,
+        group=None,
+        num_pairs=1000 - surplus,
+    )
     ids = torch.arange(1000, device=sides[0].device) % 875 if masked else None
     found = []
     for dtype, function in (
@@ -129,11 +131,17 @@ def run_ranks(folder: Path, world: int) -> bool:
     ranks = [
         subprocess.Popen(
             [sys.executable, str(RANK_PROGRAM), str(folder)],
-            env={**os.environ, **devices().variables, **shared, "PYTHONPATH": root,
-                 "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={
+                **os.environ,
+                **devices().variables,
+                **shared,
+                "PYTHONPATH": root,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+            },
         )
         for rank in range(world)
-    ]  # fmt: skip
+    ]
     try:
         codes = [rank.wait(timeout=300) for rank in ranks]
     finally:

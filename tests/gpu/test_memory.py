@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.recipe.train.estimate.estimate import PROCESS_BYTES, estimate
+from diht_k8s.stages.train.estimate.estimate import PROCESS_BYTES, estimate
 from tests.gpu.devices import devices
 from tests.recipe.train.small_run import ON_DEVICES, Job, document, make_data, train_in_ranks
 
@@ -44,9 +44,15 @@ def test_peak_when_trained_then_within_the_estimate(
     world, pairs = (1 if cards == "one" else devices().all), (64 if on_card else 16)
     make_data(tmp_path / "data", shards=(world * pairs,))
     run = document(
-        tmp_path, data=tmp_path / "data", modelConfig=B_32 if on_card else SMALL, samples=3 * world * pairs,
-        batchSize=world * pairs, processesPerNode=world, distillation={"mode": "Disabled"}, **CASES[name],
-    )  # fmt: skip
+        tmp_path,
+        data=tmp_path / "data",
+        modelConfig=B_32 if on_card else SMALL,
+        samples=3 * world * pairs,
+        batchSize=world * pairs,
+        processesPerNode=world,
+        distillation={"mode": "Disabled"},
+        **CASES[name],
+    )
     result = train_in_ranks(world, {"job": Job(run)}, tmp_path / "ranks", program=ON_DEVICES, **devices().variables)[
         "job"
     ]

@@ -117,8 +117,10 @@ def assert_as_undisturbed(folder: Path, undisturbed: dict[str, Any]) -> None:
     """The training in a folder has ended as one process's did that nothing disturbed."""
     found = load_file(folder / "out" / "runs/latest/train" / "model" / "open_clip_model.safetensors")
     wanted = {
-        key.removeprefix("clip."): value for key, value in undisturbed["weights"].items() if key.startswith("clip.") and "|" not in key
-    }  # fmt: skip
+        key.removeprefix("clip."): value
+        for key, value in undisturbed["weights"].items()
+        if key.startswith("clip.") and "|" not in key
+    }
     assert found.keys() == wanted.keys()
     off = {key: float((found[key] - value.reshape(found[key].shape)).abs().mean()) for key, value in wanted.items()}
     assert max(off.values()) <= 1e-3, off
@@ -154,8 +156,10 @@ def test_gang_when_it_restarts_in_place_then_the_ranks_of_both_nodes_go_on_in_a_
     rounds = [line.rounds for _, line in gang.times if line.rounds is not None]
     first_of_1 = devices().all // 2
     assert (rounds[-1].round, rounds[-1].node, rounds[-1].message) == (
-        2, 1, f"rank {first_of_1} was killed by signal 9: see its log",
-    )  # fmt: skip
+        2,
+        1,
+        f"rank {first_of_1} was killed by signal 9: see its log",
+    )
     assert "".join(gang.lines).count("train: resuming after step") == 1
     assert_as_undisturbed(tmp_path, undisturbed)
 
@@ -204,8 +208,11 @@ def test_local_run_when_on_all_cards_then_committed_with_as_many_processes(tmp_p
     prepared(tmp_path, samples=steps * BATCH, precision="bf16")
     ended = subprocess.run(
         [sys.executable, "-m", "diht_k8s.cli", "run", str(tmp_path / "run.json")],
-        env=environment(**devices().variables), capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        env=environment(**devices().variables),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     summary = json.loads((tmp_path / "out" / "runs/latest/train" / "COMMITTED.json").read_text())["summary"]
     assert (summary["steps"], summary["processes"]) == (steps, devices().all)

@@ -35,9 +35,19 @@ CPU_SECONDS, SECONDS = 120, 900
 TESTS = {module: tests for each in SETS.values() for module, tests in each.items()}
 COPIED = ("diht_k8s", "tests")
 _PRELOADED = (
-    "numpy", "torch", "pydantic", "hypothesis", "mpmath", "kubernetes.client", "torchx.specs", "PIL.Image", "open_clip",
-    "safetensors.torch", "torchvision", "deepspeed",
-)  # fmt: skip
+    "numpy",
+    "torch",
+    "pydantic",
+    "hypothesis",
+    "mpmath",
+    "kubernetes.client",
+    "torchx.specs",
+    "PIL.Image",
+    "open_clip",
+    "safetensors.torch",
+    "torchvision",
+    "deepspeed",
+)
 
 
 @dataclass(frozen=True)
@@ -102,9 +112,7 @@ def _copy_project(place: Path) -> None:
             shutil.copytree(entry, place / entry.name, ignore=shutil.ignore_patterns("__pycache__"))
         elif not entry.name.startswith("."):
             (place / entry.name).symlink_to(entry)
-    compileall.compile_dir(
-        place / "diht_k8s", quiet=1, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH
-    )  # fmt: skip
+    compileall.compile_dir(place / "diht_k8s", quiet=1, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
 
 
 def _tests_fail(place: Path, tests: Sequence[str], cpu_seconds: int = CPU_SECONDS) -> bool:

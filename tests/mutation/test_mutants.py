@@ -50,7 +50,9 @@ def test_tests_kill_nine_mutants_in_ten(modules: str, count: int, seed: int) -> 
         "--seed",
         str(seed),
     ]
-    done = subprocess.run(command, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        command, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, check=True
+    )
     share = re.search(r"([0-9.]+) %\)$", done.stdout.strip())
     assert share is not None, done.stdout + done.stderr
     assert float(share[1]) >= 90, done.stdout

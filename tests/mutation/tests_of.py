@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-_UNIT: Final = "tests/unit/recipe/train/test_"
+_UNIT: Final = "tests/unit/stages/train/test_"
 _RECIPE: Final = "tests/recipe/train/test_"
-_TRAIN: Final = "diht_k8s.recipe.train."
+_TRAIN: Final = "diht_k8s.stages.train."
 
 _OF_OBSERVATION: Final = [
     f"tests/unit/controller/test_{name}.py"
@@ -21,16 +21,16 @@ CORE: Final[dict[str, list[str]]] = {
     "diht_k8s.pipeline.running_time": ["tests/unit/pipeline"],
     "diht_k8s.pipeline.run_status": ["tests/unit/pipeline"],
     "diht_k8s.controller.observe": _OF_OBSERVATION,
-    "diht_k8s.recipe.filter.text_spotting.matching": ["tests/unit/recipe/filter/test_matching.py"],
-    "diht_k8s.recipe.filter.minhash_forest": ["tests/unit/recipe/filter/test_minhash_forest.py"],
-    "diht_k8s.recipe.filter.deduplication": ["tests/unit/recipe/filter/test_repeat_search.py"],
-    "diht_k8s.recipe.train.data.sampler": ["tests/unit/recipe/train/test_sampler.py"],
-    "diht_k8s.recipe.train.loss.losses": [
-        "tests/unit/recipe/train/test_losses.py",
-        "tests/unit/recipe/train/test_fused_plan.py",
+    "diht_k8s.stages.filter.text_spotting.matching": ["tests/unit/stages/filter/test_matching.py"],
+    "diht_k8s.stages.filter.minhash_forest": ["tests/unit/stages/filter/test_minhash_forest.py"],
+    "diht_k8s.stages.filter.deduplication": ["tests/unit/stages/filter/test_repeat_search.py"],
+    "diht_k8s.stages.train.data.sampler": ["tests/unit/stages/train/test_sampler.py"],
+    "diht_k8s.stages.train.loss.losses": [
+        "tests/unit/stages/train/test_losses.py",
+        "tests/unit/stages/train/test_fused_plan.py",
     ],
-    "diht_k8s.recipe.train.loss.embedding_distillation": ["tests/unit/recipe/train/test_embedding_distillation.py"],
-    "diht_k8s.recipe.train.loss.hn_nce": ["tests/unit/recipe/train/test_losses.py"],
+    "diht_k8s.stages.train.loss.embedding_distillation": ["tests/unit/stages/train/test_embedding_distillation.py"],
+    "diht_k8s.stages.train.loss.hn_nce": ["tests/unit/stages/train/test_losses.py"],
 }
 """The planner, what it observes, and the pure parts of the recipe."""
 
@@ -63,7 +63,7 @@ TRAIN: Final[dict[str, list[str]]] = {
         "data.dataset": _tests("", "loader"),
         "data.rng": _tests("rng"),
         "data.loader": _tests("", "loader"),
-        "data.loader_workers": ["tests/unit/recipe/runtime/test_cpus.py"],
+        "data.loader_workers": ["tests/unit/runtime/test_cpus.py"],
         "data.lane_reader": _tests("", "loader"),
         "data.sampler": _tests("sampler"),
         "distributed": _tests("", "timeouts one_rank stand_in"),
@@ -110,7 +110,7 @@ _STAGE: Final = "tests/recipe/evaluate/test_stage.py"
 def _evaluate(unit: str = "", recipe: str = "", stage: str = "", imports: str = "") -> list[str]:
     """Unit tests come first, since they end a mutant soonest; of the stage's tests only some are named."""
     return [
-        *(f"tests/unit/recipe/evaluate/test_{name}.py" for name in unit.split()),
+        *(f"tests/unit/stages/evaluate/test_{name}.py" for name in unit.split()),
         *(f"tests/recipe/evaluate/test_{name}.py" for name in recipe.split()),
         *(f"tests/recipe/evaluate/imports/test_{name}.py" for name in imports.split()),
         *(f"{_STAGE}::test_{name}" for name in stage.split()),
@@ -122,7 +122,7 @@ _INTERRUPTED: Final = "stage_when_interrupted_goes_on_and_ends_in_the_same_bytes
 _CAPTIONS: Final = "benchmark_when_images_have_several_captions_or_cannot_be_read_counts_them"
 
 EVALUATE: Final[dict[str, list[str]]] = {
-    f"diht_k8s.recipe.evaluate.{module}": tests
+    f"diht_k8s.stages.evaluate.{module}": tests
     for module, tests in {
         "answer_ranking": _evaluate(
             "answer_ranking", "", f"{_ANSWERS} stage_when_one_benchmark_fails_keeps_the_others_and_says_which"
@@ -151,7 +151,7 @@ EVALUATE: Final[dict[str, list[str]]] = {
         "stage": _evaluate("", "features_reuse evaluation_only broken_models", f"{_INTERRUPTED} {_CAPTIONS}"),
         "training_pairs": _evaluate("", "references report_contents"),
     }.items()
-} | {"diht_k8s.recipe.clip_models.features": _evaluate("", "text_length features_reuse")}
+} | {"diht_k8s.models.features": _evaluate("", "text_length features_reuse")}
 """The evaluation but its models and its progress lines."""
 
 SETS: Final = {"core": CORE, "train": TRAIN, "evaluate": EVALUATE}

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.runtime import stage as frame
-from diht_k8s.recipe.runtime.commit import find_committed
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime import stage as frame
+from diht_k8s.runtime.commit import find_committed
+from diht_k8s.runtime.run_folder import run_layout
 from tests.recipe.filter.shards import config_of, files_of, filter_with, run_of, write_shards
 
 OTHER = {"minComplexity": 0}

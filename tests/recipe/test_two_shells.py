@@ -20,13 +20,20 @@ from tests.recipe.imports.loose_pairs import in_folder
 ROOT: Final = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 SETTINGS: Final = (
-    "filter.workers=1", "label.workers=1", "train.processesPerNode=1", "train.samples=960",
+    "filter.workers=1",
+    "label.workers=1",
+    "train.processesPerNode=1",
+    "train.samples=960",
     "train.checkpoint.everySeconds=3",
-)  # fmt: skip
+)
 MADE: Final = (
-    "filter/*/kept/*.tar", "filter/*/scores/*.parquet", "label/*/labels/*.parquet", "label/*/vocabulary.json",
-    "label/*/teacher_heads.safetensors", "train/*/model/*.safetensors",
-)  # fmt: skip
+    "filter/*/kept/*.tar",
+    "filter/*/scores/*.parquet",
+    "label/*/labels/*.parquet",
+    "label/*/vocabulary.json",
+    "label/*/teacher_heads.safetensors",
+    "train/*/model/*.safetensors",
+)
 
 
 def environment() -> dict[str, str]:
@@ -36,8 +43,12 @@ def environment() -> dict[str, str]:
 def diht(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "diht_k8s.cli", *arguments],
-        cwd=folder, env=environment(), text=True, capture_output=True, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env=environment(),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -51,8 +62,12 @@ class Shell:
         with self.said.open("a") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "diht_k8s.cli", "run", "run.yaml", *settings],
-                cwd=folder, env=environment(), stdout=file, stderr=file, start_new_session=True,
-            )  # fmt: skip
+                cwd=folder,
+                env=environment(),
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
 
     def kill(self, *, whole: bool) -> None:
         """Kill the command, and with it at once its programs, which else end by themselves."""

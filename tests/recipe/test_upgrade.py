@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
 from tests.contract.whole_run import PLAIN, TRAIN, document, prepare
 from tests.recipe.evaluate.small_run import pairs
 from tests.upgrade.releases import frozen_version, next_release, other_results, unpacked
@@ -30,7 +30,7 @@ from tests.upgrade.releases import frozen_version, next_release, other_results, 
 pytestmark = pytest.mark.timeout(600)
 SHARDS, STEPS, SAVED_EACH = 20, 40, 10
 OTHER_CHECKPOINTS = (
-    "diht_k8s/recipe/train/checkpoint/checkpoint.py",
+    "diht_k8s/stages/train/checkpoint/checkpoint.py",
     r"(?m)^CURSOR_VERSION = \d+$",
     "CURSOR_VERSION = 99",
 )
@@ -49,7 +49,9 @@ class Release:
     def start(self, stage: str, *words: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-P", "-m", "diht_k8s.cli", "stage", stage, "--run", "run.json", *words]
         env = {**os.environ, "PYTHONPATH": str(self.code), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, cwd=self.folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        return subprocess.Popen(
+            command, cwd=self.folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
 
     def run(self, stage: str, *words: str) -> tuple[int, str]:
         """Exit code and what it said."""

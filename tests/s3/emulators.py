@@ -62,7 +62,16 @@ def serving_azure(folder: Path, *tls: str) -> Iterator[S3]:
 
     (port,) = free_ports(1)
     endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{port}/{ACCOUNT}"
-    command = [str(EMULATORS / "node_modules/.bin/azurite-blob"), "--silent", "--blobPort", str(port), "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck", *tls]  # fmt: skip
+    command = [
+        str(EMULATORS / "node_modules/.bin/azurite-blob"),
+        "--silent",
+        "--blobPort",
+        str(port),
+        "--inMemoryPersistence",
+        "--disableTelemetry",
+        "--skipApiVersionCheck",
+        *tls,
+    ]
     text = f"{CONNECTION};BlobEndpoint={endpoint}"
     with pytest.MonkeyPatch.context() as patch, _running(command, folder) as check:
         patch.setenv("AZURE_STORAGE_CONNECTION_STRING", text)
@@ -126,7 +135,12 @@ def _service_account(folder: Path, tokens: str) -> Path:
 
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    about = {"type": "service_account", "client_email": "tests@test.invalid", "private_key": text, "token_uri": f"{tokens}/token"}  # fmt: skip
+    about = {
+        "type": "service_account",
+        "client_email": "tests@test.invalid",
+        "private_key": text,
+        "token_uri": f"{tokens}/token",
+    }
     path = folder / "credentials.json"
     path.write_text(json.dumps({**about, "private_key_id": "1", "project_id": "test"}))
     return path

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.filter.captions.parser import CaptionParser
-from diht_k8s.recipe.imports import url_tables
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.imports import url_tables
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.filter.captions.parser import CaptionParser
 from tests.folders import located
 from tests.recipe.filter.shards import filter_with, run_of
 from tests.recipe.filter.tables import pairs, shard_of, survivors, table_run, write_table

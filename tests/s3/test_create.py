@@ -12,8 +12,8 @@ import requests
 
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import RetryableError, UserError
-from diht_k8s.recipe.runtime.preflight import check_output
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.preflight import check_output
 from tests.s3.faults import proxy_before
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def test_store_that_loses_the_condition_is_refused_by_its_name(gs: S3) -> None:
 def test_large_object_is_written_whole_by_one_of_many_writers(store: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     storage, uri = Storage([StorageRule.model_validate(store.rule)]), f"{store.base}/create/large"
     if store.scheme == "az":
-        monkeypatch.setattr("diht_k8s.recipe.shards.azure_store.PUT_BYTES", 1 << 20)
+        monkeypatch.setattr("diht_k8s.data.shards.azure_store.PUT_BYTES", 1 << 20)
     contents = [bytes([number]) * (9 << 20) for number in range(3)]
 
     def write(content: bytes) -> None:

@@ -25,7 +25,7 @@ PROGRAM = """
 import json, sys
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DihtError
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
 storage, uri = Storage([StorageRule.model_validate(json.loads(sys.argv[1]))]), sys.argv[2]
 try:
     print(storage.create(uri, b"x" * 9), storage.create(uri, b"y"), storage.read_bytes(uri) == b"x" * 9, storage.names(uri.rpartition("/")[0]))
@@ -41,8 +41,11 @@ def said(store: S3, folder: Path, endpoint: str, variables: Mapping[str, str]) -
     uri = f"{store.base}/credentials/{folder.name}/object"
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps({**store.rule, "endpointURL": endpoint}), uri],
-        env={**kept, "HOME": str(folder), **variables}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**kept, "HOME": str(folder), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.stdout.strip() or done.stderr[-1000:]
 
 
@@ -73,11 +76,14 @@ def test_google_takes_the_credentials_of_each_kind(gs: S3, tmp_path: Path, kind:
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
-        ({"NO_GCE_CHECK": "true"}, "cannot reach gs://test-runs/.*credentials were not found.*: check endpointURL and credentials"),
+        (
+            {"NO_GCE_CHECK": "true"},
+            "cannot reach gs://test-runs/.*credentials were not found.*: check endpointURL and credentials",
+        ),
         ({"DIHT_STORAGE_0_GOOGLE_CREDENTIALS": "{}"}, "GOOGLE_CREDENTIALS holds no JSON of credentials"),
         ({"DIHT_STORAGE_0_GOOGLE_CREDENTIALS": "s3cret"}, "GOOGLE_CREDENTIALS holds no JSON of credentials"),
     ],
-)  # fmt: skip
+)
 def test_google_without_credentials_is_the_users_fault(
     gs: S3, tmp_path: Path, variables: dict[str, str], says: str
 ) -> None:
@@ -91,9 +97,12 @@ def signature() -> str:
     from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
 
     return generate_account_sas(
-        ACCOUNT, ACCOUNT_KEY, ResourceTypes(container=True, object=True), AccountSasPermissions(read=True, write=True, list=True, create=True),
+        ACCOUNT,
+        ACCOUNT_KEY,
+        ResourceTypes(container=True, object=True),
+        AccountSasPermissions(read=True, write=True, list=True, create=True),
         expiry=datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.az
@@ -103,8 +112,10 @@ def test_azure_takes_the_credentials_of_each_kind(az: S3, tmp_path: Path, kind: 
         "key": {"AZURE_STORAGE_ACCOUNT": ACCOUNT, "AZURE_STORAGE_KEY": ACCOUNT_KEY},
         "signature": {"AZURE_STORAGE_ACCOUNT": ACCOUNT, "AZURE_STORAGE_SAS_TOKEN": f"?{signature()}"},
         "rule": {"DIHT_STORAGE_0_AZURE_STORAGE_CONNECTION_STRING": CONNECTION, "AZURE_STORAGE_KEY": "d3Jvbmc="},
-        "rule with a signature": {"DIHT_STORAGE_0_AZURE_STORAGE_CONNECTION_STRING": f"SharedAccessSignature={signature()}"},
-    }  # fmt: skip
+        "rule with a signature": {
+            "DIHT_STORAGE_0_AZURE_STORAGE_CONNECTION_STRING": f"SharedAccessSignature={signature()}"
+        },
+    }
     assert said(az, tmp_path, az.endpoint, variables[kind]) == WELL
 
 
@@ -156,11 +167,17 @@ def certificate_for(folder: Path) -> tuple[str, str]:
     now = datetime.datetime.now(datetime.UTC)
     address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     made = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(1).not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(address, critical=False).add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
-    )  # fmt: skip
+    )
     paths = folder / "certificate.pem", folder / "key.pem"
     paths[0].write_bytes(made.public_bytes(Encoding.PEM))
     paths[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

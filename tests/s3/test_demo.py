@@ -19,7 +19,7 @@ from safetensors.torch import load
 
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
 from tests.folders import located
 from tests.s3.server import S3
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diht_k8s.api.data import StorageRule
-from diht_k8s.recipe.inspection.storage_checks import output_findings
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.inspection.storage_checks import output_findings
 from tests.s3.faults import proxy_before
 
 if TYPE_CHECKING:

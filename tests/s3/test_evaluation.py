@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.clip_models.files import model_identity
-from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.catalogue import catalogue
-from diht_k8s.recipe.evaluate.catalogue.discovery import benchmark_of, find_benchmark
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.models.files import model_identity
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.evaluate import stage as program
+from diht_k8s.stages.evaluate.catalogue import catalogue
+from diht_k8s.stages.evaluate.catalogue.discovery import benchmark_of, find_benchmark
 from tests.recipe.evaluate.layouts import lay_out
 from tests.recipe.evaluate.small_run import export_model
 from tests.s3.server import S3

@@ -10,10 +10,10 @@ import pytest
 
 from diht_k8s.api.errors import DihtError, ExitCode
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.filter.scores import open_scores
-from diht_k8s.recipe.shards import range_reads
-from diht_k8s.recipe.shards.samples import Sample, read_samples
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards import range_reads
+from diht_k8s.data.shards.samples import Sample, read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.filter.scores import open_scores
 from tests.folders import located
 from tests.recipe.evaluate.small_run import export_model
 from tests.recipe.filter.shards import filter_with, run_of, tar_of

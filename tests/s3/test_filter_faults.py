@@ -15,10 +15,10 @@ import pytest
 from diht_k8s.api.errors import DihtError, ExitCode
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.runtime import claims
-from diht_k8s.recipe.runtime.commit import read_committed
-from diht_k8s.recipe.runtime.run_folder import latest_run
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime import claims
+from diht_k8s.runtime.commit import read_committed
+from diht_k8s.runtime.run_folder import latest_run
 from tests.folders import located
 from tests.recipe.filter.shards import CAPTIONS, filter_by_two, filter_slowly, filter_with, run_of, write_shards
 from tests.s3.faults import proxy_before

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.label import stage
-from diht_k8s.recipe.label.features import read_safetensors
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.parquet import read_table
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.parquet import read_table
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.label import stage
+from diht_k8s.stages.label.features import read_safetensors
 from tests.folders import located, planted
 from tests.recipe.label.conftest import make_kept, one_thread, teacher_weights  # noqa: F401 (fixtures)
 from tests.s3.server import S3

@@ -11,10 +11,10 @@ import pytest
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DihtError, ExitCode
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.label import stage
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.label import stage
 from tests.folders import located, planted
 from tests.recipe.label.conftest import make_kept, one_thread, teacher_weights  # noqa: F401  # fixtures
 from tests.s3.faults import Proxy, proxy_before

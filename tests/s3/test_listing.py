@@ -6,10 +6,10 @@ import pytest
 
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.shard_index import index_of, read_range
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.shard_index import index_of, read_range
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
 from tests.s3.faults import proxy_before
 from tests.s3.server import S3
 

@@ -13,11 +13,11 @@ from diht_k8s.api.errors import StopRequested
 from diht_k8s.api.layout import MARKER, STARTED
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.prune import plan_to_remove, remove
-from diht_k8s.recipe.runtime import own_files
-from diht_k8s.recipe.runtime.run_folder import latest_run, run_folder
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.outputs.prune import plan_to_remove, remove
+from diht_k8s.runtime import own_files
+from diht_k8s.runtime.run_folder import latest_run, run_folder
+from diht_k8s.runtime.signals import StopFlag
 from tests.folders import filled
 from tests.unit.api.documents import changed
 

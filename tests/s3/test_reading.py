@@ -15,8 +15,8 @@ import pytest
 
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DataError, DihtError, ExitCode
-from diht_k8s.recipe.shards import range_reads
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards import range_reads
+from diht_k8s.data.shards.storage import Storage
 from tests.s3.faults import Proxy, proxy_before
 from tests.s3.server import S3
 

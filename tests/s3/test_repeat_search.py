@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from diht_k8s.api.data import StorageRule
-from diht_k8s.recipe.filter import deduplication
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.filter import deduplication
 from tests.s3.faults import proxy_before
 from tests.s3.server import S3
-from tests.unit.recipe.filter.pools import Pool, copies, drawn
+from tests.unit.stages.filter.pools import Pool, copies, drawn
 
 pytestmark = pytest.mark.s3
 

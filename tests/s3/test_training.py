@@ -26,7 +26,7 @@ from safetensors.torch import load
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.documents import dump
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
 from tests.folders import located
 from tests.recipe.train.attempts import (
     BATCH,

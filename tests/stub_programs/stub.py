@@ -23,10 +23,10 @@ from diht_k8s.api.errors import ComputedElsewhere, DataError, DihtError, Retryab
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.runtime.commit import artefact, read_committed
-from diht_k8s.recipe.runtime.progress import Reporter
-from diht_k8s.recipe.runtime.stage import Context, Outcome
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.commit import artefact, read_committed
+from diht_k8s.runtime.progress import Reporter
+from diht_k8s.runtime.stage import Context, Outcome
 
 NOISE = [
     "x" * 1_000_000,

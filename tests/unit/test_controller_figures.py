@@ -16,11 +16,17 @@ from diht_k8s.api.run import DihtRun
 def line(second: float, verb: str, what: str, name: str, user: str = "diht-operator", body: Any = None) -> str:
     resource, _, subresource = what.partition("/")
     time = f"2026-01-01T00:00:{second:09.6f}Z"
-    return json.dumps({
-        "user": {"username": user}, "verb": verb, "requestReceivedTimestamp": time, "stageTimestamp": time,
-        "objectRef": {"resource": resource, "subresource": subresource, "name": name},
-        "responseStatus": {"code": 200}, "requestObject": body,
-    })  # fmt: skip
+    return json.dumps(
+        {
+            "user": {"username": user},
+            "verb": verb,
+            "requestReceivedTimestamp": time,
+            "stageTimestamp": time,
+            "objectRef": {"resource": resource, "subresource": subresource, "name": name},
+            "responseStatus": {"code": 200},
+            "requestObject": body,
+        }
+    )
 
 
 def status(second: float, **value: Any) -> str:
@@ -29,13 +35,15 @@ def status(second: float, **value: Any) -> str:
 
 
 def test_delay_is_to_the_first_effect_on_the_same_run_after_the_cause() -> None:
-    log = requests([
-        line(9.5, "delete", "jobs", "run-00001-train-1"),
-        line(1, "delete", "jobs", "run-00001-filter-1"),
-        line(2, "patch", "dihtruns", "run-00001", user="loader"),
-        line(3, "patch", "dihtruns", "run-00002", user="loader"),
-        line(2.25, "delete", "jobs", "run-00002-filter-1"),
-    ])  # fmt: skip
+    log = requests(
+        [
+            line(9.5, "delete", "jobs", "run-00001-train-1"),
+            line(1, "delete", "jobs", "run-00001-filter-1"),
+            line(2, "patch", "dihtruns", "run-00001", user="loader"),
+            line(3, "patch", "dihtruns", "run-00002", user="loader"),
+            line(2.25, "delete", "jobs", "run-00002-filter-1"),
+        ]
+    )
     causes = [each for each in log if each.user == "loader"]
     effects = [each for each in log if each.verb == "delete"]
     assert delays_s(causes, effects) == [7.5, math.inf]
@@ -43,14 +51,16 @@ def test_delay_is_to_the_first_effect_on_the_same_run_after_the_cause() -> None:
 
 
 def test_writes_are_counted_by_kind_and_reads_and_progress_are_not_counted() -> None:
-    log = requests([
-        status(1, stages=[1]),
-        line(2, "create", "jobs", "run-00001-train-1"),
-        status(3, stages=[1], progress={"done": 1}),
-        status(4, stages=[1], progress={"done": 1}, pods={"ready": 1}),
-        line(5, "get", "pods/log", "run-00001-train-1-0"),
-        status(6, stages=[2], progress={"done": 2}),
-    ])  # fmt: skip
+    log = requests(
+        [
+            status(1, stages=[1]),
+            line(2, "create", "jobs", "run-00001-train-1"),
+            status(3, stages=[1], progress={"done": 1}),
+            status(4, stages=[1], progress={"done": 1}, pods={"ready": 1}),
+            line(5, "get", "pods/log", "run-00001-train-1-0"),
+            status(6, stages=[2], progress={"done": 2}),
+        ]
+    )
     assert writes_per_stage(log, 2) == {
         "writes_per_stage": 2.0,
         "by_kind": {"status": 1.0, "create jobs": 0.5, "progress": 0.5, "pod counts": 0.5},

@@ -40,12 +40,16 @@ def test_parts_when_one_fails_and_one_hangs_then_the_others_run_and_all_is_told_
     assert call(monkeypatch, folder, 0, 3, -1, 0) == 1
     last = capsys.readouterr().out.splitlines()[-6:]
     assert [line.split()[:2] for line in last[:4]] == [
-        ["part0", "ok"], ["part1", "failed"], ["part2", "ended"], ["part3", "ok"],
-    ]  # fmt: skip
+        ["part0", "ok"],
+        ["part1", "failed"],
+        ["part2", "ended"],
+        ["part3", "ok"],
+    ]
     assert "failed (3)" in last[1]
     assert last[4:] == [
-        "failed: part1, part2; start again to repeat them", f"send back: {folder.resolve()}.tar.gz",
-    ]  # fmt: skip
+        "failed: part1, part2; start again to repeat them",
+        f"send back: {folder.resolve()}.tar.gz",
+    ]
     with tarfile.open(f"{folder}.tar.gz") as tar:
         names = set(tar.getnames())
     assert {

@@ -32,9 +32,11 @@ def test_cases_when_a_version_lacks_an_option_then_its_side_is_left_out_and_fsdp
     old = {case.name for case in cases([TINY], [1, 8], {"--torchcompile"})}
     new = {case.name for case in cases([TINY], [1, 8], {"--torchcompile", "--torchcompile-strategy", "--fsdp"})}
     assert new - old == {
-        "tiny, 1 card: open_clip, compile step", "tiny, 8 cards: open_clip, compile step",
-        "tiny, 8 cards: open_clip, FSDP", "tiny, 8 cards: open_clip, FSDP, compile",
-    }  # fmt: skip
+        "tiny, 1 card: open_clip, compile step",
+        "tiny, 8 cards: open_clip, compile step",
+        "tiny, 8 cards: open_clip, FSDP",
+        "tiny, 8 cards: open_clip, FSDP, compile",
+    }
     assert "tiny, 8 cards: HN-NCE alone" in old
     assert len(list(cases(SIZES, [1], set()))) == 3 * 7
 
@@ -54,7 +56,14 @@ def test_commands_when_made_for_both_sides_then_with_equal_settings(tmp_path: Pa
     assert (train["precision"], options["--precision"]) == ("bf16", "amp_bf16")
     assert train["loaderWorkers"] == int(options["--workers"]) == 3
     assert train["activationCheckpointing"] is ("--grad-checkpointing" in options) is True
-    names = {"lr": "lr", "weightDecay": "wd", "beta1": "beta1", "beta2": "beta2", "eps": "eps", "gradientClipNorm": "grad-clip-norm"}  # fmt: skip
+    names = {
+        "lr": "lr",
+        "weightDecay": "wd",
+        "beta1": "beta1",
+        "beta2": "beta2",
+        "eps": "eps",
+        "gradientClipNorm": "grad-clip-norm",
+    }
     assert {key: float(options[f"--{name}"]) for key, name in names.items()} == train["optimizer"]
     assert train["schedule"]["warmupSamples"] == int(options["--warmup"]) * 16 * cards
     assert options["--train-data"] == f"{tmp_path}/shards/{{00000..00004}}.tar"
@@ -76,7 +85,10 @@ def test_reading_when_our_lines_come_then_memory_and_wait_come_from_the_metrics_
     for done, now in ((50, 0.0), (100, 1.0), (300, 3.0)):
         reading.take(f"{Progress(stage=Stage.TRAIN, step='steps', done=done, total=1000).line()}\n", now)
     assert reading.samples_per_second == 100.0
-    rows = [{"samples": at, "data_wait_percent": wait, "peak_memory_mib": 7.0} for at, wait in ((100, 90.0), (200, 4.0), (300, 6.0), (900, 50.0))]  # fmt: skip
+    rows = [
+        {"samples": at, "data_wait_percent": wait, "peak_memory_mib": 7.0}
+        for at, wait in ((100, 90.0), (200, 4.0), (300, 6.0), (900, 50.0))
+    ]
     _add_metrics(reading, "\n".join(map(json.dumps, rows)) + '\n{"samples": 10')
     assert reading.waits == [4.0, 6.0]
     assert reading.peak_mib == 7.0
@@ -131,7 +143,10 @@ def test_goals_when_compared_then_against_open_clip_at_its_best_and_the_loss_aga
 
 
 def test_table_when_a_case_ran_out_of_memory_then_it_says_so() -> None:
-    found = [*rows(ours=300.0), row_of(Case(TINY, side("open_clip"), 2), Measured("out of memory"), operations=1.0, peak=None)]  # fmt: skip
+    found = [
+        *rows(ours=300.0),
+        row_of(Case(TINY, side("open_clip"), 2), Measured("out of memory"), operations=1.0, peak=None),
+    ]
     text = markdown(found, goals_of(found), "card")
     assert "| tiny | 2 | open_clip | - | - | - | - | - | - | - | out of memory |" in text
     assert "| tiny | 2 | ours | 300.0 | 106.7 | 30 % | 100 | 90 | 1.5 % | 1,851.9 | done |" in text

@@ -11,7 +11,17 @@ from typing import Any, Final
 
 UPPER: Final = ("maximum", "maxLength", "maxItems", "maxProperties")
 LOWER: Final = ("minimum", "minLength", "minItems", "minProperties")
-SAME: Final = ("type", "pattern", "format", "nullable", "exclusiveMaximum", "exclusiveMinimum", "x-kubernetes-int-or-string", "x-kubernetes-list-type", "x-kubernetes-list-map-keys")  # fmt: skip
+SAME: Final = (
+    "type",
+    "pattern",
+    "format",
+    "nullable",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+)
 KEPT: Final = "x-kubernetes-preserve-unknown-fields"
 Schema = Mapping[str, Any]
 

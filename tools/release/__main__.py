@@ -70,7 +70,9 @@ def notes(tag: str | None) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--dry-run", action="store_true", help="rehearse on this machine")
     kind.add_argument("--tag", help="the tag that is released: v and the version")

@@ -28,12 +28,23 @@ class Program:
 
 
 PROGRAMS: Final = {
-    "cosign": Program("cmd/cosign", "github.com/sigstore/cosign/v3", "v3.1.3", "h1:001JQRI/PJ/5T+g/kJ1KTvKFbb322+fomc+pHDZ/6sg="),
-    "crane": Program("cmd/crane", "github.com/google/go-containerregistry", "v0.22.1", "h1:RZuuSYhTvlDvtsK+NkutoCZ//C0X2ebLK8X8l3ULs84="),
-    "grype": Program("cmd/grype", "github.com/anchore/grype", "v0.121.2", "h1:t8eTlmy/XSrNwjoahWG+oUod1oCLL3KL48l/qwkzUQw="),
+    "cosign": Program(
+        "cmd/cosign", "github.com/sigstore/cosign/v3", "v3.1.3", "h1:001JQRI/PJ/5T+g/kJ1KTvKFbb322+fomc+pHDZ/6sg="
+    ),
+    "crane": Program(
+        "cmd/crane",
+        "github.com/google/go-containerregistry",
+        "v0.22.1",
+        "h1:RZuuSYhTvlDvtsK+NkutoCZ//C0X2ebLK8X8l3ULs84=",
+    ),
+    "grype": Program(
+        "cmd/grype", "github.com/anchore/grype", "v0.121.2", "h1:t8eTlmy/XSrNwjoahWG+oUod1oCLL3KL48l/qwkzUQw="
+    ),
     "helm": Program("cmd/helm", "helm.sh/helm/v3", "v3.22.0", "h1:n1if5iQgHYsujPAcO5oonH/KiSNUmqmUF0iGVjSF3AU="),
-    "syft": Program("cmd/syft", "github.com/anchore/syft", "v1.57.1", "h1:lrbWhc8hbZJSKekMdB3PKetO0upE+lv9ihUfv9CXgfU="),
-}  # fmt: skip
+    "syft": Program(
+        "cmd/syft", "github.com/anchore/syft", "v1.57.1", "h1:lrbWhc8hbZJSKekMdB3PKetO0upE+lv9ihUfv9CXgfU="
+    ),
+}
 """cosign signs and verifies, crane serves a registry and reads digests, grype knows vulnerabilities, helm packs the chart, syft lists
 what is in an image."""
 

@@ -46,7 +46,9 @@ def predicate(build: Build, finished: datetime) -> dict[str, Any]:
         "buildDefinition": {
             "buildType": BUILD_TYPE,
             "externalParameters": {
-                "version": build.version, "images": list(build.images), "rehearsal": build.rehearsal,
+                "version": build.version,
+                "images": list(build.images),
+                "rehearsal": build.rehearsal,
             },
             "resolvedDependencies": [{"uri": build.source, "digest": {"gitCommit": build.commit}}, *pinned],
         },
@@ -58,7 +60,7 @@ def predicate(build: Build, finished: datetime) -> dict[str, Any]:
                 "finishedOn": finished.isoformat(),
             },
         },
-    }  # fmt: skip
+    }
 
 
 def statement(subjects: Mapping[str, str], predicate: Mapping[str, Any]) -> dict[str, Any]:

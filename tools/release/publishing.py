@@ -93,7 +93,11 @@ def sign(release: Release, signer: Signer, made: Build) -> None:
     (dist / IN_REGISTRY).write_text("".join(f"{name}@{digest}\n" for name, digest in release.digests.items()))
     sums = {path.name: sha256(path) for path in sorted(dist.iterdir())}
     (dist / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
-    subjects = {**sums, SUMS: sha256(dist / SUMS), **{name: digest.removeprefix("sha256:") for name, digest in release.digests.items()}}  # fmt: skip
+    subjects = {
+        **sums,
+        SUMS: sha256(dist / SUMS),
+        **{name: digest.removeprefix("sha256:") for name, digest in release.digests.items()},
+    }
     stated = provenance.predicate(made, datetime.now(UTC))
     predicate, statement = signer.folder / "provenance.json", signer.folder / "statement.json"
     predicate.write_text(json.dumps(stated, indent=1))

@@ -265,9 +265,12 @@ ALSO_REQUIRED: Final[dict[str, tuple[str, ...]]] = {
 """Fields that Kubernetes' schema leaves open and its API server asks for."""
 _GONE: Final = "Kubernetes no longer mounts such volumes: use a CSI driver, through persistentVolumeClaim or csi"
 UNSUPPORTED: Final[dict[str, str]] = {
-    **{f"Volume.{kind}": _GONE for kind in ("cephfs", "flocker", "glusterfs", "photonPersistentDisk", "quobyte", "rbd", "scaleIO", "storageos")},
+    **{
+        f"Volume.{kind}": _GONE
+        for kind in ("cephfs", "flocker", "glusterfs", "photonPersistentDisk", "quobyte", "rbd", "scaleIO", "storageos")
+    },
     "Volume.gitRepo": "Kubernetes no longer mounts such volumes: put the files into the image, or into an image volume",
     "SecurityContext.windowsOptions": "the programs run on Linux only: remove it",
     "PodSecurityContext.windowsOptions": "the programs run on Linux only: remove it",
-}  # fmt: skip
+}
 """What Kubernetes' schema has and these types leave out, and why."""

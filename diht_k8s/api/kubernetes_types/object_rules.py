@@ -175,7 +175,9 @@ RULES: Final[dict[str, tuple[ObjectRule, ...]]] = {
     ),
     "FlexVolumeSource": (
         ObjectRule(
-            lambda it: not any(re.search(r"(^|\.)(kubernetes|k8s)\.io(/|$)", key.lower()) for key in it.get("options", {})),
+            lambda it: (
+                not any(re.search(r"(^|\.)(kubernetes|k8s)\.io(/|$)", key.lower()) for key in it.get("options", {}))
+            ),
             "options of kubernetes.io and k8s.io are Kubernetes' own: rename them",
         ),
     ),
@@ -206,7 +208,9 @@ RULES: Final[dict[str, tuple[ObjectRule, ...]]] = {
             "has(each.values) && each.values.size() == 1)",
         ),
         ObjectRule(
-            lambda it: all(DNS_NAME.matches(name) for each in it.get("matchFields", []) for name in each.get("values", [])),
+            lambda it: all(
+                DNS_NAME.matches(name) for each in it.get("matchFields", []) for name in each.get("values", [])
+            ),
             f"the value of matchFields is a node's name: write {DNS_NAME.words}",
         ),
     ),
@@ -248,12 +252,18 @@ RULES: Final[dict[str, tuple[ObjectRule, ...]]] = {
         ObjectRule(_divides, "divisor is 1 or 1m for cpu, and 1 or one unit, such as 1Mi, for all else: correct it"),
     ),
     "VolumeProjection": (
-        ObjectRule(lambda it: len(it) <= 1, "each of sources has one kind: give a source for each", f"{_count(definitions().types['VolumeProjection']['fields'])} <= 1"),
+        ObjectRule(
+            lambda it: len(it) <= 1,
+            "each of sources has one kind: give a source for each",
+            f"{_count(definitions().types['VolumeProjection']['fields'])} <= 1",
+        ),
     ),
     "PodSecurityContext": (
         _ROOT,
         ObjectRule(
-            lambda it: len({each["name"].replace("/", ".") for each in it.get("sysctls", [])}) == len(it.get("sysctls", [])),
+            lambda it: (
+                len({each["name"].replace("/", ".") for each in it.get("sysctls", [])}) == len(it.get("sysctls", []))
+            ),
             "two of sysctls have one name: remove one",
         ),
     ),
@@ -290,7 +300,9 @@ RULES: Final[dict[str, tuple[ObjectRule, ...]]] = {
     "Volume": (
         ObjectRule(lambda it: len(it) <= 2, TOO_MANY_SOURCES, f"{_count(SOURCES)} <= 1"),
         ObjectRule(
-            lambda it: "initiatorName" not in it.get("iscsi", {}) or len(it["name"]) + len(it["iscsi"]["targetPortal"]) <= 62,
+            lambda it: (
+                "initiatorName" not in it.get("iscsi", {}) or len(it["name"]) + len(it["iscsi"]["targetPortal"]) <= 62
+            ),
             "with initiatorName, name and iscsi.targetPortal have at most 62 characters together: shorten the name",
         ),
     ),
@@ -301,12 +313,14 @@ RULES: Final[dict[str, tuple[ObjectRule, ...]]] = {
             "!has(self.subPath) || self.subPath == '' || !has(self.subPathExpr) || self.subPathExpr == ''",
         ),
         ObjectRule(
-            lambda it: it.get("recursiveReadOnly", "Disabled") == "Disabled"
-            or (it.get("readOnly") is True and it.get("mountPropagation", "None") == "None"),
+            lambda it: (
+                it.get("recursiveReadOnly", "Disabled") == "Disabled"
+                or (it.get("readOnly") is True and it.get("mountPropagation", "None") == "None")
+            ),
             "recursiveReadOnly needs readOnly: true and no mountPropagation: change one",
             "!has(self.recursiveReadOnly) || self.recursiveReadOnly == 'Disabled' || (has(self.readOnly) && self.readOnly && "
             "(!has(self.mountPropagation) || self.mountPropagation == 'None'))",
         ),
     ),
-}  # fmt: skip
+}
 """By type."""

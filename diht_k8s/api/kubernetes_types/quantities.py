@@ -30,9 +30,21 @@ def _quantity(given: Any, handler: ValidatorFunctionWrapHandler) -> str | int:
 Size = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=MAX_CHARACTERS)]
 Quantity = Annotated[Size | Annotated[int, Field(ge=0, le=2**62)], WrapValidator(_quantity)]
 _UNITS: Final = {
-    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
-    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60, "m": 1e-3,
-}  # fmt: skip
+    "": 1,
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "P": 10**15,
+    "E": 10**18,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+    "Pi": 2**50,
+    "Ei": 2**60,
+    "m": 1e-3,
+}
 
 
 def number_of(value: str | int) -> float:

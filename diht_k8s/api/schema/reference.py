@@ -217,8 +217,19 @@ def _conditions() -> str:
     types = [f"| `{kind}` | {_cell(kind.meaning)} |" for kind in ConditionType]
     reasons = [f"| `{reason}` | {_cell(reason.meaning)} |" for reason in Reason]
     return "\n".join(
-        ["## Conditions and reasons", "", "| condition | meaning |", "|---|---|", *types, "", "| reason | meaning |", "|---|---|", *reasons, ""]
-    )  # fmt: skip
+        [
+            "## Conditions and reasons",
+            "",
+            "| condition | meaning |",
+            "|---|---|",
+            *types,
+            "",
+            "| reason | meaning |",
+            "|---|---|",
+            *reasons,
+            "",
+        ]
+    )
 
 
 def _edits() -> str:

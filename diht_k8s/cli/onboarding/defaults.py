@@ -10,9 +10,9 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.label import Vocabulary
 from diht_k8s.cli.machine import Machine
-from diht_k8s.recipe.inspection.dataset_profile import DatasetProfile, ProfiledPair, concept_counts
-from diht_k8s.recipe.inspection.held_out import HeldOut
-from diht_k8s.recipe.label.vocabulary import freeze
+from diht_k8s.inspection.dataset_profile import DatasetProfile, ProfiledPair, concept_counts
+from diht_k8s.inspection.held_out import HeldOut
+from diht_k8s.stages.label.vocabulary import freeze
 
 Hardware = Literal["laptop", "gpu-node", "cluster"]
 LEAST_PAIRS: Final = 20
@@ -108,12 +108,30 @@ def choose_defaults(profile: DatasetProfile, held: HeldOut, machine: Machine, ha
     samples = _samples(kept, batch, hardware, RIDGE_EPOCHS if ridge else EPOCHS)
     width = max(profile.median_size())
     return RunDefaults(
-        hardware, objects, complexity, actions, (strict, loose, named, english), english >= ENGLISH, _bad_percent(profile),
-        160 if width <= 128 else 256, decontaminate, kept, min_count, top_k, classes, model, ridge, batch,
-        None if hardware == "laptop" else min(256, batch // (processes * nodes)), samples,
-        min(samples // 8, 2000 * batch) // batch * batch, processes, nodes, _workers(machine, hardware, len(profile.uris)),
+        hardware,
+        objects,
+        complexity,
+        actions,
+        (strict, loose, named, english),
+        english >= ENGLISH,
+        _bad_percent(profile),
+        160 if width <= 128 else 256,
+        decontaminate,
+        kept,
+        min_count,
+        top_k,
+        classes,
+        model,
+        ridge,
+        batch,
+        None if hardware == "laptop" else min(256, batch // (processes * nodes)),
+        samples,
+        min(samples // 8, 2000 * batch) // batch * batch,
+        processes,
+        nodes,
+        _workers(machine, hardware, len(profile.uris)),
         len(held.pairs) >= batch,
-    )  # fmt: skip
+    )
 
 
 def _concepts(passing: list[ProfiledPair], scale: float) -> tuple[int, int, tuple[int, int]]:

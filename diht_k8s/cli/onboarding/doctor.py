@@ -19,7 +19,9 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.cli.machine import this_machine
 from diht_k8s.cli.onboarding.init import shard_patterns
 from diht_k8s.cli.validate import gpu_warnings, stage_problems
-from diht_k8s.recipe.inspection.storage_checks import (
+from diht_k8s.data.shards.sources import Shard, listed_shards
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.inspection.storage_checks import (
     READ,
     Finding,
     disk_findings,
@@ -27,8 +29,6 @@ from diht_k8s.recipe.inspection.storage_checks import (
     shard_findings,
     table_findings,
 )
-from diht_k8s.recipe.shards.sources import Shard, listed_shards
-from diht_k8s.recipe.shards.storage import Storage
 
 DOCUMENTS: Final = (".yaml", ".yml", ".json", "-")
 
@@ -99,7 +99,11 @@ def version_findings(required: Sequence[str]) -> Iterator[Finding]:
         if found is None:
             yield Finding("versions", f"{requirement.name} is not installed: {install_line('recipe')}", wrong=True)
         elif not requirement.specifier.contains(found, prereleases=True):
-            yield Finding("versions", f"{requirement.name} {found} is installed, but {requirement.specifier} is needed: pip install '{requirement.name}{requirement.specifier}'", wrong=True)  # fmt: skip
+            yield Finding(
+                "versions",
+                f"{requirement.name} {found} is installed, but {requirement.specifier} is needed: pip install '{requirement.name}{requirement.specifier}'",
+                wrong=True,
+            )
         wrong = wrong or found is None or not requirement.specifier.contains(found, prereleases=True)
     if not wrong:
         python = ".".join(map(str, sys.version_info[:3]))
@@ -116,7 +120,11 @@ def device_findings(listed: int, seen: Callable[[], int]) -> Iterator[Finding]:
     if not listed:
         yield Finding("devices", "no GPU: stages run on the CPU")
     elif (found := seen()) < listed:
-        yield Finding("devices", f"the driver lists {listed} GPUs, but torch sees {found}: install the CUDA build of torch that fits the driver (nvidia-smi shows its version)", wrong=True)  # fmt: skip
+        yield Finding(
+            "devices",
+            f"the driver lists {listed} GPUs, but torch sees {found}: install the CUDA build of torch that fits the driver (nvidia-smi shows its version)",
+            wrong=True,
+        )
     else:
         yield Finding("devices", f"{found} GPUs")
 

@@ -16,9 +16,9 @@ from diht_k8s.cli.display import progress_bar
 from diht_k8s.cli.machine import this_machine
 from diht_k8s.cli.onboarding.defaults import Hardware, choose_defaults
 from diht_k8s.cli.onboarding.run_template import RunNames, render_document
-from diht_k8s.recipe.inspection.dataset_profile import profile_dataset
-from diht_k8s.recipe.inspection.held_out import hold_out, write_held_out
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.inspection.dataset_profile import profile_dataset
+from diht_k8s.inspection.held_out import hold_out, write_held_out
 
 SHARDS: Final = ("*.tar", "*.tar.gz", "*.tgz")
 MAX_NAME: Final = 40
@@ -38,7 +38,7 @@ def init_command(
         replace: write over an existing document and held-out pairs.
         as_json: print one JSON object in place of text.
     """
-    from diht_k8s.recipe.filter import CaptionParser  # imports spaCy, which diht doctor does without
+    from diht_k8s.stages.filter import CaptionParser  # imports spaCy, which diht doctor does without
 
     path = Path(output).expanduser()
     if path.is_dir() or any(each.exists() and not each.is_dir() for each in path.parents):
@@ -105,4 +105,6 @@ def shard_patterns(storage: Storage, data: str) -> list[str]:
             return patterns
     if not storage.exists(data):
         raise UserError(f"{data} does not exist: name the folder of the shards")
-    raise UserError(f"{data} holds no shards (*.tar): write its images as shards first: diht import {shlex.quote(data)} data/{run_name(data)}")  # fmt: skip
+    raise UserError(
+        f"{data} holds no shards (*.tar): write its images as shards first: diht import {shlex.quote(data)} data/{run_name(data)}"
+    )

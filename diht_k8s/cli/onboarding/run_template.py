@@ -11,8 +11,8 @@ from diht_k8s import __version__
 from diht_k8s.api.layout import join
 from diht_k8s.cli.machine import Machine
 from diht_k8s.cli.onboarding.defaults import SMALL_POOL, RunDefaults
-from diht_k8s.recipe.inspection.dataset_profile import DatasetProfile
-from diht_k8s.recipe.inspection.held_out import EXCLUDE, SHARD, HeldOut
+from diht_k8s.inspection.dataset_profile import DatasetProfile
+from diht_k8s.inspection.held_out import EXCLUDE, SHARD, HeldOut
 
 COMMENT_COLUMN: Final = 43
 
@@ -91,22 +91,30 @@ def _filter(names: RunNames, profile: DatasetProfile, held: HeldOut, defaults: R
     lines = [
         "  filter:",
         f"    # {strict:.0%} of the captions pass the paper's rules (minComplexity: 1, minActions: 1), {loose:.0%} without minActions.",
-        *([
-            f"    # {named:.0%} name an object. The paper's rules are made for billions of alt texts: below {SMALL_POOL:,} pairs they",
-            "    # cost more than they gain.",
-            "    minObjects: 1",
-        ] if defaults.objects else []),
+        *(
+            [
+                f"    # {named:.0%} name an object. The paper's rules are made for billions of alt texts: below {SMALL_POOL:,} pairs they",
+                "    # cost more than they gain.",
+                "    minObjects: 1",
+            ]
+            if defaults.objects
+            else []
+        ),
         f"    minComplexity: {defaults.complexity}",
         f"    minActions: {defaults.actions}",
-        *([] if defaults.english else [
-            "    # Most captions are not English: the caption parser reads English only, and finds little in others.",
-            "    language: Any",
-        ]),
+        *(
+            []
+            if defaults.english
+            else [
+                "    # Most captions are not English: the caption parser reads English only, and finds little in others.",
+                "    language: Any",
+            ]
+        ),
         "    textSpotting:",
         f"      detectorSize: {defaults.detector_size}",
         f"    # Held-out groups (pairs with the same image or caption): {_counted(len(held.pairs), 'group')}, {_counted(len(held.excluded), 'pair')}.",
         f"    exclude: {json.dumps(join(names.held_out, EXCLUDE))}",
-    ]  # fmt: skip
+    ]
     if defaults.decontaminate:
         lines.append("    decontaminate: [held-out]  # drops near copies of held-out images, too")
     else:
@@ -129,10 +137,18 @@ def _label(defaults: RunDefaults) -> list[str]:
         f"    topK: {defaults.top_k}",
         "    teacher:",
         "      model: timm/tf_efficientnet_lite0  # its ImageNet weights come in a Python package",
-        *(["      imageSize: 128", "      crop: Whole  # so that the training can use the same features"] if defaults.model is None else []),
+        *(
+            ["      imageSize: 128", "      crop: Whole  # so that the training can use the same features"]
+            if defaults.model is None
+            else []
+        ),
         f"    workers: {defaults.workers}",
-        *(["    pods:", '      resources: {cpu: "8", memory: 32Gi, nvidia.com/gpu: 1}'] if defaults.hardware == "cluster" else []),
-    ]  # fmt: skip
+        *(
+            ["    pods:", '      resources: {cpu: "8", memory: 32Gi, nvidia.com/gpu: 1}']
+            if defaults.hardware == "cluster"
+            else []
+        ),
+    ]
 
 
 def _train(names: RunNames, defaults: RunDefaults) -> list[str]:
@@ -151,7 +167,7 @@ def _train(names: RunNames, defaults: RunDefaults) -> list[str]:
         "    lockImageTower: true",
         "    features: Stored",
         *(["    textStart: Ridge  # a regression from words to features: for small pools"] if defaults.ridge else []),
-    ]  # fmt: skip
+    ]
     lr = "3.0e-4" if defaults.ridge else "5.0e-4"
     lines = [
         "  train:",

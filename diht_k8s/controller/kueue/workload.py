@@ -138,14 +138,16 @@ def extra_document(base: Json, job: Mapping[str, Any], pods: tuple[int, int], fl
     return {
         **base,
         "metadata": {
-            **metadata, "name": f"{metadata['name']}{EXTRA}", "labels": {**metadata["labels"], EXTRA_LABEL: "true"},
+            **metadata,
+            "name": f"{metadata['name']}{EXTRA}",
+            "labels": {**metadata["labels"], EXTRA_LABEL: "true"},
         },
         "spec": {
             "queueName": base["spec"]["queueName"],
             "priority": max(base["spec"]["priority"] - 1, LEAST_PRIORITY),
             "podSets": [{**pod_set(placed), "minCount": pods[1]}],
         },
-    }  # fmt: skip
+    }
 
 
 def admitted_count(found: Mapping[str, Any]) -> int:

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-ENGINE = "diht_k8s.recipe.train.engine"
+ENGINE = "diht_k8s.stages.train.engine"
 AT_STEP = 8
 
 

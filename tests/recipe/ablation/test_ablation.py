@@ -22,10 +22,10 @@ from benchmarks.ablation.table import figure_columns, pairs_of
 from benchmarks.ablation.table import table as table_of
 from benchmarks.ablation.training import Bench, Sizes
 from diht_k8s.api.documents import load
-from diht_k8s.recipe.label.soft_labels import HeadLabels
-from diht_k8s.recipe.report.per_image import PerImage
-from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.samples import make_sample
+from diht_k8s.data.shards.images import decode
+from diht_k8s.data.shards.samples import make_sample
+from diht_k8s.report.per_image import PerImage
+from diht_k8s.stages.label.soft_labels import HeadLabels
 
 
 def pairs(count: int, name: str) -> Pairs:
@@ -44,11 +44,15 @@ def bench() -> Bench:
 
     soft = SoftLabels(labels(5), labels(4), (5, 4))
     material = Material(
-        raw=raw, junk=pairs(10, "junk"), kept=raw.chosen(range(16)), junk_kept=pairs(3, "left"),
-        labels={"teacher": soft, "untrained": soft, "captions": soft}, digest="d",
+        raw=raw,
+        junk=pairs(10, "junk"),
+        kept=raw.chosen(range(16)),
+        junk_kept=pairs(3, "left"),
+        labels={"teacher": soft, "untrained": soft, "captions": soft},
+        digest="d",
         probes={"categories": (pairs(20, "probed"), np.arange(20) % 2)},
         galleries={name: Gallery(pairs(9, name), np.array([0, 1, -1] * 3)) for name in ("style", "concepts")},
-    )  # fmt: skip
+    )
     sizes = Sizes(samples=24, batch_size=8, image_size=32, width=8)
     return Bench(material, sizes, ["left", "raw"], ["{}", "a picture of {}"])
 

@@ -31,10 +31,10 @@ from benchmarks.ablation.results import read_lines
 from benchmarks.ablation.table import Cell, Column, table
 from benchmarks.ablation.verdicts import verdicts
 from benchmarks.corpus.captions import COLOURS, GROUNDS, STYLES, Look, captions_of, kind_of
-from diht_k8s.recipe.label.soft_labels import HeadLabels
-from diht_k8s.recipe.report.paired_bootstrap import Difference
-from diht_k8s.recipe.report.per_image import PerImage, write_per_image
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.report.paired_bootstrap import Difference
+from diht_k8s.report.per_image import PerImage, write_per_image
+from diht_k8s.stages.label.soft_labels import HeadLabels
 
 TABLES = (ROOT / "benchmarks/ablation/TABLES.md").read_text()
 
@@ -129,7 +129,17 @@ def trainings(
             figures = {f"{gallery} r5": 100 * chosen_by for gallery in plan.DEVELOPMENT} | {
                 f"{plan.PRIMARY} r5": 100 * gain
             }
-            lines.append({"arm": arm, "seed": seed, **figures, "hits": hits, "sizes": {"samples": steps * BATCH}, "pool": "p", "split": plan.SPLIT})  # fmt: skip
+            lines.append(
+                {
+                    "arm": arm,
+                    "seed": seed,
+                    **figures,
+                    "hits": hits,
+                    "sizes": {"samples": steps * BATCH},
+                    "pool": "p",
+                    "split": plan.SPLIT,
+                }
+            )
     (folder / "work/results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     publish(folder / "work", folder / "published", plan.SPLIT)
     head = HeadLabels(np.zeros((4, 2), np.int64), np.full((4, 2), 0.5, np.float32))
@@ -181,8 +191,11 @@ def test_second_protocol_when_all_is_trained_then_tests_the_seven_comparisons_wi
     assert len(rows) == 7
     against = {row[1] for row in rows if row[0] == "| `distill`"}
     assert against == {
-        "`distill_shuffled, 1,500 steps`", "`plain, 1,500 steps`", "`distill_captions, 1,500 steps`", "`distill_untrained, 1,500 steps`",
-    }  # of equal lengths the shortest  # fmt: skip
+        "`distill_shuffled, 1,500 steps`",
+        "`plain, 1,500 steps`",
+        "`distill_captions, 1,500 steps`",
+        "`distill_untrained, 1,500 steps`",
+    }  # of equal lengths the shortest
     assert ["**" in row[2] for row in rows] == [True] * 4 + [False, True, False]
     assert "**" not in "".join("".join(row[3:]) for row in rows) + "".join(rest)
 

@@ -19,10 +19,10 @@ from benchmarks.ablation.published_labels import SoftLabels
 from benchmarks.ablation.results import read_lines
 from benchmarks.ablation.table import Cell
 from diht_k8s.api.documents import load
-from diht_k8s.recipe.label.soft_labels import HeadLabels
-from diht_k8s.recipe.report.paired_bootstrap import Difference
-from diht_k8s.recipe.report.per_image import PerImage, write_per_image
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.report.paired_bootstrap import Difference
+from diht_k8s.report.per_image import PerImage, write_per_image
+from diht_k8s.stages.label.soft_labels import HeadLabels
 
 PROTOCOL = " ".join((label_settings.ROOT / "benchmarks/ablation/PROTOCOL-4.md").read_text().split())
 ARMS = {"things": ["distill", "distill_captions"], "default": ["distill", "distill_untrained"]}
@@ -52,10 +52,15 @@ def test_plan_when_compared_with_its_protocol_then_has_its_settings_galleries_le
 def choice(**r5: float) -> list[dict[str, Any]]:
     """Lines of a choice by `arm__setting`, two seeds around a mean."""
     return [
-        {"setting": name.split("__")[1], "arm": name.split("__")[0], "seed": seed, **{f"{each} r5": value + sign for each in plan.DEVELOPMENT}}
+        {
+            "setting": name.split("__")[1],
+            "arm": name.split("__")[0],
+            "seed": seed,
+            **{f"{each} r5": value + sign for each in plan.DEVELOPMENT},
+        }
         for name, value in r5.items()
         for seed, sign in ((200, -0.5), (201, 0.5))
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(
@@ -63,17 +68,29 @@ def choice(**r5: float) -> list[dict[str, Any]]:
     [
         ({"distill__default": 5, "distill__things": 5, "distill__things_224": 4}, {}),
         (
-            {"distill__default": 5, "distill__things": 6, "distill_untrained__default": 4, "distill_untrained__things": 3,
-             "distill_captions__default": 2, "distill_captions__things": 3},
+            {
+                "distill__default": 5,
+                "distill__things": 6,
+                "distill_untrained__default": 4,
+                "distill_untrained__things": 3,
+                "distill_captions__default": 2,
+                "distill_captions__things": 3,
+            },
             ARMS,
         ),
         (
-            {"distill__things_224": 7, "distill__things": 6, "distill_untrained__default": 4, "distill_untrained__things_224": 4,
-             "distill_captions__default": 3, "distill_captions__things_224": 2},
+            {
+                "distill__things_224": 7,
+                "distill__things": 6,
+                "distill_untrained__default": 4,
+                "distill_untrained__things_224": 4,
+                "distill_captions__default": 3,
+                "distill_captions__things_224": 2,
+            },
             {"things_224": ["distill"], "default": ["distill", "distill_untrained", "distill_captions"]},
         ),
     ],
-)  # fmt: skip
+)
 def test_choice_takes_the_best_setting_and_for_each_control_the_better_one(
     r5: dict[str, float], arms: dict[str, list[str]]
 ) -> None:
@@ -84,9 +101,16 @@ def test_choice_when_told_in_the_protocol_then_is_the_published_one() -> None:
     lines = read_lines(label_settings.PUBLISHED / label_settings.CHOICE)
     for arm in ("distill", *label_plan.CONTROLS):
         means = {
-            setting: np.mean([line[f"{each} r5"] for line in lines if (line["arm"], line["setting"]) == (arm, setting) for each in plan.DEVELOPMENT])
+            setting: np.mean(
+                [
+                    line[f"{each} r5"]
+                    for line in lines
+                    if (line["arm"], line["setting"]) == (arm, setting)
+                    for each in plan.DEVELOPMENT
+                ]
+            )
             for setting in {line["setting"] for line in lines if line["arm"] == arm}
-        }  # fmt: skip
+        }
         chosen = label_settings.best(lines, arm)
         told = PROTOCOL.split("What the choice gave")[1].split(f"| `{arm}` | ")[1].split(" |")
         for setting, cell in zip(label_plan.SETTINGS, told, strict=False):

@@ -16,10 +16,10 @@ from benchmarks.ablation.processes import ROOT
 from benchmarks.ablation.published import FIGURE_KEY, LINES, publish, restore
 from benchmarks.ablation.published_labels import SoftLabels
 from benchmarks.ablation.results import read_hits, read_lines
-from diht_k8s.recipe.label.soft_labels import HeadLabels
-from diht_k8s.recipe.label.targets import Targets
-from diht_k8s.recipe.report.per_image import PerImage, write_per_image
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.report.per_image import PerImage, write_per_image
+from diht_k8s.stages.label.soft_labels import HeadLabels
+from diht_k8s.stages.label.targets import Targets
 
 IMAGES = 20
 CUT = 0.06

@@ -87,8 +87,9 @@ def test_summary_of_equal_trainings_shows_no_difference() -> None:
 def test_what_was_chosen_after_the_results_is_called_so_and_has_intervals_of_its_own() -> None:
     lines = [
         {**line(variant, seed, 1.0), "style R@5": 20.0 + seed + gap * (1 + seed)}
-        for seed in range(4) for variant, gap in (("cosine", 0), ("wsd", 1), ("stages", -1), ("short", -2))
-    ]  # fmt: skip
+        for seed in range(4)
+        for variant, gap in (("cosine", 0), ("wsd", 1), ("stages", -1), ("short", -2))
+    ]
     (found,) = summary(lines)["chosen after the results"].values()
     # 1, 2, 3, 4: standard deviation 1.291, t of 95 % and three degrees of freedom: 3.1824
     assert found["wsd - cosine"] == pytest.approx(

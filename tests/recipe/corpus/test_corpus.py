@@ -15,7 +15,7 @@ from benchmarks.corpus.captions import Look, captions_of, with_article
 from benchmarks.corpus.icon_sets import DEVELOPMENT_STYLE, HELD_OUT_STYLE, ICON_SETS, Style
 from benchmarks.corpus.names import parse_name
 from benchmarks.corpus.splits import split_of
-from diht_k8s.recipe.filter.fingerprints import fingerprint
+from diht_k8s.stages.filter.fingerprints import fingerprint
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,14 @@ def test_name_when_it_tells_no_thing_then_is_left_out(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("apple", "an apple"), ("red apple", "a red apple"), ("scissors", "scissors"), ("glass", "a glass"),
-        ("octopus", "an octopus"), ("orange outline of scissors", "an orange outline of scissors"),
+        ("apple", "an apple"),
+        ("red apple", "a red apple"),
+        ("scissors", "scissors"),
+        ("glass", "a glass"),
+        ("octopus", "an octopus"),
+        ("orange outline of scissors", "an orange outline of scissors"),
     ],
-)  # fmt: skip
+)
 def test_article_when_given_words_then_fits_them(words: str, expected: str) -> None:
     assert with_article(words) == expected
 
@@ -100,9 +104,13 @@ def package(folder: Path) -> Path:
         icons |= {f"{key}-bold": value for key, value in icons.items()}
         icons |= {"broken": {"body": "<path"}, "empty-box": {"body": "<g/>"}, "a-b": {"body": SHAPES[0]}}
         document = {
-            "icons": icons, "suffixes": {"": "", "bold": "Bold"}, "width": 24, "height": 24, "aliases": {},
+            "icons": icons,
+            "suffixes": {"": "", "bold": "Bold"},
+            "width": 24,
+            "height": 24,
+            "aliases": {},
             "info": {"license": {"spdx": "MIT"}, "palette": False},
-        }  # fmt: skip
+        }
         (folder / "json" / f"{name}.json").write_text(json.dumps(document))
     return folder
 

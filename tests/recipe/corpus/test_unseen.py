@@ -23,7 +23,10 @@ SHAPE = '<path d="M{x} {y}h{w}v{h}z"/>'
 
 
 def body(number: int) -> str:
-    return "".join(SHAPE.format(x=(number * k) % 11, y=(number + 3 * k) % 9, w=3 + number % 7 + k, h=2 + (number * k) % 10) for k in (1, 2, 3))  # fmt: skip
+    return "".join(
+        SHAPE.format(x=(number * k) % 11, y=(number + 3 * k) % 9, w=3 + number % 7 + k, h=2 + (number * k) % 10)
+        for k in (1, 2, 3)
+    )
 
 
 def named(thing: str, **more: object) -> Pair:
@@ -41,9 +44,12 @@ def package(tmp_path: Path) -> Path:
     icons |= {"aaakkk-2": {"body": body(61)}, "red-fox": {"body": body(62)}, "123": {"body": body(63)}}
     names = list(icons)
     document = {
-        "icons": icons, "width": 24, "height": 24, "info": {"license": {"spdx": "CC-BY-SA-4.0"}, "palette": True},
+        "icons": icons,
+        "width": 24,
+        "height": 24,
+        "info": {"license": {"spdx": "CC-BY-SA-4.0"}, "palette": True},
         "categories": {"Animals": names[:30], "Food": [*names[30:50], "red-fox"]},
-    }  # fmt: skip
+    }
     (tmp_path / "json").mkdir()
     for name in (*unseen.MEASURED_SETS, "ph"):
         found = document if name in unseen.CATEGORY else {key: document[key] for key in document if key != "categories"}
@@ -62,7 +68,11 @@ def test_gallery_of_names_when_made_then_captions_are_names_and_none_tells_a_col
 
 
 def test_categories_when_some_are_small_then_the_others_have_as_many_drawings_and_a_class_each() -> None:
-    pairs = [named(f"{category} {n}", category=category) for category, size in (("b", 5), ("a", 4), ("", 9), ("c", 3)) for n in range(size)]  # fmt: skip
+    pairs = [
+        named(f"{category} {n}", category=category)
+        for category, size in (("b", 5), ("a", 4), ("", 9), ("c", 3))
+        for n in range(size)
+    ]
     chosen, names = unseen.categories_of(pairs, 4)
     assert names == ["a", "b"]
     assert np.bincount([pair.fields["cls"] for pair in chosen]).tolist() == [4, 4]
@@ -85,7 +95,21 @@ def test_unseen_set_when_drawn_then_has_one_of_each_concept_and_accounts_for_eve
 
 def test_unseen_set_when_a_training_pair_looks_the_same_then_is_without_it(package: Path) -> None:
     before = unseen.unseen_set(package, "openmoji", Corpus()).pairs
-    entry = Entry("openmoji", before[0].fields["file"], "x", "emoji", "x", "measured_only", "", Icon(json.loads((package / "json/openmoji.json").read_text())["icons"][before[0].fields["file"]]["body"], (0, 0, 24, 24)), True, ())  # fmt: skip
+    entry = Entry(
+        "openmoji",
+        before[0].fields["file"],
+        "x",
+        "emoji",
+        "x",
+        "measured_only",
+        "",
+        Icon(
+            json.loads((package / "json/openmoji.json").read_text())["icons"][before[0].fields["file"]]["body"],
+            (0, 0, 24, 24),
+        ),
+        True,
+        (),
+    )
     drawn = drawn_of(entry, look_of(entry))
     assert not isinstance(drawn, str)
     found = unseen.unseen_set(package, "openmoji", Corpus(training_bits=np.array([drawn.bits_4])))
@@ -117,7 +141,18 @@ def test_galleries_when_trainings_were_measured_on_them_then_have_the_same_drawi
 def _drawn_again(package: Path, pair: Pair) -> Drawn | str:
     icons = json.loads((package / "json/openmoji.json").read_text())["icons"]
     file = pair.fields["file"]
-    entry = Entry("openmoji", file, pair.fields["thing"], "emoji", "x", "measured_only", "", Icon(icons[file]["body"], (0, 0, 24, 24)), True, ())  # fmt: skip
+    entry = Entry(
+        "openmoji",
+        file,
+        pair.fields["thing"],
+        "emoji",
+        "x",
+        "measured_only",
+        "",
+        Icon(icons[file]["body"], (0, 0, 24, 24)),
+        True,
+        (),
+    )
     return drawn_of(entry, look_of(entry))
 
 
@@ -133,7 +168,10 @@ def test_command_when_run_then_writes_every_folder_that_the_evidence_reads_and_a
     monkeypatch.setattr("sys.argv", ["corpus", "--work", str(tmp_path / "runs/corpus"), "--workers", "1"])
     assert command.main() == 0
     document = yaml.safe_load(Path("benchmarks/ablation/corpus.yaml").read_text())["spec"]
-    patterns = [*document["data"]["sources"][0]["shards"], *(each for benchmark in document["evaluate"]["benchmarks"] for each in benchmark["shards"])]  # fmt: skip
+    patterns = [
+        *document["data"]["sources"][0]["shards"],
+        *(each for benchmark in document["evaluate"]["benchmarks"] for each in benchmark["shards"]),
+    ]
     for pattern in [*patterns, *(f"runs/corpus/{folder}/*.tar.gz" for folder in label_plan.GALLERIES.values())]:
         assert list(tmp_path.glob(pattern)), pattern
     sources = json.loads((tmp_path / "runs/corpus/SOURCES.json").read_text())

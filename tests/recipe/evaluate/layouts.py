@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from diht_k8s.recipe.evaluate.catalogue import CatalogueEntry
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.stages.evaluate.catalogue import CatalogueEntry
 from tests.recipe.evaluate.small_run import COLOURS, draw
 
 

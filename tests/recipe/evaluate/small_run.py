@@ -16,17 +16,17 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.clip_models.features import encode_pixels
-from diht_k8s.recipe.clip_models.loading import LoadedModel
-from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.filter.junk_kinds import JunkKinds
-from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
-from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.samples import make_sample
-from diht_k8s.recipe.shards.sources import Shard
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.pairs import read_pairs
+from diht_k8s.data.shards.samples import make_sample
+from diht_k8s.data.shards.sources import Shard
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.models.features import encode_pixels
+from diht_k8s.models.loading import LoadedModel
+from diht_k8s.runtime.commit import artefact, commit, read_committed
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.evaluate import stage as program
+from diht_k8s.stages.filter.junk_kinds import JunkKinds
 from tests.folders import planted
 
 COLOURS = ["red", "green", "blue", "gold", "black", "purple"]
@@ -155,9 +155,9 @@ def add_teacher_features(run: DihtRun) -> None:
     """What the label stage keeps of its teacher."""
     import torch
 
-    from diht_k8s.recipe.label.features import extract, write_features
-    from diht_k8s.recipe.label.teacher import load_teacher
-    from diht_k8s.recipe.label.teacher_weights import weights_uri
+    from diht_k8s.stages.label.features import extract, write_features
+    from diht_k8s.stages.label.teacher import load_teacher
+    from diht_k8s.stages.label.teacher_weights import weights_uri
 
     storage, layout, label = Storage(), planted(run, *MADE), run.spec.label
     assert label is not None

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diht_k8s.api.errors import DataError, ExitCode
-from diht_k8s.recipe.evaluate import encoding, retrieval
-from diht_k8s.recipe.evaluate.feature_files import read_features, write_features
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.evaluate import encoding, retrieval
+from diht_k8s.stages.evaluate.feature_files import read_features, write_features
 from tests.recipe.evaluate.small_run import document, evaluate, page, results
 
 Weights = dict[str, torch.Tensor]
@@ -111,7 +111,7 @@ def test_stored_features_that_are_used_again_are_checked(
 ) -> None:
     run = document(fresh)
     with monkeypatch.context() as patch:
-        patch.setattr("diht_k8s.recipe.evaluate.measure.measure", lambda *args: pytest.fail("stopped here"))
+        patch.setattr("diht_k8s.stages.evaluate.measure.measure", lambda *args: pytest.fail("stopped here"))
         with pytest.raises(BaseException, match="stopped here"):
             evaluate(run)
     storage, uri = Storage(), str(fresh / "out/runs/latest/evaluate/features/00000.safetensors")

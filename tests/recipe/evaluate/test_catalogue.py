@@ -13,11 +13,11 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.catalogue import LISTS, catalogue
-from diht_k8s.recipe.evaluate.catalogue.discovery import benchmark_of, find_benchmark
-from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.evaluate import stage as program
+from diht_k8s.stages.evaluate.catalogue import LISTS, catalogue
+from diht_k8s.stages.evaluate.catalogue.discovery import benchmark_of, find_benchmark
 from tests.recipe.evaluate.layouts import lay_out
 from tests.recipe.evaluate.small_run import export_model
 

@@ -9,8 +9,8 @@ import pytest
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.evaluate import Benchmark
-from diht_k8s.recipe.evaluate.class_texts import CLASS_NAMES, TEMPLATES, class_names, templates_of
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.evaluate.class_texts import CLASS_NAMES, TEMPLATES, class_names, templates_of
 
 
 def benchmark(folder: Path, name: str = "pets", **fields: object) -> Benchmark:

@@ -18,12 +18,8 @@ from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.compare import compare
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.evaluate import answer_ranking, classification, group_tasks, retrieval
-from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Cue, VisualQuestion
-from diht_k8s.recipe.evaluate.encoding import EncodedImages
-from diht_k8s.recipe.evaluate.results import Measured
-from diht_k8s.recipe.evaluate.soundness import TextEncoder
-from diht_k8s.recipe.report.comparison import (
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.report.comparison import (
     NOT_PAIRED,
     NOT_TOLD,
     OTHER_VERSION,
@@ -34,10 +30,14 @@ from diht_k8s.recipe.report.comparison import (
     comparison_text,
     differences_of,
 )
-from diht_k8s.recipe.report.per_image import PerImage, per_image_path, read_per_image, write_per_image
-from diht_k8s.recipe.report.run_page import run_report
-from diht_k8s.recipe.runtime.run_folder import point, run_folder, write_document
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.report.per_image import PerImage, per_image_path, read_per_image, write_per_image
+from diht_k8s.report.run_page import run_report
+from diht_k8s.runtime.run_folder import point, run_folder, write_document
+from diht_k8s.stages.evaluate import answer_ranking, classification, group_tasks, retrieval
+from diht_k8s.stages.evaluate.benchmark_images import BenchmarkImage, Cue, VisualQuestion
+from diht_k8s.stages.evaluate.encoding import EncodedImages
+from diht_k8s.stages.evaluate.results import Measured
+from diht_k8s.stages.evaluate.soundness import TextEncoder
 
 
 def report(name: str, seed: int, recall: float, **train: Any) -> dict[str, Any]:
@@ -154,8 +154,10 @@ def test_comparison_when_benchmarks_have_a_split_names_it_on_the_page_and_in_the
     one["benchmarks"][0]["split"] = "Development"
     found = comparison([one, report("b", 0, 0.5, beta=1)])
     assert {row["name"]: row["split"] for row in found["rows"]} == {
-        "filter": None, "train": None, "pairs": "development",
-    }  # fmt: skip
+        "filter": None,
+        "train": None,
+        "pairs": "development",
+    }
     assert "pairs (development split) caption to image, R@1" in comparison_text(found)
     assert "development split" in comparison_page(found)
 
@@ -349,9 +351,16 @@ def evaluated(output: Path, name: str, recall: float, *, beta: float | None = No
     loss = {} if beta is None else {"loss": {"beta": beta}}
     benchmark = {"name": "pairs", "type": "Retrieval", "shards": ["b.tar"]}
     train = {"model": "m", "samples": 100, "distillation": {"mode": "Disabled"}, **loss}
-    document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name},
-                "spec": {"data": {"output": str(output), "sources": [{"name": "s", "shards": ["s.tar"]}]}, "train": train,
-                         "evaluate": {"benchmarks": [benchmark]}}}  # fmt: skip
+    document = {
+        "apiVersion": "diht.dev/v1alpha1",
+        "kind": "DihtRun",
+        "metadata": {"name": name},
+        "spec": {
+            "data": {"output": str(output), "sources": [{"name": "s", "shards": ["s.tar"]}]},
+            "train": train,
+            "evaluate": {"benchmarks": [benchmark]},
+        },
+    }
     run = load(json.dumps(document), name=name)
     storage, layout = Storage(), Layout(str(output)).at(Stage.EVALUATE, run_sha256(run.spec)[::-1])
     write_document(run, storage)
@@ -454,8 +463,13 @@ def test_compare_when_seeds_of_an_evaluation_alone_measure_one_model_counts_it_o
 
 
 EMPTY = {
-    "schema_version": 1, "config": {"spec": {}}, "run": {"name": "a", "seed": 1}, "funnel": [], "train": {}, "benchmarks": [],
-}  # fmt: skip
+    "schema_version": 1,
+    "config": {"spec": {}},
+    "run": {"name": "a", "seed": 1},
+    "funnel": [],
+    "train": {},
+    "benchmarks": [],
+}
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.evaluate import answer_ranking, classification, encoding, retrieval
-from diht_k8s.recipe.evaluate.encoding import EncodedImages
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.stages.evaluate import answer_ranking, classification, encoding, retrieval
+from diht_k8s.stages.evaluate.encoding import EncodedImages
 from tests.recipe.evaluate.small_run import document, evaluate, pairs, report
 
 Spoil = Callable[[EncodedImages], None]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diht_k8s.recipe.shards.images import MAX_PIXELS, BadImageError, decode, decode_as_reference
+from diht_k8s.data.shards.images import MAX_PIXELS, BadImageError, decode, decode_as_reference
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

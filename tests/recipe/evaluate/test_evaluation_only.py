@@ -18,10 +18,10 @@ from safetensors.numpy import load_file
 from diht_k8s.api.reports import parse_progress
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.display import speed
-from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.evaluate import stage as program
 from tests.recipe.evaluate.small_run import COLOURS, Pair, document, export_model, pairs
 
 

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.runtime.stage import locate, run_stage
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.stage import locate, run_stage
+from diht_k8s.stages.evaluate import stage as program
 from tests.recipe.evaluate.small_run import CONFIG, document, export_model, make_data
 
 

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.evaluate.catalogue import catalogue
-from diht_k8s.recipe.evaluate.catalogue.discovery import candidate_folders, find_benchmark, find_unlisted
-from diht_k8s.recipe.evaluate.catalogue.folder_names import folder_names, plain_name
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.stages.evaluate.catalogue import catalogue
+from diht_k8s.stages.evaluate.catalogue.discovery import candidate_folders, find_benchmark, find_unlisted
+from diht_k8s.stages.evaluate.catalogue.folder_names import folder_names, plain_name
 
 DATACOMP = [
     "imagenet1k",
@@ -114,14 +114,43 @@ VTAB = [
 ]
 """The same file's `wds/vtab/*`; clip-benchmark has no shards of VTAB's sun397."""
 DATACOMP_IMAGES = {
-    "caltech101": 6085, "cifar10": 10000, "cifar100": 10000, "clevr_count_all": 15000,
-    "clevr_closest_object_distance": 15000, "country211": 21100, "dtd": 1880, "eurosat": 5400, "fgvc_aircraft": 3333,
-    "food101": 25250, "gtsrb": 12630, "imagenet1k": 50000, "imagenet_sketch": 50889, "imagenetv2": 10000,
-    "imagenet-a": 7500, "imagenet-o": 2000, "imagenet-r": 30000, "kitti_closest_vehicle_distance": 711, "mnist": 10000,
-    "objectnet": 18574, "flowers": 6149, "pets": 3669, "voc2007": 14976, "pcam": 32768, "renderedsst2": 1821,
-    "resisc45": 6300, "cars": 8041, "stl10": 8000, "sun397": 108754, "svhn": 26032, "mscoco_captions": 5000,
-    "iwildcam": 42791, "camelyon17": 85054, "fmow": 22108, "dollar_street": 3503, "geode": 12488,
-}  # fmt: skip
+    "caltech101": 6085,
+    "cifar10": 10000,
+    "cifar100": 10000,
+    "clevr_count_all": 15000,
+    "clevr_closest_object_distance": 15000,
+    "country211": 21100,
+    "dtd": 1880,
+    "eurosat": 5400,
+    "fgvc_aircraft": 3333,
+    "food101": 25250,
+    "gtsrb": 12630,
+    "imagenet1k": 50000,
+    "imagenet_sketch": 50889,
+    "imagenetv2": 10000,
+    "imagenet-a": 7500,
+    "imagenet-o": 2000,
+    "imagenet-r": 30000,
+    "kitti_closest_vehicle_distance": 711,
+    "mnist": 10000,
+    "objectnet": 18574,
+    "flowers": 6149,
+    "pets": 3669,
+    "voc2007": 14976,
+    "pcam": 32768,
+    "renderedsst2": 1821,
+    "resisc45": 6300,
+    "cars": 8041,
+    "stl10": 8000,
+    "sun397": 108754,
+    "svhn": 26032,
+    "mscoco_captions": 5000,
+    "iwildcam": 42791,
+    "camelyon17": 85054,
+    "fmow": 22108,
+    "dollar_street": 3503,
+    "geode": 12488,
+}
 """`size` in tasklist.yml; Flickr30k's is that of all splits, and WinoGAViL's counts cues."""
 
 

@@ -16,15 +16,15 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.evaluate import group_tasks
-from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Cue
-from diht_k8s.recipe.evaluate.encoding import EncodedImages
-from diht_k8s.recipe.evaluate.soundness import TextEncoder
-from diht_k8s.recipe.report.per_image import read_per_image
-from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.report.per_image import read_per_image
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.evaluate import group_tasks
+from diht_k8s.stages.evaluate import stage as program
+from diht_k8s.stages.evaluate.benchmark_images import BenchmarkImage, Cue
+from diht_k8s.stages.evaluate.encoding import EncodedImages
+from diht_k8s.stages.evaluate.soundness import TextEncoder
 from tests.recipe.evaluate.small_run import COLOURS, draw, export_model
 
 
@@ -100,8 +100,14 @@ def test_task_of_cues_when_images_serve_several_counts_each_cue_once() -> None:
     ]
     found = group_tasks.associate(images(items, "abcddaaa"), ["{A} {}"], LETTERS, [0])
     assert found.figures["scores"] == [
-        {"name": "Jaccard", "value": 0.5, "interval": found.figures["scores"][0]["interval"], "chance": pytest.approx(1 / 3), "groups": 2}
-    ]  # fmt: skip
+        {
+            "name": "Jaccard",
+            "value": 0.5,
+            "interval": found.figures["scores"][0]["interval"],
+            "chance": pytest.approx(1 / 3),
+            "groups": 2,
+        }
+    ]
     assert (found.figures["groups_scored"], found.figures["left_out"], found.figures["pictures"]) == (2, 5, 3)
     assert (found.figures["unusable_cues"], found.figures["without_group"]) == (4, 1)
     assert [item.uid for item in found.images] == ["u0", "u1", "u2"]

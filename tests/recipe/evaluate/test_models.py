@@ -17,10 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.clip_models.files import model_digest, model_identity
-from diht_k8s.recipe.clip_models.loading import load_model
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.models.features import encode_texts
+from diht_k8s.models.files import model_digest, model_identity
+from diht_k8s.models.loading import load_model
 from tests.recipe.evaluate.small_run import CONFIG, encode_images, export_model
 
 RESNET = {

@@ -14,10 +14,10 @@ import yaml
 from diht_k8s.api.documents import load
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.evaluate import class_texts
-from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.imports.pascal_voc import CLASSES
-from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.data.imports.pascal_voc import CLASSES
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.evaluate import class_texts
+from diht_k8s.stages.evaluate import stage as program
 from tests.recipe.evaluate.imports.downloads import voc2007
 from tests.recipe.evaluate.small_run import export_model
 

@@ -13,13 +13,13 @@ import torch
 
 from benchmarks.judge import judge
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.clip_models.loading import load_model
-from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.images import decode
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.models.features import encode_texts
+from diht_k8s.models.loading import load_model
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.evaluate import stage as program
 from tests.recipe.evaluate.small_run import COLOURS, SHAPES, document, draw, encode_images, export_model
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}

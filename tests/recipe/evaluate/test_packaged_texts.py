@@ -13,15 +13,15 @@ import pytest
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.evaluate import class_texts
-from diht_k8s.recipe.evaluate.class_texts import (
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.evaluate import class_texts
+from diht_k8s.stages.evaluate.class_texts import (
     class_names,
     is_imagenet,
     packaged_names,
     packaged_templates,
     templates_of,
 )
-from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.imports import originals
 
 

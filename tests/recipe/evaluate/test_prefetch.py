@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from diht_k8s.recipe.evaluate.benchmark_images import PreparedImage, prepare_image
-from diht_k8s.recipe.shards.prefetch import prefetch
-from diht_k8s.recipe.shards.samples import Sample, make_sample
+from diht_k8s.data.shards.prefetch import prefetch
+from diht_k8s.data.shards.samples import Sample, make_sample
+from diht_k8s.stages.evaluate.benchmark_images import PreparedImage, prepare_image
 from tests.recipe.evaluate.small_run import draw
 
 AHEAD = 16

@@ -15,18 +15,18 @@ from PIL import Image
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.evaluate import references, training_pairs
-from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage
-from diht_k8s.recipe.evaluate.encoding import EncodedImages
-from diht_k8s.recipe.evaluate.references import References
-from diht_k8s.recipe.evaluate.retrieval import CUTOFFS
-from diht_k8s.recipe.evaluate.ridge import raw_pixels
-from diht_k8s.recipe.report.per_image import PerImage
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.images import decode
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.report.per_image import PerImage
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.stages.evaluate import references, training_pairs
+from diht_k8s.stages.evaluate.benchmark_images import BenchmarkImage
+from diht_k8s.stages.evaluate.encoding import EncodedImages
+from diht_k8s.stages.evaluate.references import References
+from diht_k8s.stages.evaluate.retrieval import CUTOFFS
+from diht_k8s.stages.evaluate.ridge import raw_pixels
 from tests.folders import located
 from tests.recipe.evaluate.small_run import CONFIG, document, draw, make_data, pairs
 

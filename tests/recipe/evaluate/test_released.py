@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.clip_models.convert import convert
-from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.clip_models.loading import load_model
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.models.convert import convert
+from diht_k8s.models.features import encode_texts
+from diht_k8s.models.loading import load_model
 from tests.recipe.evaluate.small_run import CONFIG, encode_images, export_model
 
 TEXTS = ["a red disc", "two dogs that run", "x " * 200]

@@ -16,9 +16,9 @@ import pytest
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.evaluate import training_pairs
-from diht_k8s.recipe.evaluate.drawn_queries import QUERIES
-from diht_k8s.recipe.report.overview import explained_reference, explained_references
+from diht_k8s.report.overview import explained_reference, explained_references
+from diht_k8s.stages.evaluate import training_pairs
+from diht_k8s.stages.evaluate.drawn_queries import QUERIES
 from tests.folders import located
 from tests.recipe.evaluate.small_run import (
     COLOURS,

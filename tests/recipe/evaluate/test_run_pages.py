@@ -13,11 +13,11 @@ from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.api.hashing import run_sha256
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.cached_stages import stage_folders
-from diht_k8s.recipe.evaluate import class_texts
-from diht_k8s.recipe.evaluate.stage import identify
-from diht_k8s.recipe.report.formatting import duration
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.report.formatting import duration
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.stages.evaluate import class_texts
+from diht_k8s.stages.evaluate.stage import identify
 from tests.folders import planted
 from tests.recipe.evaluate.small_run import MADE, document, evaluate, report
 

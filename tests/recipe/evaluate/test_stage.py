@@ -13,16 +13,16 @@ import pytest
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.clip_models.loading import load_model
-from diht_k8s.recipe.evaluate import classification, encoding, retrieval
-from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.feature_files import read_features
-from diht_k8s.recipe.runtime import claims
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.images import decode
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.models.features import encode_texts
+from diht_k8s.models.loading import load_model
+from diht_k8s.runtime import claims
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.stages.evaluate import classification, encoding, retrieval
+from diht_k8s.stages.evaluate import stage as program
+from diht_k8s.stages.evaluate.feature_files import read_features
 from tests.recipe.evaluate.small_run import (
     COLOURS,
     document,
@@ -319,8 +319,11 @@ def test_images_without_captions_leave_a_gallery_counted_by_reason_and_stay_in_a
     retrieval, classification = report(fresh)["benchmarks"]
     assert (retrieval["pictures"], retrieval["without_caption"]) == (2, 5)
     assert retrieval["no_caption"] == {
-        "caption_empty": 2, "caption_missing": 1, "caption_no_text": 1, "caption_not_utf8": 1,
-    }  # fmt: skip
+        "caption_empty": 2,
+        "caption_missing": 1,
+        "caption_no_text": 1,
+        "caption_not_utf8": 1,
+    }
     assert (classification["pictures"], classification["without_class"]) == (7, 0)
     assert (
         "pairs: 5 of 7 images have no caption and do not count "

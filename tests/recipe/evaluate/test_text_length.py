@@ -12,9 +12,9 @@ import open_clip
 import pytest
 import torch
 
-from diht_k8s.recipe.clip_models import features
-from diht_k8s.recipe.clip_models.features import encode_texts, encode_truncated, text_lengths
-from diht_k8s.recipe.clip_models.loading import load_model
+from diht_k8s.models import features
+from diht_k8s.models.features import encode_texts, encode_truncated, text_lengths
+from diht_k8s.models.loading import load_model
 from tests.recipe.evaluate.small_run import CONFIG, export_model
 
 TEXTS = ["", "a box", "a red disc in front of a gold bar", "word " * 40, "a box and a bar"]

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.clip_models.loading import load_model
+from diht_k8s.models.features import encode_texts
+from diht_k8s.models.loading import load_model
 from tests.recipe.evaluate.small_run import CONFIG, encode_images, export_model
 
 HERE = Path(__file__).parent
@@ -66,11 +66,13 @@ def changed(**parts: dict[str, Any] | bool) -> dict[str, Any]:
     [
         pytest.param(changed(), id="gelu"),
         pytest.param(changed(quick_gelu=True), id="quick gelu"),
-        pytest.param(changed(vision_cfg={"layers": 2, "head_width": 32, "mlp_ratio": 2.0, "patch_dropout": 0.5}), id="heads"),
+        pytest.param(
+            changed(vision_cfg={"layers": 2, "head_width": 32, "mlp_ratio": 2.0, "patch_dropout": 0.5}), id="heads"
+        ),
         pytest.param(changed(text_cfg={"layers": 3, "heads": 1, "context_length": 20}), id="text"),
         pytest.param(changed(custom_text=True), id="custom text"),
     ],
-)  # fmt: skip
+)
 def test_folder_that_is_converted_gives_transformers_the_same_features(
     config: dict[str, Any], site: Path, tmp_path: Path
 ) -> None:
@@ -79,7 +81,11 @@ def test_folder_that_is_converted_gives_transformers_the_same_features(
     rng = np.random.default_rng(0)
     images_NHWC = rng.integers(0, 255, (3, 50, 70, 3), dtype=np.uint8)
     np.savez(tmp_path / "given.npz", images=images_NHWC, texts=TEXTS)
-    program = [sys.executable, str(HERE / "transformers_features.py"), *(f"{tmp_path}/{name}" for name in ("there", "given.npz", "found.npz"))]  # fmt: skip
+    program = [
+        sys.executable,
+        str(HERE / "transformers_features.py"),
+        *(f"{tmp_path}/{name}" for name in ("there", "given.npz", "found.npz")),
+    ]
     env = {**os.environ, "PYTHONPATH": str(site), "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run(program, env=env, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]

@@ -22,9 +22,13 @@ def main(folder: str, given: str, found: str) -> None:
     with torch.inference_mode():
         both = model.eval()(**texts, pixel_values=pixels)
     np.savez(
-        found, image=both.image_embeds, text=both.text_embeds, pixels=pixels, logits=both.logits_per_image,
+        found,
+        image=both.image_embeds,
+        text=both.text_embeds,
+        pixels=pixels,
+        logits=both.logits_per_image,
         tokens=texts["input_ids"],
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

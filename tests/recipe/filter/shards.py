@@ -18,13 +18,13 @@ from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.filter import stage
-from diht_k8s.recipe.filter.scores import Row, open_scores
-from diht_k8s.recipe.filter.shard_filter import ShardFilter
-from diht_k8s.recipe.runtime.commit import read_committed
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.stage import locate, run_stage
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.commit import read_committed
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.runtime.stage import locate, run_stage
+from diht_k8s.stages.filter import stage
+from diht_k8s.stages.filter.scores import Row, open_scores
+from diht_k8s.stages.filter.shard_filter import ShardFilter
 from tests.folders import located
 
 Member = tuple[str, bytes]

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.recipe.filter.captions import parser
-from diht_k8s.recipe.filter.captions.dependency_parsers import DependencyParser, ParserKind, load_parser
-from diht_k8s.recipe.filter.text_spotting import rapidocr_engine, spotter
-from diht_k8s.recipe.filter.text_spotting.openvino_networks import ShapedNetwork, import_openvino
+from diht_k8s.stages.filter.captions import parser
+from diht_k8s.stages.filter.captions.dependency_parsers import DependencyParser, ParserKind, load_parser
+from diht_k8s.stages.filter.text_spotting import rapidocr_engine, spotter
+from diht_k8s.stages.filter.text_spotting.openvino_networks import ShapedNetwork, import_openvino
 
 _parsers: dict[ParserKind, DependencyParser] = {}
 _engines: dict[Any, Any] = {}

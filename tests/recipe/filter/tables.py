@@ -39,14 +39,16 @@ def pairs(count: int, seed: int = 0, base: str = "http://127.0.0.1:9") -> list[P
     for number in range(count):
         words = {"colour": draw.choice(COLOURS), "colour2": draw.choice(COLOURS), "animal": draw.choice(ANIMALS)}
         caption = draw.choice(TEMPLATES).format(number=number, **words)
-        found.append({
-            "uid": hashlib.md5(f"{seed} {number}".encode(), usedforsecurity=False).hexdigest(),
-            "url": f"{base}/{number}.png",
-            "text": None if number % 23 == 5 else caption,
-            "original_width": 96 if number % 7 else 20,
-            "original_height": 64,
-            "pwatermark": 0.9 if number % 29 == 3 else 0.1,
-        })  # fmt: skip
+        found.append(
+            {
+                "uid": hashlib.md5(f"{seed} {number}".encode(), usedforsecurity=False).hexdigest(),
+                "url": f"{base}/{number}.png",
+                "text": None if number % 23 == 5 else caption,
+                "original_width": 96 if number % 7 else 20,
+                "original_height": 64,
+                "pwatermark": 0.9 if number % 29 == 3 else 0.1,
+            }
+        )
     return found
 
 

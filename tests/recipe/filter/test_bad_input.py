@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from diht_k8s.api.errors import DataError, DihtError, ExitCode, RetryableError, UserError
-from diht_k8s.recipe.shards import samples
+from diht_k8s.data.shards import samples
 from tests.recipe.filter.shards import (
     CAPTIONS,
     drawn,

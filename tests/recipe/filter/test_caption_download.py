@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.recipe.filter.captions.parser import CaptionParser
+from diht_k8s.stages.filter.captions.parser import CaptionParser
 from tests.recipe.filter.shards import drawn, filter_with, run_of
 from tests.recipe.filter.tables import Pair, pairs, shard_of, survivors, table_run, write_table
 
@@ -75,10 +75,30 @@ def by_loop(table: Path, shards: Path) -> None:
 
 def by_img2dataset(table: Path, shards: Path) -> None:
     command = [
-        str(IMG2DATASET), "--url_list", str(table), "--input_format", "parquet", "--url_col", "url", "--caption_col", "text",
-        "--save_additional_columns", '["uid","pwatermark"]', "--output_format", "webdataset", "--output_folder", str(shards),
-        "--image_size", "128", "--number_sample_per_shard", "300", "--processes_count", "1", "--thread_count", "8",
-    ]  # fmt: skip
+        str(IMG2DATASET),
+        "--url_list",
+        str(table),
+        "--input_format",
+        "parquet",
+        "--url_col",
+        "url",
+        "--caption_col",
+        "text",
+        "--save_additional_columns",
+        '["uid","pwatermark"]',
+        "--output_format",
+        "webdataset",
+        "--output_folder",
+        str(shards),
+        "--image_size",
+        "128",
+        "--number_sample_per_shard",
+        "300",
+        "--processes_count",
+        "1",
+        "--thread_count",
+        "8",
+    ]
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run(command, check=True, env={**clean, "NO_ALBUMENTATIONS_UPDATE": "1"}, capture_output=True)
 
@@ -88,11 +108,13 @@ def by_img2dataset(table: Path, shards: Path) -> None:
     [
         pytest.param(by_loop, 500, id="loop"),
         pytest.param(
-            by_img2dataset, 5000, id="img2dataset",
+            by_img2dataset,
+            5000,
+            id="img2dataset",
             marks=[pytest.mark.slow, pytest.mark.skipif(IMG2DATASET is None, reason="no img2dataset: set IMG2DATASET")],
         ),
     ],
-)  # fmt: skip
+)
 def test_kept_shards_are_those_of_all_images_while_four_fifths_are_not_fetched(
     tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch, download: Callable[[Path, Path], None], count: int
 ) -> None:

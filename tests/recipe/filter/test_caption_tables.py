@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from diht_k8s.api.errors import DataError, StopRequested, UserError
-from diht_k8s.recipe.filter.caption_tables import table_filter
-from diht_k8s.recipe.filter.caption_tables.table_parts import filter_input
-from diht_k8s.recipe.filter.captions.graph import CaptionGraph
-from diht_k8s.recipe.filter.captions.parser import CaptionParser
-from diht_k8s.recipe.imports import url_tables
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.takedown import purge
+from diht_k8s.data.imports import url_tables
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.outputs.takedown import purge
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.stages.filter.caption_tables import table_filter
+from diht_k8s.stages.filter.caption_tables.table_parts import filter_input
+from diht_k8s.stages.filter.captions.graph import CaptionGraph
+from diht_k8s.stages.filter.captions.parser import CaptionParser
 from tests.recipe.filter.shards import drawn, files_of, filter_by_two, filter_with, rows_of, run_of
 from tests.recipe.filter.tables import pairs, shard_of, survivors, table_run, write_table
 
@@ -243,19 +243,33 @@ def test_table_that_cannot_be_read_is_named_with_what_to_do(
 def test_bad_rows_are_counted_by_reason(tmp_path: Path) -> None:
     good = b'{"url": "http://127.0.0.1/a", "caption": "a dog chases a red ball"}'
     lines = [
-        good, b"no json", b'{"url": "http://127.0.0.1/a"}', b'{"url": "", "caption": "a dog"}', b'{"url": 3, "caption": "x"}',
-        b'{"url": "u", "caption": 7}', b'{"url": "u", "caption": "\\ud800 dog"}', b'{"url": "u", "caption": " "}',
-        b'{"url": "u", "caption": "' + b"x" * 20_000 + b'"}', b'{"url": "u", "caption": "' + b"x" * 2_000_000 + b'"}', good,
-        b'\xff\xfe', b"",
-    ]  # fmt: skip
+        good,
+        b"no json",
+        b'{"url": "http://127.0.0.1/a"}',
+        b'{"url": "", "caption": "a dog"}',
+        b'{"url": 3, "caption": "x"}',
+        b'{"url": "u", "caption": 7}',
+        b'{"url": "u", "caption": "\\ud800 dog"}',
+        b'{"url": "u", "caption": " "}',
+        b'{"url": "u", "caption": "' + b"x" * 20_000 + b'"}',
+        b'{"url": "u", "caption": "' + b"x" * 2_000_000 + b'"}',
+        good,
+        b"\xff\xfe",
+        b"",
+    ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
     committed = filter_with(table_run(tmp_path / "out", str(tmp_path / "a.jsonl"), {"maxBadPercent": 100}))
     assert committed is not None
     assert committed.summary["counts"]["kept"] == 2
     assert committed.summary["counts"]["bad"] == {
-        "caption_empty": 1, "caption_missing": 1, "caption_no_text": 1, "caption_not_utf8": 1, "caption_too_long": 1,
-        "row_unreadable": 3, "url_missing": 2,
-    }  # fmt: skip
+        "caption_empty": 1,
+        "caption_missing": 1,
+        "caption_no_text": 1,
+        "caption_not_utf8": 1,
+        "caption_too_long": 1,
+        "row_unreadable": 3,
+        "url_missing": 2,
+    }
     with pytest.raises(DataError, match="more than maxBadPercent 10") as raised:
         filter_with(table_run(tmp_path / "strict", str(tmp_path / "a.jsonl")))
     assert "imageKey" not in str(raised.value)

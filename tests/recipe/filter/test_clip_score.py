@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from diht_k8s.api.errors import StopRequested
-from diht_k8s.recipe.filter import clip_score
-from diht_k8s.recipe.filter.clip_score import ClipScorer
-from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest, TextSpotter
-from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.stages.filter import clip_score
+from diht_k8s.stages.filter.clip_score import ClipScorer
+from diht_k8s.stages.filter.text_spotting.spotter import Spotting, SpottingRequest, TextSpotter
 from tests.recipe.evaluate.small_run import CONFIG, export_model
 from tests.recipe.filter.clip_scores import (
     RESNET,
@@ -159,7 +159,7 @@ def test_unfiltered_source_is_not_scored(tmp_path: Path, shards: str, model: str
 def test_interrupted_run_resumes_without_scoring_finished_shards_again(
     tmp_path: Path, shards: str, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diht_k8s.recipe.filter.shard_filter.ShardFilter.batch", 4)
+    monkeypatch.setattr("diht_k8s.stages.filter.shard_filter.ShardFilter.batch", 4)
     filter_with(run_of(tmp_path / "whole", shards, rule(model, 0.0)))
     run, stop, images, score = run_of(tmp_path / "out", shards, rule(model, 0.0)), StopFlag(), [0], ClipScorer.scores
 

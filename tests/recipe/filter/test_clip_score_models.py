@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diht_k8s.api.errors import DataError, DihtError, UserError
-from diht_k8s.recipe.clip_models import loading
-from diht_k8s.recipe.filter.clip_score import ClipScorer
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.takedown import purge
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.models import loading
+from diht_k8s.outputs.takedown import purge
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.stages.filter.clip_score import ClipScorer
 from tests.recipe.filter.clip_scores import CAPTIONS, WEIGHTS, between, change, image_of, rule, scores_of
 from tests.recipe.filter.shards import (
     config_of,
@@ -50,7 +50,7 @@ def test_tighter_min_score_uses_the_scores_and_opens_neither_model_nor_image(
     low = between(found, 6)
     filter_with(run_of(tmp_path / "fresh", shards, rule(model, low)))
     monkeypatch.setattr(loading, "load_model", refuse)
-    monkeypatch.setattr("diht_k8s.recipe.filter.rules.decode", refuse)
+    monkeypatch.setattr("diht_k8s.stages.filter.rules.decode", refuse)
     committed = filter_with(run_of(tmp_path / "out", shards, rule(model, low)))
     assert committed is not None
     assert committed.summary["counts"]["dropped"]["clip_score"] == 6
@@ -178,8 +178,8 @@ def test_model_that_does_not_work_ends_the_stage_before_the_first_caption_and_im
     says: str,
 ) -> None:
     run = run_of(tmp_path / "out", shards, broken(tmp_path, case))
-    monkeypatch.setattr("diht_k8s.recipe.filter.rules.decode", refuse)
-    monkeypatch.setattr("diht_k8s.recipe.filter.captions.parser.CaptionParser.parse", refuse)
+    monkeypatch.setattr("diht_k8s.stages.filter.rules.decode", refuse)
+    monkeypatch.setattr("diht_k8s.stages.filter.captions.parser.CaptionParser.parse", refuse)
     with pytest.raises(error, match=says):
         filter_with(run)
     assert "code of a weights file ran" not in capsys.readouterr().out

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.api.errors import StopRequested
-from diht_k8s.recipe.clip_models import loading
-from diht_k8s.recipe.filter.kept_pairs import KeptPairs
-from diht_k8s.recipe.runtime.inputs import kept_shards
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.takedown import purge
+from diht_k8s.data.shards.pairs import read_pairs
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.models import loading
+from diht_k8s.outputs.takedown import purge
+from diht_k8s.runtime.inputs import kept_shards
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.stages.filter.kept_pairs import KeptPairs
 from tests.recipe.filter.clip_scores import CAPTIONS, image_of, reasons_of, reference, scored
 from tests.recipe.filter.shards import (
     assert_two_workers_equal_one,

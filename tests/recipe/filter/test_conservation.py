@@ -15,14 +15,14 @@ import pytest
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.filter import kept_pairs, shard_filter, stage
-from diht_k8s.recipe.filter.group_summaries import GroupSummary
-from diht_k8s.recipe.filter.shard_filter import ShardFilter
-from diht_k8s.recipe.filter.summary import Summary
-from diht_k8s.recipe.imports import url_tables
-from diht_k8s.recipe.shards.samples import read_samples, until_damage
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.imports import url_tables
+from diht_k8s.data.shards.samples import read_samples, until_damage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.stages.filter import kept_pairs, shard_filter, stage
+from diht_k8s.stages.filter.group_summaries import GroupSummary
+from diht_k8s.stages.filter.shard_filter import ShardFilter
+from diht_k8s.stages.filter.summary import Summary
 from tests.recipe.filter.shards import drawn, filter_with, folder_of, pair, rows_of, run_of, tar_of
 from tests.recipe.filter.tables import pairs, survivors, table_run, write_table
 

@@ -12,14 +12,14 @@ from PIL import Image
 
 from diht_k8s.api.errors import StopRequested
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.filter.scores import Row
-from diht_k8s.recipe.runtime.commit import artefact, read_committed
-from diht_k8s.recipe.runtime.inputs import kept_shards
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.takedown import purge
+from diht_k8s.data.shards.pairs import read_pairs
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.outputs.takedown import purge
+from diht_k8s.runtime.commit import artefact, read_committed
+from diht_k8s.runtime.inputs import kept_shards
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.stages.filter.scores import Row
 from tests.folders import located
 from tests.recipe.filter.shards import (
     encoded,
@@ -149,7 +149,7 @@ def test_lifted_rule_keeps_the_repeats_again_without_the_parser(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: str
 ) -> None:
     filter_with(run_in(tmp_path / "out", shards, "Near"))
-    monkeypatch.setattr("diht_k8s.recipe.filter.captions.parser.CaptionParser.parse", None)
+    monkeypatch.setattr("diht_k8s.stages.filter.captions.parser.CaptionParser.parse", None)
     filter_with(run_in(tmp_path / "out", shards, None))
     assert reasons(tmp_path / "out") == {"a-2": "complexity"}
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from diht_k8s.recipe.filter.captions.dependency_parsers import FIXED, SpacyParser, fast_or_spacy, load_parser
-from diht_k8s.recipe.filter.captions.fast_parser import FastParser
-from diht_k8s.recipe.filter.captions.parser import CaptionParser
-from diht_k8s.recipe.filter.captions.tree import Token
+from diht_k8s.stages.filter.captions.dependency_parsers import FIXED, SpacyParser, fast_or_spacy, load_parser
+from diht_k8s.stages.filter.captions.fast_parser import FastParser
+from diht_k8s.stages.filter.captions.parser import CaptionParser
+from diht_k8s.stages.filter.captions.tree import Token
 
 CAPTIONS = [*FIXED, "", "a pianist plays while a couple dances", "Kids&#39; Boots #cute"]
 

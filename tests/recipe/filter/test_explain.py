@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.cli.parse import parse_command
-from diht_k8s.recipe.filter import CaptionParser
-from diht_k8s.recipe.filter.captions.explain import Explanation, explain, rules
+from diht_k8s.stages.filter import CaptionParser
+from diht_k8s.stages.filter.captions.explain import Explanation, explain, rules
 
 FOLDER = Path(__file__).parent / "captions"
 DEVELOPMENT = ("dev", "dev2", "dev3", "dev4", "heldout2")

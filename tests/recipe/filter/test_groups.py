@@ -9,16 +9,16 @@ import pytest
 
 from diht_k8s.api.errors import StopRequested
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.filter import shard_filter
-from diht_k8s.recipe.runtime.inputs import filter_index, kept_shards
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards import shard_groups
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.shard_index import read_range
-from diht_k8s.recipe.shards.sources import input_shards
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.stored_index import StoredIndex
+from diht_k8s.data.shards import shard_groups
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.shard_index import read_range
+from diht_k8s.data.shards.sources import input_shards
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.stored_index import StoredIndex
+from diht_k8s.runtime.inputs import filter_index, kept_shards
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.stages.filter import shard_filter
 from tests.folders import located
 from tests.recipe.filter.shards import CAPTIONS, files_of, filter_by_two, filter_with, run_of, write_shards
 

@@ -24,5 +24,7 @@ def test_limits_find_the_columns_of_an_imported_table_and_scores_name_the_images
     limits = {"metadataLimits": [{"name": "punsafe", "max": 0.5}]}
     filter_with(run_of(tmp_path / "out", f"{tmp_path}/pool/00000.tar", limits))
     assert [(row.source, row.reason) for row in rows_of(tmp_path / "out", "web-00000")] == [
-        ("0.png", ""), ("1.png", "metadata"), ("2.png", ""),
-    ]  # fmt: skip
+        ("0.png", ""),
+        ("1.png", "metadata"),
+        ("2.png", ""),
+    ]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.filter.captions.parser import CaptionParser
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.takedown import purge
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.outputs.takedown import purge
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.stages.filter.captions.parser import CaptionParser
 from tests.recipe.filter.shards import assert_two_workers_equal_one, drawn, filter_with, pair, rows_of, run_of, tar_of
 
 GOOD, SIMPLE, FOREIGN = "a small dog chasing a red ball", "server", "ein kleiner Hund jagt einen roten Ball im Garten"

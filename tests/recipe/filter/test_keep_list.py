@@ -11,15 +11,15 @@ import pytest
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.runtime.commit import artefact
-from diht_k8s.recipe.runtime.inputs import kept_shards
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.shards.keep_lists import read_keep_list
-from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.samples import Sample
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.thumbnails import thumbnails
-from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.data.shards.keep_lists import read_keep_list
+from diht_k8s.data.shards.pairs import read_pairs
+from diht_k8s.data.shards.samples import Sample
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.thumbnails import thumbnails
+from diht_k8s.runtime.commit import artefact
+from diht_k8s.runtime.inputs import kept_shards
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.stages.train.data.dataset import ShardDataset
 from tests.folders import located
 from tests.recipe.filter.shards import drawn, filter_with, folder_of, pair, run_of, tar_of
 
@@ -115,11 +115,14 @@ def test_report_shows_listed_images_of_other_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["a-0"], r"web-a\.parquet was made \(row 3 should be 'a-3'\): put the old one back, or run the stage filter again"),
+        (
+            ["a-0"],
+            r"web-a\.parquet was made \(row 3 should be 'a-3'\): put the old one back, or run the stage filter again",
+        ),
         (["a-9", "a-0", "a-1", "a-2", "a-3"], r"raw/a\.tar is not the shard from which .*\(row 0 should be 'a-0'\)"),
     ],
     ids=["shorter", "other pairs"],
-)  # fmt: skip
+)
 def test_shard_that_was_replaced_since_is_refused(tmp_path: Path, keys: list[str], message: str) -> None:
     first = kept_shards(listed_run(tmp_path).spec, Storage(), run_layout(listed_run(tmp_path), Storage()))[0]
     members = [member for key in keys for member in pair(key, GOOD, uid=key)]
@@ -168,6 +171,6 @@ def test_list_beside_the_copies_of_an_earlier_run_parses_nothing(
     raw = write_raw(tmp_path / "raw")
     runs = [run_of(tmp_path / "out", raw, {"maxBadPercent": 20, **more}) for more in ({}, LISTED)]
     filter_with(runs[0])
-    monkeypatch.setattr("diht_k8s.recipe.filter.captions.parser.CaptionParser.parse", None)
+    monkeypatch.setattr("diht_k8s.stages.filter.captions.parser.CaptionParser.parse", None)
     filter_with(runs[1])
     assert [bool(list(folder_of(run).rglob("*.tar"))) for run in runs] == [True, False]

@@ -15,12 +15,12 @@ import pytest
 from diht_k8s.api.errors import DataError, ExitCode
 from diht_k8s.api.pods import OWNER_VARIABLE
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.filter import scores
-from diht_k8s.recipe.filter.shard_filter import ShardFilter
-from diht_k8s.recipe.runtime import claims
-from diht_k8s.recipe.runtime.owner import this_process
-from diht_k8s.recipe.runtime.stage import exit_code_of
-from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.data.shards.sources import Shard
+from diht_k8s.runtime import claims
+from diht_k8s.runtime.owner import this_process
+from diht_k8s.runtime.stage import exit_code_of
+from diht_k8s.stages.filter import scores
+from diht_k8s.stages.filter.shard_filter import ShardFilter
 from tests.recipe.filter.shards import (
     CAPTIONS,
     files_of,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.recipe.filter.captions.language import is_english
+from diht_k8s.stages.filter.captions.language import is_english
 
 FOLDER = Path(__file__).parent / "captions"
 OTHER = "other"

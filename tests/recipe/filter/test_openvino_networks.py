@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import rapidocr
 
-from diht_k8s.recipe.filter.text_spotting import openvino_networks
-from diht_k8s.recipe.filter.text_spotting.openvino_networks import (
+from diht_k8s.stages.filter.text_spotting import openvino_networks
+from diht_k8s.stages.filter.text_spotting.openvino_networks import (
     Precision,
     ShapedNetwork,
     hint_of,
     import_openvino,
     width_class,
 )
-from diht_k8s.recipe.filter.text_spotting.rapidocr_engine import LINE_SHAPE, OWN_IMAGE, OWN_LINE
+from diht_k8s.stages.filter.text_spotting.rapidocr_engine import LINE_SHAPE, OWN_IMAGE, OWN_LINE
 
 openvino = import_openvino()
 MODELS = Path(rapidocr.__file__).parent / "models"

@@ -13,13 +13,13 @@ from diht_k8s.api.documents import dump
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.run import DihtRun
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.filter.scores import Row
-from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
-from diht_k8s.recipe.pair_history import verdict
-from diht_k8s.recipe.pair_table import write_pair_table
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.outputs.pair_history import verdict
+from diht_k8s.outputs.pair_table import write_pair_table
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.stages.filter.scores import Row
+from diht_k8s.stages.filter.text_spotting.matching import SpottedText
 from tests.recipe.filter.shards import drawn, filter_with, pair, run_of, tar_of
 
 GOOD = "a small dog chasing a red ball"
@@ -88,9 +88,12 @@ def test_table_tells_names_verdict_and_scores_of_all_pairs(folder: Path, capsys:
     assert main(["explain", str(folder / "run.json")]) == 0
     table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [(row["key"], row["kept"], row["reason"]) for row in table] == [
-        ("k0", "True", ""), ("k1", "False", "action"), ("k2", "False", "complexity"),
-        ("k3", "False", "bad:picture_unreadable"), ("", "False", "exclude"),
-    ]  # fmt: skip
+        ("k0", "True", ""),
+        ("k1", "False", "action"),
+        ("k2", "False", "complexity"),
+        ("k3", "False", "bad:picture_unreadable"),
+        ("", "False", "exclude"),
+    ]
     assert [row["source"] for row in table][:3] == ["photos/dog.png", "photos/ball.png", ""]
     assert (table[0]["objects"], table[0]["num_actions"], table[4]["complexity"]) == ("dog; ball", "1", "")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diht_k8s.recipe.filter import CaptionParser, describe
-from diht_k8s.recipe.filter.captions.graph import CaptionGraph
+from diht_k8s.stages.filter import CaptionParser, describe
+from diht_k8s.stages.filter.captions.graph import CaptionGraph
 
 PARSER = CaptionParser()
 Triple = tuple[str | None, str, str | None]

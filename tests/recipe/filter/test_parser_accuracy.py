@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diht_k8s.recipe.filter.captions.fast_parser import load
-from diht_k8s.recipe.filter.captions.graph import CaptionGraph
-from diht_k8s.recipe.filter.captions.parser import CaptionParser
+from diht_k8s.stages.filter.captions.fast_parser import load
+from diht_k8s.stages.filter.captions.graph import CaptionGraph
+from diht_k8s.stages.filter.captions.parser import CaptionParser
 
 FOLDER = Path(__file__).parent / "captions"
 PARTS = ("objects", "attributes", "relations")

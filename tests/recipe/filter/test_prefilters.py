@@ -14,10 +14,10 @@ from PIL import Image
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.runtime.inputs import kept_shards
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.inputs import kept_shards
+from diht_k8s.runtime.run_folder import run_layout
 from tests.recipe.filter.shards import encoded, filter_with, folder_of, kept_keys, pair, rows_of, run_of, tar_of
 
 GOOD = "a small dog chasing a red ball"

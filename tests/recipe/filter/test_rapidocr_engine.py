@@ -14,10 +14,10 @@ import pytest
 from rapidocr import EngineType, RapidOCR
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.filter import shard_filter
-from diht_k8s.recipe.filter.text_spotting.openvino_networks import ShapedNetwork, import_openvino
-from diht_k8s.recipe.filter.text_spotting.rapidocr_engine import CUDA_PROVIDER, LINES_AT_ONCE, Device, load_engine
-from diht_k8s.recipe.filter.text_spotting.spotter import BATCH_OF, TextSpotter
+from diht_k8s.stages.filter import shard_filter
+from diht_k8s.stages.filter.text_spotting.openvino_networks import ShapedNetwork, import_openvino
+from diht_k8s.stages.filter.text_spotting.rapidocr_engine import CUDA_PROVIDER, LINES_AT_ONCE, Device, load_engine
+from diht_k8s.stages.filter.text_spotting.spotter import BATCH_OF, TextSpotter
 from tests.recipe.filter.shards import filter_with, run_of, write_shards
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -78,7 +78,7 @@ def test_device_of_the_run_is_passed_to_the_library(
 ) -> None:
     engine = fake(monkeypatch, CUDA_PROVIDER if device == "CUDA" else CPU_PROVIDER, [CUDA_PROVIDER, CPU_PROVIDER])
     monkeypatch.setattr(
-        "diht_k8s.recipe.filter.text_spotting.rapidocr_engine.ShapedNetwork", lambda *given, **settings: None
+        "diht_k8s.stages.filter.text_spotting.rapidocr_engine.ShapedNetwork", lambda *given, **settings: None
     )
     assert load_engine(detector_size=224, threads=2, device=device, precision="BF16") is engine
     expected = {**expected, "Det.limit_side_len": 224, "EngineConfig.openvino.inference_num_threads": 2}
@@ -111,7 +111,7 @@ def test_cpu_needs_no_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_spotting_sends_no_report_to_the_vendor_of_the_runtime(tmp_path: Path) -> None:
     program = (
-        "import sys; from diht_k8s.recipe.filter.text_spotting.rapidocr_engine import load_engine; "
+        "import sys; from diht_k8s.stages.filter.text_spotting.rapidocr_engine import load_engine; "
         "load_engine(detector_size=96, threads=1, device='CPU', precision='BF16'); "
         "print('openvino' in sys.modules, [name for name in sys.modules if name.startswith('openvino_telemetry.')])"
     )

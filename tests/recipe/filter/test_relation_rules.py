@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diht_k8s.recipe.filter import CaptionParser
+from diht_k8s.stages.filter import CaptionParser
 
 PARSER = CaptionParser()
 Triple = tuple[str | None, str, str | None]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.recipe.report import sections
-from diht_k8s.recipe.report.page import environment
+from diht_k8s.report import sections
+from diht_k8s.report.page import environment
 from tests.recipe.filter.shards import CAPTIONS, drawn, filter_with, pair, run_of, tar_of
 
 
@@ -67,9 +67,15 @@ def test_section_shows_three_examples_of_a_rule_and_folds_the_others(number: int
         .from_string('{% from "parts.html.jinja" import bars, more %}{% include "filter.html.jinja" %}')
         .render(
             content={"filter": {"state": "committed", "report": {}, "summary": {}}, "missing": {}},
-            filter_rules="", funnel=[], kept=[], junk=None, damaged=[], dropped=[rule], pair=lambda example: f"{example['caption']};",
+            filter_rules="",
+            funnel=[],
+            kept=[],
+            junk=None,
+            damaged=[],
+            dropped=[rule],
+            pair=lambda example: f"{example['caption']};",
         )
-    )  # fmt: skip
+    )
     opened, *folded = html.split("<details")
     assert re.findall(r"caption \d", opened) == ["caption 0", "caption 1", "caption 2"]
     assert [re.findall(r"More examples: [^<]+", part)[0] for part in folded if "More" in part] == folds

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks._caption_rules import RuleBench, joint_effect, switched_off
-from diht_k8s.recipe.filter import CaptionParser
-from diht_k8s.recipe.filter.captions.explain import CorrectionRule, rules
+from diht_k8s.stages.filter import CaptionParser
+from diht_k8s.stages.filter.captions.explain import CorrectionRule, rules
 
 CAPTIONS = ("Owl Themed Word Cards", "a car parked in front of a house", "two small dogs")
 BY_NAME = {rule.name: rule for rule in rules()}

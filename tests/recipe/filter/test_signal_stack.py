@@ -8,7 +8,7 @@ import sys
 PROGRAM = """
 import signal
 from PIL import Image
-from diht_k8s.recipe.filter import TextSpotter
+from diht_k8s.stages.filter import TextSpotter
 
 signal.signal(signal.SIGTERM, lambda *_: print("stopped in good order"))
 spotter = TextSpotter()

@@ -16,17 +16,17 @@ from webdataset.tariterators import tarfile_to_samples
 
 from diht_k8s.api.errors import DataError, StopRequested, UserError
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.filter import model_versions
-from diht_k8s.recipe.filter.captions.graph import CaptionGraph
-from diht_k8s.recipe.filter.captions.parser import CaptionParser
-from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest, TextSpotter
-from diht_k8s.recipe.runtime import claims, shared_work
-from diht_k8s.recipe.runtime.commit import read_committed
-from diht_k8s.recipe.runtime.inputs import kept_shards
-from diht_k8s.recipe.runtime.run_folder import run_layout
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime import claims, shared_work
+from diht_k8s.runtime.commit import read_committed
+from diht_k8s.runtime.inputs import kept_shards
+from diht_k8s.runtime.run_folder import run_layout
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.stages.filter import model_versions
+from diht_k8s.stages.filter.captions.graph import CaptionGraph
+from diht_k8s.stages.filter.captions.parser import CaptionParser
+from diht_k8s.stages.filter.text_spotting.spotter import Spotting, SpottingRequest, TextSpotter
 from tests.folders import located
 from tests.recipe.filter.shards import (
     CAPTIONS,
@@ -230,7 +230,7 @@ def test_interrupted_run_resumes_shard_by_shard_to_the_same_bytes(tmp_path: Path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CaptionParser, "parse", stop_at_second)
-        patch.setattr("diht_k8s.recipe.filter.shard_filter.ShardFilter.batch", 1)
+        patch.setattr("diht_k8s.stages.filter.shard_filter.ShardFilter.batch", 1)
         with pytest.raises(StopRequested, match="finished shards are kept"):
             filter_with(run, stop=stop)
     found = (path for path in (tmp_path / "out/filter").rglob("web-*") if path.parent.name != "claims")
@@ -267,7 +267,7 @@ def test_tighter_threshold_uses_the_scores_and_opens_no_image(
     def refuse_to_decode(data: bytes) -> Image.Image:
         raise AssertionError("an image was opened")
 
-    monkeypatch.setattr("diht_k8s.recipe.filter.rules.decode", refuse_to_decode)
+    monkeypatch.setattr("diht_k8s.stages.filter.rules.decode", refuse_to_decode)
     committed = filter_with(run_of(tmp_path / "out", shards, {**on, "minActions": 1}))
     assert committed is not None
     assert (calls.captions, calls.images, committed.summary["counts"]["kept"]) == ([], 4, 3)

@@ -28,27 +28,27 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.cli.cached_stages import stage_folders
 from diht_k8s.cli.main import main
-from diht_k8s.recipe import takedown
-from diht_k8s.recipe.evaluate import stage as evaluate_stage
-from diht_k8s.recipe.filter.scores import open_scores
-from diht_k8s.recipe.label import stage as label_stage
-from diht_k8s.recipe.label.embeddings import write_embeddings
-from diht_k8s.recipe.label.features import hash64
-from diht_k8s.recipe.label.soft_labels import read_labels, write_labels
-from diht_k8s.recipe.runtime.claims import STALE_SECONDS
-from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
-from diht_k8s.recipe.runtime.inputs import kept_shards
-from diht_k8s.recipe.runtime.living import living
-from diht_k8s.recipe.runtime.run_folder import point, run_folder, run_layout, write_document
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.stage import locate, run_stage
-from diht_k8s.recipe.runtime.started import start
-from diht_k8s.recipe.shards.images import BadImageError
-from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.sources import Shard
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.takedown import purge
-from diht_k8s.recipe.train import stage as train_stage
+from diht_k8s.data.shards.images import BadImageError
+from diht_k8s.data.shards.pairs import read_pairs
+from diht_k8s.data.shards.sources import Shard
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.outputs import takedown
+from diht_k8s.outputs.takedown import purge
+from diht_k8s.runtime.claims import STALE_SECONDS
+from diht_k8s.runtime.commit import artefact, commit, read_committed
+from diht_k8s.runtime.inputs import kept_shards
+from diht_k8s.runtime.living import living
+from diht_k8s.runtime.run_folder import point, run_folder, run_layout, write_document
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.runtime.stage import locate, run_stage
+from diht_k8s.runtime.started import start
+from diht_k8s.stages.evaluate import stage as evaluate_stage
+from diht_k8s.stages.filter.scores import open_scores
+from diht_k8s.stages.label import stage as label_stage
+from diht_k8s.stages.label.embeddings import write_embeddings
+from diht_k8s.stages.label.features import hash64
+from diht_k8s.stages.label.soft_labels import read_labels, write_labels
+from diht_k8s.stages.train import stage as train_stage
 from tests.folders import located
 from tests.recipe.filter.shards import drawn, filter_with, kept_keys, pair, rows_of, run_of, tar_of
 from tests.recipe.label.conftest import TEACHER, teacher_weights  # noqa: F401 (a fixture)
@@ -526,9 +526,19 @@ def test_entries_that_match_nothing_are_named(bench: Bench, capsys: pytest.Captu
     assert "1 entries match nothing (a digest finds kept pairs only): Nobody" in capsys.readouterr().out
 
 
-WRITES = ("filter PURGE.json", "label labels/web-a.parquet", "filter kept/web-a.tar", "filter scores/web-a.parquet",
-          "label labels/web-b.parquet", "filter kept/web-b.tar", "filter scores/web-b.parquet", "filter report.json",
-          "filter COMMITTED.json", "label report.json", "label COMMITTED.json")  # fmt: skip
+WRITES = (
+    "filter PURGE.json",
+    "label labels/web-a.parquet",
+    "filter kept/web-a.tar",
+    "filter scores/web-a.parquet",
+    "label labels/web-b.parquet",
+    "filter kept/web-b.tar",
+    "filter scores/web-b.parquet",
+    "filter report.json",
+    "filter COMMITTED.json",
+    "label report.json",
+    "label COMMITTED.json",
+)
 
 
 @pytest.mark.parametrize(
@@ -696,9 +706,13 @@ def evaluate_inputs(bench: Bench) -> Mapping[str, str]:
 @pytest.mark.parametrize("output", ["Shards", "KeepList"])
 @pytest.mark.parametrize(
     ("taken", "trains", "evaluates"),
-    [(("a-1",), "1 pairs", "1 pairs"), (("a-2",), None, "1 pairs"), (("a-1", "a-2"), "1 pairs", "2 pairs"),
-     (("nobody",), None, None)],
-)  # fmt: skip
+    [
+        (("a-1",), "1 pairs", "1 pairs"),
+        (("a-2",), None, "1 pairs"),
+        (("a-1", "a-2"), "1 pairs", "2 pairs"),
+        (("nobody",), None, None),
+    ],
+)
 def test_takedown_adds_the_pairs_that_a_stage_reads_to_its_digest(
     tmp_path: Path, output: str, taken: tuple[str, ...], trains: str | None, evaluates: str | None
 ) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diht_k8s.recipe.filter.captions.fast_parser import load
-from diht_k8s.recipe.filter.captions.transition_parser import DECORATION, TransitionParser
+from diht_k8s.stages.filter.captions.fast_parser import load
+from diht_k8s.stages.filter.captions.transition_parser import DECORATION, TransitionParser
 
 DEV = Path(__file__).parent / "captions" / "dev.jsonl"
 SENTENCES = "A dog runs. The cat sleeps! Is it raining? It is"

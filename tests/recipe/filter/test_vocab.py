@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from spacy.attrs import NORM, PREFIX, SHAPE, SUFFIX  # type: ignore[attr-defined]
 
-from diht_k8s.recipe.filter.captions.fast_parser import FastParser
-from diht_k8s.recipe.filter.captions.vocab import MARKS
+from diht_k8s.stages.filter.captions.fast_parser import FastParser
+from diht_k8s.stages.filter.captions.vocab import MARKS
 
 FEATURES = [NORM, PREFIX, SUFFIX, SHAPE]
 

@@ -12,9 +12,13 @@ from collections.abc import Iterator
 from tests.recipe.imports.loose_pairs import jpeg
 
 FAULTS = {
-    "503": "http_503", "reset": "connection_reset", "short": "body_short", "silent": "timeout",
-    "html": "picture_unreadable", "404": "http_404",
-}  # fmt: skip
+    "503": "http_503",
+    "reset": "connection_reset",
+    "short": "body_short",
+    "silent": "timeout",
+    "html": "picture_unreadable",
+    "404": "http_404",
+}
 """What goes wrong -> the cause that is counted."""
 
 

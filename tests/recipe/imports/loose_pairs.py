@@ -147,7 +147,10 @@ def _hugging_face(folder: Path, count: int) -> Path:
     (folder / "train").mkdir(parents=True)
     images = [{"bytes": jpeg(number), "path": None} for number in range(count)]
     table = pa.table({"image": images, "label": [0] * count, "text": [drawn(number)[1] for number in range(count)]})
-    with pa.OSFile(str(folder / "train/data-00000-of-00001.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:  # fmt: skip
+    with (
+        pa.OSFile(str(folder / "train/data-00000-of-00001.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as out,
+    ):
         out.write_table(table, max_chunksize=7)
     (folder / "dataset_dict.json").write_text('{"splits": ["train"]}')
     return folder

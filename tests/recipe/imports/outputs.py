@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.shards.samples import Sample, read_samples
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.samples import Sample, read_samples
+from diht_k8s.data.shards.storage import Storage
 
 
 def imported(source: Path, output: Path, *options: str) -> dict[str, Any]:

@@ -17,13 +17,13 @@ from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.imports import image_bytes, resumable_import, shard_writer, source_files
-from diht_k8s.recipe.imports.layouts import open_pairs
-from diht_k8s.recipe.imports.loose_images import read_loose_images
-from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
-from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions
-from diht_k8s.recipe.imports.tally import MAX_SUFFIXES, by_suffix, printable
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.imports import image_bytes, resumable_import, shard_writer, source_files
+from diht_k8s.data.imports.layouts import open_pairs
+from diht_k8s.data.imports.loose_images import read_loose_images
+from diht_k8s.data.imports.pair_import import PairImport, import_pairs
+from diht_k8s.data.imports.records import ImageRecord, ReaderOptions
+from diht_k8s.data.imports.tally import MAX_SUFFIXES, by_suffix, printable
+from diht_k8s.data.shards.storage import Storage
 from tests.recipe.imports.loose_pairs import SOURCES, coco, drawn, in_folder, jpeg
 from tests.recipe.imports.outputs import imported, pairs
 
@@ -88,9 +88,14 @@ def test_account_of_a_folder_names_every_file_that_is_no_pair(
     marker = imported(folder, tmp_path / "out")
     assert counts(marker["bad"]) == {"caption_missing": 1, "heif_package_missing": 1, "picture_unreadable": 1}
     assert ignored(marker) == {
-        "hidden": 2, ".mp4": 2, "caption_without_image": 2, "no suffix": 1, "link_dangling": 1, "link_to_folder": 1,
+        "hidden": 2,
+        ".mp4": 2,
+        "caption_without_image": 2,
+        "no suffix": 1,
+        "link_dangling": 1,
+        "link_to_folder": 1,
         "no_file": 1,
-    }  # fmt: skip
+    }
     assert (marker["samples"], marker["seen"]["count"], adds_up(marker)) == (2, 19, True)
     said = capsys.readouterr().out
     assert "19 files seen: 2 images stored, 3 bad, 4 captions beside images, 10 ignored" in said
@@ -132,8 +137,9 @@ def test_avif_is_stored_as_an_upright_jpeg_and_as_png_where_it_is_transparent(tm
     imported(folder, tmp_path / "out")
     found = [Image.open(io.BytesIO(sample.image)) for sample in pairs(tmp_path / "out")]
     assert [(image.format, image.size, image.mode) for image in found[1:]] == [
-        ("JPEG", (32, 64), "RGB"), ("PNG", (16, 16), "RGBA"),
-    ]  # fmt: skip
+        ("JPEG", (32, 64), "RGB"),
+        ("PNG", (16, 16), "RGBA"),
+    ]
 
 
 def test_huge_images_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,8 +183,12 @@ def test_links_are_followed_where_they_may_lead(tmp_path: Path, capsys: pytest.C
     assert "another import (links" in capsys.readouterr().err
     marker = imported(folder, tmp_path / "out", "--allow-links", str(secret), "--replace")
     assert [sample.meta["source_path"] for sample in pairs(tmp_path / "out")] == [
-        "0000.jpg", "0001.jpg", "0002.jpg", "more/0000.jpg", "more/0001.jpg",
-    ]  # fmt: skip
+        "0000.jpg",
+        "0001.jpg",
+        "0002.jpg",
+        "more/0000.jpg",
+        "more/0001.jpg",
+    ]
     assert (marker["bad"], ignored(marker)) == ({}, {"link_to_folder": 1, "no suffix": 1})
 
 
@@ -267,12 +277,18 @@ def test_coco_entries_without_their_counterpart_are_counted(tmp_path: Path) -> N
     path.write_text(json.dumps(document))
     marker = imported(path, tmp_path / "out")
     assert ignored(marker) == {
-        "annotation_without_caption": 3, "annotation_without_image": 2, "image_without_caption": 3, "entry_without_name": 2,
-    }  # fmt: skip
+        "annotation_without_caption": 3,
+        "annotation_without_image": 2,
+        "image_without_caption": 3,
+        "entry_without_name": 2,
+    }
     assert (marker["samples"], marker["seen"]["count"], adds_up(marker)) == (2, 14, True)
     assert pairs(tmp_path / "out")[1].meta == {
-        "id": 3, "license": 4, "source_path": "train2017/0003.jpg", "source_row": "captions_train2017.json image 3",
-    }  # fmt: skip
+        "id": 3,
+        "license": 4,
+        "source_path": "train2017/0003.jpg",
+        "source_row": "captions_train2017.json image 3",
+    }
 
 
 def test_lines_that_name_no_image_are_counted(tmp_path: Path) -> None:
@@ -361,18 +377,27 @@ def test_a_pair_keeps_the_path_the_row_and_the_other_columns(tmp_path: Path) -> 
     imported(folder / "a.csv", tmp_path / "out")
     (found,) = pairs(tmp_path / "out")
     assert found.meta == {
-        "score": 0.25, "id": 7, "zip": "00501", "empty": "", "uid": "42", "source_path": "0000.jpg",
-        "source_row": "a.csv line 2", "columns_left_out": ["source_path", "long"],
-    }  # fmt: skip
+        "score": 0.25,
+        "id": 7,
+        "zip": "00501",
+        "empty": "",
+        "uid": "42",
+        "source_path": "0000.jpg",
+        "source_row": "a.csv line 2",
+        "columns_left_out": ["source_path", "long"],
+    }
     assert found.uid == "42"
 
 
 def test_a_pair_of_a_hugging_face_set_keeps_the_name_of_its_file_and_notes_columns_of_bytes(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     columns = {
-        "image": [{"bytes": jpeg(0), "path": "orig/a.jpg"}], "text": ["a dog"], "thumb": [b"x"], "score": [float("nan")],
+        "image": [{"bytes": jpeg(0), "path": "orig/a.jpg"}],
+        "text": ["a dog"],
+        "thumb": [b"x"],
+        "score": [float("nan")],
         "tags": [["a", "b"]],
-    }  # fmt: skip
+    }
     pq.write_table(pa.table(columns), tmp_path / "in/train.parquet")
     marker = imported(tmp_path / "in", tmp_path / "out")
     (found,) = pairs(tmp_path / "out")
@@ -432,8 +457,9 @@ def test_files_that_come_later_are_in_the_account_of_a_finished_import(tmp_path:
     before = imported(folder, tmp_path / "out")
     (folder / "new.mp4").write_bytes(b"")
     assert imported(folder, tmp_path / "out") == {
-        **before, "seen": {**before["seen"], "count": 5, "ignored": {".mp4": {"count": 1, "example": f"{folder}/new.mp4"}}},
-    }  # fmt: skip
+        **before,
+        "seen": {**before["seen"], "count": 5, "ignored": {".mp4": {"count": 1, "example": f"{folder}/new.mp4"}}},
+    }
 
 
 def test_opening_a_source_counts_what_it_sees_once(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from diht_k8s.api.errors import ExitCode, RetryableError
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.imports import existing_shards
+from diht_k8s.data.imports import existing_shards
 from tests.recipe.imports.loose_pairs import in_folder
 from tests.recipe.imports.outputs import imported, pairs, tree
 
@@ -53,8 +53,9 @@ def test_import_when_asked_to_stop_says_so_in_one_line_and_resumes(tmp_path: Pat
     source, output = many(tmp_path / "in"), tmp_path / "out"
     code, said = interrupted(source, output, signal.SIGTERM, (output / "00001.tar").exists)
     assert (code, said.strip().splitlines()[-1]) == (
-        ExitCode.STOPPED, "diht: stopped on request; finished shards are kept: start again to resume",
-    )  # fmt: skip
+        ExitCode.STOPPED,
+        "diht: stopped on request; finished shards are kept: start again to resume",
+    )
     assert "Traceback" not in said
     assert temporary(output) == []
     assert not (output / "COMMITTED.json").exists()

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from diht_k8s.recipe.imports.layouts import open_pairs
-from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
-from diht_k8s.recipe.imports.records import ReaderOptions
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.imports.layouts import open_pairs
+from diht_k8s.data.imports.pair_import import PairImport, import_pairs
+from diht_k8s.data.imports.records import ReaderOptions
+from diht_k8s.data.shards.storage import Storage
 
 FEW, MANY = 200, 800
 NOTE: Final = 4000

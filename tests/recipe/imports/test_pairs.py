@@ -15,13 +15,13 @@ from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.imports.layouts import open_pairs
-from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
-from diht_k8s.recipe.imports.records import ReaderOptions
-from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.sample_captions import weighted_captions
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.imports.layouts import open_pairs
+from diht_k8s.data.imports.pair_import import PairImport, import_pairs
+from diht_k8s.data.imports.records import ReaderOptions
+from diht_k8s.data.shards.images import decode
+from diht_k8s.data.shards.sample_captions import weighted_captions
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
 from tests.recipe.imports.loose_pairs import SOURCES, drawn, in_folder, jpeg, separated
 from tests.recipe.imports.outputs import imported, pairs, tree
 
@@ -91,18 +91,30 @@ def test_import_counts_what_is_left_out_by_reason_with_an_example(
     (folder / "cut.jpg").write_bytes(jpeg(0)[:300])
     (folder / "empty.jpg").write_bytes(b"")
     bad = [
-        {"image": "gone.jpg", "caption": "x"}, {"image": "cut.jpg", "caption": "x"}, {"image": "empty.jpg", "caption": "x"},
-        {"image": "0000.jpg", "caption": " "}, {"image": "0000.jpg"}, {"image": "0001.jpg", "caption": 7},
-        {"image": "0001.jpg", "caption": "a" * 20_000}, {"image": None, "caption": "x"},
-    ]  # fmt: skip
+        {"image": "gone.jpg", "caption": "x"},
+        {"image": "cut.jpg", "caption": "x"},
+        {"image": "empty.jpg", "caption": "x"},
+        {"image": "0000.jpg", "caption": " "},
+        {"image": "0000.jpg"},
+        {"image": "0001.jpg", "caption": 7},
+        {"image": "0001.jpg", "caption": "a" * 20_000},
+        {"image": None, "caption": "x"},
+    ]
     lines = [json.dumps(row).encode() for row in (*rows, *bad)]
     lines += [b"{broken", b'{"image": "0002.jpg", "caption": "caf\xe9"}']
     (folder / "pairs.jsonl").write_bytes(b"\n".join(lines))
     marker = imported(folder / "pairs.jsonl", tmp_path / "out")
     assert {reason: found["count"] for reason, found in marker["bad"].items()} == {
-        "picture_missing": 1, "picture_unreadable": 1, "picture_empty": 2, "caption_empty": 1, "caption_missing": 1,
-        "caption_no_text": 1, "caption_too_long": 1, "caption_not_utf8": 1, "row_unreadable": 1,
-    }  # fmt: skip
+        "picture_missing": 1,
+        "picture_unreadable": 1,
+        "picture_empty": 2,
+        "caption_empty": 1,
+        "caption_missing": 1,
+        "caption_no_text": 1,
+        "caption_too_long": 1,
+        "caption_not_utf8": 1,
+        "row_unreadable": 1,
+    }
     assert marker["bad"]["caption_missing"]["example"] == f"{folder / 'pairs.jsonl'} line 9"
     assert marker["samples"] + sum(found["count"] for found in marker["bad"].values()) == marker["records"] == 14
     said = capsys.readouterr().out
@@ -205,15 +217,31 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[Exception], str]] = {
     "no captions": (without_captions, UserError, "none of the 2 images .* has a caption: write NAME.txt"),
     "no images": (without_images, UserError, "holds no images .its files: 1 .mp4"),
     "URLs": (file("a.csv", "url,caption\nhttps://x/y.jpg,a dog\n"), UserError, "run img2dataset on it"),
-    "unknown columns": (file("a.csv", "path,words\n0000.jpg,a\n"), UserError, "its columns: path, words.*--caption-column"),
-    "images elsewhere": (file("a.csv", "image,caption\nno.jpg,a\n"), UserError, "name the folder of the images by --images"),
+    "unknown columns": (
+        file("a.csv", "path,words\n0000.jpg,a\n"),
+        UserError,
+        "its columns: path, words.*--caption-column",
+    ),
+    "images elsewhere": (
+        file("a.csv", "image,caption\nno.jpg,a\n"),
+        UserError,
+        "name the folder of the images by --images",
+    ),
     "no rows": (file("a.csv", "image,caption\n"), DataError, "has no rows that can be read: expected a header"),
     "other JSON": (file("a.json", "[]"), UserError, "expected COCO's"),
     "other file": (file("a.zip"), UserError, "is no table or annotation file"),
-    "several configs": (two_languages(TWO_CONFIGS), UserError, "de and .*en are several data sets .README.md lists configs"),
-    "other columns": (two_languages(german="text"), UserError, "several data sets .they differ in the columns caption, text"),
+    "several configs": (
+        two_languages(TWO_CONFIGS),
+        UserError,
+        "de and .*en are several data sets .README.md lists configs",
+    ),
+    "other columns": (
+        two_languages(german="text"),
+        UserError,
+        "several data sets .they differ in the columns caption, text",
+    ),
     "damaged shard": (cut_shard, DataError, "is damaged after"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

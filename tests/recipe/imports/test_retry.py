@@ -15,12 +15,12 @@ import pytest
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.imports import downloads
-from diht_k8s.recipe.imports.downloads import Web
-from diht_k8s.recipe.imports.failed_rows import read_failed_rows
-from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
-from diht_k8s.recipe.shards.images import BadImageError
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.imports import downloads
+from diht_k8s.data.imports.downloads import Web
+from diht_k8s.data.imports.failed_rows import read_failed_rows
+from diht_k8s.data.imports.pair_import import PairImport, import_pairs
+from diht_k8s.data.shards.images import BadImageError
+from diht_k8s.data.shards.storage import Storage
 from tests.recipe.imports.faulty_web import FAULTS, FaultyWeb, serving
 from tests.recipe.imports.loose_pairs import jpeg
 from tests.recipe.imports.outputs import imported, pairs, tree
@@ -63,7 +63,12 @@ def img2dataset_output(folder: Path, web: FaultyWeb, paths: Sequence[str]) -> Pa
             status = "failed_to_download" if number % 2 else "failed_to_resize"
             rows.append({**common, "url": web.url(path), "status": status, "error_message": message})
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{shard:05d}.parquet", row_group_size=7)
-        stats = {"count": len(rows), "successes": len(part), "failed_to_download": len(part) // 2, "failed_to_resize": len(part) - len(part) // 2}  # fmt: skip
+        stats = {
+            "count": len(rows),
+            "successes": len(part),
+            "failed_to_download": len(part) // 2,
+            "failed_to_resize": len(part) - len(part) // 2,
+        }
         (folder / f"{shard:05d}_stats.json").write_text(json.dumps(stats))
         (folder / f"{shard:05d}.tar").write_bytes(b"")
     return folder
@@ -142,7 +147,10 @@ def test_an_interrupted_retry_asks_for_no_row_of_a_finished_shard_again(web: Fau
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_each_row_of_a_plain_table_is_asked_for(suffix: str, web: FaultyWeb, tmp_path: Path) -> None:
     path = tmp_path / f"urls{suffix}"
-    rows = [{"URL": web.url(f"ok/{number}"), "TEXT": f"pair {number}", "pwatermark": 0.5, "uid": f"{number:032x}"} for number in range(3)]  # fmt: skip
+    rows = [
+        {"URL": web.url(f"ok/{number}"), "TEXT": f"pair {number}", "pwatermark": 0.5, "uid": f"{number:032x}"}
+        for number in range(3)
+    ]
     if suffix == ".csv":
         path.write_text("".join(f"{','.join(map(str, line))}\n" for line in (rows[0], *(row.values() for row in rows))))
     elif suffix == ".jsonl":
@@ -203,10 +211,14 @@ def test_an_image_that_may_be_used_is_taken(path: str, web: FaultyWeb) -> None:
 @pytest.mark.parametrize(
     ("url", "cause"),
     [
-        ("file:///etc/passwd", "url_invalid"), ("ftp://a/b", "url_invalid"), ("nonsense", "url_invalid"),
-        ("http://[", "url_invalid"), ("http://127.0.0.1:1/a", "connection_failed"), ("http://no-such-host.invalid/a", "host_unknown"),
+        ("file:///etc/passwd", "url_invalid"),
+        ("ftp://a/b", "url_invalid"),
+        ("nonsense", "url_invalid"),
+        ("http://[", "url_invalid"),
+        ("http://127.0.0.1:1/a", "connection_failed"),
+        ("http://no-such-host.invalid/a", "host_unknown"),
     ],
-)  # fmt: skip
+)
 def test_urls_that_lead_nowhere_are_counted(url: str, cause: str, web: FaultyWeb) -> None:
     with pytest.raises(BadImageError, match=f"^{cause}$"):
         Web(["127.0.0.1"]).get(url)

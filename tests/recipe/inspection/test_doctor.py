@@ -14,9 +14,9 @@ import yaml
 
 from diht_k8s.cli.machine import Machine
 from diht_k8s.cli.onboarding import doctor
-from diht_k8s.recipe.inspection import storage_checks
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.inspection import storage_checks
 from tests.recipe.imports.loose_pairs import drawn, jpeg
 from tests.recipe.inspection.data import diht
 
@@ -29,7 +29,11 @@ def pairs(start: int, count: int) -> list[tuple[str, dict[str, bytes]]]:
 
 def document(**spec: Any) -> dict[str, Any]:
     train = {"model": "ViT-B-32", "samples": 640, "batchSize": 16, "distillation": {"mode": "Disabled"}}
-    found = {"data": {"sources": [{"name": "web", "shards": ["web/*.tar"]}], "output": "runs/out"}, "train": train, **spec}  # fmt: skip
+    found = {
+        "data": {"sources": [{"name": "web", "shards": ["web/*.tar"]}], "output": "runs/out"},
+        "train": train,
+        **spec,
+    }
     return {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "small"}, "spec": found}
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
 from tests.recipe.filter.shards import tar_of
 from tests.recipe.imports.loose_pairs import drawn, in_folder, jpeg
 from tests.recipe.inspection.data import diht, last_command
@@ -93,12 +93,21 @@ def each(*names: str) -> list[tuple[str, bytes]]:
 
 
 MALFORMED: dict[str, tuple[list[tuple[str, bytes]], str]] = {
-    "dots in names": (each("a.b{n}.jpg", "a.b{n}.txt"), "dots in their base names, .*: rename the files, for example a.b.jpg to a_b.jpg"),
-    "gif": (each("k{n}.gif", "k{n}.txt"), "images of the type gif are not read: convert them to PNG, or unpack .* diht import"),
-    "images before captions": (sorted(each("k{n}.jpg", "k{n}.txt"), key=lambda m: m[0][-3:]), "in different places: .*tar --sort=name"),
+    "dots in names": (
+        each("a.b{n}.jpg", "a.b{n}.txt"),
+        "dots in their base names, .*: rename the files, for example a.b.jpg to a_b.jpg",
+    ),
+    "gif": (
+        each("k{n}.gif", "k{n}.txt"),
+        "images of the type gif are not read: convert them to PNG, or unpack .* diht import",
+    ),
+    "images before captions": (
+        sorted(each("k{n}.jpg", "k{n}.txt"), key=lambda m: m[0][-3:]),
+        "in different places: .*tar --sort=name",
+    ),
     "empty tar": ([], "web/0.tar is an empty tar and holds no samples: fetch it again or leave it out"),
     "no suffixes": ([("a", b"x")], "none of its 1 files has a suffix .*: name them KEY.jpg and KEY.txt"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", MALFORMED)

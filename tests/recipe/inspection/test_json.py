@@ -15,8 +15,11 @@ from tests.recipe.imports.loose_pairs import in_folder
 from tests.recipe.inspection.data import diht
 
 WITHOUT = {"run", "sweep", "stage", "submit", "watch", "logs", "plan", "retry", "cancel", "completion"} | {
-    "schema", "crd", "samples", "chart",
-}  # fmt: skip
+    "schema",
+    "crd",
+    "samples",
+    "chart",
+}
 """They run something, print logs, a script, documents or YAML objects."""
 
 
@@ -36,10 +39,12 @@ RESULTS: dict[str, Callable[[Any], bool]] = {
     "diht benchmarks --list vtab": lambda found: all({"name", "type", "metric"} <= set(entry) for entry in found),
     "diht list .": lambda found: found == [],
     "diht import photos data/photos": lambda found: found["samples"] == 40,
-    "diht init data/photos": lambda found: (found["file"], found["run"], found["for"]) == ("run.yaml", "photos", "laptop"),
+    "diht init data/photos": lambda found: (
+        (found["file"], found["run"], found["for"]) == ("run.yaml", "photos", "laptop")
+    ),
     "diht validate run.yaml": lambda found: found["valid"] and found["problems"] == [],
     "diht validate run.yaml --set train.samples=1": lambda found: found["problems"][0]["field"] == "spec.train.samples",
-}  # fmt: skip
+}
 
 
 def test_results_are_one_json_value(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli import validate
 from diht_k8s.cli.run import has_batch_statistics
 from diht_k8s.cli.validate import check_for_cluster, stage_problems
-from diht_k8s.recipe.inspection import model_checks, named_files
+from diht_k8s.inspection import model_checks, named_files
 from tests.recipe.inspection.data import diht
 
 TEXT = {"context_length": 12, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "the image tower takes no images of 161 x 161 pixels (Input height (161) should be divisible by patch size (16)): "
         "check image_size and the network",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)

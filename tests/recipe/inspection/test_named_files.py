@@ -22,12 +22,12 @@ from diht_k8s.api.run import Stage
 from diht_k8s.cli import cached_stages
 from diht_k8s.cli.cached_stages import stage_folders
 from diht_k8s.cli.machine import Machine
-from diht_k8s.recipe.inspection.named_files import CHECKS, file_problems
-from diht_k8s.recipe.label.teacher_weights import weights_uri
-from diht_k8s.recipe.runtime.commit import commit
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
-from diht_k8s.recipe.train.model.student import Student
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.inspection.named_files import CHECKS, file_problems
+from diht_k8s.runtime.commit import commit
+from diht_k8s.stages.label.teacher_weights import weights_uri
+from diht_k8s.stages.train.model.student import Student
 from tests.recipe.imports.loose_pairs import drawn, jpeg
 from tests.recipe.inspection.data import diht
 
@@ -59,12 +59,15 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("changes", "said"),
     [
         ({}, []),
-        ({"data__sources__0__shards": ["wbe/*.tar"], "train__validation__shards": ["held/1.tar"]}, ["sources[0].shards[0]: no shard matches wbe/*.tar", "validation.shards[0]: no shard matches held/1.tar"]),
+        (
+            {"data__sources__0__shards": ["wbe/*.tar"], "train__validation__shards": ["held/1.tar"]},
+            ["sources[0].shards[0]: no shard matches wbe/*.tar", "validation.shards[0]: no shard matches held/1.tar"],
+        ),
         ({"data__sources__0__shards": ["s3://corpus/*.tar"]}, []),
         ({"data__sources__0__shards": ["wbe/*.tar"], "pods": {"image": "recipe:1"}}, []),
     ],
     ids=["all there", "two absent", "on S3", "of a cluster"],
-)  # fmt: skip
+)
 def test_validate_warns_of_shards_that_are_not_here(
     changes: dict[str, Any], said: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,11 +86,15 @@ def document(**changes: Any) -> dict[str, Any]:
         "data": {"sources": [{"name": "web", "shards": ["web/*.tar"]}], "output": "out"},
         "filter": {"minComplexity": 0, "minActions": 0, "exclude": "list.txt"},
         "train": {
-            "modelConfig": MODEL, "samples": 160, "batchSize": 8, "distillation": {"mode": "Disabled"},
-            "initFrom": {"uri": "clip.safetensors"}, "validation": {"shards": ["held/0.tar"]},
+            "modelConfig": MODEL,
+            "samples": 160,
+            "batchSize": 8,
+            "distillation": {"mode": "Disabled"},
+            "initFrom": {"uri": "clip.safetensors"},
+            "validation": {"shards": ["held/0.tar"]},
         },
         "evaluate": {"benchmarks": [classes, {"name": "pairs", "type": "Retrieval", "shards": ["held/0.tar"]}]},
-    }  # fmt: skip
+    }
     for path, value in changes.items():
         *parents, last = path.split("__")
         target: Any = spec
@@ -136,45 +143,228 @@ Plant = Callable[[], object]
 SCORE = {"minScore": 0.1}
 WEIGHTS = "label__teacher__weights"
 TEACHER = {"label__teacher__model": "timm/test_vit", "label__topK": 1, "label__vocabulary": {"minCount": 2}}
-RIDGE: dict[str, Any] = {"train__textStart": "Ridge", "train__features": "Stored", "train__lockImageTower": True, "train__initFrom__uri": "timm/tf_efficientnet_lite0"}  # fmt: skip
+RIDGE: dict[str, Any] = {
+    "train__textStart": "Ridge",
+    "train__features": "Stored",
+    "train__lockImageTower": True,
+    "train__initFrom__uri": "timm/tf_efficientnet_lite0",
+}
 LARGER = {**MODEL, "embed_dim": 1281, "vision_cfg": LITE, "text_cfg": {**MODEL["text_cfg"], "width": 1296}}
 FAULTS: dict[str, tuple[str, Plant, dict[str, Any], str]] = {
-    "no shards": ("data.sources.shards", nothing, {"data__sources__0__shards": ["web/*.tar", "gone/*.tar"]}, r"data.sources\[0\].shards\[1\]: no shard matches gone/\*.tar: check the path"),
-    "no table": ("data.sources.captions", nothing, {"data__sources__0__shards": None, "data__sources__0__captions": ["gone.csv"], "train": None, "evaluate": None}, r"data.sources\[0\].captions\[0\]: no shard matches gone.csv"),
-    "no model of scores": ("filter.clipScore.model", nothing, {"filter__clipScore": {**SCORE, "model": "gone"}}, "filter.clipScore.model: gone does not exist: give a folder with open_clip_config.json"),
-    "name in place of a model of scores": ("filter.clipScore.model", nothing, {"filter__clipScore": {**SCORE, "model": "ViT-B-32"}}, "filter.clipScore.model: ViT-B-32 does not exist"),
-    "no list": ("filter.exclude", nothing, {"filter__exclude": "gone.txt"}, "filter.exclude: cannot read gone.txt: it does not exist: check the path"),
-    "list of bytes": ("filter.exclude", latin, {"filter__exclude": "gone.txt"}, "filter.exclude: gone.txt is not UTF-8 text"),
-    "no scores": ("filter.scoresFrom", nothing, {"filter__scoresFrom": "gone"}, "filter.scoresFrom: gone does not exist: give the folder OUTPUT/filter/DIGEST"),
-    "no teacher's weights": ("label.teacher.weights", nothing, {**TEACHER, WEIGHTS: "gone.pth"}, "label.teacher.weights: cannot read gone.pth: it does not exist"),
-    "another teacher's weights": ("label.teacher.weights", nothing, {**TEACHER, WEIGHTS: "clip.safetensors"}, "label.teacher.weights: clip.safetensors does not fit the teacher: .* is missing"),
-    "size of no teacher's": ("label.teacher.weights", nothing, {**TEACHER, WEIGHTS: "clip.safetensors", "label__teacher__imageSize": 999}, "label.teacher.weights: label.teacher.imageSize 999: timm/test_vit takes 160 pixels only"),
-    "no shards of the training": ("train.shards", nothing, {"train__shards": ["gone/{0..3}.tar"]}, r"train.shards\[0\]: no shard matches gone/\{0..3\}.tar"),
-    "no labels": ("train.labels", bare_folder, {"train__labels": "gone", "train__distillation": {"mode": "Concepts"}}, "train.labels: gone holds no finished labels: give the folder OUTPUT/label/DIGEST"),
-    "labels without embeddings": ("train.labels", labels, {"train__labels": "gone", "train__distillation": {"mode": "Disabled", "embeddings": {}}}, "train.labels: train.distillation.embeddings: the labels in gone hold no embeddings"),
-    "no first weights": ("train.initFrom.uri", nothing, {"train__initFrom__uri": "gone.pt"}, "train.initFrom.uri: cannot read gone.pt: it does not exist"),
-    "no checkpoint": ("train.initFrom.uri", bare_folder, {"train__initFrom": {"uri": "gone", "kind": "Checkpoint"}}, "train.initFrom.uri: .*gone is not a committed checkpoint"),
-    "cut first weights": ("train.initFrom.uri", cut, {"train__initFrom__uri": "gone.safetensors"}, r"train.initFrom.uri: gone.safetensors is cut: its header promises [\d,]+ bytes"),
-    "code for first weights": ("train.initFrom.uri", code, {"train__initFrom__uri": "gone.pt"}, "train.initFrom.uri: gone.pt is damaged or no file of weights"),
-    "another model's first weights": ("train.initFrom.uri", nothing, {"train__modelConfig": WIDER}, r"train.initFrom.uri: .*clip.safetensors is of another model: .* is \[.*\] there and \[.*\] here"),
-    "network of another model": ("train.initFrom.uri", nothing, {"train__initFrom__uri": "timm/tf_efficientnet_lite0"}, "train.initFrom.uri: .* is of another model: this one has no "),
-    "ridge of a network without a projection": ("train.modelConfig", nothing, RIDGE, "train.modelConfig: train.textStart Ridge: train.modelConfig has no linear projection behind its image tower"),
-    "ridge of too narrow a text tower": ("train.modelConfig", nothing, {**RIDGE, "train__modelConfig": {**MODEL, "vision_cfg": LITE}}, "train.modelConfig: train.textStart Ridge: train.modelConfig has a text tower 32 wide, but embed_dim 32 needs 35"),
-    "ridge of more numbers than features": ("train.initFrom.uri", nothing, {**RIDGE, "train__modelConfig": LARGER}, "train.initFrom.uri: train.textStart Ridge: embed_dim 1281 is more than the 1280 features"),
-    "ridge of a width that is no number": ("train.initFrom.uri", nothing, {**RIDGE, "train__modelConfig": {**MODEL, "vision_cfg": LITE, "text_cfg": {**MODEL["text_cfg"], "width": "wide"}}}, "train.initFrom.uri: open_clip refuses the model configuration"),
-    "text tower without layers": ("train.initFrom.uri", nothing, {"train__modelConfig": {**MODEL, "text_cfg": {**MODEL["text_cfg"], "layers": 0}}}, "train.initFrom.uri: open_clip refuses the model configuration"),
-    "no held-out pairs": ("train.validation.shards", nothing, {"train__validation": {"shards": ["gone.tar"]}}, r"train.validation.shards\[0\]: no shard matches gone.tar"),
-    "no model to evaluate": ("evaluate.model", nothing, {"evaluate__model": "gone.safetensors"}, "evaluate.model: " + NO_MODEL.format("gone.safetensors")),
-    "misspelt model to evaluate": ("evaluate.model", nothing, {"evaluate__model": "ViT-B-33"}, "evaluate.model: ViT-B-33 is neither an open_clip model nor an existing path: did you mean ViT-B-32?"),
-    "misspelt weights to evaluate": ("evaluate.model", nothing, {"evaluate__model": "ViT-B-32/opnai"}, "evaluate.model: ViT-B-32 has no weights 'opnai': choose one of .*openai"),
-    "absolute path without a model": ("evaluate.model", nothing, {"evaluate__model": "/gone/model"}, "evaluate.model: " + NO_MODEL.format("/gone/model")),
-    "folder without a model": ("evaluate.model", bare_folder, {"evaluate__model": "gone"}, "evaluate.model: " + NO_MODEL.format("gone")),
-    "no benchmark": ("evaluate.benchmarks.shards", nothing, {"evaluate__benchmarks__1__shards": ["gone.tar"]}, r"evaluate.benchmarks\[1\].shards\[0\]: no shard matches gone.tar"),
-    "no class names": ("evaluate.benchmarks.classNames", nothing, {"evaluate__benchmarks__0__classNames": "gone.txt"}, r"evaluate.benchmarks\[0\].classNames: cannot read gone.txt: it does not exist"),
-    "empty class name": ("evaluate.benchmarks.classNames", no_names, {"evaluate__benchmarks__0__classNames": "gone.txt"}, r"evaluate.benchmarks\[0\].classNames: gone.txt: classes needs one class name a line"),
-    "unset class names": ("evaluate.benchmarks.classNames", nothing, {"evaluate__benchmarks__0__classNames": None}, r"evaluate.benchmarks\[0\].classNames: evaluate.benchmarks classes: no class names; set classNames"),
-    "template without a place": ("evaluate.benchmarks.templates", nothing, {"evaluate__benchmarks__0__templates": ["a photo"]}, r"evaluate.benchmarks\[0\].templates: .* template 'a photo' has no {} for the text"),
-}  # fmt: skip
+    "no shards": (
+        "data.sources.shards",
+        nothing,
+        {"data__sources__0__shards": ["web/*.tar", "gone/*.tar"]},
+        r"data.sources\[0\].shards\[1\]: no shard matches gone/\*.tar: check the path",
+    ),
+    "no table": (
+        "data.sources.captions",
+        nothing,
+        {"data__sources__0__shards": None, "data__sources__0__captions": ["gone.csv"], "train": None, "evaluate": None},
+        r"data.sources\[0\].captions\[0\]: no shard matches gone.csv",
+    ),
+    "no model of scores": (
+        "filter.clipScore.model",
+        nothing,
+        {"filter__clipScore": {**SCORE, "model": "gone"}},
+        "filter.clipScore.model: gone does not exist: give a folder with open_clip_config.json",
+    ),
+    "name in place of a model of scores": (
+        "filter.clipScore.model",
+        nothing,
+        {"filter__clipScore": {**SCORE, "model": "ViT-B-32"}},
+        "filter.clipScore.model: ViT-B-32 does not exist",
+    ),
+    "no list": (
+        "filter.exclude",
+        nothing,
+        {"filter__exclude": "gone.txt"},
+        "filter.exclude: cannot read gone.txt: it does not exist: check the path",
+    ),
+    "list of bytes": (
+        "filter.exclude",
+        latin,
+        {"filter__exclude": "gone.txt"},
+        "filter.exclude: gone.txt is not UTF-8 text",
+    ),
+    "no scores": (
+        "filter.scoresFrom",
+        nothing,
+        {"filter__scoresFrom": "gone"},
+        "filter.scoresFrom: gone does not exist: give the folder OUTPUT/filter/DIGEST",
+    ),
+    "no teacher's weights": (
+        "label.teacher.weights",
+        nothing,
+        {**TEACHER, WEIGHTS: "gone.pth"},
+        "label.teacher.weights: cannot read gone.pth: it does not exist",
+    ),
+    "another teacher's weights": (
+        "label.teacher.weights",
+        nothing,
+        {**TEACHER, WEIGHTS: "clip.safetensors"},
+        "label.teacher.weights: clip.safetensors does not fit the teacher: .* is missing",
+    ),
+    "size of no teacher's": (
+        "label.teacher.weights",
+        nothing,
+        {**TEACHER, WEIGHTS: "clip.safetensors", "label__teacher__imageSize": 999},
+        "label.teacher.weights: label.teacher.imageSize 999: timm/test_vit takes 160 pixels only",
+    ),
+    "no shards of the training": (
+        "train.shards",
+        nothing,
+        {"train__shards": ["gone/{0..3}.tar"]},
+        r"train.shards\[0\]: no shard matches gone/\{0..3\}.tar",
+    ),
+    "no labels": (
+        "train.labels",
+        bare_folder,
+        {"train__labels": "gone", "train__distillation": {"mode": "Concepts"}},
+        "train.labels: gone holds no finished labels: give the folder OUTPUT/label/DIGEST",
+    ),
+    "labels without embeddings": (
+        "train.labels",
+        labels,
+        {"train__labels": "gone", "train__distillation": {"mode": "Disabled", "embeddings": {}}},
+        "train.labels: train.distillation.embeddings: the labels in gone hold no embeddings",
+    ),
+    "no first weights": (
+        "train.initFrom.uri",
+        nothing,
+        {"train__initFrom__uri": "gone.pt"},
+        "train.initFrom.uri: cannot read gone.pt: it does not exist",
+    ),
+    "no checkpoint": (
+        "train.initFrom.uri",
+        bare_folder,
+        {"train__initFrom": {"uri": "gone", "kind": "Checkpoint"}},
+        "train.initFrom.uri: .*gone is not a committed checkpoint",
+    ),
+    "cut first weights": (
+        "train.initFrom.uri",
+        cut,
+        {"train__initFrom__uri": "gone.safetensors"},
+        r"train.initFrom.uri: gone.safetensors is cut: its header promises [\d,]+ bytes",
+    ),
+    "code for first weights": (
+        "train.initFrom.uri",
+        code,
+        {"train__initFrom__uri": "gone.pt"},
+        "train.initFrom.uri: gone.pt is damaged or no file of weights",
+    ),
+    "another model's first weights": (
+        "train.initFrom.uri",
+        nothing,
+        {"train__modelConfig": WIDER},
+        r"train.initFrom.uri: .*clip.safetensors is of another model: .* is \[.*\] there and \[.*\] here",
+    ),
+    "network of another model": (
+        "train.initFrom.uri",
+        nothing,
+        {"train__initFrom__uri": "timm/tf_efficientnet_lite0"},
+        "train.initFrom.uri: .* is of another model: this one has no ",
+    ),
+    "ridge of a network without a projection": (
+        "train.modelConfig",
+        nothing,
+        RIDGE,
+        "train.modelConfig: train.textStart Ridge: train.modelConfig has no linear projection behind its image tower",
+    ),
+    "ridge of too narrow a text tower": (
+        "train.modelConfig",
+        nothing,
+        {**RIDGE, "train__modelConfig": {**MODEL, "vision_cfg": LITE}},
+        "train.modelConfig: train.textStart Ridge: train.modelConfig has a text tower 32 wide, but embed_dim 32 needs 35",
+    ),
+    "ridge of more numbers than features": (
+        "train.initFrom.uri",
+        nothing,
+        {**RIDGE, "train__modelConfig": LARGER},
+        "train.initFrom.uri: train.textStart Ridge: embed_dim 1281 is more than the 1280 features",
+    ),
+    "ridge of a width that is no number": (
+        "train.initFrom.uri",
+        nothing,
+        {
+            **RIDGE,
+            "train__modelConfig": {**MODEL, "vision_cfg": LITE, "text_cfg": {**MODEL["text_cfg"], "width": "wide"}},
+        },
+        "train.initFrom.uri: open_clip refuses the model configuration",
+    ),
+    "text tower without layers": (
+        "train.initFrom.uri",
+        nothing,
+        {"train__modelConfig": {**MODEL, "text_cfg": {**MODEL["text_cfg"], "layers": 0}}},
+        "train.initFrom.uri: open_clip refuses the model configuration",
+    ),
+    "no held-out pairs": (
+        "train.validation.shards",
+        nothing,
+        {"train__validation": {"shards": ["gone.tar"]}},
+        r"train.validation.shards\[0\]: no shard matches gone.tar",
+    ),
+    "no model to evaluate": (
+        "evaluate.model",
+        nothing,
+        {"evaluate__model": "gone.safetensors"},
+        "evaluate.model: " + NO_MODEL.format("gone.safetensors"),
+    ),
+    "misspelt model to evaluate": (
+        "evaluate.model",
+        nothing,
+        {"evaluate__model": "ViT-B-33"},
+        "evaluate.model: ViT-B-33 is neither an open_clip model nor an existing path: did you mean ViT-B-32?",
+    ),
+    "misspelt weights to evaluate": (
+        "evaluate.model",
+        nothing,
+        {"evaluate__model": "ViT-B-32/opnai"},
+        "evaluate.model: ViT-B-32 has no weights 'opnai': choose one of .*openai",
+    ),
+    "absolute path without a model": (
+        "evaluate.model",
+        nothing,
+        {"evaluate__model": "/gone/model"},
+        "evaluate.model: " + NO_MODEL.format("/gone/model"),
+    ),
+    "folder without a model": (
+        "evaluate.model",
+        bare_folder,
+        {"evaluate__model": "gone"},
+        "evaluate.model: " + NO_MODEL.format("gone"),
+    ),
+    "no benchmark": (
+        "evaluate.benchmarks.shards",
+        nothing,
+        {"evaluate__benchmarks__1__shards": ["gone.tar"]},
+        r"evaluate.benchmarks\[1\].shards\[0\]: no shard matches gone.tar",
+    ),
+    "no class names": (
+        "evaluate.benchmarks.classNames",
+        nothing,
+        {"evaluate__benchmarks__0__classNames": "gone.txt"},
+        r"evaluate.benchmarks\[0\].classNames: cannot read gone.txt: it does not exist",
+    ),
+    "empty class name": (
+        "evaluate.benchmarks.classNames",
+        no_names,
+        {"evaluate__benchmarks__0__classNames": "gone.txt"},
+        r"evaluate.benchmarks\[0\].classNames: gone.txt: classes needs one class name a line",
+    ),
+    "unset class names": (
+        "evaluate.benchmarks.classNames",
+        nothing,
+        {"evaluate__benchmarks__0__classNames": None},
+        r"evaluate.benchmarks\[0\].classNames: evaluate.benchmarks classes: no class names; set classNames",
+    ),
+    "template without a place": (
+        "evaluate.benchmarks.templates",
+        nothing,
+        {"evaluate__benchmarks__0__templates": ["a photo"]},
+        r"evaluate.benchmarks\[0\].templates: .* template 'a photo' has no {} for the text",
+    ),
+}
 
 
 def found(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -215,8 +405,10 @@ def test_every_field_that_names_a_file_has_a_planted_fault() -> None:
 def test_all_faults_are_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     write(filter__exclude="gone.txt", train__initFrom__uri="gone.pt", evaluate__benchmarks__1__shards=["gone.tar"])
     assert [sentence.split(": ")[2] for sentence in found(capsys)] == [
-        "spec.filter.exclude", "spec.train.initFrom.uri", "spec.evaluate.benchmarks[1].shards[0]",
-    ]  # fmt: skip
+        "spec.filter.exclude",
+        "spec.train.initFrom.uri",
+        "spec.evaluate.benchmarks[1].shards[0]",
+    ]
     assert diht(capsys, "diht run run.yaml")[2].count("\n") == 3
 
 
@@ -225,7 +417,10 @@ def test_a_sweep_says_the_faults_of_all_variants_before_the_first_one_begins(
 ) -> None:
     write()
     code, _, problem = diht(capsys, "diht sweep run.yaml --vary train.initFrom.uri=clip.safetensors,gone.pt")
-    assert (code, problem) == (64, "diht: spec.train.initFrom.uri: cannot read gone.pt: it does not exist: check the path or bucket\n")  # fmt: skip
+    assert (code, problem) == (
+        64,
+        "diht: spec.train.initFrom.uri: cannot read gone.pt: it does not exist: check the path or bucket\n",
+    )
     assert not Path("out").exists()
 
 

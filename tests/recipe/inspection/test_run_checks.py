@@ -12,10 +12,10 @@ import yaml
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
 from diht_k8s.cli.cached_stages import stage_folders
-from diht_k8s.recipe.filter import CaptionParser
-from diht_k8s.recipe.inspection.run_checks import check_run
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.inspection.run_checks import check_run
+from diht_k8s.stages.filter import CaptionParser
 from tests.recipe.imports.loose_pairs import drawn, jpeg
 from tests.recipe.inspection.data import diht
 
@@ -51,13 +51,22 @@ def without_stages(*names: str) -> dict[str, Any]:
 
 
 FAILING: dict[str, tuple[dict[str, Any], str]] = {
-    "the default topK": (with_label({"vocabulary": {"minCount": 2}}), "spec.label.topK: 10 is more than the classes of"),
+    "the default topK": (
+        with_label({"vocabulary": {"minCount": 2}}),
+        "spec.label.topK: 10 is more than the classes of",
+    ),
     "the default minCount": (with_label({"vocabulary": {"minCount": 40}, "topK": 4}), "at minCount 40"),
-    "the default batch": (document(batchSize=32768, samples=65536), "32768 is more than the 5[0-9] pairs whose captions pass"),
-    "more processes than half of the pairs": (document(batchSize=128, processesPerNode=40), "write train.batchSize: 40"),
+    "the default batch": (
+        document(batchSize=32768, samples=65536),
+        "32768 is more than the 5[0-9] pairs whose captions pass",
+    ),
+    "more processes than half of the pairs": (
+        document(batchSize=128, processesPerNode=40),
+        "write train.batchSize: 40",
+    ),
     "a batch without a filter": (without_stages("filter", "label"), "128 is more than the 60 pairs of its shards"),
     "fewer samples than a batch": (document(samples=10), "spec.train.samples: 10 are fewer than one batch of 16"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FAILING)

@@ -22,8 +22,12 @@ def typed(folder: Path, command: str, *more: str) -> str:
     """What a command says; it must succeed."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "diht_k8s.cli", *command.split()[1:], *more],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.runtime.commit import artefact, commit
-from diht_k8s.recipe.shards.parquet import write_table
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.parquet import write_table
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.runtime.commit import artefact, commit
 from tests.folders import planted
 
 COLOURS = ("red", "green", "blue", "yellow")

@@ -7,8 +7,8 @@ from typing import Any
 
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.label import stage
-from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.label import stage
 
 Make = Callable[..., Any]
 """The fixture `make_kept`."""

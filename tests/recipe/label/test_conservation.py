@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.label import predict_step
-from diht_k8s.recipe.shards.parquet import read_table, write_table
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.parquet import read_table, write_table
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.label import predict_step
 from tests.recipe.label.label_stage import Make, label
 
 Change = Callable[[pa.Table, dict[str, Any]], tuple[pa.Table, dict[str, Any]]]

@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from diht_k8s.api.errors import DataError, StopRequested, UserError
 from diht_k8s.api.label import Teacher
-from diht_k8s.recipe.label import predict_step
-from diht_k8s.recipe.label.embeddings import remove_rows
-from diht_k8s.recipe.label.features import hash64
-from diht_k8s.recipe.label.teacher import check_weights
-from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.sources import Shard
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.images import decode
+from diht_k8s.data.shards.pairs import read_pairs
+from diht_k8s.data.shards.sources import Shard
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.label import predict_step
+from diht_k8s.stages.label.embeddings import remove_rows
+from diht_k8s.stages.label.features import hash64
+from diht_k8s.stages.label.teacher import check_weights
 from tests.folders import located
 from tests.recipe.label.label_stage import Make, label
 

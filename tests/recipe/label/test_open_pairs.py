@@ -22,9 +22,9 @@ from webdataset.pipeline import DataPipeline
 from diht_k8s import open_pairs
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.recipe.label.soft_labels import read_labels
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.label.soft_labels import read_labels
 from tests.folders import located
 from tests.recipe.filter.shards import CAPTIONS, encoded, filter_with, pair, run_of, tar_of
 from tests.recipe.label.label_stage import Make, label

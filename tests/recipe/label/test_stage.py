@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from diht_k8s.api.errors import DataError, StopRequested
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.label import features, heads_step, predict_step
-from diht_k8s.recipe.label.soft_labels import read_labels
-from diht_k8s.recipe.runtime import claims
-from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime import claims
+from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.stages.label import features, heads_step, predict_step
+from diht_k8s.stages.label.soft_labels import read_labels
 from tests.folders import located
 from tests.recipe.label.conftest import Kept, picture
 from tests.recipe.label.label_stage import Make, label

@@ -15,12 +15,12 @@ from torchvision.models import VisionTransformer
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Teacher
-from diht_k8s.recipe.clip_models.files import weights_sha256
-from diht_k8s.recipe.label.teacher import load_teacher
-from diht_k8s.recipe.label.teacher_weights import SWAG_NAMES, weights_uri
-from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.images import decode
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.models.files import weights_sha256
+from diht_k8s.stages.label.teacher import load_teacher
+from diht_k8s.stages.label.teacher_weights import SWAG_NAMES, weights_uri
 
 CPU = torch.device("cpu")
 DATA = Path(__file__).parents[3] / "examples" / "data"

@@ -19,7 +19,7 @@ from typing import IO, Any
 import psutil
 
 from diht_k8s.api.reports import parse_progress
-from diht_k8s.recipe.runtime.hangs.heartbeat import RankActivity, RankBeat, read_beats
+from diht_k8s.runtime.hangs.heartbeat import RankActivity, RankBeat, read_beats
 from tests.recipe.train import fork_server
 from tests.recipe.train.small_run import (
     Job,

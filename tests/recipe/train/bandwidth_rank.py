@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from diht_k8s.recipe.train.bandwidth import SlowFabricError, check_bandwidth
+from diht_k8s.stages.train.bandwidth import SlowFabricError, check_bandwidth
 
 DELAY_S = 0.2
 EXCHANGE_DELAY_S = 1.0

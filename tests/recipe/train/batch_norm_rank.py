@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from diht_k8s.recipe.train.model.batch_norm import convert_batch_norm
+from diht_k8s.stages.train.model.batch_norm import convert_batch_norm
 
 STEPS, BATCH = 50, 8
 LAYOUTS = {"planes": torch.contiguous_format, "channels last": torch.channels_last}

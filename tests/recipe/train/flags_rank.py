@@ -6,7 +6,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from diht_k8s.recipe.train.collectives import exchange_flags
+from diht_k8s.stages.train.collectives import exchange_flags
 
 WORLD = 3
 

@@ -16,14 +16,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.runtime.rank_exit import leave
-from diht_k8s.recipe.train.data.batch import Batch, BatchTargets, HeadTargets
-from diht_k8s.recipe.train.distributed import init_process_groups
-from diht_k8s.recipe.train.engine import Engine
-from diht_k8s.recipe.train.flops import StepWork
-from diht_k8s.recipe.train.mfu import MfuMeter
-from diht_k8s.recipe.train.model.student import Student, model_configuration
-from diht_k8s.recipe.train.setup import adapt_student
+from diht_k8s.runtime.rank_exit import leave
+from diht_k8s.stages.train.data.batch import Batch, BatchTargets, HeadTargets
+from diht_k8s.stages.train.distributed import init_process_groups
+from diht_k8s.stages.train.engine import Engine
+from diht_k8s.stages.train.flops import StepWork
+from diht_k8s.stages.train.mfu import MfuMeter
+from diht_k8s.stages.train.model.student import Student, model_configuration
+from diht_k8s.stages.train.setup import adapt_student
 
 END = 49407
 """The end token of a caption."""

@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from diht_k8s.recipe.runtime.rank_exit import leave
+from diht_k8s.runtime.rank_exit import leave
 
 TORCH = ("torch.distributed",)
 TRAINING = ("tests.recipe.train.imports",)

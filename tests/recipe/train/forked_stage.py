@@ -18,8 +18,8 @@ from typing import Any
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
 from diht_k8s.cli.main import main as diht
-from diht_k8s.recipe.runtime.in_place.standby import STANDBY_VARIABLE
-from diht_k8s.recipe.train.stage import RANK_MODULE
+from diht_k8s.runtime.in_place.standby import STANDBY_VARIABLE
+from diht_k8s.stages.train.stage import RANK_MODULE
 from tests.recipe.train import fork_server
 
 WAITING = 4
@@ -34,17 +34,57 @@ class Popen(subprocess.Popen[Any]):
     """Starts ranks as forks, and anything else as ever."""
 
     def _execute_child(
-        self, args: Sequence[str], executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any,
-        env: Mapping[str, str] | None, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
-        c2pread: int, c2pwrite: int, errread: int, errwrite: int, restore_signals: Any, gid: Any, gids: Any, uid: Any,
-        umask: Any, start_new_session: bool, *others: Any,
-    ) -> None:  # fmt: skip
+        self,
+        args: Sequence[str],
+        executable: Any,
+        preexec_fn: Any,
+        close_fds: Any,
+        pass_fds: Any,
+        cwd: Any,
+        env: Mapping[str, str] | None,
+        startupinfo: Any,
+        creationflags: Any,
+        shell: Any,
+        p2cread: int,
+        p2cwrite: int,
+        c2pread: int,
+        c2pwrite: int,
+        errread: int,
+        errwrite: int,
+        restore_signals: Any,
+        gid: Any,
+        gids: Any,
+        uid: Any,
+        umask: Any,
+        start_new_session: bool,
+        *others: Any,
+    ) -> None:
         if RANK_MODULE not in args or not _waiting:
             super()._execute_child(
-                args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell, p2cread,
-                p2cwrite, c2pread, c2pwrite, errread, errwrite, restore_signals, gid, gids, uid, umask,
-                start_new_session, *others,
-            )  # fmt: skip
+                args,
+                executable,
+                preexec_fn,
+                close_fds,
+                pass_fds,
+                cwd,
+                env,
+                startupinfo,
+                creationflags,
+                shell,
+                p2cread,
+                p2cwrite,
+                c2pread,
+                c2pwrite,
+                errread,
+                errwrite,
+                restore_signals,
+                gid,
+                gids,
+                uid,
+                umask,
+                start_new_session,
+                *others,
+            )
             return
         self.pid, to_fork = _waiting.pop(0)
         files = {number: file for number, file in enumerate((p2cread, c2pwrite, errwrite)) if file != -1}

@@ -15,9 +15,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE, Heartbeat
-from diht_k8s.recipe.runtime.rank_exit import leave
-from diht_k8s.recipe.train.flight_recorder import FlightRecorder
+from diht_k8s.runtime.hangs.heartbeat import FOLDER_VARIABLE, Heartbeat
+from diht_k8s.runtime.rank_exit import leave
+from diht_k8s.stages.train.flight_recorder import FlightRecorder
 
 
 def in_backward() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diht_k8s.recipe.train.loss.blocks import LossBlocks, LossPlan
+from diht_k8s.stages.train.loss.blocks import LossBlocks, LossPlan
 
 
 def small_plan(loads, processors=3):

@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime import interpreter
 
-from diht_k8s.recipe.train.loss import losses
-from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
+from diht_k8s.stages.train.loss import losses
+from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from tests.recipe.train import losses_rank
 from tests.recipe.train.interpreted_plan import small_plan
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from diht_k8s.recipe.train.data.share import BatchShare
-from diht_k8s.recipe.train.loss.embedding_distillation import embedding_loss
-from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
-from diht_k8s.recipe.train.loss.losses import (
+from diht_k8s.stages.train.data.share import BatchShare
+from diht_k8s.stages.train.loss.embedding_distillation import embedding_loss
+from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
+from diht_k8s.stages.train.loss.losses import (
     duplicate_share,
     hn_nce_loss,
     hn_nce_loss_and_statistics,
@@ -136,10 +136,19 @@ def unequal(image, text):
 KINDS = {
     kind.__name__: kind
     for kind in (
-        hn_nce, statistics, clip, soft_label, embedding, data_parallel, unequal,
-        shared_hn_nce, shared_statistics, shared_soft_label, shared_embedding,
+        hn_nce,
+        statistics,
+        clip,
+        soft_label,
+        embedding,
+        data_parallel,
+        unequal,
+        shared_hn_nce,
+        shared_statistics,
+        shared_soft_label,
+        shared_embedding,
     )
-}  # fmt: skip
+}
 
 
 def main(rank_: str, ranks_: str, place: str) -> None:

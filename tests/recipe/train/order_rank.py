@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from diht_k8s.recipe.train.collectives import gather_objects
+from diht_k8s.stages.train.collectives import gather_objects
 from tests.recipe.train import train_rank
 from tests.recipe.train.collective_order import issued, keep_records, next_record
 

@@ -15,11 +15,11 @@ from typing import Any
 import torch.distributed as dist
 
 from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
-from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE
-from diht_k8s.recipe.runtime.rank_exit import leave
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.bandwidth import SlowFabricError
-from diht_k8s.recipe.train.rendezvous import FabricReport, init_distributed
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.hangs.heartbeat import FOLDER_VARIABLE
+from diht_k8s.runtime.rank_exit import leave
+from diht_k8s.stages.train.bandwidth import SlowFabricError
+from diht_k8s.stages.train.rendezvous import FabricReport, init_distributed
 from tests.folders import flat
 from tests.recipe.train.bandwidth_rank import EXCHANGE_DELAY_S, held_up
 from tests.recipe.train.small_run import document

@@ -21,14 +21,14 @@ from PIL import Image
 from diht_k8s.api.documents import dump, load
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.label.embeddings import write_embeddings
-from diht_k8s.recipe.label.features import hash64
-from diht_k8s.recipe.label.soft_labels import top_k, write_labels
-from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
-from diht_k8s.recipe.runtime.commit import artefact, commit
-from diht_k8s.recipe.shards.shard_index import ShardIndex
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.shards.shard_index import ShardIndex
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.runtime.commit import artefact, commit
+from diht_k8s.stages.label.embeddings import write_embeddings
+from diht_k8s.stages.label.features import hash64
+from diht_k8s.stages.label.soft_labels import top_k, write_labels
+from diht_k8s.stages.label.vocabulary import Concepts, ConceptVocabulary
 from tests.folders import flat
 from tests.ports import free_port
 from tests.recipe.train import fork_server

@@ -28,11 +28,19 @@ from tests.recipe.train import stand_in_streams
 MOVES = {"aten::copy_", "aten::_to_copy", "aten::set_"}
 """Operators that may touch several devices."""
 SYNCHRONISES = {
-    "aten::_local_scalar_dense", "aten::item", "aten::is_nonzero",
+    "aten::_local_scalar_dense",
+    "aten::item",
+    "aten::is_nonzero",
     # The host must know how many values come out.
-    "aten::_unique", "aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", "aten::nonzero", "aten::masked_select",
-    "aten::bincount", "aten::repeat_interleave.Tensor",
-}  # fmt: skip
+    "aten::_unique",
+    "aten::_unique2",
+    "aten::unique_dim",
+    "aten::unique_consecutive",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::bincount",
+    "aten::repeat_interleave.Tensor",
+}
 
 STAND_IN = ("/stand_in.py", "/stand_in_rank.py")
 """Files of the device itself and of what DeepSpeed is told about it: who calls them waits."""
@@ -112,9 +120,14 @@ class DeviceTensor(torch.Tensor):
         cls, host: torch.Tensor, device: torch.device, memory: stand_in_streams.Memory | None = None
     ) -> DeviceTensor:
         made = torch.Tensor._make_wrapper_subclass(
-            cls, host.size(), strides=host.stride(), storage_offset=host.storage_offset(), dtype=host.dtype,
-            device=device, requires_grad=False,
-        )  # fmt: skip
+            cls,
+            host.size(),
+            strides=host.stride(),
+            storage_offset=host.storage_offset(),
+            dtype=host.dtype,
+            device=device,
+            requires_grad=False,
+        )
         made.host, made.memory = host, memory or stand_in_streams.Memory()
         return made
 
@@ -350,12 +363,19 @@ def install() -> None:
     """Register device, operators and the process group."""
     _setup_privateuseone_for_python_backend("acc", module, device_guard=Guard())
 
-    def empty_strided(size: Any, stride: Any, dtype: Any = None, layout: Any = None, device: Any = None,
-                      pin_memory: Any = None) -> torch.Tensor:  # fmt: skip
+    def empty_strided(
+        size: Any, stride: Any, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None
+    ) -> torch.Tensor:
         return DeviceTensor(torch.empty_strided(size, stride, dtype=dtype), indexed(torch.device(device)))
 
-    def empty(size: Any, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None,
-              memory_format: Any = None) -> torch.Tensor:  # fmt: skip
+    def empty(
+        size: Any,
+        dtype: Any = None,
+        layout: Any = None,
+        device: Any = None,
+        pin_memory: Any = None,
+        memory_format: Any = None,
+    ) -> torch.Tensor:
         return DeviceTensor(torch.empty(size, dtype=dtype), indexed(torch.device(device)))
 
     def copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:

@@ -28,9 +28,19 @@ PLACES: dict[str, dict[str, Any]] = {
 }
 """Micro-batches of which the last one is shorter: 4 and 2 of six rows, 2 and 1 of three."""
 FIGURES = (
-    "loss", "contrastive_loss", "object_loss", "attribute_loss", "embedding_loss", "image_to_text_top1", "text_to_image_top1",
-    "hardest_negative_weight", "duplicate_caption_share", "lr", "logit_scale", "samples",
-)  # fmt: skip
+    "loss",
+    "contrastive_loss",
+    "object_loss",
+    "attribute_loss",
+    "embedding_loss",
+    "image_to_text_top1",
+    "text_to_image_top1",
+    "hardest_negative_weight",
+    "duplicate_caption_share",
+    "lr",
+    "logit_scale",
+    "samples",
+)
 HELD_OUT = ("validation_loss", "validation_image_to_text_top1", "validation_text_to_image_top1")
 pytestmark = pytest.mark.timeout(1800)  # for machines that do other things, too
 
@@ -49,12 +59,16 @@ def trained_in(place: Path, world: int, places: list[tuple[str, str]], steps: in
     jobs = {
         f"{kind}; {where}": Job(
             document(
-                place / f"{label}-{world}-{kind}-{where}".replace(" ", "-").replace(",", ""), data=place / "data",
-                samples=steps * BATCH, validation=held_out if steps == STEPS else None, **KINDS[kind], **PLACES[where],
+                place / f"{label}-{world}-{kind}-{where}".replace(" ", "-").replace(",", ""),
+                data=place / "data",
+                samples=steps * BATCH,
+                validation=held_out if steps == STEPS else None,
+                **KINDS[kind],
+                **PLACES[where],
             )
         )
         for kind, where in places
-    }  # fmt: skip
+    }
     found = train_in_ranks(world, jobs, place / f"{label}-{world}", seconds=1500)
     return {(world, *name.split("; ")): result for name, result in found.items()}  # type: ignore[misc]  # two parts
 

@@ -17,11 +17,11 @@ from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
-from diht_k8s.recipe.train.checkpoint import checkpoint
-from diht_k8s.recipe.train.checkpoint.state import load_weights
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.stages.train.checkpoint import checkpoint
+from diht_k8s.stages.train.checkpoint.state import load_weights
 from tests.recipe.train.attempts import start_stage
 from tests.recipe.train.small_run import RESNET, VIT, Job, document, environment, make_data, train_in_ranks
 
@@ -127,7 +127,11 @@ def cut_off(data: Path, share: float) -> None:
 
 
 IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
-    "fp16 without a GPU": (lambda data: None, {"precision": "fp16"}, "64 train.precision fp16 needs a GPU: use bf16 or fp32"),
+    "fp16 without a GPU": (
+        lambda data: None,
+        {"precision": "fp16"},
+        "64 train.precision fp16 needs a GPU: use bf16 or fp32",
+    ),
     "micro-batches of unequal batch statistics": (
         lambda data: None,
         {"modelConfig": RESNET, "microBatchSize": 5},
@@ -150,7 +154,11 @@ IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     ),
     "no vocabulary": (drop_vocabulary, {}, "64 cannot read {data}/made/label/vocabulary.json: it does not exist"),
     "vocabulary of other words": (labels_of_other_words, {}, "65 vocabulary.json was changed after it was written"),
-    "labels of another shard": (swap_labels, {}, "65 the labels of drawn-0 do not match {data}/made/filter/kept/drawn-0.tar"),
+    "labels of another shard": (
+        swap_labels,
+        {},
+        "65 the labels of drawn-0 do not match {data}/made/filter/kept/drawn-0.tar",
+    ),
     "many bad images": (
         lambda data: spoil(data, 4),
         {},
@@ -168,7 +176,12 @@ IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     ),
     "loss that is not finite, zero 2, parts": (
         lambda data: None,
-        {"optimizer": {"lr": 1e6, "gradientClipNorm": 0}, "checkpoint": {"everySamples": 16}, "zeroStage": 2, "microBatchSize": 8},
+        {
+            "optimizer": {"lr": 1e6, "gradientClipNorm": 0},
+            "checkpoint": {"everySamples": 16},
+            "zeroStage": 2,
+            "microBatchSize": 8,
+        },
         "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/{digest}/not_finite-00000.json)",
     ),
     "gradient that is not finite, zero 0": (
@@ -181,7 +194,7 @@ IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         {"checkpoint": {"everySamples": 16}, "zeroStage": 2},
         "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/{digest}/not_finite-00000.json)",
     ),
-}  # fmt: skip
+}
 FINITE_STEPS = {name: 4 for name in IN_RANKS if name.startswith("gradient")}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.recipe.train.bandwidth import MIB, SIZES, rounds_of, slowest_node
+from diht_k8s.stages.train.bandwidth import MIB, SIZES, rounds_of, slowest_node
 from tests.ports import free_port
 from tests.recipe.train import fork_server
 from tests.recipe.train.bandwidth_rank import DELAY_S
@@ -76,12 +76,18 @@ def test_fabric_below_the_minimum_ends_the_gang_and_names_the_slowest_node_where
 @pytest.mark.parametrize(
     ("best", "words"),
     [
-        ({"node a": 40.0, "node b": 9.0, "node c": 42.0}, "node b is the slowest (9 GB/s with its best neighbour, the others 41)"),
-        ({"node a": 40.0, "node b": 38.0, "node c": 42.0}, "no node is slower than the others (pairs exchange 38 to 42 GB/s)"),
+        (
+            {"node a": 40.0, "node b": 9.0, "node c": 42.0},
+            "node b is the slowest (9 GB/s with its best neighbour, the others 41)",
+        ),
+        (
+            {"node a": 40.0, "node b": 38.0, "node c": 42.0},
+            "no node is slower than the others (pairs exchange 38 to 42 GB/s)",
+        ),
         ({"node a": 40.0, "node b": 27.0, "node c": 40.0}, "node b is the slowest (27 GB/s"),
         ({"node a": 40.0, "node b": 30.0, "node c": 40.0}, "no node is slower than the others"),
     ],
-)  # fmt: skip
+)
 def test_node_is_called_slow_only_if_it_clearly_is(best: dict[str, float], words: str) -> None:
     assert slowest_node(best).startswith(words)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.train.model.student import Student
+from diht_k8s.stages.train.model.student import Student
 
 TEXT = {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "layers": 2, "width": 48, "patch_size": 16, "head_width": 16}

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from diht_k8s.recipe.runtime.in_place import store as store_module
-from diht_k8s.recipe.runtime.in_place.control_store import ControlStore
-from diht_k8s.recipe.runtime.in_place.rounds import Register, RoundFailure, next_register
-from diht_k8s.recipe.runtime.in_place.store import StoreClient, StoreServer
-from diht_k8s.recipe.runtime.in_place.store_protocol import (
+from diht_k8s.runtime.in_place import store as store_module
+from diht_k8s.runtime.in_place.control_store import ControlStore
+from diht_k8s.runtime.in_place.rounds import Register, RoundFailure, next_register
+from diht_k8s.runtime.in_place.store import StoreClient, StoreServer
+from diht_k8s.runtime.in_place.store_protocol import (
     CHALLENGE_BYTES,
     HEADER_BYTES,
     MOST_FRAME_BYTES,
@@ -183,9 +183,23 @@ def test_any_bytes_of_strangers_end_their_own_connection_alone(server: StoreServ
         struct.pack(">I", MOST_FRAME_BYTES + 1) + b"x",
         struct.pack(">I", 3) + b"{{{",
         struct.pack(">I", MOST_FRAME_BYTES) + b"[" * MOST_FRAME_BYTES,
-        *(frame(each) for each in (None, 5, [], ["get"], ["get", 5], ["set", "a"], ["all", "a", "b", []], ["all", "a", 10**9, []], ["all", "a", 2], {"get": "a"})),
+        *(
+            frame(each)
+            for each in (
+                None,
+                5,
+                [],
+                ["get"],
+                ["get", 5],
+                ["set", "a"],
+                ["all", "a", "b", []],
+                ["all", "a", 10**9, []],
+                ["all", "a", 2],
+                {"get": "a"},
+            )
+        ),
     ],
-)  # fmt: skip
+)
 def test_message_that_is_none_ends_its_connection_alone(server: StoreServer, bad: bytes) -> None:
     client = StoreClient(TOKEN, "127.0.0.1", server.port)
     with connect(server) as other:

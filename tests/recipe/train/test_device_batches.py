@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from diht_k8s.recipe.train.data.batch import Batch
-from diht_k8s.recipe.train.data.device_batches import DeviceBatches
-from diht_k8s.recipe.train.data.read_ahead import ReadAhead
+from diht_k8s.stages.train.data.batch import Batch
+from diht_k8s.stages.train.data.device_batches import DeviceBatches
+from diht_k8s.stages.train.data.read_ahead import ReadAhead
 
 
 @pytest.fixture(scope="module")

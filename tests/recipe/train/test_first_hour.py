@@ -18,9 +18,12 @@ def test_first_hour_when_on_cpus_then_all_parts_go_well_and_are_packed(tmp_path:
     folder = tmp_path / "hour"
     done = subprocess.run(
         [sys.executable, "-m", "tests.gpu.first_hour", "--folder", str(folder)],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "DIHT_GPU_TESTS_ON": "cpu"}, capture_output=True, text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DIHT_GPU_TESTS_ON": "cpu"},
+        capture_output=True,
+        text=True,
         timeout=3000,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == f"send back: {folder}.tar.gz"
     for name in ("losses", "stage", "memory", "curves"):

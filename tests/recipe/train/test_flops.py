@@ -42,19 +42,28 @@ CASES: dict[str, dict[str, Any]] = {
     "projection": {"heads": HEADS, "train": {"modelConfig": {**TINY, "vision_cfg": TIMM}}},
     "projection, locked": {"heads": HEADS, "train": {"modelConfig": {**TINY, "vision_cfg": TIMM}, **LOCKED}},
     "projection, stored": {
-        "heads": HEADS, "teacher_width": TEACHER,
+        "heads": HEADS,
+        "teacher_width": TEACHER,
         "train": {"modelConfig": {**TINY, "vision_cfg": TIMM}, **LOCKED, **EMBEDDINGS, "features": "Stored"},
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     folder = tmp_path_factory.mktemp("flops")
     usual = {"train": {}, "heads": 0, "teacher_width": 0}
-    cases = {name: {**usual, **case, "train": {"modelConfig": TINY, **case.get("train", {})}} for name, case in CASES.items()}  # fmt: skip
+    cases = {
+        name: {**usual, **case, "train": {"modelConfig": TINY, **case.get("train", {})}} for name, case in CASES.items()
+    }
     (folder / "cases.json").write_text(json.dumps(cases))
-    rendezvous = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}  # fmt: skip
+    rendezvous = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(free_port()),
+    }
     variables = environment(**rendezvous)
     rank = fork_server.start(PROGRAM, str(folder), variables=variables, modules=fork_server.TRAINING)
     assert rank.wait(250) == 0

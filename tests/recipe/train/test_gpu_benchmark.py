@@ -20,8 +20,12 @@ def measured(results: Path, *more: str) -> tuple[dict[str, Any], str]:
     """The JSON line, and what is said beside it."""
     found = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", *OPTIONS, *more, "--results", str(results)],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=3000,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=3000,
+    )
     assert found.returncode == 0, found.stderr
     return json.loads(found.stdout.splitlines()[-1]), found.stderr
 
@@ -34,8 +38,15 @@ def test_benchmark_when_run_twice_then_figures_goals_and_table_once_measured(tmp
     assert list(rows) == ["ours, HN-NCE, heads", "HN-NCE alone"]
     ours = rows["ours, HN-NCE, heads"]
     assert ours["outcome"] == "done", said
-    assert {"samples_per_second", "step_ms", "mfu_percent", "peak_memory_mib", "predicted_memory_mib", "loader_wait_percent",
-            "gpu_hours_for_a_billion"} <= ours.keys()  # fmt: skip
+    assert {
+        "samples_per_second",
+        "step_ms",
+        "mfu_percent",
+        "peak_memory_mib",
+        "predicted_memory_mib",
+        "loader_wait_percent",
+        "gpu_hours_for_a_billion",
+    } <= ours.keys()
     assert rows["HN-NCE alone"]["loss_ms"] > 0
     assert {goal["target"] for goal in document["goals"]} == {45.0, 1.2, 2.0}
     assert document["open_clip"].split(".")[0].isdigit()
@@ -48,8 +59,9 @@ def test_benchmark_when_run_twice_then_figures_goals_and_table_once_measured(tmp
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not (ROOT / ".cache" / "open-clip").exists(), reason="open_clip's trainer needs .cache/open-clip, see benchmarks/run gpu --help"
-)  # fmt: skip
+    not (ROOT / ".cache" / "open-clip").exists(),
+    reason="open_clip's trainer needs .cache/open-clip, see benchmarks/run gpu --help",
+)
 def test_benchmark_when_beside_open_clips_trainer_then_both_are_measured_on_one_and_two(tmp_path: Path) -> None:
     document, said = measured(tmp_path)
     outcomes = {(row["side"], row["cards"]): row["outcome"] for row in document["cases"] if "FSDP" not in row["side"]}

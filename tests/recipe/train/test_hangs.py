@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog
-from diht_k8s.recipe.runtime.launcher import FLIGHT_RECORDER
+from diht_k8s.runtime.hangs.watchdog import HangLimits, Watchdog
+from diht_k8s.runtime.launcher import FLIGHT_RECORDER
 from tests.ports import free_port
 from tests.recipe.train import fork_server
 from tests.recipe.train.small_run import environment
@@ -33,9 +33,14 @@ def verdicts(folders: Sequence[Path], culprit: int, how: str, *, world: int) -> 
         for rank in range(world):
             variables = {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
             process = fork_server.start(
-                PROGRAM, ",".join(map(str, folders)), str(culprit), how, modules=(PROGRAM,), stderr=nowhere,
+                PROGRAM,
+                ",".join(map(str, folders)),
+                str(culprit),
+                how,
+                modules=(PROGRAM,),
+                stderr=nowhere,
                 variables=environment(**variables, **FLIGHT_RECORDER),
-            )  # fmt: skip
+            )
             ranks.append(process)
             stack.callback(process.wait)
             stack.callback(process.kill)

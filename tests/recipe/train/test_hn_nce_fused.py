@@ -7,10 +7,10 @@ import itertools
 import pytest
 import torch
 
-from diht_k8s.recipe.train.data.share import BatchShare
-from diht_k8s.recipe.train.loss.cost import fused_cost
-from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
-from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics
+from diht_k8s.stages.train.data.share import BatchShare
+from diht_k8s.stages.train.loss.cost import fused_cost
+from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
+from diht_k8s.stages.train.loss.losses import hn_nce_loss_and_statistics
 from tests.recipe.train import fork_server
 from tests.recipe.train.interpreted_plan import small_plan
 from tests.recipe.train.small_run import environment

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks._launchers import STUB, Launchers, launchers
 from diht_k8s.api.errors import DihtError, RetryableError
-from diht_k8s.recipe.runtime.in_place import launcher as in_place
-from diht_k8s.recipe.runtime.in_place.rounds import Register, RoundFailure
+from diht_k8s.runtime.in_place import launcher as in_place
+from diht_k8s.runtime.in_place.rounds import Register, RoundFailure
 
 NODES = 5
 
@@ -51,7 +51,7 @@ def test_launchers_when_a_rank_is_killed_then_all_ranks_begin_the_next_round(
 def test_launchers_when_one_is_killed_before_it_acknowledges_then_the_others_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diht_k8s.recipe.runtime.in_place.rounds.ACKNOWLEDGE_S", 2.0)
+    monkeypatch.setattr("diht_k8s.runtime.in_place.rounds.ACKNOWLEDGE_S", 2.0)
     with launchers(NODES, tmp_path) as gang:
         gang.wait_for_round(1, 240)
         gang.signal(3, signal.SIGSTOP)
@@ -66,7 +66,7 @@ def test_launchers_when_one_is_killed_before_it_acknowledges_then_the_others_end
 def test_launchers_when_launcher_0_is_killed_then_the_others_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diht_k8s.recipe.runtime.in_place.rounds.UNREACHABLE_S", 5.0)
+    monkeypatch.setattr("diht_k8s.runtime.in_place.rounds.UNREACHABLE_S", 5.0)
     with launchers(NODES, tmp_path) as gang:
         gang.wait_for_round(1, 240)
         gang.signal(0, signal.SIGKILL)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.train import Distillation, Optimizer, Train
-from diht_k8s.recipe.train import engine
-from diht_k8s.recipe.train.model.student import Student
+from diht_k8s.stages.train import engine
+from diht_k8s.stages.train.model.student import Student
 from tests.recipe.train.small_run import VIT
 
 
@@ -23,9 +23,13 @@ def test_heads_when_scaled_then_their_rate_and_decay_are_those_of_the_towers_tim
     monkeypatch.setattr(engine.deepspeed, "initialize", initialize)
     distillation = Distillation(head_lr_scale=scale, head_weight_decay_scale=decay_scale)
     train = Train(
-        samples=16, batch_size=4, model="ViT-B-32", distillation=distillation, optimizer=Optimizer(weight_decay=0.2),
+        samples=16,
+        batch_size=4,
+        model="ViT-B-32",
+        distillation=distillation,
+        optimizer=Optimizer(weight_decay=0.2),
         precision="fp32",
-    )  # fmt: skip
+    )
     made = engine.Engine(train, Student(VIT, num_objects=3, num_attributes=2), rank=0, world=1)
     made.set_learning_rate(1e-3)
     found = {group["name"]: (group["lr"], group["weight_decay"]) for group in made.deepspeed.optimizer.param_groups}

@@ -21,22 +21,22 @@ from safetensors.torch import load_file
 
 from diht_k8s.api.errors import DataError, RetryableError
 from diht_k8s.api.hashing import sha256_of
-from diht_k8s.recipe.label.features import TeacherFeatures, hash64, write_features
-from diht_k8s.recipe.label.soft_labels import read_labels
-from diht_k8s.recipe.shards.samples import Sample, read_samples
-from diht_k8s.recipe.shards.shard_index import index_of
-from diht_k8s.recipe.shards.sources import Shard
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
-from diht_k8s.recipe.train.data import collate, dataset
-from diht_k8s.recipe.train.data.augment import drawn_caption
-from diht_k8s.recipe.train.data.batch import Batch, BatchTargets, HeadTargets, merged
-from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.image_sizes import ImageSizes
-from diht_k8s.recipe.train.data.loader import Loader
-from diht_k8s.recipe.train.data.sampler import sampler_over
-from diht_k8s.recipe.train.features.feature_set import FeatureFile
-from diht_k8s.recipe.train.features.rows import FeatureTables, width_of
+from diht_k8s.data.shards.samples import Sample, read_samples
+from diht_k8s.data.shards.shard_index import index_of
+from diht_k8s.data.shards.sources import Shard
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.stages.label.features import TeacherFeatures, hash64, write_features
+from diht_k8s.stages.label.soft_labels import read_labels
+from diht_k8s.stages.train.data import collate, dataset
+from diht_k8s.stages.train.data.augment import drawn_caption
+from diht_k8s.stages.train.data.batch import Batch, BatchTargets, HeadTargets, merged
+from diht_k8s.stages.train.data.dataset import ShardDataset
+from diht_k8s.stages.train.data.image_sizes import ImageSizes
+from diht_k8s.stages.train.data.loader import Loader
+from diht_k8s.stages.train.data.sampler import sampler_over
+from diht_k8s.stages.train.features.feature_set import FeatureFile
+from diht_k8s.stages.train.features.rows import FeatureTables, width_of
 from tests.folders import flat
 from tests.recipe.train.small_run import LABEL, SHARDS, Indexed, make_data, write_teacher
 
@@ -164,11 +164,14 @@ def test_embeddings_when_an_epoch_is_read_then_each_pair_has_its_own(folder: Pat
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"uids": [f"1-{number + 1}" for number in range(SHARDS[1])]}, "do not match .*drawn-1.tar at sample .*: make them"),
+        (
+            {"uids": [f"1-{number + 1}" for number in range(SHARDS[1])]},
+            "do not match .*drawn-1.tar at sample .*: make them",
+        ),
         ({"config_sha256": "o" * 64}, "holds features of others, not of the teacher: make them"),
     ],
     ids=["other pairs", "another configuration"],
-)  # fmt: skip
+)
 def test_embeddings_when_they_are_of_something_else_then_the_error_names_the_file(
     tmp_path: Path, change: dict[str, Any], says: str, cache_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,9 +301,13 @@ def up_to(batch: Batch, rows: int) -> Batch:
         for head in (batch.targets.objects, batch.targets.attributes)
     ]
     return replace(
-        batch, seen_B=batch.seen_B[:rows], tokens_BT=batch.tokens_BT[:rows], caption_ids_B=batch.caption_ids_B[:rows],
-        targets=BatchTargets(*heads, batch.targets.mask_B[:rows]), teacher_B2E=batch.teacher_B2E[:rows],
-    )  # fmt: skip
+        batch,
+        seen_B=batch.seen_B[:rows],
+        tokens_BT=batch.tokens_BT[:rows],
+        caption_ids_B=batch.caption_ids_B[:rows],
+        targets=BatchTargets(*heads, batch.targets.mask_B[:rows]),
+        teacher_B2E=batch.teacher_B2E[:rows],
+    )
 
 
 @pytest.mark.parametrize("stored", [False, True])

@@ -13,14 +13,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diht_k8s.recipe.clip_models.loading import load_model
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.checkpoint import checkpoint
-from diht_k8s.recipe.train.model.student import Student
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.models.loading import load_model
+from diht_k8s.stages.train.checkpoint import checkpoint
+from diht_k8s.stages.train.model.student import Student
 from tests.recipe.train.small_run import RESNET, VIT, Job, document, make_data, train_in_ranks
 
 STEPS, BATCH, STOP = 5, 16, 3
-TIMM = {**VIT, "vision_cfg": {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 32}}  # fmt: skip
+TIMM = {
+    **VIT,
+    "vision_cfg": {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 32},
+}
 LOCKED = {"lockImageTower": True, "modelConfig": TIMM}
 KINDS: dict[str, dict[str, Any]] = {
     "zero 0": {"zeroStage": 0},
@@ -176,11 +179,14 @@ def test_training_when_it_goes_on_from_a_checkpoint_then_with_the_tower_of_that_
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("another tower 2", r"64 the checkpoint .*step-000000003 was trained on another image tower \(.{12}\) than .*first.safetensors gives now"),
+        (
+            "another tower 2",
+            r"64 the checkpoint .*step-000000003 was trained on another image tower \(.{12}\) than .*first.safetensors gives now",
+        ),
         ("unlocked", "64 the checkpoint .* has a locked image tower: set train.lockImageTower: true"),
         ("locked later", "64 the checkpoint .* has trained its image tower: remove train.lockImageTower, or take"),
     ],
-)  # fmt: skip
+)
 def test_checkpoint_when_of_another_tower_then_refused_by_name(
     trained: dict[str, dict[str, Any]], name: str, said: str
 ) -> None:

@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 
-from diht_k8s.recipe.train.loss.embedding_distillation import embedding_loss
-from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
-from diht_k8s.recipe.train.loss.losses import (
+from diht_k8s.stages.train.loss.embedding_distillation import embedding_loss
+from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
+from diht_k8s.stages.train.loss.losses import (
     duplicate_share,
     hn_nce_loss,
     hn_nce_loss_and_statistics,

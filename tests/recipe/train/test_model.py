@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.data.normalisation import normalised
-from diht_k8s.recipe.train.model.student import Student, has_batch_statistics, model_configuration
-from diht_k8s.recipe.train.optimizer import parameter_groups
+from diht_k8s.stages.train.data.normalisation import normalised
+from diht_k8s.stages.train.model.student import Student, has_batch_statistics, model_configuration
+from diht_k8s.stages.train.optimizer import parameter_groups
 from tests.recipe.train.small_run import RESNET, VIT
 
 TOKENIZER = open_clip.tokenizer.SimpleTokenizer(context_length=12)
@@ -72,7 +72,9 @@ def test_features_when_images_come_in_bf16_then_the_same_bits_as_autocast_rounds
 ) -> None:
     pixels_BHWC = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        wide, narrow = (student(config).clip.encode_image(normalised(pixels_BHWC, t)) for t in (torch.float32, torch.bfloat16))  # fmt: skip
+        wide, narrow = (
+            student(config).clip.encode_image(normalised(pixels_BHWC, t)) for t in (torch.float32, torch.bfloat16)
+        )
     assert torch.equal(wide, narrow)
 
 
@@ -114,7 +116,10 @@ def test_groups_when_made_then_each_parameter_once_and_no_decay_on_gains_biases_
     assert found["heads"] == ["object_head.weight", "attribute_head.weight"]
 
 
-TIMM = {**VIT, "vision_cfg": {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64}}  # fmt: skip
+TIMM = {
+    **VIT,
+    "vision_cfg": {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64},
+}
 TOWERS = {"ViT": VIT, "ResNet": RESNET, "timm": TIMM}
 
 

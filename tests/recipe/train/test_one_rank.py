@@ -17,20 +17,20 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
-from diht_k8s.recipe.shards.pixels import decode_pixels
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.shard_index import index_of
-from diht_k8s.recipe.shards.sources import Shard
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.checkpoint import checkpoint
-from diht_k8s.recipe.train.data.batch import Batch, HeadTargets
-from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.image_sizes import ImageSizes
-from diht_k8s.recipe.train.data.loader import Loader
-from diht_k8s.recipe.train.data.normalisation import normalised
-from diht_k8s.recipe.train.data.sampler import sampler_over
-from diht_k8s.recipe.train.loss_scale import LOSS_SCALE
-from diht_k8s.recipe.train.model.student import Features, Student
+from diht_k8s.data.shards.pixels import decode_pixels
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.shard_index import index_of
+from diht_k8s.data.shards.sources import Shard
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.train.checkpoint import checkpoint
+from diht_k8s.stages.train.data.batch import Batch, HeadTargets
+from diht_k8s.stages.train.data.dataset import ShardDataset
+from diht_k8s.stages.train.data.image_sizes import ImageSizes
+from diht_k8s.stages.train.data.loader import Loader
+from diht_k8s.stages.train.data.normalisation import normalised
+from diht_k8s.stages.train.data.sampler import sampler_over
+from diht_k8s.stages.train.loss_scale import LOSS_SCALE
+from diht_k8s.stages.train.model.student import Features, Student
 from tests.folders import flat
 from tests.recipe.train.small_run import (
     ATTRIBUTES,
@@ -312,13 +312,19 @@ def test_checkpoints_when_due_by_samples_then_in_that_interval_and_only_the_newe
     for name in KINDS:
         folder = place / name / "out" / "runs/latest/train"
         assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
-            "step-000000006", f"step-{STEPS:09d}"
-        ]  # fmt: skip
+            "step-000000006",
+            f"step-{STEPS:09d}",
+        ]
         summary = json.loads((folder / "result.json").read_text())["summary"]
         told = {key: summary[key] for key in ("samples", "steps", "shards", "pairs", "processes", "bad")}
         assert told == {
-            "samples": STEPS * BATCH, "steps": STEPS, "shards": len(SHARDS), "pairs": sum(SHARDS), "processes": 1, "bad": {}
-        }  # fmt: skip
+            "samples": STEPS * BATCH,
+            "steps": STEPS,
+            "shards": len(SHARDS),
+            "pairs": sum(SHARDS),
+            "processes": 1,
+            "bad": {},
+        }
 
 
 @pytest.mark.parametrize("name", RESUMED)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.checkpoint import checkpoint
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.train.checkpoint import checkpoint
 from tests.recipe.train.small_run import Job, document, lines, make_data, train_in_ranks
 
 STEPS, BATCH = 5, 16
@@ -36,8 +36,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 REFUSED = {
     "compile, zero 3": ({"compile": True, "zeroStage": 3}, "64 train.compile does not go with train.zeroStage 3"),
-    "few held out": ({"validation": {**HELD_OUT, "shards": ["few"]}}, "65 train.validation.shards hold fewer usable pairs"),
-}  # fmt: skip
+    "few held out": (
+        {"validation": {**HELD_OUT, "shards": ["few"]}},
+        "65 train.validation.shards hold fewer usable pairs",
+    ),
+}
 TRACKER = """
 import os, pathlib, types
 
@@ -221,8 +224,11 @@ def test_profile_when_asked_for_then_a_trace_and_a_table_of_each_rank(
 ) -> None:
     folder = place / "profile" / "out" / "runs/latest/train" / "profile"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "rank-00000.json.gz", "rank-00000.txt", "rank-00001.json.gz", "rank-00001.txt",
-    ]  # fmt: skip
+        "rank-00000.json.gz",
+        "rank-00000.txt",
+        "rank-00001.json.gz",
+        "rank-00001.txt",
+    ]
     assert "aten::" in (folder / "rank-00000.txt").read_text()
 
 

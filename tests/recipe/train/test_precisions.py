@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.checkpoint import checkpoint
-from diht_k8s.recipe.train.loss_scale import LOSS_SCALE
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.train.checkpoint import checkpoint
+from diht_k8s.stages.train.loss_scale import LOSS_SCALE
 from tests.recipe.train.small_run import Job, document, lines, make_data, train_in_ranks
 
 STEPS, OVERFLOW_STEPS, BATCH = 4, 6, 16

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.reports import NodeResult, PreflightReport
-from diht_k8s.recipe.runtime.hangs.heartbeat import FOLDER_VARIABLE
-from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog
-from diht_k8s.recipe.runtime.preflight import RESULT_VARIABLE
+from diht_k8s.runtime.hangs.heartbeat import FOLDER_VARIABLE
+from diht_k8s.runtime.hangs.watchdog import HangLimits, Watchdog
+from diht_k8s.runtime.preflight import RESULT_VARIABLE
 from tests.ports import free_port
 from tests.recipe.train import fork_server
 from tests.recipe.train.small_run import environment
@@ -46,9 +46,14 @@ def preflight(tmp_path_factory: pytest.TempPathFactory) -> PreflightRun:
         watched.mkdir(exist_ok=True)
         checked = NodeResult(node=f"gpu-{node}", pod=f"p-{node}", output_seconds=OUTPUT_SECONDS[node])
         variables = {
-            "RANK": str(rank), "WORLD_SIZE": str(len(PLACES)), "LOCAL_RANK": str(local), "MASTER_ADDR": "localhost",
-            "MASTER_PORT": port, RESULT_VARIABLE: checked.model_dump_json(), FOLDER_VARIABLE: str(watched),
-        }  # fmt: skip
+            "RANK": str(rank),
+            "WORLD_SIZE": str(len(PLACES)),
+            "LOCAL_RANK": str(local),
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": port,
+            RESULT_VARIABLE: checked.model_dump_json(),
+            FOLDER_VARIABLE: str(watched),
+        }
         arguments, preset = (str(folder), str(SLOW)), environment(**variables)
         with (folder / f"{rank}.log").open("wb") as log:
             ranks.append(fork_server.start(PROGRAM, *arguments, variables=preset, modules=(PROGRAM,), stderr=log))

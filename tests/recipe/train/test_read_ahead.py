@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from diht_k8s.recipe.train.data.batch import Batch
-from diht_k8s.recipe.train.data.read_ahead import ReadAhead
+from diht_k8s.stages.train.data.batch import Batch
+from diht_k8s.stages.train.data.read_ahead import ReadAhead
 
 pytestmark = pytest.mark.timeout(300)
 

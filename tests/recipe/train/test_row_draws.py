@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from diht_k8s.recipe.train.model.row_draws import RowDraws
+from diht_k8s.stages.train.model.row_draws import RowDraws
 from tests.recipe.train.small_run import VIT, Job, document, make_data, train_in_ranks
 from tests.recipe.train.small_timm import SIDE
 
@@ -18,19 +18,31 @@ PATCHES = {**VIT, "vision_cfg": {**VIT["vision_cfg"], "patch_size": 8, "patch_dr
 ALL = {
     **VIT,
     "vision_cfg": {
-        "timm_model_name": "test_vit", "timm_pool": "avg", "timm_proj": "mlp", "image_size": 160,
-        "timm_drop": 0.3, "timm_drop_path": 0.6, "patch_dropout": 0.25,
+        "timm_model_name": "test_vit",
+        "timm_pool": "avg",
+        "timm_proj": "mlp",
+        "image_size": 160,
+        "timm_drop": 0.3,
+        "timm_drop_path": 0.6,
+        "patch_dropout": 0.25,
     },
-}  # fmt: skip
+}
 """Drops elements, paths and patches."""
 ALIKE = {
     **VIT,
     "vision_cfg": {
-        "timm_model_name": "small_vit_relpos", "timm_pool": "avg", "timm_proj": "linear", "image_size": SIDE, "timm_drop_path": 0.5,
+        "timm_model_name": "small_vit_relpos",
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": SIDE,
+        "timm_drop_path": 0.5,
     },
-}  # fmt: skip
+}
 """Drops paths, and parts of its biases of positions for all images alike."""
-UNKEYED = {**VIT, "vision_cfg": {"timm_model_name": "ghostnet_050", "timm_pool": "avg", "timm_proj": "", "image_size": 32}}  # fmt: skip
+UNKEYED = {
+    **VIT,
+    "vision_cfg": {"timm_model_name": "ghostnet_050", "timm_pool": "avg", "timm_proj": "", "image_size": 32},
+}
 """timm's classifier calls torch's dropout outside of a module."""
 KINDS: dict[int, dict[str, dict[str, Any]]] = {
     1: {
@@ -40,7 +52,10 @@ KINDS: dict[int, dict[str, dict[str, Any]]] = {
         "all, parts": {"modelConfig": ALL, "microBatchSize": 4},
         "all, recomputed": {"modelConfig": ALL, "activationCheckpointing": True},
         "all, zero 2, recomputed parts": {
-            "modelConfig": ALL, "zeroStage": 2, "microBatchSize": 2, "activationCheckpointing": True,
+            "modelConfig": ALL,
+            "zeroStage": 2,
+            "microBatchSize": 2,
+            "activationCheckpointing": True,
         },
         "alike": {"modelConfig": ALIKE},
         "alike, recomputed parts": {"modelConfig": ALIKE, "activationCheckpointing": True, "microBatchSize": 4},
@@ -57,7 +72,7 @@ KINDS: dict[int, dict[str, dict[str, Any]]] = {
         "alike, parts": {"modelConfig": ALIKE, "microBatchSize": 4},
     },
     4: {"patches": {"modelConfig": PATCHES}, "all": {"modelConfig": ALL, "zeroStage": 1, "microBatchSize": 2}},
-}  # fmt: skip
+}
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
 
 

@@ -13,10 +13,10 @@ import torch.distributed as dist
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import MARKER
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.checkpoint import checkpoint
-from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder
-from diht_k8s.recipe.train.checkpoint.fencing import Fence
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.train.checkpoint import checkpoint
+from diht_k8s.stages.train.checkpoint.checkpoint import Cursor, CursorOrder
+from diht_k8s.stages.train.checkpoint.fencing import Fence
 from tests.folders import flat
 
 ORDER = CursorOrder(lanes=4, block=64, window=100, epoch=1000)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.reports import Cause
-from diht_k8s.recipe.train.model.student import Student
+from diht_k8s.stages.train.model.student import Student
 from tests.recipe.train.attempts import (
     BATCH,
     STEPS,

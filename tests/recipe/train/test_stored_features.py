@@ -12,21 +12,29 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diht_k8s.recipe.clip_models.features import encode_pixels
-from diht_k8s.recipe.clip_models.loading import load_model
-from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
-from diht_k8s.recipe.train.checkpoint import checkpoint
-from diht_k8s.recipe.train.model.student import Student
+from diht_k8s.data.shards.images import decode
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.models.features import encode_pixels
+from diht_k8s.models.loading import load_model
+from diht_k8s.stages.train.checkpoint import checkpoint
+from diht_k8s.stages.train.model.student import Student
 from tests.folders import flat
 from tests.recipe.train.small_run import SHARDS, VIT, Job, document, make_data, train_in_ranks
 
 STEPS, BATCH, STOP, SEEN = 14, 16, 6, 4
 """The last of STEPS are of the second epoch; SEEN are those of trainings whose images pass the tower."""
 LITE = "timm/tf_efficientnet_lite0"
-TIMM = {**VIT, "vision_cfg": {"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "timm_proj": "linear", "image_size": 224}}  # fmt: skip
+TIMM = {
+    **VIT,
+    "vision_cfg": {
+        "timm_model_name": "tf_efficientnet_lite0",
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 224,
+    },
+}
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "parts": {"microBatchSize": 4, "zeroStage": 2},

@@ -12,14 +12,14 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file, save_file
 
 from diht_k8s.api.label import Teacher
-from diht_k8s.recipe.clip_models.loading import load_model
-from diht_k8s.recipe.label.teacher import load_teacher
-from diht_k8s.recipe.label.teacher_classes import imagenet_names
-from diht_k8s.recipe.label.teacher_weights import packaged_weights
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.model.student import Student
-from diht_k8s.recipe.train.model.token_ridge import (
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.models.loading import load_model
+from diht_k8s.stages.label.teacher import load_teacher
+from diht_k8s.stages.label.teacher_classes import imagenet_names
+from diht_k8s.stages.label.teacher_weights import packaged_weights
+from diht_k8s.stages.train.model.student import Student
+from diht_k8s.stages.train.model.token_ridge import (
     ClassCaptions,
     caption_counts,
     commonest_tokens,
@@ -34,9 +34,15 @@ BATCH, STEPS, STOP = 14, 4, 2
 LITE = "timm/tf_efficientnet_lite0"
 TIMM = {
     **VIT,
-    "vision_cfg": {"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "timm_proj": "linear", "timm_proj_bias": True, "image_size": 128},
+    "vision_cfg": {
+        "timm_model_name": "tf_efficientnet_lite0",
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "timm_proj_bias": True,
+        "image_size": 128,
+    },
     "text_cfg": {**VIT["text_cfg"], "width": 32},
-}  # fmt: skip
+}
 NAMES = [", ".join(synonyms) for synonyms in imagenet_names()]
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train import validation
-from diht_k8s.recipe.train.model.student import Features
-from diht_k8s.recipe.train.validation import HeldOutPairs, HeldOutValidation
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.train import validation
+from diht_k8s.stages.train.model.student import Features
+from diht_k8s.stages.train.validation import HeldOutPairs, HeldOutValidation
 from tests.folders import flat
 from tests.recipe.train.small_run import make_data
 

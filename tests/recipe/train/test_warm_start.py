@@ -18,18 +18,18 @@ from torch import Tensor
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Teacher
 from diht_k8s.api.train import InitFrom, Train
-from diht_k8s.recipe.clip_models.files import weights_sha256
-from diht_k8s.recipe.label.teacher import load_teacher
-from diht_k8s.recipe.label.teacher_weights import packaged_weights, tower_weights
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.checkpoint import checkpoint
-from diht_k8s.recipe.train.checkpoint.fencing import Fence
-from diht_k8s.recipe.train.checkpoint.init_from import init_identity, preprocessing_of, weights_file
-from diht_k8s.recipe.train.checkpoint.warm_start import start_from
-from diht_k8s.recipe.train.data.normalisation import CLIPS, Normalisation, normalisation_of
-from diht_k8s.recipe.train.model.export import ModelDescription, export
-from diht_k8s.recipe.train.model.first_weights import load_first_weights
-from diht_k8s.recipe.train.model.student import Student
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.models.files import weights_sha256
+from diht_k8s.stages.label.teacher import load_teacher
+from diht_k8s.stages.label.teacher_weights import packaged_weights, tower_weights
+from diht_k8s.stages.train.checkpoint import checkpoint
+from diht_k8s.stages.train.checkpoint.fencing import Fence
+from diht_k8s.stages.train.checkpoint.init_from import init_identity, preprocessing_of, weights_file
+from diht_k8s.stages.train.checkpoint.warm_start import start_from
+from diht_k8s.stages.train.data.normalisation import CLIPS, Normalisation, normalisation_of
+from diht_k8s.stages.train.model.export import ModelDescription, export
+from diht_k8s.stages.train.model.first_weights import load_first_weights
+from diht_k8s.stages.train.model.student import Student
 from tests.folders import flat
 from tests.recipe.train.small_run import RESNET, VIT
 
@@ -60,9 +60,12 @@ def plain(model: Student) -> dict[str, Tensor]:
 
 FORMS: dict[str, tuple[str, Callable[[Student], bytes]]] = {
     "safetensors": ("a.safetensors", lambda m: save(plain(m))),
-    "open_clip's checkpoint": ("a.pt", lambda m: pickled({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in plain(m).items()}})),
+    "open_clip's checkpoint": (
+        "a.pt",
+        lambda m: pickled({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in plain(m).items()}}),
+    ),
     "a plain state": ("a.ckpt", lambda m: pickled(plain(m))),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("name", "content"), FORMS.values(), ids=FORMS)
@@ -151,7 +154,15 @@ def test_weights_when_of_a_timm_tower_then_taken_without_its_classifier(size: in
     assert torch.equal(model.clip.visual.head.proj.weight, projection)
 
 
-LITE = {**VIT, "vision_cfg": {"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "timm_proj": "linear", "image_size": 224}}  # fmt: skip
+LITE = {
+    **VIT,
+    "vision_cfg": {
+        "timm_model_name": "tf_efficientnet_lite0",
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 224,
+    },
+}
 
 
 def test_weights_of_a_network_that_a_package_brings_are_those_of_the_teacher() -> None:
@@ -171,10 +182,13 @@ def test_weights_of_a_network_that_a_package_brings_are_those_of_the_teacher() -
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ({"uri": "timm/resnet50"}, "no package brings the weights of timm/resnet50: give a .safetensors or .pth file, or one of timm"),
+        (
+            {"uri": "timm/resnet50"},
+            "no package brings the weights of timm/resnet50: give a .safetensors or .pth file, or one of timm",
+        ),
         ({"uri": "timm/tf_efficientnet_lite0", "kind": "Checkpoint"}, "is a network and no checkpoint: remove kind"),
     ],
-)  # fmt: skip
+)
 def test_network_when_no_package_brings_it_or_it_should_be_resumed_then_said(start: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         start_from(STORAGE, InitFrom(**start), student(1))
@@ -237,7 +251,10 @@ def test_weights_when_a_file_of_another_ports_network_holds_more_than_a_classifi
     own = {"stem.weight": torch.zeros(4, 3), "bn.num_batches_tracked": torch.tensor(0)}
     port = {"_a.weight": torch.ones(4, 3), "_b.num_batches_tracked": torch.tensor(7)}
     classifier = {"_fc.weight": torch.ones(10, 4), "_fc.bias": torch.ones(10)}
-    assert tower_weights(own, {**port, **classifier}) == {"stem.weight": port["_a.weight"], "bn.num_batches_tracked": port["_b.num_batches_tracked"]}  # fmt: skip
+    assert tower_weights(own, {**port, **classifier}) == {
+        "stem.weight": port["_a.weight"],
+        "bn.num_batches_tracked": port["_b.num_batches_tracked"],
+    }
     assert tower_weights(own, {**port, **classifier, "_more.weight": torch.ones(1)}) == {}
     assert tower_weights(own, {"stem.weight": port["_a.weight"]}) == {"stem.weight": port["_a.weight"]}
 

@@ -10,9 +10,9 @@ from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import init_device_mesh
 
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train import engine
-from diht_k8s.recipe.train.distributed import init_process_groups
-from diht_k8s.recipe.train.model.student import Student
+from diht_k8s.stages.train import engine
+from diht_k8s.stages.train.distributed import init_process_groups
+from diht_k8s.stages.train.model.student import Student
 from tests.recipe.train.small_run import VIT
 
 

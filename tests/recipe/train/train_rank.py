@@ -1,4 +1,4 @@
-"""One rank of the training tests: does each job of FOLDER/jobs.json as `diht_k8s.recipe.train.loop` does, recording each step.
+"""One rank of the training tests: does each job of FOLDER/jobs.json as `diht_k8s.stages.train.loop` does, recording each step.
 
 Usage: train_rank.py FOLDER, with torchrun's variables. Rank 0 writes FOLDER/results.pt.
 """
@@ -23,16 +23,16 @@ from diht_k8s.api.errors import DihtError, RetryableError
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.runtime.rank_exit import leave
-from diht_k8s.recipe.runtime.run_folder import point
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train import engine, loss_scale, metrics, precision
-from diht_k8s.recipe.train.checkpoint import checkpointer
-from diht_k8s.recipe.train.checkpoint.state import state_of
-from diht_k8s.recipe.train.collectives import gather_objects
-from diht_k8s.recipe.train.data import augment, collate, loader
-from diht_k8s.recipe.train.data.share import BatchShare
-from diht_k8s.recipe.train.loop import Training
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.rank_exit import leave
+from diht_k8s.runtime.run_folder import point
+from diht_k8s.stages.train import engine, loss_scale, metrics, precision
+from diht_k8s.stages.train.checkpoint import checkpointer
+from diht_k8s.stages.train.checkpoint.state import state_of
+from diht_k8s.stages.train.collectives import gather_objects
+from diht_k8s.stages.train.data import augment, collate, loader
+from diht_k8s.stages.train.data.share import BatchShare
+from diht_k8s.stages.train.loop import Training
 from tests.recipe.train import small_timm  # noqa: F401  # timm then knows its networks
 
 
@@ -139,9 +139,15 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         error = described(problem)
     weights = state_of(training.engine.deepspeed, training.model, rank=training.rank)
     return {
-        "losses": losses, "uids": uids, "norms": norms, "words": words, "weights": weights, "gradients": gradients,
-        "error": error, "began": began,
-    }  # fmt: skip
+        "losses": losses,
+        "uids": uids,
+        "norms": norms,
+        "words": words,
+        "weights": weights,
+        "gradients": gradients,
+        "error": error,
+        "began": began,
+    }
 
 
 def asks_to_stop(training: Training, job: dict[str, Any], done: int) -> bool:

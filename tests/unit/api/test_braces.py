@@ -19,9 +19,12 @@ letters = st.builds(
 )
 patterns = st.recursive(
     texts | ranges | letters,
-    lambda inner: st.lists(inner, max_size=3).map("".join) | st.lists(inner, min_size=1, max_size=3).map(lambda parts: "{" + ",".join(parts) + "}"),
+    lambda inner: (
+        st.lists(inner, max_size=3).map("".join)
+        | st.lists(inner, min_size=1, max_size=3).map(lambda parts: "{" + ",".join(parts) + "}")
+    ),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @given(patterns)

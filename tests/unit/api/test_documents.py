@@ -196,20 +196,38 @@ def test_canonical_json_does_not_depend_on_order_or_float_form() -> None:
 
 JARGON = ("dictionary", "instance of", "should", "valid ", "^", "pattern", "validation", "parse ", "parsing")
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "a stage without fields": (changed(spec__filter="yes"), "spec.filter: expected a mapping, `name: value` lines below this one (known: "),
+    "a stage without fields": (
+        changed(spec__filter="yes"),
+        "spec.filter: expected a mapping, `name: value` lines below this one (known: ",
+    ),
     "a list in place of a mapping": (changed(spec__train__loss=[1]), "spec.train.loss: expected a mapping"),
     "text in place of a list": (changed(spec__data__sources="a"), "spec.data.sources: expected a list: [A, B]"),
     "a fraction": (changed(spec__train__samples=1.5), "spec.train.samples: expected a whole number, got 1.5"),
     "text in place of a number": (changed(spec__train__optimizer={"lr": "high"}), 'expected a number, got "high"'),
     "text in place of a switch": (changed(spec__suspend="maybe"), 'spec.suspend: expected true or false, got "maybe"'),
-    "a number in place of text": (changed(spec__train__model=16), "expected text (a number or yes/no needs quotes), got 16"),
+    "a number in place of text": (
+        changed(spec__train__model=16),
+        "expected text (a number or yes/no needs quotes), got 16",
+    ),
     "too small": (changed(spec__train__samples=0), "spec.train.samples: expected a number of at least 1, got 0"),
     "too large": (changed(spec__train__ema=1), "spec.train.ema: expected a number below 1, got 1"),
-    "no entries": (changed(spec__data__sources=[{"name": "a", "shards": []}]), "shards: expected at least 1 entries, got a list of 0"),
-    "a name": (changed(metadata__name="My Run"), 'metadata.name: expected lower-case letters, digits and dashes, beginning with a letter, got "My Run"'),
-    "an endpoint": (changed(spec__storage=[{"prefix": "s3://b", "endpointURL": "b:9000"}]), "expected http://HOST or https://HOST"),
-    "a percentage": (changed(spec__data__maxBadShards="a few"), "is neither a count nor a percentage: write for example 10 or 1%"),
-}  # fmt: skip
+    "no entries": (
+        changed(spec__data__sources=[{"name": "a", "shards": []}]),
+        "shards: expected at least 1 entries, got a list of 0",
+    ),
+    "a name": (
+        changed(metadata__name="My Run"),
+        'metadata.name: expected lower-case letters, digits and dashes, beginning with a letter, got "My Run"',
+    ),
+    "an endpoint": (
+        changed(spec__storage=[{"prefix": "s3://b", "endpointURL": "b:9000"}]),
+        "expected http://HOST or https://HOST",
+    ),
+    "a percentage": (
+        changed(spec__data__maxBadShards="a few"),
+        "is neither a count nor a percentage: write for example 10 or 1%",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", WRONG)

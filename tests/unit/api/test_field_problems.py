@@ -128,19 +128,46 @@ def nodes(wished: int, least: int | None, **train: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (RN50 | nodes(4, 3), f"has no effect, the training waits for all 4 nodes: train.model RN50 {WHY} the processes of 3 nodes do not divide train.batchSize: lower it to 2, or change train.batchSize"),
-        (RN50 | nodes(8, 5), f"has no effect, the training waits for all 8 nodes: train.model RN50 {WHY} the processes of 5 to 7 nodes do not divide train.batchSize: lower it to 4, or change train.batchSize"),
-        (RN50 | nodes(2, 1, microBatchSize=3, batchSize=4), f"has no effect, the training waits for all 2 nodes: train.model RN50 {WHY} the processes of 1 node do not divide train.batchSize and train.microBatchSize: lower numNodes, or change train.batchSize and train.microBatchSize"),
-        ({"spec__train__model": REMOVE, "spec__train__modelConfig": TIMM_TOWER} | nodes(4, 3, batchSize=8), f"has no effect, the training waits for all 4 nodes: the model of train.modelConfig {WHY} the processes of 3 nodes do not divide train.batchSize: lower it to 2, or change train.batchSize"),
+        (
+            RN50 | nodes(4, 3),
+            f"has no effect, the training waits for all 4 nodes: train.model RN50 {WHY} the processes of 3 nodes do not divide train.batchSize: lower it to 2, or change train.batchSize",
+        ),
+        (
+            RN50 | nodes(8, 5),
+            f"has no effect, the training waits for all 8 nodes: train.model RN50 {WHY} the processes of 5 to 7 nodes do not divide train.batchSize: lower it to 4, or change train.batchSize",
+        ),
+        (
+            RN50 | nodes(2, 1, microBatchSize=3, batchSize=4),
+            f"has no effect, the training waits for all 2 nodes: train.model RN50 {WHY} the processes of 1 node do not divide train.batchSize and train.microBatchSize: lower numNodes, or change train.batchSize and train.microBatchSize",
+        ),
+        (
+            {"spec__train__model": REMOVE, "spec__train__modelConfig": TIMM_TOWER} | nodes(4, 3, batchSize=8),
+            f"has no effect, the training waits for all 4 nodes: the model of train.modelConfig {WHY} the processes of 3 nodes do not divide train.batchSize: lower it to 2, or change train.batchSize",
+        ),
         (RN50 | nodes(4, 2), None),
         (RN50 | nodes(4, None), None),
         (RN50 | nodes(4, 4), None),
         (RN50 | nodes(4, 3, lockImageTower=True), None),
         (nodes(4, 3, batchSize=8), None),
-        ({"spec__train__model": REMOVE, "spec__train__modelConfig": RESNET | {"vision_cfg": {"layers": 2}}} | nodes(4, 3, batchSize=8), None),
+        (
+            {"spec__train__model": REMOVE, "spec__train__modelConfig": RESNET | {"vision_cfg": {"layers": 2}}}
+            | nodes(4, 3, batchSize=8),
+            None,
+        ),
     ],
-    ids=["one number", "several", "micro-batches", "a tower of timm", "a number that divides", "rigid", "as many as wished for", "a locked tower", "a ViT", "a ViT of its own"],
-)  # fmt: skip
+    ids=[
+        "one number",
+        "several",
+        "micro-batches",
+        "a tower of timm",
+        "a number that divides",
+        "rigid",
+        "as many as wished for",
+        "a locked tower",
+        "a ViT",
+        "a ViT of its own",
+    ],
+)
 def test_min_nodes_that_the_batch_leaves_without_effect_is_a_warning(changes: dict[str, Any], said: str | None) -> None:
     found = [(str(problem), problem.certain) for problem in text_problems(spec_of(**changes))]
     assert found == ([] if said is None else [(f"spec.train.minNodes: {said}", False)])
@@ -152,15 +179,25 @@ CARDS = {"resources": {"nvidia.com/gpu": 8}}
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"spec__pods": CARDS}, ("is 1 where a pod asks for nvidia.com/gpu: 8, 7 stay idle: write train.processesPerNode: 8", False)),
-        ({"spec__train__pods": {"resources": {"nvidia.com/gpu": "2"}}, "spec__pods": CARDS, "spec__train__processesPerNode": 4}, ("is 4 where a pod asks for nvidia.com/gpu: 2, each rank needs one: write train.processesPerNode: 2", True)),
+        (
+            {"spec__pods": CARDS},
+            ("is 1 where a pod asks for nvidia.com/gpu: 8, 7 stay idle: write train.processesPerNode: 8", False),
+        ),
+        (
+            {
+                "spec__train__pods": {"resources": {"nvidia.com/gpu": "2"}},
+                "spec__pods": CARDS,
+                "spec__train__processesPerNode": 4,
+            },
+            ("is 4 where a pod asks for nvidia.com/gpu: 2, each rank needs one: write train.processesPerNode: 2", True),
+        ),
         ({"spec__train__pods": CARDS, "spec__train__processesPerNode": 8}, None),
         ({"spec__filter": {"pods": CARDS}}, None),
         ({"spec__pods": CARDS, "spec__train__pods": {"resources": {"nvidia.com/gpu": 0}}}, None),
         ({"spec__pods": CARDS, "spec__train": REMOVE, "spec__evaluate": REMOVE}, None),
     ],
     ids=["idle cards", "too few, train's own number", "as many", "another stage's", "none for train", "no training"],
-)  # fmt: skip
+)
 def test_ranks_and_gpus_of_a_pod_that_differ_are_said(changes: dict[str, Any], said: tuple[str, bool] | None) -> None:
     found = [(str(problem), problem.certain) for problem in text_problems(spec_of(**changes))]
     assert found == ([] if said is None else [(f"spec.train.processesPerNode: {said[0]}", said[1])])
@@ -175,8 +212,11 @@ def test_all_problems_are_said_at_once() -> None:
     with pytest.raises(UserError) as refused:
         refuse(text_problems(spec))
     assert [line.partition(":")[0] for line in str(refused.value).splitlines()] == [
-        "spec.filter.decontaminate[0]", "spec.filter.decontaminate[1]", "spec.label.teacher.model", "spec.train.model",
-    ]  # fmt: skip
+        "spec.filter.decontaminate[0]",
+        "spec.filter.decontaminate[1]",
+        "spec.label.teacher.model",
+        "spec.train.model",
+    ]
 
 
 def test_a_name_is_doubtful_only_where_another_version_of_its_package_is_installed(
@@ -205,7 +245,11 @@ NO_MOUNT = "lies below no volumeMounts.mountPath of the pods of"
 PATHS: dict[str, tuple[str, Any, str]] = {
     "data.output": ("spec__data__output", "{}", "output"),
     "data.sources.shards": ("spec__data__sources__0__shards", ["{}/*.tar"], "sources[0].shards[0]"),
-    "data.sources.captions": ("spec__data__sources", [{"name": "a", "captions": ["{}/0.parquet"]}], "sources[0].captions[0]"),
+    "data.sources.captions": (
+        "spec__data__sources",
+        [{"name": "a", "captions": ["{}/0.parquet"]}],
+        "sources[0].captions[0]",
+    ),
     "filter.exclude": ("spec__filter__exclude", "{}", "exclude"),
     "filter.scoresFrom": ("spec__filter__scoresFrom", "{}", "scoresFrom"),
     "filter.clipScore.model": ("spec__filter__clipScore", {**SCORE, "model": "{}"}, "clipScore.model"),
@@ -217,7 +261,7 @@ PATHS: dict[str, tuple[str, Any, str]] = {
     "evaluate.model": ("spec__evaluate__model", "{}", "model"),
     "evaluate.benchmarks.shards": ("spec__evaluate__benchmarks__0__shards", ["{}/0.tar"], "benchmarks[0].shards[0]"),
     "evaluate.benchmarks.classNames": ("spec__evaluate__benchmarks__0__classNames", "{}", "benchmarks[0].classNames"),
-}  # fmt: skip
+}
 
 
 def filled(value: Any, place: str) -> Any:
@@ -235,7 +279,10 @@ def with_path(field: str, place: str) -> Spec:
 
 
 @pytest.mark.parametrize("field", PATHS)
-@pytest.mark.parametrize(("place", "said"), [("files/a", RELATIVE), ("~/a", RELATIVE), ("/scratch/a", NO_MOUNT), ("file:///database", NO_MOUNT)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("files/a", RELATIVE), ("~/a", RELATIVE), ("/scratch/a", NO_MOUNT), ("file:///database", NO_MOUNT)],
+)
 def test_a_path_that_pods_do_not_have_is_said(field: str, place: str, said: str) -> None:
     (problem,) = path_problems(with_path(field, place))
     assert str(problem).startswith(f"spec.{field.split('.')[0]}.")
@@ -252,9 +299,13 @@ def test_a_path_below_a_mount_is_sound(field: str, place: str) -> None:
 def test_an_image_may_bring_single_files_and_models() -> None:
     doubtful = [field for field in PATHS if not path_problems(with_path(field, "/opt/a"))[0].certain]
     assert doubtful == [
-        "filter.exclude", "filter.clipScore.model", "label.teacher.weights", "train.initFrom.uri", "evaluate.model",
+        "filter.exclude",
+        "filter.clipScore.model",
+        "label.teacher.weights",
+        "train.initFrom.uri",
+        "evaluate.model",
         "evaluate.benchmarks.classNames",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_stages_own_mounts_count_for_its_fields_alone() -> None:
@@ -265,7 +316,9 @@ def test_a_stages_own_mounts_count_for_its_fields_alone() -> None:
     assert problem.message.startswith(f"/data/o {NO_MOUNT} filter, label, evaluate: ")
 
 
-@pytest.mark.parametrize(("name", "says"), [("ViT-B-32", None), ("ViT-B-32/openai", None), ("ViT-B-33", "did you mean ViT-B-32?")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "says"), [("ViT-B-32", None), ("ViT-B-32/openai", None), ("ViT-B-33", "did you mean ViT-B-32?")]
+)
 def test_an_open_clip_name_is_no_path(name: str, says: str | None) -> None:
     found = path_problems(spec_of(spec__evaluate__model=name))
     assert [problem.message.rpartition(": ")[2] for problem in found] == ([] if says is None else [says])
@@ -284,8 +337,11 @@ def test_every_field_of_the_type_uri_is_found_and_has_a_planted_path() -> None:
 
 
 NAMES = {
-    "train.model", "label.teacher.model", "filter.clipScore.architecture", "filter.decontaminate",
-}  # fmt: skip
+    "train.model",
+    "label.teacher.model",
+    "filter.clipScore.architecture",
+    "filter.decontaminate",
+}
 """Texts that name a model or a benchmark: a case of `UNKNOWN` each."""
 OTHERS: Mapping[str, str] = {
     "data.maxBadShards": "a number",

@@ -106,7 +106,9 @@ def test_open_objects_are_only_those_that_open_clip_defines() -> None:
 
 
 def test_lists_keyed_by_a_field_are_maps() -> None:
-    keys = {path: node["x-kubernetes-list-map-keys"] for path, node in NODES.items() if "x-kubernetes-list-map-keys" in node}  # fmt: skip
+    keys = {
+        path: node["x-kubernetes-list-map-keys"] for path, node in NODES.items() if "x-kubernetes-list-map-keys" in node
+    }
     assert {path: keys[path] for path in keys if "pods" not in path} == {
         ".spec.data.sources": ["name"],
         ".spec.storage": ["prefix"],

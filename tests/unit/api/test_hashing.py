@@ -124,9 +124,21 @@ def test_change_decides_its_stage_and_those_that_read_it(changes: dict[str, Any]
     ("given", "changes", "stages"),
     [
         ({"spec__train__shards": ["c.tar"]}, {"spec__filter__minComplexity": 3}, "filter label train evaluate"),
-        ({"spec__train__shards": ["c.tar"], "spec__train__labels": "l"}, {"spec__label__heads": {"kind": "Sigmoid"}}, "label evaluate"),
-        ({"spec__train__shards": ["c.tar"], "spec__train__labels": "l"}, {"spec__filter__minComplexity": 3}, "filter label evaluate"),
-        ({"spec__train__distillation": {"mode": "Disabled"}}, {"spec__label__heads": {"kind": "Sigmoid"}}, "label evaluate"),
+        (
+            {"spec__train__shards": ["c.tar"], "spec__train__labels": "l"},
+            {"spec__label__heads": {"kind": "Sigmoid"}},
+            "label evaluate",
+        ),
+        (
+            {"spec__train__shards": ["c.tar"], "spec__train__labels": "l"},
+            {"spec__filter__minComplexity": 3},
+            "filter label evaluate",
+        ),
+        (
+            {"spec__train__distillation": {"mode": "Disabled"}},
+            {"spec__label__heads": {"kind": "Sigmoid"}},
+            "label evaluate",
+        ),
         (
             {
                 "spec__train__distillation": {"mode": "Disabled", "embeddings": {}},
@@ -136,10 +148,14 @@ def test_change_decides_its_stage_and_those_that_read_it(changes: dict[str, Any]
             "label train evaluate",
         ),
         ({"spec__evaluate__model": "m"}, {"spec__train__samples": 9}, "train"),
-        ({"spec__filter__decontaminate": ["flickr30k"]}, {"spec__evaluate__benchmarks__0__shards": ["g.tar"]}, "filter label train evaluate"),
+        (
+            {"spec__filter__decontaminate": ["flickr30k"]},
+            {"spec__evaluate__benchmarks__0__shards": ["g.tar"]},
+            "filter label train evaluate",
+        ),
         ({}, {"spec__evaluate__benchmarks__0__shards": ["g.tar"]}, "evaluate"),
     ],
-)  # fmt: skip
+)
 def test_change_does_not_reach_a_stage_that_reads_something_else(
     given: dict[str, Any], changes: dict[str, Any], stages: str
 ) -> None:

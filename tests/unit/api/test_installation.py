@@ -28,14 +28,18 @@ class Installed(Distribution):
 @pytest.mark.parametrize(
     ("recorded", "extra", "line"),
     [
-        ({"url": "file:///home/me/diht", "dir_info": {"editable": True}}, "recipe", "pip install '/home/me/diht[recipe]'"),
+        (
+            {"url": "file:///home/me/diht", "dir_info": {"editable": True}},
+            "recipe",
+            "pip install '/home/me/diht[recipe]'",
+        ),
         ({"url": "file:///tmp/my%20files/d-0.1.0.whl"}, "heif", "pip install '/tmp/my files/d-0.1.0.whl[heif]'"),
         ({"url": "file:///home/me/diht"}, "", "pip install /home/me/diht"),
         ({"url": "https://example.org/d.whl"}, "recipe", "pip install 'PLACE[recipe]', where PLACE is"),
         (None, "recipe", "pip install 'PLACE[recipe]', where PLACE is"),
         ([], "recipe", "pip install 'PLACE[recipe]', where PLACE is"),
     ],
-)  # fmt: skip
+)
 def test_line_names_the_place_that_pip_has_recorded(
     recorded: Any, extra: str, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,12 @@ from tools import kubernetes_types
 
 NEAR = "requiredDuringSchedulingIgnoredDuringExecution"
 TWICE = {"items": [{"key": "k", "path": "same"}]}
-ISCSI = {"targetPortal": "10.0.0.1:3260", "iqn": "iqn.2001-04.org.example:d", "initiatorName": "iqn.2001-04.org.example:i", "lun": 0}  # fmt: skip
+ISCSI = {
+    "targetPortal": "10.0.0.1:3260",
+    "iqn": "iqn.2001-04.org.example:d",
+    "initiatorName": "iqn.2001-04.org.example:i",
+    "lun": 0,
+}
 
 
 def problems(**pods: Any) -> list[str]:
@@ -50,19 +55,58 @@ def divided(resource: str, divisor: str) -> dict[str, Any]:
         (near(labelSelector={"matchLabels": {"a": "b"}}, matchLabelKeys=["a"]), "no key may stand in two of them"),
         (near(labelSelector={"matchLabels": {"a b": "c"}}), "a b is no key: write NAME or DOMAIN/NAME"),
         (
-            {"affinity": {"nodeAffinity": {NEAR: {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["Node"]}]}]}}}},
+            {
+                "affinity": {
+                    "nodeAffinity": {
+                        NEAR: {
+                            "nodeSelectorTerms": [
+                                {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["Node"]}]}
+                            ]
+                        }
+                    }
+                }
+            },
             "the value of matchFields is a node's name",
         ),
         (template(resources={}), "a claim asks for storage"),
         (template(resources={"requests": {"storage": 0}}), "a claim asks for storage"),
         (template(resources={"requests": {"memory": "1Gi"}}), "memory is no key: write storage"),
-        (volume(projected={"sources": [{"secret": {"name": "s", **TWICE}}, {"configMap": {"name": "c", **TWICE}}]}), "two sources make the same file"),
-        (volume(projected={"sources": [{"podCertificate": {"signerName": "example.org/ca", "keyType": "ED25519", "keyPath": "k", "userAnnotations": {"a": "b"}}}]}), "a is no key: write DOMAIN/NAME"),
-        (volume(flexVolume={"driver": "d", "options": {"kubernetes.io/fsType": "xfs"}}), "options of kubernetes.io and k8s.io"),
+        (
+            volume(projected={"sources": [{"secret": {"name": "s", **TWICE}}, {"configMap": {"name": "c", **TWICE}}]}),
+            "two sources make the same file",
+        ),
+        (
+            volume(
+                projected={
+                    "sources": [
+                        {
+                            "podCertificate": {
+                                "signerName": "example.org/ca",
+                                "keyType": "ED25519",
+                                "keyPath": "k",
+                                "userAnnotations": {"a": "b"},
+                            }
+                        }
+                    ]
+                }
+            ),
+            "a is no key: write DOMAIN/NAME",
+        ),
+        (
+            volume(flexVolume={"driver": "d", "options": {"kubernetes.io/fsType": "xfs"}}),
+            "options of kubernetes.io and k8s.io",
+        ),
         ({"volumes": [{"name": "v" * 60, "iscsi": ISCSI}]}, "at most 62 characters together"),
         (divided("limits.cpu", "1Mi"), "divisor is 1 or 1m for cpu"),
         (divided("requests.memory", "2Mi"), "divisor is 1 or 1m for cpu"),
-        ({"podSecurityContext": {"sysctls": [{"name": "net.core.a", "value": "1"}, {"name": "net/core/a", "value": "2"}]}}, "two of sysctls have one name"),
+        (
+            {
+                "podSecurityContext": {
+                    "sysctls": [{"name": "net.core.a", "value": "1"}, {"name": "net/core/a", "value": "2"}]
+                }
+            },
+            "two of sysctls have one name",
+        ),
         ({"labels": {"Example.org/a": "b"}}, "Example.org/a is no key: write NAME or DOMAIN/NAME"),
         ({"annotations": {"a b": "c"}}, "a b is no key"),
         ({"nodeSelector": {"a/b/c": "d"}}, "a/b/c is no key"),
@@ -76,7 +120,7 @@ def divided(resource: str, divisor: str) -> dict[str, Any]:
         ({"resources": {"hugepages-2Mi": "9" * 32, "cpu": 1}}, "or too large"),
         ({"resources": {"hugepages-big": 1, "cpu": 1}}, "hugepages-big names no size of pages"),
     ],
-)  # fmt: skip
+)
 def test_object_that_the_api_server_refuses_is_refused(pods: dict[str, Any], says: str) -> None:
     found = problems(spec__pods=pods)
     assert len(found) == 1
@@ -93,19 +137,35 @@ FILE = {"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "v", "p
 @pytest.mark.parametrize(
     ("common", "own", "says"),
     [
-        (PRIVILEGED, {"securityContext": {"allowPrivilegeEscalation": False}}, "train: privileged and allowPrivilegeEscalation"),
-        ({"podSecurityContext": {"runAsNonRoot": False}}, {"podSecurityContext": {"runAsNonRoot": True, "runAsGroup": 0}}, ""),
-        ({"podSecurityContext": {"runAsUser": 0, "runAsNonRoot": False}}, {"podSecurityContext": {"runAsNonRoot": True}}, "train: runAsUser 0 is root"),
+        (
+            PRIVILEGED,
+            {"securityContext": {"allowPrivilegeEscalation": False}},
+            "train: privileged and allowPrivilegeEscalation",
+        ),
+        (
+            {"podSecurityContext": {"runAsNonRoot": False}},
+            {"podSecurityContext": {"runAsNonRoot": True, "runAsGroup": 0}},
+            "",
+        ),
+        (
+            {"podSecurityContext": {"runAsUser": 0, "runAsNonRoot": False}},
+            {"podSecurityContext": {"runAsNonRoot": True}},
+            "train: runAsUser 0 is root",
+        ),
         (BOTH_WAYS, {}, "train: mountPropagation: Bidirectional needs securityContext.privileged"),
         (BOTH_WAYS, PRIVILEGED, ""),
         (OF_NETWORK, {"hostNetwork": True}, "train: podSecurityContext.sysctls of the network"),
-        ({"hostNetwork": True}, {"podSecurityContext": {"sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}]}}, ""),
+        (
+            {"hostNetwork": True},
+            {"podSecurityContext": {"sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}]}},
+            "",
+        ),
         ({"resources": {"hugepages-2Mi": "4Mi"}}, {}, "train: resources: huge pages need cpu or memory"),
         ({"resources": {"hugepages-2Mi": "4Mi"}}, {"resources": {"cpu": 1}}, ""),
         (FILE, volume(secret={"secretName": "s"}), "train: env: fileKeyRef names v, which is no emptyDir"),
         (FILE, volume(emptyDir={}), ""),
     ],
-)  # fmt: skip
+)
 def test_pods_of_a_stage_are_checked_as_they_are_merged(common: dict[str, Any], own: dict[str, Any], says: str) -> None:
     alone = {
         "spec__filter": None,
@@ -123,10 +183,10 @@ def test_every_problem_of_an_object_is_told_at_its_own_field() -> None:
     }
     found = problems(spec__pods=pods)
     assert [line.split(": ", 1)[1] for line in found] == [
-        'spec.pods.tolerations[0].effect: "NoRun" is not one of \'NoSchedule\', \'PreferNoSchedule\' or \'NoExecute\'',
+        "spec.pods.tolerations[0].effect: \"NoRun\" is not one of 'NoSchedule', 'PreferNoSchedule' or 'NoExecute'",
         'spec.pods.tolerations[0].tolerationSeconds: expected a whole number, got "60"',
         "spec.pods.tolerations[1].efect: unknown key; did you mean effect? (Kubernetes 1.37)",
-    ]  # fmt: skip
+    ]
 
 
 def test_null_is_absent_in_objects_of_kubernetes() -> None:

@@ -117,12 +117,26 @@ def test_cause_gives_up_the_preflight_before_the_message_that_the_status_holds(
 
 LARGE = "1" + "0" * 400
 BOUNDS = [
-    ("step", "-3", 0), ("step", "41", 41), ("step", LARGE, MOST_STEPS), ("exit_code", "-9", 0), ("exit_code", LARGE, 255),
-    ("worker", LARGE, MOST_SECONDS), ("rounds.round", "-1", 1), ("rounds.round", LARGE, MOST_ROUNDS), ("rounds.exit_code", "256", 255),
-    ("rounds.node", "-5", -1), ("rounds.step", str(2**62), MOST_STEPS), ("checkpoint.step", LARGE, MOST_STEPS), ("checkpoint.time", LARGE, LATEST),
-    ("checkpoint.seconds", "-1", 0), ("checkpoint.seconds", LARGE, MOST_SECONDS), ("time_spent.steps", "-5.5", 0.0), ("time_spent.steps", "1e999", 0.0),
-    ("time_spent.kept", "1e300", MOST_SECONDS), ("time_spent.start_up", '{"a": 1e300}', {"a": MOST_SECONDS}),
-]  # fmt: skip
+    ("step", "-3", 0),
+    ("step", "41", 41),
+    ("step", LARGE, MOST_STEPS),
+    ("exit_code", "-9", 0),
+    ("exit_code", LARGE, 255),
+    ("worker", LARGE, MOST_SECONDS),
+    ("rounds.round", "-1", 1),
+    ("rounds.round", LARGE, MOST_ROUNDS),
+    ("rounds.exit_code", "256", 255),
+    ("rounds.node", "-5", -1),
+    ("rounds.step", str(2**62), MOST_STEPS),
+    ("checkpoint.step", LARGE, MOST_STEPS),
+    ("checkpoint.time", LARGE, LATEST),
+    ("checkpoint.seconds", "-1", 0),
+    ("checkpoint.seconds", LARGE, MOST_SECONDS),
+    ("time_spent.steps", "-5.5", 0.0),
+    ("time_spent.steps", "1e999", 0.0),
+    ("time_spent.kept", "1e300", MOST_SECONDS),
+    ("time_spent.start_up", '{"a": 1e300}', {"a": MOST_SECONDS}),
+]
 
 
 @pytest.mark.parametrize(("field", "given", "read"), BOUNDS, ids=[f"{field} {given[:6]}" for field, given, _ in BOUNDS])

@@ -121,17 +121,30 @@ def test_status_of_many_nodes_and_long_words_keeps_its_limit() -> None:
         "logTail": ["y" * 256] * 20,
     }
     stage = {
-        "stage": "train", "state": "Failed", "attempt": 999, "avoidNodes": [f"{index:02}{node[2:]}" for index in range(16)],
-        "outputUri": "s" * 1056, "cause": cause, "workload": {"kind": "Job", "name": "j" * 63},
-    }  # fmt: skip
+        "stage": "train",
+        "state": "Failed",
+        "attempt": 999,
+        "avoidNodes": [f"{index:02}{node[2:]}" for index in range(16)],
+        "outputUri": "s" * 1056,
+        "cause": cause,
+        "workload": {"kind": "Job", "name": "j" * 63},
+    }
     kinds = ("Accepted", "Progressing", "Complete", "Failed")
     time = "2026-01-01T00:00:00Z"
-    found = status_module.Status.model_validate({
-        "conditions": [{"type": kind, "status": "True", "reason": "Valid", "message": long, "lastTransitionTime": time} for kind in kinds],
-        "stages": [{"name": f"s{index}", **stage} for index in range(8)],
-        "attempts": [{"stage": "train", "number": index, "node": node, "reason": "R" * 63, "uid": "u" * 36} for index in range(5)],
-        "progress": {"stage": "train", "metrics": [{"name": f"{index}" * 20, "value": "1"} for index in range(16)]},
-        "queue": {"name": "q" * 253, "reason": long},
-        "lastCheckpoint": {"step": 1, "uri": "u" * 1088},
-    })  # fmt: skip
+    found = status_module.Status.model_validate(
+        {
+            "conditions": [
+                {"type": kind, "status": "True", "reason": "Valid", "message": long, "lastTransitionTime": time}
+                for kind in kinds
+            ],
+            "stages": [{"name": f"s{index}", **stage} for index in range(8)],
+            "attempts": [
+                {"stage": "train", "number": index, "node": node, "reason": "R" * 63, "uid": "u" * 36}
+                for index in range(5)
+            ],
+            "progress": {"stage": "train", "metrics": [{"name": f"{index}" * 20, "value": "1"} for index in range(16)]},
+            "queue": {"name": "q" * 253, "reason": long},
+            "lastCheckpoint": {"step": 1, "uri": "u" * 1088},
+        }
+    )
     assert len(json.dumps(status_module.wire(bounded(found)))) <= 10_000

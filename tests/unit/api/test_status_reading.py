@@ -38,7 +38,7 @@ SOUND: dict[str, Any] = {
         (lambda status: status["stages"].append(FILTER), ["stages"], {"stages": []}),
         (lambda status: status.update(progress=[[]]), ["progress"], {"progress": None}),
     ],
-)  # fmt: skip
+)
 def test_what_is_unknown_is_left_out_and_named(change: Any, unknown: list[str], left: dict[str, Any]) -> None:
     given = copy.deepcopy(SOUND)
     change(given)
@@ -56,7 +56,15 @@ def test_no_status_is_an_empty_one(document: Any) -> None:
 
 
 def test_entries_are_the_stages_and_their_steps() -> None:
-    assert sorted(ENTRIES) == ["evaluate", "filter", "label", "label-heads", "label-predict", "label-vocabulary", "train"]  # fmt: skip
+    assert sorted(ENTRIES) == [
+        "evaluate",
+        "filter",
+        "label",
+        "label-heads",
+        "label-predict",
+        "label-vocabulary",
+        "train",
+    ]
 
 
 @pytest.mark.parametrize(("given", "read"), [(-1, 0), (2**31 - 1, 2**31 - 1), (2**31, 2**31 - 1), (10**30, 2**31 - 1)])

@@ -127,8 +127,11 @@ def test_path_that_is_no_document_file_is_refused_at_once(tmp_path: Path, kind: 
             file.truncate(1 << 40)
     done = subprocess.run(
         [sys.executable, "-P", "-m", "diht_k8s.cli", "validate", str(path)],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     message = {"folder": "Is a directory", "large": "is larger than 4 MiB"}.get(kind, "is not a regular file")
     assert (done.returncode, done.stderr.count("\n")) == (64, 1)
     assert message in done.stderr
@@ -137,8 +140,12 @@ def test_path_that_is_no_document_file_is_refused_at_once(tmp_path: Path, kind: 
 def test_dash_reads_standard_input() -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "diht_k8s.cli", "validate", "-"],
-        input=GOOD, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        input=GOOD,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (
         0,
         "-: valid: run small, stages filter, output out, Pod Security restricted\n",

@@ -47,25 +47,52 @@ RUNS = condition(ConditionType.PROGRESSING, Reason.RUNNING, "train: attempt 1 ru
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (Status(), "r has no status yet: if that stays so, no operator serves its namespace, or spec.managedBy names another controller"),
+        (
+            Status(),
+            "r has no status yet: if that stays so, no operator serves its namespace, or spec.managedBy names another controller",
+        ),
         (status(RUNS), "r runs: train: attempt 1 runs"),
         (
-            status(RUNS, progress=ProgressStatus(stage="train", step="epoch 3", total=10, percentage=40, estimated_remaining_seconds=93784)),
+            status(
+                RUNS,
+                progress=ProgressStatus(
+                    stage="train", step="epoch 3", total=10, percentage=40, estimated_remaining_seconds=93784
+                ),
+            ),
             "r runs: train: attempt 1 runs, 40 % of epoch 3, about 26:03:04 left",
         ),
-        (status(condition(ConditionType.PROGRESSING, Reason.UNSCHEDULABLE, "train: 0/2 nodes")), "r does not run (Unschedulable): train: 0/2 nodes"),
-        (status(condition(ConditionType.ACCEPTED, Reason.NAME_CONFLICT, "other", "False"), RUNS), "r is not taken on (NameConflict): other"),
-        (status(RUNS, condition(ConditionType.FAILED, Reason.BAD_DATA, "filter: bad")), "r failed (BadData): filter: bad"),
-        (status(RUNS, condition(ConditionType.COMPLETE, Reason.COMPLETE), completion_time=NOW), f"r is complete since {NOW}"),
+        (
+            status(condition(ConditionType.PROGRESSING, Reason.UNSCHEDULABLE, "train: 0/2 nodes")),
+            "r does not run (Unschedulable): train: 0/2 nodes",
+        ),
+        (
+            status(condition(ConditionType.ACCEPTED, Reason.NAME_CONFLICT, "other", "False"), RUNS),
+            "r is not taken on (NameConflict): other",
+        ),
+        (
+            status(RUNS, condition(ConditionType.FAILED, Reason.BAD_DATA, "filter: bad")),
+            "r failed (BadData): filter: bad",
+        ),
+        (
+            status(RUNS, condition(ConditionType.COMPLETE, Reason.COMPLETE), completion_time=NOW),
+            f"r is complete since {NOW}",
+        ),
     ],
-)  # fmt: skip
+)
 def test_sentence_says_what_a_run_does(given: Status, says: str) -> None:
     assert sentence("r", given) == says
 
 
 def test_details_name_the_pod_and_what_it_said() -> None:
     cause = FailureCause(pod="p", node="n", exit_code=75, reason="RetryableError", message="m", log_tail=["a", "b"])
-    stage = StageStatus(name="train", stage=Stage.TRAIN, state=StageState.RESTARTING, restarts=2, restarts_count_towards_max=1, cause=cause)  # fmt: skip
+    stage = StageStatus(
+        name="train",
+        stage=Stage.TRAIN,
+        state=StageState.RESTARTING,
+        restarts=2,
+        restarts_count_towards_max=1,
+        cause=cause,
+    )
     assert details(Status(stages=[stage])) == [
         "last failure of train: RetryableError, exit code 75 (pod p on node n): m",
         "restarts: 2, 1 of them count towards failurePolicy.maxRestarts",
@@ -97,13 +124,23 @@ def pod(name: str, stage: str, attempt: int, index: int, time: float) -> PodSumm
 
 
 @pytest.mark.parametrize(
-    ("stage", "names"), [(None, ["t20", "t21"]), ("train", ["t20", "t21"]), ("label", ["h"]), ("label-vocabulary", ["v"]), ("evaluate", [])]
-)  # fmt: skip
+    ("stage", "names"),
+    [
+        (None, ["t20", "t21"]),
+        ("train", ["t20", "t21"]),
+        ("label", ["h"]),
+        ("label-vocabulary", ["v"]),
+        ("evaluate", []),
+    ],
+)
 def test_logs_are_those_of_the_newest_attempt(stage: str | None, names: list[str]) -> None:
     pods = [
-        pod("v", "label-vocabulary", 1, 0, 1), pod("h", "label-heads", 1, 0, 2), pod("t10", "train", 1, 0, 3),
-        pod("t21", "train", 2, 1, 5), pod("t20", "train", 2, 0, 4),
-    ]  # fmt: skip
+        pod("v", "label-vocabulary", 1, 0, 1),
+        pod("h", "label-heads", 1, 0, 2),
+        pod("t10", "train", 1, 0, 3),
+        pod("t21", "train", 2, 1, 5),
+        pod("t20", "train", 2, 0, 4),
+    ]
     assert [each.name for each in newest_pods(pods, stage)] == names
 
 
@@ -305,8 +342,9 @@ def test_watch_says_once_on_how_many_nodes_an_elastic_training_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "code"), [(Reason.USER_ERROR, 64), (Reason.BAD_DATA, 65), (Reason.STOPPED, 143), (Reason.OUT_OF_MEMORY, 1)]
-)  # fmt: skip
+    ("reason", "code"),
+    [(Reason.USER_ERROR, 64), (Reason.BAD_DATA, 65), (Reason.STOPPED, 143), (Reason.OUT_OF_MEMORY, 1)],
+)
 def test_watch_ends_with_the_code_of_the_failure(reason: Reason, code: int) -> None:
     failed = status(RUNS, condition(ConditionType.FAILED, reason))
     watcher = Watcher(FakeKube(failed), "r", Screen(), clock=lambda: 0.0, sleep=lambda s: None)  # type: ignore[arg-type]

@@ -108,7 +108,7 @@ def test_line_about_the_system_goes_to_stderr_and_the_command_still_runs(
 
 
 def test_purge_imports_no_parser() -> None:
-    code = "import sys, diht_k8s.cli.corpus, diht_k8s.recipe.takedown; print(*sys.modules)"
+    code = "import sys, diht_k8s.cli.corpus, diht_k8s.outputs.takedown; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert {"spacy", "torch"} & set(done.stdout.split()) == set()
 

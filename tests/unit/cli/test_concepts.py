@@ -12,8 +12,8 @@ from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.label import Vocabulary as Cuts
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.label.caption_concepts import KeptCaptions
-from diht_k8s.recipe.label.vocabulary import ConceptCounts, freeze
+from diht_k8s.stages.label.caption_concepts import KeptCaptions
+from diht_k8s.stages.label.vocabulary import ConceptCounts, freeze
 from tests.folders import planted
 
 RUN = """\

@@ -33,10 +33,17 @@ class Clock:
 def progress(done: int = 1280, total: int = 6000, worker: int = 0, **more: object) -> Progress:
     return Progress.model_validate(
         {
-            "stage": "train", "step": "epoch 1", "done": done, "total": total, "per_second": 203.4, "eta_seconds": 95,
-            "metrics": {"loss": 3.214159, "lr": 0.001}, "worker": worker, **more,
+            "stage": "train",
+            "step": "epoch 1",
+            "done": done,
+            "total": total,
+            "per_second": 203.4,
+            "eta_seconds": 95,
+            "metrics": {"loss": 3.214159, "lr": 0.001},
+            "worker": worker,
+            **more,
         }
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

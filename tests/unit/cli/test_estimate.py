@@ -38,9 +38,13 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
     def write(*, pods: dict[str, Any] | None = None, **train: Any) -> str:
         body = {
-            "modelConfig": MODEL, "samples": 10**6, "batchSize": 64, "precision": "fp32",
-            "distillation": {"mode": "Disabled"}, **train,
-        }  # fmt: skip
+            "modelConfig": MODEL,
+            "samples": 10**6,
+            "batchSize": 64,
+            "precision": "fp32",
+            "distillation": {"mode": "Disabled"},
+            **train,
+        }
         spec = {"data": {"sources": [{"name": "web", "shards": ["/data/a.tar"]}], "output": "/data/out"}, "train": body}
         run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "small"}}
         path = tmp_path / "run.yaml"
@@ -92,12 +96,15 @@ def test_estimate_of_an_elastic_training_says_what_its_fewest_nodes_need(
 @pytest.mark.parametrize(
     ("train", "said"),
     [
-        ({"features": "Stored"}, "locked image tower: each image passes it once before the first step, which is not counted: the image tower above is what learns behind it"),
+        (
+            {"features": "Stored"},
+            "locked image tower: each image passes it once before the first step, which is not counted: the image tower above is what learns behind it",
+        ),
         ({}, "locked image tower: its forward pass alone is counted"),
         (None, None),
     ],
     ids=["stored", "computed", "not locked"],
-)  # fmt: skip
+)
 def test_estimate_of_a_locked_tower_says_what_of_it_is_counted(
     train: dict[str, Any] | None, said: str | None, write: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,12 +149,20 @@ def test_estimate_when_asked_for_json_then_one_object_whose_parts_add_up(
         (["--gpu", "H100", "--nodes", "65"], {}, "(64 pairs, 65 processes)"),
         (["--gpu", "H100", "--nodes", "0"], {}, "--nodes 0 must be at least 1"),
         (["--gpu", "H100", "--mfu", "45"], {}, "--mfu 45.0 must be above 0 and at most 1"),
-        (["--gpu", "H100"], {"modelConfig": RESNET, "microBatchSize": 1}, "a micro-batch of 1 cannot pass through the model (Expected more than 1 value"),
+        (
+            ["--gpu", "H100"],
+            {"modelConfig": RESNET, "microBatchSize": 1},
+            "a micro-batch of 1 cannot pass through the model (Expected more than 1 value",
+        ),
         (["--gpu", "T4"], {"precision": "bf16"}, "train.precision bf16 is not supported by this GPU"),
-        (["--gpu", "T4"], {"batchSize": HUGE, "numNodes": 4, "minNodes": 1}, "shrunk to 1 (train.minNodes), the training needs "),
+        (
+            ["--gpu", "T4"],
+            {"batchSize": HUGE, "numNodes": 4, "minNodes": 1},
+            "shrunk to 1 (train.minNodes), the training needs ",
+        ),
         (["--gpu", "T4"], {"batchSize": HUGE}, "GiB of a T4's 15.0: set train.microBatchSize to "),
     ],
-)  # fmt: skip
+)
 def test_estimate_when_asked_for_what_cannot_be_then_one_line_and_64(
     write: Write, capsys: pytest.CaptureFixture[str], arguments: list[str], train: dict[str, Any], message: str
 ) -> None:
@@ -189,23 +204,34 @@ def test_plan_when_given_a_gpu_then_the_estimate_stands_above_the_objects(
         ({}, {"batchSize": HUGE}, ["--gpu", "T4"], "GiB of a T4's 15.0: set train.microBatchSize to "),
         ({"nodeSelector": T4}, {"batchSize": HUGE}, [], "GiB of a T4's 15.0: set train.microBatchSize to "),
         ({"nodeSelector": H100, "resources": {"cpu": "4"}}, {}, [], "cpu 4 of a pod feeds 1 x H100 about 1,224 of "),
-        ({"nodeSelector": H100}, {"loaderWorkers": 2}, [], "train.loaderWorkers 2 of a pod feeds 1 x H100 about 816 of "),
+        (
+            {"nodeSelector": H100},
+            {"loaderWorkers": 2},
+            [],
+            "train.loaderWorkers 2 of a pod feeds 1 x H100 about 816 of ",
+        ),
         ({"nodeSelector": T4}, {"batchSize": HUGE, "numNodes": 4}, [], None),
         (
-            {"nodeSelector": T4}, {"batchSize": HUGE, "numNodes": 4, "minNodes": 1}, [],
+            {"nodeSelector": T4},
+            {"batchSize": HUGE, "numNodes": 4, "minNodes": 1},
+            [],
             "shrunk to 1 (train.minNodes), the training needs ",
         ),
         (
-            {"nodeSelector": T4, "resources": {"memory": "4Gi"}}, {"numNodes": 4, "minNodes": 2}, [],
+            {"nodeSelector": T4, "resources": {"memory": "4Gi"}},
+            {"numNodes": 4, "minNodes": 2},
+            [],
             "shrunk to 2 (train.minNodes), a pod needs ",
         ),
         ({"nodeSelector": H100}, {"batchSize": 65, "microBatchSize": 64}, [], None),
         (
-            {"nodeSelector": H100}, {"modelConfig": RESNET, "batchSize": 64, "microBatchSize": 1}, [],
+            {"nodeSelector": H100},
+            {"modelConfig": RESNET, "batchSize": 64, "microBatchSize": 1},
+            [],
             "the training cannot be estimated: a micro-batch of 1 cannot pass through the model",
         ),
     ],
-)  # fmt: skip
+)
 def test_validate_when_the_gpu_is_known_then_warns_of_what_it_lacks_and_stays_0(
     write: Write,
     capsys: pytest.CaptureFixture[str],
@@ -268,11 +294,21 @@ def test_submit_when_the_run_names_what_is_not_there_then_says_all_of_it_and_sen
 @pytest.mark.parametrize(
     ("pods", "options", "code", "says"),
     [
-        ({"volumeMounts": []}, ["--cluster"], 64, "line 1: spec.data.output: /data/out lies below no volumeMounts.mountPath"),
-        ({"volumeMounts": []}, [], 0, "warning: line 1: spec.data.output: /data/out lies below no volumeMounts.mountPath"),
+        (
+            {"volumeMounts": []},
+            ["--cluster"],
+            64,
+            "line 1: spec.data.output: /data/out lies below no volumeMounts.mountPath",
+        ),
+        (
+            {"volumeMounts": []},
+            [],
+            0,
+            "warning: line 1: spec.data.output: /data/out lies below no volumeMounts.mountPath",
+        ),
         ({}, ["--cluster"], 0, ""),
     ],
-)  # fmt: skip
+)
 def test_validate_takes_paths_that_pods_lack_for_errors_where_it_knows_that_the_run_is_for_a_cluster(
     pods: dict[str, Any], options: list[str], code: int, says: str, write: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:

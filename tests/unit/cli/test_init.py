@@ -14,9 +14,9 @@ from diht_k8s.cli.machine import Machine
 from diht_k8s.cli.onboarding.defaults import SMALL_POOL, Hardware, choose_defaults
 from diht_k8s.cli.onboarding.init import run_name
 from diht_k8s.cli.onboarding.run_template import RunNames, render_document
-from diht_k8s.recipe.filter.scores import Row
-from diht_k8s.recipe.inspection.dataset_profile import DatasetProfile, ProfiledPair
-from diht_k8s.recipe.inspection.held_out import HeldOut, choose_groups, duplicate_groups
+from diht_k8s.inspection.dataset_profile import DatasetProfile, ProfiledPair
+from diht_k8s.inspection.held_out import HeldOut, choose_groups, duplicate_groups
+from diht_k8s.stages.filter.scores import Row
 
 NAMES = RunNames("mine", ["data/*.tar"], "runs/mine", "runs/mine-held-out")
 LAPTOP = Machine(4, 16.0)
@@ -26,10 +26,15 @@ def profiled(
     number: int, *, actions: int = 1, complexity: int = 2, caption: str = "", concepts: int = 12
 ) -> ProfiledPair:
     row = Row(
-        shard="", index=str(number), uid=f"u{number}", caption_sha256="", complexity=complexity, num_actions=actions,
+        shard="",
+        index=str(number),
+        uid=f"u{number}",
+        caption_sha256="",
+        complexity=complexity,
+        num_actions=actions,
         objects=[f"thing{number % concepts}", f"place{number % 7}"] if concepts else [],
         attributes=[("thing", f"colour{number % concepts}")] if concepts else [],
-    )  # fmt: skip
+    )
     return ProfiledPair(0, number, f"u{number}", f"image{number}", row, caption or f"a thing {number} moves")
 
 

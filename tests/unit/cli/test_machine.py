@@ -19,10 +19,16 @@ LISTS = {
 @pytest.mark.parametrize(
     ("listed", "visible", "gpus", "gpu"),
     [
-        ("two", None, 2, "H100"), ("two", "1", 1, "H100"), ("two", "", 0, None), ("two", "-1", 0, None),
-        ("slices", None, 1, "A100-80"), ("unknown", None, 1, None), ("no driver", None, 0, None), ("no driver", "0", 1, None),
+        ("two", None, 2, "H100"),
+        ("two", "1", 1, "H100"),
+        ("two", "", 0, None),
+        ("two", "-1", 0, None),
+        ("slices", None, 1, "A100-80"),
+        ("unknown", None, 1, None),
+        ("no driver", None, 0, None),
+        ("no driver", "0", 1, None),
     ],
-)  # fmt: skip
+)
 def test_gpus_and_the_name_of_the_first(
     listed: str, visible: str | None, gpus: int, gpu: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

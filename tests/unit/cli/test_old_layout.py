@@ -12,7 +12,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import MARKER, STARTED, refuse_old_layout
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
 from tests.unit.api.documents import changed
 
 SAYS = "out has the layout of an earlier version (filter/ without a folder for each configuration): choose another data.output"
@@ -32,11 +32,24 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "command",
     [
-        "run run.json", "stage filter --run run.json", "stage train --run run.json", "report out", "report run.json",
-        "path out filter", "path run.json filter", "prune out", "prune run.json --yes", "purge run.json --exclude list.txt",
-        "status out", "status run.json", "logs out", "concepts out", "concepts run.json", "uids run.json",
+        "run run.json",
+        "stage filter --run run.json",
+        "stage train --run run.json",
+        "report out",
+        "report run.json",
+        "path out filter",
+        "path run.json filter",
+        "prune out",
+        "prune run.json --yes",
+        "purge run.json --exclude list.txt",
+        "status out",
+        "status run.json",
+        "logs out",
+        "concepts out",
+        "concepts run.json",
+        "uids run.json",
     ],
-)  # fmt: skip
+)
 def test_command_refuses_an_output_of_an_earlier_version(
     command: str, old: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

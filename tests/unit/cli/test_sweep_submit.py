@@ -51,8 +51,10 @@ def test_each_variant_is_a_run_with_the_label_of_the_sweep(
     shown = capsys.readouterr().out.splitlines()
     assert shown[3] == "filter: 1 for 2 variants"
     assert shown[-3:] == [
-        f"submitted run n/{FIRST}", f"submitted run n/{SECOND}", "to follow them: diht list -n n --sweep a-run"
-    ]  # fmt: skip
+        f"submitted run n/{FIRST}",
+        f"submitted run n/{SECOND}",
+        "to follow them: diht list -n n --sweep a-run",
+    ]
 
 
 def test_second_submission_says_what_is_unchanged_and_what_it_changed(

@@ -64,7 +64,7 @@ def test_values_are_those_of_set_cut_at_commas_outside_brackets_and_quotes(argum
         ("train.loss.beta=1,,2", "a value is empty: write null for none"),
         ("train.loss.beta=", "a value is empty"),
         ("train.loss.beta=0.5,5e-1", "the value 0.5 stands there twice"),
-        ("train.loss={beta: 1},{ beta: 1.0 }", "the value {\"beta\":1} stands there twice"),
+        ("train.loss={beta: 1},{ beta: 1.0 }", 'the value {"beta":1} stands there twice'),
         ("train.loss={beta: 1", "a closing } is missing"),
         ("train.loss=[[1],2", "a closing ] is missing"),
         ("train.labels='a,b", "a closing ' is missing"),
@@ -80,7 +80,7 @@ def test_values_are_those_of_set_cut_at_commas_outside_brackets_and_quotes(argum
         ("storage.0.region=a,b", "storage changes no result"),
         ("suspend=true,false", "suspend changes no result"),
     ],
-)  # fmt: skip
+)
 def test_variation_that_is_none_is_refused_by_its_argument(argument: str, says: str) -> None:
     with pytest.raises(UserError) as raised:
         axis_of(argument)
@@ -102,9 +102,11 @@ def test_product_is_in_the_order_of_the_arguments_with_seeds_changing_fastest() 
         ("2", "0.5", "1"),
     ]
     assert names(found) == [
-        "a-run-mincomplexity-1-beta-0-5-seed-0", "a-run-mincomplexity-1-beta-0-5-seed-1",
-        "a-run-mincomplexity-2-beta-0-5-seed-0", "a-run-mincomplexity-2-beta-0-5-seed-1",
-    ]  # fmt: skip
+        "a-run-mincomplexity-1-beta-0-5-seed-0",
+        "a-run-mincomplexity-1-beta-0-5-seed-1",
+        "a-run-mincomplexity-2-beta-0-5-seed-0",
+        "a-run-mincomplexity-2-beta-0-5-seed-1",
+    ]
     spec = found[-1].run.spec
     assert spec.filter is not None
     assert spec.train is not None
@@ -170,11 +172,14 @@ def test_every_name_is_one_that_kubernetes_takes_and_no_two_are_alike(vary: list
         (["train.los.beta=1"], "spec.train.los: unknown key; did you mean loss?"),
         (["train.loss.beta=1,many"], 'spec.train.loss.beta: expected a number, got "many"'),
         (["data.sources.3.weight=1"], "data.sources is a list of 1"),
-        (["train.loss={beta: 1},{beta: 1, alpha: 1}"], 'train.loss={"beta":1} computes the same as train.loss={"beta":1,"alpha":1}'),
+        (
+            ["train.loss={beta: 1},{beta: 1, alpha: 1}"],
+            'train.loss={"beta":1} computes the same as train.loss={"beta":1,"alpha":1}',
+        ),
         (["train.seed=null,0"], "train.seed=null computes the same as train.seed=0"),
         (["train.samples=" + ",".join(str(n) for n in range(1, MAX_VARIANTS + 2))], "257 variants: at most 256"),
     ],
-)  # fmt: skip
+)
 def test_product_that_is_none_is_refused(vary: list[str], says: str) -> None:
     with pytest.raises(UserError) as raised:
         variants(*vary)
@@ -200,9 +205,11 @@ def test_table_says_what_is_shared_new_begun_and_cached() -> None:
         ["a-run-mincomplexity-2-seed-1", "2", "1", "shared", "shared", "new", "new"],
     ]
     assert lines[5:] == [
-        "filter: 2 for 4 variants: 1 cached, 1 new", "label: 2 for 4 variants: 1 cached, 1 new",
-        "train: 4 for 4 variants: 1 begun, 3 new", "evaluate: 4 for 4 variants: 4 new",
-    ]  # fmt: skip
+        "filter: 2 for 4 variants: 1 cached, 1 new",
+        "label: 2 for 4 variants: 1 cached, 1 new",
+        "train: 4 for 4 variants: 1 begun, 3 new",
+        "evaluate: 4 for 4 variants: 4 new",
+    ]
 
 
 def test_table_without_folders_says_only_what_is_shared_and_cuts_long_values() -> None:

@@ -27,8 +27,16 @@ NO_DOCUMENT = "a run document is a mapping with apiVersion, kind, metadata and s
 NO_REPORT = "has no report of the stage evaluate: run that stage first, or name a report.json"
 NOT_A_REPORT = "is not a report of the stage evaluate: give a run's output folder, or its report.json"
 NOT_A_MODEL = "is not a model: give a folder with open_clip_config.json or a checkpoint file that exists"
-DOCUMENT_COMMANDS = (["run"], ["validate"], ["plan"], ["submit"], ["sweep", "--seeds", "2"], ["concepts"], ["purge", "--exclude", "uids"],
-                     ["stage", "filter", "--run"])  # fmt: skip
+DOCUMENT_COMMANDS = (
+    ["run"],
+    ["validate"],
+    ["plan"],
+    ["submit"],
+    ["sweep", "--seeds", "2"],
+    ["concepts"],
+    ["purge", "--exclude", "uids"],
+    ["stage", "filter", "--run"],
+)
 CLUSTER_COMMANDS = (
     ["watch", "x"],
     ["logs", "x"],
@@ -147,16 +155,25 @@ def test_argument_that_is_something_else(
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["run", "run.yaml", "--untill", "train"], "diht run: error: unrecognized option --untill: did you mean --until?"),
+        (
+            ["run", "run.yaml", "--untill", "train"],
+            "diht run: error: unrecognized option --untill: did you mean --until?",
+        ),
         (["run", "run.yaml", "--untill=train"], "unrecognized option --untill: did you mean --until?"),
-        (["import", "a", "b", "--caption-col", "c"], "unrecognized option --caption-col: did you mean --caption-column?"),
+        (
+            ["import", "a", "b", "--caption-col", "c"],
+            "unrecognized option --caption-col: did you mean --caption-column?",
+        ),
         (["benchmarks", "import", "a", "b", "--anno", "c"], "unrecognized option --anno: did you mean --annotations?"),
         (["run", "run.yaml", "--xyzzy"], "unrecognized option --xyzzy: see --help"),
-        (["run", "run.yaml", "--set", "a=1", "b=2"], "unrecognized argument b=2: repeat --set for each field (--set b=2)"),
+        (
+            ["run", "run.yaml", "--set", "a=1", "b=2"],
+            "unrecognized argument b=2: repeat --set for each field (--set b=2)",
+        ),
         (["doctor", "run.yaml", "other"], "diht doctor: error: unrecognized argument other"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)  # fmt: skip
+)
 def test_argument_that_a_command_does_not_have(
     capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
 ) -> None:

@@ -33,7 +33,11 @@ def run(
     return cached_run({"metadata": metadata, "spec": body, "status": status})
 
 
-ENDED = {"conditions": [{"type": "Failed", "status": "True", "reason": "BadData", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}  # fmt: skip
+ENDED = {
+    "conditions": [
+        {"type": "Failed", "status": "True", "reason": "BadData", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    ]
+}
 
 
 def ended_run(name: str = "r", ended: float = NOW, kind: str = "Complete", **more: Any) -> CachedRun:

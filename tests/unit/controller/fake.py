@@ -289,8 +289,17 @@ class Process:
             FakeInformer(pod_summary),
             FakeInformer(workload_summary),
         )
-        self.reconciler = Reconciler(cluster, self.runs, self.jobs, self.pods, self.workloads,  # type: ignore[arg-type]
-            pod_groups=lambda: cluster.pod_groups, clock=clock, jitter=lambda: 0.0, nodes=nodes)  # fmt: skip
+        self.reconciler = Reconciler(
+            cluster,
+            self.runs,
+            self.jobs,
+            self.pods,
+            self.workloads,  # type: ignore[arg-type]
+            pod_groups=lambda: cluster.pod_groups,
+            clock=clock,
+            jitter=lambda: 0.0,
+            nodes=nodes,
+        )
 
     def sync(self) -> None:
         """Take in the cluster as it is, as watches would report it."""

@@ -35,9 +35,19 @@ def test_checkpoint_in_the_termination_message_heals_though_the_log_is_lost() ->
 
 
 def test_status_of_an_older_operator_is_read_as_before() -> None:
-    old = {"startTime": timestamp(NOW), "stages": [
-        {"name": "train", "stage": "train", "state": "Running", "attempt": 8, "restarts": 7, "restartsCountTowardsMax": 3}
-    ]}  # fmt: skip
+    old = {
+        "startTime": timestamp(NOW),
+        "stages": [
+            {
+                "name": "train",
+                "stage": "train",
+                "state": "Running",
+                "attempt": 8,
+                "restarts": 7,
+                "restartsCountTowardsMax": 3,
+            }
+        ],
+    }
     run = saved_run_status(Status.model_validate(old))
     record = run.stages[0]
     assert (record.restarts, record.infrastructure_restarts, record.total_restarts) == (3, 4, 7)
@@ -45,8 +55,16 @@ def test_status_of_an_older_operator_is_read_as_before() -> None:
 
 
 def test_healed_budgets_survive_the_status() -> None:
-    entry = {"name": "train", "stage": "train", "state": "Running", "attempt": 8, "restarts": 7,
-             "restartsCountTowardsMax": 0, "infrastructureRestartsCountTowardsMax": 0, "healedUntilSeconds": 5}  # fmt: skip
+    entry = {
+        "name": "train",
+        "stage": "train",
+        "state": "Running",
+        "attempt": 8,
+        "restarts": 7,
+        "restartsCountTowardsMax": 0,
+        "infrastructureRestartsCountTowardsMax": 0,
+        "healedUntilSeconds": 5,
+    }
     record = saved_run_status(Status.model_validate({"stages": [entry]})).stages[0]
     assert (record.restarts, record.infrastructure_restarts, record.healed_until) == (0, 0, 5)
     assert wire(Status.model_validate({"stages": [entry]}))["stages"][0]["infrastructureRestartsCountTowardsMax"] == 0

@@ -29,10 +29,13 @@ def line(step: int | None, time: float | None = NOW - 30, uri: str = URI) -> str
         ([line(20), line(20, time=None)], LastCheckpoint(step=20, time=AT, uri=URI)),
         ([line(20), line(None)], LastCheckpoint(step=20, time=AT, uri=URI)),
         ([line(20), line(40, uri="s3://b/40")], LastCheckpoint(step=40, time=AT, uri="s3://b/40")),
-        ([line(-5, 1e18, "s3://b/\x1b[31m" + "x" * 2000)], LastCheckpoint(step=0, time="9999-12-31T23:59:59Z", uri="s3://b/" + "x" * 1078 + "...")),
+        (
+            [line(-5, 1e18, "s3://b/\x1b[31m" + "x" * 2000)],
+            LastCheckpoint(step=0, time="9999-12-31T23:59:59Z", uri="s3://b/" + "x" * 1078 + "..."),
+        ),
     ],
     ids=["named", "none yet", "of an older program", "the same of an older program", "kept", "newer", "nonsense"],
-)  # fmt: skip
+)
 def test_last_checkpoint_is_what_the_training_logged_last(lines: list[str], expected: LastCheckpoint | None) -> None:
     cluster, process, clock = training()
     for text in lines:

@@ -97,8 +97,10 @@ def test_gang_whose_pod_finds_no_node_starts_again_with_those_that_do_and_says_s
     (stage,) = found.stages
     assert (stage.nodes, stage.wished_nodes, stage.attempt, stage.restarts) == (3, 4, 3, 1)
     assert [(each.number, each.reason, each.counted) for each in found.attempts] == [
-        (1, "NodeLost", False), (2, "Resized", False), (3, "", False),
-    ]  # fmt: skip
+        (1, "NodeLost", False),
+        (2, "Resized", False),
+        (3, "", False),
+    ]
     assert told(cluster).count("Resized: train: 3 of 4 nodes have room, and it goes on with them") == 1
     assert (metrics.ELASTIC_NODES._value.get(), metrics.WISHED_NODES._value.get()) == (3, 4)
     assert "attempt 3 runs on 3 of 4 nodes" in sentence("r", found)
@@ -114,12 +116,16 @@ def test_gang_whose_pod_finds_no_node_starts_again_with_those_that_do_and_says_s
     ("without", "fewest", "says"),
     [
         (1, 2, "train: goes on with 3 of 4 nodes at {in_60} unless more have room: 0/2 nodes are available"),
-        (3, 2, "train: cannot go on with 1 of 4 nodes, and gives them back at {in_600} unless more have room: 0/2 nodes are available"),
+        (
+            3,
+            2,
+            "train: cannot go on with 1 of 4 nodes, and gives them back at {in_600} unless more have room: 0/2 nodes are available",
+        ),
         (1, None, "train: 0/2 nodes are available"),
         (4, 2, "train: 0/2 nodes are available"),
     ],
     ids=["it will shrink", "too few have room", "rigid", "none has room: it waits for all"],
-)  # fmt: skip
+)
 def test_gang_that_waits_says_what_becomes_of_it(without: int, fewest: int | None, says: str) -> None:
     cluster, clock = elastic(minNodes=fewest), Clock()
     process = Process(cluster, clock)
@@ -265,8 +271,12 @@ def test_suspended_gang_is_not_told_to_have_failed_as_an_earlier_one_did() -> No
     settle(process)
     found = status(cluster)
     assert [(each.number, each.reason) for each in found.attempts] == [
-        (1, "NodeLost"), (2, "Resized"), (3, "Stopped"), (4, "Resized"), (5, ""),
-    ]  # fmt: skip
+        (1, "NodeLost"),
+        (2, "Resized"),
+        (3, "Stopped"),
+        (4, "Resized"),
+        (5, ""),
+    ]
     assert any(": no other node had room" in line for line in details(found))
 
 
@@ -553,9 +563,10 @@ def test_edited_number_of_nodes_leaves_the_gang_that_runs_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "told"), [((StageState.RUNNING, 4), 1), ((StageState.RESTARTING, 3), 0), ((StageState.RESTARTING, None), 1)],
+    ("before", "told"),
+    [((StageState.RUNNING, 4), 1), ((StageState.RESTARTING, 3), 0), ((StageState.RESTARTING, None), 1)],
     ids=["trained", "while the old gang ends", "was to start"],
-)  # fmt: skip
+)
 def test_resizing_is_told_once(before: tuple[StageState, int | None], told: int) -> None:
     old, new = (
         Status(
@@ -572,24 +583,74 @@ LOST = FailureCause(reason="NodeLost", message="pod p on node node-7 is lost")
 @pytest.mark.parametrize(
     ("nodes", "cause", "before", "says"),
     [
-        (3, LOST, "NodeLost Resized Resized", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: pod p on node node-7 is lost, and no other node had room; each later attempt asks for all"]),
-        (3, LOST, "NodeLost Stopped Resized", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt asks for all"]),
-        (3, LOST, "Resized", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt asks for all"]),
-        (3, LOST, "NodeLost Resized", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: pod p on node node-7 is lost, and no other node had room; each later attempt asks for all"]),
-        (3, FailureCause(reason="Error", message="m"), "Error Resized", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt asks for all"]),
+        (
+            3,
+            LOST,
+            "NodeLost Resized Resized",
+            [
+                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: pod p on node node-7 is lost, and no other node had room; each later attempt asks for all"
+            ],
+        ),
+        (
+            3,
+            LOST,
+            "NodeLost Stopped Resized",
+            [
+                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt asks for all"
+            ],
+        ),
+        (
+            3,
+            LOST,
+            "Resized",
+            [
+                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt asks for all"
+            ],
+        ),
+        (
+            3,
+            LOST,
+            "NodeLost Resized",
+            [
+                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: pod p on node node-7 is lost, and no other node had room; each later attempt asks for all"
+            ],
+        ),
+        (
+            3,
+            FailureCause(reason="Error", message="m"),
+            "Error Resized",
+            [
+                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt asks for all"
+            ],
+        ),
         (3, LOST, "NodeLost", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z; each later attempt asks for all"]),
         (4, LOST, "NodeLost Resized", []),
         (None, LOST, "NodeLost", []),
     ],
-    ids=["after a loss and twice smaller", "long after a loss", "no longer known after what", "after a loss", "after something else", "more are wished for since", "all nodes", "rigid"],
-)  # fmt: skip
+    ids=[
+        "after a loss and twice smaller",
+        "long after a loss",
+        "no longer known after what",
+        "after a loss",
+        "after something else",
+        "more are wished for since",
+        "all nodes",
+        "rigid",
+    ],
+)
 def test_why_says_on_how_many_nodes_a_training_is_and_why(
     nodes: int | None, cause: FailureCause, before: str, says: list[str]
 ) -> None:
     stage = StageStatus(
-        name="train", stage=Stage.TRAIN, state=StageState.RUNNING, attempt=9, restarts=1, cause=cause, nodes=nodes,
+        name="train",
+        stage=Stage.TRAIN,
+        state=StageState.RUNNING,
+        attempt=9,
+        restarts=1,
+        cause=cause,
+        nodes=nodes,
         wished_nodes=None if nodes is None else 4,
-    )  # fmt: skip
+    )
     ends = before.split()
     attempts = [AttemptStatus(stage="train", number=9 - len(ends) + at, reason=end) for at, end in enumerate(ends)]
     attempts.append(AttemptStatus(stage="train", number=9, start_time="2026-11-30T10:32:00Z"))

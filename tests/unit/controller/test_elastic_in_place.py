@@ -143,8 +143,10 @@ def test_gang_that_loses_a_node_goes_on_with_the_others_and_takes_it_in_again() 
     soon = f"goes on with 3 of 4 nodes at {at(NOW + 60)} unless more have room: waits for 1 of its 4 pods, whose nodes are lost"
     assert soon in sentence("r", status(cluster))
     assert (lost["phase"], lost["reason"], lost["conditions"][1]["reason"]) == (
-        "Failed", "NodeLost", "DeletionByTaintManager",
-    )  # fmt: skip
+        "Failed",
+        "NodeLost",
+        "DeletionByTaintManager",
+    )
     replace(cluster, 2)
     settle(process)
     clock.now += 59
@@ -257,8 +259,10 @@ def test_gang_of_fewer_than_allowed_is_withdrawn_and_created_again() -> None:
     process.reconcile()
     (stage,) = status(cluster).stages
     assert (stage.state, stage.restarts, stage.cause and stage.cause.reason) == (
-        StageState.RESTARTING, 1, "SchedulingTimeout",
-    )  # fmt: skip
+        StageState.RESTARTING,
+        1,
+        "SchedulingTimeout",
+    )
 
 
 def test_smaller_gang_whose_program_fails_is_created_again_on_all_nodes() -> None:

@@ -253,9 +253,10 @@ def test_restart_keeps_all_of_the_quota() -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "sizes"), [({"numNodes": 5}, (2, 3, 5)), ({"numNodes": 2}, (2, 0, 2)), ({"minNodes": 3}, (3, 1, 4))],
+    ("train", "sizes"),
+    [({"numNodes": 5}, (2, 3, 5)), ({"numNodes": 2}, (2, 0, 2)), ({"minNodes": 3}, (3, 1, 4))],
     ids=["more", "no more than the fewest", "more at least"],
-)  # fmt: skip
+)
 def test_edited_number_of_nodes_changes_what_is_asked_for_at_the_next_attempt(
     train: dict[str, int], sizes: tuple[int, int, int]
 ) -> None:
@@ -306,9 +307,10 @@ def test_quota_that_is_taken_back_before_a_restart_is_given_back_at_once() -> No
 
 
 @pytest.mark.parametrize(
-    ("train", "rest"), [({"numNodes": 8}, 6), ({"numNodes": 3}, 1), ({"minNodes": 1}, 0), ({"minNodes": 3}, 0)],
+    ("train", "rest"),
+    [({"numNodes": 8}, 6), ({"numNodes": 3}, 1), ({"minNodes": 1}, 0), ({"minNodes": 3}, 0)],
     ids=["more", "less", "fewer at least", "more at least"],
-)  # fmt: skip
+)
 def test_training_whose_number_of_nodes_was_edited_grows_only_to_what_its_next_attempt_may_have(
     train: dict[str, int], rest: int
 ) -> None:

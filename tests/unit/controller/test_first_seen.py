@@ -22,7 +22,9 @@ def read(document: dict[str, Any]) -> PodSummary:
 
 def starting(cluster: FakeCluster, index: int = 1) -> None:
     """A pod whose node says that it is not ready yet, since NOW."""
-    cluster.pods[f"r-train-1-{index}"]["status"]["conditions"] = pod(0, ready=False, ready_since=NOW)["status"]["conditions"]  # fmt: skip
+    cluster.pods[f"r-train-1-{index}"]["status"]["conditions"] = pod(0, ready=False, ready_since=NOW)["status"][
+        "conditions"
+    ]
 
 
 @pytest.mark.parametrize("ahead_s", [360.0, 86_400.0, -86_400.0])

@@ -100,8 +100,14 @@ def test_lost_work_and_the_time_until_the_next_attempt_count_though_another_oper
     process = Process(cluster, clock)
     settle(process)
     assert seconds(shown(cluster)) == {
-        "queued": 20, "scheduling": 5, "starting": 13, "productive": 50, "lost": 20, "waiting_for_data": 2, "recovering": 20,
-    }  # fmt: skip
+        "queued": 20,
+        "scheduling": 5,
+        "starting": 13,
+        "productive": 50,
+        "lost": 20,
+        "waiting_for_data": 2,
+        "recovering": 20,
+    }
     clock.now += 10
     settle(process)
     admit(cluster, "r-train-2", NOW + 140)
@@ -110,8 +116,14 @@ def test_lost_work_and_the_time_until_the_next_attempt_count_though_another_oper
     clock.now += 60
     read(cluster, process, clock, "r-train-2-0", line(spent(40, resumed=50, kept=50)))
     assert seconds(shown(cluster)) == {
-        "queued": 40, "scheduling": 10, "starting": 26, "productive": 90, "lost": 20, "waiting_for_data": 4, "recovering": 30,
-    }  # fmt: skip
+        "queued": 40,
+        "scheduling": 10,
+        "starting": 26,
+        "productive": 90,
+        "lost": 20,
+        "waiting_for_data": 4,
+        "recovering": 30,
+    }
 
 
 @pytest.mark.parametrize(
@@ -215,6 +227,8 @@ def test_evaluation_is_told_what_the_time_of_the_stages_before_went_to() -> None
 
     [told] = json.loads(env(Stage.EVALUATE)[GOODPUT_VARIABLE])
     assert told == {
-        "stage": "train", "wall_seconds": 100, "text": "90.0 % productive; 10.0 % starting in 2 attempts",
-    }  # fmt: skip
+        "stage": "train",
+        "wall_seconds": 100,
+        "text": "90.0 % productive; 10.0 % starting in 2 attempts",
+    }
     assert GOODPUT_VARIABLE not in env(Stage.TRAIN)

@@ -47,8 +47,17 @@ def test_faults_are_listed_conditions_that_are_true_and_listed_taints(
 
 
 @pytest.mark.parametrize(
-    "text", ["{}", "x", "[1]", '[{"condition": 1}]', '[{"taint": "a", "condition": "b"}]', '[{"taint": "a", "move": "x"}]', '[{"taint": "a", "b": 1}]']
-)  # fmt: skip
+    "text",
+    [
+        "{}",
+        "x",
+        "[1]",
+        '[{"condition": 1}]',
+        '[{"taint": "a", "condition": "b"}]',
+        '[{"taint": "a", "move": "x"}]',
+        '[{"taint": "a", "b": 1}]',
+    ],
+)
 def test_list_of_faults_that_is_wrong_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_watched_faults(text)

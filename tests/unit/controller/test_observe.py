@@ -33,55 +33,219 @@ TABLE: list[tuple[str, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = 
     ("no pods yet", job(created=NOW - 1), [], {"state": "Pending", "active": 0}),
     ("one of two runs", job(created=NOW - 1), [pod(0)], {"state": "Pending", "active": 1}),
     ("all run", job(), TWO, {"state": "Running", "active": 2}),
-    ("one is done, one runs", job(), [pod(0, phase="Succeeded", state=ended(0)), pod(1)], {"state": "Running", "active": 1}),
-    ("complete", job(conditions={"Complete": "CompletionsReached"}), [pod(0, phase="Succeeded", state=ended(0))], {"state": "Succeeded", "active": 0}),
-    ("rank 0 has committed, the other is on its way out", job(conditions={"SuccessCriteriaMet": "SuccessPolicy"}), [pod(0, phase="Succeeded", state=ended(0)), pod(1)],
-     {"state": "Succeeded", "active": 1, "ending": True}),
-    ("complete although a pod failed late", job(conditions={"SuccessCriteriaMet": "x", "Complete": "x"}), [pod(0, phase="Succeeded", state=ended(0)), failed_pod(1, 143)], {"state": "Succeeded"}),
-    ("user error", job(conditions=FAILING), [failed_pod(0, 64, message=CAUSE), pod(1)],
-     {"state": "Failed", "exit_code": 64, "reason": "UserError", "message": "batchSize is no number", "infrastructure": False, "ending": True}),
-    ("user error wins over the peer that lost it", job(conditions=FAILED), [failed_pod(0, 75, finished=NOW - 11), failed_pod(1, 64, message=CAUSE)], {"exit_code": 64}),
-    ("transient error", job(conditions=FAILED), [failed_pod(0, 75, message="x\nstorage does not answer\n"), failed_pod(1, 143)],
-     {"exit_code": 75, "message": "storage does not answer", "infrastructure": False}),
-    ("out of memory", job(conditions=FAILED), [failed_pod(0, 137, why="OOMKilled", message=CAUSE), failed_pod(1, 75)], {"reason": "OOMKilled", "exit_code": 137, "infrastructure": False}),
-    ("a program that cannot be started", job(conditions=FAILED), [failed_pod(0, 128, why="StartError", message="exec: no such file"), failed_pod(1, 143)],
-     {"reason": "StartError", "infrastructure": False}),
-    ("killed by somebody", job(conditions=FAILED), [failed_pod(0, 137), failed_pod(1, 75, finished=NOW - 9)], {"exit_code": 137, "infrastructure": False}),
-    ("drained", job(conditions=FAILED), [failed_pod(0, 143), failed_pod(1, 143, conditions=DISRUPTED)],
-     {"infrastructure": True, "reason": "EvictionByEvictionAPI", "exit_code": 143}),
-    ("drained, though another failed of it", job(conditions=FAILED), [failed_pod(0, 75), failed_pod(1, 143, conditions=DISRUPTED)], {"infrastructure": True}),
-    ("drained, but the user's error counts", job(conditions=FAILED), [failed_pod(0, 64), failed_pod(1, 143, conditions=DISRUPTED)], {"infrastructure": False, "exit_code": 64}),
-    ("deleted by somebody, and asked to stop by that", job(conditions=FAILED), [failed_pod(0, 143, deleted=NOW), failed_pod(1, 143)],
-     {"infrastructure": True, "reason": "PodRemoved", "exit_code": 143, "message": "pod r-train-1-0 on node-0 was deleted: pod r-train-1-0 was killed by SIGTERM (Error)"}),
-    ("stopped by nobody that we know", job(conditions=FAILED), [failed_pod(0, 143), failed_pod(1, 143)], {"infrastructure": True}),
-    ("refused by the kubelet", job(conditions=FAILED), [pod(0, phase="Failed", state={}, reason="UnexpectedAdmissionError")], {"infrastructure": True, "exit_code": None}),
+    (
+        "one is done, one runs",
+        job(),
+        [pod(0, phase="Succeeded", state=ended(0)), pod(1)],
+        {"state": "Running", "active": 1},
+    ),
+    (
+        "complete",
+        job(conditions={"Complete": "CompletionsReached"}),
+        [pod(0, phase="Succeeded", state=ended(0))],
+        {"state": "Succeeded", "active": 0},
+    ),
+    (
+        "rank 0 has committed, the other is on its way out",
+        job(conditions={"SuccessCriteriaMet": "SuccessPolicy"}),
+        [pod(0, phase="Succeeded", state=ended(0)), pod(1)],
+        {"state": "Succeeded", "active": 1, "ending": True},
+    ),
+    (
+        "complete although a pod failed late",
+        job(conditions={"SuccessCriteriaMet": "x", "Complete": "x"}),
+        [pod(0, phase="Succeeded", state=ended(0)), failed_pod(1, 143)],
+        {"state": "Succeeded"},
+    ),
+    (
+        "user error",
+        job(conditions=FAILING),
+        [failed_pod(0, 64, message=CAUSE), pod(1)],
+        {
+            "state": "Failed",
+            "exit_code": 64,
+            "reason": "UserError",
+            "message": "batchSize is no number",
+            "infrastructure": False,
+            "ending": True,
+        },
+    ),
+    (
+        "user error wins over the peer that lost it",
+        job(conditions=FAILED),
+        [failed_pod(0, 75, finished=NOW - 11), failed_pod(1, 64, message=CAUSE)],
+        {"exit_code": 64},
+    ),
+    (
+        "transient error",
+        job(conditions=FAILED),
+        [failed_pod(0, 75, message="x\nstorage does not answer\n"), failed_pod(1, 143)],
+        {"exit_code": 75, "message": "storage does not answer", "infrastructure": False},
+    ),
+    (
+        "out of memory",
+        job(conditions=FAILED),
+        [failed_pod(0, 137, why="OOMKilled", message=CAUSE), failed_pod(1, 75)],
+        {"reason": "OOMKilled", "exit_code": 137, "infrastructure": False},
+    ),
+    (
+        "a program that cannot be started",
+        job(conditions=FAILED),
+        [failed_pod(0, 128, why="StartError", message="exec: no such file"), failed_pod(1, 143)],
+        {"reason": "StartError", "infrastructure": False},
+    ),
+    (
+        "killed by somebody",
+        job(conditions=FAILED),
+        [failed_pod(0, 137), failed_pod(1, 75, finished=NOW - 9)],
+        {"exit_code": 137, "infrastructure": False},
+    ),
+    (
+        "drained",
+        job(conditions=FAILED),
+        [failed_pod(0, 143), failed_pod(1, 143, conditions=DISRUPTED)],
+        {"infrastructure": True, "reason": "EvictionByEvictionAPI", "exit_code": 143},
+    ),
+    (
+        "drained, though another failed of it",
+        job(conditions=FAILED),
+        [failed_pod(0, 75), failed_pod(1, 143, conditions=DISRUPTED)],
+        {"infrastructure": True},
+    ),
+    (
+        "drained, but the user's error counts",
+        job(conditions=FAILED),
+        [failed_pod(0, 64), failed_pod(1, 143, conditions=DISRUPTED)],
+        {"infrastructure": False, "exit_code": 64},
+    ),
+    (
+        "deleted by somebody, and asked to stop by that",
+        job(conditions=FAILED),
+        [failed_pod(0, 143, deleted=NOW), failed_pod(1, 143)],
+        {
+            "infrastructure": True,
+            "reason": "PodRemoved",
+            "exit_code": 143,
+            "message": "pod r-train-1-0 on node-0 was deleted: pod r-train-1-0 was killed by SIGTERM (Error)",
+        },
+    ),
+    (
+        "stopped by nobody that we know",
+        job(conditions=FAILED),
+        [failed_pod(0, 143), failed_pod(1, 143)],
+        {"infrastructure": True},
+    ),
+    (
+        "refused by the kubelet",
+        job(conditions=FAILED),
+        [pod(0, phase="Failed", state={}, reason="UnexpectedAdmissionError")],
+        {"infrastructure": True, "exit_code": None},
+    ),
     ("pods were removed", job(conditions=FAILED), [], {"infrastructure": True, "reason": "PodRemoved"}),
-    ("failing, and the pod that failed is gone", job(conditions=FAILING), [pod(0)], {"infrastructure": True, "reason": "PodRemoved", "exit_code": None}),
-    ("node lost", job(), [pod(0), pod(1, ready=False, ready_since=NOW - LOST_AFTER_S, node="node-1")],
-     {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 1, "ending": False}),
-    ("node lost, as the taint says", job(), [pod(0), pod(1, ready=False, ready_since=NOW - 5, conditions=DISRUPTED)], {"state": "Failed", "reason": "NodeLost"}),
-    ("node lost, the pod should be gone", job(), [pod(0), pod(1, deleted=NOW - 31)], {"state": "Failed", "reason": "NodeLost"}),
-    ("node lost, the pod should be gone by now", job(), [pod(0), pod(1, deleted=NOW - 30)], {"state": "Failed", "reason": "NodeLost"}),
-    ("a worker is lost, the other finishes without it", job("filter"), [pod(0, "filter"), LOST_WORKER], {"state": "Running", "active": 1}),
-    ("a worker is lost, the other is about to start", job("filter"), [pod(0, "filter", phase="Pending"), LOST_WORKER], {"state": "Pending", "active": 1}),
-    ("all workers are lost", job("filter"), [pod(0, "filter", phase="Succeeded", state=ended(0)), LOST_WORKER], {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 1, "ending": False}),
-    ("a worker is lost and another has a user error", job("filter", conditions=FAILING), [failed_pod(0, 64, stage="filter"), LOST_WORKER], {"state": "Failed", "infrastructure": False, "exit_code": 64}),
-    ("a worker is lost, the stage is committed", job("filter", conditions={"SuccessCriteriaMet": "SuccessPolicy"}), [pod(0, "filter", phase="Succeeded", state=ended(0)), LOST_WORKER],
-     {"state": "Succeeded", "active": 0, "ending": True}),
-    ("the pod that failed first counts", job(conditions=FAILED), [failed_pod(0, 75, finished=NOW - 9), failed_pod(1, 1, finished=NOW - 11)], {"exit_code": 1}),
-    ("not ready for a moment", job(), [pod(0), pod(1, ready=False, ready_since=NOW - 5)], {"state": "Running", "active": 2}),
+    (
+        "failing, and the pod that failed is gone",
+        job(conditions=FAILING),
+        [pod(0)],
+        {"infrastructure": True, "reason": "PodRemoved", "exit_code": None},
+    ),
+    (
+        "node lost",
+        job(),
+        [pod(0), pod(1, ready=False, ready_since=NOW - LOST_AFTER_S, node="node-1")],
+        {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 1, "ending": False},
+    ),
+    (
+        "node lost, as the taint says",
+        job(),
+        [pod(0), pod(1, ready=False, ready_since=NOW - 5, conditions=DISRUPTED)],
+        {"state": "Failed", "reason": "NodeLost"},
+    ),
+    (
+        "node lost, the pod should be gone",
+        job(),
+        [pod(0), pod(1, deleted=NOW - 31)],
+        {"state": "Failed", "reason": "NodeLost"},
+    ),
+    (
+        "node lost, the pod should be gone by now",
+        job(),
+        [pod(0), pod(1, deleted=NOW - 30)],
+        {"state": "Failed", "reason": "NodeLost"},
+    ),
+    (
+        "a worker is lost, the other finishes without it",
+        job("filter"),
+        [pod(0, "filter"), LOST_WORKER],
+        {"state": "Running", "active": 1},
+    ),
+    (
+        "a worker is lost, the other is about to start",
+        job("filter"),
+        [pod(0, "filter", phase="Pending"), LOST_WORKER],
+        {"state": "Pending", "active": 1},
+    ),
+    (
+        "all workers are lost",
+        job("filter"),
+        [pod(0, "filter", phase="Succeeded", state=ended(0)), LOST_WORKER],
+        {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 1, "ending": False},
+    ),
+    (
+        "a worker is lost and another has a user error",
+        job("filter", conditions=FAILING),
+        [failed_pod(0, 64, stage="filter"), LOST_WORKER],
+        {"state": "Failed", "infrastructure": False, "exit_code": 64},
+    ),
+    (
+        "a worker is lost, the stage is committed",
+        job("filter", conditions={"SuccessCriteriaMet": "SuccessPolicy"}),
+        [pod(0, "filter", phase="Succeeded", state=ended(0)), LOST_WORKER],
+        {"state": "Succeeded", "active": 0, "ending": True},
+    ),
+    (
+        "the pod that failed first counts",
+        job(conditions=FAILED),
+        [failed_pod(0, 75, finished=NOW - 9), failed_pod(1, 1, finished=NOW - 11)],
+        {"exit_code": 1},
+    ),
+    (
+        "not ready for a moment",
+        job(),
+        [pod(0), pod(1, ready=False, ready_since=NOW - 5)],
+        {"state": "Running", "active": 2},
+    ),
     ("Job on its way out", job(deleted=True), [pod(0)], {"state": "Running", "ending": True, "active": 1}),
     ("Job on its way out without pods", job(deleted=True), [], {"state": "Running", "ending": True, "active": 1}),
-    ("Job on its way out, what is left is on a lost node", job(deleted=True), [pod(1, ready=False, ready_since=NOW - 5, deleted=NOW + 60, conditions=DISRUPTED)],
-     {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 0}),
-    ("Job on its way out, one pod lives and one is on a lost node", job(deleted=True), [pod(0), pod(1, ready=False, ready_since=NOW - 5, deleted=NOW + 60, conditions=DISRUPTED)],
-     {"state": "Running", "ending": True, "active": 1}),
-    ("part of a gang", job(), [pod(0), pod(1, phase="Pending", conditions=NO_NODE, node="")], {"state": "Pending", "partially_started_at": NOW - 99}),
-    ("workers need no gang", job("filter"), [pod(0, "filter"), pod(1, "filter", phase="Pending", conditions=NO_NODE)], {"state": "Running", "partially_started_at": None}),
-]  # fmt: skip
+    (
+        "Job on its way out, what is left is on a lost node",
+        job(deleted=True),
+        [pod(1, ready=False, ready_since=NOW - 5, deleted=NOW + 60, conditions=DISRUPTED)],
+        {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 0},
+    ),
+    (
+        "Job on its way out, one pod lives and one is on a lost node",
+        job(deleted=True),
+        [pod(0), pod(1, ready=False, ready_since=NOW - 5, deleted=NOW + 60, conditions=DISRUPTED)],
+        {"state": "Running", "ending": True, "active": 1},
+    ),
+    (
+        "part of a gang",
+        job(),
+        [pod(0), pod(1, phase="Pending", conditions=NO_NODE, node="")],
+        {"state": "Pending", "partially_started_at": NOW - 99},
+    ),
+    (
+        "workers need no gang",
+        job("filter"),
+        [pod(0, "filter"), pod(1, "filter", phase="Pending", conditions=NO_NODE)],
+        {"state": "Running", "partially_started_at": None},
+    ),
+]
 
 
-@pytest.mark.parametrize(("job_document", "pods", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])  # fmt: skip
+@pytest.mark.parametrize(
+    ("job_document", "pods", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
 def test_attempt_as_observed(
     job_document: dict[str, Any], pods: list[dict[str, Any]], expected: dict[str, Any]
 ) -> None:
@@ -144,7 +308,9 @@ def test_first_failure_waits_until_its_peers_are_in_unless_nothing_can_change_it
 
 def test_drained_pod_explains_the_end_at_once_and_after_it_is_gone() -> None:
     gone = job(conditions=FAILING)
-    gone["status"]["conditions"][0]["message"] = "Pod n/r-train-1-1 has condition DisruptionTarget matching FailJob rule at index 1"  # fmt: skip
+    gone["status"]["conditions"][0]["message"] = (
+        "Pod n/r-train-1-1 has condition DisruptionTarget matching FailJob rule at index 1"
+    )
     pods = [failed_pod(0, 143, finished=NOW - 1), pod(1, conditions=DISRUPTED)]
     [observed] = observe([job(conditions=FAILING)], pods)
     assert (observed.attempt.reason, observed.attempt.infrastructure) == ("EvictionByEvictionAPI", True)
@@ -196,13 +362,29 @@ def test_pods_whose_job_was_removed_still_count_up_to_the_known_attempt() -> Non
         ([job()], [pod(0, conditions=DISRUPTED), pod(1, phase="Pending")], False),
         ([job("filter")], [pod(0, "filter", phase="Succeeded", state=ended(0))], False),
         ([job(conditions=FAILING)], [pod(0)], False),
-        ([job(conditions=FAILED), job(attempt=2, uid="two")], [failed_pod(0, 75), pod(0, attempt=2, job_uid="two")], True),
+        (
+            [job(conditions=FAILED), job(attempt=2, uid="two")],
+            [failed_pod(0, 75), pod(0, attempt=2, job_uid="two")],
+            True,
+        ),
         ([job(deleted=True)], [pod(0)], False),
         ([], [pod(0)], False),
     ],
-    ids=["no pods yet", "one runs", "one finds no node", "all run", "one failed", "one is deleted", "one is evicted", "one is done",
-         "Job fails", "the attempt before failed", "Job is deleted", "no Job"],
-)  # fmt: skip
+    ids=[
+        "no pods yet",
+        "one runs",
+        "one finds no node",
+        "all run",
+        "one failed",
+        "one is deleted",
+        "one is evicted",
+        "one is done",
+        "Job fails",
+        "the attempt before failed",
+        "Job is deleted",
+        "no Job",
+    ],
+)
 def test_news_of_a_start_can_wait_until_all_pods_run_or_something_goes_wrong(
     jobs: list[dict[str, Any]], pods: list[dict[str, Any]], expected: bool
 ) -> None:
@@ -232,8 +414,17 @@ OWNER = {"kind": "Job", "name": "r-train-1", "uid": "old", "controller": True}
         (owned_by(pod(0), {**OWNER, "uid": "former", "name": "another"}), 1),
         (owned_by(pod(0), **{"controller-uid": "former"}), 1),
     ],
-    ids=["labels alone", "another kind", "another Job", "no controller", "label of another Job", "Job was deleted", "Job that was ours", "orphan of a Job that was ours"],
-)  # fmt: skip
+    ids=[
+        "labels alone",
+        "another kind",
+        "another Job",
+        "no controller",
+        "label of another Job",
+        "Job was deleted",
+        "Job that was ours",
+        "orphan of a Job that was ours",
+    ],
+)
 def test_pod_counts_only_with_an_owner_that_can_be_a_job_of_the_run(document: dict[str, Any], active: int) -> None:
     assert (
         sum(each.attempt.active for each in observe([], [document], newest={"train": 1}, former=["former"])) == active
@@ -252,7 +443,9 @@ def test_disruption_names_node_and_cause_also_when_the_pod_is_gone(reason: str, 
     disrupted = pod(1, node="node-1", conditions=[{**DISRUPTED[0], "reason": reason}])
     [there] = observe([job(conditions=FAILING)], [failed_pod(0, 75), disrupted])
     gone = job(conditions=FAILING)
-    gone["status"]["conditions"][0]["message"] = "Pod n/r-train-1-1 has condition DisruptionTarget matching FailJob rule at index 1"  # fmt: skip
+    gone["status"]["conditions"][0]["message"] = (
+        "Pod n/r-train-1-1 has condition DisruptionTarget matching FailJob rule at index 1"
+    )
     last = pod_summary(disrupted)
     assert isinstance(last, PodSummary)
     [after] = observe([gone], [], disrupted={last.name: last})
@@ -278,14 +471,35 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
 
 
 PROBLEMS = [
-    (pod(0, phase="Pending", state=waiting("ErrImagePull", 'failed to pull image "x/y:1": not found')), Reason.IMAGE_PULL_FAILED, "x/y:1"),
-    (pod(0, phase="Pending", state=waiting("ImagePullBackOff", 'Back-off pulling image "x/y:1": ErrImagePull: failed to pull image "x/y:1": not found')), Reason.IMAGE_PULL_FAILED, "x/y:1"),
-    (pod(0, phase="Pending", state=waiting("CreateContainerConfigError", 'secret "s" not found')), Reason.REFERENCE_MISSING, 'secret "s" not found'),
+    (
+        pod(0, phase="Pending", state=waiting("ErrImagePull", 'failed to pull image "x/y:1": not found')),
+        Reason.IMAGE_PULL_FAILED,
+        "x/y:1",
+    ),
+    (
+        pod(
+            0,
+            phase="Pending",
+            state=waiting(
+                "ImagePullBackOff",
+                'Back-off pulling image "x/y:1": ErrImagePull: failed to pull image "x/y:1": not found',
+            ),
+        ),
+        Reason.IMAGE_PULL_FAILED,
+        "x/y:1",
+    ),
+    (
+        pod(0, phase="Pending", state=waiting("CreateContainerConfigError", 'secret "s" not found')),
+        Reason.REFERENCE_MISSING,
+        'secret "s" not found',
+    ),
     (pod(0, phase="Pending", conditions=NO_NODE, node=""), Reason.UNSCHEDULABLE, "0/2 nodes are available"),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("document", "reason", "says"), PROBLEMS, ids=[str(p[1]) + str(i) for i, p in enumerate(PROBLEMS)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("document", "reason", "says"), PROBLEMS, ids=[str(p[1]) + str(i) for i, p in enumerate(PROBLEMS)]
+)
 def test_pod_that_waits_says_why(document: dict[str, Any], reason: Reason, says: str) -> None:
     [observed] = observe([job(size=1)], [document])
     assert observed.problem is not None

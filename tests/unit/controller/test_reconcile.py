@@ -26,10 +26,15 @@ from tests.unit.controller.stories import ONE, ORDER, SPEC, Clock, make, play, r
         ({"r-train-1": 75, "r-train-2": 1}, [*ORDER, "r-train-2", "r-train-3"], {"train": 2}, RunState.COMPLETE),
         ({"r-heads-1": 64}, ORDER[:3], {}, RunState.FAILED),
         ({"r-filter-1": 143}, [*ORDER, "r-filter-2"], {"filter": 1}, RunState.COMPLETE),
-        ({"r-filter-1": 75, "r-filter-2": 75, "r-filter-3": 75}, [*ORDER[:1], "r-filter-2", "r-filter-3"], {"filter": 2}, RunState.FAILED),
+        (
+            {"r-filter-1": 75, "r-filter-2": 75, "r-filter-3": 75},
+            [*ORDER[:1], "r-filter-2", "r-filter-3"],
+            {"filter": 2},
+            RunState.FAILED,
+        ),
     ],
     ids=["all well", "training fails twice", "user error", "stopped by somebody", "no restarts left"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("die_after", [None, 1, 2, 3])
 def test_run_ends_the_same_whether_the_operator_dies_at_writes_or_not(
     ends: dict[str, int], jobs: list[str], restarts: dict[str, int], state: RunState, die_after: int | None
@@ -129,8 +134,10 @@ def test_gang_has_its_service_before_its_job_and_one_pod_steps_have_one_pod() ->
     assert sizes == dict(zip(ORDER, [2, 1, 1, 2, 2, 1], strict=True))
     words = [job["spec"]["template"]["spec"]["containers"][0]["args"] for job in cluster.jobs.values()]
     assert [args[-2:] for args in words if "--step" in args] == [
-        ["--step", "vocabulary"], ["--step", "heads"], ["--step", "predict"],
-    ]  # fmt: skip
+        ["--step", "vocabulary"],
+        ["--step", "heads"],
+        ["--step", "predict"],
+    ]
 
 
 def test_stale_view_never_writes_and_never_makes_a_job_twice() -> None:

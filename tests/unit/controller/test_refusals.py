@@ -50,13 +50,31 @@ def recorded(cluster: FakeCluster) -> list[tuple[str, str, str]]:
         (413, "w", Reason.INVALID_SPEC, "the API server refuses Job j: w: change the run document", True),
         (403, QUOTA, Reason.QUOTA_EXCEEDED, f"the API server refuses Job j: {QUOTA}", False),
         (403, "LimitRange", Reason.POD_REFUSED, "the API server refuses Job j: LimitRange", False),
-        (403, "u cannot create x", Reason.PERMISSION_DENIED, "the operator may not do that: u cannot create x: check its Role", False),
-        (400, "w denied the request: no", Reason.POD_REFUSED, "the API server refuses Job j: w denied the request: no", False),
+        (
+            403,
+            "u cannot create x",
+            Reason.PERMISSION_DENIED,
+            "the operator may not do that: u cannot create x: check its Role",
+            False,
+        ),
+        (
+            400,
+            "w denied the request: no",
+            Reason.POD_REFUSED,
+            "the API server refuses Job j: w denied the request: no",
+            False,
+        ),
         (422, "p denied request: no", Reason.POD_REFUSED, "the API server refuses Job j: p denied request: no", False),
-        (500, "failed calling webhook w", Reason.POD_REFUSED, "the API server refuses Job j: failed calling webhook w", False),
+        (
+            500,
+            "failed calling webhook w",
+            Reason.POD_REFUSED,
+            "the API server refuses Job j: failed calling webhook w",
+            False,
+        ),
         (404, "no such kind", Reason.REFERENCE_MISSING, "the API server refuses Job j: no such kind", False),
     ],
-)  # fmt: skip
+)
 def test_refusal_names_the_object_and_has_the_servers_words(
     code: int, words: str, expected: Reason, says: str, waits: bool
 ) -> None:
@@ -88,11 +106,15 @@ def test_namespace_on_its_way_out_is_no_refusal() -> None:
 @pytest.mark.parametrize(
     ("code", "words", "said"),
     [
-        (400, UNKNOWN, f"r is not taken on (InvalidSpec): the API server refuses Job r-filter-1: {UNKNOWN}: change the run document"),
+        (
+            400,
+            UNKNOWN,
+            f"r is not taken on (InvalidSpec): the API server refuses Job r-filter-1: {UNKNOWN}: change the run document",
+        ),
         (403, QUOTA, f"r does not run (QuotaExceeded): filter: the API server refuses Job r-filter-1: {QUOTA}"),
     ],
     ids=["document", "quota"],
-)  # fmt: skip
+)
 def test_refused_job_is_told_in_the_pass_that_tried_it(code: int, words: str, said: str) -> None:
     cluster, process, _ = refusing(code, words)
     process.reconcile()
@@ -173,7 +195,15 @@ def test_refused_pods_are_told_within_five_seconds_of_their_jobs_event(after_s: 
         clock.now, passes = clock.now + wait_s, passes + 1
         if clock.now >= began + after_s:
             uid = cluster.jobs["r-filter-1"]["metadata"]["uid"]
-            cluster.warning_events = [{"involvedObject": {"uid": uid}, "reason": "FailedCreate", "message": words, "metadata": {}, "lastTimestamp": at(began + after_s)}]  # fmt: skip
+            cluster.warning_events = [
+                {
+                    "involvedObject": {"uid": uid},
+                    "reason": "FailedCreate",
+                    "message": words,
+                    "metadata": {},
+                    "lastTimestamp": at(began + after_s),
+                }
+            ]
         wait_s = process.reconcile()
     assert sentence("r", status(cluster)) == f"r does not run (PodRefused): filter: {words}"
     assert clock.now - (began + after_s) < (2.5 if after_s < MISSING_AFTER_S else 5.0)

@@ -81,9 +81,14 @@ def test_nodes_of_elastic_trainings_are_those_of_all_runs_that_are_under_way() -
 
 @pytest.mark.parametrize(
     ("before", "after", "resizings"),
-    [("NodeLost", "NodeLost Resized", 1), ("NodeLost Resized", "NodeLost Resized", 0), ("Resized Resized", "Resized Resized Error", 0), ("Resized", "Resized QuotaChanged", 1)],
+    [
+        ("NodeLost", "NodeLost Resized", 1),
+        ("NodeLost Resized", "NodeLost Resized", 0),
+        ("Resized Resized", "Resized Resized Error", 0),
+        ("Resized", "Resized QuotaChanged", 1),
+    ],
     ids=["one gives way", "which is told once", "another end", "for quota"],
-)  # fmt: skip
+)
 def test_resizing_is_counted_once(before: str, after: str, resizings: int) -> None:
     def ended(reasons: str) -> Status:
         return Status(
@@ -97,8 +102,10 @@ def test_resizing_is_counted_once(before: str, after: str, resizings: int) -> No
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "resizings"), [(None, 1, 1), (1, 1, 0), (1, 2, 1), (1, None, 0)], ids=["first", "told once", "again", "new attempt"]
-)  # fmt: skip
+    ("before", "after", "resizings"),
+    [(None, 1, 1), (1, 1, 0), (1, 2, 1), (1, None, 0)],
+    ids=["first", "told once", "again", "new attempt"],
+)
 def test_resizing_in_place_is_counted_once(before: int | None, after: int | None, resizings: int) -> None:
     def training(minute: int | None) -> Status:
         at = None if minute is None else f"2026-11-30T08:0{minute}:00Z"

@@ -64,8 +64,17 @@ def with_document(found: CachedRun, **metadata: Any) -> CachedRun:
         (with_document(ended_run(kind="Failed"), annotations={RETRY_ANNOTATION: at(NOW - 1)}), True),
         (with_document(ended_run(), annotations={RETRY_ANNOTATION: at(NOW)}), True),
     ],
-    ids=["runs", "complete", "failed", "its spec changed", "being deleted", "to be retried", "retried before", "complete, retried"],
-)  # fmt: skip
+    ids=[
+        "runs",
+        "complete",
+        "failed",
+        "its spec changed",
+        "being deleted",
+        "to be retried",
+        "retried before",
+        "complete, retried",
+    ],
+)
 def test_run_is_kept_whole_until_nothing_is_left_to_do(found: CachedRun, is_small: bool) -> None:
     runs = known(found)
     assert (runs.finished(found.key) is not None, runs.get(found.key) is None) == (is_small, is_small)

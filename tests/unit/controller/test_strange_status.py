@@ -59,9 +59,15 @@ def test_finished_run_with_a_strange_completion_time_is_known_and_never_expires(
 def test_counters_at_their_maximum_stay_there(state: str) -> None:
     cluster, clock = make(**ONE, failurePolicy={"maxRestarts": 100}), Clock()
     entry = {
-        "name": "filter", "stage": "filter", "state": state, "attempt": MAX_COUNT, "restarts": MAX_COUNT,
-        "outOfMemory": MAX_COUNT - 1, "work": {"position": 2**62}, "infrastructureRestartsCountTowardsMax": MAX_COUNT,
-    }  # fmt: skip
+        "name": "filter",
+        "stage": "filter",
+        "state": state,
+        "attempt": MAX_COUNT,
+        "restarts": MAX_COUNT,
+        "outOfMemory": MAX_COUNT - 1,
+        "work": {"position": 2**62},
+        "infrastructureRestartsCountTowardsMax": MAX_COUNT,
+    }
     cluster.runs["r"]["status"] = {"stages": [entry], "restarts": MAX_COUNT, "runningTime": {"seconds": 2**62}}
     process = Process(cluster, clock)
     for _ in range(10):

@@ -19,10 +19,15 @@ from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from tests.unit.controller.documents import DISRUPTED, NOW, ended, failed_pod, job, pod
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["1", "²", "0x1", "-1", "2026-13-01T00:00:00Z"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["1", "²", "0x1", "-1", "2026-13-01T00:00:00Z"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
-)  # fmt: skip
+)
 DOCUMENTS = [
     job(conditions={"Failed": "BackoffLimitExceeded"}, deleted=True, labels={"kueue.x-k8s.io/queue-name": "q"}),
     pod(0),

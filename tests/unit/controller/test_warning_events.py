@@ -33,9 +33,14 @@ class Slow(FakeCluster):
 
 
 def test_one_list_gives_the_newest_problem_of_each_object() -> None:
-    cluster = FakeCluster(warning_events=[
-        warning("a", "new", 9), warning("a", "old", 1), warning("b", "b's"), warning("c", "no problem", reason="BackOff")
-    ])  # fmt: skip
+    cluster = FakeCluster(
+        warning_events=[
+            warning("a", "new", 9),
+            warning("a", "old", 1),
+            warning("b", "b's"),
+            warning("c", "no problem", reason="BackOff"),
+        ]
+    )
     warning_events = WarningEvents(cluster, clock=lambda: 0.0)  # type: ignore[arg-type]
     said = {uid: warning_events.problem_of("n", uid) for uid in "abcd"}
     assert {uid: problem.message for uid, problem in said.items() if problem} == {"a": "new", "b": "b's"}

@@ -24,12 +24,19 @@ def items_of(count: int) -> list[Item]:
         found.append(
             Item(
                 candidate=Candidate(
-                    source="test", file=f"{number:03d}", caption=f"wooden table {number}", names=(), licence="none",
-                    class_name=None, boilerplate=False, clean=True, picture=b"",
+                    source="test",
+                    file=f"{number:03d}",
+                    caption=f"wooden table {number}",
+                    names=(),
+                    licence="none",
+                    class_name=None,
+                    boilerplate=False,
+                    clean=True,
+                    picture=b"",
                 ),
                 image=image,
             )
-        )  # fmt: skip
+        )
     return found
 
 

@@ -25,11 +25,18 @@ def disc(number: int) -> bytes:
 def items_of(*captions: str, class_name: str | None = None) -> list[Item]:
     found = [
         Candidate(
-            source="icons", file=str(number), caption=caption, names=(caption,), licence="none", class_name=class_name,
-            boilerplate=False, clean=True, picture=disc(number),
+            source="icons",
+            file=str(number),
+            caption=caption,
+            names=(caption,),
+            licence="none",
+            class_name=class_name,
+            boilerplate=False,
+            clean=True,
+            picture=disc(number),
         )
         for number, caption in enumerate(captions)
-    ]  # fmt: skip
+    ]
     return build.load(found, {"icons": Tally(seen=len(found))})
 
 
@@ -59,8 +66,10 @@ def test_draw_when_a_class_is_small_then_its_images_have_none_and_the_seed_decid
     assert first == second
     assert first[1] == ["tool"]
     assert {item.candidate.caption: item.candidate.class_name for item in first[0]} == {
-        "wagon": "tool", "kettle": "tool", "narwhal": None,
-    }  # fmt: skip
+        "wagon": "tool",
+        "kettle": "tool",
+        "narwhal": None,
+    }
     monkeypatch.setattr(other_style, "NUMBER", 4)
     with pytest.raises(ValueError, match="only 3 groups are left, 4 are wanted"):
         other_style.draw(items, {"icons": Tally(seen=3)}, Random(1))

@@ -29,36 +29,98 @@ def server() -> ApiServer:
     ("call", "request_line", "query", "body"),
     [
         (lambda c: c.create(JOB), "POST /apis/batch/v1/namespaces/n/jobs", {"fieldValidation": "Strict"}, JOB),
-        (lambda c: c.create(JOB, dry_run=True), "POST /apis/batch/v1/namespaces/n/jobs", {"fieldValidation": "Strict", "dryRun": "All"}, JOB),
-        (lambda c: c.create({**JOB, "kind": "Service"}), "POST /api/v1/namespaces/n/services", {"fieldValidation": "Strict"}, {**JOB, "kind": "Service"}),
+        (
+            lambda c: c.create(JOB, dry_run=True),
+            "POST /apis/batch/v1/namespaces/n/jobs",
+            {"fieldValidation": "Strict", "dryRun": "All"},
+            JOB,
+        ),
+        (
+            lambda c: c.create({**JOB, "kind": "Service"}),
+            "POST /api/v1/namespaces/n/services",
+            {"fieldValidation": "Strict"},
+            {**JOB, "kind": "Service"},
+        ),
         (lambda c: c.get("Job", "n", "j"), "GET /apis/batch/v1/namespaces/n/jobs/j", {}, None),
         (lambda c: c.get("Service", "n", "s"), "GET /api/v1/namespaces/n/services/s", {}, None),
-        (lambda c: c.patch_job("n", "j", {"spec": {"suspend": True}}), "PATCH /apis/batch/v1/namespaces/n/jobs/j", {}, {"spec": {"suspend": True}}),
-        (lambda c: c.delete_job("n", "j", "u"), "DELETE /apis/batch/v1/namespaces/n/jobs/j", {},
-         {"propagationPolicy": "Foreground", "preconditions": {"uid": "u"}}),
-        (lambda c: c.delete_job("n", "j", policy="Background"), "DELETE /apis/batch/v1/namespaces/n/jobs/j", {},
-         {"propagationPolicy": "Background"}),
-        (lambda c: c.delete("Pod", "n", "p", "u"), "DELETE /api/v1/namespaces/n/pods/p", {},
-         {"propagationPolicy": "Background", "preconditions": {"uid": "u"}}),
-        (lambda c: c.create({**JOB, "kind": "PodGroup"}), "POST /apis/scheduling.k8s.io/v1beta1/namespaces/n/podgroups", {}, {**JOB, "kind": "PodGroup"}),
+        (
+            lambda c: c.patch_job("n", "j", {"spec": {"suspend": True}}),
+            "PATCH /apis/batch/v1/namespaces/n/jobs/j",
+            {},
+            {"spec": {"suspend": True}},
+        ),
+        (
+            lambda c: c.delete_job("n", "j", "u"),
+            "DELETE /apis/batch/v1/namespaces/n/jobs/j",
+            {},
+            {"propagationPolicy": "Foreground", "preconditions": {"uid": "u"}},
+        ),
+        (
+            lambda c: c.delete_job("n", "j", policy="Background"),
+            "DELETE /apis/batch/v1/namespaces/n/jobs/j",
+            {},
+            {"propagationPolicy": "Background"},
+        ),
+        (
+            lambda c: c.delete("Pod", "n", "p", "u"),
+            "DELETE /api/v1/namespaces/n/pods/p",
+            {},
+            {"propagationPolicy": "Background", "preconditions": {"uid": "u"}},
+        ),
+        (
+            lambda c: c.create({**JOB, "kind": "PodGroup"}),
+            "POST /apis/scheduling.k8s.io/v1beta1/namespaces/n/podgroups",
+            {},
+            {**JOB, "kind": "PodGroup"},
+        ),
         (lambda c: c.get("PriorityClass", "", "p"), "GET /apis/scheduling.k8s.io/v1/priorityclasses/p", {}, None),
         (lambda c: c.get("Job", "n", "../a b?"), "GET /apis/batch/v1/namespaces/n/jobs/..%2Fa%20b%3F", {}, None),
-        (lambda c: c.patch_workload_status("n", "w", {"status": {}}),
-         "PATCH /apis/kueue.x-k8s.io/v1beta2/namespaces/n/workloads/w/status", {}, {"status": {}}),
-        (lambda c: c.delete("Service", "n", "s"), "DELETE /api/v1/namespaces/n/services/s", {}, {"propagationPolicy": "Background"}),
+        (
+            lambda c: c.patch_workload_status("n", "w", {"status": {}}),
+            "PATCH /apis/kueue.x-k8s.io/v1beta2/namespaces/n/workloads/w/status",
+            {},
+            {"status": {}},
+        ),
+        (
+            lambda c: c.delete("Service", "n", "s"),
+            "DELETE /api/v1/namespaces/n/services/s",
+            {},
+            {"propagationPolicy": "Background"},
+        ),
         (lambda c: c.get_run("n", "r"), f"GET {RUN}", {}, None),
-        (lambda c: c.delete_run("n", "r", "u"), f"DELETE {RUN}", {}, {"propagationPolicy": "Background", "preconditions": {"uid": "u"}}),
+        (
+            lambda c: c.delete_run("n", "r", "u"),
+            f"DELETE {RUN}",
+            {},
+            {"propagationPolicy": "Background", "preconditions": {"uid": "u"}},
+        ),
         (lambda c: c.delete_run("n", "r"), f"DELETE {RUN}", {}, {"propagationPolicy": "Background"}),
-        (lambda c: c.write_status("n", "r", "7", {"a": 1}), f"PATCH {RUN}/status", {},
-         [{"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}, {"op": "add", "path": "/status", "value": {"a": 1}}]),
-        (lambda c: c.apply_run("n", "r", {"spec": {}}), f"PATCH {RUN}",
-         {"fieldManager": "diht", "fieldValidation": "Strict", "force": "true"}, {"spec": {}}),
+        (
+            lambda c: c.write_status("n", "r", "7", {"a": 1}),
+            f"PATCH {RUN}/status",
+            {},
+            [
+                {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"},
+                {"op": "add", "path": "/status", "value": {"a": 1}},
+            ],
+        ),
+        (
+            lambda c: c.apply_run("n", "r", {"spec": {}}),
+            f"PATCH {RUN}",
+            {"fieldManager": "diht", "fieldValidation": "Strict", "force": "true"},
+            {"spec": {}},
+        ),
         (lambda c: c.annotate_run("n", "r", "k", "v"), f"PATCH {RUN}", {}, {"metadata": {"annotations": {"k": "v"}}}),
         (lambda c: c.write_event("n", EVENT), "POST /api/v1/namespaces/n/events", {}, EVENT),
-        (lambda c: c.listing("Job", None)(labelSelector="a", limit=5), "GET /apis/batch/v1/jobs", {"labelSelector": "a", "limit": "5"}, None),
+        (
+            lambda c: c.listing("Job", None)(labelSelector="a", limit=5),
+            "GET /apis/batch/v1/jobs",
+            {"labelSelector": "a", "limit": "5"},
+            None,
+        ),
         (lambda c: c.listing("Pod", "n")(watch=True), "GET /api/v1/namespaces/n/pods", {"watch": "true"}, None),
     ],
-)  # fmt: skip
+)
 def test_call_reaches_the_api_server_as_kubernetes_documents_it(
     server: ApiServer, call: Call, request_line: str, query: dict[str, str], body: Any
 ) -> None:
@@ -211,17 +273,36 @@ def test_group_is_served_if_it_is_listed(server: ApiServer) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "exit_code", "sentence"),
     [
-        (403, refusal("not yours"), ExitCode.USER_ERROR, "cannot list Jobs in namespace n: not yours: ask for the right, or use another namespace"),
-        (404, b"<html>\n none </html>\n", ExitCode.USER_ERROR, "cannot list Jobs in namespace n: <html> none </html>: check the name and the namespace"),
-        (400, refusal("kind is wrong"), ExitCode.USER_ERROR, "cannot list Jobs in namespace n: kind is wrong: correct what the message names"),
-        (400, refusal("container c is waiting to start: PodInitializing"), ExitCode.USER_ERROR,
-         "cannot list Jobs in namespace n: container c is waiting to start: PodInitializing: try again when it has started"),
+        (
+            403,
+            refusal("not yours"),
+            ExitCode.USER_ERROR,
+            "cannot list Jobs in namespace n: not yours: ask for the right, or use another namespace",
+        ),
+        (
+            404,
+            b"<html>\n none </html>\n",
+            ExitCode.USER_ERROR,
+            "cannot list Jobs in namespace n: <html> none </html>: check the name and the namespace",
+        ),
+        (
+            400,
+            refusal("kind is wrong"),
+            ExitCode.USER_ERROR,
+            "cannot list Jobs in namespace n: kind is wrong: correct what the message names",
+        ),
+        (
+            400,
+            refusal("container c is waiting to start: PodInitializing"),
+            ExitCode.USER_ERROR,
+            "cannot list Jobs in namespace n: container c is waiting to start: PodInitializing: try again when it has started",
+        ),
         (401, b"", ExitCode.USER_ERROR, "cannot list Jobs in namespace n: Phrase: check the kubeconfig's credentials"),
         (418, refusal("tea"), ExitCode.USER_ERROR, "cannot list Jobs in namespace n: tea: correct the request"),
         (429, b"", ExitCode.RETRYABLE, "cannot list Jobs in namespace n: Phrase: try again"),
         (503, refusal("busy"), ExitCode.RETRYABLE, "cannot list Jobs in namespace n: busy: try again"),
     ],
-)  # fmt: skip
+)
 def test_refusal_says_what_failed_why_and_what_to_do(
     server: ApiServer, status: int, body: Any, exit_code: ExitCode, sentence: str
 ) -> None:
@@ -237,7 +318,12 @@ def test_refusal_keeps_the_words_of_the_api_server(server: ApiServer) -> None:
     with pytest.raises(ClusterError) as raised:
         server.cluster().create(JOB)
     error = raised.value
-    assert (error.reason, error.message, error.is_conflict, error.is_not_found) == ("AlreadyExists", "j already exists", True, False)  # fmt: skip
+    assert (error.reason, error.message, error.is_conflict, error.is_not_found) == (
+        "AlreadyExists",
+        "j already exists",
+        True,
+        False,
+    )
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,12 @@ def server() -> ApiServer:
     [
         (refusal('dihtruns.diht.dev "r" not found'), "run n/r: not found: check the name and --namespace"),
         (b"404 page not found\n", "run n/r: the cluster does not know DihtRuns: install the operator"),
-        (refusal("the server could not find the requested resource"), "run n/r: the cluster does not know DihtRuns: install the operator"),
+        (
+            refusal("the server could not find the requested resource"),
+            "run n/r: the cluster does not know DihtRuns: install the operator",
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize(
     "call",
     [lambda runs: runs.run("r"), lambda runs: runs.annotate("r", "k", "v"), lambda runs: runs.delete("r")],
@@ -146,8 +149,15 @@ def labelled(name: str, owner: str | None = None, **labels: str | None) -> dict[
         f"diht.dev/{key}" if key != "index" else INDEX_LABEL: value for key, value in own.items() if value is not None
     }
     owners = [{"kind": "Job", "name": "r-train-1", "uid": owner, "controller": True}] if owner is not None else []
-    metadata = {"name": name, "namespace": "n", "uid": f"uid-{name}", "resourceVersion": "1", "labels": found,
-                "creationTimestamp": "2026-01-01T00:00:00Z", "ownerReferences": owners}  # fmt: skip
+    metadata = {
+        "name": name,
+        "namespace": "n",
+        "uid": f"uid-{name}",
+        "resourceVersion": "1",
+        "labels": found,
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "ownerReferences": owners,
+    }
     return {"metadata": metadata, "status": {"phase": "Running"}}
 
 

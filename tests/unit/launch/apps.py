@@ -116,38 +116,69 @@ def stock_torchrun() -> list[dict[str, Any]]:
         env={"LOGLEVEL": "INFO"},
     )
     config = JobConfig(
-        namespace="team", queue="q", service_account="sa", priority_class="high", image_pull_policy="Always",
-        image_pull_secrets=("one", "two"), ttl_seconds_after_finished=60, active_deadline_seconds=3600,
-        reserved_millicpu=100, reserved_memmb=1024,
-    )  # fmt: skip
+        namespace="team",
+        queue="q",
+        service_account="sa",
+        priority_class="high",
+        image_pull_policy="Always",
+        image_pull_secrets=("one", "two"),
+        ttl_seconds_after_finished=60,
+        active_deadline_seconds=3600,
+        reserved_millicpu=100,
+        reserved_memmb=1024,
+    )
     return render(app, config, "train-vit-x")
 
 
 def several_roles() -> list[dict[str, Any]]:
     """Several roles in one application: macros, mounts of each kind, devices, capabilities, ports, a field as variable, overlays."""
     trainer = Role(
-        name="Trainer_A", image="app:1", entrypoint="sh", num_replicas=2, port_map={"Metrics_Port": 8081},
+        name="Trainer_A",
+        image="app:1",
+        entrypoint="sh",
+        num_replicas=2,
+        port_map={"Metrics_Port": 8081},
         args=["-c", f"echo {macros.app_id} {macros.replica_id} $${{{macros.rank0_env}}} $$HOME $$(date)"],
         env={"NODE": "[FIELD_PATH]spec.nodeName", "INDEX": macros.replica_id, "RANK0": macros.rank0_env},
         resource=Resource(
-            cpu=2, gpu=0, memMB=2048, devices={"vpc.amazonaws.com/efa": 1},
+            cpu=2,
+            gpu=0,
+            memMB=2048,
+            devices={"vpc.amazonaws.com/efa": 1},
             capabilities={"node.kubernetes.io/instance-type": "big"},
         ),
         mounts=[
-            VolumeMount("claim", "/claim", read_only=True), VolumeMount("secret/keys", "/keys"),
-            VolumeMount("configmap/conf", "/conf"), BindMount("/host", "/host"),
+            VolumeMount("claim", "/claim", read_only=True),
+            VolumeMount("secret/keys", "/keys"),
+            VolumeMount("configmap/conf", "/conf"),
+            BindMount("/host", "/host"),
         ],
-    )  # fmt: skip
-    set_overlay(trainer, "kubernetes", "V1Pod", {
-        "metadata": {"annotations": {"note": f"app {macros.app_id}"}, "labels": {"app.kubernetes.io/instance": "mine"}},
-        "spec": {"securityContext": {DEL("fsGroup"): None}, JOIN("containers", on="name"): [{"name": "side", "image": "side:1"}]},
-    })  # fmt: skip
+    )
+    set_overlay(
+        trainer,
+        "kubernetes",
+        "V1Pod",
+        {
+            "metadata": {
+                "annotations": {"note": f"app {macros.app_id}"},
+                "labels": {"app.kubernetes.io/instance": "mine"},
+            },
+            "spec": {
+                "securityContext": {DEL("fsGroup"): None},
+                JOIN("containers", on="name"): [{"name": "side", "image": "side:1"}],
+            },
+        },
+    )
     set_overlay(trainer, "kubernetes", "V1Container", {"env": [{"name": "HOME", "value": "/claim"}]})
     set_overlay(trainer, "kubernetes", "V1Job", {"spec": {"suspend": True}})
     server = Role(
-        name="server", image="app:2", entrypoint="serve", retry_policy=RetryPolicy.REPLICA, max_retries=2,
+        name="server",
+        image="app:2",
+        entrypoint="serve",
+        retry_policy=RetryPolicy.REPLICA,
+        max_retries=2,
         mounts=[DeviceMount("/dev/fuse", "/dev/fuse", permissions="r")],
-    )  # fmt: skip
+    )
     return render(AppDef("Two Roles", roles=[trainer, server]), JobConfig(efa_device_count=4), "two-x")
 
 

@@ -12,9 +12,16 @@ from diht_k8s.launch.app_description import CANCELLED_ANNOTATION, app_state, des
 from diht_k8s.launch.render import JobConfig, render
 
 ROLE = Role(
-    name="main", image="app:1", entrypoint="run", args=["-x"], env={"A": "1"}, num_replicas=2, max_retries=1,
-    resource=Resource(cpu=2, gpu=1, memMB=64), port_map={"c10d": 1},
-)  # fmt: skip
+    name="main",
+    image="app:1",
+    entrypoint="run",
+    args=["-x"],
+    env={"A": "1"},
+    num_replicas=2,
+    max_retries=1,
+    resource=Resource(cpu=2, gpu=1, memMB=64),
+    port_map={"c10d": 1},
+)
 
 
 def job(*conditions: str, cancelled: bool = False, **status: Any) -> dict[str, Any]:
@@ -84,8 +91,9 @@ def test_state_of_a_replica_is_that_of_its_newest_pod() -> None:
     pods = [pod(0, "Failed"), pod(0, "Running", number=1), {**pod(1, "Running"), "metadata": {"labels": {}}}]
     (role,) = description("ns:app-x", [job(ready=1, failed=1)], pods).roles_statuses
     assert [(one.id, one.state, one.hostname) for one in role.replicas] == [
-        (0, ReplicaState.RUNNING, "app-x-0.app-x.ns"), (1, ReplicaState.PENDING, ""),
-    ]  # fmt: skip
+        (0, ReplicaState.RUNNING, "app-x-0.app-x.ns"),
+        (1, ReplicaState.PENDING, ""),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +150,10 @@ CAUSE = Cause(exit_code=64, reason="UserError", message="lr is negative").encode
                     0,
                     "Pending",
                     containerStatuses=[
-                        {"name": "main", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+                        {
+                            "name": "main",
+                            "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}},
+                        }
                     ],
                 )
             ],
@@ -175,9 +186,18 @@ CAUSE = Cause(exit_code=64, reason="UserError", message="lr is negative").encode
         (job(ready=2), [], NONE),
     ],
     ids=[
-        "first cause", "last line", "killed", "evicted", "deadline", "queued", "image", "unschedulable", "usual", "fine",
+        "first cause",
+        "last line",
+        "killed",
+        "evicted",
+        "deadline",
+        "queued",
+        "image",
+        "unschedulable",
+        "usual",
+        "fine",
     ],
-)  # fmt: skip
+)
 def test_message_says_why(item: dict[str, Any], pods: list[dict[str, Any]], message: str) -> None:
     assert description("ns:app-x", [item], pods).msg == message
 

@@ -65,13 +65,19 @@ class Cluster:
         owner = {"kind": "Job", "name": job["name"], "uid": job["uid"], "controller": True}
         pods = [
             {
-                "metadata": {"uid": str(i), "name": str(i), "namespace": namespace, "creationTimestamp": "2026",
-                             "labels": {"batch.kubernetes.io/job-completion-index": str(i)}, "ownerReferences": [owner]},
+                "metadata": {
+                    "uid": str(i),
+                    "name": str(i),
+                    "namespace": namespace,
+                    "creationTimestamp": "2026",
+                    "labels": {"batch.kubernetes.io/job-completion-index": str(i)},
+                    "ownerReferences": [owner],
+                },
                 "spec": {},
                 "status": {"containerStatuses": [{"name": "main", "state": {"terminated": {"exitCode": 0}}}]},
             }
             for i in range(2)
-        ]  # fmt: skip
+        ]
         stranger = {
             **pods[1],
             "metadata": {**pods[1]["metadata"], "uid": "s", "name": "stranger", "ownerReferences": []},

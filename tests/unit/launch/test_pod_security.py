@@ -37,9 +37,11 @@ def pod_of(pods: dict[str, Any], *, name: str = "a-run") -> dict[str, Any]:
 def test_container_has_the_capability_beside_what_every_container_drops() -> None:
     [container] = pod_of({"securityContext": {**ROOT, "capabilities": {"add": ["IPC_LOCK"]}}})["containers"]
     assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, **ROOT,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        **ROOT,
         "capabilities": {"drop": ["ALL"], "add": ["IPC_LOCK"]},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
@@ -61,9 +63,13 @@ def test_context_of_the_pod_is_laid_over_that_of_every_pod() -> None:
     given = {"fsGroup": 5, "supplementalGroups": [44], "sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}]}
     context = pod_of({"podSecurityContext": given})["securityContext"]
     assert context == {
-        "runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "fsGroupChangePolicy": "OnRootMismatch",
-        "seccompProfile": {"type": "RuntimeDefault"}, **given,
-    }  # fmt: skip
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "runAsGroup": 1000,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+        **given,
+    }
 
 
 def test_pod_on_its_nodes_network_finds_services_and_has_a_port_of_its_own() -> None:

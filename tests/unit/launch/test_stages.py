@@ -102,9 +102,14 @@ def test_workers_get_their_index_and_the_master() -> None:
     role = VALUES.apply(stages.stage_app(make_run(spec__train__numNodes=2), Stage.TRAIN).roles[0])
     given = {name: value for name, value in role.env.items() if name != "DIHT_RUN"}
     assert given == {
-        "DIHT_WORKER": "3", "DIHT_WORKERS": "2", "DIHT_NODE_RANK": "3", "DIHT_NUM_NODES": "2", "DIHT_PROCESSES": "1",
-        "DIHT_MASTER_VARIABLE": "MASTER_HERE", "DIHT_MASTER_PORT": "29500",
-    }  # fmt: skip
+        "DIHT_WORKER": "3",
+        "DIHT_WORKERS": "2",
+        "DIHT_NODE_RANK": "3",
+        "DIHT_NUM_NODES": "2",
+        "DIHT_PROCESSES": "1",
+        "DIHT_MASTER_VARIABLE": "MASTER_HERE",
+        "DIHT_MASTER_PORT": "29500",
+    }
 
 
 @pytest.mark.parametrize(
@@ -233,5 +238,6 @@ def test_component_of_a_step_that_is_one_process_has_one_worker(tmp_path: Path) 
         for step in ("heads", "predict")
     }
     assert {step: (role.num_replicas, role.args[-2:]) for step, role in made.items()} == {
-        "heads": (1, ["--step", "heads"]), "predict": (3, ["--step", "predict"]),
-    }  # fmt: skip
+        "heads": (1, ["--step", "heads"]),
+        "predict": (3, ["--step", "predict"]),
+    }

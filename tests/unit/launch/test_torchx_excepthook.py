@@ -41,9 +41,14 @@ def fail_in_thread(error: Exception) -> None:
     ids=["our error", "another error", "another program"],
 )
 def test_our_error_is_one_line_of_the_torchx_command(
-    seen: list[object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    program: str, error: Exception, printed: str, passed_on: int,
-) -> None:  # fmt: skip
+    seen: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    program: str,
+    error: Exception,
+    printed: str,
+    passed_on: int,
+) -> None:
     monkeypatch.setattr(sys, "argv", [program])
     torchx_excepthook.install()
     torchx_excepthook.install()

@@ -45,14 +45,28 @@ def after(record: StageRecord, *, work: CommittedWork | None, **policy: Any) -> 
         (replace(RUNNING, failed_at=11), CommittedWork(10, 9 * H), {}, 4, 2),
         (replace(RUNNING, failed_at=11), CommittedWork(11, 9 * H), {}, 0, 0),
         (replace(RUNNING, healed_until=2 * H), CommittedWork(10, 3 * H), {}, 3, 0),
-        (replace(RUNNING, work=CommittedWork(10, 5 * H), healed_until=5 * H, infrastructure_healed_until=5 * H), CommittedWork(20, H), {}, 4, 2),
+        (
+            replace(RUNNING, work=CommittedWork(10, 5 * H), healed_until=5 * H, infrastructure_healed_until=5 * H),
+            CommittedWork(20, H),
+            {},
+            4,
+            2,
+        ),
     ],
     ids=[
-        "nothing reported", "less than an hour", "an hour", "more than was used", "another healSeconds", "same position",
-        "steps trained again", "before the step that failed", "beyond the step that failed", "the remainder stays",
+        "nothing reported",
+        "less than an hour",
+        "an hour",
+        "more than was used",
+        "another healSeconds",
+        "same position",
+        "steps trained again",
+        "before the step that failed",
+        "beyond the step that failed",
+        "the remainder stays",
         "less time than before",
     ],
-)  # fmt: skip
+)
 def test_committed_work_gives_restarts_back(
     record: StageRecord, work: CommittedWork | None, policy: dict[str, Any], restarts: int, infrastructure: int
 ) -> None:

@@ -35,24 +35,68 @@ WAIT_AGAIN, GANG = Start(T, 5, "r-wait-5", "wait"), Start(T, 5, "r-train-5")
 SITUATIONS = [
     # id, record, observed, actions, state of the stage then
     ("a gang leaves: the next attempt waits", RUN_T, [LEFT], [Start(T, 4, "r-wait-4", "wait")], StageState.RUNNING),
-    ("its other programs end first", RUN_T, [replace(LEFT, active=1)], [Stop(T, 3, "r-train-3")], StageState.RESTARTING),
+    (
+        "its other programs end first",
+        RUN_T,
+        [replace(LEFT, active=1)],
+        [Stop(T, 3, "r-train-3")],
+        StageState.RESTARTING,
+    ),
     ("waits in a queue", WAITS, [LEFT, waiting(PENDING)], [], StageState.RUNNING),
     ("waits", WAITS, [LEFT, waiting(RUNNING)], [], StageState.RUNNING),
-    ("a start that was lost is made again under its name", WAITS, [LEFT], [Start(T, 4, "r-wait-4", "wait")], StageState.RUNNING),
+    (
+        "a start that was lost is made again under its name",
+        WAITS,
+        [LEFT],
+        [Start(T, 4, "r-wait-4", "wait")],
+        StageState.RUNNING,
+    ),
     ("the training is free: the gang starts again", WAITS, [LEFT, waiting(SUCCEEDED)], [GANG], StageState.RUNNING),
-    ("a gang's start that was lost is made again", replace(WAITS, attempt=5, failure=None), [waiting(SUCCEEDED)], [GANG], StageState.RUNNING),
-    ("the training is committed: no gang is needed", WAITS, [waiting(SUCCEEDED, reason=COMMITTED)], [Start(E, 1, "r-evaluate-1")], StageState.CACHED),
-    ("a gang that says so is no wait", RUN_T, [seen(T, 3, SUCCEEDED, reason=COMMITTED)], [Start(E, 1, "r-evaluate-1")], StageState.COMPLETE),
-    ("its node is lost: another one waits", WAITS, [waiting(FAILED, infrastructure=True, reason="NodeLost")], [WAIT_AGAIN], StageState.RUNNING),
+    (
+        "a gang's start that was lost is made again",
+        replace(WAITS, attempt=5, failure=None),
+        [waiting(SUCCEEDED)],
+        [GANG],
+        StageState.RUNNING,
+    ),
+    (
+        "the training is committed: no gang is needed",
+        WAITS,
+        [waiting(SUCCEEDED, reason=COMMITTED)],
+        [Start(E, 1, "r-evaluate-1")],
+        StageState.CACHED,
+    ),
+    (
+        "a gang that says so is no wait",
+        RUN_T,
+        [seen(T, 3, SUCCEEDED, reason=COMMITTED)],
+        [Start(E, 1, "r-evaluate-1")],
+        StageState.COMPLETE,
+    ),
+    (
+        "its node is lost: another one waits",
+        WAITS,
+        [waiting(FAILED, infrastructure=True, reason="NodeLost")],
+        [WAIT_AGAIN],
+        StageState.RUNNING,
+    ),
     ("it fails: another one waits after the back-off", WAITS, [waiting(FAILED, 75)], [], StageState.RESTARTING),
-    ("which then is over", replace(WAITS, state=StageState.RESTARTING, not_before=99.0), [waiting(FAILED, 75)], [WAIT_AGAIN], StageState.RUNNING),
+    (
+        "which then is over",
+        replace(WAITS, state=StageState.RESTARTING, not_before=99.0),
+        [waiting(FAILED, 75)],
+        [WAIT_AGAIN],
+        StageState.RUNNING,
+    ),
     ("a user error fails at once", WAITS, [waiting(FAILED, 64)], [], StageState.FAILED),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
-    ("record", "observed", "actions", "state"), [each[1:] for each in SITUATIONS], ids=[str(each[0]) for each in SITUATIONS]
-)  # fmt: skip
+    ("record", "observed", "actions", "state"),
+    [each[1:] for each in SITUATIONS],
+    ids=[str(each[0]) for each in SITUATIONS],
+)
 def test_plan_of_a_training_that_another_run_computes(
     record: StageRecord, observed: list[Attempt], actions: list[Start | Stop], state: StageState
 ) -> None:

@@ -110,7 +110,16 @@ def test_table_has_rigid_and_elastic_trainings_and_its_goal_is_that_of_new_attem
         seeds=2, days=1.0, min_share=0.75, spares=3, repair_hours=[24.0], startup=18.0, in_place_startup=8.0
     )
     rows = measure_elastic(options)
-    assert [(row.gpus, row.spares) for row in rows] == [(1000, 0), (1000, 3), (1000, 0), (1000, 0), (8000, 0), (8000, 3), (8000, 0), (8000, 0)]  # fmt: skip
+    assert [(row.gpus, row.spares) for row in rows] == [
+        (1000, 0),
+        (1000, 3),
+        (1000, 0),
+        (1000, 0),
+        (8000, 0),
+        (8000, 3),
+        (8000, 0),
+        (8000, 0),
+    ]
     assert [row.name for row in rows if row.must_reach_goal] == ["elastic, recreated"]
     assert elastic_table(rows).count("\n") == 1 + len(rows)
     assert all(0 < row.worst <= row.useful < 1 for row in rows)

@@ -56,12 +56,22 @@ def decide(run: DihtRun, seen: Attempt, now: float, status: RunStatus | None = N
         ({"batchSize": 8, "processesPerNode": 2}, {}, 3, DUE, 3),
     ],
     ids=[
-        "waits a while", "then goes on with those that have room", "with the fewest allowed", "waits where too few have room", "rigid",
-        "a longer while", "before it would be withdrawn", "an edit asks for fewer", "a ResNet's parts are equal", "also by its name",
-        "no number with equal parts is allowed", "micro-batches are equal, too", "a locked tower keeps its statistics",
+        "waits a while",
+        "then goes on with those that have room",
+        "with the fewest allowed",
+        "waits where too few have room",
+        "rigid",
+        "a longer while",
+        "before it would be withdrawn",
+        "an edit asks for fewer",
+        "a ResNet's parts are equal",
+        "also by its name",
+        "no number with equal parts is allowed",
+        "micro-batches are equal, too",
+        "a locked tower keeps its statistics",
         "a ViT's parts may be unequal",
     ],
-)  # fmt: skip
+)
 def test_gang_shrinks_to_the_nodes_that_have_room(
     train: dict[str, Any], policy: dict[str, Any], placed: int, now: float, nodes: int | None
 ) -> None:
@@ -146,10 +156,18 @@ LOWERED = replace(RUN_T, min_count=2)
         ({"numNodes": 3}, unplaced(4, pod_group="r-train-3"), DUE, RUN_T, 2),
     ],
     ids=[
-        "waits a while", "then fewer are enough", "for as long as it waits", "for a new operator, too", "not once some have nodes",
-        "no PodGroup", "rigid", "needs all", "no number with equal parts is allowed", "fewer are wished for since",
+        "waits a while",
+        "then fewer are enough",
+        "for as long as it waits",
+        "for a new operator, too",
+        "not once some have nodes",
+        "no PodGroup",
+        "rigid",
+        "needs all",
+        "no number with equal parts is allowed",
+        "fewer are wished for since",
     ],
-)  # fmt: skip
+)
 def test_pod_group_of_which_no_pod_finds_a_node_needs_the_fewest_only(
     train: dict[str, Any], seen: Attempt, now: float, before: StageRecord, count: int | None
 ) -> None:
@@ -167,9 +185,15 @@ def test_next_attempt_asks_its_pod_group_for_all_nodes_again() -> None:
 
 @pytest.mark.parametrize(
     ("train", "pods", "now", "nodes"),
-    [({}, 3, DUE - 1, None), ({}, 3, DUE, 4), ({}, 4, DUE, None), ({"minNodes": None}, 3, DUE, None), ({"numNodes": 6}, 4, DUE, 6)],
+    [
+        ({}, 3, DUE - 1, None),
+        ({}, 3, DUE, 4),
+        ({}, 4, DUE, None),
+        ({"minNodes": None}, 3, DUE, None),
+        ({"numNodes": 6}, 4, DUE, 6),
+    ],
     ids=["waits a while", "then asks for all", "has asked for all", "rigid", "as an edit says"],
-)  # fmt: skip
+)
 def test_shrunk_gang_of_which_no_pod_finds_a_node_asks_for_all_again(
     train: dict[str, Any], pods: int, now: float, nodes: int | None
 ) -> None:

@@ -57,11 +57,20 @@ def decide(run: DihtRun, seen: Attempt, now: float, status: RunStatus | None = N
         ({}, {}, gang({0, 1, 3}, running={0, 1}), DUE, (2,)),
     ],
     ids=[
-        "waits a while", "then goes on with those that are there", "a longer while", "as few as allowed", "too few", "rigid by now",
-        "equal parts", "all are there", "has been decided", "one that has come takes the place of one that has gone", "once more",
+        "waits a while",
+        "then goes on with those that are there",
+        "a longer while",
+        "as few as allowed",
+        "too few",
+        "rigid by now",
+        "equal parts",
+        "all are there",
+        "has been decided",
+        "one that has come takes the place of one that has gone",
+        "once more",
         "one whose image is pulled is there",
     ],
-)  # fmt: skip
+)
 def test_gang_goes_on_with_the_nodes_that_are_there(
     train: dict[str, Any], policy: dict[str, Any], seen: Attempt, now: float, without: tuple[int, ...] | None
 ) -> None:
@@ -83,8 +92,15 @@ AWAY = {"without": (2,), "decided_at": SINCE}
         ({}, {}, gang({0, 1, 3, 2}, without=(2, 3), decided_at=SINCE, running={0, 1, 3}), SINCE + 600, (2,)),
         ({"model": "RN50", "batchSize": 8}, {}, gang({0, 1, 2}, without=(2, 3), decided_at=SINCE), SINCE + 600, None),
     ],
-    ids=["not too often", "after a while", "a shorter while", "not before it runs", "those that run", "no number that is allowed"],
-)  # fmt: skip
+    ids=[
+        "not too often",
+        "after a while",
+        "a shorter while",
+        "not before it runs",
+        "those that run",
+        "no number that is allowed",
+    ],
+)
 def test_gang_takes_in_the_nodes_that_have_come(
     train: dict[str, Any], policy: dict[str, Any], seen: Attempt, now: float, without: tuple[int, ...] | None
 ) -> None:

@@ -94,16 +94,25 @@ STORIES: dict[str, tuple[list[list[Attempt]], dict[str, float]]] = {
         {"starting": 10, "productive": 20},
     ),
     "back to its queue, and admitted again": (
-        [[seen(1, RUNNING, 0, 1, 1, 1, spent=spent(89, kept=80))], [seen(1, RUNNING, 0, 150, 150, 160, spent=spent(40, resumed=80, kept=80))]],
+        [
+            [seen(1, RUNNING, 0, 1, 1, 1, spent=spent(89, kept=80))],
+            [seen(1, RUNNING, 0, 150, 150, 160, spent=spent(40, resumed=80, kept=80))],
+        ],
         {"queued": 51, "starting": 30, "productive": 120, "lost": 9},
     ),
     "an older line is read again": (
         [[SECOND], [replace(SECOND, spent=spent(20, resumed=60, kept=60))]],
         {"scheduling": 2, "starting": 18, "productive": 50},
     ),
-    "its objects are gone": ([[FIRST], []], {"queued": 30, "scheduling": 5, "starting": 15, "productive": 60, "lost": 40, "recovering": 50}),
-    "clocks disagree": ([[seen(1, FAILED, 100, 90, 120, 110, ended=125, spent=spent(100, starting=0))]], {"scheduling": 20, "lost": 5}),
-}  # fmt: skip
+    "its objects are gone": (
+        [[FIRST], []],
+        {"queued": 30, "scheduling": 5, "starting": 15, "productive": 60, "lost": 40, "recovering": 50},
+    ),
+    "clocks disagree": (
+        [[seen(1, FAILED, 100, 90, 120, 110, ended=125, spent=spent(100, starting=0))]],
+        {"scheduling": 20, "lost": 5},
+    ),
+}
 
 
 @pytest.mark.parametrize(("looks", "expected"), STORIES.values(), ids=STORIES)
@@ -124,22 +133,51 @@ ON_FEWER_NODES: dict[str, tuple[list[list[Attempt]], dict[str, float]]] = {
     ),
     "what it redoes was made by all, and its waits are of all": (
         [[FIRST], [SHRUNK]],
-        {"queued": 30, "scheduling": 7, "starting": 28.5, "productive": 97.5, "lost": 40, "recovering": 60, "missing_nodes": 17},
+        {
+            "queued": 30,
+            "scheduling": 7,
+            "starting": 28.5,
+            "productive": 97.5,
+            "lost": 40,
+            "recovering": 60,
+            "missing_nodes": 17,
+        },
     ),
     "it fails: what is lost had the weight of its nodes": (
         [[FIRST], [SHRUNK_FAILED]],
-        {"queued": 50, "scheduling": 7, "starting": 28.5, "productive": 75, "lost": 62.5, "recovering": 57.5 + 10,
-         "missing_nodes": 19.5},
+        {
+            "queued": 50,
+            "scheduling": 7,
+            "starting": 28.5,
+            "productive": 75,
+            "lost": 62.5,
+            "recovering": 57.5 + 10,
+            "missing_nodes": 19.5,
+        },
     ),
     "the next one has not said where it resumes": (
         [[FIRST], [SHRUNK_FAILED], [replace(THIRD, spent=None)]],
-        {"queued": 50, "scheduling": 7, "starting": 28.5, "productive": 75, "lost": 62.5, "recovering": 77.5,
-         "missing_nodes": 19.5},
+        {
+            "queued": 50,
+            "scheduling": 7,
+            "starting": 28.5,
+            "productive": 75,
+            "lost": 62.5,
+            "recovering": 77.5,
+            "missing_nodes": 19.5,
+        },
     ),
     "all nodes redo what a few had made": (
         [[FIRST], [SHRUNK_FAILED], [THIRD]],
-        {"queued": 50, "scheduling": 7, "starting": 38.5, "productive": 105, "lost": 62.5, "recovering": 77.5,
-         "missing_nodes": 19.5},
+        {
+            "queued": 50,
+            "scheduling": 7,
+            "starting": 38.5,
+            "productive": 105,
+            "lost": 62.5,
+            "recovering": 77.5,
+            "missing_nodes": 19.5,
+        },
     ),
     "rounds in place": (
         [[replace(seen(1, RUNNING, 0, 0, 0, 0, spent=spent(80, lost=20, recovering=10)), share=0.5)]],
@@ -150,15 +188,17 @@ ON_FEWER_NODES: dict[str, tuple[list[list[Attempt]], dict[str, float]]] = {
         {"scheduling": 2, "starting": 18, "productive": 50},
     ),
     "taken back by its queue, it comes again with all": (
-        [[replace(seen(1, RUNNING, 0, 0, 0, 0, spent=spent(80, kept=80)), share=0.5)],
-         [seen(1, RUNNING, 0, 100, 100, 100, spent=spent(40, resumed=80, kept=80))]],
+        [
+            [replace(seen(1, RUNNING, 0, 0, 0, 0, spent=spent(80, kept=80)), share=0.5)],
+            [seen(1, RUNNING, 0, 100, 100, 100, spent=spent(40, resumed=80, kept=80))],
+        ],
         {"queued": 10, "starting": 15, "productive": 80, "missing_nodes": 45},
     ),
     "another run computes the same": (
         [[replace(seen(1, FAILED, 0, 0, 0, 0, ended=40), share=0.5, reason="ComputedElsewhere")]],
         {"waiting_for_run": 40},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("reread", [False, True], ids=["in memory", "saved in between"])
@@ -213,11 +253,24 @@ class World:
 
 durations = st.floats(0, 500, allow_nan=False).map(lambda value: round(value, 2))
 ENDS = ("message", "no message", "suspended", "in place", "well")
-one_attempt = st.fixed_dictionaries({
-    "queue": durations, "node": durations, "pod": durations, "starting": durations,
-    "steps": durations, "kept": st.floats(0, 1), "stall": durations, "data": durations, "rest": durations,
-    "share": st.sampled_from((1.0, 1.0, 0.75, 0.5)), "gap": durations, "looks": st.sets(st.integers(0, 4)), "restart": st.booleans(), "end": st.sampled_from(ENDS),
-})  # fmt: skip
+one_attempt = st.fixed_dictionaries(
+    {
+        "queue": durations,
+        "node": durations,
+        "pod": durations,
+        "starting": durations,
+        "steps": durations,
+        "kept": st.floats(0, 1),
+        "stall": durations,
+        "data": durations,
+        "rest": durations,
+        "share": st.sampled_from((1.0, 1.0, 0.75, 0.5)),
+        "gap": durations,
+        "looks": st.sets(st.integers(0, 4)),
+        "restart": st.booleans(),
+        "end": st.sampled_from(ENDS),
+    }
+)
 
 
 def play(record: StageRecord, history: list[dict[str, float]]) -> tuple[StageRecord, World]:
@@ -234,9 +287,15 @@ def play(record: StageRecord, history: list[dict[str, float]]) -> tuple[StageRec
         kept = resumed + story["steps"] - lost
         path = kept if in_place else resumed + story["steps"]
         account = TimeSpent(
-            starting=story["starting"], steps=story["steps"], checkpoints=story["stall"], data=story["data"],
-            resumed=resumed, path=path, kept=kept, lost=lost if in_place else 0.0,
-        )  # fmt: skip
+            starting=story["starting"],
+            steps=story["steps"],
+            checkpoints=story["stall"],
+            data=story["data"],
+            resumed=resumed,
+            path=path,
+            kept=kept,
+            lost=lost if in_place else 0.0,
+        )
         ended = moments[3] + age_of(account) + story["rest"]
         state = SUCCEEDED if story["end"] == "well" else FAILED
         half = TimeSpent(starting=story["starting"], resumed=resumed, path=resumed, kept=resumed)
@@ -309,11 +368,30 @@ def test_nonsense_of_a_program_changes_no_sum() -> None:
 
 def test_largest_ledger_fits_its_field() -> None:
     most = TimeParts(*[9999999999.99] * len(fields(TimeParts)))
-    numbers: dict[str, Any] = {name: 9999999999.99 for name in ("since", "until", "previous_end", "reported_until", "lost", "reached", "checkpointed", "open_lost", "open_reached", "open_checkpointed")}  # fmt: skip
+    numbers: dict[str, Any] = {
+        name: 9999999999.99
+        for name in (
+            "since",
+            "until",
+            "previous_end",
+            "reported_until",
+            "lost",
+            "reached",
+            "checkpointed",
+            "open_lost",
+            "open_reached",
+            "open_checkpointed",
+        )
+    }
     time = StageTime(
-        closed=most, open=most, tail=TimeParts(other=9999999999.99), attempt=2**31 - 1, share=0.123456,
-        reached_share=0.123456, **numbers,
-    )  # fmt: skip
+        closed=most,
+        open=most,
+        tail=TimeParts(other=9999999999.99),
+        attempt=2**31 - 1,
+        share=0.123456,
+        reached_share=0.123456,
+        **numbers,
+    )
     assert stage_goodput(time, ended=False) is not None
 
 

@@ -30,15 +30,35 @@ STORIES: list[tuple[str, list[tuple[float, list[Attempt]]], float]] = [
     ("admitted late", [(0, [QUEUED]), (5000, [seen(1, RUNNING, 4000)]), (5100, [seen(1, RUNNING, 4000)])], 1100),
     ("nobody looked while it ran", [(9000, [seen(1, FAILED, 100, 400)])], 300),
     ("the same end is seen again", [(9000, [seen(1, FAILED, 100, 400)])] * 3, 300),
-    ("back to the queue", [(200, [seen(1, RUNNING, 100)]), (900, [seen(1, PENDING, ended=300)]), (5000, [seen(1, PENDING, ended=300)])], 200),
-    ("admitted a second time", [(200, [seen(1, RUNNING, 100)]), (900, [seen(1, PENDING, ended=300)]), (1500, [seen(1, RUNNING, 1000)])], 700),
-    ("two attempts and a wait", [(200, [seen(1, RUNNING, 100)]), (250, [seen(1, FAILED, 100, 220)]), (400, [seen(1, FAILED, 100, 220), seen(2, RUNNING, 300)])], 220),
+    (
+        "back to the queue",
+        [(200, [seen(1, RUNNING, 100)]), (900, [seen(1, PENDING, ended=300)]), (5000, [seen(1, PENDING, ended=300)])],
+        200,
+    ),
+    (
+        "admitted a second time",
+        [(200, [seen(1, RUNNING, 100)]), (900, [seen(1, PENDING, ended=300)]), (1500, [seen(1, RUNNING, 1000)])],
+        700,
+    ),
+    (
+        "two attempts and a wait",
+        [
+            (200, [seen(1, RUNNING, 100)]),
+            (250, [seen(1, FAILED, 100, 220)]),
+            (400, [seen(1, FAILED, 100, 220), seen(2, RUNNING, 300)]),
+        ],
+        220,
+    ),
     ("suspended", [(200, [seen(1, RUNNING, 100)]), (300, [seen(1, RUNNING, 100, 250)]), (9000, [])], 150),
     ("vanished", [(200, [seen(1, RUNNING, 100)]), (260, []), (9000, [])], 160),
-    ("lost without an end", [(200, [seen(1, RUNNING, 100)]), (300, [seen(1, FAILED, 100)]), (900, [seen(1, FAILED, 100)])], 200),
+    (
+        "lost without an end",
+        [(200, [seen(1, RUNNING, 100)]), (300, [seen(1, FAILED, 100)]), (900, [seen(1, FAILED, 100)])],
+        200,
+    ),
     ("the end moves on", [(300, [seen(1, RUNNING, 100, 250)]), (320, [seen(1, FAILED, 100, 270)])], 170),
     ("their clock is ahead", [(100, [seen(1, RUNNING, 400)])], 0),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("looks", "expected"), [story[1:] for story in STORIES], ids=[story[0] for story in STORIES])

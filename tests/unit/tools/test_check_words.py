@@ -16,13 +16,27 @@ def problems(path: str, text: str) -> list[str]:
 @pytest.mark.parametrize(
     "line",
     [
-        "# this mends the tree", '"""Mended by hand."""', 'raise ValueError("mending")', "x = 1  # an untold fault",
-        "# we reckon with it", "# written anew", 'help="at most so many"', "# it started by half", '"a passing fault"',
-        '"""One look at one run."""', "# each look", '"8x is no quantity"', "# they are no quantities",
-        'f"nobody hears from pod {name}"', '"placed here: x"', "# Two pictures", "def mend_tree(): ...", "class SoManyThings: ...",
+        "# this mends the tree",
+        '"""Mended by hand."""',
+        'raise ValueError("mending")',
+        "x = 1  # an untold fault",
+        "# we reckon with it",
+        "# written anew",
+        'help="at most so many"',
+        "# it started by half",
+        '"a passing fault"',
+        '"""One look at one run."""',
+        "# each look",
+        '"8x is no quantity"',
+        "# they are no quantities",
+        'f"nobody hears from pod {name}"',
+        '"placed here: x"',
+        "# Two pictures",
+        "def mend_tree(): ...",
+        "class SoManyThings: ...",
         "def _reckonUp(): ...",
     ],
-)  # fmt: skip
+)
 def test_home_made_phrase_in_prose_is_found(line: str) -> None:
     assert len(problems("diht_k8s/x.py", line + "\n")) == 1
 
@@ -66,17 +80,19 @@ def test_hit_names_file_and_line_within_a_docstring() -> None:
     ],
 )
 def test_phrase_that_is_broken_over_two_lines_is_found_once_at_the_first(path: str, text: str) -> None:
-    assert [(hit.line, hit.problem) for hit in check_words.phrase_hits(path, text)] == [(2, '"so many": write N, at most N')]  # fmt: skip
+    assert [(hit.line, hit.problem) for hit in check_words.phrase_hits(path, text)] == [
+        (2, '"so many": write N, at most N')
+    ]
 
 
 @pytest.mark.parametrize(
     ("path", "found"),
     [
         ("diht_k8s/controller/news.py", True),
-        ("diht_k8s/recipe/views/page.py", True),
-        ("diht_k8s/recipe/filter/rules.py", False),
+        ("diht_k8s/stages/views/page.py", True),
+        ("diht_k8s/stages/filter/rules.py", False),
         ("tests/unit/test_rank.py", False),
-        ("diht_k8s/recipe/train/ranks.py", False),
+        ("diht_k8s/stages/train/ranks.py", False),
     ],
 )
 def test_forbidden_module_names(path: str, found: bool) -> None:
@@ -110,7 +126,7 @@ def test_check_reads_scanned_files_and_skips_those_that_name_the_words(tmp_path:
 @pytest.mark.parametrize(
     ("path", "name"),
     [
-        ("diht_k8s/recipe/filter/captions/tree.py", "diht_k8s/recipe/filter"),
+        ("diht_k8s/stages/filter/captions/tree.py", "diht_k8s/stages/filter"),
         ("diht_k8s/api/run.py", "diht_k8s/api"),
         ("docs/method.md", "docs"),
         ("README.md", "README.md"),

@@ -26,8 +26,12 @@ def test_every_supported_minor_of_kubernetes_has_a_row_that_says_whether_it_ran(
 
 
 PINNED = (
-    "constraints.txt", "tests/cluster/kube/go.mod", "tests/cluster/extra", ".github/workflows/test.yml", "helm/diht-operator/Chart.yaml",
-)  # fmt: skip
+    "constraints.txt",
+    "tests/cluster/kube/go.mod",
+    "tests/cluster/extra",
+    ".github/workflows/test.yml",
+    "helm/diht-operator/Chart.yaml",
+)
 
 
 @pytest.fixture
@@ -59,7 +63,9 @@ def test_row_of_what_is_pinned_since_is_shown_once_and_local_versions_are_record
     assert (tree / PAGE).read_text().count(f"| torch | {pinned} |") == 1
 
 
-@pytest.mark.parametrize("body", ["def test_a(): assert 0\ndef test_b(): pass", "", "import pytest\n@pytest.mark.skip\ndef test_a(): pass"])  # fmt: skip
+@pytest.mark.parametrize(
+    "body", ["def test_a(): assert 0\ndef test_b(): pass", "", "import pytest\n@pytest.mark.skip\ndef test_a(): pass"]
+)
 def test_run_in_which_a_test_fails_or_none_passes_is_no_row(tmp_path: Path, body: str) -> None:
     (tmp_path / "test_it.py").write_text(body)
     with pytest.raises(SystemExit, match="not recorded"):

@@ -25,8 +25,11 @@ def boxes(text: str) -> list[tuple[float, float, float, float]]:
 def test_nodes_labels_and_edges_are_read() -> None:
     chart = parse('flowchart TD\n a["first<br/>line"] -->|says| b & c\n b --> d[last]\n c --> d\n')
     assert {name: list(node.lines) for name, node in chart.nodes.items()} == {
-        "a": ["first", "line"], "b": ["b"], "c": ["c"], "d": ["last"],
-    }  # fmt: skip
+        "a": ["first", "line"],
+        "b": ["b"],
+        "c": ["c"],
+        "d": ["last"],
+    }
     assert chart.edges == [("a", "b", "says"), ("a", "c", "says"), ("b", "d", ""), ("c", "d", "")]
     assert {name: node.layer for name, node in chart.nodes.items()} == {"a": 0, "b": 1, "c": 1, "d": 2}
 

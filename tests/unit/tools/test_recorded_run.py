@@ -24,10 +24,14 @@ def pages(**more: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     "more",
     [
-        "", "arXiv 2301.02280, Python 3.11, ZeRO 0 to 3", "ViT-B/32, U-2", "`--seeds 99`", "```\ndiht run --set a=99\n```",
+        "",
+        "arXiv 2301.02280, Python 3.11, ZeRO 0 to 3",
+        "ViT-B/32, U-2",
+        "`--seeds 99`",
+        "```\ndiht run --set a=99\n```",
         "| [0.74 of it](benchmarks/README.md#peers) | [1,000](../benchmarks/README.md#peers) |",
     ],
-)  # fmt: skip
+)
 def test_page_that_says_what_was_recorded_is_right(more: str) -> None:
     said = pages()
     assert [*problems(FOUND, {**said, "README.md": f"{said['README.md']}\n{more}"})] == []
@@ -56,7 +60,7 @@ def test_figure_that_is_another_is_found(page: str, number: int) -> None:
         ("0.74, as [measured](benchmarks/README.md#peers)", "nobody says where 0.74 is from"),
         ("[0.74](docs/status.md)", "nobody says where 0.74 is from"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("page", ALONE)
 def test_number_without_a_source_is_found(page: str, more: str, says: str) -> None:
     said = pages()

@@ -22,7 +22,17 @@ CHANGELOG = (
 )
 PAGE = "# P\n\n## Verify a release\n\n```\nnot this\n```\n\n```sh\nverify\n```\n\n## Other\n\n```sh\nno\n```\n"
 STARTED = datetime(2027, 1, 1, tzinfo=UTC)
-BUILD = Build("1.2.0", "c" * 40, "git+https://example.org/p@refs/tags/v1.2.0", "https://example.org/w", ["operator"], f"example.org/python:3@sha256:{'b' * 64}", False, STARTED, {"requirements/base.txt": "a" * 64})  # fmt: skip
+BUILD = Build(
+    "1.2.0",
+    "c" * 40,
+    "git+https://example.org/p@refs/tags/v1.2.0",
+    "https://example.org/w",
+    ["operator"],
+    f"example.org/python:3@sha256:{'b' * 64}",
+    False,
+    STARTED,
+    {"requirements/base.txt": "a" * 64},
+)
 
 
 @pytest.mark.parametrize(
@@ -133,11 +143,16 @@ def test_statement_names_every_subject_commit_builder_and_times_and_claims_no_le
         {"name": "requirements/base.txt", "digest": {"sha256": "a" * 64}},
     ]
     assert details["builder"] == {"id": BUILD.builder}
-    assert [details["metadata"][name] for name in ("startedOn", "finishedOn")] == ["2027-01-01T00:00:00+00:00", "2027-01-01T00:05:00+00:00"]  # fmt: skip
+    assert [details["metadata"][name] for name in ("startedOn", "finishedOn")] == [
+        "2027-01-01T00:00:00+00:00",
+        "2027-01-01T00:05:00+00:00",
+    ]
     assert "level" not in json.dumps(made).lower()
 
 
-def test_program_whose_source_is_not_the_pinned_one_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_program_whose_source_is_not_the_pinned_one_is_not_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go = tmp_path / "go"
     go.write_text(
         '#!/bin/sh\ncase $1 in env) echo go1.0 ;; mod) echo \'{"Sum": "h1:other"}\' ;; *) touch built ;; esac\n'

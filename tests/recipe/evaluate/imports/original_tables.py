@@ -97,14 +97,21 @@ def arrow(root: Path) -> Path:
 
 def parquet_captions(root: Path) -> Path:
     root.mkdir(parents=True)
-    columns = {"image": [{"bytes": png(row), "path": None} for row in range(IMAGES)], "caption": [two_captions(row) for row in range(IMAGES)]}  # fmt: skip
+    columns = {
+        "image": [{"bytes": png(row), "path": None} for row in range(IMAGES)],
+        "caption": [two_captions(row) for row in range(IMAGES)],
+    }
     pq.write_table(_with_features(pa.table(columns), {"image": {"_type": "Image"}}), root / "test.parquet")
     return root
 
 
 def parquet_counts(root: Path) -> Path:
     root.mkdir(parents=True)
-    columns = {"image": [{"bytes": png(row), "path": None} for row in range(4)], "question": ["how many?"] * 4, "answer": list(range(4))}  # fmt: skip
+    columns = {
+        "image": [{"bytes": png(row), "path": None} for row in range(4)],
+        "question": ["how many?"] * 4,
+        "answer": list(range(4)),
+    }
     pq.write_table(pa.table(columns), root / "test.parquet")
     return root
 

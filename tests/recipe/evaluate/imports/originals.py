@@ -139,9 +139,17 @@ def sun397(root: Path) -> Path:
 
 
 EUROSAT = (
-    "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop", "Residential",
-    "River", "SeaLake",
-)  # fmt: skip
+    "AnnualCrop",
+    "Forest",
+    "HerbaceousVegetation",
+    "Highway",
+    "Industrial",
+    "Pasture",
+    "PermanentCrop",
+    "Residential",
+    "River",
+    "SeaLake",
+)
 
 
 def eurosat(root: Path) -> Path:
@@ -241,8 +249,10 @@ def sugar_crepe(root: Path) -> Path:
         save(root / "val2017" / f"{row // 2:012d}.jpg", row // 2)
         right, wrong = COLOURS[row // 2 % 6], COLOURS[(row // 2 + 1) % 6]
         entries[str(3 * row)] = {
-            "filename": f"{row // 2:012d}.jpg", "caption": f"a {right} thing {row}", "negative_caption": f"a {wrong} one",
-        }  # fmt: skip
+            "filename": f"{row // 2:012d}.jpg",
+            "caption": f"a {right} thing {row}",
+            "negative_caption": f"a {wrong} one",
+        }
     (root / "add_obj.json").write_text(json.dumps(entries))
     return root / "add_obj.json"
 
@@ -296,11 +306,49 @@ def fmow(root: Path) -> Path:
 ORIGINALS: dict[str, Callable[[Path], Path]] = {
     each.__name__: each
     for each in (
-        image_folder, cifar10, cifar100, mnist, fashion_mnist, kmnist, stl10, svhn, usps, pcam, fer2013, gtsrb, food101,
-        dtd, pets, flowers, cars, fgvc_aircraft, sun397, eurosat, country211, renderedsst2, caltech101, imagenet1k,
-        coco, karpathy, flickr, vqav2, snli_ve, sugar_crepe, winoground, camelyon17, iwildcam, fmow, parquet, arrow,
-        parquet_captions, parquet_winoground, parquet_winogavil, numbered_folders, numbered_texts, numbered_labels,
+        image_folder,
+        cifar10,
+        cifar100,
+        mnist,
+        fashion_mnist,
+        kmnist,
+        stl10,
+        svhn,
+        usps,
+        pcam,
+        fer2013,
+        gtsrb,
+        food101,
+        dtd,
+        pets,
+        flowers,
+        cars,
+        fgvc_aircraft,
+        sun397,
+        eurosat,
+        country211,
+        renderedsst2,
+        caltech101,
+        imagenet1k,
+        coco,
+        karpathy,
+        flickr,
+        vqav2,
+        snli_ve,
+        sugar_crepe,
+        winoground,
+        camelyon17,
+        iwildcam,
+        fmow,
+        parquet,
+        arrow,
+        parquet_captions,
+        parquet_winoground,
+        parquet_winogavil,
+        numbered_folders,
+        numbered_texts,
+        numbered_labels,
         yes_or_no,
     )
-}  # fmt: skip
+}
 """Layout -> writes a small original below a folder and says what to import: the folder, or its annotation file."""

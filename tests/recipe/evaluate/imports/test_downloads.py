@@ -15,8 +15,8 @@ import torchvision.datasets
 from PIL import Image
 
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.shards.samples import Sample, read_samples
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.samples import Sample, read_samples
+from diht_k8s.data.shards.storage import Storage
 from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.downloads import DOWNLOADS, Download
 

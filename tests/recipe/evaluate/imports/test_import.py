@@ -17,16 +17,16 @@ from PIL import Image
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.evaluate import class_texts
-from diht_k8s.recipe.evaluate.answer_ranking import answer_score
-from diht_k8s.recipe.evaluate.benchmark_images import questions_of
-from diht_k8s.recipe.evaluate.importing import BenchmarkImport, import_benchmark
-from diht_k8s.recipe.imports import resumable_import
-from diht_k8s.recipe.imports.layouts import open_benchmark
-from diht_k8s.recipe.imports.records import ReaderOptions
-from diht_k8s.recipe.shards.samples import Sample, read_samples
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tar_writer import write_samples
+from diht_k8s.data.imports import resumable_import
+from diht_k8s.data.imports.layouts import open_benchmark
+from diht_k8s.data.imports.records import ReaderOptions
+from diht_k8s.data.shards.samples import Sample, read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.stages.evaluate import class_texts
+from diht_k8s.stages.evaluate.answer_ranking import answer_score
+from diht_k8s.stages.evaluate.benchmark_images import questions_of
+from diht_k8s.stages.evaluate.importing import BenchmarkImport, import_benchmark
 from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.downloads import DOWNLOADS
 from tests.recipe.evaluate.imports.drawings import IMAGES, drawing, two_captions
@@ -254,7 +254,11 @@ def test_import_when_regions_are_known_makes_them_groups_without_the_rest(tmp_pa
     [
         (["data/test-00000-of-00001", "data/test_mini-00000-of-00001"], "test", [0]),
         (["data/test-00000-of-00001", "data/test_mini-00000-of-00001"], "test_mini", [1]),
-        (["data/test_seen-00000-of-00002", "data/test_seen-00001-of-00002", "data/test_new-00000-of-00001"], "test_seen", [0, 1]),
+        (
+            ["data/test_seen-00000-of-00002", "data/test_seen-00001-of-00002", "data/test_new-00000-of-00001"],
+            "test_seen",
+            [0, 1],
+        ),
         (["data/test_seen-00000-of-00001", "data/train-00000-of-00001"], "test", [0]),
         (["data/test-00000-of-00002-0a1b2c", "data/test-00001-of-00002-3d4e5f"], "test", [0, 1]),
         (["data/test_2014-00000-of-00001", "data/test_2017-00000-of-00001"], "test_2017", [1]),
@@ -267,7 +271,7 @@ def test_import_when_regions_are_known_makes_them_groups_without_the_rest(tmp_pa
         (["test", "train"], "test", [0]),
         (["0000", "0001"], "test", [0, 1]),
     ],
-)  # fmt: skip
+)
 def test_import_when_names_of_splits_begin_alike_takes_the_files_of_one(
     tmp_path: Path, paths: list[str], split: str, taken: list[int]
 ) -> None:
@@ -513,17 +517,33 @@ def test_import_when_the_output_holds_another_import_needs_replace(
     assert "holds another import (" in capsys.readouterr().err
     assert main(["benchmarks", "import", str(second), str(output), "--replace"]) == 0
     assert sorted(path.name for path in output.rglob("*") if path.is_file()) == [
-        "0.json", "0.tar", "COMMITTED.json", "NOTES.md", "dataset_type.txt", "nshards.txt", "started.json",
-    ]  # fmt: skip
+        "0.json",
+        "0.tar",
+        "COMMITTED.json",
+        "NOTES.md",
+        "dataset_type.txt",
+        "nshards.txt",
+        "started.json",
+    ]
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "image_folder", "coco", "karpathy", "flickr", "vqav2", "snli_ve", "sugar_crepe", "winoground", "camelyon17",
-        "VOC2007", "VOC2007, whole images", "ImageNet, devkit and flat val",
+        "image_folder",
+        "coco",
+        "karpathy",
+        "flickr",
+        "vqav2",
+        "snli_ve",
+        "sugar_crepe",
+        "winoground",
+        "camelyon17",
+        "VOC2007",
+        "VOC2007, whole images",
+        "ImageNet, devkit and flat val",
     ],
-)  # fmt: skip
+)
 def test_import_when_an_image_was_repaired_since_needs_replace(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,12 +17,12 @@ import pytest
 from diht_k8s.api.documents import load
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.evaluate import class_texts
-from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.benchmark_images import captions_of
-from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.evaluate import class_texts
+from diht_k8s.stages.evaluate import stage as program
+from diht_k8s.stages.evaluate.benchmark_images import captions_of
 from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.downloads import DOWNLOADS
 from tests.recipe.evaluate.imports.drawings import IMAGES, two_captions
@@ -460,31 +460,126 @@ def test_sets_without_class_names_are_warned_of_on_stderr_and_on_the_page(
         (lambda folder: str(folder / "nothing"), [], 64, "nothing does not exist: name the folder"),
         (empty, [], 64, "empty is empty: name the folder into which"),
         (only_train, [], 64, "has no split test: choose one by --split (train)"),
-        (images_in("train/a/0.jpg", "train/b/1.jpg", "more/2.jpg"), [], 64, "has no split test: choose one by --split (train)"),
+        (
+            images_in("train/a/0.jpg", "train/b/1.jpg", "more/2.jpg"),
+            [],
+            64,
+            "has no split test: choose one by --split (train)",
+        ),
         (images_in("train/0.jpg"), [], 64, "has no split test: choose one by --split (train)"),
-        (images_in("train/a/0.jpg", "train/b/1.jpg", "test/2.jpg"), [], 64, "in/test has no folders: an ImageFolder has one"),
+        (
+            images_in("train/a/0.jpg", "train/b/1.jpg", "test/2.jpg"),
+            [],
+            64,
+            "in/test has no folders: an ImageFolder has one",
+        ),
         (images_in("bus/0.jpg", "car/1.jpg", "test/2.jpg"), [], 64, "in/test has no folders: an ImageFolder has one"),
-        (images_in("train/0.jpg", "val/1.jpg", "more/2.jpg"), [], 64, "has no split test: choose one by --split (train, val)"),
+        (
+            images_in("train/0.jpg", "val/1.jpg", "more/2.jpg"),
+            [],
+            64,
+            "has no split test: choose one by --split (train, val)",
+        ),
         (flat, [], 64, "flat has no folders: an ImageFolder has one for each class"),
         (without_images, [], 64, "name the folder of the images by --images"),
         (without_answers, [], 64, "name their file by --annotations"),
-        (vqa_changed("annotations", lambda document: document["annotations"]), [], 64, "annotations.json has no list annotations"),
-        (vqa_changed("annotations", lambda document: {"annotations": {}}), [], 64, "annotations.json has no list annotations"),
-        (vqa_changed("annotations", lambda document: {"annotations": ["red"]}), [], 64, "annotations.json: an entry of annotations is no object"),
-        (vqa_changed("annotations", entry_changed("annotations", question_id=None)), [], 64, "annotations.json: an entry of annotations has no question_id"),
-        (vqa_changed("annotations", entry_changed("annotations", question_id=[1])), [], 64, "annotations.json: an entry of annotations has no question_id"),
-        (vqa_changed("annotations", entry_changed("annotations", answers="red")), [], 64, "annotations.json: an entry of annotations has no list answers"),
-        (vqa_changed("questions", entry_changed("questions", question_id=None)), [], 64, "questions.json: an entry of questions has no question_id"),
-        (vqa_changed("questions", entry_changed("questions", image_id="abc")), [], 64, "questions.json: an entry of questions has no whole number image_id"),
-        (vqa_changed("annotations", entry_changed("annotations", answers=["red"])), [], 65, "an entry has no text answer ('red')"),
-        (vqa_changed("questions", lambda document: {"questions": [5]}), [], 64, "is not a file of coco-captions, karpathy, vqav2"),
+        (
+            vqa_changed("annotations", lambda document: document["annotations"]),
+            [],
+            64,
+            "annotations.json has no list annotations",
+        ),
+        (
+            vqa_changed("annotations", lambda document: {"annotations": {}}),
+            [],
+            64,
+            "annotations.json has no list annotations",
+        ),
+        (
+            vqa_changed("annotations", lambda document: {"annotations": ["red"]}),
+            [],
+            64,
+            "annotations.json: an entry of annotations is no object",
+        ),
+        (
+            vqa_changed("annotations", entry_changed("annotations", question_id=None)),
+            [],
+            64,
+            "annotations.json: an entry of annotations has no question_id",
+        ),
+        (
+            vqa_changed("annotations", entry_changed("annotations", question_id=[1])),
+            [],
+            64,
+            "annotations.json: an entry of annotations has no question_id",
+        ),
+        (
+            vqa_changed("annotations", entry_changed("annotations", answers="red")),
+            [],
+            64,
+            "annotations.json: an entry of annotations has no list answers",
+        ),
+        (
+            vqa_changed("questions", entry_changed("questions", question_id=None)),
+            [],
+            64,
+            "questions.json: an entry of questions has no question_id",
+        ),
+        (
+            vqa_changed("questions", entry_changed("questions", image_id="abc")),
+            [],
+            64,
+            "questions.json: an entry of questions has no whole number image_id",
+        ),
+        (
+            vqa_changed("annotations", entry_changed("annotations", answers=["red"])),
+            [],
+            65,
+            "an entry has no text answer ('red')",
+        ),
+        (
+            vqa_changed("questions", lambda document: {"questions": [5]}),
+            [],
+            64,
+            "is not a file of coco-captions, karpathy, vqav2",
+        ),
         (damaged_parquet, [], 65, "test-00000-of-00002.parquet cannot be read ("),
-        (several_configs(BUSES), [], 64, "in/vehicles are several data sets (they differ in the features of label): name one of them"),
-        (several_configs({"image": {}, "plate": {}}), [], 64, "in/vehicles are several data sets (they differ in the columns label, plate): name one of them"),
-        (splits("data/test_seen-00000-of-00001.parquet", "data/test_new-00000-of-00001.parquet"), [], 64, "has several splits that begin with test: choose one by --split (test_new, test_seen)"),
-        (splits("test_seen.parquet", "test_new_0.parquet", "test_new_1.parquet"), [], 64, "begin with test: choose one by --split (test_new, test_seen)"),
-        (splits("data/test_seen-00000-of-00001.parquet"), ["--split", "test_new"], 64, "has no split test_new: choose one by --split (test_seen)"),
-        (several_labels, [], 64, "test.parquet has several columns of classes (animal, pet): rename the one to evaluate to label"),
+        (
+            several_configs(BUSES),
+            [],
+            64,
+            "in/vehicles are several data sets (they differ in the features of label): name one of them",
+        ),
+        (
+            several_configs({"image": {}, "plate": {}}),
+            [],
+            64,
+            "in/vehicles are several data sets (they differ in the columns label, plate): name one of them",
+        ),
+        (
+            splits("data/test_seen-00000-of-00001.parquet", "data/test_new-00000-of-00001.parquet"),
+            [],
+            64,
+            "has several splits that begin with test: choose one by --split (test_new, test_seen)",
+        ),
+        (
+            splits("test_seen.parquet", "test_new_0.parquet", "test_new_1.parquet"),
+            [],
+            64,
+            "begin with test: choose one by --split (test_new, test_seen)",
+        ),
+        (
+            splits("data/test_seen-00000-of-00001.parquet"),
+            ["--split", "test_new"],
+            64,
+            "has no split test_new: choose one by --split (test_seen)",
+        ),
+        (
+            several_labels,
+            [],
+            64,
+            "test.parquet has several columns of classes (animal, pet): rename the one to evaluate to label",
+        ),
         (without_cues, [], 65, "test.parquet has no usable row (left out: 10 row_without_cue, for example"),
         (damaged_json, [], 65, "is not JSON ("),
         (missing_batch, [], 65, "cannot be read as cifar10, split test"),
@@ -494,7 +589,12 @@ def test_sets_without_class_names_are_warned_of_on_stderr_and_on_the_page(
         (folder_of("cifar10"), ["--split", "val"], 64, "cifar10 has no split val: choose one by --split (train, test)"),
         (folder_of("parquet"), ["--split", "val"], 64, "has no split val: choose one by --split (test, train)"),
         (folder_of("iwildcam"), ["--split", "val"], 64, "choose one by --split (id_test, test)"),
-        (folder_of("image_folder"), ["--format", "imagefolder"], 64, "imagefolder is no layout: did you mean image-folder"),
+        (
+            folder_of("image_folder"),
+            ["--format", "imagefolder"],
+            64,
+            "imagefolder is no layout: did you mean image-folder",
+        ),
         (folder_of("image_folder"), ["--format", "karpathy"], 64, "karpathy is read from its annotation file"),
         (folder_of("image_folder"), ["--format", "mnist"], 64, "holds no IDX files, as mnist has"),
         (folder_of("image_folder"), ["--format", "dtd"], 64, "cannot be read as dtd: it holds none of dtd"),
@@ -505,12 +605,22 @@ def test_sets_without_class_names_are_warned_of_on_stderr_and_on_the_page(
         (other_table, [], 64, "prices.csv is no caption file of Flickr30k: expected lines IMAGE.jpg,CAPTION"),
         (photos_and_lists, [], 64, "is no folder of classes: annotations holds files and no image"),
         (one_folder, [], 64, "has one folder alone, photos, which is no choice between classes"),
-        (several("cifar10", "cifar100"), [], 64, "holds several data sets (cifar10, cifar100): say which one by --format"),
+        (
+            several("cifar10", "cifar100"),
+            [],
+            64,
+            "holds several data sets (cifar10, cifar100): say which one by --format",
+        ),
         (several("mnist", "stl10"), [], 64, "holds several data sets (IDX files, a set of torchvision)"),
         (several("mnist", "fashion_mnist"), [], 64, "holds several data sets (mnist, fashion-mnist)"),
         (fashion, [], 64, "names MNIST, Fashion-MNIST and KMNIST share: say which it is by --format"),
         (cut_idx, [], 65, "t10k-images-idx3-ubyte.gz is no whole IDX file of 3 dimensions"),
-        (cut_unpacked_idx, [], 65, "t10k-images-idx3-ubyte is no whole IDX file of 3 dimensions (its sizes are [24, 28, 28])"),
+        (
+            cut_unpacked_idx,
+            [],
+            65,
+            "t10k-images-idx3-ubyte is no whole IDX file of 3 dimensions (its sizes are [24, 28, 28])",
+        ),
         (short_idx, [], 65, "t10k-images-idx3-ubyte has 2 images, and t10k-labels-idx1-ubyte.gz 24 labels"),
         (overflowing_idx, [], 65, "t10k-images-idx3-ubyte is no whole IDX file of 3 dimensions"),
         (flat_idx, [], 65, "t10k-images-idx3-ubyte is no whole IDX file of 3 dimensions"),
@@ -526,7 +636,7 @@ def test_sets_without_class_names_are_warned_of_on_stderr_and_on_the_page(
         (damaged_voc, [], 65, "000007.xml is no annotation of Pascal VOC"),
         (other_file, [], 64, "is not a file of coco-captions, karpathy, vqav2, sugar-crepe"),
     ],
-)  # fmt: skip
+)
 def test_import_when_the_input_is_wrong_names_it_and_the_cure(
     tmp_path: Path,
     make: Callable[[Path], str],

@@ -12,25 +12,50 @@ from benchmarks.judge import environment, timed
 from diht_k8s.api.documents import load
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.evaluate import class_texts
-from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.catalogue.discovery import benchmark_of, candidate_folders, find_unlisted
-from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.evaluate import class_texts
+from diht_k8s.stages.evaluate import stage as program
+from diht_k8s.stages.evaluate.catalogue.discovery import benchmark_of, candidate_folders, find_unlisted
 from tests.recipe.evaluate.imports.originals import ORIGINALS, trust_files
 from tests.recipe.evaluate.small_run import export_model
 
 BUILT = (
-    "cifar10", "cifar100", "mnist", "stl10", "pcam", "gtsrb", "food101", "dtd", "pets", "flowers", "cars",
-    "fgvc_aircraft", "sun397", "eurosat", "country211", "renderedsst2", "imagenet1k",
-)  # fmt: skip
+    "cifar10",
+    "cifar100",
+    "mnist",
+    "stl10",
+    "pcam",
+    "gtsrb",
+    "food101",
+    "dtd",
+    "pets",
+    "flowers",
+    "cars",
+    "fgvc_aircraft",
+    "sun397",
+    "eurosat",
+    "country211",
+    "renderedsst2",
+    "imagenet1k",
+)
 """clip-benchmark reads these originals by its own builder; with the captions and choices below."""
 CAPTIONED = {"coco": "mscoco_captions", "flickr": "flickr30k"}
 CHOSEN = {"sugar_crepe": "sugar_crepe/add_obj"}
 SHARDED = (
-    "image_folder", "fashion_mnist", "kmnist", "svhn", "usps", "fer2013", "caltech101", "camelyon17", "iwildcam", "fmow",
-    "parquet", "arrow",
-)  # fmt: skip
+    "image_folder",
+    "fashion_mnist",
+    "kmnist",
+    "svhn",
+    "usps",
+    "fer2013",
+    "caltech101",
+    "camelyon17",
+    "iwildcam",
+    "fmow",
+    "parquet",
+    "arrow",
+)
 SHARDED_CAPTIONS = ("karpathy", "parquet_captions")
 """clip-benchmark has no builder for these: it reads our shards. WinoGAViL, Winoground and questions it cannot score."""
 CLOSE = 1e-6

@@ -12,13 +12,13 @@ from PIL import Image
 from diht_k8s.api.documents import load
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.clip_models.loading import LoadedModel, load_model
-from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.catalogue.discovery import benchmark_of, candidate_folders, find_unlisted
-from diht_k8s.recipe.report.per_image import per_image_path, read_per_image
-from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.models.features import encode_texts
+from diht_k8s.models.loading import LoadedModel, load_model
+from diht_k8s.report.per_image import per_image_path, read_per_image
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.evaluate import stage as program
+from diht_k8s.stages.evaluate.catalogue.discovery import benchmark_of, candidate_folders, find_unlisted
 from tests.recipe.evaluate.imports.drawings import IMAGES
 from tests.recipe.evaluate.imports.originals import ORIGINALS
 from tests.recipe.evaluate.small_run import COLOURS, encode_images, export_model

@@ -12,8 +12,8 @@ import scipy.io
 from scipy.io import loadmat, savemat
 
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.imports import matlab_files
-from diht_k8s.recipe.imports.matlab_files import read_mat
+from diht_k8s.data.imports import matlab_files
+from diht_k8s.data.imports.matlab_files import read_mat
 from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.downloads import DOWNLOADS
 

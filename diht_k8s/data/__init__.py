@@ -1,0 +1,1 @@
+"""Everything on storage: shards of pairs, and the importers that write them."""

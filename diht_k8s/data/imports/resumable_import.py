@@ -1,0 +1,262 @@
+"""An import that can be interrupted at any moment: its configuration, its finished shards, its commit marker.
+
+OUTPUT/import/started.json says whose output it is, OUTPUT/import/N.json what shard N holds, and COMMITTED.json comes last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from diht_k8s.api.errors import RetryableError, UserError
+from diht_k8s.api.hashing import differences
+from diht_k8s.api.layout import join
+from diht_k8s.data.imports.image_bytes import HEIF_MISSING, can_read_heif
+from diht_k8s.data.imports.records import RecordSource
+from diht_k8s.data.imports.reject_list import RejectList
+from diht_k8s.data.imports.shard_writer import THREADS, EmptyShardError, Pack, ShardFacts, write_shard
+from diht_k8s.data.shards.storage import Storage, temporary_of
+
+MARKER: Final = "COMMITTED.json"
+STARTED: Final = "import/started.json"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ImportTarget:
+    """Where an import writes."""
+
+    output: str
+    name: Callable[[int], str]
+    """name of shard N, relative to the output."""
+    others: tuple[str, ...] = ()
+    """names of the other files that it writes beside the shards, their records and the marker."""
+    rejects: Callable[[int], str] | None = None
+    """name of the list of what shard N leaves out; None where no import of this kind writes one."""
+    replace: bool = False
+    """remove another import that lies there."""
+
+
+@contextlib.contextmanager
+def sole_writer(storage: Storage, target: ImportTarget, shards: int) -> Iterator[None]:
+    """Keep other imports from an output on a disk, and remove what this or an earlier one left half-written there.
+
+    Args:
+        storage: where the output is.
+        target: the output.
+        shards: their number.
+
+    Raises:
+        RetryableError: another import writes there now.
+    """
+    folder = storage.local_path(target.output)
+    handle = None if folder is None else _locked(folder)
+    if folder is None or handle is None:
+        yield
+        return
+    try:
+        _remove_temporary(folder, target, shards)
+        yield
+    finally:
+        # an interrupt may fall between the making of a file and the `try` that removes it
+        _remove_temporary(folder, target, shards)
+        os.close(handle)
+        with contextlib.suppress(OSError):  # it holds something, as a rule
+            folder.rmdir()
+
+
+def _locked(folder: Path) -> int | None:
+    """The open folder, locked until it is closed; None where it cannot be made or locked.
+
+    Raises:
+        RetryableError: another process has locked it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # the first write says what is wrong
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise RetryableError(f"another import writes to {folder} now: wait until it ends, or stop it") from error
+        return None  # a file system that locks no folders: whose the temporary files are is not known
+    return handle
+
+
+def _remove_temporary(folder: Path, target: ImportTarget, shards: int) -> None:
+    ours = {name for n in range(shards) for name in _names(target, n)}
+    ours |= {MARKER, STARTED, *target.others}
+    for place in {(folder / name).parent for name in (*_names(target, 0), STARTED, *target.others)}:
+        for path in place.glob(".*.tmp"):
+            if temporary_of(path.relative_to(folder).as_posix()) in ours:
+                path.unlink(missing_ok=True)
+
+
+def resume(
+    storage: Storage,
+    target: ImportTarget,
+    config: Json,
+    parts: Sequence[tuple[int, int]],
+    begin: Callable[[int, int], object],
+) -> tuple[Json | None, list[ShardFacts | None]]:
+    """The marker if this import is there already, and what each shard holds (None for those that have to be written).
+
+    Args:
+        storage: where the output is.
+        target: the output, which belongs to this import from now on.
+        config: what the import depends on, with its number of `shards`.
+        parts: the first record of each shard and the one after its last.
+        begin: called once with the number of records and how many of them are already there.
+
+    Raises:
+        UserError: the output holds another import, or shards of somebody else.
+    """
+    total = parts[-1][1]
+    if (marker := _committed_or_begun(storage, target, config)) is not None:
+        begin(total, total)
+        return marker, []
+    done = [_finished(storage, target, number) for number in range(len(parts))]
+    begin(total, sum(stop - start for (start, stop), facts in zip(parts, done, strict=True) if facts))
+    return None, done
+
+
+def _committed_or_begun(storage: Storage, target: ImportTarget, config: Json) -> Json | None:
+    output = target.output
+    started, marker = join(output, STARTED), join(output, MARKER)
+    if not storage.exists(started):
+        folder = join(output, target.name(0)).rpartition("/")[0]
+        if any(name.endswith(".tar") for name in storage.names(folder)):
+            raise UserError(f"{output} holds shards that were not imported by diht: choose another OUTPUT")
+    elif (before := json.loads(storage.read_bytes(started))) == config:
+        found = json.loads(storage.read_bytes(marker)) if storage.exists(marker) else None
+        if found is not None and target.replace:
+            _remove(storage, target, before)
+        elif found is not None and _is_whole(storage, target, found) and not _can_read_more(found["bad"]):
+            return found
+    elif not target.replace:
+        changed = differences({**before, "source": ""}, {**config, "source": ""})  # of which digests say nothing
+        what = "; ".join(changed[:4]) or "of another SOURCE, or its files have changed"
+        raise UserError(f"{output} holds another import ({what}): choose another OUTPUT, or add --replace")
+    else:
+        _remove(storage, target, before)
+    storage.write_bytes(started, json_bytes(config))
+    return None
+
+
+def _remove(storage: Storage, target: ImportTarget, before: Json) -> None:
+    written = [name for n in range(before["shards"]) for name in _names(target, n)]
+    storage.remove_files(target.output, [MARKER, *written, *target.others, STARTED])
+
+
+def _is_whole(storage: Storage, target: ImportTarget, marker: Json) -> bool:
+    """Whether each shard of a committed import is still there."""
+    there = set(storage.names(join(target.output, target.name(0)).rpartition("/")[0]))
+    return all(shard["name"].rpartition("/")[2] in there for shard in marker["shards"])
+
+
+def _finished(storage: Storage, target: ImportTarget, number: int) -> ShardFacts | None:
+    record, shard = (join(target.output, name) for name in (_record(number), target.name(number)))
+    if not storage.exists(record):
+        return None
+    facts = ShardFacts.of_json(json.loads(storage.read_bytes(record)))
+    if _can_read_more(facts.bad):
+        return None
+    if not facts.samples:
+        return facts
+    return facts if storage.exists(shard) and storage.size(shard) == facts.size else None
+
+
+def _can_read_more(bad: Mapping[str, Any]) -> bool:
+    """Whether images were left out for want of a package that is installed now."""
+    return HEIF_MISSING in bad and can_read_heif()
+
+
+def renewed(storage: Storage, target: ImportTarget, marker: Json, seen: Json) -> Json:
+    """The marker of a finished import with what its source shows now: files that are ignored come and go."""
+    if marker["seen"] == seen:
+        return marker
+    marker = {**marker, "seen": seen}
+    storage.write_bytes(join(target.output, MARKER), json_bytes(marker))
+    return marker
+
+
+def write_missing(
+    storage: Storage,
+    target: ImportTarget,
+    source: RecordSource,
+    parts: Sequence[tuple[int, int]],
+    done: Sequence[ShardFacts | None],
+    advance: Callable[[], object],
+    *,
+    pack: Pack,
+    empty_shards: bool = False,
+    threads: int = THREADS,
+    rejects: RejectList | None = None,
+) -> list[ShardFacts]:
+    """Write the shards that are not finished; what each of all shards holds.
+
+    Args:
+        storage: where the output is.
+        target: the output.
+        source: of the records.
+        parts: the first record of each shard and the one after its last.
+        done: what `resume` found.
+        advance: called after each record.
+        pack: makes the samples of a record.
+        empty_shards: go on where no record of a shard can be used; no file is written for it.
+        threads: that read and pack.
+        rejects: notes what each shard leaves out, in a file that is there before the shard counts as finished.
+
+    Raises:
+        DataError: no record of a shard can be used, unless `empty_shards`.
+    """
+    facts: list[ShardFacts] = []
+    for number, (start, stop) in enumerate(parts):
+        found = done[number]
+        if found is None:
+            try:
+                found = write_shard(
+                    storage,
+                    join(target.output, target.name(number)),
+                    source,
+                    start,
+                    stop,
+                    advance,
+                    pack=pack,
+                    threads=threads,
+                    rejected=None if rejects is None else rejects.add,
+                )
+            except EmptyShardError as error:
+                if not empty_shards:
+                    raise
+                found = error.facts
+            if rejects is not None and target.rejects is not None:
+                storage.write_bytes(join(target.output, target.rejects(number)), rejects.take())
+            storage.write_bytes(join(target.output, _record(number)), json_bytes(found.to_json()))
+        facts.append(found)
+    return facts
+
+
+def json_bytes(document: Json) -> bytes:
+    """A JSON file: sorted keys, so that equal documents are equal bytes."""
+    return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True).encode(errors="backslashreplace")
+
+
+def _names(target: ImportTarget, number: int) -> tuple[str, ...]:
+    """The files of a shard."""
+    rejects = () if target.rejects is None else (target.rejects(number),)
+    return (target.name(number), _record(number), *rejects)
+
+
+def _record(number: int) -> str:
+    return f"import/{number}.json"

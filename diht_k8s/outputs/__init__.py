@@ -1,0 +1,1 @@
+"""What is done with committed results: open, look up, prune, take down."""

@@ -1,1 +1,0 @@
-"""Programs that run inside pods: filter, label, train, evaluate. Torch lives here; no cluster does."""

@@ -1,0 +1,191 @@
+"""The results of a report at a glance: two sentences, headline figures, published ones beside. Pure but for a packaged file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+import yaml
+
+from diht_k8s.report.formatting import percent, split_name
+
+Json = dict[str, Any]
+
+TYPE_NAMES: Final = {
+    "Classification": "classification",
+    "MultiLabel": "several classes an image",
+    "Retrieval": "retrieval",
+    "AnswerRanking": "answer ranking",
+    "PairMatching": "pair matching",
+    "CaptionChoice": "caption choice",
+    "Association": "association",
+}
+
+REFERENCE_NAMES: Final = {"pixels": "pixel ridge", "words": "word ridge", "tokens": "BPE ridge"}
+"""Of the references, everywhere on the page."""
+
+REFERENCE_MEANINGS: Final = {
+    "pixels": "from 12 x 12 raw pixels to words",
+    "words": "from words to a strong encoder's features",
+    "tokens": "from BPE tokens and class names to a strong encoder's whitened features",
+}
+"""What the references regress, for the sentence that explains their names."""
+
+FEW_IMAGES: Final = 200
+"""With fewer, the header gives the interval: it is wider than 10 points."""
+
+
+def lede(content: Mapping[str, Any]) -> str:
+    """The result in one or two sentences."""
+    parts: list[str] = []
+    if (benchmark := first_result(content, "Retrieval")) is not None:
+        found, best = benchmark["text_to_image"], strongest_reference(benchmark, "text_to_image")
+        parts.append(
+            f"Given a caption, the model finds its image among {benchmark['pictures']:,} {split_name(benchmark)}images within the first five in "
+            f"{percent(found['recall']['5'])} of cases{_interval(found['interval']['5'], benchmark)}; chance finds "
+            f"{percent(found['chance']['5'])}"
+            + (
+                f", the {REFERENCE_NAMES[best['name']]} {percent(best['text_to_image']['recall']['5'])}."
+                if best
+                else "."
+            )
+        )
+    if (benchmark := first_result(content, "Classification")) is not None:
+        parts.append(
+            f"Zero-shot, its mean accuracy over {classes_with_images(benchmark)} classes {_of_split(benchmark)}is "
+            f"{percent(benchmark['balanced'])}{_interval(benchmark['balanced_interval'], benchmark)}; guessing gives {percent(benchmark['chance'])}."
+        )
+    for benchmark in content["benchmarks"]:
+        for found in benchmark.get("scores", [])[:1]:
+            parts.append(
+                f"On {benchmark['name']}, the {found['name']} is {percent(found['value'])}; guessing gives "
+                f"{percent(found['chance'])}."
+            )
+    return " ".join(parts) or "No benchmark of this run has a result."
+
+
+def explained_reference(content: Mapping[str, Any]) -> str:
+    """What the reference of the header is; empty without one."""
+    benchmark = first_result(content, "Retrieval")
+    if benchmark is None or (best := strongest_reference(benchmark, "text_to_image")) is None:
+        return ""
+    return f"{REFERENCE_NAMES[best['name']]}: regression {REFERENCE_MEANINGS[best['name']]}"
+
+
+def explained_references(content: Mapping[str, Any]) -> str:
+    """A sentence that says what the references are; empty where there are none."""
+    names = {each["name"] for benchmark in content["benchmarks"] for each in benchmark.get("references", [])}
+    meanings = [
+        f"the {REFERENCE_NAMES[name]} {meaning}" for name, meaning in REFERENCE_MEANINGS.items() if name in names
+    ]
+    if not meanings:
+        return ""
+    return f"References are ridge regressions on the training pairs: {'; '.join(meanings)}."
+
+
+def _interval(interval: list[float], benchmark: Mapping[str, Any]) -> str:
+    """The 95 % interval of a figure of few images, in brackets."""
+    if benchmark["pictures"] >= FEW_IMAGES:
+        return ""
+    low, high = (f"{100 * edge:.0f}" for edge in interval)
+    return f" (95\N{NO-BREAK SPACE}% interval {low} to {high})"
+
+
+def model_title(content: Mapping[str, Any]) -> str:
+    """What the evaluated model is called: as the training names its architecture, else as it was loaded."""
+    if (train := content["config"]["spec"].get("train")) is not None:
+        return train.get("model", "CLIP")
+    return "No model" if content["model"] is None else content["model"]["name"]
+
+
+def first_result(content: Mapping[str, Any], kind: str) -> Json | None:
+    """The first benchmark of a type that has a result, of the held-out split if there is one."""
+    found = [b for b in content["benchmarks"] if b["type"] == kind and "error" not in b]
+    return min(found, key=lambda b: b.get("split") != "HeldOut", default=None)
+
+
+def classes_with_images(benchmark: Mapping[str, Any]) -> int:
+    """The classes of a Classification benchmark over which its balanced accuracy is the mean."""
+    return sum(images > 0 for images in benchmark["class_pictures"])
+
+
+def _of_split(benchmark: Mapping[str, Any]) -> str:
+    return f"of the {split_name(benchmark)}split " if benchmark.get("split") else ""
+
+
+def strongest_reference(benchmark: Mapping[str, Any], direction: str) -> Json | None:
+    """The reference that finds most within the first five; None without references."""
+    return max(benchmark.get("references", []), key=lambda each: each[direction]["recall"]["5"], default=None)
+
+
+def headlines(result: Mapping[str, Any]) -> list[Json]:
+    """The headline figures of a benchmark: metric, value, interval and the figure of guessing; [] if it failed."""
+    if "error" in result:
+        return []
+    if result["type"] == "Retrieval":
+        return [
+            _headline(
+                f"{name} R@1", result[key]["recall"]["1"], result[key]["interval"]["1"], result[key]["chance"]["1"]
+            )
+            for key, name in (("text_to_image", "caption to image,"), ("image_to_text", "image to caption,"))
+        ]
+    if result["type"] == "AnswerRanking":
+        return [_headline("accuracy", result["accuracy"], result["accuracy_interval"], result["chance"])]
+    if "scores" in result:
+        return [_headline(each["name"], each["value"], each["interval"], each["chance"]) for each in result["scores"]]
+    return [
+        _headline("top-1", result["top1"], result["top1_interval"], result["chance"]),
+        _headline("mean per class", result["balanced"], result["balanced_interval"], result["chance"]),
+    ]
+
+
+def overview(content: Mapping[str, Any]) -> list[Json]:
+    """A row for each headline figure; a failed benchmark has one row with its error."""
+    rows: list[Json] = []
+    for number, result in enumerate(content["benchmarks"], start=1):
+        kind = TYPE_NAMES[result["type"]]
+        head = {"number": number, "name": result["name"], "type": kind, "split": result.get("split")}
+        found = headlines(result)
+        rows += [{**head, **figure} for figure in found] or [{**head, "error": result["error"]}]
+    return rows
+
+
+def published(content: Mapping[str, Any]) -> Json | None:
+    """Published figures for the run's benchmarks, ours in the first row; None if there are none."""
+    table = _published()
+    own = _own_figures(content)
+    columns = [index for index, name in enumerate(table["columns"]) if name in own]
+    if not columns:
+        return None
+    ours = {"model": "This model", "samples": None, "source": "this report", "kind": "model"}
+    ours["figures"] = [percent(own[table["columns"][index]]) for index in columns]
+    rows = [
+        {**row, "kind": "reference", "figures": [percent(row["figures"][index] / 100) for index in columns]}
+        for row in table["rows"]
+    ]
+    return {"columns": [table["columns"][index] for index in columns], "rows": [ours, *rows]}
+
+
+def _headline(metric: str, value: float, interval: list[float], chance: float) -> Json:
+    return {"metric": metric, "value": value, "interval": interval, "chance": chance}
+
+
+def _own_figures(content: Mapping[str, Any]) -> dict[str, float]:
+    own: dict[str, float] = {}
+    for result in content["benchmarks"]:
+        if "error" in result:
+            continue
+        if result["type"] == "Classification":
+            own[f"{result['name']} top1"] = result["top1"]
+        elif result["type"] == "Retrieval":
+            own[f"{result['name']} t2i"] = result["text_to_image"]["recall"]["1"]
+            own[f"{result['name']} i2t"] = result["image_to_text"]["recall"]["1"]
+    return own
+
+
+@cache
+def _published() -> Json:
+    text = resources.files("diht_k8s.report").joinpath("published.yaml").read_text()
+    return yaml.safe_load(text)

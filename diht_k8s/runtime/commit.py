@@ -1,0 +1,93 @@
+"""Commit markers: `COMMITTED.json` says that a stage's output is complete, and for which configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.reports import Artefact, Committed
+from diht_k8s.api.run import Stage
+from diht_k8s.data.shards.storage import Storage
+
+
+def read_committed(storage: Storage, layout: Layout, stage: Stage) -> Committed:
+    """The marker of a stage that must have run.
+
+    Raises:
+        UserError: the stage has not been committed.
+        DataError: the marker is damaged.
+    """
+    found = find_committed(storage, layout, stage)
+    if found is None:
+        raise UserError(f"{layout.stage(stage)} is not complete: run the stage {stage} first")
+    return found
+
+
+def find_committed(storage: Storage, layout: Layout, stage: Stage) -> Committed | None:
+    """The marker of a stage; None where it has not begun or has not ended.
+
+    Raises:
+        DataError: the marker is damaged.
+    """
+    if stage not in layout.folders or not storage.exists(uri := layout.committed(stage)):
+        return None
+    try:
+        return Committed.model_validate_json(storage.read_bytes(uri))
+    except ValidationError as error:
+        raise DataError(f"{uri} is damaged: remove this file and run the stage {stage} again") from error
+
+
+def artefact(storage: Storage, layout: Layout, stage: Stage, path: str) -> Artefact:
+    """Size and digest of a file that the stage wrote (path relative to its folder)."""
+    digest, size = hashlib.sha256(), 0
+    with storage.open(join(layout.stage(stage), path)) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return Artefact(path=path, size=size, sha256=digest.hexdigest())
+
+
+def commit(
+    storage: Storage,
+    layout: Layout,
+    stage: Stage,
+    config: dict[str, Any],
+    artefacts: Sequence[Artefact],
+    summary: dict[str, Any],
+    before: Committed | None = None,
+) -> Committed:
+    """Write the marker: from now on the output is complete. Whoever comes second takes the first one's.
+
+    Args:
+        storage: where the folder is.
+        layout: with the stage's folder.
+        stage: that is complete.
+        config: what `config_sha256` covers.
+        artefacts: what belongs to the output.
+        summary: for people and later stages.
+        before: the marker before a takedown; None for the first one.
+    """
+    output_sha256 = sha256_of([[item.path, item.size, item.sha256] for item in artefacts])
+    committed = Committed(
+        schema_version=SCHEMA_VERSION,
+        stage=stage,
+        config_sha256=sha256_of(config),
+        config=config,
+        inputs=config["inputs"],
+        artefacts=list(artefacts),
+        output_sha256=output_sha256,
+        identity=output_sha256 if before is None else before.identity,
+        revision=0 if before is None else before.revision + 1,
+        summary=summary,
+    )
+    content = json.dumps(committed.model_dump(mode="json"), indent=1, ensure_ascii=False).encode()
+    if storage.create(layout.committed(stage), content):
+        return committed
+    return read_committed(storage, layout, stage)

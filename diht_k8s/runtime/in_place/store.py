@@ -1,0 +1,178 @@
+"""The key-value store behind the launchers of a gang: a server in launcher 0, a client in each.
+
+It takes the place of torch's TCPStore, which serves everybody who reaches its port and ends on bytes that it does not know.
+Here nobody without the token of the attempt gets an answer, and no connection can keep another one waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from diht_k8s.runtime.in_place.store_protocol import (
+    CHALLENGE_BYTES,
+    HEADER_BYTES,
+    PROOF_BYTES,
+    ProtocolError,
+    body_length,
+    challenge,
+    check_proof,
+    frame,
+    message,
+    proof,
+)
+
+ANSWER_S: Final = 5.0
+"""Time for a proof, a message or an answer to come."""
+SILENCE_S: Final = 60.0
+"""A client that says nothing for this long is gone; it asks ten times a second."""
+MOST_STRANGERS: Final = 128
+"""Connections that have not shown the token; the oldest gives way, so that a flood keeps no launcher out."""
+MOST_KEYS: Final = 2**20
+
+
+class StoreServer:
+    """Serves in a thread of its own until it is closed."""
+
+    def __init__(self, token: str, port: int, *, everywhere: bool, given: Mapping[str, str] | None = None) -> None:
+        """Start it.
+
+        Args:
+            token: what clients must know.
+            port: to listen on; 0 takes a free one.
+            everywhere: on all addresses of this host, else on the loopback.
+            given: what the store begins with.
+
+        Raises:
+            OSError: the port is not free.
+        """
+        self._token, self._values = token, dict(given or {})
+        self._strangers: dict[asyncio.StreamWriter, None] = {}
+        self._socket = _listening(port, everywhere=everywhere)
+        self.port: int = self._socket.getsockname()[1]
+        self._serving, self._end = threading.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=asyncio.run, args=[self._serve()], name="store server", daemon=True)
+        self._thread.start()
+        self._serving.wait()
+
+    def close(self) -> None:
+        """End all connections."""
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(ANSWER_S)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(lambda loop, context: None)  # a connection of anybody's is no news
+        server = await asyncio.start_server(self._talk, sock=self._socket, backlog=1024)
+        self._serving.set()
+        await self._end.wait()
+        server.close()  # without `wait_closed`, which since Python 3.12 waits for clients
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection; whatever is wrong with it ends it and nothing else."""
+        try:
+            await self._admit(reader, writer)
+            while not self._end.is_set():  # a message that comes with the cancellation hides it from `wait_for`
+                header = await asyncio.wait_for(reader.readexactly(HEADER_BYTES), SILENCE_S)
+                body = await asyncio.wait_for(reader.readexactly(body_length(header)), ANSWER_S)
+                writer.write(frame(self._answer(message(body))))
+                await asyncio.wait_for(writer.drain(), ANSWER_S)
+        except (ProtocolError, OSError, asyncio.IncompleteReadError, TimeoutError):
+            pass
+        finally:
+            self._strangers.pop(writer, None)
+            writer.transport.abort()
+
+    async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._strangers[writer] = None
+        if len(self._strangers) > MOST_STRANGERS:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.transport.abort()
+        mine = challenge()
+        writer.write(mine)
+        said = await asyncio.wait_for(reader.readexactly(CHALLENGE_BYTES + PROOF_BYTES), ANSWER_S)
+        theirs, shown = said[:CHALLENGE_BYTES], said[CHALLENGE_BYTES:]
+        check_proof(shown, self._token, b"client", mine, theirs)
+        self._strangers.pop(writer, None)
+        writer.write(proof(self._token, b"server", mine, theirs))
+        await asyncio.wait_for(writer.drain(), ANSWER_S)
+
+    def _answer(self, asked: Any) -> Any:
+        match asked:
+            case ["get", str(key)]:
+                return self._values.get(key)
+            case ["all", str(prefix), int(count), [*without]] if count <= MOST_KEYS:
+                return all(f"{prefix}{number}" in self._values for number in range(count) if number not in without)
+            case ["set", str(key), str(value)] if key in self._values or len(self._values) < MOST_KEYS:
+                self._values[key] = value
+                return None
+            case ["replace", str(key), str(old), str(new)]:
+                if self._values.get(key) == old:
+                    self._values[key] = new
+                return self._values.get(key)
+            case _:
+                raise ProtocolError("an unknown request")
+
+
+def _listening(port: int, *, everywhere: bool) -> socket.socket:
+    if everywhere and socket.has_dualstack_ipv6():
+        with suppress(OSError):  # IPv6 may be turned off
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("" if everywhere else "127.0.0.1", port))
+
+
+class StoreClient:
+    """One connection. Every method raises `OSError` or `ProtocolError`; the connection is of no use afterwards."""
+
+    def __init__(self, token: str, host: str, port: int) -> None:
+        """Connect, and show each other that both sides know the token."""
+        self._socket = socket.create_connection((host, port), timeout=ANSWER_S)
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            mine, theirs = challenge(), self._read(CHALLENGE_BYTES)
+            self._socket.sendall(mine + proof(token, b"client", theirs, mine))
+            check_proof(self._read(PROOF_BYTES), token, b"server", theirs, mine)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def close(self) -> None:
+        """End the connection."""
+        self._socket.close()
+
+    def get(self, key: str) -> str | None:
+        """A value; None if there is none."""
+        return self._ask(["get", key], lambda found: found is None or isinstance(found, str))
+
+    def has_all(self, prefix: str, count: int, without: Collection[int] = ()) -> bool:
+        """Whether there are values for the prefix with each number below `count`, except for some."""
+        return self._ask(["all", prefix, count, list(without)], lambda found: isinstance(found, bool))
+
+    def set(self, key: str, value: str) -> None:
+        """Set a value."""
+        self._ask(["set", key, value], lambda found: found is None)
+
+    def replace(self, key: str, old: str, new: str) -> None:
+        """Set a value if it is `old`."""
+        self._ask(["replace", key, old, new], lambda found: isinstance(found, str))
+
+    def _ask(self, request: list[Any], fits: Callable[[Any], bool]) -> Any:
+        self._socket.sendall(frame(request))
+        answer = message(self._read(body_length(self._read(HEADER_BYTES))))
+        if not fits(answer):
+            raise ProtocolError("an unknown answer")
+        return answer
+
+    def _read(self, length: int) -> bytes:
+        read = bytearray()
+        while len(read) < length:
+            block = self._socket.recv(length - len(read))
+            if not block:
+                raise ConnectionResetError("the control store has closed the connection")
+            read += block
+        return bytes(read)

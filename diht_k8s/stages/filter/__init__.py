@@ -1,0 +1,48 @@
+"""Stage 1, filter: shards in, scores and kept shards out (complexity, action, text spotting).
+
+Users import `CaptionParser` and `TextSpotter` from here. Both are imported lazily and load their models at the first
+caption or image.
+
+Where things are, in the order in which a sample passes them:
+
+- `stage` runs the stage: workers share the shards, one worker adds up the counts and commits.
+- `group_filter` claims groups of shards, `shard_filter` filters one shard and writes its kept pairs and scores.
+- `rules` decides which samples to keep. It calls `captions/` (parser), `text_spotting/` (OCR and the match with the
+  caption), `exclusion` (takedown list), `decontamination` (images of benchmarks, found by `fingerprints`) and `clip_score`
+  (similarity of image and caption by a CLIP model).
+- `global_rules` is what the rules on the whole pool share, which are applied after all shards are filtered.
+- `deduplication` drops repeated images. It searches them by partitions that workers share; `minhash_forest` compares
+  the images of one partition.
+- `clip_top_fraction` then drops all but the share of the pool with the highest clip scores.
+- `caption_tables` filters tables of URLs and captions, whose images are not downloaded yet.
+- `scores` (one row for each sample), `kept_pairs` (the kept shards), `summary` (counts) and `group_summaries` (counts of
+  groups) hold the results.
+- `uid_lists` writes the kept pairs as DataComp's list of uids.
+- `report` turns the counts into `report.json`; `stage_progress` reports the progress of the stage.
+- `model_versions` identifies the models behind the scores.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from diht_k8s.stages.filter.captions.graph import CaptionGraph, describe
+    from diht_k8s.stages.filter.captions.parser import CaptionParser
+    from diht_k8s.stages.filter.text_spotting.spotter import TextSpotter
+
+__all__ = ["CaptionGraph", "CaptionParser", "TextSpotter", "describe"]
+
+_MODULES: Final = {
+    "CaptionGraph": "captions.graph",
+    "describe": "captions.graph",
+    "CaptionParser": "captions.parser",
+    "TextSpotter": "text_spotting.spotter",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,140 @@
+"""The files of kept pairs, one a shard, and their rewriting without pairs that are dropped later (takedowns, repeats).
+
+Input: the pairs in order. Output: a tar with copies of them or, with `output: KeepList`, their indices, by which later
+stages read the raw shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import Stage
+from diht_k8s.data.shards.keep_lists import KeepListRow, write_keep_list
+from diht_k8s.data.shards.parquet import row_count, write_table
+from diht_k8s.data.shards.samples import Sample, count_samples, read_samples
+from diht_k8s.data.shards.shard_index import pack_starts
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.data.shards.tar_writer import TarDigest, held_members, write_samples
+from diht_k8s.runtime.ledger import Count, require_equal
+from diht_k8s.stages.filter.scores import Row, Scores, schema_of, to_batch
+from diht_k8s.stages.filter.summary import Summary
+
+_BATCH: Final = 1024
+
+WrittenFile = dict[str, Any]
+"""`size` in bytes and `sha256` of a file, and the `pairs` in it, counted in what was written; `starts` of its samples where
+it holds copies (`shards.index.packed`)."""
+
+
+@dataclass(frozen=True)
+class KeptPairs:
+    """The files of kept pairs, one per shard."""
+
+    storage: Storage
+    layout: Layout
+    output: Literal["Shards", "KeepList"]
+
+    def path(self, shard: str) -> str:
+        """Path of a shard's file, relative to the folder of the stage."""
+        return self.uri(shard).removeprefix(self.layout.stage(Stage.FILTER) + "/")
+
+    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> WrittenFile:
+        """Write the kept pairs of a shard.
+
+        Args:
+            shard: name of the shard.
+            pairs: index in the raw shard, row and sample of each kept pair.
+        """
+        if self.output == "KeepList":
+            return self._write_list(shard, [KeepListRow(number, row.uid) for number, row, _ in pairs])
+        return self._write_copies(shard, ((sample.key, sample.members) for _, _, sample in pairs))
+
+    def rewrite(self, shard: str, rows: Sequence[Row], gone: Collection[int]) -> WrittenFile:
+        """Rewrite a shard's file without some pairs; nothing changes if they were already dropped.
+
+        Args:
+            shard: name of the shard.
+            rows: its scores before this call.
+            gone: indices of the rows to drop.
+
+        Raises:
+            DataError: the file does not match the scores.
+        """
+        kept = [number for number, row in enumerate(rows) if row.kept]
+        left = [number for number in kept if number not in gone]
+        if self.output == "KeepList":
+            return self._write_list(shard, [KeepListRow(number, rows[number].uid) for number in left])
+        uri = self.uri(shard)
+        held = count_samples(self.storage, uri)
+        if held not in (len(kept), len(left)):
+            raise DataError(f"{uri} holds {held} pairs where {len(kept)} were kept: run the stage filter again")
+        stays = {place for place, number in enumerate(kept) if held == len(left) or number not in gone}
+        return self._write_copies(shard, self._copies(uri, stays) if left else ())
+
+    def drop(self, shard: str, scores: Scores, gone: Collection[int], reason: str, *, mark: str) -> None:
+        """Drop kept pairs of a shard by a later rule: from its file first, then from its scores.
+
+        Args:
+            shard: name of the shard.
+            scores: of the shard.
+            gone: indices of the rows to drop.
+            reason: the rule.
+            mark: name in the header of the scores that says that the rule was applied.
+        """
+        rows, header = list(scores.rows()), {**scores.header, mark: True}
+        if gone:
+            header["kept"] = self.rewrite(shard, rows, gone)
+            summary = Summary.from_json(header["summary"])
+            summary.drop([rows[number] for number in sorted(gone)], reason)
+            header["summary"] = summary.to_json()
+            rows = [
+                replace(row, kept=False, reason=reason) if number in gone else row for number, row in enumerate(rows)
+            ]
+        write_scores(self.storage, self.layout.scores(shard), rows, header)
+
+    def _copies(self, uri: str, stays: Collection[int]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+        """The copies at these positions; uids may repeat within a shard."""
+        for place, sample in enumerate(read_samples(self.storage, uri)):
+            if place in stays:
+                yield sample.key, sample.members
+
+    def _write_copies(self, shard: str, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> WrittenFile:
+        digest, members = TarDigest(), list[int]()
+
+        def counted() -> Iterator[tuple[str, Mapping[str, bytes]]]:
+            for key, parts in samples:
+                members.append(len(held_members(parts)))
+                yield key, parts
+
+        uri = self.uri(shard)
+        write_samples(self.storage, uri, counted(), digest=digest)
+        held, written = Count(sum(members), "members do its pairs have"), Count(digest.members, "members were written")
+        require_equal(uri, "run the stage filter again", held, written)
+        return {
+            "size": digest.size,
+            "sha256": digest.sha256,
+            "pairs": digest.samples,
+            "starts": pack_starts(digest.starts(members)),
+        }
+
+    def _write_list(self, shard: str, listed: Sequence[KeepListRow]) -> WrittenFile:
+        data = write_keep_list(self.storage, self.uri(shard), listed)
+        return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pairs": row_count(data)}
+
+    def uri(self, shard: str) -> str:
+        """A shard's file."""
+        return self.layout.keep_list(shard) if self.output == "KeepList" else self.layout.kept(shard)
+
+
+def write_scores(storage: Storage, uri: str, rows: Sequence[Row], header: dict[str, Any]) -> None:
+    """Write the scores of a shard."""
+    schema = schema_of(header)
+    batches = [to_batch(rows[start : start + _BATCH], schema) for start in range(0, len(rows), _BATCH)]
+    write_table(storage, uri, pa.Table.from_batches(batches), header)

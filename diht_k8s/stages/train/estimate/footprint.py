@@ -1,0 +1,310 @@
+"""Memory of a rank by part, from a trace and the settings. Pure.
+
+The trace gives what activations and gradients hold over a micro-batch. The rest is arithmetic over what DeepSpeed and
+the engine allocate: partitions of weights and optimiser state, buckets (`reduction`), the batch, the loss's tiles. The
+formulas follow DeepSpeed 0.19 and are compared with measured peaks by `benchmarks/run estimate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from diht_k8s.stages.train.estimate.reduction import (
+    Copies,
+    Moment,
+    Peak,
+    bucketed_peak,
+    overlapped_copies,
+    own_gradients,
+)
+from diht_k8s.stages.train.gradient_reduction import bucket_elements
+from diht_k8s.stages.train.loss.hn_nce import CHUNK_SIZE
+from diht_k8s.stages.train.precision import DTYPES
+
+FP32: Final = 4
+"""bytes."""
+FP64: Final = 8
+LIVE_ELEMENTS: Final = 1_000_000_000
+"""Gathered elements that ZeRO 3 keeps at most (`stage3_max_live_parameters`): most models stay gathered."""
+PREFETCHED_ELEMENTS: Final = 50_000_000
+"""`stage3_prefetch_bucket_size`."""
+GIB: Final = 2**30
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers that the arithmetic needs of a model."""
+
+    parameters: int
+    """of the student, without a locked image tower."""
+    trained_sizes: tuple[int, ...]
+    """elements of each parameter with a gradient, in the model's order."""
+    groups: tuple[tuple[int, ...], ...]
+    """the same by group of the optimiser."""
+    buffer_bytes: int
+    image_side: int
+    context_length: int
+    embed_dim: int
+    classes: int
+    """of both heads together."""
+    locked: int = 0
+    """elements of a locked image tower, which every rank holds whole on its device."""
+    feature_width: int = 0
+    """numbers of an image's stored features, which come in place of pixels; 0 without them."""
+
+    @property
+    def trained(self) -> int:
+        """Elements of all parameters with a gradient."""
+        return sum(self.trained_sizes)
+
+    @property
+    def largest(self) -> int:
+        """Elements of the largest trained parameter."""
+        return max(self.trained_sizes, default=0)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Bytes of a micro-batch on its way through the model."""
+
+    micro_batch: int
+    forward: int
+    """bytes at the end of the forward pass."""
+    backward: tuple[Moment, ...]
+    """of the backward pass: the largest activations since each finished gradient, which grow in number."""
+    locked_forward: int = 0
+    """most bytes of the forward pass where a locked image tower, which keeps none of its activations, is in it."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The division of a training over ranks and micro-batches."""
+
+    world: int
+    """ranks."""
+    local: int
+    """rows of a rank."""
+    micro: int
+    """rows of a rank that pass through the model at once, at most."""
+    zero_stage: int
+    precision: str
+    offload: str
+    ema: bool
+    reduction: str = "fp32"
+    """dtype in which gradients are summed over the ranks."""
+    batches: int = 2
+    """batches on the device at a time: a GPU fetches one while another trains."""
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether a batch runs by gradient caching."""
+        return self.micro < self.local
+
+    @property
+    def shards(self) -> int:
+        """Ranks among which optimiser state is divided."""
+        return self.world if self.zero_stage else 1
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Bytes of a rank at its peak, and in host memory."""
+
+    device: Mapping[str, int]
+    """by part; the sum is the peak of the tensors."""
+    offloaded: int
+    """bytes in host memory by `train.offload`."""
+    phase: str
+    """when the peak is reached."""
+
+    @property
+    def total(self) -> int:
+        """The peak of tensors on the device."""
+        return sum(self.device.values())
+
+
+def rank_memory(sizes: Sizes, trace: Trace, placement: Placement) -> RankMemory:
+    """The largest phase of a step.
+
+    Args:
+        sizes: of the model.
+        trace: of a micro-batch of `placement.micro` pairs.
+        placement: how the training is divided.
+    """
+    held, offloaded = _held(sizes, placement)
+    phases = {
+        "locked image tower": {"activations": trace.locked_forward},
+        "loss": _loss_phase(sizes, trace, placement),
+        "backward": _backward_phase(sizes, trace, placement),
+        "gradient reduction": _reduction_phase(sizes, placement),
+        "optimiser step": _step_phase(sizes, placement),
+    }
+    phase = max(phases, key=lambda name: sum(phases[name].values()))
+    return RankMemory({name: size for name, size in {**held, **phases[phase]}.items() if size}, offloaded, phase)
+
+
+def loss_bytes(local: int, world: int, width: int) -> int:
+    """Bytes of the contrastive loss at most, in its backward pass: three tiles, gradients, vectors, gathered texts.
+
+    The fused kernels hold about as much: no tiles, but all features once more, as 16-bit halves.
+    """
+    pairs = local * world
+    tiles = 3 * min(CHUNK_SIZE, local) * pairs
+    gathered = pairs * width if world > 1 else 0
+    return FP32 * (tiles + (pairs + local) * width + gathered + 24 * pairs)
+
+
+def _held(sizes: Sizes, placement: Placement) -> tuple[dict[str, int], int]:
+    """Bytes that stay on the device over the whole step, by part, and those on the host."""
+    stage, shards = placement.zero_stage, placement.shards
+    share = FP32 * -(-sizes.trained // shards)
+    state = 2 * share + (share if stage else 0) + (share if placement.ema else 0)
+    weights = FP32 * (-(-sizes.parameters // shards) if stage == 3 else sizes.parameters)
+    held = {
+        "weights": weights + sizes.buffer_bytes,
+        "locked image tower": FP32 * sizes.locked,
+        "fp32 master weights": share if stage else 0,
+        "optimiser states": 2 * share,
+        "EMA": share if placement.ema else 0,
+        "batch": _batch_bytes(sizes, placement),
+        "features": _feature_bytes(sizes, placement),
+    }
+    if stage == 3:
+        live = min(sizes.parameters, LIVE_ELEMENTS)
+        held["gathered weights"] = FP32 * (live + min(live, PREFETCHED_ELEMENTS + sizes.largest))
+        held["gradients"] = share
+        held["communication buckets"] = _bucket_bytes(sizes, placement)
+    if placement.offload == "None":
+        return held, 0
+    held.update({"fp32 master weights": 0, "optimiser states": 0, "EMA": 0, "offload buffer": FP32 * sizes.largest})
+    offloaded = state + share  # the gradients' partition is summed up there, too
+    if placement.offload == "Parameters":
+        held["weights"] = sizes.buffer_bytes
+        offloaded += weights
+    return held, offloaded
+
+
+def _batch_bytes(sizes: Sizes, placement: Placement) -> int:
+    """Pixels in uint8 as they come and normalised by micro-batch, or stored features in fp16 and fp32; 8-byte tokens."""
+    rows = placement.batches * placement.local
+    tokens = rows * sizes.context_length * 8
+    if sizes.feature_width:
+        return sizes.feature_width * (2 * rows + FP32 * placement.micro) + tokens
+    pixels = 3 * sizes.image_side**2
+    return pixels * (rows + DTYPES[placement.precision].itemsize * placement.micro) + tokens
+
+
+def _feature_bytes(sizes: Sizes, placement: Placement) -> int:
+    """Gradient caching holds features and concept logits of all pairs of the rank, and their gradients."""
+    return 2 * FP32 * placement.local * (2 * sizes.embed_dim + sizes.classes) if placement.in_parts else 0
+
+
+def _bucket_bytes(sizes: Sizes, placement: Placement) -> int:
+    """DeepSpeed's buckets.
+
+    Stages 1 and 2 keep them in the gradients' own dtype (`setup_buckets`): one, and a second one that fills while ranks
+    sum the first (`overlap_comm`). Stage 3 has one for each dtype in which it sums gradients: a second one for the
+    layers that autocast computes in bf16, if these are summed in bf16 (`IPGBucketZ3`).
+    """
+    elements = bucket_elements(sizes.parameters)
+    if placement.zero_stage < 3:
+        return elements * FP32 * (2 if placement.world > 1 else 1)
+    if placement.reduction == "fp32":
+        return elements * FP32
+    return elements * (2 + (FP32 if placement.precision == "bf16" else 0))
+
+
+def _partition_bytes(sizes: Sizes, placement: Placement) -> int:
+    """Gradients of stage 1 or 2 that the rank keeps for its optimiser step; offloaded ones go to the host at once."""
+    return 0 if placement.offload != "None" else FP32 * own_gradients(sizes.groups, placement.shards)
+
+
+def _loss_phase(sizes: Sizes, trace: Trace, placement: Placement) -> dict[str, int]:
+    heads = 3 * FP32 * placement.local * sizes.classes
+    return {
+        "activations": 0 if placement.in_parts else trace.forward,
+        "loss": loss_bytes(placement.local, placement.world, sizes.embed_dim) + heads,
+    }
+
+
+def _backward_phase(sizes: Sizes, trace: Trace, placement: Placement) -> dict[str, int]:
+    whole = FP32 * sizes.trained if placement.in_parts else 0
+    if placement.zero_stage == 0:
+        return _overlapped_phase(sizes, trace, placement)
+    parts = {"communication buckets": _bucket_bytes(sizes, placement)} if placement.zero_stage < 3 else {}
+    if placement.zero_stage == 1 and placement.world == 1:  # DeepSpeed moves gradients after the backward pass
+        moments = (Peak(each.activations, whole or each.gradients) for each in trace.backward)
+        peak = max(moments, key=lambda each: each.total)
+    elif placement.zero_stage == 1:
+        # The last micro-batch reduces what all of them added up; the others only add.
+        peak = _peak(sizes, trace.backward, placement, accumulated=whole)
+        most = Peak(max(each.activations for each in trace.backward), whole)
+        peak = max(peak, most, key=lambda each: each.total)
+    else:
+        # What a full bucket leaves is this rank's; micro-batches add to it, for which DeepSpeed takes a second one.
+        added = _partition_bytes(sizes, placement) if placement.zero_stage == 2 and placement.in_parts else 0
+        peak = _peak(sizes, trace.backward, placement)
+        peak = Peak(peak.activations, peak.gradients + added, peak.copies)
+    unsummed = "gradients" if placement.zero_stage < 3 else "unsummed gradients"  # stage 3 holds its own all the time
+    named = {"activations": peak.activations, unsummed: peak.gradients, "reduced copies": peak.copies}
+    return parts | named
+
+
+def _overlapped_phase(sizes: Sizes, trace: Trace, placement: Placement) -> dict[str, int]:
+    """ZeRO 0: whole gradients, of which `OverlappedReduction` sums copies; not more than are finished."""
+    lowered = placement.reduction == "bf16"
+    most = 0
+    if placement.world > 1 or lowered:
+        elements = bucket_elements(sizes.parameters)
+        most = overlapped_copies(sizes.trained_sizes, elements=elements, lowered=lowered)
+
+    def at(moment: Moment) -> Peak:
+        gradients = FP32 * sizes.trained if placement.in_parts else moment.gradients
+        return Peak(moment.activations, gradients, min(most, moment.gradients))
+
+    peak = max((at(moment) for moment in trace.backward), key=lambda each: each.total)
+    return {"activations": peak.activations, "gradients": peak.gradients, "reduced copies": peak.copies}
+
+
+def _reduction_phase(sizes: Sizes, placement: Placement) -> dict[str, int]:
+    """Stage 1 of a single rank: gradients are whole after the backward pass, and then move into the bucket."""
+    if placement.zero_stage != 1 or placement.world > 1:
+        return {}
+    moments, finished = [], 0
+    for size in (size for group in sizes.groups for size in group):
+        finished += FP32 * size
+        moments.append(Moment(0, finished))
+    peak = _peak(sizes, tuple(moments), placement, accumulated=finished)
+    return {
+        "gradients": peak.gradients,
+        "communication buckets": _bucket_bytes(sizes, placement),
+        "reduced copies": peak.copies,
+    }
+
+
+def _step_phase(sizes: Sizes, placement: Placement) -> dict[str, int]:
+    """Stages 1 and 2: the norm is taken in fp64, gradient by gradient; then each group's gradients are joined."""
+    partition = _partition_bytes(sizes, placement)
+    if placement.zero_stage not in (1, 2) or not partition:
+        return {}
+    own = [-(-sum(group) // placement.shards) for group in sizes.groups]
+    longest = max(min(max(group), share) for group, share in zip(sizes.groups, own, strict=True))
+    return {"gradients": partition, "gradient copies": max(FP64 * longest, FP32 * max(own))}
+
+
+def _peak(sizes: Sizes, moments: tuple[Moment, ...], placement: Placement, *, accumulated: int = 0) -> Peak:
+    """Of a reduction by DeepSpeed, which copies what it sums.
+
+    Stages 1 and 2: `allreduce_bucket` joins the slices of several owners, then lowers a copy. Stage 3 lowers and joins,
+    a single gradient not (`reduce_scatter_coalesced`).
+    """
+    lowered = 0.5 if placement.reduction == "bf16" else 0.0
+    joined = 1.0 if placement.world > 1 else 0.0
+    if placement.zero_stage == 3:
+        copies, partition = Copies(full=1.0, alone=lowered), 0
+    else:
+        copies, partition = Copies(joined + lowered, joined + lowered), _partition_bytes(sizes, placement)
+    bucket = FP32 * bucket_elements(sizes.parameters)
+    return bucketed_peak(moments, bucket=bucket, partition=partition, copies=copies, accumulated=accumulated)

@@ -1,0 +1,236 @@
+"""The student: open_clip's CLIP with exact GELU (the DiHT architecture) and the two concept heads.
+
+The heads are linear maps from the image embedding before normalisation (our choice; the paper does not say), or from
+what the tower's projection sees, to the vocabulary. They are dropped on export.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import Any, NamedTuple, cast
+
+import open_clip
+import torch
+from open_clip.model import CLIP
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import text_global_pool
+from torch import Tensor, nn
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.train import Train
+from diht_k8s.stages.train.loss.losses import clamped_logit_scale
+from diht_k8s.stages.train.model.head_inputs import TowerFeatures
+from diht_k8s.stages.train.model.locked_tower import LockedTower
+from diht_k8s.stages.train.model.row_draws import RowDraws
+from diht_k8s.stages.train.model.tokenizers import require_clips_tokenizer
+
+# B pairs, T tokens of the longest caption, D embedding, W width of the image tower, C concepts of a head.
+
+
+class Features(NamedTuple):
+    """The student's outputs, as the losses need them."""
+
+    image_BD: Tensor
+    """normalised image features, fp32."""
+    text_BD: Tensor
+    """normalised text features, fp32."""
+    logit_scale: Tensor
+    """inverse temperature (not its logarithm), a scalar."""
+    object_logits_BC: Tensor | None
+    attribute_logits_BC: Tensor | None
+
+
+def model_configuration(train: Train) -> dict[str, Any]:
+    """The open_clip configuration of a run's model.
+
+    Raises:
+        UserError: open_clip does not know the name, the configuration has the wrong form, the text side is not CLIP's, or
+            timm would download the image tower or its weights.
+    """
+    if train.model_config_ is not None:
+        config = copy.deepcopy(train.model_config_)
+        missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
+        if missing:
+            raise UserError(f"train.modelConfig lacks {', '.join(missing)}: see open_clip's model configurations")
+    else:
+        assert train.model is not None
+        config = open_clip.get_model_config(train.model)
+        if config is None:
+            raise UserError(f"train.model {train.model} is not known to open_clip: see its model configurations")
+        config = copy.deepcopy(config)
+    name = "train.modelConfig" if train.model is None else f"train.model {train.model}"
+    require_clips_tokenizer(name, config)
+    _require_packaged(name, config["vision_cfg"])
+    config["quick_gelu"] = False
+    if (size := train.stages[-1].image_size if train.stages else train.image_size) is not None:
+        config["vision_cfg"]["image_size"] = size
+    if train.patch_dropout:
+        config["vision_cfg"]["patch_dropout"] = train.patch_dropout
+    return config
+
+
+def _require_packaged(name: str, vision: Any) -> None:
+    """Refuse what timm would fetch, in each process, and while a document is only checked.
+
+    Args:
+        name: of the model, for the message.
+        vision: `vision_cfg` of its configuration.
+
+    Raises:
+        UserError: it names a network of a hub or a folder, or asks for timm's weights.
+    """
+    if not isinstance(vision, dict):
+        raise UserError(f"{name}: vision_cfg must be a mapping: see open_clip's model configurations")
+    form = cast("dict[str, Any]", vision)
+    network = str(form.get("timm_model_name") or "")
+    if ":" in network:
+        raise UserError(f"{name}: timm_model_name {network} is not in timm's package: name one of `timm.list_models()`")
+    if network and form.get("timm_model_pretrained"):
+        raise UserError(
+            f"{name}: timm_model_pretrained would have each process download weights: remove it, and give them by "
+            f"train.initFrom (uri: timm/{network})"
+        )
+
+
+class Student(nn.Module):
+    """CLIP with concept heads."""
+
+    def __init__(
+        self, config: dict[str, Any], *, num_objects: int = 0, num_attributes: int = 0, heads_input: str = "Embedding"
+    ) -> None:
+        """Make a model with random weights (open_clip's initialisation, as DiHT's).
+
+        Args:
+            config: an open_clip model configuration.
+            num_objects: classes of the object head; 0 means no head.
+            num_attributes: classes of the attribute head; 0 means no head.
+            heads_input: Embedding or Tower, as `train.distillation.headsInput`.
+
+        Raises:
+            UserError: open_clip refuses the configuration, or the tower has no features before its projection that we
+                know.
+        """
+        super().__init__()
+        try:
+            # DeepSpeed cannot broadcast 0-dimensional parameters; the export makes the scale a scalar again.
+            self.clip = CLIP(**config, nonscalar_logit_scale=True)
+        except (
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            AssertionError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:
+            raise UserError(f"open_clip refuses the model configuration: {error}: check train.modelConfig") from error
+        size: Any = self.clip.visual.image_size
+        self.image_size: int = size[0] if isinstance(size, tuple) else size
+        """side of the images in pixels."""
+        self.locked: LockedTower | None = None
+        """the image tower, or its part before a trained projection, that is no part of the student any more."""
+        has_heads = num_objects or num_attributes
+        for module in self.clip.transformer.modules():
+            if isinstance(module, nn.MultiheadAttention):
+                module.register_forward_pre_hook(_causal, with_kwargs=True)
+        self._tower = TowerFeatures(self.clip.visual) if heads_input == "Tower" and has_heads else None
+        width = config["embed_dim"] if self._tower is None else self._tower.width
+        self.object_head = nn.Linear(width, num_objects) if num_objects else None
+        self.attribute_head = nn.Linear(width, num_attributes) if num_attributes else None
+        self.draws = RowDraws(0)
+        """of the modules that draw by rows (`draw_by_rows`); none does at first."""
+        self.autocast_dtype: torch.dtype | None = None
+        """dtype of matrix products in `forward`; None leaves the choice to the caller."""
+
+    def lock_image_tower(self) -> None:
+        """Take the image tower out of what is trained; of a timm network all but the projection that open_clip adds."""
+        visual: Any = self.clip.visual
+        if isinstance(visual, TimmModel):
+            self.locked, visual.trunk = LockedTower(visual.trunk, "clip.visual.trunk."), nn.Identity()
+        else:
+            self.locked, self.clip.visual = LockedTower(visual, "clip.visual."), nn.Identity()  # type: ignore[assignment]  # any module will do
+
+    @property
+    def keeps_projection(self) -> bool:
+        """Whether a locked tower has left its projection to the student."""
+        return isinstance(self.clip.visual, TimmModel)
+
+    @property
+    def image_tower(self) -> nn.Module:
+        """The image tower, locked or not."""
+        return self.clip.visual if self.locked is None else self.locked.module
+
+    def set_grad_checkpointing(self) -> None:
+        """Have the towers compute activations again in the backward pass; a locked tower has none."""
+        clip: Any = self.clip
+        if self.locked is None:
+            clip.visual.set_grad_checkpointing()
+        clip.transformer.grad_checkpointing = True
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Image embeddings before normalisation, fp32, BxD, of BxCxHxW images or BxW features of a locked tower."""
+        seen = images if self.locked is None or images.ndim == 2 else self.locked(images)
+        return self.clip.encode_image(seen).float()
+
+    def encode_text(self, tokens_BT: Tensor) -> Tensor:
+        """Text embeddings before normalisation, fp32, BxD.
+
+        Under CLIP's causal mask nothing after the end token (the highest one) counts, so the batch is cut to its
+        longest caption: the numbers are the same and short captions cost less.
+        """
+        # On a device the length would have to be waited for in each step: there the engine cuts what it passes.
+        if self.cuts_captions and not (self.training and tokens_BT.device.type != "cpu"):
+            tokens_BT = tokens_BT[:, : int(tokens_BT.argmax(dim=1).max()) + 1]
+        return self.text_features(tokens_BT)
+
+    @property
+    def cuts_captions(self) -> bool:
+        """Whether tokens behind a batch's longest caption change nothing, so that they can be left out."""
+        clip: Any = self.clip
+        return clip.text_pool_type == "argmax" and clip.attn_mask is not None
+
+    def text_features(self, tokens_BT: Tensor) -> Tensor:
+        """`encode_text` of tokens as long as they are."""
+        clip: Any = self.clip
+        x_BTW = clip.token_embedding(tokens_BT).to(clip.transformer.get_cast_dtype())
+        x_BTW = x_BTW + clip.positional_embedding[: tokens_BT.shape[1]].to(x_BTW.dtype)
+        mask_TT = clip.attn_mask[: tokens_BT.shape[1], : tokens_BT.shape[1]] if clip.attn_mask is not None else None
+        x_BTW = clip.ln_final(clip.transformer(x_BTW, attn_mask=mask_TT))
+        pooled_BW = text_global_pool(x_BTW, tokens_BT, clip.text_pool_type, eos_token_id=clip.text_eos_id)
+        projection = clip.text_projection
+        if projection is None:
+            return pooled_BW.float()
+        return (projection(pooled_BW) if isinstance(projection, nn.Linear) else pooled_BW @ projection).float()
+
+    def concept_inputs(self, images: Tensor, image_BD: Tensor) -> Tensor:
+        """What the heads see of images, or of BxW features of a locked tower, that `encode_image` has just encoded."""
+        return image_BD if self._tower is None else images if images.ndim == 2 else self._tower.take()
+
+    def forward(self, images: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
+        """Features and concept logits of a batch of BxCxHxW images, or of BxW features of a locked tower."""
+        lower = self.autocast_dtype
+        with contextlib.nullcontext() if lower is None else torch.autocast(images.device.type, lower):
+            return self._features(images, tokens_BT, max_logit_scale)
+
+    def _features(self, images: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
+        image_BD = self.encode_image(images)
+        seen_BW = self.concept_inputs(images, image_BD)
+        text_BD = self.encode_text(tokens_BT)
+        return Features(
+            nn.functional.normalize(image_BD, dim=-1),
+            nn.functional.normalize(text_BD, dim=-1),
+            clamped_logit_scale(self.clip.logit_scale.float().squeeze(0), max_logit_scale),
+            self.object_head(seen_BW).float() if self.object_head is not None else None,
+            self.attribute_head(seen_BW).float() if self.attribute_head is not None else None,
+        )
+
+
+def _causal(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Say that a text mask is the causal one: torch then takes flash attention, which knows no other mask."""
+    return args, {**kwargs, "is_causal": kwargs.get("attn_mask") is not None}
+
+
+def has_batch_statistics(model: nn.Module) -> bool:
+    """Whether a sample's features depend on the others that pass through the model with it in training."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())

@@ -1,0 +1,225 @@
+"""Stage 3, train: kept shards and soft labels in, checkpoints and an open_clip model out.
+
+Runs in process 1 of a pod: claims the output, launches the ranks, commits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from diht_k8s.api.documents import dump
+from diht_k8s.api.errors import RetryableError, UserError
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.pods import merged
+from diht_k8s.api.reports import MAX_PROBLEM, Committed, NodeResult
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.steps import WAIT_STEP
+from diht_k8s.api.train import Train, few_pairs
+from diht_k8s.data.shards.source_lists import current_sources
+from diht_k8s.data.shards.sources import current_shards
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.commit import artefact, read_committed
+from diht_k8s.runtime.gang import Gang
+from diht_k8s.runtime.hangs.watchdog import FIRST_SECONDS_VARIABLE
+from diht_k8s.runtime.launcher import export_env, launch
+from diht_k8s.runtime.preflight import (
+    DNS_TIMEOUT_S,
+    RESULT_VARIABLE,
+    check_locked_memory,
+    check_node,
+    check_output,
+    in_pod,
+    shared_bytes,
+    this_node,
+)
+from diht_k8s.runtime.stage import Context, Outcome
+from diht_k8s.runtime.stages_before import pairs_before
+from diht_k8s.stages.train.checkpoint.init_from import init_identity
+from diht_k8s.stages.train.lease import held_lease, wait_until_free
+from diht_k8s.stages.train.model.configurations import read_configuration
+from diht_k8s.stages.train.model.ridge_form import require_ridge_form
+from diht_k8s.stages.train.model.tokenizers import require_clips_tokenizer
+
+RANK_MODULE = "diht_k8s.stages.train.loop"
+RESULT = "result.json"
+"""Written by rank 0 when all is done; names what belongs to the output."""
+MAX_WEIGHT_RATIO = 100
+"""Of the sources' weights."""
+
+
+def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The kept pairs and labels by the stages that made them, and takedowns since; raw shards by their identity."""
+    train = _train(run)
+    check_model(train)
+    inputs = _weights(run)
+    if train.shards:
+        (own,) = current_sources(storage, run.spec.data.output, [train.shards])
+        inputs |= {each.uri: each.identity for each in own}
+    elif run.spec.filter is not None:
+        inputs |= pairs_before(read_committed(storage, layout, Stage.FILTER))
+    else:
+        inputs |= {shard.name: shard.identity or "" for shard in current_shards(run.spec, storage)}
+    if train.distillation.reads_labels:
+        label = read_committed(storage, label_layout(run, layout), Stage.LABEL)
+        check_labels(train, label_layout(run, layout), label)
+        inputs["label"] = label.identity
+    if train.init_from is not None:
+        inputs |= init_identity(storage, train.init_from)
+    return inputs, {"open_clip": importlib.metadata.version("open_clip_torch")}
+
+
+def reads(run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, Any]) -> dict[str, str]:
+    """The folders of the filter and the labels, and what the document names itself."""
+    train, found = _train(run), dict[str, str]()
+    if run.spec.filter is not None and not train.shards:
+        found["filter"] = layout.relative(Stage.FILTER)
+    if train.distillation.reads_labels:
+        found["label"] = label_layout(run, layout).relative(Stage.LABEL)
+    if train.init_from is not None and not train.init_from.names_network:
+        found["initFrom"] = train.init_from.uri
+    return found
+
+
+def present(run: DihtRun, storage: Storage, layout: Layout) -> None:
+    """Nothing: the page of the run's evaluation shows this stage."""
+
+
+def execute(context: Context) -> Outcome | None:
+    """Launch this node's ranks; node 0 commits what rank 0 wrote. The step `wait` only waits for another run's gang."""
+    if context.step == WAIT_STEP:
+        wait_until_free(context)
+        return None
+    train = _train(context.run)
+    gang = Gang.from_environment(train.processes_per_node)
+    _check_shape(train, gang)
+    export_env(RESULT_VARIABLE, check_pod(context, gang.processes).model_dump_json(exclude_none=True))
+    export_env("DIHT_RUN", dump(context.run))
+    export_env("DIHT_STAGE_CONFIG", json.dumps(context.config))
+    # Before a collective's time-out, which names nobody, the watchdog shall have named who is waited for.
+    os.environ.setdefault(FIRST_SECONDS_VARIABLE, str(0.9 * train.collective_timeout_seconds))
+    policy = context.run.spec.failure_policy
+    with held_lease(context) if gang.node_rank == 0 else contextlib.nullcontext():
+        launch(
+            gang,
+            RANK_MODULE,
+            [],
+            run_id=context.run.metadata.name,
+            stop=context.stop,
+            in_place=policy.restart == "InPlace",
+            account=context.progress.time,
+            # A peer may still wait for a node: the operator withdraws the gang then, which counts towards no maxRestarts.
+            peers_s=policy.scheduling_timeout_seconds + DNS_TIMEOUT_S,
+        )
+    if gang.node_rank != 0:
+        return None
+    result: dict[str, Any] = json.loads(context.storage.read_bytes(join(context.layout.stage(Stage.TRAIN), RESULT)))
+    artefacts = [artefact(context.storage, context.layout, Stage.TRAIN, path) for path in result["files"]]
+    return Outcome(artefacts, result["summary"])
+
+
+def check_pod(context: Context, processes: int) -> NodeResult:
+    """Check this pod and its node before any rank starts.
+
+    Args:
+        context: of the stage.
+        processes: ranks of this pod.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        UserError: the run document asks for too little, or the output cannot be used.
+        RetryableError: another node may do better. The ranks have not met, so only this pod can tell: its cause names
+            the node with its problem.
+    """
+    found, host = this_node(), socket.gethostname()
+    try:
+        if in_pod():
+            found = found.model_copy(update={"shared_memory_mib": shared_bytes() >> 20})
+            check_node(processes, _gpus(context.run), host=host)
+            check_locked_memory(_resources(context.run), host=host)
+        seconds = check_output(context.storage, context.layout.stage(Stage.TRAIN), host=host)
+    except RetryableError as error:
+        error.details = {"preflight": [found.model_copy(update={"problem": str(error)[:MAX_PROBLEM]})]}
+        raise
+    return found.model_copy(update={"output_seconds": round(seconds, 4)})
+
+
+def label_layout(run: DihtRun, layout: Layout) -> Layout:
+    """With the folder of the labels: this run's, or that of `train.labels`."""
+    labels = _train(run).labels
+    return layout if labels is None else layout.with_folder(Stage.LABEL, labels.rstrip("/"))
+
+
+def check_labels(train: Train, labelled: Layout, label: Committed) -> None:
+    """Refuse labels without the embeddings that a training asks for.
+
+    Args:
+        train: its settings.
+        labelled: with the folder of the labels.
+        label: their marker.
+
+    Raises:
+        UserError: they have none.
+    """
+    teacher = label.config.get("config", {}).get("teacher", {})
+    if train.distillation.embeddings is not None and not teacher.get("textEmbeddings"):
+        raise UserError(
+            f"train.distillation.embeddings: the labels in {labelled.stage(Stage.LABEL)} hold no embeddings: run their stage "
+            "with label.teacher.textEmbeddings: true and a teacher open_clip/NAME, or leave embeddings out"
+        )
+
+
+def _gpus(run: DihtRun) -> int:
+    """GPUs that each pod asks for."""
+    asked = str(_resources(run).get("nvidia.com/gpu", 0))
+    return int(asked) if asked.isdigit() else 0
+
+
+def _resources(run: DihtRun) -> Mapping[str, str | int]:
+    return merged(run.spec.pods, _train(run).pods).resources
+
+
+def _train(run: DihtRun) -> Train:
+    assert run.spec.train is not None
+    return run.spec.train
+
+
+def check_model(train: Train) -> None:
+    """Check the name before ranks start, by open_clip's configuration files: its import takes seconds."""
+    field, config = read_configuration(train)
+    require_clips_tokenizer(field, config)
+    if train.text_start == "Ridge":
+        require_ridge_form(field, config)
+
+
+def _check_shape(train: Train, gang: Gang) -> None:
+    ranks = gang.nodes * gang.processes
+    if (problem := few_pairs(train.batch_size, ranks)) is not None:
+        raise UserError(problem)
+    if gang.nodes > 1 and not gang.master:
+        raise UserError("DIHT_MASTER is not set: a gang of several nodes needs the host name of node 0")
+
+
+def _weights(run: DihtRun) -> dict[str, str]:
+    """The sources' weights among the stage's inputs; empty where all are alike."""
+    weights = {source.name: source.weight for source in run.spec.data.sources}  # none beside train.shards
+    least, most = min(weights.values(), default=1.0), max(weights.values(), default=1.0)
+    if least == most:
+        return {}
+    if _train(run).shards:
+        raise UserError(
+            "data.sources[].weight does not go with train.shards, whose pairs are of no source: remove one of them"
+        )
+    if most > MAX_WEIGHT_RATIO * least:
+        raise UserError(
+            f"data.sources[].weight: {most:g} is more than {MAX_WEIGHT_RATIO} times {least:g}, so that an epoch would repeat the one source "
+            "that often: bring them closer"
+        )
+    return {"weights": ", ".join(f"{name} {weight / least:g}" for name, weight in weights.items())}

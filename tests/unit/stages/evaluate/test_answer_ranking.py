@@ -1,0 +1,154 @@
+"""The worth of an answer, and figures of answer ranking."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from diht_k8s.stages.evaluate.answer_ranking import answer_ranking, answer_score, rank_answers, texts_of
+from diht_k8s.stages.evaluate.benchmark_images import BenchmarkImage, VisualQuestion
+from diht_k8s.stages.evaluate.bootstrap import rate_interval
+from diht_k8s.stages.evaluate.encoding import EncodedImages
+from diht_k8s.stages.evaluate.soundness import TextEncoder
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["red"], 1.0),
+        (["blue"], 0.0),
+        (["Red. ", "blue"], 1.0),
+        (["red", "red", "blue"], 1.0),
+        (["red"] * 10, 1.0),
+        (["red"] * 4 + ["blue"] * 6, 1.0),
+        (["red"] * 3 + ["blue"] * 7, 0.9),
+        (["red"] * 2 + ["blue"] * 8, 0.6),
+        (["red"] + ["blue"] * 9, 0.3),
+        (["blue"] * 10, 0.0),
+    ],
+)
+def test_worth_when_people_answer_is_that_of_vqav2(answers: list[str], expected: float) -> None:
+    assert answer_score("red", answers) == pytest.approx(expected)
+
+
+def test_worth_when_ten_people_answer_is_the_mean_over_all_nines() -> None:
+    for said in range(11):
+        answers = ["a"] * said + ["b"] * (10 - said)
+        nines = [min(1.0, nine.count("a") / 3) for nine in itertools.combinations(answers, 9)]
+        assert answer_score("a", answers) == pytest.approx(np.mean(nines))
+
+
+def test_ranking_when_scores_tie_names_the_first_and_counts_a_draw_among_them() -> None:
+    questions = [VisualQuestion("?", ("b",)), VisualQuestion("?", ("a",)), VisualQuestion("?", ("b",))]
+    found = answer_ranking(
+        questions,
+        np.array([0, 0, 1]),
+        [["a", "b"]] * 3,
+        [np.array(s) for s in ([1, 1], [2, 1], [0, 1])],
+        np.random.default_rng(0),
+    )
+    assert found.named == ["a", "a", "b"]
+    assert found.score_Q.tolist() == [0.5, 1, 1]
+    assert found.accuracy == pytest.approx(2.5 / 3)
+    assert (found.chance, found.majority) == (pytest.approx(0.5), pytest.approx(2 / 3))
+    assert found.interval.low <= found.accuracy <= found.interval.high
+
+
+def test_ranking_when_scores_are_more_than_questions_is_refused() -> None:
+    questions = [VisualQuestion("?", ("a",))]
+    with pytest.raises(ValueError, match="longer"):
+        answer_ranking(questions, np.array([0]), [["a", "b"]], [np.ones(2)] * 2, np.random.default_rng(0))
+
+
+def test_answers_lose_a_final_stop_and_no_other() -> None:
+    assert answer_score("3.5", ["3.5."]) == 1.0
+    assert answer_score("35", ["3.5"]) == 0.0
+    assert answer_score("yes", ["Yes ."]) == 1.0
+
+
+def test_chance_is_the_mean_over_the_candidates_of_each_question() -> None:
+    questions = [VisualQuestion("?", ("a",)), VisualQuestion("?", ("a",))]
+    candidates, scores = [["a", "b"], ["a", "b", "c", "d"]], [np.ones(2), np.ones(4)]
+    found = answer_ranking(questions, np.array([0, 1]), candidates, scores, np.random.default_rng(0))
+    assert found.chance == pytest.approx((1 / 2 + 1 / 4) / 2)
+
+
+def test_each_question_is_answered_from_its_own_texts_and_mistakes_are_answers_that_nobody_gave() -> None:
+    known = {text: row for row, text in enumerate(("1 red", "1 blue", "2 red", "2 blue"))}
+    people = ("red",) * 1 + ("blue",) * 9
+    items = [
+        BenchmarkImage("0.tar", key, key, (), None, (VisualQuestion(key, people, ("red", "blue")),)) for key in "12"
+    ]
+    images = EncodedImages(items, np.eye(4, dtype=np.float32)[[0, 3]])
+    encode = TextEncoder(lambda texts: np.eye(4, dtype=np.float32)[[known[text] for text in texts]], "stub", 1.0, 4)
+    found = rank_answers(images, [], ["{question} {answer}"], encode, [0])
+    assert found.per_image.figures["accuracy"][0].tolist() == pytest.approx([0.3, 1.0])
+    assert found.figures["mistakes"] == []
+
+
+@pytest.mark.parametrize("layout", ["one image each", "a copy of the image for each question"])
+def test_questions_about_one_image_are_resampled_together_whichever_way_they_are_stored(layout: str) -> None:
+    asked = [[VisualQuestion(f"{row} {n}", ("red",), ("red", "blue")) for n in range(5)] for row in range(20)]
+    items = [
+        BenchmarkImage("0.tar", "x", f"{row}", (), None, tuple(each), digest=f"{row}") for row, each in enumerate(asked)
+    ]
+    if layout != "one image each":
+        items = [
+            replace(item, uid=f"{item.uid}-{n}", questions=(each,))
+            for item in items
+            for n, each in enumerate(item.questions)
+        ]
+    items.insert(0, BenchmarkImage("0.tar", "x", "silent", (), None, digest="3"))
+    images = EncodedImages(items, np.eye(2, dtype=np.float32)[[int(item.digest) % 2 for item in items]])
+    encode = TextEncoder(
+        lambda texts: np.eye(2, dtype=np.float32)[[int("blue" in text) for text in texts]], "stub", 1.0, 2
+    )
+    found = rank_answers(images, [], ["{question} {answer}"], encode, [0])
+    figures = found.figures
+    hits, weights = found.per_image.figures["accuracy"]
+    assert (hits.tolist(), weights.tolist()) == ([5.0, 0.0] * 10, [5.0] * 20)
+    assert (figures["accuracy"], figures["pictures"], figures["questions"]) == (0.5, 20, 100)
+    assert (figures["copies"], figures["without_question"]) == (len(items) - 21, 1)
+    assert figures["accuracy_interval"] == list(rate_interval(hits, weights, np.random.default_rng([0])))
+
+
+def test_texts_when_question_holds_a_place_of_its_own_leaves_it() -> None:
+    question = VisualQuestion("what is {answer}?", ("x",))
+    assert texts_of(question, ["cat"], ["Q: {question} A: {answer}"]) == ["Q: what is {answer}? A: cat"]
+
+
+def test_questions_that_cannot_be_used_are_counted() -> None:
+    asked = (VisualQuestion("?", ("red",), ("red", "blue")),)
+    items = [
+        BenchmarkImage("0.tar", f"{row}", f"{row}", (), None, asked * (row > 0), unusable_questions=row % 2 + 1)
+        for row in range(3)
+    ]
+    encode = TextEncoder(
+        lambda texts: np.eye(2, dtype=np.float32)[[int(text == "blue") for text in texts]], "stub", 1.0, 2
+    )
+    figures = rank_answers(
+        EncodedImages(items, np.eye(2, dtype=np.float32)[[0, 1, 0]]), [], ["{answer}"], encode, [0]
+    ).figures
+    assert (figures["questions"], figures["unusable_questions"]) == (2, 4)
+    assert [note.partition(" question")[0] for note in figures["notes"]] == ["4"]
+
+
+@pytest.mark.parametrize(("alike", "said"), [(0, []), (1, ["for 1 of 3 questions"]), (3, ["for 3 of 3 questions"])])
+def test_questions_when_all_their_candidates_look_alike_are_counted(alike: int, said: list[str]) -> None:
+    items = [
+        BenchmarkImage("0.tar", f"{row}", f"{row}", (), None, (VisualQuestion(f"{row}", ("red",), ("red", "blue")),))
+        for row in range(3)
+    ]
+
+    encode = TextEncoder(
+        lambda texts: np.eye(2, dtype=np.float32)[[int("blue" in text and int(text[0]) >= alike) for text in texts]],
+        "stub",
+        1.0,
+        2,
+    )
+    images = EncodedImages(items, np.eye(2, dtype=np.float32)[[0, 1, 0]])
+    notes = rank_answers(images, [], ["{question} {answer}"], encode, [0]).figures["notes"]
+    assert [note.partition(" the model")[0] for note in notes] == said

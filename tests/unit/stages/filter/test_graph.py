@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from diht_k8s.stages.filter.captions.graph import Action, Attribute, CaptionGraph, Mention, Relation, describe
+
+CAT_AND_BIRD = CaptionGraph(
+    objects=(Mention("cat", 2, 5), Mention("bird", 20, 24)),
+    attributes=(Attribute(1, "small"), Attribute(1, "blue")),
+    relations=(Relation(0, "chase", 1),),
+    actions=(Action("chase", True),),
+)
+
+
+def test_complexity_is_three_for_the_papers_cat_and_bird() -> None:
+    assert (CAT_AND_BIRD.complexity, CAT_AND_BIRD.num_actions) == (3, 1)
+
+
+def test_complexity_counts_a_triple_once_for_each_of_its_objects() -> None:
+    mentions = (Mention("dog", 0, 3), Mention("ball", 4, 8))
+    relations = (Relation(0, "chase", 1), Relation(0, "chase", 1), Relation(0, "sleep", None), Relation(0, "with", 0))
+    assert CaptionGraph(mentions, (), relations).complexity == 3
+
+
+def test_complexity_is_zero_without_objects() -> None:
+    assert (CaptionGraph().complexity, CaptionGraph().num_actions) == (0, 0)
+
+
+def test_strict_actions_want_a_subject() -> None:
+    graph = CaptionGraph(actions=(Action("cook", False), Action("run", True)))
+    assert (graph.num_actions, graph.num_subject_actions) == (2, 1)
+
+
+def test_names_number_later_mentions_of_one_lemma() -> None:
+    graph = CaptionGraph(objects=(Mention("dog", 0, 3), Mention("cat", 4, 7), Mention("dog", 8, 11)))
+    assert graph.names == ("dog", "cat", "dog#2")
+
+
+def test_describe_prints_objects_with_attributes_and_relations() -> None:
+    assert describe(CAT_AND_BIRD) == "cat\n  -chase-> bird\nbird [small, blue]\ncomplexity 3, actions 1 (chase)"
+
+
+def test_describe_says_when_nothing_was_found() -> None:
+    assert describe(CaptionGraph()) == "no objects\ncomplexity 0, actions 0 (none)"
+
+
+def test_describe_shows_an_action_without_subject() -> None:
+    graph = CaptionGraph((Mention("pasta", 8, 13),), (), (Relation(None, "cook", 0),), (Action("cook", False),))
+    assert "(? -cook-> pasta)" in describe(graph)
