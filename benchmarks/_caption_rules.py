@@ -131,7 +131,9 @@ def effect_table(bench: RuleBench, found: Sequence[CorrectionRule]) -> Iterator[
 
 
 def joint_effect(bench: RuleBench, off: Sequence[CorrectionRule], file: str | None) -> Iterator[str]:
-    """The effect of switching rules off together; writes the captions whose graphs change with both graphs to a file."""
+    """The effect of switching rules off together; writes the captions whose graphs change with both graphs to a
+    file.
+    """
     effect, graphs = bench.without(off)
     if file is not None:
         changed = [_changed(bench, number, graphs[number], number in effect.verdicts) for number in effect.graphs]

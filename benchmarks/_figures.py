@@ -57,7 +57,8 @@ def _request(event: Mapping[str, Any]) -> Request:
 
 
 def delays_s(causes: Iterable[Request], effects: Iterable[Request]) -> list[float]:
-    """Seconds from the end of each cause to the start of the first effect of the same run after it; inf where none came.
+    """Seconds from the end of each cause to the start of the first effect of the same run after it; inf where none
+    came.
 
     A run's name is what stands before the first dot, or before the stage in the name of a Job.
     """
@@ -132,7 +133,9 @@ def samples(page: str) -> dict[str, float]:
 
 
 def histogram_quantile(before: Samples, after: Samples, name: str, share: float) -> float:
-    """A quantile of what a histogram took in between two pages, linear within a bucket; nan where it took in nothing."""
+    """A quantile of what a histogram took in between two pages, linear within a bucket; nan where it took in
+    nothing.
+    """
     prefix = f"{name}_bucket:"
     bounds = sorted(
         (float(key[len(prefix) :]), after[key] - before.get(key, 0.0)) for key in after if key.startswith(prefix)

@@ -74,7 +74,9 @@ def _holders(tensor: Tensor) -> int:
 
 
 def _wait(held: list[tuple[Tensor, int]]) -> None:
-    """Until the holders are those from before the collective; not for ever, since this thread may have made some, too."""
+    """Until the holders are those from before the collective; not for ever, since this thread may have made some,
+    too.
+    """
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline and any(_holders(tensor) > before for tensor, before in held):
         time.sleep(0.0001)

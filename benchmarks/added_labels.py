@@ -177,7 +177,9 @@ def sample(drawings: Sequence[Drawing], method: str, most: int) -> list[Drawing]
 
 
 def verdicts(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Of each method: judged labels, right in each reading and in both, agreement, the curve by coverage, counts by label."""
+    """Of each method: judged labels, right in each reading and in both, agreement, the curve by coverage, counts by
+    label.
+    """
     return {method: _verdicts([row for row in rows if row["method"] == method]) for method in SAMPLES}
 
 

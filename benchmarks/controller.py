@@ -131,7 +131,8 @@ class Bench:
     def edits(self, operator: Controller) -> None:
         """Suspend runs one after the other, then resume them.
 
-        Taken from the answer to the user: to the first call, which says it in the status, and to the one that deletes or makes the Job.
+        Taken from the answer to the user: to the first call, which says it in the status, and to the one that deletes
+        or makes the Job.
         """
         before, cpu, began = operator.metrics(), operator.cpu_s(), time.time()
         chosen = names("run", self._options.runs)[: self._options.edits]
@@ -155,7 +156,9 @@ class Bench:
         }
 
     def warm(self) -> None:
-        """Read all runs once: an API server that has just started decodes each of them for its cache (3 ms of CPU time)."""
+        """Read all runs once: an API server that has just started decodes each of them for its cache (3 ms of CPU
+        time).
+        """
         began = time.time()
         self._plane.kubectl("get", "dihtruns", "--all-namespaces", "--output", "name")
         self._say(f"read all runs in {time.time() - began:.0f} s")

@@ -100,7 +100,8 @@ def ended_by_budget(results: list[Result]) -> int:
 def table(rows: list[Row]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| setting | start-up | checkpoint every | effective (worst seed) | with queues | ended by budget | failures | repeated | waits for repair |",
+        "| setting | start-up | checkpoint every | effective (worst seed) | with queues | ended by budget | "
+        "failures | repeated | waits for repair |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -198,7 +199,8 @@ def _elastic_row(name: str, setting: Setting, found: list[ElasticResult]) -> Ela
 def elastic_table(rows: list[ElasticRow]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| GPUs | repair | training | spares | useful (worst seed) | smaller | resizings | waits for nodes | ended by budget |",
+        "| GPUs | repair | training | spares | useful (worst seed) | smaller | resizings | waits for nodes | ended "
+        "by budget |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

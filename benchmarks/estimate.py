@@ -101,7 +101,9 @@ HELD_OUT: Final = {
         {"model": "ViT-B-32", "batchSize": 32, "microBatchSize": 8, "zeroStage": 2, "precision": "bf16"}, 1, HEADS
     ),
 }
-"""Predicted before they were measured, by formulas that were not changed after it but for one, which the docstring above names."""
+"""Predicted before they were measured, by formulas that were not changed after it but for one, which the docstring
+above names.
+"""
 
 
 def predicted(case: Case) -> int:

@@ -56,7 +56,9 @@ Seconds = tuple[float, float]
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the text tower gets: `classes` x `templates` texts; ImageNet with OpenAI's templates has 1.6 of them an image."""
+    """What the text tower gets: `classes` x `templates` texts; ImageNet with OpenAI's templates has 1.6 of them an
+    image.
+    """
 
     classes: int
     templates: int
@@ -114,7 +116,9 @@ def ours(root: Path, model: Path, output: Path, prompts: Prompts) -> tuple[float
 
 
 def zero_shot(model: str, images: tuple[int, int], prompts: Prompts, loaders: int, rounds: int) -> dict[str, Any]:
-    """Wall and CPU seconds of both from start to report, the best of the rounds, in turn; the first ever compiles modules."""
+    """Wall and CPU seconds of both from start to report, the best of the rounds, in turn; the first ever compiles
+    modules.
+    """
     found: dict[str, dict[int, list[Seconds]]] = {name: {n: [] for n in images} for name in ("ours", "clip_benchmark")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -155,7 +159,9 @@ def embeddings(images: int, texts: int, dim: int) -> tuple[np.ndarray, np.ndarra
 
 
 def chunked(image_ND: np.ndarray, text_MD: np.ndarray, image_of_text: np.ndarray, share: float) -> list[float]:
-    """R@1, R@5, R@10 of image to caption, then of caption to image, ours; of the first queries only where `share` is below 1."""
+    """R@1, R@5, R@10 of image to caption, then of caption to image, ours; of the first queries only where `share` is
+    below 1.
+    """
     from diht_k8s.stages.evaluate.retrieval import expected_hits, rank_counts
 
     ids = np.arange(len(image_ND))
@@ -204,7 +210,9 @@ def _measured(function: Callable[..., list[float]], folder: str, share: float, p
 
 
 def measured(function: Callable[..., list[float]], sizes: tuple[int, int, int], share: float = 1) -> dict[str, Any]:
-    """Seconds and peak memory above the features, in a process that loads them: making them takes more than a search does."""
+    """Seconds and peak memory above the features, in a process that loads them: making them takes more than a search
+    does.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:

@@ -123,7 +123,9 @@ def fit_prior(words: Any, features_ND: Array, rng: np.random.Generator) -> tuple
 
 
 def summary(curve: FewShotCurve) -> list[dict[str, Any]]:
-    """Means, and differences of ours to each other classifier with intervals over the draws, for each number of shots."""
+    """Means, and differences of ours to each other classifier with intervals over the draws, for each number of
+    shots.
+    """
     from scipy import stats
 
     rows: list[dict[str, Any]] = []

@@ -77,7 +77,9 @@ def ablation(setting: str, arms: Sequence[str], options: argparse.Namespace, *mo
 
 
 def choose(options: argparse.Namespace) -> None:
-    """Train `distill` on each setting's labels, then the controls on those of the default and the chosen one; write the figures."""
+    """Train `distill` on each setting's labels, then the controls on those of the default and the chosen one; write the
+    figures.
+    """
     for setting in label_plan.SETTINGS:
         make_labels(setting, options, untrained=False)
     lines = _develop({setting: ["distill"] for setting in label_plan.SETTINGS}, options)
@@ -179,7 +181,8 @@ def tables(published: Path) -> str:
         there = sorted((line["arm"], line["seed"]) for line in lines)
         if there != wanted:
             raise SystemExit(
-                f"{published / setting} has {len(there)} trainings, not the {len(wanted)} planned ones: nothing is tested"
+                f"{published / setting} has {len(there)} trainings, not the {len(wanted)} planned ones: nothing is "
+                f"tested"
             )
         same = {(line["pool"], line["sizes"]["samples"]) for line in lines}
         if len(same) != 1 or next(iter(same))[1] != label_plan.STEPS * BATCH:

@@ -64,7 +64,9 @@ def versions(beta: float, chunk_size: int) -> dict[str, Loss]:
 
 
 def features(batch: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit-length fp32 features of hard pairs (cosine of a pair about 0.2) and CLIP's largest inverse temperature, 100."""
+    """Unit-length fp32 features of hard pairs (cosine of a pair about 0.2) and CLIP's largest inverse temperature,
+    100.
+    """
     generator = torch.Generator().manual_seed(0)
     image_BD = torch.randn(batch, width, generator=generator)
     text_BD = image_BD + 5 * torch.randn(batch, width, generator=generator)
@@ -79,7 +81,9 @@ def step(loss: Loss, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...
 
 
 def resident_mib(field: str) -> float:
-    """A field of this process's status in MiB: VmRSS, what it holds now, or VmHWM, the most since the mark was reset."""
+    """A field of this process's status in MiB: VmRSS, what it holds now, or VmHWM, the most since the mark was
+    reset.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 

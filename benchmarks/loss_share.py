@@ -60,7 +60,8 @@ def rows(gpu: str, ranks: list[int], batch: int, utilisation: float) -> list[Row
 def markdown(found: list[Row]) -> str:
     """A table of the rows."""
     lines = [
-        "| model | cards | batch | layers | tiles: moved, kernels, time, share | fused | copies | exposed before | after |",
+        "| model | cards | batch | layers | tiles: moved, kernels, time, share | fused | copies | exposed before | "
+        "after |",
         "|" + "---|" * 9,
     ]
     for row in found:

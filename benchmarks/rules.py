@@ -1,8 +1,8 @@
 """What the demo's filter keeps beside as many random pairs, seed by seed.
 
 `--split HeldOut`: 6,285 of 7,842 pairs, 25.5 % junk by chance, 14.5 % filtered; another style +1.1 (-0.5 to 2.9).
-Paired over images and seeds, 95 % intervals corrected over the figures. 500 images are too few for two points. The figures
-are of 29 November; intervals of three seeds are wider since (Student's t).
+Paired over images and seeds, 95 % intervals corrected over the figures. 500 images are too few for two points. The
+figures are of 29 November; intervals of three seeds are wider since (Student's t).
 """
 
 from __future__ import annotations

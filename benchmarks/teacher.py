@@ -162,7 +162,9 @@ def ratio(precision: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
 
 
 def in_class(features_ND: Tensor, classes_N: Tensor) -> float:
-    """Share of the images whose 5 nearest neighbours (cosine, standardised) mostly have their class; ties go to the nearest."""
+    """Share of the images whose 5 nearest neighbours (cosine, standardised) mostly have their class; ties go to the
+    nearest.
+    """
     scaled_ND = (features_ND - features_ND.mean(dim=0)) / features_ND.std(dim=0).clamp(min=1e-6)
     unit_ND = torch.nn.functional.normalize(scaled_ND, dim=1)
     near_NK = (unit_ND @ unit_ND.T).fill_diagonal_(-2).topk(NEIGHBOURS, dim=1).indices

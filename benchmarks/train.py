@@ -84,7 +84,8 @@ FIGURES = ("samples_per_second", "cpu_ms_per_sample", "peak_memory_mib", "peak_g
 
 
 def cases(*, gpus: int = 0) -> dict[str, Case]:
-    """A small ResNet over one and a half epochs of the demo's data, the first third left out, the demo's model, and open_clip's ViTs.
+    """A small ResNet over one and a half epochs of the demo's data, the first third left out, the demo's model, and
+    open_clip's ViTs.
 
     The ViTs train for as long as two cores bear; with GPUs, on batches that fill cards of 80 GB.
     """

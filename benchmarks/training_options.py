@@ -32,7 +32,9 @@ GALLERIES: Final = ("style-names", "style")
 
 
 def collect(output: Path) -> list[dict[str, Any]]:
-    """The committed trainings of whole seeds of an output, with their evaluations where there are any, by seed and variant."""
+    """The committed trainings of whole seeds of an output, with their evaluations where there are any, by seed and
+    variant.
+    """
     evaluated = {_started(folder)["reads"]["train"]: folder for folder in _committed(output / "evaluate")}
     found: list[dict[str, Any]] = []
     for folder in _committed(output / "train"):

@@ -83,7 +83,9 @@ hypothesis.settings.load_profile("untimed")
 
 @pytest.fixture(autouse=True)
 def signal_handlers() -> Iterator[None]:
-    """A command's handlers go with its test: a process that a later test forks would outlive the signal that ends it."""
+    """A command's handlers go with its test: a process that a later test forks would outlive the signal that ends
+    it.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield
     for number, handler in before.items():

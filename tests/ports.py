@@ -11,7 +11,9 @@ _kept: Final[list[socket.socket]] = []
 
 
 def free_port() -> int:
-    """A port that nobody listens on, below those that clients and other servers get meanwhile and apart from `tests/s3`'s."""
+    """A port that nobody listens on, below those that clients and other servers get meanwhile and apart from
+    `tests/s3`'s.
+    """
     while True:
         port = 11000 + secrets.randbelow(3000)
         if is_ours(port):
@@ -19,7 +21,9 @@ def free_port() -> int:
 
 
 def is_ours(*ports: int) -> bool:
-    """Whether nobody listens on any of these, and no other test of this machine was given the first one and has yet to listen."""
+    """Whether nobody listens on any of these, and no other test of this machine was given the first one and has yet to
+    listen.
+    """
     name = socket.socket(socket.AF_UNIX)
     try:
         name.bind(f"\0diht-tests-port-{ports[0]}")  # of no file; it goes with the process

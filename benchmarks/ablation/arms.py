@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 BATCH: Final = 64
-"""Pairs a step, few so that few samples make many steps: 12,288 samples give R@5 7.6 % in batches of 64, 5.8 % in batches of 256."""
+"""Pairs a step, few so that few samples make many steps: 12,288 samples give R@5 7.6 % in batches of 64, 5.8 % in
+batches of 256.
+"""
 SHOWN: Final = ("r5", "r1", "mrr", "zero_shot")
 """Figures of the table, the main one first."""
 Split = Literal["Development", "HeldOut", "Both"]

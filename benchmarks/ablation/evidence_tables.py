@@ -79,7 +79,10 @@ def second_tables(published: Path) -> Iterator[str]:
     trainings = read_trainings(published)
     require_planned(trainings.lines)
     yield counts_of(trainings)
-    yield f"What the labels say, each image by heads that did not train on it:\n\n{published_labels.agreement_table(published)}"
+    yield (
+        "What the labels say, each image by heads that did not train on "
+        f"it:\n\n{published_labels.agreement_table(published)}"
+    )
     if not trainings.arms(plan.STEPS):
         return
     kept, pairs = _with_best_lengths(trainings)
@@ -114,7 +117,9 @@ def kind_columns(kept: Kept, *, tested: bool) -> list[Column]:
 
 
 def best_length(lines: Sequence[dict[str, Any]], arm: str) -> int:
-    """Steps at which an arm does best on the names of the development galleries, of the lengths that have all seeds; the deciding length without one."""
+    """Steps at which an arm does best on the names of the development galleries, of the lengths that have all seeds;
+    the deciding length without one.
+    """
     found: dict[int, float] = {}
     for steps in sorted(length.steps for length in plan.LENGTHS if length.steps <= plan.STEPS):
         own = [line for line in lines if line["arm"] == arm and line["sizes"]["samples"] == steps * BATCH]

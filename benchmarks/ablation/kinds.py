@@ -13,7 +13,9 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 
 def by_kind(images: PerImage, figure: str) -> PerImage:
-    """The images with a figure for each kind of caption beside the one of all: `FIGURE KIND`, in which other images weigh nothing."""
+    """The images with a figure for each kind of caption beside the one of all: `FIGURE KIND`, in which other images
+    weigh nothing.
+    """
     kinds_N = np.array([kind_of(caption) for caption in images.texts])
     hits_N, weights_N = images.figures[figure]
     parts = {f"{figure} {kind}": (hits_N * (kinds_N == kind), weights_N * (kinds_N == kind)) for kind in KINDS}

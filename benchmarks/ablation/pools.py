@@ -105,7 +105,9 @@ class Material:
 
 
 def prepare_pools(document: str, work: Path, overrides: Sequence[str] = (), *, untrained: bool = True) -> str:
-    """Run the document's filter and label stages, label again with an untrained teacher, and filter junk; the digest of the first two."""
+    """Run the document's filter and label stages, label again with an untrained teacher, and filter junk; the digest of
+    the first two.
+    """
     digest = _label(document, work, overrides, untrained=untrained)
     junk_run = pool_run(document, work, "junk", overrides)
     _make_junk(pool_run(document, work, "pool", overrides), work)
@@ -220,7 +222,9 @@ def prepare(
 
 
 def _stage_labels(document: str, work: Path, overrides: Sequence[str], *, untrained: bool) -> dict[str, SoftLabels]:
-    """What the label stage has made: `teacher`, `untrained` where it is asked for, and `captions`, what it trained its heads on."""
+    """What the label stage has made: `teacher`, `untrained` where it is asked for, and `captions`, what it trained its
+    heads on.
+    """
     run = pool_run(document, work, "pool", overrides)
     storage = Storage()
     layout = run_layout(run, storage)

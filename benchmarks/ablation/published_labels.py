@@ -104,7 +104,9 @@ def write(folder: Path, uids: Sequence[str], labels: Mapping[str, SoftLabels]) -
 
 
 def agreement(labels: HeadLabels, captions: HeadLabels) -> tuple[float, float]:
-    """Of images whose caption names a concept: how often the likeliest label is one of those, and the labels' share on them."""
+    """Of images whose caption names a concept: how often the likeliest label is one of those, and the labels' share on
+    them.
+    """
     named_N = captions.ids_NK[:, 0] >= 0
     ids_NK, own_NM = labels.ids_NK[named_N], captions.ids_NK[named_N]
     said_NK = (ids_NK[:, :, None] == own_NM[:, None, :]).any(axis=2)

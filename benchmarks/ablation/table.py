@@ -84,7 +84,9 @@ def table(columns: Sequence[Column], pairs: Sequence[Pair]) -> str:
 
 
 def cells_of(columns: Sequence[Column], pairs: Sequence[Pair]) -> dict[Pair, list[Cell]]:
-    """Each pair that has a common seed -> its figure in each column, decided after Holm's correction over all that is tested."""
+    """Each pair that has a common seed -> its figure in each column, decided after Holm's correction over all that is
+    tested.
+    """
     seeds = {pair: common_seeds(columns[0].kept, pair) for pair in pairs}
     shown = [pair for pair in pairs if seeds[pair]]
     found = [[_difference(column, pair, seeds[pair]) for column in columns] for pair in shown]

@@ -202,7 +202,9 @@ class Bench:
     def _measured(
         self, model: Student, gallery: Gallery, images_N3HW: Tensor, *, zero_shot: bool
     ) -> tuple[dict[str, float], PerImage]:
-        """R@k, MRR and the mean logarithm of the ranks (finer than R@k), both directions together; balanced zero-shot accuracy."""
+        """R@k, MRR and the mean logarithm of the ranks (finer than R@k), both directions together; balanced zero-shot
+        accuracy.
+        """
         image_ND = functional.normalize(model.clip.encode_image(images_N3HW).float(), dim=1).numpy()
         text_ND = functional.normalize(model.encode_text(self.tokens(gallery.pairs.captions)), dim=1).numpy()
         found = retrieval(image_ND, text_ND, np.arange(len(text_ND)), np.random.default_rng(0))

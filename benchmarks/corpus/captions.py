@@ -59,7 +59,9 @@ class Look:
 
 
 def captions_of(look: Look, rng: Random) -> list[str]:
-    """Captions of one image, the one to train on first: the name in a sentence about its looks, with tags, and plain."""
+    """Captions of one image, the one to train on first: the name in a sentence about its looks, with tags, and
+    plain.
+    """
     template = rng.choice(STYLES[look.style])
     head = template.format(a=with_article(look.thing))
     if look.colour is not None:

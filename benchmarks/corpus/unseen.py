@@ -46,8 +46,10 @@ PUBLISHED: Final = {
     "openmoji_categories": "evidence-2/openmoji-categories linear.parquet",
     "icon_park_categories": "evidence-2/icon-park-categories linear.parquet",
 }
-"""Folder -> trainings that were measured on it. Another machine finds other near copies of the training among the drawings
-(8 and 15 of the categories of openmoji and icon-park), and trainings of both shall be measured on the same ones."""
+"""Folder -> trainings that were measured on it. Another machine finds other near copies of the training among the
+drawings (8 and 15 of the categories of openmoji and icon-park), and trainings of both shall be measured on the same
+ones.
+"""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ def _of(pairs: Sequence[Pair], uids: frozenset[str]) -> Sequence[Pair]:
 
 
 def unseen_set(package: Path, name: str, corpus: Corpus, measured: frozenset[str] = frozenset()) -> UnseenSet:
-    """Draw a set; what looks nearly like a training pair is left out, but for what published trainings were measured on."""
+    """Draw a set; what looks nearly like a training pair is left out, but for what published trainings were measured
+    on.
+    """
     tally, closed = Tally(), Gallery(corpus.training_bits)
     pairs: list[Pair] = []
     for entry, category in _entries(package, name, tally):

@@ -184,7 +184,9 @@ def _shown(case: Case, measured: Measured, arguments: argparse.Namespace, predic
 
 @cache
 def _operations(config: str, batch: int) -> float:
-    """Forward and backward of a pair whose caption fills the context, contrastive loss included; the same for all sides."""
+    """Forward and backward of a pair whose caption fills the context, contrastive loss included; the same for all
+    sides.
+    """
     train = Train.model_validate({"modelConfig": json.loads(config), "samples": 1, "batchSize": batch})
     work = StepWork(train, num_objects=0, num_attributes=0)
     return work.of_pair(work.context_length).model
@@ -194,7 +196,10 @@ def _write(rows: list[Row], common: Row, folder: Path) -> None:
     goals = goals_of(rows)
     document = {"benchmark": "gpu", **common, "cases": rows, "goals": goals}
     (folder / "results.json").write_text(json.dumps(document, indent=1))
-    heading = f"{common['device']}, {common['precision']}, torch {common['torch']}, open_clip {common['open_clip']}, {common['workers']} loader workers a rank"
+    heading = (
+        f"{common['device']}, {common['precision']}, torch {common['torch']}, open_clip "
+        f"{common['open_clip']}, {common['workers']} loader workers a rank"
+    )
     table = markdown(rows, goals, heading)
     (folder / "results.md").write_text(table)
     print(table, file=sys.stderr)

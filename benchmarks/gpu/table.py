@@ -96,7 +96,8 @@ def markdown(rows: Sequence[Row], goals: Sequence[Row], heading: str) -> str:
     lines = [
         heading,
         "",
-        "| model | cards | side | samples/s | step, ms | MFU | peak memory, MiB | predicted, MiB | loader wait | GPU hours for 1e9 | outcome |",
+        "| model | cards | side | samples/s | step, ms | MFU | peak memory, MiB | predicted, MiB | loader wait | "
+        "GPU hours for 1e9 | outcome |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

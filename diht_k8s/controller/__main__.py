@@ -102,7 +102,10 @@ def _parser() -> argparse.ArgumentParser:
         type=_node_faults,
         default=(),
         metavar="JSON",
-        help='taints and conditions of nodes that gangs move away from: [{"condition": NAME}, {"taint": KEY, "move": "AtOnce"}]',
+        help=(
+            'taints and conditions of nodes that gangs move away from: [{"condition": NAME}, {"taint": KEY, '
+            '"move": "AtOnce"}]'
+        ),
     )
     parser.add_argument(
         "--pod-groups",

@@ -1,9 +1,9 @@
 """Objects of a run created on the cluster; Jobs, expired runs and orphans deleted. Each may be repeated at any point.
 
-Orphans are pods that have lost their Job (`kubectl delete job --cascade=orphan`). No garbage collector removes them, not
-even when their run is deleted, and a second gang must not start beside them. A pod counts as an orphan only if it names
-the UID of a Job that was an attempt of the run, or of the run itself (an operator may have died before it noted its new
-Job's UID): the names in our labels could be set by chance.
+Orphans are pods that have lost their Job (`kubectl delete job --cascade=orphan`). No garbage collector removes them,
+not even when their run is deleted, and a second gang must not start beside them. A pod counts as an orphan only if it
+names the UID of a Job that was an attempt of the run, or of the run itself (an operator may have died before it noted
+its new Job's UID): the names in our labels could be set by chance.
 """
 
 from __future__ import annotations

@@ -185,8 +185,8 @@ def _wished(spec: Spec | None) -> int:
 
 
 def _outlook(spec: Spec, attempt: Attempt) -> str:
-    """What becomes of an elastic gang of which pods find no node, if that stays so, to stand before the scheduler's words; or
-    find only faulty ones.
+    """What becomes of an elastic gang of which pods find no node, if that stays so, to stand before the scheduler's
+    words; or find only faulty ones.
     """
     train, policy = spec.train, spec.failure_policy
     if train is None or train.min_nodes is None:
@@ -201,7 +201,10 @@ def _outlook(spec: Spec, attempt: Attempt) -> str:
     if (since := attempt.partially_started_at) is None:
         return ""
     until = timestamp(since + policy.scheduling_timeout_seconds)
-    return f"cannot go on with {attempt.placed} of {train.num_nodes} nodes, and gives them back at {until} unless more have room: "
+    return (
+        f"cannot go on with {attempt.placed} of {train.num_nodes} nodes, and gives them back at {until} unless "
+        f"more have room: "
+    )
 
 
 def _name(stage: StageRecord) -> str:

@@ -1,4 +1,6 @@
-"""Act: execute what was decided about a run. Each action may be repeated at any point, since names are deterministic."""
+"""Act: execute what was decided about a run. Each action may be repeated at any point, since names are
+deterministic.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ class Executed:
     """what blocks the run, for its status; None if all is done."""
     events: tuple[RunEvent, ...] = ()
     error: Exception | None = None
-    """what ended the actions early; to be raised once the events are told, for no later reconciliation knows of them."""
+    """what ended the actions early; to be raised once the events are told, for no later reconciliation knows of them.
+    """
 
 
 class Executor:

@@ -1,8 +1,8 @@
 """Times at which the operator first saw the states of Jobs and pods, by its own clock. Pure.
 
 Nodes, API server and operator have clocks of their own. A wait that begins at a node's time and ends at ours is wrong
-by their difference: with our clock six minutes ahead every pod that starts would be lost. So a wait begins when we first
-observe a state. A new operator begins it again.
+by their difference: with our clock six minutes ahead every pod that starts would be lost. So a wait begins when we
+first observe a state. A new operator begins it again.
 """
 
 from __future__ import annotations

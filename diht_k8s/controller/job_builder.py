@@ -48,8 +48,8 @@ def build_objects(
         job_ttl_s: time in seconds after which Kubernetes removes the finished Job and its pods; None keeps them.
         pod_groups: whether the cluster serves PodGroups.
         faulty: nodes of which monitors report faults.
-        token: random; the launchers of a gang that restarts in place show it to each other. It stands in the Job, so whoever
-            may read Jobs or pods of the namespace knows it: nobody needs a right on Secrets for it.
+        token: random; the launchers of a gang that restarts in place show it to each other. It stands in the Job, so
+            whoever may read Jobs or pods of the namespace knows it: nobody needs a right on Secrets for it.
 
     Raises:
         UserError: the run cannot be rendered; the message says why.

@@ -53,7 +53,9 @@ class Lease:
         """identity of the leader when this replica last read the Lease; empty while unknown."""
 
     def stand(self, won: Callable[[], None], lost: Callable[[], None]) -> None:
-        """Take part from a thread: `won` is called when this replica becomes the leader, `lost` when it stops being it."""
+        """Take part from a thread: `won` is called when this replica becomes the leader, `lost` when it stops being
+        it.
+        """
         settings = Config(_Lock(self), LEASE_S, RENEW_S, RETRY_S, onstarted_leading=won, onstopped_leading=lost)
         logging.getLogger("leaderelection").setLevel(logging.WARNING)
         threading.Thread(target=LeaderElection(settings).run, name="lease", daemon=True).start()

@@ -1,7 +1,7 @@
 """Live reads of pods and events from the API server, where a cache that is late would lead to a wrong decision.
 
-The watches of Jobs and pods are not in step, and one may stall: a Job has ended by a pod whose end was not reported yet,
-or is gone while its pods were not reported at all. An operator that has just started never saw a drained pod; its
+The watches of Jobs and pods are not in step, and one may stall: a Job has ended by a pod whose end was not reported
+yet, or is gone while its pods were not reported at all. An operator that has just started never saw a drained pod; its
 events still name the node.
 """
 

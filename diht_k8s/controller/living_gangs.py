@@ -1,7 +1,9 @@
-"""What the operator writes to the pods of a gang that goes on as nodes go and come. Each write may be repeated at any point.
+"""What the operator writes to the pods of a gang that goes on as nodes go and come. Each write may be repeated at any
+point.
 
-Pod 0 gets the decision as an annotation. A pod whose node is lost is said to have failed: its kubelet cannot say so, and the Job
-controller replaces no pod before (`podReplacementPolicy: Failed`). Both are writes to `pods/status`, which changes no spec.
+Pod 0 gets the decision as an annotation. A pod whose node is lost is said to have failed: its kubelet cannot say so,
+and the Job controller replaces no pod before (`podReplacementPolicy: Failed`). Both are writes to `pods/status`, which
+changes no spec.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ def pods_to_replace(observed: Iterable[ObservedAttempt]) -> list[PodSummary]:
 
 
 def replace_pods(cluster: Cluster, pods: Iterable[PodSummary], now: float) -> None:
-    """Say that pods have failed by the loss of their node, and delete them, so that their kubelet ends them if it comes back.
+    """Say that pods have failed by the loss of their node, and delete them, so that their kubelet ends them if it comes
+    back.
 
     Raises:
         ClusterError: the API server does not answer, or the operator may not write it.

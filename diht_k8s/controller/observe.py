@@ -410,7 +410,9 @@ def _signal_name(number: int) -> str:
 def _with_living_gang(
     observed: ObservedAttempt, job: JobSummary, pods: list[PodSummary], now: float, gone: Mapping[str, PodSummary]
 ) -> ObservedAttempt:
-    """A gang that goes on as nodes go and come, with its pods by index; as any other one while its first pod has no node."""
+    """A gang that goes on as nodes go and come, with its pods by index; as any other one while its first pod has no
+    node.
+    """
     first = next((pod for pod in pods if pod.index == 0 and pod.node and not pod.ended), None)
     if first is None:
         return observed
@@ -435,7 +437,9 @@ def _with_living_gang(
 
 
 def _is_there(pod: PodSummary) -> bool:
-    """Whether a pod lives, or has ended well; its gang may go on without one whose node does not answer before that is lost for good."""
+    """Whether a pod lives, or has ended well; its gang may go on without one whose node does not answer before that is
+    lost for good.
+    """
     if pod.ended or pod.deleted_at is not None:
         return pod.phase == "Succeeded"
     return pod.started_at is None or pod.not_ready_since is None or pod.exit_code is not None
@@ -486,7 +490,9 @@ def _with_room(attempt: Attempt, job: JobSummary, pods: list[PodSummary]) -> Att
 
 
 def is_starting(jobs: Iterable[JobSummary], pods: Iterable[PodSummary]) -> bool:
-    """Whether pods of a Job are still to start, and nothing has gone wrong: what there is to tell can wait for the others."""
+    """Whether pods of a Job are still to start, and nothing has gone wrong: what there is to tell can wait for the
+    others.
+    """
     living = [job for job in jobs if not job.over and not job.deleted]
     if not living or any(job.failing or job.complete for job in living):
         return False

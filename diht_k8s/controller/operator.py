@@ -45,7 +45,8 @@ RESYNC_S: Final = 600.0
 GATHER_S: Final = 0.2
 """Changes of Jobs and pods are gathered for this time before their runs are queued."""
 STARTING_S: Final = 2.0
-"""And for this time while an attempt's pods start one after the other, until all of them run or something goes wrong."""
+"""And for this time while an attempt's pods start one after the other, until all of them run or something goes wrong.
+"""
 FAILING_AFTER: Final = 5
 """Failed reconciliations in a row, over 15 s at least, that make a run one to tell an administrator of."""
 STOPS_WITHIN_S: Final = 1.0
@@ -61,8 +62,9 @@ class Settings:
     namespace: str | None = None
     """the only namespace that it serves; None serves all."""
     workers: int = 2
-    """runs reconciled at the same time. More would hand the Job controller and the scheduler the pods of more gangs at once, so
-    that all gangs are complete late: with eight, the median of 60 took twice as long, and the last no less."""
+    """runs reconciled at the same time. More would hand the Job controller and the scheduler the pods of more gangs at
+    once, so that all gangs are complete late: with eight, the median of 60 took twice as long, and the last no less.
+    """
     address: str = ""
     """address of the pages below; empty for all."""
     port: int = 8080
@@ -133,7 +135,9 @@ class Operator:
         """the API server wants to be left alone until then."""
         self._lock, self._changed_keys, self._any_changed = threading.Lock(), set[Key](), threading.Event()
         self._ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        """what ended a thread, or None for a signal; a handler may put here, where an Event's lock could be its own thread's."""
+        """what ended a thread, or None for a signal; a handler may put here, where an Event's lock could be its own
+        thread's.
+        """
 
     def run(self) -> None:
         """Run until a signal ends it; to be called from the main thread.

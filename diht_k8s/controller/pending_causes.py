@@ -130,7 +130,9 @@ def with_pending_cause(
     now: float,
     interval_s: float,
 ) -> list[ObservedAttempt]:
-    """The attempts, the living one with the cause of its pending pods; what was read is kept in `pending` for a while."""
+    """The attempts, the living one with the cause of its pending pods; what was read is kept in `pending` for a
+    while.
+    """
     living = next((each for each in reversed(observed) if each.attempt.state in LIVING), None)
     if living is None:
         return observed

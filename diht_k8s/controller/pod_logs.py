@@ -69,7 +69,9 @@ class PodLogs:
         logs: ReadLogs,
         now: float,
     ) -> RunStatus:
-        """Read how the attempts ended whose end a plan has just noted; returns its status, which tells a cached stage from another."""
+        """Read how the attempts ended whose end a plan has just noted; returns its status, which tells a cached stage
+        from another.
+        """
         stages = list(after.stages)
         for index, stage in enumerate(stages):
             if newly_failed(before, stage):

@@ -1,4 +1,6 @@
-"""Reports of an attempt's pods, in termination messages and in the log: committed work, times, checkpoint, preflight. Pure."""
+"""Reports of an attempt's pods, in termination messages and in the log: committed work, times, checkpoint, preflight.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +57,16 @@ def newest_checkpoint(pods: Iterable[PodSummary]) -> SavedCheckpoint | None:
 
 
 def preflight_results(pods: Iterable[PodSummary]) -> list[NodeResult]:
-    """Results of the preflight that pods left as they ended: of the worst nodes, or of their own where the ranks had not met."""
+    """Results of the preflight that pods left as they ended: of the worst nodes, or of their own where the ranks had
+    not met.
+    """
     return list({result.pod: result for cause in _causes(pods) for result in cause.preflight}.values())
 
 
 def stage_folder(pods: Iterable[PodSummary], below: str) -> str | None:
-    """The folder of the stage that pods named as they ended well; None where none has, or it is no digest below `below`."""
+    """The folder of the stage that pods named as they ended well; None where none has, or it is no digest below
+    `below`.
+    """
     named = (cause.output for cause in _causes(pods) if cause.output is not None)
     return next((uri for uri in named if uri.startswith(below) and _DIGEST.fullmatch(uri, len(below))), None)
 

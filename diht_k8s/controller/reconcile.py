@@ -207,9 +207,11 @@ class Reconciler:
         return InternalError(message)
 
     def _finished(self, key: Key, ended: FinishedRun) -> CachedRun | None:
-        """Delete a finished run that is due; read one of which something runs, or ran until now; the others need nothing.
+        """Delete a finished run that is due; read one of which something runs, or ran until now; the others need
+        nothing.
 
-        What its last pods told as they ended is in its status then, whether or not it was seen before their Job was over.
+        What its last pods told as they ended is in its status then, whether or not it was seen before their Job was
+        over.
         """
         if ended.is_due(self._clock()):
             delete_run(self._cluster, key, ended.uid, str(ended.version))
@@ -239,7 +241,9 @@ class Reconciler:
         return delete_orphans(self._cluster, orphans(self._pods.of(*key), known.run_uid, known.former_jobs, jobs))
 
     def _memory_of(self, cached: CachedRun) -> RunMemory:
-        """What is known of a run; nothing of one that had its name before, whose end no reconciliation may have seen."""
+        """What is known of a run; nothing of one that had its name before, whose end no reconciliation may have
+        seen.
+        """
         memory = self._memories.get(cached.key)
         if memory is not None and memory.objects.run_uid != cached.uid:
             self._forget(cached.key)
@@ -263,7 +267,9 @@ class Reconciler:
 
 
 def _log_internal_error(cached: CachedRun, error: Exception) -> str:
-    """Log an exception with its traceback, without literal values of the run; returns its message and where it was raised."""
+    """Log an exception with its traceback, without literal values of the run; returns its message and where it was
+    raised.
+    """
     secrets = literals(cached.document)
     where = traceback.extract_tb(error.__traceback__)[-1]
     message = redacted_text(f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})", secrets)

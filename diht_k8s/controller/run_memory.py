@@ -1,4 +1,6 @@
-"""What the operator keeps in memory of a run between its reconciliations, beside the status. It may be lost at any time."""
+"""What the operator keeps in memory of a run between its reconciliations, beside the status. It may be lost at any
+time.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from diht_k8s.controller.report import WrittenStatus
 
 @dataclass
 class RunMemory:
-    """The memory of one run; what can change is changed by the module that defines it alone, and `reconcile` replaces the values."""
+    """The memory of one run; what can change is changed by the module that defines it alone, and `reconcile` replaces
+    the values.
+    """
 
     objects: KnownObjects
     blocked: Blocked = field(default_factory=Blocked)

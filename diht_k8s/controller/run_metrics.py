@@ -1,4 +1,6 @@
-"""Metrics of runs: restarts, time and ends; runs that are blocked, elastic ones; the faulty nodes from which gangs move."""
+"""Metrics of runs: restarts, time and ends; runs that are blocked, elastic ones; the faulty nodes from which gangs
+move.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def _count_time(before: Status, after: Status) -> None:
 
 
 def _resized(status: Status) -> set[tuple[str, int | str]]:
-    """The attempts that gave way to one of another number of nodes, and the time at which a gang was resized in place."""
+    """The attempts that gave way to one of another number of nodes, and the time at which a gang was resized in
+    place.
+    """
     gave_way: set[tuple[str, int | str]] = {
         (attempt.stage, attempt.number) for attempt in status.attempts if attempt.reason in GAVE_WAY
     }

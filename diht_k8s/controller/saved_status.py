@@ -89,7 +89,9 @@ def _stage(entry: StageStatus) -> StageRecord:
 
 
 def _decided_nodes(entry: StageStatus) -> int | None:
-    """The nodes of a gang that is to start on fewer than wished for; None if it is there, or was: then it wishes for all."""
+    """The nodes of a gang that is to start on fewer than wished for; None if it is there, or was: then it wishes for
+    all.
+    """
     if entry.state is StageState.RESTARTING:
         return entry.nodes
     starts = entry.state is StageState.RUNNING and entry.workload is None

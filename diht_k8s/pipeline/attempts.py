@@ -114,7 +114,9 @@ class Attempt:
     newest_start_at: float | None = None
     """seconds since the epoch at which the newest of its pods started, of such an attempt."""
     faulty_since: float | None = None
-    """seconds since the epoch since which all pods of a gang run, some on nodes with faults that no others could take; None otherwise."""
+    """seconds since the epoch since which all pods of a gang run, some on nodes with faults that no others could take;
+    None otherwise.
+    """
     placed: int = 0
     """pods that have a node, and one without faults, of such attempts."""
     unplaced_since: float | None = None

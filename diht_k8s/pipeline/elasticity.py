@@ -2,11 +2,13 @@
 
 A place on a node with a fault, where no other takes the pod, is none, unless too few are left.
 
-With `failurePolicy.restart: Recreate` it shrinks by a new attempt: the gang that waits is withdrawn, and once it is gone the next
-attempt is made for fewer. Only that attempt is: whatever ends it, the one after it wishes for all nodes again.
+With `failurePolicy.restart: Recreate` it shrinks by a new attempt: the gang that waits is withdrawn, and once it is
+gone the next attempt is made for fewer. Only that attempt is: whatever ends it, the one after it wishes for all nodes
+again.
 
-With `InPlace` its Job keeps all pods, those that find no node stay pending, and launchers go on with those that have one (see
-`runtime.in_place.rounds`) as soon as it is decided here. It grows in the same way. Nothing of this is a restart.
+With `InPlace` its Job keeps all pods, those that find no node stay pending, and launchers go on with those that have
+one (see `runtime.in_place.rounds`) as soon as it is decided here. It grows in the same way. Nothing of this is a
+restart.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ RESTART_S: Final = 60.0
 def resizes_at(policy: FailurePolicy, attempt: Attempt) -> float | None:
     """When a gang of which pods find no node may give way to one of another size, in seconds since the epoch.
 
-    Nodes may come one after another: the wait begins again with each pod that starts, as long as the whole gang is not withdrawn.
+    Nodes may come one after another: the wait begins again with each pod that starts, as long as the whole gang is not
+    withdrawn.
     """
     since = attempt.partially_started_at
     if attempt.faulty_since is not None:
@@ -40,10 +43,12 @@ def resizes_at(policy: FailurePolicy, attempt: Attempt) -> float | None:
 
 
 def resized_to(train: Train | None, policy: FailurePolicy, attempt: Attempt, now: float) -> int | None:
-    """The nodes of the gang to which one gives way that has waited for nodes long enough; None while it waits, or has all.
+    """The nodes of the gang to which one gives way that has waited for nodes long enough; None while it waits, or has
+    all.
 
-    One that has some goes on with those. One that was shrunk and then found none wishes for all again: what it was shrunk to is
-    no longer what there is room for, and it holds nothing. In a queue it wishes for the nodes that it has quota for.
+    One that has some goes on with those. One that was shrunk and then found none wishes for all again: what it was
+    shrunk to is no longer what there is room for, and it holds nothing. In a queue it wishes for the nodes that it has
+    quota for.
     """
     at = resizes_at(policy, attempt)
     if train is None or train.min_nodes is None or at is None or now < at:
@@ -55,7 +60,9 @@ def resized_to(train: Train | None, policy: FailurePolicy, attempt: Attempt, now
 
 
 def expected_resizing(train: Train | None, policy: FailurePolicy, attempt: Attempt) -> tuple[float, int] | None:
-    """When a gang that waits will give way or go on if nothing changes, and on how many nodes; None: it waits on, or has all."""
+    """When a gang that waits will give way or go on if nothing changes, and on how many nodes; None: it waits on, or
+    has all.
+    """
     gang, here = attempt.living_gang, resizes_in_place_at(policy, attempt)
     if gang is not None and not gang.whole and here is not None:
         nodes = largest(_sizes(train, gang), len(gang.placed)) if 0 in gang.placed else None
@@ -75,7 +82,8 @@ def lowered_to(
 ) -> int | None:
     """The minCount that is enough for the PodGroup of a gang of which no pod has found a node for long enough.
 
-    None: it asks for all its pods, so that no gang starts small that need not, or some have nodes. `before` is what it was lowered
+    None: it asks for all its pods, so that no gang starts small that need not, or some have nodes. `before` is what it
+        was lowered
     to: that stays as long as none has a node, whatever a new operator has seen of its wait.
     """
     at = resizes_at(policy, attempt)
@@ -92,7 +100,9 @@ def lowered_to(
 
 
 def still_fewer(train: Train | None, nodes: int | None) -> int | None:
-    """The number of nodes that was decided on, if the document, as it is now, still has it; None: all that it wishes for."""
+    """The number of nodes that was decided on, if the document, as it is now, still has it; None: all that it wishes
+    for.
+    """
     if train is None or train.min_nodes is None or nodes is None:
         return None
     return nodes if train.min_nodes <= nodes < train.num_nodes else None
@@ -111,8 +121,9 @@ def resized_in_place(
 ) -> tuple[int, ...] | None:
     """The nodes without which a gang is to go on from now on in its living pods, by index; None: as it does.
 
-    Where a node of it is gone for `elasticAfterSeconds`, it goes on with as many as are allowed of those that are there. Where
-    others run, it takes them in, at most every `elasticEverySeconds`, unless the rest of the training is over about as soon.
+    Where a node of it is gone for `elasticAfterSeconds`, it goes on with as many as are allowed of those that are
+    there. Where others run, it takes them in, at most every `elasticEverySeconds`, unless the rest of the training is
+    over about as soon.
     """
     gang, at = attempt.living_gang, resizes_in_place_at(policy, attempt)
     if gang is None or at is None or now < at or 0 not in gang.placed:

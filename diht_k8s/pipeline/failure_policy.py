@@ -46,7 +46,9 @@ BACK_OFF: Final = BackOff()
 
 
 def withdrawn(attempt: Attempt, policy: FailurePolicy, now: float) -> Attempt:
-    """The attempt, failed if only some of its pods have found nodes for too long: another gang may wait for these nodes."""
+    """The attempt, failed if only some of its pods have found nodes for too long: another gang may wait for these
+    nodes.
+    """
     timeout_s = policy.scheduling_timeout_seconds
     if attempt.partially_started_at is None or now < attempt.partially_started_at + timeout_s:
         return attempt
@@ -80,7 +82,9 @@ def after_failure(
 def _after_failed_wait(
     policy: FailurePolicy, record: StageRecord, attempt: Attempt, now: float, back_off: BackOff
 ) -> StageRecord:
-    """The record after an attempt that waited for another run and failed: that run still is why, so the next one waits, too."""
+    """The record after an attempt that waited for another run and failed: that run still is why, so the next one waits,
+    too.
+    """
     after = after_failure(policy, record, attempt, now, back_off)
     return after if after.state is StageState.FAILED else replace(after, failure=record.failure)
 

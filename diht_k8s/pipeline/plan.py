@@ -167,7 +167,8 @@ def plan(
     if current.state is StageState.STOPPED:
         if saved.state is not RunState.SUSPENDED and saved.of(current.stage, current.step).state is not current.state:
             return RunPlan((), _stopped(status, current, now))
-        # We stopped it, and the run was resumed, maybe before all had stopped. Saved, since the next attempt may have to wait for another one that still ends: resuming happens once.
+        # We stopped it, and the run was resumed, maybe before all had stopped. Saved, since the next attempt may have
+        # to wait for another one that still ends: resuming happens once.
         restarting = replace(current, state=StageState.RESTARTING, nodes=None)
         status, current = _with(status, current, restarting), restarting
     decided = _advance(run, observed, now, replace(status, state=RunState.RUNNING), current, back_off)

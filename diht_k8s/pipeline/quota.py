@@ -1,7 +1,8 @@
-"""Quota of an elastic training that is granted in two parts, the fewest nodes and the rest: its size follows what it has. Pure.
+"""Quota of an elastic training that is granted in two parts, the fewest nodes and the rest: its size follows what it
+has. Pure.
 
-Less quota shrinks it at once, by a new attempt. More makes it grow, since its queue would count nodes that it does not use; but
-not soon after its start, and only where that saves more time than the start of another attempt takes.
+Less quota shrinks it at once, by a new attempt. More makes it grow, since its queue would count nodes that it does not
+use; but not soon after its start, and only where that saves more time than the start of another attempt takes.
 """
 
 from __future__ import annotations

@@ -38,7 +38,9 @@ class TimeParts:
     waiting_for_run: float = 0.0
     """which computes the same training."""
     missing_nodes: float = 0.0
-    """of an elastic gang: the time that it held its nodes, times the share of those that it wished for and did not have."""
+    """of an elastic gang: the time that it held its nodes, times the share of those that it wished for and did not
+    have.
+    """
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -106,7 +108,8 @@ class StageTime:
     start_up: Mapping[str, float] = field(default_factory=dict[str, float])
     """parts of its newest start."""
     share: float = 1.0
-    """of the nodes wished for that the newest attempt began with: it counts so much of each second that it holds them."""
+    """of the nodes wished for that the newest attempt began with: it counts so much of each second that it holds them.
+    """
     reached_share: float = 1.0
     """the same of the attempt that reached `reached`."""
 
@@ -149,11 +152,14 @@ class StageRecord:
     failure: Failure | None = None
     """of the newest attempt that failed."""
     nodes: int | None = None
-    """of a gang that is to start, as the one before gave way to it; None once it is there, so that nothing repeats it."""
+    """of a gang that is to start, as the one before gave way to it; None once it is there, so that nothing repeats it.
+    """
     resized_by_quota: bool = False
     """whether its gang has just given way as its quota changed; not saved, since the attempt's end says so."""
     min_count: int | None = None
-    """minCount to which the PodGroup of a gang was lowered, none of which has a node yet; None: it asks for all its pods."""
+    """minCount to which the PodGroup of a gang was lowered, none of which has a node yet; None: it asks for all its
+    pods.
+    """
     step: str = ""
     """step of the stage, if it runs as several jobs."""
     work: CommittedWork = field(default_factory=CommittedWork)
@@ -165,7 +171,8 @@ class StageRecord:
     infrastructure_healed_until: int = 0
     """the same for `infrastructure_restarts`."""
     in_place: InPlaceRestarts = field(default_factory=InPlaceRestarts)
-    """restarts in place of the newest attempt that had any; they are counted in `restarts` and not in `total_restarts`."""
+    """restarts in place of the newest attempt that had any; they are counted in `restarts` and not in `total_restarts`.
+    """
     total_in_place: int = 0
     """restarts in place of all attempts; never given back."""
     time: StageTime = StageTime()

@@ -80,7 +80,9 @@ def _with_traits(head: str, traits: list[str]) -> str:
 
 
 def natural_caption(name: str) -> str:
-    """CLDR's name of an emoji as a caption: 'flag: Peru' is 'flag of Peru', 'X: dark skin tone' 'X with dark skin tone'."""
+    """CLDR's name of an emoji as a caption: 'flag: Peru' is 'flag of Peru', 'X: dark skin tone' 'X with dark skin
+    tone'.
+    """
     head, colon, tail = name.partition(": ")
     if not colon:
         return name

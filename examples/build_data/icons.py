@@ -53,7 +53,8 @@ ULTIMATE_CATEGORIES: Final = {
     **dict.fromkeys(("EntertainmentEventsHobbies", "ImagesPhotography", "Science"), NO_CLASS),
     **dict.fromkeys(("ShippingDelivery", "ShoppingEcommerce", "Wayfinding"), NO_CLASS),
 }
-"""Categories whose drawings show a thing -> their zero-shot class. All others (arrows, controls, logos) are left out."""
+"""Categories whose drawings show a thing -> their zero-shot class. All others (arrows, controls, logos) are left out.
+"""
 
 UNSUITABLE: Final = frozenset(
     ("baokemeng", "bomb", "cannabis", "death", "logo", "pokeball", "r2d2", "sperm", "spongebob", "stool", "wall", "wii")

@@ -1,4 +1,5 @@
-"""Junk as the web has it, openly labelled: copies of training pairs with a caption or an image that the filter should drop.
+"""Junk as the web has it, openly labelled: copies of training pairs with a caption or an image that the filter should
+drop.
 
 In: the training pairs' items and a random generator. Out: pairs whose JSON names the kind of junk they are.
 """

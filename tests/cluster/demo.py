@@ -21,7 +21,9 @@ def document(s3: S3, prefix: str, endpoint_url: str) -> dict[str, Any]:
 
 
 def start(runs: Runs, s3: S3) -> str:
-    """Uploads the shards, makes the Secret and applies the run `demo`; returns the prefix of all that it reads and writes."""
+    """Uploads the shards, makes the Secret and applies the run `demo`; returns the prefix of all that it reads and
+    writes.
+    """
     prefix = f"demo-{runs.namespace}"
     client = s3.client()
     for name in SHARDS:

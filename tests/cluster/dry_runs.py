@@ -1,6 +1,7 @@
 """Generated runs and objects, sent to the API server without keeping them (`dryRun=All&fieldValidation=Strict`).
 
-python -m tests.cluster.dry_runs [RUNS] [SEED] prints how often each refusal came, and how many runs and objects were sent.
+python -m tests.cluster.dry_runs [RUNS] [SEED] prints how often each refusal came, and how many runs and objects were
+sent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Run documents whose pods are drawn from the CRD's schema and, within Kubernetes' own objects, from Kubernetes' schema. Seeded, pure.
+"""Run documents whose pods are drawn from the CRD's schema and, within Kubernetes' own objects, from Kubernetes'
+schema. Seeded, pure.
 
-A run begins as a valid one, drawn from the models' schema. Then single values within its pods change, again and again, as
-long as `validate` takes them: to values at the bounds of what Kubernetes takes, on both sides, to unknown keys, nulls,
-integers for quantities.
+A run begins as a valid one, drawn from the models' schema. Then single values within its pods change, again and again,
+as long as `validate` takes them: to values at the bounds of what Kubernetes takes, on both sides, to unknown keys,
+nulls, integers for quantities.
 """
 
 from __future__ import annotations
@@ -209,7 +210,9 @@ def valid_run(seed: int) -> DihtRun | None:
 
 
 def drawn_object(seed: int) -> tuple[str, Any]:
-    """A field of `pods` that holds objects of Kubernetes, and a value for it: a valid one with a change or two, valid or not."""
+    """A field of `pods` that holds objects of Kubernetes, and a value for it: a valid one with a change or two, valid
+    or not.
+    """
     rng = random.Random(seed)
     pods = value_with_typed_pods(rng)["spec"]["pods"]
     name = rng.choice([name for name in OBJECTS if name in pods and name != "env"] or ["tolerations"])

@@ -1,4 +1,6 @@
-"""The operator as a process of this machine under its own identity and rights, and runs whose stages are stubs without torch."""
+"""The operator as a process of this machine under its own identity and rights, and runs whose stages are stubs without
+torch.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ class OneAtATime:
         self.kubectl.apply(queue)
 
     def start(self, name: str, *ends: Any, pods: dict[str, Any] | None = None, **spec: Any) -> str:
-        """A training of one pod in the queue, unless `spec` and `pods` say otherwise; its programs end in turn as the stub says."""
+        """A training of one pod in the queue, unless `spec` and `pods` say otherwise; its programs end in turn as the
+        stub says.
+        """
         document = self.runs.document(name, {"train": list(ends)}, **{**STAGES, **spec})
         queued = {"queueName": "one", "queueing": "PerRun", "resources": {"cpu": "1"}}
         document["spec"]["pods"] |= {**queued, **(pods or {})}

@@ -1,8 +1,9 @@
-"""Runs with random faults on the two-node cluster, for as long as it is told, and a score of what `diht why` says of each.
+"""Runs with random faults on the two-node cluster, for as long as it is told, and a score of what `diht why` says of
+each.
 
-`python -m tests.cluster.soak --minutes 60 --seed 1 [--json FILE]`, where a cluster can be started (see README.md). Two runs at a
-time have a fault each; meanwhile the operator is killed, the API server goes away, answers 429, or its watches stall. A run
-without a fault runs beside them from the beginning to the end and must not restart.
+`python -m tests.cluster.soak --minutes 60 --seed 1 [--json FILE]`, where a cluster can be started (see README.md). Two
+runs at a time have a fault each; meanwhile the operator is killed, the API server goes away, answers 429, or its
+watches stall. A run without a fault runs beside them from the beginning to the end and must not restart.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""An alert of the chart fires in each outage, and none fires on a healthy operator: its real metrics, Prometheus' own engine."""
+"""An alert of the chart fires in each outage, and none fires on a healthy operator: its real metrics, Prometheus' own
+engine.
+"""
 
 from __future__ import annotations
 

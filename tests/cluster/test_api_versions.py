@@ -1,7 +1,8 @@
-"""How the next version of the API comes and the older one goes, by the commands of the docs: a v1alpha2 beside v1alpha1, without a webhook.
+"""How the next version of the API comes and the older one goes, by the commands of the docs: a v1alpha2 beside
+v1alpha1, without a webhook.
 
-What two versions of a definition do to each other's fields is asked under a group of its own. The whole migration is that of
-the definition itself, under an operator and a client that know v1alpha1 only.
+What two versions of a definition do to each other's fields is asked under a group of its own. The whole migration is
+that of the definition itself, under an operator and a client that know v1alpha1 only.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def test_version_that_etcd_holds_cannot_be_read_once_the_definition_has_forgotte
 
 @pytest.fixture
 def real(kubectl: Kubectl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Definition]:
-    """The definition that operators watch; at the end it is again that of this checkout, by the way back of the docs."""
+    """The definition that operators watch; at the end it is again that of this checkout, by the way back of the
+    docs.
+    """
     monkeypatch.setenv(
         "KUBECACHEDIR", str(tmp_path / "kubectl")
     )  # what is served then is not for the tests after this one

@@ -1,4 +1,6 @@
-"""The cluster under the tests is a real one: nodes, DNS, admission, audit log, S3, the recipe's environment, lost nodes."""
+"""The cluster under the tests is a real one: nodes, DNS, admission, audit log, S3, the recipe's environment, lost
+nodes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The operator on a real cluster, with stub programs: a whole run, what is written and what is not, SIGKILL after every write."""
+"""The operator on a real cluster, with stub programs: a whole run, what is written and what is not, SIGKILL after every
+write.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What may happen between the operator and the API server: a watch stalls without a word, 429, no names, an older history."""
+"""What may happen between the operator and the API server: a watch stalls without a word, 429, no names, an older
+history.
+"""
 
 from __future__ import annotations
 

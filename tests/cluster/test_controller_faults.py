@@ -1,4 +1,6 @@
-"""What goes wrong in a run, on a real cluster with stub programs: each fault has its reason in the status, and costs what it should."""
+"""What goes wrong in a run, on a real cluster with stub programs: each fault has its reason in the status, and costs
+what it should.
+"""
 
 from __future__ import annotations
 

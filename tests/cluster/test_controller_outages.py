@@ -1,4 +1,6 @@
-"""The operator, the API server or a node is away for a while: what happens meanwhile is made good, and nothing twice."""
+"""The operator, the API server or a node is away for a while: what happens meanwhile is made good, and nothing
+twice.
+"""
 
 from __future__ import annotations
 

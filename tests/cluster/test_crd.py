@@ -1,4 +1,5 @@
-"""The CRD on a real API server: the verdicts of the table of documents, what may be edited, status, columns, round trips.
+"""The CRD on a real API server: the verdicts of the table of documents, what may be edited, status, columns, round
+trips.
 
 The definition is installed under a group of its own, so that runs that are on the cluster already are not touched.
 """
@@ -106,7 +107,8 @@ def api(kubectl: Kubectl) -> Iterator[Api]:
     kubectl.apply(json.dumps(definition), "--server-side")
     kubectl.wait_established(f"dihtruns.{group}")
     with fresh_namespace(kubectl, "crd") as namespace:
-        # Established is written before every part of the API server knows the resource: the handler, discovery, kubectl's own cache
+        # Established is written before every part of the API server knows the resource: the handler, discovery,
+        # kubectl's own cache
         wait_until(lambda: serves(kubectl, f"dihtruns.{group}", namespace), "the new resource")
         yield Api(kubectl, config.new_client_from_config(str(kubectl.kubeconfig)), group, namespace)
     kubectl("delete", "crd", f"dihtruns.{group}", "--wait=false")
@@ -341,7 +343,8 @@ def test_client_that_does_not_ask_for_strictness_is_warned(api: Api) -> None:
 def test_run_means_the_same_from_a_file_and_from_the_cluster(api: Api) -> None:
     text = yaml_run(
         "  seed: 0x10\n"
-        "  train: {model: ViT-B-16, samples: 16000000000, batchSize: 32768, distillation: {mode: Disabled}, compile: yes,\n"
+        "  train: {model: ViT-B-16, samples: 16000000000, batchSize: 32768, distillation: {mode: Disabled}, "
+        "compile: yes,\n"
         "    optimizer: {lr: 5e-4, eps: 1.0e-6, weightDecay: 1.0}, loss: {beta: 25e-2}, modelConfig: null}\n",
         metadata=f"{{name: r-{secrets.token_hex(4)}}}",
     )

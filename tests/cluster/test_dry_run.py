@@ -1,4 +1,6 @@
-"""`validate` and the API server agree on what stands in pods: generated runs and objects, which the API server checks and does not keep."""
+"""`validate` and the API server agree on what stands in pods: generated runs and objects, which the API server checks
+and does not keep.
+"""
 
 from __future__ import annotations
 

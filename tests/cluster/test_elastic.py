@@ -1,4 +1,6 @@
-"""A real training of three pods that loses a place: it goes on with two, and with three again, by new attempts or in place."""
+"""A real training of three pods that loses a place: it goes on with two, and with three again, by new attempts or in
+place.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,9 @@ IN_PLACE = {
 
 
 def start_in_place(trainings: Trainings, name: str, gone: int, *, steps: int) -> None:
-    """Two pods on one node, among them the first one, which the Job controller makes first, and the third on the other."""
+    """Two pods on one node, among them the first one, which the Job controller makes first, and the third on the
+    other.
+    """
     offer(trainings.place.kubectl, SLOT, gone, "0")
     trainings.start(name, nodes=WISHED, steps=steps, train={"minNodes": FEWEST}, resources={SLOT: 1}, policy=IN_PLACE)
     wait_until(lambda: len(pods_on(trainings, name, 1 - gone)) == FEWEST, "two pods", 60)
@@ -125,8 +129,8 @@ def start_in_place(trainings: Trainings, name: str, gone: int, *, steps: int) ->
 
 
 def wait_for_size(trainings: Trainings, name: str, nodes: int, rounds: int, timeout_s: float) -> float:
-    """Wait until the training goes on with this many nodes in its first attempt, in whose pods it has resumed this often; when it
-    has.
+    """Wait until the training goes on with this many nodes in its first attempt, in whose pods it has resumed this
+    often; when it has.
     """
 
     def sized() -> bool:
@@ -174,7 +178,8 @@ def test_training_shrinks_and_grows_in_its_living_pods_as_a_node_is_lost_and_ret
         trainings.start(f"{name}-alone", nodes=1, steps=max(found))
         runs.wait_for(f"{name}-alone", "Complete", timeout_s=600)
     print(
-        f"{smaller - lost:.0f} s from the loss to steps of two, {grown - returned:.0f} s from the return to steps of three"
+        f"{smaller - lost:.0f} s from the loss to steps of two, {grown - returned:.0f} s from the return to steps "
+        f"of three"
     )
     assert (stage["attempt"], stage.get("restarts", 0), "restartsInPlace" in stage) == (1, 0, False)
     assert events.count("Resized") == 2

@@ -1,4 +1,6 @@
-"""Two elastic trainings and rigid ones in one quota of a real Kueue: extra nodes are given back by priority, and come back slowly."""
+"""Two elastic trainings and rigid ones in one quota of a real Kueue: extra nodes are given back by priority, and come
+back slowly.
+"""
 
 from __future__ import annotations
 

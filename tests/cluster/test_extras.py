@@ -1,4 +1,6 @@
-"""What the cluster can be given beside Kubernetes: images from Containerfiles, helm, fake GPU nodes with quotas and gang admission."""
+"""What the cluster can be given beside Kubernetes: images from Containerfiles, helm, fake GPU nodes with quotas and
+gang admission.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The chart on a real cluster, with the operator's own image: install, test, upgrade, roll back, uninstall, install again; two scopes."""
+"""The chart on a real cluster, with the operator's own image: install, test, upgrade, roll back, uninstall, install
+again; two scopes.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ def objects(runs: Runs, release: str) -> list[str]:
 
 
 def everything(runs: Runs) -> set[str]:
-    """Every object of the namespace, of whatever kind, but for what Kubernetes makes by itself: pods of Jobs, and events."""
+    """Every object of the namespace, of whatever kind, but for what Kubernetes makes by itself: pods of Jobs, and
+    events.
+    """
     kinds = runs.kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
     asked = ",".join(kind for kind in kinds if kind.partition(".")[0] not in ("events", "pods"))
     return set(runs.kubectl("get", asked, "--namespace", runs.namespace, "-o", "name").split())
@@ -257,7 +261,9 @@ def test_second_installation_for_all_namespaces_is_refused_and_the_first_leaves_
 def test_api_server_takes_everything_that_the_chart_can_make_and_the_base_manifests(
     helm: str, kubectl: Kubectl, namespace: str, tmp_path: Path
 ) -> None:
-    """Asked only: nothing is made; not the hooks of the test, whose pod wants its service account there. The kinds of the Prometheus operator are not served here."""
+    """Asked only: nothing is made; not the hooks of the test, whose pod wants its service account there. The kinds of
+    the Prometheus operator are not served here.
+    """
     values = tmp_path / "values.yaml"
     ours = {**EVERYTHING, "metrics": {"service": {"enabled": True}, "dashboard": {"enabled": True}}}
     values.write_text(yaml.safe_dump(ours))

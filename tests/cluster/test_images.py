@@ -1,4 +1,6 @@
-"""The images that `make images` builds: small, reproducible, in layers of which a change of the code changes one. With buildah, no registry."""
+"""The images that `make images` builds: small, reproducible, in layers of which a change of the code changes one. With
+buildah, no registry.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from tests.cluster.tools import CLUSTER, PROJECT, cannot
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 RECIPE_DISK_GB = 20
-"""Free space that the recipe's build takes for a while: its layers, in containers and the store, and the largest twice as a file."""
+"""Free space that the recipe's build takes for a while: its layers, in containers and the store, and the largest twice
+as a file.
+"""
 CODE_MB = 20
 MADE = [("first", "operator"), ("second", "operator"), ("third", "operator"), ("slow", "recipe"), ("slow-2", "recipe")]
 """Prefix and image."""

@@ -40,7 +40,9 @@ PAIRS, FAULTS = 10, 30
 
 
 def kill_rank(host: str) -> None:
-    """SIGKILL to the rank of a pod, from this machine, which carries the nodes; launcher and standby processes live on."""
+    """SIGKILL to the rank of a pod, from this machine, which carries the nodes; launcher and standby processes live
+    on.
+    """
     wanted, killed = f"HOSTNAME={host}".encode(), 0
     for process in Path("/proc").iterdir():
         try:

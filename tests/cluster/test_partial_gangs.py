@@ -1,4 +1,6 @@
-"""Two gangs without PodGroups, each with half of the nodes that both need: one is withdrawn, the other completes, and the first comes back."""
+"""Two gangs without PodGroups, each with half of the nodes that both need: one is withdrawn, the other completes, and
+the first comes back.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def slots(kubectl: Kubectl, own: bool) -> Iterator[None]:
 
 
 def give_way(runs: Runs, start: Start, timeout_s: int) -> None:
-    """The first gang gets the slot of node 0, the second one that of node 1; the first one's time is over before the second's."""
+    """The first gang gets the slot of node 0, the second one that of node 1; the first one's time is over before the
+    second's.
+    """
 
     def begin(name: str, node: str, timeout_s: int, **pods: Any) -> None:
         policy = {"maxRestarts": 0, "schedulingTimeoutSeconds": timeout_s}

@@ -1,4 +1,5 @@
-"""Gangs on fake nodes that have room for one: with a PodGroup none starts partially; without it pods are scheduled one by one.
+"""Gangs on fake nodes that have room for one: with a PodGroup none starts partially; without it pods are scheduled one
+by one.
 
 An elastic one on real nodes: its PodGroup needs all its pods at first, and fewer once they have waited.
 """

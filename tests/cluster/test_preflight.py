@@ -1,4 +1,6 @@
-"""The preflight of real gangs: each node's result in the output, the worst in the status, and the node that is at fault by its name."""
+"""The preflight of real gangs: each node's result in the output, the worst in the status, and the node that is at fault
+by its name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Objects that the API server, its admission or a quota refuses, on a real cluster: what a person is told, and how it goes on."""
+"""Objects that the API server, its admission or a quota refuses, on a real cluster: what a person is told, and how it
+goes on.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every right of the operator is one that it uses, and it asks for no other: its rules against what the API server's audit log says."""
+"""Every right of the operator is one that it uses, and it asks for no other: its rules against what the API server's
+audit log says.
+"""
 
 from __future__ import annotations
 
@@ -78,8 +80,8 @@ def used(events: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
 
 
 def provoke(runs: Runs) -> None:
-    """Runs that need, together, every right: a gang that fails, one that is suspended, one whose Job is deleted without its
-    pods, one that expires, foreign objects, a pod that cannot start; and a Lease that is gone.
+    """Runs that need, together, every right: a gang that fails, one that is suspended, one whose Job is deleted without
+    its pods, one that expires, foreign objects, a pod that cannot start; and a Lease that is gone.
     """
     namespace = ("--namespace", runs.namespace)
     runs.kubectl("create", "job", "job-taken-filter-1", "--image=local/none:1", *namespace)

@@ -1,4 +1,6 @@
-"""`pods.queueing: PerRun` under a real Kueue: the order of runs, through crashes and preemptions too, no quota left behind; partial admission."""
+"""`pods.queueing: PerRun` under a real Kueue: the order of runs, through crashes and preemptions too, no quota left
+behind; partial admission.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def host(pod: str) -> str:
 
 
 def endure(place: World, queue: OneAtATime, times: int) -> None:
-    """The first of three runs crashes and is preempted in turn, comes back each time, and only then gives way to the others."""
+    """The first of three runs crashes and is preempted in turn, comes back each time, and only then gives way to the
+    others.
+    """
     for name in ("first", "second", "third"):
         ends = ["hang"] * (times + 1) if name == "first" else []
         queue.start(

@@ -1,4 +1,6 @@
-"""Every sample, and a run with every field of queues and gangs, is accepted by a real API server: the run and its Jobs (dry run)."""
+"""Every sample, and a run with every field of queues and gangs, is accepted by a real API server: the run and its Jobs
+(dry run).
+"""
 
 from __future__ import annotations
 

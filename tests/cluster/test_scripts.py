@@ -1,4 +1,6 @@
-"""The scripts of the cluster without a cluster: they pass shellcheck, and `image` writes what container runtimes read."""
+"""The scripts of the cluster without a cluster: they pass shellcheck, and `image` writes what container runtimes
+read.
+"""
 
 from __future__ import annotations
 

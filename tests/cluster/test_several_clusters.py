@@ -1,7 +1,8 @@
-"""`spec.managedBy` under a real MultiKueue of two control planes: the run goes to the other cluster, and its status comes back.
+"""`spec.managedBy` under a real MultiKueue of two control planes: the run goes to the other cluster, and its status
+comes back.
 
-Of what Kueue leaves to others the test does two things by hand: it makes the run's Workload on the first cluster, and says on the
-second that the Workload is finished.
+Of what Kueue leaves to others the test does two things by hand: it makes the run's Workload on the first cluster, and
+says on the second that the Workload is finished.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""`torchx run -s kubernetes` on the real cluster, in a namespace under Pod Security `restricted`, through the plugin's entry point."""
+"""`torchx run -s kubernetes` on the real cluster, in a namespace under Pod Security `restricted`, through the plugin's
+entry point.
+"""
 
 from __future__ import annotations
 

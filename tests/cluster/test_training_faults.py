@@ -1,6 +1,7 @@
 """A real training of two pods over gloo, broken in every way that a cluster knows: it ends as if nothing had happened.
 
-Each test breaks the same training once and compares its losses, step by step, with those of a training that nothing befell.
+Each test breaks the same training once and compares its losses, step by step, with those of a training that nothing
+befell.
 """
 
 from __future__ import annotations

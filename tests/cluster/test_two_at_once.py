@@ -1,4 +1,5 @@
-"""Several runs over one output at once: they share the filter, one gang computes a training, the others wait without GPUs.
+"""Several runs over one output at once: they share the filter, one gang computes a training, the others wait without
+GPUs.
 
 That a zombie gang stays fenced is in `test_training_faults.py`.
 """

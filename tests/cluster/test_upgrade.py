@@ -1,6 +1,8 @@
-"""From the frozen release to the next one and back, under runs in every state: the charts by helm, the operators as processes.
+"""From the frozen release to the next one and back, under runs in every state: the charts by helm, the operators as
+processes.
 
-The frozen operator runs from its wheel, the next one is the tree with the changes of `tests.upgrade.releases`; pods run stub programs.
+The frozen operator runs from its wheel, the next one is the tree with the changes of `tests.upgrade.releases`; pods run
+stub programs.
 """
 
 from __future__ import annotations
@@ -104,7 +106,9 @@ class Place:
         (self.runs.folder / name / file).write_bytes(b"x" * count)
 
     def require_readable(self, *codes: Path) -> None:
-        """The API server takes every run as it is, and releases read the same of them, without anything that they do not know."""
+        """The API server takes every run as it is, and releases read the same of them, without anything that they do
+        not know.
+        """
         listed = self.runs.kubectl.json("get", "dihtruns", "--namespace", self.runs.namespace)
         found = json.dumps(listed)
         for run in listed["items"]:

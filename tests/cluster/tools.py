@@ -1,4 +1,6 @@
-"""What the fixtures and tests of the cluster tier are made of: the scripts, kubectl and S3 as objects, waiting, manifests."""
+"""What the fixtures and tests of the cluster tier are made of: the scripts, kubectl and S3 as objects, waiting,
+manifests.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def cannot(reason: str) -> NoReturn:
 
 
 def manifest(file: str, **values: object) -> str:
-    """A YAML file of etc/ with ${name} replaced: strings as YAML's double-quoted scalars read them, everything else as JSON."""
+    """A YAML file of etc/ with ${name} replaced: strings as YAML's double-quoted scalars read them, everything else as
+    JSON.
+    """
     text = {
         name: json.dumps(value) if not isinstance(value, str) else json.dumps(value)[1:-1]
         for name, value in values.items()
@@ -114,7 +118,9 @@ class Kubectl:
         return json.loads(self(*arguments, "-o", "json"))
 
     def read(self, path: str) -> Any:
-        """What the API server answers to a GET, for what is asked again and again: kubectl's start takes 0.1 CPU seconds."""
+        """What the API server answers to a GET, for what is asked again and again: kubectl's start takes 0.1 CPU
+        seconds.
+        """
         client = _client(self.kubeconfig)
         request = client.param_serialize(method="GET", resource_path=path, auth_settings=["BearerToken"])
         try:
@@ -141,7 +147,9 @@ class Kubectl:
 
 @dataclass(frozen=True)
 class S3:
-    """S3 in the cluster. A namespace gets its credentials by `add_secret`; tests share the bucket, each below a prefix of its own."""
+    """S3 in the cluster. A namespace gets its credentials by `add_secret`; tests share the bucket, each below a prefix
+    of its own.
+    """
 
     kubectl: Kubectl
     endpoint_url: str
@@ -163,7 +171,9 @@ class S3:
         )
 
     def add_secret(self, namespace: str, name: str = "s3-credentials") -> str:
-        """Makes the Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the namespace; returns its name."""
+        """Makes the Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the namespace; returns its
+        name.
+        """
         data = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
         document = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
         self.kubectl.apply(json.dumps(document), "--namespace", namespace)

@@ -1,7 +1,7 @@
 """Run documents by the schema, most of them valid, and damaged ones. Nothing here uses the reader under test.
 
-A sound document is drawn from the JSON schema of the models, then corrected where a rule concerns several fields. A mutation changes its
-values (before they become text), its text, or its `--set` overrides.
+A sound document is drawn from the JSON schema of the models, then corrected where a rule concerns several fields. A
+mutation changes its values (before they become text), its text, or its `--set` overrides.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Hostile sources for `diht import`, each with what an import owes for it. Nothing here uses the readers under test.
 
-The oracle counts what it lays down: names that are no folders, rows, entries. Of some pairs it knows that they are sound,
-and these must come out with their caption; of a secret outside of the source it knows that nothing may come out.
+The oracle counts what it lays down: names that are no folders, rows, entries. Of some pairs it knows that they are
+sound, and these must come out with their caption; of a secret outside of the source it knows that nothing may come out.
 """
 
 from __future__ import annotations

@@ -180,7 +180,9 @@ class Story:
             self.world.edit("r", suspend=False)
 
     def _operate(self, *, lag: bool) -> None:
-        """What is due of the operator: after a change that its watches report, at the time that it asked for, or resync."""
+        """What is due of the operator: after a change that its watches report, at the time that it asked for, or
+        resync.
+        """
         if self.process is None:
             if self.rng.random() < 0.3:
                 self.process, self.due = Process(self.world, self.clock, self.nodes), 0.0

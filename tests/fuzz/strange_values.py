@@ -1,4 +1,6 @@
-"""Strange values in one place of a document, drawn from a seed: what a program reports, or what somebody writes into a status. Pure."""
+"""Strange values in one place of a document, drawn from a seed: what a program reports, or what somebody writes into a
+status. Pure.
+"""
 
 from __future__ import annotations
 

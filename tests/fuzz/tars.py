@@ -1,7 +1,8 @@
 """Tars that are damaged in known ways, each with what a reader owes for it. Nothing here uses the reader under test.
 
-The oracle knows where each sample stands in the sound archive, for `tarfile` wrote it here. From the first changed byte it derives which
-samples must come out unharmed; from the kind of damage, how many must be accounted for where no damage is reported.
+The oracle knows where each sample stands in the sound archive, for `tarfile` wrote it here. From the first changed byte
+it derives which samples must come out unharmed; from the kind of damage, how many must be accounted for where no damage
+is reported.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ def archive(rng: random.Random, *, count: int | None = None, prefix: str = "", z
         rng: draws.
         count: number of samples.
         prefix: of keys.
-        zeros: have the last member end in zeros, which do not begin at a sector as holes do; the byte at which the archive will
-            stand in its file.
+        zeros: have the last member end in zeros, which do not begin at a sector as holes do; the byte at which the
+            archive will stand in its file.
     """
     buffer, samples, headers, begins = io.BytesIO(), list[Placed](), list[int](), list[int]()
     long = rng.random() < 0.2 and zeros is None
@@ -152,8 +153,8 @@ def _zeros(rng: random.Random, made: Archive) -> Case:
 def _unknown(made: Archive, begin: int, end: int) -> bool:
     """Whether the bytes do not tell that these were made zeros.
 
-    Up to the end mark they are an end mark. Padding that ends at a record is a join, if it begins with a header, behind the
-    data of a member, or with them, for data may be zeros; those that begin at a page are taken for a hole.
+    Up to the end mark they are an end mark. Padding that ends at a record is a join, if it begins with a header, behind
+    the data of a member, or with them, for data may be zeros; those that begin at a page are taken for a hole.
     """
     if end >= made.headers[-1]:
         return True

@@ -1,4 +1,6 @@
-"""Thousands of run documents, from the text to the objects on a cluster: no crash, no hang, and a line for every mistake."""
+"""Thousands of run documents, from the text to the objects on a cluster: no crash, no hang, and a line for every
+mistake.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Fuzzed stories of a run: each ends Complete, or Failed for a cause that was injected; never do two attempts run at once."""
+"""Fuzzed stories of a run: each ends Complete, or Failed for a cause that was injected; never do two attempts run at
+once.
+"""
 
 from __future__ import annotations
 

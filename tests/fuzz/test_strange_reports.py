@@ -1,4 +1,6 @@
-"""Programs that report anything, and statuses with anything that the CRD lets through: the run goes on, what is written is valid."""
+"""Programs that report anything, and statuses with anything that the CRD lets through: the run goes on, what is written
+is valid.
+"""
 
 from __future__ import annotations
 

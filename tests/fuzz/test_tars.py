@@ -1,4 +1,6 @@
-"""Thousands of damaged shards: no crash, no hang, and no sample that is neither delivered nor within a reported damage."""
+"""Thousands of damaged shards: no crash, no hang, and no sample that is neither delivered nor within a reported
+damage.
+"""
 
 from __future__ import annotations
 

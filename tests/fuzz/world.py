@@ -1,4 +1,5 @@
-"""A cluster for fuzzed stories: Job controller, nodes and programs, played in jumps of time against the real reconciler.
+"""A cluster for fuzzed stories: Job controller, nodes and programs, played in jumps of time against the real
+reconciler.
 
 What it leaves out of Kubernetes: quotas, images, ranks that outlive a dead node. `Cluster.alive` names the Jobs whose
 programs run, which must never be more than one.
@@ -310,7 +311,9 @@ class World(FakeCluster):
                 self.end(pod, 0)
 
     def _meet(self, job: Doc, pods: list[Doc], working: list[Doc]) -> list[Doc]:
-        """The pods that train of a gang that resizes: its members, if all are there; else none, and what is not saved is lost."""
+        """The pods that train of a gang that resizes: its members, if all are there; else none, and what is not saved
+        is lost.
+        """
         uid, there = job["metadata"]["uid"], {self._index(pod): pod for pod in working}
         if 0 not in there:
             self.done["train"] = self.committed("train")

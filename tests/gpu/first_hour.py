@@ -1,9 +1,9 @@
 """The first hour on a machine with cards, in one command: `make first-hour`.
 
 Describes the machine, runs the GPU tier file by file, measures our side of the benchmark in short windows, and packs
-all that was said and measured into one archive to send back. A part that fails or hangs does not stop the others. Started
-again, it repeats the parts that failed (`--again`: all). `DIHT_GPU_TESTS_ON=cpu` makes it a dry run of two minutes: a few
-scenarios and a tiny model, whose figures mean nothing.
+all that was said and measured into one archive to send back. A part that fails or hangs does not stop the others.
+Started again, it repeats the parts that failed (`--again`: all). `DIHT_GPU_TESTS_ON=cpu` makes it a dry run of two
+minutes: a few scenarios and a tiny model, whose figures mean nothing.
 """
 
 from __future__ import annotations
@@ -167,7 +167,10 @@ def summary(results: Mapping[str, Ended], archive: Path) -> str:
     """A line for each part, what failed, and where the archive is."""
     words = {0: "ok", TIMED_OUT: "ended after its limit"}
     lines = [
-        f"{name:10} {words.get(each.code, f'failed ({each.code})'):22} {each.seconds:7.0f} s{' (kept)' if each.kept else ''}  {each.last}"
+        (
+            f"{name:10} {words.get(each.code, f'failed ({each.code})'):22} {each.seconds:7.0f} "
+            f"s{' (kept)' if each.kept else ''}  {each.last}"
+        )
         for name, each in results.items()
     ]
     failed = [name for name, each in results.items() if each.code]

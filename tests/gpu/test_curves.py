@@ -26,10 +26,13 @@ UNEVEN = 31
 """Pairs of a batch that no number of cards above one divides."""
 PARTS = {"microBatchSize": 2}
 FIRST_SCALE, TOO_HIGH = 2.0**10, 2.0**17
-"""Of fp16. With the first no gradient of this model overflows, so that no step is skipped and the curves can be compared.
-With the second some do at first, and more on more ranks: a rank's loss is the mean over its rows."""
+"""Of fp16. With the first no gradient of this model overflows, so that no step is skipped and the curves can be
+compared. With the second some do at first, and more on more ranks: a rank's loss is the mean over its rows.
+"""
 STATISTICS = {"modelConfig": RESNET, "optimizer": {"lr": 3e-4, "eps": 1e-6}}
-"""A ResNet. A value within rounding of a ReLU's kink falls to either side: a lower learning rate keeps the curves together."""
+"""A ResNet. A value within rounding of a ReLU's kink falls to either side: a lower learning rate keeps the curves
+together.
+"""
 LOCKED = {
     "lockImageTower": True,
     "modelConfig": {

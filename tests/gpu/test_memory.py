@@ -58,7 +58,10 @@ def test_peak_when_trained_then_within_the_estimate(
     ]
     assert result["error"] is None, result["error"]
     bound = estimate(run, "H100")
-    said = f"{result['peak'] / 2**20:.0f} MiB; tensors predicted {bound.memory.total / 2**20:.0f}, bound {bound.used / 2**20:.0f}"
+    said = (
+        f"{result['peak'] / 2**20:.0f} MiB; tensors predicted {bound.memory.total / 2**20:.0f}, bound "
+        f"{bound.used / 2**20:.0f}"
+    )
     record_property("peak", said)
     print(said)
     assert result["peak"] <= bound.used + (0 if on_card else PROCESS_BYTES), said

@@ -33,8 +33,9 @@ STEPS = {"cpu": 40, "cuda": 300}
 UNSAVED: dict[str, Any] = {"checkpoint": {"everySamples": 10**9}}
 """The watchdog waits for a rank that takes a checkpoint, so one that hangs shall not be taking one."""
 SOON_S = 90
-"""Within this time a gang ends that has lost a rank, although a collective may take 120: gloo notices at once, and where
-NCCL does not (over NVLink nobody closes a connection) the watchdog does."""
+"""Within this time a gang ends that has lost a rank, although a collective may take 120: gloo notices at once, and
+where NCCL does not (over NVLink nobody closes a connection) the watchdog does.
+"""
 WATCH = {"DIHT_WATCHDOG_SECONDS": "6", "DIHT_WATCHDOG_STEPS": "3"}
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1200)]
 

@@ -1,4 +1,6 @@
-"""Mutants of a module's source: one operator, number or condition changed. Pure: the same source gives the same list."""
+"""Mutants of a module's source: one operator, number or condition changed. Pure: the same source gives the same
+list.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ class Mutant:
 
 
 def mutants(source: str) -> list[Mutant]:
-    """All mutants of a module, in the order of its syntax tree. Annotations, docstrings and decorators stay as they are."""
+    """All mutants of a module, in the order of its syntax tree. Annotations, docstrings and decorators stay as they
+    are.
+    """
     tree = ast.parse(source)
     lines = ast.unparse(tree).splitlines()
     places = _places(tree)

@@ -1,11 +1,12 @@
 """A stage that ends as the environment variable DIHT_STUB says.
 
-DIHT_STUB is JSON: stage (or stage-step) -> list of what its attempts do, one after another; the last entry repeats. An entry is
-"ok", "hang" (until it is asked to stop), "kill" (SIGKILL to itself), "noise" (all that a log should not hold, then exit code 75),
-"elsewhere" (another run computes it), or an exit code. "hang" counts steps in a file, as a checkpoint does, and resumes from it. An object {"train": n, "then": entry}
-trains n steps, saving each fourth one, before it ends; what each step took goes to the file `steps` of the output. An object
-{"gate": entry} waits until the file `gate` of the output has a byte for this attempt, then does what the entry says; meanwhile it says
-that it was restarted in place as often as the file `restarts` has bytes.
+DIHT_STUB is JSON: stage (or stage-step) -> list of what its attempts do, one after another; the last entry repeats. An
+entry is "ok", "hang" (until it is asked to stop), "kill" (SIGKILL to itself), "noise" (all that a log should not hold,
+then exit code 75), "elsewhere" (another run computes it), or an exit code. "hang" counts steps in a file, as a
+checkpoint does, and resumes from it. An object {"train": n, "then": entry} trains n steps, saving each fourth one,
+before it ends; what each step took goes to the file `steps` of the output. An object {"gate": entry} waits until the
+file `gate` of the output has a byte for this attempt, then does what the entry says; meanwhile it says that it was
+restarted in place as often as the file `restarts` has bytes.
 """
 
 from __future__ import annotations

@@ -192,7 +192,9 @@ def _extra_needs(
 
 
 def _uses(living: Sequence[ObservedAttempt], base: WorkloadSummary | None) -> bool:
-    """Whether a gang has more pods than the first Workload of an elastic training has quota for, as far as that is known."""
+    """Whether a gang has more pods than the first Workload of an elastic training has quota for, as far as that is
+    known.
+    """
     return any(each.attempt.pods > (base.count if base is not None else 0) for each in living)
 
 
@@ -213,9 +215,11 @@ def _holds(observed: ObservedAttempt) -> bool:
 
 
 def _lacks_quota(observed: ObservedAttempt, base: WorkloadSummary | None, extra: WorkloadSummary | None) -> bool:
-    """Whether an attempt has lost its quota, or a gang that was made for that of both Workloads has more pods than there is.
+    """Whether an attempt has lost its quota, or a gang that was made for that of both Workloads has more pods than
+    there is.
 
-    An elastic training shrinks then. One that was made rigid since, or taken from its queue, has no smaller size: it stops.
+    An elastic training shrinks then. One that was made rigid since, or taken from its queue, has no smaller size: it
+    stops.
     """
     if base is None or not base.may_run:
         return True

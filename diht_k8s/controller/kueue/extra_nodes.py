@@ -1,8 +1,9 @@
-"""The second Workload of an elastic training: quota for its nodes beyond the fewest, which Kueue may take back alone. Pure.
+"""The second Workload of an elastic training: quota for its nodes beyond the fewest, which Kueue may take back alone.
+Pure.
 
-The first one holds the place of the training, as any stage's does. The second one asks for the rest with less priority, so that
-others of the same priority come before it. It is there while a gang uses it or would: quota that nobody uses is given back, and
-asked for again once growing is of use.
+The first one holds the place of the training, as any stage's does. The second one asks for the rest with less priority,
+so that others of the same priority come before it. It is there while a gang uses it or would: quota that nobody uses is
+given back, and asked for again once growing is of use.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ class ElasticQueue:
     def waits_until(self, base: WorkloadSummary, extra: WorkloadSummary | None) -> float | None:
         """Until when an attempt waits for quota of all its nodes; None if it does not.
 
-        A training that was admitted waits a while, so that it does not start small needlessly. Later attempts wait until Kueue has
-        looked at the second Workload. A wait that has not begun yet means that the clocks differ: it is over.
+        A training that was admitted waits a while, so that it does not start small needlessly. Later attempts wait
+        until Kueue has looked at the second Workload. A wait that has not begun yet means that the clocks differ: it is
+        over.
         """
         longest_s = self.policy.elastic_after_seconds
         since = base.admitted_at if extra is None or extra.refused else max(base.admitted_at, extra.created_at)

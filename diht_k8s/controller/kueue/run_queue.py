@@ -1,4 +1,6 @@
-"""Workloads of Kueue on the cluster: created, finished and deleted as `admission` decides, and the Jobs on their quota."""
+"""Workloads of Kueue on the cluster: created, finished and deleted as `admission` decides, and the Jobs on their
+quota.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ from diht_k8s.launch.stages import sized_for_step
 from diht_k8s.pipeline.plan import Start
 
 PLACED: Final = (
-    "train.minNodes does not go with a queue whose flavours have a topology (topologyName): it gives places to the pods of one "
-    "Workload, and the others would wait for theirs: choose another queue, or unset minNodes"
+    "train.minNodes does not go with a queue whose flavours have a topology (topologyName): it gives places to the pods "
+    "of one Workload, and the others would wait for theirs: choose another queue, or unset minNodes"
 )
 
 

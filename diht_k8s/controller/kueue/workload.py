@@ -1,4 +1,6 @@
-"""Kueue's Workload of a stage: its document, patches of its status, and its admission put into the stage's Job. Pure."""
+"""Kueue's Workload of a stage: its document, patches of its status, and its admission put into the stage's Job.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +127,8 @@ def extra_document(base: Json, job: Mapping[str, Any], pods: tuple[int, int], fl
     """The Workload of the nodes beyond the fewest of an elastic training, which Kueue may evict alone.
 
     Args:
-        base: the document of the Workload of its fewest nodes: this one asks for more of the same pods, with less priority.
+        base: the document of the Workload of its fewest nodes: this one asks for more of the same pods, with less
+            priority.
         job: the training's.
         pods: how many it asks for, and how many of them are of use.
         flavours: the ResourceFlavors that the other one was admitted with: the nodes of one gang are of one kind.

@@ -2,7 +2,8 @@
 
 A move is a restart by the infrastructure. Its pods are asked to end, so that they save the step that they are at, and
 the next attempt keeps away from every node that has a fault then. A gang that comes to such a node all the same (no
-other can take it) stays: it is not moved again for a fault that its Job knew of. An elastic one then goes on with fewer nodes.
+other can take it) stays: it is not moved again for a fault that its Job knew of. An elastic one then goes on with fewer
+nodes.
 """
 
 from __future__ import annotations

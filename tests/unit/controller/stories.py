@@ -54,7 +54,9 @@ def settle(process: Process, times: int = 4) -> None:
 
 
 def play(cluster: FakeCluster, ends: dict[str, int] | None = None, *, die_after: int | None = None) -> list[str]:
-    """Run to the end; each Job ends with its code (0 if none is given). The operator dies at each `die_after`-th write."""
+    """Run to the end; each Job ends with its code (0 if none is given). The operator dies at each `die_after`-th
+    write.
+    """
     clock, ends = Clock(), dict(ends or {})
     process, done = Process(cluster, clock), set[str]()
     for _ in range(400):

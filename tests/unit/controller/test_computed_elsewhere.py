@@ -1,4 +1,6 @@
-"""A gang that finds its training computed by another run: what the operator creates, says and counts until that has ended."""
+"""A gang that finds its training computed by another run: what the operator creates, says and counts until that has
+ended.
+"""
 
 from __future__ import annotations
 

@@ -119,7 +119,8 @@ def test_gang_whose_pod_finds_no_node_starts_again_with_those_that_do_and_says_s
         (
             3,
             2,
-            "train: cannot go on with 1 of 4 nodes, and gives them back at {in_600} unless more have room: 0/2 nodes are available",
+            "train: cannot go on with 1 of 4 nodes, and gives them back at {in_600} unless more have room: 0/2 "
+            "nodes are available",
         ),
         (1, None, "train: 0/2 nodes are available"),
         (4, 2, "train: 0/2 nodes are available"),
@@ -190,7 +191,9 @@ OTHERS = [NodeFault(f"node-{index}", "KernelDeadlock", "condition KernelDeadlock
 
 
 def on_faulty_node(faults: list[NodeFault], **train: Any) -> tuple[FakeCluster, Process, Clock, Nodes]:
-    """A gang of four that has moved away from nodes with faults, and came to them again: they take pods, and no others do."""
+    """A gang of four that has moved away from nodes with faults, and came to them again: they take pods, and no others
+    do.
+    """
     cluster, clock, nodes = elastic(**train), Clock(), Nodes()
     process = Process(cluster, clock, nodes)
     settle(process)
@@ -225,7 +228,10 @@ def test_gang_that_only_faulty_nodes_take_goes_on_with_the_healthy_ones(
     settle(process)
     assert list(cluster.jobs) == ["r-train-2"]
     if nodes is not None:
-        says = f"r runs: train: attempt 2 runs; goes on with {nodes} of 4 nodes at {at(clock.now + 1)}: the others have faults"
+        says = (
+            f"r runs: train: attempt 2 runs; goes on with {nodes} of 4 nodes at {at(clock.now + 1)}: the others "
+            f"have faults"
+        )
         assert sentence("r", status(cluster)).startswith(says)
     clock.now += 1
     settle(process)
@@ -588,7 +594,8 @@ LOST = FailureCause(reason="NodeLost", message="pod p on node node-7 is lost")
             LOST,
             "NodeLost Resized Resized",
             [
-                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: pod p on node node-7 is lost, and no other node had room; each later attempt asks for all"
+                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: pod p on node node-7 is lost, and no other "
+                "node had room; each later attempt asks for all"
             ],
         ),
         (
@@ -596,7 +603,8 @@ LOST = FailureCause(reason="NodeLost", message="pod p on node node-7 is lost")
             LOST,
             "NodeLost Stopped Resized",
             [
-                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt asks for all"
+                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt "
+                "asks for all"
             ],
         ),
         (
@@ -604,7 +612,8 @@ LOST = FailureCause(reason="NodeLost", message="pod p on node node-7 is lost")
             LOST,
             "Resized",
             [
-                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt asks for all"
+                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt "
+                "asks for all"
             ],
         ),
         (
@@ -612,7 +621,8 @@ LOST = FailureCause(reason="NodeLost", message="pod p on node node-7 is lost")
             LOST,
             "NodeLost Resized",
             [
-                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: pod p on node node-7 is lost, and no other node had room; each later attempt asks for all"
+                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: pod p on node node-7 is lost, and no other "
+                "node had room; each later attempt asks for all"
             ],
         ),
         (
@@ -620,7 +630,8 @@ LOST = FailureCause(reason="NodeLost", message="pod p on node node-7 is lost")
             FailureCause(reason="Error", message="m"),
             "Error Resized",
             [
-                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt asks for all"
+                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt "
+                "asks for all"
             ],
         ),
         (3, LOST, "NodeLost", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z; each later attempt asks for all"]),

@@ -1,4 +1,6 @@
-"""Elastic gangs at the operator that resize in their living pods: the Job, the decision, lost pods, and what is told of it."""
+"""Elastic gangs at the operator that resize in their living pods: the Job, the decision, lost pods, and what is told of
+it.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +142,10 @@ def test_gang_that_loses_a_node_goes_on_with_the_others_and_takes_it_in_again() 
     lose(cluster, 2)
     settle(process)
     lost = cluster.pods["r-train-1-2"]["status"]
-    soon = f"goes on with 3 of 4 nodes at {at(NOW + 60)} unless more have room: waits for 1 of its 4 pods, whose nodes are lost"
+    soon = (
+        f"goes on with 3 of 4 nodes at {at(NOW + 60)} unless more have room: waits for 1 of its 4 pods, whose "
+        f"nodes are lost"
+    )
     assert soon in sentence("r", status(cluster))
     assert (lost["phase"], lost["reason"], lost["conditions"][1]["reason"]) == (
         "Failed",

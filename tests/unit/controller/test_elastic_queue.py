@@ -1,4 +1,6 @@
-"""An elastic training in a queue: quota for its fewest nodes and for the rest in two Workloads, and its size by what it has."""
+"""An elastic training in a queue: quota for its fewest nodes and for the rest in two Workloads, and its size by what it
+has.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Queued:
             settle(self.process, 2)
 
     def wait(self, seconds: float) -> None:
-        """The same after some time; a program says that it needs four hours more, and that its start took ten seconds."""
+        """The same after some time; a program says that it needs four hours more, and that its start took ten
+        seconds.
+        """
         self.clock.now += seconds
         for name in self.cluster.pods:
             self.cluster.logs[name] = said(4 * 3600)

@@ -124,7 +124,9 @@ def test_any_story_loses_and_doubles_nothing(story: list[tuple[str, int, Priorit
 def test_any_flood_delays_a_key_by_a_bounded_number_of_turns(
     level: PriorityLevel, ahead: int, floods: set[tuple[str, PriorityLevel]]
 ) -> None:
-    """Each flood, and the key's own flow behind it, always has more keys; their levels have their shares of the turns."""
+    """Each flood, and the key's own flow behind it, always has more keys; their levels have their shares of the
+    turns.
+    """
     before = ((flow, -1 - each, each) for flow, each in sorted(floods))
     order = order_of(*before, *(("z", number, level) for number in range(ahead + 1)))
     shares = {PriorityLevel.NEW: 3, PriorityLevel.CHANGED: 3, PriorityLevel.ENDED: PATIENCE[PriorityLevel.ENDED] + 2}

@@ -1,4 +1,6 @@
-"""A replica's part in the election: what it reads and writes, and the end, at which it takes its own name off, nobody else's."""
+"""A replica's part in the election: what it reads and writes, and the end, at which it takes its own name off, nobody
+else's.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Whole runs against a cluster in memory: what is created, what is saved, what a crash at any write changes (nothing)."""
+"""Whole runs against a cluster in memory: what is created, what is saved, what a crash at any write changes
+(nothing).
+"""
 
 from __future__ import annotations
 

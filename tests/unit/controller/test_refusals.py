@@ -109,7 +109,8 @@ def test_namespace_on_its_way_out_is_no_refusal() -> None:
         (
             400,
             UNKNOWN,
-            f"r is not taken on (InvalidSpec): the API server refuses Job r-filter-1: {UNKNOWN}: change the run document",
+            f"r is not taken on (InvalidSpec): the API server refuses Job r-filter-1: {UNKNOWN}: change the run "
+            f"document",
         ),
         (403, QUOTA, f"r does not run (QuotaExceeded): filter: the API server refuses Job r-filter-1: {QUOTA}"),
     ],

@@ -1,4 +1,6 @@
-"""`pods.queueing: PerRun`: one Workload for all attempts at a stage, Jobs only while it is admitted, nothing left behind."""
+"""`pods.queueing: PerRun`: one Workload for all attempts at a stage, Jobs only while it is admitted, nothing left
+behind.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A status that somebody else has written, as far as the CRD lets them: the run goes on, and what is written is valid."""
+"""A status that somebody else has written, as far as the CRD lets them: the run goes on, and what is written is
+valid.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Summaries of Jobs and pods: whatever an object holds, reading it raises nothing, so that no object can stop a watch."""
+"""Summaries of Jobs and pods: whatever an object holds, reading it raises nothing, so that no object can stop a
+watch.
+"""
 
 from __future__ import annotations
 

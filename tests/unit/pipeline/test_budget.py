@@ -1,4 +1,6 @@
-"""Budgets that committed work refills: tables over single decisions, simulated months, and a state machine over plan."""
+"""Budgets that committed work refills: tables over single decisions, simulated months, and a state machine over
+plan.
+"""
 
 from __future__ import annotations
 

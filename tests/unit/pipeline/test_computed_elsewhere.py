@@ -1,4 +1,6 @@
-"""A gang that finds its training computed by another run: it gives its GPUs back, waits in one pod, and counts nothing."""
+"""A gang that finds its training computed by another run: it gives its GPUs back, waits in one pod, and counts
+nothing.
+"""
 
 from __future__ import annotations
 

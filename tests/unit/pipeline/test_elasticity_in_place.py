@@ -1,4 +1,6 @@
-"""Elastic gangs in their living pods: with which nodes a training goes on, when it grows, and that no of it is a restart."""
+"""Elastic gangs in their living pods: with which nodes a training goes on, when it grows, and that no of it is a
+restart.
+"""
 
 from __future__ import annotations
 

@@ -685,7 +685,9 @@ def test_failed_run_says_why_for_machines(
 
 
 def play(run: DihtRun, ends: dict[Stage, list[int]], *, limit: int = 60) -> tuple[list[str], RunStatus]:
-    """A world in which each attempt ends at once with the next code; every status is planned with twice (a lost write)."""
+    """A world in which each attempt ends at once with the next code; every status is planned with twice (a lost
+    write).
+    """
     world: dict[str, Attempt] = {}
     started: list[str] = []
     status, now = RunStatus(), 0.0

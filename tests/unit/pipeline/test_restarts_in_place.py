@@ -1,4 +1,6 @@
-"""Restarts in place on the budget of the program's faults: reported over and over, from several places, out of order."""
+"""Restarts in place on the budget of the program's faults: reported over and over, from several places, out of
+order.
+"""
 
 from __future__ import annotations
 
