@@ -18,8 +18,8 @@ from PIL import Image
 from diht_k8s.api.documents import load
 from diht_k8s.api.reports import Artefact
 from diht_k8s.api.run import DihtRun
-from diht_k8s.data.shards.shard_groups import ShardGroup
-from diht_k8s.data.shards.stored_index import IndexRow
+from diht_k8s.data.shards.shard_index import IndexRow
+from diht_k8s.data.shards.sources import ShardGroup
 from diht_k8s.stages.filter.group_summaries import GroupSummary
 from diht_k8s.stages.filter.summary import NAME_KINDS, Summary
 from tests.s3.faults import Proxy

@@ -168,8 +168,7 @@ def _bytes(shards: list[Shard]) -> int:
 
 def largest_mean_difference(shards: list[Shard], image_size: int) -> float:
     """Of our views from PIL's, in levels of 255, over the images of a shard; decoding included."""
-    from diht_k8s.data.shards.images import decode
-    from diht_k8s.data.shards.pixels import decode_pixels
+    from diht_k8s.data.shards.images import decode, decode_pixels
     from diht_k8s.data.shards.samples import read_samples
     from diht_k8s.stages.train.data.augment import crop_box
     from diht_k8s.stages.train.data.rng import generator

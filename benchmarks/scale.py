@@ -43,11 +43,9 @@ from diht_k8s.api.field_problems import refuse
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.validate import stage_problems
-from diht_k8s.data.shards.shard_groups import groups_of
-from diht_k8s.data.shards.shard_index import ShardIndex, index_of
-from diht_k8s.data.shards.sources import Shard, current_shards
+from diht_k8s.data.shards.shard_index import ShardIndex, index_of, write_part, write_rows
+from diht_k8s.data.shards.sources import Shard, current_shards, groups_of
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.data.shards.stored_index import write_part, write_rows
 from diht_k8s.runtime.inputs import index_folder
 from diht_k8s.runtime.progress import Reporter
 from diht_k8s.runtime.signals import StopFlag

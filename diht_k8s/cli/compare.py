@@ -15,9 +15,9 @@ from diht_k8s.api.json_types import is_dict
 from diht_k8s.api.layout import Layout, join, refuse_old_layout
 from diht_k8s.cli.document import output_of, read_run
 from diht_k8s.cli.stage_folder import is_folder
+from diht_k8s.data.shards.images import thumbnails
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.data.shards.thumbnails import thumbnails
 from diht_k8s.report.comparison import comparison, comparison_page, comparison_text
 from diht_k8s.report.per_image import per_image_path, read_per_image
 from diht_k8s.report.variants import configuration, natural_order

@@ -17,10 +17,10 @@ from typing import Any, Final
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import Stage
+from diht_k8s.data.shards.images import thumbnails
 from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.samples import Sample, until_damage
 from diht_k8s.data.shards.sources import Shard, input_shards
-from diht_k8s.data.shards.thumbnails import thumbnails
 from diht_k8s.runtime.commit import find_committed
 from diht_k8s.runtime.inputs import kept_shards
 from diht_k8s.runtime.stage import Context

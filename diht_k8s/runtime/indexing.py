@@ -18,12 +18,9 @@ from typing import Final
 
 from diht_k8s.api.layout import join
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.data.shards.shard_groups import ShardGroup, groups_of
-from diht_k8s.data.shards.shard_index import ShardIndex, index_of
-from diht_k8s.data.shards.source_lists import current_sources
-from diht_k8s.data.shards.sources import Shard, current_shards, training_shards
+from diht_k8s.data.shards.shard_index import IndexRow, ShardIndex, StoredIndex, index_of, write_part, write_rows
+from diht_k8s.data.shards.sources import Shard, ShardGroup, current_shards, current_sources, groups_of, training_shards
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.data.shards.stored_index import IndexRow, StoredIndex, write_part, write_rows
 from diht_k8s.runtime.claims import Claims
 from diht_k8s.runtime.commit import find_committed
 from diht_k8s.runtime.inputs import filter_index, index_folder, kept_by, other_indexes

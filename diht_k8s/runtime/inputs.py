@@ -11,9 +11,9 @@ from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import Spec, Stage
+from diht_k8s.data.shards.shard_index import StoredIndex
 from diht_k8s.data.shards.sources import Shard, input_shards
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.data.shards.stored_index import StoredIndex
 from diht_k8s.runtime.commit import find_committed, read_committed
 
 

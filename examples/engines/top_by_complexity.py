@@ -22,7 +22,7 @@ import ray  # pyright: ignore[reportMissingImports]
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.layout import Layout, join
-from diht_k8s.data.shards.keep_lists import KeepListRow, write_keep_list
+from diht_k8s.data.shards.pairs import KeepListRow, write_keep_list
 from diht_k8s.data.shards.sources import input_shards
 from diht_k8s.data.shards.storage import Storage
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from diht_k8s.api.layout import FEATURE_FILES, HOLD_NO_PAIR, RUN_FILES, STAGE_FILES, STARTED
 from diht_k8s.api.run import Stage
-from diht_k8s.data.shards.sample_captions import caption_digest
+from diht_k8s.data.shards.images import thumbnail
+from diht_k8s.data.shards.samples import caption_digest
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
-from diht_k8s.data.shards.thumbnails import thumbnail
 from diht_k8s.outputs import takedown, traces
 from tests.contract.whole_run import document, prepare, unknown, walk
 from tests.recipe.evaluate.small_run import pairs

@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.data.imports.tally import Tally
-from diht_k8s.data.shards.img2dataset_stats import stated_successes
-from diht_k8s.data.shards.samples import DamagedShardError, read_samples
+from diht_k8s.data.shards.samples import DamagedShardError, read_samples, stated_successes
 from diht_k8s.data.shards.storage import Storage
 
 NOTES: Final = 10

@@ -15,7 +15,7 @@ from diht_k8s.data.imports.image_folder import IMAGE_SUFFIXES
 from diht_k8s.data.imports.records import ImageRecord, ReaderOptions, RecordSource, SeenUnits, facts_of, fingerprint
 from diht_k8s.data.imports.source_files import SourceFile, SourceFileError, SourceRoots
 from diht_k8s.data.imports.tally import Tally, by_suffix
-from diht_k8s.data.shards.sample_captions import CAPTION_KEYS
+from diht_k8s.data.shards.samples import CAPTION_KEYS
 
 TEXT_SUFFIXES: Final = (".txt", ".caption")
 EXPECTED: Final = "NAME.txt, NAME.caption or NAME.json (with `caption` or `text`) beside NAME.jpg"

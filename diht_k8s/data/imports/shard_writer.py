@@ -14,8 +14,7 @@ from diht_k8s.data.imports.image_bytes import encode_image
 from diht_k8s.data.imports.records import ImageRecord, RecordSource
 from diht_k8s.data.imports.source_files import LINKS_ADVICE, OUTSIDE
 from diht_k8s.data.imports.tally import Tally
-from diht_k8s.data.shards.images import BadImageError
-from diht_k8s.data.shards.prefetch import prefetch
+from diht_k8s.data.shards.images import BadImageError, prefetch
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import TarDigest, write_samples
 

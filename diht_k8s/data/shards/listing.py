@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, cast
@@ -22,6 +22,89 @@ from fsspec.implementations.local import LocalFileSystem
 from diht_k8s.api.braces import MAX_TEXTS, BracesError, check_braces, expanded
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.object_stores import scheme_of
+
+LOST_AND_FOUND: Final = "lost+found"
+"""At the root of an ext4 volume, where only root may look; none of a user's files lie there."""
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    """Fsspec's `on_error` of a walk: a folder that is gone meanwhile is no error."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return
+    if isinstance(error, PermissionError) and error.filename:
+        folder = str(error.filename).rstrip("/")
+        if folder.endswith(f"/{LOST_AND_FOUND}"):
+            return
+        raise PermissionError(error.errno, f"{error.strerror} ({folder})") from error
+    raise error
+
+
+RAISE: Any = _raise_unless_absent
+"""`on_error` of walks, of which fsspec's annotations know texts alone."""
+
+
+class WholeWalks(AbstractFileSystem):
+    """A file system whose walks are whole or raise the error of the folder that cannot be listed."""
+
+    def walk(
+        self, path: str, maxdepth: int | None = None, topdown: bool = True, on_error: Any = None, **options: Any
+    ) -> Generator[Any]:
+        """Folders with what lies directly below each; fsspec calls this for each folder below another one."""
+        return super().walk(path, maxdepth, topdown, RAISE, **options)
+
+
+class LocalSystem(WholeWalks, LocalFileSystem):
+    """The disk."""
+
+
+def s3_system(**options: Any) -> AbstractFileSystem:
+    """S3, by s3fs, which takes its time to be imported.
+
+    Args:
+        options: s3fs's own.
+    """
+    from s3fs import S3FileSystem
+
+    class S3System(S3FileSystem):
+        async def _walk(self, path: str, maxdepth: int | None = None, **options: Any) -> AsyncGenerator[Any]:
+            async for found in super()._walk(path, maxdepth, **{**options, "on_error": RAISE}):
+                yield found
+
+    return S3System(**options)
+
+
+COPY_WITH_TIMES: Final = "copies made without modification times look like that: copy them again with cp -a or rsync -t"
+
+
+class ReplacedError(DataError):
+    """A file on a disk is another version than the one that is meant."""
+
+
+def differ_by_time_alone(before: str, now: str) -> bool:
+    """Whether two of `Storage.identity` are those of files of one size, of different times."""
+    (size, _, time), (size_now, _, time_now) = before.partition("-"), now.partition("-")
+    return size == size_now and time != time_now and time.isdecimal() and time_now.isdecimal()
+
+
+def copied_without_times(versions: Iterable[tuple[str, str, str]]) -> str | None:
+    """One line about files of which only the times differ; None if there are none, or others differ by size.
+
+    Args:
+        versions: (name, identity that is meant, identity now) of all files.
+    """
+    files, changed = 0, list[tuple[str, str, str]]()
+    for name, meant, now in versions:
+        files += 1
+        if meant != now:
+            changed.append((name, meant, now))
+    if not changed or not all(differ_by_time_alone(meant, now) for _, meant, now in changed):
+        return None
+    return (
+        f"{len(changed)} of {files} shards have the sizes that their index names, and other modification times "
+        f"({changed[0][0]} is the first); {COPY_WITH_TIMES}, or remove the filter's folder index from the copied output and "
+        "run `diht index`"
+    )
+
 
 FEW: Final = 16
 """Up to this number of names of one folder are asked for one by one: the folder may hold millions of others."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from diht_k8s.data.shards.walks import WholeWalks
+from diht_k8s.data.shards.listing import WholeWalks
 
 if TYPE_CHECKING:
     from diht_k8s.data.shards.object_store import Listed, ObjectStore  # whose packages are optional

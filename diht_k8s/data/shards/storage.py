@@ -24,11 +24,18 @@ from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DihtError, RetryableError, UserError, missing_package
 from diht_k8s.api.object_stores import SECRET_KEYS, credential_variables, scheme_of
 from diht_k8s.api.redaction import redacted_text
-from diht_k8s.data.shards.listing import ListedFile, identity_of, infos_of, list_files, matches
+from diht_k8s.data.shards.listing import (
+    ListedFile,
+    LocalSystem,
+    ReplacedError,
+    identity_of,
+    infos_of,
+    list_files,
+    matches,
+    s3_system,
+)
 from diht_k8s.data.shards.object_system import ObjectSystem
 from diht_k8s.data.shards.range_reads import RangeReader
-from diht_k8s.data.shards.replaced import ReplacedError
-from diht_k8s.data.shards.walks import LocalSystem, s3_system
 
 CLIENT: Final = {"retries": {"max_attempts": 9, "mode": "standard"}, "connect_timeout": 10, "read_timeout": 60}
 """Botocore's own retry of temporary refusals: full jitter, pauses of up to 1, 2, 4, ... 20 s."""

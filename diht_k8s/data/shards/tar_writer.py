@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import IO, Any, BinaryIO, Final, cast
 
 import numpy as np
@@ -166,3 +167,26 @@ class TarDigest(ContentDigest):
             return None
         firsts = np.cumsum([0, *members])[:-1]
         return [*(self._begins[number] for number in firsts), self._end]
+
+
+class DistinctKeys:
+    """The keys of a shard so far."""
+
+    def __init__(self) -> None:
+        self._taken = dict[str, int]()
+        """key -> number to try next for a sample that has it, too."""
+
+    def named(self, sample: Sample) -> Sample:
+        """The next sample; if its key has come before, under the first of KEY-2, KEY-3, ... that has not.
+
+        A key that a tar cannot hold with a number behind it gives up its last characters for it.
+        """
+        found = sample
+        while found.key in self._taken:
+            ending = f"-{self._taken[sample.key]}"
+            self._taken[sample.key] += 1
+            found = replace(sample, key=sample.key + ending)
+            if not fits_tar(found):
+                found = replace(sample, key=sample.key[: -len(ending)] + ending)
+        self._taken[found.key] = 2
+        return found

@@ -22,8 +22,7 @@ import numpy as np
 from PIL import Image
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.data.shards.images import BadImageError, Decoder, decode
-from diht_k8s.data.shards.prefetch import prefetch
+from diht_k8s.data.shards.images import BadImageError, Decoder, decode, prefetch
 from diht_k8s.data.shards.samples import Sample, storable
 from diht_k8s.models.features import IMAGE_BATCH
 

@@ -187,7 +187,7 @@ def _result(
         DataError: the benchmark's data cannot be used, or a feature or figure is not finite.
         UserError: its configuration is wrong, or the model cannot be loaded.
     """
-    from diht_k8s.data.shards.thumbnails import thumbnails
+    from diht_k8s.data.shards.images import thumbnails
     from diht_k8s.stages.evaluate.measure import measure
     from diht_k8s.stages.evaluate.soundness import require_finite_figures
 

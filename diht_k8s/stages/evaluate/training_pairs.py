@@ -21,8 +21,7 @@ from diht_k8s.api.reports import Committed
 from diht_k8s.data.shards.images import BadImageError, decode
 from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.samples import Sample
-from diht_k8s.data.shards.source_lists import known_sources
-from diht_k8s.data.shards.sources import Shard, training_shards
+from diht_k8s.data.shards.sources import Shard, known_sources, training_shards
 from diht_k8s.runtime.bad_shards import BadShards
 from diht_k8s.runtime.inputs import kept_shards
 from diht_k8s.runtime.stage import Context

@@ -13,8 +13,7 @@ from diht_k8s.api.errors import DihtError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.layout import join
 from diht_k8s.api.run import Stage
-from diht_k8s.data.shards.shard_groups import ShardGroup
-from diht_k8s.data.shards.sources import Shard
+from diht_k8s.data.shards.sources import Shard, ShardGroup
 from diht_k8s.runtime.bad_shards import Damage
 from diht_k8s.runtime.claims import Claims
 from diht_k8s.runtime.shard_progress import ShardProgress

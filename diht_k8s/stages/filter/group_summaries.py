@@ -16,10 +16,8 @@ from typing import Any, Final
 from diht_k8s.api.layout import join
 from diht_k8s.api.reports import Artefact
 from diht_k8s.data.shards.parquet import row_count
-from diht_k8s.data.shards.shard_groups import ShardGroup
-from diht_k8s.data.shards.shard_index import IndexedDamage, ShardIndex, unpack_starts
-from diht_k8s.data.shards.sources import Shard
-from diht_k8s.data.shards.stored_index import IndexRow, write_part
+from diht_k8s.data.shards.shard_index import IndexedDamage, IndexRow, ShardIndex, unpack_starts, write_part
+from diht_k8s.data.shards.sources import Shard, ShardGroup
 from diht_k8s.runtime.bad_shards import Damage
 from diht_k8s.runtime.stage import Context
 from diht_k8s.stages.filter.conservation import check_shard

@@ -16,7 +16,7 @@ import pyarrow as pa
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
-from diht_k8s.data.shards.keep_lists import KeepListRow, write_keep_list
+from diht_k8s.data.shards.pairs import KeepListRow, write_keep_list
 from diht_k8s.data.shards.parquet import row_count, write_table
 from diht_k8s.data.shards.samples import Sample, count_samples, read_samples
 from diht_k8s.data.shards.shard_index import pack_starts

@@ -17,12 +17,12 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.layout import join
-from diht_k8s.data.shards.distinct_keys import DistinctKeys
 from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.parquet import write_table
 from diht_k8s.data.shards.samples import Sample, SamplePlaces
 from diht_k8s.data.shards.shard_index import pack_starts
 from diht_k8s.data.shards.sources import Shard
+from diht_k8s.data.shards.tar_writer import DistinctKeys
 from diht_k8s.runtime.bad_shards import BadShards
 from diht_k8s.runtime.claims import Claims
 from diht_k8s.runtime.stage import Context

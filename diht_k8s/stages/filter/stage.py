@@ -18,10 +18,9 @@ from diht_k8s.api.filter import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
-from diht_k8s.data.shards.shard_groups import ShardGroup, groups_of
-from diht_k8s.data.shards.sources import Shard
+from diht_k8s.data.shards.shard_index import write_rows
+from diht_k8s.data.shards.sources import Shard, ShardGroup, groups_of
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.data.shards.stored_index import write_rows
 from diht_k8s.runtime.bad_shards import BadShards, damage_summary
 from diht_k8s.runtime.claims import Claims
 from diht_k8s.runtime.commit import artefact

@@ -14,9 +14,7 @@ from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
-from diht_k8s.data.shards.shard_names import stem
-from diht_k8s.data.shards.source_lists import known_sources
-from diht_k8s.data.shards.sources import Shard, training_shards
+from diht_k8s.data.shards.sources import Shard, known_sources, stem, training_shards
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.cpus import usable_cpus
 from diht_k8s.runtime.inputs import kept_shards

@@ -21,8 +21,7 @@ from diht_k8s.api.reports import MAX_PROBLEM, Committed, NodeResult
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import WAIT_STEP
 from diht_k8s.api.train import Train, few_pairs
-from diht_k8s.data.shards.source_lists import current_sources
-from diht_k8s.data.shards.sources import current_shards
+from diht_k8s.data.shards.sources import current_shards, current_sources
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.commit import artefact, read_committed
 from diht_k8s.runtime.gang import Gang

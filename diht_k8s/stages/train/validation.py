@@ -19,8 +19,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, center_crop,
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.train import Train
-from diht_k8s.data.shards.images import BadImageError
-from diht_k8s.data.shards.pixels import decode_pixels
+from diht_k8s.data.shards.images import BadImageError, decode_pixels
 from diht_k8s.data.shards.samples import Sample, read_samples
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.bad_shards import BadShards, Damage

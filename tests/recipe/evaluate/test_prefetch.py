@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diht_k8s.data.shards.prefetch import prefetch
+from diht_k8s.data.shards.images import prefetch
 from diht_k8s.data.shards.samples import Sample, make_sample
 from diht_k8s.stages.evaluate.benchmark_images import PreparedImage, prepare_image
 from tests.recipe.evaluate.small_run import draw

@@ -9,12 +9,11 @@ import pytest
 
 from diht_k8s.api.errors import StopRequested
 from diht_k8s.api.run import DihtRun
-from diht_k8s.data.shards import shard_groups
+from diht_k8s.data.shards import sources
 from diht_k8s.data.shards.samples import read_samples
-from diht_k8s.data.shards.shard_index import read_range
+from diht_k8s.data.shards.shard_index import StoredIndex, read_range
 from diht_k8s.data.shards.sources import input_shards
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.data.shards.stored_index import StoredIndex
 from diht_k8s.runtime.inputs import filter_index, kept_shards
 from diht_k8s.runtime.run_folder import run_layout
 from diht_k8s.runtime.signals import StopFlag
@@ -28,7 +27,7 @@ SHARDS = [[f"{caption} {number}" for caption in CAPTIONS[: 2 + number % 4]] for 
 @pytest.fixture
 def grouped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of three shards."""
-    monkeypatch.setattr(shard_groups, "MAX_GROUPS", 3)
+    monkeypatch.setattr(sources, "MAX_GROUPS", 3)
 
 
 def check_index(run: DihtRun) -> int:
@@ -56,7 +55,7 @@ def test_groups_of_any_size_and_any_number_of_workers_end_in_the_same_files(
 ) -> None:
     shards = write_shards(tmp_path / "in", SHARDS)
     whole = filter_with(run_of(tmp_path / "one", shards, rules))
-    monkeypatch.setattr(shard_groups, "MAX_GROUPS", 3)
+    monkeypatch.setattr(sources, "MAX_GROUPS", 3)
     run = run_of(tmp_path / "two", shards, rules)
     assert filter_by_two(run) == [0, 0]
     assert whole is not None

@@ -11,11 +11,10 @@ import pytest
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.data.shards.keep_lists import read_keep_list
-from diht_k8s.data.shards.pairs import read_pairs
+from diht_k8s.data.shards.images import thumbnails
+from diht_k8s.data.shards.pairs import read_keep_list, read_pairs
 from diht_k8s.data.shards.samples import Sample
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.data.shards.thumbnails import thumbnails
 from diht_k8s.runtime.commit import artefact
 from diht_k8s.runtime.inputs import kept_shards
 from diht_k8s.runtime.run_folder import run_layout

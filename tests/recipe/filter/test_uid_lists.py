@@ -17,7 +17,7 @@ from diht_k8s import open_pairs
 from diht_k8s.api.documents import dump
 from diht_k8s.api.run import DihtRun
 from diht_k8s.cli.main import main
-from diht_k8s.data.shards.keep_lists import KeepListRow, write_keep_list
+from diht_k8s.data.shards.pairs import KeepListRow, write_keep_list
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.filter.scores import SCHEMA
 from tests.recipe.filter.shards import filter_with, pair, run_of, tar_of

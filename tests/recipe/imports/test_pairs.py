@@ -19,7 +19,7 @@ from diht_k8s.data.imports.layouts import open_pairs
 from diht_k8s.data.imports.pair_import import PairImport, import_pairs
 from diht_k8s.data.imports.records import ReaderOptions
 from diht_k8s.data.shards.images import decode
-from diht_k8s.data.shards.sample_captions import weighted_captions
+from diht_k8s.data.shards.samples import weighted_captions
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
 from tests.recipe.imports.loose_pairs import SOURCES, drawn, in_folder, jpeg, separated

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
-from diht_k8s.data.shards.pixels import decode_pixels
+from diht_k8s.data.shards.images import decode_pixels
 from diht_k8s.data.shards.samples import read_samples
 from diht_k8s.data.shards.shard_index import index_of
 from diht_k8s.data.shards.sources import Shard

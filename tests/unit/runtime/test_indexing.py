@@ -13,12 +13,11 @@ import pytest
 from diht_k8s.api.errors import StopRequested
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
-from diht_k8s.data.shards import shard_groups
+from diht_k8s.data.shards import sources
 from diht_k8s.data.shards.samples import read_samples
-from diht_k8s.data.shards.shard_index import read_range
+from diht_k8s.data.shards.shard_index import StoredIndex, read_range
 from diht_k8s.data.shards.sources import input_shards
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.data.shards.stored_index import StoredIndex
 from diht_k8s.data.shards.tar_writer import write_samples
 from diht_k8s.runtime import claims, indexing
 from diht_k8s.runtime.indexing import make_index
@@ -44,7 +43,7 @@ def write_shard(folder: Path, number: int, pairs: int = 4) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DihtRun:
-    monkeypatch.setattr(shard_groups, "MAX_GROUPS", 4)
+    monkeypatch.setattr(sources, "MAX_GROUPS", 4)
     monkeypatch.setattr(Noting, "opened", [])
     for number in range(9):
         write_shard(tmp_path, number, number + 1)
@@ -142,7 +141,7 @@ def test_damaged_shards_are_indexed_up_to_their_damage(tmp_path: Path, run: Diht
 @pytest.mark.parametrize(("shards", "groups"), [(1, [1]), (4, [1] * 4), (9, [3, 3, 3]), (800, [128] * 6 + [32])])
 def test_groups_hold_all_shards_in_order(run: DihtRun, shards: int, groups: Sequence[int]) -> None:
     some = [input_shards(run.spec, Storage())[0]] * shards
-    assert [len(group.shards) for group in shard_groups.groups_of(some)] == groups
+    assert [len(group.shards) for group in sources.groups_of(some)] == groups
 
 
 def test_runs_over_other_shards_have_indexes_beside_each_other(tmp_path: Path, run: DihtRun) -> None:

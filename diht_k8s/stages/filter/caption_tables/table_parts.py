@@ -11,10 +11,8 @@ from typing import Any, Final
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.run import Spec
 from diht_k8s.data.imports.url_tables import Columns, TableRow, parts_of, read_part
-from diht_k8s.data.shards.sample_captions import caption_of
-from diht_k8s.data.shards.samples import Sample
-from diht_k8s.data.shards.shard_names import distinct_names, stem
-from diht_k8s.data.shards.sources import Shard, current_shards, input_shards
+from diht_k8s.data.shards.samples import Sample, caption_of
+from diht_k8s.data.shards.sources import Shard, current_shards, distinct_names, input_shards, stem
 from diht_k8s.data.shards.storage import Storage
 
 WIDTH, HEIGHT, DIGEST = "original_width", "original_height", "sha256"

@@ -14,8 +14,7 @@ import numpy as np
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resized_crop
 
-from diht_k8s.data.shards.sample_captions import weighted_captions
-from diht_k8s.data.shards.samples import Sample
+from diht_k8s.data.shards.samples import Sample, weighted_captions
 from diht_k8s.stages.train.data.rng import generator
 
 # Shape legend: C channels (3), H height, W width.

@@ -16,9 +16,8 @@ import open_clip
 import torch
 from torch import Tensor
 
-from diht_k8s.data.shards.images import BadImageError
-from diht_k8s.data.shards.pixels import decode_pixels
-from diht_k8s.data.shards.sample_captions import caption_digest
+from diht_k8s.data.shards.images import BadImageError, decode_pixels
+from diht_k8s.data.shards.samples import caption_digest
 from diht_k8s.stages.label.soft_labels import HeadLabels
 from diht_k8s.stages.train.data.augment import drawn_caption, train_view
 from diht_k8s.stages.train.data.batch import Batch, BatchTargets, HeadTargets

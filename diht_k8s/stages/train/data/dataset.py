@@ -20,9 +20,8 @@ import numpy as np
 from torch import Tensor
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.data.shards.keep_lists import KeepListRow, read_keep_list
-from diht_k8s.data.shards.pairs import read_pairs, replaced, with_usual_names
-from diht_k8s.data.shards.replaced import ReplacedError, copied_without_times
+from diht_k8s.data.shards.listing import ReplacedError, copied_without_times
+from diht_k8s.data.shards.pairs import KeepListRow, read_keep_list, read_pairs, replaced, with_usual_names
 from diht_k8s.data.shards.samples import IMAGE_SUFFIXES, Sample, storable
 from diht_k8s.data.shards.shard_index import ShardIndex, read_range
 from diht_k8s.data.shards.sources import Shard

@@ -16,11 +16,10 @@ from typing import Final, NamedTuple
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
-from diht_k8s.data.shards.img2dataset_stats import img2dataset_count
-from diht_k8s.data.shards.shard_index import ShardIndex, index_of
+from diht_k8s.data.shards.samples import img2dataset_count
+from diht_k8s.data.shards.shard_index import IndexRow, ShardIndex, StoredIndex, index_of, write_part, write_rows
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.data.shards.stored_index import IndexRow, StoredIndex, write_part, write_rows
 from diht_k8s.runtime.bad_shards import Damage
 from diht_k8s.runtime.inputs import filter_index, index_folder, other_indexes
 from diht_k8s.runtime.ledger import Count, require_equal

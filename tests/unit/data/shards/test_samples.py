@@ -4,16 +4,28 @@ import errno
 import gzip
 import hashlib
 import io
+import json
 import tarfile
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from diht_k8s.api.errors import DataError, RetryableError
-from diht_k8s.data.shards.sample_captions import MAX_CAPTION_BYTES
-from diht_k8s.data.shards.samples import read_samples
+from diht_k8s.data.shards.samples import (
+    MAX_CAPTION_BYTES,
+    Sample,
+    img2dataset_count,
+    make_sample,
+    read_samples,
+    weighted_captions,
+)
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import ContentDigest, write_samples
+from diht_k8s.stages.train.data.augment import drawn_caption
 
 IMAGE = b"\x89PNG image"
 
@@ -102,7 +114,7 @@ def test_disk_that_fails_while_a_shard_is_read_is_retryable_and_no_damage(
     def fails(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("diht_k8s.data.shards.archive_bytes._PlainBytes.read", fails)
+    monkeypatch.setattr("diht_k8s.data.shards.tar_reader._PlainBytes.read", fails)
     with pytest.raises(RetryableError, match="Input/output error"):
         list(read_samples(storage, str(shard)))
 
@@ -185,3 +197,86 @@ def test_members_that_webdataset_cannot_hold_are_left_out(tmp_path: Path) -> Non
     write_samples(Storage(), f"{tmp_path}/0.tar", [("0", members)])
     (sample,) = read_samples(Storage(), f"{tmp_path}/0.tar")
     assert (sample.key, sample.members) == ("0", {"txt": b"dog"})
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [
+        ({}, []),
+        ({"captions": "a red fox"}, []),
+        ({"captions": []}, []),
+        ({"captions": [" a  red\nfox ", "fox"]}, [("a red fox", 1.0), ("fox", 1.0)]),
+        ({"captions": ["a", "b"], "caption_weights": [3, 0.5]}, [("a", 3.0), ("b", 0.5)]),
+        ({"captions": ["a", "b"], "caption_weights": [3]}, [("a", 1.0), ("b", 1.0)]),
+        ({"captions": ["a", "b"], "caption_weights": "31"}, [("a", 1.0), ("b", 1.0)]),
+        ({"captions": ["a", "b", "c", "d", "e"], "caption_weights": [0, -1, float("nan"), float("inf"), True]}, []),
+        ({"captions": ["a", 7, None, "", " ", "\ud800", "x" * (MAX_CAPTION_BYTES + 1)]}, [("a", 1.0)]),
+    ],
+)
+def test_captions_when_listed_then_those_that_can_be_used_with_their_weights(
+    meta: dict[str, Any], expected: list[tuple[str, float]]
+) -> None:
+    assert weighted_captions(meta) == expected
+
+
+def pair(meta: dict[str, Any], text: str | None = None, uid: str = "u") -> Sample:
+    members = {"png": b"x", "json": json.dumps({"uid": uid, **meta}).encode()}
+    return make_sample("k", members if text is None else {**members, "txt": text.encode()})
+
+
+def test_pair_when_it_has_a_list_alone_then_its_caption_is_the_first_that_can_be_used() -> None:
+    assert (pair({"captions": [3, "a red fox"]}).caption, pair({"captions": [3, "a red fox"]}).problem) == (
+        "a red fox",
+        None,
+    )
+    assert pair({"captions": [3]}).problem == "caption_missing"
+    assert pair({"captions": ["a"], "caption": "b"}).caption == "b"
+    assert pair({"captions": ["a"]}, text="c").caption == "c"
+
+
+def test_draw_when_captions_have_weights_then_follows_them() -> None:
+    meta = {"captions": ["often", "seldom", "never"], "caption_weights": [3, 1, 0]}
+    drawn = Counter(drawn_caption(pair(meta, uid=str(n)), seed=0, epoch=0) for n in range(2000))
+    assert set(drawn) == {"often", "seldom"}
+    assert drawn["often"] / 2000 == pytest.approx(0.75, abs=0.04)  # four standard deviations
+
+
+def test_draw_when_repeated_then_the_same_and_other_in_other_epochs_seeds_and_pairs() -> None:
+    captions = {"captions": [f"caption {n}" for n in range(1000)]}
+
+    def drawn(*, seed: int = 0, epoch: int = 0, uid: str = "u") -> str:
+        return drawn_caption(pair(captions, uid=uid), seed=seed, epoch=epoch)
+
+    assert drawn() == drawn()
+    assert len({drawn(), drawn(seed=1), drawn(epoch=1), drawn(uid="v")}) == 4
+
+
+def test_draw_when_there_is_nothing_to_draw_from_then_the_pairs_own_caption() -> None:
+    assert drawn_caption(pair({"caption": "own", "captions": [1, ""]}), seed=0, epoch=0) == "own"
+    assert drawn_caption(pair({"caption": "own", "captions": ["other"]}), seed=0, epoch=0) == "other"
+    bad = make_sample("k", {"json": b'{"captions": ["a", "b"]}'})
+    assert (bad.problem, drawn_caption(bad, seed=0, epoch=0)) == ("picture_missing", bad.caption)
+
+
+def parquet(**columns: list[str]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("00001_stats.json", json.dumps({"count": 9, "successes": 7}).encode(), 7),
+        ("00001.parquet", parquet(status=["success", "failed_to_download", "success"], key=["0", "1", "2"]), 2),
+        ("00001_stats.json", b"{", None),
+        ("00001_stats.json", b'{"successes": true}', None),
+        ("00001_stats.json", b'{"successes": -1}', None),
+        ("00001.parquet", parquet(key=["0"]), None),
+        ("00001.parquet", b"no table", None),
+        ("00002_stats.json", b'{"successes": 7}', None),
+    ],
+)
+def test_counts_beside_a_shard(tmp_path: Path, name: str, content: bytes, expected: int | None) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert img2dataset_count(Storage(), f"{tmp_path}/00001.tar") == expected

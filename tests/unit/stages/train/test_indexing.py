@@ -16,9 +16,8 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.data.shards.samples import read_samples
-from diht_k8s.data.shards.shard_index import index_of
+from diht_k8s.data.shards.shard_index import index_of, table_uri, write_part, write_rows
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.data.shards.stored_index import table_uri, write_part, write_rows
 from diht_k8s.data.shards.tar_writer import write_samples
 from diht_k8s.runtime.inputs import index_folder
 from diht_k8s.stages.train.data.dataset import ShardDataset

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from diht_k8s.data.shards.distinct_keys import DistinctKeys
 from diht_k8s.data.shards.samples import Sample
-from diht_k8s.data.shards.tar_writer import fits_tar
+from diht_k8s.data.shards.tar_writer import DistinctKeys, fits_tar
 
 
 def sample(key: str) -> Sample:
