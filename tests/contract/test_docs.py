@@ -1,30 +1,21 @@
-"""README and documentation: what they tell a reader to type is so, the site builds strictly, and search finds answers."""
+"""README and documentation: what they tell a reader to type is so, and the site builds strictly."""
 
 from __future__ import annotations
 
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from diht_k8s.cli.arguments import make_parser, parsers_of
-from tests.site import QUESTIONS, ROOT, build
+from tests.site import ROOT, build
 from tools import check_docs, extra_sizes, figures, recorded_run
 
 
 @pytest.mark.parametrize("path", check_docs.pages())
 def test_commands_documents_links_and_sentences_of_a_page_are_right(path: str) -> None:
     assert check_docs.check_page(path, (ROOT / path).read_text()) == []
-
-
-def test_many_snippets_are_checked() -> None:
-    fences = [fence for path in check_docs.pages() for fence in check_docs.fences((ROOT / path).read_text())]
-    lines = [line for fence in fences if fence.is_shell for line in fence.body.splitlines()]
-    assert len([line for line in lines if line.startswith("diht ")]) > 40
-    assert len([fence for fence in fences if fence.language == "yaml"]) > 12
 
 
 def test_messages_that_troubleshooting_quotes_are_messages_of_the_code() -> None:
@@ -95,30 +86,7 @@ def test_site_has_every_command_and_every_field(site: Path) -> None:
     assert [name for name in fields if f"<code>{name}</code>" not in page] == []
 
 
-def test_python_reference_has_signatures_and_docstrings(site: Path) -> None:
-    page = re.sub(r"<[^>]+>", "", (site / "reference/python.html").read_text())
-    for words in ("hn_nce_loss", "CaptionParser", "TextSpotter", "load_model", "caption_ids", "Raises"):
-        assert words in page
-
-
 def test_drawings_are_images_and_no_source_of_mermaid_is_left(site: Path) -> None:
     page = (site / "architecture.html").read_text()
-    assert page.count('<svg class="flowchart"') == 4
+    assert page.count('<svg class="flowchart"') == (ROOT / "docs/architecture.md").read_text().count("```mermaid")
     assert "flowchart TD" not in page
-
-
-@pytest.fixture(scope="module")
-def index(site: Path) -> list[dict[str, Any]]:
-    return json.loads((site / "search/search_index.json").read_text())["docs"]
-
-
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_words_of_a_question_stand_together_on_the_page_that_answers_it(
-    index: list[dict[str, Any]], question: str
-) -> None:
-    words = question.lower().split()
-    pages: dict[str, str] = {}
-    for entry in index:
-        location = entry["location"].partition("#")[0]
-        pages[location] = pages.get(location, "") + f" {entry['title']} {entry['text']}".lower()
-    assert QUESTIONS[question] in [location for location, text in pages.items() if all(word in text for word in words)]

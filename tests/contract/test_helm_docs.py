@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,12 +110,3 @@ def test_reasons_of_the_table_of_symptoms_are_reasons_that_the_operator_gives() 
     known = {*map(str, Reason), *map(str, ConditionType), *causes, "True", "False"}
     assert {*words} <= known
     assert len({*words} & set(map(str, Reason))) >= 12
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_that_a_page_names_are_there(page: Path) -> None:
-    text = page.read_text()
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
-        assert (page.parent / link).exists(), link
-    for path in re.findall(r"\b(manifests/[a-zA-Z_./-]*[a-z]|helm/diht-operator|images/[A-Za-z.]+)", text):
-        assert (ROOT / path).exists(), path

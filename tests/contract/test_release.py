@@ -5,14 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import shutil
 import subprocess
-import sys
 import tarfile
-import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,19 +96,6 @@ def test_what_is_signed_names_the_base_of_the_images_by_its_digest(dist: Path) -
     assert {"name": name, "digest": {"sha256": digest}} in materials
 
 
-@pytest.mark.parametrize("signatures", [True, False])
-def test_mirror_passes_the_documented_verification_if_it_has_the_signatures(
-    release: Release, dist: Path, signatures: bool
-) -> None:
-    mirror = replace(release, registry=f"{release.registry.partition('/')[0]}/mirror-{signatures}".lower())
-    for name, digest in release.digests.items():
-        crane("copy", f"{release.registry}/{name}@{digest}", f"{mirror.registry}/{name}:{__version__}")
-        attached = f"{name}:sha256-{digest.removeprefix('sha256:')}"
-        if signatures:
-            crane("copy", f"{release.registry}/{attached}", f"{mirror.registry}/{attached}")
-    assert verified(mirror, dist) is signatures
-
-
 def append_byte(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\n")
 
@@ -176,41 +159,6 @@ def test_changed_file_is_refused(release: Release, dist: Path, change: str) -> N
     assert not verified(release, dist)
 
 
-@pytest.mark.parametrize("name", ["diht-operator", "charts/diht-operator"])
-@pytest.mark.parametrize("with_signatures", [False, True])
-def test_tampered_image_and_chart_are_refused_also_with_the_signatures_of_the_true_one(
-    release: Release, name: str, with_signatures: bool
-) -> None:
-    digest = tampered(release, name)
-    if with_signatures:
-        theirs, ours = (
-            f"{release.registry}/{name}:sha256-{each.removeprefix('sha256:')}"
-            for each in (release.digests[name], digest)
-        )
-        crane("copy", theirs, ours)
-    check = [program("cosign"), "verify", "--key", release.dist / KEY, "--insecure-ignore-tlog"]
-    for reference in (f"{release.registry}/{name}:{__version__}", f"{release.registry}/{name}@{digest}"):
-        assert subprocess.run([*check, reference], capture_output=True).returncode != 0, reference
-    true = subprocess.run([*check, f"{release.registry}/{name}@{release.digests[name]}"], capture_output=True)
-    assert true.returncode == 0, true.stderr
-
-
-def test_chart_whose_bytes_change_in_the_registry_is_not_pulled(release: Release, tmp_path: Path) -> None:
-    """The signature is of its manifest, which names the digest of the file."""
-    chart = f"{release.registry}/charts/diht-operator@{release.digests['charts/diht-operator']}"
-    pull = [program("helm"), "pull", f"oci://{chart}", "--destination", tmp_path]
-    assert subprocess.run(pull, capture_output=True).returncode == 0
-    layer = yaml.safe_load(crane("manifest", chart))["layers"][0]["digest"]
-    (blob,) = release.dist.parent.glob(f"registry/**/{layer.removeprefix('sha256:')}")
-    before = blob.read_bytes()
-    try:
-        blob.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-        done = subprocess.run(pull, capture_output=True, text=True)
-    finally:
-        blob.write_bytes(before)
-    assert done.returncode != 0, done.stdout
-
-
 def test_chart_of_a_release_pins_the_images_of_that_release(release: Release, dist: Path) -> None:
     images = {name: f"{release.registry}/{name}@{release.digests[name]}" for name in ("diht-operator", "diht-recipe")}
     chart, helm = dist / f"diht-operator-{__version__}.tgz", str(program("helm"))
@@ -223,15 +171,3 @@ def test_chart_of_a_release_pins_the_images_of_that_release(release: Release, di
     shown = subprocess.run([helm, "show", "chart", chart], check=True, capture_output=True, text=True)
     named = yaml.safe_load(yaml.safe_load(shown.stdout)["annotations"]["artifacthub.io/images"])
     assert named == [{"name": name, "image": image} for name, image in images.items()]
-
-
-def test_source_distribution_gives_the_files_of_the_wheel(dist: Path, tmp_path: Path) -> None:
-    with tarfile.open(dist / f"diht_k8s-{__version__}.tar.gz") as tar:
-        tar.extractall(tmp_path, filter="data")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "made", "."]
-    subprocess.run(command, cwd=tmp_path / f"diht_k8s-{__version__}", check=True, env={**os.environ})
-    name = f"diht_k8s-{__version__}-py3-none-any.whl"
-    ours, theirs = (zipfile.ZipFile(path) for path in (tmp_path / f"diht_k8s-{__version__}/made" / name, dist / name))
-    assert {each.filename: each.CRC for each in ours.infolist()} == {
-        each.filename: each.CRC for each in theirs.infolist()
-    }

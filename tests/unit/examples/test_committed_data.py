@@ -20,13 +20,11 @@ from PIL import Image
 from diht_k8s.api.documents import load
 from examples.build_data import junk, pictures
 from examples.build_data.build import NEAR_DUPLICATE
-from examples.build_data.candidates import Candidate, normalised
+from examples.build_data.candidates import normalised
 from examples.build_data.groups import base_name
-from examples.build_data.items import uid_of
 from examples.build_data.other_style import names_of
 
 DATA = Path(__file__).resolve().parents[3] / "examples/data"
-MAX_BYTES = 14_000_000
 
 # webdataset leaves the shards that it has read to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -104,10 +102,6 @@ def thumbnail_of() -> Thumbnail:
     return thumbnail
 
 
-def test_size_when_all_files_are_added_then_below_the_limit() -> None:
-    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) <= MAX_BYTES
-
-
 def test_counts_when_added_up_then_every_image_is_accounted_for(
     pool: list[Sample], train: list[Sample], development: list[Sample], held_out: list[Sample], sources: dict[str, Any]
 ) -> None:
@@ -134,16 +128,6 @@ def test_samples_when_read_then_fields_are_complete_and_uids_unique(
     assert {sample.fields["licence"] for sample in ours} == {"CC-PDDC", "OFL-1.1"}
     assert {sample.fields["licence"] for sample in other_style} == {"Apache-2.0", "CC-BY-4.0"}
     assert all(len(sample.fields["caption"]) >= 2 for sample in both)
-
-
-def test_images_when_decoded_then_small_rgb_webp(
-    pool: list[Sample], development: list[Sample], held_out: list[Sample], other_style: list[Sample]
-) -> None:
-    for sample in [*pool, *development, *held_out, *other_style]:
-        with Image.open(io.BytesIO(sample.picture)) as image:
-            assert (image.format, image.mode) == ("WEBP", "RGB"), sample.key
-            assert max(image.size) <= 96, sample.key
-            assert min(image.size) >= 8, sample.key
 
 
 @pytest.mark.parametrize(
@@ -199,7 +183,7 @@ def test_demo_when_it_evaluates_then_shows_the_held_out_split_and_lists_the_othe
     folders = {"Development": {"development"}, "HeldOut": {"heldout", "heldout_style"}}
     assert all(str(each.shards[0]).split("/")[2] in folders[str(each.split)] for each in evaluate.benchmarks)
     assert [each.name for each in evaluate.chosen] == ["heldout-retrieval", "heldout-classes", "other-style"]
-    assert evaluate.benchmarks[0].split == "Development"  # what benchmarks/ablation and benchmarks/teacher read
+    assert evaluate.benchmarks[0].split == "Development"
 
 
 def test_gallery_when_read_then_500_groups_unpainted_with_captions_of_their_own(gallery: list[Sample]) -> None:
@@ -234,27 +218,3 @@ def test_painted_when_read_then_junk_with_words_of_the_caption_in_large_letters(
         assert re.sub(r"[\W_]", "", record["text"]).lower() in re.sub(r"[\W_]", "", fields["caption"]).lower()
         assert sum(character.isalnum() for character in record["text"]) >= 5
         assert record["cap_height_px"] >= 14
-
-
-def test_uid_when_recomputed_from_source_and_file_then_equal(train: list[Sample]) -> None:
-    for sample in train[:50]:
-        fields = sample.fields
-        candidate = Candidate(
-            source=fields["source"],
-            file=fields["file"],
-            caption="",
-            names=(),
-            licence="",
-            class_name=None,
-            boilerplate=False,
-            clean=True,
-            picture=b"",
-        )
-        assert uid_of(candidate) == fields["uid"]
-
-
-def test_noise_when_counted_then_bad_captions_are_still_in_the_training_part(train: list[Sample]) -> None:
-    captions = Counter(s.fields["caption"] for s in train)
-    assert captions["Lemon SVG theme"] > 10
-    assert sum(count for count in captions.values() if count >= 10) > 500
-    assert any("_" in caption for caption in captions)
