@@ -59,8 +59,6 @@ PHRASES: Final[Mapping[str, Sequence[str]]] = {
         "it takes {minutes:.0f} to 5 minutes",
         "| the model | {own[to_image][model][0]:.1f} % ({own[to_image][model][1]:.1f} to {own[to_image][model][2]:.1f}) | {own[to_text][model][0]:.1f} % ({own[to_text][model][1]:.1f} to {own[to_text][model][2]:.1f}) |",
         "| BPE ridge, from BPE tokens and class names to whitened features | {own[to_image][tokens][0]:.1f} % | {own[to_text][tokens][0]:.1f} % |",
-        "| word ridge, from words to features | {own[to_image][words][0]:.1f} % | {own[to_text][words][0]:.1f} % |",
-        "| pixel ridge, from raw pixels to words | {own[to_image][pixels][0]:.1f} % | {own[to_text][pixels][0]:.1f} % |",
         "| chance | {own[to_image][chance][0]:.1f} % | {own[to_text][chance][0]:.1f} % |",
         "| the model on drawings of another style | {other[to_image][model][0]:.1f} % ({other[to_image][model][1]:.1f} to {other[to_image][model][2]:.1f}) | {other[to_text][model][0]:.1f} % ({other[to_text][model][1]:.1f} to {other[to_text][model][2]:.1f}) |",
         "the mean accuracy over {classes[number]} classes is {classes[balanced]:.1f} %",

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from diht_k8s.report.formatting import DIRECTIONS, SPLITS, percent, points
-from diht_k8s.report.overview import REFERENCE_NAMES, strongest_reference
+from diht_k8s.report.overview import REFERENCE, reference_of
 from diht_k8s.report.paired_bootstrap import holm, paired_differences, verdict
 
 SMALL_PAIRS: Final = 1_000_000
@@ -155,32 +155,24 @@ def _size_caveats(content: Json) -> list[str]:
 
 
 def benchmark_caveats(benchmark: Json) -> list[str]:
-    """Caveats of one benchmark with a result, the comparison with its references first."""
+    """Caveats of one benchmark with a result, the comparison with its reference first."""
     return [*_reference_caveats(benchmark), *_other_caveats(benchmark)]
 
 
 def _reference_caveats(benchmark: Json) -> list[str]:
-    """The paired differences to the strongest reference and to raw pixels, one sentence a direction."""
+    """The paired differences to the reference, one sentence a direction."""
+    if (reference := reference_of(benchmark)) is None:
+        return []
     found: list[str] = []
     for key, direction in DIRECTIONS.items():
-        if key not in benchmark or (best := strongest_reference(benchmark, key)) is None:
-            continue
-        pixels = [each for each in benchmark["references"] if each["name"] == "pixels" and each is not best]
-        compared = ", and ".join(_against(benchmark, reference, key) for reference in (best, *pixels))
+        difference = reference["difference"][key]
+        low, high = map(points, difference["interval"])
         found.append(
-            f"{benchmark['name']}, {direction}: with R@5 {percent(benchmark[key]['recall']['5'])} the model is {compared}."
+            f"{benchmark['name']}, {direction}: with R@5 {percent(benchmark[key]['recall']['5'])} the model is "
+            f"{RELATIONS[difference['verdict']]} the {REFERENCE} with {percent(reference[key]['recall']['5'])} (paired over "
+            f"the images {points(difference['value'])} points, 95\N{NO-BREAK SPACE}% interval {low} to {high})."
         )
     return found
-
-
-def _against(benchmark: Json, reference: Json, key: str) -> str:
-    difference = reference["difference"][key]
-    low, high = difference["interval"]
-    return (
-        f"{RELATIONS[difference['verdict']]} the {REFERENCE_NAMES[reference['name']]} with "
-        f"{percent(reference[key]['recall']['5'])} (paired over the images {points(difference['value'])} points, "
-        f"95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)})"
-    )
 
 
 def _other_caveats(benchmark: Json) -> list[str]:

@@ -23,15 +23,8 @@ TYPE_NAMES: Final = {
     "Association": "association",
 }
 
-REFERENCE_NAMES: Final = {"pixels": "pixel ridge", "words": "word ridge", "tokens": "BPE ridge"}
-"""Of the references, everywhere on the page."""
-
-REFERENCE_MEANINGS: Final = {
-    "pixels": "from 12 x 12 raw pixels to words",
-    "words": "from words to a strong encoder's features",
-    "tokens": "from BPE tokens and class names to a strong encoder's whitened features",
-}
-"""What the references regress, for the sentence that explains their names."""
+REFERENCE: Final = "BPE ridge"
+"""The reference's name, everywhere on the page."""
 
 FEW_IMAGES: Final = 200
 """With fewer, the header gives the interval: it is wider than 10 points."""
@@ -41,16 +34,12 @@ def lede(content: Mapping[str, Any]) -> str:
     """The result in one or two sentences."""
     parts: list[str] = []
     if (benchmark := first_result(content, "Retrieval")) is not None:
-        found, best = benchmark["text_to_image"], strongest_reference(benchmark, "text_to_image")
+        found, reference = benchmark["text_to_image"], reference_of(benchmark)
         parts.append(
             f"Given a caption, the model finds its image among {benchmark['pictures']:,} {split_name(benchmark)}images within the first five in "
             f"{percent(found['recall']['5'])} of cases{_interval(found['interval']['5'], benchmark)}; chance finds "
             f"{percent(found['chance']['5'])}"
-            + (
-                f", the {REFERENCE_NAMES[best['name']]} {percent(best['text_to_image']['recall']['5'])}."
-                if best
-                else "."
-            )
+            + (f", the {REFERENCE} {percent(reference['text_to_image']['recall']['5'])}." if reference else ".")
         )
     if (benchmark := first_result(content, "Classification")) is not None:
         parts.append(
@@ -67,22 +56,13 @@ def lede(content: Mapping[str, Any]) -> str:
 
 
 def explained_reference(content: Mapping[str, Any]) -> str:
-    """What the reference of the header is; empty without one."""
-    benchmark = first_result(content, "Retrieval")
-    if benchmark is None or (best := strongest_reference(benchmark, "text_to_image")) is None:
+    """What the reference is; empty where no benchmark has one."""
+    if not any(map(reference_of, content["benchmarks"])):
         return ""
-    return f"{REFERENCE_NAMES[best['name']]}: regression {REFERENCE_MEANINGS[best['name']]}"
-
-
-def explained_references(content: Mapping[str, Any]) -> str:
-    """A sentence that says what the references are; empty where there are none."""
-    names = {each["name"] for benchmark in content["benchmarks"] for each in benchmark.get("references", [])}
-    meanings = [
-        f"the {REFERENCE_NAMES[name]} {meaning}" for name, meaning in REFERENCE_MEANINGS.items() if name in names
-    ]
-    if not meanings:
-        return ""
-    return f"References are ridge regressions on the training pairs: {'; '.join(meanings)}."
+    return (
+        f"{REFERENCE}: ridge regression from BPE tokens and class names to a strong encoder's whitened features, "
+        "on the training pairs"
+    )
 
 
 def _interval(interval: list[float], benchmark: Mapping[str, Any]) -> str:
@@ -115,9 +95,9 @@ def _of_split(benchmark: Mapping[str, Any]) -> str:
     return f"of the {split_name(benchmark)}split " if benchmark.get("split") else ""
 
 
-def strongest_reference(benchmark: Mapping[str, Any], direction: str) -> Json | None:
-    """The reference that finds most within the first five; None without references."""
-    return max(benchmark.get("references", []), key=lambda each: each[direction]["recall"]["5"], default=None)
+def reference_of(benchmark: Mapping[str, Any]) -> Json | None:
+    """The figures of a retrieval's reference; None without one."""
+    return next(iter(benchmark.get("references", [])), None)
 
 
 def headlines(result: Mapping[str, Any]) -> list[Json]:

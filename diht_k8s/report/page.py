@@ -20,7 +20,6 @@ from diht_k8s.report.model_cards import data_card, model_card
 from diht_k8s.report.overview import (
     TYPE_NAMES,
     explained_reference,
-    explained_references,
     lede,
     model_title,
     overview,
@@ -86,7 +85,6 @@ def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
         "title": model_title(content),
         "lede": lede(content),
         "reference": explained_reference(content),
-        "references": explained_references(content),
         "notes": page_caveats(content),
         "folded": len(results) > MANY,
         "queries": sections.queries(content, results),

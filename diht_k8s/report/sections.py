@@ -8,7 +8,7 @@ from typing import Any, Final
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.train import Loss
 from diht_k8s.report.formatting import DIRECTIONS, count, decimal, duration, percent, points, split_name
-from diht_k8s.report.overview import REFERENCE_NAMES, classes_with_images, first_result, strongest_reference
+from diht_k8s.report.overview import REFERENCE, classes_with_images, first_result, reference_of
 from diht_k8s.report.plots import Series, line_chart, thinned
 
 Json = dict[str, Any]
@@ -109,9 +109,7 @@ def cards(content: Json) -> list[Json]:
     if (benchmark := first_result(content, "Retrieval")) is not None:
         for key, direction in DIRECTIONS.items():
             rows = [bar("This model", benchmark[key]["recall"]["5"], "model", benchmark[key]["interval"]["5"])]
-            rows += [
-                bar(_capitalised(REFERENCE_NAMES[r["name"]]), r[key]["recall"]["5"]) for r in benchmark["references"]
-            ]
+            rows += [bar(REFERENCE, reference[key]["recall"]["5"]) for reference in benchmark["references"]]
             rows.append(bar("Chance", benchmark[key]["chance"]["5"]))
             title = f"{direction.capitalize()}, R@5"
             found.append(
@@ -148,17 +146,16 @@ def cards(content: Json) -> list[Json]:
     return found
 
 
-def _capitalised(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
 def _difference(benchmark: Json, key: str) -> str:
-    """The paired difference to the strongest reference, in points of R@5."""
-    if (best := strongest_reference(benchmark, key)) is None:
+    """The paired difference to the reference, in points of R@5."""
+    if (reference := reference_of(benchmark)) is None:
         return ""
-    found = best["difference"][key]
+    found = reference["difference"][key]
     low, high = found["interval"]
-    return f"; {points(found['value'])} points to the {REFERENCE_NAMES[best['name']]}, paired 95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)}"
+    return (
+        f"; {points(found['value'])} points to the {REFERENCE}, "
+        f"paired 95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)}"
+    )
 
 
 def steps(content: Json) -> list[Json]:
@@ -407,10 +404,7 @@ def benchmark(result: Json) -> Json:
 def _systems(result: Json) -> list[Json]:
     chance = {key: {"recall": result[key]["chance"]} for key in DIRECTIONS}
     systems = [{"name": "This model", "kind": "model", **{key: result[key] for key in DIRECTIONS}}]
-    systems += [
-        {**reference, "name": _capitalised(REFERENCE_NAMES[reference["name"]]), "kind": "reference"}
-        for reference in result["references"]
-    ]
+    systems += [{**reference, "name": REFERENCE, "kind": "reference"} for reference in result["references"]]
     return [*systems, {"name": "Chance", "kind": "reference", **chance}]
 
 

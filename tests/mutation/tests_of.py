@@ -142,14 +142,12 @@ EVALUATE: Final[dict[str, list[str]]] = {
         "measure": _evaluate("soundness", "group_tasks", f"{_ANSWERS} {_CAPTIONS}"),
         "probe_solver": _evaluate("few_shot"),
         "prompts": _evaluate("classification"),
-        "references": _evaluate("", "references report_contents"),
         "results": _evaluate("", "features_reuse", _INTERRUPTED),
         "retrieval": _evaluate("retrieval task_figures", "report_contents", _CAPTIONS),
-        "ridge": _evaluate("ridge", "references"),
+        "ridge_reference": _evaluate("", "ridge_reference report_contents"),
         "similarity": _evaluate("similarity retrieval"),
         "soundness": _evaluate("soundness", "broken_models"),
         "stage": _evaluate("", "features_reuse evaluation_only broken_models", f"{_INTERRUPTED} {_CAPTIONS}"),
-        "training_pairs": _evaluate("", "references report_contents"),
     }.items()
 } | {"diht_k8s.models.features": _evaluate("", "text_length features_reuse")}
 """The evaluation but its models and its progress lines."""

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from diht_k8s.models.loading import LoadedModel
     from diht_k8s.stages.evaluate.encoding import EncodedImages
     from diht_k8s.stages.evaluate.feature_files import FeatureFiles
-    from diht_k8s.stages.evaluate.references import References
     from diht_k8s.stages.evaluate.results import Measured
+    from diht_k8s.stages.evaluate.ridge_reference import RidgeReference
 
 Json = dict[str, Any]
 MISSING: Final = "missing"
@@ -159,14 +159,14 @@ def _evaluate_benchmarks(
     context: Context, files: FeatureFiles, model: Callable[[], LoadedModel]
 ) -> tuple[list[Json], list[DataError | UserError]]:
     """The result of each benchmark, of an earlier attempt or of this one; those that failed hold their error."""
-    from diht_k8s.stages.evaluate.references import References
+    from diht_k8s.stages.evaluate.ridge_reference import RidgeReference
 
     results, errors = list[Json](), list[DataError | UserError]()
-    references = References(context)
+    reference = RidgeReference(context)
     for number, benchmark in enumerate(_evaluate(context.run).chosen):
         context.stop.raise_if_requested()
         try:
-            results.append(_result(context, number, benchmark, files, model, references))
+            results.append(_result(context, number, benchmark, files, model, reference))
         except (DataError, UserError) as error:
             errors.append(error)
             results.append({"name": benchmark.name, "type": benchmark.type, "error": str(error)})
@@ -179,7 +179,7 @@ def _result(
     benchmark: Benchmark,
     files: FeatureFiles,
     model: Callable[[], LoadedModel],
-    references: References,
+    reference: RidgeReference,
 ) -> Json:
     """The result of one benchmark: from its texts and images to the figures, written as soon as it is there.
 
@@ -199,7 +199,7 @@ def _result(
     images = _images(context, benchmark, files)
     measured = measure(benchmark, texts, images, model(), evaluate.few_shot, seed)
     _check_images(benchmark, images, measured)
-    compared = references.compare(images, seed, measured.per_image) if benchmark.type == "Retrieval" else {"notes": []}
+    compared = reference.compare(images, seed, measured.per_image) if benchmark.type == "Retrieval" else {"notes": []}
     item_of = {item.uid: item for item in images.items}
     shown = [(Shard(benchmark.name, item_of[uid].uri, benchmark.name), uid) for uid in measured.shown]
     result = {
@@ -215,7 +215,7 @@ def _result(
         "decode": evaluate.decode,
         "templates_from": texts.templates.source,
         "class_names_from": texts.class_names.source,
-        "seen": compared["seen"] if "seen" in compared else references.seen(measured.images),
+        "seen": compared["seen"] if "seen" in compared else reference.seen(measured.images),
         "thumbnails": thumbnails(storage, shown),
         "own_captions": {uid: next(iter(item_of[uid].captions), "") for uid in measured.shown},
         "bad": dict(sorted(images.bad.items())),

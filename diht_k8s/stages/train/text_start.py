@@ -28,15 +28,7 @@ from diht_k8s.stages.train.data.loader import Loader
 from diht_k8s.stages.train.distributed import control_group
 from diht_k8s.stages.train.model.ridge_start import start_as_ridge
 from diht_k8s.stages.train.model.student import Student
-from diht_k8s.stages.train.model.token_ridge import (
-    ClassCaptions,
-    caption_counts,
-    commonest_tokens,
-    pair_sums,
-    require_fewer_dimensions,
-    ridge,
-    word_frequencies,
-)
+from diht_k8s.stages.train.model.token_ridge import ClassCaptions, fit_ridge, require_fewer_dimensions
 
 MAX_PAIRS: Final = 100_000
 """Pairs of the regression, at most: their features take 250 MB with 1,280 numbers each."""
@@ -75,21 +67,23 @@ def start_text_tower(
     visual: Any = model.clip.visual
     projection, vocabulary = visual.head.proj, model.clip.vocab_size
     require_fewer_dimensions(projection.out_features, projection.in_features)
-    named = _class_names(storage, train.init_from, model.clip.context_length, projection.in_features)
-    frequencies = _summed(word_frequencies(tokens_NT, vocabulary), world)
-    if named is not None:
-        frequencies = frequencies + word_frequencies(named[0], vocabulary)
-    tokens_V = commonest_tokens(frequencies)
-    sums = pair_sums(caption_counts(tokens_NT, tokens_V, vocabulary), features_NF)
-    sums = type(sums)(*(_summed(part, world) for part in sums.parts))
-    if rank == 0:
-        classes = None if named is None else ClassCaptions(caption_counts(named[0], tokens_V, vocabulary), named[1])
-        found = ridge(sums, projection.out_features, bias=projection.bias is not None, classes=classes)
-        start_as_ridge(model.clip, found, tokens_V)
-        more = "" if named is None else f" and {len(named[0])} class names"
+    classes = _class_names(storage, train.init_from, model.clip.context_length, projection.in_features)
+    found = fit_ridge(
+        tokens_NT,
+        features_NF,
+        vocabulary,
+        projection.out_features,
+        bias=projection.bias is not None,
+        classes=classes,
+        summed=lambda part: _summed(part, world),
+        solves=rank == 0,
+    )
+    if found is not None:
+        start_as_ridge(model.clip, found)
+        more = "" if classes is None else f" and {len(classes[0])} class names"
         print(
-            f"train: the text tower starts as a ridge regression from {len(tokens_V)} tokens, "
-            f"on {int(sums.pairs[0])} pairs{more}",
+            f"train: the text tower starts as a ridge regression from {len(found.tokens_V)} tokens, "
+            f"on {found.pairs} pairs{more}",
             flush=True,
         )
 
@@ -107,10 +101,8 @@ def _read(loader: Loader, batches: int, check: Callable[[], object]) -> tuple[ND
     return torch.cat(tokens).long().numpy(), torch.cat(features).half().numpy()
 
 
-def _class_names(
-    storage: Storage, start: InitFrom | None, context_length: int, width: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-    """Tokens JxT of the names of the tower's own classes, and its classifier's weights JxF; None where it brings none."""
+def _class_names(storage: Storage, start: InitFrom | None, context_length: int, width: int) -> ClassCaptions | None:
+    """Those of the tower that the training begins with; None where it brings none."""
     if start is None or not start.names_network:
         return None
     teacher = Teacher(model=start.uri)

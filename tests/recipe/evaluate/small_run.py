@@ -151,21 +151,27 @@ def make_run(folder: Path, run: DihtRun) -> None:
     _commit(storage, layout, Stage.TRAIN, summary, ["metrics.jsonl", "model/open_clip_model.safetensors"])
 
 
-def add_teacher_features(run: DihtRun) -> None:
+def write_teacher_features(run: DihtRun, teacher: Any) -> None:
     """What the label stage keeps of its teacher."""
-    import torch
-
     from diht_k8s.stages.label.features import extract, write_features
-    from diht_k8s.stages.label.teacher import load_teacher
-    from diht_k8s.stages.label.teacher_weights import weights_uri
 
-    storage, layout, label = Storage(), planted(run, *MADE), run.spec.label
-    assert label is not None
-    teacher = load_teacher(label.teacher, storage, weights_uri(label.teacher), torch.device("cpu"))
+    storage, layout = Storage(), planted(run, *MADE)
     header = {"config_sha256": read_committed(storage, layout, Stage.LABEL).config_sha256}
     shard = Shard("drawn-0", layout.kept("drawn-0"), "drawn")
     found = extract(teacher, read_pairs(storage, shard), shard.uri, lambda images: None)
     write_features(storage, layout.features("drawn-0"), found, header)
+
+
+def add_teacher_features(run: DihtRun) -> None:
+    """The features of the run's own teacher."""
+    import torch
+
+    from diht_k8s.stages.label.teacher import load_teacher
+    from diht_k8s.stages.label.teacher_weights import weights_uri
+
+    label = run.spec.label
+    assert label is not None
+    write_teacher_features(run, load_teacher(label.teacher, Storage(), weights_uri(label.teacher), torch.device("cpu")))
 
 
 def filter_report(raw: list[Pair]) -> dict[str, Any]:

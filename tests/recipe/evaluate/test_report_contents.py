@@ -16,9 +16,9 @@ import pytest
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.report.overview import explained_reference, explained_references
-from diht_k8s.stages.evaluate import training_pairs
+from diht_k8s.report.overview import explained_reference
 from diht_k8s.stages.evaluate.drawn_queries import QUERIES
+from diht_k8s.stages.label import features
 from tests.folders import located
 from tests.recipe.evaluate.small_run import (
     COLOURS,
@@ -44,15 +44,6 @@ def test_report_when_captions_and_names_hold_html_shows_it_as_text(fresh: Path) 
     assert "<script" not in text
     assert "<img src=x" not in text
     assert "&lt;script&gt;alert(&#34;x&#34;)" in text
-
-
-def test_report_when_benchmark_images_are_in_the_training_shards_says_how_many(fresh: Path) -> None:
-    heldout(fresh, *pairs(90, 1000)[1:11], *pairs(24, 9000)[10:])
-    evaluate(document(fresh))
-    retrieval, classification = report(fresh)["benchmarks"]
-    assert (
-        retrieval["seen"] == classification["seen"] == {"pictures": 8, "of": 24, "pairs": 72}
-    )  # two of ten were not kept
 
 
 def test_page_when_opened_begins_with_queries_drawn_by_digest_and_the_images_found(done: Path) -> None:
@@ -86,18 +77,15 @@ def test_page_when_opened_begins_with_queries_drawn_by_digest_and_the_images_fou
     assert named["right"] == pytest.approx(sum(rights) / 30)
 
 
-def test_references_when_the_teachers_features_lie_beside_the_labels_include_them(fresh: Path) -> None:
+def test_reference_when_the_teachers_features_lie_beside_the_labels_is_on_the_page(fresh: Path) -> None:
     run = document(fresh, {"fewShot": None}, label={"teacher": {"imageSize": 32}})
     add_teacher_features(run)
     evaluate(run)
-    pixels, words, tokens = report(fresh)["benchmarks"][0]["references"]
-    assert [each["name"] for each in (pixels, words, tokens)] == ["pixels", "words", "tokens"]
-    assert {each["pairs"] for each in (words, tokens)} == {72}
-    assert "points to the word ridge, paired" in page(fresh)
-    for said in (explained_reference(report(fresh)), explained_references(report(fresh))):
-        assert said
-        assert said[1:] in html.unescape(page(fresh)), "what a reference is stands where it is first named"
-    assert words["text_to_image"]["recall"]["10"] > words["text_to_image"]["chance"]["10"]
+    (reference,) = report(fresh)["benchmarks"][0]["references"]
+    assert (reference["name"], reference["pairs"]) == ("tokens", 72)
+    assert reference["text_to_image"]["recall"]["10"] > reference["text_to_image"]["chance"]["10"]
+    assert "points to the BPE ridge, paired" in page(fresh)
+    assert explained_reference(report(fresh)) in html.unescape(page(fresh))
 
 
 def test_report_when_stages_are_missing_says_so(tmp_path: Path) -> None:
@@ -111,7 +99,7 @@ def test_report_when_stages_are_missing_says_so(tmp_path: Path) -> None:
     found = report(tmp_path)
     assert set(found["missing"]) == {"filter", "label", "train"}
     assert "This run has no filter stage." not in page(tmp_path)
-    assert found["benchmarks"][0]["references"][0]["pairs"] == 90  # without a filter, the raw pairs
+    assert found["benchmarks"][0]["seen"]["pairs"] == 90  # without a filter, the raw pairs
     assert found["model"]["source"] == f"{tmp_path}/model"
 
 
@@ -124,14 +112,15 @@ def test_report_when_stages_left_no_report_of_their_own_shows_their_counts(fresh
     assert "No metrics were written." in page(fresh)
 
 
-def test_seen_when_no_benchmark_is_of_retrieval_is_told_without_decoding_training_images(
+def test_seen_when_no_benchmark_is_of_retrieval_is_told_without_reading_teacher_features(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heldout(fresh, *pairs(90, 1000)[1:11], *pairs(24, 9000)[10:])
-    run = document(fresh, {"fewShot": None})
+    run = document(fresh, {"fewShot": None}, label={"teacher": {"imageSize": 32}})
+    add_teacher_features(run)
     body = json.loads(run.model_dump_json(by_alias=True, exclude_defaults=True))
     del body["spec"]["evaluate"]["benchmarks"][0]
-    monkeypatch.setattr(training_pairs, "decode", lambda data: pytest.fail("decoded"))
+    monkeypatch.setattr(features, "read_features", lambda *_: pytest.fail("read"))
     evaluate(DihtRun.model_validate(body))
     (found,) = report(fresh)["benchmarks"]
     assert found["seen"] == {"pictures": 8, "of": 24, "pairs": 72}

@@ -19,14 +19,7 @@ from diht_k8s.stages.label.teacher import load_teacher
 from diht_k8s.stages.label.teacher_classes import imagenet_names
 from diht_k8s.stages.label.teacher_weights import packaged_weights
 from diht_k8s.stages.train.model.student import Student
-from diht_k8s.stages.train.model.token_ridge import (
-    ClassCaptions,
-    caption_counts,
-    commonest_tokens,
-    pair_sums,
-    ridge,
-    word_frequencies,
-)
+from diht_k8s.stages.train.model.token_ridge import fit_ridge
 from tests.folders import flat
 from tests.recipe.train.small_run import SHARDS, VIT, Job, document, make_data, train_in_ranks
 
@@ -102,20 +95,15 @@ def test_export_when_nothing_was_learned_then_captions_embed_as_the_regression_o
     paths = sorted((place / "shared/out/features").glob("*/drawn-*.safetensors"))
     features_NF = torch.cat([load_file(path)["features"] for path in paths]).numpy()
     tokens_NT, named_JT = (tokenizer(texts).numpy() for texts in (captions, NAMES))
-    frequencies = sum(word_frequencies(each, 49408) for each in (tokens_NT, named_JT))
-    tokens_V = commonest_tokens(np.asarray(frequencies))
-    sums = pair_sums(caption_counts(tokens_NT, tokens_V, 49408), features_NF)
     teacher = load_teacher(Teacher(model=LITE), Storage(), packaged_weights(LITE), torch.device("cpu"))
     assert teacher.classifier is not None
-    classes = ClassCaptions(caption_counts(named_JT, tokens_V, 49408), teacher.classifier[0].double().numpy())
-    expected = ridge(sums, TIMM["embed_dim"], bias=True, classes=classes)
-    predicted = caption_counts(tokens_NT, tokens_V, 49408) @ expected.words_VD
+    classes = (named_JT, teacher.classifier[0].double().numpy())
+    expected = fit_ridge(tokens_NT, features_NF, 49408, TIMM["embed_dim"], bias=True, classes=classes)
+    assert expected is not None
     with torch.no_grad():
         texts = torch.nn.functional.normalize(model.encode_text(torch.from_numpy(tokens_NT))).numpy()
         images = torch.nn.functional.normalize(model.visual.head(torch.from_numpy(features_NF).float())).numpy()
-    assert expected.bias_D is not None
-    projected = features_NF @ expected.projection_DF.T + expected.bias_D
-    for found, wanted in ((texts, predicted), (images, projected)):
+    for found, wanted in ((texts, expected.texts(tokens_NT)), (images, expected.images(features_NF))):
         cosines = (found * wanted).sum(axis=1) / np.linalg.norm(wanted, axis=1)
         np.testing.assert_allclose(cosines, 1, atol=1e-3)
 

@@ -32,18 +32,17 @@ EMBEDDING_DEVIATION: Final = 0.02
 
 
 @torch.no_grad()
-def start_as_ridge(clip: CLIP, start: TokenRidge, tokens_V: NDArray[np.int64]) -> None:
+def start_as_ridge(clip: CLIP, start: TokenRidge) -> None:
     """Have a CLIP with its first weights give the regression's embeddings.
 
     Args:
         clip: with a linear projection behind its image tower, and a text tower at least D + 3 wide (`ridge_form`).
         start: the regression.
-        tokens_V: its tokens in the tower's vocabulary.
     """
     text: Any = clip
     words, width = text.token_embedding.weight, text.token_embedding.embedding_dim
     basis_XD = _zero_sum_basis(width - 2, len(start.projection_DF))
-    words.copy_(_embeddings(start.words_VD @ basis_XD.T, tokens_V, len(words)))
+    words.copy_(_embeddings(start.words_VD @ basis_XD.T, start.tokens_V, len(words)))
     text.positional_embedding.zero_()
     for number, block in enumerate(text.transformer.resblocks):
         _start_block(block, averages=number == 0)

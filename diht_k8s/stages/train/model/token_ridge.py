@@ -1,8 +1,8 @@
 """Ridge regression from the words of captions to the features of their images, as CLIP's tokenizer cuts them.
 
 In: words and features of pairs, as sums. Out: where a caption lies, and the projection of the features into the same space. Pure.
-A training may start as it (`train.textStart`, see `ridge_start`), and an evaluation compares a model with it. Ours, not the
-paper's.
+A training may start as it (`train.textStart`, see `ridge_start`), and an evaluation compares a model with it (see
+`ridge_reference`). Ours, not the paper's.
 
 A caption is the counts of its tokens over the root of their number, the target the features of its image, centred and whitened
 with a shrunken covariance S, Y = (f - mean) (S + s I)^-1/2 with s the mean variance. Names of classes are further captions where
@@ -14,8 +14,9 @@ Shapes: N captions, V tokens that occur, F features, D embedding, J classes, T t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,25 +57,32 @@ class PairSums:
         return self.pairs, self.features_F, self.squares_FF, self.counts_VV, self.products_VF, self.words_V
 
 
-@dataclass(frozen=True)
-class ClassCaptions:
-    """The classes of the image tower's own classifier."""
-
-    counts_JV: csr_array
-    """words of their names."""
-    weights_JF: Matrix
-    """of the classifier."""
+ClassCaptions = tuple[NDArray[np.int64], Matrix]
+"""The classes of the image tower's own classifier: tokens of their names JxT, and the classifier's weights JxF."""
 
 
 @dataclass(frozen=True)
 class TokenRidge:
     """The regression."""
 
+    tokens_V: NDArray[np.int64]
+    """numbers of its tokens in the vocabulary."""
+    vocabulary: int
     words_VD: Matrix
     projection_DF: Matrix
     """features -> image embedding."""
     bias_D: Matrix | None
     """None where the projection has none: then the projection itself takes away the mean."""
+    pairs: int
+    """that it is fitted on."""
+
+    def texts(self, tokens_NT: NDArray[np.int64]) -> Matrix:
+        """Embeddings of captions, NxD."""
+        return caption_counts(tokens_NT, self.tokens_V, self.vocabulary) @ self.words_VD
+
+    def images(self, features_NF: NDArray[np.floating]) -> Matrix:
+        """Embeddings of images, NxD."""
+        return features_NF @ self.projection_DF.T + (0 if self.bias_D is None else self.bias_D)
 
 
 def require_fewer_dimensions(dimension: int, width: int) -> None:
@@ -87,6 +95,38 @@ def require_fewer_dimensions(dimension: int, width: int) -> None:
         raise UserError(
             f"train.textStart Ridge: embed_dim {dimension} is more than the {width} features of the image tower: lower it"
         )
+
+
+def fit_ridge(
+    tokens_NT: NDArray[np.int64],
+    features_NF: NDArray[np.floating],
+    vocabulary: int,
+    dimension: int,
+    *,
+    bias: bool,
+    classes: ClassCaptions | None = None,
+    summed: Callable[[NDArray[Any]], NDArray[Any]] = lambda part: part,
+    solves: bool = True,
+) -> TokenRidge | None:
+    """The regression on pairs.
+
+    Args:
+        tokens_NT: of the captions.
+        features_NF: of the images.
+        vocabulary: number of the tokenizer's tokens.
+        dimension: D, at most F.
+        bias: whether the projection of the features has one.
+        classes: further captions, None without.
+        summed: an array's sum over the processes that have some of the pairs each (a collective).
+        solves: whether this process solves it; the others get None.
+    """
+    frequencies = summed(word_frequencies(tokens_NT, vocabulary))
+    if classes is not None:
+        frequencies = frequencies + word_frequencies(classes[0], vocabulary)
+    tokens_V = commonest_tokens(frequencies)
+    sums = pair_sums(caption_counts(tokens_NT, tokens_V, vocabulary), features_NF)
+    sums = PairSums(*map(summed, sums.parts))
+    return solve_ridge(sums, tokens_V, vocabulary, dimension, bias=bias, classes=classes) if solves else None
 
 
 def word_frequencies(tokens_NT: NDArray[np.int64], vocabulary: int) -> NDArray[np.int64]:
@@ -130,15 +170,16 @@ def pair_sums(counts_NV: csr_array, features_NF: NDArray[np.floating]) -> PairSu
     return PairSums(np.array([float(pairs)]), features_F, squares_FF, counts_VV, products_VF, words_V)
 
 
-def ridge(sums: PairSums, dimension: int, *, bias: bool, classes: ClassCaptions | None = None) -> TokenRidge:
-    """Solve the regression.
-
-    Args:
-        sums: of all pairs.
-        dimension: D, at most F.
-        bias: whether the projection of the features has one.
-        classes: further captions, None without.
-    """
+def solve_ridge(
+    sums: PairSums,
+    tokens_V: NDArray[np.int64],
+    vocabulary: int,
+    dimension: int,
+    *,
+    bias: bool,
+    classes: ClassCaptions | None = None,
+) -> TokenRidge:
+    """Solve the regression for the sums of all pairs (see `fit_ridge`)."""
     pairs, width = float(sums.pairs[0]), len(sums.features_F)
     mean_F = sums.features_F / pairs
     covariance_FF = sums.squares_FF / pairs - np.outer(mean_F, mean_F)
@@ -149,20 +190,22 @@ def ridge(sums: PairSums, dimension: int, *, bias: bool, classes: ClassCaptions 
     matrix_VV = sums.counts_VV.copy()
     products_VF = (sums.products_VF - np.outer(sums.words_V, mean_F)) @ whitening_FF
     if classes is not None:
-        targets_JF = classes.weights_JF @ covariance_FF @ whitening_FF
+        counts_JV, weights_JF = caption_counts(classes[0], tokens_V, vocabulary), classes[1]
+        targets_JF = weights_JF @ covariance_FF @ whitening_FF
         usual = np.sqrt(np.sum(np.maximum(values_F, 0) * scales_F**2))  # length of an image's whitened features
         targets_JF *= usual / max(np.sqrt((targets_JF**2).sum(axis=1).mean()), 1e-12)
-        matrix_VV += (classes.counts_JV.T @ classes.counts_JV).toarray()
-        products_VF += classes.counts_JV.T @ targets_JF
+        matrix_VV += (counts_JV.T @ counts_JV).toarray()
+        products_VF += counts_JV.T @ targets_JF
     matrix_VV[np.diag_indices_from(matrix_VV)] += PENALTY
     words_VF = cho_solve(cho_factor(matrix_VV, check_finite=False), products_VF, check_finite=False)
     axes_FD = _leading_axes(words_VF.T @ products_VF, dimension)  # what the regression explains, less its penalty
     projection_DF = (whitening_FF @ axes_FD).T
-    if bias:
-        return TokenRidge(words_VF @ axes_FD, projection_DF, -projection_DF @ mean_F)
-    # One = f u for features f, as nearly as can be: projecting f - mean (f u) centres without a bias.
-    one_F = np.linalg.solve(sums.squares_FF / pairs + 0.01 * variance * np.eye(width), mean_F)
-    return TokenRidge(words_VF @ axes_FD, projection_DF - np.outer(projection_DF @ mean_F, one_F), None)
+    bias_D = -projection_DF @ mean_F if bias else None
+    if not bias:
+        # One = f u for features f, as nearly as can be: projecting f - mean (f u) centres without a bias.
+        one_F = np.linalg.solve(sums.squares_FF / pairs + 0.01 * variance * np.eye(width), mean_F)
+        projection_DF = projection_DF - np.outer(projection_DF @ mean_F, one_F)
+    return TokenRidge(tokens_V, vocabulary, words_VF @ axes_FD, projection_DF, bias_D, int(pairs))
 
 
 def _leading_axes(matrix_FF: Matrix, number: int) -> Matrix:

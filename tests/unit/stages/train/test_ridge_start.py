@@ -21,9 +21,9 @@ from diht_k8s.stages.train.model.token_ridge import (
     TokenRidge,
     caption_counts,
     commonest_tokens,
+    fit_ridge,
     pair_sums,
     require_fewer_dimensions,
-    ridge,
     word_frequencies,
 )
 from diht_k8s.stages.train.stage import check_model
@@ -83,10 +83,10 @@ def planted(pairs: int, seed: int, *, noise: float = 1.0) -> Pairs:
     return tokens_of([" ".join(WORDS[word] for word in words) for words in chosen]), features.astype(np.float32)
 
 
-def solved(pairs: Pairs, *, bias: bool = True, classes: ClassCaptions | None = None) -> tuple[TokenRidge, Any]:
-    tokens_V = commonest_tokens(word_frequencies(pairs[0], VOCABULARY))
-    sums = pair_sums(caption_counts(pairs[0], tokens_V, VOCABULARY), pairs[1])
-    return ridge(sums, DIMENSION, bias=bias, classes=classes), tokens_V
+def solved(pairs: Pairs, *, bias: bool = True, classes: ClassCaptions | None = None) -> TokenRidge:
+    found = fit_ridge(*pairs, VOCABULARY, DIMENSION, bias=bias, classes=classes)
+    assert found is not None
+    return found
 
 
 def unit(values: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -107,32 +107,29 @@ def hits(images: NDArray[np.floating], texts: NDArray[np.floating]) -> float:
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("bias", [True, False])
 def test_tower_when_started_then_it_gives_the_regressions_embeddings(layers: int, bias: bool) -> None:
-    start, tokens_V = solved(planted(300, 1), bias=bias)
+    start = solved(planted(300, 1), bias=bias)
     model = clip(layers=layers, bias=bias)
-    start_as_ridge(model, start, tokens_V)
+    start_as_ridge(model, start)
     seen = planted(50, 2)
     texts = [*seen[0], *tokens_of(["a red zebra", "cat cat dog", " ".join(WORDS)])]  # unknown, repeated, cut
     tests = np.stack(texts), np.concatenate([seen[1], seen[1][:3]])
     images, captions = embedded(model, tests)
-    predicted = caption_counts(tests[0], tokens_V, VOCABULARY) @ start.words_VD
-    offset = 0 if start.bias_D is None else start.bias_D
-    np.testing.assert_allclose((captions * unit(predicted)).sum(axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose((images * unit(tests[1] @ start.projection_DF.T + offset)).sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose((captions * unit(start.texts(tests[0]))).sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose((images * unit(start.images(tests[1]))).sum(axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_start_when_words_make_the_features_then_captions_find_images_and_a_random_start_does_not(bias: bool) -> None:
     model, tests = clip(bias=bias), planted(100, 4)
     before = hits(*embedded(model, tests))
-    start_as_ridge(model, *solved(planted(1000, 3), bias=bias))
+    start_as_ridge(model, solved(planted(1000, 3), bias=bias))
     assert hits(*embedded(model, tests)) > 0.4 > 0.1 > before
 
 
 def test_features_when_projected_without_a_bias_then_centred_nearly_as_with_one() -> None:
     pairs = planted(1000, 3)
     for bias in (True, False):
-        start, _ = solved(pairs, bias=bias)
-        found = pairs[1] @ start.projection_DF.T + (0 if start.bias_D is None else start.bias_D)
+        found = solved(pairs, bias=bias).images(pairs[1])
         assert np.linalg.norm(found.mean(axis=0)) < 0.1 * np.linalg.norm(found, axis=1).mean()
 
 
@@ -143,14 +140,11 @@ def test_classes_when_named_then_words_that_no_caption_has_find_their_images() -
     mean, covariance = features.mean(axis=0), np.cov(features.T)
     weights = np.linalg.solve(covariance, (features[~without].mean(axis=0) - mean)[:, None]).T.astype(np.float64)
     pairs, names = (tokens[without], features[without]), tokens_of(["lamp"])
-    tokens_V = commonest_tokens(word_frequencies(np.concatenate([pairs[0], names]), VOCABULARY))
-    sums = pair_sums(caption_counts(pairs[0], tokens_V, VOCABULARY), pairs[1])
-    model = clip()
-    start_as_ridge(model, ridge(sums, DIMENSION, bias=True), tokens_V)
-    unnamed = embedded(model, (names, features[~without].mean(axis=0)[None]))
-    classes = ClassCaptions(caption_counts(names, tokens_V, VOCABULARY), weights)
-    start_as_ridge(model, ridge(sums, DIMENSION, bias=True, classes=classes), tokens_V)
-    named = embedded(model, (names, features[~without].mean(axis=0)[None]))
+    model, seen = clip(), (names, features[~without].mean(axis=0)[None])
+    start_as_ridge(model, solved(pairs))
+    unnamed = embedded(model, seen)
+    start_as_ridge(model, solved(pairs, classes=(names, weights)))
+    named = embedded(model, seen)
     assert float((unnamed[0] * unnamed[1]).sum()) < 0.3
     assert float((named[0] * named[1]).sum()) > 0.9
 
@@ -183,7 +177,7 @@ def test_tokens_when_too_many_then_the_commonest_and_of_captions_the_words_alone
 
 def test_tower_when_started_then_every_weight_but_those_before_zeros_can_learn() -> None:
     model = clip(layers=2)
-    start_as_ridge(model, *solved(planted(300, 1)))
+    start_as_ridge(model, solved(planted(300, 1)))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     tokens_NT, features_NF = planted(60, 2)
     visual: Any = model.visual
