@@ -73,7 +73,6 @@ TRAIN: Final[dict[str, list[str]]] = {
         "gradient_caching": _tests("", "one_rank"),
         "gradient_reduction": _tests("", "gradient_reduction collective_order"),
         "health": _tests("health"),
-        "data.indexing": _tests("indexing"),
         "loop": _tests("", "one_rank options"),
         "loss.blocks": _tests("loss_cost", "hn_nce_kernels"),
         "loss.cost": _tests("loss_cost", "hn_nce_fused"),
@@ -101,8 +100,8 @@ TRAIN: Final[dict[str, list[str]]] = {
         "telemetry": _tests("telemetry", "one_rank"),
         "validation": _tests("", "one_rank"),
     }.items()
-}
-"""All of the training but its estimate."""
+} | {"diht_k8s.runtime.indexing": ["tests/unit/runtime/test_indexing.py"]}
+"""All of the training but its estimate, and the index that it completes."""
 
 _STAGE: Final = "tests/recipe/evaluate/test_stage.py"
 

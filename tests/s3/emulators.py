@@ -1,8 +1,9 @@
-"""Emulators of Google's and Azure's object stores on the loopback, each with one bucket; `tests/s3/install` brings them.
+"""Emulators of Google's and Azure's object stores on the loopback, each with one bucket; `tests/s3/install` brings
+them.
 
 What was checked of their truth (`test_create`, `test_reading`): both write conditionally, also against each other's
-threads. fake-gcs-server ignores ifGenerationMatch of reads, which Google's own server refuses by 412; its answers name the
-generation that they are of. Azurite knows no hierarchical names.
+threads. fake-gcs-server ignores ifGenerationMatch of reads, which Google's own server refuses by 412; its answers name
+the generation that they are of. Azurite knows no hierarchical names.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ CONNECTION = f"AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY}"
 
 @contextlib.contextmanager
 def serving_google(folder: Path) -> Iterator[S3]:
-    """fake-gcs-server; a file of credentials is named in the environment meanwhile, and a server gives tokens for it."""
+    """fake-gcs-server; a file of credentials is in the environment meanwhile, and a server gives tokens for it."""
     (port,) = free_ports(1)
     endpoint = f"http://127.0.0.1:{port}"
     command = [
@@ -83,7 +84,7 @@ def serving_azure(folder: Path, *tls: str) -> Iterator[S3]:
 
 @contextlib.contextmanager
 def token_server() -> Iterator[str]:
-    """URL of a server that gives a token to everybody: `for-a-file` as Google's does, `for-a-pod` as a node's metadata server does."""
+    """URL of a server that gives tokens: `for-a-file` as Google's does, `for-a-pod` as a node's metadata server."""
 
     about = {"expires_in": 3600, "token_type": "Bearer", "email": "pod@test.invalid", "scopes": []}
     with answering({**about, "access_token": "for-a-pod"}, {**about, "access_token": "for-a-file"}) as url:

@@ -1,6 +1,8 @@
-"""A proxy in front of an object store that disturbs what passes: refusals, cut and short answers, slowness, expired credentials; and counts it.
+"""A proxy in front of an object store that disturbs what passes: refusals, cut and short answers, slowness, expired
+credentials; and counts it.
 
-It runs in a thread of the test, on asyncio, and hands each request on by a connection of its own. Signatures stay valid because the Host header does.
+It runs in a thread of the test, on asyncio, and hands each request on by a connection of its own. Signatures stay valid
+because the Host header does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real S3 server on the loopback, for tests and benchmarks: SeaweedFS from its wheel, on free ports, with one bucket."""
+"""A real S3 server on the loopback for tests and benchmarks: SeaweedFS from its wheel, with one bucket."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def weed() -> str | None:
 
 @contextlib.contextmanager
 def serving(program: str, folder: Path) -> Iterator[S3]:
-    """A server with its data in a folder; its credentials are in the environment meanwhile, as a pod would have them."""
+    """A server with its data in a folder; its credentials are in the environment meanwhile, as in a pod."""
     port, *others = free_ports(4)
     command = [program, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}"]
     command += [f"-{name}.port={other}" for name, other in zip(("master", "volume", "filer"), others, strict=True)]

@@ -1,4 +1,4 @@
-"""A caption pass whose tables and output are on an object store that disturbs it, and the pass that takes its scores."""
+"""A caption pass over tables on an object store that disturbs it, and the pass that takes its scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credentials of Google's and Azure's stores: from the environment, a file, a storage rule's own, and a pod's identity."""
+"""Credentials of Google's and Azure's stores: the environment's, a file's, a storage rule's own, a pod's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from diht_k8s.api.errors import DihtError
 from diht_k8s.data.shards.storage import Storage
 storage, uri = Storage([StorageRule.model_validate(json.loads(sys.argv[1]))]), sys.argv[2]
 try:
-    print(storage.create(uri, b"x" * 9), storage.create(uri, b"y"), storage.read_bytes(uri) == b"x" * 9, storage.names(uri.rpartition("/")[0]))
+    created = storage.create(uri, b"x" * 9), storage.create(uri, b"y")
+    print(*created, storage.read_bytes(uri) == b"x" * 9, storage.names(uri.rpartition("/")[0]))
 except DihtError as error:
     print(f"{type(error).__name__}: {error}")
 """

@@ -1,4 +1,4 @@
-"""The stage evaluate with shards, class names, model and output on each object store gives the figures it gives from disk."""
+"""The stage evaluate with its input, model and output on each object store gives the figures it gives from disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The filter on each object store while workers are killed and collide, and the server refuses: the same objects as undisturbed."""
+"""The filter on each object store while workers die and collide and the server refuses: the same objects."""
 
 from __future__ import annotations
 

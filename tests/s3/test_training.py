@@ -1,6 +1,8 @@
-"""Training on each object store, disturbed: refused, cut and short answers, killed, checkpoints damaged, credentials expired, a full disk.
+"""Training on each object store, disturbed: refused, cut and short answers, killed, checkpoints damaged, credentials
+expired, a full disk.
 
-Whatever happens, the training that ends has the weights of an undisturbed one, bit by bit, and an attempt that cannot resume says why.
+Whatever happens, the training that ends has the weights of an undisturbed one, bit by bit, and an attempt that cannot
+resume says why.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 # pyright: reportMissingImports=false
-"""Azure Blob Storage, by its own client: lists and writes; it is read by plain HTTP, as `object_store` does.
+"""Azure Blob Storage, by its own client: lists and writes; it is read by plain HTTP (see `object_store`).
 
-A bucket is a container, and the version of a blob its ETag. Credentials are a storage rule's own connection string, else
-what Azure's own programs read: AZURE_STORAGE_CONNECTION_STRING; or AZURE_STORAGE_ACCOUNT with AZURE_STORAGE_KEY or
-AZURE_STORAGE_SAS_TOKEN, or with the usual chain: a service principal in the environment, the identity of the pod, `az login`.
+A bucket is a container, and the version of a blob its ETag. Credentials are a storage rule's own connection string,
+else what Azure's own programs read: AZURE_STORAGE_CONNECTION_STRING; or AZURE_STORAGE_ACCOUNT with AZURE_STORAGE_KEY or
+AZURE_STORAGE_SAS_TOKEN, or with the usual chain: a service principal in the environment, the identity of the pod,
+`az login`.
 """
 
 from __future__ import annotations
@@ -108,8 +109,11 @@ class AzureStore(ObjectStore):
                 return None
         return None if _is_folder(found) else Listed(key, found.size, str(found.etag or "").strip('"'))
 
-    def put(self, bucket: str, key: str, file: IO[bytes], size: int, *, create: bool) -> None:
-        """See `ObjectStore`. Blocks have names of their own: those of two writers, which are numbers in Azure's client, would mix."""
+    def write_object(self, bucket: str, key: str, file: IO[bytes], size: int, *, create: bool) -> None:
+        """See `ObjectStore`.
+
+        Blocks have names of their own: those of two writers, which are numbers in Azure's client, would mix.
+        """
         blob = self._service.get_blob_client(bucket, key)
         with _refusals("PutObject"):
             try:
@@ -131,7 +135,7 @@ class AzureStore(ObjectStore):
                     raise
                 raise OSError("another writer's object has taken the place of its blocks") from error
 
-    def remove(self, bucket: str, key: str) -> None:
+    def remove_object(self, bucket: str, key: str) -> None:
         """See `ObjectStore`."""
         with _refusals("DeleteObject"):
             try:
@@ -180,8 +184,8 @@ def _endpoint(given: Mapping[str, str]) -> str:
         return given["BlobEndpoint"]
     if "AccountName" not in given:
         raise UserError(
-            "az:// names no account: set AZURE_STORAGE_ACCOUNT, or endpointURL: https://ACCOUNT.blob.core.windows.net in "
-            "the rule of spec.storage"
+            "az:// names no account: set AZURE_STORAGE_ACCOUNT, or endpointURL: "
+            "https://ACCOUNT.blob.core.windows.net in the rule of spec.storage"
         )
     suffix = given.get("EndpointSuffix", "core.windows.net")
     return f"{given.get('DefaultEndpointsProtocol', 'https')}://{given['AccountName']}.blob.{suffix}"

@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-"""Google Cloud Storage, by its own client: lists and writes; it is read by plain HTTP, as `object_store` does.
+"""Google Cloud Storage, by its own client: lists and writes; it is read by plain HTTP (see `object_store`).
 
 The version of an object is its generation. Credentials are a storage rule's own (`GOOGLE_CREDENTIALS`, the JSON of a
 file of credentials), else Google's usual chain: GOOGLE_APPLICATION_CREDENTIALS, gcloud's, the identity of the pod.
@@ -74,7 +74,7 @@ class GoogleStore(ObjectStore):
             blob = self._client.bucket(bucket).get_blob(key, **_SENT)
         return None if blob is None else Listed(key, blob.size, _version_of(blob.generation))
 
-    def put(self, bucket: str, key: str, file: IO[bytes], size: int, *, create: bool) -> None:
+    def write_object(self, bucket: str, key: str, file: IO[bytes], size: int, *, create: bool) -> None:
         """See `ObjectStore`."""
         blob = self._client.bucket(bucket).blob(key)
         condition: dict[str, Any] = {"if_generation_match": 0} if create else {}
@@ -84,7 +84,7 @@ class GoogleStore(ObjectStore):
             except PreconditionFailed as error:
                 raise FileExistsError(f"{bucket}/{key}") from error
 
-    def remove(self, bucket: str, key: str) -> None:
+    def remove_object(self, bucket: str, key: str) -> None:
         """See `ObjectStore`."""
         with _refusals("DeleteObject"):
             try:

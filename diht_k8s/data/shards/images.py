@@ -1,7 +1,10 @@
 """Images from untrusted bytes: header checked before anything is decoded, then RGB on white, upright, first frame.
 
-Stages decode by Pillow (`decode`); the training decodes the usual kinds by torchvision.io in half the time (`decode_pixels`), with the
-same pixels. `thumbnails` makes the images of the report, `prefetch` decodes before an image's turn.
+Stages decode by Pillow (`decode`); the training decodes the usual kinds by torchvision.io in half the time, with the
+same pixels (`decode_pixels`). Whatever torchvision would decode differently goes to Pillow: CMYK, palettes,
+transparency, 16 bits, interlacing, animations, images that are stored rotated; so does whatever torchvision refuses, so
+that Pillow decides whether the image is bad. `thumbnails` makes the images of the report, and `prefetch` decodes before
+an image's turn: Pillow releases the interpreter lock, so threads keep a GPU busy, or all cores of a small machine.
 """
 
 from __future__ import annotations
@@ -228,7 +231,9 @@ Result = TypeVar("Result")
 def prefetch(
     items: Iterable[Item], prepare: Callable[[Item], Result], *, ahead: int, threads: int | None = None
 ) -> Generator[tuple[Item, Result], None, None]:
-    """Each item with its result. Whoever stops early closes the iterator, which drops what is waiting.
+    """Each item with its result, in order, whatever the number of threads.
+
+    Whoever stops early closes the iterator, which drops what is waiting.
 
     Args:
         items: read in this thread, at most `ahead` before they are asked for.
@@ -257,6 +262,6 @@ def _next(waiting: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Result]:
 
 
 def _use_one_torch_thread() -> None:
-    """Torch counts its threads for each calling thread: without this, every thread of the pool starts a team of its own."""
+    """Torch counts its threads for each calling thread: else every thread of the pool starts a team of its own."""
     if torch := sys.modules.get("torch"):  # work that needs torch has imported it before
         torch.set_num_threads(1)

@@ -1,6 +1,7 @@
-"""The files that patterns match, with their identities, by few requests.
+"""The files that patterns match, with their identities, by few requests, and what a changed identity says.
 
-A folder is listed once, 1,000 objects a request.
+A folder is listed once, 1,000 objects a request. Fsspec's own walks take a folder that cannot be listed for an empty
+one, so that its shards would be left out without a word; those of `WholeWalks` raise its error.
 
 In: brace ranges and globs, and the file system of each URI. Out: the files in order, with size and identity as the
 listing gives them.
@@ -101,8 +102,8 @@ def copied_without_times(versions: Iterable[tuple[str, str, str]]) -> str | None
         return None
     return (
         f"{len(changed)} of {files} shards have the sizes that their index names, and other modification times "
-        f"({changed[0][0]} is the first); {COPY_WITH_TIMES}, or remove the filter's folder index from the copied output and "
-        "run `diht index`"
+        f"({changed[0][0]} is the first); {COPY_WITH_TIMES}, or remove the filter's folder index from the copied "
+        "output and run `diht index`"
     )
 
 
@@ -190,8 +191,8 @@ def _tell_absent(pattern: str, uris: Sequence[str], found: Sequence[ListedFile])
     there = {each.uri for each in found}
     absent = [uri for uri in uris if uri not in there and not _is_glob(uri)]
     if absent:
-        text = f"{len(absent)} of the {len(uris)} shards of {pattern} do not exist and are left out, the first is {absent[0]}"
-        print(f"diht: {text}", file=sys.stderr, flush=True)
+        text = f"{len(absent)} of the {len(uris)} shards of {pattern} do not exist and are left out"
+        print(f"diht: {text}, the first is {absent[0]}", file=sys.stderr, flush=True)
 
 
 def _is_glob(uri: str) -> bool:

@@ -1,11 +1,11 @@
 """Objects read by ranges: prefetched, resumed where a connection broke, and always one version of the object.
 
-In: an S3 client of botocore or an `ObjectStore`, bucket and key. Out: a file that streams forwards. A request that the server refuses
-temporarily (503, a throttle, no connection) is repeated by botocore with growing, jittered pauses; a body that breaks
-off or comes short is requested again here, from the byte where it ended; so is an answer that does not say which bytes of
-which version it holds, or holds more than it was asked for. Each range must carry the ETag and the size of the first one: an
-object that is replaced meanwhile is an error, never a mixture. What is read ahead is bounded in bytes
-over all files of a process.
+In: an S3 client of botocore or an `ObjectStore`, bucket and key. Out: a file that streams forwards. A request that the
+server refuses temporarily (503, a throttle, no connection) is repeated by botocore with growing, jittered pauses; a
+body that breaks off or comes short is requested again here, from the byte where it ended; so is an answer that does
+not say which bytes of which version it holds, or holds more than it was asked for. Each range must carry the ETag and
+the size of the first one: an object that is replaced meanwhile is an error, never a mixture. What is read ahead is
+bounded in bytes over all files of a process.
 
 Own code, because a process forked from one that has read by obstore 0.12.1 hangs at its first read, and the training's
 loader forks; obstore reads no AWS profiles either. Ours gives 0.77 of its rate at 0.88 of its CPU time (`benchmarks/run
@@ -124,8 +124,8 @@ class RangeReader:
                 breaks = 0 if sink.done > before else breaks + 1
                 if breaks >= MAX_BREAKS:
                     raise RetryableError(
-                        f"cannot read {self._scheme}://{bucket}/{key}: {MAX_BREAKS} answers in a row broke off ({reason}): "
-                        "start again when the storage answers"
+                        f"cannot read {self._scheme}://{bucket}/{key}: {MAX_BREAKS} answers in a row broke off "
+                        f"({reason}): start again when the storage answers"
                     )
                 self._sleep(random.uniform(0, min(0.05 * 2**breaks, MAX_PAUSE_S)))
 
@@ -151,8 +151,9 @@ class RangeReader:
                 size -= len(chunk)
                 if size < 0:
                     raise RetryableError(
-                        f"cannot read {self._scheme}://{bucket}/{key}: the answer to bytes {first}-{end - 1} is longer than it says, so its "
-                        "bytes cannot be trusted: start again, and look at the storage or the proxy before it"
+                        f"cannot read {self._scheme}://{bucket}/{key}: the answer to bytes {first}-{end - 1} is "
+                        "longer than it says, so its bytes cannot be trusted: start again, and look at the storage or the "
+                        "proxy before it"
                     )
                 sink.done += len(chunk)
                 sink.put(chunk)
@@ -161,7 +162,8 @@ class RangeReader:
 
     def _changed(self, bucket: str, key: str) -> DataError:
         return DataError(
-            f"{self._scheme}://{bucket}/{key} was replaced while it was read: start again, and leave input alone during a run"
+            f"{self._scheme}://{bucket}/{key} was replaced while it was read: start again, and leave input alone "
+            "during a run"
         )
 
     def block_bytes(self) -> int:
@@ -288,7 +290,7 @@ class ObjectFile(io.BufferedIOBase):
 
 
 def _size_and_total(answer: Any, first: int, end: int) -> tuple[int, int]:
-    """The sizes of an answer and of the object, by an answer that must hold what was asked for, or the beginning of it."""
+    """The sizes of an answer and of the object; the answer must hold what was asked for, or the beginning of it."""
     match = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
     begin, last, total = (-1, -1, -1) if match is None else map(int, match.groups())
     if (
@@ -296,8 +298,8 @@ def _size_and_total(answer: Any, first: int, end: int) -> tuple[int, int]:
         or answer.get("ContentLength", last + 1 - first) != last + 1 - first
     ):
         raise ConnectionError(
-            f"the answer has {answer.get('ContentLength')} bytes of the range {answer.get('ContentRange')!r} instead of "
-            f"{first}-{end - 1}"
+            f"the answer has {answer.get('ContentLength')} bytes of the range {answer.get('ContentRange')!r} "
+            f"instead of {first}-{end - 1}"
         )
     return last + 1 - first, total
 

@@ -1,6 +1,7 @@
 """The metadata of a safetensors file that is in memory. Pure.
 
-`safetensors.safe_open` gives it of files on disk only, and `safetensors.load` leaves it out; ours come from any storage.
+`safetensors.safe_open` gives it of files on disk only, and `safetensors.load` leaves it out; ours come from any
+storage.
 """
 
 from __future__ import annotations

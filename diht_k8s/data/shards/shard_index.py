@@ -57,8 +57,8 @@ class ShardIndex:
     samples: int
     """as many as `read_samples` delivers, before the damage if there is one."""
     starts: np.ndarray | None = None
-    """int64 [samples + 1]: first byte in the file of each sample, long names included, and the end of the last one; None
-    where samples cannot be read apart (packed tars, joined archives, global headers)."""
+    """int64 [samples + 1]: first byte in the file of each sample, long names included, and the end of the last one;
+    None where samples cannot be read apart (packed tars, joined archives, global headers)."""
     damage: IndexedDamage | None = None
 
 

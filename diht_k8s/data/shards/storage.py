@@ -1,4 +1,4 @@
-"""Storage: paths, `file://`, `s3://`, `gs://` and `az://` through fsspec, atomic writes, clear errors. The only module that knows it.
+"""Storage: paths, `file://`, `s3://`, `gs://` and `az://` through fsspec, atomic writes, clear errors.
 
 A file is either absent or complete: local files are written under a temporary name and renamed, objects are put at
 once.
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
@@ -34,8 +34,10 @@ from diht_k8s.data.shards.listing import (
     matches,
     s3_system,
 )
-from diht_k8s.data.shards.object_system import ObjectSystem
 from diht_k8s.data.shards.range_reads import RangeReader
+
+if TYPE_CHECKING:
+    from diht_k8s.data.shards.object_store import ObjectStore  # whose packages are optional
 
 CLIENT: Final = {"retries": {"max_attempts": 9, "mode": "standard"}, "connect_timeout": 10, "read_timeout": 60}
 """Botocore's own retry of temporary refusals: full jitter, pauses of up to 1, 2, 4, ... 20 s."""
@@ -102,7 +104,7 @@ class Storage:
 
     @contextlib.contextmanager
     def open(self, uri: str, *, seekable: bool = False) -> Iterator[IO[bytes]]:
-        """Open for reading forwards, or anywhere; objects by ranges, fetched ahead unless `seekable` (see `range_reads`)."""
+        """Open for reading forwards, or anywhere; objects by ranges, ahead unless `seekable` (see `range_reads`)."""
         with _errors(uri, "read"):
             reader, path = self._reader(uri)
             opened = None if reader is None else reader.open_seekable if seekable else reader.open
@@ -256,7 +258,7 @@ class Storage:
             return int(system.info(path)["size"])
 
     def identity(self, uri: str) -> str:
-        """A value that changes with the content, without reading it: size and version of an object, size and mtime on disk."""
+        """A value that changes with the content: size and version of an object, size and mtime on disk."""
         system, path = self._resolve(uri)
         with _errors(uri, "read"):
             return identity_of(system.info(path), path)
@@ -332,7 +334,7 @@ class Storage:
         scheme = uri.partition("://")[0]
         key = (os.getpid(), scheme, index)
         if key not in self._readers:
-            client = system.store if isinstance(system, ObjectSystem) else _client(index, rule)
+            client = _client(index, rule) if scheme == "s3" else system
             self._readers[key] = RangeReader(client, scheme)
         return self._readers[key], path
 
@@ -362,12 +364,12 @@ class Storage:
 
 
 def _precondition_failed(error: OSError) -> bool:
-    """Whether a conditional PUT found an object; s3fs says so only if the server names the condition, unlike SeaweedFS."""
+    """Whether a conditional PUT found an object; s3fs says so only if the server names the condition."""
     return _refusal(error.__cause__).get("Code") in ("PreconditionFailed", "412")
 
 
 def _refusal(error: BaseException | None) -> Mapping[str, Any]:
-    """Code and message of botocore's error, empty for any other; the `response` of Google's and Azure's is a message of HTTP."""
+    """Code and message of botocore's error, empty for any other; the `response` of others is a message of HTTP."""
     response = getattr(error, "response", None)
     return response.get("Error", {}) if isinstance(response, dict) else {}
 
@@ -403,7 +405,7 @@ def _s3(index: int, rule: StorageRule | None) -> AbstractFileSystem:
     )
 
 
-def _cloud(scheme: str, index: int, rule: StorageRule | None) -> ObjectSystem:
+def _cloud(scheme: str, index: int, rule: StorageRule | None) -> ObjectStore:
     """The file system of one rule on Google's or Azure's store, whose packages are optional."""
     endpoint, (credentials,) = rule.endpoint_url if rule is not None else None, _credentials(scheme, index)
     try:
@@ -413,7 +415,7 @@ def _cloud(scheme: str, index: int, rule: StorageRule | None) -> ObjectSystem:
             from diht_k8s.data.shards.azure_store import AzureStore as Store
     except ImportError as error:
         raise UserError(f"{scheme}:// needs more packages: {missing_package(error, scheme)}") from error
-    return ObjectSystem(Store(endpoint, credentials))
+    return Store(endpoint, credentials)
 
 
 def _client(index: int, rule: StorageRule | None) -> Any:
@@ -475,7 +477,8 @@ def _refused(error: BaseException, uri: str, verb: str) -> DihtError | None:
     code = str(refusal.get("Code", ""))
     if code in EXPIRED:
         return RetryableError(
-            f"cannot {verb} {uri}: the credentials have expired ({code}): renew them and start again, finished work is kept"
+            f"cannot {verb} {uri}: the credentials have expired ({code}): renew them and start again, finished work "
+            "is kept"
         )
     says = " ".join(str(refusal.get("Message", "")).split())
     if code == "400" and says and not says.endswith(("Bad Request", "'Bad Request'")):

@@ -115,9 +115,7 @@ class Training:
         saved, tower = self._first_or_newest()
         adapt_student(self.model, self.settings, seed=run.spec.training_seed, **where)
         check = self.stop.raise_if_requested
-        self.data = training_data(
-            run, self.storage, self.layout, saved, attempt=self.checkpointer.attempt, check=check, **where
-        )
+        self.data = training_data(run, self.storage, self.layout, saved, check=check, **where)
         self.progress = Reporter(Stage.TRAIN, time_spent=self.time, preflight=self.fabric.worst)
         self.time.enter(STARTING, "features")
         features = stored_features(

@@ -17,14 +17,15 @@ from diht_k8s.api.train import Train
 from diht_k8s.data.shards.sources import Shard, known_sources, stem, training_shards
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.cpus import usable_cpus
+from diht_k8s.runtime.indexing import IndexedShards, Ranks, indexed
 from diht_k8s.runtime.inputs import kept_shards
 from diht_k8s.runtime.ledger import Count, require_equal
 from diht_k8s.stages.label.vocabulary import ConceptVocabulary
 from diht_k8s.stages.train.checkpoint.checkpoint import Saved
 from diht_k8s.stages.train.checkpoint.resume import resume_sampler, sequential_shards
+from diht_k8s.stages.train.collectives import broadcast_error, gather_objects
 from diht_k8s.stages.train.data.dataset import ShardDataset
 from diht_k8s.stages.train.data.image_sizes import ImageSizes
-from diht_k8s.stages.train.data.indexing import IndexedShards, RankAttempt, indexed
 from diht_k8s.stages.train.data.loader import Loader
 from diht_k8s.stages.train.data.loader_workers import loader_workers
 from diht_k8s.stages.train.data.normalisation import Normalisation
@@ -135,7 +136,6 @@ def training_data(
     layout: Layout,
     saved: Saved | None,
     *,
-    attempt: int,
     rank: int,
     world: int,
     check: Callable[[], object] | None = None,
@@ -147,7 +147,6 @@ def training_data(
         storage: reads the shards.
         layout: with the folders of the stages before.
         saved: the checkpoint to go on from, which decides the order.
-        attempt: number of this attempt.
         rank: of this process.
         world: number of processes.
         check: called while a shard is read; it may raise to stop.
@@ -158,9 +157,9 @@ def training_data(
     """
     train = run.spec.train
     assert train is not None
-    made = RankAttempt(attempt, rank, world)
+    ranks = Ranks(rank, world, gather_objects, broadcast_error)
     shards = train_shards(run, storage, layout)
-    found = indexed(run, storage, layout, shards, made, in_sequence=sequential_shards(saved), check=check)
+    found = indexed(run, storage, layout, shards, ranks, in_sequence=sequential_shards(saved), check=check)
     require_batch(found.shards, train.batch_size)
     sampler = resume_sampler(
         saved,

@@ -1,28 +1,33 @@
-"""`diht index`: workers share the shards, nothing is read twice, and a training finds what they wrote."""
+"""The index of a run's shards: the workers of `diht index` share it, and a training reads what nothing has counted."""
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from diht_k8s.api.errors import StopRequested
+from diht_k8s.api.errors import DataError, StopRequested
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.data.shards import sources
 from diht_k8s.data.shards.samples import read_samples
-from diht_k8s.data.shards.shard_index import StoredIndex, read_range
+from diht_k8s.data.shards.shard_index import StoredIndex, index_of, read_range, table_uri, write_part, write_rows
 from diht_k8s.data.shards.sources import input_shards
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
 from diht_k8s.runtime import claims, indexing
-from diht_k8s.runtime.indexing import make_index
+from diht_k8s.runtime.indexing import IndexedShards, Ranks, indexed, make_index
 from diht_k8s.runtime.inputs import index_folder
 from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.stages.train.data.dataset import ShardDataset
+from diht_k8s.stages.train.setup import train_shards
 
 
 class Noting(Storage):
@@ -30,10 +35,10 @@ class Noting(Storage):
 
     opened: ClassVar[list[str]] = []
 
-    def open(self, uri: str):
-        if uri.endswith(".tar"):
+    def open(self, uri: str, *, seekable: bool = False):
+        if ".tar" in uri:
             self.opened.append(uri.rpartition("/")[2])
-        return super().open(uri)
+        return super().open(uri, seekable=seekable)
 
 
 def write_shard(folder: Path, number: int, pairs: int = 4) -> None:
@@ -41,14 +46,32 @@ def write_shard(folder: Path, number: int, pairs: int = 4) -> None:
     write_samples(Storage(), f"{folder}/{number}.tar", named)
 
 
+SIZES = [3, 5, 2]
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DihtRun:
     monkeypatch.setattr(sources, "MAX_GROUPS", 4)
-    monkeypatch.setattr(Noting, "opened", [])
     for number in range(9):
         write_shard(tmp_path, number, number + 1)
+    return run_over(tmp_path)
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> DihtRun:
+    for number, size in enumerate(SIZES):
+        write_shard(tmp_path, number, size)
+    return run_over(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def nothing_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Noting, "opened", [])
+
+
+def run_over(tmp_path: Path) -> DihtRun:
     body = {"model": "ViT-B-32", "samples": 64, "batchSize": 2, "distillation": {"mode": "Disabled"}}
-    data = {"sources": [{"name": "a", "shards": [f"{tmp_path}/*.tar"]}], "output": f"{tmp_path}/out"}
+    data = {"sources": [{"name": "a", "shards": [f"{tmp_path}/*.tar*"]}], "output": f"{tmp_path}/out"}
     document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "a"}}
     return DihtRun.model_validate({**document, "spec": {"data": data, "train": body}})
 
@@ -164,8 +187,135 @@ def test_worker_that_comes_when_the_index_is_just_complete_leaves_it_alone(run: 
         make_index(run, Storage(), worker=0, workers=2)
         return take(*arguments, **options)
 
-    late._take, late._there = lambda *_: False, lambda: {group.number for group in late._groups}  # type: ignore[method-assign]
+    late._take = lambda *_: False  # type: ignore[method-assign]
+    late._there = lambda: {group.number for group in late._groups}  # type: ignore[method-assign]
     late._claims.take = complete_then_take  # type: ignore[method-assign]
     assert late.run(lambda _: None).shards == 9
     assert there() == set()
     assert_is_right(run)
+
+
+def lead(call: Callable[[], object] | None) -> None:
+    if call is not None:
+        call()
+
+
+ALONE = Ranks(0, 1, lambda mine: [mine], lead)
+
+
+def look(
+    training: DihtRun, ranks: Ranks = ALONE, in_sequence: frozenset[int] | None = None
+) -> tuple[IndexedShards, list[str]]:
+    storage, layout = Noting(), Layout(training.spec.data.output)
+    storage.opened.clear()
+    shards = train_shards(training, storage, layout)
+    return indexed(training, storage, layout, shards, ranks, in_sequence=in_sequence), list(storage.opened)
+
+
+def counts_beside(folder: Path) -> None:
+    for number, size in enumerate(SIZES):
+        (folder / f"{number}_stats.json").write_text(json.dumps({"successes": size}))
+
+
+def write_index(training: DihtRun, numbers: range) -> None:
+    storage, layout = Storage(), Layout(training.spec.data.output)
+    known = train_shards(training, storage, layout)
+    folder, shards = index_folder(training.spec, storage, layout, known), [known[number] for number in numbers]
+    rows = write_part(storage, folder, 0, [(shard.name, index_of(storage, shard.uri)) for shard in shards])
+    write_rows(storage, folder, rows, {})
+
+
+def test_shards_that_nothing_has_counted_are_read_once_and_never_again(
+    training: DihtRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, opened = look(training)
+    assert sorted(opened) == ["0.tar", "1.tar", "2.tar"]
+    assert "`diht index` does that beforehand" in capsys.readouterr().out
+    assert [shard.samples for shard in found.shards] == SIZES
+    assert found.sequential == frozenset()
+    again, opened = look(training)
+    assert opened == []
+    assert again.shards == found.shards
+
+
+def test_shards_of_the_runs_index_are_not_read_and_its_ranges_are_used(training: DihtRun) -> None:
+    write_index(training, range(3))
+    found, opened = look(training)
+    assert (opened, found.sequential) == ([], frozenset())
+    items = ShardDataset(Noting(), found.shards, indexes=found).block(1, 2, 3)
+    assert [item.sample.key for item in items] == ["1-2", "1-3", "1-4"]
+
+
+def test_shard_that_was_replaced_since_is_read_again(training: DihtRun, tmp_path: Path) -> None:
+    look(training)
+    write_shard(tmp_path, 1, 9)
+    found, opened = look(training)
+    assert opened == ["1.tar"]
+    assert [shard.samples for shard in found.shards] == [3, 9, 2]
+    items = ShardDataset(Noting(), found.shards, indexes=found).block(1, 6, 3)
+    assert [item.sample.key for item in items] == ["1-6", "1-7", "1-8"]
+
+
+def test_counted_shards_without_an_index_are_read_in_sequence_and_the_log_says_what_it_costs(
+    training: DihtRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts_beside(tmp_path)
+    write_index(training, range(1))
+    found, opened = look(training)
+    assert (opened, found.sequential) == ([], frozenset([1, 2]))
+    assert "2 of 3 shards have no index and are read in sequence" in capsys.readouterr().out
+
+
+def test_order_of_a_checkpoint_stays_in_sequence_when_an_index_is_made(training: DihtRun, tmp_path: Path) -> None:
+    counts_beside(tmp_path)
+    write_index(training, range(3))
+    assert look(training, in_sequence=frozenset([0, 2]))[0].sequential == frozenset([0, 2])
+
+
+def test_order_of_a_checkpoint_has_its_ranges_when_the_index_is_gone(training: DihtRun, tmp_path: Path) -> None:
+    counts_beside(tmp_path)
+    found, opened = look(training, in_sequence=frozenset([0]))
+    assert sorted(opened) == ["1.tar", "2.tar"]
+    assert found.sequential == frozenset([0])
+
+
+def test_packed_shards_are_read_in_sequence_and_no_order_has_ranges_of_them(training: DihtRun, tmp_path: Path) -> None:
+    packed = tmp_path / "0.tar"
+    (tmp_path / "0.tar.gz").write_bytes(gzip.compress(packed.read_bytes()))
+    packed.unlink()
+    found, _ = look(training)
+    assert found.sequential == frozenset([0])
+    keys = [item.sample.key for item in ShardDataset(Storage(), found.shards, indexes=found).sequence(0, 1)]
+    assert keys == [sample.key for sample in read_samples(Storage(), found.shards[0].uri)][1:]
+    with pytest.raises(DataError, match="cannot be read by ranges any more"):
+        look(training, in_sequence=frozenset())
+
+
+def test_damage_is_known_before_the_first_step(training: DihtRun, tmp_path: Path) -> None:
+    (tmp_path / "1.tar").write_bytes((tmp_path / "1.tar").read_bytes()[:2100])
+    found, _ = look(training)
+    assert [shard.samples for shard in found.shards] == [3, 1, 2]
+    assert {uri: damage.salvaged for uri, damage in found.damaged.items()} == {f"{tmp_path}/1.tar": 1}
+
+
+def test_kept_shards_are_not_looked_up_in_indexes_of_other_shards(training: DihtRun, tmp_path: Path) -> None:
+    write_index(training, range(3))
+    storage, layout = Storage(), Layout(training.spec.data.output)
+    kept = [replace(shard, identity=None) for shard in train_shards(training, storage, layout)]
+    noting = Noting()
+    found = indexed(training, noting, layout, kept, ALONE)
+    assert sorted(noting.opened) == ["0.tar", "1.tar", "2.tar"]
+    assert index_folder(training.spec, storage, layout, kept) != index_folder(
+        training.spec, storage, layout, found.shards[:2]
+    )
+
+
+def test_trainings_that_index_the_same_shards_at_once_do_not_write_over_each_other(training: DihtRun) -> None:
+    storage, layout = Storage(), Layout(training.spec.data.output)
+    shards = train_shards(training, storage, layout)
+    first = indexed(training, storage, layout, shards, ALONE)
+    storage.remove(table_uri(index_folder(training.spec, storage, layout, shards)))
+    with pytest.raises(DataError, match="start again"):  # this rank's share alone
+        indexed(training, storage, layout, shards, ALONE._replace(world=2))
+    items = ShardDataset(Storage(), first.shards, indexes=first).block(1, 2, 3)
+    assert [item.sample.key for item in items] == ["1-2", "1-3", "1-4"]

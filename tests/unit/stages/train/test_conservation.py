@@ -16,9 +16,9 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.runtime import indexing
 from diht_k8s.stages.train.checkpoint import resume
 from diht_k8s.stages.train.consumption import Consumption
-from diht_k8s.stages.train.data import indexing
 from diht_k8s.stages.train.data.batch import Batch
 from diht_k8s.stages.train.data.dataset import ShardDataset
 from diht_k8s.stages.train.data.lane_reader import LaneReader
@@ -67,7 +67,7 @@ def test_order_with_a_sample_less_than_there_are_is_refused(tmp_path: Path, monk
     data = {"sources": [{"name": "a", "shards": [f"{tmp_path}/*.tar"]}], "output": f"{tmp_path}/out"}
     document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "a"}}
     run = DihtRun.model_validate({**document, "spec": {"data": data, "train": body}})
-    where: dict[str, Any] = {"attempt": 1, "rank": 0, "world": 1}
+    where: dict[str, Any] = {"rank": 0, "world": 1}
     assert training_data(run, Storage(), Layout(f"{tmp_path}/out"), None, **where).sampler.total == sum(SIZES)
     made = resume.sampler_over
 

@@ -1,4 +1,4 @@
-"""An object store as folders: what a server refuses is never taken for what is absent, and folder objects are names of their own."""
+"""An object store as folders: what a server refuses is not absent, and folder objects are names of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import requests
 
 from diht_k8s.api.errors import DihtError, RetryableError, UserError
 from diht_k8s.data.shards.object_store import Listed, ObjectStore, refusal
-from diht_k8s.data.shards.object_system import ObjectSystem
 from diht_k8s.data.shards.storage import Storage
 
 BASE = "gs://bucket"
@@ -39,11 +38,11 @@ class Store(ObjectStore):
         self._check(key)
         return Listed(key, len(self.objects[key]), "g1") if key in self.objects else None
 
-    def put(self, bucket: str, key: str, file: IO[bytes], size: int, *, create: bool) -> None:
+    def write_object(self, bucket: str, key: str, file: IO[bytes], size: int, *, create: bool) -> None:
         self._check(key)
         self.objects[key] = file.read()
 
-    def remove(self, bucket: str, key: str) -> None:
+    def remove_object(self, bucket: str, key: str) -> None:
         self._check(key)
         if self.objects.pop(key, None) is None:
             raise FileNotFoundError(key)
@@ -69,7 +68,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
 
     def made(*keys: str) -> tuple[Store, Storage]:
         store = Store(*keys)
-        monkeypatch.setattr("diht_k8s.data.shards.storage._cloud", lambda *_: ObjectSystem(store))
+        monkeypatch.setattr("diht_k8s.data.shards.storage._cloud", lambda *_: store)
         return store, Storage()
 
     return made
