@@ -152,8 +152,8 @@ class RangeReader:
                 if size < 0:
                     raise RetryableError(
                         f"cannot read {self._scheme}://{bucket}/{key}: the answer to bytes {first}-{end - 1} is "
-                        "longer than it says, so its bytes cannot be trusted: start again, and look at the storage or the "
-                        "proxy before it"
+                        "longer than it says, so its bytes cannot be trusted: start again, and look at the storage or "
+                        "the proxy before it"
                     )
                 sink.done += len(chunk)
                 sink.put(chunk)
