@@ -11,8 +11,8 @@ from types import CodeType
 from typing import Any
 
 from diht_k8s.stages.filter.captions.cleaning import is_foreign
+from diht_k8s.stages.filter.captions.dependency_parsers import FastParser
 from diht_k8s.stages.filter.captions.explain import CorrectionRule
-from diht_k8s.stages.filter.captions.fast_parser import FastParser
 from diht_k8s.stages.filter.captions.graph import CaptionGraph, describe
 from diht_k8s.stages.filter.captions.lexicon import Lexicon
 from diht_k8s.stages.filter.captions.parser import graph_of, prepared

@@ -68,8 +68,7 @@ def equal_verdicts(captions: Sequence[str]) -> dict[str, float]:
     """
     from diht_k8s.stages.filter import CaptionParser
     from diht_k8s.stages.filter.captions.cleaning import is_foreign
-    from diht_k8s.stages.filter.captions.dependency_parsers import words_of
-    from diht_k8s.stages.filter.captions.fast_parser import load
+    from diht_k8s.stages.filter.captions.dependency_parsers import load, words_of
     from diht_k8s.stages.filter.captions.parser import graph_of, prepared
 
     language, lexicon = load()

@@ -77,16 +77,16 @@ def record(report: Json, lines: Mapping[str, Progress], seconds: float) -> Json:
         seconds: from the start to the page.
     """
     named = {each["name"]: each for each in report["benchmarks"]}
-    classes, junk = named["heldout-classes"], report["filter"]["report"]["junk"]["filter"]
+    classes, junk = named["heldout-classes"], report["filter"]["report"]["junk"]
     return {
         "pairs": report["funnel"][0]["samples"],
         "kept": report["funnel"][-1]["samples"],
         "minutes": seconds / 60,
         "stages": {row["stage"]: row["seconds"] for row in report["cost"]},
         "filter": {
-            "junk_dropped": 100 * junk["recall"],
-            "wanted_kept": 100 * junk["wanted_kept"],
-            "wanted_dropped": 100 * (1 - junk["wanted_kept"]),
+            "junk_dropped": 100 - _percent_kept(junk["junk"]),
+            "wanted_kept": _percent_kept(junk["wanted"]),
+            "wanted_dropped": 100 - _percent_kept(junk["wanted"]),
         },
         "own": _retrieval(named["heldout-retrieval"]),
         "other": _retrieval(named["other-style"]),
@@ -99,6 +99,10 @@ def record(report: Json, lines: Mapping[str, Progress], seconds: float) -> Json:
         },
         "display": {stage: json.loads(line.model_dump_json(exclude_defaults=True)) for stage, line in lines.items()},
     }
+
+
+def _percent_kept(row: Json) -> float:
+    return round(100 * row["kept"] / row["pairs"], 2)
 
 
 def _retrieval(benchmark: Json) -> Json:

@@ -28,7 +28,6 @@ EXIT_CODES: Final = (
 )
 FILE: Final = "the run document (YAML or JSON)"
 HARDWARE: Final = ("laptop", "gpu-node", "cluster")
-MODEL_LAYOUTS: Final = ("open_clip", "transformers")
 RUN_FILE: Final = "run.yaml"
 RUNS: Final = "runs"
 """Where runs of this machine are looked for by name."""
@@ -672,12 +671,11 @@ def _benchmarks_import(options: argparse.Namespace) -> int:
 
 
 def _add_convert(commands: Commands) -> None:
-    parser = commands.add_parser("convert", help="write a model in another layout")
+    parser = commands.add_parser("convert", help="write a model for Hugging Face's transformers")
     parser.description = (
-        "Write a model in another layout. SOURCE is a folder with open_clip_config.json, a checkpoint file "
-        "(.safetensors, .pt, .pth, .bin, or a released DiHT .ckpt) or an open_clip NAME/TAG. TARGET is a folder "
-        "(open_clip's layout, or with --to transformers that of CLIPModel.from_pretrained), a file NAME.safetensors "
-        "(weights alone) or NAME.ckpt (the released DiHT layout; its SHA-256 becomes part of the name)."
+        "Write a model as CLIPModel.from_pretrained of transformers reads it. SOURCE is a folder with "
+        "open_clip_config.json, a checkpoint file (.safetensors, .pt, .pth, .bin, or a released DiHT .ckpt) or an "
+        "open_clip NAME/TAG; TARGET is a folder."
     )
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("target", metavar="TARGET")
@@ -685,12 +683,6 @@ def _add_convert(commands: Commands) -> None:
         "--architecture",
         metavar="NAME",
         help="open_clip's name of the architecture, for a checkpoint file whose shapes do not determine it",
-    )
-    parser.add_argument(
-        "--to",
-        choices=MODEL_LAYOUTS,
-        metavar="LAYOUT",
-        help=f"layout of a folder: {' or '.join(MODEL_LAYOUTS)} (open_clip)",
     )
     _add_json(parser)
     parser.set_defaults(command=_convert)
@@ -700,8 +692,8 @@ def _convert(options: argparse.Namespace) -> int:
     from diht_k8s.data.shards.storage import Storage
     from diht_k8s.models.convert import convert
 
-    written = convert(options.source, options.target, Storage(), architecture=options.architecture, layout=options.to)
-    print(json.dumps([*written]) if options.json else "\n".join(written))
+    written = convert(options.source, options.target, Storage(), architecture=options.architecture)
+    print(json.dumps(written) if options.json else "\n".join(written))
     return ExitCode.DONE
 
 

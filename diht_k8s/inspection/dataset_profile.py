@@ -25,9 +25,9 @@ from diht_k8s.data.shards.pairs import with_usual_names
 from diht_k8s.data.shards.samples import Sample, read_samples
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.filter.captions.language import is_english
-from diht_k8s.stages.filter.layout_hints import CAPTIONS, LayoutHints
 from diht_k8s.stages.filter.rules import GraphParser, caption_reason, new_row
 from diht_k8s.stages.filter.scores import Row
+from diht_k8s.stages.filter.summary import CAPTIONS, LayoutHints
 from diht_k8s.stages.label.caption_concepts import KeptCaptions
 from diht_k8s.stages.label.vocabulary import ConceptCounts
 

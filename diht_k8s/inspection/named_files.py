@@ -144,7 +144,7 @@ def _teacher_weights(spec: Spec, storage: Storage, uri: str) -> None:
     storage.size(uri)
     if _is_unknown(spec, "label", "teacher", "model"):
         return
-    from diht_k8s.models.weight_shapes import read_shapes
+    from diht_k8s.models.files import read_shapes
     from diht_k8s.stages.label.teacher import check_weights
 
     with warnings.catch_warnings(action="ignore"):  # torch's, of loading nothing
@@ -163,7 +163,7 @@ def _first_weights(spec: Spec, storage: Storage, uri: str) -> None:
         return  # said of the model
     import torch
 
-    from diht_k8s.models.weight_shapes import read_shapes
+    from diht_k8s.models.files import read_shapes
     from diht_k8s.stages.train.model.first_weights import load_first_weights
     from diht_k8s.stages.train.model.student import Student, model_configuration
     from diht_k8s.stages.train.model.token_ridge import require_fewer_dimensions

@@ -21,8 +21,8 @@ from diht_k8s.data.shards.samples import Sample
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.inspection.dataset_profile import bit_reversed_order
-from diht_k8s.stages.filter.caption_tables.table_parts import filter_input, read_rows
-from diht_k8s.stages.filter.layout_hints import LayoutHints
+from diht_k8s.stages.filter.caption_tables import filter_input, read_rows
+from diht_k8s.stages.filter.summary import LayoutHints
 
 READ: Final = 8
 """Shards that are read whole, unless all of them are asked for."""

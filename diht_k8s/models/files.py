@@ -1,26 +1,36 @@
 """The files of a model: the weights in a folder, the configuration beside a file, and the identity of both.
 
 This is the one place that knows suffixes: the files that are loaded are the files that are identified, so new weights
-never pass for evaluated ones. It imports nothing heavy.
+never pass for evaluated ones. Names and shapes of the tensors are read without their data (a header of safetensors, an
+index of torch's files) as tensors on the meta device: a model on that device takes them as it takes real weights, so
+whether they fit is asked of the code that loads them. Nothing heavy is imported before.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import DataError, DihtError, UserError
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import join
 from diht_k8s.api.train import WEIGHT_SUFFIXES
 from diht_k8s.data.shards.storage import Storage
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 CONFIG_NAME: Final = "open_clip_config.json"
 TEXT_SUFFIXES: Final = (".json", ".txt", ".model")
 """Configurations, and tokenizer files beside the weights."""
+LENGTH_BYTES = 8
+"""A safetensors file begins with the length of its header."""
+MAX_HEADER = 100_000_000
+"""As the library has it."""
 _PUBLISHED_NAMES: Final = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -110,3 +120,51 @@ def weights_sha256(storage: Storage, uri: str) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_shapes(storage: Storage, uri: str) -> dict[str, Tensor]:
+    """The state dict of a file on the meta device.
+
+    Raises:
+        DataError: the file is damaged, cut, or holds more than tensors; no code in it runs.
+        UserError: it does not exist.
+    """
+    try:
+        return _of_safetensors(storage, uri) if uri.endswith(".safetensors") else _of_torch(storage, uri)
+    except DihtError:
+        raise
+    except Exception as error:  # json, pickle and torch raise many kinds; all mean the same to the user
+        raise DataError(f"{uri} is damaged or no file of weights: fetch or export it again") from error
+
+
+def _of_safetensors(storage: Storage, uri: str) -> dict[str, Tensor]:
+    import torch
+    from safetensors.torch import _TYPES  # the library's own table of its names
+
+    length = int.from_bytes(storage.read_range(uri, 0, LENGTH_BYTES), "little")
+    if length > MAX_HEADER:
+        raise DataError(f"{uri} is damaged or no safetensors file: fetch or export it again")
+    header: dict[str, Any] = json.loads(storage.read_range(uri, LENGTH_BYTES, LENGTH_BYTES + length))
+    header.pop("__metadata__", None)
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if storage.size(uri) != LENGTH_BYTES + length + end:
+        raise DataError(f"{uri} is cut: its header promises {end:,} bytes of weights: fetch or export it again")
+    return {
+        key: torch.empty(entry["shape"], dtype=_TYPES[entry["dtype"]], device="meta") for key, entry in header.items()
+    }
+
+
+def _of_torch(storage: Storage, uri: str) -> dict[str, Tensor]:
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with storage.open(uri, seekable=True) as file, FakeTensorMode():  # which skips the data
+        found: Any = torch.load(file, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    return {
+        key.removeprefix("module."): torch.empty(value.shape, dtype=value.dtype, device="meta")
+        for key, value in found.items()
+        if isinstance(value, torch.Tensor)
+    }

@@ -6,19 +6,20 @@ Heavy libraries are imported when a model is loaded, not when this module is.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import pickle
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from math import isqrt
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from diht_k8s.api.errors import DataError, DihtError, UserError, suggestion
 from diht_k8s.api.layout import join
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.models.architecture import infer_config
 from diht_k8s.models.files import (
     CONFIG_NAME,
     folder_of,
@@ -27,7 +28,6 @@ from diht_k8s.models.files import (
     weights_in,
     without_prefix,
 )
-from diht_k8s.models.released import check_digest, names_digest
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +35,15 @@ if TYPE_CHECKING:
 
 ASSUMED: Final = "exact GELU and attention heads of width 64"
 """What shapes do not determine. True of the released DiHT models, not of OpenAI's, which need a configuration."""
+HEAD_WIDTH: Final = 64
+"""Width of an attention head in all published CLIP models; the shapes do not determine it."""
+_NAMED_DIGEST: Final = re.compile(r"_([0-9a-f]{64})\.ckpt$")
+"""Released DiHT checkpoints are plain state dicts, written by torch.save, whose file name ends in their own SHA-256
+(`diht_vitb32_224px_<64 hex digits>.ckpt`; model_zoo.py of the official repository).
+"""
 PREPROCESSING: Final = ("mean", "std", "interpolation", "resize_mode")
 
+Shapes = Mapping[str, tuple[int, ...]]
 Document = dict[str, Any]
 """Content of `open_clip_config.json`: `model_cfg` and `preprocess_cfg`."""
 
@@ -117,7 +124,7 @@ def _from_file(uri: str, storage: Storage, architecture: str | None, name: str) 
     with tempfile.TemporaryDirectory() as temporary, _model_errors(uri):
         folder = Path(temporary)
         weights = _fetched(uri, folder, storage)
-        check_digest(weights, uri)
+        _check_digest(weights, uri)
         document, assumed = _configuration(uri, weights, storage, architecture)
         (folder / CONFIG_NAME).write_text(json.dumps(document))
         place = f"local-dir:{folder}"
@@ -163,8 +170,85 @@ def _configuration(uri: str, weights: Path, storage: Storage, architecture: str 
     import open_clip
 
     content: Any = open_clip.factory.load_state_dict(str(weights), weights_only=True)
-    config = infer_config({key: tuple(value.shape) for key, value in content.items()}, uri)
-    return {"model_cfg": config, "preprocess_cfg": {}}, "" if names_digest(uri) else ASSUMED
+    config = _infer_config({key: tuple(value.shape) for key, value in content.items()}, uri)
+    return {"model_cfg": config, "preprocess_cfg": {}}, ASSUMED if _named_digest(uri) is None else ""
+
+
+def _named_digest(uri: str) -> str | None:
+    """The SHA-256 in the name of a released checkpoint."""
+    named = _NAMED_DIGEST.search(PurePosixPath(uri).name)
+    return None if named is None else named.group(1)
+
+
+def _check_digest(path: Path, uri: str) -> None:
+    """Compare a file with the SHA-256 in its name, if it has one.
+
+    Raises:
+        DataError: the digests differ.
+    """
+    named = _named_digest(uri)
+    if named is None:
+        return
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != named:
+        raise DataError(f"{uri} is damaged: its SHA-256 is {digest[:12]}..., not the one in its name: fetch it again")
+
+
+def _infer_config(shapes: Shapes, uri: str) -> dict[str, Any]:
+    """The configuration of a plain CLIP (ViT or ModifiedResNet image tower, GPT-like text tower, exact GELU).
+
+    Args:
+        shapes: key of the state dict -> shape.
+        uri: for the error message.
+
+    Raises:
+        UserError: the weights are of another kind of model.
+    """
+    try:
+        width = shapes["ln_final.weight"][0]
+        return {
+            "embed_dim": shapes["text_projection"][1],
+            "quick_gelu": False,
+            "vision_cfg": _vit(shapes) if "visual.proj" in shapes else _resnet(shapes),
+            "text_cfg": {
+                "context_length": shapes["positional_embedding"][0],
+                "vocab_size": shapes["token_embedding.weight"][0],
+                "width": width,
+                "heads": max(1, width // HEAD_WIDTH),
+                "layers": _blocks(shapes, "transformer.resblocks."),
+            },
+        }
+    except KeyError as error:
+        raise UserError(
+            f"{uri}: its shapes do not determine its architecture ({error.args[0]} is missing): "
+            "put open_clip_config.json beside it, or name the architecture"
+        ) from error
+
+
+def _vit(shapes: Shapes) -> dict[str, Any]:
+    width, _, _, patch = shapes["visual.conv1.weight"]
+    grid = isqrt(shapes["visual.positional_embedding"][0] - 1)
+    return {
+        "width": width,
+        "patch_size": patch,
+        "image_size": patch * grid,
+        "layers": _blocks(shapes, "visual.transformer.resblocks."),
+        "head_width": min(HEAD_WIDTH, width),
+    }
+
+
+def _resnet(shapes: Shapes) -> dict[str, Any]:
+    grid = isqrt(shapes["visual.attnpool.positional_embedding"][0] - 1)
+    return {
+        "width": shapes["visual.layer1.0.conv1.weight"][0],
+        "image_size": grid * 32,
+        "layers": [_blocks(shapes, f"visual.layer{number}.") for number in (1, 2, 3, 4)],
+    }
+
+
+def _blocks(shapes: Shapes, prefix: str) -> int:
+    return len({key.removeprefix(prefix).partition(".")[0] for key in shapes if key.startswith(prefix)})
 
 
 def _published_preprocessing(architecture: str) -> Document:

@@ -27,8 +27,8 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.commit import find_committed, read_committed
 from diht_k8s.runtime.run_folder import run_layout
 from diht_k8s.runtime.signals import StopFlag
-from diht_k8s.stages.filter.caption_tables.table_parts import filter_input, has_tables, read_rows
-from diht_k8s.stages.filter.exclusion import read_exclusions, taken_down
+from diht_k8s.stages.filter.caption_tables import filter_input, has_tables, read_rows
+from diht_k8s.stages.filter.rules import read_exclusions, taken_down
 from diht_k8s.stages.filter.scores import BAD, Row, read_columns, read_scores
 from diht_k8s.stages.label.soft_labels import read_label_table
 

@@ -40,10 +40,9 @@ from diht_k8s.runtime.run_folder import runs_of
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.runtime.stage import Context
 from diht_k8s.runtime.started import find_started
-from diht_k8s.stages.filter.exclusion import EXCLUDED, names_of, read_exclusions, taken_down
 from diht_k8s.stages.filter.group_summaries import FOLDER, FilteredShard, summarised
 from diht_k8s.stages.filter.kept_pairs import KeptPairs, write_scores
-from diht_k8s.stages.filter.rules import match_rule
+from diht_k8s.stages.filter.rules import EXCLUDED, match_rule, names_of, read_exclusions, taken_down
 from diht_k8s.stages.filter.scores import Row, Scores, open_scores
 from diht_k8s.stages.filter.stage import done_shard, finish
 from diht_k8s.stages.filter.summary import MAX_CAPTION, Summary
@@ -466,11 +465,12 @@ class _Purge:
         summary = Summary.from_json(header["summary"])
         taken = plan.taken.get(shard.name)
         summary.exclude(Summary() if taken is None else Summary.from_json(taken), uids)
+        kinds = Counter((row.junk, row.reason) for row in map(rows.__getitem__, numbers) if row.junk is not None)
+        summary.junk -= kinds
         for number in numbers:
             rows[number].reason = EXCLUDED if rows[number].kept else rows[number].reason
             rows[number].kept = False
             rows[number].forget()
-        summary.junk.name_only({row.junk for row in rows if row.junk is not None})
         write_scores(self._storage, layout.scores(shard.name), rows, {**header, "summary": summary.to_json()})
 
     def _purge_labels(

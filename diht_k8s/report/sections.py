@@ -282,38 +282,25 @@ def dropped(content: Json) -> list[Json]:
 
 
 def junk(content: Json) -> Json | None:
-    """What each rule drops of each kind of junk, where the pool's kinds are known; None elsewhere.
-
-    A row for each kind: its pairs, and a cell for each rule and for what is kept, of which the share shades the cell.
-    """
+    """The rows of the table of junk, where the pool's kinds are known; None elsewhere."""
     found = content["filter"].get("report", {}).get("junk")
     if not found:
         return None
-    rules = [rule["rule"] for rule in found["rules"]]
-    named = [(row["kind"], row, "junk") for row in found["kinds"]]
-    named += [("Other kinds", found["other_kinds"], "junk")] if found["other_kinds"] else []
-    rows = [*named, ("All junk", found["junk"], "total"), ("Wanted pairs", found["wanted"], "wanted")]
-    whole = found["filter"]
-    shares = (("Before the filter", "junk_before", "reference"), ("After it", "junk_after", "model"))
-    bars = [bar(name, whole[key], kind) for name, key, kind in shares if whole[key] is not None]
-    if whole["junk_before"] is not None:
-        bars.append(bar("After dropping as many at random", whole["junk_before"]))
-    return {
-        **found,
-        "columns": [REASONS.get(rule, rule) for rule in rules],
-        "rows": [
-            {"name": name, "kind": kind, "pairs": row["pairs"], "cells": _cells(row, rules)} for name, row, kind in rows
-        ],
-        "bars": bars,
-    }
-
-
-def _cells(row: Json, rules: list[str]) -> list[float | None]:
-    """Shares of the usable pairs of a kind that stay, and that each rule drops."""
-    used = row["pairs"] - row["bad"]
-    return [
-        number / used if used else None for number in (row["kept"], *(row["dropped"].get(rule, 0) for rule in rules))
+    named = [
+        *((row["kind"], row) for row in found["kinds"]),
+        ("All junk", found["junk"]),
+        ("Wanted pairs", found["wanted"]),
     ]
+    rows = [
+        {**row, "name": name, "share": row["kept"] / row["pairs"], "by": _by_rule(row["dropped"])}
+        for name, row in named
+        if row["pairs"]
+    ]
+    return {**found, "rows": rows}
+
+
+def _by_rule(dropped: Mapping[str, int]) -> str:
+    return "; ".join(f"{REASONS.get(reason, reason)} {number:,}" for reason, number in dropped.items())
 
 
 def damaged_shards(content: Json) -> list[Json]:

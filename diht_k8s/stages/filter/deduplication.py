@@ -42,7 +42,7 @@ from diht_k8s.data.shards.sources import Shard
 from diht_k8s.runtime.claims import Claims
 from diht_k8s.runtime.stage import Context
 from diht_k8s.stages.filter import minhash_forest
-from diht_k8s.stages.filter.global_rules import GlobalRule
+from diht_k8s.stages.filter.kept_pairs import GlobalRule
 from diht_k8s.stages.filter.scores import Scores
 
 WORDS: Final = 4

@@ -18,7 +18,7 @@ from diht_k8s.runtime.bad_shards import Damage
 from diht_k8s.runtime.claims import Claims
 from diht_k8s.runtime.shard_progress import ShardProgress
 from diht_k8s.runtime.stage import Context
-from diht_k8s.stages.filter.clip_top_fraction import keeps_top_fraction
+from diht_k8s.stages.filter.clip_score import keeps_top_fraction
 from diht_k8s.stages.filter.group_summaries import FilteredShard, GroupSummaries
 from diht_k8s.stages.filter.scores import Scores, open_scores
 from diht_k8s.stages.filter.shard_filter import ShardFilter

@@ -1,29 +1,36 @@
-"""The files of kept pairs, one a shard, and their rewriting without pairs that are dropped later (takedowns, repeats).
+"""The files of kept pairs, one a shard, and the rules on the whole pool that drop pairs from them later.
 
 Input: the pairs in order. Output: a tar with copies of them or, with `output: KeepList`, their indices, by which later
-stages read the raw shard.
+stages read the raw shard. A later rule (`GlobalRule`) begins once all shards are filtered: workers share its search, then
+the shards, by claims; kept pairs and scores are rewritten without what it drops, and the header of the scores records
+that it was applied.
 """
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import pyarrow as pa
 
 from diht_k8s.api.errors import DataError
+from diht_k8s.api.filter import Filter
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.pairs import KeepListRow, write_keep_list
 from diht_k8s.data.shards.parquet import row_count, write_table
 from diht_k8s.data.shards.samples import Sample, count_samples, read_samples
 from diht_k8s.data.shards.shard_index import pack_starts
+from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import TarDigest, held_members, write_samples
+from diht_k8s.runtime.claims import Claims
 from diht_k8s.runtime.ledger import Count, require_equal
-from diht_k8s.stages.filter.scores import Row, Scores, schema_of, to_batch
+from diht_k8s.runtime.stage import Context
+from diht_k8s.stages.filter.scores import Row, Scores, header_of, read_scores, schema_of, to_batch
 from diht_k8s.stages.filter.summary import Summary
 
 _BATCH: Final = 1024
@@ -138,3 +145,86 @@ def write_scores(storage: Storage, uri: str, rows: Sequence[Row], header: dict[s
     schema = schema_of(header)
     batches = [to_batch(rows[start : start + _BATCH], schema) for start in range(0, len(rows), _BATCH)]
     write_table(storage, uri, pa.Table.from_batches(batches), header)
+
+
+class GlobalRule(ABC):
+    """A rule that drops kept pairs, shard by shard, by what it knows of all of them."""
+
+    mark: ClassVar[str]
+    """name in the header of the scores that says that the rule was applied."""
+    claim: ClassVar[str]
+    """what the names of its claims end with."""
+    reason: ClassVar[str]
+    """of the pairs that it drops."""
+
+    def __init__(self, context: Context, rules: Filter, shards: Sequence[Shard], claims: Claims) -> None:
+        """Prepare.
+
+        Args:
+            context: the stage's context.
+            rules: the run's rules.
+            shards: all shards in order; filtered, and the rules before this one applied.
+            claims: record which worker works on what.
+        """
+        self.context, self.rules, self.shards, self.claims = context, rules, shards, claims
+        self._done: set[str] = set()
+
+    @classmethod
+    def is_applied(cls, header: Mapping[str, Any]) -> bool:
+        """Whether the rule has dropped its pairs from the shard with this header of its scores."""
+        return bool(header.get(cls.mark))
+
+    @abstractmethod
+    def search(self) -> tuple[bool, int]:
+        """Work on what must be known of the pool.
+
+        Returns:
+            Whether there was anything to do, and the number of steps that others have not finished yet; (False, 0) once
+            it is known.
+        """
+
+    @abstractmethod
+    def drops(self, number: int, scores: Scores) -> Collection[int]:
+        """The rows of a shard that the rule drops."""
+
+    def run(self) -> tuple[bool, int]:
+        """Search with the other workers, then process the shards that none of them has claimed.
+
+        Returns:
+            Whether there was anything to do, and the number of steps or shards that others have not finished yet.
+        """
+        own, workers = self.context.worker, self.context.workers
+        order = sorted(range(len(self.shards)), key=lambda number: (number % workers != own, number))
+        worked, waiting = False, 0
+        for number in order:
+            shard = self.shards[number]
+            if shard.name in self._done:
+                continue
+            self.pause()
+            if self.is_applied(header_of(self.context.storage, self.scores_uri(shard))):
+                self._done.add(shard.name)
+                continue
+            searched, others = self.search()
+            if searched or others:
+                return worked or searched, others
+            if self.claims.take(f"{shard.name} {self.claim}"):
+                self._drop(number)
+                self._done.add(shard.name)
+                worked = True
+            else:
+                waiting += 1
+        return worked, waiting
+
+    def scores_uri(self, shard: Shard) -> str:
+        """The scores of a shard."""
+        return self.context.layout.scores(shard.name)
+
+    def pause(self) -> None:
+        """Where the work may stop."""
+        self.context.stop.raise_if_requested("finished shards are kept")
+
+    def _drop(self, number: int) -> None:
+        context, shard = self.context, self.shards[number]
+        scores = read_scores(context.storage, self.scores_uri(shard))
+        files = KeptPairs(context.storage, context.layout, self.rules.output)
+        files.drop(shard.name, scores, self.drops(number, scores), self.reason, mark=self.mark)

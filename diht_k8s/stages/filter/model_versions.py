@@ -1,19 +1,25 @@
-"""Versions of the models behind the scores, as strings that change whenever the scores would. Imports no model."""
+"""What scores depend on: the models behind them, as strings that change whenever the scores would, and which other filter
+of the output has scores by the same models, so that other thresholds over the same shards parse no caption again.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.filter import ClipScore
 from diht_k8s.api.installation import install_line
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.models.files import model_digest
+from diht_k8s.runtime.commit import find_committed
 from diht_k8s.runtime.model_files import parser_module
 
 PARSER_RULES: Final = 8
@@ -75,3 +81,35 @@ def _digest(package: str, *patterns: str) -> str:
         for path in sorted(Path(spec.origin).parent.glob(pattern)):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+_NO_SHARDS = ("exclude list", "benchmark ")
+"""Names of inputs that the scores do not depend on begin so (`filter.stage.identify`)."""
+
+
+def scored_sibling(storage: Storage, layout: Layout, config: Mapping[str, Any]) -> str | None:
+    """The complete filter of an output whose scores save most; None if there is none over the same shards.
+
+    Args:
+        storage: of the output.
+        layout: with the folder of the filter that begins.
+        config: of the filter that begins.
+
+    Returns:
+        Its folder relative to the output: with the same models if there is one, the first by name among equals.
+    """
+    found: list[tuple[int, str]] = []
+    for name in storage.folders(join(layout.output, Stage.FILTER.value)):
+        other = layout.with_folder(Stage.FILTER, join(layout.output, Stage.FILTER.value, name))
+        committed = find_committed(storage, other, Stage.FILTER)
+        if committed is None or other == layout or _shards(committed.inputs) != _shards(config["inputs"]):
+            continue
+        programs = committed.config["programs"]
+        missing = sum(programs.get(model) != version for model, version in config["programs"].items())
+        if programs.get("parser") == config["programs"]["parser"]:
+            found.append((missing, other.relative(Stage.FILTER)))
+    return min(found)[1] if found else None
+
+
+def _shards(inputs: Mapping[str, str]) -> dict[str, str]:
+    return {name: identity for name, identity in inputs.items() if not name.startswith(_NO_SHARDS)}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,22 +22,26 @@ from typing import Final, NamedTuple, Protocol
 from PIL import Image
 
 from diht_k8s.api.filter import Filter, MetadataLimit
+from diht_k8s.api.layout import Layout, join
 from diht_k8s.data.imports.provenance import source_of
 from diht_k8s.data.shards.images import BadImageError, decode
 from diht_k8s.data.shards.samples import Sample, storable
+from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import fits_tar
 from diht_k8s.stages.filter import clip_score
 from diht_k8s.stages.filter.captions.graph import CaptionGraph
 from diht_k8s.stages.filter.captions.language import is_english
-from diht_k8s.stages.filter.exclusion import EXCLUDED, is_excluded
 from diht_k8s.stages.filter.fingerprints import Gallery, fingerprint
-from diht_k8s.stages.filter.junk_kinds import kind_of
 from diht_k8s.stages.filter.scores import BAD, Row
 from diht_k8s.stages.filter.text_spotting.matching import MatchRule, shows_caption
 from diht_k8s.stages.filter.text_spotting.spotter import Spotting, SpottingRequest
 
 _UNFILTERED: Final = Filter()
 """Defaults, which have no rule on image shapes; used for sources that are not filtered."""
+
+
+MAX_JUNK_KIND: Final = 60
+"""Characters of a kind of junk."""
 
 
 class GraphParser(Protocol):
@@ -120,7 +125,7 @@ class RuleChain:
         rows = [new_row(shard, sample) for sample in samples]
         if (name := self.rules.junk_field) is not None:
             for row, sample in zip(rows, samples, strict=True):
-                row.junk = kind_of(sample.meta, name)
+                row.junk = _junk_kind(sample.meta.get(name))
         known = [
             row if row is not None and row.same_sample(new) else None for row, new in zip(earlier, rows, strict=True)
         ]
@@ -337,6 +342,14 @@ def _was_readable(before: Row | None) -> bool:
     return before is not None and (before.kept or before.ocr_state != "not_run" or before.clip_score is not None)
 
 
+def _junk_kind(value: object) -> str:
+    """The kind of junk of a pair, printable and short: a stranger's text; "" where its .json has none, or null, false or NaN."""
+    if not value or value != value:  # NaN is what tables write where a row has no text
+        return ""
+    text = "".join(character if character.isprintable() else " " for character in str(value)[: 4 * MAX_JUNK_KIND])
+    return " ".join(text.split())[:MAX_JUNK_KIND] or "not printable"
+
+
 def new_row(shard: str, sample: Sample) -> Row:
     """The row of a sample before it is scored."""
     return Row(
@@ -346,3 +359,42 @@ def new_row(shard: str, sample: Sample) -> Row:
         caption_sha256=sample.caption_sha256,
         source=source_of(sample.meta),
     )
+
+
+EXCLUDED: Final = "exclude"
+"""Reason of the pairs that a list names."""
+URL_KEYS = ("url", "URL")
+_SHA256: Final = re.compile(r"[0-9A-Fa-f]{64}")
+
+
+def read_exclusions(storage: Storage, uri: str | None) -> frozenset[str]:
+    """Entries of the list, one per line. Empty lines and lines that start with # are skipped; digests are compared in
+    lower case.
+    """
+    if uri is None:
+        return frozenset()
+    lines = (line.strip() for line in storage.read_text(uri).splitlines())
+    entries = {line for line in lines if line and not line.startswith("#")}
+    return frozenset(entries | {entry.lower() for entry in entries if _SHA256.fullmatch(entry)})
+
+
+def taken_down(storage: Storage, layout: Layout) -> frozenset[str]:
+    """Entries of all takedowns of an output, which every later filter applies: no variant brings a pair back."""
+    lists = [join(layout.takedowns, name) for name in storage.names(layout.takedowns)]
+    return frozenset[str]().union(*(read_exclusions(storage, uri) for uri in lists))
+
+
+def is_excluded(sample: Sample, entries: frozenset[str]) -> bool:
+    """Whether the list names this pair."""
+    return bool(entries) and any(name in entries for name in names_of(sample))
+
+
+def names_of(sample: Sample) -> Iterator[str]:
+    """The names that a list may give this pair: its uid, where it came from, the digests of its image and of its URLs."""
+    yield sample.uid
+    if (source := source_of(sample.meta)) is not None:
+        yield source
+    yield hashlib.sha256(sample.image).hexdigest()
+    for url in (sample.meta.get(key) for key in URL_KEYS):
+        if isinstance(url, str):
+            yield hashlib.sha256(url.encode(errors="replace")).hexdigest()

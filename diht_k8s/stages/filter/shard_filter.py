@@ -26,19 +26,18 @@ from diht_k8s.data.shards.tar_writer import DistinctKeys
 from diht_k8s.runtime.bad_shards import BadShards
 from diht_k8s.runtime.claims import Claims
 from diht_k8s.runtime.stage import Context
-from diht_k8s.stages.filter.caption_tables.uid_index import CaptionScores
 from diht_k8s.stages.filter.captions.parser import CaptionParser
 from diht_k8s.stages.filter.clip_score import ClipScorer
-from diht_k8s.stages.filter.decontamination import read_gallery
 from diht_k8s.stages.filter.deduplication import write_fingerprints
-from diht_k8s.stages.filter.exclusion import read_exclusions, taken_down
+from diht_k8s.stages.filter.fingerprints import read_gallery
 from diht_k8s.stages.filter.group_summaries import FilteredShard
 from diht_k8s.stages.filter.kept_pairs import KeptPairs, WrittenFile
-from diht_k8s.stages.filter.rules import RuleChain
+from diht_k8s.stages.filter.rules import RuleChain, read_exclusions, taken_down
 from diht_k8s.stages.filter.scores import Row, Scores, find_scores, schema_of, to_batch
 from diht_k8s.stages.filter.stage_progress import StageProgress
 from diht_k8s.stages.filter.summary import Summary
 from diht_k8s.stages.filter.text_spotting.spotter import TextSpotter
+from diht_k8s.stages.filter.uid_lists import CaptionScores
 
 BATCH: Final = 256
 """Samples per batch: enough for the parser's own batches, few enough that a stop request waits only seconds."""

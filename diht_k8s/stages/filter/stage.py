@@ -26,30 +26,24 @@ from diht_k8s.runtime.claims import Claims
 from diht_k8s.runtime.commit import artefact
 from diht_k8s.runtime.shared_work import claims_of, until_committed
 from diht_k8s.runtime.stage import Context, Outcome
-from diht_k8s.stages.filter.caption_tables.download_list import DownloadList
-from diht_k8s.stages.filter.caption_tables.table_filter import TableFilter, without_images
-from diht_k8s.stages.filter.caption_tables.table_parts import filter_input, has_tables
-from diht_k8s.stages.filter.caption_tables.uid_index import write_index
-from diht_k8s.stages.filter.clip_top_fraction import ClipTopFraction, keeps_top_fraction, read_cutoff
-from diht_k8s.stages.filter.conservation import check_stage
-from diht_k8s.stages.filter.decontamination import benchmark_shards
+from diht_k8s.stages.filter.caption_tables import DownloadList, TableFilter, filter_input, has_tables, without_images
+from diht_k8s.stages.filter.clip_score import ClipTopFraction, keeps_top_fraction, read_cutoff
 from diht_k8s.stages.filter.deduplication import Deduplication
-from diht_k8s.stages.filter.global_rules import GlobalRule
+from diht_k8s.stages.filter.fingerprints import benchmark_shards
 from diht_k8s.stages.filter.group_filter import GroupFilter, is_done
-from diht_k8s.stages.filter.group_summaries import FilteredShard, GroupSummaries, GroupSummary
-from diht_k8s.stages.filter.kept_pairs import KeptPairs
-from diht_k8s.stages.filter.layout_hints import LayoutHints
+from diht_k8s.stages.filter.group_summaries import FilteredShard, GroupSummaries, GroupSummary, check_stage
+from diht_k8s.stages.filter.kept_pairs import GlobalRule, KeptPairs
 from diht_k8s.stages.filter.model_versions import (
     clip_version,
     language_version,
     parser_version,
+    scored_sibling,
     spotter_version,
 )
-from diht_k8s.stages.filter.report import report
-from diht_k8s.stages.filter.scored_sibling import scored_sibling
 from diht_k8s.stages.filter.scores import open_scores
 from diht_k8s.stages.filter.shard_filter import ShardFilter
-from diht_k8s.stages.filter.summary import Summary
+from diht_k8s.stages.filter.summary import LayoutHints, Summary, report
+from diht_k8s.stages.filter.uid_lists import write_index
 
 REQUESTS: Final = 16
 """Summaries that are fetched at the same time."""

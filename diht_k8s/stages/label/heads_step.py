@@ -38,8 +38,7 @@ from diht_k8s.stages.label.targets import Targets, concatenated, encode
 from diht_k8s.stages.label.teacher import LazyTeacher, device
 from diht_k8s.stages.label.teacher_classes import with_own_classes
 from diht_k8s.stages.label.teacher_weights import first_line
-from diht_k8s.stages.label.vocabulary import Concepts
-from diht_k8s.stages.label.vocabulary_step import read_vocabulary
+from diht_k8s.stages.label.vocabulary import Concepts, read_vocabulary
 
 KINDS: Final[tuple[str, ...]] = ("objects", "attributes")
 MEMORY_BYTES: Final = 1 << 30

@@ -29,7 +29,7 @@ from diht_k8s.stages.label.job import LabelJob, LabelProgress
 from diht_k8s.stages.label.report import make_report
 from diht_k8s.stages.label.soft_labels import top_k, write_labels
 from diht_k8s.stages.label.teacher import LazyTeacher
-from diht_k8s.stages.label.vocabulary_step import read_vocabulary
+from diht_k8s.stages.label.vocabulary import read_vocabulary
 
 
 def make_labels(job: LabelJob, teacher: LazyTeacher) -> Outcome | None:

@@ -18,13 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.errors import DataError
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.data.shards.parquet import read_table, write_table
 from diht_k8s.data.shards.storage import Storage
 
 HEADS: Final = ("object", "attribute")
-MAX_CLASSES: Final = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -46,22 +45,6 @@ class Labels:
     attributes: HeadLabels
     header: Mapping[str, Any]
     """schema_version, config_sha256, inputs, vocabulary_sha256, top_k; min_probability where the heads may say nothing."""
-
-
-def check_top_k(top_k: int, classes: Mapping[str, int]) -> None:
-    """Refuse a top k that a head cannot fill, and more classes than an id holds.
-
-    Raises:
-        UserError: says which head.
-    """
-    for kind, count in classes.items():
-        if top_k > count:
-            raise UserError(
-                f"label.topK {top_k} is larger than the vocabulary of {kind} ({count}): "
-                f"set label.topK to at most {count}, or lower label.vocabulary.minCount"
-            )
-        if count > MAX_CLASSES:
-            raise UserError(f"{count} {kind} are more than {MAX_CLASSES}: lower the caps in label.vocabulary")
 
 
 def top_k(

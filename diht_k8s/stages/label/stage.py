@@ -25,7 +25,7 @@ from diht_k8s.runtime.shared_work import once
 from diht_k8s.runtime.stage import Context, Outcome
 from diht_k8s.stages.label.job import LabelJob, make_job
 from diht_k8s.stages.label.teacher_weights import weights_uri
-from diht_k8s.stages.label.vocabulary_step import make_vocabulary
+from diht_k8s.stages.label.vocabulary import make_vocabulary
 
 logger = logging.getLogger(__name__)
 

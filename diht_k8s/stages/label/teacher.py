@@ -10,6 +10,7 @@ Shapes: B images of a batch, H x W pixels, D features.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,12 +21,21 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.label import Teacher
 from diht_k8s.api.label import Teacher as TeacherConfig
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.models.loading import LoadedModel
 from diht_k8s.stages.label.embeddings import load_text_tower
-from diht_k8s.stages.label.swag import swag
-from diht_k8s.stages.label.teacher_weights import Weights, first_line, fit_weights, or_near, read_weights, weights_uri
+from diht_k8s.stages.label.teacher_weights import (
+    SWAG_LICENCE,
+    SWAG_NAMES,
+    Weights,
+    first_line,
+    fit_weights,
+    or_near,
+    read_weights,
+    weights_uri,
+)
 
 CPU_BATCH_PIXELS: Final = 200_000
 """On a CPU a batch's activations should stay below 32 MiB, else the allocator maps and clears their pages again at every layer.
@@ -226,6 +236,59 @@ def _open_clip(
         fit_weights(text_side, {key: weights[key] for key in text_side if key in weights}, (), uri)
     preprocess: Any = image_transform_v2(PreprocessCfg(**tower.preprocess_cfg), is_train=False)
     return tower, preprocess, size
+
+
+SIZE: Final = 224
+"""Side of the images that the trunks were trained on; the versions fine-tuned end to end take 384, 512 or 518."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLASSIFIER: Final = {"vit": "heads", "regnet": "fc"}
+
+logger = logging.getLogger(__name__)
+
+
+def swag(
+    name: str, config: Teacher, weights: Weights, uri: str
+) -> tuple[nn.Module, Callable[[Image], Tensor], tuple[int, int]]:
+    """Network, preprocessing and image size of a SWAG trunk.
+
+    Raises:
+        UserError: the name is unknown, the size does not suit the network, or the weights do not fit.
+    """
+    if name not in SWAG_NAMES:
+        raise UserError(
+            f"label.teacher.model swag/{name} is unknown{or_near(name, sorted(SWAG_NAMES))}: use one of {', '.join(SWAG_NAMES)}"
+        )
+    logger.warning("the weights of swag/%s are %s", name, SWAG_LICENCE)
+    size = config.image_size or SIZE
+    network = _network(SWAG_NAMES[name], size)
+    classifier = CLASSIFIER[SWAG_NAMES[name].partition("_")[0]]
+    setattr(network, classifier, nn.Identity())
+    network.load_state_dict(fit_weights(network.state_dict(), weights, (classifier,), uri), strict=False)
+    return network, _preprocess(size), (size, size)
+
+
+def _network(name: str, size: int) -> nn.Module:
+    """The untrained network; ViTs are built for one size."""
+    import torchvision
+
+    builder: Any = getattr(torchvision.models, name)
+    if not name.startswith("vit"):
+        return builder(weights=None)
+    patch = int(name.rpartition("_")[2])
+    if size % patch:
+        raise UserError(
+            f"label.teacher.imageSize {size} is not a multiple of the patch size {patch}: use {size // patch * patch}"
+        )
+    return builder(weights=None, image_size=size)
+
+
+def _preprocess(size: int) -> Callable[[Image], Tensor]:
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms._presets import ImageClassification
+
+    return ImageClassification(
+        crop_size=size, resize_size=size, mean=MEAN, std=STD, interpolation=InterpolationMode.BICUBIC
+    )
 
 
 BUILDERS: Final = {"timm": _timm, "open_clip": _open_clip, "swag": swag}

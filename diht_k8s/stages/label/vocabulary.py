@@ -1,27 +1,32 @@
 """The concept classes: objects and attributes of the kept captions, counted, cut and frozen in one order.
 
-In: caption concepts of each kept shard, in any order. Out: `vocabulary.json`, ordered by count, then name. The paper's
+In: caption concepts of each kept shard, in any order. Out: `vocabulary.json`, ordered by count, then name, made by the
+step `vocabulary`, which imports no torch but for the names of the teacher's own classes. The paper's
 vocabulary is not known; stop list, cuts and caps are our choice. Names of authors are cut, too: a name that stands after
 "by" in more than half of the captions that have it.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
-from diht_k8s.api.errors import DataError
+from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.label import Vocabulary as Cuts
 
 if TYPE_CHECKING:  # `diht concepts` reads a vocabulary without the packages of the recipe
     from diht_k8s.stages.label.caption_concepts import KeptCaptions
+    from diht_k8s.stages.label.job import LabelJob
 
+MAX_CLASSES: Final = 1 << 16
+"""Labels are stored as 16 bits."""
 SHOWN_CUT: Final = 20
 """Number of the commonest names of each cut that `vocabulary.json` lists, for inspection."""
 
@@ -158,6 +163,53 @@ def _rows(concepts: Concepts) -> list[dict[str, Any]]:
 def _concepts(rows: list[dict[str, Any]]) -> Concepts:
     own = tuple(TeacherClass(row["teacher_class"], tuple(row["names"])) for row in rows if "teacher_class" in row)
     return Concepts(tuple(row["name"] for row in rows), tuple(row["count"] for row in rows), own)
+
+
+def make_vocabulary(job: LabelJob) -> None:
+    """Count the concepts of all kept captions and freeze the classes.
+
+    Raises:
+        UserError: top k is larger than a vocabulary.
+        DataError: a vocabulary is empty.
+    """
+    from diht_k8s.stages.label.caption_concepts import read_captions
+
+    context, counts, done = job.context, ConceptCounts(), 0
+    context.progress.start("vocabulary", job.samples(job.shards), unit="captions")
+    for shard in job.shards:
+        context.stop.raise_if_requested()
+        counts.add(read_captions(context.storage, context.layout, shard))
+        done += shard.samples or 0
+        context.progress.update(done)
+    vocabulary = freeze(counts, job.label.vocabulary)
+    if job.label.teacher.own_classes:
+        from diht_k8s.stages.label.teacher_classes import imagenet_names, join_classes  # torch
+
+        joined = join_classes(vocabulary.objects, counts.objects, imagenet_names())
+        vocabulary = replace(vocabulary, objects=joined)
+    check_top_k(job.label.top_k, {"objects": len(vocabulary.objects), "attributes": len(vocabulary.attributes)})
+    job.write_json(context.layout.vocabulary, vocabulary.document(job.header))
+
+
+def read_vocabulary(job: LabelJob) -> ConceptVocabulary:
+    """The frozen classes of both heads."""
+    return ConceptVocabulary.from_document(json.loads(job.context.storage.read_bytes(job.context.layout.vocabulary)))
+
+
+def check_top_k(top_k: int, classes: Mapping[str, int]) -> None:
+    """Refuse a top k that a head cannot fill, and more classes than an id holds.
+
+    Raises:
+        UserError: says which head.
+    """
+    for kind, count in classes.items():
+        if top_k > count:
+            raise UserError(
+                f"label.topK {top_k} is larger than the vocabulary of {kind} ({count}): "
+                f"set label.topK to at most {count}, or lower label.vocabulary.minCount"
+            )
+        if count > MAX_CLASSES:
+            raise UserError(f"{count} {kind} are more than {MAX_CLASSES}: lower the caps in label.vocabulary")
 
 
 def freeze(counts: ConceptCounts, cuts: Cuts) -> ConceptVocabulary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from diht_k8s.models.loading import LoadedModel
 from diht_k8s.runtime.commit import artefact, commit, read_committed
 from diht_k8s.runtime.stage import run_stage
 from diht_k8s.stages.evaluate import stage as program
-from diht_k8s.stages.filter.junk_kinds import JunkKinds
+from diht_k8s.stages.filter.summary import Summary, junk_table
 from tests.folders import planted
 
 COLOURS = ["red", "green", "blue", "gold", "black", "purple"]
@@ -199,7 +200,7 @@ def filter_report(raw: list[Pair]) -> dict[str, Any]:
         "thresholds": {"minComplexity": 1, "minActions": 0},
         "table": [{"minComplexity": 1, "minActions": 1, "scored": 90, "complexity": 75, "action": 7, "text": None}],
         "text_spotting": {"recall": 0.9, "precision": 1.0},
-        "junk": junk().figures("junk", ("complexity", "text")),
+        "junk": junk_table(Summary(junk=junk()), "junk"),
         "names": {"objects": [["disc", 30]], "attributes": [["red", 15]], "actions": []},
         "examples": {
             "complexity": examples(range(0, 20, 5)),
@@ -209,19 +210,18 @@ def filter_report(raw: list[Pair]) -> dict[str, Any]:
     }
 
 
-def junk() -> JunkKinds:
+def junk() -> Counter[tuple[str, str]]:
     """Of the 90 pairs: three with a watermark, five with another image's caption."""
-    kinds = JunkKinds()
-    for kind, reason, number in (
-        ("", "", 69),
-        ("", "complexity", 13),
-        ("watermark", "text", 3),
-        ("another image's caption", "", 3),
-        ("another image's caption", "complexity", 2),
-    ):
-        for _ in range(number):
-            kinds.add(kind, reason)
-    return kinds
+    other = "another image's caption"
+    return Counter(
+        {
+            ("", ""): 69,
+            ("", "complexity"): 13,
+            ("watermark", "text"): 3,
+            (other, ""): 3,
+            (other, "complexity"): 2,
+        }
+    )
 
 
 def label_report(kept: list[Pair]) -> dict[str, Any]:

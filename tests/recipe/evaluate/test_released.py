@@ -1,8 +1,7 @@
-"""Released DiHT checkpoints: they load, give what a forward pass written from their description gives, and convert both ways."""
+"""Released DiHT checkpoints: they load, give what a forward pass written from their description gives."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from pathlib import Path
@@ -13,16 +12,12 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch.nn import functional
 
-from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.cli.main import main
-from diht_k8s.data.shards.storage import Storage
-from diht_k8s.models.convert import convert
+from diht_k8s.api.errors import DataError
 from diht_k8s.models.features import encode_texts
 from diht_k8s.models.loading import load_model
-from tests.recipe.evaluate.small_run import CONFIG, encode_images, export_model
+from tests.recipe.evaluate.small_run import encode_images
 
 TEXTS = ["a red disc", "two dogs that run", "x " * 200]
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -180,48 +175,3 @@ def test_load_when_content_is_not_what_the_name_promises_refuses(tmp_path: Path)
     path.write_bytes(bytes(content))
     with pytest.raises(DataError, match="not the one in its name"):
         load_model(str(path))
-
-
-def test_convert_when_there_and_back_keeps_weights_and_embeddings(tmp_path: Path) -> None:
-    path, weights = released(tmp_path, "diht_vitb32_224px")
-    assert main(["convert", str(path), f"{tmp_path}/folder"]) == 0
-    found = load_file(tmp_path / "folder" / "open_clip_model.safetensors")
-    assert found.keys() == weights.keys()
-    assert all(torch.equal(found[key], weights[key]) for key in weights)
-    (back,) = convert(f"{tmp_path}/folder", f"{tmp_path}/back/again.ckpt", Storage())
-    agrees(Path(back), "diht_vitb32_224px", weights)
-    reference = open_clip.create_model(f"local-dir:{tmp_path}/folder").eval()
-    with torch.inference_mode():
-        theirs = reference.encode_text(open_clip.tokenize(["a box"]), normalize=True).numpy()
-    assert np.abs(encode_texts(load_model(back), ["a box"]) - theirs).max() <= 1e-5
-
-
-def test_convert_when_weights_alone_are_wanted_writes_them(tmp_path: Path) -> None:
-    path, weights = released(tmp_path, "diht_vitb16_224px")
-    assert convert(str(path), f"{tmp_path}/w.safetensors", Storage()) == [f"{tmp_path}/w.safetensors"]
-    found = load_file(tmp_path / "w.safetensors")
-    assert all(torch.equal(found[key], weights[key]) for key in weights)
-
-
-def other(kind: str) -> dict[str, Any]:
-    config: dict[str, Any] = copy.deepcopy(CONFIG)
-    config["text_cfg"] |= {"width": 64, "heads": 1}
-    if kind == "heads":
-        config["text_cfg"]["heads"] = 4
-    elif kind == "quick gelu":
-        config["quick_gelu"] = True
-    return config
-
-
-@pytest.mark.parametrize(("kind", "word"), [("heads", "text_cfg.heads"), ("quick gelu", "quick_gelu")])
-def test_convert_when_the_released_layout_cannot_tell_the_model_refuses(tmp_path: Path, kind: str, word: str) -> None:
-    export_model(tmp_path / "model", other(kind))
-    with pytest.raises(UserError, match=f"do not determine {word}"):
-        convert(f"{tmp_path}/model", f"{tmp_path}/m.ckpt", Storage())
-
-
-@pytest.mark.parametrize(("target", "message"), [("model", "exists: remove it"), ("m.pt", "choose one of them")])
-def test_convert_when_target_is_taken_or_unknown_says_so(tmp_path: Path, target: str, message: str) -> None:
-    export_model(tmp_path / "model")
-    with pytest.raises(UserError, match=message):
-        convert(f"{tmp_path}/model", f"{tmp_path}/{target}", Storage())

@@ -1,4 +1,4 @@
-"""`diht convert --to transformers`: `transformers` reads the folder, and finds the features that `load_model` does."""
+"""`diht convert`: `transformers` reads the folder, and finds the features that `load_model` does."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_folder_that_is_converted_gives_transformers_the_same_features(
     config: dict[str, Any], site: Path, tmp_path: Path
 ) -> None:
     export_model(tmp_path / "model", config)
-    assert main(["convert", f"{tmp_path}/model", f"{tmp_path}/there", "--to", "transformers"]) == 0
+    assert main(["convert", f"{tmp_path}/model", f"{tmp_path}/there"]) == 0
     rng = np.random.default_rng(0)
     images_NHWC = rng.integers(0, 255, (3, 50, 70, 3), dtype=np.uint8)
     np.savez(tmp_path / "given.npz", images=images_NHWC, texts=TEXTS)
@@ -102,7 +102,7 @@ def test_folder_that_is_converted_gives_transformers_the_same_features(
 
 def test_weights_that_are_converted_keep_their_values_and_their_number(tmp_path: Path) -> None:
     export_model(tmp_path / "model")
-    assert main(["convert", f"{tmp_path}/model", f"{tmp_path}/there", "--to", "transformers"]) == 0
+    assert main(["convert", f"{tmp_path}/model", f"{tmp_path}/there"]) == 0
     theirs, ours = (
         load_file(path)
         for path in (tmp_path / "there/model.safetensors", tmp_path / "model/open_clip_model.safetensors")
@@ -124,16 +124,18 @@ def test_model_of_another_architecture_is_refused_by_the_field(
     config: dict[str, Any], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export_model(tmp_path / "model", config)
-    assert main(["convert", f"{tmp_path}/model", f"{tmp_path}/there", "--to", "transformers"]) == 64
+    assert main(["convert", f"{tmp_path}/model", f"{tmp_path}/there"]) == 64
     error = capsys.readouterr().err
     assert f"has {says}, and CLIPModel of transformers has not" in error
     assert not (tmp_path / "there").exists()
 
 
-@pytest.mark.parametrize("target", ["there.safetensors", "there.ckpt"])
-def test_layout_of_a_folder_for_a_file_is_refused(
-    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("target", "says"), [("there.safetensors", "name a folder"), ("taken", "exists: remove it")])
+def test_target_that_is_a_file_or_taken_is_refused(
+    target: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export_model(tmp_path / "model")
-    assert main(["convert", f"{tmp_path}/model", f"{tmp_path}/{target}", "--to", "transformers"]) == 64
-    assert "name a folder" in capsys.readouterr().err
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/config.json").touch()
+    assert main(["convert", f"{tmp_path}/model", f"{tmp_path}/{target}"]) == 64
+    assert says in capsys.readouterr().err

@@ -17,7 +17,7 @@ import pytest
 from diht_k8s.stages.filter.captions import parser
 from diht_k8s.stages.filter.captions.dependency_parsers import DependencyParser, ParserKind, load_parser
 from diht_k8s.stages.filter.text_spotting import rapidocr_engine, spotter
-from diht_k8s.stages.filter.text_spotting.openvino_networks import ShapedNetwork, import_openvino
+from diht_k8s.stages.filter.text_spotting.rapidocr_engine import ShapedNetwork, import_openvino
 
 _parsers: dict[ParserKind, DependencyParser] = {}
 _engines: dict[Any, Any] = {}

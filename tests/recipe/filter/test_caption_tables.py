@@ -17,8 +17,8 @@ from diht_k8s.data.imports import url_tables
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.outputs.takedown import purge
 from diht_k8s.runtime.signals import StopFlag
-from diht_k8s.stages.filter.caption_tables import table_filter
-from diht_k8s.stages.filter.caption_tables.table_parts import filter_input
+from diht_k8s.stages.filter import caption_tables
+from diht_k8s.stages.filter.caption_tables import filter_input
 from diht_k8s.stages.filter.captions.graph import CaptionGraph
 from diht_k8s.stages.filter.captions.parser import CaptionParser
 from tests.recipe.filter.shards import drawn, files_of, filter_by_two, filter_with, rows_of, run_of
@@ -118,17 +118,17 @@ def test_stopped_pass_resumes_at_the_part_and_ends_with_the_same_bytes(
     monkeypatch.setattr(url_tables, "PART_ROWS", 100)
     table, stop = write_table(tmp_path / "a.parquet", pairs(300)), StopFlag()
     filter_with(table_run(tmp_path / "whole", table))
-    read, count = table_filter.read_rows, len(parsed)
+    read, count = caption_tables.read_rows, len(parsed)
 
     def stop_in_the_second(*arguments: Any) -> Any:
         if arguments[1].name.endswith("00001"):
             stop.requested = True
         return read(*arguments)
 
-    monkeypatch.setattr(table_filter, "read_rows", stop_in_the_second)
+    monkeypatch.setattr(caption_tables, "read_rows", stop_in_the_second)
     with pytest.raises(StopRequested):
         filter_with(table_run(tmp_path / "out", table), stop=stop)
-    monkeypatch.setattr(table_filter, "read_rows", read)
+    monkeypatch.setattr(caption_tables, "read_rows", read)
     filter_with(table_run(tmp_path / "out", table))
     assert len(parsed) == 2 * count
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")

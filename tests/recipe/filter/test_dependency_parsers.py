@@ -7,8 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from diht_k8s.stages.filter.captions.dependency_parsers import FIXED, SpacyParser, fast_or_spacy, load_parser
-from diht_k8s.stages.filter.captions.fast_parser import FastParser
+from diht_k8s.stages.filter.captions.dependency_parsers import (
+    FIXED,
+    FastParser,
+    SpacyParser,
+    fast_or_spacy,
+    load_parser,
+)
 from diht_k8s.stages.filter.captions.parser import CaptionParser
 from diht_k8s.stages.filter.captions.tree import Token
 

@@ -12,7 +12,7 @@ from spacy.language import Language
 from spacy.tokens import Token as SpacyToken
 
 from diht_k8s.stages.filter.captions import encoder, fast_parser, vocab
-from diht_k8s.stages.filter.captions.fast_parser import FastParser
+from diht_k8s.stages.filter.captions.dependency_parsers import FastParser
 from diht_k8s.stages.filter.captions.parser import CaptionParser
 
 DEV = Path(__file__).parent / "captions" / "dev.jsonl"

@@ -13,7 +13,7 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.outputs.takedown import purge
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.filter.captions.parser import CaptionParser
-from tests.recipe.filter.shards import assert_two_workers_equal_one, drawn, filter_with, pair, rows_of, run_of, tar_of
+from tests.recipe.filter.shards import drawn, filter_with, pair, rows_of, run_of, tar_of
 
 GOOD, SIMPLE, FOREIGN = "a small dog chasing a red ball", "server", "ein kleiner Hund jagt einen roten Ball im Garten"
 RULES: dict[str, Any] = {"junkField": "junk", "duplicates": "Exact", "maxBadPercent": 50}
@@ -55,33 +55,15 @@ def run_in(folder: Path, **more: Any) -> DihtRun:
 def test_report_tells_what_became_of_each_kind(tmp_path: Path, output: str) -> None:
     filter_with(run_in(tmp_path, output=output))
     found = junk(tmp_path / "out")
-    assert found["wanted"] == {"pairs": 2, "bad": 0, "kept": 1, "dropped": {"complexity": 1}}
+    assert found["wanted"] == {"pairs": 2, "kept": 1, "dropped": {"complexity": 1}}
+    assert found["junk"] == {"pairs": 5, "kept": 1, "dropped": {"complexity": 1, "duplicate": 2, "language": 1}}
     assert {row.pop("kind"): row for row in found["kinds"]} == {
-        "foreign": {"pairs": 2, "bad": 1, "kept": 0, "dropped": {"language": 1}},
-        "repeat": {"pairs": 2, "bad": 0, "kept": 0, "dropped": {"duplicate": 2}},
-        "file name": {"pairs": 1, "bad": 0, "kept": 0, "dropped": {"complexity": 1}},
-        EVIL: {"pairs": 1, "bad": 0, "kept": 1, "dropped": {}},
+        "foreign": {"pairs": 1, "kept": 0, "dropped": {"language": 1}},
+        "repeat": {"pairs": 2, "kept": 0, "dropped": {"duplicate": 2}},
+        "file name": {"pairs": 1, "kept": 0, "dropped": {"complexity": 1}},
+        EVIL: {"pairs": 1, "kept": 1, "dropped": {}},
     }
-    assert [(rule["rule"], rule["precision"]) for rule in found["rules"]] == [
-        ("language", 1.0),
-        ("complexity", 0.5),
-        ("duplicate", 1.0),
-    ]
-    assert found["filter"]["recall"] == 0.8
     assert [row.junk for row in rows_of(tmp_path / "out", "web-a")] == ["", "repeat", "file name", ""]
-
-
-def test_verdicts_are_those_of_a_run_without_the_field(tmp_path: Path) -> None:
-    filter_with(run_in(tmp_path))
-    plain = run_of(tmp_path / "plain", pool(tmp_path / "in"), {**RULES, "junkField": None})
-    filter_with(plain)
-    verdicts = [[(row.uid, row.reason) for row in rows_of(tmp_path / name, "web-b")] for name in ("out", "plain")]
-    assert verdicts[0] == verdicts[1]
-    assert junk(tmp_path / "plain") is None
-
-
-def test_two_workers_count_as_one(tmp_path: Path) -> None:
-    assert_two_workers_equal_one(tmp_path, pool(tmp_path / "in"), RULES)
 
 
 def test_counts_of_earlier_scores_are_those_of_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

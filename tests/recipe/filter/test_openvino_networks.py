@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import rapidocr
 
-from diht_k8s.stages.filter.text_spotting import openvino_networks
-from diht_k8s.stages.filter.text_spotting.openvino_networks import (
+from diht_k8s.stages.filter.text_spotting import rapidocr_engine
+from diht_k8s.stages.filter.text_spotting.rapidocr_engine import (
+    LINE_SHAPE,
+    OWN_IMAGE,
+    OWN_LINE,
     Precision,
     ShapedNetwork,
     hint_of,
     import_openvino,
     width_class,
 )
-from diht_k8s.stages.filter.text_spotting.rapidocr_engine import LINE_SHAPE, OWN_IMAGE, OWN_LINE
 
 openvino = import_openvino()
 MODELS = Path(rapidocr.__file__).parent / "models"
@@ -67,7 +69,7 @@ def test_input_is_padded_with_zeros_on_the_right() -> None:
 
 
 def test_few_shapes_are_kept_and_an_evicted_one_computes_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_networks, "MAX_SHAPES", 2)
+    monkeypatch.setattr(rapidocr_engine, "MAX_SHAPES", 2)
     network = ShapedNetwork(model(DETECTOR), threads=1, precision="BF16", own_up_to=OWN_IMAGE)
     inputs = [noise(1, 3, 32, width) for width in (32, 64, 96)]
     before = [network(batch) for batch in inputs]
@@ -76,7 +78,7 @@ def test_few_shapes_are_kept_and_an_evicted_one_computes_the_same_again(monkeypa
 
 
 def test_most_recently_used_shape_is_evicted_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_networks, "MAX_SHAPES", 2)
+    monkeypatch.setattr(rapidocr_engine, "MAX_SHAPES", 2)
     network = ShapedNetwork(model(DETECTOR), threads=1, precision="FP32", own_up_to=OWN_IMAGE)
     for width in (32, 64, 32, 96):
         network(noise(1, 3, 32, width))
@@ -152,10 +154,10 @@ def shapes_of(longest: int) -> set[tuple[int, int]]:
 @pytest.mark.parametrize("longest", [224, 256])
 def test_detector_keeps_all_shapes_of_the_default_size(longest: int) -> None:
     assert all(3 * height * width <= OWN_IMAGE for height, width in shapes_of(longest))
-    assert len(shapes_of(longest)) <= openvino_networks.MAX_SHAPES
+    assert len(shapes_of(longest)) <= rapidocr_engine.MAX_SHAPES
 
 
 def test_recogniser_keeps_all_width_classes_that_have_their_own_network() -> None:
     _, height, least = LINE_SHAPE
     widths = {width_class(width) for width in range(least, 5000)}
-    assert len([width for width in widths if 3 * height * width <= OWN_LINE]) <= openvino_networks.MAX_SHAPES
+    assert len([width for width in widths if 3 * height * width <= OWN_LINE]) <= rapidocr_engine.MAX_SHAPES

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diht_k8s.stages.filter.captions.fast_parser import load
+from diht_k8s.stages.filter.captions.dependency_parsers import load
 from diht_k8s.stages.filter.captions.graph import CaptionGraph
 from diht_k8s.stages.filter.captions.parser import CaptionParser
 

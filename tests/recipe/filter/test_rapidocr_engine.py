@@ -15,8 +15,14 @@ from rapidocr import EngineType, RapidOCR
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.stages.filter import shard_filter
-from diht_k8s.stages.filter.text_spotting.openvino_networks import ShapedNetwork, import_openvino
-from diht_k8s.stages.filter.text_spotting.rapidocr_engine import CUDA_PROVIDER, LINES_AT_ONCE, Device, load_engine
+from diht_k8s.stages.filter.text_spotting.rapidocr_engine import (
+    CUDA_PROVIDER,
+    LINES_AT_ONCE,
+    Device,
+    ShapedNetwork,
+    import_openvino,
+    load_engine,
+)
 from diht_k8s.stages.filter.text_spotting.spotter import BATCH_OF, TextSpotter
 from tests.recipe.filter.shards import filter_with, run_of, write_shards
 

@@ -15,10 +15,9 @@ from diht_k8s.data.shards.samples import read_samples
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.filter import TextSpotter
 from diht_k8s.stages.filter.text_spotting import spotter
-from diht_k8s.stages.filter.text_spotting.image_views import view_pixels
 from diht_k8s.stages.filter.text_spotting.matching import SpottedText
 from diht_k8s.stages.filter.text_spotting.rapidocr_engine import load_engine
-from diht_k8s.stages.filter.text_spotting.spotter import MAX_LINES, Spotting, SpottingRequest
+from diht_k8s.stages.filter.text_spotting.spotter import MAX_LINES, Spotting, SpottingRequest, view_pixels
 
 DEMO_SHARD = Path(__file__).parents[3] / "examples/data/train/00000.tar.gz"
 

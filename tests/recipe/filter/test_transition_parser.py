@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diht_k8s.stages.filter.captions.fast_parser import load
+from diht_k8s.stages.filter.captions.dependency_parsers import load
 from diht_k8s.stages.filter.captions.transition_parser import DECORATION, TransitionParser
 
 DEV = Path(__file__).parent / "captions" / "dev.jsonl"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from spacy.attrs import NORM, PREFIX, SHAPE, SUFFIX  # type: ignore[attr-defined]
 
-from diht_k8s.stages.filter.captions.fast_parser import FastParser
+from diht_k8s.stages.filter.captions.dependency_parsers import FastParser
 from diht_k8s.stages.filter.captions.vocab import MARKS
 
 FEATURES = [NORM, PREFIX, SUFFIX, SHAPE]

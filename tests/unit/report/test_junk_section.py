@@ -1,30 +1,16 @@
-"""The table of kinds of junk and rules: shares of each kind, and text of the pool shown as text."""
+"""The table of kinds of junk: what became of each kind, and text of the pool shown as text."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from diht_k8s.report import sections
 from diht_k8s.report.page import environment
-from diht_k8s.stages.filter.junk_kinds import JunkKinds
-from diht_k8s.stages.filter.report import STEPS
-
-
-def content(*pairs: tuple[str, str]) -> dict[str, Any]:
-    kinds = JunkKinds()
-    for kind, reason in pairs:
-        kinds.add(kind, reason)
-    return {"missing": {}, "filter": {"state": "committed", "report": {"junk": kinds.figures("junk", STEPS)}}}
-
-
-def html(found: dict[str, Any]) -> str:
-    template = '{% from "parts.html.jinja" import bars, more %}{% include "filter.html.jinja" %}'
-    values = {"funnel": [], "filter_rules": "", "damaged": [], "dropped": [], "kept": [], "junk": sections.junk(found)}
-    return environment().from_string(template).render(content=found, **values)
-
+from diht_k8s.stages.filter.summary import Summary, junk_table
 
 POOL = (
     *[("", "")] * 3,
@@ -36,34 +22,24 @@ POOL = (
 )
 
 
-def test_row_of_a_kind_holds_the_share_that_stays_and_that_each_rule_drops() -> None:
-    found = sections.junk(content(*POOL))
-    assert found is not None
-    assert found["columns"] == ["Caption too simple (C)", "The image shows its own caption (T)"]
-    assert [(row["name"], row["pairs"], row["cells"]) for row in found["rows"]] == [
-        ("<b>mark</b>", 5, [0.25, 0, 0.75]),
-        ("name", 1, [0, 1, 0]),
-        ("All junk", 6, [0.2, 0.2, 0.6]),
-        ("Wanted pairs", 4, [0.75, 0.25, 0]),
-    ]
+def content(*pairs: tuple[str, str]) -> dict[str, Any]:
+    found = junk_table(Summary(junk=Counter(pairs)), "junk")
+    return {"missing": {}, "filter": {"state": "committed", "report": {"junk": found}}}
 
 
-def test_share_that_is_kept_stands_before_the_rules_where_a_phone_shows_it() -> None:
-    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html(content(*POOL))))
-    assert "Kind Pairs Kept Caption too simple (C) The image shows" in text
-    assert 'class="cell kept" style="--share:0.250">25<' in html(content(*POOL))
+def html(found: dict[str, Any]) -> str:
+    template = '{% from "parts.html.jinja" import more %}{% include "filter.html.jinja" %}'
+    values = {"funnel": [], "filter_rules": "", "damaged": [], "dropped": [], "kept": [], "junk": sections.junk(found)}
+    return environment().from_string(template).render(content=found, **values)
 
 
-def test_page_says_precision_recall_and_what_chance_would_leave() -> None:
-    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html(content(*POOL)))).replace("\N{NO-BREAK SPACE}", " ")
-    assert "drops 80.0 % of the junk and keeps 75.0 % of the wanted pairs; 80.0 % of what it drops is junk" in text
-    assert "Before the filter 55.6 % After it 25.0 % After dropping as many at random 55.6 %" in text
-    assert "Of the pairs that it drops, junk 50 100" in text
-
-
-def test_kind_that_holds_html_is_shown_as_text() -> None:
-    assert "&lt;b&gt;mark&lt;/b&gt;" in html(content(*POOL))
-    assert "<b>mark" not in html(content(*POOL))
+def test_table_shows_the_readable_pairs_of_each_kind_as_text() -> None:
+    shown = html(content(*POOL))
+    assert "<b>mark" not in shown
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", shown)).replace("\N{NO-BREAK SPACE}", " ")
+    assert "&lt;b&gt;mark&lt;/b&gt; 4 25.0 % The image shows its own caption (T) 3 name 1 0.0 %" in text
+    assert "All junk 5 20.0 % Caption too simple (C) 1; The image shows its own caption (T) 3" in text
+    assert "Wanted pairs 4 75.0 % Caption too simple (C) 1" in text
 
 
 @pytest.mark.parametrize("pairs", [(), (("", ""), ("", "text"))])

@@ -15,7 +15,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Teacher
 from diht_k8s.runtime import model_files
 from diht_k8s.runtime.model_files import PACKAGES, PARSER, PARSER_OF_ITS_AUTHORS, check_files, parser_module
-from diht_k8s.stages.filter.captions import fast_parser
+from diht_k8s.stages.filter.captions import dependency_parsers
 from diht_k8s.stages.label.teacher_weights import weights_uri
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -77,7 +77,7 @@ def test_teacher_and_parser_are_checked_before_they_are_opened(copies: Path) -> 
     with pytest.raises(UserError, match="lite0"):
         weights_uri(Teacher())
     with pytest.raises(UserError, match="tok2vec/model"):
-        fast_parser.load()
+        dependency_parsers.load()
 
 
 def test_weights_that_the_run_names_are_the_users_own_and_not_checked(copies: Path) -> None:

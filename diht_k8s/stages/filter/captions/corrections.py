@@ -9,13 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from diht_k8s.stages.filter.captions.animacy import is_animate
-from diht_k8s.stages.filter.captions.attachment import correct_attachment
-from diht_k8s.stages.filter.captions.lexicon import Lexicon
-from diht_k8s.stages.filter.captions.titles import correct_fragment, correct_title
-from diht_k8s.stages.filter.captions.tree import LABEL, Token, after, before, below, demote, replace_with
-from diht_k8s.stages.filter.captions.verbs import become_modifier, become_noun_before, correct_verbs
-from diht_k8s.stages.filter.captions.wordlists import (
+from diht_k8s.stages.filter.captions.lexicon import (
     ADJECTIVES,
     AUXILIARIES,
     COLOURS,
@@ -23,10 +17,15 @@ from diht_k8s.stages.filter.captions.wordlists import (
     NUMBER_WORDS,
     OBJECT_NOT_ADVERB,
     PLURAL_ONLY,
+    Lexicon,
     by_first_word,
+    is_animate,
     phrases,
     words,
 )
+from diht_k8s.stages.filter.captions.titles import correct_fragment, correct_title
+from diht_k8s.stages.filter.captions.tree import LABEL, Token, after, before, below, demote, replace_with
+from diht_k8s.stages.filter.captions.verbs import become_modifier, become_noun_before, correct_verbs
 
 INVARIANT: Final = words("fish sheep deer bison moose salmon trout shrimp squid offspring")
 """Nouns whose plural equals their singular."""
@@ -98,7 +97,6 @@ def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[T
         correct_title(tokens, lexicon, title)
     else:
         correct_fragment(tokens, lexicon)
-    correct_attachment(tokens)
     return tokens
 
 

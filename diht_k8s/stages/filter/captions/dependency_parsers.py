@@ -1,22 +1,147 @@
-"""The two dependency parsers: the fast one in NumPy, and spaCy's own, with the same model and the same trees.
+"""The two dependency parsers, with the same model and the same trees: a fast one in NumPy, and spaCy's own.
 
-`fast_or_spacy` compares them on fixed captions when the model is loaded, since an untested version of spaCy, NumPy or the
-model could make them differ.
+The fast one stays beside spaCy because it parses 2.0 to 2.3 times as many captions in a CPU second, rules and graphs
+included, with equal verdicts (`benchmarks/run captions`), which matters for tables of a billion captions. spaCy loads the
+model and tokenizes everything but plain words. The rest (`vocab`, `encoder`, `transition_parser`) has the weights of the
+model and gives the same results. `fast_or_spacy` compares the two on fixed captions when the model is loaded, since an
+untested version of spaCy, NumPy or the model could make them differ.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from importlib import import_module
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
-from diht_k8s.stages.filter.captions.fast_parser import MAX_STRINGS, FastParser, load
-from diht_k8s.stages.filter.captions.lexicon import Lexicon
+import numpy as np
+
+from diht_k8s.runtime.model_files import check_files, parser_module
+from diht_k8s.stages.filter.captions.encoder import Encoder
+from diht_k8s.stages.filter.captions.lexicon import Lexicon, make_lexicon
+from diht_k8s.stages.filter.captions.transition_parser import TransitionParser
 from diht_k8s.stages.filter.captions.tree import Token, link
+from diht_k8s.stages.filter.captions.vocab import Lexeme, Vocab
 
 if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc
+
+HYPHENS: Final = "-|\u2013|\u2014"
+"""Part of the tokenizer's pattern that splits words at hyphens; without it "non-stick" is one word."""
+NO_CONTRACTIONS: Final = frozenset(("Wed", "wed", "Id", "id"))
+"""A day, "married" and a card, which spaCy takes for "we'd" and "I'd"."""
+AT_ONCE: Final = 25_000
+"""Characters per batch (about 430 captions); larger batches only take more memory."""
+MAX_STRINGS: Final = 500_000
+"""Number of strings after which the parser should be re-created, since spaCy stores every string that it sees."""
+
+
+class FastParser:
+    """Tags and parses; holds the models.
+
+    Creating one freezes all objects that Python's collector tracks at that time, in the whole process. The model keeps
+    a quarter of a million objects, which each full collection would otherwise traverse. The next parser unfreezes them
+    first. If other code froze objects before the first parser, parsers never freeze or unfreeze.
+    """
+
+    _freezes: ClassVar[bool | None] = None
+    """whether parsers freeze and unfreeze objects; None before the first one."""
+
+    def __init__(self) -> None:
+        """Load the model and the word index that comes with it."""
+        if FastParser._freezes is None:
+            FastParser._freezes = gc.get_freeze_count() == 0
+        if FastParser._freezes:
+            gc.unfreeze()
+        self.language, self.lexicon = load()
+        self._encoder = Encoder(self.language.get_pipe("tok2vec").model)  # type: ignore[attr-defined]
+        self._vocab = Vocab(self.language, self._encoder)
+        tagger: Any = self.language.get_pipe("tagger")
+        softmax = tagger.model.layers[1].layers[0]
+        self._tag_weights_DL, self._tag_bias_L = softmax.get_param("W").T.copy(), softmax.get_param("b")
+        self._tags: tuple[str, ...] = tagger.labels
+        self._transition_parser = TransitionParser(self.language.get_pipe("parser"))
+        if FastParser._freezes:
+            gc.collect()
+            gc.freeze()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether spaCy has stored more than `MAX_STRINGS` strings, so that a new parser should replace this one."""
+        return len(self.language.vocab.strings) > MAX_STRINGS
+
+    def parse(self, texts: Sequence[str]) -> Iterator[list[Token]]:
+        """The words of each text, without blanks; fastest if the texts are sorted by length."""
+        for batch in _batches(texts):
+            yield from self._parse(self._vocab.rows(batch))
+
+    def _parse(self, rows: Sequence[Sequence[int]]) -> Iterator[list[Token]]:
+        lengths = [len(text) for text in rows]
+        rows_N = np.fromiter(chain.from_iterable(rows), np.intp, sum(lengths))
+        vectors_ND = self._encoder.encode(self._vocab.vectors_MD[rows_N], lengths)
+        tags = (vectors_ND @ self._tag_weights_DL + self._tag_bias_L).argmax(axis=1).tolist()
+        heads, labels = (found_N.tolist() for found_N in self._transition_parser.parse(vectors_ND, lengths))
+        known, start = self._vocab.known, 0
+        for text in rows:
+            part = slice(start, start + len(text))
+            yield self._tree([known[row] for row in text], tags[part], heads[part], labels[part])
+            start += len(text)
+
+    def _tree(self, words: Sequence[Lexeme], tags: Sequence[int], heads: list[int], labels: list[int]) -> list[Token]:
+        if not self._transition_parser.crossing.isdisjoint(labels):
+            self._transition_parser.uncross(heads, labels, [word.is_space for word in words])
+        tokens: list[Token | None] = []
+        names, deps, place = self._tags, self._transition_parser.labels, 0
+        for (lower, length, width, is_space, is_name), tag, label in zip(words, tags, labels, strict=True):
+            name = names[tag]
+            if is_name and name[:2] == "VB":
+                name = "NNP"
+            tokens.append(None if is_space else Token(lower, name, deps[label], place, place + length))
+            place += width
+        return link(tokens, heads)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Batches of texts; each ends with the text that reaches `AT_ONCE` characters."""
+    start = characters = 0
+    for stop, text in enumerate(texts, 1):
+        characters += len(text)
+        if characters >= AT_ONCE or stop == len(texts):
+            yield texts[start:stop]
+            start, characters = stop, 0
+
+
+def load() -> tuple[Language, Lexicon]:
+    """SpaCy's pipeline (tokenizer, tagger and parser only) and the word index that comes with it.
+
+    Raises:
+        UserError: the model is not installed, or its files are not those that were tested.
+    """
+    from spacy import attrs  # type: ignore[attr-defined]
+    from spacy.util import compile_infix_regex
+
+    module = parser_module()
+    check_files(module)
+    language: Language = import_module(module).load(exclude=["ner", "senter"])
+    lookups = language.get_pipe("lemmatizer").lookups  # type: ignore[attr-defined]
+    index, exceptions = lookups.get_table("lemma_index"), lookups.get_table("lemma_exc")
+    lexicon = make_lexicon({kind: index[kind] for kind in ("noun", "verb", "adj", "adv")}, exceptions)
+    language.remove_pipe("lemmatizer")
+    language.remove_pipe("attribute_ruler")
+    infixes = [pattern for pattern in language.Defaults.infixes or () if HYPHENS not in str(pattern)]
+    language.tokenizer.infix_finditer = compile_infix_regex(infixes).finditer  # type: ignore[union-attr]
+    rules = language.tokenizer.rules or {}  # type: ignore[union-attr]
+    rules = {text: parts for text, parts in rules.items() if text not in NO_CONTRACTIONS}
+    language.tokenizer.rules = rules  # type: ignore[union-attr]
+    needed = {attrs.NORM, attrs.PREFIX, attrs.SUFFIX, attrs.SHAPE, attrs.LOWER, attrs.IS_SPACE}
+    getters: dict[int, Any] = language.vocab.lex_attr_getters  # type: ignore[attr-defined]
+    for attribute in [attribute for attribute in getters if attribute not in needed]:
+        del getters[attribute]  # they would be computed for each new word
+    return language, lexicon
+
 
 ParserKind = Literal["Fast", "Spacy"]
 FIXED: Final = (

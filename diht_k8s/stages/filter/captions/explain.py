@@ -19,7 +19,7 @@ from typing import Any, Final
 from diht_k8s.stages.filter import captions as package
 from diht_k8s.stages.filter.captions.cleaning import is_foreign
 from diht_k8s.stages.filter.captions.corrections import correct
-from diht_k8s.stages.filter.captions.fast_parser import FastParser
+from diht_k8s.stages.filter.captions.dependency_parsers import FastParser
 from diht_k8s.stages.filter.captions.graph import CaptionGraph
 from diht_k8s.stages.filter.captions.lexicon import Lexicon
 from diht_k8s.stages.filter.captions.noun_phrases import find_phrases

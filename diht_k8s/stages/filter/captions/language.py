@@ -13,8 +13,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from diht_k8s.api.filter import Filter
-from diht_k8s.stages.filter.captions.markup import plain
-from diht_k8s.stages.filter.captions.wordlists import words
+from diht_k8s.stages.filter.captions.cleaning import plain
+from diht_k8s.stages.filter.captions.lexicon import words
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier

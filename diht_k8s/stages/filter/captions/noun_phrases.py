@@ -13,10 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from diht_k8s.stages.filter.captions.animacy import is_animate
-from diht_k8s.stages.filter.captions.lexicon import Lexicon
-from diht_k8s.stages.filter.captions.tree import LABEL, Token, after, before
-from diht_k8s.stages.filter.captions.wordlists import (
+from diht_k8s.stages.filter.captions.lexicon import (
     ADJECTIVES,
     COLOURS,
     COUNTS,
@@ -28,10 +25,13 @@ from diht_k8s.stages.filter.captions.wordlists import (
     PURPOSE,
     THINGS_IN_ING,
     UNITS,
+    Lexicon,
     by_first_word,
+    is_animate,
     phrases,
     words,
 )
+from diht_k8s.stages.filter.captions.tree import LABEL, Token, after, before
 
 SHADES: Final = words(
     "dark light pale bright deep navy mint sky royal baby hot olive forest lime neon medium pastel off jet mustard "

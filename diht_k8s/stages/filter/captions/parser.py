@@ -9,12 +9,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
-from diht_k8s.stages.filter.captions.cleaning import clean, is_foreign
+from diht_k8s.stages.filter.captions.cleaning import PlainText, clean, is_foreign, plain
 from diht_k8s.stages.filter.captions.corrections import correct
 from diht_k8s.stages.filter.captions.dependency_parsers import DependencyParser, ParserKind, load_parser
 from diht_k8s.stages.filter.captions.graph import CaptionGraph
 from diht_k8s.stages.filter.captions.lexicon import Lexicon
-from diht_k8s.stages.filter.captions.markup import PlainText, plain
 from diht_k8s.stages.filter.captions.noun_phrases import find_phrases
 from diht_k8s.stages.filter.captions.relations import build_graph
 from diht_k8s.stages.filter.captions.tree import Token, unlink

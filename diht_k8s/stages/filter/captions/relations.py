@@ -6,12 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from diht_k8s.stages.filter.captions.animacy import can_act
 from diht_k8s.stages.filter.captions.graph import Action, Attribute, CaptionGraph, Mention, Relation
-from diht_k8s.stages.filter.captions.lexicon import Lexicon
+from diht_k8s.stages.filter.captions.lexicon import AUXILIARIES, Lexicon, can_act, words
 from diht_k8s.stages.filter.captions.noun_phrases import Phrase, Phrases
 from diht_k8s.stages.filter.captions.tree import Token, follows_comma
-from diht_k8s.stages.filter.captions.wordlists import AUXILIARIES, words
 
 CAUSATIVES: Final = words(
     "teach help watch see hear let make ask tell want allow force train encourage invite show feel notice observe "

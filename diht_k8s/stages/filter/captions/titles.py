@@ -12,10 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from diht_k8s.stages.filter.captions.animacy import can_act, is_animate
-from diht_k8s.stages.filter.captions.lexicon import Lexicon
+from diht_k8s.stages.filter.captions.lexicon import (
+    INTRANSITIVE,
+    PURPOSE,
+    THINGS_IN_ING,
+    Lexicon,
+    can_act,
+    is_animate,
+    words,
+)
 from diht_k8s.stages.filter.captions.tree import Token, after, before, below, replace_with
-from diht_k8s.stages.filter.captions.wordlists import INTRANSITIVE, PURPOSE, THINGS_IN_ING, words
 
 IRREGULAR_PARTICIPLES: Final = words(
     "cut set built made woven knit hidden broken fallen frozen lost worn torn sewn drawn grown blown wound bound spun "

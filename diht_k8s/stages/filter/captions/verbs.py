@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from diht_k8s.stages.filter.captions.animacy import is_animate
-from diht_k8s.stages.filter.captions.lexicon import Lexicon
+from diht_k8s.stages.filter.captions.lexicon import (
+    INTRANSITIVE,
+    LOOKS_IN_ING,
+    PURPOSE,
+    THINGS_IN_ING,
+    Lexicon,
+    is_animate,
+    words,
+)
 from diht_k8s.stages.filter.captions.tree import Token, after, before, below, demote, replace_with
-from diht_k8s.stages.filter.captions.wordlists import INTRANSITIVE, LOOKS_IN_ING, PURPOSE, THINGS_IN_ING, words
 
 MANNERS: Final = words("hand home machine laser oven sun kiln")
 """Nouns that give the manner of making: "hand drawn elements"."""

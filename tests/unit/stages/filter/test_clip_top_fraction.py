@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pytest
 
-from diht_k8s.stages.filter import clip_top_fraction
-from diht_k8s.stages.filter.clip_top_fraction import Rank, ScoreCutoff, find_cutoff
+from diht_k8s.stages.filter import clip_score
+from diht_k8s.stages.filter.clip_score import Rank, ScoreCutoff, find_cutoff
 
 Pairs = list[list[tuple[str, float]]]
 
@@ -59,7 +59,7 @@ POOLS = {
 def test_cut_keeps_the_best_pairs_and_no_other(
     monkeypatch: pytest.MonkeyPatch, name: str, share: float, bins: int
 ) -> None:
-    monkeypatch.setattr(clip_top_fraction, "BINS", bins)
+    monkeypatch.setattr(clip_score, "BINS", bins)
     pool = POOLS[name]
     cut, whole = cut_of(pool, share), cut_of(pool, 1.0)
     everything = kept(pool, whole)

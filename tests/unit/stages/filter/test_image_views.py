@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diht_k8s.stages.filter.text_spotting.image_views import MAX_TURNED_SIDE, ImageView, image_views, view_pixels
+from diht_k8s.stages.filter.text_spotting.spotter import MAX_TURNED_SIDE, ImageView, image_views, view_pixels
 
 SHADES = Image.fromarray(np.random.default_rng(0).integers(90, 120, (96, 160, 3), dtype=np.uint8))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diht_k8s.stages.filter.text_spotting.line_orientation import read_lines
+from diht_k8s.stages.filter.text_spotting.rapidocr_engine import read_lines
 
 WIDE = np.array([[0, 0], [40, 0], [40, 10], [0, 10]], np.float32)
 TALL = np.array([[0, 0], [10, 0], [10, 40], [0, 40]], np.float32)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diht_k8s.stages.filter.captions.markup import plain
+from diht_k8s.stages.filter.captions.cleaning import plain
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ import pytest
 
 from diht_k8s.api.filter import Filter
 from diht_k8s.data.shards.samples import Sample
-from diht_k8s.stages.filter.report import report
 from diht_k8s.stages.filter.scores import Row
-from diht_k8s.stages.filter.summary import MAX_EXAMPLES, Summary
+from diht_k8s.stages.filter.summary import MAX_EXAMPLES, Summary, report
 
 
 def row(number: int, reason: str = "", *, complexity: int = 1, actions: int = 0, matched: bool | None = None) -> Row:

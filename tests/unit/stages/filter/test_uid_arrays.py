@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.stages.filter.caption_tables.uid_index import INDEX, UID_LIST, CaptionScores, write_index
-from diht_k8s.stages.filter.uid_arrays import uid_numbers
+from diht_k8s.stages.filter.uid_lists import INDEX, UID_LIST, CaptionScores, uid_numbers, write_index
 
 LOW, MIDDLE, HIGH = "0" * 31 + "1", "7f" * 16, "F" * 32
 

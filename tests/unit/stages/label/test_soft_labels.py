@@ -12,7 +12,8 @@ from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.data.shards.parquet import write_table
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.stages.label.soft_labels import check_top_k, read_labels, top_k, write_labels
+from diht_k8s.stages.label.soft_labels import read_labels, top_k, write_labels
+from diht_k8s.stages.label.vocabulary import check_top_k
 
 HEADER = {"schema_version": SCHEMA_VERSION, "config_sha256": "c", "inputs": {}, "vocabulary_sha256": "v", "top_k": 10}
 
