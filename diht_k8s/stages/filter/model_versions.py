@@ -22,7 +22,7 @@ from diht_k8s.models.files import model_digest
 from diht_k8s.runtime.commit import find_committed
 from diht_k8s.runtime.model_files import parser_module
 
-PARSER_RULES: Final = 8
+PARSER_RULES: Final = 9
 """Increment it with every change of the caption rules."""
 LANGUAGE_RULES: Final = 2
 """Increment it with every change of the language rule beside its margin."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diht_k8s.api.errors import DataError, DihtError, ExitCode, RetryableError, UserError
+from diht_k8s.api.errors import DataError, RetryableError
 from diht_k8s.data.shards import samples
 from tests.recipe.filter.shards import (
     CAPTIONS,
@@ -148,51 +148,6 @@ def test_share_of_bad_samples_above_the_limit_stops_with_the_counts(tmp_path: Pa
     assert filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"maxBadPercent": 70.0})) is not None
 
 
-SHARD = tar_of([*pair("a", GOOD), *pair("b", GOOD)])
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "is damaged after 0 samples"),
-        (tar_of([]), "holds no samples"),
-        (SHARD[:3000], "is damaged after"),
-        (b"no tar at all" * 100, "is damaged after 0 samples"),
-        (tar_of([("README", b"hello")]), "holds no samples"),
-    ],
-    ids=["empty file", "empty tar", "truncated", "no tar", "no samples"],
-)
-def test_damaged_shard_ends_with_its_name(tmp_path: Path, data: bytes, message: str) -> None:
-    (tmp_path / "a.tar").write_bytes(data)
-    with pytest.raises(DataError, match=message) as raised:
-        filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar"))
-    assert str(tmp_path / "a.tar") in str(raised.value)
-    assert list((tmp_path / "out/filter").rglob("*.tmp")) == []
-
-
-def test_tar_without_captions_is_all_bad(tmp_path: Path) -> None:
-    (tmp_path / "a.tar").write_bytes(tar_of([("a.png", drawn()), ("b.png", drawn())]))
-    with pytest.raises(DataError, match=r"caption_missing 2.*fix the shards"):
-        filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar"))
-
-
-def test_pattern_without_matches_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no shard matches .*nothing\*\.tar: check the path"):
-        filter_with(run_of(tmp_path / "out", f"{tmp_path}/nothing*.tar"))
-
-
-def test_missing_exclude_list_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DihtError, match=r"list\.txt"):
-        filter_with(run_of(tmp_path / "out", write_shards(tmp_path / "in"), {"exclude": str(tmp_path / "list.txt")}))
-
-
-def test_output_below_a_file_is_a_user_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DihtError, match="file/out") as raised:
-        filter_with(run_of(tmp_path / "file/out", write_shards(tmp_path / "in")))
-    assert raised.value.exit_code == ExitCode.USER_ERROR
-
-
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
@@ -220,12 +175,6 @@ def test_full_disk_is_reported_and_the_run_resumes_when_there_is_room(tiny_disk:
     committed = filter_with(run)
     assert committed is not None
     assert committed.summary["counts"]["kept"] == 4
-
-
-def test_read_only_output_is_a_user_error(tiny_disk: Path, tmp_path: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
-    with pytest.raises(UserError, match=r"read-only: choose another place"):
-        filter_with(run_of(tiny_disk / "out", write_shards(tmp_path / "in")))
 
 
 def test_damaged_scores_are_named(tmp_path: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import DihtRun
 from tests.recipe.filter.shards import drawn, filter_with, forget, pair, rows_of, run_of, tar_of
 
@@ -51,23 +50,6 @@ def test_resumed_stage_counts_the_damaged_shards_of_the_attempt_before(shards: P
         filter_with(run_with(shards, 2))
 
 
-def test_damaged_shards_are_in_report_and_progress(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    filter_with(run_with(shards, "100%"))
-    report = json.loads((shards / "out/runs/latest/filter/report.json").read_text())
-    assert [item["salvaged"] for item in report["damaged_shards"]] == [1, 0]
-    assert '"bad_shards":2.0' in capsys.readouterr().out
-
-
-def test_empty_tar_within_the_limit_is_counted(tmp_path: Path) -> None:
-    (tmp_path / "0.tar").write_bytes(tar_of(pair("a", GOOD)))
-    (tmp_path / "1.tar").write_bytes(tar_of([]))
-    committed = filter_with(run_with(tmp_path, 1))
-    assert committed is not None
-    assert committed.summary["damaged_shards"] == [
-        {"name": "web-1", "reason": "it is an empty tar and holds no samples", "offset": 0, "salvaged": 0}
-    ]
-
-
 def interleaved(*names: str) -> bytes:
     return tar_of([(name, b"a dog" if name.endswith("txt") else drawn()) for name in names])
 
@@ -106,13 +88,6 @@ def test_shard_of_which_nothing_can_be_read_says_what_to_do(tmp_path: Path, data
     with pytest.raises(DataError, match=message) as raised:
         filter_with(run_with(tmp_path, 0))
     assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("pattern", ["folder", "f*"])
-def test_folder_in_place_of_a_shard_is_a_user_error_that_says_what_to_write(tmp_path: Path, pattern: str) -> None:
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match=r"folder is a folder, not a shard: .* for example .*folder/\*\.tar"):
-        filter_with(run_of(tmp_path / "out", f"{tmp_path}/{pattern}"))
 
 
 @pytest.mark.parametrize("limit", [0, 1, "50%"])

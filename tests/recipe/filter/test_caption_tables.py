@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from diht_k8s.api.errors import DataError, StopRequested, UserError
@@ -18,7 +16,6 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.outputs.takedown import purge
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.filter import caption_tables
-from diht_k8s.stages.filter.caption_tables import filter_input
 from diht_k8s.stages.filter.captions.graph import CaptionGraph
 from diht_k8s.stages.filter.captions.parser import CaptionParser
 from tests.recipe.filter.shards import drawn, files_of, filter_by_two, filter_with, rows_of, run_of
@@ -101,17 +98,6 @@ def test_table_of_several_row_groups_is_split_over_workers_and_nothing_is_lost(
     assert survivors(tmp_path / "lines") == survivors(tmp_path / "whole")
 
 
-def test_tables_of_like_names_have_parts_of_their_own(tmp_path: Path) -> None:
-    for name in ("x/0-1", "a/0", "b/0"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(pairs(5)), tmp_path / f"{name}.parquet")
-    places = [f"{tmp_path}/{name}.parquet" for name in ("x/0-1", "a/0", "b/0")]
-    spec = run_of(tmp_path / "out", [], captions=places).spec
-    found = filter_input(spec, Storage())
-    assert [shard.uri for shard in found] == places
-    assert len({shard.name for shard in found}) == 3
-
-
 def test_stopped_pass_resumes_at_the_part_and_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parsed: list[str]
 ) -> None:
@@ -132,20 +118,6 @@ def test_stopped_pass_resumes_at_the_part_and_ends_with_the_same_bytes(
     filter_with(table_run(tmp_path / "out", table))
     assert len(parsed) == 2 * count
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
-
-
-def test_other_thresholds_parse_no_caption_again(tmp_path: Path, parsed: list[str]) -> None:
-    table = write_table(tmp_path / "a.parquet", pairs(200))
-    filter_with(table_run(tmp_path / "out", table))
-    parsed.clear()
-    again = filter_with(table_run(tmp_path / "out", table, {"minActions": 0}))
-    other = filter_with(
-        table_run(tmp_path / "other", table, {"minActions": 0, "scoresFrom": f"{tmp_path}/out/runs/latest/filter"})
-    )
-    assert again is not None
-    assert other is not None
-    assert other.summary["counts"] == again.summary["counts"]
-    assert parsed == []
 
 
 def test_sizes_of_the_table_drop_images_before_they_are_fetched(tmp_path: Path) -> None:
@@ -273,12 +245,6 @@ def test_bad_rows_are_counted_by_reason(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="more than maxBadPercent 10") as raised:
         filter_with(table_run(tmp_path / "strict", str(tmp_path / "a.jsonl")))
     assert "imageKey" not in str(raised.value)
-
-
-def test_source_without_filter_keeps_every_row_that_can_be_used(tmp_path: Path) -> None:
-    committed = filter_with(table_run(tmp_path / "out", write_table(tmp_path / "a.csv", pairs(50)), filter=False))
-    assert committed is not None
-    assert committed.summary["counts"]["dropped"] == {}
 
 
 def test_purge_says_how_pairs_of_a_table_are_removed(tmp_path: Path) -> None:

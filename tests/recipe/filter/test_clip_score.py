@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import open_clip
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -22,7 +19,6 @@ from tests.recipe.evaluate.small_run import CONFIG, export_model
 from tests.recipe.filter.clip_scores import (
     RESNET,
     SHARDS,
-    WEIGHTS,
     between,
     reasons_of,
     reference,
@@ -53,19 +49,6 @@ def test_scores_are_those_of_open_clip_pair_by_pair(tmp_path: Path, shards: str,
         {key: expected[key] for key in scored(found)}, abs=1e-5
     )
     assert len({round(score, 4) for score in found.values() if score is not None}) > 7, "the model tells pairs apart"
-
-
-def test_weights_file_with_named_architecture_gives_the_same_scores(
-    tmp_path: Path, shards: str, model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
-    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
-    (tmp_path / "Tiny-Score.json").write_text(json.dumps(CONFIG))
-    open_clip.add_model_config(tmp_path / "Tiny-Score.json")
-    weights = shutil.copy(f"{model}/{WEIGHTS}", tmp_path / "weights.safetensors")
-    filter_with(run_of(tmp_path / "out", shards, rule(str(weights), architecture="Tiny-Score")))
-    filter_with(run_of(tmp_path / "folder", shards, rule(model)))
-    assert scores_of(tmp_path / "out") == scores_of(tmp_path / "folder")
 
 
 @pytest.mark.parametrize(("batch", "pixels"), [(1, 64_000_000), (3, 64_000_000), (64, 7000)])
@@ -117,16 +100,6 @@ def test_pairs_below_min_score_are_dropped_and_counted_by_a_reason_of_their_own(
     assert len(report["examples"]["clip_score"]) == 6
 
 
-def test_scores_file_has_the_column_only_where_the_run_scores(tmp_path: Path, shards: str, model: str) -> None:
-    filter_with(run_of(tmp_path / "plain", shards))
-    filter_with(run_of(tmp_path / "out", shards, rule(model)))
-    plain, with_scores = (
-        pq.read_table(tmp_path / name / "runs/latest/filter/scores/web-0.parquet").schema for name in ("plain", "out")
-    )
-    assert with_scores.names == [*plain.names, "clip_score"]
-    assert str(with_scores.field("clip_score").type) == "double"
-
-
 def test_only_images_above_min_score_are_searched_for_text(
     tmp_path: Path, shards: str, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,13 +120,6 @@ def test_only_images_above_min_score_are_searched_for_text(
     assert {key for key, state in states.items() if state != "not_run"} == {
         key for key in scored(expected) if expected[key] >= low
     }
-
-
-def test_unfiltered_source_is_not_scored(tmp_path: Path, shards: str, model: str) -> None:
-    committed = filter_with(run_of(tmp_path / "out", shards, rule(model, 1), filter=False))
-    assert committed is not None
-    assert committed.summary["counts"]["kept"] == 16
-    assert set(scores_of(tmp_path / "out").values()) == {None}
 
 
 def test_interrupted_run_resumes_without_scoring_finished_shards_again(

@@ -18,7 +18,6 @@ from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.filter.kept_pairs import KeptPairs
 from tests.recipe.filter.clip_scores import CAPTIONS, image_of, reasons_of, reference, scored
 from tests.recipe.filter.shards import (
-    assert_two_workers_equal_one,
     files_of,
     filter_with,
     pair,
@@ -71,10 +70,6 @@ def test_share_is_of_what_all_other_rules_keep(tmp_path: Path, shards: str, mode
     assert [row.reason for row in rows_of(tmp_path / "out", "web-2")] == ["duplicate", "duplicate"]
 
 
-def test_two_workers_write_the_same_files_as_one(tmp_path: Path, shards: str, model: str) -> None:
-    assert_two_workers_equal_one(tmp_path, shards, share(model, 0.4))
-
-
 @pytest.mark.parametrize("lost", ["nothing", "scores of the first shard", "cut"])
 def test_worker_that_stops_between_two_shards_goes_on_to_the_same_bytes(
     tmp_path: Path, shards: str, model: str, monkeypatch: pytest.MonkeyPatch, lost: str
@@ -112,12 +107,6 @@ def test_another_share_uses_the_scores(
     monkeypatch.setattr(loading, "load_model", None)
     filter_with(run_of(tmp_path / "out", shards, share(model, keep)))
     assert files_of(tmp_path / "out") == files_of(tmp_path / "fresh")
-
-
-def test_pairs_of_an_unfiltered_source_all_stay(tmp_path: Path, shards: str, model: str) -> None:
-    committed = filter_with(run_of(tmp_path / "out", shards, share(model, 0.1), filter=False))
-    assert committed is not None
-    assert committed.summary["counts"]["kept"] == 16
 
 
 def test_takedown_leaves_the_cut_where_it_is(tmp_path: Path, shards: str, model: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +108,6 @@ def test_of_two_pairs_with_one_name_only_the_repeat_is_dropped(tmp_path: Path, o
     assert [sample.key for sample in read_pairs(Storage(), kept)] == ["k", "x"]
 
 
-def test_report_counts_repeats_last_and_shows_some(tmp_path: Path, shards: str) -> None:
-    filter_with(run_in(tmp_path / "out", shards, "Near"))
-    report = json.loads((tmp_path / "out/runs/latest/filter/report.json").read_text())
-    assert report["funnel"][-1] == {"step": "duplicate", "samples": 3, "dropped": 3}
-    assert sorted(example["uid"] for example in report["examples"]["duplicate"]) == ["a-3", "b-2", "c-1"]
-    assert sorted(example["uid"] for example in report["examples"]["kept"]) == ["a-1", "b-1", "b-3"]
-
-
 def test_several_workers_drop_the_same_pairs_as_one(tmp_path: Path, shards: str, whole: dict[str, bytes]) -> None:
     assert filter_by_two(run_in(tmp_path / "two", shards, "Near")) == [0, 0]
     assert files_of(tmp_path / "two") == whole
@@ -143,15 +134,6 @@ def test_stage_interrupted_before_any_write_resumes_to_the_same_files(
             filter_with(run)
     filter_with(run)
     assert files_of(tmp_path / "broken") == whole
-
-
-def test_lifted_rule_keeps_the_repeats_again_without_the_parser(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: str
-) -> None:
-    filter_with(run_in(tmp_path / "out", shards, "Near"))
-    monkeypatch.setattr("diht_k8s.stages.filter.captions.parser.CaptionParser.parse", None)
-    filter_with(run_in(tmp_path / "out", shards, None))
-    assert reasons(tmp_path / "out") == {"a-2": "complexity"}
 
 
 def test_purge_of_a_pair_works_beside_repeats(tmp_path: Path, shards: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from spacy.language import Language
 from spacy.tokens import Token as SpacyToken
 
-from diht_k8s.stages.filter.captions import encoder, fast_parser, vocab
+from diht_k8s.stages.filter.captions import dependency_parsers, encoder, vocab
 from diht_k8s.stages.filter.captions.dependency_parsers import FastParser
 from diht_k8s.stages.filter.captions.parser import CaptionParser
 
@@ -73,7 +73,7 @@ def head_beyond_blanks(word: SpacyToken) -> SpacyToken:
 
 
 def test_words_tags_and_heads_equal_those_of_spacy(parser: FastParser) -> None:
-    language, _ = fast_parser.load()
+    language, _ = dependency_parsers.load()
     texts = captions()
     for text, tokens in zip(texts, parser.parse(texts), strict=True):
         found = [(token.lower, token.tag, token.dep, token.head.lower) for token in tokens]
@@ -81,7 +81,7 @@ def test_words_tags_and_heads_equal_those_of_spacy(parser: FastParser) -> None:
 
 
 def test_vectors_equal_those_of_spacy(parser: FastParser) -> None:
-    language, _ = fast_parser.load()
+    language, _ = dependency_parsers.load()
     texts = [text for text in captions() if text.strip()]
     docs = [language.make_doc(text) for text in texts]
     wanted = np.concatenate(language.get_pipe("tok2vec").predict(docs))  # type: ignore[attr-defined]
@@ -109,14 +109,9 @@ def test_words_are_cleared_when_there_are_too_many(monkeypatch: pytest.MonkeyPat
     assert len(parser._vocab.known) == 5
 
 
-@pytest.mark.parametrize("texts", [[], [""], ["", "", " "]])
-def test_texts_without_words_have_none(parser: FastParser, texts: list[str]) -> None:
-    assert list(parser.parse(texts)) == [[] for _ in texts]
-
-
 def test_parse_does_not_depend_on_the_batch(parser: FastParser, monkeypatch: pytest.MonkeyPatch) -> None:
     together = [[(token.lower, token.tag, token.dep, token.head.i) for token in text] for text in parser.parse(TOUGH)]
-    monkeypatch.setattr(fast_parser, "AT_ONCE", 1)
+    monkeypatch.setattr(dependency_parsers, "AT_ONCE", 1)
     alone = [[(token.lower, token.tag, token.dep, token.head.i) for token in text] for text in parser.parse(TOUGH)]
     assert together == alone
 
@@ -125,26 +120,15 @@ def test_model_with_too_many_strings_is_loaded_again(monkeypatch: pytest.MonkeyP
     parser = CaptionParser(cached=0)
     first = parser.parse(["a man riding a horse"])
     before = parser._dependency_parser
-    monkeypatch.setattr(fast_parser, "MAX_STRINGS", 1)
+    monkeypatch.setattr(dependency_parsers, "MAX_STRINGS", 1)
     assert parser.parse(["a man riding a horse"]) == first
     assert parser._dependency_parser is not before
-
-
-def test_objects_that_other_code_froze_stay_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FastParser, "_freezes", None)
-    gc.freeze()
-    frozen = gc.get_freeze_count()
-    try:
-        FastParser()
-        assert frozen // 2 < gc.get_freeze_count() <= frozen, "neither let go nor added to"
-    finally:
-        gc.unfreeze()
 
 
 def test_a_second_model_unfreezes_the_objects_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.unfreeze()
     monkeypatch.setattr(FastParser, "_freezes", None)
-    monkeypatch.setattr(fast_parser, "MAX_STRINGS", 1)
+    monkeypatch.setattr(dependency_parsers, "MAX_STRINGS", 1)
     parser = CaptionParser(cached=0)
     parser.parse(["a dog"])
     first = gc.get_freeze_count()

@@ -89,14 +89,3 @@ def test_a_stop_within_a_group_keeps_its_finished_shards_and_their_places(
     assert committed is not None
     assert (len(written), len(again)) == (1, len(SHARDS) - 1)
     assert check_index(run) == committed.summary["counts"]["kept"]
-
-
-@pytest.mark.usefixtures("grouped")
-def test_lost_scores_of_one_shard_are_made_again(tmp_path: Path) -> None:
-    run = run_of(tmp_path / "out", write_shards(tmp_path / "in", SHARDS))
-    filter_with(run)
-    whole = files_of(tmp_path / "out")
-    (tmp_path / "out/runs/latest/filter/scores/web-00003.parquet").unlink()
-    (tmp_path / "out/runs/latest/filter/COMMITTED.json").unlink()
-    filter_with(run)
-    assert files_of(tmp_path / "out") == whole

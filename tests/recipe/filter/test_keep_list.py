@@ -18,7 +18,6 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.commit import artefact
 from diht_k8s.runtime.inputs import kept_shards
 from diht_k8s.runtime.run_folder import run_layout
-from diht_k8s.stages.train.data.dataset import ShardDataset
 from tests.folders import located
 from tests.recipe.filter.shards import drawn, filter_with, folder_of, pair, run_of, tar_of
 
@@ -92,17 +91,6 @@ def test_list_names_rows_and_uids(tmp_path: Path) -> None:
     assert listed == [[(0, "a-0"), (3, "a-3"), (4, "a-1")], [], [(0, "c-0"), (1, "c-1")]]
 
 
-def test_training_reads_the_listed_pairs_in_its_order(tmp_path: Path) -> None:
-    run, storage = listed_run(tmp_path), Storage()
-    shards = kept_shards(run.spec, storage, run_layout(run, storage))
-    dataset = ShardDataset(storage, shards)
-    items = [item for number in range(len(shards)) for item in dataset.sequence(number, 0)]
-    expected = pairs_of(run)
-    assert len(items) == 5
-    for item in items:
-        assert item.sample.key == expected[shards[item.shard].name][item.index][0]
-
-
 def test_report_shows_listed_images_of_other_names(tmp_path: Path) -> None:
     raw = write_raw(tmp_path / "raw", "img")
     run = run_of(tmp_path / "out", raw, {"maxBadPercent": 20, **LISTED}, imageKey="img")
@@ -140,14 +128,6 @@ def test_shard_that_was_copied_without_its_time_is_refused_with_what_to_do(tmp_p
         DataError, match=r"it has changed since, by its time alone; .* cp -a or rsync -t\): put the old"
     ):
         list(read_pairs(Storage(), first))
-
-
-def test_shard_that_was_replaced_by_other_pairs_of_the_same_names_is_refused(tmp_path: Path) -> None:
-    run = listed_run(tmp_path)
-    members = [member for key in ("a-0", "a-1", "a-2", "a-3", "a-4") for member in pair(key, "another", uid=key)]
-    (tmp_path / "raw/a.tar").write_bytes(tar_of(members))
-    with pytest.raises(DataError, match="it has changed since"):
-        pairs_of(run)
 
 
 def test_table_that_is_not_a_keep_list_is_refused(tmp_path: Path) -> None:

@@ -56,10 +56,6 @@ def test_width_is_rounded_up_to_one_of_four_per_octave(width: int, expected: int
     assert width_class(width) == expected
 
 
-def test_padding_never_exceeds_a_quarter() -> None:
-    assert max(width_class(width) / width for width in range(96, 5000)) < 1.25
-
-
 def test_input_is_padded_with_zeros_on_the_right() -> None:
     network = ShapedNetwork(model(RECOGNISER), threads=1, precision="FP32", own_up_to=OWN_LINE, width_of=width_class)
     line = noise(1, 3, 48, 100)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 
 import pytest
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.filter import Filter
-from diht_k8s.api.run import DihtRun
 from diht_k8s.cli.main import main
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.outputs.pair_history import verdict
@@ -71,19 +69,6 @@ def test_pair_is_not_found_by_a_part_of_its_name(name: str, folder: Path, capsys
     assert f"no pair of this run is called {name}" in capsys.readouterr().err
 
 
-def test_pair_whose_raw_shard_is_gone_is_explained_without_its_words(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    hidden = (folder / "a.tar").rename(tmp_path / "a.tar")
-    try:
-        assert main(["explain", str(folder / "run.json"), "u1", "--json"]) == 0
-    finally:
-        hidden.rename(folder / "a.tar")
-    (found,) = json.loads(capsys.readouterr().out)
-    assert found["caption"] is None
-    assert found["stages"] == {"filter": "dropped by action: the caption has no action"}
-
-
 def test_table_tells_names_verdict_and_scores_of_all_pairs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(folder / "run.json")]) == 0
     table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
@@ -111,31 +96,12 @@ def test_cells_of_the_table_are_no_formulas(words: str, folder: Path) -> None:
     assert (row["uid"], row["source"]) == (f"'{words}", f"'{words}")
 
 
-def test_table_is_no_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", str(folder / "run.json"), "--json"]) == 64
-    assert "--json needs a NAME" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("name", "said"), [("u4", "is on a list of takedowns"), ("nobody", "give a uid, a key or a path")]
 )
 def test_name_of_no_pair_is_refused(name: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(folder / "run.json"), name]) == 64
     assert said in capsys.readouterr().err
-
-
-def test_run_without_a_filter_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = json.loads((folder / "run.json").read_text())
-    del document["spec"]["filter"]
-    document["spec"]["train"] = {
-        "model": "ViT-B-32",
-        "samples": 4,
-        "batchSize": 2,
-        "distillation": {"mode": "Disabled"},
-    }
-    (tmp_path / "run.json").write_text(dump(DihtRun.model_validate(document)))
-    assert main(["explain", str(tmp_path / "run.json"), "u1"]) == 64
-    assert "has no stage filter" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -108,22 +108,6 @@ def test_layout_of_img2dataset_works_unchanged(tmp_path: Path) -> None:
     assert kept_keys(tmp_path / "out", "web-00000") == ["000000001"]
 
 
-def test_layout_of_datacomp_works_unchanged(tmp_path: Path) -> None:
-    """The json holds a uid of 32 hex digits, the txt the caption."""
-    uid = "f0" * 16
-    buffer = io.BytesIO()
-    scene(1).save(buffer, "JPEG")
-    meta = {"uid": uid, "url": "https://example.org/1.jpg", "face_bboxes": [], "sha256": "0" * 64}
-    members = [
-        ("00000000_1.jpg", buffer.getvalue()),
-        ("00000000_1.json", json.dumps(meta).encode()),
-        ("00000000_1.txt", GOOD.encode()),
-    ]
-    (tmp_path / "00000000.tar").write_bytes(tar_of(members))
-    assert filter_with(run_of(tmp_path / "out", f"{tmp_path}/00000000.tar")) is not None
-    assert [row.uid for row in rows_of(tmp_path / "out", "web-00000000")] == [uid]
-
-
 def test_images_and_captions_may_have_other_names(tmp_path: Path) -> None:
     """Kept shards use the usual names, so later stages need no setting."""
     members = [("a.img", encoded(scene(1))), ("a.json", json.dumps({"alt_text": GOOD}).encode())]

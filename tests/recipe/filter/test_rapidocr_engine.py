@@ -17,13 +17,12 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.stages.filter import shard_filter
 from diht_k8s.stages.filter.text_spotting.rapidocr_engine import (
     CUDA_PROVIDER,
-    LINES_AT_ONCE,
     Device,
     ShapedNetwork,
     import_openvino,
     load_engine,
 )
-from diht_k8s.stages.filter.text_spotting.spotter import BATCH_OF, TextSpotter
+from diht_k8s.stages.filter.text_spotting.spotter import TextSpotter
 from tests.recipe.filter.shards import filter_with, run_of, write_shards
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -132,12 +131,6 @@ def test_alphabet_equals_the_one_that_onnx_runtime_finds_in_the_model() -> None:
     assert mine.postprocess_op.character == theirs.postprocess_op.character
 
 
-def test_gpu_without_any_onnx_runtime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"no ONNX Runtime with CUDA is installed"):
-        TextSpotter(device="CUDA").check_device()
-
-
 def test_gpu_without_a_runtime_for_it_is_refused_with_advice() -> None:
     assert CUDA_PROVIDER not in onnxruntime.get_available_providers(), "the tests run with the processor's package"
     with pytest.raises(
@@ -150,17 +143,6 @@ def test_gpu_that_the_runtime_cannot_use_is_refused_and_not_replaced(monkeypatch
     fake(monkeypatch, CPU_PROVIDER, [CUDA_PROVIDER, CPU_PROVIDER])
     with pytest.raises(UserError, match=r"cannot use the GPU: give the pods one"):
         TextSpotter(device="CUDA").check_device()
-
-
-def test_cpu_loads_nothing_before_the_first_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = fake(monkeypatch, CPU_PROVIDER, [CPU_PROVIDER])
-    TextSpotter().check_device()
-    assert not hasattr(engine, "given")
-
-
-def test_images_and_lines_are_batched_on_a_gpu_only() -> None:
-    for most in (BATCH_OF, LINES_AT_ONCE):
-        assert (most["CPU"], most["CUDA"] > 1) == (1, True)
 
 
 @pytest.mark.parametrize("mode", ["Drop", "ScoreOnly"])

@@ -8,8 +8,6 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-
 from diht_k8s.report import sections
 from diht_k8s.report.page import environment
 from tests.recipe.filter.shards import CAPTIONS, drawn, filter_with, pair, run_of, tar_of
@@ -56,27 +54,3 @@ def test_section_shows_funnel_thresholds_histograms_names_and_examples_by_reason
     for title in ("Image too small or too long: 1", "Image repeats an earlier one: 2", "Caption too simple (C): 2"):
         assert title in text
     assert "two girls share an umbrella" in text
-
-
-@pytest.mark.parametrize(("number", "folds"), [(3, []), (5, ["More examples: Caption too simple (C)"])])
-def test_section_shows_three_examples_of_a_rule_and_folds_the_others(number: int, folds: list[str]) -> None:
-    examples = [{"caption": f"caption {index}"} for index in range(number)]
-    rule = {"title": "Caption too simple (C)", "number": 9, "examples": examples}
-    html = (
-        environment()
-        .from_string('{% from "parts.html.jinja" import bars, more %}{% include "filter.html.jinja" %}')
-        .render(
-            content={"filter": {"state": "committed", "report": {}, "summary": {}}, "missing": {}},
-            filter_rules="",
-            funnel=[],
-            kept=[],
-            junk=None,
-            damaged=[],
-            dropped=[rule],
-            pair=lambda example: f"{example['caption']};",
-        )
-    )
-    opened, *folded = html.split("<details")
-    assert re.findall(r"caption \d", opened) == ["caption 0", "caption 1", "caption 2"]
-    assert [re.findall(r"More examples: [^<]+", part)[0] for part in folded if "More" in part] == folds
-    assert len(re.findall(r"caption \d", html)) == number

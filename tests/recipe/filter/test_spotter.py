@@ -33,16 +33,6 @@ def drawn_image(*lines: str, size: tuple[int, int] = (128, 96)) -> Image.Image:
     return image
 
 
-def test_text_is_read_with_its_confidence() -> None:
-    found = SPOTTER.spot(drawn_image("giraffe"))
-    assert [text.text for text in found.texts] == ["giraffe"]
-    assert (found.texts[0].confidence > 0.9, found.state) == (True, "done")
-
-
-def test_all_lines_are_read_largest_first() -> None:
-    assert [text.text for text in SPOTTER.spot(drawn_image("giraffe", "tall")).texts] == ["giraffe", "tall"]
-
-
 @pytest.mark.parametrize(
     ("wanted", "texts", "state"),
     [
@@ -220,21 +210,6 @@ def test_preprocessing_is_bit_equal_to_that_of_the_library(shape: tuple[int, ...
     mine, theirs = spotter._prepared(prepare, pixels), prepare(pixels)
     assert (mine is None) == (theirs is None)
     assert mine is None or (mine.dtype == theirs.dtype and np.array_equal(mine, theirs))
-
-
-def test_text_of_a_line_does_not_depend_on_the_other_lines() -> None:
-    both, first = (
-        SPOTTER.spot(drawn_image("giraffe", "tall")),
-        SPOTTER.spot(drawn_image("giraffe", "tall"), lambda text: True),
-    )
-    assert (both.texts[:1], first.state) == (first.texts, "stopped_early")
-
-
-def test_both_precisions_read_the_same_words() -> None:
-    exact = TextSpotter(detector_size=160, precision="FP32").spot(drawn_image("giraffe", "tall")).texts
-    fast = SPOTTER.spot(drawn_image("giraffe", "tall")).texts
-    assert [text.text for text in fast] == [text.text for text in exact] == ["giraffe", "tall"]
-    assert all(abs(mine.confidence - theirs.confidence) < 0.01 for mine, theirs in zip(fast, exact, strict=True))
 
 
 def test_texts_do_not_depend_on_earlier_images(demo_images: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:

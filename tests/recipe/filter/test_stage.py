@@ -15,19 +15,13 @@ from webdataset.shardlists import SimpleShardList
 from webdataset.tariterators import tarfile_to_samples
 
 from diht_k8s.api.errors import DataError, StopRequested, UserError
-from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.samples import read_samples
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime import claims, shared_work
-from diht_k8s.runtime.commit import read_committed
-from diht_k8s.runtime.inputs import kept_shards
-from diht_k8s.runtime.run_folder import run_layout
 from diht_k8s.runtime.signals import StopFlag
-from diht_k8s.stages.filter import model_versions
 from diht_k8s.stages.filter.captions.graph import CaptionGraph
 from diht_k8s.stages.filter.captions.parser import CaptionParser
 from diht_k8s.stages.filter.text_spotting.spotter import Spotting, SpottingRequest, TextSpotter
-from tests.folders import located
 from tests.recipe.filter.shards import (
     CAPTIONS,
     assert_two_workers_equal_one,
@@ -87,24 +81,6 @@ def test_filter_scores_every_sample_and_keeps_what_passes(tmp_path: Path) -> Non
     assert kept_keys(tmp_path / "out", "web-00000") == ["0-0", "0-2"]
 
 
-@pytest.mark.parametrize(
-    "files", [["x/0-2.tar", "a/0.tar", "b/0.tar"], ["a-0.tar", "b/a.tar", "a.tar", "0.tar", "c/a-0.tar"]]
-)
-def test_shards_of_like_names_lose_no_pair(tmp_path: Path, files: list[str]) -> None:
-    for number, name in enumerate(files):
-        path = tmp_path / "in" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        captions = [f"a {colour} dog chasing ball {number}" for colour in ("red", "blue", "brown")[: number % 3 + 1]]
-        path.write_bytes(tar_of(member for i, text in enumerate(captions) for member in pair(f"{number}-{i}", text)))
-    committed = filter_with(run_of(tmp_path / "out", [f"{tmp_path}/in/{name}" for name in files]))
-    assert committed is not None
-    names = [item["name"] for item in committed.summary["shards"]]
-    kept = [key for name in names for key in kept_keys(tmp_path / "out", name)]
-    pairs = [f"{number}-{i}" for number in range(len(files)) for i in range(number % 3 + 1)]
-    assert (kept, committed.summary["counts"]["kept"]) == (pairs, len(pairs))
-    assert sorted(path.stem for path in (tmp_path / "out/runs/latest/filter/kept").iterdir()) == sorted(names)
-
-
 def test_repeated_keys_are_told_apart_in_kept_shards_and_nothing_is_lost(tmp_path: Path) -> None:
     good, simple = "a small dog chasing a red ball", "red car"
     samples = [
@@ -141,14 +117,6 @@ def test_kept_members_are_unchanged(tmp_path: Path) -> None:
             assert kept.extractfile(name).read() == raw.extractfile(name).read()  # type: ignore[union-attr]
 
 
-def test_later_stages_see_the_kept_shards_that_are_not_empty(tmp_path: Path) -> None:
-    run = run_of(tmp_path / "out", write_shards(tmp_path / "in", [CAPTIONS, ["server", "iphone case"]]))
-    filter_with(run)
-    assert [(shard.name, shard.samples) for shard in kept_shards(run.spec, Storage(), run_layout(run, Storage()))] == [
-        ("web-00000", 4)
-    ]
-
-
 def test_artefacts_name_every_file_with_its_digest(tmp_path: Path) -> None:
     import hashlib
 
@@ -156,15 +124,6 @@ def test_artefacts_name_every_file_with_its_digest(tmp_path: Path) -> None:
     assert committed is not None
     written = {name: hashlib.sha256(data).hexdigest() for name, data in files_of(tmp_path / "out").items()}
     assert {item.path: item.sha256 for item in committed.artefacts} == written
-
-
-def test_second_run_is_cached(tmp_path: Path, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
-    run = run_of(tmp_path / "out", write_shards(tmp_path / "in"))
-    first = filter_with(run)
-    calls.captions.clear()
-    assert filter_with(run) == first
-    assert calls.captions == []
-    assert "filter: cached" in capsys.readouterr().out
 
 
 def test_two_workers_write_the_same_files_as_one(tmp_path: Path) -> None:
@@ -204,17 +163,6 @@ def test_workers_leave_claimed_shards_alone_until_the_claim_is_stale(
     assert filter_with(run, worker=0, workers=2) is not None
     assert len(waits) == 1
     assert calls.captions == list(CAPTIONS)
-
-
-def test_any_worker_uses_the_scores_of_an_earlier_configuration(tmp_path: Path) -> None:
-    shards = write_shards(tmp_path / "in")
-    filter_with(run_of(tmp_path / "out", shards))
-    rules = {"minComplexity": 2}
-    two = filter_with(run_of(tmp_path / "out", shards, rules), worker=0, workers=2)
-    one = filter_with(run_of(tmp_path / "one", shards, rules))
-    assert two is not None
-    assert one is not None
-    assert two.output_sha256 == one.output_sha256
 
 
 def test_interrupted_run_resumes_shard_by_shard_to_the_same_bytes(tmp_path: Path, calls: Calls) -> None:
@@ -308,22 +256,6 @@ def test_scores_of_another_spotter_are_reused_for_captions_only(
     assert (calls.captions, calls.images) == ([], 4)
 
 
-def test_filter_of_another_spotter_lies_beside_the_finished_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = run_of(tmp_path / "a", write_shards(tmp_path / "in"), {"textSpotting": {"detectorSize": 96}})
-    filter_with(run)
-    before = files_of(tmp_path / "a")
-    with monkeypatch.context() as patch:
-        patch.setattr(model_versions, "SPOTTER_RULES", 99)
-        model_versions.spotter_version.cache_clear()
-        filter_with(run)
-    model_versions.spotter_version.cache_clear()
-    assert len(list((tmp_path / "a/filter").iterdir())) == 2
-    filter_with(run)
-    assert files_of(tmp_path / "a") == before
-
-
 @pytest.mark.parametrize("case", ["nothing there", "other input"])
 def test_scores_from_a_mismatched_folder_are_refused(tmp_path: Path, case: str) -> None:
     shards = write_shards(tmp_path / "in")
@@ -353,13 +285,6 @@ def test_caption_in_the_image_is_dropped_as_text(tmp_path: Path) -> None:
     assert report["examples"]["text"][0]["texts"] == ["giraffe"]
 
 
-def test_unfiltered_source_is_kept_whole(tmp_path: Path) -> None:
-    shards = write_shards(tmp_path / "in")
-    committed = filter_with(run_of(tmp_path / "out", shards, {"minActions": 3}, filter=False))
-    assert committed is not None
-    assert committed.summary["counts"] == {"input": 6, "kept": 6, "bad": {}, "dropped": {}}
-
-
 def test_filtering_a_source_or_not_is_another_configuration(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "in")
     assert config_of(run_of(tmp_path / "out", shards, filter=False)) != config_of(run_of(tmp_path / "out", shards))
@@ -373,17 +298,6 @@ def test_exclude_list_drops_pairs(tmp_path: Path) -> None:
     assert committed is not None
     assert committed.summary["counts"]["dropped"] == {"exclude": 1}
     assert committed.inputs.keys() == {"web-a", "exclude list"}
-
-
-def test_report_has_its_header_and_adds_up(tmp_path: Path) -> None:
-    run = run_of(tmp_path / "out", write_shards(tmp_path / "in"))
-    committed = filter_with(run)
-    assert committed is not None
-    report: dict[str, Any] = json.loads((tmp_path / "out/runs/latest/filter/report.json").read_text())
-    assert report["config_sha256"] == committed.config_sha256
-    assert report["funnel"][-1]["samples"] == report["counts"]["kept"] == 4
-    assert dict(report["names"]["actions"]) == {"chase": 1, "ride": 1, "share": 1}
-    assert read_committed(Storage(), located(tmp_path / "out"), Stage.FILTER) == committed
 
 
 def test_all_samples_filtered_out_ends_with_the_counts(tmp_path: Path) -> None:

@@ -379,18 +379,6 @@ def test_claims_of_the_dead_stop_no_purge(bench: Bench) -> None:
     assert "a-1" not in kept_keys(bench.folder / "out", "web-a")
 
 
-def test_notes_of_people_survive_a_purge_in_folders_that_it_clears(bench: Bench) -> None:
-    folder = bench.layout.stage(Stage.FILTER)
-    notes = [
-        f"{folder}/{name}/notes.txt" for name in ("index/raw", "index/raw/parts", "summaries", "duplicates", "kept")
-    ]
-    for uri in notes:
-        bench.storage.write_bytes(uri, uri.encode())
-    bench.purge("a-1")
-    assert [bench.storage.read_text(uri) for uri in notes] == notes
-    assert bench.storage.files(f"{folder}/index") == ["raw/notes.txt", "raw/parts/notes.txt"]
-
-
 def test_half_of_a_file_that_a_killed_write_left_goes_and_those_of_people_stay(bench: Bench) -> None:
     filtered, labelled = (Path(bench.layout.stage(stage)) for stage in (Stage.FILTER, Stage.LABEL))
     half = [
@@ -477,15 +465,6 @@ def test_run_that_comes_to_use_a_folder_of_no_run_keeps_it_and_the_next_purge_se
     assert "a-1" not in [row.uid for row in open_scores(bench.storage.read_bytes(scores), scores).rows()]
 
 
-def test_words_of_dropped_pairs_are_removed_as_well(bench: Bench) -> None:
-    assert rows_of(bench.folder / "out", "web-a")[2].objects == ["server"]
-    done = bench.purge("a-2")
-    assert (done.pairs, done.dropped) == (0, 1)
-    row = rows_of(bench.folder / "out", "web-a")[2]
-    assert (list(row.objects), row.reason) == ([], "complexity")
-    bench.check_artefacts()
-
-
 def test_pairs_are_removed_from_the_keep_list_and_stay_in_the_raw_shard(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "KeepList")
     raw = (tmp_path / "a.tar").read_bytes()
@@ -496,26 +475,6 @@ def test_pairs_are_removed_from_the_keep_list_and_stay_in_the_raw_shard(tmp_path
     assert bench.labels("web-a") == (["a-0", "a-3"], [0, 2])
     assert (tmp_path / "a.tar").read_bytes() == raw
     bench.check_artefacts()
-
-
-def test_shard_may_become_empty(bench: Bench) -> None:
-    bench.purge("b-0", "b-1")
-    assert [shard.name for shard in bench.kept()] == ["web-a"]
-    assert bench.labels("web-b") == ([], [])
-    bench.check_artefacts()
-
-
-def test_second_purge_of_the_same_list_finds_nothing(bench: Bench) -> None:
-    bench.purge("a-1", entry("image"))
-    before = bench.everything()
-    assert bench.purge("a-1", entry("image")).shards == 0
-    assert bench.everything() == before
-
-
-def test_unknown_names_change_nothing(bench: Bench) -> None:
-    before = bench.everything()
-    assert bench.purge("nobody", "0" * 64).shards == 0
-    assert bench.everything() == before
 
 
 def test_entries_that_match_nothing_are_named(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
@@ -617,18 +576,6 @@ def test_model_trained_on_the_pairs_is_reported(bench: Bench, capsys: pytest.Cap
     assert f"diht run {document} trains and evaluates another one" in said
 
 
-def test_purge_of_lists_reports_that_the_raw_shards_still_hold_the_pairs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bench = Bench(tmp_path, "KeepList")
-    document = tmp_path / "run.json"
-    document.write_text(bench.run.model_dump_json(by_alias=True, exclude_none=True))
-    assert main(["purge", str(document), "--exclude", bench.listed("a-1")]) == 0
-    said = capsys.readouterr().out
-    assert "removed 1 pairs from keep lists and labels; 1 shards were rewritten" in said
-    assert "the raw shards still hold them" in said
-
-
 @pytest.mark.parametrize("case", ["names nothing", "no filter has run", "has begun and is not complete"])
 def test_output_that_cannot_be_purged_is_refused_and_nothing_is_taken_down(bench: Bench, case: str) -> None:
     entries, run = ["a-1"], bench.run
@@ -725,30 +672,6 @@ def test_takedown_adds_the_pairs_that_a_stage_reads_to_its_digest(
         added = {name: value.partition(",")[0] for name, value in found.items() if name not in old}
         assert added == ({} if pairs is None else {"taken down": pairs})
         assert found == {**found, **old}
-
-
-def test_takedown_of_equal_pairs_by_other_lists_gives_equal_digests(tmp_path: Path) -> None:
-    bench = Bench(_made(tmp_path / "one"))
-    shutil.copytree(bench.folder / "out", tmp_path / "copy", symlinks=True)
-    bench.purge("a-1", entry("image"), "b-0", "a-2")
-    at_once = train_inputs(bench), evaluate_inputs(bench)
-    shutil.rmtree(bench.folder / "out")
-    shutil.move(tmp_path / "copy", bench.folder / "out")
-    bench.purge("a-2", "b-0")
-    assert train_inputs(bench) != at_once[0]
-    bench.purge(entry("image"))
-    assert (train_inputs(bench), evaluate_inputs(bench)) == at_once
-
-
-def test_takedown_in_another_filter_leaves_a_training_as_it_is(bench: Bench) -> None:
-    other = Bench(_made(bench.folder / "other"))
-    other.run = run_of(bench.folder / "out", f"{bench.folder}/other/b.tar")
-    filter_with(other.run)
-    other.layout = run_layout(other.run, bench.storage)
-    before = train_inputs(other), train_inputs(bench)
-    assert bench.purge("a-1").pairs == 1
-    assert train_inputs(other) == before[0]
-    assert train_inputs(bench) != before[1]
 
 
 def test_interrupted_training_begins_again_after_a_takedown_and_says_so(bench: Bench) -> None:

@@ -69,17 +69,6 @@ def test_heads_and_labels_equal_those_of_spacy(bench: Bench) -> None:
         assert found == wanted, text
 
 
-@pytest.mark.parametrize("texts", [[], [""], ["", ""], ["dog"], ["", "dog", ""]])
-def test_captions_may_be_empty(bench: Bench, texts: list[str]) -> None:
-    theirs, ours = bench.parse(texts)
-    assert ours == theirs
-
-
-def test_several_sentences_have_several_roots(bench: Bench) -> None:
-    _, (found,) = bench.parse([SENTENCES])
-    assert [label for _, label in found].count("ROOT") >= 4
-
-
 def test_a_head_beyond_another_arc_is_found(bench: Bench) -> None:
     _, (found,) = bench.parse([ACROSS])
     assert found[0] == (5, "dobj")

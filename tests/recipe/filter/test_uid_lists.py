@@ -73,11 +73,6 @@ def test_uids_that_the_list_cannot_hold_are_refused(
     assert not (tmp_path / "list.npy").exists()
 
 
-def test_uids_of_an_unfinished_filter_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert uids_of(run_of(tmp_path / "out", f"{tmp_path}/*.tar", {}), tmp_path) == 64
-    assert "filter" in capsys.readouterr().err
-
-
 def test_pairs_of_keep_lists_are_read_by_a_training(tmp_path: Path, run: DihtRun) -> None:
     lists = f"{tmp_path}/lists"
     write_keep_list(Storage(), f"{lists}/web-a.parquet", [KeepListRow(2, "a-2"), KeepListRow(3, "a-3")])

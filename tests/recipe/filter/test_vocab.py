@@ -63,11 +63,6 @@ def test_words_and_positions_equal_those_of_spacy(parser: FastParser, text: str)
     assert [word.width for word in words] == [len(word.text_with_ws) for word in doc]
 
 
-def test_a_word_with_and_without_a_blank_after_it_are_two(parser: FastParser) -> None:
-    (one, two), (three,) = parser._vocab.rows(["dog dog", "dog"])
-    assert one != two == three
-
-
 def test_plain_words_are_not_stored_by_spacy(parser: FastParser) -> None:
     before = len(parser.language.vocab.strings)
     list(parser.parse(["blorptastic zwinkerly, thingamabobbles. 190817?"]))

@@ -121,15 +121,6 @@ def test_labels_when_the_teachers_classes_join_then_vocabulary_and_heads_have_th
     assert 900 < len(rows) <= 1003
 
 
-def test_second_call_when_committed_then_cached(make_kept: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    run = make_kept(shards=1).write().run()
-    first = label(run)
-    before = files_of(run)
-    assert label(run) == first
-    assert "cached" in capsys.readouterr().out
-    assert files_of(run) == before
-
-
 def test_resume_when_killed_after_the_first_shard_then_same_bytes_and_no_image_twice(
     make_kept: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,8 +76,3 @@ def test_share_is_rounded_up_from_the_number_as_it_is_written(share: float, pair
 def test_pool_without_scores_is_not_cut() -> None:
     cut = cut_of([[], []], 0.5)
     assert (cut.pairs, cut.kept) == (0, 0)
-
-
-def test_stored_cut_is_read_back_exactly() -> None:
-    cut = ScoreCutoff(pairs=3, kept=2, last=Rank(-(0.1 + 0.2), "u", 7, 1))
-    assert ScoreCutoff.from_json(cut.to_json()) == cut

@@ -9,17 +9,6 @@ from diht_k8s.stages.filter.text_spotting.spotter import MAX_TURNED_SIDE, ImageV
 SHADES = Image.fromarray(np.random.default_rng(0).integers(90, 120, (96, 160, 3), dtype=np.uint8))
 
 
-def test_views_when_there_is_no_second_size_then_the_image_is_seen_once_as_it_is() -> None:
-    assert image_views(256, None) == [ImageView(256, "All", 0)]
-
-
-def test_second_pass_looks_upright_and_turned_both_ways_in_both_changes_of_colour() -> None:
-    first, upright, *turned = image_views(256, 512)
-    assert (first, upright) == (ImageView(256), ImageView(512))
-    assert [view.turn for view in turned[:2]] == [35, -35]
-    assert set(turned) == {ImageView(512, colours, turn) for colours in ("Least", "Even") for turn in (35, -35)}
-
-
 @pytest.mark.parametrize("view", image_views(256, 512), ids=str)
 def test_pixels_are_the_same_each_time_and_leave_the_image_alone(view: ImageView) -> None:
     before = np.array(SHADES)

@@ -6,17 +6,13 @@ import pytest
 
 from diht_k8s.api.filter import Filter, TextSpotting
 from diht_k8s.stages.filter.rules import match_rule
-from diht_k8s.stages.filter.text_spotting.matching import MatchRule, SpottedText, normalised_words, shows_caption
+from diht_k8s.stages.filter.text_spotting.matching import MatchRule, SpottedText, normalised_words
 
 CAPTION = "Golden retriever puppy, Ice-cream No. 5"
 
 
 def rule(**settings: object) -> MatchRule:
     return match_rule(Filter(text_spotting=TextSpotting.model_validate(settings)))
-
-
-def test_defaults_of_the_rule_are_those_of_the_run_document() -> None:
-    assert rule() == MatchRule(min_confidence=0.8, min_characters=5, method="Substring", across_words=False)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +88,3 @@ def test_thresholds_are_those_of_the_run() -> None:
     assert rule(minConfidence=0.5).matches(CAPTION, SpottedText("puppy", 0.5))
     assert rule(minMatchedCharacters=3).matches(CAPTION, SpottedText("pup", 1.0))
     assert not rule(minMatchedCharacters=7).matches(CAPTION, SpottedText("golden", 1.0))
-
-
-def test_shows_caption_when_any_text_matches() -> None:
-    texts = [SpottedText("other", 1.0), SpottedText("puppy", 0.95)]
-    assert shows_caption(CAPTION, texts, rule())
-    assert not shows_caption(CAPTION, texts[:1], rule())

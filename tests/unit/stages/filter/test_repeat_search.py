@@ -11,7 +11,6 @@ import pytest
 from diht_k8s.api.errors import DataError, StopRequested
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.filter import deduplication, minhash_forest
-from diht_k8s.stages.filter.deduplication import RepeatSearch
 from diht_k8s.stages.filter.fingerprints import FEW_BITS
 from tests.unit.stages.filter.pools import Pool, copies, drawn, found_by
 
@@ -61,12 +60,6 @@ def in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "filter/duplicates").rglob("*") if path.is_file())
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_small_pool_is_one_unit_and_leaves_one_file(tmp_path: Path, kind: Literal["Exact", "Near"]) -> None:
-    assert pool_of(tmp_path, kind).repeats() == expected(kind)
-    assert left_in(tmp_path) == ["repeats.parquet"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -136,13 +129,6 @@ def test_nearly_empty_images_repeat_nothing(tmp_path: Path) -> None:
     assert pool.repeats() == [[]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_pool_without_images_has_no_repeats(tmp_path: Path, kind: Literal["Exact", "Near"]) -> None:
-    pool = Pool(tmp_path, kind)
-    pool.add(np.empty((0, 4), np.uint64))
-    assert pool.repeats() == [[]]
-
-
 def test_images_of_late_shards_have_numbers_beyond_32_bits(tmp_path: Path, in_small_parts: None) -> None:
     bits, pool = drawn(np.random.default_rng(6), 2), Pool(tmp_path, "Exact")
     for number in range(9):
@@ -165,11 +151,3 @@ def test_records_that_end_early_are_an_error(tmp_path: Path, monkeypatch: pytest
     records.write_bytes(records.read_bytes()[:-40])
     with pytest.raises(DataError, match=r"000000.bin is shorter than its index says"):
         pool.repeats()
-
-
-def test_search_that_others_finished_needs_nothing(tmp_path: Path) -> None:
-    pool = pool_of(tmp_path, "Near")
-    pool.repeats()
-    search: RepeatSearch = pool.search(1, 2)
-    assert search.run() == (False, 0)
-    assert [search.places(number).tolist() for number in range(len(pool.shards))] == expected("Near")

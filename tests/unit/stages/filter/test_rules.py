@@ -124,12 +124,6 @@ def test_excluded_sample_is_dropped_and_its_caption_is_not_stored(entry: str) ->
     assert (row.reason, row.objects, row.parser_version) == ("exclude", (), "")
 
 
-def test_only_images_of_remaining_samples_are_read() -> None:
-    spotter = FakeSpotter()
-    rule_chain(spotter=spotter).apply("s", [sample("dog"), sample("small dog")], [None, None], filtered=True)
-    assert len(spotter.wanted) == 1
-
-
 @pytest.mark.parametrize("gathers", [False, True], ids=["one by one", "all at once"])
 def test_each_image_gets_its_own_texts_between_others_that_are_not_read(gathers: bool) -> None:
     class WidthSpotter(FakeSpotter):
@@ -167,10 +161,6 @@ def test_unfiltered_source_is_scored_but_kept() -> None:
     assert (row.kept, row.complexity, spotter.wanted) == (True, 3, [])
 
 
-def test_unfiltered_source_still_loses_bad_images() -> None:
-    assert verdict(rule_chain(), sample("dog", image=b"x"), filtered=False).reason == "bad:picture_unreadable"
-
-
 def test_tighter_rules_on_earlier_scores_need_no_parser_no_spotter_and_no_image() -> None:
     before = verdict(rule_chain(), RUNNING)
     tighter = rule_chain(Filter(min_complexity=3, min_actions=1), spotter := FakeSpotter())
@@ -200,12 +190,6 @@ def test_image_is_read_again_when_texts_before_an_early_stop_no_longer_match(
     rules = Filter(min_actions=0, text_spotting=TextSpotting(min_matched_characters=characters))
     row = verdict(rule_chain(rules, spotter := FakeSpotter(texts)), RUNNING, before)
     assert (len(spotter.wanted), row.reason) == (reads, reason)
-
-
-def test_texts_of_a_dropped_row_are_kept() -> None:
-    before = verdict(rule_chain(spotter=FakeSpotter((SpottedText("zoo", 0.9),))), RUNNING)
-    row = verdict(rule_chain(Filter(min_complexity=99)), RUNNING, before)
-    assert (row.reason, row.ocr, row.ocr_state) == ("complexity", (SpottedText("zoo", 0.9),), "done")
 
 
 @pytest.mark.parametrize(
@@ -318,10 +302,6 @@ def test_clip_score_comes_after_cheap_rules_and_before_text() -> None:
     assert [row.reason for row in rows] == ["clip_score", "text", "", "size", "complexity", "bad:picture_unreadable"]
     assert [row.clip_score for row in rows] == [0.4, 0.6, 0.8, None, None, None]
     assert (scorer.batches, len(spotter.wanted)) == ([3], 2)
-
-
-def test_score_at_the_threshold_is_kept() -> None:
-    assert verdict(scoring_chain(clip_rules(0.4), WidthScorer()), widths(40)[0]).kept
 
 
 @pytest.mark.parametrize(

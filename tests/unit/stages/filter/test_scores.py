@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.stages.filter.scores import CLIP_SCHEMA, SCHEMA, Row, from_batches, open_scores, schema_of, to_batch
+from diht_k8s.stages.filter.scores import CLIP_SCHEMA, Row, from_batches, open_scores, schema_of, to_batch
 from diht_k8s.stages.filter.text_spotting.matching import SpottedText
 
 FULL = Row(
@@ -45,10 +45,6 @@ def test_rows_survive_storage() -> None:
     assert (back[1].reason, list(back[1].relations), back[1].kept) == ("bad:picture_empty", [], False)
 
 
-def test_threshold_of_confidence_survives_storage() -> None:
-    assert next(from_batches([to_batch([FULL])])).ocr[0].confidence == 0.8
-
-
 def test_clip_scores_survive_storage_and_are_absent_from_other_tables() -> None:
     rows = [replace(FULL, clip_score=0.1 + 0.2), EMPTY]
     header = {"schema_version": 1, "clip_model": "m"}
@@ -78,8 +74,3 @@ SCORED = pa.Table.from_batches([to_batch([FULL], CLIP_SCHEMA)])
 def test_file_of_another_kind_is_refused_with_its_name(data: bytes) -> None:
     with pytest.raises(DataError, match=r"^out/scores/a\.parquet .*remove it"):
         open_scores(data, "out/scores/a.parquet")
-
-
-def test_schema_has_the_columns_of_the_contract() -> None:
-    wanted = "shard index uid caption_sha256 objects attributes relations complexity num_actions ocr ocr_state kept reason parser_version"
-    assert set(wanted.split()) <= set(SCHEMA.names)

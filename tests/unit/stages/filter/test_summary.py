@@ -76,10 +76,6 @@ def test_examples_are_a_bounded_draw_independent_of_order() -> None:
     assert forward.examples == backward.examples
 
 
-def test_excluded_samples_are_counted_and_never_shown() -> None:
-    assert "exclude" not in summary_of(row(1, "exclude"), row(2)).examples
-
-
 def test_excluding_later_gives_the_counts_of_excluding_before() -> None:
     left, gone = [row(number, matched=False) for number in range(8)], [row(9, complexity=2, matched=False)]
     summary = summary_of(*left, *gone)
@@ -139,7 +135,3 @@ def test_recall_and_precision_come_from_painted_words() -> None:
         summary.add(row(1, matched=matched), sample(painted), filtered=True, min_characters=5)
     spotting = report(summary, Filter(), {})["text_spotting"]
     assert (spotting["recall"], spotting["precision"]) == (0.75, 0.75)
-
-
-def test_report_has_no_text_spotting_without_ground_truth() -> None:
-    assert report(summary_of(*ROWS), Filter(), {})["text_spotting"] is None

@@ -90,16 +90,6 @@ def test_class_is_not_shown_when_more_than_a_quarter_of_the_captions_name_it(oth
     assert used(different("flag"), different("other", count=others)).shown()[FLAG] == shown
 
 
-def test_class_that_may_not_be_shown_has_no_score() -> None:
-    assert used([["flag"]] * 5, OTHERS).scores(head([(FLAG, 0.9)]), captions([])).tolist() == [[0.0]]
-
-
-def test_score_is_the_same_however_the_captions_are_split_into_shards_and_asked_again() -> None:
-    one, many = used([row for part in POOL for row in part]), used(*POOL)
-    rows, asked = head([(ANIMAL, 0.5), (FLAG, 0.2)]), captions(["mammal"])
-    assert one.scores(rows, asked).tolist() == many.scores(rows, asked).tolist() == many.scores(rows, asked).tolist()
-
-
 def test_class_is_inside_the_caption_when_named_or_when_its_words_are() -> None:
     labels = head([(FLAG, 0.6), (ANIMAL, 0.4)], [(FLAG, 0.9), (SIGNAL_FLAG, 0.1)])
     found = outside_caption(labels, CONCEPTS, captions(["flag", "unknown"], ["maritime signal flag"]))

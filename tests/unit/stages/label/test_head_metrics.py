@@ -53,11 +53,6 @@ def test_calibration_when_compared_then_equals_the_definition_entry_by_entry() -
     assert found["expected_error"] == pytest.approx(error / probabilities[chosen].sum(), abs=1e-4)
 
 
-def test_calibration_when_probabilities_are_the_targets_then_the_error_is_nothing() -> None:
-    target = np.random.default_rng(1).dirichlet(np.ones(4), size=500).astype(np.float32)
-    assert calibration(target, target, np.ones(500, bool))["expected_error"] == 0
-
-
 def test_calibration_when_no_image_counts_then_there_is_no_error_to_tell() -> None:
     found = calibration(np.ones((2, 2), np.float32), np.ones((2, 2), np.float32), np.zeros(2, bool))
     assert found == {"expected_error": None, "bins": []}
