@@ -18,6 +18,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from diht_k8s.api.data import StorageRule
+from diht_k8s.data.shards.storage import Storage
 from tests.ports import is_ours
 
 KEY, SECRET, BUCKET = "testkey", "testsecret", "test-runs"
@@ -44,6 +46,10 @@ class S3:
         """The entry of `spec.storage` for the bucket."""
         region = {"region": "us-east-1"} if self.scheme == "s3" else {}
         return {"prefix": self.base, "endpointURL": self.endpoint, **region}
+
+    def storage(self, endpoint: str | None = None) -> Storage:
+        """Reads and writes the bucket, by another endpoint if one is given."""
+        return Storage([StorageRule.model_validate({**self.rule, "endpointURL": endpoint or self.endpoint})])
 
 
 def weed() -> str | None:

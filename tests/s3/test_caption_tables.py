@@ -10,7 +10,6 @@ import pytest
 
 from diht_k8s.api.run import Stage
 from diht_k8s.data.imports import url_tables
-from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.filter.captions.parser import CaptionParser
 from tests.folders import located
 from tests.recipe.filter.shards import filter_with, run_of
@@ -32,7 +31,7 @@ def test_tables_on_a_disturbed_server_give_what_tables_on_disk_give(
         write_table(tmp_path / "b.jsonl", pairs(150, seed=1)),
         write_table(tmp_path / "c.csv", pairs(100, seed=2)),
     ]
-    base, direct = f"{store.base}/pool", Storage(with_storage(run_of("out", "in.tar"), store.rule).spec.storage)
+    base, direct = f"{store.base}/pool", store.storage()
     for file in files:
         direct.write_bytes(f"{base}/{Path(file).name}", Path(file).read_bytes())
     output = f"{store.base}/captions"

@@ -10,9 +10,7 @@ import boto3
 import pytest
 import requests
 
-from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import RetryableError, UserError
-from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.preflight import check_output
 from tests.s3.faults import proxy_before
 
@@ -22,15 +20,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.s3
 
 
-def test_second_create_of_an_object_is_refused_and_changes_nothing(store: S3) -> None:
-    storage, uri = Storage([StorageRule.model_validate(store.rule)]), f"{store.base}/create/STARTED.json"
-    assert storage.create(uri, b"first")
-    assert not storage.create(uri, b"second")
-    assert storage.read_bytes(uri) == b"first"
-
-
 def test_one_of_many_creates_at_once_wins_and_all_others_know(store: S3) -> None:
-    storage = Storage([StorageRule.model_validate(store.rule)])
+    storage = store.storage()
     for number in range(5):
         uri = f"{store.base}/create/at-once-{number}"
         with ThreadPoolExecutor(16) as pool:
@@ -40,7 +31,7 @@ def test_one_of_many_creates_at_once_wins_and_all_others_know(store: S3) -> None
 
 
 def test_folder_object_of_an_empty_folder_is_no_content_of_it(store: S3) -> None:
-    storage, folder = Storage([StorageRule.model_validate(store.rule)]), f"{store.base}/empty/step-1"
+    storage, folder = store.storage(), f"{store.base}/empty/step-1"
     put_folder_object(store, "empty/step-1/")
     assert storage.names(folder) == storage.folders(folder) == []
     storage.write_bytes(f"{folder}/part", b"x")
@@ -53,7 +44,7 @@ def test_folder_object_of_an_empty_folder_is_no_content_of_it(store: S3) -> None
 @pytest.mark.gs
 def test_store_that_loses_the_condition_is_refused_by_its_name(gs: S3) -> None:
     with proxy_before(gs.endpoint) as proxy:
-        storage = Storage([StorageRule.model_validate({**gs.rule, "endpointURL": proxy.endpoint})])
+        storage = gs.storage(proxy.endpoint)
         assert check_output(storage, f"{gs.base}/checked", host="node-0") > 0
         proxy.set(unconditional=True)
         with pytest.raises(UserError, match=f"{gs.base}/checked/preflight-node-0: .* in spite of ifGenerationMatch=0"):
@@ -61,7 +52,7 @@ def test_store_that_loses_the_condition_is_refused_by_its_name(gs: S3) -> None:
 
 
 def test_large_object_is_written_whole_by_one_of_many_writers(store: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage, uri = Storage([StorageRule.model_validate(store.rule)]), f"{store.base}/create/large"
+    storage, uri = store.storage(), f"{store.base}/create/large"
     if store.scheme == "az":
         monkeypatch.setattr("diht_k8s.data.shards.azure_store.PUT_BYTES", 1 << 20)
     contents = [bytes([number]) * (9 << 20) for number in range(3)]

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.api.errors import DihtError, ExitCode
-from diht_k8s.api.run import Stage
 from diht_k8s.data.shards import range_reads
 from diht_k8s.data.shards.samples import Sample, read_samples
 from diht_k8s.data.shards.storage import Storage
@@ -44,7 +42,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def uploaded(store: S3, local: Path) -> S3:
-    storage = storage_of(store)
+    storage = store.storage()
     for name in SHARDS:
         storage.write_bytes(f"{store.base}/raw/{name}", (local / name).read_bytes())
     return store
@@ -52,11 +50,6 @@ def uploaded(store: S3, local: Path) -> S3:
 
 def members_of(sample: Sample) -> list[tuple[str, bytes]]:
     return [(f"{sample.key}.{suffix}", data) for suffix, data in sample.members.items()]
-
-
-def storage_of(store: S3) -> Storage:
-    run = with_storage(run_of("out", "in.tar"), store.rule)
-    return Storage(run.spec.storage)
 
 
 def test_kept_shards_and_scores_when_the_server_disturbs_then_those_from_disk(
@@ -76,7 +69,7 @@ def test_kept_shards_and_scores_when_the_server_disturbs_then_those_from_disk(
     assert here is not None
     for name in ("counts", "shards"):
         assert there.summary[name] == here.summary[name]
-    storage = storage_of(uploaded)
+    storage = uploaded.storage()
     layout = located(output, storage)
     for shard in ("web-00000", "web-00001"):
         kept = storage.read_bytes(layout.kept(shard))
@@ -92,7 +85,7 @@ def test_kept_shards_and_scores_when_the_server_disturbs_then_those_from_disk(
 
 def test_clip_model_on_s3_cuts_the_pool_where_a_local_copy_does(uploaded: S3, local: Path, tmp_path: Path) -> None:
     export_model(tmp_path / "clip")
-    storage, model = storage_of(uploaded), f"{uploaded.base}/clip"
+    storage, model = uploaded.storage(), f"{uploaded.base}/clip"
     for path in (tmp_path / "clip").iterdir():
         storage.write_bytes(f"{model}/{path.name}", path.read_bytes())
     shards, output = f"{uploaded.base}/raw/00000.tar.gz", f"{uploaded.base}/clip-out"
@@ -113,25 +106,3 @@ def test_second_run_is_cached(uploaded: S3, capsys: pytest.CaptureFixture[str]) 
     run = with_storage(run_of(f"{uploaded.base}/again", f"{uploaded.base}/raw/00000.tar.gz"), uploaded.rule)
     assert filter_with(run) == filter_with(run)
     assert "filter: cached" in capsys.readouterr().out
-
-
-def test_truncated_shard_ends_with_its_name_and_leaves_nothing_half_written(uploaded: S3, local: Path) -> None:
-    storage, rules = storage_of(uploaded), {"textSpotting": {"mode": "Disabled"}}
-    name, content = "cut/00000.tar.gz", (local / SHARDS[0]).read_bytes()
-    storage.write_bytes(f"{uploaded.base}/{name}", content[: len(content) // 2])
-    output = f"{uploaded.base}/out-cut"
-    run = with_storage(run_of(output, f"{uploaded.base}/cut/*.tar.gz", rules), uploaded.rule)
-    with pytest.raises(DihtError, match=f"{uploaded.base}/{name} is damaged after") as raised:
-        filter_with(run)
-    assert raised.value.exit_code == ExitCode.BAD_DATA
-    folder = located(output, storage).stage(Stage.FILTER)
-    assert storage.names(f"{folder}/kept") == storage.names(f"{folder}/scores") == []
-
-
-def test_missing_rights_end_with_the_uri(uploaded: S3) -> None:
-    with proxy_before(uploaded.endpoint) as proxy:
-        proxy.set(forbidden=True)
-        rule = {**uploaded.rule, "endpointURL": proxy.endpoint}
-        with pytest.raises(DihtError, match=f"{uploaded.base}/") as raised:
-            filter_with(with_storage(run_of(f"{uploaded.base}/no", f"{uploaded.base}/raw/*.tar.gz"), rule))
-    assert raised.value.exit_code == ExitCode.USER_ERROR

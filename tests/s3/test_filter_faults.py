@@ -15,7 +15,6 @@ import pytest
 from diht_k8s.api.errors import DihtError, ExitCode
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime import claims
 from diht_k8s.runtime.commit import read_committed
 from diht_k8s.runtime.run_folder import latest_run
@@ -35,7 +34,7 @@ class Bench:
 
     def __init__(self, store: S3, folder: Path) -> None:
         self.store = store
-        self.storage = Storage(self.run("raw").spec.storage)
+        self.storage = store.storage()
         write_shards(folder, SHARDS)
         for path in sorted(folder.iterdir()):
             self.storage.write_bytes(f"{store.base}/kill/{path.name}", path.read_bytes())
@@ -92,14 +91,6 @@ def test_dead_workers_claim_is_taken_over(bench: Bench, monkeypatch: pytest.Monk
     bench.storage.write_bytes(f"{folder}/claims/web-00003.json", json.dumps(claim).encode())
     assert filter_with(run, worker=0, workers=2) is not None
     assert bench.objects("dead") == bench.wanted
-
-
-def test_bursts_of_refusals_change_nothing(bench: Bench) -> None:
-    with proxy_before(bench.store.endpoint) as proxy:
-        counts = proxy.set(burst=(3, 40)).counts
-        assert filter_with(bench.run("bursts", endpointURL=proxy.endpoint), worker=0, workers=2) is not None
-    assert counts["refused"] >= 3
-    assert bench.objects("bursts") == bench.wanted
 
 
 def test_output_that_cannot_be_written_is_a_user_error_with_its_place(bench: Bench) -> None:

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diht_k8s.api.data import StorageRule
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import StopRequested
 from diht_k8s.api.layout import MARKER, STARTED
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.main import main
-from diht_k8s.data.shards.storage import Storage
 from diht_k8s.outputs.prune import plan_to_remove, remove
 from diht_k8s.runtime import own_files
 from diht_k8s.runtime.run_folder import latest_run, run_folder
@@ -35,7 +33,7 @@ class Bench:
 
     def __init__(self, store: S3, name: str) -> None:
         self.store, self.output = store, f"{store.base}/prune/{name}"
-        self.storage = Storage([StorageRule.model_validate(store.rule)])
+        self.storage = store.storage()
         self.one, self.two = self.run("one"), self.run("two")
         self.first = filled(self.one, Stage.FILTER, "one", files=FILES)
         self.second = filled(self.two, Stage.FILTER, "two", files={**FILES, "notes.txt": b"mine"})

@@ -13,7 +13,6 @@ from typing import IO
 
 import pytest
 
-from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DataError, DihtError, ExitCode
 from diht_k8s.data.shards import range_reads
 from diht_k8s.data.shards.storage import Storage
@@ -34,7 +33,7 @@ def proxy(store: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 @pytest.fixture
 def storage(store: S3, proxy: Proxy) -> Storage:
-    return Storage([StorageRule.model_validate({**store.rule, "endpointURL": proxy.endpoint})])
+    return store.storage(proxy.endpoint)
 
 
 @pytest.fixture
@@ -130,17 +129,6 @@ def test_object_when_missing_then_a_user_error(storage: Storage, store: S3, uri:
     with pytest.raises(DihtError, match="it does not exist: check the path or bucket") as raised:
         storage.read_bytes(f"{store.base}/{missing}")
     assert raised.value.exit_code == ExitCode.USER_ERROR
-
-
-def test_object_when_every_answer_is_cut_then_whole_because_each_gives_some(
-    proxy: Proxy, storage: Storage, store: S3, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(range_reads, "MAX_BREAKS", 1)
-    uri = f"{store.base}/reading/cut"
-    storage.write_bytes(uri, CONTENT[:100_000])
-    proxy.set(cut=1.0)
-    assert storage.read_bytes(uri) == CONTENT[:100_000]
-    assert proxy.faults.counts["cut"] > 4
 
 
 def test_files_when_many_are_open_then_what_is_read_ahead_stays_bounded(

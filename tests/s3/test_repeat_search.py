@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diht_k8s.api.data import StorageRule
-from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.filter import deduplication
 from tests.s3.faults import proxy_before
 from tests.s3.server import S3
@@ -26,7 +24,7 @@ def test_pool_on_a_store_when_disturbed_then_the_repeats_of_a_disk(
     originals = drawn(rng, 300)
     shards = np.split(np.concatenate([originals, originals[:50], copies(rng, originals[50:150], 0.85)]), 5)
     with proxy_before(store.endpoint) as proxy:
-        storage = Storage([StorageRule.model_validate({**store.rule, "endpointURL": proxy.endpoint})])
+        storage = store.storage(proxy.endpoint)
         proxy.set(refuse=0.05, cut=0.1, short=0.1, seed=1)
         pools = [Pool(f"{tmp_path}/out", "Near"), Pool(f"{store.base}/repeats", "Near", storage=storage)]
         for pool in pools:

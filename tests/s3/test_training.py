@@ -1,5 +1,5 @@
 """Training on each object store, disturbed: refused, cut and short answers, killed, checkpoints damaged, credentials
-expired, a full disk.
+expired.
 
 Whatever happens, the training that ends has the weights of an undisturbed one, bit by bit, and an attempt that cannot
 resume says why.
@@ -8,7 +8,6 @@ resume says why.
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import signal
@@ -25,7 +24,6 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from diht_k8s.api.data import StorageRule
 from diht_k8s.api.documents import dump
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.shards.storage import Storage
@@ -38,7 +36,6 @@ from tests.recipe.train.attempts import (
     Attempt,
     attempt,
     kill_all,
-    ranks_of,
     undisturbed_training,
 )
 from tests.recipe.train.small_run import document, environment, make_data
@@ -94,7 +91,7 @@ class Bench:
 def bench(store: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("training")
     make_data(folder)
-    storage = Storage([StorageRule.model_validate(store.rule)])
+    storage = store.storage()
     for path in (folder / "out").rglob("*"):
         if path.is_file():
             place = path.relative_to(folder / "out").as_posix()
@@ -227,43 +224,3 @@ def test_killed_at_twenty_random_moments_then_bit_equal_to_undisturbed(bench: Be
     code, errors = end_after(folder, None)
     assert code == 0, errors
     assert different(bench.weights(output), undisturbed(STEPS)) == []
-
-
-@pytest.mark.slow
-def test_two_then_one_then_two_processes_and_zero_3_then_the_same_training(bench: Bench) -> None:
-    output = bench.prepare("moved")
-    folder = bench.folder / "moved"
-    run = json.loads((folder / "run.json").read_text())
-    bench.proxy.set(refuse=0.05, seed=4)
-    for processes, zero_stage, at_step in ((2, 1, 11), (1, 3, 23), (2, 3, None)):
-        run["spec"]["train"] |= {"processesPerNode": processes, "zeroStage": zero_stage}
-        (folder / "run.json").write_text(json.dumps(run))
-        ended = attempt(folder, at_step=at_step, act=lambda pid: ranks_of(pid)[-1].terminate(), forked=True)
-        assert ended.code == (0 if at_step is None else 143), ended.errors
-    expected = undisturbed(STEPS)
-    for key, value in bench.weights(output).items():
-        torch.testing.assert_close(value.reshape(expected[key].shape), expected[key], rtol=0, atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_disk_when_full_then_retryable_and_once_there_is_room_bit_equal(bench: Bench, tmp_path: Path) -> None:
-    (tmp_path / "small").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(tmp_path / "small")], check=True)
-    try:
-        run = document(tmp_path / "small", data=bench.folder, **TRAIN)
-        (tmp_path / "run.json").write_text(dump(run))
-        full = attempt(tmp_path, forked=True)
-        assert full.code == 75, full.errors
-        assert "the disk is full: free space and start again, finished work is kept" in full.errors.splitlines()[-1]
-        subprocess.run(["mount", "-o", "remount,size=500m", str(tmp_path / "small")], check=True)
-        again = attempt(tmp_path, forked=True)
-        assert again.code == 0, again.errors
-        assert "resuming after step" in again.output
-        train = Storage(), f"{tmp_path}/small/out/runs/latest/train"
-        towers = load(train[0].read_bytes(f"{train[1]}/model/open_clip_model.safetensors"))
-        found = {f"clip.{key}": value for key, value in towers.items()}
-        expected = {key: value for key, value in undisturbed(STEPS).items() if key.startswith("clip.")}
-        assert different(found, expected) == []
-    finally:
-        subprocess.run(["umount", "-l", str(tmp_path / "small")], check=True)

@@ -115,16 +115,6 @@ def test_folder_that_others_remove_as_well_goes_as_a_whole(make: Make, monkeypat
     assert store.objects == {}
 
 
-@pytest.mark.parametrize("kind", REFUSALS)
-@pytest.mark.parametrize("pattern", ["pool/*.tar", "*/*.tar", "pool/**/*.tar"])
-def test_folder_that_cannot_be_listed_is_no_empty_one_to_a_pattern(make: Make, kind: str, pattern: str) -> None:
-    store, storage = make("other/a.tar", "pool/a.tar", "pool/b/c.tar")
-    assert f"{BASE}/pool/a.tar" in storage.expand([f"{BASE}/{pattern}"])
-    store.refused["pool/"], raises = REFUSALS[kind]
-    with pytest.raises(raises, match="cannot list"):
-        storage.expand([f"{BASE}/{pattern}"])
-
-
 def test_signature_of_a_url_is_in_no_message(make: Make) -> None:
     store, storage = make("run/a")
     store.refused["run"] = requests.ConnectionError(
