@@ -19,12 +19,14 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import core_schema
 
 from diht_k8s.api.json_types import is_object
-from diht_k8s.api.kubernetes_types.field_bounds import DNS_NAME
 
 PLACEMENT: Final[dict[str, Any]] = {"x-placement": True}
 """Marks a field that says where and how fast a stage runs, not what comes out: it stays out of `config_sha256`."""
 
 LABEL_PATTERN: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+DNS_NAME: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+LABEL_VALUE: Final = r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$"
+IMAGE: Final = r"^[^\s\x00-\x1f\x7f]+$"
 BUCKET_PATTERN: Final = r"((s3|az)://[a-z0-9][a-z0-9.\-]{1,61}|gs://[a-z0-9][a-z0-9._\-]{1,61})[a-z0-9]"
 # Paths and URIs end up in argument lists, log lines and storage keys: no control characters, quotes, `$`, `;`, `|` or
 # leading dash, and no `?name=`: a signed URL is a secret. Schemes other than these (webdataset's `pipe:` runs a shell) are refused here and again by the code.
@@ -38,7 +40,7 @@ URI_PATTERN: Final = (
 Uri = Annotated[str, StringConstraints(pattern=URI_PATTERN, max_length=1024)]
 """`s3://bucket/key`, `gs://bucket/key`, `az://container/key`, `file:///path` or a plain path."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
-ObjectName = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=DNS_NAME.pattern)]
+ObjectName = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=DNS_NAME)]
 """The name of an object of the cluster."""
 Name = Annotated[str, StringConstraints(pattern=LABEL_PATTERN, max_length=40)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -13,11 +13,10 @@ from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from diht_k8s.api.base import BUCKET_PATTERN
+from diht_k8s.api.base import BUCKET_PATTERN, DNS_NAME, IMAGE, LABEL_VALUE
 from diht_k8s.api.errors import UserError, suggestion
 from diht_k8s.api.field_problems import FieldProblem
 from diht_k8s.api.json_types import FieldPath, dotted, is_array, is_dict, is_list, is_object
-from diht_k8s.api.kubernetes_types.field_bounds import FORMATS
 from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.pod_security import IDLE_CAPABILITIES, idle_capabilities, run_demands
 from diht_k8s.api.pods import Pods
@@ -69,7 +68,9 @@ _PATTERNS: Final[Mapping[str, str]] = {
     "^[A-Za-z0-9_.-]+$": "letters, digits, dots, dashes and underscores",
     "^[A-Za-z_][A-Za-z0-9_]*$": "letters, digits and underscores, beginning with no digit",
     r"^[^\x00-\x1f\x7f]*$": "one line of text without control characters",
-    **{each.pattern: each.words for each in FORMATS},
+    DNS_NAME: "lower-case letters, digits, dashes and dots, with a letter or digit at both ends",
+    LABEL_VALUE: "letters, digits, `-`, `_` and `.`, with a letter or digit at both ends",
+    IMAGE: "an image without spaces, such as registry.example.org/recipe:1",
 }
 
 

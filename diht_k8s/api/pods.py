@@ -8,13 +8,10 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from diht_k8s.api.base import Keyed, Model, ObjectName, Text, without_nulls
+from diht_k8s.api.base import DNS_NAME, IMAGE, LABEL_VALUE, Keyed, Model, ObjectName, Text, without_nulls
 from diht_k8s.api.json_types import is_object
-from diht_k8s.api.kubernetes_types.field_bounds import DNS_NAME, IMAGE, LABEL_VALUE, QUALIFIED
-from diht_k8s.api.kubernetes_types.object_type import ObjectType, broken_rules
+from diht_k8s.api.kubernetes_types.objects import ObjectType
 from diht_k8s.api.kubernetes_types.quantities import Quantity, Size
-from diht_k8s.api.kubernetes_types.resources import HUGE_PAGES, resource_problem
-from diht_k8s.api.kubernetes_types.security import Demand, Level, context_demands, escalates, volume_demands
 
 Object = dict[str, Any]
 Affinity = Annotated[Object, ObjectType("Affinity")]
@@ -43,67 +40,47 @@ HOST_PORTS: Final = range(20000, 29000)
 """Its ports on the nodes' network: below NodePorts (30000) and ephemeral ports (32768)."""
 ONE_TOPOLOGY: Final = "give one of required, preferred and unconstrained"
 WHOLE_SLICE: Final = "give sliceRequired and sliceSize together"
-BIDIRECTIONAL: Final = (
-    "mountPropagation: Bidirectional needs securityContext.privileged: true; give it, or write HostToContainer"
-)
-HOST_SYSCTLS: Final = (
-    "podSecurityContext.sysctls of the network are the node's own under hostNetwork: remove one of the two"
-)
-LONE_HUGE_PAGES: Final = "resources: huge pages need cpu or memory beside them: give one"
-NO_FOLDER: Final = "env: fileKeyRef names {}, which is no emptyDir of pods.volumes: give it there"
+ROOT_NEEDS_CONSENT: Final = "runAsUser 0 is root, which needs runAsNonRoot: false beside it"
+STANDARD_RESOURCES: Final = ("cpu", "memory", "ephemeral-storage")
 OWN_VOLUMES: Final = ("dshm", "tmp")
 """Volumes that every pod has: at /dev/shm and at /tmp."""
 
 
-def _qualified(key: str) -> str:
-    """A key as Kubernetes takes it for labels, annotations and resources."""
-    if len(key) > 317 or not QUALIFIED.matches(key):
-        raise ValueError(f"{key[:80]} is no key: write {QUALIFIED.words}")
-    return key
-
-
-def _qualified_keys(given: dict[str, Any]) -> dict[str, Any]:
-    for key in given:
-        _qualified(key)
-    return given
-
-
-_Keys = AfterValidator(_qualified_keys)
 Labels = Annotated[
-    dict[str, Annotated[str, StringConstraints(pattern=LABEL_VALUE.pattern, max_length=63)]],
+    dict[str, Annotated[str, StringConstraints(pattern=LABEL_VALUE, max_length=63)]],
     Field(max_length=64),
     BeforeValidator(without_nulls),
-    _Keys,
 ]
 Annotations = Annotated[
     dict[str, Annotated[str, StringConstraints(max_length=4096)]],
     Field(max_length=64),
     BeforeValidator(without_nulls),
-    _Keys,
 ]
 
 
 def _requestable(given: dict[str, str | int]) -> dict[str, str | int]:
-    for name, amount in given.items():
-        if (problem := resource_problem(name, amount)) is not None:
-            raise ValueError(problem)
+    for name in given:
+        if name not in STANDARD_RESOURCES and not name.startswith("hugepages-") and "/" not in name:
+            known = ", ".join(STANDARD_RESOURCES)
+            raise ValueError(
+                f"{name[:80]} is no resource: write {known}, hugepages-SIZE or DOMAIN/NAME, such as nvidia.com/gpu"
+            )
     return given
 
 
 Resources = Annotated[
     dict[str, Quantity], Field(max_length=64), BeforeValidator(without_nulls), AfterValidator(_requestable)
 ]
-QueueName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=DNS_NAME.pattern)]
+QueueName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=DNS_NAME)]
 """The same where it is the value of a label."""
-Image = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=IMAGE.pattern)]
+Image = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=IMAGE)]
 
 
 NodeLabel = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$", max_length=317),
-    AfterValidator(_qualified),
 ]
-"""The name of a node label; the pattern is the definition's, which goes on taking what the release takes."""
+"""The name of a node label."""
 
 
 class EnvVar(Model):
@@ -241,38 +218,16 @@ def topology_annotations(topology: Topology | None, pods: int) -> dict[str, str]
     return {f"kueue.x-k8s.io/{name}": value for name, value in given.items() if value is not None}
 
 
-def merged_problems(pods: Pods) -> list[str]:
-    """What the merged settings of a stage say against each other."""
-    container, pod = pods.security_context or {}, pods.pod_security_context or {}
-    problems = [*broken_rules("SecurityContext", container), *broken_rules("PodSecurityContext", pod)]
-    if any(mount.get("mountPropagation") == "Bidirectional" for mount in pods.volume_mounts):
-        problems += [] if container.get("privileged") else [BIDIRECTIONAL]
-    if pods.host_network and any(sysctl["name"].startswith("net") for sysctl in pod.get("sysctls", [])):
-        problems.append(HOST_SYSCTLS)
-    if any(name.startswith(HUGE_PAGES) for name in pods.resources) and not pods.resources.keys() & {"cpu", "memory"}:
-        problems.append(LONE_HUGE_PAGES)
-    folders = {volume["name"] for volume in pods.volumes if "emptyDir" in volume or len(volume) == 1} | {*OWN_VOLUMES}
-    sources = [variable.value_from or {} for variable in pods.env]
-    files: list[str] = [source["fileKeyRef"]["volumeName"] for source in sources if "fileKeyRef" in source]
-    return problems + [NO_FOLDER.format(name) for name in files if name not in folders]
+def becomes_root(pods: Pods) -> bool:
+    """Whether a context asks for root and leaves out the consent without which the kubelet does not start the program."""
+    contexts = (pods.security_context or {}, pods.pod_security_context or {})
+    return any(each.get("runAsUser") == 0 and each.get("runAsNonRoot") is not False for each in contexts)
 
 
 def unknown_mounts(pods: Pods) -> list[str]:
     """The volumes that `volumeMounts` names and the pods do not have."""
     known = {*OWN_VOLUMES, *(volume["name"] for volume in pods.volumes)}
     return [mount["name"] for mount in pods.volume_mounts if mount["name"] not in known]
-
-
-def demands(pods: Pods) -> list[Demand]:
-    """The fields for which these pods need more than Pod Security `restricted`."""
-    found = [*volume_demands(pods.volumes)]
-    container, pod = pods.security_context or {}, pods.pod_security_context or {}
-    if pods.host_network:
-        found.append(Demand(Level.PRIVILEGED, ("hostNetwork",), "host namespaces"))
-    found += [*context_demands(container, "securityContext"), *context_demands(pod, "podSecurityContext")]
-    if escalates(container) and "allowPrivilegeEscalation" not in container:  # which the container then has
-        found.append(Demand(Level.BASELINE, ("securityContext",), "allowPrivilegeEscalation != false"))
-    return found
 
 
 def rendezvous_port(pods: Pods, run: str) -> int:

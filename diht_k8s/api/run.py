@@ -15,7 +15,7 @@ from diht_k8s.api.filter import Filter
 from diht_k8s.api.json_types import is_object
 from diht_k8s.api.label import BOTH_TOWERS, Label
 from diht_k8s.api.own_inputs import own_input_problems
-from diht_k8s.api.pods import Pods, merged, merged_problems, unknown_mounts
+from diht_k8s.api.pods import ROOT_NEEDS_CONSENT, Pods, becomes_root, merged, unknown_mounts
 from diht_k8s.api.train import (
     ELASTIC_QUEUE,
     ELASTIC_TOPOLOGY,
@@ -194,7 +194,7 @@ def cross_field_problems(spec: Spec) -> list[str]:
         problems += _train_problems(spec, train)
     for stage in spec.stages:
         pods = merged(spec.pods, getattr(spec, stage.value).pods)
-        problems += [f"{stage.value}: {problem}" for problem in merged_problems(pods)]
+        problems += [f"{stage.value}: {ROOT_NEEDS_CONSENT}"] if becomes_root(pods) else []
         unknown = unknown_mounts(pods)
         problems += [f"{stage.value}: {UNKNOWN_MOUNT} ({', '.join(unknown)})"] if unknown else []
     return problems + own_input_problems(spec)

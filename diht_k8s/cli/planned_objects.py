@@ -12,11 +12,7 @@ from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.redaction import redacted_document
 from diht_k8s.api.run import DihtRun
 from diht_k8s.controller.cache.runs import cached_run
-from diht_k8s.controller.job_builder import build_objects, requires_pod_group
-from diht_k8s.controller.observe import entry_name
-from diht_k8s.kube.labels import STAGE_LABEL
-from diht_k8s.pipeline.attempts import attempt_name
-from diht_k8s.pipeline.plan import CLUSTER_STEPS, Start
+from diht_k8s.controller.job_builder import build_objects, first_starts, requires_pod_group
 
 UNKNOWN_UID: Final = "00000000-0000-0000-0000-000000000000"
 """Stands for the uid that the API server assigns."""
@@ -46,10 +42,5 @@ def planned_objects(run: DihtRun, namespace: str) -> list[dict[str, Any]]:
     """The objects of the first attempt of each stage, in order."""
     metadata = {"name": run.metadata.name, "namespace": namespace, "uid": UNKNOWN_UID, "resourceVersion": "0"}
     known = cached_run({"metadata": metadata, "spec": {}})
-    objects: list[dict[str, Any]] = []
-    for stage in run.spec.stages:
-        for step in CLUSTER_STEPS.get(stage, ("",)):
-            name = attempt_name(run.metadata.name, stage, 1, step)
-            objects += build_objects(known, run, Start(stage, 1, name, step), pod_groups=requires_pod_group(run))
-            assert objects[-1]["metadata"]["labels"][STAGE_LABEL] == entry_name(stage, step)
-    return objects
+    pod_groups = requires_pod_group(run)
+    return [item for start in first_starts(run) for item in build_objects(known, run, start, pod_groups=pod_groups)]

@@ -91,8 +91,7 @@ def decide(seen: Observation, blocked: Blocked, move: PendingMove | None, jitter
     if (refused := blocked.refusal(seen.cached.generation)) is not None:
         actions = tuple(each for each in queued.plan.actions if not isinstance(each, Start))
         workload_actions = tuple(each for each in queued.actions if not isinstance(each, CreateWorkload))
-        if (actions, workload_actions) != (queued.plan.actions, queued.actions):
-            problem = problem or refused
+        problem = problem or refused
     return Decision(
         queued.plan.status,
         moves.observed,

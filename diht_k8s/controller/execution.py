@@ -17,7 +17,7 @@ from diht_k8s.controller.cache.informer import Informer
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.decision import Decision
 from diht_k8s.controller.events import RunEvent, started_event
-from diht_k8s.controller.job_builder import build_objects
+from diht_k8s.controller.job_builder import build_objects, first_starts, requires_pod_group
 from diht_k8s.controller.known_objects import KnownObjects
 from diht_k8s.controller.kueue.run_queue import RunQueue
 from diht_k8s.controller.live_reads import LiveReads
@@ -100,6 +100,32 @@ class Executor:
         except Exception as error:
             return Executed(problem or decision.problem, tuple(events), error)
         return Executed(queued or problem or decision.problem, tuple(events))
+
+    def check_all_stages(self, cached: CachedRun, run: DihtRun) -> RunProblem | None:
+        """Have the API server check the objects of all stages, so that the last one's typo does not show days later.
+
+        Nothing is created. Only what another document corrects counts: a quota or a webhook may let the objects pass by the
+        time they are created, and says so then if not.
+
+        Raises:
+            ClusterError: the API server does not answer, or its answer is nothing that a person could act on.
+        """
+        pod_groups = self._pod_groups()
+        for start in first_starts(run):
+            if start.stage is Stage.TRAIN and requires_pod_group(run) and not pod_groups:
+                continue  # the cluster may serve them once the training starts
+            try:
+                items = build_objects(cached, run, start, self._job_ttl_s, pod_groups=pod_groups)
+            except UserError as error:
+                return RunProblem(Reason.INVALID_SPEC, str(error), until_changed=True)
+            for item in items:
+                try:
+                    self._cluster.create(item, dry_run=True)
+                except ClusterError as error:
+                    problem = None if error.is_conflict else refusal(error, name_of(item))
+                    if problem is not None and problem.until_changed:
+                        return problem
+        return None
 
     def _start(self, cached: CachedRun, run: DihtRun, start: Start, known: KnownObjects) -> Executed:
         """Create the objects of an attempt.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
@@ -19,8 +19,9 @@ from diht_k8s.kube.labels import ATTEMPT_LABEL, RUN_LABEL, RUN_UID_LABEL, STAGE_
 from diht_k8s.kube.object_fields import MAX_MESSAGE
 from diht_k8s.launch.render import JobConfig, render
 from diht_k8s.launch.stages import on_nodes, restarts_in_place, stage_app
+from diht_k8s.pipeline.attempts import attempt_name
 from diht_k8s.pipeline.goodput import goodput_json
-from diht_k8s.pipeline.plan import Start
+from diht_k8s.pipeline.plan import CLUSTER_STEPS, Start
 
 MANAGED_BY: Final = "diht-operator"
 NO_POD_GROUPS: Final = (
@@ -81,6 +82,13 @@ def build_objects(
         if start.stage is Stage.TRAIN and job["spec"]["parallelism"] > 1 and _in_pod_group(run, pod_groups=pod_groups):
             objects.append(pod_group(job))
     return sorted(objects, key=lambda item: item["kind"] == "Job")
+
+
+def first_starts(run: DihtRun) -> Iterator[Start]:
+    """The first attempt of each stage, in order."""
+    for stage in run.spec.stages:
+        for step in CLUSTER_STEPS.get(stage, ("",)):
+            yield Start(stage, 1, attempt_name(run.metadata.name, stage, 1, step), step)
 
 
 def resizes_in_place(run: DihtRun) -> bool:

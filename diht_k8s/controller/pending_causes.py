@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from diht_k8s.api.kubernetes_types.security import REFUSED_ADVICE
+from diht_k8s.api.pod_security import REFUSED_ADVICE
 from diht_k8s.api.reasons import Reason
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.observe import LIVING, ObservedAttempt, RunProblem

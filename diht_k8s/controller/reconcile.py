@@ -33,7 +33,7 @@ from diht_k8s.controller.pod_logs import ReadLogs, progress_interval
 from diht_k8s.controller.report import StatusReporter
 from diht_k8s.controller.run_memory import RunMemory
 from diht_k8s.controller.run_metrics import UnhealthyNodes
-from diht_k8s.controller.saved_status import condition
+from diht_k8s.controller.saved_status import condition, has_ended
 from diht_k8s.controller.status_text import one_line
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.errors import ClusterError
@@ -139,6 +139,7 @@ class Reconciler:
             problem = RunProblem(Reason.INVALID_SPEC, str(error).replace("\n", "; "))
             self._reporter.refuse(cached, problem, memory.written, now)
             return None
+        self._check_all_stages(cached, run, memory)
         objects, logs, written = memory.objects, memory.logs, memory.written
         seen = self._observer.observe(cached, run, objects, logs, memory.pending, now=now, interval_s=interval_s)
         decision = decide(seen, memory.blocked, memory.move, self._jitter())
@@ -169,6 +170,17 @@ class Reconciler:
         if not cached.status.attempts:  # what runs already is judged by how it ends
             refuse([*text_problems(run.spec), *path_problems(run.spec)])
         return run
+
+    def _check_all_stages(self, cached: CachedRun, run: DihtRun, memory: RunMemory) -> None:
+        """Have the API server check what the run will create, once a document: condition Accepted remembers it."""
+        accepted = condition(cached.status, ConditionType.ACCEPTED)
+        known = accepted is not None and (accepted.status, accepted.observed_generation) == ("True", cached.generation)
+        if known or memory.checked == cached.generation or has_ended(cached.status):
+            return
+        problem = self._executor.check_all_stages(cached, run)
+        if problem is not None:
+            memory.blocked = memory.blocked.next(problem, cached.generation)
+        memory.checked = cached.generation
 
     def _wait_s(self, key: Key, decision: Decision, memory: RunMemory, now: float) -> float | None:
         """Seconds after which something may have changed that no watch reports; None if nothing can."""

@@ -14,7 +14,7 @@ from diht_k8s.api.reasons import Reason
 from diht_k8s.controller.observe import RunProblem
 from diht_k8s.kube.errors import ClusterError
 
-_ADMISSION: Final = re.compile(r"denied (the )?request|failed (calling|to call) webhook")
+_ADMISSION: Final = re.compile(r"denied (the )?request|failed (calling|to call) webhook|does not support dry run")
 """Words of webhooks and of admission policies, which answer with any status."""
 _MALFORMED: Final = (400, 413, 415, 422)
 

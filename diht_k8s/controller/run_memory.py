@@ -27,3 +27,5 @@ class RunMemory:
     move: PendingMove | None = None
     """the fault of a node because of which the gang moves after its next checkpoint."""
     written: WrittenStatus = field(default_factory=WrittenStatus)
+    checked: int = 0
+    """generation of the document whose objects the API server has checked."""

@@ -56,10 +56,11 @@ class Cluster:
         self._connection, self._before_write = connection, before_write
 
     def create(self, document: Mapping[str, Any], *, dry_run: bool = False) -> Json:
-        """Create an object of `KINDS`; returns it as the API server completed it."""
+        """Create an object of `KINDS`, or have it checked only; returns it as the API server completed it."""
         kind, metadata = document["kind"], document["metadata"]
         namespace = metadata["namespace"]
-        self._before_write(f"create_{kind.lower()}")
+        if not dry_run:
+            self._before_write(f"create_{kind.lower()}")
         query = {"fieldValidation": "Strict"} if kind in STRICT else {}
         what = f"create {kind} {metadata.get('name', '')} in namespace {namespace}"
         return self._connection.json(what, "POST", KINDS[kind].path(namespace), query | _dry(dry_run), document)

@@ -1,61 +1,68 @@
-"""`validate` and the API server agree on what stands in pods: generated runs and objects, which the API server checks
-and does not keep.
-"""
+"""The objects of samples and of good documents, which the API server checks and does not keep."""
 
 from __future__ import annotations
 
-import os
-import re
+import json
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from diht_k8s.api.documents import check
-from tests.cluster.dry_runs import DryRun, Refusals, opened, refusals, refused_by_us_alone
-from tests.cluster.tools import PROJECT, Kubectl
+from diht_k8s.api.run import DihtRun
+from diht_k8s.cli.planned_objects import planned_objects
+from tests.cluster.tools import PROJECT, Kubectl, fresh_namespace
 from tests.contract.documents.fields import CASES as FIELDS
 from tests.contract.documents.rules import CASES as RULES
 
 pytestmark = pytest.mark.cluster
-RUNS: Final = int(os.environ.get("DIHT_DRY_RUNS", "200"))
-"""How many; 2,000 take six minutes."""
-ON_PURPOSE: Final = re.compile(
-    r"no longer mounts such volumes|run on Linux only"
-    r"|(secretRef|claimName|secretName|configMap)\S*: "  # names that no object can have
-    r"|securityContext.capabilities|volumeMounts.mountPath|volumes.fc.lun|runAsUser 0 is root"
-    r"|invalid quantity '\d+\.'"  # rather a slip than a number
-    r"|tolerationSeconds: .* -?46116860184273879"  # the CRD's bounds are floating-point numbers
-)
-"""What Kubernetes' API server takes and its nodes do not."""
+PATHS: Final = {
+    "Job": "apis/batch/v1",
+    "PodGroup": "apis/scheduling.k8s.io/v1beta1",
+    "Service": "api/v1",
+    "Pod": "api/v1",
+}
+OTHERS: Final = ("serviceAccountName", "priorityClassName", "runtimeClassName")
+"""Fields of a pod that admission looks up in the cluster; the Job has shown that they are well-formed."""
 
 
-@pytest.fixture(scope="module")
-def dry_run(kubectl: Kubectl) -> Iterator[DryRun]:
-    with opened(kubectl) as found:
-        yield found
+def sent(run: DihtRun, namespace: str) -> Iterator[dict[str, Any]]:
+    """The objects of every stage, and a Pod of each template."""
+    for item in planned_objects(run, namespace):
+        yield item
+        if item["kind"] == "Job":
+            template = item["spec"]["template"]
+            spec = {key: value for key, value in template["spec"].items() if key not in OTHERS}
+            metadata = {**template["metadata"], "name": f"{item['metadata']['name']}-0", "namespace": namespace}
+            yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-def test_api_server_takes_every_object_of_a_valid_run(dry_run: DryRun) -> None:
-    found = refusals(dry_run, RUNS)
-    assert found.counted["Pod"] > 2 * RUNS
-    assert str(found) == ""
+def refusal(client: Any, item: dict[str, Any]) -> str:
+    """Why the API server refuses an object; empty where it does not."""
+    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    if token := client.configuration.get_api_key_with_prefix("authorization"):
+        headers["Authorization"] = token
+    path = f"{PATHS[item['kind']]}/namespaces/{item['metadata']['namespace']}/{item['kind'].lower()}s"
+    url = f"{client.configuration.host}/{path}?dryRun=All&fieldValidation=Strict"
+    answer = client.rest_client.pool_manager.request("POST", url, headers=headers, body=json.dumps(item).encode())
+    return "" if answer.status == 201 else json.loads(answer.data)["message"]
 
 
-def test_api_server_takes_every_object_of_the_samples_and_of_good_documents(dry_run: DryRun) -> None:
+def test_api_server_takes_every_object_of_the_samples_and_of_good_documents(kubectl: Kubectl) -> None:
     """Also one that is older than the fields of pods that `validate` knows."""
+    from kubernetes import config
+
     documents = [case.text for case in (*FIELDS, *RULES) if case.good]
     documents += [path.read_text() for path in sorted((PROJECT / "manifests/samples").glob("*.yaml"))]
-    found = Refusals()
-    for number, text in enumerate(documents):
-        run, problems = check(text, overrides=["spec.pods.image=recipe:1"])
-        assert run is not None, problems
-        found.add(number, run, dry_run)
-    assert found.counted["Job"] > 100
-    assert str(found) == ""
-
-
-def test_object_that_the_api_server_takes_is_refused_on_purpose_only(dry_run: DryRun) -> None:
-    found = list(refused_by_us_alone(dry_run, range(10 * RUNS)))
-    assert found
-    assert [why for why in found if not ON_PURPOSE.search(why)] == []
+    jobs, refused = 0, list[str]()
+    with fresh_namespace(kubectl, "dry") as namespace:
+        kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=privileged", "--overwrite")
+        client = config.new_client_from_config(str(kubectl.kubeconfig))
+        for text in documents:
+            run, problems = check(text, overrides=["spec.pods.image=recipe:1"])
+            assert run is not None, problems
+            for item in sent(run, namespace):
+                jobs += item["kind"] == "Job"
+                refused += [why for why in [refusal(client, item)] if why]
+    assert jobs > 100
+    assert refused == []

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -170,25 +169,39 @@ def test_integer_where_kubernetes_takes_a_quantity_reaches_the_job(
 
 
 @pytest.mark.parametrize(
-    ("name", "pods", "field"),
+    ("name", "pods", "words"),
     [
-        ("nfs", mounted({"nfs": {"server": "s", "path": "/", "mountOptions": ["hard"]}}), "nfs.mountOptions"),
-        ("kind", mounted({"future": {"size": 1}}), ".future"),
         (
-            "toleration",
-            {"tolerations": [{"key": "a", "operator": "Exists", "future": "x"}]},
-            "spec.pods.tolerations[0].future",
+            "unknown",
+            mounted({"nfs": {"server": "s", "path": "/", "mountOptions": ["hard"]}}),
+            "nfs.mountOptions: unknown key",
         ),
-        ("mount", mounted({"emptyDir": {}}, future="x"), ".future"),
-        ("security", {"securityContext": {"future": True}}, "securityContext.future"),
-        ("missing", mounted({"csi": {"driver": "Not A Driver"}}), "csi.driver"),
+        ("typed", mounted({"emptyDir": {}}, readOnly="yes"), "readOnly"),
+        ("driver", mounted({"csi": {"driver": "Not A Driver"}}), "Job driver-filter-1"),
     ],
 )
-def test_document_whose_job_would_be_refused_is_refused_as_it_is_applied(
-    apply: Callable[..., str], name: str, pods: dict[str, Any], field: str
+def test_typo_that_kubectl_applies_is_told_within_ten_seconds(
+    runs: Runs, apply: Callable[..., str], name: str, pods: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(KubectlError, match=re.escape(field)):
-        apply(name, **pods)
+    began = time.monotonic()
+    apply(name, **pods)
+    said = condition(runs.wait_for(name, "Accepted", "InvalidSpec", timeout_s=20), "Accepted")["message"]
+    assert time.monotonic() - began < 10.0 * PATIENCE
+    assert words in said
+    assert runs.children(name) == {}
+
+
+def test_typo_of_the_last_stage_is_told_before_the_first_one_starts(runs: Runs) -> None:
+    driver = [{"name": "more", "csi": {"driver": "Not A Driver"}}]
+    volumes = [*runs.document("later")["spec"]["pods"]["volumes"], *driver]
+    runs.apply("later", evaluate={**runs.document("later")["spec"]["evaluate"], "pods": {"volumes": volumes}})
+    try:
+        said = condition(runs.wait_for("later", "Accepted", "InvalidSpec", timeout_s=20), "Accepted")["message"]
+        assert "Job later-evaluate-1" in said
+        assert "csi.driver" in said
+        assert runs.children("later") == {}
+    finally:
+        runs.kubectl("delete", "dihtrun", "later", "-n", runs.namespace, "--wait=false")
 
 
 def test_quota_of_jobs_is_told_and_clears_itself(runs: Runs, apply: Callable[..., str]) -> None:

@@ -3,15 +3,13 @@ from __future__ import annotations
 import pytest
 
 from diht_k8s.api.documents import check
-from diht_k8s.api.kubernetes_types.object_rules import RULES as OBJECT_RULES
-from diht_k8s.api.kubernetes_types.object_rules import ObjectRule
 from diht_k8s.api.schema.cel import Rule, rules_of
 from tests.contract.documents import Case
 from tests.contract.documents.fields import CASES as FIELDS
-from tests.contract.documents.kubernetes import CASES as KUBERNETES
+from tests.contract.documents.fields import OPEN
 from tests.contract.documents.rules import CASES as RULES
 
-CASES = [*FIELDS, *RULES, *KUBERNETES]
+CASES = [*FIELDS, *RULES, *OPEN]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -38,10 +36,3 @@ def test_table_is_large_and_names_are_unique() -> None:
 )
 def test_every_rule_of_the_crd_has_a_bad_document_that_names_it(rule: Rule) -> None:
     assert any(case.says and not case.good and case.says in rule.message for case in RULES)
-
-
-@pytest.mark.parametrize(
-    "rule", [rule for rules in OBJECT_RULES.values() for rule in rules if rule.cel], ids=lambda rule: rule.message[:40]
-)
-def test_every_rule_of_kubernetes_objects_in_the_crd_has_a_bad_document_that_names_it(rule: ObjectRule) -> None:
-    assert any(case.says and not case.good and case.says in rule.message for case in [*RULES, *KUBERNETES])

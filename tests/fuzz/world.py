@@ -86,12 +86,12 @@ class World(FakeCluster):
         self.sizes: list[tuple[str, int]] = []
         """nodes of the rounds of such gangs, each with its Job's UID."""
 
-    def create(self, document: Doc) -> Doc:
+    def create(self, document: Doc, *, dry_run: bool = False) -> Doc:
         document = {**document, "status": {}}
         if document["kind"] == "Job":
             document["spec"] = {**document["spec"], "suspend": self.queues}
             document["status"] = {} if self.queues else {"startTime": at(self.now)}
-        return super().create(document)
+        return super().create(document, dry_run=dry_run)
 
     def delete_job(self, namespace: str, name: str, uid: str) -> None:
         job = self.jobs.get(name)

@@ -1,1 +1,1 @@
-"""Types of Kubernetes that run documents take over: pods' objects, security contexts, quantities."""
+"""Types of Kubernetes that run documents take over: pods' objects and quantities."""

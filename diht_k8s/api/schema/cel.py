@@ -16,14 +16,13 @@ from diht_k8s.api.data import SHARDS_OR_CAPTIONS
 from diht_k8s.api.evaluate import NO_SPLIT
 from diht_k8s.api.filter import SCORE_OR_SHARE
 from diht_k8s.api.label import BOTH_TOWERS
-from diht_k8s.api.pods import ONE_TOPOLOGY, OWN_VOLUMES, WHOLE_SLICE
+from diht_k8s.api.pods import ONE_TOPOLOGY, WHOLE_SLICE
 from diht_k8s.api.run import (
     MAX_NAME_LENGTH,
     MIXED_SOURCES,
     NO_SOURCES,
     ONLY_CAPTIONS,
     OWN_CLASSES,
-    UNKNOWN_MOUNT,
     Spec,
     Stage,
 )
@@ -237,7 +236,6 @@ def _spec_rules() -> list[Rule]:
             "data",
         ),
         *_elastic_rules(),
-        *(_mount_rule(stage) for stage in Stage),
     ]
 
 
@@ -256,29 +254,6 @@ def _elastic_rules() -> list[Rule]:
         ),
         Rule(f"{rigid} || !(({of_train}.topology)) || ({common}.topology)))", ELASTIC_TOPOLOGY, "train"),
     ]
-
-
-def _mount_rule(stage: Stage) -> Rule:
-    """Each mount of a stage names one of its volumes; a stage's own list replaces that of all stages."""
-
-    def names(field: str) -> str:
-        own, common = (
-            f"has({pods}) && has({pods}.{field}) ? {pods}.{field}.map(each, each.name)"
-            for pods in (f"self.{stage.value}.pods", "self.pods")
-        )
-        return f"({own} : {common} : [])"
-
-    known = ", ".join(f"'{name}'" for name in OWN_VOLUMES)
-    return Rule(
-        f"!has(self.{stage.value}) || {names('volumeMounts')}.all(name, name in [{known}] || name in {names('volumes')})",
-        f"{stage.value}: {UNKNOWN_MOUNT}",
-        stage.value,
-    )
-
-
-def _count(names: Iterable[str]) -> str:
-    """How many of the fields an object has."""
-    return f"[{', '.join(f'has(self.{name})' for name in names)}].filter(given, given).size()"
 
 
 def _train_rules() -> list[Rule]:
@@ -321,7 +296,10 @@ _RULES: Final[dict[str, list[Rule]]] = {
     "ClipScore": [Rule("has(self.minScore) != has(self.keepShare)", SCORE_OR_SHARE)],
     "EnvVar": [Rule("!has(self.value) || !has(self.valueFrom)", "give value or valueFrom, not both")],
     "Topology": [
-        Rule(f"{_count(('required', 'preferred', 'unconstrained'))} <= 1", ONE_TOPOLOGY),
+        Rule(
+            "[has(self.required), has(self.preferred), has(self.unconstrained)].filter(given, given).size() <= 1",
+            ONE_TOPOLOGY,
+        ),
         Rule("has(self.sliceRequired) == has(self.sliceSize)", WHOLE_SLICE),
     ],
     "StageStatus": [

@@ -18,6 +18,7 @@ from diht_k8s.api.status import Status
 
 GROUP, VERSION = API_VERSION.split("/")
 PLURAL: Final = "dihtruns"
+OPEN: Final = "x-kubernetes-preserve-unknown-fields"
 DROPPED: Final = frozenset({"title", "default", "x-placement"})
 COLUMNS: Final = (
     ("Stage", "string", ".status.progress.stage", "The stage that runs, or the last one.", 0),
@@ -113,6 +114,8 @@ def _structural(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
 
 def _structural_with(node: dict[str, Any], defs: dict[str, Any], name: str) -> dict[str, Any]:
     kind = node.get("type")
+    if node.get(OPEN):
+        return _open(node)
     if kind == "object":
         return _object(node, defs, name=name) if "properties" in node else _map(node, defs)
     kept = {key: value for key, value in node.items() if key not in DROPPED}
@@ -126,22 +129,29 @@ def _structural_with(node: dict[str, Any], defs: dict[str, Any], name: str) -> d
 
 def _object(node: dict[str, Any], defs: dict[str, Any], *, name: str) -> dict[str, Any]:
     properties = {key: _structural(value, defs) for key, value in node["properties"].items()}
-    rules = node.get("x-kubernetes-validations", [rule.schema() for rule in rules_of(name)])
+    rules = [rule.schema() for rule in rules_of(name)]
     return {
         **({"description": node["description"]} if "description" in node else {}),
         "type": "object",
         **({"required": node["required"]} if node.get("required") else {}),
         "properties": properties,
-        **({"x-kubernetes-preserve-unknown-fields": True} if node.get("additionalProperties") is True else {}),
+        **({OPEN: True} if node.get("additionalProperties") is True else {}),
         **({"x-kubernetes-validations": rules} if rules else {}),
     }
+
+
+def _open(node: dict[str, Any]) -> dict[str, Any]:
+    """An object of Kubernetes, which its own API server checks; the name stays, by which lists are merged."""
+    named = {"required": ["name"], "properties": {"name": {"type": "string", "maxLength": 63}}}
+    described = {"description": node["description"]} if "description" in node else {}
+    return {**described, "type": "object", **(named if "name" in node.get("required", []) else {}), OPEN: True}
 
 
 def _map(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in node.items() if key not in DROPPED}
     values = kept.pop("additionalProperties", True)
     if values is True:
-        return {**kept, "x-kubernetes-preserve-unknown-fields": True}
+        return {**kept, OPEN: True}
     return {**kept, "additionalProperties": _structural(values, defs)}
 
 

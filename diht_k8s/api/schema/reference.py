@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from diht_k8s.api.json_types import is_array, is_object
-from diht_k8s.api.kubernetes_types.definitions import definitions
+from diht_k8s.api.kubernetes_types.objects import definitions
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import API_VERSION, DihtRun, Spec, Stage
 from diht_k8s.api.schema.cel import ALWAYS_EDITABLE, EDITABLE, run_rules
@@ -38,8 +38,8 @@ spec: {{...}}
 ```
 
 Unknown keys are errors (clients other than kubectl may only get a warning); `null` is as if left out. Kubernetes' own fields in `pods`
-(volumes, tolerations, ...) are checked by the rules of Kubernetes {definitions().minor}. Defaults belong to the programs: a run keeps only what you
-wrote. "Ours" marks what is not the paper's, whose values are mostly [from memory](method.md). In brackets:
+(volumes, tolerations, ...) have the names and types of Kubernetes {definitions().minor} in files; the CRD leaves them open, and the operator tells
+at once what the API server says of the Jobs of all stages. Defaults belong to the programs: a run keeps only what you wrote. "Ours" marks what is not the paper's, whose values are mostly [from memory](method.md). In brackets:
 bounds of numbers (those below a million) and of a list's entries.
 """
 

@@ -71,7 +71,7 @@ def capped(node: dict[str, Any]) -> bool:
         case "array":
             return "maxItems" in node and node["x-kubernetes-list-type"] in ("atomic", "map")
         case "object":
-            return "properties" in node or "maxProperties" in node
+            return bool({"properties", "maxProperties", "x-kubernetes-preserve-unknown-fields"} & set(node))
         case "integer":
             return node["format"] in ("int32", "int64") and {"minimum", "maximum"} <= set(node)
         case None:
@@ -100,9 +100,22 @@ def test_every_field_is_described_beginning_with_its_name() -> None:
     assert [p for p in fields if not NODES[p].get("description", "").startswith(p.rsplit(".", 1)[1])] == []
 
 
-def test_open_objects_are_only_those_that_open_clip_defines() -> None:
-    found = {path.rsplit(".", 1)[1] for path, node in NODES.items() if node.get("x-kubernetes-preserve-unknown-fields")}
-    assert found == {"modelConfig"}
+def test_open_objects_are_those_that_open_clip_and_kubernetes_define() -> None:
+    found = {
+        path.rsplit(".", 1)[1].removesuffix("[]")
+        for path, node in NODES.items()
+        if node.get("x-kubernetes-preserve-unknown-fields")
+    }
+    assert found == {
+        "modelConfig",
+        "affinity",
+        "tolerations",
+        "valueFrom",
+        "volumes",
+        "volumeMounts",
+        "securityContext",
+        "podSecurityContext",
+    }
 
 
 def test_lists_keyed_by_a_field_are_maps() -> None:

@@ -61,6 +61,8 @@ class FakeCluster:
     warning_events: list[dict[str, Any]] = field(default_factory=list)
     pod_events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+    """kind and name of each object that was checked and not created."""
     refuse: dict[str, ClusterError] = field(default_factory=dict)
     """name of a write -> its answer"""
     die_after: int | None = None
@@ -97,8 +99,12 @@ class FakeCluster:
         if what in self.refuse:
             raise self.refuse[what]
 
-    def create(self, document: dict[str, Any]) -> dict[str, Any]:
+    def create(self, document: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
         kind, name = document["kind"], document["metadata"]["name"]
+        if dry_run:
+            self.checked.append(f"{kind} {name}")
+            self._may(f"check {kind} {name}")
+            return document
         self._may(f"create {kind}")
         store = self._store(kind)
         if name in store:

@@ -13,7 +13,7 @@ from diht_k8s.controller.refusals import name_of, refusal
 from diht_k8s.kube.errors import ClusterError, UnavailableError
 from tests.unit.controller.documents import at
 from tests.unit.controller.fake import FakeCluster, Process
-from tests.unit.controller.stories import ONE, SPEC, Clock, reason, settle, status
+from tests.unit.controller.stories import ONE, ORDER, SPEC, Clock, make, reason, settle, status
 
 UNKNOWN = 'Job in version "v1" cannot be handled as a Job: strict decoding error: unknown field "spec.template.spec.x"'
 QUOTA = 'jobs.batch "r-filter-1" is forbidden: exceeded quota: q, requested: count/jobs.batch=1'
@@ -24,9 +24,9 @@ class Counting(FakeCluster):
 
     tried = 0
 
-    def create(self, document: dict[str, Any]) -> dict[str, Any]:
-        self.tried += document["kind"] == "Job"
-        return super().create(document)
+    def create(self, document: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        self.tried += document["kind"] == "Job" and not dry_run
+        return super().create(document, dry_run=dry_run)
 
 
 def refusing(code: int, message: str) -> tuple[Counting, Process, Clock]:
@@ -142,6 +142,84 @@ def test_document_that_is_refused_is_sent_again_only_when_it_changes() -> None:
     settle(process)
     assert (reason(cluster), reason(cluster, "Accepted"), list(cluster.jobs)) == ("Pending", "Valid", ["r-filter-1"])
     assert recorded(cluster)[2:] == [("Normal", "Started", "filter: attempt 1 started")]
+
+
+TYPO = ClusterError(422, "Invalid", "spec.template.spec.volumes[0].csi.driver: Invalid value")
+
+
+def whole(job: str, error: ClusterError) -> tuple[FakeCluster, Process, Clock]:
+    """A new run of all stages, and an API server that refuses one of its Jobs."""
+    cluster, clock = make(), Clock()
+    cluster.refuse[f"check Job {job}"] = error
+    return cluster, Process(cluster, clock), clock
+
+
+def test_objects_of_all_stages_are_checked_once_a_document() -> None:
+    cluster, process, clock = whole("none", TYPO)
+    settle(process)
+    jobs = [name for name in cluster.checked if name.startswith("Job ")]
+    assert jobs == [f"Job {name}" for name in ORDER]
+    asked = len(cluster.checked)
+    settle(Process(cluster, clock))
+    assert len(cluster.checked) == asked, "nor by a new operator"
+    cluster.edit("r", suspend=True)
+    settle(Process(cluster, clock))
+    assert len(cluster.checked) == 2 * asked
+
+
+@pytest.mark.parametrize("job", ["r-filter-1", "r-evaluate-1"])
+def test_typo_in_any_stage_is_told_before_the_first_one_starts(job: str) -> None:
+    cluster, process, clock = whole(job, TYPO)
+    assert process.reconcile() is None
+    words = f"the API server refuses Job {job}: {TYPO.message}: change the run document"
+    assert sentence("r", status(cluster)) == f"r is not taken on (InvalidSpec): {words}"
+    settle(process)
+    asked, process = len(cluster.checked), Process(cluster, clock)
+    settle(process)
+    assert (cluster.jobs, len(cluster.checked)) == ({}, 2 * asked), "a new operator asks once more"
+    cluster.refuse.clear()
+    cluster.edit("r", evaluate={**SPEC["evaluate"], "pods": {}})
+    settle(process)
+    assert (reason(cluster, "Accepted"), list(cluster.jobs)) == ("Valid", ["r-filter-1"])
+
+
+def test_typo_of_an_edit_lets_the_running_stage_go_on() -> None:
+    cluster, process, _ = whole("none", TYPO)
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    cluster.refuse["check Job r-train-1"] = TYPO
+    cluster.edit("r", pods={**SPEC["pods"], "labels": {"a": "b"}})
+    settle(process)
+    assert (reason(cluster, "Accepted"), list(cluster.jobs)) == ("InvalidSpec", ["r-filter-1"])
+    cluster.end("r-filter-1", 0)
+    settle(process)
+    assert list(cluster.jobs) == ["r-filter-1"], "nothing more starts"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (403, QUOTA),
+        (403, "u cannot create x"),
+        (400, 'admission webhook "w" does not support dry run'),
+        (500, "failed calling webhook w"),
+        (404, "no such kind"),
+        (409, "r-evaluate-1 already exists"),
+    ],
+)
+def test_what_another_moment_may_allow_does_not_hold_a_run_up(code: int, words: str) -> None:
+    cluster, process, _ = whole("r-evaluate-1", ClusterError(code, "Reason", words))
+    settle(process)
+    assert (reason(cluster, "Accepted"), list(cluster.jobs)) == ("Valid", ["r-filter-1"])
+
+
+def test_check_without_an_answer_is_made_again() -> None:
+    cluster, process, _ = whole("r-evaluate-1", UnavailableError(503, "ServiceUnavailable", "busy"))
+    with pytest.raises(UnavailableError):
+        process.reconcile()
+    cluster.refuse.clear()
+    settle(process)
+    assert list(cluster.jobs) == ["r-filter-1"]
 
 
 def test_refusal_says_nothing_about_a_new_run_of_the_same_name() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.api.kubernetes_types.security import Level
-from diht_k8s.api.pods import HOST_PORTS, Pods, demands, rendezvous_port
+from diht_k8s.api.pod_security import Level, demands
+from diht_k8s.api.pods import HOST_PORTS, Pods, rendezvous_port
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.launch.render import JobConfig, render
 from diht_k8s.launch.stages import stage_app
