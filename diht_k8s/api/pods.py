@@ -133,7 +133,7 @@ class Pods(Model):
     image_pull_secrets: Annotated[list[ObjectName], Field(max_length=16)] = []
     """imagePullSecrets: Secrets with registry credentials."""
     queue_name: QueueName | None = None
-    """queueName: Kueue's LocalQueue or Volcano's queue that admits the stage."""
+    """queueName: Kueue's LocalQueue that admits the stage."""
     queueing: Literal["PerAttempt", "PerRun"] = "PerAttempt"
     """queueing of restarts: PerAttempt queues each attempt, PerRun keeps a stage's quota until it ends (Kueue only)."""
     queue_priority_class: QueueName | None = None

@@ -84,7 +84,7 @@ class JobReference(StatusModel):
     """The Job of an attempt."""
 
     kind: ShortText
-    """kind: Job, or Volcano's."""
+    """kind is Job."""
     name: ShortText
     """name of the object."""
 
@@ -265,7 +265,7 @@ class StageStatus(StatusModel):
     """outOfMemory: kills for memory, less those given back; the second fails the run."""
     not_before: Time = None
     """notBefore: when the next attempt starts."""
-    backend: Literal["Job", "Volcano"] | None = None
+    backend: Literal["Job"] | None = None
     """backend of its attempts."""
     nodes: Annotated[int, Field(ge=0, le=4096)] | None = None
     """nodes of an elastic training (train.minNodes)."""

@@ -212,11 +212,6 @@ class Cluster:
             return next(iter(found["items"]), None)
         return None
 
-    def serves(self, group: str) -> bool:
-        """Whether the cluster serves an API group."""
-        groups = self._connection.json("list API groups", "GET", "/apis/")["groups"]
-        return any(item["name"] == group for item in groups)
-
     def serves_kind(self, kind: str) -> bool:
         """Whether the cluster serves a kind of `KINDS`, in its version there."""
         resource = KINDS[kind]

@@ -109,11 +109,6 @@ class Connection:
         self._login, self._load = _Login(api), load
         self._lock, self._loaded_at = threading.Lock(), float("-inf")
 
-    @property
-    def api(self) -> ApiClient:
-        """The official client, for what is written for it: TorchX's scheduler for Volcano."""
-        return self._login.api
-
     def request(
         self,
         what: str,

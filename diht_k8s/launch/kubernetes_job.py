@@ -1,4 +1,4 @@
-"""TorchX's scheduler `kubernetes` for any cluster: native Jobs, or stock TorchX's Volcano if the cluster has it.
+"""TorchX's scheduler `kubernetes` for any cluster, by native Jobs.
 
 Registered as `kubernetes` and `kubernetes_job` (entry points `torchx.schedulers`), so that `torchx run -s kubernetes
 COMPONENT` needs only a kubeconfig. An application is named `NAMESPACE:NAME`; this machine stores nothing about it.
@@ -22,7 +22,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.connection import Connection, connect
 from diht_k8s.kube.errors import ignore_not_found
-from diht_k8s.launch import torchx_excepthook, volcano
+from diht_k8s.launch import torchx_excepthook
 from diht_k8s.launch.app_description import (
     CANCELLED_ANNOTATION,
     app_state,
@@ -41,7 +41,6 @@ from diht_k8s.launch.replica_logs import ReplicaLog, pod_lines, replica_lines
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
-BACKENDS: Final = ("auto", "job", "volcano")
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
 TOKEN_CHARACTERS: Final = 8
 logger = logging.getLogger(__name__)
@@ -51,14 +50,11 @@ logger = logging.getLogger(__name__)
 class Opts(StructuredOpts):
     """The options of `-cfg`. Those of stock TorchX have the same meaning here."""
 
-    backend: str = "auto"
-    """job (native Jobs), volcano, or auto: Volcano if the cluster serves it and a queue is given, else native Jobs."""
-
     namespace: str = "default"
     """Namespace of the job."""
 
     queue: str | None = None
-    """Queue that admits the job: a LocalQueue of Kueue, or a queue of Volcano."""
+    """LocalQueue of Kueue that admits the job."""
 
     service_account: str | None = None
     """Service account of the pods."""
@@ -76,7 +72,7 @@ class Opts(StructuredOpts):
     """Seconds after which the cluster removes a finished job; unset keeps it."""
 
     active_deadline_seconds: int | None = None
-    """Seconds after which the cluster ends the job (native Jobs only)."""
+    """Seconds after which the cluster ends the job."""
 
     validate_spec: bool = False
     """Ask the API server, on submission and on --dryrun, whether it would accept the job."""
@@ -96,11 +92,10 @@ class Request:
     """What is submitted; printed, it is a manifest that `kubectl create -f` accepts."""
 
     objects: list[dict[str, Any]]
-    backend: str
     images_to_push: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"# backend: {self.backend}\n" + yaml.safe_dump_all(self.objects, sort_keys=False)
+        return yaml.safe_dump_all(self.objects, sort_keys=False)
 
 
 class UnsupportedStreamError(UserError, ValueError):
@@ -108,12 +103,11 @@ class UnsupportedStreamError(UserError, ValueError):
 
 
 class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
-    """Runs applications as Indexed Jobs, or on Volcano through stock TorchX."""
+    """Runs applications as Indexed Jobs."""
 
     def __init__(self, session_name: str, client: ApiClient | None = None, docker_client: Any = None) -> None:
         super().__init__("kubernetes", session_name, docker_client=docker_client)
         self._connection = Connection(client) if client is not None else None
-        self._given_docker = docker_client
 
     def _run_opts(self) -> runopts:
         return Opts.as_runopts()
@@ -129,10 +123,10 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
     def _submit_dryrun(self, app: AppDef, cfg: Opts) -> AppDryRunInfo[Request, Opts]:
         _check(cfg)
         images = self.dryrun_push_images(app, cfg)
-        request = self._volcano_request(app, cfg) if cfg.backend == "volcano" else self._job_request(app, cfg)
+        request = self._request(app, cfg)
         request.images_to_push = images
-        if cfg.validate_spec:
-            self._validate_on_server(request, cfg.namespace)
+        for item in request.objects if cfg.validate_spec else ():
+            self._cluster().create(item, dry_run=True)
         return AppDryRunInfo(request, str)
 
     def schedule(self, dryrun_info: AppDryRunInfo[Request, Opts]) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -141,33 +135,18 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         Raises:
             ClusterError: the API server refused an object, or did not answer; no object is left behind.
         """
-        request, cfg, app = dryrun_info.request, dryrun_info.cfg, dryrun_info.app
-        if cfg.backend == "auto" and cfg.queue and app is not None and self._cluster().serves(volcano.GROUP):
-            request = self._volcano_request(app, cfg)
-        self.push_images(dryrun_info.request.images_to_push)
-        if request.backend == "volcano":
-            return self._volcano().schedule(volcano.dry_run_info(request.objects[0], cfg.namespace))
+        request = dryrun_info.request
+        self.push_images(request.images_to_push)
         self._create(request.objects)
-        return f"{cfg.namespace}:{request.objects[0]['metadata']['labels'][LABEL_INSTANCE]}"
+        return f"{dryrun_info.cfg.namespace}:{request.objects[0]['metadata']['labels'][LABEL_INSTANCE]}"
 
-    def _job_request(self, app: AppDef, cfg: Opts) -> Request:
+    def _request(self, app: AppDef, cfg: Opts) -> Request:
         replicas = [role.num_replicas for role in app.roles]
         name = unique_name(app.name, random_id(TOKEN_CHARACTERS), replicas, roles=len(replicas))
         for role in app.roles:  # stock TorchX leaves the namespace out, and its own commands refuse such a name
             if (handle := role.env.get("TORCHX_JOB_ID", "")).endswith("/${app_id}"):
                 role.env["TORCHX_JOB_ID"] = handle.replace("${app_id}", f"{cfg.namespace}:${{app_id}}")
-        backend = "job (auto: no cluster was asked)" if cfg.backend == "auto" else "job"
-        return Request(render(with_overlays(app), _job_config(cfg), name), backend)
-
-    def _volcano_request(self, app: AppDef, cfg: Opts) -> Request:
-        return Request([volcano.volcano_job(self._volcano(), with_overlays(app), cfg)], "volcano")
-
-    def _validate_on_server(self, request: Request, namespace: str) -> None:
-        if request.backend == "volcano":
-            self._volcano().validate(request.objects[0], namespace)
-            return
-        for item in request.objects:
-            self._cluster().create(item, dry_run=True)
+        return Request(render(with_overlays(app), _job_config(cfg), name))
 
     def _create(self, objects: list[dict[str, Any]]) -> None:
         """Jobs first; they own the other objects, which are deleted with the last Job."""
@@ -189,22 +168,20 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         """The state of an application; None if it does not exist."""
         namespace, name = _split(app_id)
         jobs = self._jobs(namespace, name)
-        if not jobs:
-            return volcano.none_if_unserved(lambda: self._volcano().describe(app_id))
-        return description(app_id, jobs, self._pods(namespace, name, jobs))
+        return description(app_id, jobs, self._pods(namespace, name, jobs)) if jobs else None
 
     def describe_native(self, app_id: str) -> AppDryRunInfo[Request] | None:
         """The objects of an application as the cluster has them; None if it does not exist."""
         jobs = self._jobs(*_split(app_id))
-        return AppDryRunInfo(Request(jobs, "job"), str) if jobs else None
+        return AppDryRunInfo(Request(jobs), str) if jobs else None
 
     def list(self, cfg: Mapping[str, CfgVal] | None = None) -> list[ListAppResponse]:
-        """The applications of a namespace (`default` unless `cfg` names one), including those on Volcano."""
+        """The applications of a namespace (`default` unless `cfg` names one)."""
         namespace = str((cfg or {}).get("namespace") or "default")
         by_name: dict[str, list[dict[str, Any]]] = {}
         for job in self._cluster().items("Job", namespace, f"{LABEL_MANAGER}={MANAGER}"):
             by_name.setdefault(job["metadata"]["labels"][LABEL_INSTANCE], []).append(job)
-        found = [
+        return [
             ListAppResponse(
                 app_id=f"{namespace}:{name}",
                 state=app_state(jobs),
@@ -212,15 +189,11 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
             )
             for name, jobs in by_name.items()
         ]
-        return found + (volcano.none_if_unserved(lambda: self._volcano().list({"namespace": namespace})) or [])
 
     def _cancel_existing(self, app_id: str) -> None:
         """End an application but keep its Jobs for inspection; a Job that never started is deleted."""
         namespace, name = _split(app_id)
-        jobs = self._jobs(namespace, name)
-        if not jobs:
-            self._volcano()._cancel_existing(app_id)
-        for job in jobs:
+        for job in self._jobs(namespace, name):
             job_name = job["metadata"]["name"]
             if job["spec"].get("suspend"):
                 self._delete_job(namespace, job_name)
@@ -234,10 +207,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
     def _delete_existing(self, app_id: str) -> None:
         """Delete an application; its pods are asked to end."""
         namespace, name = _split(app_id)
-        jobs = self._jobs(namespace, name)
-        if not jobs:
-            self._volcano()._delete_existing(app_id)
-        for job in jobs:
+        for job in self._jobs(namespace, name):
             self._delete_job(namespace, job["metadata"]["name"])
 
     def log_iter(
@@ -264,7 +234,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         namespace, name = _split(app_id)
         jobs = self._jobs(namespace, name)
         if not jobs:
-            return self._volcano().log_iter(app_id, role_name, k, regex, since, until, should_tail, streams)
+            raise UserError(f"{app_id} does not exist: check the id and the namespace")
         job = next((job for job in jobs if job["metadata"]["labels"].get(LABEL_ROLE) == label_value(role_name)), None)
         if job is None or not 0 <= k < job["spec"]["completions"]:
             have = ", ".join(
@@ -312,10 +282,6 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
             self._connection = connect()
         return Cluster(self._connection)
 
-    def _volcano(self) -> volcano.VolcanoScheduler:
-        client = self._connection.api if self._connection is not None else None
-        return volcano.VolcanoScheduler(self.session_name, client, self._given_docker)
-
 
 def create_scheduler(
     session_name: str, client: Any = None, docker_client: Any = None, **_: object
@@ -333,23 +299,9 @@ def create_scheduler(
 
 def _check(cfg: Opts) -> None:
     """Refuse values that TorchX's type checks let through."""
-    problem = None
-    if cfg.backend not in BACKENDS:
-        problem = ("backend", f"backend={cfg.backend}: write one of {', '.join(BACKENDS)}")
-    elif cfg.image_pull_policy not in (None, *PULL_POLICIES):
-        problem = (
-            "image_pull_policy",
-            f"image_pull_policy={cfg.image_pull_policy}: write one of {', '.join(PULL_POLICIES)}",
-        )
-    elif cfg.backend == "volcano" and not cfg.queue:
-        problem = ("queue", "backend=volcano needs a queue: add queue=NAME")
-    elif cfg.backend == "volcano" and cfg.active_deadline_seconds is not None:
-        problem = (
-            "active_deadline_seconds",
-            "Volcano has no active_deadline_seconds: leave it out, or use backend=job",
-        )
-    if problem:
-        raise InvalidRunConfigException(problem[1], problem[0], cfg)
+    if (policy := cfg.image_pull_policy) not in (None, *PULL_POLICIES):
+        problem = f"image_pull_policy={policy}: write one of {', '.join(PULL_POLICIES)}"
+        raise InvalidRunConfigException(problem, "image_pull_policy", cfg)
 
 
 def _job_config(cfg: Opts) -> JobConfig:

@@ -410,7 +410,6 @@ def test_samples_are_those_that_are_promised() -> None:
         "one-gpu-node",
         "resume-from-checkpoint",
         "sixteen-nodes-kueue",
-        "volcano",
         "workload-identity",
     ]
 

@@ -44,7 +44,6 @@ def test_dry_run_prints_the_manifest_of_a_gang_with_the_document_in_it(dry_run: 
         "seed=3",
     )
     assert done.returncode == 0, done.stderr
-    assert "# backend: job (auto: no cluster was asked)" in done.stdout
     job, service = objects(done.stdout)
     assert (job["metadata"]["namespace"], job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]) == ("team", "q")
     assert service["metadata"]["name"] == job["metadata"]["name"] == job["spec"]["template"]["spec"]["subdomain"]
@@ -61,19 +60,11 @@ def test_dry_run_prints_the_manifest_of_a_gang_with_the_document_in_it(dry_run: 
     assert env[env["DIHT_MASTER_VARIABLE"]] == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
 
 
-def test_dry_run_for_volcano_needs_no_cluster_either(dry_run: DryRun) -> None:
-    done = dry_run("backend=volcano,queue=q", "components.train", "--image", "recipe:1", "--", "--run", "run.json")
-    assert done.returncode == 0, done.stderr
-    (job,) = objects(done.stdout)
-    assert (job["apiVersion"], job["spec"]["queue"]) == ("batch.volcano.sh/v1alpha1", "q")
-
-
 @pytest.mark.parametrize(
     ("cfg", "component", "words"),
     [
         ("bogus=1", ["components.train", "--image", "i:1"], "Unknown run option `bogus`"),
-        ("backend=slurm", ["components.train", "--image", "i:1"], "backend=slurm: write one of auto, job, volcano"),
-        ("backend=job", ["components.train"], "role train has no image: give --image, or pods.image"),
+        ("namespace=n", ["components.train"], "role train has no image: give --image, or pods.image"),
     ],
 )
 def test_mistake_is_told(dry_run: DryRun, cfg: str, component: list[str], words: str) -> None:

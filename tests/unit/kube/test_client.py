@@ -264,12 +264,6 @@ def test_workload_is_found_in_every_version_of_kueue(server: ApiServer, answers:
     assert {asked.query["labelSelector"] for asked in server.asked} == {"kueue.x-k8s.io/job-uid=u"}
 
 
-def test_group_is_served_if_it_is_listed(server: ApiServer) -> None:
-    server.answers = [(200, {"groups": [{"name": "batch.volcano.sh"}]})] * 2
-    assert server.cluster().serves("batch.volcano.sh")
-    assert not server.cluster().serves("other")
-
-
 @pytest.mark.parametrize(
     ("status", "body", "exit_code", "sentence"),
     [

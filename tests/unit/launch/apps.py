@@ -9,13 +9,10 @@ from typing import Any
 
 import yaml
 from torchx.components.dist import torchrun
-from torchx.schedulers import kubernetes_scheduler
 from torchx.specs import AppDef, BindMount, DeviceMount, Resource, RetryPolicy, Role, VolumeMount, macros
 from torchx.specs.overlays import DEL, JOIN, set_overlay
 
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.launch import volcano
-from diht_k8s.launch.kubernetes_job import Opts
 from diht_k8s.launch.render import JobConfig, render
 from diht_k8s.launch.stages import stage_app
 from tests.unit.api.documents import changed
@@ -182,15 +179,6 @@ def several_roles() -> list[dict[str, Any]]:
     return render(AppDef("Two Roles", roles=[trainer, server]), JobConfig(efa_device_count=4), "two-x")
 
 
-def on_volcano() -> list[dict[str, Any]]:
-    """Stock TorchX's job with what we add."""
-    app = torchrun(script="train-vit.py", j="2x1", image="app:1", env={"LOGLEVEL": "INFO"})
-    for_role = app.roles[0]
-    set_overlay(for_role, "kubernetes", "V1Container", {"env": [{"name": "A", "value": "1"}]})
-    cfg = Opts(queue="q", image_pull_policy="Never", image_pull_secrets=["one"], ttl_seconds_after_finished=5)
-    return [volcano.volcano_job(volcano.VolcanoScheduler("torchx"), app, cfg)]
-
-
 CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     case.__name__: case
     for case in (
@@ -200,20 +188,13 @@ CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
         filter_workers,
         stock_torchrun,
         several_roles,
-        on_volcano,
     )
 }
 
 
 def manifest(case: str) -> str:
-    """The manifest of a case; what is random or a version in stock TorchX stands still."""
-    make_unique, version = kubernetes_scheduler.make_unique, kubernetes_scheduler.torchx.__version__
-    kubernetes_scheduler.make_unique = lambda name, string_length=0: f"{name}-random"
-    kubernetes_scheduler.torchx.__version__ = "0"
-    try:
-        return yaml.safe_dump_all(CASES[case](), sort_keys=False, width=120)
-    finally:
-        kubernetes_scheduler.make_unique, kubernetes_scheduler.torchx.__version__ = make_unique, version
+    """The manifest of a case."""
+    return yaml.safe_dump_all(CASES[case](), sort_keys=False, width=120)
 
 
 if __name__ == "__main__":

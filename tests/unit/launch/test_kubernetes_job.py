@@ -20,7 +20,6 @@ from torchx.schedulers.api import Stream
 from torchx.specs import AppDef, AppState, InvalidRunConfigException, Role, Workspace
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.launch import volcano
 from diht_k8s.launch.app_description import CANCELLED_ANNOTATION
 from diht_k8s.launch.kubernetes_job import KubernetesJobScheduler, create_scheduler
 
@@ -35,7 +34,6 @@ class Cluster:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.asked: list[str] = []
         self.refuse = ""
-        self.groups: list[str] = []
         self.stranger = False
         """Whether somebody else's pod has the labels of the application's."""
 
@@ -92,31 +90,8 @@ class Cluster:
     def delete_job(self, namespace: str, name: str, *, policy: str) -> None:
         del self.objects["Job", name]
 
-    def serves(self, group: str) -> bool:
-        self.asked.append("serves")
-        return group in self.groups
-
     def log(self, namespace: str, pod: str, *, container: str, **_: Any) -> Iterator[bytes]:
         yield f"{datetime.now(UTC).isoformat()} {container} of pod {pod}".encode()
-
-
-class Volcano:
-    """Stock TorchX's scheduler, as far as it is called."""
-
-    known: tuple[str, ...] = ()
-
-    def __init__(self) -> None:
-        self.called: list[str] = []
-
-    def schedule(self, info: Any) -> str:
-        self.called.append(f"schedule {info.cfg.queue}")
-        return f"{info.cfg.namespace}:on-volcano"
-
-    def describe(self, app_id: str) -> None:
-        self.called.append(f"describe {app_id}")
-
-    def list(self, cfg: dict[str, str]) -> list[Any]:
-        return []
 
 
 @pytest.fixture
@@ -125,17 +100,8 @@ def cluster() -> Cluster:
 
 
 @pytest.fixture
-def on_volcano() -> Volcano:
-    return Volcano()
-
-
-@pytest.fixture
-def runner(cluster: Cluster, on_volcano: Volcano, monkeypatch: pytest.MonkeyPatch) -> Runner:
+def runner(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Runner:
     monkeypatch.setattr(KubernetesJobScheduler, "_cluster", lambda self: cluster)
-    monkeypatch.setattr(KubernetesJobScheduler, "_volcano", lambda self: on_volcano)
-    monkeypatch.setattr(
-        volcano, "volcano_job", lambda scheduler, app, cfg: {"kind": "Job", "spec": {"queue": cfg["queue"]}}
-    )
     return Runner("torchx", {"kubernetes": create_scheduler})
 
 
@@ -163,10 +129,9 @@ def test_application_with_a_refused_object_leaves_nothing(runner: Runner, cluste
     assert not cluster.objects
 
 
-def test_dry_run_asks_no_cluster_says_so_and_prints_a_manifest(runner: Runner, cluster: Cluster) -> None:
+def test_dry_run_asks_no_cluster_and_prints_a_manifest(runner: Runner, cluster: Cluster) -> None:
     info = runner.dryrun(APP, "kubernetes", {"queue": "q"})
     assert not cluster.asked
-    assert str(info).startswith("# backend: job (auto: no cluster was asked)\n")
     assert [item["kind"] for item in yaml.safe_load_all(str(info))] == ["Job", "Service"]
 
 
@@ -176,32 +141,9 @@ def test_dry_run_with_validate_spec_asks_the_api_server(runner: Runner, cluster:
 
 
 @pytest.mark.parametrize(
-    ("cfg", "groups", "backend"),
-    [
-        ({}, ["batch.volcano.sh"], "job"),
-        ({"queue": "q"}, ["apps"], "job"),
-        ({"queue": "q"}, ["batch.volcano.sh"], "volcano"),
-        ({"queue": "q", "backend": "job"}, ["batch.volcano.sh"], "job"),
-        ({"queue": "q", "backend": "volcano"}, [], "volcano"),
-    ],
-)
-def test_auto_takes_volcano_where_it_is_served_and_a_queue_is_given(
-    runner: Runner, cluster: Cluster, on_volcano: Volcano, cfg: dict[str, Any], groups: list[str], backend: str
-) -> None:
-    cluster.groups = groups
-    handle = runner.run(APP, "kubernetes", cfg)
-    assert handle.endswith("default:on-volcano") == (backend == "volcano")
-    assert on_volcano.called == (["schedule q"] if backend == "volcano" else [])
-    assert bool(cluster.objects) == (backend == "job")
-
-
-@pytest.mark.parametrize(
     ("cfg", "words"),
     [
-        ({"bogus": 1}, "Unknown run option `bogus`. Valid options are: active_deadline_seconds, backend"),
-        ({"backend": "slurm"}, "backend=slurm: write one of auto, job, volcano"),
-        ({"backend": "volcano"}, "backend=volcano needs a queue: add queue=NAME"),
-        ({"backend": "volcano", "queue": "q", "active_deadline_seconds": 1}, "Volcano has no active_deadline_seconds"),
+        ({"bogus": 1}, "Unknown run option `bogus`. Valid options are: active_deadline_seconds"),
         ({"image_pull_policy": "never"}, "image_pull_policy=never: write one of Always, IfNotPresent, Never"),
         ({"active_deadline_seconds": "1"}, "active_deadline_seconds, must be of type: int"),
     ],
@@ -263,13 +205,14 @@ def test_cancel_of_a_job_that_its_queue_holds_back_deletes_it(runner: Runner, cl
     assert not cluster.jobs("default", "app.kubernetes.io/name=app")
 
 
-def test_deleted_job_is_reported_as_gone(runner: Runner, on_volcano: Volcano) -> None:
+def test_deleted_job_is_reported_as_gone(runner: Runner) -> None:
     handle = runner.run(APP, "kubernetes")
     assert (status := runner.status(handle))
     assert status.state is AppState.PENDING
     runner.delete(handle)
     assert runner.status(handle) is None
-    assert on_volcano.called == [f"describe {handle.rpartition('/')[2]}"]
+    with pytest.raises(UserError, match="does not exist"):
+        list(runner.log_lines(handle, "main"))
 
 
 def test_list_has_the_applications_of_the_namespace_once_each(runner: Runner) -> None:
