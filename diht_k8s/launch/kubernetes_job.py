@@ -233,8 +233,6 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
             )
         namespace, name = _split(app_id)
         jobs = self._jobs(namespace, name)
-        if not jobs:
-            raise UserError(f"{app_id} does not exist: check the id and the namespace")
         job = next((job for job in jobs if job["metadata"]["labels"].get(LABEL_ROLE) == label_value(role_name)), None)
         if job is None or not 0 <= k < job["spec"]["completions"]:
             have = ", ".join(
