@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks._arguments import make_parser
 from diht_k8s.api.documents import load
 from diht_k8s.api.run import DihtRun
+from diht_k8s.data.feature_files import read_tensors
 from diht_k8s.data.shards.images import decode
 from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.storage import Storage
@@ -34,7 +35,7 @@ from diht_k8s.runtime.inputs import kept_shards
 from diht_k8s.runtime.run_folder import run_layout
 from diht_k8s.stages.label.added import CaptionUse
 from diht_k8s.stages.label.caption_concepts import read_captions
-from diht_k8s.stages.label.features import group_of, read_safetensors
+from diht_k8s.stages.label.features import group_of
 from diht_k8s.stages.label.report import words
 from diht_k8s.stages.label.soft_labels import HeadLabels, read_labels
 from diht_k8s.stages.label.vocabulary import Concepts, ConceptVocabulary
@@ -125,7 +126,7 @@ def _pictures(run: DihtRun) -> Iterable[Drawing]:
         use.add(read_captions(storage, layout, shard))
     for shard in shards:
         labels, captions = read_labels(storage, layout.labels(shard.name)), read_captions(storage, layout, shard)
-        tensors, _ = read_safetensors(storage, layout.features(shard.name))
+        tensors, _ = read_tensors(storage, layout.features(shard.name))
         scores_NK = use.scores(labels.objects, captions)
         for row, pair in enumerate(read_pairs(storage, shard)):
             if pair.meta.get("junk"):

@@ -25,8 +25,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.shards.samples import read_samples
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
-from diht_k8s.report.paired_bootstrap import holm, paired_differences, verdict
-from diht_k8s.report.per_image import PerImage, per_image_path, read_per_image
+from diht_k8s.report.per_image import PerImage, holm, paired_differences, per_image_path, read_per_image, verdict
 from diht_k8s.runtime.commit import find_committed
 from diht_k8s.runtime.run_folder import run_folder, run_layout
 

@@ -18,9 +18,8 @@ from diht_k8s.cli.stage_folder import is_folder
 from diht_k8s.data.shards.images import thumbnails
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.report.comparison import comparison, comparison_page, comparison_text
+from diht_k8s.report.comparison import comparison, comparison_page, comparison_text, configuration, natural_order
 from diht_k8s.report.per_image import per_image_path, read_per_image
-from diht_k8s.report.variants import configuration, natural_order
 from diht_k8s.runtime.run_folder import latest_run, run_folder, runs_of
 
 REPORT: Final = "report.json"

@@ -23,6 +23,7 @@ from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import DIGITS, STAGE_FILES, Layout, join, pattern_of
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.data.feature_files import remove_rows
 from diht_k8s.data.shards.images import BadImageError, decode
 from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.parquet import read_table, write_table
@@ -47,7 +48,6 @@ from diht_k8s.stages.filter.scores import Row, Scores, open_scores
 from diht_k8s.stages.filter.stage import done_shard, finish
 from diht_k8s.stages.filter.summary import MAX_CAPTION, Summary
 from diht_k8s.stages.filter.text_spotting.matching import shows_caption
-from diht_k8s.stages.label.embeddings import remove_rows
 
 PLAN: Final = "PURGE.json"
 REWRITTEN: Final[Mapping[Stage, tuple[str, ...]]] = {

@@ -16,7 +16,7 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.json_types import texts_in
 from diht_k8s.api.layout import MARKER, STAGE_FILES, STARTED, join
 from diht_k8s.api.run import Stage
-from diht_k8s.data.shards.safetensors_metadata import metadata_of
+from diht_k8s.data.feature_files import header_in
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.report.per_image import read_per_image
 from diht_k8s.runtime.own_files import pattern_of_file
@@ -122,8 +122,8 @@ class Traces:
                 rows = read_per_image(self.storage, uri)
                 return rows is not None and not self.names.isdisjoint([*rows.uids, *rows.texts])
             content = self.storage.read_bytes(uri)
-            text = metadata_of(content)["document"] if path.endswith(".safetensors") else content.decode()
-            return names_in(json.loads(text), self.names)
+            document = header_in(content) if path.endswith(".safetensors") else json.loads(content.decode())
+            return names_in(document, self.names)
         except (ValueError, KeyError, DataError):
             return True
 

@@ -1,4 +1,6 @@
-"""The report of an evaluation: `report.json`, one self-contained `report.html`, and the model's card with its results."""
+"""The report of an evaluation: `report.json`, one self-contained `report.html`, and the model's card with its
+results.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,8 @@ from typing import Any
 
 from diht_k8s.api.layout import join
 from diht_k8s.api.run import Stage
-from diht_k8s.report.content import report_content, without_images
-from diht_k8s.report.evidence import gather_evidence
-from diht_k8s.report.model_index import PATH, card_with_results
+from diht_k8s.report.cards import PATH, card_with_results
+from diht_k8s.report.content import gather_evidence, report_content, without_images
 from diht_k8s.report.page import render
 from diht_k8s.runtime.stage import Context
 

@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diht_k8s.report.paired_bootstrap import Difference, resampled_differences
+from diht_k8s.report.per_image import Difference, resampled_differences
 
 NAMES: Final = ("11-point mAP", "all-point mAP")
 """Of the figures, M of them."""

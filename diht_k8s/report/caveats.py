@@ -7,9 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from diht_k8s.report.formatting import DIRECTIONS, SPLITS, percent, points
-from diht_k8s.report.overview import REFERENCE, reference_of
-from diht_k8s.report.paired_bootstrap import holm, paired_differences, verdict
+from diht_k8s.report.overview import DIRECTIONS, REFERENCE, SPLITS, percent, points, reference_of
+from diht_k8s.report.per_image import holm, paired_differences, verdict
 
 SMALL_PAIRS: Final = 1_000_000
 MANY: Final = 4
@@ -123,23 +122,29 @@ def label_caveats(report: Json) -> list[str]:
         tops = report.get("heads", {}).get(kind, {}).get("top_label_in_caption", {})
         if tops.get("never_seen") is not None and tops.get("commonest_concept") is not None:
             found.append(
-                f"Concept labels, {kind}: the likeliest one is a word of the caption for {percent(tops['never_seen'])} of "
+                f"Concept labels, {kind}: the likeliest one is a word of the caption for "
+                f"{percent(tops['never_seen'])} of "
                 f"the images; always naming the commonest would be for {percent(tops['commonest_concept'])}."
             )
     return found + ([] if (added := report.get("added")) is None else [added_note(added)])
 
 
 def added_note(added: Json) -> str:
-    """For how many images a label is shown that their captions lack, and what is known about these labels without looking."""
+    """For how many images a label is shown that their captions lack, and what is known about these labels without
+    looking.
+    """
     shown = (
-        f"For {percent(added['pictures'])} of the images an object is shown that their caption does not name; for the others "
+        f"For {percent(added['pictures'])} of the images an object is shown that their caption does not name; "
+        "for the others "
         "none fits image and caption well enough."
     )
     if added["precision"] is None:
         return shown
     return (
-        f"{shown} Captions of unseen images name such an object in {percent(added['precision'])} of the images of which a label "
-        "says it (mean over the labels shown). That is no share of right ones, since captions leave out a lot: nobody has "
+        f"{shown} Captions of unseen images name such an object in {percent(added['precision'])} of the images "
+        "of which a label "
+        "says it (mean over the labels shown). That is no share of right ones, since captions leave out a lot: "
+        "nobody has "
         "looked at these."
     )
 
@@ -169,7 +174,8 @@ def _reference_caveats(benchmark: Json) -> list[str]:
         low, high = map(points, difference["interval"])
         found.append(
             f"{benchmark['name']}, {direction}: with R@5 {percent(benchmark[key]['recall']['5'])} the model is "
-            f"{RELATIONS[difference['verdict']]} the {REFERENCE} with {percent(reference[key]['recall']['5'])} (paired over "
+            f"{RELATIONS[difference['verdict']]} the {REFERENCE} with {percent(reference[key]['recall']['5'])} "
+            f"(paired over "
             f"the images {points(difference['value'])} points, 95\N{NO-BREAK SPACE}% interval {low} to {high})."
         )
     return found
@@ -217,7 +223,8 @@ def _left_out(benchmark: Json) -> list[str]:
         if number := benchmark.get(f"without_{what}"):
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in benchmark.get(f"no_{what}", {}).items())
             found.append(
-                f"{benchmark['name']}: {number:,} of {benchmark['pictures'] + number:,} images have no {what} and do not "
+                f"{benchmark['name']}: {number:,} of {benchmark['pictures'] + number:,} images have no {what} and "
+                f"do not "
                 f"count{f' ({reasons})' if reasons else ''}."
             )
     if number := benchmark.get("without_group"):
@@ -235,8 +242,8 @@ def _left_out(benchmark: Json) -> list[str]:
 def few_shot_verdicts(draws: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     """Shots -> whether the probe from zero-shot is `better`, `worse` or `not clearly different` than that from scratch.
 
-    Both are fitted on the same draw of shots, so draws are paired as seeds are; Holm's correction is over the numbers of
-    shots. Numbers of shots with fewer than `LEAST_DRAWS` draws are left out.
+    Both are fitted on the same draw of shots, so draws are paired as seeds are; Holm's correction is over the numbers
+    of shots. Numbers of shots with fewer than `LEAST_DRAWS` draws are left out.
     """
     by_shots: dict[int, list[Mapping[str, Any]]] = {}
     for draw in draws:
@@ -270,7 +277,8 @@ def few_shot_caveats(benchmark: Mapping[str, Any]) -> list[str]:
     draws = few_shot["points"][0]["draws"]
     caveat = (
         f"{benchmark['name']}: against the probe from scratch, the probe from zero-shot is {', '.join(parts)} (paired "
-        f"over {draws} draws). Its prior is the zero-shot classifier, right for {100 * zero_shot:.1f}\N{NO-BREAK SPACE}% "
+        f"over {draws} draws). Its prior is the zero-shot classifier, right for "
+        f"{100 * zero_shot:.1f}\N{NO-BREAK SPACE}% "
         f"where guessing gives {100 * chance:.1f}\N{NO-BREAK SPACE}%."
     )
     if "worse" in verdicts.values():

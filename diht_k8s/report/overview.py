@@ -1,4 +1,8 @@
-"""The results of a report at a glance: two sentences, headline figures, published ones beside. Pure but for a packaged file."""
+"""The results of a report at a glance: two sentences, headline figures, published ones beside; figures and names as
+text.
+
+Pure but for a packaged file.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,6 @@ from importlib import resources
 from typing import Any, Final
 
 import yaml
-
-from diht_k8s.report.formatting import percent, split_name
 
 Json = dict[str, Any]
 
@@ -36,7 +38,8 @@ def lede(content: Mapping[str, Any]) -> str:
     if (benchmark := first_result(content, "Retrieval")) is not None:
         found, reference = benchmark["text_to_image"], reference_of(benchmark)
         parts.append(
-            f"Given a caption, the model finds its image among {benchmark['pictures']:,} {split_name(benchmark)}images within the first five in "
+            f"Given a caption, the model finds its image among {benchmark['pictures']:,} {split_name(benchmark)}images "
+            "within the first five in "
             f"{percent(found['recall']['5'])} of cases{_interval(found['interval']['5'], benchmark)}; chance finds "
             f"{percent(found['chance']['5'])}"
             + (f", the {REFERENCE} {percent(reference['text_to_image']['recall']['5'])}." if reference else ".")
@@ -44,7 +47,8 @@ def lede(content: Mapping[str, Any]) -> str:
     if (benchmark := first_result(content, "Classification")) is not None:
         parts.append(
             f"Zero-shot, its mean accuracy over {classes_with_images(benchmark)} classes {_of_split(benchmark)}is "
-            f"{percent(benchmark['balanced'])}{_interval(benchmark['balanced_interval'], benchmark)}; guessing gives {percent(benchmark['chance'])}."
+            f"{percent(benchmark['balanced'])}{_interval(benchmark['balanced_interval'], benchmark)}; guessing "
+            f"gives {percent(benchmark['chance'])}."
         )
     for benchmark in content["benchmarks"]:
         for found in benchmark.get("scores", [])[:1]:
@@ -169,3 +173,46 @@ def _own_figures(content: Mapping[str, Any]) -> dict[str, float]:
 def _published() -> Json:
     text = resources.files("diht_k8s.report").joinpath("published.yaml").read_text()
     return yaml.safe_load(text)
+
+
+DASH: Final = "\u2013"
+DIRECTIONS: Final = {"text_to_image": "caption to image", "image_to_text": "image to caption"}
+SPLITS: Final = {"Development": "development", "HeldOut": "held-out"}
+
+
+def percent(value: float | None) -> str:
+    """A share in percent with one decimal; a dash for None."""
+    return DASH if value is None else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+
+
+def points(value: float) -> str:
+    """A difference of shares in points, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def count(value: float | None) -> str:
+    """A whole number with separators; a dash for None."""
+    return DASH if value is None else f"{value:,.0f}"
+
+
+def decimal(value: float | None) -> str:
+    """Three significant digits; numbers from 1,000 without decimals; a dash for None."""
+    if value is None:
+        return DASH
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds, minutes or hours."""
+    if seconds is None:
+        return "not recorded"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def split_name(benchmark: Mapping[str, Any]) -> str:
+    """`held-out `, `development ` or nothing, to stand before a noun."""
+    return f"{SPLITS[benchmark['split']]} " if benchmark.get("split") else ""

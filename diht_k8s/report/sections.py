@@ -7,8 +7,19 @@ from typing import Any, Final
 
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.train import Loss
-from diht_k8s.report.formatting import DIRECTIONS, count, decimal, duration, percent, points, split_name
-from diht_k8s.report.overview import REFERENCE, classes_with_images, first_result, reference_of
+from diht_k8s.report.overview import (
+    DIRECTIONS,
+    REFERENCE,
+    classes_with_images,
+    count,
+    decimal,
+    duration,
+    first_result,
+    percent,
+    points,
+    reference_of,
+    split_name,
+)
 from diht_k8s.report.plots import Series, line_chart, thinned
 
 Json = dict[str, Any]

@@ -22,7 +22,7 @@ from diht_k8s.cli.status_sentences import details, sentence
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.kube.errors import ClusterError
 from diht_k8s.report import write_report
-from diht_k8s.report.run_page import write_run_page
+from diht_k8s.report.page import write_run_page
 from diht_k8s.runtime.commit import commit
 from diht_k8s.runtime.progress import Reporter
 from diht_k8s.runtime.signals import StopFlag

@@ -118,37 +118,33 @@ def _evaluate(unit: str = "", recipe: str = "", stage: str = "", imports: str = 
 
 _ANSWERS: Final = "answers_when_ranked_equal_open_clip_question_by_question"
 _INTERRUPTED: Final = "stage_when_interrupted_goes_on_and_ends_in_the_same_bytes"
+_FAILS: Final = "stage_when_one_benchmark_fails_keeps_the_others_and_says_which"
 _CAPTIONS: Final = "benchmark_when_images_have_several_captions_or_cannot_be_read_counts_them"
 
 EVALUATE: Final[dict[str, list[str]]] = {
     f"diht_k8s.stages.evaluate.{module}": tests
     for module, tests in {
-        "answer_ranking": _evaluate(
-            "answer_ranking", "", f"{_ANSWERS} stage_when_one_benchmark_fails_keeps_the_others_and_says_which"
-        ),
+        "answer_ranking": _evaluate("answer_ranking", "", f"{_ANSWERS} {_FAILS}"),
         "benchmark_images": _evaluate("benchmark_images", "decode prefetch", _CAPTIONS),
-        "bootstrap": _evaluate("bootstrap"),
         "catalogue.discovery": _evaluate("", "folder_names catalogue"),
         "catalogue.folder_names": _evaluate("", "folder_names"),
-        "class_texts": _evaluate("benchmark_images soundness", "class_texts packaged_texts folder_names", ""),
+        "class_texts": _evaluate(
+            "benchmark_images classification soundness", "class_texts packaged_texts folder_names", ""
+        ),
         "classification": _evaluate("classification task_figures", "report_contents", _CAPTIONS),
-        "encoding": _evaluate("benchmark_images", "prefetch", _CAPTIONS),
-        "encoding_worker": _evaluate("", "", f"{_INTERRUPTED} {_CAPTIONS}"),
-        "feature_files": _evaluate("", "features_reuse", _INTERRUPTED),
+        "encoding": _evaluate("benchmark_images", "prefetch", f"{_INTERRUPTED} {_CAPTIONS}"),
         "few_shot": _evaluate("few_shot task_figures"),
         "group_tasks": _evaluate("group_scores", "group_tasks"),
         "importing": _evaluate("", "packaged_texts", imports="import import_input"),
         "measure": _evaluate("soundness", "group_tasks", f"{_ANSWERS} {_CAPTIONS}"),
-        "probe_solver": _evaluate("few_shot"),
-        "prompts": _evaluate("classification"),
-        "results": _evaluate("", "features_reuse", _INTERRUPTED),
+        "results": _evaluate("task_figures", "", _INTERRUPTED),
         "retrieval": _evaluate("retrieval task_figures", "report_contents", _CAPTIONS),
         "ridge_reference": _evaluate("", "ridge_reference report_contents"),
-        "similarity": _evaluate("similarity retrieval"),
+        "scores": _evaluate("scores retrieval"),
         "soundness": _evaluate("soundness", "broken_models"),
-        "stage": _evaluate("", "features_reuse evaluation_only broken_models", f"{_INTERRUPTED} {_CAPTIONS}"),
+        "stage": _evaluate("", "evaluation_only broken_models", f"{_INTERRUPTED} {_CAPTIONS}"),
     }.items()
-} | {"diht_k8s.models.features": _evaluate("", "text_length features_reuse")}
+} | {"diht_k8s.models.features": _evaluate("", "text_length")}
 """The evaluation but its models and its progress lines."""
 
 SETS: Final = {"core": CORE, "train": TRAIN, "evaluate": EVALUATE}

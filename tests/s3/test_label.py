@@ -11,12 +11,12 @@ import torch
 
 from diht_k8s.api.errors import DihtError, ExitCode
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.data.feature_files import read_tensors
 from diht_k8s.data.shards.parquet import read_table
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.run_folder import run_layout
 from diht_k8s.runtime.stage import run_stage
 from diht_k8s.stages.label import stage
-from diht_k8s.stages.label.features import read_safetensors
 from tests.folders import located, planted
 from tests.recipe.label.conftest import make_kept, one_thread, teacher_weights  # noqa: F401  # fixtures
 from tests.s3.faults import Proxy, proxy_before
@@ -60,7 +60,7 @@ def test_labels_when_the_server_disturbs_then_those_from_disk(store: S3, make_ke
         )
         assert theirs.equals(ours)
     theirs, ours = (
-        read_safetensors(*each)[0] for each in ((storage, layout.teacher_heads), (Storage(), local.teacher_heads))
+        read_tensors(*each)[0] for each in ((storage, layout.teacher_heads), (Storage(), local.teacher_heads))
     )
     assert all(torch.equal(theirs[name], ours[name]) for name in ours)
 

@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.stages.evaluate.benchmark_images import VisualQuestion
-from diht_k8s.stages.evaluate.bootstrap import Interval, rate_interval
+from diht_k8s.stages.evaluate.class_texts import ANSWER, QUESTION, ensemble_prompts
 from diht_k8s.stages.evaluate.encoding import EncodedImages
-from diht_k8s.stages.evaluate.prompts import ANSWER, QUESTION, ensemble_prompts
 from diht_k8s.stages.evaluate.results import Measured, asked_digest, per_image_of
-from diht_k8s.stages.evaluate.similarity import query_scores
+from diht_k8s.stages.evaluate.scores import Interval, query_scores, rate_interval
 from diht_k8s.stages.evaluate.soundness import TextEncoder
 
 FULL_AGREEMENT: Final = 3
@@ -142,12 +141,14 @@ def _notes(scores: Sequence[NDArray[np.floating]], unusable: int) -> list[str]:
     found: list[str] = []
     if unusable:
         found.append(
-            f"{unusable:,} questions do not count: they have no answer, or one of their values is neither UTF-8 text nor a "
+            f"{unusable:,} questions do not count: they have no answer, or one of their values is neither UTF-8 "
+            f"text nor a "
             "whole number"
         )
     if alike := sum(bool((row_A == row_A[0]).all()) for row_A in scores):
         found.append(
-            f"for {alike:,} of {len(scores):,} questions the model gives all candidates one score, a draw: their texts may be "
+            f"for {alike:,} of {len(scores):,} questions the model gives all candidates one score, a draw: their "
+            f"texts may be "
             "cut off before the answer, or differ in case alone"
         )
     return found
@@ -226,7 +227,8 @@ def answer_ranking(
     scores: Sequence[NDArray[np.floating]],
     rng: np.random.Generator,
 ) -> AnswerRanking:
-    """Figures from scores. Of equal scores the first is named, and a question counts as a draw among them would on average.
+    """Figures from scores. Of equal scores the first is named, and a question counts as a draw among them would on
+    average.
 
     Args:
         questions: Q questions.

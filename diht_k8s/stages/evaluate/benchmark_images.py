@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     import torch
 
 MAX_TEXTS: Final = 4096
-"""Captions, questions or cues of an image. All stand in the header of its shard's features, so a file of somebody else must
-not hold any number; sets have up to some hundred. A list that is cut would ask other questions, so a longer one is an error."""
+"""Captions, questions or cues of an image. All stand in the header of its shard's features, so a file of somebody else
+must not hold any number; sets have up to some hundred. A list that is cut would ask other questions, so a longer one is
+an error.
+"""
 MAX_GROUP_NAME: Final = 60
 PREFETCHED_IMAGES: Final = 2 * IMAGE_BATCH
 """Images that are preprocessed, or being so, before the model asks for them."""
@@ -225,7 +227,9 @@ def label_of(sample: Sample) -> int | None:
 
 
 def classes_of(sample: Sample, key: str) -> tuple[int, ...] | None:
-    """The class numbers that a sample lists under a key of its .json, each once; None without a list of such numbers."""
+    """The class numbers that a sample lists under a key of its .json, each once; None without a list of such
+    numbers.
+    """
     listed = sample.meta.get(key)
     if not isinstance(listed, list) or not all(type(number) is int and number >= 0 for number in listed):
         return None
@@ -252,7 +256,9 @@ def group_of(sample: Sample) -> str | None:
 
 
 def _group_name(value: object) -> str | None:
-    """The name of a group as it is told; long ones, and those that are no UTF-8, end with a digest: they differ anywhere."""
+    """The name of a group as it is told; long ones, and those that are no UTF-8, end with a digest: they differ
+    anywhere.
+    """
     if not isinstance(value, str | int):
         return None
     name = str(value)
@@ -325,7 +331,8 @@ def _limited(listed: Sequence[object], sample: Sample, what: str) -> Sequence[ob
     """
     if len(listed) > MAX_TEXTS:
         raise DataError(
-            f"sample {sample.key} has {len(listed):,} {what}, and an image may have {MAX_TEXTS:,}: write fewer, or leave it out"
+            f"sample {sample.key} has {len(listed):,} {what}, and an image may have {MAX_TEXTS:,}: write fewer, or "
+            f"leave it out"
         )
     return listed
 

@@ -1,8 +1,11 @@
-"""The class names and templates of a benchmark: those given, else those beside its shards, else an installed package's.
+"""The class names and templates of a benchmark: those given, else those beside its shards, else an installed package's,
+and their prompts.
 
 clip-benchmark and DataComp put `classnames.txt` and `zeroshot_classification_templates.txt` into the folder above
 `test/`; both that folder and the shards' own are looked at. open_clip ships the texts of ImageNet, clip-benchmark those
 of many sets; it is no dependency of this project: its files are read where it is installed, and its code does not run.
+
+Shapes: T texts (class names, captions, answers), P prompts, D features.
 """
 
 from __future__ import annotations
@@ -15,17 +18,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.api.layout import join
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.evaluate.catalogue.folder_names import plain_name
-from diht_k8s.stages.evaluate.prompts import ANSWER, ARTICLE, CLASS, PLACES, QUESTION, TEXT
 
 IMAGENET: Final = ("imagenet1k", "imagenet-1k", "imagenet", "imagenetv2", "imagenet_sketch")
 """Benchmarks of ImageNet's 1,000 classes in their order."""
 TWO_ORDERS: Final = ("caltech101",)
-"""Sets whose classes clip-benchmark numbers in two ways: names by the benchmark's name alone could be the wrong ones."""
+"""Sets whose classes clip-benchmark numbers in two ways: names by the benchmark's name alone could be the wrong
+ones.
+"""
 OPEN_CLIP: Final = "open_clip"
 CLIP_BENCHMARK: Final = "clip-benchmark"
 
@@ -36,6 +43,15 @@ MAX_TEMPLATES: Final = 256
 BYTE_ORDER_MARK: Final = "\ufeff"
 """Windows' editors write it at the beginning of a text file."""
 OPENAI_TEMPLATES: Final = "openai80"
+TEXT: Final = "{}"
+CLASS: Final = "{c}"
+"""Placeholders of the text; clip-benchmark writes the second."""
+QUESTION: Final = "{question}"
+ANSWER: Final = "{answer}"
+"""Placeholders of a question and of one candidate answer (AnswerRanking)."""
+ARTICLE: Final = "{A}"
+"""Placeholder of `A` or `An` before the text; DataComp's prompt for the cues of WinoGAViL has one."""
+PLACES: Final = (TEXT, CLASS, QUESTION, ANSWER, ARTICLE)
 WITH_CLASSES: Final = ("Classification", "MultiLabel")
 """Types whose prompts are of class names."""
 OF_GROUPS: Final = (TEXT, CLASS, ARTICLE)
@@ -140,8 +156,8 @@ def templates_of(storage: Storage, benchmark: Benchmark) -> SourcedTexts:
     """The templates, the name `openai80` replaced by OpenAI's 80 for ImageNet (as open_clip ships them).
 
     Raises:
-        UserError: a template has no placeholder for the text (for AnswerRanking: for the answer), or one that the type of
-            the benchmark does not fill.
+        UserError: a template has no placeholder for the text (for AnswerRanking: for the answer), or one that the type
+            of the benchmark does not fill.
     """
     found = _templates_of(storage, benchmark)
     filled = FILLED.get(benchmark.type, (TEXT, CLASS))
@@ -151,7 +167,8 @@ def templates_of(storage: Storage, benchmark: Benchmark) -> SourcedTexts:
             raise UserError(f"evaluate.benchmarks {benchmark.name}: template {template!r} has {{}} and {{c}}: keep one")
         if (unknown := next((place for place in places if place not in filled), None)) is not None:
             raise UserError(
-                f"evaluate.benchmarks {benchmark.name}: template {template!r} has {unknown}, which {benchmark.type} does not "
+                f"evaluate.benchmarks {benchmark.name}: template {template!r} has {unknown}, which "
+                f"{benchmark.type} does not "
                 f"fill: write {' or '.join(filled)}"
             )
     return found
@@ -220,7 +237,8 @@ def twins_note(names: Sequence[str]) -> str | None:
         return None
     more = f" and {len(twins) - SHOWN_TWINS:,} more" if len(twins) > SHOWN_TWINS else ""
     return (
-        f"classes of one name cannot be told apart (of several the lowest number is named): {', '.join(twins[:SHOWN_TWINS])}{more}: "
+        f"classes of one name cannot be told apart (of several the lowest number is named): "
+        f"{', '.join(twins[:SHOWN_TWINS])}{more}: "
         "name them apart, unless you compare with figures of these names"
     )
 
@@ -231,7 +249,8 @@ def number_note(names: Sequence[str]) -> str | None:
     if not numbers:
         return None
     return (
-        f"{len(numbers)} of {len(names)} class names are numbers, for example {numbers[0]!r}, and the model reads them as text: "
+        f"{len(numbers)} of {len(names)} class names are numbers, for example {numbers[0]!r}, "
+        "and the model reads them as text: "
         "unless the images show digits, give the names by --class-names of diht benchmarks import"
     )
 
@@ -276,3 +295,27 @@ def _read(file: str) -> dict[str, Any]:
             found = json.loads(path.read_text())
             return found if isinstance(found, dict) else {}
     return {}
+
+
+def prompts(texts: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every text in every template, templates of one text together."""
+    return [fill(template, text) for text in texts for template in templates]
+
+
+def fill(template: str, text: str) -> str:
+    """A template with its placeholder, `{c}` or `{}`, replaced. Braces in the text stay."""
+    return template.replace(CLASS if CLASS in template else TEXT, text)
+
+
+def ensemble_prompts(features_PD: NDArray[np.float32], texts: int) -> NDArray[np.float32]:
+    """The mean of the unit features of each text's prompts, normalised to unit length.
+
+    Args:
+        features_PD: unit features of the prompts, as many for each text, prompts of one text together.
+        texts: T.
+
+    Returns:
+        [T, D], unit length.
+    """
+    mean_TD = features_PD.reshape(texts, -1, features_PD.shape[1]).mean(axis=1)
+    return mean_TD / np.maximum(np.linalg.norm(mean_TD, axis=1, keepdims=True), 1e-12)

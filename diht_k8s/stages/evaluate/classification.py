@@ -18,13 +18,11 @@ from threadpoolctl import threadpool_limits
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import FewShot
 from diht_k8s.report.per_image import PerImage
-from diht_k8s.stages.evaluate.bootstrap import Interval, rate_interval
-from diht_k8s.stages.evaluate.drawn_queries import FOUND, drawn_by_digest
+from diht_k8s.stages.evaluate.class_texts import ensemble_prompts, prompts
 from diht_k8s.stages.evaluate.encoding import EncodedImages
 from diht_k8s.stages.evaluate.few_shot import balanced_accuracy, curve_json, few_shot_curve
-from diht_k8s.stages.evaluate.prompts import ensemble_prompts, prompts
-from diht_k8s.stages.evaluate.results import Measured, asked_digest, per_image_of
-from diht_k8s.stages.evaluate.similarity import similarity
+from diht_k8s.stages.evaluate.results import FOUND, Measured, asked_digest, drawn_by_digest, per_image_of
+from diht_k8s.stages.evaluate.scores import Interval, rate_interval, similarity
 from diht_k8s.stages.evaluate.soundness import TextEncoder
 
 TOP: Final = 5
@@ -46,7 +44,9 @@ class Classification:
     balanced: float
     """mean over classes of the share that is right (mean per class): every class has the same weight."""
     balanced_interval: Interval
-    """all images are resampled, with the weights by which comparisons do too: within a class of one image nothing varies."""
+    """all images are resampled, with the weights by which comparisons do too: within a class of one image nothing
+    varies.
+    """
     per_class: list[float | None]
     """accuracy within each class, None if the benchmark has no image of it."""
     majority: float
@@ -219,7 +219,9 @@ def _confused(confusion_CC: np.ndarray, names: Sequence[str]) -> list[Json]:
 
 
 def _queries(scores_NC: np.ndarray, labels_N: np.ndarray, names: Sequence[str], uids: Sequence[str]) -> Json:
-    """Class names as queries: the first images of some, and the share of right ones among those of all, beside chance."""
+    """Class names as queries: the first images of some, and the share of right ones among those of all, beside
+    chance.
+    """
     first_KC = np.argsort(-scores_NC, axis=0, kind="stable")[:FOUND]
     right_KC = labels_N[first_KC] == np.arange(len(names))
     present = np.isin(np.arange(len(names)), labels_N)

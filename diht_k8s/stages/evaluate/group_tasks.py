@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from diht_k8s.api.errors import DataError
 from diht_k8s.report.per_image import PerImage
 from diht_k8s.stages.evaluate.benchmark_images import BenchmarkImage
-from diht_k8s.stages.evaluate.bootstrap import Interval, rate_interval
+from diht_k8s.stages.evaluate.class_texts import ARTICLE, ensemble_prompts, fill
 from diht_k8s.stages.evaluate.encoding import EncodedImages
-from diht_k8s.stages.evaluate.prompts import ARTICLE, ensemble_prompts, fill
 from diht_k8s.stages.evaluate.results import Measured, asked_digest
-from diht_k8s.stages.evaluate.similarity import query_scores
+from diht_k8s.stages.evaluate.scores import Interval, query_scores, rate_interval
 from diht_k8s.stages.evaluate.soundness import TextEncoder
 
 PAIR_CHANCE = {"text score": 1 / 4, "image score": 1 / 4, "group score": 1 / 6}
@@ -76,7 +75,8 @@ def choice_hit(scores_N: NDArray[np.floating]) -> float:
 
 
 def jaccard(scores_A: NDArray[np.floating], associated_A: NDArray[np.bool_]) -> float:
-    """Jaccard index of the associated candidates and as many of the best-scoring ones; of equal scores a wrong one wins.
+    """Jaccard index of the associated candidates and as many of the best-scoring ones; of equal scores a wrong one
+    wins.
 
     Raises:
         ValueError: no candidate is associated.

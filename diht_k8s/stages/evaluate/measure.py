@@ -72,7 +72,8 @@ def _measured(
     notes = [*gate.notes(), *encode.notes(), *figure_notes(measured.figures), *of_task, *named]
     if lengths[FULL]:
         notes.append(
-            f"{lengths[FULL]:,} of {lengths[TEXTS]:,} prompts fill all places that the model reads, so their ends may be cut off"
+            f"{lengths[FULL]:,} of {lengths[TEXTS]:,} prompts fill all places that the model reads, so their ends "
+            f"may be cut off"
         )
     figures = {**measured.figures, "notes": notes}
     if benchmark.type in WITH_CAPTIONS:

@@ -19,11 +19,10 @@ from diht_k8s.report.average_precision import (
     mean_average_precisions,
 )
 from diht_k8s.report.per_image import PerImage
-from diht_k8s.stages.evaluate.bootstrap import RESAMPLES, interval
+from diht_k8s.stages.evaluate.class_texts import ensemble_prompts, prompts
 from diht_k8s.stages.evaluate.encoding import EncodedImages
-from diht_k8s.stages.evaluate.prompts import ensemble_prompts, prompts
 from diht_k8s.stages.evaluate.results import Measured, asked_digest
-from diht_k8s.stages.evaluate.similarity import similarity
+from diht_k8s.stages.evaluate.scores import RESAMPLES, interval, similarity
 from diht_k8s.stages.evaluate.soundness import TextEncoder
 
 GUESSES: Final = 20

@@ -1,7 +1,8 @@
 """The result of a benchmark: what the measuring hands on, its document for `report.json`, and its two files.
 
 `benchmarks/NNN.json` holds the document, `benchmarks/NNN.parquet` each image's part in the figures. They are written as
-soon as a benchmark is measured, so an interrupted stage resumes with the next one.
+soon as a benchmark is measured, so an interrupted stage resumes with the next one. The queries with which the page
+opens are drawn by digest before any result is known, so that they show what is usual.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from diht_k8s.stages.evaluate.benchmark_images import BenchmarkImage
+
+
+import hashlib
+from typing import Final
 
 Json = dict[str, Any]
 
@@ -51,8 +56,8 @@ def per_image_of(
 def asked_digest(asked: Any) -> str:
     """Digest of all that a benchmark asks about an image: classes in order, captions, candidates, cues.
 
-    Comparisons pair only equal ones. Templates do not belong to it: they are how a run asks its model, and whether other
-    ones are better is a fair comparison.
+    Comparisons pair only equal ones. Templates do not belong to it: they are how a run asks its model, and whether
+    other ones are better is a fair comparison.
     """
     return sha256_of(asked)
 
@@ -76,3 +81,24 @@ def write_result(storage: Storage, folder: str, number: int, document: Json, per
     write_per_image(storage, join(folder, per_image_path(number)), per_image)
     content = json.dumps(document, indent=1, ensure_ascii=False)
     storage.write_bytes(join(folder, result_path(number)), content.encode())
+
+
+QUERIES: Final = 12
+FOUND: Final = 5
+"""Images shown of each."""
+
+
+def drawn_by_digest(names: Sequence[str], texts: Sequence[str]) -> list[int]:
+    """Indices of at most `QUERIES` texts: those whose names have the smallest SHA-256, without repeated texts.
+
+    Args:
+        names: the uid of each text's image, or what else tells the texts apart; of equal names the first counts.
+        texts: what is asked.
+    """
+    chosen: dict[str, int] = {}
+    first = {name: row for row, name in reversed(list(enumerate(names)))}
+    for name in sorted(first, key=lambda name: hashlib.sha256(name.encode(errors="replace")).digest()):
+        chosen.setdefault(texts[first[name]], first[name])
+        if len(chosen) == QUERIES:
+            break
+    return list(chosen.values())

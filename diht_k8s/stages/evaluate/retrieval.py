@@ -24,12 +24,10 @@ from numpy.typing import NDArray
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.report.per_image import PerImage
-from diht_k8s.stages.evaluate.bootstrap import Interval, rate_intervals
-from diht_k8s.stages.evaluate.drawn_queries import FOUND, drawn_by_digest
+from diht_k8s.stages.evaluate.class_texts import ensemble_prompts, prompts
 from diht_k8s.stages.evaluate.encoding import EncodedImages
-from diht_k8s.stages.evaluate.prompts import ensemble_prompts, prompts
-from diht_k8s.stages.evaluate.results import Measured, asked_digest, per_image_of
-from diht_k8s.stages.evaluate.similarity import distinct_rows, similarity
+from diht_k8s.stages.evaluate.results import FOUND, Measured, asked_digest, drawn_by_digest, per_image_of
+from diht_k8s.stages.evaluate.scores import Interval, distinct_rows, rate_intervals, similarity
 from diht_k8s.stages.evaluate.soundness import TextEncoder
 
 CUTOFFS: Final[tuple[int, ...]] = (1, 5, 10)

@@ -1,9 +1,10 @@
 """The reference of a retrieval benchmark: a ridge regression that is fitted on the run's own training pairs.
 
 A model trained for minutes easily beats chance; the question is how it does beside a closed-form regression on a strong
-frozen encoder. It goes from CLIP's tokens to the whitened features of the label stage's teacher, with the teacher's class names
-as further captions, and is what a training may start as (`train.textStart: Ridge`, see `token_ridge`): a text tower trained on
-the same features should be above it. The training images are also compared with the benchmark's by digest.
+frozen encoder. It goes from CLIP's tokens to the whitened features of the label stage's teacher, with the teacher's
+class names as further captions, and is what a training may start as (`train.textStart: Ridge`, see `token_ridge`): a
+text tower trained on the same features should be above it. The training images are also compared with the benchmark's
+by digest.
 
 Shapes: N training pairs, M test images, D features.
 """
@@ -26,8 +27,7 @@ from diht_k8s.data.shards.images import DECODERS
 from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.samples import Sample, read_samples, until_damage
 from diht_k8s.data.shards.sources import Shard, known_sources, training_shards
-from diht_k8s.report.paired_bootstrap import holm, paired_differences, verdict
-from diht_k8s.report.per_image import PerImage
+from diht_k8s.report.per_image import PerImage, holm, paired_differences, verdict
 from diht_k8s.runtime.bad_shards import BadShards
 from diht_k8s.runtime.commit import find_committed
 from diht_k8s.runtime.inputs import kept_shards
@@ -218,12 +218,12 @@ class RidgeReference:
         """The teacher's features of a shard's pairs; None where nobody needs them or the label stage has kept none."""
         if self._label is None or not self._retrieval:
             return None
-        from diht_k8s.stages.label.features import read_features
+        from diht_k8s.stages.label.features import read_teacher_features
 
         uri = self._context.layout.features(shard.name)
         if not self._context.storage.exists(uri):
             return None
-        return read_features(self._context.storage, uri, self._label.config_sha256)
+        return read_teacher_features(self._context.storage, uri, self._label.config_sha256)
 
 
 def _has_words(caption: str) -> bool:

@@ -1,4 +1,5 @@
-"""The gate of the evaluation: features that enter and figures that leave are finite, and suspicious ones carry a note. Pure.
+"""The gate of the evaluation: features that enter and figures that leave are finite, and suspicious ones carry a note.
+Pure.
 
 Every comparison with NaN is False, so a model of NaN ranks each right item first: R@1 of 100 %. What is not finite
 therefore ends the benchmark; what is finite and carries no information (features of zeros, the same features for
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.report.formatting import DIRECTIONS
+from diht_k8s.report.overview import DIRECTIONS
 from diht_k8s.report.per_image import PerImage
 
 CONSTANT: Final = 1e-6
@@ -59,7 +60,8 @@ def figure_notes(figures: Json) -> list[str]:
     for value, shown in ((0.0, "0"), (1.0, "100")):
         if names := [name for name, share in shares.items() if share == value]:
             found.append(
-                f"exactly {shown}\N{NO-BREAK SPACE}% in {', '.join(names)}: look at single images before you quote it, a "
+                f"exactly {shown}\N{NO-BREAK SPACE}% in {', '.join(names)}: look at single images before you quote "
+                f"it, a "
                 "fault gives such a figure more often than a model"
             )
     if figures.get("named_classes") == 1 and np.count_nonzero(figures["class_pictures"]) > 1:
@@ -105,8 +107,10 @@ class FeatureGate:
         if not finite_N.all():
             wrong = np.flatnonzero(~finite_N)
             raise DataError(
-                f"the features of {len(wrong):,} of {len(features_ND):,} {self._side} by the model {self._model} are NaN "
-                f"or infinite, the first of {names_N[wrong[0]][:SHOWN]!r}: check its weights (a training that diverged, "
+                f"the features of {len(wrong):,} of {len(features_ND):,} {self._side} by the model {self._model} "
+                f"are NaN "
+                f"or infinite, the first of {names_N[wrong[0]][:SHOWN]!r}: check its weights (a training that "
+                f"diverged, "
                 "an overflow in half precision)"
             )
         if not self._number:
@@ -134,7 +138,8 @@ class FeatureGate:
         if self._several and self._alike >= NEARLY_ALL * self._number:
             which = "all" if self._alike == self._number else f"{self._alike:,} of {self._number:,}"
             found.append(
-                f"{which} {self._side} have the same features, so their scores are equal and no figure measures the model"
+                f"{which} {self._side} have the same features, so their scores are equal and no figure measures "
+                f"the model"
             )
         return found
 

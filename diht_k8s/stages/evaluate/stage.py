@@ -1,9 +1,9 @@
 """Stage 4, evaluate: a model and benchmark shards to `features/*`, `benchmarks/*`, the report and the model's card.
 
 Each benchmark goes through four steps, of which each hands on a value: its texts and the images of its shards are read
-(`BenchmarkTexts`, `BenchmarkImage`), the images encoded (`EncodedImages`), the figures measured (`Measured`), and all of
-them reported. Workers share the encoding; then one of them does the rest while the others wait for it. A benchmark that
-fails does not lose the others: the report is still written, then the stage ends uncommitted with the first error.
+(`BenchmarkTexts`, `BenchmarkImage`), the images encoded (`EncodedImages`), the figures measured (`Measured`), and all
+of them reported. Workers share the encoding; then one of them does the rest while the others wait for it. A benchmark
+that fails does not lose the others: the report is still written, then the stage ends uncommitted with the first error.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ from diht_k8s.stages.evaluate.results import read_result, result_path, write_res
 
 if TYPE_CHECKING:
     from diht_k8s.models.loading import LoadedModel
-    from diht_k8s.stages.evaluate.encoding import EncodedImages
-    from diht_k8s.stages.evaluate.feature_files import FeatureFiles
+    from diht_k8s.stages.evaluate.encoding import EncodedImages, FeatureFiles
     from diht_k8s.stages.evaluate.results import Measured
     from diht_k8s.stages.evaluate.ridge_reference import RidgeReference
 
@@ -100,7 +99,9 @@ def _raw_pairs(run: DihtRun, storage: Storage) -> dict[str, str]:
 
 
 def _evaluated_alone(context: Context) -> Context:
-    """Without the run's other stages: a model that the document names was made elsewhere, so they say nothing about it."""
+    """Without the run's other stages: a model that the document names was made elsewhere, so they say nothing about
+    it.
+    """
     run, alone = context.run, {stage.value: None for stage in _earlier(context.run)}
     own = {Stage.EVALUATE: context.layout.stage(Stage.EVALUATE)}
     return replace(
@@ -113,8 +114,7 @@ def _evaluated_alone(context: Context) -> Context:
 def execute(context: Context) -> Outcome | None:
     """Encode shards until all are; then one worker measures the benchmarks without a result and writes the report."""
     from diht_k8s.data.shards.images import DECODERS
-    from diht_k8s.stages.evaluate.encoding_worker import EncodingWorker
-    from diht_k8s.stages.evaluate.feature_files import FeatureFiles
+    from diht_k8s.stages.evaluate.encoding import EncodingWorker, FeatureFiles
 
     if _evaluate(context.run).model is not None:
         context = _evaluated_alone(context)
@@ -133,7 +133,7 @@ def execute(context: Context) -> Outcome | None:
 
 def present(run: DihtRun, storage: Storage, layout: Layout) -> None:
     """The run's own page and `report.json`."""
-    from diht_k8s.report.run_page import write_run_page
+    from diht_k8s.report.page import write_run_page
 
     write_run_page(run, storage, layout)
 
@@ -245,7 +245,9 @@ def _images(context: Context, benchmark: Benchmark, files: FeatureFiles) -> Enco
 
 
 def _check_images(benchmark: Benchmark, images: EncodedImages, measured: Measured) -> None:
-    """Compare the images with the rows that the figures have of each, its copies, and those that the task leaves out."""
+    """Compare the images with the rows that the figures have of each, its copies, and those that the task leaves
+    out.
+    """
     if benchmark.type not in LEFT_OUT:
         return  # its figures are of groups of images
     left, copies = measured.figures[name := LEFT_OUT[benchmark.type]], measured.figures.get("copies", 0)
@@ -284,7 +286,8 @@ def _report(
     _track(context, results)
     if errors:
         raise type(errors[0])(
-            f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see {context.layout.report(Stage.EVALUATE, 'html')})"
+            f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see "
+            f"{context.layout.report(Stage.EVALUATE, 'html')})"
         )
     paths = [path for number in range(len(results)) for path in (result_path(number), per_image_path(number))]
     paths += ["report.json", "report.html", "README.md"]

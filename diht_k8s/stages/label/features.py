@@ -1,7 +1,9 @@
-"""Teacher features of kept shards: each image passes the teacher once; its features are stored as fp16 safetensors.
+"""Teacher features of kept shards: each image passes the teacher once; its features are stored in fp16.
 
-In: the kept pairs. Out: `label/features/SHARD.safetensors`, whole or absent, so that the stage resumes shard by shard. The heads
-are trained on these features, and the labels are predicted from them.
+In: the kept pairs. Out: `label/features/SHARD.safetensors` (see `data.feature_files`), so that the stage resumes shard
+    by shard. The
+heads are trained on these features, and the labels are predicted from them. Of a CLIP-type teacher the embeddings of
+images and captions are stored, too.
 
 Shapes: N images of a shard, B of a batch, D features.
 """
@@ -9,26 +11,25 @@ Shapes: N images of a shard, B of a batch, D features.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from diht_k8s.api.errors import DataError
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.data.feature_files import FeatureFile, hash64, read_features, write_tensors
 from diht_k8s.data.shards.images import BadImageError, Decoder, decode
 from diht_k8s.data.shards.pairs import read_pairs
-from diht_k8s.data.shards.safetensors_metadata import metadata_of
 from diht_k8s.data.shards.samples import Sample
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
+from diht_k8s.models.features import encode_texts
+from diht_k8s.models.loading import LoadedModel
 from diht_k8s.runtime.bad_shards import Damage, lost_sample
 from diht_k8s.stages.label.caption_concepts import read_captions
 from diht_k8s.stages.label.job import LabelJob
@@ -48,7 +49,9 @@ class TeacherFeatures:
     uid_hash_N: Tensor
     """int64: says which pair a row belongs to."""
     group_hash_N: Tensor
-    """int64, equal for pairs of one group (near-duplicates), without groups for those of one image: folds are made of it."""
+    """int64, equal for pairs of one group (near-duplicates), without groups for those of one image: folds are made of
+    it.
+    """
     usable_N: Tensor
     """bool: False where the image cannot be decoded."""
     bad: Mapping[str, int]
@@ -57,11 +60,6 @@ class TeacherFeatures:
     """of the shard, where it was damaged after the filter."""
     captions: tuple[str, ...] = ()
     """of all pairs, where they were read with the images: no file of features has them."""
-
-
-def hash64(text: str) -> int:
-    """64 bits of SHA-256 as a signed number: the same on every machine."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
 
 
 def group_of(sample: Sample) -> str:
@@ -198,8 +196,7 @@ def write_features(storage: Storage, uri: str, found: TeacherFeatures, header: M
         "group_hash": found.group_hash_N,
         "usable": found.usable_N,
     }
-    metadata = {"diht": json.dumps({**header, **found_header(found)}, sort_keys=True)}
-    storage.write_bytes(uri, save(tensors, metadata=metadata))
+    write_tensors(storage, uri, tensors, {**header, **found_header(found)})
 
 
 def found_header(found: TeacherFeatures) -> dict[str, Any]:
@@ -208,29 +205,58 @@ def found_header(found: TeacherFeatures) -> dict[str, Any]:
     return {"bad": dict(sorted(found.bad.items())), **damage}
 
 
-def read_features(storage: Storage, uri: str, config_sha256: str) -> TeacherFeatures:
+def read_teacher_features(storage: Storage, uri: str, config_sha256: str) -> TeacherFeatures:
     """Read what `write_features` wrote.
 
     Raises:
         DataError: the file is damaged or was made under another configuration.
     """
-    tensors, header = read_safetensors(storage, uri)
-    if header.get("config_sha256") != config_sha256:
-        raise DataError(f"{uri} was made under another configuration: remove it and run the stage label again")
+    tensors, header = read_features(storage, FeatureFile(uri, config_sha256))
     damage = Damage(**header["damage"]) if "damage" in header else None
     return TeacherFeatures(
         tensors["features"], tensors["uid_hash"], tensors["group_hash"], tensors["usable"], header["bad"], damage
     )
 
 
-def read_safetensors(storage: Storage, uri: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and our header of a safetensors file.
+CAPTIONS: Final = 1024
+"""Captions that are encoded before progress and claims are told."""
+
+
+def caption_embeddings(loaded: LoadedModel, captions: Sequence[str], on_captions: Callable[[], object]) -> Tensor:
+    """Normalised embeddings of captions by a CLIP-type teacher, [N, D] fp32; `on_captions` is called now and then."""
+    parts: list[Tensor] = []
+    for start in range(0, len(captions), CAPTIONS):
+        on_captions()
+        parts.append(torch.from_numpy(encode_texts(loaded, captions[start : start + CAPTIONS])))
+    return torch.cat(parts)
+
+
+def write_embeddings(
+    storage: Storage, uri: str, found: TeacherFeatures, text_ND: Tensor, header: Mapping[str, Any]
+) -> None:
+    """Write a CLIP-type teacher's embeddings of the pairs of one kept shard: `label/embeddings/SHARD.safetensors`.
+
+    A row of `features`, fp16, is the normalised embedding of the image followed by that of the caption, zeros where the
+    image cannot be decoded. Trainings read rows of it.
+
+    Args:
+        storage: to write to.
+        uri: see `Layout.embeddings`.
+        found: the images.
+        text_ND: normalised embeddings of the captions.
+        header: config_sha256 and what else each file carries.
 
     Raises:
-        DataError: the file is damaged.
+        UserError: the towers give embeddings of different widths.
     """
-    data = storage.read_bytes(uri)
-    try:
-        return load(data), json.loads(metadata_of(data)["diht"])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise DataError(f"{uri} is damaged ({error}): remove it and run the stage label again") from error
+    image_ND = found.features_ND.float()
+    if image_ND.shape != text_ND.shape:
+        raise UserError(
+            f"label.teacher.textEmbeddings: the teacher's image tower gives {image_ND.shape[1]} numbers, its text "
+            f"tower "
+            f"{text_ND.shape[1]}: give a model whose towers share a space"
+        )
+    length_N1 = image_ND.norm(dim=1, keepdim=True)
+    unit_ND = image_ND / torch.where(length_N1 > 0, length_N1, 1)
+    features = (torch.cat([unit_ND, text_ND], dim=1) * found.usable_N[:, None]).half()
+    write_tensors(storage, uri, {"features": features, "uid_hash": found.uid_hash_N, "usable": found.usable_N}, header)

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from diht_k8s.api.label import Heads as HeadsConfig
-from diht_k8s.stages.label.features import hash64
+from diht_k8s.data.feature_files import hash64
 from diht_k8s.stages.label.targets import Targets, epoch_order, repeat_factors
 
 Kind = Literal["Softmax", "Sigmoid"]

@@ -8,7 +8,6 @@ the time that the teacher took for them. An interrupted fit resumes from `heads/
 from __future__ import annotations
 
 import io
-import json
 import os
 import tempfile
 import time
@@ -17,18 +16,16 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.data.feature_files import hash64, read_tensors, write_tensors
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.stages.label.caption_concepts import KeptCaptions, read_captions
 from diht_k8s.stages.label.features import (
     TeacherFeatures,
     extract_shard,
-    hash64,
-    read_features,
-    read_safetensors,
+    read_teacher_features,
     write_features,
 )
 from diht_k8s.stages.label.head_metrics import head_figures
@@ -87,11 +84,10 @@ def _fit_heads(job: LabelJob, classifier: Callable[[], tuple[Tensor, Tensor] | N
         head = fit_head(images, trained, config, seed, device(), progress, progress.saved())
         if concepts.teacher_classes:
             head = with_own_classes(head, images, targets[kind], classifier(), concepts)
-        header = {**job.header, "vocabulary_sha256": vocabulary.sha256}
         figures = head_figures(head, images, targets[kind], concepts)
-        metadata = {"diht": json.dumps({**header, "figures": figures}, sort_keys=True)}
+        header = {**job.header, "vocabulary_sha256": vocabulary.sha256, "figures": figures}
         tensors = {"weight": head.weight_MCD, "bias": head.bias_MC}
-        context.storage.write_bytes(job.uri("heads", f"{kind}.safetensors"), save(tensors, metadata=metadata))
+        write_tensors(context.storage, job.uri("heads", f"{kind}.safetensors"), tensors, header)
 
 
 class _FitProgress:
@@ -138,7 +134,7 @@ def _join_heads(job: LabelJob) -> None:
     vocabulary_sha256 = read_vocabulary(job).sha256
     for kind in KINDS:
         uri = job.uri("heads", f"{kind}.safetensors")
-        found, header = read_safetensors(context.storage, uri)
+        found, header = read_tensors(context.storage, uri)
         if (
             header.get("config_sha256") != job.context.config_sha256
             or header.get("vocabulary_sha256") != vocabulary_sha256
@@ -147,8 +143,8 @@ def _join_heads(job: LabelJob) -> None:
         tensors |= {f"{kind}.weight": found["weight"], f"{kind}.bias": found["bias"]}
         figures[kind] = header["figures"]
     job.write_json(job.uri("heads.json"), {**job.header, **figures})
-    metadata = {"diht": json.dumps({**job.header, "vocabulary_sha256": vocabulary_sha256}, sort_keys=True)}
-    context.storage.write_bytes(layout.teacher_heads, save(tensors, metadata=metadata))
+    header = {**job.header, "vocabulary_sha256": vocabulary_sha256}
+    write_tensors(context.storage, layout.teacher_heads, tensors, header)
     context.storage.remove_named(job.uri("heads"), "*.state", "*.safetensors")
 
 
@@ -205,7 +201,9 @@ def empty_table(rows: int, columns: int) -> Tensor:
 
 def read_shard(job: LabelJob, shard: Shard) -> tuple[TeacherFeatures, KeptCaptions]:
     """Cached features and caption concepts of one shard, row by row the same pairs."""
-    found = read_features(job.context.storage, job.context.layout.features(shard.name), job.context.config_sha256)
+    found = read_teacher_features(
+        job.context.storage, job.context.layout.features(shard.name), job.context.config_sha256
+    )
     captions = read_captions(job.context.storage, job.context.layout, shard)
     check_same_pairs(found, captions.uids, shard.uri)
     return found, captions
@@ -228,7 +226,7 @@ def read_heads(job: LabelJob) -> tuple[list[Head], str]:
         DataError: the file is damaged or was made under another configuration.
     """
     uri = job.context.layout.teacher_heads
-    tensors, header = read_safetensors(job.context.storage, uri)
+    tensors, header = read_tensors(job.context.storage, uri)
     if header["config_sha256"] != job.context.config_sha256:
         raise DataError(f"{uri} was made under another configuration: run the stage label again")
     heads = [Head(tensors[f"{kind}.weight"], tensors[f"{kind}.bias"], kind=job.label.heads.kind) for kind in KINDS]

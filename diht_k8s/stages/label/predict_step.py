@@ -21,8 +21,14 @@ from diht_k8s.runtime.ledger import Count, require_equal
 from diht_k8s.runtime.shared_work import claims_of, until_committed
 from diht_k8s.runtime.stage import Outcome
 from diht_k8s.stages.label.caption_concepts import read_captions
-from diht_k8s.stages.label.embeddings import caption_embeddings, write_embeddings
-from diht_k8s.stages.label.features import TeacherFeatures, extract_shard, found_header, kept_samples
+from diht_k8s.stages.label.features import (
+    TeacherFeatures,
+    caption_embeddings,
+    extract_shard,
+    found_header,
+    kept_samples,
+    write_embeddings,
+)
 from diht_k8s.stages.label.heads import Head, folds_of
 from diht_k8s.stages.label.heads_step import check_same_pairs, read_heads, read_shard
 from diht_k8s.stages.label.job import LabelJob, LabelProgress
@@ -105,10 +111,8 @@ class _LabelWriter:
         """Before the labels, whose file says that the shard is done."""
         job = self._job
         captions = found.captions or [sample.caption for sample in kept_samples(job, shard)]
-        text_NE = caption_embeddings(self._teacher.texts, captions, lambda: self._images_done(len(captions)))
-        rows = {"uid_hash": found.uid_hash_N.numpy(), "usable": found.usable_N.numpy()}
-        uri = job.context.layout.embeddings(shard.name)
-        write_embeddings(job.context.storage, uri, found.features_ND.numpy(), text_NE, rows, job.header)
+        text_ND = caption_embeddings(self._teacher.texts, captions, lambda: self._images_done(len(captions)))
+        write_embeddings(job.context.storage, job.context.layout.embeddings(shard.name), found, text_ND, job.header)
 
     def _images_done(self, images: int) -> None:
         self._claims.keep()

@@ -24,8 +24,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Teacher
 from diht_k8s.api.label import Teacher as TeacherConfig
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.models.loading import LoadedModel
-from diht_k8s.stages.label.embeddings import load_text_tower
+from diht_k8s.models.loading import LoadedModel, load_model
 from diht_k8s.stages.label.teacher_weights import (
     SWAG_LICENCE,
     SWAG_NAMES,
@@ -140,7 +139,10 @@ class LazyTeacher:
     @cached_property
     def texts(self) -> LoadedModel:
         """The text tower of a CLIP-type teacher, which no step but the last one needs."""
-        return load_text_tower(self._config, self._storage, weights_uri(self._config))
+        name = self._config.model.removeprefix("open_clip/")
+        loaded = load_model(weights_uri(self._config), self._storage, architecture=name)
+        del loaded.model.visual  # the other half of the memory
+        return loaded
 
 
 def device() -> torch.device:

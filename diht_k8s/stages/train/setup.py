@@ -31,8 +31,7 @@ from diht_k8s.stages.train.data.loader_workers import loader_workers
 from diht_k8s.stages.train.data.normalisation import Normalisation
 from diht_k8s.stages.train.data.sampler import LaneSampler
 from diht_k8s.stages.train.distributed import this_device
-from diht_k8s.stages.train.features.label_embeddings import label_embeddings
-from diht_k8s.stages.train.features.rows import FeatureTables
+from diht_k8s.stages.train.features.rows import FeatureTables, label_embeddings
 from diht_k8s.stages.train.model.batch_norm import convert_batch_norm, require_equal_parts
 from diht_k8s.stages.train.model.compiling import compile_blocks, require_compiler
 from diht_k8s.stages.train.model.other_draws import refuse_other_draws

@@ -1,8 +1,9 @@
 """The start of a training's text tower as a ridge regression on its own pairs (`train.textStart: Ridge`).
 
-In: stored features and captions of the first pairs of the training's order, which all processes read as they read batches; the
-class names of a tower that brings its classifier. Out: the student's weights in rank 0, which solves: DeepSpeed hands its weights
-to the others when it takes the model.
+In: stored features and captions of the first pairs of the training's order, which all processes read as they read
+    batches; the
+class names of a tower that brings its classifier. Out: the student's weights in rank 0, which solves: DeepSpeed hands
+its weights to the others when it takes the model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The catalogue: every entry evaluated on a small shard of its own layout, what is present, and what may not be averaged."""
+"""The catalogue: every entry evaluated on a small shard of its own layout, what is present, and what may not be
+averaged.
+"""
 
 from __future__ import annotations
 

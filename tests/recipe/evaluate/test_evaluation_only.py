@@ -70,26 +70,6 @@ def test_progress_when_images_are_encoded_has_a_total_an_eta_and_samples_a_secon
     assert re.fullmatch(r"[\d,.]+/s, 0 s left", speed(lines[-1])), "what `diht run` and `diht watch` show"
 
 
-def test_progress_when_shards_are_several_knows_the_total_from_the_first_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DIHT_PROGRESS_SECONDS", "0")
-    for number in range(2):
-        write_samples(Storage(), f"{tmp_path}/heldout/{number}.tar", pairs(80, 9000 + 100 * number))
-    export_model(tmp_path / "model")
-    benchmark = {"name": "pairs", "type": "Retrieval", "shards": [f"{tmp_path}/heldout/{{0..1}}.tar"]}
-    evaluate = {"model": f"{tmp_path}/model", "benchmarks": [benchmark], "fewShot": None}
-    data = {"output": f"{tmp_path}/out"}
-    run_stage(program, document(tmp_path, evaluate, data=data, filter=None, label=None, train=None), Stage.EVALUATE)
-    lines = [found for line in capsys.readouterr().out.splitlines() if (found := parse_progress(line))]
-    images = {line.done: line.total for line in lines if line.step == "images" and line.done}
-    assert list(images) == [64, 80, 144, 160]
-    assert images[64] == pytest.approx(160, abs=12), "within the first shard"
-    assert (images[80], images[160]) == (pytest.approx(160, abs=8), 160)
-    assert [(line.done, line.total) for line in lines if line.step == "report"] == [(0, 1), (1, 1)]
-    assert [(line.done, line.total) for line in lines if line.step == "load the model"] == [(0, 0)]
-
-
 def test_progress_within_a_packed_shard_leaves_out_the_total_until_one_has_shown_how_well_it_packs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +91,8 @@ def test_progress_within_a_packed_shard_leaves_out_the_total_until_one_has_shown
     assert sorted({done for done, _ in images}) == [64, 80, 144, 160]
     assert {total for done, total in images if done >= 144} <= set(range(150, 171))
     assert images[-1] == (160, 160)
+    assert [(line.done, line.total) for line in lines if line.step == "report"] == [(0, 1), (1, 1)]
+    assert [(line.done, line.total) for line in lines if line.step == "load the model"] == [(0, 0)]
 
 
 def transparent_pairs() -> list[Pair]:

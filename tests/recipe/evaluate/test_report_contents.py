@@ -9,15 +9,13 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.report.overview import explained_reference
-from diht_k8s.stages.evaluate.drawn_queries import QUERIES
+from diht_k8s.stages.evaluate.results import QUERIES
 from diht_k8s.stages.label import features
 from tests.folders import located
 from tests.recipe.evaluate.small_run import (
@@ -62,9 +60,9 @@ def test_page_when_opened_begins_with_queries_drawn_by_digest_and_the_images_fou
     share = 100 * retrieval["text_to_image"]["recall"]["5"]
     hits = sum(query["rank"] <= 5 for query in drawn)
     assert (
-        f"Here {hits} of {QUERIES} find it among the first five; of all 24 captions {share:.1f} % do, and by chance 20.8 %"
-        in text
-    )
+        f"Here {hits} of {QUERIES} find it among the first five; of all 24 captions {share:.1f} % do, and by "
+        f"chance 20.8 %"
+    ) in text
     for query in drawn:
         assert query["rank"] <= 5 or f"rank {query['rank']:.0f}" in text
     named = classification["queries"]
@@ -103,15 +101,6 @@ def test_report_when_stages_are_missing_says_so(tmp_path: Path) -> None:
     assert found["model"]["source"] == f"{tmp_path}/model"
 
 
-def test_report_when_stages_left_no_report_of_their_own_shows_their_counts(fresh: Path) -> None:
-    for stage in ("filter", "label"):
-        (fresh / "out/runs/latest" / stage / "report.json").unlink()
-    (fresh / "out" / "runs/latest/train" / "metrics.jsonl").unlink()
-    evaluate(document(fresh, {"fewShot": None}))
-    assert [step["samples"] for step in report(fresh)["funnel"]] == [90, 90, 75, 72]
-    assert "No metrics were written." in page(fresh)
-
-
 def test_seen_when_no_benchmark_is_of_retrieval_is_told_without_reading_teacher_features(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +109,7 @@ def test_seen_when_no_benchmark_is_of_retrieval_is_told_without_reading_teacher_
     add_teacher_features(run)
     body = json.loads(run.model_dump_json(by_alias=True, exclude_defaults=True))
     del body["spec"]["evaluate"]["benchmarks"][0]
-    monkeypatch.setattr(features, "read_features", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(features, "read_teacher_features", lambda *_: pytest.fail("read"))
     evaluate(DihtRun.model_validate(body))
     (found,) = report(fresh)["benchmarks"]
     assert found["seen"] == {"pictures": 8, "of": 24, "pairs": 72}
@@ -152,16 +141,3 @@ def test_groups_when_shards_hold_datacomps_metadata_or_names_are_told_apart(fres
     assert {(group["name"], group["pictures"]) for group in found["groups"]} == {("0", 12), ("1", 12)}
     assert sum(group["top1"] * group["pictures"] for group in found["groups"]) / 24 == pytest.approx(found["top1"])
     assert "By group: top-1 from" in page(fresh)
-
-
-def test_groups_when_metadata_is_a_pickle_refuse_it_and_run_nothing(fresh: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> Any:
-            return Path.touch, (fresh / "ran",)
-
-    buffer = io.BytesIO()
-    np.save(buffer, np.array([Trap()], dtype=object), allow_pickle=True)
-    heldout(fresh, *[(key, {**members, "npy": buffer.getvalue()}) for key, members in pairs(4, 9000)])
-    with pytest.raises(DataError, match="not an array of numbers"):
-        evaluate(document(fresh, {"fewShot": None}))
-    assert not (fresh / "ran").exists()

@@ -21,8 +21,7 @@ from diht_k8s.models.loading import load_model
 from diht_k8s.runtime import claims
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.evaluate import classification, encoding, retrieval
-from diht_k8s.stages.evaluate import stage as program
-from diht_k8s.stages.evaluate.feature_files import read_features
+from diht_k8s.stages.evaluate.encoding import read_encoded
 from tests.recipe.evaluate.small_run import (
     COLOURS,
     document,
@@ -78,18 +77,14 @@ def test_report_when_for_programs_holds_no_images(done: Path) -> None:
     assert page(done).count("data:image/webp") > 20
 
 
-def test_page_when_opened_needs_nothing_from_elsewhere(done: Path) -> None:
-    text = page(done)
+def test_page_when_opened_needs_nothing_from_elsewhere_and_is_not_made_again(done: Path) -> None:
+    before, text = (done / "out/runs/latest/evaluate/report.html").stat().st_mtime_ns, page(done)
+    assert evaluate(document(done)) is not None
+    assert (done / "out/runs/latest/evaluate/report.html").stat().st_mtime_ns == before
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'\"" in text
     assert "<script" not in text
     assert len(text.encode()) < 5 << 20
     assert not any(f'{attribute}="http' in text for attribute in ("src", "href"))
-
-
-def test_stage_when_run_again_is_cached(done: Path) -> None:
-    before = (done / "out" / "runs/latest/evaluate" / "report.html").stat().st_mtime_ns
-    assert evaluate(document(done)) is not None
-    assert (done / "out" / "runs/latest/evaluate" / "report.html").stat().st_mtime_ns == before
 
 
 def test_stage_when_interrupted_goes_on_and_ends_in_the_same_bytes(
@@ -170,23 +165,10 @@ def test_stage_when_a_worker_is_lost_ends_in_the_same_bytes_each_shard_encoded_o
     assert encoded == ["0.tar", "1.tar", "2.tar"]
 
 
-def test_stage_when_a_shard_killed_three_workers_names_it(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("killed")
-
-    run = several_shards(fresh)
-    monkeypatch.setattr(encoding, "encode_shard", killed)
-    for _ in range(3):
-        with pytest.raises(RuntimeError, match="killed"):
-            evaluate(run, worker=0, workers=2)
-    with pytest.raises(DataError, match=r"heldout/0\.tar: 3 workers died on this shard"):
-        evaluate(run, worker=0, workers=2)
-
-
 def test_features_when_damaged_or_of_another_model_are_made_again(fresh: Path) -> None:
     evaluate(document(fresh, {"fewShot": None}))
     file = fresh / "out" / "runs/latest/evaluate" / "features" / "00000.safetensors"
-    whole, found = file.read_bytes(), read_features(Storage(), str(file), "another model")
+    whole, found = file.read_bytes(), read_encoded(Storage(), str(file), "another model")
     assert found is None
     file.write_bytes(whole[:-5])
     (fresh / "out" / "runs/latest/evaluate" / "COMMITTED.json").unlink()
@@ -195,7 +177,9 @@ def test_features_when_damaged_or_of_another_model_are_made_again(fresh: Path) -
 
 
 def questions(folder: Path) -> dict[str, Any]:
-    """A benchmark of questions about colours, with candidates of their own, from a list, and such as count for nothing."""
+    """A benchmark of questions about colours, with candidates of their own, from a list, and such as count for
+    nothing.
+    """
     samples: list[tuple[str, dict[str, bytes]]] = []
     for row, colour in enumerate(COLOURS * 2):
         asked: list[Any] = [{"question": f"what colour is shape {row}?", "answers": [colour] * 7 + ["grey"] * 3}]
@@ -243,54 +227,56 @@ def by_hand(folder: Path, benchmark: dict[str, Any]) -> float:
     return sum(worths) / len(worths)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("class above the names", "class 5, but there are 3 class names"),
-        ("no class", "no image has a class"),
-        ("class no number", "must hold a number"),
-        ("unreadable", "no image can be used (picture_unreadable 2)"),
-        ("template without place", "has no {} for the text"),
-        ("no shards", "no shard matches"),
-        ("no class names", "names.txt: it does not exist"),
-        ("empty shard", "holds no samples"),
-        ("captions without images", "no image can be used (picture_missing 2)"),
-        ("no question", "no image has a question"),
-        ("no candidates", "no two answers to choose from"),
-    ],
-)
-def test_stage_when_one_benchmark_fails_keeps_the_others_and_says_which(fresh: Path, change: str, message: str) -> None:
-    run = document(fresh)
-    body = json.loads(run.model_dump_json(by_alias=True, exclude_defaults=True))
-    body["spec"]["evaluate"]["benchmarks"][1]["shards"] = [f"{fresh}/heldout/1.tar"]
-    write_samples(Storage(), f"{fresh}/heldout/1.tar", pairs(24, 9000))
-    if change == "class above the names":
-        (fresh / "heldout" / "names.txt").write_text("a\nb\nc\n")
-    elif change == "no shards":
-        body["spec"]["evaluate"]["benchmarks"][1]["shards"] = [f"{fresh}/heldout/no-such-*.tar"]
-    elif change == "no class names":
-        (fresh / "heldout" / "names.txt").unlink()
-    elif change == "empty shard":
-        write_samples(Storage(), f"{fresh}/heldout/1.tar", [])
-    elif change in ("no question", "no candidates"):
-        extra = {"question": "what is it?", "answer": "a disc"} if change == "no candidates" else {}
-        write_samples(Storage(), f"{fresh}/heldout/1.tar", pairs(4, 9000, **extra))
-        body["spec"]["evaluate"]["benchmarks"][1] |= {"type": "AnswerRanking", "templates": ["{}"]}
-        del body["spec"]["evaluate"]["benchmarks"][1]["classNames"]
-    elif change == "template without place":
-        body["spec"]["evaluate"]["benchmarks"][1]["templates"] = ["a photo"]
-    else:
-        image = b"no image" if change == "unreadable" else draw("red", "disc", 1)
+FAILURES = {
+    "class above the names": "class 5, but there are 3 class names",
+    "no class": "no image has a class",
+    "class no number": "must hold a number",
+    "unreadable": "no image can be used (picture_unreadable 2)",
+    "template without place": "has no {} for the text",
+    "no shards": "no shard matches",
+    "no class names": "missing.txt: it does not exist",
+    "empty shard": "holds no samples",
+    "captions without images": "no image can be used (picture_missing 2)",
+    "no question": "no image has a question",
+    "no candidates": "no two answers to choose from",
+}
+
+
+def failing(folder: Path, change: str, number: int) -> dict[str, Any]:
+    """A benchmark that fails in this way."""
+    (folder / "three.txt").write_text("a\nb\nc\n")
+    shard = f"{folder}/failing/{number}.tar"
+    part: dict[str, Any] = {"name": change.replace(" ", "-"), "type": "Classification", "shards": [shard]}
+    part |= {"classNames": f"{folder}/heldout/names.txt", "templates": ["a {c}"]}
+    samples = pairs(24, 9000)
+    if change in ("no question", "no candidates"):
+        samples = pairs(4, 9000, **({"question": "what?", "answer": "a disc"} if change == "no candidates" else {}))
+        part = {key: value for key, value in part.items() if key != "classNames"}
+        part |= {"type": "AnswerRanking", "templates": ["{}"]}
+    elif change in ("no class", "class no number", "unreadable", "captions without images"):
+        image = {"png": b"no image" if change == "unreadable" else draw("red", "disc", 1)}
         cls = {"no class": {}, "class no number": {"cls": b"red"}}.get(change, {"cls": b"0"})
-        image = {} if change == "captions without images" else {"png": image}
-        samples = [(f"{i}", {**image, "txt": b"a disc", **cls}) for i in range(2)]
-        write_samples(Storage(), f"{fresh}/heldout/1.tar", samples)
-    with pytest.raises((DataError, UserError), match="1 of 2 benchmarks failed") as caught:
-        evaluate(DihtRun.model_validate(body))
-    assert message in str(caught.value)
-    first, second = results(fresh)["benchmarks"]
+        members = {**({} if change == "captions without images" else image), "txt": b"a disc", **cls}
+        samples = [(f"{i}", members) for i in range(2)]
+    changes: dict[str, dict[str, Any]] = {
+        "class above the names": {"classNames": f"{folder}/three.txt"},
+        "no class names": {"classNames": f"{folder}/missing.txt"},
+        "no shards": {"shards": [f"{folder}/no-such-*.tar"]},
+        "template without place": {"templates": ["a photo"]},
+    }
+    write_samples(Storage(), shard, [] if change == "empty shard" else samples)
+    return part | changes.get(change, {})
+
+
+def test_stage_when_one_benchmark_fails_keeps_the_others_and_says_which(fresh: Path) -> None:
+    whole = {"name": "whole", "type": "Retrieval", "shards": [f"{fresh}/heldout/0.tar"]}
+    broken = [failing(fresh, change, number) for number, change in enumerate(FAILURES)]
+    with pytest.raises((DataError, UserError), match=f"{len(FAILURES)} of {len(FAILURES) + 1} benchmarks failed"):
+        evaluate(document(fresh, {"benchmarks": [whole, *broken], "fewShot": None}))
+    first, *others = results(fresh)["benchmarks"]
     assert "recall" in first["text_to_image"]
-    assert message in second["error"]
+    for said, found in zip(FAILURES.values(), others, strict=True):
+        assert said in found["error"]
     assert "has no result" in (fresh / "out/runs/latest/evaluate/report.html").read_text()
     assert not (fresh / "out" / "runs/latest/evaluate" / "COMMITTED.json").exists()
 
@@ -365,12 +351,3 @@ def test_stage_when_training_is_not_committed_says_what_to_run(tmp_path: Path) -
     make_data(tmp_path)
     with pytest.raises(UserError, match="run the stage filter first"):
         evaluate(document(tmp_path))
-
-
-def test_identity_when_the_models_file_changes_changes(fresh: Path) -> None:
-    model = fresh / "out" / "runs/latest/train" / "model"
-    before = program.model_identity(str(model), Storage())
-    config = model / "open_clip_config.json"
-    config.write_text(config.read_text() + " ")
-    assert program.model_identity(str(model), Storage()) != before
-    assert "open_clip 3" in program.model_identity("ViT-B-32", Storage())

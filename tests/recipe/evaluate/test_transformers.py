@@ -31,7 +31,9 @@ TEXTS = [
 
 @pytest.fixture(scope="session")
 def site() -> Path:
-    """A folder with `transformers` and its tokenizers, kept in the user's cache: in the environment open_clip would import it."""
+    """A folder with `transformers` and its tokenizers, kept in the user's cache: in the environment open_clip would
+    import it.
+    """
     wanted = HERE / "transformers-requirements.txt"
     name = wanted.read_text().split()[0].replace("==", "-")
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "diht-k8s" / name

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load
 
 from diht_k8s.api.documents import dump
@@ -28,6 +29,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.cli.cached_stages import stage_folders
 from diht_k8s.cli.main import main
+from diht_k8s.data.feature_files import hash64, write_tensors
 from diht_k8s.data.shards.images import BadImageError
 from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.sources import Shard
@@ -45,8 +47,6 @@ from diht_k8s.runtime.started import start
 from diht_k8s.stages.evaluate import stage as evaluate_stage
 from diht_k8s.stages.filter.scores import open_scores
 from diht_k8s.stages.label import stage as label_stage
-from diht_k8s.stages.label.embeddings import write_embeddings
-from diht_k8s.stages.label.features import hash64
 from diht_k8s.stages.label.soft_labels import read_labels, write_labels
 from diht_k8s.stages.train import stage as train_stage
 from tests.folders import located
@@ -98,9 +98,9 @@ class Bench:
             uri = self.layout.labels(shard.name)
             write_labels(self.storage, uri, uids, np.ones(len(uids), bool), [head, head], header)
             self.storage.write_bytes(f"{self.layout.stage(Stage.LABEL)}/features/{shard.name}.safetensors", b"features")
-            rows = {"uid_hash": np.array([hash64(uid) for uid in uids]), "usable": np.ones(len(uids), bool)}
-            unit = np.eye(len(uids), 4, dtype=np.float16)
-            write_embeddings(self.storage, self.layout.embeddings(shard.name), unit, unit, rows, header)
+            rows = {"uid_hash": torch.tensor([hash64(uid) for uid in uids]), "usable": torch.ones(len(uids)).bool()}
+            rows["features"] = torch.eye(len(uids), 8).half()
+            write_tensors(self.storage, self.layout.embeddings(shard.name), rows, header)
             names += [f"labels/{shard.name}.parquet", f"embeddings/{shard.name}.safetensors"]
         examples = [{"uid": uid, "caption": GOOD} for uid in ("a-0", "b-1")]
         self.storage.write_bytes(self.layout.report(Stage.LABEL), json.dumps({"examples": examples}).encode())

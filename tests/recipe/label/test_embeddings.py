@@ -15,13 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from diht_k8s.api.errors import DataError, StopRequested, UserError
 from diht_k8s.api.label import Teacher
+from diht_k8s.data.feature_files import hash64, remove_rows
 from diht_k8s.data.shards.images import decode
 from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.label import predict_step
-from diht_k8s.stages.label.embeddings import remove_rows
-from diht_k8s.stages.label.features import hash64
 from diht_k8s.stages.label.teacher import check_weights
 from tests.folders import located
 from tests.recipe.label.label_stage import Make, label

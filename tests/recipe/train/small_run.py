@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from diht_k8s.api.documents import dump, load
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.data.feature_files import hash64
 from diht_k8s.data.shards.shard_index import ShardIndex
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
 from diht_k8s.runtime.commit import artefact, commit
-from diht_k8s.stages.label.embeddings import write_embeddings
-from diht_k8s.stages.label.features import hash64
+from diht_k8s.stages.label.features import TeacherFeatures, write_embeddings
 from diht_k8s.stages.label.soft_labels import top_k, write_labels
 from diht_k8s.stages.label.vocabulary import Concepts, ConceptVocabulary
 from tests.folders import flat
@@ -122,11 +123,11 @@ def make_data(folder: Path, shards: tuple[int, ...] = SHARDS, *, captions: int |
 def write_teacher(storage: Storage, uri: str, uids: Sequence[str], config_sha256: str = sha256_of(LABEL)) -> None:
     """Embeddings of a CLIP-type teacher, which could not see every seventh image."""
     rng = np.random.default_rng(len(uids))
-    image_NE, text_NE = (rng.normal(size=(len(uids), 6)).astype(np.float32) for _ in range(2))
-    text_NE /= np.linalg.norm(text_NE, axis=1, keepdims=True)
-    usable_N = np.arange(len(uids)) % 7 != 0
-    rows = {"uid_hash": np.array([hash64(uid) for uid in uids]), "usable": usable_N}
-    write_embeddings(storage, uri, image_NE, text_NE, rows, {"config_sha256": config_sha256})
+    image_NE, text_NE = (torch.from_numpy(rng.normal(size=(len(uids), 6)).astype(np.float32)) for _ in range(2))
+    text_NE /= text_NE.norm(dim=1, keepdim=True)
+    hash_N = torch.tensor([hash64(uid) for uid in uids])
+    found = TeacherFeatures(image_NE, hash_N, hash_N, torch.arange(len(uids)) % 7 != 0, {})
+    write_embeddings(storage, uri, found, text_NE, {"config_sha256": config_sha256})
 
 
 def pairs(

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.layout import Layout
+from diht_k8s.data.feature_files import FeatureFile, hash64
 from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.claims import Claims
 from diht_k8s.runtime.owner import Owner
-from diht_k8s.stages.label.features import hash64, read_features
+from diht_k8s.stages.label.features import read_teacher_features
 from diht_k8s.stages.train.data.normalisation import CLIPS
-from diht_k8s.stages.train.features.feature_set import FeatureFile, FeatureSet
-from diht_k8s.stages.train.features.making import FeatureMaker, feature_width, preprocess_of
 from diht_k8s.stages.train.features.rows import FeatureTables
+from diht_k8s.stages.train.features.stored import FeatureMaker, FeatureSet, feature_width, preprocess_of
 from diht_k8s.stages.train.model.locked_tower import LockedTower
 from tests.folders import flat
 from tests.recipe.train.small_run import SHARDS, make_data
@@ -94,7 +94,7 @@ def test_features_when_two_processes_make_them_then_each_shard_once_in_the_label
     assert left[-1] == 0
     assert not list((bench.folder / "claims").glob("*"))
     for shard, file in zip(bench.shards, bench.files, strict=True):
-        found = read_features(STORAGE, file.uri, bench.features.config_sha256)
+        found = read_teacher_features(STORAGE, file.uri, bench.features.config_sha256)
         assert found.uid_hash_N.tolist() == [hash64(sample.uid) for sample in read_pairs(STORAGE, shard)]
         assert found.usable_N.all()
     about = json.loads((bench.folder / "features.json").read_text())
@@ -183,7 +183,7 @@ def test_rows_are_those_of_the_file_however_they_are_read(data: Path, tmp_path: 
     bench.make(bench.maker()[0])
     tables = FeatureTables(STORAGE, bench.files, torch.zeros(3), pairs=sum(SHARDS), limit=limit)
     for number, size in enumerate(SHARDS):
-        whole = read_features(STORAGE, bench.files[number].uri, bench.features.config_sha256)
+        whole = read_teacher_features(STORAGE, bench.files[number].uri, bench.features.config_sha256)
         for first, count in ((0, 1), (3, 20), (size - 5, 64), (size, 3)):
             rows, last = tables.rows(number, first, count), min(first + count, size)
             assert torch.equal(rows.features_BW, whole.features_ND[first:last])

@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 
 from diht_k8s.api.errors import DataError, RetryableError
 from diht_k8s.api.hashing import sha256_of
+from diht_k8s.data.feature_files import FeatureFile, hash64, read_columns
 from diht_k8s.data.shards.samples import Sample, read_samples
 from diht_k8s.data.shards.shard_index import index_of
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
-from diht_k8s.stages.label.features import TeacherFeatures, hash64, write_features
+from diht_k8s.stages.label.features import TeacherFeatures, write_features
 from diht_k8s.stages.label.soft_labels import read_labels
 from diht_k8s.stages.train.data import collate, dataset
 from diht_k8s.stages.train.data.augment import drawn_caption
@@ -35,8 +36,7 @@ from diht_k8s.stages.train.data.dataset import ShardDataset
 from diht_k8s.stages.train.data.image_sizes import ImageSizes
 from diht_k8s.stages.train.data.loader import Loader
 from diht_k8s.stages.train.data.sampler import sampler_over
-from diht_k8s.stages.train.features.feature_set import FeatureFile
-from diht_k8s.stages.train.features.rows import FeatureTables, width_of
+from diht_k8s.stages.train.features.rows import FeatureTables
 from tests.folders import flat
 from tests.recipe.train.small_run import LABEL, SHARDS, Indexed, make_data, write_teacher
 
@@ -75,7 +75,9 @@ def loader_over(
     indexes = Indexed({shard.name: index_of(STORAGE, shard.uri) for shard in shards})
     files = [FeatureFile(layout.embeddings(each.name), sha256_of(LABEL), "the teacher", "make them") for each in shards]
     limit = dataset.LABEL_CACHE_BYTES  # a small one has the tables read by ranges, and forgotten
-    embeddings = FeatureTables(STORAGE, files, torch.zeros(width_of(STORAGE, files[0])), pairs=sum(SHARDS), limit=limit)
+    embeddings = FeatureTables(
+        STORAGE, files, torch.zeros(read_columns(STORAGE, files[0])["features"].width), pairs=sum(SHARDS), limit=limit
+    )
     labels = [layout.labels(shard.name) for shard in shards]
     reads = ShardDataset(STORAGE, shards, labels, indexes=indexes, embeddings=embeddings, features=features)
     sequential = frozenset(range(len(SHARDS))) if order == "lanes in sequence" else frozenset[int]()
@@ -168,7 +170,7 @@ def test_embeddings_when_an_epoch_is_read_then_each_pair_has_its_own(folder: Pat
             {"uids": [f"1-{number + 1}" for number in range(SHARDS[1])]},
             "do not match .*drawn-1.tar at sample .*: make them",
         ),
-        ({"config_sha256": "o" * 64}, "holds features of others, not of the teacher: make them"),
+        ({"config_sha256": "o" * 64}, "holds features of another configuration, not of the teacher: make them"),
     ],
     ids=["other pairs", "another configuration"],
 )

@@ -11,8 +11,7 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.outputs.traces import Traces, names_in, without_names
 from diht_k8s.report.per_image import PerImage, write_per_image
 from diht_k8s.stages.evaluate.benchmark_images import BenchmarkImage
-from diht_k8s.stages.evaluate.encoding import EncodedImages
-from diht_k8s.stages.evaluate.feature_files import write_features
+from diht_k8s.stages.evaluate.encoding import EncodedImages, write_encoded
 
 UID, DIGEST, CAPTION = "pair-1", "d" * 64, "a small dog"
 STORAGE = Storage()
@@ -46,7 +45,7 @@ def test_names_in_a_text_stand_for_themselves_and_short_ones_stay(text: str, lef
 
 def features(uri: str, digest: str) -> None:
     item = BenchmarkImage("0.tar", "k", "other", (), None, digest=digest)
-    write_features(STORAGE, uri, "key", EncodedImages([item], np.zeros((1, 2), np.float32), samples=1))
+    write_encoded(STORAGE, uri, "key", EncodedImages([item], np.zeros((1, 2), np.float32), samples=1))
 
 
 def per_image(uri: str, uid: str) -> None:

@@ -16,8 +16,7 @@ from diht_k8s.report.caveats import (
     label_caveats,
     page_caveats,
 )
-from diht_k8s.report.formatting import decimal, duration
-from diht_k8s.report.overview import explained_reference, lede
+from diht_k8s.report.overview import decimal, duration, explained_reference, lede
 from diht_k8s.report.sections import (
     benchmark,
     cards,
@@ -271,13 +270,15 @@ def test_labels_stand_beside_the_majority_in_their_section_and_nobody_calls_them
     [
         (
             {},
-            "its caption says 1 thing about an object (complexity), names at least 1 action and is not just text in the "
+            "its caption says 1 thing about an object (complexity), names at least 1 action and is not just text "
+            "in the "
             "image (text spotting). Further rules: a caption in English.",
             ["", "", ""],
         ),
         (
             {"minComplexity": 2, "minActions": 0, "textSpotting": {"mode": "ScoreOnly"}, "duplicates": "Near"},
-            "its caption says 2 things about an object (complexity). Further rules: a caption in English, no repeated image.",
+            "its caption says 2 things about an object (complexity). Further rules: a caption in English, no "
+            "repeated image.",
             ["", ", off", ", only scored"],
         ),
         (

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from diht_k8s.api.evaluate import Benchmark
-from diht_k8s.report.model_index import TASKS, card_with_results
+from diht_k8s.report.cards import TASKS, card_with_results
 
 TRAINED = "---\nlibrary_name: open_clip\nlicense: other\ntags: [clip, diht]\n---\n# towers\n\nText\n---\nmore.\n"
 
@@ -74,12 +74,6 @@ def test_card_when_the_model_is_from_elsewhere_then_names_no_licence(card: str |
     found = ModelCard(card_with_results(card, content()))
     assert (found.data.library_name, found.data.license) == ("open_clip", None)
     assert found.data.eval_results is not None
-
-
-def test_card_when_no_benchmark_has_a_result_then_says_so_and_has_no_index() -> None:
-    found = ModelCard(card_with_results(TRAINED, content(benchmarks=[])))
-    assert found.data.eval_results is None
-    assert "No benchmark has a result." in found.text
 
 
 def test_tasks_when_a_type_of_benchmark_is_added_then_it_has_a_task_too() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from diht_k8s.api.status import Goodput
 from diht_k8s.pipeline.goodput import goodput_json
-from diht_k8s.report.run_page import run_page, time_spent
+from diht_k8s.report.page import run_page, time_spent
 
 SHOWN = Goodput(wall_seconds=7200, productive_seconds=7128, productive_percent="99.0", starting_seconds=72)
 

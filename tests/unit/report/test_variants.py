@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.report.variants import natural_order, variant_names, varying_fields
+from diht_k8s.report.comparison import natural_order, variant_names, varying_fields
 
 BASE: dict[str, Any] = {"filter": {"minActions": 0}, "train": {"samples": 100}}
 

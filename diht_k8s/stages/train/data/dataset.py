@@ -20,6 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from diht_k8s.api.errors import DataError
+from diht_k8s.data.feature_files import hash64
 from diht_k8s.data.shards.listing import ReplacedError, copied_without_times
 from diht_k8s.data.shards.pairs import KeepListRow, read_keep_list, read_pairs, replaced, with_usual_names
 from diht_k8s.data.shards.samples import IMAGE_SUFFIXES, Sample, storable
@@ -27,7 +28,6 @@ from diht_k8s.data.shards.shard_index import ShardIndex, read_range
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.bad_shards import Damage, lost_sample, salvaged
-from diht_k8s.stages.label.features import hash64
 from diht_k8s.stages.label.soft_labels import Labels, LabelTable, read_label_table
 from diht_k8s.stages.train.data.lru_cache import LruCache
 from diht_k8s.stages.train.features.rows import FeatureRows, FeatureTables

@@ -1,4 +1,6 @@
-"""Whether a model can start as a ridge regression (`train.textStart: Ridge`), by its configuration. Free of torch and open_clip."""
+"""Whether a model can start as a ridge regression (`train.textStart: Ridge`), by its configuration. Free of torch and
+open_clip.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ WIDTH: Final = 512
 
 
 def ridge_problem(config: Mapping[str, Any]) -> str | None:
-    """What about an open_clip configuration is in the way, and what to do; None if nothing is. Open_clip refuses what is no number."""
+    """What about an open_clip configuration is in the way, and what to do; None if nothing is. Open_clip refuses what
+    is no number.
+    """
     vision: Mapping[str, Any] = config.get("vision_cfg") or {}
     text: Mapping[str, Any] = config.get("text_cfg") or {}
     if not vision.get("timm_model_name") or vision.get("timm_proj", "linear") != "linear":
@@ -28,7 +32,8 @@ def ridge_problem(config: Mapping[str, Any]) -> str | None:
     embedding, width = config.get("embed_dim"), text.get("width", WIDTH)
     if isinstance(embedding, int) and isinstance(width, int) and width < embedding + CONSTANTS:
         return (
-            f"has a text tower {width} wide, but embed_dim {embedding} needs {embedding + CONSTANTS}: raise text_cfg.width "
+            f"has a text tower {width} wide, but embed_dim {embedding} needs {embedding + CONSTANTS}: "
+            "raise text_cfg.width "
             "or lower embed_dim"
         )
     return None

@@ -1,13 +1,15 @@
-"""A text tower that starts as a ridge regression from words to the features of a locked image tower (`train.textStart`).
+"""A text tower that starts as a ridge regression from words to the features of a locked image tower
+(`train.textStart`).
 
-In: the regression (`token_ridge`). Out: the weights of a CLIP whose text embedding of a caption is the regression's prediction,
+In: the regression (`token_ridge`). Out: the weights of a CLIP whose text embedding of a caption is the regression's
+    prediction,
 and whose image embedding is the whitened features. Pure. Ours, not the paper's.
 
-Attention of the first layer is uniform (queries zero), its values and output projection are the identity, so at the end token
-stands the mean of the words' normalised embeddings. An embedding is a word's row of the regression in a basis whose vectors sum
-to zero, and two numbers +c and -c with which all embeddings have one length: LayerNorm then is one factor for all words, and the
-normalisation of the embedding takes it away. All other branches end in zeros; the weights before these stay as drawn, and so do
-the keys, so that everything can learn.
+Attention of the first layer is uniform (queries zero), its values and output projection are the identity, so at the end
+token stands the mean of the words' normalised embeddings. An embedding is a word's row of the regression in a basis
+whose vectors sum to zero, and two numbers +c and -c with which all embeddings have one length: LayerNorm then is one
+factor for all words, and the normalisation of the embedding takes it away. All other branches end in zeros; the weights
+before these stay as drawn, and so do the keys, so that everything can learn.
 
 Shapes: V tokens that occur, D embedding, W width of the text tower.
 """

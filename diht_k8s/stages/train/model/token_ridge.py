@@ -1,13 +1,15 @@
 """Ridge regression from the words of captions to the features of their images, as CLIP's tokenizer cuts them.
 
-In: words and features of pairs, as sums. Out: where a caption lies, and the projection of the features into the same space. Pure.
+In: words and features of pairs, as sums. Out: where a caption lies, and the projection of the features into the same
+    space. Pure.
 A training may start as it (`train.textStart`, see `ridge_start`), and an evaluation compares a model with it (see
 `ridge_reference`). Ours, not the paper's.
 
-A caption is the counts of its tokens over the root of their number, the target the features of its image, centred and whitened
-with a shrunken covariance S, Y = (f - mean) (S + s I)^-1/2 with s the mean variance. Names of classes are further captions where
-the image tower has a classifier: by linear discriminant analysis its weights w are S^-1 (class mean - mean), so S w is what an
-image of the class differs by. Of the whitened features those D directions stay that the regression predicts most of.
+A caption is the counts of its tokens over the root of their number, the target the features of its image, centred and
+whitened with a shrunken covariance S, Y = (f - mean) (S + s I)^-1/2 with s the mean variance. Names of classes are
+further captions where the image tower has a classifier: by linear discriminant analysis its weights w are S^-1 (class
+mean - mean), so S w is what an image of the class differs by. Of the whitened features those D directions stay that the
+regression predicts most of.
 
 Shapes: N captions, V tokens that occur, F features, D embedding, J classes, T tokens of a caption.
 """
@@ -93,7 +95,8 @@ def require_fewer_dimensions(dimension: int, width: int) -> None:
     """
     if dimension > width:
         raise UserError(
-            f"train.textStart Ridge: embed_dim {dimension} is more than the {width} features of the image tower: lower it"
+            f"train.textStart Ridge: embed_dim {dimension} is more than the {width} features of the image tower: "
+            f"lower it"
         )
 
 

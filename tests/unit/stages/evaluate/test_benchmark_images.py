@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
-import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sized
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +16,10 @@ import pytest
 import torch
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.api.evaluate import Benchmark
-from diht_k8s.data.shards.samples import Sample, make_sample, read_samples
-from diht_k8s.data.shards.storage import Storage
-from diht_k8s.data.shards.tar_writer import write_samples
+from diht_k8s.data.shards.samples import Sample, make_sample
 from diht_k8s.stages.evaluate.benchmark_images import (
-    BenchmarkImage,
     Cue,
     PreparedImage,
-    _bytes_in_tar,
     captions_of,
     classes_of,
     cues_of,
@@ -39,8 +32,6 @@ from diht_k8s.stages.evaluate.benchmark_images import (
     unusable_cues,
     unusable_questions,
 )
-from diht_k8s.stages.evaluate.class_texts import templates_of
-from diht_k8s.stages.evaluate.encoding import EncodedImages, joined
 
 
 def sample(npy: bytes) -> Sample:
@@ -60,11 +51,13 @@ def archive() -> bytes:
     return buffer.getvalue()
 
 
-def test_group_is_the_first_number_of_the_array() -> None:
-    assert group_of(sample(array())) == "3"
+def pickled() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
 
 
-@pytest.mark.parametrize("npy", [archive(), b"PK\x03\x04 cut off", b"", b"text"])
+@pytest.mark.parametrize("npy", [archive(), pickled(), b"PK\x03\x04 cut off", b"text"])
 def test_group_when_the_member_is_something_else_is_an_error_of_the_data(npy: bytes) -> None:
     with pytest.raises(DataError, match=r"sample a: its \.npy is not an array of numbers"):
         group_of(sample(npy))
@@ -80,6 +73,7 @@ def make(**meta: Any) -> Sample:
         ("north", "north"),
         (3, "3"),
         ("x" * 60, "x" * 60),
+        ("x" * 80, "x" * 40 + " d929cdeea7e6a0f4"),
         ("\ud83d", "? 7586f70fb89addbc"),
         (None, None),
         (["north"], None),
@@ -89,14 +83,9 @@ def test_group_when_the_json_names_it_is_short_text(group: object, expected: str
     assert group_of(make(group=group)) == expected
 
 
-def test_groups_whose_long_names_begin_alike_stay_apart() -> None:
-    names = {group_of(make(group="x" * 80 + end)) for end in ("a", "b", "\ud83d", "\ud83e")}
-    assert (len(names), max(len((name or "").encode()) for name in names) <= 60) == (4, True)
-
-
 @pytest.mark.parametrize(
     ("number", "name"),
-    [(1_234_567, "1234567"), (1_234_568, "1234568"), (0.5, "0.5"), (3.0, "3"), (float("nan"), "nan")],
+    [(1_234_567, "1234567"), (0.5, "0.5"), (3.0, "3"), (float("nan"), "nan")],
 )
 def test_group_when_it_is_a_number_keeps_all_its_digits(number: float, name: str) -> None:
     raw = io.BytesIO()
@@ -136,7 +125,6 @@ def test_label_when_it_is_no_number_from_zero_is_an_error_that_shows_its_beginni
             0,
         ),
         ({"question": 5, "answers": ["a", 3], "candidates": [3, "4"]}, [("5", ("a", "3"), ("3", "4"))], 0),
-        ({"question": "how many?", "answer": 0}, [("how many?", ("0",), ())], 0),
         (
             {"questions": [{"question": "a?", "answer": "b"}, {"question": "c?"}, 7, {"answer": "d"}]},
             [("a?", ("b",), ())],
@@ -145,11 +133,8 @@ def test_label_when_it_is_no_number_from_zero_is_an_error_that_shows_its_beginni
         ({"question": "is it?", "answer": True}, [], 1),
         ({"question": "how long?", "answers": ["2", 2.5]}, [], 1),
         ({"question": "which?", "answer": "a", "candidates": ["a", False]}, [], 1),
-        ({"question": "which?", "answer": "a", "candidates": "ab"}, [], 1),
-        ({"question": "which?", "answers": [{"answer": "a"}]}, [], 1),
         ({"question": ["what?"], "answer": "b"}, [], 1),
         ({"question": "what \ud83d?", "answer": "b"}, [], 1),
-        ({"question": "what?", "answers": ["b", "\ud83d"]}, [], 1),
         ({"question": "which?", "answer": "a", "candidates": ["a", "\ud83d"]}, [], 1),
         ({"question": " ", "answer": "b"}, [("", ("b",), ())], 0),
         ({"questions": "a?"}, [], 0),
@@ -175,18 +160,16 @@ def test_cues_are_those_that_are_complete_with_short_groups() -> None:
     ]
     found = cues_of(make(cues=[whole, *others]))
     assert found == (Cue("g" * 60, "owl", True, 5), Cue("2", "owl", True, 0))
+    words = [
+        cue.group for cue in cues_of(make(cues=[{"cue": cue, "associated": True} for cue in ("owl", "night", "owl")]))
+    ]
+    assert (words[0] == words[2], words[0] == words[1]) == (True, False), "cues without a group go by their words"
     assert unusable_cues(make(cues=[whole, *others, {"cue": " owl "}, {"cue": 3}])) == (
         *["g" * 60] * 3,
         "",
         "cue owl",
         "",
     )
-
-
-def test_cues_without_a_group_are_told_apart_by_their_words() -> None:
-    listed = [{"cue": cue, "associated": True} for cue in ("owl", "night", "owl")]
-    groups = [cue.group for cue in cues_of(make(cues=listed))]
-    assert (groups[0] == groups[2], groups[0] == groups[1]) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -212,8 +195,6 @@ def test_captions_are_the_lines_of_the_text_else_those_of_the_json(
         ({"txt": b"\na cat\n"}, {}, True),
         ({"txt": b"a dog\n\na cat\n"}, {}, False),
         ({}, {"captions": [" ", "a cat"]}, True),
-        ({}, {"captions": [None, "a cat"]}, True),
-        ({}, {"captions": ["a dog \ud83d", "a cat"]}, True),
         ({}, {"captions": ["a dog", ""]}, False),
         ({}, {"captions": []}, False),
         ({}, {}, False),
@@ -259,45 +240,3 @@ def test_texts_of_an_image_are_all_read_or_too_many_and_an_error(
     assert len(read(make(**{what: [entry] * 4096}))) == 4096
     with pytest.raises(DataError, match=f"sample a has 4,097 {what}, and an image may have 4,096: write fewer"):
         read(make(**{what: [entry] * 4097}))
-
-
-def test_bytes_of_the_samples_are_those_of_the_shard(tmp_path: Path) -> None:
-    samples = [(str(row), {"png": bytes(row), "txt": b"x" * 512, "json": b"{}"}) for row in (1, 511, 512, 513, 9000)]
-    path = tmp_path / "0.tar"
-    write_samples(Storage(), str(path), samples)
-    with tarfile.open(path) as archive:
-        last = archive.getmembers()[-1]
-    end = last.offset_data + -(-last.size // 512) * 512  # only zeros follow
-    assert sum(_bytes_in_tar(each) for each in read_samples(Storage(), str(path))) == end
-
-
-def test_parts_when_joined_are_in_order_with_all_that_was_bad() -> None:
-    item = BenchmarkImage("0.tar", "a", "a", (), None)
-    one = EncodedImages([item], np.ones((1, 2), dtype=np.float32), Counter(x=1), {})
-    other = EncodedImages([], bad=Counter(x=2, y=1))
-    found = joined([other, one])
-    assert (found.items, found.features_ND.tolist(), found.bad) == ([item], [[1, 1]], Counter(x=3, y=1))
-    assert joined([other]).features_ND.shape == (0, 0)
-
-
-def test_parts_of_two_widths_are_an_error_of_the_data() -> None:
-    item = BenchmarkImage("0.tar", "a", "a", (), None)
-    parts = [EncodedImages([item], np.ones((1, width), dtype=np.float32)) for width in (2, 3)]
-    with pytest.raises(DataError, match="features of 2 and 3 numbers an image in one benchmark"):
-        joined(parts)
-
-
-def test_templates_when_openai80_is_named_are_its_80_prompts_beside_the_others() -> None:
-    benchmark = Benchmark.model_validate(
-        {
-            "name": "b",
-            "type": "Classification",
-            "shards": ["0.tar"],
-            "classNames": "names.txt",
-            "templates": ["openai80", "{c}"],
-        }
-    )
-    templates = templates_of(Storage(), benchmark).lines
-    assert len(set(templates)) == 81
-    assert (templates[0], templates[-1]) == ("a bad photo of a {}.", "{c}")
-    assert all("{}" in template for template in templates[:-1])

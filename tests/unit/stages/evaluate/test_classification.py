@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from diht_k8s.stages.evaluate.class_texts import ensemble_prompts, fill, prompts
 from diht_k8s.stages.evaluate.classification import (
     by_group,
     classification,
     macro_f1,
 )
-from diht_k8s.stages.evaluate.prompts import ensemble_prompts, fill, prompts
 
 
 def rng() -> np.random.Generator:

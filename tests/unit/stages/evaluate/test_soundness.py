@@ -10,8 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from diht_k8s.api.errors import DataError
@@ -100,13 +98,6 @@ def in_one(value: float) -> Spoil:
     return spoil
 
 
-def in_a_tenth(value: float) -> Spoil:
-    def spoil(features: Features) -> Features:
-        return np.where(np.arange(len(features))[:, None] % 10 == 0, np.float32(value), features)
-
-    return spoil
-
-
 def half_precision_overflow(features: Features) -> Features:
     """Activations beyond 65,504 are infinite, and infinite by infinite is NaN."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -125,10 +116,7 @@ def first_row_of_zeros(features: Features) -> Features:
 STOPS: dict[str, Spoil] = {
     "NaN": filled(np.nan),
     "infinite": filled(np.inf),
-    "a tenth NaN": in_a_tenth(np.nan),
-    "a tenth minus infinity": in_a_tenth(-np.inf),
     "one NaN": in_one(np.nan),
-    "one infinity": in_one(np.inf),
     "overflow of fp16": half_precision_overflow,
 }
 NOTED: dict[str, tuple[Spoil, str]] = {
@@ -142,31 +130,16 @@ def test_figures_of_a_sound_model_carry_no_note_on_features(monkeypatch: pytest.
     assert all("features" not in note for task in TASKS for note in measured(task, monkeypatch).figures["notes"])
 
 
-def test_notes_of_a_task_stand_beside_those_on_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    notes = measured("AnswerRanking", monkeypatch, texts=constant).figures["notes"]
-    assert [any(part in note for note in notes) for part in ("the same features", "all candidates one score")] == [
-        True
-    ] * 2
-
-
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("side", ["images", "texts"])
 @pytest.mark.parametrize("name", STOPS)
-def test_images_that_are_not_finite_end_every_task_and_name_model_benchmark_and_image(
-    name: str, task: str, monkeypatch: pytest.MonkeyPatch
+def test_features_that_are_not_finite_end_every_task_and_name_model_benchmark_and_the_first(
+    name: str, side: str, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = r"evaluate.benchmarks bench: .* of 24 images by the model broken are NaN or infinite, the first of 'u\d+'"
+    said = rf"evaluate.benchmarks bench: .* {side} by the model broken are NaN or infinite, the first of '.+'"
+    sides: dict[str, Any] = {side: STOPS[name]}
     with pytest.raises(DataError, match=said):
-        measured(task, monkeypatch, images=STOPS[name])
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("name", STOPS)
-def test_texts_that_are_not_finite_end_every_task_and_name_model_benchmark_and_text(
-    name: str, task: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = r"evaluate.benchmarks bench: .* texts by the model broken are NaN or infinite, the first of '.+'"
-    with pytest.raises(DataError, match=said):
-        measured(task, monkeypatch, texts=STOPS[name])
+        measured(task, monkeypatch, **sides)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -197,7 +170,6 @@ def test_logit_scale_that_is_not_finite_ends_the_benchmark(logit_scale: float, m
     ("name", "task", "noted"),
     [
         ("{}", "Classification", True),
-        ("{}", "MultiLabel", True),
         ("class {}", "Classification", False),
         ("{}", "AnswerRanking", False),
     ],
@@ -231,7 +203,6 @@ def test_captions_that_were_left_out_are_told_where_they_are_asked(task: str, mo
         ("Classification", ["crane", "dog", "crane", "cat"], "is named): 'crane' (0, 2): name them"),
         ("MultiLabel", ["crane", "dog", "crane", "dog"], "is named): 'crane' (0, 2), 'dog' (1, 3): name them"),
         ("Classification", [str(number // 2) + " eggs" for number in range(12)], "'4 eggs' (8, 9) and 1 more: name"),
-        ("Classification", ["crane", "dog", "Crane", "cat"], "'crane' (0, 2): name"),
         ("Classification", ["crane", "dog", "cranes", "cat"], None),
         ("AnswerRanking", ["crane", "dog", "crane", "cat"], None),
     ],
@@ -254,39 +225,6 @@ def test_model_that_names_one_class_carries_a_note(monkeypatch: pytest.MonkeyPat
     assert "the model names the same class for every image" in found["notes"]
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    value=st.sampled_from([np.nan, np.inf, -np.inf, 0.0]) | st.floats(-1, 1, width=32),
-    share=st.sampled_from([0.05, 0.5, 1.0]),
-    task=st.sampled_from(TASKS),
-    side=st.sampled_from(["images", "texts"]),
-)
-def test_no_value_in_the_features_gives_a_figure_beyond_its_range_unmarked(
-    value: float, share: float, task: str, side: str
-) -> None:
-    """Stopped, or finite and between 0 and 1; what is the same in all rows is marked."""
-
-    def spoil(features: Features) -> Features:
-        rows = np.arange(len(features)) < max(1, round(share * len(features)))
-        return np.where(rows[:, None], np.float32(value), features)
-
-    sides: dict[str, Any] = {side: spoil}
-    with pytest.MonkeyPatch.context() as patch:
-        if not np.isfinite(value):
-            with pytest.raises(DataError, match="NaN or infinite"):
-                measured(task, patch, **sides)
-            return
-        found = measured(task, patch, **sides)
-    require_finite_figures(found.figures, found.per_image, "bench")
-    assert bool(found.per_image.figures) != bool(found.per_image.rankings)
-    for score in found.figures.get("scores", []):
-        assert 0 <= score["value"] <= 1
-    for hits, weights in found.per_image.figures.values():
-        assert 0 <= hits.sum() / weights.sum() <= 1
-    if share == 1.0:
-        assert any("the same features" in note for note in found.figures["notes"])
-
-
 @pytest.mark.parametrize(
     ("figures", "said"),
     [
@@ -303,16 +241,9 @@ def test_no_value_in_the_features_gives_a_figure_beyond_its_range_unmarked(
 def test_figure_of_exactly_0_or_100_percent_carries_a_note(figures: dict[str, Any], said: str) -> None:
     (note,) = figure_notes(figures)
     assert said in note
-
-
-def test_images_of_one_class_may_all_be_named_so() -> None:
-    figures = {"top1": 0.9, "named_classes": 1}
-    assert figure_notes({**figures, "class_pictures": [0, 5]}) == []
-    assert figure_notes({**figures, "class_pictures": [1, 5]}) == ["the model names the same class for every image"]
-
-
-def test_figures_between_carry_no_note() -> None:
-    assert figure_notes({"top1": 0.999, "top5": None, "balanced": 0.001}) == []
+    between = {"top1": 0.999, "top5": None, "balanced": 0.001, "named_classes": 1}
+    assert figure_notes({**between, "class_pictures": [0, 5]}) == []
+    assert figure_notes({**between, "class_pictures": [1, 5]}) == ["the model names the same class for every image"]
 
 
 @pytest.mark.parametrize(
@@ -326,15 +257,12 @@ def test_figures_between_carry_no_note() -> None:
 def test_figure_that_is_not_finite_is_refused_before_it_is_written(
     result: dict[str, Any], hits: float, said: str
 ) -> None:
-    per_image = PerImage(["u0", "u1"], ["a"] * 2, [""] * 2, {"top-1": (np.array([0.0, hits]), np.ones(2))})
+    parts = {"top-1": (np.array([0.0, hits]), np.ones(2))}
+    images = (["u0", "u1"], ["a"] * 2, [""] * 2)
     with pytest.raises(DataError, match=said):
-        require_finite_figures(result, per_image, "bench")
-
-
-def test_score_of_a_ranking_that_is_not_finite_is_refused_before_it_is_written() -> None:
-    ranked = {"0 cat": (np.array([0.0, np.nan]), np.ones(2))}
-    with pytest.raises(DataError, match="bench: 0 cat of u1 is not finite"):
-        require_finite_figures({}, PerImage(["u0", "u1"], ["a"] * 2, [""] * 2, rankings=ranked), "bench")
+        require_finite_figures(result, PerImage(*images, parts), "bench")
+    with pytest.raises(DataError, match=said):
+        require_finite_figures(result, PerImage(*images, rankings=parts), "bench")
 
 
 def test_equal_scores_for_all_images_have_the_share_of_images_with_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,12 +311,6 @@ def test_features_that_are_the_same_for_99_percent_are_counted(number: int, odd:
         names = [f"u{row}" for row in range(start, min(start + 40, number))]
         gate.admit((rows + rounding)[start : start + 40], names)
     assert [note.partition(", so")[0] for note in gate.notes()] == [said] * bool(said)
-
-
-def test_one_text_that_is_asked_again_and_again_is_no_fault() -> None:
-    gate = FeatureGate("stub", "texts")
-    gate.admit(np.eye(4, dtype=np.float32)[[0] * 199 + [1]], ["a photo"] * 199 + ["a drawing"])
-    assert gate.notes() == []
 
 
 def test_features_of_zeros_are_counted_over_all_batches_and_negative_ones_are_none() -> None:

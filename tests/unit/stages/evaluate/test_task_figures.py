@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import FewShot
 from diht_k8s.stages.evaluate import classification, retrieval
 from diht_k8s.stages.evaluate.benchmark_images import BenchmarkImage
 from diht_k8s.stages.evaluate.encoding import EncodedImages
 from diht_k8s.stages.evaluate.few_shot import FewShotCurve, FewShotDraw, curve_json
-from diht_k8s.stages.evaluate.results import Measured
+from diht_k8s.stages.evaluate.results import QUERIES, Measured, drawn_by_digest
 from diht_k8s.stages.evaluate.soundness import TextEncoder
 
 
@@ -62,17 +63,6 @@ def test_figures_of_each_image_sum_up_to_those_of_the_benchmark() -> None:
         assert ranked.figures[key]["recall"]["1"] < ranked.figures[key]["recall"]["5"]
 
 
-def test_image_with_several_captions_is_named_by_the_first() -> None:
-    items = [BenchmarkImage("0.tar", "0", "u0", ("first", "second"), None)]
-    found = retrieval.retrieve(EncodedImages(items, np.eye(2, dtype=np.float32)[:1]), ["{}"], texts_of(np.eye(2)), [0])
-    assert found.per_image.texts == ["first"]
-
-
-def test_class_when_it_has_no_name_is_an_error_of_the_data() -> None:
-    with pytest.raises(DataError, match=r"an image has class 3, but there are 3 class names \(0 to 2\)"):
-        classified([3], [0], 3)
-
-
 def retrieved(images: np.ndarray, texts: np.ndarray) -> Measured:
     items = [BenchmarkImage("0.tar", str(row), f"u{row}", (f"text {row}",), None) for row in range(len(images))]
     items.append(BenchmarkImage("0.tar", "x", "x", (), None))
@@ -91,12 +81,6 @@ def test_examples_are_the_hits_by_margin_and_the_misses_by_rank() -> None:
     second = shown["worst"][1]
     assert second["query"] == "text 4"
     assert [(item["item"], item["right"]) for item in second["top"][:3]] == [("u5", False), ("u6", False), ("u4", True)]
-
-
-def test_examples_when_there_is_one_image_are_that_one() -> None:
-    found = retrieved(np.eye(2)[:1], np.eye(2)[:1])
-    assert [each["picture"] for each in found.figures["examples"]["image_to_text"]["best"]] == ["u0"]
-    assert found.figures["examples"]["image_to_text"]["worst"] == []
 
 
 def test_examples_when_there_are_two_images_go_by_margin() -> None:
@@ -184,8 +168,24 @@ def test_retrieval_when_an_image_stands_once_for_each_caption_is_that_of_one_ima
     assert one.per_image.uids == other.per_image.uids
 
 
-def test_retrieval_when_images_have_no_digest_merges_none() -> None:
-    items = [BenchmarkImage("0.tar", "x", f"u{row}", ("a",), None) for row in range(3)]
-    found = retrieval.gallery(EncodedImages(items, np.eye(3, dtype=np.float32)))
-    assert found.items == items
-    assert np.array_equal(found.features_ND, np.eye(3))
+UIDS = [f"image {number}" for number in range(50)]
+CAPTIONS = [f"caption {number}" for number in range(50)]
+
+
+def test_queries_are_those_of_the_smallest_digests_in_any_order() -> None:
+    smallest = sorted(UIDS, key=lambda uid: hashlib.sha256(uid.encode()).digest())[:QUERIES]
+    rows = list(range(50))
+    random.Random(0).shuffle(rows)
+    for order in (range(50), rows):
+        uids = [UIDS[row] for row in order]
+        drawn = drawn_by_digest(uids, [CAPTIONS[row] for row in order])
+        assert [uids[row] for row in drawn] == smallest
+
+
+def test_query_of_an_image_is_its_first_caption_and_no_caption_comes_twice() -> None:
+    uids = [uid for uid in UIDS for _ in range(2)]
+    drawn = drawn_by_digest(uids, [f"{caption}{end}" for caption in CAPTIONS for end in (", first", ", second")])
+    assert len(drawn) == QUERIES
+    assert all(row % 2 == 0 for row in drawn)
+    assert len(drawn_by_digest(UIDS, ["one flag"] * 49 + ["another"])) == 2
+    assert drawn_by_digest([], []) == []

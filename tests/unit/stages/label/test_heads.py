@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from diht_k8s.api.label import Heads
+from diht_k8s.data.feature_files import hash64
 from diht_k8s.stages.label import heads
-from diht_k8s.stages.label.features import hash64
 from diht_k8s.stages.label.heads import (
     Head,
     Kind,

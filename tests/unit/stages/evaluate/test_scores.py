@@ -1,4 +1,4 @@
-"""Items with equal features tie, wherever they stand."""
+"""Items with equal features tie, wherever they stand; intervals by resampling, whatever the size of a block."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from diht_k8s.stages.evaluate import answer_ranking, classification, few_shot, group_tasks, multi_label, retrieval
+from diht_k8s.stages.evaluate import (
+    answer_ranking,
+    classification,
+    few_shot,
+    group_tasks,
+    multi_label,
+    retrieval,
+    scores,
+)
 from diht_k8s.stages.evaluate.benchmark_images import BenchmarkImage, Cue, VisualQuestion
 from diht_k8s.stages.evaluate.encoding import EncodedImages
-from diht_k8s.stages.evaluate.similarity import query_scores, similarity
+from diht_k8s.stages.evaluate.scores import interval, query_scores, rate_interval, rate_intervals, similarity
 from diht_k8s.stages.evaluate.soundness import TextEncoder
 
-WIDTHS = [64, 512, 640]
+WIDTHS = [64, 640]
 """Of features: BLAS rounds equal rows of these by their place, unless their number is a multiple of 4."""
-ITEMS = [5, 7, 10, 101]
+ITEMS = [5, 10, 101]
 
 
 def units(rows: int, width: int, seed: int = 0) -> NDArray[np.float32]:
@@ -117,3 +125,34 @@ def test_task_when_the_model_cannot_tell_its_items_apart_goes_by_its_rule_for_ti
     task: Callable[[int, int], None], items: int, width: int
 ) -> None:
     task(items, width)
+
+
+HITS, COUNTS = np.random.default_rng(1).random((3, 40)), np.ones(40)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_interval_is_the_middle_95_percent_of_the_draws() -> None:
+    assert tuple(interval(np.random.default_rng(0).permutation(np.arange(1001.0)))) == pytest.approx((25, 975))
+
+
+@pytest.mark.parametrize("values", [1, 40, 280, 1 << 22], ids=["less than a draw", "one draw", "seven draws", "all"])
+def test_draws_when_made_in_blocks_are_the_same_and_as_many(monkeypatch: pytest.MonkeyPatch, values: int) -> None:
+    whole, drawn = rate_intervals(HITS, COUNTS, rng(), 200), list[int]()
+    monkeypatch.setattr(scores, "_BLOCK_VALUES", values)
+    monkeypatch.setattr(scores, "interval", lambda values_R: drawn.append(len(values_R)) or interval(values_R))
+    assert np.array(rate_intervals(HITS, COUNTS, rng(), 200)) == pytest.approx(np.array(whole), abs=1e-12)
+    assert drawn == [200] * 3
+
+
+def test_intervals_when_hits_are_of_several_kinds_are_those_of_each_alone() -> None:
+    together = rate_intervals(HITS, COUNTS, rng(), 1000)
+    assert together == [rate_interval(hits_G, COUNTS, rng()) for hits_G in HITS]
+
+
+def test_interval_of_few_groups_is_that_of_as_many_draws_as_there_are_groups() -> None:
+    hits = np.repeat([0.0, 1.0], 10)
+    found = rate_interval(hits, np.ones(20), np.random.default_rng(0), resamples=20_000)
+    assert tuple(found) == pytest.approx((6 / 20, 14 / 20))  # 2.5 and 97.5 % of 20 tosses of a coin
