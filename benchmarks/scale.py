@@ -42,7 +42,7 @@ from diht_k8s.api.errors import StopRequested
 from diht_k8s.api.field_problems import refuse
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.validate import stage_problems
+from diht_k8s.cli.checks import stage_problems
 from diht_k8s.data.shards.shard_index import ShardIndex, index_of, write_part, write_rows
 from diht_k8s.data.shards.sources import Shard, current_shards, groups_of
 from diht_k8s.data.shards.storage import Storage

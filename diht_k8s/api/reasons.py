@@ -1,4 +1,4 @@
-"""Types and reasons of a run's conditions: the one list that controller, `diht why`, docs and tests share.
+"""Types and reasons of a run's conditions: the one list that controller, `diht status`, docs and tests share.
 
 A reason is for programs and does not change within an API version; the condition's message is for people and may.
 """

@@ -1,25 +1,22 @@
-"""The arguments of every `diht` command.
+"""The arguments of every `diht` command, with the function that it calls.
 
-`diht --help` must answer at once, so a command's module is imported when the command runs.
+`diht --help` must answer at once, so a parser names its function (`run:run_command` of `diht_k8s.cli`), and `main` imports that
+when the command runs. The function gets what the parser reads, by name.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from diht_k8s import __version__
-from diht_k8s.api.errors import ExitCode, UserError, suggestion
+from diht_k8s.api.errors import suggestion
 from diht_k8s.api.steps import STEPS
 
 Commands = Any
 """argparse's object to which commands are added; its type has no public name."""
-Command = Callable[[argparse.Namespace], int]
 BENCHMARKS_IMPORT: Final = "benchmarks-import"
 """How the parser names `diht benchmarks import`, whose first word takes a folder otherwise."""
 EXIT_CODES: Final = (
@@ -33,13 +30,45 @@ RUNS: Final = "runs"
 """Where runs of this machine are looked for by name."""
 SHELLS: Final = ("bash", "zsh", "tcsh")
 STAGES: Final = ("filter", "label", "train", "evaluate")
+OPERATOR: Final = "operator"
+RUN: Final = "a run document, output folder or name (see diht list) of this machine, else the NAME of a cluster's run"
+GROUPS: Final = (
+    ("start", ("import", "init", "validate", "doctor", "estimate", "run", "sweep")),
+    ("look", ("status", "list", "logs", "explain", "concepts", "parse", "path", "benchmarks")),
+    ("compare", ("report",)),
+    ("clean up", ("prune", "purge")),
+    ("cluster", ("submit", "watch", "plan", "retry", "cancel", "crd", "chart")),
+    ("for developers and scripts", ("convert", "index", "uids", "stage", "samples", "schema", "completion")),
+)
+"""The commands by what a person does, as `diht --help` shows them."""
 
 
 class _DihtParser(argparse.ArgumentParser):
-    """Wrong usage is a user error: exit code 64, not argparse's 2. Options are written in full: a beginning may mean two later."""
+    """Wrong usage is a user error: exit code 64, not argparse's 2. Options are written in full, since a beginning may mean two
+    later.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings, allow_abbrev=False)
+
+    def format_help(self) -> str:
+        """The commands of the whole parser by what a person does with them."""
+        listed = next((each for each in self._actions if isinstance(each, argparse._SubParsersAction)), None)
+        if listed is None:
+            return super().format_help()
+        formatter, helps = self._get_formatter(), {each.dest: each for each in listed._choices_actions}
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        options = [each for each in self._actions if each.option_strings]
+        for title, actions in (
+            *((title, [helps[name] for name in names]) for title, names in GROUPS),
+            ("options", options),
+        ):
+            formatter.start_section(title)
+            formatter.add_arguments(actions)
+            formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
 
     def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
         """Name the option nearest to an unknown one, with the usage of its command, where argparse shows that of `diht`."""
@@ -83,29 +112,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"diht {__version__}")
     parser.set_defaults(extra="recipe")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="of_command")
-    _add_import(commands)
-    _add_init(commands)
-    _add_run(commands)
-    _add_sweep(commands)
-    _add_validate(commands)
-    _add_doctor(commands)
-    _add_estimate(commands)
-    _add_stage(commands)
-    _add_parse(commands)
-    _add_concepts(commands)
-    _add_path(commands)
-    _add_index(commands)
-    _add_uids(commands)
-    _add_explain(commands)
-    _add_purge(commands)
-    _add_prune(commands)
-    _add_benchmarks(commands)
-    _add_benchmarks_import(commands)
-    _add_convert(commands)
-    _add_report(commands)
-    _add_cluster_commands(commands)
-    _add_completion(commands, parser)
-    _add_packaged(commands)
+    for add in (
+        *(_add_import, _add_init, _add_validate, _add_doctor, _add_estimate, _add_run, _add_sweep),
+        *(_add_local_and_cluster, _add_explain, _add_concepts, _add_parse, _add_path, _add_benchmarks),
+        *(_add_benchmarks_import, _add_report, _add_prune, _add_purge, _add_cluster, _add_convert, _add_index),
+        *(_add_uids, _add_stage, _add_packaged),
+    ):
+        add(commands)
     return parser
 
 
@@ -126,7 +139,7 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_json(parser: argparse.ArgumentParser, says: str = "print one JSON value in place of text") -> None:
-    parser.add_argument("--json", action="store_true", help=says)
+    parser.add_argument("--json", action="store_true", dest="as_json", help=says)
 
 
 def _add_import(commands: Commands) -> None:
@@ -182,7 +195,7 @@ def _add_import(commands: Commands) -> None:
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
     parser.add_argument("--replace", action="store_true", help="remove the import that is in OUTPUT; other files stay")
     _add_json(parser, "print one JSON object")
-    parser.set_defaults(command=_import)
+    parser.set_defaults(command="imports:import_pairs_command")
 
 
 def _add_allow_links(parser: argparse.ArgumentParser) -> None:
@@ -193,12 +206,6 @@ def _add_allow_links(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="read files in DIR to which links or paths in SOURCE lead; without it none outside of SOURCE; may be repeated",
     )
-
-
-def _import(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.imports import import_pairs_command
-
-    return import_pairs_command(options)
 
 
 def _add_init(commands: Commands) -> None:
@@ -222,15 +229,7 @@ def _add_init(commands: Commands) -> None:
     )
     parser.add_argument("--replace", action="store_true", help="replace FILE and the held-out pairs if they exist")
     _add_json(parser, "print one JSON object")
-    parser.set_defaults(command=_init)
-
-
-def _init(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.onboarding.init import init_command
-
-    return init_command(
-        options.data, options.output, options.name, options.hardware, replace=options.replace, as_json=options.json
-    )
+    parser.set_defaults(command="onboarding.init:init_command")
 
 
 def _add_run(commands: Commands) -> None:
@@ -241,26 +240,14 @@ def _add_run(commands: Commands) -> None:
         "Run all stages of a run document on this machine. Finished stages are cached, an interrupted one resumes. "
         "Relative paths in the document are taken from the current folder; a relative data.output from --workdir."
     )
-    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument("path", metavar="FILE", help=FILE)
     parser.add_argument(
         "--workdir", metavar="DIR", help="folder for a relative data.output; the current folder if unset"
     )
     parser.add_argument("--until", choices=STAGES, metavar="STAGE", help=f"end after this stage: {', '.join(STAGES)}")
     parser.add_argument("--verbose", action="store_true", help="say at the end where the time of each stage went")
     _add_set(parser)
-    parser.set_defaults(command=_run)
-
-
-def _run(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.run import run_command
-
-    return run_command(
-        options.file,
-        overrides=options.overrides,
-        workdir=options.workdir,
-        until=options.until,
-        verbose=options.verbose,
-    )
+    parser.set_defaults(command="run:run_command")
 
 
 def _add_sweep(commands: Commands) -> None:
@@ -271,7 +258,7 @@ def _add_sweep(commands: Commands) -> None:
         "comparison last; the first variant is what the others are compared with. The same command goes on with an "
         "interrupted sweep. Each run is called by its values, as in demo-beta-0-5-seed-1."
     )
-    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument("path", metavar="FILE", help=FILE)
     parser.add_argument(
         "--vary",
         action="append",
@@ -294,23 +281,13 @@ def _add_sweep(commands: Commands) -> None:
     parser.add_argument(
         "-n", "--namespace", metavar="NAMESPACE", help="with --submit; that of the current context if unset"
     )
-    parser.set_defaults(command=_sweep)
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    options.extra = "operator" if options.submit else "recipe"
-    from diht_k8s.cli import sweep
-
-    given = (options.file, options.vary, options.seeds, options.overrides)
-    if options.submit:
-        return sweep.submit_command(*given, options.namespace, dry_run=options.dry_run)
-    return sweep.sweep_command(*given, output=options.output, dry_run=options.dry_run)
+    parser.set_defaults(command="sweep:sweep_command")
 
 
 def _add_validate(commands: Commands) -> None:
     parser = commands.add_parser("validate", help="check a run document", epilog=EXIT_CODES)
     parser.description = "Check a run document by the API server's rules; names line, field and what to do."
-    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument("path", metavar="FILE", help=FILE)
     parser.add_argument(
         "--gpu",
         metavar="NAME",
@@ -321,13 +298,7 @@ def _add_validate(commands: Commands) -> None:
     )
     _add_set(parser)
     _add_json(parser)
-    parser.set_defaults(command=_validate, extra="")
-
-
-def _validate(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.validate import validate_command
-
-    return validate_command(options.file, options.overrides, options.gpu, cluster=options.cluster, as_json=options.json)
+    parser.set_defaults(command="checks:validate_command", extra="")
 
 
 def _add_doctor(commands: Commands) -> None:
@@ -338,15 +309,11 @@ def _add_doctor(commands: Commands) -> None:
         "sample, sizes. One sentence for each thing that is wrong; exit code 64 if there is one."
     )
     parser.add_argument("target", metavar="RUN|SHARDS", nargs="?", help="a run document, or shards")
-    parser.add_argument("--all", action="store_true", help="read every shard, not 8 that are spread over all")
+    parser.add_argument(
+        "--all", action="store_true", dest="every", help="read every shard, not 8 that are spread over all"
+    )
     _add_json(parser, "print one JSON object")
-    parser.set_defaults(command=_doctor)
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.onboarding.doctor import doctor_command
-
-    return doctor_command(options.target, every=options.all, as_json=options.json)
+    parser.set_defaults(command="onboarding.doctor:doctor_command")
 
 
 def _add_estimate(commands: Commands) -> None:
@@ -357,13 +324,14 @@ def _add_estimate(commands: Commands) -> None:
         "Estimate the training of a run document on a GPU: memory of a rank by part, the largest micro-batch, host "
         "memory, FLOPs, samples/s, days and GPU hours. Nothing runs and no GPU is needed. Exit code 64 if it does not fit."
     )
-    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument("path", metavar="FILE", help=FILE)
     parser.add_argument(
         "--gpu", required=True, metavar="NAME", help="H100, A100-80, L40S, ...; an unknown name lists all"
     )
     parser.add_argument("--nodes", type=int, metavar="N", help="pods of the gang; train.numNodes if unset")
     parser.add_argument(
         "--mfu",
+        dest="utilisation",
         type=float,
         default=0.45,
         metavar="SHARE",
@@ -371,20 +339,7 @@ def _add_estimate(commands: Commands) -> None:
     )
     _add_json(parser, "print one JSON object; memory in bytes")
     _add_set(parser)
-    parser.set_defaults(command=_estimate)
-
-
-def _estimate(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.estimate import estimate_command
-
-    return estimate_command(
-        options.file,
-        options.overrides,
-        options.gpu,
-        nodes=options.nodes,
-        utilisation=options.mfu,
-        as_json=options.json,
-    )
+    parser.set_defaults(command="estimate:estimate_command")
 
 
 def _add_stage(commands: Commands) -> None:
@@ -395,7 +350,7 @@ def _add_stage(commands: Commands) -> None:
         "For train a worker is a node."
     )
     parser.add_argument("name", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
-    parser.add_argument("--run", metavar="FILE", dest="file", help="the run document; DIHT_RUN holds one if unset")
+    parser.add_argument("--run", metavar="FILE", dest="path", help="the run document; DIHT_RUN holds one if unset")
     _add_set(parser)
     parser.add_argument("--worker", type=int, metavar="I", help="index of this worker, from 0")
     parser.add_argument("--workers", type=int, metavar="N", help="number of workers")
@@ -406,13 +361,7 @@ def _add_stage(commands: Commands) -> None:
         help="for label: run only this step; only predict is shared by workers. For train: wait, until no other run "
         "computes the same training",
     )
-    parser.set_defaults(command=_stage)
-
-
-def _stage(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.stage import stage_command
-
-    return stage_command(options.name, options.file, options.overrides, options.worker, options.workers, options.step)
+    parser.set_defaults(command="stage:stage_command")
 
 
 def _add_parse(commands: Commands) -> None:
@@ -425,13 +374,7 @@ def _add_parse(commands: Commands) -> None:
         "--why", action="store_true", help="also show the parser's tree and each correction rule that changed it"
     )
     _add_json(parser)
-    parser.set_defaults(command=_parse)
-
-
-def _parse(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.parse import parse_command
-
-    return parse_command(options.captions, as_json=options.json, why=options.why)
+    parser.set_defaults(command="captions:parse_command")
 
 
 def _add_concepts(commands: Commands) -> None:
@@ -442,10 +385,10 @@ def _add_concepts(commands: Commands) -> None:
         "Show the concept classes that the stage label made of the captions: the commonest, the rarest kept, and what "
         "was cut and why. FILE is a run document, a run's output folder or a vocabulary.json (a path or s3:// URI)."
     )
-    parser.add_argument("file", metavar="FILE", help="a run document, an output folder, or a vocabulary.json")
+    parser.add_argument("path", metavar="FILE", help="a run document, an output folder, or a vocabulary.json")
     _add_set(parser)
     _add_json(parser)
-    parser.set_defaults(command=_concepts)
+    parser.set_defaults(command="captions:concepts_command")
 
 
 def _add_path(commands: Commands) -> None:
@@ -458,19 +401,7 @@ def _add_path(commands: Commands) -> None:
     parser.add_argument("stage", metavar="STAGE", choices=STAGES, help=", ".join(STAGES))
     _add_set(parser)
     _add_json(parser)
-    parser.set_defaults(command=_path)
-
-
-def _path(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.stage_folder import path_command
-
-    return path_command(options.run, options.stage, options.overrides, as_json=options.json)
-
-
-def _concepts(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.concepts import concepts_command
-
-    return concepts_command(options.file, options.overrides, as_json=options.json)
+    parser.set_defaults(command="document:path_command")
 
 
 def _add_index(commands: Commands) -> None:
@@ -483,21 +414,14 @@ def _add_index(commands: Commands) -> None:
         "command is for runs without one. Several workers share the shards; start it again after a stop. Shards that are "
         "indexed in this version are not read again."
     )
-    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument("path", metavar="FILE", help=FILE)
     _add_set(parser)
     parser.add_argument(
         "--worker", type=int, metavar="I", help="index of this worker, from 0; else DIHT_WORKER, else 0"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="number of workers; else DIHT_WORKERS, else 1")
     _add_json(parser)
-    parser.set_defaults(command=_index)
-
-
-def _index(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.corpus import index_command
-
-    workers = options.worker, options.workers
-    return index_command(options.file, options.overrides, *workers, as_json=options.json)
+    parser.set_defaults(command="corpus:index_command")
 
 
 def _add_uids(commands: Commands) -> None:
@@ -508,17 +432,11 @@ def _add_uids(commands: Commands) -> None:
         "Write the uids of the pairs that the filter of a run kept: a sorted NumPy array of dtype u8,u8, the subset file of "
         "DataComp's resharder, with which its trainer trains on them. All uids must have 32 hexadecimal digits."
     )
-    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument("path", metavar="FILE", help=FILE)
     _add_set(parser)
     parser.add_argument("--output", metavar="LIST", default="uids.npy", help="the list, a path or s3:// URI (uids.npy)")
     _add_json(parser)
-    parser.set_defaults(command=_uids)
-
-
-def _uids(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.corpus import uids_command
-
-    return uids_command(options.file, options.output, options.overrides, as_json=options.json)
+    parser.set_defaults(command="corpus:uids_command")
 
 
 def _add_explain(commands: Commands) -> None:
@@ -530,19 +448,13 @@ def _add_explain(commands: Commands) -> None:
         "labels, how often the training drew it. Without NAME, print all pairs as CSV for a spreadsheet: names, verdict, "
         "scores. Nothing is changed."
     )
-    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument("path", metavar="FILE", help=FILE)
     parser.add_argument(
         "name", metavar="NAME", nargs="?", help="its uid, its key in a shard, or the path or row that it came from"
     )
     _add_set(parser)
     _add_json(parser)
-    parser.set_defaults(command=_explain)
-
-
-def _explain(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.explain import explain_command
-
-    return explain_command(options.file, options.name, options.overrides, as_json=options.json)
+    parser.set_defaults(command="corpus:explain_command")
 
 
 def _add_purge(commands: Commands) -> None:
@@ -552,7 +464,7 @@ def _add_purge(commands: Commands) -> None:
         "updated, evaluations and pages that show them, logs. Refused while a filter, label or evaluate stage runs there. Start "
         "an interrupted purge again to finish it. A model that was trained on the pairs stays as it is."
     )
-    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument("path", metavar="FILE", help=FILE)
     parser.add_argument(
         "--exclude",
         required=True,
@@ -561,13 +473,7 @@ def _add_purge(commands: Commands) -> None:
     )
     _add_set(parser)
     _add_json(parser)
-    parser.set_defaults(command=_purge)
-
-
-def _purge(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.corpus import purge_command
-
-    return purge_command(options.file, options.exclude, options.overrides, as_json=options.json)
+    parser.set_defaults(command="corpus:purge_command")
 
 
 def _add_prune(commands: Commands) -> None:
@@ -590,13 +496,7 @@ def _add_prune(commands: Commands) -> None:
     )
     parser.add_argument("--yes", action="store_true", help="remove what is removable")
     _add_json(parser, "print one JSON object")
-    parser.set_defaults(command=_prune)
-
-
-def _prune(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.prune import prune_command
-
-    return prune_command(options.output, options.keep, yes=options.yes, as_json=options.json)
+    parser.set_defaults(command="prune:prune_command")
 
 
 def _add_benchmarks(commands: Commands) -> None:
@@ -609,7 +509,7 @@ def _add_benchmarks(commands: Commands) -> None:
     )
     parser.add_argument("root", metavar="ROOT", nargs="?", help="folder or s3:// prefix that holds benchmarks")
     parser.add_argument(
-        "--list", default="diht29", dest="catalogue", metavar="NAME", help="diht29 (default), datacomp38 or vtab"
+        "--list", default="diht29", dest="name", metavar="NAME", help="diht29 (default), datacomp38 or vtab"
     )
     parser.add_argument(
         "--only",
@@ -618,15 +518,9 @@ def _add_benchmarks(commands: Commands) -> None:
         metavar="NAME",
         help="this benchmark only, one of the list or a folder below ROOT; may be repeated",
     )
-    parser.add_argument("--yaml", action="store_true", help="print a part of a run document")
+    parser.add_argument("--yaml", action="store_true", dest="as_yaml", help="print a part of a run document")
     _add_json(parser)
-    parser.set_defaults(command=_benchmarks)
-
-
-def _benchmarks(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.benchmarks import benchmarks_command
-
-    return benchmarks_command(options.catalogue, options.root, options.only, as_yaml=options.yaml, as_json=options.json)
+    parser.set_defaults(command="benchmarks:benchmarks_command")
 
 
 def _add_benchmarks_import(commands: Commands) -> None:
@@ -661,13 +555,7 @@ def _add_benchmarks_import(commands: Commands) -> None:
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
     parser.add_argument("--replace", action="store_true", help="remove the import that is in OUTPUT; other files stay")
     _add_json(parser, "print one JSON object")
-    parser.set_defaults(command=_benchmarks_import)
-
-
-def _benchmarks_import(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.imports import import_benchmark_command
-
-    return import_benchmark_command(options)
+    parser.set_defaults(command="imports:import_benchmark_command")
 
 
 def _add_convert(commands: Commands) -> None:
@@ -685,16 +573,7 @@ def _add_convert(commands: Commands) -> None:
         help="open_clip's name of the architecture, for a checkpoint file whose shapes do not determine it",
     )
     _add_json(parser)
-    parser.set_defaults(command=_convert)
-
-
-def _convert(options: argparse.Namespace) -> int:
-    from diht_k8s.data.shards.storage import Storage
-    from diht_k8s.models.convert import convert
-
-    written = convert(options.source, options.target, Storage(), architecture=options.architecture)
-    print(json.dumps(written) if options.json else "\n".join(written))
-    return ExitCode.DONE
+    parser.set_defaults(command="convert:convert_command")
 
 
 def _add_report(commands: Commands) -> None:
@@ -707,236 +586,97 @@ def _add_report(commands: Commands) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+")
     parser.add_argument("--output", metavar="FILE", default="comparison.html", help="the page (comparison.html)")
     _add_json(parser)
-    parser.set_defaults(command=_report)
+    parser.set_defaults(command="results:report_command")
 
 
-def _report(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.compare import report_command
-
-    return report_command(options.runs, options.output, as_json=options.json)
-
-
-def _add_cluster_commands(commands: Commands) -> None:
-    """Add the commands on a cluster's runs."""
-    submit = _add_for_file(commands, "submit", "send a run to the cluster, or change it there", _submit)
-    submit.add_argument("--dry-run", action="store_true", help="only ask the cluster whether it accepts the run")
-    _add_for_name(commands, "watch", "follow a run until it has ended", _watch)
-    status = _add_for_run(commands, "status", "say how a run stands, on this machine or on a cluster", _status)
+def _add_local_and_cluster(commands: Commands) -> None:
+    """Add the commands on the runs of this machine or of a cluster."""
+    status = _add_for_name(commands, "status", "local_runs:status_command", "say how a run stands, and why", RUN)
     _add_json(status, "print one JSON object")
-    _add_list(commands)
-    logs = _add_for_run(commands, "logs", "print the logs of a stage's newest attempt", _logs)
+    runs = _add(commands, "list", "local_runs:list_command", "list the runs of this machine, or of a cluster", OPERATOR)
+    runs.description = "List the runs below a folder of this machine; with --namespace those of a cluster's namespace."
+    runs.add_argument(
+        "folder", metavar="FOLDER", nargs="?", default=RUNS, help=f"where runs write their output ({RUNS})"
+    )
+    runs.add_argument("-n", "--namespace", metavar="NAMESPACE", help="list the cluster's runs there")
+    runs.add_argument("--sweep", metavar="NAME", help="only the variants of the run NAME, see diht sweep")
+    _add_json(runs, "print one JSON list")
+    logs = _add_for_name(commands, "logs", "local_runs:logs_command", "print the logs of a stage's newest attempt", RUN)
     logs.add_argument(
         "stage", nargs="?", metavar="STAGE", help="filter, label, train, evaluate, or a step: label-heads"
     )
     logs.add_argument("-f", "--follow", action="store_true", help="keep printing new lines (of the first pod)")
-    logs.add_argument("--tail", type=int, metavar="LINES", help="only the last lines")
-    why = _add_for_name(commands, "why", "say in one sentence what a run does, or why it does not", _why)
-    _add_json(why, "print the status as one JSON object")
-    plan = _add_for_file(commands, "plan", "print every object that a run would create, without a cluster", _plan)
-    plan.add_argument("--gpu", metavar="NAME", help="also estimate the training on this GPU (see diht estimate)")
-    plan.add_argument("--image", metavar="IMAGE", help="image of the recipe, in place of pods.image of the document")
+    logs.add_argument("--tail", type=int, metavar="LINES", dest="lines", help="only the last lines")
+
+
+def _add_cluster(commands: Commands) -> None:
+    """Add the commands on a cluster's runs."""
+    submit = _add_for_file(commands, "submit", "cluster:submit", "send a run to the cluster, or change it there")
+    submit.add_argument("--dry-run", action="store_true", help="only ask the cluster whether it accepts the run")
+    _add_for_name(commands, "watch", "watch:watch", "follow a run until it has ended")
+    plan = _add_for_file(
+        commands, "plan", "cluster:plan_command", "print every object that a run would create, without a cluster"
+    )
     plan.add_argument("--show-secrets", action="store_true", help="print literal values of pods.env too")
-    _add_for_name(commands, "retry", "resume a run that failed", _retry)
-    _add_for_name(commands, "cancel", "delete a run; what it finished stays", _cancel)
+    _add_for_name(commands, "retry", "cluster:retry", "resume a run that failed")
+    _add_for_name(commands, "cancel", "cluster:cancel", "delete a run; what it finished stays")
 
 
-def _add_for_run(commands: Commands, name: str, says: str, command: Command) -> argparse.ArgumentParser:
-    """A command on a run of this machine or of the cluster."""
-    parser = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
-    parser.add_argument(
-        "name",
-        metavar="RUN",
-        help="a run document, output folder or name (see diht list) of this machine, else the NAME of a cluster's run",
-    )
-    return _finish(parser, command)
+def _add_for_name(
+    commands: Commands, name: str, command: str, says: str, named: str = "name of the run"
+) -> argparse.ArgumentParser:
+    """A command on a run by its name."""
+    parser = _add(commands, name, command, says, OPERATOR)
+    parser.add_argument("name", metavar="NAME" if named != RUN else "RUN", help=named)
+    return _with_namespace(parser)
 
 
-def _add_list(commands: Commands) -> None:
-    parser = commands.add_parser("list", help="list the runs of this machine, or of a cluster")
-    parser.description = (
-        "List the runs below a folder of this machine; with --namespace those of a cluster's namespace."
-    )
-    parser.add_argument(
-        "folder", metavar="FOLDER", nargs="?", default=RUNS, help=f"where runs write their output ({RUNS})"
-    )
-    parser.add_argument("-n", "--namespace", metavar="NAMESPACE", help="list the cluster's runs there")
-    parser.add_argument("--sweep", metavar="NAME", help="only the variants of the run NAME, see diht sweep")
-    _add_json(parser, "print one JSON list")
-    parser.set_defaults(command=_list, extra="operator")
-
-
-def _add_for_name(commands: Commands, name: str, says: str, command: Command) -> argparse.ArgumentParser:
-    """A command on a run that the cluster has."""
-    parser = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
-    parser.add_argument("name", metavar="NAME", help="name of the run")
-    return _finish(parser, command)
-
-
-def _add_for_file(commands: Commands, name: str, says: str, command: Command) -> argparse.ArgumentParser:
-    """A command on a run document."""
-    parser = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
-    parser.add_argument("file", metavar="FILE", help=FILE)
+def _add_for_file(commands: Commands, name: str, command: str, says: str) -> argparse.ArgumentParser:
+    """A command on a run document, for a cluster."""
+    parser = _add(commands, name, command, says, OPERATOR)
+    parser.add_argument("path", metavar="FILE", help=FILE)
     _add_set(parser)
-    return _finish(parser, command)
+    return _with_namespace(parser)
 
 
-def _finish(parser: argparse.ArgumentParser, command: Command) -> argparse.ArgumentParser:
+def _with_namespace(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("-n", "--namespace", metavar="NAMESPACE", help="that of the current context if unset")
-    parser.set_defaults(command=command, extra="operator")
     return parser
 
 
-def _submit(options: argparse.Namespace) -> int:
-    from diht_k8s.cli import cluster
-
-    return cluster.submit(options.file, options.overrides, options.namespace, dry_run=options.dry_run)
-
-
-def _watch(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.watch import watch
-
-    return watch(options.name, options.namespace)
-
-
-def _status(options: argparse.Namespace) -> int:
-    from diht_k8s.cli import local_runs
-
-    if options.namespace is None and (folder := local_runs.local_run(options.name)) is not None:
-        return local_runs.status_command(folder, as_json=options.json)
-    from diht_k8s.cli import cluster
-
-    with _neither_here(options):
-        return cluster.why(options.name, options.namespace, as_json=options.json)
-
-
-def _list(options: argparse.Namespace) -> int:
-    if options.namespace is not None:
-        from diht_k8s.cli import cluster
-
-        return cluster.list_runs(options.namespace, options.sweep, as_json=options.json)
-    from diht_k8s.cli import local_runs
-
-    return local_runs.list_command(options.folder, options.sweep, as_json=options.json)
-
-
-def _logs(options: argparse.Namespace) -> int:
-    from diht_k8s.cli import local_runs
-
-    if options.namespace is None and (folder := local_runs.local_run(options.name)) is not None:
-        return local_runs.logs_command(folder, options.stage, follow=options.follow, lines=options.tail)
-    from diht_k8s.cli import cluster
-
-    with _neither_here(options):
-        return cluster.logs(options.name, options.stage, options.namespace, follow=options.follow, lines=options.tail)
-
-
-@contextlib.contextmanager
-def _neither_here(options: argparse.Namespace) -> Iterator[None]:
-    """Say that this machine has no such run either, where the cluster was asked because of that."""
-    try:
-        yield
-    except UserError as error:
-        here = "" if options.namespace else f"no run {options.name} below {RUNS} (diht list), and "
-        raise UserError(f"{here}{error}") from error
-
-
-def _why(options: argparse.Namespace) -> int:
-    from diht_k8s.cli import cluster
-
-    return cluster.why(options.name, options.namespace, as_json=options.json)
-
-
-def _plan(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.planned_objects import plan_command
-
-    overrides = [*options.overrides, *([f"pods.image={options.image}"] if options.image else [])]
-    return plan_command(options.file, overrides, options.namespace, gpu=options.gpu, show_secrets=options.show_secrets)
-
-
-def _retry(options: argparse.Namespace) -> int:
-    from diht_k8s.cli import cluster
-
-    return cluster.retry(options.name, options.namespace)
-
-
-def _cancel(options: argparse.Namespace) -> int:
-    from diht_k8s.cli import cluster
-
-    return cluster.cancel(options.name, options.namespace)
-
-
-def _add_completion(commands: Commands, whole: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("completion", help="print a script that completes commands in a shell")
-    parser.description = (
-        "Print a script that completes commands, options and files. For bash: "
-        "diht completion bash > ~/.local/share/bash-completion/completions/diht"
-    )
-    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
-    parser.set_defaults(command=partial(_completion, whole))
-
-
-def _completion(whole: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from diht_k8s.cli.completion import completion_command
-
-    return completion_command(whole, options.shell)
+def _add(commands: Commands, name: str, command: str, says: str, extra: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
+    parser.set_defaults(command=command, extra=extra)
+    return parser
 
 
 def _add_packaged(commands: Commands) -> None:
-    _add_text(
-        commands,
-        "schema",
-        _schema,
-        "print the JSON schema of run documents, for editors",
+    completion = _add(
+        commands, "completion", "packaged:completion_command", "print a script that completes commands in a shell", ""
+    )
+    completion.description = (
+        "Print a script that completes commands, options and files. For bash: "
+        "diht completion bash > ~/.local/share/bash-completion/completions/diht"
+    )
+    completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
+    schema = _add(
+        commands, "schema", "packaged:schema_command", "print the JSON schema of run documents, for editors", ""
+    )
+    schema.description = (
         "Print the JSON schema of run documents. An editor that knows it completes fields and marks wrong ones: begin "
-        "the document with `# yaml-language-server: $schema=FILE`.",
+        "the document with `# yaml-language-server: $schema=FILE`."
     )
-    _add_text(
-        commands,
-        "crd",
-        _crd,
-        "print the CustomResourceDefinition, for kubectl apply",
-        "Print the CustomResourceDefinition of runs: diht crd | kubectl apply --server-side -f -",
-    )
-    samples = commands.add_parser("samples", help="list, print or write sample run documents")
+    crd = _add(commands, "crd", "packaged:crd_command", "print the CustomResourceDefinition, for kubectl apply", "")
+    crd.description = "Print the CustomResourceDefinition of runs: diht crd | kubectl apply --server-side -f -"
+    for parser in (schema, crd):
+        parser.add_argument("--output", metavar="FILE", help="write it into this file in place of the screen")
+    samples = _add(commands, "samples", "packaged:samples_command", "list, print or write sample run documents", "")
     samples.description = "List the sample run documents, print one of them, or write them into a folder."
     samples.add_argument("name", nargs="?", metavar="NAME", help="print this one; all are listed if unset")
     samples.add_argument("--output", metavar="DIR", help="write NAME, or all of them, into this folder")
-    samples.set_defaults(command=_samples, extra="")
-    chart = commands.add_parser("chart", help="write the operator's Helm chart into a folder")
+    chart = _add(commands, "chart", "packaged:chart_command", "write the operator's Helm chart into a folder", "")
     chart.description = (
         "Write the Helm chart of the operator into a folder: diht chart diht-operator, then "
         "helm install diht-operator ./diht-operator --namespace diht-system --create-namespace"
     )
     chart.add_argument("output", metavar="DIR", help="folder of the chart; created if it is missing")
-    chart.set_defaults(command=_chart, extra="")
-
-
-def _add_text(commands: Commands, name: str, command: Command, says: str, description: str) -> None:
-    parser = commands.add_parser(name, help=says)
-    parser.description = description
-    parser.add_argument("--output", metavar="FILE", help="write it into this file in place of the screen")
-    parser.set_defaults(command=command, extra="")
-
-
-def _schema(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.packaged import SCHEMA, text_command
-
-    return text_command(SCHEMA, options.output)
-
-
-def _crd(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.packaged import CRD, text_command
-
-    return text_command(CRD, options.output)
-
-
-def _samples(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.packaged import samples_command
-
-    return samples_command(options.name, options.output)
-
-
-def _chart(options: argparse.Namespace) -> int:
-    from diht_k8s.cli.packaged import chart_command
-
-    return chart_command(options.output)

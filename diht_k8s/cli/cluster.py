@@ -1,24 +1,28 @@
-"""`diht submit`, `status`, `list`, `logs`, `why`, `retry`, `cancel`: runs of a cluster, for people who do not know kubectl."""
+"""`diht submit`, `status`, `list`, `logs`, `plan`, `retry`, `cancel`: runs of a cluster, for people who do not know kubectl."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
-from diht_k8s.api.documents import load, read_text
+import yaml
+
+from diht_k8s.api.documents import document_of, load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.reasons import ConditionType
+from diht_k8s.api.redaction import redacted_document
 from diht_k8s.api.reports import MAX_LINE_BYTES
-from diht_k8s.api.run import other_manager
+from diht_k8s.api.run import DihtRun, other_manager
 from diht_k8s.api.status import Status
 from diht_k8s.api.status_reading import read_status
+from diht_k8s.cli.checks import check_for_cluster
 from diht_k8s.cli.display import readable
 from diht_k8s.cli.goodput_lines import goodput_lines
 from diht_k8s.cli.status_sentences import details, event_sentence, sentence
-from diht_k8s.cli.validate import check_for_cluster
-from diht_k8s.controller.cache.runs import RETRY_ANNOTATION
+from diht_k8s.controller.cache.runs import RETRY_ANNOTATION, cached_run
+from diht_k8s.controller.job_builder import build_objects, first_starts, requires_pod_group
 from diht_k8s.controller.saved_status import is_true
 from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.kube.runs import run_client
@@ -81,7 +85,7 @@ def logs(name: str, stage: str | None, namespace: str | None, *, follow: bool, l
         manager = other_manager(document["spec"])
         raise UserError(
             f"run {kube.namespace}/{name} has no pods{f' of the stage {stage}' if stage else ''}"
-            + (f": diht why {name}" if manager is None else f" here: {manager} runs it elsewhere (spec.managedBy)")
+            + (f": diht status {name}" if manager is None else f" here: {manager} runs it elsewhere (spec.managedBy)")
         )
     shown = pods[:1] if follow else pods
     for pod in shown:
@@ -134,7 +138,7 @@ def list_runs(namespace: str, sweep: str | None = None, *, as_json: bool) -> int
     return ExitCode.DONE
 
 
-def why(name: str, namespace: str | None, *, as_json: bool = False) -> int:
+def status(name: str, namespace: str | None, *, as_json: bool = False) -> int:
     """Say in one sentence what a run does, or why it does not."""
     kube = run_client(namespace)
     document = kube.run(name)
@@ -149,3 +153,29 @@ def why(name: str, namespace: str | None, *, as_json: bool = False) -> int:
     for event in warnings[-SHOWN_EVENTS:]:
         print(f"  {event.get('lastTimestamp') or ''} {event_sentence(event)}")
     return ExitCode.DONE
+
+
+UNKNOWN_UID: Final = "00000000-0000-0000-0000-000000000000"
+"""Stands for the uid that the API server assigns."""
+
+
+def plan_command(path: str, overrides: Sequence[str], namespace: str | None, *, show_secrets: bool) -> int:
+    """Print every object that a run would create, without a cluster.
+
+    Literal values of the document are redacted, unless `show_secrets` is set.
+    """
+    run = load(read_text(path), name=path, overrides=overrides)
+    if not show_secrets:
+        run = DihtRun.model_validate(redacted_document(document_of(run)))
+    for item in planned_objects(run, namespace or run.metadata.namespace or "default"):
+        print("---")
+        print(yaml.safe_dump(item, sort_keys=False, width=120), end="")
+    return ExitCode.DONE
+
+
+def planned_objects(run: DihtRun, namespace: str) -> list[dict[str, Any]]:
+    """The objects of the first attempt of each stage, in order."""
+    metadata = {"name": run.metadata.name, "namespace": namespace, "uid": UNKNOWN_UID, "resourceVersion": "0"}
+    known = cached_run({"metadata": metadata, "spec": {}})
+    pod_groups = requires_pod_group(run)
+    return [item for start in first_starts(run) for item in build_objects(known, run, start, pod_groups=pod_groups)]

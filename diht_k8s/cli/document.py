@@ -1,13 +1,20 @@
-"""Run documents that a command gets: by file, by output folder, or in the environment variable `DIHT_RUN`."""
+"""What a command line names: a run document (a file, or in `DIHT_RUN`), a run's folder, an output; and `diht path`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diht_k8s.api.documents import load, read_text
-from diht_k8s.api.errors import UserError
-from diht_k8s.api.run import KIND, DihtRun
+from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.object_stores import in_object_store
+from diht_k8s.api.run import KIND, DihtRun, Stage
+
+if TYPE_CHECKING:
+    from diht_k8s.data.shards.storage import Storage
 
 
 def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[str, str]) -> DihtRun:
@@ -42,3 +49,42 @@ def _is_document(path: str) -> bool:
     except (OSError, ValueError, RecursionError):  # a URI of an object store, nothing, or no JSON
         return False
     return isinstance(found, dict) and found.get("kind") == KIND
+
+
+def is_folder(place: str) -> bool:
+    """Whether a place is a folder of this machine, or in an object store and no document."""
+    return in_object_store(place) or Path(place.removeprefix("file://")).expanduser().is_dir()
+
+
+def layout_named(run: str, overrides: Sequence[str] = ()) -> tuple[Storage, Layout]:
+    """The storage that reaches a run, and its stage folders.
+
+    Args:
+        run: a run document, the folder of a run, or an output, whose last run it is then.
+        overrides: of the document.
+
+    Raises:
+        UserError: the document is wrong.
+        DataError: a pointer is damaged.
+    """
+    from diht_k8s.data.shards.storage import Storage
+    from diht_k8s.runtime.run_folder import layout_at, run_layout
+
+    if is_folder(run):
+        storage = Storage()
+        return storage, layout_at(storage, run)
+    document = read_run(run, overrides, {})
+    storage = Storage(document.spec.storage)
+    return storage, run_layout(document, storage)
+
+
+def path_command(run: str, stage: str, overrides: Sequence[str], *, as_json: bool = False) -> int:
+    """Print the folder of a stage; the exit code.
+
+    Raises:
+        UserError: the stage has not begun.
+    """
+    _, layout = layout_named(run, overrides)
+    folder = layout.stage(Stage(stage))
+    print(json.dumps({"folder": folder}) if as_json else folder)
+    return ExitCode.DONE

@@ -28,12 +28,13 @@ from diht_k8s.stages.evaluate.class_texts import WITH_CLASSES, number_note
 from diht_k8s.stages.evaluate.importing import BenchmarkImport, class_names_for, import_benchmark
 
 
-def import_pairs_command(options: argparse.Namespace) -> int:
+def import_pairs_command(**given: Any) -> int:
     """Write image-caption pairs as shards for a run; the exit code.
 
     Args:
-        options: those of `diht import`.
+        given: the options of `diht import`.
     """
+    options = argparse.Namespace(**given)
     if options.shard_size < 1:
         raise UserError("--shard-size must be 1 or more")
     path = _source(options.source)
@@ -42,7 +43,7 @@ def import_pairs_command(options: argparse.Namespace) -> int:
         with stopping_on_request("nothing was written"), progress_bar("shards") as bar:
             task = bar.add_task("check", total=len(ready))
             marker = check_shards(ready, Storage(), lambda: bar.advance(task))
-        print(json.dumps(marker) if options.json else ready_summary(options.source, options.output, marker))
+        print(json.dumps(marker) if options.as_json else ready_summary(options.source, options.output, marker))
         return ExitCode.DONE
     if options.output is None:
         raise UserError(f"diht import {options.source} OUTPUT: name the folder into which the shards are written")
@@ -70,16 +71,17 @@ def import_pairs_command(options: argparse.Namespace) -> int:
             lambda total, done: bar.update(task, total=total, completed=done),
             lambda: bar.advance(task),
         )
-    print(json.dumps(marker) if options.json else pair_summary(options.output, marker))
+    print(json.dumps(marker) if options.as_json else pair_summary(options.output, marker))
     return ExitCode.DONE
 
 
-def import_benchmark_command(options: argparse.Namespace) -> int:
+def import_benchmark_command(**given: Any) -> int:
     """Write a data set as benchmark shards; the exit code.
 
     Args:
-        options: those of `diht benchmarks import`.
+        given: the options of `diht benchmarks import`.
     """
+    options = argparse.Namespace(**given)
     if options.shard_size < 1 or options.answers < 2:
         raise UserError("--shard-size must be 1 or more, and --answers 2 or more")
     path = _source(options.source)
@@ -109,7 +111,7 @@ def import_benchmark_command(options: argparse.Namespace) -> int:
         )
     if source.type in WITH_CLASSES and (note := number_note(class_names_for(source, order, Storage()).lines)):
         print(f"diht: warning: {note}", file=sys.stderr)
-    print(json.dumps(marker) if options.json else benchmark_summary(options.output, marker))
+    print(json.dumps(marker) if options.as_json else benchmark_summary(options.output, marker))
     return ExitCode.DONE
 
 

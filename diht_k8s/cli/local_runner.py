@@ -23,8 +23,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.status import StageState
 from diht_k8s.cli.display import Display, duration
 from diht_k8s.cli.goodput_lines import page_goodput
-from diht_k8s.cli.machine import Machine
-from diht_k8s.cli.placement import threads_per_process
+from diht_k8s.cli.placement import Machine, threads_per_process
 from diht_k8s.launch import stages
 from diht_k8s.launch.local_jobs import LocalJobs
 from diht_k8s.pipeline.attempt_reports import (
@@ -135,7 +134,7 @@ class LocalRunner:
     def _find_cached(self) -> None:
         """Find the stages that are cached, up to the first that is not, and say why that one begins or goes on."""
         last = [] if self.until is None else [self.until.value]
-        command = [sys.executable, "-P", "-m", "diht_k8s.cli.cached_stages", *last]
+        command = [sys.executable, "-P", "-m", "diht_k8s.cli.stage_folders", *last]
         done = subprocess.run(  # noqa: S603 (an argument list of ours, no shell)
             command, env={**os.environ, "DIHT_RUN": dump(self.run)}, capture_output=True, text=True, check=False
         )

@@ -24,11 +24,12 @@ from diht_k8s.api.layout import MARKER, STARTED, Layout, join, refuse_old_layout
 from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.reports import MAX_LINE_BYTES, Cause, Committed, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.arguments import RUNS
 from diht_k8s.cli.display import amount, readable, speed
 from diht_k8s.cli.document import output_of, read_run
 
 FOLDER: Final = "runs"
+RUNS: Final = "runs"
+"""Where runs of this machine are looked for by name."""
 LOGS: Final = "logs"
 LOCK: Final = "lock"
 """In the folder of logs: held by the `diht run` that writes there."""
@@ -241,8 +242,13 @@ def _changed(folder: Path, layout: Layout) -> str:
     return datetime.fromtimestamp(newest, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def status_command(folder: Path, *, as_json: bool) -> int:
-    """Print the state of a run; the exit code."""
+def status_command(name: str, namespace: str | None, *, as_json: bool) -> int:
+    """Print the state of a run of this machine, else of the cluster; the exit code."""
+    if namespace is not None or (folder := local_run(name)) is None:
+        from diht_k8s.cli import cluster
+
+        with _not_here(name, namespace):
+            return cluster.status(name, namespace, as_json=as_json)
     found = status_of(folder)
     if as_json:
         print(json.dumps(asdict(found)))
@@ -254,8 +260,22 @@ def status_command(folder: Path, *, as_json: bool) -> int:
     return ExitCode.DONE
 
 
-def list_command(folder: str, sweep: str | None = None, *, as_json: bool) -> int:
-    """Print the runs below a folder, or the variants of a sweep there; the exit code."""
+@contextlib.contextmanager
+def _not_here(name: str, namespace: str | None) -> Iterator[None]:
+    """Say that this machine has no such run either, where the cluster was asked because of that."""
+    try:
+        yield
+    except UserError as error:
+        here = "" if namespace else f"no run {name} below {RUNS} (diht list), and "
+        raise UserError(f"{here}{error}") from error
+
+
+def list_command(folder: str, namespace: str | None, sweep: str | None, *, as_json: bool) -> int:
+    """Print the runs below a folder or of a namespace, or the variants of a sweep there; the exit code."""
+    if namespace is not None:
+        from diht_k8s.cli import cluster
+
+        return cluster.list_runs(namespace, sweep, as_json=as_json)
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise UserError(
@@ -299,8 +319,13 @@ def _below(root: Path, *parts: str) -> set[Path]:
     return {path for depth in range(DEPTH + 1) for path in root.glob("/".join(["*"] * depth + list(parts)))}
 
 
-def logs_command(folder: Path, stage: str | None, *, follow: bool, lines: int | None) -> int:
-    """Print the logs of a stage's newest attempt; the exit code."""
+def logs_command(name: str, stage: str | None, namespace: str | None, *, follow: bool, lines: int | None) -> int:
+    """Print the logs of a stage's newest attempt, here or on the cluster; the exit code."""
+    if namespace is not None or (folder := local_run(name)) is None:
+        from diht_k8s.cli import cluster
+
+        with _not_here(name, namespace):
+            return cluster.logs(name, stage, namespace, follow=follow, lines=lines)
     attempt = _newest_attempt(folder, stage)
     files = (
         [] if attempt is None else sorted(attempt.glob("*/*/*/combined.log"), key=lambda path: int(path.parent.name))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -18,15 +19,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:2] == ["benchmarks", "import"]:
         words[:2] = [BENCHMARKS_IMPORT]
-    options = make_parser().parse_args(words)
+    given = vars(make_parser().parse_args(words))
+    command, extra, _ = (given.pop(name) for name in ("command", "extra", "of_command"))
     print(platform_note(sys.platform), end="", file=sys.stderr)
     try:
-        return options.command(options)
+        module, _, function = command.partition(":")
+        return getattr(importlib.import_module(f"diht_k8s.cli.{module}"), function)(**given)
     except DihtError as error:
         print(f"diht: {error}", file=sys.stderr)
         return error.exit_code
     except ImportError as error:
-        print(f"diht: {missing_package(error, options.extra)}", file=sys.stderr)
+        print(f"diht: {missing_package(error, 'operator' if given.get('submit') else extra)}", file=sys.stderr)
         return ExitCode.USER_ERROR
     except KeyboardInterrupt:
         return ExitCode.STOPPED

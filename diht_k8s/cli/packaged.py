@@ -1,4 +1,4 @@
-"""`diht schema`, `crd`, `samples` and `chart`: files in the package, so that a cluster needs nothing else.
+"""`diht schema`, `crd`, `samples`, `chart` and `completion`: files for other programs, so that a cluster needs nothing else.
 
 The wheel has them below `diht_k8s/packaged` (`tools/wheel_files.py`). Where the package is installed in place, they are those
 of the repository.
@@ -35,8 +35,17 @@ def packaged(name: str) -> Path:
     raise UserError(f"this installation of diht-k8s lacks {name}: install the package again from a wheel")
 
 
-def text_command(path: str, output: str | None) -> int:
-    """Print a file of the package, or write it into a file; the exit code."""
+def schema_command(output: str | None) -> int:
+    """Print the JSON schema of run documents, or write it into a file; the exit code."""
+    return _text_command(SCHEMA, output)
+
+
+def crd_command(output: str | None) -> int:
+    """Print the CustomResourceDefinition, or write it into a file; the exit code."""
+    return _text_command(CRD, output)
+
+
+def _text_command(path: str, output: str | None) -> int:
     source = packaged(path)
     if output is None:
         print(source.read_text(encoding="utf-8").rstrip("\n"))
@@ -99,3 +108,24 @@ def write(files: dict[Path, bytes]) -> None:
             print(path)
     except OSError as error:
         raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
+
+
+FILES: Final = ("FILE", "DIR", "SOURCE", "OUTPUT", "DATA", "RUN", "RUN|SHARDS", "FOLDER", "ROOT", "LIST", "TARGET")
+"""Arguments that take a path."""
+
+
+def completion_command(shell: str) -> int:
+    """Print the script that completes commands, options and files in a shell; the exit code."""
+    import shtab
+
+    from diht_k8s.cli.arguments import BENCHMARKS_IMPORT, make_parser, parsers_of
+
+    whole = make_parser()
+    parsers = parsers_of(whole)
+    del parsers[BENCHMARKS_IMPORT]  # nobody types it
+    for parser in parsers.values():
+        for action in parser._actions:
+            if action.metavar in FILES:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(whole, shell))
+    return ExitCode.DONE

@@ -1,8 +1,12 @@
-"""A run document placed on this machine: where and how fast it runs changes, its results never. Pure."""
+"""This machine, and a run document placed on it: where and how fast it runs changes, its results never."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from diht_k8s.api.batch_statistics import unequal_parts
@@ -11,7 +15,7 @@ from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.run import DihtRun, Spec, Stage
 from diht_k8s.api.train import Train
-from diht_k8s.cli.machine import Machine
+from diht_k8s.stages.train.estimate.gpus import name_of_product
 
 CPU_PROCESSES: Final = 2
 """Training processes without a GPU: at the sizes that a CPU can train, more of them only add communication (our choice)."""
@@ -100,3 +104,36 @@ def threads_per_process(run: DihtRun, stage: Stage, machine: Machine) -> int:
     config = getattr(run.spec, stage.value)
     processes = config.processes_per_node if stage is Stage.TRAIN else getattr(config, "workers", 1)
     return max(1, machine.cores // processes)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The resources of a machine."""
+
+    cores: int
+    memory_gib: float = 0.0
+    gpus: int = 0
+    gpu: str | None = None
+    """the name of the first one in `stages.train.estimate.gpus`; None where that is not known."""
+
+
+def this_machine() -> Machine:
+    """Cores that this process may use, all memory, GPUs that it may see."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    names, visible = _listed(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = (
+        len(names) if visible is None else len([each for each in visible.split(",") if each.strip() not in ("", "-1")])
+    )
+    return Machine(
+        len(os.sched_getaffinity(0)), memory / 2**30, gpus, name_of_product(names[0]) if gpus and names else None
+    )
+
+
+def _listed() -> list[str]:
+    """Names of the GPUs of this machine: `NVIDIA H100 80GB HBM3` of a line `GPU 0: NVIDIA H100 80GB HBM3 (UUID: ...)`."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return []
+    listed = subprocess.run([command, "-L"], capture_output=True, text=True, check=False)  # noqa: S603 (no shell)
+    lines = (line for line in listed.stdout.splitlines() if line.startswith("GPU "))
+    return [line.partition(": ")[2].partition(" (UUID")[0] for line in lines]

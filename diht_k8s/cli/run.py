@@ -28,8 +28,7 @@ from diht_k8s.cli.display import open_display
 from diht_k8s.cli.goodput_lines import local_goodput
 from diht_k8s.cli.local_runner import ComparisonError, LocalRunner, StopSignals
 from diht_k8s.cli.local_runs import LOCK, LOGS, local_run_folder
-from diht_k8s.cli.machine import Machine, this_machine
-from diht_k8s.cli.placement import place
+from diht_k8s.cli.placement import Machine, place, this_machine
 from diht_k8s.launch.local_jobs import LocalJobs
 from diht_k8s.pipeline.plan import stages_until
 from diht_k8s.pipeline.run_status import RunState, RunStatus
@@ -117,7 +116,7 @@ def run_here(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if status.state is not RunState.COMPLETE:
         return _print_failure(status, runner.log)
-    from diht_k8s.cli.run_results import result_lines  # numpy and the page's parts, which a run needs at its end only
+    from diht_k8s.cli.results import result_lines  # numpy and the page's parts, which a run needs at its end only
 
     for line in result_lines(run, until, path):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

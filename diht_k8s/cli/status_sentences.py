@@ -1,4 +1,4 @@
-"""The status of a cluster's run in sentences: `diht why`, `status`, `list` and `watch` print them."""
+"""The status of a cluster's run in sentences: `diht status`, `status`, `list` and `watch` print them."""
 
 from __future__ import annotations
 

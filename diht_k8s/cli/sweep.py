@@ -12,10 +12,9 @@ from typing import Any, Final
 from diht_k8s.api.documents import dump, load, read_text
 from diht_k8s.api.errors import DihtError, ExitCode, UserError
 from diht_k8s.api.run import SWEEP_LABEL, DihtRun, Stage
-from diht_k8s.cli.machine import this_machine
-from diht_k8s.cli.placement import place
+from diht_k8s.cli.checks import check_for_cluster
+from diht_k8s.cli.placement import place, this_machine
 from diht_k8s.cli.run import has_batch_statistics, require_recipe, run_here, show_placement, stop_signals
-from diht_k8s.cli.validate import check_for_cluster
 from diht_k8s.cli.variants import Axis, Variant, axis_of, seeds_axis, settings, variants_of
 from diht_k8s.kube.runs import RunClient, run_client
 
@@ -26,7 +25,15 @@ OPEN: Final = "computed"
 
 
 def sweep_command(
-    path: str, vary: Sequence[str], seeds: int | None, overrides: Sequence[str], *, output: str, dry_run: bool
+    path: str,
+    vary: Sequence[str],
+    seeds: int | None,
+    overrides: Sequence[str],
+    *,
+    output: str,
+    dry_run: bool,
+    submit: bool = False,
+    namespace: str | None = None,
 ) -> int:
     """Run all variants here, and compare them; the exit code, that of the first variant that failed.
 
@@ -37,7 +44,11 @@ def sweep_command(
         overrides: of all variants.
         output: where the page of the comparison goes.
         dry_run: only print the variants.
+        submit: send them to the cluster instead.
+        namespace: there.
     """
+    if submit:
+        return submit_command(path, vary, seeds, overrides, namespace, dry_run=dry_run)
     axes, variants = _variants(path, vary, seeds, overrides)
     require_recipe()
     machine = this_machine()
@@ -85,7 +96,7 @@ def _variants(
 
 def _found(runs: Sequence[DihtRun]) -> tuple[dict[str, str], list[str]]:
     """What lies already in the stages' folders, and what the others will fail by, as a program of its own finds it."""
-    command = [sys.executable, "-P", "-m", "diht_k8s.cli.sweep_folders"]
+    command = [sys.executable, "-P", "-m", "diht_k8s.cli.stage_folders", "--sweep"]
     done = subprocess.run(  # noqa: S603 (an argument list of ours, no shell)
         command, input=json.dumps([dump(run) for run in runs]), stdout=subprocess.PIPE, text=True, check=False
     )
@@ -97,7 +108,7 @@ def _found(runs: Sequence[DihtRun]) -> tuple[dict[str, str], list[str]]:
 
 def _compare(runs: Sequence[DihtRun], output: str) -> None:
     """Print the comparison of these runs, the first being what the others are compared with, and write its page."""
-    from diht_k8s.cli.compare import report_command
+    from diht_k8s.cli.results import report_command
     from diht_k8s.runtime.run_folder import run_folder
 
     print(flush=True)
@@ -110,7 +121,7 @@ def table(axes: Sequence[Axis], variants: Sequence[Variant], found: Mapping[str,
     Args:
         axes: what varies.
         variants: in order.
-        found: digest of a stage -> `cached` or `begun` (see `cli.sweep_folders`); None where nobody has looked.
+        found: digest of a stage -> `cached` or `begun` (see `cli.stage_folders`); None where nobody has looked.
     """
     stages = list(variants[0].decided)
     lines = [["name", *(axis.path for axis in axes), *stages]]

@@ -21,7 +21,6 @@ from diht_k8s.api.label import PACKAGED_TEACHERS, Label
 from diht_k8s.api.layout import MARKER, Layout
 from diht_k8s.api.named_uris import NamedUri, named_uris
 from diht_k8s.api.run import Spec, Stage
-from diht_k8s.api.train import Train
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.models.files import CONFIG_NAME
 from diht_k8s.models.loading import find_weights, published
@@ -55,8 +54,6 @@ def file_problems(spec: Spec, storage: Storage, stages: Sequence[Stage]) -> list
     ]
     if spec.label is not None and spec.label.teacher.weights is None and Stage.LABEL in stages:
         found += _without_weights(spec.label)
-    if spec.train is not None and Stage.TRAIN in stages and not _is_unknown(spec, "train", "model"):
-        found += _unfit_model(spec.train)
     if spec.evaluate is not None and Stage.EVALUATE in stages:
         for place, benchmark in enumerate(spec.evaluate.benchmarks):
             if benchmark in spec.evaluate.chosen:
@@ -198,12 +195,6 @@ def _without_weights(label: Label) -> Iterator[FieldProblem]:
     """Whether the package is there whose weights the teacher takes."""
     if label.teacher.model in PACKAGED_TEACHERS and (said := _wrong(lambda: weights_uri(label.teacher))) is not None:
         yield FieldProblem(("spec", "label", "teacher", "weights"), said)
-
-
-def _unfit_model(train: Train) -> Iterator[FieldProblem]:
-    """Whether the model's form is another one than the training's settings need."""
-    if (said := _wrong(lambda: check_model(train))) is not None:
-        yield FieldProblem(("spec", "train", "modelConfig" if train.model is None else "model"), said)
 
 
 def _texts(field: FieldPath, benchmark: Benchmark, storage: Storage) -> Iterator[FieldProblem]:

@@ -364,8 +364,8 @@ def tainted(kubectl: Kubectl, node: str, key: str) -> Iterator[None]:
 
 
 def why(runs: Runs, name: str, code: Path = PROJECT) -> str:
-    """What `diht why` says of a run, with the packages of a folder."""
-    command = [sys.executable, "-P", "-m", "diht_k8s.cli", "why", name, "--namespace", runs.namespace]
+    """What `diht status` says of a run, with the packages of a folder."""
+    command = [sys.executable, "-P", "-m", "diht_k8s.cli", "status", name, "--namespace", runs.namespace]
     env = {**os.environ, "KUBECONFIG": str(runs.kubectl.kubeconfig), "PYTHONPATH": str(code)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=env, timeout=120)
     return done.stdout + done.stderr

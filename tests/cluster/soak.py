@@ -1,4 +1,4 @@
-"""Runs with random faults on the two-node cluster, for as long as it is told, and a score of what `diht why` says of
+"""Runs with random faults on the two-node cluster, for as long as it is told, and a score of what `diht status` says of
 each.
 
 `python -m tests.cluster.soak --minutes 60 --seed 1 [--json FILE]`, where a cluster can be started (see README.md). Two

@@ -1,4 +1,4 @@
-"""Faults of a soak: how each is brought about, and what `diht why` has to say of it."""
+"""Faults of a soak: how each is brought about, and what `diht status` has to say of it."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_run_from_submit_to_cancel(place: World, diht: Diht, tmp_path: Path) -> 
     assert watched.returncode == 1
     assert "mine failed (RestartsExhausted): filter: filter was told to end with 75" in watched.stdout
     assert "Started: filter: attempt 1 started" in watched.stdout
-    why = diht("why", "mine", *where).stdout
+    why = diht("status", "mine", *where).stdout
     assert why.splitlines()[0].startswith("mine failed (RestartsExhausted)")
     assert "exit code 75" in why
     assert "| diht: filter was told to end with 75" in why
@@ -63,7 +63,7 @@ def test_run_from_submit_to_cancel(place: World, diht: Diht, tmp_path: Path) -> 
     assert "resumes where it failed" in diht("retry", "mine", *where).stdout
     wait_until(lambda: place.runs.condition("mine", "Failed").get("status") == "False", "the retry")
     assert diht("watch", "mine", *where).returncode == 0
-    assert "mine is complete since" in diht("why", "mine", *where).stdout
+    assert "mine is complete since" in diht("status", "mine", *where).stdout
     assert diht("retry", "mine", *where).returncode == 64
     assert "is cancelled" in diht("cancel", "mine", *where).stdout
     with pytest.raises(KubectlError, match="not found"):
@@ -140,7 +140,7 @@ def test_pods_that_bear_a_runs_labels_change_nothing_of_what_the_commands_say(
     where = ("-n", place.namespace)
     diht("submit", write(place, tmp_path, "told", {"filter": [75]}), *where)
     diht("watch", "told", *where)
-    commands = [("logs", "told"), ("logs", "told", "filter"), ("why", "told"), ("status", "told"), ("watch", "told")]
+    commands = [("logs", "told"), ("logs", "told", "filter"), ("status", "told"), ("watch", "told")]
     before = [diht(*words, *where) for words in commands]
     for name, more in STRANGERS.items():
         given = {"diht.dev/run": "told", "diht.dev/stage": "filter", "diht.dev/attempt": "1", **more}

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from diht_k8s.api.documents import load
-from diht_k8s.cli.planned_objects import planned_objects
+from diht_k8s.cli.cluster import planned_objects
 from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, KubectlError, script, wait_until
 
 pytestmark = pytest.mark.cluster

@@ -34,7 +34,7 @@ def shown(trainings: Trainings, name: str) -> dict[str, Any] | None:
 
 
 def failed(trainings: Trainings, name: str) -> str:
-    """The first line of its preflight in `diht why`, once its only attempt has failed."""
+    """The first line of its preflight in `diht status`, once its only attempt has failed."""
     runs = trainings.place.runs
     status = runs.wait_for(name, "Failed", timeout_s=300)
     assert condition(status, "Failed")["reason"] == "RestartsExhausted"

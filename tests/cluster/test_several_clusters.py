@@ -27,7 +27,7 @@ from tests.cluster.tools import PROJECT, RESTRICTED, Kubectl, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 MULTIKUEUE = "kueue.x-k8s.io/multikueue"
-COMMANDS = {"status": ["far"], "why": ["far"], "list": []}
+COMMANDS = {"status": ["far"], "list": []}
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.local_runner import LocalRunner, StopSignals
-from diht_k8s.cli.machine import this_machine
-from diht_k8s.cli.placement import place
+from diht_k8s.cli.placement import place, this_machine
 from diht_k8s.launch.local_jobs import LocalJobs
 from diht_k8s.pipeline.failure_policy import BackOff
 from diht_k8s.pipeline.goodput import time_parts

@@ -12,14 +12,14 @@ import pytest
 from diht_k8s.cli.arguments import make_parser, parsers_of
 from tests.contract.whole_run import NOTES, prepare, unknown, walk
 
-ON_A_CLUSTER = {"submit", "watch", "why", "retry", "cancel"}
+ON_A_CLUSTER = {"submit", "watch", "retry", "cancel"}
 """They talk to an API server and know no storage."""
 STEPS = [
     "doctor out/raw",
     "validate run.json",
     "estimate run.json --gpu H100",
     "parse dog",
-    "plan run.json --image i",
+    "plan run.json --set pods.image=i",
     "stage filter --run run.json",
     "stage label --run run.json",
     "stage train --run run.json",

@@ -16,8 +16,8 @@ import pytest
 from diht_k8s.api.documents import check, dump
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli import run as run_command
+from diht_k8s.cli.cluster import planned_objects
 from diht_k8s.cli.main import main
-from diht_k8s.cli.planned_objects import planned_objects
 from diht_k8s.cli.status_sentences import details, sentence
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.kube.errors import ClusterError

@@ -16,9 +16,8 @@ from diht_k8s.api.documents import MAX_PROBLEMS, DocumentProblem, canonical_json
 from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.hashing import sha256_of, stage_config
 from diht_k8s.api.run import OPERATOR, DihtRun
-from diht_k8s.cli.machine import Machine
-from diht_k8s.cli.placement import place
-from diht_k8s.cli.planned_objects import planned_objects
+from diht_k8s.cli.cluster import planned_objects
+from diht_k8s.cli.placement import Machine, place
 from tests.fuzz.run_documents import MUTATIONS, SOUND, Case, case
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import Clock

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.label import Vocabulary
-from diht_k8s.cli.machine import Machine
+from diht_k8s.cli.placement import Machine
 from diht_k8s.inspection.dataset_profile import DatasetProfile, ProfiledPair, concept_counts
 from diht_k8s.inspection.held_out import HeldOut
 from diht_k8s.stages.label.vocabulary import freeze

@@ -16,9 +16,9 @@ from diht_k8s.api.documents import check, located, read_text
 from diht_k8s.api.errors import DihtError, ExitCode
 from diht_k8s.api.installation import install_line
 from diht_k8s.api.run import DihtRun
-from diht_k8s.cli.machine import this_machine
+from diht_k8s.cli.checks import gpu_warnings, stage_problems
 from diht_k8s.cli.onboarding.init import shard_patterns
-from diht_k8s.cli.validate import gpu_warnings, stage_problems
+from diht_k8s.cli.placement import this_machine
 from diht_k8s.data.shards.sources import Shard, listed_shards
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.inspection.storage_checks import (

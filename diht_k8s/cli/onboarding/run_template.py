@@ -9,8 +9,8 @@ from typing import Final
 
 from diht_k8s import __version__
 from diht_k8s.api.layout import join
-from diht_k8s.cli.machine import Machine
 from diht_k8s.cli.onboarding.defaults import SMALL_POOL, RunDefaults
+from diht_k8s.cli.placement import Machine
 from diht_k8s.inspection.dataset_profile import DatasetProfile
 from diht_k8s.inspection.held_out import EXCLUDE, SHARD, HeldOut
 

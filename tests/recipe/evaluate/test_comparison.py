@@ -15,8 +15,8 @@ from diht_k8s.api.documents import dump, load
 from diht_k8s.api.hashing import run_sha256
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.compare import compare
 from diht_k8s.cli.main import main
+from diht_k8s.cli.results import compare
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.report.comparison import (
     NOT_PAIRED,

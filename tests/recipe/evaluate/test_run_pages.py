@@ -11,7 +11,7 @@ import pytest
 
 from diht_k8s.api.hashing import run_sha256
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.cached_stages import stage_folders
+from diht_k8s.cli.stage_folders import stage_folders
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.report.overview import duration
 from diht_k8s.runtime.run_folder import run_layout

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.cli.parse import parse_command
+from diht_k8s.cli.captions import parse_command
 from diht_k8s.stages.filter import CaptionParser
 from diht_k8s.stages.filter.captions.explain import Explanation, explain, rules
 

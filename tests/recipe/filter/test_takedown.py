@@ -27,8 +27,8 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import LABEL_STEPS
-from diht_k8s.cli.cached_stages import stage_folders
 from diht_k8s.cli.main import main
+from diht_k8s.cli.stage_folders import stage_folders
 from diht_k8s.data.feature_files import hash64, write_tensors
 from diht_k8s.data.shards.images import BadImageError
 from diht_k8s.data.shards.pairs import read_pairs

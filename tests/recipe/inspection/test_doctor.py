@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from diht_k8s.cli.machine import Machine
 from diht_k8s.cli.onboarding import doctor
+from diht_k8s.cli.placement import Machine
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
 from diht_k8s.inspection import storage_checks

@@ -19,9 +19,9 @@ from diht_k8s.api.label import Teacher
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.named_uris import uri_fields
 from diht_k8s.api.run import Stage
-from diht_k8s.cli import cached_stages
-from diht_k8s.cli.cached_stages import stage_folders
-from diht_k8s.cli.machine import Machine
+from diht_k8s.cli import stage_folders as folders
+from diht_k8s.cli.placement import Machine
+from diht_k8s.cli.stage_folders import stage_folders
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
 from diht_k8s.inspection.named_files import CHECKS, file_problems
@@ -425,7 +425,7 @@ def test_a_sweep_says_the_faults_of_all_variants_before_the_first_one_begins(
 
 
 def test_a_run_says_that_its_training_does_not_fit_on_this_machines_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cached_stages, "this_machine", lambda: Machine(2, 8.0, 0, "T4"))
+    monkeypatch.setattr(folders, "this_machine", lambda: Machine(2, 8.0, 0, "T4"))
     made = document(
         train__modelConfig=None,
         train__model="ViT-L-14",
@@ -433,7 +433,7 @@ def test_a_run_says_that_its_training_does_not_fit_on_this_machines_gpu(monkeypa
         train__precision="fp16",
         train__batchSize=32,
     )
-    (filtered,) = cached_stages.stage_folders(load(yaml.safe_dump(made), name="run"))
+    (filtered,) = stage_folders(load(yaml.safe_dump(made), name="run"))
     assert re.match(r"warning: the training needs [\d.]+ GiB of a T4's 15.0", filtered.note)
 
 

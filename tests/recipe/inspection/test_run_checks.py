@@ -11,7 +11,7 @@ import yaml
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
-from diht_k8s.cli.cached_stages import stage_folders
+from diht_k8s.cli.stage_folders import stage_folders
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
 from diht_k8s.inspection.run_checks import check_run

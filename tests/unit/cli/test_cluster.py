@@ -22,9 +22,8 @@ from diht_k8s.api.status import (
     Status,
     wire,
 )
-from diht_k8s.cli.cluster import copy_lines, newest_pods
+from diht_k8s.cli.cluster import copy_lines, newest_pods, planned_objects
 from diht_k8s.cli.main import main
-from diht_k8s.cli.planned_objects import planned_objects
 from diht_k8s.cli.status_sentences import details, event_sentence, sentence
 from diht_k8s.cli.watch import Watcher
 from diht_k8s.kube.pod_summary import PodSummary
@@ -176,7 +175,7 @@ def test_plan_takes_the_image_that_its_own_message_asks_for(tmp_path: Path, caps
     path.write_text(json.dumps(changed(spec__pods={})))
     assert main(["plan", str(path)]) == 64
     assert "role filter has no image: give --image, or pods.image" in capsys.readouterr().err
-    assert main(["plan", str(path), "--image", "registry.example.org/recipe:1.0"]) == 0
+    assert main(["plan", str(path), "--set", "pods.image=registry.example.org/recipe:1.0"]) == 0
     assert capsys.readouterr().out.count("image: registry.example.org/recipe:1.0") >= 6
 
 

@@ -1,4 +1,4 @@
-"""`diht estimate`, `plan --gpu`, `validate --gpu`: what is printed, what is refused, and what is said before a run is sent."""
+"""`diht estimate` and `validate --gpu`: what is printed, what is refused, and what is said before a run is sent."""
 
 from __future__ import annotations
 
@@ -178,21 +178,6 @@ def test_estimate_when_there_is_no_training_then_64(tmp_path: Path, capsys: pyte
     assert main(["estimate", str(path), "--gpu", "H100"]) == 64
     assert "the run has no train stage" in capsys.readouterr().err
     assert main(["validate", str(path), "--gpu", "H100"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("train", "says"),
-    [({}, "(fits), largest micro-batch 64"), ({"batchSize": HUGE}, "(the training needs ")],
-    ids=["fits", "does not fit"],
-)
-def test_plan_when_given_a_gpu_then_the_estimate_stands_above_the_objects(
-    write: Write, capsys: pytest.CaptureFixture[str], train: dict[str, Any], says: str
-) -> None:
-    assert main(["plan", write(**train), "--gpu", "T4"]) == 0
-    first, second, *_ = capsys.readouterr().out.splitlines()
-    assert first.startswith("# estimate on 1 x T4: ")
-    assert says in first
-    assert second == "---"
 
 
 @pytest.mark.parametrize(

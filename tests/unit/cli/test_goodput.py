@@ -1,4 +1,4 @@
-"""What `diht why`, `diht watch` and `diht run` say of the time of a run."""
+"""What `diht status`, `diht watch` and `diht run` say of the time of a run."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.cli.machine import this_machine
+from diht_k8s.cli.placement import this_machine
 
 LISTS = {
     "two": ["GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)", "GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)"],

@@ -14,8 +14,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli import run as cli_run
 from diht_k8s.cli import sweep
 from diht_k8s.cli.local_runner import StopSignals
-from diht_k8s.cli.machine import Machine
-from diht_k8s.cli.placement import place, threads_per_process
+from diht_k8s.cli.placement import Machine, place, threads_per_process
 from diht_k8s.cli.run import has_batch_statistics
 from tests.unit.api.documents import REMOVE, changed
 

@@ -10,7 +10,7 @@ import pytest
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.run_results import result_lines
+from diht_k8s.cli.results import result_lines
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.run_folder import run_folder
 from tests.folders import planted

@@ -40,7 +40,6 @@ DOCUMENT_COMMANDS = (
 CLUSTER_COMMANDS = (
     ["watch", "x"],
     ["logs", "x"],
-    ["why", "x"],
     ["retry", "x"],
     ["cancel", "x"],
     ["submit", "cluster.yaml"],

@@ -1,4 +1,4 @@
-"""The preflight in the status: from the log, from what pods left as they ended, the newest attempt's, in `diht why`."""
+"""The preflight in the status: from the log, from what pods left as they ended, the newest attempt's, in `diht status`."""
 
 from __future__ import annotations
 

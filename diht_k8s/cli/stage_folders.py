@@ -1,28 +1,33 @@
-"""The cached stages of a run: the folder that each stage finds, and what is there.
+"""The folder that each stage of a run, or of a sweep's runs, finds: what is there, and what the other stages will fail by.
 
-Runs as a program of its own (`python -m diht_k8s.cli.cached_stages`, run document in `DIHT_RUN`), so that `diht run`
-itself stays small: identifying inputs imports parts of the recipe. What will fail, or is unwise, is said before a stage
-begins. The last line that it prints is a JSON list.
+Runs as a program of its own, so that `diht run` and `sweep` themselves stay small: identifying inputs imports parts of the
+recipe. The last line that it prints is JSON.
 
-python -m diht_k8s.cli.cached_stages [UNTIL]
+    DIHT_RUN=... python -m diht_k8s.cli.stage_folders [UNTIL]     # a list of `StageFolder`; pointers are set
+    ... | python -m diht_k8s.cli.stage_folders --sweep            # reads a JSON list of documents, and nothing is written:
+        # `stages`, digest of a stage (`api.hashing.decided_by`) -> `cached` or `begun`, and `problems`, a line each. A stage that
+        # it does not name is new as far as it is known before the stages before have ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.documents import load
+from diht_k8s.api.errors import DihtError, RetryableError, UserError
 from diht_k8s.api.field_problems import refuse
-from diht_k8s.api.hashing import differences
+from diht_k8s.api.hashing import decided_by, differences
+from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.cli.checks import gpu_warnings, stage_problems
 from diht_k8s.cli.document import read_run
-from diht_k8s.cli.machine import this_machine
+from diht_k8s.cli.placement import this_machine
 from diht_k8s.cli.stage import program_of
-from diht_k8s.cli.validate import gpu_warnings, stage_problems
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.pipeline.plan import stages_until
 from diht_k8s.runtime.commit import find_committed
@@ -106,10 +111,43 @@ def _moved(earlier: DihtRun | None, run: DihtRun, stage: Stage) -> str:
     return f"cached ({listed(lines)} is placement)" if lines else ""
 
 
+def found_stages(runs: Sequence[DihtRun]) -> tuple[dict[str, str], list[str]]:
+    """Digest of a stage -> `cached` or `begun`, a stage that several runs share being looked for once; and the problems."""
+    found, folders, problems = dict[str, str](), dict[str, str](), list[str]()
+    for run in runs:
+        with contextlib.suppress(DihtError):  # the run itself will say so
+            _look(run, found, folders)
+        left = [stage for stage in run.spec.stages if found.get(decided_by(run.spec, stage)) != "cached"]
+        with contextlib.suppress(RetryableError):
+            problems += [str(each) for each in stage_problems(run, left, whole=False) if each.certain]
+    return found, list(dict.fromkeys(problems))
+
+
+def _look(run: DihtRun, found: dict[str, str], folders: dict[str, str]) -> None:
+    storage, layout = Storage(run.spec.storage), Layout(run.spec.data.output)
+    for stage in run.spec.stages:
+        digest = decided_by(run.spec, stage)
+        if digest in folders:
+            layout = layout.with_folder(stage, folders[digest])
+        else:
+            layout, _ = locate(program_of(stage), run, storage, layout, stage)
+            folders[digest] = layout.stage(stage)
+            if find_committed(storage, layout, stage) is not None:
+                found[digest] = "cached"
+            elif find_started(storage, layout, stage) is not None:
+                found[digest] = "begun"
+        if found.get(digest) != "cached":
+            return
+
+
 def main() -> int:
-    """Print what `stage_folders` found; the exit code."""
+    """Print what was found; the exit code."""
 
     def work() -> None:
+        if sys.argv[1:] == ["--sweep"]:
+            stages, problems = found_stages([load(text, name="stdin") for text in json.load(sys.stdin)])
+            print(json.dumps({"stages": stages, "problems": problems}), flush=True)
+            return
         until = Stage(sys.argv[1]) if len(sys.argv) > 1 else None
         print(json.dumps([asdict(each) for each in stage_folders(read_run(None, [], os.environ), until)]), flush=True)
 
