@@ -6,20 +6,24 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import Stage
-from diht_k8s.stages.filter import CaptionGraph, CaptionParser, describe
-from diht_k8s.stages.filter.captions.explain import Explanation, Tree, describe_steps, explain
 from diht_k8s.stages.label.vocabulary import ConceptVocabulary
+
+if TYPE_CHECKING:
+    from diht_k8s.stages.filter import CaptionGraph
+    from diht_k8s.stages.filter.captions.explain import Explanation, Tree
 
 
 def parse_command(captions: Sequence[str], *, as_json: bool = False, why: bool = False) -> int:
     """Print the graph of each caption, with `why` also the corrections; the exit code."""
     if why:
         return _parse_and_explain(captions, as_json=as_json)
+    from diht_k8s.stages.filter import CaptionParser, describe  # spaCy, without which `concepts` reads a vocabulary
+
     if as_json:
         graphs = CaptionParser().parse(list(captions))
         print(json.dumps([_graph(caption, graph) for caption, graph in zip(captions, graphs, strict=True)]))
@@ -29,6 +33,9 @@ def parse_command(captions: Sequence[str], *, as_json: bool = False, why: bool =
 
 
 def _parse_and_explain(captions: Sequence[str], *, as_json: bool) -> int:
+    from diht_k8s.stages.filter import describe
+    from diht_k8s.stages.filter.captions.explain import describe_steps, explain
+
     found = explain(captions)
     if as_json:
         print(

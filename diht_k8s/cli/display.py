@@ -212,3 +212,18 @@ def _ended_with(newest: NewestProgress | None) -> str:
     if newest is None or newest.last is None:
         return ""
     return ": " + ", ".join(part for part in (amount(newest.last), metrics(newest.last)) if part)
+
+
+def run_sentence(name: str, state: str, *, reason: str = "", says: str = "", since: str = "") -> str:
+    """What a run of this machine or of a cluster does, or why it does not, in one sentence.
+
+    Args:
+        name: of the run.
+        state: complete, failed or running; it does not run in any other.
+        reason: in a word.
+        says: more of it.
+        since: when it was complete.
+    """
+    why = f" ({reason})" if reason else ""
+    does = {"complete": f"is complete since {since}", "failed": f"failed{why}", "running": "runs"}
+    return f"{name} {does.get(state, f'does not run{why}')}{f': {says}' if says else ''}"

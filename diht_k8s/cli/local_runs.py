@@ -24,7 +24,7 @@ from diht_k8s.api.layout import MARKER, STARTED, Layout, join, refuse_old_layout
 from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.reports import MAX_LINE_BYTES, Cause, Committed, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.display import amount, readable, speed
+from diht_k8s.cli.display import amount, readable, run_sentence, speed
 from diht_k8s.cli.document import output_of, read_run
 
 FOLDER: Final = "runs"
@@ -253,7 +253,8 @@ def status_command(name: str, namespace: str | None, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(asdict(found)))
         return ExitCode.DONE
-    print(f"{found.name}: {found.state}{f': {found.says}' if found.says else ''}")
+    reason = found.state if found.state in ("stopped", "waiting") else ""
+    print(run_sentence(found.name, found.state, reason=reason, says=found.says, since=found.changed))
     for stage in found.stages:
         print(f"  {stage.stage:<9} {stage.state}{f': {stage.says}' if stage.says else ''}")
     print(f"  folder    {found.folder}, last changed {found.changed}")

@@ -1,4 +1,4 @@
-"""The status of a cluster's run in sentences: `diht status`, `status`, `list` and `watch` print them."""
+"""The status of a cluster's run in sentences: `diht status`, `list` and `watch` print them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diht_k8s.api.errors import ComputedElsewhere
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.reports import node_label
 from diht_k8s.api.status import Preflight, StageState, StageStatus, Status
-from diht_k8s.cli.display import duration
+from diht_k8s.cli.display import duration, run_sentence
 from diht_k8s.controller.avoided_nodes import NODE_FAULTS
 from diht_k8s.controller.observe import DISRUPTIONS
 from diht_k8s.controller.saved_status import condition, is_true
@@ -28,13 +28,13 @@ def sentence(name: str, status: Status) -> str:
     if accepted is not None and accepted.status == "False":
         return f"{name} is not taken on ({accepted.reason}): {accepted.message}"
     if is_true(status, ConditionType.COMPLETE):
-        return f"{name} is complete since {status.completion_time}"
+        return run_sentence(name, "complete", since=str(status.completion_time))
     failed = condition(status, ConditionType.FAILED)
     if failed is not None and failed.status == "True":
-        return f"{name} failed ({failed.reason}): {failed.message}"
+        return run_sentence(name, "failed", reason=failed.reason, says=failed.message)
     if progressing.reason is Reason.RUNNING:
-        return f"{name} runs: {progressing.message}{_pace(status)}"
-    return f"{name} does not run ({progressing.reason}): {progressing.message}"
+        return run_sentence(name, "running", says=f"{progressing.message}{_pace(status)}")
+    return run_sentence(name, "waiting", reason=progressing.reason, says=progressing.message)
 
 
 def _pace(status: Status) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from diht_k8s.api.documents import check
 from diht_k8s.api.run import DihtRun
-from diht_k8s.cli.planned_objects import planned_objects
+from diht_k8s.cli.cluster import planned_objects
 from tests.cluster.tools import PROJECT, Kubectl, fresh_namespace
 from tests.contract.documents.fields import CASES as FIELDS
 from tests.contract.documents.rules import CASES as RULES

@@ -18,20 +18,6 @@ def test_commands_documents_links_and_sentences_of_a_page_are_right(path: str) -
     assert check_docs.check_page(path, (ROOT / path).read_text()) == []
 
 
-def test_messages_that_troubleshooting_quotes_are_messages_of_the_code() -> None:
-    page = (ROOT / "docs/troubleshooting.md").read_text()
-    symptoms = [line.split("|")[1] for line in page.splitlines() if line.startswith("| ")]
-    quoted = {
-        part.strip() for cell in symptoms for text in re.findall(r"`([^`]+)`", cell) for part in text.split("...")
-    }
-    sources = [*(ROOT / "diht_k8s").rglob("*.py"), ROOT / "Makefile"]
-    code = re.sub(r'"\s*f?"', "", "".join(path.read_text() for path in sources))  # strings that are broken over lines
-    known = re.sub(r"\{[^{}]*\}", "", code)
-    parts = {part for part in quoted if len(part) > 3}
-    assert len(parts) > 12
-    assert {part for part in parts if part not in code and part not in known} == set()
-
-
 def test_figures_are_those_of_the_script() -> None:
     assert figures.main(["--check"]) == 0
 

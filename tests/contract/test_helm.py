@@ -19,7 +19,6 @@ from diht_k8s import __version__
 from diht_k8s.api.documents import check
 from diht_k8s.api.hashing import stage_config
 from diht_k8s.api.run import Stage
-from diht_k8s.api.schema import chart
 from diht_k8s.controller import metrics
 from diht_k8s.controller.__main__ import _parser as operator_parser
 from tests.contract.charts import (
@@ -87,10 +86,6 @@ def test_oldest_and_newest_kubernetes_get_the_same_of_stable_apis(helm: str, cas
     old = rendered(helm, CASES[case], kubernetes=OLDEST, apis=MONITORING)
     assert old == rendered(helm, CASES[case], kubernetes=NEWEST, apis=MONITORING)
     assert {document["apiVersion"] for document in old} <= STABLE
-
-
-def test_older_kubernetes_is_refused(helm: str) -> None:
-    assert "requires kubeVersion: >=1.31.0-0" in template(helm, {}, kubernetes="1.30.9").stderr
 
 
 def plain(objects: list[dict[str, Any]]) -> dict[tuple[str, str], Any]:
@@ -189,28 +184,6 @@ def test_rights_to_create_and_delete_are_bound_to_the_tenants_where_they_are_nam
     )
 
 
-@pytest.mark.parametrize(
-    ("quantity", "taken"),
-    [
-        ("1Gi", True),
-        ("512M", True),
-        (2, True),
-        (0.5, True),
-        ("100m", True),
-        ("1e3", True),
-        ("lots", False),
-        ("1GiB", False),
-        (-1, False),
-        ("-1", False),
-        ("", False),
-    ],
-)
-def test_resources_are_quantities(helm: str, quantity: Any, taken: bool) -> None:
-    done = template(helm, {"resources": {"limits": {"memory": quantity}}})
-    assert (done.returncode == 0) is taken, done.stderr
-    assert taken or "at '/resources/limits/memory'" in done.stderr
-
-
 def test_roles_of_the_operator_name_what_they_mean(helm: str) -> None:
     for document in rendered(helm, {}):
         for rule in document.get("rules", []):
@@ -226,21 +199,6 @@ def test_crd_is_kept_unless_asked_otherwise(helm: str) -> None:
     left = one(rendered(helm, {"crds": {"keep": False}}), "CustomResourceDefinition", name)
     assert left["metadata"]["annotations"] == of
     assert "CustomResourceDefinition" not in kinds(rendered(helm, {"crds": {"install": False}}))
-
-
-@pytest.mark.parametrize(
-    ("value", "kind"), [("serviceMonitor", "ServiceMonitor"), ("prometheusRule", "PrometheusRule")]
-)
-def test_monitoring_without_its_api_says_what_is_missing(helm: str, value: str, kind: str) -> None:
-    done = template(helm, {"metrics": {value: {"enabled": True}}})
-    assert done.returncode != 0
-    assert f"metrics.{value}.enabled=true needs the kind {kind} of monitoring.coreos.com/v1" in done.stderr
-    assert "install the Prometheus operator first, or set" in done.stderr
-
-
-def test_service_account_that_is_not_made_must_be_named(helm: str) -> None:
-    done = template(helm, {"serviceAccount": {"create": False}})
-    assert "serviceAccount.name: name the service account that is there" in done.stderr
 
 
 def test_values_of_an_older_version_reused_as_they_were_are_refused_with_what_to_do(helm: str) -> None:
@@ -377,19 +335,6 @@ def test_schema_is_closed_and_knows_every_value_and_no_other() -> None:
     assert set(keys(DEFAULTS)) == known
 
 
-def test_value_without_a_comment_is_refused_by_the_generator() -> None:
-    with pytest.raises(ValueError, match=r"image\.tag has no comment"):
-        chart.values_table('image:\n  # -- the image\n  repository: a\n  tag: ""\n')
-
-
-def test_readme_has_every_value() -> None:
-    text = (CHART / "README.md").read_text()
-    assert '| `rbac.scope` | `"cluster"` | `cluster` serves all namespaces;' in text
-    for path, schema in nodes(SCHEMA):
-        if path and 0 not in path and path != ("global",) and not schema.get("properties"):
-            assert f"| `{'.'.join(str(name) for name in path)}` |" in text
-
-
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
 def test_sample_is_valid_and_says_what_it_shows(sample: Path) -> None:
     text = sample.read_text()
@@ -397,21 +342,6 @@ def test_sample_is_valid_and_says_what_it_shows(sample: Path) -> None:
     run, problems = check(text)
     assert run is not None, problems
     assert run.spec.pods.image == f"registry.example.org/diht-recipe:{__version__}" or sample.stem == "laptop"
-
-
-def test_samples_are_those_that_are_promised() -> None:
-    assert [path.stem for path in SAMPLES] == [
-        "captions-first",
-        "evaluation-only",
-        "gs-and-az",
-        "infiniband",
-        "laptop",
-        "minimal",
-        "one-gpu-node",
-        "resume-from-checkpoint",
-        "sixteen-nodes-kueue",
-        "workload-identity",
-    ]
 
 
 def test_sample_that_resumes_has_the_configuration_of_the_run_that_it_resumes() -> None:
@@ -463,16 +393,3 @@ def test_notes_have_a_first_run_that_is_valid_and_name_no_file_of_a_checkout(
     assert (problems, run and run.spec.pods and run.spec.pods.image) == ([], image)
     assert "manifests/" not in notes
     assert ("helm template diht-operator CHART --show-only templates/crd/" in notes) is ("crds" in values)
-
-
-def test_artifact_hub_is_told_the_definition_and_no_more_than_tests_show() -> None:
-    told = yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]
-    definition = yaml.safe_load((ROOT / "manifests/crd/diht.dev_dihtruns.yaml").read_text())
-    (crd,) = yaml.safe_load(told["artifacthub.io/crds"])
-    names = definition["spec"]["names"]
-    assert (crd["kind"], crd["name"], crd["version"]) == (
-        names["kind"],
-        definition["metadata"]["name"],
-        definition["spec"]["versions"][0]["name"],
-    )
-    assert told["artifacthub.io/operatorCapabilities"] == "Seamless Upgrades", "as tests/cluster/test_upgrade.py shows"

@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
-from diht_k8s.api import errors
-from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.controller import metrics
 from tests.contract.charts import CHART, EVERYTHING, MONITORING, NEWEST, ROOT, rendered
 
@@ -97,16 +95,3 @@ def test_table_of_rights_is_that_of_the_operators_roles(helm: str) -> None:
     table = rows(OPERATIONS, "Rights")
     assert {(row[0].strip("`"), row[1].strip("`")) for row in table} == allowed
     assert all(len(row[3]) > 15 for row in table)
-
-
-def test_reasons_of_the_table_of_symptoms_are_reasons_that_the_operator_gives() -> None:
-    words = [
-        word
-        for row in rows(OPERATIONS, "By symptom")
-        for text in re.findall(r"`([^`]+)`", row[0])
-        for word in re.findall(r"\b[A-Z]\w+", text)
-    ]
-    causes = {name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, Exception)}
-    known = {*map(str, Reason), *map(str, ConditionType), *causes, "True", "False"}
-    assert {*words} <= known
-    assert len({*words} & set(map(str, Reason))) >= 12

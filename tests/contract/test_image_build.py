@@ -72,18 +72,6 @@ def test_base_that_is_pinned_by_its_digest_is_named_with_it_and_taken_without_it
     assert f"BASE={path}@{DIGEST}" in asked(tmp_path, "operator", f"{name}@{DIGEST}")
 
 
-@pytest.mark.parametrize("program", ["buildah", "podman"])
-def test_layers_are_kept_apart_and_every_file_has_one_time_whatever_the_commit(tmp_path: Path, program: str) -> None:
-    words = asked(tmp_path, "operator", "", program)
-    assert "--layers" in words
-    assert words[words.index("--timestamp") + 1] == "315532800"
-
-
-def test_both_images_have_the_same_base() -> None:
-    texts = [(ROOT / f"images/{name}.Containerfile").read_text() for name in ("operator", "recipe")]
-    assert len({line for text in texts for line in text.splitlines() if line.startswith("ARG BASE=")}) == 1
-
-
 @pytest.mark.parametrize(
     ("program", "prefix", "push", "expected"),
     [
@@ -103,39 +91,6 @@ def test_image_is_pushed_where_that_is_asked_for_and_without_tls_to_this_machine
     subprocess.run([ROOT / "images/build", "operator"], check=True, env=environment, capture_output=True)
     calls = (tmp_path / "calls").read_text().replace(f"diht-operator:{__version__}", "IMAGE").splitlines()
     assert [call for call in calls if call.startswith("push")] == expected
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/install.md"])
-def test_documented_line_builds_and_pushes_both_images_with_whatever_builds_them(tmp_path: Path, page: str) -> None:
-    """Docker does not know what buildah has built."""
-    builder = tmp_path / "buildah"
-    builder.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
-    builder.chmod(0o755)
-    lines = re.findall(r"(?m)^(?:make images|docker push|buildah push) .*$", (ROOT / page).read_text())
-    environment = {**os.environ, "BUILDER": str(builder)}
-    subprocess.run(["bash", "-ec", "\n".join(lines)], cwd=ROOT, check=True, env=environment, capture_output=True)
-    pushed = [call for call in (tmp_path / "calls").read_text().splitlines() if call.startswith("push")]
-    assert pushed == [f"push registry.example.org/diht-{name}:{__version__}" for name in ("operator", "recipe")]
-
-
-def test_commit_and_time_that_are_given_are_written_where_the_folder_is_no_checkout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("REVISION", "c" * 40)
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    found = labels(tmp_path, "operator", "")
-    assert (found["revision"], found["created"]) == ("c" * 40, "2023-11-14T22:13:20Z")
-
-
-@pytest.mark.parametrize("name", ["operator", "recipe"])
-def test_containerfile_has_the_other_labels_of_the_oci(name: str) -> None:
-    text = (ROOT / f"images/{name}.Containerfile").read_text()
-    assert set(re.findall(r"org\.opencontainers\.image\.([\w.]+)=", text)) == {
-        "title",
-        "description",
-        "version",
-        "licenses",
-    }
 
 
 def pip(instructions: list[str]) -> list[str]:

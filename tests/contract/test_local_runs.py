@@ -53,8 +53,9 @@ def test_status_of_a_finished_run_by_its_document_or_folder(
     place: str, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(finished)
-    assert shown(capsys, "status", place).splitlines()[:3] == [
-        "tiny: complete",
+    first, *stages = shown(capsys, "status", place).splitlines()[:3]
+    assert re.fullmatch(r"tiny is complete since 20[\dTZ:-]+", first)
+    assert stages == [
         "  filter    complete: 3 steps",
         "  train     complete: 3 steps",
     ]
@@ -75,7 +76,7 @@ def test_status_of_a_failed_run_says_why(
 def test_status_of_a_run_that_a_process_works_on_is_running(failed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (failed / "out/runs/latest/logs/lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert shown(capsys, "status", str(failed / "out")).startswith("tiny: running")
+        assert shown(capsys, "status", str(failed / "out")).startswith("tiny runs")
 
 
 def test_list_names_each_run_below_a_folder_with_its_state(
@@ -134,7 +135,7 @@ def test_status_and_logs_take_the_name_that_list_prints(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").symlink_to(finished)
     assert shown(capsys, "list").startswith("tiny  complete")
-    assert shown(capsys, "status", "tiny").startswith("tiny: complete")
+    assert shown(capsys, "status", "tiny").startswith("tiny is complete since ")
     assert "train    stubbing: 3/3 steps" in shown(capsys, "logs", "tiny", "train")
     assert main(["status", "tony"]) == 64
     assert "no run tony below runs (diht list), and no cluster: " in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import shutil
@@ -87,13 +86,6 @@ def test_release_has_packages_chart_bills_sums_statement_and_key_and_passes_the_
     }
     assert release.digests.keys() == {"diht-operator", "diht-recipe", "charts/diht-operator"}
     assert verified(release, dist)
-
-
-def test_what_is_signed_names_the_base_of_the_images_by_its_digest(dist: Path) -> None:
-    payload = json.loads((dist / "provenance.sigstore.json").read_text())["dsseEnvelope"]["payload"]
-    materials = json.loads(base64.b64decode(payload))["predicate"]["buildDefinition"]["resolvedDependencies"]
-    name, _, digest = BASE.partition("@sha256:")
-    assert {"name": name, "digest": {"sha256": digest}} in materials
 
 
 def append_byte(path: Path) -> None:

@@ -119,16 +119,6 @@ def constrain(checkout: Path, update: str, broken: str = "") -> bool:
     return subprocess.run([checkout / "tools/constraints"], env=environment).returncode == 0
 
 
-@pytest.mark.parametrize(("update", "version"), [("", "1"), ("1", "2")])
-def test_new_constraints_keep_what_is_pinned_unless_all_is_to_be_updated(
-    checkout: Path, update: str, version: str
-) -> None:
-    assert constrain(checkout, update)
-    assert (checkout / "constraints.txt").read_text() == f"# The heading.\na=={version}\n"
-    for name in (*EXTRAS, "build"):
-        assert (checkout / f"requirements/{name}.txt").read_text().splitlines()[-1] == f"a=={version}"
-
-
 @pytest.mark.parametrize("update", ["", "1"])
 def test_constraints_stay_where_no_new_ones_are_found(checkout: Path, update: str) -> None:
     assert not constrain(checkout, update, broken="1")

@@ -58,13 +58,6 @@ def test_two_builds_of_one_tree_are_the_same(wheel: Path, tmp_path: Path) -> Non
     assert other.read_bytes() == wheel.read_bytes()
 
 
-def test_program_runs_from_the_wheel_and_not_from_the_repository(installed: Path, tmp_path: Path) -> None:
-    done = python(
-        installed, tmp_path, "-c", "import diht_k8s, components; print(diht_k8s.__file__, components.__file__)"
-    )
-    assert all(name.startswith(str(installed)) for name in done.stdout.split()), done
-
-
 @pytest.mark.parametrize("name", ["minimal", "sixteen-nodes-kueue"])
 def test_sample_of_the_wheel_is_validated_and_planned_without_the_repository(
     installed: Path, tmp_path: Path, name: str

@@ -13,10 +13,9 @@ import pytest
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli import validate
 from diht_k8s.cli.checks import check_for_cluster, stage_problems
 from diht_k8s.cli.run import has_batch_statistics
-from diht_k8s.inspection import model_checks, named_files
+from diht_k8s.inspection import model_checks, named_files, run_checks
 from tests.recipe.inspection.data import diht
 
 TEXT = {"context_length": 12, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
@@ -100,7 +99,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"asked for {where}")
 
     monkeypatch.setattr(socket, "getaddrinfo", asked)
-    monkeypatch.setattr(validate, "run_problems", lambda run: [])
+    monkeypatch.setattr(run_checks, "check_run", lambda *_: [])
     monkeypatch.setattr(named_files, "file_problems", lambda *_: [])
 
 

@@ -402,16 +402,6 @@ def test_every_field_that_names_a_file_has_a_planted_fault() -> None:
     assert {field for field, *_ in FAULTS.values()} >= {*CHECKS, "evaluate.benchmarks.classNames"}
 
 
-def test_all_faults_are_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    write(filter__exclude="gone.txt", train__initFrom__uri="gone.pt", evaluate__benchmarks__1__shards=["gone.tar"])
-    assert [sentence.split(": ")[2] for sentence in found(capsys)] == [
-        "spec.filter.exclude",
-        "spec.train.initFrom.uri",
-        "spec.evaluate.benchmarks[1].shards[0]",
-    ]
-    assert diht(capsys, "diht run run.yaml")[2].count("\n") == 3
-
-
 def test_a_sweep_says_the_faults_of_all_variants_before_the_first_one_begins(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from diht_k8s.cli.main import main
 
@@ -96,11 +94,6 @@ def test_override_that_cannot_be_read_is_one_line(
     assert stderr.count("\n") == 1
 
 
-def test_surrogate_pairs_as_json_writes_them_are_characters(tmp_path: Path) -> None:
-    document = GOOD.replace("output: out", r'output: "out-\ud83d\ude00"')
-    assert main(["validate", write(tmp_path, document)]) == 0
-
-
 def test_of_many_problems_the_first_fifty_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sources = ", ".join(["{nam: x}"] * 2000)
     path = write(tmp_path, GOOD.replace('[{name: web, shards: ["a.tar"]}]', f"[{sources}]"))
@@ -166,8 +159,3 @@ def test_document_that_a_person_mistook_is_told_what_to_do(
 ) -> None:
     assert main(["validate", write(tmp_path, text), *overrides]) == 64
     assert message in capsys.readouterr().err
-
-
-def test_json_document_may_be_indented_by_tabs(tmp_path: Path) -> None:
-    text = json.dumps(yaml.safe_load(GOOD), indent="\t")
-    assert main(["validate", write(tmp_path, text)]) == 0

@@ -170,15 +170,6 @@ def test_plan_lists_each_object_of_each_stage_in_order() -> None:
     assert {item["metadata"]["namespace"] for item in objects} == {"here"}
 
 
-def test_plan_takes_the_image_that_its_own_message_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "run.json"
-    path.write_text(json.dumps(changed(spec__pods={})))
-    assert main(["plan", str(path)]) == 64
-    assert "role filter has no image: give --image, or pods.image" in capsys.readouterr().err
-    assert main(["plan", str(path), "--set", "pods.image=registry.example.org/recipe:1.0"]) == 0
-    assert capsys.readouterr().out.count("image: registry.example.org/recipe:1.0") >= 6
-
-
 class TwoRuns:
     namespace = "team"
 

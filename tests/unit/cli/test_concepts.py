@@ -59,13 +59,6 @@ def test_concepts_of_a_run_when_labelled_then_shows_commonest_rarest_and_cuts_wi
     assert max(map(len, shown.splitlines())) <= 120
 
 
-def test_concepts_of_a_run_are_found_by_its_output_folder_too(
-    vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["concepts", str(tmp_path / "out")]) == 0
-    assert "45 captions" in capsys.readouterr().out
-
-
 def test_concepts_of_a_file_when_it_is_a_vocabulary_then_shows_the_same(
     vocabulary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

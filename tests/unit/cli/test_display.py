@@ -17,7 +17,6 @@ from diht_k8s.cli.display import (
     duration,
     metrics,
     open_display,
-    progress_bar,
     speed,
 )
 
@@ -111,26 +110,6 @@ def test_live_display_shows_a_bar_for_each_stage() -> None:
     assert " 21 % " in text
 
 
-def test_live_display_in_a_narrow_terminal_cuts_the_text_not_the_bars() -> None:
-    stream = io.StringIO()
-    console = Console(file=stream, width=60, force_terminal=True, color_system=None)
-    with open_display(list(Stage), console, Clock()) as display:
-        display.progress(progress())
-    last = next(line for line in reversed(stream.getvalue().splitlines()) if line.startswith("train"))
-    assert last.startswith("train    ━━")
-    assert " 21 % epoch 1  1,280/6,000" in last
-    assert last.rstrip().endswith("…")
-
-
 def test_a_pipe_gets_plain_lines() -> None:
     with open_display(list(Stage), Console(file=io.StringIO()), Clock()) as display:
         assert isinstance(display, PlainDisplay)
-
-
-@pytest.mark.parametrize(("total", "shown"), [(None, "10 pairs"), (2000, "10/2,000 pairs")])
-def test_bar_of_a_command_leaves_out_a_total_that_is_unknown(total: int | None, shown: str) -> None:
-    bar = progress_bar("pairs")
-    bar.add_task("look at", total=total, completed=10)
-    printed = io.StringIO()
-    Console(width=120, file=printed).print(bar.make_tasks_table(bar.tasks))
-    assert f" {shown} " in printed.getvalue()

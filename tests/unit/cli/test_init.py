@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -57,18 +56,6 @@ def written(
     split = held(of, near=near)
     text = render_document(NAMES, of, split, machine, choose_defaults(of, split, machine, hardware))
     return load(text, name="run.yaml")
-
-
-@pytest.mark.parametrize("hardware", ["laptop", "gpu-node"])
-@pytest.mark.parametrize("count", [30, 300, 5000])
-def test_comments_behind_fields_stand_in_one_column_whatever_the_numbers(hardware: Hardware, count: int) -> None:
-    of, machine = profile(count), Machine(1, 16.0, 1)
-    split = held(of)
-    text = render_document(NAMES, of, split, machine, choose_defaults(of, split, machine, hardware))
-    columns = {line.index("# ") for line in text.splitlines() if "# " in line and not line.lstrip().startswith("#")}
-    assert columns == {44}
-    assert "in 1 shard; " in text
-    assert "1 CPU core, 16 GiB of memory, 1 GPU." in text
 
 
 @pytest.mark.parametrize("hardware", get_args(Hardware))
@@ -184,9 +171,3 @@ def test_held_out_groups_depend_on_the_seed_alone_and_shared_captions_stay() -> 
 )
 def test_name_of_the_run_is_that_of_the_folder(data: str, name: str) -> None:
     assert run_name(data) == name
-
-
-def test_name_of_the_run_for_the_current_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "pets").mkdir()
-    monkeypatch.chdir(tmp_path / "pets")
-    assert run_name(".") == "pets"

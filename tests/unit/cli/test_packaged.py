@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from diht_k8s.api.documents import check
-from diht_k8s.cli import packaged
 from diht_k8s.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLES = sorted(path.stem for path in (ROOT / "manifests/samples").glob("*.yaml"))
-
-
-def test_schema_is_the_editors_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["schema"]) == 0
-    assert json.loads(capsys.readouterr().out)["properties"]["kind"]
-
-
-def test_crd_is_the_definition_of_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["crd"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out)["metadata"]["name"] == "dihtruns.diht.dev"
-
-
-def test_samples_are_listed_with_what_each_is_for(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["samples"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == SAMPLES
-    assert all(len(line.split()) > 4 for line in lines)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -72,17 +52,3 @@ def test_file_with_other_content_is_not_overwritten_and_nothing_is_written(
     assert "minimal.yaml is there with other content: remove it" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["minimal.yaml"]
     assert (tmp_path / "minimal.yaml").read_text() == "mine\n"
-
-
-def test_folder_that_cannot_be_made_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("")
-    assert main(["crd", "--output", str(tmp_path / "file" / "crd.yaml")]) == 64
-    assert "cannot write" in capsys.readouterr().err
-
-
-def test_installation_without_the_files_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(packaged.diht_k8s, "__file__", str(tmp_path / "diht_k8s" / "__init__.py"))
-    assert main(["crd"]) == 64
-    assert "lacks manifests/crd/diht.dev_dihtruns.yaml: install the package again" in capsys.readouterr().err

@@ -56,13 +56,6 @@ def test_run_until_the_filter_shows_what_each_rule_left(run: DihtRun) -> None:
     assert len({len(line) for line in lines[:4]}) == 1, "columns"
 
 
-@pytest.mark.parametrize("until", [Stage.FILTER, Stage.LABEL, None])
-def test_results_without_a_report_are_only_named(run: DihtRun, until: Stage | None) -> None:
-    planted(run, Stage.FILTER)
-    lines = result_lines(run, until, "run.yaml")
-    assert lines[0].startswith("report: " if until is None else "output: ")
-
-
 def test_damaged_report_is_named(run: DihtRun) -> None:
     write(f"{run_folder(run)}/report.json", "{")
     with pytest.raises(UserError, match=r"report\.json is damaged"):

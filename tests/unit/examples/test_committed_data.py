@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -191,30 +190,3 @@ def test_gallery_when_read_then_500_groups_unpainted_with_captions_of_their_own(
     assert len({s.fields["group"] for s in gallery}) == 500
     assert len({normalised(s.fields["caption"]) for s in gallery}) == 500
     assert not any(s.fields["painted"] for s in gallery)
-
-
-@pytest.mark.parametrize("split", ["development", "heldout", "heldout_style"])
-def test_classes_when_counted_then_named_by_index_and_large_enough(split: str) -> None:
-    folder, gallery = DATA / split, read(DATA / split)
-    names = (folder / "classnames.txt").read_text().splitlines()
-    templates = (folder / "templates.txt").read_text().splitlines()
-    labelled = [s.fields for s in gallery if "cls" in s.fields]
-    assert all(names[fields["cls"]] == fields["class"] for fields in labelled)
-    counts = Counter(fields["class"] for fields in labelled)
-    assert 8 <= len(names) <= 12
-    assert set(counts) == set(names)
-    assert min(counts.values()) >= 8
-    assert sum(count >= 13 for count in counts.values()) >= len(names) - 3
-    assert all("{c}" in template for template in templates)
-
-
-def test_painted_when_read_then_junk_with_words_of_the_caption_in_large_letters(pool: list[Sample]) -> None:
-    painted = [s.fields for s in pool if s.fields["painted"]]
-    assert {fields.get("junk") for fields in painted} == {"watermark", "text only"}
-    assert len(painted) == junk.COUNTS["watermark"] + junk.COUNTS["text only"]
-    for fields in painted:
-        record = fields["painted"]
-        assert record["text"] == " ".join(record["words"])
-        assert re.sub(r"[\W_]", "", record["text"]).lower() in re.sub(r"[\W_]", "", fields["caption"]).lower()
-        assert sum(character.isalnum() for character in record["text"]) >= 5
-        assert record["cap_height_px"] >= 14
