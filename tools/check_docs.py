@@ -1,4 +1,5 @@
-"""Checks what README and documentation tell a reader to type, write or follow: commands, YAML, Python, links, long sentences.
+"""Checks what README and documentation tell a reader to type, write or follow: commands, YAML, Python, links, long
+sentences.
 
 Nothing is run. A `diht` command goes through the real parser, a run document (or a part of one) through the real
 validator, `make` targets and paths must exist, links and their anchors too.

@@ -1,7 +1,8 @@
 """Check of the rule of the house (CONTRIBUTING.md): public class names are unique in the package. Part of `make lint`.
 
-A name that stands twice fails. Modules with a single importer, in their own folder, are printed and never fail: a person
-decides whether such a file has a concept that a reader looks for by name, or belongs into the one that imports it.
+A name that stands twice fails. Modules with a single importer, in their own folder, are printed and never fail: a
+person decides whether such a file has a concept that a reader looks for by name, or belongs into the one that imports
+it.
 
     python tools/check_house.py
 """

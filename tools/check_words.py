@@ -1,7 +1,7 @@
 """Keeps home-made words and module names out, and test modules from importing each other. Part of `make lint`.
 
-Prose is what a person reads: comments, docstrings, strings and names of definitions in Python; every line of other files.
-Words that artefacts, captions or other programs fix stand in `ALLOWED`, each with its reason.
+Prose is what a person reads: comments, docstrings, strings and names of definitions in Python; every line of other
+files. Words that artefacts, captions or other programs fix stand in `ALLOWED`, each with its reason.
 
     python tools/check_words.py            # lists what it finds; exit code 1 if there is anything
     python tools/check_words.py --count    # only the number by room
@@ -104,7 +104,8 @@ ALLOWED: Final = {
     r"\bmacro picture\b|\bpicture\(|\bbars, picture\b": "*.jinja",  # the report's macro
     r"\bPICTURES\b": "*",  # a variable of the chart's test
     r"^\s+pictures?:|\{pictures?\b": "*.py",  # parameters and variables
-    r"\brepresent picture portray\b|\bfilm picture\b\b|\bimage picture\b|\bphotograph picture image\b": "*.py",  # words of captions
+    # words of captions
+    r"\brepresent picture portray\b|\bfilm picture\b\b|\bimage picture\b|\bphotograph picture image\b": "*.py",
     r"\ba picture of \{": "*",  # a prompt of zero-shot classification
 }
 """What artefacts, other programs and captions say: pattern of the words in their context, and in which files."""

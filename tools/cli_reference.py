@@ -1,4 +1,6 @@
-"""The reference page of the `diht` command, made from its parser: usage, arguments, and the extra that a command needs."""
+"""The reference page of the `diht` command, made from its parser: usage, arguments, and the extra that a command
+needs.
+"""
 
 from __future__ import annotations
 

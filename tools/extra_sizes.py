@@ -1,7 +1,7 @@
 """How much disk each extra takes: the files of all packages that it brings, as they are installed in this environment.
 
-    python tools/extra_sizes.py          # a table, MB
-    python tools/extra_sizes.py --check  # compares it with the table in docs/packages.md; exit code 1 if one is off by a tenth
+    python tools/extra_sizes.py          # a table, MB python tools/extra_sizes.py --check  # compares it with the table
+    in docs/packages.md; exit code 1 if one is off by a tenth
 
 Byte code is left out: it appears at first use.
 """
@@ -27,7 +27,9 @@ MB: Final = 1e6
 
 
 def required(lines: Sequence[str], extras: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """What the lines of a package require on this machine, with some of its extras: pairs of name and extras of that."""
+    """What the lines of a package require on this machine, with some of its extras: pairs of name and extras of
+    that.
+    """
     from packaging.requirements import Requirement
 
     found = []
@@ -104,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong = [name for name in measured if abs(written.get(name, 0) - measured[name]) > TOLERANCE * measured[name] + 1]
     for name in wrong:
         print(
-            f"docs/packages.md: {name or 'base'} takes {measured[name]:,.0f} MB here, the page says {written.get(name, 0):,.0f}"
+            f"docs/packages.md: {name or 'base'} takes {measured[name]:,.0f} MB here, the page says "
+            f"{written.get(name, 0):,.0f}"
         )
     return 1 if wrong else 0
 

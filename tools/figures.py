@@ -47,14 +47,20 @@ def caption() -> str:
     boxes = {"dog": (150, 100), "ball": (430, 50), "park": (430, 165)}
     body = '<text class="n" x="10" y="20">two small dogs are chasing a red ball in the park</text>'
     for name, (x, y) in boxes.items():
-        body += f'<rect class="b" x="{x - 45}" y="{y - 18}" width="90" height="36" rx="6"/><text class="t" x="{x}" y="{y + 5}" text-anchor="middle">{name}</text>'
+        body += (
+            f'<rect class="b" x="{x - 45}" y="{y - 18}" width="90" height="36" rx="6"/><text class="t" x="{x}" '
+            f'y="{y + 5}" text-anchor="middle">{name}</text>'
+        )
     for word, x, y, to in (("two", 35, 75, "dog"), ("small", 35, 130, "dog"), ("red", 560, 50, "ball")):
         near = boxes[to][0] + (46 if x > boxes[to][0] else -46)
         body += f'<text class="t" x="{x}" y="{y + 5}" text-anchor="middle">{word}</text>'
         body += f'<path class="a" d="M{x + (-18 if x > boxes[to][0] else 24)} {y}L{near} {boxes[to][1]}"/>'
     body += '<path class="a" d="M196 92L383 54"/><text class="n" x="290" y="62" text-anchor="middle">chase</text>'
     body += '<path class="a" d="M196 108L383 161"/><text class="n" x="290" y="128" text-anchor="middle">chase in</text>'
-    body += '<text class="n" x="10" y="205">dog: 2 attributes + 2 relations, so complexity C = 4. One verb with a subject: actions A = 1.</text>'
+    body += (
+        '<text class="n" x="10" y="205">dog: 2 attributes + 2 relations, so complexity C = 4. One verb with a '
+        "subject: actions A = 1.</text>"
+    )
     label = "Caption graph: dog with the attributes two and small chases ball with the attribute red, in the park"
     return _svg(600, 220, label, body)
 
@@ -76,16 +82,28 @@ def hard_negatives() -> str:
     body = ""
     for value in (0, 3, 6, 9, 12):
         y = top + height - value / most * height
-        body += f'<path class="g" d="M{left} {y:.1f}H{left + width}"/><text class="n" x="{left - 10}" y="{y + 4:.1f}" text-anchor="end">{value}</text>'
+        body += (
+            f'<path class="g" d="M{left} {y:.1f}H{left + width}"/><text class="n" x="{left - 10}" '
+            f'y="{y + 4:.1f}" text-anchor="end">{value}</text>'
+        )
     for value in (-0.2, 0.0, 0.2, 0.4, 0.6):
         x = left + (value + 0.2) / 0.8 * width
         body += f'<text class="n" x="{x:.1f}" y="{top + height + 20}" text-anchor="middle">{value:.1f}</text>'
     for number, (beta, colour) in enumerate(BETAS.items()):
         line = "L".join(point(*pair) for pair in zip(SIMILARITIES, weights(beta, SIMILARITIES), strict=True))
         body += f'<path d="M{line}" fill="none" stroke="{colour}" stroke-width="2.2"/>'
-        body += f'<path d="M{left + 20} {top + 16 + 20 * number}h24" stroke="{colour}" stroke-width="2.2"/><text class="t" x="{left + 52}" y="{top + 21 + 20 * number}">beta = {beta:g}</text>'
-    body += f'<text class="n" x="{left + width / 2:.0f}" y="{top + height + 42}" text-anchor="middle">cosine similarity of image and wrong caption (logit scale {LOGIT_SCALE:.1f})</text>'
-    body += f'<text class="n" transform="translate(16 {top + height / 2:.0f}) rotate(-90)" text-anchor="middle">weight of the negative</text>'
+        body += (
+            f'<path d="M{left + 20} {top + 16 + 20 * number}h24" stroke="{colour}" stroke-width="2.2"/><text '
+            f'class="t" x="{left + 52}" y="{top + 21 + 20 * number}">beta = {beta:g}</text>'
+        )
+    body += (
+        f'<text class="n" x="{left + width / 2:.0f}" y="{top + height + 42}" text-anchor="middle">cosine '
+        f"similarity of image and wrong caption (logit scale {LOGIT_SCALE:.1f})</text>"
+    )
+    body += (
+        f'<text class="n" transform="translate(16 {top + height / 2:.0f}) rotate(-90)" '
+        f'text-anchor="middle">weight of the negative</text>'
+    )
     return _svg(570, 300, "Weight of a negative by its similarity, for beta 0, 0.25, 0.5 and 1", body)
 
 

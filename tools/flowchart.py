@@ -119,7 +119,8 @@ def draw(text: str) -> str:
     )
     return (
         f'<svg class="flowchart" role="img" aria-label="{html.escape(label)}" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'width="{width:.0f}" xmlns="http://www.w3.org/2000/svg"><defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" '
+        f'width="{width:.0f}" xmlns="http://www.w3.org/2000/svg"><defs><marker id="arrow" viewBox="0 0 8 8" '
+        f'refX="7" refY="4" '
         f'markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0 8 4 0 8z"/></marker></defs>{"".join(body)}</svg>'
     )
 
@@ -199,7 +200,10 @@ def _box(node: Node, layer: tuple[float, float], left: float) -> str:
         f'<text x="{node.x - left:.1f}" y="{y + 20 + LINE * number:.1f}">{html.escape(line)}</text>'
         for number, line in enumerate(node.lines)
     )
-    return f'<rect x="{node.x - node.width / 2 - left:.1f}" y="{y:.1f}" width="{node.width:.1f}" height="{node.height:.1f}" rx="5"/>{lines}'
+    return (
+        f'<rect x="{node.x - node.width / 2 - left:.1f}" y="{y:.1f}" width="{node.width:.1f}" '
+        f'height="{node.height:.1f}" rx="5"/>{lines}'
+    )
 
 
 def _arrow(path: list[Node], label: str, tops: list[tuple[float, float]], left: float) -> str:
@@ -221,5 +225,8 @@ def _arrow(path: list[Node], label: str, tops: list[tuple[float, float]], left: 
     said = ""
     if label:
         (x0, y0), (x1, y1) = points[-2:]
-        said = f'<text class="label" x="{x0 + 0.7 * (x1 - x0):.1f}" y="{(y0 + y1) / 2 + 4:.1f}">{html.escape(label)}</text>'
+        said = (
+            f'<text class="label" x="{x0 + 0.7 * (x1 - x0):.1f}" '
+            f'y="{(y0 + y1) / 2 + 4:.1f}">{html.escape(label)}</text>'
+        )
     return f'<path class="arrow" d="{drawn}" marker-end="url(#arrow)"/>{said}'

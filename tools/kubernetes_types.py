@@ -1,4 +1,5 @@
-"""Generator of `diht_k8s/api/kubernetes_types/definitions.json`: the types below `spec.pods`, by Kubernetes' own schema.
+"""Generator of `diht_k8s/api/kubernetes_types/definitions.json`: the types below `spec.pods`, by Kubernetes' own
+schema.
 
 Volumes that Kubernetes no longer mounts, and what concerns Windows only, are left out. `--check` only compares.
 

@@ -1,4 +1,5 @@
-"""Generator of `diht_k8s/api/model_names.txt`: the models that the installed open_clip, timm and our SWAG teachers have.
+"""Generator of `diht_k8s/api/model_names.txt`: the models that the installed open_clip, timm and our SWAG teachers
+have.
 
 The operator and `diht validate` know names by it without those packages. `--check` only compares.
 

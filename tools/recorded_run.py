@@ -1,10 +1,11 @@
 """The run of the demo from which README and documentation take their figures and images.
 
-    python -m tools.recorded_run runs/demo   # records a run: docs/recorded-run.json, docs/images/report.png and found.png
-    python -m tools.recorded_run --check     # what README, pages and images say otherwise; exit code 1 if anything
+    python -m tools.recorded_run runs/demo   # records a run: docs/recorded-run.json, docs/images/report.png and
+    found.png python -m tools.recorded_run --check     # what README, pages and images say otherwise; exit code 1 if
+    anything
 
-The figures stand in the text as people write them. `PHRASES` says where, and how each follows from the record; a number on
-the first pages that neither the record nor a benchmark has is found too.
+The figures stand in the text as people write them. `PHRASES` says where, and how each follows from the record; a number
+on the first pages that neither the record nor a benchmark has is found too.
 """
 
 from __future__ import annotations
@@ -50,19 +51,26 @@ PHRASES: Final[Mapping[str, Sequence[str]]] = {
     "README.md": (
         "on {pairs:,} drawings with captions",
         "in {minutes:.0f} to 5 minutes on two cores",
-        "Among {own[images]} new drawings a caption finds its own image among the first five (R@5) in {own[to_image][model][0]:.0f} % of cases ({own[to_image][model][1]:.0f} to {own[to_image][model][2]:.0f})",
+        "Among {own[images]} new drawings a caption finds its own image among the first five (R@5) in "
+        "{own[to_image][model][0]:.0f} % of cases ({own[to_image][model][1]:.0f} to {own[to_image][model][2]:.0f})",
         "chance is {own[to_image][chance][0]:.0f} %",
         "the filter drops {filter[junk_dropped]:.0f} % of the junk and keeps {filter[wanted_kept]:.0f} % of the rest",
     ),
     "docs/tutorial/demo.md": (
         "on {pairs:,} image-caption pairs",
         "it takes {minutes:.0f} to 5 minutes",
-        "| the model | {own[to_image][model][0]:.1f} % ({own[to_image][model][1]:.1f} to {own[to_image][model][2]:.1f}) | {own[to_text][model][0]:.1f} % ({own[to_text][model][1]:.1f} to {own[to_text][model][2]:.1f}) |",
-        "| BPE ridge, from BPE tokens and class names to whitened features | {own[to_image][tokens][0]:.1f} % | {own[to_text][tokens][0]:.1f} % |",
+        "| the model | {own[to_image][model][0]:.1f} % ({own[to_image][model][1]:.1f} to "
+        "{own[to_image][model][2]:.1f}) | {own[to_text][model][0]:.1f} % ({own[to_text][model][1]:.1f} to "
+        "{own[to_text][model][2]:.1f}) |",
+        "| BPE ridge, from BPE tokens and class names to whitened features | {own[to_image][tokens][0]:.1f} % | "
+        "{own[to_text][tokens][0]:.1f} % |",
         "| chance | {own[to_image][chance][0]:.1f} % | {own[to_text][chance][0]:.1f} % |",
-        "| the model on drawings of another style | {other[to_image][model][0]:.1f} % ({other[to_image][model][1]:.1f} to {other[to_image][model][2]:.1f}) | {other[to_text][model][0]:.1f} % ({other[to_text][model][1]:.1f} to {other[to_text][model][2]:.1f}) |",
+        "| the model on drawings of another style | {other[to_image][model][0]:.1f} % "
+        "({other[to_image][model][1]:.1f} to {other[to_image][model][2]:.1f}) | {other[to_text][model][0]:.1f} % "
+        "({other[to_text][model][1]:.1f} to {other[to_text][model][2]:.1f}) |",
         "the mean accuracy over {classes[number]} classes is {classes[balanced]:.1f} %",
-        "(top-1 of {classes[images]} drawings {classes[top1][0]:.0f} %, {classes[top1][1]:.0f} to {classes[top1][2]:.0f}; the commonest class is {classes[commonest]:.0f} %)",
+        "(top-1 of {classes[images]} drawings {classes[top1][0]:.0f} %, {classes[top1][1]:.0f} to "
+        "{classes[top1][2]:.0f}; the commonest class is {classes[commonest]:.0f} %)",
         "The filter drops {filter[junk_dropped]:.0f} % of the junk and {filter[wanted_dropped]:.0f} % of the rest",
     ),
 }
@@ -117,7 +125,9 @@ def _retrieval(benchmark: Json) -> Json:
 
 
 def lines_of(folder: Path) -> dict[str, Progress]:
-    """Of each stage that trains or reads, the line of progress to show: the last one, and of train one at two thirds."""
+    """Of each stage that trains or reads, the line of progress to show: the last one, and of train one at two
+    thirds.
+    """
     found: dict[str, Progress] = {}
     for stage, step in ((Stage.FILTER, "filter"), (Stage.LABEL, "heads"), (Stage.TRAIN, "train")):
         log = next(folder.glob(f"logs/*-{step}-1/*/*/0/combined.log"))

@@ -1,7 +1,8 @@
-"""Puts the schema, the CRD, the samples and the chart into the wheel, from the folders where they live in the repository.
+"""Puts the schema, the CRD, the samples and the chart into the wheel, from the folders where they live in the
+repository.
 
-setuptools calls `BuildPy` (`cmdclass` in pyproject.toml). `diht_k8s.cli.packaged` reads the files in the wheel, or in the
-repository where the package is installed in place, so git holds one copy.
+setuptools calls `BuildPy` (`cmdclass` in pyproject.toml). `diht_k8s.cli.packaged` reads the files in the wheel, or in
+the repository where the package is installed in place, so git holds one copy.
 """
 
 from __future__ import annotations

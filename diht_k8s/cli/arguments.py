@@ -1,7 +1,7 @@
 """The arguments of every `diht` command, with the function that it calls.
 
-`diht --help` must answer at once, so a parser names its function (`run:run_command` of `diht_k8s.cli`), and `main` imports that
-when the command runs. The function gets what the parser reads, by name.
+`diht --help` must answer at once, so a parser names its function (`run:run_command` of `diht_k8s.cli`), and `main`
+imports that when the command runs. The function gets what the parser reads, by name.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ GROUPS: Final = (
 
 
 class _DihtParser(argparse.ArgumentParser):
-    """Wrong usage is a user error: exit code 64, not argparse's 2. Options are written in full, since a beginning may mean two
-    later.
+    """Wrong usage is a user error: exit code 64, not argparse's 2. Options are written in full, since a beginning may
+    mean two later.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -71,7 +71,9 @@ class _DihtParser(argparse.ArgumentParser):
         return formatter.format_help()
 
     def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
-        """Name the option nearest to an unknown one, with the usage of its command, where argparse shows that of `diht`."""
+        """Name the option nearest to an unknown one, with the usage of its command, where argparse shows that of
+        `diht`.
+        """
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
             command = parsers_of(self)[options.of_command]
@@ -145,13 +147,13 @@ def _add_json(parser: argparse.ArgumentParser, says: str = "print one JSON value
 def _add_import(commands: Commands) -> None:
     parser = commands.add_parser("import", help="write images with captions that lie on disk as shards for a run")
     parser.description = (
-        "Write image-caption pairs that lie on disk as shards (OUTPUT/00000.tar, ...), as spec.data.sources reads them. "
-        "SOURCE is a folder of images with NAME.txt, NAME.caption or NAME.json beside each; a table (.csv, .tsv, .jsonl, "
-        ".parquet, .arrow) with captions and the images or their paths; COCO's captions or Karpathy's splits (.json); "
-        "Flickr30k's .token file; or a Hugging Face data set on disk. Shards that lie in SOURCE already, as img2dataset "
-        "writes them, are checked and stay where they are. Nothing is downloaded without --retry. The last lines say what became of each "
-        "file or row: stored, left out by reason, or ignored by suffix. An interrupted import resumes when it is started "
-        "again."
+        "Write image-caption pairs that lie on disk as shards (OUTPUT/00000.tar, ...), as spec.data.sources reads "
+        "them. SOURCE is a folder of images with NAME.txt, NAME.caption or NAME.json beside each; a table (.csv, "
+        ".tsv, .jsonl, .parquet, .arrow) with captions and the images or their paths; COCO's captions or Karpathy's "
+        "splits (.json); Flickr30k's .token file; or a Hugging Face data set on disk. Shards that lie in SOURCE "
+        "already, as img2dataset writes them, are checked and stay where they are. Nothing is downloaded without "
+        "--retry. The last lines say what became of each file or row: stored, left out by reason, or ignored by "
+        "suffix. An interrupted import resumes when it is started again."
     )
     parser.add_argument("source", metavar="SOURCE", help="folder, table or annotation file, on this machine")
     parser.add_argument("output", metavar="OUTPUT", nargs="?", help="folder or s3:// prefix for the shards")
@@ -177,13 +179,18 @@ def _add_import(commands: Commands) -> None:
         "--captions",
         choices=("each", "first", "list"),
         default="each",
-        help="of an image with several: a pair for each (the default), for the first, or one with all of them to draw from",
+        help=(
+            "of an image with several: a pair for each (the default), for the first, or one with all of them to draw "
+            "from"
+        ),
     )
     _add_allow_links(parser)
     parser.add_argument(
         "--retry",
         action="store_true",
-        help="download what img2dataset or an earlier retry in SOURCE failed to fetch, or a table of URLs: each row once",
+        help=(
+            "download what img2dataset or an earlier retry in SOURCE failed to fetch, or a table of URLs: each row once"
+        ),
     )
     parser.add_argument(
         "--allow-host",
@@ -204,7 +211,10 @@ def _add_allow_links(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         action="append",
         default=[],
-        help="read files in DIR to which links or paths in SOURCE lead; without it none outside of SOURCE; may be repeated",
+        help=(
+            "read files in DIR to which links or paths in SOURCE lead; without it none outside of SOURCE; may be "
+            "repeated"
+        ),
     )
 
 
@@ -265,7 +275,8 @@ def _add_sweep(commands: Commands) -> None:
         default=[],
         metavar="PATH=V1,V2",
         help="values of a field below spec, for example train.loss.beta=0.25,0.5; may be repeated. Each is read as by "
-        "--set; commas inside brackets, braces and quotes separate nothing: data.sources.0.shards=[a.tar],[a.tar,b.tar]",
+        "--set; commas inside brackets, braces and quotes separate "
+        "nothing: data.sources.0.shards=[a.tar],[a.tar,b.tar]",
     )
     parser.add_argument(
         "--seeds", type=int, metavar="N", help="of each combination N trainings, from the document's seed on"
@@ -291,7 +302,10 @@ def _add_validate(commands: Commands) -> None:
     parser.add_argument(
         "--gpu",
         metavar="NAME",
-        help="warn if the training does not fit on this GPU or the pods' CPUs cannot feed it; else that of its node selector",
+        help=(
+            "warn if the training does not fit on this GPU or the pods' CPUs cannot feed it; else that of its node "
+            "selector"
+        ),
     )
     parser.add_argument(
         "--cluster", action="store_true", help="the run is for a cluster: paths that its pods will not find are errors"
@@ -304,9 +318,9 @@ def _add_validate(commands: Commands) -> None:
 def _add_doctor(commands: Commands) -> None:
     parser = commands.add_parser("doctor", help="say what is wrong with this machine, a run's storage and shards")
     parser.description = (
-        "Check versions of packages and devices; with a run document its text, disk, storage (conditional writes, rights) "
-        "and shards; with shards (a folder, a pattern, an s3:// prefix) those alone: suffixes, damage, the first bad "
-        "sample, sizes. One sentence for each thing that is wrong; exit code 64 if there is one."
+        "Check versions of packages and devices; with a run document its text, disk, storage (conditional writes, "
+        "rights) and shards; with shards (a folder, a pattern, an s3:// prefix) those alone: suffixes, damage, the "
+        "first bad sample, sizes. One sentence for each thing that is wrong; exit code 64 if there is one."
     )
     parser.add_argument("target", metavar="RUN|SHARDS", nargs="?", help="a run document, or shards")
     parser.add_argument(
@@ -322,7 +336,8 @@ def _add_estimate(commands: Commands) -> None:
     )
     parser.description = (
         "Estimate the training of a run document on a GPU: memory of a rank by part, the largest micro-batch, host "
-        "memory, FLOPs, samples/s, days and GPU hours. Nothing runs and no GPU is needed. Exit code 64 if it does not fit."
+        "memory, FLOPs, samples/s, days and GPU hours. Nothing runs and no GPU is needed. Exit code 64 if it does not"
+        " fit."
     )
     parser.add_argument("path", metavar="FILE", help=FILE)
     parser.add_argument(
@@ -345,9 +360,9 @@ def _add_estimate(commands: Commands) -> None:
 def _add_stage(commands: Commands) -> None:
     parser = commands.add_parser("stage", help="run one stage as one worker: what a pod runs", epilog=EXIT_CODES)
     parser.description = (
-        "Run one stage as one worker of several that share it. This is what runs inside a pod: the run document comes "
-        "from --run or from the environment variable DIHT_RUN, worker and workers from DIHT_WORKER and DIHT_WORKERS. "
-        "For train a worker is a node."
+        "Run one stage as one worker of several that share it. This is what runs inside a pod: the run document comes"
+        " from --run or from the environment variable DIHT_RUN, worker and workers from DIHT_WORKER and DIHT_WORKERS."
+        " For train a worker is a node."
     )
     parser.add_argument("name", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
     parser.add_argument("--run", metavar="FILE", dest="path", help="the run document; DIHT_RUN holds one if unset")
@@ -382,8 +397,8 @@ def _add_concepts(commands: Commands) -> None:
         "concepts", help="show the concepts of a run: commonest, rarest, cut", epilog=EXIT_CODES
     )
     parser.description = (
-        "Show the concept classes that the stage label made of the captions: the commonest, the rarest kept, and what "
-        "was cut and why. FILE is a run document, a run's output folder or a vocabulary.json (a path or s3:// URI)."
+        "Show the concept classes that the stage label made of the captions: the commonest, the rarest kept, and what"
+        " was cut and why. FILE is a run document, a run's output folder or a vocabulary.json (a path or s3:// URI)."
     )
     parser.add_argument("path", metavar="FILE", help="a run document, an output folder, or a vocabulary.json")
     _add_set(parser)
@@ -409,10 +424,10 @@ def _add_index(commands: Commands) -> None:
         "index", help="count the samples of a run's shards and note where they stand", epilog=EXIT_CODES
     )
     parser.description = (
-        "Index the shards that the training of a run reads: how many samples each has, and where they stand. With an index "
-        "a training reads no shard to count it, and reads samples by ranges. The filter makes an index on its way: this "
-        "command is for runs without one. Several workers share the shards; start it again after a stop. Shards that are "
-        "indexed in this version are not read again."
+        "Index the shards that the training of a run reads: how many samples each has, and where they stand. With an "
+        "index a training reads no shard to count it, and reads samples by ranges. The filter makes an index on its "
+        "way: this command is for runs without one. Several workers share the shards; start it again after a stop. "
+        "Shards that are indexed in this version are not read again."
     )
     parser.add_argument("path", metavar="FILE", help=FILE)
     _add_set(parser)
@@ -429,8 +444,9 @@ def _add_uids(commands: Commands) -> None:
         "uids", help="write the uids of the kept pairs as DataComp's tools read them", epilog=EXIT_CODES
     )
     parser.description = (
-        "Write the uids of the pairs that the filter of a run kept: a sorted NumPy array of dtype u8,u8, the subset file of "
-        "DataComp's resharder, with which its trainer trains on them. All uids must have 32 hexadecimal digits."
+        "Write the uids of the pairs that the filter of a run kept: a sorted NumPy array of dtype u8,u8, the subset "
+        "file of DataComp's resharder, with which its trainer trains on them. All uids must have 32 hexadecimal "
+        "digits."
     )
     parser.add_argument("path", metavar="FILE", help=FILE)
     _add_set(parser)
@@ -444,9 +460,9 @@ def _add_explain(commands: Commands) -> None:
         "explain", help="show what became of a pair at each stage of a run, and why", epilog=EXIT_CODES
     )
     parser.description = (
-        "Show what became of a pair: whether the filter kept it and by which rule and number it did not, whether it has "
-        "labels, how often the training drew it. Without NAME, print all pairs as CSV for a spreadsheet: names, verdict, "
-        "scores. Nothing is changed."
+        "Show what became of a pair: whether the filter kept it and by which rule and number it did not, whether it "
+        "has labels, how often the training drew it. Without NAME, print all pairs as CSV for a spreadsheet: names, "
+        "verdict, scores. Nothing is changed."
     )
     parser.add_argument("path", metavar="FILE", help=FILE)
     parser.add_argument(
@@ -460,9 +476,10 @@ def _add_explain(commands: Commands) -> None:
 def _add_purge(commands: Commands) -> None:
     parser = commands.add_parser("purge", help="take pairs out of a run's output (takedowns)", epilog=EXIT_CODES)
     parser.description = (
-        "Take pairs out of all that the runs of an output have written: kept shards, scores and labels, whose markers are "
-        "updated, evaluations and pages that show them, logs. Refused while a filter, label or evaluate stage runs there. Start "
-        "an interrupted purge again to finish it. A model that was trained on the pairs stays as it is."
+        "Take pairs out of all that the runs of an output have written: kept shards, scores and labels, whose markers"
+        " are updated, evaluations and pages that show them, logs. Refused while a filter, label or evaluate stage "
+        "runs there. Start an interrupted purge again to finish it. A model that was trained on the pairs stays as it"
+        " is."
     )
     parser.add_argument("path", metavar="FILE", help=FILE)
     parser.add_argument(
@@ -481,10 +498,11 @@ def _add_prune(commands: Commands) -> None:
         "prune", help="show what an output takes, and remove what no run needs", epilog=EXIT_CODES
     )
     parser.description = (
-        "Show the folders of an output by size, and who refers to each: runs by their pointers and documents, folders by "
-        "what they read. What nobody refers to is removable; with --keep also other runs, and what only they refer to. "
-        "Nothing is removed without --yes. Files that no stage wrote stay, and so do folders in which somebody works: "
-        "claims there are watched for up to two minutes. Start an interrupted prune again to finish it."
+        "Show the folders of an output by size, and who refers to each: runs by their pointers and documents, folders"
+        " by what they read. What nobody refers to is removable; with --keep also other runs, and what only they "
+        "refer to. Nothing is removed without --yes. Files that no stage wrote stay, and so do folders in which "
+        "somebody works: claims there are watched for up to two minutes. Start an interrupted prune again to finish "
+        "it."
     )
     parser.add_argument("output", metavar="OUTPUT", help="the output of runs (data.output), or a run document")
     parser.add_argument(
@@ -503,9 +521,9 @@ def _add_benchmarks(commands: Commands) -> None:
     parser = commands.add_parser("benchmarks", help="list known benchmarks and those in a folder; import others")
     parser.description = (
         "List the benchmarks of a catalogue; with ROOT, say which lie below it (ROOT/NAME/test/*.tar, the layout of "
-        "clip-benchmark), and what else lies there in this layout. --yaml prints the complete ones of the catalogue as "
-        "spec.evaluate.benchmarks of a run document. `diht benchmarks import SOURCE OUTPUT` writes a data set on disk "
-        "in this layout (see its --help)."
+        "clip-benchmark), and what else lies there in this layout. --yaml prints the complete ones of the catalogue "
+        "as spec.evaluate.benchmarks of a run document. `diht benchmarks import SOURCE OUTPUT` writes a data set on "
+        "disk in this layout (see its --help)."
     )
     parser.add_argument("root", metavar="ROOT", nargs="?", help="folder or s3:// prefix that holds benchmarks")
     parser.add_argument(
@@ -579,9 +597,9 @@ def _add_convert(commands: Commands) -> None:
 def _add_report(commands: Commands) -> None:
     parser = commands.add_parser("report", help="compare the evaluations of several runs side by side")
     parser.description = (
-        "Compare evaluations side by side: a table on stdout and a page. Each RUN is a run document, a run's folder or "
-        "report.json, or an output, which stands for all its runs. Runs that differ only in their seed share one column, which shows their spread. "
-        "Differences to the first RUN are paired over the images and tested."
+        "Compare evaluations side by side: a table on stdout and a page. Each RUN is a run document, a run's folder "
+        "or report.json, or an output, which stands for all its runs. Runs that differ only in their seed share one "
+        "column, which shows their spread. Differences to the first RUN are paired over the images and tested."
     )
     parser.add_argument("runs", metavar="RUN", nargs="+")
     parser.add_argument("--output", metavar="FILE", default="comparison.html", help="the page (comparison.html)")
@@ -655,16 +673,16 @@ def _add_packaged(commands: Commands) -> None:
         commands, "completion", "packaged:completion_command", "print a script that completes commands in a shell", ""
     )
     completion.description = (
-        "Print a script that completes commands, options and files. For bash: "
-        "diht completion bash > ~/.local/share/bash-completion/completions/diht"
+        "Print a script that completes commands, options and files. For bash: diht completion bash > "
+        "~/.local/share/bash-completion/completions/diht"
     )
     completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
     schema = _add(
         commands, "schema", "packaged:schema_command", "print the JSON schema of run documents, for editors", ""
     )
     schema.description = (
-        "Print the JSON schema of run documents. An editor that knows it completes fields and marks wrong ones: begin "
-        "the document with `# yaml-language-server: $schema=FILE`."
+        "Print the JSON schema of run documents. An editor that knows it completes fields and marks wrong ones: begin"
+        " the document with `# yaml-language-server: $schema=FILE`."
     )
     crd = _add(commands, "crd", "packaged:crd_command", "print the CustomResourceDefinition, for kubectl apply", "")
     crd.description = "Print the CustomResourceDefinition of runs: diht crd | kubectl apply --server-side -f -"
@@ -676,7 +694,7 @@ def _add_packaged(commands: Commands) -> None:
     samples.add_argument("--output", metavar="DIR", help="write NAME, or all of them, into this folder")
     chart = _add(commands, "chart", "packaged:chart_command", "write the operator's Helm chart into a folder", "")
     chart.description = (
-        "Write the Helm chart of the operator into a folder: diht chart diht-operator, then "
-        "helm install diht-operator ./diht-operator --namespace diht-system --create-namespace"
+        "Write the Helm chart of the operator into a folder: diht chart diht-operator, then helm install "
+        "diht-operator ./diht-operator --namespace diht-system --create-namespace"
     )
     chart.add_argument("output", metavar="DIR", help="folder of the chart; created if it is missing")

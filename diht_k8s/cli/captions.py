@@ -1,4 +1,6 @@
-"""`diht parse` and `concepts`: captions as the CAT filter sees them, and the concepts that a run made of its captions."""
+"""`diht parse` and `concepts`: captions as the CAT filter sees them, and the concepts that a run made of its
+captions.
+"""
 
 from __future__ import annotations
 

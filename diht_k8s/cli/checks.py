@@ -158,8 +158,8 @@ def validate_command(
 ) -> int:
     """Check a document; prints on stderr what is wrong, will fail, is unwise or needs rights; 0 or 64.
 
-    Whether its training fits on a GPU and its pods' CPUs can feed that is unwise at most: the GPU is `gpu` or that of its
-    node selector. So are paths that pods do not have, unless the document is known to be for a cluster.
+    Whether its training fits on a GPU and its pods' CPUs can feed that is unwise at most: the GPU is `gpu` or that of
+    its node selector. So are paths that pods do not have, unless the document is known to be for a cluster.
     """
     text = read_text(path)
     run, wrong = check(text, overrides=overrides)
@@ -176,7 +176,8 @@ def validate_command(
     if not as_json:
         stages, output = ", ".join(run.spec.stages), run.spec.data.output
         print(
-            f"{path}: valid: run {run.metadata.name}, stages {stages}, output {output}, Pod Security {level_of(run.spec)}"
+            f"{path}: valid: run {run.metadata.name}, stages {stages}, output {output}, Pod Security "
+            f"{level_of(run.spec)}"
         )
     return ExitCode.DONE
 
@@ -212,10 +213,12 @@ def stage_problems(run: DihtRun, stages: Sequence[Stage], *, whole: bool) -> lis
 
 
 def check_for_cluster(path: str, run: DihtRun) -> None:
-    """Check a run that is about to be sent: print on stderr what is unwise, its GPU's memory among it, where that is known.
+    """Check a run that is about to be sent: print on stderr what is unwise, its GPU's memory among it, where that is
+    known.
 
     Raises:
-        UserError: it names what does not exist, what its pods do not have, or a model that cannot be trained so; a line each.
+        UserError: it names what does not exist, what its pods do not have, or a model that cannot be trained so; a line
+            each.
     """
     found = problems(Subject(run, run.spec.stages, cluster=True), Cost.DOCUMENT)
     refuse(found)

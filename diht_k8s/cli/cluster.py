@@ -1,4 +1,6 @@
-"""`diht submit`, `status`, `list`, `logs`, `plan`, `retry`, `cancel`: runs of a cluster, for people who do not know kubectl."""
+"""`diht submit`, `status`, `list`, `logs`, `plan`, `retry`, `cancel`: runs of a cluster, for people who do not know
+kubectl.
+"""
 
 from __future__ import annotations
 

@@ -68,7 +68,10 @@ def describe_purge(done: PurgeResult, path: str, *, listed: bool = False) -> lis
         path: the run document.
         listed: whether kept pairs are listed and not copied.
     """
-    gone = f"removed with all that they held, since no run needs them and no document says how to search them: {', '.join(done.folders)}"
+    gone = (
+        "removed with all that they held, since no run needs them and no document says how to search them: "
+        f"{', '.join(done.folders)}"
+    )
     if not done.shards:
         return [
             "nothing to remove: no pair of the list is in the output; later filters here keep them out",
@@ -80,7 +83,8 @@ def describe_purge(done: PurgeResult, path: str, *, listed: bool = False) -> lis
     lines = [f"removed {done.pairs} pairs from {what}; {done.shards} shards were rewritten"]
     if listed and done.pairs:
         lines.append(
-            "the raw shards still hold them, and this run reads the raw shards: remove them there last, then run the filter again"
+            "the raw shards still hold them, and this run reads the raw shards: remove them there last, then run "
+            "the filter again"
         )
     if done.dropped:
         lines.append(
@@ -99,7 +103,8 @@ def describe_purge(done: PurgeResult, path: str, *, listed: bool = False) -> lis
             "model and its checkpoints stay until you remove them"
         )
     lines.append(
-        "not looked into: raw and benchmark shards, pages outside of the stages' and runs' folders (diht report --output, "
+        "not looked into: raw and benchmark shards, pages outside of the stages' and runs' folders (diht report "
+        "--output, "
         "diht sweep), copies of the output, uploads to trackers"
     )
     return [*lines, *_unmatched(done)]

@@ -79,7 +79,9 @@ class NewestProgress:
         self.last: Progress | None = None
 
     def add(self, progress: Progress) -> Progress:
-        """Add a line; returns the line to show: the step of the first worker with recent progress, as far as any worker sees it."""
+        """Add a line; returns the line to show: the step of the first worker with recent progress, as far as any worker
+        sees it.
+        """
         now = self._clock()
         self._lines[progress.worker] = (now, progress)
         fresh = [line for _, (at, line) in sorted(self._lines.items()) if now - at <= FRESH_S]

@@ -16,7 +16,9 @@ START_UP_WORDS = {
 
 
 def goodput_lines(status: Status) -> list[str]:
-    """The goodput of a run and of its stages, and the parts of their newest starts; nothing before the first attempt."""
+    """The goodput of a run and of its stages, and the parts of their newest starts; nothing before the first
+    attempt.
+    """
     whole = status.goodput
     if whole is None or not whole.wall_seconds:
         return []

@@ -158,7 +158,8 @@ def pair_summary(output: str, marker: Mapping[str, Any]) -> str:
     lines += [*account_lines(marker), *_notes(marker)]
     if marker["kind"] == "retry" and marker["bad"]:
         lines.append(
-            f"what failed again is in {join(output, FOLDER)}: diht import {shlex.quote(output)} NEW --retry asks for it once more"
+            f"what failed again is in {join(output, FOLDER)}: diht import {shlex.quote(output)} NEW --retry asks "
+            f"for it once more"
         )
     if not marker["samples"]:
         return "\n".join(lines)

@@ -223,7 +223,8 @@ class LocalRunner:
                 restarts = stage.in_place
                 self.display.state(
                     stage.stage,
-                    f"attempt {restarts.attempt}, round {restarts.restarts + 1}: restarted in place: {restarts.message}",
+                    f"attempt {restarts.attempt}, round "
+                    f"{restarts.restarts + 1}: restarted in place: {restarts.message}",
                 )
 
     def _show_stage(self, stage: StageRecord) -> None:

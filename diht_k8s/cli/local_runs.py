@@ -1,4 +1,6 @@
-"""`diht status`, `list` and `logs` of runs on this machine, from their folders (`OUTPUT/runs/NAME/DIGEST`) and the locks there."""
+"""`diht status`, `list` and `logs` of runs on this machine, from their folders (`OUTPUT/runs/NAME/DIGEST`) and the
+locks there.
+"""
 
 from __future__ import annotations
 
@@ -93,8 +95,8 @@ def local_run(path: str) -> Path | None:
     """The folder of a run on this machine; None where there is none.
 
     Args:
-        path: the folder itself, an output folder (the run that began a stage there last), a run document, or the name of a
-            run below `runs`, as `diht list` prints it (the newest of that name).
+        path: the folder itself, an output folder (the run that began a stage there last), a run document, or the name
+            of a run below `runs`, as `diht list` prints it (the newest of that name).
 
     Raises:
         UserError: the document is wrong, or its output is not on this machine or has an old layout.

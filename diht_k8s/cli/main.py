@@ -43,6 +43,6 @@ def platform_note(platform: str) -> str:
     if platform == "linux":
         return ""
     return (
-        f"diht: tested on Linux only, this is {platform}: check, plan and submit run documents here, and run the recipe in a "
-        "container or on a cluster\n"
+        f"diht: tested on Linux only, this is {platform}: check, plan and submit run documents here, and run the "
+        "recipe in a container or on a cluster\n"
     )

@@ -1,7 +1,8 @@
-"""`diht schema`, `crd`, `samples`, `chart` and `completion`: files for other programs, so that a cluster needs nothing else.
+"""`diht schema`, `crd`, `samples`, `chart` and `completion`: files for other programs, so that a cluster needs nothing
+else.
 
-The wheel has them below `diht_k8s/packaged` (`tools/wheel_files.py`). Where the package is installed in place, they are those
-of the repository.
+The wheel has them below `diht_k8s/packaged` (`tools/wheel_files.py`). Where the package is installed in place, they are
+those of the repository.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ from diht_k8s.api.train import Train
 from diht_k8s.stages.train.estimate.gpus import name_of_product
 
 CPU_PROCESSES: Final = 2
-"""Training processes without a GPU: at the sizes that a CPU can train, more of them only add communication (our choice)."""
+"""Training processes without a GPU: at the sizes that a CPU can train, more of them only add communication (our
+choice).
+"""
 
 
 def place(
@@ -34,8 +36,8 @@ def place(
         run: the run document as written.
         machine: its resources.
         workdir: the folder below which a relative data.output lies; None is the current folder.
-        has_batch_statistics: whether the model of a training takes statistics over a batch, which must be divided equally; asked
-            only where it would not be.
+        has_batch_statistics: whether the model of a training takes statistics over a batch, which must be divided
+            equally; asked only where it would not be.
 
     Returns:
         The run, and one line for each field that differs from the document.
@@ -130,7 +132,9 @@ def this_machine() -> Machine:
 
 
 def _listed() -> list[str]:
-    """Names of the GPUs of this machine: `NVIDIA H100 80GB HBM3` of a line `GPU 0: NVIDIA H100 80GB HBM3 (UUID: ...)`."""
+    """Names of the GPUs of this machine: `NVIDIA H100 80GB HBM3` of a line `GPU 0: NVIDIA H100 80GB HBM3 (UUID:
+    ...)`.
+    """
     command = shutil.which("nvidia-smi")
     if command is None:
         return []

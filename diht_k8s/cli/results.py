@@ -1,4 +1,6 @@
-"""Results for a person: `diht report`, the evaluations of several runs side by side, and the last lines of `diht run`."""
+"""Results for a person: `diht report`, the evaluations of several runs side by side, and the last lines of `diht
+run`.
+"""
 
 from __future__ import annotations
 
@@ -69,8 +71,8 @@ def compare(runs: Sequence[str], output: str) -> dict[str, Any]:
 
 
 def _once(reports: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
-    """The reports without those of a training that has one already: a copy of it, or the model that a run without a training
-    names, is no other seed.
+    """The reports without those of a training that has one already: a copy of it, or the model that a run without a
+    training names, is no other seed.
     """
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for folder, report in reports:

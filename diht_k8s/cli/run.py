@@ -38,7 +38,9 @@ from diht_k8s.stages.train.model.configurations import learns_in_timm
 def run_command(
     path: str, *, overrides: Sequence[str], workdir: str | None, until: str | None, verbose: bool = False
 ) -> int:
-    """Run a document; the exit code, with one line on stderr where the run failed; `verbose` adds where the time went."""
+    """Run a document; the exit code, with one line on stderr where the run failed; `verbose` adds where the time
+    went.
+    """
     signals = stop_signals()
     document = load(read_text(path), name=path, overrides=overrides)
     require_recipe()
@@ -52,7 +54,9 @@ def run_command(
 
 
 def has_batch_statistics(train: Train) -> bool:
-    """Whether the model of a training takes statistics over a batch; False for one that cannot be made, as its stage will say."""
+    """Whether the model of a training takes statistics over a batch; False for one that cannot be made, as its stage
+    will say.
+    """
     try:
         if not learns_in_timm(train):
             return shows_batch_statistics(train)

@@ -1,12 +1,13 @@
-"""The folder that each stage of a run, or of a sweep's runs, finds: what is there, and what the other stages will fail by.
+"""The folder that each stage of a run, or of a sweep's runs, finds: what is there, and what the other stages will fail
+by.
 
-Runs as a program of its own, so that `diht run` and `sweep` themselves stay small: identifying inputs imports parts of the
-recipe. The last line that it prints is JSON.
+Runs as a program of its own, so that `diht run` and `sweep` themselves stay small: identifying inputs imports parts of
+the recipe. The last line that it prints is JSON.
 
-    DIHT_RUN=... python -m diht_k8s.cli.stage_folders [UNTIL]     # a list of `StageFolder`; pointers are set
-    ... | python -m diht_k8s.cli.stage_folders --sweep            # reads a JSON list of documents, and nothing is written:
-        # `stages`, digest of a stage (`api.hashing.decided_by`) -> `cached` or `begun`, and `problems`, a line each. A stage that
-        # it does not name is new as far as it is known before the stages before have ended.
+    DIHT_RUN=... python -m diht_k8s.cli.stage_folders [UNTIL]     # a list of `StageFolder`; pointers are set ... |
+    python -m diht_k8s.cli.stage_folders --sweep            # reads a JSON list of documents, and nothing is written:
+        # `stages`, digest of a stage (`api.hashing.decided_by`) -> `cached` or `begun`, and `problems`, a line each. A
+        stage that # it does not name is new as far as it is known before the stages before have ended.
 """
 
 from __future__ import annotations
@@ -46,12 +47,14 @@ class StageFolder:
     stage: str
     cached: bool
     note: str
-    """for a person: what is cached though its placement differs, resumed, or new and why; empty where nothing is to say."""
+    """for a person: what is cached though its placement differs, resumed, or new and why; empty where nothing is to
+    say.
+    """
 
 
 def stage_folders(run: DihtRun, until: Stage | None = None) -> list[StageFolder]:
-    """The stages of a run from the first one on, up to the first that is not cached; pointers are set to those that are, and the
-    run's own page is written where its evaluation is.
+    """The stages of a run from the first one on, up to the first that is not cached; pointers are set to those that
+    are, and the run's own page is written where its evaluation is.
 
     Args:
         run: the run as this machine runs it.
@@ -112,7 +115,9 @@ def _moved(earlier: DihtRun | None, run: DihtRun, stage: Stage) -> str:
 
 
 def found_stages(runs: Sequence[DihtRun]) -> tuple[dict[str, str], list[str]]:
-    """Digest of a stage -> `cached` or `begun`, a stage that several runs share being looked for once; and the problems."""
+    """Digest of a stage -> `cached` or `begun`, a stage that several runs share being looked for once; and the
+    problems.
+    """
     found, folders, problems = dict[str, str](), dict[str, str](), list[str]()
     for run in runs:
         with contextlib.suppress(DihtError):  # the run itself will say so

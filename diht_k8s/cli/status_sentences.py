@@ -24,7 +24,10 @@ def sentence(name: str, status: Status) -> str:
     """What a run does, or why it does not, in one sentence."""
     accepted, progressing = condition(status, ConditionType.ACCEPTED), condition(status, ConditionType.PROGRESSING)
     if progressing is None:
-        return f"{name} has no status yet: if that stays so, no operator serves its namespace, or spec.managedBy names another controller"
+        return (
+            f"{name} has no status yet: if that stays so, no operator serves its namespace, or spec.managedBy "
+            f"names another controller"
+        )
     if accepted is not None and accepted.status == "False":
         return f"{name} is not taken on ({accepted.reason}): {accepted.message}"
     if is_true(status, ConditionType.COMPLETE):
@@ -90,7 +93,8 @@ def on_fewer_nodes(stage: StageStatus, status: Status) -> list[str]:
     """On how many of the nodes that it wishes for an elastic training is, since when and why; nothing if it has all."""
     if stage.min_count is not None:
         return [
-            f"{stage.name}: waits for {stage.nodes} nodes, and goes on with {stage.min_count} or more: not all have room"
+            f"{stage.name}: waits for {stage.nodes} nodes, and goes on with {stage.min_count} or more: not all "
+            f"have room"
         ]
     if stage.nodes is None or stage.wished_nodes is None or stage.nodes >= stage.wished_nodes:
         return []
@@ -110,7 +114,8 @@ def on_fewer_nodes(stage: StageStatus, status: Status) -> list[str]:
         why = f": {lost}no other node had room"
     if runs and stage.quota_nodes is not None and stage.nodes <= stage.quota_nodes < stage.wished_nodes and not why:
         return [
-            f"{stage.name}: on {stage.nodes} of {stage.wished_nodes} nodes{since}: its queue has quota for no more (one on "
+            f"{stage.name}: on {stage.nodes} of {stage.wished_nodes} nodes{since}: its queue has quota for no more "
+            f"(one on "
             "train.minNodes nodes grows once there is and that saves time, failurePolicy.elasticEverySeconds)"
         ]
     return [
@@ -125,7 +130,10 @@ def _in_place(stage: StageStatus) -> list[str]:
     where = f" (pod {found.pod} on node {found.node})" if found.pod else ""
     often = [f"{each.rounds} rounds failed on node {each.node}" for each in found.nodes if each.rounds > 1]
     return [
-        f"{stage.name}: attempt {found.attempt} is in round {found.restarts + 1}, restarted in place{where}: {found.message}; "
+        (
+            f"{stage.name}: attempt {found.attempt} is in round {found.restarts + 1}, restarted in place{where}: "
+            f"{found.message}; "
+        )
         + "; ".join([*often, f"{found.total} restarts in place in all attempts"])
     ]
 

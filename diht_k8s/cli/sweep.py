@@ -1,4 +1,6 @@
-"""`diht sweep`: the variants of a run, one after another here, or one DihtRun each on a cluster; then one comparison."""
+"""`diht sweep`: the variants of a run, one after another here, or one DihtRun each on a cluster; then one
+comparison.
+"""
 
 from __future__ import annotations
 

@@ -61,7 +61,8 @@ def axis_of(argument: str) -> Axis:
         raise _wrong(argument, "write PATH=V1,V2, for example train.loss.beta=0.25,0.5")
     if (field := field_without_result(path.split("."))) is not None:
         raise UserError(
-            f"--vary {path}: {field} changes no result (where and how fast a run works), so all variants would compute the "
+            f"--vary {path}: {field} changes no result (where and how fast a run works), so all variants would "
+            f"compute the "
             "same: set it for all of them by --set"
         )
     texts = list(_split(argument, text))

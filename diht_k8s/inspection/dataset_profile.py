@@ -1,4 +1,5 @@
-"""Profile of a data set: number of pairs, sizes of images, captions, and the pairs that pass the filter's caption rules.
+"""Profile of a data set: number of pairs, sizes of images, captions, and the pairs that pass the filter's caption
+rules.
 
 It samples at most `MAX_PROFILED` pairs, of shards that are spread evenly over all; counts are then estimates.
 """

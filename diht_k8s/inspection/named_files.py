@@ -188,7 +188,9 @@ CHECKS: Final[Mapping[str, Check]] = {
     "evaluate.model": _model,
     "evaluate.benchmarks.shards": _listed,
 }
-"""By field; class names are read with templates (`_texts`), and `data.output` is tried by writing (`storage_checks`)."""
+"""By field; class names are read with templates (`_texts`), and `data.output` is tried by writing
+(`storage_checks`).
+"""
 
 
 def _without_weights(label: Label) -> Iterator[FieldProblem]:

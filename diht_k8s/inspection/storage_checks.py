@@ -77,7 +77,8 @@ def shard_findings(
         counts = ", ".join(f"{count} {reason}" for reason, count in bad.most_common())
         yield Finding(
             "shards",
-            f"{bad.total()} of {samples} samples are bad ({counts}): the first one is {first}; a stage counts them up to filter.maxBadPercent",
+            f"{bad.total()} of {samples} samples are bad ({counts}): the first one is {first}; a stage counts them "
+            f"up to filter.maxBadPercent",
             wrong=True,
         )
     if said := hints.sentence(shards[read[0]].source):
@@ -85,7 +86,8 @@ def shard_findings(
     whole = "all" if len(read) == len(shards) else f"{len(read)} of {len(shards)}"
     yield Finding(
         "shards",
-        f"{whole} shards were read: {samples - bad.total()} usable samples, {sum(sizes) / 2**20:,.1f} MiB in all shards",
+        f"{whole} shards were read: {samples - bad.total()} usable "
+        f"samples, {sum(sizes) / 2**20:,.1f} MiB in all shards",
     )
 
 
@@ -108,7 +110,8 @@ def table_findings(run: DihtRun, storage: Storage) -> Iterator[Finding]:
         counts = ", ".join(f"{count} {reason}" for reason, count in bad.most_common())
         yield Finding(
             "tables",
-            f"{bad.total()} of the first {rows} rows cannot be used ({counts}): raise filter.maxBadPercent, or clean the tables",
+            f"{bad.total()} of the first {rows} rows cannot be used ({counts}): raise filter.maxBadPercent, or "
+            f"clean the tables",
             wrong=True,
         )
     yield Finding(
@@ -121,7 +124,8 @@ def _size_findings(shards: Sequence[Shard], sizes: Sequence[int]) -> Iterator[Fi
     if sizes[largest] > LARGE:
         yield Finding(
             "shards",
-            f"{shards[largest].uri} has {sizes[largest] / 2**30:.0f} GiB: workers share whole shards, so write shards of 1 GiB or less",
+            f"{shards[largest].uri} has {sizes[largest] / 2**30:.0f} GiB: workers share whole shards, so write "
+            f"shards of 1 GiB or less",
             wrong=True,
         )
     small = sum(size < SMALL for size in sizes)
@@ -164,7 +168,8 @@ def output_findings(storage: Storage, output: str) -> Iterator[Finding]:
     if twice:
         yield Finding(
             "storage",
-            f"{output}: the server ignores conditional writes ({create_condition(output)}), so two attempts could overwrite each other: use a server that has them",
+            f"{output}: the server ignores conditional writes ({create_condition(output)}), so two attempts could "
+            f"overwrite each other: use a server that has them",
             wrong=True,
         )
     if not removed:
@@ -188,7 +193,8 @@ def disk_findings(output: Path, needed: int) -> Iterator[Finding]:
     if free < needed:
         yield Finding(
             "disk",
-            f"{says}, but the kept pairs may need {needed / 2**30:,.1f}: free space, choose another data.output, or write filter.output: KeepList",
+            f"{says}, but the kept pairs may need {needed / 2**30:,.1f}: free space, choose another data.output, "
+            f"or write filter.output: KeepList",
             wrong=True,
         )
     else:

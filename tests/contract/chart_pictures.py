@@ -1,4 +1,5 @@
-"""The four images with captions that `helm test` filters. `python -m tests.contract.chart_pictures` redraws them into the chart.
+"""The four images with captions that `helm test` filters. `python -m tests.contract.chart_pictures` redraws them into
+the chart.
 
 A pair of each fate: kept, too simple, without an action, and with its own caption written into the image.
 """

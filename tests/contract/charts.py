@@ -1,4 +1,6 @@
-"""The chart as helm renders it, and the base manifests as kustomize does. `python -m tests.contract.charts` rewrites the golden files."""
+"""The chart as helm renders it, and the base manifests as kustomize does. `python -m tests.contract.charts` rewrites
+the golden files.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +121,9 @@ def rendered(program: str, values: dict[str, Any], **options: Any) -> list[dict[
 
 
 def golden(program: str, case: str) -> str:
-    """What is kept of a case: all objects, but of the CRD only its metadata (the rest is compared with manifests/crd)."""
+    """What is kept of a case: all objects, but of the CRD only its metadata (the rest is compared with
+    manifests/crd).
+    """
     objects = rendered(program, CASES[case], apis=MONITORING)
     for document in objects:
         if document["kind"] == "CustomResourceDefinition":
@@ -128,7 +132,9 @@ def golden(program: str, case: str) -> str:
 
 
 def kustomized(folder: Path, namespace: str, image: str) -> list[dict[str, Any]]:
-    """What an overlay of the folder with this namespace and image gives: resources, their common labels, namespace, image."""
+    """What an overlay of the folder with this namespace and image gives: resources, their common labels, namespace,
+    image.
+    """
     settings = yaml.safe_load((folder / "kustomization.yaml").read_text())
     labels = {name: value for pair in settings.get("labels", []) for name, value in pair["pairs"].items()}
     found = []

@@ -1,4 +1,5 @@
-"""The chart's alerts by Prometheus' own engine, on the operator's metrics as each outage leaves them (set by hand here).
+"""The chart's alerts by Prometheus' own engine, on the operator's metrics as each outage leaves them (set by hand
+here).
 
 tests/cluster/test_alerts.py brings the outages about for real.
 """

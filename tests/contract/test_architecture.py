@@ -51,7 +51,9 @@ def dotted(text: str) -> set[str]:
 
 
 def is_there(name: str) -> bool:
-    """Whether a module below `diht_k8s`, `diht_k8s/data` or `diht_k8s/stages`, or a top-level definition of one, has this name."""
+    """Whether a module below `diht_k8s`, `diht_k8s/data` or `diht_k8s/stages`, or a top-level definition of one, has
+    this name.
+    """
     parts = name.split(".")
     for base in (ROOT / "diht_k8s", ROOT / "diht_k8s/data", ROOT / "diht_k8s/stages"):
         if base.joinpath(*parts).is_dir() or base.joinpath(*parts).with_suffix(".py").is_file():

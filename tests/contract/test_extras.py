@@ -1,6 +1,7 @@
 """What each command says where the package was installed without its extras: one line that names the way out.
 
-The environments are real: `python -m venv`, with links to the installed packages that `pip install diht-k8s[EXTRAS]` brings.
+The environments are real: `python -m venv`, with links to the installed packages that `pip install diht-k8s[EXTRAS]`
+brings.
 """
 
 from __future__ import annotations

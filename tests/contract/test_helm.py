@@ -1,4 +1,6 @@
-"""The Helm chart: what it renders, what its schema refuses and how, and that it does not drift from manifests/ and docs."""
+"""The Helm chart: what it renders, what its schema refuses and how, and that it does not drift from manifests/ and
+docs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the chart renders, against the schemas of every supported Kubernetes, a linter of manifests, and Prometheus' parser."""
+"""What the chart renders, against the schemas of every supported Kubernetes, a linter of manifests, and Prometheus'
+parser.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`torchx run -s kubernetes --dryrun` as a user types it, where there is no cluster: what would be submitted is printed."""
+"""`torchx run -s kubernetes --dryrun` as a user types it, where there is no cluster: what would be submitted is
+printed.
+"""
 
 from __future__ import annotations
 

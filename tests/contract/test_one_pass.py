@@ -1,4 +1,6 @@
-"""One pass of images through a network serves labels and training, where the teacher is the locked tower: real programs."""
+"""One pass of images through a network serves labels and training, where the teacher is the locked tower: real
+programs.
+"""
 
 from __future__ import annotations
 

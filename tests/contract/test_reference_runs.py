@@ -1,4 +1,6 @@
-"""The reference documents: valid as they are and as their baseline, with a public figure, today's estimate and a measured place."""
+"""The reference documents: valid as they are and as their baseline, with a public figure, today's estimate and a
+measured place.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A release, rehearsed with images that a stand-in makes: the documented commands pass on it, and on nothing that was changed."""
+"""A release, rehearsed with images that a stand-in makes: the documented commands pass on it, and on nothing that was
+changed.
+"""
 
 from __future__ import annotations
 

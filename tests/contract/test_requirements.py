@@ -1,4 +1,6 @@
-"""Requirements with hashes: every package is pinned and hashed, for each Python that we name, and no file names a host."""
+"""Requirements with hashes: every package is pinned and hashed, for each Python that we name, and no file names a
+host.
+"""
 
 from __future__ import annotations
 

@@ -20,8 +20,9 @@ OURS = re.compile(
     r"|diht-operator-(\d[\w.]*\w)\.tgz"
     r"|(?m:^VERSION=(\S+))"
 )
-"""An image of ours, the wheel, a tag in a kustomization, the label of an image, chart and citation, the definition, the packed chart, a
-variable in a command of the docs."""
+"""An image of ours, the wheel, a tag in a kustomization, the label of an image, chart and citation, the definition, the
+packed chart, a variable in a command of the docs.
+"""
 
 
 def versions(text: str) -> list[str]:

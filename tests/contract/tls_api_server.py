@@ -153,7 +153,9 @@ class ApiServer:
 
 @contextmanager
 def proxy(certificates: Certificates | None) -> Iterator[tuple[str, list[str]]]:
-    """A proxy that opens tunnels, behind TLS if certificates are given: its URL, and the targets that it was asked for."""
+    """A proxy that opens tunnels, behind TLS if certificates are given: its URL, and the targets that it was asked
+    for.
+    """
     targets: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

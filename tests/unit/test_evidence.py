@@ -1,4 +1,6 @@
-"""The published trainings give the figures that benchmarks/README.md and its tables tell, computed here in plain NumPy."""
+"""The published trainings give the figures that benchmarks/README.md and its tables tell, computed here in plain
+NumPy.
+"""
 
 from __future__ import annotations
 

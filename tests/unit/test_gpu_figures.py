@@ -25,7 +25,10 @@ def side(name: str) -> Any:
 
 
 def theirs(done: int, data: float, batch: float) -> str:
-    return f"2026-01-01 | INFO | Train Epoch: 0 [  {done}/1000000000 (0%)] Data (t): {data} Batch (t): {batch}, 9/s, 9/s/gpu LR: 0.1\n"
+    return (
+        f"2026-01-01 | INFO | Train Epoch: 0 [  {done}/1000000000 (0%)] Data (t): {data} Batch (t): {batch}, "
+        f"9/s, 9/s/gpu LR: 0.1\n"
+    )
 
 
 def test_cases_when_a_version_lacks_an_option_then_its_side_is_left_out_and_fsdp_needs_several_cards() -> None:
@@ -94,7 +97,10 @@ def test_reading_when_our_lines_come_then_memory_and_wait_come_from_the_metrics_
     assert reading.peak_mib == 7.0
 
 
-PRINT_STEPS = f"import time\nfor n in range(1, 400): print({theirs(0, 0.0, 0.01)!r}.replace('[  0', f'[ {{n * 16}}'), flush=True); time.sleep(0.02)"
+PRINT_STEPS = (
+    f"import time\nfor n in range(1, 400): print({theirs(0, 0.0, 0.01)!r}.replace('[  0', f'[ {{n * "
+    f"16}}'), flush=True); time.sleep(0.02)"
+)
 CHILD = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {PRINT_STEPS!r}], start_new_session=True)"
 
 

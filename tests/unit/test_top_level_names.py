@@ -17,7 +17,10 @@ def test_name_is_imported_from_the_top_level(name: str) -> None:
 
 
 def test_import_needs_no_heavy_package() -> None:
-    code = "import sys, diht_k8s; print([name for name in ('torch', 'spacy', 'kubernetes', 'webdataset') if name in sys.modules])"
+    code = (
+        "import sys, diht_k8s; print([name for name in ('torch', 'spacy', 'kubernetes', 'webdataset') if name "
+        "in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -3,11 +3,11 @@
     python -m tools.release --dry-run
     python -m tools.release --tag v0.1.0 --registry registry.example.org/team --key env://COSIGN_PRIVATE_KEY
 
-It runs `make test` (or the targets of --checks), builds wheel, source distribution, bills of materials, images and chart, pushes
-images and chart, states where all of it comes from, signs, and runs the commands of docs/install.md that verify it. The files for
-the release's page are then in build/release/dist. --dry-run pushes to a registry that it starts on the loopback, and signs with a
-new key. `images/build` builds: its variables BUILDER, BASE and BUILD_FLAGS hold here, too. A BASE without a digest gets the one
-that it has now; labels and provenance name it.
+It runs `make test` (or the targets of --checks), builds wheel, source distribution, bills of materials, images and
+chart, pushes images and chart, states where all of it comes from, signs, and runs the commands of docs/install.md that
+verify it. The files for the release's page are then in build/release/dist. --dry-run pushes to a registry that it
+starts on the loopback, and signs with a new key. `images/build` builds: its variables BUILDER, BASE and BUILD_FLAGS
+hold here, too. A BASE without a digest gets the one that it has now; labels and provenance name it.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ class Source:
 
 
 def exported(repository: Path, tree: Path, revision: str = "HEAD") -> Source:
-    """Write the files of a commit, by default the checked-out one, below `tree`: what is not committed is in no release.
+    """Write the files of a commit, by default the checked-out one, below `tree`: what is not committed is in no
+    release.
 
     Raises:
         ReleaseError: the package names no version.
@@ -79,7 +80,8 @@ def notes(changelog: str, version: str, *, dated: bool) -> str:
 
 
 def pinned_base(tree: Path) -> str:
-    """The base of the images, `NAME:TAG@sha256:...`: that of BASE, or of the Containerfiles, with the digest that it has now.
+    """The base of the images, `NAME:TAG@sha256:...`: that of BASE, or of the Containerfiles, with the digest that it
+    has now.
 
     A name at `localhost/` is of no registry, so its digest is that of the builder's own store.
 
@@ -101,7 +103,10 @@ def pinned_base(tree: Path) -> str:
 def python_packages(source: Source, dist: Path) -> None:
     """Wheel and source distribution, by the pinned setuptools of this environment; files carry the commit's time."""
     wheel(source, dist)
-    call = f"import setuptools.build_meta as backend; backend.build_sdist({str(dist)!r}, {{'--global-option': ['--quiet']}})"
+    call = (
+        f"import setuptools.build_meta as backend; backend.build_sdist({str(dist)!r}, {{'--global-option': "
+        f"['--quiet']}})"
+    )
     run(sys.executable, "-c", call, cwd=source.tree, env=source.environment)
 
 

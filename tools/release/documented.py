@@ -1,4 +1,6 @@
-"""The commands of docs/install.md by which a user checks a release. A release runs them before it is done, word by word."""
+"""The commands of docs/install.md by which a user checks a release. A release runs them before it is done, word by
+word.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The programs that a release needs beside Python, each built from its Go module at a pinned version and digest, once a machine.
+"""The programs that a release needs beside Python, each built from its Go module at a pinned version and digest, once a
+machine.
 
 python -m tools.release.programs cosign    # prints its path
 """
@@ -45,8 +46,9 @@ PROGRAMS: Final = {
         "cmd/syft", "github.com/anchore/syft", "v1.57.1", "h1:lrbWhc8hbZJSKekMdB3PKetO0upE+lv9ihUfv9CXgfU="
     ),
 }
-"""cosign signs and verifies, crane serves a registry and reads digests, grype knows vulnerabilities, helm packs the chart, syft lists
-what is in an image."""
+"""cosign signs and verifies, crane serves a registry and reads digests, grype knows vulnerabilities, helm packs the
+chart, syft lists what is in an image.
+"""
 
 
 class WrongModuleError(Exception):
@@ -59,7 +61,8 @@ def folder() -> Path:
 
 
 def program(name: str) -> Path:
-    """The path of a program, which is built where it is not there: seconds for crane, minutes for cosign and syft. Needs Go.
+    """The path of a program, which is built where it is not there: seconds for crane, minutes for cosign and syft.
+    Needs Go.
 
     Raises:
         WrongModuleError: the source has another digest.

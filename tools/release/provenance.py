@@ -15,7 +15,9 @@ from typing import Any, Final
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "https://slsa.dev/provenance/v1"
 BUILD_TYPE: Final = "urn:diht-k8s:tools.release:1"
-"""What `tools/release` does. Its external parameters: the version, the images that were built, whether it is a rehearsal."""
+"""What `tools/release` does. Its external parameters: the version, the images that were built, whether it is a
+rehearsal.
+"""
 
 
 @dataclass(frozen=True)

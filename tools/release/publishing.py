@@ -56,8 +56,8 @@ def publish(folder: Path, registry: str, key: str, images: Sequence[str], *, is_
         is_rehearsal: is stated.
 
     Raises:
-        artefacts.ReleaseError: the tree is not what this expects.
-        subprocess.CalledProcessError: a program failed, or what was published does not pass the documented verification.
+        artefacts.ReleaseError: the tree is not what this expects. subprocess.CalledProcessError: a program failed, or
+        what was published does not pass the documented verification.
     """
     started = datetime.now(UTC)
     source = artefacts.exported(ROOT, folder / "tree")

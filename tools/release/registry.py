@@ -1,4 +1,6 @@
-"""A registry of this machine, for rehearsals: it speaks plain HTTP on the loopback and keeps what is pushed in a folder."""
+"""A registry of this machine, for rehearsals: it speaks plain HTTP on the loopback and keeps what is pushed in a
+folder.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Signs by cosign with a key: what is in a registry, and a statement about files. No transparency log is told.
 
-A log publishes who signed what and when, which is what a signature without a key rests on; with a key the user has the public one.
+A log publishes who signed what and when, which is what a signature without a key rests on; with a key the user has the
+public one.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ Hardware = Literal["laptop", "gpu-node", "cluster"]
 LEAST_PAIRS: Final = 20
 """Fewer usable pairs are refused: two thirds of them would be held out or dropped."""
 SMALL_POOL: Final = 100_000
-"""Fewer pairs are filtered by objects alone: C and A, made for billions of alt texts, cost such a pool more than they gain."""
+"""Fewer pairs are filtered by objects alone: C and A, made for billions of alt texts, cost such a pool more than they
+gain.
+"""
 LEAST_SHARE: Final = 0.4
 """A rule that keeps a smaller share of the captions is switched off: it is made for the web, not for this data."""
 MIN_COUNTS: Final = (5, 3, 2)
@@ -97,7 +99,8 @@ def choose_defaults(profile: DatasetProfile, held: HeldOut, machine: Machine, ha
     kept = int(profile.total * share)
     if profile.usable < LEAST_PAIRS or kept < 8:
         raise DataError(
-            f"{profile.usable} usable pairs, of which about {kept} are left after the filter and the held-out split, are too "
+            f"{profile.usable} usable pairs, of which about {kept} are left after the filter and the held-out "
+            f"split, are too "
             f"few for a run: give {LEAST_PAIRS} pairs or more"
         )
     min_count, top_k, classes = _concepts(passing, kept / len(passing))
@@ -154,7 +157,9 @@ def _concepts(passing: list[ProfiledPair], scale: float) -> tuple[int, int, tupl
 
 
 def _gang(machine: Machine, hardware: Hardware, kept: int) -> tuple[int, int]:
-    """Processes of a node, and nodes; fewer where a process would have fewer than two pairs of a quarter of the data."""
+    """Processes of a node, and nodes; fewer where a process would have fewer than two pairs of a quarter of the
+    data.
+    """
     if hardware == "laptop":
         return min(2, machine.cores), 1
     processes, nodes = (GPUS_A_POD, PODS) if hardware == "cluster" else (max(1, machine.gpus), 1)

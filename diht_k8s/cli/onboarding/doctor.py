@@ -101,7 +101,8 @@ def version_findings(required: Sequence[str]) -> Iterator[Finding]:
         elif not requirement.specifier.contains(found, prereleases=True):
             yield Finding(
                 "versions",
-                f"{requirement.name} {found} is installed, but {requirement.specifier} is needed: pip install '{requirement.name}{requirement.specifier}'",
+                f"{requirement.name} {found} is installed, but {requirement.specifier} is needed: pip install "
+                f"'{requirement.name}{requirement.specifier}'",
                 wrong=True,
             )
         wrong = wrong or found is None or not requirement.specifier.contains(found, prereleases=True)
@@ -122,7 +123,8 @@ def device_findings(listed: int, seen: Callable[[], int]) -> Iterator[Finding]:
     elif (found := seen()) < listed:
         yield Finding(
             "devices",
-            f"the driver lists {listed} GPUs, but torch sees {found}: install the CUDA build of torch that fits the driver (nvidia-smi shows its version)",
+            f"the driver lists {listed} GPUs, but torch sees {found}: install the CUDA build of torch that fits "
+            f"the driver (nvidia-smi shows its version)",
             wrong=True,
         )
     else:

@@ -106,5 +106,6 @@ def shard_patterns(storage: Storage, data: str) -> list[str]:
     if not storage.exists(data):
         raise UserError(f"{data} does not exist: name the folder of the shards")
     raise UserError(
-        f"{data} holds no shards (*.tar): write its images as shards first: diht import {shlex.quote(data)} data/{run_name(data)}"
+        f"{data} holds no shards (*.tar): write its images as shards first: diht import {shlex.quote(data)} "
+        f"data/{run_name(data)}"
     )

@@ -60,10 +60,13 @@ def _head(names: RunNames, profile: DatasetProfile, machine: Machine, defaults: 
     where = {"laptop": "this machine", "gpu-node": "this machine's GPUs", "cluster": "a cluster"}[defaults.hardware]
     return [
         f"# Written by diht init {__version__} for {where}; every number is a first choice that you may change.",
-        f"# Data: {pairs} in {_counted(len(profile.uris), 'shard')}; {profile.sampled:,} looked at ({bad}). The median image has",
-        f"# {width} x {height} pixels, the median caption {profile.words():.0f} words; {defaults.shares[3]:.0%} of the captions show no sign of",
+        f"# Data: {pairs} in {_counted(len(profile.uris), 'shard')}; {profile.sampled:,} looked at ({bad}). The "
+        f"median image has",
+        f"# {width} x {height} pixels, the median caption {profile.words():.0f} words; {defaults.shares[3]:.0%} of "
+        f"the captions show no sign of",
         "# a language other than English.",
-        f"# This machine: {_counted(machine.cores, 'CPU core')}, {machine.memory_gib:.0f} GiB of memory, {_counted(machine.gpus, 'GPU')}.",
+        f"# This machine: {_counted(machine.cores, 'CPU core')}, {machine.memory_gib:.0f} GiB of memory, "
+        f"{_counted(machine.gpus, 'GPU')}.",
         "apiVersion: diht.dev/v1alpha1",
         "kind: DihtRun",
         "metadata:",
@@ -90,10 +93,12 @@ def _filter(names: RunNames, profile: DatasetProfile, held: HeldOut, defaults: R
     bad = defaults.max_bad_percent
     lines = [
         "  filter:",
-        f"    # {strict:.0%} of the captions pass the paper's rules (minComplexity: 1, minActions: 1), {loose:.0%} without minActions.",
+        f"    # {strict:.0%} of the captions pass the paper's rules (minComplexity: 1, minActions: 1), {loose:.0%} "
+        f"without minActions.",
         *(
             [
-                f"    # {named:.0%} name an object. The paper's rules are made for billions of alt texts: below {SMALL_POOL:,} pairs they",
+                f"    # {named:.0%} name an object. The paper's rules are made for billions of alt texts: below "
+                f"{SMALL_POOL:,} pairs they",
                 "    # cost more than they gain.",
                 "    minObjects: 1",
             ]
@@ -106,13 +111,15 @@ def _filter(names: RunNames, profile: DatasetProfile, held: HeldOut, defaults: R
             []
             if defaults.english
             else [
-                "    # Most captions are not English: the caption parser reads English only, and finds little in others.",
+                "    # Most captions are not English: the caption parser reads English only, and finds little in "
+                "others.",
                 "    language: Any",
             ]
         ),
         "    textSpotting:",
         f"      detectorSize: {defaults.detector_size}",
-        f"    # Held-out groups (pairs with the same image or caption): {_counted(len(held.pairs), 'group')}, {_counted(len(held.excluded), 'pair')}.",
+        f"    # Held-out groups (pairs with the same image or caption): {_counted(len(held.pairs), 'group')}, "
+        f"{_counted(len(held.excluded), 'pair')}.",
         f"    exclude: {json.dumps(join(names.held_out, EXCLUDE))}",
     ]
     if defaults.decontaminate:
@@ -133,7 +140,8 @@ def _label(defaults: RunDefaults) -> list[str]:
     return [
         "  label:",
         "    vocabulary:",
-        f"      minCount: {defaults.min_count}  # about {_counted(objects, 'object')} and {_counted(attributes, 'attribute')} become classes",
+        f"      minCount: {defaults.min_count}  # about {_counted(objects, 'object')} and "
+        f"{_counted(attributes, 'attribute')} become classes",
         f"    topK: {defaults.top_k}",
         "    teacher:",
         "      model: timm/tf_efficientnet_lite0  # its ImageNet weights come in a Python package",
@@ -153,7 +161,8 @@ def _label(defaults: RunDefaults) -> list[str]:
 
 def _train(names: RunNames, defaults: RunDefaults) -> list[str]:
     locked = [
-        "    # An image tower that a Python package brings stays as it is, each image passes it once, and the text tower learns.",
+        "    # An image tower that a Python package brings stays as it is, each image passes it once, and the text "
+        "tower learns.",
         "    modelConfig:",
         "      embed_dim: 256",
         "      vision_cfg:",
@@ -172,7 +181,8 @@ def _train(names: RunNames, defaults: RunDefaults) -> list[str]:
     lines = [
         "  train:",
         *(locked if defaults.model is None else [f"    model: {defaults.model}"]),
-        f"    samples: {defaults.samples}  # {defaults.samples // defaults.batch} steps, {defaults.samples / defaults.kept:.0f} times the pairs that should be left",
+        f"    samples: {defaults.samples}  # {defaults.samples // defaults.batch} steps, "
+        f"{defaults.samples / defaults.kept:.0f} times the pairs that should be left",
         f"    batchSize: {defaults.batch}  # of about {defaults.kept:,} pairs",
     ]
     if defaults.micro_batch is not None:

@@ -1,4 +1,6 @@
-"""One planted fault for each field that names a file: `diht doctor` and `diht run` say it before anything is computed."""
+"""One planted fault for each field that names a file: `diht doctor` and `diht run` say it before anything is
+computed.
+"""
 
 from __future__ import annotations
 
@@ -275,7 +277,8 @@ FAULTS: dict[str, tuple[str, Plant, dict[str, Any], str]] = {
         "train.modelConfig",
         nothing,
         {**RIDGE, "train__modelConfig": {**MODEL, "vision_cfg": LITE}},
-        "train.modelConfig: train.textStart Ridge: train.modelConfig has a text tower 32 wide, but embed_dim 32 needs 35",
+        "train.modelConfig: train.textStart Ridge: train.modelConfig has a text tower 32 wide, but embed_dim 32 "
+        "needs 35",
     ),
     "ridge of more numbers than features": (
         "train.initFrom.uri",

@@ -48,7 +48,8 @@ RUNS = condition(ConditionType.PROGRESSING, Reason.RUNNING, "train: attempt 1 ru
     [
         (
             Status(),
-            "r has no status yet: if that stays so, no operator serves its namespace, or spec.managedBy names another controller",
+            "r has no status yet: if that stays so, no operator serves its namespace, or spec.managedBy names "
+            "another controller",
         ),
         (status(RUNS), "r runs: train: attempt 1 runs"),
         (

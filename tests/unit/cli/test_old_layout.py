@@ -1,4 +1,6 @@
-"""An output of an earlier version, with stages in `OUTPUT/STAGE` itself, is refused by every command with one sentence."""
+"""An output of an earlier version, with stages in `OUTPUT/STAGE` itself, is refused by every command with one
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from diht_k8s.cli.main import main
 from diht_k8s.data.shards.storage import Storage
 from tests.unit.api.documents import changed
 
-SAYS = "out has the layout of an earlier version (filter/ without a folder for each configuration): choose another data.output"
+SAYS = (
+    "out has the layout of an earlier version (filter/ without a folder for each configuration): choose another "
+    "data.output"
+)
 
 
 @pytest.fixture
