@@ -57,7 +57,7 @@ REMOVALS: Final = 32
 
 
 _TEMPORARY: Final = re.compile(r"(?P<folder>.*/)?\.(?P<name>[^/]+)\.[A-Za-z0-9_]{8}\.tmp")
-"""What a local write leaves behind if it is killed (`Storage.local_copy`)."""
+"""What a local write leaves behind if it is killed (`Storage.writer`)."""
 
 
 def temporary_of(path: str) -> str | None:
@@ -161,14 +161,6 @@ class Storage:
     @contextlib.contextmanager
     def writer(self, uri: str) -> Iterator[IO[bytes]]:
         """A file for writing that appears at `uri` when the block ends without an error, and never otherwise."""
-        with self.local_copy(uri) as path, path.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-
-    @contextlib.contextmanager
-    def local_copy(self, uri: str) -> Iterator[Path]:
-        """A local path for libraries that write files themselves; the file goes to `uri` at the end of the block."""
         system, path = self._resolve(uri)
         local = isinstance(system, LocalFileSystem)
         with _errors(uri, "write"):
@@ -176,10 +168,12 @@ class Storage:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             folder = Path(path).parent if local else Path(tempfile.gettempdir())
             handle, name = tempfile.mkstemp(prefix=f".{Path(path).name}.", suffix=".tmp", dir=folder)
-            os.close(handle)
             temporary = Path(name)
             try:
-                yield temporary
+                with os.fdopen(handle, "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
                 if local:
                     temporary.chmod(0o644)
                     temporary.replace(path)
