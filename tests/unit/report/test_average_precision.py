@@ -14,12 +14,10 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.report import per_image
 from diht_k8s.report.average_precision import (
     IGNORED,
     average_precisions,
     mean_average_precisions,
-    paired_precisions,
 )
 from diht_k8s.report.comparison import NOT_PAIRED, differences_of
 from diht_k8s.report.per_image import PerImage, read_per_image, write_per_image
@@ -109,28 +107,6 @@ def test_class_without_an_image_has_no_precision_and_does_not_count_in_the_mean(
     assert average_precisions(scores, truth)[0, :, 0] == pytest.approx([0.5, np.nan, np.nan], nan_ok=True)
     assert mean_average_precisions(scores, truth)[0] == pytest.approx([0.5, 0.5])
     assert mean_average_precisions(scores, np.zeros((3, 2)))[0].tolist() == [0.0, 0.0]
-
-
-def model(truth: Array, strength: float, common: Array, rng: np.random.Generator) -> Array:
-    """[1, C, N] scores that know the truth to some degree."""
-    return (strength * truth + common + rng.normal(size=truth.shape))[None]
-
-
-def test_difference_of_two_models_is_found_where_it_is_and_seldom_where_it_is_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(per_image, "RESAMPLES", 400)
-    rng, called = np.random.default_rng(0), {0.0: 0, 0.6: 0}
-    for gain in called:
-        for _ in range(60):
-            truth = (rng.random((3, 150)) < 0.2).astype(float)
-            common = rng.normal(size=truth.shape)
-            first, second = model(truth, 1.0, common, rng), model(truth, 1.0 + gain, common, rng)
-            found = paired_precisions(first, second, truth, rng)[0]
-            assert found.low <= found.value <= found.high
-            called[gain] += found.p <= 0.05
-    assert called[0.0] <= 8
-    assert called[0.6] >= 45
 
 
 NAMES = ("11-point mAP", "all-point mAP")

@@ -112,16 +112,6 @@ def test_median_rank_is_that_of_the_middle_query() -> None:
     assert direction_json(found)["median_rank"] == 1.0
 
 
-def test_interval_when_groups_vary_covers_the_rate_about_95_percent_of_the_time() -> None:
-    generator = rng()
-    covered = 0
-    for _ in range(100):
-        hits = (generator.random(80) < 0.3).astype(float)
-        low, high = rate_interval(hits, np.ones(80), generator, resamples=300)
-        covered += low <= 0.3 <= high
-    assert 87 <= covered <= 100
-
-
 def test_direction_when_images_have_several_captions_resamples_images() -> None:
     images = np.eye(40, dtype=np.float32)
     wrong = np.roll(images, 1, axis=0)
