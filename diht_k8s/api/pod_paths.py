@@ -11,9 +11,8 @@ from diht_k8s.api.field_problems import FieldProblem
 from diht_k8s.api.model_names import model_names
 from diht_k8s.api.named_uris import NamedUri, named_uris
 from diht_k8s.api.object_stores import in_object_store
-from diht_k8s.api.own_inputs import literal_part
 from diht_k8s.api.pods import merged
-from diht_k8s.api.run import Spec, Stage
+from diht_k8s.api.run import Spec, Stage, literal_part
 
 IN_IMAGES: Final = frozenset(
     (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -14,7 +16,7 @@ from diht_k8s.api.evaluate import NO_SPLIT, Evaluate
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.json_types import is_object
 from diht_k8s.api.label import BOTH_TOWERS, Label
-from diht_k8s.api.own_inputs import own_input_problems
+from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.pods import ROOT_NEEDS_CONSENT, Pods, becomes_root, merged, unknown_mounts
 from diht_k8s.api.train import (
     ELASTIC_QUEUE,
@@ -66,6 +68,7 @@ SWEEP_LABEL: Final = "diht.dev/sweep"
 
 
 UNKNOWN_MOUNT: Final = "volumeMounts names a volume that pods.volumes lacks: give it there"
+_WILD: Final = re.compile(r"[*?\[{]")
 
 
 class Stage(StrEnum):
@@ -265,6 +268,40 @@ def _elastic_problems(train: Train, pods: Pods) -> list[str]:
         ELASTIC_TOPOLOGY: pods.topology is not None,
     }
     return [sentence for sentence, is_so in found.items() if is_so]
+
+
+def source_patterns(spec: Spec) -> Iterator[tuple[str, str]]:
+    """Field and URI or pattern of every source."""
+    for source in spec.data.sources:
+        yield from ((f"data.sources {source.name}", uri) for uri in (source.shards or source.captions or ()))
+
+
+def own_input_problems(spec: Spec) -> list[str]:
+    """One problem for the first source that lies inside a stage folder of the run's own output; [] if there is none."""
+    for field, uri in source_patterns(spec):
+        place = _normal(literal_part(uri))
+        for folder in (_normal(f"{spec.data.output.rstrip('/')}/{name}") for name in Stage):
+            if place == folder or place.startswith(folder + "/"):
+                return [own_input_message(field, uri, folder)]
+    return []
+
+
+def own_input_message(field: str, uri: str, folder: str) -> str:
+    """What is wrong, and what to do."""
+    return f"{field}: {uri} lies inside {folder}, where a stage of this output writes: move it, or choose another data.output"
+
+
+def literal_part(pattern: str) -> str:
+    """A pattern up to the last folder before its first brace or wildcard; a plain URI as it is."""
+    wild = _WILD.search(pattern)
+    return pattern if wild is None else pattern[: wild.start()].rpartition("/")[0]
+
+
+def _normal(uri: str) -> str:
+    """One text for most spellings of a place; which folder relative paths start from is not known here."""
+    if in_object_store(uri):
+        return uri.rstrip("/")
+    return posixpath.normpath(uri.removeprefix("file://"))
 
 
 class RunLabels(Model):

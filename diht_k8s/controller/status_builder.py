@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from diht_k8s.api.bounded_status import bounded
 from diht_k8s.api.layout import join
 from diht_k8s.api.redaction import redacted_text
 from diht_k8s.api.reports import MAX_PROBLEM, NodeResult, worst
@@ -30,6 +29,7 @@ from diht_k8s.api.status import (
     StageStatus,
     Status,
     WorkStatus,
+    bounded,
 )
 from diht_k8s.api.status import StageState as EntryState
 from diht_k8s.api.times import timestamp

@@ -7,9 +7,13 @@ COMPONENT` needs only a kubeconfig. An application is named `NAMESPACE:NAME`; th
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import yaml
@@ -18,11 +22,10 @@ from torchx.schedulers.ids import random_id
 from torchx.specs import AppDef, AppDryRunInfo, CfgVal, InvalidRunConfigException, Role, is_terminal, runopts
 from torchx.workspace.docker_workspace import DockerWorkspaceMixin
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.connection import Connection, connect
 from diht_k8s.kube.errors import ignore_not_found
-from diht_k8s.launch import torchx_excepthook
 from diht_k8s.launch.app_description import (
     CANCELLED_ANNOTATION,
     app_state,
@@ -291,7 +294,7 @@ def create_scheduler(
         client: a `kubernetes.client.ApiClient`; None connects on first use.
         docker_client: a Docker client for workspaces; None makes one on first use.
     """
-    torchx_excepthook.install()
+    install_excepthook()
     return KubernetesJobScheduler(session_name, client, docker_client)
 
 
@@ -317,3 +320,38 @@ def _split(app_id: str) -> tuple[str, str]:
     if not separator:
         raise UserError(f"{app_id} is not the id of an application on Kubernetes: write NAMESPACE:NAME")
     return namespace, name
+
+
+class OneLineErrors:
+    """Prints each `DihtError` that nobody catches as one line, once; all other errors as before."""
+
+    def __init__(self) -> None:
+        self._printed: BaseException | None = None
+        self._main, self._thread = sys.excepthook, threading.excepthook
+
+    def in_main(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """Stands for `sys.excepthook`."""
+        if isinstance(error, DihtError):
+            self._print(error)
+        else:
+            self._main(kind, error, trace)
+
+    def in_thread(self, arguments: threading.ExceptHookArgs) -> None:
+        """Stands for `threading.excepthook`: `torchx log` reads in threads, and raises their error again at the end."""
+        if isinstance(arguments.exc_value, DihtError):
+            self._print(arguments.exc_value)
+        else:
+            self._thread(arguments)
+
+    def _print(self, error: DihtError) -> None:
+        if error is not self._printed:
+            print(f"diht: {error}", file=sys.stderr)
+        self._printed = error
+
+
+def install_excepthook() -> None:
+    """Print one-line errors if this program is the `torchx` command; other programs keep their hooks."""
+    installed = isinstance(getattr(sys.excepthook, "__self__", None), OneLineErrors)
+    if Path(sys.argv[0]).name == "torchx" and not installed:
+        hooks = OneLineErrors()
+        sys.excepthook, threading.excepthook = hooks.in_main, hooks.in_thread

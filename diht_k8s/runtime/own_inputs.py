@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from diht_k8s.api.braces import expanded
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import join
-from diht_k8s.api.own_inputs import STAGE_FOLDERS, literal_part, own_input_message, source_patterns
-from diht_k8s.api.run import DihtRun
+from diht_k8s.api.run import DihtRun, Stage, literal_part, own_input_message, source_patterns
 from diht_k8s.data.shards.storage import Storage
 
 
@@ -18,10 +17,10 @@ def check_own_inputs(run: DihtRun, storage: Storage) -> None:
     Raises:
         UserError: says which source lies in which folder.
     """
-    folders = [storage.location(join(run.spec.data.output, name)) for name in STAGE_FOLDERS]
+    folders = [storage.location(join(run.spec.data.output, name)) for name in Stage]
     for field, pattern in source_patterns(run.spec):
         for uri in dict.fromkeys(place for item in expanded(pattern) for place in _places(storage, item, folders)):
-            for name, folder in zip(STAGE_FOLDERS, folders, strict=True):
+            for name, folder in zip(Stage, folders, strict=True):
                 if _inside(uri, folder):
                     raise UserError(own_input_message(field, pattern, join(run.spec.data.output, name)))
 

@@ -8,10 +8,19 @@ from pydantic import ValidationError
 
 from diht_k8s.api import status as api
 from diht_k8s.api import status as status_module
-from diht_k8s.api.bounded_status import bounded
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import Stage
-from diht_k8s.api.status import Condition, FailureCause, Metric, NodePreflight, Preflight, StageStatus, Status, wire
+from diht_k8s.api.status import (
+    Condition,
+    FailureCause,
+    Metric,
+    NodePreflight,
+    Preflight,
+    StageStatus,
+    Status,
+    bounded,
+    wire,
+)
 from diht_k8s.api.times import timestamp
 
 LOG = ["é" * 250] * 20

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.launch import torchx_excepthook
+from diht_k8s.launch.kubernetes_job import install_excepthook
 
 ERROR = UserError("no such replica: use 0 or 1")
 
@@ -50,8 +50,8 @@ def test_our_error_is_one_line_of_the_torchx_command(
     passed_on: int,
 ) -> None:
     monkeypatch.setattr(sys, "argv", [program])
-    torchx_excepthook.install()
-    torchx_excepthook.install()
+    install_excepthook()
+    install_excepthook()
     fail_in_thread(error)
     sys.excepthook(type(error), error, None)
     assert capsys.readouterr().err == printed
