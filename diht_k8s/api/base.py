@@ -1,4 +1,6 @@
-"""Base of every model in the contract: camelCase in documents, closed, immutable, strictly typed like the API server."""
+"""Base of every model in the contract: camelCase in documents, closed, immutable, strictly typed like the API
+server.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ LABEL_VALUE: Final = r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$"
 IMAGE: Final = r"^[^\s\x00-\x1f\x7f]+$"
 BUCKET_PATTERN: Final = r"((s3|az)://[a-z0-9][a-z0-9.\-]{1,61}|gs://[a-z0-9][a-z0-9._\-]{1,61})[a-z0-9]"
 # Paths and URIs end up in argument lists, log lines and storage keys: no control characters, quotes, `$`, `;`, `|` or
-# leading dash, and no `?name=`: a signed URL is a secret. Schemes other than these (webdataset's `pipe:` runs a shell) are refused here and again by the code.
+# leading dash, and no `?name=`: a signed URL is a secret. Schemes other than these (webdataset's `pipe:` runs a
+# shell) are refused here and again by the code.
 URI_PATTERN: Final = (
     rf"^({BUCKET_PATTERN}"
     r"(/[^?\x00-\x1f\x7f`$;|<>\"']*(\?[^=\x00-\x1f\x7f`$;|<>\"']*)?)?"
@@ -49,7 +52,9 @@ Count = Annotated[int, Field(ge=1, le=2**62)]
 
 @dataclass(frozen=True)
 class Keyed:
-    """Marks a list of models or objects that one field identifies: no value twice, and the API server merges edits by it."""
+    """Marks a list of models or objects that one field identifies: no value twice, and the API server merges edits
+    by it.
+    """
 
     field: str
     """name in Python and on the wire."""

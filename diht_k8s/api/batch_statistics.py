@@ -1,4 +1,5 @@
-"""Models with batch statistics (BatchNorm): which of them a document's text shows, and how they want a batch divided. Pure.
+"""Models with batch statistics (BatchNorm): which of them a document's text shows, and how they want a batch
+divided. Pure.
 
 Surplus rows would enter the statistics, and parts of unequal size would weigh alike.
 """
@@ -57,8 +58,8 @@ def unequal_parts(train: Train, processes: int) -> UnequalParts | None:
 def may_have_batch_statistics(train: Train) -> bool:
     """Whether the model may have a BatchNorm that learns, as far as the document tells.
 
-    open_clip's own ViTs have none, nor have the timm networks in its models of that name; the statistics of a locked tower
-    stay as they are.
+    open_clip's own ViTs have none, nor have the timm networks in its models of that name; the statistics of a locked
+    tower stay as they are.
     """
     if train.lock_image_tower:
         return False

@@ -1,8 +1,8 @@
 """Brace ranges of patterns, as Bash has them: `{000..127}`, `{a..f}`, `{train,test}`, also one in another.
 
 A pattern is read once into a tree, of which texts are counted before any is made: `{0..99999999999}` and `{a,b}` thirty
-times over are a few bytes each, and no machine holds what they stand for. Own code, because the package braceexpand makes
-the texts in order to count them. Pure.
+times over are a few bytes each, and no machine holds what they stand for. Own code, because the package braceexpand
+makes the texts in order to count them. Pure.
 """
 
 from __future__ import annotations

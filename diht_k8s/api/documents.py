@@ -84,7 +84,9 @@ class DocumentProblem:
     message: str
 
     def __str__(self) -> str:
-        """`line 12: spec.train.optimzer: unknown key; did you mean optimizer?`, always one line of printable characters."""
+        """`line 12: spec.train.optimzer: unknown key; did you mean optimizer?`, always one line of printable
+        characters.
+        """
         line = f"line {self.line}" if self.line else ""
         return ": ".join(part for part in (line, printable(self.field), printable(self.message)) if part)
 
@@ -103,7 +105,8 @@ def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, 
         overrides: `PATH=VALUE` as in `--set train.samples=1000` (below `spec`, values read as YAML).
 
     Returns:
-        The run and no problems, or None and what is wrong: the first `MAX_PROBLEMS` problems and the number of the others.
+        The run and no problems, or None and what is wrong: the first `MAX_PROBLEMS` problems and the number of the
+        others.
 
     Raises:
         UserError: an override cannot be read.
@@ -156,7 +159,8 @@ def read_text(path: str) -> str:
     """The text of a run document's file, or of standard input for `-`.
 
     Raises:
-        UserError: it cannot be read, is not a regular file (a pipe or a device may have no end), is too large or not UTF-8.
+        UserError: it cannot be read, is not a regular file (a pipe or a device may have no end), is too large or not
+        UTF-8.
     """
     try:
         if path == STANDARD_INPUT:
@@ -196,7 +200,9 @@ def canonical_json(value: Any) -> str:
 
 
 def dump(run: DihtRun) -> str:
-    """The run as canonical JSON, redacted, without what only repeats a default: newer defaults must not change older runs."""
+    """The run as canonical JSON, redacted, without what only repeats a default: newer defaults must not change older
+    runs.
+    """
     return canonical_json(redacted_document(document_of(run)))
 
 
@@ -296,7 +302,8 @@ def _message(path: FieldPath, detail: Any) -> str:
             told = "" if re.search("[:@]", str(given)[5:]) else f"{_short(given)} "  # no credentials
             return f"{told}names no bucket: a name has 3 to 63 lower-case letters, digits, dots and dashes"
         return (
-            f"{_short(given)} is neither plain text nor an allowed URI: use s3://bucket/key (or gs://, az://), file:///path or a path, "
+            f"{_short(given)} is neither plain text nor an allowed URI: use s3://bucket/key (or gs://, az://), "
+            "file:///path or a path, "
             "without quotes, `$`, `;`, `|`, credentials, queries or control characters"
         )
     if kind == "literal_error":

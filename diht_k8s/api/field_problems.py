@@ -1,7 +1,8 @@
-"""What the text of a run document names and does not exist or cannot be trained: models, benchmarks, weights that no package brings. Pure.
+"""What the text of a run document names and does not exist or cannot be trained: models, benchmarks, weights that no
+package brings. Pure.
 
-`diht validate`, `submit`, `run` and the operator say it, all problems at once; what files hold is checked where they are
-(`inspection.named_files`).
+`diht validate`, `submit`, `run` and the operator say it, all problems at once; what files hold is checked where they
+are (`inspection.named_files`).
 """
 
 from __future__ import annotations

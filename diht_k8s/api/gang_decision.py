@@ -1,7 +1,7 @@
 """The operator's decision without which nodes a gang goes on in its living pods, as launcher 0 reads it. Pure.
 
-It is a value and no call: an annotation of pod 0, which the kubelet writes into a file of that pod. Whatever is missed is read
-again, and ends with the pod, so that no later attempt finds it.
+It is a value and no call: an annotation of pod 0, which the kubelet writes into a file of that pod. Whatever is
+missed is read again, and ends with the pod, so that no later attempt finds it.
 """
 
 from __future__ import annotations

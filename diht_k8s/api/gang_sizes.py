@@ -32,8 +32,10 @@ def min_nodes_without_effect(train: Train) -> str | None:
     possible = max(_fewer(train, 1), default=None)
     advice = f"lower it to {possible}" if possible is not None else "lower numNodes"
     return (
-        f"has no effect, the training waits for all {wished} nodes: {name} may have batch statistics (BatchNorm), which must "
-        f"be of equally many pairs, and the processes of {numbers} do not divide {settings}: {advice}, or change {settings}"
+        f"has no effect, the training waits for all {wished} nodes: {name} may have batch statistics (BatchNorm), "
+        "which must "
+        f"be of equally many pairs, and the processes of {numbers} do not divide {settings}: {advice}, or change "
+        f"{settings}"
     )
 
 

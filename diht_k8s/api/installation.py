@@ -30,7 +30,9 @@ def install_line(extra: str) -> str:
 
 
 def installed_from(package: Distribution) -> str | None:
-    """Path of the wheel or checkout that pip has recorded (`direct_url.json`); None if it has none, or another kind of address."""
+    """Path of the wheel or checkout that pip has recorded (`direct_url.json`); None if it has none, or another kind
+    of address.
+    """
     try:
         address = urlsplit(str(json.loads(package.read_text("direct_url.json") or "{}")["url"]))
     except (ValueError, LookupError, TypeError):

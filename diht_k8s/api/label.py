@@ -45,8 +45,8 @@ class Teacher(Model):
     image_size: Annotated[int | None, Field(ge=32, le=1024)] = None
     """imageSize in pixels; unset takes the teacher's."""
     crop: Literal["Network", "Whole"] = "Network"
-    """crop of an image for a `timm/NAME`: Network takes the centre as timm does, Whole the largest square, whose features
-    `train.features: Stored` can reuse."""
+    """crop of an image for a `timm/NAME`: Network takes the centre as timm does, Whole the largest square, whose
+    features `train.features: Stored` can reuse."""
     own_classes: bool = False
     """ownClasses adds the ImageNet classes of a `timm/NAME` to the objects; needs heads.kind: Sigmoid (ours)."""
     text_embeddings: bool = False

@@ -136,8 +136,8 @@ HOLD_NO_PAIR: Final[Mapping[Stage, tuple[str, ...]]] = {
     ),
     Stage.EVALUATE: (STARTED,),
 }
-"""Of these, what names and shows no pair: figures, weights, concepts of the whole pool. A takedown frees all others of the
-pairs that it removes (`outputs.takedown`, `outputs.traces`), so a new pattern belongs here or there."""
+"""Of these, what names and shows no pair: figures, weights, concepts of the whole pool. A takedown frees all others
+of the pairs that it removes (`outputs.takedown`, `outputs.traces`), so a new pattern belongs here or there."""
 RUN_FILES: Final = (
     *(stage.value for stage in Stage),
     *(f"{stage.value}.json" for stage in Stage),
@@ -180,7 +180,8 @@ def refuse_old_layout(output: str, names: Callable[[str], Collection[str]]) -> N
     for stage in Stage:
         if not {STARTED, MARKER}.isdisjoint(names(join(output, stage.value))):
             raise UserError(
-                f"{output} has the layout of an earlier version ({stage.value}/ without a folder for each configuration): "
+                f"{output} has the layout of an earlier version ({stage.value}/ without a folder for each "
+                "configuration): "
                 "choose another data.output, or move the old files away, and run the stages again"
             )
 

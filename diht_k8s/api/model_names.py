@@ -1,4 +1,5 @@
-"""The model names that open_clip, timm and our SWAG teachers know, by a list that the package ships (`model_names.txt`).
+"""The model names that open_clip, timm and our SWAG teachers know, by a list that the package ships
+(`model_names.txt`).
 
 The operator and `diht validate` have none of these packages. Where another version of one is installed than the list is
 of, a name that the list lacks may be sound.

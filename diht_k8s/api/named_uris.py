@@ -1,4 +1,6 @@
-"""Every URI or path that a run document names, found by the fields' type: a new field is found without being listed. Pure."""
+"""Every URI or path that a run document names, found by the fields' type: a new field is found without being listed.
+Pure.
+"""
 
 from __future__ import annotations
 

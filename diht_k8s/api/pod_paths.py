@@ -47,7 +47,10 @@ def _path_problem(spec: Spec, named: NamedUri, mounts: Mapping[Stage, Sequence[s
     without = [each.value for each in readers if not any(_below(place, mount) for mount in mounts[each])]
     if not without:
         return None
-    says = f"{named.uri} lies below no volumeMounts.mountPath of the pods of {', '.join(without)}: mount the volume that has it (pods.volumes, pods.volumeMounts), or write s3://BUCKET/KEY"
+    says = (
+        f"{named.uri} lies below no volumeMounts.mountPath of the pods of {', '.join(without)}: mount the volume "
+        "that has it (pods.volumes, pods.volumeMounts), or write s3://BUCKET/KEY"
+    )
     return FieldProblem(named.path, says, certain=named.field not in IN_IMAGES)
 
 

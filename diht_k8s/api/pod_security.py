@@ -15,11 +15,15 @@ from diht_k8s.api.json_types import FieldPath
 from diht_k8s.api.pods import Pods, merged
 from diht_k8s.api.run import Spec
 
-REFUSED_ADVICE: Final = "`diht validate` names the fields that need more; change them, or the namespace's label pod-security.kubernetes.io/enforce"
+REFUSED_ADVICE: Final = (
+    "`diht validate` names the fields that need more; change them, or the namespace's label "
+    "pod-security.kubernetes.io/enforce"
+)
 """What to do where a namespace's Pod Security refuses pods."""
 
 IDLE_CAPABILITIES: Final = (
-    "capabilities take effect for root only, and the pods run as user 1000: set runAsUser: 0 and runAsNonRoot: false beside "
+    "capabilities take effect for root only, and the pods run as user 1000: set runAsUser: 0 and runAsNonRoot: "
+    "false beside "
     "them, or raise the limits in the nodes' container runtime"
 )
 

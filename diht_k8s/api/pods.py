@@ -203,7 +203,9 @@ def merged(base: Pods, over: Pods | None) -> Pods:
 
 
 def topology_annotations(topology: Topology | None, pods: int) -> dict[str, str]:
-    """The annotations of a template of some pods by which Kueue knows its topology; slices only where there are as many."""
+    """The annotations of a template of some pods by which Kueue knows its topology; slices only where there are as
+    many.
+    """
     if topology is None:
         return {}
     if topology.slice_size is not None and topology.slice_size > pods:  # which Kueue refuses
@@ -219,7 +221,9 @@ def topology_annotations(topology: Topology | None, pods: int) -> dict[str, str]
 
 
 def becomes_root(pods: Pods) -> bool:
-    """Whether a context asks for root and leaves out the consent without which the kubelet does not start the program."""
+    """Whether a context asks for root and leaves out the consent without which the kubelet does not start the
+    program.
+    """
     contexts = (pods.security_context or {}, pods.pod_security_context or {})
     return any(each.get("runAsUser") == 0 and each.get("runAsNonRoot") is not False for each in contexts)
 

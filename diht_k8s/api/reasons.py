@@ -42,7 +42,8 @@ class Reason(StrEnum):
     VALID = "Valid", "the run is well formed and its output is its own"
     INVALID_SPEC = (
         "InvalidSpec",
-        "the spec names what does not exist, the API server refuses it, or the operator is older than the CRD: the message "
+        "the spec names what does not exist, the API server refuses it, or the operator is older than the CRD: "
+        "the message "
         "names the field",
     )
     NAME_CONFLICT = "NameConflict", "somebody else's object has the name of one of the run's children"

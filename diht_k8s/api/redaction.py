@@ -26,7 +26,9 @@ _FREE_TEXT: Final = ("env", "annotations", "volumes")
 
 
 def redacted_document(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a run document (as JSON) without literal values: those of `pods.env`, of annotations and of CSI volumes."""
+    """A copy of a run document (as JSON) without literal values: those of `pods.env`, of annotations and of CSI
+    volumes.
+    """
     copy = deepcopy(dict(document))
     for pods in _all_pods(copy):
         for _, variable in _literal_variables(pods):

@@ -1,7 +1,7 @@
 """Reports of programs: progress lines on stdout, the commit marker, the cause of a failure.
 
-A program may report nonsense. Each number is brought here, as it is read, into the range that the status and the arithmetic
-of the operator have room for; nothing behind this module bounds it again.
+A program may report nonsense. Each number is brought here, as it is read, into the range that the status and the
+arithmetic of the operator have room for; nothing behind this module bounds it again.
 """
 
 from __future__ import annotations
@@ -283,7 +283,9 @@ class Cause(Record):
     """of a training: its worst nodes, or this pod's own where it ended before the ranks had met."""
 
     def encoded(self) -> str:
-        """At most 4 KiB of JSON, as Kubernetes limits termination messages; the message is worth more than the preflight."""
+        """At most 4 KiB of JSON, as Kubernetes limits termination messages; the message is worth more than the
+        preflight.
+        """
         if self.preflight and len(self._json(self.message[:KEPT_MESSAGE]).encode()) > MAX_LINE_BYTES:
             return self.model_copy(update={"preflight": []}).encoded()
         if self.checkpoint is not None and len(self._json("").encode()) > MAX_LINE_BYTES:

@@ -154,10 +154,14 @@ NO_SOURCES: Final = (
     "spec.data.sources is empty: filter and train read their pairs from it; give a source with its shards"
 )
 MIXED_SOURCES: Final = (
-    "spec.data.sources has captions beside shards: give the captions a run of their own, and filter the shards that are "
+    "spec.data.sources has captions beside shards: give the captions a run of their own, and filter the shards "
+    "that are "
     "downloaded by its result in another one"
 )
-ONLY_CAPTIONS: Final = "spec.data.sources has captions without images: give filter and no other stage, download what it keeps and filter those shards"
+ONLY_CAPTIONS: Final = (
+    "spec.data.sources has captions without images: give filter and no other stage, download what it keeps and "
+    "filter those shards"
+)
 
 
 OWN_CLASSES: Final = (
@@ -168,8 +172,8 @@ OWN_CLASSES: Final = (
 def cross_field_problems(spec: Spec) -> list[str]:
     """Rules over several fields, each with a message that says what to do (the CRD carries the same ones as CEL).
 
-    Only the rule on inputs inside the own output is not in the CRD: CEL has no budget to compare that many paths, and the
-    operator refuses the run by this function.
+    Only the rule on inputs inside the own output is not in the CRD: CEL has no budget to compare that many paths,
+    and the operator refuses the run by this function.
     """
     problems: list[str] = []
     if not spec.stages:
@@ -288,7 +292,10 @@ def own_input_problems(spec: Spec) -> list[str]:
 
 def own_input_message(field: str, uri: str, folder: str) -> str:
     """What is wrong, and what to do."""
-    return f"{field}: {uri} lies inside {folder}, where a stage of this output writes: move it, or choose another data.output"
+    return (
+        f"{field}: {uri} lies inside {folder}, where a stage of this output writes: move it, or choose another "
+        "data.output"
+    )
 
 
 def literal_part(pattern: str) -> str:

@@ -252,8 +252,8 @@ class StageStatus(StatusModel):
     restarts_count_towards_max: Small = 0
     """restartsCountTowardsMax: restarts after the program's own faults, less those given back."""
     infrastructure_restarts_count_towards_max: Small | None = None
-    """infrastructureRestartsCountTowardsMax: infrastructure restarts, less those given back; unset if it is restarts less
-    restartsCountTowardsMax."""
+    """infrastructureRestartsCountTowardsMax: infrastructure restarts, less those given back; unset if it is restarts
+    less restartsCountTowardsMax."""
     healed_until_seconds: Small = 0
     """healedUntilSeconds: the productive time up to which restarts were given back."""
     infrastructure_healed_until_seconds: Small = 0
@@ -425,7 +425,9 @@ def wire(status: Status) -> dict[str, Any]:
 
 
 def bounded(status: Status, max_bytes: int = MAX_STATUS_BYTES) -> Status:
-    """The status cut to its maximum size: first healthy nodes, then the log tails, oldest stage first, then the messages."""
+    """The status cut to its maximum size: first healthy nodes, then the log tails, oldest stage first, then the
+    messages.
+    """
     if _size(status) > max_bytes:
         status = _without_healthy_nodes(status)
     for index in range(len(status.stages)):
@@ -492,8 +494,8 @@ def _with_short_messages(status: Status) -> Status:
 
 
 def _without_outputs(status: Status) -> Status:
-    """The folder of a stage follows from data.output, and the nodes that it has all of from the document; the nodes of attempts
-    and causes are in the events.
+    """The folder of a stage follows from data.output, and the nodes that it has all of from the document; the nodes
+    of attempts and causes are in the events.
     """
     for index in range(len(status.stages)):
         status = _changed_cause(status, index, node="")

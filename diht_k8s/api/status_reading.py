@@ -1,4 +1,6 @@
-"""A status as it is read: what its models do not know is left out, so that nobody who may write one can stop its run."""
+"""A status as it is read: what its models do not know is left out, so that nobody who may write one can stop its
+run.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,10 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 """Of files of weights, in order of preference; all but the first are read with torch's `weights_only`."""
-FEW_PAIRS: Final = "train.batchSize must be at least 2 and numNodes x processesPerNode, so that processes have pairs: raise it, or lower these"
+FEW_PAIRS: Final = (
+    "train.batchSize must be at least 2 and numNodes x processesPerNode, so that processes have pairs: raise it, "
+    "or lower these"
+)
 LOCKED_FEATURES: Final = (
     "train.features Stored needs lockImageTower: true: the features of a tower that learns change in each step"
 )
@@ -32,19 +35,27 @@ TEXT_EMBEDDINGS: Final = (
     "train.distillation.embeddings needs a teacher of images and captions: give label.teacher.textEmbeddings: true, or "
     "train.labels of a run that had it"
 )
-OWN_CAPTIONS: Final = "train.distillation.embeddings does not go with train.captions Drawn: the teacher has read each pair's own caption: give captions: First"
+OWN_CAPTIONS: Final = (
+    "train.distillation.embeddings does not go with train.captions Drawn: the teacher has read each pair's own "
+    "caption: give captions: First"
+)
 MANY_NODES: Final = "train.minNodes must be at most numNodes, which is the wish: lower it, or raise numNodes"
 ELASTIC_QUEUE: Final = (
-    "train.minNodes does not go with a queue of Kueue in which each attempt waits again: give pods.queueing: PerRun, or "
+    "train.minNodes does not go with a queue of Kueue in which each attempt waits again: give pods.queueing: "
+    "PerRun, or "
     "remove minNodes"
 )
 ELASTIC_TOPOLOGY: Final = (
-    "train.minNodes does not go with pods.topology, by which Kueue chooses the places of all nodes at once: give only one "
+    "train.minNodes does not go with pods.topology, by which Kueue chooses the places of all nodes at once: give "
+    "only one "
     "of them"
 )
 DECAY_SHARE: Final = 0.2
 DECAY_OF_WSD: Final = "train.schedule.decayShare is of type WSD alone: give type: WSD, or remove it"
-LATE_WARMUP: Final = "train.schedule.warmupSamples reaches into the decay of WSD, the last decayShare of train.samples: give fewer, or a smaller decayShare"
+LATE_WARMUP: Final = (
+    "train.schedule.warmupSamples reaches into the decay of WSD, the last decayShare of train.samples: give "
+    "fewer, or a smaller decayShare"
+)
 STAGE_SAMPLES: Final = "train.stages must have train.samples in all: change the samples of a stage, or train.samples"
 STAGE_SIZES: Final = (
     "train.stages must not fall in imageSize, of which the last is the model's: give the smaller ones first"
@@ -59,7 +70,9 @@ CLIPS_ONLY: Final = "the training has CLIP's text tower and tokenizer only, choo
 
 
 def few_pairs(batch_size: int, processes: int) -> str | None:
-    """What is wrong with a batch that leaves a process without a pair, or one pair without another; None if nothing is."""
+    """What is wrong with a batch that leaves a process without a pair, or one pair without another; None if nothing
+    is.
+    """
     return None if batch_size >= max(2, processes) else f"{FEW_PAIRS} ({batch_size} pairs, {processes} processes)"
 
 
@@ -176,8 +189,8 @@ class Order(Model):
     block: Annotated[int | None, Field(ge=1, le=65536)] = None
     """block of consecutive pairs, one range request; unset means 64."""
     window: Count | None = None
-    """window of pairs, over all lanes, to mix; unset takes a hundredth of an epoch less a block a lane, at most 524,288, but
-    at least 32,768 and two batches."""
+    """window of pairs, over all lanes, to mix; unset takes a hundredth of an epoch less a block a lane, at most
+    524,288, but at least 32,768 and two batches."""
 
 
 class Checkpoint(Model):

@@ -29,7 +29,8 @@ _PLAIN: Final = "plain"
 _TYPES: Final = {f"{_TAG}int": int, f"{_TAG}float": int | float, f"{_TAG}bool": bool, f"{_TAG}null": type(None)}
 """What a scalar with one of these tags must be by the rules of `scalar`."""
 _NAMES: Final = re.compile(r"(undefined alias|undefined tag handle|duplicate tag handle) .*", re.DOTALL)
-"""What a library's message shows of the text: a secret that begins with * or ! and has no quotes is an alias or a tag."""
+"""What a library's message shows of the text: a secret that begins with * or ! and has no quotes is an alias or a
+tag."""
 _SAID: Final = {
     "found character '\\t' that cannot start any token": "a tab: indent by spaces",
     "but found another document": "another document begins: a file holds one, remove what follows ---",

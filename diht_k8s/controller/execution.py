@@ -104,8 +104,8 @@ class Executor:
     def check_all_stages(self, cached: CachedRun, run: DihtRun) -> RunProblem | None:
         """Have the API server check the objects of all stages, so that the last one's typo does not show days later.
 
-        Nothing is created. Only what another document corrects counts: a quota or a webhook may let the objects pass by the
-        time they are created, and says so then if not.
+        Nothing is created. Only what another document corrects counts: a quota or a webhook may let the objects pass
+        by the time they are created, and says so then if not.
 
         Raises:
             ClusterError: the API server does not answer, or its answer is nothing that a person could act on.

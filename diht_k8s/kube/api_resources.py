@@ -30,7 +30,8 @@ class ApiResource(NamedTuple):
         """The path of all objects, of those of a namespace, or of one.
 
         Args:
-            namespace: their namespace; None or "" for all. A kind that has none takes no heed of it: the API server would
+            namespace: their namespace; None or "" for all. A kind that has none takes no heed of it: the API server
+            would
                 answer with an empty list.
             name: name of the object, and of its subresource.
         """

@@ -24,7 +24,8 @@ LOG_BYTES_READ: Final = 8 << 20
 LOG_BYTES_KEPT: Final = 64 << 10
 FIELD_MANAGER: Final = "diht"
 STRICT: Final = frozenset({"Job", "Service"})
-"""Kinds that carry what a person wrote: the API server refuses a field that it does not know, or would drop it unseen."""
+"""Kinds that carry what a person wrote: the API server refuses a field that it does not know, or would drop it
+unseen."""
 APPLY: Final = "application/apply-patch+yaml"
 JSON_PATCH: Final = "application/json-patch+json"
 MERGE: Final = "application/merge-patch+json"
@@ -70,7 +71,9 @@ class Cluster:
         return self._connection.json(f"read {kind} {namespace}/{name}", "GET", KINDS[kind].path(namespace, name))
 
     def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
-        """Delete an object of `KINDS` and what it owns; with `uid` only the one of this UID. Programs get their usual grace."""
+        """Delete an object of `KINDS` and what it owns; with `uid` only the one of this UID. Programs get their
+        usual grace.
+        """
         self._delete(kind, namespace, name, _deletion("Background", uid))
 
     def delete_job(self, namespace: str, name: str, uid: str | None = None, *, policy: str = "Foreground") -> None:

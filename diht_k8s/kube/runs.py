@@ -61,7 +61,9 @@ class RunClient:
         return sorted(found, key=lambda event: event.get("lastTimestamp") or "")
 
     def pods(self, run: Mapping[str, Any]) -> list[PodSummary]:
-        """The pods of a run: a Job that it owns or once had owns them. Labels prove nothing, since anybody may set them."""
+        """The pods of a run: a Job that it owns or once had owns them. Labels prove nothing, since anybody may set
+        them.
+        """
         metadata, selector = run["metadata"], f"{RUN_LABEL}={run['metadata']['name']}"
         jobs = map(job_summary, self.cluster.items("Job", self.namespace, selector))
         own = {job.uid for job in jobs if isinstance(job, JobSummary) and job.owner_uid == metadata["uid"]}

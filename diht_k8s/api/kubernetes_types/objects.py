@@ -1,8 +1,9 @@
 """Objects of Kubernetes in run documents: mappings whose fields have the names and types that Kubernetes gives them.
 
-They are Kubernetes' own schema (`definitions.json`, made by `tools/kubernetes_types`), so that a misspelt field is found when
-the document is written. What the API server allows in a field, it says itself: the operator asks it for its verdict on the
-objects of all stages before the first one starts.
+They are Kubernetes' own schema (`definitions.json`, made by `tools/kubernetes_types`), so that a misspelt field is
+found when the document is written. What the API server allows in a field, it says itself: the operator asks it for its
+verdict
+on the objects of all stages before the first one starts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """The rules that JSON schema cannot say, as CEL for the API server: over several fields, and on what may be edited.
 
-Pure: models go in, `x-kubernetes-validations` come out. The same rules over several fields are Python in `api.run` (for files);
-tests hold the two together by one table of documents. Rules on edits exist only here, since only the API server sees both sides.
+Pure: models go in, `x-kubernetes-validations` come out. The same rules over several fields are Python in `api.run`
+(for files); tests hold the two together by one table of documents. Rules on edits exist only here, since only the API
+server sees
+both sides.
 """
 
 from __future__ import annotations
@@ -79,15 +81,18 @@ def run_rules() -> list[Rule]:
     """The rules at the root of a run, where name, spec and status are all in sight."""
     return [
         Rule(
-            f"self.metadata.name.size() <= {MAX_NAME_LENGTH} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            f"metadata.name must start with a lower-case letter, hold lower-case letters, digits and dashes, and have at most "
+            f"self.metadata.name.size() <= {MAX_NAME_LENGTH} && "
+            "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            "metadata.name must start with a lower-case letter, hold lower-case letters, digits and dashes, and "
+            "have at most "
             f"{MAX_NAME_LENGTH} characters, so that the names of its Jobs and pods fit: shorten it",
         ),
         *(_stage_rule(stage) for stage in Stage),
         *(_fixed_rule(name) for name in _fixed_fields()),
         Rule(
             f"{_names('self')} == {_names('oldSelf')}",
-            "spec.data.sources cannot change its order, which decides the order of training: delete the run and apply it again",
+            "spec.data.sources cannot change its order, which decides the order of training: delete the run and "
+            "apply it again",
             "spec.data",
         ),
     ]
@@ -134,7 +139,9 @@ def _names(run: str) -> str:
 
 
 def _stage_rule(stage: Stage) -> Rule:
-    """A stage's part of the spec, all but what counts from the next attempt on, is fixed once it has started or the run has ended."""
+    """A stage's part of the spec, all but what counts from the next attempt on, is fixed once it has started or the
+    run has ended.
+    """
     path, editable = f"spec.{stage.value}", EDITABLE.get(stage, ("pods",))
     parts = [f"{path}.{name}" for name in wire_names(_model_of(stage)) if name not in editable]
     untouched = (
@@ -142,7 +149,8 @@ def _stage_rule(stage: Stage) -> Rule:
     )
     return Rule(
         f"!(({_ENDED}) || ({_started(stage)})) || ({untouched})",
-        f"spec.{stage.value} cannot change once the stage has started or the run has ended (its {' and '.join(editable)} can): delete the run and "
+        f"spec.{stage.value} cannot change once the stage has started or the run has ended (its "
+        f"{' and '.join(editable)} can): delete the run and "
         "apply it again; what is committed and unchanged is not computed again",
         path,
     )
@@ -161,7 +169,8 @@ def _fixed_fields() -> list[str]:
 def _fixed_rule(name: str) -> Rule:
     return Rule(
         _same(f"spec.{name}"),
-        f"spec.{name} cannot change after the run was created: delete the run and apply it again; what is committed and "
+        f"spec.{name} cannot change after the run was created: delete the run and apply it again; what is "
+        "committed and "
         "unchanged is not computed again",
         f"spec.{name}",
     )
@@ -182,7 +191,8 @@ def _spec_rules() -> list[Rule]:
             "evaluate",
         ),
         Rule(
-            "!has(self.evaluate) || !has(self.evaluate.split) || self.evaluate.benchmarks.exists(each, has(each.split) && "
+            "!has(self.evaluate) || !has(self.evaluate.split) || self.evaluate.benchmarks.exists(each, "
+            "has(each.split) && "
             "each.split == self.evaluate.split)",
             NO_SPLIT,
             "evaluate",

@@ -1,7 +1,7 @@
 """Generated parts of the Helm chart: its version, the CRD as a template that outlives the release, the table of values.
 
-Helm never upgrades what lies in a chart's `crds/` folder, so that new fields would be pruned silently; a template is upgraded, and its
-resource policy `keep` leaves definition and runs alone when the release is uninstalled.
+Helm never upgrades what lies in a chart's `crds/` folder, so that new fields would be pruned silently; a template is
+upgraded, and its resource policy `keep` leaves definition and runs alone when the release is uninstalled.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def crd_template(note: str) -> str:
 
 
 def readme(root: Path) -> dict[str, str]:
-    """The chart's README with its table of values as values.yaml has them now; nothing where there is no chart below `root`."""
+    """The chart's README with its table of values as values.yaml has them now; nothing where there is no chart below
+    `root`.
+    """
     if not (root / VALUES_FILE).is_file():
         return {}
     text = (root / README_FILE).read_text(encoding="utf-8")

@@ -1,8 +1,10 @@
-"""The CustomResourceDefinition of DihtRun, made from the pydantic models: a structural schema with caps, list types and CEL.
+"""The CustomResourceDefinition of DihtRun, made from the pydantic models: a structural schema with caps, list types
+and CEL.
 
-What pydantic's JSON schema says and Kubernetes does not take is rewritten here: references are inlined, unions with null become
-optional fields, open objects are marked, exclusive bounds become flags, integers get a format. Defaults are left out: a run
-must keep meaning what it meant when it was made, so they belong to the programs and to `config_sha256`.
+What pydantic's JSON schema says and Kubernetes does not take is rewritten here: references are inlined, unions with
+null become optional fields, open objects are marked, exclusive bounds become flags, integers get a format. Defaults are
+left
+out: a run must keep meaning what it meant when it was made, so they belong to the programs and to `config_sha256`.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ RELEASE: Final = f"{GROUP}/version"
 SELECTABLE: Final = (".spec.data.output", ".spec.pods.queueName", ".spec.suspend")
 """Fields that `kubectl get --field-selector` may ask for: runs with one output, runs of one queue.
 
-A second version with another schema needs them in another order: the same list is refused (kubernetes/kubernetes#140689)."""
+A second version with another schema needs them in another order: the same list is refused
+(kubernetes/kubernetes#140689)."""
 
 
 def definition() -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Generator of what is made from the models: CRD, reference page, JSON schema for editors; and the chart's CRD, README and version.
+"""Generator of what is made from the models: CRD, reference page, JSON schema for editors; and the chart's CRD,
+README and version.
 
 `--check` only compares.
 

@@ -1,6 +1,7 @@
 """The reference page of the run document, made from the models: every field with type, default, bounds and meaning.
 
-Pure: models in, Markdown and JSON schema out. The descriptions are the docstrings of `diht_k8s.api`; to change the page, change them.
+Pure: models in, Markdown and JSON schema out. The descriptions are the docstrings of `diht_k8s.api`; to change the
+page, change them.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ metadata: {{name: my-run}}
 spec: {{...}}
 ```
 
-Unknown keys are errors (clients other than kubectl may only get a warning); `null` is as if left out. Kubernetes' own fields in `pods`
-(volumes, tolerations, ...) have the names and types of Kubernetes {definitions().minor} in files; the CRD leaves them open, and the operator tells
-at once what the API server says of the Jobs of all stages. Defaults belong to the programs: a run keeps only what you wrote. "Ours" marks what is not the paper's, whose values are mostly [from memory](method.md). In brackets:
-bounds of numbers (those below a million) and of a list's entries.
+Unknown keys are errors (clients other than kubectl may only get a warning); `null` is as if left out. Kubernetes' own
+fields in `pods` (volumes, tolerations, ...) have the names and types of Kubernetes {definitions().minor} in files; the CRD leaves
+them open, and the operator tells at once what the API server says of the Jobs of all stages. Defaults belong to the
+programs: a run keeps only what you wrote. "Ours" marks what is not the paper's, whose values are mostly
+[from memory](method.md). In brackets: bounds of numbers (those below a million) and of a list's entries.
 """
 
 
@@ -92,7 +94,9 @@ def _models(model: type[BaseModel], path: str, *, defaults: bool = True) -> Iter
 
 
 def _places(node: Schema, path: str, defs: dict[str, Schema], seen: frozenset[str] = frozenset()) -> dict[str, str]:
-    """Where each model below a node stands first, in the order of the page: its fields' models, each with those below it."""
+    """Where each model below a node stands first, in the order of the page: its fields' models, each with those
+    below it.
+    """
     below: dict[str, str] = {}
     for field, value in node["properties"].items():
         reference, brackets = _reference(value)
@@ -247,5 +251,8 @@ def _edits() -> str:
         f"| {when} | {', '.join(f'`{name}`' if '`' not in name else name for name in names)} |"
         for when, names in rows.items()
     ]
-    after = "To change what is fixed, delete the run and apply it again; what is committed and unchanged is not computed again."
+    after = (
+        "To change what is fixed, delete the run and apply it again; what is committed and unchanged is not "
+        "computed again."
+    )
     return "\n".join(["## What may be edited", "", "| when | fields |", "|---|---|", *lines, "", after, ""])

@@ -28,7 +28,8 @@ from diht_k8s.launch.stages import sized_for_step
 from diht_k8s.pipeline.plan import Start
 
 PLACED: Final = (
-    "train.minNodes does not go with a queue whose flavours have a topology (topologyName): it gives places to the pods "
+    "train.minNodes does not go with a queue whose flavours have a topology (topologyName): it gives places to "
+    "the pods "
     "of one Workload, and the others would wait for theirs: choose another queue, or unset minNodes"
 )
 

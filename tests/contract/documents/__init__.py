@@ -1,7 +1,7 @@
 """Run documents that are good or bad, as text. Files (pydantic) and the API server must give the same verdict on each.
 
-`says` is what both messages contain; a rule that only one side knows has no place in the contract. `only_file` is what the file's
-message adds where the API server words it in its own way.
+`says` is what both messages contain; a rule that only one side knows has no place in the contract. `only_file` is
+what the file's message adds where the API server words it in its own way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What the text of a document names and nobody knows is said for each field, all at once; every sample names nothing such."""
+"""What the text of a document names and nobody knows is said for each field, all at once; every sample names nothing
+such.
+"""
 
 from __future__ import annotations
 
@@ -49,17 +51,20 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "train.initFrom of no package": (
         {"spec__train__initFrom": {"uri": "timm/resnet50"}},
-        "spec.train.initFrom.uri: no package brings the weights of timm/resnet50: give a .safetensors or .pth file, or take "
+        "spec.train.initFrom.uri: no package brings the weights of timm/resnet50: give a .safetensors or .pth "
+        "file, or take "
         "one of timm/tf_efficientnet_lite0, timm/tf_efficientnet_lite1, timm/tf_efficientnet_lite2",
     ),
     "train.model with batch statistics": (
         {"spec__train__model": "RN50", "spec__train__numNodes": 3},
-        "spec.train.batchSize: train.model RN50 has batch statistics (BatchNorm), which must be of equally many pairs: make "
+        "spec.train.batchSize: train.model RN50 has batch statistics (BatchNorm), which must be of equally many "
+        "pairs: make "
         "train.batchSize 8 a multiple of the 3 processes, or change their number",
     ),
     "train.modelConfig with batch statistics": (
         {"spec__train__model": REMOVE, "spec__train__modelConfig": RESNET, "spec__train__microBatchSize": 3},
-        "spec.train.microBatchSize: the model of train.modelConfig has batch statistics (BatchNorm), which must be of equally "
+        "spec.train.microBatchSize: the model of train.modelConfig has batch statistics (BatchNorm), which must "
+        "be of equally "
         "many pairs: make train.microBatchSize 3 a divisor of the 8 pairs of a process",
     ),
     "label.teacher.model, timm's": (
@@ -77,7 +82,8 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "label.teacher.model without its library": (
         {"spec__label": {"teacher": {"model": "resnet50"}}},
-        "spec.label.teacher.model: resnet50 is unknown: write open_clip/NAME, timm/NAME, swag/NAME, did you mean timm/resnet50?",
+        "spec.label.teacher.model: resnet50 is unknown: write open_clip/NAME, timm/NAME, swag/NAME, did you mean "
+        "timm/resnet50?",
     ),
     "label.teacher.textEmbeddings of another tokenizer": (
         {
@@ -89,13 +95,16 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
                 }
             }
         },
-        "spec.label.teacher.textEmbeddings: ViT-B-16-SigLIP needs the tokenizer timm/ViT-B-16-SigLIP: captions are read by "
+        "spec.label.teacher.textEmbeddings: ViT-B-16-SigLIP needs the tokenizer timm/ViT-B-16-SigLIP: captions "
+        "are read by "
         "CLIP's tokenizer only, choose such a teacher",
     ),
     "label.teacher.weights": (
         {"spec__label": {"teacher": {"model": "timm/resnet50"}}},
-        "spec.label.teacher.weights: is not set, and no package brings the weights of timm/resnet50: name a .safetensors "
-        "or .pth file, or take one of timm/tf_efficientnet_lite0, timm/tf_efficientnet_lite1, timm/tf_efficientnet_lite2",
+        "spec.label.teacher.weights: is not set, and no package brings the weights of timm/resnet50: name a "
+        ".safetensors "
+        "or .pth file, or take one of timm/tf_efficientnet_lite0, timm/tf_efficientnet_lite1, "
+        "timm/tf_efficientnet_lite2",
     ),
     "filter.clipScore.architecture": (
         {"spec__filter": {"clipScore": {**SCORE, "architecture": "ViT-B-33"}}},
@@ -130,19 +139,23 @@ def nodes(wished: int, least: int | None, **train: Any) -> dict[str, Any]:
     [
         (
             RN50 | nodes(4, 3),
-            f"has no effect, the training waits for all 4 nodes: train.model RN50 {WHY} the processes of 3 nodes do not divide train.batchSize: lower it to 2, or change train.batchSize",
+            f"has no effect, the training waits for all 4 nodes: train.model RN50 {WHY} the processes of 3 nodes "
+            "do not divide train.batchSize: lower it to 2, or change train.batchSize",
         ),
         (
             RN50 | nodes(8, 5),
-            f"has no effect, the training waits for all 8 nodes: train.model RN50 {WHY} the processes of 5 to 7 nodes do not divide train.batchSize: lower it to 4, or change train.batchSize",
+            f"has no effect, the training waits for all 8 nodes: train.model RN50 {WHY} the processes of 5 to 7 "
+            "nodes do not divide train.batchSize: lower it to 4, or change train.batchSize",
         ),
         (
             RN50 | nodes(2, 1, microBatchSize=3, batchSize=4),
-            f"has no effect, the training waits for all 2 nodes: train.model RN50 {WHY} the processes of 1 node do not divide train.batchSize and train.microBatchSize: lower numNodes, or change train.batchSize and train.microBatchSize",
+            f"has no effect, the training waits for all 2 nodes: train.model RN50 {WHY} the processes of 1 node "
+            "do not divide train.batchSize and train.microBatchSize: lower numNodes, or change train.batchSize and train.microBatchSize",
         ),
         (
             {"spec__train__model": REMOVE, "spec__train__modelConfig": TIMM_TOWER} | nodes(4, 3, batchSize=8),
-            f"has no effect, the training waits for all 4 nodes: the model of train.modelConfig {WHY} the processes of 3 nodes do not divide train.batchSize: lower it to 2, or change train.batchSize",
+            f"has no effect, the training waits for all 4 nodes: the model of train.modelConfig {WHY} the "
+            "processes of 3 nodes do not divide train.batchSize: lower it to 2, or change train.batchSize",
         ),
         (RN50 | nodes(4, 2), None),
         (RN50 | nodes(4, None), None),

@@ -38,7 +38,9 @@ class Asked:
 
 @dataclass
 class ApiServer:
-    """Answers in order: an HTTP status with a document or bytes, perhaps headers, or an exception in place of an answer."""
+    """Answers in order: an HTTP status with a document or bytes, perhaps headers, or an exception in place of an
+    answer.
+    """
 
     answers: list[Any] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)

@@ -289,7 +289,8 @@ def test_workload_is_found_in_every_version_of_kueue(server: ApiServer, answers:
             400,
             refusal("container c is waiting to start: PodInitializing"),
             ExitCode.USER_ERROR,
-            "cannot list Jobs in namespace n: container c is waiting to start: PodInitializing: try again when it has started",
+            "cannot list Jobs in namespace n: container c is waiting to start: PodInitializing: try again when "
+            "it has started",
         ),
         (401, b"", ExitCode.USER_ERROR, "cannot list Jobs in namespace n: Phrase: check the kubeconfig's credentials"),
         (418, refusal("tea"), ExitCode.USER_ERROR, "cannot list Jobs in namespace n: tea: correct the request"),

@@ -128,7 +128,9 @@ def stock_torchrun() -> list[dict[str, Any]]:
 
 
 def several_roles() -> list[dict[str, Any]]:
-    """Several roles in one application: macros, mounts of each kind, devices, capabilities, ports, a field as variable, overlays."""
+    """Several roles in one application: macros, mounts of each kind, devices, capabilities, ports, a field as
+    variable, overlays.
+    """
     trainer = Role(
         name="Trainer_A",
         image="app:1",
