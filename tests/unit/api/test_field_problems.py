@@ -150,7 +150,8 @@ def nodes(wished: int, least: int | None, **train: Any) -> dict[str, Any]:
         (
             RN50 | nodes(2, 1, microBatchSize=3, batchSize=4),
             f"has no effect, the training waits for all 2 nodes: train.model RN50 {WHY} the processes of 1 node "
-            "do not divide train.batchSize and train.microBatchSize: lower numNodes, or change train.batchSize and train.microBatchSize",
+            "do not divide train.batchSize and train.microBatchSize: lower numNodes, or change train.batchSize and "
+            "train.microBatchSize",
         ),
         (
             {"spec__train__model": REMOVE, "spec__train__modelConfig": TIMM_TOWER} | nodes(4, 3, batchSize=8),
