@@ -507,7 +507,7 @@ def _without_outputs(status: Status) -> Status:
 
 
 def _with_the_newest(status: Status) -> Status:
-    """The last cause and the last attempt alone: `diht why` needs no other."""
+    """The last cause and the last attempt alone: `diht status` needs no other."""
     last = max((index for index, stage in enumerate(status.stages) if stage.cause is not None), default=0)
     none = {"cause": None}
     stages = [each if index == last else each.model_copy(update=none) for index, each in enumerate(status.stages)]
