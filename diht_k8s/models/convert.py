@@ -107,8 +107,8 @@ def transformers_files(
         name: of the model, for the card and for errors.
 
     Raises:
-        UserError: the model is not of OpenAI's architecture, or `CLIPImageProcessor` has no such preprocessing; the message
-            names the field.
+        UserError: the model is not of OpenAI's architecture, or `CLIPImageProcessor` has no such preprocessing; the
+            message names the field.
     """
     from safetensors.torch import save
 

@@ -1,4 +1,5 @@
-"""`load_model` for any CLIP-type model: our export, an open_clip folder, name or checkpoint file. No code in a file runs.
+"""`load_model` for any CLIP-type model: our export, an open_clip folder, name or checkpoint file. No code in a file
+runs.
 
 Heavy libraries are imported when a model is loaded, not when this module is.
 """

@@ -7,18 +7,15 @@ Where things are, in the order in which a sample passes them:
 
 - `stage` runs the stage: workers share the shards, one worker adds up the counts and commits.
 - `group_filter` claims groups of shards, `shard_filter` filters one shard and writes its kept pairs and scores.
-- `rules` decides which samples to keep. It calls `captions/` (parser), `text_spotting/` (OCR and the match with the
-  caption), `exclusion` (takedown list), `decontamination` (images of benchmarks, found by `fingerprints`) and `clip_score`
-  (similarity of image and caption by a CLIP model).
-- `global_rules` is what the rules on the whole pool share, which are applied after all shards are filtered.
-- `deduplication` drops repeated images. It searches them by partitions that workers share; `minhash_forest` compares
-  the images of one partition.
-- `clip_top_fraction` then drops all but the share of the pool with the highest clip scores.
+- `rules` decides which samples to keep, takedown lists first. It calls `captions/` (parser), `text_spotting/` (OCR and
+  the match with the caption), `fingerprints` (images of benchmarks) and `clip_score` (similarity of image and caption
+  by a CLIP model).
+- `kept_pairs` holds the kept shards, and what the rules on the whole pool share, which are applied after all shards are
+  filtered: `deduplication` drops repeated images (partitions are shared by workers; `minhash_forest` compares the
+      images of one), `clip_score` all but the share of the pool with the highest scores.
 - `caption_tables` filters tables of URLs and captions, whose images are not downloaded yet.
-- `scores` (one row for each sample), `kept_pairs` (the kept shards), `summary` (counts) and `group_summaries` (counts of
-  groups) hold the results.
-- `uid_lists` writes the kept pairs as DataComp's list of uids.
-- `report` turns the counts into `report.json`; `stage_progress` reports the progress of the stage.
+- `scores` has one row for each sample, `summary` the counts and `report.json`, `group_summaries` the counts of groups.
+- `uid_lists` writes the kept pairs as DataComp's list of uids; `stage_progress` reports the progress of the stage.
 - `model_versions` identifies the models behind the scores.
 """
 

@@ -1,16 +1,16 @@
 """The clip score, a rule on each pair, and the share of the pool with the highest scores, the last rule of all.
 
-In: decoded images with their captions. Out: the cosine similarity of image and caption by a CLIP-type model of open_clip,
-in fp32 and in batches, as its `encode_image` and `encode_text` give it with the preprocessing of the model (the filter of
-LAION and of DataComp's baselines). The model runs on the accelerator if there is one. On a CPU it runs in one thread, as
-text spotting does: several workers of one thread each are faster than one of several, and the scores do not depend on
-the number of cores.
+In: decoded images with their captions. Out: the cosine similarity of image and caption by a CLIP-type model of
+open_clip, in fp32 and in batches, as its `encode_image` and `encode_text` give it with the preprocessing of the model
+(the filter of LAION and of DataComp's baselines). The model runs on the accelerator if there is one. On a CPU it runs
+in one thread, as text spotting does: several workers of one thread each are faster than one of several, and the scores
+do not depend on the number of cores.
 
 `clipScore.keepShare` (reason `clip_share`): one worker finds the score at which the pool is cut
 (`filter/clip_share.json`), then workers drop what lies below it, shard by shard. The cut is exact. The share counts the
-pairs with a clip score that every other rule keeps, repeats dropped, and rounds up. Pairs are ordered by score, then uid,
-then place in the input, so no two tie. Two passes find the cut in memory that does not grow with the pool: the first
-counts pairs by score in narrow bins, the second orders those of one bin.
+pairs with a clip score that every other rule keeps, repeats dropped, and rounds up. Pairs are ordered by score, then
+uid, then place in the input, so no two tie. Two passes find the cut in memory that does not grow with the pool: the
+first counts pairs by score in narrow bins, the second orders those of one bin.
 """
 
 from __future__ import annotations

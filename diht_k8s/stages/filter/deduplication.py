@@ -5,7 +5,8 @@ scores without the pairs whose image repeats an earlier kept image of the pool (
 scores records that this was done. All kept images of the pool are compared, including those that are repeats
 themselves, so the result does not depend on which worker runs when.
 
-Workers share a search in two passes by partitions, then the shards (`global_rules`). Each step is claimed by one worker.
+Workers share a search in two passes by partitions, then the shards (`kept_pairs`). Each step is claimed by one
+worker.
 
 1. **Spread**: for SHARDS_PER_CHUNK shards at a time, the fingerprint and the number of each kept image are written as
    records, sorted by partition. Images that may repeat each other share a partition: for `Exact` by their digest, for
@@ -15,9 +16,9 @@ Workers share a search in two passes by partitions, then the shards (`global_rul
    (`Layout.repeats`) and removes the rest.
 
 A number is that of the shard (upper 32 bits) and the place among its kept pairs (lower 32): numbers grow in the order
-of the pool, and "earlier" depends on the data alone. So does the result: partitions hold all candidates of their images,
-whichever worker reads them. Memory is bounded by BLOCK_IMAGES and by the largest partition, of which equal images are
-folded as they are read; it does not grow with the number of units.
+of the pool, and "earlier" depends on the data alone. So does the result: partitions hold all candidates of their
+images, whichever worker reads them. Memory is bounded by BLOCK_IMAGES and by the largest partition, of which equal
+images are folded as they are read; it does not grow with the number of units.
 
 Shapes: N images, R records of a partition.
 """
@@ -241,7 +242,9 @@ class RepeatSearch:
         write_table(self._storage, self._uri("lists", number), pa.table({"number": numbers}), self._header)
 
     def _distinct(self, table: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """The records of some partitions of a table, [R, 5], without those that equal an earlier one, and their numbers."""
+        """The records of some partitions of a table, [R, 5], without those that equal an earlier one, and their
+        numbers.
+        """
         held, repeats = np.empty((0, RECORD_WORDS), np.uint64), [np.empty(0, np.uint64)]
         waiting, count = list[np.ndarray](), 0
         for part in self._parts(table, begin, end):

@@ -1,7 +1,7 @@
 """Perceptual hashes that find near-duplicate images, and the gallery of benchmark images that must not be trained on.
 
-A difference hash of 16 x 16 brightness steps (each bit: is the left neighbour brighter?), 256 bits an image. It survives
-re-encoding, scaling and small changes of colour; it does not find mirrored or cropped images. Two images are
+A difference hash of 16 x 16 brightness steps (each bit: is the left neighbour brighter?), 256 bits an image. It
+survives re-encoding, scaling and small changes of colour; it does not find mirrored or cropped images. Two images are
 near-duplicates when they differ in a small share of the bits that either of them sets. The measure is relative because
 drawings on white have few steps and would otherwise all look alike.
 """

@@ -1,8 +1,8 @@
 """The groups of shards that one worker filters: those that it claims, shard by shard, and their summaries.
 
 A shard is done when its scores exist with this run's configuration. A worker claims a group before it filters it (see
-`runtime.claims`), and writes the group's summary behind its last shard. Listings say what is done: 1,000 names a request in
-place of one for each shard.
+`runtime.claims`), and writes the group's summary behind its last shard. Listings say what is done: 1,000 names a
+request in place of one for each shard.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Summaries of groups of filtered shards, for the end of the stage: counts, digests, rows of the index, and the ledger.
 
-In: the headers of the scores of a group. Out: one small object for each group, which the end merges; scores are not read
-again. A summary belongs to one configuration, by its name.
+In: the headers of the scores of a group. Out: one small object for each group, which the end merges; scores are not
+read again. A summary belongs to one configuration, by its name.
 
-The ledger: shards in = files out, samples read = scores written, pairs kept = pairs in the kept files. A shard is checked
-when its counts enter the summary of its group, and the sums of all groups before the marker, with one listing of each
-folder.
+The ledger: shards in = files out, samples read = scores written, pairs kept = pairs in the kept files. A shard is
+checked when its counts enter the summary of its group, and the sums of all groups before the marker, with one listing
+of each folder.
 """
 
 from __future__ import annotations

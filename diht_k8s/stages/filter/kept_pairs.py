@@ -1,9 +1,9 @@
 """The files of kept pairs, one a shard, and the rules on the whole pool that drop pairs from them later.
 
 Input: the pairs in order. Output: a tar with copies of them or, with `output: KeepList`, their indices, by which later
-stages read the raw shard. A later rule (`GlobalRule`) begins once all shards are filtered: workers share its search, then
-the shards, by claims; kept pairs and scores are rewritten without what it drops, and the header of the scores records
-that it was applied.
+stages read the raw shard. A later rule (`GlobalRule`) begins once all shards are filtered: workers share its search,
+then the shards, by claims; kept pairs and scores are rewritten without what it drops, and the header of the scores
+records that it was applied.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from diht_k8s.stages.filter.summary import Summary
 _BATCH: Final = 1024
 
 WrittenFile = dict[str, Any]
-"""`size` in bytes and `sha256` of a file, and the `pairs` in it, counted in what was written; `starts` of its samples where
+"""`size` in bytes and `sha256` of a file, and the `pairs` in it, counted in what was written; `starts` of its samples
+where
 it holds copies (`shards.index.packed`)."""
 
 

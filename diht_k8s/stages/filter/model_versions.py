@@ -1,5 +1,6 @@
-"""What scores depend on: the models behind them, as strings that change whenever the scores would, and which other filter
-of the output has scores by the same models, so that other thresholds over the same shards parse no caption again.
+"""What scores depend on: the models behind them, as strings that change whenever the scores would, and which other
+filter of the output has scores by the same models, so that other thresholds over the same shards parse no caption
+again.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def language_version() -> str:
 
 @cache
 def spotter_version(detector_size: int, precision: str, second_size: int | None = None) -> str:
-    """Settings, versions of RapidOCR and OpenVINO, and the digest of RapidOCR's three models. A release of the runtime may
-    move last digits of a confidence over a threshold; a device does no more than that, and is left out.
+    """Settings, versions of RapidOCR and OpenVINO, and the digest of RapidOCR's three models. A release of the runtime
+    may move last digits of a confidence over a threshold; a device does no more than that, and is left out.
     """
     digest = _digest("rapidocr", "models/*det*.onnx", "models/*cls*.onnx", "models/*rec*.onnx")
     sizes = f"size-{detector_size}" + (

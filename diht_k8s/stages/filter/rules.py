@@ -119,8 +119,8 @@ class RuleChain:
     def apply_to_captions(
         self, shard: str, samples: Sequence[Sample], earlier: Sequence[Row | None], *, filtered: bool
     ) -> tuple[list[Row], list[Row | None]]:
-        """Apply the rules that need no image; what `apply` takes and, beside the rows, those of `earlier` that are of the
-        same sample.
+        """Apply the rules that need no image; what `apply` takes and, beside the rows, those of `earlier` that are of
+        the same sample.
         """
         rows = [new_row(shard, sample) for sample in samples]
         if (name := self.rules.junk_field) is not None:
@@ -343,7 +343,9 @@ def _was_readable(before: Row | None) -> bool:
 
 
 def _junk_kind(value: object) -> str:
-    """The kind of junk of a pair, printable and short: a stranger's text; "" where its .json has none, or null, false or NaN."""
+    """The kind of junk of a pair, printable and short: a stranger's text; "" where its .json has none, or null, false
+    or NaN.
+    """
     if not value or value != value:  # NaN is what tables write where a row has no text
         return ""
     text = "".join(character if character.isprintable() else " " for character in str(value)[: 4 * MAX_JUNK_KIND])

@@ -1,8 +1,8 @@
 """Scores: one Parquet row for every sample of a shard, in shard order. People and later stages read them; a later
 filter run reuses them.
 
-The header records the input, parser, spotter and CLIP model of the scores. Scores with the same header are reused under other
-thresholds.
+The header records the input, parser, spotter and CLIP model of the scores. Scores with the same header are reused under
+other thresholds.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Row:
     uid: str
     caption_sha256: str
     source: str | None = None
-    """where the pair came from, as its .json says: path of the image, else table and row; None where it says nothing."""
+    """where the pair came from, as its .json says: path of the image, else table and row; None where it says nothing.
+    """
     objects: Sequence[str] = ()
     attributes: Sequence[tuple[str, str]] = ()
     relations: Sequence[tuple[str | None, str, str | None]] = ()

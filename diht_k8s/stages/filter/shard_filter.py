@@ -89,7 +89,8 @@ class _ScoredSamples:
     """of the kept pairs."""
 
     def kept(self, scored: Iterable[tuple[Sequence[Sample], Sequence[Row]]]) -> Iterator[tuple[int, Row, Sample]]:
-        """Count batches of samples and rows, and pass the kept pairs on, each with its index in the shard and a key of its own.
+        """Count batches of samples and rows, and pass the kept pairs on, each with its index in the shard and a key of
+        its own.
 
         The keys of samples that are dropped count, too: a pair has the same one whatever the rules keep beside it.
         """
@@ -247,7 +248,9 @@ class ShardFilter:
             self._scorer.load()
 
     def _header(self, shard: Shard, earlier: Scores | None) -> dict[str, Any]:
-        """Input and models of the scores; a run without T or `clipScore` keeps the texts or scores of the earlier ones."""
+        """Input and models of the scores; a run without T or `clipScore` keeps the texts or scores of the earlier
+        ones.
+        """
         clip = self._versions.get("clip", None if earlier is None else _clip_model(earlier))
         return {
             "schema_version": SCHEMA_VERSION,

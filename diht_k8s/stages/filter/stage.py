@@ -256,7 +256,8 @@ def _check_result(total: Summary, rules: Filter, hints: Mapping[str, LayoutHints
     if percent > rules.max_bad_percent:
         raise DataError(
             f"{total.bad.total()} of {total.input} samples are bad ({_counts_text(total.bad)}), {percent:.3g} % "
-            f"and more than maxBadPercent {rules.max_bad_percent:g}: fix the shards, or raise spec.filter.maxBadPercent{hint}"
+            f"and more than maxBadPercent {rules.max_bad_percent:g}: fix the shards, or raise "
+            f"spec.filter.maxBadPercent{hint}"
         )
     if total.kept == 0:
         raise DataError(

@@ -79,8 +79,8 @@ class StageProgress:
         self._report()
 
     def close(self, counts: Mapping[str, Any]) -> None:
-        """Report the stage's own counts, for the line that stays: rules on the whole pool drop pairs behind the last batch,
-        and this worker estimated what others read.
+        """Report the stage's own counts, for the line that stays: rules on the whole pool drop pairs behind the last
+        batch, and this worker estimated what others read.
 
         Args:
             counts: `input` and `kept` of the whole stage.

@@ -80,7 +80,8 @@ class LayoutHints:
             )
         if undecoded := [suffix for suffix in UNDECODED if suffix in self.suffixes]:
             return (
-                f"{head}; images of the type {undecoded[0]} are not read: convert them to PNG, or unpack the shards and let "
+                f"{head}; images of the type {undecoded[0]} are not read: convert them to PNG, or unpack the shards "
+                "and let "
                 "diht import do that"
             )
         if named := [suffix for suffix in CAPTIONS if suffix in self.suffixes]:
@@ -139,7 +140,9 @@ class Summary:
     """reason (or `kept`) -> the samples with the smallest hashes of their uids, which makes them a uniform draw."""
     hints: LayoutHints = field(default_factory=LayoutHints)
     junk: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """(kind of junk, "" for none; reason, "" if kept) -> samples, in runs with `filter.junkField`; excluded ones do not count."""
+    """(kind of junk, "" for none; reason, "" if kept) -> samples, in runs with `filter.junkField`; excluded ones do
+    not count.
+    """
 
     def add(self, row: Row, sample: Sample, *, filtered: bool, min_characters: int) -> None:
         """Count one filtered sample.
@@ -367,7 +370,8 @@ def report(summary: Summary, rules: Filter, header: dict[str, Any]) -> dict[str,
 
 
 def junk_table(summary: Summary, name: str) -> dict[str, Any]:
-    """What became of the readable pairs of each kind of junk, the commonest first, and of the wanted pairs, which have none.
+    """What became of the readable pairs of each kind of junk, the commonest first, and of the wanted pairs, which have
+    none.
 
     Args:
         summary: counts over all shards.

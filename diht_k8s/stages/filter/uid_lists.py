@@ -1,7 +1,9 @@
-"""Uids as numbers: DataComp's list of the kept pairs, and the index by which a later filter finds the scores of a caption pass.
+"""Uids as numbers: DataComp's list of the kept pairs, and the index by which a later filter finds the scores of a
+caption pass.
 
 The list is a sorted `.npy` of uids of 32 hexadecimal digits as two unsigned integers each, of the dtype `u8,u8`
-(github.com/mlfoundations/datacomp, `apply_filter.py` and `resharder.py`). `filter/uid_index.npy` has three rows of 64-bit
+(github.com/mlfoundations/datacomp, `apply_filter.py` and `resharder.py`). `filter/uid_index.npy` has three rows of
+64-bit
 numbers: the halves of each kept uid, sorted, and the number of its part in the order of the marker. A local index is
 mapped; of an object each worker holds it, 24 bytes a pair.
 """
@@ -112,7 +114,8 @@ def _kept_uids(storage: Storage, scores: str) -> list[str]:
     odd = next((uid for uid in uids if not is_hex_uid(uid)), None)
     if odd is not None:
         raise UserError(
-            f"the uid {odd!r} in {scores} is not of 32 hexadecimal digits: DataComp's list cannot hold it; take the uids "
+            f"the uid {odd!r} in {scores} is not of 32 hexadecimal digits: DataComp's list cannot hold it; take the "
+            "uids "
             "from the scores, which are Parquet"
         )
     return uids

@@ -84,10 +84,11 @@ class CaptionUse:
         return different_C & (self._counts_C <= EVERYWHERE * self.captions)
 
     def scores(self, head: HeadLabels, captions: KeptCaptions) -> npt.NDArray[np.float64]:
-        """How well each stored class fits image and caption, [N, K]: probability x the least lift beside the caption's objects.
+        """How well each stored class fits image and caption, [N, K]: probability x the least lift beside the caption's
+        objects.
 
-        The lift of two classes is (captions that name both + 1) / (captions that would if they were independent + 1). Classes
-        that may not be shown have 0.
+        The lift of two classes is (captions that name both + 1) / (captions that would if they were independent + 1).
+        Classes that may not be shown have 0.
         """
         codes_P = self._sorted_codes
         targets = encode(captions.objects, self.concepts)
@@ -104,7 +105,9 @@ class CaptionUse:
 
 
 def _pairs(left_N: npt.NDArray[np.int64], right_N: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], ...]:
-    """Each place of a row's left list with each of its right one, of lists with these lengths: rows, left places, right places."""
+    """Each place of a row's left list with each of its right one, of lists with these lengths: rows, left places,
+    right places.
+    """
     sizes_N = left_N * right_N
     rows = np.repeat(np.arange(len(sizes_N)), sizes_N)
     within = np.arange(len(rows)) - np.repeat(np.cumsum(sizes_N) - sizes_N, sizes_N)
@@ -112,7 +115,9 @@ def _pairs(left_N: npt.NDArray[np.int64], right_N: npt.NDArray[np.int64]) -> tup
 
 
 def outside_caption(head: HeadLabels, concepts: Concepts, captions: KeptCaptions) -> npt.NDArray[np.bool_]:
-    """Which of the stored classes the image's caption does not name, as an object or as the words of its objects, [N, K]."""
+    """Which of the stored classes the image's caption does not name, as an object or as the words of its objects, [N,
+    K].
+    """
     ids, words, outside = concepts.ids, [set(name.split()) for name in concepts.names], list[list[bool]]()
     for row, names in zip(head.ids_NK.tolist(), captions.objects, strict=True):
         inside = {number for name in names for number in ids.get(name, ())}

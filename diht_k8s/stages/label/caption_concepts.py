@@ -1,7 +1,7 @@
 """Caption concepts of the kept pairs, read from the filter's scores: the recipe parses each caption only once.
 
-In: `filter/scores/SHARD.parquet`. Out: for each kept pair, in order, its uid, the names of objects and attributes, and the
-objects that the caption credits ("clip art by NAME").
+In: `filter/scores/SHARD.parquet`. Out: for each kept pair, in order, its uid, the names of objects and attributes, and
+the objects that the caption credits ("clip art by NAME").
 """
 
 from __future__ import annotations

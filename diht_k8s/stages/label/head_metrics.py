@@ -1,7 +1,8 @@
-"""Quality of the heads on images that they never saw: average precision beside that of the frequencies alone, calibration.
+"""Quality of the heads on images that they never saw: average precision beside that of the frequencies alone,
+calibration.
 
-In: a head, features, targets and folds. Out: figures for `heads.json`. Without cross-fitting (K = 1) the unseen images are the
-held-out slice.
+In: a head, features, targets and folds. Out: figures for `heads.json`. Without cross-fitting (K = 1) the unseen images
+are the held-out slice.
 
 Shapes: N images, C classes.
 """
@@ -36,12 +37,14 @@ def head_figures(head: Head, images: TrainingImages, targets: Targets, concepts:
     """Average precision and how often the top label is a word of the caption.
 
     Returns:
-        mean_average_precision over concepts with at least 20 examples, and that of a constant guess (a concept's share of the
-        images); the share of images whose top label the caption names, by heads that saw the image and by heads that did not;
-        average precision of each measured concept, best first, and the best and worst of them; calibration.
+        mean_average_precision over concepts with at least 20 examples, and that of a constant guess (a concept's share
+        of the images); the share of images whose top label the caption names, by heads that saw the image and by heads
+        that did not; average precision of each measured concept, best first, and the best and worst of them;
+        calibration.
 
     Raises:
-        DataError: the heads' probabilities are not finite: every comparison with NaN is False, so figures would say something.
+        DataError: the heads' probabilities are not finite: every comparison with NaN is False, so figures would say
+            something.
     """
     unseen, seen = _measured_rows(images, most=max(1, MAX_ENTRIES // targets.classes))
     probabilities_NC = head.probabilities(images.features_ND[unseen], images.fold_N[unseen]).numpy()
@@ -54,7 +57,8 @@ def head_figures(head: Head, images: TrainingImages, targets: Targets, concepts:
     seen_NC = head.all_data_probabilities(images.features_ND[seen]).numpy()
     if not (np.isfinite(probabilities_NC).all() and np.isfinite(seen_NC).all()):
         raise DataError(
-            f"the probabilities of the heads of {targets.classes} concepts are not finite: remove the stage's heads and "
+            f"the probabilities of the heads of {targets.classes} concepts are not finite: remove the stage's heads "
+            "and "
             "train them again, with a lower learning rate if it happens again"
         )
     seen_present_NC = targets.soft(seen).numpy() > 0
@@ -95,7 +99,9 @@ def _measured_rows(images: TrainingImages, most: int) -> tuple[npt.NDArray[np.in
 def average_precision(
     scores_NC: npt.NDArray[np.float32], present_NC: npt.NDArray[np.bool_], *, least: int = MIN_EXAMPLES
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Average precision of each class with at least `least` images (else NaN), and of a constant guess (its share of the images)."""
+    """Average precision of each class with at least `least` images (else NaN), and of a constant guess (its share of
+    the images).
+    """
     precision_C = np.full(present_NC.shape[1], np.nan)
     for number in np.flatnonzero(present_NC.sum(axis=0) >= least):
         precision_C[number] = _average_precision(scores_NC[:, number], present_NC[:, number])
@@ -117,8 +123,8 @@ def calibration(
 ) -> dict[str, Any]:
     """Compare probabilities with targets: for (image, class) entries of about equal probability, the mean soft target.
 
-    A softmax learns targets of 1/m, so its calibrated p is the mean target, not the share of images that show the concept;
-    of sigmoids it is the share of captions that name it.
+    A softmax learns targets of 1/m, so its calibrated p is the mean target, not the share of images that show the
+    concept; of sigmoids it is the share of captions that name it.
 
     Args:
         probabilities_NC: by heads that never saw the image.
@@ -126,8 +132,9 @@ def calibration(
         chosen_N: images that count: those with a concept of this head, for sigmoids all.
 
     Returns:
-        bins of [lower edge, entries, mean probability, mean target] without empty ones, and the expected calibration error: the
-        mean difference of the two over the probability mass, so that the many entries near 0 do not hide the rest.
+        bins of [lower edge, entries, mean probability, mean target] without empty ones, and the expected calibration
+        error: the mean difference of the two over the probability mass, so that the many entries near 0 do not hide the
+        rest.
     """
     sums_3E = np.zeros((3, len(CALIBRATION_EDGES)))  # entries, probabilities, targets
     rows_N = np.flatnonzero(chosen_N)

@@ -1,10 +1,11 @@
-"""Concept heads of the teacher: linear classifiers fitted on frozen features with soft targets, one per fold and one on all images.
+"""Concept heads of the teacher: linear classifiers fitted on frozen features with soft targets, one per fold and one on
+all images.
 
 In: features, targets and folds of the training images. Out: weights that apply to raw features. Pure but for progress.
-The paper (section 3.2) trains two linear classifiers with a soft-target cross-entropy; optimiser, schedule, standardisation
-and folds are our choice, and so are heads of sigmoids, which may find no concept likely, and the temperature. The fold heads
-and the head on all images are fitted together: one batch passes through all of them, and each head ignores the images of its
-own fold. A head's fold is also its held-out slice, which decides when to stop.
+The paper (section 3.2) trains two linear classifiers with a soft-target cross-entropy; optimiser, schedule,
+standardisation and folds are our choice, and so are heads of sigmoids, which may find no concept likely, and the
+temperature. The fold heads and the head on all images are fitted together: one batch passes through all of them, and
+each head ignores the images of its own fold. A head's fold is also its held-out slice, which decides when to stop.
 
 Shapes: N training images, B of a batch, D features, C classes, M heads (K folds, then the one on all images; 1 without
 cross-fitting).
@@ -130,7 +131,9 @@ def soft_target_loss(logits_BMC: Tensor, target_BC: Tensor, fold_B: Tensor, kind
 State = dict[str, Any]
 """What a training needs to resume after an epoch: plain values and tensors, so that reading it runs no code."""
 OnEpoch = Callable[[int, dict[str, float], Callable[[], State]], None]
-"""Called with the number of finished epochs, the last one's figures and a function that returns the state; may raise to stop."""
+"""Called with the number of finished epochs, the last one's figures and a function that returns the state; may raise
+to stop.
+"""
 
 
 def fit_head(
@@ -146,7 +149,8 @@ def fit_head(
 
     Args:
         images: features and folds.
-        targets: concepts of the same images; a softmax leaves out those without any, to sigmoids they show what is absent.
+        targets: concepts of the same images; a softmax leaves out those without any, to sigmoids they show what is
+            absent.
         config: kind, epochs, learning rate, batch size, calibration.
         seed: of the order of images.
         device: where the training runs.
@@ -219,7 +223,9 @@ class _Fit:
 
     @torch.no_grad()
     def _held_out_loss(self) -> float | None:
-        """Mean loss over the held-out images, each by the head that may not see it, without up-sampling; None without any."""
+        """Mean loss over the held-out images, each by the head that may not see it, without up-sampling; None without
+        any.
+        """
         rows = self._held_out_rows()
         if not len(rows):
             return None

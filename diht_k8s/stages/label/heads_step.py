@@ -1,8 +1,9 @@
 """The step `heads`: images and captions of the training shards in, `heads.json` and `teacher_heads.safetensors` out.
 
-The images pass the teacher first (`features/SHARD.safetensors`). Then each concept head is fitted, to a file of its own,
-`heads/KIND.safetensors`; at the end both are joined. A head sees cached features only, so its fit takes a few percent of
-the time that the teacher took for them. An interrupted fit resumes from `heads/KIND.state`, to the same bytes.
+The images pass the teacher first (`features/SHARD.safetensors`). Then each concept head is fitted, to a file of its
+own, `heads/KIND.safetensors`; at the end both are joined. A head sees cached features only, so its fit takes a few
+percent of the time that the teacher took for them. An interrupted fit resumes from `heads/KIND.state`, to the same
+bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from diht_k8s.stages.label.vocabulary import Concepts, read_vocabulary
 
 KINDS: Final[tuple[str, ...]] = ("objects", "attributes")
 MEMORY_BYTES: Final = 1 << 30
-"""Features of more bytes are kept on disk while the heads are fitted: 420,000 images of a network with 1,280 features."""
+"""Features of more bytes are kept on disk while the heads are fitted: 420,000 images of a network with 1,280 features.
+"""
 SAVE_SECONDS: Final = 300.0
 """Interval at which the state of a long fit is saved."""
 
@@ -180,7 +182,8 @@ def training_images(job: LabelJob, vocabulary: Mapping[str, Concepts]) -> tuple[
 
 
 def empty_table(rows: int, columns: int) -> Tensor:
-    """An empty table for fp16 features: in memory, or in a nameless file below TMPDIR if it is larger than `MEMORY_BYTES`.
+    """An empty table for fp16 features: in memory, or in a nameless file below TMPDIR if it is larger than
+    `MEMORY_BYTES`.
 
     Raises:
         UserError: the disk has no room for them.
@@ -193,7 +196,8 @@ def empty_table(rows: int, columns: int) -> Tensor:
             os.posix_fallocate(file.fileno(), 0, size)  # a disk that is full later would end the program by a signal
         except OSError as error:
             raise UserError(
-                f"{tempfile.gettempdir()} has no room for {size / 2**30:.1f} GiB of teacher features ({error.strerror}): "
+                f"{tempfile.gettempdir()} has no room for {size / 2**30:.1f} GiB of teacher features "
+                f"({error.strerror}): "
                 "set TMPDIR to a larger disk, or lower label.maxSamples"
             ) from error
         return torch.from_numpy(np.memmap(file, np.float16, "r+", shape=(rows, columns)))

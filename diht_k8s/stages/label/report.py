@@ -84,8 +84,8 @@ def make_report(job: LabelJob, vocabulary: ConceptVocabulary, heads: dict[str, A
 class AddedLabels:
     """The objects that labels add to the captions, in the shards that trained the heads.
 
-    Nothing here says that they are in the images. What can be said without looking is how often the captions of unseen images name
-    an object where a label says it.
+    Nothing here says that they are in the images. What can be said without looking is how often the captions of unseen
+    images name an object where a label says it.
     """
 
     use: CaptionUse
@@ -125,7 +125,9 @@ class AddedLabels:
         }
 
     def _precision(self, name: str) -> float | None:
-        """In what share of the images of which a label says an object the caption names it; without folds hardly any is unseen."""
+        """In what share of the images of which a label says an object the caption names it; without folds hardly any
+        is unseen.
+        """
         return round(self._share(name), 4) if self.held_out else None
 
     def _mean_precision(self) -> float | None:
@@ -147,7 +149,9 @@ def example_shards(shards: Sequence[Shard]) -> dict[str, int]:
 def _examples(
     job: LabelJob, shard: Shard, uids: Sequence[str], added: Sequence[str | None], most: int
 ) -> list[dict[str, Any]]:
-    """Evenly spread images of one shard with an added label and their captions, in whose text the label is not, either."""
+    """Evenly spread images of one shard with an added label and their captions, in whose text the label is not,
+    either.
+    """
     names = {row: name for row, name in enumerate(added) if name is not None}
     if not most or not names:
         return []

@@ -1,9 +1,10 @@
 """Soft labels: each image's k likeliest classes of both heads, one Parquet file per kept shard.
 
-In: probabilities of the heads. Out: `label/labels/SHARD.parquet`, rows in the order of the kept pairs: uid, ids (uint16) and
-probabilities (fp16) of both heads, null if the image has no label. Probabilities are renormalised, and reading does it again in
-float32, since the fp16 sum is off by up to 4e-4. Heads that may say nothing (`label.minProbability`) keep theirs: what is not
-said is 0, a row of zeros says nothing, and the sum of a row is what it is.
+In: probabilities of the heads. Out: `label/labels/SHARD.parquet`, rows in the order of the kept pairs: uid, ids
+(uint16) and probabilities (fp16) of both heads, null if the image has no label. Probabilities are renormalised, and
+reading does it again in float32, since the fp16 sum is off by up to 4e-4. Heads that may say nothing
+(`label.minProbability`) keep theirs: what is not said is 0, a row of zeros says nothing, and the sum of a row is what
+it is.
 
 Shapes: N images of a shard, B of a batch, C classes, K stored classes.
 """
@@ -44,7 +45,9 @@ class Labels:
     objects: HeadLabels
     attributes: HeadLabels
     header: Mapping[str, Any]
-    """schema_version, config_sha256, inputs, vocabulary_sha256, top_k; min_probability where the heads may say nothing."""
+    """schema_version, config_sha256, inputs, vocabulary_sha256, top_k; min_probability where the heads may say
+    nothing.
+    """
 
 
 def top_k(

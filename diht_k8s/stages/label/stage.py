@@ -1,7 +1,8 @@
 """Stage 2, label (paper section 3.2): vocabulary, teacher features, linear heads, soft labels.
 
 In: the filter's scores and kept shards, a teacher's weights. Out: `vocabulary.json`, `heads.json`,
-`teacher_heads.safetensors`, `labels/SHARD.parquet`, `report.json`; `embeddings/SHARD.safetensors` where they are asked for.
+`teacher_heads.safetensors`, `labels/SHARD.parquet`, `report.json`; `embeddings/SHARD.safetensors` where they are asked
+for.
 
 The stage has three steps, each a job of its own on a cluster and on a laptop: `vocabulary` and `heads` in one process,
 `predict` in as many as there are workers, which share the shards as those of the filter do. A step needs what the one

@@ -1,8 +1,8 @@
 """The frozen teacher, which turns images into features: a timm network, open_clip image tower or SWAG trunk by name.
 
-In: `spec.label.teacher` and a weights file. Out: float32 features of the layer before the classifier (timm) or the image embedding
-before normalisation (open_clip). Each network brings its own preprocessing. The paper's teacher is SWAG ViT-H/14 (section 3.2;
-weights CC-BY-NC); the default here is EfficientNet-Lite0.
+In: `spec.label.teacher` and a weights file. Out: float32 features of the layer before the classifier (timm) or the
+image embedding before normalisation (open_clip). Each network brings its own preprocessing. The paper's teacher is SWAG
+ViT-H/14 (section 3.2; weights CC-BY-NC); the default here is EfficientNet-Lite0.
 
 Shapes: B images of a batch, H x W pixels, D features.
 """
@@ -37,7 +37,8 @@ from diht_k8s.stages.label.teacher_weights import (
 )
 
 CPU_BATCH_PIXELS: Final = 200_000
-"""On a CPU a batch's activations should stay below 32 MiB, else the allocator maps and clears their pages again at every layer.
+"""On a CPU a batch's activations should stay below 32 MiB, else the allocator maps and clears their pages again at
+every layer.
 
 With EfficientNet-Lite0 at 224 px batches of 4 are 1.9 x as fast as batches of 32.
 """
@@ -221,7 +222,8 @@ def _open_clip(
 
     if name not in open_clip.list_models():
         raise UserError(
-            f"label.teacher.model open_clip/{name} is unknown{or_near(name, open_clip.list_models())}: see open_clip.list_models()"
+            f"label.teacher.model open_clip/{name} is unknown{or_near(name, open_clip.list_models())}: see "
+            "open_clip.list_models()"
         )
     # The meta device, where only names and shapes are asked for: from there nothing can be moved to a CPU.
     where = torch.get_default_device()
@@ -258,7 +260,8 @@ def swag(
     """
     if name not in SWAG_NAMES:
         raise UserError(
-            f"label.teacher.model swag/{name} is unknown{or_near(name, sorted(SWAG_NAMES))}: use one of {', '.join(SWAG_NAMES)}"
+            f"label.teacher.model swag/{name} is unknown{or_near(name, sorted(SWAG_NAMES))}: use one of "
+            f"{', '.join(SWAG_NAMES)}"
         )
     logger.warning("the weights of swag/%s are %s", name, SWAG_LICENCE)
     size = config.image_size or SIZE

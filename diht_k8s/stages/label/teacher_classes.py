@@ -1,13 +1,14 @@
-"""The teacher's own classes as concepts: ImageNet's names joined to the vocabulary by words, its classifier calibrated on captions.
+"""The teacher's own classes as concepts: ImageNet's names joined to the vocabulary by words, its classifier calibrated
+on captions.
 
-In: the counted vocabulary, the teacher's classifier, features and captions of the training images. Out: a longer vocabulary, and
-rows of the object head for what is new in it. Ours, not the paper's: a small set has too few captions to train a head for
-"wheelbarrow", which the teacher knows.
+In: the counted vocabulary, the teacher's classifier, features and captions of the training images. Out: a longer
+vocabulary, and rows of the object head for what is new in it. Ours, not the paper's: a small set has too few captions
+to train a head for "wheelbarrow", which the teacher knows.
 
-A class that a caption concept names already is left to the trained head. The others keep the teacher's weights: a class' logit is
-standardised over the training images, since drawings shift all logits, and p = sigmoid(scale x logit + offset) with one scale
-and one offset for all classes, fitted on whether captions name them. So they say something where captions bear them out, and
-nothing elsewhere.
+A class that a caption concept names already is left to the trained head. The others keep the teacher's weights: a
+class' logit is standardised over the training images, since drawings shift all logits, and p = sigmoid(scale x logit +
+offset) with one scale and one offset for all classes, fitted on whether captions name them. So they say something where
+captions bear them out, and nothing elsewhere.
 
 Shapes: N training images, J own classes, D features, M heads, C trained classes.
 """
@@ -46,7 +47,9 @@ def imagenet_names() -> list[list[str]]:
 
 
 def class_captions(classifier: tuple[Tensor, Tensor] | None) -> tuple[list[str], NDArray[np.float64]] | None:
-    """Each of the teacher's classes as a caption of all its names, and its weights [1000, D]; None where it has others or none."""
+    """Each of the teacher's classes as a caption of all its names, and its weights [1000, D]; None where it has others
+    or none.
+    """
     if classifier is None or len(classifier[0]) != IMAGENET_CLASSES:
         return None
     return [", ".join(synonyms) for synonyms in imagenet_names()], classifier[0].double().numpy()
@@ -89,7 +92,8 @@ def with_own_classes(
     """
     if classifier is None or len(classifier[1]) != IMAGENET_CLASSES:
         raise UserError(
-            f"label.teacher.ownClasses: the teacher's weights have no classifier of ImageNet's {IMAGENET_CLASSES} classes: "
+            f"label.teacher.ownClasses: the teacher's weights have no classifier of ImageNet's {IMAGENET_CLASSES} "
+            "classes: "
             "unset it, or give weights with one"
         )
     numbers = [each.number for each in concepts.teacher_classes]
@@ -110,7 +114,9 @@ def with_own_classes(
 
 
 def _calibrated(logits_NJ: Tensor, present_NJ: Tensor) -> tuple[Tensor, Tensor]:
-    """The scale and the offset with the least binary cross-entropy; where no caption names a class, all become unlikely."""
+    """The scale and the offset with the least binary cross-entropy; where no caption names a class, all become
+    unlikely.
+    """
     rate = ((present_NJ.sum() + 0.5) / (present_NJ.numel() + 1)).clamp(max=1 - 1e-6)
     values = torch.stack([torch.ones(()), rate.logit()]).requires_grad_()
     optimizer = torch.optim.LBFGS([values], max_iter=STEPS, line_search_fn="strong_wolfe")

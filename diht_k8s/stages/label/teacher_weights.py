@@ -1,4 +1,5 @@
-"""The teacher's weights: their file, read without running code from it, and their fit to the network's names and shapes.
+"""The teacher's weights: their file, read without running code from it, and their fit to the network's names and
+shapes.
 
 The run names the file, or an installed package brings it; nothing is downloaded. A cached stage ends without loading
 torch, so only the functions that need it import it.
@@ -42,14 +43,16 @@ def weights_uri(teacher: Teacher) -> str:
     """The file that holds the teacher's weights.
 
     Raises:
-        UserError: the run names no file and no installed package has one, or the package's is not the one that was tested.
+        UserError: the run names no file and no installed package has one, or the package's is not the one that was
+            tested.
     """
     if teacher.weights is not None:
         return teacher.weights
     if teacher.model not in PACKAGES:
         if teacher.model.startswith("swag/"):
             raise UserError(
-                f"label.teacher.weights is not set: the weights of {teacher.model} are {SWAG_LICENCE}, and are never downloaded: "
+                f"label.teacher.weights is not set: the weights of {teacher.model} are {SWAG_LICENCE}, and are never "
+                "downloaded: "
                 "fetch torchvision's file if its licence allows your use, and set it"
             )
         raise UserError(
@@ -104,7 +107,8 @@ def read_weights(storage: Storage, uri: str) -> Weights:
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and pickle raise many kinds; all mean the same to the user
         raise UserError(
-            f"{uri} cannot be read safely as a weights file ({first_line(error)}): give .safetensors, or a .pth with tensors only"
+            f"{uri} cannot be read safely as a weights file ({first_line(error)}): give .safetensors, or a .pth with "
+            "tensors only"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
@@ -117,8 +121,8 @@ def read_weights(storage: Storage, uri: str) -> Weights:
 def fit_weights(expected: Weights, weights: Weights, optional: tuple[str, ...], uri: str) -> Weights:
     """The weights under the network's own names.
 
-    If all names differ (a port of the same network), they are matched by order, provided that the number of tensors, their shapes
-    and the last parts of all names agree.
+    If all names differ (a port of the same network), they are matched by order, provided that the number of tensors,
+    their shapes and the last parts of all names agree.
 
     Args:
         expected: the network's state dict.

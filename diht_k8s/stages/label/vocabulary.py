@@ -2,8 +2,8 @@
 
 In: caption concepts of each kept shard, in any order. Out: `vocabulary.json`, ordered by count, then name, made by the
 step `vocabulary`, which imports no torch but for the names of the teacher's own classes. The paper's
-vocabulary is not known; stop list, cuts and caps are our choice. Names of authors are cut, too: a name that stands after
-"by" in more than half of the captions that have it.
+vocabulary is not known; stop list, cuts and caps are our choice. Names of authors are cut, too: a name that stands
+after "by" in more than half of the captions that have it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class Concepts:
     def ids(self) -> dict[str, list[int]]:
         """Name -> the classes that it names.
 
-        A class of the teacher's own has several names, and the last word of a name is one, too: "owl" names the "great grey owl".
+        A class of the teacher's own has several names, and the last word of a name is one, too: "owl" names the "great
+        grey owl".
         """
         found: dict[str, list[int]] = {name: [number] for number, name in enumerate(self.trained.names)}
         for number, each in enumerate(self.teacher_classes, start=len(found)):
@@ -137,7 +138,8 @@ class ConceptVocabulary:
         """
         if document.get("schema_version") != SCHEMA_VERSION:
             raise DataError(
-                f"vocabulary.json has schema_version {document.get('schema_version')}, this program reads {SCHEMA_VERSION}: "
+                f"vocabulary.json has schema_version {document.get('schema_version')}, this program reads "
+                f"{SCHEMA_VERSION}: "
                 "use the version of the program that wrote it, or run the stage label again"
             )
         try:
@@ -233,7 +235,8 @@ def freeze(counts: ConceptCounts, cuts: Cuts) -> ConceptVocabulary:
     for kind, kept, counter in (("objects", objects, counts.objects), ("attributes", attributes, counts.attributes)):
         if not kept.names:
             raise DataError(
-                f"the vocabulary has no {kind}: none of {len(counter)} occurs in at least {least} of {counts.captions} captions: "
+                f"the vocabulary has no {kind}: none of {len(counter)} occurs in at least {least} of "
+                f"{counts.captions} captions: "
                 "lower label.vocabulary.minCount or minFraction, or give more pairs"
             )
     return ConceptVocabulary(

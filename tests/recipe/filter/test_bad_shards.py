@@ -1,4 +1,6 @@
-"""Damaged shards within `data.maxBadShards`: the samples before the damage are filtered, and every stage sees the same counts."""
+"""Damaged shards within `data.maxBadShards`: the samples before the damage are filtered, and every stage sees the same
+counts.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,8 @@ def interleaved(*names: str) -> bytes:
     [
         (
             interleaved("a.gif", "a.caption", "b.gif", "b.caption"),
-            "suffixes found are caption 2, gif 2.* images of the type gif are not read: convert them to PNG, or .* diht import",
+            "suffixes found are caption 2, gif 2.* images of the type gif are not read: convert them to PNG, or .* "
+            "diht import",
         ),
         (interleaved("a.jpg", "a.caption"), "found are caption 1, jpg 1; set data.sources\\[\\].captionKey: caption"),
         (

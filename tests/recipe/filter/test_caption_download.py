@@ -1,4 +1,6 @@
-"""From a table of captions to kept shards: the images come from an HTTP server on the loopback, and most are not fetched."""
+"""From a table of captions to kept shards: the images come from an HTTP server on the loopback, and most are not
+fetched.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The caption pass over tables, as a whole: the same verdicts as from shards, splits, resuming, and the pass that follows."""
+"""The caption pass over tables, as a whole: the same verdicts as from shards, splits, resuming, and the pass that
+follows.
+"""
 
 from __future__ import annotations
 

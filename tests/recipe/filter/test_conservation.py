@@ -33,7 +33,9 @@ FOLDERS = ("", "a/", "b/", "a/b/", "web/", "0/", "c-0/")
 
 
 def drawn_layout(rng: random.Random, folder: Path) -> tuple[DihtRun, Counter[str]]:
-    """A run over shards with names that resemble each other, some of them empty, and how often each uid stands in them."""
+    """A run over shards with names that resemble each other, some of them empty, and how often each uid stands in
+    them.
+    """
     names = dict.fromkeys(f"{stem}{end}" for stem in STEMS for end in ("", "-1"))
     files = [f"{place}{name}.tar" for place in FOLDERS for name in names]
     chosen, uids = rng.sample(files, rng.choice((1, 2, 3, 7, 20, 60))), Counter[str]()

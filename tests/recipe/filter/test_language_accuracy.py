@@ -1,8 +1,8 @@
 """Accuracy of the language rule at its default, on captions that were annotated before any identifier read them.
 
-Of `languages.jsonl`, odd numbers served to choose the identifier and the margin, even ones measure, and so do the English
-captions that are held out for the parser. `languages2.jsonl` was written before the margin was chosen again. The asserted
-bounds are slightly beyond what was measured.
+Of `languages.jsonl`, odd numbers served to choose the identifier and the margin, even ones measure, and so do the
+English captions that are held out for the parser. `languages2.jsonl` was written before the margin was chosen again.
+The asserted bounds are slightly beyond what was measured.
 """
 
 from __future__ import annotations

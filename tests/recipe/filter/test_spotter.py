@@ -155,7 +155,9 @@ def test_number_of_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def demo_images() -> list[Image.Image]:
-    """16 images, most from the demo with words in them: eight squares of one size class, drawings of others, and tall ones."""
+    """16 images, most from the demo with words in them: eight squares of one size class, drawings of others, and tall
+    ones.
+    """
     samples = [sample for sample in read_samples(Storage(), str(DEMO_SHARD)) if sample.problem is None]
     of_kind = {
         kind: (decode(sample.image) for sample in samples if sample.meta.get("junk") == kind)

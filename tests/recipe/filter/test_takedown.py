@@ -398,7 +398,9 @@ def test_half_of_a_file_that_a_killed_write_left_goes_and_those_of_people_stay(b
 
 
 def replaced(bench: Bench) -> tuple[Path, Path]:
-    """Filter another version of a shard; the folders of the first filter and of its labels, which belong to no run now."""
+    """Filter another version of a shard; the folders of the first filter and of its labels, which belong to no run
+    now.
+    """
     before = Path(bench.layout.stage(Stage.FILTER)), Path(bench.layout.stage(Stage.LABEL))
     os.utime(bench.folder / "a.tar", ns=(1, 1))
     filter_with(bench.run)

@@ -1,4 +1,6 @@
-"""Kept pairs as a pipeline of webdataset: the same ones that open_clip reads, with soft labels, in a trainer of others."""
+"""Kept pairs as a pipeline of webdataset: the same ones that open_clip reads, with soft labels, in a trainer of
+others.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Caption text for the parser: without the markup of its page, and with non-language parts blanked out.
 
-Alt-texts keep the markup of the pages that they stand in ("Kids&#39; Boots", "<b>Solid Brass</b> Handle"), often escaped
-twice. The tagger would read it as words. `plain` removes HTML entities and tags and hashtags, and keeps where each
-character came from. `clean` then keeps the length, so spans stay valid.
+Alt-texts keep the markup of the pages that they stand in ("Kids&#39; Boots", "<b>Solid Brass</b> Handle"), often
+escaped twice. The tagger would read it as words. `plain` removes HTML entities and tags and hashtags, and keeps where
+each character came from. `clean` then keeps the length, so spans stay valid.
 """
 
 from __future__ import annotations

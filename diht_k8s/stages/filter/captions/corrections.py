@@ -58,11 +58,11 @@ ADJECTIVE_ENDINGS: Final = (
 PERSONAL_PRONOUNS: Final = words("i me you he him she her it we us they them mine yours his hers its ours theirs")
 COMPLEX_PREPOSITIONS: Final = by_first_word(
     phrases(
-        "in front of;on top of;at the top of;at the bottom of;in the middle of;in the center of;in the centre of;on the "
-        "side of;on the edge of;next to;close to;out of;inside of;outside of;in between;across from;ahead of;at the edge "
-        "of;at the side of;on the bottom of;on the top of;at the end of;at the foot of;by the side of;in the back of;at "
-        "the back of;on the back of;instead of;because of;along with;together with;up to;due to;according to;such as;off "
-        "of;thanks to;away from;far from"
+        "in front of;on top of;at the top of;at the bottom of;in the middle of;in the center of;in the centre "
+        "of;on the side of;on the edge of;next to;close to;out of;inside of;outside of;in between;across "
+        "from;ahead of;at the edge of;at the side of;on the bottom of;on the top of;at the end of;at the foot "
+        "of;by the side of;in the back of;at the back of;on the back of;instead of;because of;along with;together "
+        "with;up to;due to;according to;such as;off of;thanks to;away from;far from"
     )
 )
 """first word -> the multi-word prepositions that begin with it, longest first."""
@@ -231,7 +231,9 @@ def _correct_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
 
 
 def _is_unlike_verb(token: Token, lexicon: Lexicon) -> bool:
-    """Whether a word that WordNet does not know as a verb is none: it may be a new one ("a chemist pipettes a sample")."""
+    """Whether a word that WordNet does not know as a verb is none: it may be a new one ("a chemist pipettes a
+    sample").
+    """
     if token.lower.endswith(("ing", "ed")):
         return token.dep == "dobj" and token.lower in lexicon.nouns  # "unloading herring"
     acts = any(subject.kids("det") and subject.i == token.i - 1 for subject in token.kids("nsubj"))
@@ -243,8 +245,8 @@ def _opens(left: Token | None) -> bool:
 
 
 def _correct_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Correct "laundry hamper", "baked oatmeal", "baby Oliver": a word that WordNet or its form knows as a noun only is no
-    adjective or adverb.
+    """Correct "laundry hamper", "baked oatmeal", "baby Oliver": a word that WordNet or its form knows as a noun only is
+    no adjective or adverb.
     """
     word, left = token.lower, before(tokens, token)
     is_thing = lexicon.noun(word) in lexicon.nouns

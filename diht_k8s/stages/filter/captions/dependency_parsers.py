@@ -1,10 +1,10 @@
 """The two dependency parsers, with the same model and the same trees: a fast one in NumPy, and spaCy's own.
 
 The fast one stays beside spaCy because it parses 2.0 to 2.3 times as many captions in a CPU second, rules and graphs
-included, with equal verdicts (`benchmarks/run captions`), which matters for tables of a billion captions. spaCy loads the
-model and tokenizes everything but plain words. The rest (`vocab`, `encoder`, `transition_parser`) has the weights of the
-model and gives the same results. `fast_or_spacy` compares the two on fixed captions when the model is loaded, since an
-untested version of spaCy, NumPy or the model could make them differ.
+included, with equal verdicts (`benchmarks/run captions`), which matters for tables of a billion captions. spaCy loads
+the model and tokenizes everything but plain words. The rest (`vocab`, `encoder`, `transition_parser`) has the weights
+of the model and gives the same results. `fast_or_spacy` compares the two on fixed captions when the model is loaded,
+since an untested version of spaCy, NumPy or the model could make them differ.
 """
 
 from __future__ import annotations
@@ -164,7 +164,8 @@ FIXED: Final = (
     "caf\u00e9 cr\u00e8me at 10:30 a.m.",
     "sandals $29.99 :)",
     "x",
-    "the temple was built by monks and later rebuilt by King Orlan near the river that separates the old town from the port",
+    "the temple was built by monks and later rebuilt by King Orlan near the river that separates the old town from "
+    "the port",
 )
 """Kinds of captions and of tokens: names, titles, possessives, contractions, numbers, signs, blanks, crossing arcs."""
 

@@ -1,7 +1,8 @@
-"""Explanation of a caption's graph: each correction rule that changed its tree, in words, with the tree before and after.
+"""Explanation of a caption's graph: each correction rule that changed its tree, in words, with the tree before and
+after.
 
-A rule is a function of this package whose description begins with "Correct". Python's profiling hook watches their calls,
-so the rules themselves carry no trace of this and run at full speed elsewhere.
+A rule is a function of this package whose description begins with "Correct". Python's profiling hook watches their
+calls, so the rules themselves carry no trace of this and run at full speed elsewhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Language of a caption, by py3langid (naive Bayes over byte n-grams): how much likelier another one is than English.
 
-Short captions name foreign dishes, places and people ("Gnocchi pesto"), so a caption counts as foreign only if some other
-language is far likelier than English. The margin grows with the length of the text: titles and names, which give
+Short captions name foreign dishes, places and people ("Gnocchi pesto"), so a caption counts as foreign only if some
+other language is far likelier than English. The margin grows with the length of the text: titles and names, which give
 little evidence of any language, pass, and the complexity and action rules decide on them. Long names outweigh the words
 around them ("Portrait of Sor Juana Inés de la Cruz"), so an English function word asks for more evidence.
 """
@@ -39,9 +39,13 @@ ALSO_IN: Final = {
     lang: words(shared)
     for lang, shared in {"da": "and her", "de": "her", "nl": "of", "no": "and her", "sv": "and", "tr": "her"}.items()
 }
-"""Those that are words of another language, too, and no sign of English in a caption that looks like it: Dutch `of` is or."""
+"""Those that are words of another language, too, and no sign of English in a caption that looks like it: Dutch `of` is
+or.
+"""
 FUNCTION_WORD_FACTOR: Final = 3
-"""How much wider the margin is for a caption that has one. Beyond it the words are a title that a foreign caption quotes."""
+"""How much wider the margin is for a caption that has one. Beyond it the words are a title that a foreign caption
+quotes.
+"""
 WORD: Final = re.compile(r"[^\W\d_]+")
 
 

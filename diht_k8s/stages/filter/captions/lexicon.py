@@ -1,7 +1,7 @@
 """Words of the caption rules: lists that several rules share, lemmas and word classes of WordNet, and what can act.
 
-The lists are ours: short, and limited to words that are frequent in captions. Lemmas and word classes come from the index
-of WordNet that the spaCy model includes.
+The lists are ours: short, and limited to words that are frequent in captions. Lemmas and word classes come from the
+index of WordNet that the spaCy model includes.
 """
 
 from __future__ import annotations

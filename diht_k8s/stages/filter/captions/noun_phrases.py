@@ -45,7 +45,9 @@ PLAIN_ADJECTIVES: Final = words(
     "extreme lean petite solid rear front upper lower daily weekly monthly analog analogue male female holy military "
     "hidden hot cute pretty happy ultimate favorite favourite private"
 )
-"""Adjectives that the tagger takes for nouns; capitalised inside a sentence they belong to a name ("Great Barrier Reef")."""
+"""Adjectives that the tagger takes for nouns; capitalised inside a sentence they belong to a name ("Great Barrier
+Reef").
+"""
 SURE_ADJECTIVE_ENDINGS: Final = ("able", "ible", "less", "proof", "ic", "al", "ous", "ive", "ful", "ish", "ern")
 """Endings that make a word that WordNet lists as adjective and noun an adjective before a noun."""
 NOUN_MODIFIERS: Final = words(

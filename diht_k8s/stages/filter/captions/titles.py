@@ -106,8 +106,8 @@ def correct_fragment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
 
 
 def _correct_in_chain(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Correct "rubber lined valve", "oak cabin floor plans": after a thing, a verb before a noun or the end is a part of
-    the name.
+    """Correct "rubber lined valve", "oak cabin floor plans": after a thing, a verb before a noun or the end is a part
+    of the name.
     """
     left, right = before(tokens, token), after(tokens, token)
     assert left is not None, "a noun precedes it"
@@ -160,7 +160,9 @@ def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
 
 
 def _correct_past_participle(tokens: Sequence[Token], token: Token, *, noun_follows: bool, after_thing: bool) -> None:
-    """Correct "Gold Plated Earrings", "LED Brake Light Smoked": in a title, a participle describes the thing beside it."""
+    """Correct "Gold Plated Earrings", "LED Brake Light Smoked": in a title, a participle describes the thing beside
+    it.
+    """
     left, right = before(tokens, token), after(tokens, token)
     opens_later_part = left is not None and not _is_word(left)
     if noun_follows and (after_thing or token.lower in LOOKS or opens_later_part):
@@ -170,8 +172,8 @@ def _correct_past_participle(tokens: Sequence[Token], token: Token, *, noun_foll
 
 
 def _correct_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon, *, noun_follows: bool) -> None:
-    """Correct "Mood Changing Lantern", "Cotton Door Hanging": in a title, an -ing word after a thing that cannot act is no
-    action.
+    """Correct "Mood Changing Lantern", "Cotton Door Hanging": in a title, an -ing word after a thing that cannot act is
+    no action.
     """
     right = after(tokens, token)
     if noun_follows and token.lower in PURPOSE:

@@ -59,7 +59,9 @@ def correct_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
 
 
 def become_noun_before(token: Token) -> None:
-    """Correct a verb to a noun ("rock climbing", "phone charging cable"); if it has an object, it becomes part of the object's name."""
+    """Correct a verb to a noun ("rock climbing", "phone charging cable"); if it has an object, it becomes part of the
+    object's name.
+    """
     token.retag("NN")
     for child in token.kids("nsubj"):
         child.dep = "compound"
@@ -231,8 +233,8 @@ def _is_second(tokens: Sequence[Token], verb: Token, first: Token) -> bool:
 
 
 def _correct_subject_with_article(tokens: Sequence[Token], token: Token) -> None:
-    """Correct "when the code compiles", "Tim Vale dribbles": a noun between an article and a verb, or a name before it, is
-    its subject.
+    """Correct "when the code compiles", "Tim Vale dribbles": a noun between an article and a verb, or a name before it,
+    is its subject.
     """
     noun = before(tokens, token)
     if noun is None or noun.dep != "compound" or noun.head is not token or token.kids("nsubj", "nsubjpass"):

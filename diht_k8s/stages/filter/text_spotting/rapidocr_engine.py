@@ -4,16 +4,16 @@ OpenVINO runs the networks on the CPU, ONNX Runtime on a GPU. If the GPU cannot 
 continue on the CPU and only log it. A run that asks for a GPU fails instead, because its pods would otherwise hold an
 idle GPU for days.
 
-On the CPU one network is compiled per small input shape, in bfloat16 if the CPU supports it. That saves 2 to 4 ms of the
-15 ms that a network of dynamic shape takes for an image of 256 x 256, and 6 to 10 ms for a large image (measured with
-RapidOCR's two networks, shapes in random order). Compiling takes 0.2 s. There are few small shapes, so each gets its own
-network in a bounded cache of the most recently used ones; all larger shapes share one network of dynamic shape, compiled
-once. The networks share the weights as read; each holds its own copy in the CPU's layout. The shape of an input alone
-selects its network, so results do not depend on earlier inputs. OpenVINO itself is kept from two side effects: its usage
-statistics and its signal stack.
+On the CPU one network is compiled per small input shape, in bfloat16 if the CPU supports it. That saves 2 to 4 ms of
+the 15 ms that a network of dynamic shape takes for an image of 256 x 256, and 6 to 10 ms for a large image (measured
+with RapidOCR's two networks, shapes in random order). Compiling takes 0.2 s. There are few small shapes, so each gets
+its own network in a bounded cache of the most recently used ones; all larger shapes share one network of dynamic shape,
+compiled once. The networks share the weights as read; each holds its own copy in the CPU's layout. The shape of an
+input alone selects its network, so results do not depend on earlier inputs. OpenVINO itself is kept from two side
+effects: its usage statistics and its signal stack.
 
-A box says where a line lies, not where it begins. RapidOCR's crop turns tall boxes to the left, so text that runs upwards
-comes out upside down, and so does a wide line that was turned by about 180 degrees. RapidOCR's defaults ask its
+A box says where a line lies, not where it begins. RapidOCR's crop turns tall boxes to the left, so text that runs
+upwards comes out upside down, and so does a wide line that was turned by about 180 degrees. RapidOCR's defaults ask its
 orientation classifier about every line. Here it is asked about tall lines, and about lines that were read with doubt: a
 recogniser that sees a line upside down is rarely sure of its text. Upright lines cost nothing more.
 """
@@ -280,8 +280,8 @@ def _check_sessions(engine: Any) -> None:
 TALL: Final = 1.5
 """Ratio of height to width from which RapidOCR turns a line when it cuts it out."""
 DOUBTFUL: Final = 0.9
-"""Confidence below which a line is read the other way round as well. On 60 lines turned by 60 to 270 degrees the wrong way
-gave at most 0.89, the right way at least 0.96.
+"""Confidence below which a line is read the other way round as well. On 60 lines turned by 60 to 270 degrees the wrong
+way gave at most 0.89, the right way at least 0.96.
 """
 SURE: Final = 0.9
 """Probability from which the classifier's word counts without a second reading; RapidOCR's own threshold."""

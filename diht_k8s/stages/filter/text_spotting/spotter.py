@@ -4,17 +4,19 @@ The library's defaults enlarge every image to 736 pixels and pad every line to 3
 verdicts on web images; the settings here were chosen by measurement (see `benchmarks/`). Recognition runs only on boxes
 that the detector finds, in whatever direction the line runs, and stops at the first text that the caller looks for.
 
-A second pass, off by default, looks for small text in a larger copy of the image, and for translucent marks in four that
-are turned and changed in colour. The detector is trained on text that is near level and stands out; translucent marks run
-along a diagonal and hardly differ from their ground. So the image is turned both ways, and the marks are set off in two
-ways each: one copy holds the smallest of the three colour values (white and grey marks keep their brightness there,
-whatever has a colour becomes darker), the other evens out the local contrast (CLAHE: Zuiderveld, Graphics Gems IV, 1994).
+A second pass, off by default, looks for small text in a larger copy of the image, and for translucent marks in four
+that are turned and changed in colour. The detector is trained on text that is near level and stands out; translucent
+marks run along a diagonal and hardly differ from their ground. So the image is turned both ways, and the marks are set
+off in two ways each: one copy holds the smallest of the three colour values (white and grey marks keep their brightness
+there, whatever has a colour becomes darker), the other evens out the local contrast (CLAHE: Zuiderveld, Graphics Gems
+IV, 1994).
 
-The detector can take several images of one size class (equal shape after RapidOCR's preprocessing) in one batch. It does
-so on a GPU. On the CPU it does not: that gains little, and each batch size would need its own network. On the CPU both
-ways give the same bits (measured, tested). On a GPU the other images of a batch may, in theory, change the last digits of
-a confidence. Batches are cut from those of the stage, which do not depend on where a worker was stopped, so a resumed run
-sees the same ones. Only images that are read under looser thresholds, next to stored scores, may be batched differently.
+The detector can take several images of one size class (equal shape after RapidOCR's preprocessing) in one batch. It
+does so on a GPU. On the CPU it does not: that gains little, and each batch size would need its own network. On the CPU
+both ways give the same bits (measured, tested). On a GPU the other images of a batch may, in theory, change the last
+digits of a confidence. Batches are cut from those of the stage, which do not depend on where a worker was stopped, so a
+resumed run sees the same ones. Only images that are read under looser thresholds, next to stored scores, may be batched
+differently.
 """
 
 from __future__ import annotations
@@ -167,8 +169,8 @@ class Spotting:
     """The texts found in one image."""
 
     texts: tuple[SpottedText, ...]
-    """texts with a confidence of at least `MIN_STORED_CONFIDENCE`, largest box first; then those that only the second pass
-    read.
+    """texts with a confidence of at least `MIN_STORED_CONFIDENCE`, largest box first; then those that only the second
+    pass read.
     """
     state: State
     """`stopped_early` if the wanted text was found before all boxes were read."""

@@ -117,8 +117,8 @@ def test_labels_when_read_by_duckdb_and_pandas_then_ids_and_probabilities_are_th
     np.testing.assert_array_equal(np.stack(frame.loc[has_label, "object_ids"].tolist()), heads[0][0][has_label])
     stored = np.stack(frame.loc[has_label, "attribute_probabilities"].tolist())
     np.testing.assert_array_equal(stored.astype(np.float32), heads[1][1][has_label].astype(np.float32))
-    query = f"SELECT uid, object_ids[1], object_probabilities[1] FROM '{uri}' WHERE object_ids IS NOT NULL ORDER BY uid::INT"
-    answer = duckdb.sql(query)
+    columns, order = "uid, object_ids[1], object_probabilities[1]", "ORDER BY uid::INT"
+    answer = duckdb.sql(f"SELECT {columns} FROM '{uri}' WHERE object_ids IS NOT NULL {order}")
     assert answer is not None, "a SELECT has an answer"
     rows = answer.fetchall()
     assert [uid for uid, _, _ in rows] == [str(number) for number in range(30) if number != 4]

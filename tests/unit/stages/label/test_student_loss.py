@@ -1,4 +1,6 @@
-"""The student's side of distillation against an independent float64 version: loss and gradient over the whole vocabulary."""
+"""The student's side of distillation against an independent float64 version: loss and gradient over the whole
+vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def test_student_loss_when_compared_then_loss_and_gradient_are_those_of_dense_ta
 
 
 def test_student_loss_when_the_teacher_may_say_nothing_then_mass_weighs_and_silent_images_do_not_count() -> None:
-    """Rows that sum to 1.8, 0.4 and 0: the target of the first is divided, the second counts less, the third not at all."""
+    """Rows that sum to 1.8, 0.4 and 0: the target of the first is divided, the second counts less, the third not at
+    all.
+    """
     logits = np.random.default_rng(3).normal(size=(3, 5))
     ids, probabilities = np.array([[0, 3], [2, 1], [4, 0]]), np.array([[0.9, 0.9], [0.4, 0.0], [0.0, 0.0]])
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))

@@ -44,7 +44,9 @@ def test_vocabulary_when_written_and_read_then_the_teachers_classes_are_the_same
 
 
 def own(named: bool) -> tuple[np.ndarray, Head]:
-    """Probabilities of a class that one in ten images shows, and of one that none does; captions name the first, or do not."""
+    """Probabilities of a class that one in ten images shows, and of one that none does; captions name the first, or do
+    not.
+    """
     generator = torch.Generator().manual_seed(0)
     shows_N = torch.arange(400) % 10 == 0
     features_ND = torch.randn(400, 3, generator=generator) + 8 * shows_N[:, None] * torch.tensor([1.0, 0, 0])
