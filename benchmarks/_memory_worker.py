@@ -61,7 +61,7 @@ def _train(case: dict[str, Any], rank: int, world: int) -> None:
     for step in range(STEPS):
         with torch.profiler.record_function(MARK):
             pass
-        engine.step(_batch(train.batch_size // world, model, objects, attributes))
+        engine.step(_batch(train.batch_size // world, model, objects, attributes), number=step)
         if ema is not None:
             ema.update(step + 1)
 

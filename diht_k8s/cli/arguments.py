@@ -332,12 +332,11 @@ def _add_doctor(commands: Commands) -> None:
 
 def _add_estimate(commands: Commands) -> None:
     parser = commands.add_parser(
-        "estimate", help="say whether a training fits on a GPU, and how long it takes", epilog=EXIT_CODES
+        "estimate", help="say whether a training fits on a GPU, and what it computes", epilog=EXIT_CODES
     )
     parser.description = (
-        "Estimate the training of a run document on a GPU: memory of a rank by part, the largest micro-batch, host "
-        "memory, FLOPs, samples/s, days and GPU hours. Nothing runs and no GPU is needed. Exit code 64 if it does not"
-        " fit."
+        "Estimate the training of a run document on a GPU: memory of a rank by part, the largest micro-batch, FLOPs, "
+        "and with --mfu samples/s and days. Nothing runs and no GPU is needed. Exit code 64 if it does not fit."
     )
     parser.add_argument("path", metavar="FILE", help=FILE)
     parser.add_argument(
@@ -346,11 +345,9 @@ def _add_estimate(commands: Commands) -> None:
     parser.add_argument("--nodes", type=int, metavar="N", help="pods of the gang; train.numNodes if unset")
     parser.add_argument(
         "--mfu",
-        dest="utilisation",
         type=float,
-        default=0.45,
         metavar="SHARE",
-        help="share of the GPU's peak at which it computes (0.45); recomputed activations count as work",
+        help="share of the GPU's peak at which it computes, for the time; recomputed activations count as work",
     )
     _add_json(parser, "print one JSON object; memory in bytes")
     _add_set(parser)

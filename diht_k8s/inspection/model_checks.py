@@ -1,7 +1,7 @@
-"""What the start of a training will refuse about a network of timm's: unequal parts of a batch, draws that no row keys.
+"""What the start of a training will refuse about a network of timm's: unequal parts of a batch, sizes of images.
 
 The network is made without memory for its weights, in seconds, and only where it is timm's and learns: of the others the
-document's text says enough (`api.batch_statistics`), and their draws are known.
+document's text says enough (`api.batch_statistics`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from diht_k8s.api.batch_statistics import unequal_parts
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.field_problems import FieldProblem
 from diht_k8s.api.train import Train
-from diht_k8s.stages.train.model.other_draws import refuse_other_draws
-from diht_k8s.stages.train.model.row_draws import RowDraws, draw_by_rows
-from diht_k8s.stages.train.model.student import Student, has_batch_statistics, model_configuration
+from diht_k8s.stages.train.model.student import (
+    Student,
+    has_batch_statistics,
+    model_configuration,
+    require_passing_images,
+)
 
 
 class TimmNetwork(NamedTuple):
@@ -28,7 +31,7 @@ class TimmNetwork(NamedTuple):
     batch_statistics: bool
     """whether it takes statistics over a batch."""
     refusal: str | None
-    """what is wrong with its configuration, its images or its random draws."""
+    """what is wrong with its configuration or its images."""
 
 
 def timm_problems(train: Train) -> list[FieldProblem]:
@@ -61,10 +64,9 @@ def timm_network(train: Train) -> TimmNetwork:
 def _network(configuration: str) -> TimmNetwork:
     with torch.device("meta"), warnings.catch_warnings(action="ignore"):
         student = Student(json.loads(configuration))
-    draws, refusal = RowDraws(0), None
-    draw_by_rows(student, draws)
+    refusal = None
     try:
-        refuse_other_draws(student.image_tower.to("meta"), draws)
+        require_passing_images(student.image_tower.to("meta"))
     except UserError as error:
         refusal = str(error)
     except RuntimeError:  # torch has no rule for one of its operations on tensors without data

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.stages.train.estimate.estimate import PROCESS_BYTES, estimate
+from diht_k8s.stages.train.estimate.estimate import estimate
 from tests.gpu.devices import devices
 from tests.recipe.train.small_run import ON_DEVICES, Job, document, make_data, train_in_ranks
 
@@ -30,6 +30,8 @@ CASES: dict[str, dict[str, Any]] = {
     "fp32, zero 0, micro-batches": {"microBatchSize": 16},
     "bf16, zero 0, activation checkpointing": {"precision": "bf16", "activationCheckpointing": True},
 }
+PROCESS_BYTES = 3 * 2**30
+"""Of a rank's program and libraries."""
 LEAST = 0.6
 """Of the tensors that are predicted: below, the estimate would refuse trainings that fit."""
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]

@@ -10,9 +10,9 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Final
 
 import deepspeed
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from diht_k8s.api.train import Train
 from diht_k8s.stages.train.data.batch import Batch, BatchTargets
 from diht_k8s.stages.train.data.normalisation import CLIPS, Normalisation
+from diht_k8s.stages.train.data.rng import generator
 from diht_k8s.stages.train.data.share import BatchShare
 from diht_k8s.stages.train.deepspeed_engine import DeepSpeedEngine, deepspeed_settings, reduce_alike
 from diht_k8s.stages.train.distributed import this_device
@@ -90,6 +91,10 @@ class Losses:
         return math.isfinite(self.total)
 
 
+FIGURES: Final = tuple(field.name for field in fields(Losses))
+"""Names of a step's figures, the total first."""
+
+
 class Update(Enum):
     """Outcome of a step; the same on all ranks."""
 
@@ -104,7 +109,14 @@ class Engine:
     """One rank's share of the training."""
 
     def __init__(
-        self, train: Train, model: Student, *, rank: int, world: int, normalisation: Normalisation = CLIPS
+        self,
+        train: Train,
+        model: Student,
+        *,
+        rank: int,
+        world: int,
+        normalisation: Normalisation = CLIPS,
+        seed: int = 0,
     ) -> None:
         """Wrap the model.
 
@@ -114,15 +126,15 @@ class Engine:
             rank: of this process.
             world: number of processes.
             normalisation: of the images.
+            seed: of the training's random draws.
 
         Raises:
             UserError: the device lacks the precision.
         """
-        self._train, self._world = train, world
+        self._train, self._rank, self._world, self._seed = train, rank, world, seed
         self._model, self._normalisation = model, normalisation
         self._norm: float | Tensor = float("nan")
-        share = BatchShare(train.batch_size, rank, world)
-        self._local, self._first_row = share.rows, share.first
+        self._local = BatchShare(train.batch_size, rank, world).rows
         self._micro = min(train.micro_batch_size or self._local, self._local)
         # What autocast rounds images to in any case, before the first convolution.
         self._image_dtype = DTYPES[train.precision]
@@ -173,8 +185,14 @@ class Engine:
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
 
-    def step(self, batch: Batch) -> Losses:
-        """One optimiser step over the global batch; `batch` is this rank's part, on its device; `update` holds the outcome."""
+    def step(self, batch: Batch, *, number: int) -> Losses:
+        """One optimiser step over the global batch; `update` holds its outcome.
+
+        Args:
+            batch: this rank's part, on its device.
+            number: of the step, from 0.
+        """
+        self._number = number
         self._watch.start()
         fp32 = needs_fp32_attention(self.device, self._train.precision, compiled=self._train.compile)
         with attention_in_fp32() if fp32 else contextlib.nullcontext():
@@ -252,8 +270,16 @@ class Engine:
     def _forward(self, batch: Batch, part: slice) -> Features:
         tokens_BT = batch.tokens_of(part, cut=self._model.cuts_captions)
         images = batch.images_of(part, self._normalisation, self._image_dtype)
-        self._model.draws.begin_rows(self._first_row + (part.start or 0), len(images), images.device)
+        self._seed_draws((part.start or 0) // self._micro)
         return self.deepspeed(images, tokens_BT, self._train.loss.max_logit_scale)
+
+    def _seed_draws(self, micro_batch: int) -> None:
+        """Have dropout draw the same whenever this micro-batch of the step passes: gradient caching passes it twice.
+
+        Activation checkpointing restores the generator's state by itself, in the backward pass.
+        """
+        drawn = generator(self._seed, "dropout", self._number, self._rank, micro_batch).integers(2**63)
+        torch.manual_seed(int(drawn))
 
     def _whole(self, batch: Batch) -> Losses:
         features = self._forward(batch, slice(None))
@@ -278,8 +304,8 @@ class Engine:
             self._make_update() if last else self.deepspeed.step()
         return self.losses
 
-    def _losses(self, features: Features, batch: Batch) -> list[Tensor]:
-        """The figures of `Losses`; averaging over ranks gives the global figures and gradients."""
+    def _losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        """The figures of `Losses` by name; averaging over ranks gives the global figures and gradients."""
         loss = self._train.loss
         self._scale = features.logit_scale.detach()
         settings = HnNceSettings.of(loss, self.group, self._train.batch_size)
@@ -296,7 +322,15 @@ class Engine:
         if self._train.distillation.embeddings is not None:
             total = total + self._train.distillation.embeddings.weight * embedding
         duplicates = duplicate_share(batch.caption_ids_B, self.group, self._train.batch_size)
-        return [total, contrastive, objects, attributes, embedding, *statistics, duplicates]
+        return {
+            "total": total,
+            "contrastive": contrastive,
+            "object": objects,
+            "attribute": attributes,
+            "embedding": embedding,
+            **statistics._asdict(),
+            "duplicate_share": duplicates,
+        }
 
     def _distilled(self, features: Features, targets: BatchTargets | None) -> tuple[Tensor, Tensor]:
         """The cross-entropies of both heads; 0 without labels."""
@@ -323,19 +357,20 @@ class Engine:
         """The ranks that share the batch; None for a single rank."""
         return dist.group.WORLD if self._world > 1 else None
 
-    def _mask_nonfinite(self, losses: list[Tensor]) -> Tensor:
+    def _mask_nonfinite(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The loss, times NaN on all ranks if it is not finite on any: the step is then skipped for its gradients."""
         self._figures = self._averaged(losses)
-        return losses[0] * (self._figures[0] * 0 + 1)
+        return losses["total"] * (self._figures[0] * 0 + 1)
 
     def _record(self, figures: list[float]) -> None:
         """Keep the step's losses and its logit scale."""
         *losses, self.logit_scale = figures
-        self.losses = Losses(*losses)
+        self.losses = Losses(**dict(zip(FIGURES, losses, strict=True)))
 
-    def _averaged(self, losses: list[Tensor]) -> Tensor:
-        """The losses over all ranks and the logit scale, on the device."""
-        values = torch.stack([loss.detach().float() for loss in [*losses, self._scale.reshape(())]])
+    def _averaged(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The losses over all ranks in the order of `FIGURES`, and the logit scale, on the device."""
+        ordered = [*(losses[name] for name in FIGURES), self._scale.reshape(())]
+        values = torch.stack([loss.detach().float() for loss in ordered])
         if self._world > 1:
             dist.all_reduce(values)
             values /= self._world

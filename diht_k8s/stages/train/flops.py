@@ -26,10 +26,6 @@ from diht_k8s.stages.train.model.student import Student, model_configuration
 
 LOSS_PAIRS: Final = 16
 """Pairs of the batch on which the losses are counted; their operations grow with the square."""
-CONTRASTIVE: Final = "loss"
-EMBEDDINGS: Final = "loss of embeddings"
-LOSSES: Final = (CONTRASTIVE, EMBEDDINGS)
-"""Parts of the work that are computed in fp32 over tiles of all pairs; the others are products of layers."""
 
 
 class PassFlops(NamedTuple):
@@ -164,12 +160,6 @@ class PairFlops:
         """Operations that the card computes."""
         return self.model + sum(self.recomputed.values())
 
-    @property
-    def layers(self) -> int:
-        """Of those that the card computes, all but the losses'."""
-        both = (self.parts, self.recomputed)
-        return sum(flops for each in both for name, flops in each.items() if name not in LOSSES)
-
 
 class StepWork:
     """The account: operations of the pairs of a training."""
@@ -264,7 +254,7 @@ class StepWork:
     def _losses(self, teacher_width: int) -> dict[str, PassFlops]:
         """Of a pair beside the whole batch, by part."""
         width, pairs = self._student.width, self._train.batch_size
-        counts = {CONTRASTIVE: _of_contrastive_loss(self._train, width)}
+        counts = {"loss": _of_contrastive_loss(self._train, width)}
         if teacher_width:
-            counts[EMBEDDINGS] = _of_embedding_loss(width, teacher_width)
+            counts["loss of embeddings"] = _of_embedding_loss(width, teacher_width)
         return {name: PassFlops(*(pairs * flops for flops in count)) for name, count in counts.items()}

@@ -1,7 +1,7 @@
 """Gradient caching (GradCache, arXiv 2101.06983): a batch in micro-batches whose loss sees all of it.
 
 Features are computed first, without a graph; the loss and its gradient follow on all of them; then each micro-batch runs
-again, with the same random draws (`row_draws`), and is differentiated through a surrogate of the loss.
+again, with the same random draws, and is differentiated through a surrogate of the loss.
 """
 
 from __future__ import annotations

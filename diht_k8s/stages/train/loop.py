@@ -55,7 +55,7 @@ from diht_k8s.stages.train.features.stored import stored_features
 from diht_k8s.stages.train.metrics import Metrics
 from diht_k8s.stages.train.mfu import MfuMeter, mfu_meter
 from diht_k8s.stages.train.model.export import ModelDescription
-from diht_k8s.stages.train.model.student import model_configuration
+from diht_k8s.stages.train.model.student import draws_in_training, model_configuration
 from diht_k8s.stages.train.optimizer import learning_rate
 from diht_k8s.stages.train.profiling import Profiler
 from diht_k8s.stages.train.rendezvous import init_distributed
@@ -113,7 +113,7 @@ class Training:
         kept = {"keep": self.settings.checkpoint.keep, "max_failures": self.settings.checkpoint.max_failures}
         self.checkpointer = Checkpointer(self.storage, self.layout, **kept, **where)
         saved, tower = self._first_or_newest()
-        adapt_student(self.model, self.settings, seed=run.spec.training_seed, **where)
+        adapt_student(self.model, self.settings, **where)
         check = self.stop.raise_if_requested
         self.data = training_data(run, self.storage, self.layout, saved, check=check, **where)
         self.progress = Reporter(Stage.TRAIN, time_spent=self.time, preflight=self.fabric.worst)
@@ -144,7 +144,9 @@ class Training:
             )
         read = self.loader.batches(self.cursor.position)  # while the engine is made
         self.batches, self.waited = DeviceBatches(read, this_device()), 0.0
-        self.engine = Engine(self.settings, self.model, normalisation=self.normalisation, **where)
+        self.engine = Engine(
+            self.settings, self.model, normalisation=self.normalisation, seed=run.spec.training_seed, **where
+        )
         if saved is not None:
             load_moments(self.engine.deepspeed, self.model, saved.state)
             self.engine.load_scaling(saved.state)
@@ -256,8 +258,7 @@ class Training:
         seen = step * settings.batch_size
         self.lr = learning_rate(settings.optimizer, settings.schedule, seen=seen, samples=settings.samples)
         self.engine.set_learning_rate(self.lr)
-        self.model.draws.begin_step(step)
-        losses = self.engine.step(batch)
+        losses = self.engine.step(batch, number=step)
         if self.ema is not None and self.engine.update is Update.MADE:
             self.ema.update(step + 1)
         self.consumption.add(batch)
@@ -287,8 +288,18 @@ class Training:
         if saved is not None:
             if self.rank == 0:
                 print(f"train: resuming after step {saved.cursor.step} of {self.steps} ({saved.uri})", flush=True)
+                self._note_other_draws(saved)
             load_weights(self.model, saved.state)
         return saved, tower
+
+    def _note_other_draws(self, saved: Saved) -> None:
+        """Say that dropout draws otherwise than it would have on as many processes as saved the checkpoint."""
+        if saved.state.parts != self.world and draws_in_training(self.model):
+            print(
+                f"train: {self.world} processes resume what {saved.state.parts} saved: dropout draws by process, so the curve "
+                "becomes another, equally valid one",
+                flush=True,
+            )
 
     def _advance_cursor(self, step: int, seconds: float) -> Cursor:
         position = step * self.settings.batch_size

@@ -34,10 +34,8 @@ from diht_k8s.stages.train.distributed import this_device
 from diht_k8s.stages.train.features.rows import FeatureTables, label_embeddings
 from diht_k8s.stages.train.model.batch_norm import convert_batch_norm, require_equal_parts
 from diht_k8s.stages.train.model.compiling import compile_blocks, require_compiler
-from diht_k8s.stages.train.model.other_draws import refuse_other_draws
 from diht_k8s.stages.train.model.positions import take_sizes
-from diht_k8s.stages.train.model.row_draws import RowDraws, draw_by_rows
-from diht_k8s.stages.train.model.student import Student, has_batch_statistics
+from diht_k8s.stages.train.model.student import Student, has_batch_statistics, require_passing_images
 from diht_k8s.stages.train.stage import label_layout
 from diht_k8s.stages.train.validation import HeldOutPairs, HeldOutValidation
 
@@ -73,19 +71,17 @@ def make_student(run: DihtRun, config: dict[str, Any], vocabulary: ConceptVocabu
     )
 
 
-def adapt_student(model: Student, train: Train, *, seed: int, rank: int, world: int) -> None:
+def adapt_student(model: Student, train: Train, *, rank: int, world: int) -> None:
     """Have a student with its first weights, whose image tower is locked or not, compute as the settings say.
 
     Raises:
-        UserError: its image tower takes no smaller images in stages; it has batch statistics, and the ranks or micro-batches do not divide the batch; or it draws random numbers
-            that cannot be keyed by the row.
+        UserError: its image tower takes no images of its size, or no smaller ones in stages; or it has batch statistics,
+            and the ranks or micro-batches do not divide the batch.
     """
     if train.stages:
         take_sizes(model.image_tower, [stage.image_size for stage in train.stages])
-    model.draws = RowDraws(seed)
-    draw_by_rows(model, model.draws)
     if model.locked is None:
-        refuse_other_draws(model.image_tower, model.draws)
+        require_passing_images(model.image_tower)
     if train.activation_checkpointing:
         model.set_grad_checkpointing()
     if has_batch_statistics(model):

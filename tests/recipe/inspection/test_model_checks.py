@@ -27,7 +27,7 @@ def timm(name: str, **vision: Any) -> dict[str, Any]:
 
 
 NORMS = timm("test_efficientnet")
-FUNCTION = timm("ghostnet_050", timm_proj="")
+ODD = timm("test_vit", image_size=161)
 WEIGHTS = {"lockImageTower": True, "initFrom": {"uri": "s3://corpus/weights.safetensors"}}
 
 
@@ -63,13 +63,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "the model of train.modelConfig has batch statistics (BatchNorm), which must be of equally many pairs: make "
         "train.microBatchSize 4 a divisor of the 9 pairs of a process",
     ),
-    "draws by a function": (
-        FUNCTION,
-        "modelConfig",
-        "the image tower draws random numbers in trunk (aten.bernoulli_.float), outside of the modules that can draw them by "
-        "the pair, so that the training would depend on the number of processes: choose a network without dropout there "
-        "(train.modelConfig)",
-    ),
     "a network of a hub": (
         timm("hf-hub:timm/test_vit.r160_in1k"),
         "modelConfig",
@@ -83,7 +76,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "train.initFrom (uri: timm/test_vit)",
     ),
     "images that do not pass": (
-        timm("test_vit", image_size=161),
+        ODD,
         "modelConfig",
         "the image tower takes no images of 161 x 161 pixels (Input height (161) should be divisible by patch size (16)): "
         "check image_size and the network",
@@ -130,7 +123,7 @@ def test_model_when_the_trainings_start_will_refuse_it_then_said_with_field_and_
         {"model": "RN50", "processesPerNode": 4, **WEIGHTS},
         {**NORMS, "processesPerNode": 3, "microBatchSize": 2},
         {**NORMS, "processesPerNode": 4, **WEIGHTS},
-        {**FUNCTION, **WEIGHTS},
+        {**ODD, **WEIGHTS},
         timm("convnext_atto", timm_drop_path=0.1),
         timm("vit_relpos_small_patch16_224", image_size=224),
         timm("no_such_network"),
@@ -146,7 +139,7 @@ def test_model_when_its_start_will_take_it_or_nobody_knows_then_nothing_is_said(
     assert (code, said) == (0, "")
 
 
-@pytest.mark.parametrize("train", [{"model": "ViT-B-32"}, {"model": "RN50"}, {**FUNCTION, **WEIGHTS}], ids=str)
+@pytest.mark.parametrize("train", [{"model": "ViT-B-32"}, {"model": "RN50"}, {**ODD, **WEIGHTS}], ids=str)
 def test_network_when_the_text_says_enough_then_not_made(
     train: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,14 +152,14 @@ def test_network_when_the_text_says_enough_then_not_made(
 
 def test_network_when_torch_is_not_there_then_only_what_the_text_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, model_checks.__name__, None)  # type: ignore[arg-type]
-    check_for_cluster("run.json", run_of(**FUNCTION))
+    check_for_cluster("run.json", run_of(**ODD))
     with pytest.raises(UserError, match=r"spec\.train\.batchSize: train\.model RN50 has batch statistics"):
         check_for_cluster("run.json", run_of(model="RN50", processesPerNode=4))
 
 
 def test_network_when_several_trainings_have_it_then_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    monkeypatch.setattr(model_checks, "refuse_other_draws", lambda *args: made.append(args))
+    monkeypatch.setattr(model_checks, "require_passing_images", lambda *args: made.append(args))
     model_checks._network.cache_clear()
     for samples in (640, 1280):
         check_for_cluster("run.json", run_of(samples=samples, **timm("test_vit")))

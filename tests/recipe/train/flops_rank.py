@@ -62,14 +62,14 @@ def counted(case: dict[str, Any]) -> dict[str, float]:
     model = Student(model_configuration(train), **named, heads_input=train.distillation.heads_input)
     if train.lock_image_tower:
         model.lock_image_tower()
-    adapt_student(model, train, seed=0, rank=0, world=1)
+    adapt_student(model, train, rank=0, world=1)
     engine = Engine(train, model, rank=0, world=1)
     batch = batch_of(model, heads, teacher_width, stored=train.features == "Stored")
     with (
         FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm}) as counter,
         nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH),
     ):
-        engine.step(batch)
+        engine.step(batch, number=0)
     work = StepWork(train, **named)
     meter = MfuMeter(work, 1.0, batch_size=BATCH, world=1, micro_batch=engine.micro_batch)
     parts = [LENGTHS[begin : begin + engine.micro_batch] for begin in range(0, BATCH, engine.micro_batch)]

@@ -190,9 +190,8 @@ def train_in_ranks(
 
     Returns:
         for each job {"losses": [total, contrastive, object, attribute, embedding] of each step, "uids": of each step in global
-        order, "weights": the checkpoint state at the end, "norms": gradient norms, "words": drawn for rank 0's last
-        micro-batch of each step, "gradients": of the first step, under ZeRO 0, "error": None or exit code and text,
-        "began": steps before the first one}.
+        order, "weights": the checkpoint state at the end, "norms": gradient norms, "gradients": of the first step, under
+        ZeRO 0, "error": None or exit code and text, "began": steps before the first one, "said": at its start}.
     """
     import torch
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from diht_k8s.stages.train.data.share import BatchShare
-from diht_k8s.stages.train.loss.cost import fused_cost
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.losses import hn_nce_loss_and_statistics
 from tests.recipe.train import fork_server
@@ -89,11 +88,6 @@ def spoiled(value, side):
     return *sides, SCALE, None
 
 
-COUNTED = [
-    (batch, width, distinct) for batch, width in ((64, 32), (37, 20), (70, 72)) for distinct in (None, batch // 2)
-]
-
-
 def run(ranks, loads, cases, folder):
     torch.save(cases, folder / "cases.pt")
     programs = [
@@ -119,19 +113,15 @@ def found(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What one rank finds out about features that are not finite, locked towers and torch.compile, and what it counts."""
+    """What one rank finds out about features that are not finite, locked towers and torch.compile."""
     cases = [("whole", spoiled(*each), HARD) for each in NOT_FINITE]
     cases += [("locked", small(), {**HARD, "trained": trained}) for trained in LOCKED.values()]
     cases.append(("compiled", small(), HARD))
-    for batch, width, distinct in COUNTED:
-        ids = None if distinct is None else captions(batch, distinct)
-        cases.append(("counted", (*pairs(batch, width), SCALE, ids), HARD))
     results = iter([each for (each,) in run(1, "described", cases, tmp_path_factory.mktemp("alone"))])
     return {
         "not finite": [next(results) for _ in NOT_FINITE],
         "locked": [next(results) for _ in LOCKED],
         "compiled": next(results),
-        "counted": list(results),
     }
 
 
@@ -191,15 +181,6 @@ def test_function_that_torch_compiles_takes_the_kernels_as_they_are(alone):
     value, *found = alone["compiled"]
     assert (value.double() - loss).abs() <= 2e-6 * loss
     assert all(relative(*each) <= 2e-5 for each in zip(found, gradients[:2], strict=True))
-
-
-def test_counted_bytes_products_and_kernels_equal_the_formula(alone):
-    for (batch, width, distinct), found in zip(COUNTED, alone["counted"], strict=True):
-        cost = fused_cost(batch, batch, width, plan=small_plan("described", processors=40), masked=distinct is not None)
-        loaded_and_stored, operations, launches = found
-        assert (loaded_and_stored, launches) == (cost.requested, cost.launches), (batch, width, distinct)
-        full_blocks = batch % 32 == 0 and width % 32 == 0
-        assert operations == cost.operations if full_blocks else operations > cost.operations
 
 
 def test_share_of_a_rank_without_pairs_is_among_the_cases():

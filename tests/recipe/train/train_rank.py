@@ -6,6 +6,7 @@ Usage: train_rank.py FOLDER, with torchrun's variables. Rank 0 writes FOLDER/res
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -33,7 +34,6 @@ from diht_k8s.stages.train.collectives import gather_objects
 from diht_k8s.stages.train.data import augment, collate, loader
 from diht_k8s.stages.train.data.share import BatchShare
 from diht_k8s.stages.train.loop import Training
-from tests.recipe.train import small_timm  # noqa: F401  # timm then knows its networks
 
 
 @contextlib.contextmanager
@@ -94,10 +94,11 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
     run = load(job["run"], name="job")
     allow_fp16(job["fp16_scale"])
     try:
-        training = begun(run)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            training = begun(run)
     except DihtError as problem:
         return {"error": described(problem)}
-    losses, uids, norms, words, gradients, began = [], [], [], [], {}, training.cursor.step
+    losses, uids, norms, gradients, began = [], [], [], {}, training.cursor.step
     step, update = training.engine.step, training.engine._make_update
 
     def updating() -> None:
@@ -115,18 +116,17 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         return gradient * float("nan") if spoils() and not job["infinite_loss"] else gradient
 
     def infinite(*args: Any) -> Any:
-        total, *others = terms(*args)
-        return [total + float("inf") if spoils() and job["infinite_loss"] else total, *others]
+        found = terms(*args)
+        return {**found, "total": found["total"] + float("inf")} if spoils() and job["infinite_loss"] else found
 
     terms, training.engine._losses = training.engine._losses, infinite
     training.model.get_parameter("clip.text_projection").register_hook(spoilt)
 
-    def recording(batch: Any) -> Any:
-        result = step(batch)
+    def recording(batch: Any, *, number: int) -> Any:
+        result = step(batch, number=number)
         losses.append([result.total, result.contrastive, result.object, result.attribute, result.embedding])
         uids.append(in_global_order(batch.uids))
         norms.append(training.engine.gradient_norm())
-        words.append(drawn(training))
         training.stop.requested = asks_to_stop(training, job, len(losses))
         return result
 
@@ -142,23 +142,17 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         "losses": losses,
         "uids": uids,
         "norms": norms,
-        "words": words,
         "weights": weights,
         "gradients": gradients,
         "error": error,
         "began": began,
+        "said": said.getvalue(),
     }
 
 
 def asks_to_stop(training: Training, job: dict[str, Any], done: int) -> bool:
     """Before the step that shall be the last one."""
     return job["stop_after"] == done + 1 and training.rank == training.world - 1
-
-
-def drawn(training: Training) -> list[int]:
-    """What the first place of the model that draws has drawn for each row of the last micro-batch; [] if none does."""
-    draws = training.model.draws
-    return draws.words(0, 0, len(draws._words_PB[0][0]), 1).flatten().tolist() if draws.places else []
 
 
 def allow_fp16(scale: float | None) -> None:

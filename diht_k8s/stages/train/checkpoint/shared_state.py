@@ -105,6 +105,11 @@ class SharedState(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def parts(self) -> int:
+        """Number of parts: of the processes that saved it."""
+        return len(self._parts)
+
     def _part(self, number: int) -> Mapping[str, Tensor]:
         if self._held is None or self._held.number != number:
             self._held = None  # before the next one is read

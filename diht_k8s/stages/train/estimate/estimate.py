@@ -1,4 +1,4 @@
-"""Estimate of a run's training on a card: memory, largest micro-batch, operations, time.
+"""Estimate of a run's training on a card: memory, largest micro-batch, operations, time at a given utilisation.
 
 Figures for GPUs are computed and were not measured on a GPU; `benchmarks/run estimate` compares the memory of tensors
 with what a CPU measures.
@@ -6,6 +6,7 @@ with what a CPU measures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -13,57 +14,30 @@ from typing import Any, Final
 import open_clip
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.gang_sizes import gang_sizes
 from diht_k8s.api.kubernetes_types.quantities import number_of
 from diht_k8s.api.label import Label
 from diht_k8s.api.pods import merged
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train, few_pairs
-from diht_k8s.stages.train.data.loader import PREFETCH_BATCHES, PREFETCH_BYTES
-from diht_k8s.stages.train.data.loader_workers import loader_workers
-from diht_k8s.stages.train.data.sampler import held_samples, order_sizes
 from diht_k8s.stages.train.data.share import BatchShare
-from diht_k8s.stages.train.estimate.footprint import FP32, GIB, Placement, RankMemory, Sizes, Trace, rank_memory
-from diht_k8s.stages.train.estimate.gpus import Gpu, gpu_of
-from diht_k8s.stages.train.estimate.loss_time import contrastive_cost, contrastive_seconds, embedding_seconds
+from diht_k8s.stages.train.estimate.footprint import GIB, Placement, RankMemory, Trace, rank_memory
+from diht_k8s.stages.train.estimate.gpus import gpu_of, selected_gpu
 from diht_k8s.stages.train.estimate.memory_trace import TracedStudent
 from diht_k8s.stages.train.flops import PairFlops, StepWork
 from diht_k8s.stages.train.model.batch_norm import require_equal_parts
 
 CONTEXT_BYTES: Final = GIB
-"""CUDA context, kernels and their workspaces. Our assumption, as are the next three."""
+"""CUDA context, kernels and their workspaces. Our assumption, as are the next two."""
 NCCL_BYTES: Final = GIB
 """NCCL's channels, with more than one rank."""
 FRAGMENTATION: Final = 0.05
 """Share of the tensors' bytes that the caching allocator cannot use."""
-PROCESS_BYTES: Final = 3 * GIB
-"""Host memory of a rank's program and libraries."""
-WORKER_BYTES: Final = GIB // 4
-"""Host memory that a loader's worker does not share with its rank."""
-IMAGE_CACHE_BYTES: Final = GIB // 2
-"""Decoded images that the loader keeps, as `data.collate` sets it."""
-SAMPLE_BYTES: Final = 50 << 10
-"""An image as it is stored."""
-ASSUMED_CPUS: Final = 16
-"""CPUs of a process whose pod asks for none; our assumption."""
-GPU: Final = "cuda"
-"""Type of the device, as torch names it."""
 BASE_MICRO_BATCH: Final = 8
 """Smallest micro-batch that is traced to find the largest one."""
-
-
-@dataclass(frozen=True)
-class Pace:
-    """Speed and duration of the training."""
-
-    samples_per_second: float
-    step_seconds: float
-    loss_seconds: float
-    """of a step, in the losses."""
-    model_mfu: float
-    """share of the peak without recomputation."""
-    days: float
-    gpu_hours: float
+HOPED_MFU: Final = 0.45
+"""Share of the peak at which the CPUs of a pod should still feed its cards."""
+IMAGES_PER_CORE: Final = {"512x384": 568, "512x512": 511, "mix": 408, "1024x768": 297}
+"""Images a second that one core reads, decodes and crops to 224 px, by the size of the stored image (`benchmarks/run loader`)."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +56,13 @@ class Estimate:
     gpu_memory: int
     largest_micro_batch: int | None
     """None: not even one pair fits, or nobody asked."""
-    host_memory: dict[str, int]
-    """of a pod by part, in bytes."""
     work: PairFlops
-    pace: Pace
-    utilisation: float
-    """share of the peak at which the layers compute."""
+    mfu: float | None
+    """share of the peak at which the cards compute, recomputation included; None: not given."""
+    step_seconds: float | None
+    """at that share."""
+    days: float | None
+    """of the whole training at that share."""
     notes: list[str]
 
     @property
@@ -103,12 +78,12 @@ class Estimate:
     def document(self) -> dict[str, Any]:
         """All of it for JSON; memory in bytes."""
         made = asdict(replace(self, memory=replace(self.memory, device=dict(self.memory.device))))
-        totals = {"used": self.used, "host_memory_total": sum(self.host_memory.values()), "fits": self.fits}
-        return {**made, **totals, "flops_per_sample": self.work.model, "executed_flops_per_sample": self.work.executed}
+        flops = {"flops_per_sample": self.work.model, "executed_flops_per_sample": self.work.executed}
+        return {**made, "used": self.used, "fits": self.fits, **flops}
 
 
 def estimate(
-    run: DihtRun, gpu: str, *, nodes: int | None = None, utilisation: float = 0.45, largest: bool = True
+    run: DihtRun, gpu: str, *, nodes: int | None = None, mfu: float | None = None, largest: bool = True
 ) -> Estimate:
     """Estimate a run's training.
 
@@ -116,7 +91,7 @@ def estimate(
         run: the run document.
         gpu: a name of `gpus.GPUS`.
         nodes: pods of the gang; None takes the document's.
-        utilisation: share of the card's peak at which it computes the layers.
+        mfu: share of the card's peak at which it computes; None: no time is computed.
         largest: search for the largest micro-batch, too, which takes three times as long as the rest.
 
     Raises:
@@ -126,21 +101,24 @@ def estimate(
     train, card = run.spec.train, gpu_of(gpu)
     if train is None:
         raise UserError("the run has no train stage: there is nothing to estimate")
-    if not 0 < utilisation <= 1:
-        raise UserError(f"--mfu {utilisation} must be above 0 and at most 1")
+    if mfu is not None and not 0 < mfu <= 1:
+        raise UserError(f"--mfu {mfu} must be above 0 and at most 1")
+    peak = card.peak(train.precision)
     nodes = train.num_nodes if nodes is None else nodes
     placement = placement_of(train, nodes)
     objects, attributes = num_classes(run)
     student = TracedStudent(train, num_objects=objects, num_attributes=attributes)
     if student.has_batch_statistics:
         require_equal_parts(train, placement.world)
-    account, teacher = StepWork(train, num_objects=objects, num_attributes=attributes), teacher_width(run)
-    work = account.of_mean_pair(account.context_length, teacher_width=teacher or 0, in_parts=placement.in_parts)
+    account = StepWork(train, num_objects=objects, num_attributes=attributes)
+    work = account.of_mean_pair(
+        account.context_length, teacher_width=teacher_width(run) or 0, in_parts=placement.in_parts
+    )
     overhead = CONTEXT_BYTES + (NCCL_BYTES if placement.world > 1 else 0)
     memory = rank_memory(student.sizes, student.trace(placement.micro), placement)
-    peak, limit = card.peak(train.precision), round((card.memory - overhead) / (1 + FRAGMENTATION))
-    loss_seconds = losses_seconds(card, placement.local, train.batch_size, student.sizes.embed_dim, teacher or 0)
-    cpus, assumed = cpus_of(run)
+    limit = round((card.memory - overhead) / (1 + FRAGMENTATION))
+    # Rows that hold no pair pass through the layers, too.
+    seconds = None if mfu is None else placement.local * work.executed / (mfu * peak)
     return Estimate(
         gpu=gpu,
         nodes=nodes,
@@ -152,69 +130,12 @@ def estimate(
         overhead={"CUDA and NCCL": overhead, "fragmentation": round(FRAGMENTATION * memory.total)},
         gpu_memory=card.memory,
         largest_micro_batch=_largest_micro_batch(student, placement, limit) if largest else None,
-        host_memory=_host_memory(train, student.sizes, placement, memory.offloaded, cpus),
         work=work,
-        pace=pace_of(
-            work,
-            loss_seconds,
-            peak=peak,
-            utilisation=utilisation,
-            batch=train.batch_size,
-            ranks=placement.world,
-            samples=train.samples,
-        ),
-        utilisation=utilisation,
-        notes=[*_notes(run, train, placement), *assumed],
+        mfu=mfu,
+        step_seconds=seconds,
+        days=None if seconds is None else train.samples / train.batch_size * seconds / 86400,
+        notes=_notes(run, train, placement),
     )
-
-
-def on_fewest_nodes(run: DihtRun, made: Estimate) -> Estimate | None:
-    """The estimate of an elastic training on the fewest nodes with which it goes on; None if it is that already.
-
-    Args:
-        run: the run document.
-        made: its estimate on more of them.
-    """
-    assert run.spec.train is not None
-    nodes = gang_sizes(run.spec.train)[0]
-    if nodes >= made.nodes:
-        return None
-    fewest = estimate(run, made.gpu, nodes=nodes, utilisation=made.utilisation, largest=False)
-    return fewest if fewest.fits else estimate(run, made.gpu, nodes=nodes, utilisation=made.utilisation)
-
-
-def pace_of(
-    work: PairFlops, loss_seconds: float, *, peak: float, utilisation: float, batch: int, ranks: int, samples: int
-) -> Pace:
-    """Pace of all ranks together.
-
-    Args:
-        work: of one pair.
-        loss_seconds: of a step, in the losses.
-        peak: of a card, operations a second.
-        utilisation: share of the peak at which a card computes the layers, recomputation included.
-        batch: pairs of the global batch.
-        ranks: cards.
-        samples: seen in all.
-    """
-    rows = BatchShare(batch, 0, ranks).rows  # those that hold no pair pass through the layers, too
-    step = rows * work.layers / (utilisation * peak) + loss_seconds
-    hours = samples / batch * step / 3600
-    return Pace(batch / step, step, loss_seconds, batch * work.model / (ranks * peak * step), hours / 24, hours * ranks)
-
-
-def losses_seconds(card: Gpu, pairs: int, columns: int, width: int, teacher_width: int) -> float:
-    """Time of the losses of a step.
-
-    Args:
-        card: which.
-        pairs: of a rank.
-        columns: pairs of the global batch.
-        width: of the embeddings.
-        teacher_width: of a teacher's embeddings; 0: none are distilled.
-    """
-    contrastive = contrastive_seconds(card, contrastive_cost(card, pairs, columns, width))
-    return contrastive + (embedding_seconds(card, pairs, columns, width, teacher_width) if teacher_width else 0.0)
 
 
 def teacher_width(run: DihtRun) -> int | None:
@@ -225,21 +146,6 @@ def teacher_width(run: DihtRun) -> int | None:
     name = "" if run.spec.label is None else run.spec.label.teacher.model
     config = open_clip.get_model_config(name.removeprefix("open_clip/"))
     return None if config is None else config["embed_dim"]
-
-
-def cpus_of(run: DihtRun) -> tuple[float, list[str]]:
-    """CPUs of a pod of the training, and what had to be assumed."""
-    train = run.spec.train
-    assert train is not None
-    asked = merged(run.spec.pods, train.pods).resources.get("cpu")
-    if asked is not None:
-        return number_of(asked), []
-    assumed = float(ASSUMED_CPUS * train.processes_per_node)
-    if loader_workers(train, 0.0, GPU) == loader_workers(train, assumed, GPU):  # they do not depend on CPUs
-        return assumed, []
-    return assumed, [
-        f"pods.resources names no cpu: {ASSUMED_CPUS} for each process are assumed, which its loader workers follow"
-    ]
 
 
 def placement_of(train: Train, nodes: int) -> Placement:
@@ -305,35 +211,6 @@ def _activations(trace: Trace) -> int:
     return max(moment.activations for moment in trace.backward)
 
 
-def _host_memory(train: Train, sizes: Sizes, placement: Placement, offloaded: int, cpus: float) -> dict[str, int]:
-    """Of a pod with these CPUs, by part."""
-    processes = train.processes_per_node
-    workers = min(loader_workers(train, cpus, GPU), placement.local)
-    seen = placement.local * (2 * sizes.feature_width or 3 * sizes.image_side**2)
-    batch = seen + placement.local * 8 * sizes.context_length
-    waiting = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // seen))
-    # The pairs of an epoch are not known here; a run mostly sees each more than once.
-    order = order_sizes(train.samples, train.batch_size, **train.order.model_dump())
-    # A checkpoint holds a rank's part of weights, both moments and EMA, and the same once more, encoded.
-    saved = 2 * (3 + placement.ema) * FP32 * -(-sizes.parameters // placement.world)
-    return {
-        "programs": processes * PROCESS_BYTES,
-        # What workers have made ahead, and what the one in the making is joined of; then that one itself.
-        "batches in the making": processes * batch * ((waiting + 1 if workers else 0) + 1),
-        # Waiting ones, the one that would wait and the one on its way to the device. torch rounds page-locked memory up.
-        "page-locked batches": processes * (waiting + 2) * _power_of_two(seen),
-        "image cache": processes * IMAGE_CACHE_BYTES,
-        "loader workers": processes * workers * WORKER_BYTES,
-        "samples to come": processes * SAMPLE_BYTES * -(-held_samples(order) // placement.world),
-        "checkpoint": processes * saved,
-        "offloaded": processes * offloaded,
-    }
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << max(0, size - 1).bit_length()
-
-
 def _notes(run: DihtRun, train: Train, placement: Placement) -> list[str]:
     notes = ["GPU figures are estimates: memory is traced, time follows from --mfu; neither was measured on a GPU"]
     rows = placement.local * placement.world
@@ -366,3 +243,74 @@ def _notes(run: DihtRun, train: Train, placement: Placement) -> list[str]:
     if train.compile:
         notes.append("train.compile is not traced: compiled towers usually hold less")
     return notes
+
+
+def warnings_of(run: DihtRun, gpu: str | None) -> list[str]:
+    """Why the training will not fit on a card or not be fed, one line each.
+
+    Args:
+        run: the run document.
+        gpu: a name of `gpus.GPUS`; None takes the one of the node selector, and without one says nothing.
+
+    Raises:
+        UserError: an unknown card, or a batch that the ranks cannot share.
+    """
+    gpu = selected_gpu(run) if gpu is None else gpu_of(gpu).name
+    if gpu is None or run.spec.train is None:
+        return []
+    made = estimate(run, gpu, mfu=HOPED_MFU, largest=False)
+    found = [] if made.fits else [does_not_fit(estimate(run, gpu))]
+    cpu = merged(run.spec.pods, run.spec.train.pods).resources.get("cpu")
+    return [*found, *starved(made, None if cpu is None else number_of(cpu), run.spec.train.loader_workers)]
+
+
+def does_not_fit(made: Estimate) -> str:
+    """The lack of memory and its remedy, in one line."""
+    needs = f"the training needs {made.used / GIB:.1f} GiB of a {made.gpu}'s {made.gpu_memory / GIB:.1f}"
+    if made.largest_micro_batch is not None:
+        return f"{needs}: set train.microBatchSize to {made.largest_micro_batch} or less"
+    return f"{needs}, and no micro-batch fits: raise train.zeroStage, set offload, or take more nodes or a larger GPU"
+
+
+def images_per_second(made: Estimate) -> float:
+    """Images that a pod's cards take at the estimate's utilisation."""
+    assert made.step_seconds is not None
+    return made.batch_size / made.step_seconds / made.nodes
+
+
+def cpus_needed(made: Estimate, size: str = "mix") -> int:
+    """CPUs of a pod that feed its cards: one for each rank, and workers for the images that they take a second.
+
+    Args:
+        made: the estimate at the utilisation that is hoped for.
+        size: of the stored images, as in `IMAGES_PER_CORE`.
+    """
+    ranks = made.processes_per_node
+    return ranks * (1 + math.ceil(images_per_second(made) / ranks / IMAGES_PER_CORE[size]))
+
+
+def starved(made: Estimate, cpus: float | None, workers: int | None) -> list[str]:
+    """Whether a pod's CPUs cannot keep up with its cards: a line, or none.
+
+    Args:
+        made: the estimate at the utilisation that is hoped for.
+        cpus: of a pod; None: it asks for none, and may have as many as the node spares.
+        workers: `train.loaderWorkers`.
+    """
+    ranks, needed = made.processes_per_node, cpus_needed(made)
+    threads = math.inf if cpus is None else max(1, int(cpus / ranks) - 1)
+    threads = threads if workers is None else min(threads, max(1, workers))
+    if threads >= needed // ranks - 1:
+        return []
+    feeds = f"{IMAGES_PER_CORE['mix'] * threads * ranks:,.0f}"
+    least, most = cpus_needed(made, "512x384"), cpus_needed(made, "1024x768")
+    has = (
+        f"train.loaderWorkers {workers}"
+        if cpus is None or (workers is not None and workers == threads)
+        else f"cpu {cpus:g}"
+    )
+    return [
+        f"{has} of a pod feeds {ranks} x {made.gpu} about {feeds} of {images_per_second(made):,.0f} images/s "
+        f"(at {made.mfu:.0%} of the peak): ask for cpu {needed} ({least} for images of 512x384, {most} for 1024x768) "
+        f"and {needed // ranks - 1} loaderWorkers, or store smaller images"
+    ]

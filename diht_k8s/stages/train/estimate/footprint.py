@@ -1,8 +1,8 @@
 """Memory of a rank by part, from a trace and the settings. Pure.
 
 The trace gives what activations and gradients hold over a micro-batch. The rest is arithmetic over what DeepSpeed and
-the engine allocate: partitions of weights and optimiser state, buckets (`reduction`), the batch, the loss's tiles. The
-formulas follow DeepSpeed 0.19 and are compared with measured peaks by `benchmarks/run estimate`.
+the engine allocate: partitions of weights and optimiser state, buckets, the batch, the loss's tiles. The formulas follow
+DeepSpeed 0.19 and are compared with measured peaks by `benchmarks/run estimate`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from diht_k8s.stages.train.estimate.reduction import (
-    Copies,
-    Moment,
-    Peak,
-    bucketed_peak,
-    overlapped_copies,
-    own_gradients,
-)
 from diht_k8s.stages.train.gradient_reduction import bucket_elements
 from diht_k8s.stages.train.loss.hn_nce import CHUNK_SIZE
 from diht_k8s.stages.train.precision import DTYPES
 
 FP32: Final = 4
 """bytes."""
-FP64: Final = 8
 LIVE_ELEMENTS: Final = 1_000_000_000
 """Gathered elements that ZeRO 3 keeps at most (`stage3_max_live_parameters`): most models stay gathered."""
 PREFETCHED_ELEMENTS: Final = 50_000_000
@@ -63,6 +54,16 @@ class Sizes:
     def largest(self) -> int:
         """Elements of the largest trained parameter."""
         return max(self.trained_sizes, default=0)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Bytes that a rank holds at one moment, besides weights, optimiser state and batch."""
+
+    activations: int
+    """activations and temporary tensors."""
+    gradients: int
+    """all that are finished."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,6 @@ def rank_memory(sizes: Sizes, trace: Trace, placement: Placement) -> RankMemory:
         "locked image tower": {"activations": trace.locked_forward},
         "loss": _loss_phase(sizes, trace, placement),
         "backward": _backward_phase(sizes, trace, placement),
-        "gradient reduction": _reduction_phase(sizes, placement),
         "optimiser step": _step_phase(sizes, placement),
     }
     phase = max(phases, key=lambda name: sum(phases[name].values()))
@@ -216,11 +216,6 @@ def _bucket_bytes(sizes: Sizes, placement: Placement) -> int:
     return elements * (2 + (FP32 if placement.precision == "bf16" else 0))
 
 
-def _partition_bytes(sizes: Sizes, placement: Placement) -> int:
-    """Gradients of stage 1 or 2 that the rank keeps for its optimiser step; offloaded ones go to the host at once."""
-    return 0 if placement.offload != "None" else FP32 * own_gradients(sizes.groups, placement.shards)
-
-
 def _loss_phase(sizes: Sizes, trace: Trace, placement: Placement) -> dict[str, int]:
     heads = 3 * FP32 * placement.local * sizes.classes
     return {
@@ -230,81 +225,48 @@ def _loss_phase(sizes: Sizes, trace: Trace, placement: Placement) -> dict[str, i
 
 
 def _backward_phase(sizes: Sizes, trace: Trace, placement: Placement) -> dict[str, int]:
-    whole = FP32 * sizes.trained if placement.in_parts else 0
-    if placement.zero_stage == 0:
-        return _overlapped_phase(sizes, trace, placement)
-    parts = {"communication buckets": _bucket_bytes(sizes, placement)} if placement.zero_stage < 3 else {}
-    if placement.zero_stage == 1 and placement.world == 1:  # DeepSpeed moves gradients after the backward pass
-        moments = (Peak(each.activations, whole or each.gradients) for each in trace.backward)
-        peak = max(moments, key=lambda each: each.total)
-    elif placement.zero_stage == 1:
-        # The last micro-batch reduces what all of them added up; the others only add.
-        peak = _peak(sizes, trace.backward, placement, accumulated=whole)
-        most = Peak(max(each.activations for each in trace.backward), whole)
-        peak = max(peak, most, key=lambda each: each.total)
-    else:
-        # What a full bucket leaves is this rank's; micro-batches add to it, for which DeepSpeed takes a second one.
-        added = _partition_bytes(sizes, placement) if placement.zero_stage == 2 and placement.in_parts else 0
-        peak = _peak(sizes, trace.backward, placement)
-        peak = Peak(peak.activations, peak.gradients + added, peak.copies)
+    """The worst moment: activations go as gradients come."""
+    held = [(each.activations, *_gradient_bytes(sizes, placement, each.gradients)) for each in trace.backward]
+    activations, gradients, copies = max(held, key=sum)
     unsummed = "gradients" if placement.zero_stage < 3 else "unsummed gradients"  # stage 3 holds its own all the time
-    named = {"activations": peak.activations, unsummed: peak.gradients, "reduced copies": peak.copies}
-    return parts | named
+    parts = {"communication buckets": _bucket_bytes(sizes, placement)} if placement.zero_stage in (1, 2) else {}
+    return {"activations": activations, unsummed: gradients, "reduced copies": copies, **parts}
 
 
-def _overlapped_phase(sizes: Sizes, trace: Trace, placement: Placement) -> dict[str, int]:
-    """ZeRO 0: whole gradients, of which `OverlappedReduction` sums copies; not more than are finished."""
-    lowered = placement.reduction == "bf16"
-    most = 0
-    if placement.world > 1 or lowered:
-        elements = bucket_elements(sizes.parameters)
-        most = overlapped_copies(sizes.trained_sizes, elements=elements, lowered=lowered)
+def _gradient_bytes(sizes: Sizes, placement: Placement, finished: int) -> tuple[int, int]:
+    """Bytes of gradients that are held when some are finished, beside the buckets, and of their copies in a sum.
 
-    def at(moment: Moment) -> Peak:
-        gradients = FP32 * sizes.trained if placement.in_parts else moment.gradients
-        return Peak(moment.activations, gradients, min(most, moment.gradients))
+    ZeRO 0 holds all of them, and after gradient caching whole ones that micro-batches add to; so does ZeRO 1 where
+    nothing is summed as it comes. Else those are held that wait for a bucket to be full, and what it leaves to this rank,
+    twice where micro-batches add up. A copy joins the slices of several owners, another one lowers them to bf16.
+    """
+    bucket = FP32 * bucket_elements(sizes.parameters)
+    waiting = max(bucket, FP32 * sizes.largest)
+    whole = FP32 * sizes.trained if placement.in_parts else finished
+    times = (1.0 if placement.world > 1 else 0.0) + (0.5 if placement.reduction == "bf16" else 0.0)
+    if placement.zero_stage == 0:
+        return whole, min(2 * waiting, finished) if times else 0
+    if placement.zero_stage == 3:
+        return min(waiting, finished), min(bucket, finished)
+    copies = int(times * min(waiting, finished))
+    if placement.zero_stage == 1 and (placement.world == 1 or placement.in_parts):
+        return whole, copies
+    kept = _kept_bytes(sizes, placement)
+    outside = FP32 * sizes.largest if FP32 * sizes.largest > bucket else 0  # stays where it is until it is summed
+    return min(outside, finished) + min(kept, finished) + (kept if placement.in_parts else 0), copies
 
-    peak = max((at(moment) for moment in trace.backward), key=lambda each: each.total)
-    return {"activations": peak.activations, "gradients": peak.gradients, "reduced copies": peak.copies}
 
-
-def _reduction_phase(sizes: Sizes, placement: Placement) -> dict[str, int]:
-    """Stage 1 of a single rank: gradients are whole after the backward pass, and then move into the bucket."""
-    if placement.zero_stage != 1 or placement.world > 1:
-        return {}
-    moments, finished = [], 0
-    for size in (size for group in sizes.groups for size in group):
-        finished += FP32 * size
-        moments.append(Moment(0, finished))
-    peak = _peak(sizes, tuple(moments), placement, accumulated=finished)
-    return {
-        "gradients": peak.gradients,
-        "communication buckets": _bucket_bytes(sizes, placement),
-        "reduced copies": peak.copies,
-    }
+def _kept_bytes(sizes: Sizes, placement: Placement) -> int:
+    """Gradients of stage 1 or 2 for this rank's optimiser step: whole ones, of which a part may be others'."""
+    if placement.offload != "None":  # they go to the host at once
+        return 0
+    return FP32 * min(sizes.trained, -(-sizes.trained // placement.shards) + sizes.largest)
 
 
 def _step_phase(sizes: Sizes, placement: Placement) -> dict[str, int]:
-    """Stages 1 and 2: the norm is taken in fp64, gradient by gradient; then each group's gradients are joined."""
-    partition = _partition_bytes(sizes, placement)
-    if placement.zero_stage not in (1, 2) or not partition:
+    """Stages 1 and 2 take the norm in fp64, gradient by gradient; then the gradients are joined."""
+    kept = _kept_bytes(sizes, placement)
+    if placement.zero_stage not in (1, 2) or not kept:
         return {}
-    own = [-(-sum(group) // placement.shards) for group in sizes.groups]
-    longest = max(min(max(group), share) for group, share in zip(sizes.groups, own, strict=True))
-    return {"gradients": partition, "gradient copies": max(FP64 * longest, FP32 * max(own))}
-
-
-def _peak(sizes: Sizes, moments: tuple[Moment, ...], placement: Placement, *, accumulated: int = 0) -> Peak:
-    """Of a reduction by DeepSpeed, which copies what it sums.
-
-    Stages 1 and 2: `allreduce_bucket` joins the slices of several owners, then lowers a copy. Stage 3 lowers and joins,
-    a single gradient not (`reduce_scatter_coalesced`).
-    """
-    lowered = 0.5 if placement.reduction == "bf16" else 0.0
-    joined = 1.0 if placement.world > 1 else 0.0
-    if placement.zero_stage == 3:
-        copies, partition = Copies(full=1.0, alone=lowered), 0
-    else:
-        copies, partition = Copies(joined + lowered, joined + lowered), _partition_bytes(sizes, placement)
-    bucket = FP32 * bucket_elements(sizes.parameters)
-    return bucketed_peak(moments, bucket=bucket, partition=partition, copies=copies, accumulated=accumulated)
+    share = -(-sizes.trained // placement.shards)
+    return {"gradients": kept, "gradient copies": FP32 * max(2 * min(sizes.largest, share), share)}

@@ -1,14 +1,13 @@
 """GPUs as their makers describe them. Pure.
 
 Memory is what `nvidia-smi` reports as total. Peaks are dense: half of a data sheet's figure "with sparsity". fp32 is
-that of the CUDA cores: the training does not allow TF32 in matrix products. Bandwidth is the memory's, without cache.
+that of the CUDA cores: the training does not allow TF32 in matrix products.
 
-Sources, NVIDIA's data sheets (bf16 and fp32 in TFLOP/s; memory in GB/s): H100 (SXM 1,979 with sparsity, 67, 3,350; PCIe
-1,513, 51, 2,000), H200 (as H100 SXM, 4,800), HGX B200 (per GPU 2.25 PFLOP/s dense, 75; DGX B200: 64 TB/s of eight), A100 (312,
-19.5; SXM 80 GB 2,039, 40 GB 1,555), L40S (362.05, 91.6, 864), L4 (242 with sparsity, 30.3, 300), A10G (70, 35, 600; the
-sheet of 2022-02-17, of which we read citations only), T4 (65, 8.1, 300). Streaming multiprocessors and compute capabilities are
-from the architectures' white papers; so are the RTX cards' peaks, bf16 with sums in fp32, which GeForce cards compute at half
-the rate of workstation cards. V100 is not here: torch's builds with CUDA 13 have no kernels for it.
+Sources, NVIDIA's data sheets (bf16 and fp32 in TFLOP/s): H100 (SXM 1,979 with sparsity, 67; PCIe 1,513, 51), H200 (as H100
+SXM), HGX B200 (per GPU 2.25 PFLOP/s dense, 75), A100 (312, 19.5), L40S (362.05, 91.6), L4 (242 with sparsity, 30.3), A10G (70,
+35; the sheet of 2022-02-17, of which we read citations only), T4 (65, 8.1). The RTX cards' peaks are from the architectures'
+white papers, bf16 with sums in fp32, which GeForce cards compute at half the rate of workstation cards. V100 is not here:
+torch's builds with CUDA 13 have no kernels for it.
 """
 
 from __future__ import annotations
@@ -26,19 +25,13 @@ MIB: Final = 2**20
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card: memory, peaks, bandwidth."""
+    """A card: memory and peaks."""
 
     name: str
     memory_mib: int
     half_tflops: float
     """dense bf16 peak; fp16 where the card has no bf16."""
     fp32_tflops: float
-    gigabytes_per_second: float
-    """of the memory."""
-    processors: int
-    """streaming multiprocessors."""
-    capability: tuple[int, int]
-    """compute capability, (major, minor)."""
     bf16: bool = True
 
     @property
@@ -58,22 +51,22 @@ class Gpu:
 
 
 _TABLE: Final = (
-    Gpu("B200", 183_359, 2250.0, 75.0, 8000.0, 148, (10, 0)),
-    Gpu("H200", 143_771, 989.0, 67.0, 4800.0, 132, (9, 0)),
-    Gpu("H100", 81_559, 989.0, 67.0, 3350.0, 132, (9, 0)),
-    Gpu("H100-PCIe", 81_559, 756.0, 51.0, 2000.0, 114, (9, 0)),
-    Gpu("A100-80", 81_920, 312.0, 19.5, 2039.0, 108, (8, 0)),
-    Gpu("A100-40", 40_960, 312.0, 19.5, 1555.0, 108, (8, 0)),
-    Gpu("L40S", 46_068, 362.0, 91.6, 864.0, 142, (8, 9)),
-    Gpu("L4", 23_034, 121.0, 30.3, 300.0, 58, (8, 9)),
-    Gpu("A10G", 23_028, 70.0, 35.0, 600.0, 80, (8, 6)),
-    Gpu("RTX-PRO-6000", 97_887, 503.8, 125.9, 1792.0, 188, (12, 0)),
-    Gpu("RTX-6000-Ada", 49_140, 364.2, 91.1, 960.0, 142, (8, 9)),
-    Gpu("RTX-A6000", 49_140, 154.8, 38.7, 768.0, 84, (8, 6)),
-    Gpu("RTX-5090", 32_607, 209.5, 104.8, 1792.0, 170, (12, 0)),
-    Gpu("RTX-4090", 24_564, 165.2, 82.6, 1008.0, 128, (8, 9)),
-    Gpu("RTX-3090", 24_576, 71.0, 35.6, 936.0, 82, (8, 6)),
-    Gpu("T4", 15_360, 65.0, 8.1, 300.0, 40, (7, 5), bf16=False),
+    Gpu("B200", 183_359, 2250.0, 75.0),
+    Gpu("H200", 143_771, 989.0, 67.0),
+    Gpu("H100", 81_559, 989.0, 67.0),
+    Gpu("H100-PCIe", 81_559, 756.0, 51.0),
+    Gpu("A100-80", 81_920, 312.0, 19.5),
+    Gpu("A100-40", 40_960, 312.0, 19.5),
+    Gpu("L40S", 46_068, 362.0, 91.6),
+    Gpu("L4", 23_034, 121.0, 30.3),
+    Gpu("A10G", 23_028, 70.0, 35.0),
+    Gpu("RTX-PRO-6000", 97_887, 503.8, 125.9),
+    Gpu("RTX-6000-Ada", 49_140, 364.2, 91.1),
+    Gpu("RTX-A6000", 49_140, 154.8, 38.7),
+    Gpu("RTX-5090", 32_607, 209.5, 104.8),
+    Gpu("RTX-4090", 24_564, 165.2, 82.6),
+    Gpu("RTX-3090", 24_576, 71.0, 35.6),
+    Gpu("T4", 15_360, 65.0, 8.1, bf16=False),
 )
 GPUS: Final = {gpu.name: gpu for gpu in _TABLE}
 PRODUCT_LABELS: Final = ("nvidia.com/gpu.product", "cloud.google.com/gke-accelerator")

@@ -26,8 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
-from diht_k8s.stages.train.estimate.footprint import Sizes, Trace
-from diht_k8s.stages.train.estimate.reduction import Moment
+from diht_k8s.stages.train.estimate.footprint import Moment, Sizes, Trace
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.losses import hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.stages.train.model.attention import attention_in_fp32

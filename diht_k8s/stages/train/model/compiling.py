@@ -27,6 +27,9 @@ captions. At its default of 8 it would fall back to the uncompiled block without
 def compile_blocks(model: Student) -> None:
     """Have torch compile the towers at their first steps; a tower without transformer blocks (ResNet, timm) as a whole."""
     torch._dynamo.config.recompile_limit = MAX_VARIANTS
+    torch._inductor.config.fallback_random = (
+        True  # dropout draws as without a compiler, so alike in both of a batch's passes
+    )
     for part in _parts(model.image_tower):
         part.compile()
     for part in _parts(model.clip.transformer):

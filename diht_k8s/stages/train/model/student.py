@@ -16,13 +16,13 @@ from open_clip.model import CLIP
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.stages.train.loss.losses import clamped_logit_scale
 from diht_k8s.stages.train.model.head_inputs import TowerFeatures
 from diht_k8s.stages.train.model.locked_tower import LockedTower
-from diht_k8s.stages.train.model.row_draws import RowDraws
 from diht_k8s.stages.train.model.tokenizers import require_clips_tokenizer
 
 # B pairs, T tokens of the longest caption, D embedding, W width of the image tower, C concepts of a head.
@@ -138,8 +138,6 @@ class Student(nn.Module):
         width = config["embed_dim"] if self._tower is None else self._tower.width
         self.object_head = nn.Linear(width, num_objects) if num_objects else None
         self.attribute_head = nn.Linear(width, num_attributes) if num_attributes else None
-        self.draws = RowDraws(0)
-        """of the modules that draw by rows (`draw_by_rows`); none does at first."""
         self.autocast_dtype: torch.dtype | None = None
         """dtype of matrix products in `forward`; None leaves the choice to the caller."""
 
@@ -234,3 +232,45 @@ def _causal(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any,
 def has_batch_statistics(model: nn.Module) -> bool:
     """Whether a sample's features depend on the others that pass through the model with it in training."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def draws_in_training(model: nn.Module) -> bool:
+    """Whether a model drops anything at random in training: elements, paths or patches."""
+    return any(_drop_rate(module) > 0 for module in model.modules())
+
+
+def _drop_rate(module: nn.Module) -> float:
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p
+    # drop_prob: timm's paths; prob: patches of open_clip and timm; drop_rate: timm networks that call the function
+    rates = [getattr(module, name, None) for name in ("drop_prob", "prob", "drop_rate")]
+    return max((rate for rate in rates if isinstance(rate, float)), default=0.0)
+
+
+def require_passing_images(tower: nn.Module) -> None:
+    """Pass two images without data through a copy of a timm tower, which does not check its image size when it is made.
+
+    Args:
+        tower: as it is trained, or without memory for its weights (on torch's meta device).
+
+    Raises:
+        UserError: it takes no images of its size.
+    """
+    if not isinstance(tower, TimmModel):
+        return
+    # A pass changes no parameter, but buffers and what modules cache.
+    copied = copy.deepcopy(tower, {id(parameter): parameter for parameter in tower.parameters()})
+    without_memory = next(tower.parameters()).is_meta
+    size: Any = tower.image_size
+    try:
+        with (
+            torch.no_grad(),
+            contextlib.nullcontext() if without_memory else FakeTensorMode(allow_non_fake_inputs=True),
+        ):
+            copied(torch.zeros(2, 3, *size, device="meta" if without_memory else "cpu"))
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        why = str(error).rstrip(".") or type(error).__name__
+        raise UserError(
+            f"the image tower takes no images of {' x '.join(map(str, size))} pixels ({why}): check image_size and the "
+            "network"
+        ) from error

@@ -1,33 +1,32 @@
-"""The arithmetic of `diht estimate`, against known numbers ."""
+"""The arithmetic of `diht estimate` against known numbers, CPUs that feed a card, and the card that a label names."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.pods import merged
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
 from diht_k8s.stages.train.estimate.estimate import (
-    ASSUMED_CPUS,
-    WORKER_BYTES,
-    Pace,
     _below,
+    cpus_needed,
     estimate,
-    losses_seconds,
-    pace_of,
+    starved,
     teacher_width,
+    warnings_of,
 )
-from diht_k8s.stages.train.estimate.footprint import Placement, Sizes, Trace, rank_memory
-from diht_k8s.stages.train.estimate.gpus import GPUS
-from diht_k8s.stages.train.estimate.loss_time import contrastive_cost, contrastive_seconds, embedding_seconds
+from diht_k8s.stages.train.estimate.footprint import Moment, Placement, Sizes, Trace, rank_memory
+from diht_k8s.stages.train.estimate.gpus import GPUS, gpu_of, name_of_product
 from diht_k8s.stages.train.estimate.memory_trace import TracedStudent
-from diht_k8s.stages.train.estimate.reduction import Moment
-from diht_k8s.stages.train.flops import PairFlops
 
+SAMPLES = Path(__file__).parents[4] / "manifests" / "samples"
 TINY = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
@@ -102,16 +101,6 @@ def test_buckets_are_those_of_deepspeed(stage: int, world: int, reduction: str, 
     assert made.device["communication buckets"] == buckets
 
 
-@pytest.mark.parametrize(
-    ("world", "reduction", "copied"), [(1, "fp32", 0), (1, "bf16", 2 * 200 + 4 * 200), (2, "fp32", 2 * 4 * 200)]
-)
-def test_zero_0_copies_two_buckets_where_it_sums(world: int, reduction: str, copied: int) -> None:
-    flat = Trace(4, 500, tuple(Moment(9000, 400 * number) for number in range(11)))
-    made = rank_memory(SIZES, flat, Placement(world, 4, 4, 0, "bf16", "None", ema=False, reduction=reduction))
-    assert made.device.get("reduced copies", 0) == copied  # two parameters of 100 fit into a bucket
-    assert "communication buckets" not in made.device
-
-
 @pytest.mark.parametrize(("precision", "value"), [("fp32", 4), ("bf16", 2), ("fp16", 2)])
 def test_images_are_normalised_by_micro_batch_in_the_training_precision(precision: str, value: int) -> None:
     made = rank_memory(SIZES, TRACE, Placement(1, 8, 4, 0, precision, "None", ema=False))
@@ -119,14 +108,6 @@ def test_images_are_normalised_by_micro_batch_in_the_training_precision(precisio
     assert made.device["batch"] == 2 * 8 * (pixels + tokens) + 4 * pixels * value
     one = rank_memory(SIZES, TRACE, Placement(1, 8, 4, 0, precision, "None", ema=False, batches=1))
     assert one.device["batch"] == made.device["batch"] - 8 * (pixels + tokens)
-
-
-def test_step_of_zero_takes_the_norm_in_fp64_and_joins_the_gradients() -> None:
-    still = Trace(4, 0, (Moment(0, 0), Moment(0, 4000)))
-    sizes = Sizes(1000, (1000,), ((1000,),), 0, 8, 4, 16, 0)
-    made = rank_memory(sizes, still, Placement(1, 2, 2, 2, "fp32", "None", ema=False))
-    assert made.phase == "optimiser step"
-    assert (made.device["gradients"], made.device["gradient copies"]) == (4 * 1000, 8 * 1000)
 
 
 def test_trace_has_the_largest_activations_since_each_gradient() -> None:
@@ -178,30 +159,6 @@ def test_offload_moves_states_to_the_host() -> None:
     assert made.offloaded == 4 * 500 * 4
 
 
-def test_the_largest_micro_batch_fits() -> None:
-    made = estimate(run(), "L4")
-    assert made.fits
-    assert made.largest_micro_batch == 64
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_pace_is_that_of_the_layers_at_a_share_of_the_peak_and_of_the_losses_beside_it(ranks: int) -> None:
-    work = PairFlops({"image tower": 60, "text tower": 30, "heads": 0, "loss": 10}, {"image tower": 10, "loss": 5})
-    made = pace_of(work, 3.0, peak=200.0, utilisation=0.5, batch=64, ranks=ranks, samples=640)
-    step = -(-64 // ranks) * 100 / (0.5 * 200.0) + 3.0
-    expected = Pace(
-        64 / step, step, 3.0, 64 * 100 / (step * ranks * 200.0), 10 * step / 86400, 10 * step * ranks / 3600
-    )
-    assert asdict(made) == pytest.approx(asdict(expected))
-
-
-def test_losses_are_of_a_ranks_pairs_beside_all_of_the_batch() -> None:
-    made, card = estimate(run(batchSize=66), "L4", nodes=3, largest=False), GPUS["L4"]
-    assert made.pace.loss_seconds == losses_seconds(card, 22, 66, 32, 0)
-    contrastive = contrastive_seconds(card, contrastive_cost(card, 22, 66, 32))
-    assert losses_seconds(card, 22, 66, 32, 48) == contrastive + embedding_seconds(card, 22, 66, 32, 48)
-
-
 @pytest.mark.parametrize(
     ("model", "width"), [(None, 0), ("open_clip/ViT-B-32", 512), ("open_clip/ViT-L-14", 768), ("a run's labels", None)]
 )
@@ -222,81 +179,9 @@ def test_teachers_embeddings_are_as_wide_as_its_model_has_them_or_left_out_with_
     )
 
 
-ASSUMED = f"pods.resources names no cpu: {ASSUMED_CPUS} for each process are assumed, which its loader workers follow"
-
-
-@pytest.mark.parametrize(
-    ("cpu", "train", "workers", "notes"),
-    [
-        ("96", {}, 11, []),
-        ("16500m", {}, 1, []),
-        (None, {}, ASSUMED_CPUS - 1, [ASSUMED]),
-        (None, {"loaderWorkers": 3}, 3, []),
-        ("96", {"loaderWorkers": 3}, 3, []),
-        ("1000", {"batchSize": 64}, 8, []),
-        (None, {"lockImageTower": True, "features": "Stored"}, 0, []),
-    ],
-    ids=["cpus", "few", "none named", "asked for", "asked for beside cpus", "no more than pairs of a rank", "stored"],
-)
-def test_host_memory_holds_the_loader_workers_that_the_training_would_start(
-    cpu: str | None, train: dict[str, object], workers: int, notes: list[str]
-) -> None:
-    pods = {} if cpu is None else {"resources": {"cpu": cpu}}
-    made = estimate(run(pods=pods, **{"batchSize": 512, "processesPerNode": 8, **train}), "H100", largest=False)
-    assert made.host_memory["loader workers"] == 8 * workers * WORKER_BYTES
-    assert [note for note in made.notes if "pods.resources" in note] == notes
-
-
-@pytest.mark.parametrize(("workers", "made_ahead"), [(0, 0), (2, 5)])
-def test_host_memory_holds_the_batches_on_their_way_and_page_locked_ones_rounded_up(
-    workers: int, made_ahead: int
-) -> None:
-    made = estimate(run(loaderWorkers=workers), "H100", largest=False).host_memory
-    pixels, tokens = 64 * 3 * 32**2, 64 * 16 * 8  # four batches fit into what may wait
-    assert made["batches in the making"] == (made_ahead + 1) * (pixels + tokens)
-    assert made["page-locked batches"] == (4 + 2) * 2**18
-    assert 2**17 < pixels < 2**18
-
-
-@pytest.mark.parametrize(
-    ("gpu", "options", "train", "message"),
-    [
-        ("H900", {}, {}, "H100"),
-        ("H100", {"utilisation": 0.0}, {}, "--mfu"),
-        ("H100", {"nodes": 65}, {}, r"\(64 pairs, 65 processes\)"),
-        (
-            "H100",
-            {"nodes": 3},
-            {"modelConfig": RESNET},
-            "batch statistics .* make train.batchSize 64 a multiple of the 3 processes",
-        ),
-        (
-            "H100",
-            {},
-            {"modelConfig": RESNET, "microBatchSize": 24},
-            "batch statistics .* make train.microBatchSize 24 a divisor of the 64 pairs",
-        ),
-        ("T4", {}, {}, "bf16 is not supported"),
-    ],
-)
-def test_bad_input_is_a_user_error(gpu: str, options: dict, train: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        estimate(run(**train), gpu, **options)
-
-
 @pytest.mark.parametrize(("model", "largest"), [(TINY, 61), (RESNET, 61)])
 def test_the_largest_micro_batch_is_of_any_size(model: dict[str, object], largest: int) -> None:
     assert estimate(run(modelConfig=model, batchSize=61), "H100").largest_micro_batch == largest
-
-
-@pytest.mark.parametrize(
-    ("nodes", "rows", "says"),
-    [(2, 32, None), (3, 22, "3 processes take 22 rows each, 66 for a batch of 64: 3.0% of them hold no pair")],
-)
-def test_rows_that_hold_no_pair_are_told(nodes: int, rows: int, says: str | None) -> None:
-    made = estimate(run(), "L4", nodes=nodes, largest=False)
-    assert made.micro_batch == rows
-    assert [note for note in made.notes if "hold no pair" in note] == ([] if says is None else [says])
 
 
 @pytest.mark.parametrize(("nodes", "train"), [(64, {}), (1, {"microBatchSize": 1})])
@@ -325,9 +210,139 @@ def test_micro_batches_are_tried_from_the_guess_down(
     assert list(itertools.islice(_below(guess, local, divisors), len(expected) if guess == local else None)) == expected
 
 
-def test_a_run_without_training_is_refused() -> None:
-    document = run().model_dump(by_alias=True)
-    document["spec"]["train"] = None
-    document["spec"]["filter"] = {"minActions": 0}
-    with pytest.raises(UserError, match="no train stage"):
-        estimate(DihtRun.model_validate(document), "H100")
+@pytest.mark.parametrize(
+    ("stage", "world", "in_parts", "gradients", "copies"),
+    [
+        (0, 1, False, 1600, 0),
+        (0, 2, False, 1600, 1600),
+        (0, 2, True, 4000, 1600),
+        (1, 2, False, 1600, BUCKET),
+        (1, 2, True, 4000, BUCKET),
+        (2, 2, False, 2000, BUCKET),
+        (2, 2, True, 4000, BUCKET),
+        (3, 2, False, BUCKET, BUCKET),
+    ],
+)
+def test_gradients_and_copies_are_those_that_each_zero_stage_holds_at_the_peak(
+    stage: int, world: int, in_parts: bool, gradients: int, copies: int
+) -> None:
+    falling = Trace(4, 0, (Moment(0, 0), Moment(90_000, 1600)))
+    placed = Placement(world, 8, 4 if in_parts else 8, stage, "fp32", "None", ema=False)
+    made = rank_memory(SIZES, falling, placed)
+    held = made.device["unsummed gradients" if stage == 3 else "gradients"]
+    assert (held, made.device.get("reduced copies", 0)) == (gradients, copies)
+
+
+@pytest.mark.parametrize(("nodes", "rows"), [(2, 32), (3, 22)])
+def test_time_is_that_of_all_rows_of_a_rank_at_the_given_share_of_the_peak(nodes: int, rows: int) -> None:
+    made = estimate(run(), "L4", nodes=nodes, mfu=0.5, largest=False)
+    seconds = rows * made.work.executed / (0.5 * GPUS["L4"].half_tflops * 1e12)
+    assert made.micro_batch == rows
+    assert (made.step_seconds, made.days) == pytest.approx((seconds, 1000 / 64 * seconds / 86400))
+    surplus = [note for note in made.notes if "hold no pair" in note]
+    assert surplus == (
+        [] if rows == 32 else ["3 processes take 22 rows each, 66 for a batch of 64: 3.0% of them hold no pair"]
+    )
+
+
+@pytest.mark.parametrize(
+    "train", [{"modelConfig": RESNET, "processesPerNode": 3}, {"modelConfig": RESNET, "microBatchSize": 24}]
+)
+def test_batch_statistics_of_unequal_parts_are_refused(train: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="batch statistics"):
+        estimate(run(**train), "H100")
+
+
+def estimated(images: float, *, ranks: int = 8, nodes: int = 2) -> Any:
+    """An estimate by the images a second that each pod trains."""
+    return SimpleNamespace(
+        gpu="H100", nodes=nodes, processes_per_node=ranks, batch_size=64, step_seconds=64 / (images * nodes), mfu=0.45
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "cpus"),
+    [(8 * 407.9, "mix", 16), (8 * 409, "mix", 24), (8 * 408, "1024x768", 24), (1.0, "mix", 16)],
+)
+def test_cpus_when_images_a_second_are_known_then_one_for_each_rank_and_its_workers(
+    images: float, size: str, cpus: int
+) -> None:
+    assert cpus_needed(estimated(images), size) == cpus
+
+
+@pytest.mark.parametrize(
+    ("cpus", "workers", "warns"),
+    [
+        (88, None, False),
+        (87.9, None, True),
+        (None, None, False),
+        (None, 10, False),
+        (None, 9, True),
+        (88, 9, True),
+        (40, 10, True),
+        (1, 0, True),
+    ],
+)
+def test_pod_when_it_has_fewer_cpus_than_its_cards_need_then_one_line(
+    cpus: float | None, workers: int | None, warns: bool
+) -> None:
+    lines = starved(estimated(8 * 4079.9), cpus, workers)
+    assert len(lines) == int(warns)
+    assert all("ask for cpu 88" in line and "of 32,639 images/s" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("NVIDIA-H100-80GB-HBM3", "H100"),
+        ("NVIDIA-H100-PCIe", "H100-PCIe"),
+        ("nvidia-h100-80gb", "H100"),
+        ("NVIDIA-H200", "H200"),
+        ("nvidia-h200-141gb", "H200"),
+        ("NVIDIA-B200", "B200"),
+        ("NVIDIA-A100-SXM4-80GB", "A100-80"),
+        ("NVIDIA-A100-PCIE-40GB", "A100-40"),
+        ("nvidia-tesla-a100", "A100-40"),
+        ("nvidia-a100-80gb", "A100-80"),
+        ("NVIDIA-L40S", "L40S"),
+        ("NVIDIA-L4", "L4"),
+        ("NVIDIA-A10G", "A10G"),
+        ("Tesla-V100-SXM2-16GB", None),
+        ("Tesla-T4", "T4"),
+        ("NVIDIA-H100-80GB-HBM3-MIG-1g.10gb", None),
+        ("NVIDIA-L40", None),
+        ("NVIDIA-H200-NVL", None),
+        ("NVIDIA-GeForce-RTX-3090", "RTX-3090"),
+        ("NVIDIA-GeForce-RTX-4090", "RTX-4090"),
+        ("NVIDIA GeForce RTX 5090", "RTX-5090"),
+        ("NVIDIA-RTX-A6000", "RTX-A6000"),
+        ("NVIDIA-RTX-6000-Ada-Generation", "RTX-6000-Ada"),
+        ("NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition", "RTX-PRO-6000"),
+        ("NVIDIA-GeForce-RTX-3090-Ti", None),
+        ("NVIDIA-GeForce-RTX-4090-D", None),
+        ("NVIDIA-GeForce-RTX-4090-Laptop-GPU", None),
+        ("NVIDIA-RTX-PRO-6000-Blackwell-Max-Q-Workstation-Edition", None),
+        ("Quadro-RTX-6000", None),
+    ],
+)
+def test_card_when_a_label_names_it_then_found(label: str, name: str | None) -> None:
+    assert name_of_product(label) == name
+    assert name is None or name in GPUS
+
+
+@pytest.mark.parametrize("given", ["RTX4090", "rtx-4090", "RTX 4090", "GeForce RTX 4090", "NVIDIA GeForce RTX 4090"])
+def test_card_when_it_is_named_as_people_do_then_found(given: str) -> None:
+    assert gpu_of(given).name == "RTX-4090"
+
+
+def test_samples_when_they_train_on_8_gpus_then_their_cpus_feed_8_h100() -> None:
+    runs = [load(path.read_text(), name=path.name) for path in sorted(SAMPLES.glob("*.yaml"))]
+    asked = {}
+    for run in runs:
+        if run.spec.train is None:
+            continue
+        resources = merged(run.spec.pods, run.spec.train.pods).resources
+        if resources.get("nvidia.com/gpu") == 8:
+            asked[run.spec.train.model, run.spec.train.micro_batch_size, resources["cpu"]] = run
+    assert [key[0] for key in asked] == ["ViT-B-16"]  # one estimate answers for all
+    assert [warnings_of(run, "H100") for run in asked.values()] == [[]]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diht_k8s.stages.train.loss import losses
-from diht_k8s.stages.train.loss.blocks import plan_for
+from diht_k8s.stages.train.loss.blocks import LossBlocks, plan_for
 
 H100 = (9, 0)
 
@@ -50,3 +50,18 @@ def test_features_of_one_side_in_float64_are_left_to_the_tiles(side):
 def forget_the_cards():
     yield
     losses._plan_of_card.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("width", "parts", "chunks"), [(512, 1, 4), (500, 1, 4), (20, 1, 1), (640, 2, 3), (768, 2, 3), (1024, 2, 4)]
+)
+def test_parts_of_a_width_cover_it_evenly(width, parts, chunks):
+    assert plan_for((9, 0), 132).second.parts(width) == (parts, chunks)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "processors", "shares"),
+    [(4096, 32768, 132, 4), (4096, 32768, 108, 3), (32768, 4096, 132, 1), (128, 256, 132, 2), (0, 256, 132, 2)],
+)
+def test_shares_give_each_processor_at_most_one_program_of_few_rows(rows, columns, processors, shares):
+    assert LossBlocks(128, 128, 64, 8, 3).shares(rows, columns, processors) == shares
