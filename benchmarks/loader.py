@@ -34,11 +34,10 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
 from diht_k8s.stages.train.data import collate
 from diht_k8s.stages.train.data.augment import train_view
-from diht_k8s.stages.train.data.collate import CollateSettings, Collator
+from diht_k8s.stages.train.data.batch import BatchShare
+from diht_k8s.stages.train.data.collate import CollateSettings, Collator, ImageSizes
 from diht_k8s.stages.train.data.dataset import ShardDataset
-from diht_k8s.stages.train.data.image_sizes import ImageSizes
 from diht_k8s.stages.train.data.sampler import sampler_over
-from diht_k8s.stages.train.data.share import BatchShare
 
 SIZES = ((512, 512), (512, 384), (1024, 768))
 CAPTIONS = ("a man riding a brown horse on the beach", "two small dogs are chasing a red ball in the park, photo {}")
@@ -171,7 +170,7 @@ def largest_mean_difference(shards: list[Shard], image_size: int) -> float:
     from diht_k8s.data.shards.images import decode, decode_pixels
     from diht_k8s.data.shards.samples import read_samples
     from diht_k8s.stages.train.data.augment import crop_box
-    from diht_k8s.stages.train.data.rng import generator
+    from diht_k8s.stages.train.data.sampler import generator
 
     worst = 0.0
     for sample in itertools.islice(read_samples(Storage(), shards[0].uri), 24):

@@ -32,10 +32,10 @@ from diht_k8s.stages.train.checkpoint import checkpoint
 from diht_k8s.stages.train.checkpoint.checkpoint import Cursor, CursorOrder
 from diht_k8s.stages.train.checkpoint.fencing import Fence
 from diht_k8s.stages.train.data import dataset
+from diht_k8s.stages.train.data.batch import BatchShare
+from diht_k8s.stages.train.data.collate import LaneReader
 from diht_k8s.stages.train.data.dataset import ShardDataset
-from diht_k8s.stages.train.data.lane_reader import LaneReader
 from diht_k8s.stages.train.data.sampler import LaneSampler, OrderSizes, order_sizes, sampler_over
-from diht_k8s.stages.train.data.share import BatchShare
 
 PAPER = 438_000_000
 NEAR = 63

@@ -12,7 +12,7 @@ from rich.table import Table
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.stages.train.data.share import BatchShare
+from diht_k8s.stages.train.data.batch import BatchShare
 from diht_k8s.stages.train.estimate.estimate import Estimate, does_not_fit, estimate, warnings_of
 from diht_k8s.stages.train.estimate.gpus import gpu_of
 

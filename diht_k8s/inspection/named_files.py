@@ -161,7 +161,7 @@ def _first_weights(spec: Spec, storage: Storage, uri: str) -> None:
     import torch
 
     from diht_k8s.models.files import read_shapes
-    from diht_k8s.stages.train.model.first_weights import load_first_weights
+    from diht_k8s.stages.train.checkpoint.warm_start import load_first_weights
     from diht_k8s.stages.train.model.student import Student, model_configuration
     from diht_k8s.stages.train.model.token_ridge import require_fewer_dimensions
 

@@ -145,7 +145,7 @@ def test_recipe_image_runs_its_programs_has_the_compiler_of_train_compile_and_it
     environment = dict(pair.split("=", 1) for pair in inspect(builder, image)["config"]["Env"])
     assert environment["WDS_SECURE"] == "1"
     assert "filter" in run(builder, image, "10001:10001", "diht", "stage", "--help")
-    check = "from diht_k8s.stages.train.model.compiling import require_compiler as r; r('cpu'); r('cuda')"
+    check = "from diht_k8s.stages.train.compiler import require_compiler as r; r('cpu'); r('cuda')"
     assert run(builder, image, "10001:10001", "python3", "-c", check) == ""
     program = "import torch, deepspeed, open_clip; print(torch.version.cuda, torch.ones(2).sum().item())"
     assert run(builder, image, "10001:10001", "python3", "-c", program).split()[-1] == "2.0"

@@ -1,13 +1,19 @@
-"""Bad samples of a rank by reason, and damaged shards, with their limits: a few are expected, many stop the training."""
+"""What a training's batches held: bad samples by reason and damaged shards, with their limits, and all that it
+consumed.
+
+A few bad ones are expected, many stop the training. At the end the pairs of all ranks' batches are what its steps took.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.runtime.bad_shards import LOST, BadShards, Damage, damage_summary
+from diht_k8s.runtime.ledger import Count, require_equal
 from diht_k8s.stages.train.collectives import gather_objects
 from diht_k8s.stages.train.data.batch import Batch
 
@@ -78,3 +84,35 @@ class BadSamples:
         for theirs in gather_objects(self._bad_shards.found):
             found |= theirs
         return damage_summary(found)
+
+
+REMEDY = "start again to resume from the last checkpoint"
+
+
+@dataclass
+class Consumption:
+    """What the batches of an attempt held, as one rank sees it."""
+
+    began: int
+    """global position at which the attempt began."""
+    rows: int = 0
+    """with pairs, of this rank's batches."""
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch."""
+        self.rows += len(batch.uids)
+
+    def check(self, position: int, planned: int) -> None:
+        """Compare at the end (a collective).
+
+        Args:
+            position: global position after the last step.
+            planned: samples of the whole training: `train.samples`, rounded up to whole batches.
+
+        Raises:
+            DataError: batches had more or fewer rows than the steps, or the training ends elsewhere; on all ranks.
+        """
+        rows = sum(gather_objects(self.rows))
+        steps = Count(position - self.began, "samples belong to the steps of this attempt")
+        require_equal("train", REMEDY, steps, Count(rows, "rows had their batches"))
+        require_equal("train", REMEDY, Count(planned, "samples were planned"), Count(position, "are done"))

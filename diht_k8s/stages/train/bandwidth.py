@@ -49,8 +49,8 @@ class SlowNode:
     node: str = ""
     """its name; empty where none is slower than the others, or none can be told."""
     exchanges: Mapping[str, float] = field(default_factory=dict[str, float])
-    """GB/s of each node with its best neighbour, of its slowest rank where ranks of one node were told apart; empty where
-    fewer than three could be compared."""
+    """GB/s of each node with its best neighbour, of its slowest rank where ranks of one node were told apart; empty
+    where fewer than three could be compared."""
 
 
 class SlowFabricError(RetryableError):
@@ -63,7 +63,9 @@ class SlowFabricError(RetryableError):
 
 
 def measure(world: int, device: torch.device) -> list[Speed]:
-    """Time all-reduces of a few sizes over all ranks (collectives); the same figures on every rank, none for one rank."""
+    """Time all-reduces of a few sizes over all ranks (collectives); the same figures on every rank, none for one
+    rank.
+    """
     found: list[Speed] = []
     for size in _sizes(device) if world > 1 else ():
         values = torch.zeros(size // 4, device=device)

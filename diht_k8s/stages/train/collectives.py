@@ -38,8 +38,8 @@ def group_rank(group: dist.ProcessGroup | None) -> int:
 def require_equal_shapes(local_BD: Tensor, group: dist.ProcessGroup | None) -> None:
     """Raise on every rank when the ranks hold batches of different shapes; a gather of these hangs or mixes rows.
 
-    It costs an exchange of two integers, for which a GPU would be waited for. So a training on GPUs, which has a control
-    group, goes without: its ranks' rows are equally many by construction (`data.share`).
+    It costs an exchange of two integers, for which a GPU would be waited for. So a training on GPUs, which has a
+    control group, goes without: its ranks' rows are equally many by construction (`data.share`).
 
     Raises:
         ValueError: the shapes differ; the message lists them in rank order.
@@ -157,7 +157,9 @@ class FlagsExchange:
 def exchange_flags(
     stop: bool, due: bool, busy: bool, own_seconds: float, unusable: int, *, rank: int, world: int
 ) -> FlagsExchange:
-    """Begin to tell the other ranks (a collective of the control group, which has no other use until it is waited for)."""
+    """Begin to tell the other ranks (a collective of the control group, which has no other use until it is waited
+    for).
+    """
     values = torch.zeros(3 + 2 * world, dtype=torch.float64)
     values[:3] = torch.tensor([stop, due, busy])
     values[3 + rank], values[3 + world + rank] = own_seconds, unusable

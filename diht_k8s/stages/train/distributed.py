@@ -1,9 +1,9 @@
 """Devices and process groups of a rank: its accelerator, the group for gradients and features, the one for control.
 
-The rank sets its device before the first collective, and NCCL's group is bound to it (`device_id`): NCCL refuses tensors
-of another device, and everything that names no device (object collectives, barriers, pinned memory) uses the current one.
-Gradients and features travel over the world's group (NCCL, on CPUs gloo). Objects, requests and barriers travel over a
-gloo group beside it, so that they never touch the device or wait for its queue.
+The rank sets its device before the first collective, and NCCL's group is bound to it (`device_id`): NCCL refuses
+tensors of another device, and everything that names no device (object collectives, barriers, pinned memory) uses the
+current one. Gradients and features travel over the world's group (NCCL, on CPUs gloo). Objects, requests and barriers
+travel over a gloo group beside it, so that they never touch the device or wait for its queue.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def set_this_device() -> torch.device:
 def choose_algorithms(mode: str) -> None:
     """Take deterministic algorithms or the fastest ones, as `train.deterministic` says.
 
-    Auto takes deterministic ones on CPUs, where a training that was killed and resumed is then equal to the bit. On GPUs
-    they cost time, and the collectives' order of summation stays free anyway.
+    Auto takes deterministic ones on CPUs, where a training that was killed and resumed is then equal to the bit. On
+    GPUs they cost time, and the collectives' order of summation stays free anyway.
     """
     on = mode == "Enabled" or (mode == "Auto" and device_type() == "cpu")
     if on and device_type() == "cuda":

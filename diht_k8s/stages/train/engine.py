@@ -1,7 +1,10 @@
-"""The training step: DeepSpeed around the student, losses, precision, clipping, for a global batch of any size on any number of
-ranks.
+"""The training step: DeepSpeed around the student, losses, precision, clipping, for a global batch of any size on any
+number of ranks.
 
-A batch that does not fit at once runs in micro-batches by gradient caching; the contrastive loss always sees all of it.
+A batch that does not fit at once runs in micro-batches by gradient caching (GradCache, arXiv 2101.06983); the
+contrastive loss always sees all of it. Features are computed first, without a graph; the loss and its gradient follow
+on all of them; then each micro-batch runs again, with the same random draws, and is differentiated through a surrogate
+of the loss.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum, auto
 from typing import Any, Final
@@ -20,22 +23,31 @@ import torch.distributed as dist
 from torch import Tensor
 
 from diht_k8s.api.train import Train
-from diht_k8s.stages.train.data.batch import Batch, BatchTargets
+from diht_k8s.stages.train.data.batch import Batch, BatchShare, BatchTargets
 from diht_k8s.stages.train.data.normalisation import CLIPS, Normalisation
-from diht_k8s.stages.train.data.rng import generator
-from diht_k8s.stages.train.data.share import BatchShare
-from diht_k8s.stages.train.deepspeed_engine import DeepSpeedEngine, deepspeed_settings, reduce_alike
+from diht_k8s.stages.train.data.sampler import generator
+from diht_k8s.stages.train.deepspeed_engine import (
+    DeepSpeedEngine,
+    OverlappedReduction,
+    bucket_elements,
+    deepspeed_settings,
+    reduce_alike,
+)
 from diht_k8s.stages.train.distributed import this_device
-from diht_k8s.stages.train.gradient_caching import joined, surrogate
-from diht_k8s.stages.train.gradient_reduction import OverlappedReduction, bucket_elements
 from diht_k8s.stages.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.losses import duplicate_share, hn_nce_loss_and_statistics, soft_label_loss
-from diht_k8s.stages.train.loss_scale import LOSS_SCALE, MIN_SCALE, LossScale
-from diht_k8s.stages.train.model.attention import attention_in_fp32, needs_fp32_attention
 from diht_k8s.stages.train.model.student import Features, Student
 from diht_k8s.stages.train.optimizer import adamw
-from diht_k8s.stages.train.precision import DTYPES, require_precision
+from diht_k8s.stages.train.precision import (
+    DTYPES,
+    LOSS_SCALE,
+    MIN_SCALE,
+    LossScale,
+    attention_in_fp32,
+    needs_fp32_attention,
+    require_precision,
+)
 
 
 class Stopwatch:
@@ -134,6 +146,7 @@ class Engine:
         self._train, self._rank, self._world, self._seed = train, rank, world, seed
         self._model, self._normalisation = model, normalisation
         self._norm: float | Tensor = float("nan")
+        self._number = 0
         self._local = BatchShare(train.batch_size, rank, world).rows
         self._micro = min(train.micro_batch_size or self._local, self._local)
         # What autocast rounds images to in any case, before the first convolution.
@@ -233,7 +246,9 @@ class Engine:
             self.deepspeed.backward(loss)
 
     def _make_update(self) -> None:
-        """DeepSpeed's step, which the device skips if loss or gradients are not finite; then the step's only wait for it."""
+        """DeepSpeed's step, which the device skips if loss or gradients are not finite; then the step's only wait for
+        it.
+        """
         finite = self._step_zero() if self._train.zero_stage > 0 else self._step_plain()
         if not self.losses.finite:
             self.update = Update.NOT_FINITE
@@ -379,3 +394,32 @@ class Engine:
 
 def _size(model: Student) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def joined(parts: Sequence[Features]) -> Features:
+    """The features of all micro-batches as leaves, whose gradients the loss's backward pass fills."""
+    return Features(*(_leaf(parts, field) for field in Features._fields))
+
+
+def _leaf(parts: Sequence[Features], field: str) -> Any:
+    values = [getattr(part, field) for part in parts]
+    if values[0] is None:
+        return None
+    whole = values[0] if values[0].ndim == 0 else torch.cat(values)
+    return whole.detach().requires_grad_()
+
+
+def surrogate(features: Features, whole: Features, part: slice) -> Tensor:
+    """A scalar whose weight gradient is this part's share of the loss's: features times cached gradients."""
+    total = features.image_BD.new_zeros(())
+    for field in Features._fields:
+        value, cached = getattr(features, field), getattr(whole, field)
+        if value is None or cached.grad is None:
+            continue
+        if value.ndim:
+            total = total + (value * cached.grad[part]).sum()
+        elif part.start == 0:  # every part holds the scale, which counts once
+            total = total + value * cached.grad
+        else:
+            total = total + 0.0 * value
+    return total

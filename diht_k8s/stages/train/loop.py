@@ -34,30 +34,26 @@ from diht_k8s.runtime.run_folder import run_layout
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.runtime.time_spent import STARTING, TimeAccount
 from diht_k8s.runtime.tracking import start_tracking
-from diht_k8s.stages.train.bad_samples import BadSamples
+from diht_k8s.stages.train.bad_samples import BadSamples, Consumption
 from diht_k8s.stages.train.checkpoint import checkpointer
 from diht_k8s.stages.train.checkpoint.checkpoint import Cursor, Saved, TowerDigest, checkpoint_uri
 from diht_k8s.stages.train.checkpoint.checkpointer import Checkpointer
 from diht_k8s.stages.train.checkpoint.init_from import preprocessing_of
 from diht_k8s.stages.train.checkpoint.resume import resume_cursor
-from diht_k8s.stages.train.checkpoint.state import load_moments, load_weights, state_of
-from diht_k8s.stages.train.checkpoint.tower import lock_tower
-from diht_k8s.stages.train.checkpoint.warm_start import start_from
+from diht_k8s.stages.train.checkpoint.state import Ema, load_moments, load_weights, state_of
+from diht_k8s.stages.train.checkpoint.warm_start import lock_tower, start_from
 from diht_k8s.stages.train.collectives import FlagsExchange, StepFlags, exchange_flags
-from diht_k8s.stages.train.consumption import Consumption
 from diht_k8s.stages.train.data.batch import Batch
-from diht_k8s.stages.train.data.device_batches import DeviceBatches
 from diht_k8s.stages.train.data.normalisation import normalisation_of
+from diht_k8s.stages.train.data.read_ahead import DeviceBatches
 from diht_k8s.stages.train.distributed import choose_algorithms, is_lost_peer, this_device
-from diht_k8s.stages.train.ema import Ema
 from diht_k8s.stages.train.engine import Engine, Losses, Update
 from diht_k8s.stages.train.features.stored import stored_features
+from diht_k8s.stages.train.flops import MfuMeter, mfu_meter
 from diht_k8s.stages.train.metrics import Metrics
-from diht_k8s.stages.train.mfu import MfuMeter, mfu_meter
 from diht_k8s.stages.train.model.export import ModelDescription
 from diht_k8s.stages.train.model.student import draws_in_training, model_configuration
 from diht_k8s.stages.train.optimizer import learning_rate
-from diht_k8s.stages.train.profiling import Profiler
 from diht_k8s.stages.train.rendezvous import init_distributed
 from diht_k8s.stages.train.setup import (
     adapt_student,
@@ -67,7 +63,7 @@ from diht_k8s.stages.train.setup import (
     read_vocabulary,
     training_data,
 )
-from diht_k8s.stages.train.telemetry import Telemetry, TrainStep
+from diht_k8s.stages.train.telemetry import Profiler, Telemetry, TrainStep
 from diht_k8s.stages.train.text_start import start_text_tower
 
 MAX_NOT_FINITE = 3
@@ -265,7 +261,8 @@ class Training:
         return losses
 
     def _first_or_newest(self) -> tuple[Saved | None, TowerDigest | None]:
-        """Load the newest checkpoint's weights, else those of `train.initFrom`, and lock the image tower if it shall be.
+        """Load the newest checkpoint's weights, else those of `train.initFrom`, and lock the image tower if it shall
+        be.
 
         Returns:
             The state to resume from, and what is to be said of the locked tower.
@@ -332,7 +329,9 @@ class Training:
         return time.monotonic() - since.saved_at >= (rule.every_seconds or 900)
 
     def _exchange_flags(self, since: LastSave, own_seconds: float) -> FlagsExchange:
-        """Tell the other ranks during the step, so that no card waits for it: a stop that comes later ends the next one."""
+        """Tell the other ranks during the step, so that no card waits for it: a stop that comes later ends the next
+        one.
+        """
         mine = (self.stop.requested, self._due(since), self.checkpointer.busy)
         return exchange_flags(*mine, own_seconds, self.bad.unusable, rank=self.rank, world=self.world)
 

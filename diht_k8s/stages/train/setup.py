@@ -24,16 +24,15 @@ from diht_k8s.stages.label.vocabulary import ConceptVocabulary
 from diht_k8s.stages.train.checkpoint.checkpoint import Saved
 from diht_k8s.stages.train.checkpoint.resume import resume_sampler, sequential_shards
 from diht_k8s.stages.train.collectives import broadcast_error, gather_objects
+from diht_k8s.stages.train.compiler import compile_blocks, require_compiler
+from diht_k8s.stages.train.data.collate import ImageSizes
 from diht_k8s.stages.train.data.dataset import ShardDataset
-from diht_k8s.stages.train.data.image_sizes import ImageSizes
-from diht_k8s.stages.train.data.loader import Loader
-from diht_k8s.stages.train.data.loader_workers import loader_workers
+from diht_k8s.stages.train.data.loader import Loader, loader_workers
 from diht_k8s.stages.train.data.normalisation import Normalisation
 from diht_k8s.stages.train.data.sampler import LaneSampler
 from diht_k8s.stages.train.distributed import this_device
 from diht_k8s.stages.train.features.rows import FeatureTables, label_embeddings
 from diht_k8s.stages.train.model.batch_norm import convert_batch_norm, require_equal_parts
-from diht_k8s.stages.train.model.compiling import compile_blocks, require_compiler
 from diht_k8s.stages.train.model.positions import take_sizes
 from diht_k8s.stages.train.model.student import Student, has_batch_statistics, require_passing_images
 from diht_k8s.stages.train.stage import label_layout
@@ -75,8 +74,8 @@ def adapt_student(model: Student, train: Train, *, rank: int, world: int) -> Non
     """Have a student with its first weights, whose image tower is locked or not, compute as the settings say.
 
     Raises:
-        UserError: its image tower takes no images of its size, or no smaller ones in stages; or it has batch statistics,
-            and the ranks or micro-batches do not divide the batch.
+        UserError: its image tower takes no images of its size, or no smaller ones in stages; or it has batch
+            statistics, and the ranks or micro-batches do not divide the batch.
     """
     if train.stages:
         take_sizes(model.image_tower, [stage.image_size for stage in train.stages])
@@ -93,7 +92,7 @@ def adapt_student(model: Student, train: Train, *, rank: int, world: int) -> Non
                 "the model has batch statistics (BatchNorm): its curve depends on train.microBatchSize, over which they are taken"
             )
     if train.compile:
-        compile_blocks(model)
+        compile_blocks(model.image_tower, model.clip.transformer)
 
 
 def train_shards(run: DihtRun, storage: Storage, layout: Layout) -> list[Shard]:

@@ -41,9 +41,8 @@ from diht_k8s.runtime.stage import Context, Outcome
 from diht_k8s.runtime.stages_before import pairs_before
 from diht_k8s.stages.train.checkpoint.init_from import init_identity
 from diht_k8s.stages.train.lease import held_lease, wait_until_free
-from diht_k8s.stages.train.model.configurations import read_configuration
+from diht_k8s.stages.train.model.configurations import read_configuration, require_clips_tokenizer
 from diht_k8s.stages.train.model.ridge_form import require_ridge_form
-from diht_k8s.stages.train.model.tokenizers import require_clips_tokenizer
 
 RANK_MODULE = "diht_k8s.stages.train.loop"
 RESULT = "result.json"
@@ -112,7 +111,8 @@ def execute(context: Context) -> Outcome | None:
             stop=context.stop,
             in_place=policy.restart == "InPlace",
             account=context.progress.time,
-            # A peer may still wait for a node: the operator withdraws the gang then, which counts towards no maxRestarts.
+            # A peer may still wait for a node: the operator withdraws the gang then, which counts towards no
+            # maxRestarts.
             peers_s=policy.scheduling_timeout_seconds + DNS_TIMEOUT_S,
         )
     if gang.node_rank != 0:

@@ -1,21 +1,33 @@
-"""Telemetry of rank 0: progress lines, metrics, warnings."""
+"""Telemetry of rank 0: progress lines, metrics, warnings of loss spikes and stragglers; profiles of a few steps of each
+rank.
+"""
 
 from __future__ import annotations
 
+import gzip
 import logging
 import resource
+import statistics
+import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
+from diht_k8s.api.errors import DihtError
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import Stage
+from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.train.checkpoint.checkpoint import Cursor
 from diht_k8s.stages.train.data.batch import Batch
 from diht_k8s.stages.train.engine import Losses
-from diht_k8s.stages.train.health import STRAGGLER_RATIO, Spikes, slowest
+from diht_k8s.stages.train.flops import MfuMeter
 from diht_k8s.stages.train.metrics import Metrics
-from diht_k8s.stages.train.mfu import MfuMeter
 
 LOG_EVERY_S = 2.0
 LOG_LINES = 1000
@@ -160,3 +172,85 @@ def peak_memory_mib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+WINDOW: Final = 100
+SPIKE_DEVIATIONS: Final = 8.0
+"""A loss this many mean absolute deviations above the median of the last hundred is a spike (our choice)."""
+MIN_SPIKE: Final = 0.05
+"""... and at least this share above it, so that a loss that hardly moves has none."""
+STRAGGLER_RATIO: Final = 1.5
+"""A rank that takes more than this multiple of the others' median time is reported."""
+
+
+class Spikes:
+    """Finds losses that jump out of the last hundred."""
+
+    def __init__(self) -> None:
+        self._window: deque[float] = deque(maxlen=WINDOW)
+        self.count = 0
+        """spikes since it was last read and set to 0."""
+
+    def add(self, loss: float) -> float | None:
+        """Take in a finite loss; the median that it jumped from, or None."""
+        spike = None
+        if len(self._window) == WINDOW:
+            median = statistics.median(self._window)
+            deviation = sum(abs(value - median) for value in self._window) / WINDOW
+            if loss > median + max(SPIKE_DEVIATIONS * deviation, MIN_SPIKE * abs(median)):
+                spike, self.count = median, self.count + 1
+        self._window.append(loss)
+        return spike
+
+
+def slowest(seconds: Sequence[float]) -> tuple[int, float]:
+    """The rank that worked longest before the first collective, and its time over the others' median."""
+    if len(seconds) < 2:
+        return 0, 1.0
+    rank = max(range(len(seconds)), key=seconds.__getitem__)
+    others = statistics.median(value for index, value in enumerate(seconds) if index != rank)
+    return rank, seconds[rank] / others if others > 0 else 1.0
+
+
+FIRST_STEP = 10
+"""Steps of an attempt that are left out: kernels are chosen and caches filled."""
+ROWS = 40
+
+
+class Profiler:
+    """Records the steps FIRST_STEP to FIRST_STEP + number of this attempt, then writes what it saw."""
+
+    def __init__(self, storage: Storage, layout: Layout, *, steps: int, rank: int) -> None:
+        """Record `steps` steps; 0 does nothing."""
+        self._storage, self._folder, self._rank = storage, join(layout.stage(Stage.TRAIN), "profile"), rank
+        self._steps, self._done = steps, 0
+        self._profile: profile | None = None
+
+    def step(self) -> None:
+        """A step begins."""
+        if self._steps and self._done == FIRST_STEP:
+            devices = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+            self._profile = profile(activities=devices)
+            self._profile.start()
+        if self._profile is not None and self._done == FIRST_STEP + self._steps:
+            self.finish()
+        self._done += 1
+
+    def finish(self) -> None:
+        """Write what was recorded, if anything was and is not written yet; a failure is logged."""
+        if self._profile is None:
+            return
+        seen, self._profile = self._profile, None
+        seen.stop()
+        order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        table = seen.key_averages().table(sort_by=order, row_limit=ROWS)
+        name = f"rank-{self._rank:05d}"
+        with tempfile.TemporaryDirectory() as folder:
+            trace = Path(folder) / "trace.json"
+            seen.export_chrome_trace(str(trace))
+            files = {f"{name}.json.gz": gzip.compress(trace.read_bytes()), f"{name}.txt": table.encode()}
+        try:
+            for file, content in files.items():
+                self._storage.write_bytes(join(self._folder, file), content)
+        except DihtError as error:
+            logging.warning("the profile is not written, training continues: %s", error)

@@ -23,8 +23,8 @@ from diht_k8s.data.shards.images import BadImageError, decode_pixels
 from diht_k8s.data.shards.samples import Sample, read_samples
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.bad_shards import BadShards, Damage
+from diht_k8s.stages.train.data.batch import BatchShare
 from diht_k8s.stages.train.data.normalisation import CLIPS, Normalisation, normalised
-from diht_k8s.stages.train.data.share import BatchShare
 from diht_k8s.stages.train.deepspeed_engine import DeepSpeedEngine
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.losses import hn_nce_loss_and_statistics
@@ -117,7 +117,9 @@ class HeldOutValidation:
                     yield sample
 
     def _view(self, sample: Sample | None) -> Tensor:
-        """The evaluation view of an image, uint8, C x size x size: resized and centre-cropped; grey if unreadable or none."""
+        """The evaluation view of an image, uint8, C x size x size: resized and centre-cropped; grey if unreadable or
+        none.
+        """
         size = [self._pairs.image_size]
         grey_CHW = torch.full((3, *size, *size), 117, dtype=torch.uint8)
         if sample is None:

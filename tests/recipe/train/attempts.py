@@ -66,7 +66,8 @@ def start_stage(
 
 
 def ranks_of(launcher: int) -> list[psutil.Process]:
-    """The ranks below a launcher that have begun, in rank order; standby processes, which note no steps, are left out."""
+    """The ranks below a launcher that have begun, in rank order; standby processes, which note no steps, are left
+    out."""
     children = psutil.Process(launcher).children(recursive=True)
     ranks = [(note, child) for child in children if (note := _note_of(child)) is not None]
     return [child for _, child in sorted(ranks, key=lambda each: each[0])]
@@ -147,7 +148,8 @@ def newest_marker(folder: Path) -> dict[str, Any] | None:
 
 @functools.cache
 def undisturbed_training(steps: int = STEPS) -> dict[str, Any]:
-    """How the training ends that nothing disturbs (see `train_in_ranks`); done once for all tests that compare with it."""
+    """How the training ends that nothing disturbs (see `train_in_ranks`); done once for all tests that compare with
+    it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_data(folder)

@@ -1,7 +1,7 @@
 """One rank that counts the operations of real steps of the engine: `flops_rank FOLDER`, in which it reads cases.json.
 
-For each case {"train", "heads", "teacher_width"} it writes the operations of a step over a batch of `BATCH` pairs, as torch's
-counter sees them, and those of the meter, into counted.json.
+For each case {"train", "heads", "teacher_width"} it writes the operations of a step over a batch of `BATCH` pairs, as
+torch's counter sees them, and those of the meter, into counted.json.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from diht_k8s.runtime.rank_exit import leave
 from diht_k8s.stages.train.data.batch import Batch, BatchTargets, HeadTargets
 from diht_k8s.stages.train.distributed import init_process_groups
 from diht_k8s.stages.train.engine import Engine
-from diht_k8s.stages.train.flops import StepWork
-from diht_k8s.stages.train.mfu import MfuMeter
+from diht_k8s.stages.train.flops import MfuMeter, StepWork
 from diht_k8s.stages.train.model.student import Student, model_configuration
 from diht_k8s.stages.train.setup import adapt_student
 

@@ -1,4 +1,5 @@
-"""Processes that begin with torch, DeepSpeed and open_clip imported: forks of a server that imports and does nothing else.
+"""Processes that begin with torch, DeepSpeed and open_clip imported: forks of a server that imports and does nothing
+else.
 
 To import them takes 6 CPU seconds, and tests start ranks by the hundred. A server runs no operation of torch, so it has
 no threads that a fork would lack. A program that is forked is as one that is started, but for what an interpreter and

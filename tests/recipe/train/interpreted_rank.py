@@ -1,6 +1,7 @@
 """`losses_rank` with the fused loss in Triton's interpreter, on the CPU.
 
-Usage: interpreted_rank.py RANK RANKS FOLDER LOADS. LOADS is `described` or `pointers`: how the kernels get at the features.
+Usage: interpreted_rank.py RANK RANKS FOLDER LOADS. LOADS is `described` or `pointers`: how the kernels get at the
+features.
 """
 
 from __future__ import annotations

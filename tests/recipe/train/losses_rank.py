@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from diht_k8s.stages.train.data.share import BatchShare
+from diht_k8s.stages.train.data.batch import BatchShare
 from diht_k8s.stages.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.losses import (
@@ -44,11 +44,6 @@ def hn_nce(image, text, scale, ids, **settings):
     ids = None if ids is None else own_rows(ids)
     loss = hn_nce_loss(image, text, scale, caption_ids_B=ids, group=dist.group.WORLD, **settings)
     return with_gradients(loss, image, text, scale)
-
-
-def statistics(image, text, scale, ids, **settings):
-    full = HnNceSettings(**settings, group=dist.group.WORLD)
-    return list(hn_nce_loss_and_statistics(own_rows(image), own_rows(text), scale, full, own_rows(ids))[1])
 
 
 def shared_hn_nce(image, text, scale, ids, **settings):
@@ -93,18 +88,6 @@ def clip(image, text, scale, **settings):
     return with_gradients(loss, image, text, scale)
 
 
-def soft_label(logits, ids, probabilities, mask):
-    logits = own_rows(logits).requires_grad_()
-    loss = soft_label_loss(logits, own_rows(ids), own_rows(probabilities), own_rows(mask), group=dist.group.WORLD)
-    return with_gradients(loss, logits)
-
-
-def embedding(image, text, scale, teacher, **settings):
-    image, text, scale = own_rows(image).requires_grad_(), own_rows(text).requires_grad_(), scale.requires_grad_()
-    loss = embedding_loss(image, text, scale, own_rows(teacher), group=dist.group.WORLD, **settings)
-    return with_gradients(loss, image, text, scale)
-
-
 class Towers(torch.nn.Module):
     def __init__(self, image_weight, text_weight):
         super().__init__()
@@ -137,10 +120,7 @@ KINDS = {
     kind.__name__: kind
     for kind in (
         hn_nce,
-        statistics,
         clip,
-        soft_label,
-        embedding,
         data_parallel,
         unequal,
         shared_hn_nce,

@@ -1,7 +1,8 @@
-"""One rank of the tests of the order of collectives: `train_rank.py`, with what all ranks issued beside each job's results.
+"""One rank of the tests of the order of collectives: `train_rank.py`, with what all ranks issued beside each job's
+results.
 
-Usage: order_rank.py FOLDER, with torchrun's variables. Without any job rank 1 issues two reductions in the other order than
-rank 0 does, and rank 0 writes what both issued.
+Usage: order_rank.py FOLDER, with torchrun's variables. Without any job rank 1 issues two reductions in the other order
+than rank 0 does, and rank 0 writes what both issued.
 """
 
 from __future__ import annotations

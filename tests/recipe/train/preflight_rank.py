@@ -1,7 +1,8 @@
 """A rank that runs the preflight four times: preflight_rank.py FOLDER SLOW, with torchrun's variables.
 
 First the fabric shall be faster than it is, with rank SLOW held up before each exchange, and writes with it; then any
-speed will do; then the output cannot be written; then it is the second round of the same pods. What each found goes to FOLDER.
+speed will do; then the output cannot be written; then it is the second round of the same pods. What each found goes to
+FOLDER.
 """
 
 from __future__ import annotations

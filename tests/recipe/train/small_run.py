@@ -173,8 +173,6 @@ class Job:
     """let it see each image as an evaluation does, without a random crop."""
     refused: tuple[tuple[int, str, int, int], ...] = ()
     """writes that the storage refuses: (rank, part of the URI, first, number), the first write being 0."""
-    order: tuple[int, ...] = ()
-    """the rank whose pairs each rank takes, where all have as many; its own if empty."""
 
 
 def train_in_ranks(
@@ -189,9 +187,10 @@ def train_in_ranks(
     """Do each job in the same `world` processes, one after the other, step by step recorded, all within `seconds`.
 
     Returns:
-        for each job {"losses": [total, contrastive, object, attribute, embedding] of each step, "uids": of each step in global
-        order, "weights": the checkpoint state at the end, "norms": gradient norms, "gradients": of the first step, under
-        ZeRO 0, "error": None or exit code and text, "began": steps before the first one, "said": at its start}.
+        for each job {"losses": [total, contrastive, object, attribute, embedding] of each step, "uids": of each step in
+        global order, "weights": the checkpoint state at the end, "norms": gradient norms, "gradients": of the first
+        step, under ZeRO 0, "error": None or exit code and text, "began": steps before the first one, "said": at its
+        start}.
     """
     import torch
 

@@ -1,11 +1,11 @@
 """A stand-in accelerator `acc` with two devices over CPU data, as strict as CUDA where CUDA refuses.
 
-In: nothing; `install()` once per process, before DeepSpeed is imported, then all work inside `Strict()`. It refuses tensors
-of several devices in one operator, host tensors beside device tensors (scalars pass, except in fused and foreach
-operators), and collectives over the `strict` backend from any device but the rank's own. It counts what would synchronise:
-values read by the host, results whose size depends on values, blocking copies between host and device, and calls that say
-so. Streams: see `stand_in_streams`.
-Built on torch's experimental Python backends (`_setup_privateuseone_for_python_backend`), tried with torch 2.13.
+In: nothing; `install()` once per process, before DeepSpeed is imported, then all work inside `Strict()`. It refuses
+tensors of several devices in one operator, host tensors beside device tensors (scalars pass, except in fused and
+foreach operators), and collectives over the `strict` backend from any device but the rank's own. It counts what would
+synchronise: values read by the host, results whose size depends on values, blocking copies between host and device, and
+calls that say so. Streams: see `stand_in_streams`. Built on torch's experimental Python backends
+(`_setup_privateuseone_for_python_backend`), tried with torch 2.13.
 """
 
 from __future__ import annotations
@@ -212,7 +212,8 @@ def _named(function: Any, kwargs: dict[str, Any]) -> list[tuple[Any, Any]]:
 
 
 def blocks(args: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a copy makes the host wait for the device, as torch's do between host and device without `non_blocking`."""
+    """Whether a copy makes the host wait for the device, as torch's do between host and device without
+    `non_blocking`."""
     kinds = {leaf.device.type for leaf in args if isinstance(leaf, torch.Tensor)}
     if kwargs.get("device") is not None:
         kinds.add(torch.device(kwargs["device"]).type)

@@ -1,7 +1,7 @@
 """One rank of the training tests on the stand-in accelerator; otherwise `train_rank.py`.
 
-Usage: stand_in_rank.py FOLDER, with torchrun's variables. Each process sees one device, or, where STAND_IN_DEVICES is 2, both
-of the machine; then it goes up to its first loss (see `test_stand_in.py`).
+Usage: stand_in_rank.py FOLDER, with torchrun's variables. Each process sees one device, or, where STAND_IN_DEVICES is
+2, both of the machine; then it goes up to its first loss (see `test_stand_in.py`).
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def started(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def counting(job: dict[str, Any]) -> dict[str, Any]:
-    """As `train_rank` does it, with the waits for the device of each step beside it, races, and a trace of the whole."""
+    """As `train_rank` does it, with the waits for the device of each step beside it, races, and a trace of the
+    whole."""
     waits: list[dict[str, int]] = []
     places: list[dict[str, int]] = []
     step, begin, wait = engine.Engine.step, loop.exchange_flags, FlagsExchange.wait
@@ -124,11 +125,11 @@ def counting(job: dict[str, Any]) -> dict[str, Any]:
         stand_in_streams.note("host", "has the exchange")
         return wait(exchange)
 
-    def counted(self: Any, batch: Any) -> Any:
+    def counted(self: Any, batch: Any, *, number: int) -> Any:
         stand_in.synchronisations.clear()
         stand_in.places.clear()
         stand_in_streams.note("host", "begins a step")
-        found = step(self, batch)
+        found = step(self, batch, number=number)
         stand_in_streams.note("host", "ends the step")
         waits.append(dict(stand_in.synchronisations))
         places.append(dict(stand_in.places))

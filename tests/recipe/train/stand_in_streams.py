@@ -1,8 +1,8 @@
 """Streams of the stand-in accelerator: what each has waited for, and work that another stream may overtake.
 
-Every operator counts as a piece of work on its thread's current stream. Memory that is read before the stream has waited
-for its writer, written before its readers, or freed for use by its own stream before another is done with it is a race.
-The same pieces of work, in the order in which the host queues them, are a trace.
+Every operator counts as a piece of work on its thread's current stream. Memory that is read before the stream has
+waited for its writer, written before its readers, or freed for use by its own stream before another is done with it is
+a race. The same pieces of work, in the order in which the host queues them, are a trace.
 """
 
 from __future__ import annotations

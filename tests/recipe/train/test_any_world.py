@@ -1,7 +1,7 @@
 """Any number of processes: the training of one process, whether the processes divide the batch or not.
 
-Of 16 pairs the last one of three processes has fewer than the others, the last one of five none, and of seven one has a single
-pair and one none.
+Of 16 pairs the last one of three processes has fewer than the others, the last one of five none, and of seven one has a
+single pair and one none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from tests.recipe.train.small_run import SHARDS, Job, document, lines, make_data, train_in_ranks
 
-STEPS, BATCH, LONG, ROUNDED = 12, 16, 200, 50
+STEPS, BATCH = 12, 16
 """The last one of STEPS is of the second epoch."""
 MASKED = {"loss": {"maskDuplicateCaptions": True}}
 EMBEDDINGS = {"distillation": {"embeddings": {"weight": 0.5, "temperature": 0.2}}}
@@ -187,73 +187,3 @@ def test_curve_when_resumed_with_other_numbers_of_processes_then_the_same(resume
         losses |= {each["began"] + step: values for step, values in enumerate(each["losses"])}
     ours, theirs = torch.tensor([losses[step] for step in range(STEPS)]), torch.tensor(resumed["whole"]["losses"])
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def long_ones(place: Path) -> Results:
-    return trained_in(place, 1, REFERENCE, LONG, "long")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("where", PLACES)
-@pytest.mark.parametrize("world", [2, 3, 4, 5, 7])
-def test_loss_of_each_of_many_steps_is_that_of_one_process(
-    place: Path, long_ones: Results, world: int, where: str
-) -> None:
-    there = [(kind, where) for kind in KINDS]
-    for (_, kind, _), found in trained_in(place, world, there, LONG, f"long {where}").items():
-        reference = long_ones[1, kind, "zero 0"]
-        assert len(reference["losses"]) == LONG
-        assert found["uids"] == reference["uids"]
-        torch.testing.assert_close(
-            torch.tensor(found["losses"])[:, 0], torch.tensor(reference["losses"])[:, 0], rtol=1e-4, atol=0
-        )
-
-
-ORDERS = ((0, 1, 2, 3), (1, 2, 3, 0), (3, 2, 1, 0), (2, 0, 3, 1), (1, 0, 3, 2))
-"""Whose pairs each of four ranks takes."""
-
-
-def rounded_in(place: Path, world: int, precision: str, orders: tuple[tuple[int, ...], ...] = ((),)) -> list[Any]:
-    train = {"samples": ROUNDED * BATCH, "precision": precision, **KINDS["masked"]}
-    jobs = {
-        str(order): Job(document(place / f"{precision}-{world}-{number}", data=place / "data", **train), order=order)
-        for number, order in enumerate(orders)
-    }
-    return list(train_in_ranks(world, jobs, place / f"{precision}-{world}", seconds=1500).values())
-
-
-def flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
-    return torch.cat([each.flatten() for each in gradients.values()]).double()
-
-
-def apart(found: dict[str, Any], reference: dict[str, Any]) -> tuple[float, float]:
-    """How far a training is from another: the first gradient in units of its length, and the mean of all steps' losses."""
-    ours, theirs = flat(found["gradients"]), flat(reference["gradients"])
-    losses, others = (torch.tensor(result["losses"])[:, 0].double() for result in (found, reference))
-    return float((ours - theirs).norm() / theirs.norm()), float(((losses - others) / others).abs().mean())
-
-
-@pytest.fixture(scope="module")
-def rounded(place: Path) -> dict[str, Any]:
-    """The training in fp32, and how far from it five in bf16 are that differ in the order of four ranks."""
-    (exact,) = rounded_in(place, 1, "fp32")
-    equals = rounded_in(place, 4, "bf16", ORDERS)
-    firsts = [each["uids"][0] for each in equals]
-    assert {tuple(sorted(first)) for first in firsts} == {tuple(sorted(exact["uids"][0]))}
-    assert len({tuple(first) for first in firsts}) == len(ORDERS)
-    return {"exact": exact, "apart": [apart(each, exact) for each in equals]}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("world", [1, 3, 5])
-def test_training_in_bf16_is_as_far_from_fp32_as_those_of_equal_processes(
-    place: Path, rounded: dict[str, Any], world: int
-) -> None:
-    """Rounding alone parts them: the first gradient by as much, and later steps, which multiply it, by ten times at most."""
-    (found,) = rounded_in(place, world, "bf16")
-    gradient, losses = apart(found, rounded["exact"])
-    most_gradient, most_losses = (max(each) for each in zip(*rounded["apart"], strict=True))
-    print(f"{world} processes: gradient {gradient:.2e}, losses {losses:.2e}; equal ones {rounded['apart']}")
-    assert 0 < gradient <= 1.5 * most_gradient
-    assert 0 < losses <= 10 * most_losses

@@ -1,4 +1,5 @@
-"""`train.compile`: the same curve and names of weights by compiled blocks, on one process and two, with texts of many lengths. Slow: a compiler runs."""
+"""`train.compile`: the same curve and names of weights by compiled blocks, on one process and two, with texts of many
+lengths. Slow: a compiler runs."""
 
 from __future__ import annotations
 

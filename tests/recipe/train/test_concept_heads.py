@@ -1,4 +1,5 @@
-"""The concept heads' input before the projection: right for every kind of image tower, and the tower itself is as ever."""
+"""The concept heads' input before the projection: right for every kind of image tower, and the tower itself is as
+ever."""
 
 from __future__ import annotations
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from diht_k8s.stages.train.data.batch import Batch
-from diht_k8s.stages.train.data.device_batches import DeviceBatches
-from diht_k8s.stages.train.data.read_ahead import ReadAhead
+from diht_k8s.stages.train.data.read_ahead import DeviceBatches, ReadAhead
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""A real training over gloo whose nodes go and come: three launchers, of which one is lost, one is drained, and both come back."""
+"""A real training over gloo whose nodes go and come: three launchers, of which one is lost, one is drained, and both
+come back."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from diht_k8s.stages.label.features import read_teacher_features
 from diht_k8s.stages.train.data.normalisation import CLIPS
 from diht_k8s.stages.train.features.rows import FeatureTables
 from diht_k8s.stages.train.features.stored import FeatureMaker, FeatureSet, feature_width, preprocess_of
-from diht_k8s.stages.train.model.locked_tower import LockedTower
+from diht_k8s.stages.train.model.student import LockedTower
 from tests.folders import flat
 from tests.recipe.train.small_run import SHARDS, make_data
 

@@ -1,4 +1,5 @@
-"""`make first-hour` without a card: every part runs, with a few scenarios of the GPU tier and the smallest benchmark."""
+"""`make first-hour` without a card: every part runs, with a few scenarios of the GPU tier and the smallest
+benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The fused HN-NCE in Triton's interpreter, on one and more ranks, against the tiles in float64; what it loads and stores."""
+"""The fused HN-NCE in Triton's interpreter, on one and more ranks, against the tiles in float64; what it loads and
+stores."""
 
 from __future__ import annotations
 
@@ -7,11 +8,10 @@ import itertools
 import pytest
 import torch
 
-from diht_k8s.stages.train.data.share import BatchShare
+from diht_k8s.stages.train.data.batch import BatchShare
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.losses import hn_nce_loss_and_statistics
 from tests.recipe.train import fork_server
-from tests.recipe.train.interpreted_plan import small_plan
 from tests.recipe.train.small_run import environment
 
 PROGRAM = "tests.recipe.train.interpreted_rank"

@@ -1,4 +1,5 @@
-"""The kernels of HN-NCE compiled for real cards, as far as that goes without one: to machine code, within their limits."""
+"""The kernels of HN-NCE compiled for real cards, as far as that goes without one: to machine code, within their
+limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Restarts in place with real trainings: two launchers over gloo, ranks that are killed and frozen, a launcher that is lost."""
+"""Restarts in place with real trainings: two launchers over gloo, ranks that are killed and frozen, a launcher that is
+lost."""
 
 from __future__ import annotations
 

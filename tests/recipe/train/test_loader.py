@@ -32,8 +32,8 @@ from diht_k8s.stages.label.soft_labels import read_labels
 from diht_k8s.stages.train.data import collate, dataset
 from diht_k8s.stages.train.data.augment import drawn_caption
 from diht_k8s.stages.train.data.batch import Batch, BatchTargets, HeadTargets, merged
+from diht_k8s.stages.train.data.collate import ImageSizes
 from diht_k8s.stages.train.data.dataset import ShardDataset
-from diht_k8s.stages.train.data.image_sizes import ImageSizes
 from diht_k8s.stages.train.data.loader import Loader
 from diht_k8s.stages.train.data.sampler import sampler_over
 from diht_k8s.stages.train.features.rows import FeatureTables
@@ -465,7 +465,8 @@ def test_worker_when_it_meets_wrong_labels_then_its_line_comes_through(tmp_path:
 
 @pytest.fixture
 def no_handler() -> Iterator[None]:
-    """No handler of SIGCHLD: a trainer that an earlier test runs in this process leaves torch's, which raises anywhere."""
+    """No handler of SIGCHLD: a trainer that an earlier test runs in this process leaves torch's, which raises
+    anywhere."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGCHLD, before)

@@ -1,4 +1,5 @@
-"""Writes that the storage refuses: telemetry and single checkpoints may fail, the last checkpoint and the export may not."""
+"""Writes that the storage refuses: telemetry and single checkpoints may fail, the last checkpoint and the export may
+not."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import torch
 from tests.recipe.train.small_run import Job, document, lines, make_data, train_in_ranks
 
 STEPS, EVERY, BATCH = 10, 2, 16
-"""The last checkpoint that may be lost is that of step 6: the next one is taken at step 8, and step 9 tells of the loss."""
+"""The last checkpoint that may be lost is that of step 6: the next one is taken at step 8, and step 9 tells of the
+loss."""
 ALWAYS = 10**6
 MARKER, PART, MODEL = "COMMITTED.json", "state-", "open_clip_model"
 LAST = f"step-{STEPS:09d}"

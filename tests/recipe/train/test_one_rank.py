@@ -24,12 +24,11 @@ from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.train.checkpoint import checkpoint
 from diht_k8s.stages.train.data.batch import Batch, HeadTargets
+from diht_k8s.stages.train.data.collate import ImageSizes
 from diht_k8s.stages.train.data.dataset import ShardDataset
-from diht_k8s.stages.train.data.image_sizes import ImageSizes
 from diht_k8s.stages.train.data.loader import Loader
 from diht_k8s.stages.train.data.normalisation import normalised
 from diht_k8s.stages.train.data.sampler import sampler_over
-from diht_k8s.stages.train.loss_scale import LOSS_SCALE
 from diht_k8s.stages.train.model.student import Features, Student
 from tests.folders import flat
 from tests.recipe.train.small_run import (
@@ -46,7 +45,7 @@ from tests.recipe.train.small_run import (
 )
 
 EMBEDDINGS = {"weight": 0.6, "temperature": 0.2}
-STEPS, BATCH, WARM_UP, STOP, FINITE = 8, 16, 3, 3, 2
+STEPS, BATCH, WARM_UP, FINITE = 8, 16, 3, 2
 LR, MIN_LR, DECAY, HEAD_LR, HEAD_DECAY, WEIGHT, EMA, CLIP = 2e-3, 1e-4, 0.1, 5.0, 0.5, 0.7, 0.7, 0.8
 TRAIN: dict[str, Any] = {
     "samples": STEPS * BATCH - 5,
@@ -67,8 +66,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "zero 2, micro-batches": {"microBatchSize": 4, "zeroStage": 2},
     "zero 3": {"zeroStage": 3},
 }
-RESUMED = {"zero 0": {}, "zero 1": {"zeroStage": 1}}
-FP16, SCALE = {"precision": "fp16", "zeroStage": 1}, 2.0**9
+NOT_FINITE = {"zero 0": {}, "zero 1": {"zeroStage": 1}}
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
 
 
@@ -97,26 +95,19 @@ def job(
     place: Path,
     name: str,
     *,
-    stop_after: int | None = None,
     finite_steps: int | None = None,
-    fp16_scale: float | None = None,
     **train: Any,
 ) -> Job:
     held = {"shards": [f"{place}/data/made/filter/kept/drawn-1.tar"], "everySamples": 3 * BATCH}
     run = document(place / name, data=place / "data", **{**TRAIN, "validation": held, **train})
-    return Job(run, stop_after, fp16_scale, finite_steps)
+    return Job(run, finite_steps=finite_steps)
 
 
 @pytest.fixture(scope="module")
 def trained(place: Path) -> dict[str, dict[str, Any]]:
     jobs = {name: job(place, name, **train) for name, train in KINDS.items()}
-    for name, train in RESUMED.items():
-        jobs[f"{name} 1"] = job(place, f"{name} in pieces", stop_after=STOP, **train)
-        jobs[f"{name} 2"] = job(place, f"{name} in pieces", **train)
-    for name, train in RESUMED.items():
+    for name, train in NOT_FINITE.items():
         jobs[f"{name}, not finite"] = job(place, f"{name}, not finite", finite_steps=FINITE, **train)
-    jobs["fp16 1"] = job(place, "fp16", stop_after=STOP, fp16_scale=SCALE, **FP16)
-    jobs["fp16 2"] = job(place, "fp16", fp16_scale=2 * SCALE, **FP16)  # the checkpoint's own scale counts
     return train_in_ranks(1, jobs, place / "ranks")
 
 
@@ -257,24 +248,7 @@ def test_training_when_written_in_plain_torch_then_the_same_losses_norms_and_wei
         torch.testing.assert_close(found["weights"][key], weight, rtol=0, atol=5e-4, msg=lambda t, k=key: f"{k}: {t}")
 
 
-@pytest.mark.parametrize("name", RESUMED)
-def test_training_when_stopped_and_resumed_then_goes_on_where_it_was(
-    trained: dict[str, dict[str, Any]], expected: Expected, name: str
-) -> None:
-    first, second = trained[f"{name} 1"], trained[f"{name} 2"]
-    assert (
-        first["error"] == f"143 stopped on request at step {STOP} of {STEPS}, checkpoint saved: start again to resume"
-    )
-    assert second["error"] is None
-    assert first["uids"] + second["uids"] == expected.uids
-    both = torch.tensor(first["losses"] + second["losses"])
-    torch.testing.assert_close(both, torch.tensor(expected.losses), rtol=0, atol=2e-4)
-    assert float(second["weights"]["adam_step"]) == STEPS
-    for key, weight in expected.weights.items():
-        torch.testing.assert_close(second["weights"][key], weight, rtol=0, atol=5e-4)
-
-
-@pytest.mark.parametrize("name", [*KINDS, "zero 0 in pieces", "zero 1 in pieces"])
+@pytest.mark.parametrize("name", KINDS)
 def test_average_when_written_in_plain_torch_then_the_same_in_the_checkpoint_and_in_the_model(
     trained: dict[str, dict[str, Any]], expected: Expected, place: Path, name: str
 ) -> None:
@@ -327,7 +301,7 @@ def test_checkpoints_when_due_by_samples_then_in_that_interval_and_only_the_newe
         }
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", NOT_FINITE)
 def test_training_when_gradients_stay_not_finite_then_three_steps_are_skipped_and_the_last_pairs_are_named(
     trained: dict[str, dict[str, Any]], expected: Expected, place: Path, name: str
 ) -> None:
@@ -339,15 +313,3 @@ def test_training_when_gradients_stay_not_finite_then_three_steps_are_skipped_an
     )
     assert named == {"step": FINITE + 3, "uids": expected.uids[FINITE + 2]}
     assert float(found["weights"]["adam_step"]) == FINITE
-
-
-def test_training_when_resumed_in_fp16_then_at_the_checkpoints_loss_scale(
-    trained: dict[str, dict[str, Any]], expected: Expected, place: Path
-) -> None:
-    first, second = trained["fp16 1"], trained["fp16 2"]
-    assert second["error"] is None
-    both = torch.tensor(first["losses"] + second["losses"])
-    torch.testing.assert_close(both, torch.tensor(expected.losses), rtol=0, atol=0.05)
-    state = checkpoint.read(Storage(), f"{place}/fp16/out/runs/latest/train/checkpoints/step-{STEPS:09d}").state
-    assert state[LOSS_SCALE].flatten().tolist() == [SCALE, STEPS]
-    assert lines(place, "fp16")[-1]["loss_scale"] == SCALE

@@ -1,4 +1,5 @@
-"""16 bits by real ranks on the CPU: the curve of fp32, whatever is cut up; fp16's overflows left out, resumed to the bit."""
+"""16 bits by real ranks on the CPU: the curve of fp32, whatever is cut up; fp16's overflows left out, resumed to the
+bit."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import torch
 
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.train.checkpoint import checkpoint
-from diht_k8s.stages.train.loss_scale import LOSS_SCALE
+from diht_k8s.stages.train.precision import LOSS_SCALE
 from tests.recipe.train.small_run import Job, document, lines, make_data, train_in_ranks
 
 STEPS, OVERFLOW_STEPS, BATCH = 4, 6, 16

@@ -1,4 +1,5 @@
-"""Stopped and started again: the same pairs in every step, bit-equal weights at the same world size, the same curve at another one."""
+"""Stopped and started again: the same pairs in every step, bit-equal weights at the same world size, the same curve at
+another one."""
 
 from __future__ import annotations
 
@@ -49,12 +50,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         "dropout whole": job("dropout whole", **dropout),
         "dropout 1": job("dropout", 5, **dropout),
         "dropout 2": job("dropout", **dropout),
+        "dropped 1": job("dropped", 5, **dropout),
         "zero 3 whole": job("zero 3 whole", **zero_3),
         "zero 3 1": job("zero 3", 5, **zero_3),
         "zero 3 2": job("zero 3", **zero_3),
     }
     results = train_in_ranks(2, first, folder / "first")
-    results |= train_in_ranks(1, {"moved 2": job("moved", 3, zeroStage=3)}, folder / "second")
+    alone = {"moved 2": job("moved", 3, zeroStage=3), "dropped 2": job("dropped", **dropout)}
+    results |= train_in_ranks(1, alone, folder / "second")
     last = {
         "moved 3": job("moved", 1, zeroStage=0),
         "moved 4": job("moved", 1, zeroStage=3),
@@ -93,3 +96,10 @@ def test_curve_when_resumed_at_other_sizes_and_zero_stages_then_the_same(trained
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(trained["whole"]["losses"]), rtol=0, atol=1e-5)
     for key, weight in trained["whole"]["weights"].items():
         torch.testing.assert_close(pieces(trained, "moved")[-1]["weights"][key], weight, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "says"), [("dropped 2", True), ("moved 2", False), ("dropout 2", False)])
+def test_log_when_resumed_then_says_where_dropout_draws_otherwise(
+    trained: dict[str, dict[str, Any]], name: str, says: bool
+) -> None:
+    assert ("1 processes resume what 2 saved: dropout draws by process" in trained[name]["said"]) is says

@@ -1,4 +1,5 @@
-"""`diht stage train` with real ranks: killed, stopped and resumed it ends as an undisturbed training does, and open_clip loads the model."""
+"""`diht stage train` with real ranks: killed, stopped and resumed it ends as an undisturbed training does, and
+open_clip loads the model."""
 
 from __future__ import annotations
 

@@ -2,10 +2,11 @@
 
 Undoing the rank's device, the control group or the place of AdamW's step turns these tests red.
 
-Several ranks train with one visible device each. With both devices visible they go up to the first loss only: a backward
-pass on device 1 needs a device guard that says how many devices there are, and torch 2.13 lets a Python backend give the
-guard's type alone (`torch._C._acc.DeviceGuard` has no other method to override; its count is 1). DeepSpeed's streams are one with that of
-the computation; ours are checked for races. Kernels, memory and Triton are not simulated.
+Several ranks train with one visible device each. With both devices visible they go up to the first loss only: a
+backward pass on device 1 needs a device guard that says how many devices there are, and torch 2.13 lets a Python
+backend give the guard's type alone (`torch._C._acc.DeviceGuard` has no other method to override; its count is 1).
+DeepSpeed's streams are one with that of the computation; ours are checked for races. Kernels, memory and Triton are not
+simulated.
 """
 
 from __future__ import annotations
@@ -21,20 +22,7 @@ from tests.recipe.train.small_run import ON_STAND_IN, Job, document, make_data, 
 
 STEPS, STOP, BATCH = 4, 2, 16
 SETTINGS: dict[str, dict[str, Any]] = {"zero 0": {"zeroStage": 0}}
-SLOW: dict[str, dict[str, Any]] = {
-    "zero 1": {"zeroStage": 1},
-    "zero 2, micro-batches, ema": {"zeroStage": 2, "microBatchSize": 4, "ema": 0.9},
-    "zero 2, offload": {"zeroStage": 2, "offload": "Optimizer"},
-    "zero 3": {"zeroStage": 3},
-    "zero 3, offload": {"zeroStage": 3, "offload": "Parameters"},
-}
 TWO: dict[str, dict[str, Any]] = {"zero 0": {"zeroStage": 0}, "zero 2": {"zeroStage": 2}}
-SLOW_TWO: dict[str, dict[str, Any]] = {
-    "zero 0, parts": {"zeroStage": 0, "microBatchSize": 4},
-    "zero 1": {"zeroStage": 1},
-    "zero 2, offload": {"zeroStage": 2, "offload": "Optimizer"},
-    "zero 3": {"zeroStage": 3},
-}
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
 
 
@@ -71,18 +59,8 @@ def quick(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def slow(folder: Path) -> dict[str, dict[str, Any]]:
-    return on_stand_in(folder, SLOW, "slow")
-
-
-@pytest.fixture(scope="module")
 def two(folder: Path) -> dict[str, dict[str, Any]]:
     return on_stand_in(folder, TWO, "two ranks", world=2)
-
-
-@pytest.fixture(scope="module")
-def slow_two(folder: Path) -> dict[str, dict[str, Any]]:
-    return on_stand_in(folder, SLOW_TWO, "two ranks, slow", world=2)
 
 
 def require_as_on_cpu(on_cpu: dict[str, Any], found: dict[str, dict[str, Any]], name: str) -> None:
@@ -102,27 +80,11 @@ def test_training_when_resumed_on_an_accelerator_then_the_curve_and_weights_are_
     require_as_on_cpu(on_cpu, quick, name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
-def test_training_when_resumed_with_parts_offload_or_zero_3_then_the_curve_and_weights_are_the_cpus(
-    on_cpu: dict[str, Any], slow: dict[str, dict[str, Any]], name: str
-) -> None:
-    require_as_on_cpu(on_cpu, slow, name)
-
-
 @pytest.mark.parametrize("name", TWO)
 def test_training_when_two_ranks_reduce_and_resume_on_accelerators_then_the_curve_and_weights_are_the_cpus(
     on_cpu: dict[str, Any], two: dict[str, dict[str, Any]], name: str
 ) -> None:
     require_as_on_cpu(on_cpu, two, name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW_TWO)
-def test_training_when_two_ranks_have_parts_offload_or_zero_3_then_the_curve_and_weights_are_the_cpus(
-    on_cpu: dict[str, Any], slow_two: dict[str, dict[str, Any]], name: str
-) -> None:
-    require_as_on_cpu(on_cpu, slow_two, name)
 
 
 def waits_of(found: dict[str, dict[str, Any]], name: str) -> list[dict[str, int]]:

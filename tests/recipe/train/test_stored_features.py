@@ -1,4 +1,5 @@
-"""`features: Stored` with real ranks: the training of a locked tower that sees whole images, without passing them again."""
+"""`features: Stored` with real ranks: the training of a locked tower that sees whole images, without passing them
+again."""
 
 from __future__ import annotations
 

@@ -25,10 +25,9 @@ from diht_k8s.stages.label.teacher_weights import packaged_weights, tower_weight
 from diht_k8s.stages.train.checkpoint import checkpoint
 from diht_k8s.stages.train.checkpoint.fencing import Fence
 from diht_k8s.stages.train.checkpoint.init_from import init_identity, preprocessing_of, weights_file
-from diht_k8s.stages.train.checkpoint.warm_start import start_from
+from diht_k8s.stages.train.checkpoint.warm_start import load_first_weights, start_from
 from diht_k8s.stages.train.data.normalisation import CLIPS, Normalisation, normalisation_of
 from diht_k8s.stages.train.model.export import ModelDescription, export
-from diht_k8s.stages.train.model.first_weights import load_first_weights
 from diht_k8s.stages.train.model.student import Student
 from tests.folders import flat
 from tests.recipe.train.small_run import RESNET, VIT

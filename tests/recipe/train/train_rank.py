@@ -1,4 +1,5 @@
-"""One rank of the training tests: does each job of FOLDER/jobs.json as `diht_k8s.stages.train.loop` does, recording each step.
+"""One rank of the training tests: does each job of FOLDER/jobs.json as `diht_k8s.stages.train.loop` does, recording
+each step.
 
 Usage: train_rank.py FOLDER, with torchrun's variables. Rank 0 writes FOLDER/results.pt.
 """
@@ -11,7 +12,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,11 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.rank_exit import leave
 from diht_k8s.runtime.run_folder import point
-from diht_k8s.stages.train import engine, loss_scale, metrics, precision
+from diht_k8s.stages.train import engine, metrics, precision
 from diht_k8s.stages.train.checkpoint import checkpointer
 from diht_k8s.stages.train.checkpoint.state import state_of
 from diht_k8s.stages.train.collectives import gather_objects
-from diht_k8s.stages.train.data import augment, collate, loader
-from diht_k8s.stages.train.data.share import BatchShare
+from diht_k8s.stages.train.data import augment, collate
 from diht_k8s.stages.train.loop import Training
 
 
@@ -70,14 +70,8 @@ def whole_view(pixels_CHW: torch.Tensor, size: int, **_: Any) -> torch.Tensor:
     return pil_to_tensor(center_crop(resize(image, [size], interpolation=InterpolationMode.BICUBIC), [size]))
 
 
-def shares(order: Sequence[int]) -> Callable[[int, int, int], BatchShare]:
-    """What each rank loads: the pairs of another one by `order`, or its own where that is ()."""
-    return lambda batch, rank, world: BatchShare(batch, order[rank] if order else rank, world)
-
-
 def recorded(job: dict[str, Any]) -> dict[str, Any]:
     collate.train_view = whole_view if job["whole_view"] else augment.train_view
-    loader.BatchShare = shares(job["order"])
     with refusing(job["refused"]):
         return trained(job)
 
@@ -158,9 +152,9 @@ def asks_to_stop(training: Training, job: dict[str, Any], done: int) -> bool:
 def allow_fp16(scale: float | None) -> None:
     """Let this device train in fp16 from a loss scale on, or have all as it is."""
 
-    class Scale(loss_scale.LossScale):
+    class Scale(precision.LossScale):
         def __init__(self) -> None:
-            super().__init__(scale or loss_scale.FIRST_SCALE)
+            super().__init__(scale or precision.FIRST_SCALE)
 
     engine.LossScale = Scale
     engine.require_precision = precision.require_precision if scale is None else lambda device, name: None

@@ -8,7 +8,7 @@ import pytest
 
 from diht_k8s.api.train import Train
 from diht_k8s.runtime.cpus import usable_cpus
-from diht_k8s.stages.train.data.loader_workers import MAX_WORKERS, loader_workers
+from diht_k8s.stages.train.data.loader import MAX_WORKERS, loader_workers
 
 
 @pytest.mark.parametrize(

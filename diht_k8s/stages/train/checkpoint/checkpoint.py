@@ -83,8 +83,8 @@ class Cursor(BaseModel):
     bad: dict[str, int] = {}
     """unreadable images so far, by reason."""
     productive: float | None = Field(default=None, exclude=True)
-    """seconds of the steps behind it, over all attempts; None from older programs. Beside the cursor in the marker, since
-    older programs refuse a cursor with unknown fields."""
+    """seconds of the steps behind it, over all attempts; None from older programs. Beside the cursor in the marker,
+    since older programs refuse a cursor with unknown fields."""
     tower: TowerDigest | None = Field(default=None, exclude=True)
     """the locked image tower; beside the cursor, too."""
 

@@ -28,8 +28,7 @@ from diht_k8s.stages.train.checkpoint.fencing import Fence
 from diht_k8s.stages.train.checkpoint.shared_state import Part
 from diht_k8s.stages.train.collectives import broadcast_error, broadcast_object, gather_objects
 from diht_k8s.stages.train.metrics import Metrics
-from diht_k8s.stages.train.model.card import write_card
-from diht_k8s.stages.train.model.export import ModelDescription, export
+from diht_k8s.stages.train.model.export import ModelDescription, export, write_card
 from diht_k8s.stages.train.stage import RESULT
 
 RETRY_S: Final = 3.0

@@ -21,7 +21,8 @@ EXPORTED = "open_clip_model.safetensors"
 
 
 def weights_file(storage: Storage, start: InitFrom) -> str:
-    """The file that identifies the weights: the file itself, a package's, an export's safetensors, a checkpoint's marker.
+    """The file that identifies the weights: the file itself, a package's, an export's safetensors, a checkpoint's
+    marker.
 
     Raises:
         UserError: the folder holds none of them, or no package does.
@@ -59,8 +60,8 @@ def preprocessing_of(storage: Storage, start: InitFrom) -> dict[str, Any]:
 
 
 def init_identity(storage: Storage, start: InitFrom) -> dict[str, str]:
-    """The identity of the first weights among the stage's inputs: digests of a checkpoint or of what a package brings, else
-    file size and version.
+    """The identity of the first weights among the stage's inputs: digests of a checkpoint or of what a package brings,
+    else file size and version.
     """
     place = weights_file(storage, start)
     if start.names_network:

@@ -1,8 +1,8 @@
 """The state of a checkpoint as all ranks read it together: each part by one rank, which passes its tensors on.
 
-However many ranks there are, a part is read once: its reader checks the digest and keeps it. A reader of several parts keeps the
-last one and reads the others again when they are asked for (fewer ranks than those that saved). So a rank holds one part, and the
-tensor that is on its way.
+However many ranks there are, a part is read once: its reader checks the digest and keeps it. A reader of several parts
+keeps the last one and reads the others again when they are asked for (fewer ranks than those that saved). So a rank
+holds one part, and the tensor that is on its way.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class _Held:
 class SharedState(Mapping[str, Tensor]):
     """`PARAMETER` -> weight, `PARAMETER|exp_avg` -> moment, fp32; `adam_step`.
 
-    Asking for an entry is a collective: all ranks ask for the same ones in the same order. The keys come part by part, and
-    who takes them in this order has no part read twice.
+    Asking for an entry is a collective: all ranks ask for the same ones in the same order. The keys come part by part,
+    and who takes them in this order has no part read twice.
     """
 
     def __init__(self, storage: Storage, uri: str, parts: Sequence[Part], *, rank: int, world: int) -> None:

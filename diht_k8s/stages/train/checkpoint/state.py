@@ -1,11 +1,13 @@
 """The training state per parameter: fp32 weight and AdamW's moments, read from DeepSpeed's engine and loaded into it.
 
-Stored per parameter and not per rank, so that a run resumes with another number of processes or another ZeRO stage.
+Stored per parameter and not per rank, so that a run resumes with another number of processes or another ZeRO stage. An
+exponential moving average (EMA, `train.ema`) is sharded as ZeRO shards the fp32 weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.stages.train.deepspeed_engine import DeepSpeedEngine
-from diht_k8s.stages.train.loss_scale import LOSS_SCALE
+from diht_k8s.stages.train.precision import LOSS_SCALE
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -139,7 +141,9 @@ def load_moments(engine: DeepSpeedEngine, model: nn.Module, state: Mapping[str, 
 
 
 def _step_of(adamw: torch.optim.Optimizer, parameter: Tensor, step: float) -> Tensor:
-    """AdamW's step count where AdamW itself puts it: beside the parameter for fused and capturable kernels, else on the CPU."""
+    """AdamW's step count where AdamW itself puts it: beside the parameter for fused and capturable kernels, else on the
+    CPU.
+    """
     beside = adamw.defaults["fused"] or adamw.defaults["capturable"]
     return torch.tensor(step, dtype=torch.float32, device=parameter.device if beside else "cpu")
 
@@ -211,3 +215,58 @@ def _link(engine: DeepSpeedEngine) -> None:
 def _adam_step(engine: DeepSpeedEngine) -> float:
     optimizer = engine.optimizer.optimizer if is_zero(engine) else engine.optimizer
     return max((float(state["step"]) for state in optimizer.state.values() if "step" in state), default=0.0)
+
+
+class Ema:
+    """The EMA of one rank's share of the weights."""
+
+    def __init__(
+        self, engine: DeepSpeedEngine, model: nn.Module, decay: float, state: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Begin with the engine's weights, or with those of a checkpoint (a collective).
+
+        Args:
+            engine: DeepSpeed's.
+            model: the student inside it.
+            decay: of the average, below 1.
+            state: a checkpoint's, with `PARAMETER|ema` beside each weight.
+        """
+        self._engine, self._decay = engine, decay
+        self._shards = [weights.detach().clone() for weights in master_weights(engine, model)]
+        self._model = model
+        if state is not None and any(key.endswith("|ema") for key in state):
+            self._load(state)
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after a step; `step` counts from 1."""
+        weight = 1.0 - min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._shards, [w.detach() for w in master_weights(self._engine, self._model)], weight)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the engine's fp32 weights be the average for a while: what reads the weights then reads it."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for shard, weights in zip(self._shards, master_weights(self._engine, self._model), strict=True):
+            kept = weights.detach().clone()
+            weights.data.copy_(shard)
+            shard.copy_(kept)
+
+    @torch.no_grad()
+    def _load(self, state: Mapping[str, Tensor]) -> None:
+        """Write the average where the weights are, so that DeepSpeed partitions it, and swap the two."""
+        parameters = {f"{name}|ema": each for name, each in self._model.named_parameters() if each.requires_grad}
+        for key in [key for key in state if key in parameters]:
+            parameter = parameters[key]
+            if is_zero(self._engine):
+                put(self._engine, parameter, state[key])
+            else:
+                parameter.data.copy_(state[key])
+        self._swap()

@@ -1,7 +1,7 @@
 """Random augmentation of a pair: RandomResizedCrop(0.9 to 1.0) of the image, choice of the caption.
 
-What is drawn depends on (seed, epoch, uid) alone, so that it is the same on any worker and after any restart. Pixels are
-those of PIL's bicubic filter (mean difference below 0.01 of 255), by torch's antialiased kernel on bytes.
+What is drawn depends on (seed, epoch, uid) alone, so that it is the same on any worker and after any restart. Pixels
+are those of PIL's bicubic filter (mean difference below 0.01 of 255), by torch's antialiased kernel on bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resized_crop
 
 from diht_k8s.data.shards.samples import Sample, weighted_captions
-from diht_k8s.stages.train.data.rng import generator
+from diht_k8s.stages.train.data.sampler import generator
 
 # Shape legend: C channels (3), H height, W width.
 

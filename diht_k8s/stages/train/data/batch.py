@@ -1,4 +1,10 @@
-"""One rank's share of a training step, and its assembly from the parts that the loader's workers make."""
+"""One rank's share of a training step, and its assembly from the parts that the loader's workers make.
+
+Every rank holds ceil(B / W) rows of a batch of B pairs over W ranks, so that all have tensors of one shape and pass as
+many micro-batches. The rows are cut contiguously: what the ranks hold beyond the B pairs are the last rows of the last
+ranks, and of all ranks' rows in rank order the pairs are the first B. These surplus rows hold no pair and count
+nowhere.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +18,8 @@ from torch import Tensor, nn
 from diht_k8s.runtime.bad_shards import Damage
 from diht_k8s.stages.train.data.normalisation import CLIPS, Normalisation, normalised
 
-# Shape legend: B batch, C channels (3), H height, W width of images and of features, T tokens, K stored classes, E width of
-# a teacher's embeddings.
+# Shape legend: B batch, C channels (3), H height, W width of images and of features, T tokens, K stored classes, E
+# width of a teacher's embeddings.
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,9 @@ class BatchTargets:
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of a global batch, in the batch's order; at its end there may be surplus rows, which hold no pair (`share`)."""
+    """One rank's part of a global batch, in the batch's order; at its end there may be surplus rows, which hold no pair
+    (`share`).
+    """
 
     seen_B: Tensor
     """BxHxWxC augmented images, uint8 (a quarter of the memory until they are needed), or BxW stored features."""
@@ -164,3 +172,44 @@ def _filled(rows_BK: Tensor, width: int, value: int) -> Tensor:
     return (
         rows_BK if rows_BK.shape[1] == width else nn.functional.pad(rows_BK, (0, width - rows_BK.shape[1]), value=value)
     )
+
+
+@dataclass(frozen=True)
+class BatchShare:
+    """One rank's rows."""
+
+    batch_size: int
+    """pairs of the global batch."""
+    rank: int
+    world: int
+    """number of ranks."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that each rank holds, surplus ones included."""
+        return -(-self.batch_size // self.world)
+
+    @property
+    def first(self) -> int:
+        """Number of this rank's first row in the global batch."""
+        return self.rank * self.rows
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of this rank; the last ranks may have fewer than others, or none."""
+        return max(0, min(self.rows, self.batch_size - self.first))
+
+    @property
+    def surplus(self) -> int:
+        """Rows of this rank that hold no pair."""
+        return self.rows - self.pairs
+
+    def part(self, number: int, parts: int) -> range:
+        """The rows of one of several readers of this rank's pairs, as equal as they can be.
+
+        Args:
+            number: which reader.
+            parts: number of readers.
+        """
+        begin, end = (self.pairs * place // parts for place in (number, number + 1))
+        return range(self.first + begin, self.first + end)

@@ -1,10 +1,10 @@
 """Samples of the training's shards in the order that is asked for, each with its row of soft labels.
 
-Of an indexed shard a block of consecutive samples is one range request (`block`). A shard of which no ranges can be read is
-read in sequence (`sequence`).
+Of an indexed shard a block of consecutive samples is one range request (`block`). A shard of which no ranges can be
+read is read in sequence (`sequence`).
 
-A shard that turns out to be damaged is used as far as it can be read: the rest of its samples are bad ones, counted by the
-caller. (A shard that no filter has counted was counted up to its damage, so nothing is lost there.)
+A shard that turns out to be damaged is used as far as it can be read: the rest of its samples are bad ones, counted by
+the caller. (A shard that no filter has counted was counted up to its damage, so nothing is lost there.)
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ from diht_k8s.stages.train.features.rows import FeatureRows, FeatureTables
 SHARD_CACHE_BYTES = 256 << 20
 """Samples that a process keeps for the next epoch, if all of the training fit."""
 LABEL_CACHE_BYTES = 256 << 20
-"""Tables of labels at hand: some 120 bytes a pair, so those of 2 million pairs, which are the lanes of one reader of 200 over
-438 million."""
+"""Tables of labels at hand: some 120 bytes a pair, so those of 2 million pairs, which are the lanes of one reader of
+200 over 438 million."""
 INDEX_CACHE_SAMPLES = 1 << 22
 """Places of samples at hand, and rows of keep lists: 8 bytes each, and some 150."""
 GAP_BYTES = 1 << 20
-"""Two kept samples with more than this between them are two requests: a connection passes it in the time of a request."""
+"""Two kept samples with more than this between them are two requests: a connection passes it in the time of a
+request."""
 
 UNUSABLE = "picture_unreadable"
 """Problem of an image without stored features."""
@@ -107,7 +108,8 @@ class ShardDataset:
             label_uris: one table of soft labels beside each shard; None without distillation.
             vocabulary_sha256: of the vocabulary that the labels must belong to.
             indexes: of the shards of which blocks are read.
-            features: stored ones, with which images are not kept: tables of each view, of which each epoch sees the next.
+            features: stored ones, with which images are not kept: tables of each view, of which each epoch sees the
+                next.
             embeddings: a teacher's, of images and captions.
         """
         self._storage, self.shards, self._indexes = storage, shards, indexes

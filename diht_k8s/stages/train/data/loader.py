@@ -1,7 +1,7 @@
 """Prefetched batches of one rank: from a thread, or from n worker processes that each make a part of its rows.
 
-Workers are readers as ranks are (see `collate`), so neither the batches nor the cursor depend on their number. What is prepared
-ahead is bounded in bytes. Surplus rows are made once and put behind a rank's pairs.
+Workers are readers as ranks are (see `collate`), so neither the batches nor the cursor depend on their number. What is
+prepared ahead is bounded in bytes. Surplus rows are made once and put behind a rank's pairs.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ import sys
 import threading
 from collections.abc import Generator, Iterator
 from functools import cache, partial
-from typing import Any
+from typing import Any, Final
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from diht_k8s.api.errors import DihtError, RetryableError, StopRequested
-from diht_k8s.stages.train.data.batch import Batch, merged
-from diht_k8s.stages.train.data.collate import CollateSettings, Collator, surplus_rows
+from diht_k8s.api.train import Train
+from diht_k8s.stages.train.data.batch import Batch, BatchShare, merged
+from diht_k8s.stages.train.data.collate import CollateSettings, Collator, ImageSizes, surplus_rows
 from diht_k8s.stages.train.data.dataset import ShardDataset
-from diht_k8s.stages.train.data.image_sizes import ImageSizes
 from diht_k8s.stages.train.data.read_ahead import ReadAhead
 from diht_k8s.stages.train.data.sampler import LaneSampler
-from diht_k8s.stages.train.data.share import BatchShare
 from diht_k8s.stages.train.distributed import set_this_device
 
 PREFETCH_BYTES = 512 << 20
@@ -62,7 +61,8 @@ class Loader:
             seed: of the augmentation and of the draw of captions.
             rank: of this process.
             world: number of processes.
-            workers: processes that make the batches, at most one for each pair of the rank; 0: a thread of this process.
+            workers: processes that make the batches, at most one for each pair of the rank; 0: a thread of this
+                process.
             draw_captions: draw one of a pair's captions in each epoch.
         """
         self._job = CollateSettings(source, sampler, batch_size, image_sizes, context_length, seed, draw_captions)
@@ -186,3 +186,27 @@ def _settle(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+MAX_WORKERS: Final = 64
+"""Loader workers of a rank that are chosen without being asked for."""
+
+
+def loader_workers(train: Train, cpus: float, device: str) -> int:
+    """Workers of a rank: `train.loaderWorkers`, else those that the pod's CPUs leave beside the ranks themselves.
+
+    Where a CPU trains, its cores are busy with that: a thread decodes. One reads stored features, too, of which there
+    is nothing to decode. The number changes no batch (see `Loader`).
+
+    Args:
+        train: the settings.
+        cpus: of the pod.
+        device: type of the device that trains.
+    """
+    if train.loader_workers is not None:
+        return train.loader_workers
+    return (
+        0
+        if device == "cpu" or train.features == "Stored"
+        else min(MAX_WORKERS, max(1, int(cpus / train.processes_per_node) - 1))
+    )

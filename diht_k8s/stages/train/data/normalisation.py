@@ -76,7 +76,9 @@ def _rows(of: Normalisation, width: int, device: torch.device) -> tuple[Tensor, 
 
 
 def normalised(pixels_BHWC: Tensor, dtype: torch.dtype = torch.float32, *, of: Normalisation = CLIPS) -> Tensor:
-    """Images B x C x H x W (channels last in memory) of uint8 pixels, on their device: computed in fp32, then rounded."""
+    """Images B x C x H x W (channels last in memory) of uint8 pixels, on their device: computed in fp32, then
+    rounded.
+    """
     batch, height, width, channels = pixels_BHWC.shape
     # whole rows instead of a last dimension of 3, which no kernel vectorises
     mean_row, std_row = _rows(of, width, pixels_BHWC.device)

@@ -1,29 +1,33 @@
 """The global order of samples: lanes of shuffled blocks, read side by side, the same for any number of processes.
 
-Training walks through positions p = 0, 1, 2, ... Position p belongs to epoch p // T (T samples in an epoch) and to lane p % S
-of S lanes, where S divides the batch B: each batch takes B / S rows from every lane, in every epoch, and the short last
-batch of an epoch continues in the next one. So every sample is seen exactly once in an epoch, what a batch holds depends on
-its position and on S alone, and the whole state of the data path is one number: the next position.
+Training walks through positions p = 0, 1, 2, ... Position p belongs to epoch p // T (T samples in an epoch) and to lane
+p % S of S lanes, where S divides the batch B: each batch takes B / S rows from every lane, in every epoch, and the
+short last batch of an epoch continues in the next one. So every sample is seen exactly once in an epoch, what a batch
+holds depends on its position and on S alone, and the whole state of the data path is one number: the next position.
 
-An epoch shuffles the shards and cuts their sequence into S lanes. Each shard begins at a random sample (its end continues at
-its beginning), and is cut into blocks of consecutive samples, which are one range request each; a lane shuffles its blocks.
-Then a lane's element i gets the key i + w * u, with u uniform in [0, 1) and w its share of the window, and is handed out in the
-order of the keys: a sliding shuffle, in which a reader holds about w / 2 samples of a lane and reads a block at a time.
+An epoch shuffles the shards and cuts their sequence into S lanes. Each shard begins at a random sample (its end
+continues at its beginning), and is cut into blocks of consecutive samples, which are one range request each; a lane
+shuffles its blocks. Then a lane's element i gets the key i + w * u, with u uniform in [0, 1) and w its share of the
+window, and is handed out in the order of the keys: a sliding shuffle, in which a reader holds about w / 2 samples of a
+lane and reads a block at a time.
 
 A shard of which no ranges can be read (a compressed tar) is one long block, which is read from its start in sequence.
 
-The rows of a batch, sorted by lane and element, are cut contiguously among N readers (ranks x workers, any number; `share`). So
-reader r has the same lanes in every batch, and a lane is read twice only where a cut splits it: all readers together read at
-most 1 + (N - 1) / S times what there is, and exactly once where N divides S.
+The rows of a batch, sorted by lane and element, are cut contiguously among N readers (ranks x workers, any number;
+`share`). So reader r has the same lanes in every batch, and a lane is read twice only where a cut splits it: all
+readers together read at most 1 + (N - 1) / S times what there is, and exactly once where N divides S.
 
 Where sources have weights, an epoch reads the shards of the lightest one once and the others' as many times as they are
-heavier; a fractional weight adds a random part of each shard, drawn again in each epoch. Each reading has its own order.
+heavier; a fractional weight adds a random part of each shard, drawn again in each epoch. Each reading has its own
+order.
 
-Pure: numbers in, numbers out.
+Pure: numbers in, numbers out. Random generators depend on a seed and names alone: the same on any worker and after any
+restart.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,18 +36,18 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from diht_k8s.stages.train.data.rng import generator
-
 MAX_LANES: Final = 1024
 BLOCK: Final = 64
-"""Samples of a block: at 50 KiB an image 3 MiB, for which a request's latency of some 25 ms is a small part of its time."""
+"""Samples of a block: at 50 KiB an image 3 MiB, for which a request's latency of some 25 ms is a small part of its
+time."""
 MAX_WINDOW: Final = 1 << 19
-"""Samples of the window over all lanes. Of 438 million pairs in blocks of 64 at most 10 % more pairs then meet again in the next
-epoch's batches than in a full shuffle; half of it is held, and a block of each lane: 15 GiB over all readers at 50 KiB."""
+"""Samples of the window over all lanes. Of 438 million pairs in blocks of 64 at most 10 % more pairs then meet again in
+the next epoch's batches than in a full shuffle; half of it is held, and a block of each lane: 15 GiB over all readers
+at 50 KiB."""
 MIN_WINDOW: Final = 1 << 15
 MAX_RESUME_SHARE: Final = 100
-"""A resume reads the window and a block of each lane again: together a hundredth of an epoch, unless the window would then be
-below `MIN_WINDOW` or two batches (in fewer than two all of a block would come into one)."""
+"""A resume reads the window and a block of each lane again: together a hundredth of an epoch, unless the window would
+then be below `MIN_WINDOW` or two batches (in fewer than two all of a block would come into one)."""
 _CHUNK: Final = 1024
 """Elements whose keys are drawn at once, at least."""
 
@@ -69,7 +73,8 @@ def order_sizes(
     Args:
         total: samples of an epoch.
         batch_size: samples of a global batch.
-        lanes: the most of them; the largest divisor of the batch up to it is taken, if each lane then has a block's worth.
+        lanes: the most of them; the largest divisor of the batch up to it is taken, if each lane then has a block's
+            worth.
         block: samples of a block.
         window: samples among which the order is mixed, over all lanes.
     """
@@ -83,7 +88,9 @@ def order_sizes(
 
 
 def held_samples(order: OrderSizes) -> int:
-    """Samples that all readers together hold: half the window on average, and what is left of each lane's newest block."""
+    """Samples that all readers together hold: half the window on average, and what is left of each lane's newest
+    block.
+    """
     return order.window // 2 + order.lanes * order.block
 
 
@@ -321,3 +328,9 @@ def sampler_over(
     total = sum(each.size for each in shard_passes(sizes, weights))
     order = order_sizes(total, batch_size, lanes=lanes, block=block, window=window)
     return LaneSampler(tuple(sizes), order, seed, tuple(weights), sequential)
+
+
+def generator(seed: int, *names: object) -> np.random.Generator:
+    """A random generator that depends on a seed and on names alone, never on which worker asks."""
+    text = "\0".join([str(seed), *map(str, names)])
+    return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")))

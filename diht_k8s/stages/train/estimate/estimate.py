@@ -19,7 +19,7 @@ from diht_k8s.api.label import Label
 from diht_k8s.api.pods import merged
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train, few_pairs
-from diht_k8s.stages.train.data.share import BatchShare
+from diht_k8s.stages.train.data.batch import BatchShare
 from diht_k8s.stages.train.estimate.footprint import GIB, Placement, RankMemory, Trace, rank_memory
 from diht_k8s.stages.train.estimate.gpus import gpu_of, selected_gpu
 from diht_k8s.stages.train.estimate.memory_trace import TracedStudent
@@ -37,7 +37,8 @@ BASE_MICRO_BATCH: Final = 8
 HOPED_MFU: Final = 0.45
 """Share of the peak at which the CPUs of a pod should still feed its cards."""
 IMAGES_PER_CORE: Final = {"512x384": 568, "512x512": 511, "mix": 408, "1024x768": 297}
-"""Images a second that one core reads, decodes and crops to 224 px, by the size of the stored image (`benchmarks/run loader`)."""
+"""Images a second that one core reads, decodes and crops to 224 px, by the size of the stored image (`benchmarks/run
+loader`)."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def estimate(
         largest: search for the largest micro-batch, too, which takes three times as long as the rest.
 
     Raises:
-        UserError: no train stage, an unknown card or model, fewer pairs than ranks, unequal parts of a batch for a model with
-            batch statistics.
+        UserError: no train stage, an unknown card or model, fewer pairs than ranks, unequal parts of a batch for a
+            model with batch statistics.
     """
     train, card = run.spec.train, gpu_of(gpu)
     if train is None:

@@ -1,8 +1,8 @@
 """Memory of a rank by part, from a trace and the settings. Pure.
 
 The trace gives what activations and gradients hold over a micro-batch. The rest is arithmetic over what DeepSpeed and
-the engine allocate: partitions of weights and optimiser state, buckets, the batch, the loss's tiles. The formulas follow
-DeepSpeed 0.19 and are compared with measured peaks by `benchmarks/run estimate`.
+the engine allocate: partitions of weights and optimiser state, buckets, the batch, the loss's tiles. The formulas
+follow DeepSpeed 0.19 and are compared with measured peaks by `benchmarks/run estimate`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from diht_k8s.stages.train.gradient_reduction import bucket_elements
+from diht_k8s.stages.train.deepspeed_engine import bucket_elements
 from diht_k8s.stages.train.loss.hn_nce import CHUNK_SIZE
 from diht_k8s.stages.train.precision import DTYPES
 
@@ -187,7 +187,9 @@ def _held(sizes: Sizes, placement: Placement) -> tuple[dict[str, int], int]:
 
 
 def _batch_bytes(sizes: Sizes, placement: Placement) -> int:
-    """Pixels in uint8 as they come and normalised by micro-batch, or stored features in fp16 and fp32; 8-byte tokens."""
+    """Pixels in uint8 as they come and normalised by micro-batch, or stored features in fp16 and fp32; 8-byte
+    tokens.
+    """
     rows = placement.batches * placement.local
     tokens = rows * sizes.context_length * 8
     if sizes.feature_width:
@@ -237,8 +239,8 @@ def _gradient_bytes(sizes: Sizes, placement: Placement, finished: int) -> tuple[
     """Bytes of gradients that are held when some are finished, beside the buckets, and of their copies in a sum.
 
     ZeRO 0 holds all of them, and after gradient caching whole ones that micro-batches add to; so does ZeRO 1 where
-    nothing is summed as it comes. Else those are held that wait for a bucket to be full, and what it leaves to this rank,
-    twice where micro-batches add up. A copy joins the slices of several owners, another one lowers them to bf16.
+    nothing is summed as it comes. Else those are held that wait for a bucket to be full, and what it leaves to this
+    rank, twice where micro-batches add up. A copy joins the slices of several owners, another one lowers them to bf16.
     """
     bucket = FP32 * bucket_elements(sizes.parameters)
     waiting = max(bucket, FP32 * sizes.largest)

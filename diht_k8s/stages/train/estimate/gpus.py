@@ -3,11 +3,11 @@
 Memory is what `nvidia-smi` reports as total. Peaks are dense: half of a data sheet's figure "with sparsity". fp32 is
 that of the CUDA cores: the training does not allow TF32 in matrix products.
 
-Sources, NVIDIA's data sheets (bf16 and fp32 in TFLOP/s): H100 (SXM 1,979 with sparsity, 67; PCIe 1,513, 51), H200 (as H100
-SXM), HGX B200 (per GPU 2.25 PFLOP/s dense, 75), A100 (312, 19.5), L40S (362.05, 91.6), L4 (242 with sparsity, 30.3), A10G (70,
-35; the sheet of 2022-02-17, of which we read citations only), T4 (65, 8.1). The RTX cards' peaks are from the architectures'
-white papers, bf16 with sums in fp32, which GeForce cards compute at half the rate of workstation cards. V100 is not here:
-torch's builds with CUDA 13 have no kernels for it.
+Sources, NVIDIA's data sheets (bf16 and fp32 in TFLOP/s): H100 (SXM 1,979 with sparsity, 67; PCIe 1,513, 51), H200 (as
+H100 SXM), HGX B200 (per GPU 2.25 PFLOP/s dense, 75), A100 (312, 19.5), L40S (362.05, 91.6), L4 (242 with sparsity,
+30.3), A10G (70, 35; the sheet of 2022-02-17, of which we read citations only), T4 (65, 8.1). The RTX cards' peaks are
+from the architectures' white papers, bf16 with sums in fp32, which GeForce cards compute at half the rate of
+workstation cards. V100 is not here: torch's builds with CUDA 13 have no kernels for it.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ def _plain(name: str) -> str:
 
 
 def name_of_product(label: str) -> str | None:
-    """The card of a node label such as `NVIDIA-H100-80GB-HBM3` or `nvidia-tesla-t4`, or of a device's name; None if unknown."""
+    """The card of a node label such as `NVIDIA-H100-80GB-HBM3` or `nvidia-tesla-t4`, or of a device's name; None if
+    unknown.
+    """
     words = set(re.split(r"[-_ ]", label.lower()))
     if words & _OTHERS:
         return None

@@ -53,8 +53,7 @@ from diht_k8s.stages.train.checkpoint.init_from import weights_file
 from diht_k8s.stages.train.data.augment import train_view
 from diht_k8s.stages.train.data.normalisation import GREY, Normalisation, normalised
 from diht_k8s.stages.train.features.rows import CACHE_BYTES, FeatureTables
-from diht_k8s.stages.train.model.locked_tower import LockedTower
-from diht_k8s.stages.train.model.student import Student
+from diht_k8s.stages.train.model.student import LockedTower, Student
 from diht_k8s.stages.train.stage import label_layout
 
 # B images, C channels, H height, W width of the images and of the features.

@@ -1,7 +1,8 @@
-"""How the fused HN-NCE divides its work: sizes of its blocks by kind of card, and the grids of its programs. Needs no Triton.
+"""How the fused HN-NCE divides its work: sizes of its blocks by kind of card, and the grids of its programs. Needs no
+Triton.
 
-A program of the first pass owns some image rows and a share of the captions. A program of the second pass owns some rows of one
-side, all or a share of the other side, and a part of the width, whose gradient it holds in registers.
+A program of the first pass owns some image rows and a share of the captions. A program of the second pass owns some
+rows of one side, all or a share of the other side, and a part of the width, whose gradient it holds in registers.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class LossPlan:
 def plan_for(capability: tuple[int, int], processors: int) -> LossPlan | None:
     """The plan for a card; None where the kernels do not run.
 
-    The sizes fit each card's shared memory and registers, as compiled by Triton 3.7 (`benchmarks/loss_precision.py`); their speed was not
-    measured.
+    The sizes fit each card's shared memory and registers, as compiled by Triton 3.7 (`benchmarks/loss_precision.py`);
+    their speed was not measured.
 
     Args:
         capability: compute capability, (major, minor).

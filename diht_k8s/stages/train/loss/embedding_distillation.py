@@ -6,9 +6,9 @@ all captions (MobileCLIP's dataset reinforcement, arXiv 2311.17049; TinyCLIP's a
 
     loss_i = KL(softmax_j t_ij || softmax_j z_ij) = sum_j p_ij (t_ij - z_ij) - LSE_j t_ij + LSE_j z_ij
 
-and the same over columns, each caption against all images; the mean over pairs and both directions. As in `hn_nce`, tiles
-of a few image rows complete their rows and add to the columns, the backward pass recomputes them, and only the text side
-travels, so memory is O(B (chunk + D)) instead of O(B^2).
+and the same over columns, each caption against all images; the mean over pairs and both directions. As in `hn_nce`,
+tiles of a few image rows complete their rows and add to the columns, the backward pass recomputes them, and only the
+text side travels, so memory is O(B (chunk + D)) instead of O(B^2).
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from diht_k8s.stages.train.loss.hn_nce import CHUNK_SIZE
 NOTHING: Final = -1.0e30
 """Logit of both models where the teacher has no embedding: its exponential is 0, and differences stay finite."""
 
-# Shape legend: B pairs of this rank, N pairs of all ranks, T image rows of one tile, D and E widths of student and teacher.
+# Shape legend: B pairs of this rank, N pairs of all ranks, T image rows of one tile, D and E widths of student and
+# teacher.
 
 
 def embedding_loss(
@@ -50,7 +51,8 @@ def embedding_loss(
 ) -> Tensor:
     """How far the student's similarities of images and captions are from the teacher's; 0 where they are equal.
 
-    Pairs of which the teacher has no image embedding (zeros) take no part, in no row and in no column; so do surplus rows.
+    Pairs of which the teacher has no image embedding (zeros) take no part, in no row and in no column; so do surplus
+    rows.
 
     Args:
         image_features_BD: this rank's image features, L2-normalised; bf16, fp16, fp32 (computed in fp32) or fp64.
@@ -63,7 +65,8 @@ def embedding_loss(
 
     Returns:
         The 0-d loss of the global batch, equal on all ranks, in fp32 (fp64 for fp64 features); 0 if no pair takes part.
-        Gradients carry a factor of the number of ranks, so that their average is the global gradient. Once differentiable.
+        Gradients carry a factor of the number of ranks, so that their average is the global gradient. Once
+        differentiable.
 
     Raises:
         ValueError: shapes or settings out of range, or batches that differ between ranks.
@@ -114,7 +117,9 @@ class _Sums(NamedTuple):
 
 
 class _Normalisers(NamedTuple):
-    """Logarithms by which e^z and e^t become probabilities; infinite, for probabilities of 0, where a pair takes no part."""
+    """Logarithms by which e^z and e^t become probabilities; infinite, for probabilities of 0, where a pair takes no
+    part.
+    """
 
     student: Tensor
     teacher: Tensor

@@ -11,8 +11,8 @@ Both directions come from one pass over tiles of a few image rows against all te
 to the columns. The backward pass recomputes each tile and applies the closed form of d loss / d z. Memory is O(B (chunk
 + D)) instead of O(B^2), and across ranks only the text side travels: gathered once, its gradient reduce-scattered.
 
-Ranks hold rows of one number, so where they do not divide the batch the last rows of the last ranks hold no pair. Their mask is
-one number, that of the pairs: rows from there on are cut off before the first pass, and get a gradient of 0.
+Ranks hold rows of one number, so where they do not divide the batch the last rows of the last ranks hold no pair. Their
+mask is one number, that of the pairs: rows from there on are cut off before the first pass, and get a gradient of 0.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from diht_k8s.stages.train.collectives import gather_rows, group_rank, group_siz
 CHUNK_SIZE: Final = 256
 """Image rows that a training compares with all captions at a time."""
 
-# Shape legend: B rows of this rank, P pairs among them, N pairs of all ranks, T image rows of one tile, D feature width.
+# Shape legend: B rows of this rank, P pairs among them, N pairs of all ranks, T image rows of one tile, D feature
+# width.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +52,8 @@ class HnNceSettings:
     group: dist.ProcessGroup | None
     """The ranks that share the batch; None: this process holds all of it."""
     num_pairs: int | None = None
-    """Pairs of the global batch, the first of all ranks' rows in rank order; those after them are surplus, which are neither
-    anchors nor negatives. None: each row holds a pair."""
+    """Pairs of the global batch, the first of all ranks' rows in rank order; those after them are surplus, which are
+    neither anchors nor negatives. None: each row holds a pair."""
 
     @staticmethod
     def of(loss: Loss, group: dist.ProcessGroup | None = None, num_pairs: int | None = None) -> HnNceSettings:
@@ -219,7 +220,9 @@ def pairs_of_caption(caption_ids_N: Tensor) -> Tensor:
 def _statistics(
     rows: NegativeSums, columns: NegativeSums, positive: Tensor, num_negatives: Tensor, beta: float
 ) -> Tensor:
-    """Means over pairs (top-1 image to text, top-1 text to image, weight of the hardest negative): `losses.HnNceStatistics`."""
+    """Means over pairs (top-1 image to text, top-1 text to image, weight of the hardest negative):
+    `losses.HnNceStatistics`.
+    """
     hardest = [num_negatives / sums.weight if beta else torch.ones_like(positive) for sums in (rows, columns)]
     hardest_weight = torch.stack(hardest).nan_to_num_(nan=0.0).mean()
     tops = [(positive > sums.peak).to(positive.dtype).mean() for sums in (rows, columns)]
@@ -319,7 +322,9 @@ class HnNce(torch.autograd.Function):
 def pairs_of_ranks(
     image_BD: Tensor, text_BD: Tensor, caption_ids_B: Tensor | None, settings: HnNceSettings
 ) -> tuple[Tensor, Tensor, Tensor | None, int]:
-    """This rank's images of pairs, the texts and caption ids of all ranks' pairs, and the number of this rank's first pair."""
+    """This rank's images of pairs, the texts and caption ids of all ranks' pairs, and the number of this rank's first
+    pair.
+    """
     first = group_rank(settings.group) * image_BD.shape[0]
     text_ND = gather_rows(text_BD, settings.group)[: settings.num_pairs]
     ids_N = None if caption_ids_B is None else gather_rows(caption_ids_B, settings.group)[: settings.num_pairs]
@@ -333,7 +338,9 @@ def filled_up(pairs: Tensor, rows: int) -> Tensor:
 
 
 def _first_pass(tiles: _Tiles, num_rows: int, settings: HnNceSettings) -> tuple[Tensor, Tensor, PairTerms, PairTerms]:
-    """(loss, statistics, terms of this rank's rows, terms of all columns); `num_rows` of each rank, surplus ones included."""
+    """(loss, statistics, terms of this rank's rows, terms of all columns); `num_rows` of each rank, surplus ones
+    included.
+    """
     rows, columns, positive_P = _sums_of_rows_and_columns(tiles, settings.beta)
     columns = _merge_ranks(columns, settings.beta, settings.group)
     positive_N = gather_rows(filled_up(positive_P, num_rows), settings.group)[: settings.num_pairs]

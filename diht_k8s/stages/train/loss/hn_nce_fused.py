@@ -1,8 +1,10 @@
-"""HN-NCE on a card: the loss, gradients and statistics of `hn_nce` by `hn_nce_kernels`, a pass at a time instead of a tile.
+"""HN-NCE on a card: the loss, gradients and statistics of `hn_nce` by `hn_nce_kernels`, a pass at a time instead of a
+tile.
 
-In, out and the exchange between ranks are those of `hn_nce.HnNce`. A logit lives in the registers of one program: the first pass
-writes sums of rows and columns, the second one recomputes the logits once for the image side and once for the text side. A step
-takes 11 to 13 kernels and O(N (D + B / 128)) memory. Sums have a fixed order, so results are the same each time.
+In, out and the exchange between ranks are those of `hn_nce.HnNce`. A logit lives in the registers of one program: the
+first pass writes sums of rows and columns, the second one recomputes the logits once for the image side and once for
+the text side. A step takes 11 to 13 kernels and O(N (D + B / 128)) memory. Sums have a fixed order, so results are the
+same each time.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from diht_k8s.stages.train.loss import hn_nce_kernels as kernels
 from diht_k8s.stages.train.loss.blocks import VECTOR, LossBlocks, LossPlan
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings, filled_up, pairs_of_ranks
 
-# Shape legend: B rows of this rank, P pairs among them, N pairs of all ranks, D feature width, S the width in multiples of 8,
-# 2 the high and the low half of each feature.
+# Shape legend: B rows of this rank, P pairs among them, N pairs of all ranks, D feature width, S the width in multiples
+# of 8, 2 the high and the low half of each feature.
 
 
 @torch.compiler.disable  # torch.compile would trace into Triton's launcher, and fails there
@@ -43,7 +45,9 @@ def fused_hn_nce(
 
 
 class FusedHnNce(torch.autograd.Function):
-    """(image_BD, text_BD, scale, caption_ids_B or None, settings, plan) -> (loss, statistics), as `hn_nce.HnNce`; fp32 at most."""
+    """(image_BD, text_BD, scale, caption_ids_B or None, settings, plan) -> (loss, statistics), as `hn_nce.HnNce`; fp32
+    at most.
+    """
 
     @staticmethod
     def forward(
@@ -73,7 +77,9 @@ class FusedHnNce(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, loss_gradient: Tensor, _: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Run the second pass for each side that wants it; the text side's gradient is summed over the ranks that used it."""
+        """Run the second pass for each side that wants it; the text side's gradient is summed over the ranks that used
+        it.
+        """
         image_dtype, text_dtype, scale_dtype, scale_shape = ctx.dtypes
         needs_image, needs_text, needs_scale = ctx.needs_input_grad[:3]
         image, text, of_scale = None, None, None
@@ -117,7 +123,9 @@ def _blocks_of(halves_2RS: Tensor, rows: int, plan: LossPlan, blocks: LossBlocks
 def _first_pass(
     images_2PS: Tensor, texts_2NS: Tensor, scale: Tensor, ids_N: Tensor | None, ctx: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(means over all pairs, terms of this rank's rows, terms of all columns, the most of each block of rows, of columns)."""
+    """(means over all pairs, terms of this rank's rows, terms of all columns, the most of each block of rows, of
+    columns).
+    """
     settings, plan, (images, texts, _) = ctx.settings, ctx.plan, ctx.shape
     blocks, beta, group, new = plan.first, settings.beta, settings.group, scale.new_empty
     constants = {"WEIGHTED": beta > 0, "MASKED": ids_N is not None}

@@ -1,11 +1,13 @@
-"""Triton kernels of HN-NCE; `hn_nce_fused` launches them. No logit leaves the registers of the program that computes it.
+"""Triton kernels of HN-NCE; `hn_nce_fused` launches them. No logit leaves the registers of the program that computes
+it.
 
-A feature is stored as two fp16 numbers, `high + low = FEATURE_SCALE * x`, and a product of two takes three of 16 bits, high x high,
-high x low and low x high, summed in fp32: the error is that of fp32 (Ootomo and Yokota, arXiv 2203.03341), at the rate of 16-bit
-tensor cores. The scale keeps the low part of unit features far from fp16's smallest numbers.
+A feature is stored as two fp16 numbers, `high + low = FEATURE_SCALE * x`, and a product of two takes three of 16 bits,
+high x high, high x low and low x high, summed in fp32: the error is that of fp32 (Ootomo and Yokota, arXiv 2203.03341),
+at the rate of 16-bit tensor cores. The scale keeps the low part of unit features far from fp16's smallest numbers.
 
-Nothing is added atomically, so results do not depend on which program ends first. Both passes mask alike: a pair is its own
-positive, pairs of one caption are no negatives of each other, rows and columns from the number of pairs on do not exist.
+Nothing is added atomically, so results do not depend on which program ends first. Both passes mask alike: a pair is its
+own positive, pairs of one caption are no negatives of each other, rows and columns from the number of pairs on do not
+exist.
 
 Offsets are of 32 bits: N (all pairs) times the width stays below 2^30, a million pairs of width 1,000.
 """
@@ -75,9 +77,9 @@ def _cosines(
 ):
     """Products of a block of rows with a block of columns, which begin at `row` and `column`.
 
-    Both passes add up the large products by themselves and in one order, so that their logits agree: gradients are sums of
-    exponentials of one that were normalised in the other. Unless CHAINED, each of the small ones has a sum of its own, too: where a
-    dot feeds the next one, Triton gives all warps to the rows, and eight of them need 128 rows.
+    Both passes add up the large products by themselves and in one order, so that their logits agree: gradients are sums
+    of exponentials of one that were normalised in the other. Unless CHAINED, each of the small ones has a sum of its
+    own, too: where a dot feeds the next one, Triton gives all warps to the rows, and eight of them need 128 rows.
     """
     high_high = tl.zeros((ROWS, COLUMNS), tl.float32)
     low_high, high_low = tl.zeros_like(high_high), tl.zeros_like(high_high)
@@ -143,8 +145,8 @@ def first_pass(
     """Compare a block of images with a share of the texts.
 
     Args:
-        images, texts: high and low parts, (2, num_images, STRIDE) and (2, num_texts, STRIDE): where DESCRIBED, descriptors with
-            blocks of (1, ROWS, DEPTH) and (1, COLUMNS, DEPTH), else pointers.
+        images, texts: high and low parts, (2, num_images, STRIDE) and (2, num_texts, STRIDE): where DESCRIBED,
+            descriptors with blocks of (1, ROWS, DEPTH) and (1, COLUMNS, DEPTH), else pointers.
         row_sums_ptr: peak, hard, weight and pairs of the same caption of each image, (shares, 4, num_images).
         column_sums_ptr: peak, hard and weight of each text, (row blocks, 3, num_texts).
         pairs_ptr: logit of each image's own text, (num_images, 2), in the first column.

@@ -1,8 +1,8 @@
 """The losses of the DiHT recipe (arXiv 2301.02280): HN-NCE (contrastive) and concept distillation (concept heads).
 
 In: features or logits of this rank's batch. Out: scalars whose gradients, averaged over the ranks as DDP and DeepSpeed
-do, are those of the global batch. The closed-form core of the contrastive loss is in `hn_nce`, and for cards in `hn_nce_fused`;
-here are its checks and the public signatures.
+do, are those of the global batch. The closed-form core of the contrastive loss is in `hn_nce`, and for cards in
+`hn_nce_fused`; here are its checks and the public signatures.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def hn_nce_loss(
             we know.
         differentiate_weights: whether the gradient flows through the weights, which the paper leaves open (our choice:
             yes).
-        chunk_size: image rows held against all texts at a time; changes memory and speed, not the result. The fused kernels of
-            cards have blocks of their own.
+        chunk_size: image rows held against all texts at a time; changes memory and speed, not the result. The fused
+            kernels of cards have blocks of their own.
         group: the ranks that share the global batch; None: the batch as given is global.
         caption_ids_B: integers that are equal where captions are; pairs with another pair's caption are then no
             negatives of it, and a pair without any negative adds 0 (our choice: the paper does not mask).
-        num_pairs: pairs of the global batch, the first of all ranks' rows in rank order; the rows after them are surplus: no
-            anchors, no negatives, gradient 0. None: each row holds a pair.
+        num_pairs: pairs of the global batch, the first of all ranks' rows in rank order; the rows after them are
+            surplus: no anchors, no negatives, gradient 0. None: each row holds a pair.
 
     Returns:
         The 0-d loss of the global batch, equal on all ranks, in fp32 (fp64 for fp64 features). Once differentiable.
@@ -136,8 +136,8 @@ def _hn_nce(
 
 
 def fused_plan(image_BD: Tensor, text_BD: Tensor) -> LossPlan | None:
-    """The plan of the fused kernels for features on a card; None where the tiles in plain torch serve: without a card that has
-    them, in fp64, or without what Triton needs.
+    """The plan of the fused kernels for features on a card; None where the tiles in plain torch serve: without a card
+    that has them, in fp64, or without what Triton needs.
     """
     if not image_BD.is_cuda or torch.version.cuda is None or torch.float64 in (image_BD.dtype, text_BD.dtype):
         return None

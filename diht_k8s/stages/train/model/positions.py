@@ -1,8 +1,8 @@
 """Image towers that take images smaller than their position embedding, for the stages of a training's resolution.
 
-The parameter keeps the grid of the last size all the time, so checkpoints, moments and export know one form. Smaller images
-see it resampled as open_clip resamples weights (bicubic, antialiased), by a product with a constant matrix: torch has no
-deterministic gradient of an interpolation on GPUs.
+The parameter keeps the grid of the last size all the time, so checkpoints, moments and export know one form. Smaller
+images see it resampled as open_clip resamples weights (bicubic, antialiased), by a product with a constant matrix:
+torch has no deterministic gradient of an interpolation on GPUs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def take_sizes(tower: nn.Module, sizes: Sequence[int]) -> None:
 
 
 def _resampled_forward(holder: Any, step: int) -> None:
-    """Replace the forward of the module that adds the positions; a parameter is read in it, when ZeRO has gathered it."""
+    """Replace the forward of the module that adds the positions; a parameter is read in it, when ZeRO has gathered
+    it.
+    """
     whole: Callable[..., Any] = holder.forward
     side = round((getattr(holder, POSITIONS).shape[0] - 1) ** 0.5)
 

@@ -2,28 +2,39 @@
 
 The heads are linear maps from the image embedding before normalisation (our choice; the paper does not say), or from
 what the tower's projection sees, to the vocabulary. They are dropped on export.
+
+An image tower that does not learn (`train.lockImageTower`) is beside the student and no part of it. So nothing that
+walks through the student's weights meets it: no gradient, optimiser state, average, ZeRO partition or checkpoint. It is
+always in evaluation mode, which freezes the statistics of BatchNorm. Checkpoints hold its digest; the export puts its
+weights back.
+
+The heads see the image embedding, or the tower's features before its projection, of the newest batch, kept by a hook,
+so that the tower and its weights' names stay unchanged. The paper does not say where the heads sit; the default is the
+embedding.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import open_clip
 import torch
 from open_clip.model import CLIP
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import text_global_pool
+from open_clip.transformer import VisionTransformer, text_global_pool
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.stages.train.loss.losses import clamped_logit_scale
-from diht_k8s.stages.train.model.head_inputs import TowerFeatures
-from diht_k8s.stages.train.model.locked_tower import LockedTower
-from diht_k8s.stages.train.model.tokenizers import require_clips_tokenizer
+from diht_k8s.stages.train.model.configurations import require_clips_tokenizer
 
 # B pairs, T tokens of the longest caption, D embedding, W width of the image tower, C concepts of a head.
 
@@ -45,8 +56,8 @@ def model_configuration(train: Train) -> dict[str, Any]:
     """The open_clip configuration of a run's model.
 
     Raises:
-        UserError: open_clip does not know the name, the configuration has the wrong form, the text side is not CLIP's, or
-            timm would download the image tower or its weights.
+        UserError: open_clip does not know the name, the configuration has the wrong form, the text side is not CLIP's,
+            or timm would download the image tower or its weights.
     """
     if train.model_config_ is not None:
         config = copy.deepcopy(train.model_config_)
@@ -274,3 +285,93 @@ def require_passing_images(tower: nn.Module) -> None:
             f"the image tower takes no images of {' x '.join(map(str, size))} pixels ({why}): check image_size and the "
             "network"
         ) from error
+
+
+# B images, C channels, H height, W width of the images and of the features.
+
+
+class LockedTower:
+    """A frozen image tower, or its part before the projection."""
+
+    def __init__(self, module: nn.Module, prefix: str) -> None:
+        """Freeze a module.
+
+        Args:
+            module: BxCxHxW images -> features, BxW where they are pooled.
+            prefix: of its weights' names in the student.
+        """
+        self.module = module.eval().requires_grad_(False)
+        self.prefix = prefix
+
+    def __call__(self, images_BCHW: Tensor) -> Tensor:
+        """The features, on the images' device, to which the tower moves when it is first used there."""
+        if next(self.module.parameters()).device != images_BCHW.device:
+            self.module.to(images_BCHW.device)
+        with torch.no_grad():
+            return self.module(images_BCHW)
+
+    def state(self) -> dict[str, Tensor]:
+        """All its weights and statistics under their names in the student, on the CPU."""
+        return {f"{self.prefix}{key}": value.cpu() for key, value in self.module.state_dict().items()}
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest (hex) of names, types, shapes and numbers."""
+        digest = hashlib.sha256()
+        for key, value in self.state().items():
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def elements(self) -> int:
+        """Numbers that it holds."""
+        return sum(value.numel() for value in self.module.state_dict().values())
+
+
+# B images, T tokens, W width of the tower, H and V sides of the last feature map.
+
+
+class TowerFeatures:
+    """Keeps the input of the image tower's projection."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        """Hang a hook into the tower.
+
+        Args:
+            visual: a ViT (its pooled token), a ModifiedResNet (the mean of its last feature map) or a timm network with
+                a projection.
+
+        Raises:
+            UserError: the tower has no projection of its own that we know.
+        """
+        self._newest: Tensor | None = None
+        module, self.width, self._pool = _before_projection(visual)
+        module.register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._newest = self._pool(inputs[0], output)
+
+    def take(self) -> Tensor:
+        """BxW features of the batch that has just passed through the tower, fp32; they are not kept longer."""
+        assert self._newest is not None, "the tower has run"
+        newest, self._newest = self._newest, None
+        return newest.float()
+
+
+Pool = Callable[[Tensor, Tensor], Tensor]
+"""Input and output of the hooked module -> BxW."""
+
+
+def _before_projection(visual: Any) -> tuple[nn.Module, int, Pool]:
+    """The module to watch, the features' width, and how its input or output becomes features."""
+    if isinstance(visual, ModifiedResNet):
+        return visual.attnpool, visual.attnpool.k_proj.in_features, lambda map_BWHV, _: map_BWHV.mean(dim=(2, 3))
+    if isinstance(visual, VisionTransformer) and visual.proj is not None and visual.attn_pool is None:
+        return visual.ln_post, visual.proj.shape[0], lambda _, x: x if x.ndim == 2 else visual._global_pool(x)[0]
+    if isinstance(visual, TimmModel) and len(visual.head) and visual.trunk.num_classes == 0:
+        trunk: Any = visual.trunk
+        return trunk, trunk.num_features, lambda _, x: x if x.ndim == 2 else x.mean(dim=(2, 3))
+    raise UserError(
+        f"train.distillation.headsInput Tower: this image tower ({type(visual).__name__}) has no known projection: set Embedding"
+    )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from diht_k8s.stages.train.model.attention import attention_in_fp32, needs_fp32_attention
+from diht_k8s.stages.train.precision import attention_in_fp32, needs_fp32_attention
 
 # Shape legend: B batch, T tokens, W width.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diht_k8s.stages.train.data.augment import crop_box, train_view
 from diht_k8s.stages.train.data.normalisation import CLIPS, Normalisation, normalised
-from diht_k8s.stages.train.data.rng import generator
+from diht_k8s.stages.train.data.sampler import generator
 
 
 @pytest.mark.parametrize(("width", "height"), [(96, 96), (96, 64), (40, 200), (8, 8), (1000, 9)])

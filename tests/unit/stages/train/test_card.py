@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from diht_k8s.api.run import DihtRun
-from diht_k8s.stages.train.model.card import card
+from diht_k8s.stages.train.model.export import card
 
 SUMMARY = {"samples": 40960, "steps": 160, "seconds": 90.0, "loss": {"first": 5.5, "last": 2.1}}
 COUNTS = {"input": 100, "kept": 60, "dropped": {"complexity": 30, "text": 8}, "bad": {"picture_unreadable": 2}}

@@ -17,11 +17,11 @@ from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
 from diht_k8s.runtime import indexing
+from diht_k8s.stages.train.bad_samples import Consumption
 from diht_k8s.stages.train.checkpoint import resume
-from diht_k8s.stages.train.consumption import Consumption
 from diht_k8s.stages.train.data.batch import Batch
+from diht_k8s.stages.train.data.collate import LaneReader
 from diht_k8s.stages.train.data.dataset import ShardDataset
-from diht_k8s.stages.train.data.lane_reader import LaneReader
 from diht_k8s.stages.train.data.sampler import Blocks, LaneSampler, sampler_over
 from diht_k8s.stages.train.setup import epoch_samples, training_data
 

@@ -6,12 +6,12 @@ import torch.distributed as dist
 from torch import nn
 
 from diht_k8s.api.train import Train
-from diht_k8s.stages.train.deepspeed_engine import deepspeed_settings
-from diht_k8s.stages.train.gradient_reduction import (
+from diht_k8s.stages.train.deepspeed_engine import (
     BUCKETS_IN_FLIGHT,
     MAX_BUCKET_ELEMENTS,
     OverlappedReduction,
     bucket_elements,
+    deepspeed_settings,
 )
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from diht_k8s.stages.train.health import Spikes, slowest
+from diht_k8s.stages.train.telemetry import Spikes, slowest
 
 
 def losses(*, level: float = 4.0, noise: float = 0.05, number: int = 100) -> list[float]:

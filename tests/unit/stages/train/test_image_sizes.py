@@ -1,4 +1,5 @@
-"""Stages of the resolution: which step sees images of which side, and towers that take images smaller than their positions."""
+"""Stages of the resolution: which step sees images of which side, and towers that take images smaller than their
+positions."""
 
 from __future__ import annotations
 
@@ -13,9 +14,8 @@ from torch import Tensor
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.stages.train.data.batch import Batch
-from diht_k8s.stages.train.data.image_sizes import ImageSizes
-from diht_k8s.stages.train.flops import StepWork
-from diht_k8s.stages.train.mfu import MfuMeter
+from diht_k8s.stages.train.data.collate import ImageSizes
+from diht_k8s.stages.train.flops import MfuMeter, StepWork
 from diht_k8s.stages.train.model.positions import resampled, take_sizes
 from diht_k8s.stages.train.model.student import Student, model_configuration
 

@@ -1,4 +1,5 @@
-"""Checks of a pod before it starts its ranks: what was measured, and who tells of a node that another one may replace."""
+"""Checks of a pod before it starts its ranks: what was measured, and who tells of a node that another one may
+replace."""
 
 from __future__ import annotations
 

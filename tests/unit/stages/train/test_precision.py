@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.stages.train.loss_scale import FIRST_SCALE, GROWTH_STEPS, LossScale
-from diht_k8s.stages.train.precision import require_precision
+from diht_k8s.stages.train.precision import FIRST_SCALE, GROWTH_STEPS, LossScale, require_precision
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from torch.profiler import record_function
 
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.stages.train.profiling import FIRST_STEP, Profiler
+from diht_k8s.stages.train.telemetry import FIRST_STEP, Profiler
 from tests.folders import flat
 
 

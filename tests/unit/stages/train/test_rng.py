@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diht_k8s.stages.train.data.rng import generator
+from diht_k8s.stages.train.data.sampler import generator
 
 
 def test_generator_depends_on_seed_and_names_only() -> None:

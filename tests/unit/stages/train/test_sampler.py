@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.order import read_amplification
+from diht_k8s.stages.train.data.batch import BatchShare
 from diht_k8s.stages.train.data.sampler import (
     LaneSampler,
     OrderSizes,
@@ -16,7 +17,6 @@ from diht_k8s.stages.train.data.sampler import (
     order_sizes,
     sampler_over,
 )
-from diht_k8s.stages.train.data.share import BatchShare
 
 Seen = list[tuple[int, int]]
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from diht_k8s.stages.train.data.share import BatchShare
+from diht_k8s.stages.train.data.batch import BatchShare
 
 
 def shares(batch_size: int, world: int) -> list[BatchShare]:

@@ -16,9 +16,8 @@ from diht_k8s.runtime.tracking import Tracking
 from diht_k8s.stages.train.checkpoint.checkpoint import Cursor, CursorOrder
 from diht_k8s.stages.train.data.batch import Batch
 from diht_k8s.stages.train.engine import Losses
-from diht_k8s.stages.train.health import WINDOW
 from diht_k8s.stages.train.metrics import Metrics
-from diht_k8s.stages.train.telemetry import LAG_LINES, Telemetry, TrainStep
+from diht_k8s.stages.train.telemetry import LAG_LINES, WINDOW, Telemetry, TrainStep
 from tests.folders import flat
 
 
