@@ -76,19 +76,6 @@ def _work(made: Estimate) -> Table:
     return table
 
 
-def line(run: DihtRun, gpu: str) -> str:
-    """The estimate in one line, for `diht plan`."""
-    gpu_of(gpu)
-    if run.spec.train is None:
-        return "estimate: no train stage"
-    made = estimate(run, gpu)
-    fits = "fits" if made.fits else does_not_fit(made)
-    return (
-        f"estimate on {made.nodes * made.processes_per_node} x {gpu}: {made.used / GIB:.1f} of "
-        f"{made.gpu_memory / GIB:.1f} GiB a rank ({fits}), largest micro-batch {made.largest_micro_batch}"
-    )
-
-
 def training_warnings(run: DihtRun, gpu: str | None) -> list[str]:
     """What a training lacks on a card, for `diht validate` and `diht submit`, which it must not stop.
 
