@@ -151,9 +151,9 @@ def _add_import(commands: Commands) -> None:
         "them. SOURCE is a folder of images with NAME.txt, NAME.caption or NAME.json beside each; a table (.csv, "
         ".tsv, .jsonl, .parquet, .arrow) with captions and the images or their paths; COCO's captions or Karpathy's "
         "splits (.json); Flickr30k's .token file; or a Hugging Face data set on disk. Shards that lie in SOURCE "
-        "already, as img2dataset writes them, are checked and stay where they are. Nothing is downloaded without "
-        "--retry. The last lines say what became of each file or row: stored, left out by reason, or ignored by "
-        "suffix. An interrupted import resumes when it is started again."
+        "already, as img2dataset writes them, are checked and stay where they are. Nothing is downloaded. The last "
+        "lines say what became of each file or row: stored, left out by reason, or ignored by suffix. An interrupted "
+        "import resumes when it is started again."
     )
     parser.add_argument("source", metavar="SOURCE", help="folder, table or annotation file, on this machine")
     parser.add_argument("output", metavar="OUTPUT", nargs="?", help="folder or s3:// prefix for the shards")
@@ -185,20 +185,6 @@ def _add_import(commands: Commands) -> None:
         ),
     )
     _add_allow_links(parser)
-    parser.add_argument(
-        "--retry",
-        action="store_true",
-        help=(
-            "download what img2dataset or an earlier retry in SOURCE failed to fetch, or a table of URLs: each row once"
-        ),
-    )
-    parser.add_argument(
-        "--allow-host",
-        metavar="HOST",
-        action="append",
-        default=[],
-        help="with --retry: ask HOST although its address is not public; may be repeated",
-    )
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
     parser.add_argument("--replace", action="store_true", help="remove the import that is in OUTPUT; other files stay")
     _add_json(parser, "print one JSON object")
@@ -542,9 +528,9 @@ def _add_benchmarks_import(commands: Commands) -> None:
     parser = commands.add_parser(BENCHMARKS_IMPORT, prog="diht benchmarks import")
     parser.description = (
         "Write a data set that lies on disk as benchmark shards (OUTPUT/test/*.tar, with class names and templates "
-        "beside them), the layout that evaluate and clip-benchmark read. SOURCE is a folder (ImageFolder, a root of "
-        "torchvision, WILDS, a Hugging Face data set in Parquet or Arrow) or an annotation file (COCO captions, "
-        "Karpathy's splits, VQAv2's questions, SNLI-VE, SugarCrepe, Winoground). Nothing is downloaded. An "
+        "beside them), the layout that evaluate and clip-benchmark read. SOURCE is a folder (one for each class; a "
+        "Hugging Face data set in Parquet or Arrow; with --format NAME the root of what torchvision opens, such as "
+        "cifar10), or an annotation file (COCO's captions, Karpathy's splits, Flickr30k's captions). Nothing is downloaded. An "
         "interrupted import resumes when it is started again."
     )
     parser.add_argument("source", metavar="SOURCE", help="folder or annotation file of the original, on this machine")
@@ -556,15 +542,11 @@ def _add_benchmarks_import(commands: Commands) -> None:
     parser.add_argument(
         "--images", metavar="DIR", help="folder of the images, where they are not beside the annotations"
     )
-    parser.add_argument("--annotations", metavar="FILE", help="the answers to VQAv2's questions")
     parser.add_argument(
         "--class-names", metavar="FILE", help="one class name a line, in the order of the class numbers"
     )
     parser.add_argument(
         "--templates", metavar="FILE", help="one prompt template a line, {c} standing for the class name"
-    )
-    parser.add_argument(
-        "--answers", type=int, default=100, metavar="N", help="commonest answers of VQAv2 to choose from (100)"
     )
     _add_allow_links(parser)
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")

@@ -13,16 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from diht_k8s.api.errors import ExitCode, StopRequested, UserError
-from diht_k8s.api.layout import join
 from diht_k8s.cli.display import progress_bar
-from diht_k8s.data.imports.account import account_lines
-from diht_k8s.data.imports.downloads import Web
-from diht_k8s.data.imports.existing_shards import check_shards
-from diht_k8s.data.imports.failed_rows import FOLDER, read_failed_rows
 from diht_k8s.data.imports.layouts import open_benchmark, open_pairs, shard_files
-from diht_k8s.data.imports.pair_import import PairImport, import_pairs
-from diht_k8s.data.imports.records import ReaderOptions, RecordSource
-from diht_k8s.data.imports.tally import Tally
+from diht_k8s.data.imports.pair_import import PairImport, check_shards, import_pairs
+from diht_k8s.data.imports.records import ReaderOptions, Tally
+from diht_k8s.data.imports.resumable_import import account_lines
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.evaluate.class_texts import WITH_CLASSES, number_note
 from diht_k8s.stages.evaluate.importing import BenchmarkImport, class_names_for, import_benchmark
@@ -38,8 +33,7 @@ def import_pairs_command(**given: Any) -> int:
     if options.shard_size < 1:
         raise UserError("--shard-size must be 1 or more")
     path = _source(options.source)
-    _require_fitting(options)
-    if not options.retry and options.kind is None and (ready := shard_files(path)):
+    if options.kind is None and (ready := shard_files(path)):
         with stopping_on_request("nothing was written"), progress_bar("shards") as bar:
             task = bar.add_task("check", total=len(ready))
             marker = check_shards(ready, Storage(), lambda: bar.advance(task))
@@ -55,13 +49,9 @@ def import_pairs_command(**given: Any) -> int:
         delimiter=_delimiter(options.delimiter),
         links=_folders(options.allow_links),
     )
-    order = PairImport(
-        options.output, options.shard_size, options.captions, options.replace, wanted.allowed, options.retry
-    )
+    order = PairImport(options.output, options.shard_size, options.captions, options.replace, wanted.allowed)
     with stopping_on_request(), contextlib.ExitStack() as shown:
-        source = (
-            _failed_rows(path, wanted, options.allow_host) if options.retry else open_pairs(path, options.kind, wanted)
-        )
+        source = open_pairs(path, options.kind, wanted)
         bar = shown.enter_context(progress_bar())
         task = bar.add_task(f"import {source.kind}")
         marker = import_pairs(
@@ -82,13 +72,10 @@ def import_benchmark_command(**given: Any) -> int:
         given: the options of `diht benchmarks import`.
     """
     options = argparse.Namespace(**given)
-    if options.shard_size < 1 or options.answers < 2:
-        raise UserError("--shard-size must be 1 or more, and --answers 2 or more")
+    if options.shard_size < 1:
+        raise UserError("--shard-size must be 1 or more")
     path = _source(options.source)
-    annotations = Path(options.annotations).expanduser() if options.annotations else None
-    wanted = ReaderOptions(
-        options.split, _images(options.images), annotations, options.answers, links=_folders(options.allow_links)
-    )
+    wanted = ReaderOptions(options.split, _images(options.images), links=_folders(options.allow_links))
     order = BenchmarkImport(
         options.output,
         options.split,
@@ -156,13 +143,6 @@ def pair_summary(output: str, marker: Mapping[str, Any]) -> str:
     """The imported pairs, those left out and why, and the next command."""
     lines = [f"{output}: {marker['samples']} pairs in {_shards(len(marker['shards']))} ({marker['kind']})"]
     lines += [*account_lines(marker), *_notes(marker)]
-    if marker["kind"] == "retry" and marker["bad"]:
-        lines.append(
-            f"what failed again is in {join(output, FOLDER)}: diht import {shlex.quote(output)} NEW --retry asks "
-            f"for it once more"
-        )
-    if not marker["samples"]:
-        return "\n".join(lines)
     return "\n".join([*lines, f"to write a run document for them: diht init {shlex.quote(output)}"])
 
 
@@ -175,26 +155,6 @@ def ready_summary(source: str, output: str | None, marker: Mapping[str, Any]) ->
         lines.append(f"nothing was written to {output}")
     lines += [*Tally(marker["bad"]).lines("left out"), *_notes(marker)]
     return "\n".join([*lines, f"to write a run document for them: diht init {shlex.quote(source)}"])
-
-
-def _require_fitting(options: argparse.Namespace) -> None:
-    """Refuse what would do nothing beside `--retry`, or without it."""
-    if options.allow_host and not options.retry:
-        raise UserError("--allow-host goes with --retry, which downloads: remove it, or add --retry")
-    given = {
-        "--format": options.kind,
-        "--images": options.images,
-        "--image-column": options.image_column,
-        "--allow-links": options.allow_links,
-    }
-    if options.retry and (without := [name for name, value in given.items() if value]):
-        raise UserError(
-            f"{without[0]} does not go with --retry, which reads tables and downloads the images: remove it"
-        )
-
-
-def _failed_rows(path: Path, wanted: ReaderOptions, allowed: Sequence[str]) -> RecordSource:
-    return read_failed_rows(path, Web(allowed), caption=wanted.caption_column, delimiter=wanted.delimiter)
 
 
 def _shards(count: int) -> str:

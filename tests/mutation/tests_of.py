@@ -112,7 +112,6 @@ EVALUATE: Final[dict[str, list[str]]] = {
         "answer_ranking": _evaluate("answer_ranking", "", f"{_ANSWERS} {_FAILS}"),
         "benchmark_images": _evaluate("benchmark_images", "decode prefetch", _CAPTIONS),
         "catalogue.discovery": _evaluate("", "folder_names catalogue"),
-        "catalogue.folder_names": _evaluate("", "folder_names"),
         "class_texts": _evaluate(
             "benchmark_images classification soundness", "class_texts packaged_texts folder_names", ""
         ),

@@ -7,22 +7,63 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.data.imports.annotation_files import image_folder_of
 from diht_k8s.data.imports.provenance import kept_columns, named_path
 from diht_k8s.data.imports.records import (
     ImageRecord,
     ReaderOptions,
     RecordSource,
     SeenUnits,
+    SourceFile,
+    Tally,
+    printable,
 )
-from diht_k8s.data.imports.source_files import SourceFile
-from diht_k8s.data.imports.tally import Tally, printable
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file.
+
+    Raises:
+        DataError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error}): fetch it again") from error
+
+
+def image_folder_of(path: Path, given: Path | None, names: Sequence[str], first: Sequence[str]) -> Path:
+    """The folder that holds the images of an annotation file: the one given, else the first in which one of some is.
+
+    Args:
+        path: the annotation file.
+        given: what the user said.
+        names: folders to look at, beside the file.
+        first: file names of some images, of which a few may be missing.
+
+    Raises:
+        UserError: no folder has one of them.
+    """
+    places = [given] if given is not None else [path.parent / name for name in ("", *names)]
+    places = [place for parent in places for place in (parent, *(parent / name for name in names))]
+    found = next((place for place in dict.fromkeys(places) if any(_is_file(place / name) for name in first)), None)
+    if found is None:
+        where = str(given) if given is not None else f"{path.parent} or its folders {', '.join(names)}"
+        raise UserError(f"{printable(first[0])} of {path} is not in {where}: name the folder of the images by --images")
+    return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long
+        return False
+
 
 FOLDERS: Final = (
     "images",
@@ -78,7 +119,7 @@ class Captioned:
 
 
 def read_coco(path: Path, document: Any, options: ReaderOptions) -> RecordSource:
-    """A caption file of COCO, also one of a Karpathy split in that form; it is one split, so `options.split` is not read.
+    """A caption file of COCO, also one of a Karpathy split in that form: one split, so `options.split` is not read.
 
     Entries that lack a field, and those without their counterpart, are counted.
 
@@ -156,8 +197,8 @@ def read_karpathy(path: Path, document: Any, options: ReaderOptions) -> RecordSo
 def read_caption_lines(path: Path, options: ReaderOptions) -> RecordSource:
     """Flickr30k's captions as one of its four files has them, known by its first line.
 
-    Those of Hugging Face (`flickr_annotations_30k.csv`) and of Kaggle (`results.csv`), the original `results_20130124.token`,
-    and lines `IMAGE,CAPTION`, below a header or not, as clip-benchmark has it; commas in captions stay.
+    Those of Hugging Face (`flickr_annotations_30k.csv`) and of Kaggle (`results.csv`), the original
+    `results_20130124.token`, and lines `IMAGE,CAPTION`, below a header or not, as clip-benchmark has it; commas in captions stay.
 
     Raises:
         UserError: it is none of them, the images are not found, or the table has no such split.
@@ -171,8 +212,8 @@ def read_caption_lines(path: Path, options: ReaderOptions) -> RecordSource:
         return read_tokens(path, options)
     if b".jpg," not in path.read_bytes():
         raise UserError(
-            f"{path} is no caption file of Flickr30k: expected lines IMAGE.jpg,CAPTION below a header, Kaggle's results.csv, "
-            "Hugging Face's flickr_annotations_30k.csv or results_20130124.token"
+            f"{path} is no caption file of Flickr30k: expected lines IMAGE.jpg,CAPTION below a header, Kaggle's "
+            "results.csv, Hugging Face's flickr_annotations_30k.csv or results_20130124.token"
         )
 
     def parts(line: str) -> tuple[str, str] | None:

@@ -6,28 +6,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import UserError, suggestion
-from diht_k8s.data.imports import caption_annotations, image_text_sets
-from diht_k8s.data.imports.annotation_files import read_json
-from diht_k8s.data.imports.folder_walk import shallow_files, walk
-from diht_k8s.data.imports.hugging_face import read_hugging_face
-from diht_k8s.data.imports.hugging_face_tables import is_hugging_face
-from diht_k8s.data.imports.idx_files import IDX_SETS, find_idx, read_idx
-from diht_k8s.data.imports.image_folder import IMAGE_SUFFIXES, read_image_folder
-from diht_k8s.data.imports.imagenet import IMAGENET, is_imagenet_root, read_imagenet
-from diht_k8s.data.imports.loose_images import read_loose_images
+from diht_k8s.data.imports import caption_annotations
+from diht_k8s.data.imports.caption_annotations import read_json
+from diht_k8s.data.imports.folders import IMAGE_SUFFIXES, read_image_folder, read_loose_images, shallow_files, walk
+from diht_k8s.data.imports.hugging_face import is_hugging_face, read_hugging_face
 from diht_k8s.data.imports.pair_tables import TABLES, read_rows, read_table
-from diht_k8s.data.imports.pascal_voc import PASCAL_VOC, PASCAL_VOC_IMAGES, find_voc, read_voc
-from diht_k8s.data.imports.records import ReaderOptions, RecordSource
-from diht_k8s.data.imports.source_files import SourceFile, require_inside
-from diht_k8s.data.imports.tally import printable
-from diht_k8s.data.imports.torchvision_sets import TORCHVISION_SETS, find_torchvision, read_torchvision
-from diht_k8s.data.imports.wilds_sets import find_wilds, read_wilds
+from diht_k8s.data.imports.records import ReaderOptions, RecordSource, SourceFile, printable, require_inside
+from diht_k8s.data.imports.torchvision_sets import TORCHVISION_SETS, read_torchvision
 
 Layouts = Mapping[str, tuple[Callable[[Any], bool], Callable[[Path, Any, ReaderOptions], RecordSource]]]
 """Name -> whether a JSON document is of this layout, and its reader."""
@@ -35,30 +26,8 @@ CAPTIONS: Final[Layouts] = {
     "coco-captions": (caption_annotations.is_coco, caption_annotations.read_coco),
     "karpathy": (caption_annotations.is_karpathy, caption_annotations.read_karpathy),
 }
-_JSON: Final[Layouts] = {
-    **CAPTIONS,
-    "vqav2": (image_text_sets.is_vqa, image_text_sets.read_vqa),
-    "sugar-crepe": (image_text_sets.is_sugar_crepe, image_text_sets.read_sugar_crepe),
-}
-_LINES: Final[dict[str, Callable[[Path, ReaderOptions], RecordSource]]] = {
-    "flickr-captions": caption_annotations.read_caption_lines,
-    "snli-ve": image_text_sets.read_snli_ve,
-    "winoground": image_text_sets.read_winoground,
-}
-WILDS: Final = ("wilds-camelyon17", "wilds-iwildcam", "wilds-fmow")
-BENCHMARK_LAYOUTS: Final = (
-    "image-folder",
-    *_JSON,
-    *_LINES,
-    *WILDS,
-    "hugging-face",
-    *IDX_SETS,
-    *TORCHVISION_SETS,
-    IMAGENET,
-    PASCAL_VOC,
-    PASCAL_VOC_IMAGES,
-)
-"""All that can be read."""
+BENCHMARK_LAYOUTS: Final = ("image-folder", *CAPTIONS, "flickr-captions", "hugging-face", *TORCHVISION_SETS)
+"""All that can be read; torchvision's sets by their names alone."""
 PAIR_LAYOUTS: Final = ("folder", "table", "rows", *CAPTIONS, "flickr-tokens")
 """All that can be read: `table` is CSV, TSV and JSON lines, `rows` Parquet, Arrow and Hugging Face data sets."""
 METADATA: Final = (
@@ -72,38 +41,6 @@ METADATA: Final = (
 """Tables that lie in the folder of their images, under names that others give them."""
 FLICKR_TABLES: Final = ("results.csv", "flickr_annotations_30k.csv")
 """Flickr30k's captions as others publish them, beside the folder of the images."""
-
-
-def _read_wilds(kind: str | None, found: str | None, folder: Path, options: ReaderOptions) -> RecordSource:
-    if found is None or kind not in (None, found):
-        raise UserError(f"{folder} holds no metadata of {kind}: name the folder with its metadata.csv")
-    return read_wilds(found, folder, options)
-
-
-@dataclass(frozen=True)
-class FolderLayout:
-    """A layout that is a folder."""
-
-    title: str
-    """in words."""
-    names: Collection[str]
-    """of its kinds."""
-    find: Callable[[Path], Any]
-    """what a folder has of it; None, False or empty for nothing."""
-    read: Callable[[str | None, Any, Path, ReaderOptions], RecordSource]
-    """by the kind that the user names, what was found, and the folder."""
-
-
-FOLDER_LAYOUTS: Final = (
-    FolderLayout("a set of WILDS", WILDS, find_wilds, _read_wilds),
-    FolderLayout("IDX files", IDX_SETS, find_idx, read_idx),
-    FolderLayout(
-        "ImageNet", (IMAGENET,), is_imagenet_root, lambda _, __, folder, options: read_imagenet(folder, options)
-    ),
-    FolderLayout("Pascal VOC", (PASCAL_VOC, PASCAL_VOC_IMAGES), find_voc, read_voc),
-    FolderLayout("a set of torchvision", TORCHVISION_SETS, find_torchvision, read_torchvision),
-)
-"""All are looked for, and one alone may be found; Hugging Face data sets and ImageFolders are what is left."""
 
 
 def open_benchmark(path: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
@@ -128,16 +65,8 @@ def open_benchmark(path: Path, kind: str | None, options: ReaderOptions) -> Reco
 def _open_benchmark_folder(folder: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
     if not any(folder.iterdir()):
         raise UserError(f"{folder} is empty: name the folder into which the original was unpacked")
-    if kind is not None:
-        layout = next((each for each in FOLDER_LAYOUTS if kind in each.names), None)
-        if layout is not None:
-            return layout.read(kind, layout.find(folder), folder, options)
-    elif found := [(each, place) for each in FOLDER_LAYOUTS if (place := each.find(folder))]:
-        if len(found) > 1:
-            titles = ", ".join(each.title for each, _ in found)
-            raise UserError(f"{folder} holds several data sets ({titles}): say which one by --format")
-        layout, place = found[0]
-        return layout.read(None, place, folder, options)
+    if kind in TORCHVISION_SETS:
+        return read_torchvision(kind, folder, options)
     if kind == "hugging-face" or (kind is None and is_hugging_face(folder)):
         return read_hugging_face(folder, options)
     if kind not in (None, "image-folder"):
@@ -152,7 +81,7 @@ def _open_benchmark_folder(folder: Path, kind: str | None, options: ReaderOption
 
 def _is_annotation(path: Path) -> bool:
     """Whether a file says by its name that it is read in place of its folder."""
-    return path.suffix in (".json", ".jsonl", ".token") or path.name in FLICKR_TABLES
+    return path.suffix in (".json", ".token") or path.name in FLICKR_TABLES
 
 
 def _holds_folders(folder: Path) -> bool:
@@ -162,19 +91,15 @@ def _holds_folders(folder: Path) -> bool:
 def _open_benchmark_file(path: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
     if path.suffix in (".parquet", ".arrow"):
         return read_hugging_face(path, options)
-    if path.suffix == ".jsonl" and kind is None:
-        kind = "winoground" if path.name == "examples.jsonl" else "snli-ve"
-    if path.suffix in (".txt", ".csv", ".token") and kind is None:
-        kind = "flickr-captions"
-    if kind in _LINES:
-        return _LINES[kind](path, options)
+    if kind == "flickr-captions" or (kind is None and path.suffix in (".txt", ".csv", ".token")):
+        return caption_annotations.read_caption_lines(path, options)
     if path.suffix != ".json":
         raise UserError(
-            f"{path} is no annotation file that can be read: expected .json, .jsonl, .csv, .txt, .token, .parquet or .arrow"
+            f"{path} is no annotation file that can be read: expected .json, .csv, .txt, .token, .parquet or .arrow"
         )
-    if (source := _read_annotations(path, kind, _JSON, options)) is not None:
+    if (source := _read_annotations(path, kind, CAPTIONS, options)) is not None:
         return source
-    expected = kind or f"a file of {', '.join(_JSON)}"
+    expected = kind or f"a file of {', '.join(CAPTIONS)}"
     raise UserError(f"{path} is not {expected}: check the file, or name its layout by --format")
 
 

@@ -1,7 +1,8 @@
-"""The import of image-caption pairs as shards for `spec.data.sources`: OUTPUT/{00000..N}.tar, and last COMMITTED.json.
+"""Image-caption pairs as shards for `spec.data.sources`: OUTPUT/{00000..N}.tar, and last COMMITTED.json.
 
-A caption makes a pair; an image with several captions is stored once for each, and all of them lie in the same shard, or
-once with all of them as `captions` of its .json, from which a training draws (`train.captions: Drawn`).
+A caption makes a pair; an image with several captions is stored once for each, and all of them lie in the same shard,
+or once with all of them as `captions` of its .json, from which a training draws (`train.captions: Drawn`). Existing
+shards, as img2dataset and others write them, are checked and taken as they are.
 """
 
 from __future__ import annotations
@@ -10,35 +11,31 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import join
-from diht_k8s.data.imports.account import seen_json, seen_units, settle
-from diht_k8s.data.imports.failed_rows import FOLDER
-from diht_k8s.data.imports.image_bytes import HEIF_MISSING, encode_image, heif_advice
 from diht_k8s.data.imports.provenance import SOURCE_PATH, SOURCE_ROW, storable_path
-from diht_k8s.data.imports.records import ImageRecord, RecordSource
-from diht_k8s.data.imports.reject_list import RejectList
+from diht_k8s.data.imports.records import LINKS_ADVICE, OUTSIDE, ImageRecord, RecordSource, Tally
 from diht_k8s.data.imports.resumable_import import (
     MARKER,
     ImportTarget,
     json_bytes,
     renewed,
     resume,
+    seen_json,
+    seen_units,
+    settle,
     sole_writer,
     write_missing,
 )
-from diht_k8s.data.imports.shard_writer import THREADS, Packed, ShardFacts, shard_bounds
-from diht_k8s.data.imports.source_files import LINKS_ADVICE, OUTSIDE
-from diht_k8s.data.imports.tally import Tally
+from diht_k8s.data.imports.shard_writer import HEIF_MISSING, Packed, ShardFacts, encode_image, heif_advice, shard_bounds
 from diht_k8s.data.shards.images import BadImageError
-from diht_k8s.data.shards.samples import make_sample
+from diht_k8s.data.shards.samples import DamagedShardError, make_sample, read_samples, stated_successes
 from diht_k8s.data.shards.storage import Storage
 
 VERSION: Final = 2
-RETRY_THREADS: Final = 16
-"""That wait for hosts."""
 DIGITS: Final = 5
 """Of a shard's number; larger numbers have more."""
 
@@ -57,8 +54,6 @@ class PairImport:
     replace: bool = False
     links: tuple[str, ...] = ()
     """folders outside of the source in which its files may lie."""
-    retry: bool = False
-    """whether the images are downloaded: by more threads, with a list of what failed, and none need come."""
 
 
 def import_pairs(
@@ -92,12 +87,7 @@ def import_pairs(
         "captions": order.captions,
         "links": list(order.links),
     }
-    target = ImportTarget(
-        order.output,
-        lambda number: f"{number:0{DIGITS}d}.tar",
-        replace=order.replace,
-        rejects=lambda number: f"{FOLDER}/{number:0{DIGITS}d}.jsonl",
-    )
+    target = ImportTarget(order.output, lambda number: f"{number:0{DIGITS}d}.tar", replace=order.replace)
     with sole_writer(storage, target, len(parts)):
         found, done = resume(storage, target, config, parts, begin)
         if found is not None:
@@ -112,11 +102,8 @@ def import_pairs(
             advance,
             pack=pack,
             empty_shards=True,
-            threads=RETRY_THREADS if order.retry else THREADS,
-            rejects=RejectList() if order.retry else None,
         )
-        if not order.retry:
-            _require_pairs(facts, source)
+        _require_pairs(facts, source)
         marker = {
             "schema_version": 1,
             "config": config,
@@ -182,3 +169,60 @@ def _members(suffix: str, image: bytes, caption: str, meta: Mapping[str, Any]) -
         except (ValueError, RecursionError) as error:
             raise BadImageError("json_unreadable") from error
     return members
+
+
+NOTES: Final = 10
+"""A person needs a few of them."""
+
+
+def check_shards(paths: Sequence[Path], storage: Storage, advance: Callable[[], object]) -> dict[str, Any]:
+    """Read each shard once; what they hold, in the form of an import's marker. Images are not decoded.
+
+    Args:
+        paths: of the shards.
+        storage: that reads them.
+        advance: called after each shard.
+
+    Raises:
+        DataError: a shard is damaged, or no sample can be used.
+    """
+    samples, bad, notes, damaged = 0, Tally(), list[str](), list[DamagedShardError]()
+    for path in paths:
+        delivered = 0
+        try:
+            for sample in read_samples(storage, str(path)):
+                delivered += 1
+                if sample.problem is None:
+                    samples += 1
+                else:
+                    bad.add(sample.problem, f"{path} {sample.key}")
+        except DamagedShardError as error:
+            damaged.append(error)
+        else:
+            notes += _differences(path, delivered)
+        advance()
+    if damaged:
+        more = f" (and {len(damaged) - 1} more damaged shards)" if len(damaged) > 1 else ""
+        raise DataError(f"{damaged[0]}{more}")
+    if not samples:
+        reasons = "; ".join(f"{each['count']} {reason}, for example {each['example']}" for reason, each in bad.items())
+        raise DataError(f"none of the samples can be used: {reasons}")
+    return {
+        "type": "Pairs",
+        "kind": "shards",
+        "samples": samples,
+        "bad": dict(sorted(bad.items())),
+        "shards": [{"name": path.name} for path in paths],
+        "notes": notes[:NOTES],
+    }
+
+
+def _differences(path: Path, delivered: int) -> list[str]:
+    """A note where img2dataset states another number of samples for a shard."""
+    stats = path.with_name(f"{path.name.partition('.')[0]}_stats.json")
+    if not stats.is_file():
+        return []
+    stated = stated_successes(stats.read_bytes())
+    if stated is None:
+        return [f"{stats} cannot be read"]
+    return [] if stated == delivered else [f"{path} holds {delivered} samples, but {stats.name} says {stated}"]

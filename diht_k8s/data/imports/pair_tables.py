@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.data.imports.annotation_files import image_folder_of
-from diht_k8s.data.imports.caption_annotations import FOLDERS, LOOKED_AT
-from diht_k8s.data.imports.hugging_face_tables import holds_bytes, open_table
+from diht_k8s.data.imports.caption_annotations import FOLDERS, LOOKED_AT, image_folder_of
+from diht_k8s.data.imports.hugging_face import holds_bytes, open_table
 from diht_k8s.data.imports.provenance import kept_columns, named_path, text_columns
 from diht_k8s.data.imports.records import (
     ImageRecord,
     ReaderOptions,
     RecordSource,
     SeenUnits,
+    SourceFile,
+    SourceRoots,
     file_stats,
     fingerprint,
+    printable,
     stats_digest,
 )
-from diht_k8s.data.imports.source_files import SourceFile, SourceRoots
-from diht_k8s.data.imports.tally import printable
 from diht_k8s.data.imports.text_tables import DIALECTS, JSON_LINES, CaptionColumn, TextTable, is_json_lines
 
 IMAGE_COLUMNS: Final = (
@@ -167,8 +167,8 @@ def _long_rows(table: TextTable) -> tuple[str, ...]:
     if not table.long_rows:
         return ()
     return (
-        f"{table.long_rows} rows hold line ends, the first up to line {table.first_long}: check that each quote there has "
-        "its end",
+        f"{table.long_rows} rows hold line ends, the first up to line {table.first_long}: check that each quote there "
+        "has its end",
     )
 
 

@@ -1,6 +1,7 @@
-"""An import that can be interrupted at any moment: its configuration, its finished shards, its commit marker.
+"""An import that can be interrupted at any moment: its configuration, finished shards, account and commit marker.
 
-OUTPUT/import/started.json says whose output it is, OUTPUT/import/N.json what shard N holds, and COMMITTED.json comes last.
+OUTPUT/import/started.json says whose output it is, OUTPUT/import/N.json what shard N holds; COMMITTED.json comes last.
+All that was seen is stored, bad, beside a stored image, or ignored, and nothing else.
 """
 
 from __future__ import annotations
@@ -14,13 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from diht_k8s.api.errors import RetryableError, UserError
+from diht_k8s.api.errors import DataError, RetryableError, UserError
 from diht_k8s.api.hashing import differences
 from diht_k8s.api.layout import join
-from diht_k8s.data.imports.image_bytes import HEIF_MISSING, can_read_heif
-from diht_k8s.data.imports.records import RecordSource
-from diht_k8s.data.imports.reject_list import RejectList
-from diht_k8s.data.imports.shard_writer import THREADS, EmptyShardError, Pack, ShardFacts, write_shard
+from diht_k8s.data.imports.records import LINKS_ADVICE, OUTSIDE, RecordSource, SeenUnits, Tally
+from diht_k8s.data.imports.shard_writer import (
+    HEIF_MISSING,
+    EmptyShardError,
+    Pack,
+    ShardFacts,
+    can_read_heif,
+    heif_advice,
+    write_shard,
+)
+from diht_k8s.data.shards.images import MAX_PIXELS
 from diht_k8s.data.shards.storage import Storage, temporary_of
 
 MARKER: Final = "COMMITTED.json"
@@ -38,8 +46,6 @@ class ImportTarget:
     """name of shard N, relative to the output."""
     others: tuple[str, ...] = ()
     """names of the other files that it writes beside the shards, their records and the marker."""
-    rejects: Callable[[int], str] | None = None
-    """name of the list of what shard N leaves out; None where no import of this kind writes one."""
     replace: bool = False
     """remove another import that lies there."""
 
@@ -200,8 +206,6 @@ def write_missing(
     *,
     pack: Pack,
     empty_shards: bool = False,
-    threads: int = THREADS,
-    rejects: RejectList | None = None,
 ) -> list[ShardFacts]:
     """Write the shards that are not finished; what each of all shards holds.
 
@@ -214,8 +218,6 @@ def write_missing(
         advance: called after each record.
         pack: makes the samples of a record.
         empty_shards: go on where no record of a shard can be used; no file is written for it.
-        threads: that read and pack.
-        rejects: notes what each shard leaves out, in a file that is there before the shard counts as finished.
 
     Raises:
         DataError: no record of a shard can be used, unless `empty_shards`.
@@ -233,15 +235,11 @@ def write_missing(
                     stop,
                     advance,
                     pack=pack,
-                    threads=threads,
-                    rejected=None if rejects is None else rejects.add,
                 )
             except EmptyShardError as error:
                 if not empty_shards:
                     raise
                 found = error.facts
-            if rejects is not None and target.rejects is not None:
-                storage.write_bytes(join(target.output, target.rejects(number)), rejects.take())
             storage.write_bytes(join(target.output, _record(number)), json_bytes(found.to_json()))
         facts.append(found)
     return facts
@@ -254,9 +252,78 @@ def json_bytes(document: Json) -> bytes:
 
 def _names(target: ImportTarget, number: int) -> tuple[str, ...]:
     """The files of a shard."""
-    rejects = () if target.rejects is None else (target.rejects(number),)
-    return (target.name(number), _record(number), *rejects)
+    return target.name(number), _record(number)
 
 
 def _record(number: int) -> str:
     return f"import/{number}.json"
+
+
+ADVICE: Final = {
+    "picture_too_large": f"images above {MAX_PIXELS // 1_000_000} million pixels are not read: make them smaller first",
+    "caption_not_utf8": "captions that are not UTF-8 are not read: save their files as UTF-8",
+}
+"""Why a record is bad -> what to do about it."""
+
+
+def settle(source: RecordSource, facts: Sequence[ShardFacts], output: str) -> Json:
+    """The fields of a marker that say what became of everything.
+
+    What was seen is the reader's count (of a walk, a footer, a second reading), the rest are the writer's.
+
+    Args:
+        source: that was imported.
+        facts: of all shards.
+        output: for the message.
+
+    Raises:
+        DataError: the two differ.
+    """
+    seen = seen_units(source)
+    bad, captions = Tally(), Tally()
+    for each in facts:
+        bad.merge(each.bad)
+        captions.merge(each.bad_captions)
+    stored = sum(each.images for each in facts)
+    accounted = stored + bad.total + seen.beside + seen.ignored.total
+    if accounted != seen.count:
+        raise DataError(
+            f"{output}: {seen.count} {seen.unit} were seen, but {accounted} are accounted for ({stored} stored, "
+            f"{bad.total} bad, {seen.beside} beside them, {seen.ignored.total} ignored): leave SOURCE alone during an "
+            "import, and start it again with --replace"
+        )
+    return {
+        "samples": sum(each.samples for each in facts),
+        "images": stored,
+        "bad": dict(sorted(bad.items())),
+        "bad_captions": dict(sorted(captions.items())),
+        "seen": seen_json(seen),
+    }
+
+
+def seen_units(source: RecordSource) -> SeenUnits:
+    """What was seen of a source; its records, where the layout lists them itself."""
+    return source.seen or SeenUnits("images", source.total)
+
+
+def seen_json(seen: SeenUnits) -> Json:
+    """Plain values."""
+    ignored = dict(sorted(seen.ignored.items()))
+    return {"unit": seen.unit, "count": seen.count, "beside": seen.beside, "ignored": ignored}
+
+
+def account_lines(marker: Mapping[str, Any]) -> list[str]:
+    """What became of everything that was seen, for people."""
+    seen, bad, ignored = marker["seen"], Tally(marker["bad"]), Tally(marker["seen"]["ignored"])
+    parts = [f"{marker['images']} images stored", f"{bad.total} bad"]
+    parts += [f"{seen['beside']} captions beside images"] if seen["beside"] else []
+    parts += [f"{ignored.total} ignored"] if ignored else []
+    lines = [f"{seen['count']} {seen['unit']} seen: {', '.join(parts)}"]
+    lines += [*bad.lines("left out"), *Tally(marker["bad_captions"]).lines("left out of the captions of stored images")]
+    lines += ignored.lines("ignored")
+    if HEIF_MISSING in bad:
+        lines.append(heif_advice())
+    lines += [advice for reason, advice in ADVICE.items() if reason in bad or reason in marker["bad_captions"]]
+    if any(OUTSIDE in reason for reason in (*bad, *ignored)):
+        lines.append(LINKS_ADVICE)
+    return lines

@@ -1,4 +1,4 @@
-"""Rows of tables in text (CSV, TSV, JSON lines) in flat memory: one reading finds where rows begin, later ones start there."""
+"""Rows of tables in text (CSV, TSV, JSON lines) in flat memory: a first reading finds where rows begin."""
 
 from __future__ import annotations
 
@@ -7,13 +7,30 @@ import csv
 import io
 import json
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.data.imports.column_names import require_distinct
+from diht_k8s.data.imports.records import printable
+
+
+def require_distinct(table: object, names: Iterable[str]) -> None:
+    """Refuse a table in which a name stands twice.
+
+    Args:
+        table: for the message.
+        names: of its columns.
+
+    Raises:
+        DataError: names the columns.
+    """
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(f"{table} has two columns of one name ({printable(', '.join(repeated))}): rename one")
+
 
 DIALECTS: Final = {".csv": ",", ".tsv": "\t"}
 JSON_LINES: Final = (".jsonl", ".ndjson")
@@ -28,7 +45,7 @@ CaptionColumn = Callable[[Sequence[str]], str | None]
 
 
 class LongLineError(csv.Error):
-    """A line is too long for a row; the lines behind it can be read. The reader of CSV goes on after its own errors too."""
+    """A line is too long for a row; the lines behind it can be read, as after the errors of the reader of CSV."""
 
 
 class TextLines(Iterator[str]):
@@ -167,8 +184,9 @@ def is_json_lines(path: Path) -> bool:
 
 
 def csv_rows(lines: Iterable[str], delimiter: str, table: object, caption: CaptionColumn) -> Iterator[Row | None]:
-    """Rows of a CSV file with a header, None for one that cannot be read; commas of a caption in the last column need no
-    quotes.
+    """Rows of a CSV file with a header, None for one that cannot be read.
+
+    Commas of a caption in the last column need no quotes.
 
     Args:
         lines: of the file, with their ends.

@@ -19,15 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.data.imports.column_names import require_distinct
-from diht_k8s.data.imports.hugging_face_tables import parquet_rows
+from diht_k8s.data.imports.hugging_face import parquet_rows
 from diht_k8s.data.imports.pair_tables import (
     CAPTION_COLUMNS,
     URL_COLUMNS,
     caption_column,
     usual_column,
 )
-from diht_k8s.data.imports.text_tables import DIALECTS, JSON_LINES, csv_rows, json_rows
+from diht_k8s.data.imports.text_tables import DIALECTS, JSON_LINES, csv_rows, json_rows, require_distinct
 from diht_k8s.data.shards.sources import TablePart
 from diht_k8s.data.shards.storage import Storage
 

@@ -25,7 +25,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.api.layout import join
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.stages.evaluate.catalogue.folder_names import plain_name
+from diht_k8s.stages.evaluate.catalogue import plain_name
 
 IMAGENET: Final = ("imagenet1k", "imagenet-1k", "imagenet", "imagenetv2", "imagenet_sketch")
 """Benchmarks of ImageNet's 1,000 classes in their order."""

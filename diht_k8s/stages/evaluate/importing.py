@@ -13,7 +13,6 @@ from typing import Any, Final
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import join
-from diht_k8s.data.imports.account import seen_json, seen_units, settle
 from diht_k8s.data.imports.records import RecordSource
 from diht_k8s.data.imports.resumable_import import (
     MARKER,
@@ -21,6 +20,9 @@ from diht_k8s.data.imports.resumable_import import (
     json_bytes,
     renewed,
     resume,
+    seen_json,
+    seen_units,
+    settle,
     sole_writer,
     write_missing,
 )
@@ -29,7 +31,6 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.evaluate.class_texts import (
     CLASS_NAMES,
     TEMPLATES,
-    WITH_CLASSES,
     SourcedTexts,
     packaged_names,
     packaged_templates,
@@ -127,18 +128,15 @@ def class_names_for(source: RecordSource, plan: BenchmarkImport, storage: Storag
     """
     # a line each: the readers of the file take U+2028 and others for the end of one
     lines = [" ".join(name.split()) for name in source.class_names]
-    if source.type not in WITH_CLASSES:  # answers to choose from, which go by no number
-        lines = [line for line in lines if line]
     own = SourcedTexts(lines, "the data set" if lines else "")
     if plan.class_names is not None:
         given = read_lines(storage, plan.class_names)
-        has_classes = bool(own.lines) and source.type in WITH_CLASSES
-        if has_classes and len(given) != len(own.lines):
+        if own.lines and len(given) != len(own.lines):
             raise UserError(
                 f"{plan.class_names} has {len(given)} names, but the data set has {len(own.lines)} classes: give one "
                 "name a line, in the order of the class numbers"
             )
-        return SourcedTexts(_in_places(own.lines, given) if has_classes else given, plan.class_names)
+        return SourcedTexts(_in_places(own.lines, given) if own.lines else given, plan.class_names)
     found = packaged_names(source.texts) if source.texts is not None else None
     if found is not None and len(found[0]) == len(own.lines):
         return SourcedTexts(*found)
@@ -153,7 +151,7 @@ def class_names_for(source: RecordSource, plan: BenchmarkImport, storage: Storag
 
 
 def _in_places(names: Sequence[str], given: Sequence[str]) -> list[str]:
-    """Given names, each in the place of its class: where a data set's own names are numbers, sorted as texts or not, in their order."""
+    """Given names, each in the place of its class: by the numbers where a data set's own names are numbers."""
     numbered = all(map(str.isdecimal, names))
     places = sorted(range(len(names)), key=lambda place: int(names[place])) if numbered else range(len(names))
     return [name for _, name in sorted(zip(places, given, strict=True))]

@@ -11,9 +11,8 @@ import yaml
 from diht_k8s.cli.main import main
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
-from diht_k8s.stages.evaluate.catalogue import catalogue
+from diht_k8s.stages.evaluate.catalogue import catalogue, folder_names, plain_name
 from diht_k8s.stages.evaluate.catalogue.discovery import candidate_folders, find_benchmark, find_unlisted
-from diht_k8s.stages.evaluate.catalogue.folder_names import folder_names, plain_name
 
 DATACOMP = [
     "imagenet1k",

@@ -14,11 +14,11 @@ import yaml
 from diht_k8s.api.documents import load
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
-from diht_k8s.data.imports.pascal_voc import CLASSES
+from diht_k8s.data.imports.torchvision_sets import VOC_CLASSES
 from diht_k8s.runtime.stage import run_stage
 from diht_k8s.stages.evaluate import class_texts
 from diht_k8s.stages.evaluate import stage as program
-from tests.recipe.evaluate.imports.downloads import voc2007
+from tests.recipe.evaluate.imports.originals import voc2007
 from tests.recipe.evaluate.small_run import export_model
 
 
@@ -48,10 +48,10 @@ def test_voc_of_whole_images_is_imported_listed_and_measured_as_the_kit_does(
 ) -> None:
     monkeypatch.setattr(class_texts, "_read", lambda file: {})  # as where clip-benchmark is not installed
     source = voc2007(tmp_path / "in")
-    command = ["benchmarks", "import", str(source), f"{tmp_path}/sets/voc", "--format", "pascal-voc-images"]
+    command = ["benchmarks", "import", str(source), f"{tmp_path}/sets/voc", "--format", "voc2007_multilabel"]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "(pascal-voc-images, MultiLabel, 20 classes)" in said
+    assert "(voc2007_multilabel, MultiLabel, 20 classes)" in said
     assert "class names from the data set" in said
     assert main(["benchmarks", str(tmp_path / "sets"), "--yaml", "--only", "voc"]) == 0
     listed = yaml.safe_load(capsys.readouterr().out)["evaluate"]["benchmarks"]
@@ -61,10 +61,10 @@ def test_voc_of_whole_images_is_imported_listed_and_measured_as_the_kit_does(
     export_model(tmp_path / "model")
     result, stage = evaluated(tmp_path, listed)
     rows = pq.read_table(stage / "benchmarks/000.parquet").to_pydict()
-    names = [path.stem for path in sorted((source / "VOC2007/JPEGImages").iterdir())][4:]
+    names = [path.stem for path in sorted((source / "VOCdevkit/VOC2007/JPEGImages").iterdir())][4:]
     again = {}
-    for number, (kind, name) in enumerate(CLASSES.items()):
-        lists = source / f"VOC2007/ImageSets/Main/{kind}_test.txt"
+    for number, name in enumerate(VOC_CLASSES):
+        lists = source / f"VOCdevkit/VOC2007/ImageSets/Main/{name.replace(' ', '')}_test.txt"
         if lists.exists():
             again[name] = of_the_kit(lists, dict(zip(names, rows[f"{number} {name} score"], strict=True)))
     found = {each["name"]: each["precision"] for each in result["class_precisions"] if each["precision"] is not None}

@@ -88,7 +88,7 @@ def test_import_when_a_package_has_as_many_names_as_classes_writes_them(
     for name, expected in (("mnist", "digit 4"), ("pets", "Blue Cat")):
         source = getattr(originals, name)(tmp_path / name)
         output = tmp_path / f"out-{name}"
-        assert main(["benchmarks", "import", str(source), str(output)]) == 0
+        assert main(["benchmarks", "import", str(source), str(output), "--format", name]) == 0
         assert (output / "classnames.txt").read_text().splitlines()[4 if name == "mnist" else 2] == expected
     said = capsys.readouterr().out
     assert "class names from clip-benchmark" in said

@@ -17,7 +17,7 @@ import pytest
 
 from diht_k8s.api.errors import ExitCode, RetryableError
 from diht_k8s.cli.main import main
-from diht_k8s.data.imports import existing_shards
+from diht_k8s.data.imports import pair_import
 from tests.recipe.imports.loose_pairs import in_folder
 from tests.recipe.imports.outputs import imported, pairs, tree
 
@@ -69,7 +69,7 @@ def test_check_of_shards_when_asked_to_stop_says_so_in_one_line(
 ) -> None:
     imported(in_folder(tmp_path / "in", 1), source := tmp_path / "shards")
     capsys.readouterr()
-    monkeypatch.setattr(existing_shards, "read_samples", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(pair_import, "read_samples", lambda *_: signal.raise_signal(signal.SIGTERM))
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody heeds SIGTERM"))
     try:
         assert main(["import", str(source), str(tmp_path / "out")]) == ExitCode.STOPPED

@@ -1,7 +1,7 @@
 """Benchmarks found below a folder, those of a list and others.
 
 A benchmark is a folder with `test/*.tar`, `test/nshards.txt`, `classnames.txt` and
-`zeroshot_classification_templates.txt`; for its name see `folder_names`.
+`zeroshot_classification_templates.txt`; for its name see `catalogue.folder_names`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Any
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.api.layout import join
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.stages.evaluate.catalogue import CatalogueEntry
-from diht_k8s.stages.evaluate.catalogue.folder_names import PARENTS, folder_names, plain_name
+from diht_k8s.stages.evaluate.catalogue import PARENTS, CatalogueEntry, folder_names, plain_name
 from diht_k8s.stages.evaluate.class_texts import CLASS_NAMES, TEMPLATES, WITH_CLASSES, is_imagenet, read_templates
 from diht_k8s.stages.evaluate.importing import DATASET_TYPE, MARKER
 

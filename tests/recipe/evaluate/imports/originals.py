@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from scipy.io import savemat
 
-from tests.recipe.evaluate.imports.drawings import IMAGES, save, two_captions
-from tests.recipe.evaluate.imports.original_pixels import (
-    cifar10,
-    cifar100,
-    fashion_mnist,
-    fer2013,
-    kmnist,
-    mnist,
-    pcam,
-    stl10,
-    svhn,
-    usps,
-)
-from tests.recipe.evaluate.imports.original_tables import (
-    arrow,
-    numbered_labels,
-    numbered_texts,
-    parquet,
-    parquet_captions,
-    parquet_winogavil,
-    parquet_winoground,
-    yes_or_no,
-)
-from tests.recipe.evaluate.small_run import COLOURS
+from tests.recipe.evaluate.small_run import COLOURS, SHAPES, draw
+
+IMAGES = 24
+LABELLED = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": [f"{c}_toy" for c in COLOURS]}}
+
+
+@cache
+def drawing(row: int, side: int = 48, *, mode: str = "RGB") -> Image.Image:
+    """No two are the same; the colour goes round."""
+    drawn = Image.open(io.BytesIO(draw(COLOURS[row % 6], SHAPES[row // 6 % 3], 5000 + row)))
+    return drawn.resize((side, side)).convert(mode)
+
+
+def save(path: Path, row: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawing(row).save(path)
+
+
+def png(row: int) -> bytes:
+    buffer = io.BytesIO()
+    drawing(row).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def cells(rows: Iterable[int]) -> list[dict[str, Any]]:
+    """Images as `datasets` stores them."""
+    return [{"bytes": png(row), "path": None} for row in rows]
+
+
+def two_captions(row: int) -> list[str]:
+    """One or two, none twice: tools differ in what they do with ties."""
+    return [f"a {COLOURS[row % 6]} thing, number {row}", f"one of many: {SHAPES[row // 6 % 3]} at {row}"][: 1 + row % 2]
 
 
 def trust_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawn files do not have the checksums of the originals."""
-    for module in ("cifar", "stl10", "svhn", "flowers102", "fer2013"):
+    """Drawn files do not have the checksums of the originals, and PCAM's are no HDF5."""
+    for module in ("cifar", "svhn"):
         monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", lambda *_, **__: True)
+    h5py = types.ModuleType("h5py")
+    monkeypatch.setattr(h5py, "File", np.load, raising=False)
+    monkeypatch.setitem(sys.modules, "h5py", h5py)
 
 
 def image_folder(root: Path) -> Path:
@@ -49,10 +69,44 @@ def image_folder(root: Path) -> Path:
     return root
 
 
-def numbered_folders(root: Path) -> Path:
-    """Classes 1 to 11."""
-    for row in range(11):
-        save(root / "test" / str(row + 1) / "a.png", row)
+def cifar10(root: Path) -> Path:
+    """The labels at hand, the images in one array."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    rows = [np.asarray(drawing(row, 32)).transpose(2, 0, 1).reshape(-1) for row in range(IMAGES)]
+    batch = {"data": np.stack(rows), "labels": [row % 10 for row in range(IMAGES)]}
+    (folder / "test_batch").write_bytes(pickle.dumps(batch))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"kind_{n}" for n in range(10)]}))
+    return root
+
+
+def mnist(root: Path) -> Path:
+    folder = root / "MNIST/raw"
+    folder.mkdir(parents=True)
+    pixels = np.stack([np.asarray(drawing(row, 28, mode="L")) for row in range(IMAGES)])
+    for name, values in (("images-idx3", pixels), ("labels-idx1", np.arange(IMAGES) % 10)):
+        head = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+        for stem in ("t10k", "train"):
+            (folder / f"{stem}-{name}-ubyte").write_bytes(head + values.astype(np.uint8).tobytes())
+    return root
+
+
+def svhn(root: Path) -> Path:
+    root.mkdir(parents=True)
+    pixels = np.stack([np.asarray(drawing(row, 32)) for row in range(IMAGES)], axis=-1)
+    labels = np.arange(IMAGES) % 10
+    savemat(root / "test_32x32.mat", {"X": pixels, "y": np.where(labels == 0, 10, labels)[:, None]})
+    return root
+
+
+def pcam(root: Path) -> Path:
+    """The labels are in the file, too."""
+    (root / "pcam").mkdir(parents=True)
+    images = np.stack([np.asarray(drawing(row, 96)) for row in range(IMAGES)])
+    labels = (np.arange(IMAGES, dtype=np.uint8) % 2).reshape(-1, 1, 1, 1)
+    for name, values in (("x", images), ("y", labels)):
+        with (root / f"pcam/camelyonpatch_level_2_split_test_{name}.h5").open("wb") as file:
+            np.savez(file, **{name: values})
     return root
 
 
@@ -77,17 +131,6 @@ def food101(root: Path) -> Path:
     return root
 
 
-def dtd(root: Path) -> Path:
-    lines = []
-    for row in range(IMAGES):
-        name = f"{COLOURS[row % 6]}ed"
-        save(root / "dtd/dtd/images" / name / f"{name}_{row:04d}.jpg", row)
-        lines.append(f"{name}/{name}_{row:04d}.jpg")
-    (root / "dtd/dtd/labels").mkdir()
-    (root / "dtd/dtd/labels/test1.txt").write_text("\n".join(lines) + "\n")
-    return root
-
-
 def pets(root: Path) -> Path:
     lines = []
     for row in range(IMAGES):
@@ -98,93 +141,47 @@ def pets(root: Path) -> Path:
     return root
 
 
-def flowers(root: Path) -> Path:
-    for row in range(IMAGES):
-        save(root / "flowers-102/jpg" / f"image_{row + 1:05d}.jpg", row)
-    savemat(root / "flowers-102/imagelabels.mat", {"labels": (np.arange(IMAGES) * 7 % 102 + 1)[None]})
-    ids = np.arange(1, IMAGES + 1)[None]
-    savemat(root / "flowers-102/setid.mat", {"trnid": ids, "valid": ids, "tstid": ids})
-    return root
-
-
-def cars(root: Path) -> Path:
-    folder = root / "stanford_cars"
-    for row in range(IMAGES):
-        save(folder / "cars_test" / f"{row:05d}.jpg", row)
-    (folder / "devkit").mkdir()
-    names = np.array([f"{colour} wagon 20{n}" for n, colour in enumerate(COLOURS)], dtype=object)
-    savemat(folder / "devkit/cars_meta.mat", {"class_names": names})
-    fields = np.zeros(IMAGES, dtype=[("fname", object), ("class", object)])
-    for row in range(IMAGES):
-        fields[row] = (f"{row:05d}.jpg", row % 6 + 1)
-    savemat(folder / "cars_test_annos_withlabels.mat", {"annotations": fields})
-    return root
-
-
-def fgvc_aircraft(root: Path) -> Path:
-    data = root / "fgvc-aircraft-2013b/data"
-    for row in range(IMAGES):
-        save(data / "images" / f"{row:07d}.jpg", row)
-    (data / "variants.txt").write_text("".join(f"Model {n}\n" for n in range(6)))
-    (data / "images_variant_test.txt").write_text("".join(f"{row:07d} Model {row % 6}\n" for row in range(IMAGES)))
-    return root
-
-
-def sun397(root: Path) -> Path:
-    for row in range(IMAGES):
-        name = COLOURS[row % 6]
-        save(root / "SUN397" / name[0] / f"{name}_hall" / "indoor" / f"sun_{row:04d}.jpg", row)
-    (root / "SUN397/ClassName.txt").write_text("".join(f"/{name[0]}/{name}_hall/indoor\n" for name in COLOURS))
-    return root
-
-
-EUROSAT = (
-    "AnnualCrop",
-    "Forest",
-    "HerbaceousVegetation",
-    "Highway",
-    "Industrial",
-    "Pasture",
-    "PermanentCrop",
-    "Residential",
-    "River",
-    "SeaLake",
-)
-
-
 def eurosat(root: Path) -> Path:
     for row in range(IMAGES):
-        save(root / "eurosat/2750" / EUROSAT[row % 10] / f"{row}.jpg", row)
-    return root
-
-
-def country211(root: Path) -> Path:
-    for row in range(211):
-        save(root / "country211/test" / f"C{row:03d}" / "0.jpg", row)
-    return root
-
-
-def renderedsst2(root: Path) -> Path:
-    for row in range(IMAGES):
-        save(root / "rendered-sst2/test" / ("negative", "positive")[row % 2] / f"{row}.png", row)
+        save(root / "eurosat/2750" / f"{COLOURS[row % 6]}Crop" / f"{row}.jpg", row)
     return root
 
 
 def caltech101(root: Path) -> Path:
-    save(root / "caltech101/101_ObjectCategories/BACKGROUND_Google/image_0001.jpg", 0)
+    folder = root / "caltech101/101_ObjectCategories"
+    save(folder / "BACKGROUND_Google/image_0001.jpg", 0)
     for row in range(IMAGES):
-        save(
-            root / "caltech101/101_ObjectCategories" / f"{COLOURS[row % 6]}_toy" / f"image_{row // 6 + 1:04d}.jpg", row
-        )
+        save(folder / f"{COLOURS[row % 6]}_toy" / f"image_{row // 6 + 1:04d}.jpg", row)
     return root
 
 
 def imagenet1k(root: Path) -> Path:
     """The validation split as torchvision has sorted it, and what it keeps of the devkit."""
-    names = {f"n{row:08d}": (f"thing {row}", f"other name {row}") for row in range(1000)}
+    names = {f"n{row:08d}": (f"thing {row}", f"other name {row}") for row in range(IMAGES)}
     for row, name in enumerate(names):
         save(root / "val" / name / f"ILSVRC2012_val_{row:08d}.JPEG", row)
     torch.save((names, list(names)), root / "meta.bin")
+    return root
+
+
+def voc2007(root: Path) -> Path:
+    folder, kinds = root / "VOCdevkit/VOC2007", ("aeroplane", "diningtable", "tvmonitor")
+    for name in ("Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    for row in range(IMAGES):
+        save(folder / f"JPEGImages/{row:06d}.jpg", row)
+        objects = "".join(
+            f"<object><name>{kinds[(row + n) % 3]}</name><difficult>{n}</difficult></object>"
+            for n in range(1 + row % 2)
+        )
+        (folder / f"Annotations/{row:06d}.xml").write_text(f"<annotation>{objects}</annotation>")
+    names = [f"{row:06d}" for row in range(IMAGES)]
+    (folder / "ImageSets/Main/test.txt").write_text("\n".join(names[4:]) + "\n")
+    for number, kind in enumerate(kinds):  # 1: an object that is not difficult, 0: difficult ones alone, -1: none
+        said = {name: 1 if row % 3 == number else -1 for row, name in enumerate(names)}
+        said |= {name: 0 for row, name in enumerate(names) if row % 2 and (row + 1) % 3 == number}
+        lines = "".join(f"{name} {said[name]:2}\n" for name in names[4:])
+        (folder / f"ImageSets/Main/{kind}_test.txt").write_text(lines)
     return root
 
 
@@ -194,8 +191,7 @@ def coco(root: Path) -> Path:
         name = f"COCO_val2014_{row:012d}.jpg"
         save(root / "val2014" / name, row)
         images.append({"id": row, "file_name": name})
-        for text in two_captions(row):
-            annotations.append({"id": len(annotations), "image_id": row, "caption": text})
+        annotations += [{"image_id": row, "caption": text} for text in two_captions(row)]
     path = root / "coco_test_karpathy.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations}))
     return path
@@ -211,144 +207,114 @@ def karpathy(root: Path) -> Path:
     return root / "dataset_flickr30k.json"
 
 
-def flickr(root: Path) -> Path:
-    lines = ["image,caption"]
-    for row in range(IMAGES):
-        save(root / f"{row}.jpg", row)
-        lines += [f"{row}.jpg,{text}" for text in two_captions(row)]
-    (root / "flickr30k_test_karpathy.txt").write_text("\n".join(lines) + "\n")
-    return root / "flickr30k_test_karpathy.txt"
+def _lines(name: str, header: str, line: Callable[[int, int, str], str]) -> Callable[[Path], Path]:
+    """Captions of Flickr30k, by (image, number, text)."""
+
+    def write(root: Path) -> Path:
+        for row in range(IMAGES):
+            save(root / f"{row}.jpg", row)
+        said = [line(row, n, text) for row in range(IMAGES) for n, text in enumerate(two_captions(row))]
+        (root / name).write_text("\n".join([header, *said] if header else said) + "\n")
+        return root / name
+
+    return write
 
 
-def vqav2(root: Path) -> Path:
-    questions, annotations = [], []
-    for row in range(IMAGES):
-        save(root / "val2014" / f"COCO_val2014_{row // 2:012d}.jpg", row // 2)
-        questions.append({"question_id": row, "image_id": row // 2, "question": f"what colour is it? ({row})"})
-        said = [{"answer": COLOURS[row // 2 % 6]}] * 7 + [{"answer": f"rare {row}"}] * 3
-        annotations.append({"question_id": row, "answers": said})
-    path = root / "v2_OpenEnded_mscoco_val2014_questions.json"
-    path.write_text(json.dumps({"data_subtype": "val2014", "questions": questions}))
-    (root / "v2_mscoco_val2014_annotations.json").write_text(json.dumps({"annotations": annotations}))
-    return path
+flickr = _lines("flickr30k_test_karpathy.txt", "image,caption", lambda row, _, text: f"{row}.jpg,{text}")
+flickr_tokens = _lines("results_20130124.token", "", lambda row, n, text: f"{row}.jpg#{n}\t{text}")
+kaggle = _lines(
+    "results.csv",
+    "image_name| comment_number| comment",
+    lambda row, n, text: f"{row}.jpg| {n}{' ' if row == 7 else '|'} {text}",
+)
 
 
-def snli_ve(root: Path) -> Path:
-    lines = []
-    for row in range(IMAGES):
-        save(root / "flickr30k_images" / f"{row // 2}.jpg", row // 2)
-        label = ("entailment", "neutral", "contradiction", "-")[row % 4]
-        lines.append(json.dumps({"Flickr30K_ID": f"{row // 2}", "sentence2": f"it is {row}", "gold_label": label}))
-    (root / "snli_ve_test.jsonl").write_text("\n".join(lines) + "\n")
-    return root / "snli_ve_test.jsonl"
+def with_features(table: pa.Table, features: Mapping[str, Any]) -> pa.Table:
+    """A table with what `datasets` says of its columns."""
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def sugar_crepe(root: Path) -> Path:
-    entries = {}
-    for row in range(IMAGES):
-        save(root / "val2017" / f"{row // 2:012d}.jpg", row // 2)
-        right, wrong = COLOURS[row // 2 % 6], COLOURS[(row // 2 + 1) % 6]
-        entries[str(3 * row)] = {
-            "filename": f"{row // 2:012d}.jpg",
-            "caption": f"a {right} thing {row}",
-            "negative_caption": f"a {wrong} one",
-        }
-    (root / "add_obj.json").write_text(json.dumps(entries))
-    return root / "add_obj.json"
+def few_rows(features: dict[str, Any]) -> pa.Table:
+    """Three images; each other column numbers them."""
+    numbers = {name: list(range(3)) for name in features if name != "image"}
+    return with_features(pa.table({"image": cells(range(3)), **numbers}), features)
 
 
-def winoground(root: Path) -> Path:
-    lines = []
-    for row in range(IMAGES // 2):
-        for side in (0, 1):
-            save(root / "images" / f"ex_{row}_img_{side}.png", 2 * row + side)
-        names = {f"image_{side}": f"ex_{row}_img_{side}" for side in (0, 1)}
-        texts = {f"caption_{side}": f"{COLOURS[row % 6]} {side} over {1 - side}" for side in (0, 1)}
-        lines.append(json.dumps({"id": row, **names, **texts}))
-    (root / "examples.jsonl").write_text("\n".join(lines))
-    return root / "examples.jsonl"
-
-
-def camelyon17(root: Path) -> Path:
-    lines = [",patient,node,x_coord,y_coord,tumor,slide,center,split"]
-    for row in range(IMAGES):
-        slide = f"patient_{row:03d}_node_{row % 3}"
-        save(root / "patches" / slide / f"patch_{slide}_x_{row}_y_7.png", row)
-        lines.append(f"{row},{row:03d},{row % 3},{row},7,{row % 2},{row},{2 if row < 20 else row % 2},{row % 2}")
-    (root / "metadata.csv").write_text("\n".join(lines))
+def split_files(root: Path, files: Mapping[str, Sequence[Any]], features: Mapping[str, Any] = LABELLED) -> Path:
+    """A repository of Parquet files: the path of each and its labels, with another drawing in each row of a file."""
+    for path, labels in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        table = pa.table({"image": cells(range(len(labels))), "label": labels})
+        pq.write_table(with_features(table, features), root / path)
     return root
 
 
-def iwildcam(root: Path) -> Path:
-    lines = [",split,location_remapped,image_id,y,filename"]
-    for row in range(IMAGES):
-        save(root / "train" / f"{row}.jpg", row)
-        lines.append(f"{row},{'test' if row < 20 else 'id_test'},{row % 4},i{row},{row % 6},{row}.jpg")
-    (root / "metadata.csv").write_text("\n".join(lines))
-    (root / "categories.csv").write_text(
-        "y,name\n" + "".join(f"{n},{colour} deer\n" for n, colour in enumerate(COLOURS))
-    )
+def parquet_of(root: Path, columns: Mapping[str, Any], rows: int = 4) -> Path:
+    """A test split of one file."""
+    root.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(dict(columns)), root / "test.parquet", row_group_size=rows)
     return root
 
 
-def fmow(root: Path) -> Path:
-    lines = ["split,category,country_code,timestamp"]
-    for row in range(IMAGES):
-        save(root / "images" / f"rgb_img_{row}.png", row)
-        country = ("FRA", "BRA", "XXX")[row % 3]
-        year = 2017 if row < 20 else 2010
-        lines.append(f"test,{COLOURS[row % 6]}_site,{country},{year}-01-0{1 + row % 9}T10:00:00Z")
-    (root / "rgb_metadata.csv").write_text("\n".join(lines))
-    (root / "country_code_mapping.csv").write_text("alpha-3,region\nFRA,Europe\nBRA,Americas\n")
+def _labelled(rows: range) -> pa.Table:
+    return with_features(pa.table({"image": cells(rows), "label": [row % 6 for row in rows]}), LABELLED)
+
+
+def parquet(root: Path) -> Path:
+    (root / "data").mkdir(parents=True)
+    pq.write_table(_labelled(range(15)), root / "data/test-00000-of-00002.parquet", row_group_size=4)
+    pq.write_table(_labelled(range(15, IMAGES)), root / "data/test-00001-of-00002.parquet", row_group_size=4)
+    pq.write_table(_labelled(range(3)), root / "data/train-00000-of-00001.parquet")
     return root
 
 
-ORIGINALS: dict[str, Callable[[Path], Path]] = {
-    each.__name__: each
-    for each in (
-        image_folder,
-        cifar10,
-        cifar100,
-        mnist,
-        fashion_mnist,
-        kmnist,
-        stl10,
-        svhn,
-        usps,
-        pcam,
-        fer2013,
-        gtsrb,
-        food101,
-        dtd,
-        pets,
-        flowers,
-        cars,
-        fgvc_aircraft,
-        sun397,
-        eurosat,
-        country211,
-        renderedsst2,
-        caltech101,
-        imagenet1k,
-        coco,
-        karpathy,
-        flickr,
-        vqav2,
-        snli_ve,
-        sugar_crepe,
-        winoground,
-        camelyon17,
-        iwildcam,
-        fmow,
-        parquet,
-        arrow,
-        parquet_captions,
-        parquet_winoground,
-        parquet_winogavil,
-        numbered_folders,
-        numbered_texts,
-        numbered_labels,
-        yes_or_no,
-    )
-}
-"""Layout -> writes a small original below a folder and says what to import: the folder, or its annotation file."""
+def arrow(root: Path) -> Path:
+    (root / "test").mkdir(parents=True)
+    table = _labelled(range(IMAGES))
+    with (
+        pa.OSFile(f"{root}/test/data-00000-of-00001.arrow", "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as out,
+    ):
+        out.write_table(table, max_chunksize=5)
+    (root / "dataset_dict.json").write_text('{"splits": ["test"]}')
+    return root
+
+
+def yes_or_no(root: Path) -> Path:
+    """Two classes as truth values."""
+    return parquet_of(root, {"image": cells(range(IMAGES)), "label": [row % 2 == 1 for row in range(IMAGES)]})
+
+
+def parquet_captions(root: Path) -> Path:
+    captions = [two_captions(row) for row in range(IMAGES)]
+    return parquet_of(root, {"image": cells(range(IMAGES)), "caption": captions})
+
+
+def parquet_winoground(root: Path) -> Path:
+    columns: dict[str, list[Any]] = {}
+    for side in (0, 1):
+        columns[f"image_{side}"] = cells(range(side, IMAGES, 2))
+        columns[f"caption_{side}"] = [f"{COLOURS[row % 6]} {side} over {1 - side}" for row in range(IMAGES // 2)]
+    return parquet_of(root, columns, 5)
+
+
+def parquet_winogavil(root: Path) -> Path:
+    sets = [[f"image{(3 * row + place) % IMAGES}" for place in range(5)] for row in range(10)]
+    columns = {
+        "cue": [f"{COLOURS[row % 6]} idea" for row in range(10)],
+        "candidates": sets,
+        "associations": [names[1:3] for names in sets],
+        "candidate_images": [cells(int(name[5:]) for name in names) for names in sets],
+    }
+    return parquet_of(root, columns, 3)
+
+
+FORMATS = {imagenet1k: ("--split", "val")} | dict.fromkeys(
+    (cifar10, mnist, svhn, pcam, gtsrb, food101, pets, eurosat, caltech101), ()
+)
+"""What torchvision opens, each by its name, and further options."""
+
+
+def options_of(build: Callable[[Path], Path]) -> tuple[str, ...]:
+    """Of the command that imports an original."""
+    return ("--format", build.__name__, *FORMATS[build]) if build in FORMATS else ()
