@@ -109,7 +109,8 @@ def check_bandwidth(rank: int, world: int, device: torch.device, minimum: float 
     if minimum is not None and best < minimum:
         culprit = _culprit(rank, device, node)
         raise SlowFabricError(
-            f"{described(speeds, world)}; train.minBusBandwidth asks for {minimum:g}: {culprit.words}; the gang starts again",
+            f"{described(speeds, world)}; train.minBusBandwidth asks for {minimum:g}: {culprit.words}; the gang "
+            "starts again",
             best,
             culprit,
         )

@@ -279,7 +279,8 @@ class Training:
             )
             if saved is not None and saved.cursor.step >= self.steps:
                 raise UserError(
-                    f"the checkpoint {saved.uri} has seen {saved.cursor.position} samples of train.samples {self.settings.samples}: raise it"
+                    f"the checkpoint {saved.uri} has seen {saved.cursor.position} samples of train.samples "
+                    f"{self.settings.samples}: raise it"
                 )
         tower = lock_tower(self.storage, self.settings, self.model, saved)
         if saved is not None:
@@ -293,7 +294,8 @@ class Training:
         """Say that dropout draws otherwise than it would have on as many processes as saved the checkpoint."""
         if saved.state.parts != self.world and draws_in_training(self.model):
             print(
-                f"train: {self.world} processes resume what {saved.state.parts} saved: dropout draws by process, so the curve "
+                f"train: {self.world} processes resume what {saved.state.parts} saved: dropout draws by process, so "
+                "the curve "
                 "becomes another, equally valid one",
                 flush=True,
             )
@@ -316,7 +318,8 @@ class Training:
         place = join(self.layout.stage(Stage.TRAIN), f"not_finite-{self.rank:05d}.json")
         self.storage.write_bytes(place, json.dumps({"step": self.cursor.step + 1, "uids": uids}).encode())
         raise DataError(
-            f"the loss or its gradient was not finite in {MAX_NOT_FINITE} steps in a row (pairs of the last one: {place}): "
+            f"the loss or its gradient was not finite in {MAX_NOT_FINITE} steps in a row (pairs of the last one: "
+            f"{place}): "
             "lower train.optimizer.lr or use fp32; the last checkpoint is kept"
         )
 

@@ -54,7 +54,8 @@ def _require_kernels(device: torch.device) -> None:
         if least <= (major, minor) and (kind == "compute" or least[0] == major):
             return
     raise UserError(
-        f"torch {torch.__version__} has no kernels for {torch.cuda.get_device_name(device)} (compute capability {major}.{minor}; "
+        f"torch {torch.__version__} has no kernels for {torch.cuda.get_device_name(device)} (compute capability "
+        f"{major}.{minor}; "
         f"it was built for {', '.join(built)}): take another card, or an image with a torch that was built for it"
     )
 

@@ -89,7 +89,8 @@ def adapt_student(model: Student, train: Train, *, rank: int, world: int) -> Non
             convert_batch_norm(model, this_device())
         if rank == 0 and train.micro_batch_size is not None:
             logging.warning(
-                "the model has batch statistics (BatchNorm): its curve depends on train.microBatchSize, over which they are taken"
+                "the model has batch statistics (BatchNorm): its curve depends on train.microBatchSize, over which "
+                "they are taken"
             )
     if train.compile:
         compile_blocks(model.image_tower, model.clip.transformer)
@@ -110,7 +111,8 @@ def train_shards(run: DihtRun, storage: Storage, layout: Layout) -> list[Shard]:
         twice = next((name for name, times in Counter(stem(file.uri) for file in own).items() if times > 1), None)
         if twice is not None and train.distillation.reads_labels:
             raise UserError(
-                f"spec.train.shards: several files are named {twice}, and labels are found by the name: rename them, or "
+                f"spec.train.shards: several files are named {twice}, and labels are found by the name: rename them, "
+                "or "
                 "write train.distillation: {mode: Disabled} without embeddings"
             )
         return training_shards(own)

@@ -170,7 +170,8 @@ def check_labels(train: Train, labelled: Layout, label: Committed) -> None:
     teacher = label.config.get("config", {}).get("teacher", {})
     if train.distillation.embeddings is not None and not teacher.get("textEmbeddings"):
         raise UserError(
-            f"train.distillation.embeddings: the labels in {labelled.stage(Stage.LABEL)} hold no embeddings: run their stage "
+            f"train.distillation.embeddings: the labels in {labelled.stage(Stage.LABEL)} hold no embeddings: run "
+            "their stage "
             "with label.teacher.textEmbeddings: true and a teacher open_clip/NAME, or leave embeddings out"
         )
 
@@ -218,7 +219,8 @@ def _weights(run: DihtRun) -> dict[str, str]:
         )
     if most > MAX_WEIGHT_RATIO * least:
         raise UserError(
-            f"data.sources[].weight: {most:g} is more than {MAX_WEIGHT_RATIO} times {least:g}, so that an epoch would repeat the one source "
+            f"data.sources[].weight: {most:g} is more than {MAX_WEIGHT_RATIO} times {least:g}, so that an epoch "
+            "would repeat the one source "
             "that often: bring them closer"
         )
     return {"weights": ", ".join(f"{name} {weight / least:g}" for name, weight in weights.items())}

@@ -93,7 +93,8 @@ class HeldOutValidation:
             engine.train()
         if batches == 0:
             raise DataError(
-                f"train.validation.shards hold fewer usable pairs than train.batchSize {self._pairs.batch_size}: add shards"
+                f"train.validation.shards hold fewer usable pairs than train.batchSize {self._pairs.batch_size}: add "
+                "shards"
             )
         names = ("validation_loss", "validation_image_to_text_top1", "validation_text_to_image_top1")
         return dict(zip(names, (sums / batches).tolist(), strict=True))

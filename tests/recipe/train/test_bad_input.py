@@ -73,7 +73,8 @@ def test_stage_when_the_gang_has_more_processes_than_pairs_then_exit_64(
     code, error = stage_train(tmp_path, capsys, batchSize=2)
     assert code == 64
     assert error == (
-        "diht: train.batchSize must be at least 2 and numNodes x processesPerNode, so that processes have pairs: raise it, or "
+        "diht: train.batchSize must be at least 2 and numNodes x processesPerNode, so that processes have pairs: "
+        "raise it, or "
         "lower these (2 pairs, 3 processes)"
     )
 
@@ -171,7 +172,8 @@ IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "loss that is not finite": (
         lambda data: None,
         {"optimizer": {"lr": 1e6, "gradientClipNorm": 0}, "checkpoint": {"everySamples": 16}},
-        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/{digest}/not_finite-00000.json)",
+        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: "
+        "{folder}/out/train/{digest}/not_finite-00000.json)",
     ),
 }
 

@@ -181,7 +181,8 @@ def test_training_when_it_goes_on_from_a_checkpoint_then_with_the_tower_of_that_
     [
         (
             "another tower 2",
-            r"64 the checkpoint .*step-000000003 was trained on another image tower \(.{12}\) than .*first.safetensors gives now",
+            r"64 the checkpoint .*step-000000003 was trained on another image tower \(.{12}\) than "
+            r".*first.safetensors gives now",
         ),
         ("unlocked", "64 the checkpoint .* has a locked image tower: set train.lockImageTower: true"),
         ("locked later", "64 the checkpoint .* has trained its image tower: remove train.lockImageTower, or take"),

@@ -196,7 +196,8 @@ def test_heads_when_inside_a_tower_whose_embedding_alone_is_stored_then_refused(
     trained: dict[str, dict[str, Any]],
 ) -> None:
     assert trained["inside"]["error"] == (
-        "64 train.distillation.headsInput Tower: the heads sit inside this locked tower, of which the embedding alone is "
+        "64 train.distillation.headsInput Tower: the heads sit inside this locked tower, of which the embedding "
+        "alone is "
         "stored: set Embedding"
     )
 

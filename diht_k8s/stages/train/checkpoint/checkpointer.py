@@ -155,7 +155,8 @@ class Checkpointer:
         def clean() -> None:
             assert self._fence is not None
             logging.warning(
-                "the checkpoint of step %d is not saved (%d of at most %d in a row): %s; training continues from memory",
+                "the checkpoint of step %d is not saved (%d of at most %d in a row): %s; training continues from "
+                "memory",
                 pending.cursor.step,
                 self._failed_in_a_row,
                 self._max_failures,

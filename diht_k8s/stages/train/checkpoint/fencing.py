@@ -139,7 +139,8 @@ class Fence:
 
     def _replaced(self, newest: int) -> StopRequested:
         return StopRequested(
-            f"attempt {newest} has taken over {self._layout.stage(Stage.TRAIN)}, this one ({self.attempt}) stops: nothing is lost"
+            f"attempt {newest} has taken over {self._layout.stage(Stage.TRAIN)}, this one ({self.attempt}) stops: "
+            "nothing is lost"
         )
 
     def _uri(self, number: int) -> str:

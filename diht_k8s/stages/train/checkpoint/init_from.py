@@ -39,7 +39,8 @@ def weights_file(storage: Storage, start: InitFrom) -> str:
             return join(uri, name)
     if start.kind == "Weights":
         raise UserError(
-            f"train.initFrom {uri} holds no weights: give a .safetensors or .pt file, the folder OUTPUT/train/DIGEST/model, or a checkpoint's folder"
+            f"train.initFrom {uri} holds no weights: give a .safetensors or .pt file, the folder "
+            "OUTPUT/train/DIGEST/model, or a checkpoint's folder"
         )
     raise UserError(
         f"train.initFrom {uri} is not a committed checkpoint: give the folder OUTPUT/train/DIGEST/checkpoints/step-N"

@@ -54,7 +54,8 @@ def resume_sampler(
     for name, value in sampler.order._asdict().items():
         if asked[name] is not None and value != getattr(theirs, name):
             raise UserError(
-                f"train.order.{name} {asked[name]} is not that of the checkpoint {saved.uri} ({getattr(theirs, name)}), "
+                f"train.order.{name} {asked[name]} is not that of the checkpoint {saved.uri} "
+                f"({getattr(theirs, name)}), "
                 "which goes on in its own order: remove it"
             )
     return LaneSampler(tuple(sizes), theirs, seed, tuple(weights), sequential)
@@ -79,7 +80,8 @@ def resume_cursor(saved: Saved | None, batch_size: int, sampler: LaneSampler, *,
         )
     if cursor.order.epoch != sampler.total:
         raise DataError(
-            f"the checkpoint {saved.uri} was made over other data ({cursor.order.epoch} samples an epoch, now {sampler.total}): "
+            f"the checkpoint {saved.uri} was made over other data ({cursor.order.epoch} samples an epoch, now "
+            f"{sampler.total}): "
             "choose another data.output"
         )
     return cursor.model_copy(update={"config_sha256": config_sha256})

@@ -110,7 +110,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         value = state[key]
         if own[name].shape != value.shape:
             raise DataError(
-                f"the checkpoint is of another model: {name} is {list(value.shape)} there and {list(own[name].shape)} here"
+                f"the checkpoint is of another model: {name} is {list(value.shape)} there and "
+                f"{list(own[name].shape)} here"
             )
         own[name].copy_(value)
 

@@ -72,7 +72,8 @@ def _start_from_tower(storage: Storage, saved: Saved, model: Student) -> None:
         return
     if tower.uri is None:
         raise UserError(
-            f"train.initFrom {saved.uri} lacks its locked image tower, which was drawn from a seed: give the model that the "
+            f"train.initFrom {saved.uri} lacks its locked image tower, which was drawn from a seed: give the model "
+            "that the "
             "training exported (OUTPUT/train/DIGEST/model)"
         )
     start_from(storage, InitFrom(uri=tower.uri), model)
@@ -106,7 +107,8 @@ def load_first_weights(model: Student, state: Mapping[str, Tensor], name: str, *
         raise UserError(f"train.initFrom {name} holds no weights of a CLIP model")
     if image_only and any(_group(key) == TEXT for key in towers):
         raise UserError(
-            f"train.initFrom {name} brings a text tower, in whose place train.textStart Ridge would put its own: remove "
+            f"train.initFrom {name} brings a text tower, in whose place train.textStart Ridge would put its own: "
+            "remove "
             "textStart, or give the image tower alone"
         )
     _resize(model, towers, name)
@@ -115,7 +117,8 @@ def load_first_weights(model: Student, state: Mapping[str, Tensor], name: str, *
     for key, value in towers.items():
         if own[key].shape != value.shape and key != "logit_scale":
             raise UserError(
-                f"train.initFrom {name} is of another model: {key} is {list(value.shape)} there and {list(own[key].shape)} here"
+                f"train.initFrom {name} is of another model: {key} is {list(value.shape)} there and "
+                f"{list(own[key].shape)} here"
             )
     model.clip.load_state_dict({key: value.reshape(own[key].shape) for key, value in towers.items()}, strict=False)
     mine = model.state_dict()

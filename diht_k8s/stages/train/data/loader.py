@@ -136,7 +136,8 @@ class Loader:
                 if not _is_lost_worker(error):
                     raise
                 raise RetryableError(
-                    f"rank {self._share.rank} lost a loader worker ({str(error) or type(error).__name__}): start again; if it comes back, raise pods.shmSize or "
+                    f"rank {self._share.rank} lost a loader worker ({str(error) or type(error).__name__}): start "
+                    "again; if it comes back, raise pods.shmSize or "
                     "memory, or lower train.loaderWorkers"
                 ) from error
             for part in made:

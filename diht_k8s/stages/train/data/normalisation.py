@@ -60,7 +60,8 @@ def normalisation_of(
     name = config["vision_cfg"].get("timm_model_name")
     if name is None:
         raise UserError(
-            "train.normalisation Network: the image tower is none of timm's: name one in modelConfig.vision_cfg.timm_model_name"
+            "train.normalisation Network: the image tower is none of timm's: name one in "
+            "modelConfig.vision_cfg.timm_model_name"
         )
     from timm.models import get_pretrained_cfg
 

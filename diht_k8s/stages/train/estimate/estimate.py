@@ -217,7 +217,8 @@ def _notes(run: DihtRun, train: Train, placement: Placement) -> list[str]:
     rows = placement.local * placement.world
     if surplus := rows - train.batch_size:
         notes.append(
-            f"{placement.world:,} processes take {placement.local:,} rows each, {rows:,} for a batch of {train.batch_size:,}: "
+            f"{placement.world:,} processes take {placement.local:,} rows each, {rows:,} for a batch of "
+            f"{train.batch_size:,}: "
             f"{surplus / rows:.1%} of them hold no pair"
         )
     if train.stages:
@@ -226,7 +227,8 @@ def _notes(run: DihtRun, train: Train, placement: Placement) -> list[str]:
         )
     if train.lock_image_tower:
         stored = (
-            "each image passes it once before the first step, which is not counted: the image tower above is what learns "
+            "each image passes it once before the first step, which is not counted: the image tower above is what "
+            "learns "
             "behind it"
         )
         notes.append(

@@ -178,7 +178,8 @@ class TracedStudent:
                 self._traces[micro_batch] = self._traced(micro_batch)
             except ValueError as error:
                 raise UserError(
-                    f"a micro-batch of {micro_batch} cannot pass through the model ({error}): set train.microBatchSize to 2 or "
+                    f"a micro-batch of {micro_batch} cannot pass through the model ({error}): set "
+                    "train.microBatchSize to 2 or "
                     "more, with fewer processes or a larger batchSize if a process has no more"
                 ) from error
         return self._traces[micro_batch]

@@ -263,7 +263,8 @@ def soft_label_loss(
         or mask_B.shape != logits_BC.shape[:1]
     ):
         raise ValueError(
-            f"logits {tuple(logits_BC.shape)}, ids {tuple(ids_BK.shape)}, probabilities {tuple(probabilities_BK.shape)}, "
+            f"logits {tuple(logits_BC.shape)}, ids {tuple(ids_BK.shape)}, probabilities "
+            f"{tuple(probabilities_BK.shape)}, "
             f"mask {tuple(mask_B.shape)}: they must be (B, C), (B, K), (B, K) and (B,)"
         )
     mask_B = mask_B.bool()

@@ -102,15 +102,20 @@ def card(run: DihtRun, config: Mapping[str, Any], summary: Mapping[str, Any], co
     name = run.spec.train.model or "CLIP"
     parts = [
         f"---\n{yaml.safe_dump(FRONT, sort_keys=False)}---\n# {name}",
-        f"A CLIP model trained by the DiHT recipe (arXiv 2301.02280) with diht-k8s: {summary['samples']:,} samples in {summary['steps']:,} "
-        f"steps, {_hours(summary['seconds'])}; contrastive loss with hard negatives, first {summary['loss']['first']}, last {summary['loss']['last']}.",
+        f"A CLIP model trained by the DiHT recipe (arXiv 2301.02280) with diht-k8s: {summary['samples']:,} samples "
+        f"in {summary['steps']:,} "
+        f"steps, {_hours(summary['seconds'])}; contrastive loss with hard negatives, first "
+        f"{summary['loss']['first']}, last {summary['loss']['last']}.",
         '## Use\n```python\nimport open_clip\n\nplace = "local-dir:MODEL_FOLDER"  # the folder of this file\n'
-        "model, _, preprocess = open_clip.create_model_and_transforms(place)\ntokenizer = open_clip.get_tokenizer(place)\n```\n"
-        "For research on image-text models. Trained on captions from the web it repeats their errors and prejudices; measure it on your own "
+        "model, _, preprocess = open_clip.create_model_and_transforms(place)\ntokenizer = "
+        "open_clip.get_tokenizer(place)\n```\n"
+        "For research on image-text models. Trained on captions from the web it repeats their errors and prejudices; "
+        "measure it on your own "
         "data before you rely on it. The concept heads of the training are not part of it.",
         f"## Data\n{_data(run)}",
         f"### What the filter kept\n{_funnel(counts)}",
-        f"## Training\n{_code(result_fields(run.spec.train), 'yaml')}\nSeed {run.spec.training_seed}. What is not named has the default of the API "
+        f"## Training\n{_code(result_fields(run.spec.train), 'yaml')}\nSeed {run.spec.training_seed}. What is not "
+        "named has the default of the API "
         "reference (docs/api.md).",
         f"### Architecture\n{_code(config, 'json')}",
         f"## Licences\n{LICENCES.format(teacher=_teacher(run))}",

@@ -40,7 +40,8 @@ def take_sizes(tower: nn.Module, sizes: Sequence[int]) -> None:
         holder, step = visual.attnpool, REDUCTION
     else:
         raise UserError(
-            "train.stages needs an image tower of open_clip's own, a ViT or a ResNet, whose positions can be resampled: "
+            "train.stages needs an image tower of open_clip's own, a ViT or a ResNet, whose positions can be "
+            "resampled: "
             "choose such a model, or remove stages"
         )
     if min(sizes) < step:

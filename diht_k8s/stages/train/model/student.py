@@ -373,5 +373,6 @@ def _before_projection(visual: Any) -> tuple[nn.Module, int, Pool]:
         trunk: Any = visual.trunk
         return trunk, trunk.num_features, lambda _, x: x if x.ndim == 2 else x.mean(dim=(2, 3))
     raise UserError(
-        f"train.distillation.headsInput Tower: this image tower ({type(visual).__name__}) has no known projection: set Embedding"
+        f"train.distillation.headsInput Tower: this image tower ({type(visual).__name__}) has no known projection: "
+        "set Embedding"
     )

@@ -218,7 +218,7 @@ def test_micro_batches_are_tried_from_the_guess_down(
         (0, 2, True, 4000, 1600),
         (1, 2, False, 1600, BUCKET),
         (1, 2, True, 4000, BUCKET),
-        (2, 2, False, 2000, BUCKET),
+        (2, 2, False, 1600, BUCKET),
         (2, 2, True, 4000, BUCKET),
         (3, 2, False, BUCKET, BUCKET),
     ],

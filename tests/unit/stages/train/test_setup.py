@@ -52,7 +52,7 @@ def test_student_when_its_statistics_are_those_of_micro_batches_then_rank_0_says
         made = make_student(asked, model, None)
         if locked:
             made.lock_image_tower()
-        adapt_student(made, asked.spec.train, seed=0, rank=rank, world=1)
+        adapt_student(made, asked.spec.train, rank=rank, world=1)
     assert ("batch statistics" in caplog.text) is warns
     assert made.object_head is None
 
@@ -80,7 +80,7 @@ def test_student_with_batch_statistics_when_parts_of_a_batch_are_unequal_then_re
     if locked:
         made.lock_image_tower()
     with contextlib.nullcontext() if says is None else pytest.raises(UserError, match=says):
-        adapt_student(made, asked.spec.train, seed=0, rank=0, world=world)
+        adapt_student(made, asked.spec.train, rank=0, world=world)
 
 
 @pytest.mark.parametrize("compiler", ["g++", None])
