@@ -198,7 +198,8 @@ def read_caption_lines(path: Path, options: ReaderOptions) -> RecordSource:
     """Flickr30k's captions as one of its four files has them, known by its first line.
 
     Those of Hugging Face (`flickr_annotations_30k.csv`) and of Kaggle (`results.csv`), the original
-    `results_20130124.token`, and lines `IMAGE,CAPTION`, below a header or not, as clip-benchmark has it; commas in captions stay.
+    `results_20130124.token`, and lines `IMAGE,CAPTION`, below a header or not, as clip-benchmark has it; commas
+    in captions stay.
 
     Raises:
         UserError: it is none of them, the images are not found, or the table has no such split.

@@ -140,8 +140,8 @@ def _files(folder: Path, split: str) -> list[Path]:
         raise UserError(f"{folder} has no split {split}: choose one by --split ({names})")
     if len(several := sorted({file.names[0] for file in alike})) > 1:
         raise UserError(
-            f"{folder} has several splits that begin with {split}: choose one by --split ({', '.join(several)}); parts of "
-            f"one split differ in a number alone ({split}_0, {split}_1)"
+            f"{folder} has several splits that begin with {split}: choose one by --split ({', '.join(several)}); parts "
+            f"of one split differ in a number alone ({split}_0, {split}_1)"
         )
     return [file.path for file in alike]
 
@@ -457,8 +457,8 @@ def _labelled(path: Path, table: Table, options: ReaderOptions, image: str, labe
             )
         elif not any(elsewhere.values()):
             notes.append(
-                f"the {len(names)} classes are those of split {options.split} alone: if other splits hold more, put them "
-                "beside it and name the folder"
+                f"the {len(names)} classes are those of split {options.split} alone: if other splits hold more, put "
+                "them beside it and name the folder"
             )
         if not is_text:
             notes.append("class names are numbers, since the data set gives none: give names by --class-names")

@@ -257,7 +257,7 @@ class RecordSource:
         notes: tuple[str, ...] = (),
         seen: SeenUnits | None = None,
     ) -> RecordSource:
-        """A data set whose records are at hand: `said` of them, as JSON values, and its images' files make the fingerprint."""
+        """A data set whose records are at hand; `said` of them, as JSON values, and its files make the fingerprint."""
         marks = fingerprint([kind, said, images_digest(records)])
         return cls(kind, type, len(records), reader_of(records), marks, class_names, texts, notes, seen)
 
