@@ -17,8 +17,8 @@ import torch.distributed  # imported before the fork, so that all launchers shar
 
 from diht_k8s.api.errors import DihtError
 from diht_k8s.api.gang_decision import GangDecision
-from diht_k8s.runtime.gang import Gang
 from diht_k8s.runtime.in_place.launcher import launch_in_place
+from diht_k8s.runtime.preflight import Gang
 from diht_k8s.runtime.signals import StopFlag
 from tests.ports import free_port
 

@@ -9,9 +9,8 @@ from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime.commit import commit
+from diht_k8s.runtime.commit import commit, start
 from diht_k8s.runtime.run_folder import layout_at, point, run_layout, write_document
-from diht_k8s.runtime.started import start
 
 
 def located(output: str | Path, storage: Storage | None = None) -> Layout:

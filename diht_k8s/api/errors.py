@@ -106,3 +106,8 @@ BY_EXIT_CODE: Final[Mapping[int, type[DihtError]]] = {
     kind.exit_code: kind for kind in (UserError, DataError, RetryableError, StopRequested)
 }
 """The error with which a program ends that reports how another one ended."""
+
+
+def in_one_line(error: object, limit: int = 200) -> str:
+    """What an error of another program says, on one line of at most so many characters; its type if it says nothing."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

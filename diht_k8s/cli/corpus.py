@@ -12,8 +12,7 @@ from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.cli.document import read_run
 from diht_k8s.cli.stage import place_of
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.outputs.pair_history import MOST, PairHistory, histories
-from diht_k8s.outputs.pair_table import write_pair_table
+from diht_k8s.outputs.pair_history import MOST, PairHistory, histories, write_pair_table
 from diht_k8s.outputs.takedown import PurgeResult, purge
 from diht_k8s.runtime.indexing import make_index
 from diht_k8s.runtime.run_folder import run_layout

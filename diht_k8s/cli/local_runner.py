@@ -24,6 +24,7 @@ from diht_k8s.api.status import StageState
 from diht_k8s.cli.display import Display, duration
 from diht_k8s.cli.goodput_lines import page_goodput
 from diht_k8s.cli.placement import Machine, threads_per_process
+from diht_k8s.data.lease import this_process
 from diht_k8s.launch import stages
 from diht_k8s.launch.local_jobs import LocalJobs
 from diht_k8s.pipeline.attempt_reports import (
@@ -38,8 +39,7 @@ from diht_k8s.pipeline.attempts import Attempt, AttemptState, AttemptTimes, Comm
 from diht_k8s.pipeline.failure_policy import BACK_OFF, BackOff
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, Action, Expire, LowerMinCount, Observed, Resize, Start, Stop, plan
 from diht_k8s.pipeline.run_status import RunState, RunStatus, StageRecord
-from diht_k8s.runtime.owner import this_process
-from diht_k8s.runtime.pdeathsig import PARENT_VARIABLE
+from diht_k8s.runtime.signals import PARENT_VARIABLE
 
 POLL_S: Final = 0.2
 GRACE_S: Final = 300.0

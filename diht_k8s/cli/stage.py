@@ -12,8 +12,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
 from diht_k8s.api.steps import STEPS
 from diht_k8s.cli.document import read_run
-from diht_k8s.runtime.pdeathsig import end_with_parent
-from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.runtime.signals import StopFlag, end_with_parent
 from diht_k8s.runtime.stage import Program, exit_code_of, run_stage
 from diht_k8s.runtime.time_spent import process_began
 

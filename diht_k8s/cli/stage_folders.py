@@ -31,12 +31,10 @@ from diht_k8s.cli.placement import this_machine
 from diht_k8s.cli.stage import program_of
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.pipeline.plan import stages_until
-from diht_k8s.runtime.commit import find_committed
-from diht_k8s.runtime.own_inputs import check_own_inputs
+from diht_k8s.runtime.commit import find_committed, find_started
+from diht_k8s.runtime.inputs import check_own_inputs, listed
 from diht_k8s.runtime.run_folder import layout_at, point, read_document, run_layout, write_document
 from diht_k8s.runtime.stage import exit_code_of, locate, why_begun
-from diht_k8s.runtime.stages_before import listed
-from diht_k8s.runtime.started import find_started
 from diht_k8s.stages.train.shorter_sibling import offer_shorter_sibling
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from diht_k8s.api.errors import DihtError, ExitCode, RetryableError, UserError
+from diht_k8s.api.errors import DihtError, ExitCode, RetryableError, UserError, in_one_line
 
 MOST_RETRY_AFTER_S: Final = 60.0
 """A server that asks for more is asked again after this time all the same: nobody may silence an operator for hours."""
@@ -92,7 +92,7 @@ def refused(what: str, status: int, reason: str | None, body: Any, retry_after: 
         document = json.loads(body)
         reason, message = document.get("reason", reason), document.get("message", "")
     except (TypeError, ValueError, AttributeError):
-        message = " ".join(str(body or reason).split())[:MAX_TEXT]
+        message = in_one_line(body or reason, MAX_TEXT)
     temporary = status == 429 or status >= 500 or not status
     advice = _ADVICE.get(status, "try again" if temporary else "correct the request")
     if "is waiting to start" in message:
@@ -112,7 +112,7 @@ def _retry_after(header: str | None) -> float:
 def unreachable(what: str, error: Exception) -> ClusterError:
     """The error for an answer that did not come, or that broke off."""
     cause = getattr(error, "reason", None) or error
-    detail = " ".join(f"{type(cause).__name__}: {cause}".split())[:MAX_TEXT]
+    detail = in_one_line(f"{type(cause).__name__}: {cause}", MAX_TEXT)
     return refused(what, 0, "Unreachable", f"no answer from the API server ({detail})")
 
 
@@ -140,5 +140,5 @@ def kubeconfig_errors() -> Iterator[None]:
     except ConfigException as error:
         raise UserError(f"no cluster: {error}: set KUBECONFIG") from error
     except Exception as error:  # the client checks little: an invalid file can fail in any way
-        detail = " ".join(str(error).split())[:200]
+        detail = in_one_line(error)
         raise UserError(f"cannot read the kubeconfig ({type(error).__name__}: {detail}): check KUBECONFIG") from error

@@ -18,7 +18,7 @@ from math import isqrt
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from diht_k8s.api.errors import DataError, DihtError, UserError, suggestion
+from diht_k8s.api.errors import DataError, DihtError, UserError, in_one_line, suggestion
 from diht_k8s.api.layout import join
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.models.files import (
@@ -351,7 +351,7 @@ def _first_key(message: str) -> str:
     for pattern, text in patterns:
         if (found := re.search(pattern, message)) is not None:
             return text.format(found.group(1))
-    return " ".join(message.split())[:200]
+    return in_one_line(message)
 
 
 def _device() -> str:

@@ -9,16 +9,15 @@ Runs go before the folders that only they refer to. In each folder `COMMITTED.js
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.layout import FEATURE_FILES, RUN_FILES, STAGE_FILES, join
+from diht_k8s.api.layout import FEATURE_FILES, RUN_FILES, STAGE_FILES, join, pattern_of
 from diht_k8s.api.run import Stage
-from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime.living import Watch, living
-from diht_k8s.runtime.own_files import pattern_of_file, remove_ours
+from diht_k8s.data.shards.storage import Storage, temporary_of
+from diht_k8s.runtime.claims import Watch, living
 from diht_k8s.runtime.references import (
     FEATURES,
     RUNS,
@@ -224,3 +223,49 @@ def _refuse_unknown(keep: Collection[str], runs: Sequence[StoredRun], output: st
         if not any(_is_named(run, [wanted]) for run in runs):
             there = sorted({_name(run.place).partition("/")[0] for run in runs})
             raise UserError(f"--keep {wanted}: {output} has no such run: it has {', '.join(there) or 'none'}")
+
+
+CHUNK: Final = 1000
+"""Files that are removed between two looks at the stop flag."""
+
+
+def pattern_of_file(name: str, patterns: Sequence[str]) -> int | None:
+    """Which pattern a file matches first, or the one that a killed write would have made; None for one that is not ours."""
+    return pattern_of(temporary_of(name) or name, patterns)
+
+
+def remove_ours(
+    storage: Storage,
+    folder: str,
+    patterns: Sequence[str],
+    stop: StopFlag,
+    advance: Callable[[int], object] = lambda files: None,
+) -> None:
+    """Remove the files of a folder that match some patterns, by these; the folder goes if it holds nothing else.
+
+    Args:
+        storage: where the folder is.
+        folder: its URI or path.
+        patterns: as of `STAGE_FILES`.
+        stop: checked between some files.
+        advance: gets the number of files that have gone since the last call.
+
+    Raises:
+        StopRequested: a signal.
+    """
+    above, _, name = folder.rpartition("/")  # an empty folder goes, and one that holds nothing else
+    for names in _in_order(storage.files(folder), patterns):
+        for start in range(0, len(names), CHUNK):
+            stop.raise_if_requested("nothing that is left looks complete")
+            chunk = names[start : start + CHUNK]
+            storage.remove_files(above, [f"{name}/{file}" for file in chunk])
+            advance(len(chunk))
+
+
+def _in_order(names: Iterable[str], patterns: Sequence[str]) -> list[list[str]]:
+    """Our files among some, by pattern."""
+    found: list[list[str]] = [[] for _ in patterns]
+    for name in names:
+        if (number := pattern_of_file(name, patterns)) is not None:
+            found[number].append(name)
+    return found

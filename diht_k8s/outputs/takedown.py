@@ -30,17 +30,16 @@ from diht_k8s.data.shards.parquet import read_table, write_table
 from diht_k8s.data.shards.samples import Sample
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage, temporary_of
+from diht_k8s.outputs.prune import pattern_of_file, remove_ours
 from diht_k8s.outputs.traces import Traces
-from diht_k8s.runtime.commit import artefact, commit, find_committed
+from diht_k8s.runtime.claims import Watch, living
+from diht_k8s.runtime.commit import artefact, commit, find_committed, find_started
 from diht_k8s.runtime.inputs import kept_by
-from diht_k8s.runtime.living import Watch, living
-from diht_k8s.runtime.own_files import pattern_of_file, remove_ours
 from diht_k8s.runtime.progress import Reporter
 from diht_k8s.runtime.references import places_named, run_folders, stage_folders
 from diht_k8s.runtime.run_folder import runs_of
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.runtime.stage import Context
-from diht_k8s.runtime.started import find_started
 from diht_k8s.stages.filter.group_summaries import FOLDER, FilteredShard, summarised
 from diht_k8s.stages.filter.kept_pairs import KeptPairs, write_scores
 from diht_k8s.stages.filter.rules import EXCLUDED, match_rule, names_of, read_exclusions, taken_down

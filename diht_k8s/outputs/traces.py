@@ -18,8 +18,8 @@ from diht_k8s.api.layout import MARKER, STAGE_FILES, STARTED, join
 from diht_k8s.api.run import Stage
 from diht_k8s.data.feature_files import header_in
 from diht_k8s.data.shards.storage import Storage
+from diht_k8s.outputs.prune import pattern_of_file
 from diht_k8s.report.per_image import read_per_image
-from diht_k8s.runtime.own_files import pattern_of_file
 from diht_k8s.runtime.references import RUNS
 
 BLANKED: Final[Mapping[Stage, tuple[str, ...]]] = {

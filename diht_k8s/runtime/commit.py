@@ -1,13 +1,19 @@
-"""Commit markers: `COMMITTED.json` says that a stage's output is complete, and for which configuration."""
+"""The markers of a stage: `STARTED.json` comes before all else, `COMMITTED.json` last, and counts agree in between.
+
+`STARTED.json` says what decides the content of the folder, which may be incomplete; `COMMITTED.json` that the output is
+complete, and for which configuration. Before a stage commits, what came out is what went in: an equation compares counts
+that were taken in different places (a Parquet footer, the headers of a tar, a listing, the counters of a loop). Counts of
+one place would agree by construction.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
@@ -91,3 +97,70 @@ def commit(
     if storage.create(layout.committed(stage), content):
         return committed
     return read_committed(storage, layout, stage)
+
+
+class Started(BaseModel):
+    """How a stage began."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int
+    config: dict[str, Any]
+    """what `config_sha256` covers."""
+    reads: dict[str, str]
+    """what it is -> folder that the stage reads, relative to the output where it lies there."""
+
+
+def find_started(storage: Storage, layout: Layout, stage: Stage) -> Started | None:
+    """How the stage began in its folder; None if it has not.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if stage not in layout.folders or not storage.exists(uri := layout.started(stage)):
+        return None
+    try:
+        return Started.model_validate_json(storage.read_bytes(uri))
+    except ValidationError as error:
+        raise DataError(f"{uri} is damaged: remove this file and run the stage {stage} again") from error
+
+
+def start(
+    storage: Storage, layout: Layout, stage: Stage, config: Mapping[str, Any], reads: Mapping[str, str]
+) -> Started:
+    """Begin a folder, or find how it was begun.
+
+    Raises:
+        DataError: it belongs to another configuration whose digest begins alike.
+    """
+    mine = Started(schema_version=SCHEMA_VERSION, config=dict(config), reads=dict(reads))
+    created = storage.create(layout.started(stage), json.dumps(mine.model_dump(), ensure_ascii=False).encode())
+    found = mine if created else find_started(storage, layout, stage)
+    if found is None or sha256_of(found.config) != sha256_of(mine.config):
+        raise DataError(f"{layout.stage(stage)} belongs to another configuration: choose another data.output")
+    return found
+
+
+class Count(NamedTuple):
+    """One side of an equation."""
+
+    number: int
+    of: str
+    """what was counted, and where."""
+
+
+def require_equal(where: str, remedy: str, first: Count, *others: Count) -> None:
+    """Refuse counts that differ.
+
+    Args:
+        where: the file, shard or stage that they belong to.
+        remedy: what to do if they differ.
+        first: what the others are compared with.
+        others: from other places.
+
+    Raises:
+        DataError: names the first two counts that differ, with both numbers.
+    """
+    for other in others:
+        if other.number != first.number:
+            raise DataError(f"{where}: {first.number} {first.of}, but {other.number} {other.of}: {remedy}")

@@ -26,16 +26,15 @@ from typing import Any, Final, NamedTuple
 from diht_k8s.api.errors import DataError, DihtError
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.data.lease import owner_of
 from diht_k8s.data.shards.samples import img2dataset_count
 from diht_k8s.data.shards.shard_index import IndexRow, ShardIndex, StoredIndex, index_of, write_part, write_rows
 from diht_k8s.data.shards.sources import Shard, ShardGroup, current_shards, current_sources, groups_of, training_shards
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.bad_shards import Damage
 from diht_k8s.runtime.claims import Claims
-from diht_k8s.runtime.commit import find_committed
+from diht_k8s.runtime.commit import Count, find_committed, require_equal
 from diht_k8s.runtime.inputs import filter_index, index_folder, kept_by, other_indexes
-from diht_k8s.runtime.ledger import Count, require_equal
-from diht_k8s.runtime.owner import owner_of
 from diht_k8s.runtime.run_folder import run_layout
 from diht_k8s.runtime.signals import StopFlag
 

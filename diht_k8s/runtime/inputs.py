@@ -1,16 +1,22 @@
-"""The shards that a stage reads: the run's input, or those that the filter kept."""
+"""What a stage reads: the run's input or what the filter kept, refused within its own output, and named in its digest.
+
+The digest of a stage names the stages before it by their first output, and by the takedowns since. Labels follow their
+pairs through a takedown, row by row, so they keep their folder. A model cannot forget a pair and a page shows it, so
+training and evaluation count the takedowns that touched what they read: they find another folder.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+from diht_k8s.api.braces import expanded
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.hashing import sha256_of
+from diht_k8s.api.hashing import differences, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import Committed
-from diht_k8s.api.run import Spec, Stage
+from diht_k8s.api.run import DihtRun, Spec, Stage, literal_part, own_input_message, source_patterns
 from diht_k8s.data.shards.shard_index import StoredIndex
 from diht_k8s.data.shards.sources import Shard, input_shards
 from diht_k8s.data.shards.storage import Storage
@@ -97,3 +103,89 @@ def _listed(raw: Shard | None, item: Mapping[str, Any], layout: Layout, inputs: 
         )
     identity = inputs[name].partition(" ")[0]  # the rest says how the filter read it
     return replace(raw, samples=item["kept"], keep_list=layout.keep_list(name), identity=identity)
+
+
+def check_own_inputs(run: DihtRun, storage: Storage) -> None:
+    """Check a run before it writes anything.
+
+    Raises:
+        UserError: says which source lies in which folder.
+    """
+    folders = [storage.location(join(run.spec.data.output, name)) for name in Stage]
+    for field, pattern in source_patterns(run.spec):
+        for uri in dict.fromkeys(place for item in expanded(pattern) for place in _places(storage, item, folders)):
+            for name, folder in zip(Stage, folders, strict=True):
+                if _inside(uri, folder):
+                    raise UserError(own_input_message(field, pattern, join(run.spec.data.output, name)))
+
+
+def _places(storage: Storage, pattern: str, folders: Sequence[str]) -> list[str]:
+    """Where the matches of a pattern lie; they are listed only if some could lie in one of the folders."""
+    start = literal_part(pattern)
+    place = storage.location(start or ".")
+    if start != pattern and not any(_inside(place, folder) for folder in folders):
+        if not any(_inside(folder, place) for folder in folders):
+            return [place]
+        return [storage.location(uri) for uri in storage.matches(pattern)]
+    return [place]
+
+
+def _inside(place: str, folder: str) -> bool:
+    return place == folder or place.startswith(folder.rstrip("/") + "/")
+
+
+TAKEN_DOWN: Final = "taken down"
+"""Among a stage's inputs: how many pairs, and a digest of what is left."""
+SHOWN: Final = 6
+"""Differences that a person is shown."""
+
+
+def pairs_before(filtered: Committed) -> dict[str, str]:
+    """The filter among the inputs of a stage that reads the pairs it kept."""
+    left = [[item.path, item.sha256] for item in filtered.artefacts if item.path.startswith("kept/")]
+    return _named(filtered, filtered.summary.get("purged", 0), sha256_of(left))
+
+
+def output_before(filtered: Committed) -> dict[str, str]:
+    """The filter among the inputs of a stage that also shows what the filter dropped."""
+    pairs = filtered.summary.get("purged", 0) + filtered.summary.get("forgotten", 0)
+    return _named(filtered, pairs, filtered.output_sha256)
+
+
+def _named(filtered: Committed, pairs: int, left: str) -> dict[str, str]:
+    taken_down = {TAKEN_DOWN: f"{pairs} pairs, leaving {left}"} if pairs else {}
+    return {Stage.FILTER.value: filtered.identity, **taken_down}
+
+
+def why_new(before: Mapping[str, Any], config: Mapping[str, Any], *, complete: bool = True) -> str:
+    """Why a stage does not find the folder of a configuration from before, for a person: `new because ...`; or nothing.
+
+    Args:
+        before: what the `config_sha256` of that folder covers.
+        config: what that of the stage's new folder covers.
+        complete: whether the stage had ended there.
+    """
+    stage, taken_down = config["stage"], _taken_down(before) < _taken_down(config)
+    if taken_down and before["inputs"].get("filter") == config["inputs"].get("filter"):
+        pairs = _taken_down(config) - _taken_down(before)
+        before, config = _without_takedowns(before), _without_takedowns(config)
+        why = [f"a takedown removed {pairs} {'pair' if pairs == 1 else 'pairs'} of its input"]
+    else:
+        why = []
+    lines = [line.replace("config.", f"{stage}.", 1) for line in differences(before, config)]
+    new = "new" if complete or not why else "begins again"
+    return f"{new} because {listed([*why, *lines])}" if why or lines else ""
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Some of the differences, on one line."""
+    more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    return "; ".join(line.replace(": ", " ", 1) for line in lines[:SHOWN]) + more
+
+
+def _taken_down(config: Mapping[str, Any]) -> int:
+    return int(str(config["inputs"].get(TAKEN_DOWN, "0")).partition(" ")[0])
+
+
+def _without_takedowns(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config, "inputs": {name: value for name, value in config["inputs"].items() if name != TAKEN_DOWN}}

@@ -16,15 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diht_k8s.api.errors import RetryableError, StopRequested
-from diht_k8s.runtime.gang import Gang
 from diht_k8s.runtime.hangs.heartbeat import notes_folder
 from diht_k8s.runtime.hangs.watchdog import HangLimits, Watchdog
 from diht_k8s.runtime.in_place.launcher import launch_in_place
-from diht_k8s.runtime.in_place.standby import Standbys
-from diht_k8s.runtime.pdeathsig import named_parent
-from diht_k8s.runtime.preflight import DNS_TIMEOUT_S, wait_for_hosts
+from diht_k8s.runtime.in_place.rank_processes import Standbys
+from diht_k8s.runtime.preflight import DNS_TIMEOUT_S, Gang, wait_for_hosts
 from diht_k8s.runtime.rank_exit import STOPPED, cause_of
-from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.runtime.signals import StopFlag, named_parent
 from diht_k8s.runtime.time_spent import STARTING, TimeAccount, exported
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}

@@ -1,4 +1,4 @@
-"""Checks of a gang before it trains: devices, shared and locked memory, output, names of the nodes, a sum over all ranks.
+"""The shape of a gang of ranks, and its checks before it trains: devices, memory, output, names of the nodes, a sum over all.
 
 What is wrong here would fail later, after minutes of loading, and in words of torch's or NCCL's. Each check ends in one
 line that names the pod: with 64 where the run document is wrong, with 75 where another attempt or another node may do
@@ -12,14 +12,16 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from diht_k8s.api.errors import RetryableError, UserError
+from diht_k8s.api.gang_decision import DECISION_VARIABLE
 from diht_k8s.api.layout import join
 from diht_k8s.api.object_stores import create_condition
-from diht_k8s.api.pods import NODE_VARIABLE
+from diht_k8s.api.pods import NODE_VARIABLE, RENDEZVOUS_PORT
 from diht_k8s.api.reports import NodeResult
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.signals import StopFlag
@@ -250,3 +252,38 @@ def _check_sum(where: str, world: int, ones: Tensor, group: dist.ProcessGroup | 
         raise RetryableError(
             f"{where}: a sum over {world} ranks gave {sorted(sums)[:3]}: see its device; the gang starts again"
         )
+
+
+@dataclass(frozen=True)
+class Gang:
+    """The shape of a gang and this node's place in it."""
+
+    nodes: int = 1
+    processes: int = 1
+    node_rank: int = 0
+    master: str = ""
+    """host name of node 0; empty on a single node."""
+    port: int = RENDEZVOUS_PORT
+    hosts: tuple[str, ...] = ()
+    """host names of all nodes, where a cluster gives them names."""
+    decision: Path | None = None
+    """file that names the nodes without which the gang goes on in its living pods; None where it cannot."""
+
+    @staticmethod
+    def from_environment(processes: int) -> Gang:
+        """The gang that DIHT_NUM_NODES, DIHT_NODE_RANK and DIHT_MASTER describe; one node without them."""
+        nodes = int(os.environ.get("DIHT_NUM_NODES", "1"))
+        return Gang(
+            nodes=nodes,
+            processes=int(os.environ.get("DIHT_PROCESSES", str(processes))),
+            node_rank=int(os.environ.get("DIHT_NODE_RANK", "0")),
+            master=os.environ.get("DIHT_MASTER", ""),
+            port=int(os.environ.get("DIHT_MASTER_PORT", str(RENDEZVOUS_PORT))),
+            hosts=tuple(peer_hosts(os.environ.get("DIHT_PEER_HOSTS", ""), nodes)),
+            decision=Path(decision) if (decision := os.environ.get(DECISION_VARIABLE)) else None,
+        )
+
+
+def peer_hosts(pattern: str, nodes: int) -> list[str]:
+    """The host names of a gang from `NAME-*.SERVICE`, the star standing for the index; none without a pattern."""
+    return [pattern.replace("*", str(index)) for index in range(nodes)] if pattern else []

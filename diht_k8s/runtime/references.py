@@ -17,8 +17,8 @@ from diht_k8s.api.layout import ABOUT_FEATURES, DIGITS, Layout, join, refuse_old
 from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.commit import Started, find_started
 from diht_k8s.runtime.run_folder import layout_of
-from diht_k8s.runtime.started import Started, find_started
 
 RUNS: Final = "runs"
 FEATURES: Final = "features"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -12,24 +13,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from diht_k8s.api.errors import DihtError, ExitCode, UserError, missing_package
 from diht_k8s.api.hashing import sha256_of, stage_config
-from diht_k8s.api.layout import Layout
+from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import COMMITTED, Artefact, Cause, Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import SHARED_STEP, WAIT_STEP
+from diht_k8s.data.lease import Owner, owner_of
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime.commit import commit, find_committed
-from diht_k8s.runtime.own_inputs import check_own_inputs
-from diht_k8s.runtime.owner import Owner, owner_of
+from diht_k8s.runtime.commit import commit, find_committed, find_started, start
+from diht_k8s.runtime.inputs import check_own_inputs, why_new
 from diht_k8s.runtime.progress import Reporter
 from diht_k8s.runtime.run_folder import point, run_layout, write_document
 from diht_k8s.runtime.signals import StopFlag
-from diht_k8s.runtime.stage_time import note_time, noted_time
-from diht_k8s.runtime.stages_before import why_new
-from diht_k8s.runtime.started import find_started, start
 
 logger = logging.getLogger(__name__)
 
@@ -244,3 +242,38 @@ def _leave(cause: Cause) -> None:
     path = Path(os.environ.get("DIHT_TERMINATION_LOG", "/dev/termination-log"))
     if path.exists() or "DIHT_TERMINATION_LOG" in os.environ:
         path.write_text(cause.encoded())
+
+
+PREFIX: Final = "time of program "
+
+
+def note_time(storage: Storage, layout: Layout, stage: Stage, step: str, seconds: float, processes: int) -> None:
+    """Add to the time of a step (or of the whole stage, without a name) that is not the commit's.
+
+    Args:
+        storage: where the stage's folder lies.
+        layout: with this folder.
+        stage: the stage.
+        step: the program's part of it.
+        seconds: wall time of the program.
+        processes: number of processes that took so long.
+    """
+    uri = join(layout.stage(stage), "claims", f"{PREFIX}{step or stage.value}.json")
+    before, held = _read(storage, uri)
+    found = {"seconds": round(before + seconds, 1), "process_seconds": round(held + seconds * processes, 1)}
+    storage.write_bytes(uri, json.dumps(found).encode())
+
+
+def noted_time(storage: Storage, layout: Layout, stage: Stage) -> tuple[float, float]:
+    """Seconds of wall time and of processes that the stage's programs noted."""
+    folder = join(layout.stage(stage), "claims")
+    found = [_read(storage, join(folder, name)) for name in storage.names(folder) if name.startswith(PREFIX)]
+    return sum(wall for wall, _ in found), sum(held for _, held in found)
+
+
+def _read(storage: Storage, uri: str) -> tuple[float, float]:
+    try:
+        found = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else {}
+        return float(found.get("seconds", 0)), float(found.get("process_seconds", 0))
+    except (AttributeError, TypeError, ValueError):
+        return 0.0, 0.0

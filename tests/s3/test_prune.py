@@ -12,8 +12,8 @@ from diht_k8s.api.errors import StopRequested
 from diht_k8s.api.layout import MARKER, STARTED
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.main import main
+from diht_k8s.outputs import prune
 from diht_k8s.outputs.prune import plan_to_remove, remove
-from diht_k8s.runtime import own_files
 from diht_k8s.runtime.run_folder import latest_run, run_folder
 from diht_k8s.runtime.signals import StopFlag
 from tests.folders import filled
@@ -71,7 +71,7 @@ def test_interrupted_prune_leaves_nothing_that_looks_complete_and_is_finished(
 ) -> None:
     bench = Bench(store, "interrupted")
     bench.storage.remove(run_folder(bench.two))
-    monkeypatch.setattr(own_files, "CHUNK", 1)
+    monkeypatch.setattr(prune, "CHUNK", 1)
     seen: list[list[str]] = []
     for _ in range(10):
         stop = StopFlag()

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.errors import DataError, UserError, in_one_line
 from diht_k8s.data.imports.folders import SPLITS, shallow_files
 from diht_k8s.data.imports.records import (
     ImageRecord,
@@ -350,7 +350,7 @@ def _features(schema: pa.Schema, path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} cannot be read ({' '.join(str(error).split())[:120]}): fetch it again")
+    return DataError(f"{path} cannot be read ({in_one_line(error, 120)}): fetch it again")
 
 
 IMAGES: Final = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")

@@ -7,7 +7,6 @@ All that was seen is stored, bad, beside a stored image, or ignored, and nothing
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from diht_k8s.api.errors import DataError, RetryableError, UserError
+from diht_k8s.api.errors import DataError, DihtError, RetryableError, UserError
 from diht_k8s.api.hashing import differences
-from diht_k8s.api.layout import join
+from diht_k8s.api.layout import LEASE, join
 from diht_k8s.data.imports.records import LINKS_ADVICE, OUTSIDE, RecordSource, SeenUnits, Tally
 from diht_k8s.data.imports.shard_writer import (
     HEIF_MISSING,
@@ -28,6 +27,7 @@ from diht_k8s.data.imports.shard_writer import (
     heif_advice,
     write_shard,
 )
+from diht_k8s.data.lease import Lease, beating, owner_of
 from diht_k8s.data.shards.images import MAX_PIXELS
 from diht_k8s.data.shards.storage import Storage, temporary_of
 
@@ -52,7 +52,7 @@ class ImportTarget:
 
 @contextlib.contextmanager
 def sole_writer(storage: Storage, target: ImportTarget, shards: int) -> Iterator[None]:
-    """Keep other imports from an output on a disk, and remove what this or an earlier one left half-written there.
+    """Keep other imports from an output, and remove what this or an earlier one left half-written there on a disk.
 
     Args:
         storage: where the output is.
@@ -62,47 +62,33 @@ def sole_writer(storage: Storage, target: ImportTarget, shards: int) -> Iterator
     Raises:
         RetryableError: another import writes there now.
     """
-    folder = storage.local_path(target.output)
-    handle = None if folder is None else _locked(folder)
-    if folder is None or handle is None:
+    lease = Lease(storage, join(target.output, LEASE), {"owner": owner_of(os.environ).id})
+    try:
+        alone = lease.watch(lambda: None)
+    except DihtError:  # the first write says what is wrong; in a whole import on a read-only disk there is none
         yield
         return
+    if not alone:
+        raise RetryableError(f"another import writes to {target.output} now: wait until it ends, or stop it")
+    folder = storage.local_path(target.output)
     try:
-        _remove_temporary(folder, target, shards)
-        yield
+        if folder is not None:
+            _remove_temporary(folder, target, shards)
+        with beating(lease.keep):
+            yield
     finally:
-        # an interrupt may fall between the making of a file and the `try` that removes it
-        _remove_temporary(folder, target, shards)
-        os.close(handle)
-        with contextlib.suppress(OSError):  # it holds something, as a rule
-            folder.rmdir()
-
-
-def _locked(folder: Path) -> int | None:
-    """The open folder, locked until it is closed; None where it cannot be made or locked.
-
-    Raises:
-        RetryableError: another process has locked it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:  # the first write says what is wrong
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        if isinstance(error, BlockingIOError):
-            raise RetryableError(f"another import writes to {folder} now: wait until it ends, or stop it") from error
-        return None  # a file system that locks no folders: whose the temporary files are is not known
-    return handle
+        with contextlib.suppress(DihtError):  # it stands still from now on, which says the same
+            lease.release()
+        if folder is not None:  # an interrupt may fall between the making of a file and the `try` that removes it
+            _remove_temporary(folder, target, shards)
+            with contextlib.suppress(OSError):  # it holds something, as a rule
+                folder.rmdir()
 
 
 def _remove_temporary(folder: Path, target: ImportTarget, shards: int) -> None:
     ours = {name for n in range(shards) for name in _names(target, n)}
-    ours |= {MARKER, STARTED, *target.others}
-    for place in {(folder / name).parent for name in (*_names(target, 0), STARTED, *target.others)}:
+    ours |= {MARKER, STARTED, LEASE, *target.others}
+    for place in {(folder / name).parent for name in (*_names(target, 0), STARTED, LEASE, *target.others)}:
         for path in place.glob(".*.tmp"):
             if temporary_of(path.relative_to(folder).as_posix()) in ours:
                 path.unlink(missing_ok=True)

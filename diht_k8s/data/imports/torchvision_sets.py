@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.errors import DataError, UserError, in_one_line
 from diht_k8s.data.imports.records import (
     ImageRecord,
     ReaderOptions,
@@ -105,7 +105,7 @@ def _as_own_errors(name: str, folder: Path, split: str) -> Iterator[None]:
         lacking = error if isinstance(error, ModuleNotFoundError) else error.__context__
         if isinstance(lacking, ModuleNotFoundError):
             raise UserError(f"{name} needs the package {lacking.name}: pip install {lacking.name}") from error
-        said = (" ".join(str(error).split()) or type(error).__name__).partition(" You can use download")[0]
+        said = in_one_line(error, 1000).partition(" You can use download")[0]
         what = f"{folder} cannot be read as {name}, split {split} ({said[:200].rstrip('.')})"
         if "Unknown value" in said:
             raise UserError(f"{what}: choose another by --split") from error

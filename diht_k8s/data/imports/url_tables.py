@@ -18,7 +18,7 @@ from typing import IO, Any, Final, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.errors import DataError, UserError, in_one_line
 from diht_k8s.data.imports.hugging_face import parquet_rows
 from diht_k8s.data.imports.pair_tables import (
     CAPTION_COLUMNS,
@@ -223,7 +223,7 @@ def _reading(uri: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
-        said = " ".join(str(error).split())[:120]
+        said = in_one_line(error, 120)
         raise DataError(f"{uri} cannot be read ({said}): fetch it again or leave it out of the captions") from error
 
 

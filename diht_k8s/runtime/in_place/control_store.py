@@ -16,8 +16,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from diht_k8s.runtime.in_place.rounds import Register, StoreView
-from diht_k8s.runtime.in_place.store import StoreClient, StoreServer
-from diht_k8s.runtime.in_place.store_protocol import ProtocolError
+from diht_k8s.runtime.in_place.store import ProtocolError, StoreClient, StoreServer
 
 POLL_S: Final = 0.1
 RECONNECT_S: Final = 1.0

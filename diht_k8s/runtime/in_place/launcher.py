@@ -16,9 +16,8 @@ from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, RetryableErro
 from diht_k8s.api.gang_decision import decision_in
 from diht_k8s.api.pods import CONTROL_VARIABLE
 from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
-from diht_k8s.runtime.gang import Gang
 from diht_k8s.runtime.in_place.control_store import ControlStore
-from diht_k8s.runtime.in_place.rank_processes import RankProcesses
+from diht_k8s.runtime.in_place.rank_processes import RankProcesses, Standbys
 from diht_k8s.runtime.in_place.rounds import (
     LauncherAction,
     LauncherState,
@@ -27,7 +26,7 @@ from diht_k8s.runtime.in_place.rounds import (
     RoundFailure,
     decide,
 )
-from diht_k8s.runtime.in_place.standby import Standbys
+from diht_k8s.runtime.preflight import Gang
 from diht_k8s.runtime.rank_exit import LOST_PEER, STOPPED, cause_of
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.runtime.time_spent import TIME_VARIABLE, with_recovery

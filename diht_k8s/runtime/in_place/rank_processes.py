@@ -1,4 +1,8 @@
-"""The processes of a node's ranks in one round: start, watch, end and reap."""
+"""The processes of a node's ranks in one round: start, watch, end and reap; and standbys, which are ranks of the next one.
+
+Importing torch, DeepSpeed and open_clip is most of what a rank does before its first step. A standby has imported
+everything and waits to be told its place. It holds memory of its imports only: no device, no data, no connection.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +22,7 @@ from typing import Any, Final
 from diht_k8s.api.errors import RetryableError
 from diht_k8s.runtime.hangs.heartbeat import FOLDER_VARIABLE, notes_folder
 from diht_k8s.runtime.hangs.watchdog import HangLimits, Watchdog
-from diht_k8s.runtime.in_place.standby import Standbys
-from diht_k8s.runtime.pdeathsig import named_parent
+from diht_k8s.runtime.signals import PARENT_VARIABLE, named_parent
 
 REAP_S: Final = 20.0
 """A killed process that is not gone after this time hangs in its driver or its storage."""
@@ -129,3 +133,74 @@ class RankProcesses:
                     ) from None
         finally:
             self._stack.close()
+
+
+STANDBY_VARIABLE: Final = "DIHT_STANDBY"
+
+
+def wait_for_assignment(prepare: Callable[[], object]) -> None:
+    """In a standby: prepare, then take the environment of a rank from stdin; ends the process if none comes.
+
+    Does nothing in a process that was started as a rank.
+    """
+    if os.environ.pop(STANDBY_VARIABLE, None) is None:
+        return
+    prepare()
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit(0)
+    os.environ.update(json.loads(line))
+
+
+class Standbys:
+    """The standby processes of a launcher, one for each rank of its node."""
+
+    def __init__(self, command: Sequence[str], number: int) -> None:
+        """Prepare; none is started yet.
+
+        Args:
+            command: program and arguments of a rank, which calls `wait_for_assignment`.
+            number: of ranks.
+        """
+        self._command, self._number = command, number
+        self._waiting: list[subprocess.Popen[str]] = []
+
+    def fill(self) -> None:
+        """Start what is missing; one that ended by itself is replaced."""
+        for process in [each for each in self._waiting if each.poll() is not None]:
+            self._waiting.remove(process)
+            _end(process)
+        environment = {**os.environ, STANDBY_VARIABLE: "1", PARENT_VARIABLE: str(os.getpid())}
+        for _ in range(self._number - len(self._waiting)):
+            self._waiting.append(
+                subprocess.Popen(  # noqa: S603 (an argument list of ours, no shell)
+                    self._command, env=environment, stdin=subprocess.PIPE, text=True
+                )
+            )
+
+    def take(self, environment: Mapping[str, str]) -> subprocess.Popen[str] | None:
+        """Make one a rank; None if none lives."""
+        while self._waiting:
+            process = self._waiting.pop()
+            assert process.stdin is not None
+            try:
+                with process.stdin as stdin:
+                    stdin.write(json.dumps(dict(environment)) + "\n")
+            except OSError:  # it has ended
+                process.kill()
+                process.wait()
+                continue
+            return process
+        return None
+
+    def close(self) -> None:
+        """End those that wait."""
+        while self._waiting:
+            _end(self._waiting.pop())
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    if process.stdin is not None:
+        process.stdin.close()

@@ -1,30 +1,26 @@
-"""The key-value store behind the launchers of a gang: a server in launcher 0, a client in each.
+"""The key-value store behind the launchers of a gang: a server in launcher 0, a client in each, and how they talk.
 
-It takes the place of torch's TCPStore, which serves everybody who reaches its port and ends on bytes that it does not know.
-Here nobody without the token of the attempt gets an answer, and no connection can keep another one waiting.
+It takes the place of torch's TCPStore, which serves everybody who reaches its port and ends on bytes that it does not
+know. Here nobody without the token of the attempt gets an answer, and no connection can keep another one waiting.
+
+Whoever reaches the port may send anything. So the server speaks first: a random challenge. The client answers with one of
+its own and an HMAC of both under the token; the server's HMAC of both comes back. Neither says more before, the token is
+never sent, and an answer that was overheard fits no other challenge. What follows is neither encrypted nor signed.
+
+A frame is its length as four bytes, the highest first, then as many bytes of JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
+import json
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any, Final
-
-from diht_k8s.runtime.in_place.store_protocol import (
-    CHALLENGE_BYTES,
-    HEADER_BYTES,
-    PROOF_BYTES,
-    ProtocolError,
-    body_length,
-    challenge,
-    check_proof,
-    frame,
-    message,
-    proof,
-)
 
 ANSWER_S: Final = 5.0
 """Time for a proof, a message or an answer to come."""
@@ -176,3 +172,70 @@ class StoreClient:
                 raise ConnectionResetError("the control store has closed the connection")
             read += block
         return bytes(read)
+
+
+CHALLENGE_BYTES: Final = 32
+PROOF_BYTES: Final = 32
+HEADER_BYTES: Final = 4
+MOST_FRAME_BYTES: Final = 2**18
+"""A register with two messages of a failure has less than 64 KiB."""
+
+
+class ProtocolError(Exception):
+    """The other side does not know the token, or does not keep to the protocol."""
+
+
+def challenge() -> bytes:
+    """A new one."""
+    return secrets.token_bytes(CHALLENGE_BYTES)
+
+
+def proof(token: str, side: bytes, servers: bytes, clients: bytes) -> bytes:
+    """What shows that a side, `client` or `server`, knows the token: of no use to the other side, or after another challenge."""
+    return hmac.digest(token.encode(), b"diht control store " + side + servers + clients, "sha256")
+
+
+def check_proof(given: bytes, token: str, side: bytes, servers: bytes, clients: bytes) -> None:
+    """Compare in constant time.
+
+    Raises:
+        ProtocolError: it is another one.
+    """
+    if not hmac.compare_digest(given, proof(token, side, servers, clients)):
+        raise ProtocolError(f"the {side.decode()} does not know the token of this attempt")
+
+
+def frame(message: Any) -> bytes:
+    """A message on the wire.
+
+    Raises:
+        ProtocolError: it is too large.
+    """
+    body = json.dumps(message, separators=(",", ":")).encode()
+    if len(body) > MOST_FRAME_BYTES:
+        raise ProtocolError(f"a message of {len(body)} bytes is too large")
+    return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
+def body_length(header: bytes) -> int:
+    """The bytes that follow a header.
+
+    Raises:
+        ProtocolError: more than a message may have.
+    """
+    length = int.from_bytes(header, "big")
+    if length > MOST_FRAME_BYTES:
+        raise ProtocolError(f"a message of {length} bytes is too large")
+    return length
+
+
+def message(body: bytes) -> Any:
+    """A message from the bytes behind its header.
+
+    Raises:
+        ProtocolError: it is no JSON.
+    """
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("no JSON") from error

@@ -41,9 +41,8 @@ from typing import Any, Final
 from diht_k8s.api.errors import DihtError
 from diht_k8s.api.layout import join
 from diht_k8s.data.feature_files import FeatureFile, read_features, write_tensors
-from diht_k8s.runtime.claims import Claims
-from diht_k8s.runtime.ledger import Count, require_equal
-from diht_k8s.runtime.shard_progress import ShardProgress
+from diht_k8s.runtime.claims import Claims, ShardProgress
+from diht_k8s.runtime.commit import Count, require_equal
 from diht_k8s.runtime.stage import Context
 from diht_k8s.stages.evaluate import encoding
 from diht_k8s.stages.evaluate.benchmark_images import Cue, VisualQuestion

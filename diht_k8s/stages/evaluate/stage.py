@@ -23,11 +23,10 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.models.files import model_identity
 from diht_k8s.report.per_image import per_image_path
 from diht_k8s.runtime.bad_shards import BadShards, damage_summary
-from diht_k8s.runtime.commit import artefact, read_committed
-from diht_k8s.runtime.ledger import Count, require_equal
-from diht_k8s.runtime.shared_work import claims_of, until_committed
+from diht_k8s.runtime.claims import claims_of, until_committed
+from diht_k8s.runtime.commit import Count, artefact, read_committed, require_equal
+from diht_k8s.runtime.inputs import output_before
 from diht_k8s.runtime.stage import Context, Outcome
-from diht_k8s.runtime.stages_before import output_before
 from diht_k8s.runtime.tracking import start_tracking
 from diht_k8s.stages.evaluate.class_texts import packaged_texts, read_texts, text_files
 from diht_k8s.stages.evaluate.results import read_result, result_path, write_result

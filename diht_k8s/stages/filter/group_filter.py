@@ -15,8 +15,7 @@ from diht_k8s.api.layout import join
 from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.sources import Shard, ShardGroup
 from diht_k8s.runtime.bad_shards import Damage
-from diht_k8s.runtime.claims import Claims
-from diht_k8s.runtime.shard_progress import ShardProgress
+from diht_k8s.runtime.claims import Claims, ShardProgress
 from diht_k8s.runtime.stage import Context
 from diht_k8s.stages.filter.clip_score import keeps_top_fraction
 from diht_k8s.stages.filter.group_summaries import FilteredShard, GroupSummaries

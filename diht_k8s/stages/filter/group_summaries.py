@@ -25,7 +25,7 @@ from diht_k8s.data.shards.shard_index import IndexedDamage, IndexRow, ShardIndex
 from diht_k8s.data.shards.sources import Shard, ShardGroup
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.bad_shards import Damage
-from diht_k8s.runtime.ledger import Count, require_equal
+from diht_k8s.runtime.commit import Count, require_equal
 from diht_k8s.runtime.stage import Context
 from diht_k8s.stages.filter.summary import LayoutHints, Summary
 

@@ -28,7 +28,7 @@ from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import TarDigest, held_members, write_samples
 from diht_k8s.runtime.claims import Claims
-from diht_k8s.runtime.ledger import Count, require_equal
+from diht_k8s.runtime.commit import Count, require_equal
 from diht_k8s.runtime.stage import Context
 from diht_k8s.stages.filter.scores import Row, Scores, header_of, read_scores, schema_of, to_batch
 from diht_k8s.stages.filter.summary import Summary

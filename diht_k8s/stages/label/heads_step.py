@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.errors import DataError, UserError, in_one_line
 from diht_k8s.data.feature_files import hash64, read_tensors, write_tensors
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.stages.label.caption_concepts import KeptCaptions, read_captions
@@ -35,7 +35,6 @@ from diht_k8s.stages.label.job import LabelJob, LabelProgress
 from diht_k8s.stages.label.targets import Targets, concatenated, encode
 from diht_k8s.stages.label.teacher import LazyTeacher, device
 from diht_k8s.stages.label.teacher_classes import with_own_classes
-from diht_k8s.stages.label.teacher_weights import first_line
 from diht_k8s.stages.label.vocabulary import Concepts, read_vocabulary
 
 KINDS: Final[tuple[str, ...]] = ("objects", "attributes")
@@ -124,7 +123,7 @@ class _FitProgress:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as error:  # zip and pickle raise many kinds; all mean the same to the user
             raise DataError(
-                f"{self._uri} is damaged ({first_line(error)}): remove it and run the stage label again"
+                f"{self._uri} is damaged ({in_one_line(error)}): remove it and run the stage label again"
             ) from error
 
 

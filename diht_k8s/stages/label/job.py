@@ -16,8 +16,8 @@ from diht_k8s.api.layout import join
 from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.runtime.bad_shards import BadShards
+from diht_k8s.runtime.claims import ShardProgress
 from diht_k8s.runtime.inputs import kept_shards
-from diht_k8s.runtime.shard_progress import ShardProgress
 from diht_k8s.runtime.stage import Context
 
 

@@ -15,10 +15,8 @@ from diht_k8s.api.errors import DihtError
 from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.sources import Shard, share
 from diht_k8s.runtime.bad_shards import damage_summary
-from diht_k8s.runtime.claims import Claims
-from diht_k8s.runtime.commit import artefact
-from diht_k8s.runtime.ledger import Count, require_equal
-from diht_k8s.runtime.shared_work import claims_of, until_committed
+from diht_k8s.runtime.claims import Claims, claims_of, until_committed
+from diht_k8s.runtime.commit import Count, artefact, require_equal
 from diht_k8s.runtime.stage import Outcome
 from diht_k8s.stages.label.caption_concepts import read_captions
 from diht_k8s.stages.label.features import (

@@ -19,7 +19,7 @@ from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.samples import until_damage
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.runtime.bad_shards import LOST, Damage, damage_summary
-from diht_k8s.runtime.ledger import Count, require_equal
+from diht_k8s.runtime.commit import Count, require_equal
 from diht_k8s.stages.label.added import NONE, CaptionUse, best_added, outside_caption
 from diht_k8s.stages.label.caption_concepts import KeptCaptions, read_captions
 from diht_k8s.stages.label.job import LabelJob

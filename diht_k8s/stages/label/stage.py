@@ -21,8 +21,8 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.models.files import weights_sha256
+from diht_k8s.runtime.claims import once
 from diht_k8s.runtime.commit import read_committed
-from diht_k8s.runtime.shared_work import once
 from diht_k8s.runtime.stage import Context, Outcome
 from diht_k8s.stages.label.job import LabelJob, make_job
 from diht_k8s.stages.label.teacher_weights import weights_uri

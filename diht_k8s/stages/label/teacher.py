@@ -20,7 +20,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import UserError, in_one_line
 from diht_k8s.api.label import Teacher
 from diht_k8s.api.label import Teacher as TeacherConfig
 from diht_k8s.data.shards.storage import Storage
@@ -29,7 +29,6 @@ from diht_k8s.stages.label.teacher_weights import (
     SWAG_LICENCE,
     SWAG_NAMES,
     Weights,
-    first_line,
     fit_weights,
     or_near,
     read_weights,
@@ -104,7 +103,7 @@ def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torc
             dimension = network(torch.zeros(1, 3, *size, device=device)).shape[1]
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UserError(
-            f"label.teacher.imageSize {size[0]}: {config.model} cannot take such images ({first_line(error)}): unset it"
+            f"label.teacher.imageSize {size[0]}: {config.model} cannot take such images ({in_one_line(error)}): unset it"
         ) from error
     return TeacherNetwork(preprocess, network, dimension, size, device, classifier)
 

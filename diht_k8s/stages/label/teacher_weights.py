@@ -13,7 +13,7 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from diht_k8s.api.errors import UserError, suggestion
+from diht_k8s.api.errors import UserError, in_one_line, suggestion
 from diht_k8s.api.label import PACKAGED_TEACHERS, Teacher
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.model_files import check_files
@@ -107,7 +107,7 @@ def read_weights(storage: Storage, uri: str) -> Weights:
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and pickle raise many kinds; all mean the same to the user
         raise UserError(
-            f"{uri} cannot be read safely as a weights file ({first_line(error)}): give .safetensors, or a .pth with "
+            f"{uri} cannot be read safely as a weights file ({in_one_line(error)}): give .safetensors, or a .pth with "
             "tensors only"
         ) from error
     for key in ("state_dict", "model"):
@@ -187,11 +187,6 @@ def or_near(name: str, known: list[str]) -> str:
     """`, did you mean X?` for the nearest known name, "" if no name is near."""
     hint = suggestion(name, known)
     return f", {hint}" if hint else ""
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a library's error, or its type if it has no message."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _last(key: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.runtime.bad_shards import LOST, BadShards, Damage, damage_summary
-from diht_k8s.runtime.ledger import Count, require_equal
+from diht_k8s.runtime.commit import Count, require_equal
 from diht_k8s.stages.train.collectives import gather_objects
 from diht_k8s.stages.train.data.batch import Batch
 

@@ -25,13 +25,12 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.bad_shards import Damage
 from diht_k8s.runtime.hangs.heartbeat import Heartbeat
-from diht_k8s.runtime.in_place.standby import wait_for_assignment
+from diht_k8s.runtime.in_place.rank_processes import wait_for_assignment
 from diht_k8s.runtime.launcher import read_env
-from diht_k8s.runtime.pdeathsig import end_with_parent
 from diht_k8s.runtime.progress import Reporter
 from diht_k8s.runtime.rank_exit import LOST_PEER, leave, rank_main
 from diht_k8s.runtime.run_folder import run_layout
-from diht_k8s.runtime.signals import StopFlag
+from diht_k8s.runtime.signals import StopFlag, end_with_parent
 from diht_k8s.runtime.time_spent import STARTING, TimeAccount
 from diht_k8s.runtime.tracking import start_tracking
 from diht_k8s.stages.train.bad_samples import BadSamples, Consumption

@@ -16,10 +16,10 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
 from diht_k8s.data.shards.sources import Shard, known_sources, stem, training_shards
 from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.commit import Count, require_equal
 from diht_k8s.runtime.cpus import usable_cpus
 from diht_k8s.runtime.indexing import IndexedShards, Ranks, indexed
 from diht_k8s.runtime.inputs import kept_shards
-from diht_k8s.runtime.ledger import Count, require_equal
 from diht_k8s.stages.label.vocabulary import ConceptVocabulary
 from diht_k8s.stages.train.checkpoint.checkpoint import Saved
 from diht_k8s.stages.train.checkpoint.resume import resume_sampler, sequential_shards

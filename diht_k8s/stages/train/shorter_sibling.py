@@ -9,8 +9,7 @@ from typing import Any
 from diht_k8s.api.layout import MARKER, Layout, join
 from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime.commit import find_committed
-from diht_k8s.runtime.started import find_started
+from diht_k8s.runtime.commit import find_committed, find_started
 
 
 def offer_shorter_sibling(storage: Storage, layout: Layout, config: Mapping[str, Any]) -> str:

@@ -24,12 +24,13 @@ from diht_k8s.api.train import Train, few_pairs
 from diht_k8s.data.shards.sources import current_shards, current_sources
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.commit import artefact, read_committed
-from diht_k8s.runtime.gang import Gang
 from diht_k8s.runtime.hangs.watchdog import FIRST_SECONDS_VARIABLE
+from diht_k8s.runtime.inputs import pairs_before
 from diht_k8s.runtime.launcher import export_env, launch
 from diht_k8s.runtime.preflight import (
     DNS_TIMEOUT_S,
     RESULT_VARIABLE,
+    Gang,
     check_locked_memory,
     check_node,
     check_output,
@@ -38,7 +39,6 @@ from diht_k8s.runtime.preflight import (
     this_node,
 )
 from diht_k8s.runtime.stage import Context, Outcome
-from diht_k8s.runtime.stages_before import pairs_before
 from diht_k8s.stages.train.checkpoint.init_from import init_identity
 from diht_k8s.stages.train.lease import held_lease, wait_until_free
 from diht_k8s.stages.train.model.configurations import read_configuration, require_clips_tokenizer

@@ -15,9 +15,9 @@ import pytest
 from diht_k8s.api.errors import DataError, ExitCode
 from diht_k8s.api.pods import OWNER_VARIABLE
 from diht_k8s.api.run import DihtRun
+from diht_k8s.data.lease import this_process
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.runtime import claims
-from diht_k8s.runtime.owner import this_process
 from diht_k8s.runtime.stage import exit_code_of
 from diht_k8s.stages.filter import scores
 from diht_k8s.stages.filter.shard_filter import ShardFilter

@@ -12,8 +12,7 @@ from diht_k8s.api.documents import dump
 from diht_k8s.api.filter import Filter
 from diht_k8s.cli.main import main
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.outputs.pair_history import verdict
-from diht_k8s.outputs.pair_table import write_pair_table
+from diht_k8s.outputs.pair_history import verdict, write_pair_table
 from diht_k8s.runtime.run_folder import run_layout
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.filter.scores import Row

@@ -17,7 +17,7 @@ from webdataset.tariterators import tarfile_to_samples
 from diht_k8s.api.errors import DataError, StopRequested, UserError
 from diht_k8s.data.shards.samples import read_samples
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime import claims, shared_work
+from diht_k8s.runtime import claims
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.filter.captions.graph import CaptionGraph
 from diht_k8s.stages.filter.captions.parser import CaptionParser
@@ -159,7 +159,7 @@ def test_workers_leave_claimed_shards_alone_until_the_claim_is_stale(
         assert calls.captions == list(CAPTIONS[:3])
         monkeypatch.setattr(claims, "STALE_SECONDS", 0.0)
 
-    monkeypatch.setitem(shared_work.until_committed.__kwdefaults__, "sleep", wait)
+    monkeypatch.setitem(claims.until_committed.__kwdefaults__, "sleep", wait)
     assert filter_with(run, worker=0, workers=2) is not None
     assert len(waits) == 1
     assert calls.captions == list(CAPTIONS)

@@ -36,14 +36,12 @@ from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.outputs import takedown
 from diht_k8s.outputs.takedown import purge
-from diht_k8s.runtime.claims import STALE_SECONDS
-from diht_k8s.runtime.commit import artefact, commit, read_committed
+from diht_k8s.runtime.claims import STALE_SECONDS, living
+from diht_k8s.runtime.commit import artefact, commit, read_committed, start
 from diht_k8s.runtime.inputs import kept_shards
-from diht_k8s.runtime.living import living
 from diht_k8s.runtime.run_folder import point, run_folder, run_layout, write_document
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.runtime.stage import locate, run_stage
-from diht_k8s.runtime.started import start
 from diht_k8s.stages.evaluate import stage as evaluate_stage
 from diht_k8s.stages.filter.scores import open_scores
 from diht_k8s.stages.label import stage as label_stage

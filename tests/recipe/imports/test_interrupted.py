@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -18,6 +17,8 @@ import pytest
 from diht_k8s.api.errors import ExitCode, RetryableError
 from diht_k8s.cli.main import main
 from diht_k8s.data.imports import pair_import
+from diht_k8s.data.lease import Lease
+from diht_k8s.data.shards.storage import Storage
 from tests.recipe.imports.loose_pairs import in_folder
 from tests.recipe.imports.outputs import imported, pairs, tree
 
@@ -84,8 +85,10 @@ def test_import_when_stopped_between_the_making_of_a_file_and_its_use_leaves_not
     source, output, made = in_folder(tmp_path / "in", 1), tmp_path / "out", tempfile.mkstemp
 
     def interrupted_in(*arguments: Any, **options: Any) -> Any:
-        made(*arguments, **options)
-        raise KeyboardInterrupt
+        found = made(*arguments, **options)
+        if "lease" not in options["prefix"]:  # a half lease goes with the next import
+            raise KeyboardInterrupt
+        return found
 
     monkeypatch.setattr(tempfile, "mkstemp", interrupted_in)
     assert main(["import", str(source), str(output)]) == ExitCode.STOPPED
@@ -108,18 +111,25 @@ def test_import_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) 
     assert len(pairs(output)) == IMAGES
 
 
-def test_import_waits_for_nobody_where_another_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source, output = in_folder(tmp_path / "in", 1), tmp_path / "out"
-    output.mkdir()
+def test_import_waits_for_nobody_where_another_writes_on_any_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output, owner = in_folder(tmp_path / "in", 1), tmp_path / "out", "from diht_k8s.data.lease import *; "
     half = output / ".00000.tar.abcdefgh.tmp"
-    half.write_bytes(b"x")
-    handle = os.open(output, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
+    with subprocess.Popen(
+        [sys.executable, "-c", owner + "print(this_process(), flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        holder = {"owner": other.stdout.readline().strip()}
+        assert Lease(Storage(), f"{output}/lease.json", holder).take()
+        half.write_bytes(b"x")
         assert main(["import", str(source), str(output)]) == RetryableError.exit_code
-    finally:
-        os.close(handle)
+        other.communicate("\n")
     assert "another import writes to" in capsys.readouterr().err
     assert half.exists()
     imported(source, output)
     assert not half.exists()
+    assert not (output / "lease.json").exists()

@@ -18,7 +18,7 @@ from typing import Any
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
 from diht_k8s.cli.main import main as diht
-from diht_k8s.runtime.in_place.standby import STANDBY_VARIABLE
+from diht_k8s.runtime.in_place.rank_processes import STANDBY_VARIABLE
 from diht_k8s.stages.train.stage import RANK_MODULE
 from tests.recipe.train import fork_server
 

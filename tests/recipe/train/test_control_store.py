@@ -15,13 +15,14 @@ import pytest
 from diht_k8s.runtime.in_place import store as store_module
 from diht_k8s.runtime.in_place.control_store import ControlStore
 from diht_k8s.runtime.in_place.rounds import Register, RoundFailure, next_register
-from diht_k8s.runtime.in_place.store import StoreClient, StoreServer
-from diht_k8s.runtime.in_place.store_protocol import (
+from diht_k8s.runtime.in_place.store import (
     CHALLENGE_BYTES,
     HEADER_BYTES,
     MOST_FRAME_BYTES,
     PROOF_BYTES,
     ProtocolError,
+    StoreClient,
+    StoreServer,
     body_length,
     challenge,
     check_proof,

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.data.feature_files import FeatureFile, hash64
+from diht_k8s.data.lease import Owner
 from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.claims import Claims
-from diht_k8s.runtime.owner import Owner
 from diht_k8s.stages.label.features import read_teacher_features
 from diht_k8s.stages.train.data.normalisation import CLIPS
 from diht_k8s.stages.train.features.rows import FeatureTables
@@ -141,7 +141,7 @@ def test_shard_that_another_process_has_claimed_is_left_to_it_while_it_lives(
 
 
 def _ended() -> str:
-    from diht_k8s.runtime.owner import this_process
+    from diht_k8s.data.lease import this_process
 
     kind, place, _, _ = this_process().split(" ")
     return f"{kind} {place} 4194305 1"  # no process has this number

@@ -17,9 +17,9 @@ from diht_k8s.api.layout import MARKER, STARTED
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.main import main
 from diht_k8s.data.shards.storage import Storage
+from diht_k8s.outputs import prune as own_files
 from diht_k8s.outputs.prune import make_plan, plan_to_remove, remove
-from diht_k8s.runtime import living as watching
-from diht_k8s.runtime import own_files
+from diht_k8s.runtime import claims as watching
 from diht_k8s.runtime.run_folder import latest_run, run_folder
 from diht_k8s.runtime.signals import StopFlag
 from tests.folders import filled

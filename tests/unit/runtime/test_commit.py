@@ -10,8 +10,7 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime.commit import artefact, commit, find_committed, read_committed
-from diht_k8s.runtime.started import find_started, start
+from diht_k8s.runtime.commit import artefact, commit, find_committed, find_started, read_committed, start
 from tests.folders import flat
 
 CONFIG = {"config": {"minComplexity": 2}, "inputs": {"a": "1"}, "seed": 0}

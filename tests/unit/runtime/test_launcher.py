@@ -14,8 +14,8 @@ import pytest
 
 from diht_k8s.api.errors import DataError, ExitCode, UserError
 from diht_k8s.runtime import launcher
-from diht_k8s.runtime.gang import Gang
 from diht_k8s.runtime.launcher import export_env
+from diht_k8s.runtime.preflight import Gang
 from diht_k8s.runtime.rank_exit import cause_of, rank_main
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.runtime.ledger import Count, require_equal
+from diht_k8s.runtime.commit import Count, require_equal
 
 
 def test_equal_counts_are_accepted() -> None:

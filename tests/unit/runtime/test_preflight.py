@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diht_k8s.api.errors import RetryableError, StopRequested
-from diht_k8s.runtime.gang import Gang, peer_hosts
-from diht_k8s.runtime.preflight import resolves, wait_for_hosts
+from diht_k8s.runtime.preflight import Gang, peer_hosts, resolves, wait_for_hosts
 from diht_k8s.runtime.signals import StopFlag
 
 HOSTS = ["job-0.svc", "job-1.svc", "job-2.svc"]

@@ -16,9 +16,9 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import SavedCheckpoint, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.shards.storage import Storage
+from diht_k8s.runtime.claims import END, claims_of
 from diht_k8s.runtime.commit import artefact
 from diht_k8s.runtime.progress import Reporter
-from diht_k8s.runtime.shared_work import END, claims_of
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.runtime.stage import Context, Outcome, exit_code_of, run_stage
 from tests.unit.api.documents import changed

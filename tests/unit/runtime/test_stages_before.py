@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.runtime.stages_before import why_new
+from diht_k8s.runtime.inputs import why_new
 
 
 def config(beta: float = 0.25, filtered: str = "f", taken: str = "", fields: str = "") -> dict[str, Any]:

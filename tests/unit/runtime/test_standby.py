@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.runtime.in_place.rank_processes import RankProcesses
-from diht_k8s.runtime.in_place.standby import STANDBY_VARIABLE, Standbys, wait_for_assignment
+from diht_k8s.runtime.in_place.rank_processes import STANDBY_VARIABLE, RankProcesses, Standbys, wait_for_assignment
 
 PROGRAM = """
 import os, sys
-from diht_k8s.runtime.in_place.standby import wait_for_assignment
+from diht_k8s.runtime.in_place.rank_processes import wait_for_assignment
 wait_for_assignment(lambda: print(os.getpid(), file=open(sys.argv[1] + "/prepared", "a")))
 print(os.getpid(), os.environ["RANK"], file=open(sys.argv[1] + "/ranks", "a"))
 """

@@ -25,7 +25,7 @@ from torch import Tensor
 from diht_k8s.api.train import Train
 from diht_k8s.data.shards.images import BadImageError, decode_pixels
 from diht_k8s.data.shards.samples import caption_digest
-from diht_k8s.runtime.ledger import Count, require_equal
+from diht_k8s.runtime.commit import Count, require_equal
 from diht_k8s.stages.label.soft_labels import HeadLabels
 from diht_k8s.stages.train.data.augment import drawn_caption, train_view
 from diht_k8s.stages.train.data.batch import Batch, BatchTargets, HeadTargets

@@ -36,6 +36,7 @@ from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import ABOUT_FEATURES, DIGITS, MARKER, Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.feature_files import SUFFIX, FeatureFile
+from diht_k8s.data.lease import owner_of
 from diht_k8s.data.shards.images import decode
 from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.sources import Shard
@@ -43,9 +44,7 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.models.files import weights_sha256
 from diht_k8s.runtime.bad_shards import Damage, salvaged
 from diht_k8s.runtime.claims import BEAT_SECONDS, Claims
-from diht_k8s.runtime.commit import find_committed
-from diht_k8s.runtime.ledger import Count, require_equal
-from diht_k8s.runtime.owner import owner_of
+from diht_k8s.runtime.commit import Count, find_committed, require_equal
 from diht_k8s.runtime.progress import Reporter
 from diht_k8s.stages.label.features import extract, read_teacher_features, write_features
 from diht_k8s.stages.label.teacher import TeacherNetwork

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from diht_k8s.api.run import Stage
+from diht_k8s.data.lease import Owner
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.claims import Claims
-from diht_k8s.runtime.owner import Owner
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.filter.deduplication import RepeatSearch, write_fingerprints
 from tests.folders import flat

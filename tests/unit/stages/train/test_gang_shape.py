@@ -14,9 +14,9 @@ import pytest
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import RetryableError, UserError
 from diht_k8s.api.run import Stage
+from diht_k8s.data.lease import Owner
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime import launcher
-from diht_k8s.runtime.owner import Owner
 from diht_k8s.runtime.progress import Reporter
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.train.stage import execute

@@ -11,8 +11,7 @@ from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import DIGITS, Layout
 from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime.commit import commit
-from diht_k8s.runtime.started import start
+from diht_k8s.runtime.commit import commit, start
 from diht_k8s.stages.train.shorter_sibling import offer_shorter_sibling
 
 STORAGE = Storage()
