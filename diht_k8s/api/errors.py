@@ -109,5 +109,5 @@ BY_EXIT_CODE: Final[Mapping[int, type[DihtError]]] = {
 
 
 def in_one_line(error: object, limit: int = 200) -> str:
-    """What an error of another program says, on one line of at most so many characters; its type if it says nothing."""
+    """What an error says, on one line of at most `limit` characters; its type if it says nothing."""
     return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -5,8 +5,8 @@ somebody alive; one that stands still for long, or whose owner is known to be de
 its own clock, so clocks need not agree. Leases avoid work that is done twice and protect nothing: whoever relies on an
 order of writers needs a fence beside it (`checkpoint.fencing`).
 
-The owner of a lease is a run: on a cluster by its UID, which the operator gives to the pods; here one `diht run`, or one
-program that a shell started, by its process. So a restarted worker knows its own leases again, and where an owner's
+The owner of a lease is a run: on a cluster by its UID, which the operator gives to the pods; here one `diht run`, or
+one program that a shell started, by its process. So a restarted worker knows its own leases again, and where an owner's
 process was of this machine, its death is known at once.
 """
 
@@ -53,7 +53,9 @@ def this_process() -> str:
 
 
 def is_dead(owner: str) -> bool:
-    """Whether an owner is known to have ended: a process of this machine that runs no more. False if nothing is known."""
+    """Whether an owner is known to have ended: a process of this machine that runs no more. False if nothing is
+    known.
+    """
     return _runs(owner) is False
 
 
@@ -104,7 +106,7 @@ def fields_of(content: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-class Lease:
+class WorkLease:
     """One holder's view of a lease."""
 
     def __init__(
@@ -136,7 +138,7 @@ class Lease:
         self._changed_at = self._written_at = clock()
         self._looked, self._beats = False, 0
         self.lives = False
-        """whether its holder is known to be alive, by the last look."""
+        """whether its holder is known to be alive, by what was read last."""
 
     def create(self) -> bool:
         """Take a lease that nobody has; False if there is one."""
@@ -155,7 +157,9 @@ class Lease:
         self._looked = True
 
     def is_free(self, stale_seconds: float = STALE_SECONDS) -> bool:
-        """Whether the lease that was found may be taken: released, a dead holder's, or one of an earlier start of this one."""
+        """Whether the lease that was found may be taken: released, a dead holder's, or one of an earlier start of this
+        one.
+        """
         if not self.is_foreign or is_dead(str(self._owner)):
             return True
         return self._clock() - self._changed_at >= stale_seconds

@@ -1,7 +1,8 @@
 """The pairs that a run kept, as a pipeline of webdataset: for open_clip's trainer, or a training of your own.
 
-In: a run. Out: a `webdataset.DataPipeline` of undecoded samples, as webdataset's readers give them: `__key__`, `__url__`,
-members by suffix (`jpg`, `txt`, `json`, ...) and, where asked for, `__labels__`. Further stages are appended:
+In: a run. Out: a `webdataset.DataPipeline` of undecoded samples, as webdataset's readers give them: `__key__`,
+`__url__`, members by suffix (`jpg`, `txt`, `json`, ...) and, where asked for, `__labels__`. Further stages are
+appended:
 
     pairs = open_pairs("my-run.yaml", labels=True)
     pairs = pairs.compose(wds.shuffle(1000), wds.decode("pilrgb"), wds.rename(image="jpg;png;jpeg;webp", text="txt"))
@@ -44,8 +45,8 @@ def open_pairs(run: DihtRun | str | PathLike[str], *, labels: bool = False, keep
     Args:
         run: the run, or the path of its document.
         labels: join each pair with its soft labels.
-        keep_lists: folder of keep lists of the raw shards (`shards.keep_lists.write_keep_list`), which take the place of
-            what the filter kept; a shard without a list is not read.
+        keep_lists: folder of keep lists of the raw shards (`shards.keep_lists.write_keep_list`), which take the place
+            of what the filter kept; a shard without a list is not read.
 
     Raises:
         UserError: the document is wrong, or the filter (with `labels` also the stage label) is not committed.

@@ -1,7 +1,7 @@
 """What became of a pair at each stage of a run, and why; and all pairs of a filter as a table for spreadsheets.
 
-In: a name of the pair (uid, key in its shard, or where it came from) and the run's output. Out: a sentence a stage. Of each
-scores file three columns are read; of a shard with such a pair its rows, and the raw sample for its words.
+In: a name of the pair (uid, key in its shard, or where it came from) and the run's output. Out: a sentence a stage. Of
+each scores file three columns are read; of a shard with such a pair its rows, and the raw sample for its words.
 """
 
 from __future__ import annotations
@@ -195,7 +195,8 @@ def _train(run: DihtRun, storage: Storage, layout: Layout) -> dict[str, str]:
         return {}
     pairs, samples = committed.summary["pairs"], committed.summary["samples"]
     return {
-        Stage.TRAIN.value: f"one of {pairs} pairs of which the training drew {samples} ({samples / max(pairs, 1):.2g} a pair)"
+        Stage.TRAIN.value: f"one of {pairs} pairs of which the training drew {samples} "
+        f"({samples / max(pairs, 1):.2g} a pair)"
     }
 
 

@@ -41,8 +41,8 @@ class Place:
     folder: str
     """relative to the output."""
     state: State
-    """begun: not complete. foreign: not ours, so it stays. run: the folder of a run. features: images' features under a locked
-    tower, for all trainings on such; they stay while one of these does."""
+    """begun: not complete. foreign: not ours, so it stays. run: the folder of a run. features: images' features under a
+    locked tower, for all trainings on such; they stay while one of these does."""
     bytes: int
     files: int
     runs: list[str] = field(default_factory=list)
@@ -230,7 +230,9 @@ CHUNK: Final = 1000
 
 
 def pattern_of_file(name: str, patterns: Sequence[str]) -> int | None:
-    """Which pattern a file matches first, or the one that a killed write would have made; None for one that is not ours."""
+    """Which pattern a file matches first, or the one that a killed write would have made; None for one that is not
+    ours.
+    """
     return pattern_of(temporary_of(name) or name, patterns)
 
 

@@ -1,10 +1,12 @@
-"""Takedown of pairs from an output: kept shards, scores, soft labels, examples of both reports, in the folders of all runs.
+"""Takedown of pairs from an output: kept shards, scores, soft labels, examples of both reports, in the folders of all
+runs.
 
 In: a list of uids, paths and digests. Out: the list as `OUTPUT/takedowns/N`, which every later filter of this output
 applies, the folders of the stages filter and label without the pairs, with new markers, and nothing else that shows or
-names them (`outputs.traces`). Only shards that hold such pairs are rewritten. A plan lists the pairs first, and the markers are removed meanwhile: an interrupted purge resumes when it is
-started again, and no program takes a partially purged output for complete. A model that was trained on the pairs cannot
-forget them: its training no longer matches its input, and `diht run` trains another one.
+names them (`outputs.traces`). Only shards that hold such pairs are rewritten. A plan lists the pairs first, and the
+markers are removed meanwhile: an interrupted purge resumes when it is started again, and no program takes a partially
+purged output for complete. A model that was trained on the pairs cannot forget them: its training no longer matches its
+input, and `diht run` trains another one.
 """
 
 from __future__ import annotations
@@ -143,10 +145,10 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag, *, watch
         watch: says in which folders somebody works.
 
     Raises:
-        UserError: the list is empty, there is nothing to purge, a filter has begun and is not complete, or a run reads a
-            folder of a filter, or of its labels, that belongs to no run.
-        RetryableError: somebody works in a folder of a filter, of labels or of an evaluation, or a run came to use one that
-            belonged to none.
+        UserError: the list is empty, there is nothing to purge, a filter has begun and is not complete, or a run reads
+            a folder of a filter, or of its labels, that belongs to no run.
+        RetryableError: somebody works in a folder of a filter, of labels or of an evaluation, or a run came to use one
+            that belonged to none.
     """
     entries, layout = read_exclusions(storage, exclude), Layout(run.spec.data.output)
     if not entries:
@@ -229,7 +231,8 @@ def _refuse_read(storage: Storage, layout: Layout, lost: Collection[str], runs: 
     for reader, places in readers:
         if found := sorted(places.intersection(lost)):
             raise UserError(
-                f"{join(layout.output, found[0])} belongs to no run whose document is there, so its pairs cannot be searched, "
+                f"{join(layout.output, found[0])} belongs to no run whose document is there, so its pairs cannot be "
+                "searched, "
                 f"and {reader} refers to it: start the run that made it again, or remove the folder, then purge"
             )
 
@@ -272,7 +275,8 @@ class _Purge:
         assert run.spec.filter is not None, "the run points to a filter"
         if any(source.captions for source in run.spec.data.sources):
             raise UserError(
-                f"the run {run.metadata.name} filters captions without images: add the list to filter.exclude and run it "
+                f"the run {run.metadata.name} filters captions without images: add the list to filter.exclude and "
+                "run it "
                 "again (no caption is parsed again)"
             )
         self._rules, self._storage, self._stop, self._layout = (
@@ -418,7 +422,9 @@ class _Purge:
         return removed
 
     def _remove_features(self, shards: Collection[str]) -> None:
-        """Remove the features that trainings have stored of some shards, under every tower; the next training makes them."""
+        """Remove the features that trainings have stored of some shards, under every tower; the next training makes
+        them.
+        """
         folder = self._layout.feature_sets
         digest = "[0-9a-f]" * DIGITS
         theirs = [f"*/{shard}-{OF_FEATURES.replace('*', digest)}" for shard in shards]
@@ -428,7 +434,8 @@ class _Purge:
         )
 
     def _open(self, layout: Layout, stage: Stage) -> None:
-        """Remove a marker, and before it the claims, which are those of the dead: to the next start they would look held.
+        """Remove a marker, and before it the claims, which are those of the dead: to the next start they would look
+        held.
 
         Half of a file, which a killed write has left, may hold a pair, too.
         """
@@ -477,7 +484,8 @@ class _Purge:
     ) -> None:
         """Remove rows from a shard's labels and embeddings, and its features, which only labelling reads.
 
-        A stage that is not complete makes its labels again, with its counts of bad images, and the embeddings with them.
+        A stage that is not complete makes its labels again, with its counts of bad images, and the embeddings with
+        them.
         """
         uri, embeddings = layout.labels(shard.name), layout.embeddings(shard.name)
         self._storage.remove(layout.features(shard.name))

@@ -43,7 +43,9 @@ class Damage:
 
 
 def damage_summary(found: Mapping[str, Damage]) -> dict[str, list[dict[str, Any]]]:
-    """The entry `damaged_shards` of a marker or report, in the order of the names; nothing where no shard is damaged."""
+    """The entry `damaged_shards` of a marker or report, in the order of the names; nothing where no shard is
+    damaged.
+    """
     shards = [{"name": name, **found[name].to_json()} for name in sorted(found)]
     return {"damaged_shards": shards} if shards else {}
 

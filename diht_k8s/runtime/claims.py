@@ -1,15 +1,15 @@
 """Workers that share a stage: claims on its shards, the work up to the commit, and who is at work in which folder.
 
-Claims are leases (`data.lease`) in the stage's folder, and replace a coordinator: a worker creates a claim and rewrites it
-while it works on the shard. Runs that share a folder so share its work, and a dead worker's claims go to others. Two
+Claims are leases (`data.lease`) in the stage's folder, and replace a coordinator: a worker creates a claim and rewrites
+it while it works on the shard. Runs that share a folder so share its work, and a dead worker's claims go to others. Two
 workers on one shard (a slow one and its successor) write the same bytes.
 
-A claim also counts the workers that died while they held it: a shard that kills its worker (memory, a crash in a decoder)
-would kill one after another. Whoever ended together with its whole run was not killed by the shard.
+A claim also counts the workers that died while they held it: a shard that kills its worker (memory, a crash in a
+decoder) would kill one after another. Whoever ended together with its whole run was not killed by the shard.
 
-A worker takes shards as long as there are any that are neither done nor another's. Then one worker ends the stage, and the
-others wait for its marker: a worker succeeds only once the stage is committed, so one that has succeeded tells that no
-other is needed.
+A worker takes shards as long as there are any that are neither done nor another's. Then one worker ends the stage, and
+the others wait for its marker: a worker succeeds only once the stage is committed, so one that has succeeded tells that
+no other is needed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from diht_k8s.data.lease import (
     BEAT_SECONDS,
     LOOK_SECONDS,
     STALE_SECONDS,
-    Lease,
     Owner,
+    WorkLease,
     beating,
     fields_of,
     is_dead,
@@ -73,11 +73,11 @@ class Claims:
         """
         self._storage, self._folder, self._clock = storage, join(folder, "claims"), clock
         self._holder = {"owner": owner.id, "worker": worker}
-        self._watched: dict[str, Lease] = {}
+        self._watched: dict[str, WorkLease] = {}
         """claims of others, by name."""
-        self._held: tuple[str, Lease] | None = None
-        """name of the claim that this worker holds, and the claim; its notes are how many workers died on it before, and
-        the shard that the owner works on, of a claim on several."""
+        self._held: tuple[str, WorkLease] | None = None
+        """name of the claim that this worker holds, and the claim; its notes are how many workers died on it before,
+        and the shard that the owner works on, of a claim on several."""
         self.took_over = False
         """whether the claim that was taken last had another owner before."""
 
@@ -145,8 +145,8 @@ class Claims:
         self._storage.remove_named(self._folder, "*.json")
         self._lease(name).write()
 
-    def _lease(self, name: str) -> Lease:
-        return Lease(self._storage, self._uri(name), self._holder, clock=self._clock)
+    def _lease(self, name: str) -> WorkLease:
+        return WorkLease(self._storage, self._uri(name), self._holder, clock=self._clock)
 
     def _uri(self, name: str) -> str:
         return join(self._folder, f"{name}.json")

@@ -1,9 +1,9 @@
 """The markers of a stage: `STARTED.json` comes before all else, `COMMITTED.json` last, and counts agree in between.
 
 `STARTED.json` says what decides the content of the folder, which may be incomplete; `COMMITTED.json` that the output is
-complete, and for which configuration. Before a stage commits, what came out is what went in: an equation compares counts
-that were taken in different places (a Parquet footer, the headers of a tar, a listing, the counters of a loop). Counts of
-one place would agree by construction.
+complete, and for which configuration. Before a stage commits, what came out is what went in: an equation compares
+counts that were taken in different places (a Parquet footer, the headers of a tar, a listing, the counters of a loop).
+Counts of one place would agree by construction.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from diht_k8s.runtime.commit import find_committed, read_committed
 
 
 def kept_shards(spec: Spec, storage: Storage, layout: Layout) -> list[Shard]:
-    """The input of training and labelling: what the filter kept, without empty shards, or the raw input without a filter.
+    """The input of training and labelling: what the filter kept, without empty shards, or the raw input without a
+    filter.
 
     Raises:
         UserError: the filter is not committed, its raw shards are missing, or a run without a filter has a source with
@@ -45,7 +46,8 @@ def kept_shards(spec: Spec, storage: Storage, layout: Layout) -> list[Shard]:
 def index_folder(spec: Spec, storage: Storage, layout: Layout, shards: Sequence[Shard]) -> str:
     """Where `diht index` or a training puts the index of the shards that the training reads.
 
-    Every process finds it by itself: raw shards count by their versions, kept ones by the digests in the filter's marker.
+    Every process finds it by itself: raw shards count by their versions, kept ones by the digests in the filter's
+    marker.
     """
     kept = dict[str, str]()
     if kind_of_inputs(spec) == "kept" and (committed := find_committed(storage, layout, Stage.FILTER)) is not None:

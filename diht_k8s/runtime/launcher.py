@@ -34,12 +34,12 @@ FLIGHT_RECORDER = {"TORCH_FR_BUFFER_SIZE": "2000"}
 
 LAUNCH_ORDER = {"NCCL_LAUNCH_ORDER_IMPLICIT": "1"}
 """Has NCCL begin the kernels of different communicators in the order in which the host issues them, which is one on all
-ranks (since 2.26). A step uses two, the world's and DeepSpeed's, on streams of their own: without an order each rank may
-begin with another one, and kernels that fill the card then wait for each other."""
+ranks (since 2.26). A step uses two, the world's and DeepSpeed's, on streams of their own: without an order each rank
+may begin with another one, and kernels that fill the card then wait for each other."""
 
 MAX_VARIABLE_BYTES = 16 << 10
-"""Longer texts for the ranks go by file: Linux takes at most 128 KiB for one variable, and a configuration may name every
-shard."""
+"""Longer texts for the ranks go by file: Linux takes at most 128 KiB for one variable, and a configuration may name
+every shard."""
 FILE_MARK = "@"
 """Begins a variable that names a file; neither YAML nor JSON begins with it."""
 

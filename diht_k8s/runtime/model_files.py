@@ -1,7 +1,7 @@
 """Models from packages of single uploaders: their origin, and digests of the files that we tested.
 
-Nobody but their uploaders answers for these packages. So each file that is loaded has its SHA-256 here, and another file ends
-the stage before it is opened. The digests are of the versions that constraints.txt pins.
+Nobody but their uploaders answers for these packages. So each file that is loaded has its SHA-256 here, and another
+file ends the stage before it is opened. The digests are of the versions that constraints.txt pins.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ _TEACHERS: Final = {
     1: ("77cc7160", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
     2: ("9656183e", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 }
-"""EfficientNet-Lite n: the digits that its authors put into the file's name, which are the first of the SHA-256; and all."""
+"""EfficientNet-Lite n: the digits that its authors put into the file's name, which are the first of the SHA-256; and
+all."""
 
 
 def _parser(module: str, origin: str, instead: str) -> ModelPackage:
@@ -71,7 +72,8 @@ PACKAGES: Final[Mapping[str, ModelPackage]] = {
     PARSER: _parser(
         PARSER,
         "Explosion's en_core_web_sm (MIT), uploaded by one person under another name",
-        f"Explosion's own package: uninstall this one, then python -m spacy download en_core_web_sm-{PARSER_VERSION} --direct",
+        f"Explosion's own package: uninstall this one, then python -m spacy download en_core_web_sm-{PARSER_VERSION} "
+        "--direct",
     ),
     PARSER_OF_ITS_AUTHORS: _parser(
         PARSER_OF_ITS_AUTHORS, "Explosion (MIT)", f"the same model as {PARSER.replace('_', '-')}=={PARSER_VERSION}"

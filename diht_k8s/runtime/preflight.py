@@ -1,4 +1,5 @@
-"""The shape of a gang of ranks, and its checks before it trains: devices, memory, output, names of the nodes, a sum over all.
+"""The shape of a gang of ranks, and its checks before it trains: devices, memory, output, names of the nodes, a sum
+over all.
 
 What is wrong here would fail later, after minutes of loading, and in words of torch's or NCCL's. Each check ends in one
 line that names the pod: with 64 where the run document is wrong, with 75 where another attempt or another node may do
@@ -148,12 +149,14 @@ def check_node(
         )
     if gpus and (seen := visible()) != gpus:
         raise RetryableError(
-            f"pod {host} sees {seen} GPUs where it asked for {gpus}: see its node's driver and device plugin; the gang starts again"
+            f"pod {host} sees {seen} GPUs where it asked for {gpus}: see its node's driver and device plugin; the "
+            "gang starts again"
         )
     need, size = processes * SHARED_BYTES_PER_RANK, shared()
     if size < need:
         raise UserError(
-            f"{SHARED_MEMORY} of pod {host} has {size >> 20} MiB, its {processes} ranks need {need >> 20}: raise pods.shmSize, "
+            f"{SHARED_MEMORY} of pod {host} has {size >> 20} MiB, its {processes} ranks need {need >> 20}: raise "
+            "pods.shmSize, "
             "or pods.resources.memory, of which it is half"
         )
 
@@ -181,8 +184,11 @@ def check_locked_memory(devices: Iterable[str], *, host: str, allowed: Callable[
     device = next((name for name in devices if name.startswith(RDMA)), None)
     if device is not None and not allowed():
         raise UserError(
-            f"pod {host} has {device}, whose memory must be locked, and neither IPC_LOCK nor an unlimited RLIMIT_MEMLOCK: set "
-            "pods.securityContext (runAsUser: 0, runAsNonRoot: false, capabilities.add IPC_LOCK), or raise the limit in the "
+            f"pod {host} has {device}, whose memory must be locked, and neither IPC_LOCK nor an unlimited "
+            "RLIMIT_MEMLOCK: set "
+            ""
+            "pods.securityContext (runAsUser: 0, runAsNonRoot: false, capabilities.add IPC_LOCK), or raise the limit "
+            "in the "
             "node's container runtime"
         )
 
@@ -204,7 +210,8 @@ def check_output(storage: Storage, folder: str, *, host: str) -> float:
             raise RetryableError(f"{uri} was read back otherwise than written: see whether two runs share data.output")
         if storage.create(uri, b"again\n"):
             raise UserError(
-                f"{uri}: the storage overwrites in spite of {create_condition(uri)}, so that a lost pod could overwrite its successor's "
+                f"{uri}: the storage overwrites in spite of {create_condition(uri)}, so that a lost pod could "
+                "overwrite its successor's "
                 "checkpoints: use a storage with conditional writes"
             )
     finally:
@@ -245,7 +252,8 @@ def _check_sum(where: str, world: int, ones: Tensor, group: dist.ProcessGroup | 
         work.wait(timedelta(seconds=timeout_s))
     except RuntimeError as error:
         raise RetryableError(
-            f"{where}: the sum over {world} ranks failed or took more than {timeout_s:.0f} s ({str(error).splitlines()[0][:200]}): "
+            f"{where}: the sum over {world} ranks failed or took more than {timeout_s:.0f} s "
+            f"({str(error).splitlines()[0][:200]}): "
             "see the network between the pods; the gang starts again"
         ) from error
     if (sums := set(ones.tolist())) != {float(world)}:

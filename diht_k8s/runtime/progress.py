@@ -76,7 +76,9 @@ class Reporter:
     def update(
         self, done: int, metrics: Mapping[str, float] | None = None, *, total: int | None = None, last: bool = False
     ) -> None:
-        """Report progress; prints a line if the last one is old enough, if the step has just finished or if `last` is set."""
+        """Report progress; prints a line if the last one is old enough, if the step has just finished or if `last` is
+        set.
+        """
         now = self._clock()
         self._total = self._total if total is None else total
         finished = done == self._total and not self._finished

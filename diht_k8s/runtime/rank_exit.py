@@ -39,9 +39,9 @@ def rank_main(work: Callable[[], object]) -> int:
 def leave(code: int) -> NoReturn:
     """End this process with `code` after its `atexit` functions, without taking the interpreter down.
 
-    A thread of gloo may be the last holder of a tensor while a group is alive, and torch, DeepSpeed and this project keep
-    groups in their modules. To release it takes the GIL of an interpreter that is gone: the process would abort, and
-    SIGABRT would hide the code (pytorch/pytorch#190489). multiprocessing ends its children in the same way.
+    A thread of gloo may be the last holder of a tensor while a group is alive, and torch, DeepSpeed and this project
+    keep groups in their modules. To release it takes the GIL of an interpreter that is gone: the process would abort,
+    and SIGABRT would hide the code (pytorch/pytorch#190489). multiprocessing ends its children in the same way.
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -1,9 +1,9 @@
 """The folder of a run, `OUTPUT/runs/NAME/DIGEST/`: its document, its logs, and a pointer to the folder of each stage.
 
 The digest is one of the run document's fields that change a result, so every process of a run finds the folder by
-itself, and a run whose placement alone changes keeps it. A pointer is a small JSON file with the stage's folder relative
-to the output. It is the authority; on disk, symbolic links lie beside it for people. `runs/latest.json`, and on disk
-the link `runs/latest`, lead to the run that began a stage last.
+itself, and a run whose placement alone changes keeps it. A pointer is a small JSON file with the stage's folder
+relative to the output. It is the authority; on disk, symbolic links lie beside it for people. `runs/latest.json`, and
+on disk the link `runs/latest`, lead to the run that began a stage last.
 """
 
 from __future__ import annotations

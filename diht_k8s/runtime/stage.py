@@ -70,8 +70,8 @@ class Outcome:
 
 
 class Program(Protocol):
-    """A stage: `identify` says what decides its folder, `reads` what it takes from others, `execute` fills it, `present`
-    shows it to those who asked for it.
+    """A stage: `identify` says what decides its folder, `reads` what it takes from others, `execute` fills it,
+    `present` shows it to those who asked for it.
     """
 
     def identify(self, run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
@@ -167,13 +167,17 @@ def _executed(program: Program, context: Context, began: float) -> Outcome | Non
 
 
 def _with_time(summary: dict[str, Any], own: float, before: float, held: float) -> dict[str, Any]:
-    """The summary with the wall time of the stage's programs, this one's and those before it, and the seconds of processes."""
+    """The summary with the wall time of the stage's programs, this one's and those before it, and the seconds of
+    processes.
+    """
     times = {"wall_seconds": before + own, "process_seconds": held + own * summary["processes"]}
     return {**{name: round(value, 1) for name, value in times.items()}, **summary}
 
 
 def _ended(committed: Committed | None, folder: str, worker: int) -> Committed | None:
-    """Leave the stage's folder as the termination message, and whether it is committed: the operator reads no storage."""
+    """Leave the stage's folder as the termination message, and whether it is committed: the operator reads no
+    storage.
+    """
     reason = "Completed" if committed is None else COMMITTED
     _leave(Cause(exit_code=ExitCode.DONE, reason=reason, message="", worker=worker, output=folder))
     return committed

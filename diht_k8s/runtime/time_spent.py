@@ -74,7 +74,9 @@ class TimeAccount:
 
     @property
     def productive(self) -> float:
-        """Seconds of steps behind the present position, over all attempts, by the share of the gang's nodes that trained."""
+        """Seconds of steps behind the present position, over all attempts, by the share of the gang's nodes that
+        trained.
+        """
         return self._path + (self._share * (self._clock() - self._at) if self._part == "steps" else 0.0)
 
     def checkpoint_committed(self, productive: float) -> None:

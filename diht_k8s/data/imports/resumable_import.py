@@ -27,7 +27,7 @@ from diht_k8s.data.imports.shard_writer import (
     heif_advice,
     write_shard,
 )
-from diht_k8s.data.lease import Lease, beating, owner_of
+from diht_k8s.data.lease import WorkLease, beating, owner_of
 from diht_k8s.data.shards.images import MAX_PIXELS
 from diht_k8s.data.shards.storage import Storage, temporary_of
 
@@ -62,7 +62,7 @@ def sole_writer(storage: Storage, target: ImportTarget, shards: int) -> Iterator
     Raises:
         RetryableError: another import writes there now.
     """
-    lease = Lease(storage, join(target.output, LEASE), {"owner": owner_of(os.environ).id})
+    lease = WorkLease(storage, join(target.output, LEASE), {"owner": owner_of(os.environ).id})
     try:
         alone = lease.watch(lambda: None)
     except DihtError:  # the first write says what is wrong; in a whole import on a read-only disk there is none

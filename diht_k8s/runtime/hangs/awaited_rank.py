@@ -91,7 +91,8 @@ def _in_step(
                 return f"{_named([record.rank], nodes)} is in {other} where {_named([who[0].rank], nodes)} is in {each}"
         missing = [record.rank for record in records if record not in who]
         if missing:
-            return f"{_named([record.rank for record in who], nodes)} {_plural(who, 'is', 'are')} still in {each}, which the others have left"
+            ranks = _named([record.rank for record in who], nodes)
+            return f"{ranks} {_plural(who, 'is', 'are')} still in {each}, which the others have left"
         return (
             f"all {len(records)} ranks are in {each}{_at(who)}: see the network between their nodes, and their devices"
         )

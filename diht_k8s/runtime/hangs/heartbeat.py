@@ -136,7 +136,9 @@ class Heartbeat:
         self._note(RankActivity.DONE)
 
     def note_position(self, step: int, checkpoint: SavedCheckpoint | None) -> None:
-        """Note the newest checkpoint for the launcher; the first call's step is the one that this attempt resumed at."""
+        """Note the newest checkpoint for the launcher; the first call's step is the one that this attempt resumed
+        at.
+        """
         self._resumed_at = step if self._resumed_at is None else self._resumed_at
         if self._folder is not None:
             path = self._folder / f"position-{self._rank:05d}"

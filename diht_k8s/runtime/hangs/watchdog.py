@@ -1,10 +1,10 @@
 """The launcher's watchdog: it ends a hung training and names the rank that the others wait for.
 
 Each rank notes its step and its activity in a file that the launcher reads (`heartbeat`). The first steps, in which
-kernels are compiled and caches fill, have a limit of some minutes; once steps are regular, a step that takes longer than
-max(120 s, 3 x the 99th percentile of the steps so far) is a hang; writing a checkpoint, validating and compiling are not
-timed. Then every rank of the gang is asked for its flight recorder, whose collectives tell which rank has not reached
-which one (`record_request`), and every rank of this node for its stacks. Where the recorders tell
+kernels are compiled and caches fill, have a limit of some minutes; once steps are regular, a step that takes longer
+than max(120 s, 3 x the 99th percentile of the steps so far) is a hang; writing a checkpoint, validating and compiling
+are not timed. Then every rank of the gang is asked for its flight recorder, whose collectives tell which rank has not
+reached which one (`record_request`), and every rank of this node for its stacks. Where the recorders tell
 nothing, the stacks do: a rank that does not answer is stopped or dead, and one whose stacks are in no exchange is what
 the others wait for. The ranks are killed, and the launcher ends with 75, so that the gang starts again from its last
 checkpoint.
@@ -143,7 +143,9 @@ class Watchdog:
             return None
 
     def details(self) -> dict[str, Any]:
-        """What the cause of a failure tells of the training: step, newest checkpoint that a rank noted, time, preflight."""
+        """What the cause of a failure tells of the training: step, newest checkpoint that a rank noted, time,
+        preflight.
+        """
         note, preflight = self.time_note(), self._noted(PREFLIGHT_NOTE)
         time_spent = {} if note is None else {"time_spent": json.loads(note)["spent"]}
         return self._position() | time_spent | ({} if preflight is None else {"preflight": json.loads(preflight)})
@@ -174,7 +176,8 @@ class Watchdog:
         )
         for beat, text in zip(beats, stacks, strict=True):
             self._say(
-                f"stacks of rank {beat.rank} (process {beat.pid}, {beat.step} steps):\n{text or 'none: it does not answer'}"
+                f"stacks of rank {beat.rank} (process {beat.pid}, {beat.step} "
+                f"steps):\n{text or 'none: it does not answer'}"
             )
         self.verdict = (
             f"no step for {seconds:.0f} s on node {node} (usual at most {late.p99_s:.2g} s): {found}; "

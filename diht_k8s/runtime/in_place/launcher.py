@@ -1,4 +1,6 @@
-"""Launchers that restart in place: those of a gang end and start their ranks again in the living pods (see `rounds`)."""
+"""Launchers that restart in place: those of a gang end and start their ranks again in the living pods (see
+`rounds`).
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ NODE_FAULTS: Final = re.compile(
     r"uncorrectable ECC|uncorrectable NVLink|device\(s\) is/are busy or unavailable|no CUDA-capable device|GPU is lost"
     r"|train\.minBusBandwidth asks for"
 )
-"""CUDA's and the driver's words for a fault that stays on the node, and ours for a fabric that no later round measures."""
+"""CUDA's and the driver's words for a fault that stays on the node, and ours for a fabric that no later round
+measures."""
 LEAVE_S: Final = 20.0
 """Time for ranks to save before a node is taken out that is most likely lost: a step with it never ends."""
 MAX_MESSAGE: Final = 300
@@ -242,7 +245,9 @@ class _Launcher:
             self._control.propose(self._register, step.register)
 
     def _save_and_end(self) -> None:
-        """Have the ranks save and end with those of all nodes; those of a round that is over, or of the last one, are reaped."""
+        """Have the ranks save and end with those of all nodes; those of a round that is over, or of the last one, are
+        reaped.
+        """
         assert self._register is not None
         planned = self._register.planned
         if self._ranks is None or planned is None or self._local.running < self._register.round:

@@ -1,4 +1,5 @@
-"""The processes of a node's ranks in one round: start, watch, end and reap; and standbys, which are ranks of the next one.
+"""The processes of a node's ranks in one round: start, watch, end and reap; and standbys, which are ranks of the next
+one.
 
 Importing torch, DeepSpeed and open_clip is most of what a rank does before its first step. A standby has imported
 everything and waits to be told its place. It holds memory of its imports only: no device, no data, no connection.

@@ -1,13 +1,15 @@
 """The rounds of a gang: how its launchers agree that their ranks end and start again, or that all is over. Pure.
 
-One register holds the round and, once no further round begins, the end. It moves by compare-and-set alone, so of several
-launchers that report failures of a round one decides. Every launcher then ends and reaps its ranks and acknowledges the
-new round. Only when all have, launcher 0 announces where its ranks meet; so while any process of an older round lives, no
-newer round begins. Whatever keeps a launcher from acknowledging ends the gang, which is then created again.
+One register holds the round and, once no further round begins, the end. It moves by compare-and-set alone, so of
+several launchers that report failures of a round one decides. Every launcher then ends and reaps its ranks and
+acknowledges the new round. Only when all have, launcher 0 announces where its ranks meet; so while any process of an
+older round lives, no newer round begins. Whatever keeps a launcher from acknowledging ends the gang, which is then
+created again.
 
-An elastic gang does not end then. The operator alone decides without which nodes it goes on (`pipeline.elasticity`), and until
-it does, a round that misses a launcher is held open. The launcher of a new pod in the place of a lost one proposes a round of its
-own where it is a member, and waits where it is none. A node that is asked to stop leaves; if it is node 0, that is the end.
+An elastic gang does not end then. The operator alone decides without which nodes it goes on (`pipeline.elasticity`),
+and until it does, a round that misses a launcher is held open. The launcher of a new pod in the place of a lost one
+proposes a round of its own where it is a member, and waits where it is none. A node that is asked to stop leaves; if it
+is node 0, that is the end.
 
 `decide` looks at what is known and says what to do next, as `pipeline.plan` does for runs: nothing depends on having
 seen an event.
@@ -28,7 +30,8 @@ UNREACHABLE_S: Final = 10.0
 ACKNOWLEDGE_S: Final = 30.0
 """Time for all launchers to end their ranks and acknowledge a round."""
 HELD_S: Final = 1800.0
-"""How long an elastic gang waits for launchers or for the operator's decision, which is made after some minutes at most."""
+"""How long an elastic gang waits for launchers or for the operator's decision, which is made after some minutes at
+most."""
 FIRST_ROUND_S: Final = 300.0
 """The same for the first round, in which pods are still scheduled."""
 DONE_S: Final = 300.0
@@ -73,7 +76,8 @@ class Register(BaseModel):
     without: tuple[int, ...] = ()
     """nodes that are no part of this round, by the index of their pods."""
     planned: tuple[int, ...] | None = None
-    """those that are no part of the next one, for which the ranks of this one save and end; None: nothing is to change."""
+    """those that are no part of the next one, for which the ranks of this one save and end; None: nothing is to
+    change."""
     counted: bool = True
     """whether a program's failure began this round."""
     uncounted: int = 0
@@ -117,7 +121,9 @@ def next_register(register: Register, failure: RoundFailure) -> Register:
 
 
 def _goes_on(register: Register, stopped: RoundFailure) -> bool:
-    """Whether ranks that were asked to stop go on in another round: node 0 was not asked, or all save for that round."""
+    """Whether ranks that were asked to stop go on in another round: node 0 was not asked, or all save for that
+    round.
+    """
     ends = stopped.asked and stopped.node == 0
     return not ends and (register.elastic or register.planned is not None)
 
@@ -282,7 +288,9 @@ def _propose(register: Register) -> LauncherStep:
 
 
 def _resize(view: StoreView, local: LauncherState) -> LauncherStep | None:
-    """What a launcher of an elastic gang does beside the rounds: leave, wait outside, join, or pass on what the operator wants."""
+    """What a launcher of an elastic gang does beside the rounds: leave, wait outside, join, or pass on what the
+    operator wants.
+    """
     register, begun = view.register, view.address is not None
     outside = local.node in register.without
     if local.asked and local.node != 0 and not local.running and local.well != register.round:

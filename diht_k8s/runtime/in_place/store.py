@@ -3,9 +3,10 @@
 It takes the place of torch's TCPStore, which serves everybody who reaches its port and ends on bytes that it does not
 know. Here nobody without the token of the attempt gets an answer, and no connection can keep another one waiting.
 
-Whoever reaches the port may send anything. So the server speaks first: a random challenge. The client answers with one of
-its own and an HMAC of both under the token; the server's HMAC of both comes back. Neither says more before, the token is
-never sent, and an answer that was overheard fits no other challenge. What follows is neither encrypted nor signed.
+Whoever reaches the port may send anything. So the server speaks first: a random challenge. The client answers with one
+of its own and an HMAC of both under the token; the server's HMAC of both comes back. Neither says more before, the
+token is never sent, and an answer that was overheard fits no other challenge. What follows is neither encrypted nor
+signed.
 
 A frame is its length as four bytes, the highest first, then as many bytes of JSON.
 """
@@ -191,7 +192,9 @@ def challenge() -> bytes:
 
 
 def proof(token: str, side: bytes, servers: bytes, clients: bytes) -> bytes:
-    """What shows that a side, `client` or `server`, knows the token: of no use to the other side, or after another challenge."""
+    """What shows that a side, `client` or `server`, knows the token: of no use to the other side, or after another
+    challenge.
+    """
     return hmac.digest(token.encode(), b"diht control store " + side + servers + clients, "sha256")
 
 

@@ -16,14 +16,14 @@ from diht_k8s.api.errors import ComputedElsewhere, DihtError, StopRequested
 from diht_k8s.api.layout import LEASE, join
 from diht_k8s.api.pods import RUN_UID
 from diht_k8s.api.run import Stage
-from diht_k8s.data.lease import BEAT_SECONDS, Lease, beating
+from diht_k8s.data.lease import BEAT_SECONDS, WorkLease, beating
 from diht_k8s.runtime.stage import Context
 
 
-def lease_of(context: Context, clock: Callable[[], float] = time.monotonic) -> Lease:
+def lease_of(context: Context, clock: Callable[[], float] = time.monotonic) -> WorkLease:
     """This gang's view of the lease of its training."""
     uri = join(context.layout.stage(Stage.TRAIN), LEASE)
-    return Lease(context.storage, uri, {"owner": context.owner.id}, clock=clock)
+    return WorkLease(context.storage, uri, {"owner": context.owner.id}, clock=clock)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import pytest
 from diht_k8s.api.errors import ExitCode, RetryableError
 from diht_k8s.cli.main import main
 from diht_k8s.data.imports import pair_import
-from diht_k8s.data.lease import Lease
+from diht_k8s.data.lease import WorkLease
 from diht_k8s.data.shards.storage import Storage
 from tests.recipe.imports.loose_pairs import in_folder
 from tests.recipe.imports.outputs import imported, pairs, tree
@@ -124,7 +124,7 @@ def test_import_waits_for_nobody_where_another_writes_on_any_store(
     ) as other:
         assert other.stdout is not None
         holder = {"owner": other.stdout.readline().strip()}
-        assert Lease(Storage(), f"{output}/lease.json", holder).take()
+        assert WorkLease(Storage(), f"{output}/lease.json", holder).take()
         half.write_bytes(b"x")
         assert main(["import", str(source), str(output)]) == RetryableError.exit_code
         other.communicate("\n")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.data.lease import BEAT_SECONDS, LOOK_SECONDS, STALE_SECONDS, Lease, this_process
+from diht_k8s.data.lease import BEAT_SECONDS, LOOK_SECONDS, STALE_SECONDS, WorkLease, this_process
 from diht_k8s.data.shards.storage import Storage
 from tests.unit.data.owners import ended_process
 
@@ -24,8 +24,8 @@ class Clock:
         self.now += seconds
 
 
-def lease(folder: Path, owner: str, clock: Clock | None = None, **mark: Any) -> Lease:
-    return Lease(Storage(), f"{folder}/lease.json", {"owner": owner, **mark}, clock=clock or Clock())
+def lease(folder: Path, owner: str, clock: Clock | None = None, **mark: Any) -> WorkLease:
+    return WorkLease(Storage(), f"{folder}/lease.json", {"owner": owner, **mark}, clock=clock or Clock())
 
 
 def test_lease_is_one_holders_until_it_is_released(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Prune: what no run refers to goes, our files alone and in an order that never looks complete; what is in use stays."""
+"""Prune: what no run refers to goes, our files alone and in an order that never looks complete; what is in use
+stays."""
 
 from __future__ import annotations
 

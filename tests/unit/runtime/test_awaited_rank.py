@@ -55,7 +55,8 @@ def control(issued: int, pending: int | None = None) -> dict[str, GroupRecord]:
         (
             [record(0, 41, 41)],
             4,
-            "ranks 1 (node n0), 2 (node n1), 3 (node n1) do not answer (stopped or dead); the other waits in all_reduce 41",
+            "ranks 1 (node n0), 2 (node n1), 3 (node n1) do not answer (stopped or dead); the other waits in "
+            "all_reduce 41",
         ),
         ([record(0, 40), record(1, 40)], 3, "rank 2 on node n1 does not answer (stopped or dead)"),
         (

@@ -1,5 +1,5 @@
-"""The protocol of rounds where nodes go and come: explored with pods that are lost, drained and replaced, and an operator that
-decides late."""
+"""The protocol of rounds where nodes go and come: explored with pods that are lost, drained and replaced, and an
+operator that decides late."""
 
 from __future__ import annotations
 

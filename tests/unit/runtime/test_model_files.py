@@ -1,4 +1,5 @@
-"""Models from packages of single uploaders: their files are those that were tested, or the stage ends and names the file."""
+"""Models from packages of single uploaders: their files are those that were tested, or the stage ends and names the
+file."""
 
 from __future__ import annotations
 

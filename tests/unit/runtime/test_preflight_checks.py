@@ -1,4 +1,5 @@
-"""What a pod makes sure of before it trains: each fault is one line that names the pod, with the exit code that it deserves."""
+"""What a pod makes sure of before it trains: each fault is one line that names the pod, with the exit code that it
+deserves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The protocol of rounds, explored: launchers that read late, act late, hang and die, ranks that fail, a store that stalls."""
+"""The protocol of rounds, explored: launchers that read late, act late, hang and die, ranks that fail, a store that
+stalls."""
 
 from __future__ import annotations
 
