@@ -4,7 +4,6 @@ consistent.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -15,146 +14,38 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from safetensors.numpy import load
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import RetryableError, StopRequested, UserError
-from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import Layout
-from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.cli.main import main
 from diht_k8s.cli.stage_folders import stage_folders
-from diht_k8s.data.feature_files import hash64, write_tensors
 from diht_k8s.data.shards.images import BadImageError
 from diht_k8s.data.shards.pairs import read_pairs
-from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.outputs import takedown
 from diht_k8s.outputs.takedown import purge
 from diht_k8s.runtime.claims import STALE_SECONDS, living
-from diht_k8s.runtime.commit import artefact, commit, read_committed, start
-from diht_k8s.runtime.inputs import kept_shards
+from diht_k8s.runtime.commit import commit, start
 from diht_k8s.runtime.run_folder import point, run_folder, run_layout, write_document
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.runtime.stage import locate, run_stage
 from diht_k8s.stages.evaluate import stage as evaluate_stage
 from diht_k8s.stages.filter.scores import open_scores
 from diht_k8s.stages.label import stage as label_stage
-from diht_k8s.stages.label.soft_labels import read_labels, write_labels
 from diht_k8s.stages.train import stage as train_stage
 from tests.folders import located
 from tests.recipe.filter.shards import drawn, filter_with, kept_keys, pair, rows_of, run_of, tar_of
+from tests.recipe.filter.taken_pairs import GOOD, Bench, entry
 from tests.recipe.label.conftest import TEACHER, teacher_weights  # noqa: F401 (a fixture)
-
-GOOD = "a small dog chasing a red ball"
-URL = "https://example.org/4.jpg"
-LABEL_COUNTS = {"samples": 5, "labelled": 4, "bad": {"picture_unreadable": 1}}
-
-
-class Bench:
-    """Two shards, filtered and labelled: a-0 to a-3 (a-2 is dropped) and b-0, b-1; uids are the keys."""
-
-    def __init__(self, folder: Path, output: str = "Shards") -> None:
-        self.folder, self.storage = folder, Storage()
-        colours = iter(("red", "green", "blue", "pink", "grey", "gold"))
-        for shard, captions in (("a", [GOOD, GOOD, "server", GOOD]), ("b", [GOOD, GOOD])):
-            members = [
-                member
-                for number, caption in enumerate(captions)
-                for member in pair(
-                    f"{shard}-{number}",
-                    caption,
-                    drawn(colour=next(colours)),
-                    uid=f"{shard}-{number}",
-                    url=URL[:-5] + f"{shard}{number}",
-                    source_path=f"photos/{shard}-{number}.png",
-                )
-            ]
-            (folder / f"{shard}.tar").write_bytes(tar_of(members))
-        self.run = run_of(folder / "out", f"{folder}/*.tar", {"output": output})
-        filter_with(self.run)
-        self.layout = located(folder / "out")
-        self.label()
-        self.layout = located(folder / "out")
-
-    def label(self) -> None:
-        """Write the files of the label stage, with numbers that identify the row."""
-        names, config = ["report.json"], {"inputs": {"filter": self.committed(Stage.FILTER).identity}}
-        self.layout = self.layout.at(Stage.LABEL, sha256_of(config))
-        start(self.storage, self.layout, Stage.LABEL, config, {})
-        point(self.run, self.storage, self.layout, Stage.LABEL)
-        for shard in self.kept():
-            uids = [row.uid for row in rows_of(self.folder / "out", shard.name) if row.kept]
-            ids = np.arange(len(uids), dtype=np.uint16)[:, None]
-            head = (ids, np.ones((len(uids), 1), np.float16))
-            header = {"schema_version": SCHEMA_VERSION, "top_k": 1}
-            uri = self.layout.labels(shard.name)
-            write_labels(self.storage, uri, uids, np.ones(len(uids), bool), [head, head], header)
-            self.storage.write_bytes(f"{self.layout.stage(Stage.LABEL)}/features/{shard.name}.safetensors", b"features")
-            rows = {"uid_hash": torch.tensor([hash64(uid) for uid in uids]), "usable": torch.ones(len(uids)).bool()}
-            rows["features"] = torch.eye(len(uids), 8).half()
-            write_tensors(self.storage, self.layout.embeddings(shard.name), rows, header)
-            names += [f"labels/{shard.name}.parquet", f"embeddings/{shard.name}.safetensors"]
-        examples = [{"uid": uid, "caption": GOOD} for uid in ("a-0", "b-1")]
-        self.storage.write_bytes(self.layout.report(Stage.LABEL), json.dumps({"examples": examples}).encode())
-        artefacts = [artefact(self.storage, self.layout, Stage.LABEL, name) for name in names]
-        commit(self.storage, self.layout, Stage.LABEL, config, artefacts, LABEL_COUNTS)
-
-    def kept(self) -> list[Shard]:
-        return kept_shards(self.run.spec, self.storage, self.layout)
-
-    def committed(self, stage: Stage) -> Committed:
-        return read_committed(self.storage, self.layout, stage)
-
-    def listed(self, *entries: str) -> str:
-        path = self.folder / "list.txt"
-        path.write_text("# takedowns\n" + "\n".join(entries))
-        return str(path)
-
-    def purge(self, *entries: str, run: DihtRun | None = None) -> takedown.PurgeResult:
-        return purge(run or self.run, self.storage, self.listed(*entries), StopFlag())
-
-    def labels(self, shard: str) -> tuple[list[str], list[int]]:
-        found = read_labels(self.storage, self.layout.labels(shard))
-        return found.uids, found.objects.ids_NK[:, 0].tolist()
-
-    def embedded(self, shard: str) -> list[int]:
-        """Which rows of the embeddings are there, by where their only number is; each is that of its label's pair."""
-        found = load(self.storage.read_bytes(self.layout.embeddings(shard)))
-        assert found["uid_hash"].tolist() == [hash64(uid) for uid in self.labels(shard)[0]]
-        return found["features"][:, :4].argmax(axis=1).tolist()
-
-    def check_artefacts(self) -> None:
-        """Assert that every artefact of both markers matches its file."""
-        for stage in (Stage.FILTER, Stage.LABEL):
-            for item in self.committed(stage).artefacts:
-                assert artefact(self.storage, self.layout, stage, item.path) == item, item.path
-
-    def everything(self) -> dict[str, bytes]:
-        files = (
-            path
-            for path in sorted((self.folder / "out").rglob("*"))
-            if path.is_file() and "runs" not in path.parts and "takedowns" not in path.parts
-        )
-        return {str(path): path.read_bytes() for path in files}
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
-
-
-def entry(kind: str) -> str:
-    """Entries that name the pair a-1 in four ways."""
-    if kind == "path":
-        return "photos/a-1.png"
-    digests = {"url": URL[:-5].encode() + b"a1", "image": drawn(colour="green")}
-    return "a-1" if kind == "uid" else hashlib.sha256(digests[kind]).hexdigest()
 
 
 @pytest.mark.parametrize("kind", ["uid", "path", "url", "image"])
@@ -483,85 +374,6 @@ def test_entries_that_match_nothing_are_named(bench: Bench, capsys: pytest.Captu
     (bench.folder / "run.json").write_text(dump(bench.run))
     assert main(["purge", str(bench.folder / "run.json"), "--exclude", bench.listed("a-0", "Nobody")]) == 0
     assert "1 entries match nothing (a digest finds kept pairs only): Nobody" in capsys.readouterr().out
-
-
-WRITES = (
-    "filter PURGE.json",
-    "label labels/web-a.parquet",
-    "filter kept/web-a.tar",
-    "filter scores/web-a.parquet",
-    "label labels/web-b.parquet",
-    "filter kept/web-b.tar",
-    "filter scores/web-b.parquet",
-    "filter report.json",
-    "filter COMMITTED.json",
-    "label report.json",
-    "label COMMITTED.json",
-)
-
-
-@pytest.mark.parametrize(
-    ("output", "name"),
-    [
-        *(("Shards", name) for name in WRITES),
-        *(("KeepList", f"filter {part}/web-a.parquet") for part in ("kept", "scores")),
-    ],
-)
-def test_purge_stopped_before_any_write_resumes_to_the_same_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, name: str
-) -> None:
-    whole, broken = (Bench(_made(tmp_path / folder), output) for folder in ("whole", "broken"))
-    gone = ("a-1", entry("image"), "b-0", "b-1")
-    whole.purge(*gone)
-    stage, _, file = name.partition(" ")
-    writer, create = Storage.writer, Storage.create
-
-    def fail(uri: str) -> None:
-        if f"/{stage}/" in uri and uri.endswith(f"/{file}"):
-            raise StopRequested("killed here")
-
-    def write(storage: Storage, uri: str) -> Any:
-        fail(uri)
-        return writer(storage, uri)
-
-    def create_only(storage: Storage, uri: str, data: bytes) -> bool:
-        fail(uri)
-        return create(storage, uri, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Storage, "writer", write)
-        patch.setattr(Storage, "create", create_only)
-        with pytest.raises(StopRequested):
-            broken.purge(*gone)
-    if file != "PURGE.json":
-        assert not (tmp_path / "broken/out/runs/latest/label/COMMITTED.json").exists()
-    assert broken.purge(*gone).pairs == 3
-    broken.check_artefacts()
-    assert _without_times(broken) == _without_times(whole)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
-
-
-def _without_times(bench: Bench) -> dict[str, Any]:
-    """The files of a run, except those that name its input by time or path."""
-    found: dict[str, Any] = {
-        "rows": [rows_of(bench.folder / "out", shard) for shard in ("web-a", "web-b")],
-        "labels": [bench.labels(shard) for shard in ("web-a", "web-b")],
-        "embeddings": [bench.embedded(shard) for shard in ("web-a", "web-b")],
-        "kept": {path.name: path.read_bytes() for path in (bench.folder / "out/runs/latest/filter/kept").iterdir()},
-        "files": sorted(
-            re.sub(r"/[0-9a-f]{16}/", "/", name.removeprefix(str(bench.folder))) for name in bench.everything()
-        ),
-    }
-    for stage in (Stage.FILTER, Stage.LABEL):
-        summary = dict(bench.committed(stage).summary)
-        for measured in ("wall_seconds", "process_seconds"):
-            summary.pop(measured, None)
-        found[stage] = summary
-    return found
 
 
 def test_model_trained_on_the_pairs_is_reported(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
