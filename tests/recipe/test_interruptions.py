@@ -386,6 +386,7 @@ FILTER_MOMENTS = [
     Moment("after", "STARTED.json"),
     Moment("within", "kept/web-00001.tar"),
     Moment("after", "kept/web-00001.tar"),
+    Moment("within", "scores/web-00001.parquet"),
     Moment("before", "scores/web-00003.parquet"),
     Moment("asked after", "scores/web-00001.parquet"),
     Moment("before", "report.json"),
@@ -448,6 +449,7 @@ ON_DISK = [
         (evaluation, moment)
         for moment in (
             Moment("after", "features/*"),
+            Moment("within", "benchmarks/000.json"),
             Moment("before", "benchmarks/001.json"),
             Moment("before", "report.json"),
             Moment("before", "COMMITTED.json"),
@@ -459,6 +461,7 @@ ON_DISK = [
         for moment in (
             Moment("after", "import/started.json"),
             Moment("within", shard),
+            Moment("within", "import/1.json"),
             Moment("before", "import/1.json"),
             Moment("before", "COMMITTED.json"),
         )
@@ -468,7 +471,7 @@ ON_DISK = [
     *((pruning, Moment("before removing", f"*/{file}")) for file in (MARKER, "scores/*", "kept/*", STARTED)),
 ]
 ON_STORES = [
-    *((plain_filter, moment) for moment in FILTER_MOMENTS[2:6]),
+    *((plain_filter, moment) for moment in FILTER_MOMENTS[2:7]),
     *((pruning, Moment("before removing", f"*/{file}")) for file in (MARKER, "kept/*", STARTED)),
 ]
 

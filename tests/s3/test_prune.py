@@ -1,4 +1,4 @@
-"""Prune on each object store: the same folders go as on disk, our objects alone, and an interrupted one is finished."""
+"""Prune on each object store: the same folders go as on disk and our objects alone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diht_k8s.api.documents import load
-from diht_k8s.api.errors import StopRequested
-from diht_k8s.api.layout import MARKER, STARTED
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.main import main
-from diht_k8s.outputs import prune
-from diht_k8s.outputs.prune import plan_to_remove, remove
 from diht_k8s.runtime.run_folder import latest_run, run_folder
-from diht_k8s.runtime.signals import StopFlag
 from tests.folders import filled
 from tests.unit.api.documents import changed
 
@@ -64,24 +59,3 @@ def test_run_and_what_only_it_refers_to_go_and_a_persons_object_stays(
     assert (bench.files(bench.second), bench.files(run)) == (["notes.txt"], [])
     assert bench.files(bench.first) == before
     assert latest_run(bench.storage, bench.output) == run_folder(bench.one)
-
-
-def test_interrupted_prune_leaves_nothing_that_looks_complete_and_is_finished(
-    store: S3, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench = Bench(store, "interrupted")
-    bench.storage.remove(run_folder(bench.two))
-    monkeypatch.setattr(prune, "CHUNK", 1)
-    seen: list[list[str]] = []
-    for _ in range(10):
-        stop = StopFlag()
-        plan = plan_to_remove(bench.storage, bench.output, None, stop)
-        if not plan.removable:
-            break
-        try:
-            remove(bench.storage, plan, stop, lambda files, stop=stop: setattr(stop, "requested", True))
-        except StopRequested:
-            seen.append(bench.files(bench.second))
-    assert [len(files) for files in seen] == [4, 3, 2], "one object a start, the last with the folder's end"
-    assert all(MARKER not in files and STARTED in files for files in seen)
-    assert bench.files(bench.second) == ["notes.txt"]

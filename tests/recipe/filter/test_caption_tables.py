@@ -7,17 +7,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from diht_k8s.api.errors import DataError, StopRequested, UserError
+from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.data.imports import url_tables
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.outputs.takedown import purge
 from diht_k8s.runtime.signals import StopFlag
-from diht_k8s.stages.filter import caption_tables
 from diht_k8s.stages.filter.captions.graph import CaptionGraph
 from diht_k8s.stages.filter.captions.parser import CaptionParser
 from tests.recipe.filter.shards import drawn, files_of, filter_by_two, filter_with, rows_of, run_of
@@ -98,28 +96,6 @@ def test_table_of_several_row_groups_is_split_over_workers_and_nothing_is_lost(
     assert len(lines.summary["shards"]) > 5
     assert lines.summary["counts"] == whole.summary["counts"]
     assert survivors(tmp_path / "lines") == survivors(tmp_path / "whole")
-
-
-def test_stopped_pass_resumes_at_the_part_and_ends_with_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parsed: list[str]
-) -> None:
-    monkeypatch.setattr(url_tables, "PART_ROWS", 100)
-    table, stop = write_table(tmp_path / "a.parquet", pairs(300)), StopFlag()
-    filter_with(table_run(tmp_path / "whole", table))
-    read, count = caption_tables.read_rows, len(parsed)
-
-    def stop_in_the_second(*arguments: Any) -> Any:
-        if arguments[1].name.endswith("00001"):
-            stop.requested = True
-        return read(*arguments)
-
-    monkeypatch.setattr(caption_tables, "read_rows", stop_in_the_second)
-    with pytest.raises(StopRequested):
-        filter_with(table_run(tmp_path / "out", table), stop=stop)
-    monkeypatch.setattr(caption_tables, "read_rows", read)
-    filter_with(table_run(tmp_path / "out", table))
-    assert len(parsed) == 2 * count
-    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
 def test_sizes_of_the_table_drop_images_before_they_are_fetched(tmp_path: Path) -> None:

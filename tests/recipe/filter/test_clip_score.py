@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from diht_k8s.api.errors import StopRequested
-from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.filter import clip_score
 from diht_k8s.stages.filter.clip_score import ClipScorer
 from diht_k8s.stages.filter.text_spotting.spotter import Spotting, SpottingRequest, TextSpotter
@@ -27,7 +25,6 @@ from tests.recipe.filter.clip_scores import (
     scores_of,
 )
 from tests.recipe.filter.shards import (
-    files_of,
     filter_with,
     kept_keys,
     rows_of,
@@ -120,26 +117,3 @@ def test_only_images_above_min_score_are_searched_for_text(
     assert {key for key, state in states.items() if state != "not_run"} == {
         key for key in scored(expected) if expected[key] >= low
     }
-
-
-def test_interrupted_run_resumes_without_scoring_finished_shards_again(
-    tmp_path: Path, shards: str, model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("diht_k8s.stages.filter.shard_filter.ShardFilter.batch", 4)
-    filter_with(run_of(tmp_path / "whole", shards, rule(model, 0.0)))
-    run, stop, images, score = run_of(tmp_path / "out", shards, rule(model, 0.0)), StopFlag(), [0], ClipScorer.scores
-
-    def stop_in_the_second_shard(
-        scorer: ClipScorer, given: Sequence[Image.Image], captions: Sequence[str]
-    ) -> list[float]:
-        images.append(len(given))
-        stop.requested = sum(images) == 10
-        return score(scorer, given, captions)
-
-    monkeypatch.setattr(ClipScorer, "scores", stop_in_the_second_shard)
-    with pytest.raises(StopRequested, match="finished shards are kept"):
-        filter_with(run, stop=stop)
-    assert images == [0, 3, 4, 3], "the second shard was stopped halfway"
-    filter_with(run)
-    assert images == [0, 3, 4, 3, 3, 4]
-    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")

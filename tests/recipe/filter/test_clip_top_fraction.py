@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.api.errors import StopRequested
 from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.models import loading
@@ -15,7 +14,6 @@ from diht_k8s.outputs.takedown import purge
 from diht_k8s.runtime.inputs import kept_shards
 from diht_k8s.runtime.run_folder import run_layout
 from diht_k8s.runtime.signals import StopFlag
-from diht_k8s.stages.filter.kept_pairs import KeptPairs
 from tests.recipe.filter.clip_scores import CAPTIONS, image_of, reasons_of, reference, scored
 from tests.recipe.filter.shards import (
     files_of,
@@ -68,34 +66,6 @@ def test_share_is_of_what_all_other_rules_keep(tmp_path: Path, shards: str, mode
     assert committed is not None
     assert committed.summary["counts"]["dropped"] == {"clip_share": 7, "complexity": 2, "duplicate": 2}
     assert [row.reason for row in rows_of(tmp_path / "out", "web-2")] == ["duplicate", "duplicate"]
-
-
-@pytest.mark.parametrize("lost", ["nothing", "scores of the first shard", "cut"])
-def test_worker_that_stops_between_two_shards_goes_on_to_the_same_bytes(
-    tmp_path: Path, shards: str, model: str, monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
-    rules, stop, rewrite = share(model, 0.4), StopFlag(), KeptPairs.rewrite
-    filter_with(run_of(tmp_path / "whole", shards, rules))
-    run, calls = run_of(tmp_path / "out", shards, rules), list[str]()
-
-    def stop_behind_the_first(files: KeptPairs, shard: str, *arguments: object) -> object:
-        calls.append(shard)
-        stop.requested = True
-        written = rewrite(files, shard, *arguments)  # type: ignore[arg-type]
-        if lost == "scores of the first shard":
-            raise KeyboardInterrupt
-        return written
-
-    with monkeypatch.context() as patch:
-        patch.setattr(KeptPairs, "rewrite", stop_behind_the_first)
-        with pytest.raises((StopRequested, KeyboardInterrupt)):
-            filter_with(run, stop=stop)
-    assert calls == ["web-0"]
-    if lost == "cut":
-        (tmp_path / "out/runs/latest/filter/clip_share.json").unlink()
-    monkeypatch.setattr(loading, "load_model", None)  # all pairs are scored
-    filter_with(run)
-    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.9])

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diht_k8s.api.errors import StopRequested
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.storage import Storage
@@ -111,29 +109,6 @@ def test_of_two_pairs_with_one_name_only_the_repeat_is_dropped(tmp_path: Path, o
 def test_several_workers_drop_the_same_pairs_as_one(tmp_path: Path, shards: str, whole: dict[str, bytes]) -> None:
     assert filter_by_two(run_in(tmp_path / "two", shards, "Near")) == [0, 0]
     assert files_of(tmp_path / "two") == whole
-
-
-@pytest.mark.parametrize(
-    "nth", [*(pytest.param(nth, marks=pytest.mark.slow) for nth in (1, 8, 11, 15)), *(2, 9, 10, 14, 16)]
-)
-def test_stage_interrupted_before_any_write_resumes_to_the_same_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: str, whole: dict[str, bytes], nth: int
-) -> None:
-    run, writer, writes = run_in(tmp_path / "broken", shards, "Near"), Storage.writer, 0
-
-    def fail(storage: Storage, uri: str) -> Any:
-        nonlocal writes
-        writes += 1
-        if writes > nth:
-            raise StopRequested("killed here")
-        return writer(storage, uri)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Storage, "writer", fail)
-        with pytest.raises(StopRequested):
-            filter_with(run)
-    filter_with(run)
-    assert files_of(tmp_path / "broken") == whole
 
 
 def test_purge_of_a_pair_works_beside_repeats(tmp_path: Path, shards: str) -> None:

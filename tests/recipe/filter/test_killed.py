@@ -1,4 +1,4 @@
-"""Killing a worker at any moment costs only time: the next attempt ends with the bytes of an uninterrupted run."""
+"""Workers that share shards while one is killed, and shards that kill: the bytes of one undisturbed worker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -36,8 +35,6 @@ from tests.recipe.filter.shards import (
 )
 
 SHARDS = [[f"{caption} {number}" for caption in CAPTIONS] for number in range(6)]
-LONGEST_S = 0.6
-"""Approximate duration of the whole stage once the models are loaded."""
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +43,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str
     shards = write_shards(folder / "in", SHARDS)
     filter_with(run_of(folder / "out", shards))
     return shards, files_of(folder / "out")
-
-
-@pytest.mark.parametrize(
-    "seed", [pytest.param(seed, marks=[pytest.mark.slow] if seed >= 3 else []) for seed in range(20)]
-)
-def test_worker_killed_at_a_random_moment_leaves_the_same_files_behind(
-    tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], seed: int
-) -> None:
-    shards, wanted = undisturbed
-    worker = multiprocessing.get_context("fork").Process(target=filter_slowly, args=(run_of(tmp_path / "out", shards),))
-    worker.start()
-    started = tmp_path / "out/runs/latest/filter/STARTED.json"
-    while not started.exists() and worker.is_alive():
-        time.sleep(0.01)
-    time.sleep(Random(seed).uniform(0, LONGEST_S))
-    worker.kill()
-    worker.join()
-    assert filter_with(run_of(tmp_path / "out", shards)) is not None
-    assert files_of(tmp_path / "out") == wanted
 
 
 def test_two_workers_on_the_same_shards_at_once_write_what_one_does(
@@ -126,23 +104,6 @@ def test_shard_that_kills_three_workers_ends_the_stage_and_is_named(
         codes.append(worker.exitcode)
     assert codes == [-signal.SIGKILL] * 3 + [ExitCode.BAD_DATA]
     assert "web-00003: 3 workers died on this shard" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize("left", ["scores and kept", "kept only", "all but the marker"])
-def test_kill_between_output_and_marker_leads_to_the_same_files(
-    tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], left: str
-) -> None:
-    shards, wanted = undisturbed
-    run = run_of(tmp_path / "out", shards)
-    folder = folder_of(run)
-    filter_with(run)
-    (folder / "COMMITTED.json").unlink()
-    if left != "all but the marker":
-        (folder / "report.json").unlink()
-    if left == "kept only":
-        (folder / "scores/web-00003.parquet").unlink()
-    filter_with(run)
-    assert files_of(tmp_path / "out") == wanted
 
 
 def test_scores_of_another_schema_version_are_named(

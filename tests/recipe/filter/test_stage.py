@@ -14,11 +14,10 @@ from webdataset.pipeline import DataPipeline
 from webdataset.shardlists import SimpleShardList
 from webdataset.tariterators import tarfile_to_samples
 
-from diht_k8s.api.errors import DataError, StopRequested, UserError
+from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.data.shards.samples import read_samples
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime import claims
-from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.filter.captions.graph import CaptionGraph
 from diht_k8s.stages.filter.captions.parser import CaptionParser
 from diht_k8s.stages.filter.text_spotting.spotter import Spotting, SpottingRequest, TextSpotter
@@ -163,44 +162,6 @@ def test_workers_leave_claimed_shards_alone_until_the_claim_is_stale(
     assert filter_with(run, worker=0, workers=2) is not None
     assert len(waits) == 1
     assert calls.captions == list(CAPTIONS)
-
-
-def test_interrupted_run_resumes_shard_by_shard_to_the_same_bytes(tmp_path: Path, calls: Calls) -> None:
-    shards = write_shards(tmp_path / "in")
-    filter_with(run_of(tmp_path / "whole", shards))
-    stop = StopFlag()
-    run = run_of(tmp_path / "out", shards)
-    parse = CaptionParser.parse
-
-    def stop_at_second(parser: CaptionParser, captions: Sequence[str]) -> list[CaptionGraph]:
-        stop.requested = "red car" in captions
-        return parse(parser, captions)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CaptionParser, "parse", stop_at_second)
-        patch.setattr("diht_k8s.stages.filter.shard_filter.ShardFilter.batch", 1)
-        with pytest.raises(StopRequested, match="finished shards are kept"):
-            filter_with(run, stop=stop)
-    found = (path for path in (tmp_path / "out/filter").rglob("web-*") if path.parent.name != "claims")
-    assert sorted(path.name for path in found) == [
-        "web-00000.parquet",
-        "web-00000.tar",
-    ]
-    calls.captions.clear()
-    filter_with(run)
-    assert calls.captions == list(CAPTIONS[3:])
-    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
-
-
-def test_crash_between_kept_shard_and_scores_leads_to_the_same_bytes(tmp_path: Path) -> None:
-    run = run_of(tmp_path / "out", write_shards(tmp_path / "in"))
-    filter_with(run)
-    whole = files_of(tmp_path / "out")
-    (tmp_path / "out/runs/latest/filter/scores/web-00001.parquet").unlink()
-    (tmp_path / "out/runs/latest/filter/COMMITTED.json").unlink()
-    (tmp_path / "out/runs/latest/filter/kept/web-00001.tar").write_bytes(b"half")
-    filter_with(run)
-    assert files_of(tmp_path / "out") == whole
 
 
 def test_tighter_threshold_uses_the_scores_and_opens_no_image(

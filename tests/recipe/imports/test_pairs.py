@@ -15,15 +15,12 @@ from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.cli.main import main
-from diht_k8s.data.imports.layouts import open_pairs
-from diht_k8s.data.imports.pair_import import PairImport, import_pairs
-from diht_k8s.data.imports.records import ReaderOptions
 from diht_k8s.data.shards.images import decode
 from diht_k8s.data.shards.samples import weighted_captions
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
 from tests.recipe.imports.loose_pairs import SOURCES, drawn, in_folder, jpeg, separated
-from tests.recipe.imports.outputs import imported, pairs, tree
+from tests.recipe.imports.outputs import imported, pairs
 
 
 @pytest.mark.parametrize("layout", SOURCES)
@@ -40,31 +37,6 @@ def test_import_of_every_layout_gives_the_same_pairs(layout: str, tmp_path: Path
 def test_import_of_a_folder_keeps_what_the_json_says(tmp_path: Path) -> None:
     imported(SOURCES["folder-json"](tmp_path / "in", 2), tmp_path / "out")
     assert [sample.meta["punsafe"] for sample in pairs(tmp_path / "out")] == [0.1, 0.1]
-
-
-def test_import_when_interrupted_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    source = in_folder(tmp_path / "in", 12)
-
-    def run(output: Path, advance: Callable[[], object] = lambda: None) -> list[tuple[int, int]]:
-        begun: list[tuple[int, int]] = []
-        opened, order = open_pairs(source, None, ReaderOptions("train")), PairImport(str(output), 5)
-        import_pairs(opened, order, Storage(), lambda total, done: begun.append((total, done)), advance)
-        return begun
-
-    records = iter(range(7))
-
-    def stop() -> None:
-        if next(records, None) is None:
-            raise KeyboardInterrupt
-
-    run(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "broken", stop)
-    assert not (tmp_path / "broken/COMMITTED.json").exists()
-    assert [path.name for path in (tmp_path / "broken").glob("*.tar")] == ["00000.tar"]
-    assert run(tmp_path / "broken") == [(12, 4)]
-    assert tree(tmp_path / "broken") == tree(tmp_path / "whole")
-    assert run(tmp_path / "broken") == [(12, 12)]
 
 
 @pytest.mark.parametrize("layout", ["folder-txt", "csv", "json-lines", "parquet-paths", "coco"])

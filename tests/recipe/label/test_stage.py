@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from diht_k8s.api.errors import DataError, StopRequested
-from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.run import DihtRun
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime import claims
 from diht_k8s.runtime.signals import StopFlag
-from diht_k8s.stages.label import features, heads_step, predict_step
+from diht_k8s.stages.label import heads_step, predict_step
 from diht_k8s.stages.label.soft_labels import read_labels
 from tests.folders import located
 from tests.recipe.label.conftest import Kept, picture
@@ -121,35 +118,6 @@ def test_labels_when_the_teachers_classes_join_then_vocabulary_and_heads_have_th
     assert 900 < len(rows) <= 1003
 
 
-def test_resume_when_killed_after_the_first_shard_then_same_bytes_and_no_image_twice(
-    make_kept: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, broken = make_kept(name="whole").write(), make_kept(name="broken").write()
-    label(whole.run())
-    made: list[str] = []
-    original = features.extract
-
-    def dies_at_the_second(teacher: Any, samples: Any, where: str, on_images: Any) -> features.TeacherFeatures:
-        if made:
-            raise RuntimeError("killed")
-        made.append(where)
-        return original(teacher, samples, where, on_images)
-
-    monkeypatch.setattr(features, "extract", dies_at_the_second)
-    with pytest.raises(RuntimeError, match="killed"):
-        label(broken.run())
-    assert not Path(located(broken.folder).committed(Stage.LABEL)).exists()
-
-    def counts(teacher: Any, samples: Any, where: str, on_images: Any) -> features.TeacherFeatures:
-        made.append(where)
-        return original(teacher, samples, where, on_images)
-
-    monkeypatch.setattr(features, "extract", counts)
-    label(broken.run())
-    assert len(made) == len(set(made)) == 3
-    assert files_of(broken.run()) == files_of(whole.run())
-
-
 def test_two_workers_when_no_step_is_named_then_worker_0_does_it_all_and_nobody_waits(make_kept: Make) -> None:
     run = make_kept(shards=2).write().run()
     assert label(run, worker=1, workers=2) is None
@@ -157,31 +125,6 @@ def test_two_workers_when_no_step_is_named_then_worker_0_does_it_all_and_nobody_
     committed = label(run, worker=0, workers=2)
     assert committed is not None
     assert committed.summary["labelled"] == 80
-
-
-def test_resume_when_the_worker_was_killed_then_same_bytes(make_kept: Make) -> None:
-    whole, broken = make_kept(name="whole", shards=6).write(), make_kept(name="broken", shards=6).write()
-    label(whole.run())
-
-    def label_until_killed() -> None:
-        original = features.extract
-
-        def killed_at_the_second(teacher: Any, samples: Any, where: str, on_images: Any) -> features.TeacherFeatures:
-            if "shapes-01" in where:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(teacher, samples, where, on_images)
-
-        features.extract = killed_at_the_second  # this process ends with it
-        label(broken.run())
-
-    worker = multiprocessing.get_context("fork").Process(target=label_until_killed)
-    worker.start()
-    worker.join()
-    assert worker.exitcode == -signal.SIGKILL
-    assert (broken.folder / "runs/latest/label" / "features" / "shapes-00.safetensors").exists()
-    assert not Path(located(broken.folder).committed(Stage.LABEL)).exists()
-    label(broken.run())
-    assert files_of(broken.run()) == files_of(whole.run())
 
 
 def test_damaged_shard_when_it_is_fixed_then_same_bytes_as_if_it_had_never_been(make_kept: Make) -> None:
@@ -274,15 +217,6 @@ def test_max_samples_when_fewer_than_the_images_then_the_rest_is_labelled_withou
     report = json.loads((kept.folder / "runs/latest/label" / "report.json").read_text())
     assert report["heads"]["training_pictures"] == 50
     assert report["added"]["measured_on"] == 80  # the two shards that they come from
-
-
-def test_stop_when_requested_then_ends_at_a_safe_point_and_resumes(make_kept: Make) -> None:
-    run = make_kept(shards=1).write().run()
-    stop = StopFlag()
-    stop.requested = True
-    with pytest.raises(StopRequested):
-        label(run, stop=stop)
-    assert label(run) is not None
 
 
 def test_stop_when_the_heads_are_trained_then_resumes_after_the_epoch_to_the_same_bytes(

@@ -341,28 +341,6 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_import_when_interrupted_continues_with_the_next_shard_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    source = originals.image_folder(tmp_path / "in")
-    run_import(source, tmp_path / "whole")
-    left = iter(range(13))
-
-    def advance() -> None:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_import(source, tmp_path / "broken", advance)
-    assert sorted(path.name for path in (tmp_path / "broken/test").iterdir()) == ["0.tar", "nshards.txt"]
-    assert not (tmp_path / "broken/COMMITTED.json").exists()
-    assert run_import(source, tmp_path / "broken") == [(24, 8)]
-    assert tree(tmp_path / "broken") == tree(tmp_path / "whole")
-    before = tree(tmp_path / "broken")
-    (tmp_path / "broken/COMMITTED.json").unlink()
-    (tmp_path / "broken/test/1.tar").write_bytes(before["test/1.tar"][:100])
-    assert run_import(source, tmp_path / "broken") == [(24, 16)]
-    assert tree(tmp_path / "broken") == before
-
-
 def test_import_when_a_shard_is_missing_is_listed_as_not_whole(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

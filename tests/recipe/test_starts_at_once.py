@@ -1,11 +1,9 @@
-"""SIGKILL while an object is written, and starts at the same moment: whole programs on a disk."""
+"""Programs that start at the same moment, on a disk: one folder, one marker."""
 
 from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
-import signal
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
@@ -22,7 +20,6 @@ from diht_k8s.runtime.run_folder import run_layout
 from tests.recipe.filter.shards import config_of, files_of, filter_with, run_of, write_shards
 
 OTHER = {"minComplexity": 0}
-OBJECT = "kept/web-00001.tar"
 ROUNDS = 3
 
 
@@ -38,34 +35,6 @@ def start(program: Callable[..., object], *arguments: Any) -> BaseProcess:
     process = multiprocessing.get_context("fork").Process(target=program, args=arguments)
     process.start()
     return process
-
-
-def filter_until_killed(run: DihtRun, *, renamed: bool) -> None:
-    """Run the filter and send itself SIGKILL before or after the rename of an object."""
-    replace = Path.replace
-
-    def replace_and_die(self: Path, target: Any) -> Path:
-        if renamed:
-            replace(self, target)
-        if str(target).endswith(OBJECT):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return Path(target) if renamed else replace(self, target)
-
-    Path.replace = replace_and_die  # type: ignore[method-assign]
-    filter_with(run)
-
-
-@pytest.mark.parametrize("renamed", [False, True], ids=["while the object is written", "after the object"])
-def test_sigkill_at_an_object_is_resumed_to_the_same_files(
-    tmp_path: Path, whole: tuple[str, dict[str, bytes]], *, renamed: bool
-) -> None:
-    out, (shards, wanted) = tmp_path / "out", whole
-    process = start(lambda: filter_until_killed(run_of(out, shards), renamed=renamed))
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert (out / "runs/latest/filter" / OBJECT).exists() == renamed
-    filter_with(run_of(out, shards))
-    assert files_of(out) == wanted
 
 
 def filter_at_once(run: DihtRun, worker: int, workers: int, barrier: Barrier) -> None:
