@@ -49,9 +49,11 @@ captions. At its default of 8 it would fall back to the uncompiled block without
 
 def compile_blocks(image_tower: nn.Module, text_tower: nn.Module) -> None:
     """Have torch compile the towers at their first steps; one without transformer blocks (ResNet, timm) as a whole."""
+    import torch._inductor.config as inductor  # slow to import, and only compiling needs it
+
     torch._dynamo.config.recompile_limit = MAX_VARIANTS
     # Dropout draws as without a compiler, so alike in both passes of a micro-batch.
-    torch._inductor.config.fallback_random = True
+    inductor.fallback_random = True
     for part in _parts(image_tower):
         part.compile()
     for part in _parts(text_tower):
