@@ -150,7 +150,9 @@ def test_workers_leave_claimed_shards_alone_until_the_claim_is_stale(
     claim = folder_of(run) / "claims/web-00001.json"
     claim.parent.mkdir(parents=True)
     digest = config_of(run)
-    claim.write_text(json.dumps({"worker": 1, "config_sha256": digest, "beat": "of one that was killed"}))
+    claim.write_text(
+        json.dumps({"owner": "a run", "worker": 1, "config_sha256": digest, "beat": "of one that was killed"})
+    )
     waits: list[float] = []
 
     def wait(seconds: float) -> None:
