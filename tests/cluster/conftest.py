@@ -203,67 +203,6 @@ def project_volume(kubectl: Kubectl, own: bool, namespace: str) -> Iterator[dict
     kubectl("delete", "persistentvolume", f"project-{namespace}", "--wait=false")
 
 
-@pytest.fixture
-def start_pods(
-    kubectl: Kubectl, namespace: str, recipe_image: str, project_volume: dict[str, list[dict[str, Any]]]
-) -> Callable[..., str]:
-    """`start_pods(source, count=2)` starts a Python program in restricted pods, as one Indexed Job; returns its name.
-
-    The program finds its index in JOB_COMPLETION_INDEX and its peers as f"{name}-{index}.{name}" with name = POD_GROUP.
-    """
-
-    def start(
-        source: str,
-        *,
-        count: int = 1,
-        node: str | None = None,
-        env: dict[str, str] | None = None,
-        secret: str | None = None,
-    ) -> str:
-        name = f"run-{secrets.token_hex(3)}"
-        variables = {"POD_GROUP": name, **(env or {})}
-        text = manifest(
-            "pods.yaml",
-            name=name,
-            count=count,
-            image=recipe_image,
-            source=source,
-            node_selector={"kubernetes.io/hostname": node} if node else {},
-            env=[{"name": key, "value": value} for key, value in variables.items()],
-            env_from=[{"secretRef": {"name": secret}}] if secret else [],
-            volumes=[{"name": "tmp", "emptyDir": {}}, *project_volume["volumes"]],
-            mounts=[{"name": "tmp", "mountPath": "/tmp"}, *project_volume["mounts"]],
-        )
-        kubectl.apply(text, "--namespace", namespace)
-        return name
-
-    return start
-
-
-@pytest.fixture
-def run_pods(kubectl: Kubectl, namespace: str, start_pods: Callable[..., str]) -> Callable[..., list[str]]:
-    """start_pods, then waits until the pods have ended well; returns what each printed, in order of index."""
-
-    def run(source: str, *, count: int = 1, timeout_s: float = 120, **options: Any) -> list[str]:
-        name = start_pods(source, count=count, **options)
-        ended = wait_until(lambda: job_end(kubectl, namespace, name), f"the end of job {name}", timeout_s)
-        logs = [pod_log(kubectl, namespace, name, index) for index in range(count)]
-        assert ended == "Complete", "the pods failed:\n" + "\n".join(logs)
-        return logs
-
-    return run
-
-
-def job_end(kubectl: Kubectl, namespace: str, name: str) -> str | None:
-    conditions = kubectl.json("get", "job", name, "--namespace", namespace)["status"].get("conditions", [])
-    return next((c["type"] for c in conditions if c["status"] == "True" and c["type"] in ("Complete", "Failed")), None)
-
-
-def pod_log(kubectl: Kubectl, namespace: str, name: str, index: int) -> str:
-    selector = f"job-name={name},batch.kubernetes.io/job-completion-index={index}"
-    return kubectl("logs", "--namespace", namespace, "--selector", selector, "--tail=-1")
-
-
 @pytest.fixture(scope="session")
 def audit(own: bool) -> Callable[..., list[dict[str, Any]]]:
     """`audit(user=…, since=…)`: what the API server answered to that user, oldest first; writes only, unless `verbs`

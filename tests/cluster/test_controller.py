@@ -4,8 +4,6 @@ write.
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -87,75 +85,3 @@ def test_run_under_an_operator_that_dies_after_every_write_ends_as_if_it_had_not
     assert lives >= 9
     pods = [pod["metadata"]["labels"]["diht.dev/attempt"] for pod in runs.pods("r")]
     assert len(pods) <= 4  # a node that is lost for a moment takes ended ones along
-
-
-OF_ONE_RUN = {
-    "startTime",
-    "completionTime",
-    "lastTransitionTime",
-    "lastUpdatedTime",
-    "samplesPerSecond",
-    "estimatedRemainingSeconds",
-    "goodput",
-    "runningTime",
-    "uid",
-}
-
-
-OWN = re.compile(r'("name": "(?:DIHT_CONTROL_TOKEN|DIHT_GOODPUT)", "value": )"(?:[^"\\]|\\.)*"')
-"""A random token, and the seconds that were spent so far."""
-
-
-def lasting(value: Any, name: str) -> Any:
-    """A status or object without names, UIDs, times and pace: what two runs of one document have in common."""
-    if isinstance(value, dict):
-        return {key: lasting(item, name) for key, item in value.items() if key not in OF_ONE_RUN}
-    if isinstance(value, list):
-        return [lasting(item, name) for item in value]
-    return value.replace(name, "NAME") if isinstance(value, str) else value
-
-
-def objects(runs: Runs, name: str) -> list[Any]:
-    """A run's Jobs and Services, without what the cluster adds, UIDs, random tokens and seconds."""
-    selector, uid = f"--selector=diht.dev/run={name}", runs.get(name)["metadata"]["uid"]
-    found = runs.kubectl.json("get", "jobs,services", "--namespace", runs.namespace, selector)["items"]
-    parts = [
-        (
-            item["kind"],
-            item["metadata"]["name"],
-            item["metadata"]["labels"],
-            item["spec"].get("parallelism"),
-            item["spec"].get("template", {}).get("spec", {}).get("containers"),
-        )
-        for item in found
-    ]
-    text = OWN.sub(r'\1"OWN"', json.dumps(parts).replace(uid, "UID"))
-    return sorted((lasting(list(part), name) for part in json.loads(text)), key=str)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_four_stages_under_an_operator_that_dies_at_every_write_leave_the_same_objects(
-    still: World, audit: Any
-) -> None:
-    runs, spec = still.runs, {"filter": {"workers": 2}, "train": {**TRAIN, "numNodes": 2}}
-    still.operator.start()
-    runs.apply("quietly", **spec)
-    calm = runs.wait_for("quietly", "Complete", timeout_s=300)
-    still.operator.stop()
-    since, operator = datetime.now(UTC), replace(still.operator, program="tests.cluster.crashing")
-    runs.apply("dying", **spec)
-    lives = live_and_die(runs, operator, "dying", 1000)
-    made = [objects(runs, name) for name in ("dying", "quietly")]
-    for dying, quietly in zip(*made, strict=True):
-        assert dying == quietly
-    assert made[0] != []
-    assert lasting(runs.status("dying"), "dying") == lasting(calm, "quietly")
-    asked = audit(user=operator.user, since=since)
-    writes = [event for event in asked if event["responseStatus"]["code"] < 300]
-    again = {event["objectRef"]["resource"] for event in asked if event not in writes}
-    assert again <= {"services"}, "a gang's Service is there already when its Job is asked for in the next life"
-    created = [event["objectRef"]["name"] for event in asked if event["objectRef"]["resource"] == "jobs"]
-    assert sorted(created) == [f"dying-{job}" for job in JOBS]
-    assert len(writes) <= lives + 1, "it died after each of them"
-    print(f"{len(writes)} writes, {lives} lives")

@@ -32,20 +32,6 @@ def runs(place: World) -> Runs:
     return place.runs
 
 
-def test_user_error_fails_the_run_at_once_with_the_programs_message(runs: Runs) -> None:
-    runs.apply("typo", {"filter": [64]}, **ONE)
-    status = runs.wait_for("typo", "Failed")
-    failed = condition(status, "Failed")
-    assert (failed["reason"], failed["message"]) == (
-        "UserError",
-        "filter: filter was told to end with 64: nothing to do",
-    )
-    cause = stages(status)["filter"]["cause"]
-    assert (cause["exitCode"], cause["reason"], cause["container"]) == (64, "UserError", "filter")
-    assert "diht: filter was told to end with 64: nothing to do" in cause["logTail"]
-    assert list(runs.children("typo")) == ["typo-filter-1"]
-
-
 def test_killed_program_starts_again_and_counts(runs: Runs) -> None:
     runs.apply("killed", {"filter": ["hang", "ok"]}, **ONE)
     wait_until(lambda: (runs.folder / "killed/runs/latest/filter/step").exists(), "its first step")
@@ -106,14 +92,6 @@ def test_pod_that_cannot_start_says_why(runs: Runs, name: str, pods: dict[str, A
     runs.kubectl("delete", "dihtrun", name, "-n", runs.namespace)
 
 
-def test_missing_secret_of_a_storage_says_so(runs: Runs) -> None:
-    runs.apply("no-secret", **ONE, storage=[{"prefix": "s3://corpus", "secretRef": {"name": "none"}}])
-    missing = 'secret "none" not found'  # not at once where the kubelet does not know the claim of another volume yet
-    wait_until(lambda: missing in runs.condition("no-secret", "Progressing").get("message", ""), missing, 60)
-    assert runs.condition("no-secret", "Progressing")["reason"] == "ReferenceMissing"
-    runs.kubectl("delete", "dihtrun", "no-secret", "-n", runs.namespace)
-
-
 def test_suspended_run_stops_its_pods_and_resumes_with_the_next_attempt(runs: Runs) -> None:
     runs.apply("pause", {"filter": ["hang", "ok"]}, **ONE)
     wait_until(lambda: [p for p in runs.pods("pause") if p["status"]["phase"] == "Running"], "the pod")
@@ -137,31 +115,6 @@ def test_jobs_removed_by_hand_come_back(runs: Runs) -> None:
     assert runs.children("removed") != {"removed-filter-1": uid}
 
 
-def test_job_of_somebody_else_is_refused_and_left_alone(runs: Runs) -> None:
-    runs.kubectl("create", "job", "taken-filter-1", "--image=local/none:1", "-n", runs.namespace)
-    runs.apply("taken", **ONE)
-    status = runs.wait_for("taken", "Accepted", "NameConflict")
-    assert "taken-filter-1" in condition(status, "Accepted")["message"]
-    assert (
-        runs.kubectl.json("get", "job", "taken-filter-1", "-n", runs.namespace)["metadata"].get("ownerReferences")
-        is None
-    )
-    runs.kubectl("delete", "job", "taken-filter-1", "-n", runs.namespace)
-    runs.wait_for("taken", "Complete")
-
-
-def test_failed_run_resumes_when_a_person_asks_for_it(runs: Runs) -> None:
-    runs.apply("again", {"filter": [75, "ok"]}, **ONE, failurePolicy={"maxRestarts": 0})
-    status = runs.wait_for("again", "Failed")
-    assert condition(status, "Failed")["reason"] == "RestartsExhausted"
-    token = f"diht.dev/retry={status['completionTime']}"
-    runs.kubectl("annotate", "dihtrun", "again", token, "-n", runs.namespace)
-    wait_until(lambda: runs.condition("again", "Failed")["status"] == "False", "the run is taken on again", 30)
-    status = runs.wait_for("again", "Complete")
-    assert stages(status)["filter"]["attempt"] == 2
-    assert condition(status, "Failed")["status"] == "False"
-
-
 def test_finished_run_is_deleted_after_its_time_and_its_output_stays(runs: Runs) -> None:
     runs.apply("brief", **ONE, ttlSecondsAfterFinished=1)
 
@@ -173,34 +126,6 @@ def test_finished_run_is_deleted_after_its_time_and_its_output_stays(runs: Runs)
 
     wait_until(gone, "the end of the run", 60)
     assert (runs.folder / "brief/runs/latest/filter/COMMITTED.json").exists()
-
-
-def test_deadline_ends_the_run(runs: Runs) -> None:
-    runs.apply("late", {"filter": ["hang"]}, **ONE, activeDeadlineSeconds=8)
-    status = runs.wait_for("late", "Failed", timeout_s=60)
-    assert condition(status, "Failed")["reason"] == "DeadlineExceeded"
-    wait_until(lambda: runs.pods("late") == [], "the end of its pods", 60)
-
-
-def test_run_whose_output_is_there_is_cached(runs: Runs) -> None:
-    runs.apply("twice", **ONE)
-    runs.wait_for("twice", "Complete")
-    runs.kubectl("delete", "dihtrun", "twice", "-n", runs.namespace)
-    runs.apply("twice", **ONE)
-    status = runs.wait_for("twice", "Complete")
-    assert stages(status)["filter"]["state"] == "Cached"
-
-
-def test_quota_that_allows_no_pod_says_so(runs: Runs) -> None:
-    quota = ["create", "quota", "none", "--hard=pods=0", "-n", runs.namespace]
-    runs.kubectl(*quota)
-    try:
-        runs.apply("quota", **ONE)
-        status = runs.wait_for("quota", "Progressing", "QuotaExceeded", timeout_s=40)
-        assert "exceeded quota: none" in condition(status, "Progressing")["message"]
-    finally:
-        runs.kubectl("delete", "quota", "none", "-n", runs.namespace)
-        runs.kubectl("delete", "dihtrun", "quota", "-n", runs.namespace)
 
 
 def test_log_full_of_nonsense_is_made_plain_and_harms_nobody(runs: Runs) -> None:

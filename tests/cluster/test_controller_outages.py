@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.operators import APART, Operator, Runs, World, condition, stages, world
+from tests.cluster.operators import Operator, Runs, World, world
 from tests.cluster.tools import PATIENCE, Kubectl, KubectlError, Parts, cannot, wait_until
 from tests.ports import free_port
 
@@ -146,45 +146,6 @@ def test_second_replica_takes_over_and_the_first_writes_nothing_more(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_lease_that_changes_hands_under_load_starts_nothing_twice_and_loses_nothing(
-    kubectl: Kubectl, own: bool, recipe_image: str, tmp_path: Path, audit: Any
-) -> None:
-    """The leader is killed again and again while runs of two stages come and go; a standby takes over each time."""
-    if not own:
-        cannot("KUBECONFIG is another cluster's: its pods cannot share a folder of this machine")
-    with world(kubectl, recipe_image, tmp_path, start=False) as place:
-        runs, names, since = place.runs, [f"r{number}" for number in range(12)], datetime.now(UTC)
-        options = ("--lease-namespace", place.namespace)
-        first = replace(place.operator, options=options).start()
-        second = replace(first, port=free_port(), log=tmp_path / "second.log", process=None).start()
-        try:
-            for number, name in enumerate(names):
-                runs.apply(name, {"filter": [75, "ok"]}, label=None, evaluate=None)
-                if number % 3 == 2:
-                    wait_until(lambda: leads(first) or leads(second), "a leader")
-                    leader = first if leads(first) else second
-                    leader.kill()
-                    leader.start()
-            for name in names:
-                stage = stages(runs.wait_for(name, "Complete", timeout_s=300))
-                assert {key: (each["attempt"], each.get("restarts", 0)) for key, each in stage.items()} == {
-                    "filter": (2, 1),
-                    "train": (1, 0),
-                }
-            created = [
-                event["objectRef"]["name"]
-                for event in audit(user=first.user, since=since)
-                if event["objectRef"]["resource"] == "jobs" and event["responseStatus"]["code"] == 201
-            ]
-            wanted = [f"{name}-{job}" for name in names for job in ("filter-1", "filter-2", "train-1")]
-            assert sorted(created) == sorted(wanted), "each Job is made once"
-        finally:
-            second.stop()
-            first.stop()
-
-
-@pytest.mark.slow
 def test_api_server_that_was_away_finds_the_status_true_soon_after(place: World, parts: Parts) -> None:
     runs = place.runs
     runs.apply("r", {"filter": ["hang", "ok"]}, **ONE)
@@ -205,26 +166,3 @@ def test_api_server_that_was_away_finds_the_status_true_soon_after(place: World,
 
 def updated(runs: Runs, name: str) -> datetime:
     return datetime.fromisoformat(runs.status(name)["progress"].get("lastUpdatedTime", "2000-01-01T00:00:00Z"))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("zombies", "nodes"), [(False, 1), (True, 1), (True, 2)])
-def test_gang_on_a_lost_node_starts_again_elsewhere_and_counts_nothing(
-    place: World, parts: Parts, zombies: bool, nodes: int
-) -> None:
-    runs = place.runs
-    pods = runs.document("x", {"train": ["hang", "ok"]})["spec"]["pods"]
-    where = {"affinity": APART} if nodes == 2 else {"nodeSelector": {"kubernetes.io/hostname": "node-1"}}
-    train = {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "numNodes": nodes, "distillation": {"mode": "Disabled"}}
-    runs.apply("r", **TRAIN, train=train, pods={**pods, **where}, failurePolicy={"maxRestarts": 0})
-    wait_until(
-        lambda: (runs.folder / "r/runs/latest/train/step").exists() and len(running(runs, "r")) == nodes, "the gang"
-    )
-    parts.lose_node(1, zombies=zombies)
-    runs.patch("r", {"pods": {"nodeSelector": None}})
-    status = runs.wait_for("r", "Complete", timeout_s=240)
-    stage = stages(status)["train"]
-    assert (stage["attempt"], stage["restarts"], stage.get("restartsCountTowardsMax", 0)) == (2, 1, 0)
-    assert status["attempts"][0]["reason"] in ("NodeLost", "DeletionByTaintManager")
-    assert condition(status, "Complete")["status"] == "True"

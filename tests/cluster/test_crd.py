@@ -311,12 +311,6 @@ def test_status_is_written_through_its_own_path_only(api: Api) -> None:
     assert "status" not in api.kubectl.json("get", api.resource, name, "-n", api.namespace)
 
 
-@pytest.mark.parametrize("kind", ["Complete", "Failed"])
-def test_kubectl_waits_for_either_end(api: Api, kind: str) -> None:
-    name = api.create(MINIMAL, status(ended=ConditionType(kind)))
-    api.kubectl("wait", f"--for=condition={kind}", f"{api.resource}/{name}", "-n", api.namespace, "--timeout=5s")
-
-
 def test_runs_are_selected_by_output_and_found_among_all(api: Api) -> None:
     name = api.create(changed(spec__data__output="s3://corpus/only-this"))
     found = api.kubectl(
@@ -332,18 +326,6 @@ def test_runs_are_selected_by_output_and_found_among_all(api: Api) -> None:
     assert found.split() == [f"dihtrun.{api.group}/{name}"]
     resources = api.kubectl("api-resources", "--api-group", api.group, "--categories", "all,diht", "--no-headers")
     assert resources.split()[:2] == ["dihtruns", "dr"]
-
-
-def test_kubectl_apply_is_strict_about_unknown_keys(api: Api) -> None:
-    document = json.dumps(changed(spec__filter__minComplexty=1)).replace("diht.dev/", f"{api.group}/")
-    with pytest.raises(KubectlError, match="minComplexty"):
-        api.kubectl.apply(document, "-n", api.namespace)
-
-
-def test_client_that_does_not_ask_for_strictness_is_warned(api: Api) -> None:
-    code, _, warning = api.send("POST", json.dumps(changed(spec__zzz=1)), dryRun="All", fieldValidation="Warn")
-    assert code == 201
-    assert "spec.zzz" in warning
 
 
 def test_run_means_the_same_from_a_file_and_from_the_cluster(api: Api) -> None:

@@ -36,7 +36,7 @@ PARTS = (
     "suspended",
     "other",
 )
-PAIRS, FAULTS = 10, 30
+PAIRS = 10
 
 
 def kill_rank(host: str) -> None:
@@ -138,40 +138,6 @@ def test_lost_node_recreates_the_gang(trainings: Trainings, undisturbed: dict[in
     assert stages(status)["train"]["attempt"] == 2
     check_end(trainings, name, undisturbed)
     require_sums(status, least_faults=1)
-
-
-def test_crash_loop_ends_and_names_the_node(trainings: Trainings) -> None:
-    name, runs = trainings.start("loop", policy={**IN_PLACE, "maxRestarts": 3}, steps=10 * STEPS), trainings.place.runs
-    trainings.wait_for_checkpoint(name)
-    for number in range(4):
-        wait_until(lambda number=number: rounds(trainings, name) >= number, f"round {number + 1}", 300)
-        try:
-            kill_rank(f"{name}-train-1-1")
-        except AssertionError:
-            time.sleep(2)
-    status = runs.wait_for(name, "Failed", "RestartsExhausted", timeout_s=400)
-    assert stages(status)["train"]["restartsInPlace"]["nodes"][0]["rounds"] >= 2
-
-
-def test_parts_sum_to_the_wall_time_over_30_faults(trainings: Trainings) -> None:
-    name, runs, rng = (
-        trainings.start("many", policy=IN_PLACE, steps=40 * STEPS),
-        trainings.place.runs,
-        random.Random(19),
-    )
-    trainings.wait_for_checkpoint(name)
-    done = 0
-    while done < FAULTS:
-        status = runs.status(name)
-        attempt = stages(status)["train"]["attempt"]
-        try:
-            (kill_program if done % 10 == 9 else kill_rank)(f"{name}-train-{attempt}-{rng.randrange(2)}")
-            done += 1
-        except AssertionError:
-            pass  # its ranks are not there yet
-        time.sleep(rng.uniform(5, 30))
-    status = runs.wait_for(name, "Complete", timeout_s=1500)
-    require_sums(status, least_faults=FAULTS // 2)
 
 
 def test_bytes_of_strangers_at_the_port_of_the_control_store_end_nothing(

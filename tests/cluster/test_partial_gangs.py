@@ -13,7 +13,6 @@ import pytest
 from tests.cluster.operators import Runs, one_slot_each, stages, tainted, why, world
 from tests.cluster.queues import STAGES, TRAIN
 from tests.cluster.tools import PATIENCE, Kubectl, cannot, wait_until
-from tests.cluster.trainings import EVERY_STEPS, Trainings
 
 pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.timeout(900)]
 SLOT, KEPT = "example.org/slot", "example.org/kept"
@@ -21,8 +20,6 @@ NODES = 2
 LATER_S = 3600
 """The second gang's time is not over before the first has been withdrawn."""
 SHORT_S = 10 * PATIENCE
-LONG_S = 120
-"""Much longer than a pod waits for a peer that has a node already."""
 
 Start = Callable[[str, dict[str, Any], dict[str, Any]], None]
 """Starts a gang by its name, `pods` and `failurePolicy`."""
@@ -80,11 +77,3 @@ def test_gang_that_holds_half_gives_way_and_comes_back(
             place.runs.apply(name, **{**STAGES, "train": train}, failurePolicy=policy)
 
         give_way(place.runs, start, SHORT_S)
-
-
-@pytest.mark.slow
-def test_training_that_holds_half_waits_for_its_peer_until_it_is_withdrawn(slots: None, trainings: Trainings) -> None:
-    def start(name: str, pods: dict[str, Any], policy: dict[str, Any]) -> None:
-        trainings.start(name, nodes=NODES, steps=EVERY_STEPS, policy=policy, **pods)
-
-    give_way(trainings.place.runs, start, LONG_S)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.operators import World, offer, slots, stages, why, world
+from tests.cluster.operators import World, slots, stages, why, world
 from tests.cluster.queues import STAGES, TRAIN
 from tests.cluster.tools import Kubectl, KubectlError, cannot, wait_until
 
@@ -80,19 +80,6 @@ def test_gangs_with_pod_groups_never_start_partially(place: World) -> None:
         compete(place, number)
 
 
-@pytest.mark.slow
-def test_gangs_with_pod_groups_never_start_partially_in_a_hundred_tries(place: World) -> None:
-    for number in range(100):
-        compete(place, number)
-
-
-def test_gang_without_a_pod_group_is_scheduled_pod_by_pod(place: World) -> None:
-    """As before: what starts partially is withdrawn (test_partial_gangs.py), and no PodGroup is made."""
-    start(place, "one", gang="None")
-    place.runs.wait_for("one", "Complete", timeout_s=60)
-    assert place.kubectl("get", "podgroups", "--namespace", place.namespace, "--output", "name") == ""
-
-
 def elastic(place: World, name: str, *ends: str) -> None:
     """A training that wishes for three nodes and needs two, of which each pod takes a place."""
     train = {**TRAIN, "numNodes": WISHED, "minNodes": FEWEST}
@@ -134,12 +121,3 @@ def test_elastic_gang_waits_for_all_its_nodes_and_then_starts_with_those_that_th
         assert (stage["nodes"], stage["wishedNodes"], stage.get("restarts", 0)) == (FEWEST, WISHED, 0)
         assert group(place, "small-train-2") == FEWEST
         assert place.runs.events("small").count("Resized") == 2
-
-
-def test_elastic_gang_whose_last_node_comes_in_time_starts_whole(place: World) -> None:
-    with slots(place.kubectl, SLOT, (1, 1)):
-        elastic(place, "whole", "hang")
-        wait_until(lambda: group(place, "whole-train-1") == WISHED, "a PodGroup that needs all", 30)
-        offer(place.kubectl, SLOT, 1, "2")
-        wait_until(lambda: running(place, "whole", 1) == WISHED, "all its pods", 30)
-        assert (group(place, "whole-train-1"), place.runs.events("whole").count("Resized")) == (WISHED, 0)

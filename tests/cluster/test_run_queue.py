@@ -84,14 +84,6 @@ def test_run_that_crashes_and_is_preempted_keeps_its_place_before_later_ones(
         endure(place, OneAtATime(kubectl, place.runs), 2)
 
 
-@pytest.mark.slow
-def test_twenty_crashes_and_preemptions_in_a_row_change_no_order_and_leak_no_quota(
-    kueue: None, kubectl: Kubectl, recipe_image: str, tmp_path: Path
-) -> None:
-    with world(kubectl, recipe_image, tmp_path) as place:
-        endure(place, OneAtATime(kubectl, place.runs), 20)
-
-
 def test_run_of_a_higher_priority_is_admitted_before_an_older_one(
     kueue: None, kubectl: Kubectl, recipe_image: str, tmp_path: Path
 ) -> None:

@@ -19,7 +19,6 @@ from torchx.runner import Runner, get_runner
 from torchx.specs import AppDef, AppState, Role, macros
 from torchx.specs.overlays import set_overlay
 
-from diht_k8s.kube.errors import ClusterError
 from tests.cluster.tools import S3, Kubectl, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -348,25 +347,3 @@ def test_cancelled_job_stays_for_inspection_and_a_deleted_one_is_gone(
     wait_until(
         lambda: not kubectl.json("get", "jobs,services,pods", "--namespace", namespace)["items"], "that nothing is left"
     )
-
-
-def test_reason_of_a_job_that_cannot_start_is_in_the_status(
-    runner: Runner, submit: Callable[..., str], python_role: Callable[..., Role]
-) -> None:
-    role = python_role("")
-    role.image = "local/no-such-image:1"
-    handle = submit(role, image_pull_policy="Never")
-    message = wait_until(
-        lambda: (status := runner.status(handle)) and "ErrImage" in status.msg and status.msg, "a reason", 60
-    )
-    assert re.search(r"pod test-app-1-\S+ waits: ErrImageNeverPull: .*no-such-image", message)
-
-
-def test_refusal_of_the_cluster_is_reported(
-    runner: Runner, submit: Callable[..., str], python_role: Callable[..., Role]
-) -> None:
-    words = (
-        'cannot create Job .* in namespace no-such: namespaces "no-such" not found: check the name and the namespace'
-    )
-    with pytest.raises(ClusterError, match=words):
-        submit(python_role(""), namespace="no-such")

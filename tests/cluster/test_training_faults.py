@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.operators import APART, condition, evict, faulty, kill_program, stages
+from tests.cluster.operators import APART, condition, evict, faulty, stages
 from tests.cluster.tools import CLUSTER, Parts, wait_until
 from tests.cluster.trainings import EVERY_STEPS, STEPS, Trainings, check_end, node_to_lose
 
@@ -34,18 +34,6 @@ def restart(trainings: Trainings, name: str, reason: str, *, counted: bool, time
     return status
 
 
-def test_killed_pod_resumes_from_the_last_checkpoint_and_counts(
-    trainings: Trainings, undisturbed: dict[int, float]
-) -> None:
-    name = trainings.start("killed")
-    saved = trainings.wait_for_checkpoint(name)
-    kill_program(f"{name}-train-1-1")
-    restart(trainings, name, "Error", counted=True)
-    assert "was killed by SIGKILL (Error)" in trainings.place.operator.log.read_text()
-    assert trainings.resumed_at(name) >= saved
-    check_end(trainings, name, undisturbed)
-
-
 def test_drained_pod_saves_the_step_that_it_was_at_and_counts_nothing(
     trainings: Trainings, undisturbed: dict[int, float]
 ) -> None:
@@ -56,22 +44,6 @@ def test_drained_pod_saves_the_step_that_it_was_at_and_counts_nothing(
     status = restart(trainings, name, "EvictionByEvictionAPI|DisruptionTarget", counted=False)
     assert trainings.resumed_at(name) % EVERY_STEPS, "a checkpoint beside the regular ones: the step of the stop"
     assert status["lastCheckpoint"]["step"] == STEPS
-    check_end(trainings, name, undisturbed)
-
-
-def test_suspended_training_resumes_at_the_step_that_it_saved(
-    trainings: Trainings, undisturbed: dict[int, float]
-) -> None:
-    name, runs = trainings.start("paused"), trainings.place.runs
-    trainings.wait_for_checkpoint(name)
-    runs.patch(name, {"suspend": True})
-    runs.wait_for(name, "Progressing", "Suspended", timeout_s=120)
-    saved = trainings.saved(name)
-    assert runs.pods(name) == []
-    runs.patch(name, {"suspend": False})
-    status = runs.wait_for(name, "Complete", timeout_s=500)
-    assert (stages(status)["train"]["attempt"], stages(status)["train"].get("restarts", 0)) == (2, 0)
-    assert trainings.resumed_at(name) == saved
     check_end(trainings, name, undisturbed)
 
 

@@ -32,6 +32,12 @@ def runs(kubectl: Kubectl, own: bool, recipe_image: str, tmp_path_factory: pytes
         yield place.runs
 
 
+def running(runs: Runs, name: str) -> list[str]:
+    """The pods of a run that have not ended, without the random end of their names."""
+    pods = [pod for pod in runs.pods(name) if pod["status"]["phase"] not in ("Succeeded", "Failed")]
+    return sorted(pod["metadata"]["name"].rpartition("-")[0] for pod in pods)
+
+
 def test_gang_that_finds_its_training_computed_waits_in_one_pod_and_starts_again(runs: Runs) -> None:
     """With stub programs: all that the operator does, suspension in between."""
     name = runs.apply(
@@ -54,43 +60,6 @@ def test_gang_that_finds_its_training_computed_waits_in_one_pod_and_starts_again
     assert status["attempts"][0]["reason"] == "ComputedElsewhere"
     assert stage["goodput"].get("lostSeconds", 0) == 0
     assert "Restarting" not in runs.events(name)
-
-
-def running(runs: Runs, name: str) -> list[str]:
-    """The pods of a run that have not ended, without the random end of their names."""
-    pods = [pod for pod in runs.pods(name) if pod["status"]["phase"] not in ("Succeeded", "Failed")]
-    return sorted(pod["metadata"]["name"].rpartition("-")[0] for pod in pods)
-
-
-@pytest.mark.slow
-@pytest.mark.exclusive
-@pytest.mark.timeout(1500)
-def test_of_three_runs_that_want_one_training_one_computes_it(trainings: Trainings) -> None:
-    runs, names = trainings.place.runs, ("one", "two", "three")
-    for name in names:
-        trainings.start(name, nodes=1, steps=800, output="shared")
-
-    def holder() -> str:
-        waiting = [each for each in names if runs.condition(each, "Progressing").get("reason") == "ComputedElsewhere"]
-        return next(iter(set(names) - set(waiting))) if len(waiting) == 2 else ""
-
-    trains = wait_until(holder, "two runs that wait for the third", 400)
-    for name in sorted({*names} - {trains}):
-        assert f"computed by run {trains}," in runs.condition(name, "Progressing")["message"]
-        assert f"computed by run {trains}," in why(runs, name)
-    wait_until(
-        lambda: all(running(runs, name) == [f"{name}-wait-2-0"] for name in {*names} - {trains}), "one pod each", 60
-    )
-    found = {name: runs.wait_for(name, "Complete", timeout_s=900) for name in names}
-    assert {name: stages(status)["train"]["state"] for name, status in found.items()} == {
-        name: "Complete" if name == trains else "Cached" for name in names
-    }
-    assert len({stages(status)["train"]["outputUri"] for status in found.values()}) == 1
-    assert len(trainings.names("shared", "epochs")) == 1, "one gang has trained"
-    assert [status.get("restarts", 0) for status in found.values()] == [0, 0, 0]
-    for name in sorted({*names} - {trains}):
-        assert runs.children(name).keys() == {f"{name}-train-1", f"{name}-wait-2"}
-        assert "ComputedElsewhere" in runs.events(name)
 
 
 def objects(trainings: Trainings, output: str, pattern: str) -> dict[str, datetime]:
