@@ -13,13 +13,15 @@ _OF_OBSERVATION: Final = [
     for name in ("observe", "ends", "runs", "budget", "first_seen", "nodes", "ownership")
 ]
 
+_OF_PLANNING: Final = ["tests/unit/pipeline", "tests/unit/controller"]
+
 CORE: Final[dict[str, list[str]]] = {
-    "diht_k8s.pipeline.attempts": ["tests/unit/pipeline"],
-    "diht_k8s.pipeline.budget": ["tests/unit/pipeline"],
-    "diht_k8s.pipeline.failure_policy": ["tests/unit/pipeline"],
-    "diht_k8s.pipeline.plan": ["tests/unit/pipeline"],
-    "diht_k8s.pipeline.running_time": ["tests/unit/pipeline"],
-    "diht_k8s.pipeline.run_status": ["tests/unit/pipeline"],
+    "diht_k8s.pipeline.attempts": _OF_PLANNING,
+    "diht_k8s.pipeline.budget": _OF_PLANNING,
+    "diht_k8s.pipeline.failure_policy": _OF_PLANNING,
+    "diht_k8s.pipeline.plan": _OF_PLANNING,
+    "diht_k8s.pipeline.running_time": _OF_PLANNING,
+    "diht_k8s.pipeline.run_status": _OF_PLANNING,
     "diht_k8s.controller.observe": _OF_OBSERVATION,
     "diht_k8s.stages.filter.text_spotting.matching": ["tests/unit/stages/filter/test_matching.py"],
     "diht_k8s.stages.filter.minhash_forest": ["tests/unit/stages/filter/test_minhash_forest.py"],

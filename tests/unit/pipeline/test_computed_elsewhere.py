@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.reports import COMMITTED
-from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import StageState
 from diht_k8s.pipeline.attempts import Attempt, AttemptState, AttemptTimes
 from diht_k8s.pipeline.goodput import paused, time_parts, with_goodput
-from diht_k8s.pipeline.plan import Expire, Observed, RunPlan, Start, Stop, plan
+from diht_k8s.pipeline.plan import Observed, RunPlan, Start, Stop, plan
 from diht_k8s.pipeline.run_status import Failure, RunState, RunStatus, StageRecord
 from tests.unit.pipeline.situations import BEFORE_T, FAILED, PENDING, RUN_T, RUNNING, SUCCEEDED, E, T, at, make_run
 from tests.unit.pipeline.situations import attempt as seen
@@ -145,46 +145,11 @@ def test_suspended_run_goes_on_where_it_was(record: StageRecord, observed: list[
     assert resumed.actions == (resumes_with,)
 
 
-def test_suspension_stops_what_waits() -> None:
-    decided = planned(WAITS, LEFT, waiting(RUNNING), run=make_run(suspend=True))
-    assert decided.actions == (Stop(T, 4, "r-wait-4", "wait"),)
-
-
 def test_waiting_is_no_running_time_and_reaches_no_deadline() -> None:
     run = make_run(activeDeadlineSeconds=50)
     left = replace(LEFT, started_at=10.0, ended_at=30.0)
     decided = plan(run, Observed((left, waiting(RUNNING, started_at=31.0))), 1e6, status=at(*BEFORE_T, WAITS))
     assert (decided.status.state, decided.status.ran_seconds, decided.wake_at) == (RunState.RUNNING, 20, None)
-
-
-def test_run_that_ended_while_it_waited_stops_that_expires_and_waits_again_on_retry() -> None:
-    run = make_run(ttlSecondsAfterFinished=60)
-    failed = at(*BEFORE_T, replace(WAITS, state=StageState.FAILED), state=RunState.FAILED)
-    ended = plan(run, Observed((waiting(RUNNING),)), 100.0, status=replace(failed, ended_at=100.0))
-    assert (ended.actions, ended.wake_at) == ((Stop(T, 4, "r-wait-4", "wait"),), 160.0)
-    assert Expire() in plan(run, Observed(), 160.0, status=ended.status).actions
-    again = plan(run, Observed((waiting(FAILED, 143),), retry_requested=True), 130.0, status=ended.status)
-    assert again.actions == (WAIT_AGAIN,)
-
-
-@pytest.mark.parametrize("rounds", [1, 5])
-def test_run_that_finds_the_training_computed_again_and_again_ends_when_it_is_free(rounds: int) -> None:
-    run, status = make_run(failurePolicy={"maxRestarts": 0, "maxInfrastructureRestarts": 0}), RunStatus()
-    world, left = dict[str, Attempt](), rounds
-    for _ in range(40):
-        decided = plan(run, Observed(tuple(world.values())), 1.0, status=status)
-        status = decided.status
-        for action in decided.actions:
-            assert isinstance(action, Start)
-            if action.stage is Stage.TRAIN and action.step == "" and left:
-                end, left = replace(LEFT, number=action.number), left - 1
-            else:
-                end = seen(action.stage, action.number, SUCCEEDED, step=action.step)
-            world[action.name] = end
-    assert status.state is RunState.COMPLETE
-    trained = [name for name in world if "train" in name or "wait" in name]
-    assert trained == [f"r-{('train', 'wait')[number % 2]}-{number + 1}" for number in range(2 * rounds + 1)]
-    assert (status.of(T).total_restarts, status.of(T).failure) == (0, None)
 
 
 def moments(created: float, *later: float, ended: float | None = None) -> AttemptTimes:

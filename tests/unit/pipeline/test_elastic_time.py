@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 
 from benchmarks._effective_time import DAY, Kind, Setting, best_interval
 from benchmarks._elastic_time import Elasticity, ElasticSimulation, Machines
-from benchmarks.effective_time import elastic_table, measure_elastic
 
 RIGID, RECREATED = Elasticity(), Elasticity(min_share=0.75)
 IN_PLACE = replace(RECREATED, in_place_s=8.0)
@@ -91,35 +89,3 @@ def test_program_that_crashes_in_place_again_and_again_ends_by_its_budget() -> N
     crashes = setting(mix=CRASH, gpu_hours_per_fault=1000 * 60 / 3600)
     results = [ElasticSimulation(crashes, IN_PLACE, seed).execute() for seed in range(3)]
     assert {each.state for each in results} == {"Failed"}
-
-
-def test_equal_seeds_give_equal_results() -> None:
-    first, second = (ElasticSimulation(setting(mix=LOST), IN_PLACE, 7).execute() for _ in range(2))
-    assert first == second
-
-
-def test_elastic_training_on_1000_gpus_without_spares_uses_nine_tenths_of_the_healthy_ones() -> None:
-    useful = [ElasticSimulation(setting(), RECREATED, seed).execute().useful for seed in range(6)]
-    assert sum(useful) / len(useful) > 0.90
-    rigid = [ElasticSimulation(setting(), RIGID, seed).execute().useful for seed in range(6)]
-    assert sum(useful) > sum(rigid)
-
-
-def test_table_has_rigid_and_elastic_trainings_and_its_goal_is_that_of_new_attempts_without_spares() -> None:
-    options = argparse.Namespace(
-        seeds=2, days=1.0, min_share=0.75, spares=3, repair_hours=[24.0], startup=18.0, in_place_startup=8.0
-    )
-    rows = measure_elastic(options)
-    assert [(row.gpus, row.spares) for row in rows] == [
-        (1000, 0),
-        (1000, 3),
-        (1000, 0),
-        (1000, 0),
-        (8000, 0),
-        (8000, 3),
-        (8000, 0),
-        (8000, 0),
-    ]
-    assert [row.name for row in rows if row.must_reach_goal] == ["elastic, recreated"]
-    assert elastic_table(rows).count("\n") == 1 + len(rows)
-    assert all(0 < row.worst <= row.useful < 1 for row in rows)

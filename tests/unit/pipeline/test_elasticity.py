@@ -177,12 +177,6 @@ def test_pod_group_of_which_no_pod_finds_a_node_needs_the_fewest_only(
     assert decide(elastic(**train), seen, now, made.status).actions == made.actions, "asked until a pod has a node"
 
 
-def test_next_attempt_asks_its_pod_group_for_all_nodes_again() -> None:
-    failed = attempt(T, 3, FAILED, infrastructure=True, reason="NodeLost")
-    made = plan(elastic(), Observed((failed,)), DUE, status=at(*BEFORE_T, LOWERED))
-    assert (made.actions, made.status.of(T).min_count) == ((Start(T, 4, "r-train-4"),), None)
-
-
 @pytest.mark.parametrize(
     ("train", "pods", "now", "nodes"),
     [
@@ -224,20 +218,6 @@ def test_waiting_gang_is_looked_at_again_when_its_time_is_over(seen: Attempt, no
     assert decide(elastic(), seen, now).wake_at == wakes
 
 
-def test_shrunk_gang_starts_once_the_old_one_is_gone_without_a_restart_or_a_wait() -> None:
-    run = elastic(policy={"maxRestarts": 0, "maxInfrastructureRestarts": 0})
-    before = at(*BEFORE_T, replace(RUN_T, restarts=0))
-    made = decide(run, partial(3), DUE, before)
-    ending = decide(run, replace(partial(3), ending=True), DUE + 1, made.status)
-    assert (ending.actions, ending.status) == ((), made.status)
-    started = plan(run, Observed(), DUE + 2, status=ending.status)
-    assert started.actions == (Start(T, 4, "r-train-4", nodes=3),)
-    record = started.status.of(T)
-    assert replace(record, nodes=None) == replace(RUN_T, restarts=0, attempt=4)
-    lost = plan(run, Observed(), DUE + 3, status=started.status)
-    assert lost.actions == started.actions, "a start that was lost is made again"
-
-
 @pytest.mark.parametrize(
     ("train", "start"),
     [
@@ -260,35 +240,6 @@ def test_shrunk_gang_starts_once_the_old_one_is_gone_without_a_restart_or_a_wait
 def test_edit_counts_when_the_next_attempt_starts(train: dict[str, Any], start: int | None) -> None:
     given = at(*BEFORE_T, StageRecord(T, StageState.RESTARTING, 3, nodes=3))
     assert plan(elastic(**train), Observed(), 9.0, status=given).actions == (Start(T, 4, "r-train-4", nodes=start),)
-
-
-ENDS = {
-    "its node is lost": attempt(T, 3, FAILED, infrastructure=True, reason="NodeLost"),
-    "its program fails": attempt(T, 3, FAILED, 75),
-    "another run computes the same": attempt(T, 3, FAILED, 75, reason="ComputedElsewhere"),
-}
-
-
-@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_attempt_after_a_shrunk_one_wishes_for_all_nodes(end: Attempt) -> None:
-    status = at(*BEFORE_T, replace(RUN_T, nodes=3))
-    failed = plan(elastic(), Observed((end,)), 100.0, status=status)
-    started = plan(elastic(), Observed(), 1000.0, status=failed.status)
-    actions = failed.actions or started.actions
-    assert [each.nodes for each in actions if isinstance(each, Start)] == [None]
-
-
-@pytest.mark.parametrize("state", [StageState.RUNNING, StageState.RESTARTING], ids=["trained", "was to start"])
-def test_run_that_was_suspended_wishes_for_all_nodes(state: StageState) -> None:
-    status = at(*BEFORE_T, replace(RUN_T, state=state, nodes=3))
-    suspended = plan(make_run(train=TRAIN, suspend=True), Observed(), 100.0, status=status)
-    (start,) = plan(elastic(), Observed(), 200.0, status=suspended.status).actions
-    assert start == Start(T, 4, "r-train-4")
-
-
-def test_run_that_is_resumed_before_all_had_stopped_wishes_for_all_nodes() -> None:
-    status = at(*BEFORE_T, replace(RUN_T, state=StageState.STOPPED, nodes=3))
-    assert plan(elastic(), Observed(), 200.0, status=status).actions == (Start(T, 4, "r-train-4"),)
 
 
 @pytest.mark.parametrize(

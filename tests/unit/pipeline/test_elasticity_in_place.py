@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.run import DihtRun
-from diht_k8s.api.status import StageState
 from diht_k8s.pipeline.attempts import Attempt, CommittedWork, LivingGang
 from diht_k8s.pipeline.plan import Observed, Resize, RunPlan, Start, Stop, plan
 from diht_k8s.pipeline.run_status import RunStatus, StageTime
@@ -123,14 +122,6 @@ def test_gang_grows_unless_the_restart_costs_more_than_the_rest_of_the_training_
     assert bool(made.actions) is grows
 
 
-def test_gang_of_fewer_than_allowed_is_withdrawn_in_the_end() -> None:
-    run = elastic(policy={"maxInfrastructureRestarts": 1})
-    assert decide(run, gang({0}), SINCE + 599).actions == ()
-    made = decide(run, gang({0}), SINCE + 600)
-    assert made.status.of(T).state is StageState.RESTARTING
-    assert made.actions == (Stop(T, 3, "r-train-3"),)
-
-
 def test_gang_that_waits_for_its_decision_is_not_withdrawn_meanwhile() -> None:
     made = decide(elastic(policy={"elasticAfterSeconds": 5000}), gang({0, 1}), SINCE + 4000)
     assert (made.actions, made.status.of(T)) == ((), RECORD)
@@ -143,12 +134,6 @@ def test_gang_that_waits_for_its_decision_is_not_withdrawn_meanwhile() -> None:
 )
 def test_gang_is_looked_at_again_when_its_time_is_over(seen: Attempt, now: float, wakes: float) -> None:
     assert decide(elastic(), seen, now).wake_at == wakes
-
-
-def test_gang_that_is_suspended_or_stops_is_not_resized() -> None:
-    suspended = decide(elastic(suspend=True), gang({0, 1, 3}), DUE)
-    assert suspended.actions == (Stop(T, 3, "r-train-3"),)
-    assert decide(elastic(), replace(gang({0, 1, 3}), ending=True), DUE).actions == ()
 
 
 @pytest.mark.parametrize(

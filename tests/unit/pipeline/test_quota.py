@@ -12,7 +12,7 @@ from diht_k8s.api.status import StageState
 from diht_k8s.pipeline.attempts import Attempt, AttemptTimes
 from diht_k8s.pipeline.plan import Observed, Start, Stop, plan
 from diht_k8s.pipeline.run_status import StageRecord
-from tests.unit.pipeline.situations import BEFORE_T, FAILED, PENDING, RUN_T, RUNNING, T, at, attempt, make_run
+from tests.unit.pipeline.situations import BEFORE_T, PENDING, RUN_T, RUNNING, T, at, attempt, make_run
 
 TRAIN = {"model": "ViT-B-16", "samples": 48, "batchSize": 48, "numNodes": 4, "minNodes": 2}
 RN50 = {"model": "RN50", "batchSize": 8}
@@ -130,12 +130,6 @@ def test_attempt_starts_with_the_nodes_that_it_has_quota_for(
     assert (made.actions, made.status.of(T).nodes) == ((start,), decided)
     again = plan(make_run(train=TRAIN), Observed(quota=quota), 10.0, status=made.status)
     assert again.actions == made.actions, "a start that was lost is made again"
-
-
-def test_failed_attempt_is_no_resizing_whatever_its_quota() -> None:
-    failed = replace(gang(4, 4), state=FAILED, exit_code=75)
-    record = plan(make_run(train=TRAIN), Observed((failed,), quota=2), BEGAN, status=at(*BEFORE_T, RUN_T)).status.of(T)
-    assert (record.resized_by_quota, record.total_restarts) == (False, RUN_T.total_restarts + 1)
 
 
 @pytest.mark.parametrize("quota", [2, 4])

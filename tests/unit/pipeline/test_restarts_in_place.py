@@ -76,13 +76,6 @@ def test_run_fails_and_stops_its_programs_when_the_budget_is_used_up() -> None:
     assert isinstance(action, Stop)
 
 
-def test_retried_run_does_not_count_the_rounds_of_the_attempt_before_again() -> None:
-    failed = after([running(1, 4)], maxRestarts=3)
-    ended = Attempt(T, 1, AttemptState.FAILED, exit_code=1, in_place=InPlaceRestarts(1, 4), ending=True)
-    retried = plan(document({"maxRestarts": 3}), Observed((ended,), retry_requested=True), 200.0, status=failed).status
-    assert (retried.of(T).restarts, retried.of(T).total_in_place) == (0, 4)
-
-
 def test_reports_of_several_pods_and_the_log_then_the_newest_round_counts() -> None:
     reports = [
         Rounds(round=2, message="a"),
