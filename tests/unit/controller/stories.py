@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from diht_k8s.api.reports import Cause
@@ -53,13 +55,19 @@ def settle(process: Process, times: int = 4) -> None:
         process.reconcile()
 
 
-def play(cluster: FakeCluster, ends: dict[str, int] | None = None, *, die_after: int | None = None) -> list[str]:
-    """Run to the end; each Job ends with its code (0 if none is given). The operator dies at each `die_after`-th
-    write.
+def play(
+    cluster: FakeCluster,
+    ends: dict[str, int | tuple[int, str]] | None = None,
+    *,
+    die_after: int | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """Run to the end; each Job ends with its code (0 if none is given) and message. The operator dies at each
+    `die_after`-th write. `meanwhile` is what others do after each pass.
     """
-    clock, ends = Clock(), dict(ends or {})
+    clock, said = Clock(), Cause(exit_code=1, reason="R", message="m").encoded()
     process, done = Process(cluster, clock), set[str]()
-    for _ in range(400):
+    for _ in range(600):
         cluster.writes.clear()
         cluster.die_after = die_after
         try:
@@ -69,11 +77,26 @@ def play(cluster: FakeCluster, ends: dict[str, int] | None = None, *, die_after:
             continue
         if saved_run_status(status(cluster)).state is not RunState.RUNNING:
             return sorted(cluster.jobs)
-        for name in [name for name in cluster.jobs if name not in done]:
-            cluster.end(name, ends.get(name, 0), message=Cause(exit_code=1, reason="R", message="m").encoded())
+        meanwhile()
+        for name in cluster.jobs.keys() - done:
+            end = (ends or {}).get(name, 0)
+            code, message = (end, said) if isinstance(end, int) else end
+            cluster.end(name, code, message=message)
             done.add(name)
         clock.now += 1.0
     raise AssertionError("the run does not end")
+
+
+def live_until_a_write(cluster: FakeCluster, clock: Clock, die_after: int | None) -> list[str]:
+    """A new operator works until it dies at one of its writes, or has nothing more to do; its writes."""
+    cluster.writes.clear()
+    cluster.die_after = die_after
+    process = Process(cluster, clock)
+    with contextlib.suppress(Dead):
+        settle(process)
+        clock.now += 60  # a new operator begins to wait again
+        settle(process)
+    return list(cluster.writes)
 
 
 def training() -> tuple[FakeCluster, Process, Clock]:

@@ -16,10 +16,10 @@ from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.controller.saved_status import saved_run_status
 from diht_k8s.pipeline.run_status import RunState
 from tests.unit.controller.documents import failed_pod, job, pod
-from tests.unit.controller.fake import Dead, FakeCluster, Process
+from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.kueue import admitted
 from tests.unit.controller.observed import observe
-from tests.unit.controller.stories import Clock, make, reason, settle, status, training
+from tests.unit.controller.stories import Clock, reason, settle, status, training
 
 LEFT = Cause(
     exit_code=75, reason="ComputedElsewhere", message="this training is computed by run b: start again"
@@ -104,31 +104,6 @@ def test_training_that_the_other_run_has_committed_needs_no_gang() -> None:
     assert sorted(cluster.jobs) == ["r-train-1", "r-wait-2"]
     assert saved_run_status(status(cluster)).state is RunState.COMPLETE
     assert (train(cluster).state, train(cluster).output_uri) == (StageState.CACHED, FOLDER)
-
-
-@pytest.mark.parametrize("die_after", [None, 1, 2, 3])
-def test_run_ends_the_same_whether_the_operator_dies_at_writes_or_not(die_after: int | None) -> None:
-    cluster, clock = make(), Clock()
-    process, ended = Process(cluster, clock), set[str]()
-    ends = {"r-train-1": (75, LEFT), "r-wait-2": (0, FREE), "r-train-3": (75, LEFT), "r-wait-4": (0, DONE)}
-    for _ in range(400):
-        cluster.writes.clear()
-        cluster.die_after = die_after
-        try:
-            process.reconcile()
-        except Dead:
-            process = Process(cluster, clock)
-            continue
-        if saved_run_status(status(cluster)).state is not RunState.RUNNING:
-            break
-        for name in cluster.jobs.keys() - ended:
-            code, message = ends.get(name, (0, ""))
-            cluster.end(name, code, message=message)
-            ended.add(name)
-        clock.now += 1.0
-    assert saved_run_status(status(cluster)).state is RunState.COMPLETE
-    assert [name for name in sorted(ended) if "train" in name or "wait" in name] == sorted(ends)
-    assert (status(cluster).restarts, train(cluster).attempt) == (0, 4)
 
 
 def test_suspended_run_stops_what_waits_and_waits_again_when_resumed() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -25,56 +24,11 @@ from diht_k8s.kube.errors import ClusterError
 from diht_k8s.pipeline.attempts import AttemptState
 from diht_k8s.pipeline.plan import Start
 from tests.unit.controller.documents import NO_NODE, NOW, at, job, pod
-from tests.unit.controller.fake import Dead, FakeCluster, Nodes, Process
+from tests.unit.controller.elastic import NODES, elastic, grouped, min_count, shrunk, start, told, without_room
+from tests.unit.controller.fake import FakeCluster, Nodes, Process
 from tests.unit.controller.kueue import Kueue
 from tests.unit.controller.observed import observe
-from tests.unit.controller.stories import Clock, make, reason, settle, status
-
-NODES = 4
-
-
-def elastic(*, pods: dict[str, Any] | None = None, policy: dict[str, Any] | None = None, **train: Any) -> FakeCluster:
-    """A run of a training alone, with a node for each of its pods as it wishes for them."""
-    cluster = make(filter=None, label=None, evaluate=None, failurePolicy=policy or {})
-    shape = {"numNodes": NODES, "minNodes": 2, "distillation": {"mode": "Disabled"}, **train}
-    cluster.runs["r"]["spec"]["train"] |= {key: value for key, value in shape.items() if value is not None}
-    cluster.runs["r"]["spec"]["pods"] |= pods or {}
-    return cluster
-
-
-def start(cluster: FakeCluster, name: str, *, without: int, since: float) -> None:
-    """The pods of a Job run, all but the last ones, which find no node."""
-    cluster.run_pods(name)
-    size = cluster.jobs[name]["spec"]["parallelism"]
-    for index in range(size):
-        found = cluster.pods[f"{name}-{index}"]
-        found["spec"]["nodeName"] = f"node-{index}"
-        found["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": at(since)}}
-        if index >= size - without:
-            found["spec"]["nodeName"] = ""
-            found["status"] = {"phase": "Pending", "conditions": NO_NODE, "containerStatuses": []}
-
-
-def told(cluster: FakeCluster) -> list[str]:
-    return [f"{each['reason']}: {each['message']}" for each in cluster.recorded]
-
-
-def shrunk(cluster: FakeCluster | None = None) -> tuple[FakeCluster, Process, Clock]:
-    """A gang of four of which one lost its node, and no other has room."""
-    cluster, clock = cluster or elastic(policy={"maxInfrastructureRestarts": 1}), Clock()
-    process = Process(cluster, clock)
-    settle(process)
-    start(cluster, "r-train-1", without=0, since=NOW)
-    settle(process)
-    lost = cluster.pods["r-train-1-3"]
-    lost["status"]["conditions"] = [
-        {"type": "Ready", "status": "False", "lastTransitionTime": at(NOW)},
-        {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"},
-    ]
-    settle(process)
-    start(cluster, "r-train-2", without=1, since=clock.now)
-    settle(process)
-    return cluster, process, clock
+from tests.unit.controller.stories import Clock, reason, settle, status
 
 
 def test_gang_whose_pod_finds_no_node_starts_again_with_those_that_do_and_says_so() -> None:
@@ -347,11 +301,6 @@ def test_shrunk_gang_that_its_queue_evicts_wishes_for_all_nodes(there: bool) -> 
     assert cluster.jobs["r-train-3"]["spec"]["parallelism"] == NODES
 
 
-def without_room(cluster: FakeCluster, name: str) -> None:
-    """The pods of a Job are there, and no node takes any."""
-    start(cluster, name, without=cluster.jobs[name]["spec"]["parallelism"], since=NOW)
-
-
 def test_shrunk_gang_that_others_left_no_node_asks_for_all_again_and_says_so() -> None:
     cluster, process, clock = shrunk()
     clock.now += 60
@@ -394,30 +343,6 @@ def test_gang_whose_nodes_come_one_after_another_waits_for_them() -> None:
     assert {name: job["spec"]["parallelism"] for name, job in cluster.jobs.items()} == {"r-train-1": NODES}
 
 
-def live_until_a_write(cluster: FakeCluster, clock: Clock, die_after: int) -> None:
-    """A new operator works until it dies at one of its writes, or has nothing more to do."""
-    cluster.writes.clear()
-    cluster.die_after = die_after
-    process = Process(cluster, clock)
-    with contextlib.suppress(Dead):
-        settle(process)
-        clock.now += 60  # a new operator begins to wait again
-        settle(process)
-
-
-def test_operator_that_dies_at_each_write_of_a_resizing_makes_one_gang_of_three() -> None:
-    for die_after in range(1, 5):
-        cluster, _, clock = shrunk()
-        made = list[str]()
-        for _ in range(12):
-            live_until_a_write(cluster, clock, die_after)
-            made += [write for write in cluster.writes if write.startswith("create Job")]
-        assert made == ["create Job r-train-3"]
-        assert cluster.jobs["r-train-3"]["spec"]["parallelism"] == 3
-        (stage,) = status(cluster).stages
-        assert (stage.attempt, stage.restarts, stage.nodes) == (3, 1, 3)
-
-
 def test_pods_with_a_node_are_counted_where_others_find_none() -> None:
     waiting = [pod(index, phase="Pending", conditions=NO_NODE, node="") for index in (2, 3)]
     pulling = pod(1, phase="Pending")
@@ -453,21 +378,6 @@ def test_pod_group_of_a_gang_needs_all_its_pods_at_first(least: int | None, node
     assert made["PodGroup"]["spec"]["schedulingPolicy"]["gang"]["minCount"] == count
 
 
-def grouped() -> tuple[FakeCluster, Process, Clock]:
-    """A gang in a PodGroup, of which no pod has a node: three nodes have room."""
-    cluster, clock = elastic(), Clock()
-    cluster.pod_groups = True
-    process = Process(cluster, clock)
-    settle(process)
-    without_room(cluster, "r-train-1")
-    settle(process)
-    return cluster, process, clock
-
-
-def min_count(cluster: FakeCluster, name: str) -> int:
-    return cluster.others["PodGroup"][name]["spec"]["schedulingPolicy"]["gang"]["minCount"]
-
-
 def test_pod_group_is_lowered_to_the_fewest_nodes_once_its_pods_have_waited_and_the_gang_shrinks() -> None:
     cluster, process, clock = grouped()
     clock.now += 59
@@ -489,15 +399,6 @@ def test_pod_group_is_lowered_to_the_fewest_nodes_once_its_pods_have_waited_and_
         "Resized: train: not all 4 nodes have room, and 2 are enough from now on",
         "Resized: train: 3 of 4 nodes have room, and it goes on with them",
     ]
-
-
-def test_operator_that_dies_at_each_write_of_a_lowering_lowers_it_in_the_end() -> None:
-    for die_after in range(1, 4):
-        cluster, _, clock = grouped()
-        for _ in range(8):
-            live_until_a_write(cluster, clock, die_after)
-        assert (min_count(cluster, "r-train-1"), list(cluster.jobs)) == (2, ["r-train-1"])
-        assert told(cluster).count("Resized: train: not all 4 nodes have room, and 2 are enough from now on") <= 1
 
 
 @pytest.mark.parametrize(

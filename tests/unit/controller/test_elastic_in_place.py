@@ -4,8 +4,6 @@ it.
 
 from __future__ import annotations
 
-import contextlib
-import json
 from typing import Any
 
 import pytest
@@ -19,58 +17,11 @@ from diht_k8s.controller.job_builder import build_objects
 from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.labels import RESIZES_ANNOTATION
 from diht_k8s.pipeline.plan import Start
-from tests.unit.controller.documents import NO_NODE, NOW, at, ended, failed_pod, job, pod
-from tests.unit.controller.fake import Dead, FakeCluster, Process
+from tests.unit.controller.documents import NOW, at, ended, failed_pod, job, pod
+from tests.unit.controller.elastic_in_place import LOST, NODES, decided, elastic, lose, replace, trains
+from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.observed import observe
-from tests.unit.controller.stories import Clock, make, reason, settle, status
-
-NODES = 4
-LOST = [
-    {"type": "Ready", "status": "False", "lastTransitionTime": at(NOW)},
-    {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"},
-]
-
-
-def elastic(policy: dict[str, Any] | None = None, **train: Any) -> FakeCluster:
-    rules = {"restart": "InPlace", "maxRestarts": 0, "maxInfrastructureRestarts": 0, **(policy or {})}
-    cluster = make(filter=None, label=None, evaluate=None, failurePolicy=rules)
-    shape = {"numNodes": NODES, "minNodes": 2, "distillation": {"mode": "Disabled"}, **train}
-    cluster.runs["r"]["spec"]["train"] |= {key: value for key, value in shape.items() if value is not None}
-    return cluster
-
-
-def trains(cluster: FakeCluster | None = None) -> tuple[FakeCluster, Process, Clock]:
-    """A gang of four that runs, each pod on a node of its own."""
-    cluster, clock = cluster or elastic(), Clock()
-    process = Process(cluster, clock)
-    settle(process)
-    cluster.run_pods("r-train-1")
-    for index in range(NODES):
-        cluster.pods[f"r-train-1-{index}"]["spec"]["nodeName"] = f"node-{index}"
-    settle(process)
-    return cluster, process, clock
-
-
-def lose(cluster: FakeCluster, index: int) -> None:
-    """The node of a pod does not answer, and its pod is evicted."""
-    metadata = cluster.pods[f"r-train-1-{index}"]["metadata"]
-    cluster.pods[f"r-train-1-{index}"]["status"]["conditions"] = [dict(each) for each in LOST]
-    metadata["deletionTimestamp"] = at(NOW + 300)
-
-
-def replace(cluster: FakeCluster, index: int, *, node: str = "", since: float = NOW) -> None:
-    """The Job controller's new pod, which finds no node if none is given."""
-    cluster._pod("r-train-1", index, {"running": {"startedAt": at(since)}}, "Running")
-    found = cluster.pods[f"r-train-1-{index}"]
-    found["metadata"]["uid"] += "-again"
-    found["spec"]["nodeName"] = node
-    if not node:
-        found["status"] = {"phase": "Pending", "conditions": NO_NODE, "containerStatuses": []}
-
-
-def decided(cluster: FakeCluster) -> list[int] | None:
-    text = cluster.pods["r-train-1-0"]["metadata"].get("annotations", {}).get(DECISION_ANNOTATION)
-    return None if text is None else json.loads(text)["without"]
+from tests.unit.controller.stories import Clock, reason, settle, status
 
 
 def told(cluster: FakeCluster, reason: str) -> list[str]:
@@ -304,25 +255,6 @@ def test_disruption_that_a_gang_has_outlived_excuses_no_later_failure(failed: in
     clock.now += 5
     settle(process)
     assert next(each.reason for each in status(cluster).conditions if each.type == "Failed") == reason
-
-
-def test_operator_that_dies_at_each_write_of_a_resizing_decides_the_same_and_makes_no_second_gang() -> None:
-    for die_after in range(1, 5):
-        cluster, _, clock = trains()
-        lose(cluster, 2)
-        for turn in range(12):
-            cluster.writes.clear()
-            cluster.die_after = die_after
-            process = Process(cluster, clock)
-            with contextlib.suppress(Dead):
-                settle(process)
-                if turn == 5:
-                    replace(cluster, 2)
-                clock.now += 60  # a new operator begins to wait again
-                settle(process)
-        (stage,) = status(cluster).stages
-        assert (decided(cluster), list(cluster.jobs)) == ([2], ["r-train-1"])
-        assert (stage.attempt, stage.restarts, stage.nodes) == (1, 0, 3)
 
 
 def test_operator_that_may_not_tell_a_gang_says_so_and_tries_again() -> None:

@@ -4,86 +4,17 @@ has.
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import pytest
 
-from diht_k8s.api.reports import Cause, Progress, TimeSpent
-from diht_k8s.api.run import Stage
+from diht_k8s.api.reports import Cause
 from diht_k8s.cli.status_sentences import details, sentence
 from tests.unit.controller.documents import at
-from tests.unit.controller.fake import Dead, Process
-from tests.unit.controller.kueue import PODS, Kueue
-from tests.unit.controller.stories import SPEC, Clock, make, reason, settle, status
-
-TRAIN: dict[str, Any] = {**SPEC["train"], "distillation": {"mode": "Disabled"}, "numNodes": 4, "minNodes": 2}
-EXTRA = "r-train-extra"
-EVERY_S = 600
-
-
-class Queued:
-    """An elastic training in a queue that has room for some pods."""
-
-    def __init__(self, nodes: int, **spec: Any) -> None:
-        self.cluster, self.clock = (
-            make(filter=None, label=None, evaluate=None, **{"train": TRAIN, "pods": PODS, **spec}),
-            Clock(),
-        )
-        self.cluster.clock = self.clock
-        self.kueue = Kueue(self.cluster, nodes=nodes, clock=self.clock)
-        self.process = Process(self.cluster, self.clock)
-
-    def settle(self) -> None:
-        """Kueue and the operator do what is to be done."""
-        for _ in range(4):
-            self.kueue.admit()
-            settle(self.process, 2)
-
-    def wait(self, seconds: float) -> None:
-        """The same after some time; a program says that it needs four hours more, and that its start took ten
-        seconds.
-        """
-        self.clock.now += seconds
-        for name in self.cluster.pods:
-            self.cluster.logs[name] = said(4 * 3600)
-        self.settle()
-
-    def start(self, name: str) -> None:
-        """All pods of a Job run."""
-        self.cluster.run_pods(name)
-        for index in range(self.size(name)):
-            found = self.cluster.pods[f"{name}-{index}"]["status"]
-            found["containerStatuses"][0]["state"] = {"running": {"startedAt": at(self.clock.now)}}
-            found["conditions"].append(
-                {"type": "PodScheduled", "status": "True", "lastTransitionTime": at(self.clock.now)}
-            )
-        self.cluster.jobs[name].setdefault("status", {})["startTime"] = at(self.clock.now)
-        self.settle()
-
-    def size(self, name: str) -> int:
-        return self.cluster.jobs[name]["spec"]["parallelism"]
-
-    @property
-    def jobs(self) -> dict[str, int]:
-        return {name: self.size(name) for name in self.cluster.jobs}
-
-    def told(self, reason: str) -> list[str]:
-        return [each["message"] for each in self.cluster.recorded if each["reason"] == reason]
-
-
-def said(left_s: int, start_s: float = 10.0) -> str:
-    """A program's line of progress."""
-    spent = TimeSpent(starting=start_s, steps=5.0)
-    return Progress(stage=Stage.TRAIN, step="epoch 1", done=1, total=9, eta_seconds=left_s, time_spent=spent).line()
-
-
-def whole(**spec: Any) -> Queued:
-    """One that trains on all four nodes."""
-    queued = Queued(4, **spec)
-    queued.settle()
-    queued.start("r-train-1")
-    return queued
+from tests.unit.controller.elastic_queue import EVERY_S, EXTRA, TRAIN, Queued, said, whole
+from tests.unit.controller.fake import Process
+from tests.unit.controller.kueue import PODS
+from tests.unit.controller.stories import reason, settle, status
 
 
 def shrunk(**spec: Any) -> Queued:
@@ -358,29 +289,6 @@ def test_quota_that_is_taken_from_a_training_that_no_longer_follows_it_is_given_
     assert queued.kueue.held_nodes <= 2
     assert [each["metadata"]["uid"] for each in queued.cluster.jobs.values()] != [uid]
     assert status(queued.cluster).stages[0].restarts == 0
-
-
-def test_operator_that_dies_at_each_write_makes_one_gang_of_the_right_size() -> None:
-    for die_after in (1, 2, 3, 4, 5):
-        queued = whole()
-        queued.kueue.take_back(2)
-        for nodes, size in ((2, 2), (4, 4)):
-            queued.kueue.nodes = nodes
-            for _ in range(60):
-                queued.cluster.writes.clear()
-                queued.cluster.die_after = die_after
-                with contextlib.suppress(Dead):
-                    queued.settle()
-                    continue
-                queued.process = Process(queued.cluster, queued.clock)
-            queued.cluster.die_after = None
-            (name,) = queued.jobs
-            queued.start(name)
-            queued.wait(2 * EVERY_S)
-            (name,) = queued.jobs
-            assert queued.jobs == {name: size}
-            queued.start(name)
-        assert status(queued.cluster).stages[0].restarts == 0
 
 
 def test_gang_that_found_fewer_nodes_than_it_has_quota_for_does_not_grow_and_gives_back_what_it_cannot_use() -> None:

@@ -21,39 +21,6 @@ from tests.unit.controller.fake import Process
 from tests.unit.controller.stories import ONE, ORDER, SPEC, Clock, make, play, reason, settle, status
 
 
-@pytest.mark.parametrize(
-    ("ends", "jobs", "restarts", "state"),
-    [
-        ({}, ORDER, {}, RunState.COMPLETE),
-        ({"r-train-1": 75, "r-train-2": 1}, [*ORDER, "r-train-2", "r-train-3"], {"train": 2}, RunState.COMPLETE),
-        ({"r-heads-1": 64}, ORDER[:3], {}, RunState.FAILED),
-        ({"r-filter-1": 143}, [*ORDER, "r-filter-2"], {"filter": 1}, RunState.COMPLETE),
-        (
-            {"r-filter-1": 75, "r-filter-2": 75, "r-filter-3": 75},
-            [*ORDER[:1], "r-filter-2", "r-filter-3"],
-            {"filter": 2},
-            RunState.FAILED,
-        ),
-    ],
-    ids=["all well", "training fails twice", "user error", "stopped by somebody", "no restarts left"],
-)
-@pytest.mark.parametrize("die_after", [None, 1, 2, 3])
-def test_run_ends_the_same_whether_the_operator_dies_at_writes_or_not(
-    ends: dict[str, int], jobs: list[str], restarts: dict[str, int], state: RunState, die_after: int | None
-) -> None:
-    cluster = make(failurePolicy={"maxRestarts": 2})
-    # a third failed attempt leaves the first Job without use: its logs are old, so it is removed
-    kept = [name for name in jobs if not (name.endswith("-1") and name[:-1] + "3" in jobs)]
-    if die_after is None:
-        assert play(cluster, ends) == sorted(kept)
-    else:
-        assert set(play(cluster, ends, die_after=die_after)) >= set(kept)
-    found = status(cluster)
-    assert {stage.name: stage.restarts for stage in found.stages if stage.restarts} == restarts
-    assert saved_run_status(found).state is state
-    assert len({stage.name for stage in found.stages}) == 6
-
-
 def test_nothing_is_written_when_nothing_has_changed() -> None:
     cluster = make()
     process = Process(cluster, Clock())

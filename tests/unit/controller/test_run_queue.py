@@ -11,9 +11,9 @@ import pytest
 from diht_k8s.api.reports import Cause
 from diht_k8s.kube.errors import ClusterError
 from tests.unit.controller.documents import at
-from tests.unit.controller.fake import Dead, FakeCluster, Process
-from tests.unit.controller.kueue import PODS, Kueue, admitted, world
-from tests.unit.controller.stories import Clock, make, reason, settle, status
+from tests.unit.controller.fake import FakeCluster
+from tests.unit.controller.kueue import PODS, admitted, world
+from tests.unit.controller.stories import reason, settle, status
 
 
 def queue(cluster: FakeCluster) -> tuple[str, str]:
@@ -88,38 +88,6 @@ def test_eviction_stops_the_job_awaits_its_pods_and_gives_the_quota_back(why: st
     settle(process)
     assert list(cluster.jobs) == ["r-train-1"], "an eviction is no failure: the same attempt comes back"
     assert status(cluster).restarts == 0
-
-
-@pytest.mark.parametrize("die_after", [None, 1, 2, 3])
-def test_each_stage_takes_its_place_and_leaves_it_whether_the_operator_dies_at_writes_or_not(
-    die_after: int | None,
-) -> None:
-    cluster, clock = make(pods=PODS), Clock()
-    kueue, process, done = Kueue(cluster), Process(cluster, clock), set[str]()
-    for _ in range(600):
-        cluster.writes.clear()
-        cluster.die_after = die_after
-        try:
-            process.reconcile()
-        except Dead:
-            process = Process(cluster, clock)
-            continue
-        held = [name for name in kueue.workloads if kueue.conditions(name).get("Admitted") == "True"]
-        assert sum(kueue.conditions(name).get("Finished") != "True" for name in held) <= 1
-        kueue.admit()
-        for name in [name for name in cluster.jobs if name not in done]:
-            cluster.end(name, 75 if name == "r-train-1" else 0, message="")
-            done.add(name)
-        clock.now += 1.0
-        if reason(cluster) == "Complete" and all(
-            kueue.conditions(name).get("Finished") == "True" for name in kueue.workloads
-        ):
-            break
-    assert sorted(kueue.workloads) == sorted(
-        f"r-{each}" for each in ("filter", "vocabulary", "heads", "predict", "train", "evaluate")
-    )
-    assert "r-train-2" in cluster.jobs
-    assert all(kueue.conditions(name)["Finished"] == "True" for name in kueue.workloads)
 
 
 def test_quota_is_not_held_for_an_ended_pod_of_a_job_that_cannot_be_removed() -> None:
