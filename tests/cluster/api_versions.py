@@ -10,7 +10,7 @@ import re
 import subprocess
 import urllib.request
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from diht_k8s.api.run import KIND
 from diht_k8s.api.schema.crd import GROUP, PLURAL, definition
@@ -20,24 +20,6 @@ OLD, NEW = "v1alpha1", "v1alpha2"
 FIELD: Final = "tomorrow"
 """A field of spec.filter that comes with v1alpha2."""
 ETCD: Final = "http://127.0.0.1:2379/v3/kv/range"
-
-
-SMALL: Final[dict[str, Any]] = {
-    "subresources": {"status": {}},
-    "schema": {
-        "openAPIV3Schema": {
-            "type": "object",
-            "properties": {
-                "spec": {
-                    "type": "object",
-                    "properties": {"filter": {"type": "object", "properties": {"minActions": {"type": "integer"}}}},
-                },
-                "status": {"type": "object", "properties": {"restarts": {"type": "integer"}}},
-            },
-        }
-    },
-}
-"""A version without most of what ours has: served in a tenth of the time."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +48,15 @@ class Version:
 
 @dataclass(frozen=True)
 class Definition:
-    """A definition of runs in the cluster: the one that operators watch, or a small one under a group of its own."""
+    """The definition of runs in the cluster."""
 
     kubectl: Kubectl
-    group: str = GROUP
-
-    @property
-    def name(self) -> str:
-        return f"{PLURAL}.{self.group}"
+    name: ClassVar = f"{PLURAL}.{GROUP}"
 
     def apply(self, *versions: Version) -> None:
         """Ends when the API server serves and stores these versions."""
         document = definition()
-        document["metadata"]["name"], document["spec"]["group"] = self.name, self.group
-        template = document["spec"]["versions"][0] if self.group == GROUP else SMALL
+        template = document["spec"]["versions"][0]
         document["spec"]["versions"] = [version.of(template) for version in versions]
         self.kubectl.apply(json.dumps(document), "--server-side", "--force-conflicts")
         stored = next(version.name for version in versions if version.stored)
@@ -88,16 +65,16 @@ class Definition:
 
     def _hash(self, version: str) -> str:
         """How discovery names the version that is stored."""
-        return base64.b64encode(hashlib.sha256(f"{self.group}/{version}/{KIND}".encode()).digest()[:8]).decode()
+        return base64.b64encode(hashlib.sha256(f"{GROUP}/{version}/{KIND}".encode()).digest()[:8]).decode()
 
     def _answering(self) -> dict[str, str]:
         """The versions that the API server answers for, each with the hash of the stored one."""
         found = dict[str, str]()
         for version in (OLD, NEW):
             try:
-                listed = self.kubectl.read(f"/apis/{self.group}/{version}")["resources"]
+                listed = self.kubectl.read(f"/apis/{GROUP}/{version}")["resources"]
                 found[version] = next(each["storageVersionHash"] for each in listed if each["name"] == PLURAL)
-                self.kubectl.read(f"/apis/{self.group}/{version}/{PLURAL}?limit=1")
+                self.kubectl.read(f"/apis/{GROUP}/{version}/{PLURAL}?limit=1")
             except KubectlError as error:
                 if "invalid group/version" not in str(error):  # served, whatever etcd holds
                     found.pop(version, None)
@@ -109,7 +86,7 @@ class Definition:
 
     def in_etcd(self, namespace: str) -> dict[str, str]:
         """The version in which each run of a namespace lies there."""
-        prefix = f"/registry/{self.group}/{PLURAL}/{namespace}/"
+        prefix = f"/registry/{GROUP}/{PLURAL}/{namespace}/"
         asked = {"key": prefix, "range_end": prefix[:-1] + chr(ord("/") + 1)}
         body = json.dumps({name: base64.b64encode(key.encode()).decode() for name, key in asked.items()}).encode()
         with urllib.request.urlopen(urllib.request.Request(ETCD, body), timeout=10) as answer:
@@ -126,7 +103,7 @@ class Definition:
 
     def _rewritten(self) -> bool:
         try:
-            _shell(self.kubectl, commands()[0].replace("dihtruns", self.name))
+            _shell(self.kubectl, commands()[0])
         except (
             KubectlError
         ) as error:  # the operator wrote a status meanwhile, or a test's namespace went: again, as the docs say
@@ -136,7 +113,7 @@ class Definition:
         return True
 
     def declare(self, *versions: str) -> None:
-        command = commands()[1].replace(f"{PLURAL}.{GROUP}", self.name)
+        command = commands()[1]
         _shell(self.kubectl, command.replace('["v1beta1"]', json.dumps(versions)))
 
 

@@ -1,15 +1,13 @@
 """How the next version of the API comes and the older one goes, by the commands of the docs: a v1alpha2 beside
 v1alpha1, without a webhook.
 
-What two versions of a definition do to each other's fields is asked under a group of its own. The whole migration is
-that of the definition itself, under an operator and a client that know v1alpha1 only.
+The migration is that of the definition itself, under an operator and a client that know v1alpha1 only.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.api.run import KIND
 from tests.cluster.api_versions import FIELD, NEW, OLD, Definition, Version
 from tests.cluster.operators import World, world
 from tests.cluster.tools import PROJECT, Kubectl, KubectlError, cannot
@@ -28,78 +25,6 @@ pytestmark = pytest.mark.cluster
 ONE_STAGE: dict[str, Any] = {"label": None, "train": None, "evaluate": None}
 BOTH_OLD_STORED = (Version(OLD, stored=True), Version(NEW))
 BOTH_NEW_STORED = (Version(OLD), Version(NEW, stored=True))
-
-
-@pytest.fixture
-def apart(kubectl: Kubectl) -> Iterator[Definition]:
-    """A definition of the test's own."""
-    found = Definition(kubectl, f"t{secrets.token_hex(4)}.diht.test")
-    yield found
-    kubectl("delete", "crd", found.name, "--wait=false")
-
-
-def create(definition: Definition, namespace: str, version: str, **rules: Any) -> None:
-    document = {
-        "apiVersion": f"{definition.group}/{version}",
-        "kind": KIND,
-        "metadata": {"name": "r"},
-        "spec": {"filter": rules},
-    }
-    definition.kubectl.apply(json.dumps(document), "--namespace", namespace, "--validate=false")
-
-
-def read(definition: Definition, namespace: str, version: str) -> dict[str, Any]:
-    path = f"/apis/{definition.group}/{version}/namespaces/{namespace}/dihtruns/r"
-    found = definition.kubectl.read(path)
-    assert found["apiVersion"] == f"{definition.group}/{version}"
-    return found
-
-
-def report(definition: Definition, namespace: str, version: str) -> None:
-    """As an operator of that version does: a patch of the status alone."""
-    resource = f"dihtruns.{version}.{definition.group}"
-    patch = ("--subresource=status", "--type=merge", "-p", '{"status":{"restarts":1}}')
-    definition.kubectl("patch", resource, "r", "--namespace", namespace, *patch)
-
-
-@pytest.mark.parametrize(
-    ("old_knows", "new_knows", "written_as", "kept"),
-    [
-        pytest.param(True, True, OLD, True, id="both know it, the older one wrote it"),
-        pytest.param(True, True, NEW, True, id="both know it, the newer one wrote it"),
-        pytest.param(False, True, NEW, False, id="the older one does not know it, and wrote only the status"),
-        pytest.param(True, False, OLD, False, id="the stored one does not know it"),
-    ],
-)
-def test_field_survives_reads_and_writes_by_both_versions_only_where_both_know_it(
-    apart: Definition, namespace: str, old_knows: bool, new_knows: bool, written_as: str, kept: bool
-) -> None:
-    apart.apply(Version(OLD, knows=old_knows), Version(NEW, knows=new_knows, stored=True))
-    create(apart, namespace, written_as, minActions=2, **{FIELD: True})
-    report(apart, namespace, OLD)
-    report(apart, namespace, NEW)
-    found = {version: read(apart, namespace, version)["spec"] for version in (OLD, NEW)}
-    rules = {"minActions": 2, **({FIELD: True} if kept else {})}
-    assert found == {version: {"filter": rules} for version in (OLD, NEW)}
-
-
-def test_version_that_etcd_holds_cannot_be_read_once_the_definition_has_forgotten_it_too_early(
-    apart: Definition, namespace: str
-) -> None:
-    apart.apply(*BOTH_OLD_STORED)
-    create(apart, namespace, OLD, minActions=2)
-    apart.apply(*BOTH_NEW_STORED)
-    assert apart.stored_versions() == [OLD, NEW]
-    with pytest.raises(KubectlError, match="storedVersions"):
-        apart.apply(Version(NEW, stored=True))
-    apart.declare(NEW)  # before anything was rewritten
-    apart.apply(Version(NEW, stored=True))
-    with pytest.raises(KubectlError, match="invalid group/version"):
-        read(apart, namespace, NEW)
-    apart.apply(*BOTH_NEW_STORED)
-    apart.migrate(NEW)
-    apart.apply(Version(NEW, stored=True))
-    assert read(apart, namespace, NEW)["spec"] == {"filter": {"minActions": 2}}
 
 
 @pytest.fixture

@@ -231,17 +231,6 @@ def test_uninstall_leaves_runs_definition_and_lease_only_and_install_again_adopt
     assert [event for event in runs.events("long") if event == "Started"] == ["Started"]
 
 
-def test_second_release_of_a_namespace_stands_by_until_the_first_is_gone(runs: Runs, admin: Helm) -> None:
-    admin.install("one", "rbac.scope=namespaced", "crds.install=false")
-    wait_until(lambda: holder(runs).startswith("one-"), "the first acts", 30)
-    admin.install("two", "rbac.scope=namespaced", "crds.install=false")
-    wait_until(lambda: f"this replica stands by: {holder(runs)} acts" in log(runs, "two"), "the second says so", 30)
-    admin("uninstall", "one", "--wait")
-    wait_until(lambda: holder(runs).startswith("two-"), "the second acts", 60)
-    runs.apply("r", suspend=True, **ONE_STAGE)
-    runs.wait_for("r", "Progressing", "Suspended")
-
-
 def log(runs: Runs, release: str) -> str:
     """What the operator of a release has said."""
     selector = f"--selector=app.kubernetes.io/name=diht-operator,app.kubernetes.io/instance={release}"

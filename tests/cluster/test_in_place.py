@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.pods import CONTROL_VARIABLE, RENDEZVOUS_PORT
-from tests.cluster.operators import APART, kill_program, stages
-from tests.cluster.tools import Parts, wait_until
+from tests.cluster.operators import kill_program, stages
+from tests.cluster.tools import wait_until
 from tests.cluster.trainings import STEPS, Trainings, check_end
 from tests.recipe.train.launchers import standbys
 
@@ -123,18 +123,6 @@ def test_dead_launcher_0_recreates_the_gang(trainings: Trainings, undisturbed: d
     trainings.wait_for_checkpoint(name)
     kill_program(f"{name}-train-1-0")
     status = runs.wait_for(name, "Complete", timeout_s=500)
-    assert stages(status)["train"]["attempt"] == 2
-    check_end(trainings, name, undisturbed)
-    require_sums(status, least_faults=1)
-
-
-def test_lost_node_recreates_the_gang(trainings: Trainings, undisturbed: dict[int, float], parts: Parts) -> None:
-    name, runs = trainings.start("node", policy=IN_PLACE, affinity=APART), trainings.place.runs
-    trainings.wait_for_checkpoint(name)
-    s3_namespace = trainings.s3.endpoint_url.split(".")[1]
-    [pod] = trainings.place.kubectl.json("get", "pods", "-n", s3_namespace)["items"]
-    parts.lose_node(1 - int(pod["spec"]["nodeName"].removeprefix("node-")))
-    status = runs.wait_for(name, "Complete", timeout_s=600)
     assert stages(status)["train"]["attempt"] == 2
     check_end(trainings, name, undisturbed)
     require_sums(status, least_faults=1)

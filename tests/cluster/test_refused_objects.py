@@ -30,7 +30,6 @@ ONE = {"label": None, "train": None, "evaluate": None}
 """A run of the stage filter alone."""
 IMAGE = "local/none:1"
 """Of pods that need not start."""
-GIB_100 = 107374182400
 JOBS = [{"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}]
 ADMISSION = "admissionregistration.k8s.io/v1"
 RESTRICTED_POD = {
@@ -93,10 +92,6 @@ def mounted(volume: dict[str, Any], **mount: Any) -> dict[str, Any]:
     }
 
 
-def variable(**source: Any) -> dict[str, Any]:
-    return {"env": [{"name": "LIMIT", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", **source}}}]}
-
-
 def wait_until_refused(runs: Runs, document: dict[str, Any], words: str) -> None:
     """Until admission has seen why it refuses an object, which is only asked for."""
 
@@ -129,43 +124,6 @@ def started(runs: Runs, name: str) -> None:
     wait_until(lambda: "Started" in runs.events(name), f"the event of {name}", 10)
     wait_until(lambda: stages(runs.status(name))["filter"].get("workload"), f"the Job of {name} in its status", 20)
     assert runs.condition(name, "Accepted")["status"] == "True"
-
-
-@pytest.mark.parametrize(
-    ("name", "pods", "path", "given"),
-    [
-        ("size", mounted({"emptyDir": {"sizeLimit": GIB_100}}), ("volumes", "emptyDir", "sizeLimit"), str(GIB_100)),
-        (
-            "claim",
-            mounted(
-                {
-                    "ephemeral": {
-                        "volumeClaimTemplate": {
-                            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": GIB_100}}}
-                        }
-                    }
-                }
-            ),
-            ("volumes", "ephemeral", "volumeClaimTemplate", "spec", "resources", "requests", "storage"),
-            str(GIB_100),
-        ),
-        ("divisor", variable(divisor=1), ("env", "valueFrom", "resourceFieldRef", "divisor"), "1"),
-        ("gpus", {"resources": {"nvidia.com/gpu": 1}}, ("resources", "limits", "nvidia.com/gpu"), "1"),
-    ],
-)
-def test_integer_where_kubernetes_takes_a_quantity_reaches_the_job(
-    runs: Runs, apply: Callable[..., str], name: str, pods: dict[str, Any], path: tuple[str, ...], given: str
-) -> None:
-    apply(name, **pods)
-    started(runs, name)
-    spec = runs.kubectl.json("get", "job", f"{name}-filter-1", "-n", runs.namespace)["spec"]["template"]["spec"]
-    head, *rest = path
-    found: Any = spec["volumes"] if head == "volumes" else spec["containers"][0][head]
-    if isinstance(found, list):
-        found = next(each for each in found if each["name"] in ("more", "LIMIT"))
-    for key in rest:
-        found = found[key]
-    assert found == given
 
 
 @pytest.mark.parametrize(

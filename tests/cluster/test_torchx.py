@@ -10,13 +10,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torchx.runner import Runner, get_runner
-from torchx.specs import AppDef, AppState, Role, macros
+from torchx.specs import AppDef, AppState, Role
 from torchx.specs.overlays import set_overlay
 
 from tests.cluster.tools import S3, Kubectl, wait_until
@@ -279,45 +278,6 @@ def test_stock_ddp_component_connects_on_the_plugin(
     assert done.returncode == 0, torchx("log", f"{handle[0]}/torch_reduce").stdout + done.stderr
     assert "rank 1 of 2: sum 3" in torchx("log", f"{handle[0]}/torch_reduce/1").stdout
     assert "rank 0 of 2: sum 3" in torchx("log", f"{handle[0]}/torch_reduce/0").stdout
-
-
-def test_workers_see_their_index_and_text_arrives_as_written(
-    runner: Runner, submit: Callable[..., str], python_role: Callable[..., Role]
-) -> None:
-    role = python_role("import os, sys; print(os.environ['TEXT'], *sys.argv[1:])", num_replicas=2)
-    role.args += ["$$(date)", "$$$$5", macros.replica_id]
-    role.env["TEXT"] = "$$(HOME) is $$HOME"
-    handle = submit(role)
-    assert ended(runner, handle) is AppState.SUCCEEDED
-    assert [log_of(runner, handle, index) for index in (0, 1)] == [
-        [f"$(HOME) is $HOME $(date) $$5 {index}"] for index in (0, 1)
-    ]
-
-
-RETRY = """
-import time, sys
-print("attempt", time.time_ns(), flush=True)
-time.sleep(2)
-raise SystemExit(75)
-"""
-
-
-def test_log_is_followed_through_a_restart_of_the_pod(
-    runner: Runner, submit: Callable[..., str], python_role: Callable[..., Role]
-) -> None:
-    handle = submit(python_role(RETRY, max_retries=1))
-    followed = log_of(runner, handle, should_tail=True)
-    assert len(followed) == len(set(followed)) == 2
-    assert ended(runner, handle) is AppState.FAILED
-    status = runner.status(handle)
-    assert status
-    assert status.num_restarts == 1
-    first, second = (datetime.fromtimestamp(int(line.split()[1]) / 1e9, UTC) for line in followed)
-    between = first + (second - first) / 2
-    assert log_of(runner, handle) == followed
-    assert log_of(runner, handle, since=between) == followed[1:]
-    assert log_of(runner, handle, until=between) == followed[:1]
-    assert log_of(runner, handle, regex="nothing of the kind") == []
 
 
 def test_cancelled_job_stays_for_inspection_and_a_deleted_one_is_gone(

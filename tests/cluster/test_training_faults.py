@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.operators import APART, condition, evict, faulty, stages
+from tests.cluster.operators import APART, condition, evict, stages
 from tests.cluster.tools import CLUSTER, Parts, wait_until
 from tests.cluster.trainings import EVERY_STEPS, STEPS, Trainings, check_end, node_to_lose
 
@@ -44,21 +44,6 @@ def test_drained_pod_saves_the_step_that_it_was_at_and_counts_nothing(
     status = restart(trainings, name, "EvictionByEvictionAPI|DisruptionTarget", counted=False)
     assert trainings.resumed_at(name) % EVERY_STEPS, "a checkpoint beside the regular ones: the step of the stop"
     assert status["lastCheckpoint"]["step"] == STEPS
-    check_end(trainings, name, undisturbed)
-
-
-def test_gang_on_a_node_with_a_fault_saves_its_step_and_moves_and_counts_nothing(
-    trainings: Trainings, undisturbed: dict[int, float]
-) -> None:
-    name, runs = trainings.start("faulty"), trainings.place.runs
-    wait_until(lambda: runs.status(name).get("lastCheckpoint"), "the checkpoint in the status", 240)
-    node = trainings.node_of(name, 1)
-    with faulty(trainings.place.kubectl, node, "UrgentTestFault"):
-        cause = wait_until(lambda: stages(runs.status(name))["train"].get("cause"), "the cause", 120)
-        status = restart(trainings, name, "NodeUnhealthy", counted=False, timeout_s=600)
-    assert trainings.resumed_at(name) % EVERY_STEPS, "a checkpoint beside the regular ones: the step of the stop"
-    assert status["goodput"].get("lostSeconds", 0) == 0
-    assert (cause["node"], "condition UrgentTestFault" in cause["message"]) == (node, True)
     check_end(trainings, name, undisturbed)
 
 

@@ -6,16 +6,12 @@ That a zombie gang stays fenced is in `test_training_faults.py`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from datetime import datetime
-from typing import Any
 
 import pytest
 
 from tests.cluster.operators import Runs, World, condition, stages, why, world
 from tests.cluster.tools import Kubectl, cannot, wait_until
-from tests.cluster.trainings import Trainings
 
 pytestmark = pytest.mark.cluster
 TRAIN_ALONE = {"filter": None, "label": None, "evaluate": None}
@@ -62,44 +58,4 @@ def test_gang_that_finds_its_training_computed_waits_in_one_pod_and_starts_again
     assert "Restarting" not in runs.events(name)
 
 
-def objects(trainings: Trainings, output: str, pattern: str) -> dict[str, datetime]:
-    """When the objects of an output were written whose name matches."""
-    prefix = f"{trainings.folder(output)}/"
-    pages = trainings.s3.client().get_paginator("list_objects_v2").paginate(Bucket=trainings.s3.bucket, Prefix=prefix)
-    listed = (
-        (item["Key"].removeprefix(prefix), item["LastModified"]) for page in pages for item in page.get("Contents", [])
-    )
-    return {key: time for key, time in listed if re.fullmatch(pattern, key)}
-
-
-SCORES = r"filter/[0-9a-f]{16}/scores/.*"
 MARKER = r"filter/[0-9a-f]{16}/COMMITTED\.json"
-
-
-@pytest.mark.slow
-@pytest.mark.exclusive
-@pytest.mark.timeout(1500)
-def test_filter_of_two_runs_is_finished_by_one_when_the_other_is_deleted(trainings: Trainings) -> None:
-    runs = trainings.place.runs
-    shards = "/project/examples/data/train/0000{0..7}.tar.gz"
-    spec: dict[str, Any] = {
-        "data": {
-            "sources": [{"name": "clips", "shards": [shards]}],
-            "output": f"s3://{trainings.s3.bucket}/{trainings.folder('filtered')}",
-        },
-        "filter": {"minActions": 0, "textSpotting": {"detectorSize": 128}},
-    }
-    trainings.start("deleted", nodes=1, spec=spec)
-    wait_until(lambda: objects(trainings, "filtered", SCORES), "the first shard's scores", 400)
-    trainings.start("finishes", nodes=1, spec=spec, train={"seed": 7})
-    wait_until(lambda: stages(runs.status("finishes")).get("filter", {}).get("state") == "Running", "the second", 120)
-    done = wait_until(
-        lambda: len(found := objects(trainings, "filtered", SCORES)) >= 3 and found, "half of the filter", 400
-    )
-    assert objects(trainings, "filtered", MARKER) == {}, "the filter ended too soon for this test"
-    runs.kubectl("delete", "dihtrun", "deleted", "-n", runs.namespace)
-    status = runs.wait_for("finishes", "Complete", timeout_s=900)
-    after = objects(trainings, "filtered", SCORES)
-    assert {key: after[key] for key in done} == done, "no shard was filtered twice"
-    assert (len(after), len(objects(trainings, "filtered", MARKER))) == (8, 1)
-    assert {name: stage.get("restarts", 0) for name, stage in stages(status).items()} == {"filter": 0, "train": 0}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.reports import COMMITTED, Cause
-from diht_k8s.api.status import StageState, Status
+from diht_k8s.api.status import StageState
 from diht_k8s.cli.status_sentences import details, sentence
 from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.controller.saved_status import saved_run_status
@@ -153,15 +153,6 @@ def test_pod_of_a_peer_that_lost_node_0_does_not_hide_why_the_gang_left() -> Non
     pods = [failed_pod(0, 75, message=LEFT, finished=1_800_000_000.0 - 20), failed_pod(1, 143)]
     (seen,) = observe([job(conditions={"Failed": "x"})], pods)
     assert (seen.attempt.reason, seen.attempt.infrastructure) == ("ComputedElsewhere", False)
-
-
-def test_message_without_a_name_says_another_run() -> None:
-    cluster, process, _ = training()
-    words = "this training is computed by another run: start again to take its result"
-    cluster.end("r-train-1", 75, message=Cause(exit_code=75, reason="ComputedElsewhere", message=words).encoded())
-    settle(process)
-    progressing = Status.model_validate(cluster.runs["r"]["status"]).conditions[1]
-    assert progressing.message == "train: this training is computed by another run, and this run waits for its end"
 
 
 @pytest.mark.parametrize(("namespace", "says"), [("n", "run b"), ("others", "another run"), ("", "another run")])

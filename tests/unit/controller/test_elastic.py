@@ -9,11 +9,10 @@ import pytest
 
 from diht_k8s.api.reports import Progress, TimeSpent
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.api.status import AttemptStatus, FailureCause, JobReference, StageState, StageStatus, Status
+from diht_k8s.api.status import JobReference, StageState, StageStatus, Status
 from diht_k8s.cli.status_sentences import details, sentence
 from diht_k8s.controller import metrics
 from diht_k8s.controller.cache.runs import cached_run
-from diht_k8s.controller.events import events_between
 from diht_k8s.controller.job_builder import build_objects
 from diht_k8s.controller.kueue.queued_plan import job_of
 from diht_k8s.controller.kueue.workload import shape
@@ -24,7 +23,7 @@ from diht_k8s.kube.errors import ClusterError
 from diht_k8s.pipeline.attempts import AttemptState
 from diht_k8s.pipeline.plan import Start
 from tests.unit.controller.documents import NO_NODE, NOW, at, job, pod
-from tests.unit.controller.elastic import NODES, elastic, grouped, min_count, shrunk, start, told, without_room
+from tests.unit.controller.elastic import NODES, elastic, grouped, min_count, shrunk, start, told
 from tests.unit.controller.fake import FakeCluster, Nodes, Process
 from tests.unit.controller.kueue import Kueue
 from tests.unit.controller.observed import observe
@@ -93,16 +92,6 @@ def test_gang_that_waits_says_what_becomes_of_it(without: int, fewest: int | Non
     clock.now += 20
     settle(process)
     assert len(cluster.writes) == writes, "the same wait is told once"
-
-
-def test_shrunk_gang_that_finds_no_node_says_when_it_asks_for_all_again() -> None:
-    cluster, process, clock = shrunk()
-    clock.now += 60
-    settle(process)
-    without_room(cluster, "r-train-3")
-    settle(process)
-    says = f"asks for all 4 nodes again at {at(clock.now + 60)} unless one has room"
-    assert says in sentence("r", status(cluster))
 
 
 @pytest.mark.parametrize(
@@ -212,34 +201,6 @@ def test_gang_on_a_node_whose_fault_is_gone_keeps_all_nodes() -> None:
     assert list(cluster.jobs) == ["r-train-2"]
 
 
-def test_suspended_gang_is_not_told_to_have_failed_as_an_earlier_one_did() -> None:
-    cluster, process, clock = shrunk()
-    clock.now += 60
-    settle(process)
-    start(cluster, "r-train-3", without=0, since=clock.now)
-    settle(process)
-    cluster.edit("r", suspend=True)
-    settle(process)
-    cluster.jobs.clear()
-    cluster.pods.clear()
-    settle(process)
-    cluster.edit("r", suspend=False)
-    settle(process)
-    start(cluster, "r-train-4", without=1, since=clock.now)
-    settle(process)
-    clock.now += 60
-    settle(process)
-    found = status(cluster)
-    assert [(each.number, each.reason) for each in found.attempts] == [
-        (1, "NodeLost"),
-        (2, "Resized"),
-        (3, "Stopped"),
-        (4, "Resized"),
-        (5, ""),
-    ]
-    assert any(": no other node had room" in line for line in details(found))
-
-
 def test_shrunk_gang_that_loses_a_node_is_started_on_all_nodes_first() -> None:
     cluster, process, clock = shrunk()
     clock.now += 60
@@ -299,48 +260,6 @@ def test_shrunk_gang_that_its_queue_evicts_wishes_for_all_nodes(there: bool) -> 
         kueue.admit()
         settle(process)
     assert cluster.jobs["r-train-3"]["spec"]["parallelism"] == NODES
-
-
-def test_shrunk_gang_that_others_left_no_node_asks_for_all_again_and_says_so() -> None:
-    cluster, process, clock = shrunk()
-    clock.now += 60
-    settle(process)
-    without_room(cluster, "r-train-3")
-    settle(process)
-    clock.now += 59
-    settle(process)
-    assert list(cluster.jobs) == ["r-train-3"]
-    clock.now += 1
-    process.reconcile()
-    assert "gives way to one on 4 nodes: none has room for its pods by now" in sentence("r", status(cluster))
-    settle(process)
-    without_room(cluster, "r-train-4")
-    for _ in range(9):  # it holds nothing, so it waits
-        clock.now += 600
-        settle(process)
-    assert {name: job["spec"]["parallelism"] for name, job in cluster.jobs.items()} == {"r-train-4": NODES}
-    found = status(cluster)
-    (stage,) = found.stages
-    assert (stage.nodes, stage.wished_nodes, stage.restarts, found.attempts[-2].reason) == (4, 4, 1, "Resized")
-    assert told(cluster).count("Resized: train: no node has room, and it asks for all again") == 1
-
-
-def test_gang_whose_nodes_come_one_after_another_waits_for_them() -> None:
-    cluster, clock = elastic(), Clock()
-    process = Process(cluster, clock)
-    settle(process)
-    for missing in (3, 2, 1):
-        start(cluster, "r-train-1", without=missing, since=NOW)
-        for index in range(NODES - missing):
-            (container,) = cluster.pods[f"r-train-1-{index}"]["status"]["containerStatuses"]
-            container["state"]["running"]["startedAt"] = at(NOW + 50 * index)
-        settle(process)
-        clock.now += 50
-        settle(process)
-    start(cluster, "r-train-1", without=0, since=clock.now)
-    clock.now += 600
-    settle(process)
-    assert {name: job["spec"]["parallelism"] for name, job in cluster.jobs.items()} == {"r-train-1": NODES}
 
 
 def test_pods_with_a_node_are_counted_where_others_find_none() -> None:
@@ -467,104 +386,3 @@ def test_edited_number_of_nodes_leaves_the_gang_that_runs_alone() -> None:
     clock.now += 400
     settle(process)
     assert cluster.jobs["r-train-2"]["spec"]["parallelism"] == 2
-
-
-@pytest.mark.parametrize(
-    ("before", "told"),
-    [((StageState.RUNNING, 4), 1), ((StageState.RESTARTING, 3), 0), ((StageState.RESTARTING, None), 1)],
-    ids=["trained", "while the old gang ends", "was to start"],
-)
-def test_resizing_is_told_once(before: tuple[StageState, int | None], told: int) -> None:
-    old, new = (
-        Status(
-            stages=[StageStatus(name="train", stage=Stage.TRAIN, state=state, attempt=2, nodes=nodes, wished_nodes=4)]
-        )
-        for state, nodes in (before, (StageState.RESTARTING, 3))
-    )
-    assert [each.reason for each in events_between(old, new)] == ["Resized"] * told
-
-
-LOST = FailureCause(reason="NodeLost", message="pod p on node node-7 is lost")
-
-
-@pytest.mark.parametrize(
-    ("nodes", "cause", "before", "says"),
-    [
-        (
-            3,
-            LOST,
-            "NodeLost Resized Resized",
-            [
-                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: pod p on node node-7 is lost, and no other "
-                "node had room; each later attempt asks for all"
-            ],
-        ),
-        (
-            3,
-            LOST,
-            "NodeLost Stopped Resized",
-            [
-                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt "
-                "asks for all"
-            ],
-        ),
-        (
-            3,
-            LOST,
-            "Resized",
-            [
-                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt "
-                "asks for all"
-            ],
-        ),
-        (
-            3,
-            LOST,
-            "NodeLost Resized",
-            [
-                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: pod p on node node-7 is lost, and no other "
-                "node had room; each later attempt asks for all"
-            ],
-        ),
-        (
-            3,
-            FailureCause(reason="Error", message="m"),
-            "Error Resized",
-            [
-                "train: on 3 of 4 nodes since 2026-11-30T10:32:00Z: no other node had room; each later attempt "
-                "asks for all"
-            ],
-        ),
-        (3, LOST, "NodeLost", ["train: on 3 of 4 nodes since 2026-11-30T10:32:00Z; each later attempt asks for all"]),
-        (4, LOST, "NodeLost Resized", []),
-        (None, LOST, "NodeLost", []),
-    ],
-    ids=[
-        "after a loss and twice smaller",
-        "long after a loss",
-        "no longer known after what",
-        "after a loss",
-        "after something else",
-        "more are wished for since",
-        "all nodes",
-        "rigid",
-    ],
-)
-def test_why_says_on_how_many_nodes_a_training_is_and_why(
-    nodes: int | None, cause: FailureCause, before: str, says: list[str]
-) -> None:
-    stage = StageStatus(
-        name="train",
-        stage=Stage.TRAIN,
-        state=StageState.RUNNING,
-        attempt=9,
-        restarts=1,
-        cause=cause,
-        nodes=nodes,
-        wished_nodes=None if nodes is None else 4,
-    )
-    ends = before.split()
-    attempts = [AttemptStatus(stage="train", number=9 - len(ends) + at, reason=end) for at, end in enumerate(ends)]
-    attempts.append(AttemptStatus(stage="train", number=9, start_time="2026-11-30T10:32:00Z"))
-    lines = details(Status(stages=[stage], attempts=attempts))
-    assert [line for line in lines if " nodes" in line] == says

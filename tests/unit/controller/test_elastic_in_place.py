@@ -19,9 +19,9 @@ from diht_k8s.kube.labels import RESIZES_ANNOTATION
 from diht_k8s.pipeline.plan import Start
 from tests.unit.controller.documents import NOW, at, ended, failed_pod, job, pod
 from tests.unit.controller.elastic_in_place import LOST, NODES, decided, elastic, lose, replace, trains
-from tests.unit.controller.fake import FakeCluster, Process
+from tests.unit.controller.fake import FakeCluster
 from tests.unit.controller.observed import observe
-from tests.unit.controller.stories import Clock, reason, settle, status
+from tests.unit.controller.stories import reason, settle, status
 
 
 def told(cluster: FakeCluster, reason: str) -> list[str]:
@@ -159,18 +159,6 @@ def test_gang_of_which_a_pod_is_drained_waits_for_its_replacement_and_then_goes_
     settle(process)
     assert (decided(cluster), reason(cluster)) == (None, "Running")
     assert list(cluster.jobs) == ["r-train-1"]
-
-
-def test_gang_starts_with_those_that_find_a_node() -> None:
-    cluster, clock = elastic(), Clock()
-    process = Process(cluster, clock)
-    settle(process)
-    cluster.run_pods("r-train-1")
-    replace(cluster, 1)
-    settle(process)
-    clock.now += 60
-    settle(process)
-    assert (decided(cluster), list(cluster.jobs)) == ([1], ["r-train-1"])
 
 
 def test_gang_whose_first_node_is_lost_is_created_again() -> None:

@@ -130,20 +130,6 @@ def test_training_asks_for_the_rest_again_and_waits_for_it_as_it_trains() -> Non
     assert queued.jobs == {"r-train-3": 3}
 
 
-@pytest.mark.parametrize(
-    ("left_s", "grows"), [(25, True), (20, False), (None, False)], ids=["saves time", "saves none", "nobody knows"]
-)
-def test_training_does_not_grow_for_a_gain_that_the_start_costs(left_s: int | None, grows: bool) -> None:
-    queued = shrunk()
-    queued.kueue.nodes = 4
-    queued.clock.now += 2 * EVERY_S
-    if left_s is not None:
-        queued.cluster.logs.update({name: said(left_s) for name in queued.cluster.pods})
-    queued.settle()
-    assert queued.jobs == ({"r-train-3": 4} if grows else {"r-train-2": 2})
-    assert EXTRA not in queued.kueue.workloads or grows
-
-
 def test_rest_is_given_back_where_growing_is_no_longer_of_use() -> None:
     queued = shrunk()
     queued.wait(EVERY_S)
@@ -289,22 +275,6 @@ def test_quota_that_is_taken_from_a_training_that_no_longer_follows_it_is_given_
     assert queued.kueue.held_nodes <= 2
     assert [each["metadata"]["uid"] for each in queued.cluster.jobs.values()] != [uid]
     assert status(queued.cluster).stages[0].restarts == 0
-
-
-def test_gang_that_found_fewer_nodes_than_it_has_quota_for_does_not_grow_and_gives_back_what_it_cannot_use() -> None:
-    queued = whole()
-    for index in (2, 3):
-        found = queued.cluster.pods[f"r-train-1-{index}"]
-        found["spec"]["nodeName"] = ""
-        unplaced = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/4 nodes"}]
-        found["status"] = {"phase": "Pending", "conditions": unplaced, "containerStatuses": []}
-        found["metadata"]["resourceVersion"] = "9999"
-    queued.wait(60)
-    assert queued.jobs == {"r-train-2": 2}
-    queued.start("r-train-2")
-    assert list(queued.kueue.workloads) == ["r-train"]
-    queued.wait(5 * EVERY_S)
-    assert (queued.jobs, list(queued.kueue.workloads)) == ({"r-train-2": 2}, ["r-train"])
 
 
 @pytest.mark.parametrize(("nodes", "size"), [(2, 2), (4, 4)], ids=["none", "all"])

@@ -154,17 +154,6 @@ def test_time_of_a_run_that_has_ended_does_not_depend_on_which_of_its_jobs_ends_
     assert shown(cluster).until == at(NOW + 60)
 
 
-def test_nothing_is_written_when_nobody_says_anything_new() -> None:
-    cluster, process, clock = admitted()
-    read(cluster, process, clock, "r-train-1-0", line(spent(60)))
-    cluster.writes.clear()
-    for _ in range(5):
-        clock.now += 11
-        settle(process, 2)
-    settle(Process(cluster, clock))
-    assert cluster.writes == []
-
-
 def test_line_of_pods_that_ran_before_a_queue_took_them_back_is_not_of_those_that_run_now() -> None:
     cluster, process, clock = admitted()
     read(cluster, process, clock, "r-train-1-0", line(spent(60)))

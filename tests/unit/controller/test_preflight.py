@@ -1,4 +1,6 @@
-"""The preflight in the status: from the log, from what pods left as they ended, the newest attempt's, in `diht status`."""
+"""The preflight in the status: from the log, from what pods left as they ended, the newest attempt's, in the words of
+`diht status`.
+"""
 
 from __future__ import annotations
 

@@ -156,48 +156,6 @@ def test_job_of_the_same_name_that_is_not_ours_is_left_alone(owner: list[Any], k
     assert cluster.jobs == {"r-filter-1": foreign}
 
 
-@pytest.mark.parametrize(
-    ("status_code", "message", "expected"),
-    [
-        (
-            403,
-            'jobs.batch is forbidden: User "u" cannot create resource "jobs" in API group "batch"',
-            "PermissionDenied",
-        ),
-        (403, 'jobs.batch "r" is forbidden: exceeded quota: q', "QuotaExceeded"),
-        (403, 'pods "r" is forbidden: violates PodSecurity "restricted:latest"', "PodRefused"),
-        (400, 'admission webhook "w" denied the request: no', "PodRefused"),
-        (
-            422,
-            "jobs.batch is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no",
-            "PodRefused",
-        ),
-        (500, 'Internal error occurred: failed calling webhook "w": no endpoints', "PodRefused"),
-        (404, "the server could not find the requested resource", "ReferenceMissing"),
-    ],
-)
-def test_refused_job_says_why_and_is_tried_again(status_code: int, message: str, expected: str) -> None:
-    cluster = make()
-    cluster.refuse["create Job"] = ClusterError(status_code, "Forbidden", message)
-    process = Process(cluster, Clock())
-    settle(process)
-    assert reason(cluster) == expected
-    assert process.reconcile() is not None
-    cluster.refuse.clear()
-    settle(process)
-    assert list(cluster.jobs) == ["r-filter-1"]
-    assert reason(cluster) == "Pending"
-
-
-def test_namespace_on_its_way_out_is_left_in_peace() -> None:
-    cluster = make()
-    gone = ClusterError(403, "Forbidden", "jobs.batch is forbidden: unable to create: namespace n is being terminated")
-    cluster.refuse = {"create Job": gone}
-    process = Process(cluster, Clock())
-    settle(process)
-    assert reason(cluster) == "Pending"
-
-
 def test_suspended_run_stops_and_resumes_with_the_next_attempt() -> None:
     cluster, clock = make(), Clock()
     process = Process(cluster, clock)
@@ -354,15 +312,6 @@ def test_time_moves_only_with_the_status_of_a_condition() -> None:
     process.reconcile()
     assert reason(cluster) == "Running"
     assert status(cluster).conditions[1].last_transition_time == first
-
-
-def test_job_of_several_workers_outlives_failed_pods_and_disruptions_but_no_user_error() -> None:
-    cluster = make()
-    play(cluster)
-    limits = {name: job["spec"]["backoffLimit"] for name, job in cluster.jobs.items()}
-    assert limits == dict(zip(ORDER, [6, 0, 0, 6, 0, 0], strict=True))
-    rules = cluster.jobs["r-filter-1"]["spec"]["podFailurePolicy"]["rules"]
-    assert [rule["action"] for rule in rules] == ["FailJob", "Ignore"]
 
 
 @pytest.mark.parametrize(

@@ -246,31 +246,3 @@ def test_run_that_cannot_be_rendered_says_so_and_takes_no_place() -> None:
     cluster, kueue, process, _ = world(pods={**PODS, "image": None})
     settle(process)
     assert (reason(cluster, "Accepted"), kueue.workloads, cluster.jobs) == ("InvalidSpec", {}, {})
-
-
-def test_start_and_end_of_stages_are_told_though_kueue_changed_a_workload_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The pass that starts the training finishes the Workload of the stage before it."""
-    cluster, kueue, process, _ = world(quota=2, filter={"workers": 2, "pods": PODS}, pods={"image": "recipe:1"})
-    settle(process)
-    kueue.admit()
-    settle(process)
-    cluster.run_pods("r-filter-1")
-    settle(process)
-    cluster.end("r-filter-1", 0)
-    cluster.recorded.clear()
-
-    def conflict(*_: Any) -> None:
-        raise ClusterError(409, "Conflict", "the object has been modified")
-
-    monkeypatch.setattr(cluster, "patch_workload_status", conflict)
-    with pytest.raises(ClusterError):
-        process.reconcile()
-    monkeypatch.undo()
-    settle(process)
-    told = [(event["reason"], event["message"]) for event in cluster.recorded]
-    assert [each for each in told if each[0] in ("Started", "StageComplete")] == [
-        ("StageComplete", "filter: complete"),
-        ("Started", "train: attempt 1 started"),
-    ]

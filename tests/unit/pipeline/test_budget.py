@@ -14,12 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from benchmarks._effective_time import Setting, Simulation, document
 from benchmarks.effective_time import NEVER_S, ended_by_budget, simulate
-from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState
 from diht_k8s.pipeline.attempts import Attempt, AttemptState, CommittedWork
 from diht_k8s.pipeline.plan import Observed, Start, plan
-from diht_k8s.pipeline.run_status import FINAL, RunState, RunStatus, StageRecord
+from diht_k8s.pipeline.run_status import FINAL, RunStatus, StageRecord
 
 T, H = Stage.TRAIN, 3600
 RUNNING = StageRecord(T, StageState.RUNNING, 3, restarts=4, total_restarts=9, infrastructure_restarts=2)
@@ -95,24 +94,6 @@ def test_failure_takes_a_restart_after_its_last_checkpoint_is_counted(
     assert found.total_restarts == 10
 
 
-def test_committed_shards_give_a_worker_stage_its_restarts_back() -> None:
-    run, stage = document({"maxRestarts": 2}, filter={}), Stage.FILTER
-    status, now = RunStatus(), 0.0
-    for number in range(1, 9):  # each attempt commits shards for two hours, then too many of its workers fail
-        for attempt in (
-            Attempt(stage, number, AttemptState.RUNNING, active=1, work=CommittedWork(10 * number, 2 * H * number)),
-            Attempt(stage, number, AttemptState.FAILED, exit_code=1),
-        ):
-            now += 400.0
-            status = plan(run, Observed((attempt,)), now, status=status).status
-    assert (status.state, status.of(stage).total_restarts) == (RunState.RUNNING, 8)
-    for number in range(9, 12):  # from here on none
-        now += 400.0
-        failed = Attempt(stage, number, AttemptState.FAILED, exit_code=1)
-        status = plan(run, Observed((failed,)), now, status=status).status
-    assert (status.state, status.reason) == (RunState.FAILED, Reason.RESTARTS_EXHAUSTED)
-
-
 def test_memory_kills_that_work_has_paid_for_no_longer_end_the_run() -> None:
     record = after(replace(RUNNING, out_of_memory=1), work=CommittedWork(10, 99 * H))
     assert record.out_of_memory == 0
@@ -136,18 +117,6 @@ def test_simulated_month_on_8000_gpus_trains_most_of_the_time() -> None:
 def test_crash_loop_ends(fails_after_s: float, failures: int) -> None:
     result = Simulation(Setting(8, fault_after_s=fails_after_s), 0).execute()
     assert (result.reason, result.failures) == ("RestartsExhausted", failures)
-
-
-def test_crash_at_the_same_step_ends_though_checkpoints_come_close_to_it() -> None:
-    run, status, now, attempts = document({"maxRestarts": 3}), RunStatus(), 0.0, tuple[Attempt, ...]()
-    for _ in range(30):
-        decided = plan(run, Observed(attempts), now, status=status)
-        status, now = decided.status, now + 400.0
-        for action in decided.actions:
-            assert isinstance(action, Start)
-            work = CommittedWork(900 + action.number, 40 * H * action.number)
-            attempts = (Attempt(T, action.number, AttemptState.FAILED, exit_code=1, work=work, failed_at=1000),)
-    assert (status.state, status.of(T).attempt) == (RunState.FAILED, 4)
 
 
 class Runs(RuleBasedStateMachine):

@@ -108,32 +108,6 @@ def on_faulty_nodes(healthy: int) -> Attempt:
     return attempt(T, 3, RUNNING, active=4, faulty_since=SINCE, placed=healthy)
 
 
-@pytest.mark.parametrize(
-    ("train", "policy", "healthy", "now", "nodes"),
-    [
-        ({}, {}, 3, DUE - 1, None),
-        ({}, {}, 3, DUE, 3),
-        ({}, {"elasticAfterSeconds": 900, "schedulingTimeoutSeconds": 60}, 3, DUE, None),
-        ({}, {"schedulingTimeoutSeconds": 60}, 1, DUE, None),
-        ({"minNodes": None}, {}, 3, DUE, None),
-    ],
-    ids=[
-        "waits a while",
-        "then goes on with the healthy ones",
-        "a longer while",
-        "too few: it is not withdrawn",
-        "rigid",
-    ],
-)
-def test_gang_that_only_nodes_with_faults_take_shrinks_to_the_healthy_ones(
-    train: dict[str, Any], policy: dict[str, Any], healthy: int, now: float, nodes: int | None
-) -> None:
-    made = decide(elastic(policy=policy, **train), on_faulty_nodes(healthy), now)
-    assert made.status.of(T).nodes == nodes
-    assert made.actions == (() if nodes is None else (Stop(T, 3, "r-train-3"),))
-    assert made.status.of(T).total_restarts == RUN_T.total_restarts
-
-
 def unplaced(pods: int, **more: Any) -> Attempt:
     return attempt(T, 3, PENDING, active=pods, unplaced_since=SINCE, pods=pods, **more)
 

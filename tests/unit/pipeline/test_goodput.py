@@ -57,9 +57,6 @@ def told(*looks: list[Attempt], record: StageRecord | None = None) -> StageTime:
 FIRST = seen(1, FAILED, 100, 130, 135, 140, ended=300, spent=spent(100, kept=60))
 SECOND = seen(2, RUNNING, 310, 310, 312, 320, spent=spent(50, resumed=60, kept=60))
 STORIES: dict[str, tuple[list[list[Attempt]], dict[str, float]]] = {
-    "in its queue": ([[seen(1, RUNNING, 100)]], {}),
-    "admitted": ([[seen(1, RUNNING, 100, 130)]], {"queued": 30}),
-    "its pod starts": ([[seen(1, RUNNING, 100, 130, 135)]], {"queued": 30, "scheduling": 5}),
     "its program starts": ([[seen(1, RUNNING, 100, 130, 135, 140)]], {"queued": 30, "scheduling": 5, "starting": 5}),
     "it trains": (
         [[seen(1, RUNNING, 0, 0, 0, 5, spent=spent(50, data=2, checkpoints=3, validation=4))]],
@@ -121,7 +118,6 @@ def test_seconds_go_to_the_part_that_they_were_spent_on(looks: list[list[Attempt
     assert {name: value for name, value in vars(found).items() if value} == pytest.approx(expected)
 
 
-SHRUNK = replace(SECOND, share=0.75)
 SHRUNK_FAILED = replace(
     seen(2, FAILED, 310, 330, 332, 340, ended=410, spent=spent(50, resumed=60, kept=80)), share=0.75
 )
@@ -130,42 +126,6 @@ ON_FEWER_NODES: dict[str, tuple[list[list[Attempt]], dict[str, float]]] = {
     "it trains on 3 of 4: a quarter of the time that it holds nodes is of the missing one": (
         [[replace(seen(1, RUNNING, 0, 10, 20, 24, spent=spent(80, starting=4, data=8)), share=0.75)]],
         {"queued": 10, "scheduling": 10, "starting": 6, "productive": 60, "waiting_for_data": 6, "missing_nodes": 24},
-    ),
-    "what it redoes was made by all, and its waits are of all": (
-        [[FIRST], [SHRUNK]],
-        {
-            "queued": 30,
-            "scheduling": 7,
-            "starting": 28.5,
-            "productive": 97.5,
-            "lost": 40,
-            "recovering": 60,
-            "missing_nodes": 17,
-        },
-    ),
-    "it fails: what is lost had the weight of its nodes": (
-        [[FIRST], [SHRUNK_FAILED]],
-        {
-            "queued": 50,
-            "scheduling": 7,
-            "starting": 28.5,
-            "productive": 75,
-            "lost": 62.5,
-            "recovering": 57.5 + 10,
-            "missing_nodes": 19.5,
-        },
-    ),
-    "the next one has not said where it resumes": (
-        [[FIRST], [SHRUNK_FAILED], [replace(THIRD, spent=None)]],
-        {
-            "queued": 50,
-            "scheduling": 7,
-            "starting": 28.5,
-            "productive": 75,
-            "lost": 62.5,
-            "recovering": 77.5,
-            "missing_nodes": 19.5,
-        },
     ),
     "all nodes redo what a few had made": (
         [[FIRST], [SHRUNK_FAILED], [THIRD]],
@@ -186,13 +146,6 @@ ON_FEWER_NODES: dict[str, tuple[list[list[Attempt]], dict[str, float]]] = {
     "an edit of numNodes counts from the next attempt on": (
         [[SECOND], [replace(SECOND, share=0.5)]],
         {"scheduling": 2, "starting": 18, "productive": 50},
-    ),
-    "taken back by its queue, it comes again with all": (
-        [
-            [replace(seen(1, RUNNING, 0, 0, 0, 0, spent=spent(80, kept=80)), share=0.5)],
-            [seen(1, RUNNING, 0, 100, 100, 100, spent=spent(40, resumed=80, kept=80))],
-        ],
-        {"queued": 10, "starting": 15, "productive": 80, "missing_nodes": 45},
     ),
     "another run computes the same": (
         [[replace(seen(1, FAILED, 0, 0, 0, 0, ended=40), share=0.5, reason="ComputedElsewhere")]],
