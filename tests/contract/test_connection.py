@@ -117,7 +117,7 @@ def test_token_is_not_asked_for_at_each_call(server: ApiServer, account: Path, m
     monkeypatch.setattr(module, "TOKEN_AGE_S", 60.0)
     cluster = Cluster(connect())
     asked: list[Any] = []
-    monkeypatch.setattr(cluster._connection.api.configuration, "refresh_api_key_hook", asked.append)
+    monkeypatch.setattr(cluster._connection._login.api.configuration, "refresh_api_key_hook", asked.append)
     for _ in range(3):
         cluster.get_run("n", "r")
     assert (len(asked), tokens(server)) == (1, ["first"] * 3)

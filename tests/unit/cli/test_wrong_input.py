@@ -163,7 +163,7 @@ def test_argument_that_is_something_else(
             ["import", "a", "b", "--caption-col", "c"],
             "unrecognized option --caption-col: did you mean --caption-column?",
         ),
-        (["benchmarks", "import", "a", "b", "--anno", "c"], "unrecognized option --anno: did you mean --annotations?"),
+        (["benchmarks", "import", "a", "b", "--templ", "c"], "unrecognized option --templ: did you mean --templates?"),
         (["run", "run.yaml", "--xyzzy"], "unrecognized option --xyzzy: see --help"),
         (
             ["run", "run.yaml", "--set", "a=1", "b=2"],
