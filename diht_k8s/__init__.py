@@ -1,7 +1,8 @@
-"""DiHT (arXiv 2301.02280) as one resource: CAT filter, concept labels, training and evaluation, from a laptop to a GPU cluster.
+"""DiHT (arXiv 2301.02280) as one resource: CAT filter, concept labels, training and evaluation, from a laptop to a GPU
+cluster.
 
-What users import stands here by name: `from diht_k8s import hn_nce_loss, CaptionParser, TextSpotter, load_model`. Each name is
-imported when it is asked for, so that `import diht_k8s` needs neither torch nor spaCy.
+What users import stands here by name: `from diht_k8s import hn_nce_loss, CaptionParser, TextSpotter, load_model`. Each
+name is imported when it is asked for, so that `import diht_k8s` needs neither torch nor spaCy.
 """
 
 from __future__ import annotations

@@ -530,7 +530,8 @@ def _add_benchmarks_import(commands: Commands) -> None:
         "Write a data set that lies on disk as benchmark shards (OUTPUT/test/*.tar, with class names and templates "
         "beside them), the layout that evaluate and clip-benchmark read. SOURCE is a folder (one for each class; a "
         "Hugging Face data set in Parquet or Arrow; with --format NAME the root of what torchvision opens, such as "
-        "cifar10), or an annotation file (COCO's captions, Karpathy's splits, Flickr30k's captions). Nothing is downloaded. An "
+        "cifar10), or an annotation file (COCO's captions, Karpathy's splits, Flickr30k's captions). Nothing is "
+        "downloaded. An "
         "interrupted import resumes when it is started again."
     )
     parser.add_argument("source", metavar="SOURCE", help="folder or annotation file of the original, on this machine")

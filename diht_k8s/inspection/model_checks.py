@@ -1,7 +1,7 @@
 """What the start of a training will refuse about a network of timm's: unequal parts of a batch, sizes of images.
 
-The network is made without memory for its weights, in seconds, and only where it is timm's and learns: of the others the
-document's text says enough (`api.batch_statistics`).
+The network is made without memory for its weights, in seconds, and only where it is timm's and learns: of the others
+the document's text says enough (`api.batch_statistics`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class TimmNetwork(NamedTuple):
 
 
 def timm_problems(train: Train) -> list[FieldProblem]:
-    """The refusals of a training whose image tower is timm's and learns; none for one that cannot be made, as its stage says."""
+    """The refusals of a training whose image tower is timm's and learns; none for one that cannot be made, as its stage
+    says.
+    """
     network = timm_network(train)
     found: list[FieldProblem] = []
     unequal = unequal_parts(train, train.num_nodes * train.processes_per_node) if network.batch_statistics else None

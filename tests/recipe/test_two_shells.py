@@ -1,4 +1,6 @@
-"""Two shells start one document at once, and one of them is killed: both end well, with what an undisturbed run makes."""
+"""Two shells start one document at once, and one of them is killed: both end well, with what an undisturbed run
+makes.
+"""
 
 from __future__ import annotations
 

@@ -392,7 +392,9 @@ def is_excluded(sample: Sample, entries: frozenset[str]) -> bool:
 
 
 def names_of(sample: Sample) -> Iterator[str]:
-    """The names that a list may give this pair: its uid, where it came from, the digests of its image and of its URLs."""
+    """The names that a list may give this pair: its uid, where it came from, the digests of its image and of its
+    URLs.
+    """
     yield sample.uid
     if (source := source_of(sample.meta)) is not None:
         yield source

@@ -72,7 +72,9 @@ def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[st
 
 
 def reads(run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, Any]) -> dict[str, str]:
-    """The folder whose scores are used again: `scoresFrom`, or a complete one of the same output over the same shards."""
+    """The folder whose scores are used again: `scoresFrom`, or a complete one of the same output over the same
+    shards.
+    """
     rules = _rules(run)
     if rules.scores_from is not None:
         return {"scores": rules.scores_from}

@@ -88,7 +88,9 @@ def head_figures(head: Head, images: TrainingImages, targets: Targets, concepts:
 
 
 def _measured_rows(images: TrainingImages, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Images that the measured heads have not seen, and images that they have; the same images if there are no others."""
+    """Images that the measured heads have not seen, and images that they have; the same images if there are no
+    others.
+    """
     held_out_N = images.fold_N.numpy() == 0
     if images.folds > 1 or not held_out_N.any():
         rows = np.arange(len(held_out_N))[:most]

@@ -55,7 +55,9 @@ class LabelJob:
         self.context.storage.write_bytes(uri, json.dumps(document, indent=1, ensure_ascii=False).encode())
 
     def missing(self, folder: str, suffix: str, shards: Sequence[Shard]) -> list[Shard]:
-        """The shards without a file in a folder of this stage; a file that is there is whole, since writes are atomic."""
+        """The shards without a file in a folder of this stage; a file that is there is whole, since writes are
+        atomic.
+        """
         there = set(self.context.storage.names(self.uri(folder)))
         return [shard for shard in shards if f"{shard.name}{suffix}" not in there]
 

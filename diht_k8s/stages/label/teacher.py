@@ -103,7 +103,8 @@ def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torc
             dimension = network(torch.zeros(1, 3, *size, device=device)).shape[1]
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UserError(
-            f"label.teacher.imageSize {size[0]}: {config.model} cannot take such images ({in_one_line(error)}): unset it"
+            f"label.teacher.imageSize {size[0]}: {config.model} cannot take such images ({in_one_line(error)}): "
+            f"unset it"
         ) from error
     return TeacherNetwork(preprocess, network, dimension, size, device, classifier)
 

@@ -33,7 +33,9 @@ SHOWN_CUT: Final = 20
 
 @cache
 def stop_list() -> tuple[frozenset[str], frozenset[str]]:
-    """Names that say nothing about what an image shows (our choice), and words that say nothing at the end of a name."""
+    """Names that say nothing about what an image shows (our choice), and words that say nothing at the end of a
+    name.
+    """
     text = files("diht_k8s.stages.label").joinpath("stop_list.txt").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return frozenset(line.removeprefix("*") for line in lines), frozenset(line[1:] for line in lines if line[0] == "*")

@@ -122,8 +122,14 @@ def slowest_node(best: Mapping[str, float]) -> str:
     name = min(best, key=best.__getitem__)
     others = _others(best, name)
     if not clearly_slowest(best):
-        return f"no node is slower than the others (pairs exchange {best[name]:.3g} to {max(best.values()):.3g} GB/s): see the fabric between them"
-    return f"{name} is the slowest ({best[name]:.3g} GB/s with its best neighbour, the others {others:.3g}): see its network adapter, or cordon it"
+        return (
+            f"no node is slower than the others (pairs exchange {best[name]:.3g} to {max(best.values()):.3g} "
+            f"GB/s): see the fabric between them"
+        )
+    return (
+        f"{name} is the slowest ({best[name]:.3g} GB/s with its best neighbour, the others {others:.3g}): see "
+        f"its network adapter, or cordon it"
+    )
 
 
 def clearly_slowest(best: Mapping[str, float]) -> str:

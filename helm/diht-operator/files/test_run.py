@@ -1,4 +1,5 @@
-"""`helm test`: creates a suspended run and waits until the operator has reported on it; with an image, lets it filter four images to the end.
+"""`helm test`: creates a suspended run and waits until the operator has reported on it; with an image, lets it filter
+four images to the end.
 
 Takes its settings from the environment. On failure it prints one line and ends with 1. The run is always deleted.
 """

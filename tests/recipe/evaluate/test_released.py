@@ -135,7 +135,9 @@ def image_features(image: Image.Image, w: dict[str, torch.Tensor], patch: int) -
 
 
 def text_features(texts: list[str], w: dict[str, torch.Tensor]) -> np.ndarray:
-    """CLIP's words between start and end, cut to 77 with the end last; the feature stands at the highest id, the end."""
+    """CLIP's words between start and end, cut to 77 with the end last; the feature stands at the highest id, the
+    end.
+    """
     words = [[49406, *open_clip.SimpleTokenizer().encode(text)[:75], 49407] for text in texts]
     tokens = torch.tensor([[*row, *[0] * (77 - len(row))] for row in words])
     x = w["token_embedding.weight"][tokens] + w["positional_embedding"]

@@ -1,4 +1,6 @@
-"""Nothing is lost and nothing comes twice: random layouts of sources, and planted breaks, which end without a marker."""
+"""Nothing is lost and nothing comes twice: random layouts of sources, and planted breaks, which end without a
+marker.
+"""
 
 from __future__ import annotations
 

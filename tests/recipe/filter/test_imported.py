@@ -1,4 +1,6 @@
-"""What an import keeps of a table's rows, in the filter: limits by its columns, and scores that name each row's image."""
+"""What an import keeps of a table's rows, in the filter: limits by its columns, and scores that name each row's
+image.
+"""
 
 from __future__ import annotations
 

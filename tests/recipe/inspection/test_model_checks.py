@@ -1,4 +1,6 @@
-"""What a training's start refuses about its model is said by `diht validate`, `run` and `submit` before there is a process."""
+"""What a training's start refuses about its model is said by `diht validate`, `run` and `submit` before there is a
+process.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "a ResNet by name": (
         {"model": "RN50", "numNodes": 2, "processesPerNode": 2},
         "batchSize",
-        "train.model RN50 has batch statistics (BatchNorm), which must be of equally many pairs: make train.batchSize 18 a "
+        "train.model RN50 has batch statistics (BatchNorm), which must be of equally many pairs: make "
+        "train.batchSize 18 a "
         "multiple of the 4 processes, or change their number",
     ),
     "timm's, by processes": (
@@ -72,13 +75,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "weights of a hub": (
         timm("test_vit", timm_model_pretrained=True),
         "modelConfig",
-        "train.modelConfig: timm_model_pretrained would have each process download weights: remove it, and give them by "
+        "train.modelConfig: timm_model_pretrained would have each process download weights: remove it, and give "
+        "them by "
         "train.initFrom (uri: timm/test_vit)",
     ),
     "images that do not pass": (
         ODD,
         "modelConfig",
-        "the image tower takes no images of 161 x 161 pixels (Input height (161) should be divisible by patch size (16)): "
+        "the image tower takes no images of 161 x 161 pixels (Input height (161) should be divisible by patch size "
+        "(16)): "
         "check image_size and the network",
     ),
 }

@@ -47,7 +47,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
 
 @pytest.fixture
 def make_clip_kept(make_kept: Make, clip: tuple[Any, str]) -> Callable[..., Any]:
-    """Kept pairs with this teacher; one of the three shards trains the heads, so the others' features are not stored."""
+    """Kept pairs with this teacher; one of the three shards trains the heads, so the others' features are not
+    stored.
+    """
 
     def make(**options: Any) -> Any:
         kept = make_kept(pairs=20, **options)

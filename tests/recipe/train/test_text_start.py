@@ -1,4 +1,6 @@
-"""`textStart: Ridge` with real ranks: solved once for all of them, from stored features, before the first step alone."""
+"""`textStart: Ridge` with real ranks: solved once for all of them, from stored features, before the first step
+alone.
+"""
 
 from __future__ import annotations
 

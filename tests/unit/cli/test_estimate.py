@@ -70,7 +70,8 @@ def test_estimate_when_it_fits_then_tables_and_0(write: Write, capsys: pytest.Ca
     [
         (
             {"features": "Stored"},
-            "locked image tower: each image passes it once before the first step, which is not counted: the image tower above is what learns behind it",
+            "locked image tower: each image passes it once before the first step, which is not counted: the image "
+            "tower above is what learns behind it",
         ),
         ({}, "locked image tower: its forward pass alone is counted"),
         (None, None),

@@ -258,7 +258,9 @@ def _is_colour_of_two(tokens: Sequence[Token], index: int) -> bool:
 
 
 def _is_late_colour(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:
-    """Whether a colour describes the noun chain that it ends: "wool coat brown", but not "larry brown", "sour cream"."""
+    """Whether a colour describes the noun chain that it ends: "wool coat brown", but not "larry brown", "sour
+    cream".
+    """
     token, left = tokens[index], before(tokens, tokens[index])
     if left is None or left.tag not in ("NN", "NNS") or is_animate(left.lower) or token.lower in THING_COLOURS:
         return False

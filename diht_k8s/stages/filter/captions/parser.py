@@ -24,7 +24,9 @@ MAX_CHARACTERS: Final = 1000
 
 
 class CaptionParser:
-    """Parses captions; the first one loads the models, which freezes objects of the whole process (see `FastParser`)."""
+    """Parses captions; the first one loads the models, which freezes objects of the whole process (see
+    `FastParser`).
+    """
 
     def __init__(self, *, cached: int = CACHED, kind: ParserKind = "Fast") -> None:
         """Create a parser; no model is loaded yet.

@@ -142,7 +142,9 @@ class _Builder:
         return clause
 
     def _acting(self, noun: Token, group: list[Token], verb: Token) -> list[Token]:
-        """Those of a group that do what a participle says: the people in "a beach with umbrellas and people swimming"."""
+        """Those of a group that do what a participle says: the people in "a beach with umbrellas and people
+        swimming".
+        """
         if verb.tag != "VBG" or not can_act(noun, self._lexicon):
             return group
         return [member for member in group if can_act(member, self._lexicon) or member.tag.startswith("NNP")]

@@ -320,7 +320,9 @@ def read_lines(engine: Any, pixels: np.ndarray, boxes: Sequence[Any]) -> list[Sp
 
 
 def _lies_right(turned: Orientation | None, as_cut: Orientation | None) -> bool:
-    """Whether the classifier is sure of the direction in which a line was read: a tall one as it said, another as cut."""
+    """Whether the classifier is sure of the direction in which a line was read: a tall one as it said, another as
+    cut.
+    """
     if turned is not None:
         return turned.probability >= SURE
     return as_cut is not None and not as_cut.upside_down and as_cut.probability >= SURE

@@ -71,7 +71,10 @@ def embedding_loss(
     Raises:
         ValueError: shapes or settings out of range, or batches that differ between ranks.
     """
-    shapes = f"image features {tuple(image_features_BD.shape)}, text features {tuple(text_features_BD.shape)}, teacher {tuple(teacher_B2E.shape)}"
+    shapes = (
+        f"image features {tuple(image_features_BD.shape)}, text features {tuple(text_features_BD.shape)}, "
+        f"teacher {tuple(teacher_B2E.shape)}"
+    )
     if image_features_BD.dim() != 2 or image_features_BD.shape != text_features_BD.shape:
         raise ValueError(f"{shapes}: features must be (pairs, width), row i of one with row i of the other")
     if teacher_B2E.dim() != 3 or teacher_B2E.shape[:2] != (image_features_BD.shape[0], 2):

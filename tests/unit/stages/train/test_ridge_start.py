@@ -1,4 +1,6 @@
-"""The ridge start: the tower gives the regression's embeddings, and the regression finds what words tell of features."""
+"""The ridge start: the tower gives the regression's embeddings, and the regression finds what words tell of
+features.
+"""
 
 from __future__ import annotations
 
