@@ -14,8 +14,8 @@ _HEAD: Final = """# Commands
 
 Made from the parser of `diht`. `diht COMMAND --help` prints the same.
 
-- **Exit codes**: 0 done or cached, 64 wrong configuration, 65 bad data, 75 transient error (start again), 143 stopped on
-  request, 1 anything else. [Troubleshooting](../troubleshooting.md) says what to do.
+- **Exit codes**: 0 done or cached, 64 wrong configuration, 65 bad data, 75 transient error (start again), 143 stopped
+  on request, 1 anything else. [Troubleshooting](../troubleshooting.md) says what to do.
 - `--set PATH=VALUE` changes a field below `spec`, for example `--set train.samples=1000`.
 - A command that lacks an extra names the line that installs it ([extras](../packages.md)).
 """

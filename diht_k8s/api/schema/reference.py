@@ -38,10 +38,10 @@ metadata: {{name: my-run}}
 spec: {{...}}
 ```
 
-Unknown keys are errors (clients other than kubectl may only get a warning); `null` is as if left out. Kubernetes' own
-fields in `pods` (volumes, tolerations, ...) have the names and types of Kubernetes {definitions().minor} in files; the CRD
-leaves them open, and the operator tells at once what the API server says of the Jobs of all stages. Defaults belong to the
-programs: a run keeps only what you wrote. "Ours" marks what is not the paper's, whose values are mostly
+Unknown keys are errors (clients other than kubectl may only get a warning); `null` is as if left out. Kubernetes'
+own fields in `pods` (volumes, tolerations, ...) have the names and types of Kubernetes {definitions().minor} in files;
+the CRD leaves them open, and the operator tells at once what the API server says of the Jobs of all stages. Defaults
+belong to the programs: a run keeps only what you wrote. "Ours" marks what is not the paper's, whose values are mostly
 [from memory](method.md). In brackets: bounds of numbers (those below a million) and of a list's entries.
 """
 

@@ -72,9 +72,12 @@ FRONT = {
     "license": "other",
 }
 LICENCES = """\
-- **Images and captions**: those of the sources above. This card cannot know them: see where the data comes from before you pass the model on.
-- **Teacher** of the concept labels: {teacher}. Its weights have a licence of their own, which may bind what is trained on its labels.
-- **Programs**: diht-k8s Apache-2.0, open_clip MIT, spaCy's en_core_web_sm MIT, RapidOCR's detector and recogniser Apache-2.0."""
+- **Images and captions**: those of the sources above. This card cannot know them: see where the data comes from before
+  you pass the model on.
+- **Teacher** of the concept labels: {teacher}. Its weights have a licence of their own, which may bind what is trained
+  on its labels.
+- **Programs**: diht-k8s Apache-2.0, open_clip MIT, spaCy's en_core_web_sm MIT, RapidOCR's detector and recogniser
+  Apache-2.0."""
 
 
 def write_card(
