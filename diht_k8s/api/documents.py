@@ -160,7 +160,7 @@ def read_text(path: str) -> str:
 
     Raises:
         UserError: it cannot be read, is not a regular file (a pipe or a device may have no end), is too large or not
-        UTF-8.
+            UTF-8.
     """
     try:
         if path == STANDARD_INPUT:
