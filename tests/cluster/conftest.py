@@ -206,7 +206,7 @@ def project_volume(kubectl: Kubectl, own: bool, namespace: str) -> Iterator[dict
 @pytest.fixture(scope="session")
 def audit(own: bool) -> Callable[..., list[dict[str, Any]]]:
     """`audit(user=…, since=…)`: what the API server answered to that user, oldest first; writes only, unless `verbs`
-    says otherwise.
+    says otherwise, and no dry runs.
     """
     if not own:
         cannot("KUBECONFIG is another cluster's: its audit log is not at hand")
@@ -223,6 +223,7 @@ def audit(own: bool) -> Callable[..., list[dict[str, Any]]]:
             event
             for event in events
             if event["verb"] in verbs
+            and "dryRun" not in event["requestURI"]
             and user in (None, event.get("impersonatedUser", event["user"]).get("username"))  # none: not authenticated
             and (since is None or datetime.fromisoformat(event["requestReceivedTimestamp"]) >= since)
         ]

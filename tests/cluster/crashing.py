@@ -18,7 +18,7 @@ request = Connection.request
 
 def request_and_die(self: Connection, what: str, method: str, *arguments: Any, **options: Any) -> Any:
     response = request(self, what, method, *arguments, **options)
-    if method != "GET":
+    if method != "GET" and "dryRun" not in str((arguments, options)):  # which writes nothing
         print(f"killed after: {what}", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     return response
