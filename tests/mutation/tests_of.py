@@ -120,7 +120,7 @@ EVALUATE: Final[dict[str, list[str]]] = {
         "classification": _evaluate("classification task_figures", "report_contents", _CAPTIONS),
         "encoding": _evaluate("benchmark_images", "prefetch", f"{_INTERRUPTED} {_CAPTIONS}"),
         "few_shot": _evaluate("few_shot task_figures"),
-        "group_tasks": _evaluate("group_scores", "group_tasks"),
+        "group_tasks": _evaluate("group_tasks", "group_tasks"),
         "importing": _evaluate("", "packaged_texts", imports="import import_input"),
         "measure": _evaluate("soundness", "group_tasks", f"{_ANSWERS} {_CAPTIONS}"),
         "results": _evaluate("task_figures", "", _INTERRUPTED),

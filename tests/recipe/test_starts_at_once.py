@@ -17,7 +17,7 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime import stage as frame
 from diht_k8s.runtime.commit import find_committed
 from diht_k8s.runtime.run_folder import run_layout
-from tests.recipe.filter.shards import config_of, files_of, filter_with, run_of, write_shards
+from tests.recipe.filter.shards import config_of, files_of, filter_with, run_of, work, write_shards
 
 OTHER = {"minComplexity": 0}
 ROUNDS = 3
@@ -46,7 +46,7 @@ def filter_at_once(run: DihtRun, worker: int, workers: int, barrier: Barrier) ->
         return begin(*arguments)
 
     frame.start = begin_together
-    filter_with(run, worker=worker, workers=workers)
+    work(run, worker, workers)
 
 
 def both(runs: list[DihtRun], workers: int) -> list[int | None]:

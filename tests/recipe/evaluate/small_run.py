@@ -280,6 +280,30 @@ def evaluate(run: DihtRun, **options: Any) -> Committed | None:
     return run_stage(program, run, Stage.EVALUATE, **options)
 
 
+def evaluate_alone(
+    folder: Path,
+    benchmarks: Sequence[dict[str, Any]],
+    *,
+    output: str = "out",
+    config: dict[str, Any] | None = None,
+    **options: Any,
+) -> Path:
+    """Evaluate a random model, in FOLDER/model, in a run without other stages and sources; the stage's folder."""
+    export_model(folder / "model", config)
+    spec = {
+        "data": {"output": f"{folder}/{output}"},
+        "evaluate": {"model": f"{folder}/model", "benchmarks": benchmarks, **options},
+    }
+    document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "alone"}, "spec": spec}
+    run_stage(program, load(json.dumps(document), name="run.yaml"), Stage.EVALUATE)
+    return folder / output / "runs/latest/evaluate"
+
+
+def measured(stage: Path) -> list[dict[str, Any]]:
+    """The results of the benchmarks in an evaluation's folder."""
+    return json.loads((stage / "report.json").read_text())["benchmarks"]
+
+
 def report(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "out" / "runs/latest" / "report.json").read_text())
 

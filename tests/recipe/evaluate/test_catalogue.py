@@ -4,24 +4,18 @@ averaged.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime.stage import run_stage
-from diht_k8s.stages.evaluate import stage as program
 from diht_k8s.stages.evaluate.catalogue import LISTS, catalogue
 from diht_k8s.stages.evaluate.catalogue.discovery import benchmark_of, find_benchmark
 from tests.recipe.evaluate.layouts import lay_out
-from tests.recipe.evaluate.small_run import export_model
+from tests.recipe.evaluate.small_run import evaluate_alone, measured
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -34,22 +28,15 @@ def test_entries_when_laid_out_small_are_all_evaluated(
         lay_out(tmp_path / "wds", entry, prefix="wds_" if number % 2 else "")
     found = [find_benchmark(entry, f"{tmp_path}/wds", storage) for entry in listed.benchmarks]
     assert [(item.shards, item.problem) for item in found] == [(2, None)] * len(found)
-    export_model(tmp_path / "model")
     parts = [benchmark_of(item, storage).model_dump(by_alias=True, mode="json") for item in found]
-    spec: dict[str, Any] = {
-        "data": {"sources": [{"name": "none", "shards": [f"{tmp_path}/none.tar"]}], "output": f"{tmp_path}/out"},
-        "evaluate": {"model": f"{tmp_path}/model", "benchmarks": parts},
-    }
-    document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "all"}, "spec": spec}
-    run_stage(program, load(json.dumps(document), name="all.yaml"), Stage.EVALUATE)
-    results = json.loads((tmp_path / "out" / "runs/latest/evaluate" / "report.json").read_text())["benchmarks"]
+    results = measured(stage := evaluate_alone(tmp_path, parts))
     assert [result["name"] for result in results] == [entry.name for entry in listed.benchmarks]
     for entry, result in zip(listed.benchmarks, results, strict=True):
         assert "error" not in result, result
         assert result["pictures"] == 6
         if entry.type == "Classification":
             assert len(result["classes"]) == entry.classes
-    page = (tmp_path / "out" / "runs/latest/evaluate" / "report.html").read_text()
+    page = (stage / "report.html").read_text()
     assert len(page.encode()) <= 5 << 20
     assert ("Beside published figures" in page) == (name != "vtab")
     assert "No average over benchmarks is given" in page

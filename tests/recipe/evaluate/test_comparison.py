@@ -132,16 +132,6 @@ def test_comparison_of_many_columns_corrects_for_all_differences_of_the_page() -
     }
 
 
-def test_comparison_when_runs_have_one_name_tells_them_apart_by_their_fields() -> None:
-    found = comparison([report("a", 0, 0.1), report("a", 0, 0.5, beta=1), report("b", 0, 0.5, beta=2)])
-    assert [column["name"] for column in found["columns"]] == ["a", "a (beta 1)", "b"]
-    (chart,) = found["charts"]
-    assert [line["name"] for line in chart["names"]] == ["a", "a (beta 1)", "b"]
-    page = comparison_page(found)
-    for part in ("<code>train.beta</code>", ">(default)</td>", ">1</td>", ">2</td>", "the others are compared with it"):
-        assert part in page
-
-
 def images_of(gained: int, order: int = 1, captions: int = 1) -> dict[str, PerImage]:
     """200 images, of which the first `gained` are right for all of their captions."""
     hits_N, ones_N = captions * (np.arange(200) < gained).astype(float)[::order], np.full(200, float(captions))

@@ -22,7 +22,7 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
 from diht_k8s.runtime.stage import run_stage
 from diht_k8s.stages.evaluate import stage as program
-from tests.recipe.evaluate.small_run import COLOURS, Pair, document, export_model, pairs
+from tests.recipe.evaluate.small_run import COLOURS, Pair, document, evaluate_alone, export_model, pairs
 
 
 @pytest.fixture
@@ -80,11 +80,8 @@ def test_progress_within_a_packed_shard_leaves_out_the_total_until_one_has_shown
         packed = tmp_path / "heldout" / f"{number}.tar.gz"
         packed.parent.mkdir(exist_ok=True)
         packed.write_bytes(gzip.compress(Path(plain).read_bytes()))
-    export_model(tmp_path / "model")
-    benchmark = {"name": "pairs", "type": "Retrieval", "shards": [f"{tmp_path}/heldout/{{0..1}}.tar.gz"]}
-    evaluate = {"model": f"{tmp_path}/model", "benchmarks": [benchmark], "fewShot": None}
-    data = {"output": f"{tmp_path}/out"}
-    run_stage(program, document(tmp_path, evaluate, data=data, filter=None, label=None, train=None), Stage.EVALUATE)
+    shards = [f"{tmp_path}/heldout/{{0..1}}.tar.gz"]
+    evaluate_alone(tmp_path, [{"name": "pairs", "type": "Retrieval", "shards": shards}])
     lines = [found for line in capsys.readouterr().out.splitlines() if (found := parse_progress(line))]
     images = [(line.done, line.total) for line in lines if line.step == "images" and line.done]
     assert images[0] == (64, 0)
@@ -104,14 +101,10 @@ def transparent_pairs() -> list[Pair]:
 
 def test_decode_when_reference_is_asked_for_gives_other_features_and_says_so(tmp_path: Path) -> None:
     write_samples(Storage(), f"{tmp_path}/heldout/0.tar", transparent_pairs())
-    export_model(tmp_path / "model")
     benchmark = {"name": "pairs", "type": "Retrieval", "shards": [f"{tmp_path}/heldout/0.tar"]}
     features: dict[str, bytes] = {}
     for decode in ("Ours", "Reference"):
-        evaluate = {"model": f"{tmp_path}/model", "benchmarks": [benchmark], "decode": decode, "fewShot": None}
-        data = {"output": f"{tmp_path}/{decode}"}
-        run_stage(program, document(tmp_path, evaluate, data=data, filter=None, label=None, train=None), Stage.EVALUATE)
-        folder = tmp_path / decode / "runs/latest/evaluate"
+        folder = evaluate_alone(tmp_path, [benchmark], output=decode, decode=decode)
         report = json.loads((folder / "report.json").read_text())
         assert report["benchmarks"][0]["decode"] == decode
         assert any("without orientation" in note for note in report["notes"]) is (decode == "Reference")
@@ -123,7 +116,6 @@ def test_splits_when_one_is_chosen_then_the_other_is_neither_read_nor_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_samples(Storage(), f"{tmp_path}/heldout/0.tar", pairs(40, 9000))
-    export_model(tmp_path / "model")
     sent: list[dict[str, float]] = []
     tracker = SimpleNamespace(log=lambda figures, step=None: sent.append(figures), finish=lambda: None)
     monkeypatch.setattr(program, "start_tracking", lambda *_: tracker)
@@ -131,10 +123,7 @@ def test_splits_when_one_is_chosen_then_the_other_is_neither_read_nor_named(
         {"name": "tuning", "type": "Retrieval", "split": "Development", "shards": [f"{tmp_path}/heldout/0.tar"]},
         {"name": "final", "type": "Retrieval", "split": "HeldOut", "shards": [f"{tmp_path}/missing/*.tar"]},
     ]
-    chosen = {"model": f"{tmp_path}/model", "benchmarks": benchmarks, "split": "Development", "fewShot": None}
-    data = {"output": f"{tmp_path}/out"}
-    run_stage(program, document(tmp_path, chosen, data=data, filter=None, label=None, train=None), Stage.EVALUATE)
-    folder = tmp_path / "out" / "runs/latest/evaluate"
+    folder = evaluate_alone(tmp_path, benchmarks, split="Development")
     found = json.loads((folder / "report.json").read_text())
     assert [(each["name"], each["split"]) for each in found["benchmarks"]] == [("tuning", "Development")]
     assert "tuning: retrieval, development split" in (folder / "report.html").read_text()

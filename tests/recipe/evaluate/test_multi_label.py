@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from diht_k8s.api.documents import load
-from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
 from diht_k8s.data.imports.torchvision_sets import VOC_CLASSES
-from diht_k8s.runtime.stage import run_stage
 from diht_k8s.stages.evaluate import class_texts
-from diht_k8s.stages.evaluate import stage as program
 from tests.recipe.evaluate.imports.originals import voc2007
-from tests.recipe.evaluate.small_run import export_model
-
-
-def evaluated(folder: Path, benchmarks: list[dict[str, Any]]) -> tuple[dict[str, Any], Path]:
-    """The first result of a model with random weights, and the stage's folder."""
-    spec = {"data": {"output": f"{folder}/out"}, "evaluate": {"model": f"{folder}/model", "benchmarks": benchmarks}}
-    document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "voc"}, "spec": spec}
-    run_stage(program, load(json.dumps(document), name="run.yaml"), Stage.EVALUATE)
-    stage = folder / "out/runs/latest/evaluate"
-    return json.loads((stage / "report.json").read_text())["benchmarks"][0], stage
+from tests.recipe.evaluate.small_run import evaluate_alone, measured
 
 
 def of_the_kit(lists: Path, scores: dict[str, float]) -> float:
@@ -58,8 +43,7 @@ def test_voc_of_whole_images_is_imported_listed_and_measured_as_the_kit_does(
     assert [(each["type"], each["classNames"]) for each in listed] == [
         ("MultiLabel", f"{tmp_path}/sets/voc/classnames.txt")
     ]
-    export_model(tmp_path / "model")
-    result, stage = evaluated(tmp_path, listed)
+    (result,) = measured(stage := evaluate_alone(tmp_path, listed))
     rows = pq.read_table(stage / "benchmarks/000.parquet").to_pydict()
     names = [path.stem for path in sorted((source / "VOCdevkit/VOC2007/JPEGImages").iterdir())][4:]
     again = {}

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.judge import judge
-from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
-from diht_k8s.runtime.stage import run_stage
-from diht_k8s.stages.evaluate import stage as program
-from tests.recipe.evaluate.small_run import COLOURS, SHAPES, document, draw, export_model
+from tests.recipe.evaluate.small_run import COLOURS, SHAPES, draw, evaluate_alone, measured
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -66,7 +62,6 @@ def sample(kind: str, row: int, names: list[str]) -> tuple[str, dict[str, bytes]
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_figures_when_clip_benchmark_has_the_same_shards_and_model_are_equal(tmp_path: Path, name: str) -> None:
     clip_benchmark_layout(tmp_path / "wds")
-    export_model(tmp_path / "model", ARCHITECTURES[name])
     benchmarks = [
         {"name": "pairs", "type": "Retrieval", "shards": [f"{tmp_path}/wds/pairs/test/{{0..1}}.tar"]},
         {
@@ -77,10 +72,7 @@ def test_figures_when_clip_benchmark_has_the_same_shards_and_model_are_equal(tmp
             "templates": TEMPLATES,
         },
     ]
-    evaluate = {"model": f"{tmp_path}/model", "benchmarks": benchmarks, "fewShot": None}
-    raw = {"sources": [{"name": "drawn", "shards": [f"{tmp_path}/wds/pairs/test/*.tar"]}], "output": f"{tmp_path}/out"}
-    run_stage(program, document(tmp_path, evaluate, data=raw, filter=None, label=None, train=None), Stage.EVALUATE)
-    pairs, classes = json.loads((tmp_path / "out" / "runs/latest/evaluate" / "report.json").read_text())["benchmarks"]
+    pairs, classes = measured(evaluate_alone(tmp_path, benchmarks, config=ARCHITECTURES[name]))
 
     theirs = judge("zeroshot_retrieval", tmp_path / "wds" / "pairs", tmp_path / "model", tmp_path / "r.json").metrics
     for k in ("1", "5", "10"):

@@ -10,7 +10,6 @@ from pathlib import Path
 import open_clip
 import pytest
 
-from diht_k8s.api.errors import UserError
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.cli.main import main
 from diht_k8s.data.shards.storage import Storage
@@ -57,12 +56,6 @@ def test_imagenet_when_spelled_by_any_tool_has_open_clips_texts(name: str) -> No
 @pytest.mark.parametrize("name", ["imagenet-a", "imagenet-r", "tiny_imagenet", "mnist"])
 def test_imagenet_when_classes_are_others_is_not_taken_for_it(name: str) -> None:
     assert not is_imagenet(name)
-
-
-def test_texts_when_no_package_has_them_are_none() -> None:
-    assert packaged_names("mnist") is None
-    with pytest.raises(UserError, match="no class names; set classNames"):
-        class_names(Storage(), benchmark("mnist"))
 
 
 @pytest.mark.usefixtures("package")

@@ -35,6 +35,7 @@ from tests.recipe.evaluate.small_run import (
     report,
     results,
 )
+from tests.recipe.filter.shards import tolerating
 
 
 def test_stage_when_whole_writes_report_and_marker(done: Path) -> None:
@@ -323,9 +324,7 @@ def test_benchmark_when_a_shard_is_damaged_is_used_up_to_the_damage_within_the_l
     path.write_bytes(content[: 2 * len(content) // 3])
     with pytest.raises(DataError, match=r"0\.tar is damaged after .* raise spec\.data\.maxBadShards \(0;"):
         evaluate(document(fresh, {"fewShot": None}))
-    run = document(fresh, {"fewShot": None})
-    data = run.spec.data.model_copy(update={"max_bad_shards": "100%"})
-    committed = evaluate(run.model_copy(update={"spec": run.spec.model_copy(update={"data": data})}))
+    committed = evaluate(tolerating(document(fresh, {"fewShot": None}), "100%"))
     assert committed is not None
     (shard,) = committed.summary["damaged_shards"]
     retrieval = report(fresh)["benchmarks"][0]
@@ -338,9 +337,7 @@ def test_progress_when_the_last_shard_is_damaged_counts_as_many_as_the_report(
 ) -> None:
     path = max((fresh / "heldout").glob("*.tar"))
     path.write_bytes(path.read_bytes()[:-20_000])
-    run = document(fresh, {"fewShot": None})
-    data = run.spec.data.model_copy(update={"max_bad_shards": "100%"})
-    committed = evaluate(run.model_copy(update={"spec": run.spec.model_copy(update={"data": data})}))
+    committed = evaluate(tolerating(document(fresh, {"fewShot": None}), "100%"))
     assert committed is not None
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"diht":"progress"')]
     last = [line for line in lines if line["step"] == "images"][-1]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from diht_k8s.api.hashing import sha256_of
@@ -19,13 +20,11 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime.commit import read_committed
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.runtime.stage import locate, run_stage
 from diht_k8s.stages.filter import stage
 from diht_k8s.stages.filter.scores import Row, open_scores
 from diht_k8s.stages.filter.shard_filter import ShardFilter
-from tests.folders import located
 
 Member = tuple[str, bytes]
 DISABLED = {"mode": "Disabled"}
@@ -68,6 +67,11 @@ def tar_of(members: Iterable[Member]) -> bytes:
     return buffer.getvalue()
 
 
+def scene(seed: int) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC)
+
+
 CAPTIONS = (
     "a small dog chasing a red ball",
     "iphone case",
@@ -104,11 +108,32 @@ def run_of(
     return DihtRun.model_validate(document)
 
 
-def filter_with(run: DihtRun, *, worker: int = 0, workers: int = 1, stop: StopFlag | None = None) -> Committed | None:
+def work(run: DihtRun, worker: int = 0, workers: int = 1, stop: StopFlag | None = None) -> Committed | None:
+    """Filter as one of several processes; None where another one commits."""
     return run_stage(stage, run, Stage.FILTER, worker=worker, workers=workers, stop=stop)
 
 
-def filter_by_two(run: DihtRun, program: Callable[..., object] = filter_with, *, workers: int = 2) -> list[int | None]:
+def filter_with(run: DihtRun, *, worker: int = 0, workers: int = 1, stop: StopFlag | None = None) -> Committed:
+    committed = work(run, worker, workers, stop)
+    assert committed is not None
+    return committed
+
+
+def filter_pairs(
+    folder: Path, members: Iterable[Member], rules: Mapping[str, Any] | None = None, **source: Any
+) -> Committed:
+    """Filter the shard `a.tar` of these members to FOLDER/out."""
+    (folder / "a.tar").write_bytes(tar_of(members))
+    return filter_with(run_of(folder / "out", f"{folder}/a.tar", rules, **source))
+
+
+def tolerating(run: DihtRun, limit: int | str) -> DihtRun:
+    """The run with a limit for damaged shards."""
+    data = run.spec.data.model_copy(update={"max_bad_shards": limit})
+    return run.model_copy(update={"spec": run.spec.model_copy(update={"data": data})})
+
+
+def filter_by_two(run: DihtRun, program: Callable[..., object] = work, *, workers: int = 2) -> list[int | None]:
     """Exit codes of two parallel processes that share the shards; with `workers=1` each processes all of them."""
     context = multiprocessing.get_context("fork")
     both = [
@@ -122,15 +147,6 @@ def filter_by_two(run: DihtRun, program: Callable[..., object] = filter_with, *,
     return [process.exitcode for process in both]
 
 
-def assert_two_workers_equal_one(folder: Path, shards: str, rules: Mapping[str, object] | None = None) -> None:
-    """Two processes that share the shards commit and write the same as one."""
-    one = filter_with(run_of(folder / "one", shards, rules))
-    assert filter_by_two(run_of(folder / "two", shards, rules)) == [0, 0]
-    two = read_committed(Storage(), located(folder / "two"), Stage.FILTER)
-    assert one is not None
-    assert (two.output_sha256, files_of(folder / "two")) == (one.output_sha256, files_of(folder / "one"))
-
-
 def filter_slowly(run: DihtRun, worker: int = 0, workers: int = 1) -> None:
     """Run the stage with a pause after each batch, so kills hit between any two writes; run it in its own process."""
     apply_rules = ShardFilter._apply_rules
@@ -140,7 +156,7 @@ def filter_slowly(run: DihtRun, worker: int = 0, workers: int = 1) -> None:
         return apply_rules(*arguments)  # type: ignore[arg-type]
 
     ShardFilter._apply_rules = apply_and_wait  # type: ignore[method-assign, assignment]
-    filter_with(run, worker=worker, workers=workers)
+    work(run, worker, workers)
 
 
 def config_of(run: DihtRun) -> str:
@@ -162,6 +178,10 @@ def forget(output: Path) -> None:
     for name in ("COMMITTED.json", "STARTED.json"):
         (output / "runs/latest/filter" / name).unlink(missing_ok=True)
     shutil.rmtree(output / "runs/latest/filter" / "summaries", ignore_errors=True)
+
+
+def report_of(output: Path) -> dict[str, Any]:
+    return json.loads((output / "runs/latest/filter/report.json").read_text())
 
 
 def rows_of(output: Path, shard: str) -> list[Row]:

@@ -58,8 +58,6 @@ def test_table_and_tar_of_the_same_pairs_get_the_same_verdicts(tmp_path: Path, n
     (tmp_path / "pool.tar").write_bytes(shard_of(rows))
     tar = filter_with(run_of(tmp_path / "tar", str(tmp_path / "pool.tar"), rules))
     table = filter_with(table_run(tmp_path / "table", write_table(tmp_path / name, rows), rules))
-    assert tar is not None
-    assert table is not None
     from_tar, from_table = verdicts(tmp_path / "tar", "web-pool"), verdicts(tmp_path / "table", "web-pool-00000")
     assert from_table == from_tar
     assert table.summary["counts"] == tar.summary["counts"]
@@ -73,8 +71,6 @@ def test_clip_score_is_left_to_the_run_over_the_downloaded_shards(tmp_path: Path
     table, rule = write_table(tmp_path / "a.parquet", pairs(100)), {"model": f"{tmp_path}/no-model", "minScore": 1}
     plain = filter_with(table_run(tmp_path / "plain", table))
     scored = filter_with(table_run(tmp_path / "scored", table, {"clipScore": rule}))
-    assert plain is not None
-    assert scored is not None
     assert scored.summary["counts"] == plain.summary["counts"]
 
 
@@ -87,12 +83,10 @@ def test_table_of_several_row_groups_is_split_over_workers_and_nothing_is_lost(
     whole = filter_with(
         table_run(tmp_path / "whole", write_table(tmp_path / "a.parquet", rows, row_group_size=250), RULES)
     )
-    assert whole is not None
     assert [shard["input"] for shard in whole.summary["shards"]] == [83, 83, 84] * 4
     assert filter_by_two(table_run(tmp_path / "two", str(tmp_path / "a.parquet"), RULES)) == [0, 0]
     assert files_of(tmp_path / "two") == files_of(tmp_path / "whole")
     lines = filter_with(table_run(tmp_path / "lines", write_table(tmp_path / "b.jsonl", rows), RULES))
-    assert lines is not None
     assert len(lines.summary["shards"]) > 5
     assert lines.summary["counts"] == whole.summary["counts"]
     assert survivors(tmp_path / "lines") == survivors(tmp_path / "whole")
@@ -101,7 +95,6 @@ def test_table_of_several_row_groups_is_split_over_workers_and_nothing_is_lost(
 def test_sizes_of_the_table_drop_images_before_they_are_fetched(tmp_path: Path) -> None:
     table = write_table(tmp_path / "a.parquet", pairs(300))
     committed = filter_with(table_run(tmp_path / "out", table, {"minSide": 64, "maxAspectRatio": 2}))
-    assert committed is not None
     assert committed.summary["counts"]["dropped"]["size"] > 0
     kept = {row["uid"] for row in survivors(tmp_path / "out")}
     assert kept == {row["uid"] for row in pairs(300) if row["uid"] in kept and row["original_width"] == 96}
@@ -135,7 +128,6 @@ def test_uids_that_are_no_hex_digits_give_no_list_and_scores_are_found(tmp_path:
     rules = {"minActions": 1, "maxBadPercent": 50, "scoresFrom": f"{tmp_path}/out/runs/latest/filter"}
     later = filter_with(run_of(tmp_path / "later", str(tmp_path / "pool.tar"), rules))
     assert parsed == []
-    assert later is not None
     assert later.summary["counts"]["bad"] == {
         "picture_unreadable": 1
     }  # no image was read before, whatever the scores say
@@ -161,8 +153,6 @@ def test_later_pass_reuses_the_scores_by_uid_and_reads_the_images(
         run_of(tmp_path / "later", shards, {**rules, "scoresFrom": f"{tmp_path}/out/runs/latest/filter"})
     )
     assert sorted(parsed) == sorted([changed["text"], new["text"]])
-    assert later is not None
-    assert fresh is not None
     assert later.summary["counts"] == fresh.summary["counts"]
     assert later.summary["counts"]["bad"] == {"picture_unreadable": 2}
     assert files_of(tmp_path / "later") == files_of(tmp_path / "fresh")
@@ -209,7 +199,6 @@ def test_bad_rows_are_counted_by_reason(tmp_path: Path) -> None:
     ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
     committed = filter_with(table_run(tmp_path / "out", str(tmp_path / "a.jsonl"), {"maxBadPercent": 100}))
-    assert committed is not None
     assert committed.summary["counts"]["kept"] == 2
     assert committed.summary["counts"]["bad"] == {
         "caption_empty": 1,

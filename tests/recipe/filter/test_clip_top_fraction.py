@@ -15,14 +15,7 @@ from diht_k8s.runtime.inputs import kept_shards
 from diht_k8s.runtime.run_folder import run_layout
 from diht_k8s.runtime.signals import StopFlag
 from tests.recipe.filter.clip_scores import CAPTIONS, image_of, reasons_of, reference, scored
-from tests.recipe.filter.shards import (
-    files_of,
-    filter_with,
-    pair,
-    rows_of,
-    run_of,
-    tar_of,
-)
+from tests.recipe.filter.shards import files_of, filter_with, pair, report_of, rows_of, run_of, tar_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,7 +34,6 @@ def test_best_share_of_the_whole_input_is_kept_and_the_rest_counted(
 ) -> None:
     run, expected = run_of(tmp_path / "out", shards, share(model, 0.45, output=output)), reference(model)
     committed = filter_with(run)
-    assert committed is not None
     counts = {"input": 16, "kept": 7, "bad": {}, "dropped": {"clip_share": 7, "complexity": 2}}
     assert committed.summary["counts"] == counts
     closing = json.loads([line for line in capsys.readouterr().out.splitlines() if '"progress"' in line][-1])
@@ -53,7 +45,7 @@ def test_best_share_of_the_whole_input_is_kept_and_the_rest_counted(
     ]
     assert set(read) == best(expected, 7)
     assert {key for key, reason in reasons_of(tmp_path / "out").items() if not reason} == set(read)
-    report = json.loads((tmp_path / "out/runs/latest/filter/report.json").read_text())
+    report = report_of(tmp_path / "out")
     assert report["funnel"][-1] == {"step": "clip_share", "samples": 7, "dropped": 7}
     assert report["clip_share"] == {"pairs": 14, "kept": 7, "score": pytest.approx(min(expected[k] for k in read))}
     assert len(report["examples"]["clip_share"]) == 7
@@ -63,7 +55,6 @@ def test_share_is_of_what_all_other_rules_keep(tmp_path: Path, shards: str, mode
     repeats = [member for number in (0, 2) for member in pair(f"2-{number}", CAPTIONS[number], image_of(0, number))]
     (tmp_path / "in" / "2.tar").write_bytes(tar_of(repeats))
     committed = filter_with(run_of(tmp_path / "out", shards, share(model, 0.5, duplicates="Exact")))
-    assert committed is not None
     assert committed.summary["counts"]["dropped"] == {"clip_share": 7, "complexity": 2, "duplicate": 2}
     assert [row.reason for row in rows_of(tmp_path / "out", "web-2")] == ["duplicate", "duplicate"]
 

@@ -58,7 +58,6 @@ def test_groups_of_any_size_and_any_number_of_workers_end_in_the_same_files(
     monkeypatch.setattr(sources, "MAX_GROUPS", 3)
     run = run_of(tmp_path / "two", shards, rules)
     assert filter_by_two(run) == [0, 0]
-    assert whole is not None
     assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
     summaries = [
         path.name for path in (tmp_path / "two/runs/latest/filter/summaries").iterdir() if "filtered" not in path.name
@@ -86,6 +85,5 @@ def test_a_stop_within_a_group_keeps_its_finished_shards_and_their_places(
     monkeypatch.setattr(shard_filter, "write_table", lambda *arguments: again.append(arguments[1]) or write(*arguments))
     again: list[str] = []
     committed = filter_with(run)
-    assert committed is not None
     assert (len(written), len(again)) == (1, len(SHARDS) - 1)
     assert check_index(run) == committed.summary["counts"]["kept"]

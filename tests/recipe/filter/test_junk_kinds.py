@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.outputs.takedown import purge
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.filter.captions.parser import CaptionParser
-from tests.recipe.filter.shards import drawn, filter_with, pair, rows_of, run_of, tar_of
+from tests.recipe.filter.shards import drawn, filter_with, pair, report_of, rows_of, run_of, tar_of
 
 GOOD, SIMPLE, FOREIGN = "a small dog chasing a red ball", "server", "ein kleiner Hund jagt einen roten Ball im Garten"
 RULES: dict[str, Any] = {"junkField": "junk", "duplicates": "Exact", "maxBadPercent": 50}
@@ -44,7 +43,7 @@ def pool(folder: Path) -> str:
 
 
 def junk(output: Path) -> dict[str, Any]:
-    return json.loads((output / "runs/latest/filter/report.json").read_text())["junk"]
+    return report_of(output)["junk"]
 
 
 def run_in(folder: Path, **more: Any) -> DihtRun:

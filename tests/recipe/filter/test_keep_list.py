@@ -66,8 +66,6 @@ def test_later_stages_see_the_pairs_that_copies_would_hold(tmp_path: Path, suffi
         run_of(tmp_path / name, raw, rules | more, **source) for name, more in (("copied", {}), ("listed", LISTED))
     )
     committed = [filter_with(run) for run in (copied, listed)]
-    assert committed[0] is not None
-    assert committed[1] is not None
     assert committed[0].summary["counts"] == committed[1].summary["counts"]
     assert pairs_of(listed) == pairs_of(copied)
     keys = {name: [key for key, *_ in pairs] for name, pairs in pairs_of(listed).items()}

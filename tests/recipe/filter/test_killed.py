@@ -24,13 +24,14 @@ from tests.recipe.filter.shards import (
     CAPTIONS,
     files_of,
     filter_by_two,
+    filter_pairs,
     filter_slowly,
     filter_with,
     folder_of,
     forget,
     pair,
     run_of,
-    tar_of,
+    work,
     write_shards,
 )
 
@@ -85,7 +86,7 @@ def _killed_by_a_shard(run: DihtRun, worker: int) -> None:
         return filter_shard(self, shard, before)
 
     ShardFilter.filter = poisoned  # type: ignore[method-assign]  # this process ends with it
-    os._exit(exit_code_of(lambda: filter_with(run, worker=worker, workers=2)))
+    os._exit(exit_code_of(lambda: work(run, worker, 2)))
 
 
 def test_shard_that_kills_three_workers_ends_the_stage_and_is_named(
@@ -119,7 +120,5 @@ def test_scores_of_another_schema_version_are_named(
 
 def test_caption_of_100_mb_is_bad_and_costs_no_more(tmp_path: Path) -> None:
     members = [*pair("a", b"dog " * (25 << 20)), *pair("b", CAPTIONS[0])]
-    (tmp_path / "a.tar").write_bytes(tar_of(members))
-    committed = filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"maxBadPercent": 50.0}))
-    assert committed is not None
+    committed = filter_pairs(tmp_path, members, {"maxBadPercent": 50.0})
     assert committed.summary["counts"]["bad"] == {"member_too_large": 1}

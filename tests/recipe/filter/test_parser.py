@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diht_k8s.stages.filter import CaptionParser, describe
+from diht_k8s.stages.filter import CaptionParser
 from diht_k8s.stages.filter.captions.graph import CaptionGraph
 
 PARSER = CaptionParser()
@@ -155,6 +155,25 @@ def test_relations(caption: str, expected: set[Triple]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("caption", "expected", "not_expected"),
+    [
+        ("a girl who brings a kite to every picnic", ("girl", "bring to", "picnic"), None),
+        ("Filter for vacuum XV-200", ("filter", "for", "vacuum"), None),
+        ("a chef in uniform with a teapot", ("chef", "with", "teapot"), ("uniform", "with", "teapot")),
+        ("Novel by Ann Lee narrated by Tim Ray", ("tim ray", "narrate", "novel"), ("tim ray", "narrate", "ann lee")),
+        ("a glass of milk royalty free stock photo", ("glass", "of", "milk"), None),
+        ("a net used by sailors to catch crabs", ("sailor", "catch", "crab"), ("net", "catch", "crab")),
+        ("people walk in Las Vegas", ("people", "walk in", "las vegas"), None),
+        ("a nurse biopsies the sample", ("nurse", "biopsy", "sample"), None),
+    ],
+)
+def test_relation_belongs_to_the_right_words(caption: str, expected: Triple, not_expected: Triple | None) -> None:
+    found = triples(parsed(caption))
+    assert expected in found
+    assert not_expected not in found
+
+
+@pytest.mark.parametrize(
     ("caption", "actions"),
     [
         ("Buy cheap shoes online", []),
@@ -236,10 +255,6 @@ def test_cache_is_bounded() -> None:
     parser = CaptionParser(cached=2)
     parser.parse(["a", "b", "c", "d"])
     assert len(parser._cache) == 2
-
-
-def test_describe_prints_what_was_parsed() -> None:
-    assert describe(parsed("a black dog barks")) == "dog [black]\n  -bark-> ?\ncomplexity 2, actions 1 (bark)"
 
 
 def test_lone_surrogate_is_skipped_and_spans_stay_valid() -> None:

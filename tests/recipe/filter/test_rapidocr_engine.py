@@ -160,4 +160,4 @@ def test_run_on_a_missing_gpu_ends_before_a_shard_is_opened(
 
 def test_run_that_spots_no_text_needs_no_gpu(tmp_path: Path) -> None:
     rules = {"textSpotting": {"mode": "Disabled", "device": "CUDA"}}
-    assert filter_with(run_of(tmp_path / "out", write_shards(tmp_path / "in"), rules)) is not None
+    filter_with(run_of(tmp_path / "out", write_shards(tmp_path / "in"), rules))

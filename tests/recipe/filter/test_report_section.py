@@ -4,24 +4,21 @@ the filter.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from diht_k8s.report import sections
 from diht_k8s.report.page import environment
-from tests.recipe.filter.shards import CAPTIONS, drawn, filter_with, pair, run_of, tar_of
+from tests.recipe.filter.shards import CAPTIONS, drawn, filter_pairs, pair, report_of
 
 
 def section(folder: Path) -> str:
     """The section's text, without tags."""
     members = [member for number, caption in enumerate(CAPTIONS) for member in pair(str(number), caption)]
     members += pair("big", CAPTIONS[0], drawn(size=(400, 20)))
-    (folder / "a.tar").write_bytes(tar_of(members))
     rules = {"minActions": 1, "maxAspectRatio": 5, "duplicates": "Exact"}
-    committed = filter_with(run_of(folder / "out", f"{folder}/a.tar", rules))
-    assert committed is not None
-    report = json.loads((folder / "out/runs/latest/filter/report.json").read_text())
+    committed = filter_pairs(folder, members, rules)
+    report = report_of(folder / "out")
     part = {"state": "committed", "summary": committed.summary, "report": report, "thumbnails": {}}
     content = {"missing": {}, "filter": part, "funnel": report["funnel"], "config": {"spec": {"filter": rules}}}
     html = (

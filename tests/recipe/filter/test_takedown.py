@@ -38,7 +38,7 @@ from diht_k8s.stages.filter.scores import open_scores
 from diht_k8s.stages.label import stage as label_stage
 from diht_k8s.stages.train import stage as train_stage
 from tests.folders import located
-from tests.recipe.filter.shards import drawn, filter_with, kept_keys, pair, rows_of, run_of, tar_of
+from tests.recipe.filter.shards import drawn, filter_with, kept_keys, pair, report_of, rows_of, run_of, tar_of
 from tests.recipe.filter.taken_pairs import GOOD, Bench, entry
 from tests.recipe.label.conftest import TEACHER, teacher_weights  # noqa: F401 (a fixture)
 
@@ -115,9 +115,7 @@ def test_purged_run_is_cached_and_equals_one_that_excluded_from_the_start(bench:
     assert filter_with(bench.run) == bench.committed(Stage.FILTER)
     rules = {"exclude": bench.listed("a-1", "b-0")}
     filter_with(run_of(tmp_path / "fresh", f"{tmp_path}/?.tar", rules))
-    purged, fresh = (
-        json.loads((tmp_path / name / "runs/latest/filter/report.json").read_text()) for name in ("out", "fresh")
-    )
+    purged, fresh = (report_of(tmp_path / name) for name in ("out", "fresh"))
     same = ("counts", "funnel", "table", "complexity", "actions", "names", "examples")
     assert {name: purged[name] for name in same} == {name: fresh[name] for name in same}
     for shard in ("web-a", "web-b"):

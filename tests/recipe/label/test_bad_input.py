@@ -113,10 +113,3 @@ def test_half_done_stage_when_a_file_of_it_is_damaged_then_names_it(make_kept: M
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(DataError, match=rf"{file} is damaged \(.+\): remove it and run the stage label again"):
         label(kept.run(), step="heads")
-
-
-def test_top_k_of_the_message_works_without_replace(make_kept: Make) -> None:
-    kept = make_kept(shards=1).write()
-    with pytest.raises(UserError, match=r"set label\.topK to at most 3"):
-        label(kept.run(topK=4))
-    assert label(kept.run(topK=3)) is not None

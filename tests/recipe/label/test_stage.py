@@ -20,6 +20,7 @@ from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.label import heads_step, predict_step
 from diht_k8s.stages.label.soft_labels import read_labels
 from tests.folders import located
+from tests.recipe.filter.shards import tolerating
 from tests.recipe.label.conftest import Kept, picture
 from tests.recipe.label.label_stage import Make, label
 
@@ -145,10 +146,7 @@ def test_damaged_shard_within_the_limit_keeps_a_row_for_each_lost_pair_and_is_co
     path = kept.folder / "runs/latest/filter" / "kept" / "shapes-01.tar"
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    run = kept.run()
-    data_with = run.spec.data.model_copy(update={"max_bad_shards": 1})
-    run = run.model_copy(update={"spec": run.spec.model_copy(update={"data": data_with})})
-    committed = label(run)
+    committed = label(tolerating(kept.run(), 1))
     assert committed is not None
     (shard,) = committed.summary["damaged_shards"]
     lost = len(kept.shards[1]) - shard["salvaged"]
@@ -157,15 +155,6 @@ def test_damaged_shard_within_the_limit_keeps_a_row_for_each_lost_pair_and_is_co
     assert committed.summary["bad"]["shard_damaged"] == lost
     assert committed.summary["samples"] == sum(map(len, kept.shards))
     assert committed.summary["labelled"] == committed.summary["samples"] - sum(committed.summary["bad"].values())
-
-
-def test_steps_when_each_is_a_job_of_its_own_then_same_bytes_as_one_job(make_kept: Make) -> None:
-    one, three = make_kept(name="one").write(), make_kept(name="three").write()
-    label(one.run())
-    assert label(three.run(), step="vocabulary") is None
-    assert label(three.run(), step="heads") is None
-    assert label(three.run(), step="predict") is not None
-    assert files_of(three.run()) == files_of(one.run())
 
 
 def test_labels_when_a_worker_is_lost_then_another_makes_its_shards_and_the_same_bytes(

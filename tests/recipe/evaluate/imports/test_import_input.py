@@ -12,18 +12,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from diht_k8s.api.documents import load
-from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
 from diht_k8s.data.shards.samples import read_samples
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime.stage import run_stage
 from diht_k8s.stages.evaluate import class_texts
-from diht_k8s.stages.evaluate import stage as program
 from diht_k8s.stages.evaluate.benchmark_images import captions_of
 from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.originals import IMAGES, few_rows, split_files, two_captions
-from tests.recipe.evaluate.small_run import export_model
+from tests.recipe.evaluate.small_run import evaluate_alone
 
 Make = Callable[[Path], Path]
 
@@ -340,13 +336,9 @@ def test_a_set_without_class_names_is_warned_of_on_the_page_and_the_card(
     source = originals.gtsrb(tmp_path / "in")
     assert main(["benchmarks", "import", str(source), f"{tmp_path}/sets/gtsrb", "--format", "gtsrb"]) == 0
     benchmark = {"name": "gtsrb", "type": "Classification", "shards": [f"{tmp_path}/sets/gtsrb/test/0.tar"]}
-    export_model(tmp_path / "model")
-    evaluate = {"model": f"{tmp_path}/model", "benchmarks": [benchmark]}
-    spec = {"data": {"output": f"{tmp_path}/out"}, "evaluate": evaluate}
-    document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "numbers"}, "spec": spec}
-    run_stage(program, load(json.dumps(document), name="run.yaml"), Stage.EVALUATE)
+    stage = evaluate_alone(tmp_path, [benchmark])
     for name in ("report.html", "README.md"):
-        assert "gtsrb: 43 of 43 class names are numbers" in (tmp_path / f"out/runs/latest/evaluate/{name}").read_text()
+        assert "gtsrb: 43 of 43 class names are numbers" in (stage / name).read_text()
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,12 @@ from typing import Any
 import pytest
 
 from benchmarks.judge import environment, timed
-from diht_k8s.api.documents import load
-from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime.stage import run_stage
 from diht_k8s.stages.evaluate import class_texts
-from diht_k8s.stages.evaluate import stage as program
 from diht_k8s.stages.evaluate.catalogue.discovery import benchmark_of, candidate_folders, find_unlisted
 from tests.recipe.evaluate.imports import originals
-from tests.recipe.evaluate.small_run import export_model
+from tests.recipe.evaluate.small_run import evaluate_alone, measured
 
 BUILT = ("cifar10", "mnist", "gtsrb", "food101", "pets", "eurosat")
 """clip-benchmark reads these originals by its own builder; with the captions below."""
@@ -60,17 +56,10 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
         ]
         assert main(["benchmarks", "import", str(source), output, "--shard-size", "10", *options]) == 0
     class_texts._read.cache_clear()
-    export_model(tmp_path / "model")
     storage, root = Storage(), f"{tmp_path}/out"
     parts = [benchmark_of(each, storage) for each in find_unlisted(root, storage, candidate_folders(root, storage), ())]
     benchmarks = [part.model_dump(by_alias=True, mode="json") for part in parts]
-    spec = {
-        "data": {"output": f"{tmp_path}/run"},
-        "evaluate": {"model": f"{tmp_path}/model", "benchmarks": benchmarks, "decode": "Reference"},
-    }
-    document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "all"}, "spec": spec}
-    run_stage(program, load(json.dumps(document), name="all.yaml"), Stage.EVALUATE)
-    results = json.loads((tmp_path / "run/runs/latest/evaluate/report.json").read_text())["benchmarks"]
+    results = measured(evaluate_alone(tmp_path, benchmarks, output="run", decode="Reference"))
     return {result["name"].removeprefix("our_"): result for result in results}
 
 

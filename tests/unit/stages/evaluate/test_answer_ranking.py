@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from diht_k8s.stages.evaluate.answer_ranking import answer_ranking, answer_score, rank_answers, texts_of
-from diht_k8s.stages.evaluate.benchmark_images import BenchmarkImage, VisualQuestion
+from diht_k8s.stages.evaluate.benchmark_images import VisualQuestion
 from diht_k8s.stages.evaluate.encoding import EncodedImages
 from diht_k8s.stages.evaluate.scores import rate_interval
-from diht_k8s.stages.evaluate.soundness import TextEncoder
+from tests.unit.stages.evaluate.stubs import image, one_hot
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,9 @@ def test_answers_lose_a_final_stop_and_no_other() -> None:
 def test_each_question_is_answered_from_its_own_texts_and_mistakes_are_answers_that_nobody_gave() -> None:
     known = {text: row for row, text in enumerate(("1 red", "1 blue", "2 red", "2 blue"))}
     people = ("red",) * 1 + ("blue",) * 9
-    items = [
-        BenchmarkImage("0.tar", key, key, (), None, (VisualQuestion(key, people, ("red", "blue")),)) for key in "12"
-    ]
+    items = [image(row, questions=(VisualQuestion(str(row), people, ("red", "blue")),)) for row in (1, 2)]
     images = EncodedImages(items, np.eye(4, dtype=np.float32)[[0, 3]])
-    encode = TextEncoder(lambda texts: np.eye(4, dtype=np.float32)[[known[text] for text in texts]], "stub", 1.0, 4)
-    found = rank_answers(images, [], ["{question} {answer}"], encode, [0])
+    found = rank_answers(images, [], ["{question} {answer}"], one_hot(known.__getitem__, 4), [0])
     assert found.per_image.figures["accuracy"][0].tolist() == pytest.approx([0.3, 1.0])
     assert found.figures["mistakes"] == []
 
@@ -76,20 +73,16 @@ def test_each_question_is_answered_from_its_own_texts_and_mistakes_are_answers_t
 @pytest.mark.parametrize("layout", ["one image each", "a copy of the image for each question"])
 def test_questions_about_one_image_are_resampled_together_whichever_way_they_are_stored(layout: str) -> None:
     asked = [[VisualQuestion(f"{row} {n}", ("red",), ("red", "blue")) for n in range(5)] for row in range(20)]
-    items = [
-        BenchmarkImage("0.tar", "x", f"{row}", (), None, tuple(each), digest=f"{row}") for row, each in enumerate(asked)
-    ]
+    items = [image(row, questions=tuple(each), digest=f"{row}") for row, each in enumerate(asked)]
     if layout != "one image each":
         items = [
             replace(item, uid=f"{item.uid}-{n}", questions=(each,))
             for item in items
             for n, each in enumerate(item.questions)
         ]
-    items.insert(0, BenchmarkImage("0.tar", "x", "silent", (), None, digest="3"))
+    items.insert(0, image(20, digest="3"))
     images = EncodedImages(items, np.eye(2, dtype=np.float32)[[int(item.digest) % 2 for item in items]])
-    encode = TextEncoder(
-        lambda texts: np.eye(2, dtype=np.float32)[[int("blue" in text) for text in texts]], "stub", 1.0, 2
-    )
+    encode = one_hot(lambda text: int("blue" in text), 2)
     found = rank_answers(images, [], ["{question} {answer}"], encode, [0])
     figures = found.figures
     hits, weights = found.per_image.figures["accuracy"]
@@ -106,13 +99,8 @@ def test_texts_when_question_holds_a_place_of_its_own_leaves_it() -> None:
 
 def test_questions_that_cannot_be_used_are_counted() -> None:
     asked = (VisualQuestion("?", ("red",), ("red", "blue")),)
-    items = [
-        BenchmarkImage("0.tar", f"{row}", f"{row}", (), None, asked * (row > 0), unusable_questions=row % 2 + 1)
-        for row in range(3)
-    ]
-    encode = TextEncoder(
-        lambda texts: np.eye(2, dtype=np.float32)[[int(text == "blue") for text in texts]], "stub", 1.0, 2
-    )
+    items = [image(row, questions=asked * (row > 0), unusable_questions=row % 2 + 1) for row in range(3)]
+    encode = one_hot(lambda text: int(text == "blue"), 2)
     figures = rank_answers(
         EncodedImages(items, np.eye(2, dtype=np.float32)[[0, 1, 0]]), [], ["{answer}"], encode, [0]
     ).figures
@@ -122,17 +110,8 @@ def test_questions_that_cannot_be_used_are_counted() -> None:
 
 @pytest.mark.parametrize(("alike", "said"), [(0, []), (1, ["for 1 of 3 questions"]), (3, ["for 3 of 3 questions"])])
 def test_questions_when_all_their_candidates_look_alike_are_counted(alike: int, said: list[str]) -> None:
-    items = [
-        BenchmarkImage("0.tar", f"{row}", f"{row}", (), None, (VisualQuestion(f"{row}", ("red",), ("red", "blue")),))
-        for row in range(3)
-    ]
-
-    encode = TextEncoder(
-        lambda texts: np.eye(2, dtype=np.float32)[[int("blue" in text and int(text[0]) >= alike) for text in texts]],
-        "stub",
-        1.0,
-        2,
-    )
+    items = [image(row, questions=(VisualQuestion(f"{row}", ("red",), ("red", "blue")),)) for row in range(3)]
+    encode = one_hot(lambda text: int("blue" in text and int(text[0]) >= alike), 2)
     images = EncodedImages(items, np.eye(2, dtype=np.float32)[[0, 1, 0]])
     notes = rank_answers(images, [], ["{question} {answer}"], encode, [0]).figures["notes"]
     assert [note.partition(" the model")[0] for note in notes] == said

@@ -8,21 +8,18 @@ import numpy as np
 import pytest
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.stages.evaluate.benchmark_images import BenchmarkImage
 from diht_k8s.stages.evaluate.encoding import EncodedImages
 from diht_k8s.stages.evaluate.multi_label import rank_images
 from diht_k8s.stages.evaluate.soundness import TextEncoder
+from tests.unit.stages.evaluate.stubs import image, one_hot
 
 NAMES = ["cat", "dog", "cow"]
-ENCODE = TextEncoder(lambda texts: np.eye(3, dtype=np.float32)[[NAMES.index(text) for text in texts]], "names", 1.0, 3)
+ENCODE = one_hot(NAMES.index, 3)
 
 
 def images(*said: tuple[Sequence[float], tuple[int, ...] | None, tuple[int, ...]]) -> EncodedImages:
     """Scores for the three names, classes and ignored classes of each."""
-    items = [
-        BenchmarkImage("0.tar", str(row), f"u{row}", (), None, classes=classes, ignored_classes=ignored)
-        for row, (_, classes, ignored) in enumerate(said)
-    ]
+    items = [image(row, classes=classes, ignored_classes=ignored) for row, (_, classes, ignored) in enumerate(said)]
     return EncodedImages(items, np.array([scores for scores, _, _ in said], dtype=np.float32))
 
 

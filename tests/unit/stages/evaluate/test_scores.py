@@ -17,10 +17,11 @@ from diht_k8s.stages.evaluate import (
     retrieval,
     scores,
 )
-from diht_k8s.stages.evaluate.benchmark_images import BenchmarkImage, Cue, VisualQuestion
+from diht_k8s.stages.evaluate.benchmark_images import Cue, VisualQuestion
 from diht_k8s.stages.evaluate.encoding import EncodedImages
 from diht_k8s.stages.evaluate.scores import interval, query_scores, rate_interval, rate_intervals, similarity
 from diht_k8s.stages.evaluate.soundness import TextEncoder
+from tests.unit.stages.evaluate.stubs import image
 
 WIDTHS = [64, 640]
 """Of features: BLAS rounds equal rows of these by their place, unless their number is a multiple of 4."""
@@ -52,10 +53,7 @@ def test_scores_when_features_are_equal_tie_wherever_they_stand(items: int, widt
 def answered(items: int, width: int) -> None:
     """The last candidate is right: a draw gives each its chance."""
     options = tuple(str(number) for number in range(items))
-    made = [
-        BenchmarkImage("0.tar", str(row), str(row), (), None, (VisualQuestion("?", options[-1:], options),))
-        for row in range(9)
-    ]
+    made = [image(row, questions=(VisualQuestion("?", options[-1:], options),)) for row in range(9)]
     images = EncodedImages(made, units(9, width))
     found = answer_ranking.rank_answers(images, [], ["{answer}"], constant(width), [0]).figures
     assert found["accuracy"] == pytest.approx(found["chance"]) == pytest.approx(1 / items)
@@ -64,17 +62,14 @@ def answered(items: int, width: int) -> None:
 def chosen(items: int, width: int) -> None:
     """No right caption is above the others."""
     captions = tuple(str(number) for number in range(items))
-    made = [BenchmarkImage("0.tar", str(row), str(row), captions, None) for row in range(9)]
+    made = [image(row, captions=captions) for row in range(9)]
     found = group_tasks.choose_captions(EncodedImages(made, units(9, width)), ["{}"], constant(width), [0])
     assert found.figures["scores"][0]["value"] == 0
 
 
 def associated(items: int, width: int) -> None:
     """A wrong image wins over a right one of the same look."""
-    made = [
-        BenchmarkImage("0.tar", str(row), str(row), (), None, cues=(Cue("1", "owl", row == items - 1, items),))
-        for row in range(items)
-    ]
+    made = [image(row, cues=(Cue("1", "owl", row == items - 1, items),)) for row in range(items)]
     images = EncodedImages(made, np.tile(units(1, width), (items, 1)))
     for seed in range(9):
         encode = TextEncoder(lambda texts, seed=seed: units(len(texts), width, seed), "seeded", 1.0, width)
@@ -83,7 +78,7 @@ def associated(items: int, width: int) -> None:
 
 def classified(items: int, width: int) -> None:
     """The first of equal classes is named."""
-    made = [BenchmarkImage("0.tar", str(row), str(row), (), row % items) for row in range(4 * items + 1)]
+    made = [image(row, label=row % items) for row in range(4 * items + 1)]
     names, images = [str(number) for number in range(items)], EncodedImages(made, units(len(made), width))
     found = classification.classify(images, names, ["{}"], constant(width), None, [0]).figures
     assert found["named_classes"] == 1
@@ -95,10 +90,7 @@ def classified(items: int, width: int) -> None:
 
 def labelled(items: int, width: int) -> None:
     """Images that look alike have one threshold: the precision is the share of images with the class."""
-    made = [
-        BenchmarkImage("0.tar", str(row), str(row), (), None, classes=(0,) if row == items - 1 else ())
-        for row in range(items)
-    ]
+    made = [image(row, classes=(0,) if row == items - 1 else ()) for row in range(items)]
     images = EncodedImages(made, np.tile(units(1, width), (items, 1)))
     found = multi_label.rank_images(images, ["a", "b"], ["{}"], constant(width), [0]).figures
     assert found["scores"][1]["value"] == pytest.approx(1 / items)

@@ -12,11 +12,11 @@ import pytest
 
 from diht_k8s.api.evaluate import FewShot
 from diht_k8s.stages.evaluate import classification, retrieval
-from diht_k8s.stages.evaluate.benchmark_images import BenchmarkImage
 from diht_k8s.stages.evaluate.encoding import EncodedImages
 from diht_k8s.stages.evaluate.few_shot import FewShotCurve, FewShotDraw, curve_json
 from diht_k8s.stages.evaluate.results import QUERIES, Measured, drawn_by_digest
 from diht_k8s.stages.evaluate.soundness import TextEncoder
+from tests.unit.stages.evaluate.stubs import image
 
 
 def texts_of(features: np.ndarray) -> TextEncoder:
@@ -27,7 +27,7 @@ def texts_of(features: np.ndarray) -> TextEncoder:
 def classified(labels: list[int], named: list[int], classes: int) -> Measured:
     """The result of images that look like one class and are of another."""
     eye = np.eye(classes, dtype=np.float32)
-    items = [BenchmarkImage("0.tar", str(row), str(row), (), label) for row, label in enumerate(labels)]
+    items = [image(row, label=label) for row, label in enumerate(labels)]
     names = [f"class {number}" for number in range(classes)]
     return classification.classify(EncodedImages(items, eye[named]), names, ["{}"], texts_of(eye), None, [0])
 
@@ -64,8 +64,8 @@ def test_figures_of_each_image_sum_up_to_those_of_the_benchmark() -> None:
 
 
 def retrieved(images: np.ndarray, texts: np.ndarray) -> Measured:
-    items = [BenchmarkImage("0.tar", str(row), f"u{row}", (f"text {row}",), None) for row in range(len(images))]
-    items.append(BenchmarkImage("0.tar", "x", "x", (), None))
+    items = [image(row, captions=(f"text {row}",)) for row in range(len(images))]
+    items.append(image(len(images)))
     features = np.concatenate([images, images[:1]]).astype(np.float32)
     return retrieval.retrieve(EncodedImages(items, features), ["{}"], texts_of(texts), [0])
 
@@ -111,7 +111,7 @@ def test_probe_when_it_starts_from_zero_shot_has_the_models_logit_scale(monkeypa
         return FewShotCurve([], {}, 0)
 
     monkeypatch.setattr(classification, "few_shot_curve", curve)
-    items = [BenchmarkImage("0.tar", str(row), str(row), (), row % 2) for row in range(4)]
+    items = [image(row, label=row % 2) for row in range(4)]
     images = EncodedImages(items, np.eye(2, dtype=np.float32)[[0, 1, 0, 1]])
     result = classification.classify(images, ["a", "b"], ["{}"], texts_of(np.eye(2)), FewShot(shots=[1], seeds=1), [0])
     assert result.figures["top1"] == 1.0
@@ -123,9 +123,7 @@ def test_probe_when_images_stand_twice_tests_on_no_copy_of_a_shot() -> None:
     features = rng.normal(size=(100, 64)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     rows = [*range(100), *range(100)]
-    items = [
-        BenchmarkImage("0.tar", str(place), str(place), (), row % 5, digest=f"{row}") for place, row in enumerate(rows)
-    ]
+    items = [image(place, label=row % 5, digest=f"{row}") for place, row in enumerate(rows)]
     encode, few_shot = texts_of(rng.normal(size=(5, 64))), FewShot(shots=[8], seeds=3)
     once, twice = (
         classification.classify(
@@ -143,10 +141,7 @@ def test_retrieval_when_an_image_stands_once_for_each_caption_is_that_of_one_ima
     features = rng.normal(size=(20, 8)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     texts = np.repeat(features, 5, axis=0) + 0.4 * rng.normal(size=(100, 8))
-    together = [
-        BenchmarkImage("0.tar", "x", f"u{row}", tuple(f"{row} {n}" for n in range(5)), None, digest=f"{row}")
-        for row in range(20)
-    ]
+    together = [image(row, captions=tuple(f"{row} {n}" for n in range(5)), digest=f"{row}") for row in range(20)]
     alone = [
         replace(item, uid=item.uid if n == 0 else f"{item.uid}-{n}", captions=(caption,))
         for item in together
