@@ -27,6 +27,7 @@ from diht_k8s.data.shards.storage import Storage, temporary_of
 from diht_k8s.stages.train.checkpoint.fencing import Fence
 from diht_k8s.stages.train.checkpoint.shared_state import Part, SharedState
 from diht_k8s.stages.train.collectives import broadcast_object
+from diht_k8s.stages.train.precision import LOSS_SCALE
 
 CURSOR_VERSION = 2
 
@@ -100,6 +101,11 @@ class Saved:
     uri: str
     cursor: Cursor
     state: SharedState
+
+
+def is_weight(key: str) -> bool:
+    """Whether an entry of a state is a weight or buffer of the model."""
+    return key not in ("adam_step", LOSS_SCALE) and ("|" not in key or key.startswith("buffer|"))
 
 
 def write_part(

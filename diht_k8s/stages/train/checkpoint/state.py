@@ -23,8 +23,8 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from diht_k8s.api.errors import DataError
+from diht_k8s.stages.train.checkpoint.checkpoint import is_weight
 from diht_k8s.stages.train.deepspeed_engine import DeepSpeedEngine
-from diht_k8s.stages.train.precision import LOSS_SCALE
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -179,11 +179,6 @@ def _parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def _detached(tensor: Any) -> Tensor:
     return tensor.detach().float().cpu().clone() if tensor.is_floating_point() else tensor.detach().cpu().clone()
-
-
-def is_weight(key: str) -> bool:
-    """Whether an entry of a state is a weight or buffer of the model."""
-    return key not in ("adam_step", LOSS_SCALE) and ("|" not in key or key.startswith("buffer|"))
 
 
 def is_zero(engine: DeepSpeedEngine) -> bool:

@@ -25,9 +25,8 @@ from diht_k8s.api.train import InitFrom, Train
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.label.teacher_weights import read_weights, tower_weights
 from diht_k8s.stages.train.checkpoint import checkpoint
-from diht_k8s.stages.train.checkpoint.checkpoint import Saved, TowerDigest
+from diht_k8s.stages.train.checkpoint.checkpoint import Saved, TowerDigest, is_weight
 from diht_k8s.stages.train.checkpoint.init_from import weights_file
-from diht_k8s.stages.train.checkpoint.state import is_weight
 from diht_k8s.stages.train.model.student import Student
 
 
