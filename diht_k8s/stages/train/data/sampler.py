@@ -87,13 +87,6 @@ def order_sizes(
     return OrderSizes(divisor, block, max(window, divisor))
 
 
-def held_samples(order: OrderSizes) -> int:
-    """Samples that all readers together hold: half the window on average, and what is left of each lane's newest
-    block.
-    """
-    return order.window // 2 + order.lanes * order.block
-
-
 @dataclass(frozen=True)
 class Blocks:
     """The blocks of a lane in an epoch, in the order in which they are read."""
