@@ -21,11 +21,13 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from diht_k8s.api.errors import DihtError
 from diht_k8s.api.pods import OWNER_VARIABLE
-from diht_k8s.data.shards.storage import Storage
+
+if TYPE_CHECKING:  # the commands that submit name this process, too, and have no packages of storage
+    from diht_k8s.data.shards.storage import Storage
 
 PROC: Final = Path("/proc")
 BEAT_SECONDS: Final = 20.0
