@@ -17,7 +17,8 @@ from diht_k8s.stages.train.checkpoint.state import Ema
 from diht_k8s.stages.train.data.batch import Batch, BatchTargets, HeadTargets
 from diht_k8s.stages.train.distributed import init_process_groups
 from diht_k8s.stages.train.engine import Engine
-from diht_k8s.stages.train.model.student import Student, model_configuration
+from diht_k8s.stages.train.model.configurations import model_configuration
+from diht_k8s.stages.train.model.student import Student
 
 STEPS = 3
 TOP_K = 10

@@ -35,7 +35,8 @@ from diht_k8s.stages.label import stage as label_stage
 from diht_k8s.stages.label.teacher import TeacherNetwork, load_teacher
 from diht_k8s.stages.label.teacher_weights import weights_uri
 from diht_k8s.stages.train.loss.losses import hn_nce_loss, soft_label_loss
-from diht_k8s.stages.train.model.student import Student, model_configuration
+from diht_k8s.stages.train.model.configurations import model_configuration
+from diht_k8s.stages.train.model.student import Student
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CLASSES: Final = (166, 67)

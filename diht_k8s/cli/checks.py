@@ -72,20 +72,18 @@ def _pod_paths(subject: Subject) -> list[FieldProblem]:
 
 
 def _model(subject: Subject) -> Iterator[FieldProblem]:
-    """What the training will refuse about `train.model`, beside its name: by the function that refuses it there."""
+    """What the training will refuse about `train.model`, beside its name, by the function that refuses it there."""
     train = subject.run.spec.train
     if train is None or Stage.TRAIN not in subject.stages:
         return
     if any(each.field == ("spec", "train", "model") for each in text_problems(subject.run.spec)):
         return
-    from diht_k8s.stages.train.stage import check_model
-
     try:
-        check_model(train)
+        timm = learns_in_timm(train)
     except UserError as error:
         yield FieldProblem(("spec", "train", "modelConfig" if train.model is None else "model"), str(error))
         return
-    if learns_in_timm(train):
+    if timm:
         from diht_k8s.inspection.model_checks import timm_problems  # torch and timm: seconds
 
         yield from timm_problems(train)

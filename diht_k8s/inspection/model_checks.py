@@ -17,12 +17,8 @@ from diht_k8s.api.batch_statistics import unequal_parts
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.field_problems import FieldProblem
 from diht_k8s.api.train import Train
-from diht_k8s.stages.train.model.student import (
-    Student,
-    has_batch_statistics,
-    model_configuration,
-    require_passing_images,
-)
+from diht_k8s.stages.train.model.configurations import model_configuration
+from diht_k8s.stages.train.model.student import Student, has_batch_statistics, require_passing_images
 
 
 class TimmNetwork(NamedTuple):
@@ -31,7 +27,7 @@ class TimmNetwork(NamedTuple):
     batch_statistics: bool
     """whether it takes statistics over a batch."""
     refusal: str | None
-    """what is wrong with its configuration or its images."""
+    """what is wrong with its images."""
 
 
 def timm_problems(train: Train) -> list[FieldProblem]:
@@ -51,11 +47,12 @@ def timm_problems(train: Train) -> list[FieldProblem]:
 
 
 def timm_network(train: Train) -> TimmNetwork:
-    """What is known of such a training's network; nothing of one that cannot be made."""
-    try:
-        configuration = json.dumps(model_configuration(train))
-    except UserError as error:
-        return TimmNetwork(False, str(error))
+    """What is known of such a training's network; nothing of one that cannot be made.
+
+    Raises:
+        UserError: the model cannot be trained.
+    """
+    configuration = json.dumps(model_configuration(train))
     try:
         return _network(configuration)
     except UserError:

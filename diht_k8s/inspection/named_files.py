@@ -28,7 +28,8 @@ from diht_k8s.runtime.commit import find_committed
 from diht_k8s.stages.evaluate.class_texts import class_names, templates_of
 from diht_k8s.stages.label.teacher_weights import weights_uri
 from diht_k8s.stages.train.checkpoint.init_from import weights_file
-from diht_k8s.stages.train.stage import check_labels, check_model
+from diht_k8s.stages.train.model.configurations import model_configuration
+from diht_k8s.stages.train.stage import check_labels
 
 Check = Callable[[Spec, Storage, str], object]
 """Raises UserError or DataError if what a URI names is not there or does not fit."""
@@ -98,11 +99,6 @@ def _wrong(check: Callable[[], object]) -> str | None:
     return None
 
 
-def _is_unknown(spec: Spec, *field: str) -> bool:
-    """Whether the name of a model is wrong, of which its own field says so."""
-    return any(problem.field == ("spec", *field) for problem in text_problems(spec))
-
-
 def _listed(spec: Spec, storage: Storage, pattern: str) -> None:
     with contextlib.redirect_stderr(io.StringIO()):  # the stage that reads them tells of those that are absent
         storage.list_files([pattern])
@@ -139,7 +135,7 @@ def _teacher_weights(spec: Spec, storage: Storage, uri: str) -> None:
     assert spec.label is not None
     teacher = spec.label.teacher
     storage.size(uri)
-    if _is_unknown(spec, "label", "teacher", "model"):
+    if any(problem.field == ("spec", "label", "teacher", "model") for problem in text_problems(spec)):
         return
     from diht_k8s.models.files import read_shapes
     from diht_k8s.stages.label.teacher import check_weights
@@ -154,19 +150,21 @@ def _first_weights(spec: Spec, storage: Storage, uri: str) -> None:
     assert train.init_from is not None
     place = weights_file(storage, train.init_from)
     storage.size(place)
-    if place.endswith(MARKER) or _is_unknown(spec, "train", "model"):
+    if place.endswith(MARKER):
         return  # a checkpoint is read by all ranks together
-    if _wrong(lambda: check_model(train)) is not None:
-        return  # said of the model
+    try:
+        configuration = model_configuration(train)
+    except UserError:
+        return  # a problem of train.model
     import torch
 
     from diht_k8s.models.files import read_shapes
     from diht_k8s.stages.train.checkpoint.warm_start import load_first_weights
-    from diht_k8s.stages.train.model.student import Student, model_configuration
+    from diht_k8s.stages.train.model.student import Student
     from diht_k8s.stages.train.model.token_ridge import require_fewer_dimensions
 
     with torch.device("meta"):
-        student = Student(model_configuration(train))
+        student = Student(configuration)
     with warnings.catch_warnings(action="ignore"):
         load_first_weights(student, read_shapes(storage, place), place, image_only=train.text_start == "Ridge")
     if train.text_start == "Ridge":

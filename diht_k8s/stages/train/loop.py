@@ -50,8 +50,9 @@ from diht_k8s.stages.train.engine import Engine, Losses, Update
 from diht_k8s.stages.train.features.stored import stored_features
 from diht_k8s.stages.train.flops import MfuMeter, mfu_meter
 from diht_k8s.stages.train.metrics import Metrics
+from diht_k8s.stages.train.model.configurations import model_configuration
 from diht_k8s.stages.train.model.export import ModelDescription
-from diht_k8s.stages.train.model.student import draws_in_training, model_configuration
+from diht_k8s.stages.train.model.student import draws_in_training
 from diht_k8s.stages.train.optimizer import learning_rate
 from diht_k8s.stages.train.rendezvous import init_distributed
 from diht_k8s.stages.train.setup import (

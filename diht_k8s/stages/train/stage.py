@@ -41,8 +41,7 @@ from diht_k8s.runtime.preflight import (
 from diht_k8s.runtime.stage import Context, Outcome
 from diht_k8s.stages.train.checkpoint.init_from import init_identity
 from diht_k8s.stages.train.lease import held_lease, wait_until_free
-from diht_k8s.stages.train.model.configurations import read_configuration, require_clips_tokenizer
-from diht_k8s.stages.train.model.ridge_form import require_ridge_form
+from diht_k8s.stages.train.model.configurations import model_configuration
 
 RANK_MODULE = "diht_k8s.stages.train.loop"
 RESULT = "result.json"
@@ -54,7 +53,7 @@ MAX_WEIGHT_RATIO = 100
 def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """The kept pairs and labels by the stages that made them, and takedowns since; raw shards by their identity."""
     train = _train(run)
-    check_model(train)
+    model_configuration(train)  # refused before ranks start
     inputs = _weights(run)
     if train.shards:
         (own,) = current_sources(storage, run.spec.data.output, [train.shards])
@@ -189,14 +188,6 @@ def _resources(run: DihtRun) -> Mapping[str, str | int]:
 def _train(run: DihtRun) -> Train:
     assert run.spec.train is not None
     return run.spec.train
-
-
-def check_model(train: Train) -> None:
-    """Check the name before ranks start, by open_clip's configuration files: its import takes seconds."""
-    field, config = read_configuration(train)
-    require_clips_tokenizer(field, config)
-    if train.text_start == "Ridge":
-        require_ridge_form(field, config)
 
 
 def _check_shape(train: Train, gang: Gang) -> None:

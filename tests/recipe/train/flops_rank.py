@@ -21,7 +21,8 @@ from diht_k8s.stages.train.data.batch import Batch, BatchTargets, HeadTargets
 from diht_k8s.stages.train.distributed import init_process_groups
 from diht_k8s.stages.train.engine import Engine
 from diht_k8s.stages.train.flops import MfuMeter, StepWork
-from diht_k8s.stages.train.model.student import Student, model_configuration
+from diht_k8s.stages.train.model.configurations import model_configuration
+from diht_k8s.stages.train.model.student import Student
 from diht_k8s.stages.train.setup import adapt_student
 
 END = 49407

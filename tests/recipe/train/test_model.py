@@ -9,7 +9,8 @@ from torch import nn
 
 from diht_k8s.api.train import Train
 from diht_k8s.stages.train.data.normalisation import normalised
-from diht_k8s.stages.train.model.student import Student, has_batch_statistics, model_configuration
+from diht_k8s.stages.train.model.configurations import model_configuration
+from diht_k8s.stages.train.model.student import Student, has_batch_statistics
 from diht_k8s.stages.train.optimizer import parameter_groups
 from tests.recipe.train.small_run import RESNET, VIT
 

@@ -29,7 +29,8 @@ from diht_k8s.api.train import Train
 from diht_k8s.stages.train.estimate.footprint import Moment, Sizes, Trace
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.losses import hn_nce_loss_and_statistics, soft_label_loss
-from diht_k8s.stages.train.model.student import Features, Student, has_batch_statistics, model_configuration
+from diht_k8s.stages.train.model.configurations import model_configuration
+from diht_k8s.stages.train.model.student import Features, Student, has_batch_statistics
 from diht_k8s.stages.train.optimizer import parameter_groups
 from diht_k8s.stages.train.precision import DTYPES, attention_in_fp32
 

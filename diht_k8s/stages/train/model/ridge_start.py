@@ -38,7 +38,7 @@ def start_as_ridge(clip: CLIP, start: TokenRidge) -> None:
     """Have a CLIP with its first weights give the regression's embeddings.
 
     Args:
-        clip: with a linear projection behind its image tower, and a text tower at least D + 3 wide (`ridge_form`).
+        clip: with a linear projection behind its image tower, and a text tower at least D + 3 wide (`ridge_problem`).
         start: the regression.
     """
     text: Any = clip

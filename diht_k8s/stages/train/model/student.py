@@ -20,9 +20,8 @@ import copy
 import hashlib
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import open_clip
 import torch
 from open_clip.model import CLIP
 from open_clip.modified_resnet import ModifiedResNet
@@ -32,9 +31,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.train import Train
 from diht_k8s.stages.train.loss.losses import clamped_logit_scale
-from diht_k8s.stages.train.model.configurations import require_clips_tokenizer
 
 # B pairs, T tokens of the longest caption, D embedding, W width of the image tower, C concepts of a head.
 
@@ -50,58 +47,6 @@ class Features(NamedTuple):
     """inverse temperature (not its logarithm), a scalar."""
     object_logits_BC: Tensor | None
     attribute_logits_BC: Tensor | None
-
-
-def model_configuration(train: Train) -> dict[str, Any]:
-    """The open_clip configuration of a run's model.
-
-    Raises:
-        UserError: open_clip does not know the name, the configuration has the wrong form, the text side is not CLIP's,
-            or timm would download the image tower or its weights.
-    """
-    if train.model_config_ is not None:
-        config = copy.deepcopy(train.model_config_)
-        missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
-        if missing:
-            raise UserError(f"train.modelConfig lacks {', '.join(missing)}: see open_clip's model configurations")
-    else:
-        assert train.model is not None
-        config = open_clip.get_model_config(train.model)
-        if config is None:
-            raise UserError(f"train.model {train.model} is not known to open_clip: see its model configurations")
-        config = copy.deepcopy(config)
-    name = "train.modelConfig" if train.model is None else f"train.model {train.model}"
-    require_clips_tokenizer(name, config)
-    _require_packaged(name, config["vision_cfg"])
-    config["quick_gelu"] = False
-    if (size := train.stages[-1].image_size if train.stages else train.image_size) is not None:
-        config["vision_cfg"]["image_size"] = size
-    if train.patch_dropout:
-        config["vision_cfg"]["patch_dropout"] = train.patch_dropout
-    return config
-
-
-def _require_packaged(name: str, vision: Any) -> None:
-    """Refuse what timm would fetch, in each process, and while a document is only checked.
-
-    Args:
-        name: of the model, for the message.
-        vision: `vision_cfg` of its configuration.
-
-    Raises:
-        UserError: it names a network of a hub or a folder, or asks for timm's weights.
-    """
-    if not isinstance(vision, dict):
-        raise UserError(f"{name}: vision_cfg must be a mapping: see open_clip's model configurations")
-    form = cast("dict[str, Any]", vision)
-    network = str(form.get("timm_model_name") or "")
-    if ":" in network:
-        raise UserError(f"{name}: timm_model_name {network} is not in timm's package: name one of `timm.list_models()`")
-    if network and form.get("timm_model_pretrained"):
-        raise UserError(
-            f"{name}: timm_model_pretrained would have each process download weights: remove it, and give them by "
-            f"train.initFrom (uri: timm/{network})"
-        )
 
 
 class Student(nn.Module):

@@ -3,7 +3,7 @@ from __future__ import annotations
 from diht_k8s.api.batch_statistics import shows_batch_statistics
 from diht_k8s.api.model_names import model_names
 from diht_k8s.api.train import Train
-from diht_k8s.stages.train.model.configurations import read_configuration
+from diht_k8s.stages.train.model.configurations import model_configuration
 
 
 def test_batch_statistics_of_open_clips_own_models_are_known_by_name_as_by_configuration() -> None:
@@ -11,7 +11,7 @@ def test_batch_statistics_of_open_clips_own_models_are_known_by_name_as_by_confi
     names = [name for name in model_names().of("open_clip") if not problems[f"open_clip/{name}"]]
     found = {name: shows_batch_statistics(Train(model=name, samples=64, batch_size=16)) for name in names}
     layers = {
-        name: read_configuration(Train(model=name, samples=64, batch_size=16))[1]["vision_cfg"].get("layers")
+        name: model_configuration(Train(model=name, samples=64, batch_size=16))["vision_cfg"].get("layers")
         for name in names
     }
     assert found == {name: isinstance(each, list) for name, each in layers.items()}

@@ -16,7 +16,7 @@ from open_clip.model import CLIP
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.stages.train.model import token_ridge
-from diht_k8s.stages.train.model.ridge_form import ridge_problem
+from diht_k8s.stages.train.model.configurations import model_configuration, ridge_problem
 from diht_k8s.stages.train.model.ridge_start import start_as_ridge
 from diht_k8s.stages.train.model.token_ridge import (
     ClassCaptions,
@@ -28,7 +28,6 @@ from diht_k8s.stages.train.model.token_ridge import (
     require_fewer_dimensions,
     word_frequencies,
 )
-from diht_k8s.stages.train.stage import check_model
 
 VOCABULARY, FEATURES, DIMENSION, CONTEXT = 49408, 40, 16, 12
 TOKENIZER = open_clip.tokenizer.SimpleTokenizer(context_length=CONTEXT)
@@ -216,9 +215,9 @@ def test_model_when_of_another_form_then_it_cannot_start_so(changed: dict[str, A
 
 
 def test_named_model_when_of_another_form_then_refused_before_ranks_start() -> None:
-    assert check_model(Train(samples=1, model="ViT-B-32")) is None
+    assert model_configuration(Train(samples=1, model="ViT-B-32"))
     with pytest.raises(UserError, match=r"train.textStart Ridge: train.model ViT-B-32 has no linear projection"):
-        check_model(Train(samples=1, model="ViT-B-32", text_start="Ridge"))
+        model_configuration(Train(samples=1, model="ViT-B-32", text_start="Ridge"))
 
 
 def test_dimensions_when_more_than_features_then_refused() -> None:

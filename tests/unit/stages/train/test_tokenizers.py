@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import open_clip
@@ -11,15 +10,14 @@ from open_clip.tokenizer import SimpleTokenizer
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
-from diht_k8s.stages.train.model.student import model_configuration
-from diht_k8s.stages.train.stage import check_model
+from diht_k8s.stages.train.model.configurations import model_configuration
 
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 
 
-def accepted(check: Callable[[Train], object], train: Train) -> bool:
+def accepted(train: Train) -> bool:
     try:
-        check(train)
+        model_configuration(train)
     except UserError:
         return False
     return True
@@ -36,8 +34,7 @@ def test_names_when_accepted_then_open_clips_tokenizer_is_clips(monkeypatch: pyt
     assert open_clip.factory.SimpleTokenizer is SimpleTokenizer
     monkeypatch.setattr(open_clip.factory, "SimpleTokenizer", Clips)
     trains = [Train(samples=1, model=name) for name in open_clip.list_models()]
-    names = [train.model for train in trains if accepted(check_model, train)]
-    assert names == [train.model for train in trains if accepted(model_configuration, train)]
+    names = [train.model for train in trains if accepted(train)]
     assert {"ViT-B-32", "ViT-L-14-336", "RN50"} <= set(names)
     for name in names:
         assert type(open_clip.get_tokenizer(name)) is Clips
@@ -57,7 +54,7 @@ def test_names_when_accepted_then_open_clips_tokenizer_is_clips(monkeypatch: pyt
 )
 def test_name_when_its_text_side_is_not_clips_then_refused_with_the_reason(name: str, reason: str) -> None:
     with pytest.raises(UserError, match=f"train.model {name} {reason}"):
-        check_model(Train(samples=1, model=name))
+        model_configuration(Train(samples=1, model=name))
 
 
 @pytest.mark.parametrize("text", [{"hf_tokenizer_name": "bert-base-uncased"}, {"tokenizer_kwargs": {"clean": "lower"}}])
