@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from diht_k8s.kube.labels import ATTEMPT_LABEL, INDEX_LABEL, JOB_UID_LABEL, RUN_LABEL, STAGE_LABEL
+from diht_k8s.kube.object_fields import ATTEMPT_LABEL, INDEX_LABEL, JOB_UID_LABEL, RUN_LABEL, STAGE_LABEL
 
 Json = dict[str, Any]
 FINALIZER: Final = "example.com/never-removed"

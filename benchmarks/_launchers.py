@@ -16,7 +16,7 @@ from pathlib import Path
 import torch.distributed  # imported before the fork, so that all launchers share its memory
 
 from diht_k8s.api.errors import DihtError
-from diht_k8s.api.gang_decision import GangDecision
+from diht_k8s.api.gangs import GangDecision
 from diht_k8s.runtime.in_place.launcher import launch_in_place
 from diht_k8s.runtime.preflight import Gang
 from diht_k8s.runtime.signals import StopFlag

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from diht_k8s.api.model_names import OPEN_CLIP, TIMM
+from diht_k8s.api.field_problems import OPEN_CLIP, TIMM
 from diht_k8s.stages.label.teacher_weights import SWAG_NAMES
 from diht_k8s.stages.train.model.configurations import tokenizer_problem
 

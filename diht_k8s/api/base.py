@@ -1,26 +1,71 @@
-"""Base of every model in the contract: camelCase in documents, closed, immutable, strictly typed like the API
-server.
+"""What documents and statuses are made of: values of JSON, URIs, times, and the base of every model in the contract
+(camelCase in documents, closed, immutable, strictly typed like the API server). Pure.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, TypeGuard
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     StringConstraints,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
 from pydantic_core import core_schema
 
-from diht_k8s.api.json_types import is_object
+FieldPath = tuple[str | int, ...]
+"""Names of fields and indices of list items, from the document's root on."""
+
+
+def dotted(path: FieldPath) -> str:
+    """A field as people write it: `spec.data.sources[0].shards[1]`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def is_object(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether the value is a JSON object."""
+    return isinstance(value, Mapping)
+
+
+def is_array(value: Any) -> TypeGuard[list[Any] | tuple[Any, ...]]:
+    """Whether the value is a JSON array."""
+    return isinstance(value, list | tuple)
+
+
+def is_dict(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether the value is a JSON object that can be changed in place."""
+    return isinstance(value, dict)
+
+
+def is_list(value: Any) -> TypeGuard[list[Any]]:
+    """Whether the value is a JSON array that can be changed in place."""
+    return isinstance(value, list)
+
+
+def texts_in(value: Any, *, keys: bool) -> Iterator[str]:
+    """All texts of a JSON document, in order; names of fields among them if `keys`."""
+    if isinstance(value, str):
+        yield value
+    elif is_object(value):
+        for key, item in value.items():
+            if keys:
+                yield key
+            yield from texts_in(item, keys=keys)
+    elif is_list(value):
+        for item in value:
+            yield from texts_in(item, keys=keys)
+
 
 PLACEMENT: Final[dict[str, Any]] = {"x-placement": True}
 """Marks a field that says where and how fast a stage runs, not what comes out: it stays out of `config_sha256`."""
@@ -101,3 +146,64 @@ class Model(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
+
+
+SECRET_KEYS: Final = {
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    "gs": ("GOOGLE_CREDENTIALS",),
+    "az": ("AZURE_STORAGE_CONNECTION_STRING",),
+}
+"""Scheme -> keys of a Secret."""
+
+
+def scheme_of(uri: str) -> str | None:
+    """`s3`, `gs` or `az`; None for a path on a disk, and for a scheme that no store has."""
+    scheme, separator, _ = uri.partition("://")
+    return scheme if separator and scheme in SECRET_KEYS else None
+
+
+def in_object_store(uri: str) -> bool:
+    """Whether a URI names a place in an object store."""
+    return scheme_of(uri) is not None
+
+
+def create_condition(uri: str) -> str:
+    """What a store calls the condition of a write that must replace nothing."""
+    return "ifGenerationMatch=0" if scheme_of(uri) == "gs" else "If-None-Match"
+
+
+def credential_variables(prefix: str, index: int) -> dict[str, str]:
+    """Key of the Secret -> environment variable that brings it into a pod.
+
+    Args:
+        prefix: of the storage rule.
+        index: of the rule in `spec.storage`; -1 without a rule.
+    """
+    keys = SECRET_KEYS[scheme_of(prefix) or "s3"]
+    return {key: f"DIHT_STORAGE_{index}_{key.removeprefix('AWS_')}" for key in keys}
+
+
+EPOCH: Final = "1970-01-01T00:00:00Z"
+TIME_PATTERN: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$"
+_SCHEMA: Final[dict[str, Any]] = {"type": "string", "maxLength": 40, "pattern": TIME_PATTERN}
+"""No `format`: an API server takes a list for a string that has one."""
+
+
+def timestamp(seconds: float) -> str:
+    """Seconds since the epoch as Kubernetes writes time (RFC 3339, whole seconds, UTC)."""
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")  # %Y has no leading zeros
+
+
+def seconds(time: object) -> float | None:
+    """A time of a status as seconds since the epoch; None if it is unset or cannot be read."""
+    try:
+        return datetime.fromisoformat(time).timestamp() if isinstance(time, str) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+_Text = Annotated[str, WithJsonSchema(_SCHEMA)]
+Time = Annotated[_Text | None, BeforeValidator(lambda time: None if seconds(time) is None else time)]
+"""A time that cannot be read counts as unset."""
+KnownTime = Annotated[_Text, BeforeValidator(lambda time: EPOCH if seconds(time) is None else time)]
+"""A time that is always set; one that cannot be read counts as the epoch."""

@@ -13,11 +13,21 @@ from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from diht_k8s.api.base import BUCKET_PATTERN, DNS_NAME, IMAGE, LABEL_VALUE
+from diht_k8s.api.base import (
+    BUCKET_PATTERN,
+    DNS_NAME,
+    IMAGE,
+    LABEL_VALUE,
+    FieldPath,
+    dotted,
+    in_object_store,
+    is_array,
+    is_dict,
+    is_list,
+    is_object,
+)
 from diht_k8s.api.errors import UserError, suggestion
 from diht_k8s.api.field_problems import FieldProblem
-from diht_k8s.api.json_types import FieldPath, dotted, is_array, is_dict, is_list, is_object
-from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.pod_security import IDLE_CAPABILITIES, idle_capabilities, run_demands
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.redaction import (

@@ -10,8 +10,8 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from diht_k8s.api.base import is_array, is_object
 from diht_k8s.api.documents import canonical_json, model_in
-from diht_k8s.api.json_types import is_array, is_object
 from diht_k8s.api.run import Spec, Stage
 
 SCHEMA_VERSION: Final = 1

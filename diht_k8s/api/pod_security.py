@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
-from diht_k8s.api.json_types import FieldPath
+from diht_k8s.api.base import FieldPath
 from diht_k8s.api.pods import Pods, merged
 from diht_k8s.api.run import Spec
 

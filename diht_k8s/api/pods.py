@@ -8,8 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from diht_k8s.api.base import DNS_NAME, IMAGE, LABEL_VALUE, Keyed, Model, ObjectName, Text, without_nulls
-from diht_k8s.api.json_types import is_object
+from diht_k8s.api.base import DNS_NAME, IMAGE, LABEL_VALUE, Keyed, Model, ObjectName, Text, is_object, without_nulls
 from diht_k8s.api.kubernetes_types.objects import ObjectType
 from diht_k8s.api.kubernetes_types.quantities import Quantity, Size
 

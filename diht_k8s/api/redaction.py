@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any, Final
 
-from diht_k8s.api.json_types import FieldPath, is_array, is_dict, is_object
+from diht_k8s.api.base import FieldPath, is_array, is_dict, is_object
 
 REDACTED: Final = "REDACTED"
 STAGES: Final = ("filter", "label", "train", "evaluate")

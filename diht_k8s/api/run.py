@@ -10,13 +10,11 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from diht_k8s.api.base import LABEL_PATTERN, PLACEMENT, Keyed, Model
+from diht_k8s.api.base import LABEL_PATTERN, PLACEMENT, Keyed, Model, in_object_store, is_object
 from diht_k8s.api.data import Data, StorageRule
 from diht_k8s.api.evaluate import NO_SPLIT, Evaluate
 from diht_k8s.api.filter import Filter
-from diht_k8s.api.json_types import is_object
 from diht_k8s.api.label import BOTH_TOWERS, Label
-from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.pods import ROOT_NEEDS_CONSENT, Pods, becomes_root, merged, unknown_mounts
 from diht_k8s.api.train import (
     ELASTIC_QUEUE,

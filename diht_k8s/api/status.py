@@ -12,11 +12,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
-from diht_k8s.api.base import Keyed, Model
+from diht_k8s.api.base import Keyed, KnownTime, Model, Time
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.reports import MAX_PROBLEM, WORST_NODES
 from diht_k8s.api.run import Stage
-from diht_k8s.api.times import KnownTime, Time
 
 MAX_STATUS_BYTES: Final = 10_000
 MAX_ATTEMPTS: Final = 5

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from diht_k8s.api.json_types import FieldPath, dotted, is_dict, is_list
+from diht_k8s.api.base import FieldPath, dotted, is_dict, is_list
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import Status
 from diht_k8s.api.steps import STEPS, WAIT_STEP

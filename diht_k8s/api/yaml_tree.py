@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-from diht_k8s.api.json_types import FieldPath
+from diht_k8s.api.base import FieldPath
 
 _TRUE: Final = frozenset({"y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"})
 _FALSE: Final = frozenset({"n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"})

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from diht_k8s.api.base import in_object_store
 from diht_k8s.api.errors import ExitCode, UserError
-from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import Stage
 from diht_k8s.stages.label.vocabulary import ConceptVocabulary
 

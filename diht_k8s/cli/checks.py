@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from diht_k8s.api.documents import DocumentProblem, check, located, read_text, security_demands, warnings
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.field_problems import FieldProblem, refuse, text_problems
-from diht_k8s.api.pod_paths import has_pods, path_problems
+from diht_k8s.api.named_uris import has_pods, path_problems
 from diht_k8s.api.pod_security import level_of
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.stages.train.estimate.gpus import selected_gpu

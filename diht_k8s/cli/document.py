@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diht_k8s.api.base import in_object_store
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.layout import Layout
-from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import KIND, DihtRun, Stage
 
 if TYPE_CHECKING:

@@ -27,7 +27,12 @@ from diht_k8s.cli.placement import Machine, threads_per_process
 from diht_k8s.data.lease import this_process
 from diht_k8s.launch import stages
 from diht_k8s.launch.local_jobs import LocalJobs
-from diht_k8s.pipeline.attempt_reports import (
+from diht_k8s.pipeline.attempts import (
+    Attempt,
+    AttemptState,
+    AttemptTimes,
+    CommittedWork,
+    InPlaceRestarts,
     checkpoint_work,
     furthest,
     in_place_of,
@@ -35,7 +40,6 @@ from diht_k8s.pipeline.attempt_reports import (
     most_spent,
     progress_work,
 )
-from diht_k8s.pipeline.attempts import Attempt, AttemptState, AttemptTimes, CommittedWork, InPlaceRestarts
 from diht_k8s.pipeline.failure_policy import BACK_OFF, BackOff
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, Action, Expire, LowerMinCount, Observed, Resize, Start, Stop, plan
 from diht_k8s.pipeline.run_status import RunState, RunStatus, StageRecord

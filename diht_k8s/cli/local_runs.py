@@ -19,11 +19,11 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from diht_k8s.api.base import in_object_store
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DihtError, ExitCode, UserError
 from diht_k8s.api.hashing import run_sha256
 from diht_k8s.api.layout import MARKER, STARTED, Layout, join, refuse_old_layout
-from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.reports import MAX_LINE_BYTES, Cause, Committed, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import amount, readable, run_sentence, speed

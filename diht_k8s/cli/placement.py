@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from diht_k8s.api.batch_statistics import unequal_parts
+from diht_k8s.api.base import in_object_store
+from diht_k8s.api.gangs import unequal_parts
 from diht_k8s.api.layout import join
-from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.run import DihtRun, Spec, Stage
 from diht_k8s.api.train import Train

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from diht_k8s.api.base import in_object_store
 from diht_k8s.api.errors import ExitCode, UserError
-from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import DihtRun
 from diht_k8s.cli.display import progress_bar
 from diht_k8s.cli.document import read_run

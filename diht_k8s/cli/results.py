@@ -11,12 +11,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from diht_k8s.api.base import in_object_store, is_dict
 from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.errors import DataError, ExitCode, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION, run_fields, run_sha256
-from diht_k8s.api.json_types import is_dict
 from diht_k8s.api.layout import Layout, join, refuse_old_layout
-from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.document import is_folder, output_of, read_run
 from diht_k8s.cli.local_runs import local_run_folder

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diht_k8s.api.batch_statistics import shows_batch_statistics
+from diht_k8s.api.base import in_object_store
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
-from diht_k8s.api.object_stores import in_object_store
+from diht_k8s.api.gangs import shows_batch_statistics
 from diht_k8s.api.redaction import redacted_override
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.train import Train

@@ -4,18 +4,24 @@ Orphans are pods that have lost their Job (`kubectl delete job --cascade=orphan`
 not even when their run is deleted, and a second gang must not start beside them. A pod counts as an orphan only if it
 names the UID of a Job that was an attempt of the run, or of the run itself (an operator may have died before it noted
 its new Job's UID): the names in our labels could be set by chance.
+
+A refusal of the API server that a person can correct names the object and has the server's own words, which name the
+field. What the document says is wrong in every cluster: it waits for another document. What a cluster forbids may be
+allowed a moment later.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable
-from typing import Any
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
 
+from diht_k8s.api.reasons import Reason
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.controller.cache.runs import CachedRun, Key
 from diht_k8s.controller.events import RunEvent
-from diht_k8s.controller.observe import ObservedAttempt
+from diht_k8s.controller.observe import ObservedAttempt, RunProblem
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.pod_summary import PodSummary
@@ -120,3 +126,39 @@ def delete_job(cluster: Cluster, cached: CachedRun, name: str, uid: str) -> None
     except ClusterError as error:
         if not error.is_not_found and not error.is_conflict:
             raise
+
+
+_ADMISSION: Final = re.compile(r"denied (the )?request|failed (calling|to call) webhook|does not support dry run")
+"""Words of webhooks and of admission policies, which answer with any status."""
+_MALFORMED: Final = (400, 413, 415, 422)
+
+
+def name_of(item: Mapping[str, Any]) -> str:
+    """An object for a sentence: `Job r-train-1`."""
+    return f"{item['kind']} {item['metadata']['name']}"
+
+
+def refusal(error: ClusterError, subject: str) -> RunProblem | None:
+    """What keeps a run from going on; None if its namespace is on its way out.
+
+    Args:
+        error: the API server's refusal to create an object.
+        subject: the object, as `name_of` names it.
+
+    Raises:
+        ClusterError: the refusal says nothing that a person could act on.
+    """
+    words, says = error.message, f"the API server refuses {subject}: {error.message}"
+    if error.is_terminating:
+        return None
+    if "exceeded quota" in words:
+        return RunProblem(Reason.QUOTA_EXCEEDED, says)
+    if error.status == 403 and " cannot " in words:
+        return RunProblem(Reason.PERMISSION_DENIED, f"the operator may not do that: {words}: check its Role")
+    if error.status == 403 or _ADMISSION.search(words):
+        return RunProblem(Reason.POD_REFUSED, says)
+    if error.is_not_found:
+        return RunProblem(Reason.REFERENCE_MISSING, says)
+    if error.status in _MALFORMED:
+        return RunProblem(Reason.INVALID_SPEC, f"{says}: change the run document", until_changed=True)
+    raise error

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from diht_k8s.api.base import timestamp
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import Spec
 from diht_k8s.api.status import Condition, StageState, Status
-from diht_k8s.api.times import timestamp
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.saved_status import condition
 from diht_k8s.controller.status_text import one_line

@@ -6,11 +6,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Final
 
+from diht_k8s.api.base import timestamp
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import API_VERSION
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.api.status import Condition, StageState, StageStatus, Status
-from diht_k8s.api.times import timestamp
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.status_builder import RESIZED, gave_way_to_quota

@@ -12,7 +12,15 @@ from typing import Any
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.controller.actions import NameConflict, StillTerminating, create_or_get, delete_job, delete_run
+from diht_k8s.controller.actions import (
+    NameConflict,
+    StillTerminating,
+    create_or_get,
+    delete_job,
+    delete_run,
+    name_of,
+    refusal,
+)
 from diht_k8s.controller.cache.informer import Informer
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.decision import Decision
@@ -22,9 +30,8 @@ from diht_k8s.controller.known_objects import KnownObjects
 from diht_k8s.controller.kueue.run_queue import RunQueue
 from diht_k8s.controller.live_reads import LiveReads
 from diht_k8s.controller.living_gangs import pods_to_replace, replace_pods, tell_gang
-from diht_k8s.controller.node_health.node_watch import NodeWatch
+from diht_k8s.controller.node_health.faults import NodeWatch
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
-from diht_k8s.controller.refusals import name_of, refusal
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.job_summary import JobSummary

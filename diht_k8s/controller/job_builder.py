@@ -14,9 +14,15 @@ from diht_k8s.controller.avoided_nodes import MAX_AVOIDED, prefer_other_nodes
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.living_gangs import resizing
 from diht_k8s.controller.observe import entry_name
-from diht_k8s.kube.api_resources import KINDS
-from diht_k8s.kube.labels import ATTEMPT_LABEL, RUN_LABEL, RUN_UID_LABEL, STAGE_LABEL, UNHEALTHY_NODES_ANNOTATION
-from diht_k8s.kube.object_fields import MAX_MESSAGE
+from diht_k8s.kube.connection import KINDS
+from diht_k8s.kube.object_fields import (
+    ATTEMPT_LABEL,
+    MAX_MESSAGE,
+    RUN_LABEL,
+    RUN_UID_LABEL,
+    STAGE_LABEL,
+    UNHEALTHY_NODES_ANNOTATION,
+)
 from diht_k8s.launch.render import JobConfig, render
 from diht_k8s.launch.stages import on_nodes, restarts_in_place, stage_app
 from diht_k8s.pipeline.attempts import attempt_name

@@ -20,8 +20,7 @@ from kubernetes.leaderelection.leaderelection import LeaderElection
 from kubernetes.leaderelection.leaderelectionrecord import LeaderElectionRecord
 from kubernetes.leaderelection.resourcelock.leaselock import LeaseLock
 
-from diht_k8s.kube.api_resources import KINDS
-from diht_k8s.kube.connection import Connection
+from diht_k8s.kube.connection import KINDS, Connection
 from diht_k8s.kube.errors import ClusterError
 
 logger = logging.getLogger(__name__)

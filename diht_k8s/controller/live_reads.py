@@ -16,7 +16,7 @@ from diht_k8s.controller.known_objects import KnownObjects
 from diht_k8s.controller.observe import DISRUPTED, DRAINED, ObservedAttempt
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.job_summary import JobSummary
-from diht_k8s.kube.labels import RUN_LABEL
+from diht_k8s.kube.object_fields import RUN_LABEL
 from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from diht_k8s.pipeline.attempts import AttemptState
 

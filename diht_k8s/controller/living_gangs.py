@@ -12,18 +12,18 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any, Final
 
-from diht_k8s.api.gang_decision import (
+from diht_k8s.api.base import timestamp
+from diht_k8s.api.gangs import (
     DECISION_ANNOTATION,
     DECISION_FILE,
     DECISION_FOLDER,
     DECISION_VARIABLE,
     GangDecision,
 )
-from diht_k8s.api.times import timestamp
 from diht_k8s.controller.observe import DISRUPTED, LIVING, ObservedAttempt
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.errors import ClusterError
-from diht_k8s.kube.labels import RESIZES_ANNOTATION
+from diht_k8s.kube.object_fields import RESIZES_ANNOTATION
 from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.plan import Resize
 

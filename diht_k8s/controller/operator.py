@@ -1,6 +1,9 @@
 """The operator process: the watches of runs, Jobs and pods, the queue, workers, lease and health.
 
 It makes no decisions (see `reconcile` and `pipeline.plan`): it only connects the parts.
+
+Only a watch that has died without an error fails /healthz. An API server that does not answer does not: the watches see
+the errors and try again, and a restart would not bring the server back.
 """
 
 from __future__ import annotations
@@ -14,21 +17,21 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from prometheus_client import make_wsgi_app
 
 from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.controller import metrics
-from diht_k8s.controller.cache.informer import Informer
-from diht_k8s.controller.cache.optional_kinds import PodGroups, WorkloadInformer
+from diht_k8s.controller.cache.informer import Informer, PodGroups, WorkloadInformer
 from diht_k8s.controller.cache.runs import Key, RunStore, RunWatch
 from diht_k8s.controller.cache.watch import WATCH_S, Watch
 from diht_k8s.controller.lease import Lease
-from diht_k8s.controller.node_health.faults import WatchedFault
-from diht_k8s.controller.node_health.node_watch import NodeWatch
+from diht_k8s.controller.node_health.faults import NodeWatch, WatchedFault
 from diht_k8s.controller.observe import is_starting
-from diht_k8s.controller.probes import serve, stuck_watch
 from diht_k8s.controller.queue.fair_order import PriorityLevel
 from diht_k8s.controller.queue.work_queue import WorkQueue
 from diht_k8s.controller.reconcile import InternalError, Reconciler
@@ -38,6 +41,51 @@ from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.job_summary import JobSummary, job_summary
 from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from diht_k8s.kube.workload_summary import workload_summary
+
+STALE_S: Final = 220.0
+"""A watch ends by itself each minute, and its errors count as signs of life: after this time its thread is stuck."""
+Check = Callable[[], str]
+"""What is wrong; empty when nothing is."""
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """No line for each probe."""
+
+
+def serve(address: str, port: int, healthy: Check, ready: Check, role: Callable[[], str] = lambda: "") -> None:
+    """Serve /healthz, /readyz and /metrics from a thread; `role` says what a healthy replica does."""
+    metrics = make_wsgi_app()
+    checks = {"/healthz": healthy, "/readyz": ready}
+
+    def application(environ: dict[str, Any], respond: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            return metrics(environ, respond)
+        if path not in checks:
+            respond("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"try /healthz, /readyz, /metrics\n"]
+        problem = checks[path]()
+        respond("503 Service Unavailable" if problem else "200 OK", [("Content-Type", "text/plain")])
+        return [f"{problem or role() or 'ok'}\n".encode()]
+
+    server = make_server(address, port, application, handler_class=_Quiet)
+    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+
+
+def stuck_watch(alive_at: Mapping[str, float], now: float) -> str:
+    """Which of our watches is stuck.
+
+    Args:
+        alive_at: kind -> when its thread last got somewhere, seconds, monotonic.
+        now: seconds on the same clock.
+
+    Returns:
+        One line; empty if none is stuck.
+    """
+    silent = {kind: now - at for kind, at in alive_at.items() if now > at + STALE_S}
+    return next((f"the watch of {kind} has been silent for {since:.0f} s" for kind, since in silent.items()), "")
+
 
 logger = logging.getLogger(__name__)
 

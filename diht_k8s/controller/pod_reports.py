@@ -12,7 +12,9 @@ from typing import Final
 from diht_k8s.api.reports import COMMITTED, Cause, NodeResult, Progress, SavedCheckpoint
 from diht_k8s.kube.job_summary import JobSummary
 from diht_k8s.kube.pod_summary import PodSummary
-from diht_k8s.pipeline.attempt_reports import (
+from diht_k8s.pipeline.attempts import (
+    Attempt,
+    AttemptTimes,
     checkpoint_work,
     furthest,
     in_place_of,
@@ -20,7 +22,6 @@ from diht_k8s.pipeline.attempt_reports import (
     most_spent,
     progress_work,
 )
-from diht_k8s.pipeline.attempts import Attempt, AttemptTimes
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{16}")
 

@@ -10,28 +10,29 @@ import random
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.field_problems import refuse, text_problems
-from diht_k8s.api.pod_paths import path_problems
+from diht_k8s.api.named_uris import path_problems
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.api.run import DihtRun
 from diht_k8s.controller.actions import delete_old_jobs, delete_orphans, delete_run, orphans
-from diht_k8s.controller.cache.informer import Informer
-from diht_k8s.controller.cache.optional_kinds import WorkloadInformer
+from diht_k8s.controller.cache.informer import Informer, WorkloadInformer
 from diht_k8s.controller.cache.runs import CachedRun, FinishedRun, Key, RunStore, cached_run
 from diht_k8s.controller.decision import Blocked, Decision, decide
 from diht_k8s.controller.events import RunEvent
 from diht_k8s.controller.execution import Executor
 from diht_k8s.controller.known_objects import KnownObjects
-from diht_k8s.controller.node_health.node_watch import NodeWatch
+from diht_k8s.controller.node_health.faults import NodeWatch
+from diht_k8s.controller.node_health.gang_moves import PendingMove
 from diht_k8s.controller.observation import Observer
 from diht_k8s.controller.observe import LIVING, RunProblem, due_times
+from diht_k8s.controller.pending_causes import PendingCause
 from diht_k8s.controller.pod_logs import ReadLogs, progress_interval
-from diht_k8s.controller.report import StatusReporter
-from diht_k8s.controller.run_memory import RunMemory
+from diht_k8s.controller.report import StatusReporter, WrittenStatus
 from diht_k8s.controller.run_metrics import UnhealthyNodes
 from diht_k8s.controller.saved_status import condition, has_ended
 from diht_k8s.controller.status_text import one_line
@@ -39,6 +40,24 @@ from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.errors import ClusterError
 from diht_k8s.kube.job_summary import JobSummary
 from diht_k8s.kube.pod_summary import PodSummary
+
+
+@dataclass
+class RunMemory:
+    """The memory of one run; what can change is changed by the module that defines it alone, and `reconcile` replaces
+    the values.
+    """
+
+    objects: KnownObjects
+    blocked: Blocked = field(default_factory=Blocked)
+    logs: ReadLogs = field(default_factory=ReadLogs)
+    pending: PendingCause = field(default_factory=PendingCause)
+    move: PendingMove | None = None
+    """the fault of a node because of which the gang moves after its next checkpoint."""
+    written: WrittenStatus = field(default_factory=WrittenStatus)
+    checked: int = 0
+    """generation of the document whose objects the API server has checked."""
+
 
 logger = logging.getLogger(__name__)
 

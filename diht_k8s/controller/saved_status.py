@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from diht_k8s.api.base import seconds
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.status import Condition, RestartsInPlace, StageState, StageStatus, Status, WorkStatus
-from diht_k8s.api.times import seconds
 from diht_k8s.controller.observe import entry_parts
 from diht_k8s.pipeline.attempts import CommittedWork, InPlaceRestarts
 from diht_k8s.pipeline.goodput import saved_time

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from diht_k8s.api.base import timestamp
 from diht_k8s.api.layout import join
 from diht_k8s.api.redaction import redacted_text
 from diht_k8s.api.reports import MAX_PROBLEM, NodeResult, worst
@@ -32,7 +33,6 @@ from diht_k8s.api.status import (
     bounded,
 )
 from diht_k8s.api.status import StageState as EntryState
-from diht_k8s.api.times import timestamp
 from diht_k8s.controller.avoided_nodes import nodes_to_avoid, restarts_in_place, suspect_node
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.logged_progress import LoggedProgress

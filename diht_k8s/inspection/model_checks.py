@@ -1,7 +1,7 @@
 """What the start of a training will refuse about a network of timm's: unequal parts of a batch, sizes of images.
 
 The network is made without memory for its weights, in seconds, and only where it is timm's and learns: of the others
-the document's text says enough (`api.batch_statistics`).
+the document's text says enough (`api.gangs`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import torch
 
-from diht_k8s.api.batch_statistics import unequal_parts
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.field_problems import FieldProblem
+from diht_k8s.api.gangs import unequal_parts
 from diht_k8s.api.train import Train
 from diht_k8s.stages.train.model.configurations import model_configuration
 from diht_k8s.stages.train.model.student import Student, has_batch_statistics, require_passing_images

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
+from diht_k8s.api.base import FieldPath
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.api.field_problems import FieldProblem, text_problems
-from diht_k8s.api.json_types import FieldPath
 from diht_k8s.api.label import PACKAGED_TEACHERS, Label
 from diht_k8s.api.layout import MARKER, Layout
 from diht_k8s.api.named_uris import NamedUri, named_uris

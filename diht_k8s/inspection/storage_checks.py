@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from diht_k8s.api.base import create_condition
 from diht_k8s.api.errors import DihtError
 from diht_k8s.api.layout import join
-from diht_k8s.api.object_stores import create_condition
 from diht_k8s.api.run import DihtRun
 from diht_k8s.data.shards.images import BadImageError, decode
 from diht_k8s.data.shards.pairs import read_pairs

@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import urllib3
 
-from diht_k8s.kube.api_resources import KINDS, KUEUE, KUEUE_VERSIONS
-from diht_k8s.kube.connection import TIMEOUT_S, Connection
+from diht_k8s.kube.connection import KINDS, KUEUE, KUEUE_VERSIONS, TIMEOUT_S, Connection
 from diht_k8s.kube.errors import ClusterError, unreachable
 
 PAGE: Final = 500

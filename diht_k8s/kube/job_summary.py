@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from diht_k8s.kube.labels import (
+from diht_k8s.kube.object_fields import (
     QUEUE_ANNOTATION,
     QUEUED_ANNOTATION,
     QUOTA_ANNOTATION,
     RESIZES_ANNOTATION,
     UNHEALTHY_NODES_ANNOTATION,
     WORKLOAD_ANNOTATION,
-)
-from diht_k8s.kube.object_fields import (
     Document,
     Unreadable,
     common_fields,

@@ -1,4 +1,5 @@
-"""Fields of API objects, read from JSON that anybody may have written. Pure.
+"""Labels and annotations by which Jobs, pods and Workloads name their run, and fields of API objects, read from JSON
+that anybody may have written. Pure.
 
 A field has the expected type or is null; an object for which that does not hold is unreadable as a whole.
 """
@@ -13,7 +14,33 @@ from typing import Any, Final, TypeVar
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import MAX_COUNT
 from diht_k8s.api.steps import STEPS
-from diht_k8s.kube.labels import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL
+
+RUN_LABEL: Final = "diht.dev/run"
+STAGE_LABEL: Final = "diht.dev/stage"
+"""The name of the entry in status.stages: `train`, `label-heads`, ..."""
+ATTEMPT_LABEL: Final = "diht.dev/attempt"
+RUN_UID_LABEL: Final = "diht.dev/run-uid"
+"""Names the run of a pod that is left of a Job which no operator has seen."""
+WORKLOAD_ANNOTATION: Final = "diht.dev/workload"
+"""Name of the Workload on whose quota a Job runs."""
+QUEUE_ANNOTATION: Final = "diht.dev/queue-name"
+"""Name of that Workload's queue."""
+QUEUED_ANNOTATION: Final = "diht.dev/queued-since"
+"""When the Workload was created; on the Job of the first attempt, which did not exist while it waited."""
+EXTRA_LABEL: Final = "diht.dev/extra-nodes"
+"""On the Workload of the nodes beyond train.minNodes."""
+QUOTA_ANNOTATION: Final = "diht.dev/quota-nodes"
+"""On the Job of an elastic training: the nodes for which it had quota as it was made."""
+SHAPE_ANNOTATION: Final = "diht.dev/shape"
+"""Digest of the pods that a Workload asks quota for."""
+UNHEALTHY_NODES_ANNOTATION: Final = "diht.dev/unhealthy-nodes"
+"""Nodes that were known as unhealthy when a Job was created; its gang is not moved away from them again."""
+RESIZES_ANNOTATION: Final = "diht.dev/resizes-in-place"
+"""On the Job of a gang that goes on as nodes go and come, in the pods that live."""
+INDEX_LABEL: Final = "batch.kubernetes.io/job-completion-index"
+JOB_UID_LABEL: Final = "batch.kubernetes.io/controller-uid"
+"""Stays on a pod whose Job was deleted without it."""
+
 
 MAX_MESSAGE: Final = 4096
 MAX_NAME: Final = 253

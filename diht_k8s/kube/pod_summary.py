@@ -9,13 +9,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from diht_k8s.api.gang_decision import DECISION_ANNOTATION, GangDecision, decision_in
-from diht_k8s.kube.labels import (
+from diht_k8s.api.gangs import DECISION_ANNOTATION, GangDecision, decision_in
+from diht_k8s.kube.object_fields import (
     INDEX_LABEL,
     JOB_UID_LABEL,
     RUN_UID_LABEL,
-)
-from diht_k8s.kube.object_fields import (
     Document,
     Unreadable,
     common_fields,

@@ -16,7 +16,7 @@ from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.connection import POD_ACCOUNT, connect, in_pod
 from diht_k8s.kube.errors import ClusterError, kubeconfig_errors
 from diht_k8s.kube.job_summary import JobSummary, job_summary
-from diht_k8s.kube.labels import RUN_LABEL
+from diht_k8s.kube.object_fields import RUN_LABEL
 from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from diht_k8s.api.times import seconds
-from diht_k8s.kube.labels import EXTRA_LABEL, RUN_LABEL, SHAPE_ANNOTATION, STAGE_LABEL
-from diht_k8s.kube.object_fields import Document, Unreadable, guarded
+from diht_k8s.api.base import seconds
+from diht_k8s.kube.object_fields import (
+    EXTRA_LABEL,
+    RUN_LABEL,
+    SHAPE_ANNOTATION,
+    STAGE_LABEL,
+    Document,
+    Unreadable,
+    guarded,
+)
 
 
 @dataclass(frozen=True, slots=True)

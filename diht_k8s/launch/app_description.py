@@ -10,9 +10,8 @@ from torchx.schedulers.api import DescribeAppResponse
 from torchx.specs import NONE, AppState, ReplicaState, ReplicaStatus, Resource, Role, RoleStatus
 
 from diht_k8s.api.reports import Cause
-from diht_k8s.kube.labels import INDEX_LABEL
-from diht_k8s.kube.object_fields import owner_of
-from diht_k8s.launch.names import slug
+from diht_k8s.kube.object_fields import INDEX_LABEL, owner_of
+from diht_k8s.launch.pod_template import slug
 from diht_k8s.launch.render import LABEL_ROLE
 
 CANCELLED_ANNOTATION: Final = "diht.dev/cancelled"

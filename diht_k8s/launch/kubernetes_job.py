@@ -36,8 +36,8 @@ from diht_k8s.launch.app_description import (
     replica_pods,
     waiting_reason,
 )
-from diht_k8s.launch.names import label_value, unique_name
 from diht_k8s.launch.overlays import with_overlays
+from diht_k8s.launch.pod_template import label_value, unique_name
 from diht_k8s.launch.render import LABEL_APP, LABEL_INSTANCE, LABEL_MANAGER, LABEL_ROLE, MANAGER, JobConfig, render
 from diht_k8s.launch.replica_logs import ReplicaLog, pod_lines, replica_lines
 

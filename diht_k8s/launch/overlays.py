@@ -11,7 +11,7 @@ from typing import Any, Final
 from torchx.specs import AppDef, Role
 from torchx.specs.overlays import JOIN, PUT, get_overlay, set_overlay
 
-from diht_k8s.api.object_stores import credential_variables
+from diht_k8s.api.base import credential_variables
 from diht_k8s.api.pod_security import escalates
 from diht_k8s.api.pods import NODE_VARIABLE, QUEUE_LABEL, QUEUE_PRIORITY_LABEL, Pods, topology_annotations
 from diht_k8s.api.run import DihtRun, Stage

@@ -1,24 +1,134 @@
-"""The pod template of a TorchX role. Pure.
+"""The pod template of a TorchX role, with valid names of Kubernetes and TorchX's macros. Pure.
 
 The pod passes Pod Security `restricted`: a numeric user, no capabilities, no token, a read-only root with an empty
 /tmp. What a role has no field for comes from TorchX overlays of the namespace `kubernetes`: `V1Pod`, as in stock
 TorchX, and two of this project: `V1Container` for the role's container, and `V1Job` for the Job around it (in
 `render`).
+
+Stock TorchX writes each replica's values into a pod of its own. The pods of an Indexed Job are identical, so the
+kubelet fills in what differs: it replaces `$(NAME)` in a pod's command and environment by an environment variable. All
+other dollar signs are doubled, so that text arrives unchanged.
+
+In commands, the variable with replica 0's address has a different name in each replica: replica 0 must find "localhost"
+in its own, because torchrun hosts the store only on a machine that it recognises as itself, and the DNS name may not
+resolve yet.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from torchx.specs import BindMount, DeviceMount, Role, VolumeMount
+from torchx.specs import BindMount, DeviceMount, Role, VolumeMount, macros
 from torchx.specs.overlays import apply_overlay, get_overlay
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.launch import macros
-from diht_k8s.launch.names import slug
+
+MAX_NAME: Final = 63
+"""Longest DNS label: names of Jobs and Services, host names of pods."""
+MAX_ROLE: Final = 20
+"""Characters of a role's name in the name of its Job, if an application has several roles."""
+
+
+def slug(text: str, limit: int = MAX_NAME) -> str:
+    """Text as a DNS label that starts with a letter: `Train_ViT.B/16` becomes `train-vit-b-16`."""
+    label = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    if not label[:1].isalpha():
+        label = f"app-{label}".rstrip("-")
+    return label[:limit].rstrip("-")
+
+
+def label_value(text: str) -> str:
+    """Text as the value of a label; characters that Kubernetes refuses become dashes."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", text)[:MAX_NAME].strip("_.-")
+
+
+def unique_name(name: str, token: str, replicas: Sequence[int], *, roles: int = 1) -> str:
+    """A name for one submission of an application, short enough for the names of its Jobs and their hosts.
+
+    Args:
+        name: the application's name.
+        token: makes the name unique; lower-case letters and digits.
+        replicas: number of replicas of each role.
+        roles: number of roles.
+    """
+    host = len(f"-{max(replicas) - 1}")
+    role = MAX_ROLE + 1 if roles > 1 else 0
+    return f"{slug(name, MAX_NAME - host - role - len(token) - 1)}-{token}"
+
+
+def job_names(name: str, roles: Sequence[str]) -> list[str]:
+    """The names of an application's Jobs: its own name if it has one role, else its name and the role's."""
+    if len(roles) == 1:
+        return [name]
+    names: list[str] = []
+    for index, role in enumerate(roles):
+        candidate = f"{name}-{slug(role, MAX_ROLE)}"
+        names.append(f"{name}-{index}" if candidate in names else candidate)
+    return names
+
+
+REPLICA_VARIABLE: Final = "TORCHX_REPLICA_ID"
+RANK0_VARIABLE: Final = "TORCHX_RANK0_HOST"
+_REPLICA: Final = "\ue000"
+_RANK0: Final = "\ue001"
+
+
+def substituted(role: Role, app_id: str) -> Role:
+    """A copy of the role with its macros replaced.
+
+    Values that differ between replicas stay marked, for `argument`, `variable` or `raw`.
+    """
+    return macros.Values(img_root="", app_id=app_id, replica_id=_REPLICA, rank0_env=_RANK0).apply(role)
+
+
+def argument(text: str) -> str:
+    """The text as a word of a pod's command."""
+    return _filled(text.replace("$", "$$"), f"{RANK0_VARIABLE}_$({REPLICA_VARIABLE})")
+
+
+def variable(text: str) -> str:
+    """The text as the value of an environment variable of a pod."""
+    return _filled(text.replace("$", "$$"), RANK0_VARIABLE)
+
+
+def raw(value: Any) -> Any:
+    """The value as part of a manifest, however nested: Kubernetes' `$(NAME)` keeps its meaning."""
+    if isinstance(value, str):
+        return _filled(value, RANK0_VARIABLE)
+    if isinstance(value, dict):
+        return {key: raw(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(raw(item) for item in value)
+    return value
+
+
+def uses_rank0(role: Role) -> bool:
+    """Whether a substituted role uses the address of replica 0 anywhere."""
+    return any(_RANK0 in text for text in _texts([role.args, role.env, role.metadata]))
+
+
+def uses_rank0_in_arguments(role: Role) -> bool:
+    """Whether a substituted role's command uses the address of replica 0."""
+    return any(_RANK0 in text for text in role.args)
+
+
+def _filled(text: str, rank0: str) -> str:
+    return text.replace(_REPLICA, f"$({REPLICA_VARIABLE})").replace(_RANK0, rank0)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
 
 IMAGE_PYTHON: Final = "python3"
 """The interpreter in an image: replaces the submitting program's own as a role's entry point."""
@@ -79,7 +189,7 @@ def pod_template(role: Role, config: PodConfig, hosts: RoleHosts, labels: Mappin
     """The template of a role's pods.
 
     Args:
-        role: the role after `macros.substituted`.
+        role: the role after `substituted`.
         config: what the AppDef does not say.
         hosts: names of the Job and the Service.
         labels: labels of the pods, which overlays can add to but not change.
@@ -94,14 +204,14 @@ def pod_template(role: Role, config: PodConfig, hosts: RoleHosts, labels: Mappin
         "metadata": {"labels": {}, "annotations": {"sidecar.istio.io/inject": "false"}},  # a sidecar would never end
         "spec": _pod_spec(role, config, hosts) | {"containers": [_container(name, role, config, hosts)]},
     }
-    apply_overlay(template, macros.raw(get_overlay(role, "kubernetes", "V1Pod")))
+    apply_overlay(template, raw(get_overlay(role, "kubernetes", "V1Pod")))
     template["metadata"].setdefault("labels", {}).update(labels)
     spec = template["spec"]
     spec["volumes"] = [_of_one_source(volume) for volume in spec["volumes"]]
     container = next((item for item in spec["containers"] if item.get("name") == name), None)
     if container is None:
         raise UserError(f"role {role.name}: its overlay removes the container {name}: keep it")
-    apply_overlay(container, macros.raw(get_overlay(role, "kubernetes", "V1Container", flat_fallback=False)))
+    apply_overlay(container, raw(get_overlay(role, "kubernetes", "V1Container", flat_fallback=False)))
     _require(role, container, "env", "name")
     _require(role, container, "volumeMounts", "mountPath")
     _add_default_env(container, spec.get("terminationGracePeriodSeconds", 30), retries=role.max_retries > 0)
@@ -163,8 +273,8 @@ def _container(name: str, role: Role, config: PodConfig, hosts: RoleHosts) -> di
         name=name,
         image=role.image,
         imagePullPolicy=config.image_pull_policy,
-        command=[macros.argument(image_entrypoint(role.entrypoint))],
-        args=[macros.argument(word) for word in role.args] or None,
+        command=[argument(image_entrypoint(role.entrypoint))],
+        args=[argument(word) for word in role.args] or None,
         env=_environment(role, hosts),
         ports=[{"name": slug(key, 15), "containerPort": port} for key, port in role.port_map.items()] or None,
         resources=_resources(role, config),
@@ -181,20 +291,20 @@ def _container(name: str, role: Role, config: PodConfig, hosts: RoleHosts) -> di
 def _environment(role: Role, hosts: RoleHosts) -> list[dict[str, Any]]:
     """Variables, ordered so that later ones can use earlier ones."""
     env: list[dict[str, Any]] = [
-        {"name": macros.REPLICA_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": INDEX_FIELD}}},
-        {"name": macros.RANK0_VARIABLE, "value": hosts.rank0_host},
+        {"name": REPLICA_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": INDEX_FIELD}}},
+        {"name": RANK0_VARIABLE, "value": hosts.rank0_host},
     ]
-    if macros.uses_rank0_in_arguments(role):
+    if uses_rank0_in_arguments(role):
         for replica in range(role.num_replicas):
             host = "localhost" if hosts.is_first and replica == 0 else hosts.rank0_host
-            env.append({"name": f"{macros.RANK0_VARIABLE}_{replica}", "value": host})
+            env.append({"name": f"{RANK0_VARIABLE}_{replica}", "value": host})
     if hosts.service and role.num_replicas > 1:
         env.append({"name": PEERS_VARIABLE, "value": f"{hosts.job}-*.{hosts.service}"})
     for name, value in {**role.env, "TORCHX_IMAGE": role.image}.items():
         if value.startswith(FIELD_PATH):
             env.append({"name": name, "valueFrom": {"fieldRef": {"fieldPath": value.removeprefix(FIELD_PATH)}}})
         else:
-            env.append({"name": name, "value": macros.variable(value)})
+            env.append({"name": name, "value": variable(value)})
     return env
 
 

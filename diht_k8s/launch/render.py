@@ -15,9 +15,18 @@ from torchx.specs.overlays import apply_overlay, get_overlay
 
 from diht_k8s.api.errors import NEVER_RETRIED, UserError
 from diht_k8s.api.pods import QUEUE_LABEL
-from diht_k8s.launch import macros
-from diht_k8s.launch.names import MAX_NAME, job_names, label_value, slug
-from diht_k8s.launch.pod_template import PodConfig, RoleHosts, pod_template
+from diht_k8s.launch.pod_template import (
+    MAX_NAME,
+    PodConfig,
+    RoleHosts,
+    job_names,
+    label_value,
+    pod_template,
+    raw,
+    slug,
+    substituted,
+    uses_rank0,
+)
 
 LABEL_APP: Final = "app.kubernetes.io/name"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
@@ -71,7 +80,7 @@ def render(
     """
     if not app.roles:
         raise UserError(f"application {app.name} has no roles: add one")
-    roles = [macros.substituted(role, name) for role in app.roles]
+    roles = [substituted(role, name) for role in app.roles]
     jobs = job_names(name, [role.name for role in roles])
     _check_lengths(jobs, roles)
     service = name if _replicas_communicate(roles) else None
@@ -121,7 +130,7 @@ def _job(
         "metadata": {"name": name, "labels": {**labels}},
         "spec": spec,
     }
-    apply_overlay(job, macros.raw(get_overlay(role, "kubernetes", "V1Job", flat_fallback=False)))
+    apply_overlay(job, raw(get_overlay(role, "kubernetes", "V1Job", flat_fallback=False)))
     job["metadata"]["labels"] |= queue
     return job
 
@@ -169,7 +178,7 @@ def _replicas_communicate(roles: list[Role]) -> bool:
     if len(roles) > 1:
         return True
     (role,) = roles
-    return role.num_replicas > 1 and (bool(role.port_map) or macros.uses_rank0(role))
+    return role.num_replicas > 1 and (bool(role.port_map) or uses_rank0(role))
 
 
 def _check_lengths(jobs: list[str], roles: list[Role]) -> None:

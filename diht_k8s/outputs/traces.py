@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from diht_k8s.api.base import texts_in
 from diht_k8s.api.errors import DataError
-from diht_k8s.api.json_types import texts_in
 from diht_k8s.api.layout import MARKER, STAGE_FILES, STARTED, join
 from diht_k8s.api.run import Stage
 from diht_k8s.data.feature_files import header_in

@@ -21,10 +21,10 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any, Final
 
+from diht_k8s.api.base import seconds, timestamp
 from diht_k8s.api.errors import ComputedElsewhere
 from diht_k8s.api.reports import TimeSpent
 from diht_k8s.api.status import MAX_COUNT, Goodput, StageGoodput, StageStatus, StartUp
-from diht_k8s.api.times import seconds, timestamp
 from diht_k8s.pipeline.attempts import Attempt, AttemptState, AttemptTimes
 from diht_k8s.pipeline.run_status import RunStatus, StageRecord, StageTime, TimeParts
 

@@ -21,11 +21,13 @@ from diht_k8s.pipeline.budget import with_progress, with_restarts_in_place
 from diht_k8s.pipeline.elasticity import (
     in_place,
     lowered_to,
+    resized_by_quota,
     resized_in_place,
     resized_to,
     resizes_at,
     resizes_in_place_at,
     still_fewer,
+    within_quota,
 )
 from diht_k8s.pipeline.failure_policy import (
     BACK_OFF,
@@ -36,9 +38,17 @@ from diht_k8s.pipeline.failure_policy import (
     withdrawn,
 )
 from diht_k8s.pipeline.goodput import paused, with_goodput
-from diht_k8s.pipeline.quota import resized_by_quota, within_quota
-from diht_k8s.pipeline.run_status import ENDED_WELL, FINAL, Failure, RunState, RunStatus, StageRecord
-from diht_k8s.pipeline.running_time import deadline_at, running_seconds, with_running_time
+from diht_k8s.pipeline.run_status import (
+    ENDED_WELL,
+    FINAL,
+    Failure,
+    RunState,
+    RunStatus,
+    StageRecord,
+    deadline_at,
+    running_seconds,
+    with_running_time,
+)
 
 RESTARTED_IN_PLACE: Final = "RestartedInPlace"
 """Reason of a failure whose program runs again by itself, where its restarts are used up."""

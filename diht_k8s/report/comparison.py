@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from diht_k8s.api.base import is_object
 from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.hashing import sha256_of
-from diht_k8s.api.json_types import is_object
 from diht_k8s.api.layout import DIGITS
 from diht_k8s.api.redaction import redacted_document
 from diht_k8s.api.run import Stage

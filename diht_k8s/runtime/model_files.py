@@ -14,8 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from diht_k8s.api.errors import UserError
-from diht_k8s.api.installation import install_line
+from diht_k8s.api.errors import UserError, install_line
 
 
 @dataclass(frozen=True)

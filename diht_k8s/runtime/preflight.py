@@ -18,10 +18,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from diht_k8s.api.base import create_condition
 from diht_k8s.api.errors import RetryableError, UserError
-from diht_k8s.api.gang_decision import DECISION_VARIABLE
+from diht_k8s.api.gangs import DECISION_VARIABLE
 from diht_k8s.api.layout import join
-from diht_k8s.api.object_stores import create_condition
 from diht_k8s.api.pods import NODE_VARIABLE, RENDEZVOUS_PORT
 from diht_k8s.api.reports import NodeResult
 from diht_k8s.data.shards.storage import Storage

@@ -10,11 +10,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from diht_k8s.api.base import in_object_store, texts_in
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.hashing import sha256_of
-from diht_k8s.api.json_types import texts_in
 from diht_k8s.api.layout import ABOUT_FEATURES, DIGITS, Layout, join, refuse_old_layout
-from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.commit import Started, find_started

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from diht_k8s.api.base import timestamp
 from diht_k8s.api.documents import canonical_json, dump, load
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import Stage
@@ -34,7 +35,6 @@ from diht_k8s.api.status import (
     Status,
     wire,
 )
-from diht_k8s.api.times import timestamp
 from tests.cluster.tools import PROJECT, Kubectl, KubectlError, fresh_namespace, wait_until
 from tests.contract.documents import Case, yaml_run
 from tests.contract.documents.fields import CASES as FIELDS

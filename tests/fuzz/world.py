@@ -13,11 +13,11 @@ from random import Random
 from typing import Any, Final
 
 from diht_k8s.api.errors import NEVER_RETRIED, ComputedElsewhere
-from diht_k8s.api.gang_decision import DECISION_ANNOTATION, decision_in
+from diht_k8s.api.gangs import DECISION_ANNOTATION, decision_in
 from diht_k8s.api.reports import COMMITTED, Cause, CommittedShards, Progress, SavedCheckpoint, TimeSpent
 from diht_k8s.api.run import Stage
 from diht_k8s.kube.errors import ClusterError
-from diht_k8s.kube.labels import RESIZES_ANNOTATION
+from diht_k8s.kube.object_fields import RESIZES_ANNOTATION
 from tests.unit.controller.documents import NO_NODE, NOW, at
 from tests.unit.controller.fake import Dead, FakeCluster
 from tests.unit.controller.kueue import Kueue

@@ -20,7 +20,7 @@ KNOWN: Final[dict[str, str]] = {
     "losses: def hn_nce_loss(image_features_BD: Tensor, text_features_BD: Tensor, logit_scale: Tensor | float, *, alpha: float=1.0, beta: float=[0.25 -> 1.25], differentiate_weights: bool=True, chunk_size: int=256, group: dist.ProcessGroup | None=None, caption_ids_B: Tensor | None=None) -> Tensor:": "a default for callers of the function; no test fixes the number",
     "failure_policy: most_s: float = [300.0 -> 301.0]": "a default; no test fixes the number",
     "failure_policy: return min(self.most_s, self.first_s * 2.0 ** min(restarts - 1, [32 -> 33])) * (1 + self.jitter / 4)": "both powers are far above most_s",
-    "running_time: if ended_at [<= -> <] status.ran_until or since is None or ended_at < since:": "an interval that ends where the counted time ends adds 0 s, and an attempt that runs begins a new one at once",
+    "run_status: if ended_at [<= -> <] status.ran_until or since is None or ended_at < since:": "an interval that ends where the counted time ends adds 0 s, and an attempt that runs begins a new one at once",
     "budget: count = min(used, max([0 -> 1], seconds - since) // heal_seconds)": "one second gives no restart back",
     "loader: STOP_SECONDS = [30.0 -> 31.0]": "a limit; no test fixes the number",
     "dataset: SHARD_CACHE_BYTES = [256 -> 257] << 20": "the size of a cache; no test fixes the number",

@@ -20,7 +20,6 @@ CORE: Final[dict[str, list[str]]] = {
     "diht_k8s.pipeline.budget": _OF_PLANNING,
     "diht_k8s.pipeline.failure_policy": _OF_PLANNING,
     "diht_k8s.pipeline.plan": _OF_PLANNING,
-    "diht_k8s.pipeline.running_time": _OF_PLANNING,
     "diht_k8s.pipeline.run_status": _OF_PLANNING,
     "diht_k8s.controller.observe": _OF_OBSERVATION,
     "diht_k8s.stages.filter.text_spotting.matching": ["tests/unit/stages/filter/test_matching.py"],

@@ -18,8 +18,8 @@ from typing import Any, Final
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
+from diht_k8s.api.base import FieldPath, is_array, is_object
 from diht_k8s.api.errors import suggestion
-from diht_k8s.api.json_types import FieldPath, is_array, is_object
 from diht_k8s.api.kubernetes_types.quantities import Quantity, quantity_problem
 
 Kind = str | list[Any] | dict[str, Any]

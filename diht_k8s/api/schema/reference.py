@@ -13,13 +13,12 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from diht_k8s.api.json_types import is_array, is_object
+from diht_k8s.api.base import TIME_PATTERN, is_array, is_object
 from diht_k8s.api.kubernetes_types.objects import definitions
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import API_VERSION, DihtRun, Spec, Stage
 from diht_k8s.api.schema.cel import ALWAYS_EDITABLE, EDITABLE, run_rules
 from diht_k8s.api.status import Status
-from diht_k8s.api.times import TIME_PATTERN
 
 Schema = dict[str, Any]
 _BOUNDS: Final = re.compile(r" \((?:[≥>≤<] )?[\d.]+[^()]*\)")

@@ -13,8 +13,7 @@ from packaging.requirements import Requirement
 
 from diht_k8s import __version__
 from diht_k8s.api.documents import check, located, read_text
-from diht_k8s.api.errors import DihtError, ExitCode
-from diht_k8s.api.installation import install_line
+from diht_k8s.api.errors import DihtError, ExitCode, install_line
 from diht_k8s.api.run import DihtRun
 from diht_k8s.cli.checks import gpu_warnings, stage_problems
 from diht_k8s.cli.onboarding.init import shard_patterns

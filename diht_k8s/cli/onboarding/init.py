@@ -8,10 +8,10 @@ import shlex
 from pathlib import Path
 from typing import Final
 
+from diht_k8s.api.base import in_object_store
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.layout import join
-from diht_k8s.api.object_stores import in_object_store
 from diht_k8s.cli.display import progress_bar
 from diht_k8s.cli.onboarding.defaults import Hardware, choose_defaults
 from diht_k8s.cli.onboarding.run_template import RunNames, render_document

@@ -15,13 +15,13 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from diht_k8s.api.base import seconds
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import API_VERSION, DihtRun, other_manager
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.api.status import Status
 from diht_k8s.api.status_reading import ReadStatus, read_status
-from diht_k8s.api.times import seconds
 from diht_k8s.controller.cache.watch import WATCH_S, Watch
 from diht_k8s.kube.object_fields import Document, Unreadable, identity
 

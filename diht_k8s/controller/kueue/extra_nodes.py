@@ -11,14 +11,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from diht_k8s.api.gang_sizes import gang_sizes
+from diht_k8s.api.gangs import gang_sizes
+from diht_k8s.api.pods import merged
 from diht_k8s.api.run import DihtRun, FailurePolicy, Stage
 from diht_k8s.api.train import Train
-from diht_k8s.controller.kueue.queues import queues_of
+from diht_k8s.controller.observe import entry_name
 from diht_k8s.kube.workload_summary import WorkloadSummary
 from diht_k8s.pipeline.attempts import Attempt
-from diht_k8s.pipeline.plan import Start
-from diht_k8s.pipeline.quota import largest_size, may_grow
+from diht_k8s.pipeline.elasticity import largest_size, may_grow
+from diht_k8s.pipeline.plan import CLUSTER_STEPS, Start
+
+
+def queues_of(run: DihtRun) -> dict[str, str]:
+    """The queues of the stages that keep their place, by the name of their entry in status.stages."""
+    found = dict[str, str]()
+    for stage in run.spec.stages:
+        pods = merged(run.spec.pods, getattr(run.spec, stage.value).pods)
+        if pods.queueing == "PerRun" and pods.queue_name:
+            found |= {entry_name(stage, each): pods.queue_name for each in CLUSTER_STEPS.get(stage, ("",))}
+    return found
+
+
+def entry_of(start: Start) -> str:
+    """The name of its entry in status.stages."""
+    return entry_name(start.stage, start.step)
+
 
 ENTRY = Stage.TRAIN.value
 """Name of the training's entry in status.stages."""

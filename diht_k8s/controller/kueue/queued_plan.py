@@ -13,10 +13,9 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.job_builder import build_objects, requires_pod_group
 from diht_k8s.controller.kueue import admission, workload
-from diht_k8s.controller.kueue.extra_nodes import elastic_queue, fewest_nodes
-from diht_k8s.controller.kueue.queues import entry_of, queues_of
+from diht_k8s.controller.kueue.extra_nodes import elastic_queue, entry_of, fewest_nodes, queues_of
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem
-from diht_k8s.kube.api_resources import KUEUE
+from diht_k8s.kube.connection import KUEUE
 from diht_k8s.kube.workload_summary import WorkloadSummary
 from diht_k8s.pipeline.attempts import Attempt, AttemptState
 from diht_k8s.pipeline.plan import RunPlan, Start

@@ -11,19 +11,17 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.pods import QUEUE_PRIORITY_LABEL
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.controller.actions import NameConflict, StillTerminating, create_or_get
+from diht_k8s.controller.actions import NameConflict, StillTerminating, create_or_get, refusal
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.job_builder import labels_of
 from diht_k8s.controller.kueue import admission, workload
-from diht_k8s.controller.kueue.extra_nodes import elastic_queue, useful_extra
+from diht_k8s.controller.kueue.extra_nodes import elastic_queue, entry_of, queues_of, useful_extra
 from diht_k8s.controller.kueue.queued_plan import job_of
-from diht_k8s.controller.kueue.queues import entry_of, queues_of
 from diht_k8s.controller.observe import RunProblem
-from diht_k8s.controller.refusals import refusal
-from diht_k8s.kube.api_resources import KUEUE, SCHEDULING
 from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.connection import KUEUE, SCHEDULING
 from diht_k8s.kube.errors import ClusterError
-from diht_k8s.kube.labels import ATTEMPT_LABEL
+from diht_k8s.kube.object_fields import ATTEMPT_LABEL
 from diht_k8s.launch.stages import sized_for_step
 from diht_k8s.pipeline.plan import Start
 

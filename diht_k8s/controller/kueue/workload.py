@@ -9,12 +9,12 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
 
+from diht_k8s.api.base import timestamp
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.pods import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
-from diht_k8s.api.times import timestamp
 from diht_k8s.controller.status_text import one_line
-from diht_k8s.kube.api_resources import KINDS, KUEUE
-from diht_k8s.kube.labels import (
+from diht_k8s.kube.connection import KINDS, KUEUE
+from diht_k8s.kube.object_fields import (
     EXTRA_LABEL,
     INDEX_LABEL,
     QUEUE_ANNOTATION,

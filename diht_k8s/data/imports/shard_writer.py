@@ -18,8 +18,7 @@ from typing import Any, Final
 
 from PIL import Image, ImageOps
 
-from diht_k8s.api.errors import DataError
-from diht_k8s.api.installation import install_line
+from diht_k8s.api.errors import DataError, install_line
 from diht_k8s.data.imports.records import (
     LINKS_ADVICE,
     OUTSIDE,

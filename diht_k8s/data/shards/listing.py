@@ -20,9 +20,9 @@ from typing import Any, Final, NamedTuple, cast
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from diht_k8s.api.base import scheme_of
 from diht_k8s.api.braces import MAX_TEXTS, BracesError, check_braces, expanded
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.object_stores import scheme_of
 
 LOST_AND_FOUND: Final = "lost+found"
 """At the root of an ext4 volume, where only root may look; none of a user's files lie there."""

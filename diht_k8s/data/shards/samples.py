@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diht_k8s.api.base import is_object
 from diht_k8s.api.errors import DataError
-from diht_k8s.api.json_types import is_object
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_reader import Member, TarDamageError, read_members
 

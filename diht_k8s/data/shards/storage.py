@@ -20,9 +20,9 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from diht_k8s.api.base import SECRET_KEYS, credential_variables, scheme_of
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DihtError, RetryableError, UserError, missing_package
-from diht_k8s.api.object_stores import SECRET_KEYS, credential_variables, scheme_of
 from diht_k8s.api.redaction import redacted_text
 from diht_k8s.data.shards.listing import (
     ListedFile,

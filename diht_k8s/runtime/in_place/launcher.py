@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, RetryableError, StopRequested
-from diht_k8s.api.gang_decision import decision_in
+from diht_k8s.api.gangs import decision_in
 from diht_k8s.api.pods import CONTROL_VARIABLE
 from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
 from diht_k8s.runtime.in_place.control_store import ControlStore

@@ -13,9 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import UserError, install_line
 from diht_k8s.api.filter import ClipScore
-from diht_k8s.api.installation import install_line
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.storage import Storage

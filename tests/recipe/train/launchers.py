@@ -15,7 +15,7 @@ from typing import IO, Any
 import psutil
 
 from diht_k8s.api.documents import dump
-from diht_k8s.api.gang_decision import DECISION_VARIABLE, GangDecision
+from diht_k8s.api.gangs import DECISION_VARIABLE, GangDecision
 from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.runtime.in_place.rank_processes import STANDBY_VARIABLE
 from tests.recipe.train.attempts import BATCH, TRAIN, ranks_of, start_stage

@@ -12,13 +12,11 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from diht_k8s.api import model_names
+from diht_k8s.api import field_problems
 from diht_k8s.api.documents import load, model_in
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.field_problems import refuse, text_problems
-from diht_k8s.api.model_names import unknown_name
-from diht_k8s.api.named_uris import named_uris, uri_fields
-from diht_k8s.api.pod_paths import has_pods, path_problems
+from diht_k8s.api.field_problems import refuse, text_problems, unknown_name
+from diht_k8s.api.named_uris import has_pods, named_uris, path_problems, uri_fields
 from diht_k8s.api.run import DihtRun, Spec
 from tests.unit.api.documents import REMOVE, changed
 
@@ -236,7 +234,7 @@ def test_all_problems_are_said_at_once() -> None:
 def test_a_name_is_doubtful_only_where_another_version_of_its_package_is_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model_names.metadata, "version", lambda package: "99.0")
+    monkeypatch.setattr(field_problems.metadata, "version", lambda package: "99.0")
     (problem,) = text_problems(spec_of(spec__train__model="ViT-B-33"))
     assert not problem.certain
     refuse([problem])

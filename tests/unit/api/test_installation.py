@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.api import installation
+from diht_k8s.api import errors
 
 
 class Installed(Distribution):
@@ -44,16 +44,15 @@ def test_line_names_the_place_that_pip_has_recorded(
     recorded: Any, extra: str, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = None if recorded is None else json.dumps(recorded)
-    monkeypatch.setattr(installation, "distribution", lambda _: Installed(text))
-    assert installation.install_line(extra).startswith(line)
+    monkeypatch.setattr(errors, "distribution", lambda _: Installed(text))
+    assert errors.install_line(extra).startswith(line)
 
 
 def test_line_of_a_package_that_is_not_installed_names_no_index(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Distribution:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(installation, "distribution", missing)
+    monkeypatch.setattr(errors, "distribution", missing)
     assert (
-        installation.install_line("operator")
-        == "pip install 'PLACE[operator]', where PLACE is diht-k8s's wheel or checkout"
+        errors.install_line("operator") == "pip install 'PLACE[operator]', where PLACE is diht-k8s's wheel or checkout"
     )

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from diht_k8s.api import status as api
+from diht_k8s.api.base import TIME_PATTERN
 from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.reasons import ConditionType
 from diht_k8s.api.status import Status, bounded, wire
-from diht_k8s.api.times import TIME_PATTERN
 
 WORDS = {"message", "logTail", "step", "unit", "uri", "outputUri"}
 """Fields in which people and programs write; the others are names of Kubernetes and of ours."""

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from diht_k8s.api import status as api
 from diht_k8s.api import status as status_module
+from diht_k8s.api.base import timestamp
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import (
@@ -21,7 +22,6 @@ from diht_k8s.api.status import (
     bounded,
     wire,
 )
-from diht_k8s.api.times import timestamp
 
 LOG = ["é" * 250] * 20
 

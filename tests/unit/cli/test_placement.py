@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.api.batch_statistics import may_have_batch_statistics
+from diht_k8s.api.gangs import may_have_batch_statistics
 from diht_k8s.api.hashing import result_fields
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli import run as cli_run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from diht_k8s.api.gang_decision import DECISION_ANNOTATION
+from diht_k8s.api.gangs import DECISION_ANNOTATION
 from tests.unit.controller.documents import NO_NODE, NOW, at
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import Clock, make, settle

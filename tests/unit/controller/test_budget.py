@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.base import timestamp
 from diht_k8s.api.reports import Cause, SavedCheckpoint
 from diht_k8s.api.status import Status, WorkStatus, wire
-from diht_k8s.api.times import timestamp
 from diht_k8s.controller.saved_status import saved_run_status
 from diht_k8s.kube.job_summary import JobSummary, job_summary
 from tests.unit.controller.documents import NOW, at, job

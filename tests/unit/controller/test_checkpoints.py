@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from diht_k8s.api.base import timestamp
 from diht_k8s.api.reports import Cause, Progress, SavedCheckpoint
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import LastCheckpoint
-from diht_k8s.api.times import timestamp
 from tests.unit.controller.documents import NOW
 from tests.unit.controller.stories import settle, status, training
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.api.gang_decision import DECISION_ANNOTATION
+from diht_k8s.api.gangs import DECISION_ANNOTATION
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.status import StageState
 from diht_k8s.cli.status_sentences import details, sentence
 from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.controller.job_builder import build_objects
 from diht_k8s.kube.errors import ClusterError
-from diht_k8s.kube.labels import RESIZES_ANNOTATION
+from diht_k8s.kube.object_fields import RESIZES_ANNOTATION
 from diht_k8s.pipeline.plan import Start
 from tests.unit.controller.documents import NOW, at, ended, failed_pod, job, pod
 from tests.unit.controller.elastic_in_place import LOST, NODES, decided, elastic, lose, replace, trains

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.controller.first_seen import FirstSeen
+from diht_k8s.controller.known_objects import FirstSeen
 from diht_k8s.controller.observe import GONE_AFTER_S, LOST_AFTER_S, SETTLE_S
 from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from tests.unit.controller.documents import NO_NODE, NOW, failed_pod, pod

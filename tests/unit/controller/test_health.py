@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diht_k8s.controller.lease import LEASE_S, RENEW_S, Lease
-from diht_k8s.controller.probes import STALE_S, stuck_watch
+from diht_k8s.controller.operator import STALE_S, stuck_watch
 from tests.unit.kube.api_server import ApiServer
 
 

@@ -6,9 +6,9 @@ import copy
 
 import pytest
 
+from diht_k8s.api.base import timestamp
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
-from diht_k8s.api.times import timestamp
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import Clock, settle, status, training
 

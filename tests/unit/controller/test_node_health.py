@@ -9,9 +9,8 @@ from prometheus_client import REGISTRY
 
 from diht_k8s.api.reports import Progress, SavedCheckpoint
 from diht_k8s.api.run import Stage
-from diht_k8s.controller.cache.optional_kinds import PodGroups
-from diht_k8s.controller.node_health.faults import NodeFault, faults_of, parse_watched_faults
-from diht_k8s.controller.node_health.node_watch import NodeWatch
+from diht_k8s.controller.cache.informer import PodGroups
+from diht_k8s.controller.node_health.faults import NodeFault, NodeWatch, faults_of, parse_watched_faults
 from diht_k8s.kube.errors import ClusterError
 from tests.unit.controller.fake import FakeCluster, Nodes, Process
 from tests.unit.controller.script import Script, page, watch

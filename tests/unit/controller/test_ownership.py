@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.base import timestamp
 from diht_k8s.api.status import StageState
-from diht_k8s.api.times import timestamp
 from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.kube.errors import ClusterError
 from tests.unit.controller.documents import DISRUPTED, NOW, at, job, pod

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.base import timestamp
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState
-from diht_k8s.api.times import timestamp
 from diht_k8s.controller.saved_status import condition, saved_run_status
 from diht_k8s.kube.errors import ClusterError
 from diht_k8s.pipeline.run_status import RunState

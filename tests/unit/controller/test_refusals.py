@@ -8,8 +8,8 @@ import pytest
 
 from diht_k8s.api.reasons import Reason
 from diht_k8s.cli.status_sentences import sentence
+from diht_k8s.controller.actions import name_of, refusal
 from diht_k8s.controller.observe import MISSING_AFTER_S
-from diht_k8s.controller.refusals import name_of, refusal
 from diht_k8s.kube.errors import ClusterError, UnavailableError
 from tests.unit.controller.documents import at
 from tests.unit.controller.fake import FakeCluster, Process

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.base import EPOCH, seconds
 from diht_k8s.api.reports import MOST_STEPS, PROGRESS_PREFIX
 from diht_k8s.api.status import MAX_COUNT, Status, wire
-from diht_k8s.api.times import EPOCH, seconds
 from diht_k8s.controller.cache.runs import RunStore
 from tests.unit.controller.cached_runs import ENDED, run
 from tests.unit.controller.fake import Process

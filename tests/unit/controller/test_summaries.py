@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diht_k8s.controller.first_seen import FirstSeen
+from diht_k8s.controller.known_objects import FirstSeen
 from diht_k8s.controller.observe import observe_attempts
 from diht_k8s.kube.job_summary import JobSummary, job_summary
-from diht_k8s.kube.labels import INDEX_LABEL
-from diht_k8s.kube.object_fields import Unreadable
+from diht_k8s.kube.object_fields import INDEX_LABEL, Unreadable
 from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from tests.unit.controller.documents import DISRUPTED, NOW, ended, failed_pod, job, pod
 

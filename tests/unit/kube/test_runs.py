@@ -14,7 +14,7 @@ from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.kube import connection
 from diht_k8s.kube.connection import connect
-from diht_k8s.kube.labels import INDEX_LABEL
+from diht_k8s.kube.object_fields import INDEX_LABEL
 from diht_k8s.kube.runs import RunClient, run_client
 from tests.unit.api.documents import changed
 from tests.unit.kube.api_server import ApiServer, refusal

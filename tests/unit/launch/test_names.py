@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from diht_k8s.launch.names import job_names, label_value, slug, unique_name
+from diht_k8s.launch.pod_template import job_names, label_value, slug, unique_name
 
 LABEL = r"[a-z]([a-z0-9-]*[a-z0-9])?"
 

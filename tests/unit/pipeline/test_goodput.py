@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from diht_k8s.api.reports import TimeSpent
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageGoodput, StageState
-from diht_k8s.pipeline.attempt_reports import age_of, most_spent
-from diht_k8s.pipeline.attempts import Attempt, AttemptState, AttemptTimes, CommittedWork
+from diht_k8s.pipeline.attempts import Attempt, AttemptState, AttemptTimes, CommittedWork, age_of, most_spent
 from diht_k8s.pipeline.goodput import (
     goodput_of,
     goodput_text,

@@ -13,8 +13,7 @@ from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Rounds
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState
-from diht_k8s.pipeline.attempt_reports import in_place_of, most_restarts
-from diht_k8s.pipeline.attempts import Attempt, AttemptState, CommittedWork, InPlaceRestarts
+from diht_k8s.pipeline.attempts import Attempt, AttemptState, CommittedWork, InPlaceRestarts, in_place_of, most_restarts
 from diht_k8s.pipeline.plan import Observed, Stop, plan
 from diht_k8s.pipeline.run_status import RunState, RunStatus, StageRecord
 

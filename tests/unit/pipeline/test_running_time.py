@@ -10,8 +10,7 @@ from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState
 from diht_k8s.pipeline.attempts import Attempt, AttemptState
 from diht_k8s.pipeline.plan import Observed, plan
-from diht_k8s.pipeline.run_status import RunStatus, StageRecord
-from diht_k8s.pipeline.running_time import running_seconds, with_running_time
+from diht_k8s.pipeline.run_status import RunStatus, StageRecord, running_seconds, with_running_time
 
 T = Stage.TRAIN
 PENDING, RUNNING, FAILED = AttemptState.PENDING, AttemptState.RUNNING, AttemptState.FAILED

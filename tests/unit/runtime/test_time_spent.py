@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.pipeline.attempt_reports import age_of
+from diht_k8s.pipeline.attempts import age_of
 from diht_k8s.runtime.hangs.heartbeat import FOLDER_VARIABLE
 from diht_k8s.runtime.hangs.watchdog import HangLimits, Watchdog
 from diht_k8s.runtime.time_spent import (

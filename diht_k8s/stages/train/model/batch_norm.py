@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from diht_k8s.api.batch_statistics import unequal_parts
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.gangs import unequal_parts
 from diht_k8s.api.train import Train
 
 # B samples of this rank, C channels, H and W places.

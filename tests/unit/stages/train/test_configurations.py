@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from diht_k8s.api.batch_statistics import shows_batch_statistics
-from diht_k8s.api.model_names import model_names
+from diht_k8s.api.field_problems import model_names
+from diht_k8s.api.gangs import shows_batch_statistics
 from diht_k8s.api.train import Train
 from diht_k8s.stages.train.model.configurations import model_configuration
 
