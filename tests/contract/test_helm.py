@@ -27,7 +27,6 @@ from tests.contract.charts import (
     BASE,
     CASES,
     CHART,
-    CLUSTER,
     CLUSTER_KINDS,
     EVERYTHING,
     GOLDEN,
@@ -118,27 +117,6 @@ def test_defaults_are_the_objects_of_the_base_manifests_field_by_field(helm: str
     assert charts == ours
 
 
-def test_kustomize_itself_gives_the_objects_that_the_comparison_reads(tmp_path: Path) -> None:
-    kubectl = CLUSTER / "bin/kubectl"
-    if not kubectl.exists():
-        pytest.skip("no kubectl yet: tests/cluster/up builds it")
-    for folder in ("base", "crd"):
-        (tmp_path / folder).mkdir()
-        for file in (ROOT / "manifests" / folder).iterdir():
-            (tmp_path / folder / file.name).write_bytes(file.read_bytes())
-    overlay = {
-        "namespace": "diht-system",
-        "resources": ["../base"],
-        "images": [{"name": "diht-operator", "newTag": __version__}],
-    }
-    (tmp_path / "overlay").mkdir()
-    (tmp_path / "overlay/kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    done = subprocess.run([kubectl, "kustomize", tmp_path / "overlay"], capture_output=True, text=True, check=True)
-    assert plain(list(yaml.safe_load_all(done.stdout))) == plain(
-        kustomized(BASE, "diht-system", f"diht-operator:{__version__}")
-    )
-
-
 def test_namespaced_scope_makes_nothing_cluster_wide_and_serves_its_namespace(helm: str) -> None:
     objects = rendered(helm, NAMESPACED)
     assert not kinds(objects) & CLUSTER_KINDS
@@ -222,8 +200,6 @@ def test_alerts_and_dashboard_ask_for_metrics_that_the_operator_has(helm: str) -
     }
     for name in set(re.findall(r"diht_operator_[a-z_]+", asked)):
         assert re.sub("_(bucket|count|sum|total)$", "", name) in known, name
-    manual = (ROOT / "docs/operations.md").read_text()
-    assert all(f"`{rule['alert']}`" in manual for rule in rules)
 
 
 def test_arguments_are_options_of_the_operator(helm: str) -> None:
@@ -353,13 +329,6 @@ def test_sample_that_resumes_has_the_configuration_of_the_run_that_it_resumes() 
         assert run is not None
         configs.append([stage_config(run.spec, stage, {}, {}) for stage in Stage])
     assert configs[0] == configs[1]
-
-
-def test_table_of_rights_in_the_docs_has_every_rule_with_its_verbs(helm: str) -> None:
-    table = (ROOT / "docs/operations.md").read_text()
-    for rule in one(rendered(helm, {}), "ClusterRole")["rules"]:
-        group = f"`{rule['apiGroups'][0]}`" if rule["apiGroups"][0] else "core"
-        assert f"| {group} | `{rule['resources'][0]}` | {', '.join(rule['verbs'])} |" in table
 
 
 @pytest.fixture(scope="module")

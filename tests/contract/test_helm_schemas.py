@@ -9,7 +9,6 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -76,14 +75,6 @@ def test_findings_of_a_linter_are_those_that_the_docs_explain(helm: str) -> None
         found |= findings(program, done.stdout)
     section = (ROOT / "docs/operations.md").read_text().partition("## What a linter finds")[2].partition("\n## ")[0]
     assert found == set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE))
-
-
-@pytest.mark.parametrize("minor", MINORS)
-def test_base_manifests_satisfy_the_schemas_of_kubernetes(minor: str) -> None:
-    for file in sorted(Path(ROOT / "manifests/base").glob("*.yaml")):
-        for document in yaml.safe_load_all(file.read_text()):
-            if document["kind"] != "Kustomization":
-                validate(document, minor)
 
 
 def expressions(objects: list[dict[str, Any]]) -> Iterator[str]:

@@ -70,13 +70,3 @@ def test_sample_of_the_wheel_is_validated_and_planned_without_the_repository(
     assert plan.returncode == 0, plan.stderr
     kinds = set(re.findall(r"(?m)^kind: (\w+)", plan.stdout))
     assert kinds == ({"Job"} if name == "minimal" else {"Job", "Service"})
-
-
-def test_crd_chart_and_schema_of_the_wheel_are_those_of_the_repository(installed: Path, tmp_path: Path) -> None:
-    diht = ["-m", "diht_k8s.cli"]
-    crd = python(installed, tmp_path, *diht, "crd").stdout
-    assert crd == (ROOT / "manifests/crd/diht.dev_dihtruns.yaml").read_text()
-    assert python(installed, tmp_path, *diht, "chart", "operator").returncode == 0
-    assert (tmp_path / "operator/Chart.yaml").read_bytes() == (ROOT / "helm/diht-operator/Chart.yaml").read_bytes()
-    schema = python(installed, tmp_path, *diht, "schema").stdout
-    assert schema.rstrip("\n") == (ROOT / "docs/dihtrun.schema.json").read_text().rstrip("\n")

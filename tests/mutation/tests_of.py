@@ -10,7 +10,7 @@ _TRAIN: Final = "diht_k8s.stages.train."
 
 _OF_OBSERVATION: Final = [
     f"tests/unit/controller/test_{name}.py"
-    for name in ("observe", "ends", "runs", "budget", "first_seen", "nodes", "ownership")
+    for name in ("observe", "after_the_end", "runs", "budget", "first_seen", "nodes", "ownership")
 ]
 
 _OF_PLANNING: Final = ["tests/unit/pipeline", "tests/unit/controller"]

@@ -8,7 +8,7 @@ import pytest
 from diht_k8s.api.documents import canonical_json, check, dump, load
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.pods import merged
-from tests.unit.api.documents import MINIMAL, REMOVE, changed
+from tests.unit.api.documents import MINIMAL, changed
 
 
 def problems(document: dict[str, Any], *overrides: str) -> list[str]:
@@ -17,62 +17,6 @@ def problems(document: dict[str, Any], *overrides: str) -> list[str]:
 
 def test_minimal_document_is_accepted() -> None:
     assert problems(MINIMAL) == []
-
-
-@pytest.mark.parametrize(
-    ("document", "message"),
-    [
-        (
-            changed(spec__filter={"minComplexty": 1}),
-            "spec.filter.minComplexty: unknown key; did you mean minComplexity?",
-        ),
-        (changed(spec__trian={}), "spec.trian: unknown key; did you mean train?"),
-        (changed(spec__zzz=1), "spec.zzz: unknown key; known here: "),
-        (changed(kind="Diht"), "kind: \"Diht\" is not one of 'DihtRun'; did you mean DihtRun?"),
-        (changed(spec__train__samples="many"), 'spec.train.samples: expected a whole number, got "many"'),
-        (changed(spec__train__samples="5"), "a whole number"),
-        (changed(spec__train__samples=0), "expected a number of at least 1"),
-        (changed(spec__train__precision="bf61"), "did you mean bf16?"),
-        (changed(spec__train__loss={"alpha": 1.5}), "expected a number of at most 1"),
-        (changed(spec__train__loss={"beta": -1}), "expected a number of at least 0"),
-        (changed(spec__train__zeroStage=4), "expected a number of at most 3"),
-        (
-            changed(spec__train__batchSize=8, spec__train__processesPerNode=9),
-            "so that processes have pairs: raise it, or lower these (8 pairs, 9 processes)",
-        ),
-        (changed(spec__train__batchSize=1), "at least 2 and numNodes x processesPerNode"),
-        (changed(spec__train__model=REMOVE), "exactly one of model and modelConfig"),
-        (changed(spec__train__modelConfig={}), "exactly one of model and modelConfig"),
-        (changed(spec__label=REMOVE), "needs labels"),
-        (changed(spec__filter=REMOVE), "label reads the filter's scores"),
-        (changed(spec__train=REMOVE), "evaluate needs a model"),
-        (changed(spec__data=REMOVE), "spec.data: is missing: add it"),
-        (changed(spec__data__sources=[]), "spec.data.sources is empty"),
-        (
-            changed(spec__data__sources=[{"name": "a", "shards": ["{0..99999999}.tar"]}]),
-            "100,000,000 names, at most 1,000,000",
-        ),
-        (changed(spec__data__sources=[{"name": "a", "captions": ["{a,b}" * 21]}]), "2,097,152 names"),
-        (changed(spec__train__shards=["{a.tar"]), "spec.train.shards: the braces of {a.tar are not balanced"),
-        (changed(spec__data__output="pipe:cat"), "allowed URI"),
-        (changed(spec__data__output="http://x/y"), "allowed URI"),
-        (changed(spec__data__output="-rf"), "allowed URI"),
-        (changed(spec__data__output="s3://bucket/;rm"), "allowed URI"),
-        (changed(spec__data__output="s3://bucket/$(touch x)"), "allowed URI"),
-        (changed(spec__storage=[{"prefix": "s3://corpus", "endpointUrl": "x"}]), "did you mean endpointURL?"),
-        (changed(metadata__name="A-Run"), "metadata.name"),
-        (changed(metadata__name="a" * 41), "at most 40 characters"),
-        (
-            changed(spec__filter={"textSpotting": {"mode": False}}),
-            "false is not one of 'Drop', 'ScoreOnly' or 'Disabled'",
-        ),
-        (changed(spec__train__optimizer={"lr": float("1e9")}), "expected a number of at most 1000000"),
-    ],
-)
-def test_bad_document_is_refused_with_what_where_and_the_nearest_name(document: dict[str, Any], message: str) -> None:
-    found = problems(document)
-    assert len(found) == 1
-    assert message in found[0]
 
 
 def test_problem_names_the_line_of_the_field() -> None:
@@ -196,6 +140,31 @@ def test_canonical_json_does_not_depend_on_order_or_float_form() -> None:
 
 JARGON = ("dictionary", "instance of", "should", "valid ", "^", "pattern", "validation", "parse ", "parsing")
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown key that is near to none": (changed(spec__zzz=1), "spec.zzz: unknown key; known here: "),
+    "a near key in capitals": (
+        changed(spec__storage=[{"prefix": "s3://corpus", "endpointUrl": "x"}]),
+        "did you mean endpointURL?",
+    ),
+    "another kind": (changed(kind="Diht"), "kind: \"Diht\" is not one of 'DihtRun'; did you mean DihtRun?"),
+    "several words": (
+        changed(spec__filter={"textSpotting": {"mode": False}}),
+        "false is not one of 'Drop', 'ScoreOnly' or 'Disabled'",
+    ),
+    "more processes than pairs": (
+        changed(spec__train__batchSize=8, spec__train__processesPerNode=9),
+        "so that processes have pairs: raise it, or lower these (8 pairs, 9 processes)",
+    ),
+    "no sources": (changed(spec__data__sources=[]), "spec.data.sources is empty"),
+    "too many shards": (
+        changed(spec__data__sources=[{"name": "a", "shards": ["{0..99999999}.tar"]}]),
+        "100,000,000 names, at most 1,000,000",
+    ),
+    "too many captions": (changed(spec__data__sources=[{"name": "a", "captions": ["{a,b}" * 21]}]), "2,097,152 names"),
+    "open braces": (
+        changed(spec__train__shards=["{a.tar"]),
+        "the braces of {a.tar are not balanced",
+    ),
+    "more than a million": (changed(spec__train__optimizer={"lr": 1e9}), "expected a number of at most 1000000"),
     "a stage without fields": (
         changed(spec__filter="yes"),
         "spec.filter: expected a mapping, `name: value` lines below this one (known: ",

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.reasons import ConditionType
 from diht_k8s.api.reports import Cause, NodeResult, SavedCheckpoint
 from diht_k8s.api.status import LastCheckpoint
-from diht_k8s.controller.saved_status import saved_run_status
+from diht_k8s.controller.saved_status import is_true, saved_run_status
 from diht_k8s.pipeline.run_status import FINAL, RunState
 from tests.unit.controller.documents import NOW, at, ended
 from tests.unit.controller.fake import Dead, FakeCluster, Process
@@ -124,3 +125,34 @@ def test_what_the_last_pod_of_a_failed_run_told_is_in_its_status_whenever_its_jo
     cluster.writes.clear()
     settle(process)
     assert cluster.writes == []
+
+
+def lose_jobs(cluster: FakeCluster) -> None:
+    cluster.jobs, cluster.pods = {}, {}
+
+
+def fail_job(cluster: FakeCluster) -> None:
+    cluster.end("r-filter-1", 1)
+
+
+def complete_job(cluster: FakeCluster) -> None:
+    cluster.end("r-filter-1", 0)
+
+
+@pytest.mark.parametrize("later", [lose_jobs, fail_job, complete_job])
+@pytest.mark.parametrize(("code", "kind"), [(0, ConditionType.COMPLETE), (64, ConditionType.FAILED)])
+def test_end_of_a_run_is_final(code: int, kind: ConditionType, later: Any) -> None:
+    cluster = make(**ONE)
+    play(cluster, {"r-filter-1": code})
+    before = status(cluster)
+    assert is_true(before, kind)
+    later(cluster)
+    cluster.edit("r", failurePolicy={"maxRestarts": 7})
+    process = Process(cluster, Clock())
+    settle(process)
+    after = status(cluster)
+    assert [(each.type, each.status, each.reason) for each in after.conditions] == [
+        (each.type, each.status, each.reason) for each in before.conditions
+    ]
+    assert (after.completion_time, after.attempts) == (before.completion_time, before.attempts)
+    assert after.observed_generation == 2

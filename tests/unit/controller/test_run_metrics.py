@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Literal
+
 import pytest
 
+from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import Stage
-from diht_k8s.api.status import AttemptStatus, StageState, StageStatus, Status
+from diht_k8s.api.status import AttemptStatus, Condition, StageState, StageStatus, Status
 from diht_k8s.controller import metrics
-from diht_k8s.controller.run_metrics import BUDGETS, ENDS, ElasticGangs, count_changes
+from diht_k8s.controller.run_metrics import BUDGETS, ENDS, BlockedRuns, ElasticGangs, count_changes
 from tests.unit.controller.documents import DISRUPTED, failed_pod
 from tests.unit.controller.stories import ONE, make, play, settle, training
 
@@ -115,3 +119,39 @@ def test_resizing_in_place_is_counted_once(before: int | None, after: int | None
     counted = metrics.RESIZINGS._value.get()
     count_changes(training(before), training(after))
     assert metrics.RESIZINGS._value.get() - counted == resizings
+
+
+KEY = ("n", "r")
+
+
+def status(kind: ConditionType, reason: Reason, value: Literal["True", "False"] = "True") -> Status:
+    found = Condition(type=kind, status=value, reason=reason, message="", last_transition_time="2026-01-01T00:00:00Z")
+    return Status(conditions=[found])
+
+
+def blocked(reason: Reason) -> float:
+    return metrics.BLOCKED.labels(reason.value)._value.get()
+
+
+@pytest.fixture
+def blocked_runs() -> Iterator[BlockedRuns]:
+    found = BlockedRuns()
+    yield found
+    found.forget(KEY)
+
+
+def test_run_is_counted_by_the_reason_for_which_it_cannot_go_on(blocked_runs: BlockedRuns) -> None:
+    unscheduled = status(ConditionType.PROGRESSING, Reason.UNSCHEDULABLE, "False")
+    blocked_runs.record(KEY, unscheduled)
+    blocked_runs.record(KEY, unscheduled)
+    assert blocked(Reason.UNSCHEDULABLE) == 1
+    blocked_runs.record(KEY, status(ConditionType.ACCEPTED, Reason.NAME_CONFLICT, "False"))
+    assert (blocked(Reason.UNSCHEDULABLE), blocked(Reason.NAME_CONFLICT)) == (0, 1)
+    blocked_runs.record(KEY, status(ConditionType.PROGRESSING, Reason.RUNNING))
+    assert blocked(Reason.NAME_CONFLICT) == 0
+
+
+def test_run_that_is_gone_is_not_counted(blocked_runs: BlockedRuns) -> None:
+    blocked_runs.record(KEY, status(ConditionType.PROGRESSING, Reason.IMAGE_PULL_FAILED, "False"))
+    blocked_runs.forget(KEY)
+    assert blocked(Reason.IMAGE_PULL_FAILED) == 0

@@ -1,15 +1,14 @@
-"""The simulation of elastic trainings: what a node that is away costs, by hand, and months around the real plan."""
+"""Months of elastic trainings, simulated around the real plan."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from benchmarks._effective_time import DAY, Kind, Setting, best_interval
-from benchmarks._elastic_time import Elasticity, ElasticSimulation, Machines
+from benchmarks._effective_time import Kind, Setting, best_interval
+from benchmarks._elastic_time import Elasticity, ElasticSimulation
 
 RIGID, RECREATED = Elasticity(), Elasticity(min_share=0.75)
 IN_PLACE = replace(RECREATED, in_place_s=8.0)
@@ -24,38 +23,6 @@ def setting(gpus: int = 1000, **more: Any) -> Setting:
     return replace(given, checkpoint_s=best_interval(given))
 
 
-@pytest.mark.parametrize(
-    ("now", "there", "returns", "healthy"),
-    [(0, 3, math.inf, 0), (10, 2, 40, 30), (20, 1, 30, 50), (35, 2, 40, 70), (50, 3, math.inf, 110)],
-)
-def test_nodes_are_away_for_their_repair(now: float, there: int, returns: float, healthy: float) -> None:
-    machines = Machines(3, [each for each in ((10.0, 40.0), (20.0, 30.0)) if each[0] <= now])
-    assert (machines.there(now), machines.next_return(now), machines.healthy_s(now)) == (there, returns, healthy)
-
-
-@pytest.mark.parametrize(
-    ("pairs_per_gpu", "nodes", "speed"),
-    [(64, 125, 1.0), (64, 124, 64 / 65), (64, 100, 0.8), (1, 124, 0.5)],
-    ids=["all", "a row more for all", "no rows without a pair", "half of the rows without a pair"],
-)
-def test_second_on_fewer_nodes_is_worth_less_also_by_rows_without_a_pair(
-    pairs_per_gpu: int, nodes: int, speed: float
-) -> None:
-    made = ElasticSimulation(setting(), replace(RECREATED, pairs_per_gpu=pairs_per_gpu), 0)
-    assert made._speed(nodes) == pytest.approx(speed)
-
-
-@pytest.mark.parametrize("elasticity", [RIGID, RECREATED, IN_PLACE], ids=["rigid", "recreated", "in place"])
-@pytest.mark.parametrize("spares", [0, 5])
-def test_training_without_faults_costs_start_checkpoints_and_idle_spares(elasticity: Elasticity, spares: int) -> None:
-    given = replace(setting(days=1.0, spares=spares, gpu_hours_per_fault=NEVER), checkpoint_s=900.0)
-    found = ElasticSimulation(given, elasticity, 0).execute()
-    wall = 18 + DAY * (1 + given.stall_s / 900)
-    assert found.days * DAY == pytest.approx(wall)
-    assert found.useful == pytest.approx(DAY / wall * 125 / (125 + spares))
-    assert (found.state, found.failures, found.resizings) == ("Complete", 0, 0)
-
-
 def test_lost_node_makes_a_rigid_training_wait_and_an_elastic_one_smaller() -> None:
     lost = setting(days=4.0, mix=LOST)
     rigid, recreated, in_place = (
@@ -66,14 +33,6 @@ def test_lost_node_makes_a_rigid_training_wait_and_an_elastic_one_smaller() -> N
     assert sum(each.small for each in recreated) > sum(each.small for each in in_place) > 0
     assert max(each.waited_h for each in (*recreated, *in_place)) < 1
     assert {each.state for each in (*rigid, *recreated, *in_place)} == {"Complete"}
-
-
-def test_time_until_a_fault_is_found_is_lost() -> None:
-    at_once, late = (
-        ElasticSimulation(setting(mix=(Kind(1.0, found_s),)), RECREATED, 0).execute() for found_s in (0.0, 3600.0)
-    )
-    assert at_once.failures == late.failures > 0
-    assert (late.days - at_once.days) * 24 == pytest.approx(late.failures)
 
 
 @pytest.mark.parametrize("in_place_s", [None, 8.0], ids=["recreated", "in place"])

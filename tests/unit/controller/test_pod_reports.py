@@ -1,16 +1,88 @@
-"""The preflight in the status: from the log, from what pods left as they ended, the newest attempt's, in the words of
-`diht status`.
-"""
+"""What pods report, in the log and as they end: checkpoints, the folder of the stage, the worst nodes of the preflight.
+Nonsense in a log does no harm."""
 
 from __future__ import annotations
 
-from diht_k8s.api.reports import Cause, NodeResult, Progress
+import pytest
+
+from diht_k8s.api.base import timestamp
+from diht_k8s.api.reports import Cause, NodeResult, Progress, SavedCheckpoint
 from diht_k8s.api.run import Stage
-from diht_k8s.api.status import Preflight
+from diht_k8s.api.status import LastCheckpoint, Preflight
 from diht_k8s.cli.status_sentences import details
 from diht_k8s.controller.status_builder import redacted_status
+from tests.unit.controller.documents import NOW
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import settle, status, training
+
+URI = "s3://corpus/run/train/checkpoints/step-000000020"
+AT = timestamp(NOW - 30)
+
+
+def saved(step: int | None, time: float | None = NOW - 30, uri: str = URI) -> str:
+    checkpoint = None if step is None else SavedCheckpoint(step=step, uri=uri, time=None if time is None else int(time))
+    return Progress(stage=Stage.TRAIN, step="steps", done=30, total=100, checkpoint=checkpoint).line()
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([saved(20)], LastCheckpoint(step=20, time=AT, uri=URI)),
+        ([saved(None)], None),
+        ([saved(20, time=None)], LastCheckpoint(step=20, uri=URI)),
+        ([saved(20), saved(20, time=None)], LastCheckpoint(step=20, time=AT, uri=URI)),
+        ([saved(20), saved(None)], LastCheckpoint(step=20, time=AT, uri=URI)),
+        ([saved(20), saved(40, uri="s3://b/40")], LastCheckpoint(step=40, time=AT, uri="s3://b/40")),
+        (
+            [saved(-5, 1e18, "s3://b/\x1b[31m" + "x" * 2000)],
+            LastCheckpoint(step=0, time="9999-12-31T23:59:59Z", uri="s3://b/" + "x" * 1078 + "..."),
+        ),
+    ],
+    ids=["named", "none yet", "of an older program", "the same of an older program", "kept", "newer", "nonsense"],
+)
+def test_last_checkpoint_is_what_the_training_logged_last(lines: list[str], expected: LastCheckpoint | None) -> None:
+    cluster, process, clock = training()
+    for text in lines:
+        cluster.logs["r-train-1-0"] = text
+        process.reconcile()
+        clock.now += 11
+    assert status(cluster).last_checkpoint == expected
+
+
+@pytest.mark.parametrize("code", [0, 143])
+def test_checkpoint_of_the_end_is_read_though_the_program_has_ended(code: int) -> None:
+    cluster, process, _ = training()
+    process.reconcile()
+    cluster.logs["r-train-1-0"] = saved(57)
+    cluster.end("r-train-1", code, message=Cause(exit_code=code, reason="StopRequested", message="m").encoded())
+    settle(process)
+    found = status(cluster).last_checkpoint
+    assert found is not None
+    assert found.step == 57
+
+
+BELOW = "s3://corpus/run/train/0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (BELOW, BELOW),
+        ("s3://elsewhere/train/0123456789abcdef", None),
+        (f"{BELOW}\n", None),
+        (BELOW + "0" * 2000, None),
+        (None, None),
+    ],
+    ids=["below the output", "elsewhere", "with a line break", "too long", "an older program"],
+)
+def test_folder_is_what_the_programs_said_as_they_ended(said: str | None, shown: str | None) -> None:
+    cluster, process, _ = training()
+    process.reconcile()
+    cause = Cause(exit_code=0, reason="Completed", message="", output=said)
+    cluster.end("r-train-1", 0, message=cause.encoded())
+    settle(process)
+    assert [stage.output_uri for stage in status(cluster).stages if stage.name == "train"] == [shown]
+
 
 WORST = [
     NodeResult(node="gpu-7", pod="r-train-1-3", gpus=8, exchange_gb_per_second=9.0, problem="the slowest (9 GB/s)"),
