@@ -20,9 +20,9 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
 
 MARKER: Final = "COMMITTED.json"
-"""The last file written into a complete folder, of a stage or of a checkpoint."""
+"""The last file written into a complete folder, of a stage, a checkpoint or an import."""
 STARTED: Final = "STARTED.json"
-"""The first file written into the folder of a stage: what decides its content, and what it reads."""
+"""The first file written into the folder of a stage or an import: what decides its content, and what it reads."""
 DIGITS: Final = 16
 """Digits of a digest that name a folder; the markers have all of them."""
 LEASE: Final = "lease.json"

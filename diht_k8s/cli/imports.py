@@ -8,7 +8,7 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from diht_k8s.api.errors import ExitCode, StopRequested, UserError
 from diht_k8s.cli.display import progress_bar
 from diht_k8s.data.imports.layouts import open_benchmark, open_pairs, shard_files
 from diht_k8s.data.imports.pair_import import PairImport, check_shards, import_pairs
-from diht_k8s.data.imports.records import ReaderOptions, Tally
-from diht_k8s.data.imports.resumable_import import account_lines
+from diht_k8s.data.imports.records import ReaderOptions, RecordSource, Tally
+from diht_k8s.data.imports.resumable_import import ImportPlan, account_lines
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.evaluate.class_texts import WITH_CLASSES, number_note
 from diht_k8s.stages.evaluate.importing import BenchmarkImport, class_names_for, import_benchmark
@@ -49,18 +49,8 @@ def import_pairs_command(**given: Any) -> int:
         delimiter=_delimiter(options.delimiter),
         links=_folders(options.allow_links),
     )
-    order = PairImport(options.output, options.shard_size, options.captions, options.replace, wanted.allowed)
-    with stopping_on_request(), contextlib.ExitStack() as shown:
-        source = open_pairs(path, options.kind, wanted)
-        bar = shown.enter_context(progress_bar())
-        task = bar.add_task(f"import {source.kind}")
-        marker = import_pairs(
-            source,
-            order,
-            Storage(),
-            lambda total, done: bar.update(task, total=total, completed=done),
-            lambda: bar.advance(task),
-        )
+    plan = PairImport(options.output, options.shard_size, options.replace, wanted.allowed, captions=options.captions)
+    _, marker = _imported(lambda: open_pairs(path, options.kind, wanted), plan, import_pairs)
     print(json.dumps(marker) if options.as_json else pair_summary(options.output, marker))
     return ExitCode.DONE
 
@@ -76,30 +66,38 @@ def import_benchmark_command(**given: Any) -> int:
         raise UserError("--shard-size must be 1 or more")
     path = _source(options.source)
     wanted = ReaderOptions(options.split, _images(options.images), links=_folders(options.allow_links))
-    order = BenchmarkImport(
+    plan = BenchmarkImport(
         options.output,
-        options.split,
-        options.class_names,
-        options.templates,
         options.shard_size,
         options.replace,
         wanted.allowed,
+        split=options.split,
+        class_names=options.class_names,
+        templates=options.templates,
     )
+    source, marker = _imported(lambda: open_benchmark(path, options.kind, wanted), plan, import_benchmark)
+    if source.type in WITH_CLASSES and (note := number_note(class_names_for(source, plan, Storage()).lines)):
+        print(f"diht: warning: {note}", file=sys.stderr)
+    print(json.dumps(marker) if options.as_json else benchmark_summary(options.output, marker))
+    return ExitCode.DONE
+
+
+def _imported(
+    open_source: Callable[[], RecordSource], plan: ImportPlan, write: Callable[..., dict[str, Any]]
+) -> tuple[RecordSource, dict[str, Any]]:
+    """Import under a bar of progress."""
     with stopping_on_request(), contextlib.ExitStack() as shown:
-        source = open_benchmark(path, options.kind, wanted)
+        source = open_source()
         bar = shown.enter_context(progress_bar())
         task = bar.add_task(f"import {source.kind}")
-        marker = import_benchmark(
+        marker = write(
             source,
-            order,
+            plan,
             Storage(),
             lambda total, done: bar.update(task, total=total, completed=done),
             lambda: bar.advance(task),
         )
-    if source.type in WITH_CLASSES and (note := number_note(class_names_for(source, order, Storage()).lines)):
-        print(f"diht: warning: {note}", file=sys.stderr)
-    print(json.dumps(marker) if options.as_json else benchmark_summary(options.output, marker))
-    return ExitCode.DONE
+    return source, marker
 
 
 def _source(given: str) -> Path:

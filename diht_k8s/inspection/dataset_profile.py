@@ -20,8 +20,7 @@ from PIL import Image
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
-from diht_k8s.api.layout import join
-from diht_k8s.data.imports.resumable_import import MARKER
+from diht_k8s.api.layout import MARKER, join
 from diht_k8s.data.shards.pairs import with_usual_names
 from diht_k8s.data.shards.samples import Sample, read_samples
 from diht_k8s.data.shards.storage import Storage

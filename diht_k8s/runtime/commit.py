@@ -13,13 +13,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import Artefact, Committed
 from diht_k8s.api.run import Stage
+from diht_k8s.data import markers
+from diht_k8s.data.markers import Started, read_marker
 from diht_k8s.data.shards.storage import Storage
 
 
@@ -42,12 +42,13 @@ def find_committed(storage: Storage, layout: Layout, stage: Stage) -> Committed 
     Raises:
         DataError: the marker is damaged.
     """
-    if stage not in layout.folders or not storage.exists(uri := layout.committed(stage)):
+    if stage not in layout.folders:
         return None
-    try:
-        return Committed.model_validate_json(storage.read_bytes(uri))
-    except ValidationError as error:
-        raise DataError(f"{uri} is damaged: remove this file and run the stage {stage} again") from error
+    return read_marker(storage, layout.committed(stage), Committed, _again(stage))
+
+
+def _again(stage: Stage) -> str:
+    return f"run the stage {stage} again"
 
 
 def artefact(storage: Storage, layout: Layout, stage: Stage, path: str) -> Artefact:
@@ -99,46 +100,24 @@ def commit(
     return read_committed(storage, layout, stage)
 
 
-class Started(BaseModel):
-    """How a stage began."""
-
-    model_config = ConfigDict(frozen=True)
-
-    schema_version: int
-    config: dict[str, Any]
-    """what `config_sha256` covers."""
-    reads: dict[str, str]
-    """what it is -> folder that the stage reads, relative to the output where it lies there."""
-
-
 def find_started(storage: Storage, layout: Layout, stage: Stage) -> Started | None:
     """How the stage began in its folder; None if it has not.
 
     Raises:
         DataError: the file is damaged.
     """
-    if stage not in layout.folders or not storage.exists(uri := layout.started(stage)):
-        return None
-    try:
-        return Started.model_validate_json(storage.read_bytes(uri))
-    except ValidationError as error:
-        raise DataError(f"{uri} is damaged: remove this file and run the stage {stage} again") from error
+    return markers.find_started(storage, layout.stage(stage), _again(stage)) if stage in layout.folders else None
 
 
 def start(
     storage: Storage, layout: Layout, stage: Stage, config: Mapping[str, Any], reads: Mapping[str, str]
 ) -> Started:
-    """Begin a folder, or find how it was begun.
+    """Begin a folder, or find how it began.
 
     Raises:
         DataError: it belongs to another configuration whose digest begins alike.
     """
-    mine = Started(schema_version=SCHEMA_VERSION, config=dict(config), reads=dict(reads))
-    created = storage.create(layout.started(stage), json.dumps(mine.model_dump(), ensure_ascii=False).encode())
-    found = mine if created else find_started(storage, layout, stage)
-    if found is None or sha256_of(found.config) != sha256_of(mine.config):
-        raise DataError(f"{layout.stage(stage)} belongs to another configuration: choose another data.output")
-    return found
+    return markers.start(storage, layout.stage(stage), config, reads, _again(stage))
 
 
 class Count(NamedTuple):

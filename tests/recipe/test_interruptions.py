@@ -459,7 +459,7 @@ ON_DISK = [
         (make, moment)
         for make, shard in ((import_of_pairs, "00001.tar"), (import_of_a_benchmark, "test/1.tar"))
         for moment in (
-            Moment("after", "import/started.json"),
+            Moment("after", "STARTED.json"),
             Moment("within", shard),
             Moment("within", "import/1.json"),
             Moment("before", "import/1.json"),

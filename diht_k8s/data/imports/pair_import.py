@@ -15,27 +15,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.api.layout import join
 from diht_k8s.data.imports.provenance import SOURCE_PATH, SOURCE_ROW, storable_path
-from diht_k8s.data.imports.records import LINKS_ADVICE, OUTSIDE, ImageRecord, RecordSource, Tally
-from diht_k8s.data.imports.resumable_import import (
-    MARKER,
-    ImportTarget,
-    json_bytes,
-    renewed,
-    resume,
-    seen_json,
-    seen_units,
-    settle,
-    sole_writer,
-    write_missing,
-)
-from diht_k8s.data.imports.shard_writer import HEIF_MISSING, Packed, ShardFacts, encode_image, heif_advice, shard_bounds
+from diht_k8s.data.imports.records import ImageRecord, RecordSource, Tally
+from diht_k8s.data.imports.resumable_import import ImportPlan, ImportTarget, run_import
+from diht_k8s.data.imports.shard_writer import Packed, encode_image
 from diht_k8s.data.shards.images import BadImageError
 from diht_k8s.data.shards.samples import DamagedShardError, make_sample, read_samples, stated_successes
 from diht_k8s.data.shards.storage import Storage
 
-VERSION: Final = 2
 DIGITS: Final = 5
 """Of a shard's number; larger numbers have more."""
 
@@ -44,16 +31,11 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class PairImport:
+class PairImport(ImportPlan):
     """Where an import of pairs goes, and how."""
 
-    output: str
-    per_shard: int = 1000
     captions: Captions = "each"
     """of an image with several: a pair for each, a pair for the first, or one pair with the list of them."""
-    replace: bool = False
-    links: tuple[str, ...] = ()
-    """folders outside of the source in which its files may lie."""
 
 
 def import_pairs(
@@ -63,71 +45,15 @@ def import_pairs(
     begin: Callable[[int, int], object],
     advance: Callable[[], object],
 ) -> Json:
-    """Write the pairs, or what an interrupted import has left of them; the content of the marker.
-
-    Args:
-        source: what is imported.
-        order: where to, and how.
-        storage: where the output is.
-        begin: called once with the number of records and how many of them are already there.
-        advance: called after each record.
-
-    Raises:
-        UserError: the output holds something else.
-        RetryableError: another import writes there now.
-        DataError: no record can be used, or something that was seen is not accounted for.
-    """
-    parts = shard_bounds(source.total, order.per_shard)
-    config: Json = {
-        "version": VERSION,
-        "kind": source.kind,
-        "records": source.total,
-        "source": source.fingerprint,
-        "shards": len(parts),
-        "captions": order.captions,
-        "links": list(order.links),
-    }
-    target = ImportTarget(order.output, lambda number: f"{number:0{DIGITS}d}.tar", replace=order.replace)
-    with sole_writer(storage, target, len(parts)):
-        found, done = resume(storage, target, config, parts, begin)
-        if found is not None:
-            return renewed(storage, target, found, seen_json(seen_units(source)))
-        pack = partial(pack_pairs, captions=order.captions)
-        facts = write_missing(
-            storage,
-            target,
-            source,
-            parts,
-            done,
-            advance,
-            pack=pack,
-            empty_shards=True,
-        )
-        _require_pairs(facts, source)
-        marker = {
-            "schema_version": 1,
-            "config": config,
-            "type": "Pairs",
-            "kind": source.kind,
-            "records": source.total,
-            **settle(source, facts, order.output),
-            "shards": [{"name": target.name(n), **each.to_json()} for n, each in enumerate(facts) if each.samples],
-            "notes": list(source.notes),
-        }
-        storage.write_bytes(join(order.output, MARKER), json_bytes(marker))
-    return marker
-
-
-def _require_pairs(facts: Sequence[ShardFacts], source: RecordSource) -> None:
-    if any(each.samples for each in facts):
-        return
-    bad = Tally()
-    for each in facts:
-        bad.merge(each.bad)
-    reasons = "; ".join(f"{each['count']} {reason}, for example {each['example']}" for reason, each in bad.items())
-    advice = [heif_advice()] if HEIF_MISSING in bad else []
-    advice += [LINKS_ADVICE] if any(OUTSIDE in reason for reason in bad) else []
-    raise DataError(". ".join([f"none of the {source.total} pairs can be used: {reasons}", *advice]))
+    """Write the pairs, or what an interrupted import has left of them; the content of the marker (see `run_import`)."""
+    target = ImportTarget(
+        name=lambda number: f"{number:0{DIGITS}d}.tar",
+        pack=partial(pack_pairs, captions=order.captions),
+        config={"captions": order.captions},
+        facts={"type": "Pairs", "records": source.total},
+        empty_shards=True,
+    )
+    return run_import(source, order, target, storage, begin, advance)
 
 
 def pack_pairs(record: ImageRecord, *, captions: Captions) -> Packed:

@@ -1,6 +1,6 @@
 """An import that can be interrupted at any moment: its configuration, finished shards, account and commit marker.
 
-OUTPUT/import/started.json says whose output it is, OUTPUT/import/N.json what shard N holds; COMMITTED.json comes last.
+OUTPUT/STARTED.json says whose output it is, OUTPUT/import/N.json what shard N holds; COMMITTED.json comes last.
 All that was seen is stored, bad, beside a stored image, or ignored, and nothing else.
 """
 
@@ -10,13 +10,14 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, DihtError, RetryableError, UserError
 from diht_k8s.api.hashing import differences
-from diht_k8s.api.layout import LEASE, join
+from diht_k8s.api.layout import LEASE, MARKER, STARTED, join
+from diht_k8s.data.imports.provenance import storable_path
 from diht_k8s.data.imports.records import LINKS_ADVICE, OUTSIDE, RecordSource, SeenUnits, Tally
 from diht_k8s.data.imports.shard_writer import (
     HEIF_MISSING,
@@ -25,52 +26,131 @@ from diht_k8s.data.imports.shard_writer import (
     ShardFacts,
     can_read_heif,
     heif_advice,
+    shard_bounds,
     write_shard,
 )
 from diht_k8s.data.lease import WorkLease, beating, owner_of
+from diht_k8s.data.markers import find_started, start
 from diht_k8s.data.shards.images import MAX_PIXELS
 from diht_k8s.data.shards.storage import Storage, temporary_of
 
-MARKER: Final = "COMMITTED.json"
-STARTED: Final = "import/started.json"
+VERSION: Final = 2
+AGAIN: Final = "start the import again"
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class ImportTarget:
-    """Where an import writes."""
+class ImportPlan:
+    """Where an import goes, and how."""
 
     output: str
-    name: Callable[[int], str]
-    """name of shard N, relative to the output."""
-    others: tuple[str, ...] = ()
-    """names of the other files that it writes beside the shards, their records and the marker."""
+    per_shard: int = 1000
     replace: bool = False
     """remove another import that lies there."""
+    links: tuple[str, ...] = ()
+    """folders outside of the source in which its files may lie."""
+
+
+@dataclass(frozen=True)
+class ImportTarget:
+    """What becomes of a source."""
+
+    name: Callable[[int], str]
+    """name of shard N, relative to the output."""
+    pack: Pack
+    """makes the samples of a record."""
+    config: Json
+    """what the content depends on beside the source and the number of shards."""
+    facts: Json
+    """fields of the marker that tell more."""
+    others: Mapping[str, bytes | None] = field(default_factory=dict)
+    """files beside the shards, their records and the markers; None where this import makes none of that name."""
+    empty_shards: bool = False
+    """go on where no record of a shard can be used; no file is written for it."""
+
+    def files(self, number: int) -> tuple[str, str]:
+        """A shard and its record."""
+        return self.name(number), f"import/{number}.json"
+
+
+def run_import(
+    source: RecordSource,
+    plan: ImportPlan,
+    target: ImportTarget,
+    storage: Storage,
+    begin: Callable[[int, int], object],
+    advance: Callable[[], object],
+) -> Json:
+    """Write what the output lacks; the content of its marker.
+
+    Args:
+        source: what is imported.
+        plan: where to, and how.
+        target: what becomes of it.
+        storage: where the output is.
+        begin: called once with the number of records and how many of them are already there.
+        advance: called after each record.
+
+    Raises:
+        UserError: the output holds another import, or shards of somebody else.
+        RetryableError: another import writes there now.
+        DataError: no record can be used, or something that was seen is not accounted for.
+    """
+    parts = shard_bounds(source.total, plan.per_shard)
+    config: Json = {
+        "version": VERSION,
+        "kind": source.kind,
+        "records": source.total,
+        "source": source.fingerprint,
+        "shards": len(parts),
+        "links": [storable_path(link) for link in plan.links],
+        **target.config,
+    }
+    with _sole_writer(storage, plan.output, target, len(parts)):
+        if (found := _committed_or_begun(storage, plan, target, config)) is not None:
+            begin(source.total, source.total)
+            return _renewed(storage, plan.output, found, seen_json(seen_units(source)))
+        done = [_finished(storage, plan.output, target, number) for number in range(len(parts))]
+        begin(source.total, sum(stop - start for (start, stop), facts in zip(parts, done, strict=True) if facts))
+        for name, content in target.others.items():
+            if content is not None:
+                storage.write_bytes(join(plan.output, name), content)
+        facts = [
+            each or _written(storage, plan.output, target, number, source, parts[number], advance)
+            for number, each in enumerate(done)
+        ]
+        _require_samples(facts, source)
+        marker = {
+            "schema_version": 1,
+            "config": config,
+            "type": source.type,
+            "kind": source.kind,
+            **settle(source, facts, plan.output),
+            "shards": [{"name": target.name(n), **each.to_json()} for n, each in enumerate(facts) if each.samples],
+            "notes": list(source.notes),
+            **target.facts,
+        }
+        storage.write_bytes(join(plan.output, MARKER), _json_bytes(marker))
+    return marker
 
 
 @contextlib.contextmanager
-def sole_writer(storage: Storage, target: ImportTarget, shards: int) -> Iterator[None]:
+def _sole_writer(storage: Storage, output: str, target: ImportTarget, shards: int) -> Iterator[None]:
     """Keep other imports from an output, and remove what this or an earlier one left half-written there on a disk.
-
-    Args:
-        storage: where the output is.
-        target: the output.
-        shards: their number.
 
     Raises:
         RetryableError: another import writes there now.
     """
-    lease = WorkLease(storage, join(target.output, LEASE), {"owner": owner_of(os.environ).id})
+    lease = WorkLease(storage, join(output, LEASE), {"owner": owner_of(os.environ).id})
     try:
         alone = lease.watch(lambda: None)
     except DihtError:  # the first write says what is wrong; in a whole import on a read-only disk there is none
         yield
         return
     if not alone:
-        raise RetryableError(f"another import writes to {target.output} now: wait until it ends, or stop it")
-    folder = storage.local_path(target.output)
+        raise RetryableError(f"another import writes to {output} now: wait until it ends, or stop it")
+    folder = storage.local_path(output)
     try:
         if folder is not None:
             _remove_temporary(folder, target, shards)
@@ -86,78 +166,42 @@ def sole_writer(storage: Storage, target: ImportTarget, shards: int) -> Iterator
 
 
 def _remove_temporary(folder: Path, target: ImportTarget, shards: int) -> None:
-    ours = {name for n in range(shards) for name in _names(target, n)}
-    ours |= {MARKER, STARTED, LEASE, *target.others}
-    for place in {(folder / name).parent for name in (*_names(target, 0), STARTED, LEASE, *target.others)}:
+    ours = {MARKER, STARTED, LEASE, *target.others, *(name for n in range(shards) for name in target.files(n))}
+    for place in {(folder / name).parent for name in (*target.files(0), STARTED, *target.others)}:
         for path in place.glob(".*.tmp"):
             if temporary_of(path.relative_to(folder).as_posix()) in ours:
                 path.unlink(missing_ok=True)
 
 
-def resume(
-    storage: Storage,
-    target: ImportTarget,
-    config: Json,
-    parts: Sequence[tuple[int, int]],
-    begin: Callable[[int, int], object],
-) -> tuple[Json | None, list[ShardFacts | None]]:
-    """The marker if this import is there already, and what each shard holds (None for those that have to be written).
-
-    Args:
-        storage: where the output is.
-        target: the output, which belongs to this import from now on.
-        config: what the import depends on, with its number of `shards`.
-        parts: the first record of each shard and the one after its last.
-        begin: called once with the number of records and how many of them are already there.
-
-    Raises:
-        UserError: the output holds another import, or shards of somebody else.
-    """
-    total = parts[-1][1]
-    if (marker := _committed_or_begun(storage, target, config)) is not None:
-        begin(total, total)
-        return marker, []
-    done = [_finished(storage, target, number) for number in range(len(parts))]
-    begin(total, sum(stop - start for (start, stop), facts in zip(parts, done, strict=True) if facts))
-    return None, done
-
-
-def _committed_or_begun(storage: Storage, target: ImportTarget, config: Json) -> Json | None:
-    output = target.output
-    started, marker = join(output, STARTED), join(output, MARKER)
-    if not storage.exists(started):
-        folder = join(output, target.name(0)).rpartition("/")[0]
+def _committed_or_begun(storage: Storage, plan: ImportPlan, target: ImportTarget, config: Json) -> Json | None:
+    """The marker if this import is there already; else the output belongs to it from now on."""
+    output, marker = plan.output, join(plan.output, MARKER)
+    folder = join(output, target.name(0)).rpartition("/")[0]
+    started = find_started(storage, output, AGAIN)
+    if started is None:
         if any(name.endswith(".tar") for name in storage.names(folder)):
             raise UserError(f"{output} holds shards that were not imported by diht: choose another OUTPUT")
-    elif (before := json.loads(storage.read_bytes(started))) == config:
-        found = json.loads(storage.read_bytes(marker)) if storage.exists(marker) else None
-        if found is not None and target.replace:
-            _remove(storage, target, before)
-        elif found is not None and _is_whole(storage, target, found) and not _can_read_more(found["bad"]):
-            return found
-    elif not target.replace:
-        changed = differences({**before, "source": ""}, {**config, "source": ""})  # of which digests say nothing
+    elif started.config == config and not storage.exists(marker):
+        return None
+    elif started.config == config and not plan.replace:
+        found = json.loads(storage.read_bytes(marker))
+        there = set(storage.names(folder))
+        whole = all(shard["name"].rpartition("/")[2] in there for shard in found["shards"])
+        return found if whole and not _can_read_more(found["bad"]) else None
+    elif not plan.replace:
+        # digests of the source say nothing to people
+        changed = differences({**started.config, "source": ""}, {**config, "source": ""})
         what = "; ".join(changed[:4]) or "of another SOURCE, or its files have changed"
         raise UserError(f"{output} holds another import ({what}): choose another OUTPUT, or add --replace")
     else:
-        _remove(storage, target, before)
-    storage.write_bytes(started, json_bytes(config))
+        written = [name for n in range(started.config["shards"]) for name in target.files(n)]
+        storage.remove_files(output, [MARKER, *written, *target.others, STARTED])
+    start(storage, output, config, {}, AGAIN)
     return None
 
 
-def _remove(storage: Storage, target: ImportTarget, before: Json) -> None:
-    written = [name for n in range(before["shards"]) for name in _names(target, n)]
-    storage.remove_files(target.output, [MARKER, *written, *target.others, STARTED])
-
-
-def _is_whole(storage: Storage, target: ImportTarget, marker: Json) -> bool:
-    """Whether each shard of a committed import is still there."""
-    there = set(storage.names(join(target.output, target.name(0)).rpartition("/")[0]))
-    return all(shard["name"].rpartition("/")[2] in there for shard in marker["shards"])
-
-
-def _finished(storage: Storage, target: ImportTarget, number: int) -> ShardFacts | None:
-    record, shard = (join(target.output, name) for name in (_record(number), target.name(number)))
+def _finished(storage: Storage, output: str, target: ImportTarget, number: int) -> ShardFacts | None:
+    shard, record = (join(output, name) for name in target.files(number))
     if not storage.exists(record):
         return None
     facts = ShardFacts.of_json(json.loads(storage.read_bytes(record)))
@@ -173,76 +217,50 @@ def _can_read_more(bad: Mapping[str, Any]) -> bool:
     return HEIF_MISSING in bad and can_read_heif()
 
 
-def renewed(storage: Storage, target: ImportTarget, marker: Json, seen: Json) -> Json:
+def _renewed(storage: Storage, output: str, marker: Json, seen: Json) -> Json:
     """The marker of a finished import with what its source shows now: files that are ignored come and go."""
     if marker["seen"] == seen:
         return marker
     marker = {**marker, "seen": seen}
-    storage.write_bytes(join(target.output, MARKER), json_bytes(marker))
+    storage.write_bytes(join(output, MARKER), _json_bytes(marker))
     return marker
 
 
-def write_missing(
+def _written(
     storage: Storage,
+    output: str,
     target: ImportTarget,
+    number: int,
     source: RecordSource,
-    parts: Sequence[tuple[int, int]],
-    done: Sequence[ShardFacts | None],
+    part: tuple[int, int],
     advance: Callable[[], object],
-    *,
-    pack: Pack,
-    empty_shards: bool = False,
-) -> list[ShardFacts]:
-    """Write the shards that are not finished; what each of all shards holds.
-
-    Args:
-        storage: where the output is.
-        target: the output.
-        source: of the records.
-        parts: the first record of each shard and the one after its last.
-        done: what `resume` found.
-        advance: called after each record.
-        pack: makes the samples of a record.
-        empty_shards: go on where no record of a shard can be used; no file is written for it.
-
-    Raises:
-        DataError: no record of a shard can be used, unless `empty_shards`.
-    """
-    facts: list[ShardFacts] = []
-    for number, (start, stop) in enumerate(parts):
-        found = done[number]
-        if found is None:
-            try:
-                found = write_shard(
-                    storage,
-                    join(target.output, target.name(number)),
-                    source,
-                    start,
-                    stop,
-                    advance,
-                    pack=pack,
-                )
-            except EmptyShardError as error:
-                if not empty_shards:
-                    raise
-                found = error.facts
-            storage.write_bytes(join(target.output, _record(number)), json_bytes(found.to_json()))
-        facts.append(found)
+) -> ShardFacts:
+    shard, record = (join(output, name) for name in target.files(number))
+    try:
+        facts = write_shard(storage, shard, source, *part, advance, pack=target.pack)
+    except EmptyShardError as error:
+        if not target.empty_shards:
+            raise
+        facts = error.facts
+    storage.write_bytes(record, _json_bytes(facts.to_json()))
     return facts
 
 
-def json_bytes(document: Json) -> bytes:
+def _require_samples(facts: Sequence[ShardFacts], source: RecordSource) -> None:
+    if any(each.samples for each in facts):
+        return
+    bad = Tally()
+    for each in facts:
+        bad.merge(each.bad)
+    reasons = "; ".join(f"{each['count']} {reason}, for example {each['example']}" for reason, each in bad.items())
+    advice = [heif_advice()] if HEIF_MISSING in bad else []
+    advice += [LINKS_ADVICE] if any(OUTSIDE in reason for reason in bad) else []
+    raise DataError(". ".join([f"none of the {source.total} pairs can be used: {reasons}", *advice]))
+
+
+def _json_bytes(document: Json) -> bytes:
     """A JSON file: sorted keys, so that equal documents are equal bytes."""
     return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True).encode(errors="backslashreplace")
-
-
-def _names(target: ImportTarget, number: int) -> tuple[str, ...]:
-    """The files of a shard."""
-    return target.name(number), _record(number)
-
-
-def _record(number: int) -> str:
-    return f"import/{number}.json"
 
 
 ADVICE: Final = {

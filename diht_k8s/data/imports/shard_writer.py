@@ -205,7 +205,7 @@ def write_shard(
     stop: int,
     advance: Callable[[], object],
     *,
-    pack: Pack = pack_for_benchmark,
+    pack: Pack,
 ) -> ShardFacts:
     """Write the records of a range as one shard; records whose image cannot be used are counted and left out.
 

@@ -12,20 +12,9 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.hashing import sha256_of
-from diht_k8s.api.layout import join
+from diht_k8s.data.imports.provenance import storable_path
 from diht_k8s.data.imports.records import RecordSource
-from diht_k8s.data.imports.resumable_import import (
-    MARKER,
-    ImportTarget,
-    json_bytes,
-    renewed,
-    resume,
-    seen_json,
-    seen_units,
-    settle,
-    sole_writer,
-    write_missing,
-)
+from diht_k8s.data.imports.resumable_import import ImportPlan, ImportTarget, run_import
 from diht_k8s.data.imports.shard_writer import pack_for_benchmark, shard_bounds
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.evaluate.class_texts import (
@@ -38,27 +27,18 @@ from diht_k8s.stages.evaluate.class_texts import (
     read_templates,
 )
 
-VERSION: Final = 2
 DATASET_TYPE: Final = "dataset_type.txt"
-FIXED_FILES: Final = (CLASS_NAMES, TEMPLATES, DATASET_TYPE, "test/nshards.txt")
 TYPES: Final = {"Classification": "classification", "MultiLabel": "multilabel", "AnswerRanking": "questions"}
 """What dataset_type.txt says; all others are `retrieval`, as images with captions are in clip-benchmark."""
 
-Json = dict[str, Any]
-
 
 @dataclass(frozen=True)
-class BenchmarkImport:
+class BenchmarkImport(ImportPlan):
     """Where an import goes, and what a user gives with it."""
 
-    output: str
     split: str = "test"
     class_names: str | None = None
     templates: str | None = None
-    per_shard: int = 1000
-    replace: bool = False
-    links: tuple[str, ...] = ()
-    """folders outside of the source in which its files may lie."""
 
 
 def import_benchmark(
@@ -67,56 +47,37 @@ def import_benchmark(
     storage: Storage,
     begin: Callable[[int, int], object],
     advance: Callable[[], object],
-) -> Json:
-    """Write a benchmark, or what an interrupted import has left of it; the content of its marker.
-
-    Args:
-        source: what is imported.
-        plan: where to, and how.
-        storage: where the output is.
-        begin: called once with the number of records and how many of them are already there.
-        advance: called after each record.
+) -> dict[str, Any]:
+    """Write a benchmark, or what an interrupted import has left of it; the content of its marker (see `run_import`).
 
     Raises:
-        UserError: the output holds something else, or class names do not fit.
-        RetryableError: another import writes there now.
-        DataError: no record of a shard can be used, or something that was seen is not accounted for.
+        UserError: class names do not fit.
     """
     names, templates = class_names_for(source, plan, storage), templates_for(source, plan, storage)
-    parts = shard_bounds(source.total, plan.per_shard)
-    config: Json = {
-        "version": VERSION,
-        "kind": source.kind,
-        "type": source.type,
-        "split": plan.split,
-        "records": source.total,
-        "source": source.fingerprint,
-        "shards": len(parts),
-        "class_names": sha256_of(names.lines),
-        "templates": sha256_of(templates.lines),
-        "links": list(plan.links),
+    texts = {
+        # the number of shards comes first: until all are there, `diht benchmarks` says that the set is not whole
+        "test/nshards.txt": [str(len(shard_bounds(source.total, plan.per_shard)))],
+        DATASET_TYPE: [TYPES.get(source.type, "retrieval")],
+        CLASS_NAMES: names.lines,
+        TEMPLATES: templates.lines,
     }
-    target = ImportTarget(plan.output, lambda number: f"test/{number}.tar", FIXED_FILES, replace=plan.replace)
-    with sole_writer(storage, target, len(parts)):
-        found, done = resume(storage, target, config, parts, begin)
-        if found is not None:
-            return renewed(storage, target, found, seen_json(seen_units(source)))
-        _write_texts(storage, plan.output, source, names, templates, len(parts))
-        finished = write_missing(storage, target, source, parts, done, advance, pack=pack_for_benchmark)
-        marker = {
-            "schema_version": 1,
-            "config": config,
+    target = ImportTarget(
+        name=lambda number: f"test/{number}.tar",
+        pack=pack_for_benchmark,
+        config={
             "type": source.type,
-            "kind": source.kind,
-            **settle(source, finished, plan.output),
-            "shards": [{"name": f"test/{n}.tar", **each.to_json()} for n, each in enumerate(finished)],
+            "split": storable_path(plan.split),
+            "class_names": sha256_of(names.lines),
+            "templates": sha256_of(templates.lines),
+        },
+        facts={
             "classes": len(names.lines),
             "class_names_from": names.source,
             "templates_from": templates.source,
-            "notes": list(source.notes),
-        }
-        storage.write_bytes(join(plan.output, MARKER), json_bytes(marker))
-    return marker
+        },
+        others={name: ("\n".join(lines) + "\n").encode() if lines else None for name, lines in texts.items()},
+    )
+    return run_import(source, plan, target, storage, begin, advance)
 
 
 def class_names_for(source: RecordSource, plan: BenchmarkImport, storage: Storage) -> SourcedTexts:
@@ -175,14 +136,3 @@ def templates_for(source: RecordSource, plan: BenchmarkImport, storage: Storage)
         return SourcedTexts([line.replace("{}", "{c}") for line in lines], plan.templates)
     found = packaged_templates(source.texts) if source.texts is not None else None
     return SourcedTexts(*found) if found is not None else SourcedTexts([], "")
-
-
-def _write_texts(
-    storage: Storage, output: str, source: RecordSource, names: SourcedTexts, templates: SourcedTexts, shards: int
-) -> None:
-    """The number of shards comes first: until all are there, `diht benchmarks` says that the set is not whole."""
-    storage.write_bytes(join(output, "test/nshards.txt"), f"{shards}\n".encode())
-    storage.write_bytes(join(output, DATASET_TYPE), f"{TYPES.get(source.type, 'retrieval')}\n".encode())
-    for name, texts in ((CLASS_NAMES, names), (TEMPLATES, templates)):
-        if texts.lines:
-            storage.write_bytes(join(output, name), ("\n".join(texts.lines) + "\n").encode())

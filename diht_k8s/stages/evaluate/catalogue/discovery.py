@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from diht_k8s.api.evaluate import Benchmark
-from diht_k8s.api.layout import join
+from diht_k8s.api.layout import MARKER, join
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.evaluate.catalogue import PARENTS, CatalogueEntry, folder_names, plain_name
 from diht_k8s.stages.evaluate.class_texts import CLASS_NAMES, TEMPLATES, WITH_CLASSES, is_imagenet, read_templates
-from diht_k8s.stages.evaluate.importing import DATASET_TYPE, MARKER
+from diht_k8s.stages.evaluate.importing import DATASET_TYPE
 
 
 @dataclass(frozen=True)

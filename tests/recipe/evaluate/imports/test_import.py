@@ -361,7 +361,7 @@ def test_import_when_the_output_holds_another_import_needs_replace(
     assert main(["benchmarks", "import", str(second), f"{tmp_path}/out"]) == UserError.exit_code
     assert "holds another import (" in capsys.readouterr().err
     imported(tmp_path, second, "--replace")
-    left = {"0.json", "0.tar", "COMMITTED.json", "NOTES.md", "dataset_type.txt", "nshards.txt", "started.json"}
+    left = {"0.json", "0.tar", "COMMITTED.json", "NOTES.md", "STARTED.json", "dataset_type.txt", "nshards.txt"}
     assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} == left
 
 
