@@ -28,6 +28,10 @@ RESNET = {
     "vision_cfg": {"image_size": 64, "layers": [1, 1, 2, 1], "width": 16},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2},
 }
+CONVNEXT = {
+    **RESNET,
+    "vision_cfg": {"timm_model_name": "convnext_atto", "timm_pool": "", "timm_proj": "linear", "image_size": 64},
+}
 VIT = {**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "width": 64, "heads": 1}}
 
 
@@ -61,11 +65,11 @@ def embeddings_agree(loaded: Any, reference: open_clip.CLIP) -> bool:
     return bool(np.abs(found_image - expected_image).max() <= 1e-5 and np.abs(found_text - expected_text).max() <= 1e-5)
 
 
-@pytest.mark.parametrize("prefix", ["", "local-dir:", "file://"])
-def test_load_when_folder_gives_the_models_own_embeddings(tmp_path: Path, prefix: str) -> None:
-    export_model(tmp_path, RESNET)
+@pytest.mark.parametrize(("prefix", "config"), [("", RESNET), ("local-dir:", CONVNEXT), ("file://", RESNET)])
+def test_load_when_folder_gives_the_models_own_embeddings(tmp_path: Path, prefix: str, config: dict[str, Any]) -> None:
+    export_model(tmp_path, config)
     torch.manual_seed(0)
-    reference = open_clip.CLIP(**copy.deepcopy(RESNET)).eval()
+    reference = open_clip.CLIP(**copy.deepcopy(config)).eval()
     loaded = load_model(f"{prefix}{tmp_path}")
     assert embeddings_agree(loaded, reference)
     assert loaded.logit_scale == pytest.approx(1 / 0.07, rel=1e-4)

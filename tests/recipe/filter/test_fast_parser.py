@@ -134,3 +134,14 @@ def test_a_second_model_unfreezes_the_objects_of_the_first(monkeypatch: pytest.M
     first = gc.get_freeze_count()
     parser.parse(["a dog"])
     assert 100_000 < gc.get_freeze_count() < first + 1000, "nothing of the first is kept with the second"
+
+
+def test_objects_that_other_code_froze_stay_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FastParser, "_freezes", None)
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    try:
+        FastParser()
+        assert frozen // 2 < gc.get_freeze_count() <= frozen, "neither let go nor added to"
+    finally:
+        gc.unfreeze()

@@ -68,7 +68,7 @@ def test_groups_of_any_size_and_any_number_of_workers_end_in_the_same_files(
 
 
 @pytest.mark.usefixtures("grouped")
-def test_a_stop_within_a_group_keeps_its_finished_shards_and_their_places(
+def test_a_stop_within_a_group_keeps_its_finished_shards_and_their_places_and_lost_scores_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards, stop = write_shards(tmp_path / "in", SHARDS), StopFlag()
@@ -87,3 +87,8 @@ def test_a_stop_within_a_group_keeps_its_finished_shards_and_their_places(
     committed = filter_with(run)
     assert (len(written), len(again)) == (1, len(SHARDS) - 1)
     assert check_index(run) == committed.summary["counts"]["kept"]
+    folder, whole = tmp_path / "out/runs/latest/filter", files_of(tmp_path / "out")
+    for lost in ("scores/web-00003.parquet", "COMMITTED.json"):
+        (folder / lost).unlink()
+    filter_with(run)
+    assert files_of(tmp_path / "out") == whole

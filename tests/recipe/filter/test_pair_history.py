@@ -62,6 +62,17 @@ def test_pair_is_found_by_any_of_its_names_and_explained(
     assert SAID[name] in capsys.readouterr().out
 
 
+def test_pair_whose_raw_shard_is_gone_is_explained_without_its_words(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden = (folder / "a.tar").rename(tmp_path / "a.tar")
+    try:
+        assert main(["explain", str(folder / "run.json"), "u1"]) == 0
+    finally:
+        hidden.rename(folder / "a.tar")
+    assert "filter   dropped by action: the caption has no action" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["do", "og", "d.g", "dog.jpg", "hotos/dog"])
 def test_pair_is_not_found_by_a_part_of_its_name(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(folder / "run.json"), name]) == 64

@@ -39,7 +39,7 @@ from diht_k8s.stages.label import stage as label_stage
 from diht_k8s.stages.train import stage as train_stage
 from tests.folders import located
 from tests.recipe.filter.shards import drawn, filter_with, kept_keys, pair, report_of, rows_of, run_of, tar_of
-from tests.recipe.filter.taken_pairs import GOOD, Bench, entry
+from tests.recipe.filter.taken_pairs import GOOD, Bench, entry, made_folder
 from tests.recipe.label.conftest import TEACHER, teacher_weights  # noqa: F401 (a fixture)
 
 
@@ -158,6 +158,8 @@ def test_evaluation_that_shows_a_removed_pair_loses_all_but_what_it_is(bench: Be
     assert done.removed == (("evaluate/" + "1" * 16,) if gone else ())
     left = {"STARTED.json"} if gone else {"STARTED.json", "COMMITTED.json", "report.json", "report.html"}
     assert set(bench.storage.names(folder)) == left
+    words = rows_of(bench.folder / "out", "web-a")[2].objects
+    assert list(words) == ([] if "a-2" in taken else ["server"]), "of a dropped pair"
 
 
 def test_purge_stopped_before_the_evaluations_goes_on_with_them(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,6 +484,27 @@ def test_takedown_adds_the_pairs_that_a_stage_reads_to_its_digest(
         added = {name: value.partition(",")[0] for name, value in found.items() if name not in old}
         assert added == ({} if pairs is None else {"taken down": pairs})
         assert found == {**found, **old}
+
+
+def test_takedown_of_equal_pairs_by_other_lists_gives_equal_digests(bench: Bench, tmp_path: Path) -> None:
+    shutil.copytree(bench.folder / "out", tmp_path / "copy", symlinks=True)
+    bench.purge("a-1", "b-0", "a-2")
+    at_once = train_inputs(bench), evaluate_inputs(bench)
+    shutil.rmtree(bench.folder / "out")
+    shutil.move(tmp_path / "copy", bench.folder / "out")
+    bench.purge("a-2", "b-0")
+    bench.purge(entry("image"))
+    assert (train_inputs(bench), evaluate_inputs(bench)) == at_once
+
+
+def test_takedown_in_another_filter_leaves_a_training_as_it_is(bench: Bench) -> None:
+    other = Bench(made_folder(bench.folder / "other"))
+    other.run = run_of(bench.folder / "out", f"{bench.folder}/other/b.tar")
+    filter_with(other.run)
+    other.layout = run_layout(other.run, bench.storage)
+    before = train_inputs(other)
+    assert bench.purge("a-1").pairs == 1
+    assert train_inputs(other) == before
 
 
 def test_interrupted_training_begins_again_after_a_takedown_and_says_so(bench: Bench) -> None:

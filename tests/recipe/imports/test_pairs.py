@@ -263,10 +263,11 @@ def test_import_from_what_is_no_folder_says_so_as_it_was_typed(
 def test_import_into_another_import_is_refused_until_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    imported(in_folder(tmp_path / "a", 7), tmp_path / "out", "--shard-size", "3")
-    other = in_folder(tmp_path / "b", 2)
-    assert main(["import", str(other), str(tmp_path / "out")]) == UserError.exit_code
-    assert "add --replace" in capsys.readouterr().err
+    first, other = in_folder(tmp_path / "a", 7), in_folder(tmp_path / "b", 2)
+    imported(first, tmp_path / "out", "--shard-size", "3")
+    for source in (first, other):  # the first one with shards of another size
+        assert main(["import", str(source), str(tmp_path / "out")]) == UserError.exit_code
+        assert "add --replace" in capsys.readouterr().err
     imported(other, tmp_path / "out", "--replace")
     assert len(pairs(tmp_path / "out")) == 2
 

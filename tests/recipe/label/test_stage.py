@@ -18,6 +18,7 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime import claims
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.label import heads_step, predict_step
+from diht_k8s.stages.label.job import LabelJob
 from diht_k8s.stages.label.soft_labels import read_labels
 from tests.folders import located
 from tests.recipe.filter.shards import tolerating
@@ -181,6 +182,12 @@ def test_labels_when_a_worker_is_lost_then_another_makes_its_shards_and_the_same
     monkeypatch.setattr(predict_step, "write_labels", dies_at_the_second)
     with pytest.raises(RuntimeError, match="killed"):
         label(broken.run(), step="predict", worker=0, workers=2)
+
+    def old_listing(job: LabelJob, folder: str, suffix: str, shards: Any) -> Any:
+        return list(shards) if len(made) < 5 else missing(job, folder, suffix, shards)
+
+    missing = LabelJob.missing
+    monkeypatch.setattr(LabelJob, "missing", old_listing)
     monkeypatch.setattr(predict_step, "write_labels", counts)
     assert label(broken.run(), step="predict", worker=1, workers=2) is not None
     assert made == [f"shapes-{number:02}" for number in (0, 1, 3, 4, 2)]

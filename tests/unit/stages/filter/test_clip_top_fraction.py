@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ def test_cut_keeps_the_best_pairs_and_no_other(
     assert cut.pairs == whole.kept == len(everything) == sum(map(len, pool))
     assert cut.kept == math.ceil(share * cut.pairs)
     assert kept(pool, cut) == everything[: cut.kept]
+    assert ScoreCutoff.from_json(json.loads(json.dumps(cut.to_json()))) == cut
 
 
 @pytest.mark.parametrize(("share", "pairs", "expected"), [(0.07, 100, 7), (0.29, 100, 29), (0.3, 11, 4), (1e-05, 1, 1)])

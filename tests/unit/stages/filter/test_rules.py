@@ -192,6 +192,12 @@ def test_image_is_read_again_when_texts_before_an_early_stop_no_longer_match(
     assert (len(spotter.wanted), row.reason) == (reads, reason)
 
 
+def test_texts_of_a_dropped_row_are_kept() -> None:
+    before = verdict(rule_chain(spotter=FakeSpotter((SpottedText("zoo", 0.9),))), RUNNING)
+    row = verdict(rule_chain(Filter(min_complexity=99)), RUNNING, before)
+    assert (row.reason, row.ocr, row.ocr_state) == ("complexity", (SpottedText("zoo", 0.9),), "done")
+
+
 @pytest.mark.parametrize(
     "change", [{"uid": "other"}, {"index": "other"}, {"caption_sha256": "other"}, {"parser_version": "p0"}]
 )
