@@ -1,8 +1,10 @@
-"""Zero-shot classification, and the few-shot probe beside it: accuracies and confusions of a benchmark with classes.
+"""Benchmarks with classes: zero-shot accuracies and confusions, with the few-shot probe beside them.
+
+Where an image has several classes (MultiLabel, PASCAL VOC 2007), how well each class ranks the images that have it.
 
 scikit-learn has most of these figures, but takes seconds to import and gives no intervals.
 
-Shapes: N images, U of them without copies, C classes, T templates, D features.
+Shapes: N images, U of them without copies, C classes, T templates, D features, B resamples, M figures.
 """
 
 from __future__ import annotations
@@ -17,17 +19,25 @@ from threadpoolctl import threadpool_limits
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import FewShot
+from diht_k8s.report.average_precision import (
+    IGNORED,
+    NAMES,
+    average_precisions,
+    mean_average_precisions,
+)
 from diht_k8s.report.per_image import PerImage
 from diht_k8s.stages.evaluate.class_texts import ensemble_prompts, prompts
 from diht_k8s.stages.evaluate.encoding import EncodedImages
 from diht_k8s.stages.evaluate.few_shot import balanced_accuracy, curve_json, few_shot_curve
 from diht_k8s.stages.evaluate.results import FOUND, Measured, asked_digest, drawn_by_digest, per_image_of
-from diht_k8s.stages.evaluate.scores import Interval, rate_interval, similarity
+from diht_k8s.stages.evaluate.scores import RESAMPLES, Interval, interval, rate_interval, similarity
 from diht_k8s.stages.evaluate.soundness import TextEncoder
 
 TOP: Final = 5
 MAX_CONFUSION_CLASSES: Final = 60
 SHOWN_CONFUSIONS: Final = 12
+GUESSES: Final = 20
+"""Random orders whose mean is the figure of guessing: that of 11 points is above the share of images with the class."""
 
 Json = dict[str, Any]
 
@@ -88,9 +98,7 @@ def classify(
     if not labelled.items:
         raise DataError("no image has a class: add a .cls member, or `cls` to the .json")
     labels_N = np.array([item.label for item in labelled.items])
-    if (highest := int(labels_N.max())) >= len(names):
-        raise DataError(f"an image has class {highest}, but there are {len(names)} class names (0 to {len(names) - 1})")
-    classes_CD = ensemble_prompts(encode(prompts(names, templates)), len(names))
+    classes_CD = _encoded_classes(int(labels_N.max()), names, templates, encode)
     scores_NC = similarity(labelled.features_ND, classes_CD)
     figures = classification(scores_NC, labels_N, np.random.default_rng(seed))
     result: Json = {
@@ -125,6 +133,15 @@ def classify(
     shown = [hit["item"] for query in result["queries"]["drawn"] for hit in query["top"]]
     per_image = _classified(labelled, figures, labels_N, names)
     return Measured(result, per_image, labelled.items, list(dict.fromkeys(shown)))
+
+
+def _encoded_classes(
+    highest: int, names: Sequence[str], templates: Sequence[str], encode: TextEncoder
+) -> NDArray[np.floating]:
+    """[C, D] of the names, which the images' classes up to the highest number have."""
+    if highest >= len(names):
+        raise DataError(f"an image has class {highest}, but there are {len(names)} class names (0 to {len(names) - 1})")
+    return ensemble_prompts(encode(prompts(names, templates)), len(names))
 
 
 def classification(
@@ -245,3 +262,73 @@ def _queries(scores_NC: np.ndarray, labels_N: np.ndarray, names: Sequence[str], 
 
 def _groups(groups: Sequence[GroupAccuracy]) -> list[Json]:
     return [{"name": group.name, "pictures": group.images, "top1": group.top1, "top5": group.top5} for group in groups]
+
+
+def rank_images(
+    images: EncodedImages, names: Sequence[str], templates: Sequence[str], encode: TextEncoder, seed: Sequence[int]
+) -> Measured:
+    """Average precision of each class and their mean, over the images whose classes are known.
+
+    Args:
+        images: of the benchmark, encoded.
+        names: of the classes, in the order of their numbers.
+        templates: of the prompts.
+        encode: the model's texts.
+        seed: of the resamples and the guesses.
+
+    Raises:
+        DataError: no image has a class, or a class has no name.
+    """
+    known = images.chosen(lambda item: item.classes is not None)
+    if not any(item.classes for item in known.items):
+        raise DataError("no image has a class: add a list `classes` of class numbers to the .json")
+    highest = max(number for item in known.items for number in (*(item.classes or ()), *item.ignored_classes))
+    classes_CD = _encoded_classes(highest, names, templates, encode)
+    truth_CN = np.zeros((len(names), len(known.items)))
+    for column, item in enumerate(known.items):
+        truth_CN[list(item.ignored_classes), column] = IGNORED
+        truth_CN[list(item.classes or ()), column] = 1
+    scores_CN = similarity(classes_CD, known.features_ND).astype(np.float64)
+    found_CM = average_precisions(scores_CN, truth_CN)[0]
+    figures: Json = {
+        "pictures": len(known.items),
+        "without_class": len(images.items) - len(known.items),
+        "templates": list(templates),
+        "scores": _mean_precisions(scores_CN, truth_CN, np.random.default_rng(seed)),
+        "class_precisions": [
+            {
+                "name": name,
+                "pictures": int((truth_N == 1).sum()),
+                "ignored": int((truth_N == IGNORED).sum()),
+                "precision": None if np.isnan(found_M[0]) else float(found_M[0]),
+            }
+            for name, truth_N, found_M in zip(names, truth_CN, found_CM, strict=True)
+        ],
+    }
+    texts = [", ".join(names[number] for number in item.classes or ()) for item in known.items]
+    uids, shards = [item.uid for item in known.items], [item.uri for item in known.items]
+    ranked = {
+        f"{row} {name}": (scores_CN[row], truth_CN[row]) for row, name in enumerate(names)
+    }  # two may share a name
+    of_names = asked_digest(names)
+    asked = [asked_digest([of_names, item.classes, item.ignored_classes]) for item in known.items]
+    return Measured(figures, PerImage(uids, shards, texts, rankings=ranked, asked=asked), known.items)
+
+
+def _mean_precisions(scores_CN: np.ndarray, truth_CN: np.ndarray, rng: np.random.Generator) -> list[Json]:
+    """The figures in the form of those of groups; each image is a group."""
+    images = truth_CN.shape[1]
+    values_M = mean_average_precisions(scores_CN, truth_CN)[0]
+    drawn_BN = rng.multinomial(images, np.full(images, 1 / images), size=RESAMPLES).astype(np.float64)
+    draws_BM = mean_average_precisions(scores_CN, truth_CN, drawn_BN)
+    guessed = [mean_average_precisions(rng.random(truth_CN.shape), truth_CN)[0] for _ in range(GUESSES)]
+    return [
+        {
+            "name": name,
+            "value": float(value),
+            "interval": list(interval(draws_B)),
+            "chance": float(chance),
+            "groups": images,
+        }
+        for name, value, draws_B, chance in zip(NAMES, values_M, draws_BM.T, np.mean(guessed, axis=0), strict=True)
+    ]

@@ -15,7 +15,7 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import Benchmark, FewShot
 from diht_k8s.models.features import FULL, TEXTS, encode_texts
 from diht_k8s.models.loading import LoadedModel
-from diht_k8s.stages.evaluate import answer_ranking, classification, group_tasks, multi_label, retrieval
+from diht_k8s.stages.evaluate import answer_ranking, classification, group_tasks, retrieval
 from diht_k8s.stages.evaluate.class_texts import WITH_CLASSES, BenchmarkTexts, name_notes
 from diht_k8s.stages.evaluate.encoding import EncodedImages
 from diht_k8s.stages.evaluate.results import Measured
@@ -105,7 +105,7 @@ def _task(
         case "Classification":
             return classification.classify(images, names, templates, encode, few_shot, seed)
         case "MultiLabel":
-            return multi_label.rank_images(images, names, templates, encode, seed)
+            return classification.rank_images(images, names, templates, encode, seed)
         case "Retrieval":
             return retrieval.retrieve(images, templates, encode, seed)
         case "AnswerRanking":

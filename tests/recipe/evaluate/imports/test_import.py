@@ -24,7 +24,6 @@ from diht_k8s.data.shards.tar_writer import write_samples
 from diht_k8s.stages.evaluate import class_texts
 from diht_k8s.stages.evaluate.answer_ranking import answer_score
 from diht_k8s.stages.evaluate.benchmark_images import questions_of
-from diht_k8s.stages.evaluate.importing import BenchmarkImport, import_benchmark
 from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.originals import (
     IMAGES,
@@ -329,22 +328,11 @@ def test_answers_of_any_kind_are_kept_for_the_evaluation(tmp_path: Path, answers
     assert [answer_score(answer, question.answers) for answer, question in zip(kept, asked, strict=True)] == [1, 1]
 
 
-def run_import(source: Path, output: Path, advance: Callable[[], object] = lambda: None) -> list[tuple[int, int]]:
-    """Import without the command; what it said of total and done."""
-    said: list[tuple[int, int]] = []
-    opened, order = open_benchmark(source, None, ReaderOptions()), BenchmarkImport(str(output), per_shard=8)
-    import_benchmark(opened, order, Storage(), lambda total, done: said.append((total, done)), advance)
-    return said
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_import_when_a_shard_is_missing_is_listed_as_not_whole(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_import(originals.image_folder(tmp_path / "in"), tmp_path / "root/wds_mine")
+    source = originals.image_folder(tmp_path / "in")
+    assert main(["benchmarks", "import", str(source), f"{tmp_path}/root/wds_mine", "--shard-size", "8"]) == 0
     assert main(["benchmarks", str(tmp_path / "root")]) == 0
     assert "Also here, in no list: wds_mine, Classification, 3 shards." in capsys.readouterr().out
     (tmp_path / "root/wds_mine/test/2.tar").unlink()

@@ -13,7 +13,6 @@ from diht_k8s.stages.evaluate import (
     classification,
     few_shot,
     group_tasks,
-    multi_label,
     retrieval,
     scores,
 )
@@ -92,7 +91,7 @@ def labelled(items: int, width: int) -> None:
     """Images that look alike have one threshold: the precision is the share of images with the class."""
     made = [image(row, classes=(0,) if row == items - 1 else ()) for row in range(items)]
     images = EncodedImages(made, np.tile(units(1, width), (items, 1)))
-    found = multi_label.rank_images(images, ["a", "b"], ["{}"], constant(width), [0]).figures
+    found = classification.rank_images(images, ["a", "b"], ["{}"], constant(width), [0]).figures
     assert found["scores"][1]["value"] == pytest.approx(1 / items)
 
 
