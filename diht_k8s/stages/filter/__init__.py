@@ -5,7 +5,8 @@ caption or image.
 
 Where things are, in the order in which a sample passes them:
 
-- `stage` runs the stage: workers share the shards, one worker adds up the counts and commits.
+- `stage` identifies the models behind the scores and runs the stage: workers share the shards, one worker adds up the
+  counts and commits.
 - `group_filter` claims groups of shards, `shard_filter` filters one shard and writes its kept pairs and scores.
 - `rules` decides which samples to keep, takedown lists first. It calls `captions/` (parser), `text_spotting/` (OCR and
   the match with the caption), `fingerprints` (images of benchmarks) and `clip_score` (similarity of image and caption
@@ -16,7 +17,6 @@ Where things are, in the order in which a sample passes them:
 - `caption_tables` filters tables of URLs and captions, whose images are not downloaded yet.
 - `scores` has one row for each sample, `summary` the counts and `report.json`, `group_summaries` the counts of groups.
 - `uid_lists` writes the kept pairs as DataComp's list of uids; `stage_progress` reports the progress of the stage.
-- `model_versions` identifies the models behind the scores.
 """
 
 from __future__ import annotations

@@ -8,22 +8,29 @@ worker adds these up and ends the stage, and the others wait for it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
-from diht_k8s.api.errors import DataError
-from diht_k8s.api.filter import Filter
+from diht_k8s.api.errors import DataError, UserError, install_line
+from diht_k8s.api.filter import ClipScore, Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
-from diht_k8s.api.layout import Layout
-from diht_k8s.api.run import DihtRun
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.shards.shard_index import write_rows
 from diht_k8s.data.shards.sources import Shard, ShardGroup, groups_of
 from diht_k8s.data.shards.storage import Storage
+from diht_k8s.models.files import model_digest
 from diht_k8s.runtime.bad_shards import BadShards, damage_summary
 from diht_k8s.runtime.claims import Claims, claims_of, until_committed
-from diht_k8s.runtime.commit import artefact
+from diht_k8s.runtime.commit import artefact, find_committed
+from diht_k8s.runtime.model_files import parser_module
 from diht_k8s.runtime.stage import Context, Outcome
 from diht_k8s.stages.filter.caption_tables import DownloadList, TableFilter, filter_input, has_tables, without_images
 from diht_k8s.stages.filter.clip_score import ClipTopFraction, keeps_top_fraction, read_cutoff
@@ -32,13 +39,6 @@ from diht_k8s.stages.filter.fingerprints import benchmark_shards
 from diht_k8s.stages.filter.group_filter import GroupFilter, is_done
 from diht_k8s.stages.filter.group_summaries import FilteredShard, GroupSummaries, GroupSummary, check_stage
 from diht_k8s.stages.filter.kept_pairs import GlobalRule, KeptPairs
-from diht_k8s.stages.filter.model_versions import (
-    clip_version,
-    language_version,
-    parser_version,
-    scored_sibling,
-    spotter_version,
-)
 from diht_k8s.stages.filter.scores import open_scores
 from diht_k8s.stages.filter.shard_filter import ShardFilter
 from diht_k8s.stages.filter.summary import LayoutHints, Summary, report
@@ -270,3 +270,96 @@ def _check_result(total: Summary, rules: Filter, hints: Mapping[str, LayoutHints
 
 def _counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())) or "none"
+
+
+PARSER_RULES: Final = 9
+"""Increment it with every change of the caption rules."""
+LANGUAGE_RULES: Final = 2
+"""Increment it with every change of the language rule beside its margin."""
+SPOTTER_RULES: Final = 3
+"""Increment it with every change of the spotter's settings."""
+SECOND_PASS_RULES: Final = 3
+"""Increment it with every change of the spotter's second pass alone: runs without one keep their texts."""
+
+
+@cache
+def parser_version() -> str:
+    """Version of the rules and of spaCy, and the digest of the model's weights."""
+    return f"rules-{PARSER_RULES} spacy-{version('spacy')} {_digest(parser_module(), '**/model')}"
+
+
+@cache
+def language_version() -> str:
+    """Version of the rule, of the language identifier, and the digest of its model."""
+    return f"rules-{LANGUAGE_RULES} py3langid-{version('py3langid')} {_digest('py3langid', 'data/*')}"
+
+
+@cache
+def spotter_version(detector_size: int, precision: str, second_size: int | None = None) -> str:
+    """Settings, versions of RapidOCR and OpenVINO, and the digest of RapidOCR's three models. A release of the runtime
+    may move last digits of a confidence over a threshold; a device does no more than that, and is left out.
+    """
+    digest = _digest("rapidocr", "models/*det*.onnx", "models/*cls*.onnx", "models/*rec*.onnx")
+    sizes = f"size-{detector_size}" + (
+        "" if second_size is None else f" second-{second_size}-rules-{SECOND_PASS_RULES}"
+    )
+    programs = " ".join(f"{name}-{version(name)}" for name in ("rapidocr", "openvino"))
+    return f"rules-{SPOTTER_RULES} {sizes} {precision} {programs} {digest}"
+
+
+def clip_version(rule: ClipScore, storage: Storage) -> str:
+    """Version of open_clip, the architecture if the run names it, and the digest of the model's files; no threshold.
+
+    Raises:
+        UserError: the model does not exist.
+    """
+    try:
+        digest = model_digest(rule.model, storage)[:16]
+    except UserError as error:
+        raise UserError(f"spec.filter.clipScore.model: {error}") from error
+    named = "" if rule.architecture is None else f"{rule.architecture} "
+    return f"open_clip-{version('open_clip_torch')} {named}{digest}"
+
+
+def _digest(package: str, *patterns: str) -> str:
+    """16 hex digits over the files of an installed package that match the patterns."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(f"the package {package} is not installed: {install_line('recipe')}")
+    digest = hashlib.sha256()
+    for pattern in patterns:
+        for path in sorted(Path(spec.origin).parent.glob(pattern)):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+_NO_SHARDS = ("exclude list", "benchmark ")
+"""Names of inputs that the scores do not depend on begin so (`identify`)."""
+
+
+def scored_sibling(storage: Storage, layout: Layout, config: Mapping[str, Any]) -> str | None:
+    """The complete filter of an output whose scores save most; None if there is none over the same shards.
+
+    Args:
+        storage: of the output.
+        layout: with the folder of the filter that begins.
+        config: of the filter that begins.
+
+    Returns:
+        Its folder relative to the output: with the same models if there is one, the first by name among equals.
+    """
+    found: list[tuple[int, str]] = []
+    for name in storage.folders(join(layout.output, Stage.FILTER.value)):
+        other = layout.with_folder(Stage.FILTER, join(layout.output, Stage.FILTER.value, name))
+        committed = find_committed(storage, other, Stage.FILTER)
+        if committed is None or other == layout or _shards_of(committed.inputs) != _shards_of(config["inputs"]):
+            continue
+        programs = committed.config["programs"]
+        missing = sum(programs.get(model) != version for model, version in config["programs"].items())
+        if programs.get("parser") == config["programs"]["parser"]:
+            found.append((missing, other.relative(Stage.FILTER)))
+    return min(found)[1] if found else None
+
+
+def _shards_of(inputs: Mapping[str, str]) -> dict[str, str]:
+    return {name: identity for name, identity in inputs.items() if not name.startswith(_NO_SHARDS)}
