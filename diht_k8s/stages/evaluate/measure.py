@@ -47,26 +47,15 @@ def measure(
         DataError: the images lack what the task needs, or features are not finite; it names the benchmark.
     """
     try:
-        return _measured(benchmark, texts, images, loaded, few_shot, seed)
+        gate = FeatureGate(loaded.name, "images")
+        gate.admit(images.features_ND, [item.uid for item in images.items])
+        lengths = Counter[str]()
+        encode = TextEncoder(
+            partial(encode_texts, loaded, lengths=lengths), loaded.name, loaded.logit_scale, images.features_ND.shape[1]
+        )
+        measured = _task(benchmark, texts, images, encode, few_shot, seed)
     except DataError as error:
         raise DataError(f"evaluate.benchmarks {benchmark.name}: {error}") from error
-
-
-def _measured(
-    benchmark: Benchmark,
-    texts: BenchmarkTexts,
-    images: EncodedImages,
-    loaded: LoadedModel,
-    few_shot: FewShot | None,
-    seed: Sequence[int],
-) -> Measured:
-    gate = FeatureGate(loaded.name, "images")
-    gate.admit(images.features_ND, [item.uid for item in images.items])
-    lengths = Counter[str]()
-    encode = TextEncoder(
-        partial(encode_texts, loaded, lengths=lengths), loaded.name, loaded.logit_scale, images.features_ND.shape[1]
-    )
-    measured = _task(benchmark, texts, images, encode, few_shot, seed)
     named = name_notes(texts.class_names.lines) if benchmark.type in WITH_CLASSES else []
     of_task = measured.figures.get("notes", [])
     notes = [*gate.notes(), *encode.notes(), *figure_notes(measured.figures), *of_task, *named]
