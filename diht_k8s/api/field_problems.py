@@ -23,7 +23,7 @@ from diht_k8s.api.errors import UserError, suggestion
 from diht_k8s.api.evaluate import Evaluate
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.gangs import min_nodes_without_effect, shows_batch_statistics, unequal_parts
-from diht_k8s.api.kubernetes_types.quantities import number_of
+from diht_k8s.api.kubernetes_types.objects import number_of
 from diht_k8s.api.label import PACKAGED_TEACHERS, Label
 from diht_k8s.api.pods import Pods, merged
 from diht_k8s.api.run import Spec, Stage

@@ -102,42 +102,6 @@ STAGE_FILES: Final[Mapping[Stage, tuple[str, ...]]] = {
 """What a stage writes into its folder: patterns, of which `*` matches no slash. Everything else there is a person's.
 Files go in this order (`outputs.prune`): first those that say that others are complete, last the one that says whose
 the folder is."""
-HOLD_NO_PAIR: Final[Mapping[Stage, tuple[str, ...]]] = {
-    Stage.FILTER: (MARKER, STARTED, "claims/*.json"),
-    Stage.LABEL: (
-        MARKER,
-        STARTED,
-        "claims/*.json",
-        "teacher_heads.safetensors",
-        "heads.json",
-        "heads/*.state",
-        "heads/*.safetensors",
-        "vocabulary.json",
-    ),
-    Stage.TRAIN: (
-        MARKER,
-        STARTED,
-        "result.json",
-        f"checkpoints/step-*/{MARKER}",
-        "checkpoints/step-*/state-*.safetensors",
-        "model/open_clip_config.json",
-        "model/open_clip_model.safetensors",
-        "model/README.md",
-        "concept_heads.safetensors",
-        "metrics.jsonl",
-        "tensorboard/events.out.tfevents.*",
-        "profile/rank-*",
-        "preflight.json",
-        "preflight-*",
-        "commits/[0-9]*",
-        "epochs/[0-9]*",
-        "claims/*.json",
-        LEASE,
-    ),
-    Stage.EVALUATE: (STARTED,),
-}
-"""Of these, what names and shows no pair: figures, weights, concepts of the whole pool. A takedown frees all others
-of the pairs that it removes (`outputs.takedown`, `outputs.traces`), so a new pattern belongs here or there."""
 RUN_FILES: Final = (
     *(stage.value for stage in Stage),
     *(f"{stage.value}.json" for stage in Stage),

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from diht_k8s.api.base import DNS_NAME, IMAGE, LABEL_VALUE, Keyed, Model, ObjectName, Text, is_object, without_nulls
-from diht_k8s.api.kubernetes_types.objects import ObjectType
-from diht_k8s.api.kubernetes_types.quantities import Quantity, Size
+from diht_k8s.api.kubernetes_types.objects import ObjectType, Quantity, Size
 
 Object = dict[str, Any]
 Affinity = Annotated[Object, ObjectType("Affinity")]

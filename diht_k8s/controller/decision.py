@@ -8,11 +8,10 @@ from typing import Final
 from diht_k8s.controller.kueue.admission import CreateWorkload, WorkloadAction
 from diht_k8s.controller.kueue.extra_nodes import quota_of
 from diht_k8s.controller.kueue.queued_plan import queued_plan
-from diht_k8s.controller.logged_progress import with_logged_progress
 from diht_k8s.controller.node_health.faults import NodeFault
 from diht_k8s.controller.node_health.gang_moves import PendingMove, decide_moves
 from diht_k8s.controller.observation import Observation
-from diht_k8s.controller.observe import ObservedAttempt, RunProblem
+from diht_k8s.controller.observe import ObservedAttempt, RunProblem, with_logged_progress
 from diht_k8s.pipeline.failure_policy import BackOff
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, Action, Observed, Start, plan
 from diht_k8s.pipeline.run_status import RunStatus

@@ -12,9 +12,8 @@ from diht_k8s.controller.cache.informer import Informer, WorkloadInformer
 from diht_k8s.controller.cache.runs import CachedRun, RunStore
 from diht_k8s.controller.known_objects import KnownObjects
 from diht_k8s.controller.live_reads import LiveReads
-from diht_k8s.controller.logged_progress import LoggedProgress
 from diht_k8s.controller.node_health.faults import NodeFault, NodeWatch
-from diht_k8s.controller.observe import ObservedAttempt, observe_attempts, with_named_holder
+from diht_k8s.controller.observe import LoggedProgress, ObservedAttempt, observe_attempts, with_named_holder
 from diht_k8s.controller.pending_causes import PendingCause, WarningEvents, with_pending_cause
 from diht_k8s.controller.pod_logs import PodLogs, ReadLogs
 from diht_k8s.controller.saved_status import saved_run_status

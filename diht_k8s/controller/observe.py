@@ -16,10 +16,10 @@ from typing import Final
 from diht_k8s.api.errors import ComputedElsewhere, ExitCode
 from diht_k8s.api.pods import RUN_UID
 from diht_k8s.api.reasons import Reason
-from diht_k8s.api.reports import COMMITTED, Cause
+from diht_k8s.api.reports import COMMITTED, Cause, Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.steps import WAIT_STEP
-from diht_k8s.controller.pod_reports import says_committed, with_reports
+from diht_k8s.controller.pod_reports import says_committed, with_progress, with_reports
 from diht_k8s.controller.status_text import last_line, one_line
 from diht_k8s.kube.job_summary import JobSummary
 from diht_k8s.kube.pod_summary import PodSummary
@@ -550,3 +550,22 @@ def _pull_message(pod: PodSummary) -> str:
     words = one_line(BACKING_OFF.sub("", pod.waiting_message), 512)
     said = f": the kubelet says: {words}" if words else ""
     return f"node {pod.node} cannot pull the image{image}: check pods.image and pods.imagePullSecrets{said}"
+
+
+@dataclass(frozen=True)
+class LoggedProgress:
+    """The newest progress line of an attempt."""
+
+    entry: str
+    attempt: int
+    progress: Progress
+    read_at: float
+    """seconds since the epoch."""
+
+
+def with_logged_progress(observed: ObservedAttempt, logged: LoggedProgress | None) -> Attempt:
+    """The attempt with the work that its log names."""
+    if logged is None or (logged.entry, logged.attempt) != (observed.entry, observed.attempt.number):
+        return observed.attempt
+    began = max((pod.started_at for pod in observed.pods if pod.started_at is not None), default=logged.read_at)
+    return with_progress(observed.attempt, logged.progress, tells_time=logged.read_at >= began)

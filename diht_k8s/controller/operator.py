@@ -32,9 +32,8 @@ from diht_k8s.controller.cache.watch import WATCH_S, Watch
 from diht_k8s.controller.lease import Lease
 from diht_k8s.controller.node_health.faults import NodeWatch, WatchedFault
 from diht_k8s.controller.observe import is_starting
-from diht_k8s.controller.queue.fair_order import PriorityLevel
-from diht_k8s.controller.queue.work_queue import WorkQueue
 from diht_k8s.controller.reconcile import InternalError, Reconciler
+from diht_k8s.controller.work_queue import PriorityLevel, WorkQueue
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.connection import connect
 from diht_k8s.kube.errors import ClusterError

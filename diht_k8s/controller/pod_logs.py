@@ -9,8 +9,7 @@ from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState
 from diht_k8s.controller.cache.runs import CachedRun
-from diht_k8s.controller.logged_progress import LoggedProgress
-from diht_k8s.controller.observe import ObservedAttempt, entry_name
+from diht_k8s.controller.observe import LoggedProgress, ObservedAttempt, entry_name
 from diht_k8s.controller.status_builder import failed_attempt, newly_failed
 from diht_k8s.controller.status_text import TAIL_LINES, tail
 from diht_k8s.kube.client import Cluster

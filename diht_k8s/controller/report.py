@@ -18,9 +18,8 @@ from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.decision import Decision
 from diht_k8s.controller.events import RunEvent, event_document, events_between
 from diht_k8s.controller.execution import Executed
-from diht_k8s.controller.logged_progress import with_logged_progress
 from diht_k8s.controller.observation import Observation
-from diht_k8s.controller.observe import RunProblem
+from diht_k8s.controller.observe import RunProblem, with_logged_progress
 from diht_k8s.controller.pod_logs import PodLogs, ReadLogs
 from diht_k8s.controller.run_metrics import BlockedRuns, ElasticGangs, count_changes
 from diht_k8s.controller.saved_status import saved_run_status

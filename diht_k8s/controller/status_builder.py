@@ -35,8 +35,7 @@ from diht_k8s.api.status import (
 from diht_k8s.api.status import StageState as EntryState
 from diht_k8s.controller.avoided_nodes import nodes_to_avoid, restarts_in_place, suspect_node
 from diht_k8s.controller.conditions import conditions
-from diht_k8s.controller.logged_progress import LoggedProgress
-from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
+from diht_k8s.controller.observe import LoggedProgress, ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.pod_reports import newest_checkpoint, preflight_results, stage_folder
 from diht_k8s.controller.status_text import TAIL_WIDTH, one_line
 from diht_k8s.pipeline.goodput import run_goodput, stage_goodput

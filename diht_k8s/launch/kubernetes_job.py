@@ -28,18 +28,20 @@ from diht_k8s.kube.connection import Connection, connect
 from diht_k8s.kube.errors import ignore_not_found
 from diht_k8s.launch.app_description import (
     CANCELLED_ANNOTATION,
+    ReplicaLog,
     app_state,
     description,
     job_state,
     main_container,
     owned_pods,
+    pod_lines,
+    replica_lines,
     replica_pods,
     waiting_reason,
 )
 from diht_k8s.launch.overlays import with_overlays
 from diht_k8s.launch.pod_template import label_value, unique_name
 from diht_k8s.launch.render import LABEL_APP, LABEL_INSTANCE, LABEL_MANAGER, LABEL_ROLE, MANAGER, JobConfig, render
-from diht_k8s.launch.replica_logs import ReplicaLog, pod_lines, replica_lines
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient

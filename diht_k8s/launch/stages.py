@@ -20,7 +20,7 @@ from torchx.specs.overlays import set_overlay
 
 from diht_k8s.api.documents import dump, load, read_text
 from diht_k8s.api.errors import DihtError, UserError
-from diht_k8s.api.kubernetes_types.quantities import number_of
+from diht_k8s.api.kubernetes_types.objects import number_of
 from diht_k8s.api.pods import CONTROL_VARIABLE, OWNER_VARIABLE, Pods, merged, rendezvous_port
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import SHARED_STEP, STEPS, WAIT_STEP

@@ -17,7 +17,6 @@ from diht_k8s.api.run import DihtRun, Spec, Stage
 from diht_k8s.api.status import MAX_COUNT, StageState
 from diht_k8s.api.steps import LABEL_STEPS, WAIT_STEP
 from diht_k8s.pipeline.attempts import Attempt, AttemptState, attempt_name
-from diht_k8s.pipeline.budget import with_progress, with_restarts_in_place
 from diht_k8s.pipeline.elasticity import (
     in_place,
     lowered_to,
@@ -35,6 +34,8 @@ from diht_k8s.pipeline.failure_policy import (
     after_failure,
     failure_message,
     failure_reason,
+    with_progress,
+    with_restarts_in_place,
     withdrawn,
 )
 from diht_k8s.pipeline.goodput import paused, with_goodput

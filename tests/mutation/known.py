@@ -21,7 +21,7 @@ KNOWN: Final[dict[str, str]] = {
     "failure_policy: most_s: float = [300.0 -> 301.0]": "a default; no test fixes the number",
     "failure_policy: return min(self.most_s, self.first_s * 2.0 ** min(restarts - 1, [32 -> 33])) * (1 + self.jitter / 4)": "both powers are far above most_s",
     "run_status: if ended_at [<= -> <] status.ran_until or since is None or ended_at < since:": "an interval that ends where the counted time ends adds 0 s, and an attempt that runs begins a new one at once",
-    "budget: count = min(used, max([0 -> 1], seconds - since) // heal_seconds)": "one second gives no restart back",
+    "failure_policy: count = min(used, max([0 -> 1], seconds - since) // heal_seconds)": "one second gives no restart back",
     "loader: STOP_SECONDS = [30.0 -> 31.0]": "a limit; no test fixes the number",
     "dataset: SHARD_CACHE_BYTES = [256 -> 257] << 20": "the size of a cache; no test fixes the number",
     "loop: if self.rank == [0 -> 1]:": "who says that the training resumes; tests/recipe/train/test_stage.py decides it (of the other such line it is killed)",

@@ -17,7 +17,6 @@ _OF_PLANNING: Final = ["tests/unit/pipeline", "tests/unit/controller"]
 
 CORE: Final[dict[str, list[str]]] = {
     "diht_k8s.pipeline.attempts": _OF_PLANNING,
-    "diht_k8s.pipeline.budget": _OF_PLANNING,
     "diht_k8s.pipeline.failure_policy": _OF_PLANNING,
     "diht_k8s.pipeline.plan": _OF_PLANNING,
     "diht_k8s.pipeline.run_status": _OF_PLANNING,

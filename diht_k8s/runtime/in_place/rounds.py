@@ -97,8 +97,8 @@ class Register(BaseModel):
 def next_register(register: Register, failure: RoundFailure) -> Register:
     """The register after a failure of its round: the next round, or the end.
 
-    Nothing counts as progress before the step at which a round failed is committed (as in `pipeline.budget`), so
-    failing at the same step over and over ends the gang.
+    Nothing counts as progress before the step at which a round failed is committed (as in `pipeline.failure_policy`),
+    so failing at the same step over and over ends the gang.
     """
     if register.end is not None:
         return register

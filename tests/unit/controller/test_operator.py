@@ -1,5 +1,6 @@
 """The operator process: readiness, the sweep of finished runs, its right to write before each write, and a start beside
-runs which an earlier operator has followed."""
+runs which an earlier operator has followed.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """What pods report, in the log and as they end: checkpoints, the folder of the stage, the worst nodes of the preflight.
-Nonsense in a log does no harm."""
+Nonsense in a log does no harm.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 
 from diht_k8s.api.errors import RetryableError
 from diht_k8s.kube.errors import ClusterError
-from diht_k8s.launch.replica_logs import ReplicaLog, pod_lines, replica_lines
+from diht_k8s.launch.app_description import ReplicaLog, pod_lines, replica_lines
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

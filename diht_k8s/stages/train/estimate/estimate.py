@@ -14,7 +14,7 @@ from typing import Any, Final
 import open_clip
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.kubernetes_types.quantities import number_of
+from diht_k8s.api.kubernetes_types.objects import number_of
 from diht_k8s.api.label import Label
 from diht_k8s.api.pods import merged
 from diht_k8s.api.run import DihtRun
