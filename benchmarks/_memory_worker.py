@@ -12,10 +12,10 @@ import torch.distributed as dist
 
 from benchmarks._settled import settle_collectives
 from diht_k8s.api.train import Train
-from diht_k8s.runtime.rank_exit import leave
+from diht_k8s.runtime.signals import leave
 from diht_k8s.stages.train.checkpoint.state import Ema
+from diht_k8s.stages.train.collectives import init_process_groups
 from diht_k8s.stages.train.data.batch import Batch, BatchTargets, HeadTargets
-from diht_k8s.stages.train.distributed import init_process_groups
 from diht_k8s.stages.train.engine import Engine
 from diht_k8s.stages.train.model.configurations import model_configuration
 from diht_k8s.stages.train.model.student import Student

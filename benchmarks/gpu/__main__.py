@@ -32,7 +32,7 @@ from benchmarks.gpu.process import AGAIN, Box, Measured, run_case
 from benchmarks.gpu.table import Row, failures, goals_of, markdown, row_of
 from diht_k8s.api.documents import load
 from diht_k8s.api.train import Train
-from diht_k8s.runtime.cpus import usable_cpus
+from diht_k8s.runtime.preflight import usable_cpus
 from diht_k8s.stages.train.estimate.estimate import estimate
 from diht_k8s.stages.train.estimate.gpus import peak_flops
 from diht_k8s.stages.train.flops import StepWork

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from diht_k8s.runtime.rank_exit import leave
-from diht_k8s.stages.train.distributed import init_process_groups, this_device
+from diht_k8s.runtime.signals import leave
+from diht_k8s.stages.train.collectives import init_process_groups, this_device
 from diht_k8s.stages.train.loss.hn_nce import CHUNK_SIZE, HnNce, HnNceSettings
 from diht_k8s.stages.train.loss.losses import fused_plan, hn_nce_loss_and_statistics
 

@@ -357,6 +357,12 @@ class DihtRun(Model):
     status: dict[str, Any] | None = None
     """status is written by the operator and not read from files."""
 
+    @property
+    def training(self) -> Train:
+        """The settings of a run that trains."""
+        assert self.spec.train is not None
+        return self.spec.train
+
 
 def other_manager(spec: Mapping[str, Any]) -> str | None:
     """The controller to which `spec.managedBy` gives a run, as the API server has it; None is our operator."""

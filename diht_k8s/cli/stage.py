@@ -12,9 +12,9 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
 from diht_k8s.api.steps import STEPS
 from diht_k8s.cli.document import read_run
+from diht_k8s.runtime.progress import process_began
 from diht_k8s.runtime.signals import StopFlag, end_with_parent
 from diht_k8s.runtime.stage import Program, exit_code_of, run_stage
-from diht_k8s.runtime.time_spent import process_began
 
 PROGRAMS_VARIABLE: Final = "DIHT_PROGRAMS"
 """Names another package with the same four subpackages, so that tests of the loop run in seconds."""

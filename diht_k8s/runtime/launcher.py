@@ -12,7 +12,6 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from diht_k8s.api.errors import RetryableError, StopRequested
@@ -21,9 +20,8 @@ from diht_k8s.runtime.hangs.watchdog import HangLimits, Watchdog
 from diht_k8s.runtime.in_place.launcher import launch_in_place
 from diht_k8s.runtime.in_place.rank_processes import Standbys
 from diht_k8s.runtime.preflight import DNS_TIMEOUT_S, Gang, wait_for_hosts
-from diht_k8s.runtime.rank_exit import STOPPED, cause_of
-from diht_k8s.runtime.signals import StopFlag, named_parent
-from diht_k8s.runtime.time_spent import STARTING, TimeAccount, exported
+from diht_k8s.runtime.progress import STARTING, TimeAccount, exported
+from diht_k8s.runtime.signals import STOPPED, StopFlag, cause_of, named_parent
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
 """Has glibc keep the memory of large tensors for the next step: on a CPU, allocating it again takes an eighth of a step
@@ -65,7 +63,6 @@ def read_env(variable: str) -> str:
 def launch(
     gang: Gang,
     module: str,
-    arguments: Sequence[str],
     *,
     run_id: str,
     stop: StopFlag | None = None,
@@ -73,12 +70,11 @@ def launch(
     account: TimeAccount | None = None,
     peers_s: float = DNS_TIMEOUT_S,
 ) -> None:
-    """Run `python -m module arguments` as every rank of this node and wait for all of them.
+    """Run `python -m module` as every rank of this node and wait for all of them.
 
     Args:
         gang: shape of the gang and this node's place in it.
         module: to run.
-        arguments: of the module.
         run_id: name of the run.
         stop: is checked until the agent handles the signals; with `in_place` all the time.
         in_place: start the ranks again in this process when one fails (see `in_place`), instead of ending.
@@ -92,7 +88,7 @@ def launch(
     stop, account = stop or StopFlag(), account or TimeAccount()
     for name, value in (MALLOC | FLIGHT_RECORDER | LAUNCH_ORDER).items():
         os.environ.setdefault(name, value)
-    command = [sys.executable, "-m", module, *arguments]
+    command = [sys.executable, "-m", module]
     with contextlib.closing(Standbys(command, gang.processes)) as standbys:
         if in_place:
             standbys.fill()  # they import while this program waits and imports
@@ -103,10 +99,10 @@ def launch(
         with exported(account):
             if in_place:
                 return launch_in_place(gang, command, run_id=run_id, stop=stop, say=_to_stderr, standbys=standbys)
-            return _launch_elastic(gang, module, arguments, run_id, stop)
+            return _launch_elastic(gang, module, run_id, stop)
 
 
-def _launch_elastic(gang: Gang, module: str, arguments: Sequence[str], run_id: str, stop: StopFlag) -> None:
+def _launch_elastic(gang: Gang, module: str, run_id: str, stop: StopFlag) -> None:
     """The ranks below torch's elastic agent, without restarts."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -131,7 +127,7 @@ def _launch_elastic(gang: Gang, module: str, arguments: Sequence[str], run_id: s
         watchdog = Watchdog(folder, HangLimits.from_environment(), say=_to_stderr)
         try:
             with watchdog, named_parent():
-                elastic_launch(config, sys.executable)("-m", module, *arguments)
+                elastic_launch(config, sys.executable)("-m", module)
         except ChildFailedError as error:
             failed = RetryableError(watchdog.verdict) if watchdog.verdict else cause_of(error.failures)
             failed.details = watchdog.details()

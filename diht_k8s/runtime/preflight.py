@@ -4,6 +4,10 @@ over all.
 What is wrong here would fail later, after minutes of loading, and in words of torch's or NCCL's. Each check ends in one
 line that names the pod: with 64 where the run document is wrong, with 75 where another attempt or another node may do
 better. What a pod's checks have measured goes to its ranks, which exchange it once they have met (`train.rendezvous`).
+
+The CPUs that this process may use: its affinity and the quotas of its control groups (versions 1 and 2).
+
+In a pod with `limits.cpu` the kernel shows all CPUs of the node, and throttles whoever uses more than the quota.
 """
 
 from __future__ import annotations
@@ -30,6 +34,9 @@ from diht_k8s.runtime.signals import StopFlag
 if TYPE_CHECKING:
     import torch.distributed as dist
     from torch import Tensor
+
+import contextlib
+from pathlib import PurePosixPath
 
 RESULT_VARIABLE: Final = "DIHT_PREFLIGHT"
 """In the environment of ranks: what the checks of their pod found, as JSON."""
@@ -238,9 +245,10 @@ def check_reduce(
 
     if world == 1:
         return
-    _check_sum(f"rank {rank} (pod {socket.gethostname()})", world, torch.ones(1024, device=device), None, timeout_s)
+    where = f"rank {rank} (pod {socket.gethostname()})"
+    _check_sum(where, world, torch.ones(1024, device=device), None, timeout_s)
     if control is not None:
-        _check_sum(f"rank {rank} (pod {socket.gethostname()})", world, torch.ones(1024), control, timeout_s)
+        _check_sum(where, world, torch.ones(1024), control, timeout_s)
 
 
 def _check_sum(where: str, world: int, ones: Tensor, group: dist.ProcessGroup | None, timeout_s: float) -> None:
@@ -280,18 +288,60 @@ class Gang:
     @staticmethod
     def from_environment(processes: int) -> Gang:
         """The gang that DIHT_NUM_NODES, DIHT_NODE_RANK and DIHT_MASTER describe; one node without them."""
-        nodes = int(os.environ.get("DIHT_NUM_NODES", "1"))
+        nodes, pattern = int(os.environ.get("DIHT_NUM_NODES", "1")), os.environ.get("DIHT_PEER_HOSTS", "")
         return Gang(
             nodes=nodes,
             processes=int(os.environ.get("DIHT_PROCESSES", str(processes))),
             node_rank=int(os.environ.get("DIHT_NODE_RANK", "0")),
             master=os.environ.get("DIHT_MASTER", ""),
             port=int(os.environ.get("DIHT_MASTER_PORT", str(RENDEZVOUS_PORT))),
-            hosts=tuple(peer_hosts(os.environ.get("DIHT_PEER_HOSTS", ""), nodes)),
+            hosts=tuple(pattern.replace("*", str(index)) for index in range(nodes)) if pattern else (),
             decision=Path(decision) if (decision := os.environ.get(DECISION_VARIABLE)) else None,
         )
 
 
-def peer_hosts(pattern: str, nodes: int) -> list[str]:
-    """The host names of a gang from `NAME-*.SERVICE`, the star standing for the index; none without a pattern."""
-    return [pattern.replace("*", str(index)) for index in range(nodes)] if pattern else []
+_OWN = Path("/proc/self/cgroup")
+_ROOT = Path("/sys/fs/cgroup")
+
+
+def usable_cpus(*, own: Path = _OWN, root: Path = _ROOT, affinity: int | None = None) -> float:
+    """Number of CPUs, which a quota may make fractional; at least a hundredth.
+
+    Args:
+        own: lists this process's control groups, as /proc/self/cgroup.
+        root: where they are mounted.
+        affinity: CPUs on which the process may run; None asks the kernel.
+    """
+    found = float(len(os.sched_getaffinity(0)) if affinity is None else affinity)
+    for folder in _folders(own, root):
+        found = min(found, _quota_2(folder / "cpu.max"), _quota_1(folder))
+    return max(found, 0.01)
+
+
+def _folders(own: Path, root: Path) -> list[Path]:
+    """Folders of this process's groups and of those above: every quota on the way counts."""
+    found = [root, root / "cpu", root / "cpu,cpuacct"]
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            bases = [root / "cpu", root / controllers] if controllers else [root]
+            parts = PurePosixPath(path).parts[1:]
+            found += [base.joinpath(*parts[:depth]) for base in bases for depth in range(1, len(parts) + 1)]
+    return found
+
+
+def _quota_2(file: Path) -> float:
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = file.read_text().split()
+        return float(quota) / float(period)  # "max" is no number
+    return float("inf")
+
+
+def _quota_1(folder: Path) -> float:
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota = float((folder / "cpu.cfs_quota_us").read_text())
+        if quota > 0:
+            return quota / float((folder / "cpu.cfs_period_us").read_text())
+    return float("inf")

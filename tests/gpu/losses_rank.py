@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from diht_k8s.runtime.rank_exit import leave
-from diht_k8s.stages.train.distributed import init_process_groups, this_device
+from diht_k8s.runtime.signals import leave
+from diht_k8s.stages.train.collectives import init_process_groups, this_device
 from diht_k8s.stages.train.loss.losses import hn_nce_loss, soft_label_loss
 
 

@@ -15,9 +15,8 @@ import torch
 import torch.distributed as dist
 
 from diht_k8s.api.documents import load
-from diht_k8s.runtime.rank_exit import leave
-from diht_k8s.stages.train.collectives import gather_objects
-from diht_k8s.stages.train.distributed import BACKENDS, choose_algorithms, device_type
+from diht_k8s.runtime.signals import leave
+from diht_k8s.stages.train.collectives import BACKENDS, choose_algorithms, device_type, gather_objects
 from diht_k8s.stages.train.engine import Engine
 from tests.recipe.train import train_rank
 from tests.recipe.train.collective_order import issued, keep_records, next_record

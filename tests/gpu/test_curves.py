@@ -19,7 +19,7 @@ import torch
 from diht_k8s.stages.train.estimate.gpus import peak_flops
 from tests.gpu.devices import devices
 from tests.recipe.train.collective_order import first_difference
-from tests.recipe.train.small_run import ON_DEVICES, RESNET, VIT, Job, document, lines, make_data, train_in_ranks
+from tests.recipe.train.small_run import ON_DEVICES, RESNET, VIT, Job, Table, document, lines, make_data, train_in_ranks
 
 STEPS, BATCH, LONG = 8, 32, 16
 UNEVEN = 31
@@ -60,7 +60,7 @@ DROPS = {
     }
 }
 """Drops elements, paths and patches."""
-Trained = Callable[[str, str], dict[str, dict[str, Any]]]
+Trained = Callable[[str, str], Table]
 """(one or all cards, group) -> the results of its trainings."""
 Attempts = list[dict[str, Any]]
 """Settings of each attempt of a training; all but the last are stopped after two steps."""
@@ -156,7 +156,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(folder: Path) -> Trained:
     done: dict[tuple[str, str], Any] = {}
 
-    def once(cards: str, group: str) -> dict[str, dict[str, Any]]:
+    def once(cards: str, group: str) -> Table:
         if (cards, group) not in done:
             try:
                 done[cards, group] = train(cards, group)
@@ -166,7 +166,7 @@ def trained(folder: Path) -> Trained:
             pytest.fail(done[cards, group])
         return done[cards, group]
 
-    def train(cards: str, group: str) -> dict[str, dict[str, Any]]:
+    def train(cards: str, group: str) -> Table:
         place = folder / cards / group
         jobs = {}
         for name, attempts in GROUPS[group].items():
@@ -190,7 +190,7 @@ def body(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return {**found, **settings}
 
 
-def whole(results: dict[str, dict[str, Any]], name: str) -> list[dict[str, Any]]:
+def whole(results: Table, name: str) -> list[dict[str, Any]]:
     """The attempts of a training, which must have ended as they should."""
     attempts = [result for key, result in results.items() if key.rpartition(" ")[0] == name]
     *stopped, last = [attempt["error"] for attempt in attempts]

@@ -12,7 +12,7 @@ import pytest
 
 from diht_k8s.stages.train.estimate.estimate import estimate
 from tests.gpu.devices import devices
-from tests.recipe.train.small_run import ON_DEVICES, Job, document, make_data, train_in_ranks
+from tests.recipe.train.small_run import ON_DEVICES, Job, Table, document, make_data, train_in_ranks
 
 # captions of this data fill twelve tokens
 B_32: dict[str, Any] = {
@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
     "vision_cfg": {"image_size": 64, "layers": 2, "width": 128, "patch_size": 32},
     "text_cfg": {**B_32["text_cfg"], "width": 64, "heads": 2, "layers": 2},
 }
-CASES: dict[str, dict[str, Any]] = {
+CASES: Table = {
     "bf16, zero 1": {"precision": "bf16", "zeroStage": 1},
     "fp32, zero 0, micro-batches": {"microBatchSize": 16},
     "bf16, zero 0, activation checkpointing": {"precision": "bf16", "activationCheckpointing": True},

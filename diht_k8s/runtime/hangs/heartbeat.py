@@ -30,7 +30,7 @@ FOLDER_VARIABLE: Final = "DIHT_WATCH"
 
 
 TIME_NOTE: Final = "time"
-"""Rank 0's account of its time in that folder (`runtime.time_spent`)."""
+"""Rank 0's account of its time in that folder (`runtime.progress`)."""
 
 
 PREFLIGHT_NOTE: Final = "preflight"
@@ -55,13 +55,19 @@ def notes_folder() -> Iterator[Path]:
             del os.environ[FOLDER_VARIABLE]
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that nobody reads half."""
+    written = path.with_name(f"{path.name}.new")
+    written.write_text(text)
+    written.replace(path)
+
+
 def note_preflight(nodes: Sequence[NodeResult]) -> None:
     """Note the worst nodes for the cause of a failure; nothing without DIHT_WATCH."""
     folder = os.environ.get(FOLDER_VARIABLE)
     if folder is not None:
-        written = Path(folder) / f"{PREFLIGHT_NOTE}.new"
-        written.write_text(json.dumps([node.model_dump(exclude_none=True) for node in nodes]))
-        written.replace(Path(folder) / PREFLIGHT_NOTE)
+        noted = [node.model_dump(exclude_none=True) for node in nodes]
+        write_whole(Path(folder, PREFLIGHT_NOTE), json.dumps(noted))
 
 
 class RankActivity(IntEnum):
@@ -141,10 +147,8 @@ class Heartbeat:
         """
         self._resumed_at = step if self._resumed_at is None else self._resumed_at
         if self._folder is not None:
-            path = self._folder / f"position-{self._rank:05d}"
-            written = path.with_suffix(".new")
-            written.write_text(RankPosition(resumed_at=self._resumed_at, checkpoint=checkpoint).model_dump_json())
-            written.replace(path)
+            position = RankPosition(resumed_at=self._resumed_at, checkpoint=checkpoint)
+            write_whole(self._folder / f"position-{self._rank:05d}", position.model_dump_json())
 
     def _note(self, doing: RankActivity) -> None:
         if self._file is not None:

@@ -4,7 +4,7 @@ Each rank notes its step and its activity in a file that the launcher reads (`he
 kernels are compiled and caches fill, have a limit of some minutes; once steps are regular, a step that takes longer
 than max(120 s, 3 x the 99th percentile of the steps so far) is a hang; writing a checkpoint, validating and compiling
 are not timed. Then every rank of the gang is asked for its flight recorder, whose collectives tell which rank has not
-reached which one (`record_request`), and every rank of this node for its stacks. Where the recorders tell
+reached which one (`awaited_rank`), and every rank of this node for its stacks. Where the recorders tell
 nothing, the stacks do: a rank that does not answer is stopped or dead, and one whose stacks are in no exchange is what
 the others wait for. The ranks are killed, and the launcher ends with 75, so that the gang starts again from its last
 checkpoint.
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from diht_k8s.runtime.hangs.awaited_rank import awaited_by_records, request_records
 from diht_k8s.runtime.hangs.heartbeat import (
     PREFLIGHT_NOTE,
     TIME_NOTE,
@@ -32,7 +33,6 @@ from diht_k8s.runtime.hangs.heartbeat import (
     read_beats,
     read_positions,
 )
-from diht_k8s.runtime.hangs.record_request import awaited_by_records, request_records
 
 MIN_SECONDS_VARIABLE: Final = "DIHT_WATCHDOG_SECONDS"
 FIRST_STEPS_VARIABLE: Final = "DIHT_WATCHDOG_STEPS"
@@ -46,7 +46,7 @@ FACTOR: Final = 3.0
 POLL_S: Final = 0.5
 DUMP_S: Final = 3.0
 """Time that a rank has to write its stacks."""
-_EXCHANGES: Final = ("torch/distributed/distributed_c10d.py", "recipe/train/collectives.py", "deepspeed/comm/")
+_EXCHANGES: Final = ("torch/distributed/distributed_c10d.py", "stages/train/collectives.py", "deepspeed/comm/")
 """Stack frames of a rank that waits for others."""
 
 

@@ -21,17 +21,18 @@ from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
 from diht_k8s.runtime.in_place.control_store import ControlStore
 from diht_k8s.runtime.in_place.rank_processes import RankProcesses, Standbys
 from diht_k8s.runtime.in_place.rounds import (
+    TOLD,
     LauncherAction,
     LauncherState,
     LauncherStep,
     Register,
     RoundFailure,
     decide,
+    noted,
 )
 from diht_k8s.runtime.preflight import Gang
-from diht_k8s.runtime.rank_exit import LOST_PEER, STOPPED, cause_of
-from diht_k8s.runtime.signals import StopFlag
-from diht_k8s.runtime.time_spent import TIME_VARIABLE, with_recovery
+from diht_k8s.runtime.progress import TIME_VARIABLE, with_recovery
+from diht_k8s.runtime.signals import LOST_PEER, STOPPED, StopFlag, cause_of
 
 TICK_S: Final = 0.05
 SETTLE_S: Final = 0.3
@@ -222,23 +223,14 @@ class _Launcher:
             self._end_ranks()
         elif step.action is LauncherAction.STOP:
             self._save_and_end()
-        elif step.action is LauncherAction.ACKNOWLEDGE:
-            self._control.acknowledge(round_)
-            self._local = replace(self._local, acknowledged=round_)
-        elif step.action is LauncherAction.ANNOUNCE:
-            self._control.announce(round_, f"{self._gang.master or 'localhost'}:{free_port()}")
-            self._local = replace(self._local, announced=round_)
         elif step.action is LauncherAction.START:
             self._start(round_)
-        elif step.action is LauncherAction.REPORT:
-            self._control.report(round_)
-            self._local = replace(self._local, reported=round_, since=time.monotonic())
-        elif step.action is LauncherAction.SHUTDOWN:
-            self._control.shutdown()
-            self._local = replace(self._local, seen=True)
-        elif step.action is LauncherAction.WAIT_OUTSIDE:
-            self._control.wait_outside(round_)
-            self._local = replace(self._local, waits=round_)
+        elif step.action is LauncherAction.ANNOUNCE or step.action in TOLD:
+            if step.action in TOLD:
+                self._control.note(step.action, round_)
+            else:
+                self._control.announce(round_, f"{self._gang.master or 'localhost'}:{free_port()}")
+            self._local = noted(self._local, step.action, round_, time.monotonic())
         elif step.action is LauncherAction.PROPOSE:
             assert self._register is not None
             assert step.register is not None
@@ -331,18 +323,12 @@ def is_final(error: DihtError, *, memory: bool) -> bool:
 
 def rounds_of(register: Register) -> Rounds:
     """The rounds of this attempt, as progress lines and causes report them."""
+    found = Rounds(round=register.round, uncounted=register.uncounted)
     why = register.newest
     if why is None:
-        return Rounds(round=register.round, uncounted=register.uncounted)
-    return Rounds(
-        round=register.round,
-        uncounted=register.uncounted,
-        exit_code=why.code,
-        message=why.message[:MAX_MESSAGE],
-        node=why.node,
-        host=why.host,
-        step=register.failed_at or None,
-    )
+        return found
+    cause = {"exit_code": why.code, "message": why.message[:MAX_MESSAGE], "node": why.node, "host": why.host}
+    return found.model_copy(update={**cause, "step": register.failed_at or None})
 
 
 def killed_for_memory() -> int:

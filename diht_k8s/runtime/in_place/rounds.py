@@ -17,7 +17,7 @@ seen an event.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -103,7 +103,7 @@ def next_register(register: Register, failure: RoundFailure) -> Register:
     if register.end is not None:
         return register
     if failure.code == ExitCode.STOPPED and _goes_on(register, failure):
-        return _moved(register, orderly=True)
+        return moved(register, orderly=True)
     step = failure.step if failure.step is not None else failure.committed + 1
     progress = failure.committed >= register.failed_at
     stalled = 1 if progress else register.stalled + 1
@@ -111,7 +111,7 @@ def next_register(register: Register, failure: RoundFailure) -> Register:
     if failure.final or failure.code in (*NEVER_RETRIED, ExitCode.DONE, ExitCode.STOPPED):
         return register.model_copy(update={**known, "end": failure})
     if register.planned is not None:  # most likely by the node that is to go
-        return _moved(register)
+        return moved(register)
     if stalled > MAX_STALLED:
         text = f"{failure.message} (failed {stalled} times in a row before step {known['failed_at']} was saved)"
         end = failure.model_copy(update={"code": int(ExitCode.RETRYABLE), "message": text})
@@ -138,15 +138,10 @@ def resized(register: Register, without: tuple[int, ...], *, begun: bool) -> Reg
     """
     if begun:
         return register.model_copy(update={"planned": None if without == register.without else without})
-    return _moved(register.model_copy(update={"planned": without}), begun=False)
+    return moved(register.model_copy(update={"planned": without}), begun=False)
 
 
-def joined(register: Register, *, begun: bool) -> Register:
-    """The register after a new pod has taken the place of one that is lost."""
-    return _moved(register, begun=begun)
-
-
-def _moved(register: Register, *, begun: bool = True, orderly: bool = False) -> Register:
+def moved(register: Register, *, begun: bool = True, orderly: bool = False) -> Register:
     """The next round, of the nodes that are planned, which counts as nobody's failure.
 
     Where no rank of this round ever ran, the failure that began it was the loss of a node, and does not count either.
@@ -207,8 +202,8 @@ class LauncherState:
     """launcher 0: nodes without which the operator wants the gang to go on; None before it has decided anything."""
     waits: int = 0
     """newest round of which it has told that it waits outside."""
-    seen: bool = False
-    """whether this launcher has told that it saw the end."""
+    seen: int = 0
+    """round whose end this launcher has told that it saw."""
     since: float = 0.0
     """when it first saw the register as it is, or since then reported that its ranks had ended well."""
 
@@ -221,20 +216,33 @@ class LauncherAction(StrEnum):
     """end the ranks and reap them."""
     STOP = "stop"
     """ask the ranks to save and end, since all others do; reap them."""
-    WAIT_OUTSIDE = "wait outside"
+    WAIT_OUTSIDE = "waits"
     """tell that this node, which is no part of the round, waits to be taken in."""
-    ACKNOWLEDGE = "acknowledge"
-    ANNOUNCE = "announce"
+    ACKNOWLEDGE = "acknowledged"
+    """tell that the ranks of all earlier rounds have ended here."""
+    ANNOUNCE = "announced"
     """publish the address at which the ranks of this round meet."""
     START = "start"
     """start this node's ranks."""
     PROPOSE = "propose"
     """compare-and-set the register to `register`."""
-    REPORT = "report"
+    REPORT = "reported"
     """tell that this node's ranks have ended well."""
-    SHUTDOWN = "shutdown"
+    SHUTDOWN = "seen"
     """tell that this launcher has seen the end."""
     EXIT = "exit"
+
+
+TOLD: Final = frozenset(
+    {LauncherAction.WAIT_OUTSIDE, LauncherAction.ACKNOWLEDGE, LauncherAction.REPORT, LauncherAction.SHUTDOWN}
+)
+"""What launchers tell each other of a round; each has the name of its field of `LauncherState`."""
+
+
+def noted(local: LauncherState, action: LauncherAction, round_: int, now: float) -> LauncherState:
+    """The state once an action of `TOLD`, or ANNOUNCE, is done for a round."""
+    since = now if action is LauncherAction.REPORT else local.since
+    return replace(local, **{action.value: round_}, since=since)
 
 
 @dataclass(frozen=True)
@@ -300,7 +308,7 @@ def _resize(view: StoreView, local: LauncherState) -> LauncherStep | None:
         return LauncherStep(LauncherAction.WAIT_OUTSIDE if local.waits < register.round else LauncherAction.WAIT)
     fresh = local.arrived == register.round and local.acknowledged < register.round
     if local.node != 0 and fresh and (register.round > 1 or begun):
-        return _propose(joined(register, begun=begun))
+        return _propose(moved(register, begun=begun))
     target = register.without if register.planned is None else register.planned
     if local.wanted is None or local.wanted == target or local.well == register.round:
         return None

@@ -26,11 +26,10 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.shards.shard_index import write_rows
 from diht_k8s.data.shards.sources import Shard, ShardGroup, groups_of
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.models.files import model_digest
+from diht_k8s.models.files import model_digest, parser_module
 from diht_k8s.runtime.bad_shards import BadShards, damage_summary
 from diht_k8s.runtime.claims import Claims, claims_of, until_committed
 from diht_k8s.runtime.commit import artefact, find_committed
-from diht_k8s.runtime.model_files import parser_module
 from diht_k8s.runtime.stage import Context, Outcome
 from diht_k8s.stages.filter.caption_tables import DownloadList, TableFilter, filter_input, has_tables, without_images
 from diht_k8s.stages.filter.clip_score import ClipTopFraction, keeps_top_fraction, read_cutoff

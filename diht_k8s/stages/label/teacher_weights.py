@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from diht_k8s.api.errors import UserError, in_one_line, suggestion
 from diht_k8s.api.label import PACKAGED_TEACHERS, Teacher
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime.model_files import check_files
+from diht_k8s.models.files import check_files
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from diht_k8s.api.train import Train
+from diht_k8s.stages.train.collectives import this_device
 from diht_k8s.stages.train.data.batch import Batch, BatchShare, BatchTargets
 from diht_k8s.stages.train.data.normalisation import CLIPS, Normalisation
 from diht_k8s.stages.train.data.sampler import generator
@@ -33,7 +34,6 @@ from diht_k8s.stages.train.deepspeed_engine import (
     deepspeed_settings,
     reduce_alike,
 )
-from diht_k8s.stages.train.distributed import this_device
 from diht_k8s.stages.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.losses import duplicate_share, hn_nce_loss_and_statistics, soft_label_loss

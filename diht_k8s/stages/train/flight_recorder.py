@@ -25,16 +25,17 @@ from typing import Any, Final
 import torch.distributed as dist
 from torch._C import _distributed_c10d as c10d
 
-from diht_k8s.runtime.hangs.awaited_rank import Collective, GroupRecord, RankRecord
-from diht_k8s.runtime.hangs.heartbeat import FOLDER_VARIABLE
-from diht_k8s.runtime.hangs.record_request import (
+from diht_k8s.runtime.hangs.awaited_rank import (
     ASK,
+    Collective,
     GangRecords,
+    GroupRecord,
+    RankRecord,
     gather_path,
     gathered_path,
     record_path,
-    write_atomically,
 )
+from diht_k8s.runtime.hangs.heartbeat import FOLDER_VARIABLE, write_whole
 
 LOOK_S: Final = 0.25
 """Between two looks for the watchdog's file."""
@@ -96,10 +97,10 @@ class FlightRecorder:
                 asked = True
                 self._answer_store(only_if_asked=False)
                 with contextlib.suppress(OSError):  # a full disk: the store has it
-                    write_atomically(record_path(self._folder, self._rank), self._record())
+                    write_whole(record_path(self._folder, self._rank), self._record().model_dump_json())
             if mine and gather_path(self._folder, self._rank).exists():
                 if (gathered := self._gathered()) is not None:
-                    write_atomically(gathered_path(self._folder, self._rank), gathered)
+                    write_whole(gathered_path(self._folder, self._rank), gathered.model_dump_json())
                 return
 
     def _answer_store(self, *, only_if_asked: bool) -> bool:

@@ -25,8 +25,7 @@ from diht_k8s.stages.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.losses import hn_nce_loss_and_statistics
 from diht_k8s.stages.train.model.configurations import model_configuration
-from diht_k8s.stages.train.model.positions import take_sizes
-from diht_k8s.stages.train.model.student import Student
+from diht_k8s.stages.train.model.student import Student, take_sizes
 
 LOSS_PAIRS: Final = 16
 """Pairs of the batch on which the losses are counted; their operations grow with the square."""

@@ -27,25 +27,27 @@ from diht_k8s.runtime.bad_shards import Damage
 from diht_k8s.runtime.hangs.heartbeat import Heartbeat
 from diht_k8s.runtime.in_place.rank_processes import wait_for_assignment
 from diht_k8s.runtime.launcher import read_env
-from diht_k8s.runtime.progress import Reporter
-from diht_k8s.runtime.rank_exit import LOST_PEER, leave, rank_main
+from diht_k8s.runtime.progress import STARTING, Reporter, TimeAccount
 from diht_k8s.runtime.run_folder import run_layout
-from diht_k8s.runtime.signals import StopFlag, end_with_parent
-from diht_k8s.runtime.time_spent import STARTING, TimeAccount
+from diht_k8s.runtime.signals import LOST_PEER, StopFlag, end_with_parent, leave, rank_main
 from diht_k8s.runtime.tracking import start_tracking
-from diht_k8s.stages.train.bad_samples import BadSamples, Consumption
 from diht_k8s.stages.train.checkpoint import checkpointer
 from diht_k8s.stages.train.checkpoint.checkpoint import Cursor, Saved, TowerDigest, checkpoint_uri
 from diht_k8s.stages.train.checkpoint.checkpointer import Checkpointer
 from diht_k8s.stages.train.checkpoint.init_from import preprocessing_of
-from diht_k8s.stages.train.checkpoint.resume import resume_cursor
 from diht_k8s.stages.train.checkpoint.state import Ema, load_moments, load_weights, state_of
 from diht_k8s.stages.train.checkpoint.warm_start import lock_tower, start_from
-from diht_k8s.stages.train.collectives import FlagsExchange, StepFlags, exchange_flags
-from diht_k8s.stages.train.data.batch import Batch
+from diht_k8s.stages.train.collectives import (
+    FlagsExchange,
+    StepFlags,
+    choose_algorithms,
+    exchange_flags,
+    is_lost_peer,
+    this_device,
+)
+from diht_k8s.stages.train.data.batch import BadSamples, Batch, Consumption
+from diht_k8s.stages.train.data.loader import DeviceBatches
 from diht_k8s.stages.train.data.normalisation import normalisation_of
-from diht_k8s.stages.train.data.read_ahead import DeviceBatches
-from diht_k8s.stages.train.distributed import choose_algorithms, is_lost_peer, this_device
 from diht_k8s.stages.train.engine import Engine, Losses, Update
 from diht_k8s.stages.train.features.stored import stored_features
 from diht_k8s.stages.train.flops import MfuMeter, mfu_meter
@@ -61,6 +63,7 @@ from diht_k8s.stages.train.setup import (
     make_student,
     make_validation,
     read_vocabulary,
+    resume_cursor,
     training_data,
 )
 from diht_k8s.stages.train.telemetry import Profiler, Telemetry, TrainStep
@@ -87,10 +90,9 @@ class Training:
             run: the run document.
             config: what the stage's `config_sha256` covers.
         """
-        assert run.spec.train is not None
         self.time = TimeAccount()
         self.time.enter(STARTING, "checkpoint")
-        self.run, self.settings = run, run.spec.train
+        self.run, self.settings = run, run.training
         self.storage, self.config_sha256 = Storage(run.spec.storage), sha256_of(config)
         self.layout = run_layout(run, self.storage).at(Stage.TRAIN, self.config_sha256)
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -471,8 +473,7 @@ def main() -> int:
 
     def work() -> None:
         run = load(read_env("DIHT_RUN"), name="DIHT_RUN")
-        assert run.spec.train is not None
-        choose_algorithms(run.spec.train.deterministic)
+        choose_algorithms(run.training.deterministic)
         try:
             Training(run, json.loads(read_env("DIHT_STAGE_CONFIG"))).train()
         except RuntimeError as error:

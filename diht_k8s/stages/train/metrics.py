@@ -103,7 +103,7 @@ class Metrics:
     def try_write_tensorboard(self) -> None:
         """Write TensorBoard's events; a failure is logged and counted."""
         try:
-            self.write_tensorboard()
+            self._write_tensorboard()
         except (DihtError, OSError) as error:
             self._count("TensorBoard's events", error)
 
@@ -111,7 +111,7 @@ class Metrics:
         self._failed += 1
         logging.warning("%s not written (%d failures so far), training continues: %s", what, self.failed, error)
 
-    def write_tensorboard(self) -> None:
+    def _write_tensorboard(self) -> None:
         """Write all lines as one TensorBoard event file."""
         from torch.utils.tensorboard import SummaryWriter
 

@@ -1,4 +1,6 @@
-"""Setup of a rank from the run document: shards, student, vocabulary, loader, held-out pairs."""
+"""Setup of a rank from the run document: shards, student, vocabulary, loader, held-out pairs, and the order and
+position of a resume.
+"""
 
 from __future__ import annotations
 
@@ -17,32 +19,28 @@ from diht_k8s.api.train import Train
 from diht_k8s.data.shards.sources import Shard, known_sources, stem, training_shards
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.commit import Count, require_equal
-from diht_k8s.runtime.cpus import usable_cpus
 from diht_k8s.runtime.indexing import IndexedShards, Ranks, indexed
 from diht_k8s.runtime.inputs import kept_shards
+from diht_k8s.runtime.preflight import usable_cpus
 from diht_k8s.stages.label.vocabulary import ConceptVocabulary
-from diht_k8s.stages.train.checkpoint.checkpoint import Saved
-from diht_k8s.stages.train.checkpoint.resume import resume_sampler, sequential_shards
-from diht_k8s.stages.train.collectives import broadcast_error, gather_objects
+from diht_k8s.stages.train.checkpoint.checkpoint import Cursor, CursorOrder, Saved
+from diht_k8s.stages.train.collectives import broadcast_error, gather_objects, this_device
 from diht_k8s.stages.train.compiler import compile_blocks, require_compiler
 from diht_k8s.stages.train.data.collate import ImageSizes
 from diht_k8s.stages.train.data.dataset import ShardDataset
 from diht_k8s.stages.train.data.loader import Loader, loader_workers
 from diht_k8s.stages.train.data.normalisation import Normalisation
-from diht_k8s.stages.train.data.sampler import LaneSampler
-from diht_k8s.stages.train.distributed import this_device
+from diht_k8s.stages.train.data.sampler import LaneSampler, OrderSizes, sampler_over
 from diht_k8s.stages.train.features.rows import FeatureTables, label_embeddings
 from diht_k8s.stages.train.model.batch_norm import convert_batch_norm, require_equal_parts
-from diht_k8s.stages.train.model.positions import take_sizes
-from diht_k8s.stages.train.model.student import Student, has_batch_statistics, require_passing_images
+from diht_k8s.stages.train.model.student import Student, has_batch_statistics, require_passing_images, take_sizes
 from diht_k8s.stages.train.stage import label_layout
 from diht_k8s.stages.train.validation import HeldOutPairs, HeldOutValidation
 
 
 def read_vocabulary(run: DihtRun, storage: Storage, layout: Layout) -> ConceptVocabulary | None:
     """The concepts of the student's heads; None without distillation."""
-    assert run.spec.train is not None
-    if run.spec.train.distillation.mode != "Concepts":
+    if run.training.distillation.mode != "Concepts":
         return None
     return ConceptVocabulary.from_document(json.loads(storage.read_bytes(label_layout(run, layout).vocabulary)))
 
@@ -53,8 +51,7 @@ def make_student(run: DihtRun, config: dict[str, Any], vocabulary: ConceptVocabu
     Raises:
         UserError: open_clip refuses the configuration, or this machine cannot compile it.
     """
-    train = run.spec.train
-    assert train is not None
+    train = run.training
     if train.compile:
         if train.zero_stage == 3:
             raise UserError(
@@ -104,8 +101,7 @@ def train_shards(run: DihtRun, storage: Storage, layout: Layout) -> list[Shard]:
     Raises:
         UserError: two of `train.shards` have one file name, by which their labels would be found.
     """
-    train: Train | None = run.spec.train
-    assert train is not None
+    train = run.training
     if train.shards:
         (own,) = known_sources(storage, run.spec.data.output, [train.shards])
         twice = next((name for name, times in Counter(stem(file.uri) for file in own).items() if times > 1), None)
@@ -151,8 +147,7 @@ def training_data(
         DataError: all pairs together are fewer than a batch, or the order has more or fewer than there are.
         UserError: another order is asked for than that of the checkpoint.
     """
-    train = run.spec.train
-    assert train is not None
+    train = run.training
     ranks = Ranks(rank, world, gather_objects, broadcast_error)
     shards = train_shards(run, storage, layout)
     found = indexed(run, storage, layout, shards, ranks, in_sequence=sequential_shards(saved), check=check)
@@ -215,8 +210,7 @@ def make_loader(
     world: int,
 ) -> Loader:
     """The loader of one rank's batches, of stored features if there are any; nothing is read yet."""
-    train = run.spec.train
-    assert train is not None
+    train = run.training
     labelled = label_layout(run, layout)
     labels = None if vocabulary is None else [labelled.labels(shard.name) for shard in data.indexed.shards]
     workers = loader_workers(train, usable_cpus(), this_device().type)
@@ -253,8 +247,7 @@ def make_validation(
     world: int,
 ) -> HeldOutValidation | None:
     """The held-out validation; None without `train.validation`."""
-    train = run.spec.train
-    assert train is not None
+    train = run.training
     if train.validation is None:
         return None
     held = HeldOutPairs(
@@ -270,3 +263,80 @@ def make_validation(
         normalisation,
     )
     return HeldOutValidation(held, train)
+
+
+def sequential_shards(saved: Saved | None) -> frozenset[int] | None:
+    """The shards that a checkpoint's order reads in sequence; None for a new training."""
+    if saved is None:
+        return None
+    return frozenset(number for first, last in saved.cursor.order.sequential for number in range(first, last + 1))
+
+
+def _spans(numbers: frozenset[int]) -> list[tuple[int, int]]:
+    """First and last of each run of consecutive numbers."""
+    ordered = sorted(numbers)
+    firsts = [number for number in ordered if number - 1 not in numbers]
+    return list(zip(firsts, [number for number in ordered if number + 1 not in numbers], strict=True))
+
+
+def resume_sampler(
+    saved: Saved | None,
+    train: Train,
+    sizes: Sequence[int],
+    seed: int,
+    *,
+    weights: Sequence[float],
+    sequential: frozenset[int] = frozenset(),
+) -> LaneSampler:
+    """The order of a checkpoint, or of a new training.
+
+    Args:
+        saved: the checkpoint to go on from.
+        train: what is asked for.
+        sizes: samples of each shard.
+        seed: of the shuffle.
+        weights: how often each shard is drawn, relative to the others.
+        sequential: shards of which no ranges can be read.
+
+    Raises:
+        UserError: another order is asked for than that of the checkpoint.
+    """
+    asked = train.order.model_dump()
+    sampler = sampler_over(sizes, train.batch_size, seed, weights=weights, sequential=sequential, **asked)
+    if saved is None:
+        return sampler
+    theirs = OrderSizes(saved.cursor.order.lanes, saved.cursor.order.block, saved.cursor.order.window)
+    for name, value in sampler.order._asdict().items():
+        if asked[name] is not None and value != getattr(theirs, name):
+            raise UserError(
+                f"train.order.{name} {asked[name]} is not that of the checkpoint {saved.uri} "
+                f"({getattr(theirs, name)}), "
+                "which goes on in its own order: remove it"
+            )
+    return LaneSampler(tuple(sizes), theirs, seed, tuple(weights), sequential)
+
+
+def resume_cursor(saved: Saved | None, batch_size: int, sampler: LaneSampler, *, config_sha256: str) -> Cursor:
+    """The cursor of a checkpoint under this configuration; the start of the training without one.
+
+    Raises:
+        UserError: the checkpoint was made with another batch size.
+        DataError: it was made over other data.
+    """
+    if saved is None:
+        spans = _spans(sampler.sequential)
+        order = CursorOrder(**sampler.order._asdict(), epoch=sampler.total, sequential=spans)
+        return Cursor(step=0, position=0, order=order, config_sha256=config_sha256, seconds=0)
+    cursor = saved.cursor
+    if cursor.position % batch_size or cursor.step * batch_size != cursor.position:
+        raise UserError(
+            f"the checkpoint {saved.uri} was made with another train.batchSize ({cursor.position} samples in "
+            f"{cursor.step} steps): set that one, or take its weights only (initFrom.kind Weights)"
+        )
+    if cursor.order.epoch != sampler.total:
+        raise DataError(
+            f"the checkpoint {saved.uri} was made over other data ({cursor.order.epoch} samples an epoch, now "
+            f"{sampler.total}): "
+            "choose another data.output"
+        )
+    return cursor.model_copy(update={"config_sha256": config_sha256})

@@ -1,6 +1,12 @@
 """Stage 3, train: kept shards and soft labels in, checkpoints and an open_clip model out.
 
 Runs in process 1 of a pod: claims the output, launches the ranks, commits.
+
+The lease of a training: of several runs that want the same one, one gang computes it.
+
+Node 0 asks for `lease.json` in the training's folder before ranks start, and rewrites it while they run (`data.lease`).
+Where another gang lives, this one ends as `ComputedElsewhere`, and its GPUs serve others. The lease saves GPUs and
+protects nothing: that is what the fence does, which orders attempts whatever the leases say (`checkpoint.fencing`).
 """
 
 from __future__ import annotations
@@ -10,17 +16,19 @@ import importlib.metadata
 import json
 import os
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from diht_k8s.api.documents import dump
-from diht_k8s.api.errors import RetryableError, UserError
-from diht_k8s.api.layout import Layout, join
-from diht_k8s.api.pods import merged
+from diht_k8s.api.errors import ComputedElsewhere, DihtError, RetryableError, StopRequested, UserError
+from diht_k8s.api.layout import LEASE, Layout, join
+from diht_k8s.api.pods import RUN_UID, merged
 from diht_k8s.api.reports import MAX_PROBLEM, Committed, NodeResult
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import WAIT_STEP
 from diht_k8s.api.train import Train, few_pairs
+from diht_k8s.data.lease import BEAT_SECONDS, WorkLease, beating
 from diht_k8s.data.shards.sources import current_shards, current_sources
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.commit import artefact, read_committed
@@ -40,7 +48,6 @@ from diht_k8s.runtime.preflight import (
 )
 from diht_k8s.runtime.stage import Context, Outcome
 from diht_k8s.stages.train.checkpoint.init_from import init_identity
-from diht_k8s.stages.train.lease import held_lease, wait_until_free
 from diht_k8s.stages.train.model.configurations import model_configuration
 
 RANK_MODULE = "diht_k8s.stages.train.loop"
@@ -52,7 +59,7 @@ MAX_WEIGHT_RATIO = 100
 
 def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """The kept pairs and labels by the stages that made them, and takedowns since; raw shards by their identity."""
-    train = _train(run)
+    train = run.training
     model_configuration(train)  # refused before ranks start
     inputs = _weights(run)
     if train.shards:
@@ -73,7 +80,7 @@ def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[st
 
 def reads(run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, Any]) -> dict[str, str]:
     """The folders of the filter and the labels, and what the document names itself."""
-    train, found = _train(run), dict[str, str]()
+    train, found = run.training, dict[str, str]()
     if run.spec.filter is not None and not train.shards:
         found["filter"] = layout.relative(Stage.FILTER)
     if train.distillation.reads_labels:
@@ -92,7 +99,7 @@ def execute(context: Context) -> Outcome | None:
     if context.step == WAIT_STEP:
         wait_until_free(context)
         return None
-    train = _train(context.run)
+    train = context.run.training
     gang = Gang.from_environment(train.processes_per_node)
     _check_shape(train, gang)
     export_env(RESULT_VARIABLE, check_pod(context, gang.processes).model_dump_json(exclude_none=True))
@@ -105,7 +112,6 @@ def execute(context: Context) -> Outcome | None:
         launch(
             gang,
             RANK_MODULE,
-            [],
             run_id=context.run.metadata.name,
             stop=context.stop,
             in_place=policy.restart == "InPlace",
@@ -151,7 +157,7 @@ def check_pod(context: Context, processes: int) -> NodeResult:
 
 def label_layout(run: DihtRun, layout: Layout) -> Layout:
     """With the folder of the labels: this run's, or that of `train.labels`."""
-    labels = _train(run).labels
+    labels = run.training.labels
     return layout if labels is None else layout.with_folder(Stage.LABEL, labels.rstrip("/"))
 
 
@@ -182,12 +188,7 @@ def _gpus(run: DihtRun) -> int:
 
 
 def _resources(run: DihtRun) -> Mapping[str, str | int]:
-    return merged(run.spec.pods, _train(run).pods).resources
-
-
-def _train(run: DihtRun) -> Train:
-    assert run.spec.train is not None
-    return run.spec.train
+    return merged(run.spec.pods, run.training.pods).resources
 
 
 def _check_shape(train: Train, gang: Gang) -> None:
@@ -204,7 +205,7 @@ def _weights(run: DihtRun) -> dict[str, str]:
     least, most = min(weights.values(), default=1.0), max(weights.values(), default=1.0)
     if least == most:
         return {}
-    if _train(run).shards:
+    if run.training.shards:
         raise UserError(
             "data.sources[].weight does not go with train.shards, whose pairs are of no source: remove one of them"
         )
@@ -215,3 +216,75 @@ def _weights(run: DihtRun) -> dict[str, str]:
             "that often: bring them closer"
         )
     return {"weights": ", ".join(f"{name} {weight / least:g}" for name, weight in weights.items())}
+
+
+def lease_of(context: Context, clock: Callable[[], float] = time.monotonic) -> WorkLease:
+    """This gang's view of the lease of its training."""
+    uri = join(context.layout.stage(Stage.TRAIN), LEASE)
+    return WorkLease(context.storage, uri, {"owner": context.owner.id}, clock=clock)
+
+
+@contextlib.contextmanager
+def held_lease(
+    context: Context, sleep: Callable[[float], object] = time.sleep, clock: Callable[[], float] = time.monotonic
+) -> Iterator[None]:
+    """Hold the lease of a training.
+
+    Raises:
+        ComputedElsewhere: another run's gang works on it, has just completed it, or has taken it over meanwhile.
+    """
+    lease = lease_of(context, clock)
+    if not lease.watch(lambda: _go_on(context), sleep):
+        raise _elsewhere(lease.found)
+    try:
+        _go_on(context)  # it may have been completed while this one watched
+        with beating(lease.keep):
+            yield
+    except BaseException as error:
+        fenced = isinstance(error, StopRequested) and not context.stop.requested
+        if fenced:
+            lease.look()
+        with contextlib.suppress(DihtError):  # it stands still from now on, which says the same
+            lease.release()
+        if fenced and lease.is_foreign:
+            raise _elsewhere(lease.found) from error
+        raise
+    # At a good end the lease stays: until the marker is written, nobody shall find the training free.
+
+
+def wait_until_free(
+    context: Context, sleep: Callable[[float], object] = time.sleep, clock: Callable[[], float] = time.monotonic
+) -> None:
+    """Wait while another run's gang works on a training, until it is committed or may be taken.
+
+    Raises:
+        StopRequested: a signal.
+    """
+    lease = lease_of(context, clock)
+    while not _is_committed(context):
+        lease.look()
+        if lease.is_free():
+            return
+        context.stop.raise_if_requested()
+        sleep(BEAT_SECONDS)
+
+
+def _is_committed(context: Context) -> bool:
+    return context.storage.exists(context.layout.committed(Stage.TRAIN))
+
+
+def _go_on(context: Context) -> None:
+    """Look whether the training is still to be computed."""
+    if _is_committed(context):
+        raise ComputedElsewhere("another run has completed this training meanwhile: start again to take its result")
+    context.stop.raise_if_requested()
+
+
+def _elsewhere(found: dict[str, Any] | None) -> ComputedElsewhere:
+    """Tells the UID of the holder.
+
+    Its name is nobody's business who shares the bucket; the operator knows those of a namespace.
+    """
+    owner = str((found or {}).get("owner"))
+    holder = f"run {owner}" if RUN_UID.fullmatch(owner) else "another run"
+    return ComputedElsewhere(f"this training is computed by {holder}: start again to take its result")

@@ -14,7 +14,7 @@ from tests.recipe.train import stand_in, stand_in_streams
 stand_in.install()
 
 from diht_k8s.stages.train.data.batch import Batch  # noqa: E402  # after the device is there
-from diht_k8s.stages.train.data.read_ahead import DeviceBatches  # noqa: E402
+from diht_k8s.stages.train.data.loader import DeviceBatches  # noqa: E402
 
 DEVICE = torch.device("acc", 0)
 

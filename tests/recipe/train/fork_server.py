@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from diht_k8s.runtime.rank_exit import leave
+from diht_k8s.runtime.signals import leave
 
 TORCH = ("torch.distributed",)
 TRAINING = ("tests.recipe.train.imports",)
@@ -140,13 +140,14 @@ def _end(pid: int, control: socket.socket, process: subprocess.Popen[bytes] | Fo
 
 
 def run(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
-    """Be a program, in a fork that has just begun: a module and the arguments of its `main`."""
+    """Be a program, in a fork that has just begun: MODULE or MODULE:FUNCTION, and arguments of `main` or of that."""
     os.environ.clear()
     os.environ.update(variables)
     sys.path[:0] = [path for path in variables.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", *sys.path)]
     sys.argv, code = list(command), None
+    module, _, function = command[0].partition(":")
     try:
-        code = importlib.import_module(command[0]).main(*command[1:])
+        code = getattr(importlib.import_module(module), function or "main")(*command[1:])
     except SystemExit as error:
         code = error.code
     except BaseException:

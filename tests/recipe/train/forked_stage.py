@@ -6,12 +6,12 @@ the launcher has threads by the time that it starts ranks. Tools see which was s
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,71 +30,34 @@ _REQUEST_BYTES = 1 << 17
 _waiting: list[tuple[int, socket.socket]] = []
 
 
+ASKED = [*inspect.signature(subprocess.Popen._execute_child).parameters][1:]
+"""What a process is started with."""
+
+
 class Popen(subprocess.Popen[Any]):
     """Starts ranks as forks, and anything else as ever."""
 
-    def _execute_child(
-        self,
-        args: Sequence[str],
-        executable: Any,
-        preexec_fn: Any,
-        close_fds: Any,
-        pass_fds: Any,
-        cwd: Any,
-        env: Mapping[str, str] | None,
-        startupinfo: Any,
-        creationflags: Any,
-        shell: Any,
-        p2cread: int,
-        p2cwrite: int,
-        c2pread: int,
-        c2pwrite: int,
-        errread: int,
-        errwrite: int,
-        restore_signals: Any,
-        gid: Any,
-        gids: Any,
-        uid: Any,
-        umask: Any,
-        start_new_session: bool,
-        *others: Any,
-    ) -> None:
-        if RANK_MODULE not in args or not _waiting:
-            super()._execute_child(
-                args,
-                executable,
-                preexec_fn,
-                close_fds,
-                pass_fds,
-                cwd,
-                env,
-                startupinfo,
-                creationflags,
-                shell,
-                p2cread,
-                p2cwrite,
-                c2pread,
-                c2pwrite,
-                errread,
-                errwrite,
-                restore_signals,
-                gid,
-                gids,
-                uid,
-                umask,
-                start_new_session,
-                *others,
-            )
+    def _execute_child(self, *given: Any) -> None:
+        asked = dict(zip(ASKED, given, strict=True))
+        if RANK_MODULE not in asked["args"] or not _waiting:
+            super()._execute_child(*given)  # type: ignore[misc]
             return
         self.pid, to_fork = _waiting.pop(0)
-        files = {number: file for number, file in enumerate((p2cread, c2pwrite, errwrite)) if file != -1}
-        request = {"variables": dict(env or os.environ), "files": list(files), "session": start_new_session}
+        files = {
+            number: file
+            for number, file in enumerate(asked[name] for name in ("p2cread", "c2pwrite", "errwrite"))
+            if file != -1
+        }
+        request = {
+            "variables": dict(asked["env"] or os.environ),
+            "files": list(files),
+            "session": asked["start_new_session"],
+        }
         with to_fork:
             socket.send_fds(to_fork, [json.dumps(request).encode()], list(files.values()))
             to_fork.recv(1)  # it leads a session now, if it is to
         self._child_created = True
-        close = self._close_pipe_fds
-        close(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
+        self._close_pipe_fds(*(asked[f"{pipe}{end}"] for pipe in ("p2c", "c2p", "err") for end in ("read", "write")))
 
 
 def _fork() -> tuple[int, socket.socket]:

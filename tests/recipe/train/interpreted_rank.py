@@ -1,13 +1,12 @@
 """`losses_rank` with the fused loss in Triton's interpreter, on the CPU.
 
-Usage: interpreted_rank.py RANK RANKS FOLDER LOADS. LOADS is `described` or `pointers`: how the kernels get at the
+LOADS is `described` or `pointers`: how the kernels get at the
 features.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 
@@ -17,8 +16,8 @@ import torch.distributed as dist
 
 from diht_k8s.stages.train.loss import losses
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
+from diht_k8s.stages.train.loss.losses import LossBlocks, LossPlan
 from tests.recipe.train import losses_rank
-from tests.recipe.train.interpreted_plan import small_plan
 
 
 def whole(image, text, scale, ids, **settings):
@@ -44,12 +43,10 @@ def locked(image, text, scale, ids, *, trained, **settings):
     return losses_rank.with_gradients(loss, *(each for each in inputs if each.requires_grad))
 
 
-def main(rank: str, ranks: str, folder: str, loads: str) -> None:
-    losses.fused_plan = lambda *_: small_plan(loads)
+def main(folder: str, loads: str) -> None:
+    # Small batches fill these blocks more than once; with few processors a program has more than one block of columns.
+    first, second = LossBlocks(32, 16, 16, 4, 1), LossBlocks(16, 32, 16, 4, 1, chunks=2)
+    losses.fused_plan = lambda *_: LossPlan(first, second, processors=3, described=loads == "described")
     losses_rank.KINDS.update(whole=whole, compiled=compiled, locked=locked)
     with np.errstate(all="ignore"):  # lanes behind the ends
-        losses_rank.main(rank, ranks, folder)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        losses_rank.main(folder)

@@ -1,13 +1,12 @@
-"""One rank of the loss tests: runs its rows of each case over gloo and saves what came out.
+"""One rank of the loss tests: runs its rows of each case over gloo and saves what came out; the formula as printed.
 
-Usage: losses_rank.py RANK RANKS FOLDER. Reads FOLDER/cases.pt (a list of (kind, global inputs, settings)), writes
+Reads FOLDER/cases.pt (a list of (kind, global inputs, settings)), writes
 FOLDER/rank-RANK.pt.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 
 import torch
@@ -35,8 +34,29 @@ def shared_rows(pairs, surplus):
     return torch.cat([own, own.new_full((share.surplus, *pairs.shape[1:]), surplus)])
 
 
+def literal_direction(z, alpha, beta, differentiate_weights, negative):
+    """-log e^{s_ii} / (alpha e^{s_ii} + sum_j w_ij e^{s_ij}) for anchors in rows, as the paper prints it."""
+    tilted = torch.exp(beta * z) * negative
+    weight = negative.sum(1, keepdim=True) * tilted / tilted.sum(1, keepdim=True)
+    if not differentiate_weights:
+        weight = weight.detach()
+    positive = z.diagonal().exp()
+    return -(positive / (alpha * positive + (weight * z.exp() * negative).sum(1))).log()
+
+
+def literal_loss(image, text, scale, *, alpha=1.0, beta=0.25, differentiate_weights=True, negative=None):
+    z = scale * image @ text.T
+    negative = ~torch.eye(len(z), dtype=torch.bool) if negative is None else negative
+    directions = [literal_direction(side, alpha, beta, differentiate_weights, negative) for side in (z, z.T)]
+    return (directions[0].mean() + directions[1].mean()) / 2
+
+
 def with_gradients(loss, *inputs):
     return [loss.detach(), *torch.autograd.grad(loss, inputs)]
+
+
+def largest_error(got, wanted):
+    return max((a.double() - b.double()).abs().max().item() for a, b in zip(got, wanted, strict=True))
 
 
 def hn_nce(image, text, scale, ids, **settings):
@@ -131,14 +151,10 @@ KINDS = {
 }
 
 
-def main(rank_: str, ranks_: str, place: str) -> None:
-    rank, ranks, folder = int(rank_), int(ranks_), Path(place)
+def main(place: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
+    dist.init_process_group("gloo")
+    folder, rank = Path(place), dist.get_rank()
     cases = torch.load(folder / "cases.pt")
     torch.save([KINDS[kind](*inputs, **settings) for kind, inputs, settings in cases], folder / f"rank-{rank}.pt")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -10,7 +10,7 @@ import runpy
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ VIT = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+Table = dict[str, dict[str, Any]]
+"""Settings, or what trainings found, by name."""
 LABEL: dict[str, Any] = {"inputs": {}, "config": {"teacher": {"textEmbeddings": True}}}
 """What decided the labels."""
 RESNET = {**VIT, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}
@@ -154,6 +156,47 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "DIHT_PROGRESS_SECONDS": "1000", **more}
 
 
+def gang(
+    program: str,
+    folder: Path,
+    world: int,
+    *arguments: str,
+    modules: Sequence[str] | None = None,
+    own: Callable[[int], dict[str, str]] = lambda rank: {},
+    seconds: float = 250,
+) -> None:
+    """Do `main` of a module, or a function after a colon, in each of `world` processes; what one prints is in RANK.log.
+
+    Args:
+        program: its first argument is the folder.
+        arguments: the others.
+        modules: what the fork server imports before; by default the program.
+        own: variables of a rank beside torchrun's.
+    """
+    port, ranks = str(free_port()), []
+    for rank in range(world):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+        place |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+        with (folder / f"{rank}.log").open("w") as log:
+            ranks.append(
+                fork_server.start(
+                    program,
+                    str(folder),
+                    *arguments,
+                    variables=environment(**{**place, **own(rank)}),
+                    modules=(program.partition(":")[0],) if modules is None else modules,
+                    stdout=log,
+                    stderr=log,
+                )
+            )
+    try:
+        codes = [rank.wait(seconds) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert codes == [0] * world, (folder / "0.log").read_text()
+
+
 @dataclass(frozen=True)
 class Job:
     """A training for `train_in_ranks`."""
@@ -188,9 +231,8 @@ def train_in_ranks(
 
     Returns:
         for each job {"losses": [total, contrastive, object, attribute, embedding] of each step, "uids": of each step in
-        global order, "weights": the checkpoint state at the end, "norms": gradient norms, "gradients": of the first
-        step, under ZeRO 0, "error": None or exit code and text, "began": steps before the first one, "said": at its
-        start}.
+        global order, "weights": the checkpoint state at the end, "norms": gradient norms, "error": None or exit code
+        and text, "began": steps before the first one, "said": at its start}.
     """
     import torch
 

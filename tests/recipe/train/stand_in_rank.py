@@ -83,13 +83,13 @@ class Accelerator(CPU_Accelerator):
 real_accelerator.ds_accelerator = Accelerator()
 
 from diht_k8s.api.documents import load  # noqa: E402
-from diht_k8s.stages.train import distributed, engine, loop  # noqa: E402
+from diht_k8s.stages.train import collectives, engine, loop  # noqa: E402
 from diht_k8s.stages.train.collectives import FlagsExchange, barrier, gather_objects  # noqa: E402
 from diht_k8s.stages.train.loop import LastSave, Training  # noqa: E402
 from tests.recipe.train import train_rank  # noqa: E402
 
-distributed.device_type = lambda: "acc"
-distributed.BACKENDS["acc"] = "strict"
+collectives.device_type = lambda: "acc"
+collectives.BACKENDS["acc"] = "strict"
 
 
 def started(job: dict[str, Any]) -> dict[str, Any]:

@@ -65,20 +65,6 @@ def test_stage_when_the_document_is_wrong_then_one_line_and_exit_64(
     assert "\n" not in error
 
 
-def test_stage_when_the_gang_has_more_processes_than_pairs_then_exit_64(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_data(tmp_path, (20,))
-    monkeypatch.setenv("DIHT_PROCESSES", "3")
-    code, error = stage_train(tmp_path, capsys, batchSize=2)
-    assert code == 64
-    assert error == (
-        "diht: train.batchSize must be at least 2 and numNodes x processesPerNode, so that processes have pairs: "
-        "raise it, or "
-        "lower these (2 pairs, 3 processes)"
-    )
-
-
 def test_stage_when_the_output_cannot_be_written_then_exit_64(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,14 +227,6 @@ def stage_train_process(folder: Path, processes: int = 1, **train: Any) -> tuple
         code = start_stage(folder, forked=True, stdout=nowhere, stderr=errors, variables=variables).wait(250)
         errors.seek(0)
         return code, errors.read()
-
-
-def test_advice_on_the_batch_size_of_exit_65_ends_a_second_start_with_0(tmp_path: Path) -> None:
-    make_data(tmp_path, (30, 20))
-    code, error = stage_train_process(tmp_path, batchSize=64)
-    assert (code, "50 pairs are fewer than train.batchSize 64: lower it" in error) == (65, True)
-    assert stage_train_process(tmp_path, batchSize=48, samples=48) == (0, "")
-    assert (tmp_path / "out/runs/latest/train/COMMITTED.json").exists()
 
 
 def test_advice_on_the_batch_size_of_exit_64_ends_a_second_start_with_0(tmp_path: Path) -> None:

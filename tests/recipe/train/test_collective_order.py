@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from tests.recipe.train.collective_order import Call, first_difference
-from tests.recipe.train.small_run import ORDER, RESNET, Job, document, make_data, train_in_ranks
+from tests.recipe.train.small_run import ORDER, RESNET, Job, Table, document, make_data, train_in_ranks
 
 STEPS, BATCH = 4, 16
 """From its third step on ZeRO 3 fetches weights ahead, in an order that it has recorded."""
-KINDS: dict[str, dict[str, Any]] = {
+KINDS: Table = {
     **{f"batch statistics, zero {stage}": {"modelConfig": RESNET, "zeroStage": stage} for stage in range(4)},
     "batch statistics, zero 2, parts": {"modelConfig": RESNET, "zeroStage": 2, "microBatchSize": 4},
     "unequal parts, zero 3": {"zeroStage": 3, "batchSize": 15, "microBatchSize": 4, "samples": STEPS * 15},
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(600)  # for machines that do other things, too
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Table:
     folder = tmp_path_factory.mktemp("order")
     make_data(folder / "data")
 
@@ -43,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_collectives_when_issued_then_in_one_order_on_all_ranks(trained: dict[str, dict[str, Any]], name: str) -> None:
+def test_collectives_when_issued_then_in_one_order_on_all_ranks(trained: Table, name: str) -> None:
     found = trained[name]
     assert found["error"] is None
     assert [len(calls) > 10 * STEPS for calls in found["calls"]] == [True, True]
@@ -51,9 +51,7 @@ def test_collectives_when_issued_then_in_one_order_on_all_ranks(trained: dict[st
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if "zero 1" in name or "zero 2" in name])
-def test_communicators_when_at_zero_1_or_2_then_both_are_used_in_turn(
-    trained: dict[str, dict[str, Any]], name: str
-) -> None:
+def test_communicators_when_at_zero_1_or_2_then_both_are_used_in_turn(trained: Table, name: str) -> None:
     calls: list[Call] = trained[name]["calls"][0]
     assert len({call[0] for call in calls}) == 2
     assert sum((one[0] == WORLD) != (other[0] == WORLD) for one, other in pairwise(calls)) > 4 * STEPS

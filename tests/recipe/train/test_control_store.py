@@ -12,24 +12,22 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from diht_k8s.runtime.in_place import store as store_module
-from diht_k8s.runtime.in_place.control_store import ControlStore
-from diht_k8s.runtime.in_place.rounds import Register, RoundFailure, next_register
-from diht_k8s.runtime.in_place.store import (
+from diht_k8s.runtime.in_place import control_store as store_module
+from diht_k8s.runtime.in_place.control_store import (
     CHALLENGE_BYTES,
     HEADER_BYTES,
     MOST_FRAME_BYTES,
     PROOF_BYTES,
+    ControlStore,
     ProtocolError,
     StoreClient,
     StoreServer,
-    body_length,
     challenge,
-    check_proof,
     frame,
     message,
     proof,
 )
+from diht_k8s.runtime.in_place.rounds import LauncherAction, Register, RoundFailure, next_register
 from tests.ports import free_port
 
 TOKEN = "a-token-of-this-attempt"
@@ -237,24 +235,10 @@ def test_proof_has_to_come_in_time(server: StoreServer, monkeypatch: pytest.Monk
         assert is_closed(stranger)
 
 
-@pytest.mark.parametrize("header", [b"\xff\xff\xff\xff", (MOST_FRAME_BYTES + 1).to_bytes(HEADER_BYTES, "big")])
-def test_length_that_no_message_has_is_refused_before_anything_is_read(header: bytes) -> None:
-    with pytest.raises(ProtocolError, match="too large"):
-        body_length(header)
-
-
 def test_message_that_is_too_large_is_not_sent() -> None:
     with pytest.raises(ProtocolError, match="too large"):
         frame("x" * MOST_FRAME_BYTES)
     assert message(frame(["a", 1])[HEADER_BYTES:]) == ["a", 1]
-
-
-def test_proof_of_one_side_is_none_of_the_other() -> None:
-    one, two = challenge(), challenge()
-    check_proof(proof(TOKEN, b"client", one, two), TOKEN, b"client", one, two)
-    for given in (proof(TOKEN, b"server", one, two), proof(TOKEN, b"client", two, one), proof("", b"client", one, two)):
-        with pytest.raises(ProtocolError):
-            check_proof(given, TOKEN, b"client", one, two)
 
 
 def test_launchers_agree_on_the_next_round_while_strangers_knock() -> None:
@@ -266,7 +250,7 @@ def test_launchers_agree_on_the_next_round_while_strangers_knock() -> None:
         with socket.create_connection(("127.0.0.1", port)) as stranger:
             stranger.sendall(b"\x00" * 5000)
         for store in (first, second):
-            store.acknowledge(1)
+            store.note(LauncherAction.ACKNOWLEDGE, 1)
         until(lambda: first.view and first.view.acknowledged)
         first.announce(1, "host:7")
         until(lambda: second.view and second.view.address == "host:7")
@@ -278,7 +262,7 @@ def test_launchers_agree_on_the_next_round_while_strangers_knock() -> None:
         assert second.view
         assert first.view.register == second.view.register, "one of them decided"
         assert (first.view.acknowledged, second.view.address) == (False, None)
-        second.shutdown()
+        second.note(LauncherAction.SHUTDOWN, 2)
         until(lambda: first.view and first.view.all_left)
     finally:
         second.close()

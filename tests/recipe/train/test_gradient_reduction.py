@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.recipe.train.small_run import Job, document, make_data, train_in_ranks
+from tests.recipe.train.small_run import Job, Table, document, make_data, train_in_ranks
 
 STEPS, BATCH = 4, 16
 STAGES = (0, 1, 2, 3)
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(600)  # for machines that do other things, too
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Table:
     folder = tmp_path_factory.mktemp("reduction")
     make_data(folder / "data")
 
@@ -49,7 +49,7 @@ def distance(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
 @pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.parametrize("kind", ["fp32, bf16", "bf16, fp32", "bf16, bf16"])
 def test_weights_when_reduced_in_one_precision_then_the_same_for_every_zero_stage(
-    trained: dict[str, dict[str, Any]], kind: str, stage: int
+    trained: Table, kind: str, stage: int
 ) -> None:
     ours, reference = trained[f"{kind}, {stage}"], trained[f"{kind}, 0"]
     assert ours["error"] is reference["error"] is None
@@ -58,11 +58,11 @@ def test_weights_when_reduced_in_one_precision_then_the_same_for_every_zero_stag
 
 @pytest.mark.parametrize("kind", ["fp32, bf16", "bf16, fp32", "bf16, bf16"])
 def test_weights_when_stage_3_has_linear_layers_of_its_own_then_within_the_rounding_of_bf16(
-    trained: dict[str, dict[str, Any]], kind: str
+    trained: Table, kind: str
 ) -> None:
     assert trained[f"{kind}, 3"]["error"] is None
     assert distance(trained[f"{kind}, 3"], trained[f"{kind}, 0"]) < (1e-2 if kind.startswith("bf16") else 2e-4)
 
 
-def test_reduction_when_in_bf16_then_it_counts(trained: dict[str, dict[str, Any]]) -> None:
+def test_reduction_when_in_bf16_then_it_counts(trained: Table) -> None:
     assert distance(trained["bf16, bf16, 0"], trained["bf16, fp32, 0"]) > 1e-4

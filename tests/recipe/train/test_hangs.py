@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
+from diht_k8s.runtime.hangs.heartbeat import FOLDER_VARIABLE, Heartbeat
 from diht_k8s.runtime.hangs.watchdog import HangLimits, Watchdog
 from diht_k8s.runtime.launcher import FLIGHT_RECORDER
+from diht_k8s.stages.train.flight_recorder import FlightRecorder
 from tests.ports import free_port
 from tests.recipe.train import fork_server
 from tests.recipe.train.small_run import environment
 
-PROGRAM = "tests.recipe.train.hanging_rank"
+PROGRAM = "tests.recipe.train.test_hangs"
 LIMITS = HangLimits(min_seconds=4.0, first_steps=2, first_seconds=60.0)
 
 
@@ -70,3 +76,35 @@ def test_rank_of_another_node_is_named(tmp_path: Path) -> None:
         folder.mkdir()
     verdict, *_ = verdicts(folders, 3, "sleeps", world=4)
     assert "rank 3 on node node-1 has not reached all_reduce 4; the 3 others wait in it" in verdict
+
+
+def in_backward() -> None:
+    weight = torch.ones(4, requires_grad=True)
+    weight.register_hook(lambda gradient: time.sleep(600))
+    weight.sum().backward()
+
+
+ACTIONS = {
+    "sleeps": lambda: time.sleep(600),
+    "in backward": in_backward,
+    "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+}
+
+
+def main(places: str, culprit: str, how: str) -> None:
+    folders = places.split(",")
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    node = rank * len(folders) // world
+    os.environ[FOLDER_VARIABLE] = folders[node]
+    heartbeat = Heartbeat(rank)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=300))
+    side = dist.new_group(backend="gloo")
+    assert not isinstance(side, int)
+    FlightRecorder(rank, world, node=f"node-{node}")
+    values = torch.ones(4)
+    for step in range(6):
+        heartbeat.step()
+        dist.barrier(group=side)
+        if step == 3 and rank == int(culprit):
+            ACTIONS[how]()
+        dist.all_reduce(values)

@@ -11,8 +11,7 @@ import torch
 from diht_k8s.stages.train.data.batch import BatchShare
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.losses import hn_nce_loss_and_statistics
-from tests.recipe.train import fork_server
-from tests.recipe.train.small_run import environment
+from tests.recipe.train.small_run import gang
 
 PROGRAM = "tests.recipe.train.interpreted_rank"
 MODULES = ("tests.recipe.train.losses_rank",)  # Triton must not be imported before its interpreter is asked for
@@ -90,15 +89,7 @@ def spoiled(value, side):
 
 def run(ranks, loads, cases, folder):
     torch.save(cases, folder / "cases.pt")
-    programs = [
-        fork_server.start(PROGRAM, str(rank), str(ranks), str(folder), loads, variables=environment(), modules=MODULES)
-        for rank in range(ranks)
-    ]
-    try:
-        assert [program.wait(250) for program in programs] == [0] * ranks
-    finally:
-        for program in programs:
-            program.kill()
+    gang(PROGRAM, folder, ranks, loads, modules=MODULES)
     return list(zip(*(torch.load(folder / f"rank-{rank}.pt") for rank in range(ranks)), strict=True))
 
 

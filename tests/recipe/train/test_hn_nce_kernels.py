@@ -16,9 +16,9 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from diht_k8s.stages.train.loss import hn_nce_fused, losses
-from diht_k8s.stages.train.loss.blocks import plan_for
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.hn_nce_fused import FusedHnNce
+from diht_k8s.stages.train.loss.losses import plan_for
 
 SHARED_MEMORY = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227, (10, 0): 227, (12, 0): 99}
 """KiB a program may have, by compute capability."""

@@ -96,10 +96,11 @@ def batches(folder: Path, number: int, *, position: int = 0, **settings: Any) ->
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_epoch_when_read_then_every_pair_once_with_its_own_caption_and_labels(folder: Path, order: str) -> None:
+def test_epoch_when_read_then_every_pair_once_with_all_that_is_its_own(folder: Path, order: str) -> None:
     layout = flat(f"{folder}/made")
     samples = {s.uid: s for i in range(len(SHARDS)) for s in read_samples(STORAGE, layout.kept(f"drawn-{i}"))}
     labels = [read_labels(STORAGE, layout.labels(f"drawn-{i}")) for i in range(len(SHARDS))]
+    stored = [load_file(layout.embeddings(f"drawn-{i}"))["features"] for i in range(len(SHARDS))]
     assert sum(SHARDS) % 24 == 0
     seen = batches(folder, sum(SHARDS) // 24, batch=24, order=order)
     assert Counter(uid for batch in seen for uid in batch.uids) == dict.fromkeys(samples, 1)
@@ -107,10 +108,13 @@ def test_epoch_when_read_then_every_pair_once_with_its_own_caption_and_labels(fo
     for batch in seen:
         assert torch.equal(batch.tokens_BT, tokenizer([samples[uid].caption for uid in batch.uids]))
         assert batch.targets is not None
+        assert batch.teacher_B2E is not None
         for row, uid in enumerate(batch.uids):
             shard, index = map(int, uid.split("-"))
             assert bool(batch.targets.mask_B[row]) == bool(labels[shard].has_label_N[index])
             assert batch.targets.objects.ids_BK[row].tolist() == labels[shard].objects.ids_NK[index].tolist()
+            assert torch.equal(batch.teacher_B2E[row].flatten(), stored[shard][index])
+            assert bool(batch.teacher_B2E[row, 0].any()) == (index % 7 != 0)
     assert {bool(flag) for batch in seen for flag in batch.targets.mask_B} == {True, False}
 
 
@@ -148,18 +152,6 @@ def view_of(folder: Path, place: Path, view: int, missing: int = 0) -> FeatureTa
         write_features(STORAGE, uri, found, {"config_sha256": "a" * 64})
         files.append(FeatureFile(uri, "a" * 64, "a view", "make it"))
     return FeatureTables(STORAGE, files, torch.full((2,), 9.0), pairs=sum(SHARDS), limit=1 << 20)
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_embeddings_when_an_epoch_is_read_then_each_pair_has_its_own(folder: Path, order: str) -> None:
-    layout = flat(f"{folder}/made")
-    stored = [load_file(layout.embeddings(f"drawn-{i}"))["features"] for i in range(len(SHARDS))]
-    for batch in batches(folder, sum(SHARDS) // 24, batch=24, order=order):
-        assert batch.teacher_B2E is not None
-        for found_2E, uid in zip(batch.teacher_B2E, batch.uids, strict=True):
-            shard, index = map(int, uid.split("-"))
-            assert torch.equal(found_2E.flatten(), stored[shard][index])
-            assert bool(found_2E[0].any()) == (index % 7 != 0)
 
 
 @pytest.mark.parametrize("cache_bytes", [1 << 20, 1], ids=["held", "by ranges"])
@@ -474,19 +466,7 @@ def no_handler() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_handler")
 def test_worker_when_killed_then_retryable(folder: Path) -> None:
-    shard = Shard("drawn-0", flat(f"{folder}/made").kept("drawn-0"), "drawn", samples=70)
-    reads = ShardDataset(STORAGE, [shard], indexes=Indexed({shard.name: index_of(STORAGE, shard.uri)}))
-    loader = Loader(
-        reads,
-        sampler_over([70], 16, 0),
-        batch_size=16,
-        image_sizes=ImageSizes(32),
-        context_length=12,
-        seed=0,
-        rank=0,
-        world=1,
-        workers=2,
-    )
+    loader = loader_over(folder, workers=2)
     others = set(psutil.Process().children())  # of earlier tests: servers of object stores, which later tests ask
     made = loader.batches(0)
     next(made)

@@ -16,9 +16,8 @@ from diht_k8s.stages.train.loss.losses import (
     hn_nce_loss_and_statistics,
     soft_label_loss,
 )
-from tests.recipe.train import fork_server
-from tests.recipe.train.losses_rank import open_clip_loss
-from tests.recipe.train.small_run import environment
+from tests.recipe.train.losses_rank import largest_error, literal_loss, open_clip_loss, with_gradients
+from tests.recipe.train.small_run import gang
 
 PROGRAM = "tests.recipe.train.losses_rank"
 MODULES = (PROGRAM, "torch._dynamo", "torch.nn.parallel.distributed")  # what DDP imports
@@ -29,19 +28,6 @@ def pairs(batch, width=8):
     generator = torch.Generator().manual_seed(batch)
     sides = (torch.randn(batch, width, generator=generator, dtype=torch.float64) for _ in range(2))
     return tuple(torch.nn.functional.normalize(side, dim=1) for side in sides)
-
-
-def literal_loss(image, text, scale, alpha, beta, differentiate_weights):
-    """DiHT's formula as printed, the mean over pairs and both directions."""
-    negative = ~torch.eye(len(image), dtype=torch.bool)
-    losses = []
-    for z in (scale * image @ text.T, scale * text @ image.T):
-        tilted = torch.exp(beta * z) * negative
-        weight = (len(z) - 1) * tilted / tilted.sum(1, keepdim=True)
-        weight = weight if differentiate_weights else weight.detach()
-        positive = z.diagonal().exp()
-        losses.append(-(positive / (alpha * positive + (weight * z.exp() * negative).sum(1))).log().mean())
-    return sum(losses) / 2
 
 
 def number(value):
@@ -106,16 +92,7 @@ DATA_PARALLEL_CASE = ("data_parallel", (*pairs(12), *towers()), {"beta": 0.5})  
 
 def run_ranks(cases, ranks, folder):
     torch.save(cases, folder / "cases.pt")
-    programs = [
-        fork_server.start(PROGRAM, str(rank), str(ranks), str(folder), variables=environment(), modules=MODULES)
-        for rank in range(ranks)
-    ]
-    try:
-        codes = [program.wait(250) for program in programs]
-    finally:
-        for program in programs:
-            program.kill()
-    assert codes == [0] * ranks
+    gang(PROGRAM, folder, ranks, modules=MODULES)
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(ranks)]
 
 
@@ -156,14 +133,6 @@ def averaged(per_rank, num_local):
     value, *gradients = zip(*per_rank, strict=True)
     local = [torch.cat(parts) / ranks for parts in gradients[:num_local]]
     return [torch.stack(value).mean(), *local, *(torch.stack(parts).mean(0) for parts in gradients[num_local:])]
-
-
-def with_gradients(loss, *inputs):
-    return [loss.detach(), *torch.autograd.grad(loss, inputs)]
-
-
-def largest_error(got, wanted):
-    return max((a - b).abs().max().item() for a, b in zip(got, wanted, strict=True))
 
 
 def test_hn_nce_loss_over_ranks_when_alpha_1_beta_0_equals_open_clips_local_loss(two_ranks):

@@ -82,6 +82,7 @@ def trained(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
     for world in (1, 2):
         names = [name for ranks, name in CASES if ranks == world]
         jobs = {name: job(folder, world, name, (SURVIVED | ENDED)[name]) for name in names}
+        jobs |= {f"{name} again": job(folder, world, name, []) for name in names if name in ENDED}
         results = train_in_ranks(world, jobs, folder / f"world {world}")
         found |= {(world, name): result for name, result in results.items()}
     return found
@@ -118,7 +119,7 @@ def test_checkpoint_when_lost_then_the_next_ones_are_there_and_it_is_counted(
 
 
 @pytest.mark.parametrize(("world", "name"), cases(*ENDED))
-def test_training_when_no_checkpoint_or_model_can_be_written_then_75_on_all_ranks_and_nothing_half_is_left(
+def test_training_when_nothing_can_be_written_then_75_on_all_ranks_and_a_start_with_room_ends_in_the_same_weights(
     trained: dict[tuple[int, str], dict[str, Any]], folder: Path, name: str, world: int
 ) -> None:
     error = trained[world, name]["error"]
@@ -127,7 +128,9 @@ def test_training_when_no_checkpoint_or_model_can_be_written_then_75_on_all_rank
     if name != "the model for ever":
         assert "no checkpoint was saved in 3 attempts in a row (train.checkpoint.maxFailures)" in error
     steps = {"all parts": 0, "all markers": 1, "the last part for ever": 4, "the model for ever": 5}[name]
-    assert len(committed(folder, world, name)) == steps
+    assert len(trained[world, f"{name} again"]["losses"]) == STEPS - EVERY * steps
+    weights, undisturbed = (trained[world, each]["weights"] for each in (f"{name} again", "undisturbed"))
+    assert [key for key, value in undisturbed.items() if not torch.equal(value, weights[key])] == []
 
 
 def test_metrics_when_lost_then_counted(trained: dict[tuple[int, str], dict[str, Any]], folder: Path) -> None:

@@ -38,6 +38,7 @@ from tests.recipe.train.small_run import (
     VIT,
     Indexed,
     Job,
+    Table,
     document,
     lines,
     make_data,
@@ -61,7 +62,7 @@ TRAIN: dict[str, Any] = {
     "ema": EMA,
     "checkpoint": {"everySamples": 3 * BATCH, "keep": 2},
 }
-KINDS: dict[str, dict[str, Any]] = {
+KINDS: Table = {
     "zero 0": {},
     "zero 2, micro-batches": {"microBatchSize": 4, "zeroStage": 2},
     "zero 3": {"zeroStage": 3},
@@ -104,7 +105,7 @@ def job(
 
 
 @pytest.fixture(scope="module")
-def trained(place: Path) -> dict[str, dict[str, Any]]:
+def trained(place: Path) -> Table:
     jobs = {name: job(place, name, **train) for name, train in KINDS.items()}
     for name, train in NOT_FINITE.items():
         jobs[f"{name}, not finite"] = job(place, f"{name}, not finite", finite_steps=FINITE, **train)
@@ -237,7 +238,7 @@ def held_out(model: Student, place: Path) -> float:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_training_when_written_in_plain_torch_then_the_same_losses_norms_and_weights(
-    trained: dict[str, dict[str, Any]], expected: Expected, name: str
+    trained: Table, expected: Expected, name: str
 ) -> None:
     found = trained[name]
     assert found["error"] is None
@@ -250,7 +251,7 @@ def test_training_when_written_in_plain_torch_then_the_same_losses_norms_and_wei
 
 @pytest.mark.parametrize("name", KINDS)
 def test_average_when_written_in_plain_torch_then_the_same_in_the_checkpoint_and_in_the_model(
-    trained: dict[str, dict[str, Any]], expected: Expected, place: Path, name: str
+    trained: Table, expected: Expected, place: Path, name: str
 ) -> None:
     folder = place / name / "out" / "runs/latest/train"
     state = checkpoint.read(Storage(), f"{folder}/checkpoints/step-{STEPS:09d}").state
@@ -265,7 +266,7 @@ def test_average_when_written_in_plain_torch_then_the_same_in_the_checkpoint_and
 
 @pytest.mark.parametrize("name", KINDS)
 def test_metrics_when_trained_then_each_line_tells_its_step(
-    trained: dict[str, dict[str, Any]], expected: Expected, place: Path, name: str
+    trained: Table, expected: Expected, place: Path, name: str
 ) -> None:
     found = {line["step"]: line for line in lines(place, name)}
     assert {1, 3, 6, STEPS} <= found.keys()
@@ -281,7 +282,7 @@ def test_metrics_when_trained_then_each_line_tells_its_step(
 
 
 def test_checkpoints_when_due_by_samples_then_in_that_interval_and_only_the_newest_stay(
-    trained: dict[str, dict[str, Any]], place: Path
+    trained: Table, place: Path
 ) -> None:
     for name in KINDS:
         folder = place / name / "out" / "runs/latest/train"
@@ -303,7 +304,7 @@ def test_checkpoints_when_due_by_samples_then_in_that_interval_and_only_the_newe
 
 @pytest.mark.parametrize("name", NOT_FINITE)
 def test_training_when_gradients_stay_not_finite_then_three_steps_are_skipped_and_the_last_pairs_are_named(
-    trained: dict[str, dict[str, Any]], expected: Expected, place: Path, name: str
+    trained: Table, expected: Expected, place: Path, name: str
 ) -> None:
     found = trained[f"{name}, not finite"]
     assert found["error"].startswith("65 the loss or its gradient was not finite in 3 steps in a row")

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.recipe.train.small_run import RESNET, Job, document, lines, make_data, train_in_ranks
+from tests.recipe.train.small_run import RESNET, Job, Table, document, lines, make_data, train_in_ranks
 
 STEPS, BATCH = 5, 16
 HELD_OUT = {"everySamples": 2 * BATCH}
 NO_HEADS = {"labels": None, "distillation": {"mode": "Disabled"}}
-SETTINGS: dict[str, dict[str, Any]] = {
+SETTINGS: Table = {
     "plain": {},
     "offload": {"offload": "Optimizer", "zeroStage": 2},
     "offload parameters": {"offload": "Parameters", "zeroStage": 3},
@@ -51,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(place: Path) -> dict[str, dict[str, Any]]:
+def trained(place: Path) -> Table:
     make_data(place / "data")
     make_data(place / "few", (9,))
 
@@ -82,22 +82,20 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["offload", "offload parameters", "activation checkpointing"])
-def test_curve_when_an_option_only_saves_memory_or_looks_on_then_the_same(
-    trained: dict[str, dict[str, Any]], name: str
-) -> None:
+def test_curve_when_an_option_only_saves_memory_or_looks_on_then_the_same(trained: Table, name: str) -> None:
     assert trained[name]["error"] is None
     ours, plain = (torch.tensor(trained[key]["losses"]) for key in (name, "plain"))
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-5)
 
 
-def test_curve_when_micro_batches_are_trained_without_heads_then_the_same(trained: dict[str, dict[str, Any]]) -> None:
+def test_curve_when_micro_batches_are_trained_without_heads_then_the_same(trained: Table) -> None:
     assert trained["no heads"]["error"] is trained["no heads, parts"]["error"] is None
     parts, whole = (torch.tensor(trained[key]["losses"]) for key in ("no heads, parts", "no heads"))
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
 
 
 def test_batch_norm_when_two_ranks_train_then_its_statistics_are_of_the_global_batch(
-    trained: dict[str, dict[str, Any]],
+    trained: Table,
 ) -> None:
     one, two = trained["batch norm, one rank"], trained["batch norm"]
     torch.testing.assert_close(torch.tensor(two["losses"]), torch.tensor(one["losses"]), rtol=0, atol=1e-5)
@@ -107,18 +105,14 @@ def test_batch_norm_when_two_ranks_train_then_its_statistics_are_of_the_global_b
         torch.testing.assert_close(two["weights"][key], one["weights"][key], rtol=1e-3, atol=1e-3)
 
 
-def test_embeddings_when_distilled_without_heads_then_they_alone_are_added(
-    trained: dict[str, dict[str, Any]], place: Path
-) -> None:
+def test_embeddings_when_distilled_without_heads_then_they_alone_are_added(trained: Table, place: Path) -> None:
     assert trained["embeddings alone"]["error"] is None
     for line in lines(place, "embeddings alone"):
         assert (line["embedding_loss"] > 0, line["object_loss"], line["attribute_loss"]) == (True, 0, 0)
         assert line["loss"] == pytest.approx(line["contrastive_loss"] + line["embedding_loss"], rel=1e-4)
 
 
-def test_tracker_when_two_ranks_train_then_it_hears_each_step_from_rank_0_alone(
-    trained: dict[str, dict[str, Any]], place: Path
-) -> None:
+def test_tracker_when_two_ranks_train_then_it_hears_each_step_from_rank_0_alone(trained: Table, place: Path) -> None:
     found = {path.name: path.read_text().split() for path in (place / "trackers").glob("rank-*")}
     assert list(found) == ["rank-0"]
     told = dict(zip(found["rank-0"][::2], found["rank-0"][1::2], strict=True))
@@ -127,13 +121,13 @@ def test_tracker_when_two_ranks_train_then_it_hears_each_step_from_rank_0_alone(
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_option_when_it_does_not_go_with_the_rest_then_one_line(trained: dict[str, dict[str, Any]], name: str) -> None:
+def test_option_when_it_does_not_go_with_the_rest_then_one_line(trained: Table, name: str) -> None:
     assert trained[name]["error"] is not None
     assert trained[name]["error"].startswith(REFUSED[name][1])
 
 
 def test_checkpoint_when_another_run_goes_on_from_it_then_at_its_step_with_its_moments(
-    trained: dict[str, dict[str, Any]],
+    trained: Table,
 ) -> None:
     assert trained["resumed elsewhere"]["error"] is None
     assert len(trained["resumed elsewhere"]["losses"]) == 2
@@ -144,9 +138,7 @@ def test_checkpoint_when_another_run_goes_on_from_it_then_at_its_step_with_its_m
     assert trained["nothing left"]["error"].endswith(f"has seen {seen} samples of train.samples {seen}: raise it")
 
 
-def test_metrics_when_two_ranks_train_then_the_slowest_is_named(
-    trained: dict[str, dict[str, Any]], place: Path
-) -> None:
+def test_metrics_when_two_ranks_train_then_the_slowest_is_named(trained: Table, place: Path) -> None:
     last = lines(place, "plain")[-1]
     assert last["slowest_rank"] in (0, 1)
     assert last["slowest_rank_ratio"] >= 1
@@ -155,7 +147,7 @@ def test_metrics_when_two_ranks_train_then_the_slowest_is_named(
 
 
 def test_duplicate_captions_when_masked_then_the_loss_is_lower_and_their_share_is_logged_either_way(
-    trained: dict[str, dict[str, Any]], place: Path
+    trained: Table, place: Path
 ) -> None:
     plain, masked = (trained[name]["losses"][0][1] for name in ("repeated", "repeated, masked"))
     assert masked < plain - 0.01
@@ -165,9 +157,7 @@ def test_duplicate_captions_when_masked_then_the_loss_is_lower_and_their_share_i
     assert lines(place, "plain")[0]["duplicate_caption_share"] == 0
 
 
-def test_profile_when_asked_for_then_a_trace_and_a_table_of_each_rank(
-    trained: dict[str, dict[str, Any]], place: Path
-) -> None:
+def test_profile_when_asked_for_then_a_trace_and_a_table_of_each_rank(trained: Table, place: Path) -> None:
     folder = place / "profile" / "out" / "runs/latest/train" / "profile"
     assert sorted(path.name for path in folder.iterdir()) == [
         "rank-00000.json.gz",
@@ -178,6 +168,6 @@ def test_profile_when_asked_for_then_a_trace_and_a_table_of_each_rank(
     assert "aten::" in (folder / "rank-00000.txt").read_text()
 
 
-def test_card_when_exported_then_beside_the_model(trained: dict[str, dict[str, Any]], place: Path) -> None:
+def test_card_when_exported_then_beside_the_model(trained: Table, place: Path) -> None:
     text = (place / "plain" / "out" / "runs/latest/train" / "model" / "README.md").read_text()
     assert f"{STEPS * BATCH:,} samples in {STEPS} steps" in text

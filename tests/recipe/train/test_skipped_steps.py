@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
-from tests.recipe.train.small_run import Job, document, make_data, train_in_ranks
+from tests.recipe.train.small_run import Job, Table, document, make_data, train_in_ranks
 
 STEPS, BATCH, BAD = 4, 16, 2
 KINDS = {"gradient": False, "loss": True}
-STAGES: dict[str, dict[str, Any]] = {
+STAGES: Table = {
     "zero 0": {"zeroStage": 0},
     "zero 0, parts": {"zeroStage": 0, "microBatchSize": 4},
     "zero 1": {"zeroStage": 1},
@@ -21,7 +19,7 @@ pytestmark = pytest.mark.timeout(600)  # for machines that do other things, too
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Table:
     folder = tmp_path_factory.mktemp("skipped")
     make_data(folder / "data")
     jobs = {}
@@ -36,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_step_when_one_rank_is_not_finite_then_skipped_and_training_goes_on(
-    trained: dict[str, dict[str, Any]], kind: str, stage: str
+    trained: Table, kind: str, stage: str
 ) -> None:
     found = trained[f"{kind}, {stage}"]
     assert found["error"] is None
@@ -48,7 +46,7 @@ def test_step_when_one_rank_is_not_finite_then_skipped_and_training_goes_on(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_step_when_skipped_then_weights_and_moments_are_those_of_a_training_without_it(
-    trained: dict[str, dict[str, Any]], stage: str
+    trained: Table, stage: str
 ) -> None:
     gradient, loss = (trained[f"{kind}, {stage}"]["weights"] for kind in KINDS)
     assert [key for key, value in gradient.items() if not torch.equal(value, loss[key])] == []

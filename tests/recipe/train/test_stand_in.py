@@ -21,8 +21,8 @@ import torch
 from tests.recipe.train.small_run import ON_STAND_IN, Job, document, make_data, train_in_ranks
 
 STEPS, STOP, BATCH = 4, 2, 16
-SETTINGS: dict[str, dict[str, Any]] = {"zero 0": {"zeroStage": 0}}
-TWO: dict[str, dict[str, Any]] = {"zero 0": {"zeroStage": 0}, "zero 2": {"zeroStage": 2}}
+CASES = [(1, 0), (2, 0), (2, 2)]
+"""Ranks and ZeRO stage."""
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
 
 
@@ -42,29 +42,30 @@ def on_cpu(folder: Path) -> dict[str, Any]:
     return train_in_ranks(1, {"whole": job(folder, "cpu")}, folder / "on cpu")["whole"]
 
 
-def on_stand_in(
-    folder: Path, settings: dict[str, dict[str, Any]], place: str, *, world: int = 1
-) -> dict[str, dict[str, Any]]:
+Found = dict[tuple[int, int], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Found:
     """Each training in two attempts, so that the second one resumes."""
-    jobs: dict[str, Job] = {}
-    for name, train in settings.items():
-        jobs[f"{name} 1"] = job(folder, f"{place}, {name}", STOP, **train)
-        jobs[f"{name} 2"] = job(folder, f"{place}, {name}", **train)
-    return train_in_ranks(world, jobs, folder / place, program=ON_STAND_IN)
+    found: Found = {}
+    for world in (1, 2):
+        stages = [stage for ranks, stage in CASES if ranks == world]
+        jobs = {
+            f"{stage} {stop}": job(folder, f"{world}, {stage}", stop, zeroStage=stage)
+            for stage in stages
+            for stop in (STOP, None)
+        }
+        results = train_in_ranks(world, jobs, folder / f"ranks {world}", program=ON_STAND_IN)
+        found |= {(world, stage): [results[f"{stage} {stop}"] for stop in (STOP, None)] for stage in stages}
+    return found
 
 
-@pytest.fixture(scope="module")
-def quick(folder: Path) -> dict[str, dict[str, Any]]:
-    return on_stand_in(folder, SETTINGS, "quick")
-
-
-@pytest.fixture(scope="module")
-def two(folder: Path) -> dict[str, dict[str, Any]]:
-    return on_stand_in(folder, TWO, "two ranks", world=2)
-
-
-def require_as_on_cpu(on_cpu: dict[str, Any], found: dict[str, dict[str, Any]], name: str) -> None:
-    first, second = found[f"{name} 1"], found[f"{name} 2"]
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_training_when_resumed_on_accelerators_then_the_curve_and_weights_are_the_cpus(
+    on_cpu: dict[str, Any], trained: Found, case: tuple[int, int]
+) -> None:
+    first, second = trained[case]
     assert first["error"].startswith(f"143 stopped on request at step {STOP}")
     assert second["error"] is None
     losses = torch.tensor(first["losses"] + second["losses"])
@@ -73,42 +74,13 @@ def require_as_on_cpu(on_cpu: dict[str, Any], found: dict[str, dict[str, Any]], 
         torch.testing.assert_close(second["weights"][key], weight, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_training_when_resumed_on_an_accelerator_then_the_curve_and_weights_are_the_cpus(
-    on_cpu: dict[str, Any], quick: dict[str, dict[str, Any]], name: str
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_step_when_made_then_each_rank_waits_for_its_device_once_and_deepspeed_at_zero_0_for_nothing(
+    trained: Found, case: tuple[int, int]
 ) -> None:
-    require_as_on_cpu(on_cpu, quick, name)
-
-
-@pytest.mark.parametrize("name", TWO)
-def test_training_when_two_ranks_reduce_and_resume_on_accelerators_then_the_curve_and_weights_are_the_cpus(
-    on_cpu: dict[str, Any], two: dict[str, dict[str, Any]], name: str
-) -> None:
-    require_as_on_cpu(on_cpu, two, name)
-
-
-def waits_of(found: dict[str, dict[str, Any]], name: str) -> list[dict[str, int]]:
-    waits = found[f"{name} 1"]["waits"] + found[f"{name} 2"]["waits"]
-    assert len(waits) == STEPS
-    return [{owner: count for owner, count in each.items() if owner != "tests"} for each in waits]
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_step_when_made_then_it_waits_for_the_device_once(quick: dict[str, dict[str, Any]], name: str) -> None:
-    assert [each["diht_k8s"] for each in waits_of(quick, name)] == [1] * STEPS
-
-
-@pytest.mark.parametrize("name", TWO)
-def test_step_when_two_ranks_make_it_then_each_waits_for_its_device_once(
-    two: dict[str, dict[str, Any]], name: str
-) -> None:
-    assert [each["diht_k8s"] for each in waits_of(two, name)] == [1] * STEPS
-
-
-def test_step_when_at_zero_0_then_deepspeed_waits_for_nothing(
-    quick: dict[str, dict[str, Any]], two: dict[str, dict[str, Any]]
-) -> None:
-    assert waits_of(quick, "zero 0") == waits_of(two, "zero 0") == [{"diht_k8s": 1}] * STEPS
+    waits = [each for attempt in trained[case] for each in attempt["waits"]]
+    assert [each["diht_k8s"] for each in waits] == [1] * STEPS
+    assert case[1] or [each.keys() - {"tests"} for each in waits] == [{"diht_k8s"}] * STEPS
 
 
 def steps_of(found: dict[str, Any]) -> list[list[tuple[str, str]]]:
@@ -117,23 +89,21 @@ def steps_of(found: dict[str, Any]) -> list[list[tuple[str, str]]]:
     return [found["trace"][begin:end] for begin, end in pairwise(ends)]
 
 
-@pytest.mark.parametrize("name", TWO)
+@pytest.mark.parametrize("stage", [0, 2])
 def test_batch_when_a_step_begins_then_it_is_on_the_device_and_the_next_one_is_on_its_way(
-    two: dict[str, dict[str, Any]], name: str
+    trained: Found, stage: int
 ) -> None:
-    for step in steps_of(two[f"{name} 2"]):
+    for step in steps_of(trained[2, stage][1]):
         begins = step.index(("host", "begins a step"))
         copies = [stream for stream, what in step[:begins] if what == "copies in"]
         assert len(copies) == 1, step
         assert copies != ["compute"], step
-    assert [found["races"] for found in two.values()] == [[[], []]] * len(two)
+    assert [found["races"] for found in trained[2, stage]] == [[[], []]] * 2
 
 
-@pytest.mark.parametrize("name", TWO)
-def test_exchange_of_flags_when_a_step_is_made_then_it_runs_meanwhile(
-    two: dict[str, dict[str, Any]], name: str
-) -> None:
-    for step in steps_of(two[f"{name} 2"]):
+@pytest.mark.parametrize("stage", [0, 2])
+def test_exchange_of_flags_when_a_step_is_made_then_it_runs_meanwhile(trained: Found, stage: int) -> None:
+    for step in steps_of(trained[2, stage][1]):
         order = [what for stream, what in step if stream == "host" and what != "waits"]
         assert order == ["ends the step", "has the exchange", "begins the exchange", "begins a step"]
 

@@ -4,8 +4,6 @@ again."""
 from __future__ import annotations
 
 import json
-import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,11 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
 from diht_k8s.models.features import encode_pixels
 from diht_k8s.models.loading import load_model
-from diht_k8s.stages.train.checkpoint import checkpoint
 from diht_k8s.stages.train.model.student import Student
 from tests.folders import flat
-from tests.recipe.train.small_run import SHARDS, VIT, Job, document, make_data, train_in_ranks
+from tests.recipe.train.small_run import SHARDS, VIT, Job, Table, document, make_data, train_in_ranks
 
-STEPS, BATCH, STOP, SEEN = 14, 16, 6, 4
+STEPS, BATCH, SEEN = 14, 16, 4
 """The last of STEPS are of the second epoch; SEEN are those of trainings whose images pass the tower."""
 LITE = "timm/tf_efficientnet_lite0"
 TIMM = {
@@ -36,7 +33,7 @@ TIMM = {
         "image_size": 224,
     },
 }
-KINDS: dict[str, dict[str, Any]] = {
+KINDS: Table = {
     "plain": {},
     "parts": {"microBatchSize": 4, "zeroStage": 2},
     "zero 3": {"zeroStage": 3, "ema": 0.9, "captions": "Drawn"},
@@ -62,7 +59,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job(
     place: Path,
     name: str,
-    stop_after: int | None = None,
     *,
     whole_view: bool = False,
     data: str = "data",
@@ -81,22 +77,17 @@ def job(
         "order": {"window": 64},
         **train,
     }
-    return Job(document(folder, data=place / data, name=name, **settings), stop_after, whole_view=whole_view)
+    return Job(document(folder, data=place / data, name=name, **settings), whole_view=whole_view)
 
 
 @pytest.fixture(scope="module")
-def trained(place: Path) -> dict[str, dict[str, Any]]:
+def trained(place: Path) -> Table:
     jobs = {name: job(place, name.replace(" ", "-"), **train) for name, train in KINDS.items()}
     jobs |= {
         f"{name}, seen": job(place, name.replace(" ", "-"), whole_view=True, **train) for name, train in KINDS.items()
     }
-    jobs["pieces 1"] = job(place, "pieces", STOP, **KINDS["zero 3"])
-    jobs["pieces 2"] = job(place, "pieces", **KINDS["zero 3"])
-    jobs["moved 1"] = job(place, "moved", 3)
     jobs["workers"] = job(place, "workers", loaderWorkers=2)
-    views = {"featureViews": 2, "output": "views"}
-    jobs |= {"views": job(place, "views", **views), "views 1": job(place, "view-pieces", STOP, **views)}
-    jobs["views 2"] = job(place, "view-pieces", **views)
+    jobs["views"] = job(place, "views", featureViews=2, output="views")
     jobs["validated"] = job(
         place,
         "validated",
@@ -107,10 +98,8 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
     jobs["tower, seen"] = job(place, "tower", whole_view=True, distillation={"headsInput": "Tower"})
     results = train_in_ranks(2, jobs, place / "two")
     grey = {"data": "unusable", "samples": 160, "order": {"window": 16}}
-    alone = {"moved 2": job(place, "moved", STOP), "grey": job(place, "grey", **grey)}
-    alone["grey, seen"] = job(place, "grey", whole_view=True, **grey)
-    results |= train_in_ranks(1, alone, place / "one")
-    return results | train_in_ranks(2, {"moved 3": job(place, "moved")}, place / "again")
+    alone = {"grey": job(place, "grey", **grey), "grey, seen": job(place, "grey", whole_view=True, **grey)}
+    return results | train_in_ranks(1, alone, place / "one")
 
 
 def files(place: Path, source: str = "", output: str = "shared") -> list[Path]:
@@ -121,9 +110,7 @@ def files(place: Path, source: str = "", output: str = "shared") -> list[Path]:
 
 
 @pytest.mark.parametrize("name", [*KINDS, "tower"])
-def test_curve_when_stored_then_that_of_a_locked_tower_that_sees_whole_images(
-    trained: dict[str, dict[str, Any]], name: str
-) -> None:
+def test_curve_when_stored_then_that_of_a_locked_tower_that_sees_whole_images(trained: Table, name: str) -> None:
     assert trained[name]["error"] is trained[f"{name}, seen"]["error"] is None
     assert trained[name]["uids"][:SEEN] == trained[f"{name}, seen"]["uids"]
     stored, seen = (torch.tensor(trained[key]["losses"][:SEEN]) for key in (name, f"{name}, seen"))
@@ -132,7 +119,7 @@ def test_curve_when_stored_then_that_of_a_locked_tower_that_sees_whole_images(
 
 
 def test_features_when_many_trainings_share_them_then_one_file_for_each_shard_and_tower_and_no_claim(
-    trained: dict[str, dict[str, Any]], place: Path
+    trained: Table, place: Path
 ) -> None:
     assert trained["workers"]["error"] is None
     shards = [f"drawn-{number}" for number in range(len(SHARDS))]
@@ -144,34 +131,17 @@ def test_features_when_many_trainings_share_them_then_one_file_for_each_shard_an
     assert torch.equal(torch.tensor(trained["workers"]["losses"]), torch.tensor(trained["plain"]["losses"]))
 
 
-def test_training_when_stopped_then_it_goes_on_bit_equal_and_over_other_numbers_of_processes_on_the_same_curve(
-    trained: dict[str, dict[str, Any]], place: Path
-) -> None:
-    whole, pieces = (
-        checkpoint.read(
-            Storage(), str(next((place / "shared/out/runs" / name).glob("*/train/checkpoints/step-*14")))
-        ).state
-        for name in ("zero-3", "pieces")
-    )
-    assert [key for key, value in whole.items() if not torch.equal(value, pieces[key])] == []
-    moved = [line for number in (1, 2, 3) for line in trained[f"moved {number}"]["losses"]]
-    torch.testing.assert_close(torch.tensor(moved), torch.tensor(trained["plain"]["losses"]), rtol=0, atol=1e-5)
-
-
-def test_views_when_stored_then_the_second_epoch_sees_crops_and_a_resume_the_same(
-    trained: dict[str, dict[str, Any]], place: Path
-) -> None:
+def test_views_when_stored_then_the_second_epoch_sees_crops(trained: Table, place: Path) -> None:
     plain, views = trained["plain"]["losses"], trained["views"]["losses"]
     whole = sum(SHARDS) // BATCH
     assert views[:whole] == plain[:whole]
     assert views[whole + 1 :] != plain[whole + 1 :]
-    assert trained["views 1"]["losses"] + trained["views 2"]["losses"] == views
     folders = (place / "views/out/features").glob("*/features.json")
     assert {json.loads(path.read_text())["preprocessing"].get("crop", 0) for path in folders} == {0, 1}
 
 
 def test_image_when_it_cannot_be_used_then_a_grey_one_stands_in_and_it_is_counted_as_ever(
-    trained: dict[str, dict[str, Any]], place: Path
+    trained: Table, place: Path
 ) -> None:
     found = [
         json.loads(next((place / output / "out/runs/grey").glob("*/train/result.json")).read_text())["summary"]["bad"]
@@ -183,9 +153,7 @@ def test_image_when_it_cannot_be_used_then_a_grey_one_stands_in_and_it_is_counte
     torch.testing.assert_close(stored, seen, rtol=0, atol=3e-3)
 
 
-def test_held_out_pairs_when_features_are_stored_then_they_pass_the_tower(
-    trained: dict[str, dict[str, Any]], place: Path
-) -> None:
+def test_held_out_pairs_when_features_are_stored_then_they_pass_the_tower(trained: Table, place: Path) -> None:
     (metrics,) = (place / "shared/out/runs/validated").glob("*/train/metrics.jsonl")
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert trained["validated"]["error"] is None
@@ -193,7 +161,7 @@ def test_held_out_pairs_when_features_are_stored_then_they_pass_the_tower(
 
 
 def test_heads_when_inside_a_tower_whose_embedding_alone_is_stored_then_refused(
-    trained: dict[str, dict[str, Any]],
+    trained: Table,
 ) -> None:
     assert trained["inside"]["error"] == (
         "64 train.distillation.headsInput Tower: the heads sit inside this locked tower, of which the embedding "
@@ -203,7 +171,7 @@ def test_heads_when_inside_a_tower_whose_embedding_alone_is_stored_then_refused(
 
 
 def test_export_when_trained_on_stored_features_then_open_clip_gives_those_of_the_file_and_the_projection(
-    trained: dict[str, dict[str, Any]], place: Path
+    trained: Table, place: Path
 ) -> None:
     (model,) = (place / "shared/out/runs/plain").glob("*/train/model")
     loaded = load_model(str(model))
@@ -214,45 +182,4 @@ def test_export_when_trained_on_stored_features_then_open_clip_gives_those_of_th
     with torch.no_grad():
         expected = torch.nn.functional.normalize(loaded.model.visual.head(stored_BW))
     torch.testing.assert_close(torch.from_numpy(shown), expected, rtol=0, atol=2e-3)
-    assert trained["plain"]["error"] is None
-
-
-def test_features_when_of_another_tower_or_of_other_pairs_then_refused_by_name(
-    trained: dict[str, dict[str, Any]], place: Path
-) -> None:
-    output = place / "spoilt"
-    shutil.copytree(place / "shared/out/features", output / "out/features")
-    vit = files(place, f"{place}/vit.safetensors", "spoilt")
-    digest = vit[0].name.rpartition("-")[2]  # of the pairs, which both towers saw
-    (target,) = [path for path in files(place, LITE, "spoilt") if path.name.endswith(digest)]
-    other = vit[0]
-
-    def outcome(name: str) -> str:
-        jobs = {name: job(place, name, output="spoilt", samples=BATCH)}
-        return train_in_ranks(1, jobs, output / name)[name]["error"]
-
-    kept = target.read_bytes()
-    target.write_bytes(other.read_bytes())
-    told = outcome("another-tower")
-    assert told.startswith(f"65 {target} holds features of the image tower ")
-    assert f"of {place}/vit.safetensors, not of the image tower" in told
-    other = next(path for path in files(place, LITE, "spoilt") if path.name.startswith("drawn-2"))
-    target.write_bytes(other.read_bytes())
-    assert f"65 the features in {target} do not match " in outcome("other-pairs")
-    target.write_bytes(kept[:-100])
-    assert outcome("cut").startswith(f"65 {target} is damaged ")
-    target.unlink()
-    assert outcome("made-again") is None
-    assert load_file(target)["features"].shape == torch.Size([SHARDS[0], 1280])
-    assert trained["plain"]["error"] is None
-
-
-def test_steps_when_features_are_stored_then_no_image_is_decoded(
-    trained: dict[str, dict[str, Any]], place: Path
-) -> None:
-    began = {path: path.stat().st_mtime_ns for path in files(place)}
-    time.sleep(0.01)
-    again = train_in_ranks(1, {"again": job(place, "again", seed=3, samples=BATCH)}, place / "after")
-    assert again["again"]["error"] is None
-    assert {path: path.stat().st_mtime_ns for path in files(place)} == began
     assert trained["plain"]["error"] is None

@@ -23,9 +23,9 @@ from diht_k8s.stages.label.teacher_weights import packaged_weights
 from diht_k8s.stages.train.model.student import Student
 from diht_k8s.stages.train.model.token_ridge import fit_ridge
 from tests.folders import flat
-from tests.recipe.train.small_run import SHARDS, VIT, Job, document, make_data, train_in_ranks
+from tests.recipe.train.small_run import SHARDS, VIT, Job, Table, document, make_data, train_in_ranks
 
-BATCH, STEPS, STOP = 14, 4, 2
+BATCH, STEPS = 14, 4
 LITE = "timm/tf_efficientnet_lite0"
 TIMM = {
     **VIT,
@@ -51,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def job(place: Path, name: str, stop_after: int | None = None, **train: Any) -> Job:
+def job(place: Path, name: str, **train: Any) -> Job:
     settings = {
         "modelConfig": TIMM,
         "samples": STEPS * BATCH,
@@ -63,18 +63,16 @@ def job(place: Path, name: str, stop_after: int | None = None, **train: Any) -> 
         "textStart": "Ridge",
         **train,
     }
-    return Job(document(place / "shared", data=place / "data", name=name, **settings), stop_after)
+    return Job(document(place / "shared", data=place / "data", name=name, **settings))
 
 
 @pytest.fixture(scope="module")
-def trained(place: Path) -> dict[str, dict[str, Any]]:
+def trained(place: Path) -> Table:
     still = {"samples": BATCH, "optimizer": {"lr": 1e-9}, "ema": 0.9}
     jobs = {
         "whole": job(place, "whole"),
         "random": job(place, "random", textStart="Random"),
         "still": job(place, "still", **still),
-        "pieces 1": job(place, "pieces", STOP),
-        "pieces 2": job(place, "pieces"),
         "brought": job(place, "brought", initFrom={"uri": f"{place}/whole.safetensors"}),
         "zero 3": job(place, "zero-3", zeroStage=3),
     }
@@ -83,7 +81,7 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_export_when_nothing_was_learned_then_captions_embed_as_the_regression_of_all_pairs_predicts(
-    trained: dict[str, dict[str, Any]], place: Path
+    trained: Table, place: Path
 ) -> None:
     assert trained["still"]["error"] is None
     (folder,) = (place / "shared/out/runs/still").glob("*/train/model")
@@ -111,7 +109,7 @@ def test_export_when_nothing_was_learned_then_captions_embed_as_the_regression_o
 
 
 def test_curve_when_in_one_process_two_six_or_sharded_then_the_same_and_another_than_of_a_random_start(
-    trained: dict[str, dict[str, Any]],
+    trained: Table,
 ) -> None:
     curves = {name: torch.tensor(trained[name]["losses"]) for name in ("whole", "alone", "six", "zero 3", "random")}
     for name in ("alone", "six", "zero 3"):  # of six processes one has fewer pairs than others, and one none
@@ -119,15 +117,5 @@ def test_curve_when_in_one_process_two_six_or_sharded_then_the_same_and_another_
     assert curves["whole"][0, 1] < curves["random"][0, 1] - 0.3  # these pairs are those of the regression
 
 
-def test_training_when_it_goes_on_then_from_its_checkpoint_and_nothing_is_solved_again(
-    trained: dict[str, dict[str, Any]],
-) -> None:
-    assert trained["pieces 1"]["error"].startswith("143 stopped on request")
-    pieces = trained["pieces 1"]["losses"] + trained["pieces 2"]["losses"]
-    assert pieces == trained["whole"]["losses"]
-    whole, again = trained["whole"]["weights"], trained["pieces 2"]["weights"]
-    assert [key for key, value in whole.items() if not torch.equal(value, again[key])] == []
-
-
-def test_first_weights_when_they_bring_a_text_tower_then_refused(trained: dict[str, dict[str, Any]]) -> None:
+def test_first_weights_when_they_bring_a_text_tower_then_refused(trained: Table) -> None:
     assert "brings a text tower, in whose place train.textStart Ridge" in trained["brought"]["error"]

@@ -26,8 +26,8 @@ from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime.rank_exit import leave
 from diht_k8s.runtime.run_folder import point
+from diht_k8s.runtime.signals import leave
 from diht_k8s.stages.train import engine, metrics, precision
 from diht_k8s.stages.train.checkpoint import checkpointer
 from diht_k8s.stages.train.checkpoint.state import state_of
@@ -92,13 +92,8 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
             training = begun(run)
     except DihtError as problem:
         return {"error": described(problem)}
-    losses, uids, norms, gradients, began = [], [], [], {}, training.cursor.step
-    step, update = training.engine.step, training.engine._make_update
-
-    def updating() -> None:
-        if not losses and run.spec.train.zero_stage == 0:
-            gradients.update({name: p.grad.clone().cpu() for name, p in training.model.named_parameters()})
-        update()
+    losses, uids, norms, began = [], [], [], training.cursor.step
+    step = training.engine.step
 
     def spoils() -> bool:
         first = job["finite_steps"]
@@ -124,7 +119,7 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         training.stop.requested = asks_to_stop(training, job, len(losses))
         return result
 
-    training.engine.step, training.engine._make_update = recording, updating
+    training.engine.step = recording
     error = None
     training.stop.requested = asks_to_stop(training, job, len(losses))
     try:
@@ -137,7 +132,6 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         "uids": uids,
         "norms": norms,
         "weights": weights,
-        "gradients": gradients,
         "error": error,
         "began": began,
         "said": said.getvalue(),

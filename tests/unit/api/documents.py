@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from diht_k8s.api.run import DihtRun
+
 MINIMAL: dict[str, Any] = {
     "apiVersion": "diht.dev/v1alpha1",
     "kind": "DihtRun",
@@ -20,7 +22,21 @@ MINIMAL: dict[str, Any] = {
         "evaluate": {"benchmarks": [{"name": "flickr30k", "type": "Retrieval", "shards": ["s3://corpus/f/0.tar"]}]},
     },
 }
+TRAIN: dict[str, Any] = {
+    "model": "ViT-B-32",
+    "samples": 64,
+    "batchSize": 8,
+    "distillation": {"mode": "Disabled"},
+}
+"""A training without labels."""
 REMOVE = object()
+
+
+def run_over(shards: object, output: object, name: str = "a", **spec: Any) -> DihtRun:
+    """A run of one source with these stages."""
+    data = {"sources": [{"name": "a", "shards": [str(shards)]}], "output": str(output)}
+    document = {**MINIMAL, "metadata": {"name": name}, "spec": {"data": data, **spec}}
+    return DihtRun.model_validate(document)
 
 
 def changed(**changes: Any) -> dict[str, Any]:

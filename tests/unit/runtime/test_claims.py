@@ -13,7 +13,7 @@ import pytest
 
 from diht_k8s.api.errors import DataError, StopRequested
 from diht_k8s.api.reports import CommittedShards, parse_progress
-from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.run import Stage
 from diht_k8s.data import lease
 from diht_k8s.data.lease import BEAT_SECONDS, LOOK_SECONDS, STALE_SECONDS, Owner, this_process
 from diht_k8s.data.shards.storage import Storage
@@ -32,14 +32,9 @@ from diht_k8s.runtime.progress import Reporter
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.runtime.stage import Context, Outcome
 from tests.folders import flat
+from tests.unit.api.documents import run_over
 from tests.unit.data.owners import ended_process
 
-DOCUMENT = {
-    "apiVersion": "diht.dev/v1alpha1",
-    "kind": "DihtRun",
-    "metadata": {"name": "r"},
-    "spec": {"data": {"sources": [{"name": "web", "shards": ["/in/0.tar"]}], "output": "/out"}, "filter": {}},
-}
 OUTCOME = Outcome([], {"made": 1})
 
 
@@ -165,7 +160,7 @@ class Worker:
 
     def __init__(self, folder: Path, index: int, *looks: tuple[bool, int]) -> None:
         self.lines, self.clock, self.scores = io.StringIO(), Clock(), folder / "filter/scores"
-        run, reporter = DihtRun.model_validate(DOCUMENT), Reporter(Stage.FILTER, stream=self.lines, every_s=0.0)
+        run, reporter = run_over("/in/0.tar", "/out", filter={}), Reporter(Stage.FILTER, stream=self.lines, every_s=0.0)
         shape = {"worker": index, "workers": 2}
         self.context = Context(
             run, Stage.FILTER, Storage(), flat(folder), {"inputs": {}}, reporter, StopFlag(), **shape

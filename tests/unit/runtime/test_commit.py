@@ -10,7 +10,16 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime.commit import artefact, commit, find_committed, find_started, read_committed, start
+from diht_k8s.runtime.commit import (
+    Count,
+    artefact,
+    commit,
+    find_committed,
+    find_started,
+    read_committed,
+    require_equal,
+    start,
+)
 from tests.folders import flat
 
 CONFIG = {"config": {"minComplexity": 2}, "inputs": {"a": "1"}, "seed": 0}
@@ -77,3 +86,13 @@ def test_damaged_marker_is_a_data_error(
     storage.write_bytes(f"{layout.stage(Stage.FILTER)}/{name}", b'{"schema_version": 1, "sta')
     with pytest.raises(DataError, match="is damaged: remove"):
         find(storage, layout, Stage.FILTER)
+
+
+def test_equal_counts_are_accepted() -> None:
+    require_equal("x", "do", Count(3, "rows"), Count(3, "samples"), Count(3, "lines"))
+
+
+@pytest.mark.parametrize(("second", "third", "said"), [(4, 3, "4 samples"), (3, 2, "2 lines")])
+def test_counts_that_differ_are_refused_with_both_numbers_and_names(second: int, third: int, said: str) -> None:
+    with pytest.raises(DataError, match=f"x: 3 rows, but {said}: do"):
+        require_equal("x", "do", Count(3, "rows"), Count(second, "samples"), Count(third, "lines"))

@@ -28,6 +28,7 @@ from diht_k8s.runtime.inputs import index_folder
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.train.data.dataset import ShardDataset
 from diht_k8s.stages.train.setup import train_shards
+from tests.unit.api.documents import TRAIN, run_over
 
 
 class Noting(Storage):
@@ -54,14 +55,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DihtRun:
     monkeypatch.setattr(sources, "MAX_GROUPS", 4)
     for number in range(9):
         write_shard(tmp_path, number, number + 1)
-    return run_over(tmp_path)
+    return indexed_run(tmp_path)
 
 
 @pytest.fixture
 def training(tmp_path: Path) -> DihtRun:
     for number, size in enumerate(SIZES):
         write_shard(tmp_path, number, size)
-    return run_over(tmp_path)
+    return indexed_run(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -69,11 +70,8 @@ def nothing_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Noting, "opened", [])
 
 
-def run_over(tmp_path: Path) -> DihtRun:
-    body = {"model": "ViT-B-32", "samples": 64, "batchSize": 2, "distillation": {"mode": "Disabled"}}
-    data = {"sources": [{"name": "a", "shards": [f"{tmp_path}/*.tar*"]}], "output": f"{tmp_path}/out"}
-    document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "a"}}
-    return DihtRun.model_validate({**document, "spec": {"data": data, "train": body}})
+def indexed_run(tmp_path: Path) -> DihtRun:
+    return run_over(f"{tmp_path}/*.tar*", tmp_path / "out", train={**TRAIN, "batchSize": 2})
 
 
 def folder_of(run: DihtRun) -> str:

@@ -16,7 +16,7 @@ from diht_k8s.api.errors import DataError, ExitCode, UserError
 from diht_k8s.runtime import launcher
 from diht_k8s.runtime.launcher import export_env
 from diht_k8s.runtime.preflight import Gang
-from diht_k8s.runtime.rank_exit import cause_of, rank_main
+from diht_k8s.runtime.signals import cause_of, rank_main
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def test_rank_when_done_then_code_0_and_a_late_sigterm_does_not_change_it(error_
 ABORTS_AT_THE_END = """
 import atexit, os, sys, threading
 from diht_k8s.api.errors import DataError
-from diht_k8s.runtime.rank_exit import leave, rank_main
+from diht_k8s.runtime.signals import leave, rank_main
 
 class Held:
     def __del__(self):  # like a tensor that a thread of gloo releases when the interpreter has gone
@@ -184,5 +184,5 @@ def test_ranks_when_launched_then_nccl_keeps_the_order_of_the_host_unless_told_o
     seen: list[str] = []
     monkeypatch.setattr(os, "environ", {**os.environ, **given})
     monkeypatch.setattr(launcher, "_launch_elastic", lambda *_: seen.append(os.environ["NCCL_LAUNCH_ORDER_IMPLICIT"]))
-    launcher.launch(Gang(), "a.module", [], run_id="run")
+    launcher.launch(Gang(), "a.module", run_id="run")
     assert seen == [found]

@@ -14,8 +14,8 @@ import pytest
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Teacher
-from diht_k8s.runtime import model_files
-from diht_k8s.runtime.model_files import PACKAGES, PARSER, PARSER_OF_ITS_AUTHORS, check_files, parser_module
+from diht_k8s.models import files as model_files
+from diht_k8s.models.files import PACKAGES, PARSER, PARSER_OF_ITS_AUTHORS, check_files, parser_module
 from diht_k8s.stages.filter.captions import dependency_parsers
 from diht_k8s.stages.label.teacher_weights import weights_uri
 

@@ -18,6 +18,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.claims import END, claims_of
 from diht_k8s.runtime.commit import artefact
+from diht_k8s.runtime.inputs import why_new
 from diht_k8s.runtime.progress import Reporter
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.runtime.stage import Context, Outcome, exit_code_of, run_stage
@@ -260,3 +261,46 @@ def test_progress_names_the_newest_checkpoint_and_the_last_line_comes_at_once() 
     reporter.update(30, last=True)
     lines = [parse_progress(line) for line in stream.getvalue().splitlines()]
     assert [(line.done, line.checkpoint) for line in lines if line] == [(0, None), (30, saved)]
+
+
+def config(beta: float = 0.25, filtered: str = "f", taken: str = "", fields: str = "") -> dict[str, Any]:
+    inputs = {"filter": filtered, **({"taken down": taken} if taken else {})}
+    return {"stage": "train", "config": {"beta": beta, **dict.fromkeys(fields, 1)}, "inputs": inputs}
+
+
+ONE, THREE = "1 pairs, leaving abc", "3 pairs, leaving def"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "complete", "why"),
+    [
+        (config(), config(), True, ""),
+        (config(), config(beta=0.5), True, "new because train.beta 0.25 -> 0.5"),
+        (config(), config(beta=0.5), False, "new because train.beta 0.25 -> 0.5"),
+        (config(), config(taken=ONE), True, "new because a takedown removed 1 pair of its input"),
+        (config(), config(taken=ONE), False, "begins again because a takedown removed 1 pair of its input"),
+        (config(taken=ONE), config(taken=THREE), True, "new because a takedown removed 2 pairs of its input"),
+        (
+            config(),
+            config(beta=1, taken=ONE),
+            True,
+            "new because a takedown removed 1 pair of its input; train.beta 0.25 -> 1",
+        ),
+        (
+            config(filtered="g"),
+            config(taken=ONE),
+            True,
+            'new because inputs.filter "g" -> "f"; inputs.taken down (default) -> "1 pairs, leaving abc"',
+        ),
+        (
+            config(),
+            config(fields="abcdefgh"),
+            True,
+            "new because " + "; ".join(f"train.{name} (default) -> 1" for name in "abcdef") + "; and 2 more",
+        ),
+    ],
+)
+def test_new_folder_is_explained_by_what_differs(
+    before: dict[str, Any], after: dict[str, Any], complete: bool, why: str
+) -> None:
+    assert why_new(before, after, complete=complete) == why

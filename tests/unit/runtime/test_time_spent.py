@@ -10,7 +10,7 @@ import pytest
 from diht_k8s.pipeline.attempts import age_of
 from diht_k8s.runtime.hangs.heartbeat import FOLDER_VARIABLE
 from diht_k8s.runtime.hangs.watchdog import HangLimits, Watchdog
-from diht_k8s.runtime.time_spent import (
+from diht_k8s.runtime.progress import (
     STARTING,
     TIME_VARIABLE,
     TimeAccount,

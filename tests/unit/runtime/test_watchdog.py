@@ -1,14 +1,31 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from diht_k8s.api.errors import RetryableError
+from diht_k8s.api.reports import MAX_LINE_BYTES, Cause, SavedCheckpoint
+from diht_k8s.runtime.hangs import awaited_rank as record_request
+from diht_k8s.runtime.hangs.awaited_rank import (
+    Collective,
+    GangRecords,
+    GroupRecord,
+    RankRecord,
+    awaited_by_records,
+    awaited_rank,
+    gather_path,
+    gathered_path,
+    record_path,
+    request_records,
+)
 from diht_k8s.runtime.hangs.heartbeat import (
     FOLDER_VARIABLE,
     Heartbeat,
@@ -16,8 +33,10 @@ from diht_k8s.runtime.hangs.heartbeat import (
     RankBeat,
     notes_folder,
     percentile_99,
+    write_whole,
 )
 from diht_k8s.runtime.hangs.watchdog import HangLimits, Watchdog, awaited_by_stacks, overdue
+from diht_k8s.runtime.stage import exit_code_of
 
 LIMITS = HangLimits(min_seconds=120, first_steps=100)
 COLLECTIVE = 'File "site/torch/distributed/distributed_c10d.py", line 1 in all_reduce\n'
@@ -163,3 +182,211 @@ def test_folder_of_notes_is_passed_to_ranks_of_its_gang_only() -> None:
         assert folder.is_dir()
     assert FOLDER_VARIABLE not in os.environ
     assert not folder.exists()
+
+
+SAVED = SavedCheckpoint(step=40, uri="s3://b/step-40", seconds=99)
+
+
+def test_cause_of_a_failed_training_names_its_step_and_newest_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv("DIHT_TERMINATION_LOG", str(tmp_path / "cause"))
+    for rank, checkpoint in enumerate((SAVED, SAVED.model_copy(update={"step": 30}))):
+        heartbeat = Heartbeat(rank)
+        heartbeat.note_position(25, None)
+        for _ in range(17):
+            heartbeat.step()
+        heartbeat.note_position(42, checkpoint)
+
+    def fails() -> None:
+        error = RetryableError("lost")
+        error.details = Watchdog(tmp_path, HangLimits()).details()
+        raise error
+
+    assert exit_code_of(fails) == 75
+    cause = Cause.model_validate_json((tmp_path / "cause").read_text())
+    assert (cause.step, cause.checkpoint, cause.message) == (42, SAVED, "lost")
+
+
+def test_place_that_cannot_be_read_adds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "position-00000").write_text("{")
+    assert Watchdog(tmp_path, HangLimits()).details() == {}
+
+
+@pytest.mark.parametrize(("uri", "kept"), [("s3://b/1", True), ("s3://b/" + "é" * 3000, False)], ids=["usual", "huge"])
+def test_cause_with_a_checkpoint_stays_within_the_termination_message(uri: str, kept: bool) -> None:
+    checkpoint = SAVED.model_copy(update={"uri": uri})
+    text = Cause(exit_code=75, reason="R", message="m" * 9000, checkpoint=checkpoint).encoded()
+    assert len(text.encode()) <= MAX_LINE_BYTES
+    assert ("checkpoint" in json.loads(text)) is kept
+
+
+WORLD = "gloo:0"
+
+
+def record(
+    rank: int,
+    issued: int,
+    pending: int | None = None,
+    *,
+    name: str = "all_reduce",
+    doing: str = "",
+    more: dict[str, GroupRecord] | None = None,
+) -> RankRecord:
+    each = None if pending is None else Collective(sequence=pending, name=name)
+    groups = {WORLD: GroupRecord(issued=issued, pending=each), **(more or {})}
+    return RankRecord(rank=rank, node=f"n{rank // 2}", doing=doing, groups=groups)
+
+
+def control(issued: int, pending: int | None = None) -> dict[str, GroupRecord]:
+    each = None if pending is None else Collective(sequence=pending, name="barrier")
+    return {"gloo:1": GroupRecord(issued=issued, pending=each)}
+
+
+@pytest.mark.parametrize(
+    ("records", "ranks", "sentence"),
+    [
+        (
+            [
+                record(0, 41, 41),
+                record(1, 41, 41, doing="engine.py:9 in step"),
+                record(2, 40, doing="dataset.py:7 in read"),
+                record(3, 41, 41),
+            ],
+            4,
+            "rank 2 on node n1 has not reached all_reduce 41 (it is at dataset.py:7 in read); the 3 others wait in it",
+        ),
+        (
+            [record(0, 45, 41, doing="engine.py:9 in step"), record(1, 40)],
+            2,
+            "rank 1 on node n0 has not reached all_reduce 41; the other waits in it (engine.py:9 in step)",
+        ),
+        (
+            [record(0, 41, 41), record(1, 41, 41), record(3, 41, 41)],
+            4,
+            "rank 2 on node n1 does not answer (stopped or dead); the 3 others wait in all_reduce 41",
+        ),
+        (
+            [record(0, 41, 41)],
+            4,
+            "ranks 1 (node n0), 2 (node n1), 3 (node n1) do not answer (stopped or dead); the other waits in "
+            "all_reduce 41",
+        ),
+        ([record(0, 40), record(1, 40)], 3, "rank 2 on node n1 does not answer (stopped or dead)"),
+        (
+            [record(0, 41, 41), record(1, 40), record(2, 40), record(3, 41, 41)],
+            4,
+            "ranks 1 (node n0), 2 (node n1) have not reached all_reduce 41; the 2 others wait in it",
+        ),
+        (
+            [record(0, 7, 7), record(1, 7, 7)],
+            2,
+            "all 2 ranks are in all_reduce 7: see the network between their nodes, and their devices",
+        ),
+        ([record(0, 7, 7), record(1, 7)], 2, "rank 0 on node n0 is still in all_reduce 7, which the others have left"),
+        (
+            [record(0, 7, 7), record(1, 7, 7, name="all_gather")],
+            2,
+            "rank 1 on node n0 is in all_gather 7 where rank 0 on node n0 is in all_reduce 7",
+        ),
+        # rank 0 waits for rank 1, which waits in the other group for rank 2
+        (
+            [record(0, 9, 9, more=control(4)), record(1, 8, more=control(4, 4)), record(2, 9, more=control(3))],
+            3,
+            "rank 2 on node n1 has not reached barrier 4; 1 of the 2 others waits in it",
+        ),
+        ([record(0, 9), record(1, 9)], 2, None),
+        ([RankRecord(rank=0, node="n0"), RankRecord(rank=1, node="n0")], 2, None),
+    ],
+)
+def test_sentence_names_whom_the_others_wait_for(records: list[RankRecord], ranks: int, sentence: str | None) -> None:
+    assert awaited_rank(records, {rank: f"n{rank // 2}" for rank in range(ranks)}) == sentence
+
+
+@pytest.mark.parametrize(
+    ("records", "sentence"),
+    [
+        ([record(0, 41, 41), record(1, 41, 41)], None),
+        ([record(0, 41, 41), record(1, 40)], "rank 1 on node n0 has not reached all_reduce 41; the other waits in it"),
+    ],
+)
+def test_part_of_a_gang_names_only_whom_it_holds(records: list[RankRecord], sentence: str | None) -> None:
+    assert awaited_rank(records, {0: "n0", 1: "n0"}, whole=False) == sentence
+
+
+def test_sentence_of_a_large_gang_fits_into_a_termination_message() -> None:
+    node = "gpu-node-with-a-long-name." + "x" * 220
+    nodes = dict.fromkeys(range(1024), node)
+    records = [
+        RankRecord(
+            rank=rank,
+            node=node,
+            doing="engine.py:310 in step",
+            groups={WORLD: GroupRecord(issued=41, pending=Collective(sequence=41, name="all_reduce"))},
+        )
+        for rank in range(4)
+    ]
+    sentence = awaited_rank(records, nodes)
+    assert sentence is not None
+    assert "and 1017 more do not answer (stopped or dead); the 4 others wait in all_reduce 41" in sentence
+    cause = Cause(exit_code=75, reason="Retryable", message=sentence)
+    encoded = cause.encoded()
+    assert len(encoded.encode()) <= MAX_LINE_BYTES
+    assert Cause.model_validate_json(encoded).message == sentence
+
+
+WAITS = RankRecord(
+    rank=4, node="a", groups={"gloo:0": GroupRecord(issued=3, pending=Collective(sequence=3, name="all_reduce"))}
+)
+IS_BEHIND = RankRecord(rank=5, node="b", groups={"gloo:0": GroupRecord(issued=2)})
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_request, "ANSWER_S", 0.3)
+    monkeypatch.setattr(record_request, "GANG_S", 0.3)
+
+
+def gathers(folder: Path, rank: int, found: GangRecords) -> threading.Thread:
+    """A rank that gathers once it is asked to."""
+
+    def run() -> None:
+        while not gather_path(folder, rank).exists():
+            time.sleep(0.01)
+        write_whole(gathered_path(folder, rank), found.model_dump_json())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_rank_that_answers_is_asked_for_the_whole_gang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_request, "GANG_S", 20.0)
+    request_records(tmp_path)
+    assert (tmp_path / record_request.ASK).exists()
+    write_whole(record_path(tmp_path, 4), WAITS.model_dump_json())  # rank 3 of this node does not answer
+    thread = gathers(tmp_path, 4, GangRecords(records=[WAITS, IS_BEHIND], nodes={4: "a", 5: "b"}))
+    assert (
+        awaited_by_records(tmp_path, [3, 4], "a")
+        == "rank 5 on node b has not reached all_reduce 3; the other waits in it"
+    )
+    thread.join()
+
+
+def test_ranks_of_the_node_alone_tell_what_they_can_if_nothing_is_gathered(tmp_path: Path) -> None:
+    write_whole(record_path(tmp_path, 4), WAITS.model_dump_json())
+    assert awaited_by_records(tmp_path, [4], "a") is None
+    sentence = "rank 3 on node a does not answer (stopped or dead); the other waits in all_reduce 3"
+    assert awaited_by_records(tmp_path, [3, 4], "a") == sentence
+
+
+def test_node_that_does_not_answer_and_torn_records_tell_nothing(tmp_path: Path) -> None:
+    assert awaited_by_records(tmp_path, [0, 1], "a") is None
+    record_path(tmp_path, 0).write_text('{"rank": 0')
+    assert awaited_by_records(tmp_path, [0, 1], "a") is None
+
+
+def test_folder_that_takes_no_files_ends_no_watchdog(tmp_path: Path) -> None:
+    request_records(tmp_path / "gone")
+    assert awaited_by_records(tmp_path / "gone", [0], "a") is None

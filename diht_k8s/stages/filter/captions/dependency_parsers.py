@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
 import numpy as np
 
-from diht_k8s.runtime.model_files import check_files, parser_module
+from diht_k8s.models.files import check_files, parser_module
 from diht_k8s.stages.filter.captions.encoder import Encoder
 from diht_k8s.stages.filter.captions.lexicon import Lexicon, make_lexicon
 from diht_k8s.stages.filter.captions.transition_parser import TransitionParser

@@ -23,9 +23,8 @@ from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.train.checkpoint import checkpoint
-from diht_k8s.stages.train.checkpoint.checkpoint import Cursor
+from diht_k8s.stages.train.checkpoint.checkpoint import Cursor, Part
 from diht_k8s.stages.train.checkpoint.fencing import Fence
-from diht_k8s.stages.train.checkpoint.shared_state import Part
 from diht_k8s.stages.train.collectives import broadcast_error, broadcast_object, gather_objects
 from diht_k8s.stages.train.metrics import Metrics
 from diht_k8s.stages.train.model.export import ModelDescription, export, write_card

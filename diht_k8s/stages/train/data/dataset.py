@@ -29,8 +29,7 @@ from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.bad_shards import Damage, lost_sample, salvaged
 from diht_k8s.stages.label.soft_labels import Labels, LabelTable, read_label_table
-from diht_k8s.stages.train.data.lru_cache import LruCache
-from diht_k8s.stages.train.features.rows import FeatureRows, FeatureTables
+from diht_k8s.stages.train.features.rows import FeatureRows, FeatureTables, LruCache
 
 SHARD_CACHE_BYTES = 256 << 20
 """Samples that a process keeps for the next epoch, if all of the training fit."""

@@ -141,8 +141,7 @@ def estimate(
 
 def teacher_width(run: DihtRun) -> int | None:
     """Width of the embeddings that are distilled; None where it is not known here, as of another run's labels."""
-    assert run.spec.train is not None
-    if run.spec.train.distillation.embeddings is None:
+    if run.training.distillation.embeddings is None:
         return 0
     name = "" if run.spec.label is None else run.spec.label.teacher.model
     config = open_clip.get_model_config(name.removeprefix("open_clip/"))
@@ -169,8 +168,7 @@ def placement_of(train: Train, nodes: int) -> Placement:
 
 def num_classes(run: DihtRun) -> tuple[int, int]:
     """Classes of both heads: at most those that the label stage keeps; its defaults where another run labelled."""
-    assert run.spec.train is not None
-    if run.spec.train.distillation.mode != "Concepts":
+    if run.training.distillation.mode != "Concepts":
         return 0, 0
     vocabulary = (run.spec.label or Label()).vocabulary
     return vocabulary.max_objects, vocabulary.max_attributes

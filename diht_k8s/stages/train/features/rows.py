@@ -5,9 +5,11 @@ In: the files of a training's shards. Out: the features of consecutive pairs, ea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +21,6 @@ from diht_k8s.data.feature_files import Column, FeatureFile, read_columns, read_
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.commit import read_committed
-from diht_k8s.stages.train.data.lru_cache import LruCache
 
 # N pairs of a shard, B of a block, W width of the features.
 
@@ -133,8 +134,7 @@ def label_embeddings(
     Raises:
         DataError: the labels are not complete, or a file is damaged.
     """
-    train = run.spec.train
-    assert train is not None
+    train = run.training
     if train.distillation.embeddings is None:
         return None
     remedy = "remove the folder of these labels and run the stage label again"
@@ -145,3 +145,36 @@ def label_embeddings(
     )  # of a pair whose image the teacher could not see
     pairs = sum(shard.samples or 0 for shard in shards)
     return FeatureTables(storage, files, none_W, pairs=pairs, limit=CACHE_BYTES // max(1, readers))
+
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class LruCache(Generic[Key, Value]):
+    """Keeps the values that were used last; several threads may ask, and each value is made once."""
+
+    def __init__(self, limit: int, weigh: Callable[[Value], int]) -> None:
+        """Begin empty.
+
+        Args:
+            limit: on the sum of the weights; the value that was asked for last is always kept.
+            weigh: the weight of a value.
+        """
+        self._limit, self._weigh = limit, weigh
+        self._kept: OrderedDict[Key, Value] = OrderedDict()
+        self._weight = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: Key, make: Callable[[Key], Value]) -> Value:
+        """The value of a key, made if it is not there."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            value = self._kept[key] = make(key)
+            self._weight += self._weigh(value)
+            while self._weight > self._limit and len(self._kept) > 1:
+                _, dropped = self._kept.popitem(last=False)
+                self._weight -= self._weigh(dropped)
+            return value

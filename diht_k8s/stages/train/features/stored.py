@@ -97,8 +97,7 @@ def stored_features(
         UserError: the tower gives no vectors, or the concept heads sit inside it.
         DataError: its features are not finite.
     """
-    train = run.spec.train
-    assert train is not None
+    train = run.training
     if train.features != "Stored":
         return []
     assert model.locked is not None, "the document's rules require it"
@@ -223,8 +222,7 @@ def label_features(
     Raises:
         DataError: a file is damaged.
     """
-    train = run.spec.train
-    assert train is not None
+    train = run.training
     if not train.distillation.reads_labels or train.shards or run.spec.filter is None or train.init_from is None:
         return {}
     labelled = label_layout(run, layout)

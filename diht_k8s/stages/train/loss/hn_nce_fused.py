@@ -23,8 +23,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from diht_k8s.stages.train.collectives import gather_rows, group_size, reduce_, scatter_row_sums
 from diht_k8s.stages.train.loss import hn_nce_kernels as kernels
-from diht_k8s.stages.train.loss.blocks import VECTOR, LossBlocks, LossPlan
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings, filled_up, pairs_of_ranks
+from diht_k8s.stages.train.loss.losses import VECTOR, LossBlocks, LossPlan
 
 # Shape legend: B rows of this rank, P pairs among them, N pairs of all ranks, D feature width, S the width in multiples
 # of 8, 2 the high and the low half of each feature.

@@ -101,8 +101,7 @@ def card(run: DihtRun, config: Mapping[str, Any], summary: Mapping[str, Any], co
         summary: of the training: samples, steps, seconds, loss.
         counts: the filter's: input, kept, dropped by reason, bad by reason; None without a filter.
     """
-    assert run.spec.train is not None
-    name = run.spec.train.model or "CLIP"
+    name = run.training.model or "CLIP"
     parts = [
         f"---\n{yaml.safe_dump(FRONT, sort_keys=False)}---\n# {name}",
         f"A CLIP model trained by the DiHT recipe (arXiv 2301.02280) with diht-k8s: {summary['samples']:,} samples "
@@ -117,7 +116,7 @@ def card(run: DihtRun, config: Mapping[str, Any], summary: Mapping[str, Any], co
         "data before you rely on it. The concept heads of the training are not part of it.",
         f"## Data\n{_data(run)}",
         f"### What the filter kept\n{_funnel(counts)}",
-        f"## Training\n{_code(result_fields(run.spec.train), 'yaml')}\nSeed {run.spec.training_seed}. What is not "
+        f"## Training\n{_code(result_fields(run.training), 'yaml')}\nSeed {run.spec.training_seed}. What is not "
         "named has the default of the API "
         "reference (docs/api.md).",
         f"### Architecture\n{_code(config, 'json')}",
@@ -135,10 +134,9 @@ def _data(run: DihtRun) -> str:
         f"- **{source.name}**: {', '.join(f'`{uri}`' for uri in source.shards or ())}"
         for source in run.spec.data.sources
     ]
-    assert run.spec.train is not None
-    if run.spec.train.shards:
+    if run.training.shards:
         lines.append(
-            f"- trained on {', '.join(f'`{uri}`' for uri in run.spec.train.shards)} in place of what the filter kept"
+            f"- trained on {', '.join(f'`{uri}`' for uri in run.training.shards)} in place of what the filter kept"
         )
     return "\n".join(lines)
 
@@ -154,11 +152,10 @@ def _funnel(counts: Mapping[str, Any] | None) -> str:
 
 
 def _teacher(run: DihtRun) -> str:
-    assert run.spec.train is not None
-    if not run.spec.train.distillation.reads_labels:
+    if not run.training.distillation.reads_labels:
         return "none, this run did not distil"
     if run.spec.label is None:
-        return f"that of the labels `{run.spec.train.labels}`"
+        return f"that of the labels `{run.training.labels}`"
     return f"`{run.spec.label.teacher.model}`"
 
 

@@ -2,7 +2,7 @@
 
 In: words and features of pairs, as sums. Out: where a caption lies, and the projection of the features into the same
     space. Pure.
-A training may start as it (`train.textStart`, see `ridge_start`), and an evaluation compares a model with it (see
+A training may start as it (`train.textStart`, see `text_start`), and an evaluation compares a model with it (see
 `ridge_reference`). Ours, not the paper's.
 
 A caption is the counts of its tokens over the root of their number, the target the features of its image, centred and

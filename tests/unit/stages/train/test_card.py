@@ -6,21 +6,15 @@ import yaml
 
 from diht_k8s.api.run import DihtRun
 from diht_k8s.stages.train.model.export import card
+from tests.unit.api.documents import run_over
 
 SUMMARY = {"samples": 40960, "steps": 160, "seconds": 90.0, "loss": {"first": 5.5, "last": 2.1}}
 COUNTS = {"input": 100, "kept": 60, "dropped": {"complexity": 30, "text": 8}, "bad": {"picture_unreadable": 2}}
 
 
 def run(**spec: Any) -> DihtRun:
-    source = {"name": "laion", "shards": ["s3://corpus/raw/{00..12}.tar"]}
-    body = {
-        "data": {"sources": [source], "output": "s3://corpus/out"},
-        "train": {"model": "ViT-B-16", "samples": 40960, "loss": {"beta": 0.5}},
-        **spec,
-    }
-    return DihtRun.model_validate(
-        {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "demo"}, "spec": body}
-    )
+    train = {"model": "ViT-B-16", "samples": 40960, "loss": {"beta": 0.5}}
+    return run_over("s3://corpus/raw/{00..12}.tar", "s3://corpus/out", **{"train": train, **spec})
 
 
 def test_card_when_written_then_data_funnel_numbers_and_licences_are_there() -> None:
@@ -32,7 +26,7 @@ def test_card_when_written_then_data_funnel_numbers_and_licences_are_there() -> 
     for part in (
         "# ViT-B-16",
         "40,960 samples in 160 steps, 1.5 minutes",
-        "**laion**: `s3://corpus/raw/{00..12}.tar`",
+        "**a**: `s3://corpus/raw/{00..12}.tar`",
         "| dropped: complexity | -30 |",
         "| unusable: picture_unreadable | -2 |",
         "| kept | 60 |",

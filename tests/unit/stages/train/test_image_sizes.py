@@ -17,8 +17,7 @@ from diht_k8s.stages.train.data.batch import Batch
 from diht_k8s.stages.train.data.collate import ImageSizes
 from diht_k8s.stages.train.flops import MfuMeter, StepWork
 from diht_k8s.stages.train.model.configurations import model_configuration
-from diht_k8s.stages.train.model.positions import resampled, take_sizes
-from diht_k8s.stages.train.model.student import Student
+from diht_k8s.stages.train.model.student import Student, resampled, take_sizes
 
 VIT = {
     "embed_dim": 16,

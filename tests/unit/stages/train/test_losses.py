@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import mpmath
 import pytest
 import torch
-from open_clip.loss import ClipLoss
+from torch.nn.functional import kl_div, log_softmax, normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from diht_k8s.stages.train.loss import losses
+from diht_k8s.stages.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.losses import (
+    LossBlocks,
     clamped_logit_scale,
     duplicate_share,
     hn_nce_loss,
     hn_nce_loss_and_statistics,
+    plan_for,
     soft_label_loss,
 )
+from tests.recipe.train.losses_rank import largest_error, literal_loss, with_gradients
 
 
 def pairs(batch, width=8, dtype=torch.float64, seed=0, noise=1.5):
@@ -31,31 +37,6 @@ def pairs(batch, width=8, dtype=torch.float64, seed=0, noise=1.5):
 
 def number(value, dtype=torch.float64):
     return torch.tensor(value, dtype=dtype, requires_grad=True)
-
-
-def literal_direction(z, alpha, beta, differentiate_weights, negative):
-    """-log e^{s_ii} / (alpha e^{s_ii} + sum_j w_ij e^{s_ij}) for anchors in rows, as the paper prints it."""
-    tilted = torch.exp(beta * z) * negative
-    weight = negative.sum(1, keepdim=True) * tilted / tilted.sum(1, keepdim=True)
-    if not differentiate_weights:
-        weight = weight.detach()
-    positive = z.diagonal().exp()
-    return -(positive / (alpha * positive + (weight * z.exp() * negative).sum(1))).log()
-
-
-def literal_loss(image, text, scale, *, alpha=1.0, beta=0.25, differentiate_weights=True, negative=None):
-    z = scale * image @ text.T
-    negative = ~torch.eye(len(z), dtype=torch.bool) if negative is None else negative
-    directions = [literal_direction(side, alpha, beta, differentiate_weights, negative) for side in (z, z.T)]
-    return (directions[0].mean() + directions[1].mean()) / 2
-
-
-def with_gradients(loss, *inputs):
-    return [loss.detach(), *torch.autograd.grad(loss, inputs)]
-
-
-def largest_error(got, wanted):
-    return max((a.double() - b.double()).abs().max().item() for a, b in zip(got, wanted, strict=True))
 
 
 @pytest.mark.parametrize("differentiate_weights", [True, False], ids=["through-weights", "fixed-weights"])
@@ -71,14 +52,6 @@ def test_hn_nce_loss_over_a_grid_equals_the_literal_formula(batch, temperature, 
             loss = hn_nce_loss(image, text, scale, chunk_size=chunk_size, **settings)
             error = largest_error(with_gradients(loss, image, text, scale), wanted)
             assert error <= 1e-12, (settings, chunk_size)
-
-
-@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.25), (0.0, 0.5), (0.5, 0.0)])
-def test_hn_nce_loss_when_checked_by_finite_differences_passes(alpha, beta):
-    image, text = pairs(5, width=3)
-    assert torch.autograd.gradcheck(
-        lambda *inputs: hn_nce_loss(*inputs, alpha=alpha, beta=beta, chunk_size=2), (image, text, number(5.0))
-    )
 
 
 def mpmath_loss(image, text, scale, alpha, beta):
@@ -113,15 +86,6 @@ def test_hn_nce_loss_when_beta_is_8_at_temperature_001_equals_mpmath(alpha):
         assert abs(loss.item() - wanted) <= 1e-12 * abs(wanted)
         assert abs(d_scale.item() - wanted_scale) <= 1e-12 * max(1, abs(wanted_scale))
         assert abs(d_image[0, 0].item() - wanted_entry) <= 1e-12 * max(1, abs(wanted_entry))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_hn_nce_loss_when_alpha_1_beta_0_equals_open_clip(dtype):
-    image, text = pairs(48, dtype=dtype)
-    scale = number(50.0, dtype)
-    wanted = with_gradients(ClipLoss()(image, text, scale), image, text, scale)
-    got = with_gradients(hn_nce_loss(image, text, scale, beta=0.0, chunk_size=20), image, text, scale)
-    assert largest_error(got, wanted) <= (1e-12 if dtype == torch.float64 else 2e-5)
 
 
 def relative_l2(got, wanted):
@@ -169,46 +133,12 @@ def test_hn_nce_loss_when_the_scale_is_a_plain_number_is_that_of_a_tensor_with_6
     assert loss == hn_nce_loss(image, text, number(1 / 0.07))
 
 
-def test_hn_nce_loss_when_pairs_are_permuted_is_equal():
-    image, text = pairs(30)
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
-    error = hn_nce_loss(image, text, 30.0, chunk_size=7) - hn_nce_loss(image[order], text[order], 30.0, chunk_size=7)
-    assert error.abs() <= 1e-12
-
-
 def test_hn_nce_loss_when_a_tower_is_locked_gives_the_other_the_same_gradient():
     image, text = pairs(12)
     _, d_image, d_text = with_gradients(hn_nce_loss(image, text, 20.0), image, text)
     (image_only,) = torch.autograd.grad(hn_nce_loss(image, text.detach(), 20.0), image)
     (text_only,) = torch.autograd.grad(hn_nce_loss(image.detach(), text, 20.0), text)
     assert largest_error([image_only, text_only], [d_image, d_text]) == 0
-
-
-def normaliser_without_keepdim(z, alpha, beta):
-    """A published mistake: row j's normaliser divides column j."""
-    negative = ~torch.eye(len(z), dtype=torch.bool)
-    tilted = torch.exp(beta * z) * negative
-    weight = (len(z) - 1) * tilted / tilted.sum(dim=1)
-    positive = z.diagonal().exp()
-    return -(positive / (alpha * positive + (weight * z.exp() * negative).sum(1))).log().mean()
-
-
-def masked_logits_count_as_one(z, alpha, beta):
-    """Another: zeroed logits enter as e^0, the normaliser lacks beta."""
-    masked = z * ~torch.eye(len(z), dtype=torch.bool)
-    weight = (len(z) - 1) * torch.exp(beta * masked) / masked.exp().sum(1, keepdim=True)
-    positive = z.diagonal().exp()
-    return -(positive / (alpha * positive + (weight * masked.exp()).sum(1))).log().mean()
-
-
-@pytest.mark.parametrize("mistake", [normaliser_without_keepdim, masked_logits_count_as_one])
-def test_hn_nce_loss_against_published_mistakes_is_told_apart(mistake):
-    image, text = pairs(16)
-    z = 10.0 * image @ text.T
-    wrong = (mistake(z, 1.0, 0.5) + mistake(z.T, 1.0, 0.5)) / 2
-    right = literal_loss(image, text, 10.0, beta=0.5)
-    assert abs(hn_nce_loss(image, text, 10.0, beta=0.5) - right) <= 1e-12
-    assert abs(wrong - right) > 1e-3
 
 
 def test_hn_nce_loss_when_a_positive_lies_far_below_the_hardest_negative_stays_finite():
@@ -369,11 +299,6 @@ def test_soft_label_loss_when_a_row_is_short_ignores_the_filling():
     assert soft_label_loss(logits, filled_ids, filled, mask) == soft_label_loss(logits, ids, probabilities, mask)
 
 
-def test_soft_label_loss_when_the_vocabulary_has_one_concept_ignores_the_filling():
-    loss = soft_label_loss(torch.randn(2, 1), torch.tensor([[0, -1]] * 2), torch.ones(2, 2), torch.ones(2))
-    assert loss == 0
-
-
 def test_soft_label_loss_when_nobody_is_labelled_is_zero_with_zero_gradient():
     logits, ids, probabilities = soft_labels()
     loss = soft_label_loss(logits, ids, probabilities, torch.zeros(6, dtype=torch.bool))
@@ -392,3 +317,138 @@ def test_soft_label_loss_when_shapes_disagree_says_which():
     logits, ids, probabilities = soft_labels()
     with pytest.raises(ValueError, match=r"\(6, 11\).*\(5, 3\)"):
         soft_label_loss(logits, ids[:5], probabilities, torch.ones(6))
+
+
+def unit(*shape, seed, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1).to(dtype)
+
+
+def student(pairs, width=8, dtype=torch.float64):
+    return tuple(unit(pairs, width, seed=seed, dtype=dtype).requires_grad_() for seed in (1, 2))
+
+
+def teacher(pairs, width=5, without=()):
+    made = unit(pairs, 2, width, seed=3)
+    made[list(without), 0] = 0
+    return made
+
+
+def literal_divergence(image, text, scale, teacher_B2E, temperature):
+    """KL of each row of two matrices of similarities, both ways, among the pairs that have an embedding."""
+    used = (teacher_B2E[:, 0] != 0).any(dim=1)
+    student_z = scale * image[used] @ text[used].T
+    teacher_z = teacher_B2E[used, 0] @ teacher_B2E[used, 1].T / temperature
+    ways = ((student_z, teacher_z), (student_z.T, teacher_z.T))
+    both = [kl_div(log_softmax(z, 1), log_softmax(t, 1), log_target=True, reduction="batchmean") for z, t in ways]
+    return sum(both) / 2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.07, 0.01])
+@pytest.mark.parametrize(
+    ("pairs", "without"),
+    [(2, ()), (3, (1,)), (37, (0, 5, 36)), (64, ()), (64, tuple(range(0, 64, 2)))],
+    ids=["two", "one-without", "ends-without", "all", "every-other"],
+)
+def test_loss_over_a_grid_equals_the_literal_formula(pairs, without, temperature):
+    inputs = (*student(pairs), number(1 / 0.03))
+    theirs = teacher(pairs, without=without)
+    wanted = with_gradients(literal_divergence(*inputs, theirs, temperature), *inputs)
+    assert wanted[0] > 1e-3
+    for chunk_size in (1, 10, 32, 256):
+        loss = embedding_loss(*inputs, theirs, temperature=temperature, chunk_size=chunk_size)
+        assert largest_error(with_gradients(loss, *inputs), wanted) <= 1e-12, chunk_size
+
+
+def test_loss_when_no_pair_has_an_embedding_then_zero_with_zero_gradient():
+    inputs = (*student(4), number(50.0))
+    loss = embedding_loss(*inputs, teacher(4, without=range(4)), temperature=0.01)
+    assert all(not each.any() for each in with_gradients(loss, *inputs))
+
+
+def test_loss_of_stored_halves_and_bf16_features_is_computed_in_fp32():
+    image, text = student(40)
+    theirs = teacher(40, without=(3,)).half()
+    rounded = [side.detach().bfloat16().requires_grad_() for side in (image, text)]
+    exact = [side.detach().double().requires_grad_() for side in rounded]
+    got = with_gradients(embedding_loss(*rounded, number(100.0, torch.float32), theirs, temperature=0.01), *rounded)
+    wanted = with_gradients(literal_divergence(*exact, 100.0, theirs.double(), 0.01), *exact)
+    assert [each.dtype for each in got] == [torch.float32, torch.bfloat16, torch.bfloat16]
+    assert abs(got[0] - wanted[0]) <= 1e-5 * wanted[0]
+    assert all((a.double() - b).norm() <= 1e-2 * b.norm() for a, b in zip(got[1:], wanted[1:], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"chunk_size": 0}, "chunk_size 0"),
+        ({"theirs": teacher(5)}, "(pairs, 2, width)"),
+        ({"theirs": teacher(4)[:, 0]}, "(pairs, 2, width)"),
+        ({"text": student(4, 7)[1]}, "row i of one with row i of the other"),
+    ],
+)
+def test_loss_when_shapes_or_settings_are_wrong_then_says_which(change, says):
+    image, text = student(4)
+    given = {"theirs": teacher(4), "text": text, "temperature": 0.01, "chunk_size": 8} | change
+    theirs, text = given.pop("theirs"), given.pop("text")
+    with pytest.raises(ValueError) as caught:
+        embedding_loss(image, text, number(10.0), theirs, **given)
+    assert says in str(caught.value)
+
+
+H100 = (9, 0)
+
+
+@pytest.mark.parametrize(
+    ("is_cuda", "dtype", "capability", "cuda", "missing", "fused"),
+    [
+        (True, torch.float32, H100, "13.0", None, True),
+        (True, torch.bfloat16, (8, 0), "13.0", None, True),
+        (True, torch.float16, (12, 0), "13.0", None, True),
+        (True, torch.float32, (7, 5), "13.0", None, False),
+        (True, torch.float64, H100, "13.0", None, False),
+        (True, torch.float32, H100, None, None, False),
+        (True, torch.float32, H100, "13.0", "a C compiler", False),
+        (False, torch.float32, H100, "13.0", None, False),
+    ],
+    ids=["H100", "A100 in bf16", "12.0 in fp16", "T4", "float64", "ROCm", "no compiler", "CPU"],
+)
+def test_fused_kernels_are_chosen_where_they_run(monkeypatch, is_cuda, dtype, capability, cuda, missing, fused):
+    major, minor = capability
+    card = SimpleNamespace(major=major, minor=minor, multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(losses, "missing_compiler", lambda device_type: missing)
+    losses._plan_of_card.cache_clear()
+    features = SimpleNamespace(is_cuda=is_cuda, dtype=dtype, device="cuda:0")
+    plan = losses.fused_plan(features, features)
+    assert plan == (plan_for(capability, 132) if fused else None)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_features_of_one_side_in_float64_are_left_to_the_tiles(side):
+    sides = [SimpleNamespace(is_cuda=True, dtype=torch.float32, device="cuda:0") for _ in range(2)]
+    sides[side].dtype = torch.float64
+    assert losses.fused_plan(*sides) is None
+
+
+@pytest.fixture(autouse=True)
+def forget_the_cards():
+    yield
+    losses._plan_of_card.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("width", "parts", "chunks"), [(512, 1, 4), (500, 1, 4), (20, 1, 1), (640, 2, 3), (768, 2, 3), (1024, 2, 4)]
+)
+def test_parts_of_a_width_cover_it_evenly(width, parts, chunks):
+    assert plan_for((9, 0), 132).second.parts(width) == (parts, chunks)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "processors", "shares"),
+    [(4096, 32768, 132, 4), (4096, 32768, 108, 3), (32768, 4096, 132, 1), (128, 256, 132, 2), (0, 256, 132, 2)],
+)
+def test_shares_give_each_processor_at_most_one_program_of_few_rows(rows, columns, processors, shares):
+    assert LossBlocks(128, 128, 64, 8, 3).shares(rows, columns, processors) == shares

@@ -17,7 +17,6 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.stages.train.model import token_ridge
 from diht_k8s.stages.train.model.configurations import model_configuration, ridge_problem
-from diht_k8s.stages.train.model.ridge_start import start_as_ridge
 from diht_k8s.stages.train.model.token_ridge import (
     ClassCaptions,
     TokenRidge,
@@ -28,6 +27,7 @@ from diht_k8s.stages.train.model.token_ridge import (
     require_fewer_dimensions,
     word_frequencies,
 )
+from diht_k8s.stages.train.text_start import start_as_ridge
 
 VOCABULARY, FEATURES, DIMENSION, CONTEXT = 49408, 40, 16, 12
 TOKENIZER = open_clip.tokenizer.SimpleTokenizer(context_length=CONTEXT)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.order import read_amplification
 from diht_k8s.stages.train.data.batch import BatchShare
 from diht_k8s.stages.train.data.sampler import (
     LaneSampler,
     OrderSizes,
+    generator,
     order_sizes,
     sampler_over,
 )
@@ -124,31 +124,6 @@ def test_lane_takes_equally_many_rows_of_every_batch_across_the_ends_of_epochs()
         assert set(found.values()) == {32 // order.order.lanes}
 
 
-@pytest.mark.parametrize("batch_size", [30720, 32768, 4096, 1024, 1000, 7 * 11 * 13])
-def test_read_amplification_is_within_the_bound_for_any_number_of_readers(batch_size: int) -> None:
-    order = order_sizes(10**9, batch_size)
-    for readers in range(1, 257):
-        amplification = read_amplification(order, batch_size, readers)
-        assert amplification <= 1 + (readers - 1) / order.lanes
-        if order.lanes % readers == 0:
-            assert amplification == 1
-
-
-@pytest.mark.parametrize("readers", [1, 3, 5, 7, 8, 40, 50, 119])
-def test_lanes_that_readers_touch_in_an_epoch_are_those_that_are_counted(readers: int) -> None:
-    batch_size = 120
-    order = sampler_over([700] * 12, batch_size, 1, lanes=24, window=2400)
-    assert order.order.lanes == 24
-    touched = [set[int]() for _ in range(readers)]
-    for start in range(0, order.total, batch_size):
-        for part in range(readers):
-            own = BatchShare(batch_size, part, readers).part(0, 1)
-            found = [order.locate(position) for position in order.positions(start, batch_size, own)]
-            touched[part] |= {lane for epoch, lane, _ in found if epoch == 0}
-    reads = sum(order.length(0, lane) for lanes in touched for lane in lanes)
-    assert reads / order.total == pytest.approx(read_amplification(order.order, batch_size, readers), abs=1e-9)
-
-
 def test_source_of_a_larger_weight_is_drawn_weight_times_in_each_epoch_and_a_rest_at_random() -> None:
     sizes, weights = [100, 40, 81], [0.5, 1.25, 0.5]
     order = sampler_over(sizes, 16, 3, weights=weights)
@@ -228,3 +203,16 @@ def test_order_of_a_seed_is_the_same_in_every_version() -> None:
         [(1, 3), (1, 1), (1, 2), (1, 0), (0, 3)],
         [(0, 4), (0, 1), (0, 2), (0, 0)],
     ]
+
+
+def test_generator_depends_on_seed_and_names_only() -> None:
+    def draw(seed: int, *names: object) -> np.ndarray:
+        return generator(seed, *names).integers(0, 2**62, 4)
+
+    assert (draw(0, "crop", 1, "u") == draw(0, "crop", 1, "u")).all()
+    for other in (draw(1, "crop", 1, "u"), draw(0, "crop", 2, "u"), draw(0, "crop", 1, "v"), draw(0, "crop1", "", "u")):
+        assert (other != draw(0, "crop", 1, "u")).any()
+
+
+def test_draws_of_a_seed_are_the_same_in_every_version() -> None:
+    assert generator(3, "samples", 1, 2, 1).integers(0, 1000, 4).tolist() == [402, 224, 622, 635]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.profiler import record_function
 
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.tracking import Tracking
@@ -17,7 +19,16 @@ from diht_k8s.stages.train.checkpoint.checkpoint import Cursor, CursorOrder
 from diht_k8s.stages.train.data.batch import Batch
 from diht_k8s.stages.train.engine import Losses
 from diht_k8s.stages.train.metrics import Metrics
-from diht_k8s.stages.train.telemetry import LAG_LINES, WINDOW, Telemetry, TrainStep
+from diht_k8s.stages.train.telemetry import (
+    FIRST_STEP,
+    LAG_LINES,
+    WINDOW,
+    Profiler,
+    Spikes,
+    Telemetry,
+    TrainStep,
+    slowest,
+)
 from tests.folders import flat
 
 
@@ -148,3 +159,71 @@ def test_rank_when_it_lags_for_some_lines_then_named_once(tmp_path: Path, caplog
     assert metrics.lines[-1]["slowest_rank"] == 2
     assert metrics.lines[-1]["slowest_rank_ratio"] == pytest.approx(4.0)
     assert caplog.text.count("rank 2 takes 4.0 times as long as the others") == 1
+
+
+def losses(*, level: float = 4.0, noise: float = 0.05, number: int = 100) -> list[float]:
+    return [level + noise * (-1) ** index for index in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("before", "loss", "spike"),
+    [
+        (losses(), 4.2, False),
+        (losses(), 4.9, True),
+        (losses(), 3.0, False),
+        (losses(noise=1e-6), 4.1, False),
+        (losses(noise=1e-6), 4.3, True),
+        (losses(number=99), 40.0, False),
+    ],
+    ids=["usual", "jump", "fall", "flat, small", "flat, jump", "too early"],
+)
+def test_spikes_when_a_loss_comes_then_only_jumps_count(before: list[float], loss: float, spike: bool) -> None:
+    spikes = Spikes()
+    assert [spikes.add(value) for value in before] == [None] * len(before)
+    assert (spikes.add(loss) is not None) is spike
+    assert spikes.count == int(spike)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [([1.0], (0, 1.0)), ([1.0, 3.0], (1, 3.0)), ([2.0, 2.0, 2.0, 5.0], (3, 2.5)), ([0.0, 0.0], (0, 1.0))],
+)
+def test_slowest_when_ranks_took_their_time_then_the_one_that_others_waited_for(
+    seconds: list[float], expected: tuple[int, float]
+) -> None:
+    assert slowest(seconds) == expected
+
+
+def recorded(folder: Path) -> list[int]:
+    """Steps in the trace of rank 3."""
+    trace = json.loads(gzip.decompress((folder / "train/profile/rank-00003.json.gz").read_bytes()))
+    names = {event.get("name", "") for event in trace["traceEvents"]}
+    return sorted(int(name.removeprefix("step ")) for name in names if name.startswith("step "))
+
+
+@pytest.mark.parametrize(
+    ("steps", "ran", "expected"),
+    [
+        (2, FIRST_STEP + 5, [FIRST_STEP, FIRST_STEP + 1]),
+        (3, FIRST_STEP + 1, [FIRST_STEP]),
+        (1, FIRST_STEP, None),
+        (0, FIRST_STEP + 5, None),
+    ],
+    ids=["whole", "ended within", "ended before", "off"],
+)
+def test_profile_when_steps_run_then_those_after_the_first_are_written(
+    tmp_path: Path, steps: int, ran: int, expected: list[int] | None
+) -> None:
+    profiler = Profiler(Storage(), flat(tmp_path), steps=steps, rank=3)
+    for number in range(ran):
+        profiler.step()
+        with record_function(f"step {number}"):
+            pass
+    written = (tmp_path / "train/profile").exists()
+    assert written == (expected is not None and ran > FIRST_STEP + steps)
+    profiler.finish()
+    if expected is None:
+        assert not (tmp_path / "train/profile").exists()
+    else:
+        assert recorded(tmp_path) == expected
+        assert "Self CPU" in (tmp_path / "train/profile/rank-00003.txt").read_text()
