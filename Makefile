@@ -100,6 +100,6 @@ $(INSTALLED): pyproject.toml constraints.txt requirements/dev.txt
 	@echo "installing into .venv: once, 7 GB of packages, 3.6 of them CUDA (docs/packages.md); 5 to 10 minutes, the last ones without a line ..."
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] >= (3, 11) else "diht-k8s needs Python 3.11 or newer: make PYTHON=python3.11")'
 	@$(PYTHON) -m venv .venv || { echo "python3 -m venv failed: on Debian, apt-get install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@

@@ -111,6 +111,7 @@ def test_image_installs_packages_by_their_hashes_and_then_our_own_alone(name: st
     theirs = pip(found["image"])
     assert [re.findall(r"-r (\S+)", each)[0].removeprefix("/opt/diht/") for each in theirs] == files
     assert all("--require-hashes" in each for each in theirs)
+    assert all("--no-deps" in each for each in theirs if "build.txt" not in each)
     assert all("--only-binary :all:" in each for each in theirs if "build.txt" not in each)
     assert all("--no-build-isolation" in each for each in theirs if "--no-binary" in each)
     tools, wheel, ours = pip(found["code"])

@@ -139,7 +139,7 @@ def test_operator_installs_by_hashes_into_a_clean_environment_and_plans(tmp_path
     wheel = build_wheel(tracked_tree(tmp_path / "tree"))
     venv.create(tmp_path / "venv", with_pip=True)
     pip = [tmp_path / "venv/bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--require-hashes", "-r", ROOT / "requirements/operator.txt"], check=True)
+    subprocess.run([*pip, "--no-deps", "--require-hashes", "-r", ROOT / "requirements/operator.txt"], check=True)
     subprocess.run([*pip, "--no-deps", wheel], check=True)
     diht = tmp_path / "venv/bin/diht"
     for words in (["samples", "sixteen-nodes-kueue", "--output", "."], ["plan", "sixteen-nodes-kueue.yaml"]):
