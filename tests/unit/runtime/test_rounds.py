@@ -55,6 +55,8 @@ class Launcher:
     """whether its ranks cannot be reaped."""
     ranks: int = 0
     """round of its ranks that live, also when it is dead itself; 0: none."""
+    started: float = 0.0
+    """when they started."""
     end: RoundFailure | None = None
 
 
@@ -125,7 +127,7 @@ class Gang:
         assert view is not None
         do, round_ = step.action, view.register.round
         if do is LauncherAction.START:
-            launcher.ranks = round_
+            launcher.ranks, launcher.started = round_, self.now
             launcher.local = replace(local, running=round_)
         elif do is LauncherAction.ANNOUNCE or do in TOLD:
             if do in TOLD:
@@ -349,7 +351,7 @@ class Elastic(Gang):
             if whole and asked:
                 stopped = RoundFailure(code=143, message="stopped", node=each.local.node, asked=each.local.asked)
                 each.local = replace(each.local, failure=(each.local.running, stopped))
-            elif not whole and self.now - each.local.since > 5:
+            elif not whole and self.now - each.started > 5:
                 self.fail(each.local.node, 75)
 
     def finish(self) -> None:
@@ -433,6 +435,7 @@ CHANGE = st.one_of(
 
 @settings(max_examples=120)
 @given(st.integers(2, 4), st.lists(CHANGE, max_size=50))
+@example(3, [("die", 1, 0), ("pass", 0, 5), ("replace", 1, 0)])
 def test_elastic_gang_whatever_goes_and_comes_then_it_ends_well_on_all_nodes_or_fails(
     nodes: int, events: list[tuple[str, int, int]]
 ) -> None:
