@@ -20,8 +20,7 @@ from diht_k8s.api.run import DihtRun, other_manager
 from diht_k8s.api.status import Status
 from diht_k8s.api.status_reading import read_status
 from diht_k8s.cli.checks import check_for_cluster
-from diht_k8s.cli.display import readable
-from diht_k8s.cli.goodput_lines import goodput_lines
+from diht_k8s.cli.display import goodput_lines, readable
 from diht_k8s.cli.status_sentences import details, event_sentence, sentence
 from diht_k8s.controller.cache.runs import RETRY_ANNOTATION, cached_run
 from diht_k8s.controller.job_builder import build_objects, first_starts, requires_pod_group

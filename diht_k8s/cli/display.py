@@ -1,9 +1,11 @@
-"""Progress displays: bars of all stages on a terminal, plain lines anywhere else; one bar for other commands."""
+"""What a person sees of a run: bars of all stages on a terminal, plain lines anywhere else, its state in a sentence, and
+where its time went. One bar for other commands.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 from rich.console import Console
@@ -13,6 +15,9 @@ from rich.text import Text
 
 from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.api.run import Stage
+from diht_k8s.api.status import Goodput, StageGoodput, StageStatus, Status
+from diht_k8s.pipeline.goodput import goodput_json, goodput_of, goodput_text, stage_goodput
+from diht_k8s.pipeline.run_status import RunStatus
 
 PLAIN_EVERY_S: Final = 10.0
 SHOWN_METRICS: Final = 4
@@ -229,3 +234,64 @@ def run_sentence(name: str, state: str, *, reason: str = "", says: str = "", sin
     why = f" ({reason})" if reason else ""
     does = {"complete": f"is complete since {since}", "failed": f"failed{why}", "running": "runs"}
     return f"{name} {does.get(state, f'does not run{why}')}{f': {says}' if says else ''}"
+
+
+START_UP_WORDS = {
+    "pod": "pod",
+    "imports": "imports",
+    "rendezvous": "rendezvous",
+    "checkpoint": "model and checkpoint",
+    "firstBatch": "first batch",
+}
+
+
+def goodput_lines(status: Status) -> list[str]:
+    """The goodput of a run and of its stages, and the parts of their newest starts; nothing before the first
+    attempt.
+    """
+    stages = [(each.name, each.goodput, _starts(each)) for each in status.stages if each.goodput is not None]
+    return _time_lines(status.goodput, sum(map(_starts, status.stages)), stages)
+
+
+def local_goodput(status: RunStatus) -> list[str]:
+    """The same lines for a run on this machine."""
+    records = [record for record in status.stages if record.time.since]
+    starts = sum(record.attempt + record.total_in_place for record in records)
+    return _time_lines(goodput_of(record.time for record in records), starts, _entries(status))
+
+
+def _time_lines(whole: Goodput | None, starts: int, stages: Iterable[tuple[str, StageGoodput, int]]) -> list[str]:
+    """The line of a run, then those of its stages, each with its name, time and starts."""
+    if whole is None or not whole.wall_seconds:
+        return []
+    lines = [f"time: {goodput_text(whole, starts)} ({whole.wall_seconds} s)"]
+    for name, shown, attempts in stages:
+        if shown.wall_seconds:
+            lines.append(f"  {name}: {goodput_text(shown, attempts)}{_start_up(shown)}")
+    return lines
+
+
+def page_goodput(status: RunStatus) -> str:
+    """The same as JSON, for the report's page."""
+    return goodput_json(_entries(status))
+
+
+def _entries(status: RunStatus) -> list[tuple[str, StageGoodput, int]]:
+    """Name, time and starts of the stages."""
+    found: list[tuple[str, StageGoodput, int]] = []
+    for record in status.stages:
+        shown = stage_goodput(record.time, ended=True)
+        if shown is not None and shown.wall_seconds:
+            name = f"{record.stage}-{record.step}" if record.step else str(record.stage)
+            found.append((name, shown, record.attempt + record.total_in_place))
+    return found
+
+
+def _starts(stage: StageStatus) -> int:
+    """Attempts and restarts in place."""
+    return stage.attempt + (stage.restarts_in_place.total if stage.restarts_in_place is not None else 0)
+
+
+def _start_up(shown: StageGoodput) -> str:
+    parts = [f"{START_UP_WORDS.get(part.name, part.name)} {part.seconds} s" for part in shown.start_up]
+    return f" (newest start: {', '.join(parts)})" if parts else ""

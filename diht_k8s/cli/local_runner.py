@@ -21,8 +21,7 @@ from diht_k8s.api.pods import OWNER_VARIABLE
 from diht_k8s.api.reports import GOODPUT_VARIABLE, Progress, TimeSpent, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.status import StageState
-from diht_k8s.cli.display import Display, duration
-from diht_k8s.cli.goodput_lines import page_goodput
+from diht_k8s.cli.display import Display, duration, page_goodput
 from diht_k8s.cli.placement import Machine, threads_per_process
 from diht_k8s.data.lease import this_process
 from diht_k8s.launch import stages

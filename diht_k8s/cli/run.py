@@ -24,8 +24,7 @@ from diht_k8s.api.gangs import shows_batch_statistics
 from diht_k8s.api.redaction import redacted_override
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.train import Train
-from diht_k8s.cli.display import open_display
-from diht_k8s.cli.goodput_lines import local_goodput
+from diht_k8s.cli.display import local_goodput, open_display
 from diht_k8s.cli.local_runner import ComparisonError, LocalRunner, StopSignals
 from diht_k8s.cli.local_runs import LOCK, LOGS, local_run_folder
 from diht_k8s.cli.placement import Machine, place, this_machine

@@ -15,8 +15,7 @@ from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState, StageStatus, Status
 from diht_k8s.api.status_reading import read_status
-from diht_k8s.cli.display import Display, open_display
-from diht_k8s.cli.goodput_lines import goodput_lines
+from diht_k8s.cli.display import Display, goodput_lines, open_display
 from diht_k8s.cli.status_sentences import avoids, event_sentence, on_fewer_nodes, sentence
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.kube.runs import RunClient, run_client

@@ -13,12 +13,10 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.layout import join
 from diht_k8s.cli.display import progress_bar
-from diht_k8s.cli.onboarding.defaults import Hardware, choose_defaults
-from diht_k8s.cli.onboarding.run_template import RunNames, render_document
+from diht_k8s.cli.onboarding.run_template import Hardware, RunNames, choose_defaults, render_document
 from diht_k8s.cli.placement import this_machine
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.inspection.dataset_profile import profile_dataset
-from diht_k8s.inspection.held_out import hold_out, write_held_out
+from diht_k8s.inspection.dataset_profile import hold_out, profile_dataset, write_held_out
 
 SHARDS: Final = ("*.tar", "*.tar.gz", "*.tgz")
 MAX_NAME: Final = 40

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import Goodput, RestartsInPlace, StageGoodput, StageState, StageStatus, StartUp, Status
-from diht_k8s.cli.goodput_lines import goodput_lines, local_goodput
+from diht_k8s.cli.display import goodput_lines, local_goodput
 from diht_k8s.pipeline.run_status import RunStatus, StageRecord, StageTime, TimeParts
 
 PARTS = {

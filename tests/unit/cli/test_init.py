@@ -9,12 +9,10 @@ import pytest
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.cli.onboarding.defaults import SMALL_POOL, Hardware, choose_defaults
 from diht_k8s.cli.onboarding.init import run_name
-from diht_k8s.cli.onboarding.run_template import RunNames, render_document
+from diht_k8s.cli.onboarding.run_template import SMALL_POOL, Hardware, RunNames, choose_defaults, render_document
 from diht_k8s.cli.placement import Machine
-from diht_k8s.inspection.dataset_profile import DatasetProfile, ProfiledPair
-from diht_k8s.inspection.held_out import HeldOut, choose_groups, duplicate_groups
+from diht_k8s.inspection.dataset_profile import DatasetProfile, HeldOut, ProfiledPair, choose_groups, duplicate_groups
 from diht_k8s.stages.filter.scores import Row
 
 NAMES = RunNames("mine", ["data/*.tar"], "runs/mine", "runs/mine-held-out")

@@ -12,8 +12,7 @@ from diht_k8s.api.base import LABEL_PATTERN
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
-from diht_k8s.cli.sweep import table
-from diht_k8s.cli.variants import MAX_VARIANTS, Axis, Variant, axis_of, seeds_axis, variants_of
+from diht_k8s.cli.sweep import MAX_VARIANTS, Axis, Variant, axis_of, seeds_axis, table, variants_of
 from tests.unit.api.documents import REMOVE, changed
 
 
