@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from diht_k8s.api.documents import document_of, load, read_text
+from diht_k8s.api.documents import document_of
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.reasons import ConditionType
 from diht_k8s.api.redaction import redacted_document
@@ -21,6 +21,7 @@ from diht_k8s.api.status import Status
 from diht_k8s.api.status_reading import read_status
 from diht_k8s.cli.checks import check_for_cluster
 from diht_k8s.cli.display import goodput_lines, readable
+from diht_k8s.cli.document import read_run
 from diht_k8s.cli.status_sentences import details, event_sentence, sentence
 from diht_k8s.controller.cache.runs import RETRY_ANNOTATION, cached_run
 from diht_k8s.controller.job_builder import build_objects, first_starts, requires_pod_group
@@ -33,7 +34,7 @@ SHOWN_EVENTS: Final = 3
 
 def submit(path: str, overrides: Sequence[str], namespace: str | None, *, dry_run: bool) -> int:
     """Send a run to the cluster."""
-    run = load(read_text(path), name=path, overrides=overrides)
+    run = read_run(path, overrides)
     check_for_cluster(path, run)
     kube = run_client(namespace or run.metadata.namespace)
     made = kube.apply(run, dry_run=dry_run)
@@ -165,7 +166,7 @@ def plan_command(path: str, overrides: Sequence[str], namespace: str | None, *, 
 
     Literal values of the document are redacted, unless `show_secrets` is set.
     """
-    run = load(read_text(path), name=path, overrides=overrides)
+    run = read_run(path, overrides)
     if not show_secrets:
         run = DihtRun.model_validate(redacted_document(document_of(run)))
     for item in planned_objects(run, namespace or run.metadata.namespace or "default"):

@@ -28,7 +28,7 @@ def index_command(
 ) -> int:
     """Index the shards of a run with the other workers and say what was done; the exit code."""
     stop = StopFlag().install()
-    run, (index, number) = read_run(path, overrides, {}), place_of(worker, workers)
+    run, (index, number) = read_run(path, overrides), place_of(worker, workers)
     done = make_index(run, Storage(run.spec.storage), worker=index, workers=number, stop=stop)
     if as_json:
         print(json.dumps(asdict(done)))
@@ -40,7 +40,7 @@ def index_command(
 
 def uids_command(path: str, output: str, overrides: Sequence[str], *, as_json: bool = False) -> int:
     """Write the uids of a run's kept pairs as DataComp's list; the exit code."""
-    run = read_run(path, overrides, {})
+    run = read_run(path, overrides)
     count = write_kept_uids(run, Storage(run.spec.storage), output)
     print(json.dumps({"uids": count, "file": output}) if as_json else f"{output}: {count} uids")
     return ExitCode.DONE
@@ -49,7 +49,7 @@ def uids_command(path: str, output: str, overrides: Sequence[str], *, as_json: b
 def purge_command(path: str, exclude: str, overrides: Sequence[str], *, as_json: bool = False) -> int:
     """Take the listed pairs out of a run's output and say what was done; the exit code."""
     stop = StopFlag().install()
-    run = read_run(path, overrides, {})
+    run = read_run(path, overrides)
     done = purge(run, Storage(run.spec.storage), exclude, stop)
     if as_json:
         print(json.dumps(asdict(done)))
@@ -125,7 +125,7 @@ def explain_command(path: str, name: str | None, overrides: Sequence[str], *, as
         UserError: JSON is asked for all pairs, or as of `histories` and `write_pair_table`.
     """
     stop = StopFlag().install()
-    run = read_run(path, overrides, {})
+    run = read_run(path, overrides)
     storage = Storage(run.spec.storage)
     if name is None:
         if as_json:

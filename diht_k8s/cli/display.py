@@ -1,5 +1,5 @@
-"""What a person sees of a run: bars of all stages on a terminal, plain lines anywhere else, its state in a sentence, and
-where its time went. One bar for other commands.
+"""What a person sees of a run: bars of all stages on a terminal, plain lines anywhere else, its state in a sentence,
+and where its time went. One bar for other commands.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from diht_k8s.data.shards.storage import Storage
 
 
-def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[str, str]) -> DihtRun:
+def read_run(path: str | None, overrides: Sequence[str] = ()) -> DihtRun:
     """The run of a file, or of `DIHT_RUN` if no file is given.
 
     Raises:
@@ -25,9 +26,9 @@ def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[st
     """
     if path is not None:
         return load(read_text(path), name=path, overrides=overrides)
-    if "DIHT_RUN" not in environment:
+    if "DIHT_RUN" not in os.environ:
         raise UserError("no run document: give --run FILE, or set DIHT_RUN to one")
-    return load(environment["DIHT_RUN"], name="DIHT_RUN", overrides=overrides)
+    return load(os.environ["DIHT_RUN"], name="DIHT_RUN", overrides=overrides)
 
 
 def output_of(path: str, overrides: Sequence[str] = ()) -> str | None:
@@ -37,7 +38,7 @@ def output_of(path: str, overrides: Sequence[str] = ()) -> str | None:
         UserError: the run document is wrong.
     """
     if path.endswith((".yaml", ".yml")) or (path.endswith(".json") and _is_document(path)):
-        return read_run(path, overrides, {}).spec.data.output
+        return read_run(path, overrides).spec.data.output
     return None if path.endswith(".json") else path
 
 
@@ -73,7 +74,7 @@ def layout_named(run: str, overrides: Sequence[str] = ()) -> tuple[Storage, Layo
     if is_folder(run):
         storage = Storage()
         return storage, layout_at(storage, run)
-    document = read_run(run, overrides, {})
+    document = read_run(run, overrides)
     storage = Storage(document.spec.storage)
     return storage, run_layout(document, storage)
 

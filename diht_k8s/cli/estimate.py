@@ -9,9 +9,9 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.run import DihtRun
+from diht_k8s.cli.document import read_run
 from diht_k8s.stages.train.data.batch import BatchShare
 from diht_k8s.stages.train.estimate.estimate import Estimate, does_not_fit, estimate, warnings_of
 from diht_k8s.stages.train.estimate.gpus import gpu_of
@@ -23,7 +23,7 @@ def estimate_command(
     path: str, overrides: Sequence[str], gpu: str, *, nodes: int | None, mfu: float | None, as_json: bool
 ) -> int:
     """Print the estimate; 64 if the training does not fit."""
-    made = estimate(load(read_text(path), name=path, overrides=overrides), gpu, nodes=nodes, mfu=mfu)
+    made = estimate(read_run(path, overrides), gpu, nodes=nodes, mfu=mfu)
     if as_json:
         print(json.dumps(made.document()))
     else:

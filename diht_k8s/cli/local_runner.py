@@ -10,10 +10,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DihtError
@@ -55,6 +55,21 @@ class ComparisonError(DihtError):
     def __init__(self, exit_code: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[assignment]
+
+
+def look_into_folders(runs: Sequence[DihtRun], *arguments: str) -> Any:
+    """What `cli.stage_folders` finds of some runs, in a program of its own.
+
+    Raises:
+        ComparisonError: it fails.
+    """
+    command = [sys.executable, "-P", "-m", "diht_k8s.cli.stage_folders", *arguments]
+    done = subprocess.run(  # noqa: S603 (an argument list of ours, no shell)
+        command, input=json.dumps([dump(run) for run in runs]), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ComparisonError(done.returncode, done.stderr.strip())
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @dataclass
@@ -136,14 +151,7 @@ class LocalRunner:
 
     def _find_cached(self) -> None:
         """Find the stages that are cached, up to the first that is not, and say why that one begins or goes on."""
-        last = [] if self.until is None else [self.until.value]
-        command = [sys.executable, "-P", "-m", "diht_k8s.cli.stage_folders", *last]
-        done = subprocess.run(  # noqa: S603 (an argument list of ours, no shell)
-            command, env={**os.environ, "DIHT_RUN": dump(self.run)}, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise ComparisonError(done.returncode, done.stderr.strip())
-        for found in json.loads(done.stdout.splitlines()[-1]):
+        for found in look_into_folders([self.run], *([] if self.until is None else [self.until.value])):
             if found["cached"]:
                 self._cached.add(Stage(found["stage"]))
             if found["note"]:

@@ -26,12 +26,12 @@ from diht_k8s.api.hashing import run_sha256
 from diht_k8s.api.layout import MARKER, STARTED, Layout, join, refuse_old_layout
 from diht_k8s.api.reports import MAX_LINE_BYTES, Cause, Committed, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.cli.arguments import RUNS
 from diht_k8s.cli.display import amount, readable, run_sentence, speed
 from diht_k8s.cli.document import output_of, read_run
 
 FOLDER: Final = "runs"
-RUNS: Final = "runs"
-"""Where runs of this machine are looked for by name."""
+"""In an output."""
 LOGS: Final = "logs"
 LOCK: Final = "lock"
 """In the folder of logs: held by the `diht run` that writes there."""
@@ -113,7 +113,7 @@ def local_run(path: str) -> Path | None:
         return max(named, key=lambda each: status_of(each).changed, default=None)
     if output_of(path) is None:
         return None
-    run = read_run(path, (), {})
+    run = read_run(path)
     if in_object_store(run.spec.data.output):
         raise UserError(
             f"{path}: the output {run.spec.data.output} is not on this machine: name the run to ask the cluster"

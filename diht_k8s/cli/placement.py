@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from diht_k8s.api.base import in_object_store
-from diht_k8s.api.gangs import unequal_parts
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.gangs import shows_batch_statistics, unequal_parts
 from diht_k8s.api.layout import join
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.run import DihtRun, Spec, Stage
 from diht_k8s.api.train import Train
 from diht_k8s.stages.train.estimate.gpus import name_of_product
+from diht_k8s.stages.train.model.configurations import learns_in_timm
 
 CPU_PROCESSES: Final = 2
 """Training processes without a GPU: at the sizes that a CPU can train, more of them only add communication (our
@@ -23,21 +24,13 @@ choice).
 """
 
 
-def place(
-    run: DihtRun,
-    machine: Machine,
-    workdir: str | None,
-    *,
-    has_batch_statistics: Callable[[Train], bool] = lambda _: False,
-) -> tuple[DihtRun, list[str]]:
+def place(run: DihtRun, machine: Machine, workdir: str | None) -> tuple[DihtRun, list[str]]:
     """The run as this machine runs it.
 
     Args:
         run: the run document as written.
         machine: its resources.
         workdir: the folder below which a relative data.output lies; None is the current folder.
-        has_batch_statistics: whether the model of a training takes statistics over a batch, which must be divided
-            equally; asked only where it would not be.
 
     Returns:
         The run, and one line for each field that differs from the document.
@@ -53,14 +46,14 @@ def place(
             workers = min(config.workers, machine.cores) if "workers" in config.model_fields_set else machine.cores
             changes[stage.value] = config.model_copy(update={"workers": workers, "pods": None})
     if spec.train is not None:
-        changes["train"] = spec.train.model_copy(update=_train_shape(spec.train, machine, has_batch_statistics))
+        changes["train"] = spec.train.model_copy(update=_train_shape(spec.train, machine))
     if spec.evaluate is not None:
         changes["evaluate"] = spec.evaluate.model_copy(update={"pods": None})
     placed = spec.model_copy(update=changes)
     return run.model_copy(update={"spec": placed}), _differences(spec, placed)
 
 
-def _train_shape(train: Train, machine: Machine, has_batch_statistics: Callable[[Train], bool]) -> dict[str, Any]:
+def _train_shape(train: Train, machine: Machine) -> dict[str, Any]:
     most = machine.gpus or min(CPU_PROCESSES, machine.cores)
     if not machine.gpus and "processes_per_node" in train.model_fields_set:
         most = min(most, train.num_nodes * train.processes_per_node)
@@ -69,6 +62,20 @@ def _train_shape(train: Train, machine: Machine, has_batch_statistics: Callable[
     if unequal_parts(train, processes) is not None and not train.lock_image_tower and has_batch_statistics(train):
         processes = next((number for number in range(processes, 1, -1) if unequal_parts(train, number) is None), 1)
     return {"num_nodes": 1, "min_nodes": None, "processes_per_node": processes, "pods": None}
+
+
+def has_batch_statistics(train: Train) -> bool:
+    """Whether the model of a training takes statistics over a batch; False for one that cannot be made, as its stage
+    will say.
+    """
+    try:
+        if not learns_in_timm(train):
+            return shows_batch_statistics(train)
+    except UserError:
+        return False
+    from diht_k8s.inspection.model_checks import timm_network  # seconds, which few runs need
+
+    return timm_network(train).batch_statistics
 
 
 def _differences(before: Spec, after: Spec) -> list[str]:

@@ -64,7 +64,7 @@ def prune_command(output: str, keep: Sequence[str] | None, *, yes: bool, as_json
 
 def _document(path: str) -> DihtRun | None:
     """The run of a document; None for a folder."""
-    return read_run(path, (), {}) if path.endswith(DOCUMENTS) and not in_object_store(path) else None
+    return read_run(path) if path.endswith(DOCUMENTS) and not in_object_store(path) else None
 
 
 def _refuse_missing(storage: Storage, output: str) -> None:

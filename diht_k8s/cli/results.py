@@ -54,8 +54,8 @@ def compare(runs: Sequence[str], output: str) -> dict[str, Any]:
         DataError: a report is damaged or of another version.
     """
     storage = Storage()
-    places = dict.fromkeys(place for run in runs for place in _variants(storage, run))
-    reports = _once([_read_report(storage, place) for place in places])
+    places = dict.fromkeys((run, uri) for run in runs for uri in _report_uris(storage, run))
+    reports = _once([_read_report(storage, *place) for place in places])
     per_image = [
         {
             result["name"]: found
@@ -96,33 +96,28 @@ def _thumbnails(storage: Storage, compared: Mapping[str, Any]) -> dict[str, str]
     return found
 
 
-def _variants(storage: Storage, run: str) -> list[str]:
-    """The folders of all evaluated runs of an output, in natural order; anything else as it is."""
+def _report_uris(storage: Storage, run: str) -> list[str]:
+    """Where the reports lie: of a run, given by its document, its folder, the folder of its results or the report; of
+    all evaluated runs of an output, in natural order.
+    """
     if (output := output_of(run)) is None:
         return [run]
-    if output != run or (is_folder(run) and not storage.exists(join(run, "run.json"))):  # a run's folder has links
+    if output != run:
+        refuse_old_layout(output, storage.names)
+        return [join(run_folder(read_run(run)), REPORT)]
+    if is_folder(run) and not storage.exists(join(run, "run.json")):  # a run's folder has links
         refuse_old_layout(output, storage.names)
     if not is_folder(run) or latest_run(storage, run) is None:
-        return [run]
+        return [join(run, REPORT)]
     found = [each for each, _ in runs_of(storage, run.rstrip("/"))]
     found.sort(key=lambda each: natural_order(each.metadata.name, run_fields(each.spec)))
-    folders = [Layout(run).run(each.metadata.name, run_sha256(each.spec)) for each in found]
-    return [folder for folder in folders if storage.exists(join(folder, REPORT))] or [run]
+    uris = [join(Layout(run).run(each.metadata.name, run_sha256(each.spec)), REPORT) for each in found]
+    return [uri for uri in uris if storage.exists(uri)] or [join(run, REPORT)]
 
 
-def _report_uri(run: str) -> str | None:
-    """Where the report of a run lies, given by its document, its folder, the folder of its results or the report."""
-    if (output := output_of(run)) is None:
-        return run
-    if output == run:
-        return join(run, REPORT) if is_folder(run) else None
-    return join(run_folder(read_run(run, (), {})), REPORT)
-
-
-def _read_report(storage: Storage, run: str) -> tuple[str, dict[str, Any]]:
-    """The folder of a report's results, and the report."""
-    uri = _report_uri(run)
-    if uri is None or not storage.exists(uri):
+def _read_report(storage: Storage, run: str, uri: str) -> tuple[str, dict[str, Any]]:
+    """The folder of a report's results, and the report, which a person named as `run`."""
+    if not storage.exists(uri):
         raise UserError(f"{run} has no report of the stage evaluate: run that stage first, or name a report.json")
     try:
         found = json.loads(storage.read_bytes(uri))

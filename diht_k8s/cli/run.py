@@ -18,20 +18,17 @@ from pathlib import Path
 from rich.console import Console
 
 from diht_k8s.api.base import in_object_store
-from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
-from diht_k8s.api.gangs import shows_batch_statistics
 from diht_k8s.api.redaction import redacted_override
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.api.train import Train
 from diht_k8s.cli.display import local_goodput, open_display
+from diht_k8s.cli.document import read_run
 from diht_k8s.cli.local_runner import ComparisonError, LocalRunner, StopSignals
 from diht_k8s.cli.local_runs import LOCK, LOGS, local_run_folder
 from diht_k8s.cli.placement import Machine, place, this_machine
 from diht_k8s.launch.local_jobs import LocalJobs
 from diht_k8s.pipeline.plan import stages_until
 from diht_k8s.pipeline.run_status import RunState, RunStatus
-from diht_k8s.stages.train.model.configurations import learns_in_timm
 
 
 def run_command(
@@ -41,29 +38,15 @@ def run_command(
     went.
     """
     signals = stop_signals()
-    document = load(read_text(path), name=path, overrides=overrides)
+    document = read_run(path, overrides)
     require_recipe()
     last = Stage(until) if until else None
     if last is not None and last not in document.spec.stages:
         raise UserError(f"--until {until}: the run has no such stage: it has {', '.join(document.spec.stages)}")
     machine = this_machine()
-    run, changed = place(document, machine, workdir, has_batch_statistics=has_batch_statistics)
+    run, changed = place(document, machine, workdir)
     show_placement(changed)
     return run_here(run, machine, signals, path=path, until=last, verbose=verbose)
-
-
-def has_batch_statistics(train: Train) -> bool:
-    """Whether the model of a training takes statistics over a batch; False for one that cannot be made, as its stage
-    will say.
-    """
-    try:
-        if not learns_in_timm(train):
-            return shows_batch_statistics(train)
-    except UserError:
-        return False
-    from diht_k8s.inspection.model_checks import timm_network  # seconds, which few runs need
-
-    return timm_network(train).batch_statistics
 
 
 def stop_signals() -> StopSignals:

@@ -38,7 +38,7 @@ def stage_command(
         end_with_parent()
         _find_master()
         index, number = place_of(worker, workers)
-        run = read_run(path, overrides, os.environ)
+        run = read_run(path, overrides)
         stop.raise_if_requested()
         if step and step not in STEPS.get(name, ()):
             raise UserError(f"--step {step}: the stage {name} has no such step: leave --step out")

@@ -2,19 +2,18 @@
 by.
 
 Runs as a program of its own, so that `diht run` and `sweep` themselves stay small: identifying inputs imports parts of
-the recipe. The last line that it prints is JSON.
+the recipe. It reads a JSON list of documents, and the last line that it prints is JSON.
 
-    DIHT_RUN=... python -m diht_k8s.cli.stage_folders [UNTIL]     # a list of `StageFolder`; pointers are set ... |
-    python -m diht_k8s.cli.stage_folders --sweep            # reads a JSON list of documents, and nothing is written:
-        # `stages`, digest of a stage (`api.hashing.decided_by`) -> `cached` or `begun`, and `problems`, a line each. A
-        stage that # it does not name is new as far as it is known before the stages before have ended.
+    python -m diht_k8s.cli.stage_folders [UNTIL]    # of one run: a list of `StageFolder`; pointers are set
+    python -m diht_k8s.cli.stage_folders --sweep    # nothing is written: `stages`, digest of a stage
+        # (`api.hashing.decided_by`) -> `cached` or `begun`, and `problems`, a line each. A stage that it does not name
+        # is new as far as it is known before the stages before have ended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,6 @@ from diht_k8s.api.hashing import decided_by, differences
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.checks import gpu_warnings, stage_problems
-from diht_k8s.cli.document import read_run
 from diht_k8s.cli.placement import this_machine
 from diht_k8s.cli.stage import program_of
 from diht_k8s.data.shards.storage import Storage
@@ -147,12 +145,13 @@ def main() -> int:
     """Print what was found; the exit code."""
 
     def work() -> None:
+        runs = [load(text, name="stdin") for text in json.load(sys.stdin)]
         if sys.argv[1:] == ["--sweep"]:
-            stages, problems = found_stages([load(text, name="stdin") for text in json.load(sys.stdin)])
+            stages, problems = found_stages(runs)
             print(json.dumps({"stages": stages, "problems": problems}), flush=True)
             return
         until = Stage(sys.argv[1]) if len(sys.argv) > 1 else None
-        print(json.dumps([asdict(each) for each in stage_folders(read_run(None, [], os.environ), until)]), flush=True)
+        print(json.dumps([asdict(each) for each in stage_folders(runs[0], until)]), flush=True)
 
     return exit_code_of(work)
 

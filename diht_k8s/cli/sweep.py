@@ -10,21 +10,21 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from diht_k8s.api.documents import canonical_json, dump, load, override_value, read_text
+from diht_k8s.api.documents import canonical_json, load, override_value, read_text
 from diht_k8s.api.errors import DihtError, ExitCode, UserError
 from diht_k8s.api.hashing import decided_by, field_without_result, sha256_of
 from diht_k8s.api.redaction import redacted_override
 from diht_k8s.api.run import MAX_NAME_LENGTH, SWEEP_LABEL, DihtRun, RunLabels, Stage
 from diht_k8s.cli.checks import check_for_cluster
+from diht_k8s.cli.local_runner import ComparisonError, look_into_folders
 from diht_k8s.cli.placement import place, this_machine
-from diht_k8s.cli.run import has_batch_statistics, require_recipe, run_here, show_placement, stop_signals
+from diht_k8s.cli.run import require_recipe, run_here, show_placement, stop_signals
 from diht_k8s.kube.runs import RunClient, run_client
 
 MAX_VARIANTS: Final = 256
@@ -247,7 +247,7 @@ def sweep_command(
     axes, variants = _variants(path, vary, seeds, overrides)
     require_recipe()
     machine = this_machine()
-    placed = [place(variant.run, machine, None, has_batch_statistics=has_batch_statistics) for variant in variants]
+    placed = [place(variant.run, machine, None) for variant in variants]
     runs = [run for run, _ in placed]
     found, problems = _found(runs)
     print("\n".join(table(axes, variants, found)), flush=True)
@@ -291,13 +291,11 @@ def _variants(
 
 def _found(runs: Sequence[DihtRun]) -> tuple[dict[str, str], list[str]]:
     """What lies already in the stages' folders, and what the others will fail by, as a program of its own finds it."""
-    command = [sys.executable, "-P", "-m", "diht_k8s.cli.stage_folders", "--sweep"]
-    done = subprocess.run(  # noqa: S603 (an argument list of ours, no shell)
-        command, input=json.dumps([dump(run) for run in runs]), stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode:
+    try:
+        found = look_into_folders(runs, "--sweep")
+    except ComparisonError as error:  # the runs will say so
+        print(error, file=sys.stderr)
         return {}, []
-    found = json.loads(done.stdout.splitlines()[-1])
     return found["stages"], found["problems"]
 
 

@@ -1,5 +1,5 @@
-"""The run document of `diht init`: its defaults, from a data set's profile and a machine, and the YAML with a comment on
-each. Pure; all defaults are our choice.
+"""The run document of `diht init`: its defaults, from a data set's profile and a machine, and the YAML with a comment
+on each. Pure; all defaults are our choice.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.checks import check_for_cluster, stage_problems
-from diht_k8s.cli.run import has_batch_statistics
+from diht_k8s.cli.placement import has_batch_statistics
 from diht_k8s.inspection import model_checks, named_files, run_checks
 from tests.recipe.inspection.data import diht
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 
 import pytest
 
-from diht_k8s.cli.arguments import BENCHMARKS_IMPORT, GROUPS, make_parser, parsers_of
+from diht_k8s.cli.arguments import BENCHMARKS_IMPORT, make_parser, parsers_of
 
 PARSERS = parsers_of(make_parser())
 
@@ -21,7 +22,5 @@ def test_function_of_a_command_takes_what_its_parser_reads(command: str) -> None
 
 
 def test_help_shows_each_command_in_one_group() -> None:
-    listed = [name for _, names in GROUPS for name in names]
-    assert sorted(listed) == sorted(PARSERS.keys() - {BENCHMARKS_IMPORT})
-    shown = make_parser().format_help()
-    assert all(f"\n{title}:\n" in shown for title, _ in GROUPS)
+    shown = re.findall(r"^  ([a-z]+) ", make_parser().format_help(), re.M)
+    assert sorted(shown) == sorted(PARSERS.keys() - {BENCHMARKS_IMPORT})

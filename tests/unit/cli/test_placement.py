@@ -11,11 +11,10 @@ import pytest
 from diht_k8s.api.gangs import may_have_batch_statistics
 from diht_k8s.api.hashing import result_fields
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.cli import placement, sweep
 from diht_k8s.cli import run as cli_run
-from diht_k8s.cli import sweep
 from diht_k8s.cli.local_runner import StopSignals
-from diht_k8s.cli.placement import Machine, place, this_machine, threads_per_process
-from diht_k8s.cli.run import has_batch_statistics
+from diht_k8s.cli.placement import Machine, has_batch_statistics, place, this_machine, threads_per_process
 from tests.unit.api.documents import REMOVE, changed
 
 
@@ -76,11 +75,17 @@ def test_training_without_gpus_takes_no_more_processes_than_the_document_asks_fo
     ],
 )
 def test_training_with_batch_statistics_takes_processes_that_divide_the_batch(
-    batch: int, micro: int | None, locked: bool, machine: Machine, processes: int
+    batch: int,
+    micro: int | None,
+    locked: bool,
+    machine: Machine,
+    processes: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(placement, "has_batch_statistics", lambda _: True)
     changes = {} if micro is None else {"spec__train__microBatchSize": micro}
     run = make_run(spec__train__batchSize=batch, spec__train__lockImageTower=locked, **changes)
-    placed, _ = place(run, machine, None, has_batch_statistics=lambda _: True)
+    placed, _ = place(run, machine, None)
     assert placed.spec.train is not None
     assert (placed.spec.train.processes_per_node, placed.spec.train.micro_batch_size) == (processes, micro)
 
