@@ -5,7 +5,6 @@ follows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,6 @@ from diht_k8s.data.imports import url_tables
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.outputs.takedown import purge
 from diht_k8s.runtime.signals import StopFlag
-from diht_k8s.stages.filter.captions.graph import CaptionGraph
-from diht_k8s.stages.filter.captions.parser import CaptionParser
 from tests.recipe.filter.shards import drawn, files_of, filter_by_two, filter_with, rows_of, run_of
 from tests.recipe.filter.tables import pairs, shard_of, survivors, table_run, write_table
 
@@ -27,19 +24,6 @@ RULES = {
     "language": "en",
     "metadataLimits": [{"name": "pwatermark", "max": 0.5}],
 }
-
-
-@pytest.fixture
-def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The captions that are parsed from now on."""
-    found, parse = list[str](), CaptionParser.parse
-
-    def counted(parser: CaptionParser, captions: Sequence[str]) -> list[CaptionGraph]:
-        found.extend(captions)
-        return parse(parser, captions)
-
-    monkeypatch.setattr(CaptionParser, "parse", counted)
-    return found
 
 
 def verdicts(output: Path, *shards: str) -> list[tuple[str, str, str, int, int]]:

@@ -28,7 +28,7 @@ from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.outputs import takedown
 from diht_k8s.outputs.takedown import purge
-from diht_k8s.runtime.claims import STALE_SECONDS, living
+from diht_k8s.runtime.claims import living
 from diht_k8s.runtime.commit import commit, start
 from diht_k8s.runtime.run_folder import point, run_folder, run_layout, write_document
 from diht_k8s.runtime.signals import StopFlag
@@ -231,11 +231,6 @@ def test_labels_taken_up_after_a_purge_are_those_of_the_purged_pairs(
     assert begun.artefacts == whole.artefacts
 
 
-def test_paths_are_told_apart_by_case_and_digests_are_not(bench: Bench) -> None:
-    assert bench.purge("photos/A-1.png").pairs == 0
-    assert bench.purge(entry("image").upper()).pairs == 1
-
-
 @pytest.mark.parametrize("stage", [Stage.FILTER, Stage.LABEL, Stage.EVALUATE])
 def test_purge_is_refused_while_somebody_works_in_a_folder_that_it_would_change(
     stage: Stage, bench: Bench, monkeypatch: pytest.MonkeyPatch
@@ -257,15 +252,6 @@ def test_purge_is_refused_while_somebody_works_in_a_folder_that_it_would_change(
     bench.storage.write_bytes(claim, b'{"owner": "a run", "worker": 0, "beat": "1"}')
     assert bench.everything() == before
     assert not (bench.folder / "out/takedowns").exists()
-
-
-def test_claims_of_the_dead_stop_no_purge(bench: Bench) -> None:
-    held(bench.layout.stage(Stage.LABEL))
-    clock = iter([0.0, *[STALE_SECONDS] * 9])
-    watch = partial(living, sleep=lambda seconds: None, clock=lambda: next(clock))
-    done = purge(bench.run, bench.storage, bench.listed("a-1"), StopFlag(), watch=watch)
-    assert done.pairs == 1
-    assert "a-1" not in kept_keys(bench.folder / "out", "web-a")
 
 
 def test_half_of_a_file_that_a_killed_write_left_goes_and_those_of_people_stay(bench: Bench) -> None:
@@ -369,8 +355,8 @@ def test_pairs_are_removed_from_the_keep_list_and_stay_in_the_raw_shard(tmp_path
 
 
 def test_entries_that_match_nothing_are_named(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    done = bench.purge("a-1", entry("image").upper(), "b-1", "a-2", "Nobody", "E" * 64)
-    assert done.unmatched == ("E" * 64, "Nobody")
+    done = bench.purge("a-1", entry("image").upper(), "b-1", "a-2", "Nobody", "E" * 64, "photos/A-3.png")
+    assert (done.pairs, done.unmatched) == (2, ("E" * 64, "Nobody", "photos/A-3.png"))
     (bench.folder / "run.json").write_text(dump(bench.run))
     assert main(["purge", str(bench.folder / "run.json"), "--exclude", bench.listed("a-0", "Nobody")]) == 0
     assert "1 entries match nothing (a digest finds kept pairs only): Nobody" in capsys.readouterr().out
