@@ -38,5 +38,5 @@ def test_another_tree_of_one_fixed_caption_makes_spacy_parse_with_a_warning(
     monkeypatch.setattr(FastParser, "parse", wrong)
     with caplog.at_level(logging.WARNING):
         parser = fast_or_spacy(FastParser())
-    assert isinstance(parser, SpacyParser)
+    assert type(parser) is SpacyParser
     assert "read 'the temple was built" in caplog.text
