@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from diht_k8s.api.errors import DataError, UserError
@@ -82,14 +81,6 @@ def test_sizes_of_the_table_drop_images_before_they_are_fetched(tmp_path: Path) 
     assert committed.summary["counts"]["dropped"]["size"] > 0
     kept = {row["uid"] for row in survivors(tmp_path / "out")}
     assert kept == {row["uid"] for row in pairs(300) if row["uid"] in kept and row["original_width"] == 96}
-
-
-def test_uid_list_is_sorted_pairs_of_numbers_as_datacomp_reads_them(tmp_path: Path) -> None:
-    filter_with(table_run(tmp_path / "out", write_table(tmp_path / "a.parquet", pairs(300))))
-    listed = np.load(tmp_path / "out" / "runs/latest/filter" / "uids.npy")
-    assert listed.dtype == np.dtype("u8,u8")
-    uids = sorted(row["uid"] for row in survivors(tmp_path / "out"))
-    assert [f"{high:016x}{low:016x}" for high, low in listed.tolist()] == uids
 
 
 def test_uid_is_a_hash_of_url_and_caption_where_the_table_has_none(tmp_path: Path) -> None:

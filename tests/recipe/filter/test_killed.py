@@ -22,7 +22,6 @@ from diht_k8s.stages.filter.shard_filter import ShardFilter
 from tests.recipe.filter.shards import (
     CAPTIONS,
     files_of,
-    filter_by_two,
     filter_pairs,
     filter_slowly,
     filter_with,
@@ -42,14 +41,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str
     shards = write_shards(folder / "in", SHARDS)
     filter_with(run_of(folder / "out", shards))
     return shards, files_of(folder / "out")
-
-
-def test_two_workers_on_the_same_shards_at_once_write_what_one_does(
-    tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]]
-) -> None:
-    shards, wanted = undisturbed
-    assert filter_by_two(run_of(tmp_path / "out", shards), filter_slowly, workers=1) == [0, 0]
-    assert files_of(tmp_path / "out") == wanted
 
 
 def test_surviving_worker_finishes_the_work_of_a_killed_one(

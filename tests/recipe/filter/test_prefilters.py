@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import Layout
-from diht_k8s.api.run import DihtRun
 from diht_k8s.data.shards.samples import read_samples
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.inputs import kept_shards
@@ -27,6 +25,7 @@ from tests.recipe.filter.shards import (
     run_of,
     scene,
     tar_of,
+    with_spec,
 )
 
 GOOD = "a small dog chasing a red ball"
@@ -57,15 +56,13 @@ def test_each_rule_counts_what_it_drops_in_the_order_of_the_rules(tmp_path: Path
 
 def test_near_duplicates_of_a_benchmark_are_dropped_and_its_other_images_run_the_stage_again(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of([*pair("a", GOOD, encoded(scene(1))), *pair("b", GOOD, encoded(scene(2)))]))
-    document = run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"decontaminate": ["flickr"]}).model_dump(
-        mode="json", by_alias=True, exclude_none=True
-    )
-    benchmark: dict[str, Any] = {"name": "flickr", "type": "Retrieval", "shards": [f"{tmp_path}/test.tar"]}
-    document["spec"]["evaluate"] = {"model": "elsewhere/model", "benchmarks": [benchmark]}
+    benchmark = {"name": "flickr", "type": "Retrieval", "shards": [f"{tmp_path}/test.tar"]}
+    run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"decontaminate": ["flickr"]})
+    run = with_spec(run, evaluate={"model": "elsewhere/model", "benchmarks": [benchmark]})
     for seed, kept in ((1, ["b"]), (2, ["a"])):
         small = encoded(scene(seed).resize((64, 48)), "JPEG", quality=60)
         (tmp_path / "test.tar").write_bytes(tar_of(pair("x", "anything", small)))
-        committed = filter_with(DihtRun.model_validate(document))
+        committed = filter_with(run)
         assert committed.summary["counts"]["dropped"] == {"benchmark": 1}
         assert kept_keys(tmp_path / "out", "web-a") == kept
 
@@ -84,17 +81,9 @@ def test_images_and_captions_may_have_other_names(tmp_path: Path) -> None:
 
 def test_other_names_without_a_filter_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of(pair("a", GOOD)))
-    document = run_of(tmp_path / "out", f"{tmp_path}/a.tar", imageKey="img").model_dump(
-        mode="json", by_alias=True, exclude_none=True
-    )
-    del document["spec"]["filter"]
-    document["spec"]["train"] = {
-        "model": "ViT-B-32",
-        "samples": 8,
-        "batchSize": 8,
-        "distillation": {"mode": "Disabled"},
-    }
+    train = {"model": "ViT-B-32", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}}
+    run = with_spec(run_of(tmp_path / "out", f"{tmp_path}/a.tar", imageKey="img"), filter=None, train=train)
     with pytest.raises(
         UserError, match=r"spec\.data\.sources web: imageKey and captionKey are read by the stage filter"
     ):
-        kept_shards(DihtRun.model_validate(document).spec, Storage(), Layout(str(tmp_path)))
+        kept_shards(run.spec, Storage(), Layout(str(tmp_path)))

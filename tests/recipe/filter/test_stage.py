@@ -84,16 +84,6 @@ def test_artefacts_name_every_file_with_its_digest(tmp_path: Path) -> None:
     assert {item.path: item.sha256 for item in committed.artefacts} == written
 
 
-def test_worker_takes_over_the_share_of_one_that_never_starts(tmp_path: Path, parsed: list[str]) -> None:
-    shards = write_shards(tmp_path / "in", [CAPTIONS[:2], CAPTIONS[2:4], CAPTIONS[4:]])
-    one = filter_with(run_of(tmp_path / "one", shards))
-    parsed.clear()
-    two = filter_with(run_of(tmp_path / "two", shards), worker=1, workers=2)
-    assert two.output_sha256 == one.output_sha256
-    assert parsed == [*CAPTIONS[2:4], *CAPTIONS[4:], *CAPTIONS[:2]]
-    assert not list((tmp_path / "two/filter/claims").glob("web-*"))
-
-
 def test_workers_leave_claimed_shards_alone_until_the_claim_is_stale(
     tmp_path: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,15 +92,11 @@ def test_report_when_captions_leave_out_a_bar_then_shows_it_and_none_elsewhere(m
     assert all(each["added"] == "bar" and "bar" not in each["caption"] for each in report["examples"])
 
 
-def test_labels_when_heads_may_say_nothing_then_what_is_said_is_likely_and_resumes_to_the_same_bytes(
-    make_kept: Make,
-) -> None:
+def test_labels_of_three_steps_when_heads_may_say_nothing_then_what_is_said_is_likely(make_kept: Make) -> None:
     heads = {"epochs": 15, "lr": 0.02, "batchSize": 32, "kind": "Sigmoid", "calibrate": True}
-    kept, again = make_kept(name="one").write(), make_kept(name="two").write()
-    label(kept.run(heads=heads, minProbability=0.6))
+    kept = make_kept().write()
     for step in ("vocabulary", "heads", "predict"):
-        label(again.run(heads=heads, minProbability=0.6), step=step)
-    assert files_of(again.run()) == files_of(kept.run())
+        label(kept.run(heads=heads, minProbability=0.6), step=step)
     labels = read_labels(Storage(), located(kept.folder).labels("shapes-00"))
     said = labels.attributes.probabilities_NK
     assert labels.has_label_N.all()
