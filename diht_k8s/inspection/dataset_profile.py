@@ -18,7 +18,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
@@ -32,11 +32,14 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
 from diht_k8s.stages.filter.captions.language import is_english
 from diht_k8s.stages.filter.fingerprints import gallery_of
-from diht_k8s.stages.filter.rules import GraphParser, caption_reason, new_row
+from diht_k8s.stages.filter.rules import caption_reason, new_row
 from diht_k8s.stages.filter.scores import Row
 from diht_k8s.stages.filter.summary import CAPTIONS, LayoutHints
 from diht_k8s.stages.label.caption_concepts import KeptCaptions
 from diht_k8s.stages.label.vocabulary import ConceptCounts
+
+if TYPE_CHECKING:
+    from diht_k8s.stages.filter.captions.parser import CaptionParser
 
 MAX_PROFILED: Final = 5000
 """Parsing their captions takes some seconds."""
@@ -113,7 +116,7 @@ def concept_counts(kept: Sequence[ProfiledPair]) -> ConceptCounts:
 
 
 def profile_dataset(
-    storage: Storage, uris: Sequence[str], parser: GraphParser, advance: Callable[[], object]
+    storage: Storage, uris: Sequence[str], parser: CaptionParser, advance: Callable[[], object]
 ) -> DatasetProfile:
     """The profile of some shards, from samples of some of them.
 

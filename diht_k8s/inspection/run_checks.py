@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from diht_k8s.api.errors import DataError, DihtError
 from diht_k8s.api.field_problems import FieldProblem
@@ -19,8 +19,11 @@ from diht_k8s.data.shards.samples import survey
 from diht_k8s.data.shards.sources import Shard, listed_shards
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.inspection.dataset_profile import MAX_PROFILED, ProfiledPair, concept_counts
-from diht_k8s.stages.filter.rules import GraphParser, caption_reason, new_row, sample_reason
+from diht_k8s.stages.filter.rules import caption_reason, new_row, sample_reason
 from diht_k8s.stages.label.vocabulary import freeze
+
+if TYPE_CHECKING:
+    from diht_k8s.stages.filter.captions.parser import CaptionParser
 
 MAX_BYTES: Final = 2 << 30
 """Of all shards: counting their samples reads them once."""
@@ -28,7 +31,7 @@ MARGIN: Final = 0.8
 """Share of the pairs that advice counts on: the image rules drop some."""
 
 
-def check_run(run: DihtRun, storage: Storage, parser: Callable[[], GraphParser]) -> list[FieldProblem]:
+def check_run(run: DihtRun, storage: Storage, parser: Callable[[], CaptionParser]) -> list[FieldProblem]:
     """The failures that are certain; empty where none is.
 
     Args:
@@ -112,7 +115,7 @@ def _classes(passing: Sequence[ProfiledPair], cuts: Vocabulary) -> tuple[int, in
     return len(vocabulary.objects), len(vocabulary.attributes)
 
 
-def _passing(spec: Spec, storage: Storage, shards: Sequence[Shard], parser: GraphParser) -> list[ProfiledPair]:
+def _passing(spec: Spec, storage: Storage, shards: Sequence[Shard], parser: CaptionParser) -> list[ProfiledPair]:
     """The pairs whose captions pass the filter; those of unfiltered sources all do."""
     rules = spec.filter
     assert rules is not None

@@ -13,7 +13,7 @@ from diht_k8s.cli.main import main
 from diht_k8s.data.shards.samples import count_samples
 from diht_k8s.data.shards.storage import Storage
 from tests.fuzz.tars import MUTATIONS, Case, case
-from tests.recipe.filter.shards import rows_of, run_of
+from tests.recipe.filter.shards import rows_of, run_of, tolerating
 
 FEW = 3 * len(MUTATIONS)
 MANY = 20
@@ -27,9 +27,8 @@ def filtered(folder: Path, made: dict[str, Case]) -> dict[str, Any]:
     for name, each in made.items():
         (folder / "in" / f"{name}.tar").write_bytes(each.data)
     run = run_of(folder / "out", f"{folder}/in/*.tar", ALL_ALLOWED)
-    data = run.spec.data.model_copy(update={"max_bad_shards": "100%"})
     file = folder / "run.json"
-    file.write_text(dump(run.model_copy(update={"spec": run.spec.model_copy(update={"data": data})})))
+    file.write_text(dump(tolerating(run, "100%")))
     assert main(["stage", "filter", "--run", str(file)]) == 0
     return json.loads((folder / "out/runs/latest/filter/COMMITTED.json").read_text())["summary"]
 

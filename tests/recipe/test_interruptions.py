@@ -39,9 +39,18 @@ from diht_k8s.runtime.stage import exit_code_of, run_stage
 from diht_k8s.stages.label import stage as label_stage
 from tests.folders import filled, located
 from tests.recipe.evaluate import small_run
-from tests.recipe.filter.clip_scores import CAPTIONS as SCORED_CAPTIONS
-from tests.recipe.filter.clip_scores import image_of
-from tests.recipe.filter.shards import CAPTIONS, drawn, encoded, filter_with, pair, run_of, tar_of, write_shards
+from tests.recipe.filter.clip_scores import write_scored
+from tests.recipe.filter.shards import (
+    CAPTIONS,
+    drawn,
+    encoded,
+    filter_with,
+    pair,
+    run_of,
+    tar_of,
+    with_spec,
+    write_shards,
+)
 from tests.recipe.filter.tables import pairs as table_rows
 from tests.recipe.filter.tables import table_run, write_table
 from tests.recipe.filter.taken_pairs import Bench, entry, without_times
@@ -95,9 +104,7 @@ class Site:
         """The run with the rule of the store."""
         if self.rule is None:
             return run
-        document = run.model_dump(by_alias=True, mode="json", exclude_none=True)
-        document["spec"]["storage"] = [dict(self.rule)]
-        return DihtRun.model_validate(document)
+        return with_spec(run, storage=[dict(self.rule)])
 
     def made(self, output: str, stage: Stage, *suffixes: str) -> dict[str, bytes]:
         """The files of a stage with these suffixes, and its report."""
@@ -142,14 +149,7 @@ def filter_of_repeats(site: Site) -> Work:
 
 def filter_by_share(site: Site) -> Work:
     small_run.export_model(site.folder / "clip")
-    (site.folder / "in").mkdir()
-    for shard in range(2):
-        members = [
-            each
-            for number, caption in enumerate(SCORED_CAPTIONS)
-            for each in pair(f"{shard}-{number}", caption, image_of(shard, number))
-        ]
-        (site.folder / f"in/{shard}.tar").write_bytes(tar_of(members))
+    write_scored(site.folder / "in")
     return filters(site, {"clipScore": {"model": str(site.folder / "clip"), "keepShare": 0.4}}, final=())
 
 

@@ -18,7 +18,8 @@ from diht_k8s.runtime.run_folder import run_layout
 from diht_k8s.runtime.stage import run_stage
 from diht_k8s.stages.label import stage
 from tests.folders import located, planted
-from tests.recipe.label.conftest import make_kept, one_thread, teacher_weights  # noqa: F401  # fixtures
+from tests.recipe.conftest import one_thread  # noqa: F401  # a fixture
+from tests.recipe.label.conftest import make_kept, teacher_weights  # noqa: F401  # fixtures
 from tests.s3.faults import Proxy, proxy_before
 from tests.s3.server import S3
 

@@ -9,32 +9,23 @@ again when the downloaded shards are filtered.
 from __future__ import annotations
 
 import hashlib
-import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from diht_k8s.api.filter import Filter, TextSpotting
-from diht_k8s.api.layout import Layout, join
-from diht_k8s.api.run import Spec, Stage
+from diht_k8s.api.run import Spec
 from diht_k8s.data.imports.url_tables import Columns, TableRow, parts_of, read_part, rows_of_part
-from diht_k8s.data.shards.parquet import row_count, write_table
-from diht_k8s.data.shards.samples import Sample, SamplePlaces, caption_of, storable
+from diht_k8s.data.shards.samples import Sample, SamplePlaces, caption_of
 from diht_k8s.data.shards.sources import Shard, current_shards, distinct_names, input_shards, stem
 from diht_k8s.data.shards.storage import Storage
-from diht_k8s.runtime.claims import Claims
-from diht_k8s.runtime.stage import Context
-from diht_k8s.stages.filter.kept_pairs import WrittenFile
+from diht_k8s.stages.filter.kept_pairs import DIGEST
 from diht_k8s.stages.filter.rules import has_bad_shape
 from diht_k8s.stages.filter.scores import Row
 from diht_k8s.stages.filter.shard_filter import ShardFilter
 
-WIDTH, HEIGHT, DIGEST = "original_width", "original_height", "sha256"
+WIDTH, HEIGHT = "original_width", "original_height"
 """Names under which samples have these of a table, as img2dataset writes them into the .json."""
 MAX_UID: Final = 128
 """Characters; the .json of a shard has the same limit."""
@@ -141,52 +132,6 @@ def sizes_of(sample: Sample) -> tuple[float, float] | None:
     return None if not width or not height or width < 0 or height < 0 else (width, height)
 
 
-FOLDER: Final = "survivors"
-UID, URL, TEXT = "uid", "url", "text"
-
-
-@dataclass(frozen=True)
-class DownloadList:
-    """The tables of a run's kept pairs, one a part."""
-
-    storage: Storage
-    layout: Layout
-    numbers: Sequence[str]
-    """names of the numbers of `metadataLimits`, which travel with the pairs."""
-
-    def uri(self, shard: str) -> str:
-        """The table of a part."""
-        return join(self.layout.stage(Stage.FILTER), self.path(shard))
-
-    def path(self, shard: str) -> str:
-        """The table relative to the folder of the stage."""
-        return f"{FOLDER}/{shard}.parquet"
-
-    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> WrittenFile:
-        """Write the kept pairs of a part."""
-        numbers = [name for name in self.numbers if name not in (UID, URL, TEXT, DIGEST)]
-        schema = pa.schema(
-            {**dict.fromkeys((UID, URL, TEXT, DIGEST), pa.string()), **dict.fromkeys(numbers, pa.float64())}
-        )
-        listed = [
-            {
-                UID: row.uid,
-                URL: storable(sample.meta["url"]),
-                TEXT: sample.caption,
-                DIGEST: digest if isinstance(digest := sample.meta.get(DIGEST), str) else None,
-                **{name: sample.meta.get(name) for name in numbers},
-            }
-            for _, row, sample in pairs
-        ]
-        data = write_table(self.storage, self.uri(shard), pa.Table.from_pylist(listed, schema=schema), {})
-        return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pairs": row_count(data)}
-
-    def uids(self, shard: str) -> list[str]:
-        """The uids of a part's kept pairs, in order."""
-        column: Any = pq.read_table(io.BytesIO(self.storage.read_bytes(self.uri(shard))), columns=[UID])[UID]
-        return column.to_pylist()
-
-
 BATCH: Final = 1024
 """Rows per batch: they are small, and the parser is faster with more captions (half a second's work)."""
 
@@ -208,22 +153,6 @@ class TableFilter(ShardFilter):
     """Filters the parts of the tables of one run, one at a time; all but reading and image rules is as with shards."""
 
     batch = BATCH
-
-    def __init__(
-        self, context: Context, rules: Filter, shards: Sequence[Shard], own: Sequence[Shard], claims: Claims
-    ) -> None:
-        """Prepare; the parser is loaded with the first caption.
-
-        Args:
-            context: the stage's context.
-            rules: what `without_images` gives.
-            shards: all parts of the stage.
-            own: this worker's share of them.
-            claims: record which worker works on which group.
-        """
-        numbers = [limit.name for limit in rules.metadata_limits]
-        super().__init__(context, rules, shards, own, claims, DownloadList(context.storage, context.layout, numbers))
-        self._caption_scores = None  # another pass over the same tables has the same parts
 
     def _read(self, shard: Shard, places: SamplePlaces) -> Iterator[Sample]:
         return read_rows(self._context.storage, shard, self._rules)

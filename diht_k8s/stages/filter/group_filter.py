@@ -28,32 +28,6 @@ def is_done(scores: Scores, context: Context) -> bool:
     return scores.header["config_sha256"] == context.config_sha256
 
 
-class WrittenFiles:
-    """Files of shards in the stage's folder, as last listed."""
-
-    def __init__(self, context: Context, *, duplicates: bool) -> None:
-        """Prepare; nothing is listed yet.
-
-        Args:
-            context: the stage's context.
-            duplicates: whether the run drops repeated images, so that a shard has fingerprints, too.
-        """
-        self._context, self._duplicates = context, duplicates
-        self.scored = frozenset[str]()
-        """names of the shards with scores."""
-        self.done = frozenset[str]()
-        """names of the shards with all files that belong to scores."""
-
-    def refresh(self) -> None:
-        """List the folders as they are now."""
-        self.scored = self._shards("scores")
-        self.done = self.scored & self._shards("fingerprints") if self._duplicates else self.scored
-
-    def _shards(self, folder: str) -> frozenset[str]:
-        names = self._context.storage.names(join(self._context.layout.stage(Stage.FILTER), folder))
-        return frozenset(name.removesuffix(".parquet") for name in names)
-
-
 class GroupFilter:
     """One worker's part of the filtering of a stage's groups."""
 
@@ -76,7 +50,8 @@ class GroupFilter:
         """
         self._context, self._rules, self._groups = context, rules, groups
         self._claims, self._shard_filter = claims, shard_filter
-        self._written = WrittenFiles(context, duplicates=rules.duplicates is not None)
+        self._scored = frozenset[str]()
+        """names of the shards with scores, as last listed."""
         self._summaries = GroupSummaries(context, final=rules.duplicates is None and not keeps_top_fraction(rules))
         self._shard_progress = ShardProgress(context, "scores")
         self._counted = set[int]()
@@ -103,9 +78,16 @@ class GroupFilter:
 
     def _missing(self, groups: Sequence[ShardGroup]) -> list[ShardGroup]:
         """The groups without a summary, in reverse order, because their owners start with the first."""
-        self._written.refresh()
-        done = self._summaries.written(groups, self._written.done)
+        self._scored = whole = self._shards("scores")
+        if self._rules.duplicates is not None:
+            whole = whole & self._shards("fingerprints")
+        done = self._summaries.written(groups, whole)
         return [group for group in reversed(groups) if group.number not in done]
+
+    def _shards(self, folder: str) -> frozenset[str]:
+        """The shards with a file in a folder of the stage."""
+        names = self._context.storage.names(join(self._context.layout.stage(Stage.FILTER), folder))
+        return frozenset(name.removesuffix(".parquet") for name in names)
 
     def _filter_missing(self, groups: Sequence[ShardGroup], missing: Sequence[ShardGroup]) -> bool:
         worked, numbers = False, {group.number for group in missing}
@@ -168,7 +150,7 @@ class GroupFilter:
     def _read_scores(self, shard: Shard, *, sure: bool) -> tuple[Scores, bytes] | None:
         """The scores of a shard that an earlier start or another worker has left, and their content."""
         uri, storage = self._context.layout.scores(shard.name), self._context.storage
-        if not (shard.name in self._written.scored if sure else storage.exists(uri)):
+        if not (shard.name in self._scored if sure else storage.exists(uri)):
             return None
         content = storage.read_bytes(uri)
         return open_scores(content, uri), content

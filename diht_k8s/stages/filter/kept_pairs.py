@@ -9,20 +9,22 @@ records that it was applied.
 from __future__ import annotations
 
 import hashlib
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
-from diht_k8s.api.layout import Layout
+from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import Stage
 from diht_k8s.data.shards.pairs import KeepListRow, write_keep_list
 from diht_k8s.data.shards.parquet import row_count, write_table
-from diht_k8s.data.shards.samples import Sample, count_samples, read_samples
+from diht_k8s.data.shards.samples import Sample, count_samples, read_samples, storable
 from diht_k8s.data.shards.shard_index import pack_starts
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.data.shards.storage import Storage
@@ -133,12 +135,62 @@ class KeptPairs:
         }
 
     def _write_list(self, shard: str, listed: Sequence[KeepListRow]) -> WrittenFile:
-        data = write_keep_list(self.storage, self.uri(shard), listed)
-        return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pairs": row_count(data)}
+        return _written(write_keep_list(self.storage, self.uri(shard), listed))
 
     def uri(self, shard: str) -> str:
         """A shard's file."""
         return self.layout.keep_list(shard) if self.output == "KeepList" else self.layout.kept(shard)
+
+
+def _written(table: bytes) -> WrittenFile:
+    return {"size": len(table), "sha256": hashlib.sha256(table).hexdigest(), "pairs": row_count(table)}
+
+
+SURVIVORS: Final = "survivors"
+UID, URL, TEXT, DIGEST = "uid", "url", "text", "sha256"
+"""Columns of such a table."""
+
+
+@dataclass(frozen=True)
+class DownloadList:
+    """The tables of a run's kept pairs, one a part."""
+
+    storage: Storage
+    layout: Layout
+    numbers: Sequence[str]
+    """names of the numbers of `metadataLimits`, which travel with the pairs."""
+
+    def uri(self, shard: str) -> str:
+        """The table of a part."""
+        return join(self.layout.stage(Stage.FILTER), self.path(shard))
+
+    def path(self, shard: str) -> str:
+        """The table relative to the folder of the stage."""
+        return f"{SURVIVORS}/{shard}.parquet"
+
+    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> WrittenFile:
+        """Write the kept pairs of a part."""
+        numbers = [name for name in self.numbers if name not in (UID, URL, TEXT, DIGEST)]
+        schema = pa.schema(
+            {**dict.fromkeys((UID, URL, TEXT, DIGEST), pa.string()), **dict.fromkeys(numbers, pa.float64())}
+        )
+        listed = [
+            {
+                UID: row.uid,
+                URL: storable(sample.meta["url"]),
+                TEXT: sample.caption,
+                DIGEST: digest if isinstance(digest := sample.meta.get(DIGEST), str) else None,
+                **{name: sample.meta.get(name) for name in numbers},
+            }
+            for _, row, sample in pairs
+        ]
+        data = write_table(self.storage, self.uri(shard), pa.Table.from_pylist(listed, schema=schema), {})
+        return _written(data)
+
+    def uids(self, shard: str) -> list[str]:
+        """The uids of a part's kept pairs, in order."""
+        column: Any = pq.read_table(io.BytesIO(self.storage.read_bytes(self.uri(shard))), columns=[UID])[UID]
+        return column.to_pylist()
 
 
 def write_scores(storage: Storage, uri: str, rows: Sequence[Row], header: dict[str, Any]) -> None:

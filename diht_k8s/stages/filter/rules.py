@@ -17,7 +17,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from PIL import Image
 
@@ -29,12 +29,14 @@ from diht_k8s.data.shards.samples import Sample, storable
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import fits_tar
 from diht_k8s.stages.filter import clip_score
-from diht_k8s.stages.filter.captions.graph import CaptionGraph
 from diht_k8s.stages.filter.captions.language import is_english
 from diht_k8s.stages.filter.fingerprints import Gallery, fingerprint
 from diht_k8s.stages.filter.scores import BAD, Row
 from diht_k8s.stages.filter.text_spotting.matching import MatchRule, shows_caption
-from diht_k8s.stages.filter.text_spotting.spotter import Spotting, SpottingRequest
+from diht_k8s.stages.filter.text_spotting.spotter import SpottingRequest, TextSpotter
+
+if TYPE_CHECKING:
+    from diht_k8s.stages.filter.captions.parser import CaptionParser
 
 _UNFILTERED: Final = Filter()
 """Defaults, which have no rule on image shapes; used for sources that are not filtered."""
@@ -42,30 +44,6 @@ _UNFILTERED: Final = Filter()
 
 MAX_JUNK_KIND: Final = 60
 """Characters of a kind of junk."""
-
-
-class GraphParser(Protocol):
-    """Parses captions (`CaptionParser`)."""
-
-    def parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
-        """A graph for each caption."""
-        ...
-
-
-class Spotter(Protocol):
-    """Spots text in images (`TextSpotter`)."""
-
-    def spot_all(self, requests: Iterable[SpottingRequest]) -> Iterator[Spotting]:
-        """The texts of each image, in order; consumes the requests lazily."""
-        ...
-
-
-class Scorer(Protocol):
-    """Scores images with their captions (`ClipScorer`)."""
-
-    def scores(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
-        """The cosine similarity of each image and its caption."""
-        ...
 
 
 class _Pair(NamedTuple):
@@ -85,13 +63,13 @@ class RuleChain:
     """The filter rules of one run with their models, applied in order; the first that fails gives the reason."""
 
     rules: Filter
-    parser: GraphParser
+    parser: CaptionParser
     parser_version: str
-    spotter: Spotter
+    spotter: TextSpotter
     exclusions: frozenset[str] = frozenset()
     gallery: Gallery | None = None
     """images of benchmarks; their near-duplicates must not be trained on."""
-    scorer: Scorer | None = None
+    scorer: clip_score.ClipScorer | None = None
     """the model of `clipScore`, if the run has one."""
 
     def apply(

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -31,7 +31,7 @@ from diht_k8s.stages.filter.clip_score import ClipScorer
 from diht_k8s.stages.filter.deduplication import write_fingerprints
 from diht_k8s.stages.filter.fingerprints import read_gallery
 from diht_k8s.stages.filter.group_summaries import FilteredShard
-from diht_k8s.stages.filter.kept_pairs import KeptPairs, WrittenFile
+from diht_k8s.stages.filter.kept_pairs import DownloadList, KeptPairs
 from diht_k8s.stages.filter.rules import RuleChain, read_exclusions, taken_down
 from diht_k8s.stages.filter.scores import Row, Scores, find_scores, schema_of, to_batch
 from diht_k8s.stages.filter.stage_progress import StageProgress
@@ -58,22 +58,6 @@ def batches_of(samples: Iterable[Sample], most: int | None = None) -> Iterator[l
             batch, size = [], 0
     if batch:
         yield batch
-
-
-class KeptFiles(Protocol):
-    """Writes what is kept of each shard (`KeptPairs`, or the download list of a table)."""
-
-    def uri(self, shard: str) -> str:
-        """A shard's file."""
-        ...
-
-    def path(self, shard: str) -> str:
-        """The file relative to the folder of the stage."""
-        ...
-
-    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> WrittenFile:
-        """Write what is kept: its index in the shard, row and sample."""
-        ...
 
 
 @dataclass
@@ -123,7 +107,7 @@ class ShardFilter:
         shards: Sequence[Shard],
         own: Sequence[Shard],
         claims: Claims,
-        kept: KeptFiles | None = None,
+        kept: KeptPairs | DownloadList,
     ) -> None:
         """Prepare; models are loaded with the first sample that needs them.
 
@@ -133,7 +117,7 @@ class ShardFilter:
             shards: all shards of the stage.
             own: this worker's share of them.
             claims: record which worker works on which group.
-            kept: writes what is kept; None writes `filter.output`.
+            kept: writes what is kept.
 
         Raises:
             UserError: the run asks for a GPU that cannot be used.
@@ -152,9 +136,11 @@ class ShardFilter:
             self._spotter.check_device()
         self._scorer = None if rules.clip_score is None else ClipScorer(rules.clip_score, context.storage)
         self._caption_scores = CaptionScores.find(context.storage, rules.scores_from)
+        if isinstance(kept, DownloadList):
+            self._caption_scores = None  # another pass over the same tables has the same parts
         listed = read_exclusions(context.storage, rules.exclude)
         self._exclusions = listed | taken_down(context.storage, context.layout)
-        self.kept_files = kept or KeptPairs(context.storage, context.layout, rules.output)
+        self.kept_files = kept
         self.bad_shards = BadShards(context.run.spec.data.max_bad_shards, len(shards))
         self.progress = StageProgress(context, shards, own)
 

@@ -31,13 +31,13 @@ from diht_k8s.runtime.bad_shards import BadShards, damage_summary
 from diht_k8s.runtime.claims import Claims, claims_of, until_committed
 from diht_k8s.runtime.commit import artefact, find_committed
 from diht_k8s.runtime.stage import Context, Outcome
-from diht_k8s.stages.filter.caption_tables import DownloadList, TableFilter, filter_input, has_tables, without_images
+from diht_k8s.stages.filter.caption_tables import TableFilter, filter_input, has_tables, without_images
 from diht_k8s.stages.filter.clip_score import ClipTopFraction, keeps_top_fraction, read_cutoff
 from diht_k8s.stages.filter.deduplication import Deduplication
 from diht_k8s.stages.filter.fingerprints import benchmark_shards
 from diht_k8s.stages.filter.group_filter import GroupFilter, is_done
 from diht_k8s.stages.filter.group_summaries import FilteredShard, GroupSummaries, GroupSummary, check_stage
-from diht_k8s.stages.filter.kept_pairs import GlobalRule, KeptPairs
+from diht_k8s.stages.filter.kept_pairs import DownloadList, GlobalRule, KeptPairs
 from diht_k8s.stages.filter.scores import open_scores
 from diht_k8s.stages.filter.shard_filter import ShardFilter
 from diht_k8s.stages.filter.summary import LayoutHints, Summary, report
@@ -92,7 +92,8 @@ def execute(context: Context) -> Outcome | None:
     groups = groups_of(shards)
     own = groups[context.worker :: context.workers]
     filter_class = TableFilter if has_tables(context.run.spec) else ShardFilter
-    shard_filter = filter_class(context, rules, shards, [shard for group in own for shard in group.shards], claims)
+    mine = [shard for group in own for shard in group.shards]
+    shard_filter = filter_class(context, rules, shards, mine, claims, _kept_files(context))
     group_filter = GroupFilter(context, rules, groups, claims, shard_filter)
     global_rules = [rule(context, rules, shards, claims) for rule in _global_rules(rules)]
     steps: list[Step] = [group_filter.run, *(rule.run for rule in global_rules)]

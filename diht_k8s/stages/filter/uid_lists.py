@@ -49,11 +49,6 @@ def uid_numbers(uids: Iterable[str]) -> NDArray[np.uint64]:
     return found.reshape(-1, 2)
 
 
-def pairs_of(numbers: NDArray[np.uint64]) -> NDArray[np.void]:
-    """Numbers from `uid_numbers` as DataComp's array of pairs, shape (N,)."""
-    return np.ascontiguousarray(numbers).view(UID_DTYPE).reshape(-1)
-
-
 def write_uid_list(storage: Storage, uri: str, numbers: NDArray[np.uint64]) -> None:
     """Write the list.
 
@@ -62,7 +57,7 @@ def write_uid_list(storage: Storage, uri: str, numbers: NDArray[np.uint64]) -> N
         uri: its name.
         numbers: what `uid_numbers` gives, sorted.
     """
-    write_array(storage, uri, pairs_of(numbers))
+    write_array(storage, uri, np.ascontiguousarray(numbers).view(UID_DTYPE).reshape(-1))
 
 
 def write_array(storage: Storage, uri: str, array: NDArray[Any]) -> None:

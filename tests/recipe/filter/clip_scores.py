@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.recipe.evaluate.small_run import CONFIG
-from tests.recipe.filter.shards import drawn, rows_of
+from tests.recipe.filter.shards import drawn, pair, rows_of, tar_of
 
 WEIGHTS = "open_clip_model.safetensors"
 RESNET = {**CONFIG, "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16}}
@@ -34,6 +34,19 @@ SHARDS = ("web-0", "web-1")
 
 def image_of(shard: int, number: int) -> bytes:
     return drawn(f"{shard}{number}", size=SIZES[number % 4], colour=COLOURS[(number + 3 * shard) % 8])
+
+
+def write_scored(folder: Path) -> str:
+    """Two shards of eight pairs whose second one has too simple a caption; returns the pattern that matches them."""
+    folder.mkdir()
+    for shard in range(2):
+        members = [
+            member
+            for number, caption in enumerate(CAPTIONS)
+            for member in pair(f"{shard}-{number}", caption, image_of(shard, number))
+        ]
+        (folder / f"{shard}.tar").write_bytes(tar_of(members))
+    return f"{folder}/*.tar"
 
 
 def reference(model: str) -> dict[str, float]:

@@ -1,25 +1,28 @@
-"""What the tests of the clip score share. They import torch and open_clip, so the other tests must not pay for that."""
+"""What the tests of the filter share. Torch and open_clip are imported by those that need them."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.recipe.filter.shards import pair, tar_of
+from diht_k8s.stages.filter.captions.graph import CaptionGraph
+from diht_k8s.stages.filter.captions.parser import CaptionParser
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As the stage sets it, so that the tests see equal bits in whatever order they run."""
-    import torch
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The captions that are parsed from now on."""
+    found, parse = list[str](), CaptionParser.parse
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    def counted(parser: CaptionParser, captions: Sequence[str]) -> list[CaptionGraph]:
+        found.extend(captions)
+        return parse(parser, captions)
+
+    monkeypatch.setattr(CaptionParser, "parse", counted)
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -39,14 +42,6 @@ def model(tmp_path: Path, exported: Path) -> str:
 @pytest.fixture
 def shards(tmp_path: Path) -> str:
     """Two shards of eight pairs whose second one has too simple a caption."""
-    from tests.recipe.filter.clip_scores import CAPTIONS, image_of
+    from tests.recipe.filter.clip_scores import write_scored
 
-    (tmp_path / "in").mkdir()
-    for shard in range(2):
-        members = [
-            member
-            for number, caption in enumerate(CAPTIONS)
-            for member in pair(f"{shard}-{number}", caption, image_of(shard, number))
-        ]
-        (tmp_path / "in" / f"{shard}.tar").write_bytes(tar_of(members))
-    return f"{tmp_path}/in/*.tar"
+    return write_scored(tmp_path / "in")

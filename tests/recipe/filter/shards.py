@@ -127,6 +127,15 @@ def filter_pairs(
     return filter_with(run_of(folder / "out", f"{folder}/a.tar", rules, **source))
 
 
+def with_spec(run: DihtRun, **fields: Any) -> DihtRun:
+    """The run with other fields of its spec; None leaves one out."""
+    document = run.model_dump(mode="json", by_alias=True, exclude_none=True)
+    spec = document["spec"] | fields
+    return DihtRun.model_validate(
+        document | {"spec": {name: given for name, given in spec.items() if given is not None}}
+    )
+
+
 def tolerating(run: DihtRun, limit: int | str) -> DihtRun:
     """The run with a limit for damaged shards."""
     data = run.spec.data.model_copy(update={"max_bad_shards": limit})

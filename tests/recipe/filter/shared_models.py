@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from diht_k8s.stages.filter.captions import parser
-from diht_k8s.stages.filter.captions.dependency_parsers import DependencyParser, ParserKind, load_parser
+from diht_k8s.stages.filter.captions.dependency_parsers import ParserKind, SpacyParser, load_parser
 from diht_k8s.stages.filter.text_spotting import rapidocr_engine, spotter
 from diht_k8s.stages.filter.text_spotting.rapidocr_engine import ShapedNetwork, import_openvino
 
-_parsers: dict[ParserKind, DependencyParser] = {}
+_parsers: dict[ParserKind, SpacyParser] = {}
 _engines: dict[Any, Any] = {}
 _sessions: dict[Any, dict[str, Any]] = {}
 _networks: dict[Any, ShapedNetwork] = {}
@@ -38,7 +38,7 @@ def _leave_networks_to_the_parent() -> None:
 os.register_at_fork(after_in_child=_leave_networks_to_the_parent)
 
 
-def _shared_parser(kind: ParserKind) -> DependencyParser:
+def _shared_parser(kind: ParserKind) -> SpacyParser:
     if kind not in _parsers or _parsers[kind].is_full:
         _parsers.pop(kind, None)
         _parsers[kind] = load_parser(kind)

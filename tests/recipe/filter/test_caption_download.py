@@ -8,17 +8,14 @@ import os
 import shutil
 import subprocess
 import threading
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from diht_k8s.stages.filter.captions.parser import CaptionParser
 from tests.recipe.filter.shards import drawn, filter_with, run_of
-from tests.recipe.filter.tables import Pair, pairs, shard_of, survivors, table_run, write_table
+from tests.recipe.filter.tables import pairs, table_run, write_table
 
 RULES = {"minActions": 1, "maxBadPercent": 10, "metadataLimits": [{"name": "pwatermark", "max": 0.5}]}
 IMG2DATASET = os.environ.get("IMG2DATASET") or shutil.which("img2dataset")
@@ -59,22 +56,6 @@ def web() -> Iterator[Web]:
     web.server.server_close()
 
 
-def by_loop(table: Path, shards: Path) -> None:
-    """What img2dataset does, for a table of few rows."""
-
-    def image(row: Pair) -> bytes:
-        with urllib.request.urlopen(row["url"]) as answer:
-            return answer.read()
-
-    rows = survivors(table.parents[3])
-    with ThreadPoolExecutor(8) as pool:
-        images = list(pool.map(image, rows))
-    shards.mkdir()
-    for number, start in enumerate(range(0, len(rows), 100)):
-        part = slice(start, start + 100)
-        (shards / f"{number:05}.tar").write_bytes(shard_of(rows[part], images[part]))
-
-
 def by_img2dataset(table: Path, shards: Path) -> None:
     command = [
         str(IMG2DATASET),
@@ -105,32 +86,16 @@ def by_img2dataset(table: Path, shards: Path) -> None:
     subprocess.run(command, check=True, env={**clean, "NO_ALBUMENTATIONS_UPDATE": "1"}, capture_output=True)
 
 
-@pytest.mark.parametrize(
-    ("download", "count"),
-    [
-        pytest.param(by_loop, 500, id="loop"),
-        pytest.param(
-            by_img2dataset,
-            5000,
-            id="img2dataset",
-            marks=[pytest.mark.slow, pytest.mark.skipif(IMG2DATASET is None, reason="no img2dataset: set IMG2DATASET")],
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.skipif(IMG2DATASET is None, reason="no img2dataset: set IMG2DATASET")
 def test_kept_shards_are_those_of_all_images_while_four_fifths_are_not_fetched(
-    tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch, download: Callable[[Path, Path], None], count: int
+    tmp_path: Path, web: Web, parsed: list[str]
 ) -> None:
-    rows = pairs(count, base=web.base)
+    rows = pairs(5000, base=web.base)
     filter_with(table_run(tmp_path / "captions", write_table(tmp_path / "pool.parquet", rows), RULES))
-    download(tmp_path / "captions" / "runs/latest/filter" / "survivors", tmp_path / "shards")
-    assert 0 < len(web.fetched) == len(set(web.fetched)) <= 0.2 * count
-    parsed, parse = list[str](), CaptionParser.parse
-
-    def counted(parser: CaptionParser, captions: Sequence[str]) -> object:
-        parsed.extend(captions)
-        return parse(parser, captions)
-
-    monkeypatch.setattr(CaptionParser, "parse", counted)
+    by_img2dataset(tmp_path / "captions" / "runs/latest/filter" / "survivors", tmp_path / "shards")
+    assert 0 < len(web.fetched) == len(set(web.fetched)) <= 0.2 * len(rows)
+    parsed.clear()
     rules = {**RULES, "textSpotting": {"detectorSize": 160}, "scoresFrom": f"{tmp_path}/captions/runs/latest/filter"}
     later = filter_with(run_of(tmp_path / "later", f"{tmp_path}/shards/*.tar", rules))
     assert parsed == []

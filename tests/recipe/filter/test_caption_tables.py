@@ -5,10 +5,8 @@ follows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from diht_k8s.api.errors import DataError, UserError
@@ -16,8 +14,6 @@ from diht_k8s.data.imports import url_tables
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.outputs.takedown import purge
 from diht_k8s.runtime.signals import StopFlag
-from diht_k8s.stages.filter.captions.graph import CaptionGraph
-from diht_k8s.stages.filter.captions.parser import CaptionParser
 from tests.recipe.filter.shards import drawn, files_of, filter_by_two, filter_with, rows_of, run_of
 from tests.recipe.filter.tables import pairs, shard_of, survivors, table_run, write_table
 
@@ -27,19 +23,6 @@ RULES = {
     "language": "en",
     "metadataLimits": [{"name": "pwatermark", "max": 0.5}],
 }
-
-
-@pytest.fixture
-def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The captions that are parsed from now on."""
-    found, parse = list[str](), CaptionParser.parse
-
-    def counted(parser: CaptionParser, captions: Sequence[str]) -> list[CaptionGraph]:
-        found.extend(captions)
-        return parse(parser, captions)
-
-    monkeypatch.setattr(CaptionParser, "parse", counted)
-    return found
 
 
 def verdicts(output: Path, *shards: str) -> list[tuple[str, str, str, int, int]]:
@@ -98,14 +81,6 @@ def test_sizes_of_the_table_drop_images_before_they_are_fetched(tmp_path: Path) 
     assert committed.summary["counts"]["dropped"]["size"] > 0
     kept = {row["uid"] for row in survivors(tmp_path / "out")}
     assert kept == {row["uid"] for row in pairs(300) if row["uid"] in kept and row["original_width"] == 96}
-
-
-def test_uid_list_is_sorted_pairs_of_numbers_as_datacomp_reads_them(tmp_path: Path) -> None:
-    filter_with(table_run(tmp_path / "out", write_table(tmp_path / "a.parquet", pairs(300))))
-    listed = np.load(tmp_path / "out" / "runs/latest/filter" / "uids.npy")
-    assert listed.dtype == np.dtype("u8,u8")
-    uids = sorted(row["uid"] for row in survivors(tmp_path / "out"))
-    assert [f"{high:016x}{low:016x}" for high, low in listed.tolist()] == uids
 
 
 def test_uid_is_a_hash_of_url_and_caption_where_the_table_has_none(tmp_path: Path) -> None:

@@ -32,14 +32,6 @@ from tests.recipe.filter.shards import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class RefusedError(Exception):
-    """Something was used that must not be."""
-
-
-def refuse(*_: object, **__: object) -> None:
-    raise RefusedError
-
-
 def test_min_score_is_part_of_the_stage_but_not_of_the_scores(tmp_path: Path, shards: str, model: str) -> None:
     runs = [run_of(tmp_path / "out", shards, rule(model, low)) for low in (0.1, 0.2)]
     assert config_of(runs[0]) != config_of(runs[1])
@@ -160,8 +152,8 @@ def test_model_that_does_not_work_ends_the_stage_before_the_first_caption_and_im
     says: str,
 ) -> None:
     run = run_of(tmp_path / "out", shards, broken(tmp_path, case))
-    monkeypatch.setattr("diht_k8s.stages.filter.rules.decode", refuse)
-    monkeypatch.setattr("diht_k8s.stages.filter.captions.parser.CaptionParser.parse", refuse)
+    monkeypatch.setattr("diht_k8s.stages.filter.rules.decode", None)
+    monkeypatch.setattr("diht_k8s.stages.filter.captions.parser.CaptionParser.parse", None)
     with pytest.raises(error, match=says):
         filter_with(run)
     assert "code of a weights file ran" not in capsys.readouterr().out

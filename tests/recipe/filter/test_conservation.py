@@ -25,7 +25,7 @@ from diht_k8s.stages.filter import kept_pairs, shard_filter, stage
 from diht_k8s.stages.filter.group_summaries import GroupSummary
 from diht_k8s.stages.filter.shard_filter import ShardFilter
 from diht_k8s.stages.filter.summary import Summary
-from tests.recipe.filter.shards import drawn, filter_with, folder_of, pair, rows_of, run_of, tar_of
+from tests.recipe.filter.shards import drawn, filter_with, folder_of, pair, rows_of, run_of, tar_of, with_spec
 from tests.recipe.filter.tables import pairs, survivors, table_run, write_table
 
 GOOD, SIMPLE = "a small dog chasing a red ball", "server"
@@ -64,9 +64,7 @@ def drawn_layout(rng: random.Random, folder: Path) -> tuple[DihtRun, Counter[str
 
 
 def with_sources(run: DihtRun, sources: list[dict[str, Any]]) -> DihtRun:
-    document = run.model_dump(mode="json", by_alias=True, exclude_none=True)
-    document["spec"]["data"] |= {"sources": sources, "maxBadShards": "100%"}
-    return DihtRun.model_validate(document)
+    return with_spec(run, data={"sources": sources, "output": run.spec.data.output, "maxBadShards": "100%"})
 
 
 def drawn_tables(rng: random.Random, folder: Path) -> tuple[DihtRun, Counter[str]]:

@@ -14,21 +14,13 @@ from diht_k8s.stages.filter.captions.dependency_parsers import (
     fast_or_spacy,
     load_parser,
 )
-from diht_k8s.stages.filter.captions.parser import CaptionParser
 from diht_k8s.stages.filter.captions.tree import Token
-
-CAPTIONS = [*FIXED, "", "a pianist plays while a couple dances", "Kids&#39; Boots #cute"]
 
 
 def test_fixed_captions_are_twenty_and_parse_alike(caplog: pytest.LogCaptureFixture) -> None:
     assert len(set(FIXED)) == 20
     assert isinstance(load_parser("Fast"), FastParser)
     assert not caplog.records
-
-
-def test_both_parsers_give_the_same_graphs() -> None:
-    fast, slow = (CaptionParser(cached=0, kind=kind).parse(CAPTIONS) for kind in ("Fast", "Spacy"))
-    assert fast == slow
 
 
 @pytest.mark.parametrize("field", ["tag", "dep", "lower"])
@@ -46,5 +38,5 @@ def test_another_tree_of_one_fixed_caption_makes_spacy_parse_with_a_warning(
     monkeypatch.setattr(FastParser, "parse", wrong)
     with caplog.at_level(logging.WARNING):
         parser = fast_or_spacy(FastParser())
-    assert isinstance(parser, SpacyParser)
+    assert type(parser) is SpacyParser
     assert "read 'the temple was built" in caplog.text

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from spacy.language import Language
-from spacy.tokens import Token as SpacyToken
 
 from diht_k8s.stages.filter.captions import dependency_parsers, encoder, vocab
-from diht_k8s.stages.filter.captions.dependency_parsers import FastParser
+from diht_k8s.stages.filter.captions.dependency_parsers import FastParser, load_parser
 from diht_k8s.stages.filter.captions.parser import CaptionParser
+from diht_k8s.stages.filter.captions.transition_parser import DECORATION
 
 DEV = Path(__file__).parent / "captions" / "dev.jsonl"
 
@@ -28,6 +27,7 @@ def captions() -> list[str]:
     return [*lines, *TOUGH]
 
 
+ACROSS = "whom the boys say they saw"
 TOUGH = [
     "",
     " ",
@@ -41,43 +41,20 @@ TOUGH = [
     "don't stop, gonna cannot",
     "10km for US$5 (e.g. at 9 a.m.) :) \u2014 caf\u00e9!",
     "A dog runs. The cat sleeps! Is it raining? It is",
-    "whom the boys say they saw",
+    ACROSS,
+    ", ; . - ( ) ! " * 30,
+    f"A dog runs. The cat sleeps! Is it raining? It is: {ACROSS}",
 ]
 """All kinds of blanks, empty text, a thousand characters, words that the tokenizer splits, several sentences, and a
 head across another arc.
 """
 
 
-Found = list[tuple[str, str, str, str]]
-
-
-def found_by_spacy(language: Language, text: str) -> Found:
-    """Word, tag, label and head of each word; children of blanks get the heads of the blanks."""
-    return [
-        (word.lower_, name_or_tag(word), word.dep_, head_beyond_blanks(word).lower_)
-        for word in language(text)
-        if not word.is_space
-    ]
-
-
-def name_or_tag(word: SpacyToken) -> str:
-    """We never tag words in capitals as verbs."""
-    return "NNP" if word.tag_.startswith("VB") and word.text.isupper() and len(word) > 1 else word.tag_
-
-
-def head_beyond_blanks(word: SpacyToken) -> SpacyToken:
-    head = word.head
-    while head.is_space and head.head != head:
-        head = head.head
-    return word if head.is_space else head
-
-
-def test_words_tags_and_heads_equal_those_of_spacy(parser: FastParser) -> None:
-    language, _ = dependency_parsers.load()
+def test_trees_equal_those_of_spacy_in_batches_of_any_size(parser: FastParser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dependency_parsers, "AT_ONCE", 500)
     texts = captions()
-    for text, tokens in zip(texts, parser.parse(texts), strict=True):
-        found = [(token.lower, token.tag, token.dep, token.head.lower) for token in tokens]
-        assert found == found_by_spacy(language, text), text
+    for text, ours, theirs in zip(texts, parser.parse(texts), load_parser("Spacy").parse(texts), strict=True):
+        assert dependency_parsers._plain(ours) == dependency_parsers._plain(theirs), text
 
 
 def test_vectors_equal_those_of_spacy(parser: FastParser) -> None:
@@ -109,13 +86,6 @@ def test_words_are_cleared_when_there_are_too_many(monkeypatch: pytest.MonkeyPat
     assert len(parser._vocab.known) == 5
 
 
-def test_parse_does_not_depend_on_the_batch(parser: FastParser, monkeypatch: pytest.MonkeyPatch) -> None:
-    together = [[(token.lower, token.tag, token.dep, token.head.i) for token in text] for text in parser.parse(TOUGH)]
-    monkeypatch.setattr(dependency_parsers, "AT_ONCE", 1)
-    alone = [[(token.lower, token.tag, token.dep, token.head.i) for token in text] for text in parser.parse(TOUGH)]
-    assert together == alone
-
-
 def test_model_with_too_many_strings_is_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     parser = CaptionParser(cached=0)
     first = parser.parse(["a man riding a horse"])
@@ -145,3 +115,33 @@ def test_objects_that_other_code_froze_stay_frozen(monkeypatch: pytest.MonkeyPat
         assert frozen // 2 < gc.get_freeze_count() <= frozen, "neither let go nor added to"
     finally:
         gc.unfreeze()
+
+
+def test_a_head_beyond_another_arc_is_found(parser: FastParser) -> None:
+    (found,) = parser.parse([ACROSS])
+    assert (found[0].head, found[0].dep) == (found[5], "dobj")
+    assert not any(DECORATION in token.dep for token in found)
+
+
+FOUR = ["dobj||xcomp", "nsubj", "ROOT", "xcomp", "xcomp"]
+
+
+@pytest.mark.parametrize(
+    ("heads", "labels", "blank", "expected"),
+    [
+        ([2, 1, 0, -1, -2], FOUR, None, (3, "dobj")),
+        ([2, 1, 0, -1, -2], FOUR, 3, (4, "dobj")),
+        ([2, 1, 0, -1, -1, -3], ["dobj||xcomp", "nsubj", "ROOT", "advcl", "xcomp", "xcomp"], None, (5, "dobj")),
+        ([2, 1, 0, -1, -1], ["dobj||xcomp", "nsubj", "ROOT", "advcl", "xcomp"], None, (4, "dobj")),
+        ([2, 1, 0, -1, -1], ["dobj||xcomp", "nsubj", "ROOT", "advcl", "advcl"], None, (2, "dobj")),
+        ([2, -1, 0, -1, -1], ["dobj||xcomp", "xcomp", "ROOT", "advcl", "advcl"], None, (2, "dobj")),
+    ],
+    ids=["first in order", "no blank", "child before grandchild", "grandchild", "none", "not below itself"],
+)
+def test_the_nearest_word_with_the_label_becomes_the_head(
+    parser: FastParser, heads: list[int], labels: list[str], blank: int | None, expected: tuple[int, str]
+) -> None:
+    ours = parser._transition_parser
+    places = [ours.labels.index(label) for label in labels]
+    ours.uncross(heads, places, [place == blank for place in range(len(heads))])
+    assert (heads[0], ours.labels[places[0]]) == expected

@@ -19,7 +19,7 @@ from diht_k8s.runtime.commit import artefact
 from diht_k8s.runtime.inputs import kept_shards
 from diht_k8s.runtime.run_folder import run_layout
 from tests.folders import located
-from tests.recipe.filter.shards import drawn, filter_with, folder_of, pair, run_of, tar_of
+from tests.recipe.filter.shards import drawn, filter_with, pair, run_of, tar_of
 
 GOOD, BARE = "a small dog chasing a red ball", "server"
 LISTED = {"output": "KeepList"}
@@ -140,14 +140,3 @@ def test_run_that_no_longer_names_the_shards_is_refused(tmp_path: Path) -> None:
     moved = run_of(tmp_path / "out", f"{tmp_path}/raw/*.tar", LISTED)
     with pytest.raises(UserError, match=r"kept pairs of the shard web-a, which spec\.data\.sources no longer match"):
         kept_shards(moved.spec, Storage(), run_layout(moved, Storage()))
-
-
-def test_list_beside_the_copies_of_an_earlier_run_parses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    raw = write_raw(tmp_path / "raw")
-    runs = [run_of(tmp_path / "out", raw, {"maxBadPercent": 20, **more}) for more in ({}, LISTED)]
-    filter_with(runs[0])
-    monkeypatch.setattr("diht_k8s.stages.filter.captions.parser.CaptionParser.parse", None)
-    filter_with(runs[1])
-    assert [bool(list(folder_of(run).rglob("*.tar"))) for run in runs] == [True, False]

@@ -11,24 +11,21 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.api.errors import DataError, ExitCode
+from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.pods import OWNER_VARIABLE
 from diht_k8s.api.run import DihtRun
 from diht_k8s.data.lease import this_process
 from diht_k8s.data.shards.sources import Shard
 from diht_k8s.runtime import claims
 from diht_k8s.runtime.stage import exit_code_of
-from diht_k8s.stages.filter import scores
 from diht_k8s.stages.filter.shard_filter import ShardFilter
 from tests.recipe.filter.shards import (
     CAPTIONS,
     files_of,
-    filter_by_two,
     filter_pairs,
     filter_slowly,
     filter_with,
     folder_of,
-    forget,
     pair,
     run_of,
     work,
@@ -44,14 +41,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str
     shards = write_shards(folder / "in", SHARDS)
     filter_with(run_of(folder / "out", shards))
     return shards, files_of(folder / "out")
-
-
-def test_two_workers_on_the_same_shards_at_once_write_what_one_does(
-    tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]]
-) -> None:
-    shards, wanted = undisturbed
-    assert filter_by_two(run_of(tmp_path / "out", shards), filter_slowly, workers=1) == [0, 0]
-    assert files_of(tmp_path / "out") == wanted
 
 
 def test_surviving_worker_finishes_the_work_of_a_killed_one(
@@ -105,17 +94,6 @@ def test_shard_that_kills_three_workers_ends_the_stage_and_is_named(
         codes.append(worker.exitcode)
     assert codes == [-signal.SIGKILL] * 3 + [ExitCode.BAD_DATA]
     assert "web-00003: 3 workers died on this shard" in capfd.readouterr().err
-
-
-def test_scores_of_another_schema_version_are_named(
-    tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = run_of(tmp_path / "out", undisturbed[0])
-    filter_with(run)
-    forget(tmp_path / "out")
-    monkeypatch.setattr(scores, "SCHEMA_VERSION", 99)
-    with pytest.raises(DataError, match=r"web-00000\.parquet .*schema version 1, this program writes 99.*remove it"):
-        filter_with(run)
 
 
 def test_caption_of_100_mb_is_bad_and_costs_no_more(tmp_path: Path) -> None:

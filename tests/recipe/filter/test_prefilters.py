@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import Layout
-from diht_k8s.api.run import DihtRun
 from diht_k8s.data.shards.samples import read_samples
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.inputs import kept_shards
@@ -25,20 +22,13 @@ from tests.recipe.filter.shards import (
     kept_keys,
     pair,
     report_of,
-    rows_of,
     run_of,
     scene,
     tar_of,
+    with_spec,
 )
 
 GOOD = "a small dog chasing a red ball"
-
-
-def with_benchmark(run: DihtRun, shards: str) -> DihtRun:
-    document = run.model_dump(mode="json", by_alias=True, exclude_none=True)
-    benchmark: dict[str, Any] = {"name": "flickr", "type": "Retrieval", "shards": [shards]}
-    document["spec"]["evaluate"] = {"model": "elsewhere/model", "benchmarks": [benchmark]}
-    return DihtRun.model_validate(document)
 
 
 def test_each_rule_counts_what_it_drops_in_the_order_of_the_rules(tmp_path: Path) -> None:
@@ -64,50 +54,17 @@ def test_each_rule_counts_what_it_drops_in_the_order_of_the_rules(tmp_path: Path
     assert steps == [("input", 6), ("language", 5), ("metadata", 4), ("complexity", 3), ("size", 1)]
 
 
-def test_near_duplicates_of_a_benchmark_are_dropped_and_counted(tmp_path: Path) -> None:
-    small = encoded(scene(1).resize((64, 48)), "JPEG", quality=60)
-    (tmp_path / "a.tar").write_bytes(tar_of([*pair("a", GOOD, small), *pair("b", GOOD, encoded(scene(2)))]))
-    (tmp_path / "test.tar").write_bytes(tar_of(pair("x", "anything", encoded(scene(1)))))
-    run = with_benchmark(
-        run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"decontaminate": ["flickr"]}), f"{tmp_path}/test.tar"
-    )
-    committed = filter_with(run)
-    assert committed.summary["counts"]["dropped"] == {"benchmark": 1}
-    assert kept_keys(tmp_path / "out", "web-a") == ["b"]
-
-
-def test_other_benchmark_images_run_the_stage_again(tmp_path: Path) -> None:
+def test_near_duplicates_of_a_benchmark_are_dropped_and_its_other_images_run_the_stage_again(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of([*pair("a", GOOD, encoded(scene(1))), *pair("b", GOOD, encoded(scene(2)))]))
-    run = with_benchmark(
-        run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"decontaminate": ["flickr"]}), f"{tmp_path}/test.tar"
-    )
+    benchmark = {"name": "flickr", "type": "Retrieval", "shards": [f"{tmp_path}/test.tar"]}
+    run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"decontaminate": ["flickr"]})
+    run = with_spec(run, evaluate={"model": "elsewhere/model", "benchmarks": [benchmark]})
     for seed, kept in ((1, ["b"]), (2, ["a"])):
-        (tmp_path / "test.tar").write_bytes(tar_of(pair("x", "anything", encoded(scene(seed)))))
-        filter_with(run)
+        small = encoded(scene(seed).resize((64, 48)), "JPEG", quality=60)
+        (tmp_path / "test.tar").write_bytes(tar_of(pair("x", "anything", small)))
+        committed = filter_with(run)
+        assert committed.summary["counts"]["dropped"] == {"benchmark": 1}
         assert kept_keys(tmp_path / "out", "web-a") == kept
-
-
-def test_lifted_rules_keep_the_pairs_again(tmp_path: Path) -> None:
-    pairs = [*pair("a", GOOD, punsafe=0.9), *pair("b", GOOD)]
-    filter_pairs(tmp_path, pairs, {"metadataLimits": [{"name": "punsafe", "max": 0.5}]})
-    assert kept_keys(tmp_path / "out", "web-a") == ["b"]
-    filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar"))
-    assert [row.reason for row in rows_of(tmp_path / "out", "web-a")] == ["", ""]
-
-
-def test_layout_of_img2dataset_works_unchanged(tmp_path: Path) -> None:
-    """Members jpg, json and txt with a nine-digit key; the json holds caption, url, status and the image's sizes."""
-    buffer = io.BytesIO()
-    scene(1).save(buffer, "JPEG")
-    meta = {"caption": GOOD, "url": "https://example.org/1.jpg", "key": "000000001", "status": "success", "width": 96}
-    members = [
-        ("000000001.jpg", buffer.getvalue()),
-        ("000000001.json", json.dumps(meta).encode()),
-        ("000000001.txt", GOOD.encode()),
-    ]
-    (tmp_path / "00000.tar").write_bytes(tar_of(members))
-    filter_with(run_of(tmp_path / "out", f"{tmp_path}/00000.tar"))
-    assert kept_keys(tmp_path / "out", "web-00000") == ["000000001"]
 
 
 def test_images_and_captions_may_have_other_names(tmp_path: Path) -> None:
@@ -124,17 +81,9 @@ def test_images_and_captions_may_have_other_names(tmp_path: Path) -> None:
 
 def test_other_names_without_a_filter_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of(pair("a", GOOD)))
-    document = run_of(tmp_path / "out", f"{tmp_path}/a.tar", imageKey="img").model_dump(
-        mode="json", by_alias=True, exclude_none=True
-    )
-    del document["spec"]["filter"]
-    document["spec"]["train"] = {
-        "model": "ViT-B-32",
-        "samples": 8,
-        "batchSize": 8,
-        "distillation": {"mode": "Disabled"},
-    }
+    train = {"model": "ViT-B-32", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}}
+    run = with_spec(run_of(tmp_path / "out", f"{tmp_path}/a.tar", imageKey="img"), filter=None, train=train)
     with pytest.raises(
         UserError, match=r"spec\.data\.sources web: imageKey and captionKey are read by the stage filter"
     ):
-        kept_shards(DihtRun.model_validate(document).spec, Storage(), Layout(str(tmp_path)))
+        kept_shards(run.spec, Storage(), Layout(str(tmp_path)))

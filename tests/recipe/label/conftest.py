@@ -147,14 +147,6 @@ def teacher_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def make_kept(tmp_path: Path, teacher_weights: str, one_thread: None) -> Callable[..., Kept]:
     """Shards of coloured shapes with the filter's commit; not yet written, so that a test can spoil them."""
 

@@ -4,7 +4,6 @@ others.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +21,6 @@ from webdataset.pipeline import DataPipeline
 from diht_k8s import open_pairs
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.data.shards.samples import read_samples
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.label.soft_labels import read_labels
 from tests.folders import located
@@ -139,18 +137,3 @@ def test_run_without_labels_has_pairs_but_no_labels(make_kept: Make) -> None:
     assert [set(sample) for sample in open_pairs(run)] == [{"__key__", "__url__", "png", "txt", "json"}] * 3
     with pytest.raises(UserError, match="run the stage label first"):
         open_pairs(run, labels=True)
-
-
-def test_shards_that_webdataset_writes_are_read_member_by_member(tmp_path: Path) -> None:
-    samples = [
-        {"__key__": f"a/{number:03}", "png": picture(number), "txt": f"dog {number}", "json": {"uid": str(number)}}
-        for number in range(3)
-    ]
-    with wds.TarWriter(f"{tmp_path}/0.tar") as writer:
-        for sample in samples:
-            writer.write(sample)
-    found = list(read_samples(Storage(), f"{tmp_path}/0.tar"))
-    assert [(sample.key, sample.uid, sample.caption) for sample in found] == [
-        (f"a/{number:03}", str(number), f"dog {number}") for number in range(3)
-    ]
-    assert [Image.open(io.BytesIO(sample.image)).size for sample in found] == [(8, 8)] * 3

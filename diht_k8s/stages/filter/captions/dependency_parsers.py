@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from itertools import chain
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 
@@ -39,8 +39,43 @@ MAX_STRINGS: Final = 500_000
 """Number of strings after which the parser should be re-created, since spaCy stores every string that it sees."""
 
 
-class FastParser:
-    """Tags and parses; holds the models.
+class SpacyParser:
+    """Tags and parses texts with spaCy's own pipeline."""
+
+    def __init__(self, language: Language, lexicon: Lexicon) -> None:
+        """Take what `load` gives."""
+        self.language, self.lexicon = language, lexicon
+
+    @property
+    def is_full(self) -> bool:
+        """Whether spaCy has stored more than `MAX_STRINGS` strings, so that a new parser should replace this one."""
+        return len(self.language.vocab.strings) > MAX_STRINGS
+
+    def parse(self, texts: Sequence[str]) -> Iterator[list[Token]]:
+        """The words of each text, without blanks, linked to a tree; fastest if the texts are sorted by length."""
+        for doc in self.language.pipe(texts):
+            yield words_of(doc)
+
+
+def words_of(doc: Doc) -> list[Token]:
+    """The words of spaCy's parse as a tree; a verb in capitals counts as a name, as in the fast parser."""
+    made = [
+        None
+        if word.is_space
+        else Token(
+            word.lower_,
+            "NNP" if word.tag_.startswith("VB") and word.text.isupper() and len(word) > 1 else word.tag_,
+            word.dep_,
+            word.idx,
+            word.idx + len(word),
+        )
+        for word in doc
+    ]
+    return link(made, [word.head.i - word.i for word in doc])
+
+
+class FastParser(SpacyParser):
+    """Tags and parses in NumPy; holds the models.
 
     Creating one freezes all objects that Python's collector tracks at that time, in the whole process. The model keeps
     a quarter of a million objects, which each full collection would otherwise traverse. The next parser unfreezes them
@@ -56,7 +91,7 @@ class FastParser:
             FastParser._freezes = gc.get_freeze_count() == 0
         if FastParser._freezes:
             gc.unfreeze()
-        self.language, self.lexicon = load()
+        super().__init__(*load())
         self._encoder = Encoder(self.language.get_pipe("tok2vec").model)  # type: ignore[attr-defined]
         self._vocab = Vocab(self.language, self._encoder)
         tagger: Any = self.language.get_pipe("tagger")
@@ -68,13 +103,8 @@ class FastParser:
             gc.collect()
             gc.freeze()
 
-    @property
-    def is_full(self) -> bool:
-        """Whether spaCy has stored more than `MAX_STRINGS` strings, so that a new parser should replace this one."""
-        return len(self.language.vocab.strings) > MAX_STRINGS
-
     def parse(self, texts: Sequence[str]) -> Iterator[list[Token]]:
-        """The words of each text, without blanks; fastest if the texts are sorted by length."""
+        """As spaCy's, batch by batch."""
         for batch in _batches(texts):
             yield from self._parse(self._vocab.rows(batch))
 
@@ -172,60 +202,7 @@ FIXED: Final = (
 logger = logging.getLogger(__name__)
 
 
-class DependencyParser(Protocol):
-    """Tags and parses texts."""
-
-    @property
-    def lexicon(self) -> Lexicon:
-        """Lemmas and word classes of the model."""
-        ...
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it has stored more strings than one should keep."""
-        ...
-
-    def parse(self, texts: Sequence[str]) -> Iterator[list[Token]]:
-        """The words of each text, without blanks, linked to a tree."""
-        ...
-
-
-class SpacyParser:
-    """spaCy's own tagger and parser."""
-
-    def __init__(self, language: Language, lexicon: Lexicon) -> None:
-        """Take what `fast_parser.load` gives."""
-        self._language, self.lexicon = language, lexicon
-
-    @property
-    def is_full(self) -> bool:
-        """Whether spaCy has stored more than `MAX_STRINGS` strings."""
-        return len(self._language.vocab.strings) > MAX_STRINGS
-
-    def parse(self, texts: Sequence[str]) -> Iterator[list[Token]]:
-        """The words of each text."""
-        for doc in self._language.pipe(texts):
-            yield words_of(doc)
-
-
-def words_of(doc: Doc) -> list[Token]:
-    """The words of spaCy's parse as a tree; a verb in capitals counts as a name, as in the fast parser."""
-    made = [
-        None
-        if word.is_space
-        else Token(
-            word.lower_,
-            "NNP" if word.tag_.startswith("VB") and word.text.isupper() and len(word) > 1 else word.tag_,
-            word.dep_,
-            word.idx,
-            word.idx + len(word),
-        )
-        for word in doc
-    ]
-    return link(made, [word.head.i - word.i for word in doc])
-
-
-def load_parser(kind: ParserKind) -> DependencyParser:
+def load_parser(kind: ParserKind) -> SpacyParser:
     """Load the model.
 
     Args:
@@ -236,7 +213,7 @@ def load_parser(kind: ParserKind) -> DependencyParser:
     return fast_or_spacy(FastParser())
 
 
-def fast_or_spacy(fast: FastParser) -> DependencyParser:
+def fast_or_spacy(fast: FastParser) -> SpacyParser:
     """The fast parser, or spaCy's with a warning if their trees of a fixed caption differ."""
     slow = SpacyParser(fast.language, fast.lexicon)
     pairs = zip(FIXED, slow.parse(FIXED), fast.parse(FIXED), strict=True)

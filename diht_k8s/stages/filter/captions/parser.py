@@ -11,7 +11,7 @@ from typing import Final
 
 from diht_k8s.stages.filter.captions.cleaning import PlainText, clean, is_foreign, plain
 from diht_k8s.stages.filter.captions.corrections import correct
-from diht_k8s.stages.filter.captions.dependency_parsers import DependencyParser, ParserKind, load_parser
+from diht_k8s.stages.filter.captions.dependency_parsers import ParserKind, SpacyParser, load_parser
 from diht_k8s.stages.filter.captions.graph import CaptionGraph
 from diht_k8s.stages.filter.captions.lexicon import Lexicon
 from diht_k8s.stages.filter.captions.noun_phrases import find_phrases
@@ -37,7 +37,7 @@ class CaptionParser:
         """
         self._max_cached = cached
         self._kind: ParserKind = kind
-        self._dependency_parser: DependencyParser | None = None
+        self._dependency_parser: SpacyParser | None = None
         self._cache: OrderedDict[str, CaptionGraph] = OrderedDict()
 
     def parse(self, captions: Sequence[str]) -> list[CaptionGraph]:

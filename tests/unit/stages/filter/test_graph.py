@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from diht_k8s.stages.filter.captions.graph import Action, Attribute, CaptionGraph, Mention, Relation, describe
 
 CAT_AND_BIRD = CaptionGraph(
@@ -26,14 +28,16 @@ def test_names_number_later_mentions_of_one_lemma() -> None:
     assert graph.names == ("dog", "cat", "dog#2")
 
 
-def test_describe_prints_objects_with_attributes_and_relations() -> None:
-    assert describe(CAT_AND_BIRD) == "cat\n  -chase-> bird\nbird [small, blue]\ncomplexity 3, actions 1 (chase)"
+PASTA = CaptionGraph((Mention("pasta", 8, 13),), (), (Relation(None, "cook", 0),), (Action("cook", False),))
 
 
-def test_describe_says_when_nothing_was_found() -> None:
-    assert describe(CaptionGraph()) == "no objects\ncomplexity 0, actions 0 (none)"
-
-
-def test_describe_shows_an_action_without_subject() -> None:
-    graph = CaptionGraph((Mention("pasta", 8, 13),), (), (Relation(None, "cook", 0),), (Action("cook", False),))
-    assert "(? -cook-> pasta)" in describe(graph)
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        (CAT_AND_BIRD, "cat\n  -chase-> bird\nbird [small, blue]\ncomplexity 3, actions 1 (chase)"),
+        (PASTA, "pasta\n(? -cook-> pasta)\ncomplexity 1, actions 1 (cook)"),
+        (CaptionGraph(), "no objects\ncomplexity 0, actions 0 (none)"),
+    ],
+)
+def test_describe_prints_objects_with_attributes_relations_and_counts(graph: CaptionGraph, said: str) -> None:
+    assert describe(graph) == said

@@ -299,10 +299,20 @@ def test_soft_label_loss_when_a_row_is_short_ignores_the_filling():
     assert soft_label_loss(logits, filled_ids, filled, mask) == soft_label_loss(logits, ids, probabilities, mask)
 
 
-def test_soft_label_loss_when_nobody_is_labelled_is_zero_with_zero_gradient():
+@pytest.mark.parametrize("silent", [False, True], ids=["no labels", "labels that say nothing"])
+def test_soft_label_loss_when_nobody_is_labelled_is_zero_with_zero_gradient(silent):
     logits, ids, probabilities = soft_labels()
-    loss = soft_label_loss(logits, ids, probabilities, torch.zeros(6, dtype=torch.bool))
+    loss = soft_label_loss(logits, ids, probabilities * (not silent), torch.full((6,), silent))
     assert all(not value.any() for value in with_gradients(loss, logits))
+
+
+def test_soft_label_loss_when_rows_do_not_sum_to_one_divides_more_weighs_less_and_leaves_out_the_silent():
+    logits, ids, _ = soft_labels()
+    probabilities = torch.tensor([[0.9, 0.9, 0.0], [0.4, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    log_p = log_softmax(logits, dim=1).gather(1, ids)
+    wanted = -(0.5 * log_p[0, 0] + 0.5 * log_p[0, 1] + 0.4 * log_p[1, 0]) / 2
+    got = soft_label_loss(logits[:3], ids[:3], probabilities, torch.ones(3, dtype=torch.bool))
+    assert largest_error(with_gradients(got, logits), with_gradients(wanted, logits)) <= 1e-6
 
 
 def test_soft_label_loss_when_logits_have_16_bits_sums_in_fp32():
