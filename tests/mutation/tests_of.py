@@ -95,7 +95,7 @@ def _evaluate(unit: str = "", recipe: str = "", stage: str = "", imports: str = 
 
 
 _ANSWERS: Final = "answers_when_ranked_equal_open_clip_question_by_question"
-_INTERRUPTED: Final = "stage_when_interrupted_goes_on_and_ends_in_the_same_bytes"
+_LOST: Final = "stage_when_a_worker_is_lost_ends_in_the_same_bytes_each_shard_encoded_once"
 _FAILS: Final = "stage_when_one_benchmark_fails_keeps_the_others_and_says_which"
 _CAPTIONS: Final = "benchmark_when_images_have_several_captions_or_cannot_be_read_counts_them"
 
@@ -109,17 +109,17 @@ EVALUATE: Final[dict[str, list[str]]] = {
             "benchmark_images classification soundness", "class_texts packaged_texts folder_names", ""
         ),
         "classification": _evaluate("classification task_figures", "report_contents", _CAPTIONS),
-        "encoding": _evaluate("benchmark_images", "prefetch", f"{_INTERRUPTED} {_CAPTIONS}"),
+        "encoding": _evaluate("benchmark_images", "prefetch", f"{_LOST} {_CAPTIONS}"),
         "few_shot": _evaluate("few_shot task_figures"),
         "group_tasks": _evaluate("group_tasks", "group_tasks"),
         "importing": _evaluate("", "packaged_texts", imports="import import_input"),
         "measure": _evaluate("soundness", "group_tasks", f"{_ANSWERS} {_CAPTIONS}"),
-        "results": _evaluate("task_figures", "", _INTERRUPTED),
+        "results": _evaluate("task_figures", "", _LOST),
         "retrieval": _evaluate("retrieval task_figures", "report_contents", _CAPTIONS),
         "ridge_reference": _evaluate("", "ridge_reference report_contents"),
         "scores": _evaluate("scores retrieval"),
         "soundness": _evaluate("soundness", "broken_models"),
-        "stage": _evaluate("", "evaluation_only broken_models", f"{_INTERRUPTED} {_CAPTIONS}"),
+        "stage": _evaluate("", "evaluation_only broken_models", f"{_LOST} {_CAPTIONS}"),
     }.items()
 } | {"diht_k8s.models.features": _evaluate("", "text_length")}
 """The evaluation but its models and its progress lines."""

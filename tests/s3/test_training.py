@@ -21,11 +21,9 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
-from safetensors.torch import load
 
 from diht_k8s.api.documents import dump
-from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.run import DihtRun
 from diht_k8s.data.shards.storage import Storage
 from tests.folders import located
 from tests.recipe.train.attempts import (
@@ -35,8 +33,8 @@ from tests.recipe.train.attempts import (
     TRAIN,
     Attempt,
     attempt,
+    different_weights,
     kill_all,
-    undisturbed_training,
 )
 from tests.recipe.train.small_run import document, environment, make_data
 from tests.s3.faults import Proxy, proxy_before
@@ -69,14 +67,6 @@ class Bench:
         (folder / "run.json").write_text(dump(DihtRun.model_validate({**body, "spec": spec})))
         return output
 
-    def weights(self, output: str) -> dict[str, torch.Tensor]:
-        """What the training exported."""
-        towers = load(self.storage.read_bytes(f"{located(output, self.storage).model}/open_clip_model.safetensors"))
-        heads = load(
-            self.storage.read_bytes(f"{located(output, self.storage).stage(Stage.TRAIN)}/concept_heads.safetensors")
-        )
-        return {**{f"clip.{key}": value for key, value in towers.items()}, **heads}
-
     def checkpoints(self, output: str) -> list[str]:
         """The committed ones, oldest first."""
         folder = located(output, self.storage).checkpoints
@@ -98,18 +88,6 @@ def bench(store: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench
             storage.write_bytes(f"{store.base}/training/data/{place}", path.read_bytes())
     with proxy_before(store.endpoint) as proxy:
         yield Bench(store, proxy, storage, folder)
-
-
-def undisturbed(steps: int) -> dict[str, torch.Tensor]:
-    """The weights of a training from disk that nothing disturbs."""
-    weights = undisturbed_training(steps)["weights"]
-    return {key: value for key, value in weights.items() if "|" not in key and key != "adam_step"}
-
-
-def different(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> list[str]:
-    """Names of the weights that are not bit-equal."""
-    assert found.keys() == expected.keys()
-    return [key for key, value in expected.items() if not torch.equal(found[key], value.reshape(found[key].shape))]
 
 
 def flip_a_bit(storage: Storage, checkpoint: str) -> None:
@@ -173,7 +151,7 @@ def test_finished_when_disturbed_before_then_bit_equal_to_undisturbed(
 ) -> None:
     ended, checkpoints = attempts["left alone"]
     assert ended.code == 0, ended.errors
-    assert different(bench.weights(f"{bench.store.base}/training/disturbed"), undisturbed(FEW_STEPS)) == []
+    assert different_weights(f"{bench.store.base}/training/disturbed", FEW_STEPS, bench.storage) == []
     folder = located(f"{bench.store.base}/training/disturbed", bench.storage).checkpoints
     left = [f"{folder}/{name}" for name in bench.storage.folders(folder)]
     half = {uri: names for uri in left if uri not in checkpoints and (names := bench.storage.names(uri))}
@@ -223,4 +201,4 @@ def test_killed_at_twenty_random_moments_then_bit_equal_to_undisturbed(bench: Be
     assert codes == [-signal.SIGKILL] * 20
     code, errors = end_after(folder, None)
     assert code == 0, errors
-    assert different(bench.weights(output), undisturbed(STEPS)) == []
+    assert different_weights(output, storage=bench.storage) == []

@@ -46,13 +46,6 @@ def test_texts_when_given_win_over_those_beside_the_shards(tmp_path: Path) -> No
     assert templates_of(Storage(), given).lines == ["{}"]
 
 
-@pytest.mark.parametrize("name", ["imagenet1k", "wds_imagenet1k", "wds_imagenetv2_test"])
-def test_texts_when_imagenet_has_none_are_open_clips(tmp_path: Path, name: str) -> None:
-    names, templates = (read(Storage(), benchmark(tmp_path, name)) for read in (class_names, templates_of))
-    assert (len(names.lines), names.lines[0], names.source) == (1000, "tench", "open_clip")
-    assert (len(templates.lines), templates.source) == (80, "open_clip")
-
-
 def test_texts_when_there_are_none_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pets: no class names; set classNames .* or put classnames\.txt beside"):
         class_names(Storage(), benchmark(tmp_path))

@@ -55,6 +55,7 @@ def test_page_when_only_evaluated_has_no_section_of_other_stages(page: tuple[str
     assert "not in this report" not in text
     assert not any(empty in text for empty in ("Data card", "Process-hours", "No other stage"))
     assert set(report["missing"]) == {"filter", "label", "train"}
+    assert report["model"]["source"].endswith("/model")
     assert not any("stage" in note for note in report["notes"])
     assert any("no training pairs" in note for note in report["notes"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 import shutil
@@ -293,3 +294,81 @@ def test_load_when_shapes_are_of_another_kind_of_model_says_what_is_missing(tmp_
     save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"ln_final\.weight is missing"):
         load_model(str(tmp_path / "other.safetensors"))
+
+
+RELEASED = {
+    "diht_vitb32_224px": (512, 768, 32, 224, 512),
+    "diht_vitb16_224px": (512, 768, 16, 224, 512),
+    "diht_vitl14_224px": (768, 1024, 14, 224, 768),
+    "diht_vitl14_336px": (768, 1024, 14, 336, 768),
+}
+"""Embedding, image width, patch, pixels and text width of the four released models."""
+DEPTHS = (2, 1)
+"""Layers of the towers: fewer than the released models have."""
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """A released model in open_clip's words; its text tower always has 77 tokens and 49,408 words."""
+    embed, width, patch, pixels, text_width = RELEASED[name]
+    vision = {"width": width, "layers": DEPTHS[0], "patch_size": patch, "image_size": pixels, "head_width": 64}
+    heads = {"width": text_width, "heads": text_width // 64, "layers": DEPTHS[1]}
+    text = {"context_length": 77, "vocab_size": 49408, **heads}
+    return {"embed_dim": embed, "quick_gelu": False, "vision_cfg": vision, "text_cfg": text}
+
+
+def shapes_of(name: str) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of a released file, written from its description and not from a model."""
+    embed, width, patch, pixels, text_width = RELEASED[name]
+    shapes: dict[str, tuple[int, ...]] = {
+        "positional_embedding": (77, text_width),
+        "text_projection": (text_width, embed),
+        "logit_scale": (),
+        "visual.class_embedding": (width,),
+        "visual.positional_embedding": ((pixels // patch) ** 2 + 1, width),
+        "visual.proj": (width, embed),
+        "visual.conv1.weight": (width, 3, patch, patch),
+        "token_embedding.weight": (49408, text_width),
+    }
+    for prefix, size in (("visual.ln_pre", width), ("visual.ln_post", width), ("ln_final", text_width)):
+        shapes |= {f"{prefix}.weight": (size,), f"{prefix}.bias": (size,)}
+    for tower, size, depth in zip(("visual.", ""), (width, text_width), DEPTHS, strict=True):
+        for number in range(depth):
+            block = f"{tower}transformer.resblocks.{number}"
+            for layer, (outputs, inputs) in {
+                "mlp.c_fc": (4 * size, size),
+                "mlp.c_proj": (size, 4 * size),
+                "attn.out_proj": (size, size),
+            }.items():
+                shapes |= {f"{block}.{layer}.weight": (outputs, inputs), f"{block}.{layer}.bias": (outputs,)}
+            for layer in ("ln_1", "ln_2"):
+                shapes |= {f"{block}.{layer}.weight": (size,), f"{block}.{layer}.bias": (size,)}
+            shapes |= {f"{block}.attn.in_proj_weight": (3 * size, size), f"{block}.attn.in_proj_bias": (3 * size,)}
+    return shapes
+
+
+def released(folder: Path, name: str) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A file in the released layout with random weights."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {key: 0.05 * torch.randn(shape, generator=generator) for key, shape in shapes_of(name).items()}
+    path = folder / "new.ckpt"
+    torch.save(weights, path)
+    return path.rename(folder / f"{name}_{hashlib.sha256(path.read_bytes()).hexdigest()}.ckpt"), weights
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_load_when_checkpoint_has_the_released_layout_is_the_named_architecture(tmp_path: Path, name: str) -> None:
+    path, weights = released(tmp_path, name)
+    reference, loaded = model(config_of(name)), load_model(str(path))
+    reference.load_state_dict(weights)
+    assert loaded.config == config_of(name)
+    assert embeddings_agree(loaded, reference)
+    assert loaded.logit_scale == pytest.approx(weights["logit_scale"].exp().item(), rel=1e-6)
+
+
+def test_load_when_content_is_not_what_the_name_promises_refuses(tmp_path: Path) -> None:
+    path, _ = released(tmp_path, "diht_vitb32_224px")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="not the one in its name"):
+        load_model(str(path))

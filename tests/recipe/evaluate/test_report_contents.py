@@ -7,7 +7,6 @@ import html
 import io
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,12 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.report.overview import explained_reference
 from diht_k8s.stages.evaluate.results import QUERIES
 from diht_k8s.stages.label import features
-from tests.folders import located
 from tests.recipe.evaluate.small_run import (
     COLOURS,
     add_teacher_features,
     document,
     evaluate,
     heldout,
-    make_data,
-    make_run,
     page,
     pairs,
     report,
@@ -84,21 +80,6 @@ def test_reference_when_the_teachers_features_lie_beside_the_labels_is_on_the_pa
     assert reference["text_to_image"]["recall"]["10"] > reference["text_to_image"]["chance"]["10"]
     assert "points to the BPE ridge, paired" in page(fresh)
     assert explained_reference(report(fresh)) in html.unescape(page(fresh))
-
-
-def test_report_when_stages_are_missing_says_so(tmp_path: Path) -> None:
-    make_data(tmp_path)
-    whole = document(tmp_path)
-    make_run(tmp_path, whole)
-    shutil.move(located(whole.spec.data.output).model, tmp_path / "model")
-    shutil.rmtree(tmp_path / "out")
-    alone = {"model": f"{tmp_path}/model"}
-    evaluate(document(tmp_path, alone, filter=None, label=None, train=None))
-    found = report(tmp_path)
-    assert set(found["missing"]) == {"filter", "label", "train"}
-    assert "This run has no filter stage." not in page(tmp_path)
-    assert found["benchmarks"][0]["seen"]["pairs"] == 90  # without a filter, the raw pairs
-    assert found["model"]["source"] == f"{tmp_path}/model"
 
 
 def test_seen_when_no_benchmark_is_of_retrieval_is_told_without_reading_teacher_features(

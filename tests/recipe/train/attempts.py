@@ -17,9 +17,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
+import torch
+from safetensors.torch import load
 
 from diht_k8s.api.reports import parse_progress
+from diht_k8s.api.run import Stage
+from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.hangs.heartbeat import RankActivity, RankBeat, read_beats
+from tests.folders import located
 from tests.recipe.train import fork_server
 from tests.recipe.train.small_run import (
     Job,
@@ -155,3 +160,16 @@ def undisturbed_training(steps: int = STEPS) -> dict[str, Any]:
         make_data(folder)
         run = document(folder, **TRAIN | {"samples": steps * BATCH})
         return train_in_ranks(2, {"whole": Job(run)}, folder / "ranks")["whole"]
+
+
+def different_weights(output: str | Path, steps: int = STEPS, storage: Storage | None = None) -> list[str]:
+    """Names of the weights that a training has exported and that are not bit-equal to the undisturbed one's."""
+    storage = storage or Storage()
+    layout = located(output, storage)
+    towers = load(storage.read_bytes(f"{layout.model}/open_clip_model.safetensors"))
+    heads = load(storage.read_bytes(f"{layout.stage(Stage.TRAIN)}/concept_heads.safetensors"))
+    found = {**{f"clip.{key}": value for key, value in towers.items()}, **heads}
+    weights = undisturbed_training(steps)["weights"]
+    expected = {key: value for key, value in weights.items() if "|" not in key and key != "adam_step"}
+    assert found.keys() == expected.keys()
+    return [key for key, value in expected.items() if not torch.equal(found[key], value.reshape(found[key].shape))]

@@ -6,7 +6,6 @@ FOLDER/rank-RANK.pt.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import torch
@@ -21,6 +20,14 @@ from diht_k8s.stages.train.loss.losses import (
     hn_nce_loss_and_statistics,
     soft_label_loss,
 )
+
+
+def pairs(batch, width=8, dtype=torch.float64, noise=1.5):
+    """Related image and text features of unit length."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(batch, width, generator=generator, dtype=torch.float64)
+    text = image + noise * torch.randn(batch, width, generator=generator, dtype=torch.float64)
+    return tuple(torch.nn.functional.normalize(side, dim=1).to(dtype) for side in (image, text))
 
 
 def own_rows(rows):
@@ -93,40 +100,6 @@ def shared_embedding(image, text, scale, teacher, **settings):
     return with_gradients(embedding_loss(*sides, scale, own, group=dist.group.WORLD, **settings), *sides, scale)
 
 
-def open_clip_loss():
-    """open_clip's loss module by itself: the package imports for seconds, and every rank would."""
-    package = importlib.util.find_spec("open_clip")
-    spec = importlib.util.spec_from_file_location("open_clip_loss", Path(package.origin).with_name("loss.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.ClipLoss
-
-
-def clip(image, text, scale, **settings):
-    image, text, scale = own_rows(image).requires_grad_(), own_rows(text).requires_grad_(), scale.requires_grad_()
-    loss = open_clip_loss()(rank=dist.get_rank(), world_size=dist.get_world_size(), **settings)(image, text, scale)
-    return with_gradients(loss, image, text, scale)
-
-
-class Towers(torch.nn.Module):
-    def __init__(self, image_weight, text_weight):
-        super().__init__()
-        self.image, self.text = torch.nn.Parameter(image_weight), torch.nn.Parameter(text_weight)
-        self.log_scale = torch.nn.Parameter(torch.tensor(3.0, dtype=torch.float64))
-
-    def forward(self, image, text):
-        normalize = torch.nn.functional.normalize
-        return normalize(image @ self.image, dim=1), normalize(text @ self.text, dim=1), self.log_scale.exp()
-
-
-def data_parallel(image, text, image_weight, text_weight, **settings):
-    towers = Towers(image_weight, text_weight)
-    model = torch.nn.parallel.DistributedDataParallel(towers)
-    loss = hn_nce_loss(*model(own_rows(image), own_rows(text)), group=dist.group.WORLD, **settings)
-    loss.backward()
-    return [loss.detach(), towers.image.grad, towers.text.grad, towers.log_scale.grad]
-
-
 def unequal(image, text):
     rows = len(image) - dist.get_rank()
     try:
@@ -140,8 +113,6 @@ KINDS = {
     kind.__name__: kind
     for kind in (
         hn_nce,
-        clip,
-        data_parallel,
         unequal,
         shared_hn_nce,
         shared_statistics,

@@ -50,11 +50,25 @@ FORK_VARIABLE = "DIHT_TEST_FORK"
 """Set where ranks are forked from this process, which then has no threads: the mutation driver spares their imports."""
 SHARDS = (70, 41, 57)
 OBJECTS, ATTRIBUTES = 12, 5
-VIT = {
+VIT: dict[str, Any] = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+TINY = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+EFFICIENTNET = {
+    **VIT,
+    "vision_cfg": {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 32},
+}
+LITE = {
+    **VIT,
+    "vision_cfg": {**EFFICIENTNET["vision_cfg"], "timm_model_name": "tf_efficientnet_lite0", "image_size": 224},
+}
+"""Its weights are packaged."""
 Table = dict[str, dict[str, Any]]
 """Settings, or what trainings found, by name."""
 LABEL: dict[str, Any] = {"inputs": {}, "config": {"teacher": {"textEmbeddings": True}}}

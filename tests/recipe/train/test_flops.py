@@ -20,16 +20,10 @@ from diht_k8s.stages.train.model.configurations import model_configuration
 from diht_k8s.stages.train.model.student import Student
 from diht_k8s.stages.train.setup import adapt_student
 from tests.recipe.train import fork_server
-from tests.recipe.train.small_run import Table, gang
+from tests.recipe.train.small_run import TINY, Table, gang
 
 PROGRAM = "tests.recipe.train.test_flops"
-VIT = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8}
 TIMM = {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64}
-TINY = {
-    "embed_dim": 32,
-    "vision_cfg": VIT,
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-}
 LOCKED = {"lockImageTower": True}
 EMBEDDINGS = {"distillation": {"embeddings": {"weight": 0.5, "temperature": 0.2}}}
 TOWER = {"distillation": {"headsInput": "Tower"}}

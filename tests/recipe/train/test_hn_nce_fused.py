@@ -3,6 +3,7 @@ stores."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -11,17 +12,14 @@ import torch
 from diht_k8s.stages.train.data.batch import BatchShare
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.losses import hn_nce_loss_and_statistics
+from tests.recipe.train import losses_rank
 from tests.recipe.train.small_run import gang
 
 PROGRAM = "tests.recipe.train.interpreted_rank"
-MODULES = ("tests.recipe.train.losses_rank",)  # Triton must not be imported before its interpreter is asked for
+MODULES = (losses_rank.__name__,)  # Triton must not be imported before its interpreter is asked for
 
 
-def pairs(batch, width, dtype=torch.float32, noise=1.5):
-    generator = torch.Generator().manual_seed(batch)
-    image = torch.randn(batch, width, generator=generator)
-    text = image + noise * torch.randn(batch, width, generator=generator)
-    return tuple(torch.nn.functional.normalize(side, dim=1).to(dtype) for side in (image, text))
+pairs = functools.partial(losses_rank.pairs, dtype=torch.float32)
 
 
 def captions(batch, distinct):
@@ -55,8 +53,8 @@ CASES = {
     "weights that are nearly one-hot": (*pairs(21, 16), SCALE, None, {**HARD, "beta": 8.0}),
     "easy pairs, whose gradients are tiny": (*pairs(20, 32, noise=0.05), SCALE, None, HARD),
     "logits near 0": (*pairs(21, 16), torch.tensor(0.01), None, HARD),
-    "bf16": (*pairs(21, 24, torch.bfloat16), SCALE, captions(21, 15), HARD),
-    "fp16": (*pairs(21, 24, torch.float16), SCALE, captions(21, 15), HARD),
+    "bf16": (*pairs(21, 24, dtype=torch.bfloat16), SCALE, captions(21, 15), HARD),
+    "fp16": (*pairs(21, 24, dtype=torch.float16), SCALE, captions(21, 15), HARD),
 }
 SHARED = [
     "no captions given",

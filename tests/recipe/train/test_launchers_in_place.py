@@ -71,6 +71,8 @@ def test_launchers_when_launcher_0_is_killed_then_the_others_end(
         gang.wait_for_round(1, 240)
         gang.signal(0, signal.SIGKILL)
         assert gang.codes(240) == [-signal.SIGKILL, 75, 75, 75, 75]
+        said = "launcher 0 has not answered for 5 s: the gang starts again"
+        assert said in (tmp_path / "end-1").read_text()
 
 
 def test_launchers_when_a_rank_is_killed_over_and_over_then_they_end(tmp_path: Path) -> None:

@@ -16,14 +16,10 @@ from torch import Tensor
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.train.checkpoint import checkpoint
 from diht_k8s.stages.train.model.student import Student
-from tests.recipe.train.small_run import RESNET, VIT, Job, Table, document, make_data, train_in_ranks
+from tests.recipe.train.small_run import EFFICIENTNET, RESNET, Job, Table, document, make_data, train_in_ranks
 
 STEPS, BATCH, STOP = 5, 16, 3
-TIMM = {
-    **VIT,
-    "vision_cfg": {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 32},
-}
-LOCKED = {"lockImageTower": True, "modelConfig": TIMM}
+LOCKED = {"lockImageTower": True, "modelConfig": EFFICIENTNET}
 KINDS: Table = {
     "zero 0": {"zeroStage": 0},
     "zero 1": {"zeroStage": 1},
@@ -39,7 +35,7 @@ pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("locked")
     torch.manual_seed(7)
-    model = Student(TIMM)
+    model = Student(EFFICIENTNET)
     for module in model.modules():  # as a network that was trained: statistics that a batch's are not
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_var.mul_(1.7)
@@ -83,7 +79,7 @@ def exported(place: Path, name: str) -> dict[str, Tensor]:
     return load_file(place / name / "out/runs/latest/train/model/open_clip_model.safetensors")
 
 
-def locked(place: Path, name: str, config: dict[str, Any] = TIMM) -> Student:
+def locked(place: Path, name: str, config: dict[str, Any] = EFFICIENTNET) -> Student:
     """The exported model, locked."""
     model = Student(config).eval()
     state = exported(place, name)
@@ -129,7 +125,7 @@ def test_checkpoint_when_the_tower_is_locked_then_it_holds_its_digest_alone(
         set() if name == "resnet" else {"clip.visual.head.proj.weight"}
     )
     assert found.cursor.tower is not None
-    tower = locked(place, name, RESNET if name == "resnet" else TIMM).locked
+    tower = locked(place, name, RESNET if name == "resnet" else EFFICIENTNET).locked
     assert tower is not None
     assert found.cursor.tower.sha256 == tower.sha256
 

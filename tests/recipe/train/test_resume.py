@@ -17,7 +17,17 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.train.checkpoint import checkpoint
 from diht_k8s.stages.train.model.student import Student
 from diht_k8s.stages.train.precision import LOSS_SCALE
-from tests.recipe.train.small_run import RESNET, VIT, Job, Table, document, make_data, train_in_ranks
+from tests.recipe.train.small_run import (
+    EFFICIENTNET,
+    LITE,
+    RESNET,
+    VIT,
+    Job,
+    Table,
+    document,
+    make_data,
+    train_in_ranks,
+)
 
 BATCH = 16
 STEPS = 12
@@ -31,15 +41,14 @@ EARLY, LATE = (
     for steps in (4, 6)
 )
 """Stages of the resolution that change before a training is stopped, and after it."""
-TIMM = {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 32}
-LITE = {**TIMM, "timm_model_name": "tf_efficientnet_lite0", "timm_proj_bias": True, "image_size": 128}
-LOCKED = {"samples": 5 * BATCH, "lockImageTower": True, "modelConfig": {**VIT, "vision_cfg": TIMM}}
+SMALL_LITE = {**LITE["vision_cfg"], "timm_proj_bias": True, "image_size": 128}
+LOCKED = {"samples": 5 * BATCH, "lockImageTower": True, "modelConfig": EFFICIENTNET}
 FROM_FILE = {**LOCKED, "initFrom": {"uri": "{place}/first.safetensors"}}
 STORED = {
     "samples": 14 * BATCH,
     "schedule": {"type": "Constant"},
     "lockImageTower": True,
-    "modelConfig": {**VIT, "vision_cfg": LITE, "text_cfg": {**VIT["text_cfg"], "width": 32}},
+    "modelConfig": {**VIT, "vision_cfg": SMALL_LITE, "text_cfg": {**VIT["text_cfg"], "width": 32}},
     "initFrom": {"uri": "timm/tf_efficientnet_lite0"},
     "features": "Stored",
     "order": {"window": 64},
@@ -73,7 +82,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
     make_data(folder / "data")
     torch.manual_seed(7)
-    model = Student({**VIT, "vision_cfg": TIMM})
+    model = Student(EFFICIENTNET)
     save_file(model.clip.state_dict(), folder / "first.safetensors")
     return folder
 

@@ -19,20 +19,11 @@ from diht_k8s.models.features import encode_pixels
 from diht_k8s.models.loading import load_model
 from diht_k8s.stages.train.model.student import Student
 from tests.folders import flat
-from tests.recipe.train.small_run import SHARDS, VIT, Job, Table, document, make_data, train_in_ranks
+from tests.recipe.train.small_run import LITE, SHARDS, VIT, Job, Table, document, make_data, train_in_ranks
 
 STEPS, BATCH, SEEN = 14, 16, 4
 """The last of STEPS are of the second epoch; SEEN are those of trainings whose images pass the tower."""
-LITE = "timm/tf_efficientnet_lite0"
-TIMM = {
-    **VIT,
-    "vision_cfg": {
-        "timm_model_name": "tf_efficientnet_lite0",
-        "timm_pool": "avg",
-        "timm_proj": "linear",
-        "image_size": 224,
-    },
-}
+LITES_NAME = "timm/tf_efficientnet_lite0"
 KINDS: Table = {
     "plain": {},
     "parts": {"microBatchSize": 4, "zeroStage": 2},
@@ -68,11 +59,11 @@ def job(
     """A training that stores its features in the output that all of them share, unless it sees whole views."""
     folder = place / ("computed" if whole_view else output)
     settings = {
-        "modelConfig": TIMM,
+        "modelConfig": LITE,
         "samples": (SEEN if whole_view else STEPS) * BATCH,
         "schedule": {"type": "Constant"},
         "lockImageTower": True,
-        "initFrom": {"uri": f"{place}/vit.safetensors" if train.get("modelConfig") is VIT else LITE},
+        "initFrom": {"uri": f"{place}/vit.safetensors" if train.get("modelConfig") is VIT else LITES_NAME},
         "features": "Computed" if whole_view else "Stored",
         "order": {"window": 64},
         **train,
@@ -124,10 +115,10 @@ def test_features_when_many_trainings_share_them_then_one_file_for_each_shard_an
     assert trained["workers"]["error"] is None
     shards = [f"drawn-{number}" for number in range(len(SHARDS))]
     assert [path.name[:7] for path in files(place, f"{place}/vit.safetensors")] == shards
-    assert sorted(path.name[:7] for path in files(place, LITE)) == sorted(2 * shards)  # and of other pairs
+    assert sorted(path.name[:7] for path in files(place, LITES_NAME)) == sorted(2 * shards)  # and of other pairs
     assert not list((place / "shared/out/features").glob("*/claims/*"))
     about = [json.loads(path.read_text()) for path in (place / "shared/out/features").glob("*/features.json")]
-    assert {each["source"] for each in about} == {LITE, f"{place}/vit.safetensors"}
+    assert {each["source"] for each in about} == {LITES_NAME, f"{place}/vit.safetensors"}
     assert torch.equal(torch.tensor(trained["workers"]["losses"]), torch.tensor(trained["plain"]["losses"]))
 
 
@@ -177,7 +168,7 @@ def test_export_when_trained_on_stored_features_then_open_clip_gives_those_of_th
     loaded = load_model(str(model))
     samples = list(read_samples(Storage(), flat(f"{place}/data/made").kept("drawn-0")))[:4]
     shown = encode_pixels(loaded, [loaded.transform(decode(sample.image)) for sample in samples])
-    path = next(path for path in files(place, LITE) if path.name.startswith("drawn-0-"))
+    path = next(path for path in files(place, LITES_NAME) if path.name.startswith("drawn-0-"))
     stored_BW = load_file(path)["features"][:4].float()
     with torch.no_grad():
         expected = torch.nn.functional.normalize(loaded.model.visual.head(stored_BW))

@@ -30,7 +30,7 @@ from diht_k8s.stages.train.data.normalisation import CLIPS, Normalisation, norma
 from diht_k8s.stages.train.model.export import ModelDescription, export
 from diht_k8s.stages.train.model.student import Student
 from tests.folders import flat
-from tests.recipe.train.small_run import RESNET, VIT
+from tests.recipe.train.small_run import LITE, RESNET, VIT
 
 STORAGE = Storage()
 TIMM = {**VIT, "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 96}}
@@ -153,17 +153,6 @@ def test_weights_when_of_a_timm_tower_then_taken_without_its_classifier(size: in
     assert torch.equal(model.clip.visual.head.proj.weight, projection)
 
 
-LITE = {
-    **VIT,
-    "vision_cfg": {
-        "timm_model_name": "tf_efficientnet_lite0",
-        "timm_pool": "avg",
-        "timm_proj": "linear",
-        "image_size": 224,
-    },
-}
-
-
 def test_weights_of_a_network_that_a_package_brings_are_those_of_the_teacher() -> None:
     name = "timm/tf_efficientnet_lite0"
     teacher = load_teacher(Teacher(model=name), STORAGE, packaged_weights(name), torch.device("cpu"))
@@ -283,14 +272,6 @@ def test_weights_when_of_another_model_then_the_first_that_differs_is_named(
 ) -> None:
     with pytest.raises(UserError, match=f"train.initFrom a.pt {message}"):
         load_first_weights(student(2), change(plain(student(1))), "a.pt")
-
-
-def test_weights_when_they_bring_a_text_tower_that_another_start_replaces_then_refused() -> None:
-    source = plain(student(1))
-    with pytest.raises(UserError, match=r"train.initFrom a.pt brings a text tower.*remove textStart"):
-        load_first_weights(student(2), source, "a.pt", image_only=True)
-    image = {key: value for key, value in source.items() if key.startswith("visual.")}
-    load_first_weights(student(2), image, "a.pt", image_only=True)
 
 
 @pytest.mark.parametrize(

@@ -328,18 +328,6 @@ def test_answers_of_any_kind_are_kept_for_the_evaluation(tmp_path: Path, answers
     assert [answer_score(answer, question.answers) for answer, question in zip(kept, asked, strict=True)] == [1, 1]
 
 
-def test_import_when_a_shard_is_missing_is_listed_as_not_whole(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = originals.image_folder(tmp_path / "in")
-    assert main(["benchmarks", "import", str(source), f"{tmp_path}/root/wds_mine", "--shard-size", "8"]) == 0
-    assert main(["benchmarks", str(tmp_path / "root")]) == 0
-    assert "Also here, in no list: wds_mine, Classification, 3 shards." in capsys.readouterr().out
-    (tmp_path / "root/wds_mine/test/2.tar").unlink()
-    assert main(["benchmarks", str(tmp_path / "root")]) == 0
-    assert "wds_mine, Classification, not whole: nshards.txt says 3 shards." in capsys.readouterr().out
-
-
 def test_import_when_the_output_holds_another_import_needs_replace(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

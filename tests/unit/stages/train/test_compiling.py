@@ -10,13 +10,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.stages.train import compiler
 from diht_k8s.stages.train.compiler import compile_blocks, require_compiler
 from diht_k8s.stages.train.model.student import Student
-
-VIT = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 12, "vocab_size": 64, "width": 16, "heads": 2, "layers": 3},
-}
-RESNET = {**VIT, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}
+from tests.recipe.train.small_run import RESNET, VIT
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +27,7 @@ def test_compile_when_set_then_each_block_and_no_name_of_a_weight_changes(config
     model, names = Student(config), list(Student(config).state_dict())
     compile_blocks(model.image_tower, model.clip.transformer)
     compiled = [name for name, module in model.clip.named_modules() if module._compiled_call_impl is not None]
-    assert [name.rstrip("0123456789").rstrip(".") for name in compiled] == [*parts, *["transformer.resblocks"] * 3]
+    assert [name.rstrip("0123456789").rstrip(".") for name in compiled] == [*parts, "transformer.resblocks"]
     assert list(model.state_dict()) == names
     assert torch._dynamo.config.recompile_limit == compiler.MAX_VARIANTS
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from diht_k8s.api.train import Distillation, Optimizer, Train
+from diht_k8s.api.train import Train
 from diht_k8s.stages.train import engine
 from diht_k8s.stages.train.data.batch import Batch
 from diht_k8s.stages.train.deepspeed_engine import (
@@ -138,34 +138,6 @@ def test_stopwatch_when_on_a_gpu_then_its_milliseconds_in_seconds(monkeypatch: p
     watch.start()
     watch.stop()
     assert watch.seconds() == 0.25
-
-
-@pytest.mark.parametrize(("scale", "decay_scale"), [(10.0, 0.01), (1.0, 1.0), (3.0, 0.0)])
-def test_heads_when_scaled_then_their_rate_and_decay_are_those_of_the_towers_times_the_scale(
-    monkeypatch: pytest.MonkeyPatch, scale: float, decay_scale: float
-) -> None:
-    def initialize(*, optimizer: Any, **_: Any) -> tuple[Any]:
-        return (SimpleNamespace(optimizer=optimizer),)
-
-    monkeypatch.setattr(engine.deepspeed, "initialize", initialize)
-    distillation = Distillation(head_lr_scale=scale, head_weight_decay_scale=decay_scale)
-    train = Train(
-        samples=16,
-        batch_size=4,
-        model="ViT-B-32",
-        distillation=distillation,
-        optimizer=Optimizer(weight_decay=0.2),
-        precision="fp32",
-    )
-    made = engine.Engine(train, student(num_objects=3, num_attributes=2, **VIT), rank=0, world=1)
-    made.set_learning_rate(1e-3)
-    found = {group["name"]: (group["lr"], group["weight_decay"]) for group in made.deepspeed.optimizer.param_groups}
-    assert found == {
-        "towers": (1e-3, 0.2),
-        "towers, no decay": (1e-3, 0.0),
-        "heads": (pytest.approx(1e-3 * scale), pytest.approx(0.2 * decay_scale)),
-        "heads, no decay": (pytest.approx(1e-3 * scale), 0.0),
-    }
 
 
 @pytest.mark.parametrize(

@@ -24,15 +24,12 @@ from diht_k8s.stages.train.loss.losses import (
     plan_for,
     soft_label_loss,
 )
+from tests.recipe.train import losses_rank
 from tests.recipe.train.losses_rank import largest_error, literal_loss, with_gradients
 
 
-def pairs(batch, width=8, dtype=torch.float64, seed=0, noise=1.5):
-    """Related image and text features of unit length."""
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randn(batch, width, generator=generator, dtype=torch.float64)
-    text = image + noise * torch.randn(batch, width, generator=generator, dtype=torch.float64)
-    return tuple(torch.nn.functional.normalize(side, dim=1).to(dtype).requires_grad_() for side in (image, text))
+def pairs(*size, **kind):
+    return tuple(side.requires_grad_() for side in losses_rank.pairs(*size, **kind))
 
 
 def number(value, dtype=torch.float64):

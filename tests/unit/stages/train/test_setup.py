@@ -37,15 +37,8 @@ from diht_k8s.stages.train.setup import (
     train_shards,
     training_data,
 )
+from tests.recipe.train.small_run import RESNET, VIT
 from tests.unit.api.documents import TRAIN, run_over
-
-TEXT = {"context_length": 8, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1}
-VIT = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": TEXT,
-}
-RESNET = {**VIT, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}
 
 
 def run(model: dict[str, Any], **train: Any) -> DihtRun:
