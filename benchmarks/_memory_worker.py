@@ -13,7 +13,7 @@ import torch.distributed as dist
 from benchmarks._settled import settle_collectives
 from diht_k8s.api.train import Train
 from diht_k8s.runtime.signals import leave
-from diht_k8s.stages.train.checkpoint.state import Ema
+from diht_k8s.stages.train.checkpoint.tensors import Ema
 from diht_k8s.stages.train.collectives import init_process_groups
 from diht_k8s.stages.train.data.batch import Batch, BatchTargets, HeadTargets
 from diht_k8s.stages.train.engine import Engine

@@ -46,7 +46,7 @@ TRAIN: Final[dict[str, list[str]]] = {
         "checkpoint.checkpointer": _tests("checkpoint", "one_rank"),
         "checkpoint.fencing": _tests("checkpoint"),
         "checkpoint.init_from": _tests("stage", "warm_start"),
-        "checkpoint.state": _tests("checkpoint", "one_rank warm_start stand_in"),
+        "checkpoint.tensors": _tests("checkpoint", "one_rank warm_start stand_in"),
         "checkpoint.warm_start": _tests("", "warm_start"),
         "compiler": _tests("compiling"),
         "collectives": _tests("checkpoint", "rendezvous losses_distributed one_rank stand_in"),

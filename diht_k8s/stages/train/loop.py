@@ -35,7 +35,7 @@ from diht_k8s.stages.train.checkpoint import checkpointer
 from diht_k8s.stages.train.checkpoint.checkpoint import Cursor, Saved, TowerDigest, checkpoint_uri
 from diht_k8s.stages.train.checkpoint.checkpointer import Checkpointer
 from diht_k8s.stages.train.checkpoint.init_from import preprocessing_of
-from diht_k8s.stages.train.checkpoint.state import Ema, load_moments, load_weights, state_of
+from diht_k8s.stages.train.checkpoint.tensors import Ema, load_moments, load_weights, state_of
 from diht_k8s.stages.train.checkpoint.warm_start import lock_tower, start_from
 from diht_k8s.stages.train.collectives import (
     FlagsExchange,

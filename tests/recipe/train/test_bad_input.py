@@ -20,7 +20,7 @@ from diht_k8s.cli.main import main
 from diht_k8s.data.shards.samples import read_samples
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
-from diht_k8s.stages.train.checkpoint.state import load_weights
+from diht_k8s.stages.train.checkpoint.tensors import load_weights
 from tests.recipe.train.attempts import start_stage
 from tests.recipe.train.small_run import RESNET, VIT, Job, document, environment, make_data, train_in_ranks
 

@@ -30,7 +30,7 @@ from diht_k8s.runtime.run_folder import point
 from diht_k8s.runtime.signals import leave
 from diht_k8s.stages.train import engine, metrics, precision
 from diht_k8s.stages.train.checkpoint import checkpointer
-from diht_k8s.stages.train.checkpoint.state import state_of
+from diht_k8s.stages.train.checkpoint.tensors import state_of
 from diht_k8s.stages.train.collectives import gather_objects
 from diht_k8s.stages.train.data import augment, collate
 from diht_k8s.stages.train.loop import Training

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.launch.kubernetes_job import install_excepthook
+from diht_k8s.launch.torchx_scheduler import install_excepthook
 
 ERROR = UserError("no such replica: use 0 or 1")
 

@@ -21,7 +21,7 @@ from torchx.specs import AppDef, AppState, InvalidRunConfigException, Role, Work
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.launch.app_description import CANCELLED_ANNOTATION
-from diht_k8s.launch.kubernetes_job import KubernetesJobScheduler, create_scheduler
+from diht_k8s.launch.torchx_scheduler import KubernetesJobScheduler, create_scheduler
 
 APP = AppDef("app", roles=[Role(name="main", image="app:1", entrypoint="run", num_replicas=2, port_map={"a": 1})])
 TWO = AppDef("app", roles=[*APP.roles, Role(name="side", image="app:1", entrypoint="run")])
@@ -265,8 +265,8 @@ def test_handle_without_a_namespace_is_refused(runner: Runner) -> None:
 LOG_COMMAND = """
 import sys
 from torchx.cli.main import main
-from diht_k8s.launch.kubernetes_job import KubernetesJobScheduler
-from tests.unit.launch.test_kubernetes_job import TWO, Cluster
+from diht_k8s.launch.torchx_scheduler import KubernetesJobScheduler
+from tests.unit.launch.test_torchx_scheduler import TWO, Cluster
 cluster = Cluster()
 KubernetesJobScheduler._cluster = lambda self: cluster
 sys.argv = ["/usr/bin/torchx"]
