@@ -1,14 +1,14 @@
-"""The files of a model: the weights in a folder, the configuration beside a file, and the identity of both.
+"""The files of a model: the weights in a folder, the configuration beside a file, the identity of both, and the tested
+digests of models that come in packages.
 
 This is the one place that knows suffixes: the files that are loaded are the files that are identified, so new weights
 never pass for evaluated ones. Names and shapes of the tensors are read without their data (a header of safetensors, an
 index of torch's files) as tensors on the meta device: a model on that device takes them as it takes real weights, so
 whether they fit is asked of the code that loads them. Nothing heavy is imported before.
 
-Models from packages of single uploaders: their origin, and digests of the files that we tested.
-
-Nobody but their uploaders answers for these packages. So each file that is loaded has its SHA-256 here, and another
-file ends the stage before it is opened. The digests are of the versions that constraints.txt pins.
+Some packages of models have a single uploader, who alone answers for them. So each file that is loaded from one has its
+SHA-256 here, and another file ends the stage before it is opened. The digests are of the versions that constraints.txt
+pins.
 """
 
 from __future__ import annotations

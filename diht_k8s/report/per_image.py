@@ -1,10 +1,9 @@
 """Each image's hits in a benchmark's figures, as a Parquet file beside the result, and paired differences made of them.
 
 Columns: `uid`, `shard`, `text` (its class or first caption), `asked` (a digest), and for each figure, named as in the
-    report, `FIGURE`
-(the hits of the image's queries, possibly fractional) and `FIGURE weight` (the most that they can be). A figure is
-sum(hits) / sum(weights). Mean average precisions are no such sums: of each class `CLASS score` and `CLASS truth` are
-kept.
+report, `FIGURE` (the hits of the image's queries, possibly fractional) and `FIGURE weight` (the most that they can be).
+A figure is sum(hits) / sum(weights). Mean average precisions are no such sums: of each class `CLASS score` and `CLASS
+truth` are kept.
 
 Two models that are compared were asked the same questions, so the interval is that of the difference: images are
 resampled for both at once, and seeds too where a side has several; Holm's correction is over several figures. An

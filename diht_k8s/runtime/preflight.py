@@ -5,9 +5,8 @@ What is wrong here would fail later, after minutes of loading, and in words of t
 line that names the pod: with 64 where the run document is wrong, with 75 where another attempt or another node may do
 better. What a pod's checks have measured goes to its ranks, which exchange it once they have met (`train.rendezvous`).
 
-The CPUs that this process may use: its affinity and the quotas of its control groups (versions 1 and 2).
-
-In a pod with `limits.cpu` the kernel shows all CPUs of the node, and throttles whoever uses more than the quota.
+The number of usable CPUs is that of the process's affinity and of the quotas of its control groups (versions 1 and 2):
+in a pod with `limits.cpu` the kernel shows all CPUs of the node, and throttles a pod that uses more than its quota.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Progress lines: what a stage has done of how much, at most one line every few seconds, on stdout.
+"""Progress of a program: lines on stdout, at most one every few seconds, and its wall time by category.
 
-Wall time of a program by category; the categories sum to the total.
-
-The launcher of a training begins the account and exports it to rank 0, which notes it where the launcher finds it after
-the rank has died. The next round goes on from there. `time.monotonic` is shared by all processes of a machine.
+The categories sum to the total. The launcher of a training begins the account and exports it to rank 0, which notes it
+where the launcher finds it after the rank has died. The next round goes on from there. `time.monotonic` is shared by
+all processes of a machine.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Signals that end a program: SIGTERM and SIGINT as a flag, and SIGTERM when the parent dies.
+"""Ends of a program: SIGTERM and SIGINT as a flag, SIGTERM when the parent dies, and how a rank records its exit.
 
 Long loops check the flag: work stops at a safe point, not in the middle of a write. A lost terminal leaves no trainings
 behind.
 
-Exits of ranks: the code and error record that each leaves for its launcher, and the cause among several failures.
+Each rank leaves its exit code and an error record for its launcher, which finds the cause among several failures.
 """
 
 from __future__ import annotations

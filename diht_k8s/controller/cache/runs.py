@@ -1,7 +1,7 @@
 """Runs at their newest version, fed by their watch and by our own writes. Thread-safe.
 
-A version that is older than the one here is dropped, so that a late event never takes back what we have just written.
-A run that has ended takes some hundred bytes: a namespace may keep thousands of them.
+A version that is older than the one here is dropped, so that a late event never takes back what we have just written. A
+run that has ended takes some hundred bytes: a namespace may keep thousands of them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The records of a data set in a fixed order, what was seen beside them, and files that are read where they may lie.
 
 A link or a path of a table may name any file of the machine (`caption.txt -> /etc/shadow`), whose content would then be
-in the shards. So files are read in SOURCE, in `--images` and where `--allow-links` lets links lead.
-The image of a record is read when it is written.
+in the shards. So files are read in SOURCE, in `--images` and where `--allow-links` lets links lead. The image of a
+record is read when it is written.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 In: an S3 client of botocore or an `ObjectStore`, bucket and key. Out: a file that streams forwards. A request that the
 server refuses temporarily (503, a throttle, no connection) is repeated by botocore with growing, jittered pauses; a
-body that breaks off or comes short is requested again here, from the byte where it ended; so is an answer that does
-not say which bytes of which version it holds, or holds more than it was asked for. Each range must carry the ETag and
-the size of the first one: an object that is replaced meanwhile is an error, never a mixture. What is read ahead is
-bounded in bytes over all files of a process.
+body that breaks off or comes short is requested again here, from the byte where it ended; so is an answer that does not
+say which bytes of which version it holds, or holds more than it was asked for. Each range must carry the ETag and the
+size of the first one: an object that is replaced meanwhile is an error, never a mixture. What is read ahead is bounded
+in bytes over all files of a process.
 
 Own code, because a process forked from one that has read by obstore 0.12.1 hangs at its first read, and the training's
 loader forks; obstore reads no AWS profiles either. Ours gives 0.77 of its rate at 0.88 of its CPU time (`benchmarks/run

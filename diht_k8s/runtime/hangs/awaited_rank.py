@@ -2,10 +2,9 @@
 
 In: a record of each rank that answered. Out: one sentence that names rank, node and collective.
 
-Files by which a node's watchdog asks its ranks for their flight recorders, and by which they answer.
-
-`ask` asks all ranks of the node for their record, which each writes to its `record-`. `gather-` asks one of them for
-the records of the whole gang, which it writes to its `gathered-`.
+Here are also the names of the files by which a node's watchdog asks its ranks and by which they answer. `ask` asks all
+ranks of the node for their record, which each writes to its `record-`. `gather-` asks one of them for the records of
+the whole gang, which it writes to its `gathered-`.
 """
 
 from __future__ import annotations

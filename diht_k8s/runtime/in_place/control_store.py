@@ -1,9 +1,8 @@
-"""The control store of a gang: a small server in launcher 0, apart from the store of the ranks.
+"""The control store of a gang: a small key-value server in launcher 0, apart from the store of the ranks, its client in
+each launcher, and how they talk.
 
 It lives as long as the Job, so that launchers can agree on the next round when all ranks are gone. All traffic is in
 one thread: a store whose host hangs blocks that thread alone, and the launcher sees how long ago it last answered.
-
-The key-value store behind the launchers of a gang: a server in launcher 0, a client in each, and how they talk.
 
 It takes the place of torch's TCPStore, which serves everybody who reaches its port and ends on bytes that it does not
 know. Here nobody without the token of the attempt gets an answer, and no connection can keep another one waiting.

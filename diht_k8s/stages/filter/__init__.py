@@ -13,7 +13,7 @@ Where things are, in the order in which a sample passes them:
   by a CLIP model).
 - `kept_pairs` holds the kept shards, and what the rules on the whole pool share, which are applied after all shards are
   filtered: `deduplication` drops repeated images (partitions are shared by workers; `minhash_forest` compares the
-      images of one), `clip_score` all but the share of the pool with the highest scores.
+  images of one), `clip_score` all but the share of the pool with the highest scores.
 - `caption_tables` filters tables of URLs and captions, whose images are not downloaded yet.
 - `scores` has one row for each sample, `summary` the counts and `report.json`, `group_summaries` the counts of groups.
 - `uid_lists` writes the kept pairs as DataComp's list of uids; `stage_progress` reports the progress of the stage.

@@ -1,9 +1,8 @@
 """Teacher features of kept shards: each image passes the teacher once; its features are stored in fp16.
 
 In: the kept pairs. Out: `label/features/SHARD.safetensors` (see `data.feature_files`), so that the stage resumes shard
-    by shard. The
-heads are trained on these features, and the labels are predicted from them. Of a CLIP-type teacher the embeddings of
-images and captions are stored, too.
+by shard. The heads are trained on these features, and the labels are predicted from them. Of a CLIP-type teacher the
+embeddings of images and captions are stored, too.
 
 Shapes: N images of a shard, B of a batch, D features.
 """

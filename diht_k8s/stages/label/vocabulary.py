@@ -1,9 +1,9 @@
 """The concept classes: objects and attributes of the kept captions, counted, cut and frozen in one order.
 
 In: caption concepts of each kept shard, in any order. Out: `vocabulary.json`, ordered by count, then name, made by the
-step `vocabulary`, which imports no torch but for the names of the teacher's own classes. The paper's
-vocabulary is not known; stop list, cuts and caps are our choice. Names of authors are cut, too: a name that stands
-after "by" in more than half of the captions that have it.
+step `vocabulary`, which imports no torch but for the names of the teacher's own classes. The paper's vocabulary is not
+known; stop list, cuts and caps are our choice. Names of authors are cut, too: a name that stands after "by" in more
+than half of the captions that have it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Start of the gang: process groups, flight recorder, and the fabric preflight with its report by node.
 
-Bus bandwidth of an all-reduce over all ranks, measured in the preflight, and the node that is slow.
-
-Bus bandwidth is what nccl-tests reports: bytes / seconds x 2 (n - 1) / n of an all-reduce over n ranks, so that figures
-of gangs of different sizes compare with each other and with the link's speed.
+The preflight measures the bus bandwidth of an all-reduce over all ranks, and names a slow node. Bus bandwidth is what
+nccl-tests reports: bytes / seconds x 2 (n - 1) / n of an all-reduce over n ranks, so that figures of gangs of different
+sizes compare with each other and with the link's speed.
 """
 
 from __future__ import annotations

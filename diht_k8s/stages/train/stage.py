@@ -2,11 +2,10 @@
 
 Runs in process 1 of a pod: claims the output, launches the ranks, commits.
 
-The lease of a training: of several runs that want the same one, one gang computes it.
-
-Node 0 asks for `lease.json` in the training's folder before ranks start, and rewrites it while they run (`data.lease`).
-Where another gang lives, this one ends as `ComputedElsewhere`, and its GPUs serve others. The lease saves GPUs and
-protects nothing: that is what the fence does, which orders attempts whatever the leases say (`checkpoint.fencing`).
+Of several runs that need the same training, one gang computes it. Node 0 asks for `lease.json` in the training's folder
+before ranks start, and rewrites it while they run (`data.lease`). Where another gang lives, this one ends as
+`ComputedElsewhere`, and its GPUs serve others. The lease saves GPUs and protects nothing: that is what the fence does,
+which orders attempts whatever the leases say (`checkpoint.fencing`).
 """
 
 from __future__ import annotations

@@ -1,16 +1,9 @@
 """The start of a training's text tower as a ridge regression on its own pairs (`train.textStart: Ridge`).
 
 In: stored features and captions of the first pairs of the training's order, which all processes read as they read
-    batches; the
-class names of a tower that brings its classifier. Out: the student's weights in rank 0, which solves: DeepSpeed hands
-its weights to the others when it takes the model.
-
-A text tower that starts as a ridge regression from words to the features of a locked image tower
-(`train.textStart`).
-
-In: the regression (`token_ridge`). Out: the weights of a CLIP whose text embedding of a caption is the regression's
-    prediction,
-and whose image embedding is the whitened features. Pure. Ours, not the paper's.
+batches; the class names of a tower that brings its classifier. Out: the student's weights in rank 0, which solves
+(`token_ridge`); DeepSpeed broadcasts them when it takes the model. The text embedding of a caption is then the
+regression's prediction, and the image embedding the whitened features. Ours, not the paper's.
 
 Attention of the first layer is uniform (queries zero), its values and output projection are the identity, so at the end
 token stands the mean of the words' normalised embeddings. An embedding is a word's row of the regression in a basis

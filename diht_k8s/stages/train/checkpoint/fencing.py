@@ -2,10 +2,10 @@
 
 Each gang claims the next number in `train/epochs/` once its process group stands. A lost node's processes can live on
 for minutes after the cluster has started the next attempt, so checking the newest number protects nothing that is
-written after that. Therefore attempts and commits also take places in one sequence, `train/commits/NNNNNN`, each by
-a write that fails if the object exists. A checkpoint is committed by taking the place after the attempt's own newest
-one; an attempt that has been replaced finds its successor there. The entry holds the checkpoint's marker, so a
-successor writes a marker that its predecessor had committed and could not write any more.
+written after that. Therefore attempts and commits also take places in one sequence, `train/commits/NNNNNN`, each by a
+write that fails if the object exists. A checkpoint is committed by taking the place after the attempt's own newest one;
+an attempt that has been replaced finds its successor there. The entry holds the checkpoint's marker, so a successor
+writes a marker that its predecessor had committed and could not write any more.
 
 The numbers are stored beside the checkpoints, so they also distinguish attempts that no controller knows.
 """

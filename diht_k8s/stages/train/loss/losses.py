@@ -2,13 +2,10 @@
 
 In: features or logits of this rank's batch. Out: scalars whose gradients, averaged over the ranks as DDP and DeepSpeed
 do, are those of the global batch. The closed-form core of the contrastive loss is in `hn_nce`, and for cards in
-`hn_nce_fused`; here are its checks and the public signatures.
-
-How the fused HN-NCE divides its work: sizes of its blocks by kind of card, and the grids of its programs. Needs no
-Triton.
-
-A program of the first pass owns some image rows and a share of the captions. A program of the second pass owns some
-rows of one side, all or a share of the other side, and a part of the width, whose gradient it holds in registers.
+`hn_nce_fused`; here are its checks, the public signatures, and `plan_for`: the block sizes and grids of the fused
+kernels by kind of card, which need no Triton. A program of the first pass owns some image rows and a share of the
+captions. A program of the second pass owns some rows of one side, all or a share of the other side, and a part of the
+width, whose gradient it holds in registers.
 """
 
 from __future__ import annotations

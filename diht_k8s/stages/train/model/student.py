@@ -12,10 +12,9 @@ The heads see the image embedding, or the tower's features before its projection
 so that the tower and its weights' names stay unchanged. The paper does not say where the heads sit; the default is the
 embedding.
 
-Image towers that take images smaller than their position embedding, for the stages of a training's resolution.
-
-The parameter keeps the grid of the last size all the time, so checkpoints, moments and export know one form. Smaller
-images see it resampled as open_clip resamples weights (bicubic, antialiased), by a product with a constant matrix:
+A training in stages of growing resolution shows its image tower images smaller than the position embedding. The
+parameter keeps the grid of the last size all the time, so checkpoints, moments and export know one form. Smaller images
+see it resampled as open_clip resamples weights (bicubic, antialiased), by a product with a constant matrix:
 torch has no deterministic gradient of an interpolation on GPUs.
 """
 

@@ -1,9 +1,8 @@
 """Ridge regression from the words of captions to the features of their images, as CLIP's tokenizer cuts them.
 
 In: words and features of pairs, as sums. Out: where a caption lies, and the projection of the features into the same
-    space. Pure.
-A training may start as it (`train.textStart`, see `text_start`), and an evaluation compares a model with it (see
-`ridge_reference`). Ours, not the paper's.
+space. Pure. A training may start as it (`train.textStart`, see `text_start`), and an evaluation compares a model with
+it (see `ridge_reference`). Ours, not the paper's.
 
 A caption is the counts of its tokens over the root of their number, the target the features of its image, centred and
 whitened with a shrunken covariance S, Y = (f - mean) (S + s I)^-1/2 with s the mean variance. Names of classes are
