@@ -121,7 +121,7 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
             yield operand
         case ast.Constant(value=bool() as value):
             yield ast.Constant(not value)
-        case ast.Constant(value=int() | float() as value):
+        case ast.Constant(value=int() | float() as value) if value + 1 != value:
             yield ast.Constant(value + 1)
         case _:
             yield from _changed_flow(node)
