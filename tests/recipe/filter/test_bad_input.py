@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from diht_k8s.api.errors import DataError, RetryableError
+from diht_k8s.api.errors import DataError
 from tests.recipe.filter.shards import (
-    CAPTIONS,
     drawn,
-    encoded,
     filter_pairs,
     filter_with,
     kept_keys,
@@ -71,34 +65,6 @@ def test_share_of_bad_samples_above_the_limit_stops_with_the_counts(tmp_path: Pa
     ):
         filter_with(run)
     filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"maxBadPercent": 70.0}))
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"mounting is not allowed here: {mounted.stderr.decode().strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_full_disk_is_reported_and_the_run_resumes_when_there_is_room(tiny_disk: Path, tmp_path: Path) -> None:
-    noise = encoded(Image.frombytes("RGB", (96, 96), os.urandom(96 * 96 * 3)))
-    shards = tmp_path / "a.tar"
-    shards.write_bytes(tar_of([member for i in range(4) for member in pair(str(i), CAPTIONS[0], noise)]))
-    run = run_of(tiny_disk / "out", str(shards))
-    with pytest.raises(RetryableError, match="the disk is full: free space"):
-        filter_with(run)
-    assert not list((tiny_disk / "out/filter").rglob("*.tar"))
-    subprocess.run(["mount", "-o", "remount,size=8m", str(tiny_disk)], check=True)
-    committed = filter_with(run)
-    assert committed.summary["counts"]["kept"] == 4
 
 
 def test_damaged_scores_are_named(tmp_path: Path) -> None:

@@ -88,9 +88,3 @@ def test_shard_of_which_nothing_can_be_read_says_what_to_do(tmp_path: Path, data
     with pytest.raises(DataError, match=message) as raised:
         filter_with(run_with(tmp_path, 0))
     assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("limit", [0, 1, "50%"])
-def test_more_damaged_shards_than_allowed_stop_the_stage_and_the_field_is_named(shards: Path, limit: int | str) -> None:
-    with pytest.raises(DataError, match=r"[12]\.tar is damaged after .* raise spec\.data\.maxBadShards"):
-        filter_with(run_with(shards, limit))

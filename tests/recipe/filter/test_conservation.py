@@ -240,24 +240,13 @@ def copied(path: Path) -> None:
 BREAKS: dict[str, tuple[Plant, str]] = {
     "reader skips a sample": (reader_skips_a_sample, "2 samples are kept, dropped or bad, but 3 were read"),
     "row removed from scores": (scores(lambda table: table.slice(1)), "3 samples .*, but 2 rows are in the scores"),
-    "row twice in scores": (
-        scores(lambda table: pa.concat_tables([table, table.slice(0, 1)])),
-        "3 samples .*, but 4 rows are in the scores",
-    ),
     "kept pair lost": (kept(lambda pairs: pairs[1:]), "4 members do its pairs have, but 2 members were written"),
-    "kept pair twice": (
-        kept(lambda pairs: [*pairs, *((f"{key}-x", parts) for key, parts in pairs[:1])]),
-        "4 members do its pairs have, but 6 members were written",
-    ),
     "two kept pairs under one key": (kept(renamed), "2 samples are kept, but 1 pairs are in the file"),
     "drop is not counted": (drop_is_not_counted, "2 samples are kept, dropped or bad, but 3 were filtered"),
     "kept tar gone": (at_the_end(lambda folder: (folder / "kept/web-a.tar").unlink()), r"kept/web-a\.tar has gone"),
     "kept tar shorter": (at_the_end(lambda folder: shorter(folder / "kept/web-a.tar")), r"kept/web-a\.tar is damaged"),
     "kept tar twice": (at_the_end(lambda folder: copied(folder / "kept/web-a.tar")), "2 shards, but 3 files"),
-    "scores gone": (at_the_end(lambda folder: (folder / "scores/web-b.parquet").unlink()), r"web-b\.parquet has gone"),
-    "scores twice": (at_the_end(lambda folder: copied(folder / "scores/web-b.parquet")), "2 shards, but 3 files"),
     "group left out": (groups(lambda found: found[:-1]), "2 shards are listed, but 1 are summed up"),
-    "group twice": (groups(lambda found: [*found, found[0]]), "2 shards are listed, but 3 are summed up"),
     "two shards of one name": (two_of_one_name, "2 shards are listed, but 1 names do they have"),
     "group with a sample more": (
         first_group(lambda group: one_more(group.total, "input")),

@@ -124,14 +124,6 @@ def test_second_pass_finds_a_faint_diagonal_mark_that_upright_copies_do_not_show
     assert "GIRAFFE" in [text.text for text in found.texts]
 
 
-def test_no_line_is_recognised_without_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(*arguments: object) -> list[SpottedText]:
-        raise AssertionError("the recogniser ran")
-
-    monkeypatch.setattr(SPOTTER, "_read", read)
-    assert SPOTTER.spot(drawn_image()).texts == ()
-
-
 @pytest.mark.parametrize("size", [(8, 300), (300, 8), (9, 9), (2000, 30)])
 def test_extreme_shapes_are_read_without_an_error(size: tuple[int, int]) -> None:
     assert TextSpotter(detector_size=160, second_detector_size=320).spot(drawn_image(size=size)).state == "done"

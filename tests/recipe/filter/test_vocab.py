@@ -40,29 +40,6 @@ def test_letters_or_digits_and_a_mark_are_the_words_that_spacy_finds(parser: Fas
     assert found == list(zip([each.text for each in doc], doc.to_array(FEATURES).tolist(), strict=True))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        " ",
-        "one  two   three ",
-        " \t tabs\tand\n\nlines ",
-        "no-break\u00a0space, wide\u2003space \u2028",
-        "don't stop; we're gonna see cannot's",
-        "a 10km run for US$5 (e.g. at 9a.m.)",
-        'say "hello"... :) :( 8-) <3',
-        "https://example.org/a?b=c and x@example.org",
-        "caf\u00e9, na\u00efve \u2014 \u6211\u4eec \U0001f600!",
-        "non-stick 2-in-1 rock'n'roll C++ U.S.A.",
-    ],
-)
-def test_words_and_positions_equal_those_of_spacy(parser: FastParser, text: str) -> None:
-    doc = parser.language.make_doc(text)
-    words = [parser._vocab.known[row] for row in parser._vocab.rows([text])[0]]
-    assert [(word.lower, word.is_space) for word in words] == [(word.lower_, word.is_space) for word in doc]
-    assert [word.width for word in words] == [len(word.text_with_ws) for word in doc]
-
-
 def test_plain_words_are_not_stored_by_spacy(parser: FastParser) -> None:
     before = len(parser.language.vocab.strings)
     list(parser.parse(["blorptastic zwinkerly, thingamabobbles. 190817?"]))
