@@ -90,26 +90,15 @@ def test_workers_are_not_pinned_to_one_core() -> None:
     assert [compiled.get_property(name) for name in properties] == [False, 1, 1]
 
 
-class Compilations:
-    """Input shapes of the compiled networks, ? for a dynamic side."""
-
-    def __init__(self, network: ShapedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.shapes: list[str] = []
-        compiled = network._compiled
-
-        def counted(given: Any) -> Any:
-            self.shapes.append(str(given.input(0).partial_shape))
-            return compiled(given)
-
-        monkeypatch.setattr(network, "_compiled", counted)
-
-
 def test_large_shapes_share_one_network_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     network = ShapedNetwork(model(DETECTOR), threads=1, precision="BF16", own_up_to=3 * 64 * 64)
-    compilations = Compilations(network, monkeypatch)
+    compiled, shapes = network._compiled, list[str]()
+    monkeypatch.setattr(
+        network, "_compiled", lambda given: shapes.append(str(given.input(0).partial_shape)) or compiled(given)
+    )
     for width in (96, 64, 128, 96, 64, 160):
         network(noise(1, 3, 64, width))
-    assert compilations.shapes == ["[?,3,?,?]", "[1,3,64,64]"]
+    assert shapes == ["[?,3,?,?]", "[1,3,64,64]"]
 
 
 @pytest.mark.parametrize("number", [1, 2])
