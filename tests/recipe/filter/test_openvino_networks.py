@@ -57,7 +57,7 @@ def test_width_is_rounded_up_to_one_of_four_per_octave(width: int, expected: int
 
 
 def test_input_is_padded_with_zeros_on_the_right() -> None:
-    network = ShapedNetwork(model(RECOGNISER), threads=1, precision="FP32", own_up_to=OWN_LINE, width_of=width_class)
+    network = ShapedNetwork(model(RECOGNISER), precision="FP32", own_up_to=OWN_LINE, width_of=width_class)
     line = noise(1, 3, 48, 100)
     padded = np.concatenate([line, np.zeros((1, 3, 48, 12), np.float32)], axis=3)
     assert np.array_equal(network(line), network(padded))
@@ -66,7 +66,7 @@ def test_input_is_padded_with_zeros_on_the_right() -> None:
 
 def test_shapes_used_last_are_kept_and_an_evicted_one_computes_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rapidocr_engine, "MAX_SHAPES", 2)
-    network = ShapedNetwork(model(DETECTOR), threads=1, precision="BF16", own_up_to=OWN_IMAGE)
+    network = ShapedNetwork(model(DETECTOR), precision="BF16", own_up_to=OWN_IMAGE)
     inputs = [noise(1, 3, 32, width) for width in (32, 64, 32, 96)]
     before = [network(batch) for batch in inputs]
     assert list(network._requests) == [batch.shape for batch in inputs[-2:]]
@@ -77,12 +77,12 @@ def test_shapes_used_last_are_kept_and_an_evicted_one_computes_the_same_again(mo
 def test_probabilities_equal_those_of_the_network_in_fp32(precision: Precision, tolerance: float) -> None:
     plain = openvino.Core().compile_model(model(DETECTOR), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     batch = noise(1, 3, 96, 128)
-    found = ShapedNetwork(model(DETECTOR), threads=1, precision=precision, own_up_to=OWN_IMAGE)(batch)
+    found = ShapedNetwork(model(DETECTOR), precision=precision, own_up_to=OWN_IMAGE)(batch)
     assert np.abs(found - plain([batch])[0]).max() < tolerance
 
 
 def test_workers_are_not_pinned_to_one_core() -> None:
-    network = ShapedNetwork(model(DETECTOR), threads=1, precision="BF16", own_up_to=OWN_IMAGE)
+    network = ShapedNetwork(model(DETECTOR), precision="BF16", own_up_to=OWN_IMAGE)
     network(noise(1, 3, 32, 32))
     (request,) = network._requests.values()
     compiled = request.get_compiled_model()
@@ -91,7 +91,7 @@ def test_workers_are_not_pinned_to_one_core() -> None:
 
 
 def test_large_shapes_share_one_network_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = ShapedNetwork(model(DETECTOR), threads=1, precision="BF16", own_up_to=3 * 64 * 64)
+    network = ShapedNetwork(model(DETECTOR), precision="BF16", own_up_to=3 * 64 * 64)
     compiled, shapes = network._compiled, list[str]()
     monkeypatch.setattr(
         network, "_compiled", lambda given: shapes.append(str(given.input(0).partial_shape)) or compiled(given)
@@ -103,7 +103,7 @@ def test_large_shapes_share_one_network_however_many_there_are(monkeypatch: pyte
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_images_of_a_batch_are_not_counted_together(number: int) -> None:
-    network = ShapedNetwork(model(DETECTOR), threads=1, precision="BF16", own_up_to=3 * 64 * 64)
+    network = ShapedNetwork(model(DETECTOR), precision="BF16", own_up_to=3 * 64 * 64)
     network(noise(number, 3, 64, 64))
     assert list(network._requests) == [(number, 3, 64, 64)]
 
@@ -111,14 +111,14 @@ def test_images_of_a_batch_are_not_counted_together(number: int) -> None:
 @pytest.mark.parametrize("name", [DETECTOR, RECOGNISER])
 def test_dynamic_network_does_not_depend_on_earlier_inputs(name: str) -> None:
     inputs = [noise(1, 3, 48 if name == RECOGNISER else 64, width) for width in (64, 128, 96, 160)]
-    used, fresh = (ShapedNetwork(model(name), threads=1, precision="BF16", own_up_to=0) for _ in range(2))
+    used, fresh = (ShapedNetwork(model(name), precision="BF16", own_up_to=0) for _ in range(2))
     expected = [used(batch) for batch in inputs]
     assert all(np.array_equal(fresh(batch), maps) for batch, maps in reversed([*zip(inputs, expected, strict=True)]))
 
 
 def test_long_line_gives_the_same_result_in_the_dynamic_network() -> None:
     line = noise(1, 3, 48, 640)
-    own, shared = (ShapedNetwork(model(RECOGNISER), threads=1, precision="FP32", own_up_to=most) for most in (10**6, 0))
+    own, shared = (ShapedNetwork(model(RECOGNISER), precision="FP32", own_up_to=most) for most in (10**6, 0))
     assert np.array_equal(own(line), shared(line))
 
 

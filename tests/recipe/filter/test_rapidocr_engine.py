@@ -73,7 +73,7 @@ ON_CPU = {
 ON_CUDA = {
     **{f"{model}.engine_type": EngineType.ONNXRUNTIME for model in ("Det", "Cls", "Rec")},
     f"{ONNX}.use_cuda": True,
-    f"{ONNX}.intra_op_num_threads": 2,
+    f"{ONNX}.intra_op_num_threads": 1,
 }
 
 
@@ -85,15 +85,15 @@ def test_device_of_the_run_is_passed_to_the_library(
     monkeypatch.setattr(
         "diht_k8s.stages.filter.text_spotting.rapidocr_engine.ShapedNetwork", lambda *given, **settings: None
     )
-    assert load_engine(detector_size=224, threads=2, device=device, precision="BF16") is engine
-    expected = {**expected, "Det.limit_side_len": 224, "EngineConfig.openvino.inference_num_threads": 2}
+    assert load_engine(detector_size=224, device=device, precision="BF16") is engine
+    expected = {**expected, "Det.limit_side_len": 224, "EngineConfig.openvino.inference_num_threads": 1}
     assert {name: engine.given.get(name) for name in expected} == expected
 
 
 def test_settings_for_a_gpu_reach_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         engine = fake(patch, CUDA_PROVIDER, [CUDA_PROVIDER])
-        load_engine(detector_size=96, threads=1, device="CUDA", precision="BF16")
+        load_engine(detector_size=96, device="CUDA", precision="BF16")
     onnx = RapidOCR(params=engine.given).cfg.EngineConfig.onnxruntime
     assert (onnx.cuda_ep_cfg.cudnn_conv_algo_search, onnx.cuda_ep_cfg.use_tf32, onnx.use_cuda) == ("DEFAULT", 0, True)
 
@@ -101,7 +101,7 @@ def test_settings_for_a_gpu_reach_its_provider(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(("precision", "element"), [("BF16", "bf16"), ("FP32", "f32")])
 def test_all_networks_compute_in_the_precision_of_the_run(precision: Any, element: str) -> None:
     native = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    engine = load_engine(detector_size=96, threads=1, device="CPU", precision=precision)
+    engine = load_engine(detector_size=96, device="CPU", precision=precision)
     for model in (engine._load_det_model(), engine._load_cls_model(), engine._load_rec_model()):
         session = model.session
         assert isinstance(session, ShapedNetwork)
@@ -110,14 +110,14 @@ def test_all_networks_compute_in_the_precision_of_the_run(precision: Any, elemen
 
 def test_cpu_needs_no_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    engine = load_engine(detector_size=96, threads=1, device="CPU", precision="BF16")
+    engine = load_engine(detector_size=96, device="CPU", precision="BF16")
     assert isinstance(engine._load_rec_model().session, ShapedNetwork)
 
 
 def test_spotting_sends_no_report_to_the_vendor_of_the_runtime(tmp_path: Path) -> None:
     program = (
         "import sys; from diht_k8s.stages.filter.text_spotting.rapidocr_engine import load_engine; "
-        "load_engine(detector_size=96, threads=1, device='CPU', precision='BF16'); "
+        "load_engine(detector_size=96, device='CPU', precision='BF16'); "
         "print('openvino' in sys.modules, [name for name in sys.modules if name.startswith('openvino_telemetry.')])"
     )
     environment = {**os.environ, "HOME": str(tmp_path)}
@@ -126,7 +126,7 @@ def test_spotting_sends_no_report_to_the_vendor_of_the_runtime(tmp_path: Path) -
 
 
 def test_alphabet_equals_the_one_that_onnx_runtime_finds_in_the_model() -> None:
-    engine = load_engine(detector_size=96, threads=1, device="CPU", precision="BF16")
+    engine = load_engine(detector_size=96, device="CPU", precision="BF16")
     mine, theirs = engine._load_rec_model(), RapidOCR(params={"Global.log_level": "critical"})._load_rec_model()
     assert mine.postprocess_op.character == theirs.postprocess_op.character
 
