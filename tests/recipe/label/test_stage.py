@@ -22,8 +22,7 @@ from diht_k8s.stages.label.job import LabelJob
 from diht_k8s.stages.label.soft_labels import read_labels
 from tests.folders import located
 from tests.recipe.filter.shards import tolerating
-from tests.recipe.label.conftest import picture
-from tests.recipe.label.label_stage import Make, label
+from tests.recipe.label.conftest import Make, label, picture
 
 
 def files_of(run: DihtRun) -> dict[str, str]:
