@@ -33,10 +33,9 @@ from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.inputs import kept_shards
 from diht_k8s.runtime.run_folder import run_layout
-from diht_k8s.stages.label.added import CaptionUse
 from diht_k8s.stages.label.caption_concepts import read_captions
 from diht_k8s.stages.label.features import group_of
-from diht_k8s.stages.label.report import words
+from diht_k8s.stages.label.report import CaptionUse, words
 from diht_k8s.stages.label.soft_labels import HeadLabels, read_labels
 from diht_k8s.stages.label.vocabulary import Concepts, ConceptVocabulary
 

@@ -47,13 +47,13 @@ BATCH_BYTES: Final = 128 << 20
 logger = logging.getLogger(__name__)
 
 
-def batches_of(samples: Iterable[Sample], most: int | None = None) -> Iterator[list[Sample]]:
-    """Batches of samples, in order, of `most` samples at most (`BATCH` if unset)."""
+def batches_of(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]]:
+    """Batches of samples, in order, of `most` samples at most."""
     batch, size = list[Sample](), 0
     for sample in samples:
         batch.append(sample)
         size += sum(map(len, sample.members.values()))
-        if len(batch) == (most or BATCH) or size >= BATCH_BYTES:
+        if len(batch) == most or size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:
@@ -97,8 +97,7 @@ class _ScoredSamples:
 class ShardFilter:
     """Filters the shards of one run, one at a time."""
 
-    batch: int | None = None
-    """samples per batch; None takes `BATCH`."""
+    batch = BATCH
 
     def __init__(
         self,

@@ -99,13 +99,13 @@ def _measured_rows(images: TrainingImages, most: int) -> tuple[npt.NDArray[np.in
 
 
 def average_precision(
-    scores_NC: npt.NDArray[np.float32], present_NC: npt.NDArray[np.bool_], *, least: int = MIN_EXAMPLES
+    scores_NC: npt.NDArray[np.float32], present_NC: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Average precision of each class with at least `least` images (else NaN), and of a constant guess (its share of
-    the images).
+    """Average precision of each class with at least `MIN_EXAMPLES` images (else NaN), and of a constant guess (its
+    share of the images).
     """
     precision_C = np.full(present_NC.shape[1], np.nan)
-    for number in np.flatnonzero(present_NC.sum(axis=0) >= least):
+    for number in np.flatnonzero(present_NC.sum(axis=0) >= MIN_EXAMPLES):
         precision_C[number] = _average_precision(scores_NC[:, number], present_NC[:, number])
     return precision_C, present_NC.mean(axis=0)
 

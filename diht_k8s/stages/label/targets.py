@@ -78,23 +78,19 @@ def concatenated(parts: Sequence[Targets]) -> Targets:
     )
 
 
-def repeat_factors(targets: Targets, threshold: float | None = None) -> npt.NDArray[np.float64]:
+def repeat_factors(targets: Targets) -> npt.NDArray[np.float64]:
     """How often each image is drawn in an epoch (square-root up-sampling of rare concepts, at the level of images).
 
     r_i = max over the image's concepts c of max(1, sqrt(T / f_c)), with f_c the share of images that have c: the form
-    that Mahajan et al. 2018 and LVIS use; the paper says "square-root up-sampling" only.
-
-    Args:
-        targets: the images' concepts.
-        threshold: T; None takes the median f_c (our choice: half of the concepts are up-sampled, whatever the corpus).
+    that Mahajan et al. 2018 and LVIS use; the paper says "square-root up-sampling" only. T is the median f_c (our
+    choice: half of the concepts are up-sampled, whatever the corpus).
 
     Returns:
         N factors, 0 for an image that has no concept of this head.
     """
     frequency_C = targets.counts() / max(1, len(targets.present))
     occurring = frequency_C[frequency_C > 0]
-    if threshold is None:
-        threshold = float(np.median(occurring)) if len(occurring) else 1.0
+    threshold = float(np.median(occurring)) if len(occurring) else 1.0
     with np.errstate(divide="ignore"):
         factor_C = np.maximum(1.0, np.sqrt(threshold / frequency_C))
     factor_N = np.zeros(len(targets.present))

@@ -130,10 +130,8 @@ def filter_pairs(
 def with_spec(run: DihtRun, **fields: Any) -> DihtRun:
     """The run with other fields of its spec; None leaves one out."""
     document = run.model_dump(mode="json", by_alias=True, exclude_none=True)
-    spec = document["spec"] | fields
-    return DihtRun.model_validate(
-        document | {"spec": {name: given for name, given in spec.items() if given is not None}}
-    )
+    document["spec"] = {name: given for name, given in (document["spec"] | fields).items() if given is not None}
+    return DihtRun.model_validate(document)
 
 
 def tolerating(run: DihtRun, limit: int | str) -> DihtRun:

@@ -1,18 +1,29 @@
-"""Our tags and heads must equal those of spaCy's own pipeline."""
+"""Our words, tags and heads must equal those of spaCy's own tokenizer and pipeline; where they do not, spaCy parses."""
 
 from __future__ import annotations
 
 import gc
 import json
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from spacy.attrs import NORM, PREFIX, SHAPE, SUFFIX  # type: ignore[attr-defined]
 
 from diht_k8s.stages.filter.captions import dependency_parsers, encoder, vocab
-from diht_k8s.stages.filter.captions.dependency_parsers import FastParser, load_parser
+from diht_k8s.stages.filter.captions.dependency_parsers import (
+    FIXED,
+    FastParser,
+    SpacyParser,
+    fast_or_spacy,
+    load_parser,
+)
 from diht_k8s.stages.filter.captions.parser import CaptionParser
 from diht_k8s.stages.filter.captions.transition_parser import DECORATION
+from diht_k8s.stages.filter.captions.tree import Token
+from diht_k8s.stages.filter.captions.vocab import MARKS
 
 DEV = Path(__file__).parent / "captions" / "dev.jsonl"
 
@@ -38,7 +49,14 @@ TOUGH = [
     "a red box, " * 90,
     "LED  Lamp\twith tab",
     "no-break\u00a0space and\u2003wide",
-    "don't stop, gonna cannot",
+    "one  two   three ",
+    " \t tabs\tand\n\nlines ",
+    "no-break\u00a0space, wide\u2003space \u2028",
+    "don't stop; we're gonna see cannot's",
+    'say "hello"... :) :( 8-) <3',
+    "https://example.org/a?b=c and x@example.org",
+    "caf\u00e9, na\u00efve \u2014 \u6211\u4eec \U0001f600!",
+    "non-stick 2-in-1 rock'n'roll C++ U.S.A.",
     "10km for US$5 (e.g. at 9 a.m.) :) \u2014 caf\u00e9!",
     "A dog runs. The cat sleeps! Is it raining? It is",
     ACROSS,
@@ -145,3 +163,73 @@ def test_the_nearest_word_with_the_label_becomes_the_head(
     places = [ours.labels.index(label) for label in labels]
     ours.uncross(heads, places, [place == blank for place in range(len(heads))])
     assert (heads[0], ours.labels[places[0]]) == expected
+
+
+def test_fixed_captions_are_twenty_and_parse_alike(caplog: pytest.LogCaptureFixture) -> None:
+    assert len(set(FIXED)) == 20
+    assert isinstance(load_parser("Fast"), FastParser)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("field", ["tag", "dep", "lower"])
+def test_another_tree_of_one_fixed_caption_makes_spacy_parse_with_a_warning(
+    field: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = FastParser.parse
+
+    def wrong(self: FastParser, texts: Sequence[str]) -> Iterator[list[Token]]:
+        for text, tokens in zip(texts, right(self, texts), strict=True):
+            if text == FIXED[-1]:
+                setattr(tokens[-1], field, "other")
+            yield tokens
+
+    monkeypatch.setattr(FastParser, "parse", wrong)
+    with caplog.at_level(logging.WARNING):
+        parser = fast_or_spacy(FastParser())
+    assert type(parser) is SpacyParser
+    assert "read 'the temple was built" in caplog.text
+
+
+FEATURES = [NORM, PREFIX, SUFFIX, SHAPE]
+
+
+def test_plain_words_have_the_features_that_spacy_gives_them(parser: FastParser) -> None:
+    lexicon = parser.lexicon
+    lower = sorted(word for word in lexicon.nouns | lexicon.verbs | lexicon.adjectives if word.isalpha())[::40]
+    plain = [form for word in lower if word.isascii() for form in (word, word.title(), word.upper())]
+    doc = parser.language.make_doc(" ".join(plain))
+    assert len(plain) > 3000
+    parts = dict(parser._vocab._tokenize_pieces(plain))
+    assert [parts[word] for word in plain] == [
+        [(word, features)] for word, features in zip(plain, doc.to_array(FEATURES).tolist(), strict=True)
+    ]
+    assert [word.text for word in doc] == plain
+
+
+@pytest.mark.parametrize("mark", ["", ".", *sorted(MARKS)])
+@pytest.mark.parametrize(
+    "word", ["dog", "Dog", "LEDs", "LED", "MMMMMMix", "colour", "Mr", "e", "I", "cannot", "8", "1912", "a" * 100]
+)
+def test_letters_or_digits_and_a_mark_are_the_words_that_spacy_finds(parser: FastParser, word: str, mark: str) -> None:
+    doc = parser.language.make_doc(word + mark)
+    (found,) = dict(parser._vocab._tokenize_pieces([word + mark])).values()
+    assert found == list(zip([each.text for each in doc], doc.to_array(FEATURES).tolist(), strict=True))
+
+
+def test_plain_words_are_not_stored_by_spacy(parser: FastParser) -> None:
+    before = len(parser.language.vocab.strings)
+    list(parser.parse(["blorptastic zwinkerly, thingamabobbles. 190817?"]))
+    assert len(parser.language.vocab.strings) == before
+
+
+def test_a_failing_tokenizer_does_not_affect_later_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = FastParser()._vocab
+    before = len(words.known)
+    with monkeypatch.context() as patch:
+        patch.setattr(words, "_tokenize", lambda text: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            words.rows(["a zwinkerly dog", "don't"])
+    assert len(words.known) == before
+    rows = words.rows(["a zwinkerly dog"])[0]
+    unharmed = FastParser()._vocab
+    np.testing.assert_array_equal(words.vectors_MD[rows], unharmed.vectors_MD[unharmed.rows(["a zwinkerly dog"])[0]])

@@ -1,8 +1,10 @@
-"""Accuracy of the caption parser on hand-annotated captions, with bootstrap bounds, beside the crude public rules.
+"""Accuracy of the caption parser and of the language rule on hand-annotated captions, with bootstrap bounds.
 
-The rules were tuned on `dev.jsonl` to `dev4.jsonl`, and on `heldout2.jsonl` after it had measured once; never on
-`heldout.jsonl`, `heldout3.jsonl` and `heldout5.jsonl`. The asserted bounds are slightly below
-the measured values, so the tests catch a loss of accuracy. Run with `-s` to see all figures.
+The parser's rules were tuned on `dev.jsonl` to `dev4.jsonl`, and on `heldout2.jsonl` after it had measured once; never
+on `heldout.jsonl`, `heldout3.jsonl` and `heldout5.jsonl`. Of `languages.jsonl`, odd numbers served to choose the
+identifier and the margin, even ones measure, and so do the English captions that are held out for the parser;
+`languages2.jsonl` was written before the margin was chosen again. The asserted bounds are slightly beyond the measured
+values, so the tests catch a loss of accuracy. Run with `-s` to see all figures.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diht_k8s.stages.filter.captions.dependency_parsers import load
 from diht_k8s.stages.filter.captions.graph import CaptionGraph
+from diht_k8s.stages.filter.captions.language import is_english
 from diht_k8s.stages.filter.captions.parser import CaptionParser
 
 FOLDER = Path(__file__).parent / "captions"
@@ -109,36 +111,38 @@ def test_parser_is_as_accurate_as_when_it_was_measured(part: str) -> None:
     assert not too_low
 
 
-def crude_verdicts(captions: Sequence[str]) -> dict[str, list[bool]]:
-    """Public rules for "has an action": a verb with a subject (fondant), any verb (data-juicer)."""
-    language, _ = load()
-    docs = list(language.pipe(captions))
-    verbs = [[token for token in doc if token.tag_.startswith("VB")] for doc in docs]
-    return {
-        "verb with subject": [
-            any(c.dep_ in ("nsubj", "nsubjpass") for v in each for c in v.children) for each in verbs
-        ],
-        "any verb": [bool(each) for each in verbs],
-    }
+OTHER = "other"
+ORDINARY = {"tuned": ("dev", "dev2", "dev3"), "measured": ("heldout", "heldout2")}
+"""English captions that were written for the parser."""
 
 
-def test_action_verdict_beats_the_crude_public_rules() -> None:
-    rows = annotated("heldout")
-    wanted = [row["num_actions"] > 0 for row in rows]
-    ours = figures_of("heldout")["action verdict"][0]
-    for name, verdicts in crude_verdicts([row["caption"] for row in rows]).items():
-        crude = float(np.mean(np.array(verdicts) == np.array(wanted)))
-        print(f"heldout action verdict by the rule '{name}': {crude:.3f}, ours {ours:.3f}")
-        assert ours > crude
+def captions_of(part: str) -> list[tuple[str, str]]:
+    """Captions with en, hard (English that looks foreign), none or other."""
+    rows = [json.loads(line) for line in (FOLDER / "languages.jsonl").read_text(encoding="utf-8").splitlines()]
+    kinds = {"en": "hard", "none": "none"}
+    found = [(row["caption"], kinds.get(row["language"], OTHER)) for row in rows[part == "measured" :: 2]]
+    for name in ORDINARY[part]:
+        lines = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        found += [(row["caption"], "en") for row in map(json.loads, lines) if row["objects"]]
+    return found
 
 
-def test_complexity_beats_counting_dependency_children() -> None:
-    rows = annotated("heldout")
-    language, _ = load()
-    crude = [
-        max((sum(not child.is_punct for child in token.children) for token in doc), default=0) == row["complexity"]
-        for doc, row in zip(language.pipe([row["caption"] for row in rows]), rows, strict=True)
-    ]
-    ours = figures_of("heldout")["complexity exact"][0]
-    print(f"heldout complexity exact by counting children: {np.mean(crude):.3f}, ours {ours:.3f}")
-    assert ours > float(np.mean(crude))
+@pytest.mark.parametrize("part", ["tuned", "measured"])
+def test_one_english_caption_in_a_hundred_is_dropped_at_most(part: str) -> None:
+    captions = captions_of(part)
+    total = Counter(kind for _, kind in captions)
+    dropped = Counter(kind for caption, kind in captions if not is_english(caption))
+    english = dropped["en"] + dropped["hard"]
+    precision = 1 - english / dropped.total()
+    print(f"{part}: dropped {dict(dropped)} of {dict(total)}, precision {precision:.3f}")
+    assert english <= 0.01 * (total["en"] + total["hard"])
+    assert dropped[OTHER] >= 0.9 * total[OTHER]
+    assert precision >= 0.9
+
+
+def test_captions_that_look_foreign_are_kept_more_often_than_foreign_ones_are_missed() -> None:
+    rows = [json.loads(line) for line in (FOLDER / "languages2.jsonl").read_text(encoding="utf-8").splitlines()]
+    total = Counter(row["language"] == "en" for row in rows)
+    dropped = Counter(row["language"] == "en" for row in rows if not is_english(row["caption"]))
+    assert dropped[True] <= 0.1 * total[True]
+    assert dropped[False] >= 0.97 * total[False]

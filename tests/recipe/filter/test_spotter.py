@@ -52,20 +52,6 @@ def test_turned_text_is_read(degrees: int) -> None:
     assert "giraffe" in [text.text for text in SPOTTER.spot(turned).texts]
 
 
-class ScriptedViews:
-    """Answers a spotter's passes over images with given texts, and records how many images each one got."""
-
-    def __init__(self, mine: TextSpotter, monkeypatch: pytest.MonkeyPatch, *texts: str) -> None:
-        self.seen: list[tuple[int, str, int, int]] = []
-
-        def read(view: Any, requests: Sequence[SpottingRequest]) -> list[Spotting]:
-            text = SpottedText(texts[len(self.seen)], 0.5 + 0.1 * len(self.seen))
-            self.seen.append((view.size, view.colours, view.turn, len(requests)))
-            return [Spotting((text,) if text.text else (), "done") for _ in requests]
-
-        monkeypatch.setattr(mine, "_read_view", read)
-
-
 @pytest.mark.parametrize(
     ("texts", "passes", "found"),
     [
@@ -80,11 +66,18 @@ def test_second_pass_reads_only_what_is_not_found_yet(
     texts: list[str], passes: int, found: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     twice = TextSpotter(detector_size=160, second_detector_size=640)
-    scripted = ScriptedViews(twice, monkeypatch, *texts)
+    seen: list[tuple[int, str, int, int]] = []
+
+    def read(view: Any, requests: Sequence[SpottingRequest]) -> list[Spotting]:
+        text = SpottedText(texts[len(seen)], 0.5 + 0.1 * len(seen))
+        seen.append((view.size, view.colours, view.turn, len(requests)))
+        return [Spotting((text,) if text.text else (), "done") for _ in requests]
+
+    monkeypatch.setattr(twice, "_read_view", read)
     spotting = twice.spot(drawn_image(), lambda text: text.text == "word")
     turned = [("Even", 35), ("Least", -35), ("Least", 35), ("Even", -35)]
     views = [(160, "All", 0, 1), (640, "All", 0, 1), *((640, colours, turn, 1) for colours, turn in turned)]
-    assert scripted.seen == views[:passes]
+    assert seen == views[:passes]
     assert [text.text for text in spotting.texts] == found
 
 
@@ -124,14 +117,6 @@ def test_second_pass_finds_a_faint_diagonal_mark_that_upright_copies_do_not_show
     assert "GIRAFFE" in [text.text for text in found.texts]
 
 
-def test_no_line_is_recognised_without_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(*arguments: object) -> list[SpottedText]:
-        raise AssertionError("the recogniser ran")
-
-    monkeypatch.setattr(SPOTTER, "_read", read)
-    assert SPOTTER.spot(drawn_image()).texts == ()
-
-
 @pytest.mark.parametrize("size", [(8, 300), (300, 8), (9, 9), (2000, 30)])
 def test_extreme_shapes_are_read_without_an_error(size: tuple[int, int]) -> None:
     assert TextSpotter(detector_size=160, second_detector_size=320).spot(drawn_image(size=size)).state == "done"
@@ -167,33 +152,20 @@ def demo_images() -> list[Image.Image]:
     return [*islice(of_kind["text only"], 8), *islice(of_kind["watermark"], 4), *tall]
 
 
-class Sessions:
-    """Counts images in each run of the detector."""
-
-    def __init__(self, spotter: TextSpotter, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.batches: list[int] = []
-        detector = spotter._loaded()._load_det_model()
-        run = detector.session
-
-        def counted(images: np.ndarray) -> np.ndarray:
-            self.batches.append(len(images))
-            return run(images)
-
-        monkeypatch.setattr(detector, "session", counted)
-
-
 @pytest.mark.parametrize("wanted", [None, lambda text: text.confidence > 0.8], ids=["all", "early stop"])
 def test_batches_of_one_size_class_find_what_one_at_a_time_finds(
     wanted: Any, demo_images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = [SPOTTER.spot(image, wanted) for image in demo_images]
-    sessions = Sessions(TOGETHER, monkeypatch)
+    detector, batches = TOGETHER._loaded()._load_det_model(), list[int]()
+    run = detector.session
+    monkeypatch.setattr(detector, "session", lambda pixels: batches.append(len(pixels)) or run(pixels))
     requests = [SpottingRequest(image, wanted) for image in demo_images]
     found = list(TOGETHER.spot_all(requests))
     assert found == alone
     assert sum(bool(spotting.texts) for spotting in found) > 10
-    assert sum(sessions.batches) == len(demo_images)
-    assert (max(sessions.batches), len(sessions.batches) <= 8) == (8, True)
+    assert sum(batches) == len(demo_images)
+    assert (max(batches), len(batches) <= 8) == (8, True)
 
 
 @pytest.mark.parametrize("mine", [SPOTTER, TOGETHER], ids=["one", "eight"])

@@ -17,11 +17,14 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.data.shards.parquet import write_table
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
 from diht_k8s.runtime.commit import artefact, commit
+from diht_k8s.runtime.stage import run_stage
+from diht_k8s.stages.label import stage
 from tests.folders import planted
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -30,6 +33,15 @@ SIDE = 32
 TEACHER = "test_resnet.r160_in1k"
 PAIR = pa.struct([("object", pa.string()), ("attribute", pa.string())])
 EDGE = pa.struct([("subject", pa.string()), ("action", pa.string()), ("object", pa.string())])
+
+
+Make = Callable[..., Any]
+"""The fixture `make_kept`."""
+
+
+def label(run: DihtRun, **options: Any) -> Committed | None:
+    """The stage, in this process."""
+    return run_stage(stage, run, Stage.LABEL, **options)
 
 
 @dataclass

@@ -1,17 +1,23 @@
-"""What the label stage says of inputs that it cannot use."""
+"""What the label stage says of inputs that it cannot use, and of labels that do not match what the filter kept."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from diht_k8s.api.errors import DataError, DihtError, UserError
-from tests.recipe.label.label_stage import Make, label
+from diht_k8s.data.shards.parquet import read_table, write_table
+from diht_k8s.data.shards.storage import Storage
+from diht_k8s.stages.label import predict_step
+from tests.recipe.label.conftest import Make, label
 
 
 def spoil_nan(kept: Any, tmp_path: Path) -> dict[str, Any]:
@@ -113,3 +119,58 @@ def test_half_done_stage_when_a_file_of_it_is_damaged_then_names_it(make_kept: M
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(DataError, match=rf"{file} is damaged \(.+\): remove it and run the stage label again"):
         label(kept.run(), step="heads")
+
+
+Change = Callable[[pa.Table, dict[str, Any]], tuple[pa.Table, dict[str, Any]]]
+
+
+def rewritten(change: Change) -> Callable[[Path], None]:
+    def apply(labels: Path) -> None:
+        uri = str(labels / "shapes-01.parquet")
+        write_table(Storage(), uri, *change(*read_table(Storage(), uri)))
+
+    return apply
+
+
+BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a row less": (
+        rewritten(lambda table, header: (table.slice(1), header)),
+        "40 pairs were kept by the filter, but 39 rows have labels",
+    ),
+    "a row twice": (
+        rewritten(lambda table, header: (pa.concat_tables([table, table.slice(0, 1)]), header)),
+        "40 pairs were kept by the filter, but 41 rows have labels",
+    ),
+    "a bad image that has a label": (
+        rewritten(lambda table, header: (table, {**header, "bad": {"picture_unreadable": 1}})),
+        "1 images are bad by reason, but 0 rows have no label",
+    ),
+    "a file less": (
+        lambda labels: (labels / "shapes-01.parquet").unlink(),
+        "2 shards have kept pairs, but 1 files of labels: run the stage label again",
+    ),
+    "a file twice": (
+        lambda labels: shutil.copy(labels / "shapes-01.parquet", labels / "shapes-02.parquet"),
+        r"2 shards have kept pairs, but 3 files of labels: .*\(shapes-02\.parquet\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_planted_break_ends_the_stage_without_a_marker(
+    name: str, make_kept: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, (change, said), finish = make_kept(shards=2).write().run(), BREAKS[name], predict_step.finish
+
+    def changed(job: Any) -> Any:
+        change(Path(job.uri("labels")))
+        return finish(job)
+
+    monkeypatch.setattr(predict_step, "finish", changed)
+    with pytest.raises(DataError, match=said):
+        label(run)
+    folder = Path(
+        run.spec.data.output,
+        json.loads(next(Path(run.spec.data.output).glob("runs/*/*/label.json")).read_text())["folder"],
+    )
+    assert not (folder / "COMMITTED.json").exists()

@@ -23,7 +23,7 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.label import predict_step
 from diht_k8s.stages.label.teacher import check_weights
 from tests.folders import located
-from tests.recipe.label.label_stage import Make, label
+from tests.recipe.label.conftest import Make, label
 
 NAME = "embeddings-test"
 CONFIG = {

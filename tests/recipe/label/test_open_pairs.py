@@ -25,7 +25,7 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.label.soft_labels import read_labels
 from tests.folders import located
 from tests.recipe.filter.shards import CAPTIONS, encoded, filter_with, pair, run_of, tar_of
-from tests.recipe.label.label_stage import Make, label
+from tests.recipe.label.conftest import Make, label
 
 # webdataset leaves the shards that it has read to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

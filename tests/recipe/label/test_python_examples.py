@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 import diht_k8s
 from diht_k8s.api.documents import dump
 from tests.recipe.evaluate.small_run import export_model
-from tests.recipe.label.label_stage import Make, label
+from tests.recipe.label.conftest import Make, label
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 PAGE, TUTORIAL = DOCS / "reference/python.md", DOCS / "tutorial/own-images.md"

@@ -22,8 +22,7 @@ from diht_k8s.stages.label.job import LabelJob
 from diht_k8s.stages.label.soft_labels import read_labels
 from tests.folders import located
 from tests.recipe.filter.shards import tolerating
-from tests.recipe.label.conftest import Kept, picture
-from tests.recipe.label.label_stage import Make, label
+from tests.recipe.label.conftest import Make, label, picture
 
 
 def files_of(run: DihtRun) -> dict[str, str]:
@@ -151,18 +150,15 @@ def test_labels_when_a_worker_is_lost_then_another_makes_its_shards_and_the_same
     for step in ("vocabulary", "heads"):
         label(broken.run(), step=step)
     made, original = list[str](), predict_step.write_labels
+    alive = iter([True, False, *[True] * 4])
 
-    def dies_at_the_second(storage: Any, uri: str, *rest: Any) -> None:
-        if len(made) == 1:
+    def write(storage: Any, uri: str, *rest: Any) -> None:
+        if not next(alive):
             raise RuntimeError("killed")
         made.append(Path(uri).stem)
         original(storage, uri, *rest)
 
-    def counts(storage: Any, uri: str, *rest: Any) -> None:
-        made.append(Path(uri).stem)
-        original(storage, uri, *rest)
-
-    monkeypatch.setattr(predict_step, "write_labels", dies_at_the_second)
+    monkeypatch.setattr(predict_step, "write_labels", write)
     with pytest.raises(RuntimeError, match="killed"):
         label(broken.run(), step="predict", worker=0, workers=2)
 
@@ -171,7 +167,6 @@ def test_labels_when_a_worker_is_lost_then_another_makes_its_shards_and_the_same
 
     missing = LabelJob.missing
     monkeypatch.setattr(LabelJob, "missing", old_listing)
-    monkeypatch.setattr(predict_step, "write_labels", counts)
     assert label(broken.run(), step="predict", worker=1, workers=2) is not None
     assert made == [f"shapes-{number:02}" for number in (0, 1, 3, 4, 2)]
     assert files_of(broken.run()) == files_of(whole.run())
@@ -241,27 +236,18 @@ def test_bad_image_when_within_the_limit_then_counted_and_without_label(make_kep
     assert not labels.objects.probabilities_NK[7].any()
 
 
-def group_hashes(kept: Kept, shard: int) -> torch.Tensor:
-    return load_file(kept.folder / "runs/latest/label" / "features" / f"shapes-{shard:02}.safetensors")["group_hash"]
-
-
-def test_groups_when_pairs_share_one_then_they_share_a_fold(make_kept: Make) -> None:
+@pytest.mark.parametrize("by", ["group", "image"])
+def test_pairs_of_one_group_or_without_groups_of_one_image_share_a_fold(make_kept: Make, by: str) -> None:
     kept = make_kept(shards=2)
     for pairs in kept.shards:
         for number, pair in enumerate(pairs):
-            pair.group = f"g{number}"
+            if by == "group":
+                pair.group = f"g{number // 5}"
+            else:
+                pair.image = picture("red", "circle", number // 5)
     label(kept.write().run())
-    assert torch.equal(group_hashes(kept, 0), group_hashes(kept, 1))
-
-
-def test_groups_when_an_image_has_five_captions_and_no_group_then_its_pairs_share_a_fold(make_kept: Make) -> None:
-    kept = make_kept(shards=2)
-    images = [picture("red", "circle", shift) for shift in range(8)]
-    for pairs in kept.shards:
-        for number, pair in enumerate(pairs):
-            pair.image = images[number // 5]
-    label(kept.write().run())
-    first = group_hashes(kept, 0).view(8, 5)
-    assert all(len(row.unique()) == 1 for row in first)
+    features = kept.folder / "runs/latest/label/features"
+    first, second = (load_file(features / f"shapes-0{shard}.safetensors")["group_hash"] for shard in range(2))
+    assert all(len(row.unique()) == 1 for row in first.view(8, 5))
     assert len(first.unique()) == 8
-    assert torch.equal(first.flatten(), group_hashes(kept, 1))
+    assert torch.equal(first, second)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 Precision = Literal["BF16", "FP32"]
 
+THREADS: Final = 1
+"""Of one inference: several processes of one thread each are faster than one of several."""
 MAX_SHAPES: Final = 16
 """Maximum number of cached networks per model: 25 MB each for the detector, 40 MB for the recogniser. Images whose
 longest side is 256 pixels have 15 shapes on the detector's grid.
@@ -88,7 +90,6 @@ class ShapedNetwork:
         self,
         model: Any,
         *,
-        threads: int,
         precision: Precision,
         own_up_to: int,
         width_of: Callable[[int], int] = lambda width: width,
@@ -97,7 +98,6 @@ class ShapedNetwork:
 
         Args:
             model: `openvino.Model` of any shape.
-            threads: threads of one inference.
             precision: precision of the computation; see `hint_of`.
             own_up_to: largest input, in values of one image (channels x height x width), whose shape gets its own
                 network. The batch size does not count, so it does not change the network of an image.
@@ -110,7 +110,7 @@ class ShapedNetwork:
             capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self._settings = {
             "INFERENCE_PRECISION_HINT": hint_of(precision, capabilities),
-            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_NUM_THREADS": THREADS,
             "NUM_STREAMS": 1,
             # pinning would put all workers of a machine on its first core
             "ENABLE_CPU_PINNING": False,
@@ -180,7 +180,7 @@ LINES_AT_ONCE: Final[dict[Device, int]] = {"CPU": 1, "CUDA": 6}
 own width.
 """
 _ON_CUDA: Final = {
-    "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+    "EngineConfig.onnxruntime.inter_op_num_threads": THREADS,
     "EngineConfig.onnxruntime.use_cuda": True,
     # one algorithm for every shape: a search would run again for each line width, and its result may vary
     "EngineConfig.onnxruntime.cuda_ep_cfg.cudnn_conv_algo_search": "DEFAULT",
@@ -190,12 +190,11 @@ _ON_CUDA: Final = {
 _FIELD: Final = "spec.filter.textSpotting.device: CUDA"
 
 
-def load_engine(*, detector_size: int, threads: int, device: Device, precision: Precision) -> Any:
+def load_engine(*, detector_size: int, device: Device, precision: Precision) -> Any:
     """A `RapidOCR` with the filter's settings; its three models are loaded.
 
     Args:
         detector_size: longest side in pixels of the image that the detector sees.
-        threads: threads of one inference.
         device: where the networks run.
         precision: precision on the CPU; a GPU computes in fp32.
 
@@ -221,28 +220,26 @@ def load_engine(*, detector_size: int, threads: int, device: Device, precision: 
             "Rec.engine_type": runtime,
             "Rec.rec_img_shape": list(LINE_SHAPE),
             "Rec.rec_batch_num": LINES_AT_ONCE[device],
-            "EngineConfig.openvino.inference_num_threads": threads,
-            "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+            "EngineConfig.openvino.inference_num_threads": THREADS,
+            "EngineConfig.onnxruntime.intra_op_num_threads": THREADS,
             **(_ON_CUDA if device == "CUDA" else {}),
         }
     )
     if device == "CUDA":
         _check_sessions(engine)
     else:
-        _compile_by_shape(engine, threads, precision)
+        _compile_by_shape(engine, precision)
     return engine
 
 
-def _compile_by_shape(engine: Any, threads: int, precision: Precision) -> None:
+def _compile_by_shape(engine: Any, precision: Precision) -> None:
     """Replace RapidOCR's sessions, which run one network of dynamic shape in a precision that OpenVINO picks."""
     with kept_signal_stack():
         detector, classifier, recogniser = _models(engine)
-    detector.session = ShapedNetwork(detector.session.model, threads=threads, precision=precision, own_up_to=OWN_IMAGE)
-    classifier.session = ShapedNetwork(
-        classifier.session.model, threads=threads, precision=precision, own_up_to=OWN_IMAGE
-    )
+    detector.session = ShapedNetwork(detector.session.model, precision=precision, own_up_to=OWN_IMAGE)
+    classifier.session = ShapedNetwork(classifier.session.model, precision=precision, own_up_to=OWN_IMAGE)
     recogniser.session = ShapedNetwork(
-        recogniser.session.model, threads=threads, precision=precision, own_up_to=OWN_LINE, width_of=width_class
+        recogniser.session.model, precision=precision, own_up_to=OWN_LINE, width_of=width_class
     )
 
 

@@ -193,7 +193,6 @@ class TextSpotter:
         *,
         detector_size: int = _DEFAULTS.detector_size,
         second_detector_size: int | None = _DEFAULTS.second_detector_size,
-        threads: int = 1,
         device: Device = _DEFAULTS.device,
         precision: Precision = _DEFAULTS.precision,
         batch: int | None = None,
@@ -205,14 +204,13 @@ class TextSpotter:
                 image.
             second_detector_size: longest side at which an image is read again if the text looked for was not found:
                 as it is, then turned both ways (see `image_views`); None reads it once.
-            threads: threads of one inference. Several processes of one thread each are faster than one of several.
             device: where the networks run; CUDA needs onnxruntime-gpu.
             precision: precision on the CPU. BF16 needs a CPU that supports it, else fp32 is used; a GPU always computes
                 in fp32.
             batch: maximum number of images of one size class in a batch of the detector; None takes `BATCH_OF` the
                 device.
         """
-        self._detector_size, self._threads = detector_size, threads
+        self._detector_size = detector_size
         self._views = image_views(detector_size, second_detector_size)
         self._device: Device = device
         self._precision: Precision = precision
@@ -317,7 +315,6 @@ class TextSpotter:
         if self._engine is None:
             self._engine = load_engine(
                 detector_size=self._detector_size,
-                threads=self._threads,
                 device=self._device,
                 precision=self._precision,
             )

@@ -16,6 +16,7 @@ from diht_k8s.data.shards.storage import Storage
 from diht_k8s.runtime.claims import Claims
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.stages.filter.deduplication import RepeatSearch, write_fingerprints
+from diht_k8s.stages.filter.fingerprints import MAX_DIFFERENCE
 from tests.folders import flat
 
 STEPS = 256
@@ -39,6 +40,13 @@ def copies(rng: np.random.Generator, bits_N4: np.ndarray, similarity: float) -> 
         row[rng.choice(on, moved, replace=False)] = 0
         row[rng.choice(off, moved, replace=False)] = 1
     return np.packbits(steps_N, axis=1).view(np.uint64)
+
+
+def alike_pairs(bits_N4: np.ndarray) -> np.ndarray:
+    """Whether any earlier image is a near-duplicate, by comparing all pairs."""
+    differing = np.bitwise_count(bits_N4[:, None] ^ bits_N4[None]).sum(axis=2)
+    either = np.bitwise_count(bits_N4[:, None] | bits_N4[None]).sum(axis=2)
+    return np.tril(differing <= MAX_DIFFERENCE * either, -1).any(axis=1)
 
 
 def shard_of(number: int) -> Shard:

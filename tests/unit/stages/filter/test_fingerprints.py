@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from diht_k8s.stages.filter.fingerprints import gallery_of
+from tests.recipe.filter.shards import encoded
 
 
 def scene(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
@@ -18,12 +19,6 @@ def scene(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
         x, y = (int(rng.integers(0, side - 40)) for side in size)
         ImageDraw.Draw(image).ellipse((x, y, x + 36, y + 30), fill=tuple(int(v) for v in rng.integers(0, 255, 3)))
     return image
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **save: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **save)
-    return buffer.getvalue()
 
 
 GALLERY = gallery_of(encoded(scene(seed)) for seed in range(20))

@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 
 from diht_k8s.stages.filter import minhash_forest
-from diht_k8s.stages.filter.fingerprints import FEW_BITS, MAX_DIFFERENCE
+from diht_k8s.stages.filter.fingerprints import FEW_BITS
 from diht_k8s.stages.filter.minhash_forest import ROOTS, earlier_alike, earlier_equals, has_steps, permuted
-from tests.unit.stages.filter.pools import copies, drawn
-
-
-def alike_pairs(bits_N4: np.ndarray) -> np.ndarray:
-    """Whether any earlier image is a near-duplicate, by comparing all pairs."""
-    differing = np.bitwise_count(bits_N4[:, None] ^ bits_N4[None]).sum(axis=2)
-    either = np.bitwise_count(bits_N4[:, None] | bits_N4[None]).sum(axis=2)
-    return np.tril(differing <= MAX_DIFFERENCE * either, -1).any(axis=1)
+from tests.unit.stages.filter.pools import alike_pairs, copies, drawn
 
 
 def found(bits_N4: np.ndarray) -> np.ndarray:

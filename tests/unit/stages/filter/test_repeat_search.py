@@ -12,7 +12,7 @@ from diht_k8s.api.errors import DataError, StopRequested
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.stages.filter import deduplication, minhash_forest
 from diht_k8s.stages.filter.fingerprints import FEW_BITS
-from tests.unit.stages.filter.pools import Pool, copies, drawn, found_by
+from tests.unit.stages.filter.pools import Pool, alike_pairs, copies, drawn, found_by
 
 KINDS: tuple[Literal["Exact", "Near"], ...] = ("Exact", "Near")
 SMALL = {
@@ -42,11 +42,7 @@ def pool_of(folder: Path, kind: Literal["Exact", "Near"]) -> Pool:
 
 def expected(kind: Literal["Exact", "Near"]) -> list[list[int]]:
     every = np.concatenate(shards())
-    equal = minhash_forest.earlier_equals(every)
-    if kind == "Near":
-        differing = np.bitwise_count(every[:, None] ^ every[None]).sum(axis=2)
-        either = np.bitwise_count(every[:, None] | every[None]).sum(axis=2)
-        equal = np.tril(differing <= either / 4, -1).any(axis=1)
+    equal = alike_pairs(every) if kind == "Near" else minhash_forest.earlier_equals(every)
     parts = np.split(equal, np.cumsum([len(bits) for bits in shards()])[:-1])
     return [np.flatnonzero(part).tolist() for part in parts]
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,12 +16,11 @@ from diht_k8s.stages.filter.rules import RuleChain
 from diht_k8s.stages.filter.scores import Row
 from diht_k8s.stages.filter.text_spotting.matching import SpottedText
 from diht_k8s.stages.filter.text_spotting.spotter import Spotting, SpottingRequest
+from tests.recipe.filter.shards import encoded
 
 
 def encoded_image(size: tuple[int, int] = (32, 32)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, "red").save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(Image.new("RGB", size, "red"))
 
 
 def sample(caption: str, *, image: bytes | None = None, url: str = "") -> Sample:
@@ -266,10 +264,8 @@ def test_image_of_a_benchmark_is_dropped_even_from_an_unfiltered_source() -> Non
     stripes = Image.new("RGB", (64, 64), "white")
     for x in range(0, 64, 16):
         stripes.paste((0, 0, 0), (x, 0, x + 8, 64))
-    buffer = io.BytesIO()
-    stripes.save(buffer, "PNG")
-    it = replace(rule_chain(Filter(min_actions=0)), gallery=gallery_of([buffer.getvalue()]))
-    one = sample("giraffe running fast", image=buffer.getvalue())
+    it = replace(rule_chain(Filter(min_actions=0)), gallery=gallery_of([encoded(stripes)]))
+    one = sample("giraffe running fast", image=encoded(stripes))
     assert [verdict(it, one, filtered=filtered).reason for filtered in (True, False)] == ["benchmark", "benchmark"]
     assert verdict(it, RUNNING).kept
 

@@ -22,8 +22,9 @@ from diht_k8s.stages.filter import shard_filter
 def test_batches_end_by_number_or_by_bytes(
     monkeypatch: pytest.MonkeyPatch, sizes: list[int], expected: list[list[int]]
 ) -> None:
-    monkeypatch.setattr(shard_filter, "BATCH", 3)
     monkeypatch.setattr(shard_filter, "BATCH_BYTES", 10)
     samples = [Sample("k", {"png": b"x" * (size - 1), "txt": b"y"}, "u", "a dog") for size in sizes]
-    found = [[sum(map(len, sample.members.values())) for sample in batch] for batch in shard_filter.batches_of(samples)]
+    found = [
+        [sum(map(len, sample.members.values())) for sample in batch] for batch in shard_filter.batches_of(samples, 3)
+    ]
     assert found == expected

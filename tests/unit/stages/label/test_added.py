@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from diht_k8s.stages.label.added import NONE, CaptionUse, best_added, outside_caption
 from diht_k8s.stages.label.caption_concepts import KeptCaptions
-from diht_k8s.stages.label.report import AddedLabels
+from diht_k8s.stages.label.report import NONE, AddedLabels, CaptionUse, best_added, outside_caption
 from diht_k8s.stages.label.soft_labels import HeadLabels, Labels
 from diht_k8s.stages.label.vocabulary import Concepts, TeacherClass
 

@@ -31,12 +31,11 @@ def test_soft_when_m_concepts_are_present_then_each_has_one_mth(rows: list[int])
     np.testing.assert_allclose(soft_BC, np.array(expected).reshape(len(rows), 4), atol=1e-7)
 
 
-@pytest.mark.parametrize("threshold", [None, 1e-3, 0.5, 1.0])
-def test_repeat_factors_when_computed_then_equal_the_definition(threshold: float | None) -> None:
+def test_repeat_factors_when_computed_then_equal_the_definition() -> None:
     frequency = [sum(number in row for row in PRESENT) / len(PRESENT) for number in range(4)]
-    limit = statistics.median(frequency) if threshold is None else threshold
+    limit = statistics.median(frequency)
     expected = [max((max(1.0, math.sqrt(limit / frequency[c])) for c in row), default=0.0) for row in PRESENT]
-    np.testing.assert_allclose(repeat_factors(encode(NAMES, CONCEPTS), threshold), expected, rtol=1e-12)
+    np.testing.assert_allclose(repeat_factors(encode(NAMES, CONCEPTS)), expected, rtol=1e-12)
 
 
 def test_epoch_order_when_drawn_often_then_each_image_comes_r_times_on_average() -> None:
