@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from diht_k8s.api.base import in_object_store
-from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
+from diht_k8s.cli.display import show
 from diht_k8s.stages.label.vocabulary import ConceptVocabulary
 
 if TYPE_CHECKING:
@@ -26,12 +27,9 @@ def parse_command(captions: Sequence[str], *, as_json: bool = False, why: bool =
         return _parse_and_explain(captions, as_json=as_json)
     from diht_k8s.stages.filter import CaptionParser, describe  # spaCy, without which `concepts` reads a vocabulary
 
-    if as_json:
-        graphs = CaptionParser().parse(list(captions))
-        print(json.dumps([_graph(caption, graph) for caption, graph in zip(captions, graphs, strict=True)]))
-        return ExitCode.DONE
-    print("\n\n".join(describe(graph) for graph in CaptionParser().parse(list(captions))))
-    return ExitCode.DONE
+    graphs = CaptionParser().parse(list(captions))
+    found = [_graph(caption, graph) for caption, graph in zip(captions, graphs, strict=True)]
+    return show(found, ["\n\n".join(map(describe, graphs))], as_json=as_json)
 
 
 def _parse_and_explain(captions: Sequence[str], *, as_json: bool) -> int:
@@ -39,13 +37,9 @@ def _parse_and_explain(captions: Sequence[str], *, as_json: bool) -> int:
     from diht_k8s.stages.filter.captions.explain import describe_steps, explain
 
     found = explain(captions)
-    if as_json:
-        print(
-            json.dumps([_graph(c, each.graph) | {"why": _why(each)} for c, each in zip(captions, found, strict=True)])
-        )
-    else:
-        print("\n\n".join(f"{describe_steps(each)}\n\n{describe(each.graph)}" for each in found))
-    return ExitCode.DONE
+    values = [_graph(c, each.graph) | {"why": _why(each)} for c, each in zip(captions, found, strict=True)]
+    texts = (f"{describe_steps(each)}\n\n{describe(each.graph)}" for each in found)
+    return show(values, ["\n\n".join(texts)], as_json=as_json)
 
 
 def _why(explanation: Explanation) -> dict[str, Any]:
@@ -89,8 +83,7 @@ def concepts_command(path: str, overrides: Sequence[str], *, as_json: bool = Fal
     """Print the vocabulary of a run, or of a `vocabulary.json`; the exit code."""
     document = _vocabulary_document(path, overrides)
     vocabulary = ConceptVocabulary.from_document(document)
-    print(json.dumps(document) if as_json else describe_vocabulary(vocabulary))
-    return ExitCode.DONE
+    return show(document, [describe_vocabulary(vocabulary)], as_json=as_json)
 
 
 def describe_vocabulary(vocabulary: ConceptVocabulary) -> str:

@@ -4,9 +4,8 @@ kubectl.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import yaml
@@ -20,7 +19,7 @@ from diht_k8s.api.run import DihtRun, other_manager
 from diht_k8s.api.status import Status
 from diht_k8s.api.status_reading import read_status
 from diht_k8s.cli.checks import check_for_cluster
-from diht_k8s.cli.display import goodput_lines, readable
+from diht_k8s.cli.display import goodput_lines, readable, show
 from diht_k8s.cli.document import read_run
 from diht_k8s.cli.status_sentences import details, event_sentence, sentence
 from diht_k8s.controller.cache.runs import RETRY_ANNOTATION, cached_run
@@ -130,14 +129,9 @@ def list_runs(namespace: str, sweep: str | None = None, *, as_json: bool) -> int
     """Print the runs of a namespace, or the variants of a sweep there."""
     kube = run_client(namespace)
     runs = [(each["metadata"]["name"], each.get("status") or {}) for each in kube.all(sweep)]
-    if as_json:
-        print(json.dumps([{"name": name, "status": status} for name, status in runs]))
-        return ExitCode.DONE
-    for name, status in runs:
-        print(sentence(name, read_status(status).status))
-    if not runs:
-        print(f"no runs{'' if sweep is None else f' of the sweep {sweep}'} in the namespace {kube.namespace}")
-    return ExitCode.DONE
+    lines = [sentence(name, read_status(status).status) for name, status in runs]
+    none = f"no runs{'' if sweep is None else f' of the sweep {sweep}'} in the namespace {kube.namespace}"
+    return show([{"name": name, "status": status} for name, status in runs], lines or [none], as_json=as_json)
 
 
 def status(name: str, namespace: str | None, *, as_json: bool = False) -> int:
@@ -145,16 +139,17 @@ def status(name: str, namespace: str | None, *, as_json: bool = False) -> int:
     kube = run_client(namespace)
     document = kube.run(name)
     status = read_status(document.get("status")).status
-    if as_json:
-        print(json.dumps({"name": name, "says": sentence(name, status), "status": document.get("status") or {}}))
-        return ExitCode.DONE
-    print(sentence(name, status))
-    for line in (*details(status), *goodput_lines(status)):
-        print(f"  {line}")
-    warnings = [event for event in kube.events(document["metadata"]["uid"]) if event.get("type") == "Warning"]
-    for event in warnings[-SHOWN_EVENTS:]:
-        print(f"  {event.get('lastTimestamp') or ''} {event_sentence(event)}")
-    return ExitCode.DONE
+    says = sentence(name, status)
+
+    def lines() -> Iterator[str]:
+        yield says
+        for line in (*details(status), *goodput_lines(status)):
+            yield f"  {line}"
+        warnings = [event for event in kube.events(document["metadata"]["uid"]) if event.get("type") == "Warning"]
+        for event in warnings[-SHOWN_EVENTS:]:
+            yield f"  {event.get('lastTimestamp') or ''} {event_sentence(event)}"
+
+    return show({"name": name, "says": says, "status": document.get("status") or {}}, lines(), as_json=as_json)
 
 
 UNKNOWN_UID: Final = "00000000-0000-0000-0000-000000000000"

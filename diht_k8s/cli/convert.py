@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-from diht_k8s.api.errors import ExitCode
+from diht_k8s.cli.display import show
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.models.convert import convert
 
@@ -12,5 +10,4 @@ from diht_k8s.models.convert import convert
 def convert_command(source: str, target: str, architecture: str | None, *, as_json: bool) -> int:
     """Write the model and print the files; the exit code."""
     written = convert(source, target, Storage(), architecture=architecture)
-    print(json.dumps(written) if as_json else "\n".join(written))
-    return ExitCode.DONE
+    return show(written, written, as_json=as_json)

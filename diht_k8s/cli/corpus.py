@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
 from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.wording import first_of
+from diht_k8s.cli.display import show
 from diht_k8s.cli.document import read_run
 from diht_k8s.cli.stage import place_of
 from diht_k8s.data.shards.storage import Storage
@@ -30,20 +31,16 @@ def index_command(
     stop = StopFlag().install()
     run, (index, number) = read_run(path, overrides), place_of(worker, workers)
     done = make_index(run, Storage(run.spec.storage), worker=index, workers=number, stop=stop)
-    if as_json:
-        print(json.dumps(asdict(done)))
-        return ExitCode.DONE
     damaged = f", {done.damaged} of them damaged" if done.damaged else ""
-    print(f"indexed shards: {done.shards}{damaged}, with {done.samples} samples; read here: {done.read}")
-    return ExitCode.DONE
+    said = f"indexed shards: {done.shards}{damaged}, with {done.samples} samples; read here: {done.read}"
+    return show(asdict(done), [said], as_json=as_json)
 
 
 def uids_command(path: str, output: str, overrides: Sequence[str], *, as_json: bool = False) -> int:
     """Write the uids of a run's kept pairs as DataComp's list; the exit code."""
     run = read_run(path, overrides)
     count = write_kept_uids(run, Storage(run.spec.storage), output)
-    print(json.dumps({"uids": count, "file": output}) if as_json else f"{output}: {count} uids")
-    return ExitCode.DONE
+    return show({"uids": count, "file": output}, [f"{output}: {count} uids"], as_json=as_json)
 
 
 def purge_command(path: str, exclude: str, overrides: Sequence[str], *, as_json: bool = False) -> int:
@@ -51,12 +48,8 @@ def purge_command(path: str, exclude: str, overrides: Sequence[str], *, as_json:
     stop = StopFlag().install()
     run = read_run(path, overrides)
     done = purge(run, Storage(run.spec.storage), exclude, stop)
-    if as_json:
-        print(json.dumps(asdict(done)))
-        return ExitCode.DONE
     listed = run.spec.filter is not None and run.spec.filter.output == "KeepList"
-    print(*describe_purge(done, path, listed=listed), sep="\n")
-    return ExitCode.DONE
+    return show(asdict(done), describe_purge(done, path, listed=listed), as_json=as_json)
 
 
 def describe_purge(done: PurgeResult, path: str, *, listed: bool = False) -> list[str]:
@@ -91,10 +84,9 @@ def describe_purge(done: PurgeResult, path: str, *, listed: bool = False) -> lis
         )
     lines += [gone] if done.folders else []
     if done.removed:
-        more = len(done.removed) - SHOWN_REMOVED
         lines.append(
-            f"freed of their names, or removed because it showed them: {', '.join(done.removed[:SHOWN_REMOVED])}"
-            f"{f' and {more} more' if more > 0 else ''} (diht run {path} makes evaluations and pages again)"
+            f"freed of their names, or removed because it showed them: {first_of(done.removed, SHOWN_REMOVED)} "
+            f"(diht run {path} makes evaluations and pages again)"
         )
     if done.trained:
         lines.append(
@@ -113,8 +105,7 @@ def _unmatched(done: PurgeResult) -> list[str]:
     """Entries of the list that name no pair."""
     if not done.unmatched:
         return []
-    more = len(done.unmatched) - SHOWN_UNMATCHED
-    names = ", ".join(done.unmatched[:SHOWN_UNMATCHED]) + (f" and {more} more" if more > 0 else "")
+    names = first_of(done.unmatched, SHOWN_UNMATCHED)
     return [f"{len(done.unmatched)} entries match nothing (a digest finds kept pairs only): {names}"]
 
 
@@ -133,13 +124,10 @@ def explain_command(path: str, name: str | None, overrides: Sequence[str], *, as
         write_pair_table(storage, run_layout(run, storage), sys.stdout, stop)
         return ExitCode.DONE
     found = histories(run, storage, name, stop)
-    if as_json:
-        print(json.dumps([asdict(each) for each in found], ensure_ascii=False))
-        return ExitCode.DONE
-    print("\n\n".join(map(describe_pair, found)))
+    lines = ["\n\n".join(map(describe_pair, found))]
     if len(found) == MOST:
-        print(f"\nonly the first {MOST} pairs of this name are shown: give a uid")
-    return ExitCode.DONE
+        lines.append(f"\nonly the first {MOST} pairs of this name are shown: give a uid")
+    return show([asdict(each) for each in found], lines, as_json=as_json)
 
 
 def describe_pair(found: PairHistory) -> str:

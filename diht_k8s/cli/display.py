@@ -5,14 +5,16 @@ and where its time went. One bar for other commands.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import Goodput, StageGoodput, StageStatus, Status
@@ -92,6 +94,18 @@ class NewestProgress:
         fresh = [line for _, (at, line) in sorted(self._lines.items()) if now - at <= FRESH_S]
         self.last = max((line for line in fresh if line.step == fresh[0].step), key=lambda line: line.done)
         return self.last
+
+
+def show(value: Any, lines: Iterable[str], *, as_json: bool) -> int:
+    """Print what a command found, as one JSON value or in lines for a person, which are made only then; the exit
+    code.
+    """
+    if as_json:
+        print(json.dumps(value))
+    else:
+        for line in lines:
+            print(line)
+    return ExitCode.DONE
 
 
 def amount(progress: Progress) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from diht_k8s.api.base import in_object_store
 from diht_k8s.api.documents import load, read_text
-from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import KIND, DihtRun, Stage
+from diht_k8s.cli.display import show
 
 if TYPE_CHECKING:
     from diht_k8s.data.shards.storage import Storage
@@ -87,5 +88,4 @@ def path_command(run: str, stage: str, overrides: Sequence[str], *, as_json: boo
     """
     _, layout = layout_named(run, overrides)
     folder = layout.stage(Stage(stage))
-    print(json.dumps({"folder": folder}) if as_json else folder)
-    return ExitCode.DONE
+    return show({"folder": folder}, [folder], as_json=as_json)

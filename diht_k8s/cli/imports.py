@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import shlex
 import signal
 import sys
@@ -12,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diht_k8s.api.errors import ExitCode, StopRequested, UserError
-from diht_k8s.cli.display import progress_bar
+from diht_k8s.api.errors import StopRequested, UserError
+from diht_k8s.api.wording import counted
+from diht_k8s.cli.display import progress_bar, show
 from diht_k8s.data.imports.layouts import open_benchmark, open_pairs, shard_files
 from diht_k8s.data.imports.pair_import import PairImport, check_shards, import_pairs
 from diht_k8s.data.imports.records import ReaderOptions, RecordSource, Tally
@@ -37,8 +37,7 @@ def import_pairs_command(**given: Any) -> int:
         with stopping_on_request("nothing was written"), progress_bar("shards") as bar:
             task = bar.add_task("check", total=len(ready))
             marker = check_shards(ready, Storage(), lambda: bar.advance(task))
-        print(json.dumps(marker) if options.as_json else ready_summary(options.source, options.output, marker))
-        return ExitCode.DONE
+        return show(marker, ready_summary(options.source, options.output, marker), as_json=options.as_json)
     if options.output is None:
         raise UserError(f"diht import {options.source} OUTPUT: name the folder into which the shards are written")
     wanted = ReaderOptions(
@@ -51,8 +50,7 @@ def import_pairs_command(**given: Any) -> int:
     )
     plan = PairImport(options.output, options.shard_size, options.replace, wanted.allowed, captions=options.captions)
     _, marker = _imported(lambda: open_pairs(path, options.kind, wanted), plan, import_pairs)
-    print(json.dumps(marker) if options.as_json else pair_summary(options.output, marker))
-    return ExitCode.DONE
+    return show(marker, pair_summary(options.output, marker), as_json=options.as_json)
 
 
 def import_benchmark_command(**given: Any) -> int:
@@ -78,8 +76,7 @@ def import_benchmark_command(**given: Any) -> int:
     source, marker = _imported(lambda: open_benchmark(path, options.kind, wanted), plan, import_benchmark)
     if source.type in WITH_CLASSES and (note := number_note(class_names_for(source, plan, Storage()).lines)):
         print(f"diht: warning: {note}", file=sys.stderr)
-    print(json.dumps(marker) if options.as_json else benchmark_summary(options.output, marker))
-    return ExitCode.DONE
+    return show(marker, benchmark_summary(options.output, marker), as_json=options.as_json)
 
 
 def _imported(
@@ -120,13 +117,13 @@ def _images(given: str | None) -> Path | None:
     return folder
 
 
-def benchmark_summary(output: str, marker: Mapping[str, Any]) -> str:
+def benchmark_summary(output: str, marker: Mapping[str, Any]) -> list[str]:
     """The imported images, those left out and why, and how to evaluate on them."""
-    shards = len(marker["shards"])
+    shards = counted(len(marker["shards"]), "shard")
     with_classes = marker["type"] in WITH_CLASSES
     what = "classes" if with_classes else "answers to choose from"
     classes = f", {marker['classes']} {what}" if marker["classes"] else ""
-    lines = [f"{output}: {marker['samples']} images in {_shards(shards)} ({marker['kind']}, {marker['type']}{classes})"]
+    lines = [f"{output}: {marker['samples']} images in {shards} ({marker['kind']}, {marker['type']}{classes})"]
     if marker["classes"] and with_classes:
         lines.append(f"class names from {marker['class_names_from']}")
     if with_classes:
@@ -134,29 +131,25 @@ def benchmark_summary(output: str, marker: Mapping[str, Any]) -> str:
     lines += [*account_lines(marker), *_notes(marker)]
     parent = output.rstrip("/").rpartition("/")[0] or "."
     lines.append(f"diht benchmarks {parent} lists it; add --yaml --only NAME for its part of a run document")
-    return "\n".join(lines)
+    return lines
 
 
-def pair_summary(output: str, marker: Mapping[str, Any]) -> str:
+def pair_summary(output: str, marker: Mapping[str, Any]) -> list[str]:
     """The imported pairs, those left out and why, and the next command."""
-    lines = [f"{output}: {marker['samples']} pairs in {_shards(len(marker['shards']))} ({marker['kind']})"]
+    shards = counted(len(marker["shards"]), "shard")
+    lines = [f"{output}: {marker['samples']} pairs in {shards} ({marker['kind']})"]
     lines += [*account_lines(marker), *_notes(marker)]
-    return "\n".join([*lines, f"to write a run document for them: diht init {shlex.quote(output)}"])
+    return [*lines, f"to write a run document for them: diht init {shlex.quote(output)}"]
 
 
-def ready_summary(source: str, output: str | None, marker: Mapping[str, Any]) -> str:
+def ready_summary(source: str, output: str | None, marker: Mapping[str, Any]) -> list[str]:
     """The pairs of shards that stay where they are, and the next command."""
-    lines = [
-        f"{source}: {marker['samples']} pairs in {_shards(len(marker['shards']))}, sound; they are used where they are"
-    ]
+    shards = counted(len(marker["shards"]), "shard")
+    lines = [f"{source}: {marker['samples']} pairs in {shards}, sound; they are used where they are"]
     if output is not None:
         lines.append(f"nothing was written to {output}")
     lines += [*Tally(marker["bad"]).lines("left out"), *_notes(marker)]
-    return "\n".join([*lines, f"to write a run document for them: diht init {shlex.quote(source)}"])
-
-
-def _shards(count: int) -> str:
-    return f"{count} {'shard' if count == 1 else 'shards'}"
+    return [*lines, f"to write a run document for them: diht init {shlex.quote(source)}"]
 
 
 def _notes(marker: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ from diht_k8s.api.layout import MARKER, STARTED, Layout, join, refuse_old_layout
 from diht_k8s.api.reports import MAX_LINE_BYTES, Cause, Committed, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.arguments import RUNS
-from diht_k8s.cli.display import amount, readable, run_sentence, speed
+from diht_k8s.cli.display import amount, readable, run_sentence, show, speed
 from diht_k8s.cli.document import output_of, read_run
 
 FOLDER: Final = "runs"
@@ -252,15 +252,13 @@ def status_command(name: str, namespace: str | None, *, as_json: bool) -> int:
         with _not_here(name, namespace):
             return cluster.status(name, namespace, as_json=as_json)
     found = status_of(folder)
-    if as_json:
-        print(json.dumps(asdict(found)))
-        return ExitCode.DONE
     reason = found.state if found.state in ("stopped", "waiting") else ""
-    print(run_sentence(found.name, found.state, reason=reason, says=found.says, since=found.changed))
-    for stage in found.stages:
-        print(f"  {stage.stage:<9} {stage.state}{f': {stage.says}' if stage.says else ''}")
-    print(f"  folder    {found.folder}, last changed {found.changed}")
-    return ExitCode.DONE
+    lines = [
+        run_sentence(found.name, found.state, reason=reason, says=found.says, since=found.changed),
+        *(f"  {each.stage:<9} {each.state}{f': {each.says}' if each.says else ''}" for each in found.stages),
+        f"  folder    {found.folder}, last changed {found.changed}",
+    ]
+    return show(asdict(found), lines, as_json=as_json)
 
 
 @contextlib.contextmanager
@@ -296,15 +294,13 @@ def list_command(folder: str, namespace: str | None, sweep: str | None, *, as_js
             refuse_old_layout(str(output), _names)
         except UserError as error:
             print(f"diht: {error}", file=sys.stderr)
-    if as_json:
-        print(json.dumps([asdict(each) for each in found]))
-        return ExitCode.DONE
     width = max((len(each.name) for each in found), default=0)
-    for each in sorted(found, key=lambda each: each.changed, reverse=True):
-        print(f"{each.name:<{width}}  {each.state:<8}  {each.changed}  {each.folder}")
-    if not found:
-        print(f"no runs{'' if sweep is None else f' of the sweep {sweep}'} below {folder}")
-    return ExitCode.DONE
+    lines = [
+        f"{each.name:<{width}}  {each.state:<8}  {each.changed}  {each.folder}"
+        for each in sorted(found, key=lambda each: each.changed, reverse=True)
+    ]
+    none = f"no runs{'' if sweep is None else f' of the sweep {sweep}'} below {folder}"
+    return show([asdict(each) for each in found], lines or [none], as_json=as_json)
 
 
 def _run_folders(root: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,9 +13,10 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from diht_k8s.api.base import in_object_store
-from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.cli.display import progress_bar
+from diht_k8s.api.wording import first_of
+from diht_k8s.cli.display import progress_bar, show
 from diht_k8s.cli.document import read_run
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.outputs.prune import Place, Plan, make_plan, plan_to_remove, remove
@@ -52,14 +52,12 @@ def prune_command(output: str, keep: Sequence[str] | None, *, yes: bool, as_json
     if not yes:
         plan = make_plan(storage, place, kept)
         again = shlex.join(["diht", "prune", output, *(["--keep", *keep] if keep else []), "--yes"])
-        print(json.dumps(_json(plan, None)) if as_json else "\n".join([_table(plan), *_sums(plan, again)]))
-        return ExitCode.DONE
+        return show(_json(plan, None), [_table(plan), *_sums(plan, again)], as_json=as_json)
     plan = plan_to_remove(storage, place, kept, stop)
     with progress_bar("files") as bar:
         task = bar.add_task("remove", total=sum(each.files - len(each.foreign_files) for each in plan.removable))
         gone = remove(storage, plan, stop, lambda files: bar.advance(task, files))
-    print(json.dumps(_json(plan, gone)) if as_json else "\n".join([_table(plan), *_done(plan, gone)]))
-    return ExitCode.DONE
+    return show(_json(plan, gone), [_table(plan), *_done(plan, gone)], as_json=as_json)
 
 
 def _document(path: str) -> DihtRun | None:
@@ -118,15 +116,10 @@ def _use(place: Place) -> str:
     if place.in_use:
         return f"in use: {place.in_use}"
     if place.removable:
-        return f"{'only ' + _some(place.runs) if place.runs else 'nobody'}: removable"
+        return f"{'only ' + first_of(place.runs, SHOWN) if place.runs else 'nobody'}: removable"
     if place.state == "foreign":
         return "no STARTED.json of ours: stays"
-    return _some(place.runs)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return first_of(place.runs, SHOWN)
 
 
 def _sums(plan: Plan, again: str) -> list[str]:
@@ -141,14 +134,14 @@ def _sums(plan: Plan, again: str) -> list[str]:
 def _done(plan: Plan, gone: Sequence[Place]) -> list[str]:
     freed = f"removed {len(gone)} folders: {decimal(sum(place.frees for place in gone))} are free"
     stay = [place.folder for place in plan.removable if place not in gone]
-    came = [f"a run has come to refer to {_some(stay)} meanwhile: stays"] if stay else []
+    came = [f"a run has come to refer to {first_of(stay, SHOWN)} meanwhile: stays"] if stay else []
     return ["", freed, *came, *_staying(gone)]
 
 
 def _staying(places: Sequence[Place]) -> list[str]:
     """The files of people in what goes."""
     return [
-        f"{place.folder}: {_some(place.foreign_files)} stay, no stage wrote them"
+        f"{place.folder}: {first_of(place.foreign_files, SHOWN)} stay, no stage wrote them"
         for place in places
         if place.foreign_files
     ]

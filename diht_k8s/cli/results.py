@@ -13,10 +13,12 @@ from typing import Any, Final
 
 from diht_k8s.api.base import in_object_store, is_dict
 from diht_k8s.api.documents import canonical_json
-from diht_k8s.api.errors import DataError, ExitCode, UserError
+from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION, run_fields, run_sha256
 from diht_k8s.api.layout import Layout, join, refuse_old_layout
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.wording import columns
+from diht_k8s.cli.display import show
 from diht_k8s.cli.document import is_folder, output_of, read_run
 from diht_k8s.cli.local_runs import local_run_folder
 from diht_k8s.data.shards.images import thumbnails
@@ -37,8 +39,7 @@ _REPORT_KEYS: Final = frozenset({"schema_version", "config", "run", "funnel", "t
 def report_command(runs: Sequence[str], output: str, *, as_json: bool = False) -> int:
     """Compare the reports of several runs, on stdout and as a page; the exit code."""
     compared = compare(runs, output)
-    print(json.dumps({**compared, "page": output}) if as_json else f"{comparison_text(compared)}\n\n{output}")
-    return ExitCode.DONE
+    return show({**compared, "page": output}, [comparison_text(compared), "", output], as_json=as_json)
 
 
 def compare(runs: Sequence[str], output: str) -> dict[str, Any]:
@@ -177,8 +178,7 @@ def funnel_lines(funnel: Sequence[Json]) -> list[str]:
     """Pairs left after each rule, and dropped by it."""
     rows = [("rule", "left", "dropped")]
     rows += [(STEP_NAMES.get(row["step"], row["step"]), f"{row['samples']:,}", f"{row['dropped']:,}") for row in funnel]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [f"{name:<{widths[0]}}  {left:>{widths[1]}}  {gone:>{widths[2]}}" for name, left, gone in rows]
+    return columns(rows, right=(1, 2))
 
 
 def _page(run: DihtRun) -> list[str]:

@@ -21,6 +21,7 @@ from diht_k8s.api.errors import DihtError, ExitCode, UserError
 from diht_k8s.api.hashing import decided_by, field_without_result, sha256_of
 from diht_k8s.api.redaction import redacted_override
 from diht_k8s.api.run import MAX_NAME_LENGTH, SWEEP_LABEL, DihtRun, RunLabels, Stage
+from diht_k8s.api.wording import columns
 from diht_k8s.cli.checks import check_for_cluster
 from diht_k8s.cli.local_runner import ComparisonError, look_into_folders
 from diht_k8s.cli.placement import place, this_machine
@@ -326,9 +327,7 @@ def table(axes: Sequence[Axis], variants: Sequence[Variant], found: Mapping[str,
             cells.append("shared" if digest in states[stage] and state != "cached" else state)
             states[stage][digest] = state
         lines.append([variant.run.metadata.name, *map(_brief, variant.values), *cells])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return [*rows, *(_sum_of(stage, list(states[stage].values()), len(variants)) for stage in stages)]
+    return [*columns(lines), *(_sum_of(stage, list(states[stage].values()), len(variants)) for stage in stages)]
 
 
 def _brief(text: str) -> str:

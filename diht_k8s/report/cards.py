@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import yaml
 
+from diht_k8s.api.wording import counted
 from diht_k8s.report.overview import SPLITS, headlines, model_title
 
 Json = dict[str, Any]
@@ -27,8 +28,7 @@ def data_card(content: Mapping[str, Any]) -> list[Row]:
     if content["run"]["stages"] == ["evaluate"] and not card["sources"]:
         return []
     rows: list[Row] = [
-        ("Source", f"{name}: {shards:,} {'shard' if shards == 1 else 'shards'} with pairs")
-        for name, shards in card["sources"].items()
+        ("Source", f"{name}: {counted(shards, 'shard')} with pairs") for name, shards in card["sources"].items()
     ]
     if content["funnel"]:
         first, last = content["funnel"][0]["samples"], content["funnel"][-1]["samples"]

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from diht_k8s.api.wording import enumerated
 from diht_k8s.report.overview import DIRECTIONS, REFERENCE, SPLITS, percent, points, reference_of
 from diht_k8s.report.per_image import holm, paired_differences, verdict
 
@@ -269,7 +270,7 @@ def few_shot_caveats(benchmark: Mapping[str, Any]) -> list[str]:
     if not verdicts:
         return []
     parts = [
-        f"{words} it at {_enumerated([shots for shots, found in verdicts.items() if found == kind])} shots per class"
+        f"{words} it at {enumerated([str(shots) for shots in verdicts if verdicts[shots] == kind])} shots per class"
         for kind, words in RELATIONS.items()
         if kind in verdicts.values()
     ]
@@ -284,8 +285,3 @@ def few_shot_caveats(benchmark: Mapping[str, Any]) -> list[str]:
     if "worse" in verdicts.values():
         caveat += " A ball around a weak prior holds the probe back as soon as the shots say more than the prior."
     return [caveat]
-
-
-def _enumerated(numbers: Sequence[int]) -> str:
-    texts = [str(number) for number in numbers]
-    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)

@@ -20,6 +20,7 @@ from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import DIGITS
 from diht_k8s.api.redaction import redacted_document
 from diht_k8s.api.run import Stage
+from diht_k8s.api.wording import columns, first_of
 from diht_k8s.report.average_precision import paired_precisions
 from diht_k8s.report.overview import SPLITS, headlines, points
 from diht_k8s.report.page import environment
@@ -241,9 +242,7 @@ def comparison_text(compared: Mapping[str, Any]) -> str:
         lines.append(
             [f"{row['name']}{split} {row['figure']}", *(_shown(cell, row["percent"]) for cell in row["cells"])]
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
-    table = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*table, *_difference_lines(compared)])
+    return "\n".join([*columns(lines), *_difference_lines(compared)])
 
 
 def _difference_lines(compared: Mapping[str, Any]) -> list[str]:
@@ -411,9 +410,7 @@ def _value(path: str, leaves: Mapping[str, str], fields: Mapping[str, Any]) -> s
 
 def _together(names: Sequence[str]) -> str:
     """One name for runs that differ in their seeds."""
-    distinct = list(dict.fromkeys(names))
-    more = f" and {len(distinct) - NAMED_RUNS} more" if len(distinct) > NAMED_RUNS else ""
-    return ", ".join(distinct[:NAMED_RUNS]) + more
+    return first_of(list(dict.fromkeys(names)), NAMED_RUNS)
 
 
 def _told(fields: Sequence[tuple[str, Sequence[str]]], first: int, place: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.train import Loss
+from diht_k8s.api.wording import counted, enumerated
 from diht_k8s.report.overview import (
     DIRECTIONS,
     REFERENCE,
@@ -183,7 +184,7 @@ def steps(content: Json) -> list[Json]:
         if labels
         else None,
         "train": f"{count(train.get('samples'))} samples in {count(train.get('steps'))} steps" if train else None,
-        "evaluate": "1 benchmark" if len(content["benchmarks"]) == 1 else f"{len(content['benchmarks'])} benchmarks",
+        "evaluate": counted(len(content["benchmarks"]), "benchmark"),
     }
     does = {
         "filter": "keeps informative pairs",
@@ -242,23 +243,18 @@ def filter_rules(content: Json) -> str:
         return ""
     rules = Filter.model_validate(content["config"]["spec"]["filter"])
     needs = [
-        *([f"names at least {_counted(rules.min_objects, 'object')}"] if rules.min_objects else []),
+        *([f"names at least {counted(rules.min_objects, 'object')}"] if rules.min_objects else []),
         *(
-            [f"says {_counted(rules.min_complexity, 'thing')} about an object (complexity)"]
+            [f"says {counted(rules.min_complexity, 'thing')} about an object (complexity)"]
             if rules.min_complexity
             else []
         ),
-        *([f"names at least {_counted(rules.min_actions, 'action')}"] if rules.min_actions else []),
+        *([f"names at least {counted(rules.min_actions, 'action')}"] if rules.min_actions else []),
         *(["is not just text in the image (text spotting)"] if rules.text_spotting.mode == "Drop" else []),
     ]
     others = [name for field, name in OTHER_RULES.items() if getattr(rules, field) not in UNSET]
-    listed = ", ".join(needs[:-1]) + f" and {needs[-1]}" if len(needs) > 1 else "".join(needs)
-    said = f"This run keeps a pair when its caption {listed}" if needs else "This run has no rule of CAT"
+    said = f"This run keeps a pair when its caption {enumerated(needs)}" if needs else "This run has no rule of CAT"
     return f"{said}. Further rules: {', '.join(others)}." if others else f"{said}."
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _switched_off(content: Json) -> dict[str, str]:

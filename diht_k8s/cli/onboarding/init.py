@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Final
 
 from diht_k8s.api.base import in_object_store
 from diht_k8s.api.documents import load
-from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import join
-from diht_k8s.cli.display import progress_bar
+from diht_k8s.cli.display import progress_bar, show
 from diht_k8s.cli.onboarding.run_template import Hardware, RunNames, choose_defaults, render_document
 from diht_k8s.cli.placement import this_machine
 from diht_k8s.data.shards.storage import Storage
@@ -61,13 +60,13 @@ def init_command(
     write_held_out(storage, held, names.held_out, replace=replace)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    if as_json:
-        facts = {"pairs": profile.total, "held_out": len(held.pairs), "held_out_folder": names.held_out}
-        print(json.dumps({"file": str(path), "run": run.metadata.name, "for": hardware, **facts}))
-        return ExitCode.DONE
-    print(f"{path}: run {run.metadata.name} for {hardware}; {len(held.pairs)} groups are held out in {names.held_out}")
-    print(f"to start it: diht {'submit' if hardware == 'cluster' else 'run'} {shlex.quote(str(path))}")
-    return ExitCode.DONE
+    facts = {"pairs": profile.total, "held_out": len(held.pairs), "held_out_folder": names.held_out}
+    starts = f"diht {'submit' if hardware == 'cluster' else 'run'} {shlex.quote(str(path))}"
+    lines = [
+        f"{path}: run {run.metadata.name} for {hardware}; {len(held.pairs)} groups are held out in {names.held_out}",
+        f"to start it: {starts}",
+    ]
+    return show({"file": str(path), "run": run.metadata.name, "for": hardware, **facts}, lines, as_json=as_json)
 
 
 def run_name(text: str) -> str:

@@ -15,6 +15,7 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.label import Vocabulary
 from diht_k8s.api.layout import join
+from diht_k8s.api.wording import counted
 from diht_k8s.cli.placement import Machine
 from diht_k8s.inspection.dataset_profile import EXCLUDE, SHARD, DatasetProfile, HeldOut, ProfiledPair, concept_counts
 from diht_k8s.stages.label.vocabulary import freeze
@@ -237,10 +238,6 @@ def _aligned(line: str) -> str:
     return line if found is None else f"{found[1]:<{COMMENT_COLUMN}} {found[2]}"
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _head(names: RunNames, profile: DatasetProfile, machine: Machine, defaults: RunDefaults) -> list[str]:
     width, height = profile.median_size()
     bad = ", ".join(f"{count} {reason}" for reason, count in sorted(profile.bad.items())) or "none bad"
@@ -248,13 +245,13 @@ def _head(names: RunNames, profile: DatasetProfile, machine: Machine, defaults: 
     where = {"laptop": "this machine", "gpu-node": "this machine's GPUs", "cluster": "a cluster"}[defaults.hardware]
     return [
         f"# Written by diht init {__version__} for {where}; every number is a first choice that you may change.",
-        f"# Data: {pairs} in {_counted(len(profile.uris), 'shard')}; {profile.sampled:,} looked at ({bad}). The "
+        f"# Data: {pairs} in {counted(len(profile.uris), 'shard')}; {profile.sampled:,} looked at ({bad}). The "
         f"median image has",
         f"# {width} x {height} pixels, the median caption {profile.words():.0f} words; {defaults.shares[3]:.0%} of "
         f"the captions show no sign of",
         "# a language other than English.",
-        f"# This machine: {_counted(machine.cores, 'CPU core')}, {machine.memory_gib:.0f} GiB of memory, "
-        f"{_counted(machine.gpus, 'GPU')}.",
+        f"# This machine: {counted(machine.cores, 'CPU core')}, {machine.memory_gib:.0f} GiB of memory, "
+        f"{counted(machine.gpus, 'GPU')}.",
         "apiVersion: diht.dev/v1alpha1",
         "kind: DihtRun",
         "metadata:",
@@ -306,8 +303,8 @@ def _filter(names: RunNames, profile: DatasetProfile, held: HeldOut, defaults: R
         ),
         "    textSpotting:",
         f"      detectorSize: {defaults.detector_size}",
-        f"    # Held-out groups (pairs with the same image or caption): {_counted(len(held.pairs), 'group')}, "
-        f"{_counted(len(held.excluded), 'pair')}.",
+        f"    # Held-out groups (pairs with the same image or caption): {counted(len(held.pairs), 'group')}, "
+        f"{counted(len(held.excluded), 'pair')}.",
         f"    exclude: {json.dumps(join(names.held_out, EXCLUDE))}",
     ]
     if defaults.decontaminate:
@@ -328,8 +325,8 @@ def _label(defaults: RunDefaults) -> list[str]:
     return [
         "  label:",
         "    vocabulary:",
-        f"      minCount: {defaults.min_count}  # about {_counted(objects, 'object')} and "
-        f"{_counted(attributes, 'attribute')} become classes",
+        f"      minCount: {defaults.min_count}  # about {counted(objects, 'object')} and "
+        f"{counted(attributes, 'attribute')} become classes",
         f"    topK: {defaults.top_k}",
         "    teacher:",
         "      model: timm/tf_efficientnet_lite0  # its ImageNet weights come in a Python package",
