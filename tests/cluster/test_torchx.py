@@ -165,11 +165,10 @@ def test_stage_trains_as_a_gang_from_the_literal_command_and_its_status_and_log_
 MEET = """
 import os, socket, time
 from diht_k8s.runtime.preflight import wait_for_hosts
-from diht_k8s.runtime.preflight import peer_hosts
 from diht_k8s.runtime.signals import StopFlag
 
-me, hosts = int(os.environ["TORCHX_REPLICA_ID"]), peer_hosts(os.environ["DIHT_PEER_HOSTS"], 2)
-wait_for_hosts(hosts, stop=StopFlag())
+me, hosts = int(os.environ["TORCHX_REPLICA_ID"]), os.environ["DIHT_PEER_HOSTS"]
+wait_for_hosts([hosts.replace("*", str(index)) for index in range(2)], stop=StopFlag())
 if me == 0:
     with socket.create_server(("", 29500)) as server:
         server.settimeout(60)
