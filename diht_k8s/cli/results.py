@@ -177,7 +177,9 @@ def result_lines(run: DihtRun, until: Stage | None, path: str) -> list[str]:
 def funnel_lines(funnel: Sequence[Json]) -> list[str]:
     """Pairs left after each rule, and dropped by it."""
     rows = [("rule", "left", "dropped")]
-    rows += [(STEP_NAMES.get(row["step"], row["step"]), f"{row['samples']:,}", f"{row['dropped']:,}") for row in funnel]
+    rows += [
+        (STEP_NAMES.get(row["step"], str(row["step"])), f"{row['samples']:,}", f"{row['dropped']:,}") for row in funnel
+    ]
     return columns(rows, right=(1, 2))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.schema.crd import GROUP
 from tests.cluster.api_versions import FIELD, NEW, OLD, Definition, Version
 from tests.cluster.operators import World, world
 from tests.cluster.tools import PROJECT, Kubectl, KubectlError, cannot
@@ -75,7 +76,7 @@ def test_next_version_is_served_then_stored_and_the_older_one_goes_while_operato
     assert real.stored_versions() == [OLD]
     assert "long runs: filter: attempt 1 runs" in diht(place, "status", "long")
     for name, rules in (("plain", {}), ("new", {FIELD: True})):
-        document = {**runs.document(name, **{**ONE_STAGE, "filter": rules}), "apiVersion": f"{real.group}/{NEW}"}
+        document = {**runs.document(name, **{**ONE_STAGE, "filter": rules}), "apiVersion": f"{GROUP}/{NEW}"}
         kubectl.apply(json.dumps(document), "--namespace", place.namespace)
     runs.wait_for("plain", "Complete")
     assert f"spec.filter.{FIELD}" in runs.wait_for("new", "Accepted", "InvalidSpec")["conditions"][0]["message"]
