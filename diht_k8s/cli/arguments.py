@@ -321,8 +321,8 @@ def _add_start(commands: Commands) -> None:
         "run the variants of a document, and compare them",
         "Run all combinations of some values of a document's fields, one after another here, or by the operator with "
         "--submit. Stages that variants have in common are computed once. A table of the variants comes first, and a "
-        "comparison last; the first variant is what the others are compared with. The same command goes on with an "
-        "interrupted sweep. Each run is called by its values, as in demo-beta-0-5-seed-1.",
+        "comparison with the first variant last. The same command resumes an interrupted sweep. Each run is named "
+        "after its values, as in demo-beta-0-5-seed-1.",
     )
     parser.add_argument(
         "--vary",

@@ -9,10 +9,11 @@ Workers share a search in two passes by partitions, then the shards (`kept_pairs
 worker.
 
 1. **Spread**: for SHARDS_PER_CHUNK shards at a time, the fingerprint and the number of each kept image are written as
-records, sorted by partition. Images that may repeat each other share a partition: for `Exact` by their digest, for
-`Near` by their root in each table of the `minhash_forest`. 2. **Search**: a unit of adjacent partitions is read from
-all chunks, by ranges, and the numbers of the images that repeat an earlier one are written as a list. One worker then
-joins the lists to one bit for each image of the pool (`Layout.repeats`) and removes the rest.
+   records, sorted by partition. Images that may repeat each other share a partition: for `Exact` by their digest, for
+   `Near` by their root in each table of the `minhash_forest`.
+2. **Search**: a unit of adjacent partitions is read from all chunks, by ranges, and the numbers of the images that
+   repeat an earlier one are written as a list. One worker then joins the lists to one bit for each image of the pool
+   (`Layout.repeats`) and removes the rest.
 
 A number is that of the shard (upper 32 bits) and the place among its kept pairs (lower 32): numbers grow in the order
 of the pool, and "earlier" depends on the data alone. So does the result: partitions hold all candidates of their
