@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from diht_k8s.api.base import is_object
 from diht_k8s.api.train import Train
+from diht_k8s.api.wording import counted
 
 
 class UnequalParts(NamedTuple):
@@ -95,7 +96,7 @@ def min_nodes_without_effect(train: Train) -> str | None:
     if least is None or least >= wished or _fewer(train, least):
         return None
     name = "the model of train.modelConfig" if train.model is None else f"train.model {train.model}"
-    numbers = f"{least} to {wished - 1} nodes" if least < wished - 1 else f"{least} node{'s' if least > 1 else ''}"
+    numbers = f"{least} to {wished - 1} nodes" if least < wished - 1 else counted(least, "node")
     settings = "train.batchSize" if train.micro_batch_size is None else "train.batchSize and train.microBatchSize"
     possible = max(_fewer(train, 1), default=None)
     advice = f"lower it to {possible}" if possible is not None else "lower numNodes"

@@ -23,6 +23,7 @@ from typing import Any, Final
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import LEASE, MARKER, join
 from diht_k8s.api.reports import CommittedShards
+from diht_k8s.api.wording import first_of
 from diht_k8s.data.lease import (
     BEAT_SECONDS,
     LOOK_SECONDS,
@@ -346,9 +347,8 @@ def _all_dead(held: dict[str, bytes], is_dead: Callable[[str], bool]) -> bool:
 
 def _tell(waiting: dict[str, dict[str, bytes]]) -> None:
     first = next(iter(next(iter(waiting.values()))))
-    more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
     print(
-        f"diht: {next(iter(waiting))}{more} may be in use ({first}): watching for up to {STALE_SECONDS:.0f} s whether "
+        f"diht: {first_of(list(waiting), 1)} may be in use ({first}): watching for up to {STALE_SECONDS:.0f} s whether "
         "somebody works there",
         file=sys.stderr,
         flush=True,

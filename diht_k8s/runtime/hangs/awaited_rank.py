@@ -17,6 +17,8 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from diht_k8s.api.wording import first_of
+
 NAMED: Final = 3
 """Ranks that a message lists by name; it must fit into a termination message."""
 
@@ -131,8 +133,7 @@ def _named(ranks: Sequence[int], nodes: Mapping[int, str]) -> str:
     """`rank 3 on node a`, `ranks 3 (node a), 4 (node b) and 9 more`."""
     if len(ranks) == 1:
         return f"rank {ranks[0]} on node {nodes[ranks[0]]}"
-    listed = ", ".join(f"{rank} (node {nodes[rank]})" for rank in ranks[:NAMED])
-    return f"ranks {listed}" + (f" and {len(ranks) - NAMED} more" if len(ranks) > NAMED else "")
+    return f"ranks {first_of([f'{rank} (node {nodes[rank]})' for rank in ranks], NAMED)}"
 
 
 def _waiters(who: Sequence[RankRecord], others: Iterable[int]) -> str:
