@@ -94,12 +94,12 @@ def signal_handlers() -> Iterator[None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
-    parser.addoption("--costs", metavar="FILE", help="append the seconds and CPU seconds of each test (tests/costs.py)")
+    parser.addoption("--costs", metavar="FILE", help="append what each test costs (tests/costs.py)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if file := config.getoption("--costs"):
-        config.pluginmanager.register(Costs(file))
+        config.pluginmanager.register(Costs(file, reports=not hasattr(config, "workerinput")))
 
 
 def _tier(item: pytest.Item) -> str:

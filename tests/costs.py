@@ -1,7 +1,9 @@
-"""What each test costs: `pytest --costs FILE` appends a line of JSON a test, with its seconds and CPU seconds.
+"""What the tests cost: seconds and CPU seconds by tier beside each tier's budget, and the dearest tests with their
+share.
 
-`python -m tests.costs FILE` prints both by tier, then the dearest tests. CPU seconds count the processes that a test
-waited for, not those that live on, such as a cluster's.
+`pytest --costs FILE` appends a line of JSON a test; `python -m tests.costs FILE` prints the table of all lines.
+CPU seconds count the processes that a test waited for, those of the fork server among them, and not those that live
+on, such as a cluster's.
 """
 
 from __future__ import annotations
@@ -9,45 +11,83 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 
-DEAREST = 40
+from tests.recipe.train import fork_server
+
+BUDGETS = {}
+"""CPU seconds of each tier in `make test` on a core of a 2026 server: whoever adds a test makes room for it."""
+DEAREST = 10
+
+
+@dataclass
+class Cost:
+    """Of one test, with what its fixtures took before and after it."""
+
+    test: str
+    s: float = 0.0
+    cpu_s: float = 0.0
+
+    @property
+    def tier(self) -> str:
+        return self.test.split("/")[1]
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4]) + fork_server.cpu_seconds()
 
 
 class Costs:
-    """A plugin that appends what each test costs to a file."""
+    """A plugin: each process measures the phases of its tests, and the one that reports them keeps the sums."""
 
-    def __init__(self, file: str) -> None:
-        self._file = Path(file)
+    def __init__(self, file: str, *, reports: bool) -> None:
+        """`reports`: whether this process has the reports of all."""
+        self._file, self._reports = Path(file), reports
+        self._before = _cpu_seconds()
+        self._found: dict[str, Cost] = {}
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        wall, cpu = time.monotonic(), sum(os.times()[:4])
-        result = yield
-        cost = {"test": item.nodeid, "s": time.monotonic() - wall, "cpu_s": sum(os.times()[:4]) - cpu}
-        with self._file.open("a") as lines:  # one short write: those of several workers do not mix
-            lines.write(json.dumps(cost) + "\n")
-        return result
+    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        now = _cpu_seconds()
+        report.cpu_s, self._before = now - self._before, now  # attributes of a report go to the reporting process, too
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        cost = self._found.setdefault(report.nodeid, Cost(report.nodeid))
+        cost.s += report.duration
+        cost.cpu_s += getattr(report, "cpu_s", 0.0)
+
+    def pytest_sessionfinish(self) -> None:
+        if not self._reports:
+            return
+        with self._file.open("a") as lines:
+            lines.writelines(f"{json.dumps(asdict(cost))}\n" for cost in self._found.values())
+
+
+def table(costs: Sequence[Cost]) -> Iterator[str]:
+    """The lines that show what tests cost."""
+    tiers: dict[str, list[Cost]] = defaultdict(list)
+    for cost in costs:
+        tiers[cost.tier].append(cost)
+    yield f"{'tier':10} {'tests':>6} {'seconds':>8} {'CPU s':>6} {'budget':>6}"
+    for tier, those in sorted(tiers.items()):
+        cpu_s, budget = sum(each.cpu_s for each in those), BUDGETS.get(tier, 0)
+        over = "  over its budget" if cpu_s > budget else ""
+        yield f"{tier:10} {len(those):6} {sum(each.s for each in those):8.0f} {cpu_s:6.0f} {budget:6}{over}"
+    total = sum(each.s for each in costs) or 1.0
+    for cost in sorted(costs, key=lambda each: -each.s)[:DEAREST]:
+        yield f"{cost.s:6.1f} s {100 * cost.s / total:4.1f} % {cost.cpu_s:6.1f} CPU s  {cost.test}"
 
 
 def main(file: str) -> None:
-    costs = [json.loads(line) for line in Path(file).read_text().splitlines()]
-    tiers: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for cost in costs:
-        tiers[cost["test"].split("/")[1]].append(cost)
-    for tier, those in sorted(tiers.items()):
-        print(f"{tier:10} {len(those):5} tests {_sum(those, 's'):7.0f} s {_sum(those, 'cpu_s'):7.0f} CPU s")
-    for cost in sorted(costs, key=lambda each: -max(each["s"], each["cpu_s"]))[:DEAREST]:
-        print(f"{cost['s']:6.1f} s {cost['cpu_s']:6.1f} CPU s  {cost['test']}")
-
-
-def _sum(costs: list[dict[str, float]], key: str) -> float:
-    return sum(each[key] for each in costs)
+    """Print the table of a file that `--costs` wrote."""
+    print("\n".join(table([Cost(**json.loads(line)) for line in Path(file).read_text().splitlines()])))
 
 
 if __name__ == "__main__":

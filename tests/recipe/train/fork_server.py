@@ -36,7 +36,16 @@ TRAINING = ("tests.recipe.train.imports",)
 """What a training imports; its server begins as a fork of that of torch, as each other one does."""
 SERVER = "tests.recipe.train.fork_server"
 _NUMBER = struct.Struct("<q")
+_END = struct.Struct("<qd")
+"""exit code and CPU seconds."""
 _REQUEST_BYTES = 1 << 17
+_SERVER_ENDED = "the fork server has ended: see its output"
+_spent: list[float] = []
+
+
+def cpu_seconds() -> float:
+    """Of the processes whose end this process has seen, with those that they waited for."""
+    return sum(_spent)
 
 
 class Forked:
@@ -50,7 +59,7 @@ class Forked:
     def _number(self) -> int:
         data = os.read(self._status, _NUMBER.size)
         if len(data) < _NUMBER.size:
-            raise RuntimeError("the fork server has ended: see its output")
+            raise RuntimeError(_SERVER_ENDED)
         return _NUMBER.unpack(data)[0]
 
     def poll(self) -> int | None:
@@ -64,7 +73,11 @@ class Forked:
         if self.returncode is None:
             if not select.select([self._status], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
-            self.returncode = self._number()
+            data = os.read(self._status, _END.size)
+            if len(data) < _END.size:
+                raise RuntimeError(_SERVER_ENDED)
+            self.returncode, cpu_s = _END.unpack(data)
+            _spent.append(cpu_s)
             os.close(self._status)
         return self.returncode
 
@@ -164,8 +177,9 @@ def _serve(control: socket.socket) -> None:
         for ready in select.select(waiting, [], [])[0]:
             if isinstance(ready, int):
                 pid, status = running.pop(ready)
+                _, end, usage = os.wait4(pid, 0)
                 with contextlib.suppress(BrokenPipeError):  # nobody asks any more
-                    os.write(status, _NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+                    os.write(status, _END.pack(os.waitstatus_to_exitcode(end), usage.ru_utime + usage.ru_stime))
                 os.close(status)
                 os.close(ready)
                 continue
