@@ -40,6 +40,9 @@ PHRASES: Final = {
 }
 """Pattern between word boundaries, case ignored: what to write in its place."""
 
+LIKELY: Final = re.compile("|".join(PHRASES).replace(" ", r"[\W_]+"), re.IGNORECASE)
+"""Found in the whole text of each file with a hit; most files have none, and their prose need not be found."""
+
 MODULES: Final = frozenset(
     {
         "mending",
@@ -146,6 +149,8 @@ def _words_of(name: str) -> str:
 
 def phrase_hits(path: str, text: str) -> list[Hit]:
     """Home-made phrases in the prose of a file, also those that are broken over two lines."""
+    if not LIKELY.search(text):
+        return []
     allowed = [re.compile(pattern) for pattern, files in ALLOWED.items() if fnmatch(path, files)]
     found, before = [], (0, "")
     for number, line in prose_of(path, text):
@@ -171,7 +176,7 @@ def module_hits(paths: Iterable[str]) -> list[Hit]:
 
 def import_hits(path: str, text: str) -> list[Hit]:
     """Imports of a test module by another file: what both need belongs into a support module."""
-    if not path.endswith(".py"):
+    if not path.endswith(".py") or not re.search(r"import[\s\w,(.]*\btest_|\btest_\w+\s+import", text):
         return []
     found = []
     for node in ast.walk(ast.parse(text)):
