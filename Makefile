@@ -1,30 +1,37 @@
 # `make demo` and `make test` are all that a newcomer needs. The environment is .venv, made from constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-TESTS = $(BIN)/python -m pytest -q --dist loadfile $(OPTIONS)
-OPTIONS = $(if $(SLOW),--slow) $(if $(COSTS),--costs $(COSTS))
+COSTS := build/costs.jsonl
+OPTIONS = $(if $(SLOW),--slow) --costs $(COSTS)
+TESTS = $(BIN)/python -m pytest -q -n auto --dist loadfile $(OPTIONS)
+FAST := $(patsubst %,tests/contract/test_%.py,architecture connection image_build kubernetes requirements unsafe_loading verdicts versions)
 EXTRAS := recipe,gs,az,operator,docs,dev
 INSTALLED := .venv/.installed
 CHECKS = test
 
-.PHONY: images wheel sbom release release-rehearsal scan docs check-docs sizes demo test test-all test-cluster test-gpu first-hour lint check-words format generate check-generated constraints clean-demo
+.PHONY: images wheel sbom release release-rehearsal scan docs check-docs sizes demo check test tiers test-all test-cluster test-gpu first-hour lint check-words format generate check-generated constraints clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED) ## the whole recipe on real images; a second call finds every stage cached
 	@$(BIN)/diht run examples/demo.yaml
 
-test: $(INSTALLED) ## everything a change needs, on two cores in an hour; says which tier this machine cannot run and why
-	@mkdir -p build; TEST_CLUSTER_PATIENCE=$${TEST_CLUSTER_PATIENCE:-3} tests/cluster/check $(OPTIONS) >build/cluster-tests.log 2>&1 & cluster=$$!; trap "kill $$cluster" INT TERM; \
-	$(TESTS) -n auto tests/unit tests/contract tests/fuzz tests/mutation || { kill $$cluster; wait $$cluster; exit 1; }; \
-	$(TESTS) -n auto --maxprocesses 3 tests/recipe tests/s3 tests/browser tests/gpu; rest=$$?; \
-	echo "the cluster's tests, which wait more than they work, ran beside these (build/cluster-tests.log):"; \
-	tail -n +1 --pid=$$cluster -f build/cluster-tests.log; wait $$cluster && exit $$rest
+check: $(INSTALLED) ## before a commit, in three minutes: `make lint`, generated files, unit tests, the fast ones of contract
+	@mkdir -p build; rm -f $(COSTS); $(MAKE) -s lint check-generated >build/lint.log 2>&1 & lint=$$!; trap "kill $$lint" INT TERM; \
+	$(TESTS) tests/unit $(FAST); tests=$$?; wait $$lint; lint=$$?; cat build/lint.log; exit $$((tests | lint))
 
-test-all: ## `make test`, and what takes minutes and finds faults rarely
+test: check tiers ## every tier, on two cores in twenty minutes; says which tier this machine cannot run and why
+
+tiers: $(INSTALLED) ## `make test` without `make check`
+	@mkdir -p build; TEST_CLUSTER_PATIENCE=$${TEST_CLUSTER_PATIENCE:-3} tests/cluster/check $(OPTIONS) >build/cluster-tests.log 2>&1 & cluster=$$!; trap "kill $$cluster" INT TERM; \
+	$(TESTS) tests/recipe tests/s3 tests/contract tests/fuzz tests/mutation tests/browser tests/gpu $(addprefix --ignore=,$(FAST)); rest=$$?; \
+	echo "the cluster's tests, which wait more than they work, ran beside these (build/cluster-tests.log):"; \
+	tail -n +1 --pid=$$cluster -f build/cluster-tests.log; wait $$cluster; cluster=$$?; $(BIN)/python -m tests.costs $(COSTS); exit $$((rest | cluster))
+
+test-all: ## `make test` with every seed, every moment of a kill, every store: hours; what an issue needs before it is closed
 	@$(MAKE) test SLOW=1
 
 test-cluster: $(INSTALLED) ## the tier on a real Kubernetes: KUBECONFIG's, or two nodes on this machine
-	@tests/cluster/check $(OPTIONS)
+	@tests/cluster/check $(if $(SLOW),--slow)
 
 test-gpu: $(INSTALLED) ## the tier on this machine's GPUs; DIHT_GPU_TESTS_ON=cpu runs its scenarios without one
 	@$(BIN)/python -m pytest -q tests/gpu

@@ -67,7 +67,7 @@ class Costs:
         if not self._reports:
             return
         with self._file.open("a") as lines:
-            lines.writelines(f"{json.dumps(asdict(cost))}\n" for cost in self._found.values())
+            lines.write("".join(f"{json.dumps(asdict(cost))}\n" for cost in self._found.values()))  # at once
 
 
 def table(costs: Sequence[Cost]) -> Iterator[str]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 import ast
 import copy
 import itertools
+import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -57,19 +58,32 @@ def mutants(source: str) -> list[Mutant]:
     """
     tree = ast.parse(source)
     lines = ast.unparse(tree).splitlines()
-    places = _places(tree)
-    found = []
-    for number, node in enumerate(places):
-        for after in _changes(node):
-            changed = copy.deepcopy(tree)
-            _Replace(_places(changed)[number], after).visit(changed)
-            text = ast.unparse(ast.fix_missing_locations(changed))
-            before, new = ast.unparse(node)[:100], ast.unparse(after)[:100]
-            found.append(Mutant(getattr(node, "lineno", 0), before, new, text, _change(lines, text.splitlines())))
-    return found
+    return [_mutant(tree, lines, *place) for place in _changed_places(tree)]
 
 
-def _change(before: list[str], after: list[str]) -> str:
+def one_mutant(source: str, rng: random.Random) -> Mutant | None:
+    """One of them, drawn; None where there are none."""
+    tree = ast.parse(source)
+    places = list(_changed_places(tree))
+    return _mutant(tree, ast.unparse(tree).splitlines(), *rng.choice(places)) if places else None
+
+
+def _changed_places(tree: ast.AST) -> Iterator[tuple[int, ast.AST]]:
+    """Number of a node and what may stand in its place."""
+    return ((number, after) for number, node in enumerate(_places(tree)) for after in _changes(node))
+
+
+def _mutant(tree: ast.AST, lines: Sequence[str], number: int, after: ast.AST) -> Mutant:
+    changed = copy.deepcopy(tree)
+    node = _places(changed)[number]
+    before = ast.unparse(node)[:100]
+    _Replace(node, after).visit(changed)
+    text = ast.unparse(ast.fix_missing_locations(changed))
+    line = getattr(node, "lineno", 0)
+    return Mutant(line, before, ast.unparse(after)[:100], text, _change(lines, text.splitlines()))
+
+
+def _change(before: Sequence[str], after: Sequence[str]) -> str:
     """What differs, in brackets, in its line. A mutant keeps the lines of its module, save inside of one statement."""
     same = _common(before, after)
     old, new = (re.findall(r"[\w.]+|\s+|[^\w\s]+", lines[same].strip()) for lines in (before, after))
@@ -79,7 +93,7 @@ def _change(before: list[str], after: list[str]) -> str:
     return f"{''.join(old[:head])}[{' -> '.join(middle)}]{''.join(old[len(old) - tail :])}"
 
 
-def _common(one: list[str], other: list[str]) -> int:
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
     """How many entries both lists begin with."""
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 

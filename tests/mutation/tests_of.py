@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Final
 
 _UNIT: Final = "tests/unit/stages/train/test_"
@@ -125,3 +127,19 @@ EVALUATE: Final[dict[str, list[str]]] = {
 """The evaluation but its models and its progress lines."""
 
 SETS: Final = {"core": CORE, "train": TRAIN, "evaluate": EVALUATE}
+
+_TIERS: Final = ("unit", "contract", "fuzz", "recipe", "s3")
+_ROOT: Final = Path(__file__).parents[2]
+
+
+def tests_of(module: str) -> list[str]:
+    """The tests that answer for any module of the product: those of the tables, else the files that import it, the
+    cheapest tier first.
+    """
+    for table in SETS.values():
+        if module in table:
+            return table[module]
+    package, _, name = module.rpartition(".")
+    imports = re.compile(rf"{re.escape(module)}\b|from {re.escape(package)} import [^\n]*\b{name}\b")
+    files = [file for tier in _TIERS for file in sorted((_ROOT / "tests" / tier).rglob("test_*.py"))]
+    return [str(file.relative_to(_ROOT)) for file in files if imports.search(file.read_text())]
