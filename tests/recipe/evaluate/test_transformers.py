@@ -63,37 +63,36 @@ def changed(**parts: dict[str, Any] | bool) -> dict[str, Any]:
     return config
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        pytest.param(changed(), id="gelu"),
-        pytest.param(changed(quick_gelu=True), id="quick gelu"),
-        pytest.param(
-            changed(vision_cfg={"layers": 2, "head_width": 32, "mlp_ratio": 2.0, "patch_dropout": 0.5}), id="heads"
-        ),
-        pytest.param(changed(text_cfg={"layers": 3, "heads": 1, "context_length": 20}), id="text"),
-        pytest.param(changed(custom_text=True), id="custom text"),
-    ],
-)
-def test_folder_that_is_converted_gives_transformers_the_same_features(
-    config: dict[str, Any], site: Path, tmp_path: Path
-) -> None:
-    export_model(tmp_path / "model", config)
-    assert main(["convert", f"{tmp_path}/model", f"{tmp_path}/there"]) == 0
-    rng = np.random.default_rng(0)
-    images_NHWC = rng.integers(0, 255, (3, 50, 70, 3), dtype=np.uint8)
-    np.savez(tmp_path / "given.npz", images=images_NHWC, texts=TEXTS)
-    program = [
-        sys.executable,
-        str(HERE / "transformers_features.py"),
-        *(f"{tmp_path}/{name}" for name in ("there", "given.npz", "found.npz")),
-    ]
-    env = {**os.environ, "PYTHONPATH": str(site), "HF_HUB_OFFLINE": "1"}
-    ran = subprocess.run(program, env=env, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr[-2000:]
+CONVERTED = {
+    "gelu": changed(),
+    "quick gelu": changed(quick_gelu=True),
+    "heads": changed(vision_cfg={"layers": 2, "head_width": 32, "mlp_ratio": 2.0, "patch_dropout": 0.5}),
+    "text": changed(text_cfg={"layers": 3, "heads": 1, "context_length": 20}),
+    "custom text": changed(custom_text=True),
+}
+IMAGES_NHWC = np.random.default_rng(0).integers(0, 255, (3, 50, 70, 3), dtype=np.uint8)
 
-    found, ours = np.load(tmp_path / "found.npz"), load_model(f"{tmp_path}/model")
-    pictures = [Image.fromarray(image) for image in images_NHWC]
+
+@pytest.fixture(scope="module")
+def converted(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models and what they are converted into, with the features that `transformers` finds, all in one program."""
+    folder = tmp_path_factory.mktemp("converted")
+    np.savez(folder / "given.npz", images=IMAGES_NHWC, texts=TEXTS)
+    for name, config in CONVERTED.items():
+        export_model(folder / name, config)
+        assert main(["convert", f"{folder}/{name}", f"{folder}/{name} there"]) == 0
+    program = [sys.executable, str(HERE / "transformers_features.py"), str(folder / "given.npz")]
+    env = {**os.environ, "PYTHONPATH": str(site), "HF_HUB_OFFLINE": "1"}
+    folders = [f"{folder}/{name} there" for name in CONVERTED]
+    ran = subprocess.run([*program, *folders], env=env, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_folder_that_is_converted_gives_transformers_the_same_features(name: str, converted: Path) -> None:
+    found, ours = np.load(converted / f"{name} there/features.npz"), load_model(f"{converted}/{name}")
+    pictures = [Image.fromarray(image) for image in IMAGES_NHWC]
     pixels_BCHW = torch.stack([ours.transform(picture) for picture in pictures]).numpy()
     assert np.abs(found["pixels"] - pixels_BCHW).max() <= 1e-5
     image_BD, text_TD = encode_images(ours, pictures), encode_texts(ours, TEXTS)

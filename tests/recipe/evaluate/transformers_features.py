@@ -1,6 +1,6 @@
 """Features of a model's folder by `transformers` itself: a program of its own, since open_clip would import it too.
 
-python transformers_features.py MODEL INPUT.npz OUTPUT.npz
+python transformers_features.py INPUT.npz MODEL...: writes MODEL/features.npz
 """
 
 import sys
@@ -11,7 +11,12 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 
-def main(folder: str, given: str, found: str) -> None:
+def main(given: str, *folders: str) -> None:
+    for folder in folders:
+        write_features(given, folder)
+
+
+def write_features(given: str, folder: str) -> None:
     """Write features of images and texts, the pixels that the processor makes and the logits."""
     inputs = np.load(given)
     model, info = CLIPModel.from_pretrained(folder, output_loading_info=True)
@@ -22,7 +27,7 @@ def main(folder: str, given: str, found: str) -> None:
     with torch.inference_mode():
         both = model.eval()(**texts, pixel_values=pixels)
     np.savez(
-        found,
+        f"{folder}/features.npz",
         image=both.image_embeds,
         text=both.text_embeds,
         pixels=pixels,
