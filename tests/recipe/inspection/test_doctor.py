@@ -131,8 +131,11 @@ def large_batch(_: pytest.MonkeyPatch) -> None:
 
 def small_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "this_machine", lambda: Machine(2, 8.0, 0, "T4"))
-    train = {"model": "ViT-L-14", "samples": 640, "batchSize": 32, "distillation": {"mode": "Disabled"}}
-    write(train={**train, "precision": "fp16"})
+    vision = {"image_size": 32, "layers": 1, "width": 1 << 14, "head_width": 32, "patch_size": 8}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    model = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}
+    train = {"modelConfig": model, "samples": 640, "batchSize": 2, "precision": "fp16"}
+    write(train={**train, "distillation": {"mode": "Disabled"}})
 
 
 FAULTS: dict[str, tuple[Plant, str]] = {

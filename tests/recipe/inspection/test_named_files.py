@@ -420,7 +420,7 @@ def test_a_sweep_says_the_faults_of_all_variants_before_the_first_one_begins(
 def test_a_run_says_that_its_training_does_not_fit_on_this_machines_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "this_machine", lambda: Machine(2, 8.0, 0, "T4"))
     wide = {**MODEL, "vision_cfg": {**MODEL["vision_cfg"], "layers": 1, "width": 1 << 14}}
-    made = document(train__modelConfig=wide, train__initFrom=None, train__precision="fp16")
+    made = document(train__modelConfig=wide, train__initFrom=None, train__batchSize=2, train__precision="fp16")
     (filtered,) = stage_folders(load(yaml.safe_dump(made), name="run"))
     assert re.match(r"warning: the training needs [\d.]+ GiB of a T4's 15.0", filtered.note)
 
