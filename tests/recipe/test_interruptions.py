@@ -471,13 +471,24 @@ ON_DISK = [
     *((pruning, Moment("before removing", f"*/{file}")) for file in (MARKER, "scores/*", "kept/*", STARTED)),
 ]
 ON_STORES = [
-    *((plain_filter, moment) for moment in FILTER_MOMENTS[2:7]),
-    *((pruning, Moment("before removing", f"*/{file}")) for file in (MARKER, "kept/*", STARTED)),
+    (plain_filter, Moment("within", "kept/web-00001.tar")),
+    (plain_filter, Moment("asked after", "scores/web-00001.parquet")),
+    (pruning, Moment("before removing", f"*/{MARKER}")),
+]
+"""One of each kind: what a store does at the others is the same."""
+ALSO_ON_STORES = [
+    (plain_filter, Moment("after", "kept/web-00001.tar")),
+    (plain_filter, Moment("within", "scores/web-00001.parquet")),
+    (plain_filter, Moment("before", "scores/web-00003.parquet")),
+    *((pruning, Moment("before removing", f"*/{file}")) for file in ("kept/*", STARTED)),
 ]
 
 
-def named(rows: Sequence[tuple[Any, Moment]]) -> list[Any]:
-    return [pytest.param(make, moment, id=f"{make.__name__} {' '.join(map(str, moment))}") for make, moment in rows]
+def named(rows: Sequence[tuple[Any, Moment]], *marks: pytest.MarkDecorator) -> list[Any]:
+    return [
+        pytest.param(make, moment, id=f"{make.__name__} {' '.join(map(str, moment))}", marks=marks)
+        for make, moment in rows
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -505,7 +516,7 @@ def test_on_a_disk_what_is_interrupted_ends_in_the_same_bytes(
 
 
 @pytest.mark.s3
-@pytest.mark.parametrize(("make", "moment"), named(ON_STORES))
+@pytest.mark.parametrize(("make", "moment"), [*named(ON_STORES), *named(ALSO_ON_STORES, pytest.mark.slow)])
 def test_on_a_store_what_is_interrupted_ends_in_the_same_bytes(
     make: Callable[[Site], Work],
     moment: Moment,
