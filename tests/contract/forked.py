@@ -59,9 +59,10 @@ def _be(asked: dict[str, Any]) -> None:
 
 def be(program: str, *words: str) -> int:
     """`python -m program words`."""
-    if words == ("stage", "train") and "DIHT_PROGRAMS" not in os.environ:
-        Path("training.json").write_text(os.environ["DIHT_RUN"])
-        return forked_stage.main("training.json")
+    if words[:2] == ("stage", "train") and "DIHT_PROGRAMS" not in os.environ:
+        if "--run" not in words:
+            Path("training.json").write_text(os.environ["DIHT_RUN"])
+        return forked_stage.main(words[3] if "--run" in words else "training.json")
     sys.argv = [program, *words]
     runpy.run_module(program, run_name="__main__", alter_sys=True)
     return 0
