@@ -12,6 +12,7 @@ import pytest
 from diht_k8s.cli import cluster
 from diht_k8s.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("traced_once")
 MODEL = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 224, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8},
