@@ -1,6 +1,6 @@
-"""`diht` in a fork of a process that has imported what it needs, as are the programs of ours that it starts.
+"""`diht` or `torchx` in a fork of a process that has imported what it needs, as are the programs of ours that it starts.
 
-Usage: tests.contract.forked FOLDER, arguments of `diht`. `make demo` and tests/contract/test_wheel.py start
+Usage: tests.contract.forked FOLDER, arguments of `diht`; tests.contract.forked:torchx FOLDER, arguments of `torchx`. `make demo` and tests/contract/test_wheel.py start
 interpreters.
 """
 
@@ -68,7 +68,11 @@ def be(program: str, *words: str) -> int:
     return 0
 
 
-def main(folder: str, *words: str) -> int:
+def main(folder: str, *words: str, program: str = DIHT) -> int:
     os.chdir(folder)
     subprocess.Popen = Popen
-    return be(DIHT, *words)
+    return be(program, *words)
+
+
+def torchx(folder: str, *words: str) -> int:
+    return main(folder, *words, program="torchx.cli.main")

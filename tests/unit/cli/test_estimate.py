@@ -15,12 +15,12 @@ from diht_k8s.cli.main import main
 pytestmark = pytest.mark.usefixtures("traced_once")
 MODEL = {
     "embed_dim": 32,
-    "vision_cfg": {"image_size": 224, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8},
+    "vision_cfg": {"image_size": 224, "layers": 1, "width": 1024, "head_width": 64, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 1000, "width": 32, "heads": 2, "layers": 1},
 }
 RESNET = {**MODEL, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16}}
 """At 32 pixels its last BatchNorm sees one place of an image."""
-HUGE = 4096
+HUGE = 256
 """Pairs of a batch that fit on no T4."""
 H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
 T4 = {"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}
