@@ -1,7 +1,6 @@
-"""`diht` or `torchx` in a fork of a process that has imported what it needs, as are the programs of ours that it starts.
+"""`diht` or `torchx` in a fork of a process that has imported what it needs, as are the programs that it starts.
 
-Usage: tests.contract.forked FOLDER, arguments of `diht`; tests.contract.forked:torchx FOLDER, arguments of `torchx`. `make demo` and tests/contract/test_wheel.py start
-interpreters.
+Usage: tests.contract.forked FOLDER, arguments of `diht`; tests.contract.forked:torchx FOLDER, arguments of `torchx`.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ class Diht:
         variables: Mapping[str, str] = STUBS,
         interpreters: bool = False,
         modules: Sequence[str] = (FORKED,),
+        program: str = FORKED,
     ) -> None:
         env = {**os.environ, **variables, "DIHT_STUB": json.dumps(stub or {})}
         said = tempfile.mkdtemp(prefix="said-", dir=folder)
@@ -63,7 +64,7 @@ class Diht:
                 self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=stdout, stderr=stderr)
             else:
                 self.process = fork_server.start(
-                    FORKED, str(folder), *words, variables=env, modules=modules, stdout=stdout, stderr=stderr
+                    program, str(folder), *words, variables=env, modules=modules, stdout=stdout, stderr=stderr
                 )
 
     def end(self) -> tuple[int, str, str]:
@@ -76,16 +77,13 @@ class Diht:
 TORCHX = Path(sys.executable).with_name("torchx")
 
 
-def torchx(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {
-        **os.environ,
-        "DIHT_PROGRAMS": "stub_programs",
-        "PYTHONPATH": str(TESTS),
-        "PATH": "/usr/bin:/bin",  # no virtual environment is activated
-    }
-    return subprocess.run(
-        [TORCHX, *arguments], cwd=folder, env=env, text=True, capture_output=True, timeout=300, check=False
-    )
+def torchx(folder: Path, *arguments: str, interpreters: bool = False) -> subprocess.CompletedProcess[str]:
+    variables = {**STUBS, "PATH": "/usr/bin:/bin"}  # no virtual environment is activated
+    if interpreters:
+        env, command = {**os.environ, **variables, "PYTHONPATH": str(TESTS)}, [TORCHX, *arguments]
+        return subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, timeout=300, check=False)
+    found = Diht(folder, *arguments, variables=variables, program=f"{FORKED}:torchx").end()
+    return subprocess.CompletedProcess(arguments, *found)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 300.0) -> None:

@@ -86,7 +86,7 @@ NEEDS = {
 OF_OPERATOR = ["run run.yaml", "stage train --run run.yaml", *(line for line in NEEDS if NEEDS[line] == OPERATOR)]
 EACH = """
 import json, os, runpy, sys
-import diht_k8s.cli.main, diht_k8s.cli.document
+import diht_k8s.cli.main, MODULE
 for number, arguments in enumerate(json.load(sys.stdin)):
     if os.fork() == 0:
         os.chdir(str(number))
@@ -149,13 +149,13 @@ def run(command: list[str], folder: Path, given: str = "") -> subprocess.Complet
     )
 
 
-def said(python: list[str], folder: Path, *lines: str) -> Said:
+def said(python: list[str], folder: Path, *lines: str, module: str = "diht_k8s.cli.document") -> Said:
     for number in range(len(lines)):
         (folder / str(number)).mkdir()
         (folder / f"{number}/run.yaml").write_text(DOCUMENT)
         digest = sha256_of([("dog",), ("red",)])
         (folder / f"{number}/vocabulary.json").write_text(VOCABULARY.replace("SHA256", digest))
-    codes = run([*python, "-c", EACH], folder, json.dumps(lines)).stdout.split()
+    codes = run([*python, "-c", EACH.replace("MODULE", module)], folder, json.dumps(lines)).stdout.split()
     return {
         line: (int(code), (folder / f"{number}/2").read_text())
         for number, (line, code) in enumerate(zip(lines, codes, strict=True))
@@ -175,7 +175,7 @@ def of_base(base: list[str], tmp_path_factory: pytest.TempPathFactory) -> Said:
 @pytest.fixture(scope="module")
 def of_operator(tmp_path_factory: pytest.TempPathFactory) -> Said:
     python = environment(tmp_path_factory.mktemp("operator"), "operator")
-    return said(python, tmp_path_factory.mktemp("of_operator"), *OF_OPERATOR)
+    return said(python, tmp_path_factory.mktemp("of_operator"), *OF_OPERATOR, module="diht_k8s.cli.cluster")
 
 
 @pytest.fixture(scope="module")
