@@ -4,6 +4,7 @@ the golden files.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -107,8 +108,13 @@ def template(
     command = [program, "template", release, str(chart), "--namespace", "diht-system", "--kube-version", kubernetes]
     for api in apis:
         command += ["--api-versions", api]
+    return _templated(yaml.safe_dump(values), *command)
+
+
+@functools.cache
+def _templated(values: str, *command: str) -> subprocess.CompletedProcess[str]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(values, file)
+        file.write(values)
         file.flush()
         return subprocess.run([*command, "--values", file.name], capture_output=True, text=True)
 
@@ -117,7 +123,7 @@ def rendered(program: str, values: dict[str, Any], **options: Any) -> list[dict[
     """The objects."""
     done = template(program, values, **options)
     assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    return [document for document in yaml.load_all(done.stdout, yaml.CSafeLoader) if document]
 
 
 def golden(program: str, case: str) -> str:

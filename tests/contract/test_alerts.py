@@ -6,16 +6,19 @@ tests/cluster/test_alerts.py brings the outages about for real.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
+import multiprocessing
+from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
+from diht_k8s.controller import metrics, run_metrics  # noqa: F401 (adds metrics)
 from tests.cluster.alerting import Scrapes, alerts
-from tests.contract.charts import EVERYTHING, MONITORING, ROOT, rendered, tool
+from tests.contract.charts import EVERYTHING, MONITORING, rendered, tool
 
+FORK = multiprocessing.get_context("fork")
+NO_ANSWER = "'no answer'"
 pytestmark = pytest.mark.timeout(3600)  # the first one may build helm and Prometheus' engine, after Kubernetes
 
 
@@ -23,24 +26,25 @@ class Exposition:
     """What a process of its own exposes, before and after a change of its metrics: this process keeps its own."""
 
     def __init__(self, change: str) -> None:
-        code = f"""
-        from prometheus_client import generate_latest
-        from diht_k8s.controller import metrics, run_metrics
-        metrics.LEADER.set(1)
-        for kind in ("DihtRun", "Job", "Pod"):
-            metrics.SYNC_AGE.labels(kind).set(1)
-        print(generate_latest().decode(), end="\\0")
-        {change}
-        print(generate_latest().decode(), end="")
-        """
-        command = [sys.executable, "-c", textwrap.dedent(code)]
-        text = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-        self.before, self.after = text.split("\0")
+        ours, theirs = FORK.Pipe()
+        process = FORK.Process(target=_expose, args=(change, theirs))
+        process.start()
+        self.before, self.after = ours.recv()
+        process.join()
         self.changed = False
 
     def get(self, path: str) -> tuple[int, str]:
         text = self.after if self.changed else self.before
         return (200, text) if text else (0, "")
+
+
+def _expose(change: str, end: Connection) -> None:
+    metrics.LEADER.set(1)
+    for kind in ("DihtRun", "Job", "Pod"):
+        metrics.SYNC_AGE.labels(kind).set(1)
+    before = generate_latest().decode()
+    after = exec(change, {"metrics": metrics}) or generate_latest().decode()
+    end.send((before, "" if change == NO_ANSWER else after))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,7 @@ LASTING = ("diht_operator_watch_failures", "diht_operator_queue_wait_seconds")
     ("change", "alert"),
     [
         ("pass", ""),
-        ("print = lambda *_, **__: None", "DihtOperatorAbsent"),
+        (NO_ANSWER, "DihtOperatorAbsent"),
         ("metrics.LEADER.set(0)", "DihtOperatorAbsent"),
         ('metrics.ERRORS.labels("Forbidden").inc(60)', "DihtOperatorErrors"),
         ('metrics.ERRORS.labels("InternalError").inc(4)', "DihtOperatorInternalErrors"),

@@ -1,11 +1,12 @@
 """What each command says where the package was installed without its extras: one line that names the way out.
 
 The environments are real: `python -m venv`, with links to the installed packages that `pip install diht-k8s[EXTRAS]`
-brings.
+brings. The commands are forks of one interpreter of each, which has imported what all of them need.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -82,7 +83,22 @@ NEEDS = {
     "chart operator": "",
 }
 """Each command and what it says without any extra; empty where the base is enough."""
-OF_CLUSTERS = [arguments for arguments, says in NEEDS.items() if says == OPERATOR]
+OF_OPERATOR = ["run run.yaml", "stage train --run run.yaml", *(line for line in NEEDS if NEEDS[line] == OPERATOR)]
+EACH = """
+import json, os, runpy, sys
+import diht_k8s.cli.main, MODULE
+for number, arguments in enumerate(json.load(sys.stdin)):
+    if os.fork() == 0:
+        os.chdir(str(number))
+        for descriptor in (1, 2):
+            os.dup2(os.open(str(descriptor), os.O_CREAT | os.O_WRONLY), descriptor)
+        sys.argv = ["diht", *arguments.split()]
+        runpy.run_module("diht_k8s.cli", run_name="__main__")
+        sys.exit(0)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+Said = dict[str, tuple[int, str]]
+"""Arguments -> exit code and stderr."""
 
 
 def requirements(package: Distribution, extra: str) -> list[str]:
@@ -122,7 +138,28 @@ def environment(folder: Path, extra: str) -> list[str]:
             if not link.exists():
                 link.symlink_to(Path(str(package.locate_file(top))))
     (packages / "diht_k8s.pth").write_text(f"{ROOT}\n")
-    return [str(folder / "bin" / "python"), "-P", "-m", "diht_k8s.cli"]
+    return [str(folder / "bin" / "python"), "-P"]
+
+
+def run(command: list[str], folder: Path, given: str = "") -> subprocess.CompletedProcess[str]:
+    keep = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KUBECONFIG")}
+    env = {**keep, "HOME": str(folder)}
+    return subprocess.run(
+        command, cwd=folder, env=env, input=given, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def said(python: list[str], folder: Path, *lines: str, module: str = "diht_k8s.cli.document") -> Said:
+    for number in range(len(lines)):
+        (folder / str(number)).mkdir()
+        (folder / f"{number}/run.yaml").write_text(DOCUMENT)
+        digest = sha256_of([("dog",), ("red",)])
+        (folder / f"{number}/vocabulary.json").write_text(VOCABULARY.replace("SHA256", digest))
+    codes = run([*python, "-c", EACH.replace("MODULE", module)], folder, json.dumps(lines)).stdout.split()
+    return {
+        line: (int(code), (folder / f"{number}/2").read_text())
+        for number, (line, code) in enumerate(zip(lines, codes, strict=True))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -131,23 +168,21 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def operator(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return environment(tmp_path_factory.mktemp("operator"), "operator")
+def of_base(base: list[str], tmp_path_factory: pytest.TempPathFactory) -> Said:
+    return said(base, tmp_path_factory.mktemp("of_base"), *NEEDS)
 
 
-def run(command: list[str], arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    (folder / "run.yaml").write_text(DOCUMENT)
-    (folder / "vocabulary.json").write_text(VOCABULARY.replace("SHA256", sha256_of([("dog",), ("red",)])))
-    keep = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KUBECONFIG")}
-    return subprocess.run(
-        [*command, *arguments.split()],
-        cwd=folder,
-        env={**keep, "HOME": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def of_operator(tmp_path_factory: pytest.TempPathFactory) -> Said:
+    python = environment(tmp_path_factory.mktemp("operator"), "operator")
+    return said(python, tmp_path_factory.mktemp("of_operator"), *OF_OPERATOR, module="diht_k8s.cli.cluster")
+
+
+@pytest.fixture(scope="module")
+def of_recipe(tmp_path_factory: pytest.TempPathFactory) -> Said:
+    python = environment(tmp_path_factory.mktemp("recipe"), "recipe")
+    stores = (f"concepts {extra}://bucket/vocabulary.json" for extra in ("gs", "az"))
+    return said(python, tmp_path_factory.mktemp("of_recipe"), *stores)
 
 
 def test_table_names_every_command() -> None:
@@ -156,43 +191,36 @@ def test_table_names_every_command() -> None:
 
 
 @pytest.mark.parametrize("arguments", NEEDS)
-def test_command_without_its_extra_names_the_line_that_installs_it(
-    base: list[str], tmp_path: Path, arguments: str
-) -> None:
-    done = run(base, arguments, tmp_path)
+def test_command_without_its_extra_names_the_line_that_installs_it(of_base: Said, arguments: str) -> None:
+    code, stderr = of_base[arguments]
     if not NEEDS[arguments]:
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (code, stderr) == (0, "")
         return
-    assert (done.returncode, done.stderr.count("\n")) == (64, 1), done.stderr
-    assert re.match(r"diht: the package \w+ is not installed: ", done.stderr)
-    assert NEEDS[arguments] in done.stderr
+    assert (code, stderr.count("\n")) == (64, 1), stderr
+    assert re.match(r"diht: the package \w+ is not installed: ", stderr)
+    assert NEEDS[arguments] in stderr
 
 
 @pytest.mark.parametrize("extra", ["gs", "az"])
-def test_store_without_its_extra_names_the_line_that_installs_it(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, extra: str
-) -> None:
-    recipe = environment(tmp_path_factory.mktemp("recipe"), "recipe")
-    done = run(recipe, f"concepts {extra}://bucket/vocabulary.json", tmp_path)
-    assert done.returncode == 64, done.stderr
-    said = done.stderr.strip().splitlines()[-1]
-    assert re.match(rf"diht: {extra}:// needs more packages: the package \w+ is not installed: ", said)
-    assert f"[{extra}]'" in said
+def test_store_without_its_extra_names_the_line_that_installs_it(of_recipe: Said, extra: str) -> None:
+    code, stderr = of_recipe[f"concepts {extra}://bucket/vocabulary.json"]
+    assert code == 64, stderr
+    last = stderr.strip().splitlines()[-1]
+    assert re.match(rf"diht: {extra}:// needs more packages: the package \w+ is not installed: ", last)
+    assert f"[{extra}]'" in last
 
 
 def test_operator_without_its_extra_names_the_line_that_installs_it(base: list[str], tmp_path: Path) -> None:
-    done = run([*base[:-1], "diht_k8s.controller"], "", tmp_path)
+    done = run([*base, "-m", "diht_k8s.controller"], tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (64, 1), done.stderr
     assert OPERATOR in done.stderr
 
 
-@pytest.mark.parametrize("arguments", ["run run.yaml", "stage train --run run.yaml", *OF_CLUSTERS])
-def test_operators_packages_run_what_talks_to_a_cluster_and_nothing_else(
-    operator: list[str], tmp_path: Path, arguments: str
-) -> None:
-    done = run(operator, arguments, tmp_path)
+@pytest.mark.parametrize("arguments", OF_OPERATOR)
+def test_operators_packages_run_what_talks_to_a_cluster_and_nothing_else(of_operator: Said, arguments: str) -> None:
+    code, stderr = of_operator[arguments]
     if arguments == "plan run.yaml":
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (code, stderr) == (0, "")
         return
-    assert (done.returncode, done.stderr.count("\n")) == (64, 1), done.stderr
-    assert (RECIPE if NEEDS[arguments] == RECIPE else "no cluster: ") in done.stderr
+    assert (code, stderr.count("\n")) == (64, 1), stderr
+    assert (RECIPE if NEEDS[arguments] == RECIPE else "no cluster: ") in stderr

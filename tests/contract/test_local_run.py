@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.steps import LABEL_STEPS
-from tests.contract.local import DOCUMENT, TESTS, wait_for, write_run
+from tests.contract.local import DOCUMENT, Diht, Stub, wait_for, write_run
 
 LABELLED: dict[str, Any] = {**DOCUMENT, "spec": {**DOCUMENT["spec"], "label": {}}}
 
@@ -30,26 +28,11 @@ class Bench:
     def write(self, document: dict[str, Any]) -> None:
         write_run(self.folder, document)
 
-    def start(self, *arguments: str, stub: dict[str, list[str | int]] | None = None) -> subprocess.Popen[str]:
-        env = {
-            **os.environ,
-            "DIHT_PROGRAMS": "stub_programs",
-            "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
-            "DIHT_STUB": json.dumps(stub or {}),
-        }
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "diht_k8s.cli", "run", "run.json", *arguments],
-            cwd=self.folder,
-            env=env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+    def start(self, *arguments: str, stub: Stub | None = None, interpreters: bool = False) -> Diht:
+        return Diht(self.folder, "run", "run.json", *arguments, stub=stub, interpreters=interpreters)
 
-    def run(self, *arguments: str, stub: dict[str, list[str | int]] | None = None) -> tuple[int, str, str]:
-        process = self.start(*arguments, stub=stub)
-        stdout, stderr = process.communicate(timeout=240)
-        return process.returncode, stdout, stderr
+    def run(self, *arguments: str, stub: Stub | None = None, interpreters: bool = False) -> tuple[int, str, str]:
+        return self.start(*arguments, stub=stub, interpreters=interpreters).end()
 
     def attempts(self, stage: str, worker: int = 0) -> int:
         path = self.out / f"attempts-{stage}-{worker}"
@@ -62,7 +45,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_a_run_ends_with_its_results_and_a_second_one_finds_all_stages_cached(bench: Bench) -> None:
-    code, stdout, stderr = bench.run()
+    code, stdout, stderr = bench.run(interpreters=True)
     assert (code, stderr) == (0, "")
     assert "spec.filter.workers: 5 -> " in stdout
     assert stdout.splitlines()[-1] == "output: out"
@@ -137,12 +120,11 @@ def test_label_runs_as_three_jobs_one_after_another_as_on_the_cluster(bench: Ben
 
 def test_label_that_was_interrupted_resumes_with_its_steps(bench: Bench) -> None:
     bench.write(LABELLED)
-    stub: dict[str, list[str | int]] = {"label-heads": ["hang", "ok"]}
-    process = bench.start("--until", "label", stub=stub)
+    stub: Stub = {"label-heads": ["hang", "ok"]}
+    diht = bench.start("--until", "label", stub=stub)
     wait_for((bench.out / "runs/latest/label" / "step").exists)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=300)
-    assert (process.returncode, bench.attempts("label-predict")) == (143, 0)
+    diht.process.send_signal(signal.SIGINT)
+    assert (diht.end()[0], bench.attempts("label-predict")) == (143, 0)
     code, _, _ = bench.run("--until", "label", stub=stub)
     assert (code, bench.attempts("label-heads"), bench.attempts("label-predict")) == (0, 2, 1)
     assert (bench.out / "runs/latest/label" / "COMMITTED.json").exists()
@@ -157,11 +139,11 @@ def test_a_failed_worker_ends_the_others(bench: Bench) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_an_interrupted_run_stops_its_programs_and_resumes_later(bench: Bench, number: signal.Signals) -> None:
-    process = bench.start(stub={"train": ["hang", "ok"]})
-    wait_for(lambda: (bench.out / "runs/latest/train" / "step").exists())
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 143
+    diht = bench.start(stub={"train": ["hang", "ok"]})
+    wait_for((bench.out / "runs/latest/train" / "step").exists)
+    diht.process.send_signal(number)
+    code, _, stderr = diht.end()
+    assert code == 143
     assert "to resume: diht run run.json" in stderr
     saved = (bench.out / "runs/latest/train" / "step").stat().st_size
     time.sleep(0.3)
@@ -173,15 +155,15 @@ def test_an_interrupted_run_stops_its_programs_and_resumes_later(bench: Bench, n
 
 
 def test_programs_end_with_a_run_that_was_killed(bench: Bench) -> None:
-    process = bench.start("--until", "filter", stub={"filter": ["hang"]})
+    diht = bench.start("--until", "filter", stub={"filter": ["hang"]})
     files = [
         bench.out / "runs/latest/filter" / f"pid-{worker}" for worker in range(min(2, len(os.sched_getaffinity(0))))
     ]
     wait_for(lambda: all(file.exists() for file in files))
     programs = [Path("/proc") / file.read_text() / "cmdline" for file in files]
     assert all(program.read_bytes() for program in programs)
-    process.kill()
-    process.communicate()
+    diht.process.kill()
+    diht.end()
     wait_for(lambda: not any(program.exists() and program.read_bytes() for program in programs))
 
 
@@ -195,9 +177,8 @@ def test_two_runs_of_one_document_at_once_go_on_and_keep_their_logs_apart(bench:
         sorted(path.name for path in (bench.out / "runs/latest").glob(f"{name}/*-1")) for name in ("logs", "logs-2")
     ]
     assert logs == [["tiny-filter-1"], ["tiny-filter-1", "tiny-train-1"]]
-    first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=300)
-    assert first.returncode == 143
+    first.process.send_signal(signal.SIGTERM)
+    assert first.end()[0] == 143
     assert bench.run()[0] == 0
     assert not (bench.out / "runs/latest/logs-3").exists()
 

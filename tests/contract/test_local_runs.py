@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from diht_k8s.cli.main import main
-from tests.contract.local import DOCUMENT, TESTS, write_run
+from tests.contract.local import DOCUMENT, Diht, Stub, write_run
 
 
-def started(folder: Path, stub: dict[str, list[str | int]]) -> int:
+def started(folder: Path, stub: Stub) -> int:
     write_run(folder, DOCUMENT)
-    env = {
-        **os.environ,
-        "DIHT_PROGRAMS": "stub_programs",
-        "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
-        "DIHT_STUB": json.dumps(stub),
-    }
-    command = [sys.executable, "-P", "-m", "diht_k8s.cli", "run", "run.json"]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=240, check=False).returncode
+    return Diht(folder, "run", "run.json", stub=stub).end()[0]
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from diht_k8s.runtime.commit import commit
 from diht_k8s.runtime.progress import Reporter
 from diht_k8s.runtime.signals import StopFlag
 from diht_k8s.runtime.stage import Context
-from tests.contract.local import TESTS
+from tests.contract.local import STUBS, Diht
 from tests.folders import planted
 from tests.unit.api.documents import changed
 from tests.unit.controller.fake import Process
@@ -75,18 +73,9 @@ def without_literals(job: dict[str, Any]) -> str:
 
 
 def diht(folder: Path, *arguments: str, **env: str) -> str:
-    paths = {"DIHT_PROGRAMS": "stub_programs", "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "diht_k8s.cli", *arguments],
-        cwd=folder,
-        env={**os.environ, **paths, **env},
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    code, stdout, stderr = Diht(folder, *arguments, variables={**STUBS, **env}).end()
+    assert code == 0, stderr
+    return stdout + stderr
 
 
 def test_local_run_writes_and_prints_no_literal_value(tmp_path: Path) -> None:

@@ -4,47 +4,29 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from diht_k8s.cli.main import main
-from tests.contract.local import DOCUMENT, TESTS, wait_for, write_run
+from tests.contract.local import DOCUMENT, Diht, Stub, wait_for, write_run
 
 EVALUATE = {"benchmarks": [{"name": "b", "type": "Retrieval", "shards": ["b.tar"]}]}
 SMALL: dict[str, Any] = {**DOCUMENT["spec"], "evaluate": EVALUATE}
 SPEC = {**SMALL, "label": {}, "train": {"model": "ViT-B-32", "samples": 8, "batchSize": 8}}
 NAMES = ["tiny-beta-0-1-seed-0", "tiny-beta-0-1-seed-1", "tiny-beta-0-5-seed-0", "tiny-beta-0-5-seed-1"]
 TWO_BY_TWO = ("--vary", "train.loss.beta=0.1,0.5", "--seeds", "2")
-Stubs = Mapping[str, list[Any]]
 
 
-def started(
-    folder: Path, *arguments: str, spec: dict[str, Any] = SPEC, stub: Stubs | None = None
-) -> subprocess.Popen[str]:
+def started(folder: Path, *arguments: str, spec: dict[str, Any] = SPEC, stub: Stub | None = None) -> Diht:
     write_run(folder, {**DOCUMENT, "spec": spec})
-    env = {
-        **os.environ,
-        "DIHT_PROGRAMS": "stub_programs",
-        "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
-        "DIHT_STUB": json.dumps(stub or {}),
-    }
-    command = [sys.executable, "-P", "-m", "diht_k8s.cli", "sweep", "run.json", *arguments]
-    return subprocess.Popen(command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return Diht(folder, "sweep", "run.json", *arguments, stub=stub)
 
 
-def sweep(
-    folder: Path, *arguments: str, spec: dict[str, Any] = SPEC, stub: Stubs | None = None
-) -> tuple[int, str, str]:
-    process = started(folder, *arguments, spec=spec, stub=stub)
-    stdout, stderr = process.communicate(timeout=400)
-    return process.returncode, stdout, stderr
+def sweep(folder: Path, *arguments: str, spec: dict[str, Any] = SPEC, stub: Stub | None = None) -> tuple[int, str, str]:
+    return started(folder, *arguments, spec=spec, stub=stub).end()
 
 
 def committed(folder: Path) -> list[int]:
@@ -112,12 +94,12 @@ def test_others_run_where_one_variant_fails_and_the_first_failure_decides_the_co
 
 
 def test_interrupted_sweep_stops_all_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    stub: Stubs = {"train": ["ok", "hang", "ok"]}
-    process = started(tmp_path, "--seeds", "3", spec=SMALL, stub=stub)
+    stub: Stub = {"train": ["ok", "hang", "ok"]}
+    diht = started(tmp_path, "--seeds", "3", spec=SMALL, stub=stub)
     wait_for((tmp_path / "out/runs/latest/train/step").exists, 300)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=300)
-    assert process.returncode == 143
+    diht.process.send_signal(signal.SIGINT)
+    code, stdout, stderr = diht.end()
+    assert code == 143
     assert "to resume: diht sweep run.json --seeds 3" in stderr
     assert ("tiny-seed-2 (3 of 3)" in stdout, committed(tmp_path)) == (False, [1, 0, 1, 1])
     assert not (tmp_path / "comparison.html").exists()

@@ -29,7 +29,8 @@ def test_stages_run_one_by_one_where_no_environment_is_activated(folder: Path) -
         ["components.cat_filter", "-j", "2"],
         ["components.train", "-j", "1x2"],
     ):
-        done = torchx(folder, "run", "-s", "local_cwd", *component, "--", "--run", "run.json", "--set", "seed=3")
+        words = ("run", "-s", "local_cwd", *component, "--", "--run", "run.json", "--set", "seed=3")
+        done = torchx(folder, *words, interpreters=True)
         assert done.returncode == 0, done.stderr
     assert (folder / "out" / "runs/latest/filter" / "part-1").exists()
     committed = json.loads((folder / "out" / "runs/latest/train" / "COMMITTED.json").read_text())

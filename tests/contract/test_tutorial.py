@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shlex
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from tests.contract.local import Diht
 from tests.contract.trees import ROOT
+from tests.contract.whole_run import IMPORTED
 from tools.check_docs import fences
 
 PAGE = (ROOT / "docs/tutorial/own-images.md").read_text()
@@ -40,11 +39,10 @@ def place(tmp_path: Path) -> Path:
 
 def typed(place: Path, command: str, *more: str) -> str:
     """What a command of the page says; it must succeed."""
-    words = [sys.executable, "-P", "-m", "diht_k8s.cli", *shlex.split(command)[1:], *more]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    words = [*shlex.split(command)[1:], *more]
+    code, stdout, stderr = Diht(place, *words, variables={"PYTHONPATH": str(ROOT)}, modules=IMPORTED).end()
+    assert code == 0, stdout + stderr
+    return stdout
 
 
 def test_commands_of_the_tutorial_lead_to_a_valid_run_document(place: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,17 @@ from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.data.shards.tar_writer import write_samples
+from tests.contract.local import FORKED
 from tests.folders import located
 from tests.recipe.evaluate.small_run import CONFIG, draw, pairs
+from tests.recipe.train import fork_server
 
 ROOT = Path(__file__).resolve().parents[2]
 TEACHER = "test_resnet.r160_in1k"
 FILTER = {"minActions": 0, "textSpotting": {"mode": "Disabled"}, "workers": 1}
 TRAIN = {"modelConfig": CONFIG, "samples": 32, "batchSize": 16, "precision": "fp32"}
 PLAIN = {**TRAIN, "distillation": {"mode": "Disabled"}}
+IMPORTED = (FORKED, *fork_server.TRAINING, "spacy.lang.en", *(f"diht_k8s.stages.{stage}.stage" for stage in Stage))
 NOTES = ("notes.txt", ".hidden")
 
 
@@ -69,8 +70,7 @@ def walk(step: str) -> int:
     if words[0] != "run" and words[:2] != ["stage", "train"]:
         return main(words)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-m", "diht_k8s.cli", *words]
-    return subprocess.run(command, env=env, timeout=600, check=False).returncode
+    return fork_server.start(FORKED, str(Path.cwd()), *words, variables=env, modules=IMPORTED).wait(600)
 
 
 def unknown(output: Path) -> list[str]:

@@ -12,15 +12,16 @@ import pytest
 from diht_k8s.cli import cluster
 from diht_k8s.cli.main import main
 
-MODEL = {
+pytestmark = pytest.mark.usefixtures("traced_once")
+MODEL: dict[str, Any] = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 224, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 1000, "width": 32, "heads": 2, "layers": 1},
 }
 RESNET = {**MODEL, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16}}
 """At 32 pixels its last BatchNorm sees one place of an image."""
-HUGE = 4096
-"""Pairs of a batch that fit on no T4."""
+HUGE = {"modelConfig": {**MODEL, "vision_cfg": {**MODEL["vision_cfg"], "width": 1024}}, "batchSize": 256}
+"""Its pairs fit on no T4."""
 H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
 T4 = {"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}
 
@@ -120,7 +121,7 @@ def test_estimate_when_asked_for_json_then_one_object_whose_parts_add_up(
             "a micro-batch of 1 cannot pass through the model (Expected more than 1 value",
         ),
         (["--gpu", "T4"], {"precision": "bf16"}, "train.precision bf16 is not supported by this GPU"),
-        (["--gpu", "T4"], {"batchSize": HUGE}, "GiB of a T4's 15.0: set train.microBatchSize to "),
+        (["--gpu", "T4"], HUGE, "GiB of a T4's 15.0: set train.microBatchSize to "),
     ],
 )
 def test_estimate_when_asked_for_what_cannot_be_then_one_line_and_64(
@@ -143,11 +144,11 @@ def test_estimate_when_there_is_no_training_then_64(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("pods", "train", "arguments", "says"),
     [
-        ({}, {"batchSize": HUGE}, [], None),
-        ({"nodeSelector": {"disk": "ssd"}}, {"batchSize": HUGE}, [], None),
+        ({}, HUGE, [], None),
+        ({"nodeSelector": {"disk": "ssd"}}, HUGE, [], None),
         ({"resources": {"cpu": "512"}}, {}, ["--gpu", "T4"], None),
-        ({}, {"batchSize": HUGE}, ["--gpu", "T4"], "GiB of a T4's 15.0: set train.microBatchSize to "),
-        ({"nodeSelector": T4}, {"batchSize": HUGE}, [], "GiB of a T4's 15.0: set train.microBatchSize to "),
+        ({}, HUGE, ["--gpu", "T4"], "GiB of a T4's 15.0: set train.microBatchSize to "),
+        ({"nodeSelector": T4}, HUGE, [], "GiB of a T4's 15.0: set train.microBatchSize to "),
         ({"nodeSelector": H100, "resources": {"cpu": "4"}}, {}, [], "cpu 4 of a pod feeds 1 x H100 about 1,224 of "),
         (
             {"nodeSelector": H100},
@@ -206,7 +207,7 @@ def test_submit_when_it_cannot_fit_then_says_so_before_and_submits(
     write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "run_client", lambda _: Accepting())
-    assert main(["submit", write(pods={"nodeSelector": T4}, batchSize=HUGE)]) == 0
+    assert main(["submit", write(pods={"nodeSelector": T4}, **HUGE)]) == 0
     said = capsys.readouterr()
     assert "warning: the training needs " in said.err
     assert "submitted run here/small" in said.out

@@ -69,7 +69,7 @@ def check(summary: Any) -> None:
             assert isinstance(value, TYPES[kind.removesuffix(" | None")]), field.name
 
 
-@settings(max_examples=1000)
+@settings(max_examples=400)
 @given(data=st.data())
 def test_object_with_any_json_in_any_place_is_read_or_skipped(data: st.DataObject) -> None:
     document = data.draw(st.sampled_from(DOCUMENTS))

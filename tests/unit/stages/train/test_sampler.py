@@ -94,7 +94,7 @@ def test_any_set_and_batch_is_read_once_in_an_epoch_whatever_the_number_of_reade
     assert sorted(seen) == everything(sizes)
     whole = batches(order, batch_size, 3)
     assert len(set(whole[0])) == batch_size
-    for parts in range(2, 40):
+    for parts in (2, 3, 5, 8, 16, 39):
         assert batches(order, batch_size, 3, parts=parts) == whole
 
 
