@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from botocore.retries.standard import ExponentialBackoff
 from urllib3.util import Retry
 
-from diht_k8s.data.shards import azure_store
+from diht_k8s.data.shards import azure_store, google_store
 
 HEAD_BYTES = 1 << 16
 PAUSE_S = 0.02
@@ -33,6 +33,7 @@ def shorten_pauses(setting: Callable[[object, str, object], None] = setattr) -> 
         (azure_store._Retry, "get_backoff_time"),
     ):
         setting(retries, name, _shortened(getattr(retries, name)))
+    setting(google_store.RETRY, "_maximum", PAUSE_S)
 
 
 def _shortened(pause: Callable[..., float]) -> Callable[..., float]:
