@@ -8,7 +8,14 @@ import pytest
 
 from tests.recipe.filter.shared_models import shared_models
 from tests.s3.emulators import serving_azure, serving_google
+from tests.s3.faults import shorten_pauses
 from tests.s3.server import S3, serving, weed
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this process; those of forks are short, too."""
+    shorten_pauses(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session", autouse=True)

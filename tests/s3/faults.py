@@ -13,10 +13,31 @@ import random
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from botocore.retries.standard import ExponentialBackoff
+from urllib3.util import Retry
+
+from diht_k8s.data.shards import azure_store, google_store
+
 HEAD_BYTES = 1 << 16
+PAUSE_S = 0.02
+
+
+def shorten_pauses(setting: Callable[[object, str, object], None] = setattr) -> None:
+    """Have refused requests be repeated at once; each store's own pauses rise to 20 s."""
+    for retries, name in (
+        (ExponentialBackoff, "delay_amount"),
+        (Retry, "get_backoff_time"),
+        (azure_store._Retry, "get_backoff_time"),
+    ):
+        setting(retries, name, _shortened(getattr(retries, name)))
+    setting(google_store.RETRY, "_maximum", PAUSE_S)
+
+
+def _shortened(pause: Callable[..., float]) -> Callable[..., float]:
+    return lambda *given: min(pause(*given), PAUSE_S)
 
 
 @dataclass

@@ -43,6 +43,15 @@ from tests.s3.server import S3
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(1800)]
 
 
+@pytest.fixture(
+    scope="module",
+    params=["s3", *(pytest.param(each, marks=[getattr(pytest.mark, each), pytest.mark.slow]) for each in ("gs", "az"))],
+)
+def store(request: pytest.FixtureRequest) -> S3:
+    """A bucket of each object store in turn; those after the first are for `make test-all`."""
+    return request.getfixturevalue(request.param)
+
+
 @dataclass
 class Bench:
     """Data on the server, and a proxy before it through which the training reads and writes."""
@@ -110,10 +119,11 @@ def leave_without_marker(storage: Storage, checkpoint: str) -> None:
 @pytest.fixture(scope="module")
 def attempts(bench: Bench) -> dict[str, tuple[Attempt, list[str]]]:
     """One training in two attempts; for each how it ended and which checkpoints it left."""
-    output = bench.prepare("disturbed", samples=FEW_STEPS * BATCH, loaderWorkers=1)
+    often = {"everySamples": 3 * BATCH, "keep": 2}
+    output = bench.prepare("disturbed", samples=FEW_STEPS * BATCH, loaderWorkers=1, checkpoint=often)
     folder, found = bench.folder / "disturbed", {}
     bench.proxy.set(refuse=0.1, cut=0.1, short=0.1, seed=1)
-    ended = attempt(folder, at_step=18, act=lambda launcher: bench.proxy.set(expired=True), forked=True)
+    ended = attempt(folder, at_step=8, act=lambda launcher: bench.proxy.set(expired=True), forked=True)
     bench.proxy.set()
     found["expired"] = ended, bench.checkpoints(output)
     flip_a_bit(bench.storage, found["expired"][1][-1])

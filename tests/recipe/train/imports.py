@@ -6,6 +6,8 @@ import importlib
 
 import PIL.Image
 
+from tests.s3.faults import shorten_pauses
+
 for name in (
     "tests.recipe.train.train_rank",
     "tests.recipe.train.forked_stage",
@@ -21,3 +23,4 @@ for name in (
 ):
     importlib.import_module(name)
 PIL.Image.preinit()
+shorten_pauses()

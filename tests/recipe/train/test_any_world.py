@@ -1,7 +1,7 @@
 """Any number of processes: the training of one process, whether the processes divide the batch or not.
 
-Of 16 pairs the last one of three processes has fewer than the others, the last one of five none, and of seven one has a
-single pair and one none.
+Of 16 pairs the last one of three processes has fewer than the others; of 5 pairs one of four has a single pair and one
+none.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.recipe.train.small_run import SHARDS, Job, Table, document, lines, make_data, train_in_ranks
+from tests.recipe.train.small_run import Job, Table, document, lines, make_data, train_in_ranks
 
-STEPS, BATCH = 12, 16
+SHARDS = (40, 21, 27)
+STEPS, BATCH = 7, 16
 """The last one of STEPS is of the second epoch."""
+PAIRS = {3: BATCH, 4: 5}
+"""Of a batch, by processes."""
 MASKED = {"loss": {"maskDuplicateCaptions": True}}
 EMBEDDINGS = {"distillation": {"embeddings": {"weight": 0.5, "temperature": 0.2}}}
 KINDS: Table = {"masked": {**MASKED, **EMBEDDINGS}, "unmasked": {"ema": 0.9}}
@@ -23,10 +26,12 @@ KINDS: Table = {"masked": {**MASKED, **EMBEDDINGS}, "unmasked": {"ema": 0.9}}
 PLACES: Table = {
     "zero 0": {"zeroStage": 0},
     "zero 1, parts": {"zeroStage": 1, "microBatchSize": 4},
-    "zero 2, parts": {"zeroStage": 2, "microBatchSize": 2},
-    "zero 3, parts": {"zeroStage": 3, "microBatchSize": 2},
+    "zero 2, rows": {"zeroStage": 2, "microBatchSize": 1},
+    "zero 3, parts": {"zeroStage": 3, "microBatchSize": 4},
+    "zero 3, rows": {"zeroStage": 3, "microBatchSize": 1},
 }
-"""Micro-batches of which the last one is shorter: 4 and 2 of six rows, 2 and 1 of three."""
+"""Micro-batches of which the last one is shorter: 4 and 2 of six rows; and those of a single row, of which some have no
+pair."""
 FIGURES = (
     "loss",
     "contrastive_loss",
@@ -43,58 +48,51 @@ FIGURES = (
 )
 HELD_OUT = ("validation_loss", "validation_image_to_text_top1", "validation_text_to_image_top1")
 pytestmark = pytest.mark.timeout(1800)  # for machines that do other things, too
+CASES = [
+    (3, "masked", "zero 0"),
+    (3, "unmasked", "zero 1, parts"),
+    (3, "masked", "zero 3, parts"),
+    (4, "unmasked", "zero 0"),
+    (4, "unmasked", "zero 2, rows"),
+    (4, "masked", "zero 3, rows"),
+]
 
-Results = dict[tuple[int, str, str], dict[str, Any]]
+Results = dict[tuple[int, int, str, str], dict[str, Any]]
+"""By processes, pairs of a batch, kind and place."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("worlds")
-    make_data(folder / "data", captions=30)
+    make_data(folder / "data", SHARDS, captions=30)
     return folder
 
 
-def trained_in(place: Path, world: int, places: list[tuple[str, str]], steps: int, label: str) -> Results:
-    held_out = {"shards": [f"{place}/data/made/filter/kept/drawn-0.tar"], "everySamples": 4 * BATCH}
-    jobs = {
-        f"{kind}; {where}": Job(
-            document(
-                place / f"{label}-{world}-{kind}-{where}".replace(" ", "-").replace(",", ""),
-                data=place / "data",
-                samples=steps * BATCH,
-                validation=held_out if steps == STEPS else None,
-                **KINDS[kind],
-                **PLACES[where],
-            )
-        )
-        for kind, where in places
-    }
-    found = train_in_ranks(world, jobs, place / f"{label}-{world}", seconds=1500)
-    return {(world, *name.split("; ")): result for name, result in found.items()}  # type: ignore[misc]  # two parts
-
-
-REFERENCE = [("masked", "zero 0"), ("unmasked", "zero 0")]
-CASES = [
-    (3, "masked", "zero 0"),
-    (3, "unmasked", "zero 1, parts"),
-    (3, "masked", "zero 3, parts"),
-    (7, "unmasked", "zero 0"),
-    (7, "masked", "zero 1, parts"),
-    (7, "unmasked", "zero 2, parts"),
-    (7, "masked", "zero 3, parts"),
-]
+def name_of(world: int, pairs: int, kind: str, where: str) -> str:
+    return f"{world}-{pairs}-{kind}-{where}".replace(" ", "-").replace(",", "")
 
 
 @pytest.fixture(scope="module")
 def trained(place: Path) -> Results:
-    results = trained_in(place, 1, REFERENCE, STEPS, "short")
-    for world in (3, 7):
-        results |= trained_in(place, world, [case[1:] for case in CASES if case[0] == world], STEPS, "short")
+    gangs = {case: (case[0], PAIRS[case[0]], *case[1:]) for case in CASES}
+    alone = [(1, pairs, kind, "zero 0") for pairs in PAIRS.values() for kind in KINDS]
+    results: Results = {}
+    for world in (1, *PAIRS):
+        jobs = {}
+        for each in dict.fromkeys([*alone, *gangs.values()]):
+            _, pairs, kind, where = each
+            train = {"samples": STEPS * pairs, "batchSize": pairs, **KINDS[kind], **PLACES[where]}
+            held_out = {"shards": [f"{place}/data/made/filter/kept/drawn-1.tar"], "everySamples": 3 * pairs}
+            if each[0] == world:
+                run = document(place / name_of(*each), data=place / "data", validation=held_out, **train)
+                jobs[each] = Job(run)
+        found = train_in_ranks(world, {name_of(*each): job for each, job in jobs.items()}, place / f"ranks-{world}")
+        results |= {each: found[name_of(*each)] for each in jobs}
     return results
 
 
-def metrics(place: Path, world: int, kind: str, where: str) -> list[dict[str, Any]]:
-    return lines(place, f"short-{world}-{kind}-{where}".replace(" ", "-").replace(",", ""))
+def metrics(place: Path, *case: Any) -> dict[int, dict[str, Any]]:
+    return {line["step"]: line for line in lines(place, name_of(*case))}
 
 
 def assert_same_curve(found: dict[str, Any], reference: dict[str, Any]) -> None:
@@ -109,7 +107,8 @@ def assert_same_curve(found: dict[str, Any], reference: dict[str, Any]) -> None:
 def test_training_when_the_processes_do_not_divide_the_batch_then_that_of_one(
     trained: Results, world: int, kind: str, where: str
 ) -> None:
-    found, reference = trained[world, kind, where], trained[1, kind, "zero 0"]
+    pairs = PAIRS[world]
+    found, reference = trained[world, pairs, kind, where], trained[1, pairs, kind, "zero 0"]
     assert len(reference["losses"]) == STEPS
     assert reference["losses"][-1][0] < reference["losses"][0][0] - 0.3, "it learns"
     assert_same_curve(found, reference)
@@ -125,20 +124,19 @@ def test_metrics_when_the_processes_do_not_divide_the_batch_then_of_the_pairs_al
     trained: Results, place: Path, world: int, kind: str, where: str
 ) -> None:
     assert trained
-    found, reference = (
-        {line["step"]: line for line in metrics(place, *key)} for key in ((world, kind, where), (1, kind, "zero 0"))
-    )
+    pairs = PAIRS[world]
+    found, reference = metrics(place, world, pairs, kind, where), metrics(place, 1, pairs, kind, "zero 0")
     both = sorted(found.keys() & reference.keys())
     held_out = [step for step in both if HELD_OUT[0] in reference[step]]
-    assert held_out == [4, 8, 12]
+    assert held_out == [3, 6, STEPS]
     for step in both:
         names = FIGURES + (HELD_OUT if step in held_out else ())
         ours, theirs = ({name: line[step][name] for name in names} for line in (found, reference))
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
-    assert 0 < reference[12]["duplicate_caption_share"] < 1
+    assert pairs < BATCH or 0 < reference[STEPS]["duplicate_caption_share"] < 1
 
 
-CHAIN = [(4, 3, None), (3, 5, 3), (2, 1, None), (3, 3, None), (4, None, None)]
+CHAIN = [(3, 2, None), (2, 4, 2), (1, 1, None), (2, 1, None), (3, None, None)]
 """Processes, steps of the attempt, and good steps of one that ends without a checkpoint of its last ones."""
 
 
