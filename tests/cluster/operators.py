@@ -56,7 +56,7 @@ class Operator:
         words += ["--node-faults", json.dumps(FAULTS), "--log-format", "text", *(self.options or ("--no-lease",))]
         env = {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PYTHONPATH": str(self.code)}
         with self.log.open("ab") as log:
-            if self.code == PROJECT:
+            if self.code == PROJECT and "--no-lease" in words:  # a Lease wants a process id known from the first import
                 self.process = forked.start("operate", *words, variables=env, output=log)
             else:
                 command = [sys.executable, "-P", "-m", *words]

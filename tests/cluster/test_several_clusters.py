@@ -143,6 +143,7 @@ def test_run_goes_to_the_other_cluster_and_its_status_comes_back(clusters: Clust
     assert remote["spec"] == {key: value for key, value in here.get("far")["spec"].items() if key != "managedBy"}
     wait_until(lambda: condition(here.status("far"), "Progressing").get("reason") == "Running", "its status comes back")
     clusters.say("far runs")
+    there.wait_begun("far", "train")
     (there.folder / "far/gate").write_bytes(b"x")
     status = there.wait_for("far", kind)
     wait_until(lambda: here.status("far") == there.status("far"), "the same status on both clusters")
