@@ -4,8 +4,10 @@ runs.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.operators import Runs, output_folder, project
-from tests.cluster.tools import PATIENCE, PROJECT, Kubectl, fresh_namespace, script
+from tests.cluster.tools import CLUSTER, PATIENCE, PROJECT, Kubectl, fresh_namespace, script
 
 CHART = PROJECT / "helm/diht-operator"
 IMAGE = "local/diht-operator:test"
@@ -93,10 +95,17 @@ def _settings(settings: tuple[str, ...]) -> list[str]:
 
 @functools.cache
 def build_operator_image() -> None:
-    """Once a session, from its Containerfile, into the nodes; the layers with the packages are kept from the time
+    """Once a check, from its Containerfile, into the nodes; the layers with the packages are kept from the time
     before.
     """
-    script("build", IMAGE, str(PROJECT), str(PROJECT / "images/operator.Containerfile"))
+    with (CLUSTER / "operator-image").open("a+") as made:  # by which check
+        fcntl.flock(made, fcntl.LOCK_EX)
+        made.seek(0)
+        check = os.environ.get("TEST_CLUSTER_CHECK", str(os.getpid()))
+        if made.read() != check:
+            script("build", IMAGE, str(PROJECT), str(PROJECT / "images/operator.Containerfile"))
+            made.truncate(0)
+            made.write(check)
 
 
 @contextmanager

@@ -5,12 +5,13 @@ foreign cluster DIHT_TEST_S3_IMAGE and DIHT_TEST_RECIPE_IMAGE name images that i
 the nodes themselves is skipped there. TEST_CLUSTER_REQUIRED=1 makes what is skipped for want of a cluster a failure.
 
 Tests keep to a namespace of their own and run side by side. Those that change what all share (nodes, parts,
-definitions, Kueue) carry the mark `exclusive`, which a fixture of EXCLUSIVE gives them, too: `check` runs them one by
-one afterwards.
+definitions) carry the mark `exclusive`, which a fixture of EXCLUSIVE gives them, too: `check` runs them one by one
+afterwards, and last, side by side again, those that need Kueue.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -25,12 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
+from tests.cluster.operators import project
 from tests.cluster.tools import (
     CLUSTER,
     NAMESPACES,
     PATIENCE,
-    PROJECT,
     S3,
     Kubectl,
     KubectlError,
@@ -44,24 +46,46 @@ from tests.cluster.tools import (
 from tests.cluster.tools import recipe_image as build_recipe_image
 from tests.cluster.trainings import Trainings, opened
 
-EXCLUSIVE = ("parts", "kwok", "kueue")
-"""Fixtures that change what all share, in the order of their tests: the last ones stay until the end."""
+EXCLUSIVE = ("parts", "kwok")
+"""Fixtures that change what all share."""
 LAST_LINES = 40
 """Of each pod, in the report of a test that failed."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "kueue: needs a Kueue, which all such tests share")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use such fixtures; those of kwok and Kueue come last, which then are installed once."""
+    """Mark the tests by their fixtures. Those with real programs come first, since they take longest."""
     for item in items:
-        if isinstance(item, pytest.Function) and any(name in item.fixturenames for name in EXCLUSIVE):
+        if not isinstance(item, pytest.Function):
+            continue
+        if any(name in item.fixturenames for name in EXCLUSIVE):
             item.add_marker(pytest.mark.exclusive)
-    items.sort(key=_turn)
+        elif "kueue" in item.fixturenames:
+            item.add_marker(pytest.mark.kueue)
+    items.sort(key=lambda item: "s3_in_cluster" not in getattr(item, "fixturenames", ()))
 
 
-def _turn(item: pytest.Item) -> int:
-    names = item.fixturenames if isinstance(item, pytest.Function) else ()
-    return 2 if "kueue" in names else 1 if "kwok" in names else 0
+class _Scheduling(LoadScopeScheduling):
+    """Tests of a file stay together where they share a fixture of the module; each other one goes to a free worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if _shares(self.config.rootpath / file) else nodeid
+
+
+@functools.cache
+def _shares(file: Path) -> bool:
+    text = file.read_text()
+    return 'scope="module"' in text or "trainings: Trainings" in text
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _Scheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -195,12 +219,8 @@ def project_volume(kubectl: Kubectl, own: bool, namespace: str) -> Iterator[dict
     if not own:
         yield {"volumes": [], "mounts": []}
         return
-    kubectl.apply(manifest("project-volume.yaml", namespace=namespace, path=str(PROJECT)))
-    yield {
-        "volumes": [{"name": "project", "persistentVolumeClaim": {"claimName": "project", "readOnly": True}}],
-        "mounts": [{"name": "project", "mountPath": "/project", "readOnly": True}],
-    }
-    kubectl("delete", "persistentvolume", f"project-{namespace}", "--wait=false")
+    with project(kubectl, namespace) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -262,11 +282,20 @@ def kwok(own: bool) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def kueue(kwok: None) -> Iterator[None]:
-    """Kueue over the fake nodes. Its webhooks are in the way of all later tests, which is why there are none."""
+def kueue(own: bool, kubectl: Kubectl) -> Iterator[None]:
+    """Kueue, and two fake nodes of 8 GPUs each; those that `check` has installed for tests side by side, if any. Its
+    webhooks are in the way of all other tests, which is why they come before.
+    """
+    if not own:
+        cannot("KUBECONFIG is another cluster's: fake nodes are not joined to it")
+    if kubectl("get", "namespace", "kueue-system", "--ignore-not-found"):
+        yield
+        return
+    script("extra", "kwok", "2")
     script("extra", "kueue")
     yield
     script("extra", "no-kueue")
+    script("extra", "no-kwok")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import signal
 import sys
 from typing import Any
 
-from diht_k8s.controller.__main__ import main
 from diht_k8s.kube.connection import Connection
 
 request = Connection.request
@@ -25,4 +24,3 @@ def request_and_die(self: Connection, what: str, method: str, *arguments: Any, *
 
 
 Connection.request = request_and_die
-main()

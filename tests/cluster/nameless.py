@@ -7,8 +7,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from diht_k8s.controller.__main__ import main
-
 resolve, away = socket.getaddrinfo, Path(os.environ["DIHT_TEST_NO_NAMES"])
 
 
@@ -19,4 +17,3 @@ def resolve_or_not(*arguments: Any, **options: Any) -> Any:
 
 
 socket.getaddrinfo = resolve_or_not
-main()

@@ -4,6 +4,7 @@ torch.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -21,8 +22,10 @@ from typing import Any
 
 import yaml
 
+from tests.cluster import forked
 from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, KubectlError, fresh_namespace, manifest, wait_until
 from tests.ports import free_port
+from tests.recipe.train.fork_server import Forked
 
 FAULTS = [{"condition": "TestFault"}, {"condition": "UrgentTestFault", "move": "AtOnce"}]
 """Faults of nodes that only tests report."""
@@ -37,7 +40,7 @@ class Operator:
     kubeconfig: Path
     log: Path
     options: tuple[str, ...] = ()
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Forked | None = None
     port: int = field(default_factory=free_port)
     program: str = "diht_k8s.controller"
     code: Path = PROJECT
@@ -49,12 +52,15 @@ class Operator:
         return f"system:serviceaccount:{self.namespace}:diht-operator"
 
     def start(self) -> Operator:
-        command = [sys.executable, "-P", "-m", self.program, "--namespace", self.namespace, "--port", str(self.port)]
-        command += ["--address", "127.0.0.1", "--node-faults", json.dumps(FAULTS)]
-        command += ["--log-format", "text", *(self.options or ("--no-lease",))]
+        words = [self.program, "--namespace", self.namespace, "--port", str(self.port), "--address", "127.0.0.1"]
+        words += ["--node-faults", json.dumps(FAULTS), "--log-format", "text", *(self.options or ("--no-lease",))]
+        env = {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PYTHONPATH": str(self.code)}
         with self.log.open("ab") as log:
-            env = {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PYTHONPATH": str(self.code)}
-            self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=PROJECT)
+            if self.code == PROJECT and "--no-lease" in words:  # a Lease wants a process id known from the first import
+                self.process = forked.start("operate", *words, variables=env, output=log)
+            else:
+                command = [sys.executable, "-P", "-m", *words]
+                self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=PROJECT)
         return self
 
     def kill(self) -> None:
@@ -83,31 +89,48 @@ class Operator:
             return 0, str(error)
 
 
+@functools.cache
+def define(kubectl: Kubectl) -> None:
+    """The CRD and the operator's rights, once in a process."""
+    crd, role = str(PROJECT / "manifests/crd/diht.dev_dihtruns.yaml"), json.dumps(_rbac("ClusterRole"))
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", crd)
+    kubectl.wait_established("dihtruns.diht.dev")
+    kubectl.apply(role, "--server-side", "--force-conflicts")  # tests side by side may make it at once
+
+
 def install(kubectl: Kubectl, namespace: str, folder: Path) -> Path:
     """The CRD, the operator's rights in one namespace, and a kubeconfig with its token."""
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(PROJECT / "manifests/crd/diht.dev_dihtruns.yaml"))
-    kubectl.wait_established("dihtruns.diht.dev")
-    documents = list(yaml.safe_load_all((PROJECT / "manifests/base/rbac.yaml").read_text()))
-    role = json.dumps(next(each for each in documents if each["kind"] == "ClusterRole"))
-    kubectl.apply(role, "--server-side", "--force-conflicts")  # tests side by side may make it at once
-    for document in documents:
-        if document["metadata"]["name"] == "diht-operator-lease":
-            kubectl.apply(json.dumps(document), "--namespace", namespace)
-    kubectl("create", "serviceaccount", "diht-operator", "--namespace", namespace)
-    subject = f"--serviceaccount={namespace}:diht-operator"
-    kubectl("create", "rolebinding", "diht-operator", "--clusterrole=diht-operator", subject, "--namespace", namespace)
+    define(kubectl)
+    for kind in ("Role", "RoleBinding"):  # of the Lease
+        document = _rbac(kind)
+        kubectl.create({**document, "metadata": {**document["metadata"], "namespace": namespace}}, namespace)
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "diht-operator"}}
+    kubectl.create(account, namespace)
+    kubectl.create(binding(namespace, "RoleBinding", "diht-operator"), namespace)
     # What has no namespace cannot be granted in one.
     wide = f"diht-operator-{namespace}"
     cluster_wide = ("nodes", "resourceflavors", "workloadpriorityclasses", "priorityclasses")
-    rules = [each for each in _rules(documents) if each["resources"][0] in cluster_wide]
-    kubectl.apply(json.dumps({"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": wide}, "rules": rules}))
-    kubectl("create", "clusterrolebinding", wide, f"--clusterrole={wide}", subject)
+    rules = [each for each in _rbac("ClusterRole")["rules"] if each["resources"][0] in cluster_wide]
+    kubectl.create({"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": wide}, "rules": rules})
+    kubectl.create(binding(namespace, "ClusterRoleBinding", wide))
     return operator_kubeconfig(kubectl, namespace, folder)
+
+
+def binding(namespace: str, kind: str, role: str) -> dict[str, Any]:
+    """The operator of a namespace has the rights of a ClusterRole."""
+    return {
+        "apiVersion": RBAC,
+        "kind": kind,
+        "metadata": {"name": role},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": "diht-operator", "namespace": namespace}],
+    }
 
 
 def operator_kubeconfig(kubectl: Kubectl, namespace: str, folder: Path) -> Path:
     """A kubeconfig with the token of the operator's service account, which is there."""
-    token = kubectl("create", "token", "diht-operator", "--namespace", namespace, "--duration=3h").strip()
+    account = f"/api/v1/namespaces/{namespace}/serviceaccounts/diht-operator"
+    token = kubectl.send("POST", f"{account}/token", {"spec": {"expirationSeconds": 3 * 3600}})["status"]["token"]
     config = yaml.safe_load(kubectl.kubeconfig.read_text())
     config["users"] = [{"name": "operator", "user": {"token": token}}]
     for context in config["contexts"]:
@@ -117,8 +140,23 @@ def operator_kubeconfig(kubectl: Kubectl, namespace: str, folder: Path) -> Path:
     return path
 
 
-def _rules(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return next(each["rules"] for each in documents if each["kind"] == "ClusterRole")
+def _rbac(kind: str) -> dict[str, Any]:
+    """The first object of a kind among the operator's rights."""
+    documents = yaml.safe_load_all((PROJECT / "manifests/base/rbac.yaml").read_text())
+    return next(each for each in documents if each["kind"] == kind)
+
+
+@contextmanager
+def claimed(kubectl: Kubectl, name: str, namespace: str, folder: Path) -> Iterator[None]:
+    """A folder of this machine, which carries both nodes, as a volume and the namespace's claim of that name."""
+    text = manifest(f"{name}-volume.yaml", namespace=namespace, path=str(folder))
+    volume, claim = yaml.safe_load_all(text)
+    kubectl.create(volume)
+    kubectl.create(claim, namespace)
+    try:
+        yield
+    finally:
+        kubectl.send("DELETE", f"/api/v1/persistentvolumes/{name}-{namespace}")
 
 
 @contextmanager
@@ -127,25 +165,21 @@ def output_folder(kubectl: Kubectl, namespace: str) -> Iterator[Path]:
     folder = CLUSTER / "output" / namespace
     folder.mkdir(parents=True)
     folder.chmod(0o777)
-    kubectl.apply(manifest("output-volume.yaml", namespace=namespace, path=str(folder)))
     try:
-        yield folder
+        with claimed(kubectl, "output", namespace, folder):
+            yield folder
     finally:
-        kubectl("delete", "persistentvolume", f"output-{namespace}", "--wait=false")
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def project(kubectl: Kubectl, namespace: str) -> Iterator[dict[str, Any]]:
     """This checkout as a volume at /project, as the fixture project_volume has it."""
-    kubectl.apply(manifest("project-volume.yaml", namespace=namespace, path=str(PROJECT)))
-    try:
+    with claimed(kubectl, "project", namespace, PROJECT):
         yield {
             "volumes": [{"name": "project", "persistentVolumeClaim": {"claimName": "project", "readOnly": True}}],
             "mounts": [{"name": "project", "mountPath": "/project", "readOnly": True}],
         }
-    finally:
-        kubectl("delete", "persistentvolume", f"project-{namespace}", "--wait=false")
 
 
 @dataclass(frozen=True)
@@ -159,14 +193,17 @@ class World:
 
 
 @contextmanager
-def world(kubectl: Kubectl, image: str, folder: Path, *, start: bool = True) -> Iterator[World]:
-    """A fresh one; it goes with its namespace."""
+def world(
+    kubectl: Kubectl, image: str, folder: Path, *, start: bool = True, options: tuple[str, ...] = ()
+) -> Iterator[World]:
+    """A fresh one; it goes with its namespace. `options` are the operator's."""
     with ExitStack() as stack:
         namespace = stack.enter_context(fresh_namespace(kubectl, "op"))
         output = stack.enter_context(output_folder(kubectl, namespace))
         volume = stack.enter_context(project(kubectl, namespace))
-        stack.callback(lambda: kubectl("delete", "clusterrole,clusterrolebinding", f"diht-operator-{namespace}"))
-        operator = Operator(namespace, install(kubectl, namespace, folder), folder / "operator.log")
+        for kind in ("clusterroles", "clusterrolebindings"):
+            stack.callback(kubectl.send, "DELETE", f"/apis/{RBAC}/{kind}/diht-operator-{namespace}")
+        operator = Operator(namespace, install(kubectl, namespace, folder), folder / "operator.log", options)
         stack.callback(lambda: print(operator.log.read_text()[-8000:] if operator.log.exists() else "not started"))
         stack.callback(operator.stop)
         if start:
@@ -221,15 +258,21 @@ class Runs:
         return {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name}, "spec": merged}
 
     def apply(self, name: str, stub: dict[str, Any] | None = None, **spec: Any) -> str:
-        self.kubectl.apply(json.dumps(self.document(name, stub, **spec)), "--namespace", self.namespace)
+        self.kubectl.create(self.document(name, stub, **spec), self.namespace)
         return name
 
     def patch(self, name: str, spec: dict[str, Any]) -> None:
-        patch = json.dumps({"spec": spec})
-        self.kubectl("patch", "dihtrun", name, "--namespace", self.namespace, "--type=merge", "-p", patch)
+        self.kubectl.send("PATCH", self.path(name), {"spec": spec})
+
+    def delete(self, name: str) -> None:
+        """Without waiting for the end."""
+        self.kubectl.send("DELETE", self.path(name))
+
+    def path(self, name: str) -> str:
+        return f"/apis/diht.dev/v1alpha1/namespaces/{self.namespace}/dihtruns/{name}"
 
     def get(self, name: str) -> dict[str, Any]:
-        return self.kubectl.read(f"/apis/diht.dev/v1alpha1/namespaces/{self.namespace}/dihtruns/{name}")
+        return self.kubectl.read(self.path(name))
 
     def gone(self, name: str) -> bool:
         """Whether the API server says that there is no such run."""
@@ -270,10 +313,8 @@ class Runs:
         )
 
     def events(self, name: str) -> list[str]:
-        found = self.kubectl.json(
-            "get", "events", "--namespace", self.namespace, "--field-selector", f"involvedObject.name={name}"
-        )["items"]
-        return [event["reason"] for event in found]
+        path = f"/api/v1/namespaces/{self.namespace}/events?fieldSelector=involvedObject.name={name}"
+        return [event["reason"] for event in self.kubectl.read(path)["items"]]
 
     def children(self, name: str) -> dict[str, str]:
         """Names of the Jobs of a run, with their UIDs."""
@@ -365,8 +406,11 @@ def tainted(kubectl: Kubectl, node: str, key: str) -> Iterator[None]:
 
 def why(runs: Runs, name: str, code: Path = PROJECT) -> str:
     """What `diht status` says of a run, with the packages of a folder."""
-    command = [sys.executable, "-P", "-m", "diht_k8s.cli", "status", name, "--namespace", runs.namespace]
-    env = {**os.environ, "KUBECONFIG": str(runs.kubectl.kubeconfig), "PYTHONPATH": str(code)}
+    words, kubeconfig = ["status", name, "--namespace", runs.namespace], str(runs.kubectl.kubeconfig)
+    if code == PROJECT:
+        return forked.call(*words, KUBECONFIG=kubeconfig).stdout
+    command = [sys.executable, "-P", "-m", "diht_k8s.cli", *words]
+    env = {**os.environ, "KUBECONFIG": kubeconfig, "PYTHONPATH": str(code)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=env, timeout=120)
     return done.stdout + done.stderr
 

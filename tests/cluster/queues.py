@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,7 @@ class OneAtATime:
 
     def __post_init__(self) -> None:
         queue = manifest("run-queue.yaml", namespace=self.runs.namespace, preemption=self.preemption, cpu=self.cpu)
-        self.kubectl.apply(queue)
+        self.kubectl.apply(queue, "--server-side", "--force-conflicts")  # tests side by side may make it at once
 
     def start(self, name: str, *ends: Any, pods: dict[str, Any] | None = None, **spec: Any) -> str:
         """A training of one pod in the queue, unless `spec` and `pods` say otherwise; its programs end in turn as the
@@ -37,7 +36,7 @@ class OneAtATime:
         document = self.runs.document(name, {"train": list(ends)}, **{**STAGES, **spec})
         queued = {"queueName": "one", "queueing": "PerRun", "resources": {"cpu": "1"}}
         document["spec"]["pods"] |= {**queued, **(pods or {})}
-        self.kubectl.apply(json.dumps(document), "--namespace", self.runs.namespace)
+        self.kubectl.create(document, self.runs.namespace)
         return name
 
     def workload(self, name: str) -> dict[str, Any]:
@@ -79,7 +78,7 @@ class OneAtATime:
                 ],
             },
         }
-        self.kubectl.apply(json.dumps(urgent))
+        self.kubectl.create(urgent, self.runs.namespace)
         wait_until(lambda: self.admitted("urgent"), "the urgent Workload has the quota", 60)
         living = [pod for pod in self.runs.pods(name) if pod["status"]["phase"] in ("Pending", "Running")]
         assert not living, "pods without quota"
@@ -88,7 +87,7 @@ class OneAtATime:
 
     def reserved(self) -> dict[str, Any]:
         """What the queue holds: reserved and admitted Workloads, quota in use."""
-        found = self.kubectl.json("get", "clusterqueue", self.runs.namespace)["status"]
+        found = self.kubectl.read(f"/apis/kueue.x-k8s.io/v1beta2/clusterqueues/{self.runs.namespace}")["status"]
         usage = found["flavorsReservation"][0]["resources"][0]["total"]
         return {
             "reserving": found.get("reservingWorkloads", 0),

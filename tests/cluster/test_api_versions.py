@@ -7,9 +7,6 @@ The migration is that of the definition itself, under an operator and a client t
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.schema.crd import GROUP
+from tests.cluster import forked
 from tests.cluster.api_versions import FIELD, NEW, OLD, Definition, Version
 from tests.cluster.operators import World, world
 from tests.cluster.tools import PROJECT, Kubectl, KubectlError, cannot
@@ -54,10 +52,9 @@ def place(kubectl: Kubectl, own: bool, recipe_image: str, tmp_path: Path) -> Ite
 
 def diht(place: World, *arguments: str) -> str:
     """What the client of this checkout prints."""
-    env = {**os.environ, "KUBECONFIG": str(place.kubectl.kubeconfig), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "diht_k8s.cli", *arguments, "--namespace", place.namespace]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
-    assert done.returncode == 0, done.stderr
+    words = [*arguments, "--namespace", place.namespace]
+    done = forked.call(*words, KUBECONFIG=str(place.kubectl.kubeconfig), COLUMNS="200")
+    assert done.returncode == 0, done.stdout
     return done.stdout
 
 

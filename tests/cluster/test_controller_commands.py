@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cluster import forked
 from tests.cluster.operators import World, world
 from tests.cluster.tools import Kubectl, KubectlError, cannot, wait_until
 
@@ -31,9 +30,7 @@ def place(kubectl: Kubectl, own: bool, recipe_image: str, tmp_path_factory: pyte
 @pytest.fixture
 def diht(place: World) -> Diht:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "KUBECONFIG": str(place.kubectl.kubeconfig), "COLUMNS": "200"}
-        command = [sys.executable, "-m", "diht_k8s.cli", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+        return forked.call(*arguments, KUBECONFIG=str(place.kubectl.kubeconfig), COLUMNS="200")
 
     return call
 
@@ -49,7 +46,7 @@ def test_run_from_submit_to_cancel(place: World, diht: Diht, tmp_path: Path) -> 
     file = write(place, tmp_path, "mine", {"filter": [75, "ok"]})
     assert "the cluster accepts it" in diht("submit", file, *where, "--dry-run").stdout
     done = diht("submit", file, *where)
-    assert (done.returncode, "submitted run" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "submitted run" in done.stdout) == (0, True), done.stdout
     watched = diht("watch", "mine", *where)
     assert watched.returncode == 1
     assert "mine failed (RestartsExhausted): filter: filter was told to end with 75" in watched.stdout

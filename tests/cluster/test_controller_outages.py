@@ -66,7 +66,7 @@ def test_operator_that_was_away_catches_up(place: World) -> None:
 
 @pytest.mark.parametrize(
     ("finished", "active", "seconds"),
-    [(3, 2, 25), pytest.param(20, 5, 60, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])],
+    [(1, 2, 15), pytest.param(20, 5, 60, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])],
 )
 def test_idle_operator_writes_progress_of_what_runs_and_nothing_else(
     place: World, audit: Any, finished: int, active: int, seconds: int

@@ -1,5 +1,5 @@
-"""The chart on a real cluster, with the operator's own image: install, test, upgrade, roll back, uninstall, install
-again; two scopes.
+"""The chart on a real cluster, with the operator's own image: for one namespace beside other tests, and for all
+namespaces its whole life.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from tests.cluster.charts import (
     recipe,
     runs_place,
 )
-from tests.cluster.operators import Runs
+from tests.cluster.operators import Runs, define
 from tests.cluster.tools import PATIENCE, PROJECT, Kubectl, KubectlError, cannot, fresh_namespace, wait_until
 from tests.contract.charts import EVERYTHING, NEWEST
 
-pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 ONE_STAGE: dict[str, Any] = {"label": None, "train": None, "evaluate": None}
 NAMESPACED = (
     "rbac.scope=namespaced",
@@ -68,10 +68,10 @@ def admin(helm: str, runs: Runs) -> Iterator[Helm]:
     found.uninstall_all()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rights(kubectl: Kubectl) -> Iterator[None]:
     """What an administrator does once, where users install for themselves: the CRD, and the roles of people."""
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(PROJECT / "manifests/crd/diht.dev_dihtruns.yaml"))
+    define(kubectl)
     kubectl("apply", "-f", USERS)
     yield
     kubectl("delete", "-f", USERS)
@@ -111,7 +111,7 @@ def test_user_of_one_namespace_installs_there_and_no_other_namespace_is_served(
     assert "a run has filtered four images to its end" in tested
     assert objects(runs, "diht-operator-test") == [], "the test has left nothing"
     with fresh_namespace(kubectl, "other") as other:
-        kubectl.apply(json.dumps(runs.document("mine", **ONE_STAGE)), "--namespace", other)
+        kubectl.create(runs.document("mine", **ONE_STAGE), other)
         runs.apply("mine", **ONE_STAGE)
         runs.wait_for("mine", "Complete")
         assert "status" not in kubectl.json("get", "dihtrun", "mine", "--namespace", other)
@@ -134,130 +134,6 @@ def test_user_of_one_namespace_installs_there_and_no_other_namespace_is_served(
 def test_user_without_rights_learns_what_is_missing(admin: Helm, rights: None) -> None:
     with pytest.raises(HelmError, match=r'(?s)"mallory" cannot .* in API group .* in the namespace'):
         replace(admin, user="mallory").install("diht-operator", *NAMESPACED)
-
-
-STATES = {"long": "Running", "done": "Complete", "later": "Suspended", "held": "Queued", "wrong": "UserError"}
-"""A run in every state, and the reason of its condition Progressing."""
-
-
-def make_runs_in_every_state(runs: Runs) -> None:
-    """The queue is played by hand: it does to the Job of the run what Kueue does."""
-    runs.apply("long", {"filter": ["hang"]}, **ONE_STAGE)
-    runs.apply("done", **ONE_STAGE)
-    runs.apply("later", suspend=True, **ONE_STAGE)
-    held = runs.document("held", {"filter": ["hang"]}, **ONE_STAGE)
-    held["spec"]["pods"]["queueName"] = "gpus"
-    runs.kubectl.apply(json.dumps(held), "--namespace", runs.namespace)
-    runs.apply("wrong", {"filter": [64]}, **ONE_STAGE)
-    runs.wait_for("held", "Progressing", "Running")
-    hold = ("patch", "job", "held-filter-1", "--namespace", runs.namespace, "--type=merge", "-p")
-    runs.kubectl(*hold, json.dumps({"spec": {"suspend": True}}))
-    for name, reason in STATES.items():
-        runs.wait_for(name, "Progressing", reason)
-
-
-def states(runs: Runs) -> dict[str, str]:
-    return {name: runs.condition(name, "Progressing")["reason"] for name in STATES}
-
-
-NEW_FIELD = "tomorrow"
-
-
-def next_chart(folder: Path) -> Path:
-    """The chart as a next release may bring it: its definition of runs knows one more field of spec.filter."""
-    chart = Path(shutil.copytree(CHART, folder / "chart"))
-    definition = chart / "templates/crd/diht.dev_dihtruns.yaml"
-    before = definition.read_text()
-    after = re.sub(r"(?m)^( +)minActions:$", rf"\1{NEW_FIELD}:\n\1  type: boolean\n\g<0>", before)
-    assert after != before
-    definition.write_text(after)
-    return chart
-
-
-def test_upgrade_of_the_chart_brings_new_fields_and_leaves_runs_in_every_state_alone(
-    runs: Runs, admin: Helm, tmp_path: Path
-) -> None:
-    settings = ("rbac.scope=namespaced",)
-    admin.install("mine", *settings, flags=admin.taking_over)
-    make_runs_in_every_state(runs)
-    before = jobs(runs)
-    new = json.dumps(runs.document("new", **{**ONE_STAGE, "filter": {NEW_FIELD: True}}))
-    ask = ("--namespace", runs.namespace, "--dry-run=server", "--validate=strict")
-    with pytest.raises(KubectlError, match=f'unknown field "spec.filter.{NEW_FIELD}"'):
-        runs.kubectl.apply(new, *ask)
-    admin.upgrade("mine", chart=next_chart(tmp_path))
-    wait_until(lambda: taken(runs, new, ask), "the new field is served", 30)
-    assert (jobs(runs), states(runs)) == (before, STATES)
-    runs.apply("after", **ONE_STAGE)
-    runs.wait_for("after", "Complete")
-    admin("rollback", "mine", *WAIT)
-    wait_until(lambda: refused(runs, new, ask), "the older definition is back", 30)
-    runs.patch("later", {"suspend": False})
-    runs.wait_for("later", "Complete")
-    assert (jobs(runs).items() >= before.items(), states(runs)) == (True, {**STATES, "later": "Complete"})
-
-
-def taken(runs: Runs, document: str, ask: tuple[str, ...]) -> bool:
-    try:
-        return "created" in runs.kubectl.apply(document, *ask)
-    except KubectlError:  # the older definition is served for a moment yet
-        return False
-
-
-def refused(runs: Runs, document: str, ask: tuple[str, ...]) -> bool:
-    try:
-        runs.kubectl.apply(document, *ask)
-    except KubectlError as error:  # for a moment after a change of the definition the API server knows no runs at all
-        return f'unknown field "spec.filter.{NEW_FIELD}"' in str(error)
-    return False
-
-
-def test_uninstall_leaves_runs_definition_and_lease_only_and_install_again_adopts_what_runs(
-    runs: Runs, admin: Helm
-) -> None:
-    since, settings = everything(runs), ("rbac.scope=namespaced",)
-    admin.install("mine", *settings, flags=admin.taking_over)
-    make_runs_in_every_state(runs)
-    before = jobs(runs)
-    admin("uninstall", "mine", "--wait")
-    mine = {f"dihtrun.diht.dev/{name}" for name in STATES} | {f"job.batch/{name}" for name in before}
-    kept = mine | {"lease.coordination.k8s.io/diht-operator"}
-    wait_until(lambda: everything(runs) - since == kept, "nothing but the runs and the Lease is left", 30)
-    assert (jobs(runs), states(runs)) == (before, STATES)
-    admin.install("mine", *settings)
-    assert jobs(runs) == before
-    runs.patch("long", {"suspend": True})
-    runs.wait_for("long", "Progressing", "Suspended")
-    assert [event for event in runs.events("long") if event == "Started"] == ["Started"]
-
-
-def log(runs: Runs, release: str) -> str:
-    """What the operator of a release has said."""
-    selector = f"--selector=app.kubernetes.io/name=diht-operator,app.kubernetes.io/instance={release}"
-    return runs.kubectl("logs", "--namespace", runs.namespace, selector, "--tail=-1")
-
-
-def holder(runs: Runs) -> str:
-    """The pod that acts; empty where nobody does."""
-    name = ("get", "lease", "diht-operator", "--namespace", runs.namespace)
-    return runs.kubectl(*name, "--ignore-not-found", "-o", "jsonpath={.spec.holderIdentity}")
-
-
-def test_second_installation_for_all_namespaces_is_refused_and_the_first_leaves_nothing_behind(
-    runs: Runs, admin: Helm, kubectl: Kubectl
-) -> None:
-    """Without a pod, so that no other test's run is touched."""
-    admin.install("wide", "replicas=0", flags=admin.taking_over)
-    with fresh_namespace(kubectl, "second") as second:
-        there = rf"is there already \(release wide in namespace {runs.namespace}\)"
-        with pytest.raises(HelmError, match=there):
-            replace(admin, namespace=second).install("other", "replicas=0", "crds.install=false")
-        with pytest.raises(HelmError, match="cannot be imported into the current release"):
-            replace(admin, namespace=second).install("other", "replicas=0", "rbac.scope=namespaced")
-    admin("uninstall", "wide", "--wait")
-    assert "dihtruns.diht.dev" in kubectl("get", "crd", "-o", "name")
-    kinds = "clusterroles,clusterrolebindings"
-    assert kubectl("get", kinds, "--selector=app.kubernetes.io/instance=wide", "-o", "name") == ""
 
 
 def test_api_server_takes_everything_that_the_chart_can_make_and_the_base_manifests(
@@ -315,6 +191,61 @@ def test_role_of_a_person_in_a_namespace_reaches_its_runs(
     assert not any(can(what) for what in may_not)
 
 
+RELEASE = "diht-operator"
+"""as the README has it"""
+STATES = {"long": "Running", "done": "Complete", "later": "Suspended", "held": "Queued", "wrong": "UserError"}
+"""A run in every state, and the reason of its condition Progressing."""
+
+
+def make_runs_in_every_state(runs: Runs) -> None:
+    """The queue is played by hand: it does to the Job of the run what Kueue does."""
+    runs.apply("long", {"filter": ["hang"]}, **ONE_STAGE)
+    runs.apply("done", **ONE_STAGE)
+    runs.apply("later", suspend=True, **ONE_STAGE)
+    held = runs.document("held", {"filter": ["hang"]}, **ONE_STAGE)
+    held["spec"]["pods"]["queueName"] = "gpus"
+    runs.kubectl.create(held, runs.namespace)
+    runs.apply("wrong", {"filter": [64]}, **ONE_STAGE)
+    runs.wait_for("held", "Progressing", "Running")
+    hold = ("patch", "job", "held-filter-1", "--namespace", runs.namespace, "--type=merge", "-p")
+    runs.kubectl(*hold, json.dumps({"spec": {"suspend": True}}))
+    for name, reason in STATES.items():
+        runs.wait_for(name, "Progressing", reason)
+
+
+def states(runs: Runs) -> dict[str, str]:
+    return {name: runs.condition(name, "Progressing")["reason"] for name in STATES}
+
+
+NEW_FIELD = "tomorrow"
+
+
+def next_chart(folder: Path) -> Path:
+    """The chart as a next release may bring it: its definition of runs knows one more field of spec.filter."""
+    chart = Path(shutil.copytree(CHART, folder / "chart"))
+    definition = chart / "templates/crd/diht.dev_dihtruns.yaml"
+    before = definition.read_text()
+    after = re.sub(r"(?m)^( +)minActions:$", rf"\1{NEW_FIELD}:\n\1  type: boolean\n\g<0>", before)
+    assert after != before
+    definition.write_text(after)
+    return chart
+
+
+def taken(runs: Runs, document: str, ask: tuple[str, ...]) -> bool:
+    try:
+        return "created" in runs.kubectl.apply(document, *ask)
+    except KubectlError:  # the older definition is served for a moment yet
+        return False
+
+
+def refused(runs: Runs, document: str, ask: tuple[str, ...]) -> bool:
+    try:
+        runs.kubectl.apply(document, *ask)
+    except KubectlError as error:  # for a moment after a change of the definition the API server knows no runs at all
+        return f'unknown field "spec.filter.{NEW_FIELD}"' in str(error)
+    return False
+
+
 def readme_line(runs: Runs) -> list[str]:
     """The README's `helm install`, word by word, but for the places of image and namespace."""
     line = re.search(r"^helm (install .*)$", (CHART / "README.md").read_text(), re.MULTILINE)
@@ -331,15 +262,67 @@ def readme_line(runs: Runs) -> list[str]:
     return words.split()
 
 
-def test_readme_line_installs_an_operator_for_all_namespaces_under_which_a_sample_completes(
-    runs: Runs, admin: Helm, recipe_image: str, kubectl: Kubectl
+def in_the_way(second: Helm, runs: Runs) -> None:
+    """A second installation for all namespaces is refused, and one that takes the definition of the first."""
+    there = rf"is there already \(release {RELEASE} in namespace {runs.namespace}\)"
+    with pytest.raises(HelmError, match=there):
+        second.install("other", "replicas=0", "crds.install=false")
+    with pytest.raises(HelmError, match="cannot be imported into the current release"):
+        second.install("other", "replicas=0", "rbac.scope=namespaced")
+
+
+def upgrade_and_roll_back(runs: Runs, admin: Helm, folder: Path) -> None:
+    """A next release brings a new field and leaves runs in every state alone, as does the way back."""
+    before = jobs(runs)
+    new = json.dumps(runs.document("new", **{**ONE_STAGE, "filter": {NEW_FIELD: True}}))
+    ask = ("--namespace", runs.namespace, "--dry-run=server", "--validate=strict")
+    with pytest.raises(KubectlError, match=f'unknown field "spec.filter.{NEW_FIELD}"'):
+        runs.kubectl.apply(new, *ask)
+    admin.upgrade(RELEASE, chart=next_chart(folder))
+    wait_until(lambda: taken(runs, new, ask), "the new field is served", 30)
+    assert (jobs(runs), states(runs)) == (before, STATES)
+    runs.apply("after", **ONE_STAGE)
+    runs.wait_for("after", "Complete")
+    admin("rollback", RELEASE, *WAIT)
+    wait_until(lambda: refused(runs, new, ask), "the older definition is back", 30)
+    runs.patch("later", {"suspend": False})
+    runs.wait_for("later", "Complete")
+    assert (jobs(runs).items() >= before.items(), states(runs)) == (True, {**STATES, "later": "Complete"})
+
+
+def uninstall_and_install_again(runs: Runs, admin: Helm, since: set[str]) -> None:
+    """Runs, definition and Lease stay, and nothing else; the next installation adopts what runs."""
+    before, found = jobs(runs), states(runs)
+    admin("uninstall", RELEASE, "--wait")
+    mine = {f"dihtrun.diht.dev/{name}" for name in (*STATES, "after")} | {f"job.batch/{name}" for name in before}
+    kept = mine | {"lease.coordination.k8s.io/diht-operator"}
+    wait_until(lambda: everything(runs) - since == kept, "nothing but the runs and the Lease is left", 30)
+    assert "dihtruns.diht.dev" in runs.kubectl("get", "crd", "-o", "name")
+    kinds = "clusterroles,clusterrolebindings"
+    assert runs.kubectl("get", kinds, f"--selector=app.kubernetes.io/instance={RELEASE}", "-o", "name") == ""
+    assert (jobs(runs), states(runs)) == (before, found)
+    admin.install(RELEASE, "rbac.scope=namespaced")
+    assert jobs(runs) == before
+    runs.patch("long", {"suspend": True})
+    runs.wait_for("long", "Progressing", "Suspended")
+    assert [event for event in runs.events("long") if event == "Started"] == ["Started"]
+
+
+@pytest.mark.exclusive
+def test_readme_line_installs_an_operator_for_all_namespaces_that_upgrades_goes_back_goes_and_comes_again(
+    runs: Runs, admin: Helm, recipe_image: str, kubectl: Kubectl, tmp_path: Path
 ) -> None:
     """The sample of manifests/samples with stub programs on a volume of its namespace in place of a bucket."""
-    ours = ("--set", "image.tag=test", *admin.taking_over, *WAIT)
+    since, ours = everything(runs), ("--set", "image.tag=test", *admin.taking_over, *WAIT)
     assert "serves all namespaces" in admin(*readme_line(runs), *ours)
     sample = yaml.safe_load((PROJECT / "manifests/samples/minimal.yaml").read_text())
     with runs_place(kubectl, recipe_image) as elsewhere:
         stub = elsewhere.document("minimal")["spec"]
-        document = {**sample, "spec": {**sample["spec"], "data": stub["data"], "pods": stub["pods"]}}
-        kubectl.apply(json.dumps(document), "--namespace", elsewhere.namespace)
+        kubectl.create(
+            {**sample, "spec": {**sample["spec"], "data": stub["data"], "pods": stub["pods"]}}, elsewhere.namespace
+        )
+        make_runs_in_every_state(runs)
+        in_the_way(replace(admin, namespace=elsewhere.namespace), runs)
         elsewhere.wait_for("minimal", "Complete", timeout_s=150)
+    upgrade_and_roll_back(runs, admin, tmp_path)
+    uninstall_and_install_again(runs, admin, since)

@@ -19,7 +19,6 @@ from diht_k8s.api.pods import CONTROL_VARIABLE, RENDEZVOUS_PORT
 from tests.cluster.operators import kill_program, stages
 from tests.cluster.tools import wait_until
 from tests.cluster.trainings import STEPS, Trainings, check_end
-from tests.recipe.train.launchers import standbys
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
 IN_PLACE = {"restart": "InPlace", "maxRestarts": 1000}
@@ -95,6 +94,8 @@ def first_step_after(trainings: Trainings, name: str, policy: dict[str, Any], ki
     """Seconds from a SIGKILL to the first step that is made again, by the progress in the log."""
     trainings.start(name, policy=policy, steps=30 * STEPS)
     trainings.wait_for_checkpoint(name)
+    from tests.recipe.train.launchers import standbys  # with torch, which those who only collect this need not import
+
     if policy is IN_PLACE:  # a fault in the first seconds, before they have imported, is the rare one
         wait_until(lambda: standbys() == 2, "the standby processes")
     began = time.monotonic()

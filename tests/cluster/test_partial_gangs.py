@@ -14,7 +14,7 @@ from tests.cluster.operators import Runs, one_slot_each, stages, tainted, why, w
 from tests.cluster.queues import STAGES, TRAIN
 from tests.cluster.tools import PATIENCE, Kubectl, cannot, wait_until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 SLOT, KEPT = "example.org/slot", "example.org/kept"
 NODES = 2
 LATER_S = 3600

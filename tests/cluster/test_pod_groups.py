@@ -32,10 +32,14 @@ GANG: dict[str, Any] = {
 """Each pod takes a whole fake node, and a gang of two all of them."""
 
 
-@pytest.fixture
-def place(kwok: None, kubectl: Kubectl, recipe_image: str, tmp_path: Path) -> Iterator[World]:
+@pytest.fixture(scope="session")
+def served(kubectl: Kubectl) -> None:
     if "podgroups" not in kubectl("api-resources", "--api-group=scheduling.k8s.io"):
         cannot("PodGroups are not served: down, then up with TEST_CLUSTER_FEATURES=GenericWorkload=true")
+
+
+@pytest.fixture
+def place(served: None, kwok: None, kubectl: Kubectl, recipe_image: str, tmp_path: Path) -> Iterator[World]:
     with world(kubectl, recipe_image, tmp_path) as found:
         yield found
 

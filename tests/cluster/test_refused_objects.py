@@ -81,7 +81,7 @@ def apply(runs: Runs) -> Iterator[Callable[..., str]]:
 
     yield create
     for name in made:
-        runs.kubectl("delete", "dihtrun", name, "-n", runs.namespace, "--wait=false")
+        runs.delete(name)
 
 
 def mounted(volume: dict[str, Any], **mount: Any) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def wait_until_refused(runs: Runs, document: dict[str, Any], words: str) -> None
 def warnings(runs: Runs, name: str, reason: str) -> list[str]:
     """The Warning events of a run for a reason."""
     selector = f"involvedObject.kind=DihtRun,involvedObject.name={name},type=Warning,reason={reason}"
-    found = runs.kubectl.json("get", "events", "-n", runs.namespace, "--field-selector", selector)["items"]
+    found = runs.kubectl.read(f"/api/v1/namespaces/{runs.namespace}/events?fieldSelector={selector}")["items"]
     return [event["message"] for event in found]
 
 

@@ -4,7 +4,6 @@ audit log says.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import pytest
 
 from tests.cluster.charts import Helm, build_operator_image, runs_place
-from tests.cluster.operators import Runs
+from tests.cluster.operators import Runs, define
 from tests.cluster.tools import Kubectl, cannot, wait_until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.exclusive, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 ONE_STAGE: dict[str, Any] = {"label": None, "train": None, "evaluate": None}
 GANG: dict[str, Any] = {
     "model": "ViT-B-16",
@@ -29,7 +28,7 @@ NOT_HERE = {
     ("diht.dev", "dihtruns", "get"): "a run that a broken watch has missed",
     ("", "pods/status", "patch"): "an elastic gang in place that loses a node (tests/cluster/test_elastic.py)",
     **{
-        ("kueue.x-k8s.io", resource, verb): "Kueue is not installed here (tests/cluster/test_controller_queue.py)"
+        ("kueue.x-k8s.io", resource, verb): "Kueue is not here (tests/cluster/test_controller_queue.py)"
         for resource, verbs in (
             ("workloads", ("create", "get", "list", "watch", "delete")),
             ("workloads/status", ("patch",)),
@@ -49,6 +48,7 @@ def runs(own: bool, kubectl: Kubectl, recipe_image: str) -> Iterator[Runs]:
     if not own:
         cannot("KUBECONFIG is another cluster's: images cannot be loaded into its nodes from here")
     build_operator_image()
+    define(kubectl)
     with runs_place(kubectl, recipe_image) as place:
         yield place
 
@@ -93,7 +93,7 @@ def provoke(runs: Runs) -> None:
     runs.apply("short", ttlSecondsAfterFinished=0, **ONE_STAGE)
     lost = runs.document("lost", **ONE_STAGE)
     lost["spec"]["pods"]["serviceAccountName"] = "none"
-    runs.kubectl.apply(json.dumps(lost), *namespace)
+    runs.kubectl.create(lost, runs.namespace)
     runs.apply("orphan", {"filter": ["hang"]}, **ONE_STAGE)
     for name in ("held", "orphan"):
         runs.wait_for(name, "Progressing", "Running")
@@ -114,7 +114,7 @@ def provoke(runs: Runs) -> None:
 def test_operator_uses_every_right_that_it_has_and_asks_for_no_other(runs: Runs, helm: str, audit: Any) -> None:
     since = datetime.now(UTC)
     installed = Helm(helm, runs.kubectl.kubeconfig, runs.namespace)
-    installed.install("diht-operator", "rbac.scope=namespaced", flags=installed.taking_over)
+    installed.install("diht-operator", "rbac.scope=namespaced", "crds.install=false")
     provoke(runs)
     events = audit(user=f"system:serviceaccount:{runs.namespace}:diht-operator", since=since, verbs=VERBS)
     refused = [event["objectRef"] for event in events if event.get("responseStatus", {}).get("code") == 403]

@@ -8,9 +8,7 @@ says on the second that the Workload is finished.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,10 +18,11 @@ from typing import Any
 import pytest
 
 from diht_k8s.kube.connection import USER_AGENT
+from tests.cluster import forked
 from tests.cluster.control_planes import multi_kueue, second_plane
 from tests.cluster.operators import Operator, Runs, World, condition, install, world
 from tests.cluster.queues import STAGES, WORKLOADS, OneAtATime
-from tests.cluster.tools import PROJECT, RESTRICTED, Kubectl, wait_until
+from tests.cluster.tools import RESTRICTED, Kubectl, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 MULTIKUEUE = "kueue.x-k8s.io/multikueue"
@@ -40,9 +39,8 @@ class Clusters:
 
     def diht(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command beside the first cluster."""
-        words = [sys.executable, "-m", "diht_k8s.cli", command, *arguments, "--namespace", self.here.namespace]
-        env = {**os.environ, "KUBECONFIG": str(self.here.kubectl.kubeconfig)}
-        return subprocess.run(words, capture_output=True, text=True, cwd=PROJECT, env=env, timeout=120)
+        words = [command, *arguments, "--namespace", self.here.namespace]
+        return forked.call(*words, KUBECONFIG=str(self.here.kubectl.kubeconfig))
 
     def say(self, *parts: str) -> None:
         """Until each command that shows a run on the first cluster says all of this."""
@@ -145,6 +143,7 @@ def test_run_goes_to_the_other_cluster_and_its_status_comes_back(clusters: Clust
     assert remote["spec"] == {key: value for key, value in here.get("far")["spec"].items() if key != "managedBy"}
     wait_until(lambda: condition(here.status("far"), "Progressing").get("reason") == "Running", "its status comes back")
     clusters.say("far runs")
+    there.wait_begun("far", "train")
     (there.folder / "far/gate").write_bytes(b"x")
     status = there.wait_for("far", kind)
     wait_until(lambda: here.status("far") == there.status("far"), "the same status on both clusters")
