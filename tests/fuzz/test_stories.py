@@ -14,9 +14,9 @@ from tests.fuzz.stories import Story
 FEW, MANY, PARTS = 16, 10_000, 10
 ELASTIC = range(2, 102, 4)
 """Stories of a training that may shrink."""
-QUEUED = range(6, 406, 16)
+QUEUED = range(6, 246, 16)
 """Of those, some that have quota for the fewest nodes and for the others in two Workloads."""
-IN_PLACE = range(4, 204, 8)
+IN_PLACE = range(4, 124, 8)
 """Stories of one that shrinks and grows in its living pods."""
 
 
