@@ -115,7 +115,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for marker, check in NEEDS.items():
             if item.get_closest_marker(marker):
-                reasons.setdefault(marker, check())
+                if marker not in reasons:
+                    reasons[marker] = check()
                 if reason := reasons[marker]:
                     _left_out[marker] = reason
                     item.add_marker(pytest.mark.skip(reason=reason))

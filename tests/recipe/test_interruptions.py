@@ -98,6 +98,7 @@ class Site:
 
     @property
     def storage(self) -> Storage:
+        """A new one: it takes a CPU second to connect, and a fork must not share it."""
         return Storage([] if self.rule is None else [StorageRule.model_validate(dict(self.rule))])
 
     def stored(self, run: DihtRun) -> DihtRun:
@@ -108,22 +109,23 @@ class Site:
 
     def made(self, output: str, stage: Stage, *suffixes: str) -> dict[str, bytes]:
         """The files of a stage with these suffixes, and its report."""
-        folder = located(output, self.storage).stage(stage)
+        storage = self.storage
+        folder = located(output, storage).stage(stage)
         names = [
             name
-            for name in self.storage.files(folder)
+            for name in storage.files(folder)
             if name.endswith(suffixes) and not name.startswith(("claims/", "features/", "heads/"))
         ]
-        return {name: self.storage.read_bytes(f"{folder}/{name}") for name in [*names, "report.json"]}
+        return {name: storage.read_bytes(f"{folder}/{name}") for name in [*names, "report.json"]}
 
 
 def filters(site: Site, rules: Mapping[str, Any], *, final: Sequence[str] = ("scores/*",)) -> Work:
     """The filter of the shards in the site's folder `in`."""
     shards = f"{site.folder}/in/*.tar"
     if site.rule is not None:
-        shards = f"{site.place}/in/*.tar"
+        shards, storage = f"{site.place}/in/*.tar", site.storage
         for path in (site.folder / "in").iterdir():
-            site.storage.write_bytes(f"{site.place}/in/{path.name}", path.read_bytes())
+            storage.write_bytes(f"{site.place}/in/{path.name}", path.read_bytes())
     return Work(
         lambda output, stop: filter_with(site.stored(run_of(output, shards, rules)), stop=stop),
         lambda output: site.made(output, Stage.FILTER, ".tar", ".parquet"),
@@ -273,16 +275,17 @@ def pruning(site: Site) -> Work:
     def prepare(output: str) -> None:
         for name in ("one", "two"):
             filled(run(output, name), Stage.FILTER, name, files=files)
-        site.storage.remove(f"{run_folder(run(output, 'two'))}/run.json")
-        site.storage.remove(f"{run_folder(run(output, 'two'))}/filter.json")
+        storage = site.storage
+        for name in ("run", "filter"):
+            storage.remove(f"{run_folder(run(output, 'two'))}/{name}.json")
 
     def do(output: str, stop: StopFlag) -> None:
-        prune.CHUNK = 1  # type: ignore[misc]
-        remove(site.storage, plan_to_remove(site.storage, output, None, stop, watch=lambda *_: {}), stop)
+        prune.CHUNK, storage = 1, site.storage  # type: ignore[misc]
+        remove(storage, plan_to_remove(storage, output, None, stop, watch=lambda *_: {}), stop)
 
     def made(output: str) -> Mapping[str, bytes]:
-        names = site.storage.files(f"{output}/filter")
-        return {name: site.storage.read_bytes(f"{output}/filter/{name}") for name in names}
+        storage = site.storage
+        return {name: storage.read_bytes(f"{output}/filter/{name}") for name in storage.files(f"{output}/filter")}
 
     return Work(do, made, prepare, marker="")
 
@@ -482,11 +485,24 @@ ALSO_ON_STORES = [
     (plain_filter, Moment("before", "scores/web-00003.parquet")),
     *((pruning, Moment("before removing", f"*/{file}")) for file in ("kept/*", STARTED)),
 ]
+MORE_ON_STORES = (FILTER_MOMENTS[3], FILTER_MOMENTS[5], ON_STORES[6][1])
+"""For `make test-all`: `make test` has them on a disk, and others of their kind on stores."""
 
 
+<<<<<<< HEAD
 def named(rows: Sequence[tuple[Any, Moment]], *marks: pytest.MarkDecorator) -> list[Any]:
     return [
         pytest.param(make, moment, id=f"{make.__name__} {' '.join(map(str, moment))}", marks=marks)
+=======
+def named(rows: Sequence[tuple[Any, Moment]], slow: Sequence[Moment] = ()) -> list[Any]:
+    return [
+        pytest.param(
+            make,
+            moment,
+            id=f"{make.__name__} {' '.join(map(str, moment))}",
+            marks=[pytest.mark.slow] if moment in slow else [],
+        )
+>>>>>>> h58-recipe
         for make, moment in rows
     ]
 
@@ -516,7 +532,11 @@ def test_on_a_disk_what_is_interrupted_ends_in_the_same_bytes(
 
 
 @pytest.mark.s3
+<<<<<<< HEAD
 @pytest.mark.parametrize(("make", "moment"), [*named(ON_STORES), *named(ALSO_ON_STORES, pytest.mark.slow)])
+=======
+@pytest.mark.parametrize(("make", "moment"), named(ON_STORES, MORE_ON_STORES))
+>>>>>>> h58-recipe
 def test_on_a_store_what_is_interrupted_ends_in_the_same_bytes(
     make: Callable[[Site], Work],
     moment: Moment,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import random
 import re
 import threading
@@ -16,24 +17,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from botocore.retries.standard import ExponentialBackoff
-from urllib3.util import Retry
-
-from diht_k8s.data.shards import azure_store, google_store
-
 HEAD_BYTES = 1 << 16
 PAUSE_S = 0.02
 
 
 def shorten_pauses(setting: Callable[[object, str, object], None] = setattr) -> None:
     """Have refused requests be repeated at once; each store's own pauses rise to 20 s."""
-    for retries, name in (
-        (ExponentialBackoff, "delay_amount"),
-        (Retry, "get_backoff_time"),
-        (azure_store._Retry, "get_backoff_time"),
+    for module, retries, name in (
+        ("botocore.retries.standard", "ExponentialBackoff", "delay_amount"),
+        ("urllib3.util", "Retry", "get_backoff_time"),
+        ("diht_k8s.data.shards.azure_store", "_Retry", "get_backoff_time"),
+        ("diht_k8s.data.shards.google_store", "RETRY", "_maximum"),
     ):
-        setting(retries, name, _shortened(getattr(retries, name)))
-    setting(google_store.RETRY, "_maximum", PAUSE_S)
+        with contextlib.suppress(ModuleNotFoundError):  # a machine may lack a store's package
+            found = getattr(importlib.import_module(module), retries)
+            pause = getattr(found, name)
+            setting(found, name, _shortened(pause) if callable(pause) else PAUSE_S)
 
 
 def _shortened(pause: Callable[..., float]) -> Callable[..., float]:

@@ -119,11 +119,10 @@ def leave_without_marker(storage: Storage, checkpoint: str) -> None:
 @pytest.fixture(scope="module")
 def attempts(bench: Bench) -> dict[str, tuple[Attempt, list[str]]]:
     """One training in two attempts; for each how it ended and which checkpoints it left."""
-    often = {"everySamples": 3 * BATCH, "keep": 2}
-    output = bench.prepare("disturbed", samples=FEW_STEPS * BATCH, loaderWorkers=1, checkpoint=often)
+    output = bench.prepare("disturbed", samples=FEW_STEPS * BATCH, loaderWorkers=1)
     folder, found = bench.folder / "disturbed", {}
     bench.proxy.set(refuse=0.1, cut=0.1, short=0.1, seed=1)
-    ended = attempt(folder, at_step=8, act=lambda launcher: bench.proxy.set(expired=True), forked=True)
+    ended = attempt(folder, at_step=18, act=lambda launcher: bench.proxy.set(expired=True), forked=True)
     bench.proxy.set()
     found["expired"] = ended, bench.checkpoints(output)
     flip_a_bit(bench.storage, found["expired"][1][-1])

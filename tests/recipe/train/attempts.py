@@ -34,7 +34,7 @@ from tests.recipe.train.small_run import (
     train_in_ranks,
 )
 
-STEPS, FEW_STEPS, BATCH = 30, 12, 16
+STEPS, FEW_STEPS, BATCH = 45, 25, 16
 """Of a training that is disturbed often, and once."""
 SETTLE_S = 1.0
 """After this time a rank waits for one that is frozen."""

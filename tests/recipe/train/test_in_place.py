@@ -34,9 +34,9 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     make_data(folder)
     write_run(folder, samples=FEW_STEPS * BATCH)
     gang = start(folder, forked=True)
-    assert gang.at_step(6), gang.errors(0)
+    assert gang.at_step(13), gang.errors(0)
     kill(gang.rank(1))
-    assert gang.at_step(7, round_=2), gang.errors(0)
+    assert gang.at_step(13, round_=2), gang.errors(0)
     ranks = [ranks_of(launcher.pid) for launcher in gang.processes]
     started = [sum(rank.name() != STANDBY for rank in each) for each in ranks]
     return Ended(gang.end(), started, gang, folder)

@@ -39,7 +39,7 @@ from tests.recipe.train.small_run import (
     make_data,
 )
 
-FIRST_STOP, SECOND_STOP = 12, 17
+FIRST_STOP, SECOND_STOP = 19, 25
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
 
 
@@ -67,10 +67,10 @@ def attempts(folder: Path) -> dict[str, Attempt]:
     watched = {"DIHT_WATCHDOG_SECONDS": "8", "DIHT_WATCHDOG_STEPS": "3", "DIHT_TERMINATION_LOG": str(folder / "cause")}
     disturbed = functools.partial(attempt, folder, forked=True)
     return {
-        "all killed": disturbed(at_step=8, act=kill_all),
+        "all killed": disturbed(at_step=13, act=kill_all),
         "one rank stopped": disturbed(at_step=FIRST_STOP, act=lambda pid: ranks_of(pid)[1].terminate()),
         "launcher stopped": disturbed(at_step=SECOND_STOP, act=lambda pid: psutil.Process(pid).terminate()),
-        "one rank frozen": disturbed(at_step=22, act=freeze_rank_1, **watched),
+        "one rank frozen": disturbed(at_step=31, act=freeze_rank_1, **watched),
         "left alone": disturbed(),
         "again": attempt(folder),
     }
@@ -80,7 +80,7 @@ def test_killed_when_between_checkpoints_then_the_last_one_is_whole(attempts: di
     killed = attempts["all killed"]
     assert killed.code == -signal.SIGKILL
     assert killed.newest is not None
-    assert killed.newest["cursor"]["step"] >= 5
+    assert killed.newest["cursor"]["step"] >= 5  # the one of step 10 may still have been on its way
     assert killed.newest["cursor"]["step"] % 5 == 0
     assert f"resuming after step {killed.newest['cursor']['step']} of {STEPS}" in attempts["one rank stopped"].output
 

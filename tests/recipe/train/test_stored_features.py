@@ -19,11 +19,13 @@ from diht_k8s.models.features import encode_pixels
 from diht_k8s.models.loading import load_model
 from diht_k8s.stages.train.model.student import Student
 from tests.folders import flat
-from tests.recipe.train.small_run import LITE, SHARDS, VIT, Job, Table, document, make_data, train_in_ranks
+from tests.recipe.train.small_run import LITE, VIT, Job, Table, document, make_data, train_in_ranks
 
-STEPS, BATCH, SEEN = 14, 16, 4
+SHARDS = (40, 21, 27)
+STEPS, BATCH, SEEN = 8, 16, 3
 """The last of STEPS are of the second epoch; SEEN are those of trainings whose images pass the tower."""
 LITES_NAME = "timm/tf_efficientnet_lite0"
+SMALL_LITE = {**LITE, "vision_cfg": {**LITE["vision_cfg"], "image_size": 64}}
 KINDS: Table = {
     "plain": {},
     "parts": {"microBatchSize": 4, "zeroStage": 2},
@@ -38,8 +40,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stored")
     torch.manual_seed(7)
     save_file(Student(VIT).clip.state_dict(), folder / "vit.safetensors")
-    for name in ("data", "unusable"):
-        make_data(folder / name)
+    make_data(folder / "data", SHARDS)
+    make_data(folder / "unusable")  # more pairs: one of a hundred may be unusable
     storage, shard = Storage(), flat(f"{folder}/unusable/made").kept("drawn-1")
     samples = [(sample.key, dict(sample.members)) for sample in read_samples(storage, shard)]
     samples[5][1]["png"] = b"no image"
@@ -59,7 +61,7 @@ def job(
     """A training that stores its features in the output that all of them share, unless it sees whole views."""
     folder = place / ("computed" if whole_view else output)
     settings = {
-        "modelConfig": LITE,
+        "modelConfig": SMALL_LITE,
         "samples": (SEEN if whole_view else STEPS) * BATCH,
         "schedule": {"type": "Constant"},
         "lockImageTower": True,
@@ -82,7 +84,7 @@ def trained(place: Path) -> Table:
     jobs["validated"] = job(
         place,
         "validated",
-        validation={"shards": [f"{place}/data/made/filter/kept/drawn-0.tar"], "everySamples": 5 * BATCH},
+        validation={"shards": [f"{place}/data/made/filter/kept/drawn-0.tar"], "everySamples": 3 * BATCH},
     )
     jobs["inside"] = job(place, "inside", modelConfig=VIT, distillation={"headsInput": "Tower"})
     jobs["tower"] = job(place, "tower", distillation={"headsInput": "Tower"})
@@ -148,7 +150,7 @@ def test_held_out_pairs_when_features_are_stored_then_they_pass_the_tower(traine
     (metrics,) = (place / "shared/out/runs/validated").glob("*/train/metrics.jsonl")
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert trained["validated"]["error"] is None
-    assert [line["step"] for line in lines if "validation_loss" in line] == [5, 10, STEPS]
+    assert [line["step"] for line in lines if "validation_loss" in line] == [3, 6, STEPS]
 
 
 def test_heads_when_inside_a_tower_whose_embedding_alone_is_stored_then_refused(

@@ -25,7 +25,7 @@ from diht_k8s.stages.train.model.token_ridge import fit_ridge
 from tests.folders import flat
 from tests.recipe.train.small_run import SHARDS, VIT, Job, Table, document, make_data, train_in_ranks
 
-BATCH, STEPS = 14, 4
+BATCH, STEPS = 14, 2
 LITE = "timm/tf_efficientnet_lite0"
 TIMM = {
     **VIT,
