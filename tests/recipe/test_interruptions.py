@@ -485,24 +485,11 @@ ALSO_ON_STORES = [
     (plain_filter, Moment("before", "scores/web-00003.parquet")),
     *((pruning, Moment("before removing", f"*/{file}")) for file in ("kept/*", STARTED)),
 ]
-MORE_ON_STORES = (FILTER_MOMENTS[3], FILTER_MOMENTS[5], ON_STORES[6][1])
-"""For `make test-all`: `make test` has them on a disk, and others of their kind on stores."""
 
 
-<<<<<<< HEAD
 def named(rows: Sequence[tuple[Any, Moment]], *marks: pytest.MarkDecorator) -> list[Any]:
     return [
         pytest.param(make, moment, id=f"{make.__name__} {' '.join(map(str, moment))}", marks=marks)
-=======
-def named(rows: Sequence[tuple[Any, Moment]], slow: Sequence[Moment] = ()) -> list[Any]:
-    return [
-        pytest.param(
-            make,
-            moment,
-            id=f"{make.__name__} {' '.join(map(str, moment))}",
-            marks=[pytest.mark.slow] if moment in slow else [],
-        )
->>>>>>> h58-recipe
         for make, moment in rows
     ]
 
@@ -532,11 +519,7 @@ def test_on_a_disk_what_is_interrupted_ends_in_the_same_bytes(
 
 
 @pytest.mark.s3
-<<<<<<< HEAD
 @pytest.mark.parametrize(("make", "moment"), [*named(ON_STORES), *named(ALSO_ON_STORES, pytest.mark.slow)])
-=======
-@pytest.mark.parametrize(("make", "moment"), named(ON_STORES, MORE_ON_STORES))
->>>>>>> h58-recipe
 def test_on_a_store_what_is_interrupted_ends_in_the_same_bytes(
     make: Callable[[Site], Work],
     moment: Moment,
