@@ -282,20 +282,12 @@ def kwok(own: bool) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def kueue(own: bool, kubectl: Kubectl) -> Iterator[None]:
-    """Kueue, and two fake nodes of 8 GPUs each; those that `check` has installed for tests side by side, if any. Its
-    webhooks are in the way of all other tests, which is why they come before.
+def kueue(own: bool, kubectl: Kubectl) -> None:
+    """Kueue, and two fake nodes of 8 GPUs each, which `check` installs when all other tests have ended: its webhooks
+    would be in their way.
     """
-    if not own:
-        cannot("KUBECONFIG is another cluster's: fake nodes are not joined to it")
-    if kubectl("get", "namespace", "kueue-system", "--ignore-not-found"):
-        yield
-        return
-    script("extra", "kwok", "2")
-    script("extra", "kueue")
-    yield
-    script("extra", "no-kueue")
-    script("extra", "no-kwok")
+    if not own or not kubectl("get", "namespace", "kueue-system", "--ignore-not-found"):
+        cannot("no Kueue over fake nodes: tests/cluster/check installs it")
 
 
 @pytest.fixture(scope="module")

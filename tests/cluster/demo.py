@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import yaml
@@ -35,5 +34,5 @@ def start(runs: Runs, s3: S3) -> str:
         "volumes": runs.project["volumes"],
         "volumeMounts": runs.project["mounts"],
     }
-    runs.kubectl.apply(json.dumps(run), "--namespace", runs.namespace)
+    runs.kubectl.create(run, runs.namespace)
     return prefix

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from tests.cluster import forked
-from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, KubectlError, fresh_namespace, manifest, wait_until
+from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, KubectlError, cannot, fresh_namespace, manifest, wait_until
 from tests.ports import free_port
 from tests.recipe.train.fork_server import Forked
 
@@ -162,6 +162,8 @@ def claimed(kubectl: Kubectl, name: str, namespace: str, folder: Path) -> Iterat
 @contextmanager
 def output_folder(kubectl: Kubectl, namespace: str) -> Iterator[Path]:
     """A folder of this machine that pods see as /output."""
+    if kubectl.kubeconfig.resolve() != (CLUSTER / "kubeconfig").resolve():
+        cannot("KUBECONFIG is another cluster's: its pods cannot share a folder of this machine")
     folder = CLUSTER / "output" / namespace
     folder.mkdir(parents=True)
     folder.chmod(0o777)
@@ -390,8 +392,8 @@ def slots(kubectl: Kubectl, resource: str, amounts: tuple[int, int]) -> Iterator
 
 def offer(kubectl: Kubectl, resource: str, number: int, amount: str | None) -> None:
     """A node has this amount of a resource from now on; None: it does not know it."""
-    patch = json.dumps({"status": {"capacity": {resource: amount}, "allocatable": {resource: amount}}})
-    kubectl("patch", "node", f"node-{number}", "--subresource=status", "--type=merge", "-p", patch)
+    status = {"capacity": {resource: amount}, "allocatable": {resource: amount}}
+    kubectl.send("PATCH", f"/api/v1/nodes/node-{number}/status", {"status": status})
 
 
 @contextmanager
@@ -418,7 +420,7 @@ def why(runs: Runs, name: str, code: Path = PROJECT) -> str:
 def evict(runs: Runs, pod: str) -> None:
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": runs.namespace}}
     path = f"/api/v1/namespaces/{runs.namespace}/pods/{pod}/eviction"
-    runs.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    runs.kubectl.send("POST", path, eviction)
 
 
 APART = {

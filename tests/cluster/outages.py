@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,7 +75,7 @@ def poison(place: Place) -> None:
     pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "local/none:1"}]}
     spec = {"suspend": True, "template": {"spec": pod}}
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "r-filter-1", "labels": labels}, "spec": spec}
-    place.kubectl.apply(json.dumps(job), "--namespace", place.operator.namespace)
+    place.kubectl.create(job, place.operator.namespace)
 
 
 def two_runs(place: Place) -> None:

@@ -142,7 +142,7 @@ class Soak:
         """Bring one fault about; returns what `why` says in the end, and whether it names it."""
         runs = victim.runs
         document = fault.document(runs, victim.name, victim.stage)
-        runs.kubectl.apply(json.dumps(document), "--namespace", runs.namespace)
+        runs.kubectl.create(document, runs.namespace)
         if fault.waits:
             wait_until(victim.runs_on, "the program", 120)
         found = fault.act(victim)
@@ -255,7 +255,7 @@ def main() -> int:
         stack.callback(operator.stop)
         place = replace(place, operator=operator.start())
         bystander = FAULTS["killed"].document(place.runs, BYSTANDER, "filter")
-        kubectl.apply(json.dumps(bystander), "--namespace", place.namespace)
+        kubectl.create(bystander, place.namespace)
         wait_until(lambda: place.runs.status(BYSTANDER).get("progress"), "the run without a fault", 300)
         began = time.monotonic()
         soak = Soak(place, proxy, options.seed, began + 60 * options.minutes)

@@ -6,7 +6,6 @@ The migration is that of the definition itself, under an operator and a client t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,7 +73,7 @@ def test_next_version_is_served_then_stored_and_the_older_one_goes_while_operato
     assert "long runs: filter: attempt 1 runs" in diht(place, "status", "long")
     for name, rules in (("plain", {}), ("new", {FIELD: True})):
         document = {**runs.document(name, **{**ONE_STAGE, "filter": rules}), "apiVersion": f"{GROUP}/{NEW}"}
-        kubectl.apply(json.dumps(document), "--namespace", place.namespace)
+        kubectl.create(document, place.namespace)
     runs.wait_for("plain", "Complete")
     assert f"spec.filter.{FIELD}" in runs.wait_for("new", "Accepted", "InvalidSpec")["conditions"][0]["message"]
     assert set(real.in_etcd(place.namespace).values()) == {OLD}

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster import forked
 from tests.cluster.operators import World, world
-from tests.cluster.tools import Kubectl, KubectlError, cannot, wait_until
+from tests.cluster.tools import Kubectl, KubectlError, wait_until
 
 pytestmark = pytest.mark.cluster
 ONE = {"label": None, "train": None, "evaluate": None}
@@ -20,9 +20,7 @@ Diht = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def place(kubectl: Kubectl, own: bool, recipe_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    if not own:
-        cannot("KUBECONFIG is another cluster's: its pods cannot share a folder of this machine")
+def place(kubectl: Kubectl, recipe_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with world(kubectl, recipe_image, tmp_path_factory.mktemp("operator")) as found:
         yield found
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.operators import Runs, World, condition, evict, kill_program, stages, world
-from tests.cluster.tools import Kubectl, KubectlError, cannot, wait_until
+from tests.cluster.operators import Runs, World, binding, condition, evict, kill_program, stages, world
+from tests.cluster.tools import Kubectl, wait_until
 
 pytestmark = pytest.mark.cluster
 ONE = {"label": None, "train": None, "evaluate": None}
@@ -19,10 +19,8 @@ ONE = {"label": None, "train": None, "evaluate": None}
 
 
 @pytest.fixture(scope="module")
-def place(kubectl: Kubectl, own: bool, recipe_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def place(kubectl: Kubectl, recipe_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One namespace and operator for all tests of this file that leave them as they are."""
-    if not own:
-        cannot("KUBECONFIG is another cluster's: its pods cannot share a folder of this machine")
     with world(kubectl, recipe_image, tmp_path_factory.mktemp("operator")) as found:
         yield found
 
@@ -117,14 +115,7 @@ def test_jobs_removed_by_hand_come_back(runs: Runs) -> None:
 
 def test_finished_run_is_deleted_after_its_time_and_its_output_stays(runs: Runs) -> None:
     runs.apply("brief", **ONE, ttlSecondsAfterFinished=1)
-
-    def gone() -> bool:
-        try:
-            return not runs.get("brief")
-        except KubectlError:
-            return True
-
-    wait_until(gone, "the end of the run", 60)
+    wait_until(lambda: runs.gone("brief"), "the end of the run", 60)
     assert (runs.folder / "brief/runs/latest/filter/COMMITTED.json").exists()
 
 
@@ -143,12 +134,11 @@ def test_log_full_of_nonsense_is_made_plain_and_harms_nobody(runs: Runs) -> None
 def test_operator_without_a_right_says_which(place: World) -> None:
     runs = place.runs
     role = runs.kubectl.json("get", "clusterrole", "diht-operator")
-    binding = ["rolebinding", "diht-operator", "-n", runs.namespace]
-    runs.kubectl("delete", *binding)
+    runs.kubectl("delete", "rolebinding", "diht-operator", "-n", runs.namespace)
     rules = [rule for rule in role["rules"] if rule["resources"] != ["jobs"]]
     rules.append({"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "watch"]})
     less = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "less"}, "rules": rules}
-    runs.kubectl.apply(json.dumps(less), "-n", runs.namespace)
+    runs.kubectl.create(less, runs.namespace)
     subject = f"--serviceaccount={runs.namespace}:diht-operator"
     runs.kubectl("create", "rolebinding", "less", "--role=less", subject, "-n", runs.namespace)
     try:
@@ -156,8 +146,6 @@ def test_operator_without_a_right_says_which(place: World) -> None:
         status = runs.wait_for("denied", "Progressing", "PermissionDenied", timeout_s=40)
         assert 'cannot create resource "jobs"' in condition(status, "Progressing")["message"]
     finally:
-        runs.kubectl(
-            "create", "rolebinding", "diht-operator", "--clusterrole=diht-operator", subject, "-n", runs.namespace
-        )
+        runs.kubectl.create(binding(runs.namespace, "RoleBinding", "diht-operator"), runs.namespace)
         runs.kubectl("delete", "rolebinding", "less", "-n", runs.namespace)
     runs.wait_for("denied", "Complete", timeout_s=120)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.operators import Operator, Runs, World, world
-from tests.cluster.tools import PATIENCE, Kubectl, KubectlError, Parts, cannot, wait_until
+from tests.cluster.tools import PATIENCE, Kubectl, KubectlError, Parts, wait_until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.cluster
@@ -27,23 +27,14 @@ TRAIN = {"filter": None, "label": None, "evaluate": None}
 
 
 @pytest.fixture
-def place(kubectl: Kubectl, own: bool, recipe_image: str, tmp_path: Path) -> Iterator[World]:
+def place(kubectl: Kubectl, recipe_image: str, tmp_path: Path) -> Iterator[World]:
     """A namespace with an operator, which the test may break."""
-    if not own:
-        cannot("KUBECONFIG is another cluster's: its pods cannot share a folder of this machine")
     with contextlib.suppress(KubectlError), world(kubectl, recipe_image, tmp_path) as found:
         yield found
 
 
 def running(runs: Runs, name: str) -> list[dict[str, Any]]:
     return [pod for pod in runs.pods(name) if pod["status"]["phase"] == "Running"]
-
-
-def exists(runs: Runs, name: str) -> bool:
-    try:
-        return bool(runs.get(name))
-    except KubectlError:
-        return False
 
 
 def test_operator_that_was_away_catches_up(place: World) -> None:
@@ -61,7 +52,7 @@ def test_operator_that_was_away_catches_up(place: World) -> None:
     runs.wait_for("ends", "Complete")
     status = runs.wait_for("paused", "Progressing", "Suspended")
     assert status["observedGeneration"] == 2
-    assert not exists(runs, "deleted")
+    assert runs.gone("deleted")
 
 
 @pytest.mark.parametrize(
@@ -117,10 +108,8 @@ def leads(operator: Operator) -> bool:
 
 
 def test_second_replica_takes_over_and_the_first_writes_nothing_more(
-    kubectl: Kubectl, own: bool, recipe_image: str, tmp_path: Path
+    kubectl: Kubectl, recipe_image: str, tmp_path: Path
 ) -> None:
-    if not own:
-        cannot("KUBECONFIG is another cluster's: its pods cannot share a folder of this machine")
     with world(kubectl, recipe_image, tmp_path, start=False) as place:
         options = ("--lease-namespace", place.namespace)
         first = replace(place.operator, options=options).start()

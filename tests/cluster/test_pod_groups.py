@@ -90,7 +90,7 @@ def elastic(place: World, name: str, *ends: str) -> None:
     policy = {"elasticAfterSeconds": WAIT_S}
     document = place.runs.document(name, {"train": list(ends)}, **{**STAGES, "train": train, "failurePolicy": policy})
     document["spec"]["pods"] |= {"resources": {SLOT: 1}, "gang": "PodGroup"}
-    place.kubectl.apply(json.dumps(document), "--namespace", place.namespace)
+    place.kubectl.create(document, place.namespace)
 
 
 def group(place: World, name: str) -> int:

@@ -237,7 +237,7 @@ def test_refused_pods_are_told_within_five_seconds_of_their_jobs_event(
     words: str,
 ) -> None:
     if rule is not None:
-        runs.kubectl.apply(json.dumps(rule), "-n", runs.namespace)
+        runs.kubectl.create(rule, runs.namespace)
         wait_until_refused(runs, NEW_POD, words)
     try:
         apply(name, **pods)

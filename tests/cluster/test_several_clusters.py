@@ -7,7 +7,6 @@ says on the second that the Workload is finished.
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from diht_k8s.kube.connection import USER_AGENT
 from tests.cluster import forked
 from tests.cluster.control_planes import multi_kueue, second_plane
 from tests.cluster.operators import Operator, Runs, World, condition, install, world
-from tests.cluster.queues import STAGES, WORKLOADS, OneAtATime
+from tests.cluster.queues import STAGES, OneAtATime
 from tests.cluster.tools import RESTRICTED, Kubectl, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -65,35 +64,16 @@ class Clusters:
                 "podSets": [{"name": "main", "count": 1, "template": template}],
             },
         }
-        self.here.kubectl.apply(json.dumps(document), "--namespace", self.here.namespace)
+        self.here.kubectl.create(document, self.here.namespace)
 
     def finish(self, name: str) -> None:
         """Say on the second cluster that a Workload is finished."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        conditions = self.there.kubectl.json("get", WORKLOADS, name, "--namespace", self.there.namespace)["status"][
-            "conditions"
-        ]
-        conditions.append(
-            {
-                "type": "Finished",
-                "status": "True",
-                "reason": "Succeeded",
-                "message": "the run ended",
-                "lastTransitionTime": now,
-            }
-        )
-        patch = json.dumps({"status": {"conditions": conditions}})
-        self.there.kubectl(
-            "patch",
-            WORKLOADS,
-            name,
-            "--namespace",
-            self.there.namespace,
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            patch,
-        )
+        path = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{self.there.namespace}/workloads/{name}"
+        conditions = self.there.kubectl.read(path)["status"]["conditions"]
+        end = {"type": "Finished", "status": "True", "reason": "Succeeded", "message": "the run ended"}
+        conditions.append({**end, "lastTransitionTime": now})
+        self.there.kubectl.send("PATCH", f"{path}/status", {"status": {"conditions": conditions}})
 
 
 @pytest.fixture
@@ -108,7 +88,7 @@ def clusters(kueue: None, kubectl: Kubectl, recipe_image: str, tmp_path: Path) -
             "kind": "Namespace",
             "metadata": {"name": there.namespace, "labels": RESTRICTED},
         }
-        first.apply(json.dumps(namespace))
+        first.create(namespace)
         operator = Operator(there.namespace, install(first, there.namespace, folders[0]), folders[0] / "operator.log")
         here = Runs(first, there.namespace, there.runs.image, there.runs.project, there.runs.folder)
         with multi_kueue(first, kubectl, there.namespace, folders[0]):
@@ -157,5 +137,4 @@ def test_run_goes_to_the_other_cluster_and_its_status_comes_back(clusters: Clust
     assert USER_AGENT not in writers(here.get("far"))
     assert here.children("far") == {}
     ours = "involvedObject.kind=DihtRun,involvedObject.name=far"
-    events = here.kubectl.json("get", "events", "--namespace", here.namespace, "--field-selector", ours)["items"]
-    assert events == []
+    assert here.kubectl.read(f"/api/v1/namespaces/{here.namespace}/events?fieldSelector={ours}")["items"] == []

@@ -6,7 +6,6 @@ befell.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -62,7 +61,7 @@ def test_place_that_cannot_train_fails_the_run_before_any_rank_starts(
 ) -> None:
     runs = trainings.place.runs
     document = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "wrong-keys"}, "stringData": WRONG_KEYS}
-    runs.kubectl.apply(json.dumps(document), "--namespace", runs.namespace)
+    runs.kubectl.create(document, runs.namespace)
     trainings.start(name, secret=secret, **pods)
     status = runs.wait_for(name, "Failed", timeout_s=180)
     failed = condition(status, "Failed")

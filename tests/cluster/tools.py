@@ -121,17 +121,17 @@ class Kubectl:
         """What the API server answers to a GET; see `send`."""
         return self.send("GET", path)
 
-    def send(self, method: str, path: str, body: Any = None) -> Any:
+    def send(self, method: str, path: str, body: Any = None, **query: str) -> Any:
         """What the API server answers, for what is asked again and again: kubectl's start takes 0.1 CPU seconds."""
         client = _client(self.kubeconfig)
-        kinds = {"PATCH": "application/merge-patch+json"}
-        headers = {"Content-Type": kinds.get(method, "application/json")} if body is not None else {}
-        strict = [("fieldValidation", "Strict")] if method in ("POST", "PATCH") else []
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        if method in ("POST", "PATCH"):
+            query["fieldValidation"] = "Strict"
         request = client.param_serialize(
             method=method,
             resource_path=path,
-            query_params=strict,
-            header_params=headers,
+            query_params=list(query.items()),
+            header_params={"Content-Type": kind},
             body=body,
             auth_settings=["BearerToken"],
         )
@@ -194,7 +194,7 @@ class S3:
         """
         data = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
         document = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
-        self.kubectl.apply(json.dumps(document), "--namespace", namespace)
+        self.kubectl.create(document, namespace)
         return name
 
 

@@ -89,7 +89,7 @@ class Trainings:
             **(spec or {}),
         }
         run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name}, "spec": document}
-        runs.kubectl.apply(json.dumps(run), "--namespace", runs.namespace)
+        runs.kubectl.create(run, runs.namespace)
         return name
 
     def folder(self, name: str) -> str:
