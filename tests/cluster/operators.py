@@ -342,7 +342,9 @@ def programs(host: str) -> Iterator[int]:
 
 
 def kill_program(host: str) -> None:
-    """SIGKILL to process 1 of a pod, from this machine: inside the pod it would be ignored."""
+    """SIGKILL to process 1 of a pod, from this machine: inside the pod it would be ignored. Runs of tests side by side
+    whose pods are killed have names of their own.
+    """
     for process in programs(host):
         os.kill(process, signal.SIGKILL)
 

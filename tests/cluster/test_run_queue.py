@@ -90,20 +90,20 @@ def test_run_of_a_higher_priority_is_admitted_before_an_older_one(
     with world(kubectl, recipe_image, tmp_path) as place:
         queue = OneAtATime(kubectl, place.runs, preemption="Never")
         for name, ends, pods in (
-            ("first", ["hang"], {}),
+            ("busy", ["hang"], {}),
             ("low", [], {}),
             ("high", [], {"queuePriorityClass": "urgent"}),
         ):
             queue.start(name, *ends, "ok", pods=pods)
             wait_until(lambda: queue.workload(f"{name}-train"), f"the Workload of {name}", 60)  # noqa: B023 (called at once)
-        pod = running(place, queue, "first", 1)
+        pod = running(place, queue, "busy", 1)
         waiting = [queue.conditions(f"{name}-train").get("Admitted") for name in ("low", "high")]
-        assert "True" not in waiting, "the first has the quota"
+        assert "True" not in waiting, "busy has the quota"
         kill_program(host(pod))
-        for name in ("first", "high", "low"):
+        for name in ("busy", "high", "low"):
             place.runs.wait_for(name, "Complete", timeout_s=180)
-        since = {name: queue.conditions(f"{name}-train", "lastTransitionTime") for name in ("first", "high", "low")}
-        assert since["high"]["Admitted"] >= since["first"]["Finished"]
+        since = {name: queue.conditions(f"{name}-train", "lastTransitionTime") for name in ("busy", "high", "low")}
+        assert since["high"]["Admitted"] >= since["busy"]["Finished"]
         assert since["low"]["Admitted"] >= since["high"]["Finished"], "the older one came first"
 
 
