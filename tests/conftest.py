@@ -102,12 +102,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Costs(file, reports=not hasattr(config, "workerinput")))
 
 
-def _tier(item: pytest.Item) -> str:
+def _tier(report: pytest.TestReport) -> str:
     for marker in ("slow", "gpu", "cluster", "browser", "s3"):
-        if item.get_closest_marker(marker):
+        if marker in report.keywords:
             return marker
-    parts = item.path.relative_to(item.config.rootpath).parts
-    return parts[1] if len(parts) > 2 and parts[1] in TIERS else "unit"
+    folder = report.nodeid.split("/")[1]
+    return folder if folder in TIERS else "unit"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -126,16 +126,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 _ran: Counter[str] = Counter()
-_tiers: dict[str, str] = {}
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    _tiers[item.nodeid] = _tier(item)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" and not report.skipped:
-        _ran[_tiers.get(report.nodeid, "unit")] += 1
+        _ran[_tier(report)] += 1
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
