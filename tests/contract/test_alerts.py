@@ -6,8 +6,8 @@ tests/cluster/test_alerts.py brings the outages about for real.
 
 from __future__ import annotations
 
-import multiprocessing
-from multiprocessing.connection import Connection
+import os
+import tempfile
 from typing import Any
 
 import pytest
@@ -16,8 +16,9 @@ from prometheus_client import generate_latest
 from diht_k8s.controller import metrics, run_metrics  # noqa: F401 (adds metrics)
 from tests.cluster.alerting import Scrapes, alerts
 from tests.contract.charts import EVERYTHING, MONITORING, rendered, tool
+from tests.contract.local import FORKED
+from tests.recipe.train import fork_server
 
-FORK = multiprocessing.get_context("fork")
 NO_ANSWER = "'no answer'"
 pytestmark = pytest.mark.timeout(3600)  # the first one may build helm and Prometheus' engine, after Kubernetes
 
@@ -26,11 +27,11 @@ class Exposition:
     """What a process of its own exposes, before and after a change of its metrics: this process keeps its own."""
 
     def __init__(self, change: str) -> None:
-        ours, theirs = FORK.Pipe()
-        process = FORK.Process(target=_expose, args=(change, theirs))
-        process.start()
-        self.before, self.after = ours.recv()
-        process.join()
+        with tempfile.TemporaryFile("w+") as file:
+            program, env = f"{__name__}:expose", dict(os.environ)
+            assert fork_server.start(program, change, variables=env, modules=(FORKED,), stdout=file).wait(300) == 0
+            file.seek(0)
+            self.before, self.after = file.read().split("\0")
         self.changed = False
 
     def get(self, path: str) -> tuple[int, str]:
@@ -38,13 +39,14 @@ class Exposition:
         return (200, text) if text else (0, "")
 
 
-def _expose(change: str, end: Connection) -> None:
+def expose(change: str) -> None:
+    """In a process whose metrics no other test has changed."""
     metrics.LEADER.set(1)
     for kind in ("DihtRun", "Job", "Pod"):
         metrics.SYNC_AGE.labels(kind).set(1)
     before = generate_latest().decode()
     after = exec(change, {"metrics": metrics}) or generate_latest().decode()
-    end.send((before, "" if change == NO_ANSWER else after))
+    print(before, "" if change == NO_ANSWER else after, sep="\0", end="")
 
 
 @pytest.fixture(scope="module")

@@ -116,6 +116,9 @@ def test_report_and_comparison_show_no_literal_value(tmp_path: Path, capsys: pyt
     for stage in ("filter", "label", "train"):
         del given["spec"][stage]
     given["spec"]["evaluate"]["model"] = "m"
+    (tmp_path / "a.tar").touch()
+    shards = [str(tmp_path / "a.tar")]
+    given["spec"]["data"]["sources"][0]["shards"] = given["spec"]["evaluate"]["benchmarks"][0]["shards"] = shards
     run = DihtRun.model_validate(given)
     storage = Storage()
     context = Context(
