@@ -44,15 +44,7 @@ ENDED: dict[str, list[Refused]] = {
 
 LOST = {"a part": [6], "two parts in a row": [4, 6], "a marker": [6], "the last part": [], "undisturbed": []}
 """Steps whose checkpoint is lost."""
-ALONE = (
-    "undisturbed",
-    "telemetry, and the model once",
-    "a part",
-    "a marker",
-    "the last part",
-    "all parts",
-    "the model for ever",
-)
+ALONE = ("undisturbed", "telemetry, and the model once", "a part", "all parts")
 """Trainings of one process, where its parts and markers are of the same rank."""
 CASES = [*((2, name) for name in SURVIVED | ENDED), *((1, name) for name in ALONE)]
 

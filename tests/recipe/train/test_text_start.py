@@ -76,8 +76,7 @@ def trained(place: Path) -> Table:
         "brought": job(place, "brought", initFrom={"uri": f"{place}/whole.safetensors"}),
         "zero 3": job(place, "zero-3", zeroStage=3),
     }
-    results = train_in_ranks(2, jobs, place / "two") | train_in_ranks(1, {"alone": job(place, "alone")}, place / "one")
-    return results | train_in_ranks(6, {"six": job(place, "six")}, place / "six")
+    return train_in_ranks(2, jobs, place / "two") | train_in_ranks(1, {"alone": job(place, "alone")}, place / "one")
 
 
 def test_export_when_nothing_was_learned_then_captions_embed_as_the_regression_of_all_pairs_predicts(
@@ -108,11 +107,11 @@ def test_export_when_nothing_was_learned_then_captions_embed_as_the_regression_o
         np.testing.assert_allclose(cosines, 1, atol=1e-3)
 
 
-def test_curve_when_in_one_process_two_six_or_sharded_then_the_same_and_another_than_of_a_random_start(
+def test_curve_when_in_one_process_two_or_sharded_then_the_same_and_another_than_of_a_random_start(
     trained: Table,
 ) -> None:
-    curves = {name: torch.tensor(trained[name]["losses"]) for name in ("whole", "alone", "six", "zero 3", "random")}
-    for name in ("alone", "six", "zero 3"):  # of six processes one has fewer pairs than others, and one none
+    curves = {name: torch.tensor(trained[name]["losses"]) for name in ("whole", "alone", "zero 3", "random")}
+    for name in ("alone", "zero 3"):
         torch.testing.assert_close(curves[name], curves["whole"], rtol=0, atol=1e-4)
     assert curves["whole"][0, 1] < curves["random"][0, 1] - 0.3  # these pairs are those of the regression
 
