@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 COSTS := build/costs.jsonl
 OPTIONS = $(if $(SLOW),--slow) --costs $(COSTS)
-TESTS = $(BIN)/python -m pytest -q -n auto --dist loadfile $(OPTIONS)
+WORKERS = auto
+TESTS = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(OPTIONS)
 FAST := $(patsubst %,tests/contract/test_%.py,architecture connection image_build kubernetes requirements unsafe_loading verdicts versions)
 EXTRAS := recipe,gs,az,operator,docs,dev
 INSTALLED := .venv/.installed
@@ -21,6 +22,8 @@ check: $(INSTALLED) ## before a commit, in three minutes: `make lint`, generated
 
 test: check tiers ## every tier, on two cores in twenty minutes; says which tier this machine cannot run and why
 
+# Tests of these tiers wait a third of their time.
+tiers: WORKERS = $$(($$(nproc) + 1))
 tiers: $(INSTALLED) ## `make test` without `make check`
 	@mkdir -p build; TEST_CLUSTER_PATIENCE=$${TEST_CLUSTER_PATIENCE:-3} tests/cluster/check $(OPTIONS) >build/cluster-tests.log 2>&1 & cluster=$$!; trap "kill $$cluster" INT TERM; \
 	$(TESTS) tests/recipe tests/s3 tests/contract tests/fuzz tests/mutation tests/browser tests/gpu $(addprefix --ignore=,$(FAST)); rest=$$?; \

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import importlib
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from diht_k8s.cli import cluster, main, status_sentences, watch  # noqa: F401 (what a fork then need not import)
 from diht_k8s.controller import __main__ as controller
 from tests.recipe.train import fork_server
-
-PROJECT = Path(__file__).parents[2]
 
 
 def operate(program: str, *arguments: str) -> None:
@@ -35,8 +29,9 @@ def diht(*arguments: str) -> NoReturn:
 
 def start(function: str, *arguments: str, variables: Mapping[str, str], output: IO[Any]) -> fork_server.Forked:
     """One of the functions above as a process; both streams go to the output."""
-    files = [output.fileno(), output.fileno()]
-    return fork_server._ask(_server(os.getpid()), [f"{__name__}:{function}", *arguments], variables, files)
+    files = {"stdout": output, "stderr": output}
+    program = f"{__name__}:{function}"
+    return fork_server.start(program, *arguments, variables=variables, modules=(__name__,), torch=False, **files)
 
 
 def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -46,15 +41,3 @@ def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         code = process.wait(120)
         output.seek(0)
         return subprocess.CompletedProcess(arguments, code, output.read().decode())
-
-
-@functools.cache
-def _server(pid: int) -> socket.socket:
-    """It ends with this process. Those of `fork_server.start` have torch, too, which is too much here."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, fork_server.__file__, str(theirs.fileno()), __name__]
-    variables = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    with theirs:
-        process = subprocess.Popen(command, env=variables, cwd=PROJECT, pass_fds=[theirs.fileno()])
-    atexit.register(fork_server._end, pid, ours, process)
-    return ours

@@ -162,17 +162,28 @@ def outcomes(chosen: Sequence[Trial]) -> Iterator[Outcome]:
         place = Path(name)
         _copy_project(place)
         sound: set[str] = set()
+        unfit: set[str] = set()
         for trial in chosen:
-            path = path_of(trial.module)
-            changed = place / path.relative_to(PROJECT)
-            changed.write_text(trial.source)
-            killer = _failed_test(place, trial.tests)
-            shutil.copy(path, changed)
-            if "::" in killer and killer not in sound:
-                if _failed_test(place, [killer]):
-                    raise RuntimeError(f"{killer} fails without a mutant: it would kill every one")
-                sound.add(killer)
-            yield Outcome(trial.module, trial.change, killer)
+            yield Outcome(trial.module, trial.change, _killer(place, trial, sound, unfit))
+
+
+def _killer(place: Path, trial: Trial, sound: set[str], unfit: set[str]) -> str:
+    """The first test that fails with the change and passes without it, as `_failed_test` says it.
+
+    One that fails without the change, too, needs more than the copy has, such as Git's history: it is unfit.
+    """
+    path = path_of(trial.module)
+    changed = place / path.relative_to(PROJECT)
+    while True:
+        changed.write_text(trial.source)
+        killer = _failed_test(place, [*trial.tests, *(f"--deselect={each}" for each in sorted(unfit))])
+        shutil.copy(path, changed)
+        if "::" not in killer or killer in sound:
+            return killer
+        if not _failed_test(place, [killer]):
+            sound.add(killer)
+            return killer
+        unfit.add(killer)
 
 
 def _copy_project(place: Path) -> None:

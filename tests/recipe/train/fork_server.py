@@ -33,7 +33,7 @@ from diht_k8s.runtime.signals import leave
 
 TORCH = ("torch.distributed",)
 TRAINING = ("tests.recipe.train.imports",)
-"""What a training imports; its server begins as a fork of that of torch, as each other one does."""
+"""What a training imports; its server begins as a fork of that of torch, as those of other modules do."""
 SERVER = "tests.recipe.train.fork_server"
 _NUMBER = struct.Struct("<q")
 _END = struct.Struct("<qd")
@@ -101,6 +101,7 @@ def start(
     *arguments: str,
     variables: Mapping[str, str],
     modules: Sequence[str] = TRAINING,
+    torch: bool = True,
     stdout: int | IO[Any] = 1,
     stderr: int | IO[Any] = 2,
 ) -> Forked:
@@ -111,11 +112,12 @@ def start(
         arguments: of the program.
         variables: its environment.
         modules: what the server imports that forks it; each set has a server of its own.
+        torch: whether that server begins as a fork of torch's.
         stdout: file of its output; else this process's own.
         stderr: the same.
     """
     files = [stream if isinstance(stream, int) else stream.fileno() for stream in (stdout, stderr)]
-    return _ask(_server(os.getpid(), tuple(modules)), [program, *arguments], variables, files)
+    return _ask(_server(os.getpid(), tuple(modules), torch), [program, *arguments], variables, files)
 
 
 def _ask(server: socket.socket, command: Sequence[str], variables: Mapping[str, str], files: Sequence[int]) -> Forked:
@@ -128,7 +130,7 @@ def _ask(server: socket.socket, command: Sequence[str], variables: Mapping[str, 
 
 
 @functools.cache
-def _server(pid: int, modules: tuple[str, ...]) -> socket.socket:
+def _server(pid: int, modules: tuple[str, ...], torch: bool) -> socket.socket:
     """The socket of this process's server, which ends when the socket is closed."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in (ours, theirs):
@@ -137,11 +139,11 @@ def _server(pid: int, modules: tuple[str, ...]) -> socket.socket:
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     variables["PYTHONPATH"] = str(Path(__file__).resolve().parents[3])
     with theirs:
-        if modules == TORCH:
+        if modules == TORCH or not torch:
             command = [sys.executable, __file__, str(theirs.fileno()), *modules]
             process = subprocess.Popen(command, env=variables, pass_fds=[theirs.fileno()])
         else:
-            process = _ask(_server(pid, TORCH), [SERVER, "3", *modules], variables, [1, 2, theirs.fileno()])
+            process = _ask(_server(pid, TORCH, True), [SERVER, "3", *modules], variables, [1, 2, theirs.fileno()])
     atexit.register(_end, pid, ours, process)
     return ours
 
