@@ -207,6 +207,8 @@ def _failed_test(place: Path, tests: Sequence[str]) -> str:
     signal.alarm(SECONDS)
     try:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+            raise LookupError(f"no such test: {' '.join(tests)}")
         return (killer.read_text() or f"exit code {code}") if code else ""
     finally:
         signal.alarm(0)
