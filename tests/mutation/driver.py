@@ -174,16 +174,18 @@ def _killer(place: Path, trial: Trial, sound: set[str], unfit: set[str]) -> str:
     """
     path = path_of(trial.module)
     changed = place / path.relative_to(PROJECT)
-    while True:
+    while trial.tests:
         changed.write_text(trial.source)
         killer = _failed_test(place, [*trial.tests, *(f"--deselect={each}" for each in sorted(unfit))])
         shutil.copy(path, changed)
-        if "::" not in killer or killer in sound:
+        test = killer.partition("[")[0]
+        if "::" not in killer or test in sound:
             return killer
-        if not _failed_test(place, [killer]):
-            sound.add(killer)
+        if not _failed_test(place, [test]):
+            sound.add(test)
             return killer
-        unfit.add(killer)
+        unfit.add(test)
+    return ""
 
 
 def _copy_project(place: Path) -> None:

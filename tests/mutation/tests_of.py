@@ -19,7 +19,9 @@ _OF_PLANNING: Final = ["tests/unit/pipeline", "tests/unit/controller"]
 
 CORE: Final[dict[str, list[str]]] = {
     "diht_k8s.pipeline.attempts": _OF_PLANNING,
+    "diht_k8s.pipeline.elasticity": _OF_PLANNING,
     "diht_k8s.pipeline.failure_policy": _OF_PLANNING,
+    "diht_k8s.pipeline.goodput": _OF_PLANNING,
     "diht_k8s.pipeline.plan": _OF_PLANNING,
     "diht_k8s.pipeline.run_status": _OF_PLANNING,
     "diht_k8s.controller.observe": _OF_OBSERVATION,
