@@ -235,6 +235,12 @@ TABLE: list[tuple[str, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = 
         {"state": "Pending", "partially_started_at": NOW - 99},
     ),
     (
+        "part of a gang has nodes and does not run yet",
+        job(),
+        [pod(0, phase="Pending"), pod(1, phase="Pending", conditions=NO_NODE, node="")],
+        {"state": "Pending", "partially_started_at": None, "unplaced_since": None},
+    ),
+    (
         "workers need no gang",
         job("filter"),
         [pod(0, "filter"), pod(1, "filter", phase="Pending", conditions=NO_NODE)],
