@@ -139,11 +139,11 @@ def _server(pid: int, modules: tuple[str, ...], torch: bool) -> socket.socket:
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     variables["PYTHONPATH"] = str(Path(__file__).resolve().parents[3])
     with theirs:
-        if modules == TORCH or not torch:
+        if not torch:
             command = [sys.executable, __file__, str(theirs.fileno()), *modules]
             process = subprocess.Popen(command, env=variables, pass_fds=[theirs.fileno()])
         else:
-            process = _ask(_server(pid, TORCH, True), [SERVER, "3", *modules], variables, [1, 2, theirs.fileno()])
+            process = _ask(_server(pid, TORCH, False), [SERVER, "3", *modules], variables, [1, 2, theirs.fileno()])
     atexit.register(_end, pid, ours, process)
     return ours
 

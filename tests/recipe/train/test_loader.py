@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -465,12 +465,15 @@ def no_handler() -> Iterator[None]:
     signal.signal(signal.SIGCHLD, before)
 
 
-def _wait_until_idle(processes: Iterable[psutil.Process]) -> None:
-    """Until none has used the CPU for a moment: all have prefetched what they may."""
-    before = None
-    while before != (spent := [process.cpu_times()[:2] for process in processes]):
-        before = spent
+def _wait_until_idle(processes: Collection[psutil.Process]) -> None:
+    """Until all have slept for a moment: they have prefetched what they may."""
+    spent = None
+    while spent != (spent := [process.cpu_times()[:2] for process in processes]) or not _all_sleep(processes):
         time.sleep(0.2)
+
+
+def _all_sleep(processes: Collection[psutil.Process]) -> bool:
+    return all(process.status() == psutil.STATUS_SLEEPING for process in processes)  # one in want of a CPU does not
 
 
 @pytest.mark.usefixtures("no_handler")
@@ -510,7 +513,6 @@ def test_worker_when_lost_while_its_part_is_fetched_then_retryable_unlike_what_i
 
 PROGRAM = """
 import sys
-import time
 from pathlib import Path
 from tests.recipe.train.test_loader import loader_over
 
