@@ -63,12 +63,9 @@ def serving(program: str, folder: Path) -> Iterator[S3]:
     port, *others = free_ports(4)
     command = [program, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}"]
     command += [f"-{name}.port={other}" for name, other in zip(("master", "volume", "filer"), others, strict=True)]
-    command += [
-        "-admin.ui=false",
-        "-webdav=false",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-    ]  # one port each for all servers
+    command += ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    # Without these the number of volumes is the free disk in GiB, and writes fail on a disk that is nearly full.
+    command += ["-master.volumeSizeLimitMB=64", "-volume.max=100", "-master.telemetry=false"]
     credentials = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
     with pytest.MonkeyPatch.context() as patch, (folder / "log").open("wb") as log:
         for name, value in credentials.items():
