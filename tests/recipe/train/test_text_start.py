@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diht_k8s.api.label import Teacher
@@ -105,6 +106,31 @@ def test_export_when_nothing_was_learned_then_captions_embed_as_the_regression_o
     for found, wanted in ((texts, expected.texts(tokens_NT)), (images, expected.images(features_NF))):
         cosines = (found * wanted).sum(axis=1) / np.linalg.norm(wanted, axis=1)
         np.testing.assert_allclose(cosines, 1, atol=1e-3)
+
+
+def test_card_when_its_code_runs_as_it_stands_then_embeds_as_the_model_in_evaluation_mode(
+    trained: Table, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained["still"]["error"] is None
+    (folder,) = (place / "shared/out/runs/still").glob("*/train/model")
+    code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 36, 3)).astype(np.uint8))
+    image.save(place / "image.png")
+    found: dict[str, Any] = {}
+    exec(code.replace("MODEL_FOLDER", str(folder)).replace("IMAGE_FILE", f"{place}/image.png"), found)
+    loaded = load_model(str(folder))
+    model: Any = loaded.model.eval()
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    with torch.no_grad():
+        images = torch.nn.functional.normalize(model.encode_image(loaded.transform(image)[None]))
+        texts = torch.nn.functional.normalize(model.encode_text(loaded.tokenize(found["captions"])))
+    assert not found["image"].requires_grad
+    torch.testing.assert_close(found["image"], images, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found["texts"], texts, rtol=0, atol=1e-4)
+    likely = (loaded.logit_scale * images @ texts.T).softmax(dim=-1)[0]
+    said = [line.partition(" ") for line in capsys.readouterr().out.splitlines()]
+    assert [caption for _, _, caption in said] == found["captions"]
+    assert [float(share) for share, _, _ in said] == pytest.approx(likely.tolist(), abs=1e-3)
 
 
 def test_curve_when_in_one_process_two_or_sharded_then_the_same_and_another_than_of_a_random_start(

@@ -42,7 +42,7 @@ class ModelDescription:
 def export(storage: Storage, layout: Layout, model: ModelDescription, state: Mapping[str, Tensor]) -> list[str]:
     """Write the model; returns the paths relative to the stage's folder.
 
-    `open_clip.create_model_and_transforms("local-dir:FOLDER/model")` loads it.
+    `open_clip.create_model_and_transforms("local-dir:FOLDER/model")` loads it, in training mode.
     """
     towers, heads = {}, {}
     for key, value in state.items():
@@ -78,6 +78,26 @@ LICENCES = """\
   on its labels.
 - **Programs**: diht-k8s Apache-2.0, open_clip MIT, spaCy's en_core_web_sm MIT, RapidOCR's detector and recogniser
   Apache-2.0."""
+USE = """\
+```python
+import open_clip
+import torch
+from PIL import Image
+
+place = "local-dir:MODEL_FOLDER"  # the folder of this file
+model, _, preprocess = open_clip.create_model_and_transforms(place)
+model.eval()  # it comes in training mode, where BatchNorm and dropout change the embeddings
+tokenizer = open_clip.get_tokenizer(place)
+
+captions = ["a photo of a dog", "a photo of a boat"]
+pixels = preprocess(Image.open("IMAGE_FILE")).unsqueeze(0)
+with torch.no_grad():
+    image = model.encode_image(pixels, normalize=True)
+    texts = model.encode_text(tokenizer(captions), normalize=True)
+    probabilities = (model.logit_scale.exp() * image @ texts.T).softmax(dim=-1)
+for caption, probability in zip(captions, probabilities[0].tolist()):
+    print(f"{probability:.3f} {caption}")
+```"""
 
 
 def write_card(
@@ -108,9 +128,7 @@ def card(run: DihtRun, config: Mapping[str, Any], summary: Mapping[str, Any], co
         f"in {summary['steps']:,} "
         f"steps, {_hours(summary['seconds'])}; contrastive loss with hard negatives, first "
         f"{summary['loss']['first']}, last {summary['loss']['last']}.",
-        '## Use\n```python\nimport open_clip\n\nplace = "local-dir:MODEL_FOLDER"  # the folder of this file\n'
-        "model, _, preprocess = open_clip.create_model_and_transforms(place)\ntokenizer = "
-        "open_clip.get_tokenizer(place)\n```\n"
+        f"## Use\n{USE}\n"
         "For research on image-text models. Trained on captions from the web it repeats their errors and prejudices; "
         "measure it on your own "
         "data before you rely on it. The concept heads of the training are not part of it.",
