@@ -16,7 +16,7 @@ from diht_k8s.api.run import Spec, Stage
 
 SCHEMA_VERSION: Final = 1
 """Version of the artefacts' headers and of the rule by which `config_sha256` is made."""
-STAGE_VERSIONS: Final[dict[Stage, int]] = {Stage.FILTER: 3, Stage.LABEL: 3, Stage.TRAIN: 1, Stage.EVALUATE: 9}
+STAGE_VERSIONS: Final[dict[Stage, int]] = {Stage.FILTER: 3, Stage.LABEL: 3, Stage.TRAIN: 1, Stage.EVALUATE: 10}
 """Raised when a stage's program gives other results for the same configuration."""
 SHOWN: Final = 48
 """Characters of a value in a difference."""

@@ -65,7 +65,7 @@ def explained_reference(content: Mapping[str, Any]) -> str:
         return ""
     return (
         f"{REFERENCE}: ridge regression from BPE tokens and class names to a strong encoder's whitened features, "
-        "on the training pairs"
+        "on the training pairs, in no more dimensions than the model's embedding has"
     )
 
 

@@ -3,8 +3,9 @@
 A model trained for minutes easily beats chance; the question is how it does beside a closed-form regression on a strong
 frozen encoder. It goes from CLIP's tokens to the whitened features of the label stage's teacher, with the teacher's
 class names as further captions, and is what a training may start as (`train.textStart: Ridge`, see `token_ridge`): a
-text tower trained on the same features should be above it. The training images are also compared with the benchmark's
-by digest.
+text tower trained on the same features should be above it. It has no more dimensions than the model's embedding: with
+all of the features' it could stand above the model by these alone. The training images are also compared with the
+benchmark's by digest.
 
 Shapes: N training pairs, M test images, D features.
 """
@@ -76,13 +77,15 @@ class RidgeReference:
         self._decoder = DECODERS[evaluate.decode]  # that of the model's images: another one may refuse some
         self._retrieval = any(benchmark.type == "Retrieval" for benchmark in evaluate.chosen)
         self._label = find_committed(context.storage, context.layout, Stage.LABEL) if context.run.spec.label else None
+        self._fitted = dict[int, TokenRidge]()
+        """by dimension."""
 
     def compare(self, images: EncodedImages, seed: list[int], model: PerImage) -> Json:
         """The reference of a retrieval benchmark with its difference to the model, or a note on why there is none."""
         captioned = gallery(images)
         if (reason := self._why_none(captioned)) is not None:
             return {"references": [], "notes": [f"no reference: {reason}"], "seen": self.seen(captioned.items)}
-        ridge, rng = self._ridge, np.random.default_rng(seed)
+        ridge, rng = self._ridge(captioned.features_ND.shape[1]), np.random.default_rng(seed)
         captions = [caption for item in captioned.items for caption in item.captions]
         images_MD, texts_TD = ridge.images(self._features(captioned)), ridge.texts(_tokens(captions))
         found = retrieval(_unit(images_MD), _unit(texts_TD), image_of_text(captioned), rng)
@@ -90,6 +93,7 @@ class RidgeReference:
             "name": "tokens",
             "pairs": ridge.pairs,
             "words": len(ridge.tokens_V),
+            "dimension": len(ridge.projection_DF),
             "alpha": PENALTY,
             "text_to_image": direction_json(found.text_to_image),
             "image_to_text": direction_json(found.image_to_text),
@@ -122,9 +126,10 @@ class RidgeReference:
             return "the teacher's features no longer lie beside the labels"
         return None if any(map(_has_words, pairs.captions)) else "no training caption has a word"
 
-    @cached_property
-    def _ridge(self) -> TokenRidge:
-        """The regression, fitted for the first benchmark and kept for the others."""
+    def _ridge(self, dimension: int) -> TokenRidge:
+        """The regression for a model of a dimension, fitted for the first benchmark and kept for the others."""
+        if dimension in self._fitted:
+            return self._fitted[dimension]
         pairs, classes = self._pairs, class_captions(self._teacher.classifier)
         assert not isinstance(pairs, str), "there is a reference"
         features_ND = np.stack(pairs.features)
@@ -133,11 +138,12 @@ class RidgeReference:
             _tokens(pairs.captions),
             features_ND,
             _tokenizer().vocab_size,
-            features_ND.shape[1],
+            min(dimension, features_ND.shape[1]),
             bias=True,
             classes=named,
         )
         assert found is not None, "this process solves it"
+        self._fitted[dimension] = found
         return found
 
     @cached_property

@@ -18,6 +18,7 @@ from diht_k8s.stages.evaluate.results import QUERIES
 from diht_k8s.stages.label import features
 from tests.recipe.evaluate.small_run import (
     COLOURS,
+    CONFIG,
     add_teacher_features,
     document,
     evaluate,
@@ -76,10 +77,11 @@ def test_reference_when_the_teachers_features_lie_beside_the_labels_is_on_the_pa
     add_teacher_features(run)
     evaluate(run)
     (reference,) = report(fresh)["benchmarks"][0]["references"]
-    assert (reference["name"], reference["pairs"]) == ("tokens", 72)
+    assert (reference["name"], reference["pairs"], reference["dimension"]) == ("tokens", 72, CONFIG["embed_dim"])
     assert reference["text_to_image"]["recall"]["10"] > reference["text_to_image"]["chance"]["10"]
     assert "points to the BPE ridge, paired" in page(fresh)
-    assert explained_reference(report(fresh)) in html.unescape(page(fresh))
+    told = f"{explained_reference(report(fresh))}. Fitted here on 72 pairs, in 16 dimensions."
+    assert told in html.unescape(page(fresh))
 
 
 def test_seen_when_no_benchmark_is_of_retrieval_is_told_without_reading_teacher_features(

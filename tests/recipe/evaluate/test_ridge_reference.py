@@ -25,6 +25,7 @@ from diht_k8s.stages.evaluate.encoding import EncodedImages
 from diht_k8s.stages.evaluate.retrieval import CUTOFFS
 from diht_k8s.stages.evaluate.ridge_reference import RidgeReference
 from diht_k8s.stages.label import teacher
+from diht_k8s.stages.train.model.token_ridge import TokenRidge, fit_ridge
 from tests.folders import located
 from tests.recipe.evaluate.small_run import (
     CONFIG,
@@ -91,11 +92,12 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def heldout_images(folder: Path) -> EncodedImages:
+def heldout_images(folder: Path, dimension: int = CONFIG["embed_dim"]) -> EncodedImages:
+    """The held-out shard, as a model of a dimension encodes it."""
     uri = f"{folder}/heldout/0.tar"
     samples = list(read_samples(Storage(), uri))
     items = [BenchmarkImage(uri, each.key, each.uid, (each.caption,), None, digest=each.uid) for each in samples]
-    return EncodedImages(items, np.zeros((len(items), 1), dtype=np.float32))
+    return EncodedImages(items, np.zeros((len(items), dimension), dtype=np.float32))
 
 
 def model_hits(rate: float) -> PerImage:
@@ -119,6 +121,23 @@ def test_reference_from_the_teachers_features_finds_images_and_the_difference_is
     assert reference["text_to_image"]["recall"]["5"] > 2 * reference["text_to_image"]["chance"]["5"]
     for direction in ("text_to_image", "image_to_text"):
         assert reference["difference"][direction]["value"] == pytest.approx(0.75 - reference[direction]["recall"]["5"])
+
+
+@pytest.mark.parametrize(("models", "fitted"), [(3, 3), (TEACHER.dimension + 1, TEACHER.dimension)])
+def test_reference_has_the_models_dimension_up_to_the_teachers_and_is_fitted_once(
+    labelled: DihtRun, tmp_path: Path, models: int, fitted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def recorded(tokens: Any, features: Any, vocabulary: int, dimension: int, **more: Any) -> TokenRidge | None:
+        asked.append(dimension)
+        return fit_ridge(tokens, features, vocabulary, dimension, **more)
+
+    monkeypatch.setattr(ridge_reference, "fit_ridge", recorded)
+    reference, images = reference_of(labelled), heldout_images(tmp_path, models)
+    found = [reference.compare(images, [0], model_hits(1))["references"] for _ in range(2)]
+    assert [each["dimension"] for each in (*found[0], *found[1])] == [fitted, fitted]
+    assert (asked, found[0]) == ([fitted], found[1])
 
 
 def test_reference_without_the_teachers_features_or_words_says_what_is_missing(
