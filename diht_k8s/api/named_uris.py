@@ -101,6 +101,7 @@ IN_IMAGES: Final = frozenset(
         "filter.exclude",
         "label.teacher.weights",
         "train.initFrom.uri",
+        "train.words",
         "evaluate.model",
         "evaluate.benchmarks.classNames",
     )

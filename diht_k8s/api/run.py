@@ -19,11 +19,13 @@ from diht_k8s.api.pods import ROOT_NEEDS_CONSENT, Pods, becomes_root, merged, un
 from diht_k8s.api.train import (
     ELASTIC_QUEUE,
     ELASTIC_TOPOLOGY,
+    INTERPOLATE_HELD_OUT,
     LATE_WARMUP,
     LOCKED_FEATURES,
     MANY_NODES,
     NO_DROPPED_PATCHES,
     OWN_CAPTIONS,
+    REGRESSION_WORDS,
     RIDGE_START,
     STAGE_SAMPLES,
     STAGE_SIZES,
@@ -31,6 +33,7 @@ from diht_k8s.api.train import (
     STAGES_LEARN,
     STORED_VIEWS,
     TEXT_EMBEDDINGS,
+    WORDS_START,
     Train,
     few_pairs,
 )
@@ -255,6 +258,10 @@ def _locked_tower_problems(train: Train) -> list[str]:
     found = {
         LOCKED_FEATURES: stored and not train.lock_image_tower,
         RIDGE_START: train.text_start == "Ridge" and not (train.lock_image_tower and stored),
+        WORDS_START: train.words is not None and train.text_start != "Ridge",
+        REGRESSION_WORDS: train.distillation.regression is not None
+        and (train.words is None or train.text_start != "Ridge"),
+        INTERPOLATE_HELD_OUT: bool(train.interpolate) and train.validation is None,
         STORED_VIEWS: train.feature_views > 1 and not stored,
         NO_DROPPED_PATCHES: train.patch_dropout > 0 and train.lock_image_tower,
     }

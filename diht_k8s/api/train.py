@@ -28,6 +28,14 @@ STORED_VIEWS: Final = (
 RIDGE_START: Final = (
     "train.textStart Ridge needs lockImageTower: true and features: Stored, which are at hand before the first step"
 )
+WORDS_START: Final = "train.words needs textStart: Ridge, which reads it: remove words, or set textStart: Ridge"
+REGRESSION_WORDS: Final = (
+    "train.distillation.regression needs train.words and textStart: Ridge, from which it is fitted: give both, or "
+    "remove it"
+)
+INTERPOLATE_HELD_OUT: Final = (
+    "train.interpolate needs train.validation, whose pairs choose the share: give its shards, or remove interpolate"
+)
 NO_DROPPED_PATCHES: Final = (
     "train.patchDropout does not go with lockImageTower, whose tower sees all patches: give only one of them"
 )
@@ -141,6 +149,13 @@ class Embeddings(Model):
     """temperature of the teacher's similarities; 0.01 fits most released CLIPs."""
 
 
+class Regression(Model):
+    """A regression from words to the images' embeddings as the texts' teacher (ours)."""
+
+    weight: NotNegative = 100.0
+    """weight beside the contrastive loss."""
+
+
 class Distillation(Model):
     """The student's side of concept distillation."""
 
@@ -157,6 +172,9 @@ class Distillation(Model):
     embeddings: Embeddings | None = None
     """embeddings adds a loss towards a teacher's image-text similarities; needs labels with
     label.teacher.textEmbeddings."""
+    regression: Regression | None = None
+    """regression adds a loss towards what a kernel regression on train.words predicts for texts made up of captions and
+    words; for small pools; the image embedding stays as it starts."""
 
     @property
     def reads_labels(self) -> bool:
@@ -275,8 +293,14 @@ class Train(Model):
     """featureViews stored of an image, one an epoch: the whole image, then random crops."""
     text_start: Literal["Random", "Ridge"] = "Random"
     """textStart: Ridge begins with a ridge regression from words to stored features, for small pools."""
+    words: Uri | None = None
+    """words: a table of words and their vectors for textStart Ridge: .safetensors, or text as GloVe's or fastText's
+    (.gz too)."""
     patch_dropout: Fraction = 0.0
     """patchDropout: the share of an image's patches dropped (ViT only)."""
+    interpolate: Annotated[list[Fraction], Field(max_length=16)] = []
+    """interpolate: shares of the way from the first weights (0) to the last ones (1); the weights that find most of
+    validation's pairs are exported; without shares the last ones."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """ema: the decay of averaged weights, which are exported; 0 switches it off."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"

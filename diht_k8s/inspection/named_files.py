@@ -24,6 +24,7 @@ from diht_k8s.api.run import Spec, Stage
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.models.files import CONFIG_NAME
 from diht_k8s.models.loading import find_weights, published
+from diht_k8s.models.word_vectors import token_vectors
 from diht_k8s.runtime.commit import find_committed
 from diht_k8s.stages.evaluate.class_texts import class_names, templates_of
 from diht_k8s.stages.label.teacher_weights import weights_uri
@@ -172,6 +173,15 @@ def _first_weights(spec: Spec, storage: Storage, uri: str) -> None:
         require_fewer_dimensions(projection.out_features, projection.in_features)
 
 
+def _words(_spec: Spec, storage: Storage, uri: str) -> None:
+    storage.size(uri)
+    if not uri.endswith(".safetensors"):
+        return  # published tables of text take gigabytes
+    from open_clip.tokenizer import SimpleTokenizer
+
+    token_vectors(storage, uri, SimpleTokenizer().encoder)
+
+
 CHECKS: Final[Mapping[str, Check]] = {
     "data.sources.shards": _listed,
     "data.sources.captions": _listed,
@@ -182,6 +192,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "train.shards": _listed,
     "train.labels": _labels,
     "train.initFrom.uri": _first_weights,
+    "train.words": _words,
     "train.validation.shards": _listed,
     "evaluate.model": _model,
     "evaluate.benchmarks.shards": _listed,

@@ -321,6 +321,20 @@ def _correct_sources(rng: random.Random, spec: dict[str, Any]) -> None:
             spec.pop(stage, None)
 
 
+def _correct_locked_tower(train: dict[str, Any]) -> None:
+    if "regression" in train.get("distillation", {}):
+        train.setdefault("words", "s3://corpus/words.safetensors")
+    if "words" in train:
+        train["textStart"] = "Ridge"
+    if train.get("featureViews", 1) > 1 or train.get("textStart") == "Ridge":
+        train["features"] = "Stored"
+    if train.get("features") == "Stored":
+        train["lockImageTower"] = True
+    if train.get("lockImageTower"):
+        train.pop("patchDropout", None)
+        train.pop("stages", None)
+
+
 def _correct_train(rng: random.Random, spec: dict[str, Any]) -> None:
     train = spec["train"]
     train.pop(*(("model", None) if "modelConfig" in train and rng.random() < 0.5 else ("modelConfig", None)))
@@ -328,15 +342,9 @@ def _correct_train(rng: random.Random, spec: dict[str, Any]) -> None:
         train.setdefault("model", "ViT-B-16")
     if train.get("distillation", {}).get("mode", "Concepts") == "Concepts" and "label" not in spec:
         train["distillation"] = {**train.get("distillation", {}), "mode": "Disabled"}
-    if train.get("textStart") == "Ridge":
-        train["features"] = "Stored"
-    if train.get("featureViews", 1) > 1:
-        train["features"] = "Stored"
-    if train.get("features") == "Stored":
-        train["lockImageTower"] = True
-    if train.get("lockImageTower"):
-        train.pop("patchDropout", None)
-        train.pop("stages", None)
+    _correct_locked_tower(train)
+    if train.get("interpolate"):
+        train.setdefault("validation", {"shards": ["s3://corpus/held-out.tar"]})
     _correct_stages(rng, train)
     _correct_schedule(train.get("schedule", {}), train["samples"])
     if "embeddings" in train.get("distillation", {}):

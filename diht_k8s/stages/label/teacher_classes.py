@@ -46,13 +46,23 @@ def imagenet_names() -> list[list[str]]:
     return [[name.strip().lower() for name in text.split(",")] for text in described]
 
 
+def imagenet_definitions() -> list[str]:
+    """What each of ImageNet-1k's classes is, in some words (timm's list, from WordNet)."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    described = [info.index_to_description(number, detailed=True) for number in range(IMAGENET_CLASSES)]
+    return [text.partition(": ")[2] for text in described]
+
+
 def class_captions(classifier: tuple[Tensor, Tensor] | None) -> tuple[list[str], NDArray[np.float64]] | None:
-    """Each of the teacher's classes as a caption of all its names, and its weights [1000, D]; None where it has others
-    or none.
+    """Each of the teacher's classes as a caption of all its names, then as its definition, and the weights of both
+    [2000, D]; None where it has other classes or none.
     """
     if classifier is None or len(classifier[0]) != IMAGENET_CLASSES:
         return None
-    return [", ".join(synonyms) for synonyms in imagenet_names()], classifier[0].double().numpy()
+    captions = [", ".join(synonyms) for synonyms in imagenet_names()] + imagenet_definitions()
+    return captions, np.concatenate([classifier[0].double().numpy()] * 2)
 
 
 def join_classes(concepts: Concepts, counts: Mapping[str, int], names: Sequence[Sequence[str]]) -> Concepts:

@@ -32,7 +32,9 @@ class DeepSpeedEngine(Protocol):
     """torch's AdamW at ZeRO 0; from stage 1 on ZeRO's wrapper, an untyped class for each stage."""
     device: torch.device
 
-    def __call__(self, images: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
+    def __call__(
+        self, images: Tensor, tokens_BT: Tensor, max_logit_scale: float, taught_BT: Tensor | None = None
+    ) -> Features:
         """The student's forward pass."""
         ...
 

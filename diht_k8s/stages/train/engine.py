@@ -37,6 +37,7 @@ from diht_k8s.stages.train.deepspeed_engine import (
 from diht_k8s.stages.train.loss.embedding_distillation import embedding_loss
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.losses import duplicate_share, hn_nce_loss_and_statistics, soft_label_loss
+from diht_k8s.stages.train.model.caption_teacher import CaptionTeacher, Lesson
 from diht_k8s.stages.train.model.student import Features, Student
 from diht_k8s.stages.train.optimizer import adamw
 from diht_k8s.stages.train.precision import (
@@ -89,6 +90,8 @@ class Losses:
     attribute: float
     embedding: float
     """divergence of the similarities from a teacher's; 0 where none are distilled."""
+    regression: float
+    """distance of texts from where a regression has them; 0 without one."""
     image_to_text_top1: float
     """share of the batch's images whose own caption scores highest."""
     text_to_image_top1: float
@@ -129,6 +132,7 @@ class Engine:
         world: int,
         normalisation: Normalisation = CLIPS,
         seed: int = 0,
+        teacher: CaptionTeacher | None = None,
     ) -> None:
         """Wrap the model.
 
@@ -139,11 +143,14 @@ class Engine:
             world: number of processes.
             normalisation: of the images.
             seed: of the training's random draws.
+            teacher: of the texts, None without.
 
         Raises:
             UserError: the device lacks the precision.
         """
         self._train, self._rank, self._world, self._seed = train, rank, world, seed
+        self._teacher = teacher
+        self._lesson: Lesson | None = None
         self._model, self._normalisation = model, normalisation
         self._norm: float | Tensor = float("nan")
         self._number = 0
@@ -206,6 +213,7 @@ class Engine:
             number: of the step, from 0.
         """
         self._number = number
+        self._lesson = None if self._teacher is None else self._teacher.lesson(number, self.device)
         self._watch.start()
         fp32 = needs_fp32_attention(self.device, self._train.precision, compiled=self._train.compile)
         with attention_in_fp32() if fp32 else contextlib.nullcontext():
@@ -286,7 +294,8 @@ class Engine:
         tokens_BT = batch.tokens_of(part, cut=self._model.cuts_captions)
         images = batch.images_of(part, self._normalisation, self._image_dtype)
         self._seed_draws((part.start or 0) // self._micro)
-        return self.deepspeed(images, tokens_BT, self._train.loss.max_logit_scale)
+        taught_BT = None if self._lesson is None else self._lesson.tokens_BT[part]
+        return self.deepspeed(images, tokens_BT, self._train.loss.max_logit_scale, taught_BT)
 
     def _seed_draws(self, micro_batch: int) -> None:
         """Have dropout draw the same whenever this micro-batch of the step passes: gradient caching passes it twice.
@@ -336,6 +345,9 @@ class Engine:
         embedding = self._embedding(features, batch.teacher_B2E)
         if self._train.distillation.embeddings is not None:
             total = total + self._train.distillation.embeddings.weight * embedding
+        regression = self._taught(features)
+        if self._train.distillation.regression is not None:
+            total = total + self._train.distillation.regression.weight * regression
         duplicates = duplicate_share(batch.caption_ids_B, self.group, self._train.batch_size)
         return {
             "total": total,
@@ -343,6 +355,7 @@ class Engine:
             "object": objects,
             "attribute": attributes,
             "embedding": embedding,
+            "regression": regression,
             **statistics._asdict(),
             "duplicate_share": duplicates,
         }
@@ -366,6 +379,12 @@ class Engine:
             return features.image_BD.new_zeros(())
         sides = (features.image_BD, features.text_BD, features.logit_scale)
         return embedding_loss(*sides, teacher_B2E, temperature=rule.temperature, group=self.group)
+
+    def _taught(self, features: Features) -> Tensor:
+        """The loss on a regression's embeddings; 0 without one."""
+        if self._teacher is None or self._lesson is None or features.taught_BD is None:
+            return features.image_BD.new_zeros(())
+        return self._teacher.loss(features.taught_BD, self._lesson)
 
     @property
     def group(self) -> dist.ProcessGroup | None:

@@ -229,6 +229,8 @@ class StepWork:
         """
         image, text, heads = self._image(image_side), self._student.text_tower(length), self._heads
         losses = {name: flops for name, flops in self._losses(teacher_width).items() if flops.both}
+        if self._train.distillation.regression is not None:
+            text = PassFlops(2 * text.forward, 2 * text.both)  # as many texts of the teacher's
         parts = {"image tower": image.both, "text tower": text.both, "heads": heads.both}
         recomputed = dict.fromkeys(parts, 0)
         if in_parts:

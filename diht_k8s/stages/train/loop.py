@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,21 +40,25 @@ from diht_k8s.stages.train.checkpoint.warm_start import lock_tower, start_from
 from diht_k8s.stages.train.collectives import (
     FlagsExchange,
     StepFlags,
+    broadcast_error,
     choose_algorithms,
     exchange_flags,
     is_lost_peer,
     this_device,
 )
-from diht_k8s.stages.train.data.batch import BadSamples, Batch, Consumption
+from diht_k8s.stages.train.data.batch import BadSamples, Batch, BatchShare, Consumption
 from diht_k8s.stages.train.data.loader import DeviceBatches
 from diht_k8s.stages.train.data.normalisation import normalisation_of
 from diht_k8s.stages.train.engine import Engine, Losses, Update
+from diht_k8s.stages.train.features.rows import FeatureTables
 from diht_k8s.stages.train.features.stored import stored_features
 from diht_k8s.stages.train.flops import MfuMeter, mfu_meter
+from diht_k8s.stages.train.interpolation import START, Interpolation, best_between, start_state
 from diht_k8s.stages.train.metrics import Metrics
+from diht_k8s.stages.train.model.caption_teacher import CaptionTeacher
 from diht_k8s.stages.train.model.configurations import model_configuration
 from diht_k8s.stages.train.model.export import ModelDescription
-from diht_k8s.stages.train.model.student import draws_in_training
+from diht_k8s.stages.train.model.student import Student, draws_in_training
 from diht_k8s.stages.train.optimizer import learning_rate
 from diht_k8s.stages.train.rendezvous import init_distributed
 from diht_k8s.stages.train.setup import (
@@ -67,7 +71,7 @@ from diht_k8s.stages.train.setup import (
     training_data,
 )
 from diht_k8s.stages.train.telemetry import Profiler, Telemetry, TrainStep
-from diht_k8s.stages.train.text_start import start_text_tower
+from diht_k8s.stages.train.text_start import caption_teacher, first_pairs, start_text_tower
 
 MAX_NOT_FINITE = 3
 
@@ -136,14 +140,17 @@ class Training:
         self.loader = make_loader(
             run, self.storage, self.layout, self.data, self.model, self.vocabulary, features, **where
         )
-        if saved is None and self.settings.text_start == "Ridge":
-            start_text_tower(
-                self.storage, self.settings, self.model, self.loader, self.data.sampler.total, check=check, **where
-            )
+        teacher = self._fit_texts(features, resumes=saved is not None, check=check)
+        self.start = self._start(saved)
         read = self.loader.batches(self.cursor.position)  # while the engine is made
         self.batches, self.waited = DeviceBatches(read, this_device()), 0.0
         self.engine = Engine(
-            self.settings, self.model, normalisation=self.normalisation, seed=run.spec.training_seed, **where
+            self.settings,
+            self.model,
+            normalisation=self.normalisation,
+            seed=run.spec.training_seed,
+            teacher=teacher,
+            **where,
         )
         if saved is not None:
             load_moments(self.engine.deepspeed, self.model, saved.state)
@@ -163,6 +170,32 @@ class Training:
         checkpoint = None if saved is None else saved.cursor.saved_as(saved.uri)
         self.progress.saved(checkpoint)
         self.heartbeat.note_position(self.cursor.step, checkpoint)
+
+    def _fit_texts(
+        self, features: Sequence[FeatureTables], *, resumes: bool, check: Callable[[], object]
+    ) -> CaptionTeacher | None:
+        """Fit what the settings ask for on the first pairs: the text tower's start, unless the training resumes, and
+        the teacher of the texts, which is returned.
+        """
+        settings, taught = self.settings, self.settings.distillation.regression is not None
+        if settings.text_start != "Ridge" or (resumes and not taught):
+            return None
+        share = BatchShare(settings.batch_size, self.rank, self.world)
+        total, stand_in_F = self.data.sampler.total, features[0].stand_in_W
+        first = first_pairs(
+            self.storage, settings, self.model, self.loader, total, share, stand_in_F, resumes=resumes, check=check
+        )
+        if not resumes:
+            start_text_tower(self.model, first, rank=self.rank, world=self.world)
+        return caption_teacher(self.model, first, self.run.spec.training_seed, share) if taught else None
+
+    def _start(self, saved: Saved | None) -> dict[str, Tensor]:
+        """The weights that the training began with, which rank 0 keeps to interpolate; empty elsewhere."""
+        if not self.settings.interpolate or self.rank != 0:
+            return {}
+        if saved is None or not saved.uri.startswith(self.layout.checkpoints):
+            return start_state(self.model)
+        return {key: saved.state[key].clone() for key in saved.state if key.endswith(START)}
 
     @property
     def steps(self) -> int:
@@ -420,7 +453,7 @@ class Training:
         engine, rank, ranks = self.engine.deepspeed, self.rank, self.world
         state = state_of(engine, self.model, rank=rank, ranks=ranks)
         if rank == 0:
-            state |= self.engine.scaling_state()
+            state |= self.engine.scaling_state() | self.start
         if self.ema is not None:
             with self.ema.in_place():
                 averaged = state_of(engine, self.model, rank=rank, ranks=ranks, moments=False)
@@ -433,6 +466,23 @@ class Training:
         with self.ema.in_place() if self.ema is not None else contextlib.nullcontext():
             trained = state_of(self.engine.deepspeed, self.model, rank=self.rank, moments=False)
         return trained if self.model.locked is None else trained | self.model.locked.state()
+
+    def _interpolate(self, end: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The weights to export on rank 0, and what the summary says of them (a collective)."""
+        if not self.settings.interpolate:
+            return end, {}
+        found = list[Interpolation]()
+
+        def choose() -> None:
+            assert self.validation is not None, "the document's rules require it"
+            model = Student(self.model_config)
+            found.append(
+                best_between(self.start, end, self.settings.interpolate, model, self.validation, self.engine.device)
+            )
+
+        if (error := broadcast_error(choose if self.rank == 0 else None)) is not None:
+            raise error
+        return (found[0].state, {"interpolation": found[0].summary()}) if found else (end, {})
 
     def _finish(self) -> None:
         self._complete()
@@ -451,8 +501,9 @@ class Training:
             "pairs": sum(self.data.sampler.sizes),
             "processes": self.world,
         }
+        weights, chosen = self._interpolate(self._weights())
         model = ModelDescription(self.model_config, self.normalisation)
-        self.checkpointer.finish(self.run, self._weights(), model, self.metrics, summary)
+        self.checkpointer.finish(self.run, weights, model, self.metrics, summary | chosen)
         self.metrics.finish()
         if self.rank == 0:
             self.progress.update(self.cursor.position, last=True)

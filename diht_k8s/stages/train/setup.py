@@ -78,6 +78,8 @@ def adapt_student(model: Student, train: Train, *, rank: int, world: int) -> Non
         take_sizes(model.image_tower, [stage.image_size for stage in train.stages])
     if model.locked is None:
         require_passing_images(model.image_tower)
+    if train.distillation.regression is not None:  # its targets are embeddings of images, which stay where they are
+        model.clip.get_submodule("visual.head.proj").requires_grad_(False)
     if train.activation_checkpointing:
         model.set_grad_checkpointing()
     if has_batch_statistics(model):

@@ -30,6 +30,7 @@ from diht_k8s.api.train import Train, few_pairs
 from diht_k8s.data.lease import BEAT_SECONDS, WorkLease, beating
 from diht_k8s.data.shards.sources import current_shards, current_sources
 from diht_k8s.data.shards.storage import Storage
+from diht_k8s.models.files import weights_sha256
 from diht_k8s.runtime.commit import artefact, read_committed
 from diht_k8s.runtime.hangs.watchdog import FIRST_SECONDS_VARIABLE
 from diht_k8s.runtime.inputs import pairs_before
@@ -74,6 +75,11 @@ def identify(run: DihtRun, storage: Storage, layout: Layout) -> tuple[Mapping[st
         inputs["label"] = label.identity
     if train.init_from is not None:
         inputs |= init_identity(storage, train.init_from)
+    if train.words is not None:
+        inputs["words"] = weights_sha256(storage, train.words)
+    if train.interpolate and train.validation is not None:  # what they show decides what is exported
+        (held_out,) = current_sources(storage, run.spec.data.output, [train.validation.shards])
+        inputs |= {each.uri: each.identity for each in held_out}
     return inputs, {"open_clip": importlib.metadata.version("open_clip_torch")}
 
 
@@ -86,6 +92,8 @@ def reads(run: DihtRun, storage: Storage, layout: Layout, config: Mapping[str, A
         found["label"] = label_layout(run, layout).relative(Stage.LABEL)
     if train.init_from is not None and not train.init_from.names_network:
         found["initFrom"] = train.init_from.uri
+    if train.words is not None:
+        found["words"] = train.words
     return found
 
 

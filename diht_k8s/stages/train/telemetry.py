@@ -156,6 +156,7 @@ def _figures(step: TrainStep) -> dict[str, float]:
         "object_loss": losses.object,
         "attribute_loss": losses.attribute,
         "embedding_loss": losses.embedding,
+        "regression_loss": losses.regression,
         "lr": step.lr,
         "logit_scale": step.logit_scale,
         "gradient_norm": step.gradient_norm(),

@@ -1,9 +1,11 @@
-"""The start of a training's text tower as a ridge regression on its own pairs (`train.textStart: Ridge`).
+"""Before the first step, from a training's first pairs: the start of its text tower (`train.textStart: Ridge`) and the
+teacher of its texts (`train.distillation.regression`).
 
 In: stored features and captions of the first pairs of the training's order, which all processes read as they read
-batches; the class names of a tower that brings its classifier. Out: the student's weights in rank 0, which solves
-(`token_ridge`); DeepSpeed broadcasts them when it takes the model. The text embedding of a caption is then the
-regression's prediction, and the image embedding the whitened features. Ours, not the paper's.
+batches; the classes of a tower that brings its classifier; the table of words. Out: the student's weights in rank 0,
+which solves the ridge regression (`token_ridge`), and DeepSpeed broadcasts them when it takes the model; the teacher in
+each rank, which solves the kernel regression (`kernel_regression`) again on a resume. The text embedding of a caption
+is then the ridge regression's prediction, and the image embedding the whitened features. Ours, not the paper's.
 
 Attention of the first layer is uniform (queries zero), its values and output projection are the identity, so at the end
 token stands the mean of the words' normalised embeddings. An embedding is a word's row of the regression in a basis
@@ -11,7 +13,8 @@ whose vectors sum to zero, and two numbers +c and -c with which all embeddings h
 factor for all words, and the normalisation of the embedding takes it away. All other branches end in zeros; the weights
 before these stay as drawn, and so do the keys, so that everything can learn.
 
-Shapes: V tokens that occur, D embedding, W width of the text tower.
+Shapes: N pairs, T tokens, F features, J classes, V tokens that occur, E numbers of a word's vector, D embedding,
+W width of the text tower.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -32,11 +36,15 @@ from torch import Tensor
 from diht_k8s.api.label import Teacher
 from diht_k8s.api.train import InitFrom, Train
 from diht_k8s.data.shards.storage import Storage
+from diht_k8s.models.word_vectors import token_vectors
 from diht_k8s.stages.label.teacher import load_teacher
 from diht_k8s.stages.label.teacher_classes import class_captions
 from diht_k8s.stages.label.teacher_weights import packaged_weights
-from diht_k8s.stages.train.collectives import control_group
+from diht_k8s.stages.train.collectives import control_group, gather_objects
+from diht_k8s.stages.train.data.batch import BatchShare
 from diht_k8s.stages.train.data.loader import Loader
+from diht_k8s.stages.train.model.caption_teacher import CaptionTeacher
+from diht_k8s.stages.train.model.kernel_regression import MAX_CAPTIONS, fit_kernel_regression
 from diht_k8s.stages.train.model.student import Student
 from diht_k8s.stages.train.model.token_ridge import (
     ClassCaptions,
@@ -47,77 +55,71 @@ from diht_k8s.stages.train.model.token_ridge import (
 )
 
 MAX_PAIRS: Final = 100_000
-"""Pairs of the regression, at most: their features take 250 MB with 1,280 numbers each."""
-
-# N pairs of this process, J classes, T tokens, F features, V tokens of the regression.
+"""Pairs of the ridge regression, at most: their features take 250 MB with 1,280 numbers each."""
 
 
-def start_text_tower(
+@dataclass(frozen=True)
+class FirstPairs:
+    """This rank's part of the first pairs, each once, and what else the regressions are fitted on."""
+
+    tokens_NT: NDArray[np.int64]
+    features_NF: NDArray[np.float16]
+    positions_N: NDArray[np.int64]
+    """in the training's order."""
+    classes: ClassCaptions | None
+    vectors_VE: NDArray[np.float32] | None
+    """of `train.words`, zeros where a token has none."""
+
+
+def first_pairs(
     storage: Storage,
     train: Train,
     model: Student,
     loader: Loader,
     pairs: int,
+    share: BatchShare,
+    stand_in_F: Tensor,
     *,
-    rank: int,
-    world: int,
+    resumes: bool,
     check: Callable[[], object],
-) -> None:
-    """Have rank 0's student with its first weights begin as the regression (a collective).
+) -> FirstPairs:
+    """Read them. A pair whose image cannot be used is left out.
 
     Args:
-        storage: reads the tower's classifier.
+        storage: reads the tower's classifier and the table of words.
         train: what is asked for.
         model: the student, which no engine holds yet.
         loader: of this rank's batches, with stored features.
         pairs: of an epoch.
-        rank: of this process.
-        world: number of processes.
+        share: this rank's rows of a batch.
+        stand_in_F: the features of an image that cannot be used.
+        resumes: whether the text tower has its weights, so that the teacher alone needs pairs.
         check: called between batches; it may raise to stop.
-
-    Raises:
-        UserError: `embed_dim` is more than the tower's features.
     """
-    batches = math.ceil(min(pairs, MAX_PAIRS) / train.batch_size)
-    tokens_NT, features_NF = _read(loader, batches, check)
-    visual: Any = model.clip.visual
-    projection, vocabulary = visual.head.proj, model.clip.vocab_size
-    require_fewer_dimensions(projection.out_features, projection.in_features)
-    classes = _class_names(storage, train.init_from, model.clip.context_length, projection.in_features)
-    found = fit_ridge(
-        tokens_NT,
-        features_NF,
-        vocabulary,
-        projection.out_features,
-        bias=projection.bias is not None,
-        classes=classes,
-        summed=lambda part: _summed(part, world),
-        solves=rank == 0,
-    )
-    if found is not None:
-        start_as_ridge(model.clip, found)
-        more = "" if classes is None else f" and {len(classes[0])} class names"
-        print(
-            f"train: the text tower starts as a ridge regression from {len(found.tokens_V)} tokens, "
-            f"on {found.pairs} pairs{more}",
-            flush=True,
-        )
-
-
-def _read(loader: Loader, batches: int, check: Callable[[], object]) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-    """Tokens NxT and features NxF of this rank's part of the first batches."""
-    tokens, features = list[torch.Tensor](), list[torch.Tensor]()
+    pairs = min(pairs, MAX_CAPTIONS if resumes else MAX_PAIRS)
+    tokens, features, positions = list[Tensor](), list[Tensor](), list[NDArray[np.int64]]()
     with contextlib.closing(loader.batches(0)) as read:
-        for _ in range(batches):
+        for number in range(math.ceil(pairs / train.batch_size)):
             check()
             batch = next(read)
-            pairs = len(batch.uids)  # behind them are surplus rows
-            tokens.append(batch.tokens_BT[:pairs])
-            features.append(batch.seen_B[:pairs])
-    return torch.cat(tokens).long().numpy(), torch.cat(features).half().numpy()
+            position_B = number * train.batch_size + share.first + np.arange(len(batch.uids))  # no surplus rows
+            features_BF = batch.seen_B[: len(batch.uids)].half()
+            used_B = (features_BF != stand_in_F.half()).any(dim=1) & torch.from_numpy(position_B < pairs)
+            tokens.append(batch.tokens_BT[: len(batch.uids)][used_B])
+            features.append(features_BF[used_B])
+            positions.append(position_B[used_B.numpy()])
+    words = None if train.words is None else token_vectors(storage, train.words, SimpleTokenizer().encoder)
+    visual: Any = model.clip.visual
+    return FirstPairs(
+        torch.cat(tokens).long().numpy(),
+        torch.cat(features).numpy(),
+        np.concatenate(positions),
+        _classes(storage, train.init_from, model.clip.context_length, visual.head.proj.in_features),
+        words,
+    )
 
 
-def _class_names(storage: Storage, start: InitFrom | None, context_length: int, width: int) -> ClassCaptions | None:
+def _classes(storage: Storage, start: InitFrom | None, context_length: int, width: int) -> ClassCaptions | None:
     """Those of the tower that the training begins with; None where it brings none."""
     if start is None or not start.names_network:
         return None
@@ -126,6 +128,76 @@ def _class_names(storage: Storage, start: InitFrom | None, context_length: int, 
     if found is None or found[1].shape[1] != width:
         return None
     return SimpleTokenizer(context_length=context_length)(found[0]).long().numpy(), found[1]
+
+
+def start_text_tower(model: Student, first: FirstPairs, *, rank: int, world: int) -> None:
+    """Have rank 0's student with its first weights begin as the ridge regression; all ranks have its projection then
+    (a collective).
+
+    Args:
+        model: the student, which no engine holds yet.
+        first: this rank's part of the first pairs.
+        rank: of this process.
+        world: number of processes.
+
+    Raises:
+        UserError: `embed_dim` is more than the tower's features.
+    """
+    visual: Any = model.clip.visual
+    projection = visual.head.proj
+    require_fewer_dimensions(projection.out_features, projection.in_features)
+    found = fit_ridge(
+        first.tokens_NT,
+        first.features_NF,
+        model.clip.vocab_size,
+        projection.out_features,
+        bias=projection.bias is not None,
+        classes=first.classes,
+        vectors=first.vectors_VE,
+        summed=lambda part: _summed(part, world),
+        solves=rank == 0,
+    )
+    if found is not None:
+        start_as_ridge(model.clip, found)
+        more = "" if first.classes is None else f" and {len(first.classes[0])} captions of classes"
+        print(
+            f"train: the text tower starts as a ridge regression from {len(found.tokens_V)} tokens, "
+            f"on {found.pairs} pairs{more}",
+            flush=True,
+        )
+    if world > 1:
+        for parameter in projection.parameters():
+            dist.broadcast(parameter.data, 0, group=control_group())
+
+
+def caption_teacher(model: Student, first: FirstPairs, seed: int, share: BatchShare) -> CaptionTeacher:
+    """The teacher of the texts, fitted on the embeddings that the student gives the first pairs' images (a collective).
+
+    Args:
+        model: the student, whose projection of the features stays as it is.
+        first: this rank's part of the first pairs.
+        seed: of the training's random draws.
+        share: this rank's rows of a batch.
+    """
+    assert first.vectors_VE is not None, "the document's rules require it"
+    used_N = first.positions_N < MAX_CAPTIONS
+    mine = (first.positions_N[used_N], first.tokens_NT[used_N], first.features_NF[used_N])
+    positions_N, captions_NT, features_NF = (np.concatenate(parts) for parts in zip(*gather_objects(mine), strict=True))
+    order_N = np.argsort(positions_N)
+    captions_NT, features_NF = captions_NT[order_N], features_NF[order_N].astype(np.float32)
+    tokens_NT = captions_NT
+    visual: Any = model.clip.visual
+    with torch.no_grad():
+        embeddings_ND = visual.head.proj(torch.from_numpy(features_NF)).numpy()
+    if first.classes is not None:
+        projection_DF = visual.head.proj.weight.detach().double().numpy()
+        covariance_FF = np.cov(features_NF, rowvar=False, bias=True)
+        classes_JD = first.classes[1] @ covariance_FF @ projection_DF.T
+        usual, length = (np.sqrt((rows**2).sum(axis=1).mean()) for rows in (embeddings_ND, classes_JD))
+        tokens_NT = np.concatenate([captions_NT, first.classes[0]])
+        embeddings_ND = np.concatenate([embeddings_ND, classes_JD * (usual / max(length, 1e-12))])
+    regression = fit_kernel_regression(tokens_NT, embeddings_ND, first.vectors_VE, pairs=len(order_N))
+    return CaptionTeacher(regression, captions_NT, seed, share)
 
 
 def _summed(mine: NDArray[Any], world: int) -> NDArray[Any]:

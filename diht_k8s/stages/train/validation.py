@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import open_clip
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
 from diht_k8s.api.errors import DataError
@@ -28,7 +28,7 @@ from diht_k8s.stages.train.data.normalisation import CLIPS, Normalisation, norma
 from diht_k8s.stages.train.deepspeed_engine import DeepSpeedEngine
 from diht_k8s.stages.train.loss.hn_nce import HnNceSettings
 from diht_k8s.stages.train.loss.losses import hn_nce_loss_and_statistics
-from diht_k8s.stages.train.model.student import Features
+from diht_k8s.stages.train.model.student import Features, Student
 
 # Shape legend: B rows of this rank, C channels, H height, W width, T tokens.
 
@@ -98,6 +98,30 @@ class HeldOutValidation:
             )
         names = ("validation_loss", "validation_image_to_text_top1", "validation_text_to_image_top1")
         return dict(zip(names, (sums / batches).tolist(), strict=True))
+
+    @torch.no_grad()
+    def image_embeddings(self, model: Student, device: torch.device) -> Tensor:
+        """Unit embeddings of this process's view of all usable images, `MAX_PAIRS` at most.
+
+        Raises:
+            DataError: the shards hold no usable pair, or too many of them are damaged.
+        """
+        parts = list[Tensor]()
+        pairs = itertools.islice(self._usable(), MAX_PAIRS)
+        while samples := list(itertools.islice(pairs, self._pairs.micro_batch)):
+            pixels_BCHW = torch.stack([self._view(sample) for sample in samples]).to(device)
+            images = normalised(pixels_BCHW.permute(0, 2, 3, 1).contiguous(), of=self._pairs.normalisation)
+            parts.append(nn.functional.normalize(model.encode_image(images), dim=-1))
+        if not parts:
+            raise DataError("train.validation.shards hold no usable pair: add shards")
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def text_embeddings(self, model: Student, device: torch.device) -> tuple[Tensor, list[str]]:
+        """Unit embeddings of the captions of these images, and the captions."""
+        captions = [sample.caption for sample in itertools.islice(self._usable(), MAX_PAIRS)]
+        parts = self._tokenizer(captions).to(device).split(self._pairs.micro_batch)
+        return torch.cat([nn.functional.normalize(model.encode_text(part), dim=-1) for part in parts]), captions
 
     @property
     def damaged(self) -> dict[str, Damage]:

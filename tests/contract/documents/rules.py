@@ -372,6 +372,37 @@ RULES = [
         spec__train__features="Stored",
     ),
     bad(
+        "words without a ridge start",
+        "train.words needs textStart: Ridge",
+        spec__train__words="s3://corpus/words.safetensors",
+    ),
+    bad(
+        "regression without words",
+        "train.distillation.regression needs train.words and textStart: Ridge",
+        spec__train__distillation__regression={},
+        spec__train__textStart="Ridge",
+        spec__train__lockImageTower=True,
+        spec__train__features="Stored",
+    ),
+    good(
+        "regression on words",
+        spec__train__words="s3://corpus/words.safetensors",
+        spec__train__distillation__regression={"weight": 50},
+        spec__train__textStart="Ridge",
+        spec__train__lockImageTower=True,
+        spec__train__features="Stored",
+    ),
+    bad(
+        "interpolation without held-out pairs",
+        "train.interpolate needs train.validation",
+        spec__train__interpolate=[0, 1],
+    ),
+    good(
+        "interpolation by held-out pairs",
+        spec__train__interpolate=[0, 0.5, 1],
+        spec__train__validation={"shards": ["s3://corpus/held-out.tar"]},
+    ),
+    bad(
         "dropped patches of a locked tower",
         "train.patchDropout does not go with lockImageTower",
         spec__train__lockImageTower=True,

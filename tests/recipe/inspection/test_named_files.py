@@ -151,6 +151,7 @@ RIDGE: dict[str, Any] = {
     "train__lockImageTower": True,
     "train__initFrom__uri": "timm/tf_efficientnet_lite0",
 }
+FITTING = {**MODEL, "vision_cfg": LITE, "text_cfg": {**MODEL["text_cfg"], "width": 64}}
 LARGER = {**MODEL, "embed_dim": 1281, "vision_cfg": LITE, "text_cfg": {**MODEL["text_cfg"], "width": 1296}}
 FAULTS: dict[str, tuple[str, Plant, dict[str, Any], str]] = {
     "no shards": (
@@ -285,6 +286,18 @@ FAULTS: dict[str, tuple[str, Plant, dict[str, Any], str]] = {
         nothing,
         {**RIDGE, "train__modelConfig": LARGER},
         "train.initFrom.uri: train.textStart Ridge: embed_dim 1281 is more than the 1280 features",
+    ),
+    "words without a table": (
+        "train.words",
+        nothing,
+        {**RIDGE, "train__modelConfig": FITTING, "train__words": "gone.txt"},
+        "train.words: cannot read gone.txt: it does not exist",
+    ),
+    "words of a damaged table": (
+        "train.words",
+        lambda: Path("gone.safetensors").write_bytes(b"12345678"),
+        {**RIDGE, "train__modelConfig": FITTING, "train__words": "gone.safetensors"},
+        "train.words: gone.safetensors is no table of words",
     ),
     "ridge of a width that is no number": (
         "train.initFrom.uri",

@@ -38,6 +38,7 @@ FIGURES = (
     "object_loss",
     "attribute_loss",
     "embedding_loss",
+    "regression_loss",
     "image_to_text_top1",
     "text_to_image_top1",
     "hardest_negative_weight",

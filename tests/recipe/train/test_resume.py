@@ -54,6 +54,12 @@ STORED = {
     "features": "Stored",
     "order": {"window": 64},
 }
+TAUGHT = {
+    "textStart": "Ridge",
+    "words": str(Path(__file__).parents[3] / "examples/data/words.safetensors"),
+    "distillation": {"regression": {}},
+    "interpolate": [0.5],
+}
 FP16_SCALE = 2.0**12
 """With it no gradient of this model overflows."""
 DROPPING = {"modelConfig": DROPOUT, "microBatchSize": 4, "zeroStage": 2, "schedule": DECAYING, "stages": EARLY}
@@ -62,7 +68,7 @@ ROWS: dict[str, tuple[dict[str, Any], int]] = {
     "dropout, parts, WSD, resolution": (DROPPING, 3),
     "fp16": ({"precision": "fp16", "samples": 4 * BATCH}, 3),
     "locked, from the seed": (LOCKED, 3),
-    "stored, views, ridge start": ({**STORED, "featureViews": 2, "textStart": "Ridge"}, 4),
+    "stored, views, taught texts": ({**STORED, **TAUGHT, "featureViews": 2}, 4),
     "zero 3, ema, resolution": ({"zeroStage": 3, "ema": 0.9, "modelConfig": FINE, "stages": LATE}, 3),
     "locked, zero 3, ema": ({**FROM_FILE, "zeroStage": 3, "ema": 0.9}, 3),
     "stored, zero 3, ema, drawn captions": ({**STORED, "zeroStage": 3, "ema": 0.9, "captions": "Drawn"}, 4),
@@ -95,6 +101,8 @@ def trained(place: Path) -> Table:
         settings = {"samples": BATCH * STEPS, "zeroStage": 1, **train}
         if "first" in str(settings.get("initFrom")):
             settings["initFrom"] = {"uri": f"{place}/first.safetensors"}
+        if "interpolate" in settings:
+            settings["validation"] = {"shards": [f"{place}/data/made/filter/kept/drawn-0.tar"]}
         run = document(place / row, data=place / "data", name=name, **settings)
         return Job(run, stop_after, fp16_scale=scale if "precision" in train else None)
 

@@ -1,9 +1,10 @@
 """`textStart: Ridge` with real ranks: solved once for all of them, from stored features, before the first step
-alone.
+alone; and the texts' teacher, which has them follow its regression.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from diht_k8s.data.shards.samples import read_samples
 from diht_k8s.data.shards.storage import Storage
 from diht_k8s.models.loading import load_model
 from diht_k8s.stages.label.teacher import load_teacher
-from diht_k8s.stages.label.teacher_classes import imagenet_names
+from diht_k8s.stages.label.teacher_classes import class_captions
 from diht_k8s.stages.label.teacher_weights import packaged_weights
 from diht_k8s.stages.train.model.student import Student
 from diht_k8s.stages.train.model.token_ridge import fit_ridge
@@ -39,7 +40,13 @@ TIMM = {
     },
     "text_cfg": {**VIT["text_cfg"], "width": 32},
 }
-NAMES = [", ".join(synonyms) for synonyms in imagenet_names()]
+WORDS = Path(__file__).parents[3] / "examples/data/words.safetensors"
+TAUGHT = {"words": str(WORDS), "distillation": {"regression": {"weight": 20}}, "optimizer": {"lr": 2e-4}}
+LEFT = {**TAUGHT, "distillation": {"regression": {"weight": 0}}}
+SPOILT = {
+    "optimizer": {"lr": 0.5},
+    "interpolate": [0, 0.5, 1],
+}
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
 
 
@@ -62,6 +69,7 @@ def job(place: Path, name: str, **train: Any) -> Job:
         "initFrom": {"uri": LITE},
         "features": "Stored",
         "textStart": "Ridge",
+        "validation": {"shards": [f"{place}/data/made/filter/kept/drawn-0.tar"]} if "interpolate" in train else None,
         **train,
     }
     return Job(document(place / "shared", data=place / "data", name=name, **settings))
@@ -76,8 +84,13 @@ def trained(place: Path) -> Table:
         "still": job(place, "still", **still),
         "brought": job(place, "brought", initFrom={"uri": f"{place}/whole.safetensors"}),
         "zero 3": job(place, "zero-3", zeroStage=3),
+        "taught": job(place, "taught", **TAUGHT, samples=6 * BATCH),
+        "left": job(place, "left", **LEFT, samples=6 * BATCH),
+        "spoilt": job(place, "spoilt", **SPOILT, zeroStage=3),
+        "taught zero 3": job(place, "taught-zero-3", **TAUGHT, zeroStage=3, microBatchSize=4),
     }
-    return train_in_ranks(2, jobs, place / "two") | train_in_ranks(1, {"alone": job(place, "alone")}, place / "one")
+    alone = {"alone": job(place, "alone"), "taught alone": job(place, "taught-alone", **TAUGHT)}
+    return train_in_ranks(2, jobs, place / "two") | train_in_ranks(1, alone, place / "one")
 
 
 def test_export_when_nothing_was_learned_then_captions_embed_as_the_regression_of_all_pairs_predicts(
@@ -94,10 +107,11 @@ def test_export_when_nothing_was_learned_then_captions_embed_as_the_regression_o
     ]
     paths = sorted((place / "shared/out/features").glob("*/drawn-*.safetensors"))
     features_NF = torch.cat([load_file(path)["features"] for path in paths]).numpy()
-    tokens_NT, named_JT = (tokenizer(texts).numpy() for texts in (captions, NAMES))
     teacher = load_teacher(Teacher(model=LITE), Storage(), packaged_weights(LITE), torch.device("cpu"))
-    assert teacher.classifier is not None
-    classes = (named_JT, teacher.classifier[0].double().numpy())
+    named = class_captions(teacher.classifier)
+    assert named is not None
+    tokens_NT, named_JT = (tokenizer(texts).numpy() for texts in (captions, named[0]))
+    classes = (named_JT, named[1])
     expected = fit_ridge(tokens_NT, features_NF, 49408, TIMM["embed_dim"], bias=True, classes=classes)
     assert expected is not None
     with torch.no_grad():
@@ -140,6 +154,40 @@ def test_curve_when_in_one_process_two_or_sharded_then_the_same_and_another_than
     for name in ("alone", "zero 3"):
         torch.testing.assert_close(curves[name], curves["whole"], rtol=0, atol=1e-4)
     assert curves["whole"][0, 1] < curves["random"][0, 1] - 0.3  # these pairs are those of the regression
+
+
+def test_texts_when_a_regression_teaches_them_then_they_come_nearer_and_images_stay(
+    trained: Table, place: Path
+) -> None:
+    assert trained["taught"]["error"] is None
+    taught, left = (
+        json.loads(path.read_text().splitlines()[-1])["regression_loss"]
+        for name in ("taught", "left")
+        for path in (place / "shared/out/runs" / name).glob("*/train/metrics.jsonl")
+    )
+    assert taught < 0.8 * left
+    (model,) = (place / "shared/out/runs/taught").glob("*/train/model/open_clip_model.safetensors")
+    (checkpoint,) = (place / "shared/out/runs/taught-alone").glob("*/train/model/open_clip_model.safetensors")
+    weights = [load_file(path)["visual.head.proj.weight"] for path in (model, checkpoint)]
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-6)  # after six steps and after two
+
+
+def test_curve_when_texts_are_taught_then_the_same_in_one_process_and_sharded(trained: Table) -> None:
+    curves = {name: torch.tensor(trained[name]["losses"]) for name in ("taught", "taught alone", "taught zero 3")}
+    for name in ("taught alone", "taught zero 3"):
+        torch.testing.assert_close(curves[name], curves["taught"][:STEPS], rtol=0, atol=2e-3)
+
+
+def test_export_when_training_spoils_the_start_then_it_is_the_start(trained: Table, place: Path) -> None:
+    assert trained["spoilt"]["error"] is None
+    (folder,) = (place / "shared/out/runs/spoilt").glob("*/train")
+    chosen = json.loads((folder / "result.json").read_text())["summary"]["interpolation"]
+    assert chosen["share"] == 0
+    assert chosen["recall_at_5"]["0"] > chosen["recall_at_5"]["1"] + 10
+    (still,) = (place / "shared/out/runs/still").glob("*/train")
+    spoilt, expected = (load_file(path / "model/open_clip_model.safetensors") for path in (folder, still))
+    for name in ("token_embedding.weight", "text_projection", "visual.head.proj.weight"):
+        torch.testing.assert_close(spoilt[name], expected[name], rtol=0, atol=1e-5)
 
 
 def test_first_weights_when_they_bring_a_text_tower_then_refused(trained: Table) -> None:

@@ -269,6 +269,7 @@ PATHS: dict[str, tuple[str, Any, str]] = {
     "train.shards": ("spec__train__shards", ["{}/{0..3}.tar"], "shards[0]"),
     "train.labels": ("spec__train__labels", "{}", "labels"),
     "train.initFrom.uri": ("spec__train__initFrom", {"uri": "{}"}, "initFrom.uri"),
+    "train.words": ("spec__train__words", "{}", "words"),
     "train.validation.shards": ("spec__train__validation", {"shards": ["{}/0.tar"]}, "validation.shards[0]"),
     "evaluate.model": ("spec__evaluate__model", "{}", "model"),
     "evaluate.benchmarks.shards": ("spec__evaluate__benchmarks__0__shards", ["{}/0.tar"], "benchmarks[0].shards[0]"),
@@ -287,7 +288,9 @@ def filled(value: Any, place: str) -> Any:
 def with_path(field: str, place: str) -> Spec:
     path, value, _ = PATHS[field]
     only = {f"spec__{stage}": None for stage in ("label", "train", "evaluate")} if field.endswith("captions") else {}
-    return spec_of(**DATA, **only, **{path: filled(value, place)})
+    started = {"textStart": "Ridge", "features": "Stored", "lockImageTower": True} if field == "train.words" else {}
+    more = {f"spec__train__{name}": setting for name, setting in started.items()}
+    return spec_of(**DATA, **only, **more, **{path: filled(value, place)})
 
 
 @pytest.mark.parametrize("field", PATHS)
@@ -315,6 +318,7 @@ def test_an_image_may_bring_single_files_and_models() -> None:
         "filter.clipScore.model",
         "label.teacher.weights",
         "train.initFrom.uri",
+        "train.words",
         "evaluate.model",
         "evaluate.benchmarks.classNames",
     ]

@@ -127,7 +127,7 @@ def card(run: DihtRun, config: Mapping[str, Any], summary: Mapping[str, Any], co
         f"A CLIP model trained by the DiHT recipe (arXiv 2301.02280) with diht-k8s: {summary['samples']:,} samples "
         f"in {summary['steps']:,} "
         f"steps, {_hours(summary['seconds'])}; contrastive loss with hard negatives, first "
-        f"{summary['loss']['first']}, last {summary['loss']['last']}.",
+        f"{summary['loss']['first']}, last {summary['loss']['last']}. {_exported(summary.get('interpolation'))}",
         f"## Use\n{USE}\n"
         "For research on image-text models. Trained on captions from the web it repeats their errors and prejudices; "
         "measure it on your own "
@@ -141,6 +141,17 @@ def card(run: DihtRun, config: Mapping[str, Any], summary: Mapping[str, Any], co
         f"## Licences\n{LICENCES.format(teacher=_teacher(run))}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _exported(interpolation: Mapping[str, Any] | None) -> str:
+    """Which weights these are, and why."""
+    if interpolation is None:
+        return "These are its last weights; no held-out pairs chose between them and the first ones."
+    tried = ", ".join(f"{share} finds {recall} %" for share, recall in interpolation["recall_at_5"].items())
+    return (
+        f"These weights lie at {interpolation['share']:g} of the way from its first (0) to its last (1): they find the "
+        f"most held-out pairs within five ({tried})."
+    )
 
 
 def _hours(seconds: float) -> str:

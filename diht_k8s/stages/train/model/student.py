@@ -53,6 +53,8 @@ class Features(NamedTuple):
     """inverse temperature (not its logarithm), a scalar."""
     object_logits_BC: Tensor | None
     attribute_logits_BC: Tensor | None
+    taught_BD: Tensor | None = None
+    """normalised features of the texts of a teacher's own, fp32."""
 
 
 class Student(nn.Module):
@@ -167,13 +169,19 @@ class Student(nn.Module):
         """What the heads see of images, or of BxW features of a locked tower, that `encode_image` has just encoded."""
         return image_BD if self._tower is None else images if images.ndim == 2 else self._tower.take()
 
-    def forward(self, images: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
-        """Features and concept logits of a batch of BxCxHxW images, or of BxW features of a locked tower."""
+    def forward(
+        self, images: Tensor, tokens_BT: Tensor, max_logit_scale: float, taught_BT: Tensor | None = None
+    ) -> Features:
+        """Features and concept logits of a batch of BxCxHxW images, or of BxW features of a locked tower; features of
+        a teacher's own texts.
+        """
         lower = self.autocast_dtype
         with contextlib.nullcontext() if lower is None else torch.autocast(images.device.type, lower):
-            return self._features(images, tokens_BT, max_logit_scale)
+            return self._features(images, tokens_BT, max_logit_scale, taught_BT)
 
-    def _features(self, images: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
+    def _features(
+        self, images: Tensor, tokens_BT: Tensor, max_logit_scale: float, taught_BT: Tensor | None
+    ) -> Features:
         image_BD = self.encode_image(images)
         seen_BW = self.concept_inputs(images, image_BD)
         text_BD = self.encode_text(tokens_BT)
@@ -183,6 +191,7 @@ class Student(nn.Module):
             clamped_logit_scale(self.clip.logit_scale.float().squeeze(0), max_logit_scale),
             self.object_head(seen_BW).float() if self.object_head is not None else None,
             self.attribute_head(seen_BW).float() if self.attribute_head is not None else None,
+            None if taught_BT is None else nn.functional.normalize(self.encode_text(taught_BT), dim=-1),
         )
 
 

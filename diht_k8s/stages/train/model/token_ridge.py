@@ -10,7 +10,11 @@ further captions where the image tower has a classifier: by linear discriminant 
 mean - mean), so S w is what an image of the class differs by. Of the whitened features those D directions stay that the
 regression predicts most of.
 
-Shapes: N captions, V tokens that occur, F features, D embedding, J classes, T tokens of a caption.
+With vectors of words (`train.words`) the sum of a caption's vectors over the root of the words' number stands beside
+the counts: what the regression makes of a vector counts for each word that has one, in captions or not.
+
+Shapes: N captions, V tokens that occur, F features, D embedding, J classes, T tokens of a caption,
+E numbers of a word's vector.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, hstack
 
 from diht_k8s.api.errors import UserError
 
@@ -30,6 +34,10 @@ MAX_TOKENS: Final = 6144
 """Tokens of the regression, the commonest ones: its matrix takes 300 MB. Another token starts as no word."""
 PENALTY: Final = 0.64
 """Of the regression, in pairs: a token that captions hold less often than that is mostly left at zero."""
+PENALTY_BESIDE_VECTORS: Final = 1.5
+"""The same where words have vectors, which tell most of them."""
+VECTORS_WEIGHT: Final = 2.0
+"""Length of a word's vector beside its count."""
 SHRINKAGE: Final = 1.0
 """Of the covariance that whitens, in mean variances."""
 ROWS: Final = 8192
@@ -67,7 +75,7 @@ class TokenRidge:
     """The regression."""
 
     tokens_V: NDArray[np.int64]
-    """numbers of its tokens in the vocabulary."""
+    """numbers of its tokens in the vocabulary, those that only have a vector included."""
     vocabulary: int
     words_VD: Matrix
     projection_DF: Matrix
@@ -107,6 +115,7 @@ def fit_ridge(
     *,
     bias: bool,
     classes: ClassCaptions | None = None,
+    vectors: NDArray[np.floating] | None = None,
     summed: Callable[[NDArray[Any]], NDArray[Any]] = lambda part: part,
     solves: bool = True,
 ) -> TokenRidge | None:
@@ -119,21 +128,56 @@ def fit_ridge(
         dimension: D, at most F.
         bias: whether the projection of the features has one.
         classes: further captions, None without.
+        vectors: of all tokens, VxE, zeros where one has none; None without.
         summed: an array's sum over the processes that have some of the pairs each (a collective).
         solves: whether this process solves it; the others get None.
     """
     frequencies = summed(word_frequencies(tokens_NT, vocabulary))
     if classes is not None:
         frequencies = frequencies + word_frequencies(classes[0], vocabulary)
-    tokens_V = commonest_tokens(frequencies)
-    sums = pair_sums(caption_counts(tokens_NT, tokens_V, vocabulary), features_NF)
+    columns = CaptionColumns(commonest_tokens(frequencies), vocabulary, vectors)
+    sums = pair_sums(columns.of(tokens_NT), features_NF)
     sums = PairSums(*map(summed, sums.parts))
-    return solve_ridge(sums, tokens_V, vocabulary, dimension, bias=bias, classes=classes) if solves else None
+    return solve_ridge(sums, columns, dimension, bias=bias, classes=classes) if solves else None
+
+
+@dataclass(frozen=True)
+class CaptionColumns:
+    """What the regression reads of a caption: counts of its commonest tokens, then the sum of its words' vectors."""
+
+    tokens_V: NDArray[np.int64]
+    vocabulary: int
+    vectors: NDArray[np.floating] | None = None
+
+    def of(self, tokens_NT: NDArray[np.int64]) -> csr_array:
+        """Of captions, Nx(V + E)."""
+        counts_NV = caption_counts(tokens_NT, self.tokens_V, self.vocabulary)
+        if self.vectors is None:
+            return counts_NV
+        all_N = caption_counts(tokens_NT, np.arange(len(self.vectors)), self.vocabulary)
+        return csr_array(hstack([counts_NV, csr_array(all_N @ (VECTORS_WEIGHT * self.vectors))]))
+
+    @property
+    def penalty(self) -> float:
+        """Of the regression on them."""
+        return PENALTY if self.vectors is None else PENALTY_BESIDE_VECTORS
+
+    def by_token(self, weights: Matrix) -> tuple[NDArray[np.int64], Matrix]:
+        """Numbers of the tokens that say something, and what one of each adds to a caption: the columns' (V + E)xD
+        weights in one row a token.
+        """
+        own_VD = weights[: len(self.tokens_V)]
+        if self.vectors is None:
+            return self.tokens_V, own_VD
+        found_VD = (VECTORS_WEIGHT * self.vectors) @ weights[len(self.tokens_V) :]
+        found_VD[self.tokens_V] += own_VD
+        tokens_V = np.union1d(self.tokens_V, np.flatnonzero(self.vectors.any(axis=1)))
+        return tokens_V, found_VD[tokens_V]
 
 
 def word_frequencies(tokens_NT: NDArray[np.int64], vocabulary: int) -> NDArray[np.int64]:
     """How often each token of a vocabulary stands in captions, between their first and their end token."""
-    return np.bincount(tokens_NT[_is_word(tokens_NT)], minlength=vocabulary)
+    return np.bincount(tokens_NT[is_word(tokens_NT)], minlength=vocabulary)
 
 
 def commonest_tokens(frequencies: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -144,7 +188,7 @@ def commonest_tokens(frequencies: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def caption_counts(tokens_NT: NDArray[np.int64], tokens_V: NDArray[np.int64], vocabulary: int) -> csr_array:
     """Counts of captions' words over the root of their number, NxV; words of no number in `tokens_V` are left out."""
-    words_NT = _is_word(tokens_NT)
+    words_NT = is_word(tokens_NT)
     columns = np.full(vocabulary, -1)
     columns[tokens_V] = np.arange(len(tokens_V))
     rows, found = np.nonzero(words_NT)[0], columns[tokens_NT[words_NT]]
@@ -153,7 +197,7 @@ def caption_counts(tokens_NT: NDArray[np.int64], tokens_V: NDArray[np.int64], vo
     return csr_array((each_N[rows], (rows, found)), shape=(len(tokens_NT), len(tokens_V)))
 
 
-def _is_word(tokens_NT: NDArray[np.int64]) -> NDArray[np.bool_]:
+def is_word(tokens_NT: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Where a caption's words stand; its end token is the highest number."""
     places_T = np.arange(tokens_NT.shape[1])
     return (places_T > 0) & (places_T < tokens_NT.argmax(axis=1)[:, None])
@@ -174,8 +218,7 @@ def pair_sums(counts_NV: csr_array, features_NF: NDArray[np.floating]) -> PairSu
 
 def solve_ridge(
     sums: PairSums,
-    tokens_V: NDArray[np.int64],
-    vocabulary: int,
+    columns: CaptionColumns,
     dimension: int,
     *,
     bias: bool,
@@ -192,13 +235,13 @@ def solve_ridge(
     matrix_VV = sums.counts_VV.copy()
     products_VF = (sums.products_VF - np.outer(sums.words_V, mean_F)) @ whitening_FF
     if classes is not None:
-        counts_JV, weights_JF = caption_counts(classes[0], tokens_V, vocabulary), classes[1]
+        counts_JV, weights_JF = columns.of(classes[0]), classes[1]
         targets_JF = weights_JF @ covariance_FF @ whitening_FF
         usual = np.sqrt(np.sum(np.maximum(values_F, 0) * scales_F**2))  # length of an image's whitened features
         targets_JF *= usual / max(np.sqrt((targets_JF**2).sum(axis=1).mean()), 1e-12)
         matrix_VV += (counts_JV.T @ counts_JV).toarray()
         products_VF += counts_JV.T @ targets_JF
-    matrix_VV[np.diag_indices_from(matrix_VV)] += PENALTY
+    matrix_VV[np.diag_indices_from(matrix_VV)] += columns.penalty
     words_VF = cho_solve(cho_factor(matrix_VV, check_finite=False), products_VF, check_finite=False)
     axes_FD = _leading_axes(words_VF.T @ products_VF, dimension)  # what the regression explains, less its penalty
     projection_DF = (whitening_FF @ axes_FD).T
@@ -207,7 +250,8 @@ def solve_ridge(
         # One = f u for features f, as nearly as can be: projecting f - mean (f u) centres without a bias.
         one_F = np.linalg.solve(sums.squares_FF / pairs + 0.01 * variance * np.eye(width), mean_F)
         projection_DF = projection_DF - np.outer(projection_DF @ mean_F, one_F)
-    return TokenRidge(tokens_V, vocabulary, words_VF @ axes_FD, projection_DF, bias_D, int(pairs))
+    tokens_V, words_VD = columns.by_token(words_VF @ axes_FD)
+    return TokenRidge(tokens_V, columns.vocabulary, words_VD, projection_DF, bias_D, int(pairs))
 
 
 def _leading_axes(matrix_FF: Matrix, number: int) -> Matrix:

@@ -45,3 +45,12 @@ def test_card_when_without_filter_and_labels_then_said() -> None:
     assert "none, this run did not distil" in text
     embeddings = {**train, "labels": "s3://corpus/label/1", "distillation": {"mode": "Disabled", "embeddings": {}}}
     assert "that of the labels `s3://corpus/label/1`" in card(run(train=embeddings), {}, SUMMARY, None)
+
+
+def test_card_when_held_out_pairs_chose_the_weights_then_which_and_by_how_much() -> None:
+    tried = {"share": 0.5, "recall_at_5": {"0": 34.1, "0.5": 36.3, "1": 33.0}}
+    train = {"model": "ViT-B-16", "samples": 1, "distillation": {"mode": "Disabled"}}
+    text = card(run(train=train), {}, SUMMARY | {"interpolation": tried}, None)
+    assert "at 0.5 of the way" in text
+    assert "0 finds 34.1 %, 0.5 finds 36.3 %, 1 finds 33.0 %" in text
+    assert "no held-out pairs chose" in card(run(train=train), {}, SUMMARY, None)

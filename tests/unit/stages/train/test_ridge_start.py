@@ -150,6 +150,23 @@ def test_classes_when_named_then_words_that_no_caption_has_find_their_images() -
     assert float((named[0] * named[1]).sum()) > 0.9
 
 
+def test_vectors_when_given_then_words_that_no_caption_has_mean_what_near_ones_do() -> None:
+    tokens, features = planted(1000, 3)
+    numbers = {word: int(tokens_of([word])[0, 1]) for word in (*WORDS, "torch")}
+    vectors = np.zeros((VOCABULARY, 20))
+    for word, vector in zip(WORDS, np.random.default_rng(8).normal(size=(len(WORDS), 20)) / 5, strict=True):
+        vectors[numbers[word]] = vector
+    vectors[numbers["torch"]] = vectors[numbers["lamp"]]
+    found = fit_ridge(tokens, features, VOCABULARY, DIMENSION, bias=True, vectors=vectors)
+    assert found is not None
+    assert numbers["torch"] in found.tokens_V
+    model, seen = clip(width=24), np.stack(tokens_of(["lamp", "torch", "cat"]))
+    start_as_ridge(model, found)
+    _, (lamp, torch_, cat) = embedded(model, (seen, features[:3]))
+    np.testing.assert_allclose(unit(found.texts(seen)), np.stack([lamp, torch_, cat]), atol=1e-5)
+    assert lamp @ torch_ > 0.7 > 0.3 > cat @ torch_
+
+
 def test_sums_when_pairs_are_divided_then_they_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, features = planted(100, 1)
     tokens_V = commonest_tokens(word_frequencies(tokens, VOCABULARY))

@@ -38,7 +38,7 @@ def step(
     order = CursorOrder(lanes=1, block=64, window=64, epoch=80)
     cursor = Cursor(step=number, position=number * 8, order=order, config_sha256="ours", seconds=float(number))
     shares = {"image_to_text_top1": 0.5, "text_to_image_top1": 0.5, "hardest_weight": 1.5, "duplicate_share": 0.25}
-    losses = Losses(total=loss, contrastive=loss, object=0.0, attribute=0.0, embedding=0.0, **shares)
+    losses = Losses(total=loss, contrastive=loss, object=0.0, attribute=0.0, embedding=0.0, regression=0.0, **shares)
     batch = Batch(torch.zeros(0), torch.zeros(1, 4), torch.zeros(0), None, [], {})
     return TrainStep(cursor, losses, 1e-3, 14.0, lambda: 0.7, own, loss_scale, batch, {}, last=True)
 
@@ -126,6 +126,7 @@ def test_line_when_written_then_every_figure_is_there_and_the_loss_scale_with_fp
         "lr",
         "logit_scale",
         "embedding_loss",
+        "regression_loss",
         "gradient_norm",
         "image_to_text_top1",
         "text_to_image_top1",
