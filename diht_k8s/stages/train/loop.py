@@ -190,12 +190,13 @@ class Training:
         return caption_teacher(self.model, first, self.run.spec.training_seed, share) if taught else None
 
     def _start(self, saved: Saved | None) -> dict[str, Tensor]:
-        """The weights that the training began with, which rank 0 keeps to interpolate; empty elsewhere."""
-        if not self.settings.interpolate or self.rank != 0:
+        """The start's weights, which rank 0 keeps to interpolate; empty elsewhere (a collective)."""
+        if not self.settings.interpolate:
             return {}
         if saved is None or not saved.uri.startswith(self.layout.checkpoints):
-            return start_state(self.model)
-        return {key: saved.state[key].clone() for key in saved.state if key.endswith(START)}
+            return start_state(self.model) if self.rank == 0 else {}
+        stored = {key: saved.state[key] for key in saved.state if key.endswith(START)}  # read by all ranks
+        return stored if self.rank == 0 else {}
 
     @property
     def steps(self) -> int:
