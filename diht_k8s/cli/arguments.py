@@ -245,6 +245,11 @@ def _add_start(commands: Commands) -> None:
         metavar="PLACE",
         help="laptop, gpu-node or cluster; this machine's if unset: gpu-node where it has a GPU",
     )
+    parser.add_argument(
+        "--words",
+        metavar="TABLE",
+        help="table of word vectors (.safetensors, or text as GloVe's or fastText's) for the training of a small pool",
+    )
     parser.add_argument("--replace", action="store_true", help="replace FILE and the held-out pairs if they exist")
     _add_json(parser)
     parser = _add_for_file(

@@ -4,8 +4,9 @@ rules.
 It samples at most `MAX_PROFILED` pairs, of shards that are spread evenly over all; counts are then estimates.
 
 Of these pairs a split by groups is held out: pairs that share their image or their caption are on one side together.
-Out: HELD/00000.tar with one pair of each chosen group, and HELD/exclude.txt, which keeps all pairs of these groups (and
-every other copy of their images) out of the training.
+Out: HELD/00000.tar with one pair of every second chosen group, which the evaluation alone reads, HELD/development.tar
+with those of the others, which settings and weights are chosen on, and HELD/exclude.txt, which keeps all pairs of these
+groups (and every other copy of their images) out of the training.
 """
 
 from __future__ import annotations
@@ -217,9 +218,10 @@ def _size(data: bytes) -> tuple[int, int] | None:
 
 
 SHARD: Final = "00000.tar"
+DEVELOPMENT: Final = "development.tar"
 EXCLUDE: Final = "exclude.txt"
 SHARE: Final = 10
-"""One pair in ten is held out."""
+"""One pair in ten is held out, and one more is for development."""
 LARGEST_GROUP: Final = 10
 """A caption that more pairs share ("image") stays in the training."""
 COMPARED: Final = 500
@@ -238,6 +240,11 @@ class HeldOut:
     """share of the training images that are near-duplicates of a held-out one."""
     members: list[tuple[str, dict[str, bytes]]] = field(default_factory=list[tuple[str, dict[str, bytes]]])
     """key and files of each pair."""
+
+    @property
+    def development(self) -> int:
+        """Number of the pairs for development: every second one."""
+        return len(self.pairs) // 2
 
 
 def duplicate_groups(pairs: Sequence[ProfiledPair]) -> list[list[ProfiledPair]]:
@@ -267,7 +274,7 @@ def choose_groups(profile: DatasetProfile, seed: int) -> tuple[list[ProfiledPair
         profile: of the shards.
         seed: of the choice.
     """
-    wanted = max(1, len(profile.pairs) // SHARE)
+    wanted = max(1, 2 * (len(profile.pairs) // SHARE))
     small = [group for group in duplicate_groups(profile.pairs) if len(group) <= LARGEST_GROUP]
     small.sort(key=lambda group: hashlib.sha256(f"{seed} {group[0].uid}".encode()).digest())
     chosen = small[:wanted]
@@ -309,7 +316,8 @@ def write_held_out(storage: Storage, held: HeldOut, folder: str, *, replace: boo
             f"{folder} holds pairs of other data, which another run document may name: choose another --name, or "
             "--replace them"
         )
-    write_samples(storage, join(folder, SHARD), held.members)
+    write_samples(storage, join(folder, SHARD), held.members[::2])
+    write_samples(storage, join(folder, DEVELOPMENT), held.members[1::2])
     storage.write_bytes(place, content)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
 
 from diht_k8s.api.wording import enumerated
-from diht_k8s.report.overview import DIRECTIONS, REFERENCE, SPLITS, percent, points, reference_of
+from diht_k8s.report.overview import DIRECTIONS, REFERENCES, SPLITS, percent, points
 from diht_k8s.report.per_image import holm, paired_differences, verdict
 
 SMALL_PAIRS: Final = 1_000_000
@@ -166,18 +167,16 @@ def benchmark_caveats(benchmark: Json) -> list[str]:
 
 
 def _reference_caveats(benchmark: Json) -> list[str]:
-    """The paired differences to the reference, one sentence a direction."""
-    if (reference := reference_of(benchmark)) is None:
-        return []
+    """The paired differences to the references, one sentence a direction."""
     found: list[str] = []
-    for key, direction in DIRECTIONS.items():
+    for reference, (key, direction) in product(benchmark.get("references", []), DIRECTIONS.items()):
         difference = reference["difference"][key]
         low, high = map(points, difference["interval"])
         found.append(
             f"{benchmark['name']}, {direction}: with R@5 {percent(benchmark[key]['recall']['5'])} the model is "
-            f"{RELATIONS[difference['verdict']]} the {REFERENCE} with {percent(reference[key]['recall']['5'])} "
-            f"(paired over "
-            f"the images {points(difference['value'])} points, 95\N{NO-BREAK SPACE}% interval {low} to {high})."
+            f"{RELATIONS[difference['verdict']]} the {REFERENCES[reference['name']]} with "
+            f"{percent(reference[key]['recall']['5'])} (paired over the images "
+            f"{points(difference['value'])} points, 95\N{NO-BREAK SPACE}% interval {low} to {high})."
         )
     return found
 

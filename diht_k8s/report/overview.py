@@ -26,7 +26,8 @@ TYPE_NAMES: Final = {
 }
 
 REFERENCE: Final = "BPE ridge"
-"""The reference's name, everywhere on the page."""
+REFERENCES: Final = {"tokens": REFERENCE, "words": "kernel regression"}
+"""The references' names, everywhere on the page."""
 
 FEW_IMAGES: Final = 200
 """With fewer, the header gives the interval: it is wider than 10 points."""
@@ -61,11 +62,17 @@ def lede(content: Mapping[str, Any]) -> str:
 
 def explained_reference(content: Mapping[str, Any]) -> str:
     """What the reference is; empty where no benchmark has one."""
-    if not any(map(reference_of, content["benchmarks"])):
+    names = {reference["name"] for each in content["benchmarks"] for reference in each.get("references", [])}
+    if not names:
         return ""
+    words = (
+        f". {REFERENCES['words'].capitalize()}: from tokens and the vectors of train.words to the same features"
+        if "words" in names
+        else ""
+    )
     return (
         f"{REFERENCE}: ridge regression from BPE tokens and class names to a strong encoder's whitened features, "
-        "on the training pairs, in no more dimensions than the model's embedding has"
+        f"on the training pairs, in no more dimensions than the model's embedding has{words}"
     )
 
 

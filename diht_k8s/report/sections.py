@@ -11,6 +11,7 @@ from diht_k8s.api.wording import counted, enumerated
 from diht_k8s.report.overview import (
     DIRECTIONS,
     REFERENCE,
+    REFERENCES,
     classes_with_images,
     count,
     decimal,
@@ -121,7 +122,7 @@ def cards(content: Json) -> list[Json]:
     if (benchmark := first_result(content, "Retrieval")) is not None:
         for key, direction in DIRECTIONS.items():
             rows = [bar("This model", benchmark[key]["recall"]["5"], "model", benchmark[key]["interval"]["5"])]
-            rows += [bar(REFERENCE, reference[key]["recall"]["5"]) for reference in benchmark["references"]]
+            rows += [bar(_system(reference), reference[key]["recall"]["5"]) for reference in benchmark["references"]]
             rows.append(bar("Chance", benchmark[key]["chance"]["5"]))
             title = f"{direction.capitalize()}, R@5"
             found.append(
@@ -156,6 +157,11 @@ def cards(content: Json) -> list[Json]:
             }
         )
     return found
+
+
+def _system(reference: Json) -> str:
+    name = REFERENCES[reference["name"]]
+    return name[0].upper() + name[1:]
 
 
 def _difference(benchmark: Json, key: str) -> str:
@@ -398,7 +404,7 @@ def benchmark(result: Json) -> Json:
 def _systems(result: Json) -> list[Json]:
     chance = {key: {"recall": result[key]["chance"]} for key in DIRECTIONS}
     systems = [{"name": "This model", "kind": "model", **{key: result[key] for key in DIRECTIONS}}]
-    systems += [{**reference, "name": REFERENCE, "kind": "reference"} for reference in result["references"]]
+    systems += [{**reference, "name": _system(reference), "kind": "reference"} for reference in result["references"]]
     return [*systems, {"name": "Chance", "kind": "reference", **chance}]
 
 

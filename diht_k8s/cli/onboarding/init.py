@@ -23,7 +23,14 @@ PATTERN: Final = "*?[{"
 
 
 def init_command(
-    data: str, output: str, name: str | None, hardware: Hardware | None, *, replace: bool, as_json: bool
+    data: str,
+    output: str,
+    name: str | None,
+    hardware: Hardware | None,
+    words: str | None,
+    *,
+    replace: bool,
+    as_json: bool,
 ) -> int:
     """Write a run document and its held-out split; the exit code.
 
@@ -32,6 +39,7 @@ def init_command(
         output: the run document.
         name: of the run; that of the data's folder if unset.
         hardware: that the run is for; this machine's if unset.
+        words: table of word vectors that a small pool's text tower begins with.
         replace: write over an existing document and held-out pairs.
         as_json: print one JSON object in place of text.
     """
@@ -53,17 +61,19 @@ def init_command(
     machine = this_machine()
     hardware = hardware or ("gpu-node" if machine.gpus else "laptop")
     base = data.rstrip("/").rpartition("/")[0] if in_object_store(data) else "runs"
-    names = RunNames(name, patterns, f"{base}/{name}", f"{base}/{name}-held-out")
+    names = RunNames(name, patterns, f"{base}/{name}", f"{base}/{name}-held-out", words)
     held = hold_out(storage, profile)
     text = render_document(names, profile, held, machine, choose_defaults(profile, held, machine, hardware))
     run = load(text, name=str(path))
     write_held_out(storage, held, names.held_out, replace=replace)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    facts = {"pairs": profile.total, "held_out": len(held.pairs), "held_out_folder": names.held_out}
+    development, held_out = held.development, len(held.pairs) - held.development
+    facts = {"pairs": profile.total, "held_out": held_out, "held_out_folder": names.held_out}
     starts = f"diht {'submit' if hardware == 'cluster' else 'run'} {shlex.quote(str(path))}"
     lines = [
-        f"{path}: run {run.metadata.name} for {hardware}; {len(held.pairs)} groups are held out in {names.held_out}",
+        f"{path}: run {run.metadata.name} for {hardware}; {held_out} groups are held out in {names.held_out}, "
+        f"{development} for development",
         f"to start it: {starts}",
     ]
     return show({"file": str(path), "run": run.metadata.name, "for": hardware, **facts}, lines, as_json=as_json)

@@ -17,7 +17,15 @@ from diht_k8s.api.label import Vocabulary
 from diht_k8s.api.layout import join
 from diht_k8s.api.wording import counted
 from diht_k8s.cli.placement import Machine
-from diht_k8s.inspection.dataset_profile import EXCLUDE, SHARD, DatasetProfile, HeldOut, ProfiledPair, concept_counts
+from diht_k8s.inspection.dataset_profile import (
+    DEVELOPMENT,
+    EXCLUDE,
+    SHARD,
+    DatasetProfile,
+    HeldOut,
+    ProfiledPair,
+    concept_counts,
+)
 from diht_k8s.stages.label.vocabulary import freeze
 
 Hardware = Literal["laptop", "gpu-node", "cluster"]
@@ -38,6 +46,8 @@ CPU_SAMPLES: Final = 307_200
 EPOCHS: Final = 30
 RIDGE_EPOCHS: Final = 5
 """Of a text tower that begins as a regression on all pairs; more learn them by heart."""
+LEAST_DEVELOPMENT: Final = 16
+"""Pairs for development that a batch of a small pool gets smaller for; fewer choose nothing."""
 SAFETY: Final = 0.8
 """Share of the pairs whose captions pass that is counted on: the T rule and damaged images take some more."""
 PAPER: Final = Filter()
@@ -113,6 +123,8 @@ def choose_defaults(profile: DatasetProfile, held: HeldOut, machine: Machine, ha
     processes, nodes = _gang(machine, hardware, kept)
     model, largest = (None, 512) if hardware == "laptop" else _model(kept)
     ridge = model is None and small
+    if ridge and held.development >= LEAST_DEVELOPMENT:
+        largest = min(largest, held.development)  # of fewer pairs than a batch nothing is measured
     batch = _batch(kept, largest, processes * nodes)
     samples = _samples(kept, batch, hardware, RIDGE_EPOCHS if ridge else EPOCHS)
     width = max(profile.median_size())
@@ -139,7 +151,7 @@ def choose_defaults(profile: DatasetProfile, held: HeldOut, machine: Machine, ha
         processes,
         nodes,
         _workers(machine, hardware, len(profile.uris)),
-        len(held.pairs) >= batch,
+        held.development >= batch,
     )
 
 
@@ -214,6 +226,8 @@ class RunNames:
     patterns: list[str]
     output: str
     held_out: str
+    words: str | None = None
+    """table of word vectors."""
 
 
 def render_document(
@@ -303,8 +317,8 @@ def _filter(names: RunNames, profile: DatasetProfile, held: HeldOut, defaults: R
         ),
         "    textSpotting:",
         f"      detectorSize: {defaults.detector_size}",
-        f"    # Held-out groups (pairs with the same image or caption): {counted(len(held.pairs), 'group')}, "
-        f"{counted(len(held.excluded), 'pair')}.",
+        f"    # Groups for development and test (pairs with the same image or caption): "
+        f"{counted(len(held.pairs), 'group')}, {counted(len(held.excluded), 'pair')}.",
         f"    exclude: {json.dumps(join(names.held_out, EXCLUDE))}",
     ]
     if defaults.decontaminate:
@@ -345,22 +359,23 @@ def _label(defaults: RunDefaults) -> list[str]:
 
 
 def _train(names: RunNames, defaults: RunDefaults) -> list[str]:
+    tower = "width: 576, heads: 9" if defaults.ridge else "width: 320, heads: 5"
     locked = [
         "    # An image tower that a Python package brings stays as it is, each image passes it once, and the text "
         "tower learns.",
         "    modelConfig:",
-        "      embed_dim: 256",
+        f"      embed_dim: {512 if defaults.ridge else 256}",
         "      vision_cfg:",
         "        timm_model_name: tf_efficientnet_lite0",
         "        timm_pool: avg",
         "        timm_proj: linear",
         "        timm_proj_bias: true",
         "        image_size: 128",
-        "      text_cfg: {context_length: 32, vocab_size: 49408, width: 320, heads: 5, layers: 1}",
+        f"      text_cfg: {{context_length: 32, vocab_size: 49408, {tower}, layers: 1}}",
         "    initFrom: {uri: timm/tf_efficientnet_lite0}",
         "    lockImageTower: true",
         "    features: Stored",
-        *(["    textStart: Ridge  # a regression from words to features: for small pools"] if defaults.ridge else []),
+        *(_small_pool(names, defaults) if defaults.ridge else []),
     ]
     lr = "3.0e-4" if defaults.ridge else "5.0e-4"
     lines = [
@@ -376,7 +391,7 @@ def _train(names: RunNames, defaults: RunDefaults) -> list[str]:
         f"    optimizer: {{lr: {lr}, weightDecay: 0.2}}",
         f"    schedule: {{type: Cosine, warmupSamples: {defaults.warmup}}}",
         "    loss: {maskDuplicateCaptions: true}",
-        *([] if defaults.top_k else ["    distillation: {mode: Disabled}"]),
+        *_distillation(names, defaults),
         f"    numNodes: {defaults.nodes}",
         f"    processesPerNode: {defaults.processes}",
     ]
@@ -384,18 +399,39 @@ def _train(names: RunNames, defaults: RunDefaults) -> list[str]:
         lines.append("    checkpoint: {everySeconds: 60}")
     if defaults.validates:
         every = max(1, defaults.samples // 10 // defaults.batch) * defaults.batch
-        held = json.dumps([join(names.held_out, SHARD)])
+        held = json.dumps([join(names.held_out, DEVELOPMENT)])
         lines += ["    validation:", f"      shards: {held}", f"      everySamples: {every}"]
     if defaults.hardware == "cluster":
         lines += ["    pods:", '      resources: {cpu: "64", memory: 256Gi, nvidia.com/gpu: 8}', "      shmSize: 32Gi"]
     return lines
 
 
+def _small_pool(names: RunNames, defaults: RunDefaults) -> list[str]:
+    """How the text tower of a small pool begins, and what keeps it from ending worse."""
+    lines = ["    textStart: Ridge  # a regression from words to features: on small pools training alone memorises"]
+    if names.words is None:
+        lines.append("    # Vectors of words add most: diht init ... --words TABLE (.safetensors, or text as GloVe's)")
+    else:
+        lines.append(f"    words: {json.dumps(names.words)}  # says which words are near each other")
+    if defaults.validates:
+        lines.append(
+            "    interpolate: [0, 0.25, 0.5, 0.75, 1]  # exports what finds most of validation's pairs; 0: the start"
+        )
+    return lines
+
+
+def _distillation(names: RunNames, defaults: RunDefaults) -> list[str]:
+    fields = ([] if defaults.top_k else ["mode: Disabled"]) + (
+        ["regression: {weight: 100}"] if defaults.ridge and names.words is not None else []
+    )
+    return [f"    distillation: {{{', '.join(fields)}}}"] if fields else []
+
+
 def _evaluate(names: RunNames, held: HeldOut) -> list[str]:
     return [
         "  evaluate:",
         "    benchmarks:",
-        f"    - name: held-out  # retrieval among {len(held.pairs)} pairs; add your own benchmarks",
+        f"    - name: held-out  # retrieval among {len(held.pairs) - held.development} pairs; add your own benchmarks",
         "      type: Retrieval",
         "      split: HeldOut",
         f"      shards: {json.dumps([join(names.held_out, SHARD)])}",

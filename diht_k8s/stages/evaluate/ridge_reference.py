@@ -1,20 +1,21 @@
-"""The reference of a retrieval benchmark: a ridge regression that is fitted on the run's own training pairs.
+"""The references of a retrieval benchmark: regressions that are fitted on the run's own training pairs.
 
 A model trained for minutes easily beats chance; the question is how it does beside a closed-form regression on a strong
-frozen encoder. It goes from CLIP's tokens to the whitened features of the label stage's teacher, with the teacher's
-class names as further captions, and is what a training may start as (`train.textStart: Ridge`, see `token_ridge`): a
-text tower trained on the same features should be above it. It has no more dimensions than the model's embedding: with
-all of the features' it could stand above the model by these alone. The training images are also compared with the
-benchmark's by digest.
+frozen encoder. The ridge regression goes from CLIP's tokens to the whitened features of the label stage's teacher, with
+the teacher's class names as further captions, and is what a training may start as (`train.textStart: Ridge`, see
+`token_ridge`): a text tower trained on the same features should be above it. It has no more dimensions than the model's
+embedding: with all of the features' it could stand above the model by these alone. A run with `train.words` has a
+second reference, the kernel regression on them (see `kernel_regression`), which no text tower has to carry. The
+training images are also compared with the benchmark's by digest.
 
-Shapes: N training pairs, M test images, D features.
+Shapes: N training pairs, M test images, C captions of them, F features, D embedding.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,7 @@ from diht_k8s.data.shards.images import DECODERS
 from diht_k8s.data.shards.pairs import read_pairs
 from diht_k8s.data.shards.samples import Sample, read_samples, until_damage
 from diht_k8s.data.shards.sources import Shard, known_sources, training_shards
+from diht_k8s.models.word_vectors import token_vectors
 from diht_k8s.report.per_image import PerImage, holm, paired_differences, verdict
 from diht_k8s.runtime.bad_shards import BadShards
 from diht_k8s.runtime.commit import find_committed
@@ -37,7 +39,13 @@ from diht_k8s.stages.evaluate.benchmark_images import BenchmarkImage
 from diht_k8s.stages.evaluate.encoding import EncodedImages
 from diht_k8s.stages.evaluate.retrieval import CUTOFFS, Retrieval, direction_json, gallery, image_of_text, retrieval
 from diht_k8s.stages.label.teacher_classes import class_captions
-from diht_k8s.stages.train.model.token_ridge import PENALTY, TokenRidge, fit_ridge
+from diht_k8s.stages.train.model.kernel_regression import (
+    MAX_CAPTIONS,
+    fit_kernel_regression,
+    with_classes,
+)
+from diht_k8s.stages.train.model.kernel_regression import PENALTY as KERNEL_PENALTY
+from diht_k8s.stages.train.model.token_ridge import PENALTY, ClassCaptions, TokenRidge, fit_ridge
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
@@ -67,8 +75,19 @@ class TrainingPairs:
     """[D] of each pair whose shard has teacher features."""
 
 
+@dataclass(frozen=True)
+class FittedRegression:
+    """One reference for models of a dimension."""
+
+    facts: Json
+    ridge: TokenRidge
+    """has the embeddings of images."""
+    texts: Callable[[NDArray[np.int64]], NDArray[np.floating]]
+    """tokens CxT -> embeddings CxD."""
+
+
 class RidgeReference:
-    """The reference of a run: the training pairs are read, and it is fitted, for the first benchmark that asks."""
+    """The references of a run: the training pairs are read, and they are fitted, for the first benchmark that asks."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -77,29 +96,30 @@ class RidgeReference:
         self._decoder = DECODERS[evaluate.decode]  # that of the model's images: another one may refuse some
         self._retrieval = any(benchmark.type == "Retrieval" for benchmark in evaluate.chosen)
         self._label = find_committed(context.storage, context.layout, Stage.LABEL) if context.run.spec.label else None
-        self._fitted = dict[int, TokenRidge]()
+        self._fitted = dict[int, list[FittedRegression]]()
         """by dimension."""
 
     def compare(self, images: EncodedImages, seed: list[int], model: PerImage) -> Json:
-        """The reference of a retrieval benchmark with its difference to the model, or a note on why there is none."""
+        """A retrieval benchmark's references with their differences to the model, or a note on why there is none."""
         captioned = gallery(images)
         if (reason := self._why_none(captioned)) is not None:
             return {"references": [], "notes": [f"no reference: {reason}"], "seen": self.seen(captioned.items)}
-        ridge, rng = self._ridge(captioned.features_ND.shape[1]), np.random.default_rng(seed)
-        captions = [caption for item in captioned.items for caption in item.captions]
-        images_MD, texts_TD = ridge.images(self._features(captioned)), ridge.texts(_tokens(captions))
-        found = retrieval(_unit(images_MD), _unit(texts_TD), image_of_text(captioned), rng)
-        reference = {
-            "name": "tokens",
-            "pairs": ridge.pairs,
-            "words": len(ridge.tokens_V),
-            "dimension": len(ridge.projection_DF),
-            "alpha": PENALTY,
-            "text_to_image": direction_json(found.text_to_image),
-            "image_to_text": direction_json(found.image_to_text),
-            "difference": _differences(found, model, rng),
-        }
-        return {"references": [reference], "notes": [], "seen": self.seen(captioned.items)}
+        fitted, features_MF = self._regressions(captioned.features_ND.shape[1]), self._features(captioned)
+        tokens_CT = _tokens([caption for item in captioned.items for caption in item.captions])
+        references = list[Json]()
+        for each in fitted:
+            rng = np.random.default_rng(seed)
+            images_MD, texts_CD = each.ridge.images(features_MF), each.texts(tokens_CT)
+            found = retrieval(_unit(images_MD), _unit(texts_CD), image_of_text(captioned), rng)
+            references.append(
+                {
+                    **each.facts,
+                    "text_to_image": direction_json(found.text_to_image),
+                    "image_to_text": direction_json(found.image_to_text),
+                    "difference": _differences(found, model, rng),
+                }
+            )
+        return {"references": references, "notes": [], "seen": self.seen(captioned.items)}
 
     def seen(self, images: Sequence[BenchmarkImage]) -> Json | None:
         """How many different images are byte for byte among the training pairs; None if these cannot be read."""
@@ -126,25 +146,63 @@ class RidgeReference:
             return "the teacher's features no longer lie beside the labels"
         return None if any(map(_has_words, pairs.captions)) else "no training caption has a word"
 
-    def _ridge(self, dimension: int) -> TokenRidge:
-        """The regression for a model of a dimension, fitted for the first benchmark and kept for the others."""
-        if dimension in self._fitted:
-            return self._fitted[dimension]
-        pairs, classes = self._pairs, class_captions(self._teacher.classifier)
-        assert not isinstance(pairs, str), "there is a reference"
-        features_ND = np.stack(pairs.features)
-        named = None if classes is None else (_tokens(classes[0]), classes[1])
+    def _regressions(self, dimension: int) -> list[FittedRegression]:
+        """Those for a model of a dimension, fitted for the first benchmark and kept for the others."""
+        if dimension not in self._fitted:
+            train = self._context.run.spec.train
+            words = None if train is None else train.words
+            self._fitted[dimension] = [self._on_tokens(dimension)]
+            if words is not None:
+                vectors_VE = token_vectors(self._context.storage, words, _tokenizer().encoder)
+                self._fitted[dimension].append(self._on_words(dimension, vectors_VE))
+        return self._fitted[dimension]
+
+    def _on_tokens(self, dimension: int) -> FittedRegression:
+        ridge = self._ridge(dimension, None)
+        facts = {"name": "tokens", "pairs": ridge.pairs, "words": len(ridge.tokens_V), "alpha": PENALTY}
+        return FittedRegression({**facts, "dimension": len(ridge.projection_DF)}, ridge, ridge.texts)
+
+    def _on_words(self, dimension: int, vectors_VE: NDArray[np.float32]) -> FittedRegression:
+        ridge, (tokens_NT, features_NF) = self._ridge(dimension, vectors_VE), self._fit_data
+        known = slice(0, MAX_CAPTIONS)
+        tokens_NT, embeddings_ND = with_classes(
+            tokens_NT[known],
+            ridge.images(features_NF[known]),
+            features_NF[known],
+            ridge.projection_DF,
+            self._classes,
+        )
+        pairs = min(ridge.pairs, MAX_CAPTIONS)
+        kernel = fit_kernel_regression(tokens_NT, embeddings_ND, vectors_VE, pairs=pairs)
+        facts = {"name": "words", "pairs": pairs, "words": int(vectors_VE.any(axis=1).sum()), "alpha": KERNEL_PENALTY}
+        return FittedRegression({**facts, "dimension": len(ridge.projection_DF)}, ridge, kernel.embeddings)
+
+    def _ridge(self, dimension: int, vectors_VE: NDArray[np.float32] | None) -> TokenRidge:
+        tokens_NT, features_NF = self._fit_data
         found = fit_ridge(
-            _tokens(pairs.captions),
-            features_ND,
+            tokens_NT,
+            features_NF,
             _tokenizer().vocab_size,
-            min(dimension, features_ND.shape[1]),
+            min(dimension, features_NF.shape[1]),
             bias=True,
-            classes=named,
+            classes=self._classes,
+            vectors=vectors_VE,
         )
         assert found is not None, "this process solves it"
-        self._fitted[dimension] = found
         return found
+
+    @cached_property
+    def _fit_data(self) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+        """Tokens and features of the training pairs."""
+        pairs = self._pairs
+        assert not isinstance(pairs, str), "there is a reference"
+        return _tokens(pairs.captions), np.stack(pairs.features)
+
+    @cached_property
+    def _classes(self) -> ClassCaptions | None:
+        """The names and weights of the teacher's classes."""
+        classes = class_captions(self._teacher.classifier)
+        return None if classes is None else (_tokens(classes[0]), classes[1])
 
     @cached_property
     def _teacher(self) -> TeacherNetwork:
@@ -248,7 +306,7 @@ def _tokens(captions: Sequence[str]) -> NDArray[np.int64]:
     return _tokenizer()(list(captions)).numpy()
 
 
-def _unit(values_MD: NDArray[np.float64]) -> NDArray[np.float64]:
+def _unit(values_MD: NDArray[np.floating]) -> NDArray[np.floating]:
     """Rows of unit length; zeros stay."""
     return values_MD / np.maximum(np.linalg.norm(values_MD, axis=1, keepdims=True), 1e-12)
 

@@ -44,7 +44,7 @@ from diht_k8s.stages.train.collectives import control_group, gather_objects
 from diht_k8s.stages.train.data.batch import BatchShare
 from diht_k8s.stages.train.data.loader import Loader
 from diht_k8s.stages.train.model.caption_teacher import CaptionTeacher
-from diht_k8s.stages.train.model.kernel_regression import MAX_CAPTIONS, fit_kernel_regression
+from diht_k8s.stages.train.model.kernel_regression import MAX_CAPTIONS, fit_kernel_regression, with_classes
 from diht_k8s.stages.train.model.student import Student
 from diht_k8s.stages.train.model.token_ridge import (
     ClassCaptions,
@@ -185,17 +185,11 @@ def caption_teacher(model: Student, first: FirstPairs, seed: int, share: BatchSh
     positions_N, captions_NT, features_NF = (np.concatenate(parts) for parts in zip(*gather_objects(mine), strict=True))
     order_N = np.argsort(positions_N)
     captions_NT, features_NF = captions_NT[order_N], features_NF[order_N].astype(np.float32)
-    tokens_NT = captions_NT
     visual: Any = model.clip.visual
     with torch.no_grad():
         embeddings_ND = visual.head.proj(torch.from_numpy(features_NF)).numpy()
-    if first.classes is not None:
-        projection_DF = visual.head.proj.weight.detach().double().numpy()
-        covariance_FF = np.cov(features_NF, rowvar=False, bias=True)
-        classes_JD = first.classes[1] @ covariance_FF @ projection_DF.T
-        usual, length = (np.sqrt((rows**2).sum(axis=1).mean()) for rows in (embeddings_ND, classes_JD))
-        tokens_NT = np.concatenate([captions_NT, first.classes[0]])
-        embeddings_ND = np.concatenate([embeddings_ND, classes_JD * (usual / max(length, 1e-12))])
+    projection_DF = visual.head.proj.weight.detach().double().numpy()
+    tokens_NT, embeddings_ND = with_classes(captions_NT, embeddings_ND, features_NF, projection_DF, first.classes)
     regression = fit_kernel_regression(tokens_NT, embeddings_ND, first.vectors_VE, pairs=len(order_N))
     return CaptionTeacher(regression, captions_NT, seed, share)
 

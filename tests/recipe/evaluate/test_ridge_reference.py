@@ -123,6 +123,27 @@ def test_reference_from_the_teachers_features_finds_images_and_the_difference_is
         assert reference["difference"][direction]["value"] == pytest.approx(0.75 - reference[direction]["recall"]["5"])
 
 
+def test_run_with_word_vectors_has_the_kernel_regression_on_them_as_a_second_reference(
+    labelled: DihtRun, tmp_path: Path
+) -> None:
+    table = tmp_path / "words.txt"
+    table.write_text("red 1 0 0\ngreen 0 1 0\nblue 0 0 1\n")
+    train = labelled.spec.train
+    assert train is not None
+    with_words = train.model_copy(update={"words": str(table)})
+    run = labelled.model_copy(update={"spec": labelled.spec.model_copy(update={"train": with_words})})
+    alone, both = (
+        reference_of(each).compare(heldout_images(tmp_path), [0], model_hits(0.75))["references"]
+        for each in (labelled, run)
+    )
+    assert both[0] == alone[0]
+    (_, kernel) = both
+    assert (kernel["name"], kernel["pairs"], kernel["words"]) == ("words", 72, 3)
+    for direction in ("text_to_image", "image_to_text"):
+        assert kernel[direction]["recall"]["5"] > 2 * kernel[direction]["chance"]["5"]
+        assert kernel["difference"][direction]["value"] == pytest.approx(0.75 - kernel[direction]["recall"]["5"])
+
+
 @pytest.mark.parametrize(("models", "fitted"), [(3, 3), (TEACHER.dimension + 1, TEACHER.dimension)])
 def test_reference_has_the_models_dimension_up_to_the_teachers_and_is_fitted_once(
     labelled: DihtRun, tmp_path: Path, models: int, fitted: int, monkeypatch: pytest.MonkeyPatch

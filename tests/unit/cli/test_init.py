@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -105,13 +106,34 @@ def test_laptop_trains_on_stored_features_and_a_small_pool_begins_as_a_regressio
     assert spec.label.teacher.crop == ("Whole" if model is None else "Network")
 
 
+@pytest.mark.parametrize("concepts", [5, 10_000])
+def test_small_pool_with_word_vectors_learns_from_their_regression_and_development_pairs_choose_the_weights(
+    concepts: int,
+) -> None:
+    of = profile(300, concepts=concepts)
+    split = held(of)
+    names = replace(NAMES, words="words.safetensors")
+    spec = load(
+        render_document(names, of, split, LAPTOP, choose_defaults(of, split, LAPTOP, "laptop")), name="run.yaml"
+    ).spec
+    assert spec.train is not None
+    assert (spec.train.words, spec.train.distillation.regression is None) == ("words.safetensors", False)
+    assert spec.train.distillation.mode == ("Disabled" if spec.label is None else "Concepts")
+    assert spec.train.interpolate[0] == 0
+    assert spec.train.validation is not None
+    assert spec.evaluate is not None
+    assert spec.train.validation.shards == ["runs/mine-held-out/development.tar"]
+    assert spec.evaluate.benchmarks[0].shards == ["runs/mine-held-out/00000.tar"]
+    assert spec.train.batch_size <= split.development
+
+
 def test_batch_and_model_grow_with_the_pairs() -> None:
     def train(total: int, hardware: Hardware) -> tuple[str | None, int]:
         found = written(profile(5000, total=total), hardware).spec.train
         assert found is not None
         return found.model, found.batch_size
 
-    assert train(5000, "laptop") == (None, 512)
+    assert train(5000, "laptop") == (None, 256)  # of 500 pairs for development
     assert train(200_000, "gpu-node") == ("ViT-B-32", 8192)
     assert train(100_000_000, "cluster") == ("ViT-B-16", 16384)
     assert train(2_000_000_000, "cluster") == ("ViT-L-14", 16384)
@@ -159,7 +181,7 @@ def test_held_out_groups_depend_on_the_seed_alone_and_shared_captions_stay() -> 
     once, again, other = (choose_groups(of, seed) for seed in (0, 0, 1))
     assert once == again
     assert once != other
-    assert len(once[0]) == 12
+    assert len(once[0]) == 24
     assert not any(each.caption == "image" for each in once[0])
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_array, diags_array
 
-from diht_k8s.stages.train.model.token_ridge import caption_counts, is_word
+from diht_k8s.stages.train.model.token_ridge import ClassCaptions, caption_counts, is_word
 
 MAX_CAPTIONS: Final = 10_000
 """Captions of pairs that it is fitted on: its matrix takes 600 MB with them and the names of classes."""
@@ -76,6 +76,31 @@ def fit_kernel_regression(
     factor = cho_factor(kernel_NN, overwrite_a=True, check_finite=False)
     duals_ND = cho_solve(factor, embeddings_ND.astype(np.float32), check_finite=False)
     return KernelRegression(vectors_VE, rarity_V, known, duals_ND)
+
+
+def with_classes(
+    tokens_NT: NDArray[np.int64],
+    embeddings_ND: NDArray[np.floating],
+    features_NF: NDArray[np.floating],
+    projection_DF: NDArray[np.floating],
+    classes: ClassCaptions | None,
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Captions and embeddings of pairs, followed by those of a classifier's classes, which are as long on average.
+
+    Args:
+        tokens_NT: of the captions.
+        embeddings_ND: of their images.
+        features_NF: of their images.
+        projection_DF: features -> embedding.
+        classes: of the classifier that reads these features; None without.
+    """
+    if classes is None:
+        return tokens_NT, embeddings_ND
+    covariance_FF = np.cov(features_NF, rowvar=False, bias=True)
+    classes_JD = classes[1] @ covariance_FF @ projection_DF.T
+    usual, length = (np.sqrt((rows**2).sum(axis=1).mean()) for rows in (embeddings_ND, classes_JD))
+    embeddings_ND = np.concatenate([embeddings_ND, classes_JD * (usual / max(length, 1e-12))])
+    return np.concatenate([tokens_NT, classes[0]]), embeddings_ND
 
 
 def _compared(tokens_BT: NDArray[np.int64], vectors_VE: Numbers, rarity_V: Numbers) -> ComparedCaptions:
