@@ -138,10 +138,14 @@ def test_call_reaches_the_api_server_as_kubernetes_documents_it(
         (lambda c: c.write_status("n", "r", "7", {}), "application/json-patch+json"),
         (lambda c: c.apply_run("n", "r", {}), "application/apply-patch+yaml"),
         (lambda c: c.annotate_run("n", "r", "k", "v"), "application/merge-patch+json"),
+        (
+            lambda c: c.patch_pod_status("n", "p", {}),
+            "application/strategic-merge-patch+json",
+        ),  # keeps other conditions
     ],
-    ids=["status", "apply", "annotate"],
+    ids=["status", "apply", "annotate", "pod"],
 )
-def test_patch_of_a_run_says_its_form(server: ApiServer, call: Call, form: str) -> None:
+def test_patch_says_its_form(server: ApiServer, call: Call, form: str) -> None:
     server.answers = [(200, {})]
     call(server.cluster())
     assert server.asked[0].headers["content-type"] == form
