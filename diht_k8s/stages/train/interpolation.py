@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from diht_k8s.report.per_image import Difference, paired_differences
 from diht_k8s.stages.train.checkpoint.tensors import load_weights
 from diht_k8s.stages.train.model.student import Student
 from diht_k8s.stages.train.validation import HeldOutValidation
@@ -40,10 +42,17 @@ class Interpolation:
     """of the way from start to end."""
     recalls: dict[float, float]
     """R@5 in percent, mean of both directions, by share."""
+    gain: Difference | None
+    """of R@5 over the start, paired over the pairs that chose the share; None where the start was not tried."""
 
     def summary(self) -> dict[str, Any]:
-        """For the training's summary."""
-        return {"share": self.share, "recall_at_5": {f"{share:g}": value for share, value in self.recalls.items()}}
+        """For the training's summary; the gain in points."""
+        recalls = {f"{share:g}": value for share, value in self.recalls.items()}
+        found = {"share": self.share, "recall_at_5": recalls}
+        if self.gain is None:
+            return found
+        value, low, high = (round(100 * part, 1) for part in (self.gain.value, self.gain.low, self.gain.high))
+        return found | {"gain": {"value": value, "interval": [low, high]}}
 
 
 def start_state(model: Student) -> dict[str, Tensor]:
@@ -81,16 +90,24 @@ def best_between(
     moved = any(
         not torch.equal(start[f"{name}{START}"], end[key]) for key, name in names.items() if _moves(start, name)
     )
-    found, recalls, image_ND = dict[float, dict[str, Tensor]](), dict[float, float](), None
+    found, hits, image_ND = dict[float, dict[str, Tensor]](), dict[float, Tensor](), None
     for share in shares:
         found[share] = {key: _between(start, end[key], name, share) for key, name in names.items()}
         load_weights(model, {names[key]: value for key, value in found[share].items()})
         if image_ND is None or moved:
             image_ND = held_out.image_embeddings(model, device)
         text_ND, captions = held_out.text_embeddings(model, device)
-        recalls[share] = round(100 * mean_recall(image_ND, text_ND, captions), 2)
+        hits[share] = hits_of(image_ND, text_ND, captions)
+    recalls = {share: round(100 * hits_N.mean().item(), 2) for share, hits_N in hits.items()}
     best = max(shares, key=lambda share: (recalls[share], share))
-    return Interpolation({**end, **found[best]}, best, recalls)
+    gain = _gain(hits[0], hits[best]) if 0 in hits else None
+    return Interpolation({**end, **found[best]}, best, recalls, gain)
+
+
+def _gain(start_N: Tensor, best_N: Tensor) -> Difference:
+    first_11N, second_11N = (hits_N.numpy()[None, None] for hits_N in (start_N, best_N))
+    weights_1N = np.ones((1, len(start_N)))
+    return paired_differences(first_11N, second_11N, weights_1N, np.random.default_rng(0))[0]
 
 
 def _moves(start: Mapping[str, Tensor], name: str) -> bool:
@@ -103,9 +120,9 @@ def _between(start: Mapping[str, Tensor], end: Tensor, name: str, share: float) 
     return end if first is None or not end.is_floating_point() else torch.lerp(first.to(end), end, share)
 
 
-def mean_recall(image_ND: Tensor, text_ND: Tensor, captions: Sequence[str]) -> float:
-    """The share of images that find their caption within the first `FOUND` of all, and of captions that find their
-    image, averaged; images of one caption answer it equally.
+def hits_of(image_ND: Tensor, text_ND: Tensor, captions: Sequence[str]) -> Tensor:
+    """[N] whether each image finds its caption within the first `FOUND` of all, and the caption its image: 0, 0.5 or 1;
+    images of one caption answer it equally. The mean is R@5, averaged over both directions.
 
     Args:
         image_ND: unit embeddings of the images.
@@ -114,9 +131,9 @@ def mean_recall(image_ND: Tensor, text_ND: Tensor, captions: Sequence[str]) -> f
     """
     numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     caption_N = torch.tensor([numbers[caption] for caption in captions])
-    return (_recall(image_ND, text_ND, caption_N) + _recall(text_ND, image_ND, caption_N)) / 2
+    return (_finds(image_ND, text_ND, caption_N) + _finds(text_ND, image_ND, caption_N)) / 2
 
 
-def _recall(query_ND: Tensor, other_ND: Tensor, caption_N: Tensor) -> float:
+def _finds(query_ND: Tensor, other_ND: Tensor, caption_N: Tensor) -> Tensor:
     first = [(rows @ other_ND.T).topk(min(FOUND, len(other_ND))).indices.cpu() for rows in query_ND.split(ROWS)]
-    return (caption_N[torch.cat(first)] == caption_N[:, None]).any(dim=1).double().mean().item()
+    return (caption_N[torch.cat(first)] == caption_N[:, None]).any(dim=1).double()

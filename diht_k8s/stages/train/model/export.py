@@ -150,8 +150,15 @@ def _exported(interpolation: Mapping[str, Any] | None) -> str:
     tried = ", ".join(f"{share} finds {recall} %" for share, recall in interpolation["recall_at_5"].items())
     return (
         f"These weights lie at {interpolation['share']:g} of the way from its first (0) to its last (1): they find the "
-        f"most held-out pairs within five ({tried})."
+        f"most held-out pairs within five ({tried}{_gained(interpolation.get('gain'))})."
     )
+
+
+def _gained(gain: Mapping[str, Any] | None) -> str:
+    if gain is None:
+        return ""
+    low, high = gain["interval"]
+    return f"; {gain['value']:+g} points over its first, {low:+g} to {high:+g}, on the pairs that chose"
 
 
 def _hours(seconds: float) -> str:

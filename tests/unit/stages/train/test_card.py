@@ -48,9 +48,10 @@ def test_card_when_without_filter_and_labels_then_said() -> None:
 
 
 def test_card_when_held_out_pairs_chose_the_weights_then_which_and_by_how_much() -> None:
-    tried = {"share": 0.5, "recall_at_5": {"0": 34.1, "0.5": 36.3, "1": 33.0}}
+    gain = {"value": 2.2, "interval": [-0.3, 4.6]}
+    tried = {"share": 0.5, "recall_at_5": {"0": 34.1, "0.5": 36.3, "1": 33.0}, "gain": gain}
     train = {"model": "ViT-B-16", "samples": 1, "distillation": {"mode": "Disabled"}}
     text = card(run(train=train), {}, SUMMARY | {"interpolation": tried}, None)
     assert "at 0.5 of the way" in text
-    assert "0 finds 34.1 %, 0.5 finds 36.3 %, 1 finds 33.0 %" in text
+    assert "0 finds 34.1 %, 0.5 finds 36.3 %, 1 finds 33.0 %; +2.2 points over its first, -0.3 to +4.6" in text
     assert "no held-out pairs chose" in card(run(train=train), {}, SUMMARY, None)

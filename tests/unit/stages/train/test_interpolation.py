@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diht_k8s.stages.train.interpolation import best_between, mean_recall, start_state
+from diht_k8s.stages.train.interpolation import best_between, hits_of, start_state
 from diht_k8s.stages.train.model.student import Student
 from tests.recipe.train.small_run import VIT
 
@@ -56,6 +56,9 @@ def test_share_when_start_or_end_finds_most_then_its_weights_bit_for_bit(right: 
     assert found.share == share
     assert found.recalls[share] == 100
     assert found.recalls[1 - share] < 90
+    gain = found.summary()["gain"]
+    assert gain["value"] == round(found.recalls[share] - found.recalls[0], 1)
+    assert gain["interval"] == [0, 0] if share == 0 else gain["interval"][0] < gain["value"] < gain["interval"][1]
     for name, value in models[right].named_parameters():
         torch.testing.assert_close(found.state[name], value, rtol=0, atol=0)
     assert found.state.keys() == end.keys()
@@ -79,5 +82,5 @@ def test_recall_when_embeddings_lie_on_a_circle_then_what_is_within_five_places_
     angles_N = torch.arange(12) * torch.pi / 6
     text_ND = torch.stack([angles_N.cos(), angles_N.sin()], dim=1)
     image_ND = text_ND.roll(steps, dims=0)  # two steps to both sides are nearer than three
-    assert mean_recall(image_ND, text_ND, CAPTIONS) == recall
-    assert mean_recall(image_ND, text_ND, ["same"] * 12) == 1
+    assert hits_of(image_ND, text_ND, CAPTIONS).tolist() == [recall] * 12
+    assert hits_of(image_ND, text_ND, ["same"] * 12).mean() == 1
