@@ -91,7 +91,7 @@ def logs(name: str, stage: str | None, namespace: str | None, *, follow: bool, l
     shown = pods[:1] if follow else pods
     for pod in shown:
         prefix = f"[{pod.index}] ".encode() if len(shown) > 1 else b""
-        copy_lines(kube.log(pod.name, follow=follow, lines=lines), prefix)
+        copy_lines(kube.log(pod, follow=follow, lines=lines), prefix)
     return ExitCode.DONE
 
 

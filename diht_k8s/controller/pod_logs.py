@@ -122,7 +122,7 @@ class PodLogs:
 
     def _lines(self, cached: CachedRun, pod: PodSummary, lines: int) -> str:
         try:
-            return self._cluster.log_tail(cached.namespace, pod.name, lines)
+            return self._cluster.log_tail(cached.namespace, pod.name, pod.container, lines)
         except ClusterError as error:
             logger.debug("no log of pod %s/%s: %s", cached.namespace, pod.name, error)
             return ""

@@ -189,10 +189,13 @@ class Cluster:
             except urllib3.exceptions.HTTPError as error:
                 raise unreachable(what, error) from error
 
-    def log_tail(self, namespace: str, pod: str, lines: int) -> str:
-        """The last lines of a pod's log, at most their last `LOG_BYTES_KEPT` bytes."""
+    def log_tail(self, namespace: str, pod: str, container: str, lines: int) -> str:
+        """The last lines of a container's log, at most their last `LOG_BYTES_KEPT` bytes; it may be unnamed in a pod
+        of one.
+        """
         kept, read = b"", 0
-        with closing(self.log(namespace, pod, tailLines=lines, timeout_s=LOG_TIMEOUT_S)) as blocks:
+        query: dict[str, Any] = {"container": container} if container else {}
+        with closing(self.log(namespace, pod, tailLines=lines, timeout_s=LOG_TIMEOUT_S, **query)) as blocks:
             for block in blocks:
                 read += len(block)
                 kept = (kept + block)[-LOG_BYTES_KEPT:]

@@ -29,6 +29,8 @@ from diht_k8s.kube.object_fields import (
     whole_number,
 )
 
+CONTAINER_ANNOTATION: Final = "kubectl.kubernetes.io/default-container"
+"""Names the program's container, for kubectl, too: a cluster may add others."""
 INVENTED_ENDS: Final = frozenset({"ContainerStatusUnknown"})
 """Reasons with which the kubelet invents an exit code: it lost the container, and no program is known to have ended."""
 
@@ -71,6 +73,7 @@ class PodSummary:
     grace_s: int = 0
     """seconds from its deletion to deletionTimestamp."""
     container: str = ""
+    """the one whose end is told, or the program's."""
     exit_code: int | None = None
     reason: str = ""
     """of the container's end, or of the pod's failure: Error, OOMKilled, Evicted, ..."""
@@ -110,7 +113,9 @@ def _pod(document: Document) -> PodSummary | None:
     owned_by_job = owner.get("kind") == "Job"
     ready, scheduled = conditions.get("Ready", {}), conditions.get("PodScheduled", {})
     disruption = conditions.get("DisruptionTarget", {})
-    created_at, container = epoch_seconds(metadata.get("creationTimestamp")) or 0.0, _container(status)
+    annotations = mapping(metadata.get("annotations"))
+    container = _container(status, text(annotations, CONTAINER_ANNOTATION))
+    created_at = epoch_seconds(metadata.get("creationTimestamp")) or 0.0
     return PodSummary(
         **common_fields(metadata, labels),
         job_uid=text(owner if owned_by_job else labels, "uid" if owned_by_job else JOB_UID_LABEL),
@@ -128,17 +133,27 @@ def _pod(document: Document) -> PodSummary | None:
         disruption=text(disruption, "reason") if disruption.get("status") == "True" else "",
         scheduled_at=epoch_seconds(scheduled.get("lastTransitionTime") if scheduled.get("status") == "True" else None),
         unschedulable=text(scheduled, "message") if scheduled.get("status") == "False" else "",
-        decision=decision_in(str(mapping(metadata.get("annotations")).get(DECISION_ANNOTATION, ""))),
+        decision=decision_in(str(annotations.get(DECISION_ANNOTATION, ""))),
         end_seen_at=container.get("finished_at"),
         running_at=container.get("started_at"),
         **container,
     )
 
 
-def _container(status: Document) -> dict[str, Any]:
-    """The state of a pod's program. Sidecars that a cluster adds come after our container or succeed."""
-    found: dict[str, Any] = {"reason": text(status, "reason"), "message": text(status, "message")}
-    for container in (*items(status.get("initContainerStatuses")), *items(status.get("containerStatuses"))):
+def _container(status: Document, name: str) -> dict[str, Any]:
+    """The state of a pod's program, and of what a cluster adds to the pod where that keeps the program from starting or
+    fails the pod after it.
+
+    Args:
+        status: of the pod.
+        name: of the program's container; empty if the pod does not say it.
+    """
+    found: dict[str, Any] = {"container": name, "reason": text(status, "reason"), "message": text(status, "message")}
+    before, all_ = ([*items(status.get(key))] for key in ("initContainerStatuses", "containerStatuses"))
+    ours = [each for each in all_ if not name or text(each, "name") == name]
+    begun = any(mapping(each.get("state")).get("waiting") is None for each in ours)
+    others = [each for each in all_ if each not in ours] if text(status, "phase") == "Failed" else []
+    for container in (*([] if begun else filter(_delays, before)), *ours, *others):
         state = mapping(container.get("state"))
         if state.get("waiting") is not None and "waiting" not in found:
             waiting = mapping(state["waiting"])
@@ -148,6 +163,12 @@ def _container(status: Document) -> dict[str, Any]:
         if state.get("terminated") is not None and not found.get("exit_code"):
             found |= _terminated(text(container, "name"), mapping(state["terminated"]), found)
     return found
+
+
+def _delays(container: Document) -> bool:
+    """Whether a container that comes before the program neither runs nor has succeeded."""
+    state = mapping(container.get("state"))
+    return state.get("running") is None and mapping(state.get("terminated")).get("exitCode") != 0
 
 
 def _terminated(name: str, ended: Document, pod: Document) -> dict[str, Any]:

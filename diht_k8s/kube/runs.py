@@ -71,10 +71,12 @@ class RunClient:
         pods = map(pod_summary, self.cluster.items("Pod", self.namespace, selector))
         return [pod for pod in pods if isinstance(pod, PodSummary) and pod.job_uid and pod.job_uid in own]
 
-    def log(self, pod: str, *, follow: bool, lines: int | None) -> Iterator[bytes]:
-        """The log of a pod, in blocks as they come: its last `lines`, or all."""
-        query: dict[str, Any] = {} if lines is None else {"tailLines": lines}
-        return self.cluster.log(self.namespace, pod, follow=follow, **query)
+    def log(self, pod: PodSummary, *, follow: bool, lines: int | None) -> Iterator[bytes]:
+        """The log of a pod's program, in blocks as they come: its last `lines`, or all."""
+        query: dict[str, Any] = {"container": pod.container} if pod.container else {}
+        if lines is not None:
+            query["tailLines"] = lines
+        return self.cluster.log(self.namespace, pod.name, follow=follow, **query)
 
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:

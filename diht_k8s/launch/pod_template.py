@@ -26,6 +26,7 @@ from torchx.specs import BindMount, DeviceMount, Role, VolumeMount, macros
 from torchx.specs.overlays import apply_overlay, get_overlay
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.kube.pod_summary import CONTAINER_ANNOTATION
 
 MAX_NAME: Final = 63
 """Longest DNS label: names of Jobs and Services, host names of pods."""
@@ -201,7 +202,8 @@ def pod_template(role: Role, config: PodConfig, hosts: RoleHosts, labels: Mappin
         raise UserError(f"role {role.name} has no image: give --image, or pods.image in the run document")
     name = slug(role.name)
     template: dict[str, Any] = {
-        "metadata": {"labels": {}, "annotations": {"sidecar.istio.io/inject": "false"}},  # a sidecar would never end
+        # a sidecar that is no init container would never end
+        "metadata": {"labels": {}, "annotations": {"sidecar.istio.io/inject": "false", CONTAINER_ANNOTATION: name}},
         "spec": _pod_spec(role, config, hosts) | {"containers": [_container(name, role, config, hosts)]},
     }
     apply_overlay(template, raw(get_overlay(role, "kubernetes", "V1Pod")))

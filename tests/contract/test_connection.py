@@ -289,7 +289,7 @@ def test_connection_stays_open_for_the_next_call(server: ApiServer, connected: C
     cluster.write_event("n", {"kind": "Event"})
     cluster.delete_job("n", "j", "u")
     cluster.items("Pod", "n", "a=b")
-    assert cluster.log_tail("n", "p", 5)
+    assert cluster.log_tail("n", "p", "", 5)
     cluster.listing("Pod", "n")(limit=1)
     b"".join(cluster.listing("Pod", "n")(watch=True).stream(100))
     server.answer = (422, {}, b"{}")

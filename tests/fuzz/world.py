@@ -117,7 +117,7 @@ class World(FakeCluster):
         if patch.get("status", {}).get("phase") == "Failed" and ready is not None:
             ready["status"] = "False"
 
-    def log_tail(self, namespace: str, pod: str, lines: int) -> str:
+    def log_tail(self, namespace: str, pod: str, container: str, lines: int) -> str:
         if pod not in self.pods:
             raise ClusterError(404, "NotFound", pod)
         entry = self.pods[pod]["metadata"]["labels"]["diht.dev/stage"]

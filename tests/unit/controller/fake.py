@@ -224,7 +224,7 @@ class FakeCluster:
         self.asked.append(f"events of {name}")
         return self.pod_events.get(name, [])
 
-    def log_tail(self, namespace: str, pod: str, lines: int) -> str:
+    def log_tail(self, namespace: str, pod: str, container: str, lines: int) -> str:
         return self.logs.get(pod, "")
 
     def workload_of(self, namespace: str, job_uid: str) -> None:

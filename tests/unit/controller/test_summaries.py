@@ -16,8 +16,8 @@ from diht_k8s.controller.known_objects import FirstSeen
 from diht_k8s.controller.observe import observe_attempts
 from diht_k8s.kube.job_summary import JobSummary, job_summary
 from diht_k8s.kube.object_fields import INDEX_LABEL, Unreadable
-from diht_k8s.kube.pod_summary import PodSummary, pod_summary
-from tests.unit.controller.documents import DISRUPTED, NOW, ended, failed_pod, job, pod
+from diht_k8s.kube.pod_summary import CONTAINER_ANNOTATION, PodSummary, pod_summary
+from tests.unit.controller.documents import DISRUPTED, NOW, at, ended, failed_pod, job, pod
 
 JSON = st.recursive(
     st.none()
@@ -110,6 +110,47 @@ def test_pod_that_cannot_be_read_is_skipped_with_the_reason(path: tuple[str, ...
     found = pod_summary(changed(pod(0), path, value))
     assert isinstance(found, Unreadable)
     assert (found.reason, found.identity[:2]) == (reason, ("n", "r-train-1-0"))
+
+
+WAITS = {"waiting": {"reason": "PodInitializing"}}
+NO_IMAGE = {"waiting": {"reason": "ImagePullBackOff", "message": "m"}}
+RUNS = {"running": {"startedAt": at(NOW - 60)}}
+
+
+@pytest.mark.parametrize(
+    ("phase", "ours", "before", "beside", "told"),
+    [
+        ("Pending", NO_IMAGE, RUNS, None, {"waiting": "ImagePullBackOff", "started_at": None}),
+        ("Pending", WAITS, NO_IMAGE, None, {"waiting": "ImagePullBackOff", "started_at": None}),
+        ("Pending", WAITS, ended(0), None, {"waiting": "PodInitializing", "started_at": None, "exit_code": None}),
+        ("Failed", WAITS, ended(3), None, {"exit_code": 3, "container": "added"}),
+        ("Running", RUNS, ended(137), None, {"exit_code": None, "started_at": NOW - 60, "container": "train"}),
+        ("Failed", ended(64), ended(137), ended(1), {"exit_code": 64, "container": "train"}),
+        ("Running", ended(0), RUNS, ended(1), {"exit_code": 0, "container": "train"}),
+        ("Failed", ended(0), ended(0), ended(1), {"exit_code": 1, "container": "beside"}),
+    ],
+    ids=[
+        "image that cannot be pulled beside a sidecar that runs",
+        "image of a sidecar that cannot be pulled",
+        "initialised",
+        "initialisation failed",
+        "sidecar that died beside a program that runs",
+        "program that failed before its sidecars",
+        "program that ended before its sidecars",
+        "program that succeeded in a pod that failed",
+    ],
+)
+def test_containers_that_a_cluster_adds_do_not_hide_the_program(
+    phase: str, ours: dict[str, Any], before: dict[str, Any], beside: dict[str, Any] | None, told: dict[str, Any]
+) -> None:
+    document = pod(0, phase=phase, state=ours)
+    document["metadata"]["annotations"] = {CONTAINER_ANNOTATION: "train"}
+    document["status"]["initContainerStatuses"] = [{"name": "added", "state": before}]
+    if beside is not None:
+        document["status"]["containerStatuses"].insert(0, {"name": "beside", "state": beside})
+    summary = pod_summary(document)
+    assert isinstance(summary, PodSummary)
+    assert {name: getattr(summary, name) for name in told} == told
 
 
 def test_exit_code_that_the_kubelet_made_up_is_none() -> None:

@@ -155,7 +155,7 @@ def test_patch_says_its_form(server: ApiServer, call: Call, form: str) -> None:
     ("call", "limits_s"),
     [
         (lambda c: c.get("Job", "n", "j"), (5.0, 30.0)),
-        (lambda c: c.log_tail("n", "p", 3), (5.0, 10.0)),
+        (lambda c: c.log_tail("n", "p", "", 3), (5.0, 10.0)),
         (lambda c: list(c.log("n", "p")), (5.0, 30.0)),
         (lambda c: list(c.log("n", "p", follow=True)), None),
         (lambda c: c.listing("Pod", None)(watch=True, timeout_s=(5.0, 60.0)), (5.0, 60.0)),
@@ -368,7 +368,7 @@ def test_lines_are_whole_however_the_stream_is_cut(blocks: list[bytes], expected
 def test_log_tail_keeps_the_end_of_a_long_line(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kube_client, "LOG_BYTES_KEPT", 4)
     server.answers = [(200, b"0123456789")]
-    assert server.cluster().log_tail("n", "p", 3) == "6789"
+    assert server.cluster().log_tail("n", "p", "", 3) == "6789"
     assert server.asked[0].query["tailLines"] == "3"
 
 
@@ -376,4 +376,4 @@ def test_log_tail_reads_no_endless_log(server: ApiServer, monkeypatch: pytest.Mo
     monkeypatch.setattr(kube_client, "LOG_BYTES_READ", 3)
     monkeypatch.setattr(kube_client, "LOG_BLOCK_BYTES", 2)
     server.answers = [(200, b"0123456789")]
-    assert server.cluster().log_tail("n", "p", 3) == "0123"
+    assert server.cluster().log_tail("n", "p", "", 3) == "0123"
