@@ -20,9 +20,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
 
 from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.controller import metrics
@@ -41,19 +42,35 @@ from diht_k8s.kube.job_summary import JobSummary, job_summary
 from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from diht_k8s.kube.workload_summary import workload_summary
 
+logger = logging.getLogger(__name__)
+
 STALE_S: Final = 220.0
 """A watch ends by itself each minute, and its errors count as signs of life: after this time its thread is stuck."""
+IDLE_S: Final = 10.0
+"""A connection to the probes' port that sends nothing is closed after this time."""
 Check = Callable[[], str]
 """What is wrong; empty when nothing is."""
 
 
+class _Server(ThreadingWSGIServer):
+    """Answers each connection from a thread of its own: one that sends nothing delays no probe."""
+
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """No traceback for a client that went away or sent nothing."""
+        logger.debug("a request of %s failed", client_address, exc_info=True)
+
+
 class _Quiet(WSGIRequestHandler):
+    timeout = IDLE_S
+
     def log_message(self, format: str, *args: Any) -> None:
         """No line for each probe."""
 
 
-def serve(address: str, port: int, healthy: Check, ready: Check, role: Callable[[], str] = lambda: "") -> None:
-    """Serve /healthz, /readyz and /metrics from a thread; `role` says what a healthy replica does."""
+def serve(address: str, port: int, healthy: Check, ready: Check, role: Callable[[], str] = lambda: "") -> WSGIServer:
+    """Serve /healthz, /readyz and /metrics from threads; `role` says what a healthy replica does."""
     metrics = make_wsgi_app()
     checks = {"/healthz": healthy, "/readyz": ready}
 
@@ -68,8 +85,9 @@ def serve(address: str, port: int, healthy: Check, ready: Check, role: Callable[
         respond("503 Service Unavailable" if problem else "200 OK", [("Content-Type", "text/plain")])
         return [f"{problem or role() or 'ok'}\n".encode()]
 
-    server = make_server(address, port, application, handler_class=_Quiet)
+    server = make_server(address, port, application, server_class=_Server, handler_class=_Quiet)
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    return server
 
 
 def stuck_watch(alive_at: Mapping[str, float], now: float) -> str:
@@ -85,8 +103,6 @@ def stuck_watch(alive_at: Mapping[str, float], now: float) -> str:
     silent = {kind: now - at for kind, at in alive_at.items() if now > at + STALE_S}
     return next((f"the watch of {kind} has been silent for {since:.0f} s" for kind, since in silent.items()), "")
 
-
-logger = logging.getLogger(__name__)
 
 RESYNC_S: Final = 600.0
 GATHER_S: Final = 0.2

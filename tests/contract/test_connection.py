@@ -1,8 +1,12 @@
-"""The connection to an API server that speaks TLS: credentials that change, proxies, certificates, kept connections."""
+"""The connection to an API server that speaks TLS: credentials that change, proxies, certificates, kept connections;
+and those to the operator's probes.
+"""
 
 from __future__ import annotations
 
 import json
+import socket
+import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,6 +18,7 @@ import pytest
 from kubernetes.config import incluster_config
 
 from diht_k8s.api.errors import RetryableError
+from diht_k8s.controller import operator
 from diht_k8s.kube import connection as module
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.connection import connect
@@ -327,3 +332,18 @@ def test_overloaded_server_says_when_to_come_back(server: ApiServer, connected: 
     with pytest.raises(UnavailableError, match="busy") as refused:
         connected().create(JOB)
     assert (refused.value.retry_after_s, len(server.asked)) == (7.0, 1)
+
+
+def test_probe_is_answered_beside_a_hundred_connections_that_send_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operator._Quiet, "timeout", 0.5)
+    server = operator.serve("127.0.0.1", 0, lambda: "", lambda: "")
+    try:
+        idle = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(100)]
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/healthz", timeout=5) as answer:
+            assert answer.read() == b"ok\n"
+        assert idle[0].recv(1) == b"", "it is closed after a while"
+        for each in idle:
+            each.close()
+    finally:
+        server.shutdown()
+        server.server_close()

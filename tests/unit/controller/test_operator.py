@@ -264,7 +264,7 @@ def followed() -> tuple[FakeCluster, Clock, list[str]]:
     settle(process)
     assert status(cluster).progress is not None
     asked: list[str] = []
-    cluster.log_tail = lambda namespace, pod, lines: asked.append(pod) or line  # type: ignore[func-returns-value,method-assign]
+    cluster.log_tail = lambda namespace, pod, container, lines: asked.append(pod) or line  # type: ignore[func-returns-value,method-assign]
     return cluster, clock, asked
 
 

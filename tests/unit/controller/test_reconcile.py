@@ -227,7 +227,9 @@ def test_progress_is_read_from_the_log_whatever_else_it_holds() -> None:
     settle(process)
     cluster.run_pods("r-filter-1")
     asked, tail = list[str](), cluster.log_tail
-    cluster.log_tail = lambda namespace, pod, lines: asked.append(pod) or tail(namespace, pod, lines)  # type: ignore[func-returns-value,method-assign]
+    cluster.log_tail = lambda namespace, pod, container, lines: (
+        asked.append(pod) or tail(namespace, pod, container, lines)
+    )  # type: ignore[func-returns-value,method-assign]
     process.reconcile()
     assert asked == [], "it has hardly begun"
     clock.now += 10.5

@@ -15,8 +15,10 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.kube import connection
 from diht_k8s.kube.connection import connect
 from diht_k8s.kube.object_fields import INDEX_LABEL
+from diht_k8s.kube.pod_summary import CONTAINER_ANNOTATION, PodSummary, pod_summary
 from diht_k8s.kube.runs import RunClient, run_client
 from tests.unit.api.documents import changed
+from tests.unit.controller.documents import pod
 from tests.unit.kube.api_server import ApiServer, refusal
 
 KUBECONFIG = """
@@ -90,8 +92,13 @@ def test_events_are_oldest_first(server: ApiServer) -> None:
 @pytest.mark.parametrize(("lines", "asked"), [(None, None), (0, "0"), (5, "5")])
 def test_log_is_whole_unless_lines_are_given(server: ApiServer, lines: int | None, asked: str | None) -> None:
     server.answers = [(200, b"a\nb\n")]
-    assert b"".join(RunClient(server.cluster(), "n").log("p", follow=False, lines=lines)) == b"a\nb\n"
+    document = pod(0)
+    document["metadata"]["annotations"] = {CONTAINER_ANNOTATION: "train"}
+    summary = pod_summary(document)
+    assert isinstance(summary, PodSummary)
+    assert b"".join(RunClient(server.cluster(), "n").log(summary, follow=False, lines=lines)) == b"a\nb\n"
     assert server.asked[0].query.get("tailLines") == asked
+    assert server.asked[0].query["container"] == "train"
 
 
 def test_namespace_is_that_of_the_current_context(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
