@@ -17,6 +17,7 @@ from diht_k8s.api.status import (
 )
 from diht_k8s.controller.observe import ObservedAttempt, entry_name
 from diht_k8s.controller.status_text import one_line
+from diht_k8s.kube.pod_summary import EVICTED
 from diht_k8s.pipeline.failure_policy import is_never_retried
 from diht_k8s.pipeline.run_status import Failure, StageRecord
 
@@ -32,7 +33,7 @@ NODE_FAULTS: Final = frozenset(
         "NodeUnhealthy",
         "DeletionByTaintManager",
         "TerminationByKubelet",
-        "Evicted",
+        EVICTED,
         "UnexpectedAdmissionError",
     }
 )
@@ -47,7 +48,7 @@ def suspect_node(failure: Failure, observed: ObservedAttempt | None) -> str:
         return ""
     if failure.infrastructure:
         return pod.node if failure.reason in NODE_FAULTS else ""
-    own = is_never_retried(failure) or failure.reason == "OOMKilled" or failure.exit_code == ExitCode.STOPPED
+    own = is_never_retried(failure) or failure.reason in ("OOMKilled", EVICTED) or failure.exit_code == ExitCode.STOPPED
     return "" if own or failure.computed_elsewhere else pod.node
 
 

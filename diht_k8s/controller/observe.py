@@ -355,7 +355,7 @@ def _disrupted(observed: ObservedAttempt, attempt: Attempt, pod: PodSummary) -> 
 
 def _was_stopped(pod: PodSummary, *, pausing: bool) -> bool:
     """Whether something else ended a pod: it has no exit code, or the code of a request that we did not make."""
-    return pod.exit_code is None or (pod.exit_code == ExitCode.STOPPED and not pausing)
+    return (pod.exit_code is None and not pod.exceeded_its_limit) or (pod.exit_code == ExitCode.STOPPED and not pausing)
 
 
 def _lost(observed: ObservedAttempt, pod: PodSummary) -> ObservedAttempt:
@@ -388,7 +388,9 @@ def _blamed(observed: ObservedAttempt, attempt: Attempt, pod: PodSummary, *, inf
 
 
 def cause_of(pod: PodSummary) -> tuple[str, str]:
-    """Reason and one-line message of a pod's end: the program's own if it left any."""
+    """Reason and one-line message of a pod's end: the program's own if it left any that counts."""
+    if pod.exceeded_its_limit:
+        return pod.reason, one_line(f"pod {pod.name}: {last_line(pod.message).rstrip('.')}: raise it in pods.resources")
     try:
         cause = Cause.model_validate_json(pod.message)
     except ValueError:
@@ -398,8 +400,7 @@ def cause_of(pod: PodSummary) -> tuple[str, str]:
         said = last_line(pod.message)
         how = f"exit code {pod.exit_code}" if pod.exit_code is not None else "no exit code"
         return reason, said if said else f"pod {pod.name} ended with {how} ({reason})"
-    keeps = pod.reason if pod.reason in ("OOMKilled", "Evicted") else ""
-    return keeps or one_line(cause.reason, 63), one_line(cause.message)
+    return pod.reason if pod.reason == "OOMKilled" else one_line(cause.reason, 63), one_line(cause.message)
 
 
 def _signal_name(number: int) -> str:

@@ -31,6 +31,8 @@ from diht_k8s.kube.object_fields import (
 
 CONTAINER_ANNOTATION: Final = "kubectl.kubernetes.io/default-container"
 """Names the program's container, for kubectl, too: a cluster may add others."""
+EVICTED: Final = "Evicted"
+"""Reason of a pod that a kubelet removed or did not admit; what its program says of its end is a consequence."""
 INVENTED_ENDS: Final = frozenset({"ContainerStatusUnknown"})
 """Reasons with which the kubelet invents an exit code: it lost the container, and no program is known to have ended."""
 
@@ -88,6 +90,13 @@ class PodSummary:
     """the scheduler's message while no node takes it."""
     decision: GangDecision | None = None
     """what its gang was told, for pod 0 of one that resizes in its living pods."""
+
+    @property
+    def exceeded_its_limit(self) -> bool:
+        """Whether it was evicted for a limit of its own: one that its node has no room for has a disruption, too, and
+        one that its node does not admit never starts.
+        """
+        return self.reason == EVICTED and not self.disruption and self.started_at is not None
 
     @property
     def ended(self) -> bool:
@@ -172,12 +181,13 @@ def _delays(container: Document) -> bool:
 
 
 def _terminated(name: str, ended: Document, pod: Document) -> dict[str, Any]:
-    reason, code = text(ended, "reason"), ended.get("exitCode")
+    reason, code, evicted = text(ended, "reason"), ended.get("exitCode"), pod["reason"] == EVICTED
+    invented = reason in INVENTED_ENDS or evicted  # the kubelet ended it, whatever it answered
     return {
         "container": name,
-        "exit_code": None if code is None or reason in INVENTED_ENDS else whole_number(code),
+        "exit_code": None if code is None or invented else whole_number(code),
         "reason": pod["reason"] or reason,
-        "message": text(ended, "message") or pod["message"],
+        "message": pod["message"] if evicted else text(ended, "message") or pod["message"],
         "started_at": epoch_seconds(ended.get("startedAt")),
         "finished_at": epoch_seconds(ended.get("finishedAt")),
     }

@@ -9,6 +9,7 @@ import pytest
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
+from diht_k8s.controller.avoided_nodes import suspect_node
 from diht_k8s.controller.observe import (
     LOST_AFTER_S,
     SETTLE_S,
@@ -19,6 +20,7 @@ from diht_k8s.controller.pending_causes import event_problem
 from diht_k8s.kube.job_summary import JobSummary, job_summary
 from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from diht_k8s.pipeline.attempts import AttemptState
+from diht_k8s.pipeline.run_status import Failure
 from tests.unit.controller.documents import DISRUPTED, NO_NODE, NOW, at, ended, failed_pod, job, pod
 from tests.unit.controller.observed import observe
 
@@ -342,6 +344,34 @@ def test_program_that_was_killed_could_not_say_why(code: int, why: str, says: st
     assert observed.attempt.message == "pod r-train-1-0 was killed by " + says
     [observed] = observe([job(conditions=FAILED)], [failed_pod(0, 255, message="its last words")])
     assert observed.attempt.message == "its last words", "no signal"
+
+
+OWN_LIMIT = "Pod ephemeral local storage usage exceeds the total limit of containers 2Gi. "
+
+
+@pytest.mark.parametrize(
+    ("began", "conditions", "told"),
+    [
+        (True, [], ("Evicted", False, f"pod r-train-1-0: {OWN_LIMIT.strip(' .')}: raise it in pods.resources", "")),
+        (False, [], ("Evicted", True, OWN_LIMIT.strip(), "node-0")),
+        (True, DISRUPTED, ("EvictionByEvictionAPI", True, None, "")),
+    ],
+    ids=["limit of its own", "not admitted", "drained"],
+)
+def test_eviction_for_a_limit_of_its_own_is_the_programs_fault(
+    began: bool, conditions: list[dict[str, Any]], told: tuple[str, bool, str | None, str]
+) -> None:
+    evicted = failed_pod(0, 143, message=CAUSE, reason="Evicted", conditions=conditions)
+    evicted["status"]["message"] = OWN_LIMIT
+    if not began:
+        evicted["status"]["containerStatuses"] = []
+    others = [failed_pod(1, 1, finished=NOW - 5)] if began else []
+    [observed] = observe([job(conditions=FAILED)], [evicted, *others])
+    attempt, (reason, infrastructure, message, suspect) = observed.attempt, told
+    assert (attempt.reason, attempt.infrastructure, attempt.exit_code) == (reason, infrastructure, None)
+    assert message in (None, attempt.message)
+    failure = Failure(attempt.exit_code, attempt.reason, infrastructure=attempt.infrastructure)
+    assert suspect_node(failure, observed) == suspect
 
 
 def test_stop_that_we_asked_for_is_no_disruption() -> None:
